@@ -1,0 +1,86 @@
+//! Time as the gateway reads it, so that tests can move it by hand.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+/// A source of time: the machine's, or one that a test moves.
+///
+/// Cloning is cheap and every clone of a test clock moves together.
+#[derive(Clone, Debug, Default)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug, Default)]
+enum Source {
+    #[default]
+    Machine,
+    Test {
+        start: Instant,
+        wall: SystemTime,
+        moved_nanos: Arc<AtomicU64>,
+    },
+}
+
+impl Clock {
+    /// The machine's own time.
+    pub fn machine() -> Self {
+        Self(Source::Machine)
+    }
+
+    /// A clock that stands still until [`Clock::advance`].
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the clock"
+    )]
+    pub fn test() -> Self {
+        Self(Source::Test {
+            start: Instant::now(),
+            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            moved_nanos: Arc::default(),
+        })
+    }
+
+    #[inline]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the clock"
+    )]
+    pub fn now(&self) -> Instant {
+        match &self.0 {
+            Source::Machine => Instant::now(),
+            Source::Test {
+                start, moved_nanos, ..
+            } => *start + Duration::from_nanos(moved_nanos.load(Ordering::Relaxed)),
+        }
+    }
+
+    #[inline]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the clock"
+    )]
+    pub fn wall(&self) -> SystemTime {
+        match &self.0 {
+            Source::Machine => SystemTime::now(),
+            Source::Test {
+                wall, moved_nanos, ..
+            } => *wall + Duration::from_nanos(moved_nanos.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Moves a test clock forward; the machine's clock stays as it is.
+    pub fn advance(&self, by: Duration) {
+        debug_assert!(
+            !matches!(self.0, Source::Machine),
+            "only a test clock moves"
+        );
+        if let Source::Test { moved_nanos, .. } = &self.0 {
+            let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+            moved_nanos.fetch_add(nanos, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! HTTP grammar that several slices need: lists, q-values, media types.

@@ -1,0 +1,10 @@
+//! What everything else stands on: units, addresses, HTTP grammar, time, tasks, metrics.
+//! Knows nothing of gateways, routes or filters.
+
+pub mod clock;
+pub mod http;
+pub mod metrics;
+pub mod net;
+pub mod secret;
+pub mod tasks;
+pub mod units;

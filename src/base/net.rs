@@ -1,0 +1,1 @@
+//! Addresses: CIDR sets, trusted proxies, the client's address.

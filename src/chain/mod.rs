@@ -1,0 +1,162 @@
+//! The contract between the gateway and its filters: all that a filter author must read.
+//!
+//! A filter is compiled once per route from its YAML ([`FilterKind::compile`]) and then
+//! acts in the phases that it asked for ([`Filter::phases`]). A phase that no filter of
+//! a route asked for costs nothing. See `docs/adding-a-filter.md`.
+
+mod compile;
+mod exchange;
+mod key;
+mod phase;
+mod reply;
+mod run;
+#[cfg(test)]
+pub mod testkit;
+
+use std::{future::Future, pin::Pin};
+
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+pub use self::{
+    compile::CompileCx,
+    exchange::{Class, Client, Exchange, Facts, Protocol, RequestId, Scheme},
+    key::KeyBuilder,
+    phase::{Phase, Phases},
+    reply::{Reply, ReplyBody},
+    run::{Chain, Named},
+};
+
+/// A boxed future, as the asynchronous hooks return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a filter says of a request.
+#[derive(Debug)]
+#[must_use]
+pub enum Verdict {
+    /// Go on with the next filter.
+    Next,
+    /// Answer with this and ask nobody further. The reply passes the response phase,
+    /// so it carries security, CORS and request-id headers like any answer.
+    Reply(Box<Reply>),
+}
+
+/// A kind of filter: its YAML key, its configuration as written, and how that compiles.
+pub trait FilterKind: 'static {
+    /// The YAML key, such as `body_limit`.
+    const NAME: &'static str;
+
+    /// On for every route that does not say `NAME: false`, with the configuration of an
+    /// empty mapping.
+    const ON_BY_DEFAULT: bool = false;
+
+    /// The configuration as written. `deny_unknown_fields`, doc comments (they become
+    /// the schema's text), safe defaults; `{}` must be readable if the filter is on by default.
+    type Config: DeserializeOwned + JsonSchema;
+
+    type Filter: Filter;
+
+    /// Checks and compiles. Problems go to `cx` (which goes on to the next filter), and
+    /// `None` means that one was reported.
+    fn compile(config: Self::Config, cx: &mut CompileCx<'_>) -> Option<Self::Filter>;
+}
+
+/// One compiled filter of one route.
+///
+/// Request phases run in the order of the registry, response phases in the reverse one.
+/// A hook with an `_async` twin is called as the one or the other, as
+/// [`Filter::phases`] says; hooks that were not asked for are never called.
+pub trait Filter: Send + Sync + 'static {
+    /// The hooks to call. Asked once, when the route is compiled.
+    fn phases(&self) -> Phases;
+
+    /// Before anything is sent on; may answer.
+    fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
+        Verdict::Next
+    }
+
+    /// As [`Filter::on_request`], for those that wait.
+    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        let verdict = self.on_request(ex);
+        Box::pin(async move { verdict })
+    }
+
+    /// The head that goes to the backend, once for each try.
+    fn on_upstream(&self, _ex: &mut Exchange<'_>, _head: &mut RequestHeader) {}
+
+    /// As [`Filter::on_upstream`], for those that wait.
+    fn on_upstream_async<'a>(
+        &'a self,
+        ex: &'a mut Exchange<'_>,
+        head: &'a mut RequestHeader,
+    ) -> BoxFuture<'a, ()> {
+        self.on_upstream(ex, head);
+        Box::pin(async {})
+    }
+
+    /// The backend's answer, before a cache would store it.
+    fn on_upstream_response(&self, _ex: &mut Exchange<'_>, _head: &mut ResponseHeader) {}
+
+    /// As [`Filter::on_upstream_response`], for those that wait.
+    fn on_upstream_response_async<'a>(
+        &'a self,
+        ex: &'a mut Exchange<'_>,
+        head: &'a mut ResponseHeader,
+    ) -> BoxFuture<'a, ()> {
+        self.on_upstream_response(ex, head);
+        Box::pin(async {})
+    }
+
+    /// The answer to this client: proxied, from a cache, or our own reply.
+    fn on_response(&self, _ex: &mut Exchange<'_>, _head: &mut ResponseHeader) {}
+
+    /// As [`Filter::on_response`], for those that wait.
+    fn on_response_async<'a>(
+        &'a self,
+        ex: &'a mut Exchange<'_>,
+        head: &'a mut ResponseHeader,
+    ) -> BoxFuture<'a, ()> {
+        self.on_response(ex, head);
+        Box::pin(async {})
+    }
+
+    /// A reply of our own that reports a failure, before it becomes a head.
+    fn on_error(&self, _ex: &mut Exchange<'_>, _reply: &mut Reply) {}
+
+    /// As [`Filter::on_error`], for those that wait.
+    fn on_error_async<'a>(
+        &'a self,
+        ex: &'a mut Exchange<'_>,
+        reply: &'a mut Reply,
+    ) -> BoxFuture<'a, ()> {
+        self.on_error(ex, reply);
+        Box::pin(async {})
+    }
+
+    /// Another upstream than the route's, by name; the first filter that names one wins.
+    fn on_route(&self, _ex: &Exchange<'_>) -> Option<std::sync::Arc<str>> {
+        None
+    }
+
+    /// Parts that join the cache key.
+    fn on_cache_key(&self, _ex: &Exchange<'_>, _key: &mut KeyBuilder) {}
+
+    /// A chunk of the request body; `end` with the last one, which may be empty.
+    /// A reply ends the request; it reaches the client only if no answer has begun.
+    fn on_request_body(
+        &self,
+        _ex: &mut Exchange<'_>,
+        _chunk: &mut Option<Bytes>,
+        _end: bool,
+    ) -> Verdict {
+        Verdict::Next
+    }
+
+    /// A chunk of the response body. Synchronous, as Pingora's hook is.
+    fn on_response_body(&self, _ex: &mut Exchange<'_>, _chunk: &mut Option<Bytes>, _end: bool) {}
+
+    /// After the last byte, whatever became of the request.
+    fn on_log(&self, _ex: &Exchange<'_>) {}
+}

@@ -1,0 +1,99 @@
+//! Replies of our own: what a filter or a route action answers instead of a backend.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+
+/// A response that we make ourselves.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    /// Headers beyond `Content-Type`, `Content-Length` and `Date`, which the writer sets.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub body: ReplyBody,
+    /// The fixed word that log, metric and status page use, or `None` for an answer
+    /// that refuses nothing (a redirect, a preflight).
+    pub reason: Option<&'static str>,
+    /// Closes the client's connection after this answer.
+    pub close: bool,
+}
+
+/// The body of a [`Reply`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplyBody {
+    Empty,
+    /// The small built-in page that explains the status, as HTML, JSON or text, by the
+    /// client's `Accept`; `detail` is one sentence for the reader.
+    Page {
+        detail: Option<&'static str>,
+    },
+    Bytes {
+        content_type: HeaderValue,
+        body: Bytes,
+    },
+}
+
+impl Reply {
+    /// A refusal or failure with the built-in page.
+    pub fn refuse(status: StatusCode, reason: &'static str) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: ReplyBody::Page { detail: None },
+            reason: Some(reason),
+            close: false,
+        }
+    }
+
+    /// An answer without a body, such as a redirect or a preflight.
+    pub fn empty(status: StatusCode) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: ReplyBody::Empty,
+            reason: None,
+            close: false,
+        }
+    }
+
+    /// A fixed answer.
+    pub fn bytes(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: ReplyBody::Bytes {
+                content_type,
+                body: body.into(),
+            },
+            reason: None,
+            close: false,
+        }
+    }
+
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// One sentence for the reader of the built-in page.
+    #[must_use]
+    pub fn detail(mut self, detail: &'static str) -> Self {
+        if let ReplyBody::Page { detail: slot } = &mut self.body {
+            *slot = Some(detail);
+        }
+        self
+    }
+
+    /// Closes the client's connection after this answer.
+    #[must_use]
+    pub fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+}
+
+impl From<Reply> for super::Verdict {
+    fn from(reply: Reply) -> Self {
+        Self::Reply(Box::new(reply))
+    }
+}

@@ -1,0 +1,189 @@
+//! A route's filters, sorted by phase when the route is compiled.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use super::{Exchange, Filter, KeyBuilder, Phase, Phases, Reply, Verdict};
+
+/// A compiled filter and the YAML key that it came from.
+#[derive(Clone)]
+pub struct Named {
+    pub name: &'static str,
+    pub filter: Arc<dyn Filter>,
+}
+
+/// One hook to call: the filter, and which twin.
+struct Step {
+    filter: Arc<dyn Filter>,
+    is_async: bool,
+}
+
+/// The filters of one route, one list for each phase.
+///
+/// The asynchronous runners hold no future for a list without asynchronous filters.
+#[derive(Default)]
+pub struct Chain {
+    all: Box<[Named]>,
+    request: Box<[Step]>,
+    upstream: Box<[Step]>,
+    upstream_response: Box<[Step]>,
+    response: Box<[Step]>,
+    error: Box<[Step]>,
+    route: Box<[Step]>,
+    cache_key: Box<[Step]>,
+    request_body: Box<[Step]>,
+    response_body: Box<[Step]>,
+    log: Box<[Step]>,
+}
+
+impl Chain {
+    /// Sorts `filters`, given in the registry's order, by phase.
+    pub fn new(filters: Vec<Named>) -> Self {
+        let steps = |phase: Phase| -> Box<[Step]> {
+            let mut steps: Vec<Step> = filters
+                .iter()
+                .map(|named| (named, named.filter.phases()))
+                .filter(|(_, phases)| phases.wants(phase))
+                .map(|(named, phases): (&Named, Phases)| Step {
+                    filter: Arc::clone(&named.filter),
+                    is_async: phases.is_async(phase),
+                })
+                .collect();
+            if matches!(
+                phase,
+                Phase::UpstreamResponse | Phase::Response | Phase::Error | Phase::ResponseBody
+            ) {
+                steps.reverse();
+            }
+            steps.into()
+        };
+        Self {
+            request: steps(Phase::Request),
+            upstream: steps(Phase::Upstream),
+            upstream_response: steps(Phase::UpstreamResponse),
+            response: steps(Phase::Response),
+            error: steps(Phase::Error),
+            route: steps(Phase::Route),
+            cache_key: steps(Phase::CacheKey),
+            request_body: steps(Phase::RequestBody),
+            response_body: steps(Phase::ResponseBody),
+            log: steps(Phase::Log),
+            all: filters.into(),
+        }
+    }
+
+    /// The filters in the order in which requests meet them, for `explain` and status.
+    pub fn filters(&self) -> &[Named] {
+        &self.all
+    }
+
+    pub fn has(&self, phase: Phase) -> bool {
+        let list = match phase {
+            Phase::Request => &self.request,
+            Phase::Upstream => &self.upstream,
+            Phase::UpstreamResponse => &self.upstream_response,
+            Phase::Response => &self.response,
+            Phase::Error => &self.error,
+            Phase::Route => &self.route,
+            Phase::CacheKey => &self.cache_key,
+            Phase::RequestBody => &self.request_body,
+            Phase::ResponseBody => &self.response_body,
+            Phase::Log => &self.log,
+        };
+        !list.is_empty()
+    }
+
+    pub async fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        for step in &self.request {
+            let verdict = if step.is_async {
+                step.filter.on_request_async(ex).await
+            } else {
+                step.filter.on_request(ex)
+            };
+            if let Verdict::Reply(_) = verdict {
+                return verdict;
+            }
+        }
+        Verdict::Next
+    }
+
+    pub async fn on_upstream(&self, ex: &mut Exchange<'_>, head: &mut RequestHeader) {
+        for step in &self.upstream {
+            if step.is_async {
+                step.filter.on_upstream_async(ex, head).await;
+            } else {
+                step.filter.on_upstream(ex, head);
+            }
+        }
+    }
+
+    pub async fn on_upstream_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+        for step in &self.upstream_response {
+            if step.is_async {
+                step.filter.on_upstream_response_async(ex, head).await;
+            } else {
+                step.filter.on_upstream_response(ex, head);
+            }
+        }
+    }
+
+    pub async fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+        for step in &self.response {
+            if step.is_async {
+                step.filter.on_response_async(ex, head).await;
+            } else {
+                step.filter.on_response(ex, head);
+            }
+        }
+    }
+
+    pub async fn on_error(&self, ex: &mut Exchange<'_>, reply: &mut Reply) {
+        for step in &self.error {
+            if step.is_async {
+                step.filter.on_error_async(ex, reply).await;
+            } else {
+                step.filter.on_error(ex, reply);
+            }
+        }
+    }
+
+    /// The upstream that a filter chose; the first one that chooses wins.
+    pub fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {
+        self.route.iter().find_map(|step| step.filter.on_route(ex))
+    }
+
+    pub fn on_cache_key(&self, ex: &Exchange<'_>, key: &mut KeyBuilder) {
+        for step in &self.cache_key {
+            step.filter.on_cache_key(ex, key);
+        }
+    }
+
+    pub fn on_request_body(
+        &self,
+        ex: &mut Exchange<'_>,
+        chunk: &mut Option<Bytes>,
+        end: bool,
+    ) -> Verdict {
+        for step in &self.request_body {
+            let verdict = step.filter.on_request_body(ex, chunk, end);
+            if let Verdict::Reply(_) = verdict {
+                return verdict;
+            }
+        }
+        Verdict::Next
+    }
+
+    pub fn on_response_body(&self, ex: &mut Exchange<'_>, chunk: &mut Option<Bytes>, end: bool) {
+        for step in &self.response_body {
+            step.filter.on_response_body(ex, chunk, end);
+        }
+    }
+
+    pub fn on_log(&self, ex: &Exchange<'_>) {
+        for step in &self.log {
+            step.filter.on_log(ex);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Runs one filter from its YAML against requests, without sockets.
+//!
+//! ```text
+//! check::<Methods>("[GET]").get("/").request("POST", "/").expect([200, 405]);
+//! ```
+
+use std::{path::Path, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use super::{Chain, Client, CompileCx, Exchange, Facts, FilterKind, Named, Reply, Verdict};
+use crate::{
+    base::{clock::Clock, metrics::Metrics, units::Span},
+    config::{
+        diagnostic::{Diagnostics, Place},
+        tree,
+    },
+};
+
+/// A filter under test, and what it answered so far.
+pub struct Check {
+    chain: Chain,
+    pub clock: Clock,
+    pub metrics: Metrics,
+    client: Client,
+    answers: Vec<Answer>,
+    /// What the pretended backend answers.
+    backend: Backend,
+}
+
+/// The pretended backend.
+struct Backend {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<Bytes>,
+}
+
+/// What came of one request.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+    /// How long the body was after each chunk of the backend's.
+    pub flushed: Vec<usize>,
+    /// The head that the backend saw; `None` if the filter answered.
+    pub upstream: Option<RequestHeader>,
+    pub reason: Option<&'static str>,
+}
+
+/// Compiles `yaml` as the configuration of `K`.
+#[track_caller]
+pub fn check<K: FilterKind>(yaml: &str) -> Check {
+    let (check, diagnostics) = compile::<K>(yaml);
+    let Some(check) = check else {
+        panic!("`{yaml}` was refused: {diagnostics:#?}");
+    };
+    check
+}
+
+/// The messages with which `K` refuses `yaml`.
+#[track_caller]
+pub fn refused<K: FilterKind>(yaml: &str) -> Vec<String> {
+    let (check, diagnostics) = compile::<K>(yaml);
+    assert!(check.is_none(), "`{yaml}` was accepted");
+    diagnostics
+        .list()
+        .iter()
+        .map(|d| match &d.help {
+            Some(help) => format!("{}; help: {help}", d.message),
+            None => d.message.clone(),
+        })
+        .collect()
+}
+
+fn compile<K: FilterKind>(yaml: &str) -> (Option<Check>, Diagnostics) {
+    let (clock, metrics) = (Clock::test(), Metrics::default());
+    let mut diagnostics = Diagnostics::default();
+    let filter = tree::parse(yaml, 0, &mut diagnostics)
+        .and_then(|node| tree::read::<K::Config>(&node, &mut diagnostics))
+        .and_then(|config| {
+            let mut cx = CompileCx {
+                place: Place::default(),
+                route: "test",
+                folder: Path::new("."),
+                upstreams: &["web".to_owned(), "api".to_owned()],
+                clock: &clock,
+                metrics: &metrics,
+                diagnostics: &mut diagnostics,
+            };
+            K::compile(config, &mut cx)
+        });
+    let check = filter.map(|filter| Check {
+        chain: Chain::new(vec![Named {
+            name: K::NAME,
+            filter: std::sync::Arc::new(filter),
+        }]),
+        clock,
+        metrics,
+        client: Client::default(),
+        answers: Vec::new(),
+        backend: Backend {
+            status: 200,
+            headers: vec![("content-type".into(), "text/plain".into())],
+            body: vec![Bytes::from_static(b"ok")],
+        },
+    });
+    (check, diagnostics)
+}
+
+impl Check {
+    /// The client of the requests that follow.
+    #[must_use]
+    pub fn client(mut self, change: impl FnOnce(&mut Client)) -> Self {
+        change(&mut self.client);
+        self
+    }
+
+    /// What the backend answers from now on, in one chunk for each item of `body`.
+    #[must_use]
+    pub fn backend(mut self, status: u16, headers: &[(&str, &str)], body: &[&[u8]]) -> Self {
+        self.backend = Backend {
+            status,
+            headers: headers
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+                .collect(),
+            body: body
+                .iter()
+                .map(|chunk| Bytes::copy_from_slice(chunk))
+                .collect(),
+        };
+        self
+    }
+
+    #[must_use]
+    pub fn advance(self, span: &str) -> Self {
+        let by: Duration = span.parse::<Span>().expect("a span").0;
+        self.clock.advance(by);
+        self
+    }
+
+    #[must_use]
+    pub fn get(self, path: &str) -> Self {
+        self.send("GET", path, &[], &[])
+    }
+
+    #[must_use]
+    pub fn request(self, method: &str, path: &str) -> Self {
+        self.send(method, path, &[], &[])
+    }
+
+    /// One request, with headers and a body in chunks.
+    #[must_use]
+    pub fn send(
+        mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[&[u8]],
+    ) -> Self {
+        let mut head = RequestHeader::build(
+            Method::from_bytes(method.as_bytes()).expect("a method"),
+            path.as_bytes(),
+            None,
+        )
+        .expect("a request line");
+        for (name, value) in headers {
+            head.append_header((*name).to_owned(), *value)
+                .expect("a header");
+        }
+        let answer = run(self.exchange(head, body));
+        self.answers.push(answer);
+        self
+    }
+
+    /// The statuses of all requests since the last `expect`.
+    #[track_caller]
+    pub fn expect<const N: usize>(mut self, statuses: [u16; N]) -> Self {
+        let seen: Vec<u16> = self.answers.drain(..).map(|a| a.status).collect();
+        assert_eq!(seen, statuses);
+        self
+    }
+
+    /// The last answer.
+    #[track_caller]
+    pub fn last(&self) -> &Answer {
+        self.answers.last().expect("a request was sent")
+    }
+
+    async fn exchange(&self, head: RequestHeader, body: &[&[u8]]) -> Answer {
+        let mut facts = Facts::new(self.clock.now());
+        facts.client = self.client.clone();
+        let mut ex = Exchange {
+            head: &head,
+            facts: &mut facts,
+        };
+        if let Verdict::Reply(reply) = self.chain.on_request(&mut ex).await {
+            return self.reply(&mut ex, *reply).await;
+        }
+        let mut upstream = head.clone();
+        self.chain.on_upstream(&mut ex, &mut upstream).await;
+        for (index, chunk) in body.iter().enumerate() {
+            let mut chunk = Some(Bytes::copy_from_slice(chunk));
+            let end = index + 1 == body.len();
+            if let Verdict::Reply(reply) = self.chain.on_request_body(&mut ex, &mut chunk, end) {
+                return self.reply(&mut ex, *reply).await;
+            }
+        }
+        let mut response = ResponseHeader::build(self.backend.status, None).expect("a status");
+        for (name, value) in &self.backend.headers {
+            response
+                .append_header(name.clone(), value.as_str())
+                .expect("a header");
+        }
+        self.chain
+            .on_upstream_response(&mut ex, &mut response)
+            .await;
+        self.chain.on_response(&mut ex, &mut response).await;
+        let (mut out, mut flushed) = (Vec::new(), Vec::new());
+        for (index, chunk) in self.backend.body.iter().enumerate() {
+            let mut chunk = Some(chunk.clone());
+            let end = index + 1 == self.backend.body.len();
+            self.chain.on_response_body(&mut ex, &mut chunk, end);
+            out.extend_from_slice(&chunk.unwrap_or_default());
+            flushed.push(out.len());
+        }
+        self.chain.on_log(&ex);
+        Answer {
+            status: response.status.as_u16(),
+            headers: response.headers.clone(),
+            body: out,
+            flushed,
+            upstream: Some(upstream),
+            reason: facts.reason,
+        }
+    }
+
+    /// Our own reply, through the response phase as `proxy/reply.rs` does it.
+    async fn reply(&self, ex: &mut Exchange<'_>, mut reply: Reply) -> Answer {
+        self.chain.on_error(ex, &mut reply).await;
+        let mut head = ResponseHeader::build(
+            StatusCode::from_u16(reply.status.as_u16()).expect("a status"),
+            None,
+        )
+        .expect("a status");
+        for (name, value) in &reply.headers {
+            head.append_header(name.clone(), value.clone())
+                .expect("a header");
+        }
+        self.chain.on_response(ex, &mut head).await;
+        self.chain.on_log(ex);
+        Answer {
+            status: head.status.as_u16(),
+            headers: head.headers.clone(),
+            body: match reply.body {
+                super::ReplyBody::Bytes { body, .. } => body.to_vec(),
+                super::ReplyBody::Empty | super::ReplyBody::Page { .. } => Vec::new(),
+            },
+            flushed: Vec::new(),
+            upstream: None,
+            reason: reply.reason,
+        }
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}

@@ -1,0 +1,412 @@
+//! The sections of the YAML as written. Filters stay raw nodes: their own slices read them.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::tree::{Key, Node, Spanned};
+use crate::base::units::{Percent, Span};
+
+/// A whole configuration as written.
+#[derive(Clone, Debug)]
+pub struct File {
+    pub listeners: Vec<Spanned<ListenerConfig>>,
+    pub admin: AdminConfig,
+    pub trusted_proxies: Vec<Spanned<String>>,
+    pub upstreams: Vec<(Key, Spanned<UpstreamConfig>)>,
+    /// The filters of every route that does not say otherwise.
+    pub defaults: Vec<(Key, Node)>,
+    pub routes: Vec<RouteNode>,
+    /// Raw: the `access_log` slice reads it.
+    pub access_log: Option<(Key, Node)>,
+}
+
+/// One route as written, its filters left raw.
+#[derive(Clone, Debug)]
+pub struct RouteNode {
+    pub place: crate::config::diagnostic::Place,
+    pub config: RouteConfig,
+    pub filters: Vec<(Key, Node)>,
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerConfig {
+    /// `127.0.0.1:8080`, `[::1]:8080`, `:8080` (all addresses) or `unix:/run/edgeway/http.sock`.
+    pub address: Spanned<String>,
+    /// The name in metrics and logs; the address if absent.
+    pub name: Option<String>,
+    /// Permissions of a unix socket, in octal: `"0660"`.
+    pub mode: Option<Spanned<String>>,
+}
+
+/// The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// A loopback address, `127.0.0.1:9900` if absent; `off` for none.
+    pub address: Option<Spanned<String>>,
+    /// A unix socket, for `edgeway status` and the like.
+    pub socket: Option<Spanned<PathBuf>>,
+}
+
+/// A named group of backends.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// Preset for the kind of app: sets the pool's idle time and what is stripped from requests.
+    #[serde(default)]
+    pub app: App,
+    /// `127.0.0.1:3000`, `unix:/run/app.sock`, `{ address: …, weight: 2 }` or `{ dns: "api.internal:5000" }`.
+    pub backends: Vec<Spanned<BackendConfig>>,
+    /// `round_robin`, `least_conn`, `p2c` or `hash:<key>` with a key of `client.ip`, `path`,
+    /// `uri`, `header:NAME`, `cookie:NAME` or `query:NAME`.
+    #[serde(default)]
+    pub balance: Option<Spanned<String>>,
+    /// Keeps a browser on its backend.
+    #[serde(default)]
+    pub sticky: Option<StickyConfig>,
+    /// Active health checks; `false` for none.
+    #[serde(default)]
+    pub health: Option<Spanned<HealthConfig>>,
+    #[serde(default)]
+    pub timeouts: TimeoutsConfig,
+    #[serde(default)]
+    pub retry: RetryConfig,
+    /// Passive health: a backend that keeps failing leaves rotation for a while.
+    #[serde(default)]
+    pub eject: EjectConfig,
+    #[serde(default)]
+    pub max_in_flight: InFlightConfig,
+    /// A backend that comes back gets its share over this long; `0` at once.
+    #[serde(default)]
+    pub slow_start: Option<Span>,
+    #[serde(default)]
+    pub pool: PoolConfig,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum App {
+    #[default]
+    None,
+    Node,
+    Nextjs,
+}
+
+/// One backend as written.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct BackendConfig {
+    pub target: BackendTarget,
+    /// At least 1.
+    pub weight: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendTarget {
+    /// `IP:PORT` or `unix:PATH`.
+    Address(String),
+    /// `NAME:PORT`, resolved again when its TTL ends.
+    Dns(String),
+}
+
+/// A cookie that names the backend.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StickyConfig {
+    /// The cookie's name.
+    pub cookie: Spanned<String>,
+    /// How long the browser keeps it; for the session if absent.
+    #[serde(default)]
+    pub max_age: Option<Span>,
+}
+
+/// Active health checks.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthConfig {
+    /// Off with `enabled: false`.
+    pub enabled: bool,
+    /// HTTP check of this path; a TCP connect if absent.
+    pub path: Option<Spanned<String>>,
+    /// The `Host` of the check; the backend's address if absent.
+    pub host: Option<String>,
+    /// Statuses that count as healthy: `200`, `200-399`, a list of both; `200-399` if absent.
+    pub expect: Option<Spanned<StatusSet>>,
+    /// Reads a JSON body's `status`: `ok` and `degraded` keep the backend, `down` ejects it.
+    pub json: bool,
+    /// Time between two checks of a healthy backend, ± 10 %.
+    pub interval: Span,
+    /// Time between two checks of a backend that is down.
+    pub interval_down: Span,
+    /// Bound of one whole check.
+    pub timeout: Span,
+    /// Passes in a row until a backend is healthy again.
+    pub rise: u32,
+    /// Failures in a row until a backend is down.
+    pub fall: u32,
+    /// Backends count as down until their first check passed.
+    pub start_down: bool,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            path: None,
+            host: None,
+            expect: None,
+            json: false,
+            interval: Span::secs(5),
+            interval_down: Span::secs(1),
+            timeout: Span::secs(2),
+            rise: 2,
+            fall: 3,
+            start_down: false,
+        }
+    }
+}
+
+/// Statuses as written: single ones and ranges.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct StatusSet(pub Vec<(u16, u16)>);
+
+/// Bounds of each step towards a backend.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimeoutsConfig {
+    /// TCP connect (and TLS handshake).
+    pub connect: Span,
+    /// From the last byte sent to the head of the answer.
+    pub first_byte: Span,
+    /// Between two pieces of an answer.
+    pub idle: Span,
+    /// Between two messages of a WebSocket or two events of an SSE feed.
+    pub stream_idle: Span,
+    /// Bound of the whole request, tries included; none if absent. Streams are not bounded.
+    pub total: Option<Span>,
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> Self {
+        Self {
+            connect: Span::secs(1),
+            first_byte: Span::secs(30),
+            idle: Span::secs(60),
+            stream_idle: Span::secs(3600),
+            total: None,
+        }
+    }
+}
+
+/// When a request is tried again, on another backend. Default-deny: what is not listed is
+/// not retried, and a request that is not idempotent never once it was sent.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// Tries in all; 1 for none beyond the first.
+    pub attempts: u32,
+    pub on: Vec<RetryOn>,
+    /// Retries allowed as a share of requests over the last 10 s (and at least 3 in any 10 s).
+    pub budget: Percent,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            on: vec![RetryOn::Connect, RetryOn::Reset],
+            budget: Percent(10.0),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum RetryOn {
+    /// The connection could not be made.
+    #[serde(rename = "connect")]
+    Connect,
+    /// Reset or end before the first byte of an answer.
+    #[serde(rename = "reset")]
+    Reset,
+    #[serde(rename = "502")]
+    Status502,
+    #[serde(rename = "503")]
+    Status503,
+    #[serde(rename = "504")]
+    Status504,
+}
+
+/// Passive health.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EjectConfig {
+    /// Failures in a row (no connection, reset, timeout, 502, 503 or 504) until ejection; 0 for never.
+    pub errors: u32,
+    /// Length of the first ejection; each further one is twice as long.
+    #[serde(rename = "for")]
+    pub span: Span,
+    /// Longest ejection.
+    pub max: Span,
+}
+
+impl Default for EjectConfig {
+    fn default() -> Self {
+        Self {
+            errors: 5,
+            span: Span::secs(10),
+            max: Span::secs(300),
+        }
+    }
+}
+
+/// How many requests at once.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InFlightConfig {
+    /// Requests at once to one backend.
+    pub per_backend: u32,
+    /// Requests that may wait for a place.
+    pub queue: u32,
+    /// How long one waits before it gets 503.
+    pub wait: Span,
+}
+
+impl Default for InFlightConfig {
+    fn default() -> Self {
+        Self {
+            per_backend: 1024,
+            queue: 256,
+            wait: Span::secs(1),
+        }
+    }
+}
+
+/// Idle connections kept to backends.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolConfig {
+    /// How long a connection may idle. If absent: 4 s for `node` and `nextjs` (Node closes
+    /// at 5 s), 60 s otherwise; and a second less than the backend's own `Keep-Alive: timeout`.
+    pub idle: Option<Span>,
+}
+
+/// What a route says of itself; its filters are beside it.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    #[serde(rename = "match")]
+    pub matches: Spanned<MatchConfig>,
+    /// The name in metrics and logs; host and path if absent.
+    #[serde(default)]
+    pub name: Option<Spanned<String>>,
+    /// Sends the request to this upstream.
+    #[serde(default)]
+    pub upstream: Option<Spanned<String>>,
+    /// Answers with a redirect.
+    #[serde(default)]
+    pub redirect: Option<Spanned<RedirectConfig>>,
+    /// Answers itself.
+    #[serde(default)]
+    pub respond: Option<Spanned<RespondConfig>>,
+    /// Changes the path before it goes upstream.
+    #[serde(default)]
+    pub rewrite: Option<Spanned<RewriteConfig>>,
+    /// Lets WebSocket upgrades pass.
+    #[serde(default)]
+    pub websocket: Option<Spanned<WebsocketConfig>>,
+}
+
+/// `true`, or `{ idle: 1h }`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct WebsocketConfig {
+    pub enabled: bool,
+    /// Longest silence of both sides.
+    pub idle: Option<Span>,
+}
+
+/// Which requests a route takes. All that is written must hold.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MatchConfig {
+    /// `shop.example.com` or `*.example.com` (any depth below it); any host if absent.
+    pub host: OneOrMany<Spanned<String>>,
+    /// `/exact`, `/prefix/*`, `/users/{id}`, or a list of them.
+    pub path: OneOrMany<Spanned<String>>,
+    /// The last resort: a regular expression over the whole path.
+    pub path_regex: Option<Spanned<String>>,
+    pub method: OneOrMany<Spanned<String>>,
+    /// Header → value; `"*"` for any value, `~` before a regular expression.
+    pub header: BTreeMap<String, Spanned<String>>,
+    /// Query name → value, as for headers.
+    pub query: BTreeMap<String, Spanned<String>>,
+    /// Cookie → value, as for headers.
+    pub cookie: BTreeMap<String, Spanned<String>>,
+}
+
+/// One value, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct OneOrMany<T>(pub Vec<T>);
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+/// `https`, a target such as `/new/{rest}` or `https://example.com/…`, or
+/// `{ to: …, status: 308 }`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct RedirectConfig {
+    /// May use `{param}` of the path, `{path}`, `{query}`, `{host}`, `{rest}` (what `/*` matched).
+    pub to: String,
+    pub status: u16,
+}
+
+/// A fixed answer.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RespondConfig {
+    #[serde(default = "ok")]
+    pub status: u16,
+    /// The body as written.
+    #[serde(default)]
+    pub body: Option<String>,
+    /// The body from a file, read when the configuration is.
+    #[serde(default)]
+    pub file: Option<Spanned<PathBuf>>,
+    /// The built-in maintenance page with `Retry-After`.
+    #[serde(default)]
+    pub maintenance: Option<MaintenanceConfig>,
+    #[serde(default)]
+    pub content_type: Option<String>,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+fn ok() -> u16 {
+    200
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaintenanceConfig {
+    pub retry_after: Option<Span>,
+    /// One sentence for the reader.
+    pub message: Option<String>,
+}
+
+/// `{ prefix: /api, with: / }` or `{ regex: "^/old/(.*)$", with: "/new/$1" }`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RewriteConfig {
+    #[serde(default)]
+    pub prefix: Option<Spanned<String>>,
+    #[serde(default)]
+    pub regex: Option<Spanned<String>>,
+    pub with: Spanned<String>,
+}

@@ -1,0 +1,50 @@
+//! The registry: every kind of filter, in the order in which requests meet them.
+//!
+//! Adding one is a folder here, a `mod` line and an [`Entry`]; see `docs/adding-a-filter.md`.
+
+use std::sync::Arc;
+
+use schemars::{Schema, SchemaGenerator};
+
+use crate::{
+    chain::{CompileCx, Filter, FilterKind},
+    config::tree::{self, Node},
+};
+
+/// A kind of filter with its types erased.
+pub struct Entry {
+    pub name: &'static str,
+    pub on_by_default: bool,
+    compile: fn(&Node, &mut CompileCx<'_>) -> Option<Arc<dyn Filter>>,
+    schema: fn(&mut SchemaGenerator) -> Schema,
+}
+
+impl Entry {
+    pub const fn of<K: FilterKind>() -> Self {
+        Self {
+            name: K::NAME,
+            on_by_default: K::ON_BY_DEFAULT,
+            compile: |node, cx| {
+                let config = tree::read::<K::Config>(node, cx.diagnostics)?;
+                K::compile(config, cx).map(|filter| Arc::new(filter) as Arc<dyn Filter>)
+            },
+            schema: |generator| generator.subschema_for::<K::Config>(),
+        }
+    }
+
+    /// Reads and compiles the filter; `None` means that problems were reported.
+    pub fn compile(&self, node: &Node, cx: &mut CompileCx<'_>) -> Option<Arc<dyn Filter>> {
+        (self.compile)(node, cx)
+    }
+
+    pub fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        (self.schema)(generator)
+    }
+}
+
+/// Every kind of filter. The list's order is the chain's order on requests.
+pub const FILTERS: &[Entry] = &[];
+
+pub fn find(name: &str) -> Option<&'static Entry> {
+    FILTERS.iter().find(|entry| entry.name == name)
+}

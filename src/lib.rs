@@ -1,0 +1,20 @@
+//! Edgeway: a programmable edge gateway for Node and Next.js apps, built on Pingora.
+//!
+//! # Layout
+//!
+//! In reading order; a module imports only from above itself (`docs/architecture.md`).
+
+pub mod base;
+pub mod chain;
+pub mod cli;
+pub mod config;
+pub mod edge;
+pub mod filters;
+pub mod gateway;
+pub mod process;
+pub mod proxy;
+pub mod routes;
+pub mod runtime;
+pub mod status;
+pub mod upstreams;
+pub mod zones;
