@@ -1,0 +1,21 @@
+import state, { answer } from '../../../lib/instance.js';
+
+export const dynamic = 'force-dynamic';
+
+export function GET() {
+  state.healthHits += 1;
+  return answer(
+    { status: state.health, hits: state.healthHits, uptime: process.uptime() },
+    { status: state.health === 'down' ? 503 : 200, headers: { 'cache-control': 'no-store' } },
+  );
+}
+
+/** `{"status": "ok" | "degraded" | "down"}` sets what the check says from now on. */
+export async function PUT(request) {
+  const { status } = await request.json();
+  if (!['ok', 'degraded', 'down'].includes(status)) {
+    return answer({ error: 'status is ok, degraded or down' }, { status: 422 });
+  }
+  state.health = status;
+  return answer({ status });
+}

@@ -1,0 +1,11 @@
+import { answer } from '../../../lib/instance.js';
+
+export const dynamic = 'force-dynamic';
+
+let next = 0;
+
+/** A new session for everyone who asks. */
+export function GET() {
+  next += 1;
+  return answer({ sid: next }, { headers: { 'set-cookie': `sid=${next}; Path=/; HttpOnly` } });
+}
