@@ -1,6 +1,7 @@
 //! What everything else stands on: units, addresses, HTTP grammar, time, tasks, metrics.
 //! Knows nothing of gateways, routes or filters.
 
+pub mod accept;
 pub mod clock;
 pub mod http;
 pub mod metrics;

@@ -1,0 +1,150 @@
+//! Which of the media types that we can make a client's `Accept` prefers.
+
+/// How a range of `Accept` reaches an offer; a narrower one overrules a wider one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    Any,
+    Type,
+    Exact,
+}
+
+/// More ranges than this are not read: no real client sends them.
+const MAX_RANGES: usize = 64;
+
+/// The index of the offer that `accept` likes best.
+///
+/// Equal likings go to the offer that is named rather than reached by a wildcard, then
+/// to the earlier one. `None` if nothing is acceptable, or if the best is reached by
+/// `*/*` only: the client has no preference, and the caller's default is as good.
+///
+/// RFC 9110, 12.5.1; beyond it, `application/problem+json` and its like count as
+/// `application/json`.
+pub fn preferred(accept: &[u8], offers: &[&str]) -> Option<usize> {
+    let mut best: Option<(u16, Reach, usize)> = None;
+    for (index, offer) in offers.iter().enumerate() {
+        let Some((reach, quality)) = liking(accept, offer) else {
+            continue;
+        };
+        if quality > 0 && best.is_none_or(|(q, r, _)| (quality, reach) > (q, r)) {
+            best = Some((quality, reach, index));
+        }
+    }
+    best.filter(|(_, reach, _)| *reach > Reach::Any)
+        .map(|(_, _, index)| index)
+}
+
+/// The narrowest range that reaches `offer`, and its q-value in thousandths.
+fn liking(accept: &[u8], offer: &str) -> Option<(Reach, u16)> {
+    let mut found: Option<(Reach, u16)> = None;
+    for range in accept.split(|b| *b == b',').take(MAX_RANGES) {
+        let mut parts = range.split(|b| *b == b';').map(<[u8]>::trim_ascii);
+        let name = parts.next().unwrap_or_default();
+        let Some(reach) = reach(name, offer.as_bytes()) else {
+            continue;
+        };
+        let quality = parts
+            .find_map(|p| p.strip_prefix(b"q=").or_else(|| p.strip_prefix(b"Q=")))
+            .map_or(1000, thousandths);
+        if found.is_none_or(|(r, _)| reach > r) {
+            found = Some((reach, quality));
+        }
+    }
+    found
+}
+
+fn reach(range: &[u8], offer: &[u8]) -> Option<Reach> {
+    if range.eq_ignore_ascii_case(offer) {
+        return Some(Reach::Exact);
+    }
+    if range == b"*/*" {
+        return Some(Reach::Any);
+    }
+    let slash = offer.iter().position(|b| *b == b'/')?;
+    let (kind, subtype) = (range.get(..=slash)?, range.get(slash + 1..)?);
+    if !kind.eq_ignore_ascii_case(&offer[..=slash]) {
+        return None;
+    }
+    if subtype == b"*" {
+        return Some(Reach::Type);
+    }
+    (offer.ends_with(b"/json") && subtype.ends_with(b"+json")).then_some(Reach::Exact)
+}
+
+/// `0.85` as 850. Nonsense counts as 0: what cannot be read is not asked for.
+pub fn thousandths(text: &[u8]) -> u16 {
+    let (whole, fraction) = match text.iter().position(|b| *b == b'.') {
+        Some(dot) => (&text[..dot], &text[dot + 1..]),
+        None => (text, &[][..]),
+    };
+    if fraction.len() > 3 || !fraction.iter().all(u8::is_ascii_digit) {
+        return 0;
+    }
+    match whole {
+        b"1" if fraction.iter().all(|b| *b == b'0') => 1000,
+        b"0" => [100, 10, 1]
+            .iter()
+            .zip(fraction)
+            .map(|(scale, digit)| scale * u16::from(digit - b'0'))
+            .sum(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFERS: &[&str] = &["application/json", "text/html", "text/plain"];
+
+    #[track_caller]
+    fn check(accept: &str, expected: Option<&str>) {
+        let seen = preferred(accept.as_bytes(), OFFERS).map(|index| OFFERS[index]);
+        assert_eq!(seen, expected, "{accept}");
+    }
+
+    #[test]
+    fn a_browser_wants_html() {
+        check(
+            "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+            Some("text/html"),
+        );
+    }
+
+    #[test]
+    fn an_api_client_wants_json() {
+        check("application/json", Some("application/json"));
+        check(
+            "application/json, text/plain, */*",
+            Some("application/json"),
+        );
+        check("Application/JSON ; charset=utf-8", Some("application/json"));
+        check("application/problem+json", Some("application/json"));
+        check("application/*", Some("application/json"));
+    }
+
+    #[test]
+    fn anything_is_no_preference() {
+        check("*/*", None);
+        check("", None);
+        check("text/x-component", None);
+        check("application/json;q=0.5, */*", None);
+    }
+
+    #[test]
+    fn q_values_and_refusals_count() {
+        check("application/json;q=0.2, text/html;q=0.8", Some("text/html"));
+        check("text/html;q=0, text/*", Some("text/plain"));
+        check("text/html;q=0", None);
+        check(
+            "text/html;q=abc, application/json;q=0.001",
+            Some("application/json"),
+        );
+        check("text/html;q=1.001", None);
+    }
+
+    #[test]
+    fn the_narrower_range_overrules_the_wider() {
+        check("text/*;q=0.9, text/plain;q=0.1", Some("text/html"));
+        check("text/plain;q=0.1, text/*;q=0.9", Some("text/html"));
+    }
+}
