@@ -1,3 +1,4 @@
 //! Being built.
 
+pub mod forwarded;
 pub mod page;

@@ -1,0 +1,837 @@
+//! Who asks, as the origin is told: forwarding headers, and what clients may not send.
+//!
+//! Pure functions over heads. They run for every request, so each is one pass over the
+//! headers, and values that depend only on the connection come ready-made.
+
+use std::net::IpAddr;
+
+use http::{HeaderName, HeaderValue, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use crate::{
+    base::{
+        heads,
+        net::{Hops, IpText, MAX_HOPS, TrustedProxies},
+    },
+    chain::{Client, Scheme},
+    config::model::App,
+};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+const HTTP: HeaderValue = HeaderValue::from_static("http");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
+const PORT_80: HeaderValue = HeaderValue::from_static("80");
+const PORT_443: HeaderValue = HeaderValue::from_static("443");
+
+/// What the address, the scheme and the trust of a client come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// [`Client::ip`].
+    pub ip: IpAddr,
+    /// [`Client::is_trusted`].
+    pub is_trusted: bool,
+    /// [`Client::scheme`].
+    pub scheme: Scheme,
+}
+
+/// The client behind `peer`: the peer itself, or whom a trusted peer vouches for.
+///
+/// The peer of a unix socket is given as a loopback address: whoever may open the socket
+/// is as close as a process on this machine.
+pub fn resolve_client(
+    head: &RequestHeader,
+    peer: IpAddr,
+    scheme: Scheme,
+    trusted: &TrustedProxies,
+) -> Resolved {
+    if !trusted.trusts(peer) {
+        return Resolved {
+            ip: peer.to_canonical(),
+            is_trusted: false,
+            scheme,
+        };
+    }
+    Resolved {
+        ip: hops(head, peer, trusted).client(),
+        is_trusted: true,
+        scheme: forwarded_scheme(head).unwrap_or(scheme),
+    }
+}
+
+fn hops(head: &RequestHeader, peer: IpAddr, trusted: &TrustedProxies) -> Hops {
+    let lines = head.headers.get_all(X_FORWARDED_FOR);
+    trusted.walk(peer, lines.iter().map(HeaderValue::as_bytes))
+}
+
+/// The scheme as the outermost proxy saw it.
+fn forwarded_scheme(head: &RequestHeader) -> Option<Scheme> {
+    let first = first_element(head, &X_FORWARDED_PROTO)?;
+    if first.eq_ignore_ascii_case("https") || first.eq_ignore_ascii_case("wss") {
+        Some(Scheme::Https)
+    } else if first.eq_ignore_ascii_case("http") || first.eq_ignore_ascii_case("ws") {
+        Some(Scheme::Http)
+    } else {
+        None
+    }
+}
+
+fn first_element<'h>(head: &'h RequestHeader, name: &HeaderName) -> Option<&'h str> {
+    let text = head.headers.get(name)?.to_str().ok()?;
+    Some(text.split(',').next().unwrap_or(text).trim())
+}
+
+/// The authority that the client asked for, as it stands in its address bar: with the
+/// port, unless it is the scheme's own. Empty if the client named none.
+pub fn public_host<'h>(head: &'h RequestHeader, client: &Client) -> &'h str {
+    let forwarded = if client.is_trusted {
+        first_element(head, &X_FORWARDED_HOST).filter(|host| is_host(host))
+    } else {
+        None
+    };
+    let host = forwarded.unwrap_or_else(|| requested_host(head));
+    without_default_port(host, client.scheme)
+}
+
+/// What the client itself named: the target's authority before `Host` (RFC 9112, 3.2.2).
+fn requested_host(head: &RequestHeader) -> &str {
+    if let Some(authority) = head.uri.authority() {
+        return authority.as_str();
+    }
+    if let Some(authority) = target_authority(head.raw_path()) {
+        return authority;
+    }
+    head.headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default()
+}
+
+/// The authority of a target in absolute form, which Pingora leaves out of the URI.
+fn target_authority(target: &[u8]) -> Option<&str> {
+    if target.first() == Some(&b'/') {
+        return None;
+    }
+    let (_, rest) = std::str::from_utf8(target).ok()?.split_once("://")?;
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    Some(&rest[..end]).filter(|host| is_host(host))
+}
+
+fn is_host(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 255
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._:[]~".contains(&b))
+}
+
+fn without_default_port(host: &str, scheme: Scheme) -> &str {
+    let default = match scheme {
+        Scheme::Http => ":80",
+        Scheme::Https => ":443",
+    };
+    host.strip_suffix(default).unwrap_or(host)
+}
+
+/// The port of `host`, if it names one.
+fn port_of(host: &str) -> Option<&str> {
+    let (name, port) = host.rsplit_once(':')?;
+    let is_port = !port.is_empty() && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit());
+    // `::1` without brackets is an address without a port.
+    (is_port && (!name.contains(':') || name.ends_with(']'))).then_some(port)
+}
+
+/// Header values that stay the same for a connection, so that they are made only once.
+#[derive(Clone, Debug)]
+pub struct ConnectionText {
+    peer: IpAddr,
+    peer_text: HeaderValue,
+    port: u16,
+    port_text: HeaderValue,
+}
+
+impl ConnectionText {
+    pub fn new(peer: IpAddr, listener_port: u16) -> Self {
+        Self {
+            peer,
+            peer_text: ip_value(peer),
+            port: listener_port,
+            port_text: HeaderValue::from(listener_port),
+        }
+    }
+
+    fn ip(&self, address: IpAddr) -> HeaderValue {
+        if address == self.peer {
+            self.peer_text.clone()
+        } else {
+            ip_value(address)
+        }
+    }
+
+    fn port(&self, digits: &str) -> HeaderValue {
+        if digits.parse() == Ok(self.port) {
+            self.port_text.clone()
+        } else {
+            HeaderValue::from_str(digits).expect("made of digits")
+        }
+    }
+}
+
+fn ip_value(address: IpAddr) -> HeaderValue {
+    HeaderValue::from_bytes(IpText::of(address).as_bytes()).expect("an address is plain text")
+}
+
+/// What [`prepare_upstream`] needs to know besides the head.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarding<'a> {
+    pub client: &'a Client,
+    pub trusted: &'a TrustedProxies,
+    pub text: &'a ConnectionText,
+    pub app: App,
+}
+
+/// Makes a copy of the client's head fit for a backend: takes away what only proxies and
+/// frameworks may say, and writes who asks.
+///
+/// `Host` stays what the client sent. `X-Forwarded-For` begins with the resolved client:
+/// what stands left of it is hearsay, and an app that reads the leftmost entry would
+/// believe it.
+pub fn prepare_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) {
+    let client = cx.client;
+    let host = public_host(upstream, client);
+    let port = match forwarded_port(upstream, client).or_else(|| port_of(host)) {
+        Some(digits) => cx.text.port(digits),
+        None => match client.scheme {
+            Scheme::Http => PORT_80,
+            Scheme::Https => PORT_443,
+        },
+    };
+    let public = match upstream.headers.get(header::HOST) {
+        Some(whole) if whole.as_bytes() == host.as_bytes() => Some(whole.clone()),
+        _ if host.is_empty() => None,
+        _ => HeaderValue::from_str(host).ok(),
+    };
+    let chain = if client.is_trusted {
+        chain_value(&hops(upstream, client.peer, cx.trusted))
+    } else {
+        cx.text.ip(client.ip)
+    };
+    let doomed = internal_names(upstream, client.is_trusted);
+    if cx.app == App::Nextjs {
+        strip_internal_query(upstream);
+    }
+    heads::edit_request(upstream, 8, |headers| {
+        for name in &doomed {
+            headers.remove(name);
+        }
+        headers.insert(X_FORWARDED_FOR, chain);
+        match public {
+            Some(public) => headers.insert(X_FORWARDED_HOST, public),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
+        let proto = match client.scheme {
+            Scheme::Http => HTTP,
+            Scheme::Https => HTTPS,
+        };
+        headers.insert(X_FORWARDED_PROTO, proto);
+        headers.insert(X_FORWARDED_PORT, port);
+        headers.insert(X_REAL_IP, cx.text.ip(client.ip));
+    });
+}
+
+/// A trusted proxy's word on the port.
+fn forwarded_port<'h>(head: &'h RequestHeader, client: &Client) -> Option<&'h str> {
+    if !client.is_trusted {
+        return None;
+    }
+    first_element(head, &X_FORWARDED_PORT)
+        .filter(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
+}
+
+/// The client first, the peer last.
+fn chain_value(hops: &Hops) -> HeaderValue {
+    let mut text = [0u8; MAX_HOPS * (IpText::MAX + 2)];
+    let mut length = 0;
+    for (index, hop) in hops.as_slice().iter().rev().enumerate() {
+        let separator: &[u8] = if index == 0 { b"" } else { b", " };
+        for piece in [separator, IpText::of(*hop).as_bytes()] {
+            text[length..length + piece.len()].copy_from_slice(piece);
+            length += piece.len();
+        }
+    }
+    HeaderValue::from_bytes(&text[..length]).expect("addresses are plain text")
+}
+
+/// The headers of this request that must not reach a backend; mostly none, and then this
+/// allocates nothing. Names that [`prepare_upstream`] writes anew are not among them.
+fn internal_names(head: &RequestHeader, is_trusted: bool) -> Vec<HeaderName> {
+    let mut doomed = Vec::new();
+    for name in head.headers.keys() {
+        let text = name.as_str().as_bytes();
+        let strip = match text[0] {
+            b'x' if text.starts_with(b"x-") => {
+                is_internal_x(&text[2..], head) || (!is_trusted && is_claim_x(&text[2..]))
+            }
+            b'n' => text == b"next-resume",
+            b'f' => !is_trusted && text == b"forwarded",
+            b't' => !is_trusted && text == b"true-client-ip",
+            b'c' => !is_trusted && text == b"cf-connecting-ip",
+            _ => false,
+        };
+        if strip {
+            doomed.push(name.clone());
+        }
+    }
+    doomed
+}
+
+/// Headers by which frameworks talk to themselves; `name` without its `x-`.
+fn is_internal_x(name: &[u8], head: &RequestHeader) -> bool {
+    match name.first() {
+        Some(b'm') => name.starts_with(b"middleware-") || name == b"matched-path",
+        Some(b'i') => name.starts_with(b"invoke-"),
+        Some(b'n') => {
+            name == b"now-route-matches"
+                || name.starts_with(b"nextjs-rewritten-")
+                || name.starts_with(b"next-revalidate")
+                || name.starts_with(b"next-resume-")
+                || (name == b"nextjs-data" && !asks_for_data(head.raw_path()))
+        }
+        Some(b'p') => name.starts_with(b"prerender-revalidate"),
+        Some(b'v') => name.starts_with(b"vercel-"),
+        _ => false,
+    }
+}
+
+/// Claims about the client that only a proxy could know; `name` without its `x-`.
+fn is_claim_x(name: &[u8]) -> bool {
+    match name.first() {
+        Some(b'f') => {
+            name.strip_prefix(b"forwarded-").is_some_and(|rest| {
+                // These four are about to be overwritten.
+                !matches!(rest, b"for" | b"host" | b"proto" | b"port")
+            })
+        }
+        Some(b'c') => name == b"client-ip" || name == b"cluster-client-ip",
+        _ => false,
+    }
+}
+
+/// Below `/_next/data/` (perhaps under a base path) `x-nextjs-data` is the router's own.
+fn asks_for_data(target: &[u8]) -> bool {
+    let path = target.split(|b| *b == b'?').next().unwrap_or(target);
+    path.windows(b"/_next/data/".len())
+        .any(|part| part == b"/_next/data/")
+}
+
+/// Takes Next.js's own parameters out of the query; the rest stays byte for byte.
+fn strip_internal_query(head: &mut RequestHeader) {
+    let target = head.raw_path();
+    let Some(mark) = target.iter().position(|b| *b == b'?') else {
+        return;
+    };
+    let (path, query) = (&target[..mark], &target[mark + 1..]);
+    if !query.split(|b| *b == b'&').any(is_internal_parameter) {
+        return;
+    }
+    let mut kept = path.to_vec();
+    for parameter in query
+        .split(|b| *b == b'&')
+        .filter(|parameter| !is_internal_parameter(parameter))
+    {
+        kept.push(if kept.len() == path.len() { b'?' } else { b'&' });
+        kept.extend_from_slice(parameter);
+    }
+    let set = head.set_raw_path(&kept);
+    debug_assert!(set.is_ok(), "a shorter query is as good as the whole one");
+}
+
+/// Whether a parameter's name, once decoded, is `nxtP…`, `nxtI…` or `__nextDataReq`.
+fn is_internal_parameter(parameter: &[u8]) -> bool {
+    const LONGEST: usize = b"__nextDataReq=".len();
+    // Whatever begins otherwise is some app's own; `%` may hide either beginning.
+    if !matches!(parameter.first(), Some(b'n' | b'_' | b'%')) {
+        return false;
+    }
+    let mut name = [0u8; LONGEST];
+    let mut length = 0;
+    let mut rest = parameter;
+    while length < LONGEST {
+        let (byte, used) = match rest {
+            [] | [b'=', ..] => break,
+            [b'%', high, low, ..] => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, 3),
+                _ => (b'%', 1),
+            },
+            [byte, ..] => (*byte, 1),
+        };
+        name[length] = byte;
+        length += 1;
+        rest = &rest[used..];
+    }
+    let name = &name[..length];
+    name.starts_with(b"nxtP") || name.starts_with(b"nxtI") || name == b"__nextDataReq"
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// Takes away what a framework's middleware tells its own server. `x-nextjs-*` and
+/// `x-action-*` stay, since the router in the browser reads them.
+pub fn strip_internal_response(head: &mut ResponseHeader) {
+    let is_internal = |name: &&HeaderName| name.as_str().starts_with("x-middleware-");
+    if head.headers.keys().any(|name| is_internal(&name)) {
+        let doomed: Vec<HeaderName> = head.headers.keys().filter(is_internal).cloned().collect();
+        for name in doomed {
+            head.remove_header(&name);
+        }
+    }
+}
+
+/// A `Location` (or `Content-Location`) that names the backend's own authority, as the
+/// public one; `None` if it is to stay as it is.
+///
+/// `backends` are the authorities by which we reach the backend, such as `10.0.0.5:3000`
+/// and `api.internal:3000`; `localhost` and its addresses with the same port count too,
+/// since that is what an app believes to be its own name.
+pub fn rewrite_location(
+    location: &HeaderValue,
+    backends: &[&str],
+    scheme: Scheme,
+    host: &str,
+) -> Option<HeaderValue> {
+    let bytes = location.as_bytes();
+    // Most are relative; `//authority/path` is rare but absolute.
+    if !matches!(bytes, [b'h' | b'H', ..] | [b'/', b'/', ..]) || host.is_empty() {
+        return None;
+    }
+    let text = location.to_str().ok()?;
+    let (default_port, rest) = match text.split_once("//")? {
+        ("", rest) => (default_port(scheme), rest),
+        (before, rest) if before.eq_ignore_ascii_case("http:") => (80, rest),
+        (before, rest) if before.eq_ignore_ascii_case("https:") => (443, rest),
+        _ => return None,
+    };
+    let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if !backends
+        .iter()
+        .any(|backend| is_same_origin(authority, default_port, backend))
+    {
+        return None;
+    }
+    let public = format!("{}://{host}{path}", scheme.as_str());
+    HeaderValue::try_from(public).ok()
+}
+
+fn default_port(scheme: Scheme) -> u16 {
+    match scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    }
+}
+
+/// Whether `authority` is how the app at `backend` (`HOST:PORT`) would call itself.
+fn is_same_origin(authority: &str, default_port: u16, backend: &str) -> bool {
+    if authority.eq_ignore_ascii_case(backend) {
+        return true;
+    }
+    let Some(Ok(port)) = port_of(backend).map(str::parse::<u16>) else {
+        return false;
+    };
+    let (name, own_port) = match port_of(authority) {
+        Some(digits) => (
+            &authority[..authority.len() - digits.len() - 1],
+            digits.parse().ok(),
+        ),
+        None => (authority, Some(default_port)),
+    };
+    if own_port != Some(port) {
+        return false;
+    }
+    let backend_name = &backend[..backend.rfind(':').unwrap_or(backend.len())];
+    [
+        "localhost",
+        "127.0.0.1",
+        "[::1]",
+        "0.0.0.0",
+        "[::]",
+        backend_name,
+    ]
+    .iter()
+    .any(|own| name.eq_ignore_ascii_case(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::net::Cidr;
+
+    const LOCAL: &str = "127.0.0.1";
+
+    fn trusted(networks: &[&str]) -> TrustedProxies {
+        TrustedProxies::new(
+            networks
+                .iter()
+                .map(|n| n.parse::<Cidr>().unwrap())
+                .collect(),
+        )
+    }
+
+    fn head(target: &str, headers: &[(&str, &str)]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
+        for (name, value) in headers {
+            head.append_header((*name).to_owned(), *value).unwrap();
+        }
+        head
+    }
+
+    /// The head that a backend sees of a request from 127.0.0.1, on port 8080.
+    fn upstream(networks: &[&str], app: App, mut head: RequestHeader) -> RequestHeader {
+        let peer = LOCAL.parse().unwrap();
+        let trusted = trusted(networks);
+        let resolved = resolve_client(&head, peer, Scheme::Http, &trusted);
+        let client = Client {
+            ip: resolved.ip,
+            peer,
+            is_trusted: resolved.is_trusted,
+            scheme: resolved.scheme,
+            ..Client::default()
+        };
+        let cx = Forwarding {
+            client: &client,
+            trusted: &trusted,
+            text: &ConnectionText::new(peer, 8080),
+            app,
+        };
+        prepare_upstream(&mut head, &cx);
+        head
+    }
+
+    #[track_caller]
+    fn value<'h>(head: &'h RequestHeader, name: &str) -> &'h str {
+        let mut all = head.headers.get_all(name).iter();
+        let first = all.next().map_or("(absent)", |v| v.to_str().unwrap());
+        assert!(all.next().is_none(), "`{name}` stands there twice");
+        first
+    }
+
+    #[track_caller]
+    fn values<const N: usize>(head: &RequestHeader, expected: [(&str, &str); N]) {
+        for (name, text) in expected {
+            assert_eq!(value(head, name), text, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_untrusted_client_says_nothing_of_itself() {
+        let seen = upstream(
+            &[],
+            App::None,
+            head(
+                "/",
+                &[
+                    ("Host", "shop.test:8080"),
+                    ("X-Real-IP", "6.6.6.6"),
+                    ("X-Forwarded-For", "6.6.6.6"),
+                    ("x-forwarded-for", "7.7.7.7"),
+                    ("X-Forwarded-Host", "evil.test"),
+                    ("X-Forwarded-Proto", "https"),
+                    ("X-Forwarded-Port", "443"),
+                    ("X-Forwarded-Prefix", "/evil"),
+                    ("Forwarded", "for=6.6.6.6"),
+                    ("True-Client-IP", "6.6.6.6"),
+                    ("CF-Connecting-IP", "6.6.6.6"),
+                    ("X-Client-IP", "6.6.6.6"),
+                    ("X-Cluster-Client-IP", "6.6.6.6"),
+                    ("X-Custom", "kept"),
+                ],
+            ),
+        );
+        values(
+            &seen,
+            [
+                ("host", "shop.test:8080"),
+                ("x-real-ip", LOCAL),
+                ("x-forwarded-for", LOCAL),
+                ("x-forwarded-host", "shop.test:8080"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-port", "8080"),
+                ("x-forwarded-prefix", "(absent)"),
+                ("forwarded", "(absent)"),
+                ("true-client-ip", "(absent)"),
+                ("cf-connecting-ip", "(absent)"),
+                ("x-client-ip", "(absent)"),
+                ("x-cluster-client-ip", "(absent)"),
+                ("x-custom", "kept"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_trusted_proxy_speaks_for_its_client() {
+        let seen = upstream(
+            &["127.0.0.0/8", "10.0.0.0/8"],
+            App::None,
+            head(
+                "/",
+                &[
+                    ("Host", "internal:8080"),
+                    ("X-Forwarded-For", "6.6.6.6, 203.0.113.9:4711"),
+                    ("X-Forwarded-For", "10.0.0.1"),
+                    ("X-Forwarded-Host", "shop.test"),
+                    ("X-Forwarded-Proto", "https"),
+                    ("X-Forwarded-Prefix", "/shop"),
+                    ("Forwarded", "for=203.0.113.9"),
+                    ("CF-Connecting-IP", "203.0.113.9"),
+                ],
+            ),
+        );
+        values(
+            &seen,
+            [
+                ("host", "internal:8080"),
+                ("x-real-ip", "203.0.113.9"),
+                ("x-forwarded-for", "203.0.113.9, 10.0.0.1, 127.0.0.1"),
+                ("x-forwarded-host", "shop.test"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-port", "443"),
+                ("x-forwarded-prefix", "/shop"),
+                ("forwarded", "for=203.0.113.9"),
+                ("cf-connecting-ip", "203.0.113.9"),
+            ],
+        );
+    }
+
+    #[test]
+    fn nonsense_from_a_trusted_proxy_falls_back_to_what_we_see() {
+        let seen = upstream(
+            &[LOCAL],
+            App::None,
+            head(
+                "/",
+                &[
+                    ("Host", "shop.test"),
+                    ("X-Forwarded-For", "unknown"),
+                    ("X-Forwarded-Host", "a/b"),
+                    ("X-Forwarded-Proto", "gopher"),
+                    ("X-Forwarded-Port", "99999"),
+                ],
+            ),
+        );
+        values(
+            &seen,
+            [
+                ("x-real-ip", LOCAL),
+                ("x-forwarded-for", LOCAL),
+                ("x-forwarded-host", "shop.test"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-port", "80"),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_public_host_has_its_port_unless_it_is_the_schemes_own() {
+        let host = |host: &str, scheme| {
+            let client = Client {
+                scheme,
+                ..Client::default()
+            };
+            public_host(&head("/", &[("Host", host)]), &client).to_owned()
+        };
+        assert_eq!(host("shop.test:8080", Scheme::Http), "shop.test:8080");
+        assert_eq!(host("shop.test:80", Scheme::Http), "shop.test");
+        assert_eq!(host("shop.test:80", Scheme::Https), "shop.test:80");
+        assert_eq!(host("shop.test:443", Scheme::Https), "shop.test");
+        assert_eq!(host("[::1]:443", Scheme::Https), "[::1]");
+    }
+
+    #[test]
+    fn the_target_of_an_absolute_request_comes_before_its_host() {
+        let head = head("http://shop.test:81/a", &[("Host", "evil.test")]);
+        assert_eq!(public_host(&head, &Client::default()), "shop.test:81");
+        let seen = upstream(&[], App::Nextjs, head);
+        assert_eq!(value(&seen, "x-forwarded-host"), "shop.test:81");
+        assert_eq!(seen.raw_path(), b"http://shop.test:81/a");
+    }
+
+    #[test]
+    fn a_request_without_a_host_forwards_none() {
+        let seen = upstream(
+            &[],
+            App::None,
+            head("/", &[("X-Forwarded-Host", "evil.test")]),
+        );
+        values(
+            &seen,
+            [("x-forwarded-host", "(absent)"), ("x-forwarded-port", "80")],
+        );
+    }
+
+    #[test]
+    fn internal_headers_never_reach_a_backend() {
+        let internal = [
+            "x-middleware-subrequest",
+            "x-middleware-rewrite",
+            "x-middleware-prefetch",
+            "x-invoke-path",
+            "x-matched-path",
+            "x-now-route-matches",
+            "x-nextjs-rewritten-path",
+            "x-prerender-revalidate",
+            "x-prerender-revalidate-if-generated",
+            "x-next-revalidated-tags",
+            "x-next-revalidate-tag-token",
+            "next-resume",
+            "x-next-resume-state-length",
+            "x-vercel-ip-city",
+            "x-nextjs-data",
+        ];
+        let passing = [
+            "rsc",
+            "next-router-state-tree",
+            "next-router-prefetch",
+            "next-url",
+            "next-action",
+            "x-deployment-id",
+            "x-nextjs-html-request-id",
+            "x-requested-with",
+        ];
+        for app in [App::None, App::Node, App::Nextjs] {
+            for trust in [&[][..], &[LOCAL]] {
+                let sent: Vec<_> = internal.iter().chain(&passing).map(|n| (*n, "1")).collect();
+                let seen = upstream(trust, app, head("/", &sent));
+                for name in internal {
+                    assert_eq!(value(&seen, name), "(absent)", "{name}");
+                }
+                for name in passing {
+                    assert_eq!(value(&seen, name), "1", "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_routers_data_header_passes_where_it_belongs() {
+        for (target, expected) in [
+            ("/_next/data/build/index.json", "1"),
+            ("/shop/_next/data/build/index.json", "1"),
+            ("/page?x=/_next/data/", "(absent)"),
+        ] {
+            let seen = upstream(&[], App::Nextjs, head(target, &[("x-nextjs-data", "1")]));
+            assert_eq!(value(&seen, "x-nextjs-data"), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn internal_parameters_are_stripped_for_nextjs_only() {
+        for (target, stripped) in [
+            ("/a?nxtPslug=1", "/a"),
+            ("/a?x=1&nxtPslug=1&y=%2F&nxtIid=2&z", "/a?x=1&y=%2F&z"),
+            ("/a?__nextDataReq=1&x=1", "/a?x=1"),
+            ("/a?%6extPslug=1&n%78tIb=2&%5f_nextDataReq", "/a"),
+            (
+                "/a?x=nxtP&nxt=1&n=2&_=3&%zz=4&&",
+                "/a?x=nxtP&nxt=1&n=2&_=3&%zz=4&&",
+            ),
+            ("/a?__nextDataReqs=1", "/a?__nextDataReqs=1"),
+            ("/a?", "/a?"),
+        ] {
+            let seen = |app| upstream(&[], app, head(target, &[]));
+            assert_eq!(
+                seen(App::Nextjs).raw_path(),
+                stripped.as_bytes(),
+                "{target}"
+            );
+            assert_eq!(seen(App::Node).raw_path(), target.as_bytes(), "{target}");
+        }
+    }
+
+    #[test]
+    fn answers_lose_what_middleware_told_its_server() {
+        let mut head = ResponseHeader::build(200, None).unwrap();
+        for name in [
+            "x-middleware-set-cookie",
+            "x-middleware-next",
+            "x-nextjs-cache",
+            "x-action-redirect",
+        ] {
+            head.append_header(name, "1").unwrap();
+        }
+        strip_internal_response(&mut head);
+        let mut left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-action-redirect", "x-nextjs-cache"]);
+    }
+
+    #[test]
+    fn a_location_on_the_backend_becomes_public() {
+        let rewrite = |location: &str| {
+            rewrite_location(
+                &HeaderValue::from_str(location).unwrap(),
+                &["10.0.0.5:3000", "api.internal:3000"],
+                Scheme::Https,
+                "shop.test",
+            )
+            .map(|v| v.to_str().unwrap().to_owned())
+        };
+        for location in [
+            "http://10.0.0.5:3000/login?next=%2F#top",
+            "http://api.internal:3000/login?next=%2F#top",
+            "http://localhost:3000/login?next=%2F#top",
+            "https://LOCALHOST:3000/login?next=%2F#top",
+            "http://127.0.0.1:3000/login?next=%2F#top",
+            "http://[::1]:3000/login?next=%2F#top",
+            "//localhost:3000/login?next=%2F#top",
+        ] {
+            assert_eq!(
+                rewrite(location).as_deref(),
+                Some("https://shop.test/login?next=%2F#top"),
+                "{location}"
+            );
+        }
+        assert_eq!(
+            rewrite("http://localhost:3000").as_deref(),
+            Some("https://shop.test")
+        );
+        for location in [
+            "/login",
+            "login",
+            "https://accounts.example.com/login",
+            "http://localhost:4000/",
+            "http://localhost/",
+            "http://user@localhost:3000/",
+            "http://localhost:3000.evil.test/",
+            "mailto:a@b.test",
+        ] {
+            assert_eq!(rewrite(location), None, "{location}");
+        }
+    }
+
+    #[test]
+    fn a_backend_on_the_default_port_is_known_without_it() {
+        let location = HeaderValue::from_static("http://localhost/a");
+        let public = rewrite_location(&location, &["10.0.0.5:80"], Scheme::Http, "shop.test:8080");
+        assert_eq!(public.unwrap(), "http://shop.test:8080/a");
+        assert_eq!(
+            rewrite_location(
+                &location,
+                &["unix:/run/app.sock"],
+                Scheme::Http,
+                "shop.test"
+            ),
+            None
+        );
+    }
+}
