@@ -61,6 +61,13 @@ impl Diagnostic {
         self
     }
 
+    /// As [`Self::help`], where there may be nothing to say.
+    #[must_use]
+    pub fn maybe_help(mut self, help: Option<String>) -> Self {
+        self.help = help;
+        self
+    }
+
     /// Another place that has to do with it.
     #[must_use]
     pub fn related(mut self, place: Place, text: impl Into<String>) -> Self {
@@ -102,4 +109,20 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+/// "did you mean `x`?", or all there is.
+pub fn suggest<'a>(
+    word: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+    intro: &str,
+) -> String {
+    if let Some(meant) = closest(word, known.clone()) {
+        return format!("did you mean `{meant}`?");
+    }
+    let names: Vec<_> = known.map(|name| format!("`{name}`")).collect();
+    if names.is_empty() {
+        return "remove it".to_owned();
+    }
+    format!("{intro} {}", names.join(", "))
 }

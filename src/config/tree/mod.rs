@@ -1,0 +1,105 @@
+//! YAML nodes with their places: from a text by [`parse()`], to a type of ours by [`read()`].
+
+mod parse;
+mod read;
+mod scalar;
+pub mod short;
+mod spanned;
+#[cfg(test)]
+mod tests;
+
+use crate::config::diagnostic::Place;
+
+pub use self::{parse::parse, read::read};
+
+/// A YAML value and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub place: Place,
+    pub value: Value,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    /// Keys in the order in which they are written.
+    Map(Vec<(Key, Node)>),
+}
+
+/// A key of a mapping and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub name: String,
+    pub place: Place,
+}
+
+/// A value and where it was written. Deserializes from any node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spanned<T> {
+    pub value: T,
+    pub place: Place,
+}
+
+impl Node {
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        self.entry(key).map(|(_, node)| node)
+    }
+
+    /// The key as written, and its value.
+    pub fn entry(&self, key: &str) -> Option<&(Key, Self)> {
+        self.entries().iter().find(|(k, _)| k.name == key)
+    }
+
+    /// The entries of a mapping; none of anything else.
+    pub fn entries(&self) -> &[(Key, Self)] {
+        match &self.value {
+            Value::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    /// What it is, in the words of a message: "a list", "the number 80".
+    pub fn kind(&self) -> String {
+        match &self.value {
+            Value::Null => "nothing".into(),
+            Value::Bool(flag) => format!("`{flag}`"),
+            Value::Integer(number) => format!("the number {number}"),
+            Value::Float(number) => format!("the number {number}"),
+            Value::Text(text) => format!("the text `{}`", excerpt(text)),
+            Value::List(_) => "a list".into(),
+            Value::Map(_) => "a mapping".into(),
+        }
+    }
+
+    /// How many levels of lists and mappings it has.
+    fn height(&self) -> usize {
+        match &self.value {
+            Value::List(items) => 1 + items.iter().map(Self::height).max().unwrap_or(0),
+            Value::Map(entries) => 1 + entries.iter().map(|(_, n)| n.height()).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    fn size(&self) -> usize {
+        match &self.value {
+            Value::List(items) => 1 + items.iter().map(Self::size).sum::<usize>(),
+            Value::Map(entries) => 1 + entries.iter().map(|(_, n)| n.size()).sum::<usize>(),
+            _ => 1,
+        }
+    }
+}
+
+/// The beginning of a text, for messages.
+pub(super) fn excerpt(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() > 60 || line.len() < text.trim_end().len() {
+        line.chars().take(60).chain(['…']).collect()
+    } else {
+        line.to_owned()
+    }
+}
