@@ -5,6 +5,7 @@ pub mod accept;
 pub mod clock;
 pub mod heads;
 pub mod http;
+pub mod loopback;
 pub mod metrics;
 pub mod net;
 pub mod secret;

@@ -187,8 +187,8 @@ fn sentence(status: StatusCode) -> &'static str {
         502 => "The application did not answer properly. Please try again in a moment.",
         503 => "The application is not available at the moment. Please try again soon.",
         504 => "The application took too long to answer. Please try again in a moment.",
-        400..=499 => "This request was not accepted.",
-        500..=599 => "This request could not be completed.",
+        _ if status.is_server_error() => "This request could not be completed.",
+        _ if status.is_client_error() => "This request was not accepted.",
         _ => "",
     }
 }

@@ -1,0 +1,163 @@
+//! The state of a running gateway at one moment, as plain data.
+//!
+//! JSON, page and terminal table all read this one shape. It holds nothing secret: names,
+//! addresses and counts, never header values, keys or the text of the configuration.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What the admin listener asks of the running gateway.
+pub trait Source: Send + Sync + 'static {
+    /// Everything `/status` shows.
+    fn snapshot(&self) -> Snapshot;
+
+    /// Whether new requests should be sent here.
+    ///
+    /// # Errors
+    /// The reasons why not, each one sentence.
+    fn ready(&self) -> Result<(), Vec<String>>;
+
+    /// All metrics in Prometheus' text format 0.0.4.
+    fn metrics_text(&self) -> Vec<u8>;
+}
+
+/// The state of one gateway process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Snapshot {
+    pub version: String,
+    pub pid: u32,
+    /// RFC 3339, UTC.
+    pub started: String,
+    pub uptime_seconds: u64,
+    pub state: State,
+    /// Why the gateway is not ready; empty if it is.
+    pub not_ready: Vec<String>,
+    pub config: ConfigStatus,
+    pub listeners: Vec<ListenerStatus>,
+    pub routes: Vec<RouteStatus>,
+    pub upstreams: Vec<UpstreamStatus>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    #[default]
+    Starting,
+    Serving,
+    /// No new connections; those that are open are being finished.
+    Draining,
+}
+
+/// The configuration that serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigStatus {
+    pub file: String,
+    /// Counts the configurations that this process has served, from 1.
+    pub generation: u64,
+    /// RFC 3339, UTC.
+    pub loaded_at: String,
+    /// Why the last reload was refused; `None` if it was not, or there was none.
+    pub last_error: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListenerStatus {
+    pub name: String,
+    pub address: String,
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections accepted since the start.
+    pub accepted: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RouteStatus {
+    pub name: String,
+    /// What it takes, such as `GET shop.example.com/api/*`.
+    #[serde(rename = "match")]
+    pub matches: String,
+    /// What it does, such as `upstream web` or `redirect 308`.
+    pub action: String,
+    /// The YAML keys of its filters, in the order of the chain.
+    pub filters: Vec<String>,
+}
+
+/// One upstream. What the upstreams say beyond the fields named here is kept as it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpstreamStatus {
+    pub name: String,
+    pub balance: String,
+    pub backends: Vec<BackendStatus>,
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackendStatus {
+    pub address: String,
+    pub weight: u64,
+    /// Such as `healthy`, `down`, `ejected`.
+    pub state: String,
+    pub in_flight: u64,
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
+}
+
+impl UpstreamStatus {
+    /// Reads what an upstream says of itself. What is not of the expected shape is kept
+    /// under `unread`, so that a status is never refused for one upstream.
+    pub fn from_value(value: Value) -> Self {
+        serde_json::from_value(value.clone()).unwrap_or_else(|_| Self {
+            name: value
+                .get("name")
+                .and_then(Value::as_str)
+                .unwrap_or("?")
+                .to_owned(),
+            more: Map::from_iter([("unread".to_owned(), value)]),
+            ..Self::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_upstream_keeps_what_only_it_knows() {
+        let value = json!({
+            "name": "web",
+            "balance": "least_conn",
+            "backends": [{
+                "address": "127.0.0.1:3000", "weight": 1, "state": "healthy", "in_flight": 2,
+                "ewma_ms": 1.5,
+            }],
+            "waiting": 3,
+        });
+        let status = UpstreamStatus::from_value(value.clone());
+        assert_eq!(status.backends[0].in_flight, 2);
+        assert_eq!(serde_json::to_value(&status).unwrap(), value);
+    }
+
+    #[test]
+    fn an_unknown_shape_is_shown_rather_than_refused() {
+        let status = UpstreamStatus::from_value(json!({ "name": "web", "backends": 3 }));
+        assert_eq!(status.name, "web");
+        assert_eq!(status.more["unread"]["backends"], 3);
+    }
+
+    #[test]
+    fn an_older_gateway_can_be_read() {
+        let snapshot: Snapshot = serde_json::from_str(r#"{ "version": "0.0.9" }"#).unwrap();
+        assert_eq!(snapshot.version, "0.0.9");
+        assert_eq!(snapshot.listeners, []);
+    }
+}

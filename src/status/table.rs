@@ -1,0 +1,286 @@
+//! A snapshot as text for a terminal: aligned columns, no colour, data only.
+
+use std::fmt::Write as _;
+
+use super::snapshot::{BackendStatus, Snapshot, State, UpstreamStatus};
+
+/// The whole status as `edgeway status` prints it.
+pub fn render_text(snapshot: &Snapshot) -> String {
+    let mut out = String::with_capacity(2048);
+    put_head(&mut out, snapshot);
+    put_section(
+        &mut out,
+        &["LISTENER", "ADDRESS", "OPEN", "ACCEPTED"],
+        snapshot.listeners.iter().map(|listener| {
+            [
+                listener.name.clone(),
+                listener.address.clone(),
+                listener.connections.to_string(),
+                listener.accepted.to_string(),
+            ]
+        }),
+    );
+    put_section(
+        &mut out,
+        &[
+            "UPSTREAM",
+            "BACKEND",
+            "STATE",
+            "IN FLIGHT",
+            "WEIGHT",
+            "NOTES",
+        ],
+        snapshot
+            .upstreams
+            .iter()
+            .flat_map(|upstream| upstream.backends.iter().map(move |b| (upstream, b)))
+            .map(|(upstream, backend)| backend_row(upstream, backend)),
+    );
+    put_section(
+        &mut out,
+        &["ROUTE", "MATCH", "ACTION", "FILTERS"],
+        snapshot.routes.iter().map(|route| {
+            [
+                route.name.clone(),
+                route.matches.clone(),
+                route.action.clone(),
+                route.filters.join(" "),
+            ]
+        }),
+    );
+    out
+}
+
+fn put_head(out: &mut String, snapshot: &Snapshot) {
+    let state = match snapshot.state {
+        State::Starting => "starting",
+        State::Serving => "serving",
+        State::Draining => "draining",
+    };
+    let config = &snapshot.config;
+    let mut lines = vec![
+        (
+            "edgeway",
+            format!("{} (pid {})", snapshot.version, snapshot.pid),
+        ),
+        (
+            "state",
+            format!("{state}, up {}", uptime(snapshot.uptime_seconds)),
+        ),
+        (
+            "config",
+            format!(
+                "{}, generation {}, loaded {}",
+                config.file, config.generation, config.loaded_at
+            ),
+        ),
+    ];
+    if let Some(error) = &config.last_error {
+        lines.push(("refused", error.clone()));
+    }
+    for reason in &snapshot.not_ready {
+        lines.push(("not ready", reason.clone()));
+    }
+    for (name, text) in lines {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(out, "{name:<10} {}", printable(&text));
+    }
+}
+
+fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 6] {
+    let notes: Vec<String> = backend
+        .more
+        .iter()
+        .filter(|(_, value)| !value.is_null() && *value != &serde_json::Value::Bool(false))
+        .map(|(name, value)| match value {
+            serde_json::Value::String(text) => format!("{name}={text}"),
+            serde_json::Value::Bool(true) => name.clone(),
+            other => format!("{name}={other}"),
+        })
+        .collect();
+    [
+        upstream.name.clone(),
+        backend.address.clone(),
+        backend.state.clone(),
+        backend.in_flight.to_string(),
+        backend.weight.to_string(),
+        notes.join(" "),
+    ]
+}
+
+/// One table under an empty line; nothing if it has no rows.
+fn put_section<const N: usize>(
+    out: &mut String,
+    titles: &[&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) {
+    let rows: Vec<[String; N]> = rows.map(|row| row.map(|cell| printable(&cell))).collect();
+    if rows.is_empty() {
+        return;
+    }
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .chain([titles[column].len()])
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    out.push('\n');
+    put_row(out, titles, &widths);
+    for row in &rows {
+        put_row(out, &row.each_ref().map(String::as_str), &widths);
+    }
+}
+
+fn put_row<const N: usize>(out: &mut String, cells: &[&str; N], widths: &[usize; N]) {
+    let start = out.len();
+    for (cell, width) in cells.iter().zip(widths) {
+        // Writing to a String cannot fail.
+        let _infallible = write!(out, "{cell:<width$}  ");
+    }
+    out.truncate(start + out[start..].trim_end().len());
+    out.push('\n');
+}
+
+/// `text` with control characters shown, so that no name can steer the terminal.
+fn printable(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    text.chars()
+        .flat_map(|c| {
+            let (escaped, plain) = if c.is_control() {
+                (Some(c.escape_default()), None)
+            } else {
+                (None, Some(c))
+            };
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}
+
+/// The two largest parts: `3d 4h`, `12min 5s`.
+fn uptime(seconds: u64) -> String {
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3_600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let first = parts.iter().position(|(n, _)| *n > 0).unwrap_or(3);
+    parts[first..]
+        .iter()
+        .take(2)
+        .map(|(n, unit)| format!("{n}{unit}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::status::snapshot::{ConfigStatus, ListenerStatus, RouteStatus};
+
+    /// A gateway with one of everything.
+    pub(crate) fn full() -> Snapshot {
+        Snapshot {
+            version: "0.1.0".into(),
+            pid: 4242,
+            started: "2027-01-15T08:00:00Z".into(),
+            uptime_seconds: 93_784,
+            state: State::Serving,
+            not_ready: vec![],
+            config: ConfigStatus {
+                file: "edgeway.yaml".into(),
+                generation: 3,
+                loaded_at: "2027-01-16T09:00:00Z".into(),
+                last_error: None,
+            },
+            listeners: vec![ListenerStatus {
+                name: "public".into(),
+                address: "127.0.0.1:8080".into(),
+                connections: 12,
+                accepted: 3400,
+            }],
+            routes: vec![RouteStatus {
+                name: "api".into(),
+                matches: "shop.example.com/api/*".into(),
+                action: "upstream api".into(),
+                filters: vec!["request_id".into(), "access_log".into()],
+            }],
+            upstreams: vec![UpstreamStatus::from_value(json!({
+                "name": "web",
+                "balance": "least_conn",
+                "backends": [
+                    { "address": "127.0.0.1:3000", "weight": 1, "state": "healthy", "in_flight": 2 },
+                    { "address": "127.0.0.1:3001", "weight": 2, "state": "ejected", "in_flight": 0,
+                      "for_ms": 4000, "slow_start": false, "note": null },
+                ],
+            }))],
+        }
+    }
+
+    #[test]
+    fn columns_line_up() {
+        insta::assert_snapshot!(render_text(&full()), @r"
+        edgeway    0.1.0 (pid 4242)
+        state      serving, up 1d 2h
+        config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
+
+        LISTENER  ADDRESS         OPEN  ACCEPTED
+        public    127.0.0.1:8080  12    3400
+
+        UPSTREAM  BACKEND         STATE    IN FLIGHT  WEIGHT  NOTES
+        web       127.0.0.1:3000  healthy  2          1
+        web       127.0.0.1:3001  ejected  0          2       for_ms=4000
+
+        ROUTE  MATCH                   ACTION        FILTERS
+        api    shop.example.com/api/*  upstream api  request_id access_log
+        ");
+    }
+
+    #[test]
+    fn trouble_stands_at_the_top() {
+        let mut snapshot = full();
+        snapshot.config.last_error = Some("unknown key `lisen`".into());
+        snapshot.not_ready = vec!["no backend of `web` is healthy".into()];
+        let text = render_text(&snapshot);
+        let head: Vec<&str> = text.lines().skip(3).take(2).collect();
+        assert_eq!(
+            head,
+            [
+                "refused    unknown key `lisen`",
+                "not ready  no backend of `web` is healthy"
+            ]
+        );
+    }
+
+    #[test]
+    fn no_name_steers_the_terminal() {
+        let mut snapshot = full();
+        snapshot.routes[0].name = "a\u{1b}[2Jb".into();
+        let text = render_text(&snapshot);
+        assert!(text.contains("a\\u{1b}[2Jb"), "{text}");
+    }
+
+    #[test]
+    fn an_empty_gateway_prints_its_head_only() {
+        assert_eq!(render_text(&Snapshot::default()).lines().count(), 3);
+    }
+
+    #[test]
+    fn uptimes_show_two_parts() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1min 0s"),
+            (3_661, "1h 1min"),
+            (90_061, "1d 1h"),
+        ] {
+            assert_eq!(uptime(seconds), text);
+        }
+    }
+}
