@@ -1,0 +1,278 @@
+//! The real apps of `tests/apps` as processes: they can be killed hard and come back on the
+//! same port.
+
+use std::{
+    fs::File,
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use super::{
+    client::{self, Request, Response, get},
+    gateway::{rss_of, tail},
+    ports::free_port,
+    wait::until,
+};
+
+const READY_WITHIN: Duration = Duration::from_mins(1);
+
+/// The Next.js app.
+pub(crate) struct NextApp;
+
+impl NextApp {
+    pub(crate) async fn start() -> App {
+        App::start(Kind::Next, &[]).await
+    }
+
+    /// One for all tests that leave it as it is.
+    pub(crate) async fn shared() -> &'static App {
+        static SHARED: OnceCell<App> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    pub(crate) async fn several(count: usize) -> Vec<App> {
+        let mut apps = Vec::with_capacity(count);
+        for _ in 0..count {
+            apps.push(Self::start().await);
+        }
+        apps
+    }
+}
+
+/// The Express app.
+pub(crate) struct ExpressApp;
+
+impl ExpressApp {
+    pub(crate) async fn start() -> App {
+        App::start(Kind::Express, &[]).await
+    }
+
+    /// With settings such as `("LATENCY_MS", "2000")`.
+    pub(crate) async fn start_with(environment: &[(&str, &str)]) -> App {
+        App::start(Kind::Express, environment).await
+    }
+
+    pub(crate) async fn several(count: usize) -> Vec<App> {
+        let mut apps = Vec::with_capacity(count);
+        for _ in 0..count {
+            apps.push(Self::start().await);
+        }
+        apps
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Next,
+    Express,
+}
+
+impl Kind {
+    fn folder(self) -> PathBuf {
+        let name = match self {
+            Self::Next => "next",
+            Self::Express => "express",
+        };
+        PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/apps")
+            .join(name)
+    }
+
+    fn health(self) -> &'static str {
+        match self {
+            Self::Next => "/api/health",
+            Self::Express => "/health",
+        }
+    }
+
+    fn require_build(self) {
+        let built = match self {
+            Self::Next => self.folder().join(".next/BUILD_ID"),
+            Self::Express => self.folder().join("node_modules/express"),
+        };
+        assert!(
+            built.exists(),
+            "the app in {} is not built: run `make test`, or tests/apps/build.sh",
+            self.folder().display()
+        );
+    }
+
+    fn command(self, port: u16) -> Command {
+        let mut command = Command::new("node");
+        command.arg("--import").arg("../end-with-parent.js");
+        match self {
+            Self::Next => command
+                .arg("node_modules/next/dist/bin/next")
+                .args(["start", "-H", "127.0.0.1", "-p"])
+                .arg(port.to_string()),
+            Self::Express => command.arg("server.js").env("PORT", port.to_string()),
+        };
+        command
+            .current_dir(self.folder())
+            .env("NODE_ENV", "production")
+            .env("NEXT_TELEMETRY_DISABLED", "1");
+        command
+    }
+}
+
+/// One process of an app; killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct App {
+    kind: Kind,
+    port: u16,
+    environment: Vec<(String, String)>,
+    child: Child,
+    dir: TempDir,
+}
+
+impl App {
+    async fn start(kind: Kind, environment: &[(&str, &str)]) -> Self {
+        kind.require_build();
+        let environment: Vec<(String, String)> = environment
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let mut said = String::new();
+        // Somebody else on this machine may take a port between our look and the app's bind.
+        for _ in 0..5 {
+            let port = free_port();
+            let dir = tempfile::tempdir().expect("a folder for the test can be made");
+            let child = spawn(kind, port, &environment, &dir);
+            let mut app = Self {
+                kind,
+                port,
+                environment: environment.clone(),
+                child,
+                dir,
+            };
+            if app.is_ready().await {
+                return app;
+            }
+            said = tail(&app.dir.path().join("output"));
+        }
+        panic!("the {kind:?} app did not start:\n{said}");
+    }
+
+    /// True once it answers its health check, false if it ended before.
+    async fn is_ready(&mut self) -> bool {
+        let (address, health) = (self.address(), self.kind.health());
+        let child = &mut self.child;
+        let ready = until(READY_WITHIN, &mut async || {
+            if child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return Some(false);
+            }
+            let answer = client::send(address, &get(health)).await.ok()?;
+            (answer.status() == 200).then_some(true)
+        })
+        .await;
+        ready.unwrap_or(false)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    pub(crate) async fn send(&self, request: &Request) -> Response {
+        let sent = client::send(self.address(), request).await;
+        sent.expect("the app answers")
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Response {
+        self.send(&get(target)).await
+    }
+
+    /// What the Express app counted.
+    pub(crate) async fn stats(&self) -> Value {
+        self.get("/stats").await.json()
+    }
+
+    /// How many feeds the app's clients have left before their end.
+    pub(crate) async fn cancelled_feeds(&self) -> u64 {
+        let (stats, name) = match self.kind {
+            Kind::Next => (self.get("/api/sse?stats").await.json(), "cancelled"),
+            Kind::Express => (self.stats().await, "cancelledFeeds"),
+        };
+        stats[name].as_u64().expect("the app counts its feeds")
+    }
+
+    pub(crate) fn rss(&self) -> u64 {
+        rss_of(self.child.id())
+    }
+
+    /// `kill -9`: sockets break, nothing is finished.
+    pub(crate) fn kill(&mut self) {
+        // Once it was waited for, its id may be another's.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            kill_process_group(Pid::from_child(&self.child), Signal::KILL)
+                .expect("a process that was not waited for keeps its id");
+            self.child
+                .wait()
+                .expect("a child of ours can be waited for");
+        }
+    }
+
+    /// Asks it to leave, as a deploy does.
+    pub(crate) fn terminate(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("the app runs");
+    }
+
+    /// Starts a killed app again where it was.
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(self.kind, self.port, &self.environment, &self.dir);
+        assert!(
+            self.is_ready().await,
+            "{:?} app did not come back on port {}",
+            self.kind,
+            self.port
+        );
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let said = tail(&self.dir.path().join("output"));
+            eprintln!("--- the {:?} app on {} said:\n{said}", self.kind, self.port);
+        }
+    }
+}
+
+fn spawn(kind: Kind, port: u16, environment: &[(String, String)], dir: &TempDir) -> Child {
+    let output = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.path().join("output"))
+        .expect("the folder takes files");
+    let mut command = kind.command(port);
+    for (name, value) in environment {
+        command.env(name, value);
+    }
+    command
+        .process_group(0)
+        // Held open by us: when we are gone, however that came, the app leaves too.
+        .stdin(Stdio::piped())
+        .stdout(output.try_clone().expect("a file can be shared"))
+        .stderr(output)
+        .spawn()
+        .expect("node is installed")
+}
+
+/// `host:port` of each, as a list in YAML takes them.
+pub(crate) fn backends(apps: &[App]) -> String {
+    let list: Vec<String> = apps.iter().map(|app| app.address().to_string()).collect();
+    list.join(", ")
+}

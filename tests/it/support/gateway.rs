@@ -1,0 +1,281 @@
+//! The real binary as a process, on ports of its own.
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{
+    client::{self, Connection, Request, Response, get},
+    wait::{until, wait_for},
+};
+
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// A running gateway; it is killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    child: Child,
+    dir: TempDir,
+    ready: Ready,
+}
+
+/// What `edgeway run` writes to `EDGEWAY_READY_FILE` once it serves.
+#[derive(Debug, Deserialize)]
+struct Ready {
+    listeners: Vec<ReadyListener>,
+    #[serde(default)]
+    admin: Option<SocketAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReadyListener {
+    name: String,
+    address: String,
+}
+
+impl Gateway {
+    /// Starts a gateway with this configuration and waits until it serves.
+    ///
+    /// A listener on any port, the admin listener and an access log are added where `yaml`
+    /// has no such section.
+    pub(crate) async fn start(yaml: &str) -> Self {
+        Self::start_with(yaml, &[]).await
+    }
+
+    /// As [`Gateway::start`], with variables of the environment.
+    pub(crate) async fn start_with(yaml: &str, environment: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().expect("a folder for the test can be made");
+        let file = dir.path().join("edgeway.yaml");
+        fs::write(&file, complete(yaml, dir.path())).expect("the folder takes files");
+        let ready_file = dir.path().join("ready.json");
+        let stderr = File::create(dir.path().join("stderr")).expect("the folder takes files");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+            .arg("run")
+            .arg("-c")
+            .arg(&file)
+            .envs(environment.iter().copied())
+            .env("EDGEWAY_READY_FILE", &ready_file)
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .expect("the gateway's binary starts");
+        let ready = until(READY_WITHIN, &mut async || {
+            if let Ok(text) = fs::read_to_string(&ready_file) {
+                return Some(Ok(
+                    serde_json::from_str(&text).expect("the ready file is JSON")
+                ));
+            }
+            let ended = child
+                .try_wait()
+                .expect("a child of ours can be waited for")?;
+            Some(Err(ended))
+        })
+        .await;
+        let problem = match ready {
+            Some(Ok(ready)) => return Self { child, dir, ready },
+            Some(Err(status)) => format!("the gateway ended with {status}"),
+            None => format!("the gateway was not ready within {READY_WITHIN:?}"),
+        };
+        stop(&mut child);
+        panic!("{problem}\n{}\n{yaml}", tail(&dir.path().join("stderr")));
+    }
+
+    /// The first listener.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let first = self.ready.listeners.first().expect("there is a listener");
+        first.address.parse().expect("it listens on an IP address")
+    }
+
+    /// The listener of this name.
+    pub(crate) fn listener(&self, name: &str) -> &str {
+        let found = self.ready.listeners.iter().find(|l| l.name == name);
+        &found.expect("the listener is in the configuration").address
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.ready
+            .admin
+            .expect("the admin listener is on an address")
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) async fn connect(&self) -> Connection {
+        let opened = Connection::open(self.address()).await;
+        opened.expect("the gateway accepts connections")
+    }
+
+    /// One exchange on a connection of its own.
+    pub(crate) async fn send(&self, request: &Request) -> Response {
+        let sent = client::send(self.address(), request).await;
+        sent.expect("the gateway answers")
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Response {
+        self.send(&get(target)).await
+    }
+
+    pub(crate) async fn admin_get(&self, target: &str) -> Response {
+        let sent = client::send(self.admin(), &get(target)).await;
+        sent.expect("the admin listener answers")
+    }
+
+    /// The sum over all series of this name that carry at least these labels:
+    /// `edgeway_http_requests_total{status="200"}`. Nothing counted yet is 0.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        sum_of(&self.admin_get("/metrics").await.text(), series)
+    }
+
+    /// A counter or gauge of whole things.
+    pub(crate) async fn count(&self, series: &str) -> u64 {
+        self.metric(series).await as u64
+    }
+
+    /// The access log, once it holds at least so many lines.
+    pub(crate) async fn log_lines(&self, at_least: usize) -> Vec<Value> {
+        let file = self.dir.path().join("access.log");
+        wait_for(
+            &format!("the access log has {at_least} lines"),
+            Duration::from_secs(5),
+            async || {
+                let text = fs::read_to_string(&file).unwrap_or_default();
+                // A line that is just being written has no end yet.
+                let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+                let lines: Vec<Value> = whole
+                    .lines()
+                    .map(|line| serde_json::from_str(line).expect("each log line is JSON"))
+                    .collect();
+                (lines.len() >= at_least).then_some(lines)
+            },
+        )
+        .await
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn rss(&self) -> u64 {
+        rss_of(self.child.id())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("the gateway runs");
+    }
+
+    /// Asks it to leave, and waits until it has.
+    pub(crate) async fn terminate(&mut self, within: Duration) -> ExitStatus {
+        self.signal(Signal::TERM);
+        let child = &mut self.child;
+        wait_for("the gateway has left", within, async || {
+            child.try_wait().expect("a child of ours can be waited for")
+        })
+        .await
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        stop(&mut self.child);
+        if std::thread::panicking() {
+            eprintln!(
+                "--- the gateway said:\n{}",
+                tail(&self.dir.path().join("stderr"))
+            );
+        }
+    }
+}
+
+/// Resident memory of a process in bytes.
+pub(crate) fn rss_of(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.expect("a process has resident memory") * 1024
+}
+
+fn stop(child: &mut Child) {
+    // It may have ended by itself; both calls then say so, which is what is wanted.
+    drop(child.kill());
+    drop(child.wait());
+}
+
+/// The last lines of a file: a failed test shows enough, not a flood.
+pub(crate) fn tail(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+fn complete(yaml: &str, dir: &Path) -> String {
+    let has = |section: &str| {
+        yaml.lines().any(|line| {
+            line.strip_prefix(section)
+                .is_some_and(|rest| rest.starts_with(':'))
+        })
+    };
+    let mut whole = String::new();
+    if !has("listeners") {
+        whole.push_str("listeners: [{ address: \"127.0.0.1:0\", name: web }]\n");
+    }
+    if !has("admin") {
+        whole.push_str("admin: { address: \"127.0.0.1:0\" }\n");
+    }
+    if !has("access_log") {
+        let log = dir.join("access.log");
+        let line = format!("access_log: {{ file: {}, format: json }}\n", log.display());
+        whole.push_str(&line);
+    }
+    whole + yaml
+}
+
+fn sum_of(metrics: &str, series: &str) -> f64 {
+    let (name, wanted) = split_series(series);
+    metrics
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (found, labels) = split_series(series);
+            let fits = found == name && wanted.iter().all(|label| labels.contains(label));
+            fits.then(|| value.parse::<f64>().expect("a sample is a number"))
+        })
+        .sum()
+}
+
+/// `name{a="1",b="2"}` as its name and its labels; label values of ours hold no comma.
+fn split_series(series: &str) -> (&str, Vec<&str>) {
+    match series.split_once('{') {
+        Some((name, labels)) => {
+            let labels = labels.trim_end_matches('}');
+            (name, labels.split(',').filter(|l| !l.is_empty()).collect())
+        }
+        None => (series, Vec::new()),
+    }
+}
+
+#[test]
+fn series_are_summed_over_the_labels_that_are_not_named() {
+    let text = "# HELP a\na{x=\"1\",y=\"2\"} 3\na{x=\"1\",y=\"3\"} 4\nab{x=\"1\"} 9\nb 5\n";
+    let sums = ["a{x=\"1\"}", "a{y=\"3\"}", "a", "b", "c"].map(|series| sum_of(text, series));
+    assert_eq!(sums, [7.0, 4.0, 7.0, 5.0, 0.0]);
+}

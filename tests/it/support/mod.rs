@@ -1,0 +1,23 @@
+//! What the end-to-end tests stand on: the gateway as a process, a plain HTTP/1 client, origins
+//! that misbehave on purpose, and the real apps.
+#![allow(
+    dead_code,
+    reason = "the integration tests and the drills share these files, each uses its part"
+)]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::format_push_string,
+    clippy::float_cmp,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "helpers of tests: what goes wrong here fails the test, and says so"
+)]
+
+pub(crate) mod apps;
+pub(crate) mod client;
+pub(crate) mod gateway;
+pub(crate) mod origins;
+pub(crate) mod ports;
+pub(crate) mod wait;

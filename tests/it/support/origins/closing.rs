@@ -1,0 +1,68 @@
+//! An origin that closes idle connections, as Node's HTTP server does.
+
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::{Exchange, Origin, Serve, Then};
+
+/// Closes a connection that was idle for `idle`, without a look at what is on its way: a
+/// request that comes in that moment meets a reset, as with Node's `keepAliveTimeout`.
+pub(crate) struct ClosingOrigin {
+    idle: Duration,
+    /// Whether it says `Keep-Alive: timeout=…`, as Node does.
+    says_so: bool,
+    closed: AtomicU64,
+}
+
+impl ClosingOrigin {
+    pub(crate) async fn start(idle: Duration) -> Origin<Self> {
+        Self::listen(idle, true).await
+    }
+
+    /// One that never tells its clients.
+    pub(crate) async fn start_silent(idle: Duration) -> Origin<Self> {
+        Self::listen(idle, false).await
+    }
+
+    async fn listen(idle: Duration, says_so: bool) -> Origin<Self> {
+        let origin = Self {
+            idle,
+            says_so,
+            closed: AtomicU64::new(0),
+        };
+        Origin::listen(origin).await
+    }
+
+    /// Connections that it closed since they were idle.
+    pub(crate) fn closed(&self) -> u64 {
+        self.closed.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl Serve for ClosingOrigin {
+    async fn serve(&self, exchange: &mut Exchange<'_>) -> io::Result<Then> {
+        let keep_alive = if self.says_so {
+            format!("keep-alive: timeout={}\r\n", self.idle.as_secs())
+        } else {
+            String::new()
+        };
+        let length = exchange.drain().await?;
+        let body = json!({ "length": length }).to_string();
+        exchange.reply(200, &keep_alive, body.as_bytes()).await?;
+        // Readable means a next request (or the client's end): either is for the caller.
+        let waited = timeout(self.idle, exchange.wire.stream.readable()).await;
+        if waited.is_err() {
+            self.closed.fetch_add(1, Ordering::SeqCst);
+            return Ok(Then::Close);
+        }
+        Ok(Then::Keep)
+    }
+}

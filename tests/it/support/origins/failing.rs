@@ -1,0 +1,96 @@
+//! Origins that fail: always, or while a test says so.
+
+use std::{future::pending, io};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::{Exchange, Origin, Serve, Then};
+
+/// A way to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// A reset once the request was read, before any byte of an answer.
+    ResetBeforeAnswer,
+    /// A reset in the middle of an answer of known length.
+    ResetInBody,
+    /// An end in the middle of a chunked answer, without its last chunk.
+    EndInChunks,
+    /// An error page.
+    Status(u16),
+    /// No answer at all.
+    Hang,
+}
+
+impl Failure {
+    async fn happen(self, exchange: &mut Exchange<'_>) -> io::Result<Then> {
+        exchange.drain().await?;
+        match self {
+            Self::ResetBeforeAnswer => Ok(Then::Reset),
+            Self::ResetInBody => {
+                exchange
+                    .write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nonly the beginning")
+                    .await?;
+                Ok(Then::Reset)
+            }
+            Self::EndInChunks => {
+                exchange.begin("").await?;
+                exchange.chunk(b"only the beginning").await?;
+                Ok(Then::Close)
+            }
+            Self::Status(status) => exchange.reply(status, "", b"no").await,
+            Self::Hang => pending().await,
+        }
+    }
+}
+
+/// Fails each request in the same way; `/health` alone is answered.
+pub(crate) struct ResettingOrigin(Failure);
+
+impl ResettingOrigin {
+    pub(crate) async fn start(failure: Failure) -> Origin<Self> {
+        Origin::listen(Self(failure)).await
+    }
+}
+
+#[async_trait]
+impl Serve for ResettingOrigin {
+    async fn serve(&self, exchange: &mut Exchange<'_>) -> io::Result<Then> {
+        if exchange.request.target == "/health" {
+            return exchange.json(&json!({ "status": "ok" })).await;
+        }
+        self.0.happen(exchange).await
+    }
+}
+
+/// Well or failing as the test says; its health check goes with it.
+pub(crate) struct FlappingOrigin(Mutex<Option<Failure>>);
+
+impl FlappingOrigin {
+    pub(crate) async fn start() -> Origin<Self> {
+        Origin::listen(Self(Mutex::new(None))).await
+    }
+
+    pub(crate) fn fail(&self, how: Failure) {
+        *self.0.lock() = Some(how);
+    }
+
+    pub(crate) fn recover(&self) {
+        *self.0.lock() = None;
+    }
+}
+
+#[async_trait]
+impl Serve for FlappingOrigin {
+    async fn serve(&self, exchange: &mut Exchange<'_>) -> io::Result<Then> {
+        let failure = *self.0.lock();
+        if let Some(failure) = failure {
+            return failure.happen(exchange).await;
+        }
+        let port = exchange.wire.stream.local_addr()?.port();
+        exchange
+            .json(&json!({ "status": "ok", "port": port }))
+            .await
+    }
+}
