@@ -1,1 +1,57 @@
-//! Being built.
+//! Which route takes a request, what that route does with it, and the request's class.
+//!
+//! [`normalise`] brings a request target into its one form, [`RouteTable`] finds the most
+//! specific route for it, [`Action`] is what the route then does, and [`classify`] says
+//! what kind of request it is. `docs/routing.md` has the rules as users read them.
+
+mod action;
+mod class;
+mod params;
+mod pattern;
+mod predicate;
+mod table;
+mod target;
+mod template;
+#[cfg(test)]
+mod tests;
+mod trie;
+
+pub use self::{
+    action::{Action, Forward, Redirect, Respond, Rewrite, Websocket},
+    class::classify,
+    params::{ParamNames, Params, Slot},
+    table::{Considered, RouteTable, Why},
+    target::{BadTarget, Normalised, Target, host_of, normalise},
+};
+
+/// What is wrong with a piece of the configuration, before its place is known.
+#[derive(Debug, PartialEq, Eq)]
+struct Problem {
+    message: String,
+    help: String,
+}
+
+impl Problem {
+    fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            help: help.into(),
+        }
+    }
+}
+
+/// A regular expression over bytes as they are on the wire: `.` and classes know ASCII only.
+fn regex(text: &str) -> Result<regex::bytes::Regex, Problem> {
+    regex::bytes::RegexBuilder::new(text)
+        .unicode(false)
+        .build()
+        .map_err(|error| {
+            let error = error.to_string();
+            let reason = error.lines().last().unwrap_or_default().trim();
+            let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+            Problem::new(
+                format!("`{text}` is not a regular expression: {reason}"),
+                "the syntax is that of Rust's `regex`: no look-around, no back-references",
+            )
+        })
+}

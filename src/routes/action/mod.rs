@@ -1,0 +1,156 @@
+//! What a route does with the requests that it takes.
+
+mod redirect;
+mod respond;
+mod rewrite;
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    chain::CompileCx,
+    config::{
+        diagnostic::{Place, closest},
+        model::RouteConfig,
+    },
+};
+
+pub use self::{redirect::Redirect, respond::Respond, rewrite::Rewrite};
+
+use super::{ParamNames, Problem};
+
+/// What a route does. Just one of them.
+#[derive(Debug)]
+pub enum Action {
+    /// Sends the request to an upstream.
+    Forward(Forward),
+    Redirect(Redirect),
+    Respond(Respond),
+}
+
+/// To which upstream, and how.
+#[derive(Debug)]
+pub struct Forward {
+    pub upstream: Arc<str>,
+    pub rewrite: Option<Rewrite>,
+    /// `None` if upgrades are refused.
+    pub websocket: Option<Websocket>,
+}
+
+/// WebSocket upgrades pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Websocket {
+    /// Longest silence of both sides, if the route has one of its own.
+    pub idle: Option<Duration>,
+}
+
+impl Action {
+    /// Compiles what a route does. Problems go to `cx`, and `None` means that one was
+    /// reported, there or by the route table.
+    pub fn compile(config: &RouteConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        check_shape(config, cx)?;
+        let names = ParamNames::of(&config.matches.value);
+        if let Some(redirect) = &config.redirect {
+            let compiled = Redirect::compile(&redirect.value, &names);
+            return told(compiled, "edgeway::route::bad_redirect", redirect.place, cx)
+                .flatten()
+                .map(Self::Redirect);
+        }
+        if let Some(respond) = &config.respond {
+            return Respond::compile(&respond.value, respond.place, cx).map(Self::Respond);
+        }
+        let upstream = config.upstream.as_ref()?;
+        let is_known = check_upstream(&upstream.value, upstream.place, cx);
+        let rewrite = match &config.rewrite {
+            Some(rewrite) => {
+                let compiled = Rewrite::compile(&rewrite.value, &names);
+                let compiled = told(compiled, "edgeway::route::bad_rewrite", rewrite.place, cx);
+                Some(compiled.flatten()?)
+            }
+            None => None,
+        };
+        let websocket = config.websocket.as_ref().filter(|w| w.value.enabled);
+        is_known.then(|| {
+            Self::Forward(Forward {
+                upstream: Arc::from(upstream.value.as_str()),
+                rewrite,
+                websocket: websocket.map(|websocket| Websocket {
+                    idle: websocket.value.idle.map(|idle| idle.0),
+                }),
+            })
+        })
+    }
+}
+
+/// A route does one thing, and `rewrite` and `websocket` belong to `upstream`.
+fn check_shape(config: &RouteConfig, cx: &mut CompileCx<'_>) -> Option<()> {
+    const CODE: &str = "edgeway::route::action";
+    let actions: Vec<(&str, Place)> = [
+        ("upstream", config.upstream.as_ref().map(|s| s.place)),
+        ("redirect", config.redirect.as_ref().map(|s| s.place)),
+        ("respond", config.respond.as_ref().map(|s| s.place)),
+    ]
+    .into_iter()
+    .filter_map(|(key, place)| Some((key, place?)))
+    .collect();
+    let [(action, _)] = actions[..] else {
+        let (place, message) = match actions[..] {
+            [(first, _), (second, place), ..] => (
+                place,
+                format!("a route does one thing, this one has `{first}` and `{second}`"),
+            ),
+            _ => (cx.place, "this route does nothing".to_owned()),
+        };
+        let help = "give it one of `upstream`, `redirect` and `respond`";
+        cx.report_at(place, CODE, message, help);
+        return None;
+    };
+    let extras = [
+        ("rewrite", config.rewrite.as_ref().map(|s| s.place)),
+        ("websocket", config.websocket.as_ref().map(|s| s.place)),
+    ];
+    let mut is_well = true;
+    for (key, place) in extras {
+        if let Some(place) = place
+            && action != "upstream"
+        {
+            let message = format!("`{key}` says nothing beside `{action}`");
+            cx.report_at(
+                place,
+                CODE,
+                message,
+                format!("`{key}` needs an `upstream`: leave it out"),
+            );
+            is_well = false;
+        }
+    }
+    is_well.then_some(())
+}
+
+fn check_upstream(name: &str, place: Place, cx: &mut CompileCx<'_>) -> bool {
+    if cx.upstreams.iter().any(|known| known == name) {
+        return true;
+    }
+    let known = || cx.upstreams.iter().map(String::as_str);
+    let help = match closest(name, known()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if cx.upstreams.is_empty() => format!("add it: `upstreams: {{ {name}: … }}`"),
+        None => format!("there are `{}`", known().collect::<Vec<_>>().join("`, `")),
+    };
+    let message = format!("there is no upstream `{name}`");
+    cx.report_at(place, "edgeway::route::unknown_upstream", message, help);
+    false
+}
+
+fn told<T>(
+    result: Result<T, Problem>,
+    code: &'static str,
+    place: Place,
+    cx: &mut CompileCx<'_>,
+) -> Option<T> {
+    result
+        .map_err(|problem| cx.report_at(place, code, problem.message, problem.help))
+        .ok()
+}
+
+#[cfg(test)]
+mod tests;

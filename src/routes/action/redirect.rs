@@ -1,0 +1,170 @@
+//! Redirects: `https`, or a template for the new address.
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header::LOCATION};
+
+use crate::{
+    chain::Reply,
+    config::model::RedirectConfig,
+    routes::{
+        BadTarget, ParamNames, Params, Problem, Target,
+        params::RESERVED,
+        template::{Part, Piece, Template},
+    },
+};
+
+/// A compiled redirect.
+#[derive(Debug)]
+pub struct Redirect {
+    status: StatusCode,
+    to: Template,
+    needs_host: bool,
+}
+
+const HTTPS: &str = "https://{host}{path}?{query}";
+const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
+
+impl Redirect {
+    /// `Ok(None)` if it leans on a path that could not be read, which was reported.
+    pub(super) fn compile(
+        config: &RedirectConfig,
+        names: &ParamNames,
+    ) -> Result<Option<Self>, Problem> {
+        let status = StatusCode::from_u16(config.status)
+            .ok()
+            .filter(|status| STATUSES.contains(&status.as_u16()))
+            .ok_or_else(|| {
+                Problem::new(
+                    format!("{} is not the status of a redirect", config.status),
+                    "write 308 or 301 for good, 307, 302 or 303 for now",
+                )
+            })?;
+        let text = match config.to.as_str() {
+            "https" => HTTPS,
+            text => text,
+        };
+        check_text(text)?;
+        let Some(to) = Template::parse(text, names, &RESERVED)? else {
+            return Ok(None);
+        };
+        check_authority(text, &to)?;
+        Ok(Some(Self {
+            status,
+            needs_host: to.pieces.contains(&Piece::Host),
+            to,
+        }))
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Where this request is sent; `None` if that needs a host and the client named none.
+    pub fn location(&self, target: &Target<'_>, params: &Params) -> Option<HeaderValue> {
+        if self.needs_host && target.host.is_empty() {
+            return None;
+        }
+        let mut to = Vec::with_capacity(64 + target.path.len());
+        self.to.write(&mut to, target, params, encode);
+        // `//evil.test/` would be another host's address.
+        let slashes = to.iter().take_while(|&&b| b == b'/').count();
+        if slashes > 1 {
+            to.drain(1..slashes);
+        }
+        HeaderValue::from_maybe_shared(Bytes::from(to)).ok()
+    }
+
+    /// The whole answer.
+    pub fn reply(&self, target: &Target<'_>, params: &Params) -> Reply {
+        match self.location(target, params) {
+            Some(location) => Reply::empty(self.status).header(LOCATION, location),
+            None => Reply::refuse(StatusCode::BAD_REQUEST, BadTarget::Host.reason())
+                .detail("The request names no host."),
+        }
+    }
+}
+
+fn check_text(text: &str) -> Result<(), Problem> {
+    if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || *c == '\\') {
+        return Err(Problem::new(
+            format!("`{text}` is no address: it has {bad:?}"),
+            "write it percent-coded, as `%20` for a space",
+        ));
+    }
+    let starts = |start: &str| {
+        text.get(..start.len())
+            .is_some_and(|s| s.eq_ignore_ascii_case(start))
+    };
+    if text.starts_with("//") {
+        return Err(Problem::new(
+            format!("`{text}` begins with `//`, which leaves the scheme open"),
+            format!("write `https:{text}`"),
+        ));
+    }
+    if !(starts("/") || starts("{path}") || starts("http://") || starts("https://")) {
+        return Err(Problem::new(
+            format!("`{text}` is no address to send a client to"),
+            "write `https`, a path that begins with `/`, or an address with `http://` or `https://`",
+        ));
+    }
+    Ok(())
+}
+
+/// Of what the client sent only the host, which has been checked, may stand where the
+/// new address names its host: anything else would let a link choose where it leads.
+fn check_authority(text: &str, to: &Template) -> Result<(), Problem> {
+    let refuse = |help: &str| {
+        Err(Problem::new(
+            format!("`{text}` lets a client choose the host it is sent to"),
+            help,
+        ))
+    };
+    let Some(Piece::Text(first)) = to.pieces.first() else {
+        return Ok(());
+    };
+    let Some(scheme) = first.windows(3).position(|w| w == b"://") else {
+        return Ok(());
+    };
+    let ends = |text: &[u8]| text.iter().any(|b| matches!(b, b'/' | b'?' | b'#'));
+    if ends(&first[scheme + 3..]) {
+        return Ok(());
+    }
+    let mut is_empty = first.len() == scheme + 3;
+    for piece in &to.pieces[1..] {
+        match piece {
+            Piece::Text(text) if ends(text) => break,
+            Piece::Text(_) | Piece::Host => is_empty = false,
+            Piece::Path | Piece::Query(_) => break,
+            Piece::Slot(_) | Piece::Rest => {
+                return refuse("write a `/` before the placeholder");
+            }
+        }
+    }
+    if is_empty {
+        return Err(Problem::new(
+            format!("`{text}` has no host"),
+            "write it, or `{host}` for the one that was asked",
+        ));
+    }
+    Ok(())
+}
+
+/// Whatever could end or bend an address is written percent-coded.
+fn encode(out: &mut Vec<u8>, value: &[u8], part: Part) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for &byte in value {
+        let is_plain = match byte {
+            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#' => false,
+            b'?' => part != Part::Path,
+            b'&' | b'+' | b'=' => part != Part::Query,
+            _ => byte.is_ascii_graphic(),
+        };
+        if is_plain {
+            out.push(byte);
+        } else {
+            out.push(b'%');
+            out.push(DIGITS[usize::from(byte >> 4)]);
+            out.push(DIGITS[usize::from(byte & 15)]);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Rewrites: another path for the upstream, with the same query.
+
+use regex::bytes::Regex;
+
+use crate::{
+    config::model::RewriteConfig,
+    routes::{
+        BadTarget, ParamNames, Params, Problem, Target, normalise,
+        params::RESERVED,
+        target::join,
+        template::{Part, Piece, Template},
+    },
+};
+
+/// A compiled rewrite.
+#[derive(Debug)]
+pub struct Rewrite(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// `with` takes the place of `prefix`, which has no slash at its end.
+    Prefix {
+        prefix: Vec<u8>,
+        with: Template,
+    },
+    Regex {
+        regex: Regex,
+        with: Vec<u8>,
+    },
+    /// `with` is the whole new path.
+    Whole(Template),
+}
+
+impl Rewrite {
+    /// `Ok(None)` if it leans on a path that could not be read, which was reported.
+    pub(super) fn compile(
+        config: &RewriteConfig,
+        names: &ParamNames,
+    ) -> Result<Option<Self>, Problem> {
+        let with = config.with.value.as_str();
+        check_text(with)?;
+        let kind = match (&config.prefix, &config.regex) {
+            (Some(_), Some(_)) => {
+                return Err(Problem::new(
+                    "a rewrite has `prefix` or `regex`, not both",
+                    "leave one of them out",
+                ));
+            }
+            (None, Some(regex)) => {
+                if !with.starts_with(['/', '$']) {
+                    return Err(no_slash(with));
+                }
+                let regex = crate::routes::regex(&regex.value)?;
+                check_groups(with, &regex)?;
+                Kind::Regex {
+                    regex,
+                    with: with.as_bytes().to_vec(),
+                }
+            }
+            (prefix, None) => {
+                if !with.starts_with('/') && !with.starts_with("{path}") {
+                    return Err(no_slash(with));
+                }
+                let Some(mut template) = Template::parse(with, names, &RESERVED[1..])? else {
+                    return Ok(None);
+                };
+                if template.pieces.iter().any(|p| matches!(p, Piece::Query(_))) {
+                    return Err(has_query(with));
+                }
+                match prefix {
+                    Some(prefix) => {
+                        let prefix = prefix.value.as_str();
+                        check_prefix(prefix)?;
+                        trim_slash(&mut template);
+                        Kind::Prefix {
+                            prefix: prefix.trim_end_matches('/').as_bytes().to_vec(),
+                            with: template,
+                        }
+                    }
+                    None => Kind::Whole(template),
+                }
+            }
+        };
+        Ok(Some(Self(kind)))
+    }
+
+    /// The request target for the upstream; `None` if it stays as it is.
+    ///
+    /// # Errors
+    /// If the pieces came together as a path that is refused from clients too.
+    pub fn apply(
+        &self,
+        target: &Target<'_>,
+        params: &Params,
+    ) -> Result<Option<Vec<u8>>, BadTarget> {
+        let Some(path) = self.path(target, params) else {
+            return Ok(None);
+        };
+        let slashes = path.iter().take_while(|&&b| b == b'/').count();
+        // What is left of `/api//evil.test` must not read as the address of a host.
+        let (lead, tail): (&[u8], _) = (b"/", &path[slashes..]);
+        let mut joined = Vec::with_capacity(path.len() + 1);
+        joined.extend_from_slice(lead);
+        joined.extend_from_slice(tail);
+        let normal = normalise(&joined)?.path;
+        Ok(Some(join(&normal, target.query)))
+    }
+
+    fn path(&self, target: &Target<'_>, params: &Params) -> Option<Vec<u8>> {
+        if target.path == b"*" {
+            return None;
+        }
+        let mut out = Vec::with_capacity(target.path.len() + 16);
+        match &self.0 {
+            Kind::Prefix { prefix, with } => {
+                let left = target.path.strip_prefix(prefix.as_slice())?;
+                if !matches!(left, [] | [b'/', ..]) {
+                    return None;
+                }
+                with.write(&mut out, target, params, copy);
+                out.extend_from_slice(left);
+            }
+            Kind::Regex { regex, with } => {
+                let found = regex.captures(target.path)?;
+                let whole = found.get(0)?;
+                out.extend_from_slice(&target.path[..whole.start()]);
+                found.expand(with, &mut out);
+                out.extend_from_slice(&target.path[whole.end()..]);
+            }
+            Kind::Whole(with) => with.write(&mut out, target, params, copy),
+        }
+        Some(out)
+    }
+}
+
+fn copy(out: &mut Vec<u8>, value: &[u8], _: Part) {
+    out.extend_from_slice(value);
+}
+
+fn no_slash(with: &str) -> Problem {
+    Problem::new(
+        format!("`{with}` is not a path: it does not begin with `/`"),
+        format!("write `with: /{with}`"),
+    )
+}
+
+fn has_query(with: &str) -> Problem {
+    Problem::new(
+        format!("`{with}` has a query"),
+        "leave it out: a rewrite changes the path, and the query goes along as it came",
+    )
+}
+
+fn check_text(with: &str) -> Result<(), Problem> {
+    if with.contains('?') {
+        return Err(has_query(with));
+    }
+    if let Some(bad) = with
+        .chars()
+        .find(|c| !c.is_ascii_graphic() || matches!(c, '#' | '\\'))
+    {
+        return Err(Problem::new(
+            format!("`{with}` is not a path: it has {bad:?}"),
+            "write it percent-coded, as `%20` for a space",
+        ));
+    }
+    Ok(())
+}
+
+fn check_prefix(prefix: &str) -> Result<(), Problem> {
+    let help = match prefix.strip_suffix("/*").or(prefix.strip_suffix('*')) {
+        Some("") => "write `prefix: /`".to_owned(),
+        Some(prefix) => format!("write `prefix: {prefix}`"),
+        None if !prefix.starts_with('/') => format!("write `prefix: /{prefix}`"),
+        None if prefix.contains(['{', '}']) => {
+            "leave `prefix` out: `with` is then the whole new path".to_owned()
+        }
+        None => match normalise(prefix.as_bytes()) {
+            Ok(normal) if normal.rewritten().is_none() && normal.query.is_none() => return Ok(()),
+            _ => "write the beginning of the path as clients send it".to_owned(),
+        },
+    };
+    Err(Problem::new(
+        format!("`{prefix}` is not the beginning of a path"),
+        help,
+    ))
+}
+
+/// Each `$1` and `${name}` must be a group: an unknown one would silently give nothing.
+fn check_groups(with: &str, regex: &Regex) -> Result<(), Problem> {
+    let mut left = with;
+    while let Some(at) = left.find('$') {
+        left = &left[at + 1..];
+        if let Some(after) = left.strip_prefix('$') {
+            left = after;
+            continue;
+        }
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (name, is_braced) = match left.strip_prefix('{') {
+            Some(inner) => (inner.split('}').next().unwrap_or_default(), true),
+            None => (
+                &left[..left.find(|c| !is_word(c)).unwrap_or(left.len())],
+                false,
+            ),
+        };
+        let is_group = match name.parse::<usize>() {
+            Ok(index) => index < regex.captures_len(),
+            Err(_) => regex.capture_names().flatten().any(|known| known == name),
+        };
+        if is_group {
+            continue;
+        }
+        let digits: String = name.chars().take_while(char::is_ascii_digit).collect();
+        let help = if name.is_empty() {
+            "write `$$` for a dollar sign".to_owned()
+        } else if !is_braced && !digits.is_empty() && digits.len() < name.len() {
+            format!("write `${{{digits}}}{}`", &name[digits.len()..])
+        } else {
+            format!("the groups are `$0` to `${}`", regex.captures_len() - 1)
+        };
+        return Err(Problem::new(
+            format!("`{with}` uses `${name}`, and the regular expression has no such group"),
+            help,
+        ));
+    }
+    Ok(())
+}
+
+/// What is left of a path behind its prefix brings its own slash.
+fn trim_slash(with: &mut Template) {
+    if let Some(Piece::Text(text)) = with.pieces.last_mut() {
+        while text.last() == Some(&b'/') {
+            text.pop();
+        }
+        if text.is_empty() {
+            with.pieces.pop();
+        }
+    }
+}

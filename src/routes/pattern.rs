@@ -1,0 +1,401 @@
+//! Host and path patterns as a route writes them.
+
+use super::{
+    Problem, host_of, normalise,
+    params::{MAX_PARAMS, RESERVED},
+};
+
+/// Which hosts. The order is by specificity only together with [`HostPattern::rank`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum HostPattern {
+    Exact(String),
+    /// Every host below this one, at any depth, but not itself.
+    Below(String),
+}
+
+/// Which paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PathPattern {
+    pub segments: Vec<Segment>,
+    /// Ends in `/*`.
+    pub is_prefix: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Segment {
+    Literal(Vec<u8>),
+    Param(String),
+}
+
+impl HostPattern {
+    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
+        let refuse = |why: &str, help: String| {
+            Err(Problem::new(format!("`{text}` is not a host: {why}"), help))
+        };
+        if let Some((_, rest)) = text.split_once("://") {
+            let host = rest.split('/').next().unwrap_or_default();
+            return refuse("it has a scheme", format!("write `{host}`"));
+        }
+        if text == "*" {
+            return refuse(
+                "`*` alone says nothing",
+                "leave `host` out to take any host".into(),
+            );
+        }
+        let (name, is_below) = match text.strip_prefix("*.") {
+            Some(name) => (name, true),
+            None => (text, false),
+        };
+        if name.contains('*') {
+            return refuse(
+                "`*` may only stand for all that is left of a dot",
+                "write `*.example.com`".into(),
+            );
+        }
+        if let Some(name) = name.strip_prefix('.') {
+            return refuse("it begins with a dot", format!("write `*.{name}`"));
+        }
+        if !name.is_ascii() {
+            return refuse(
+                "it has letters beyond ASCII",
+                "write its punycode form (`xn--…`), as browsers send it".into(),
+            );
+        }
+        if name.contains('/') {
+            return refuse("it has a `/`", "write the path in `path`".into());
+        }
+        let Ok(host) = host_of(name.as_bytes()) else {
+            return refuse(
+                "it is neither a name nor an address",
+                "write a name such as `shop.example.com`, or `[::1]` for an IPv6 address".into(),
+            );
+        };
+        if host.is_empty() {
+            return refuse("it is empty", "leave `host` out to take any host".into());
+        }
+        // A port is all that can follow the last colon outside of brackets.
+        if name.contains(':') && !name.ends_with(']') {
+            return refuse(
+                "it has a port, and ports are not looked at",
+                format!("write `{host}`"),
+            );
+        }
+        let host = host.into_owned();
+        Ok(if is_below {
+            Self::Below(host)
+        } else {
+            Self::Exact(host)
+        })
+    }
+
+    pub(super) fn matches(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => name == host,
+            Self::Below(name) => host
+                .strip_suffix(name.as_str())
+                .is_some_and(|left| left.len() > 1 && left.ends_with('.')),
+        }
+    }
+
+    /// Whether each host of `other` is one of ours too.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(name), Self::Exact(other)) => name == other,
+            (Self::Exact(_), Self::Below(_)) => false,
+            (Self::Below(_), Self::Exact(other)) => self.matches(other),
+            (Self::Below(name), Self::Below(other)) => name == other || self.matches(other),
+        }
+    }
+}
+
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Below(name) => write!(f, "*.{name}"),
+        }
+    }
+}
+
+impl PathPattern {
+    /// `/*`, which a route without a path has too.
+    pub(super) fn any() -> Self {
+        Self {
+            segments: Vec::new(),
+            is_prefix: true,
+        }
+    }
+
+    pub(super) fn is_any(&self) -> bool {
+        self.is_prefix && self.segments.is_empty()
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
+        let Some(inner) = text.strip_prefix('/') else {
+            return Err(Problem::new(
+                format!("`{text}` is not a path: it does not begin with `/`"),
+                format!("write `/{text}`"),
+            ));
+        };
+        check_normal(text)?;
+        let (inner, is_prefix) = match inner.strip_suffix('*') {
+            Some("") => return Ok(Self::any()),
+            Some(inner) => match inner.strip_suffix('/') {
+                Some(inner) => (inner, true),
+                None => return Err(stray_star(text)),
+            },
+            None => (inner, false),
+        };
+        let segments: Vec<Segment> = inner
+            .split('/')
+            .map(|segment| parse_segment(text, segment))
+            .collect::<Result<_, _>>()?;
+        let pattern = Self {
+            segments,
+            is_prefix,
+        };
+        pattern.check_names(text)?;
+        Ok(pattern)
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Param(name) => Some(name.as_str()),
+            Segment::Literal(_) => None,
+        })
+    }
+
+    fn check_names(&self, text: &str) -> Result<(), Problem> {
+        let names: Vec<&str> = self.names().collect();
+        for (index, name) in names.iter().enumerate() {
+            if RESERVED.contains(name) {
+                return Err(Problem::new(
+                    format!("`{text}` uses the name `{{{name}}}`, which templates use already"),
+                    format!("write another name, such as `{{{name}_name}}`"),
+                ));
+            }
+            if names[..index].contains(name) {
+                return Err(Problem::new(
+                    format!("`{text}` uses the name `{{{name}}}` twice"),
+                    "give each segment a name of its own",
+                ));
+            }
+        }
+        if names.len() > MAX_PARAMS {
+            return Err(Problem::new(
+                format!("`{text}` has more than {MAX_PARAMS} names"),
+                "use `/*` for the rest of the path",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A path that no request can have after [`normalise`] would be a route that never matches.
+fn check_normal(text: &str) -> Result<(), Problem> {
+    let refuse =
+        |why: &str, help: String| Err(Problem::new(format!("`{text}` is not a path: {why}"), help));
+    if let Some((path, _)) = text.split_once('?') {
+        return refuse(
+            "it has a query",
+            format!("write `path: {path}` and the query in `query`"),
+        );
+    }
+    if !text.is_ascii() {
+        let coded: String = text
+            .bytes()
+            .map(|b| match b {
+                0x80.. => format!("%{b:02X}"),
+                _ => char::from(b).to_string(),
+            })
+            .collect();
+        return refuse("it has letters beyond ASCII", format!("write `{coded}`"));
+    }
+    match normalise(text.as_bytes()) {
+        Ok(normal) => match normal.rewritten() {
+            None => Ok(()),
+            Some(path) => refuse(
+                "it has dot segments, which are resolved before a route is chosen",
+                format!("write `{}`", String::from_utf8_lossy(&path)),
+            ),
+        },
+        Err(why) => refuse(
+            &format!("{why}, and such requests get 400"),
+            "write the path as clients send it".into(),
+        ),
+    }
+}
+
+fn parse_segment(text: &str, segment: &str) -> Result<Segment, Problem> {
+    if let Some(name) = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
+        let is_name = |name: &str| {
+            name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                && name.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+        };
+        if is_name(name) {
+            return Ok(Segment::Param(name.to_owned()));
+        }
+        return Err(Problem::new(
+            format!("`{segment}` in `{text}` is no parameter: a name has letters, digits and `_`"),
+            if name.starts_with('*') {
+                "write `/*` at the end; templates call what it took `{rest}`"
+            } else {
+                "write a name such as `{id}`"
+            },
+        ));
+    }
+    if segment.contains(['{', '}']) {
+        return Err(Problem::new(
+            format!("`{segment}` in `{text}` mixes text and parameter in one segment"),
+            "a parameter is a whole segment; use `path_regex` for less than one",
+        ));
+    }
+    if segment.contains('*') {
+        return Err(stray_star(text));
+    }
+    if let Some(name) = segment.strip_prefix(':').filter(|name| !name.is_empty()) {
+        return Err(Problem::new(
+            format!("`{segment}` in `{text}` is not how a parameter is written"),
+            format!("write `{{{name}}}`"),
+        ));
+    }
+    if let Some(name) = segment.strip_prefix('[').and_then(|s| s.strip_suffix(']')) {
+        let help = match name.trim_start_matches('[').strip_prefix("...") {
+            Some(_) => "write `/*` at the end".to_owned(),
+            None => format!("write `{{{name}}}`"),
+        };
+        return Err(Problem::new(
+            format!("`{segment}` in `{text}` is not how a parameter is written"),
+            help,
+        ));
+    }
+    Ok(Segment::Literal(segment.as_bytes().to_vec()))
+}
+
+fn stray_star(text: &str) -> Problem {
+    let help = match text.strip_suffix('*') {
+        Some(start) if !start.contains('*') => {
+            format!("write `{start}/*` for all below it, or use `path_regex`")
+        }
+        _ => "write `{name}` for one segment, `/*` at the end for all that follows".to_owned(),
+    };
+    Problem::new(
+        format!("`{text}` is not a path: `*` may only be the last segment"),
+        help,
+    )
+}
+
+impl std::fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for segment in &self.segments {
+            match segment {
+                Segment::Literal(text) => write!(f, "/{}", String::from_utf8_lossy(text))?,
+                Segment::Param(name) => write!(f, "/{{{name}}}")?,
+            }
+        }
+        if self.is_prefix {
+            f.write_str("/*")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_read_back_as_written() {
+        for text in [
+            "/",
+            "/*",
+            "/a",
+            "/a/",
+            "/a/*",
+            "/{x}/b/{y}",
+            "/a//*",
+            "/{x}/*",
+            "/v1:run",
+        ] {
+            assert_eq!(PathPattern::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn wrong_paths_are_told_what_to_write() {
+        for (text, help) in [
+            ("api/*", "write `/api/*`"),
+            (
+                "/api*",
+                "write `/api/*` for all below it, or use `path_regex`",
+            ),
+            (
+                "/a/*/b",
+                "write `{name}` for one segment, `/*` at the end for all that follows",
+            ),
+            ("/a/:id", "write `{id}`"),
+            ("/a/[id]", "write `{id}`"),
+            ("/a/[...slug]", "write `/*` at the end"),
+            (
+                "/a/{*rest}",
+                "write `/*` at the end; templates call what it took `{rest}`",
+            ),
+            ("/a/../b", "write `/b`"),
+            ("/a?b=c", "write `path: /a` and the query in `query`"),
+            ("/café", "write `/caf%C3%A9`"),
+            ("/{a}/{a}", "give each segment a name of its own"),
+            ("/{path}", "write another name, such as `{path_name}`"),
+            (
+                "/{id}.json",
+                "a parameter is a whole segment; use `path_regex` for less than one",
+            ),
+            ("/a b", "write the path as clients send it"),
+        ] {
+            assert_eq!(PathPattern::parse(text).unwrap_err().help, help, "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_read_in_their_normal_form() {
+        for (text, host) in [
+            ("Shop.Example.com", "shop.example.com"),
+            ("*.example.com", "*.example.com"),
+            ("[::1]", "[::1]"),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+            ("localhost", "localhost"),
+        ] {
+            assert_eq!(HostPattern::parse(text).unwrap().to_string(), host);
+        }
+    }
+
+    #[test]
+    fn wrong_hosts_are_told_what_to_write() {
+        for (text, help) in [
+            ("https://a.test/x", "write `a.test`"),
+            ("a.test:8080", "write `a.test`"),
+            ("[::1]:80", "write `[::1]`"),
+            ("*", "leave `host` out to take any host"),
+            ("", "leave `host` out to take any host"),
+            (".a.test", "write `*.a.test`"),
+            ("a.*.test", "write `*.example.com`"),
+            (
+                "bücher.test",
+                "write its punycode form (`xn--…`), as browsers send it",
+            ),
+            ("a.test/x", "write the path in `path`"),
+        ] {
+            assert_eq!(HostPattern::parse(text).unwrap_err().help, help, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_takes_any_depth_but_not_the_apex() {
+        let host = HostPattern::parse("*.example.com").unwrap();
+        assert!(host.matches("a.example.com"));
+        assert!(host.matches("a.b.example.com"));
+        assert!(!host.matches("example.com"));
+        assert!(!host.matches(".example.com"));
+        assert!(!host.matches("badexample.com"));
+    }
+}

@@ -1,0 +1,316 @@
+//! What a route asks of a request beyond host and path, and which of two such demands
+//! is the more specific.
+
+use std::{cmp::Reverse, fmt};
+
+use http::{HeaderMap, HeaderName, Method, header};
+use pingora::http::RequestHeader;
+use regex::bytes::Regex;
+
+use crate::config::{
+    diagnostic::{Diagnostic, Diagnostics, Place, closest},
+    model::MatchConfig,
+    tree::Spanned,
+};
+
+use super::{Problem, Target};
+
+/// All of it must hold.
+#[derive(Clone, Debug)]
+pub(super) struct Predicates {
+    /// Any method if empty.
+    methods: Vec<Method>,
+    headers: Vec<(HeaderName, Want)>,
+    queries: Vec<(Vec<u8>, Want)>,
+    cookies: Vec<(Vec<u8>, Want)>,
+    rank: Rank,
+}
+
+#[derive(Clone, Debug)]
+enum Want {
+    Exact(Vec<u8>),
+    Like(Regex),
+    Any,
+}
+
+/// The order in which routes of one host and path are tried: least first.
+///
+/// Equal ranks mean equal predicates.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    count: Reverse<usize>,
+    headers: Reverse<usize>,
+    queries: Reverse<usize>,
+    cookies: Reverse<usize>,
+    methods: usize,
+    any_values: usize,
+    like_values: usize,
+    text: Vec<String>,
+}
+
+/// The first demand that did not hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Miss<'a> {
+    Method(&'a [Method]),
+    Header(&'a HeaderName),
+    Query(&'a [u8]),
+    Cookie(&'a [u8]),
+}
+
+const METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
+];
+
+impl Predicates {
+    /// Reports what cannot be read, and gives what can.
+    pub(super) fn compile(config: &MatchConfig, diagnostics: &mut Diagnostics) -> Self {
+        let mut read = Reader {
+            diagnostics,
+            text: Vec::new(),
+        };
+        let methods = read.methods(&config.method.0);
+        let headers = read.list("header", &config.header, header_name);
+        let queries = read.list("query", &config.query, query_name);
+        let cookies = read.list("cookie", &config.cookie, cookie_name);
+        let wants = || {
+            let headers = headers.iter().map(|(_, want)| want);
+            let others = queries.iter().chain(&cookies).map(|(_, want)| want);
+            headers.chain(others)
+        };
+        let rank = Rank {
+            count: Reverse(wants().count() + usize::from(!methods.is_empty())),
+            headers: Reverse(headers.len()),
+            queries: Reverse(queries.len()),
+            cookies: Reverse(cookies.len()),
+            methods: methods.len(),
+            any_values: wants().filter(|w| matches!(w, Want::Any)).count(),
+            like_values: wants().filter(|w| matches!(w, Want::Like(_))).count(),
+            text: read.text,
+        };
+        Self {
+            methods,
+            headers,
+            queries,
+            cookies,
+            rank,
+        }
+    }
+
+    pub(super) fn rank(&self) -> &Rank {
+        &self.rank
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rank.count.0 == 0
+    }
+
+    /// The first demand that the request does not meet.
+    pub(super) fn miss(&self, target: &Target<'_>, head: &RequestHeader) -> Option<Miss<'_>> {
+        if !self.methods.is_empty() && !self.methods.contains(&head.method) {
+            return Some(Miss::Method(&self.methods));
+        }
+        for (name, want) in &self.headers {
+            let mut values = head.headers.get_all(name).iter();
+            if !values.any(|value| want.takes(value.as_bytes())) {
+                return Some(Miss::Header(name));
+            }
+        }
+        for (name, want) in &self.queries {
+            if !query_values(target.query, name).any(|value| want.takes(value)) {
+                return Some(Miss::Query(name));
+            }
+        }
+        for (name, want) in &self.cookies {
+            if !cookie_values(&head.headers, name).any(|value| want.takes(value)) {
+                return Some(Miss::Cookie(name));
+            }
+        }
+        None
+    }
+}
+
+impl Want {
+    fn takes(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(wanted) => wanted == value,
+            Self::Like(regex) => regex.is_match(value),
+            Self::Any => true,
+        }
+    }
+}
+
+/// The values of one name, as they were sent: nothing is decoded.
+fn query_values<'a>(query: Option<&'a [u8]>, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    query
+        .unwrap_or_default()
+        .split(|&b| b == b'&')
+        .filter_map(move |pair| value_of(pair, name))
+}
+
+fn cookie_values<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    // HTTP/2 may split the cookies over several headers.
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&b| b == b';'))
+        .filter_map(move |pair| value_of(pair.trim_ascii(), name))
+}
+
+fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    match pair.strip_prefix(name)? {
+        [] => Some(&[]),
+        [b'=', value @ ..] => Some(value),
+        _ => None,
+    }
+}
+
+struct Reader<'a> {
+    diagnostics: &'a mut Diagnostics,
+    /// Each predicate in one fixed form and order.
+    text: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn report(&mut self, code: &'static str, place: Place, problem: Problem) {
+        self.diagnostics
+            .push(Diagnostic::error(code, place, problem.message).help(problem.help));
+    }
+
+    fn methods(&mut self, written: &[Spanned<String>]) -> Vec<Method> {
+        let mut names: Vec<&str> = Vec::new();
+        for method in written {
+            let text = method.value.as_str();
+            match check_method(text) {
+                Ok(()) => names.push(text),
+                Err(problem) => self.report("edgeway::route::bad_method", method.place, problem),
+            }
+        }
+        // RFC 9110, 9.3.2: HEAD is GET without the body, so who takes the one takes both.
+        // A route that names HEAD alone has fewer methods and so comes first.
+        if names.contains(&"GET") {
+            names.push("HEAD");
+        }
+        names.sort_unstable();
+        names.dedup();
+        if !names.is_empty() {
+            self.text.push(format!("method {}", names.join(",")));
+        }
+        names.iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
+    fn list<N>(
+        &mut self,
+        kind: &str,
+        written: &std::collections::BTreeMap<String, Spanned<String>>,
+        name_of: fn(&str) -> Result<N, Problem>,
+    ) -> Vec<(N, Want)> {
+        let mut list = Vec::new();
+        for (name, value) in written {
+            let read = name_of(name).and_then(|name| Ok((name, want(&value.value)?)));
+            match read {
+                Ok(entry) => list.push(entry),
+                Err(problem) => self.report("edgeway::route::bad_predicate", value.place, problem),
+            }
+            let name = match kind {
+                "header" => name.to_ascii_lowercase(),
+                _ => name.clone(),
+            };
+            self.text.push(format!("{kind} {name}={}", value.value));
+        }
+        self.text.sort_unstable();
+        list
+    }
+}
+
+fn check_method(text: &str) -> Result<(), Problem> {
+    let upper = text.to_ascii_uppercase();
+    let known = METHODS.contains(&text);
+    // Methods of an app's own, such as PURGE, are as good, if they are no slip.
+    let is_token = !text.is_empty()
+        && text == upper
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b == b'-' || b == b'_');
+    if known || (is_token && closest(text, METHODS).is_none()) {
+        return Ok(());
+    }
+    let help = match closest(&upper, METHODS) {
+        _ if METHODS.contains(&upper.as_str()) => format!("write `{upper}`"),
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "write it in capitals, such as `GET`".to_owned(),
+    };
+    Err(Problem::new(format!("`{text}` is not a method"), help))
+}
+
+fn want(text: &str) -> Result<Want, Problem> {
+    Ok(match text.strip_prefix('~') {
+        Some(regex) => Want::Like(super::regex(regex)?),
+        None if text == "*" => Want::Any,
+        None => Want::Exact(text.as_bytes().to_vec()),
+    })
+}
+
+fn header_name(name: &str) -> Result<HeaderName, Problem> {
+    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+        Problem::new(
+            format!("`{name}` is not a header name"),
+            "write a name such as `x-api-version`",
+        )
+    })?;
+    if parsed == header::HOST {
+        return Err(Problem::new(
+            "the host is not matched as a header",
+            "write it in `host`",
+        ));
+    }
+    Ok(parsed)
+}
+
+fn query_name(name: &str) -> Result<Vec<u8>, Problem> {
+    plain_name(name, "query", "&=#?")
+}
+
+fn cookie_name(name: &str) -> Result<Vec<u8>, Problem> {
+    plain_name(name, "cookie", "=;,")
+}
+
+fn plain_name(name: &str, kind: &str, separators: &str) -> Result<Vec<u8>, Problem> {
+    let is_plain = |c: char| c.is_ascii_graphic() && !separators.contains(c);
+    if name.is_empty() || !name.chars().all(is_plain) {
+        return Err(Problem::new(
+            format!("`{name}` is not the name of a {kind}"),
+            "write it as clients send it; it is not decoded",
+        ));
+    }
+    Ok(name.as_bytes().to_vec())
+}
+
+impl fmt::Display for Miss<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method(methods) => {
+                f.write_str("method is not ")?;
+                for (index, method) in methods.iter().enumerate() {
+                    f.write_str(if index == 0 { "" } else { " or " })?;
+                    f.write_str(method.as_str())?;
+                }
+                Ok(())
+            }
+            Self::Header(name) => write!(f, "header `{name}` does not match"),
+            Self::Query(name) => {
+                write!(
+                    f,
+                    "query `{}` does not match",
+                    String::from_utf8_lossy(name)
+                )
+            }
+            Self::Cookie(name) => {
+                write!(
+                    f,
+                    "cookie `{}` does not match",
+                    String::from_utf8_lossy(name)
+                )
+            }
+        }
+    }
+}

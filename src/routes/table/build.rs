@@ -1,0 +1,377 @@
+//! From routes as written to the table: reads patterns, sorts them into their groups,
+//! and refuses routes that nothing could tell apart.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::{
+    config::{
+        diagnostic::{Diagnostic, Diagnostics, Place},
+        model::MatchConfig,
+    },
+    routes::{
+        ParamNames, Problem,
+        params::MAX_PARAMS,
+        pattern::{HostPattern, PathPattern, Segment},
+        predicate::Predicates,
+        trie::{Leaf, Trie},
+    },
+};
+
+use super::{Group, RegexEntry, Regexes, Route, RouteTable};
+
+/// A route with its patterns read.
+struct Parsed {
+    hosts: Vec<(HostPattern, Place)>,
+    paths: Vec<(Path, Place)>,
+    predicates: Predicates,
+    names: ParamNames,
+}
+
+enum Path {
+    Pattern(PathPattern),
+    Regex(String),
+}
+
+/// A path without the names of its parameters: what tells two paths apart.
+///
+/// Longer regular expressions come first, then the order of their texts: an order of no
+/// meaning, but one that does not depend on where they stand in the file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum PathKey {
+    Pattern(Vec<Option<Vec<u8>>>, bool),
+    Regex(std::cmp::Reverse<usize>, String),
+    CatchAll,
+}
+
+/// One route at one host and path.
+struct Entry {
+    route: usize,
+    path: usize,
+    place: Place,
+}
+
+type Draft = BTreeMap<PathKey, Vec<Entry>>;
+
+impl RouteTable {
+    /// Compiles the routes; the place is that of the whole route. Reports everything
+    /// that is wrong, and gives `None` if anything was.
+    pub fn compile(
+        routes: &[(&MatchConfig, Place)],
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
+        let mut own = Diagnostics::default();
+        let parsed: Vec<Parsed> = routes
+            .iter()
+            .map(|(config, place)| parse(config, *place, &mut own))
+            .collect();
+        let drafts = draft(&parsed, &mut own);
+        warn_of_shadows(&parsed, &drafts, &mut own);
+        let table = (!own.has_errors()).then(|| build(parsed, drafts, &mut own));
+        let table = table.filter(|_| !own.has_errors());
+        diagnostics.extend(own);
+        table
+    }
+}
+
+fn parse(config: &MatchConfig, place: Place, diagnostics: &mut Diagnostics) -> Parsed {
+    let mut report = |code, place, problem: Problem| {
+        diagnostics.push(Diagnostic::error(code, place, problem.message).help(problem.help));
+    };
+    let mut hosts = Vec::new();
+    for host in &config.host.0 {
+        match HostPattern::parse(&host.value) {
+            Ok(pattern) => hosts.push((pattern, host.place)),
+            Err(problem) => report("edgeway::route::bad_host", host.place, problem),
+        }
+    }
+    let mut paths = Vec::new();
+    for path in &config.path.0 {
+        match PathPattern::parse(&path.value) {
+            Ok(pattern) => paths.push((Path::Pattern(pattern), path.place)),
+            Err(problem) => report("edgeway::route::bad_path", path.place, problem),
+        }
+    }
+    if let Some(text) = &config.path_regex {
+        match crate::routes::regex(&text.value) {
+            Ok(_) if !config.path.0.is_empty() => {
+                let problem = Problem::new(
+                    "a route has `path` or `path_regex`, not both",
+                    "write two routes, or one regular expression for all the paths",
+                );
+                report("edgeway::route::bad_regex", text.place, problem);
+            }
+            Ok(_) => paths.push((Path::Regex(text.value.clone()), text.place)),
+            Err(problem) => report("edgeway::route::bad_regex", text.place, problem),
+        }
+    }
+    if config.path.0.is_empty() && config.path_regex.is_none() {
+        paths.push((Path::Pattern(PathPattern::any()), place));
+    }
+    let names = ParamNames::of(config);
+    if names.len() > MAX_PARAMS {
+        let problem = Problem::new(
+            format!(
+                "the paths of a route may have {MAX_PARAMS} names, these have {}",
+                names.len()
+            ),
+            "use the same names in all of its paths, or write two routes",
+        );
+        report("edgeway::route::bad_path", place, problem);
+    }
+    Parsed {
+        hosts,
+        paths,
+        predicates: Predicates::compile(config, diagnostics),
+        names,
+    }
+}
+
+impl Path {
+    fn key(&self) -> PathKey {
+        match self {
+            Self::Pattern(pattern) if pattern.is_any() => PathKey::CatchAll,
+            Self::Pattern(pattern) => {
+                let segments = pattern.segments.iter().map(|segment| match segment {
+                    Segment::Literal(text) => Some(text.clone()),
+                    Segment::Param(_) => None,
+                });
+                PathKey::Pattern(segments.collect(), pattern.is_prefix)
+            }
+            Self::Regex(text) => PathKey::Regex(std::cmp::Reverse(text.len()), text.clone()),
+        }
+    }
+}
+
+impl std::fmt::Display for Path {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pattern(pattern) => pattern.fmt(f),
+            Self::Regex(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Sorts every route to each of its hosts and paths (`None` is any host), and the routes
+/// of one host and path by their predicates.
+fn draft(parsed: &[Parsed], diagnostics: &mut Diagnostics) -> BTreeMap<Option<HostPattern>, Draft> {
+    let mut drafts = BTreeMap::<Option<HostPattern>, Draft>::new();
+    for (route, facts) in parsed.iter().enumerate() {
+        let hosts = facts.hosts.iter().map(|(host, _)| Some(host.clone()));
+        let mut hosts: Vec<Option<HostPattern>> = hosts.collect();
+        if hosts.is_empty() {
+            hosts.push(None);
+        }
+        for host in hosts {
+            let draft = drafts.entry(host).or_default();
+            for (path, (pattern, place)) in facts.paths.iter().enumerate() {
+                draft.entry(pattern.key()).or_default().push(Entry {
+                    route,
+                    path,
+                    place: *place,
+                });
+            }
+        }
+    }
+    let mut told = BTreeSet::new();
+    for draft in drafts.values_mut() {
+        for entries in draft.values_mut() {
+            entries.sort_by_key(|entry| parsed[entry.route].predicates.rank());
+            for pair in entries.windows(2) {
+                let [first, second] = pair else { continue };
+                let rank = |entry: &Entry| parsed[entry.route].predicates.rank();
+                if rank(first) == rank(second) && told.insert((first.route, second.route)) {
+                    diagnostics.push(conflict(parsed, first, second));
+                }
+            }
+        }
+    }
+    drafts
+}
+
+fn conflict(parsed: &[Parsed], first: &Entry, second: &Entry) -> Diagnostic {
+    let (path, _) = &parsed[second.route].paths[second.path];
+    if first.route == second.route {
+        return Diagnostic::error(
+            "edgeway::route::conflict",
+            second.place,
+            format!("`{path}` (or the host beside it) is in this route twice"),
+        )
+        .help("leave one of them out");
+    }
+    Diagnostic::error(
+        "edgeway::route::conflict",
+        second.place,
+        format!("two routes take the same requests: `{path}`"),
+    )
+    .related(first.place, "the other one")
+    .help("remove one, or tell them apart by host, path, method, header, query or cookie")
+}
+
+/// A host's own `/*` comes before every route without that host, however exact its path
+/// is. Whoever wrote both may not have meant it.
+fn warn_of_shadows(
+    parsed: &[Parsed],
+    drafts: &BTreeMap<Option<HostPattern>, Draft>,
+    diagnostics: &mut Diagnostics,
+) {
+    let mut told = BTreeSet::new();
+    for (host, draft) in drafts {
+        for (key, entries) in draft {
+            for entry in entries.iter().filter(|_| *key != PathKey::CatchAll) {
+                let shadows: Vec<(&HostPattern, &Entry)> = drafts
+                    .iter()
+                    .filter_map(|(other, draft)| Some((other.as_ref()?, draft)))
+                    .filter(|(other, draft)| {
+                        Some(*other) != host.as_ref()
+                            && host.as_ref().is_none_or(|host| host.covers(other))
+                            && !draft.contains_key(key)
+                    })
+                    .filter_map(|(other, draft)| {
+                        let entries = draft.get(&PathKey::CatchAll)?;
+                        let entry = entries
+                            .iter()
+                            .find(|e| parsed[e.route].predicates.is_empty())?;
+                        Some((other, entry))
+                    })
+                    .collect();
+                if !shadows.is_empty() && told.insert((entry.route, entry.path)) {
+                    diagnostics.push(shadow(parsed, entry, &shadows));
+                }
+            }
+        }
+    }
+}
+
+fn shadow(parsed: &[Parsed], entry: &Entry, shadows: &[(&HostPattern, &Entry)]) -> Diagnostic {
+    const SHOWN: usize = 3;
+    let mut hosts = Vec::new();
+    for (host, _) in shadows.iter().take(SHOWN) {
+        hosts.push(format!("`{host}`"));
+    }
+    let more = match shadows.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let (path, _) = &parsed[entry.route].paths[entry.path];
+    let hosts = hosts.join(", ");
+    let mut diagnostic = Diagnostic::warning(
+        "edgeway::route::shadowed",
+        entry.place,
+        format!("`{path}` is never reached for {hosts}{more}: the host counts before the path"),
+    )
+    .help("add these hosts to this route's `host` if it is meant for them too");
+    for (host, shadow) in shadows.iter().take(SHOWN) {
+        diagnostic = diagnostic.related(shadow.place, format!("takes every path of `{host}`"));
+    }
+    diagnostic
+}
+
+fn build(
+    parsed: Vec<Parsed>,
+    drafts: BTreeMap<Option<HostPattern>, Draft>,
+    diagnostics: &mut Diagnostics,
+) -> RouteTable {
+    let mut table = RouteTable {
+        groups: Vec::with_capacity(drafts.len()),
+        exact: HashMap::default(),
+        below: HashMap::default(),
+        any: None,
+        routes: Vec::new(),
+    };
+    for (host, draft) in drafts {
+        let index = table.groups.len();
+        table.groups.push(group(&parsed, draft, diagnostics));
+        match host {
+            None => table.any = Some(index),
+            Some(HostPattern::Exact(name)) => {
+                table.exact.insert(name.into(), index);
+            }
+            Some(HostPattern::Below(name)) => {
+                table.below.insert(name.into(), index);
+            }
+        }
+    }
+    table.routes = parsed
+        .into_iter()
+        .map(|facts| Route {
+            predicates: facts.predicates,
+            names: facts.names,
+            hosts: facts.hosts.into_iter().map(|(host, _)| host).collect(),
+        })
+        .collect();
+    table
+}
+
+fn group(parsed: &[Parsed], draft: Draft, diagnostics: &mut Diagnostics) -> Group {
+    let mut trie = Trie::new();
+    let mut catch_all = Vec::new();
+    let mut regexes = Vec::new();
+    for (key, entries) in draft {
+        let leaves: Vec<Leaf> = entries.iter().map(|entry| leaf(parsed, entry)).collect();
+        match key {
+            PathKey::CatchAll => catch_all = leaves,
+            PathKey::Regex(_, text) => regexes.push((text, leaves, entries[0].place)),
+            PathKey::Pattern(..) => {
+                let first = &entries[0];
+                if let (Path::Pattern(pattern), _) = &parsed[first.route].paths[first.path] {
+                    trie.insert(pattern, leaves);
+                }
+            }
+        }
+    }
+    Group {
+        trie,
+        regexes: regex_set(regexes, diagnostics),
+        catch_all,
+    }
+}
+
+fn leaf(parsed: &[Parsed], entry: &Entry) -> Leaf {
+    let facts = &parsed[entry.route];
+    let slots = match &facts.paths[entry.path].0 {
+        Path::Pattern(pattern) => pattern
+            .names()
+            .filter_map(|name| facts.names.any_slot(name))
+            .collect(),
+        Path::Regex(_) => Box::default(),
+    };
+    Leaf {
+        route: entry.route,
+        slots,
+    }
+}
+
+fn regex_set(
+    regexes: Vec<(String, Vec<Leaf>, Place)>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Regexes> {
+    let place = regexes.first()?.2;
+    let set = regex::bytes::RegexSetBuilder::new(regexes.iter().map(|(text, ..)| text))
+        .unicode(false)
+        .build();
+    let set = match set {
+        Ok(set) => set,
+        Err(error) => {
+            // Each of them has been compiled before, so only their sum can be too much.
+            diagnostics.push(
+                Diagnostic::error(
+                    "edgeway::route::bad_regex",
+                    place,
+                    format!("the regular expressions of this host are too large: {error}"),
+                )
+                .help("use `path` where a pattern will do"),
+            );
+            return None;
+        }
+    };
+    let entries = regexes.into_iter().map(|(text, leaves, _)| RegexEntry {
+        captures: crate::routes::regex(&text)
+            .ok()
+            .filter(|regex| regex.capture_names().flatten().next().is_some()),
+        leaves,
+    });
+    Some(Regexes {
+        set,
+        entries: entries.collect(),
+    })
+}

@@ -1,0 +1,264 @@
+//! Host, then path, then predicates: the table that finds a request's route.
+//!
+//! A search visits host groups from the most to the least specific and, within each, the
+//! paths in the order of [`Trie::walk`], then regular expressions, then `/*`. It goes on
+//! until a route's predicates hold too. [`RouteTable::explain`] is the same search, which
+//! does not stop.
+
+mod build;
+
+use std::{collections::HashMap, fmt, ops::ControlFlow};
+
+use pingora::http::RequestHeader;
+use regex::bytes::{Regex, RegexSet};
+
+use super::{
+    ParamNames, Params, Target,
+    pattern::HostPattern,
+    predicate::Predicates,
+    trie::{Captures, Leaf, Trie},
+};
+
+/// All routes of a gateway, compiled. Routes are indices into the list it was made of.
+#[derive(Debug)]
+pub struct RouteTable {
+    groups: Vec<Group>,
+    exact: HashMap<Box<str>, usize, ahash::RandomState>,
+    /// By what follows the `*.`.
+    below: HashMap<Box<str>, usize, ahash::RandomState>,
+    any: Option<usize>,
+    routes: Vec<Route>,
+}
+
+/// What the search needs of a route besides where it stands.
+#[derive(Debug)]
+struct Route {
+    predicates: Predicates,
+    names: ParamNames,
+    /// Any if empty.
+    hosts: Vec<HostPattern>,
+}
+
+/// The routes of one host pattern.
+#[derive(Debug)]
+struct Group {
+    trie: Trie,
+    regexes: Option<Regexes>,
+    /// The routes that take every path.
+    catch_all: Vec<Leaf>,
+}
+
+/// The regular expressions of a group, in the order in which they are to be tried.
+#[derive(Debug)]
+struct Regexes {
+    set: RegexSet,
+    entries: Vec<RegexEntry>,
+}
+
+#[derive(Debug)]
+struct RegexEntry {
+    /// Only if it has named groups: their values are the route's parameters.
+    captures: Option<Regex>,
+    leaves: Vec<Leaf>,
+}
+
+/// A route whose host and path take the request; its predicates have not been asked.
+struct Hit<'a> {
+    leaf: &'a Leaf,
+    found: Found<'a>,
+}
+
+enum Found<'a> {
+    Pattern(&'a Captures),
+    Regex(Option<&'a Regex>),
+}
+
+/// A route, and what became of it in a search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Considered {
+    pub route: usize,
+    pub why: Why,
+}
+
+/// Why a route was chosen, or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    Matched,
+    /// It takes the request too, but this route comes first.
+    LessSpecific(usize),
+    /// Host and path fit; this demand does not hold.
+    Predicate(String),
+    Path,
+    Host,
+}
+
+impl RouteTable {
+    /// The most specific route that takes the request, and what its parameters took.
+    pub fn find(
+        &self,
+        target: &Target<'_>,
+        head: &RequestHeader,
+        params: &mut Params,
+    ) -> Option<usize> {
+        let found = self.walk(target, &mut |hit| {
+            let route = hit.leaf.route;
+            if self.routes[route].predicates.miss(target, head).is_some() {
+                return ControlFlow::Continue(());
+            }
+            hit.fill(target.path, &self.routes[route].names, params);
+            ControlFlow::Break(route)
+        });
+        found.break_value()
+    }
+
+    /// What becomes of each route when this request is looked up: first those whose host
+    /// and path fit, in the order in which they are tried, then the others.
+    pub fn explain(&self, target: &Target<'_>, head: &RequestHeader) -> Vec<Considered> {
+        let mut list = Vec::<Considered>::new();
+        let mut matched = None;
+        let _goes_through: ControlFlow<()> = self.walk(target, &mut |hit| {
+            let route = hit.leaf.route;
+            if list.iter().any(|considered| considered.route == route) {
+                return ControlFlow::Continue(());
+            }
+            let miss = self.routes[route].predicates.miss(target, head);
+            let why = match (miss, matched) {
+                (Some(miss), _) => Why::Predicate(miss.to_string()),
+                (None, Some(first)) => Why::LessSpecific(first),
+                (None, None) => {
+                    matched = Some(route);
+                    Why::Matched
+                }
+            };
+            list.push(Considered { route, why });
+            ControlFlow::Continue(())
+        });
+        for (route, facts) in self.routes.iter().enumerate() {
+            if list.iter().all(|considered| considered.route != route) {
+                let fits = |host: &HostPattern| host.matches(target.host);
+                let why = if facts.hosts.is_empty() || facts.hosts.iter().any(fits) {
+                    Why::Path
+                } else {
+                    Why::Host
+                };
+                list.push(Considered { route, why });
+            }
+        }
+        list
+    }
+
+    /// The parameter names of a route.
+    pub fn params_of(&self, route: usize) -> &ParamNames {
+        &self.routes[route].names
+    }
+
+    fn walk<B>(
+        &self,
+        target: &Target<'_>,
+        visit: &mut impl FnMut(Hit<'_>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        if let Some(&group) = self.exact.get(target.host) {
+            self.groups[group].walk(target.path, visit)?;
+        }
+        if !self.below.is_empty() {
+            // The first byte is left out: `.example.com` is no host below `example.com`.
+            for (dot, _) in target.host.match_indices('.').filter(|(dot, _)| *dot > 0) {
+                if let Some(&group) = self.below.get(&target.host[dot + 1..]) {
+                    self.groups[group].walk(target.path, visit)?;
+                }
+            }
+        }
+        match self.any {
+            Some(group) => self.groups[group].walk(target.path, visit),
+            None => ControlFlow::Continue(()),
+        }
+    }
+}
+
+impl Group {
+    fn walk<B>(
+        &self,
+        path: &[u8],
+        visit: &mut impl FnMut(Hit<'_>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        // `OPTIONS *` asks about the whole gateway, which no path but `/*` is.
+        if path.first() == Some(&b'/') {
+            self.trie.walk(path, &mut |leaf, captures| {
+                visit(Hit {
+                    leaf,
+                    found: Found::Pattern(captures),
+                })
+            })?;
+            if let Some(regexes) = &self.regexes {
+                regexes.walk(path, visit)?;
+            }
+        }
+        let captures = Captures::of_rest(path.len().min(1));
+        for leaf in &self.catch_all {
+            visit(Hit {
+                leaf,
+                found: Found::Pattern(&captures),
+            })?;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Regexes {
+    fn walk<B>(
+        &self,
+        path: &[u8],
+        visit: &mut impl FnMut(Hit<'_>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        // Which of them match needs an allocation; whether any does, needs none.
+        if !self.set.is_match(path) {
+            return ControlFlow::Continue(());
+        }
+        for index in self.set.matches(path) {
+            let entry = &self.entries[index];
+            for leaf in &entry.leaves {
+                visit(Hit {
+                    leaf,
+                    found: Found::Regex(entry.captures.as_ref()),
+                })?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Hit<'_> {
+    fn fill(&self, path: &[u8], names: &ParamNames, params: &mut Params) {
+        params.clear();
+        match self.found {
+            Found::Pattern(captures) => {
+                for (slot, &(start, end)) in self.leaf.slots.iter().zip(captures.ranges()) {
+                    params.set(*slot, start..end);
+                }
+                params.set_rest(captures.rest..path.len());
+            }
+            Found::Regex(regex) => {
+                let Some(captures) = regex.and_then(|regex| regex.captures(path)) else {
+                    return;
+                };
+                for (name, slot) in names.iter() {
+                    if let Some(value) = captures.name(name) {
+                        params.set(slot, value.range());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Matched => f.write_str("matched"),
+            Self::LessSpecific(_) => f.write_str("matches too, but is less specific"),
+            Self::Predicate(miss) => f.write_str(miss),
+            Self::Path => f.write_str("path does not match"),
+            Self::Host => f.write_str("host does not match"),
+        }
+    }
+}

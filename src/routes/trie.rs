@@ -1,0 +1,156 @@
+//! A tree of path segments that gives all patterns of a path, the most specific first.
+
+use std::{collections::HashMap, ops::ControlFlow};
+
+use super::{
+    params::{MAX_PARAMS, Slot},
+    pattern::{PathPattern, Segment},
+};
+
+/// One route at the end of one pattern.
+#[derive(Clone, Debug)]
+pub(super) struct Leaf {
+    pub route: usize,
+    /// Where the route keeps the value of the pattern's first parameter, of its second, …
+    pub slots: Box<[Slot]>,
+}
+
+/// What the parameters on the way took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Captures {
+    ranges: [(usize, usize); MAX_PARAMS],
+    count: usize,
+    /// Where the part that `/*` takes begins; the path's end for a pattern without.
+    pub rest: usize,
+}
+
+/// The nodes, the root first.
+#[derive(Debug)]
+pub(super) struct Trie {
+    nodes: Vec<Node>,
+}
+
+/// A place in the tree: a pattern's beginning, with its parameters' names left out.
+#[derive(Debug, Default)]
+struct Node {
+    literals: HashMap<Box<[u8]>, usize, ahash::RandomState>,
+    param: Option<usize>,
+    /// Routes whose pattern ends here.
+    exact: Vec<Leaf>,
+    /// Routes whose pattern ends here with `/*`.
+    prefix: Vec<Leaf>,
+}
+
+impl Captures {
+    /// Of `/*` alone.
+    pub(super) fn of_rest(rest: usize) -> Self {
+        Self {
+            rest,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn ranges(&self) -> &[(usize, usize)] {
+        &self.ranges[..self.count]
+    }
+}
+
+impl Trie {
+    pub(super) fn new() -> Self {
+        Self {
+            nodes: vec![Node::default()],
+        }
+    }
+
+    /// Adds the routes of one pattern, in the order in which they are to be tried.
+    pub(super) fn insert(&mut self, pattern: &PathPattern, leaves: Vec<Leaf>) {
+        let mut at = 0;
+        for segment in &pattern.segments {
+            let next = self.nodes.len();
+            let node = &mut self.nodes[at];
+            at = match segment {
+                Segment::Literal(text) => {
+                    *node.literals.entry(text.as_slice().into()).or_insert(next)
+                }
+                Segment::Param(_) => *node.param.get_or_insert(next),
+            };
+            if at == next {
+                self.nodes.push(Node::default());
+            }
+        }
+        let node = &mut self.nodes[at];
+        if pattern.is_prefix {
+            node.prefix.extend(leaves);
+        } else {
+            node.exact.extend(leaves);
+        }
+    }
+
+    /// Visits the routes whose pattern takes `path` (which begins with `/`), the most
+    /// specific first, until `visit` breaks.
+    pub(super) fn walk<B>(
+        &self,
+        path: &[u8],
+        visit: &mut impl FnMut(&Leaf, &Captures) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        Walk {
+            trie: self,
+            path,
+            visit,
+            captures: Captures::default(),
+        }
+        .from(0, Some(1))
+    }
+}
+
+struct Walk<'a, F> {
+    trie: &'a Trie,
+    path: &'a [u8],
+    visit: &'a mut F,
+    captures: Captures,
+}
+
+impl<F> Walk<'_, F> {
+    /// Goes on at a node with the segment that begins at `at`, or with none if the path
+    /// has ended. A node is reached in one way only, so each is visited once at most.
+    fn from<B>(&mut self, node: usize, at: Option<usize>) -> ControlFlow<B>
+    where
+        F: FnMut(&Leaf, &Captures) -> ControlFlow<B>,
+    {
+        let node = &self.trie.nodes[node];
+        let Some(start) = at else {
+            self.leaves(&node.exact, self.path.len())?;
+            return self.leaves(&node.prefix, self.path.len());
+        };
+        if !node.literals.is_empty() || node.param.is_some() {
+            let left = &self.path[start..];
+            let length = left.iter().position(|&b| b == b'/');
+            let segment = &left[..length.unwrap_or(left.len())];
+            let next = length.map(|length| start + length + 1);
+            if let Some(&child) = node.literals.get(segment) {
+                self.from(child, next)?;
+            }
+            if let Some(child) = node.param
+                && !segment.is_empty()
+            {
+                let index = self.captures.count;
+                self.captures.ranges[index] = (start, start + segment.len());
+                self.captures.count += 1;
+                self.from(child, next)?;
+                self.captures.count -= 1;
+            }
+        }
+        self.leaves(&node.prefix, start)
+    }
+
+    fn leaves<B>(&mut self, leaves: &[Leaf], rest: usize) -> ControlFlow<B>
+    where
+        F: FnMut(&Leaf, &Captures) -> ControlFlow<B>,
+    {
+        self.captures.rest = rest;
+        for leaf in leaves {
+            (self.visit)(leaf, &self.captures)?;
+        }
+        ControlFlow::Continue(())
+    }
+}
