@@ -137,7 +137,7 @@ pub fn normalise(raw: &[u8]) -> Result<Normalised<'_>, BadTarget> {
     })
 }
 
-/// `http://host/path?query` into `host` and `/path?query` (or ``, or `?query`).
+/// `http://host/path?query` into `host` and `/path?query`; the path may be missing.
 fn split_absolute(raw: &[u8]) -> Result<(&[u8], &[u8]), BadTarget> {
     let starts = |scheme: &str| {
         raw.get(..scheme.len())
@@ -259,11 +259,8 @@ fn coded(path: &[u8], at: usize) -> Option<u8> {
     u8::try_from(high << 4 | low).ok()
 }
 
-/// No early exit, so that the compiler can take many bytes at once.
 fn has_bad_byte(query: &[u8]) -> bool {
-    query.iter().fold(false, |bad, &b| {
-        bad | (b <= 0x20) | (b == 0x7f) | (b == b'#')
-    })
+    query.iter().any(|&b| KIND[usize::from(b)] == BAD)
 }
 
 /// RFC 3986, 5.2.4.

@@ -43,7 +43,7 @@ enum Body {
 
 const CODE: &str = "edgeway::route::bad_respond";
 const MAX_FILE: u64 = 1 << 20;
-const RETRY: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_mins(1);
 static NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 impl Respond {
