@@ -10,7 +10,7 @@ mod tests;
 
 use crate::config::diagnostic::Place;
 
-pub use self::{parse::parse, read::read};
+pub use self::{parse::parse, read::read, spanned::OneOrMany};
 
 /// A YAML value and where it stands.
 #[derive(Clone, Debug, PartialEq)]

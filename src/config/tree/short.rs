@@ -1,33 +1,46 @@
 //! Values that may be written short: a word, a number or a list instead of a mapping.
+//!
+//! A type derives the reading of its mapping with `#[serde(remote = "Self")]`, which
+//! leaves `Deserialize` itself to be written: with [`read_short`].
+//!
+//! ```text
+//! #[derive(Deserialize, JsonSchema)]
+//! #[serde(remote = "Self", deny_unknown_fields, default)]
+//! #[schemars(transform = short::or_flag)]
+//! pub struct ThingConfig { … }
+//!
+//! impl Short for ThingConfig {
+//!     const WHAT: &'static str = "`true`, `false` or a mapping";
+//!     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> { Self::deserialize(d) }
+//!     fn flag(flag: bool) -> Option<Result<Self, String>> { … }
+//! }
+//!
+//! impl<'de> Deserialize<'de> for ThingConfig {
+//!     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> { read_short(d) }
+//! }
+//! ```
 
 use std::{fmt, marker::PhantomData};
 
+use schemars::Schema;
 use serde::{
-    Deserialize, Deserializer,
+    Deserializer,
     de::{self, Error as _, value::MapAccessDeserializer},
 };
+use serde_json::{Value, json};
 
 use super::Spanned;
 
 /// A type that is written as a mapping, or shorter.
 ///
 /// A shorthand that is not overridden is refused as the wrong type. An `Err` is the
-/// message for the user; what follows `\nhelp: ` in it is the help. Use with
-/// [`read_short`] in `Deserialize`:
-///
-/// ```text
-/// impl<'de> Deserialize<'de> for WebsocketConfig {
-///     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-///         short::read_short(d)
-///     }
-/// }
-/// ```
+/// message for the user; what follows `\nhelp: ` in it is the help.
 pub trait Short: Sized {
     /// What may be written, for the message: ``expected {WHAT}, found a list``.
     const WHAT: &'static str;
 
-    /// The mapping.
-    type Full: TryInto<Self, Error: fmt::Display>;
+    /// Reads the mapping.
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error>;
 
     fn flag(_flag: bool) -> Option<Result<Self, String>> {
         None
@@ -41,22 +54,57 @@ pub trait Short: Sized {
         None
     }
 
+    /// Whether [`Self::list`] is overridden: else a list is the wrong type whatever it holds.
+    const TAKES_LIST: bool = false;
+
     /// A list of texts, each with its place.
     fn list(_items: Vec<Spanned<String>>) -> Option<Result<Self, String>> {
         None
     }
-
-    /// Whether [`Self::list`] is overridden: else a list is the wrong type whatever it holds.
-    const TAKES_LIST: bool = false;
 }
 
 /// Reads the mapping or one of the shorthands.
-pub fn read_short<'de, S, D>(d: D) -> Result<S, D::Error>
-where
-    S: Short<Full: Deserialize<'de>>,
-    D: Deserializer<'de>,
-{
+pub fn read_short<'de, S: Short, D: Deserializer<'de>>(d: D) -> Result<S, D::Error> {
     d.deserialize_any(Shorthand(PhantomData))
+}
+
+/// For the schema: `true` and `false` are right as well.
+pub fn or_flag(schema: &mut Schema) {
+    or(schema, json!({ "type": "boolean" }));
+}
+
+/// For the schema: a text is right as well.
+pub fn or_text(schema: &mut Schema) {
+    or(schema, json!({ "type": "string" }));
+}
+
+/// For the schema: a whole number is right as well.
+pub fn or_number(schema: &mut Schema) {
+    or(schema, json!({ "type": "integer", "minimum": 0 }));
+}
+
+/// For the schema: a list of texts is right as well.
+pub fn or_list(schema: &mut Schema) {
+    or(
+        schema,
+        json!({ "type": "array", "items": { "type": "string" } }),
+    );
+}
+
+/// For the schema: what `shorthand` describes is right as well.
+pub fn or(schema: &mut Schema, shorthand: Value) {
+    if schema.get("properties").is_none()
+        && let Some(Value::Array(forms)) = schema.get_mut("anyOf")
+    {
+        forms.push(shorthand);
+        return;
+    }
+    let mut full = std::mem::take(schema);
+    let description = full.remove("description");
+    schema.insert("anyOf".to_owned(), json!([full, shorthand]));
+    if let Some(description) = description {
+        schema.insert("description".to_owned(), description);
+    }
 }
 
 struct Shorthand<S>(PhantomData<S>);
@@ -73,7 +121,7 @@ impl<S: Short> Shorthand<S> {
     }
 }
 
-impl<'de, S: Short<Full: Deserialize<'de>>> de::Visitor<'de> for Shorthand<S> {
+impl<'de, S: Short> de::Visitor<'de> for Shorthand<S> {
     type Value = S;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,8 +152,6 @@ impl<'de, S: Short<Full: Deserialize<'de>>> de::Visitor<'de> for Shorthand<S> {
     }
 
     fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<S, A::Error> {
-        S::Full::deserialize(MapAccessDeserializer::new(map))?
-            .try_into()
-            .map_err(A::Error::custom)
+        S::full(MapAccessDeserializer::new(map))
     }
 }

@@ -141,7 +141,9 @@ pub(super) fn wrong_type_help(node: &Node, expected: &str) -> Option<String> {
         },
         Value::Null => Some("write a value, or remove the key".to_owned()),
         _ if expected == "a list" => Some("write `[…]`, or one `- …` on each line".to_owned()),
-        Value::List(_) => Some("write a single value, not a list".to_owned()),
+        Value::List(_) if !expected.contains("mapping") => {
+            Some("write a single value, not a list".to_owned())
+        }
         _ => None,
     }
 }

@@ -9,7 +9,10 @@ use serde::{
 use super::{Rounds, error::ReadError};
 use crate::config::{
     diagnostic::Place,
-    tree::{Key, Node, Value, spanned::PLACED},
+    tree::{
+        Key, Node, Value,
+        spanned::{ONE_OR_MANY, PLACED},
+    },
 };
 
 /// Reads one node.
@@ -74,14 +77,14 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, ReadError> {
-        if name == PLACED {
-            visitor.visit_seq(Placed {
+        match &self.node.value {
+            _ if name == PLACED => visitor.visit_seq(Placed {
                 value: self,
                 place: self.node.place,
                 next: 0,
-            })
-        } else {
-            visitor.visit_newtype_struct(self)
+            }),
+            Value::List(_) if name == ONE_OR_MANY => self.deserialize_any(visitor),
+            _ => visitor.visit_newtype_struct(self),
         }
     }
 

@@ -107,7 +107,7 @@ fn every_problem_is_found_at_once() {
             "<weight: 1>: `label` is missing here; add `label: …`",
             "<wieght>: unknown key `wieght`; did you mean `weight`?",
             "<3>: expected a mapping, found the number 3; ",
-            "<[a]>: expected a mapping, found a list; write a single value, not a list",
+            "<[a]>: expected a mapping, found a list; ",
             "<5>: `5` is not a duration: the unit is missing; write `5s` or `5ms`; ",
         ]
     );

@@ -1,11 +1,19 @@
 //! The sections of the YAML as written. Filters stay raw nodes: their own slices read them.
 
+mod file;
+mod shorthand;
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::tree::{Key, Node, Spanned};
+pub use self::file::ROUTE_KEYS;
+use self::shorthand::{at_least_one, or_a_status_number, reply_status};
+pub use super::tree::OneOrMany;
+use super::tree::{Key, Node, Spanned, short};
 use crate::base::units::{Percent, Span};
 
 /// A whole configuration as written.
@@ -96,21 +104,41 @@ pub enum App {
     Nextjs,
 }
 
-/// One backend as written.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+/// One backend: `127.0.0.1:3000`, `unix:/run/app.sock`, or a mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "BackendMapping")]
 pub struct BackendConfig {
     pub target: BackendTarget,
     /// At least 1.
     pub weight: u16,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendTarget {
     /// `IP:PORT` or `unix:PATH`.
     Address(String),
     /// `NAME:PORT`, resolved again when its TTL ends.
     Dns(String),
+}
+
+/// One backend as a mapping: `address` or `dns`, one of the two.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct BackendMapping {
+    /// `127.0.0.1:3000` or `unix:/run/app.sock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    /// A name and a port, `api.internal:5000`, resolved again when its TTL ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dns: Option<String>,
+    /// Its share of the requests, beside the weights of the others.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1))]
+    weight: u16,
+}
+
+fn one() -> u16 {
+    1
 }
 
 /// A cookie that names the backend.
@@ -124,9 +152,10 @@ pub struct StickyConfig {
     pub max_age: Option<Span>,
 }
 
-/// Active health checks.
+/// Active health checks: a mapping, the path alone, or `false` for none.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_text, transform = short::or_flag)]
 pub struct HealthConfig {
     /// Off with `enabled: false`.
     pub enabled: bool,
@@ -145,8 +174,12 @@ pub struct HealthConfig {
     /// Bound of one whole check.
     pub timeout: Span,
     /// Passes in a row until a backend is healthy again.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
     pub rise: u32,
     /// Failures in a row until a backend is down.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
     pub fall: u32,
     /// Backends count as down until their first check passed.
     pub start_down: bool,
@@ -170,9 +203,17 @@ impl Default for HealthConfig {
     }
 }
 
-/// Statuses as written: single ones and ranges.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+/// Statuses: `200`, `200-399`, or a list of both. Ranges include both ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusSet(pub Vec<(u16, u16)>);
+
+impl StatusSet {
+    pub fn contains(&self, status: u16) -> bool {
+        self.0
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&status))
+    }
+}
 
 /// Bounds of each step towards a backend.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -208,6 +249,8 @@ impl Default for TimeoutsConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
     /// Tries in all; 1 for none beyond the first.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
     pub attempts: u32,
     pub on: Vec<RetryOn>,
     /// Retries allowed as a share of requests over the last 10 s (and at least 3 in any 10 s).
@@ -225,6 +268,7 @@ impl Default for RetryConfig {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = or_a_status_number)]
 pub enum RetryOn {
     /// The connection could not be made.
     #[serde(rename = "connect")]
@@ -263,11 +307,14 @@ impl Default for EjectConfig {
     }
 }
 
-/// How many requests at once.
+/// How many requests at once: a mapping, or `per_backend` alone.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_number)]
 pub struct InFlightConfig {
     /// Requests at once to one backend.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
     pub per_backend: u32,
     /// Requests that may wait for a place.
     pub queue: u32,
@@ -322,10 +369,22 @@ pub struct RouteConfig {
 
 /// `true`, or `{ idle: 1h }`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
 pub struct WebsocketConfig {
+    /// Off with `enabled: false`.
     pub enabled: bool,
-    /// Longest silence of both sides.
+    /// Longest silence of both sides; the upstream's `stream_idle` if absent.
     pub idle: Option<Span>,
+}
+
+impl Default for WebsocketConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            idle: None,
+        }
+    }
 }
 
 /// Which requests a route takes. All that is written must hold.
@@ -333,46 +392,61 @@ pub struct WebsocketConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct MatchConfig {
     /// `shop.example.com` or `*.example.com` (any depth below it); any host if absent.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub host: OneOrMany<Spanned<String>>,
     /// `/exact`, `/prefix/*`, `/users/{id}`, or a list of them.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub path: OneOrMany<Spanned<String>>,
     /// The last resort: a regular expression over the whole path.
     pub path_regex: Option<Spanned<String>>,
+    /// `GET`, or a list of methods.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub method: OneOrMany<Spanned<String>>,
     /// Header → value; `"*"` for any value, `~` before a regular expression.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub header: BTreeMap<String, Spanned<String>>,
     /// Query name → value, as for headers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, Spanned<String>>,
     /// Cookie → value, as for headers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub cookie: BTreeMap<String, Spanned<String>>,
-}
-
-/// One value, or a list of them.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(transparent)]
-pub struct OneOrMany<T>(pub Vec<T>);
-
-impl<T> Default for OneOrMany<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
 }
 
 /// `https`, a target such as `/new/{rest}` or `https://example.com/…`, or
 /// `{ to: …, status: 308 }`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RedirectConfig {
     /// May use `{param}` of the path, `{path}`, `{query}`, `{host}`, `{rest}` (what `/*` matched).
     pub to: String,
+    /// 301, 302, 303, 307 or 308. If absent: 308 to `https`, which is for good; else 307,
+    /// which browsers do not keep and which leaves method and body as they are.
     pub status: u16,
 }
 
-/// A fixed answer.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+/// A redirect as a mapping.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+struct RedirectMapping {
+    /// `https`, or a target, which may use `{param}` of the path, `{path}`, `{query}`,
+    /// `{host}` and `{rest}` (what `/*` matched).
+    to: Spanned<String>,
+    /// If absent: 308 to `https`, which is for good; else 307, which browsers do not keep
+    /// and which leaves method and body as they are.
+    #[serde(default, deserialize_with = "shorthand::redirect_status")]
+    #[schemars(transform = shorthand::redirect_statuses)]
+    status: Option<u16>,
+}
+
+/// A fixed answer: a mapping, the status alone, or the body alone.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(transform = short::or_number, transform = short::or_text)]
 pub struct RespondConfig {
-    #[serde(default = "ok")]
-    pub status: u16,
+    /// 200 if absent; the maintenance page has 503.
+    #[serde(default, deserialize_with = "reply_status")]
+    #[schemars(range(min = 200, max = 599))]
+    pub status: Option<u16>,
     /// The body as written.
     #[serde(default)]
     pub body: Option<String>,
@@ -388,13 +462,10 @@ pub struct RespondConfig {
     pub headers: BTreeMap<String, String>,
 }
 
-fn ok() -> u16 {
-    200
-}
-
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaintenanceConfig {
+    /// When to come back, as `Retry-After`.
     pub retry_after: Option<Span>,
     /// One sentence for the reader.
     pub message: Option<String>,

@@ -1,0 +1,309 @@
+//! A tree as a `File`: section by section, so that a mistake in one hides none in another.
+
+use super::{
+    AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, Spanned, UpstreamConfig,
+};
+use crate::config::{
+    diagnostic::{Diagnostic, Diagnostics, Place, suggest},
+    tree::{Value, read},
+};
+
+/// The keys of the file.
+const KEYS: &[&str] = &[
+    "listeners",
+    "admin",
+    "trusted_proxies",
+    "upstreams",
+    "defaults",
+    "routes",
+    "access_log",
+    "include",
+];
+
+/// The keys of a route, beside the names of filters.
+pub const ROUTE_KEYS: &[&str] = &[
+    "match",
+    "name",
+    "upstream",
+    "redirect",
+    "respond",
+    "rewrite",
+    "websocket",
+];
+
+// What the design has and this version has not: refused by name, so that nobody takes a
+// key that does nothing for protection.
+const LATER: &[&str] = &["redis", "cache", "rate_limits"];
+const LISTENER_LATER: &[&str] = &["tls", "limits", "redirect", "proxy_protocol"];
+const UPSTREAM_LATER: &[&str] = &["folder", "tls", "protocol"];
+const ROUTE_LATER: &[&str] = &[
+    "cache",
+    "rate_limit",
+    "jwt",
+    "basic_auth",
+    "api_key",
+    "plugins",
+    "forward_auth",
+];
+
+type Entry = (Key, Node);
+
+impl File {
+    /// Reads a whole configuration; `filters` are the names of the filters that exist.
+    ///
+    /// `None` if there was any error, all of which are in `diagnostics`.
+    pub fn read(node: &Node, filters: &[&str], diagnostics: &mut Diagnostics) -> Option<Self> {
+        let mut reader = Sections {
+            node,
+            filters,
+            found: Diagnostics::default(),
+        };
+        let file = reader.file();
+        let is_right = !reader.found.has_errors();
+        diagnostics.extend(reader.found);
+        file.filter(|_| is_right)
+    }
+}
+
+struct Sections<'a> {
+    node: &'a Node,
+    filters: &'a [&'a str],
+    found: Diagnostics,
+}
+
+impl Sections<'_> {
+    fn file(&mut self) -> Option<File> {
+        let Value::Map(entries) = &self.node.value else {
+            let message = format!(
+                "expected a mapping with `listeners` and `routes`, found {}",
+                self.node.kind()
+            );
+            self.found.push(
+                Diagnostic::error("edgeway::config::wrong_type", self.node.place, message)
+                    .help("see `conf/edgeway.yaml` for the smallest useful file"),
+            );
+            return None;
+        };
+        for (key, _) in entries {
+            self.known(key, KEYS, &[], LATER, self.node);
+        }
+        Some(File {
+            listeners: self.listeners(),
+            admin: self.section::<AdminConfig>("admin").unwrap_or_default(),
+            trusted_proxies: self.section("trusted_proxies").unwrap_or_default(),
+            upstreams: self.upstreams(),
+            defaults: self.defaults(),
+            routes: self.routes(),
+            access_log: self.node.entry("access_log").cloned(),
+        })
+    }
+
+    /// A section that may be absent, or empty since all in it is commented out.
+    fn section<T: serde::de::DeserializeOwned>(&mut self, key: &str) -> Option<T> {
+        let node = self.node.get(key)?;
+        match node.value {
+            Value::Null => None,
+            _ => read(node, &mut self.found),
+        }
+    }
+
+    fn listeners(&mut self) -> Vec<Spanned<ListenerConfig>> {
+        let example = "add `listeners: [{ address: \"127.0.0.1:8080\" }]`";
+        self.required("listeners", "a listener", example)
+            .iter()
+            .filter_map(|node| {
+                let node = self.without(node, LISTENER_LATER);
+                read(&node, &mut self.found)
+            })
+            .collect()
+    }
+
+    fn upstreams(&mut self) -> Vec<(Key, Spanned<UpstreamConfig>)> {
+        self.mapping("upstreams")
+            .into_iter()
+            .filter_map(|(key, node)| {
+                let node = self.without(&node, UPSTREAM_LATER);
+                Some((key, read(&node, &mut self.found)?))
+            })
+            .collect()
+    }
+
+    fn defaults(&mut self) -> Vec<Entry> {
+        let entries = self.mapping("defaults");
+        let filters = self.filters;
+        if let Some(level) = self.node.get("defaults") {
+            for (key, _) in &entries {
+                self.known(key, &[], filters, ROUTE_LATER, level);
+            }
+        }
+        entries
+    }
+
+    fn routes(&mut self) -> Vec<RouteNode> {
+        let example = "add `routes: [{ match: { path: /* }, upstream: NAME }]`";
+        self.required("routes", "a route", example)
+            .iter()
+            .filter_map(|node| self.route(node))
+            .collect()
+    }
+
+    /// Parts the keys of a route from its filters and reads the former.
+    fn route(&mut self, node: &Node) -> Option<RouteNode> {
+        let Value::Map(entries) = &node.value else {
+            // The reader has the words for it.
+            let _none = read::<RouteConfig>(node, &mut self.found);
+            return None;
+        };
+        let (mut keys, mut filters) = (Vec::new(), Vec::new());
+        for (key, value) in entries {
+            if self.filters.contains(&key.name.as_str()) {
+                filters.push((key.clone(), value.clone()));
+            } else if ROUTE_KEYS.contains(&key.name.as_str()) {
+                keys.push((key.clone(), value.clone()));
+            } else if let Some(meant) = self.known(key, ROUTE_KEYS, self.filters, ROUTE_LATER, node)
+                && ROUTE_KEYS.contains(&meant.as_str())
+            {
+                // Told. Read on as if it were right, for what is wrong in its value.
+                let (name, place) = (meant, key.place);
+                keys.push((Key { name, place }, value.clone()));
+            }
+        }
+        let keys = Node {
+            place: node.place,
+            value: Value::Map(keys),
+        };
+        Some(RouteNode {
+            place: node.place,
+            config: read(&keys, &mut self.found)?,
+            filters,
+        })
+    }
+
+    /// Reports a key that is not known at this level; what it was meant to be, if that is clear.
+    fn known(
+        &mut self,
+        key: &Key,
+        keys: &[&str],
+        filters: &[&str],
+        later: &[&str],
+        level: &Node,
+    ) -> Option<String> {
+        let name = key.name.as_str();
+        if keys.contains(&name) || filters.contains(&name) {
+            return None;
+        }
+        if later.contains(&name) {
+            self.found.push(not_yet(key));
+            return None;
+        }
+        let absent = || {
+            keys.iter()
+                .chain(filters)
+                .copied()
+                .filter(|known| level.get(known).is_none())
+        };
+        self.found.push(
+            Diagnostic::error(
+                "edgeway::config::unknown_key",
+                key.place,
+                format!("unknown key `{name}`"),
+            )
+            .help(suggest(name, absent(), "the keys left to use here are")),
+        );
+        crate::config::diagnostic::closest(name, absent()).map(str::to_owned)
+    }
+
+    /// The node without the keys that are not supported yet, each of which is reported.
+    fn without(&mut self, node: &Node, later: &[&str]) -> Node {
+        let mut node = node.clone();
+        if let Value::Map(entries) = &mut node.value {
+            entries.retain(|(key, _)| {
+                let is_later = later.contains(&key.name.as_str());
+                if is_later {
+                    self.found.push(not_yet(key));
+                }
+                !is_later
+            });
+        }
+        node
+    }
+
+    /// The items of a list that must have some.
+    fn required(&mut self, key: &str, what: &str, example: &str) -> Vec<Node> {
+        let (place, found) = match self.node.entry(key) {
+            Some((
+                _,
+                Node {
+                    value: Value::List(items),
+                    ..
+                },
+            )) if !items.is_empty() => {
+                return items.clone();
+            }
+            Some((
+                key,
+                Node {
+                    value: Value::Null | Value::List(_),
+                    ..
+                },
+            )) => (
+                key.place,
+                format!("`{}` is empty: {what} is needed", key.name),
+            ),
+            Some((_, node)) => (
+                node.place,
+                format!("expected a list, found {}", node.kind()),
+            ),
+            None => (
+                beginning(self.node),
+                format!("`{key}` is missing: {what} is needed"),
+            ),
+        };
+        let code = match self.node.entry(key) {
+            None => "edgeway::config::missing_key",
+            Some(_) => "edgeway::config::wrong_type",
+        };
+        self.found
+            .push(Diagnostic::error(code, place, found).help(example));
+        Vec::new()
+    }
+
+    /// The entries of a section of names.
+    fn mapping(&mut self, key: &str) -> Vec<Entry> {
+        let Some(node) = self.node.get(key) else {
+            return Vec::new();
+        };
+        match &node.value {
+            Value::Map(entries) => entries.clone(),
+            Value::Null => Vec::new(),
+            _ => {
+                self.found.push(
+                    Diagnostic::error(
+                        "edgeway::config::wrong_type",
+                        node.place,
+                        format!("expected a mapping, found {}", node.kind()),
+                    )
+                    .help(format!("write `{key}:` and below it one `name: …` each")),
+                );
+                Vec::new()
+            }
+        }
+    }
+}
+
+fn not_yet(key: &Key) -> Diagnostic {
+    Diagnostic::error(
+        "edgeway::config::not_supported_yet",
+        key.place,
+        format!("`{}` is not supported yet", key.name),
+    )
+    .help("remove it: a key is never accepted and ignored")
+}
+
+/// A file's first character, for what the whole of it lacks.
+fn beginning(node: &Node) -> Place {
+    Place {
+        end: node.place.end.min(node.place.start + 1),
+        ..node.place
+    }
+}
