@@ -107,10 +107,10 @@ fn told<T>(result: Result<T, Problem>, place: Place, cx: &mut CompileCx<'_>) -> 
 }
 
 fn status(config: &RespondConfig) -> Result<StatusCode, Problem> {
-    // 200 is what stands there if nobody wrote a status.
     let number = match (&config.maintenance, config.status) {
-        (Some(_), 200) => 503,
-        (_, written) => written,
+        (_, Some(written)) => written,
+        (Some(_), None) => 503,
+        (None, None) => 200,
     };
     let status = StatusCode::from_u16(number)
         .ok()
