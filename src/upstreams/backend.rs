@@ -1,0 +1,386 @@
+//! One address that requests go to: its live state, and what a configuration makes of it.
+//!
+//! [`BackendState`] lives as long as any configuration or lease holds it, so counts,
+//! health and what was learned of the app survive reloads and DNS changes.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::HeaderValue;
+use parking_lot::Mutex;
+
+use super::{
+    balance::hash64,
+    eject::Ejection,
+    health::{Health, ProbeReport},
+    latency::Latency,
+    live::Shared,
+    metrics::BackendMetrics,
+    peer::PeerTemplate,
+};
+
+/// Where a backend listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    Inet(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A backend's name in one word: a hash of its address, the same in every process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendId(pub u64);
+
+/// A backend of one upstream, as one configuration has it.
+pub struct Backend {
+    pub(super) state: Arc<BackendState>,
+    pub(super) target: Target,
+    /// At least 1.
+    pub(super) weight: u16,
+    pub(super) peer: PeerTemplate,
+    /// What a browser gets to stay here, if the upstream is sticky.
+    pub(super) cookie: Option<StickyValue>,
+    pub(super) metrics: BackendMetrics,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// A sticky cookie's value, and the whole `Set-Cookie` that hands it out.
+#[derive(Clone, Debug)]
+pub(super) struct StickyValue {
+    pub(super) value: u64,
+    pub(super) set_cookie: HeaderValue,
+}
+
+/// What is counted and learned of one address.
+#[derive(Debug)]
+pub(super) struct BackendState {
+    pub(super) address: Arc<str>,
+    pub(super) id: BackendId,
+    /// Invariant: the number of leases on this backend. Only [`BackendState::reserve`]
+    /// adds, only a lease's drop subtracts, each by one; never above `max_in_flight` of
+    /// the configuration that added. `SeqCst`, for the queue's sake (`queue.rs`).
+    in_flight: AtomicU32,
+    /// The verdict of active checks; true where there are none. Written by the
+    /// supervisor only, always together with `health`.
+    healthy: AtomicBool,
+    /// Out of rotation until then, in nanoseconds of the upstream's epoch; 0 when in.
+    /// Written under the `ejection` lock, but for the end of its time: whoever sees that
+    /// first swaps it to 0 and so wins the right to start the slow start.
+    ejected_until: AtomicU64,
+    /// Since when it is back, in nanoseconds of the epoch, while its slow start goes on;
+    /// 0 otherwise. A stale value only shifts one pick.
+    returned_at: AtomicU64,
+    /// Copy of `ejection`'s streak, so that a success of a backend that never failed
+    /// takes no lock. Written under that lock.
+    streak: AtomicU32,
+    pub(super) latency: Latency,
+    /// What the app said of its idle time: see [`KeepAlive`].
+    keep_alive: AtomicU64,
+    pub(super) health: Mutex<Health>,
+    pub(super) ejection: Mutex<Ejection>,
+    pub(super) last_probe: Mutex<Option<ProbeReport>>,
+}
+
+/// What is known of how long an app keeps an idle connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeepAlive {
+    /// No answer seen yet.
+    Unknown,
+    /// It answered without `Keep-Alive: timeout`.
+    Unsaid,
+    /// Its `Keep-Alive: timeout`.
+    Said(Duration),
+}
+
+/// The longest `Keep-Alive: timeout` that is believed.
+const LONGEST_KEEP_ALIVE: u64 = 600;
+
+impl KeepAlive {
+    const UNKNOWN: u64 = 0;
+    const UNSAID: u64 = u64::MAX;
+
+    fn unpack(word: u64) -> Self {
+        match word {
+            Self::UNKNOWN => Self::Unknown,
+            Self::UNSAID => Self::Unsaid,
+            // One more than the seconds, so that `timeout=0` differs from unknown.
+            seconds => Self::Said(Duration::from_secs(seconds - 1)),
+        }
+    }
+
+    fn pack(self) -> u64 {
+        match self {
+            Self::Unknown => Self::UNKNOWN,
+            Self::Unsaid => Self::UNSAID,
+            Self::Said(timeout) => timeout.as_secs().min(LONGEST_KEEP_ALIVE) + 1,
+        }
+    }
+}
+
+impl BackendState {
+    pub(super) fn new(address: Arc<str>, health: Health) -> Self {
+        Self {
+            id: BackendId(hash64(address.as_bytes())),
+            address,
+            in_flight: AtomicU32::new(0),
+            healthy: AtomicBool::new(health.is_up()),
+            ejected_until: AtomicU64::new(0),
+            returned_at: AtomicU64::new(0),
+            streak: AtomicU32::new(0),
+            latency: Latency::default(),
+            keep_alive: AtomicU64::new(KeepAlive::UNKNOWN),
+            health: Mutex::new(health),
+            ejection: Mutex::default(),
+            last_probe: Mutex::default(),
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Takes a place if there are fewer than `max` in use.
+    pub(super) fn reserve(&self, max: u32) -> bool {
+        self.in_flight
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
+                (now < max).then_some(now + 1)
+            })
+            .is_ok()
+    }
+
+    /// Gives a place back.
+    pub(super) fn release(&self) {
+        let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        debug_assert!(before > 0, "a place was given back twice");
+    }
+
+    pub(super) fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// The end of the ejection that is under way at `now`.
+    pub(super) fn ejected_until(&self, now: u64) -> Option<u64> {
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        (until > now).then_some(until)
+    }
+
+    /// In rotation, as far as its own state goes. An ejection whose time is over ends here.
+    pub(super) fn is_up(&self, now: u64) -> bool {
+        if !self.is_healthy() {
+            return false;
+        }
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        if until == 0 {
+            return true;
+        }
+        if until > now {
+            return false;
+        }
+        let ended = self
+            .ejected_until
+            .compare_exchange(until, 0, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
+        if ended {
+            self.returned_at.store(now.max(1), Ordering::Relaxed);
+            log::info!(backend = &*self.address; "backend is back in rotation");
+        }
+        true
+    }
+
+    /// How much of its share a backend gets at `now`, from a tenth to all.
+    pub(super) fn share(&self, slow_start: Duration, now: u64) -> f64 {
+        let returned = self.returned_at.load(Ordering::Relaxed);
+        if returned == 0 || slow_start.is_zero() {
+            return 1.0;
+        }
+        let elapsed = Duration::from_nanos(now.saturating_sub(returned));
+        let share = elapsed.as_secs_f64() / slow_start.as_secs_f64();
+        if share >= 1.0 {
+            self.returned_at.store(0, Ordering::Relaxed);
+            return 1.0;
+        }
+        share.max(0.1)
+    }
+
+    /// Takes over what active checks found. True if that changed.
+    pub(super) fn set_healthy(&self, healthy: bool, now: u64) -> bool {
+        let changed = self.healthy.swap(healthy, Ordering::Relaxed) != healthy;
+        if changed && healthy {
+            self.returned_at.store(now.max(1), Ordering::Relaxed);
+        }
+        changed
+    }
+
+    /// Ejects until `until`, or prolongs to there.
+    pub(super) fn eject(&self, until: u64) {
+        self.ejected_until.fetch_max(until, Ordering::Relaxed);
+    }
+
+    /// Ends an ejection before its time. True if there was one.
+    pub(super) fn readmit(&self, now: u64) -> bool {
+        let ended = self.ejected_until.swap(0, Ordering::Relaxed) > now;
+        if ended {
+            self.returned_at.store(now.max(1), Ordering::Relaxed);
+        }
+        ended
+    }
+
+    pub(super) fn streak(&self) -> &AtomicU32 {
+        &self.streak
+    }
+
+    pub(super) fn keep_alive(&self) -> KeepAlive {
+        KeepAlive::unpack(self.keep_alive.load(Ordering::Relaxed))
+    }
+
+    fn learn_keep_alive(&self, said: KeepAlive) {
+        let word = said.pack();
+        if self.keep_alive.load(Ordering::Relaxed) != word {
+            self.keep_alive.store(word, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Backend {
+    /// `IP:PORT` or `unix:PATH`: its name in metrics, logs and status.
+    pub fn address(&self) -> &Arc<str> {
+        &self.state.address
+    }
+
+    pub fn id(&self) -> BackendId {
+        self.state.id
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub fn weight(&self) -> u16 {
+        self.weight
+    }
+
+    /// Requests under way.
+    pub fn in_flight(&self) -> u32 {
+        self.state.in_flight()
+    }
+
+    /// Takes note of an answer's `Keep-Alive` header, or of its absence. To be called
+    /// with each answer's head: the pool's idle time follows from it.
+    pub fn learn_keep_alive(&self, header: Option<&HeaderValue>) {
+        self.state
+            .learn_keep_alive(match header.and_then(keep_alive_timeout) {
+                Some(seconds) => KeepAlive::Said(Duration::from_secs(seconds)),
+                None => KeepAlive::Unsaid,
+            });
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("address", &self.state.address)
+            .field("weight", &self.weight)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `timeout` of `Keep-Alive: timeout=5, max=100`. No RFC defines it; this is what
+/// Node, nginx and Apache send.
+fn keep_alive_timeout(header: &HeaderValue) -> Option<u64> {
+    header
+        .to_str()
+        .ok()?
+        .split(',')
+        .filter_map(|part| part.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))
+        .and_then(|(_, seconds)| seconds.trim().trim_matches('"').parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> BackendState {
+        BackendState::new(Arc::from("127.0.0.1:3000"), Health::default())
+    }
+
+    #[test]
+    fn keep_alive_timeouts_are_read_as_apps_send_them() {
+        for (header, seconds) in [
+            ("timeout=5", Some(5)),
+            ("timeout=5, max=100", Some(5)),
+            ("max=100,timeout=72", Some(72)),
+            ("Timeout = 15", Some(15)),
+            ("max=100", None),
+            ("timeout=soon", None),
+            ("", None),
+        ] {
+            let value = HeaderValue::from_static(header);
+            assert_eq!(keep_alive_timeout(&value), seconds, "{header}");
+        }
+    }
+
+    #[test]
+    fn what_an_app_said_packs_into_one_word() {
+        for said in [
+            KeepAlive::Unknown,
+            KeepAlive::Unsaid,
+            KeepAlive::Said(Duration::ZERO),
+            KeepAlive::Said(Duration::from_secs(5)),
+        ] {
+            assert_eq!(KeepAlive::unpack(said.pack()), said);
+        }
+        let long = KeepAlive::Said(Duration::from_secs(u64::MAX));
+        let believed = KeepAlive::Said(Duration::from_secs(LONGEST_KEEP_ALIVE));
+        assert_eq!(KeepAlive::unpack(long.pack()), believed);
+    }
+
+    #[test]
+    fn places_are_bounded() {
+        let state = state();
+        assert!(state.reserve(2) && state.reserve(2));
+        assert!(!state.reserve(2));
+        state.release();
+        assert!(state.reserve(2));
+        assert_eq!(state.in_flight(), 2);
+    }
+
+    #[test]
+    fn an_ejection_ends_with_its_time_and_starts_slowly() {
+        let state = state();
+        let slow = Duration::from_nanos(1000);
+        state.eject(500);
+        assert!(!state.is_up(499));
+        assert_eq!(state.ejected_until(499), Some(500));
+        assert!(state.is_up(600));
+        assert!((state.share(slow, 600) - 0.1).abs() < 1e-9);
+        assert!((state.share(slow, 1100) - 0.5).abs() < 1e-9);
+        assert!((state.share(slow, 1600) - 1.0).abs() < 1e-9);
+        assert!((state.share(slow, 700) - 1.0).abs() < 1e-9, "it is over");
+    }
+
+    #[test]
+    fn an_ejection_can_end_early_once() {
+        let state = state();
+        state.eject(500);
+        assert!(state.readmit(100));
+        assert!(state.is_up(100));
+        assert!(!state.readmit(100));
+    }
+}

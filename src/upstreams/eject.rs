@@ -1,0 +1,250 @@
+//! Passive health: who keeps failing leaves rotation for a while. A pure state machine.
+//!
+//! Two causes, since they call for different care:
+//! - *refused*: no connection could be made. Such a backend serves nobody, so it leaves
+//!   after three tries in a row at the latest, whatever share of the others is out, and
+//!   comes back as soon as a probe can connect.
+//! - *errors*: it resets, times out or answers 502, 503, 504. It may be overloaded, and
+//!   ejecting it moves its load to the others: never more than half of an upstream's
+//!   backends are out for this cause, so never the last one.
+
+use std::time::Duration;
+
+use crate::config::model::EjectConfig;
+
+/// Refused connections in a row that are proof enough.
+const REFUSED: u32 = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EjectPolicy {
+    /// Failures in a row; 0 for never.
+    pub(super) errors: u32,
+    pub(super) span: Duration,
+    pub(super) max: Duration,
+}
+
+impl From<&EjectConfig> for EjectPolicy {
+    fn from(config: &EjectConfig) -> Self {
+        Self {
+            errors: config.errors,
+            span: config.span.0,
+            max: config.max.0.max(config.span.0),
+        }
+    }
+}
+
+/// Why a backend is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Refused,
+    Errors,
+}
+
+impl Cause {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Errors => "errors",
+        }
+    }
+}
+
+/// The failures of one backend so far. Times are nanoseconds of the upstream's epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ejection {
+    streak: u32,
+    refused: u32,
+    last: Option<Last>,
+}
+
+/// The last ejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Last {
+    cause: Cause,
+    span: Duration,
+    until: u64,
+}
+
+impl Ejection {
+    /// Failures in a row, up to now.
+    pub(super) fn streak(&self) -> u32 {
+        self.streak
+    }
+
+    /// The cause of the last ejection.
+    pub(super) fn cause(&self) -> Option<Cause> {
+        self.last.map(|last| last.cause)
+    }
+
+    pub(super) fn success(&mut self) {
+        self.streak = 0;
+        self.refused = 0;
+    }
+
+    /// One more failure of a backend in rotation. Gives the end of its ejection if that
+    /// was one too many. `others_allow` says whether one more may be out for errors.
+    pub(super) fn failure(
+        &mut self,
+        policy: EjectPolicy,
+        cause: Cause,
+        now: u64,
+        others_allow: impl FnOnce() -> bool,
+    ) -> Option<u64> {
+        self.streak = self.streak.saturating_add(1);
+        match cause {
+            Cause::Refused => self.refused = self.refused.saturating_add(1),
+            Cause::Errors => self.refused = 0,
+        }
+        if policy.errors == 0 {
+            return None;
+        }
+        let cause = if self.refused >= REFUSED.min(policy.errors) {
+            Cause::Refused
+        } else if self.streak >= policy.errors && others_allow() {
+            Cause::Errors
+        } else {
+            return None;
+        };
+        let span = self.next_span(policy, now);
+        let until = now.saturating_add(nanos(span));
+        self.last = Some(Last { cause, span, until });
+        self.success();
+        Some(until)
+    }
+
+    /// It came back before its time: what a probe or an operator found counts as the end.
+    pub(super) fn ended_early(&mut self, now: u64) {
+        if let Some(last) = &mut self.last {
+            last.until = last.until.min(now);
+        }
+        self.success();
+    }
+
+    /// Twice the last span if the backend failed again before it had served for as long
+    /// as it was out; the first span otherwise.
+    fn next_span(&self, policy: EjectPolicy, now: u64) -> Duration {
+        match self.last {
+            Some(last) if now < last.until.saturating_add(nanos(last.span)) => {
+                last.span.saturating_mul(2).min(policy.max)
+            }
+            _ => policy.span,
+        }
+    }
+}
+
+pub(super) fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const POLICY: EjectPolicy = EjectPolicy {
+        errors: 5,
+        span: Duration::from_secs(10),
+        max: Duration::from_secs(60),
+    };
+    const SECOND: u64 = 1_000_000_000;
+
+    fn fail(ejection: &mut Ejection, cause: Cause, now: u64) -> Option<u64> {
+        ejection.failure(POLICY, cause, now, || true)
+    }
+
+    #[test]
+    fn failures_in_a_row_eject_and_a_success_between_them_does_not() {
+        let mut ejection = Ejection::default();
+        for _ in 0..4 {
+            assert_eq!(fail(&mut ejection, Cause::Errors, 0), None);
+        }
+        ejection.success();
+        for _ in 0..4 {
+            assert_eq!(fail(&mut ejection, Cause::Errors, 0), None);
+        }
+        assert_eq!(fail(&mut ejection, Cause::Errors, 0), Some(10 * SECOND));
+    }
+
+    #[test]
+    fn three_refused_connections_are_enough() {
+        let mut ejection = Ejection::default();
+        assert_eq!(fail(&mut ejection, Cause::Refused, 0), None);
+        assert_eq!(fail(&mut ejection, Cause::Refused, 0), None);
+        let out = ejection.failure(POLICY, Cause::Refused, 0, || false);
+        assert_eq!(out, Some(10 * SECOND), "the others' state does not matter");
+        assert_eq!(ejection.cause(), Some(Cause::Refused));
+    }
+
+    #[test]
+    fn errors_do_not_eject_when_half_is_out() {
+        let mut ejection = Ejection::default();
+        for _ in 0..20 {
+            let out = ejection.failure(POLICY, Cause::Errors, 0, || false);
+            assert_eq!(out, None);
+        }
+        assert!(
+            fail(&mut ejection, Cause::Errors, 0).is_some(),
+            "as soon as they allow"
+        );
+    }
+
+    #[test]
+    fn each_ejection_is_twice_as_long_until_it_has_served_for_as_long() {
+        let mut ejection = Ejection::default();
+        let mut now = 0;
+        let mut spans = Vec::new();
+        for _ in 0..5 {
+            let until = loop {
+                if let Some(until) = fail(&mut ejection, Cause::Errors, now) {
+                    break until;
+                }
+            };
+            spans.push((until - now) / SECOND);
+            now = until + SECOND;
+        }
+        assert_eq!(spans, [10, 20, 40, 60, 60]);
+        now += 60 * SECOND;
+        let until = (0..5)
+            .find_map(|_| fail(&mut ejection, Cause::Errors, now))
+            .unwrap();
+        assert_eq!((until - now) / SECOND, 10);
+    }
+
+    #[test]
+    fn zero_errors_is_never() {
+        let never = EjectPolicy {
+            errors: 0,
+            ..POLICY
+        };
+        let mut ejection = Ejection::default();
+        for _ in 0..100 {
+            assert_eq!(ejection.failure(never, Cause::Refused, 0, || true), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_ejection_is_never_shorter_than_the_first_nor_longer_than_the_longest(
+            steps in proptest::collection::vec((0u8..4, 0u64..30), 1..400)
+        ) {
+            let mut ejection = Ejection::default();
+            let (mut now, mut row) = (0, 0u32);
+            for (what, seconds) in steps {
+                now += seconds * SECOND;
+                let until = match what {
+                    0 => { ejection.success(); row = 0; None }
+                    1 => { row += 1; fail(&mut ejection, Cause::Refused, now) }
+                    _ => { row += 1; fail(&mut ejection, Cause::Errors, now) }
+                };
+                prop_assert!(ejection.streak() < POLICY.errors, "five in a row always eject");
+                if let Some(until) = until {
+                    prop_assert!(row >= REFUSED);
+                    let span = Duration::from_nanos(until - now);
+                    prop_assert!(span >= POLICY.span && span <= POLICY.max);
+                    row = 0;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The rules of active health as a pure state machine: time and chance are arguments.
+
+use std::time::Duration;
+
+use crate::{config::model::HealthConfig, upstreams::eject::nanos};
+
+/// How far a check may lie from its interval, so that many gateways and backends do not
+/// check in step: 10 % either way.
+const JITTER_PARTS: u64 = 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::upstreams) struct Rules {
+    /// Passes in a row until a backend is up again.
+    pub(in crate::upstreams) rise: u32,
+    /// Failures in a row until it is down.
+    pub(in crate::upstreams) fall: u32,
+    pub(in crate::upstreams) interval: Duration,
+    pub(in crate::upstreams) interval_down: Duration,
+}
+
+impl From<&HealthConfig> for Rules {
+    fn from(config: &HealthConfig) -> Self {
+        Self {
+            rise: config.rise.max(1),
+            fall: config.fall.max(1),
+            interval: config.interval.0,
+            interval_down: config.interval_down.0,
+        }
+    }
+}
+
+/// What checks have said of one backend. Times are nanoseconds of the upstream's epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::upstreams) struct Health {
+    up: bool,
+    /// No check has ended yet: the first one that passes is enough.
+    fresh: bool,
+    /// Results in a row that contradict `up`.
+    against: u32,
+    next: u64,
+}
+
+/// A verdict that turned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::upstreams) enum Change {
+    Up,
+    Down,
+}
+
+impl Default for Health {
+    /// Up until checks say otherwise, and due at once.
+    fn default() -> Self {
+        Self::new(true)
+    }
+}
+
+impl Health {
+    pub(in crate::upstreams) fn new(up: bool) -> Self {
+        Self {
+            up,
+            fresh: true,
+            against: 0,
+            next: 0,
+        }
+    }
+
+    pub(in crate::upstreams) fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// When to check next.
+    pub(in crate::upstreams) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Checks at `at` if the next check would come later.
+    pub(in crate::upstreams) fn hurry(&mut self, at: u64) {
+        self.next = self.next.min(at);
+    }
+
+    /// Takes in the result of a check that ended at `now`. `is_out` says that the
+    /// backend is out of rotation for another reason, so that it is checked as if down.
+    pub(in crate::upstreams) fn observe(
+        &mut self,
+        rules: Rules,
+        passed: bool,
+        is_out: bool,
+        now: u64,
+        seed: u64,
+    ) -> Option<Change> {
+        let needed = match (passed, self.fresh) {
+            (true, true) => 1,
+            (true, false) => rules.rise,
+            (false, _) => rules.fall,
+        };
+        self.fresh = false;
+        self.against = if passed == self.up {
+            0
+        } else {
+            self.against + 1
+        };
+        let turned = self.against >= needed.max(1);
+        if turned {
+            self.up = passed;
+            self.against = 0;
+        }
+        let interval = if self.up && !is_out {
+            rules.interval
+        } else {
+            rules.interval_down
+        };
+        self.next = now.saturating_add(jittered(interval, seed));
+        turned.then_some(if passed { Change::Up } else { Change::Down })
+    }
+
+    /// Active checks are off: up, whatever they said.
+    pub(in crate::upstreams) fn disregard(&mut self) {
+        *self = Self::new(true);
+    }
+}
+
+/// `interval`, up to a tenth shorter or longer.
+fn jittered(interval: Duration, seed: u64) -> u64 {
+    let whole = nanos(interval);
+    let tenth = whole / JITTER_PARTS;
+    whole - tenth + seed % (2 * tenth + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULES: Rules = Rules {
+        rise: 2,
+        fall: 3,
+        interval: Duration::from_secs(5),
+        interval_down: Duration::from_secs(1),
+    };
+    const SECOND: u64 = 1_000_000_000;
+
+    fn run(health: &mut Health, results: &[bool]) -> Vec<Option<Change>> {
+        results
+            .iter()
+            .map(|passed| health.observe(RULES, *passed, false, 0, 0))
+            .collect()
+    }
+
+    #[test]
+    fn three_failures_are_down_and_two_passes_are_up() {
+        let mut health = Health::default();
+        let changes = run(&mut health, &[true, false, false, true, false, false, false]);
+        assert_eq!(changes.iter().flatten().count(), 1);
+        assert_eq!(changes[6], Some(Change::Down));
+        let changes = run(&mut health, &[true, false, true, true]);
+        assert_eq!(changes, [None, None, None, Some(Change::Up)]);
+    }
+
+    #[test]
+    fn who_starts_down_is_up_with_its_first_pass() {
+        let mut health = Health::new(false);
+        assert!(!health.is_up());
+        assert_eq!(run(&mut health, &[true]), [Some(Change::Up)]);
+        let mut failing = Health::new(false);
+        assert_eq!(
+            run(&mut failing, &[false, true, true]),
+            [None, None, Some(Change::Up)]
+        );
+    }
+
+    #[test]
+    fn a_backend_that_is_down_or_out_is_checked_every_second() {
+        let mut health = Health::default();
+        health.observe(RULES, true, false, 0, 0);
+        assert_eq!(health.next(), 4_500_000_000);
+        health.observe(RULES, true, true, 0, 0);
+        assert_eq!(health.next(), 900_000_000);
+        for _ in 0..3 {
+            health.observe(RULES, false, false, 0, u64::MAX);
+        }
+        assert!(!health.is_up());
+        assert!((900_000_000..=1_100_000_000).contains(&health.next()));
+    }
+
+    #[test]
+    fn jitter_covers_a_tenth_either_way() {
+        let five = Duration::from_secs(5);
+        assert_eq!(jittered(five, 0), 4_500_000_000);
+        assert_eq!(jittered(five, 1_000_000_000), 5_500_000_000);
+        assert_eq!(jittered(Duration::ZERO, 77), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_verdict_turns_only_after_enough_in_a_row(
+            up in any::<bool>(),
+            steps in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<u64>()), 1..300)
+        ) {
+            let mut health = Health::new(up);
+            let (mut now, mut row, mut last) = (0, 0u32, None);
+            for (index, (passed, is_out, seed)) in steps.into_iter().enumerate() {
+                row = if last == Some(passed) { row + 1 } else { 1 };
+                last = Some(passed);
+                let before = health.is_up();
+                let change = health.observe(RULES, passed, is_out, now, seed);
+                check_invariants(&health);
+                match change {
+                    None => prop_assert_eq!(before, health.is_up()),
+                    Some(Change::Up) => prop_assert!(!before && (row >= RULES.rise || index == 0)),
+                    Some(Change::Down) => prop_assert!(before && row >= RULES.fall),
+                }
+                let gap = health.next() - now;
+                let whole = if health.is_up() && !is_out { 5 * SECOND } else { SECOND };
+                prop_assert!(gap >= whole - whole / 10 && gap <= whole + whole / 10);
+                now = health.next();
+            }
+        }
+    }
+
+    fn check_invariants(health: &Health) {
+        let bound = if health.up { RULES.fall } else { RULES.rise };
+        assert!(health.against < bound.max(1), "{health:?} should have turned");
+        assert!(!health.fresh);
+    }
+}
