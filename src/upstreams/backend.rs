@@ -26,6 +26,7 @@ use super::{
     metrics::BackendMetrics,
     peer::PeerTemplate,
 };
+use crate::base::metrics::Metrics;
 
 /// Where a backend listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,6 +96,17 @@ pub(super) struct BackendState {
     pub(super) health: Mutex<Health>,
     pub(super) ejection: Mutex<Ejection>,
     pub(super) last_probe: Mutex<Option<ProbeReport>>,
+    series: Option<(Metrics, Arc<str>)>,
+}
+
+impl Drop for BackendState {
+    /// Nobody knows the address any more: its series end with it, or `/metrics` would
+    /// grow with each address that DNS ever gave.
+    fn drop(&mut self) {
+        if let Some((metrics, upstream)) = &self.series {
+            BackendMetrics::forget(metrics, upstream, &self.address);
+        }
+    }
 }
 
 /// What is known of how long an app keeps an idle connection.
@@ -134,7 +146,12 @@ impl KeepAlive {
 }
 
 impl BackendState {
-    pub(super) fn new(address: Arc<str>, health: Health) -> Self {
+    /// `series` are the metrics and the upstream's name under which this backend counts.
+    pub(super) fn new(
+        address: Arc<str>,
+        health: Health,
+        series: Option<(Metrics, Arc<str>)>,
+    ) -> Self {
         Self {
             id: BackendId(hash64(address.as_bytes())),
             address,
@@ -148,6 +165,7 @@ impl BackendState {
             health: Mutex::new(health),
             ejection: Mutex::default(),
             last_probe: Mutex::default(),
+            series,
         }
     }
 
@@ -317,7 +335,7 @@ mod tests {
     use super::*;
 
     fn state() -> BackendState {
-        BackendState::new(Arc::from("127.0.0.1:3000"), Health::default())
+        BackendState::new(Arc::from("127.0.0.1:3000"), Health::default(), None)
     }
 
     #[test]

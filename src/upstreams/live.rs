@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -11,6 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{
     backend::BackendState,
@@ -19,7 +21,7 @@ use super::{
     metrics::UpstreamMetrics,
     queue::Queue,
 };
-use crate::base::clock::Clock;
+use crate::base::{clock::Clock, metrics::Metrics};
 
 /// The zone of one upstream name.
 #[derive(Debug)]
@@ -33,6 +35,10 @@ pub(super) struct Live {
     /// States by address. Held weakly: a state ends with the last configuration, DNS
     /// answer or lease that knows it.
     states: Mutex<HashMap<Arc<str>, Weak<BackendState>>>,
+    /// What DNS said last, by name, so that a reload does not start without addresses.
+    resolved: Mutex<HashMap<String, Vec<IpAddr>>>,
+    /// Wakes the supervisor: a backend was ejected.
+    pub(super) ejected: Notify,
 }
 
 /// Where the rotation stands. Alone on its cache line, since each request moves it.
@@ -55,20 +61,24 @@ impl Live {
             cursor: Cursor::default(),
             panic: AtomicBool::new(false),
             states: Mutex::default(),
+            resolved: Mutex::default(),
+            ejected: Notify::new(),
         }
     }
 
-    /// The live state of `address`, made by `health` if nobody knows it.
-    pub(super) fn state(&self, address: &str, health: impl FnOnce() -> Health) -> Arc<BackendState> {
-        let mut states = self.states.lock();
-        if let Some(known) = states.get(address).and_then(Weak::upgrade) {
-            return known;
+    /// What DNS said last of each name.
+    pub(super) fn resolved(&self) -> HashMap<String, Vec<IpAddr>> {
+        self.resolved.lock().clone()
+    }
+
+    /// Keeps what DNS says of a name. True if that is not what it said before.
+    pub(super) fn set_resolved(&self, name: &str, addresses: &[IpAddr]) -> bool {
+        let mut resolved = self.resolved.lock();
+        if resolved.get(name).is_some_and(|known| known == addresses) {
+            return false;
         }
-        states.retain(|_, state| state.strong_count() > 0);
-        let address: Arc<str> = Arc::from(address);
-        let state = Arc::new(BackendState::new(address.clone(), health()));
-        states.insert(address, Arc::downgrade(&state));
-        state
+        resolved.insert(name.to_owned(), addresses.to_vec());
+        true
     }
 
     pub(super) fn in_panic(&self) -> bool {
@@ -93,21 +103,32 @@ pub(super) struct Shared {
     /// Requests at once to one backend.
     pub(super) max_in_flight: u32,
     pub(super) metrics: UpstreamMetrics,
+    pub(super) registry: Metrics,
     /// The states of the present members, for what depends on the others. States only:
     /// backends hold this struct.
     pub(super) roster: ArcSwap<Vec<Arc<BackendState>>>,
 }
 
 impl Shared {
+    /// The live state of `address`; a new one if nobody knows it.
+    pub(super) fn state(&self, address: &str, starts_up: bool) -> Arc<BackendState> {
+        let mut states = self.live.states.lock();
+        if let Some(known) = states.get(address).and_then(Weak::upgrade) {
+            return known;
+        }
+        states.retain(|_, state| state.strong_count() > 0);
+        let address: Arc<str> = Arc::from(address);
+        let series = (self.registry.clone(), self.name.clone());
+        let state = BackendState::new(address.clone(), Health::new(starts_up), Some(series));
+        let state = Arc::new(state);
+        states.insert(address, Arc::downgrade(&state));
+        state
+    }
+
     /// Now, in nanoseconds of the upstream's epoch. Never 0, which stands for "not set".
     #[inline]
     pub(super) fn now(&self) -> u64 {
         nanos(self.clock.now().saturating_duration_since(self.live.epoch)).max(1)
-    }
-
-    /// The moment that `at` nanoseconds of the epoch are.
-    pub(super) fn instant(&self, at: u64) -> Instant {
-        self.live.epoch + Duration::from_nanos(at)
     }
 
     /// A request went well.
@@ -133,6 +154,7 @@ impl Shared {
         let cause = ejection.cause().unwrap_or(cause);
         state.eject(until);
         drop(ejection);
+        self.live.ejected.notify_one();
         let seconds = Duration::from_nanos(until - now).as_secs_f64();
         log::warn!(
             upstream = &*self.name, backend = &*state.address, cause = cause.as_str(), seconds;

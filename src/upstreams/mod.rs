@@ -1,1 +1,349 @@
-//! Being built.
+//! Live upstreams: named groups of backends, and which of them gets the next request.
+//!
+//! A configuration compiles to [`Upstream`]s. The proxy asks one for a place
+//! ([`Upstream::acquire`]), connects to the lease's peer ([`Upstream::peer`]), and says
+//! what came of it ([`Lease::finish`]). Balancers, health, ejection, retries and DNS are
+//! inside; what they count outlives reloads in a zone.
+
+mod backend;
+mod balance;
+mod compile;
+mod eject;
+mod health;
+mod latency;
+mod lease;
+mod live;
+mod members;
+mod metrics;
+mod peer;
+mod queue;
+mod retry;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
+
+pub use self::{
+    backend::{Backend, BackendId, Target},
+    compile::zone,
+    lease::{Lease, Outcome},
+    peer::Kind,
+    retry::{Failure, RetryPolicy, may_retry},
+    snapshot::{BackendSnapshot, ProbeSnapshot, UpstreamSnapshot},
+};
+use self::{
+    balance::{Balance, Choice, Members, Sticky},
+    health::Probing,
+    live::Shared,
+    members::Sources,
+    peer::Pool,
+    queue::Left,
+    retry::Budget,
+};
+use crate::config::model::{App, TimeoutsConfig};
+
+/// A named group of backends, compiled.
+pub struct Upstream {
+    pub name: Arc<str>,
+    pub app: App,
+    pub timeouts: Timeouts,
+    pub retry: RetryPolicy,
+    /// How many may wait for a place, and for how long.
+    queue_limit: u32,
+    queue_wait: Duration,
+    balance: Balance,
+    sticky: Option<Sticky>,
+    pool: Pool,
+    probing: Probing,
+    sources: Sources,
+    /// Swapped whole when DNS answers change.
+    members: ArcSwap<Members>,
+    shared: Arc<Shared>,
+    budget: Budget,
+}
+
+/// Bounds of each step towards a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// From the last byte sent to the head of the answer.
+    pub first_byte: Duration,
+    /// Between two pieces of an answer.
+    pub idle: Duration,
+    /// Between two messages of a WebSocket or two events of an SSE feed.
+    pub stream_idle: Duration,
+    /// Of the whole request, tries included.
+    pub total: Option<Duration>,
+}
+
+impl From<&TimeoutsConfig> for Timeouts {
+    fn from(config: &TimeoutsConfig) -> Self {
+        Self {
+            connect: config.connect.0,
+            first_byte: config.first_byte.0,
+            idle: config.idle.0,
+            stream_idle: config.stream_idle.0,
+            total: config.total.map(|total| total.0),
+        }
+    }
+}
+
+/// What a request asks of its upstream.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    pub head: &'a RequestHeader,
+    /// The client's address.
+    pub client: IpAddr,
+    /// The backends of earlier tries: chosen again only if no other is in rotation.
+    pub tried: &'a [BackendId],
+}
+
+/// Why a request got no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// All places are taken and as many as may wait already do.
+    #[error("all backends are busy and the queue is full")]
+    QueueFull,
+    /// It waited for as long as one may.
+    #[error("all backends are busy and none came free in time")]
+    QueueTimeout,
+    /// There is no address to connect to: DNS has given none so far.
+    #[error("no backend is known")]
+    NoBackend,
+}
+
+impl Unavailable {
+    /// The word for log, metric and status page.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::NoBackend => "no_backend",
+        }
+    }
+}
+
+/// Why there is no place right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blocked {
+    Full,
+    Empty,
+}
+
+impl Upstream {
+    /// A place at a backend, at once if one is free: then without lock or allocation.
+    /// Otherwise behind those who came before, for as long as `max_in_flight.wait`.
+    ///
+    /// # Errors
+    /// When there is none: the request gets 503.
+    pub async fn acquire(&self, ask: &Ask<'_>) -> Result<Lease, Unavailable> {
+        let queue = &self.shared.live.queue;
+        let now = self.shared.now();
+        if ask.tried.is_empty() {
+            self.budget.request(now);
+        }
+        // Nobody overtakes those who wait.
+        if queue.len() == 0 {
+            match self.try_acquire(ask, now) {
+                Ok(lease) => return Ok(lease),
+                Err(Blocked::Empty) => return Err(Unavailable::NoBackend),
+                Err(Blocked::Full) => {}
+            }
+        }
+        let find = || match self.try_acquire(ask, self.shared.now()) {
+            Ok(lease) => Some(Ok(lease)),
+            Err(Blocked::Empty) => Some(Err(Unavailable::NoBackend)),
+            Err(Blocked::Full) => None,
+        };
+        match queue.wait(self.queue_limit, self.queue_wait, find).await {
+            Ok(found) => found,
+            Err(Left::Full) => Err(Unavailable::QueueFull),
+            Err(Left::Timeout) => Err(Unavailable::QueueTimeout),
+        }
+    }
+
+    /// Where the lease's request goes, with every timeout set.
+    pub fn peer(&self, lease: &Lease, kind: Kind) -> Box<HttpPeer> {
+        lease.backend().peer(kind, self.pool)
+    }
+
+    /// The `Set-Cookie` that keeps the client at the lease's backend; `None` if the
+    /// upstream is not sticky or the client has it already.
+    pub fn sticky_cookie(&self, lease: &Lease) -> Option<HeaderValue> {
+        if lease.came_by_cookie() {
+            return None;
+        }
+        let cookie = lease.backend().cookie.as_ref()?;
+        Some(cookie.set_cookie.clone())
+    }
+
+    /// Whether the budget has room for one more retry, and takes it if so.
+    pub fn retry_allowed(&self) -> bool {
+        let allowed = self.budget.take(self.shared.now());
+        if allowed {
+            self.shared.metrics.retries.inc();
+        }
+        allowed
+    }
+
+    /// Whether a request may be tried again: by its policy and by the budget, of which
+    /// it then takes its part. `tries` is how many were made. `replayable` says that all
+    /// of the body that was read is still there.
+    ///
+    /// A refused connection takes nothing of the budget: the backend was sent nothing,
+    /// the try cost no more than the attempt, and it is out after three of them.
+    pub fn retry(
+        &self,
+        tries: u32,
+        failure: Failure,
+        is_idempotent: bool,
+        replayable: bool,
+    ) -> bool {
+        if !may_retry(&self.retry, tries, failure, is_idempotent, replayable) {
+            return false;
+        }
+        if failure == Failure::Connect {
+            self.shared.metrics.retries.inc();
+            return true;
+        }
+        self.retry_allowed()
+    }
+
+    /// The backends as they are now; DNS may change them.
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        self.members.load().list.to_vec()
+    }
+
+    /// How the upstream spreads its requests, as written in the configuration.
+    pub fn balance_name(&self) -> String {
+        self.balance.name()
+    }
+
+    fn try_acquire(&self, ask: &Ask<'_>, now: u64) -> Result<Lease, Blocked> {
+        let members = self.members.load();
+        if members.list.is_empty() {
+            return Err(Blocked::Empty);
+        }
+        if !self.shared.live.in_panic() {
+            let terms = Terms {
+                tried: ask.tried,
+                in_panic: false,
+                by_share: true,
+            };
+            if let Some(lease) = self.offer(&members, ask, now, terms) {
+                return Ok(lease);
+            }
+        }
+        self.look_again(&members, ask, now).ok_or(Blocked::Full)
+    }
+
+    /// The strict terms found nobody: looks why, and gives up what may be given up.
+    #[cold]
+    fn look_again(&self, members: &Members, ask: &Ask<'_>, now: u64) -> Option<Lease> {
+        let in_panic = self.judge_panic(members, now);
+        let is_usable = |backend: &Arc<Backend>| in_panic || backend.state.is_up(now);
+        let is_untried = |backend: &Arc<Backend>| !ask.tried.contains(&backend.id());
+        let some_untried = members
+            .list
+            .iter()
+            .any(|backend| is_usable(backend) && is_untried(backend));
+        let terms = Terms {
+            tried: if some_untried { ask.tried } else { &[] },
+            in_panic,
+            by_share: false,
+        };
+        self.offer(members, ask, now, terms)
+    }
+
+    /// Whether all backends are out, so that all are to be used.
+    fn judge_panic(&self, members: &Members, now: u64) -> bool {
+        let in_panic = !members.list.is_empty()
+            && !members.list.iter().any(|backend| backend.state.is_up(now));
+        if self.shared.live.set_panic(in_panic) {
+            self.shared.metrics.panic.set(in_panic.into());
+            let upstream = &*self.name;
+            if in_panic {
+                log::error!(upstream; "all backends are out of rotation: all are used");
+            } else {
+                log::warn!(upstream; "a backend is in rotation again: only such are used");
+            }
+        }
+        in_panic
+    }
+
+    fn offer(&self, members: &Members, ask: &Ask<'_>, now: u64, terms: Terms<'_>) -> Option<Lease> {
+        let max = self.shared.max_in_flight;
+        let slow_start = self.shared.slow_start;
+        let admits = |backend: &Backend| {
+            (terms.in_panic || backend.state.is_up(now))
+                && backend.in_flight() < max
+                && !terms.tried.contains(&backend.id())
+                && (!terms.by_share || takes_its_share(backend, slow_start, now))
+        };
+        if let Some(backend) = self.by_cookie(members, ask, &admits)
+            && backend.state.reserve(max)
+        {
+            return Some(Lease::new(backend.clone(), now, true));
+        }
+        let choice = Choice {
+            head: ask.head,
+            client: ask.client,
+            now,
+        };
+        // Others may take the last place between the choice and the reservation. As many
+        // rounds as that can go wrong for, without keeping anyone here for long.
+        for _ in 0..members.list.len().min(8) + 1 {
+            let backend =
+                members.choose(&self.balance, &self.shared.live.cursor, &choice, admits)?;
+            if backend.state.reserve(max) {
+                return Some(Lease::new(backend.clone(), now, false));
+            }
+        }
+        None
+    }
+
+    /// The backend that the client's cookie names, if it may be chosen.
+    fn by_cookie<'m>(
+        &self,
+        members: &'m Members,
+        ask: &Ask<'_>,
+        admits: &impl Fn(&Backend) -> bool,
+    ) -> Option<&'m Arc<Backend>> {
+        let sent = self.sticky.as_ref()?.sent(ask.head)?;
+        members.list.iter().find(|backend| {
+            backend.cookie.as_ref().is_some_and(|own| own.value == sent) && admits(backend)
+        })
+    }
+}
+
+/// Who may be chosen.
+#[derive(Clone, Copy)]
+struct Terms<'a> {
+    /// These not.
+    tried: &'a [BackendId],
+    /// Also those that are out of rotation.
+    in_panic: bool,
+    /// Those that just came back only for their share.
+    by_share: bool,
+}
+
+/// A backend in its slow start lets pass a part of what it is offered.
+fn takes_its_share(backend: &Backend, slow_start: Duration, now: u64) -> bool {
+    let share = backend.state.share(slow_start, now);
+    share >= 1.0 || fastrand::f64() < share
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream")
+            .field("name", &self.name)
+            .field("balance", &self.balance)
+            .field("members", &self.members.load().list)
+            .finish_non_exhaustive()
+    }
+}

@@ -46,9 +46,10 @@ impl Pool {
             (Some(fixed), _) => fixed,
             (None, KeepAlive::Unknown) => self.default.min(UNTIL_LEARNED),
             (None, KeepAlive::Unsaid) => self.default,
-            (None, KeepAlive::Said(timeout)) => {
-                timeout.checked_sub(MARGIN).unwrap_or_default().max(timeout.min(MARGIN) / 2)
-            }
+            (None, KeepAlive::Said(timeout)) => timeout
+                .checked_sub(MARGIN)
+                .unwrap_or_default()
+                .max(timeout.min(MARGIN) / 2),
         }
     }
 }
@@ -154,7 +155,11 @@ mod tests {
             fixed: Some(secs(60)),
             default: secs(4),
         };
-        for said in [KeepAlive::Unknown, KeepAlive::Unsaid, KeepAlive::Said(secs(5))] {
+        for said in [
+            KeepAlive::Unknown,
+            KeepAlive::Unsaid,
+            KeepAlive::Said(secs(5)),
+        ] {
             assert_eq!(pool.idle(said), secs(60));
         }
     }

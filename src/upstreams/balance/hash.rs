@@ -40,7 +40,9 @@ impl HashKey {
                 return None;
             }
             return match kind {
-                "header" => HeaderName::from_bytes(name.as_bytes()).ok().map(Self::Header),
+                "header" => HeaderName::from_bytes(name.as_bytes())
+                    .ok()
+                    .map(Self::Header),
                 "cookie" => Some(Self::Cookie(name.to_owned())),
                 "query" => Some(Self::Query(name.to_owned())),
                 _ => None,
@@ -167,7 +169,14 @@ mod tests {
 
     #[test]
     fn keys_read_as_written() {
-        for text in ["client.ip", "path", "uri", "header:x-user", "cookie:sid", "query:id"] {
+        for text in [
+            "client.ip",
+            "path",
+            "uri",
+            "header:x-user",
+            "cookie:sid",
+            "query:id",
+        ] {
             assert_eq!(HashKey::parse(text).unwrap().to_string(), text);
         }
         for text in ["", "ip", "header:", "header:a b", "jwt:sub", "path:x"] {

@@ -11,13 +11,19 @@ pub(super) fn choose(
     cursor: &Cursor,
     admits: impl Fn(&Backend) -> bool,
 ) -> Option<usize> {
-    let proposed = members.rotate(cursor, &admits)?;
+    let (proposed, turn) = members.rotate(cursor, &admits)?;
     let mut best = proposed;
     let mut least = Load::of(&members.list[proposed]);
     if least.in_flight == 0 {
         return Some(best);
     }
-    for (index, backend) in members.list.iter().enumerate() {
+    // Where the look round the others starts moves with each rotation, so that of several
+    // that are equally idle not always the same one is found first.
+    let count = members.list.len();
+    let start = turn / members.sequence.len().max(1);
+    for step in 0..count {
+        let index = (start + step) % count;
+        let backend = &members.list[index];
         let load = Load::of(backend);
         if load.is_less_than(least) && admits(backend) {
             best = index;

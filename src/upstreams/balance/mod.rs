@@ -100,16 +100,18 @@ impl Members {
 
     /// The next in rotation that passes, and its place. Who is passed over gives its turn
     /// to the one after it in the rotation, and the rotation goes on from there: so the
-    /// rest share evenly, and no neighbour gets double.
-    fn rotate(&self, cursor: &Cursor, admits: impl Fn(&Backend) -> bool) -> Option<usize> {
+    /// rest share evenly, and no neighbour gets double. Also gives the turn.
+    fn rotate(&self, cursor: &Cursor, admits: impl Fn(&Backend) -> bool) -> Option<(usize, usize)> {
         let draws = self.sequence.len().min(4 * self.list.len());
         for _ in 0..draws {
-            let index = self.sequence.at(cursor.draw());
+            let turn = cursor.draw();
+            let index = self.sequence.at(turn);
             if admits(self.list.get(index)?) {
-                return Some(index);
+                return Some((index, turn));
             }
         }
         // Only when weights differ much, or others draw at the same time.
-        self.list.iter().position(|backend| admits(backend))
+        let index = self.list.iter().position(|backend| admits(backend))?;
+        Some((index, 0))
     }
 }

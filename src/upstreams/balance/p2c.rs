@@ -10,21 +10,19 @@ pub(super) fn choose(
     now: u64,
     admits: impl Fn(&Backend) -> bool,
 ) -> Option<usize> {
-    let count = members.list.len();
-    if count < 3 {
-        return better_of(
-            members,
-            now,
-            members.rotate(cursor, &admits)?,
-            (0..count).rev().find(|index| admits(&members.list[*index]))?,
-            (0..count).find(|index| admits(&members.list[*index]))?,
-        );
-    }
-    let first = draw(members, &admits).or_else(|| members.rotate(cursor, &admits))?;
-    let second = draw(members, |backend: &Backend| {
-        backend.id() != members.list[first].id() && admits(backend)
-    });
-    better_of(members, now, first, first, second.unwrap_or(first))
+    let (first, _) = match draw(members, &admits) {
+        Some(index) => (index, 0),
+        None => members.rotate(cursor, &admits)?,
+    };
+    let is_other = |backend: &Backend| backend.id() != members.list[first].id();
+    let second = match members.list.len() {
+        // Of two the other need not be drawn.
+        2 => Some(1 - first).filter(|index| admits(&members.list[*index])),
+        _ => draw(members, |backend: &Backend| {
+            is_other(backend) && admits(backend)
+        }),
+    };
+    Some(second.map_or(first, |second| better_of(members, now, first, second)))
 }
 
 /// One at random, by weight, that passes. A few attempts: who finds none rotates.
@@ -34,30 +32,19 @@ fn draw(members: &Members, admits: impl Fn(&Backend) -> bool) -> Option<usize> {
         .find(|index| members.list.get(*index).is_some_and(|b| admits(b)))
 }
 
-/// The one with the lower cost; `tie` if neither is.
-fn better_of(
-    members: &Members,
-    now: u64,
-    tie: usize,
-    first: usize,
-    second: usize,
-) -> Option<usize> {
-    let (a, b) = (members.list.get(first)?, members.list.get(second)?);
+/// The one with the lower cost; `first`, drawn by weight, if neither has.
+fn better_of(members: &Members, now: u64, first: usize, second: usize) -> usize {
+    let (a, b) = (&members.list[first], &members.list[second]);
     let (a_nanos, b_nanos) = (a.state.latency.nanos(now), b.state.latency.nanos(now));
     // Nothing known of one: it is taken to be as quick as the other, so that requests
-    // under way decide. A millisecond more for both, so that noise among quick answers
-    // does not.
+    // under way decide.
     let known = a_nanos.or(b_nanos).unwrap_or(0);
-    let a_cost = cost(a, a_nanos.unwrap_or(known));
-    let b_cost = cost(b, b_nanos.unwrap_or(known));
-    Some(match a_cost.cmp(&b_cost) {
-        std::cmp::Ordering::Less => first,
-        std::cmp::Ordering::Greater => second,
-        std::cmp::Ordering::Equal => tie,
-    })
+    let is_second = cost(b, b_nanos.unwrap_or(known)) < cost(a, a_nanos.unwrap_or(known));
+    if is_second { second } else { first }
 }
 
 fn cost(backend: &Backend, nanos: u64) -> u128 {
+    // So that noise among quick answers does not decide.
     const FLOOR: u128 = 1_000_000;
     // Scaled up before the weight divides, so that it does not round costs to equal.
     (u128::from(backend.in_flight()) + 1) * (u128::from(nanos) + FLOOR) * 65_536

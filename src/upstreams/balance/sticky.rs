@@ -97,7 +97,10 @@ mod tests {
         let value = sticky.value("web", "10.0.0.1:3000");
         let line = value.set_cookie.to_str().unwrap();
         assert!(!line.contains("10.0.0.1"), "{line}");
-        assert!(line.ends_with("; Path=/; HttpOnly; SameSite=Lax; Max-Age=3600"), "{line}");
+        assert!(
+            line.ends_with("; Path=/; HttpOnly; SameSite=Lax; Max-Age=3600"),
+            "{line}"
+        );
         let pair = line.split(';').next().unwrap();
         assert_eq!(sticky.sent(&head(&[pair])), Some(value.value));
         assert_ne!(value.value, sticky.value("api", "10.0.0.1:3000").value);
@@ -106,7 +109,12 @@ mod tests {
     #[test]
     fn what_was_not_handed_out_is_ignored() {
         let sticky = Sticky::new("stick", None).unwrap();
-        for bad in ["stick=", "stick=zzzzzzzzzzzzzzzz", "stick=12", "other=0123456789abcdef"] {
+        for bad in [
+            "stick=",
+            "stick=zzzzzzzzzzzzzzzz",
+            "stick=12",
+            "other=0123456789abcdef",
+        ] {
             assert_eq!(sticky.sent(&head(&[bad])), None, "{bad}");
         }
         assert_eq!(Sticky::new("a b", None), None);

@@ -3,7 +3,198 @@
 mod probe;
 mod state;
 
+use std::time::Duration;
+
+use pingora::http::RequestHeader;
+
+use self::probe::{How, HttpPlan, Plan};
 pub(super) use self::{
     probe::{ProbeReport, Prober},
-    state::{Change, Health, Rules},
+    state::{Change, Health, Rules, jittered},
 };
+use super::compile::report_zero;
+use crate::{
+    chain::CompileCx,
+    config::{
+        diagnostic::Place,
+        model::{HealthConfig, StatusSet, UpstreamConfig},
+    },
+};
+
+/// Which backends are checked, and how.
+#[derive(Clone, Debug)]
+pub(super) enum Probing {
+    /// `health: false`: none. An ejection ends with its time only.
+    Off,
+    /// No `health`: those that are ejected, by a TCP connect each second, so that an app
+    /// that was restarted is back within seconds.
+    Ejected { plan: Plan },
+    /// `health: { … }`: all of them.
+    Active {
+        rules: Rules,
+        plan: Plan,
+        starts_up: bool,
+    },
+}
+
+/// How often an ejected backend is looked at where nothing is configured.
+const LOOK_EACH: Duration = Duration::from_secs(1);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Probing {
+    /// `None` if a problem was reported.
+    pub(super) fn compile(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let Some(written) = &config.health else {
+            return Some(Self::Ejected {
+                plan: Plan {
+                    how: How::Tcp,
+                    timeout: LOOK_TIMEOUT,
+                },
+            });
+        };
+        let health = &written.value;
+        if !health.enabled {
+            return Some(Self::Off);
+        }
+        let zero = [
+            ("health.interval", health.interval.0.is_zero()),
+            ("health.interval_down", health.interval_down.0.is_zero()),
+            ("health.timeout", health.timeout.0.is_zero()),
+            ("health.rise", health.rise == 0),
+            ("health.fall", health.fall == 0),
+        ];
+        for (name, _) in zero.iter().filter(|(_, is_zero)| *is_zero) {
+            let help = match *name {
+                "health.rise" | "health.fall" => "write how many in a row, at least 1",
+                _ => "write a time, such as `2s`; for no checks at all write `health: false`",
+            };
+            report_zero(written.place, name, help, cx);
+        }
+        let how = How::compile(health, written.place, cx)?;
+        Some(Self::Active {
+            rules: Rules::from(health),
+            plan: Plan {
+                how,
+                timeout: health.timeout.0,
+            },
+            starts_up: !health.start_down,
+        })
+    }
+
+    pub(super) fn starts_up(&self) -> bool {
+        match self {
+            Self::Off | Self::Ejected { .. } => true,
+            Self::Active { starts_up, .. } => *starts_up,
+        }
+    }
+
+    /// How backends are checked, if they are at all.
+    pub(super) fn plan(&self) -> Option<&Plan> {
+        match self {
+            Self::Off => None,
+            Self::Ejected { plan } | Self::Active { plan, .. } => Some(plan),
+        }
+    }
+
+    /// Between two checks of a backend that is out.
+    pub(super) fn interval_down(&self) -> Duration {
+        match self {
+            Self::Off | Self::Ejected { .. } => LOOK_EACH,
+            Self::Active { rules, .. } => rules.interval_down,
+        }
+    }
+}
+
+impl How {
+    fn compile(health: &HealthConfig, place: Place, cx: &mut CompileCx<'_>) -> Option<Self> {
+        const CODE: &str = "edgeway::upstream::bad_health";
+        let Some(path) = &health.path else {
+            let for_http = [
+                ("json", health.json),
+                ("expect", health.expect.is_some()),
+                ("host", health.host.is_some()),
+            ];
+            for (name, _) in for_http.iter().filter(|(_, is_set)| *is_set) {
+                cx.report_at(
+                    place,
+                    CODE,
+                    format!("`health.{name}` needs an HTTP check, and this is a TCP one"),
+                    "add `path`, such as `path: /api/health`",
+                );
+            }
+            return for_http
+                .iter()
+                .all(|(_, is_set)| !is_set)
+                .then_some(Self::Tcp);
+        };
+        let expect = match &health.expect {
+            None => StatusSet(vec![(200, 399)]),
+            Some(written) => {
+                let is_status = |(from, to): &(u16, u16)| (100..=*to).contains(from) && *to < 600;
+                if written.value.0.is_empty() || !written.value.0.iter().all(is_status) {
+                    cx.report_at(
+                        written.place,
+                        CODE,
+                        "`health.expect` is no set of statuses",
+                        "write statuses from 100 to 599, such as `200` or `[200-299, 401]`",
+                    );
+                    return None;
+                }
+                written.value.clone()
+            }
+        };
+        let head = path
+            .value
+            .starts_with('/')
+            .then(|| request(&path.value))
+            .flatten();
+        let Some(head) = head else {
+            cx.report_at(
+                path.place,
+                CODE,
+                format!("`{}` is no path to ask for", path.value),
+                "write a path that starts with `/`, coded as in a URL: `/api/health`",
+            );
+            return None;
+        };
+        if let Some(host) = &health.host
+            && http::uri::Authority::try_from(host.as_str()).is_err()
+        {
+            cx.report_at(
+                place,
+                CODE,
+                format!("`{host}` is no host"),
+                "write a name, with a port if it needs one: `shop.example.com`",
+            );
+            return None;
+        }
+        Some(Self::Http(HttpPlan {
+            head,
+            host: health.host.clone(),
+            expect,
+            json: health.json,
+        }))
+    }
+}
+
+/// The question, but for its `Host`.
+fn request(path: &str) -> Option<RequestHeader> {
+    let is_target = path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'"');
+    if !is_target {
+        return None;
+    }
+    let mut head = RequestHeader::build("GET", path.as_bytes(), None).ok()?;
+    for (name, value) in [
+        (
+            "user-agent",
+            concat!("edgeway/", env!("CARGO_PKG_VERSION"), " (health)"),
+        ),
+        ("accept", "*/*"),
+        ("connection", "close"),
+    ] {
+        head.insert_header(name, value).ok()?;
+    }
+    Some(head)
+}

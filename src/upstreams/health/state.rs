@@ -112,15 +112,10 @@ impl Health {
         self.next = now.saturating_add(jittered(interval, seed));
         turned.then_some(if passed { Change::Up } else { Change::Down })
     }
-
-    /// Active checks are off: up, whatever they said.
-    pub(in crate::upstreams) fn disregard(&mut self) {
-        *self = Self::new(true);
-    }
 }
 
 /// `interval`, up to a tenth shorter or longer.
-fn jittered(interval: Duration, seed: u64) -> u64 {
+pub(in crate::upstreams) fn jittered(interval: Duration, seed: u64) -> u64 {
     let whole = nanos(interval);
     let tenth = whole / JITTER_PARTS;
     whole - tenth + seed % (2 * tenth + 1)
@@ -150,7 +145,10 @@ mod tests {
     #[test]
     fn three_failures_are_down_and_two_passes_are_up() {
         let mut health = Health::default();
-        let changes = run(&mut health, &[true, false, false, true, false, false, false]);
+        let changes = run(
+            &mut health,
+            &[true, false, false, true, false, false, false],
+        );
         assert_eq!(changes.iter().flatten().count(), 1);
         assert_eq!(changes[6], Some(Change::Down));
         let changes = run(&mut health, &[true, false, true, true]);
@@ -220,7 +218,10 @@ mod tests {
 
     fn check_invariants(health: &Health) {
         let bound = if health.up { RULES.fall } else { RULES.rise };
-        assert!(health.against < bound.max(1), "{health:?} should have turned");
+        assert!(
+            health.against < bound.max(1),
+            "{health:?} should have turned"
+        );
         assert!(!health.fresh);
     }
 }

@@ -1,0 +1,418 @@
+//! From the YAML's section to a live upstream: every problem is told, each at its place.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+
+use super::{
+    Timeouts, Upstream,
+    backend::Target,
+    balance::{Balance, HashKey, Members, Sticky, hash64},
+    eject::EjectPolicy,
+    health::Probing,
+    live::{Live, Shared},
+    members::{Source, Sources},
+    metrics::UpstreamMetrics,
+    peer::{PeerTemplate, Pool},
+    retry::{Budget, RetryPolicy},
+};
+use crate::{
+    chain::CompileCx,
+    config::{
+        diagnostic::{Diagnostic, Place, closest},
+        model::{App, BackendConfig, BackendTarget, UpstreamConfig},
+        tree::{Key, Spanned},
+    },
+    zones::Zones,
+};
+
+/// Node closes idle connections after 5 s.
+const NODE_IDLE: Duration = Duration::from_secs(4);
+const OTHER_IDLE: Duration = Duration::from_secs(60);
+
+const BAD_ADDRESS: &str = "edgeway::upstream::bad_address";
+
+/// The name of an upstream's zone.
+pub fn zone(upstream: &str) -> String {
+    format!("upstream {upstream}")
+}
+
+impl Upstream {
+    /// Checks and compiles. Problems go to `cx`, all that there are; `None` means that
+    /// one of them is an error.
+    pub fn compile(
+        key: &Key,
+        config: &Spanned<UpstreamConfig>,
+        zones: &Zones,
+        cx: &mut CompileCx<'_>,
+    ) -> Option<Arc<Self>> {
+        let (place, config) = (config.place, &config.value);
+        let errors_before = errors(cx);
+        let timeouts = Timeouts::from(&config.timeouts);
+        let sources = sources(key, config, place, &timeouts, cx);
+        let balance = balance(config, cx);
+        let sticky = sticky(config, cx);
+        let probing = Probing::compile(config, cx);
+        check_numbers(config, place, cx);
+        if errors(cx) > errors_before {
+            return None;
+        }
+        let balance = balance?;
+        warn_of_blind_balance(config, &balance, &sources, cx);
+
+        let name: Arc<str> = Arc::from(key.name.as_str());
+        let epoch = cx.clock.now();
+        let shared = Arc::new(Shared {
+            live: zones.get_or_create(&zone(&name), || Live::new(epoch)),
+            clock: cx.clock.clone(),
+            eject: EjectPolicy::from(&config.eject),
+            slow_start: config.slow_start.map_or(Duration::ZERO, |span| span.0),
+            max_in_flight: config.max_in_flight.per_backend,
+            metrics: UpstreamMetrics::new(cx.metrics, &name),
+            roster: ArcSwap::default(),
+            registry: cx.metrics.clone(),
+            name: name.clone(),
+        });
+        let upstream = Arc::new(Self {
+            app: config.app,
+            timeouts,
+            budget: Budget::new(config.retry.budget.0 / 100.0),
+            retry: RetryPolicy::from(&config.retry),
+            queue_limit: config.max_in_flight.queue,
+            queue_wait: config.max_in_flight.wait.0,
+            pool: Pool {
+                fixed: config.pool.idle.map(|idle| idle.0),
+                default: match config.app {
+                    App::Node | App::Nextjs => NODE_IDLE,
+                    App::None => OTHER_IDLE,
+                },
+            },
+            members: ArcSwap::from_pointee(Members::new(Vec::new(), &balance)),
+            probing: probing?,
+            sources: Sources::new(sources),
+            balance,
+            sticky,
+            shared,
+            name,
+        });
+        upstream.rebuild();
+        Some(upstream)
+    }
+}
+
+fn errors(cx: &CompileCx<'_>) -> usize {
+    use crate::config::diagnostic::Severity;
+    let list = cx.diagnostics.list().iter();
+    list.filter(|d| d.severity == Severity::Error).count()
+}
+
+fn sources(
+    key: &Key,
+    config: &UpstreamConfig,
+    place: Place,
+    timeouts: &Timeouts,
+    cx: &mut CompileCx<'_>,
+) -> Vec<Source> {
+    if config.backends.is_empty() {
+        cx.report_at(
+            place,
+            "edgeway::upstream::no_backends",
+            format!("upstream `{}` has no backends", key.name),
+            "write at least one, such as `backends: [127.0.0.1:3000]`",
+        );
+    }
+    let mut seen: HashMap<String, Place> = HashMap::new();
+    let mut sources = Vec::new();
+    for backend in &config.backends {
+        let Some(source) = source(backend, timeouts, cx) else {
+            continue;
+        };
+        let name = source.to_string();
+        if let Some(first) = seen.insert(name.clone(), backend.place) {
+            cx.diagnostics.push(
+                Diagnostic::error(
+                    "edgeway::upstream::duplicate_backend",
+                    backend.place,
+                    format!("backend `{name}` is in upstream `{}` twice", key.name),
+                )
+                .help("remove one; for a larger share write `{ address: …, weight: 2 }`")
+                .related(first, "it is here already"),
+            );
+            continue;
+        }
+        sources.push(source);
+    }
+    sources
+}
+
+fn source(
+    backend: &Spanned<BackendConfig>,
+    timeouts: &Timeouts,
+    cx: &mut CompileCx<'_>,
+) -> Option<Source> {
+    let (place, config) = (backend.place, &backend.value);
+    if config.weight == 0 {
+        cx.report_at(
+            place,
+            "edgeway::upstream::weight_zero",
+            "a backend's weight must be at least 1",
+            "remove the backend to send it nothing, or write `weight: 1`",
+        );
+    }
+    let weight = config.weight;
+    let refuse = |cx: &mut CompileCx<'_>, (message, help): (String, String)| {
+        cx.report_at(place, BAD_ADDRESS, message, help);
+    };
+    match &config.target {
+        BackendTarget::Address(text) => match parse_target(text) {
+            Ok(target) if PeerTemplate::new(&target, timeouts, 0).is_none() => {
+                let message = format!("`{text}` is too long for a unix socket's path");
+                let help = "the system takes 107 bytes: use a shorter path".to_owned();
+                refuse(cx, (message, help));
+                None
+            }
+            Ok(target) => Some(Source::Fixed { target, weight }),
+            Err(why) => {
+                refuse(cx, why);
+                None
+            }
+        },
+        BackendTarget::Dns(text) => match parse_name(text) {
+            Ok((name, port)) => Some(Source::Dns { name, port, weight }),
+            Err(why) => {
+                refuse(cx, why);
+                None
+            }
+        },
+    }
+}
+
+/// `IP:PORT` or `unix:PATH`; else message and help.
+fn parse_target(text: &str) -> Result<Target, (String, String)> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.starts_with('/') && !path.contains('\0') {
+            Ok(Target::Unix(PathBuf::from(path)))
+        } else {
+            Err((
+                format!("`{text}` is no path of a unix socket"),
+                "write the whole path, such as `unix:/run/app.sock`".to_owned(),
+            ))
+        };
+    }
+    let bare = without_scheme(text);
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return match (address.port(), address.ip().is_unspecified()) {
+            (0, _) => Err((
+                format!("`{text}` has port 0, which nothing listens on"),
+                "write the port that the app listens on".to_owned(),
+            )),
+            (_, true) => Err((
+                format!("`{text}` is an address to listen on, not one to connect to"),
+                format!("write `127.0.0.1:{}` for this machine", address.port()),
+            )),
+            (_, false) => Ok(Target::Inet(address)),
+        };
+    }
+    let message = format!("`{text}` is no address of a backend");
+    if let (true, Ok(address)) = (bare != text, bare.parse::<SocketAddr>()) {
+        return Err((
+            message,
+            format!("write `{address}`, without scheme and path"),
+        ));
+    }
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        let example = SocketAddr::new(ip, 3000);
+        return Err((message, format!("the port is missing: write `{example}`")));
+    }
+    match parse_name(bare) {
+        Ok((name, port)) if name == "localhost" => Err((
+            message,
+            format!("write `127.0.0.1:{port}`, or `[::1]:{port}`: `localhost` may be either"),
+        )),
+        Ok((name, port)) => Err((
+            message,
+            format!("for a name write `{{ dns: \"{name}:{port}\" }}`"),
+        )),
+        Err(_) => Err((
+            message,
+            "write `IP:PORT`, `unix:PATH` or `{ dns: \"NAME:PORT\" }`".to_owned(),
+        )),
+    }
+}
+
+/// `http://127.0.0.1:3000/x` without what is not part of an address.
+fn without_scheme(text: &str) -> &str {
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    match rest {
+        Some(rest) => rest.split('/').next().unwrap_or(rest),
+        None => text,
+    }
+}
+
+/// `NAME:PORT`; else message and help.
+fn parse_name(text: &str) -> Result<(String, u16), (String, String)> {
+    let is_address = text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok();
+    if is_address {
+        return Err((
+            format!("`{text}` is an address, not a name to look up"),
+            format!("write `- {text}` instead of `- {{ dns: … }}`"),
+        ));
+    }
+    let (name, port) = text.rsplit_once(':').ok_or_else(|| {
+        (
+            format!("`{text}` has no port"),
+            format!("write `{{ dns: \"{text}:3000\" }}`"),
+        )
+    })?;
+    let port = port.parse().ok().filter(|port| *port != 0);
+    let port = port.ok_or_else(|| {
+        (
+            format!("`{text}` does not end in a port"),
+            "write `NAME:PORT` with a port from 1 to 65535".to_owned(),
+        )
+    })?;
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    if bare.len() > 253 || !bare.split('.').all(is_label) {
+        return Err((
+            format!("`{name}` is no name of a machine"),
+            "write letters, digits and hyphens, with dots between, such as `api.internal`"
+                .to_owned(),
+        ));
+    }
+    Ok((name.to_ascii_lowercase(), port))
+}
+
+fn balance(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Balance> {
+    const CODE: &str = "edgeway::upstream::unknown_balance";
+    let Some(written) = &config.balance else {
+        return Some(Balance::LeastConn);
+    };
+    let text = written.value.as_str();
+    if let Some(key) = text.strip_prefix("hash:") {
+        if let Some(key) = HashKey::parse(key) {
+            return Some(Balance::Hash(key));
+        }
+        let help = match closest(key, HashKey::NAMES) {
+            Some(near) => format!("did you mean `hash:{near}`?"),
+            None => format!("one of `{}`", HashKey::NAMES.join("`, `")),
+        };
+        let message = format!("`{key}` is no key to hash by");
+        cx.report_at(written.place, CODE, message, help);
+        return None;
+    }
+    match text {
+        "round_robin" => return Some(Balance::RoundRobin),
+        "least_conn" => return Some(Balance::LeastConn),
+        "p2c" => return Some(Balance::P2c),
+        _ => {}
+    }
+    let help = match (text, closest(text, Balance::NAMES)) {
+        ("hash" | "ip_hash", _) => "did you mean `hash:client.ip`?".to_owned(),
+        ("sticky", _) => "write `sticky: { cookie: NAME }` beside `balance`".to_owned(),
+        (_, Some(near)) => format!("did you mean `{near}`?"),
+        (_, None) => format!("one of `{}`", Balance::NAMES.join("`, `")),
+    };
+    let message = format!("`{text}` is no way to balance");
+    cx.report_at(written.place, CODE, message, help);
+    None
+}
+
+fn sticky(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Sticky> {
+    let written = config.sticky.as_ref()?;
+    let sticky = Sticky::new(&written.cookie.value, written.max_age.map(|age| age.0));
+    if sticky.is_none() {
+        cx.report_at(
+            written.cookie.place,
+            "edgeway::upstream::bad_cookie_name",
+            format!("`{}` is no name of a cookie", written.cookie.value),
+            "write letters, digits, `-` and `_`, such as `backend`",
+        );
+    }
+    sticky
+}
+
+fn check_numbers(config: &UpstreamConfig, place: Place, cx: &mut CompileCx<'_>) {
+    let t = &config.timeouts;
+    let zero = [
+        ("timeouts.connect", t.connect.0.is_zero()),
+        ("timeouts.first_byte", t.first_byte.0.is_zero()),
+        ("timeouts.idle", t.idle.0.is_zero()),
+        ("timeouts.stream_idle", t.stream_idle.0.is_zero()),
+        (
+            "timeouts.total",
+            t.total.is_some_and(|total| total.0.is_zero()),
+        ),
+        (
+            "max_in_flight.per_backend",
+            config.max_in_flight.per_backend == 0,
+        ),
+        ("retry.attempts", config.retry.attempts == 0),
+        (
+            "eject.for",
+            config.eject.errors > 0 && config.eject.span.0.is_zero(),
+        ),
+    ];
+    for (name, _) in zero.iter().filter(|(_, is_zero)| *is_zero) {
+        let help = match *name {
+            "retry.attempts" => "write 1 for no second try",
+            "max_in_flight.per_backend" => "write the most requests that one backend takes at once",
+            "eject.for" => {
+                "write how long a failing backend is left alone, or `errors: 0` for never"
+            }
+            _ => "write how long to wait at most, such as `30s`",
+        };
+        report_zero(place, name, help, cx);
+    }
+}
+
+pub(super) fn report_zero(place: Place, name: &str, help: &str, cx: &mut CompileCx<'_>) {
+    let message = format!("`{name}` must be more than zero");
+    cx.report_at(place, "edgeway::upstream::zero", message, help);
+}
+
+/// Behind one port there may be many workers, each with its own load, of which these
+/// balancers see only the sum.
+fn warn_of_blind_balance(
+    config: &UpstreamConfig,
+    balance: &Balance,
+    sources: &[Source],
+    cx: &mut CompileCx<'_>,
+) {
+    let Some(written) = &config.balance else {
+        return;
+    };
+    let is_one_address = matches!(sources, [Source::Fixed { .. }]);
+    if is_one_address && matches!(balance, Balance::LeastConn | Balance::P2c) {
+        let name = balance.name();
+        cx.diagnostics.push(
+            Diagnostic::warning(
+                "edgeway::upstream::blind_balance",
+                written.place,
+                format!("`{name}` has nothing to choose from: there is one address"),
+            )
+            .help(
+                "if several workers share this port (PM2 cluster mode), give each its own and \
+                 list them all; otherwise leave `balance` out",
+            ),
+        );
+    }
+}
+
+/// Keeps connections of upstreams that share an address apart.
+pub(super) fn pool_group(upstream: &str) -> u64 {
+    hash64(upstream.as_bytes())
+}

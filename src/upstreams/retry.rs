@@ -1,0 +1,315 @@
+//! When a request is tried again: a pure rule, and a budget for all requests together.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::config::model::{RetryConfig, RetryOn};
+
+/// What is tried again, and how often.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryPolicy {
+    /// Tries in all.
+    pub attempts: u32,
+    pub on: Vec<RetryOn>,
+    /// Retries per request over the window, 0.0 to 1.0.
+    pub budget: f64,
+}
+
+impl From<&RetryConfig> for RetryPolicy {
+    fn from(config: &RetryConfig) -> Self {
+        Self {
+            attempts: config.attempts.max(1),
+            on: config.on.clone(),
+            budget: config.budget.0 / 100.0,
+        }
+    }
+}
+
+/// How a try failed, as far as trying again goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection: nothing was sent.
+    Connect,
+    /// Reset or end before the first byte of an answer.
+    Reset,
+    /// An answer of this status, none of which was sent on.
+    Status(u16),
+    /// A bound of time was passed. Never tried again: the backend may be at work on it.
+    Timeout,
+}
+
+/// Whether a request that failed may be tried again, budget apart. `tries` is how many
+/// were made; `replayable` says that all of the body that was read is still there.
+///
+/// Default-deny: what the policy does not list is not tried again, and what may change
+/// something at the backend only if it never reached it.
+pub fn may_retry(
+    policy: &RetryPolicy,
+    tries: u32,
+    failure: Failure,
+    is_idempotent: bool,
+    replayable: bool,
+) -> bool {
+    let listed = match failure {
+        Failure::Connect => RetryOn::Connect,
+        Failure::Reset => RetryOn::Reset,
+        Failure::Status(502) => RetryOn::Status502,
+        Failure::Status(503) => RetryOn::Status503,
+        Failure::Status(504) => RetryOn::Status504,
+        Failure::Status(_) | Failure::Timeout => return false,
+    };
+    tries < policy.attempts
+        && replayable
+        && policy.on.contains(&listed)
+        && (is_idempotent || failure == Failure::Connect)
+}
+
+const SLOTS: usize = 10;
+const SLOT: Duration = Duration::from_secs(1);
+/// Retries that are always allowed within one window.
+const FLOOR: u64 = 3;
+
+/// Retries as a share of requests over the last ten seconds.
+#[derive(Debug)]
+pub(super) struct Budget {
+    share: f64,
+    slots: [Slot; SLOTS],
+}
+
+/// One second of the window in one word: which second it is (20 bits), requests (26
+/// bits), retries (18 bits).
+///
+/// Invariant: the counts belong to the second that stands beside them, since both are
+/// replaced in one step. A second comes round again after twelve days, which is longer
+/// than any count is looked at.
+#[derive(Debug, Default)]
+struct Slot(AtomicU64);
+
+const REQUEST_BITS: u32 = 26;
+const RETRY_BITS: u32 = 18;
+const MOST_REQUESTS: u64 = (1 << REQUEST_BITS) - 1;
+const MOST_RETRIES: u64 = (1 << RETRY_BITS) - 1;
+const SECONDS: u64 = (1 << (64 - REQUEST_BITS - RETRY_BITS)) - 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counts {
+    second: u64,
+    requests: u64,
+    retries: u64,
+}
+
+impl Counts {
+    fn unpack(word: u64) -> Self {
+        Self {
+            second: word >> (REQUEST_BITS + RETRY_BITS),
+            requests: (word >> RETRY_BITS) & MOST_REQUESTS,
+            retries: word & MOST_RETRIES,
+        }
+    }
+
+    fn pack(self) -> u64 {
+        self.second << (REQUEST_BITS + RETRY_BITS) | self.requests << RETRY_BITS | self.retries
+    }
+
+    /// These if they are of `second`, none otherwise.
+    fn of(self, second: u64) -> Self {
+        if self.second == second {
+            return self;
+        }
+        Self {
+            second,
+            requests: 0,
+            retries: 0,
+        }
+    }
+}
+
+impl Slot {
+    fn update(&self, second: u64, change: impl Fn(Counts) -> Counts) {
+        // Never fails: the closure always gives a new word.
+        let _before = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                Some(change(Counts::unpack(word).of(second)).pack())
+            });
+    }
+}
+
+impl Budget {
+    pub(super) fn new(share: f64) -> Self {
+        Self {
+            share,
+            slots: Default::default(),
+        }
+    }
+
+    /// One more request; `now` in nanoseconds of the epoch.
+    pub(super) fn request(&self, now: u64) {
+        let (second, slot) = self.slot(now);
+        slot.update(second, |counts| Counts {
+            requests: (counts.requests + 1).min(MOST_REQUESTS),
+            ..counts
+        });
+    }
+
+    /// Takes one retry if there is one. Two that ask at the same instant may both get
+    /// the last one.
+    pub(super) fn take(&self, now: u64) -> bool {
+        let (requests, retries) = self.window(now);
+        if retries >= FLOOR.max(self.allowed(requests)) {
+            return false;
+        }
+        let (second, slot) = self.slot(now);
+        slot.update(second, |counts| Counts {
+            retries: (counts.retries + 1).min(MOST_RETRIES),
+            ..counts
+        });
+        true
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share of a count below 2^30"
+    )]
+    fn allowed(&self, requests: u64) -> u64 {
+        (requests as f64 * self.share) as u64
+    }
+
+    /// Requests and retries of the last ten seconds.
+    fn window(&self, now: u64) -> (u64, u64) {
+        let second = second(now);
+        let first = second.saturating_sub(SLOTS as u64 - 1);
+        self.slots
+            .iter()
+            .map(|slot| Counts::unpack(slot.0.load(Ordering::Relaxed)))
+            .filter(|counts| (first..=second).contains(&counts.second))
+            .fold((0, 0), |(requests, retries), counts| {
+                (requests + counts.requests, retries + counts.retries)
+            })
+    }
+
+    fn slot(&self, now: u64) -> (u64, &Slot) {
+        let second = second(now);
+        let index = usize::try_from(second % SLOTS as u64).unwrap_or(0);
+        (second, &self.slots[index])
+    }
+}
+
+fn second(now: u64) -> u64 {
+    let slot = u64::try_from(SLOT.as_nanos()).unwrap_or(u64::MAX);
+    // From 1, so that an untouched slot is of no second in use.
+    (now / slot) % SECONDS + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NANOS: u64 = 1_000_000_000;
+
+    fn policy(attempts: u32, on: &[RetryOn]) -> RetryPolicy {
+        RetryPolicy {
+            attempts,
+            on: on.to_vec(),
+            budget: 0.1,
+        }
+    }
+
+    #[test]
+    fn only_what_is_listed_is_tried_again() {
+        let default = RetryPolicy::from(&RetryConfig::default());
+        let cases = [
+            // failure, idempotent, replayable, tried again
+            (Failure::Connect, true, true, true),
+            (Failure::Connect, false, true, true),
+            (Failure::Connect, true, false, false),
+            (Failure::Reset, true, true, true),
+            (Failure::Reset, false, true, false),
+            (Failure::Reset, true, false, false),
+            (Failure::Status(502), true, true, false),
+            (Failure::Timeout, true, true, false),
+        ];
+        for (failure, idempotent, replayable, again) in cases {
+            let may = may_retry(&default, 1, failure, idempotent, replayable);
+            assert_eq!(may, again, "{failure:?} {idempotent} {replayable}");
+        }
+        assert!(
+            !may_retry(&default, 2, Failure::Connect, true, true),
+            "two tries in all"
+        );
+    }
+
+    #[test]
+    fn statuses_are_tried_again_where_the_policy_says_so_and_never_for_a_post() {
+        let policy = policy(3, &[RetryOn::Status503]);
+        assert!(may_retry(&policy, 2, Failure::Status(503), true, true));
+        assert!(!may_retry(&policy, 1, Failure::Status(503), false, true));
+        assert!(!may_retry(&policy, 1, Failure::Status(502), true, true));
+        assert!(!may_retry(&policy, 1, Failure::Status(500), true, true));
+        assert!(!may_retry(&policy, 1, Failure::Connect, true, true));
+    }
+
+    #[test]
+    fn three_retries_are_always_there_and_a_tenth_of_what_comes() {
+        let budget = Budget::new(0.1);
+        let taken = |now| (0..1000).filter(|_| budget.take(now)).count();
+        assert_eq!(taken(NANOS), 3);
+        for _ in 0..200 {
+            budget.request(2 * NANOS);
+        }
+        assert_eq!(taken(2 * NANOS), 17, "20 of 200, 3 of which are gone");
+        assert_eq!(
+            taken(11 * NANOS),
+            3,
+            "the 3 of second 1 have left the window"
+        );
+        assert_eq!(
+            taken(12 * NANOS),
+            0,
+            "no requests in it any more, and 3 retries"
+        );
+        assert_eq!(taken(100 * NANOS), 3);
+    }
+
+    #[test]
+    fn a_slot_keeps_what_fits() {
+        let counts = Counts {
+            second: SECONDS,
+            requests: MOST_REQUESTS,
+            retries: MOST_RETRIES,
+        };
+        assert_eq!(Counts::unpack(counts.pack()), counts);
+    }
+
+    proptest! {
+        #[test]
+        fn retries_stay_below_their_share_in_any_window(
+            steps in proptest::collection::vec((0u64..400, any::<bool>()), 1..2000)
+        ) {
+            let budget = Budget::new(0.1);
+            let (mut now, mut requests, mut retries) = (NANOS, Vec::new(), Vec::new());
+            for (millis, retry) in steps {
+                now += millis * NANOS / 1000;
+                let within = |times: &Vec<u64>| {
+                    times.iter().filter(|at| now / NANOS - **at / NANOS < 10).count()
+                };
+                if !retry {
+                    budget.request(now);
+                    requests.push(now);
+                    continue;
+                }
+                let room = within(&retries) < 3.max(within(&requests) / 10);
+                prop_assert_eq!(budget.take(now), room);
+                if room {
+                    retries.push(now);
+                }
+            }
+        }
+    }
+}
