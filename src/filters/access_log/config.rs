@@ -1,0 +1,242 @@
+//! The access log as written in YAML, and its compilation.
+
+use std::{path::Path, sync::OnceLock, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{
+    AccessLog,
+    line::LineFormat,
+    output::Target,
+    redact::{DEFAULT_WORDS, Redact},
+    rotation::Rotation,
+    writer::Counts,
+};
+use crate::{
+    base::units::{ByteSize, Span},
+    chain::CompileCx,
+    config::tree::{
+        Spanned,
+        short::{Short, read_short},
+    },
+};
+
+const DAY: Span = Span::secs(86_400);
+const MINUTE: Span = Span::secs(60);
+const KEEP: u32 = 7;
+const MOST_ARCHIVES: u32 = 1000;
+const SMALLEST_FILE: ByteSize = ByteSize(64 * 1024);
+
+/// One line for each request.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessLogConfig {
+    /// A path, from the folder of the configuration, or `stdout`, which is the default.
+    file: Option<Spanned<String>>,
+    /// `json` (the default), or `compat`: nginx' `combined` line and a tail of our own.
+    format: LineFormat,
+    /// When a file makes room for a new one; `false` if something else rotates it.
+    rotate: Option<Spanned<RotateConfig>>,
+    /// Query names whose values are not written: names that are, or end with, one of these
+    /// words (`=code` for the whole name only). `[]` for none; the words for tokens, keys,
+    /// passwords and signatures if absent.
+    redact: Option<Vec<String>>,
+}
+
+/// `false`, or when a file makes room for a new one and how many old ones are kept.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum RotateConfig {
+    /// Something else rotates the file, and sends SIGUSR1 when it did.
+    Off(bool),
+    On(RotateWhen),
+}
+
+/// When a file makes room for a new one and how many old ones are kept. With `every` and
+/// `size`, whichever comes first.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RotateWhen {
+    /// At each multiple of this span, in UTC: `1d` at midnight. `1d` if neither this nor
+    /// `size` is given.
+    every: Option<Spanned<Span>>,
+    /// Before the file would grow larger than this.
+    size: Option<Spanned<ByteSize>>,
+    /// How many old files are kept, as `FILE.1` (the youngest), `FILE.2` …; 7 if absent.
+    keep: Option<Spanned<u32>>,
+}
+
+impl TryFrom<RotateWhen> for RotateConfig {
+    type Error = String;
+
+    fn try_from(when: RotateWhen) -> Result<Self, String> {
+        Ok(Self::On(when))
+    }
+}
+
+impl Short for RotateConfig {
+    const WHAT: &'static str = "`false`, or a mapping such as `{ every: 1d, keep: 7 }`";
+    type Full = RotateWhen;
+
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        Some(Ok(if flag {
+            Self::On(RotateWhen::default())
+        } else {
+            Self::Off(false)
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for RotateConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl AccessLogConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<AccessLog> {
+        let target = self.target(cx);
+        let rotation = self.rotation(cx);
+        let redact = match &self.redact {
+            Some(words) => Redact::new(words),
+            None => Redact::new(DEFAULT_WORDS),
+        };
+        let (target, rotation) = (target?, rotation?);
+        Some(AccessLog {
+            format: self.format,
+            redact,
+            clock: cx.clock.clone(),
+            target,
+            rotation,
+            counts: Counts::new(cx.metrics),
+            writer: OnceLock::new(),
+        })
+    }
+
+    /// `None` if a problem was reported.
+    fn target(&self, cx: &mut CompileCx<'_>) -> Option<Target> {
+        let Some(file) = &self.file else {
+            return Some(Target::Stdout);
+        };
+        let folder = cx.folder;
+        let mut refuse = |message: &str, help: &str| {
+            cx.report_at(file.place, "edgeway::access_log::file", message, help);
+            None
+        };
+        match file.value.as_str() {
+            "stdout" => return Some(Target::Stdout),
+            "stderr" => {
+                return refuse(
+                    "the access log cannot go to `stderr`, where the gateway's own messages go",
+                    "write `file: stdout`, or a path",
+                );
+            }
+            "" | "-" | "off" | "false" => {
+                return refuse(
+                    &format!("`{}` is no file", file.value),
+                    "write `file: stdout` or a path; `access_log: false` switches it off",
+                );
+            }
+            _ => {}
+        }
+        let path = match std::path::absolute(folder.join(&file.value)) {
+            Ok(path) => path,
+            Err(error) => return refuse(&format!("`{}`: {error}", file.value), "write a path"),
+        };
+        if path.is_dir() {
+            return refuse(
+                &format!("`{}` is a folder", file.value),
+                "write the path of a file in it, such as `access.log`",
+            );
+        }
+        let has_folder = path.parent().is_some_and(Path::is_dir);
+        if !has_folder {
+            cx.warn(
+                "edgeway::access_log::folder",
+                format!(
+                    "the folder of the access log `{}` does not exist",
+                    file.value
+                ),
+                "make it, and let the gateway's user write there; until then lines are dropped",
+            );
+        }
+        Some(Target::File(path))
+    }
+
+    /// `None` if a problem was reported.
+    fn rotation(&self, cx: &mut CompileCx<'_>) -> Option<Rotation> {
+        let is_stdout = self.file.as_ref().is_none_or(|f| f.value == "stdout");
+        let when = match &self.rotate {
+            None if is_stdout => return Some(Rotation::NEVER),
+            None => RotateWhen::default(),
+            Some(Spanned {
+                value: RotateConfig::Off(_),
+                ..
+            }) => return Some(Rotation::NEVER),
+            Some(Spanned { place, .. }) if is_stdout => {
+                cx.report_at(
+                    *place,
+                    "edgeway::access_log::rotate",
+                    "stdout cannot be rotated",
+                    "remove `rotate`, or name a `file`",
+                );
+                return None;
+            }
+            Some(Spanned {
+                value: RotateConfig::On(when),
+                ..
+            }) => when.clone(),
+        };
+        when.compile(cx)
+    }
+}
+
+impl RotateWhen {
+    fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Rotation> {
+        let mut is_good = true;
+        let mut refuse = |place, message: String, help: &str| {
+            cx.report_at(place, "edgeway::access_log::rotate", message, help);
+            is_good = false;
+        };
+        if let Some(every) = &self.every
+            && every.value < MINUTE
+        {
+            refuse(
+                every.place,
+                format!("`every: {}` is shorter than a minute", every.value),
+                "write `1min` or more, such as `1d`",
+            );
+        }
+        if let Some(size) = &self.size
+            && size.value < SMALLEST_FILE
+        {
+            refuse(
+                size.place,
+                format!("`size: {}` is smaller than {SMALLEST_FILE}", size.value),
+                "write a size such as `100MiB`",
+            );
+        }
+        if let Some(keep) = &self.keep
+            && !(1..=MOST_ARCHIVES).contains(&keep.value)
+        {
+            refuse(
+                keep.place,
+                format!(
+                    "`keep: {}` is not between 1 and {MOST_ARCHIVES}",
+                    keep.value
+                ),
+                "write how many old files to keep, such as `7`",
+            );
+        }
+        let every = match (&self.every, &self.size) {
+            (None, None) => Some(DAY),
+            (every, _) => every.as_ref().map(|every| every.value),
+        };
+        is_good.then(|| Rotation {
+            every: every.map(|Span(every): Span| -> Duration { every }),
+            size: self.size.as_ref().map(|size| size.value.0),
+            keep: self.keep.as_ref().map_or(KEEP, |keep| keep.value),
+        })
+    }
+}

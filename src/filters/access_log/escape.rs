@@ -1,0 +1,209 @@
+//! Text, numbers and addresses as bytes of a line. No formatting machinery, no allocation
+//! of its own.
+
+use std::{
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Adds `text` as the inside of a JSON string.
+///
+/// Bytes that are no UTF-8 become U+FFFD, so that a line is JSON whatever a client sent.
+pub(super) fn put_json(out: &mut Vec<u8>, text: &[u8]) {
+    if is_plain(text) {
+        out.extend_from_slice(text);
+    } else {
+        put_json_slowly(out, text);
+    }
+}
+
+/// Visible ASCII and spaces only, without quotes and backslashes. Eight bytes at a time,
+/// since nearly all text of a log is plain.
+fn is_plain(text: &[u8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = 0x8080_8080_8080_8080;
+    // The top bit of each byte of the result is set where that byte of `word` is zero;
+    // it may be set for others above a zero byte, which changes no answer here.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & TOPS;
+    let special = |word: u64| {
+        let below_space = word.wrapping_sub(ONES * 0x20) & !word & TOPS;
+        let quote = zeros(word ^ (ONES * 0x22));
+        let backslash = zeros(word ^ (ONES * 0x5c));
+        (word & TOPS) | below_space | quote | backslash
+    };
+    let (words, rest) = text.as_chunks::<8>();
+    let mut found = 0;
+    for word in words {
+        found |= special(u64::from_ne_bytes(*word));
+    }
+    found == 0
+        && rest
+            .iter()
+            .all(|b| (0x20..0x80).contains(b) && *b != b'"' && *b != b'\\')
+}
+
+#[cold]
+fn put_json_slowly(out: &mut Vec<u8>, text: &[u8]) {
+    for chunk in text.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' => out.extend_from_slice(b"\\\""),
+                '\\' => out.extend_from_slice(b"\\\\"),
+                // C1 controls too: a terminal may obey them.
+                c if c.is_control() => {
+                    let code = c as u32;
+                    out.extend_from_slice(b"\\u00");
+                    out.push(HEX[(code >> 4) as usize & 15]);
+                    out.push(HEX[code as usize & 15]);
+                }
+                c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+}
+
+/// Adds `text` as nginx does inside the quotes of a `combined` line: `\x22` for whatever
+/// could end them or is not visible ASCII.
+pub(super) fn put_compat(out: &mut Vec<u8>, text: &[u8]) {
+    if is_plain(text) {
+        out.extend_from_slice(text);
+        return;
+    }
+    for byte in text {
+        if matches!(byte, b'"' | b'\\' | 0..0x20 | 0x7f..) {
+            out.extend_from_slice(b"\\x");
+            out.push(HEX[usize::from(byte >> 4)].to_ascii_uppercase());
+            out.push(HEX[usize::from(byte & 15)].to_ascii_uppercase());
+        } else {
+            out.push(*byte);
+        }
+    }
+}
+
+pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    // 2^64 has 20 digits.
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + low_digit(number);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Milliseconds with three decimals.
+pub(super) fn put_millis(out: &mut Vec<u8>, span: Duration) {
+    let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    put_number(out, micros / 1000);
+    out.push(b'.');
+    put_three(out, micros % 1000);
+}
+
+/// Three digits of a number below 1,000.
+pub(super) fn put_three(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(&[
+        b'0' + low_digit(number / 100),
+        b'0' + low_digit(number / 10),
+        b'0' + low_digit(number),
+    ]);
+}
+
+fn low_digit(number: u64) -> u8 {
+    (number % 10) as u8
+}
+
+pub(super) fn put_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => put_v4(out, address),
+        // Writing to a Vec cannot fail.
+        IpAddr::V6(address) => {
+            let _infallible = write!(out, "{address}");
+        }
+    }
+}
+
+fn put_v4(out: &mut Vec<u8>, address: Ipv4Addr) {
+    let [first, rest @ ..] = address.octets();
+    put_number(out, first.into());
+    for octet in rest {
+        out.push(b'.');
+        put_number(out, octet.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn made(put: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        put(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn terminals_and_parsers_are_safe_from_text() {
+        for (text, json, compat) in [
+            (&b"plain text/1.0"[..], "plain text/1.0", "plain text/1.0"),
+            (b"a\"b\\c", r#"a\"b\\c"#, r"a\x22b\x5Cc"),
+            (b"a\n\x1b[2J", r"a\u000a\u001b[2J", r"a\x0A\x1B[2J"),
+            ("é\u{9b}".as_bytes(), "é\\u009b", r"\xC3\xA9\xC2\x9B"),
+            (b"\xff!", "\u{fffd}!", r"\xFF!"),
+        ] {
+            assert_eq!(made(|out| put_json(out, text)), json);
+            assert_eq!(made(|out| put_compat(out, text)), compat);
+        }
+    }
+
+    #[test]
+    fn numbers_and_spans() {
+        for number in [0, 9, 10, 255, 1_000_000, u64::MAX] {
+            assert_eq!(made(|out| put_number(out, number)), number.to_string());
+        }
+        for (micros, text) in [(0, "0.000"), (999, "0.999"), (1_234_567, "1234.567")] {
+            let span = Duration::from_micros(micros);
+            assert_eq!(made(|out| put_millis(out, span)), text);
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        for text in ["0.0.0.0", "192.168.10.255", "2001:db8::1", "::"] {
+            let address = text.parse().unwrap();
+            assert_eq!(made(|out| put_address(out, address)), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_comes_back_from_json(text in ".*") {
+            let json = format!("\"{}\"", made(|out| put_json(out, text.as_bytes())));
+            prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        }
+
+        #[test]
+        fn any_bytes_make_json(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let json = format!("\"{}\"", made(|out| put_json(out, &bytes)));
+            let read = serde_json::from_str::<String>(&json).unwrap();
+            prop_assert_eq!(read, String::from_utf8_lossy(&bytes));
+        }
+
+        #[test]
+        fn no_bytes_leave_the_quotes_of_compat(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let text = made(|out| put_compat(out, &bytes));
+            prop_assert!(text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'"'));
+        }
+    }
+}

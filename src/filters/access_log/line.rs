@@ -1,0 +1,227 @@
+//! One request as one line: JSON, or nginx' `combined` with a tail of our own.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{REFERER, USER_AGENT};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    escape::{put_address, put_compat, put_json, put_millis, put_number},
+    redact::Redact,
+    stamp::Stamp,
+};
+use crate::chain::{Exchange, Facts};
+
+/// Longer ones are cut: a client could fill the disk with them.
+const LONGEST_HEADER: usize = 512;
+
+/// What a line is made of.
+pub(super) struct Line<'a> {
+    pub(super) ex: &'a Exchange<'a>,
+    pub(super) wall: SystemTime,
+    pub(super) total: Duration,
+    pub(super) redact: &'a Redact,
+}
+
+/// How a line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LineFormat {
+    /// One JSON object.
+    #[default]
+    Json,
+    /// nginx' `combined` line, then `X-Cache-Status:`, the request id and times.
+    Compat,
+}
+
+impl LineFormat {
+    pub(super) fn put(self, out: &mut Vec<u8>, stamp: &mut Stamp, line: &Line<'_>) {
+        match self {
+            Self::Json => line.put_json(out, stamp),
+            Self::Compat => line.put_compat(out, stamp),
+        }
+    }
+}
+
+impl Line<'_> {
+    fn put_json(&self, out: &mut Vec<u8>, stamp: &mut Stamp) {
+        let (ex, facts) = (self.ex, &*self.ex.facts);
+        let (path, query) = self.target();
+        out.reserve(1024);
+        out.extend_from_slice(b"{\"time\":\"");
+        stamp.put_rfc3339(out, self.wall);
+        out.extend_from_slice(b"\",\"id\":\"");
+        put_json(out, facts.request_id.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"client\":\"");
+        put_address(out, facts.client.ip);
+        out.extend_from_slice(b"\",\"listener\":\"");
+        put_json(out, facts.client.listener.as_bytes());
+        out.extend_from_slice(b"\",\"method\":\"");
+        put_json(out, ex.head.method.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"scheme\":\"");
+        out.extend_from_slice(facts.client.scheme.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"host\":\"");
+        put_json(out, ex.host().as_bytes());
+        out.extend_from_slice(b"\",\"path\":\"");
+        put_json(out, path);
+        out.extend_from_slice(b"\",\"query\":");
+        match query {
+            Some(query) => {
+                out.push(b'"');
+                self.redact.put(out, query, put_json);
+                out.push(b'"');
+            }
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"protocol\":\"");
+        out.extend_from_slice(facts.client.protocol.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"status\":");
+        put_number(out, facts.status.into());
+        out.extend_from_slice(b",\"bytes_in\":");
+        put_number(out, facts.bytes_received);
+        out.extend_from_slice(b",\"bytes_out\":");
+        put_number(out, facts.bytes_sent);
+        put_optional_text(out, b",\"route\":", facts.route.as_deref());
+        out.extend_from_slice(b",\"class\":\"");
+        out.extend_from_slice(facts.class.name().as_bytes());
+        out.push(b'"');
+        put_json_upstream(out, facts);
+        out.extend_from_slice(b",\"total_ms\":");
+        put_millis(out, self.total);
+        put_optional_millis(out, b",\"first_byte_ms\":", facts.first_byte);
+        put_optional_millis(out, b",\"upstream_ms\":", facts.upstream.first_byte);
+        put_optional_text(out, b",\"reason\":", facts.reason);
+        put_optional_bytes(out, b",\"user_agent\":", self.user_agent());
+        put_optional_bytes(out, b",\"referer\":", self.referer());
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn put_compat(&self, out: &mut Vec<u8>, stamp: &mut Stamp) {
+        let (ex, facts) = (self.ex, &*self.ex.facts);
+        let (path, query) = self.target();
+        out.reserve(1024);
+        put_address(out, facts.client.ip);
+        out.extend_from_slice(b" - - [");
+        stamp.put_combined(out, self.wall);
+        out.extend_from_slice(b"] \"");
+        put_compat(out, ex.head.method.as_str().as_bytes());
+        out.push(b' ');
+        put_compat(out, path);
+        if let Some(query) = query {
+            out.push(b'?');
+            self.redact.put(out, query, put_compat);
+        }
+        out.push(b' ');
+        out.extend_from_slice(facts.client.protocol.as_str().as_bytes());
+        out.extend_from_slice(b"\" ");
+        // What nginx writes for a client that left before its answer.
+        put_number(
+            out,
+            if facts.status == 0 { 499 } else { facts.status }.into(),
+        );
+        out.push(b' ');
+        put_number(out, facts.bytes_sent);
+        for header in [self.referer(), self.user_agent()] {
+            out.extend_from_slice(b" \"");
+            put_compat(out, header.unwrap_or(b"-"));
+            out.push(b'"');
+        }
+        out.extend_from_slice(b" X-Cache-Status: - id=");
+        put_compat(out, or_dash(facts.request_id.as_str()).as_bytes());
+        for (name, text) in [
+            (&b" route=\""[..], facts.route.as_deref()),
+            (b"\" upstream=\"", facts.upstream.name.as_deref()),
+            (b"\" backend=\"", facts.upstream.backend.as_deref()),
+        ] {
+            out.extend_from_slice(name);
+            put_compat(out, text.unwrap_or("-").as_bytes());
+        }
+        out.extend_from_slice(b"\" total_ms=");
+        put_millis(out, self.total);
+        for (name, span) in [
+            (&b" first_byte_ms="[..], facts.first_byte),
+            (b" upstream_ms=", facts.upstream.first_byte),
+        ] {
+            out.extend_from_slice(name);
+            match span {
+                Some(span) => put_millis(out, span),
+                None => out.push(b'-'),
+            }
+        }
+        out.extend_from_slice(b" reason=");
+        out.extend_from_slice(facts.reason.unwrap_or("-").as_bytes());
+        out.push(b'\n');
+    }
+
+    /// Path and query as the client sent them.
+    fn target(&self) -> (&[u8], Option<&[u8]>) {
+        let head = self.ex.head;
+        let raw = head.raw_path();
+        if raw.first() != Some(&b'/') {
+            // Absolute form, which may hold a password, or `*`.
+            let uri = &head.uri;
+            return (uri.path().as_bytes(), uri.query().map(str::as_bytes));
+        }
+        match raw.iter().position(|b| *b == b'?') {
+            Some(at) => (&raw[..at], Some(&raw[at + 1..])),
+            None => (raw, None),
+        }
+    }
+
+    fn user_agent(&self) -> Option<&[u8]> {
+        let value = self.ex.header(&USER_AGENT)?.as_bytes();
+        Some(&value[..value.len().min(LONGEST_HEADER)])
+    }
+
+    /// Without its query, which may hold secrets of the page that led here.
+    fn referer(&self) -> Option<&[u8]> {
+        let value = self.ex.header(&REFERER)?.as_bytes();
+        let end = value
+            .iter()
+            .position(|b| matches!(b, b'?' | b'#'))
+            .unwrap_or(value.len());
+        Some(&value[..end.min(LONGEST_HEADER)])
+    }
+}
+
+fn put_json_upstream(out: &mut Vec<u8>, facts: &Facts) {
+    let upstream = &facts.upstream;
+    put_optional_text(out, b",\"upstream\":", upstream.name.as_deref());
+    put_optional_text(out, b",\"backend\":", upstream.backend.as_deref());
+    out.extend_from_slice(b",\"tries\":");
+    put_number(out, upstream.tries.into());
+    out.extend_from_slice(b",\"upstream_status\":");
+    match upstream.status {
+        0 => out.extend_from_slice(b"null"),
+        status => put_number(out, status.into()),
+    }
+}
+
+fn put_optional_text(out: &mut Vec<u8>, key: &[u8], text: Option<&str>) {
+    put_optional_bytes(out, key, text.map(str::as_bytes));
+}
+
+fn put_optional_bytes(out: &mut Vec<u8>, key: &[u8], text: Option<&[u8]>) {
+    out.extend_from_slice(key);
+    match text {
+        Some(text) => {
+            out.push(b'"');
+            put_json(out, text);
+            out.push(b'"');
+        }
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn put_optional_millis(out: &mut Vec<u8>, key: &[u8], span: Option<Duration>) {
+    out.extend_from_slice(key);
+    match span {
+        Some(span) => put_millis(out, span),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}

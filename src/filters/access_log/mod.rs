@@ -1,0 +1,84 @@
+//! One line for each request, to stdout or to a file that rotates. Never blocks a request.
+//!
+//! The line is formatted on the request's own thread into a buffer that a thread of the
+//! log empties; a full buffer drops lines and counts them. What cannot be written is
+//! tried again, and requests go on.
+
+mod config;
+mod escape;
+mod line;
+mod output;
+mod redact;
+mod rotation;
+mod stamp;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::sync::OnceLock;
+
+use self::{
+    config::AccessLogConfig,
+    line::{Line, LineFormat},
+    output::Target,
+    redact::Redact,
+    rotation::Rotation,
+    writer::{Counts, User},
+};
+use crate::{
+    base::clock::Clock,
+    chain::{CompileCx, Exchange, Filter, FilterKind, Phases},
+};
+
+pub use self::writer::{flush, reopen};
+
+/// The kind of filter; see `docs/filters/access_log.md`.
+pub struct AccessLogKind;
+
+impl FilterKind for AccessLogKind {
+    const NAME: &'static str = "access_log";
+    const ON_BY_DEFAULT: bool = true;
+    type Config = AccessLogConfig;
+    type Filter = AccessLog;
+
+    fn compile(config: AccessLogConfig, cx: &mut CompileCx<'_>) -> Option<AccessLog> {
+        config.compile(cx)
+    }
+}
+
+/// The compiled filter.
+pub struct AccessLog {
+    format: LineFormat,
+    redact: Redact,
+    clock: Clock,
+    target: Target,
+    rotation: Rotation,
+    counts: Counts,
+    /// Made by the first line: `edgeway check`, and a configuration that is refused for
+    /// another reason, open no file and change no rotation.
+    writer: OnceLock<User>,
+}
+
+impl Filter for AccessLog {
+    fn phases(&self) -> Phases {
+        Phases::LOG
+    }
+
+    fn on_log(&self, ex: &Exchange<'_>) {
+        let writer = self.writer.get_or_init(|| {
+            User::join(
+                &self.target,
+                self.rotation.clone(),
+                &self.clock,
+                &self.counts,
+            )
+        });
+        let line = Line {
+            ex,
+            wall: self.clock.wall(),
+            total: self.clock.now().duration_since(ex.facts.started),
+            redact: &self.redact,
+        };
+        writer.push(|out, stamp| self.format.put(out, stamp, &line));
+    }
+}

@@ -1,0 +1,205 @@
+//! Query values that are secrets by their names never reach the log.
+
+/// Written in the place of a value.
+const REDACTED: &[u8] = b"[redacted]";
+
+/// Longer names are judged by their ends.
+const LONGEST_NAME: usize = 64;
+
+/// Words that make a query name a secret's; with `=` before it, the whole name only.
+pub(super) const DEFAULT_WORDS: &[&str] = &[
+    "token",
+    "accesstoken",
+    "idtoken",
+    "refreshtoken",
+    "key",
+    "apikey",
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "secret",
+    "signature",
+    "sig",
+    "jwt",
+    "auth",
+    "authorization",
+    "credential",
+    "credentials",
+    "assertion",
+    "session",
+    "sessionid",
+    "sid",
+    "otp",
+    "=code",
+];
+
+/// The words, in lower case.
+pub(super) struct Redact(Box<[Word]>);
+
+struct Word {
+    text: Box<[u8]>,
+    is_whole: bool,
+}
+
+impl Redact {
+    pub(super) fn new(words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        Self(
+            words
+                .into_iter()
+                .map(|word| {
+                    let whole = word.as_ref().strip_prefix('=');
+                    let text = whole.unwrap_or(word.as_ref()).to_ascii_lowercase();
+                    Word {
+                        text: text.into_bytes().into(),
+                        is_whole: whole.is_some(),
+                    }
+                })
+                .collect(),
+        )
+    }
+
+    /// Adds `query` through `put`, without its secrets.
+    pub(super) fn put(&self, out: &mut Vec<u8>, query: &[u8], put: fn(&mut Vec<u8>, &[u8])) {
+        let is_secret =
+            |pair: &[u8]| value_start(pair).is_some_and(|at| self.hides(&pair[..at - 1]));
+        if !query.split(|b| *b == b'&').any(is_secret) {
+            put(out, query);
+            return;
+        }
+        for (index, pair) in query.split(|b| *b == b'&').enumerate() {
+            if index > 0 {
+                out.push(b'&');
+            }
+            match value_start(pair) {
+                Some(at) if is_secret(pair) => {
+                    put(out, &pair[..at]);
+                    out.extend_from_slice(REDACTED);
+                }
+                _ => put(out, pair),
+            }
+        }
+    }
+
+    /// Whether a name is one of the words, or ends with one that begins there: after
+    /// something that is no letter, or at a capital (`reset_token`, `resetToken`).
+    fn hides(&self, name: &[u8]) -> bool {
+        let mut decoded = [0; LONGEST_NAME];
+        let name = if name.contains(&b'%') {
+            decode(name, &mut decoded)
+        } else {
+            name
+        };
+        self.0.iter().any(|word| {
+            let Some(start) = name.len().checked_sub(word.text.len()) else {
+                return false;
+            };
+            if !name[start..].eq_ignore_ascii_case(&word.text) {
+                return false;
+            }
+            let Some(before) = start.checked_sub(1).map(|at| name[at]) else {
+                return true;
+            };
+            let is_capital = name[start..].first().is_some_and(u8::is_ascii_uppercase);
+            !word.is_whole
+                && (!before.is_ascii_alphabetic() || (is_capital && before.is_ascii_lowercase()))
+        })
+    }
+}
+
+/// Where the value of `name=value` begins.
+fn value_start(pair: &[u8]) -> Option<usize> {
+    pair.iter().position(|b| *b == b'=').map(|at| at + 1)
+}
+
+/// `%74oken` as `token`: the origin reads it so. The end of what does not fit.
+fn decode<'a>(name: &[u8], out: &'a mut [u8; LONGEST_NAME]) -> &'a [u8] {
+    let mut at = LONGEST_NAME;
+    let mut rest = name;
+    while let Some((last, before)) = rest.split_last() {
+        if at == 0 {
+            break;
+        }
+        at -= 1;
+        (out[at], rest) = match rest {
+            [head @ .., b'%', high, low] => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, head),
+                _ => (*last, before),
+            },
+            _ => (*last, before),
+        };
+    }
+    &out[at..]
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(query: &str, expected: &str) {
+        let mut out = Vec::new();
+        Redact::new(DEFAULT_WORDS).put(&mut out, query.as_bytes(), |out, text| {
+            out.extend_from_slice(text);
+        });
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn secrets_are_known_by_their_names() {
+        for name in [
+            "token",
+            "reset_token",
+            "resetToken",
+            "access_token",
+            "TOKEN",
+            "api-key",
+            "apiKey",
+            "apikey",
+            "X-Amz-Signature",
+            "X-Amz-Credential",
+            "sig",
+            "%74oken",
+            "user%5Btoken",
+            "code",
+        ] {
+            check(
+                &format!("a=1&{name}=hunter2&b=2"),
+                &format!("a=1&{name}=[redacted]&b=2"),
+            );
+        }
+    }
+
+    #[test]
+    fn other_names_keep_their_values() {
+        for query in [
+            "monkey=1&design=2&zip_code=3",
+            "token",
+            "",
+            "&&=&",
+            "q=token%3Dx",
+            "tokens=3",
+            "%zz=1&%=2",
+        ] {
+            check(query, query);
+        }
+    }
+
+    #[test]
+    fn a_value_may_hold_anything_but_an_ampersand() {
+        check("key=a=b?c#d&x=1", "key=[redacted]&x=1");
+        check("token=", "token=[redacted]");
+    }
+
+    #[test]
+    fn a_long_coded_name_is_judged_by_its_end() {
+        let name = format!("{}_%74oken", "a".repeat(200));
+        check(&format!("{name}=1"), &format!("{name}=[redacted]"));
+    }
+}

@@ -1,0 +1,102 @@
+//! The time of a line as text, made once a second.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use chrono::DateTime;
+
+use super::escape::put_three;
+
+/// The texts of the last second asked for.
+pub(super) struct Stamp {
+    second: u64,
+    /// `2027-01-15T08:00:00`
+    rfc3339: String,
+    /// `15/Jan/2027:08:00:00 +0000`
+    combined: String,
+}
+
+impl Default for Stamp {
+    fn default() -> Self {
+        Self {
+            // No clock shows it, so the first line makes the texts.
+            second: u64::MAX,
+            rfc3339: String::new(),
+            combined: String::new(),
+        }
+    }
+}
+
+impl Stamp {
+    /// RFC 3339 in UTC with milliseconds.
+    pub(super) fn put_rfc3339(&mut self, out: &mut Vec<u8>, wall: SystemTime) {
+        let since = self.turn_to(wall);
+        out.extend_from_slice(self.rfc3339.as_bytes());
+        out.push(b'.');
+        put_three(out, since.subsec_millis().into());
+        out.push(b'Z');
+    }
+
+    /// As nginx' `$time_local`, in UTC.
+    pub(super) fn put_combined(&mut self, out: &mut Vec<u8>, wall: SystemTime) {
+        self.turn_to(wall);
+        out.extend_from_slice(self.combined.as_bytes());
+    }
+
+    fn turn_to(&mut self, wall: SystemTime) -> Duration {
+        let since = since_epoch(wall);
+        if since.as_secs() != self.second {
+            self.make(since.as_secs());
+        }
+        since
+    }
+
+    #[cold]
+    fn make(&mut self, second: u64) {
+        let time = i64::try_from(second)
+            .ok()
+            .and_then(|second| DateTime::from_timestamp(second, 0))
+            .unwrap_or_default();
+        self.second = second;
+        self.rfc3339 = time.format("%Y-%m-%dT%H:%M:%S").to_string();
+        self.combined = time.format("%d/%b/%Y:%H:%M:%S +0000").to_string();
+    }
+}
+
+/// Zero for a clock set before 1970.
+pub(super) fn since_epoch(wall: SystemTime) -> Duration {
+    wall.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_texts_follow_the_clock() {
+        let mut stamp = Stamp::default();
+        let mut show = |millis| {
+            let wall = UNIX_EPOCH + Duration::from_millis(millis);
+            let mut out = Vec::new();
+            stamp.put_rfc3339(&mut out, wall);
+            out.push(b' ');
+            stamp.put_combined(&mut out, wall);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            show(1_800_000_000_007),
+            "2027-01-15T08:00:00.007Z 15/Jan/2027:08:00:00 +0000"
+        );
+        assert_eq!(
+            show(1_800_000_000_999),
+            "2027-01-15T08:00:00.999Z 15/Jan/2027:08:00:00 +0000"
+        );
+        assert_eq!(
+            show(1_800_000_001_000),
+            "2027-01-15T08:00:01.000Z 15/Jan/2027:08:00:01 +0000"
+        );
+        assert_eq!(
+            show(0),
+            "1970-01-01T00:00:00.000Z 01/Jan/1970:00:00:00 +0000"
+        );
+    }
+}

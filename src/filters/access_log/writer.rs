@@ -1,0 +1,495 @@
+//! The buffers that requests write lines into, and the thread that empties them.
+//!
+//! Each worker thread has a buffer of its own, so its lock is free but for the moment in
+//! which the log's thread takes the content away. While lines come, that thread looks
+//! every 50 ms, or when a buffer is half full of what one write should hold; after a
+//! second without lines it sleeps until the next one wakes it.
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    io,
+    sync::{
+        Arc, LazyLock, OnceLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::{self, Thread},
+    time::Duration,
+};
+
+use log::{error, info, warn};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::{
+    output::{Batch, Output, Target, count_lines},
+    rotation::Rotation,
+    stamp::Stamp,
+};
+use crate::base::{
+    clock::Clock,
+    metrics::{IntCounter, IntGauge, Metrics},
+};
+
+/// Bytes that may wait for one target, over all buffers.
+const CAPACITY: usize = 8 * 1024 * 1024;
+
+/// A buffer that has grown this far wakes the thread.
+const WAKE_AT: usize = 64 * 1024;
+
+/// Larger buffers give their memory back once they are written.
+const KEEP_AT_MOST: usize = 4 * WAKE_AT;
+
+/// How long lines gather before they are written.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Looks without a line until the thread sleeps.
+const IDLE_LOOKS: u32 = 20;
+
+/// Time between two tries of a target that fails.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The log's own metrics.
+#[derive(Clone)]
+pub(super) struct Counts {
+    written: IntCounter,
+    dropped: IntCounter,
+    failing: IntGauge,
+}
+
+impl Counts {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        Self {
+            written: metrics.counter(
+                "edgeway_access_log_lines_total",
+                "Access log lines written.",
+                &[],
+            ),
+            dropped: metrics.counter(
+                "edgeway_access_log_dropped_total",
+                "Access log lines lost since the disk or the reader was too slow or failed.",
+                &[],
+            ),
+            failing: metrics.gauge(
+                "edgeway_access_log_failing",
+                "Access log files that cannot be written at the moment.",
+                &[],
+            ),
+        }
+    }
+}
+
+/// The writers of this process, by target. A filter is compiled anew by each reload and
+/// for each route; what is open has to outlive that, and to be shared.
+static WRITERS: LazyLock<Mutex<HashMap<Target, Arc<Shared>>>> = LazyLock::new(Mutex::default);
+
+/// Opens every log file anew, after something else has moved it. Does not wait.
+pub fn reopen() {
+    for shared in WRITERS.lock().values() {
+        shared.reopen.store(true, Ordering::Release);
+        shared.wake();
+    }
+}
+
+/// Waits until every line logged before this call is written, at most `deadline`;
+/// whether it came so far. Blocks the calling thread.
+pub fn flush(deadline: Duration) -> bool {
+    let end = Clock::machine().now() + deadline;
+    let all: Vec<Arc<Shared>> = WRITERS.lock().values().cloned().collect();
+    let wanted: Vec<u64> = all.iter().map(|shared| shared.ask_flush()).collect();
+    all.iter()
+        .zip(wanted)
+        .all(|(shared, wanted)| shared.wait_flushed(wanted, end))
+}
+
+/// What the requests and the thread share.
+struct Shared {
+    lanes: Box<[Lane]>,
+    /// Bytes that one lane may hold.
+    lane_capacity: usize,
+    counts: Counts,
+    thread: OnceLock<Thread>,
+    /// The thread waits until it is woken. Set before it looks a last time, so a line
+    /// that it does not see then sees this.
+    is_asleep: AtomicBool,
+    reopen: AtomicBool,
+    /// Changed under the lock of [`WRITERS`] only.
+    users: AtomicUsize,
+    /// What the last one to join wants, until the thread takes it.
+    rotation: Mutex<Option<Rotation>>,
+    flush_wanted: AtomicU64,
+    flushed: Mutex<u64>,
+    flushed_changed: Condvar,
+    retry: Duration,
+}
+
+/// One buffer, on cache lines of its own.
+#[repr(align(128))]
+#[derive(Default)]
+struct Lane(Mutex<Buffer>);
+
+#[derive(Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    stamp: Stamp,
+}
+
+/// A filter's hold on the writer of its target; the thread ends when the last is gone and
+/// all is written.
+pub(super) struct User {
+    shared: Arc<Shared>,
+}
+
+impl User {
+    /// Joins the writer of `target`, starting it if there is none. Its rotation becomes
+    /// the caller's.
+    pub(super) fn join(
+        target: &Target,
+        rotation: Rotation,
+        clock: &Clock,
+        counts: &Counts,
+    ) -> Self {
+        Self::join_sized(target, rotation, clock, counts, CAPACITY, RETRY)
+    }
+
+    pub(super) fn join_sized(
+        target: &Target,
+        rotation: Rotation,
+        clock: &Clock,
+        counts: &Counts,
+        capacity: usize,
+        retry: Duration,
+    ) -> Self {
+        let mut writers = WRITERS.lock();
+        let shared = writers.entry(target.clone()).or_insert_with(|| {
+            let shared = Arc::new(Shared::new(counts.clone(), capacity, retry));
+            *shared.rotation.lock() = Some(rotation.clone());
+            Worker::start(&shared, target, clock);
+            shared
+        });
+        shared.users.fetch_add(1, Ordering::Relaxed);
+        *shared.rotation.lock() = Some(rotation);
+        Self {
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// Adds one line, or counts it as dropped.
+    pub(super) fn push(&self, put: impl FnOnce(&mut Vec<u8>, &mut Stamp)) {
+        let shared = &*self.shared;
+        let mut buffer = shared.free_lane();
+        let before = buffer.bytes.len();
+        if before >= shared.lane_capacity {
+            drop(buffer);
+            shared.counts.dropped.inc();
+            return;
+        }
+        let Buffer { bytes, stamp } = &mut *buffer;
+        put(bytes, stamp);
+        let is_full_now = before < WAKE_AT && bytes.len() >= WAKE_AT;
+        drop(buffer);
+        if is_full_now || shared.is_asleep.load(Ordering::Relaxed) {
+            shared.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+impl User {
+    pub(super) fn is_asleep(&self) -> bool {
+        self.shared.is_asleep.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn shares_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    pub(super) fn flush(&self, deadline: Duration) -> bool {
+        let end = Clock::machine().now() + deadline;
+        let wanted = self.shared.ask_flush();
+        self.shared.wait_flushed(wanted, end)
+    }
+}
+
+#[cfg(test)]
+pub(super) fn is_open(path: &std::path::Path) -> bool {
+    WRITERS.lock().contains_key(&Target::File(path.to_owned()))
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _writers = WRITERS.lock();
+        if self.shared.users.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.shared.wake();
+        }
+    }
+}
+
+impl Shared {
+    fn new(counts: Counts, capacity: usize, retry: Duration) -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let lanes = (2 * cores).next_power_of_two().min(64);
+        Self {
+            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            lane_capacity: (capacity / lanes).max(1),
+            counts,
+            thread: OnceLock::new(),
+            is_asleep: AtomicBool::new(false),
+            reopen: AtomicBool::new(false),
+            users: AtomicUsize::new(0),
+            rotation: Mutex::new(None),
+            flush_wanted: AtomicU64::new(0),
+            flushed: Mutex::new(0),
+            flushed_changed: Condvar::new(),
+            retry,
+        }
+    }
+
+    /// This thread's own lane, or the next free one. With twice as many lanes as cores one
+    /// is free but in theory; then it waits for a line's formatting, about a microsecond.
+    fn free_lane(&self) -> MutexGuard<'_, Buffer> {
+        let own = lane_of_this_thread();
+        // The number of lanes is a power of two.
+        let lane = |step: usize| &self.lanes[own.wrapping_add(step) & (self.lanes.len() - 1)];
+        (0..self.lanes.len())
+            .find_map(|step| lane(step).0.try_lock())
+            .unwrap_or_else(|| lane(0).0.lock())
+    }
+
+    fn wake(&self) {
+        self.is_asleep.store(false, Ordering::Relaxed);
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    fn ask_flush(&self) -> u64 {
+        let wanted = self.flush_wanted.fetch_add(1, Ordering::AcqRel) + 1;
+        self.wake();
+        wanted
+    }
+
+    fn wait_flushed(&self, wanted: u64, end: std::time::Instant) -> bool {
+        let mut flushed = self.flushed.lock();
+        while *flushed < wanted {
+            if self
+                .flushed_changed
+                .wait_until(&mut flushed, end)
+                .timed_out()
+            {
+                return *flushed >= wanted;
+            }
+        }
+        true
+    }
+}
+
+/// Threads take lanes in turn, in the order in which they first log.
+fn lane_of_this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static OWN: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    OWN.with(|own| {
+        if own.get() == usize::MAX {
+            own.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        own.get()
+    })
+}
+
+/// The thread's own state.
+struct Worker {
+    shared: Arc<Shared>,
+    target: Target,
+    output: Output,
+    batch: Batch,
+    /// What the target's last error said, while it fails.
+    failing: Option<Failure>,
+}
+
+/// What tells one error from another.
+#[derive(PartialEq, Eq)]
+struct Failure {
+    kind: io::ErrorKind,
+    code: Option<i32>,
+}
+
+impl Worker {
+    fn start(shared: &Arc<Shared>, target: &Target, clock: &Clock) {
+        let worker = Self {
+            shared: Arc::clone(shared),
+            target: target.clone(),
+            output: Output::new(target.clone(), clock.clone()),
+            batch: Batch::default(),
+            failing: None,
+        };
+        let started = thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || worker.run());
+        match started {
+            Ok(handle) => {
+                // Set here only, once, right after the queue was made.
+                let _first = shared.thread.set(handle.thread().clone());
+            }
+            Err(error) => {
+                error!(file:% = target, error:%; "cannot start the access log's thread: its lines are dropped");
+            }
+        }
+    }
+
+    fn run(mut self) {
+        let mut idle_looks = 0;
+        loop {
+            let wanted = self.shared.flush_wanted.load(Ordering::Acquire);
+            if self.shared.reopen.swap(false, Ordering::AcqRel) {
+                self.reopen();
+            }
+            if let Some(rotation) = self.shared.rotation.lock().take() {
+                self.output.set_rotation(rotation);
+            }
+            let had_lines = self.empty_lanes();
+            if self.failing.is_none() {
+                self.report_flushed(wanted);
+            }
+            idle_looks = if had_lines { 0 } else { idle_looks + 1 };
+            if self.failing.is_some() {
+                if self.retire() {
+                    return;
+                }
+                thread::park_timeout(self.shared.retry);
+            } else if idle_looks < IDLE_LOOKS && self.shared.users.load(Ordering::Relaxed) > 0 {
+                thread::park_timeout(GATHER);
+            } else if self.retire() {
+                return;
+            } else {
+                self.sleep();
+                idle_looks = 0;
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        match self.output.reopen(&mut self.batch) {
+            Ok(()) => info!(file:% = self.target; "access log reopened"),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Writes what the lanes hold; whether there was anything.
+    fn empty_lanes(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut had_lines = !self.batch.is_done();
+        for lane in &shared.lanes {
+            if !self.write_batch() {
+                return true;
+            }
+            if self.batch.bytes.capacity() > KEEP_AT_MOST {
+                self.batch = Batch::default();
+            }
+            self.batch.clear();
+            std::mem::swap(&mut self.batch.bytes, &mut lane.0.lock().bytes);
+            had_lines |= !self.batch.is_done();
+        }
+        self.write_batch();
+        had_lines
+    }
+
+    /// Whether the whole batch is written.
+    fn write_batch(&mut self) -> bool {
+        if self.batch.is_done() {
+            return true;
+        }
+        let mut lines = 0;
+        let result = self.output.write(&mut self.batch, &mut lines);
+        self.shared.counts.written.inc_by(lines);
+        match result {
+            Ok(()) => {
+                if self.failing.take().is_some() {
+                    self.shared.counts.failing.dec();
+                    info!(file:% = self.target; "the access log can be written again");
+                }
+                true
+            }
+            // A full pipe: its reader is slow, which is no failure.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                thread::park_timeout(GATHER);
+                false
+            }
+            Err(error) => {
+                self.fail(&error);
+                false
+            }
+        }
+    }
+
+    /// Tells a change for the worse once.
+    fn fail(&mut self, error: &io::Error) {
+        let failure = Failure {
+            kind: error.kind(),
+            code: error.raw_os_error(),
+        };
+        if self.failing.as_ref() != Some(&failure) {
+            warn!(file:% = self.target, error:%; "the access log cannot be written: lines are held, then dropped");
+        }
+        if self.failing.replace(failure).is_none() {
+            self.shared.counts.failing.inc();
+        }
+    }
+
+    fn report_flushed(&self, wanted: u64) {
+        if !self.batch.is_done() {
+            return;
+        }
+        let mut flushed = self.shared.flushed.lock();
+        if *flushed < wanted {
+            *flushed = wanted;
+            self.shared.flushed_changed.notify_all();
+        }
+    }
+
+    /// Leaves the writers if no filter logs here any more; whether it did. What cannot be
+    /// written then is lost, and counted.
+    fn retire(&mut self) -> bool {
+        let mut writers = WRITERS.lock();
+        if self.shared.users.load(Ordering::Relaxed) > 0 {
+            return false;
+        }
+        // Nobody can join any more, nor add a line, while the writers are locked.
+        let mut is_empty = self.batch.is_done();
+        for lane in &self.shared.lanes {
+            is_empty &= lane.0.lock().bytes.is_empty();
+        }
+        if !is_empty && self.failing.is_none() {
+            return false;
+        }
+        writers.remove(&self.target);
+        drop(writers);
+        let mut lost = self.batch.lines_left();
+        for lane in &self.shared.lanes {
+            lost += count_lines(&lane.0.lock().bytes);
+        }
+        self.shared.counts.dropped.inc_by(lost);
+        if self.failing.is_some() {
+            self.shared.counts.failing.dec();
+        }
+        self.report_flushed_for_ever();
+        true
+    }
+
+    /// Nobody waits for a writer that is gone.
+    fn report_flushed_for_ever(&self) {
+        *self.shared.flushed.lock() = u64::MAX;
+        self.shared.flushed_changed.notify_all();
+    }
+
+    /// Waits until somebody wakes it.
+    fn sleep(&mut self) {
+        self.shared.is_asleep.store(true, Ordering::Relaxed);
+        // A line that came before the store was seen by nobody: look once more. The lane's
+        // lock orders this: a line that is added after the look sees the store.
+        if !self.empty_lanes() && self.shared.is_asleep.load(Ordering::Relaxed) {
+            thread::park();
+        }
+        self.shared.is_asleep.store(false, Ordering::Relaxed);
+    }
+}
