@@ -3,7 +3,7 @@
 use std::{path::Path, sync::OnceLock, time::Duration};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
     AccessLog,
@@ -18,7 +18,7 @@ use crate::{
     chain::CompileCx,
     config::tree::{
         Spanned,
-        short::{Short, read_short},
+        short::{self, Short, read_short},
     },
 };
 
@@ -44,20 +44,15 @@ pub struct AccessLogConfig {
     redact: Option<Vec<String>>,
 }
 
-/// `false`, or when a file makes room for a new one and how many old ones are kept.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum RotateConfig {
-    /// Something else rotates the file, and sends SIGUSR1 when it did.
-    Off(bool),
-    On(RotateWhen),
-}
-
-/// When a file makes room for a new one and how many old ones are kept. With `every` and
-/// `size`, whichever comes first.
+/// When a file makes room for a new one and how many old ones are kept; with `every` and
+/// `size`, whichever comes first. `false` if something else rotates the file, and sends
+/// SIGUSR1 when it did.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RotateWhen {
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+pub(super) struct RotateConfig {
+    #[serde(skip)]
+    is_off: bool,
     /// At each multiple of this span, in UTC: `1d` at midnight. `1d` if neither this nor
     /// `size` is given.
     every: Option<Spanned<Span>>,
@@ -67,23 +62,17 @@ pub(super) struct RotateWhen {
     keep: Option<Spanned<u32>>,
 }
 
-impl TryFrom<RotateWhen> for RotateConfig {
-    type Error = String;
-
-    fn try_from(when: RotateWhen) -> Result<Self, String> {
-        Ok(Self::On(when))
-    }
-}
-
 impl Short for RotateConfig {
     const WHAT: &'static str = "`false`, or a mapping such as `{ every: 1d, keep: 7 }`";
-    type Full = RotateWhen;
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
 
     fn flag(flag: bool) -> Option<Result<Self, String>> {
-        Some(Ok(if flag {
-            Self::On(RotateWhen::default())
-        } else {
-            Self::Off(false)
+        Some(Ok(Self {
+            is_off: !flag,
+            ..Self::default()
         }))
     }
 }
@@ -91,6 +80,16 @@ impl Short for RotateConfig {
 impl<'de> Deserialize<'de> for RotateConfig {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         read_short(d)
+    }
+}
+
+impl Serialize for RotateConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        if self.is_off {
+            s.serialize_bool(false)
+        } else {
+            Self::serialize(self, s)
+        }
     }
 }
 
@@ -167,32 +166,25 @@ impl AccessLogConfig {
     /// `None` if a problem was reported.
     fn rotation(&self, cx: &mut CompileCx<'_>) -> Option<Rotation> {
         let is_stdout = self.file.as_ref().is_none_or(|f| f.value == "stdout");
-        let when = match &self.rotate {
-            None if is_stdout => return Some(Rotation::NEVER),
-            None => RotateWhen::default(),
-            Some(Spanned {
-                value: RotateConfig::Off(_),
-                ..
-            }) => return Some(Rotation::NEVER),
-            Some(Spanned { place, .. }) if is_stdout => {
+        match &self.rotate {
+            None if is_stdout => Some(Rotation::NEVER),
+            None => RotateConfig::default().compile(cx),
+            Some(rotate) if rotate.value.is_off => Some(Rotation::NEVER),
+            Some(rotate) if is_stdout => {
                 cx.report_at(
-                    *place,
+                    rotate.place,
                     "edgeway::access_log::rotate",
                     "stdout cannot be rotated",
                     "remove `rotate`, or name a `file`",
                 );
-                return None;
+                None
             }
-            Some(Spanned {
-                value: RotateConfig::On(when),
-                ..
-            }) => when.clone(),
-        };
-        when.compile(cx)
+            Some(rotate) => rotate.value.compile(cx),
+        }
     }
 }
 
-impl RotateWhen {
+impl RotateConfig {
     fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Rotation> {
         let mut is_good = true;
         let mut refuse = |place, message: String, help: &str| {
