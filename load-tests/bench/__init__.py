@@ -1,0 +1,1 @@
+"""What `load-tests/compare` is made of; the standard library and nothing else."""

@@ -1,0 +1,163 @@
+"""The figures: CPU time, instructions and system calls per request."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from . import fleet as places
+from .fleet import Fleet, Trouble, busy, cpu_between, cpu_time, tree
+from .proxies import Proxy
+from .workloads import Workload, ask
+
+# Tool, and Debian's package that has it.
+TOOLS = {"nginx": "nginx-light", "wrk": "wrk", "valgrind": "valgrind", "strace": "strace"}
+
+
+def require_tools(figures: list[str], proxies: list[str]) -> None:
+    """Refuses to begin without what is needed; system calls are left out without strace."""
+    wanted = ["nginx"]
+    if "cpu" in figures or "syscalls" in figures:
+        wanted.append("wrk")
+    if "instructions" in figures:
+        wanted.append("valgrind")
+    if "syscalls" in figures and not shutil.which("strace"):
+        if figures == ["syscalls"]:
+            wanted.append("strace")
+        else:
+            figures.remove("syscalls")
+            say("no strace: system calls are not counted")
+    missing = [TOOLS[tool] for tool in wanted if not shutil.which(tool)]
+    if missing:
+        raise Trouble(f"missing tools; on Debian: apt install {' '.join(missing)}")
+    if not proxies:
+        raise Trouble("no proxy to measure")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def load(fleet: Fleet, proxy: Proxy, workload: Workload, seconds: int, connections: int) -> dict:
+    """Puts load on a proxy; what the load generator saw, all requests answered."""
+    command = ["taskset", "-c", str(places.ORIGIN_CPU), "wrk", "-t1", f"-c{connections}",
+               f"-d{seconds}s", "--timeout", "10s", "--latency"]
+    script = workload.lua()
+    if script:
+        path = fleet.folder / "request.lua"
+        path.write_text(script)
+        command += ["-s", str(path)]
+    if not workload.keep_alive:
+        command += ["-H", "Connection: close"]
+    command.append(f"http://127.0.0.1:{proxy.port}{workload.path}")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30,
+                          check=False)
+    found = re.search(r"(\d+) requests in", done.stdout)
+    if done.returncode or not found or int(found[1]) == 0:
+        raise Trouble(f"no load on {proxy.name}: {done.stdout}{done.stderr}")
+    for bad in ("Non-2xx", "Socket errors"):
+        line = next((line for line in done.stdout.splitlines() if bad in line), None)
+        # The generator counts the close that it asked for as a read error.
+        if line and not (bad == "Socket errors" and not workload.keep_alive):
+            raise Trouble(f"{proxy.name}, {workload.path}: {line.strip()}")
+    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)\b", done.stdout)
+    scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+    return {"requests": int(found[1]),
+            "p99_ms": round(float(p99[1]) * scale[p99[2]], 3) if p99 else None}
+
+
+def cpu(fleet: Fleet, proxies: list[Proxy], workload: Workload, args, taken: dict) -> None:
+    """CPU time per request of each proxy's process tree, in rounds that take turns."""
+    for proxy in proxies:
+        taken[proxy.name]["cpu_us"] = []
+        taken[proxy.name]["requests_per_second"] = []
+        taken[proxy.name]["p99_ms"] = []
+        taken[proxy.name]["foreign_percent"] = []
+    try:
+        for proxy in proxies:
+            proxy.start()
+            proxy.prove(workload)
+            load(fleet, proxy, workload, 1, args.connections)
+        for round_number in range(args.rounds):
+            # Each round begins with another proxy, so that none is always first.
+            shift = round_number % len(proxies)
+            for proxy in proxies[shift:] + proxies[:shift]:
+                pids = tree(proxy.process.pid)
+                machine, before, begin = busy(places.PROXY_CPU), cpu_time(pids), time.monotonic()
+                seen = load(fleet, proxy, workload, args.seconds, args.connections)
+                spent, took = cpu_between(before, cpu_time(pids)), time.monotonic() - begin
+                foreign = (busy(places.PROXY_CPU) - machine - spent) / took / 1e7
+                figures = taken[proxy.name]
+                figures["cpu_us"].append(round(spent / seen["requests"] / 1000, 3))
+                figures["requests_per_second"].append(round(seen["requests"] / args.seconds))
+                figures["p99_ms"].append(seen["p99_ms"])
+                figures["foreign_percent"].append(round(max(foreign, 0.0), 1))
+            say("round {}: {}".format(round_number + 1, ", ".join(
+                f"{proxy.name} {taken[proxy.name]['cpu_us'][-1]:.1f} µs" for proxy in proxies)))
+    finally:
+        for proxy in proxies:
+            proxy.stop()
+
+
+def instructions(fleet: Fleet, proxies: list[Proxy], workload: Workload, args,
+                 taken: dict) -> None:
+    """User instructions per request: the difference between a long run and a short one."""
+    few, many = args.requests // 4, args.requests
+    for proxy in proxies:
+        counts = [_count(fleet, proxy, workload, times, args.profiles) for times in (few, many)]
+        each = (counts[1] - counts[0]) / (many - few)
+        taken[proxy.name]["instructions"] = round(each)
+        say(f"{proxy.name}: {each:,.0f} instructions")
+
+
+def _count(fleet: Fleet, proxy: Proxy, workload: Workload, times: int, keep) -> int:
+    out = fleet.folder / f"callgrind-{proxy.name}-{times}"
+    try:
+        proxy.start(["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"])
+        # The pool is filled and lazy statics are made in both runs alike.
+        ask(proxy.port, workload, 50)
+        ask(proxy.port, workload, times)
+    finally:
+        proxy.stop()
+    if not out.exists():
+        raise Trouble(f"valgrind counted nothing of {proxy.name}:\n{fleet.tail(proxy.name)}")
+    text = out.read_text(errors="replace")
+    # A dump of several parts has a summary in each.
+    parts = re.findall(r"^(?:summary|totals): (\d+)", text, re.MULTILINE)
+    if not parts:
+        raise Trouble(f"no summary in {out.name}:\n{fleet.tail(proxy.name)}")
+    if keep:
+        requests = f"{workload.path.strip('/')}-{times}"
+        shutil.copy(out, keep / f"{proxy.name}-{requests}.callgrind")
+    return int(parts[-1])
+
+
+def syscalls(fleet: Fleet, proxies: list[Proxy], workload: Workload, args, taken: dict) -> None:
+    """System calls per request under load, by name; those below 0.02 are left out."""
+    for proxy in proxies:
+        try:
+            proxy.start()
+            proxy.prove(workload)
+            load(fleet, proxy, workload, 1, args.connections)
+            out = fleet.folder / f"strace-{proxy.name}"
+            attach = [each for pid in tree(proxy.process.pid) for each in ("-p", str(pid))]
+            tracer = fleet.start(["strace", "-f", "-c", "-U", "calls,name", "-o", str(out),
+                                  *attach], places.ORIGIN_CPU, log="strace")
+            time.sleep(0.5)
+            if tracer.poll() is not None:
+                say(f"strace cannot attach, system calls are not counted: {fleet.tail('strace')}")
+                return
+            seen = load(fleet, proxy, workload, 2, args.connections)
+            fleet.stop(tracer, signal.SIGINT)
+        finally:
+            proxy.stop()
+        calls = {name: int(count) for count, name in
+                 re.findall(r"^\s*(\d+)\s+(\w+)\s*$", out.read_text(), re.MULTILINE)
+                 if name != "total"}
+        each = {name: round(count / seen["requests"], 2) for name, count in calls.items()}
+        taken[proxy.name]["syscalls"] = round(sum(calls.values()) / seen["requests"], 2)
+        taken[proxy.name]["syscalls_by_name"] = {
+            name: count for name, count in sorted(each.items(), key=lambda item: -item[1])
+            if count >= 0.02}

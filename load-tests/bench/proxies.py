@@ -1,0 +1,180 @@
+"""The origin and the proxies in front of it: how each is started and what it must answer with."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+
+from . import fleet as places
+from .fleet import Fleet, Trouble, free_ports
+from .workloads import Workload, ask
+
+HERE = pathlib.Path(__file__).resolve().parent.parent
+
+# What Edgeway adds to each answer over plain HTTP, so what a fair front has to add too.
+FRONT_HEADERS = (
+    "x-request-id", "content-security-policy", "cross-origin-opener-policy",
+    "cross-origin-resource-policy", "origin-agent-cluster", "referrer-policy",
+    "x-content-type-options", "x-dns-prefetch-control", "x-download-options",
+    "x-frame-options", "x-permitted-cross-domain-policies", "x-xss-protection",
+)
+
+
+@dataclasses.dataclass
+class Settings:
+    """What the command line says about the proxies."""
+
+    edgeway: pathlib.Path
+    bare: pathlib.Path
+    config: pathlib.Path
+    fleet: Fleet
+
+
+def nginx_conf(settings: Settings, template: str, name: str, **values: str) -> pathlib.Path:
+    """Writes an nginx configuration with its folder and ports filled in."""
+    folder = settings.fleet.folder / name
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    text = (HERE / template).read_text()
+    for key, value in {"FOLDER": str(folder), **values}.items():
+        text = text.replace(f"@{key}@", value)
+    conf = folder / "nginx.conf"
+    conf.write_text(text)
+    return conf
+
+
+class Origin:
+    """nginx that answers from memory, on the CPU of the load generator."""
+
+    def __init__(self, settings: Settings) -> None:
+        (self.port,) = free_ports(1)
+        conf = nginx_conf(settings, "origin.nginx.conf", "origin", PORT=str(self.port),
+                          B1K="a" * 1024, B2K="b" * 2048, B64K="$b2k" * 32)
+        process = settings.fleet.start(
+            ["nginx", "-c", str(conf), "-p", str(conf.parent)], places.ORIGIN_CPU, log="origin")
+        settings.fleet.wait_for(process, self.port, "origin", 10)
+
+
+class Proxy:
+    """One contestant. `start` may be called again after `stop`."""
+
+    name = ""
+    stop_signal = signal.SIGTERM
+    headers: tuple[str, ...] = ()
+
+    def __init__(self, settings: Settings, origin: Origin) -> None:
+        self.settings = settings
+        self.fleet = settings.fleet
+        self.origin = origin
+        (self.port,) = free_ports(1)
+        self.process: subprocess.Popen | None = None
+
+    def command(self, alone: bool) -> list[str]:
+        """The command line; `alone` asks for one process, for the instruction counter."""
+        raise NotImplementedError
+
+    def env(self) -> dict[str, str]:
+        return {}
+
+    def version(self) -> str:
+        raise NotImplementedError
+
+    def start(self, under: list[str] | None = None) -> None:
+        self.process = self.fleet.start(
+            [*(under or []), *self.command(alone=under is not None)],
+            places.PROXY_CPU, self.env(), log=self.name)
+        self.fleet.wait_for(self.process, self.port, self.name, 120 if under else 15)
+
+    def stop(self) -> None:
+        if self.process:
+            self.fleet.stop(self.process, self.stop_signal)
+            self.process = None
+
+    def prove(self, workload: Workload) -> None:
+        """Asks once, and refuses to measure a proxy that does not do its part."""
+        head = ask(self.port, workload, 1).decode("latin-1").lower()
+        names = {line.partition(":")[0] for line in head.split("\r\n")[1:]}
+        missing = [name for name in self.headers if name not in names]
+        if missing:
+            raise Trouble(f"{self.name} does not send {', '.join(missing)}")
+
+
+class Edgeway(Proxy):
+    name = "edgeway"
+    headers = FRONT_HEADERS
+
+    def __init__(self, settings: Settings, origin: Origin) -> None:
+        super().__init__(settings, origin)
+        need(settings.edgeway, "cargo build --release")
+        (self.admin,) = free_ports(1)
+
+    def command(self, alone: bool) -> list[str]:
+        return [str(self.settings.edgeway.resolve()), "run",
+                "-c", str(self.settings.config.resolve()), "--threads", "1"]
+
+    def env(self) -> dict[str, str]:
+        return {
+            "BENCH_LISTEN": f"127.0.0.1:{self.port}",
+            "BENCH_ORIGIN": f"127.0.0.1:{self.origin.port}",
+            "BENCH_ADMIN": f"127.0.0.1:{self.admin}",
+            "BENCH_LOG": str(self.fleet.folder / "edgeway-access.log"),
+        }
+
+    def version(self) -> str:
+        return output([str(self.settings.edgeway.resolve()), "--version"])
+
+
+class Bare(Proxy):
+    name = "bare"
+    # SIGTERM would wait for Pingora's grace period of minutes.
+    stop_signal = signal.SIGINT
+
+    def __init__(self, settings: Settings, origin: Origin) -> None:
+        super().__init__(settings, origin)
+        need(settings.bare, "cargo build --release --example bare")
+
+    def command(self, alone: bool) -> list[str]:
+        return [str(self.settings.bare.resolve()), f"127.0.0.1:{self.port}",
+                f"127.0.0.1:{self.origin.port}"]
+
+    def version(self) -> str:
+        return "examples/bare.rs"
+
+
+class Nginx(Proxy):
+    """nginx as a front that does what Edgeway does: ids, headers, access log."""
+
+    name = "nginx"
+    headers = FRONT_HEADERS
+    template = "front.nginx.conf"
+
+    def command(self, alone: bool) -> list[str]:
+        conf = nginx_conf(self.settings, self.template, self.name, PORT=str(self.port),
+                          ORIGIN=f"127.0.0.1:{self.origin.port}",
+                          MASTER="off" if alone else "on")
+        return ["nginx", "-c", str(conf), "-p", str(conf.parent)]
+
+    def version(self) -> str:
+        return output(["nginx", "-v"])
+
+
+class PlainNginx(Nginx):
+    """nginx that does nothing but proxying, as bare Pingora does."""
+
+    name = "nginx-plain"
+    headers = ()
+    template = "plain.nginx.conf"
+
+
+PROXIES = {kind.name: kind for kind in (Edgeway, Bare, Nginx, PlainNginx)}
+
+
+def need(binary: pathlib.Path, how: str) -> None:
+    if not os.access(binary, os.X_OK):
+        raise Trouble(f"no program at {binary}; build it with `{how}`")
+
+
+def output(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    return (done.stdout + done.stderr).strip()

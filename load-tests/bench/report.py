@@ -1,0 +1,102 @@
+"""The table, the thresholds, and what is noted about the machine."""
+
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+
+# Figure in the results, name in the table, decimals.
+FIGURES = {"cpu_us": ("CPU µs", 1), "instructions": ("instructions", 0)}
+
+
+def middle(value):
+    """The one figure that stands for a measurement: the median of rounds, or itself."""
+    if isinstance(value, list):
+        known = [each for each in value if each is not None]
+        return statistics.median(known) if known else None
+    return value
+
+
+def ratio(taken: dict, figure: str, proxy: str, over: str) -> float | None:
+    """How many times as much one proxy needs as another."""
+    ours, theirs = (middle(taken.get(name, {}).get(figure)) for name in (proxy, over))
+    return ours / theirs if ours and theirs else None
+
+
+def table(workload: str, taken: dict) -> str:
+    """One workload as a Markdown table."""
+    others = [name for name in ("bare", "nginx") if name in taken]
+    head = [workload]
+    for title, _ in FIGURES.values():
+        head += [title, *(f"÷ {name}" for name in others)]
+    head += ["calls", "req/s", "p99 ms", "foreign CPU"]
+    rows = []
+    for name, figures in taken.items():
+        row = [name]
+        for figure, (_, decimals) in FIGURES.items():
+            value = figures.get(figure)
+            text = "–" if not value else f"{middle(value):,.{decimals}f}"
+            if isinstance(value, list) and len(value) > 1:
+                text += f" ({min(value):.1f}–{max(value):.1f})"
+            row.append(text)
+            for other in others:
+                times = ratio(taken, figure, name, other)
+                row.append("–" if times is None else f"{times:.2f}")
+        row.append(_plain(figures.get("syscalls"), ".1f"))
+        row.append(_plain(middle(figures.get("requests_per_second")), ",.0f"))
+        row.append(_plain(middle(figures.get("p99_ms")), ".1f"))
+        foreign = middle(figures.get("foreign_percent"))
+        row.append("–" if foreign is None else f"{foreign:.0f} %")
+        rows.append(row)
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+
+    def line(cells: list[str]) -> str:
+        padded = [cell.ljust(width) if index == 0 else cell.rjust(width)
+                  for index, (cell, width) in enumerate(zip(cells, widths))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n" + "\n".join(line(cells) for cells in [head, rule, *rows]) + "\n"
+
+
+def _plain(value, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def verdicts(thresholds: list[dict], workloads: dict) -> list[dict]:
+    """Each threshold that this run can judge, and whether it was kept."""
+    found = []
+    for limit in thresholds:
+        taken = workloads.get(limit["workload"], {})
+        measured = ratio(taken, limit["figure"], limit["proxy"], limit["over"])
+        if measured is not None:
+            found.append({**limit, "measured": round(measured, 3),
+                          "kept": measured <= limit["at_most"]})
+    return found
+
+
+def sentence(verdict: dict) -> str:
+    word = "kept" if verdict["kept"] else "PASSED"
+    return (f"{verdict['workload']}: {verdict['proxy']} needs {verdict['measured']:.2f} × "
+            f"{verdict['over']}'s {verdict['figure']}, at most {verdict['at_most']:.2f}: {word}")
+
+
+def machine(folder: pathlib.Path) -> dict:
+    """What a reader needs to know to compare two results."""
+    model = next((line.partition(":")[2].strip()
+                  for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.machine())
+    return {"cpu": model, "cpus": os.cpu_count(), "kernel": platform.release(),
+            "load": [round(each, 2) for each in os.getloadavg()],
+            "commit": _git(folder, "rev-parse", "HEAD"),
+            "changed": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(folder: pathlib.Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True,
+                              timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

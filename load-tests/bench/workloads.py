@@ -1,0 +1,74 @@
+"""What is asked of the proxies, and the small client that asks a fixed number of times."""
+
+import dataclasses
+import socket
+
+from .fleet import Trouble
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One kind of request, the same for every proxy."""
+
+    path: str
+    answer_bytes: int
+    body_bytes: int = 0
+    keep_alive: bool = True
+
+    @property
+    def countable(self) -> bool:
+        """Whether instructions can be counted on one connection."""
+        return self.keep_alive
+
+    def request(self, port: int) -> bytes:
+        """The request as bytes, the same as the load generator's."""
+        body = b"x" * self.body_bytes
+        method = "POST" if body else "GET"
+        head = f"{method} {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        if body:
+            head += f"Content-Length: {len(body)}\r\n"
+        if not self.keep_alive:
+            head += "Connection: close\r\n"
+        return head.encode() + b"\r\n" + body
+
+    def lua(self) -> str | None:
+        """The load generator's script, where one is needed."""
+        if not self.body_bytes:
+            return None
+        return f'wrk.method = "POST"\nwrk.body = string.rep("x", {self.body_bytes})\n'
+
+
+WORKLOADS = {
+    "plain-1k": Workload("/1k", 1024),
+    "plain-64k": Workload("/64k", 65536),
+    "post-16k": Workload("/post", 1024, body_bytes=16384),
+    "conn-1k": Workload("/1k", 1024, keep_alive=False),
+}
+
+
+def ask(port: int, workload: Workload, times: int) -> bytes:
+    """Asks one after the other on one connection; the head of the last answer."""
+    request = workload.request(port)
+    head = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(times):
+            connection.sendall(request)
+            answer = connection.recv(262144)
+            while b"\r\n\r\n" not in answer:
+                more = connection.recv(262144)
+                if not more:
+                    raise Trouble(f"connection closed in the head of an answer: {answer[:300]!r}")
+                answer += more
+            head, _, body = answer.partition(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise Trouble(f"not the answer that was expected: {head[:300]!r}")
+            missing = workload.answer_bytes - len(body)
+            while missing > 0:
+                more = connection.recv(262144)
+                if not more:
+                    raise Trouble(f"connection closed {missing} bytes before the end of a body")
+                missing -= len(more)
+            if missing < 0:
+                raise Trouble(f"body is {-missing} bytes too long; is it chunked? {head[:400]!r}")
+    return head
