@@ -34,12 +34,17 @@ impl ProxyHttp for Bare {
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let (Some(listen), Some(Ok(origin)), None) =
-        (args.next(), args.next().map(|text| text.parse()), args.next())
-    else {
+    let (Some(listen), Some(Ok(origin)), None) = (
+        args.next(),
+        args.next().map(|text| text.parse()),
+        args.next(),
+    ) else {
         return ExitCode::from(2);
     };
-    let conf = ServerConf { threads: 1, ..ServerConf::default() };
+    let conf = ServerConf {
+        threads: 1,
+        ..ServerConf::default()
+    };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let mut service = http_proxy_service(&server.configuration, Bare { origin });
