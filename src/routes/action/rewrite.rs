@@ -6,7 +6,6 @@ use crate::{
     config::model::RewriteConfig,
     routes::{
         BadTarget, ParamNames, Params, Problem, Target, normalise,
-        params::RESERVED,
         target::join,
         template::{Part, Piece, Template},
     },
@@ -61,12 +60,9 @@ impl Rewrite {
                 if !with.starts_with('/') && !with.starts_with("{path}") {
                     return Err(no_slash(with));
                 }
-                let Some(mut template) = Template::parse(with, names, &RESERVED[1..])? else {
+                let Some(mut template) = Template::parse(with, names, &["path", "rest"])? else {
                     return Ok(None);
                 };
-                if template.pieces.iter().any(|p| matches!(p, Piece::Query(_))) {
-                    return Err(has_query(with));
-                }
                 match prefix {
                     Some(prefix) => {
                         let prefix = prefix.value.as_str();

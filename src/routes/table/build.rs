@@ -215,7 +215,9 @@ fn warn_of_shadows(
     diagnostics: &mut Diagnostics,
 ) {
     let mut told = BTreeSet::new();
-    for (host, draft) in drafts {
+    // An exact host has no host below it that could take its requests.
+    let wide = |host: &Option<HostPattern>| !matches!(host, Some(HostPattern::Exact(_)));
+    for (host, draft) in drafts.iter().filter(|(host, _)| wide(host)) {
         for (key, entries) in draft {
             for entry in entries.iter().filter(|_| *key != PathKey::CatchAll) {
                 let shadows: Vec<(&HostPattern, &Entry)> = drafts
