@@ -246,6 +246,18 @@ fn parameters_are_found_by_name_in_each_path_of_a_list() {
 }
 
 #[test]
+fn a_way_given_up_leaves_no_parameter_behind() {
+    let routes = compile("[{ path: ['/a/{x}/{y}/z'] }, { path: ['/{p}/b/{q}'] }]");
+    let (route, params) = routes.find("GET h/a/b/c", &[]).unwrap();
+    let names = routes.table.as_ref().unwrap().params_of(route);
+    let values: Vec<&[u8]> = names
+        .iter()
+        .map(|(_, slot)| params.get(slot, b"/a/b/c"))
+        .collect();
+    assert_eq!(values, [b"a", b"c"]);
+}
+
+#[test]
 fn regexes_come_after_patterns_and_before_the_catch_all() {
     compile(
         "[{ path: [/*] }, { path_regex: '^/a' }, { path_regex: '^/a/b' }, { path: ['/a/b/{x}'] },
