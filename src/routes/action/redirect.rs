@@ -22,7 +22,6 @@ pub struct Redirect {
 }
 
 const HTTPS: &str = "https://{host}{path}?{query}";
-const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
 impl Redirect {
     /// `Ok(None)` if it leans on a path that could not be read, which was reported.
@@ -32,7 +31,7 @@ impl Redirect {
     ) -> Result<Option<Self>, Problem> {
         let status = StatusCode::from_u16(config.status)
             .ok()
-            .filter(|status| STATUSES.contains(&status.as_u16()))
+            .filter(StatusCode::is_redirection)
             .ok_or_else(|| {
                 Problem::new(
                     format!("{} is not the status of a redirect", config.status),

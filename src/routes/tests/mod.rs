@@ -1,5 +1,6 @@
 //! The table as users see it: routes as YAML in, the chosen route out.
 
+mod document;
 mod plain_list;
 
 use pingora::http::RequestHeader;
