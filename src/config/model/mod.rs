@@ -471,7 +471,8 @@ pub struct MaintenanceConfig {
     pub message: Option<String>,
 }
 
-/// `{ prefix: /api, with: / }` or `{ regex: "^/old/(.*)$", with: "/new/$1" }`.
+/// `{ prefix: /api, with: / }`, `{ regex: "^/old/(.*)$", with: "/new/$1" }`, or
+/// `{ with: /index.html }` for the whole path.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewriteConfig {
