@@ -29,6 +29,8 @@ pub struct Facts {
     pub started: Instant,
     /// From the first byte of the request's head to the first byte of the answer.
     pub first_byte: Option<Duration>,
+    /// From the first byte of the request's head to the end of the answer; zero until then.
+    pub total: Duration,
     pub upstream: UpstreamFacts,
     /// Status sent to the client; 0 while none was, and for ever if the client left first.
     pub status: u16,
@@ -236,6 +238,7 @@ impl Facts {
             class: Class::default(),
             started,
             first_byte: None,
+            total: Duration::ZERO,
             upstream: UpstreamFacts::default(),
             status: 0,
             bytes_sent: 0,

@@ -1,1 +1,84 @@
-//! Being built.
+//! The command line. Reads arguments, calls what does the work, prints what came of it.
+
+mod check;
+mod demo;
+mod explain;
+pub(crate) mod out;
+mod run;
+mod schema;
+mod status;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Exit status of a refused configuration (sysexits.h, EX_CONFIG): systemd's
+/// `RestartPreventExitStatus` keeps it from being tried for ever.
+pub const EX_CONFIG: u8 = 78;
+
+/// A programmable edge gateway for Node and Next.js apps.
+#[derive(Debug, Parser)]
+#[command(
+    name = "edgeway",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve what the configuration says
+    Run(run::Options),
+    /// Find every problem of a configuration
+    Check(check::Options),
+    /// Say which route, filters and upstream a request would meet, and why
+    Explain(explain::Options),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Serve a small demonstration with built-in apps behind it; needs no configuration
+    Demo(demo::Options),
+    /// Show what the running gateway does
+    Status(status::Options),
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, clap::Args)]
+struct ConfigOption {
+    /// The configuration file
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "EDGEWAY_CONFIG",
+        default_value = "edgeway.yaml"
+    )]
+    config: PathBuf,
+}
+
+/// Runs the program with the process's own arguments.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(options) => run::run(&options),
+        Command::Check(options) => check::run(&options),
+        Command::Explain(options) => explain::run(&options),
+        Command::Schema => schema::run(),
+        Command::Demo(options) => demo::run(&options),
+        Command::Status(options) => status::run(&options),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,1 +1,7 @@
-//! Being built.
+//! The process: starting, signals, stopping.
+
+pub mod boot;
+pub mod demo;
+mod ready;
+mod signals;
+mod source;

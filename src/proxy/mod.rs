@@ -1,4 +1,372 @@
-//! Being built.
+//! Our hooks in Pingora's proxy. Each takes the request's snapshot of the configuration
+//! and calls the chain; what a feature does lives in its filter.
 
+mod context;
+mod error;
 pub mod forwarded;
 pub mod page;
+mod reply;
+mod request;
+mod upstream;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::StatusCode;
+use log::warn;
+use pingora::{
+    Error, ErrorSource, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+    modules::http::HttpModules,
+    protocols::Digest,
+    upstreams::peer::HttpPeer,
+};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use self::{context::Context, error::Failure};
+use crate::{
+    chain::{Exchange, Phase, Verdict},
+    runtime::live::Live,
+};
+
+/// The proxy of one process: every listener's requests pass here.
+pub struct Proxy {
+    live: Arc<Live>,
+}
+
+impl Proxy {
+    pub fn new(live: Arc<Live>) -> Self {
+        Self { live }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Box<Context>;
+
+    fn new_ctx(&self) -> Box<Context> {
+        Box::new(Context::new(&self.live))
+    }
+
+    /// None: compression is a filter of ours, and a module costs a box for each request.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
+        let reply = match request::begin(session, ctx) {
+            Ok(()) => request::filter(session, ctx).await,
+            Err(failure) => Some(Box::new(failure.reply())),
+        };
+        let Some(reply) = reply else {
+            return Ok(false);
+        };
+        let Context {
+            gateway,
+            route,
+            facts,
+            ..
+        } = &mut **ctx;
+        let chain = context::chain(gateway, *route);
+        reply::send(session, chain, facts, &self.live.world.clock, *reply).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Box<Context>,
+    ) -> Result<Box<HttpPeer>> {
+        upstream::peer(session, ctx).await
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        fd: std::os::fd::RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        upstream::connected(reused, fd, digest, ctx);
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        head: &mut RequestHeader,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        request::forward(session, head, ctx)?;
+        let Context {
+            gateway,
+            route,
+            facts,
+            ..
+        } = &mut **ctx;
+        let chain = context::chain(gateway, *route);
+        if chain.has(Phase::Upstream) {
+            let mut ex = Exchange {
+                head: session.req_header(),
+                facts,
+            };
+            chain.on_upstream(&mut ex, head).await;
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        if body.is_none() && !end_of_stream {
+            return Ok(());
+        }
+        upstream::sent_body(ctx);
+        let Context {
+            gateway,
+            route,
+            facts,
+            reply,
+            ..
+        } = &mut **ctx;
+        let chain = context::chain(gateway, *route);
+        if chain.has(Phase::RequestBody) {
+            let mut ex = Exchange {
+                head: session.req_header(),
+                facts,
+            };
+            if let Verdict::Reply(refusal) = chain.on_request_body(&mut ex, body, end_of_stream) {
+                *reply = Some(refusal);
+                // Not the backend's fault, and no other backend is to get it.
+                return Err(Error::new_down(ErrorType::Custom("refused")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        if is_interim(head) {
+            return Ok(());
+        }
+        upstream::answered(session, head, ctx)?;
+        let Context {
+            gateway,
+            route,
+            facts,
+            ..
+        } = &mut **ctx;
+        let chain = context::chain(gateway, *route);
+        if chain.has(Phase::UpstreamResponse) {
+            let mut ex = Exchange {
+                head: session.req_header(),
+                facts,
+            };
+            chain.on_upstream_response(&mut ex, head).await;
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        if is_interim(head) {
+            return Ok(());
+        }
+        let started = ctx.facts.started;
+        ctx.facts.first_byte = Some(self.live.world.clock.now() - started);
+        upstream::stick(head, ctx)?;
+        let Context {
+            gateway,
+            route,
+            facts,
+            ..
+        } = &mut **ctx;
+        let chain = context::chain(gateway, *route);
+        let mut ex = Exchange {
+            head: session.req_header(),
+            facts,
+        };
+        chain.on_response(&mut ex, head).await;
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Box<Context>,
+    ) -> Result<Option<Duration>> {
+        upstream::received_body(end_of_stream, ctx)?;
+        let Context {
+            gateway,
+            route,
+            facts,
+            ..
+        } = &mut **ctx;
+        let chain = context::chain(gateway, *route);
+        if chain.has(Phase::ResponseBody) {
+            let mut ex = Exchange {
+                head: session.req_header(),
+                facts,
+            };
+            chain.on_response_body(&mut ex, body, end_of_stream);
+        }
+        Ok(None)
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Box<Context>,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        upstream::not_connected(session, ctx, error)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Box<Context>,
+        client_reused: bool,
+    ) -> Box<Error> {
+        upstream::failed(session, ctx, error, client_reused)
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Box<Context>,
+    ) -> FailToProxy {
+        let expired = ctx.connection.as_ref().and_then(|c| c.expired());
+        let failure = Failure::of(error, expired);
+        let planned = ctx.reply.take();
+        let is_planned = planned.is_some();
+        let reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
+        let Context {
+            gateway,
+            route,
+            facts,
+            ..
+        } = &mut **ctx;
+        facts.reason = reply.reason;
+        if !is_planned {
+            report(facts, failure, error);
+        }
+        let has_begun = session.response_written().is_some();
+        if has_begun || (failure == Failure::ClientGone && !is_planned) {
+            // What has begun cannot be taken back: the connection is cut, so that nobody
+            // takes the part for the whole.
+            facts.status = session
+                .response_written()
+                .map_or(failure.status(), |head| head.status)
+                .as_u16();
+            return FailToProxy {
+                error_code: 0,
+                can_reuse_downstream: false,
+            };
+        }
+        let status = reply.status.as_u16();
+        let chain = context::chain(gateway, *route);
+        let closes = reply.close;
+        let sent = reply::send(session, chain, facts, &self.live.world.clock, *reply).await;
+        FailToProxy {
+            error_code: status,
+            // An upload that nobody reads any more would be taken for the next request.
+            can_reuse_downstream: sent.is_ok() && !closes && session.as_mut().is_body_done(),
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Box<Context>) {
+        let now = self.live.world.clock.now();
+        upstream::over(ctx);
+        let Context {
+            gateway,
+            route,
+            facts,
+            connection,
+            ..
+        } = &mut **ctx;
+        if let Some(connection) = connection {
+            connection.set_busy(false);
+        }
+        facts.bytes_sent = session.body_bytes_sent() as u64;
+        facts.bytes_received = session.body_bytes_read() as u64;
+        if facts.status == 0 {
+            facts.status = session
+                .response_written()
+                .map_or(Failure::ClientGone.status(), |head| head.status)
+                .as_u16();
+        }
+        facts.total = now - facts.started;
+        let metrics = context::metrics(gateway, *route);
+        let request = session.req_header();
+        metrics.count(&request.method, facts.status);
+        metrics.seconds.observe(facts.total.as_secs_f64());
+        if let Some(first_byte) = facts.first_byte {
+            metrics.first_byte.observe(first_byte.as_secs_f64());
+        }
+        if let Some(reason) = facts.reason {
+            self.live.http.refuse(reason);
+        }
+        let chain = context::chain(gateway, *route);
+        chain.on_log(&Exchange {
+            head: request,
+            facts,
+        });
+    }
+
+    /// Ours say the same with route, backend and reason.
+    fn suppress_error_log(&self, _: &Session, _: &Box<Context>, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Box<Context>,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+/// `100 Continue` and `103 Early Hints`, which pass as they are; `101` ends in a tunnel.
+fn is_interim(head: &ResponseHeader) -> bool {
+    head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+fn report(facts: &crate::chain::Facts, failure: Failure, error: &Error) {
+    if *error.esource() == ErrorSource::Downstream {
+        log::debug!(reason = failure.reason(), error:%; "a request ended early");
+        return;
+    }
+    warn!(
+        request_id = facts.request_id.as_str(),
+        route = facts.route.as_deref().unwrap_or_default(),
+        upstream = facts.upstream.name.as_deref().unwrap_or_default(),
+        backend = facts.upstream.backend.as_deref().unwrap_or_default(),
+        tries = facts.upstream.tries,
+        reason = failure.reason(),
+        error:%;
+        "a request failed"
+    );
+}

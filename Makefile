@@ -1,0 +1,36 @@
+# The daily commands. Each installs what it needs beyond cargo, node, npm and make.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
+
+.PHONY: demo
+demo: setup ## build Edgeway and serve the built-in demonstration on 127.0.0.1:8080
+	$(CARGO) build --release --locked
+	exec target/release/edgeway demo
+
+.PHONY: test
+test: setup apps ## format, lints, unit, and end-to-end tests in front of real apps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) test --locked
+
+.PHONY: setup
+setup: ## check the tools, and install Debian packages that are missing
+	@scripts/setup
+
+.PHONY: apps
+apps: ## build the Next.js and Express apps of the end-to-end tests
+	@tests/apps/build.sh
+
+.PHONY: schema
+schema: ## write conf/schema.json anew
+	$(CARGO) run --quiet --locked -- schema > conf/schema.json
+
+.PHONY: compare
+compare: setup ## measure Edgeway, bare Pingora and nginx side by side
+	$(CARGO) build --release --locked --bin edgeway --example bare
+	load-tests/compare

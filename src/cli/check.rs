@@ -1,0 +1,96 @@
+//! `edgeway check`: every problem of a configuration, or what it comes to.
+
+use std::{path::Path, process::ExitCode};
+
+use super::{ConfigOption, out};
+use crate::{
+    config::{diagnostic::Diagnostics, source::Sources},
+    gateway::{self, Gateway, Loaded, World},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    config: ConfigOption,
+    /// How to print problems
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Print the configuration with every effective value, defaults included
+    #[arg(long)]
+    print: bool,
+}
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    Text,
+    Json,
+}
+
+/// A configuration that was read and compiled.
+pub(super) struct Checked {
+    loaded: Loaded,
+    pub(super) gateway: Option<Gateway>,
+}
+
+impl Checked {
+    /// Every problem, as text.
+    pub(super) fn report(&self) -> String {
+        report(&self.loaded)
+    }
+}
+
+/// Reads and compiles a configuration, without serving it.
+pub(super) fn load(path: &Path) -> Checked {
+    let mut loaded = gateway::load(path);
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    let mut compiled = None;
+    if let Some(file) = &loaded.file {
+        let (gateway, diagnostics) = gateway::compile(file, &folder, &World::default());
+        loaded.diagnostics.extend(diagnostics);
+        compiled = gateway;
+    }
+    Checked {
+        loaded,
+        gateway: compiled,
+    }
+}
+
+/// The problems of a configuration, for the terminal.
+pub(super) fn report(loaded: &Loaded) -> String {
+    render(&loaded.sources, &loaded.diagnostics)
+}
+
+/// Problems, for the terminal.
+pub(super) fn render(sources: &Sources, diagnostics: &Diagnostics) -> String {
+    let _ = sources;
+    format!("{:#?}", diagnostics.list())
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    let checked = load(&options.config.config);
+    let Loaded {
+        sources,
+        diagnostics,
+        file,
+    } = &checked.loaded;
+    if options.format == Format::Json {
+        let _ = sources;
+    } else if !diagnostics.list().is_empty() {
+        out::note(&report(&checked.loaded));
+    }
+    if diagnostics.has_errors() || checked.gateway.is_none() {
+        return ExitCode::FAILURE;
+    }
+    match (options.format, file) {
+        (Format::Text, Some(file)) if options.print => {
+            let _ = file;
+        }
+        (Format::Text, _) => out::note(&format!(
+            "{}: the configuration is well formed",
+            options.config.config.display()
+        )),
+        (Format::Json, _) => {}
+    }
+    ExitCode::SUCCESS
+}

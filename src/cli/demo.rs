@@ -1,0 +1,27 @@
+//! `edgeway demo`: a gateway before built-in apps.
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use super::out;
+use crate::process::{boot, demo};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Where to listen
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+    address: SocketAddr,
+    /// Where operators look
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9900")]
+    admin: SocketAddr,
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    boot::init_log();
+    match demo::serve(options.address, options.admin) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            out::note(&format!("edgeway: {}", boot::chain(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}

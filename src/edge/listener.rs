@@ -1,0 +1,244 @@
+//! Binding addresses, accepting connections, and ending them when a listener goes.
+
+use std::{
+    fmt, io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use log::{debug, warn};
+use pingora::apps::ServerApp;
+use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::conn::{ConnIo, Socket};
+use crate::{
+    base::metrics::{IntCounter, IntGauge, Metrics},
+    gateway::ListenAddress,
+    runtime::connection::{Connection, Connections, ListenerFacts},
+};
+
+/// Connections that may wait for `accept`; the kernel's own limit if that is lower.
+const BACKLOG: i32 = 4096;
+/// How long an accept loop rests when there are no file descriptors left.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// A bound socket, not yet accepting.
+#[derive(Debug)]
+pub struct Bound {
+    pub name: Arc<str>,
+    socket: BoundSocket,
+}
+
+#[derive(Debug)]
+enum BoundSocket {
+    Tcp(TcpListener),
+    Unix(UnixListener, UnixPath),
+}
+
+/// The path of a unix socket, removed with the listener.
+#[derive(Debug)]
+struct UnixPath(PathBuf);
+
+impl Drop for UnixPath {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            debug!(error:%, path:? = self.0; "a unix socket was gone before its listener");
+        }
+    }
+}
+
+/// Why an address could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct BindError {
+    pub address: String,
+    #[source]
+    source: io::Error,
+}
+
+impl Bound {
+    /// Binds `address`. Must be called within the runtime that will accept.
+    pub fn bind(name: Arc<str>, address: &ListenAddress) -> Result<Self, BindError> {
+        let socket = match address {
+            ListenAddress::Tcp(address) => tcp(*address, false).map(BoundSocket::Tcp),
+            // Dual stack where there is IPv6, else IPv4 alone.
+            ListenAddress::All(port) => tcp((Ipv6Addr::UNSPECIFIED, *port).into(), true)
+                .or_else(|_| tcp((Ipv4Addr::UNSPECIFIED, *port).into(), false))
+                .map(BoundSocket::Tcp),
+            ListenAddress::Unix { path, mode } => {
+                unix(path, *mode).map(|socket| BoundSocket::Unix(socket, UnixPath(path.clone())))
+            }
+        };
+        match socket {
+            Ok(socket) => Ok(Self { name, socket }),
+            Err(source) => Err(BindError {
+                address: address.to_string(),
+                source,
+            }),
+        }
+    }
+
+    /// The address that was bound, its port known if it was 0.
+    pub fn address(&self) -> String {
+        match &self.socket {
+            BoundSocket::Tcp(socket) => socket
+                .local_addr()
+                .map_or_else(|error| error.to_string(), |a| a.to_string()),
+            BoundSocket::Unix(_, path) => format!("unix:{}", path.0.display()),
+        }
+    }
+
+    fn port(&self) -> u16 {
+        match &self.socket {
+            BoundSocket::Tcp(socket) => socket.local_addr().map_or(0, |a| a.port()),
+            BoundSocket::Unix(..) => 0,
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        match &self.socket {
+            BoundSocket::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((Socket::Tcp(stream), Some(peer)))
+            }
+            BoundSocket::Unix(socket, _) => {
+                let (stream, _) = socket.accept().await?;
+                Ok((Socket::Unix(stream), None))
+            }
+        }
+    }
+
+    /// Accepts until `stop` turns true, then waits until every connection has ended.
+    pub async fn serve<A>(
+        self,
+        app: Arc<A>,
+        connections: Connections,
+        metrics: Metrics,
+        stop: watch::Receiver<bool>,
+    ) where
+        A: ServerApp + Send + Sync + 'static,
+    {
+        let facts = Arc::new(ListenerFacts {
+            name: Arc::clone(&self.name),
+            port: self.port(),
+            open: open(&metrics, &self.name),
+        });
+        let accepted = accepted(&metrics, &self.name);
+        let mut tasks = JoinSet::new();
+        let begin = |tasks: &mut JoinSet<()>, (stream, peer): (Socket, Option<SocketAddr>)| {
+            accepted.inc();
+            let connection = connections.add(Connection::new(Arc::clone(&facts), peer));
+            let app = Arc::clone(&app);
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                let io = Box::new(ConnIo::new(stream, Arc::clone(&connection)));
+                tokio::select! {
+                    _ = app.process_new(io, &stop) => {}
+                    () = connection.cut() => {}
+                }
+            });
+        };
+        let mut stopped = stop.clone();
+        let mut is_exhausted = false;
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stop| *stop) => break,
+                Some(_ended) = tasks.join_next(), if !tasks.is_empty() => continue,
+                outcome = self.accept() => outcome,
+            };
+            match outcome {
+                Ok(accepted) => {
+                    is_exhausted = false;
+                    begin(&mut tasks, accepted);
+                }
+                Err(error) if is_transient(&error) => {}
+                Err(error) => {
+                    if !is_exhausted {
+                        warn!(listener = &*self.name, error:%; "cannot accept connections, trying again");
+                        is_exhausted = true;
+                    }
+                    tokio::time::sleep(EXHAUSTED).await;
+                }
+            }
+        }
+        // Whoever waits in the queue has connected: they are served, not reset.
+        while let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, self.accept()).await {
+            begin(&mut tasks, accepted);
+        }
+        drop(self);
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Connections open on the listener `name`.
+pub fn open(metrics: &Metrics, name: &str) -> IntGauge {
+    metrics.gauge(
+        "edgeway_connections",
+        "Client connections by listener and state.",
+        &[("listener", name), ("state", "open")],
+    )
+}
+
+/// Connections accepted on the listener `name` since the start.
+pub fn accepted(metrics: &Metrics, name: &str) -> IntCounter {
+    metrics.counter(
+        "edgeway_connections_accepted_total",
+        "Client connections accepted since the start.",
+        &[("listener", name)],
+    )
+}
+
+/// The client went away between connecting and our `accept`.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+fn tcp(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
+    let socket = RawSocket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!dual_stack)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    // A socket that a dead process left behind is in the way; a living one answers.
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    if is_socket {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address())
+    }
+}

@@ -1,0 +1,90 @@
+//! Where a listener listens, parsed.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+
+/// An address to bind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    Tcp(SocketAddr),
+    /// `:PORT`: every address of both families.
+    All(u16),
+    Unix {
+        path: PathBuf,
+        mode: u32,
+    },
+}
+
+/// Who may connect to a unix socket unless the configuration says otherwise: its owner
+/// and group, as for any web server behind another.
+const DEFAULT_MODE: u32 = 0o660;
+
+impl FromStr for ListenAddress {
+    /// What to write instead.
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = PathBuf::from(path);
+            if !path.is_absolute() {
+                return Err("write an absolute path, such as `unix:/run/edgeway/http.sock`");
+            }
+            return Ok(Self::Unix {
+                path,
+                mode: DEFAULT_MODE,
+            });
+        }
+        if let Some(port) = text.strip_prefix(':') {
+            return match port.parse() {
+                Ok(port) => Ok(Self::All(port)),
+                Err(_) => Err("write a port between 0 and 65535, such as `:8080`"),
+            };
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Tcp(address));
+        }
+        if text.parse::<u16>().is_ok() {
+            return Err(
+                "write the port behind an address, such as `127.0.0.1:8080`, or behind a colon for all addresses: `:8080`",
+            );
+        }
+        Err(
+            "write `IP:PORT` such as `127.0.0.1:8080` or `[::1]:8080`, `:PORT` for all addresses, or `unix:/PATH`",
+        )
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::All(port) => write!(f, ":{port}"),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_print_as_they_were_written() {
+        for text in ["127.0.0.1:80", "[::1]:8080", ":443", "unix:/run/x.sock"] {
+            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_how_to_be_one() {
+        for text in [
+            "8080",
+            "localhost:80",
+            "unix:x.sock",
+            ":http",
+            "1.2.3.4",
+            "",
+        ] {
+            assert!(text.parse::<ListenAddress>().is_err(), "{text}");
+        }
+    }
+}

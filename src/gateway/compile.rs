@@ -1,0 +1,413 @@
+//! From the configuration as written to the one that serves. Goes on after a problem, so
+//! that all are told at once.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{Admin, Gateway, ListenAddress, Listener, Route, World, metrics::RouteMetrics};
+use crate::{
+    base::net::{Cidr, TrustedProxies},
+    chain::{Chain, CompileCx, Named},
+    config::{
+        diagnostic::{Diagnostic, Diagnostics, Place},
+        model::{File, ListenerConfig, MatchConfig, OneOrMany, RouteNode},
+        tree::{Key, Node, Spanned, Value},
+    },
+    filters::{self, FILTERS},
+    routes::{Action, RouteTable},
+    upstreams::Upstream,
+};
+
+/// What a request has that no route took, in metrics and logs.
+const NO_ROUTE: &str = "(none)";
+
+struct Compiler<'a> {
+    file: &'a File,
+    folder: &'a Path,
+    world: &'a World,
+    names: Vec<String>,
+    diagnostics: Diagnostics,
+}
+
+/// Compiles a configuration whose relative paths start at `folder`. The gateway is
+/// `None` if a problem was an error.
+pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, Diagnostics) {
+    let mut compiler = Compiler {
+        file,
+        folder,
+        world,
+        names: file
+            .upstreams
+            .iter()
+            .map(|(key, _)| key.name.clone())
+            .collect(),
+        diagnostics: Diagnostics::default(),
+    };
+    let gateway = compiler.gateway();
+    let diagnostics = compiler.diagnostics;
+    if diagnostics.has_errors() {
+        return (None, diagnostics);
+    }
+    (gateway, diagnostics)
+}
+
+impl Compiler<'_> {
+    fn gateway(&mut self) -> Option<Gateway> {
+        let listeners = self.listeners();
+        let admin = self.admin();
+        let trusted = self.trusted();
+        let upstreams = self.upstreams();
+        let matches: Vec<_> = self
+            .file
+            .routes
+            .iter()
+            .map(|route| (&route.config.matches.value, route.place))
+            .collect();
+        let table = RouteTable::compile(&matches, &mut self.diagnostics);
+        let mut used = HashSet::new();
+        let file = self.file;
+        let routes: Vec<Option<Route>> = file
+            .routes
+            .iter()
+            .map(|node| self.route(node, &upstreams, &mut used))
+            .collect();
+        for (key, _) in &self.file.upstreams {
+            if !used.contains(key.name.as_str()) {
+                self.diagnostics.push(
+                    Diagnostic::warning(
+                        "edgeway::upstream::unused",
+                        key.place,
+                        format!("no route uses the upstream `{}`", key.name),
+                    )
+                    .help("remove it, or send a route to it with `upstream:`"),
+                );
+            }
+        }
+        let none: Arc<str> = NO_ROUTE.into();
+        let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]));
+        Some(Gateway {
+            listeners,
+            admin,
+            trusted,
+            table: table?,
+            routes: routes.into_iter().collect::<Option<Vec<_>>>()?.into(),
+            upstreams,
+            fallback,
+            fallback_metrics: RouteMetrics::new(&self.world.metrics, &none),
+        })
+    }
+
+    fn error(
+        &mut self,
+        code: &'static str,
+        place: Place,
+        message: String,
+        help: impl Into<String>,
+    ) {
+        self.diagnostics
+            .push(Diagnostic::error(code, place, message).help(help));
+    }
+
+    fn listeners(&mut self) -> Vec<Listener> {
+        let mut seen: Vec<(String, Place)> = Vec::new();
+        let mut listeners = Vec::new();
+        let file = self.file;
+        for listener in &file.listeners {
+            let Some(address) = self.listen_address(&listener.value) else {
+                continue;
+            };
+            let name = listener
+                .value
+                .name
+                .clone()
+                .unwrap_or_else(|| address.to_string());
+            let place = listener.value.address.place;
+            let text = address.to_string();
+            let is_fixed = !matches!(address, ListenAddress::Tcp(a) if a.port() == 0);
+            if let Some((_, first)) = seen.iter().find(|(other, _)| *other == text && is_fixed) {
+                let problem = Diagnostic::error(
+                    "edgeway::listener::twice",
+                    place,
+                    format!("two listeners for `{text}`"),
+                )
+                .related(*first, "the first one")
+                .help("remove one of them");
+                self.diagnostics.push(problem);
+                continue;
+            }
+            seen.push((text, place));
+            listeners.push(Listener {
+                name: name.into(),
+                address,
+            });
+        }
+        listeners
+    }
+
+    fn listen_address(&mut self, config: &ListenerConfig) -> Option<ListenAddress> {
+        let Spanned { value: text, place } = &config.address;
+        let mut address: ListenAddress = match text.parse() {
+            Ok(address) => address,
+            Err(help) => {
+                self.error(
+                    "edgeway::listener::address",
+                    *place,
+                    format!("`{text}` is not an address to listen on"),
+                    help,
+                );
+                return None;
+            }
+        };
+        if let Some(Spanned { value, place }) = &config.mode {
+            let parsed = u32::from_str_radix(value, 8).ok().filter(|m| *m <= 0o777);
+            match (&mut address, parsed) {
+                (ListenAddress::Unix { mode, .. }, Some(parsed)) => *mode = parsed,
+                (ListenAddress::Unix { .. }, None) => self.error(
+                    "edgeway::listener::mode",
+                    *place,
+                    format!("`{value}` is not a file mode"),
+                    "write it in octal, such as `\"0660\"`",
+                ),
+                _ => self.error(
+                    "edgeway::listener::mode",
+                    *place,
+                    "`mode` is for unix sockets only".to_owned(),
+                    "remove it, or listen on `unix:/PATH`",
+                ),
+            }
+        }
+        Some(address)
+    }
+
+    fn admin(&mut self) -> Admin {
+        let config = &self.file.admin;
+        let socket = config
+            .socket
+            .as_ref()
+            .map(|socket| self.folder.join(&socket.value));
+        let address = match &config.address {
+            None => Some(std::net::SocketAddr::from(([127, 0, 0, 1], 9900))),
+            Some(text) if text.value == "off" => None,
+            Some(Spanned { value, place }) => {
+                let parsed: Option<std::net::SocketAddr> = value.parse().ok();
+                match parsed {
+                    Some(address) if address.ip().is_loopback() => Some(address),
+                    Some(_) => {
+                        self.error(
+                            "edgeway::admin::not_loopback",
+                            *place,
+                            format!("the admin listener on `{value}` would be open to others"),
+                            "write a loopback address such as `127.0.0.1:9900`; other addresses need a token, which is not supported yet",
+                        );
+                        None
+                    }
+                    None => {
+                        self.error(
+                            "edgeway::admin::address",
+                            *place,
+                            format!("`{value}` is not an address"),
+                            "write `IP:PORT` such as `127.0.0.1:9900`, or `off`",
+                        );
+                        None
+                    }
+                }
+            }
+        };
+        Admin { address, socket }
+    }
+
+    fn trusted(&mut self) -> TrustedProxies {
+        let mut networks = Vec::new();
+        let file = self.file;
+        for Spanned { value, place } in &file.trusted_proxies {
+            match value.parse::<Cidr>() {
+                Ok(network) => networks.push(network),
+                Err(error) => self.error(
+                    "edgeway::trusted_proxies",
+                    *place,
+                    error.to_string(),
+                    "name the networks whose `X-Forwarded-*` headers are to be believed",
+                ),
+            }
+        }
+        TrustedProxies::new(networks.into_iter().collect())
+    }
+
+    fn upstreams(&mut self) -> HashMap<Arc<str>, Arc<Upstream>> {
+        let mut upstreams = HashMap::new();
+        let file = self.file;
+        for (key, config) in &file.upstreams {
+            let mut cx = CompileCx {
+                place: config.place,
+                route: "",
+                folder: self.folder,
+                upstreams: &self.names,
+                clock: &self.world.clock,
+                metrics: &self.world.metrics,
+                diagnostics: &mut self.diagnostics,
+            };
+            if let Some(upstream) = Upstream::compile(key, config, &self.world.zones, &mut cx) {
+                upstreams.insert(Arc::clone(&upstream.name), upstream);
+            }
+        }
+        upstreams
+    }
+
+    fn route<'n>(
+        &mut self,
+        node: &'n RouteNode,
+        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
+        used: &mut HashSet<&'n str>,
+    ) -> Option<Route> {
+        let name: Arc<str> = match &node.config.name {
+            Some(name) => name.value.as_str().into(),
+            None => default_name(&node.config.matches.value).into(),
+        };
+        let mut upstream = None;
+        if let Some(Spanned { value, .. }) = &node.config.upstream {
+            used.insert(value);
+            upstream = upstreams.get(value.as_str()).map(Arc::clone);
+        }
+        let chain = Chain::new(self.filters(node.place, &name, &node.filters));
+        let mut cx = CompileCx {
+            place: node.place,
+            route: &name,
+            folder: self.folder,
+            upstreams: &self.names,
+            clock: &self.world.clock,
+            metrics: &self.world.metrics,
+            diagnostics: &mut self.diagnostics,
+        };
+        let action = Action::compile(&node.config, &mut cx)?;
+        Some(Route {
+            matches: describe(&node.config.matches.value),
+            place: node.place,
+            chain,
+            action,
+            upstream,
+            metrics: RouteMetrics::new(&self.world.metrics, &name),
+            name,
+        })
+    }
+
+    /// The filters of one route, in the registry's order: its own, else the defaults',
+    /// else those that are always on.
+    fn filters(&mut self, place: Place, route: &str, own: &[(Key, Node)]) -> Vec<Named> {
+        let mut filters = Vec::new();
+        for entry in FILTERS {
+            let Some(node) = self.filter_node(place, entry, own) else {
+                continue;
+            };
+            let mut cx = CompileCx {
+                place: node.place,
+                route,
+                folder: self.folder,
+                upstreams: &self.names,
+                clock: &self.world.clock,
+                metrics: &self.world.metrics,
+                diagnostics: &mut self.diagnostics,
+            };
+            if let Some(filter) = entry.compile(&node, &mut cx) {
+                filters.push(Named {
+                    name: entry.name,
+                    filter,
+                });
+            }
+        }
+        filters
+    }
+
+    /// The node a filter is compiled from; `None` if it is off.
+    fn filter_node(
+        &self,
+        place: Place,
+        entry: &filters::Entry,
+        own: &[(Key, Node)],
+    ) -> Option<Node> {
+        let find = |nodes: &[(Key, Node)]| {
+            nodes
+                .iter()
+                .find(|(key, _)| key.name == entry.name)
+                .map(|(_, node)| node.clone())
+        };
+        let top = || {
+            self.file
+                .access_log
+                .as_ref()
+                .filter(|(key, _)| key.name == entry.name)
+                .map(|(_, node)| node.clone())
+        };
+        let empty = |place| Node {
+            place,
+            value: Value::Map(Vec::new()),
+        };
+        let is_on = |node: &Node| matches!(node.value, Value::Bool(true) | Value::Null);
+        let shared = || find(&self.file.defaults).or_else(top);
+        // `true` on a route means: as the defaults have it.
+        let node = match find(own) {
+            Some(own) if is_on(&own) => shared()
+                .filter(|node| !is_off(node) && !is_on(node))
+                .unwrap_or_else(|| empty(own.place)),
+            Some(own) => own,
+            None => shared().or_else(|| entry.on_by_default.then(|| empty(place)))?,
+        };
+        if is_off(&node) {
+            return None;
+        }
+        if is_on(&node) {
+            return Some(empty(node.place));
+        }
+        Some(node)
+    }
+}
+
+fn is_off(node: &Node) -> bool {
+    match &node.value {
+        Value::Bool(is_on) => !is_on,
+        Value::Text(text) => text == "off",
+        _ => false,
+    }
+}
+
+/// What a route takes, in one line for people.
+fn describe(config: &MatchConfig) -> String {
+    let texts = |list: &OneOrMany<Spanned<String>>| {
+        let texts: Vec<&str> = list.0.iter().map(|text| text.value.as_str()).collect();
+        texts.join(",")
+    };
+    let mut line = texts(&config.method);
+    if !line.is_empty() {
+        line.push(' ');
+    }
+    line.push_str(&texts(&config.host));
+    match &config.path_regex {
+        Some(regex) => line.push_str(&format!("~{}", regex.value)),
+        None if config.path.0.is_empty() => line.push_str("/*"),
+        None => line.push_str(&texts(&config.path)),
+    }
+    for (what, demands) in [
+        ("header", &config.header),
+        ("query", &config.query),
+        ("cookie", &config.cookie),
+    ] {
+        for (name, value) in demands {
+            line.push_str(&format!(" {what} {name}={}", value.value));
+        }
+    }
+    line
+}
+
+/// A route's name where it was given none: its host and path as written.
+fn default_name(config: &MatchConfig) -> String {
+    let host = config.host.0.first().map_or("", |host| host.value.as_str());
+    let path = config.path.0.first().or(config.path_regex.as_ref());
+    let path = path.map_or("/*", |path| path.value.as_str());
+    let methods: Vec<&str> = config.method.0.iter().map(|m| m.value.as_str()).collect();
+    match methods.as_slice() {
+        [] => format!("{host}{path}"),
+        methods => format!("{} {host}{path}", methods.join(",")),
+    }
+}

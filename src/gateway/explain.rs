@@ -1,0 +1,198 @@
+//! What would become of a request: route, filters, action, by the engine that serves.
+
+use http::{HeaderName, HeaderValue, Method, header};
+use pingora::http::RequestHeader;
+use serde::Serialize;
+
+use super::{Gateway, Route};
+use crate::{
+    chain::Phase,
+    routes::{self, Action, Params, Target, Why},
+};
+
+/// The answer of `edgeway explain`.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    pub host: String,
+    /// Path and query as routes see them.
+    pub target: String,
+    /// What the path became, if not what was asked.
+    pub rewritten_from: Option<String>,
+    pub class: &'static str,
+    pub route: Option<String>,
+    pub action: Option<String>,
+    /// The target that the backend gets, if the route rewrites it.
+    pub upstream_target: Option<String>,
+    pub parameters: Vec<(String, String)>,
+    pub filters: Vec<ExplainedFilter>,
+    /// Every route, in the order in which they were tried, and why it won or lost.
+    pub considered: Vec<(String, String)>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ExplainedFilter {
+    pub name: &'static str,
+    pub phases: Vec<&'static str>,
+}
+
+/// Why a request cannot be explained.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    #[error("`{0}` is not a method")]
+    Method(String),
+    #[error("`{0}` is not a header: write `Name: value`")]
+    Header(String),
+    #[error("`{0}` is not a path or an http URL")]
+    Url(String),
+    #[error("this request is answered with 400: {0}")]
+    Refused(#[from] routes::BadTarget),
+}
+
+/// Explains `METHOD URL` with these headers. The URL is a path or a whole one.
+pub fn explain(
+    gateway: &Gateway,
+    method: &str,
+    url: &str,
+    headers: &[String],
+) -> Result<Explanation, ExplainError> {
+    let method = Method::from_bytes(method.as_bytes())
+        .map_err(|_| ExplainError::Method(method.to_owned()))?;
+    let bad_url = || ExplainError::Url(url.to_owned());
+    let (authority, raw) = split(url).ok_or_else(bad_url)?;
+    let mut head = RequestHeader::build(method, raw.as_bytes(), None).map_err(|_| bad_url())?;
+    let host = HeaderValue::from_str(authority).map_err(|_| bad_url())?;
+    head.insert_header(header::HOST, host)
+        .map_err(|_| bad_url())?;
+    for text in headers {
+        let bad = || ExplainError::Header(text.clone());
+        let (name, value) = text.split_once(':').ok_or_else(bad)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| bad())?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|_| bad())?;
+        let is_host = name == header::HOST;
+        let added = if is_host {
+            head.insert_header(name, value).is_ok()
+        } else {
+            head.append_header(name, value).is_ok()
+        };
+        if !added {
+            return Err(bad());
+        }
+    }
+    let normal = routes::normalise(raw.as_bytes())?;
+    let normal = normal
+        .rewritten()
+        .unwrap_or_else(|| raw.as_bytes().to_vec());
+    let named = head
+        .headers
+        .get(header::HOST)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    let host = routes::host_of(named)?;
+    let target = Target::new(&host, &normal);
+
+    let mut params = Params::default();
+    let found = gateway.table.find(&target, &head, &mut params);
+    let route = found.and_then(|index| gateway.route(index));
+    let name = |index: usize| {
+        gateway
+            .route(index)
+            .map_or_else(String::new, |route| route.name.to_string())
+    };
+    let considered = gateway
+        .table
+        .explain(&target, &head)
+        .into_iter()
+        .map(|considered| {
+            let why = match considered.why {
+                Why::Matched => "matched".to_owned(),
+                Why::LessSpecific(winner) => format!("less specific than {}", name(winner)),
+                Why::Predicate(what) => format!("path fits, but {what}"),
+                Why::Path => "another path".to_owned(),
+                Why::Host => "another host".to_owned(),
+            };
+            (name(considered.route), why)
+        })
+        .collect();
+    let chain = route.map_or(&gateway.fallback, |route| &route.chain);
+    let upstream_target = route.and_then(|route| match &route.action {
+        Action::Forward(forward) => {
+            let rewrite = forward.rewrite.as_ref()?;
+            let path = rewrite.apply(&target, &params).ok()??;
+            Some(String::from_utf8_lossy(&path).into_owned())
+        }
+        Action::Redirect(_) | Action::Respond(_) => None,
+    });
+    Ok(Explanation {
+        host: host.to_string(),
+        target: String::from_utf8_lossy(&normal).into_owned(),
+        rewritten_from: (normal != raw.as_bytes()).then(|| raw.to_owned()),
+        class: routes::classify(target.path, &head).name(),
+        route: route.map(|route| route.name.to_string()),
+        action: route.map(|route| match &route.action {
+            Action::Redirect(redirect) => match redirect.location(&target, &params) {
+                Some(location) => format!(
+                    "redirect {} to {}",
+                    redirect.status().as_u16(),
+                    String::from_utf8_lossy(location.as_bytes())
+                ),
+                None => action(route),
+            },
+            Action::Forward(_) | Action::Respond(_) => action(route),
+        }),
+        upstream_target,
+        parameters: found.map_or_else(Vec::new, |index| {
+            gateway
+                .table
+                .params_of(index)
+                .iter()
+                .map(|(name, slot)| {
+                    let value = String::from_utf8_lossy(params.get(slot, target.path));
+                    (name.to_owned(), value.into_owned())
+                })
+                .collect()
+        }),
+        filters: chain
+            .filters()
+            .iter()
+            .map(|named| {
+                let phases = named.filter.phases();
+                ExplainedFilter {
+                    name: named.name,
+                    phases: Phase::ALL
+                        .into_iter()
+                        .filter(|phase| phases.wants(*phase))
+                        .map(Phase::name)
+                        .collect(),
+                }
+            })
+            .collect(),
+        considered,
+    })
+}
+
+/// A route's action in a few words.
+pub fn action(route: &Route) -> String {
+    match &route.action {
+        Action::Forward(forward) => match &forward.websocket {
+            Some(_) => format!("upstream {} (websocket)", forward.upstream),
+            None => format!("upstream {}", forward.upstream),
+        },
+        Action::Redirect(redirect) => format!("redirect {}", redirect.status().as_u16()),
+        Action::Respond(respond) => format!("respond {}", respond.status().as_u16()),
+    }
+}
+
+/// Authority and request target of a URL or path.
+fn split(url: &str) -> Option<(&str, &str)> {
+    if url.starts_with('/') || url == "*" {
+        return Some(("localhost", url));
+    }
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"))?;
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    if authority.is_empty() {
+        return None;
+    }
+    Some((authority, if target.is_empty() { "/" } else { target }))
+}

@@ -1,0 +1,251 @@
+//! Starting and stopping: log, configuration, listeners, background work, drain.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use log::{info, warn};
+use pingora::server::configuration::ServerConf;
+use pingora_proxy::HttpProxy;
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{
+    ready::{READY_FILE, Ready, ReadyListener},
+    signals::{Ask, Signals},
+};
+use crate::{
+    base::tasks::Tasks,
+    config::{diagnostic::Diagnostics, model::File},
+    edge::{
+        listener::{BindError, Bound},
+        worker,
+    },
+    gateway::{self, World},
+    proxy::Proxy,
+    runtime::{live::Live, supervisor},
+    status,
+};
+
+/// Idle clients are told `Connection: close` for this long before they are cut.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
+/// How long requests under way may take once we are to stop.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How long the last log lines may take.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// What to serve.
+pub struct Setup {
+    pub file: File,
+    /// Where the file came from; `None` for one that is built in.
+    pub path: Option<PathBuf>,
+    pub threads: Option<usize>,
+    /// Lines to print once we serve.
+    pub hello: Vec<String>,
+}
+
+/// Why nothing was served.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    #[error("the configuration has errors")]
+    Config { diagnostics: Diagnostics },
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("cannot listen to signals")]
+    Signals(#[source] io::Error),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("cannot open the admin listener on {address}")]
+    Admin {
+        address: std::net::SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    AdminSocket(#[from] status::http::SocketError),
+    #[error("cannot write {READY_FILE}")]
+    Ready(#[source] io::Error),
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Sets up the program's own log on stderr. `EDGEWAY_LOG` takes `env_logger`'s filters.
+///
+/// Pingora reports each failed request at `error`; ours say the same with route, backend
+/// and reason, so Pingora's are off unless asked for.
+pub fn init_log() {
+    let spec = "info,pingora=off,pingora_core=off,pingora_proxy=off,pingora_load_balancing=off";
+    let env = env_logger::Env::new().filter_or("EDGEWAY_LOG", spec);
+    // A second call (tests) finds the first one's logger in place.
+    drop(
+        env_logger::Builder::from_env(env)
+            .format_timestamp_millis()
+            .try_init(),
+    );
+}
+
+/// Serves until told to stop, then drains.
+pub fn serve(setup: Setup) -> Result<(), BootError> {
+    let runtime = worker::runtime(setup.threads).map_err(BootError::Runtime)?;
+    let outcome = runtime.block_on(run(setup));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome
+}
+
+async fn run(setup: Setup) -> Result<(), BootError> {
+    let world = World::default();
+    let folder = setup
+        .path
+        .as_deref()
+        .and_then(std::path::Path::parent)
+        .unwrap_or(std::path::Path::new(""));
+    let (gateway, diagnostics) = gateway::compile(&setup.file, folder, &world);
+    let Some(gateway) = gateway else {
+        return Err(BootError::Config { diagnostics });
+    };
+    let mut signals = Signals::listen().map_err(BootError::Signals)?;
+    let live = Arc::new(Live::new(gateway, world));
+    let gateway = live.gateway();
+    let bound: Vec<Bound> = gateway
+        .listeners
+        .iter()
+        .map(|listener| Bound::bind(Arc::clone(&listener.name), &listener.address))
+        .collect::<Result<_, _>>()?;
+
+    let background = supervisor::start(&live);
+    let (stop, stopped) = watch::channel(false);
+    let mut ready = Ready {
+        pid: std::process::id(),
+        listeners: bound
+            .iter()
+            .map(|bound| ReadyListener {
+                name: bound.name.to_string(),
+                address: bound.address(),
+            })
+            .collect(),
+        admin: None,
+        admin_socket: None,
+    };
+    let admin = Tasks::default();
+    let source = Arc::new(super::source::Running::new(
+        Arc::clone(&live),
+        setup.path.clone(),
+        bound
+            .iter()
+            .map(|b| (Arc::clone(&b.name), b.address()))
+            .collect(),
+        stopped.clone(),
+    ));
+    start_admin(&gateway.admin, &source, &admin, &mut ready)?;
+
+    let app = Arc::new(proxy(&live));
+    let mut listeners = JoinSet::new();
+    for bound in bound {
+        info!(listener = &*bound.name, address:% = bound; "listening");
+        listeners.spawn(bound.serve(
+            Arc::clone(&app),
+            live.connections.clone(),
+            live.world.metrics.clone(),
+            stopped.clone(),
+        ));
+    }
+    if let Some(path) = std::env::var_os(READY_FILE) {
+        ready.write(path.as_ref()).map_err(BootError::Ready)?;
+    }
+    if !setup.hello.is_empty() {
+        crate::cli::out::note(&setup.hello.join("\n"));
+    }
+
+    loop {
+        match signals.next().await {
+            Ask::Stop => break,
+            Ask::Reopen => {}
+        }
+    }
+    info!("stopping: no new connections, requests under way may finish");
+    stop.send_replace(true);
+    tokio::select! {
+        () = drain(&live, &mut listeners) => {}
+        _ = signals.next() => warn!("told twice to stop: not waiting for requests under way"),
+    }
+    background.stop();
+    admin.stop();
+    info!("stopped");
+    Ok(())
+}
+
+/// Waits for requests under way; idle connections go after a grace.
+async fn drain(live: &Live, listeners: &mut JoinSet<()>) {
+    let all_gone = async { while listeners.join_next().await.is_some() {} };
+    let cut_idle = async {
+        let mut waited = Duration::ZERO;
+        while waited < DRAIN {
+            tokio::time::sleep(IDLE_GRACE).await;
+            waited += IDLE_GRACE;
+            live.connections.cut(false);
+        }
+        warn!(connections = live.connections.open(); "cutting what is still under way");
+        live.connections.cut(true);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = all_gone => {}
+        () = cut_idle => {}
+    }
+}
+
+/// Pingora's proxy around our hooks.
+fn proxy(live: &Arc<Live>) -> HttpProxy<Proxy> {
+    let conf = ServerConf {
+        // Ours decide about retries; this only bounds them.
+        max_retries: 16,
+        upstream_keepalive_pool_size: 4096,
+        ..ServerConf::default()
+    };
+    let mut proxy = HttpProxy::new(Proxy::new(Arc::clone(live)), Arc::new(conf));
+    proxy.handle_init_modules();
+    proxy
+}
+
+fn start_admin(
+    config: &gateway::Admin,
+    source: &Arc<super::source::Running>,
+    tasks: &Tasks,
+    ready: &mut Ready,
+) -> Result<(), BootError> {
+    if let Some(address) = config.address {
+        let refuse = |source| BootError::Admin { address, source };
+        let listener = std::net::TcpListener::bind(address).map_err(refuse)?;
+        let address = listener.local_addr().map_err(refuse)?;
+        ready.admin = Some(address.to_string());
+        info!(address:%; "admin listening");
+        let hosts = status::http::Hosts::Loopback(Vec::new());
+        let serving = status::http::serve_tcp(listener, Arc::clone(source) as _, hosts);
+        tasks.spawn("admin", ended(serving));
+    }
+    if let Some(path) = &config.socket {
+        let listener = status::http::bind_unix(path)?;
+        ready.admin_socket = Some(path.display().to_string());
+        info!(path:? = path; "admin listening");
+        let serving = status::http::serve_unix(listener, Arc::clone(source) as _);
+        tasks.spawn("admin socket", ended(serving));
+    }
+    Ok(())
+}
+
+/// The admin listener is to last as long as the process.
+async fn ended(serving: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = serving.await {
+        log::error!(error:%; "the admin listener ended");
+    }
+}

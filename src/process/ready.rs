@@ -1,0 +1,32 @@
+//! Tells whoever started us that we serve, and where.
+
+use std::{io, path::Path};
+
+use serde::Serialize;
+
+/// The environment's name for the file that says we are ready.
+pub(super) const READY_FILE: &str = "EDGEWAY_READY_FILE";
+
+/// What a starter wants to know; ports are real ones even where the configuration says 0.
+#[derive(Debug, Serialize)]
+pub(super) struct Ready {
+    pub(super) pid: u32,
+    pub(super) listeners: Vec<ReadyListener>,
+    pub(super) admin: Option<String>,
+    pub(super) admin_socket: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ReadyListener {
+    pub(super) name: String,
+    pub(super) address: String,
+}
+
+impl Ready {
+    /// Writes the file whole: a reader sees nothing of it, or all.
+    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        let partial = path.with_extension("partial");
+        std::fs::write(&partial, serde_json::to_vec(self)?)?;
+        std::fs::rename(&partial, path)
+    }
+}

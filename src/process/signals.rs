@@ -1,0 +1,47 @@
+//! Signals, as the process understands them.
+
+use std::io;
+
+use log::warn;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Which signals we listen to.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    reopen: Signal,
+}
+
+/// What one of them asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// SIGTERM, SIGINT: finish what is under way, then leave.
+    Stop,
+    /// SIGUSR1: open the log files anew (somebody has moved them).
+    Reopen,
+}
+
+impl Signals {
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    pub(super) async fn next(&mut self) -> Ask {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Ask::Stop,
+                _ = self.interrupt.recv() => return Ask::Stop,
+                _ = self.reopen.recv() => return Ask::Reopen,
+                _ = self.hangup.recv() => {
+                    warn!("SIGHUP: reloading is not supported yet, restart to take in a new configuration");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What Pingora carries for us through the hooks of one request.
+
+use std::{sync::Arc, time::Instant};
+
+use crate::{
+    chain::{Chain, Facts, Reply},
+    gateway::{Gateway, Route, metrics::RouteMetrics},
+    routes::Params,
+    runtime::{connection::Connection, live::Live},
+    upstreams::{BackendId, Lease, Upstream},
+};
+
+/// One request's state. Boxed, since Pingora moves it about.
+pub struct Context {
+    /// The configuration this request began with; it sees no other.
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) route: Option<usize>,
+    pub(super) params: Params,
+    pub(super) facts: Facts,
+    pub(super) connection: Option<Arc<Connection>>,
+    pub(super) upstream: Option<Arc<Upstream>>,
+    pub(super) lease: Option<Lease>,
+    pub(super) tried: Vec<BackendId>,
+    /// Tries after a pooled connection that had gone stale.
+    pub(super) stale_tries: u32,
+    /// When the try under way began.
+    pub(super) tried_at: Instant,
+    /// What is to be answered instead of what Pingora's error would say.
+    pub(super) reply: Option<Box<Reply>>,
+    /// The request asks for a WebSocket, and the route takes one.
+    pub(super) is_websocket: bool,
+    /// The backend's answer has begun.
+    pub(super) has_answer: bool,
+    in_flight: InFlight,
+}
+
+/// Counts a request in, and out again whatever becomes of it.
+struct InFlight(Arc<Live>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.http.in_flight.dec();
+    }
+}
+
+impl Context {
+    pub(super) fn new(live: &Arc<Live>) -> Self {
+        live.http.in_flight.inc();
+        let now = live.world.clock.now();
+        Self {
+            gateway: live.gateway(),
+            route: None,
+            params: Params::default(),
+            facts: Facts::new(now),
+            connection: None,
+            upstream: None,
+            lease: None,
+            tried: Vec::new(),
+            stale_tries: 0,
+            tried_at: now,
+            reply: None,
+            is_websocket: false,
+            has_answer: false,
+            in_flight: InFlight(Arc::clone(live)),
+        }
+    }
+
+    pub(super) fn live(&self) -> &Arc<Live> {
+        &self.in_flight.0
+    }
+}
+
+/// The route's chain and metrics, or those of requests without a route. A function of two
+/// fields, so that the others can be borrowed beside it.
+pub(super) fn chain(gateway: &Gateway, route: Option<usize>) -> &Chain {
+    route
+        .and_then(|index| gateway.route(index))
+        .map_or(&gateway.fallback, |route| &route.chain)
+}
+
+pub(super) fn metrics(gateway: &Gateway, route: Option<usize>) -> &RouteMetrics {
+    route
+        .and_then(|index| gateway.route(index))
+        .map_or(&gateway.fallback_metrics, |route| &route.metrics)
+}
+
+pub(super) fn route(gateway: &Gateway, route: Option<usize>) -> Option<&Route> {
+    route.and_then(|index| gateway.route(index))
+}

@@ -1,0 +1,215 @@
+//! The one table of failures: what happened → status, whose fault, reason word.
+
+use http::StatusCode;
+use pingora::{Error, ErrorSource, ErrorType};
+
+use crate::{chain::Reply, runtime::connection::Expired};
+
+/// What went wrong with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The client left before its answer was whole.
+    ClientGone,
+    /// What the client sent is no HTTP that we pass on.
+    BadRequest,
+    /// The request's path could be read in two ways.
+    BadPath,
+    /// The request's `Host` is neither a name nor an address.
+    BadHost,
+    /// No route matches.
+    NoRoute,
+    /// The route lets no upgrade pass.
+    Upgrade,
+    /// No backend has an address yet.
+    NoBackend,
+    /// Every backend is at its bound, and the queue is full or did not move.
+    Overload,
+    /// No connection to a backend.
+    Connect,
+    /// TLS with the backend failed.
+    Tls,
+    /// A backend's connection ended before its answer was whole.
+    Reset,
+    /// A backend's answer is no HTTP.
+    BadAnswer,
+    /// A backend's answer did not begin in time.
+    FirstByte,
+    /// A backend's answer stopped.
+    Idle,
+    /// The whole request took too long.
+    Total,
+    /// A fault of ours.
+    Internal,
+}
+
+impl Failure {
+    pub(crate) const ALL: [Self; 16] = [
+        Self::ClientGone,
+        Self::BadRequest,
+        Self::BadPath,
+        Self::BadHost,
+        Self::NoRoute,
+        Self::Upgrade,
+        Self::NoBackend,
+        Self::Overload,
+        Self::Connect,
+        Self::Tls,
+        Self::Reset,
+        Self::BadAnswer,
+        Self::FirstByte,
+        Self::Idle,
+        Self::Total,
+        Self::Internal,
+    ];
+
+    /// The word in log, metric and status page.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::ClientGone => "client_gone",
+            Self::BadRequest => "bad_request",
+            Self::BadPath => "bad_path",
+            Self::BadHost => "bad_host",
+            Self::NoRoute => "no_route",
+            Self::Upgrade => "upgrade",
+            Self::NoBackend => "no_backend",
+            Self::Overload => "overload",
+            Self::Connect => "upstream_connect",
+            Self::Tls => "upstream_tls",
+            Self::Reset => "upstream_reset",
+            Self::BadAnswer => "upstream_bad_answer",
+            Self::FirstByte => "upstream_timeout",
+            Self::Idle => "upstream_idle",
+            Self::Total => "upstream_total_timeout",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The status sent, and logged if nothing could be sent any more. A client that
+    /// left is logged as 499, nginx's number for it.
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::ClientGone => StatusCode::from_u16(499).expect("three digits"),
+            Self::BadRequest | Self::BadPath | Self::BadHost | Self::Upgrade => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoBackend | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Connect | Self::Tls | Self::Reset | Self::BadAnswer => StatusCode::BAD_GATEWAY,
+            Self::FirstByte | Self::Idle | Self::Total => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// One sentence for the reader of the page.
+    fn detail(self) -> &'static str {
+        match self {
+            Self::ClientGone => "The client closed the connection.",
+            Self::BadRequest => "The request is not one this server understands.",
+            Self::BadPath => "The address has characters that this server does not accept.",
+            Self::BadHost => "The request names no proper host.",
+            Self::NoRoute => "There is nothing at this address.",
+            Self::Upgrade => "This address does not take WebSocket connections.",
+            Self::NoBackend | Self::Overload => {
+                "The site is busy right now. Please try again in a moment."
+            }
+            Self::Connect | Self::Tls | Self::Reset | Self::BadAnswer => {
+                "The site could not be reached. Please try again in a moment."
+            }
+            Self::FirstByte | Self::Idle | Self::Total => {
+                "The site took too long to answer. Please try again in a moment."
+            }
+            Self::Internal => "Something went wrong on this server.",
+        }
+    }
+
+    /// What the client gets.
+    pub(crate) fn reply(self) -> Reply {
+        let reply = Reply::refuse(self.status(), self.reason()).detail(self.detail());
+        match self {
+            Self::NoBackend | Self::Overload => reply.header(
+                http::header::RETRY_AFTER,
+                http::HeaderValue::from_static("1"),
+            ),
+            Self::BadRequest | Self::BadPath | Self::BadHost => reply.closing(),
+            _ => reply,
+        }
+    }
+
+    /// What a Pingora error, met at `expired` deadlines, comes down to.
+    pub(crate) fn of(error: &Error, expired: Option<Expired>) -> Self {
+        use ErrorType as E;
+        match error.esource() {
+            ErrorSource::Upstream => match (expired, error.etype()) {
+                (Some(Expired::FirstByte), _) => Self::FirstByte,
+                (Some(Expired::Idle), _) => Self::Idle,
+                (Some(Expired::Total), _) => Self::Total,
+                (
+                    None,
+                    E::ConnectTimedout
+                    | E::ConnectRefused
+                    | E::ConnectNoRoute
+                    | E::ConnectError
+                    | E::BindError
+                    | E::SocketError
+                    | E::ConnectProxyFailure,
+                ) => Self::Connect,
+                (
+                    None,
+                    E::TLSHandshakeFailure
+                    | E::TLSHandshakeTimedout
+                    | E::InvalidCert
+                    | E::HandshakeError
+                    | E::TLSWantX509Lookup,
+                ) => Self::Tls,
+                (None, E::ReadTimedout | E::WriteTimedout) => Self::FirstByte,
+                (None, E::InvalidHTTPHeader | E::H1Error) => Self::BadAnswer,
+                (None, _) => Self::Reset,
+            },
+            ErrorSource::Downstream => match error.etype() {
+                E::ReadError
+                | E::WriteError
+                | E::ConnectionClosed
+                | E::ReadTimedout
+                | E::WriteTimedout => Self::ClientGone,
+                _ => Self::BadRequest,
+            },
+            ErrorSource::Internal | ErrorSource::Unset => Self::Internal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_has_its_own_word() {
+        let mut reasons: Vec<_> = Failure::ALL.iter().map(|f| f.reason()).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        assert_eq!(reasons.len(), Failure::ALL.len());
+    }
+
+    #[test]
+    fn whose_fault_it_is_decides_the_status() {
+        let of = |etype, source, expired| {
+            let mut error = Error::new(etype);
+            error.esource = source;
+            Failure::of(&error, expired).status().as_u16()
+        };
+        use ErrorSource::{Downstream, Internal, Upstream};
+        assert_eq!(of(ErrorType::ConnectRefused, Upstream, None), 502);
+        assert_eq!(of(ErrorType::ConnectionClosed, Upstream, None), 502);
+        assert_eq!(
+            of(
+                ErrorType::ConnectionClosed,
+                Upstream,
+                Some(Expired::FirstByte)
+            ),
+            504
+        );
+        assert_eq!(of(ErrorType::ReadError, Downstream, None), 499);
+        assert_eq!(of(ErrorType::InvalidHTTPHeader, Downstream, None), 400);
+        assert_eq!(of(ErrorType::InternalError, Internal, None), 500);
+    }
+}

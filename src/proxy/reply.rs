@@ -1,0 +1,100 @@
+//! The one writer of our own replies. Pingora runs no response hooks for what is written
+//! in `request_filter` or after a failure, so the response phase is run here.
+
+use std::cell::RefCell;
+
+use http::{HeaderValue, Method, StatusCode, header};
+use pingora::{Result, http::ResponseHeader};
+use pingora_proxy::Session;
+
+use super::page::Page;
+use crate::{
+    base::clock::Clock,
+    chain::{Chain, Exchange, Facts, Reply, ReplyBody},
+};
+
+/// Sends `reply` through the response phase of `chain`.
+pub(super) async fn send(
+    session: &mut Session,
+    chain: &Chain,
+    facts: &mut Facts,
+    clock: &Clock,
+    mut reply: Reply,
+) -> Result<()> {
+    let is_failure = reply.reason.is_some();
+    facts.reason = reply.reason.or(facts.reason);
+    let mut head;
+    let (body, is_head) = {
+        let request = session.req_header();
+        let mut ex = Exchange {
+            head: request,
+            facts,
+        };
+        if is_failure {
+            chain.on_error(&mut ex, &mut reply).await;
+        }
+        head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 24))?;
+        let (content_type, body) = match reply.body {
+            ReplyBody::Empty => (None, bytes::Bytes::new()),
+            ReplyBody::Bytes { content_type, body } => (Some(content_type), body),
+            ReplyBody::Page { detail } => {
+                let page = Page {
+                    status: reply.status,
+                    reason: reply.reason,
+                    detail,
+                    request_id: ex.facts.request_id.as_str(),
+                    app: "",
+                };
+                let page = page.render(request.headers.get(header::ACCEPT));
+                head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
+                (Some(page.0), page.1)
+            }
+        };
+        if let Some(content_type) = content_type {
+            head.insert_header(header::CONTENT_TYPE, content_type)?;
+        }
+        for (name, value) in reply.headers {
+            head.append_header(name, value)?;
+        }
+        head.insert_header(header::DATE, date(clock))?;
+        let has_no_body =
+            reply.status == StatusCode::NO_CONTENT || reply.status == StatusCode::NOT_MODIFIED;
+        if !has_no_body {
+            head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
+        }
+        chain.on_response(&mut ex, &mut head).await;
+        (body, request.method == Method::HEAD || has_no_body)
+    };
+    if reply.close {
+        session.set_keepalive(None);
+    }
+    facts.status = head.status.as_u16();
+    let ends_here = is_head || body.is_empty();
+    session
+        .write_response_header(Box::new(head), ends_here)
+        .await?;
+    if !ends_here {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// The `Date` of now (RFC 9110, 6.6.1), made once a second on each thread.
+fn date(clock: &Clock) -> HeaderValue {
+    thread_local! {
+        static LAST: RefCell<(u64, HeaderValue)> =
+            const { RefCell::new((0, HeaderValue::from_static(""))) };
+    }
+    let now = clock.wall();
+    let second = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    LAST.with_borrow_mut(|(at, value)| {
+        if *at != second {
+            *at = second;
+            *value =
+                HeaderValue::try_from(httpdate::fmt_http_date(now)).expect("a date is plain text");
+        }
+        value.clone()
+    })
+}

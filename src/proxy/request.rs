@@ -1,0 +1,171 @@
+//! The request's way in: who asks, for what, by which route; and the head that goes on.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, header};
+use pingora::{Error, ErrorType, Result, http::RequestHeader};
+use pingora_proxy::Session;
+
+use super::{
+    context::{self, Context},
+    error::Failure,
+    forwarded::{self, Forwarding},
+};
+use crate::{
+    chain::{Client, Exchange, Phase, Protocol, Reply, Scheme, Verdict},
+    config::model::App,
+    routes::{self, Action, Target},
+    runtime::connection::Connection,
+};
+
+/// Fixes what later hooks go by: client, target, route, class.
+pub(super) fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Failure> {
+    let connection = connection(session).ok_or(Failure::Internal)?;
+    connection.set_busy(true);
+    let head = session.req_header();
+    ctx.facts.client = client(head, &connection, ctx);
+    ctx.connection = Some(connection);
+
+    let normal = routes::normalise(head.raw_path()).map_err(|_| Failure::BadPath)?;
+    let authority = normal.authority.map(<[u8]>::to_vec);
+    if let Some(target) = normal.rewritten() {
+        let head = session.req_header_mut();
+        head.set_raw_path(&target).map_err(|_| Failure::BadPath)?;
+        if let Some(authority) = authority {
+            // RFC 9112, 3.2.2: the target's authority counts, and `Host` becomes it.
+            let value = HeaderValue::from_bytes(&authority).map_err(|_| Failure::BadRequest)?;
+            head.insert_header(header::HOST, value)
+                .map_err(|_| Failure::BadRequest)?;
+        }
+    }
+
+    let head = session.req_header();
+    let host = routes::host_of(
+        head.headers
+            .get(header::HOST)
+            .map_or(&b""[..], |v| v.as_bytes()),
+    )
+    .map_err(|_| Failure::BadHost)?;
+    let target = Target::new(&host, head.raw_path());
+    ctx.facts.class = routes::classify(target.path, head);
+    let Some(index) = ctx.gateway.table.find(&target, head, &mut ctx.params) else {
+        return Err(Failure::NoRoute);
+    };
+    ctx.route = Some(index);
+    if let Some(route) = ctx.gateway.route(index) {
+        ctx.facts.route = Some(Arc::clone(&route.name));
+        ctx.upstream.clone_from(&route.upstream);
+    }
+    Ok(())
+}
+
+/// The request filters, then the route's action. A reply if either answers.
+pub(super) async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> {
+    let is_upgrade = is_websocket(session.req_header());
+    let Context {
+        gateway,
+        route,
+        params,
+        facts,
+        upstream,
+        is_websocket,
+        ..
+    } = ctx;
+    let head = session.req_header();
+    let chain = context::chain(gateway, *route);
+    let mut ex = Exchange { head, facts };
+    if let Verdict::Reply(reply) = chain.on_request(&mut ex).await {
+        return Some(reply);
+    }
+    let action = &context::route(gateway, *route)?.action;
+    let forward = match action {
+        Action::Forward(forward) => forward,
+        Action::Redirect(redirect) => {
+            let host = forwarded::public_host(head, &ex.facts.client);
+            let target = Target::new(host, head.raw_path());
+            return Some(Box::new(redirect.reply(&target, params)));
+        }
+        Action::Respond(respond) => return Some(Box::new(respond.reply(head))),
+    };
+    if is_upgrade {
+        if forward.websocket.is_none() {
+            return Some(Box::new(Failure::Upgrade.reply()));
+        }
+        *is_websocket = true;
+    }
+    if chain.has(Phase::Route)
+        && let Some(name) = chain.on_route(&ex)
+    {
+        match gateway.upstreams.get(&name) {
+            Some(chosen) => *upstream = Some(Arc::clone(chosen)),
+            None => log::warn!(upstream = &*name; "a filter chose an upstream that does not exist"),
+        }
+    }
+    // No timeouts of Pingora's on the client's side of a tunnel or a long answer:
+    // the deadlines of `runtime::connection` see both sides.
+    session.set_read_timeout(None);
+    None
+}
+
+/// Makes `head`, a copy of the client's, the one that goes to the backend.
+pub(super) fn forward(session: &Session, head: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    let Some(connection) = &ctx.connection else {
+        return Ok(());
+    };
+    if let Some(route) = context::route(&ctx.gateway, ctx.route)
+        && let Action::Forward(forward) = &route.action
+        && let Some(rewrite) = &forward.rewrite
+    {
+        let target = Target::new("", session.req_header().raw_path());
+        match rewrite.apply(&target, &ctx.params) {
+            Ok(Some(path)) => head.set_raw_path(&path)?,
+            Ok(None) => {}
+            Err(_) => return Err(Error::new_down(ErrorType::InvalidHTTPHeader)),
+        }
+    }
+    forwarded::prepare_upstream(
+        head,
+        &Forwarding {
+            client: &ctx.facts.client,
+            trusted: &ctx.gateway.trusted,
+            text: &connection.text,
+            app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
+        },
+    );
+    Ok(())
+}
+
+/// The connection that the request came on.
+fn connection(session: &Session) -> Option<Arc<Connection>> {
+    let digest = session.as_downstream().digest()?.proxy_digest.as_ref()?;
+    let connection = digest
+        .user_data
+        .as_ref()?
+        .downcast_ref::<Arc<Connection>>()?;
+    Some(Arc::clone(connection))
+}
+
+fn client(head: &RequestHeader, connection: &Connection, ctx: &Context) -> Client {
+    let who = forwarded::resolve_client(head, connection.peer, Scheme::Http, &ctx.gateway.trusted);
+    Client {
+        ip: who.ip,
+        peer: connection.peer,
+        port: connection.peer_port,
+        is_trusted: who.is_trusted,
+        scheme: who.scheme,
+        protocol: match head.version {
+            http::Version::HTTP_10 | http::Version::HTTP_09 => Protocol::Http10,
+            http::Version::HTTP_2 => Protocol::Http2,
+            _ => Protocol::Http11,
+        },
+        listener: Arc::clone(&connection.listener.name),
+        listener_port: connection.listener.port,
+    }
+}
+
+/// Asks for a WebSocket (RFC 6455, 4.1). Pingora drops every other upgrade.
+fn is_websocket(head: &RequestHeader) -> bool {
+    head.headers
+        .get(header::UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}

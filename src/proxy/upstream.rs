@@ -1,0 +1,342 @@
+//! The way to a backend and back: which one, its deadlines, tries, and what its answer
+//! says that is meant for us.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use log::warn;
+use pingora::{
+    Error, ErrorSource, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+    protocols::Digest,
+    upstreams::peer::HttpPeer,
+};
+use pingora_proxy::Session;
+
+use super::{context::Context, error::Failure, forwarded};
+use crate::upstreams::{Ask, Failure as TryFailure, Kind, Outcome, Unavailable};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Connections of this pool group are never found again: a try after a stale pooled
+/// connection gets a fresh one.
+const FRESH: u64 = u64::MAX;
+
+/// Tries after connections that had gone stale in the pool. Each gets a fresh one, so a
+/// second is only needed if the app restarts right then.
+const MAX_STALE: u32 = 3;
+
+/// Chooses a backend and says how to talk to it.
+pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    let Some(upstream) = ctx.upstream.clone() else {
+        return fail(ctx, Failure::Internal);
+    };
+    let ask = Ask {
+        head: session.req_header(),
+        client: ctx.facts.client.ip,
+        tried: &ctx.tried,
+    };
+    let lease = match upstream.acquire(&ask).await {
+        Ok(lease) => lease,
+        Err(Unavailable::NoBackend) => return fail(ctx, Failure::NoBackend),
+        Err(Unavailable::QueueFull | Unavailable::QueueTimeout) => {
+            return fail(ctx, Failure::Overload);
+        }
+    };
+    let kind = if ctx.is_websocket {
+        Kind::WebSocket
+    } else {
+        Kind::Plain
+    };
+    let mut peer = upstream.peer(&lease, kind);
+    // `runtime::connection` watches over these: one deadline for both directions.
+    peer.options.read_timeout = None;
+    peer.options.write_timeout = None;
+    if ctx.stale_tries > 0 {
+        peer.group_key = FRESH;
+        peer.options.idle_timeout = Some(Duration::from_millis(1));
+    }
+    let live = ctx.live();
+    ctx.tried_at = live.world.clock.now();
+    let facts = &mut ctx.facts;
+    facts.upstream.name = Some(Arc::clone(&upstream.name));
+    facts.upstream.backend = Some(Arc::clone(lease.backend().address()));
+    facts.upstream.tries += 1;
+    facts.upstream.started = Some(ctx.tried_at - facts.started);
+    ctx.lease = Some(lease);
+    Ok(peer)
+}
+
+/// Ends the request with this failure's reply.
+fn fail<T>(ctx: &mut Context, failure: Failure) -> Result<T> {
+    ctx.reply = Some(Box::new(failure.reply()));
+    Err(Error::new_in(ErrorType::Custom(failure.reason())))
+}
+
+/// A connection is there: its deadlines begin.
+pub(super) fn connected(
+    is_reused: bool,
+    fd: std::os::fd::RawFd,
+    digest: Option<&Digest>,
+    ctx: &mut Context,
+) {
+    ctx.facts.upstream.reused = is_reused;
+    let (Some(connection), Some(upstream)) = (&ctx.connection, &ctx.upstream) else {
+        return;
+    };
+    let local = digest
+        .and_then(|digest| digest.socket_digest.as_ref())
+        .and_then(|digest| digest.local_addr())
+        .and_then(|address| address.as_inet())
+        .copied();
+    let connections = &ctx.live().connections;
+    let timeouts = &upstream.timeouts;
+    let now = connections.millis(ctx.tried_at);
+    let total = timeouts
+        .total
+        .filter(|_| !ctx.is_websocket)
+        .map(|total| connections.millis(ctx.facts.started) + millis(total));
+    connection.watch(
+        fd,
+        local,
+        now + millis(timeouts.first_byte),
+        timeouts.idle,
+        total,
+    );
+}
+
+/// A piece of the request's body is on its way.
+pub(super) fn sent_body(ctx: &mut Context) {
+    if let (Some(connection), Some(upstream)) = (&ctx.connection, &ctx.upstream) {
+        let now = ctx.live().connections.now();
+        if ctx.has_answer {
+            connection.moved(now);
+        } else {
+            connection.sent_body(now + millis(upstream.timeouts.first_byte));
+        }
+    }
+}
+
+/// The head of a backend's answer. An error if it is to be tried elsewhere.
+pub(super) fn answered(
+    session: &Session,
+    head: &mut ResponseHeader,
+    ctx: &mut Context,
+) -> Result<()> {
+    let (Some(upstream), Some(lease)) = (ctx.upstream.clone(), &ctx.lease) else {
+        return Ok(());
+    };
+    let now = ctx.live().world.clock.now();
+    ctx.facts.upstream.status = head.status.as_u16();
+    ctx.facts.upstream.first_byte = Some(now - ctx.tried_at);
+    lease
+        .backend()
+        .learn_keep_alive(head.headers.get(KEEP_ALIVE));
+    if let 502..=504 = head.status.as_u16()
+        && may_retry(session, ctx, TryFailure::Status(head.status.as_u16()))
+    {
+        let mut error = Error::new_up(ErrorType::HTTPStatus(head.status.as_u16()));
+        error.set_retry(true);
+        return Err(error);
+    }
+    ctx.has_answer = true;
+    if let Some(connection) = &ctx.connection {
+        let timeouts = &upstream.timeouts;
+        let step = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            websocket_idle(ctx).unwrap_or(timeouts.stream_idle)
+        } else if is_event_stream(head) {
+            timeouts.stream_idle
+        } else {
+            timeouts.idle
+        };
+        connection.streaming(ctx.live().connections.millis(now), step);
+    }
+    forwarded::strip_internal_response(head);
+    for name in [header::LOCATION, header::CONTENT_LOCATION] {
+        if let Some(value) = head.headers.get(&name)
+            && let Some(lease) = &ctx.lease
+            && let Some(public) =
+                public_location(session.req_header(), value, lease.backend().address(), ctx)
+        {
+            head.insert_header(name, public)?;
+        }
+    }
+    Ok(())
+}
+
+fn public_location(
+    request: &RequestHeader,
+    value: &HeaderValue,
+    backend: &str,
+    ctx: &Context,
+) -> Option<HeaderValue> {
+    let client = &ctx.facts.client;
+    let host = forwarded::public_host(request, client);
+    forwarded::rewrite_location(value, &[backend], client.scheme, host)
+}
+
+/// Hands a browser the cookie that keeps it on its backend.
+pub(super) fn stick(head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
+    if let (Some(upstream), Some(lease)) = (&ctx.upstream, &ctx.lease)
+        && let Some(cookie) = upstream.sticky_cookie(lease)
+    {
+        head.append_header(header::SET_COOKIE, cookie)?;
+    }
+    Ok(())
+}
+
+/// A piece of the answer, or its end. An error if the end is a deadline's doing.
+pub(super) fn received_body(is_end: bool, ctx: &mut Context) -> Result<()> {
+    let Some(connection) = &ctx.connection else {
+        return Ok(());
+    };
+    if !is_end {
+        connection.moved(ctx.live().connections.now());
+        return Ok(());
+    }
+    connection.unwatch();
+    if connection.expired().is_some() {
+        // A body without a length ends with its connection, and that we have cut.
+        return Err(Error::new_up(ErrorType::ConnectionClosed));
+    }
+    Ok(())
+}
+
+/// No connection could be made; nothing was sent.
+pub(super) fn not_connected(
+    session: &Session,
+    ctx: &mut Context,
+    mut error: Box<Error>,
+) -> Box<Error> {
+    if let Some(lease) = ctx.lease.take() {
+        ctx.tried.push(lease.backend().id());
+        lease.finish(Outcome::ConnectFailed);
+    }
+    let retry = may_retry(session, ctx, TryFailure::Connect);
+    error.set_retry(retry);
+    if retry {
+        note_retry(ctx, Failure::Connect, &error);
+    }
+    error
+}
+
+/// A try failed on a connection that was there.
+pub(super) fn failed(
+    session: &Session,
+    ctx: &mut Context,
+    mut error: Box<Error>,
+    is_pooled: bool,
+) -> Box<Error> {
+    let expired = ctx.connection.as_ref().and_then(|connection| {
+        connection.unwatch();
+        connection.expired()
+    });
+    if *error.esource() != ErrorSource::Upstream {
+        error.set_retry(false);
+        return error;
+    }
+    if let ErrorType::HTTPStatus(status) = *error.etype() {
+        // `answered` has decided already.
+        if let Some(lease) = ctx.lease.take() {
+            ctx.tried.push(lease.backend().id());
+            lease.finish(Outcome::Status(status));
+        }
+        return error;
+    }
+    let failure = Failure::of(&error, expired);
+    // An app closes idle connections when it likes; that one of them went just as we
+    // used it says nothing about the app.
+    let is_stale = is_pooled && failure == Failure::Reset && !ctx.has_answer;
+    if is_stale {
+        ctx.lease = None;
+        let retry = ctx.stale_tries < MAX_STALE && is_repeatable(session);
+        ctx.stale_tries += u32::from(retry);
+        error.set_retry(retry);
+        if !retry {
+            return error;
+        }
+    } else {
+        if let Some(lease) = ctx.lease.take() {
+            ctx.tried.push(lease.backend().id());
+            lease.finish(match failure {
+                Failure::FirstByte | Failure::Idle | Failure::Total => Outcome::Timeout,
+                _ => Outcome::Reset,
+            });
+        }
+        let retry = failure == Failure::Reset
+            && !ctx.has_answer
+            && may_retry(session, ctx, TryFailure::Reset);
+        error.set_retry(retry);
+        if !retry {
+            return error;
+        }
+    }
+    note_retry(ctx, failure, &error);
+    error
+}
+
+/// The request is over, however it ended.
+pub(super) fn over(ctx: &mut Context) {
+    if let Some(connection) = &ctx.connection {
+        connection.unwatch();
+    }
+    let Some(lease) = ctx.lease.take() else {
+        return;
+    };
+    let upstream = &ctx.facts.upstream;
+    lease.finish(match upstream.status {
+        0 => Outcome::ClientGone,
+        status @ (502..=504) => Outcome::Status(status),
+        _ => Outcome::Ok {
+            first_byte: upstream.first_byte.unwrap_or_default(),
+        },
+    });
+}
+
+fn note_retry(ctx: &Context, failure: Failure, error: &Error) {
+    warn!(
+        request_id = ctx.facts.request_id.as_str(),
+        upstream = ctx.facts.upstream.name.as_deref().unwrap_or_default(),
+        backend = ctx.facts.upstream.backend.as_deref().unwrap_or_default(),
+        tries = ctx.facts.upstream.tries,
+        reason = failure.reason(),
+        error:%;
+        "trying again"
+    );
+}
+
+/// Whether policy, budget and the request itself allow another try.
+fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
+    let Some(upstream) = &ctx.upstream else {
+        return false;
+    };
+    let is_idempotent = session.req_header().method.is_idempotent();
+    let is_whole = !session.as_ref().retry_buffer_truncated();
+    session.response_written().is_none()
+        && upstream.retry(ctx.facts.upstream.tries, failure, is_idempotent, is_whole)
+}
+
+/// RFC 9110, 9.2.2: may be sent twice; and all of it is still at hand.
+fn is_repeatable(session: &Session) -> bool {
+    session.req_header().method.is_idempotent()
+        && !session.as_ref().retry_buffer_truncated()
+        && session.response_written().is_none()
+}
+
+fn websocket_idle(ctx: &Context) -> Option<Duration> {
+    use crate::routes::Action;
+    match &super::context::route(&ctx.gateway, ctx.route)?.action {
+        Action::Forward(forward) => forward.websocket.as_ref()?.idle,
+        Action::Redirect(_) | Action::Respond(_) => None,
+    }
+}
+
+fn is_event_stream(head: &ResponseHeader) -> bool {
+    head.headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,18 @@
+//! Background work of the live configuration: probes, DNS, deadlines.
+
+use std::sync::Arc;
+
+use super::live::Live;
+use crate::{base::tasks::Tasks, upstreams};
+
+/// Starts what the live gateway needs beside requests. Dropping the handle ends it.
+pub fn start(live: &Arc<Live>) -> Tasks {
+    let tasks = Tasks::default();
+    tasks.spawn("deadlines", live.connections.clone().supervise());
+    for upstream in live.gateway().upstreams.values() {
+        let name = format!("upstream {}", upstream.name);
+        let clock = live.world.clock.clone();
+        let _ = (name, clock, upstream, upstreams::zone(""));
+    }
+    tasks
+}
