@@ -5,11 +5,13 @@ mod read;
 mod scalar;
 pub mod short;
 mod spanned;
+mod syntax;
 #[cfg(test)]
 mod tests;
 
 use crate::config::diagnostic::Place;
 
+pub(in crate::config) use self::parse::parse_with;
 pub use self::{parse::parse, read::read, spanned::OneOrMany};
 
 /// A YAML value and where it stands.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
-use super::{Key, Node, Value, scalar};
+use super::{Key, Node, Value, scalar, syntax::Wrong};
 use crate::config::diagnostic::{Diagnostic, Diagnostics, Place};
 
 /// Deeper nesting is refused: no configuration needs it, and the stack has an end.
@@ -37,6 +37,7 @@ pub(in crate::config) fn parse_with(
         places: Places::of(text, file),
         text,
         anchors: HashMap::new(),
+        open: Vec::new(),
         nodes: 0,
         diagnostics,
         expand,
@@ -97,6 +98,8 @@ struct Builder<'t, 'd, 'e> {
     places: Places,
     text: &'t str,
     anchors: HashMap<usize, Node>,
+    /// Where the brackets stand that are not closed yet.
+    open: Vec<u32>,
     nodes: usize,
     diagnostics: &'d mut Diagnostics,
     expand: Expand<'e>,
@@ -220,11 +223,12 @@ impl<'t> Builder<'t, '_, '_> {
     }
 
     fn list(&mut self, mut place: Place, depth: usize) -> Result<Node, Fatal> {
+        let is_open = self.open('[', place);
         let mut items = Vec::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::SequenceEnd {
-                self.close(&mut place, span, ']', items.last());
+                self.close(&mut place, span, is_open, items.last());
                 return Ok(Node {
                     place,
                     value: Value::List(items),
@@ -235,11 +239,12 @@ impl<'t> Builder<'t, '_, '_> {
     }
 
     fn map(&mut self, mut place: Place, depth: usize) -> Result<Node, Fatal> {
+        let is_open = self.open('{', place);
         let mut entries: Vec<(Key, Node)> = Vec::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
-                self.close(&mut place, span, '}', entries.last().map(|(_, n)| n));
+                self.close(&mut place, span, is_open, entries.last().map(|(_, n)| n));
                 return Ok(Node {
                     place,
                     value: Value::Map(entries),
@@ -316,24 +321,32 @@ impl<'t> Builder<'t, '_, '_> {
         Ok(None)
     }
 
+    /// Notes the bracket of a flow collection; false for a block. A tag or an anchor may
+    /// stand before the bracket.
+    fn open(&mut self, bracket: char, place: Place) -> bool {
+        let covered = self.cut(place);
+        let Some(at) = covered.find(bracket) else {
+            return false;
+        };
+        self.open.push(place.start + u32::try_from(at).unwrap_or(0));
+        true
+    }
+
     /// A flow collection ends with its bracket, a block with its last value: the parser
     /// only says where the next token is.
-    fn close(&self, place: &mut Place, end: Span, bracket: char, last: Option<&Node>) {
-        let end = self.places.byte(end.start.index());
-        place.end = match last {
-            _ if self.at(end).starts_with(bracket) => end + 1,
-            Some(last) => last.place.end.max(place.end),
-            None => place.end,
-        };
+    fn close(&mut self, place: &mut Place, end: Span, is_open: bool, last: Option<&Node>) {
+        if is_open {
+            self.open.pop();
+            place.end = (self.places.byte(end.start.index()) + 1).min(self.places.len);
+        } else if let Some(last) = last {
+            place.end = last.place.end.max(place.end);
+        }
     }
 
     /// Ends the place of a scalar with its last character: the parser goes on past a
     /// closing quote, over spaces and a comment.
     fn trim(&self, place: Place, style: ScalarStyle) -> Place {
-        let covered = self
-            .text
-            .get(place.start as usize..place.end as usize)
-            .unwrap_or_default();
+        let covered = self.cut(place);
         let quote = match style {
             ScalarStyle::SingleQuoted => '\'',
             ScalarStyle::DoubleQuoted => '"',
@@ -350,8 +363,10 @@ impl<'t> Builder<'t, '_, '_> {
         }
     }
 
-    fn at(&self, byte: u32) -> &'t str {
-        self.text.get(byte as usize..).unwrap_or_default()
+    fn cut(&self, place: Place) -> &'t str {
+        self.text
+            .get(place.start as usize..place.end as usize)
+            .unwrap_or_default()
     }
 
     fn count(&mut self, nodes: usize, place: Place) -> Result<(), Fatal> {
@@ -370,8 +385,14 @@ impl<'t> Builder<'t, '_, '_> {
     }
 
     fn syntax(&self, error: &ScanError) -> Diagnostic {
-        let at = self.places.byte(error.marker().index());
-        syntax(self.text, at, error.info(), self.places.file)
+        Wrong {
+            text: self.text,
+            file: self.places.file,
+            at: self.places.byte(error.marker().index()) as usize,
+            info: error.info(),
+            open: self.open.last().copied(),
+        }
+        .explain()
     }
 }
 
@@ -397,36 +418,4 @@ fn too_deep(place: Place) -> Diagnostic {
         format!("lists and mappings are nested more than {MAX_DEPTH} deep here"),
     )
     .help("no part of a configuration needs that")
-}
-
-/// What the parser found wrong, in the words of someone who writes a configuration.
-fn syntax(text: &str, at: u32, info: &str, file: u16) -> Diagnostic {
-    let at = at as usize;
-    let line_start = text[..at].rfind('\n').map_or(0, |n| n + 1);
-    let line = text[line_start..].lines().next().unwrap_or_default();
-    let indent = &line[..line.len() - line.trim_start().len()];
-    let rest = text[at..].lines().next().unwrap_or_default();
-    let width = rest.chars().next().map_or(0, char::len_utf8);
-    let spot = |start: usize, len: usize| Place {
-        file,
-        start: u32::try_from(start).unwrap_or(u32::MAX),
-        end: u32::try_from(start + len).unwrap_or(u32::MAX),
-    };
-    let code = "edgeway::yaml::syntax";
-    if let Some(tab) = indent.find('\t') {
-        return Diagnostic::error(code, spot(line_start + tab, 1), "a tab cannot indent YAML")
-            .help("use spaces");
-    }
-    let problem = Diagnostic::error(code, spot(at, width), format!("not valid YAML: {info}"));
-    if line.contains("${") {
-        problem.help("inside `{ }` and `[ ]`, put quotes round it: `\"${NAME}\"`")
-    } else if info.contains("mapping values are not allowed") {
-        problem.help(
-            "put quotes round a value that contains `: `, and check how far the line is indented",
-        )
-    } else if rest.starts_with(['@', '`', '%', '*', '&', '!', '|', '>']) {
-        problem.help("put quotes round a value that begins with this character")
-    } else {
-        problem.help("check the indentation, and that each quote and bracket is closed")
-    }
 }

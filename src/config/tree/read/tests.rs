@@ -128,6 +128,10 @@ fn what_is_missing_is_told_once_and_not_as_a_consequence() {
         ["<[x]>: expected text, found a list; write a single value, not a list"]
     );
     assert_eq!(
+        read_text::<Shop>("{ name: x, port:80 }").unwrap_err()[0],
+        "<port:80>: unknown key `port:80`; write a space after the colon: `port: 80`"
+    );
+    assert_eq!(
         read_text::<(u8, u8)>("[1, x]").unwrap_err(),
         ["<x>: expected a whole number from 0 to 255, found the text `x`; "]
     );

@@ -1,5 +1,11 @@
 //! Problems of a configuration: what, where, why, and what to write instead.
 
+mod render;
+#[cfg(test)]
+mod tests;
+
+pub use self::render::Style;
+
 /// A piece of a source file, by byte offsets. Cheap to copy and to keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
@@ -117,6 +123,11 @@ pub fn suggest<'a>(
     known: impl Iterator<Item = &'a str> + Clone,
     intro: &str,
 ) -> String {
+    if let Some((key, value)) = word.split_once(':')
+        && known.clone().any(|known| known == key)
+    {
+        return format!("write a space after the colon: `{key}: {value}`");
+    }
     if let Some(meant) = closest(word, known.clone()) {
         return format!("did you mean `{meant}`?");
     }

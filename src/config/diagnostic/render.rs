@@ -1,0 +1,296 @@
+//! Problems as a report for people, as lines for tools, and as JSON.
+
+use std::fmt;
+
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents,
+    SourceCode, SourceSpan, SpanContents,
+};
+use serde_json::json;
+
+use super::{Diagnostic, Diagnostics, Place, Severity};
+use crate::config::source::{Location, Sources};
+
+/// How problems are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// A report with the lines of the file and a caret below the place.
+    Graphical { colour: bool },
+    /// One line for each: `conf/x.yaml:12:5: error: …`.
+    Lines,
+    /// An array with one object for each.
+    Json,
+}
+
+impl Severity {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+impl Diagnostics {
+    /// All problems in the order of their places, main file first.
+    pub fn sorted(&self) -> Vec<&Diagnostic> {
+        let mut sorted: Vec<_> = self.list().iter().collect();
+        sorted.sort_by_key(|d| (d.place.file, d.place.start, d.severity));
+        sorted
+    }
+
+    /// `3 errors, 1 warning`; `None` if there is nothing to tell.
+    pub fn summary(&self) -> Option<String> {
+        let count = |severity: Severity| {
+            let count = self
+                .list()
+                .iter()
+                .filter(|d| d.severity == severity)
+                .count();
+            let plural = if count == 1 { "" } else { "s" };
+            (count > 0).then(|| format!("{count} {}{plural}", severity.word()))
+        };
+        match (count(Severity::Error), count(Severity::Warning)) {
+            (Some(errors), Some(warnings)) => Some(format!("{errors}, {warnings}")),
+            (one, None) | (None, one) => one,
+        }
+    }
+
+    /// All problems, and a summary line where people read it; empty if there are none.
+    pub fn render(&self, sources: &Sources, style: Style) -> String {
+        let sorted = self.sorted();
+        let mut out = String::new();
+        match style {
+            Style::Graphical { colour } => {
+                for problem in sorted {
+                    out.push_str(&graphical(problem, sources, colour));
+                    out.push('\n');
+                }
+                if let Some(summary) = self.summary() {
+                    out.push_str(&summary);
+                    out.push('\n');
+                }
+            }
+            Style::Lines => {
+                for problem in sorted {
+                    out.push_str(&problem.line(sources));
+                    out.push('\n');
+                }
+            }
+            Style::Json => {
+                let list: Vec<_> = sorted.iter().map(|d| as_json(d, sources)).collect();
+                out = format!("{:#}\n", serde_json::Value::Array(list));
+            }
+        }
+        out
+    }
+}
+
+impl Diagnostic {
+    /// `conf/x.yaml:12:5: error: …; help: …`, on one line.
+    pub fn line(&self, sources: &Sources) -> String {
+        let Location {
+            file, line, column, ..
+        } = sources.locate(self.place);
+        let mut text = format!(
+            "{file}:{line}:{column}: {}: {}",
+            self.severity.word(),
+            self.message
+        );
+        if let Some(help) = &self.help {
+            text.push_str("; help: ");
+            text.push_str(help);
+        }
+        text.replace(['\r', '\n'], " ")
+    }
+}
+
+fn as_json(problem: &Diagnostic, sources: &Sources) -> serde_json::Value {
+    let at = sources.locate(problem.place);
+    let related: Vec<_> = problem
+        .related
+        .iter()
+        .map(|(place, text)| {
+            let at = sources.locate(*place);
+            json!({ "file": at.file, "line": at.line, "column": at.column, "message": text })
+        })
+        .collect();
+    json!({
+        "severity": problem.severity.word(),
+        "code": problem.code,
+        "file": at.file,
+        "line": at.line,
+        "column": at.column,
+        "end_line": at.end_line,
+        "end_column": at.end_column,
+        "message": problem.message,
+        "help": problem.help,
+        "related": related,
+    })
+}
+
+fn graphical(problem: &Diagnostic, sources: &Sources, colour: bool) -> String {
+    let at = sources.locate(problem.place);
+    let severity = match (colour, problem.severity) {
+        (false, severity) => severity.word().to_owned(),
+        (true, Severity::Error) => "\u{1b}[1;31merror\u{1b}[0m".to_owned(),
+        (true, Severity::Warning) => "\u{1b}[1;33mwarning\u{1b}[0m".to_owned(),
+    };
+    // The line that editors and terminals make a link of.
+    let mut out = format!(
+        "{}:{}:{}: {severity}: {} [{}]\n",
+        at.file, at.line, at.column, problem.message, problem.code
+    );
+    let theme = if colour {
+        GraphicalTheme::unicode()
+    } else {
+        GraphicalTheme::unicode_nocolor()
+    };
+    let handler = GraphicalReportHandler::new_themed(theme)
+        .with_width(100)
+        .with_wrap_lines(false)
+        .with_context_lines(1)
+        .with_links(false);
+    let report = Report::of(problem, sources);
+    snippet(&mut out, &handler, &report);
+    for other in &report.elsewhere {
+        snippet(&mut out, &handler, other);
+    }
+    out
+}
+
+fn snippet(out: &mut String, handler: &GraphicalReportHandler, report: &Report<'_>) {
+    let mut text = String::new();
+    if handler.render_report(&mut text, report).is_err() {
+        return;
+    }
+    // The first line is the message, which stands above already.
+    for line in text.lines().skip(1) {
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+}
+
+/// A problem as miette wants it.
+struct Report<'a> {
+    problem: Option<&'a Diagnostic>,
+    text: Text<'a>,
+    labels: Vec<LabeledSpan>,
+    /// Related places in other files.
+    elsewhere: Vec<Report<'a>>,
+    message: &'a str,
+}
+
+impl<'a> Report<'a> {
+    fn of(problem: &'a Diagnostic, sources: &'a Sources) -> Self {
+        let place = problem.place;
+        let mut report = Self::at(place, &problem.message, None, sources);
+        report.problem = Some(problem);
+        for (other, text) in &problem.related {
+            if other.file == place.file {
+                let span = first_line(report.text.text, *other);
+                report
+                    .labels
+                    .push(LabeledSpan::new_with_span(Some(text.clone()), span));
+            } else {
+                report
+                    .elsewhere
+                    .push(Self::at(*other, text, Some(text), sources));
+            }
+        }
+        report
+    }
+
+    fn at(place: Place, message: &'a str, label: Option<&str>, sources: &'a Sources) -> Self {
+        let text = sources.text(place.file);
+        let span = first_line(text, place);
+        Self {
+            problem: None,
+            text: Text {
+                name: sources.locate(place).file,
+                text,
+            },
+            labels: vec![LabeledSpan::new_primary_with_span(
+                label.map(str::to_owned),
+                span,
+            )],
+            elsewhere: Vec::new(),
+            message,
+        }
+    }
+}
+
+/// The part of a place on its first line: a mapping of fifty lines needs no fifty carets.
+fn first_line(text: &str, place: Place) -> SourceSpan {
+    let start = (place.start as usize).min(text.len());
+    let end = (place.end as usize).clamp(start, text.len());
+    let covered = text.get(start..end).unwrap_or_default();
+    let len = covered.lines().next().unwrap_or_default().trim_end().len();
+    (start, len).into()
+}
+
+impl fmt::Debug for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message)
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // One line: it is cut off again.
+        f.write_str(&self.message.replace('\n', " "))
+    }
+}
+
+impl std::error::Error for Report<'_> {}
+
+impl miette::Diagnostic for Report<'_> {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.problem.map(|p| p.severity) {
+            Some(Severity::Error) => miette::Severity::Error,
+            Some(Severity::Warning) => miette::Severity::Warning,
+            None => miette::Severity::Advice,
+        })
+    }
+
+    fn help<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
+        let help = self.problem?.help.as_deref()?;
+        Some(Box::new(help))
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        // Nothing to show of a file that could not be read.
+        (!self.text.text.is_empty()).then_some(&self.text as &dyn SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        (!self.text.text.is_empty())
+            .then(|| Box::new(self.labels.iter().cloned()) as Box<dyn Iterator<Item = _>>)
+    }
+}
+
+/// A file whose columns count characters; miette's own count bytes.
+struct Text<'a> {
+    name: String,
+    text: &'a str,
+}
+
+impl SourceCode for Text<'_> {
+    fn read_span<'b>(
+        &'b self,
+        span: &SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn SpanContents<'b> + 'b>, MietteError> {
+        let contents = self.text.read_span(span, before, after)?;
+        let (_, column) = crate::config::source::position(self.text, contents.span().offset());
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.name.clone(),
+            contents.data(),
+            *contents.span(),
+            contents.line(),
+            column - 1,
+            contents.line_count(),
+        )))
+    }
+}

@@ -1,0 +1,412 @@
+//! The files of a configuration: the main one, what it includes, and the environment.
+
+mod expand;
+mod merge;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use self::expand::Expander;
+use super::{
+    diagnostic::{Diagnostic, Diagnostics, Place},
+    tree::{Key, Node, Value, parse_with},
+};
+
+/// A configuration of hundreds of thousands of lines is a mistake.
+const MAX_BYTES: u64 = 16 << 20;
+const MAX_FILES: usize = 1000;
+
+/// The texts that places point into.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Paths as the user sees them; the main file comes first.
+    pub files: Vec<(PathBuf, String)>,
+}
+
+/// A place as people count: from 1, columns in characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    pub file: String,
+    pub line: usize,
+    pub column: usize,
+    pub end_line: usize,
+    /// The column after the last character.
+    pub end_column: usize,
+}
+
+/// Reads `path`, its includes and the environment's values into one tree.
+///
+/// Problems are in the diagnostics; the tree is `None` if there is nothing to go on
+/// with. A tree may come with errors: whoever uses it asks
+/// [`Diagnostics::has_errors`] at the end.
+pub fn load(path: &Path) -> (Sources, Option<Node>, Diagnostics) {
+    Loader::new(path, &environment).main(|loader| loader.file(path, None))
+}
+
+/// As [`load`], of a text that is in no file; `name` stands for it in messages.
+pub fn load_text(name: &str, text: &str) -> (Sources, Option<Node>, Diagnostics) {
+    let path = Path::new(name);
+    Loader::new(path, &environment).main(|loader| loader.text(path, text.to_owned()))
+}
+
+impl Sources {
+    /// The folder of the main file: relative paths start here.
+    pub fn folder(&self) -> PathBuf {
+        self.files
+            .first()
+            .map_or_else(|| PathBuf::from("."), |(path, _)| folder_of(path))
+    }
+
+    pub fn text(&self, file: u16) -> &str {
+        self.files
+            .get(usize::from(file))
+            .map_or("", |(_, text)| text)
+    }
+
+    pub fn locate(&self, place: Place) -> Location {
+        let text = self.text(place.file);
+        let (line, column) = position(text, place.start as usize);
+        let (end_line, end_column) = position(text, place.end.max(place.start) as usize);
+        Location {
+            file: self.files.get(usize::from(place.file)).map_or_else(
+                || "configuration".to_owned(),
+                |(p, _)| p.display().to_string(),
+            ),
+            line,
+            column,
+            end_line,
+            end_column,
+        }
+    }
+}
+
+/// Line and column of a byte, from 1. Lines end as YAML's do.
+pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
+    let (mut line, mut column) = (1, 1);
+    let mut chars = text.char_indices().peekable();
+    while let Some((_, c)) = chars.next_if(|(index, _)| *index < at) {
+        match c {
+            // One break with the line feed that follows.
+            '\r' if chars.peek().is_some_and(|(_, next)| *next == '\n') => {}
+            '\r' | '\n' => (line, column) = (line + 1, 1),
+            '\u{feff}' => {}
+            _ => column += 1,
+        }
+    }
+    (line, column)
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// A variable of the environment: absent, or not a text.
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+struct Loader<'a> {
+    sources: Sources,
+    diagnostics: Diagnostics,
+    environment: Environment<'a>,
+    /// The main file's folder, absolute.
+    folder: PathBuf,
+    /// The files that are being read, outermost first, and all that were: canonical.
+    open: Vec<PathBuf>,
+    read: Vec<(PathBuf, Option<Place>)>,
+}
+
+impl<'a> Loader<'a> {
+    fn new(path: &Path, environment: Environment<'a>) -> Self {
+        let folder = folder_of(path);
+        Self {
+            sources: Sources::default(),
+            diagnostics: Diagnostics::default(),
+            environment,
+            folder: std::path::absolute(&folder).unwrap_or(folder),
+            open: Vec::new(),
+            read: Vec::new(),
+        }
+    }
+
+    fn main(
+        mut self,
+        read: impl FnOnce(&mut Self) -> Option<Node>,
+    ) -> (Sources, Option<Node>, Diagnostics) {
+        let node = read(&mut self);
+        (self.sources, node, self.diagnostics)
+    }
+
+    /// Reads a file; `at` is the place that names it, none for the main one.
+    fn file(&mut self, path: &Path, at: Option<Place>) -> Option<Node> {
+        let canonical = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if !self.may_read(path, &canonical, at) {
+            return None;
+        }
+        self.read.push((canonical.clone(), at));
+        let text = match read_text(path) {
+            Ok(text) => text,
+            Err(problem) => {
+                let place = at.unwrap_or_else(|| self.add(path, String::new()));
+                self.refuse_file(path, place, problem);
+                return None;
+            }
+        };
+        self.open.push(canonical);
+        let node = self.text(path, text);
+        self.open.pop();
+        node
+    }
+
+    fn may_read(&mut self, path: &Path, canonical: &Path, at: Option<Place>) -> bool {
+        let Some(place) = at else { return true };
+        let name = path.display();
+        let problem = if self.open.iter().any(|open| open == canonical) {
+            let problem = Diagnostic::error(
+                "edgeway::include::cycle",
+                place,
+                format!("`{name}` includes itself this way"),
+            );
+            problem.help("keep what is included in a folder of its own, such as `routes.d/*.yaml`")
+        } else if let Some((_, before)) = self.read.iter().find(|(read, _)| read == canonical) {
+            let problem = Diagnostic::error(
+                "edgeway::include::twice",
+                place,
+                format!("`{name}` is included twice"),
+            )
+            .help("include it once");
+            match before {
+                Some(before) if *before != place => {
+                    problem.related(*before, "included here before")
+                }
+                _ => problem,
+            }
+        } else if self.sources.files.len() >= MAX_FILES {
+            Diagnostic::error(
+                "edgeway::include::too_many",
+                place,
+                format!("more than {MAX_FILES} files are included"),
+            )
+            .help("include fewer files")
+        } else {
+            return true;
+        };
+        self.diagnostics.push(problem);
+        false
+    }
+
+    /// Keeps a text for messages; its first place.
+    fn add(&mut self, path: &Path, text: String) -> Place {
+        let file = u16::try_from(self.sources.files.len()).unwrap_or(u16::MAX);
+        self.sources.files.push((path.to_owned(), text));
+        Place {
+            file,
+            start: 0,
+            end: 0,
+        }
+    }
+
+    fn text(&mut self, path: &Path, text: String) -> Option<Node> {
+        let Place { file, .. } = self.add(path, text);
+        let text = self.sources.text(file);
+        let mut expander = Expander {
+            source: text,
+            environment: self.environment,
+            folder: &self.folder,
+        };
+        let mut node = parse_with(
+            text,
+            file,
+            &mut self.diagnostics,
+            &mut |scalar, place, diagnostics| expander.expand(scalar, place, diagnostics),
+        )?;
+        let Value::Map(entries) = &mut node.value else {
+            return Some(node);
+        };
+        let Some(at) = entries.iter().position(|(key, _)| key.name == "include") else {
+            return Some(node);
+        };
+        let (_, patterns) = entries.remove(at);
+        for (place, pattern) in self.patterns(&patterns) {
+            for found in self.matching(&folder_of(path), &pattern, place) {
+                if let Some(included) = self.file(&found, Some(place)) {
+                    self.merge(entries, included);
+                }
+            }
+        }
+        Some(node)
+    }
+
+    /// A pattern or a list of them.
+    fn patterns(&mut self, node: &Node) -> Vec<(Place, String)> {
+        let nodes = match &node.value {
+            Value::List(items) => &items[..],
+            _ => std::slice::from_ref(node),
+        };
+        let mut patterns = Vec::new();
+        for node in nodes {
+            match &node.value {
+                Value::Text(pattern) if !pattern.is_empty() => {
+                    patterns.push((node.place, pattern.clone()));
+                }
+                _ => self.diagnostics.push(
+                    Diagnostic::error(
+                        "edgeway::config::wrong_type",
+                        node.place,
+                        format!("expected a path or a list of paths, found {}", node.kind()),
+                    )
+                    .help("write `include: routes.d/*.yaml`"),
+                ),
+            }
+        }
+        patterns
+    }
+
+    /// The files that a pattern names, in the order of their names.
+    fn matching(&mut self, folder: &Path, pattern: &str, place: Place) -> Vec<PathBuf> {
+        let full = if folder == Path::new(".") {
+            PathBuf::from(pattern)
+        } else {
+            folder.join(pattern)
+        };
+        if !pattern.contains(['*', '?', '[']) {
+            return vec![full];
+        }
+        let escaped = match folder.to_str() {
+            _ if Path::new(pattern).is_absolute() || folder == Path::new(".") => pattern.to_owned(),
+            Some(folder) => format!("{}/{pattern}", glob::Pattern::escape(folder)),
+            None => {
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        "edgeway::include::pattern",
+                        place,
+                        "patterns need a folder whose name is UTF-8",
+                    )
+                    .help("rename the folder, or list the files one by one"),
+                );
+                return Vec::new();
+            }
+        };
+        let options = glob::MatchOptions {
+            case_sensitive: true,
+            require_literal_separator: true,
+            require_literal_leading_dot: true,
+        };
+        let paths = match glob::glob_with(&escaped, options) {
+            Ok(paths) => paths,
+            Err(error) => {
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        "edgeway::include::pattern",
+                        place,
+                        format!("`{pattern}` is no pattern: {}", error.msg),
+                    )
+                    .help(
+                        "use `*` for a part of a name, `**` for any folders, `?` for one character",
+                    ),
+                );
+                return Vec::new();
+            }
+        };
+        let mut found = Vec::new();
+        for path in paths {
+            match path {
+                Ok(path) if path.is_dir() => {}
+                Ok(path) => found.push(path),
+                Err(error) => {
+                    let why = reason(error.error());
+                    self.refuse_file(error.path(), place, Unreadable { why, invalid: None });
+                }
+            }
+        }
+        if found.is_empty() {
+            self.diagnostics.push(
+                Diagnostic::warning(
+                    "edgeway::include::nothing",
+                    place,
+                    format!("`{pattern}` matches no file"),
+                )
+                .help(format!("patterns start from `{}`", folder.display())),
+            );
+        }
+        found
+    }
+
+    fn refuse_file(&mut self, path: &Path, mut place: Place, problem: Unreadable) {
+        if let Some((text, at)) = problem.invalid {
+            place = self.add(path, text);
+            place.start = at;
+            place.end = at + 3;
+        }
+        self.diagnostics.push(
+            Diagnostic::error(
+                "edgeway::config::unreadable",
+                place,
+                format!("cannot read `{}`: {}", path.display(), problem.why),
+            )
+            .help(match problem.why.as_str() {
+                "no such file" => {
+                    "check the path; `include` starts from the file that it stands in"
+                }
+                "it is a folder, not a file" => {
+                    "name a file in it, or `FOLDER/*.yaml` in `include`"
+                }
+                "it is not UTF-8" => "save the file as UTF-8",
+                _ => "the gateway must be allowed to read it",
+            }),
+        );
+    }
+
+    fn merge(&mut self, entries: &mut Vec<(Key, Node)>, included: Node) {
+        merge::into(entries, included, &mut self.diagnostics);
+    }
+}
+
+/// Why a file could not be read.
+struct Unreadable {
+    why: String,
+    /// What could be read of it, and where the first wrong byte is.
+    invalid: Option<(String, u32)>,
+}
+
+fn read_text(path: &Path) -> Result<String, Unreadable> {
+    let unreadable = |why: String| Unreadable { why, invalid: None };
+    let io = |error: io::Error| unreadable(reason(&error));
+    let file = File::open(path).map_err(io)?;
+    if file.metadata().map_err(io)?.is_dir() {
+        return Err(unreadable("it is a folder, not a file".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(unreadable("it is larger than 16 MiB".to_owned()));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = u32::try_from(error.utf8_error().valid_up_to()).unwrap_or(0);
+        Unreadable {
+            why: "it is not UTF-8".to_owned(),
+            invalid: Some((String::from_utf8_lossy(error.as_bytes()).into_owned(), at)),
+        }
+    })
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a folder, not a file".to_owned(),
+        _ => error.to_string(),
+    }
+}
