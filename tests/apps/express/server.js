@@ -17,6 +17,7 @@ const counts = {
   openFeeds: 0,
   endedFeeds: 0,
   cancelledFeeds: 0,
+  uploadedBytes: 0,
   cutUploads: 0,
   cutDownloads: 0,
   openSockets: 0,
@@ -152,6 +153,7 @@ app.post('/upload', async (request, response) => {
     for await (const piece of request) {
       bytes += piece.length;
       pieces += 1;
+      counts.uploadedBytes += piece.length;
     }
   } catch {
     counts.cutUploads += 1;

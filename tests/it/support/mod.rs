@@ -2,6 +2,7 @@
 //! that misbehave on purpose, and the real apps.
 #![allow(
     dead_code,
+    unused_imports,
     reason = "the integration tests and the drills share these files, each uses its part"
 )]
 #![allow(
@@ -12,12 +13,14 @@
     clippy::float_cmp,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
 )]
 
 pub(crate) mod apps;
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod load;
 pub(crate) mod origins;
 pub(crate) mod ports;
 pub(crate) mod wait;

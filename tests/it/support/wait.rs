@@ -39,3 +39,8 @@ pub(crate) async fn until<T>(
 pub(crate) async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
 }
+
+/// The pace of a load: the moment when its next request is due.
+pub(crate) async fn turn_of(moment: Instant) {
+    tokio::time::sleep_until(moment).await;
+}

@@ -1,4 +1,4 @@
-//! An origin that closes idle connections, as Node's HTTP server does.
+//! Origins that close connections which a gateway still holds for good.
 
 use std::{
     io,
@@ -64,5 +64,26 @@ impl Serve for ClosingOrigin {
             return Ok(Then::Close);
         }
         Ok(Then::Keep)
+    }
+}
+
+/// Answers the first request of each connection, and drops the connection when a second one
+/// comes: what the race with [`ClosingOrigin`] looks like when it is lost, every time.
+pub(crate) struct OnceOrigin;
+
+impl OnceOrigin {
+    pub(crate) async fn start() -> Origin<Self> {
+        Origin::listen(Self).await
+    }
+}
+
+#[async_trait]
+impl Serve for OnceOrigin {
+    async fn serve(&self, exchange: &mut Exchange<'_>) -> io::Result<Then> {
+        if exchange.wire.requests > 1 {
+            return Ok(Then::Reset);
+        }
+        let length = exchange.drain().await?;
+        exchange.json(&json!({ "length": length })).await
     }
 }

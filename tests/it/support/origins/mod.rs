@@ -29,7 +29,7 @@ use tokio::{
 use super::client::find;
 
 pub(crate) use self::{
-    closing::ClosingOrigin,
+    closing::{ClosingOrigin, OnceOrigin},
     failing::{Failure, FlappingOrigin, ResettingOrigin},
     plain::{BigOrigin, EchoOrigin, SlowOrigin},
     streams::{DripOrigin, SseOrigin},

@@ -1,0 +1,84 @@
+//! A gibibyte down and up, with a length and in chunks: the gateway's memory stays as it was.
+
+use tokio::time::Instant;
+
+use crate::{
+    Report,
+    support::{
+        client::{Request, get, post},
+        gateway::Gateway,
+        origins::BigOrigin,
+    },
+};
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+const BOUND: u64 = 16 * MIB;
+
+pub(crate) async fn run(report: &mut Report) {
+    let origin = BigOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "
+upstreams:
+  big:
+    backends: [\"{}\"]
+    health: false
+routes:
+  - match: {{ path: /* }}
+    upstream: big
+    body_limit: 2GiB
+",
+        origin.address()
+    ))
+    .await;
+    // What the first requests of any kind allocate is not growth.
+    for request in [get("/?bytes=10000000"), post("/", "").filler(10 * MIB)] {
+        exchange(&gateway, &request).await;
+    }
+    let runs: [(&str, Request); 4] = [
+        ("down, with a length", get(&format!("/?bytes={GIB}"))),
+        ("down, in chunks", get(&format!("/?bytes={GIB}&chunked=1"))),
+        ("up, with a length", post("/", "").filler(GIB)),
+        ("up, in chunks", post("/", "").filler_chunked(GIB)),
+    ];
+    for (name, request) in runs {
+        let before = gateway.rss();
+        let begun = Instant::now();
+        let (status, bytes, highest) = exchange(&gateway, &request).await;
+        let growth = highest.saturating_sub(before);
+        let took = begun.elapsed();
+        report.check(
+            status == 200 && bytes == GIB && growth < BOUND,
+            format!("{name}: {status}, {bytes} bytes in {took:.1?}, memory grew by {growth} bytes"),
+        );
+    }
+}
+
+/// Status, bytes that passed (as the origin counts them for uploads), and the most memory that
+/// the gateway held.
+async fn exchange(gateway: &Gateway, request: &Request) -> (u16, u64, u64) {
+    let mut highest = gateway.rss();
+    let mut connection = gateway.connect().await;
+    let exchange = async {
+        let head = connection
+            .start(request)
+            .await
+            .expect("the gateway answers");
+        let (mut bytes, mut last) = (0, Vec::new());
+        while let Some(piece) = connection.piece().await.expect("the body is whole") {
+            bytes += piece.len() as u64;
+            last = piece.to_vec();
+        }
+        let counted = serde_json::from_slice::<serde_json::Value>(&last).ok();
+        let counted = counted.and_then(|answer| answer["bytes"].as_u64());
+        (head.status, counted.unwrap_or(bytes))
+    };
+    tokio::pin!(exchange);
+    let mut look = tokio::time::interval(std::time::Duration::from_millis(20));
+    loop {
+        tokio::select! {
+            (status, bytes) = &mut exchange => return (status, bytes, highest.max(gateway.rss())),
+            _ = look.tick() => highest = highest.max(gateway.rss()),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `kill -9` of one instance of four under 200 requests a second for 30 s.
+
+use std::time::Duration;
+
+use crate::{
+    Report,
+    support::{
+        apps::{ExpressApp, backends},
+        client::get,
+        gateway::Gateway,
+        load::{lanes, paced},
+        wait::{pass, until},
+    },
+};
+
+pub(crate) async fn run(report: &mut Report) {
+    let mut apps = ExpressApp::several(4).await;
+    let gateway = Gateway::start(&format!(
+        "
+upstreams:
+  api:
+    app: node
+    backends: [{}]
+    health: {{ path: /health }}
+routes:
+  - match: {{ path: /* }}
+    upstream: api
+",
+        backends(&apps)
+    ))
+    .await;
+    let load = paced(gateway.address(), 200, Duration::from_secs(30), |turn| {
+        // Some answers are large, so that a kill meets one midway.
+        if turn % 10 == 0 {
+            get("/download?bytes=2000000")
+        } else {
+            get("/api/items")
+        }
+    });
+    let killed = apps[2].port();
+    let drill = async {
+        pass(Duration::from_secs(8)).await;
+        apps[2].kill();
+        pass(Duration::from_secs(10)).await;
+        apps[2].restart().await;
+        let begun = tokio::time::Instant::now();
+        let limit = Duration::from_secs(10);
+        let back = until(limit, &mut async || {
+            let tally = lanes(gateway.address(), 1, 20, |_| get("/api/items")).await;
+            (tally.served_by(killed) > 0).then_some(())
+        })
+        .await;
+        back.map(|()| begun.elapsed())
+    };
+    let (tally, back) = tokio::join!(load, drill);
+    Report::note(format!(
+        "{} requests by instance {:?}",
+        tally.total(),
+        tally.served
+    ));
+    Report::note(format!(
+        "{} bodies cut midway, their clients saw the cut",
+        tally.cut
+    ));
+    report.check(tally.total() == 6000, "all requests were sent");
+    report.check(
+        tally.errors() == 0,
+        format!("0 failed reads: {:?} {:?}", tally.statuses, tally.failed),
+    );
+    report.check(
+        back.is_some(),
+        format!("back in rotation within 10 s of restarting: {back:?}"),
+    );
+}

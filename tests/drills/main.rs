@@ -1,0 +1,66 @@
+//! Long runs against the real binary, too slow for every test run: `cargo test --release
+//! --test drills -- NAME…`, or all of them without a name. Each prints what it measured and
+//! fails the run where a bound is broken.
+#![allow(
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a drill reports to the terminal"
+)]
+
+mod bodies;
+mod hang;
+mod idle_close;
+mod kill;
+#[path = "../it/support/mod.rs"]
+mod support;
+mod websocket;
+
+use std::{fmt::Display, process::ExitCode};
+
+const DRILLS: [&str; 5] = ["kill9", "idle-close", "bodies", "websocket", "hang"];
+
+/// The outcome of one drill: each check is printed, a broken one is remembered.
+#[derive(Debug, Default)]
+struct Report {
+    broken: usize,
+}
+
+impl Report {
+    fn check(&mut self, holds: bool, what: impl Display) {
+        let mark = if holds { "ok    " } else { "BROKEN" };
+        println!("  {mark} {what}");
+        self.broken += usize::from(!holds);
+    }
+
+    fn note(what: impl Display) {
+        println!("         {what}");
+    }
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = asked.iter().find(|name| !DRILLS.contains(&name.as_str())) {
+        println!("no drill `{unknown}`; there are {}", DRILLS.join(", "));
+        return ExitCode::FAILURE;
+    }
+    let mut report = Report::default();
+    for name in DRILLS {
+        if !asked.is_empty() && !asked.iter().any(|a| a == name) {
+            continue;
+        }
+        println!("{name}");
+        match name {
+            "kill9" => kill::run(&mut report).await,
+            "idle-close" => idle_close::run(&mut report).await,
+            "bodies" => bodies::run(&mut report).await,
+            "websocket" => websocket::run(&mut report).await,
+            _ => hang::run(&mut report).await,
+        }
+    }
+    if report.broken > 0 {
+        println!("{} checks broken", report.broken);
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,190 @@
+//! What users see while instances die, drop connections or close them at the wrong moment.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::support::{
+    apps::{ExpressApp, backends},
+    client::{get, post},
+    gateway::Gateway,
+    load::{lanes, paced, race},
+    origins::{ClosingOrigin, Failure, FlappingOrigin, MARK, OnceOrigin},
+    wait::{pass, wait_for},
+};
+
+async fn front(backends: &str, settings: &str) -> Gateway {
+    let yaml = format!(
+        "
+upstreams:
+  api:
+    backends: [{backends}]
+{settings}
+routes:
+  - match: {{ path: /* }}
+    upstream: api
+"
+    );
+    Gateway::start(&yaml).await
+}
+
+fn quoted(addresses: &[SocketAddr]) -> String {
+    let quoted: Vec<String> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
+    quoted.join(", ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_read_fails_while_an_instance_is_killed_and_comes_back() {
+    let mut apps = ExpressApp::several(4).await;
+    let list = backends(&apps);
+    let gateway = front(
+        &list,
+        "    app: node\n    health: { path: /health, interval: 1s, timeout: 500ms }",
+    )
+    .await;
+    let load = paced(gateway.address(), 200, Duration::from_secs(4), |_| {
+        get("/api/items")
+    });
+    let drill = async {
+        pass(Duration::from_millis(700)).await;
+        apps[1].kill();
+        pass(Duration::from_millis(1500)).await;
+        apps[1].restart().await;
+    };
+    let (tally, ()) = tokio::join!(load, drill);
+    assert_eq!(tally.total(), 800);
+    assert_eq!(tally.errors(), 0, "{tally:?}");
+
+    // It is back in rotation soon, and then gets its share.
+    let port = apps[1].port();
+    wait_for(
+        "the instance serves again",
+        Duration::from_secs(10),
+        async || {
+            let tally = lanes(gateway.address(), 1, 40, |_| get("/api/items")).await;
+            (tally.served_by(port) >= 5).then_some(())
+        },
+    )
+    .await;
+
+    // The control: without retries and health, the same kill is seen.
+    let bare = front(
+        &list,
+        "    app: node\n    health: false\n    retry: { attempts: 1 }\n    eject: { errors: 0 }",
+    )
+    .await;
+    apps[1].kill();
+    let tally = lanes(bare.address(), 4, 80, |_| get("/api/items")).await;
+    assert!(tally.status(502) >= 10, "{tally:?}");
+}
+
+#[tokio::test]
+async fn a_dropped_connection_is_retried_for_reads_and_never_for_writes() {
+    let origin = OnceOrigin::start().await;
+    let settings = |attempts: u32| {
+        format!(
+            "    health: false\n    pool: {{ idle: 60s }}\n    eject: {{ errors: 0 }}\n    retry: {{ attempts: {attempts}, budget: 100% }}"
+        )
+    };
+    let gateway = front(&quoted(&[origin.address()]), &settings(2)).await;
+    let mut client = gateway.connect().await;
+    for turn in 0..20 {
+        let answer = client
+            .send(&get("/").header(MARK, format!("get-{turn}")))
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200, "read {turn}");
+    }
+    let mut refused = 0;
+    for turn in 0..20 {
+        let mark = format!("post-{turn}");
+        let answer = client
+            .send(&post("/", "x").header(MARK, &mark))
+            .await
+            .unwrap();
+        assert!(
+            [200, 502].contains(&answer.status()),
+            "write {turn}: {}",
+            answer.status()
+        );
+        refused += u32::from(answer.status() == 502);
+        assert!(origin.counts().times(&mark) <= 1, "write {turn} came twice");
+        if answer.header("connection") == Some("close") {
+            client = gateway.connect().await;
+        }
+    }
+    // Some met the connection that drops: otherwise nothing was tested.
+    assert!(refused > 0);
+
+    // The control: without retries, reads fail too.
+    let bare = front(&quoted(&[origin.address()]), &settings(1)).await;
+    let tally = lanes(bare.address(), 1, 20, |_| get("/")).await;
+    assert!(tally.status(502) > 0, "{tally:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_that_closes_idle_connections_costs_no_request() {
+    let idle = Duration::from_secs(2);
+    let origin = ClosingOrigin::start(idle).await;
+    let backend = quoted(&[origin.address()]);
+    let gateway = front(&backend, "    app: node\n    health: false").await;
+    for (mark, status) in race(gateway.address(), 3, idle, "POST").await {
+        assert_eq!(status, 200, "{mark}");
+        assert_eq!(origin.counts().times(&mark), 1, "{mark}");
+    }
+    // By itself the gateway let go of each connection before the origin did.
+    assert_eq!(origin.settings().closed(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_race_for_an_idle_connection_repeats_reads_and_no_write() {
+    let idle = Duration::from_secs(1);
+    let origin = ClosingOrigin::start_silent(idle).await;
+    let backend = quoted(&[origin.address()]);
+    let forced = "    app: node\n    health: false\n    eject: { errors: 0 }\n    pool: { idle: 60s }\n    retry: { attempts: 2, budget: 100% }";
+    let gateway = front(&backend, forced).await;
+    for (mark, status) in race(gateway.address(), 4, idle, "GET").await {
+        assert_eq!(status, 200, "{mark}");
+    }
+    for (mark, status) in race(gateway.address(), 4, idle, "POST").await {
+        assert!([200, 502].contains(&status), "{mark}: {status}");
+        assert!(origin.counts().times(&mark) <= 1, "{mark} came twice");
+    }
+    // The control: here the origin closed first, so the race was run.
+    assert!(origin.settings().closed() > 0);
+}
+
+#[tokio::test]
+async fn a_failing_instance_leaves_rotation_and_returns() {
+    let good = FlappingOrigin::start().await;
+    let bad = FlappingOrigin::start().await;
+    let both = quoted(&[good.address(), bad.address()]);
+    let gateway = front(
+        &both,
+        "    health: { path: /health, interval: 200ms, interval_down: 200ms, timeout: 150ms, rise: 1, fall: 1 }",
+    )
+    .await;
+    let share = async || {
+        let tally = lanes(gateway.address(), 1, 20, |_| get("/")).await;
+        assert_eq!(tally.errors(), 0, "{tally:?}");
+        tally.served_by(bad.address().port())
+    };
+    // The control: while it is well it serves half.
+    assert!(share().await >= 8);
+    for failure in [Failure::ResetBeforeAnswer, Failure::Hang] {
+        bad.settings().fail(failure);
+        wait_for(
+            "the instance left rotation",
+            Duration::from_secs(5),
+            async || {
+                let series = format!("edgeway_backend_healthy{{backend=\"{}\"}}", bad.address());
+                (gateway.metric(&series).await < 0.5).then_some(())
+            },
+        )
+        .await;
+        assert_eq!(share().await, 0);
+        bad.settings().recover();
+        wait_for("the instance is back", Duration::from_secs(5), async || {
+            (share().await >= 8).then_some(())
+        })
+        .await;
+    }
+}

@@ -1,0 +1,224 @@
+//! Answers that take their time pass piece by piece, compressed or not; a client that leaves
+//! is known to the origin at once.
+
+use std::{io::Write, time::Duration};
+
+use crate::support::{
+    apps::{ExpressApp, NextApp},
+    client::{self, Connection, Request, Response, get},
+    gateway::Gateway,
+    origins::{DripOrigin, SseOrigin},
+    wait::{until, wait_for},
+};
+
+/// What the gateway may add to the first byte.
+const ADDED: Duration = Duration::from_millis(50);
+
+/// Rounds of a comparison: one slow moment of the machine spoils one round, not the result.
+const ROUNDS: usize = 3;
+
+async fn front(backend: std::net::SocketAddr, app: &str, filters: &str) -> Gateway {
+    let yaml = format!(
+        "
+upstreams:
+  web:
+    app: {app}
+    backends: [\"{backend}\"]
+routes:
+  - match: {{ path: /* }}
+    upstream: web
+{filters}"
+    );
+    Gateway::start(&yaml).await
+}
+
+const COMPRESSED: &str = "    compression: { encodings: [gzip] }\n";
+
+fn gzipped(target: &str) -> Request {
+    get(target).header("accept-encoding", "gzip")
+}
+
+/// When the text was there, after decoding what had come so far.
+fn arrival(answer: &Response, text: &str) -> Option<Duration> {
+    if answer.header("content-encoding").is_none() {
+        return answer.arrival_of(text);
+    }
+    let mut decoder = flate2::write::GzDecoder::new(Vec::new());
+    answer.pieces.iter().find_map(|(at, piece)| {
+        decoder.write_all(piece).expect("the body is gzip");
+        decoder.flush().expect("a buffer takes all");
+        let so_far = decoder.get_ref();
+        client::find(so_far, text.as_bytes()).map(|_| *at)
+    })
+}
+
+/// How much later each text came through the gateway, in the best of a few rounds.
+async fn added(
+    direct: std::net::SocketAddr,
+    gateway: &Gateway,
+    request: &Request,
+    texts: &[&str],
+) -> Vec<Duration> {
+    let mut best = vec![Duration::MAX; texts.len()];
+    for _ in 0..ROUNDS {
+        let own = client::send(direct, request)
+            .await
+            .expect("the origin answers");
+        let answer = gateway.send(request).await;
+        for (best, text) in best.iter_mut().zip(texts) {
+            let there = arrival(&own, text).expect("the origin sends it");
+            let here = arrival(&answer, text).expect("the gateway sends it");
+            *best = (*best).min(here.saturating_sub(there));
+        }
+        if best.iter().all(|added| *added <= ADDED) {
+            break;
+        }
+    }
+    best
+}
+
+#[tokio::test]
+async fn a_suspense_page_streams_through_compression() {
+    let app = NextApp::shared().await;
+    let gateway = front(app.address(), "nextjs", COMPRESSED).await;
+    let texts = ["shell-piece", "first-piece", "second-piece"];
+    let added = added(app.address(), &gateway, &gzipped("/stream"), &texts).await;
+    assert!(added.iter().all(|added| *added <= ADDED), "{added:?}");
+
+    let answer = gateway.send(&gzipped("/stream")).await;
+    assert_eq!(answer.header("content-encoding"), Some("gzip"));
+    let times = texts.map(|text| arrival(&answer, text).unwrap());
+    assert!(is_streamed(&times), "{times:?}");
+
+    // The control: the same page as a buffering gateway would hand it on does not pass.
+    let mut lump = answer.clone();
+    let at = lump.pieces.last().unwrap().0;
+    lump.pieces = vec![(
+        at,
+        answer.pieces.iter().flat_map(|(_, p)| p.clone()).collect(),
+    )];
+    assert!(!is_streamed(
+        &texts.map(|text| arrival(&lump, text).unwrap())
+    ));
+}
+
+/// The pieces of the Suspense page came about when they were made.
+fn is_streamed(times: &[Duration; 3]) -> bool {
+    let gaps = [
+        times[1].saturating_sub(times[0]),
+        times[2].saturating_sub(times[1]),
+    ];
+    gaps[0] >= Duration::from_millis(300) && gaps[1] >= Duration::from_millis(700)
+}
+
+#[tokio::test]
+async fn a_dripping_page_is_flushed_at_each_piece_in_every_encoding() {
+    let origin = DripOrigin::start(Duration::from_millis(250)).await;
+    let gateway = front(origin.address(), "none", COMPRESSED).await;
+    let texts = ["piece-0", "piece-1", "piece-2"];
+    let late = added(origin.address(), &gateway, &gzipped("/"), &texts).await;
+    assert!(late.iter().all(|added| *added <= ADDED), "{late:?}");
+    let late = added(origin.address(), &gateway, &get("/"), &texts).await;
+    assert!(late.iter().all(|added| *added <= ADDED), "{late:?}");
+    assert_eq!(
+        gateway.send(&gzipped("/")).await.header("content-encoding"),
+        Some("gzip")
+    );
+    // The control: with compression off, the same request is answered as it is.
+    let off = front(origin.address(), "none", "    compression: off\n").await;
+    assert_eq!(
+        off.send(&gzipped("/")).await.header("content-encoding"),
+        None
+    );
+}
+
+#[tokio::test]
+async fn a_feed_passes_event_by_event_and_uncoded() {
+    let app = NextApp::shared().await;
+    let gateway = front(app.address(), "nextjs", COMPRESSED).await;
+    let texts = ["\"event\":0", "\"event\":1", "\"event\":2"];
+    let feed = gzipped("/api/sse?events=3").header("accept", "text/event-stream");
+    let answer = gateway.send(&feed).await;
+    assert_eq!(answer.header("content-encoding"), None);
+    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+    // Against the app without its own gzip, as the gateway asks it.
+    let added = added(app.address(), &gateway, &get("/api/sse?events=3"), &texts).await;
+    assert!(added.iter().all(|added| *added <= ADDED), "{added:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_feed_ends_it_at_the_origin() {
+    let origin = SseOrigin::start(Duration::from_millis(100)).await;
+    let gateway = front(origin.address(), "none", COMPRESSED).await;
+    let mut client = Connection::open(gateway.address()).await.unwrap();
+    client.start(&gzipped("/")).await.unwrap();
+    client.piece().await.unwrap().unwrap();
+
+    // The control: while the client listens, the feed goes on.
+    let stays = Duration::from_millis(300);
+    let left = until(stays, &mut async || {
+        (origin.counts().cancelled() > 0).then_some(())
+    })
+    .await;
+    assert_eq!(left, None);
+
+    drop(client);
+    wait_for(
+        "the origin's feed has ended",
+        Duration::from_secs(1),
+        async || (origin.counts().cancelled() == 1).then_some(()),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_known_to_the_real_apps() {
+    let next = NextApp::start().await;
+    let express = ExpressApp::start().await;
+    for (app, kind, target) in [
+        (&next, "nextjs", "/api/sse?events=100"),
+        (&express, "node", "/sse"),
+    ] {
+        let gateway = front(app.address(), kind, "").await;
+        let mut client = Connection::open(gateway.address()).await.unwrap();
+        client.start(&get(target)).await.unwrap();
+        client.piece().await.unwrap().unwrap();
+        assert_eq!(app.cancelled_feeds().await, 0);
+        drop(client);
+        wait_for(
+            "the app's feed has ended",
+            Duration::from_secs(1),
+            async || (app.cancelled_feeds().await == 1).then_some(()),
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_silent_feed_outlives_the_gap_that_ends_other_answers() {
+    let origin = SseOrigin::start(Duration::from_millis(900)).await;
+    let short = |stream: &str| {
+        format!(
+            "
+upstreams:
+  web:
+    backends: [\"{}\"]
+    timeouts: {{ idle: 300ms, stream_idle: {stream} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: web
+",
+            origin.address()
+        )
+    };
+    let patient = Gateway::start(&short("10s")).await;
+    let answer = patient.send(&get("/?events=2")).await;
+    assert!(answer.text().contains("event-1"), "{}", answer.text());
+    // The control: with a short gap for streams too, the feed is cut and its client knows.
+    let hasty = Gateway::start(&short("300ms")).await;
+    let cut = client::send(hasty.address(), &get("/?events=2")).await;
+    assert!(
+        cut.as_ref().is_err_and(client::ClientError::is_cut),
+        "{cut:?}"
+    );
+}

@@ -1,0 +1,225 @@
+//! Many requests at once, and a count of what became of them.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    client::{ClientError, Connection, Request, Response, get, post},
+    origins::MARK,
+    wait::{pass, turn_of},
+};
+
+/// What became of the requests of a load.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) statuses: BTreeMap<u16, u64>,
+    /// No answer came, or none could be read.
+    pub(crate) failed: Vec<String>,
+    /// The answer had begun and its connection broke.
+    pub(crate) cut: u64,
+    /// Answers by the port of the instance that gave them.
+    pub(crate) served: BTreeMap<u16, u64>,
+    pub(crate) times: Vec<Duration>,
+}
+
+impl Tally {
+    pub(crate) fn status(&self, status: u16) -> u64 {
+        self.statuses.get(&status).copied().unwrap_or(0)
+    }
+
+    /// Requests that got neither 2xx nor a cut body.
+    pub(crate) fn errors(&self) -> u64 {
+        let bad = self
+            .statuses
+            .iter()
+            .filter(|(s, _)| !(200..300).contains(*s));
+        bad.map(|(_, count)| count).sum::<u64>() + self.failed.len() as u64
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.statuses.values().sum::<u64>() + self.failed.len() as u64 + self.cut
+    }
+
+    pub(crate) fn served_by(&self, port: u16) -> u64 {
+        self.served.get(&port).copied().unwrap_or(0)
+    }
+
+    /// The time that this share of the answers stayed below.
+    pub(crate) fn quantile(&self, share: f64) -> Duration {
+        let mut times = self.times.clone();
+        times.sort_unstable();
+        let at = (times.len() as f64 * share) as usize;
+        times
+            .get(at.min(times.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn add(&mut self, answer: Result<Response, ClientError>, took: Duration) {
+        match answer {
+            Ok(answer) => {
+                *self.statuses.entry(answer.status()).or_default() += 1;
+                self.times.push(took);
+                if let Some(port) = served_by(&answer) {
+                    *self.served.entry(port).or_default() += 1;
+                }
+            }
+            Err(error) if error.is_cut() => self.cut += 1,
+            Err(error) => self.failed.push(error.to_string()),
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        for (status, count) in other.statuses {
+            *self.statuses.entry(status).or_default() += count;
+        }
+        for (port, count) in other.served {
+            *self.served.entry(port).or_default() += count;
+        }
+        self.failed.extend(other.failed);
+        self.cut += other.cut;
+        self.times.extend(other.times);
+    }
+}
+
+/// Which instance answered: the apps say it in a header, our own origins in their JSON.
+fn served_by(answer: &Response) -> Option<u16> {
+    if let Some(port) = answer.header("x-instance") {
+        return port.parse().ok();
+    }
+    let body: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+    body["port"].as_u64()?.try_into().ok()
+}
+
+/// When each request of a load may go out.
+#[derive(Clone, Copy, Debug)]
+enum Pace {
+    /// As soon as its lane is free.
+    Free,
+    /// Not before its turn.
+    Each(Duration),
+}
+
+/// `count` requests over `lanes` kept connections, each lane as fast as it gets answers.
+pub(crate) async fn lanes(
+    to: SocketAddr,
+    lanes: usize,
+    count: u64,
+    request: impl Fn(u64) -> Request + Send + Sync + 'static,
+) -> Tally {
+    run(to, lanes, count, Pace::Free, request).await
+}
+
+/// So many requests a second for so long, whether or not answers come.
+pub(crate) async fn paced(
+    to: SocketAddr,
+    per_second: u32,
+    length: Duration,
+    request: impl Fn(u64) -> Request + Send + Sync + 'static,
+) -> Tally {
+    let gap = Duration::from_secs(1) / per_second;
+    let count = (length.as_secs_f64() * f64::from(per_second)) as u64;
+    // Enough lanes that a second of silence does not slow the load.
+    run(to, per_second as usize, count, Pace::Each(gap), request).await
+}
+
+async fn run(
+    to: SocketAddr,
+    lanes: usize,
+    count: u64,
+    pace: Pace,
+    request: impl Fn(u64) -> Request + Send + Sync + 'static,
+) -> Tally {
+    let (next, request) = (Arc::new(AtomicU64::new(0)), Arc::new(request));
+    let start = Instant::now();
+    let mut work = JoinSet::new();
+    for _ in 0..lanes {
+        let (next, request) = (Arc::clone(&next), Arc::clone(&request));
+        work.spawn(async move {
+            let mut tally = Tally::default();
+            let mut connection = None;
+            loop {
+                let turn = next.fetch_add(1, Ordering::SeqCst);
+                if turn >= count {
+                    return tally;
+                }
+                if let Pace::Each(gap) = pace {
+                    let turn = u32::try_from(turn).expect("a load ends within hours");
+                    turn_of(start + gap * turn).await;
+                }
+                let begun = Instant::now();
+                let answer = exchange(&mut connection, to, &request(turn)).await;
+                tally.add(answer, begun.elapsed());
+            }
+        });
+    }
+    let mut whole = Tally::default();
+    while let Some(tally) = work.join_next().await {
+        whole.merge(tally.expect("a lane does not panic"));
+    }
+    whole
+}
+
+/// One exchange on the lane's connection, which is dropped when it breaks or is to close.
+async fn exchange(
+    lane: &mut Option<Connection>,
+    to: SocketAddr,
+    request: &Request,
+) -> Result<Response, ClientError> {
+    let mut connection = match lane.take() {
+        Some(connection) => connection,
+        None => Connection::open(to).await?,
+    };
+    let answer = connection.send(request).await?;
+    let closes = answer
+        .header("connection")
+        .is_some_and(|v| v.eq_ignore_ascii_case("close"));
+    if !closes {
+        *lane = Some(connection);
+    }
+    Ok(answer)
+}
+
+/// Twenty lanes that send at once, again and again just when an origin closes idle connections.
+/// Says the mark of each request and the status it got.
+pub(crate) async fn race(
+    to: SocketAddr,
+    rounds: u64,
+    idle: Duration,
+    method: &'static str,
+) -> Vec<(String, u16)> {
+    let mut lanes = JoinSet::new();
+    for lane in 0..20 {
+        // Each lane aims at another moment from 5 ms before to 5 ms after.
+        let early = Duration::from_millis(5).saturating_sub(Duration::from_micros(500 * lane));
+        let late = Duration::from_micros(500 * lane).saturating_sub(Duration::from_millis(5));
+        let gap = idle.saturating_sub(early) + late;
+        lanes.spawn(async move {
+            let (mut connection, mut seen) = (None, Vec::new());
+            for round in 0..rounds {
+                if round > 0 {
+                    pass(gap).await;
+                }
+                let mark = format!("{method}-{lane}-{round}");
+                let request = match method {
+                    "POST" => post("/", "x"),
+                    _ => get("/"),
+                };
+                let answer = exchange(&mut connection, to, &request.header(MARK, &mark)).await;
+                let answer = answer.expect("the gateway answers each request");
+                seen.push((mark, answer.status()));
+            }
+            seen
+        });
+    }
+    lanes.join_all().await.into_iter().flatten().collect()
+}
