@@ -1,9 +1,11 @@
 //! The one integration binary: everything that a user of the gateway sees.
 
 mod balance;
+mod edge;
 mod express_front;
 mod failover;
 mod harness;
 mod next_front;
+mod observed;
 mod streaming;
 mod support;

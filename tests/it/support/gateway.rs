@@ -132,9 +132,13 @@ impl Gateway {
         self.send(&get(target)).await
     }
 
-    pub(crate) async fn admin_get(&self, target: &str) -> Response {
-        let sent = client::send(self.admin(), &get(target)).await;
+    pub(crate) async fn send_admin(&self, request: &Request) -> Response {
+        let sent = client::send(self.admin(), request).await;
         sent.expect("the admin listener answers")
+    }
+
+    pub(crate) async fn admin_get(&self, target: &str) -> Response {
+        self.send_admin(&get(target)).await
     }
 
     /// The sum over all series of this name that carry at least these labels:

@@ -1,0 +1,324 @@
+//! What the gateway answers by itself, and what it does with a request before an origin sees
+//! it: routes, refusals, deadlines.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::support::{
+    client::{self, Request, Response, get, post},
+    gateway::Gateway,
+    origins::{EchoOrigin, Failure, ResettingOrigin, SlowOrigin},
+    ports::free_port,
+    wait::wait_for,
+};
+
+fn upstream(address: SocketAddr, settings: &str) -> String {
+    format!("upstreams:\n  app:\n    backends: [\"{address}\"]\n    health: false\n{settings}")
+}
+
+#[tokio::test]
+async fn routes_answer_redirect_rewrite_and_forward() {
+    let origin = EchoOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "{}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+  - match: {{ path: /hello }}
+    respond: {{ status: 200, body: \"hello from the edge\" }}
+  - match: {{ path: /old/* }}
+    redirect: /new/{{rest}}
+  - match: {{ path: /v1/* }}
+    upstream: app
+    rewrite: {{ prefix: /v1, with: /api }}
+  - match: {{ path: /hello, method: POST }}
+    upstream: app
+  - match: {{ host: \"*.example.com\", path: /hello }}
+    respond: {{ status: 200, body: \"hello from a tenant\" }}
+",
+        upstream(origin.address(), "")
+    ))
+    .await;
+    assert_eq!(gateway.get("/hello").await.text(), "hello from the edge");
+    let tenant = get("/hello").header("host", "a.example.com");
+    assert_eq!(gateway.send(&tenant).await.text(), "hello from a tenant");
+    let moved = gateway.get("/old/a/b?c=d").await;
+    assert!((300..400).contains(&moved.status()), "{}", moved.status());
+    assert!(moved.header("location").unwrap().starts_with("/new/a/b"));
+    assert_eq!(origin.counts().requests(), 0);
+
+    // The control: what is not answered here reaches the origin.
+    assert_eq!(
+        gateway.send(&post("/hello", "x")).await.json()["target"],
+        "/hello"
+    );
+    assert_eq!(
+        gateway.get("/v1/items?x=%20y").await.json()["target"],
+        "/api/items?x=%20y"
+    );
+    assert_eq!(gateway.get("/other").await.json()["target"], "/other");
+}
+
+#[tokio::test]
+async fn dot_segments_are_resolved_before_a_route_is_chosen() {
+    let origin = EchoOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "{}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+  - match: {{ path: /private/* }}
+    respond: {{ status: 403, body: \"private\" }}
+",
+        upstream(origin.address(), "")
+    ))
+    .await;
+    for target in ["/private/a", "/public/../private/a", "/./private/a"] {
+        assert_eq!(gateway.get(target).await.status(), 403, "{target}");
+    }
+    for target in [
+        "/public/%2e%2e/private/a",
+        "/a%00",
+        "/a%5cb",
+        "/a\\b",
+        "/%2E./private/a",
+    ] {
+        assert_eq!(gateway.get(target).await.status(), 400, "{target}");
+    }
+    assert_eq!(origin.counts().requests(), 0);
+    // The control: other octets pass as they were written.
+    let target = "/%69sr/a%2Fb//c?d=../e";
+    assert_eq!(gateway.get(target).await.json()["target"], target);
+}
+
+#[tokio::test]
+async fn our_own_replies_carry_the_headers_of_every_answer() {
+    let origin = EchoOrigin::start().await;
+    let config = |headers: &str| {
+        format!(
+            "{}
+  dead:
+    backends: [\"127.0.0.1:{}\"]
+    health: false
+defaults:
+  security_headers: {headers}
+  body_limit: 1KiB
+routes:
+  - match: {{ path: /app/* }}
+    upstream: app
+    methods: [GET, POST]
+  - match: {{ path: /inner/* }}
+    upstream: app
+    access: {{ allow: [10.0.0.0/8] }}
+  - match: {{ path: /dead }}
+    upstream: dead
+",
+            upstream(origin.address(), ""),
+            free_port()
+        )
+    };
+    let replies = async |gateway: &Gateway| {
+        let mut replies: Vec<Response> = Vec::new();
+        for (request, status) in [
+            (get("/nowhere"), 404),
+            (get("/inner/a"), 403),
+            (Request::new("DELETE", "/app/a"), 405),
+            (post("/app/a", "").filler(2000), 413),
+            (get("/dead"), 502),
+        ] {
+            let reply = gateway.send(&request).await;
+            assert_eq!(reply.status(), status, "{request:?}");
+            replies.push(reply);
+        }
+        replies
+    };
+    let gateway = Gateway::start(&config("helmet")).await;
+    for reply in replies(&gateway).await {
+        let status = reply.status();
+        let options = reply.header("x-content-type-options");
+        assert_eq!(options, Some("nosniff"), "{status}");
+        assert!(reply.header("x-request-id").is_some(), "{status}");
+        assert_eq!(reply.header("server"), None, "{status}");
+    }
+    assert_eq!(origin.counts().requests(), 0);
+    // The control: without the filter they come without its headers.
+    for reply in replies(&Gateway::start(&config("off")).await).await {
+        assert_eq!(reply.header("x-content-type-options"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_reads_as_json_or_as_a_page() {
+    let origin = EchoOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "{}\nroutes:\n  - match: {{ path: /here }}\n    upstream: app\n",
+        upstream(origin.address(), "")
+    ))
+    .await;
+    let as_json = gateway
+        .send(&get("/nowhere").header("accept", "application/json"))
+        .await;
+    assert_eq!(as_json.header("content-type"), Some("application/json"));
+    assert_eq!(as_json.json()["status"], 404);
+    assert_eq!(as_json.json()["reason"], "no_route");
+    let as_page = gateway
+        .send(&get("/nowhere").header("accept", "text/html"))
+        .await;
+    assert!(
+        as_page
+            .header("content-type")
+            .unwrap()
+            .starts_with("text/html")
+    );
+    assert!(as_page.text().contains("404"), "{}", as_page.text());
+    let head = gateway.send(&Request::new("HEAD", "/nowhere")).await;
+    assert_eq!((head.status(), head.body.len()), (404, 0));
+}
+
+#[tokio::test]
+async fn a_preflight_is_answered_at_the_edge_and_refusals_can_be_read_across_origins() {
+    let origin = EchoOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "{}
+routes:
+  - match: {{ path: /api/* }}
+    upstream: app
+    cors: {{ origins: [\"https://shop.example.com\"] }}
+  - match: {{ path: /api/inner }}
+    upstream: app
+    access: {{ allow: [10.0.0.0/8] }}
+    cors: {{ origins: [\"https://shop.example.com\"] }}
+",
+        upstream(origin.address(), "")
+    ))
+    .await;
+    let from = |origin: &str, request: Request| request.header("origin", origin);
+    let preflight =
+        || Request::new("OPTIONS", "/api/a").header("access-control-request-method", "POST");
+    let shop = "https://shop.example.com";
+    let allowed = gateway.send(&from(shop, preflight())).await;
+    assert!(
+        [200, 204].contains(&allowed.status()),
+        "{}",
+        allowed.status()
+    );
+    assert_eq!(allowed.header("access-control-allow-origin"), Some(shop));
+    assert_eq!(origin.counts().requests(), 0);
+
+    let refused = gateway.send(&from(shop, get("/api/inner"))).await;
+    assert_eq!(refused.status(), 403);
+    assert_eq!(refused.header("access-control-allow-origin"), Some(shop));
+    let answered = gateway.send(&from(shop, get("/api/a"))).await;
+    assert_eq!(answered.header("access-control-allow-origin"), Some(shop));
+    assert!(
+        answered
+            .header("vary")
+            .unwrap()
+            .to_ascii_lowercase()
+            .contains("origin")
+    );
+
+    // The control: a foreign origin is told nothing.
+    let foreign = gateway.send(&from("https://evil.test", preflight())).await;
+    assert_eq!(foreign.header("access-control-allow-origin"), None);
+    let foreign = gateway
+        .send(&from("https://evil.test", get("/api/a")))
+        .await;
+    assert_eq!(foreign.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn a_silent_origin_ends_in_504_at_the_deadline() {
+    let origin = SlowOrigin::start(Duration::from_millis(600)).await;
+    let config = |deadline: &str| {
+        let settings =
+            format!("    timeouts: {{ first_byte: {deadline} }}\n    retry: {{ attempts: 1 }}\n");
+        format!(
+            "{}routes:\n  - match: {{ path: /* }}\n    upstream: app\n",
+            upstream(origin.address(), &settings)
+        )
+    };
+    let hasty = Gateway::start(&config("150ms")).await;
+    let reply = hasty.get("/").await;
+    assert_eq!(reply.status(), 504);
+    assert!(
+        reply.head.at < Duration::from_millis(550),
+        "{:?}",
+        reply.head.at
+    );
+    // The control.
+    let patient = Gateway::start(&config("10s")).await;
+    assert_eq!(patient.get("/").await.status(), 200);
+}
+
+#[tokio::test]
+async fn past_the_bound_requests_wait_and_past_the_queue_they_are_told_to_come_back() {
+    let origin = ResettingOrigin::start(Failure::Hang).await;
+    let config = |queue: u32, wait: &str| {
+        let settings =
+            format!("    max_in_flight: {{ per_backend: 1, queue: {queue}, wait: {wait} }}\n");
+        format!(
+            "{}routes:\n  - match: {{ path: /* }}\n    upstream: app\n",
+            upstream(origin.address(), &settings)
+        )
+    };
+    let gateway = Gateway::start(&config(0, "5s")).await;
+    let mut first = gateway.connect().await;
+    first
+        .write("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    wait_for("the backend is busy", Duration::from_secs(5), async || {
+        (origin.counts().requests() == 1).then_some(())
+    })
+    .await;
+    let full = gateway.get("/health").await;
+    assert_eq!(full.status(), 503);
+    assert!(full.header("retry-after").is_some());
+    // The control: once the place is free, the same request passes.
+    drop(first);
+    wait_for("the place is free", Duration::from_secs(5), async || {
+        (gateway.get("/health").await.status() == 200).then_some(())
+    })
+    .await;
+
+    // With a queue it waits its time first.
+    let gateway = Gateway::start(&config(5, "300ms")).await;
+    let mut first = gateway.connect().await;
+    let seen = origin.counts().requests();
+    first
+        .write("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    wait_for("the backend is busy", Duration::from_secs(5), async || {
+        (origin.counts().requests() == seen + 1).then_some(())
+    })
+    .await;
+    let waited = gateway.get("/health").await;
+    assert_eq!(waited.status(), 503);
+    assert!(
+        waited.head.at >= Duration::from_millis(250),
+        "{:?}",
+        waited.head.at
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_midway_is_cut_and_never_made_whole() {
+    for failure in [Failure::ResetInBody, Failure::EndInChunks] {
+        let origin = ResettingOrigin::start(failure).await;
+        let gateway = Gateway::start(&format!(
+            "{}routes:\n  - match: {{ path: /* }}\n    upstream: app\n    compression: {{ encodings: [gzip] }}\n",
+            upstream(origin.address(), "")
+        ))
+        .await;
+        for request in [get("/"), get("/").header("accept-encoding", "gzip")] {
+            let answer = client::send(gateway.address(), &request).await;
+            assert!(
+                answer.as_ref().is_err_and(client::ClientError::is_cut),
+                "{failure:?}: {answer:?}"
+            );
+        }
+        // The control: a whole answer of the same origin ends as whole.
+        assert_eq!(gateway.get("/health").await.json()["status"], "ok");
+    }
+}

@@ -1,0 +1,243 @@
+//! What an operator sees: the access log, metrics, the admin listener, and how it stops.
+
+use std::{fs, time::Duration};
+
+use rustix::process::Signal;
+
+use crate::support::{
+    client::{self, Connection, Request, get},
+    gateway::Gateway,
+    origins::{EchoOrigin, SlowOrigin},
+    wait::wait_for,
+};
+
+const SOON: Duration = Duration::from_secs(5);
+
+async fn front(backend: std::net::SocketAddr, more: &str) -> Gateway {
+    let yaml = format!(
+        "
+upstreams: {{ app: {{ backends: [\"{backend}\"], health: false }} }}
+routes:
+  - match: {{ path: /app/* }}
+    name: the-app
+    upstream: app
+{more}"
+    );
+    Gateway::start(&yaml).await
+}
+
+#[tokio::test]
+async fn each_request_is_one_line_that_names_it() {
+    let origin = EchoOrigin::start().await;
+    let gateway = front(origin.address(), "").await;
+    let answer = gateway.get("/app/a?b=c&token=hunter2").await;
+    gateway.get("/nowhere").await;
+    let lines = gateway.log_lines(2).await;
+    let (served, refused) = (&lines[0], &lines[1]);
+    assert_eq!(served["id"], answer.header("x-request-id").unwrap());
+    // The origin got the same name for it.
+    let headers = answer.json()["headers"].to_string();
+    assert!(
+        headers.contains(served["id"].as_str().unwrap()),
+        "{headers}"
+    );
+    assert_eq!(served["method"], "GET");
+    assert_eq!(served["path"], "/app/a");
+    assert_eq!(served["status"], 200);
+    assert_eq!(served["route"], "the-app");
+    assert_eq!(served["bytes_out"], answer.body.len());
+    assert!(!served.to_string().contains("hunter2"), "{served}");
+    assert!(
+        served.to_string().contains(&origin.address().to_string()),
+        "{served}"
+    );
+    assert_eq!(served.get("reason").and_then(|r| r.as_str()), None);
+    // The control: a refusal says which.
+    assert_eq!(refused["status"], 404);
+    assert_eq!(refused["reason"], "no_route");
+}
+
+#[tokio::test]
+async fn a_log_that_was_moved_away_is_opened_anew() {
+    let origin = EchoOrigin::start().await;
+    let gateway = front(origin.address(), "").await;
+    gateway.get("/app/before").await;
+    gateway.log_lines(1).await;
+    let log = gateway.folder().join("access.log");
+    let moved = gateway.folder().join("moved.log");
+    fs::rename(&log, &moved).unwrap();
+    gateway.signal(Signal::USR1);
+    wait_for("there is a new file", SOON, async || {
+        log.exists().then_some(())
+    })
+    .await;
+    gateway.get("/app/after").await;
+    assert_eq!(gateway.log_lines(1).await[0]["path"], "/app/after");
+    let old = fs::read_to_string(&moved).unwrap();
+    assert!(
+        old.contains("/app/before") && !old.contains("/app/after"),
+        "{old}"
+    );
+}
+
+#[tokio::test]
+async fn metrics_count_by_route_and_never_by_what_clients_invent() {
+    let origin = EchoOrigin::start().await;
+    let gateway = front(origin.address(), "").await;
+    for _ in 0..3 {
+        gateway.get("/app/a").await;
+    }
+    gateway.send(&Request::new("BREW", "/app/a")).await;
+    gateway.get("/nowhere").await;
+    let total = "edgeway_http_requests_total";
+    let served = format!("{total}{{route=\"the-app\",method=\"GET\",status=\"200\"}}");
+    assert_eq!(gateway.count(&served).await, 3);
+    assert_eq!(
+        gateway.count(&format!("{total}{{method=\"other\"}}")).await,
+        1
+    );
+    assert_eq!(
+        gateway.count(&format!("{total}{{status=\"404\"}}")).await,
+        1
+    );
+    assert_eq!(
+        gateway
+            .count("edgeway_refused_total{reason=\"no_route\"}")
+            .await,
+        1
+    );
+    assert_eq!(gateway.count("edgeway_http_in_flight").await, 0);
+    assert_eq!(
+        gateway
+            .count("edgeway_http_request_seconds_count{route=\"the-app\"}")
+            .await,
+        4
+    );
+    let text = gateway.admin_get("/metrics").await.text();
+    assert!(
+        !text.contains("BREW") && !text.contains("nowhere"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn requests_under_way_are_seen_as_such() {
+    let origin = SlowOrigin::start(Duration::from_secs(30)).await;
+    let gateway = front(origin.address(), "").await;
+    let mut waiting = Connection::open(gateway.address()).await.unwrap();
+    waiting
+        .write("GET /app/a HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let in_flight = async |wanted| {
+        wait_for("the request is counted", SOON, async || {
+            (gateway.count("edgeway_http_in_flight").await == wanted).then_some(())
+        })
+        .await;
+    };
+    in_flight(1).await;
+    drop(waiting);
+    in_flight(0).await;
+}
+
+#[tokio::test]
+async fn the_admin_listener_answers_reads_alone_and_only_to_this_machine() {
+    let origin = EchoOrigin::start().await;
+    let gateway = front(origin.address(), "").await;
+    for (target, wanted) in [
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/status", 200),
+        ("/no", 404),
+    ] {
+        assert_eq!(gateway.admin_get(target).await.status(), wanted, "{target}");
+    }
+    let status = gateway
+        .send_admin(&get("/status").header("accept", "application/json"))
+        .await
+        .json();
+    assert_eq!(status["pid"], gateway.pid());
+    assert_eq!(status["listeners"][0]["name"], "web");
+    let rebound = get("/status").header("host", "evil.test");
+    assert_eq!(gateway.send_admin(&rebound).await.status(), 403);
+    assert_eq!(
+        gateway
+            .send_admin(&Request::new("POST", "/status"))
+            .await
+            .status(),
+        405
+    );
+    // The control: none of it is served to visitors.
+    assert_eq!(gateway.get("/metrics").await.status(), 404);
+}
+
+#[tokio::test]
+async fn asked_to_leave_it_finishes_what_it_began() {
+    let origin = SlowOrigin::start(Duration::from_millis(700)).await;
+    let mut gateway = front(origin.address(), "").await;
+    let address = gateway.address();
+    let mut idle = gateway.connect().await;
+    idle.send(&get("/nowhere")).await.unwrap();
+    let mut busy = gateway.connect().await;
+    busy.write("GET /app/a HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    wait_for("the request is under way", SOON, async || {
+        (origin.counts().requests() == 1).then_some(())
+    })
+    .await;
+    let answered = async {
+        let head = busy.read_head().await.unwrap();
+        busy.finish(head).await.unwrap().status()
+    };
+    let (ended, status) = tokio::join!(gateway.terminate(Duration::from_secs(8)), answered);
+    assert_eq!(status, 200);
+    assert!(ended.success(), "{ended}");
+    assert!(idle.is_closed().await);
+    // And nobody listens any more.
+    let refused = client::send(address, &get("/app/a")).await;
+    assert!(
+        matches!(refused, Err(client::ClientError::Connect { .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn several_addresses_and_a_unix_socket_serve_the_same() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let origin = EchoOrigin::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("http.sock");
+    let gateway = front(
+        origin.address(),
+        &format!(
+            "listeners:
+  - {{ address: \"127.0.0.1:0\", name: one }}
+  - {{ address: \"127.0.0.1:0\", name: two }}
+  - {{ address: \"unix:{}\", name: three, mode: \"0600\" }}
+",
+            socket.display()
+        ),
+    )
+    .await;
+    for name in ["one", "two"] {
+        let address = gateway.listener(name).parse().unwrap();
+        let answer = client::send(address, &get("/app/a")).await.unwrap();
+        assert_eq!(answer.status(), 200, "{name}");
+    }
+    let mut stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    stream
+        .write_all(b"GET /app/a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let lines = gateway.log_lines(3).await;
+    let listeners: Vec<&str> = lines
+        .iter()
+        .map(|l| l["listener"].as_str().unwrap())
+        .collect();
+    assert_eq!(listeners, ["one", "two", "three"]);
+}
