@@ -4,7 +4,10 @@ use std::{path::Path, process::ExitCode};
 
 use super::{ConfigOption, out};
 use crate::{
-    config::{diagnostic::Diagnostics, source::Sources},
+    config::{
+        diagnostic::{Diagnostics, Style},
+        source::Sources,
+    },
     gateway::{self, Gateway, Loaded, World},
 };
 
@@ -15,9 +18,6 @@ pub(super) struct Options {
     /// How to print problems
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
-    /// Print the configuration with every effective value, defaults included
-    #[arg(long)]
-    print: bool,
 }
 
 /// How a command prints.
@@ -63,8 +63,12 @@ pub(super) fn report(loaded: &Loaded) -> String {
 
 /// Problems, for the terminal.
 pub(super) fn render(sources: &Sources, diagnostics: &Diagnostics) -> String {
-    let _ = sources;
-    format!("{:#?}", diagnostics.list())
+    diagnostics.render(
+        sources,
+        Style::Graphical {
+            colour: out::colour(),
+        },
+    )
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
@@ -72,25 +76,19 @@ pub(super) fn run(options: &Options) -> ExitCode {
     let Loaded {
         sources,
         diagnostics,
-        file,
+        ..
     } = &checked.loaded;
     if options.format == Format::Json {
-        let _ = sources;
+        out::data(&diagnostics.render(sources, Style::Json));
     } else if !diagnostics.list().is_empty() {
         out::note(&report(&checked.loaded));
     }
     if diagnostics.has_errors() || checked.gateway.is_none() {
         return ExitCode::FAILURE;
     }
-    match (options.format, file) {
-        (Format::Text, Some(file)) if options.print => {
-            let _ = file;
-        }
-        (Format::Text, _) => out::note(&format!(
-            "{}: the configuration is well formed",
-            options.config.config.display()
-        )),
-        (Format::Json, _) => {}
+    if options.format == Format::Text {
+        let path = options.config.config.display();
+        out::note(&format!("{path}: the configuration is well formed"));
     }
     ExitCode::SUCCESS
 }

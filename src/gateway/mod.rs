@@ -89,15 +89,12 @@ pub struct Loaded {
 /// Reads a configuration and its includes. Compiling it ([`compile`]) finds the rest of
 /// its problems.
 pub fn load(path: &Path) -> Loaded {
-    load_text("x", &std::fs::read_to_string(path).unwrap())
+    read(source::load(path))
 }
 
 /// Reads a configuration from a text that stands for the file `name`.
 pub fn load_text(name: &str, text: &str) -> Loaded {
-    let _ = name;
-    let mut d = Diagnostics::default();
-    let t = crate::config::tree::parse(text, 0, &mut d);
-    read((Sources::default(), t, d))
+    read(source::load_text(name, text))
 }
 
 fn read(

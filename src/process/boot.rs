@@ -18,6 +18,7 @@ use crate::{
         listener::{BindError, Bound},
         worker,
     },
+    filters::access_log,
     gateway::{self, World},
     proxy::Proxy,
     runtime::{live::Live, supervisor},
@@ -169,7 +170,7 @@ async fn run(setup: Setup) -> Result<(), BootError> {
     loop {
         match signals.next().await {
             Ask::Stop => break,
-            Ask::Reopen => {}
+            Ask::Reopen => access_log::reopen(),
         }
     }
     info!("stopping: no new connections, requests under way may finish");
@@ -180,6 +181,10 @@ async fn run(setup: Setup) -> Result<(), BootError> {
     }
     background.stop();
     admin.stop();
+    let flushed = tokio::task::spawn_blocking(|| access_log::flush(FLUSH)).await;
+    if !flushed.unwrap_or(false) {
+        warn!("some lines of the access log were lost");
+    }
     info!("stopped");
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::{
     },
     chain::{Client, Scheme},
     config::model::App,
+    runtime::text::ConnectionText,
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -98,7 +99,7 @@ pub fn public_host<'h>(head: &'h RequestHeader, client: &Client) -> &'h str {
 }
 
 /// What the client itself named: the target's authority before `Host` (RFC 9112, 3.2.2).
-fn requested_host(head: &RequestHeader) -> &str {
+pub fn requested_host(head: &RequestHeader) -> &str {
     if let Some(authority) = head.uri.authority() {
         return authority.as_str();
     }
@@ -143,46 +144,6 @@ fn port_of(host: &str) -> Option<&str> {
     let is_port = !port.is_empty() && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit());
     // `::1` without brackets is an address without a port.
     (is_port && (!name.contains(':') || name.ends_with(']'))).then_some(port)
-}
-
-/// Header values that stay the same for a connection, so that they are made only once.
-#[derive(Clone, Debug)]
-pub struct ConnectionText {
-    peer: IpAddr,
-    peer_text: HeaderValue,
-    port: u16,
-    port_text: HeaderValue,
-}
-
-impl ConnectionText {
-    pub fn new(peer: IpAddr, listener_port: u16) -> Self {
-        Self {
-            peer,
-            peer_text: ip_value(peer),
-            port: listener_port,
-            port_text: HeaderValue::from(listener_port),
-        }
-    }
-
-    fn ip(&self, address: IpAddr) -> HeaderValue {
-        if address == self.peer {
-            self.peer_text.clone()
-        } else {
-            ip_value(address)
-        }
-    }
-
-    fn port(&self, digits: &str) -> HeaderValue {
-        if digits.parse() == Ok(self.port) {
-            self.port_text.clone()
-        } else {
-            HeaderValue::from_str(digits).expect("made of digits")
-        }
-    }
-}
-
-fn ip_value(address: IpAddr) -> HeaderValue {
-    HeaderValue::from_bytes(IpText::of(address).as_bytes()).expect("an address is plain text")
 }
 
 /// What [`prepare_upstream`] needs to know besides the head.

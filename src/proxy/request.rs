@@ -40,12 +40,8 @@ pub(super) fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Fail
     }
 
     let head = session.req_header();
-    let host = routes::host_of(
-        head.headers
-            .get(header::HOST)
-            .map_or(&b""[..], |v| v.as_bytes()),
-    )
-    .map_err(|_| Failure::BadHost)?;
+    let host = routes::host_of(forwarded::requested_host(head).as_bytes())
+        .map_err(|_| Failure::BadHost)?;
     let target = Target::new(&host, head.raw_path());
     ctx.facts.class = routes::classify(target.path, head);
     let Some(index) = ctx.gateway.table.find(&target, head, &mut ctx.params) else {

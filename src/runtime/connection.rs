@@ -8,7 +8,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{BorrowedFd, RawFd},
     sync::{
         Arc, Weak,
@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use prometheus::IntGauge;
 use tokio::sync::Notify;
 
+use super::text::ConnectionText;
 use crate::base::clock::Clock;
 
 /// How often deadlines are looked at; the most by which one is overrun.
@@ -41,7 +42,7 @@ pub struct Connection {
     pub peer: IpAddr,
     pub peer_port: u16,
     pub is_unix: bool,
-    pub text: crate::proxy::forwarded::ConnectionText,
+    pub text: ConnectionText,
     watch: Watch,
     /// A request is under way.
     is_busy: AtomicBool,
@@ -84,22 +85,18 @@ struct Socket {
 }
 
 impl Connection {
+    /// A connection from `peer`; one on a unix socket has none and counts as loopback.
     pub fn new(listener: Arc<ListenerFacts>, peer: Option<SocketAddr>) -> Self {
         listener.open.inc();
-        let listener_port = listener.port;
+        let address = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| {
+            peer.ip().to_canonical()
+        });
         Self {
+            text: ConnectionText::new(address, listener.port),
             listener,
-            peer: peer.map_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |p| {
-                p.ip().to_canonical()
-            }),
-            peer_port: peer.map_or(0, |p| p.port()),
+            peer: address,
+            peer_port: peer.map_or(0, |peer| peer.port()),
             is_unix: peer.is_none(),
-            text: crate::proxy::forwarded::ConnectionText::new(
-                peer.map_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |p| {
-                    p.ip().to_canonical()
-                }),
-                listener_port,
-            ),
             watch: Watch {
                 next: AtomicU64::new(0),
                 total: AtomicU64::new(0),

@@ -3,3 +3,4 @@
 pub mod connection;
 pub mod live;
 pub mod supervisor;
+pub mod text;
