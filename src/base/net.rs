@@ -23,43 +23,49 @@ pub struct Cidr(IpNet);
 pub struct CidrError {
     text: String,
     why: String,
+    /// What to write instead.
+    pub help: String,
 }
 
 impl FromStr for Cidr {
     type Err = CidrError;
 
     fn from_str(text: &str) -> Result<Self, CidrError> {
-        let refuse = |why: String| CidrError {
+        let refuse = |why: &str, help: String| CidrError {
             text: text.to_owned(),
-            why,
+            why: why.to_owned(),
+            help,
         };
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
             None => (text, None),
         };
         let address: IpAddr = address.parse().map_err(|_| {
-            refuse("write an address such as `10.0.0.1`, or a network such as `10.0.0.0/8`".into())
+            refuse(
+                "it does not begin with an address",
+                "write an address such as `10.0.0.1`, or a network such as `10.0.0.0/8`".to_owned(),
+            )
         })?;
         let longest: u8 = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            None => longest,
-            Some(prefix) => prefix
-                .parse()
-                .ok()
-                .filter(|length| *length <= longest)
-                .ok_or_else(|| {
-                    refuse(format!(
-                        "the part after `/` must be a whole number from 0 to {longest}"
-                    ))
-                })?,
-        };
-        let net = IpNet::new(address, prefix)
-            .map_err(|_| refuse(format!("the prefix is longer than {longest}")))?;
+        let net = match prefix {
+            None => Some(longest),
+            Some(prefix) => prefix.parse().ok(),
+        }
+        .and_then(|prefix| IpNet::new(address, prefix).ok())
+        .ok_or_else(|| {
+            refuse(
+                "its prefix is no length",
+                format!("write a whole number from 0 to {longest} after the `/`"),
+            )
+        })?;
         if net.trunc() != net {
-            return Err(refuse(format!(
-                "bits are set beyond its prefix; write `{}` for the network, or `{address}` for the one address",
-                net.trunc()
-            )));
+            return Err(refuse(
+                "bits are set beyond its prefix",
+                format!(
+                    "write `{}` for the network, or `{address}` for the one address",
+                    net.trunc()
+                ),
+            ));
         }
         Ok(Self(canonical(net)))
     }
@@ -86,7 +92,8 @@ impl fmt::Display for Cidr {
 impl<'de> Deserialize<'de> for Cidr {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        text.parse().map_err(de::Error::custom)
+        text.parse()
+            .map_err(|error: CidrError| de::Error::custom(format!("{error}\nhelp: {}", error.help)))
     }
 }
 
@@ -401,20 +408,27 @@ mod tests {
 
     #[test]
     fn a_wrong_network_says_what_to_write() {
-        let error = |text: &str| text.parse::<Cidr>().unwrap_err().to_string();
-        assert_eq!(
-            error("10.0.0.1/8"),
-            "`10.0.0.1/8` is not a network: bits are set beyond its prefix; \
-             write `10.0.0.0/8` for the network, or `10.0.0.1` for the one address"
-        );
-        assert_eq!(
-            error("10.0.0.0/33"),
-            "`10.0.0.0/33` is not a network: the part after `/` must be a whole number from 0 to 32"
-        );
-        assert_eq!(
-            error("localhost"),
-            "`localhost` is not a network: write an address such as `10.0.0.1`, or a network such as `10.0.0.0/8`"
-        );
+        for (text, message, help) in [
+            (
+                "10.0.0.1/8",
+                "`10.0.0.1/8` is not a network: bits are set beyond its prefix",
+                "write `10.0.0.0/8` for the network, or `10.0.0.1` for the one address",
+            ),
+            (
+                "10.0.0.0/33",
+                "`10.0.0.0/33` is not a network: its prefix is no length",
+                "write a whole number from 0 to 32 after the `/`",
+            ),
+            (
+                "localhost",
+                "`localhost` is not a network: it does not begin with an address",
+                "write an address such as `10.0.0.1`, or a network such as `10.0.0.0/8`",
+            ),
+        ] {
+            let error = text.parse::<Cidr>().unwrap_err();
+            assert_eq!(error.to_string(), message);
+            assert_eq!(error.help, help);
+        }
     }
 
     #[test]

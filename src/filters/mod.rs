@@ -2,7 +2,14 @@
 //!
 //! Adding one is a folder here, a `mod` line and an [`Entry`]; see `docs/adding-a-filter.md`.
 
+pub mod access;
 pub mod access_log;
+pub mod body_limit;
+pub mod headers;
+pub mod methods;
+pub mod request_id;
+pub mod security_headers;
+pub mod timing;
 
 use std::sync::Arc;
 
@@ -45,7 +52,16 @@ impl Entry {
 }
 
 /// Every kind of filter. The list's order is the chain's order on requests.
-pub const FILTERS: &[Entry] = &[Entry::of::<access_log::AccessLogKind>()];
+pub const FILTERS: &[Entry] = &[
+    Entry::of::<request_id::RequestId>(),
+    Entry::of::<timing::Timing>(),
+    Entry::of::<access_log::AccessLogKind>(),
+    Entry::of::<methods::Methods>(),
+    Entry::of::<access::Access>(),
+    Entry::of::<body_limit::BodyLimit>(),
+    Entry::of::<headers::Headers>(),
+    Entry::of::<security_headers::SecurityHeaders>(),
+];
 
 pub fn find(name: &str) -> Option<&'static Entry> {
     FILTERS.iter().find(|entry| entry.name == name)

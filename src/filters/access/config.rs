@@ -1,0 +1,43 @@
+//! `access` as written, and how it compiles.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::Access;
+use crate::{base::net::Cidr, chain::CompileCx};
+
+/// Who may pass, by the client's address as `trusted_proxies` tell it; others get 403.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessConfig {
+    /// Only these may pass, such as `[10.0.0.0/8, "fd00::/8"]`; everybody if absent.
+    allow: Option<Vec<Cidr>>,
+    /// These may not pass, whatever `allow` says.
+    deny: Vec<Cidr>,
+}
+
+impl AccessConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Access> {
+        // An empty `allow` is a list that lost its entries, not a wish to open the gate.
+        if self.allow.as_ref().is_some_and(Vec::is_empty) {
+            cx.report(
+                "edgeway::access::empty",
+                "`allow` is empty, so nobody could pass",
+                "list networks such as `10.0.0.0/8`, or leave `allow` out to let everybody pass",
+            );
+            return None;
+        }
+        if self.allow.is_none() && self.deny.is_empty() {
+            cx.report(
+                "edgeway::access::nothing",
+                "`access` names neither whom to allow nor whom to deny",
+                "write `allow: [10.0.0.0/8]` or `deny: [192.0.2.0/24]`",
+            );
+            return None;
+        }
+        Some(Access {
+            allow: self.allow.into_iter().flatten().collect(),
+            deny: self.deny.into_iter().collect(),
+        })
+    }
+}

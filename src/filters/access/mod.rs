@@ -1,0 +1,48 @@
+//! Lets clients pass by their address.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use http::StatusCode;
+
+use crate::{
+    base::net::CidrSet,
+    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
+};
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Access {
+    /// Only these pass, unless empty.
+    allow: CidrSet,
+    /// These never pass.
+    deny: CidrSet,
+}
+
+impl FilterKind for Access {
+    const NAME: &'static str = "access";
+    type Config = config::AccessConfig;
+    type Filter = Self;
+
+    fn compile(config: config::AccessConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Access {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        let ip = ex.facts.client.ip;
+        let passes = !self.deny.contains(ip) && (self.allow.is_empty() || self.allow.contains(ip));
+        if passes {
+            return Verdict::Next;
+        }
+        Reply::refuse(StatusCode::FORBIDDEN, "access")
+            .detail("This address is not open to you.")
+            .into()
+    }
+}

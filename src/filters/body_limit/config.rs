@@ -1,0 +1,76 @@
+//! `body_limit` as written, and how it compiles.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer};
+
+use super::BodyLimit;
+use crate::{
+    base::units::{ByteSize, UnitError},
+    chain::CompileCx,
+    config::tree::short::{self, Short, read_short},
+};
+
+/// The longest request body that passes: a size, or a mapping.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(
+    transform = short::or_text,
+    transform = short::or_number,
+    transform = short::or_flag
+)]
+pub struct BodyLimitConfig {
+    /// Longer bodies get 413.
+    max: ByteSize,
+}
+
+impl Default for BodyLimitConfig {
+    fn default() -> Self {
+        Self {
+            max: ByteSize(1 << 20),
+        }
+    }
+}
+
+impl Short for BodyLimitConfig {
+    const WHAT: &'static str = "a size such as `1MiB`, or `false` for no limit";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        flag.then(|| Ok(Self::default()))
+    }
+
+    fn number(bytes: u64) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            max: ByteSize(bytes),
+        }))
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        let max = text.parse().map_err(|error: UnitError| error.to_string());
+        Some(max.map(|max| Self { max }))
+    }
+}
+
+impl<'de> Deserialize<'de> for BodyLimitConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl BodyLimitConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<BodyLimit> {
+        // To some products 0 means "no limit", to others "no body": we ask.
+        if self.max.0 == 0 {
+            cx.report(
+                "edgeway::body_limit::zero",
+                "`body_limit` of 0 bytes",
+                "write `body_limit: false` for no limit, or `methods: [GET]` where no body is wanted",
+            );
+            return None;
+        }
+        Some(BodyLimit { max: self.max.0 })
+    }
+}

@@ -1,0 +1,108 @@
+//! Refuses request bodies that are too long, before or while they arrive.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+
+use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict};
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct BodyLimit {
+    max: u64,
+}
+
+/// Bytes of a body without a `Content-Length` so far.
+struct Received(u64);
+
+impl FilterKind for BodyLimit {
+    const NAME: &'static str = "body_limit";
+    const ON_BY_DEFAULT: bool = true;
+    type Config = config::BodyLimitConfig;
+    type Filter = Self;
+
+    fn compile(config: config::BodyLimitConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for BodyLimit {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST | Phases::REQUEST_BODY
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        match ex.header(&header::CONTENT_LENGTH) {
+            Some(length) if !self.allows(length.as_bytes()) => too_large(),
+            _ => Verdict::Next,
+        }
+    }
+
+    fn on_request_body(
+        &self,
+        ex: &mut Exchange<'_>,
+        chunk: &mut Option<Bytes>,
+        _end: bool,
+    ) -> Verdict {
+        let Some(chunk) = chunk else {
+            return Verdict::Next;
+        };
+        if !is_counted(ex) {
+            return Verdict::Next;
+        }
+        let length = chunk.len() as u64;
+        let received = if let Some(received) = ex.facts.slot_mut::<Received>() {
+            received.0 += length;
+            received.0
+        } else {
+            ex.facts.put(Received(length));
+            length
+        };
+        if received > self.max {
+            return too_large();
+        }
+        Verdict::Next
+    }
+}
+
+impl BodyLimit {
+    /// A length that is no number is left to the parser, which refuses it; one that is
+    /// longer than any number counts as too large.
+    fn allows(&self, length: &[u8]) -> bool {
+        let mut total = 0u64;
+        for digit in length {
+            if !digit.is_ascii_digit() {
+                return true;
+            }
+            total = total
+                .saturating_mul(10)
+                .saturating_add(u64::from(digit - b'0'));
+        }
+        total <= self.max
+    }
+}
+
+/// Whether what arrives is a body of a length that nobody announced.
+///
+/// An announced one was checked already, and HTTP's framing ends it there. An HTTP/1
+/// request that announces neither length nor chunks has no body: what arrives then are
+/// the messages of a WebSocket, which have no end.
+fn is_counted(ex: &Exchange<'_>) -> bool {
+    match ex.head.version {
+        http::Version::HTTP_2 | http::Version::HTTP_3 => {
+            ex.header(&header::CONTENT_LENGTH).is_none()
+        }
+        _ => ex.header(&header::TRANSFER_ENCODING).is_some(),
+    }
+}
+
+/// The connection closes: the rest of the body would otherwise have to be read.
+fn too_large() -> Verdict {
+    Reply::refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_limit")
+        .detail("What you sent is larger than this address takes.")
+        .closing()
+        .into()
+}

@@ -1,0 +1,174 @@
+//! `headers` as written, and how it compiles.
+
+use std::collections::BTreeMap;
+
+use http::HeaderName;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Changes, Headers, template::Template};
+use crate::{chain::CompileCx, config::tree::Spanned};
+
+/// Changes of headers, towards the origin and towards the client.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadersConfig {
+    /// Changes of the request, as the origin gets it.
+    request: ChangesConfig,
+    /// Changes of the answer, as the client gets it; our own replies too.
+    response: ChangesConfig,
+}
+
+/// Changes of one head: first `remove`, then `set`, then `add`. Values may hold
+/// `{client.ip}`, `{request_id}`, `{host}`, `{route}` and `{scheme}`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ChangesConfig {
+    /// Names to take away; `X-Internal-*` for all that begin so.
+    remove: Vec<Spanned<String>>,
+    /// Name and value, in place of whatever was there.
+    set: BTreeMap<String, Spanned<String>>,
+    /// Name and value, beside whatever was there.
+    add: BTreeMap<String, Spanned<String>>,
+}
+
+impl HeadersConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Headers> {
+        let request = self.request.compile(Side::Request, cx);
+        let response = self.response.compile(Side::Response, cx);
+        let headers = Headers {
+            request: request?,
+            response: response?,
+        };
+        if headers.request.is_empty() && headers.response.is_empty() {
+            cx.report(
+                "edgeway::headers::nothing",
+                "`headers` changes nothing",
+                "write `request:` or `response:` with `set`, `add` or `remove`",
+            );
+            return None;
+        }
+        Some(headers)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Request,
+    Response,
+}
+
+impl ChangesConfig {
+    /// `None` if a problem was reported; all of them are.
+    fn compile(self, side: Side, cx: &mut CompileCx<'_>) -> Option<Changes> {
+        let mut is_good = true;
+        let (mut remove, mut remove_prefixes) = (Vec::new(), Vec::new());
+        for pattern in self.remove {
+            match removal(&pattern.value, side) {
+                Ok(Removal::Name(name)) => remove.push(name),
+                Ok(Removal::Prefix(prefix)) => remove_prefixes.push(prefix),
+                Err(problem) => {
+                    is_good = false;
+                    problem.report(&pattern, cx);
+                }
+            }
+        }
+        let mut compile_values = |values: BTreeMap<String, Spanned<String>>| {
+            let mut compiled = Vec::with_capacity(values.len());
+            for (name, value) in values {
+                match header_name(&name, side).and_then(|name| Ok((name, template(&value.value)?)))
+                {
+                    Ok(pair) => compiled.push(pair),
+                    Err(problem) => {
+                        is_good = false;
+                        problem.report(&value, cx);
+                    }
+                }
+            }
+            compiled.into_boxed_slice()
+        };
+        let set = compile_values(self.set);
+        let add = compile_values(self.add);
+        is_good.then(|| Changes {
+            remove: remove.into(),
+            remove_prefixes: remove_prefixes.into(),
+            set,
+            add,
+        })
+    }
+}
+
+/// A message and its help.
+struct Problem(&'static str, String, String);
+
+impl Problem {
+    fn report(self, at: &Spanned<String>, cx: &mut CompileCx<'_>) {
+        cx.report_at(at.place, self.0, self.1, self.2);
+    }
+}
+
+enum Removal {
+    Name(HeaderName),
+    Prefix(Box<str>),
+}
+
+fn removal(pattern: &str, side: Side) -> Result<Removal, Problem> {
+    let Some(prefix) = pattern.strip_suffix('*') else {
+        return header_name(pattern, side).map(Removal::Name);
+    };
+    // The same rules of spelling; what a prefix may hit is decided when it does.
+    match HeaderName::try_from(prefix) {
+        Ok(prefix) => Ok(Removal::Prefix(prefix.as_str().into())),
+        Err(_) => Err(Problem(
+            "edgeway::headers::pattern",
+            format!("`{pattern}` is no pattern of header names"),
+            "write the beginning of a name and `*`, such as `X-Internal-*`".to_owned(),
+        )),
+    }
+}
+
+fn header_name(text: &str, side: Side) -> Result<HeaderName, Problem> {
+    let Ok(name) = HeaderName::try_from(text) else {
+        return Err(Problem(
+            "edgeway::headers::name",
+            format!("`{text}` is not a header name"),
+            "write a name such as `X-Powered-By`".to_owned(),
+        ));
+    };
+    let help = match name.as_str() {
+        "host" if side == Side::Request => {
+            "the origin always gets the `Host` that the client sent; set `X-Forwarded-Host` if it must see another"
+        }
+        "upgrade" | "connection" => "WebSockets pass where the route says `websocket: true`",
+        _ if is_framing(&name) => "it belongs to the connection, and the gateway writes it itself",
+        _ => return Ok(name),
+    };
+    Err(Problem(
+        "edgeway::headers::reserved",
+        format!("`{text}` cannot be changed"),
+        help.to_owned(),
+    ))
+}
+
+fn template(text: &str) -> Result<Template, Problem> {
+    Template::parse(text)
+        .map_err(|(message, help)| Problem("edgeway::headers::value", message, help))
+}
+
+/// Headers by which the two ends of one connection understand one another (RFC 9110,
+/// 7.6.1): a wrong one would make one message look like two.
+pub(super) fn is_framing(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "content-length"
+            | "host"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}

@@ -1,0 +1,115 @@
+//! Sets, adds and removes headers, towards the origin and towards the client.
+
+mod config;
+mod template;
+#[cfg(test)]
+mod tests;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use self::template::Template;
+use crate::{
+    base::heads,
+    chain::{CompileCx, Exchange, Filter, FilterKind, Phases},
+};
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Headers {
+    request: Changes,
+    response: Changes,
+}
+
+/// What happens to one head, in the order of the fields.
+#[derive(Debug, Default)]
+struct Changes {
+    remove: Box<[HeaderName]>,
+    /// Beginnings of names: `x-internal-` for `X-Internal-*`.
+    remove_prefixes: Box<[Box<str>]>,
+    set: Box<[(HeaderName, Template)]>,
+    add: Box<[(HeaderName, Template)]>,
+}
+
+impl FilterKind for Headers {
+    const NAME: &'static str = "headers";
+    type Config = config::HeadersConfig;
+    type Filter = Self;
+
+    fn compile(config: config::HeadersConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Headers {
+    fn phases(&self) -> Phases {
+        let mut phases = Phases::NONE;
+        if !self.request.is_empty() {
+            phases = phases | Phases::UPSTREAM;
+        }
+        if !self.response.is_empty() {
+            phases = phases | Phases::RESPONSE;
+        }
+        phases
+    }
+
+    fn on_upstream(&self, ex: &mut Exchange<'_>, head: &mut RequestHeader) {
+        heads::edit_request(head, self.request.len(), |map| {
+            self.request.apply(ex, map);
+        });
+    }
+
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+        heads::edit_response(head, self.response.len(), |map| {
+            self.response.apply(ex, map)
+        });
+    }
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.remove_prefixes.is_empty() && self.len() == 0
+    }
+
+    /// How many names may join.
+    fn len(&self) -> usize {
+        self.set.len() + self.add.len()
+    }
+
+    fn apply(&self, ex: &Exchange<'_>, map: &mut HeaderMap<HeaderValue>) {
+        for name in &self.remove {
+            map.remove(name);
+        }
+        if !self.remove_prefixes.is_empty() {
+            self.remove_by_prefix(map);
+        }
+        // A template that comes to no header value (bytes of a `Host` that we do not
+        // repeat) leaves its header out.
+        for (name, template) in &self.set {
+            match template.value(ex) {
+                Some(value) => map.insert(name, value),
+                None => map.remove(name),
+            };
+        }
+        for (name, template) in &self.add {
+            if let Some(value) = template.value(ex) {
+                map.append(name, value);
+            }
+        }
+    }
+
+    fn remove_by_prefix(&self, map: &mut HeaderMap<HeaderValue>) {
+        let doomed: Vec<HeaderName> = map
+            .keys()
+            .filter(|name| {
+                let begins = |prefix: &str| name.as_str().starts_with(prefix);
+                self.remove_prefixes.iter().any(|prefix| begins(prefix))
+                    && !config::is_framing(name)
+            })
+            .cloned()
+            .collect();
+        for name in doomed {
+            map.remove(name);
+        }
+    }
+}

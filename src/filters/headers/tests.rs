@@ -1,0 +1,154 @@
+//! What becomes of headers on their way.
+
+use super::Headers;
+use crate::chain::testkit::{Answer, check, refused};
+
+#[track_caller]
+fn at_origin<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
+    let head = answer.upstream.as_ref().expect("the origin was asked");
+    let values = head.headers.get_all(name).iter();
+    values.map(|v| v.to_str().unwrap()).collect()
+}
+
+#[track_caller]
+fn at_client<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
+    let values = answer.headers.get_all(name).iter();
+    values.map(|v| v.to_str().unwrap()).collect()
+}
+
+#[test]
+fn requests_are_changed_towards_the_origin() {
+    let check = check::<Headers>(
+        "{ request: { set: { X-Env: live }, add: { X-Tag: b }, remove: [Cookie, 'X-Debug-*'] } }",
+    )
+    .send(
+        "GET",
+        "/",
+        &[
+            ("X-Env", "forged"),
+            ("X-Env", "twice"),
+            ("X-Tag", "a"),
+            ("Cookie", "a=1"),
+            ("X-Debug-Sql", "1"),
+            ("X-Debug-Trace", "1"),
+            ("X-Other", "1"),
+        ],
+        &[],
+    );
+    assert_eq!(at_origin(check.last(), "x-env"), ["live"]);
+    assert_eq!(at_origin(check.last(), "x-tag"), ["a", "b"]);
+    assert_eq!(at_origin(check.last(), "x-other"), ["1"]);
+    for gone in ["cookie", "x-debug-sql", "x-debug-trace"] {
+        assert!(at_origin(check.last(), gone).is_empty(), "{gone}");
+    }
+    assert_eq!(at_client(check.last(), "x-env"), Vec::<&str>::new());
+}
+
+#[test]
+fn answers_are_changed_towards_the_client() {
+    let check = check::<Headers>(
+        "{ response: { set: { Cache-Control: no-store }, add: { Vary: Cookie }, remove: ['X-Aspnet*'] } }",
+    )
+    .backend(
+        200,
+        &[
+            ("Cache-Control", "public"),
+            ("Vary", "Accept"),
+            ("X-AspNet-Version", "4"),
+        ],
+        &[],
+    )
+    .get("/");
+    assert_eq!(at_client(check.last(), "cache-control"), ["no-store"]);
+    assert_eq!(at_client(check.last(), "vary"), ["Accept", "Cookie"]);
+    assert!(at_client(check.last(), "x-aspnet-version").is_empty());
+    assert!(at_origin(check.last(), "cache-control").is_empty());
+}
+
+#[test]
+fn removing_comes_before_setting_and_setting_before_adding() {
+    let check =
+        check::<Headers>("{ request: { remove: [X-A], set: { X-A: one }, add: { X-A: two } } }")
+            .send("GET", "/", &[("X-A", "zero")], &[]);
+    assert_eq!(at_origin(check.last(), "x-a"), ["one", "two"]);
+}
+
+#[test]
+fn values_may_name_facts_of_the_request() {
+    let check = check::<Headers>(
+        "{ request: { set: { X-Who: '{client.ip} via {scheme}://{host}', X-Route: '[{route}]' } } }",
+    )
+    .client(|client| client.ip = "2001:db8::1".parse().unwrap())
+    .send("GET", "/", &[("Host", "shop.test:8080")], &[]);
+    assert_eq!(
+        at_origin(check.last(), "x-who"),
+        ["2001:db8::1 via http://shop.test:8080"]
+    );
+    assert_eq!(at_origin(check.last(), "x-route"), ["[]"]);
+}
+
+#[test]
+fn braces_that_name_nothing_are_text() {
+    const NEL: &str = r#"{"report_to":"default","max_age":31536000}"#;
+    let yaml =
+        format!("{{ response: {{ set: {{ NEL: '{NEL}', X-Odd: '{{}} }} {{ {{scheme}}' }} }} }}");
+    let check = check::<Headers>(&yaml).get("/");
+    assert_eq!(at_client(check.last(), "nel"), [NEL]);
+    assert_eq!(at_client(check.last(), "x-odd"), ["{} } { http"]);
+}
+
+#[test]
+fn a_prefix_never_hits_what_frames_a_message() {
+    let check = check::<Headers>("{ request: { remove: ['C*', 'H*', 'T*'] } }").send(
+        "POST",
+        "/",
+        &[
+            ("Host", "shop.test"),
+            ("Content-Length", "2"),
+            ("Content-Type", "text/plain"),
+            ("Cookie", "a=1"),
+        ],
+        &[b"ok"],
+    );
+    assert_eq!(at_origin(check.last(), "host"), ["shop.test"]);
+    assert_eq!(at_origin(check.last(), "content-length"), ["2"]);
+    assert!(at_origin(check.last(), "content-type").is_empty());
+    assert!(at_origin(check.last(), "cookie").is_empty());
+}
+
+#[test]
+fn a_host_that_we_do_not_repeat_leaves_its_header_out() {
+    let check = check::<Headers>("{ request: { set: { X-Host: '{host}!' } } }").send(
+        "GET",
+        "/",
+        &[("Host", "a\tb"), ("X-Host", "forged")],
+        &[],
+    );
+    assert_eq!(at_origin(check.last(), "x-host"), ["a\tb!"]);
+}
+
+#[test]
+fn every_mistake_is_reported_with_what_to_write() {
+    assert_eq!(
+        refused::<Headers>(
+            "{ request: { set: { Host: a, X-A: '{client_ip}', 'X B': c }, remove: ['*', Upgrade] }, \
+               response: { add: { Content-Length: '3', X-C: '{nothing.like.it}' } } }"
+        ),
+        [
+            "`*` is no pattern of header names; help: write the beginning of a name and `*`, such as `X-Internal-*`",
+            "`Upgrade` cannot be changed; help: WebSockets pass where the route says `websocket: true`",
+            "`Host` cannot be changed; help: the origin always gets the `Host` that the client sent; \
+             set `X-Forwarded-Host` if it must see another",
+            "`X B` is not a header name; help: write a name such as `X-Powered-By`",
+            "unknown variable `{client_ip}`; help: did you mean `{client.ip}`?",
+            "`Content-Length` cannot be changed; help: it belongs to the connection, and the gateway writes it itself",
+            "unknown variable `{nothing.like.it}`; help: use one of `{client.ip}`, `{request_id}`, \
+             `{host}`, `{route}`, `{scheme}`",
+        ]
+    );
+    assert_eq!(
+        refused::<Headers>("{ response: { set: { X-A: \"a\\nb\" } } }"),
+        ["`a\\nb` cannot be a header's value; help: write plain text on one line"]
+    );
+    assert!(refused::<Headers>("{}")[0].starts_with("`headers` changes nothing"));
+}

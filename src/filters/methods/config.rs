@@ -1,0 +1,69 @@
+//! `methods` as written, and how it compiles.
+
+use http::{HeaderValue, Method};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::Methods;
+use crate::{chain::CompileCx, config::tree::Spanned};
+
+/// The methods that may pass, such as `[GET, POST]`; all others get 405 with `Allow`.
+/// `GET` includes `HEAD`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct MethodsConfig(Vec<Spanned<String>>);
+
+impl MethodsConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Methods> {
+        if self.0.is_empty() {
+            cx.report(
+                "edgeway::methods::empty",
+                "`methods` allows no method at all",
+                "list those that may pass, such as `[GET, POST]`",
+            );
+            return None;
+        }
+        let mut allowed: Vec<Method> = Vec::new();
+        let mut is_good = true;
+        for name in &self.0 {
+            match parse(&name.value) {
+                Ok(method) => {
+                    if !allowed.contains(&method) {
+                        allowed.push(method);
+                    }
+                }
+                Err(help) => {
+                    is_good = false;
+                    cx.report_at(
+                        name.place,
+                        "edgeway::methods::name",
+                        format!("`{}` is not a method", name.value),
+                        help,
+                    );
+                }
+            }
+        }
+        // RFC 9110, 9.1: whoever offers GET offers HEAD.
+        if let Some(get) = allowed.iter().position(|method| *method == Method::GET)
+            && !allowed.contains(&Method::HEAD)
+        {
+            allowed.insert(get + 1, Method::HEAD);
+        }
+        let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
+        let allow = HeaderValue::try_from(names.join(", ")).ok()?;
+        is_good.then(|| Methods {
+            allowed: allowed.into(),
+            allow,
+        })
+    }
+}
+
+/// Methods are case-sensitive (RFC 9110, 9.1), so `get` would never match.
+fn parse(name: &str) -> Result<Method, String> {
+    let upper = name.to_ascii_uppercase();
+    match Method::from_bytes(name.as_bytes()) {
+        Ok(method) if name == upper => Ok(method),
+        Ok(_) => Err(format!("write it in capitals: `{upper}`")),
+        Err(_) => Err("write a method such as `GET` or `POST`".to_owned()),
+    }
+}

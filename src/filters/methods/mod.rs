@@ -1,0 +1,59 @@
+//! Lets only the listed methods pass.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+
+use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict};
+
+const REQUEST_METHOD: HeaderName = header::ACCESS_CONTROL_REQUEST_METHOD;
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Methods {
+    allowed: Box<[Method]>,
+    /// The list as the `Allow` header has it.
+    allow: HeaderValue,
+}
+
+impl FilterKind for Methods {
+    const NAME: &'static str = "methods";
+    type Config = config::MethodsConfig;
+    type Filter = Self;
+
+    fn compile(config: config::MethodsConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Methods {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        if self.allowed.contains(&ex.head.method) || self.is_allowed_preflight(ex) {
+            return Verdict::Next;
+        }
+        Reply::refuse(StatusCode::METHOD_NOT_ALLOWED, "method")
+            .detail("This address does not take requests of this kind.")
+            .header(header::ALLOW, self.allow.clone())
+            .into()
+    }
+}
+
+impl Methods {
+    /// A browser's CORS preflight asks on behalf of the method that it names, so it may
+    /// pass wherever that one may.
+    fn is_allowed_preflight(&self, ex: &Exchange<'_>) -> bool {
+        ex.head.method == Method::OPTIONS
+            && ex.header(&header::ORIGIN).is_some()
+            && ex.header(&REQUEST_METHOD).is_some_and(|named| {
+                self.allowed
+                    .iter()
+                    .any(|method| method.as_str().as_bytes() == named.as_bytes())
+            })
+    }
+}

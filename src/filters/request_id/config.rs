@@ -1,0 +1,51 @@
+//! `request_id` as written, and how it compiles.
+
+use http::HeaderName;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::RequestId;
+use crate::{chain::CompileCx, config::tree::Spanned};
+
+/// An id for each request, on its answer, towards the origin and in the log.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RequestIdConfig {
+    /// The header that carries the id, on answers and towards the origin.
+    header: Spanned<String>,
+    /// Takes over the id that one of `trusted_proxies` sends. Ids of other clients are
+    /// always replaced.
+    trust: bool,
+    /// Begins a W3C trace for requests without a valid `traceparent`, with the request's
+    /// id as trace id. `false` leaves `traceparent` and `tracestate` alone.
+    traceparent: bool,
+}
+
+impl Default for RequestIdConfig {
+    fn default() -> Self {
+        Self {
+            header: Spanned::nowhere("X-Request-Id".to_owned()),
+            trust: false,
+            traceparent: true,
+        }
+    }
+}
+
+impl RequestIdConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<RequestId> {
+        let Ok(header) = HeaderName::try_from(self.header.value.as_str()) else {
+            cx.report_at(
+                self.header.place,
+                "edgeway::request_id::header",
+                format!("`{}` is not a header name", self.header.value),
+                "write a name such as `X-Request-Id`",
+            );
+            return None;
+        };
+        Some(RequestId {
+            header,
+            trust: self.trust,
+            traceparent: self.traceparent,
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! Gives each request an id that client, origin and log share, and a W3C trace context.
+
+mod config;
+#[cfg(test)]
+mod tests;
+mod traceparent;
+
+use http::{HeaderName, HeaderValue};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use crate::{
+    base::heads,
+    chain::{self, CompileCx, Exchange, Filter, FilterKind, Phases, Verdict},
+};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct RequestId {
+    header: HeaderName,
+    /// Takes over an id from a trusted proxy.
+    trust: bool,
+    traceparent: bool,
+}
+
+impl FilterKind for RequestId {
+    const NAME: &'static str = "request_id";
+    const ON_BY_DEFAULT: bool = true;
+    type Config = config::RequestIdConfig;
+    type Filter = Self;
+
+    fn compile(config: config::RequestIdConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for RequestId {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST | Phases::UPSTREAM | Phases::RESPONSE
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        if self.trust
+            && ex.facts.client.is_trusted
+            && let Some(id) = ex
+                .header(&self.header)
+                .and_then(|value| chain::RequestId::foreign(value.as_bytes()))
+        {
+            ex.facts.request_id = id;
+        }
+        if ex.facts.request_id.is_empty() {
+            ex.facts.request_id = chain::RequestId::random(fastrand::u64(..), fastrand::u64(..));
+        }
+        Verdict::Next
+    }
+
+    fn on_upstream(&self, ex: &mut Exchange<'_>, head: &mut RequestHeader) {
+        let id = ex.facts.request_id;
+        heads::edit_request(head, 2, |headers| {
+            headers.insert(self.header.clone(), id.header_value());
+            if self.traceparent && !traceparent::is_valid(&headers.get_all(TRACEPARENT)) {
+                // W3C Trace Context, 3.3: state without a valid parent means nothing.
+                headers.remove(TRACESTATE);
+                headers.insert(TRACEPARENT, traceparent::begin(&id, fastrand::u64(..)));
+            }
+        });
+    }
+
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+        let id: HeaderValue = ex.facts.request_id.header_value();
+        heads::edit_response(head, 1, |headers| {
+            headers.insert(self.header.clone(), id);
+        });
+    }
+}

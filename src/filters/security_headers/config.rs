@@ -1,0 +1,377 @@
+//! `security_headers` as written, and how it compiles.
+
+use std::{borrow::Cow, fmt};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+use serde_json::json;
+
+use super::{Policy, SecurityHeaders};
+use crate::{
+    base::units::Span,
+    chain::CompileCx,
+    config::tree::{
+        Spanned,
+        short::{self, Short, read_short},
+    },
+};
+
+/// Room in the ready-made map for what origins send, so that it need not grow.
+const ROOM: usize = 24;
+
+/// What no page of a real app needs: another base for its links, plugins, and being framed
+/// by strangers. Helmet's own default also forbids inline scripts, without which no page
+/// of Next.js comes alive, and everything from other origins; only the app can know.
+const CSP: &str =
+    "base-uri 'self'; frame-ancestors 'self'; object-src 'none'; upgrade-insecure-requests";
+
+/// The security headers of Helmet: `helmet`, or a mapping that says what differs. Each
+/// takes a text, or `false` for none.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = or_helmet, transform = short::or_flag)]
+pub struct SecurityHeadersConfig {
+    /// Whose header counts if the origin sends one too.
+    policy: Policy,
+    /// `Content-Security-Policy`. `upgrade-insecure-requests` is left out over plain HTTP.
+    csp: Spanned<Choice>,
+    /// `Cross-Origin-Opener-Policy`, `same-origin` if absent.
+    opener_policy: Spanned<Choice>,
+    /// `Cross-Origin-Resource-Policy`, `same-origin` if absent.
+    resource_policy: Spanned<Choice>,
+    /// `Origin-Agent-Cluster`, `?1` if absent.
+    origin_agent_cluster: Spanned<Choice>,
+    /// `Referrer-Policy`, `no-referrer` if absent.
+    referrer_policy: Spanned<Choice>,
+    /// `Strict-Transport-Security`, only over TLS.
+    hsts: Spanned<Hsts>,
+    /// `X-Content-Type-Options`, `nosniff` if absent.
+    content_type_options: Spanned<Choice>,
+    /// `X-DNS-Prefetch-Control`, `off` if absent.
+    dns_prefetch_control: Spanned<Choice>,
+    /// `X-Download-Options`, `noopen` if absent.
+    download_options: Spanned<Choice>,
+    /// `X-Frame-Options`, `SAMEORIGIN` if absent.
+    frame_options: Spanned<Choice>,
+    /// `X-Permitted-Cross-Domain-Policies`, `none` if absent.
+    permitted_cross_domain_policies: Spanned<Choice>,
+    /// `X-XSS-Protection`, `0` if absent: the filters that it once switched on did harm.
+    xss_protection: Spanned<Choice>,
+    /// `Server`: `remove`, `keep` what the origin sends, or a text of your own.
+    server: Spanned<Server>,
+    /// `X-Powered-By`: `remove`, or `keep` what the origin sends.
+    powered_by: PoweredBy,
+}
+
+/// A header's value: the default, a text, or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Choice {
+    #[default]
+    Default,
+    Off,
+    Text(String),
+}
+
+/// How long and for whom browsers insist on TLS; `false` for no such header.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+pub(super) struct Hsts {
+    #[serde(skip)]
+    is_off: bool,
+    /// How long browsers remember.
+    max_age: Span,
+    /// Subdomains as well.
+    include_subdomains: bool,
+    /// Asks to be built into browsers; hard to take back.
+    preload: bool,
+}
+
+/// What becomes of `Server`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Server {
+    #[default]
+    Remove,
+    Keep,
+    Text(String),
+}
+
+/// What becomes of `X-Powered-By`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PoweredBy {
+    #[default]
+    Remove,
+    Keep,
+}
+
+impl Default for Hsts {
+    fn default() -> Self {
+        Self {
+            is_off: false,
+            max_age: Span::secs(365 * 24 * 3600),
+            include_subdomains: true,
+            preload: false,
+        }
+    }
+}
+
+impl SecurityHeadersConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<SecurityHeaders> {
+        let texts = [
+            (header::CONTENT_SECURITY_POLICY, &self.csp, CSP),
+            (
+                HeaderName::from_static("cross-origin-opener-policy"),
+                &self.opener_policy,
+                "same-origin",
+            ),
+            (
+                HeaderName::from_static("cross-origin-resource-policy"),
+                &self.resource_policy,
+                "same-origin",
+            ),
+            (
+                HeaderName::from_static("origin-agent-cluster"),
+                &self.origin_agent_cluster,
+                "?1",
+            ),
+            (
+                header::REFERRER_POLICY,
+                &self.referrer_policy,
+                "no-referrer",
+            ),
+            (
+                header::X_CONTENT_TYPE_OPTIONS,
+                &self.content_type_options,
+                "nosniff",
+            ),
+            (
+                header::X_DNS_PREFETCH_CONTROL,
+                &self.dns_prefetch_control,
+                "off",
+            ),
+            (
+                HeaderName::from_static("x-download-options"),
+                &self.download_options,
+                "noopen",
+            ),
+            (header::X_FRAME_OPTIONS, &self.frame_options, "SAMEORIGIN"),
+            (
+                HeaderName::from_static("x-permitted-cross-domain-policies"),
+                &self.permitted_cross_domain_policies,
+                "none",
+            ),
+            (header::X_XSS_PROTECTION, &self.xss_protection, "0"),
+        ];
+        let mut headers = HeaderMap::with_capacity(texts.len() + 2 + ROOM);
+        let mut is_good = true;
+        for (name, choice, default) in texts {
+            let text = match &choice.value {
+                Choice::Default => default,
+                Choice::Off => continue,
+                Choice::Text(text) => text,
+            };
+            is_good &= insert(&mut headers, name, text, choice, cx);
+        }
+        if let Server::Text(text) = &self.server.value {
+            is_good &= insert(&mut headers, header::SERVER, text, &self.server, cx);
+        }
+        let mut tls = headers.clone();
+        if let Some(value) = hsts(&self.hsts, cx) {
+            tls.insert(header::STRICT_TRANSPORT_SECURITY, value);
+        }
+        is_good.then(|| SecurityHeaders {
+            plain: without_upgrade(headers),
+            tls,
+            policy: self.policy,
+            keep_server: self.server.value == Server::Keep,
+            keep_powered_by: self.powered_by == PoweredBy::Keep,
+        })
+    }
+}
+
+fn insert<T>(
+    headers: &mut HeaderMap<HeaderValue>,
+    name: HeaderName,
+    text: &str,
+    written: &Spanned<T>,
+    cx: &mut CompileCx<'_>,
+) -> bool {
+    if let Ok(value) = HeaderValue::from_str(text)
+        && !text.trim().is_empty()
+    {
+        headers.insert(name, value);
+        return true;
+    }
+    cx.report_at(
+        written.place,
+        "edgeway::security_headers::value",
+        format!("`{}` cannot be the value of `{name}`", text.escape_debug()),
+        "write plain text on one line, or `false` for no such header",
+    );
+    false
+}
+
+fn hsts(fields: &Hsts, cx: &mut CompileCx<'_>) -> Option<HeaderValue> {
+    if fields.is_off {
+        return None;
+    }
+    let seconds = fields.max_age.0.as_secs();
+    if fields.preload && (seconds < 31_536_000 || !fields.include_subdomains) {
+        cx.warn(
+            "edgeway::security_headers::preload",
+            "browsers do not accept this `hsts` for their built-in lists",
+            "with `preload: true` write `max_age: 365d` or more and `include_subdomains: true`",
+        );
+    }
+    let mut text = format!("max-age={seconds}");
+    if fields.include_subdomains {
+        text.push_str("; includeSubDomains");
+    }
+    if fields.preload {
+        text.push_str("; preload");
+    }
+    HeaderValue::try_from(text).ok()
+}
+
+/// Over plain HTTP the directive would send browsers to a port where nobody answers.
+fn without_upgrade(mut headers: HeaderMap<HeaderValue>) -> HeaderMap<HeaderValue> {
+    let Some(csp) = headers.get(header::CONTENT_SECURITY_POLICY) else {
+        return headers;
+    };
+    let kept: Vec<&str> = csp
+        .to_str()
+        .unwrap_or_default()
+        .split(';')
+        .map(str::trim)
+        .filter(|directive| !directive.eq_ignore_ascii_case("upgrade-insecure-requests"))
+        .filter(|directive| !directive.is_empty())
+        .collect();
+    match HeaderValue::try_from(kept.join("; ")) {
+        Ok(value) if !kept.is_empty() => {
+            headers.insert(header::CONTENT_SECURITY_POLICY, value);
+        }
+        _ => {
+            headers.remove(header::CONTENT_SECURITY_POLICY);
+        }
+    }
+    headers
+}
+
+fn or_helmet(schema: &mut Schema) {
+    short::or(schema, json!({ "const": "helmet" }));
+}
+
+impl Short for SecurityHeadersConfig {
+    const WHAT: &'static str = "`helmet`, `false` or a mapping that says what differs";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        Some(match text {
+            "helmet" => Ok(Self::default()),
+            _ => Err(format!(
+                "no set of security headers is called `{text}`\nhelp: write `helmet`"
+            )),
+        })
+    }
+
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        flag.then(|| Ok(Self::default()))
+    }
+}
+
+impl<'de> Deserialize<'de> for SecurityHeadersConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Short for Hsts {
+    const WHAT: &'static str = "`false`, or a mapping such as `{ max_age: 365d }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            is_off: !flag,
+            ..Self::default()
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for Hsts {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl<'de> Deserialize<'de> for Choice {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Written;
+        impl de::Visitor<'_> for Written {
+            type Value = Choice;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, or `false` for no such header")
+            }
+
+            fn visit_bool<E>(self, flag: bool) -> Result<Choice, E> {
+                Ok(if flag { Choice::Default } else { Choice::Off })
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Choice, E> {
+                Ok(Choice::Text(number.to_string()))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Choice, E> {
+                Ok(Choice::Text(text.to_owned()))
+            }
+        }
+        d.deserialize_any(Written)
+    }
+}
+
+impl<'de> Deserialize<'de> for Server {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        Ok(match text.as_str() {
+            "remove" => Self::Remove,
+            "keep" => Self::Keep,
+            _ => Self::Text(text),
+        })
+    }
+}
+
+impl JsonSchema for Choice {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "HeaderChoice".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "integer", "boolean"] })
+    }
+}
+
+impl JsonSchema for Server {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "ServerHeader".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string" })
+    }
+}

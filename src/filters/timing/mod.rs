@@ -1,0 +1,76 @@
+//! Tells clients how long gateway and origin took.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt::Write as _, time::Duration};
+
+use http::{HeaderName, HeaderValue};
+use pingora::http::ResponseHeader;
+
+use crate::{
+    base::{clock::Clock, heads},
+    chain::{CompileCx, Exchange, Filter, FilterKind, Phases},
+};
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const X_RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Timing {
+    /// Adds `Server-Timing`.
+    breakdown: bool,
+    /// Adds `X-Response-Time`.
+    total: bool,
+    clock: Clock,
+}
+
+impl FilterKind for Timing {
+    const NAME: &'static str = "timing";
+    type Config = config::TimingConfig;
+    type Filter = Self;
+
+    fn compile(config: config::TimingConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Timing {
+    fn phases(&self) -> Phases {
+        Phases::RESPONSE
+    }
+
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+        let total = self.clock.now().saturating_duration_since(ex.facts.started);
+        heads::edit_response(head, 2, |headers| {
+            if self.breakdown {
+                let mut text = format!("total;dur={}", Millis(total));
+                if let Some(upstream) = ex.facts.upstream.first_byte {
+                    write!(text, ", upstream;dur={}", Millis(upstream))
+                        .expect("a string takes any text");
+                }
+                // Beside the origin's own: each names its metrics itself.
+                headers.append(SERVER_TIMING, value(&text));
+            }
+            if self.total {
+                headers.insert(X_RESPONSE_TIME, value(&format!("{}ms", Millis(total))));
+            }
+        });
+    }
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("made of plain text")
+}
+
+/// Milliseconds with one decimal.
+struct Millis(Duration);
+
+impl std::fmt::Display for Millis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tenths = self.0.as_micros() / 100;
+        write!(f, "{}.{}", tenths / 10, tenths % 10)
+    }
+}
