@@ -1,0 +1,362 @@
+//! What origins are told, and what clients cannot make them believe.
+
+use super::*;
+use crate::base::net::Cidr;
+
+const LOCAL: &str = "127.0.0.1";
+
+fn trusted(networks: &[&str]) -> TrustedProxies {
+    TrustedProxies::new(
+        networks
+            .iter()
+            .map(|n| n.parse::<Cidr>().unwrap())
+            .collect(),
+    )
+}
+
+fn head(target: &str, headers: &[(&str, &str)]) -> RequestHeader {
+    let mut head = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
+    for (name, value) in headers {
+        head.append_header((*name).to_owned(), *value).unwrap();
+    }
+    head
+}
+
+/// The head that a backend sees of a request from 127.0.0.1, on port 8080.
+fn upstream(networks: &[&str], app: App, mut head: RequestHeader) -> RequestHeader {
+    let peer = LOCAL.parse().unwrap();
+    let trusted = trusted(networks);
+    let resolved = resolve_client(&head, peer, Scheme::Http, &trusted);
+    let client = Client {
+        ip: resolved.ip,
+        peer,
+        is_trusted: resolved.is_trusted,
+        scheme: resolved.scheme,
+        ..Client::default()
+    };
+    let cx = Forwarding {
+        client: &client,
+        trusted: &trusted,
+        text: &ConnectionText::new(peer, 8080),
+        app,
+    };
+    prepare_upstream(&mut head, &cx);
+    head
+}
+
+#[track_caller]
+fn value<'h>(head: &'h RequestHeader, name: &str) -> &'h str {
+    let mut all = head.headers.get_all(name).iter();
+    let first = all.next().map_or("(absent)", |v| v.to_str().unwrap());
+    assert!(all.next().is_none(), "`{name}` stands there twice");
+    first
+}
+
+#[track_caller]
+fn values<const N: usize>(head: &RequestHeader, expected: [(&str, &str); N]) {
+    for (name, text) in expected {
+        assert_eq!(value(head, name), text, "{name}");
+    }
+}
+
+#[test]
+fn an_untrusted_client_says_nothing_of_itself() {
+    let seen = upstream(
+        &[],
+        App::None,
+        head(
+            "/",
+            &[
+                ("Host", "shop.test:8080"),
+                ("X-Real-IP", "6.6.6.6"),
+                ("X-Forwarded-For", "6.6.6.6"),
+                ("x-forwarded-for", "7.7.7.7"),
+                ("X-Forwarded-Host", "evil.test"),
+                ("X-Forwarded-Proto", "https"),
+                ("X-Forwarded-Port", "443"),
+                ("X-Forwarded-Prefix", "/evil"),
+                ("Forwarded", "for=6.6.6.6"),
+                ("True-Client-IP", "6.6.6.6"),
+                ("CF-Connecting-IP", "6.6.6.6"),
+                ("X-Client-IP", "6.6.6.6"),
+                ("X-Cluster-Client-IP", "6.6.6.6"),
+                ("X-Custom", "kept"),
+            ],
+        ),
+    );
+    values(
+        &seen,
+        [
+            ("host", "shop.test:8080"),
+            ("x-real-ip", LOCAL),
+            ("x-forwarded-for", LOCAL),
+            ("x-forwarded-host", "shop.test:8080"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-port", "8080"),
+            ("x-forwarded-prefix", "(absent)"),
+            ("forwarded", "(absent)"),
+            ("true-client-ip", "(absent)"),
+            ("cf-connecting-ip", "(absent)"),
+            ("x-client-ip", "(absent)"),
+            ("x-cluster-client-ip", "(absent)"),
+            ("x-custom", "kept"),
+        ],
+    );
+}
+
+#[test]
+fn a_trusted_proxy_speaks_for_its_client() {
+    let seen = upstream(
+        &["127.0.0.0/8", "10.0.0.0/8"],
+        App::None,
+        head(
+            "/",
+            &[
+                ("Host", "internal:8080"),
+                ("X-Forwarded-For", "6.6.6.6, 203.0.113.9:4711"),
+                ("X-Forwarded-For", "10.0.0.1"),
+                ("X-Forwarded-Host", "shop.test"),
+                ("X-Forwarded-Proto", "https"),
+                ("X-Forwarded-Prefix", "/shop"),
+                ("Forwarded", "for=203.0.113.9"),
+                ("CF-Connecting-IP", "203.0.113.9"),
+            ],
+        ),
+    );
+    values(
+        &seen,
+        [
+            ("host", "internal:8080"),
+            ("x-real-ip", "203.0.113.9"),
+            ("x-forwarded-for", "203.0.113.9, 10.0.0.1, 127.0.0.1"),
+            ("x-forwarded-host", "shop.test"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("x-forwarded-prefix", "/shop"),
+            ("forwarded", "for=203.0.113.9"),
+            ("cf-connecting-ip", "203.0.113.9"),
+        ],
+    );
+}
+
+#[test]
+fn nonsense_from_a_trusted_proxy_falls_back_to_what_we_see() {
+    let seen = upstream(
+        &[LOCAL],
+        App::None,
+        head(
+            "/",
+            &[
+                ("Host", "shop.test"),
+                ("X-Forwarded-For", "unknown"),
+                ("X-Forwarded-Host", "a/b"),
+                ("X-Forwarded-Proto", "gopher"),
+                ("X-Forwarded-Port", "99999"),
+            ],
+        ),
+    );
+    values(
+        &seen,
+        [
+            ("x-real-ip", LOCAL),
+            ("x-forwarded-for", LOCAL),
+            ("x-forwarded-host", "shop.test"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-port", "80"),
+        ],
+    );
+}
+
+#[test]
+fn the_public_host_has_its_port_unless_it_is_the_schemes_own() {
+    let host = |host: &str, scheme| {
+        let client = Client {
+            scheme,
+            ..Client::default()
+        };
+        public_host(&head("/", &[("Host", host)]), &client).to_owned()
+    };
+    assert_eq!(host("shop.test:8080", Scheme::Http), "shop.test:8080");
+    assert_eq!(host("shop.test:80", Scheme::Http), "shop.test");
+    assert_eq!(host("shop.test:80", Scheme::Https), "shop.test:80");
+    assert_eq!(host("shop.test:443", Scheme::Https), "shop.test");
+    assert_eq!(host("[::1]:443", Scheme::Https), "[::1]");
+}
+
+#[test]
+fn the_target_of_an_absolute_request_comes_before_its_host() {
+    let head = head("http://shop.test:81/a", &[("Host", "evil.test")]);
+    assert_eq!(public_host(&head, &Client::default()), "shop.test:81");
+    let seen = upstream(&[], App::Nextjs, head);
+    assert_eq!(value(&seen, "x-forwarded-host"), "shop.test:81");
+    assert_eq!(seen.raw_path(), b"http://shop.test:81/a");
+}
+
+#[test]
+fn a_request_without_a_host_forwards_none() {
+    let seen = upstream(
+        &[],
+        App::None,
+        head("/", &[("X-Forwarded-Host", "evil.test")]),
+    );
+    values(
+        &seen,
+        [("x-forwarded-host", "(absent)"), ("x-forwarded-port", "80")],
+    );
+}
+
+#[test]
+fn internal_headers_never_reach_a_backend() {
+    let internal = [
+        "x-middleware-subrequest",
+        "x-middleware-rewrite",
+        "x-middleware-prefetch",
+        "x-invoke-path",
+        "x-matched-path",
+        "x-now-route-matches",
+        "x-nextjs-rewritten-path",
+        "x-prerender-revalidate",
+        "x-prerender-revalidate-if-generated",
+        "x-next-revalidated-tags",
+        "x-next-revalidate-tag-token",
+        "next-resume",
+        "x-next-resume-state-length",
+        "x-vercel-ip-city",
+        "x-nextjs-data",
+    ];
+    let passing = [
+        "rsc",
+        "next-router-state-tree",
+        "next-router-prefetch",
+        "next-url",
+        "next-action",
+        "x-deployment-id",
+        "x-nextjs-html-request-id",
+        "x-requested-with",
+    ];
+    for app in [App::None, App::Node, App::Nextjs] {
+        for trust in [&[][..], &[LOCAL]] {
+            let sent: Vec<_> = internal.iter().chain(&passing).map(|n| (*n, "1")).collect();
+            let seen = upstream(trust, app, head("/", &sent));
+            for name in internal {
+                assert_eq!(value(&seen, name), "(absent)", "{name}");
+            }
+            for name in passing {
+                assert_eq!(value(&seen, name), "1", "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_routers_data_header_passes_where_it_belongs() {
+    for (target, expected) in [
+        ("/_next/data/build/index.json", "1"),
+        ("/shop/_next/data/build/index.json", "1"),
+        ("/page?x=/_next/data/", "(absent)"),
+    ] {
+        let seen = upstream(&[], App::Nextjs, head(target, &[("x-nextjs-data", "1")]));
+        assert_eq!(value(&seen, "x-nextjs-data"), expected, "{target}");
+    }
+}
+
+#[test]
+fn internal_parameters_are_stripped_for_nextjs_only() {
+    for (target, stripped) in [
+        ("/a?nxtPslug=1", "/a"),
+        ("/a?x=1&nxtPslug=1&y=%2F&nxtIid=2&z", "/a?x=1&y=%2F&z"),
+        ("/a?__nextDataReq=1&x=1", "/a?x=1"),
+        ("/a?%6extPslug=1&n%78tIb=2&%5f_nextDataReq", "/a"),
+        (
+            "/a?x=nxtP&nxt=1&n=2&_=3&%zz=4&&",
+            "/a?x=nxtP&nxt=1&n=2&_=3&%zz=4&&",
+        ),
+        ("/a?__nextDataReqs=1", "/a?__nextDataReqs=1"),
+        ("/a?", "/a?"),
+    ] {
+        let seen = |app| upstream(&[], app, head(target, &[]));
+        assert_eq!(
+            seen(App::Nextjs).raw_path(),
+            stripped.as_bytes(),
+            "{target}"
+        );
+        assert_eq!(seen(App::Node).raw_path(), target.as_bytes(), "{target}");
+    }
+}
+
+#[test]
+fn answers_lose_what_middleware_told_its_server() {
+    let mut head = ResponseHeader::build(200, None).unwrap();
+    for name in [
+        "x-middleware-set-cookie",
+        "x-middleware-next",
+        "x-nextjs-cache",
+        "x-action-redirect",
+    ] {
+        head.append_header(name, "1").unwrap();
+    }
+    strip_internal_response(&mut head);
+    let mut left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["x-action-redirect", "x-nextjs-cache"]);
+}
+
+#[test]
+fn a_location_on_the_backend_becomes_public() {
+    let rewrite = |location: &str| {
+        rewrite_location(
+            &HeaderValue::from_str(location).unwrap(),
+            &["10.0.0.5:3000", "api.internal:3000"],
+            Scheme::Https,
+            "shop.test",
+        )
+        .map(|v| v.to_str().unwrap().to_owned())
+    };
+    for location in [
+        "http://10.0.0.5:3000/login?next=%2F#top",
+        "http://api.internal:3000/login?next=%2F#top",
+        "http://localhost:3000/login?next=%2F#top",
+        "https://LOCALHOST:3000/login?next=%2F#top",
+        "http://127.0.0.1:3000/login?next=%2F#top",
+        "http://[::1]:3000/login?next=%2F#top",
+        "//localhost:3000/login?next=%2F#top",
+    ] {
+        assert_eq!(
+            rewrite(location).as_deref(),
+            Some("https://shop.test/login?next=%2F#top"),
+            "{location}"
+        );
+    }
+    assert_eq!(
+        rewrite("http://localhost:3000").as_deref(),
+        Some("https://shop.test")
+    );
+    for location in [
+        "/login",
+        "login",
+        "https://accounts.example.com/login",
+        "http://localhost:4000/",
+        "http://localhost/",
+        "http://user@localhost:3000/",
+        "http://localhost:3000.evil.test/",
+        "mailto:a@b.test",
+    ] {
+        assert_eq!(rewrite(location), None, "{location}");
+    }
+}
+
+#[test]
+fn a_backend_on_the_default_port_is_known_without_it() {
+    let location = HeaderValue::from_static("http://localhost/a");
+    let public = rewrite_location(&location, &["10.0.0.5:80"], Scheme::Http, "shop.test:8080");
+    assert_eq!(public.unwrap(), "http://shop.test:8080/a");
+    assert_eq!(
+        rewrite_location(
+            &location,
+            &["unix:/run/app.sock"],
+            Scheme::Http,
+            "shop.test"
+        ),
+        None
+    );
+}
