@@ -92,6 +92,23 @@ impl ConnIo {
     }
 }
 
+impl Drop for ConnIo {
+    /// An answer that broke off before its first flush: its client is to see that it
+    /// began and was cut, not that the connection closed for no reason.
+    fn drop(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        let sent = match &self.stream {
+            Socket::Tcp(stream) => stream.try_write(&self.buffer),
+            Socket::Unix(stream) => stream.try_write(&self.buffer),
+        };
+        if let Err(error) = sent {
+            log::debug!(error:%; "a client's connection was gone before its answer");
+        }
+    }
+}
+
 impl AsyncRead for ConnIo {
     fn poll_read(
         mut self: Pin<&mut Self>,

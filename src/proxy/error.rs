@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     BadPath,
     /// The request's `Host` is neither a name nor an address.
     BadHost,
+    /// The request's head is longer than the app takes.
+    LongHead,
     /// No route matches.
     NoRoute,
     /// The route lets no upgrade pass.
@@ -43,11 +45,12 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::ClientGone,
         Self::BadRequest,
         Self::BadPath,
         Self::BadHost,
+        Self::LongHead,
         Self::NoRoute,
         Self::Upgrade,
         Self::NoBackend,
@@ -69,6 +72,7 @@ impl Failure {
             Self::BadRequest => "bad_request",
             Self::BadPath => "bad_path",
             Self::BadHost => "bad_host",
+            Self::LongHead => "long_head",
             Self::NoRoute => "no_route",
             Self::Upgrade => "upgrade",
             Self::NoBackend => "no_backend",
@@ -92,6 +96,7 @@ impl Failure {
             Self::BadRequest | Self::BadPath | Self::BadHost | Self::Upgrade => {
                 StatusCode::BAD_REQUEST
             }
+            Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect | Self::Tls | Self::Reset | Self::BadAnswer => StatusCode::BAD_GATEWAY,
@@ -107,6 +112,7 @@ impl Failure {
             Self::BadRequest => "The request is not one this server understands.",
             Self::BadPath => "The address has characters that this server does not accept.",
             Self::BadHost => "The request names no proper host.",
+            Self::LongHead => "The request's headers, cookies among them, are too long.",
             Self::NoRoute => "There is nothing at this address.",
             Self::Upgrade => "This address does not take WebSocket connections.",
             Self::NoBackend | Self::Overload => {

@@ -27,6 +27,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use self::{context::Context, error::Failure};
 use crate::{
     chain::{Exchange, Phase, Verdict},
+    config::model::App,
     runtime::live::Live,
 };
 
@@ -112,6 +113,11 @@ impl ProxyHttp for Proxy {
                 facts,
             };
             chain.on_upstream(&mut ex, head).await;
+        }
+        let app = ctx.upstream.as_ref().map_or(App::None, |u| u.app);
+        if request::is_too_long(head, app) {
+            ctx.reply = Some(Box::new(Failure::LongHead.reply()));
+            return Err(Error::new_down(ErrorType::Custom("refused")));
         }
         Ok(())
     }

@@ -131,6 +131,23 @@ pub(super) fn forward(session: &Session, head: &mut RequestHeader, ctx: &Context
     Ok(())
 }
 
+/// The longest head that Node takes, with a margin for its own count
+/// (`--max-http-header-size`, 16 KiB): a longer one gets a bare 431 and a closed socket.
+const NODE_HEAD: usize = 16_000;
+
+/// Whether the head, as it goes on, is longer than the app takes.
+pub(super) fn is_too_long(head: &RequestHeader, app: App) -> bool {
+    if app == App::None {
+        return false;
+    }
+    let fields: usize = head
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .sum();
+    fields + head.raw_path().len() > NODE_HEAD
+}
+
 /// The connection that the request came on.
 fn connection(session: &Session) -> Option<Arc<Connection>> {
     let digest = session.as_downstream().digest()?.proxy_digest.as_ref()?;

@@ -248,7 +248,10 @@ pub(super) fn failed(
     // used it says nothing about the app.
     let is_stale = is_pooled && failure == Failure::Reset && !ctx.has_answer;
     if is_stale {
-        ctx.lease = None;
+        // Not its fault, but if it is going down, another one is the better guess.
+        if let Some(lease) = ctx.lease.take() {
+            ctx.tried.push(lease.backend().id());
+        }
         let retry = ctx.stale_tries < MAX_STALE && is_repeatable(session);
         ctx.stale_tries += u32::from(retry);
         error.set_retry(retry);
@@ -313,7 +316,13 @@ fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
     let is_idempotent = session.req_header().method.is_idempotent();
     let is_whole = !session.as_ref().retry_buffer_truncated();
     session.response_written().is_none()
-        && upstream.retry(ctx.facts.upstream.tries, failure, is_idempotent, is_whole)
+        && upstream.retry(
+            // A stale connection was no try of the backend.
+            ctx.facts.upstream.tries - ctx.stale_tries,
+            failure,
+            is_idempotent,
+            is_whole,
+        )
 }
 
 /// RFC 9110, 9.2.2: may be sent twice; and all of it is still at hand.
