@@ -15,8 +15,7 @@ use crate::{
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(
     transform = short::or_text,
-    transform = short::or_number,
-    transform = short::or_flag
+    transform = short::or_number
 )]
 pub struct BodyLimitConfig {
     /// Longer bodies get 413.
@@ -36,10 +35,6 @@ impl Short for BodyLimitConfig {
 
     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         Self::deserialize(d)
-    }
-
-    fn flag(flag: bool) -> Option<Result<Self, String>> {
-        flag.then(|| Ok(Self::default()))
     }
 
     fn number(bytes: u64) -> Option<Result<Self, String>> {

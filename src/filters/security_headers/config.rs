@@ -30,7 +30,7 @@ const CSP: &str =
 /// takes a text, or `false` for none.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
-#[schemars(transform = or_helmet, transform = short::or_flag)]
+#[schemars(transform = or_helmet)]
 pub struct SecurityHeadersConfig {
     /// Whose header counts if the origin sends one too.
     policy: Policy,
@@ -277,10 +277,6 @@ impl Short for SecurityHeadersConfig {
                 "no set of security headers is called `{text}`\nhelp: write `helmet`"
             )),
         })
-    }
-
-    fn flag(flag: bool) -> Option<Result<Self, String>> {
-        flag.then(|| Ok(Self::default()))
     }
 }
 

@@ -33,6 +33,7 @@ pub struct SecurityHeaders {
 /// Whose header counts if the origin sends one too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "SecurityHeadersPolicy")]
 enum Policy {
     /// The origin's.
     #[default]

@@ -34,7 +34,7 @@ fn value<'a>(answer: &'a Answer, name: &str) -> &'a str {
 
 #[test]
 fn helmets_eleven_are_on_every_answer_over_tls() {
-    for yaml in ["{}", "helmet", "true"] {
+    for yaml in ["{}", "helmet"] {
         let check = over_tls(check::<SecurityHeaders>(yaml)).get("/");
         for name in HELMET {
             assert_ne!(value(check.last(), name), "(absent)", "{name}");

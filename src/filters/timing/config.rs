@@ -1,18 +1,14 @@
 //! `timing` as written, and how it compiles.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::Timing;
-use crate::{
-    chain::CompileCx,
-    config::tree::short::{self, Short, read_short},
-};
+use crate::chain::CompileCx;
 
-/// Headers that tell clients how long gateway and origin took; `true` for both.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(remote = "Self", deny_unknown_fields, default)]
-#[schemars(transform = short::or_flag)]
+/// Headers that tell clients how long gateway and origin took; both unless one is `false`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct TimingConfig {
     /// Adds `Server-Timing: total;dur=12.3, upstream;dur=11.9`, which browsers show.
     server_timing: bool,
@@ -20,34 +16,22 @@ pub struct TimingConfig {
     response_time: bool,
 }
 
-impl Short for TimingConfig {
-    const WHAT: &'static str = "`true` or a mapping with `server_timing` and `response_time`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
-
-    fn flag(flag: bool) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            server_timing: flag,
-            response_time: flag,
-        }))
-    }
-}
-
-impl<'de> Deserialize<'de> for TimingConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        read_short(d)
+impl Default for TimingConfig {
+    fn default() -> Self {
+        Self {
+            server_timing: true,
+            response_time: true,
+        }
     }
 }
 
 impl TimingConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Timing> {
+    pub(super) fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Timing> {
         if !self.server_timing && !self.response_time {
             cx.report(
                 "edgeway::timing::nothing",
                 "`timing` adds no header",
-                "write `timing: true` for both headers, or leave it out",
+                "write `timing: true` for both headers, or `timing: false`",
             );
             return None;
         }

@@ -6,22 +6,22 @@ use super::{Millis, Timing};
 use crate::chain::testkit::{check, refused};
 
 #[test]
-fn true_means_both_headers() {
-    let check = check::<Timing>("true").get("/");
+fn both_headers_are_there_by_default() {
+    let check = check::<Timing>("{}").get("/");
     assert_eq!(check.last().headers["server-timing"], "total;dur=0.0");
     assert_eq!(check.last().headers["x-response-time"], "0.0ms");
 }
 
 #[test]
 fn one_header_may_be_had_alone() {
-    let check = check::<Timing>("{ response_time: true }").get("/");
+    let check = check::<Timing>("{ server_timing: false }").get("/");
     assert!(!check.last().headers.contains_key("server-timing"));
     assert!(check.last().headers.contains_key("x-response-time"));
 }
 
 #[test]
 fn the_origins_own_metrics_stay() {
-    let check = check::<Timing>("{ server_timing: true }")
+    let check = check::<Timing>("{ response_time: false }")
         .backend(200, &[("Server-Timing", "db;dur=5")], &[])
         .get("/");
     let all: Vec<_> = check
@@ -48,7 +48,9 @@ fn times_are_milliseconds_with_one_decimal() {
 #[test]
 fn a_filter_that_does_nothing_is_refused() {
     assert_eq!(
-        refused::<Timing>("{}"),
-        ["`timing` adds no header; help: write `timing: true` for both headers, or leave it out"]
+        refused::<Timing>("{ server_timing: false, response_time: false }"),
+        [
+            "`timing` adds no header; help: write `timing: true` for both headers, or `timing: false`"
+        ]
     );
 }
