@@ -3,8 +3,6 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use log::{info, warn};
-use pingora::server::configuration::ServerConf;
-use pingora_proxy::HttpProxy;
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
@@ -20,7 +18,7 @@ use crate::{
     },
     filters::access_log,
     gateway::{self, World},
-    proxy::Proxy,
+    proxy,
     runtime::{live::Live, supervisor},
     status,
 };
@@ -149,7 +147,7 @@ async fn run(setup: Setup) -> Result<(), BootError> {
     ));
     start_admin(&gateway.admin, &source, &admin, &mut ready)?;
 
-    let app = Arc::new(proxy(&live));
+    let app = Arc::new(proxy::service(&live));
     let mut listeners = JoinSet::new();
     for bound in bound {
         info!(listener = &*bound.name, address:% = bound; "listening");
@@ -207,19 +205,6 @@ async fn drain(live: &Live, listeners: &mut JoinSet<()>) {
         () = all_gone => {}
         () = cut_idle => {}
     }
-}
-
-/// Pingora's proxy around our hooks.
-fn proxy(live: &Arc<Live>) -> HttpProxy<Proxy> {
-    let conf = ServerConf {
-        // Ours decide about retries; this only bounds them.
-        max_retries: 16,
-        upstream_keepalive_pool_size: 4096,
-        ..ServerConf::default()
-    };
-    let mut proxy = HttpProxy::new(Proxy::new(Arc::clone(live)), Arc::new(conf));
-    proxy.handle_init_modules();
-    proxy
 }
 
 fn start_admin(

@@ -20,9 +20,10 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
     protocols::Digest,
+    server::configuration::ServerConf,
     upstreams::peer::HttpPeer,
 };
-use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use self::{context::Context, error::Failure};
 use crate::{
@@ -36,10 +37,21 @@ pub struct Proxy {
     live: Arc<Live>,
 }
 
-impl Proxy {
-    pub fn new(live: Arc<Live>) -> Self {
-        Self { live }
-    }
+/// Pingora's proxy around our hooks, ready to be given connections.
+pub fn service(live: &Arc<Live>) -> HttpProxy<Proxy> {
+    let conf = ServerConf {
+        // Ours decide about retries; this only bounds them.
+        max_retries: 16,
+        // Idle connections to backends, all in all. Beyond it the oldest are closed.
+        upstream_keepalive_pool_size: 4096,
+        ..ServerConf::default()
+    };
+    let hooks = Proxy {
+        live: Arc::clone(live),
+    };
+    let mut proxy = HttpProxy::new(hooks, Arc::new(conf));
+    proxy.handle_init_modules();
+    proxy
 }
 
 #[async_trait]

@@ -9,3 +9,4 @@ mod next_front;
 mod observed;
 mod streaming;
 mod support;
+mod tidy;

@@ -1,0 +1,295 @@
+//! The habits of the code base, as tests: layers, file headers, sizes, and that what is
+//! generated or listed twice agrees.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use edgeway::filters::FILTERS;
+
+/// Modules by layer; each may import those of lower layers.
+const LAYERS: &[&[&str]] = &[
+    &["base"],
+    &["config"],
+    &["zones", "chain"],
+    &["routes", "filters", "upstreams"],
+    &["gateway"],
+    &["runtime"],
+    &["proxy", "edge", "status"],
+    &["process", "cli"],
+];
+
+/// Where Pingora's crates may be named. Heads (`pingora::http`) may be everywhere above
+/// `config`.
+const PINGORA: &[&str] = &["proxy", "edge", "upstreams"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("the folder can be read").path();
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.to_string_lossy().ends_with(ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn sources() -> Vec<(String, String)> {
+    files(&root().join("src"), ".rs")
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).expect("source is UTF-8");
+            let name = path
+                .strip_prefix(root())
+                .expect("below the root")
+                .to_string_lossy()
+                .into_owned();
+            (name, text)
+        })
+        .collect()
+}
+
+/// `src/filters/cors/mod.rs` → `filters`; `None` for `main.rs` and `lib.rs`.
+fn module(file: &str) -> Option<&str> {
+    file.strip_prefix("src/")?.split_once('/').map(|(m, _)| m)
+}
+
+fn layer(module: &str) -> usize {
+    LAYERS
+        .iter()
+        .position(|modules| modules.contains(&module))
+        .unwrap_or_else(|| panic!("`{module}` is in no layer"))
+}
+
+/// The modules that a file names with `crate::`, braces included.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code: String = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        if let Some(list) = rest.strip_prefix('{') {
+            let mut depth = 1;
+            let mut word = String::new();
+            let mut takes = true;
+            for c in list.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+                if depth == 1 && c == ',' {
+                    takes = true;
+                    word.clear();
+                } else if depth == 1 && takes && (c.is_alphanumeric() || c == '_') {
+                    word.push(c);
+                } else if takes && !word.is_empty() && !c.is_whitespace() {
+                    found.insert(word.clone());
+                    takes = false;
+                }
+            }
+        } else {
+            found.insert(
+                rest.chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect(),
+            );
+        }
+    }
+    found.retain(|name| {
+        LAYERS
+            .iter()
+            .any(|modules| modules.contains(&name.as_str()))
+    });
+    found
+}
+
+#[test]
+fn imports_point_down() {
+    let mut wrong = Vec::new();
+    for (file, text) in sources() {
+        let Some(own) = module(&file) else { continue };
+        for import in imports(&text) {
+            let is_lower = layer(&import) < layer(own);
+            let is_within = import == own;
+            let is_top = layer(own) == LAYERS.len() - 1;
+            // The contract may name live state, as its own row of the table says.
+            let is_chain = own == "chain" && import == "zones";
+            if !(is_lower || is_within || is_top || is_chain) {
+                wrong.push(format!("{file} imports {import}"));
+            }
+        }
+        if own == "chain" && text.contains("config::model") {
+            wrong.push(format!("{file} imports config::model"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_filter_imports_no_other_filter() {
+    let mut wrong = Vec::new();
+    for (file, text) in sources() {
+        let Some(own) = file
+            .strip_prefix("src/filters/")
+            .and_then(|f| f.split('/').next())
+        else {
+            continue;
+        };
+        for entry in FILTERS {
+            if entry.name != own && text.contains(&format!("filters::{}", entry.name)) {
+                wrong.push(format!("{file} imports filters::{}", entry.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn pingora_is_named_where_it_may_be() {
+    let mut wrong = Vec::new();
+    for (file, text) in sources() {
+        let own = module(&file).unwrap_or_default();
+        for line in text.lines().filter(|l| !l.trim_start().starts_with("//")) {
+            let names_it = line.contains("pingora_proxy::")
+                || line.contains("pingora_load_balancing::")
+                || (line.contains("pingora::") && !line.contains("pingora::http"));
+            if names_it && !PINGORA.contains(&own) {
+                wrong.push(format!("{file}: {}", line.trim()));
+            }
+            if line.contains("pingora") && own == "config" {
+                wrong.push(format!("{file}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let silent: Vec<_> = sources()
+        .into_iter()
+        .filter(|(_, text)| !text.starts_with("//! "))
+        .map(|(file, _)| file)
+        .collect();
+    assert!(silent.is_empty(), "{silent:#?}");
+}
+
+#[test]
+fn no_file_is_scrolled_for_long() {
+    let long: Vec<_> = sources()
+        .into_iter()
+        .map(|(file, text)| {
+            let most = if file == "src/proxy/mod.rs" { 400 } else { 600 };
+            (text.lines().count(), most, file)
+        })
+        .filter(|(lines, most, _)| lines > most)
+        .collect();
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+#[test]
+fn every_filter_has_its_folder_its_page_and_its_example() {
+    let names: BTreeSet<String> = FILTERS.iter().map(|e| e.name.to_owned()).collect();
+    assert_eq!(names.len(), FILTERS.len(), "a name stands twice");
+    let stems = |folder: &str, ending: &str| -> BTreeSet<String> {
+        fs::read_dir(root().join(folder))
+            .unwrap_or_else(|error| panic!("{folder}: {error}"))
+            .filter_map(|entry| {
+                let name = entry.expect("can be read").file_name();
+                let name = name.to_string_lossy().into_owned();
+                name.strip_suffix(ending).map(str::to_owned)
+            })
+            .collect()
+    };
+    let folders: BTreeSet<String> = stems("src/filters", "")
+        .into_iter()
+        .filter(|name| !name.contains('.'))
+        .collect();
+    assert_eq!(folders, names, "src/filters/");
+    assert_eq!(stems("docs/filters", ".md"), names, "docs/filters/");
+    let examples = stems("conf/examples", ".yaml");
+    assert!(
+        names.is_subset(&examples),
+        "conf/examples/: {:?}",
+        names.difference(&examples)
+    );
+}
+
+#[test]
+fn the_schema_in_the_repository_is_fresh() {
+    let path = root().join("conf/schema.json");
+    let kept = fs::read_to_string(&path).expect("conf/schema.json is there");
+    let kept: serde_json::Value = serde_json::from_str(&kept).expect("it is JSON");
+    assert!(
+        kept == edgeway::gateway::schema::document(),
+        "conf/schema.json is stale: run `make schema`"
+    );
+}
+
+#[test]
+fn every_example_configuration_is_well_formed() {
+    let mut seen = 0;
+    for path in files(&root().join("conf"), ".yaml") {
+        let loaded = edgeway::gateway::load(&path);
+        let file = loaded
+            .file
+            .unwrap_or_else(|| panic!("{}: {:#?}", path.display(), loaded.diagnostics));
+        let folder = path.parent().expect("it is in a folder");
+        let world = edgeway::gateway::World::default();
+        let (gateway, diagnostics) = edgeway::gateway::compile(&file, folder, &world);
+        assert!(gateway.is_some(), "{}: {diagnostics:#?}", path.display());
+        seen += 1;
+    }
+    assert!(seen > FILTERS.len(), "only {seen} examples were found");
+}
+
+#[test]
+fn every_word_of_yaml_in_the_readme_is_well_formed() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md is there");
+    let (_, rest) = readme
+        .split_once("```yaml\n")
+        .expect("it shows a configuration");
+    let (yaml, _) = rest.split_once("```").expect("the block ends");
+    let loaded = edgeway::gateway::load_text("README.md", yaml);
+    let file = loaded
+        .file
+        .unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
+    let world = edgeway::gateway::World::default();
+    let (gateway, diagnostics) = edgeway::gateway::compile(&file, root(), &world);
+    assert!(gateway.is_some(), "{diagnostics:#?}");
+}
+
+#[test]
+fn lock_files_name_no_registry() {
+    for app in ["next", "express"] {
+        let path = root()
+            .join("tests/apps")
+            .join(app)
+            .join("package-lock.json");
+        let text = fs::read_to_string(&path).expect("the lock file is there");
+        assert!(!text.contains("\"resolved\""), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_import_reader_reads_braces() {
+    let text = "use crate::{\n    base::{clock::Clock, net},\n    config::model::File,\n};\nuse crate::zones::Zones;\n// crate::cli\n";
+    let found: Vec<_> = imports(text).into_iter().collect();
+    assert_eq!(found, ["base", "config", "zones"]);
+}
