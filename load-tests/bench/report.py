@@ -38,7 +38,7 @@ def table(workload: str, taken: dict) -> str:
             value = figures.get(figure)
             text = "–" if not value else f"{middle(value):,.{decimals}f}"
             if isinstance(value, list) and len(value) > 1:
-                text += f" ({min(value):.1f}–{max(value):.1f})"
+                text += f" ({min(value):,.{decimals}f}–{max(value):,.{decimals}f})"
             row.append(text)
             for other in others:
                 times = ratio(taken, figure, name, other)
