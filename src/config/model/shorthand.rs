@@ -157,7 +157,7 @@ impl Short for InFlightConfig {
                 per_backend,
                 ..Self::default()
             }),
-            _ => Err(format!("must be from 1 to {}", u32::MAX)),
+            _ => Err(format!("must be from 1 to {}, found {number}", u32::MAX)),
         })
     }
 }
@@ -335,7 +335,7 @@ impl JsonSchema for StatusSet {
 
 pub(super) fn at_least_one<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
     match u32::deserialize(d)? {
-        0 => Err(D::Error::custom("must be at least 1, found the number 0")),
+        0 => Err(D::Error::custom("must be at least 1, found 0")),
         number => Ok(number),
     }
 }

@@ -2,12 +2,14 @@
 
 use std::fmt::Debug;
 
+use proptest::prelude::*;
 use schemars::{JsonSchema, schema_for};
 use serde::de::DeserializeOwned;
 
 use super::*;
 use crate::config::{
-    diagnostic::{Diagnostics, Place},
+    diagnostic::{Diagnostics, Place, Style},
+    source::load_text,
     tree::{parse, read},
 };
 
@@ -288,10 +290,7 @@ fn health_may_be_a_path_or_off() {
         "off",
         "<off>: expected a mapping such as `{ path: /api/health }`, a path, or `false` for no checks, found the text `off`; ",
     );
-    refused::<HealthConfig>(
-        "{ rise: 0 }",
-        "<0>: must be at least 1, found the number 0; ",
-    );
+    refused::<HealthConfig>("{ rise: 0 }", "<0>: must be at least 1, found 0; ");
     refused::<HealthConfig>(
         "{ intervall: 5s }",
         "<intervall>: unknown key `intervall`; did you mean `interval`?",
@@ -402,5 +401,55 @@ fn the_schema_knows_the_shorthands_and_every_key_of_a_route() {
         assert_eq!(found, types);
         assert_eq!(forms[0]["additionalProperties"], false);
         assert!(schema["description"].is_string());
+    }
+}
+
+/// Reads a damaged file and tells its problems in every style.
+fn survive(text: &str) {
+    let (sources, tree, mut diagnostics) = load_text("damaged", text);
+    let file = tree.and_then(|tree| File::read(&tree, FILTERS, &mut diagnostics));
+    assert!(file.is_some() || diagnostics.has_errors(), "{text}");
+    for problem in diagnostics.list() {
+        let Place { start, end, .. } = problem.place;
+        assert!(
+            text.get(start as usize..end as usize).is_some(),
+            "{problem:?}"
+        );
+    }
+    for style in [
+        Style::Graphical { colour: false },
+        Style::Lines,
+        Style::Json,
+    ] {
+        let told = diagnostics.render(&sources, style);
+        assert_eq!(
+            diagnostics.list().is_empty(),
+            told.is_empty() || told == "[]\n"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_damage_to_a_file_goes_untold_or_panics(
+        cuts in proptest::collection::vec((0..WHOLE.len(), 0usize..12), 0..4),
+        patches in proptest::collection::vec((0..WHOLE.len(), proptest::sample::select(vec![
+            "- ", ": ", "\n", "\n  ", "\t", "[", "]", "{", "}", "'", "\"", "&a ", "*a", "${", "${A:-b}", "#", "!", "|\n",
+            "ü", "0", "null", "---\n", ",", "x", "include: [x*, 1]\n", "<<: ", "file:", "$${", "? ", "\r\n",
+        ])), 0..6),
+    ) {
+        let mut text = WHOLE.to_owned();
+        for (at, len) in cuts {
+            let at = at.min(text.len());
+            text.replace_range(at..(at + len).min(text.len()), "");
+        }
+        for (at, patch) in patches {
+            let mut at = at.min(text.len());
+            while !text.is_char_boundary(at) {
+                at -= 1;
+            }
+            text.insert_str(at, patch);
+        }
+        survive(&text);
     }
 }

@@ -30,7 +30,7 @@ const MAX_ROUNDS: usize = 100;
 ///
 /// `None` if there was any. Unknown keys of a struct are always refused. An error made
 /// with `de::Error::custom` becomes the message at its value's place; what follows
-/// `\nhelp: ` in it becomes the help.
+/// `\nhelp: ` in it becomes the help, and so does an advice at its end: `…; write …`.
 pub fn read<T: DeserializeOwned>(node: &Node, diagnostics: &mut Diagnostics) -> Option<T> {
     let round = Rounds::default();
     for _ in 0..MAX_ROUNDS {
@@ -127,7 +127,7 @@ impl Rounds {
                     node.place,
                     format!("unknown value `{}`", excerpt(&word)),
                 )
-                .help(suggest(&word, known.iter().copied(), "one of")),
+                .help(allowed(&word, known)),
             ),
             ReadError::UnknownKey { key, known } => self.report(
                 Diagnostic::error(
@@ -138,10 +138,7 @@ impl Rounds {
                 .help(suggest(&key, known.iter().copied(), "the keys here are")),
             ),
             ReadError::Message(text) => {
-                let (message, help) = match text.split_once("\nhelp: ") {
-                    Some((message, help)) => (message.to_owned(), Some(help.to_owned())),
-                    None => (text, None),
-                };
+                let (message, help) = told_and_help(text);
                 self.report(
                     Diagnostic::error("edgeway::config::bad_value", node.place, message)
                         .maybe_help(help),
@@ -172,6 +169,33 @@ impl Rounds {
         );
         self.poison(value);
     }
+}
+
+/// All the words that are right, the likely one first.
+fn allowed(word: &str, known: &[&str]) -> String {
+    let words: Vec<_> = known.iter().map(|word| format!("`{word}`")).collect();
+    let words = words.join(", ");
+    match closest(word, known.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`? Allowed are {words}"),
+        None => format!("allowed are {words}"),
+    }
+}
+
+/// Parts what is wrong from what to write instead.
+fn told_and_help(text: String) -> (String, Option<String>) {
+    if let Some((message, help)) = text.split_once("\nhelp: ") {
+        return (message.to_owned(), Some(help.to_owned()));
+    }
+    for (mark, advice) in [
+        ("; write ", "write "),
+        ("; use ", "use "),
+        (": write ", "write "),
+    ] {
+        if let Some((message, help)) = text.split_once(mark) {
+            return (message.to_owned(), Some(format!("{advice}{help}")));
+        }
+    }
+    (text, None)
 }
 
 fn address(node: &Node) -> usize {

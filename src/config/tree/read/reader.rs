@@ -134,7 +134,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                 value: None,
             });
         }
-        if let Value::Text(_) = self.node.value {
+        if !word.is_empty() {
             return Err(de::Error::unknown_variant(&word, variants));
         }
         let words: Vec<_> = variants.iter().map(|v| format!("`{v}`")).collect();

@@ -101,14 +101,14 @@ fn every_problem_is_found_at_once() {
             "<nmae>: unknown key `nmae`; did you mean `name`?",
             "<\"80\">: expected a whole number from 0 to 65535, found the text `80`; remove the quotes: `80`",
             "<maybe>: expected `true` or `false`, found the text `maybe`; ",
-            "<super_markt>: unknown value `super_markt`; did you mean `super_market`?",
-            "<8 MBit>: `8 MBit` is not a size: unknown unit `MBit`; use B, kB, KiB, MB, MiB, GB or GiB; ",
+            "<super_markt>: unknown value `super_markt`; did you mean `super_market`? Allowed are `corner`, `super_market`, `502`, `custom`, `nested`",
+            "<8 MBit>: `8 MBit` is not a size: unknown unit `MBit`; use B, kB, KiB, MB, MiB, GB or GiB",
             "<7>: expected text, found the number 7; put quotes round it: `\"7\"`",
             "<weight: 1>: `label` is missing here; add `label: …`",
             "<wieght>: unknown key `wieght`; did you mean `weight`?",
             "<3>: expected a mapping, found the number 3; ",
             "<[a]>: expected a mapping, found a list; ",
-            "<5>: `5` is not a duration: the unit is missing; write `5s` or `5ms`; ",
+            "<5>: `5` is not a duration: the unit is missing; write `5s` or `5ms`",
         ]
     );
 }
@@ -197,11 +197,11 @@ fn words_of_an_enum_may_look_like_numbers_and_may_hold_something() {
     for (text, expected) in [
         (
             "503",
-            "<503>: expected one of `corner`, `super_market`, `502`, `custom`, `nested`, found the number 503; ",
+            "<503>: unknown value `503`; did you mean `502`? Allowed are `corner`, `super_market`, `502`, `custom`, `nested`",
         ),
         (
             "zzzzzzzzzz",
-            "<zzzzzzzzzz>: unknown value `zzzzzzzzzz`; one of `corner`, `super_market`, `502`, `custom`, `nested`",
+            "<zzzzzzzzzz>: unknown value `zzzzzzzzzz`; allowed are `corner`, `super_market`, `502`, `custom`, `nested`",
         ),
         (
             "custom: x",
@@ -214,7 +214,7 @@ fn words_of_an_enum_may_look_like_numbers_and_may_hold_something() {
         ("custom", "<custom>: this word needs a value; "),
         (
             "corner: 1",
-            "<corner: 1>: this word takes no value: write it alone; ",
+            "<corner: 1>: this word takes no value; write it alone",
         ),
         (
             "nested: { dept: 2 }",

@@ -1,0 +1,94 @@
+//! Broken configurations, and what their authors are told: where, what, and what to
+//! write instead.
+
+use std::path::{Path, PathBuf};
+
+use edgeway::config::{
+    diagnostic::{Diagnostics, Style},
+    model::File,
+    source::{self, Sources},
+};
+
+/// The filters of the examples; a list of its own, so that a new filter changes no snapshot.
+const FILTERS: &[&str] = &["access", "body_limit", "compression", "cors", "methods"];
+
+/// What `edgeway check` finds before it looks at filters and names.
+fn check(path: &Path) -> (Sources, Diagnostics) {
+    let (sources, tree, mut diagnostics) = source::load(path);
+    if let Some(tree) = tree {
+        let file = File::read(&tree, FILTERS, &mut diagnostics);
+        assert!(file.is_none() || !diagnostics.list().is_empty());
+    }
+    (sources, diagnostics)
+}
+
+fn bad_files() -> Vec<PathBuf> {
+    let mut files: Vec<_> = std::fs::read_dir("tests/it/config/bad")
+        .expect("the folder is there")
+        .map(|entry| entry.expect("it can be read").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_broken_file_is_explained() {
+    let files = bad_files();
+    assert!(files.len() >= 10, "{files:?}");
+    for path in files {
+        let (sources, diagnostics) = check(&path);
+        let name = path.file_stem().expect("a name").to_string_lossy();
+        let report = diagnostics.render(&sources, Style::Graphical { colour: false });
+        insta::with_settings!({
+            snapshot_path => "config/snapshots",
+            prepend_module_to_snapshot => false,
+            omit_expression => true,
+        }, {
+            insta::assert_snapshot!(&*name, report);
+        });
+        assert!(diagnostics.has_errors(), "{name}");
+        for problem in diagnostics.list() {
+            // A message of what was expected, or of a bound, says itself what to write.
+            let says_what_to_write = problem.help.is_some()
+                || problem.message.starts_with("expected ")
+                || problem.message.contains("must ");
+            assert!(says_what_to_write, "{name}: {problem:?}");
+            assert!(problem.code.starts_with("edgeway::"), "{problem:?}");
+            let at = sources.locate(problem.place);
+            assert!(report.contains(&format!("{}:{}:{}: ", at.file, at.line, at.column)));
+        }
+    }
+}
+
+#[test]
+fn three_independent_mistakes_of_structure_are_told_at_once() {
+    let (sources, diagnostics) = check(Path::new("tests/it/config/bad/three_mistakes.yaml"));
+    let lines = diagnostics.render(&sources, Style::Lines);
+    let starts: Vec<_> = lines
+        .lines()
+        .map(|line| line.split(": help").next().unwrap_or_default())
+        .map(|line| line.trim_start_matches("tests/it/config/bad/three_mistakes.yaml:"))
+        .map(|line| line.split("; ").next().unwrap_or_default())
+        .collect();
+    assert_eq!(
+        starts,
+        [
+            "3:5: error: unknown key `adress`",
+            "8:15: error: expected a list, found the text `127.0.0.1:3000`",
+            "12:15: error: expected text, found a list",
+        ]
+    );
+}
+
+#[test]
+fn tools_get_the_same_as_json() {
+    let (sources, diagnostics) = check(Path::new("tests/it/config/bad/unknown_key.yaml"));
+    insta::with_settings!({
+        snapshot_path => "config/snapshots",
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, {
+        insta::assert_snapshot!("unknown_key_as_json", diagnostics.render(&sources, Style::Json));
+    });
+}
