@@ -1,7 +1,7 @@
 //! The one writer of our own replies. Pingora runs no response hooks for what is written
 //! in `request_filter` or after a failure, so the response phase is run here.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, time::Duration};
 
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::{Result, http::ResponseHeader};
@@ -12,6 +12,9 @@ use crate::{
     base::clock::Clock,
     chain::{Chain, Exchange, Facts, Reply, ReplyBody},
 };
+
+/// How long a client may go on sending after our answer.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Sends `reply` through the response phase of `chain`.
 pub(super) async fn send(
@@ -76,7 +79,22 @@ pub(super) async fn send(
     if !ends_here {
         session.write_response_body(Some(body), true).await?;
     }
+    linger(session).await;
     Ok(())
+}
+
+/// Reads what the client still sends of a body that nobody wants. Closing with bytes
+/// unread resets the connection, and with it the answer on its way (nginx:
+/// `lingering_close`).
+async fn linger(session: &mut Session) {
+    if session.as_mut().is_body_done() {
+        return;
+    }
+    session.set_total_drain_timeout(Some(LINGER));
+    if let Err(error) = session.drain_request_body().await {
+        log::debug!(error:%; "a client did not end its body after the answer");
+        session.set_keepalive(None);
+    }
 }
 
 /// The `Date` of now (RFC 9110, 6.6.1), made once a second on each thread.
