@@ -52,6 +52,8 @@ pub struct BackendId(pub u64);
 pub struct Backend {
     pub(super) state: Arc<BackendState>,
     pub(super) target: Target,
+    /// `Host` of checks: the address, or the name and port that DNS resolved.
+    pub(super) authority: String,
     /// At least 1.
     pub(super) weight: u16,
     pub(super) peer: PeerTemplate,

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -79,7 +79,10 @@ impl Upstream {
             registry: cx.metrics.clone(),
             name: name.clone(),
         });
+        let sources = Sources::new(sources);
+        let awaiting_dns = sources.unresolved(&shared.live.resolved());
         let upstream = Arc::new(Self {
+            awaiting_dns: AtomicBool::new(awaiting_dns),
             app: config.app,
             timeouts,
             budget: Budget::new(config.retry.budget.0 / 100.0),
@@ -95,7 +98,7 @@ impl Upstream {
             },
             members: ArcSwap::from_pointee(Members::new(Vec::new(), &balance)),
             probing: probing?,
-            sources: Sources::new(sources),
+            sources,
             balance,
             sticky,
             shared,

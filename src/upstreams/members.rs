@@ -1,7 +1,12 @@
 //! Who belongs to an upstream: addresses as written, and those that DNS gives. Members
 //! are swapped whole; a backend whose address stays keeps its state and its object.
 
-use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::{
     Upstream,
@@ -57,40 +62,62 @@ impl Sources {
         names
     }
 
-    /// All targets with their weights, each once, in the order written; `resolved` gives
-    /// the addresses of a name.
-    fn targets(&self, resolved: impl Fn(&str) -> Vec<IpAddr>) -> Vec<(Target, u16)> {
+    /// A name of which `known` has no address.
+    pub(super) fn unresolved(&self, known: &HashMap<String, Vec<IpAddr>>) -> bool {
+        self.names().iter().any(|name| !known.contains_key(*name))
+    }
+
+    /// All members, each address once, in the order written; `resolved` gives the
+    /// addresses of a name.
+    fn members(&self, resolved: impl Fn(&str) -> Vec<IpAddr>) -> Vec<Member> {
         let mut seen = HashSet::new();
         self.0
             .iter()
             .flat_map(|source| match source {
-                Source::Fixed { target, weight } => vec![(target.clone(), *weight)],
+                Source::Fixed { target, weight } => vec![Member {
+                    target: target.clone(),
+                    authority: match target {
+                        Target::Inet(address) => address.to_string(),
+                        Target::Unix(_) => "localhost".to_owned(),
+                    },
+                    weight: *weight,
+                }],
                 Source::Dns { name, port, weight } => resolved(name)
                     .into_iter()
-                    .map(|ip| (Target::Inet((ip, *port).into()), *weight))
+                    .map(|ip| Member {
+                        target: Target::Inet((ip, *port).into()),
+                        authority: format!("{name}:{port}"),
+                        weight: *weight,
+                    })
                     .collect(),
             })
-            .filter(|(target, _)| seen.insert(target.clone()))
+            .filter(|member| seen.insert(member.target.clone()))
             .collect()
     }
+}
+
+/// One address of an upstream, as it is to be.
+struct Member {
+    target: Target,
+    authority: String,
+    weight: u16,
 }
 
 impl Upstream {
     /// Makes the members anew from what is written and what DNS said last.
     pub(super) fn rebuild(&self) {
         let known = self.shared.live.resolved();
-        let targets = self
+        let members = self
             .sources
-            .targets(|name| known.get(name).cloned().unwrap_or_default());
+            .members(|name| known.get(name).cloned().unwrap_or_default());
         let old = self.members.load();
-        let list: Vec<Arc<Backend>> = targets
+        let list: Vec<Arc<Backend>> = members
             .into_iter()
-            .filter_map(|(target, weight)| {
-                old.list
-                    .iter()
-                    .find(|backend| backend.target == target && backend.weight == weight)
-                    .cloned()
-                    .or_else(|| self.backend(target, weight))
+            .filter_map(|member| {
+                let kept = old.list.iter().find(|backend| {
+                    backend.target == member.target && backend.weight == member.weight
+                });
+                kept.cloned().or_else(|| self.backend(member))
             })
             .collect();
         let states = list.iter().map(|backend| backend.state.clone()).collect();
@@ -100,7 +127,12 @@ impl Upstream {
         self.shared.live.queue.wake();
     }
 
-    fn backend(&self, target: Target, weight: u16) -> Option<Arc<Backend>> {
+    fn backend(&self, member: Member) -> Option<Arc<Backend>> {
+        let Member {
+            target,
+            authority,
+            weight,
+        } = member;
         let address = target.to_string();
         let group = pool_group(&self.name);
         // Checked when the configuration was; addresses from DNS always fit.
@@ -113,6 +145,7 @@ impl Upstream {
             shared: self.shared.clone(),
             state,
             target,
+            authority,
             weight,
             peer,
             metrics,

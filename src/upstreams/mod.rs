@@ -8,6 +8,7 @@
 mod backend;
 mod balance;
 mod compile;
+mod dns;
 mod eject;
 mod health;
 mod latency;
@@ -19,10 +20,19 @@ mod peer;
 mod queue;
 mod retry;
 mod snapshot;
+mod supervise;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -31,10 +41,12 @@ use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 pub use self::{
     backend::{Backend, BackendId, Target},
     compile::zone,
+    dns::{DnsError, Resolve, Resolved, SystemResolver},
     lease::{Lease, Outcome},
     peer::Kind,
     retry::{Failure, RetryPolicy, may_retry},
     snapshot::{BackendSnapshot, ProbeSnapshot, UpstreamSnapshot},
+    supervise::{supervise, supervise_with},
 };
 use self::{
     balance::{Balance, Choice, Members, Sticky},
@@ -63,6 +75,9 @@ pub struct Upstream {
     sources: Sources,
     /// Swapped whole when DNS answers change.
     members: ArcSwap<Members>,
+    /// Some name was never looked up to the end: who finds no backend may wait for it.
+    /// Turns false once, when the supervisor has tried all names.
+    awaiting_dns: AtomicBool,
     shared: Arc<Shared>,
     budget: Budget,
 }
@@ -148,22 +163,29 @@ impl Upstream {
             self.budget.request(now);
         }
         // Nobody overtakes those who wait.
-        if queue.len() == 0 {
-            match self.try_acquire(ask, now) {
-                Ok(lease) => return Ok(lease),
-                Err(Blocked::Empty) => return Err(Unavailable::NoBackend),
-                Err(Blocked::Full) => {}
-            }
+        if queue.len() == 0
+            && let Some(found) = self.find(ask, now)
+        {
+            return found;
         }
-        let find = || match self.try_acquire(ask, self.shared.now()) {
-            Ok(lease) => Some(Ok(lease)),
-            Err(Blocked::Empty) => Some(Err(Unavailable::NoBackend)),
-            Err(Blocked::Full) => None,
-        };
+        let find = || self.find(ask, self.shared.now());
         match queue.wait(self.queue_limit, self.queue_wait, find).await {
             Ok(found) => found,
             Err(Left::Full) => Err(Unavailable::QueueFull),
+            Err(Left::Timeout) if self.members.load().list.is_empty() => {
+                Err(Unavailable::NoBackend)
+            }
             Err(Left::Timeout) => Err(Unavailable::QueueTimeout),
+        }
+    }
+
+    /// A place, or that there can be none; `None` if it is worth waiting.
+    fn find(&self, ask: &Ask<'_>, now: u64) -> Option<Result<Lease, Unavailable>> {
+        match self.try_acquire(ask, now) {
+            Ok(lease) => Some(Ok(lease)),
+            Err(Blocked::Full) => None,
+            Err(Blocked::Empty) if self.awaiting_dns.load(Ordering::Relaxed) => None,
+            Err(Blocked::Empty) => Some(Err(Unavailable::NoBackend)),
         }
     }
 
@@ -222,6 +244,20 @@ impl Upstream {
     /// How the upstream spreads its requests, as written in the configuration.
     pub fn balance_name(&self) -> String {
         self.balance.name()
+    }
+
+    /// All names were looked up once: who still waits for an address waits in vain.
+    fn stop_awaiting_dns(&self) {
+        if self.awaiting_dns.swap(false, Ordering::Relaxed) {
+            self.shared.live.queue.wake();
+        }
+    }
+
+    /// Backends may have come back: takes note, and lets those who wait look.
+    fn look_round(&self) {
+        let members = self.members.load();
+        self.judge_panic(&members, self.shared.now());
+        self.shared.live.queue.wake();
     }
 
     fn try_acquire(&self, ask: &Ask<'_>, now: u64) -> Result<Lease, Blocked> {

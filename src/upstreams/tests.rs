@@ -1,1 +1,529 @@
-//! Tests of whole upstreams.
+//! Whole upstreams from their YAML: who is chosen, who is ejected, who waits.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use pingora::{http::RequestHeader, upstreams::peer::Peer};
+
+use super::{
+    Ask, BackendId, DnsError, Failure, Kind, Lease, Outcome, Resolve, Resolved, Unavailable,
+    Upstream, supervise_with,
+};
+use crate::{
+    base::{clock::Clock, metrics::Metrics},
+    chain::{BoxFuture, CompileCx},
+    config::{
+        diagnostic::{Diagnostics, Place},
+        model::UpstreamConfig,
+        tree::{self, Key, Spanned},
+    },
+    zones::Zones,
+};
+
+const FOUR: &str = "[10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80, 10.0.0.4:80]";
+
+/// What upstreams are compiled with; shared by several for a reload.
+#[derive(Default)]
+pub(super) struct Bench {
+    pub(super) zones: Zones,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self {
+            clock: Clock::test(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn try_compile(&self, yaml: &str) -> (Option<Arc<Upstream>>, Diagnostics) {
+        let mut diagnostics = Diagnostics::default();
+        let node = tree::parse(yaml, 0, &mut diagnostics).expect("YAML");
+        let config: Option<Spanned<UpstreamConfig>> = tree::read(&node, &mut diagnostics);
+        let Some(config) = config else {
+            return (None, diagnostics);
+        };
+        let mut cx = CompileCx {
+            place: Place::default(),
+            route: "",
+            folder: Path::new("."),
+            upstreams: &[],
+            clock: &self.clock,
+            metrics: &self.metrics,
+            diagnostics: &mut diagnostics,
+        };
+        let key = Key {
+            name: "web".into(),
+            place: Place::default(),
+        };
+        let upstream = Upstream::compile(&key, &config, &self.zones, &mut cx);
+        (upstream, diagnostics)
+    }
+
+    #[track_caller]
+    pub(super) fn upstream(&self, yaml: &str) -> Arc<Upstream> {
+        let (upstream, diagnostics) = self.try_compile(yaml);
+        upstream.unwrap_or_else(|| panic!("refused: {diagnostics:#?}"))
+    }
+}
+
+pub(super) fn head(path: &str) -> RequestHeader {
+    RequestHeader::build("GET", path.as_bytes(), None).unwrap()
+}
+
+pub(super) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// A lease without waiting; `None` if that would take waiting.
+pub(super) fn take(upstream: &Upstream, tried: &[BackendId]) -> Option<Lease> {
+    let head = head("/");
+    let ask = Ask {
+        head: &head,
+        client: CLIENT,
+        tried,
+    };
+    upstream.try_acquire(&ask, upstream.shared.now()).ok()
+}
+
+async fn acquire(upstream: &Upstream) -> Result<Lease, Unavailable> {
+    let head = head("/");
+    let ask = Ask {
+        head: &head,
+        client: CLIENT,
+        tried: &[],
+    };
+    upstream.acquire(&ask).await
+}
+
+fn address(lease: &Lease) -> String {
+    lease.backend().address().to_string()
+}
+
+const FINE: Outcome = Outcome::Ok {
+    first_byte: Duration::from_millis(5),
+};
+
+/// Sends `count` requests one after the other; gives how many each backend got.
+fn serve(
+    upstream: &Upstream,
+    count: u32,
+    outcome: impl Fn(&str) -> Outcome,
+) -> HashMap<String, u32> {
+    let mut served = HashMap::new();
+    for _ in 0..count {
+        let lease = take(upstream, &[]).expect("places are free");
+        let address = address(&lease);
+        lease.finish(outcome(&address));
+        *served.entry(address).or_default() += 1;
+    }
+    served
+}
+
+/// Runs what has been spawned as far as it goes without time.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn leases_count_what_is_under_way() {
+    let bench = Bench::new();
+    let upstream = bench.upstream("{ backends: [10.0.0.1:80] }");
+    let backend = upstream.backends().remove(0);
+    let first = take(&upstream, &[]).unwrap();
+    let second = take(&upstream, &[]).unwrap();
+    assert_eq!(backend.in_flight(), 2);
+    first.finish(FINE);
+    assert_eq!(backend.in_flight(), 1);
+    drop(second);
+    assert_eq!(backend.in_flight(), 0);
+}
+
+#[test]
+fn a_dead_backend_of_four_leaves_after_three_refusals_and_no_get_fails() {
+    let bench = Bench::new();
+    // The worst balancer for it: who fails at once always has the least to do.
+    let upstream = bench.upstream(&format!("{{ balance: least_conn, backends: {FOUR} }}"));
+    let dead = "10.0.0.3:80";
+    let mut refused = 0;
+    // 200 requests a second for 30 s, eight under way at any time.
+    let mut under_way: Vec<Lease> = Vec::new();
+    for tick in 0..6000 {
+        bench.clock.advance(Duration::from_millis(5));
+        if under_way.len() == 8 {
+            under_way.remove(tick % 8).finish(FINE);
+        }
+        upstream.budget.request(upstream.shared.now());
+        let mut lease = take(&upstream, &[]).unwrap();
+        if address(&lease) == dead {
+            refused += 1;
+            let tried = [lease.backend().id()];
+            lease.finish(Outcome::ConnectFailed);
+            assert!(
+                upstream.retry(1, Failure::Connect, true, true),
+                "tick {tick}"
+            );
+            lease = take(&upstream, &tried).unwrap();
+            assert_ne!(address(&lease), dead);
+        }
+        under_way.push(lease);
+    }
+    // Out for 10 s, then for 20: nobody supervises here.
+    assert!(
+        (3..=9).contains(&refused),
+        "{refused} tries met the dead one"
+    );
+}
+
+#[test]
+fn a_retry_goes_elsewhere_and_back_only_if_there_is_no_other() {
+    let bench = Bench::new();
+    let upstream = bench.upstream("{ backends: [10.0.0.1:80, 10.0.0.2:80] }");
+    for _ in 0..20 {
+        let first = take(&upstream, &[]).unwrap();
+        let second = take(&upstream, &[first.backend().id()]).unwrap();
+        assert_ne!(first.backend().id(), second.backend().id());
+        let both = [first.backend().id(), second.backend().id()];
+        assert!(take(&upstream, &both).is_some());
+    }
+    let single = bench.upstream("{ backends: [10.0.0.1:80] }");
+    let lease = take(&single, &[]).unwrap();
+    assert!(take(&single, &[lease.backend().id()]).is_some());
+}
+
+#[test]
+fn errors_eject_half_at_most() {
+    let bench = Bench::new();
+    let upstream = bench.upstream(&format!("{{ balance: round_robin, backends: {FOUR} }}"));
+    serve(&upstream, 400, |_| Outcome::Status(503));
+    let states: Vec<&str> = upstream
+        .snapshot()
+        .backends
+        .iter()
+        .map(|b| b.state)
+        .collect();
+    assert_eq!(
+        states.iter().filter(|s| **s == "ejected").count(),
+        2,
+        "{states:?}"
+    );
+    assert!(!upstream.snapshot().panic);
+    let served = serve(&upstream, 100, |_| FINE);
+    assert_eq!(served.len(), 2);
+}
+
+#[test]
+fn when_all_refuse_all_are_used_and_that_is_said() {
+    let bench = Bench::new();
+    let upstream = bench.upstream("{ backends: [10.0.0.1:80, 10.0.0.2:80] }");
+    serve(&upstream, 20, |_| Outcome::ConnectFailed);
+    assert!(upstream.snapshot().panic);
+    upstream.publish();
+    let text = String::from_utf8(bench.metrics.text()).unwrap();
+    assert!(
+        text.contains(r#"edgeway_upstream_panic{upstream="web"} 1"#),
+        "{text}"
+    );
+    let served = serve(&upstream, 100, |_| FINE);
+    assert_eq!(served.len(), 2, "{served:?}");
+    bench.clock.advance(Duration::from_secs(11));
+    serve(&upstream, 2, |_| FINE);
+    assert!(!upstream.snapshot().panic, "their time is over");
+}
+
+#[test]
+fn a_client_that_leaves_is_no_failure() {
+    let bench = Bench::new();
+    let upstream = bench.upstream("{ backends: [10.0.0.1:80, 10.0.0.2:80] }");
+    serve(&upstream, 100, |_| Outcome::ClientGone);
+    assert!(
+        upstream
+            .snapshot()
+            .backends
+            .iter()
+            .all(|b| b.state == "healthy")
+    );
+    let snapshot = upstream.snapshot();
+    assert_eq!(
+        snapshot.backends.iter().map(|b| b.requests).sum::<u64>(),
+        100
+    );
+    assert_eq!(snapshot.backends.iter().map(|b| b.failures).sum::<u64>(), 0);
+}
+
+#[test]
+fn who_comes_back_gets_its_share_slowly() {
+    let bench = Bench::new();
+    let upstream = bench.upstream(&format!(
+        "{{ balance: round_robin, slow_start: 10s, backends: {FOUR} }}"
+    ));
+    let back = "10.0.0.2:80";
+    serve(&upstream, 40, |address| match address == back {
+        true => Outcome::ConnectFailed,
+        false => FINE,
+    });
+    assert_eq!(upstream.snapshot().backends[1].state, "ejected");
+    bench.clock.advance(Duration::from_secs(11));
+    fastrand::seed(7);
+    let share = |seconds| {
+        bench.clock.advance(Duration::from_secs(seconds));
+        serve(&upstream, 4000, |_| FINE)[back]
+    };
+    let (first, middle, end) = (share(0), share(5), share(5));
+    assert!((60..200).contains(&first), "a tenth of a quarter: {first}");
+    assert!((400..700).contains(&middle), "half of a quarter: {middle}");
+    assert_eq!(end, 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_no_place_waits_for_one() {
+    let bench = Bench::new();
+    let upstream = bench.upstream(
+        "{ backends: [10.0.0.1:80, 10.0.0.2:80], max_in_flight: { per_backend: 1, queue: 1, wait: 1s } }",
+    );
+    let first = acquire(&upstream).await.unwrap();
+    let _second = acquire(&upstream).await.unwrap();
+    let waiter = tokio::task::spawn({
+        let upstream = upstream.clone();
+        async move { acquire(&upstream).await.map(|lease| address(&lease)) }
+    });
+    settle().await;
+    assert_eq!(upstream.snapshot().queue, 1);
+    assert_eq!(
+        acquire(&upstream).await.unwrap_err(),
+        Unavailable::QueueFull
+    );
+    let freed = address(&first);
+    drop(first);
+    assert_eq!(waiter.await.unwrap().unwrap(), freed);
+    assert_eq!(upstream.snapshot().queue, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_has_an_end() {
+    let bench = Bench::new();
+    let upstream = bench.upstream(
+        "{ backends: [10.0.0.1:80], max_in_flight: { per_backend: 1, queue: 8, wait: 250ms } }",
+    );
+    let _held = acquire(&upstream).await.unwrap();
+    let before = tokio::time::Instant::now();
+    assert_eq!(
+        acquire(&upstream).await.unwrap_err(),
+        Unavailable::QueueTimeout
+    );
+    assert_eq!(before.elapsed(), Duration::from_millis(250));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_waiters_share_two_places_and_none_is_lost() {
+    let bench = Bench::new();
+    let upstream = bench.upstream(
+        "{ backends: [10.0.0.1:80, 10.0.0.2:80], max_in_flight: { per_backend: 1, queue: 2000, wait: 600s } }",
+    );
+    let mut set = tokio::task::JoinSet::new();
+    for _ in 0..1000 {
+        let upstream = upstream.clone();
+        set.spawn(async move {
+            let lease = acquire(&upstream).await.unwrap();
+            assert!(lease.backend().in_flight() <= 1);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            lease.finish(FINE);
+        });
+    }
+    assert_eq!(set.join_all().await.len(), 1000);
+    assert_eq!(upstream.snapshot().queue, 0);
+    assert!(upstream.backends().iter().all(|b| b.in_flight() == 0));
+}
+
+#[test]
+fn counts_and_ejections_outlive_a_reload() {
+    let bench = Bench::new();
+    let old = bench.upstream(&format!("{{ backends: {FOUR} }}"));
+    let held = take(&old, &[]).unwrap();
+    let held_at = address(&held);
+    let dead = "10.0.0.4:80";
+    serve(&old, 60, |address| match address == dead {
+        true => Outcome::ConnectFailed,
+        false => FINE,
+    });
+    let new = bench.upstream("{ backends: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.4:80, 10.0.0.9:80] }");
+    let snapshot = new.snapshot();
+    let by_address = |address: &str| {
+        let mut all = snapshot.backends.iter();
+        all.find(|backend| backend.address == address)
+    };
+    assert_eq!(by_address(dead).unwrap().state, "ejected");
+    if let Some(backend) = by_address(&held_at) {
+        assert_eq!(backend.in_flight, 1);
+    }
+    drop(old);
+    held.finish(FINE);
+    assert!(
+        new.backends()
+            .iter()
+            .all(|backend| backend.in_flight() == 0)
+    );
+    let text = String::from_utf8(bench.metrics.text()).unwrap();
+    assert!(!text.contains("10.0.0.3:80"), "its series are gone: {text}");
+    assert!(text.contains("10.0.0.9:80"));
+}
+
+#[test]
+fn peers_have_every_timeout_and_learn_the_idle_time() {
+    let bench = Bench::new();
+    let upstream = bench.upstream(
+        "{ backends: [10.0.0.1:80], timeouts: { connect: 2s, first_byte: 10s, idle: 20s, stream_idle: 30min } }",
+    );
+    let lease = take(&upstream, &[]).unwrap();
+    let options = |kind| upstream.peer(&lease, kind).options;
+    let plain = options(Kind::Plain);
+    let secs = |secs| Some(Duration::from_secs(secs));
+    assert_eq!(plain.connection_timeout, secs(2));
+    assert_eq!(plain.total_connection_timeout, secs(2));
+    assert_eq!(plain.read_timeout, secs(20));
+    assert_eq!(plain.write_timeout, secs(20));
+    assert_eq!(plain.idle_timeout, secs(1), "nothing learned yet");
+    assert!(plain.tcp_keepalive.is_some());
+    assert_eq!(options(Kind::WebSocket).read_timeout, secs(1800));
+    lease.backend().learn_keep_alive(None);
+    assert_eq!(options(Kind::Plain).idle_timeout, secs(60));
+    let said = http::HeaderValue::from_static("timeout=5");
+    lease.backend().learn_keep_alive(Some(&said));
+    assert_eq!(options(Kind::Stream).idle_timeout, secs(4));
+}
+
+#[test]
+fn upgrades_pass_to_web_sockets_only() {
+    use pingora::upstreams::peer::H1UpgradePolicy::{Deny, WebSocketOnly};
+    let bench = Bench::new();
+    let upstream = bench.upstream("{ backends: ['unix:/run/app.sock'] }");
+    let lease = take(&upstream, &[]).unwrap();
+    for (kind, policy) in [
+        (Kind::Plain, Deny),
+        (Kind::Stream, Deny),
+        (Kind::WebSocket, WebSocketOnly),
+    ] {
+        let peer = upstream.peer(&lease, kind);
+        assert_eq!(peer.options.http_upstream_request_policy.h1_upgrade, policy);
+        assert_eq!(peer.address().to_string(), "/run/app.sock");
+    }
+}
+
+/// DNS that says what a test wants.
+#[derive(Default)]
+struct FakeDns(Mutex<HashMap<String, Result<Resolved, DnsError>>>);
+
+impl FakeDns {
+    fn set(&self, name: &str, addresses: &[&str], ttl: u64) {
+        let ips = addresses.iter().map(|a| a.parse().unwrap());
+        let answer = Resolved::new(ips, Duration::from_secs(ttl));
+        self.0.lock().insert(name.into(), Ok(answer));
+    }
+
+    fn fail(&self, name: &str) {
+        self.0.lock().insert(name.into(), Err(DnsError::NoSuchHost));
+    }
+}
+
+impl Resolve for FakeDns {
+    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Resolved, DnsError>> {
+        let answer = self.0.lock().get(name).cloned();
+        Box::pin(async move { answer.unwrap_or(Err(DnsError::NoSuchHost)) })
+    }
+}
+
+/// Lets both clocks go on, and what is due happen.
+async fn pass(bench: &Bench, span: Duration) {
+    let step = Duration::from_millis(100);
+    let mut left = span;
+    while !left.is_zero() {
+        bench.clock.advance(step.min(left));
+        tokio::time::sleep(step.min(left)).await;
+        left = left.saturating_sub(step);
+    }
+    settle().await;
+}
+
+fn addresses(upstream: &Upstream) -> Vec<String> {
+    let backends = upstream.backends();
+    backends.iter().map(|b| b.address().to_string()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_are_looked_up_again_when_their_time_is_over() {
+    let bench = Bench::new();
+    let dns = Arc::new(FakeDns::default());
+    dns.set("api.internal", &["10.0.0.2", "10.0.0.1"], 30);
+    let upstream = bench.upstream("{ backends: [{ dns: 'api.internal:5000' }, 10.0.0.9:80] }");
+    assert_eq!(addresses(&upstream), ["10.0.0.9:80"]);
+    let work = tokio::task::spawn(supervise_with(upstream.clone(), dns.clone()));
+    settle().await;
+    assert_eq!(
+        addresses(&upstream),
+        ["10.0.0.1:5000", "10.0.0.2:5000", "10.0.0.9:80"]
+    );
+
+    let kept = upstream.backends().remove(1);
+    dns.set("api.internal", &["10.0.0.2", "10.0.0.3"], 30);
+    pass(&bench, Duration::from_secs(29)).await;
+    assert_eq!(addresses(&upstream).len(), 3, "it holds for 30 s");
+    pass(&bench, Duration::from_secs(2)).await;
+    assert_eq!(
+        addresses(&upstream),
+        ["10.0.0.2:5000", "10.0.0.3:5000", "10.0.0.9:80"]
+    );
+    assert!(
+        Arc::ptr_eq(&kept, &upstream.backends()[0]),
+        "who stays is the same"
+    );
+
+    dns.fail("api.internal");
+    pass(&bench, Duration::from_secs(300)).await;
+    assert_eq!(addresses(&upstream).len(), 3, "old addresses are kept");
+
+    // A reload starts with what is known.
+    let new = bench.upstream("{ backends: [{ dns: 'api.internal:5000' }] }");
+    assert_eq!(addresses(&new), ["10.0.0.2:5000", "10.0.0.3:5000"]);
+    work.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_requests_wait_for_dns_and_later_ones_do_not() {
+    let bench = Bench::new();
+    let dns = Arc::new(FakeDns::default());
+    let upstream = bench.upstream("{ backends: [{ dns: 'api.internal:5000' }] }");
+    let early = tokio::task::spawn({
+        let upstream = upstream.clone();
+        async move { acquire(&upstream).await.map(|lease| address(&lease)) }
+    });
+    settle().await;
+    assert!(!early.is_finished());
+    dns.set("api.internal", &["10.0.0.1"], 30);
+    let work = tokio::task::spawn(supervise_with(upstream.clone(), dns.clone()));
+    assert_eq!(early.await.unwrap().unwrap(), "10.0.0.1:5000");
+    work.abort();
+
+    let nowhere = Bench::new();
+    let upstream = nowhere.upstream("{ backends: [{ dns: 'nowhere.internal:5000' }] }");
+    let work = tokio::task::spawn(supervise_with(upstream.clone(), dns));
+    settle().await;
+    let before = tokio::time::Instant::now();
+    assert_eq!(
+        acquire(&upstream).await.unwrap_err(),
+        Unavailable::NoBackend
+    );
+    assert_eq!(
+        before.elapsed(),
+        Duration::ZERO,
+        "it is known that there is none"
+    );
+    work.abort();
+}

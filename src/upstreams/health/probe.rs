@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use ::http::header::HOST;
 use async_trait::async_trait;
 use pingora::{
     Error, ErrorType, Result,
@@ -82,7 +83,7 @@ pub(in crate::upstreams) struct Prober {
 }
 
 impl Prober {
-    pub(in crate::upstreams) fn new(plan: &Plan, target: &Target) -> Option<Self> {
+    pub(in crate::upstreams) fn new(plan: &Plan, target: &Target, authority: &str) -> Option<Self> {
         let degraded = Arc::new(AtomicBool::new(false));
         let probed = Probed {
             addr: target.socket_address()?,
@@ -98,13 +99,9 @@ impl Prober {
                 check
             }
             How::Http(http) => {
-                let host = match (&http.host, target) {
-                    (Some(host), _) => host.clone(),
-                    (None, Target::Inet(address)) => address.to_string(),
-                    (None, Target::Unix(_)) => "localhost".to_owned(),
-                };
+                let host = http.host.as_deref().unwrap_or(authority);
                 let mut head = http.head.clone();
-                head.insert_header(http::header::HOST, &host).ok()?;
+                head.insert_header(HOST, host).ok()?;
                 if http.json {
                     Box::new(JsonCheck {
                         head,
@@ -113,7 +110,7 @@ impl Prober {
                         degraded: degraded.clone(),
                     })
                 } else {
-                    let mut check = HttpHealthCheck::new(&host, false);
+                    let mut check = HttpHealthCheck::new(host, false);
                     let expect = http.expect.clone();
                     check.req = head;
                     check.validator = Some(Box::new(move |answer| expected(&expect, answer)));

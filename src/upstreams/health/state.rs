@@ -73,6 +73,16 @@ impl Health {
         self.next
     }
 
+    /// Checks at `at`.
+    pub(in crate::upstreams) fn schedule(&mut self, at: u64) {
+        self.next = at;
+    }
+
+    /// Nothing that was found before counts any more.
+    pub(in crate::upstreams) fn forget(&mut self) {
+        *self = Self::new(true);
+    }
+
     /// Checks at `at` if the next check would come later.
     pub(in crate::upstreams) fn hurry(&mut self, at: u64) {
         self.next = self.next.min(at);

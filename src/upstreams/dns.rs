@@ -1,0 +1,211 @@
+//! Names of backends: looked up again when their time is over, without a reload.
+
+use std::{net::IpAddr, time::Duration};
+
+use hickory_resolver::{
+    Hosts, TokioResolver,
+    config::{LookupIpStrategy, ResolveHosts},
+    net::NetError,
+    proto::{
+        op::Query,
+        rr::{Name, Record, RecordType},
+    },
+};
+
+use super::eject::nanos;
+use crate::chain::BoxFuture;
+
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(300);
+/// The hosts file says nothing of how long it holds; reading it costs next to nothing.
+const HOSTS_FILE: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// Of one whole look-up, with all its tries.
+const LOOKUP: Duration = Duration::from_secs(10);
+
+/// Finds the addresses of a name.
+pub trait Resolve: Send + Sync + 'static {
+    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Resolved, DnsError>>;
+}
+
+/// Addresses, and for how long they hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Sorted, each once: servers rotate their answers, and that is no change.
+    pub addresses: Vec<IpAddr>,
+    pub ttl: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DnsError {
+    #[error("no such host")]
+    NoSuchHost,
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Resolved {
+    pub fn new(addresses: impl IntoIterator<Item = IpAddr>, ttl: Duration) -> Self {
+        let mut addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Self { addresses, ttl }
+    }
+}
+
+/// The machine's own: the hosts file, then the servers of `resolv.conf`. Both are read
+/// for each look-up, so an edit counts without a reload. IPv4 where there is any, else
+/// IPv6: an app that listens on one of both would fail every other request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemResolver;
+
+impl Resolve for SystemResolver {
+    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Resolved, DnsError>> {
+        Box::pin(async move {
+            if let Some(found) = in_hosts_file(name) {
+                return Ok(found);
+            }
+            tokio::time::timeout(LOOKUP, ask_servers(name))
+                .await
+                .unwrap_or(Err(DnsError::Timeout(LOOKUP)))
+        })
+    }
+}
+
+fn in_hosts_file(name: &str) -> Option<Resolved> {
+    let hosts = Hosts::from_system().ok()?;
+    let name = Name::from_utf8(name).ok()?;
+    [RecordType::A, RecordType::AAAA]
+        .into_iter()
+        .filter_map(|kind| hosts.lookup_static_host(&Query::query(name.clone(), kind)))
+        .map(|found| Resolved::new(addresses(found.answers()), HOSTS_FILE))
+        .find(|found| !found.addresses.is_empty())
+}
+
+async fn ask_servers(name: &str) -> Result<Resolved, DnsError> {
+    let mut builder = TokioResolver::builder_tokio().map_err(|e| explain(&e))?;
+    let options = builder.options_mut();
+    options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.cache_size = 0;
+    let resolver = builder.build().map_err(|e| explain(&e))?;
+    let found = resolver.lookup_ip(name).await.map_err(|e| explain(&e))?;
+    let answers = found.as_lookup().answers();
+    // Aliases count as well: the shortest-lived link ends the chain.
+    let ttl = answers.iter().map(|record| record.ttl).min().unwrap_or(0);
+    Ok(Resolved::new(
+        addresses(answers),
+        Duration::from_secs(ttl.into()),
+    ))
+}
+
+fn addresses(records: &[Record]) -> impl Iterator<Item = IpAddr> {
+    records.iter().filter_map(|record| record.data.ip_addr())
+}
+
+fn explain(error: &NetError) -> DnsError {
+    if error.is_nx_domain() || error.is_no_records_found() {
+        DnsError::NoSuchHost
+    } else {
+        DnsError::Other(error.to_string())
+    }
+}
+
+/// When to look a name up next. Pure: times are nanoseconds of the upstream's epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Schedule {
+    next: u64,
+    failures: u32,
+    /// Some look-up has ended.
+    pub(super) is_tried: bool,
+}
+
+/// What an answer is worth saying of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    None,
+    /// It fails, and did not before.
+    Fails,
+    /// It works again.
+    Works,
+}
+
+impl Schedule {
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Takes in the end of a look-up: how long its answer holds, or that there was none.
+    pub(super) fn observe(&mut self, ttl: Option<Duration>, now: u64) -> News {
+        self.is_tried = true;
+        match ttl {
+            Some(ttl) => {
+                let failed = std::mem::take(&mut self.failures) > 0;
+                self.next = now.saturating_add(nanos(ttl.clamp(SHORTEST, LONGEST)));
+                if failed { News::Works } else { News::None }
+            }
+            None => {
+                let wait = SHORTEST
+                    .saturating_mul(1 << self.failures.min(5))
+                    .min(LONGEST_RETRY);
+                self.next = now.saturating_add(nanos(wait));
+                self.failures += 1;
+                if self.failures == 1 {
+                    News::Fails
+                } else {
+                    News::None
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn answers_hold_as_long_as_they_say_within_bounds() {
+        let mut schedule = Schedule::default();
+        for (ttl, seconds) in [(0, 1), (1, 1), (30, 30), (300, 300), (86_400, 300)] {
+            let news = schedule.observe(Some(Duration::from_secs(ttl)), 7 * SECOND);
+            assert_eq!(news, News::None);
+            assert_eq!(schedule.next(), (7 + seconds) * SECOND, "ttl {ttl}");
+        }
+    }
+
+    #[test]
+    fn failures_are_told_once_and_tried_again_ever_more_seldom() {
+        let mut schedule = Schedule::default();
+        let mut waits = Vec::new();
+        for index in 0..8 {
+            let news = schedule.observe(None, 0);
+            assert_eq!(news, if index == 0 { News::Fails } else { News::None });
+            waits.push(schedule.next() / SECOND);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(schedule.observe(Some(SHORTEST), 0), News::Works);
+        assert_eq!(schedule.observe(None, 0), News::Fails);
+    }
+
+    #[test]
+    fn the_order_of_answers_is_no_change() {
+        let ips =
+            |list: &[&str]| -> Vec<IpAddr> { list.iter().map(|a| a.parse().unwrap()).collect() };
+        let one = Resolved::new(ips(&["10.0.0.2", "10.0.0.1"]), LONGEST);
+        let other = Resolved::new(ips(&["10.0.0.1", "10.0.0.2", "10.0.0.1"]), LONGEST);
+        assert_eq!(one, other);
+    }
+
+    #[tokio::test]
+    async fn the_hosts_file_is_read() {
+        // Every machine's hosts file knows this name.
+        let found = SystemResolver.resolve("localhost").await.unwrap();
+        assert!(found.addresses.iter().all(IpAddr::is_loopback), "{found:?}");
+        assert!(!found.addresses.is_empty());
+    }
+}
