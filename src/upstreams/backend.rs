@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn an_ejection_ends_with_its_time_and_starts_slowly() {
         let state = state();
-        let slow = Duration::from_nanos(1000);
+        let slow = Duration::from_micros(1);
         state.eject(500);
         assert!(!state.is_up(499));
         assert_eq!(state.ejected_until(499), Some(500));

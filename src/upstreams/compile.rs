@@ -34,7 +34,7 @@ use crate::{
 
 /// Node closes idle connections after 5 s.
 const NODE_IDLE: Duration = Duration::from_secs(4);
-const OTHER_IDLE: Duration = Duration::from_secs(60);
+const OTHER_IDLE: Duration = Duration::from_mins(1);
 
 const BAD_ADDRESS: &str = "edgeway::upstream::bad_address";
 
@@ -418,4 +418,211 @@ fn warn_of_blind_balance(
 /// Keeps connections of upstreams that share an address apart.
 pub(super) fn pool_group(upstream: &str) -> u64 {
     hash64(upstream.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Bench;
+
+    /// What is said of `yaml`, each problem as `message; help`, errors and warnings.
+    #[track_caller]
+    fn said(yaml: &str) -> Vec<String> {
+        let (upstream, diagnostics) = Bench::new().try_compile(yaml);
+        assert_eq!(
+            upstream.is_none(),
+            diagnostics.has_errors(),
+            "{diagnostics:#?}"
+        );
+        let list = diagnostics.list().iter();
+        list.map(|d| format!("{}; {}", d.message, d.help.as_deref().unwrap_or("")))
+            .collect()
+    }
+
+    #[test]
+    fn bad_addresses_say_what_to_write() {
+        for (address, message) in [
+            (
+                "127.0.0.1",
+                "`127.0.0.1` is no address of a backend; the port is missing: write `127.0.0.1:3000`",
+            ),
+            (
+                "::1",
+                "`::1` is no address of a backend; the port is missing: write `[::1]:3000`",
+            ),
+            (
+                "localhost:3000",
+                "`localhost:3000` is no address of a backend; write `127.0.0.1:3000`, or `[::1]:3000`: `localhost` may be either",
+            ),
+            (
+                "http://127.0.0.1:3000/x",
+                "`http://127.0.0.1:3000/x` is no address of a backend; write `127.0.0.1:3000`, without scheme and path",
+            ),
+            (
+                "api:3000",
+                "`api:3000` is no address of a backend; for a name write `{ dns: \"api:3000\" }`",
+            ),
+            (
+                "127.0.0.1:0",
+                "`127.0.0.1:0` has port 0, which nothing listens on; write the port that the app listens on",
+            ),
+            (
+                "0.0.0.0:80",
+                "`0.0.0.0:80` is an address to listen on, not one to connect to; write `127.0.0.1:80` for this machine",
+            ),
+            (
+                "unix:app.sock",
+                "`unix:app.sock` is no path of a unix socket; write the whole path, such as `unix:/run/app.sock`",
+            ),
+            (
+                "?",
+                "`?` is no address of a backend; write `IP:PORT`, `unix:PATH` or `{ dns: \"NAME:PORT\" }`",
+            ),
+        ] {
+            assert_eq!(said(&format!("{{ backends: ['{address}'] }}")), [message]);
+        }
+        let long = format!("{{ backends: ['unix:/{}'] }}", "x".repeat(120));
+        assert!(said(&long)[0].contains("too long"), "{:?}", said(&long));
+    }
+
+    #[test]
+    fn bad_names_say_what_to_write() {
+        for (name, message) in [
+            (
+                "10.0.0.1:80",
+                "`10.0.0.1:80` is an address, not a name to look up; write `- 10.0.0.1:80` instead of `- { dns: … }`",
+            ),
+            (
+                "10.0.0.1",
+                "`10.0.0.1` is an address, not a name to look up; write `- 10.0.0.1` instead of `- { dns: … }`",
+            ),
+            (
+                "api.internal",
+                "`api.internal` has no port; write `{ dns: \"api.internal:3000\" }`",
+            ),
+            (
+                "api.internal:http",
+                "`api.internal:http` does not end in a port; write `NAME:PORT` with a port from 1 to 65535",
+            ),
+            (
+                "api..x:80",
+                "`api..x` is no name of a machine; write letters, digits and hyphens, with dots between, such as `api.internal`",
+            ),
+        ] {
+            assert_eq!(
+                said(&format!("{{ backends: [{{ dns: '{name}' }}] }}")),
+                [message]
+            );
+        }
+    }
+
+    #[test]
+    fn ways_to_balance_are_guessed() {
+        for (balance, help) in [
+            (
+                "least_con",
+                "`least_con` is no way to balance; did you mean `least_conn`?",
+            ),
+            (
+                "roundrobin",
+                "`roundrobin` is no way to balance; did you mean `round_robin`?",
+            ),
+            (
+                "ip_hash",
+                "`ip_hash` is no way to balance; did you mean `hash:client.ip`?",
+            ),
+            (
+                "hash:client_ip",
+                "`client_ip` is no key to hash by; did you mean `hash:client.ip`?",
+            ),
+            (
+                "hash:jwt.sub.of.someone",
+                "`jwt.sub.of.someone` is no key to hash by; one of `client.ip`, `path`, `uri`, `header:NAME`, `cookie:NAME`, `query:NAME`",
+            ),
+        ] {
+            let yaml = format!("{{ backends: [10.0.0.1:80], balance: '{balance}' }}");
+            assert_eq!(said(&yaml), [help]);
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let said = said(
+            "{ backends: [10.0.0.1:80, 10.0.0.1:80, 10.0.0.2], balance: fastest, \
+               sticky: { cookie: 'a b' }, timeouts: { connect: 0s }, \
+               max_in_flight: { per_backend: 0 }, health: { json: true, interval: 0s } }",
+        );
+        let messages: Vec<&str> = said.iter().map(|s| s.split(';').next().unwrap()).collect();
+        assert_eq!(
+            messages,
+            [
+                "backend `10.0.0.1:80` is in upstream `web` twice",
+                "`10.0.0.2` is no address of a backend",
+                "`fastest` is no way to balance",
+                "`a b` is no name of a cookie",
+                "`health.interval` must be more than zero",
+                "`health.json` needs an HTTP check, and this is a TCP one",
+                "`timeouts.connect` must be more than zero",
+                "`max_in_flight.per_backend` must be more than zero",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_upstream_needs_a_backend() {
+        assert!(said("{ backends: [] }")[0].contains("has no backends"));
+    }
+
+    #[test]
+    fn one_port_with_many_workers_is_pointed_out() {
+        let warned = |yaml| said(yaml).len();
+        assert_eq!(
+            warned("{ backends: [127.0.0.1:3000], balance: least_conn }"),
+            1
+        );
+        assert_eq!(warned("{ backends: [127.0.0.1:3000], balance: p2c }"), 1);
+        assert_eq!(
+            warned("{ backends: [127.0.0.1:3000] }"),
+            0,
+            "nothing was asked for"
+        );
+        assert_eq!(
+            warned("{ backends: [127.0.0.1:3000], balance: round_robin }"),
+            0
+        );
+        assert_eq!(
+            warned("{ backends: [{ dns: 'web:3000' }], balance: least_conn }"),
+            0
+        );
+        assert_eq!(
+            warned("{ backends: [127.0.0.1:3000, 127.0.0.1:3001], balance: least_conn }"),
+            0
+        );
+    }
+
+    #[test]
+    fn bad_checks_say_what_to_write() {
+        for (health, message) in [
+            (
+                "{ path: health }",
+                "`health` is no path to ask for; write a path that starts with `/`, coded as in a URL: `/api/health`",
+            ),
+            (
+                "{ path: '/a b' }",
+                "`/a b` is no path to ask for; write a path that starts with `/`, coded as in a URL: `/api/health`",
+            ),
+            (
+                "{ path: /, host: 'a b' }",
+                "`a b` is no host; write a name, with a port if it needs one: `shop.example.com`",
+            ),
+            (
+                "{ rise: 0 }",
+                "`health.rise` must be more than zero; write how many in a row, at least 1",
+            ),
+        ] {
+            assert_eq!(
+                said(&format!("{{ backends: [10.0.0.1:80], health: {health} }}")),
+                [message]
+            );
+        }
+    }
 }

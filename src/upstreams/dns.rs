@@ -16,7 +16,7 @@ use super::eject::nanos;
 use crate::chain::BoxFuture;
 
 const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_mins(5);
 /// The hosts file says nothing of how long it holds; reading it costs next to nothing.
 const HOSTS_FILE: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
@@ -140,25 +140,18 @@ impl Schedule {
     /// Takes in the end of a look-up: how long its answer holds, or that there was none.
     pub(super) fn observe(&mut self, ttl: Option<Duration>, now: u64) -> News {
         self.is_tried = true;
-        match ttl {
-            Some(ttl) => {
-                let failed = std::mem::take(&mut self.failures) > 0;
-                self.next = now.saturating_add(nanos(ttl.clamp(SHORTEST, LONGEST)));
-                if failed { News::Works } else { News::None }
-            }
-            None => {
-                let wait = SHORTEST
-                    .saturating_mul(1 << self.failures.min(5))
-                    .min(LONGEST_RETRY);
-                self.next = now.saturating_add(nanos(wait));
-                self.failures += 1;
-                if self.failures == 1 {
-                    News::Fails
-                } else {
-                    News::None
-                }
-            }
+        let had_failed = self.failures > 0;
+        if let Some(ttl) = ttl {
+            self.failures = 0;
+            self.next = now.saturating_add(nanos(ttl.clamp(SHORTEST, LONGEST)));
+            return if had_failed { News::Works } else { News::None };
         }
+        let wait = SHORTEST
+            .saturating_mul(1 << self.failures.min(5))
+            .min(LONGEST_RETRY);
+        self.next = now.saturating_add(nanos(wait));
+        self.failures += 1;
+        if had_failed { News::None } else { News::Fails }
     }
 }
 

@@ -145,7 +145,7 @@ mod tests {
     const POLICY: EjectPolicy = EjectPolicy {
         errors: 5,
         span: Duration::from_secs(10),
-        max: Duration::from_secs(60),
+        max: Duration::from_mins(1),
     };
     const SECOND: u64 = 1_000_000_000;
 

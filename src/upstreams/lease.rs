@@ -58,10 +58,6 @@ impl Lease {
 
     /// Tells what came of the try: feeds latency, passive health and metrics, and gives
     /// the place back.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "a lease ends here: it cannot be finished twice"
-    )]
     pub fn finish(self, outcome: Outcome) {
         let Backend {
             state,

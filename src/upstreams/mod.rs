@@ -333,7 +333,7 @@ impl Upstream {
         };
         // Others may take the last place between the choice and the reservation. As many
         // rounds as that can go wrong for, without keeping anyone here for long.
-        for _ in 0..members.list.len().min(8) + 1 {
+        for _ in 0..=members.list.len().min(8) {
             let backend =
                 members.choose(&self.balance, &self.shared.live.cursor, &choice, admits)?;
             if backend.state.reserve(max) {

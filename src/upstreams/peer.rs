@@ -78,7 +78,7 @@ impl PeerTemplate {
         options.read_timeout = Some(timeouts.first_byte.max(timeouts.idle));
         options.write_timeout = Some(timeouts.idle);
         options.tcp_keepalive = Some(TcpKeepalive {
-            idle: Duration::from_secs(60),
+            idle: Duration::from_mins(1),
             interval: Duration::from_secs(10),
             count: 3,
             #[cfg(target_os = "linux")]

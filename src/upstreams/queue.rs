@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     /// Runs what has been spawned as far as it goes.
     async fn settle() {

@@ -4,20 +4,20 @@
 //! same time and end with it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     future::{self, Future},
     sync::Arc,
     time::Duration,
 };
 
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 
 use super::{
     Upstream,
     backend::{Backend, BackendId},
     dns::{DnsError, News, Resolve, Resolved, Schedule, SystemResolver},
     eject::{Cause, nanos},
-    health::{Change, ProbeReport, Prober, Probing, jittered},
+    health::{Change, Plan, ProbeReport, Prober, Probing, jittered},
 };
 
 /// Never sleeps for less, so that no mistake in a due time can spin.
@@ -37,19 +37,21 @@ struct Supervisor {
     upstream: Arc<Upstream>,
     resolver: Arc<dyn Resolve>,
     names: HashMap<String, Schedule>,
-    lookups: JoinSet<(String, Result<Resolved, DnsError>)>,
-    looking_up: HashSet<String>,
+    lookups: JoinSet<Result<Resolved, DnsError>>,
+    /// Which task looks up which name.
+    looking_up: HashMap<Id, String>,
     probers: HashMap<BackendId, Arc<Prober>>,
-    probes: JoinSet<Probed>,
-    probing: HashSet<BackendId>,
+    probes: JoinSet<Option<Probed>>,
+    /// Which task checks which backend.
+    probing: HashMap<Id, Arc<Backend>>,
 }
 
-/// A check that ended.
+/// A check that ended, and what may do the next one.
 struct Probed {
-    backend: Arc<Backend>,
+    prober: Arc<Prober>,
     passed: bool,
     text: String,
-    since: u64,
+    took: Duration,
 }
 
 impl Supervisor {
@@ -64,10 +66,10 @@ impl Supervisor {
             resolver,
             names,
             lookups: JoinSet::new(),
-            looking_up: HashSet::new(),
+            looking_up: HashMap::new(),
             probers: HashMap::new(),
             probes: JoinSet::new(),
-            probing: HashSet::new(),
+            probing: HashMap::new(),
         }
     }
 
@@ -80,10 +82,10 @@ impl Supervisor {
             let sleep = self.sleep(now);
             let live = self.upstream.shared.live.clone();
             tokio::select! {
-                Some(done) = self.lookups.join_next(), if !self.lookups.is_empty() => {
+                Some(done) = self.lookups.join_next_with_id(), if !self.lookups.is_empty() => {
                     self.end_lookup(done);
                 }
-                Some(done) = self.probes.join_next(), if !self.probes.is_empty() => {
+                Some(done) = self.probes.join_next_with_id(), if !self.probes.is_empty() => {
                     self.end_probe(done);
                 }
                 () = live.ejected.notified() => {}
@@ -108,32 +110,32 @@ impl Supervisor {
 
     fn start_lookups(&mut self, now: u64) {
         for (name, schedule) in &self.names {
-            if schedule.next() > now || !self.looking_up.insert(name.clone()) {
+            let is_asked = self.looking_up.values().any(|asked| asked == name);
+            if is_asked || schedule.next() > now {
                 continue;
             }
-            let (name, resolver) = (name.clone(), self.resolver.clone());
-            self.lookups.spawn(async move {
-                let found = resolver.resolve(&name).await;
-                (name, found)
-            });
+            let (asked, resolver) = (name.clone(), self.resolver.clone());
+            let task = self
+                .lookups
+                .spawn(async move { resolver.resolve(&asked).await });
+            self.looking_up.insert(task.id(), name.clone());
         }
     }
 
-    fn end_lookup(&mut self, done: Result<(String, Result<Resolved, DnsError>), JoinError>) {
-        let Some((name, found)) = unless_panicked(done) else {
-            // Which one is not known: all that were under way may be asked again.
-            self.looking_up.clear();
+    fn end_lookup(&mut self, done: Ended<Result<Resolved, DnsError>>) {
+        let (id, found) = unless_panicked(done);
+        let Some(name) = self.looking_up.remove(&id) else {
             return;
         };
-        self.looking_up.remove(&name);
         let Some(schedule) = self.names.get_mut(&name) else {
             return;
         };
         let now = self.upstream.shared.now();
-        let found = found.and_then(|found| match found.addresses.is_empty() {
-            true => Err(DnsError::NoSuchHost),
-            false => Ok(found),
-        });
+        let found = match found {
+            Some(Ok(found)) if found.addresses.is_empty() => Err(DnsError::NoSuchHost),
+            Some(found) => found,
+            None => Err(DnsError::Other("the look-up itself broke".to_owned())),
+        };
         let news = schedule.observe(found.as_ref().ok().map(|found| found.ttl), now);
         let upstream = &*self.upstream.name;
         match (&found, news) {
@@ -171,35 +173,36 @@ impl Supervisor {
             if !is_due {
                 continue;
             }
-            let Some(prober) = self.prober(&backend) else {
+            let Some(plan) = self.upstream.probing.plan().cloned() else {
                 continue;
             };
-            self.probing.insert(backend.id());
-            self.probes.spawn(async move {
+            let known = self.probers.get(&backend.id()).cloned();
+            let (checked, clock) = (backend.clone(), self.upstream.shared.clock.clone());
+            let task = self.probes.spawn(async move {
+                let prober = match known {
+                    Some(prober) => prober,
+                    None => make_prober(plan, checked).await?,
+                };
+                let start = clock.now();
                 let (passed, text) = prober.probe().await;
-                Probed {
-                    backend,
+                Some(Probed {
+                    prober,
                     passed,
                     text,
-                    since: now,
-                }
+                    took: clock.now() - start,
+                })
             });
+            self.probing.insert(task.id(), backend);
         }
-    }
-
-    fn prober(&mut self, backend: &Backend) -> Option<Arc<Prober>> {
-        if let Some(prober) = self.probers.get(&backend.id()) {
-            return Some(prober.clone());
-        }
-        let plan = self.upstream.probing.plan()?;
-        let prober = Arc::new(Prober::new(plan, &backend.target, &backend.authority)?);
-        self.probers.insert(backend.id(), prober.clone());
-        Some(prober)
     }
 
     /// When to check `backend` next, if at all and if no check is under way.
     fn due(&self, backend: &Backend, now: u64) -> Option<u64> {
-        if self.probing.contains(&backend.id()) {
+        if self
+            .probing
+            .values()
+            .any(|checked| checked.id() == backend.id())
+        {
             return None;
         }
         let probing = &self.upstream.probing;
@@ -217,18 +220,18 @@ impl Supervisor {
         }
     }
 
-    fn end_probe(&mut self, done: Result<Probed, JoinError>) {
-        let Some(Probed {
-            backend,
-            passed,
-            text,
-            since,
-        }) = unless_panicked(done)
-        else {
-            self.probing.clear();
+    fn end_probe(&mut self, done: Ended<Option<Probed>>) {
+        let (id, done) = unless_panicked(done);
+        let Some(backend) = self.probing.remove(&id) else {
             return;
         };
-        self.probing.remove(&backend.id());
+        let (passed, text, took) = match done.flatten() {
+            Some(done) => {
+                self.probers.insert(backend.id(), done.prober);
+                (done.passed, done.text, done.took)
+            }
+            None => (false, "the check itself broke".to_owned(), Duration::ZERO),
+        };
         let now = self.upstream.shared.now();
         let state = &backend.state;
         self.judge_ejection(&backend, passed, now);
@@ -259,7 +262,7 @@ impl Supervisor {
         *state.last_probe.lock() = Some(ProbeReport {
             passed,
             text,
-            took: Duration::from_nanos(now.saturating_sub(since)),
+            took,
             at: now,
         });
     }
@@ -298,7 +301,7 @@ impl Supervisor {
         let lookups = self
             .names
             .iter()
-            .filter(|(name, _)| !self.looking_up.contains(*name))
+            .filter(|(name, _)| !self.looking_up.values().any(|asked| asked == *name))
             .map(|(_, schedule)| schedule.next());
         let next = probes.chain(ends).chain(lookups).min();
         async move {
@@ -313,7 +316,26 @@ impl Supervisor {
     }
 }
 
-fn unless_panicked<T>(done: Result<T, JoinError>) -> Option<T> {
-    done.inspect_err(|error| log::error!(error:%; "a background check panicked"))
-        .ok()
+/// On a thread for blocking work: Pingora's connectors read the system's certificates
+/// when they are made.
+async fn make_prober(plan: Plan, backend: Arc<Backend>) -> Option<Arc<Prober>> {
+    let made = tokio::task::spawn_blocking(move || {
+        Prober::new(&plan, &backend.target, &backend.authority).map(Arc::new)
+    });
+    made.await.ok().flatten()
+}
+
+/// How a task of a set ended.
+type Ended<T> = Result<(Id, T), JoinError>;
+
+/// Which task it was, and what it gave. A panic is a mistake of ours: it is logged, and
+/// counts as a failure of what the task was to find out.
+fn unless_panicked<T>(done: Ended<T>) -> (Id, Option<T>) {
+    match done {
+        Ok((id, given)) => (id, Some(given)),
+        Err(error) => {
+            log::error!(error:%; "a background check panicked");
+            (error.id(), None)
+        }
+    }
 }

@@ -10,13 +10,14 @@ use std::{
 
 use parking_lot::Mutex;
 use pingora::{http::RequestHeader, upstreams::peer::Peer};
+use tokio::task::JoinSet;
 
 use super::{
     Ask, BackendId, DnsError, Failure, Kind, Lease, Outcome, Resolve, Resolved, Unavailable,
     Upstream, supervise_with,
 };
 use crate::{
-    base::{clock::Clock, metrics::Metrics},
+    base::{clock::Clock, metrics::Metrics, tasks::Tasks},
     chain::{BoxFuture, CompileCx},
     config::{
         diagnostic::{Diagnostics, Place},
@@ -124,6 +125,25 @@ fn serve(
         *served.entry(address).or_default() += 1;
     }
     served
+}
+
+/// Everything is fine but at one backend, which refuses.
+fn refusing(dead: &str) -> impl Fn(&str) -> Outcome {
+    move |address| {
+        if address == dead {
+            Outcome::ConnectFailed
+        } else {
+            FINE
+        }
+    }
+}
+
+/// A request that may have to wait, beside the test.
+fn acquire_beside(upstream: &Arc<Upstream>) -> JoinSet<Result<String, Unavailable>> {
+    let mut set = JoinSet::new();
+    let upstream = upstream.clone();
+    set.spawn(async move { acquire(&upstream).await.map(|lease| address(&lease)) });
+    set
 }
 
 /// Runs what has been spawned as far as it goes without time.
@@ -266,10 +286,7 @@ fn who_comes_back_gets_its_share_slowly() {
         "{{ balance: round_robin, slow_start: 10s, backends: {FOUR} }}"
     ));
     let back = "10.0.0.2:80";
-    serve(&upstream, 40, |address| match address == back {
-        true => Outcome::ConnectFailed,
-        false => FINE,
-    });
+    serve(&upstream, 40, refusing(back));
     assert_eq!(upstream.snapshot().backends[1].state, "ejected");
     bench.clock.advance(Duration::from_secs(11));
     fastrand::seed(7);
@@ -291,10 +308,7 @@ async fn who_finds_no_place_waits_for_one() {
     );
     let first = acquire(&upstream).await.unwrap();
     let _second = acquire(&upstream).await.unwrap();
-    let waiter = tokio::task::spawn({
-        let upstream = upstream.clone();
-        async move { acquire(&upstream).await.map(|lease| address(&lease)) }
-    });
+    let mut waiter = acquire_beside(&upstream);
     settle().await;
     assert_eq!(upstream.snapshot().queue, 1);
     assert_eq!(
@@ -303,7 +317,7 @@ async fn who_finds_no_place_waits_for_one() {
     );
     let freed = address(&first);
     drop(first);
-    assert_eq!(waiter.await.unwrap().unwrap(), freed);
+    assert_eq!(waiter.join_next().await.unwrap().unwrap().unwrap(), freed);
     assert_eq!(upstream.snapshot().queue, 0);
 }
 
@@ -328,7 +342,7 @@ async fn a_thousand_waiters_share_two_places_and_none_is_lost() {
     let upstream = bench.upstream(
         "{ backends: [10.0.0.1:80, 10.0.0.2:80], max_in_flight: { per_backend: 1, queue: 2000, wait: 600s } }",
     );
-    let mut set = tokio::task::JoinSet::new();
+    let mut set = JoinSet::new();
     for _ in 0..1000 {
         let upstream = upstream.clone();
         set.spawn(async move {
@@ -350,10 +364,7 @@ fn counts_and_ejections_outlive_a_reload() {
     let held = take(&old, &[]).unwrap();
     let held_at = address(&held);
     let dead = "10.0.0.4:80";
-    serve(&old, 60, |address| match address == dead {
-        true => Outcome::ConnectFailed,
-        false => FINE,
-    });
+    serve(&old, 60, refusing(dead));
     let new = bench.upstream("{ backends: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.4:80, 10.0.0.9:80] }");
     let snapshot = new.snapshot();
     let by_address = |address: &str| {
@@ -464,7 +475,8 @@ async fn names_are_looked_up_again_when_their_time_is_over() {
     dns.set("api.internal", &["10.0.0.2", "10.0.0.1"], 30);
     let upstream = bench.upstream("{ backends: [{ dns: 'api.internal:5000' }, 10.0.0.9:80] }");
     assert_eq!(addresses(&upstream), ["10.0.0.9:80"]);
-    let work = tokio::task::spawn(supervise_with(upstream.clone(), dns.clone()));
+    let work = Tasks::default();
+    work.spawn("supervise", supervise_with(upstream.clone(), dns.clone()));
     settle().await;
     assert_eq!(
         addresses(&upstream),
@@ -492,7 +504,7 @@ async fn names_are_looked_up_again_when_their_time_is_over() {
     // A reload starts with what is known.
     let new = bench.upstream("{ backends: [{ dns: 'api.internal:5000' }] }");
     assert_eq!(addresses(&new), ["10.0.0.2:5000", "10.0.0.3:5000"]);
-    work.abort();
+    work.stop();
 }
 
 #[tokio::test(start_paused = true)]
@@ -500,20 +512,22 @@ async fn the_first_requests_wait_for_dns_and_later_ones_do_not() {
     let bench = Bench::new();
     let dns = Arc::new(FakeDns::default());
     let upstream = bench.upstream("{ backends: [{ dns: 'api.internal:5000' }] }");
-    let early = tokio::task::spawn({
-        let upstream = upstream.clone();
-        async move { acquire(&upstream).await.map(|lease| address(&lease)) }
-    });
+    let mut early = acquire_beside(&upstream);
     settle().await;
-    assert!(!early.is_finished());
+    assert!(early.try_join_next().is_none());
     dns.set("api.internal", &["10.0.0.1"], 30);
-    let work = tokio::task::spawn(supervise_with(upstream.clone(), dns.clone()));
-    assert_eq!(early.await.unwrap().unwrap(), "10.0.0.1:5000");
-    work.abort();
+    let work = Tasks::default();
+    work.spawn("supervise", supervise_with(upstream.clone(), dns.clone()));
+    assert_eq!(
+        early.join_next().await.unwrap().unwrap().unwrap(),
+        "10.0.0.1:5000"
+    );
+    work.stop();
 
     let nowhere = Bench::new();
     let upstream = nowhere.upstream("{ backends: [{ dns: 'nowhere.internal:5000' }] }");
-    let work = tokio::task::spawn(supervise_with(upstream.clone(), dns));
+    let work = Tasks::default();
+    work.spawn("supervise", supervise_with(upstream.clone(), dns));
     settle().await;
     let before = tokio::time::Instant::now();
     assert_eq!(
@@ -525,5 +539,5 @@ async fn the_first_requests_wait_for_dns_and_later_ones_do_not() {
         Duration::ZERO,
         "it is known that there is none"
     );
-    work.abort();
+    work.stop();
 }

@@ -40,7 +40,8 @@ pub(super) enum Balance {
 pub(super) struct Members {
     pub(super) list: Box<[Arc<Backend>]>,
     sequence: Sequence,
-    ring: Option<Ring>,
+    /// Without points where the balance does not hash.
+    ring: Ring,
 }
 
 /// What a choice goes by.
@@ -68,8 +69,11 @@ impl Balance {
 impl Members {
     pub(super) fn new(list: Vec<Arc<Backend>>, balance: &Balance) -> Self {
         let weights: Vec<u16> = list.iter().map(|backend| backend.weight).collect();
-        let ring = matches!(balance, Balance::Hash(_))
-            .then(|| Ring::new(list.iter().map(|b| (&**b.address(), b.weight))));
+        let hashed: &[Arc<Backend>] = match balance {
+            Balance::Hash(_) => &list,
+            Balance::RoundRobin | Balance::LeastConn | Balance::P2c => &[],
+        };
+        let ring = Ring::new(hashed.iter().map(|b| (&**b.address(), b.weight)));
         Self {
             sequence: Sequence::new(&weights),
             ring,
@@ -85,15 +89,14 @@ impl Members {
         choice: &Choice<'_>,
         admits: impl Fn(&Backend) -> bool,
     ) -> Option<&Arc<Backend>> {
-        let index = match (balance, &self.ring) {
-            (Balance::RoundRobin, _) => round_robin::choose(self, cursor, admits),
-            (Balance::LeastConn, _) => least_conn::choose(self, cursor, admits),
-            (Balance::P2c, _) => p2c::choose(self, cursor, choice.now, admits),
-            (Balance::Hash(key), Some(ring)) => {
-                ring.choose(&self.list, key.hash(choice.head, choice.client), admits)
+        let index = match balance {
+            Balance::RoundRobin => round_robin::choose(self, cursor, admits),
+            Balance::LeastConn => least_conn::choose(self, cursor, admits),
+            Balance::P2c => p2c::choose(self, cursor, choice.now, admits),
+            Balance::Hash(key) => {
+                let key = key.hash(choice.head, choice.client);
+                self.ring.choose(&self.list, key, admits)
             }
-            // Members are built for the balance that they are used with.
-            (Balance::Hash(_), None) => round_robin::choose(self, cursor, admits),
         }?;
         self.list.get(index)
     }

@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_was_handed_out_is_read_back() {
-        let sticky = Sticky::new("stick", Some(Duration::from_secs(3600))).unwrap();
+        let sticky = Sticky::new("stick", Some(Duration::from_hours(1))).unwrap();
         let value = sticky.value("web", "10.0.0.1:3000");
         let line = value.set_cookie.to_str().unwrap();
         assert!(!line.contains("10.0.0.1"), "{line}");

@@ -2,14 +2,16 @@
 
 mod probe;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 use pingora::http::RequestHeader;
 
-use self::probe::{How, HttpPlan, Plan};
+use self::probe::{How, HttpPlan};
 pub(super) use self::{
-    probe::{ProbeReport, Prober},
+    probe::{Plan, ProbeReport, Prober},
     state::{Change, Health, Rules, jittered},
 };
 use super::compile::report_zero;
@@ -168,12 +170,12 @@ impl How {
             );
             return None;
         }
-        Some(Self::Http(HttpPlan {
+        Some(Self::Http(Box::new(HttpPlan {
             head,
             host: health.host.clone(),
             expect,
             json: health.json,
-        }))
+        })))
     }
 }
 

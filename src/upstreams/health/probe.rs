@@ -51,7 +51,7 @@ pub(in crate::upstreams) struct Plan {
 pub(super) enum How {
     /// It accepts a connection.
     Tcp,
-    Http(HttpPlan),
+    Http(Box<HttpPlan>),
 }
 
 #[derive(Clone, Debug)]
