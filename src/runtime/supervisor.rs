@@ -11,8 +11,7 @@ pub fn start(live: &Arc<Live>) -> Tasks {
     tasks.spawn("deadlines", live.connections.clone().supervise());
     for upstream in live.gateway().upstreams.values() {
         let name = format!("upstream {}", upstream.name);
-        let clock = live.world.clock.clone();
-        let _ = (name, clock, upstream, upstreams::zone(""));
+        tasks.spawn(name, upstreams::supervise(upstream.clone()));
     }
     tasks
 }

@@ -5,8 +5,6 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -25,24 +23,9 @@ use super::{
     live::Shared,
     metrics::BackendMetrics,
     peer::PeerTemplate,
+    target::Target,
 };
 use crate::base::metrics::Metrics;
-
-/// Where a backend listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Target {
-    Inet(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inet(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// A backend's name in one word: a hash of its address, the same in every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,8 +2,6 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -12,7 +10,6 @@ use arc_swap::ArcSwap;
 
 use super::{
     Timeouts, Upstream,
-    backend::Target,
     balance::{Balance, HashKey, Members, Sticky, hash64},
     eject::EjectPolicy,
     health::Probing,
@@ -21,6 +18,7 @@ use super::{
     metrics::UpstreamMetrics,
     peer::{PeerTemplate, Pool},
     retry::{Budget, RetryPolicy},
+    target::{Refused, parse_name, parse_target},
 };
 use crate::{
     chain::CompileCx,
@@ -169,7 +167,7 @@ fn source(
         );
     }
     let weight = config.weight;
-    let refuse = |cx: &mut CompileCx<'_>, (message, help): (String, String)| {
+    let refuse = |cx: &mut CompileCx<'_>, Refused { message, help }: Refused| {
         cx.report_at(place, BAD_ADDRESS, message, help);
     };
     match &config.target {
@@ -177,7 +175,7 @@ fn source(
             Ok(target) if PeerTemplate::new(&target, timeouts, 0).is_none() => {
                 let message = format!("`{text}` is too long for a unix socket's path");
                 let help = "the system takes 107 bytes: use a shorter path".to_owned();
-                refuse(cx, (message, help));
+                refuse(cx, Refused { message, help });
                 None
             }
             Ok(target) => Some(Source::Fixed { target, weight }),
@@ -194,109 +192,6 @@ fn source(
             }
         },
     }
-}
-
-/// `IP:PORT` or `unix:PATH`; else message and help.
-fn parse_target(text: &str) -> Result<Target, (String, String)> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return if path.starts_with('/') && !path.contains('\0') {
-            Ok(Target::Unix(PathBuf::from(path)))
-        } else {
-            Err((
-                format!("`{text}` is no path of a unix socket"),
-                "write the whole path, such as `unix:/run/app.sock`".to_owned(),
-            ))
-        };
-    }
-    let bare = without_scheme(text);
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return match (address.port(), address.ip().is_unspecified()) {
-            (0, _) => Err((
-                format!("`{text}` has port 0, which nothing listens on"),
-                "write the port that the app listens on".to_owned(),
-            )),
-            (_, true) => Err((
-                format!("`{text}` is an address to listen on, not one to connect to"),
-                format!("write `127.0.0.1:{}` for this machine", address.port()),
-            )),
-            (_, false) => Ok(Target::Inet(address)),
-        };
-    }
-    let message = format!("`{text}` is no address of a backend");
-    if let (true, Ok(address)) = (bare != text, bare.parse::<SocketAddr>()) {
-        return Err((
-            message,
-            format!("write `{address}`, without scheme and path"),
-        ));
-    }
-    if let Ok(ip) = bare.parse::<IpAddr>() {
-        let example = SocketAddr::new(ip, 3000);
-        return Err((message, format!("the port is missing: write `{example}`")));
-    }
-    match parse_name(bare) {
-        Ok((name, port)) if name == "localhost" => Err((
-            message,
-            format!("write `127.0.0.1:{port}`, or `[::1]:{port}`: `localhost` may be either"),
-        )),
-        Ok((name, port)) => Err((
-            message,
-            format!("for a name write `{{ dns: \"{name}:{port}\" }}`"),
-        )),
-        Err(_) => Err((
-            message,
-            "write `IP:PORT`, `unix:PATH` or `{ dns: \"NAME:PORT\" }`".to_owned(),
-        )),
-    }
-}
-
-/// `http://127.0.0.1:3000/x` without what is not part of an address.
-fn without_scheme(text: &str) -> &str {
-    let rest = ["http://", "https://"]
-        .iter()
-        .find_map(|scheme| text.strip_prefix(scheme));
-    match rest {
-        Some(rest) => rest.split('/').next().unwrap_or(rest),
-        None => text,
-    }
-}
-
-/// `NAME:PORT`; else message and help.
-fn parse_name(text: &str) -> Result<(String, u16), (String, String)> {
-    let is_address = text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok();
-    if is_address {
-        return Err((
-            format!("`{text}` is an address, not a name to look up"),
-            format!("write `- {text}` instead of `- {{ dns: … }}`"),
-        ));
-    }
-    let (name, port) = text.rsplit_once(':').ok_or_else(|| {
-        (
-            format!("`{text}` has no port"),
-            format!("write `{{ dns: \"{text}:3000\" }}`"),
-        )
-    })?;
-    let port = port.parse().ok().filter(|port| *port != 0);
-    let port = port.ok_or_else(|| {
-        (
-            format!("`{text}` does not end in a port"),
-            "write `NAME:PORT` with a port from 1 to 65535".to_owned(),
-        )
-    })?;
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    let bare = name.strip_suffix('.').unwrap_or(name);
-    if bare.len() > 253 || !bare.split('.').all(is_label) {
-        return Err((
-            format!("`{name}` is no name of a machine"),
-            "write letters, digits and hyphens, with dots between, such as `api.internal`"
-                .to_owned(),
-        ));
-    }
-    Ok((name.to_ascii_lowercase(), port))
 }
 
 fn balance(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Balance> {
@@ -360,19 +255,12 @@ fn check_numbers(config: &UpstreamConfig, place: Place, cx: &mut CompileCx<'_>) 
             t.total.is_some_and(|total| total.0.is_zero()),
         ),
         (
-            "max_in_flight.per_backend",
-            config.max_in_flight.per_backend == 0,
-        ),
-        ("retry.attempts", config.retry.attempts == 0),
-        (
             "eject.for",
             config.eject.errors > 0 && config.eject.span.0.is_zero(),
         ),
     ];
     for (name, _) in zero.iter().filter(|(_, is_zero)| *is_zero) {
         let help = match *name {
-            "retry.attempts" => "write 1 for no second try",
-            "max_in_flight.per_backend" => "write the most requests that one backend takes at once",
             "eject.for" => {
                 "write how long a failing backend is left alone, or `errors: 0` for never"
             }
@@ -549,7 +437,7 @@ mod tests {
         let said = said(
             "{ backends: [10.0.0.1:80, 10.0.0.1:80, 10.0.0.2], balance: fastest, \
                sticky: { cookie: 'a b' }, timeouts: { connect: 0s }, \
-               max_in_flight: { per_backend: 0 }, health: { json: true, interval: 0s } }",
+               eject: { for: 0s }, health: { json: true, interval: 0s } }",
         );
         let messages: Vec<&str> = said.iter().map(|s| s.split(';').next().unwrap()).collect();
         assert_eq!(
@@ -562,7 +450,7 @@ mod tests {
                 "`health.interval` must be more than zero",
                 "`health.json` needs an HTTP check, and this is a TCP one",
                 "`timeouts.connect` must be more than zero",
-                "`max_in_flight.per_backend` must be more than zero",
+                "`eject.for` must be more than zero",
             ]
         );
     }
@@ -613,10 +501,6 @@ mod tests {
             (
                 "{ path: /, host: 'a b' }",
                 "`a b` is no host; write a name, with a port if it needs one: `shop.example.com`",
-            ),
-            (
-                "{ rise: 0 }",
-                "`health.rise` must be more than zero; write how many in a row, at least 1",
             ),
         ] {
             assert_eq!(

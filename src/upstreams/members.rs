@@ -9,12 +9,8 @@ use std::{
 };
 
 use super::{
-    Upstream,
-    backend::{Backend, Target},
-    balance::Members,
-    compile::pool_group,
-    metrics::BackendMetrics,
-    peer::PeerTemplate,
+    Upstream, backend::Backend, balance::Members, compile::pool_group, metrics::BackendMetrics,
+    peer::PeerTemplate, target::Target,
 };
 
 /// One backend as written: an address, or a name that stands for some.

@@ -21,6 +21,7 @@ mod queue;
 mod retry;
 mod snapshot;
 mod supervise;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -39,7 +40,7 @@ use http::HeaderValue;
 use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 
 pub use self::{
-    backend::{Backend, BackendId, Target},
+    backend::{Backend, BackendId},
     compile::zone,
     dns::{DnsError, Resolve, Resolved, SystemResolver},
     lease::{Lease, Outcome},
@@ -47,6 +48,7 @@ pub use self::{
     retry::{Failure, RetryPolicy, may_retry},
     snapshot::{BackendSnapshot, ProbeSnapshot, UpstreamSnapshot},
     supervise::{supervise, supervise_with},
+    target::Target,
 };
 use self::{
     balance::{Balance, Choice, Members, Sticky},

@@ -1,15 +1,16 @@
 //! A backend as Pingora connects to it, with every timeout set: its own all default to none.
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use pingora::{
-    protocols::l4::{ext::TcpKeepalive, socket::SocketAddr},
+    protocols::l4::ext::TcpKeepalive,
     upstreams::peer::{H1UpgradePolicy, HttpPeer},
 };
 
 use super::{
     Timeouts,
-    backend::{Backend, KeepAlive, Target},
+    backend::{Backend, KeepAlive},
+    target::Target,
 };
 
 /// What a request may turn into, which decides how long it may be silent.
@@ -110,16 +111,6 @@ impl PeerTemplate {
 impl Backend {
     pub(super) fn peer(&self, kind: Kind, pool: Pool) -> Box<HttpPeer> {
         self.peer.make(kind, pool.idle(self.state.keep_alive()))
-    }
-}
-
-impl Target {
-    /// As Pingora's probes know it.
-    pub(super) fn socket_address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Inet(address) => Some(SocketAddr::Inet(*address)),
-            Self::Unix(path) => SocketAddr::from_str(&format!("unix:{}", path.display())).ok(),
-        }
     }
 }
 

@@ -62,14 +62,9 @@ impl Probing {
             ("health.interval", health.interval.0.is_zero()),
             ("health.interval_down", health.interval_down.0.is_zero()),
             ("health.timeout", health.timeout.0.is_zero()),
-            ("health.rise", health.rise == 0),
-            ("health.fall", health.fall == 0),
         ];
         for (name, _) in zero.iter().filter(|(_, is_zero)| *is_zero) {
-            let help = match *name {
-                "health.rise" | "health.fall" => "write how many in a row, at least 1",
-                _ => "write a time, such as `2s`; for no checks at all write `health: false`",
-            };
+            let help = "write a time, such as `2s`; for no checks at all write `health: false`";
             report_zero(written.place, name, help, cx);
         }
         let how = How::compile(health, written.place, cx)?;

@@ -23,7 +23,7 @@ use pingora_load_balancing::{
     health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck},
 };
 
-use crate::{config::model::StatusSet, upstreams::backend::Target};
+use crate::{config::model::StatusSet, upstreams::target::Target};
 
 /// Longest body of a JSON health answer.
 const LONGEST_BODY: usize = 64 * 1024;

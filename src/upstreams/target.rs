@@ -1,0 +1,156 @@
+//! Where a backend listens, read from what a person wrote.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use pingora::protocols::l4::socket::SocketAddr as PingoraAddress;
+
+/// Where a backend listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    Inet(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Target {
+    /// As Pingora's probes know it.
+    pub(super) fn socket_address(&self) -> Option<PingoraAddress> {
+        match self {
+            Self::Inet(address) => Some(PingoraAddress::Inet(*address)),
+            Self::Unix(path) => PingoraAddress::from_str(&format!("unix:{}", path.display())).ok(),
+        }
+    }
+}
+
+/// Why a text is no address, and what to write instead.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) message: String,
+    pub(super) help: String,
+}
+
+fn refused(message: impl Into<String>, help: impl Into<String>) -> Refused {
+    Refused {
+        message: message.into(),
+        help: help.into(),
+    }
+}
+
+/// `IP:PORT` or `unix:PATH`; else message and help.
+pub(super) fn parse_target(text: &str) -> Result<Target, Refused> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.starts_with('/') && !path.contains('\0') {
+            Ok(Target::Unix(PathBuf::from(path)))
+        } else {
+            Err(refused(
+                format!("`{text}` is no path of a unix socket"),
+                "write the whole path, such as `unix:/run/app.sock`".to_owned(),
+            ))
+        };
+    }
+    let bare = without_scheme(text);
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return match (address.port(), address.ip().is_unspecified()) {
+            (0, _) => Err(refused(
+                format!("`{text}` has port 0, which nothing listens on"),
+                "write the port that the app listens on".to_owned(),
+            )),
+            (_, true) => Err(refused(
+                format!("`{text}` is an address to listen on, not one to connect to"),
+                format!("write `127.0.0.1:{}` for this machine", address.port()),
+            )),
+            (_, false) => Ok(Target::Inet(address)),
+        };
+    }
+    let message = format!("`{text}` is no address of a backend");
+    if let (true, Ok(address)) = (bare != text, bare.parse::<SocketAddr>()) {
+        return Err(refused(
+            message,
+            format!("write `{address}`, without scheme and path"),
+        ));
+    }
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        let example = SocketAddr::new(ip, 3000);
+        return Err(refused(
+            message,
+            format!("the port is missing: write `{example}`"),
+        ));
+    }
+    match parse_name(bare) {
+        Ok((name, port)) if name == "localhost" => Err(refused(
+            message,
+            format!("write `127.0.0.1:{port}`, or `[::1]:{port}`: `localhost` may be either"),
+        )),
+        Ok((name, port)) => Err(refused(
+            message,
+            format!("for a name write `{{ dns: \"{name}:{port}\" }}`"),
+        )),
+        Err(_) => Err(refused(
+            message,
+            "write `IP:PORT`, `unix:PATH` or `{ dns: \"NAME:PORT\" }`".to_owned(),
+        )),
+    }
+}
+
+/// `http://127.0.0.1:3000/x` without what is not part of an address.
+fn without_scheme(text: &str) -> &str {
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    match rest {
+        Some(rest) => rest.split('/').next().unwrap_or(rest),
+        None => text,
+    }
+}
+
+/// `NAME:PORT`; else message and help.
+pub(super) fn parse_name(text: &str) -> Result<(String, u16), Refused> {
+    let is_address = text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok();
+    if is_address {
+        return Err(refused(
+            format!("`{text}` is an address, not a name to look up"),
+            format!("write `- {text}` instead of `- {{ dns: … }}`"),
+        ));
+    }
+    let (name, port) = text.rsplit_once(':').ok_or_else(|| {
+        refused(
+            format!("`{text}` has no port"),
+            format!("write `{{ dns: \"{text}:3000\" }}`"),
+        )
+    })?;
+    let port = port.parse().ok().filter(|port| *port != 0);
+    let port = port.ok_or_else(|| {
+        refused(
+            format!("`{text}` does not end in a port"),
+            "write `NAME:PORT` with a port from 1 to 65535".to_owned(),
+        )
+    })?;
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    if bare.len() > 253 || !bare.split('.').all(is_label) {
+        return Err(refused(
+            format!("`{name}` is no name of a machine"),
+            "write letters, digits and hyphens, with dots between, such as `api.internal`"
+                .to_owned(),
+        ));
+    }
+    Ok((name.to_ascii_lowercase(), port))
+}
