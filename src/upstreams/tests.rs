@@ -52,6 +52,16 @@ impl Bench {
         let Some(config) = config else {
             return (None, diagnostics);
         };
+        let (upstream, said) = self.compile(&config);
+        diagnostics.extend(said);
+        (upstream, diagnostics)
+    }
+
+    pub(super) fn compile(
+        &self,
+        config: &Spanned<UpstreamConfig>,
+    ) -> (Option<Arc<Upstream>>, Diagnostics) {
+        let mut diagnostics = Diagnostics::default();
         let mut cx = CompileCx {
             place: Place::default(),
             route: "",
@@ -65,7 +75,7 @@ impl Bench {
             name: "web".into(),
             place: Place::default(),
         };
-        let upstream = Upstream::compile(&key, &config, &self.zones, &mut cx);
+        let upstream = Upstream::compile(&key, config, &self.zones, &mut cx);
         (upstream, diagnostics)
     }
 
@@ -540,4 +550,60 @@ async fn the_first_requests_wait_for_dns_and_later_ones_do_not() {
         "it is known that there is none"
     );
     work.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn places_stay_bounded_under_threads_and_nobody_is_forgotten() {
+    const LANES: u32 = 32;
+    const EACH: u32 = 500;
+    let bench = Bench::new();
+    let upstream = bench.upstream(
+        "{ backends: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80], max_in_flight: { per_backend: 2, queue: 64, wait: 60s } }",
+    );
+    let mut lanes = JoinSet::new();
+    for _ in 0..LANES {
+        let upstream = upstream.clone();
+        lanes.spawn(async move {
+            for turn in 0..EACH {
+                let lease = acquire(&upstream).await.expect("a minute is enough");
+                assert!(lease.backend().in_flight() <= 2, "never above per_backend");
+                // Places go back from other threads than they were taken on.
+                if turn % 3 == 0 {
+                    tokio::task::yield_now().await;
+                }
+                lease.finish(FINE);
+            }
+        });
+    }
+    while let Some(lane) = lanes.join_next().await {
+        lane.unwrap();
+    }
+    let snapshot = upstream.snapshot();
+    assert_eq!(snapshot.queue, 0);
+    let served: u64 = snapshot.backends.iter().map(|b| b.requests).sum();
+    assert_eq!(served, u64::from(LANES * EACH));
+    assert!(snapshot.backends.iter().all(|b| b.in_flight == 0));
+}
+
+#[test]
+fn the_examples_of_the_documentation_hold() {
+    const PAGE: &str = include_str!("../../docs/upstreams.md");
+    let examples: Vec<&str> = PAGE
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(examples.len() >= 3);
+    for example in examples {
+        let mut diagnostics = Diagnostics::default();
+        let node = tree::parse(example, 0, &mut diagnostics).expect("YAML");
+        for (name, upstream) in node.get("upstreams").expect("upstreams").entries() {
+            let config: Option<Spanned<UpstreamConfig>> = tree::read(upstream, &mut diagnostics);
+            let config = config.unwrap_or_else(|| panic!("{}: {diagnostics:#?}", name.name));
+            let (upstream, said) = Bench::new().compile(&config);
+            assert!(upstream.is_some(), "{}: {said:#?}", name.name);
+            assert_eq!(said.list(), [], "{}", name.name);
+        }
+        assert_eq!(diagnostics.list(), []);
+    }
 }

@@ -70,13 +70,14 @@ pub struct UpstreamConfig {
     /// `127.0.0.1:3000`, `unix:/run/app.sock`, `{ address: …, weight: 2 }` or `{ dns: "api.internal:5000" }`.
     pub backends: Vec<Spanned<BackendConfig>>,
     /// `round_robin`, `least_conn`, `p2c` or `hash:<key>` with a key of `client.ip`, `path`,
-    /// `uri`, `header:NAME`, `cookie:NAME` or `query:NAME`.
+    /// `uri`, `header:NAME`, `cookie:NAME` or `query:NAME`. `least_conn` if absent.
     #[serde(default)]
     pub balance: Option<Spanned<String>>,
     /// Keeps a browser on its backend.
     #[serde(default)]
     pub sticky: Option<StickyConfig>,
-    /// Active health checks; `false` for none.
+    /// Active health checks. If absent, only backends that were ejected are looked at, by a
+    /// TCP connect each second; `false` for no checks at all.
     #[serde(default)]
     pub health: Option<Spanned<HealthConfig>>,
     #[serde(default)]
