@@ -7,6 +7,7 @@
     reason = "a drill reports to the terminal"
 )]
 
+mod balance;
 mod bodies;
 mod hang;
 mod idle_close;
@@ -17,7 +18,14 @@ mod websocket;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 5] = ["kill9", "idle-close", "bodies", "websocket", "hang"];
+const DRILLS: [&str; 6] = [
+    "balance",
+    "kill9",
+    "idle-close",
+    "bodies",
+    "websocket",
+    "hang",
+];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
 #[derive(Debug, Default)]
@@ -51,6 +59,7 @@ async fn main() -> ExitCode {
         }
         println!("{name}");
         match name {
+            "balance" => balance::run(&mut report).await,
             "kill9" => kill::run(&mut report).await,
             "idle-close" => idle_close::run(&mut report).await,
             "bodies" => bodies::run(&mut report).await,

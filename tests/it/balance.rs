@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::support::{
-    apps::NextApp,
     client::get,
     gateway::Gateway,
     load::{Tally, lanes},
@@ -30,28 +29,37 @@ fn shares(tally: &Tally, backends: &[(SocketAddr, u16)]) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_equal_instances_serve_equal_shares() {
-    let apps = NextApp::several(4).await;
-    let equal: Vec<(SocketAddr, u16)> = apps.iter().map(|app| (app.address(), 1)).collect();
+    let mut origins = Vec::new();
+    for _ in 0..4 {
+        origins.push(SlowOrigin::start(Duration::from_millis(5)).await);
+    }
+    let equal: Vec<(SocketAddr, u16)> = origins.iter().map(|o| (o.address(), 1)).collect();
     let is_even = |shares: &[u64]| shares.iter().all(|share| (80..=120).contains(share));
-    for balance in ["least_conn", "round_robin"] {
+    for balance in ["least_conn", "round_robin", "p2c"] {
         let gateway = front(&equal, balance).await;
         for at_once in [1, 8] {
-            let tally = lanes(gateway.address(), at_once, 400, |_| get("/api/hello")).await;
-            assert_eq!(tally.status(200), 400, "{tally:?}");
-            let shares = shares(&tally, &equal);
-            assert!(is_even(&shares), "{balance} at {at_once}: {shares:?}");
+            let shares = shares_of(&gateway, &equal, at_once).await;
+            // Of two at random, the better: fair over time, not by the dozen.
+            let wide = shares.iter().all(|share| (50..=150).contains(share));
+            let holds = is_even(&shares) || (balance == "p2c" && wide);
+            assert!(holds, "{balance} at {at_once}: {shares:?}");
         }
     }
     // The control: unequal weights give unequal shares.
     let mut unequal = equal;
     unequal[0].1 = 3;
     let gateway = front(&unequal, "round_robin").await;
-    let tally = lanes(gateway.address(), 8, 400, |_| get("/api/hello")).await;
-    let shares = shares(&tally, &unequal);
+    let shares = shares_of(&gateway, &unequal, 8).await;
     assert!(
-        !is_even(&shares) && (180..=220).contains(&shares[0]),
+        !is_even(&shares) && (195..=205).contains(&shares[0]),
         "{shares:?}"
     );
+}
+
+async fn shares_of(gateway: &Gateway, backends: &[(SocketAddr, u16)], at_once: usize) -> Vec<u64> {
+    let tally = lanes(gateway.address(), at_once, 400, |_| get("/")).await;
+    assert_eq!(tally.status(200), 400, "{tally:?}");
+    shares(&tally, backends)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -158,8 +158,8 @@ async fn a_refusal_reads_as_json_or_as_a_page() {
         .send(&get("/nowhere").header("accept", "application/json"))
         .await;
     assert_eq!(as_json.header("content-type"), Some("application/json"));
-    assert_eq!(as_json.json()["status"], 404);
-    assert_eq!(as_json.json()["reason"], "no_route");
+    assert_eq!(as_json.json()["error"]["status"], 404);
+    assert_eq!(as_json.json()["error"]["reason"], "no_route");
     let as_page = gateway
         .send(&get("/nowhere").header("accept", "text/html"))
         .await;

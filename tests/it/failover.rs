@@ -99,7 +99,7 @@ async fn a_dropped_connection_is_retried_for_reads_and_never_for_writes() {
         let answer = client
             .send(&post("/", "x").header(MARK, &mark))
             .await
-            .unwrap();
+            .expect("a connection that was not said to close takes the next request");
         assert!(
             [200, 502].contains(&answer.status()),
             "write {turn}: {}",
