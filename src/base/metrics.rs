@@ -140,7 +140,7 @@ impl Metrics {
     }
 }
 
-fn split<'a>(labels: Labels<'a>) -> (Vec<&'static str>, Vec<&'a str>) {
+fn split(labels: Labels<'_>) -> (Vec<&'static str>, Vec<&str>) {
     labels.iter().copied().unzip()
 }
 

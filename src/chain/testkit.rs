@@ -178,6 +178,10 @@ impl Check {
 
     /// The statuses of all requests since the last `expect`.
     #[track_caller]
+    #[expect(
+        clippy::return_self_not_must_use,
+        reason = "it ends most tests, and goes on in some"
+    )]
     pub fn expect<const N: usize>(mut self, statuses: [u16; N]) -> Self {
         let seen: Vec<u16> = self.answers.drain(..).map(|a| a.status).collect();
         assert_eq!(seen, statuses);

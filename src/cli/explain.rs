@@ -29,12 +29,13 @@ pub(super) fn run(options: &Options) -> ExitCode {
     };
     match explain(gateway, &options.method, &options.url, &options.headers) {
         Ok(explanation) => {
-            match options.format {
-                check::Format::Text => out::data(&text(&explanation)),
+            let printed = match options.format {
+                check::Format::Text => text(&explanation),
                 check::Format::Json => {
-                    out::data(&serde_json::to_string_pretty(&explanation).expect("plain data"))
+                    serde_json::to_string_pretty(&explanation).expect("plain data")
                 }
-            }
+            };
+            out::data(&printed);
             ExitCode::SUCCESS
         }
         Err(error) => {

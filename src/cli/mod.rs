@@ -12,7 +12,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-/// Exit status of a refused configuration (sysexits.h, EX_CONFIG): systemd's
+/// Exit status of a refused configuration (`EX_CONFIG` of sysexits.h): systemd's
 /// `RestartPreventExitStatus` keeps it from being tried for ever.
 pub const EX_CONFIG: u8 = 78;
 

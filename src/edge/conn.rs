@@ -34,7 +34,7 @@ const WRITE_BUFFER: usize = 4096;
 
 /// A connection as Pingora reads and writes it.
 #[derive(Debug)]
-pub struct ConnIo {
+pub(super) struct ConnIo {
     stream: Socket,
     buffer: Vec<u8>,
     connection: Arc<Connection>,
@@ -44,13 +44,13 @@ pub struct ConnIo {
 
 /// A client's socket of either family.
 #[derive(Debug)]
-pub enum Socket {
+pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 impl ConnIo {
-    pub fn new(stream: Socket, connection: Arc<Connection>) -> Self {
+    pub(super) fn new(stream: Socket, connection: Arc<Connection>) -> Self {
         let socket_digest = SocketDigest::from_raw_fd(stream.fd());
         if !connection.is_unix {
             let peer = SocketAddr::new(connection.peer, connection.peer_port);
@@ -179,7 +179,7 @@ impl AsyncWrite for ConnIo {
 }
 
 impl Socket {
-    pub fn fd(&self) -> i32 {
+    fn fd(&self) -> i32 {
         match self {
             Self::Tcp(stream) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),

@@ -378,26 +378,26 @@ fn describe(config: &MatchConfig) -> String {
         let texts: Vec<&str> = list.0.iter().map(|text| text.value.as_str()).collect();
         texts.join(",")
     };
-    let mut line = texts(&config.method);
-    if !line.is_empty() {
-        line.push(' ');
-    }
-    line.push_str(&texts(&config.host));
-    match &config.path_regex {
-        Some(regex) => line.push_str(&format!("~{}", regex.value)),
-        None if config.path.0.is_empty() => line.push_str("/*"),
-        None => line.push_str(&texts(&config.path)),
-    }
+    let path = match &config.path_regex {
+        Some(regex) => format!("~{}", regex.value),
+        None if config.path.0.is_empty() => "/*".to_owned(),
+        None => texts(&config.path),
+    };
+    let mut words = vec![
+        texts(&config.method),
+        format!("{}{path}", texts(&config.host)),
+    ];
     for (what, demands) in [
         ("header", &config.header),
         ("query", &config.query),
         ("cookie", &config.cookie),
     ] {
         for (name, value) in demands {
-            line.push_str(&format!(" {what} {name}={}", value.value));
+            words.push(format!("{what} {name}={}", value.value));
         }
     }
-    line
+    words.retain(|word| !word.is_empty());
+    words.join(" ")
 }
 
 /// A route's name where it was given none: its host and path as written.

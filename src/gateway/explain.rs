@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Gateway, Route};
 use crate::{
-    chain::Phase,
+    chain::{Named, Phase},
     routes::{self, Action, Params, Target, Why},
 };
 
@@ -55,6 +55,40 @@ pub fn explain(
     url: &str,
     headers: &[String],
 ) -> Result<Explanation, ExplainError> {
+    let (head, raw) = request(method, url, headers)?;
+    let normal = routes::normalise(raw.as_bytes())?;
+    let normal = normal
+        .rewritten()
+        .unwrap_or_else(|| raw.as_bytes().to_vec());
+    let named = head.headers.get(header::HOST);
+    let host = routes::host_of(named.map_or(&b""[..], HeaderValue::as_bytes))?;
+    let target = Target::new(&host, &normal);
+    let mut params = Params::default();
+    let found = gateway.table.find(&target, &head, &mut params);
+    let route = found.and_then(|index| gateway.route(index));
+    let chain = route.map_or(&gateway.fallback, |route| &route.chain);
+    Ok(Explanation {
+        host: host.to_string(),
+        target: String::from_utf8_lossy(&normal).into_owned(),
+        rewritten_from: (normal != raw.as_bytes()).then(|| raw.to_owned()),
+        class: routes::classify(target.path, &head).name(),
+        route: route.map(|route| route.name.to_string()),
+        action: route.map(|route| what_it_does(route, &target, &params)),
+        upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
+        parameters: found
+            .map(|index| parameters(gateway, index, &target, &params))
+            .unwrap_or_default(),
+        filters: chain.filters().iter().map(ExplainedFilter::of).collect(),
+        considered: considered(gateway, &target, &head),
+    })
+}
+
+/// The request as a client would send it, and its target.
+fn request<'u>(
+    method: &str,
+    url: &'u str,
+    headers: &[String],
+) -> Result<(RequestHeader, &'u str), ExplainError> {
     let method = Method::from_bytes(method.as_bytes())
         .map_err(|_| ExplainError::Method(method.to_owned()))?;
     let bad_url = || ExplainError::Url(url.to_owned());
@@ -68,105 +102,91 @@ pub fn explain(
         let (name, value) = text.split_once(':').ok_or_else(bad)?;
         let name: HeaderName = name.trim().parse().map_err(|_| bad())?;
         let value = HeaderValue::from_str(value.trim()).map_err(|_| bad())?;
-        let is_host = name == header::HOST;
-        let added = if is_host {
-            head.insert_header(name, value).is_ok()
+        if name == header::HOST {
+            head.insert_header(name, value).map_err(|_| bad())?;
         } else {
-            head.append_header(name, value).is_ok()
-        };
-        if !added {
-            return Err(bad());
+            head.append_header(name, value).map_err(|_| bad())?;
         }
     }
-    let normal = routes::normalise(raw.as_bytes())?;
-    let normal = normal
-        .rewritten()
-        .unwrap_or_else(|| raw.as_bytes().to_vec());
-    let named = head
-        .headers
-        .get(header::HOST)
-        .map_or(&b""[..], HeaderValue::as_bytes);
-    let host = routes::host_of(named)?;
-    let target = Target::new(&host, &normal);
+    Ok((head, raw))
+}
 
-    let mut params = Params::default();
-    let found = gateway.table.find(&target, &head, &mut params);
-    let route = found.and_then(|index| gateway.route(index));
+impl ExplainedFilter {
+    fn of(named: &Named) -> Self {
+        let phases = named.filter.phases();
+        Self {
+            name: named.name,
+            phases: Phase::ALL
+                .into_iter()
+                .filter(|phase| phases.wants(*phase))
+                .map(Phase::name)
+                .collect(),
+        }
+    }
+}
+
+fn considered(
+    gateway: &Gateway,
+    target: &Target<'_>,
+    head: &RequestHeader,
+) -> Vec<(String, String)> {
     let name = |index: usize| {
         gateway
             .route(index)
             .map_or_else(String::new, |route| route.name.to_string())
     };
-    let considered = gateway
+    let why = |why| match why {
+        Why::Matched => "matched".to_owned(),
+        Why::LessSpecific(winner) => format!("less specific than {}", name(winner)),
+        Why::Predicate(what) => format!("path fits, but {what}"),
+        Why::Path => "another path".to_owned(),
+        Why::Host => "another host".to_owned(),
+    };
+    gateway
         .table
-        .explain(&target, &head)
+        .explain(target, head)
         .into_iter()
-        .map(|considered| {
-            let why = match considered.why {
-                Why::Matched => "matched".to_owned(),
-                Why::LessSpecific(winner) => format!("less specific than {}", name(winner)),
-                Why::Predicate(what) => format!("path fits, but {what}"),
-                Why::Path => "another path".to_owned(),
-                Why::Host => "another host".to_owned(),
-            };
-            (name(considered.route), why)
-        })
-        .collect();
-    let chain = route.map_or(&gateway.fallback, |route| &route.chain);
-    let upstream_target = route.and_then(|route| match &route.action {
-        Action::Forward(forward) => {
-            let rewrite = forward.rewrite.as_ref()?;
-            let path = rewrite.apply(&target, &params).ok()??;
-            Some(String::from_utf8_lossy(&path).into_owned())
-        }
-        Action::Redirect(_) | Action::Respond(_) => None,
-    });
-    Ok(Explanation {
-        host: host.to_string(),
-        target: String::from_utf8_lossy(&normal).into_owned(),
-        rewritten_from: (normal != raw.as_bytes()).then(|| raw.to_owned()),
-        class: routes::classify(target.path, &head).name(),
-        route: route.map(|route| route.name.to_string()),
-        action: route.map(|route| match &route.action {
-            Action::Redirect(redirect) => match redirect.location(&target, &params) {
-                Some(location) => format!(
-                    "redirect {} to {}",
-                    redirect.status().as_u16(),
-                    String::from_utf8_lossy(location.as_bytes())
-                ),
-                None => action(route),
-            },
-            Action::Forward(_) | Action::Respond(_) => action(route),
-        }),
-        upstream_target,
-        parameters: found.map_or_else(Vec::new, |index| {
-            gateway
-                .table
-                .params_of(index)
-                .iter()
-                .map(|(name, slot)| {
-                    let value = String::from_utf8_lossy(params.get(slot, target.path));
-                    (name.to_owned(), value.into_owned())
-                })
-                .collect()
-        }),
-        filters: chain
-            .filters()
-            .iter()
-            .map(|named| {
-                let phases = named.filter.phases();
-                ExplainedFilter {
-                    name: named.name,
-                    phases: Phase::ALL
-                        .into_iter()
-                        .filter(|phase| phases.wants(*phase))
-                        .map(Phase::name)
-                        .collect(),
-                }
-            })
-            .collect(),
-        considered,
-    })
+        .map(|considered| (name(considered.route), why(considered.why)))
+        .collect()
+}
+
+fn parameters(
+    gateway: &Gateway,
+    index: usize,
+    target: &Target<'_>,
+    params: &Params,
+) -> Vec<(String, String)> {
+    let value = |slot| String::from_utf8_lossy(params.get(slot, target.path)).into_owned();
+    gateway
+        .table
+        .params_of(index)
+        .iter()
+        .map(|(name, slot)| (name.to_owned(), value(slot)))
+        .collect()
+}
+
+/// The target that the backend gets, if the route rewrites it.
+fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String> {
+    let Action::Forward(forward) = &route.action else {
+        return None;
+    };
+    let path = forward.rewrite.as_ref()?.apply(target, params).ok()??;
+    Some(String::from_utf8_lossy(&path).into_owned())
+}
+
+/// The action, with where a redirect leads.
+fn what_it_does(route: &Route, target: &Target<'_>, params: &Params) -> String {
+    match &route.action {
+        Action::Redirect(redirect) => match redirect.location(target, params) {
+            Some(location) => format!(
+                "redirect {} to {}",
+                redirect.status().as_u16(),
+                String::from_utf8_lossy(location.as_bytes())
+            ),
+            None => action(route),
+        },
+        Action::Forward(_) | Action::Respond(_) => action(route),
+    }
 }
 
 /// A route's action in a few words.

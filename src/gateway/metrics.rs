@@ -15,13 +15,16 @@ const METHODS: [&str; 9] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "other",
 ];
 
+/// The counters of one status.
+type ByMethod = Box<[OnceLock<IntCounter>; METHODS.len()]>;
+
 /// One route's requests.
 pub struct RouteMetrics {
     metrics: Metrics,
     route: Arc<str>,
     /// By status below 600, then by method; made when first counted, since most of the
     /// five thousand pairs never are.
-    requests: Box<[OnceLock<Box<[OnceLock<IntCounter>; METHODS.len()]>>]>,
+    requests: Box<[OnceLock<ByMethod>]>,
     pub seconds: Histogram,
     pub first_byte: Histogram,
 }

@@ -104,8 +104,8 @@ fn read(
     let file = tree.and_then(|tree| File::read(&tree, &names, &mut diagnostics));
     Loaded {
         sources,
-        file,
         diagnostics,
+        file,
     }
 }
 

@@ -45,7 +45,8 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    pub(crate) const ALL: [Self; 17] = [
+    #[cfg(test)]
+    const ALL: [Self; 17] = [
         Self::ClientGone,
         Self::BadRequest,
         Self::BadPath,
@@ -146,7 +147,9 @@ impl Failure {
         use ErrorType as E;
         match error.esource() {
             ErrorSource::Upstream => match (expired, error.etype()) {
-                (Some(Expired::FirstByte), _) => Self::FirstByte,
+                (Some(Expired::FirstByte), _) | (None, E::ReadTimedout | E::WriteTimedout) => {
+                    Self::FirstByte
+                }
                 (Some(Expired::Idle), _) => Self::Idle,
                 (Some(Expired::Total), _) => Self::Total,
                 (
@@ -167,7 +170,6 @@ impl Failure {
                     | E::HandshakeError
                     | E::TLSWantX509Lookup,
                 ) => Self::Tls,
-                (None, E::ReadTimedout | E::WriteTimedout) => Self::FirstByte,
                 (None, E::InvalidHTTPHeader | E::H1Error) => Self::BadAnswer,
                 (None, _) => Self::Reset,
             },
@@ -186,6 +188,8 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
+    use ErrorSource::{Downstream, Internal, Upstream};
+
     use super::*;
 
     #[test]
@@ -203,7 +207,6 @@ mod tests {
             error.esource = source;
             Failure::of(&error, expired).status().as_u16()
         };
-        use ErrorSource::{Downstream, Internal, Upstream};
         assert_eq!(of(ErrorType::ConnectRefused, Upstream, None), 502);
         assert_eq!(of(ErrorType::ConnectionClosed, Upstream, None), 502);
         assert_eq!(

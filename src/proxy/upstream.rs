@@ -203,6 +203,10 @@ pub(super) fn received_body(is_end: bool, ctx: &mut Context) -> Result<()> {
 }
 
 /// No connection could be made; nothing was sent.
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "Pingora's errors come and go in boxes"
+)]
 pub(super) fn not_connected(
     session: &Session,
     ctx: &mut Context,
@@ -221,6 +225,10 @@ pub(super) fn not_connected(
 }
 
 /// A try failed on a connection that was there.
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "Pingora's errors come and go in boxes"
+)]
 pub(super) fn failed(
     session: &Session,
     ctx: &mut Context,

@@ -12,7 +12,7 @@ use std::{
     os::fd::{BorrowedFd, RawFd},
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -268,17 +268,18 @@ struct Inner {
     began: Instant,
     /// Sharded, so that accepting on one worker does not wait for another.
     shards: [Mutex<Vec<Weak<Connection>>>; 16],
-    next: AtomicU64,
+    next: AtomicUsize,
 }
 
 impl Connections {
     pub fn new(clock: Clock) -> Self {
-        let began = clock.now() - Duration::from_millis(1);
+        let now = clock.now();
+        let began = now.checked_sub(Duration::from_millis(1)).unwrap_or(now);
         Self(Arc::new(Inner {
             clock,
             began,
             shards: Default::default(),
-            next: AtomicU64::new(0),
+            next: AtomicUsize::new(0),
         }))
     }
 
@@ -294,7 +295,7 @@ impl Connections {
 
     pub fn add(&self, connection: Connection) -> Arc<Connection> {
         let connection = Arc::new(connection);
-        let index = self.0.next.fetch_add(1, Ordering::Relaxed) as usize % self.0.shards.len();
+        let index = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.shards.len();
         self.0.shards[index]
             .lock()
             .push(Arc::downgrade(&connection));

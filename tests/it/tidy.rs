@@ -67,7 +67,7 @@ fn layer(module: &str) -> usize {
     LAYERS
         .iter()
         .position(|modules| modules.contains(&module))
-        .unwrap_or_else(|| panic!("`{module}` is in no layer"))
+        .expect("each module is in a layer: name a new one above")
 }
 
 /// The modules that a file names with `crate::`, braces included.

@@ -61,7 +61,7 @@ impl Filter for Headers {
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
         heads::edit_response(head, self.response.len(), |map| {
-            self.response.apply(ex, map)
+            self.response.apply(ex, map);
         });
     }
 }
