@@ -92,3 +92,22 @@ fn tools_get_the_same_as_json() {
         insta::assert_snapshot!("unknown_key_as_json", diagnostics.render(&sources, Style::Json));
     });
 }
+
+/// What an editor hands to `edgeway check` while its user types.
+#[test]
+fn every_beginning_of_a_broken_file_is_read_or_explained() {
+    for path in bad_files() {
+        let text = std::fs::read_to_string(&path).expect("it can be read");
+        for end in (0..text.len()).filter(|at| text.is_char_boundary(*at)) {
+            let (sources, tree, mut diagnostics) = source::load_text("typed.yaml", &text[..end]);
+            let file = tree.and_then(|tree| File::read(&tree, FILTERS, &mut diagnostics));
+            assert!(
+                file.is_some() || diagnostics.has_errors(),
+                "{path:?}: {end}"
+            );
+            for line in diagnostics.render(&sources, Style::Lines).lines() {
+                assert!(line.contains(".y") && line.contains(": "), "{line}");
+            }
+        }
+    }
+}

@@ -241,6 +241,7 @@ impl<'t> Builder<'t, '_, '_> {
     fn map(&mut self, mut place: Place, depth: usize) -> Result<Node, Fatal> {
         let is_open = self.open('{', place);
         let mut entries: Vec<(Key, Node)> = Vec::new();
+        let mut written: HashMap<String, Place> = HashMap::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
@@ -257,7 +258,7 @@ impl<'t> Builder<'t, '_, '_> {
             if node.value == Value::Null && node.place.start >= node.place.end {
                 node.place = key.place;
             }
-            if let Some((first, _)) = entries.iter().find(|(k, _)| k.name == key.name) {
+            if let Some(first) = written.get(&key.name) {
                 self.diagnostics.push(
                     Diagnostic::error(
                         "edgeway::yaml::duplicate_key",
@@ -265,10 +266,11 @@ impl<'t> Builder<'t, '_, '_> {
                         format!("the key `{}` is written twice", key.name),
                     )
                     .help("keep one of the two")
-                    .related(first.place, "first written here"),
+                    .related(*first, "first written here"),
                 );
                 continue;
             }
+            written.insert(key.name.clone(), key.place);
             entries.push((key, node));
         }
     }
