@@ -86,13 +86,17 @@ pub struct RouteStatus {
     pub filters: Vec<String>,
 }
 
-/// One upstream. What the upstreams say beyond the fields named here is kept as it is.
+/// One upstream, as `upstreams::snapshot` tells it; what is not named here is kept as it is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UpstreamStatus {
     pub name: String,
     pub balance: String,
     pub backends: Vec<BackendStatus>,
+    /// Requests that wait for a place.
+    pub queue: u64,
+    /// All backends are out of rotation, so all are used.
+    pub panic: bool,
     #[serde(flatten)]
     pub more: Map<String, Value>,
 }
@@ -102,11 +106,34 @@ pub struct UpstreamStatus {
 pub struct BackendStatus {
     pub address: String,
     pub weight: u64,
-    /// Such as `healthy`, `down`, `ejected`.
+    /// `healthy`, `slow_start`, `ejected` or `down`.
     pub state: String,
     pub in_flight: u64,
+    pub requests: u64,
+    pub failures: u64,
+    /// Average time to the first byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ewma_ms: Option<f64>,
+    /// Seconds until it is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected_for: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected_because: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeStatus>,
     #[serde(flatten)]
     pub more: Map<String, Value>,
+}
+
+/// The last active check of a backend.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProbeStatus {
+    pub passed: bool,
+    pub text: String,
+    pub took_ms: f64,
+    /// Seconds since.
+    pub ago: f64,
 }
 
 impl UpstreamStatus {
@@ -138,9 +165,12 @@ mod tests {
             "balance": "least_conn",
             "backends": [{
                 "address": "127.0.0.1:3000", "weight": 1, "state": "healthy", "in_flight": 2,
-                "ewma_ms": 1.5,
+                "requests": 7, "failures": 1, "ewma_ms": 1.5, "slow_start": 0.3,
+                "probe": { "passed": true, "text": "200", "took_ms": 0.4, "ago": 2.0 },
             }],
-            "waiting": 3,
+            "queue": 3,
+            "panic": false,
+            "waiting_since": 1.5,
         });
         let status = UpstreamStatus::from_value(value.clone());
         assert_eq!(status.backends[0].in_flight, 2);

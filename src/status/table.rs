@@ -27,7 +27,9 @@ pub fn render_text(snapshot: &Snapshot) -> String {
             "BACKEND",
             "STATE",
             "IN FLIGHT",
-            "WEIGHT",
+            "REQUESTS",
+            "FAILED",
+            "AVERAGE",
             "NOTES",
         ],
         snapshot
@@ -87,25 +89,44 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
     }
 }
 
-fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 6] {
-    let notes: Vec<String> = backend
-        .more
-        .iter()
-        .filter(|(_, value)| !value.is_null() && *value != &serde_json::Value::Bool(false))
-        .map(|(name, value)| match value {
-            serde_json::Value::String(text) => format!("{name}={text}"),
-            serde_json::Value::Bool(true) => name.clone(),
-            other => format!("{name}={other}"),
-        })
-        .collect();
+fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 8] {
     [
         upstream.name.clone(),
         backend.address.clone(),
         backend.state.clone(),
         backend.in_flight.to_string(),
-        backend.weight.to_string(),
-        notes.join(" "),
+        backend.requests.to_string(),
+        backend.failures.to_string(),
+        backend
+            .ewma_ms
+            .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}ms")),
+        notes(upstream, backend).join(", "),
     ]
+}
+
+/// What is out of the ordinary.
+fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
+    let mut notes = Vec::new();
+    if backend.weight > 1 {
+        notes.push(format!("weight {}", backend.weight));
+    }
+    if let Some(seconds) = backend.ejected_for {
+        let because = backend.ejected_because.as_deref().unwrap_or("failures");
+        notes.push(format!("out for {seconds:.0}s ({because})"));
+    }
+    match &backend.probe {
+        Some(probe) if !probe.passed => {
+            notes.push(format!("check {:.0}s ago: {}", probe.ago, probe.text));
+        }
+        _ => {}
+    }
+    if upstream.queue > 0 {
+        notes.push(format!("{} waiting", upstream.queue));
+    }
+    if upstream.panic {
+        notes.push("none is well, so all are used".to_owned());
+    }
+    notes
 }
 
 /// One table under an empty line; nothing if it has no rows.
@@ -214,10 +235,23 @@ pub(super) mod tests {
             upstreams: vec![UpstreamStatus::from_value(json!({
                 "name": "web",
                 "balance": "least_conn",
+                "queue": 0,
+                "panic": false,
                 "backends": [
-                    { "address": "127.0.0.1:3000", "weight": 1, "state": "healthy", "in_flight": 2 },
-                    { "address": "127.0.0.1:3001", "weight": 2, "state": "ejected", "in_flight": 0,
-                      "for_ms": 4000, "slow_start": false, "note": null },
+                    {
+                        "address": "127.0.0.1:3000", "weight": 1, "state": "healthy",
+                        "in_flight": 2, "requests": 3100, "failures": 0, "ewma_ms": 4.25,
+                        "probe": { "passed": true, "text": "200", "took_ms": 0.4, "ago": 2.0 },
+                    },
+                    {
+                        "address": "127.0.0.1:3001", "weight": 2, "state": "ejected",
+                        "in_flight": 0, "requests": 120, "failures": 9,
+                        "ejected_for": 4.2, "ejected_because": "errors",
+                        "probe": {
+                            "passed": false, "text": "connection refused", "took_ms": 0.1,
+                            "ago": 1.0,
+                        },
+                    },
                 ],
             }))],
         }
@@ -233,9 +267,9 @@ pub(super) mod tests {
         LISTENER  ADDRESS         OPEN  ACCEPTED
         public    127.0.0.1:8080  12    3400
 
-        UPSTREAM  BACKEND         STATE    IN FLIGHT  WEIGHT  NOTES
-        web       127.0.0.1:3000  healthy  2          1
-        web       127.0.0.1:3001  ejected  0          2       for_ms=4000
+        UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  AVERAGE  NOTES
+        web       127.0.0.1:3000  healthy  2          3100      0       4.2ms
+        web       127.0.0.1:3001  ejected  0          120       9       -        weight 2, out for 4s (errors), check 1s ago: connection refused
 
         ROUTE  MATCH                   ACTION        FILTERS
         api    shop.example.com/api/*  upstream api  request_id access_log
