@@ -30,6 +30,10 @@ apps: ## build the Next.js and Express apps of the end-to-end tests
 schema: ## write conf/schema.json anew
 	$(CARGO) run --quiet --locked -- schema > conf/schema.json
 
+.PHONY: metrics-page
+metrics-page: ## write docs/metrics.md anew
+	WRITE_METRICS_PAGE=1 $(CARGO) test --quiet --locked --test it metrics_page
+
 .PHONY: compare
 compare: setup ## measure Edgeway, bare Pingora and nginx side by side
 	$(CARGO) build --release --locked --bin edgeway --example bare

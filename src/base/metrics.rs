@@ -9,6 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector as _,
 };
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 
@@ -32,6 +33,16 @@ enum Family {
     Counter(IntCounterVec),
     Gauge(IntGaugeVec),
     Histogram(HistogramVec),
+}
+
+/// What is known of a family without looking at its series.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FamilyInfo {
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    pub labels: Vec<String>,
+    pub help: String,
 }
 
 type Labels<'a> = &'a [(&'static str, &'a str)];
@@ -109,6 +120,34 @@ impl Metrics {
         };
     }
 
+    /// Every family that was asked for so far, by name.
+    pub fn families(&self) -> Vec<FamilyInfo> {
+        let mut found: Vec<FamilyInfo> = self
+            .0
+            .families
+            .lock()
+            .values()
+            .flat_map(|family| {
+                let (kind, descriptions) = match family {
+                    Family::Counter(vec) => ("counter", vec.desc()),
+                    Family::Gauge(vec) => ("gauge", vec.desc()),
+                    Family::Histogram(vec) => ("histogram", vec.desc()),
+                };
+                descriptions
+                    .into_iter()
+                    .map(|description| FamilyInfo {
+                        name: description.fq_name.clone(),
+                        kind,
+                        labels: description.variable_labels.clone(),
+                        help: description.help.clone(),
+                    })
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
     /// Everything in Prometheus' text format 0.0.4.
     pub fn text(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(16 * 1024);
@@ -147,6 +186,26 @@ fn split(labels: Labels<'_>) -> (Vec<&'static str>, Vec<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn families_are_known_before_they_have_a_series() {
+        let metrics = Metrics::default();
+        metrics.gauge("edgeway_y", "why", &[]);
+        metrics.counter("edgeway_x_total", "x", &[("route", "a"), ("kind", "b")]);
+        metrics.forget("edgeway_x_total", &[("route", "a"), ("kind", "b")]);
+        let families = metrics.families();
+        let shown: Vec<_> = families
+            .iter()
+            .map(|f| (f.name.as_str(), f.kind, f.labels.join(","), f.help.as_str()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("edgeway_x_total", "counter", "route,kind".to_owned(), "x"),
+                ("edgeway_y", "gauge", String::new(), "why"),
+            ]
+        );
+    }
 
     #[test]
     fn one_family_has_many_series_and_can_forget_one() {

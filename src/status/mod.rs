@@ -4,6 +4,7 @@
 mod bounded;
 pub mod client;
 pub mod http;
+pub mod metrics_page;
 pub mod snapshot;
 pub mod table;
 #[cfg(test)]

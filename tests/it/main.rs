@@ -6,6 +6,7 @@ mod edge;
 mod express_front;
 mod failover;
 mod harness;
+mod metrics_page;
 mod next_front;
 mod observed;
 mod streaming;

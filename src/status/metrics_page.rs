@@ -1,0 +1,60 @@
+//! The reference of metrics, `docs/metrics.md`, made from what is registered.
+
+use std::fmt::Write as _;
+
+use crate::base::metrics::{FamilyInfo, Metrics, SECONDS};
+
+/// The page for every family that `metrics` knows.
+pub fn markdown(metrics: &Metrics) -> String {
+    let mut out = String::from(
+        "# Metrics\n\n\
+         <!-- Made from the code: `make metrics-page` writes it anew. -->\n\n\
+         `GET /metrics` on the admin listener gives them in Prometheus' text format 0.0.4.\n\
+         Label values come from the configuration or from a closed list, never from a client: \
+         an unknown method counts as `other`.\n\
+         A series appears when it is first counted.\n\n\
+         | metric | type | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for family in metrics.families() {
+        put_row(&mut out, &family);
+    }
+    let buckets: Vec<String> = SECONDS.iter().map(f64::to_string).collect();
+    // Writing to a String cannot fail.
+    let _infallible = writeln!(
+        out,
+        "\nHistograms count seconds, in buckets of {}.",
+        buckets.join(", ")
+    );
+    out
+}
+
+fn put_row(out: &mut String, family: &FamilyInfo) {
+    let labels: Vec<String> = family
+        .labels
+        .iter()
+        .map(|label| format!("`{label}`"))
+        .collect();
+    // Writing to a String cannot fail.
+    let _infallible = writeln!(
+        out,
+        "| `{}` | {} | {} | {} |",
+        family.name,
+        family.kind,
+        labels.join(", "),
+        family.help.replace('|', "\\|"),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_is_a_row() {
+        let metrics = Metrics::default();
+        metrics.counter("edgeway_x_total", "a | b", &[("route", "r"), ("kind", "k")]);
+        let page = markdown(&metrics);
+        let row = "| `edgeway_x_total` | counter | `route`, `kind` | a \\| b |\n";
+        assert!(page.contains(row), "{page}");
+    }
+}

@@ -1,0 +1,89 @@
+//! The reference of metrics agrees with what the code registers.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use edgeway::{
+    edge::listener,
+    gateway::{self, World},
+    runtime::live::Live,
+    status::metrics_page,
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A process in which everything that counts has counted once: every example
+/// configuration compiled, a request served and one refused, a connection accepted.
+fn everything() -> World {
+    let world = World::default();
+    for entry in fs::read_dir(root().join("conf/examples")).expect("conf/examples is there") {
+        let path = entry.expect("it can be read").path();
+        if path.extension().is_none_or(|ending| ending != "yaml") {
+            continue;
+        }
+        let file = gateway::load(&path)
+            .file
+            .expect("another test says what is wrong");
+        let folder = path.parent().expect("it is in a folder");
+        let (gateway, _) = gateway::compile(&file, folder, &world);
+        let gateway = gateway.expect("another test says what is wrong");
+        for route in &gateway.routes {
+            route.metrics.count(&http::Method::GET, 200);
+        }
+        Live::new(gateway, world.clone()).http.refuse("body_limit");
+    }
+    listener::open(&world.metrics, "public");
+    listener::accepted(&world.metrics, "public");
+    world
+}
+
+#[test]
+fn the_page_of_metrics_is_fresh() {
+    let path = root().join("docs/metrics.md");
+    let made = metrics_page::markdown(&everything().metrics);
+    if std::env::var_os("WRITE_METRICS_PAGE").is_some() {
+        fs::write(&path, &made).expect("docs/metrics.md can be written");
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == made,
+        "docs/metrics.md is stale: run `make metrics-page`"
+    );
+}
+
+#[test]
+fn no_metric_of_the_code_is_missing_on_the_page() {
+    let known: BTreeSet<String> = everything()
+        .metrics
+        .families()
+        .into_iter()
+        .map(|family| family.name)
+        .collect();
+    let mut missing = BTreeSet::new();
+    for text in sources(&root().join("src")) {
+        // What only tests count stands behind their module.
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or("");
+        for (at, _) in code.match_indices("\"edgeway_") {
+            let name: String = code[at + 1..].chars().take_while(|c| *c != '"').collect();
+            if !known.contains(&name) {
+                missing.insert(name);
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// The texts of all sources but the test files.
+fn sources(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("it can be read").path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+            found.push(fs::read_to_string(&path).expect("source is UTF-8"));
+        }
+    }
+    found
+}
