@@ -1,1 +1,357 @@
-//! HTTP grammar that several slices need: lists, q-values, media types.
+//! HTTP grammar that several slices need: lists, q-values, media types, entity tags.
+//!
+//! Everything here reads header bytes in place: no allocation, no panic on any input.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The members of one comma-separated field value, trimmed, empty ones left out.
+///
+/// A comma inside a quoted string does not part members.
+pub fn list(value: &[u8]) -> List<'_> {
+    List { rest: value }
+}
+
+/// The members of a list field over all of its lines.
+pub fn list_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|line| list(line.as_bytes()))
+}
+
+/// Whether a list field has this member, case ignored: `no-transform` in `Cache-Control`.
+///
+/// A member's argument (`max-age=5`) and parameters are no part of its name.
+pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    list_of(headers, name).any(|member| {
+        let end = member
+            .iter()
+            .position(|b| matches!(b, b'=' | b';'))
+            .unwrap_or(member.len());
+        member[..end]
+            .trim_ascii_end()
+            .eq_ignore_ascii_case(token.as_bytes())
+    })
+}
+
+/// The iterator that [`list`] returns.
+#[derive(Clone, Debug)]
+pub struct List<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for List<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while !self.rest.is_empty() {
+            let end = unquoted(self.rest, b',').unwrap_or(self.rest.len());
+            let member = self.rest[..end].trim_ascii();
+            self.rest = self.rest.get(end + 1..).unwrap_or_default();
+            if !member.is_empty() {
+                return Some(member);
+            }
+        }
+        None
+    }
+}
+
+/// Where `wanted` first stands outside of quoted strings.
+fn unquoted(bytes: &[u8], wanted: u8) -> Option<usize> {
+    let mut is_quoted = false;
+    let mut index = 0;
+    while let Some(&byte) = bytes.get(index) {
+        match byte {
+            b'\\' if is_quoted => index += 1,
+            b'"' => is_quoted = !is_quoted,
+            _ if byte == wanted && !is_quoted => return Some(index),
+            _ => {}
+        }
+        index += 1;
+    }
+    None
+}
+
+/// A q-value in thousandths: 0 (not wanted) to 1000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Weight(u16);
+
+impl Weight {
+    pub const NONE: Self = Self(0);
+    pub const FULL: Self = Self(1000);
+
+    /// Reads `0`, `0.5`, `1.000`. Digits beyond the third are dropped; `None` for what is
+    /// no q-value.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let (whole, digits) = match text {
+            [whole @ (b'0' | b'1')] => (*whole, &[][..]),
+            [whole @ (b'0' | b'1'), b'.', digits @ ..] => (*whole, digits),
+            _ => return None,
+        };
+        if !digits.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        let digit = |at: usize| u16::from(digits.get(at).map_or(0, |b| b - b'0'));
+        let thousandths =
+            u16::from(whole - b'0') * 1000 + digit(0) * 100 + digit(1) * 10 + digit(2);
+        (thousandths <= 1000).then_some(Self(thousandths))
+    }
+
+    pub fn is_wanted(self) -> bool {
+        self.0 > 0
+    }
+}
+
+/// Splits a member of `Accept` or `Accept-Encoding` into what it names and its weight,
+/// which is [`Weight::FULL`] if it has none. `None` for a member with a broken weight.
+///
+/// Parameters of the media type stay behind: `text/html;level=1;q=0.5` names `text/html`.
+pub fn weighted(member: &[u8]) -> Option<(&[u8], Weight)> {
+    let end = unquoted(member, b';').unwrap_or(member.len());
+    let name = member[..end].trim_ascii();
+    let mut rest = member.get(end + 1..).unwrap_or_default();
+    let mut weight = Weight::FULL;
+    while !rest.is_empty() {
+        let end = unquoted(rest, b';').unwrap_or(rest.len());
+        let parameter = rest[..end].trim_ascii();
+        rest = rest.get(end + 1..).unwrap_or_default();
+        if let [b'q' | b'Q', value @ ..] = parameter {
+            // RFC 9110, 12.4.2: no space round the `=`. Some clients write one all the same.
+            if let [b'=', value @ ..] = value.trim_ascii_start() {
+                weight = Weight::parse(value.trim_ascii())?;
+            }
+        }
+    }
+    (!name.is_empty()).then_some((name, weight))
+}
+
+/// `text/html` of `text/html; charset=utf-8`, its case as sent.
+pub fn essence(content_type: &[u8]) -> &[u8] {
+    let end = content_type
+        .iter()
+        .position(|b| matches!(b, b';' | b','))
+        .unwrap_or(content_type.len());
+    content_type[..end].trim_ascii()
+}
+
+/// What becomes of an entity tag when the bytes that it stands for change their coding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Weakened {
+    /// It was weak already.
+    Already,
+    /// The weak form of a strong one.
+    Weak(HeaderValue),
+    /// No entity tag by the grammar, such as one without quotes: it cannot be weakened.
+    Malformed,
+}
+
+/// `W/"x"` for `"x"`.
+pub fn weakened(etag: &HeaderValue) -> Weakened {
+    match etag.as_bytes() {
+        [b'W', b'/', b'"', .., b'"'] => Weakened::Already,
+        [b'"', .., b'"'] => {
+            let mut weak = Vec::with_capacity(etag.len() + 2);
+            weak.extend_from_slice(b"W/");
+            weak.extend_from_slice(etag.as_bytes());
+            HeaderValue::from_maybe_shared(bytes::Bytes::from(weak))
+                .map_or(Weakened::Malformed, Weakened::Weak)
+        }
+        _ => Weakened::Malformed,
+    }
+}
+
+/// Whether `Vary` already names this field, or everything (`*`).
+///
+/// Who adds a field asks first, so that it stands there once.
+pub fn varies_by(headers: &HeaderMap, field: &HeaderName) -> bool {
+    list_of(headers, &http::header::VARY)
+        .any(|member| member == b"*" || member.eq_ignore_ascii_case(field.as_str().as_bytes()))
+}
+
+/// `Content-Length`, if there is one and all of its values agree.
+pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let mut values = list_of(headers, &http::header::CONTENT_LENGTH).map(decimal);
+    let first = values.next()??;
+    values.all(|other| other == Some(first)).then_some(first)
+}
+
+/// Digits and nothing else, as a number.
+fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, VARY};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn members(value: &str) -> Vec<&str> {
+        list(value.as_bytes())
+            .map(|m| std::str::from_utf8(m).unwrap())
+            .collect()
+    }
+
+    fn lines(name: &HeaderName, values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn lists_are_split_at_commas_outside_of_quotes() {
+        assert_eq!(members("a, b ,c"), ["a", "b", "c"]);
+        assert_eq!(members(" ,, a,,"), ["a"]);
+        assert_eq!(members(r#"x="a,b", y"#), [r#"x="a,b""#, "y"]);
+        assert_eq!(members(r#"x="a\",b", y"#), [r#"x="a\",b""#, "y"]);
+        assert_eq!(members(r#""never closed, b"#), [r#""never closed, b"#]);
+        assert!(members("").is_empty());
+    }
+
+    #[test]
+    fn a_token_is_found_on_any_line_and_not_inside_of_others() {
+        let headers = lines(&CACHE_CONTROL, &["public", "max-age=5, No-Transform"]);
+        assert!(has_token(&headers, &CACHE_CONTROL, "no-transform"));
+        assert!(has_token(&headers, &CACHE_CONTROL, "max-age"));
+        assert!(!has_token(&headers, &CACHE_CONTROL, "no"));
+        let quoted = lines(&CACHE_CONTROL, &[r#"ext="a, no-transform""#]);
+        assert!(!has_token(&quoted, &CACHE_CONTROL, "no-transform"));
+    }
+
+    #[test]
+    fn weights_read_as_thousandths() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("1", Some(1000)),
+            ("0.", Some(0)),
+            ("0.5", Some(500)),
+            ("0.125", Some(125)),
+            ("0.0019", Some(1)),
+            ("1.000", Some(1000)),
+            ("1.001", None),
+            ("2", None),
+            ("-1", None),
+            (".5", None),
+            ("0.x", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                Weight::parse(text.as_bytes()),
+                expected.map(Weight),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_member_is_its_name_and_its_weight() {
+        for (member, expected) in [
+            ("gzip", Some(("gzip", 1000))),
+            ("gzip;q=0", Some(("gzip", 0))),
+            ("br ; Q=0.5", Some(("br", 500))),
+            ("br; q = 0.5", Some(("br", 500))),
+            ("text/html;level=1;q=0.7", Some(("text/html", 700))),
+            (r#"a/b;x="1;q=0.1";q=0.2"#, Some(("a/b", 200))),
+            ("gzip;quality=1", Some(("gzip", 1000))),
+            ("gzip;q=", None),
+            ("gzip;q=nan", None),
+            (";q=1", None),
+        ] {
+            let read = weighted(member.as_bytes());
+            assert_eq!(
+                read.map(|(name, w)| (std::str::from_utf8(name).unwrap(), w.0)),
+                expected,
+                "{member}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_accept_header_is_a_list_of_weighted_members() {
+        let headers = lines(&ACCEPT, &["text/html,application/json;q=0.9", "*/*;q=0.1"]);
+        let read: Vec<_> = list_of(&headers, &ACCEPT).filter_map(weighted).collect();
+        assert_eq!(read.len(), 3);
+        assert_eq!(read[2], (&b"*/*"[..], Weight(100)));
+    }
+
+    #[test]
+    fn the_essence_has_no_parameters() {
+        assert_eq!(essence(b"text/html; charset=utf-8"), b"text/html");
+        assert_eq!(essence(b" Text/HTML "), b"Text/HTML");
+        assert_eq!(essence(b""), b"");
+    }
+
+    #[test]
+    fn strong_tags_become_weak_and_weak_ones_stay() {
+        let tag = |text: &'static str| weakened(&HeaderValue::from_static(text));
+        assert_eq!(
+            tag(r#""x""#),
+            Weakened::Weak(HeaderValue::from_static(r#"W/"x""#))
+        );
+        assert_eq!(tag(r#"W/"x""#), Weakened::Already);
+        assert_eq!(tag("x"), Weakened::Malformed);
+        assert_eq!(tag("\""), Weakened::Malformed);
+        assert_eq!(tag("W/x"), Weakened::Malformed);
+    }
+
+    #[test]
+    fn vary_is_asked_by_name_on_any_line() {
+        let headers = lines(&VARY, &["rsc, Accept-encoding", "Origin"]);
+        assert!(varies_by(&headers, &http::header::ACCEPT_ENCODING));
+        assert!(varies_by(&headers, &http::header::ORIGIN));
+        assert!(!varies_by(&headers, &ACCEPT));
+        assert!(varies_by(&lines(&VARY, &["*"]), &ACCEPT));
+    }
+
+    #[test]
+    fn content_lengths_must_agree() {
+        let length = |values: &[&str]| content_length(&lines(&CONTENT_LENGTH, values));
+        assert_eq!(length(&["12"]), Some(12));
+        assert_eq!(length(&["12", "12, 12"]), Some(12));
+        assert_eq!(length(&["12", "13"]), None);
+        assert_eq!(length(&["+12"]), None);
+        assert_eq!(length(&["99999999999999999999"]), None);
+        assert_eq!(length(&[]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            for member in list(&bytes) {
+                prop_assert!(!member.is_empty());
+                weighted(member);
+            }
+            weighted(&bytes);
+            Weight::parse(&bytes);
+            essence(&bytes);
+            decimal(&bytes);
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                weakened(&value);
+                let mut headers = HeaderMap::new();
+                headers.insert(CACHE_CONTROL, value);
+                has_token(&headers, &CACHE_CONTROL, "no-transform");
+            }
+        }
+
+        #[test]
+        fn grammar_made_of_its_own_signs_does_not_panic(text in r#"[a,;q=0.1"\\ W/]{0,40}"#) {
+            for member in list(text.as_bytes()) {
+                weighted(member);
+            }
+        }
+
+        #[test]
+        fn plain_members_come_back(items in proptest::collection::vec("[a-z]{1,5}", 0..6)) {
+            prop_assert_eq!(members(&items.join(" ,")), items);
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod clock;
+pub mod encoding;
 pub mod heads;
 pub mod http;
 pub mod loopback;
