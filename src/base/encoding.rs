@@ -106,9 +106,9 @@ impl Accepted {
     /// The best of `offered`: by the client's weight, and among equals the first offered.
     /// `None` for no coding at all, which is also what a client gets that refuses every
     /// coding and `identity` too.
-    pub fn choose(&self, offered: &[Encoding]) -> Option<Encoding> {
+    pub fn choose(&self, offered: impl IntoIterator<Item = Encoding>) -> Option<Encoding> {
         let mut best: Option<(Weight, Encoding)> = None;
-        for &encoding in offered {
+        for encoding in offered {
             let weight = self.weight(encoding);
             if weight.is_wanted() && best.is_none_or(|(most, _)| weight > most) {
                 best = Some((weight, encoding));
@@ -449,7 +449,7 @@ mod tests {
         for line in lines {
             headers.append(ACCEPT_ENCODING, HeaderValue::from_str(line).unwrap());
         }
-        Accepted::of(&headers).choose(offered)
+        Accepted::of(&headers).choose(offered.iter().copied())
     }
 
     #[test]
@@ -611,7 +611,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_str(&line).unwrap());
             let accepted = Accepted::of(&headers);
-            if let Some(encoding) = accepted.choose(&[Encoding::Br, Encoding::Gzip]) {
+            if let Some(encoding) = accepted.choose([Encoding::Br, Encoding::Gzip]) {
                 prop_assert!(encoding != Encoding::Zstd);
                 prop_assert!(accepted.weight(encoding).is_wanted());
             }

@@ -9,6 +9,7 @@ pub mod http;
 pub mod loopback;
 pub mod metrics;
 pub mod net;
+pub mod origin;
 pub mod secret;
 pub mod tasks;
 pub mod units;

@@ -5,6 +5,9 @@
 pub mod access;
 pub mod access_log;
 pub mod body_limit;
+pub mod compression;
+pub mod cors;
+pub mod csrf;
 pub mod headers;
 pub mod methods;
 pub mod request_id;
@@ -59,8 +62,11 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<methods::Methods>(),
     Entry::of::<access::Access>(),
     Entry::of::<body_limit::BodyLimit>(),
+    Entry::of::<csrf::Csrf>(),
+    Entry::of::<cors::Cors>(),
     Entry::of::<headers::Headers>(),
     Entry::of::<security_headers::SecurityHeaders>(),
+    Entry::of::<compression::Compression>(),
 ];
 
 pub fn find(name: &str) -> Option<&'static Entry> {

@@ -1,0 +1,235 @@
+//! `compression` as written, and how it compiles.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{
+    Compression, Offer,
+    types::{self, Types},
+};
+use crate::{
+    base::{encoding::Encoding, units::ByteSize},
+    chain::CompileCx,
+    config::{
+        diagnostic::closest,
+        tree::{
+            Spanned,
+            short::{self, Short, read_short},
+        },
+    },
+};
+
+/// Compression of answers: `true`, a list of codings such as `[br, gzip]`, or a mapping.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_list, transform = short::or_flag)]
+pub struct CompressionConfig {
+    /// The codings on offer: `zstd`, `br`, `gzip`. The client's weights go first; among
+    /// equals, and for most browsers all are, the one that stands first here.
+    #[schemars(with = "Vec<Encoding>")]
+    encodings: Vec<Spanned<String>>,
+    /// Shorter answers stay as they are.
+    min_size: ByteSize,
+    levels: LevelsConfig,
+    /// The media types to compress, with one `*` at most: `text/*`, `application/*+json`.
+    /// If absent: text, JSON, XML, JavaScript, WebAssembly, SVG and plain fonts. Events
+    /// (`text/event-stream`) never are.
+    types: Option<Vec<Spanned<String>>>,
+}
+
+/// How hard each coding tries: higher is smaller and slower.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct LevelsConfig {
+    /// 1 to 19.
+    #[schemars(range(min = 1, max = 19))]
+    zstd: Spanned<u8>,
+    /// 0 to 6: from 7 on each answer would take 9 MiB of memory and more.
+    #[schemars(range(min = 0, max = 6))]
+    br: Spanned<u8>,
+    /// 1 to 9.
+    #[schemars(range(min = 1, max = 9))]
+    gzip: Spanned<u8>,
+}
+
+/// The highest level of brotli at which a stream's memory stays small: see
+/// [`Encoder`](crate::base::encoding::Encoder).
+const BR_MAX: u8 = 6;
+
+impl Default for CompressionConfig {
+    fn default() -> Self {
+        Self {
+            encodings: Encoding::ALL
+                .map(|encoding| Spanned::nowhere(encoding.name().to_owned()))
+                .into(),
+            min_size: ByteSize(1024),
+            levels: LevelsConfig::default(),
+            types: None,
+        }
+    }
+}
+
+impl Default for LevelsConfig {
+    fn default() -> Self {
+        Self {
+            zstd: Spanned::nowhere(3),
+            br: Spanned::nowhere(5),
+            gzip: Spanned::nowhere(6),
+        }
+    }
+}
+
+impl Short for CompressionConfig {
+    const WHAT: &'static str = "`true`, a list such as `[br, gzip]`, or a mapping";
+    const TAKES_LIST: bool = true;
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        flag.then(|| Ok(Self::default()))
+    }
+
+    fn list(encodings: Vec<Spanned<String>>) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            encodings,
+            ..Self::default()
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for CompressionConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Serialize for CompressionConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
+}
+
+impl CompressionConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Compression> {
+        // All three report what they find before the first failure counts.
+        let encodings = self.encodings(cx);
+        let levels_are_good = self.levels.check(cx);
+        let types = self.types(cx);
+        let offered = encodings?
+            .into_iter()
+            .map(|encoding| Offer::new(encoding, self.levels.of(encoding).value, cx.metrics))
+            .collect();
+        let types = types?;
+        levels_are_good.then_some(Compression {
+            offered,
+            min_size: self.min_size.0,
+            types,
+        })
+    }
+
+    fn encodings(&self, cx: &mut CompileCx<'_>) -> Option<Vec<Encoding>> {
+        let mut encodings = Vec::new();
+        let mut is_good = true;
+        for written in &self.encodings {
+            let name = written.value.as_str();
+            let Some(encoding) = Encoding::ALL.into_iter().find(|e| e.name() == name) else {
+                is_good = false;
+                cx.report_at(
+                    written.place,
+                    "edgeway::compression::encoding",
+                    format!("there is no coding `{name}`"),
+                    guess(name),
+                );
+                continue;
+            };
+            if encodings.contains(&encoding) {
+                is_good = false;
+                cx.report_at(
+                    written.place,
+                    "edgeway::compression::encoding",
+                    format!("`{name}` is listed twice"),
+                    "keep the one that shows its rank",
+                );
+                continue;
+            }
+            encodings.push(encoding);
+        }
+        if self.encodings.is_empty() {
+            is_good = false;
+            cx.report(
+                "edgeway::compression::encoding",
+                "no coding is listed",
+                "write `compression: false` to leave answers as they are",
+            );
+        }
+        is_good.then_some(encodings)
+    }
+
+    fn types(&self, cx: &mut CompileCx<'_>) -> Option<Types> {
+        let Some(written) = &self.types else {
+            return Types::of(types::DEFAULT).ok();
+        };
+        match Types::of(written.iter().map(|text| text.value.as_str())) {
+            Ok(types) => Some(types),
+            Err(errors) => {
+                for (index, help) in errors {
+                    cx.report_at(
+                        written[index].place,
+                        "edgeway::compression::type",
+                        format!("`{}` cannot be a type to compress", written[index].value),
+                        help,
+                    );
+                }
+                None
+            }
+        }
+    }
+}
+
+/// What somebody may have meant who wrote `name` for a coding.
+fn guess(name: &str) -> String {
+    let lower = name.to_ascii_lowercase();
+    let meant = match lower.as_str() {
+        "brotli" => Some("br"),
+        "zstandard" => Some("zstd"),
+        "deflate" | "zlib" | "x-gzip" => Some("gzip"),
+        _ => closest(&lower, Encoding::ALL.map(Encoding::name)),
+    };
+    match meant {
+        Some(meant) => format!("write `{meant}`"),
+        None => "write `zstd`, `br` or `gzip`".to_owned(),
+    }
+}
+
+impl LevelsConfig {
+    fn of(&self, encoding: Encoding) -> Spanned<u8> {
+        match encoding {
+            Encoding::Zstd => self.zstd.clone(),
+            Encoding::Br => self.br.clone(),
+            Encoding::Gzip => self.gzip.clone(),
+        }
+    }
+
+    fn check(&self, cx: &mut CompileCx<'_>) -> bool {
+        let mut is_good = true;
+        for encoding in Encoding::ALL {
+            let (least, mut most) = encoding.levels().into_inner();
+            if encoding == Encoding::Br {
+                most = BR_MAX;
+            }
+            let level = self.of(encoding);
+            if !(least..=most).contains(&level.value) {
+                is_good = false;
+                cx.report_at(
+                    level.place,
+                    "edgeway::compression::level",
+                    format!("{} has no level {} here", encoding.name(), level.value),
+                    format!("write a number from {least} to {most}"),
+                );
+            }
+        }
+        is_good
+    }
+}

@@ -1,0 +1,297 @@
+//! Codes answers with zstd, br or gzip, as the client prefers, and flushes at each chunk.
+//!
+//! Which answers: [`types`] and [`Compression::may_code`]. How bytes are coded is not known
+//! here but in [`base::encoding`](crate::base::encoding).
+
+mod config;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use self::types::Types;
+use crate::{
+    base::{
+        encoding::{Accepted, Encoder, Encoding},
+        heads,
+        http::{Weakened, content_length, has_token, list_of, varies_by, weakened},
+        metrics::{IntCounter, Metrics},
+    },
+    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Protocol},
+};
+
+const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
+const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("Accept-Encoding");
+
+/// What speaks of the bytes as the origin sent them: their length, ranges and digests.
+const OF_THE_PLAIN_BYTES: [HeaderName; 5] = [
+    header::CONTENT_LENGTH,
+    header::ACCEPT_RANGES,
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+];
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Compression {
+    /// What is offered, the favourite first.
+    offered: Box<[Offer]>,
+    min_size: u64,
+    types: Types,
+}
+
+/// One coding on offer.
+#[derive(Debug)]
+struct Offer {
+    encoding: Encoding,
+    level: u8,
+    content_encoding: HeaderValue,
+    bytes_in: IntCounter,
+    bytes_out: IntCounter,
+}
+
+/// The body on its way, in its slot of the exchange.
+struct Stream {
+    /// `None` after its end, or once it broke.
+    encoder: Option<Encoder>,
+    /// Which offer it is.
+    offer: usize,
+}
+
+/// What becomes of an answer.
+enum Fate<'a> {
+    /// It is none of ours: nobody else gets it coded either.
+    Untouched,
+    /// Coded for others, not for this client.
+    Plain,
+    Coded(usize, &'a Offer),
+}
+
+impl FilterKind for Compression {
+    const NAME: &'static str = "compression";
+    const ON_BY_DEFAULT: bool = true;
+    type Config = config::CompressionConfig;
+    type Filter = Self;
+
+    fn compile(config: config::CompressionConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Compression {
+    fn phases(&self) -> Phases {
+        Phases::UPSTREAM | Phases::RESPONSE | Phases::RESPONSE_BODY
+    }
+
+    /// The origin is asked for plain bytes: coding happens once, here, and what a cache
+    /// keeps fits every client. "No `Accept-Encoding`" would mean that any coding is fine.
+    fn on_upstream(&self, _ex: &mut Exchange<'_>, head: &mut RequestHeader) {
+        let inserted = head.insert_header(header::ACCEPT_ENCODING, IDENTITY);
+        debug_assert!(inserted.is_ok(), "a replaced header needs no room");
+    }
+
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+        // An answer that was begun and then replaced by one of ours leaves its stream behind.
+        ex.facts.take::<Stream>();
+        if head.status == StatusCode::NOT_MODIFIED {
+            self.confirm(ex, head);
+            return;
+        }
+        let (index, offer) = match self.fate(ex, head) {
+            Fate::Untouched => return,
+            Fate::Plain => {
+                if !varies_by(&head.headers, &header::ACCEPT_ENCODING) {
+                    let added = head.append_header(header::VARY, ACCEPT_ENCODING);
+                    debug_assert!(added.is_ok(), "an answer has room for a header");
+                }
+                return;
+            }
+            Fate::Coded(index, offer) => (index, offer),
+        };
+        // An answer to HEAD has the head of the one to GET, and nothing to code.
+        let has_body = ex.head.method != Method::HEAD;
+        if has_body {
+            let length = content_length(&head.headers);
+            match Encoder::new(offer.encoding, offer.level, length) {
+                Ok(encoder) => ex.facts.put(Stream {
+                    encoder: Some(encoder),
+                    offer: index,
+                }),
+                Err(error) => {
+                    log::warn!(error:%; "an answer stays plain");
+                    return;
+                }
+            }
+        }
+        // Pingora has settled the framing before this phase, by the length that goes away
+        // now; without `Transfer-Encoding` it would end the body by closing the connection.
+        // Over HTTP/2 it takes the header out again.
+        let is_chunked = has_body && ex.facts.client.protocol == Protocol::Http11;
+        heads::edit_response(head, 3, |headers| offer.announce(headers, is_chunked));
+    }
+
+    fn on_response_body(&self, ex: &mut Exchange<'_>, chunk: &mut Option<Bytes>, end: bool) {
+        let Some(stream) = ex.facts.slot_mut::<Stream>() else {
+            return;
+        };
+        let input = chunk.take().unwrap_or_default();
+        let Some(offer) = self.offered.get(stream.offer) else {
+            return;
+        };
+        if input.is_empty() && !end {
+            return;
+        }
+        let mut out = Vec::new();
+        let coded = match &mut stream.encoder {
+            Some(encoder) if end => encoder.finish(&input, &mut out),
+            Some(encoder) => encoder.push(&input, &mut out),
+            None => return,
+        };
+        if end || coded.is_err() {
+            // Its memory is not needed until the log line is written.
+            stream.encoder = None;
+        }
+        if let Err(error) = coded {
+            // Without its end the coded stream is seen to be cut; nothing false is sent.
+            log::error!(error:%; "a coded answer broke off");
+            return;
+        }
+        offer.bytes_in.inc_by(input.len() as u64);
+        offer.bytes_out.inc_by(out.len() as u64);
+        *chunk = Some(Bytes::from(out));
+    }
+}
+
+impl Compression {
+    fn fate(&self, ex: &Exchange<'_>, head: &ResponseHeader) -> Fate<'_> {
+        if !self.may_code(head) {
+            return Fate::Untouched;
+        }
+        let request = &ex.head.headers;
+        // HTTP/1.0 knows no chunks. A range is one of the plain bytes, also where the origin
+        // answered it with all of them.
+        if ex.facts.client.protocol == Protocol::Http10
+            || request.contains_key(header::RANGE)
+            || has_token(request, &header::CACHE_CONTROL, "no-transform")
+        {
+            return Fate::Plain;
+        }
+        let accepted = Accepted::of(request);
+        accepted
+            .choose(self.offered.iter().map(|offer| offer.encoding))
+            .and_then(|encoding| {
+                self.offered
+                    .iter()
+                    .enumerate()
+                    .find(|(_, offer)| offer.encoding == encoding)
+            })
+            .map_or(Fate::Plain, |(index, offer)| Fate::Coded(index, offer))
+    }
+
+    /// Whether some client may get this answer coded: by what it is, not by who asks.
+    fn may_code(&self, head: &ResponseHeader) -> bool {
+        let status = head.status;
+        if status.is_informational()
+            || matches!(
+                status,
+                StatusCode::NO_CONTENT
+                    | StatusCode::RESET_CONTENT
+                    | StatusCode::PARTIAL_CONTENT
+                    | StatusCode::NOT_MODIFIED
+            )
+        {
+            return false;
+        }
+        let headers = &head.headers;
+        let has_type = headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|value| self.types.contain(value.as_bytes()));
+        // An answer of unknown length is streamed HTML, RSC or JSON far more often than a
+        // small one, so it is coded.
+        has_type
+            && content_length(headers).is_none_or(|length| length > 0 && length >= self.min_size)
+            && !headers.contains_key(header::CONTENT_RANGE)
+            && list_of(headers, &header::CONTENT_ENCODING)
+                .all(|coding| coding.eq_ignore_ascii_case(b"identity"))
+            && !has_token(headers, &header::CACHE_CONTROL, "no-transform")
+    }
+
+    /// A 304 speaks of the answer that the client has: of the coded one, if that is the
+    /// tag it asked with. It keeps the `Vary` of that answer too, which Next.js leaves out.
+    fn confirm(&self, ex: &Exchange<'_>, head: &mut ResponseHeader) {
+        let may_be_ours = head
+            .headers
+            .get(header::CONTENT_TYPE)
+            .is_none_or(|value| self.types.contain(value.as_bytes()));
+        if !may_be_ours {
+            return;
+        }
+        let weak = match head.headers.get(header::ETAG).map(weakened) {
+            Some(Weakened::Weak(weak)) => Some(weak),
+            Some(Weakened::Already | Weakened::Malformed) | None => None,
+        };
+        let weak = weak.filter(|weak| {
+            list_of(&ex.head.headers, &header::IF_NONE_MATCH).any(|tag| tag == weak.as_bytes())
+        });
+        let varies = varies_by(&head.headers, &header::ACCEPT_ENCODING);
+        if weak.is_none() && varies {
+            return;
+        }
+        heads::edit_response(head, 1, |headers| {
+            if let Some(weak) = weak {
+                headers.insert(header::ETAG, weak);
+            }
+            if !varies {
+                headers.append(header::VARY, ACCEPT_ENCODING);
+            }
+        });
+    }
+}
+
+impl Offer {
+    fn new(encoding: Encoding, level: u8, metrics: &Metrics) -> Self {
+        let bytes = |direction| {
+            metrics.counter(
+                "edgeway_compression_bytes_total",
+                "Bytes of answers before (in) and after (out) coding.",
+                &[("encoding", encoding.name()), ("direction", direction)],
+            )
+        };
+        Self {
+            encoding,
+            level,
+            content_encoding: encoding.header_value(),
+            bytes_in: bytes("in"),
+            bytes_out: bytes("out"),
+        }
+    }
+
+    /// The head of the coded answer.
+    fn announce(&self, headers: &mut HeaderMap, is_chunked: bool) {
+        headers.insert(header::CONTENT_ENCODING, self.content_encoding.clone());
+        for name in &OF_THE_PLAIN_BYTES {
+            headers.remove(name);
+        }
+        if is_chunked {
+            headers.insert(header::TRANSFER_ENCODING, CHUNKED);
+        }
+        if !varies_by(headers, &header::ACCEPT_ENCODING) {
+            headers.append(header::VARY, ACCEPT_ENCODING);
+        }
+        // RFC 9110, 8.8.1: one tag for several codings is a weak one.
+        match headers.get(header::ETAG).map(weakened) {
+            Some(Weakened::Weak(tag)) => {
+                headers.insert(header::ETAG, tag);
+            }
+            Some(Weakened::Malformed) => {
+                headers.remove(header::ETAG);
+            }
+            Some(Weakened::Already) | None => {}
+        }
+    }
+}

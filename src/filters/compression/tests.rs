@@ -1,0 +1,471 @@
+//! What is coded, for whom, and what its head says.
+
+use super::Compression;
+use crate::{
+    base::encoding::{
+        Encoding,
+        testkit::{decoded, is_complete},
+    },
+    chain::{
+        Protocol,
+        testkit::{Answer, Check, check, refused},
+    },
+};
+
+/// 4 KiB of something like a page.
+fn page() -> Vec<u8> {
+    b"<li><a href=\"/p/1\">A product</a> <b>12.90</b></li>\n"
+        .iter()
+        .copied()
+        .cycle()
+        .take(4096)
+        .collect()
+}
+
+/// A filter before a backend that answers [`page`] as HTML, with more headers.
+#[track_caller]
+fn html(yaml: &str, headers: &[(&str, &str)]) -> Check {
+    typed(yaml, "text/html; charset=utf-8", headers)
+}
+
+#[track_caller]
+fn typed(yaml: &str, content_type: &str, headers: &[(&str, &str)]) -> Check {
+    let mut all = vec![("Content-Type", content_type), ("Content-Length", "4096")];
+    all.extend_from_slice(headers);
+    check::<Compression>(yaml).backend(200, &all, &[&page()])
+}
+
+fn get(check: Check, accept: &str) -> Check {
+    check.send("GET", "/", &[("Accept-Encoding", accept)], &[])
+}
+
+fn coding(answer: &Answer) -> Option<&str> {
+    answer
+        .headers
+        .get("content-encoding")
+        .map(|value| value.to_str().unwrap())
+}
+
+fn vary(answer: &Answer) -> Vec<&str> {
+    answer
+        .headers
+        .get_all("vary")
+        .iter()
+        .map(|value| value.to_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn the_client_gets_the_coding_that_it_likes_best() {
+    for (accept, expected) in [
+        ("gzip, deflate, br, zstd", Some(Encoding::Zstd)),
+        ("gzip, deflate, br", Some(Encoding::Br)),
+        ("gzip;q=1, br;q=0.5", Some(Encoding::Gzip)),
+        ("x-gzip", Some(Encoding::Gzip)),
+        ("*", Some(Encoding::Zstd)),
+        ("identity;q=0, gzip;q=0.1", Some(Encoding::Gzip)),
+        ("gzip;q=0", None),
+        ("*;q=0", None),
+        ("deflate", None),
+        ("", None),
+    ] {
+        let check = get(html("{}", &[]), accept);
+        let answer = check.last();
+        assert_eq!(coding(answer), expected.map(Encoding::name), "{accept}");
+        match expected {
+            Some(encoding) => {
+                assert_eq!(decoded(encoding, &answer.body), page(), "{accept}");
+                assert!(is_complete(encoding, &answer.body), "{accept}");
+                assert!(answer.body.len() < 400, "{}", answer.body.len());
+            }
+            None => assert_eq!(answer.body, page(), "{accept}"),
+        }
+    }
+}
+
+#[test]
+fn several_lines_of_accept_encoding_are_one_list() {
+    let headers = [("Accept-Encoding", "gzip"), ("Accept-Encoding", "br")];
+    let check = html("{}", &[]).send("GET", "/", &headers, &[]);
+    assert_eq!(coding(check.last()), Some("br"));
+}
+
+#[test]
+fn our_order_decides_among_equals() {
+    let accept = "gzip, br, zstd";
+    assert_eq!(
+        coding(get(html("[gzip, br]", &[]), accept).last()),
+        Some("gzip")
+    );
+    assert_eq!(
+        coding(get(html("{ encodings: [br] }", &[]), accept).last()),
+        Some("br")
+    );
+    assert_eq!(coding(get(html("true", &[]), accept).last()), Some("zstd"));
+    assert_eq!(coding(get(html("[br]", &[]), "gzip").last()), None);
+}
+
+#[test]
+fn the_head_of_a_coded_answer_speaks_of_the_coded_bytes() {
+    let check = get(
+        html(
+            "{}",
+            &[
+                ("ETag", r#""abc""#),
+                ("Accept-Ranges", "bytes"),
+                ("Content-Digest", "sha-256=:x:"),
+                ("Vary", "rsc, next-router-state-tree"),
+            ],
+        ),
+        "gzip",
+    );
+    let answer = check.last();
+    assert_eq!(answer.headers["etag"], r#"W/"abc""#);
+    assert_eq!(answer.headers["transfer-encoding"], "chunked");
+    for gone in ["content-length", "accept-ranges", "content-digest"] {
+        assert!(!answer.headers.contains_key(gone), "{gone}");
+    }
+    assert_eq!(
+        vary(answer),
+        ["rsc, next-router-state-tree", "Accept-Encoding"]
+    );
+}
+
+#[test]
+fn weak_tags_stay_and_malformed_ones_go() {
+    let check = get(html("{}", &[("ETag", r#"W/"abc""#)]), "gzip");
+    assert_eq!(check.last().headers["etag"], r#"W/"abc""#);
+    let check = get(html("{}", &[("ETag", "abc")]), "gzip");
+    assert!(!check.last().headers.contains_key("etag"));
+}
+
+#[test]
+fn vary_is_there_once_also_on_the_plain_answer() {
+    for (sent, expected) in [
+        ("Accept-Encoding", "Accept-Encoding"),
+        ("rsc, accept-encoding", "rsc, accept-encoding"),
+        ("*", "*"),
+    ] {
+        for accept in ["gzip", "identity"] {
+            let check = get(html("{}", &[("Vary", sent)]), accept);
+            assert_eq!(vary(check.last()), [expected]);
+        }
+    }
+    let check = html("{}", &[("ETag", r#""abc""#)]).get("/");
+    assert_eq!(vary(check.last()), ["Accept-Encoding"]);
+    assert_eq!(check.last().headers["etag"], r#""abc""#);
+    assert_eq!(check.last().headers["content-length"], "4096");
+    assert_eq!(check.last().body, page());
+}
+
+#[test]
+fn what_never_is_coded_is_not_touched() {
+    for (content_type, headers) in [
+        ("text/event-stream", &[][..]),
+        ("text/event-stream; charset=utf-8", &[]),
+        ("image/png", &[]),
+        ("font/woff2", &[]),
+        ("", &[]),
+        (
+            "text/html",
+            &[("Cache-Control", "private, no-transform")][..],
+        ),
+        ("text/html", &[("Content-Encoding", "gzip")]),
+        ("text/html", &[("Content-Encoding", "identity, br")]),
+        ("text/html", &[("Content-Range", "bytes 0-4095/9000")]),
+    ] {
+        let mut all = vec![("ETag", r#""abc""#)];
+        all.extend_from_slice(headers);
+        let check = get(typed("{}", content_type, &all), "gzip, br, zstd");
+        let answer = check.last();
+        assert_eq!(answer.body, page(), "{content_type} {headers:?}");
+        assert_eq!(answer.headers["etag"], r#""abc""#);
+        assert_eq!(answer.headers["content-length"], "4096");
+        assert!(vary(answer).is_empty(), "{content_type} {headers:?}");
+    }
+}
+
+#[test]
+fn an_origins_own_coding_arrives_once() {
+    let check = get(html("{}", &[("Content-Encoding", "gzip")]), "gzip");
+    assert_eq!(coding(check.last()), Some("gzip"));
+    assert_eq!(check.last().body, page());
+    let check = get(html("{}", &[("Content-Encoding", "identity")]), "gzip");
+    assert_eq!(decoded(Encoding::Gzip, &check.last().body), page());
+}
+
+#[test]
+fn statuses_without_a_whole_body_are_left_alone() {
+    for (status, coded) in [
+        (200, true),
+        (404, true),
+        (500, true),
+        (204, false),
+        (205, false),
+        (206, false),
+    ] {
+        let check = check::<Compression>("{}").backend(
+            status,
+            &[("Content-Type", "text/html")],
+            &[&page()],
+        );
+        let check = get(check, "gzip");
+        assert_eq!(coding(check.last()).is_some(), coded, "{status}");
+        assert_eq!(!vary(check.last()).is_empty(), coded, "{status}");
+    }
+}
+
+#[test]
+fn small_answers_stay_plain_and_unknown_lengths_do_not() {
+    let answer = |length: Option<&str>, yaml: &str| {
+        let mut headers = vec![("Content-Type", "text/html")];
+        headers.extend(length.map(|length| ("Content-Length", length)));
+        let check = get(
+            check::<Compression>(yaml).backend(200, &headers, &[&page()]),
+            "gzip",
+        );
+        let answer = check.last();
+        assert_eq!(coding(answer).is_some(), !vary(answer).is_empty());
+        coding(answer).is_some()
+    };
+    assert!(!answer(Some("1023"), "{}"));
+    assert!(answer(Some("1024"), "{}"));
+    assert!(answer(Some("1025"), "{}"));
+    assert!(answer(None, "{}"));
+    assert!(!answer(Some("4095"), "{ min_size: 4KiB }"));
+    assert!(answer(Some("1"), "{ min_size: 0 }"));
+    assert!(!answer(Some("0"), "{ min_size: 0 }"));
+}
+
+#[test]
+fn each_chunk_is_out_before_the_next_comes_in() {
+    for encoding in Encoding::ALL {
+        let chunks: [&[u8]; 4] = [b"<html><p>one", b"", b"<p>two", b"<p>three</html>"];
+        let check = get(
+            check::<Compression>("{}").backend(200, &[("Content-Type", "text/html")], &chunks),
+            encoding.name(),
+        );
+        let answer = check.last();
+        assert_eq!(coding(answer), Some(encoding.name()));
+        let mut sent = Vec::new();
+        for (chunk, length) in chunks.iter().zip(&answer.flushed) {
+            sent.extend_from_slice(chunk);
+            let seen = decoded(encoding, &answer.body[..*length]);
+            assert_eq!(seen, sent, "{encoding:?}");
+        }
+        // The empty chunk moved nothing.
+        assert_eq!(answer.flushed[0], answer.flushed[1]);
+        assert!(is_complete(encoding, &answer.body));
+    }
+}
+
+#[test]
+fn an_end_without_bytes_completes_the_stream() {
+    for encoding in Encoding::ALL {
+        let check = get(
+            check::<Compression>("{}").backend(
+                200,
+                &[("Content-Type", "text/html")],
+                &[b"all of it", b""],
+            ),
+            encoding.name(),
+        );
+        assert!(is_complete(encoding, &check.last().body), "{encoding:?}");
+    }
+}
+
+#[test]
+fn head_has_the_head_of_get_and_no_body() {
+    let headers = [("Accept-Encoding", "gzip")];
+    let check = html("{}", &[("ETag", r#""abc""#)]).send("HEAD", "/", &headers, &[]);
+    let answer = check.last();
+    assert_eq!(coding(answer), Some("gzip"));
+    assert_eq!(answer.headers["etag"], r#"W/"abc""#);
+    assert!(!answer.headers.contains_key("content-length"));
+    assert!(!answer.headers.contains_key("transfer-encoding"));
+    // What came as body stays what it was: there is no stream.
+    assert_eq!(answer.body, page());
+}
+
+#[test]
+fn ranges_old_clients_and_no_transform_get_plain_bytes_that_vary() {
+    let accept = ("Accept-Encoding", "gzip");
+    let http10 = |check: Check| check.client(|client| client.protocol = Protocol::Http10);
+    for check in [
+        html("{}", &[]).send("GET", "/", &[accept, ("Range", "bytes=0-9")], &[]),
+        html("{}", &[]).send(
+            "GET",
+            "/",
+            &[accept, ("Cache-Control", "no-transform")],
+            &[],
+        ),
+        http10(html("{}", &[])).send("GET", "/", &[accept], &[]),
+    ] {
+        assert_eq!(check.last().body, page());
+        assert_eq!(check.last().headers["content-length"], "4096");
+        assert_eq!(vary(check.last()), ["Accept-Encoding"]);
+    }
+}
+
+#[test]
+fn http2_knows_no_chunked() {
+    let check = html("{}", &[]).client(|client| client.protocol = Protocol::Http2);
+    let check = get(check, "gzip");
+    assert_eq!(coding(check.last()), Some("gzip"));
+    assert!(!check.last().headers.contains_key("transfer-encoding"));
+}
+
+#[test]
+fn the_origin_is_asked_for_plain_bytes() {
+    let check = get(html("{}", &[]), "gzip, br");
+    let upstream = check.last().upstream.as_ref().unwrap();
+    let sent: Vec<_> = upstream.headers.get_all("accept-encoding").iter().collect();
+    assert_eq!(sent, ["identity"]);
+    let check = html("{}", &[]).get("/");
+    let upstream = check.last().upstream.as_ref().unwrap();
+    assert_eq!(upstream.headers["accept-encoding"], "identity");
+}
+
+#[test]
+fn a_304_confirms_the_tag_that_the_client_has() {
+    let confirm = |asked: &str, tag: &str| {
+        let check = check::<Compression>("{}")
+            .backend(304, &[("ETag", tag)], &[])
+            .send(
+                "GET",
+                "/",
+                &[("Accept-Encoding", "gzip"), ("If-None-Match", asked)],
+                &[],
+            );
+        assert_eq!(vary(check.last()), ["Accept-Encoding"]);
+        assert!(check.last().body.is_empty());
+        let tag = check.last().headers["etag"].clone();
+        tag.to_str().unwrap().to_owned()
+    };
+    assert_eq!(confirm(r#"W/"abc""#, r#""abc""#), r#"W/"abc""#);
+    assert_eq!(confirm(r#""x", W/"abc""#, r#""abc""#), r#"W/"abc""#);
+    assert_eq!(confirm(r#""abc""#, r#""abc""#), r#""abc""#);
+    assert_eq!(confirm(r#"W/"abc""#, r#"W/"abc""#), r#"W/"abc""#);
+    assert_eq!(confirm("abc", "abc"), "abc");
+}
+
+#[test]
+fn a_304_of_a_picture_is_left_alone() {
+    let check = check::<Compression>("{}")
+        .backend(304, &[("ETag", "x"), ("Content-Type", "image/png")], &[])
+        .get("/");
+    assert!(vary(check.last()).is_empty());
+}
+
+#[test]
+fn types_are_a_list_with_wildcards() {
+    let is_coded = |yaml: &str, content_type: &str| {
+        coding(get(typed(yaml, content_type, &[]), "gzip").last()).is_some()
+    };
+    for content_type in [
+        "text/html",
+        "Text/CSS",
+        "text/x-component",
+        "application/json;charset=utf-8",
+        "application/problem+json",
+        "application/ld+json",
+        "application/rss+xml",
+        "application/wasm",
+        "image/svg+xml",
+        "font/ttf",
+    ] {
+        assert!(is_coded("{}", content_type), "{content_type}");
+    }
+    for content_type in ["application/zip", "application/+json", "video/mp4", "json"] {
+        assert!(!is_coded("{}", content_type), "{content_type}");
+    }
+    let yaml = "{ types: [Text/*, application/*+json] }";
+    assert!(is_coded(yaml, "text/anything"));
+    assert!(is_coded(yaml, "application/hal+json"));
+    assert!(!is_coded(yaml, "application/json"));
+    assert!(!is_coded(yaml, "text/event-stream"));
+}
+
+#[test]
+fn levels_change_the_size() {
+    let noisy: Vec<u8> = (0..60_000u32)
+        .flat_map(|n| {
+            (n.wrapping_mul(2_654_435_761) >> 20)
+                .to_string()
+                .into_bytes()
+        })
+        .collect();
+    let size = |yaml: &str| {
+        let check =
+            check::<Compression>(yaml).backend(200, &[("Content-Type", "text/html")], &[&noisy]);
+        get(check, "gzip").last().body.len()
+    };
+    assert!(size("{ levels: { gzip: 9 } }") < size("{ levels: { gzip: 1 } }"));
+    assert_eq!(size("{ levels: { gzip: 6 } }"), size("{}"));
+}
+
+#[test]
+fn bytes_are_counted_before_and_after() {
+    let check = get(html("{}", &[]), "br");
+    let text = String::from_utf8(check.metrics.text()).unwrap();
+    let line = |direction: &str| {
+        format!("edgeway_compression_bytes_total{{direction=\"{direction}\",encoding=\"br\"}} ")
+    };
+    assert!(text.contains(&format!("{}4096\n", line("in"))), "{text}");
+    let out = check.last().body.len();
+    assert!(text.contains(&format!("{}{out}\n", line("out"))), "{text}");
+}
+
+#[test]
+fn mistakes_are_told_with_what_to_write() {
+    for (yaml, message) in [
+        ("[brotli]", "there is no coding `brotli`; help: write `br`"),
+        (
+            "{ encodings: [gzpi] }",
+            "there is no coding `gzpi`; help: write `gzip`",
+        ),
+        (
+            "[deflate]",
+            "there is no coding `deflate`; help: write `gzip`",
+        ),
+        (
+            "[gzip, br, gzip]",
+            "`gzip` is listed twice; help: keep the one that shows its rank",
+        ),
+        (
+            "[]",
+            "no coding is listed; help: write `compression: false` to leave answers as they are",
+        ),
+        (
+            "{ levels: { br: 11 } }",
+            "br has no level 11 here; help: write a number from 0 to 6",
+        ),
+        (
+            "{ levels: { gzip: 0 } }",
+            "gzip has no level 0 here; help: write a number from 1 to 9",
+        ),
+        (
+            "{ types: [html] }",
+            "`html` cannot be a type to compress; help: write `TYPE/SUBTYPE`, such as `text/html` or `text/*`",
+        ),
+        (
+            "{ types: [text/html; charset=utf-8] }",
+            "`text/html; charset=utf-8` cannot be a type to compress; help: parameters do not count: write `text/html`",
+        ),
+        (
+            "{ types: [text/event-stream] }",
+            "`text/event-stream` cannot be a type to compress; help: leave it out: server-sent events are never compressed",
+        ),
+        (
+            "{ types: ['*/*'] }",
+            "`*/*` cannot be a type to compress; help: write one `*` only, as in `text/*` or `application/*+json`",
+        ),
+    ] {
+        assert_eq!(refused::<Compression>(yaml), [message], "{yaml}");
+    }
+    assert_eq!(
+        refused::<Compression>("{ encodings: [x], levels: { zstd: 20 }, types: [y] }").len(),
+        3
+    );
+    assert_eq!(refused::<Compression>("{ level: 6 }").len(), 1);
+}

@@ -1,0 +1,155 @@
+//! Lets pages of listed origins read answers: cross-origin resource sharing, with
+//! preflights answered here. What is not listed gets no permission, whatever the app says.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use pingora::http::ResponseHeader;
+
+use crate::{
+    base::{
+        heads,
+        http::varies_by,
+        origin::{Origin, OriginPattern},
+    },
+    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
+};
+
+const ANY: HeaderValue = HeaderValue::from_static("*");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+const ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
+const OF_A_PREFLIGHT: HeaderValue =
+    HeaderValue::from_static("Access-Control-Request-Method, Access-Control-Request-Headers");
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Cors {
+    allowed: Allowed,
+    /// `Access-Control-Allow-Methods`.
+    methods: HeaderValue,
+    /// `Access-Control-Allow-Headers`; `None` allows what a preflight asks for.
+    headers: Option<HeaderValue>,
+    /// `Access-Control-Expose-Headers`; `None` leaves it to the app.
+    expose: Option<HeaderValue>,
+    allow_credentials: bool,
+    /// `Access-Control-Max-Age`, in seconds.
+    max_age: HeaderValue,
+}
+
+/// Whose pages may read.
+#[derive(Debug)]
+enum Allowed {
+    Anybody,
+    Listed {
+        origins: Box<[OriginPattern]>,
+        /// `null`: sandboxed frames, files, redirects across origins.
+        null: bool,
+    },
+}
+
+impl FilterKind for Cors {
+    const NAME: &'static str = "cors";
+    type Config = config::CorsConfig;
+    type Filter = Self;
+
+    fn compile(config: config::CorsConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Cors {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST | Phases::RESPONSE
+    }
+
+    /// Answers preflights. `Allow-Origin` and its like come in the response phase, as for
+    /// any answer.
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        if !is_preflight(ex) {
+            return Verdict::Next;
+        }
+        if self.permission(&ex.head.headers).is_none() {
+            return Reply::refuse(StatusCode::FORBIDDEN, "cors")
+                .detail("Pages of this origin may not send such requests.")
+                .header(header::VARY, OF_A_PREFLIGHT)
+                .into();
+        }
+        let asked = ex.header(&header::ACCESS_CONTROL_REQUEST_HEADERS);
+        let mut reply = Reply::empty(StatusCode::NO_CONTENT)
+            .header(header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone())
+            .header(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone())
+            .header(header::VARY, OF_A_PREFLIGHT);
+        if let Some(headers) = self.headers.as_ref().or(asked) {
+            reply = reply.header(header::ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
+        }
+        reply.into()
+    }
+
+    /// Ours is the only word on who may read: what the app says is replaced, so that there
+    /// never are two, nor one that this configuration does not show.
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+        if head.status.is_informational() {
+            return;
+        }
+        let permission = self.permission(&ex.head.headers);
+        let expose = self.expose.as_ref().filter(|_| !is_preflight(ex));
+        heads::edit_response(head, 4, |headers| {
+            // Also without an `Origin`: a cache must not give that answer to one with it.
+            if matches!(self.allowed, Allowed::Listed { .. })
+                && !varies_by(headers, &header::ORIGIN)
+            {
+                headers.append(header::VARY, ORIGIN);
+            }
+            headers.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
+            let Some(origin) = permission else {
+                headers.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+                return;
+            };
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            if self.allow_credentials {
+                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
+            }
+            if let Some(expose) = expose {
+                headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone());
+            }
+        });
+    }
+}
+
+impl Cors {
+    /// `Access-Control-Allow-Origin` for this request; `None` for none.
+    fn permission(&self, request: &HeaderMap) -> Option<HeaderValue> {
+        let Allowed::Listed { origins, null } = &self.allowed else {
+            return Some(ANY);
+        };
+        let mut values = request.get_all(header::ORIGIN).iter();
+        let (origin, None) = (values.next()?, values.next()) else {
+            return None;
+        };
+        let is_listed = match Origin::parse(origin.as_bytes()) {
+            Some(page) => origins.iter().any(|known| known.matches(&page)),
+            None => *null && origin.as_bytes() == b"null",
+        };
+        is_listed.then(|| origin.clone())
+    }
+}
+
+/// By the Fetch standard; any other `OPTIONS` is the app's.
+fn is_preflight(ex: &Exchange<'_>) -> bool {
+    ex.head.method == Method::OPTIONS
+        && ex.header(&header::ACCESS_CONTROL_REQUEST_METHOD).is_some()
+        && ex.header(&header::ORIGIN).is_some()
+}
+
+/// Names as a list field has them.
+fn joined<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<HeaderValue> {
+    let names: Vec<&str> = names.into_iter().collect();
+    HeaderValue::try_from(names.join(", ")).ok()
+}
+
+/// Whether a text can be a header's name, which `*` could be too.
+fn is_header_name(text: &str) -> bool {
+    text != "*" && HeaderName::from_bytes(text.as_bytes()).is_ok()
+}

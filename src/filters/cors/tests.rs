@@ -1,0 +1,252 @@
+//! Who may read what, and who may send what needs a preflight.
+
+use super::Cors;
+use crate::chain::testkit::{Answer, Check, check, refused};
+
+const SHOP: &str = "{ origins: [https://shop.test, 'http://localhost:3000'] }";
+
+fn get(check: Check, origin: &str) -> Check {
+    check.send("GET", "/", &[("Origin", origin)], &[])
+}
+
+fn preflight(check: Check, origin: &str, more: &[(&str, &str)]) -> Check {
+    let mut headers = vec![("Origin", origin), ("Access-Control-Request-Method", "PUT")];
+    headers.extend_from_slice(more);
+    check.send("OPTIONS", "/", &headers, &[])
+}
+
+fn all<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
+    answer
+        .headers
+        .get_all(name)
+        .iter()
+        .map(|value| value.to_str().unwrap())
+        .collect()
+}
+
+fn allowed(answer: &Answer) -> Vec<&str> {
+    all(answer, "access-control-allow-origin")
+}
+
+#[test]
+fn listed_origins_may_read_and_others_not() {
+    for (origin, is_listed) in [
+        ("https://shop.test", true),
+        ("http://localhost:3000", true),
+        ("http://shop.test", false),
+        ("https://shop.test:8443", false),
+        ("https://a.shop.test", false),
+        ("https://shop.test.evil.test", false),
+        ("null", false),
+        ("", false),
+    ] {
+        let check = get(check::<Cors>(SHOP), origin);
+        let answer = check.last();
+        assert_eq!(answer.status, 200);
+        assert_eq!(allowed(answer), [origin][..usize::from(is_listed)]);
+        assert_eq!(all(answer, "vary"), ["Origin"]);
+    }
+}
+
+#[test]
+fn an_answer_without_an_origin_varies_too() {
+    let check = check::<Cors>(SHOP).get("/");
+    assert!(allowed(check.last()).is_empty());
+    assert_eq!(all(check.last(), "vary"), ["Origin"]);
+}
+
+#[test]
+fn two_origins_are_none() {
+    let twice = [
+        ("Origin", "https://shop.test"),
+        ("Origin", "https://evil.test"),
+    ];
+    let check = check::<Cors>(SHOP).send("GET", "/", &twice, &[]);
+    assert!(allowed(check.last()).is_empty());
+}
+
+#[test]
+fn the_apps_own_permission_is_replaced() {
+    let app = [
+        ("Access-Control-Allow-Origin", "*"),
+        ("Access-Control-Allow-Credentials", "true"),
+        ("Access-Control-Expose-Headers", "X-Total"),
+        ("Vary", "Accept-Encoding, origin"),
+    ];
+    let check = get(
+        check::<Cors>(SHOP).backend(200, &app, &[]),
+        "https://shop.test",
+    );
+    assert_eq!(allowed(check.last()), ["https://shop.test"]);
+    assert!(all(check.last(), "access-control-allow-credentials").is_empty());
+    assert_eq!(
+        all(check.last(), "access-control-expose-headers"),
+        ["X-Total"]
+    );
+    assert_eq!(all(check.last(), "vary"), ["Accept-Encoding, origin"]);
+
+    let check = get(check, "https://evil.test");
+    assert!(allowed(check.last()).is_empty());
+}
+
+#[test]
+fn a_preflight_of_a_listed_origin_is_answered_here() {
+    let check = preflight(
+        check::<Cors>(SHOP),
+        "https://shop.test",
+        &[("Access-Control-Request-Headers", "authorization,x-one")],
+    );
+    let answer = check.last();
+    assert_eq!(answer.status, 204);
+    assert!(answer.upstream.is_none());
+    assert_eq!(answer.reason, None);
+    assert_eq!(allowed(answer), ["https://shop.test"]);
+    assert_eq!(
+        all(answer, "access-control-allow-methods"),
+        ["GET, HEAD, POST, PUT, PATCH, DELETE"]
+    );
+    assert_eq!(
+        all(answer, "access-control-allow-headers"),
+        ["authorization,x-one"]
+    );
+    assert_eq!(all(answer, "access-control-max-age"), ["600"]);
+    assert_eq!(
+        all(answer, "vary"),
+        [
+            "Access-Control-Request-Method, Access-Control-Request-Headers",
+            "Origin"
+        ]
+    );
+}
+
+#[test]
+fn a_preflight_of_another_origin_is_refused() {
+    let check = preflight(check::<Cors>(SHOP), "https://evil.test", &[]);
+    let answer = check.last();
+    assert_eq!(answer.status, 403);
+    assert_eq!(answer.reason, Some("cors"));
+    assert!(answer.upstream.is_none());
+    assert!(allowed(answer).is_empty());
+    assert!(all(answer, "access-control-allow-methods").is_empty());
+    assert!(all(answer, "vary").contains(&"Origin"));
+}
+
+#[test]
+fn other_options_requests_are_the_apps() {
+    let asked = ("Access-Control-Request-Method", "PUT");
+    let check = check::<Cors>(SHOP)
+        .request("OPTIONS", "/")
+        .send("OPTIONS", "/", &[asked], &[])
+        .send("OPTIONS", "/", &[("Origin", "https://shop.test")], &[]);
+    assert_eq!(allowed(check.last()), ["https://shop.test"]);
+    check.expect([200, 200, 200]);
+}
+
+#[test]
+fn what_is_configured_is_what_is_allowed() {
+    let yaml = "{ origins: [https://shop.test], methods: [GET, PUT], headers: [X-One, X-Two],
+                  expose: [X-Total, ETag], credentials: true, max_age: 1h }";
+    let check = preflight(
+        check::<Cors>(yaml),
+        "https://shop.test",
+        &[("Access-Control-Request-Headers", "x-three")],
+    );
+    let answer = check.last();
+    assert_eq!(all(answer, "access-control-allow-methods"), ["GET, PUT"]);
+    assert_eq!(
+        all(answer, "access-control-allow-headers"),
+        ["X-One, X-Two"]
+    );
+    assert_eq!(all(answer, "access-control-allow-credentials"), ["true"]);
+    assert_eq!(all(answer, "access-control-max-age"), ["3600"]);
+    assert!(all(answer, "access-control-expose-headers").is_empty());
+
+    let check = get(check, "https://shop.test");
+    let answer = check.last();
+    assert_eq!(
+        all(answer, "access-control-expose-headers"),
+        ["X-Total, ETag"]
+    );
+    assert_eq!(all(answer, "access-control-allow-credentials"), ["true"]);
+    assert!(all(answer, "access-control-allow-methods").is_empty());
+
+    let check = get(check, "https://evil.test");
+    assert!(all(check.last(), "access-control-allow-credentials").is_empty());
+    assert!(all(check.last(), "access-control-expose-headers").is_empty());
+}
+
+#[test]
+fn everybody_is_a_star_that_varies_by_nothing() {
+    let check = get(check::<Cors>("{ origins: ['*'] }"), "https://any.test");
+    assert_eq!(allowed(check.last()), ["*"]);
+    assert!(all(check.last(), "vary").is_empty());
+    let check = preflight(check, "null", &[]);
+    assert_eq!(check.last().status, 204);
+    assert_eq!(allowed(check.last()), ["*"]);
+}
+
+#[test]
+fn a_wildcard_lets_in_what_is_below_it() {
+    let yaml = "{ origins: ['https://*.shop.test'] }";
+    let check = get(check::<Cors>(yaml), "https://a.shop.test");
+    assert_eq!(allowed(check.last()), ["https://a.shop.test"]);
+    let check = get(check, "https://shop.test");
+    assert!(allowed(check.last()).is_empty());
+    let check = get(check, "https://evilshop.test");
+    assert!(allowed(check.last()).is_empty());
+}
+
+#[test]
+fn null_is_an_origin_where_it_is_listed() {
+    let check = get(check::<Cors>("{ origins: ['null'] }"), "null");
+    assert_eq!(allowed(check.last()), ["null"]);
+}
+
+#[test]
+fn mistakes_are_told_with_what_to_write() {
+    for (yaml, message) in [
+        (
+            "{ origins: ['https://shop.test/app'] }",
+            "the origin `https://shop.test/app` goes on after its host; help: an origin has no path, not even `/`: write `https://shop.test`",
+        ),
+        (
+            "{ origins: [shop.test] }",
+            "the origin `shop.test` has no scheme; help: write `https://shop.test`",
+        ),
+        (
+            "{ origins: [] }",
+            "`cors` lists no origin; help: list those whose pages may read, such as `https://shop.example.com`, or remove `cors`",
+        ),
+        (
+            "{ origins: ['*'], credentials: true }",
+            "`credentials` cannot go with the origin `*`: any page could read in a user's name; help: list the origins that you trust, or remove `credentials`",
+        ),
+        (
+            "{ origins: ['*', 'https://shop.test'] }",
+            "the origin `*` lets everybody in, so the others say nothing; help: keep `*` alone, or remove it",
+        ),
+        (
+            "{ origins: ['null'], credentials: true }",
+            "with `credentials`, the origin `null` would let any page read in a user's name: a sandboxed frame is enough; help: remove `credentials`, or the origin `null`",
+        ),
+        (
+            "{ origins: [https://a.test], methods: [get] }",
+            "`get` is not a method; help: write it in capitals, such as `GET` or `POST`",
+        ),
+        (
+            "{ origins: [https://a.test], headers: ['*'] }",
+            "`*` is not a header's name; help: list the names, or leave the key out",
+        ),
+        (
+            "{ origins: [https://a.test], expose: ['X One'] }",
+            "`X One` is not a header's name; help: write a name such as `X-Request-Id`",
+        ),
+    ] {
+        assert_eq!(refused::<Cors>(yaml), [message], "{yaml}");
+    }
+    assert_eq!(refused::<Cors>("{}").len(), 1);
+    assert_eq!(
+        refused::<Cors>("{ origins: [a, b], methods: [x y], headers: ['*'] }").len(),
+        4
+    );
+}

@@ -1,0 +1,72 @@
+//! `csrf` as written, and how it compiles.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Csrf;
+use crate::{
+    base::origin::OriginPattern,
+    chain::CompileCx,
+    config::tree::{
+        Spanned,
+        short::{self, Short, read_short},
+    },
+};
+
+/// Refuses what pages of other sites make browsers send: `true`, or a mapping that names
+/// exceptions.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+pub struct CsrfConfig {
+    /// Other origins whose pages may send such requests: `https://shop.example.com`, or
+    /// `https://*.example.com` for all below a domain.
+    origins: Vec<Spanned<String>>,
+    /// Lets pages of the same site pass too: other subdomains, other ports.
+    allow_same_site: bool,
+}
+
+impl Short for CsrfConfig {
+    const WHAT: &'static str = "`true`, or a mapping such as `{ origins: [https://example.com] }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        flag.then(|| Ok(Self::default()))
+    }
+}
+
+impl<'de> Deserialize<'de> for CsrfConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Serialize for CsrfConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
+}
+
+impl CsrfConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Csrf> {
+        let mut origins = Vec::with_capacity(self.origins.len());
+        for origin in &self.origins {
+            match OriginPattern::parse(&origin.value) {
+                Ok(pattern) => origins.push(pattern),
+                Err(error) => cx.report_at(
+                    origin.place,
+                    "edgeway::csrf::origin",
+                    error.to_string(),
+                    error.help,
+                ),
+            }
+        }
+        (origins.len() == self.origins.len()).then(|| Csrf {
+            origins: origins.into(),
+            allow_same_site: self.allow_same_site,
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! Refuses requests that another site's page made a browser send.
+//!
+//! Browsers say in `Sec-Fetch-Site`, older ones in `Origin`, where a request was made, and
+//! pages cannot change either. Who sends neither is no browser, and carries no victim's
+//! cookies.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+
+use crate::{
+    base::origin::{Origin, OriginPattern},
+    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
+};
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Csrf {
+    /// Other origins whose pages may send requests that change something.
+    origins: Box<[OriginPattern]>,
+    allow_same_site: bool,
+}
+
+impl FilterKind for Csrf {
+    const NAME: &'static str = "csrf";
+    type Config = config::CsrfConfig;
+    type Filter = Self;
+
+    fn compile(config: config::CsrfConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Csrf {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        if !may_change_something(ex) || self.is_from_a_friend(ex) {
+            return Verdict::Next;
+        }
+        Reply::refuse(StatusCode::FORBIDDEN, "csrf")
+            .detail("This request was made by a page of another site.")
+            .into()
+    }
+}
+
+/// Unsafe methods (RFC 9110, 9.2.1), and WebSocket handshakes: they are GETs, carry
+/// cookies, and no same-origin policy keeps another site's page from opening one.
+fn may_change_something(ex: &Exchange<'_>) -> bool {
+    match ex.head.method {
+        Method::GET => ex.head.headers.contains_key(header::SEC_WEBSOCKET_KEY),
+        Method::HEAD | Method::OPTIONS | Method::TRACE => false,
+        _ => true,
+    }
+}
+
+impl Csrf {
+    fn is_from_a_friend(&self, ex: &Exchange<'_>) -> bool {
+        let headers = &ex.head.headers;
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let (origin, is_single) = (origins.next(), origins.next().is_none());
+        // Two origins are one too many to believe in.
+        if !is_single {
+            return false;
+        }
+        let page = origin.and_then(|value| Origin::parse(value.as_bytes()));
+        if page.is_some_and(|page| self.origins.iter().any(|known| known.matches(&page))) {
+            return true;
+        }
+        let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+        match (sites.next().map(HeaderValue::as_bytes), sites.next()) {
+            // Where the browser tells, its word counts: it has seen the address that the user
+            // sees, whatever proxies made of host and scheme since.
+            (Some(b"same-origin" | b"none"), None) => true,
+            (Some(b"same-site"), None) => self.allow_same_site,
+            (Some(_), _) => false,
+            (None, _) => match origin {
+                None => true,
+                Some(_) => page.is_some() && page == own_origin(ex),
+            },
+        }
+    }
+}
+
+/// The origin that the request was sent to, as the client named it.
+fn own_origin<'e>(ex: &'e Exchange<'_>) -> Option<Origin<'e>> {
+    let client = &ex.facts.client;
+    let forwarded = if client.is_trusted {
+        ex.header_str(&X_FORWARDED_HOST)
+            .map(|hosts| hosts.split(',').next().unwrap_or(hosts).trim())
+    } else {
+        None
+    };
+    Origin::of(
+        client.scheme.as_str(),
+        forwarded.unwrap_or_else(|| ex.host()),
+    )
+}
