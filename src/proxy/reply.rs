@@ -27,7 +27,7 @@ pub(super) async fn send(
     let is_failure = reply.reason.is_some();
     facts.reason = reply.reason.or(facts.reason);
     let mut head;
-    let (body, is_head) = {
+    let body = {
         let request = session.req_header();
         let mut ex = Exchange {
             head: request,
@@ -66,18 +66,23 @@ pub(super) async fn send(
             head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
         }
         chain.on_response(&mut ex, &mut head).await;
-        (body, request.method == Method::HEAD || has_no_body)
+        // A filter that announced another body than this one (coded, say) makes it here.
+        let mut body = Some(body)
+            .filter(|body| !body.is_empty() && !has_no_body && request.method != Method::HEAD);
+        if body.is_some() {
+            chain.on_response_body(&mut ex, &mut body, true);
+        }
+        body
     };
     if reply.close {
         session.set_keepalive(None);
     }
     facts.status = head.status.as_u16();
-    let ends_here = is_head || body.is_empty();
     session
-        .write_response_header(Box::new(head), ends_here)
+        .write_response_header(Box::new(head), body.is_none())
         .await?;
-    if !ends_here {
-        session.write_response_body(Some(body), true).await?;
+    if body.is_some() {
+        session.write_response_body(body, true).await?;
     }
     linger(session).await;
     Ok(())
