@@ -277,7 +277,7 @@ impl ProxyHttp for Proxy {
         let failure = Failure::of(error, expired);
         let planned = ctx.reply.take();
         let is_planned = planned.is_some();
-        let reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
+        let mut reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
         let Context {
             gateway,
             route,
@@ -303,12 +303,14 @@ impl ProxyHttp for Proxy {
         }
         let status = reply.status.as_u16();
         let chain = context::chain(gateway, *route);
-        let closes = reply.close;
-        let sent = reply::send(session, chain, facts, &self.live.world.clock, *reply).await;
+        // Pingora takes no further request on this connection once the way upstream failed.
+        // A client that is not told would send its next one into a reset.
+        reply.close = true;
+        // Whether the answer arrived changes nothing: the connection ends either way.
+        drop(reply::send(session, chain, facts, &self.live.world.clock, *reply).await);
         FailToProxy {
             error_code: status,
-            // An upload that nobody reads any more would be taken for the next request.
-            can_reuse_downstream: sent.is_ok() && !closes && session.as_mut().is_body_done(),
+            can_reuse_downstream: false,
         }
     }
 
