@@ -133,6 +133,41 @@ async fn a_dripping_page_is_flushed_at_each_piece_in_every_encoding() {
 }
 
 #[tokio::test]
+async fn a_long_answer_of_our_own_is_coded_whole() {
+    let body = "the edge answers itself; ".repeat(200);
+    let gateway = Gateway::start(&format!(
+        "
+routes:
+  - match: {{ path: /coded }}
+    respond: {{ body: \"{body}\" }}
+{COMPRESSED}
+  - match: {{ path: /plain }}
+    respond: {{ body: \"{body}\" }}
+    compression: off
+"
+    ))
+    .await;
+    let mut connection = gateway.connect().await;
+    let answer = connection.send(&gzipped("/coded")).await.unwrap();
+    assert_eq!(answer.header("content-encoding"), Some("gzip"));
+    assert!(answer.body.len() < body.len() / 10, "{}", answer.body.len());
+    let mut decoder = flate2::write::GzDecoder::new(Vec::new());
+    decoder.write_all(&answer.body).expect("the body is gzip");
+    assert_eq!(decoder.finish().expect("it is whole"), body.as_bytes());
+
+    // HEAD has the same head and no body: the connection goes on in step.
+    let head = Request::new("HEAD", "/coded").header("accept-encoding", "gzip");
+    let head = connection.send(&head).await.unwrap();
+    assert_eq!(head.header("content-encoding"), Some("gzip"));
+    assert!(head.body.is_empty());
+
+    // The control: with compression off, the same body goes out as it is.
+    let plain = connection.send(&gzipped("/plain")).await.unwrap();
+    assert_eq!(plain.header("content-encoding"), None);
+    assert_eq!(plain.text(), body);
+}
+
+#[tokio::test]
 async fn a_feed_passes_event_by_event_and_uncoded() {
     let app = NextApp::shared().await;
     let gateway = front(app.address(), "nextjs", COMPRESSED).await;

@@ -1,0 +1,40 @@
+//! The other direction, and bytes to code, for tests.
+
+use std::io::Read;
+
+use super::Encoding;
+
+/// All that can be decoded from the beginning of a stream, complete or not.
+pub(crate) fn decoded(encoding: Encoding, mut coded: &[u8]) -> Vec<u8> {
+    let mut reader: Box<dyn Read + '_> = match encoding {
+        Encoding::Gzip => Box::new(flate2::bufread::GzDecoder::new(&mut coded)),
+        Encoding::Br => Box::new(brotli::Decompressor::new(&mut coded, 4096)),
+        Encoding::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(&mut coded).unwrap()),
+    };
+    let (mut out, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = reader.read(&mut buffer) {
+        out.extend_from_slice(&buffer[..length]);
+    }
+    out
+}
+
+/// Whether a stream is complete to its last byte.
+pub(crate) fn is_complete(encoding: Encoding, mut coded: &[u8]) -> bool {
+    let mut sink = Vec::new();
+    match encoding {
+        Encoding::Gzip => flate2::bufread::GzDecoder::new(&mut coded).read_to_end(&mut sink),
+        Encoding::Br => brotli::Decompressor::new(&mut coded, 4096).read_to_end(&mut sink),
+        Encoding::Zstd => zstd::stream::read::Decoder::with_buffer(&mut coded)
+            .unwrap()
+            .read_to_end(&mut sink),
+    }
+    .is_ok()
+}
+
+/// Text that does not shrink well, so that output has to wait for room.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(7);
+    std::iter::repeat_with(|| random.alphanumeric() as u8)
+        .take(length)
+        .collect()
+}

@@ -1,0 +1,147 @@
+//! What clients get, what comes back, and when it can be decoded.
+
+use proptest::prelude::*;
+
+use super::{
+    testkit::{decoded, is_complete, noise},
+    *,
+};
+
+fn choice(lines: &[&str], offered: &[Encoding]) -> Option<Encoding> {
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        headers.append(ACCEPT_ENCODING, HeaderValue::from_str(line).unwrap());
+    }
+    Accepted::of(&headers).choose(offered.iter().copied())
+}
+
+#[test]
+fn the_clients_weight_goes_first_and_our_order_second() {
+    use Encoding::{Br, Gzip, Zstd};
+    for (lines, expected) in [
+        (&["gzip, deflate, br, zstd"][..], Some(Zstd)),
+        (&["gzip, deflate, br"], Some(Br)),
+        (&["gzip"], Some(Gzip)),
+        (&["x-gzip"], Some(Gzip)),
+        (&["GZip"], Some(Gzip)),
+        (&["gzip;q=0.9, br;q=0.8, zstd;q=0.1"], Some(Gzip)),
+        (&["gzip;q=1.0, br;q=1"], Some(Br)),
+        (&["gzip;q=0.001"], Some(Gzip)),
+        (&["gzip", "br"], Some(Br)),
+        (&["br;q=0", "gzip"], Some(Gzip)),
+        (&["gzip;q=0, gzip"], Some(Gzip)),
+        (&["gzip;q=0"], None),
+        (&["deflate"], None),
+        (&[""], None),
+        (&[], None),
+        (&["*"], Some(Zstd)),
+        (&["*, zstd;q=0"], Some(Br)),
+        (&["gzip, *;q=0"], Some(Gzip)),
+        (&["*;q=0"], None),
+        (&["identity"], None),
+        (&["identity;q=0"], None),
+        (&["identity;q=0, gzip;q=0.1"], Some(Gzip)),
+        (&["identity, gzip;q=0.5"], None),
+        (&["identity;q=0.5, gzip;q=0.5"], Some(Gzip)),
+        (&["identity;q=0.5, gzip"], Some(Gzip)),
+        (&["gzip;q=high, br;q=0.2"], Some(Br)),
+    ] {
+        assert_eq!(choice(lines, &Encoding::ALL), expected, "{lines:?}");
+    }
+    assert_eq!(choice(&["gzip, br, zstd"], &[Gzip, Br]), Some(Gzip));
+    assert_eq!(choice(&["zstd"], &[Gzip, Br]), None);
+    assert_eq!(choice(&["zstd"], &[]), None);
+}
+
+#[test]
+fn a_whole_body_comes_back_at_every_level() {
+    let body = "edgeway ".repeat(4000);
+    for encoding in Encoding::ALL {
+        for level in encoding.levels() {
+            let coded = encode(encoding, level, body.as_bytes()).unwrap();
+            assert!(coded.len() < body.len() / 20, "{encoding:?} {level}");
+            assert_eq!(decoded(encoding, &coded), body.as_bytes());
+            assert!(is_complete(encoding, &coded), "{encoding:?} {level}");
+        }
+    }
+}
+
+#[test]
+fn a_level_out_of_range_is_taken_for_the_nearest() {
+    for encoding in Encoding::ALL {
+        let nearest = encode(encoding, *encoding.levels().end(), b"body").unwrap();
+        assert_eq!(encode(encoding, 255, b"body").unwrap(), nearest);
+    }
+}
+
+#[test]
+fn an_empty_body_is_a_complete_stream() {
+    for encoding in Encoding::ALL {
+        let coded = encode(encoding, 5, b"").unwrap();
+        assert!(!coded.is_empty());
+        assert!(is_complete(encoding, &coded), "{encoding:?}");
+    }
+}
+
+#[test]
+fn a_stream_that_was_not_ended_is_seen_to_be_cut() {
+    for encoding in Encoding::ALL {
+        let mut out = Vec::new();
+        let mut encoder = Encoder::new(encoding, 5, None).unwrap();
+        encoder.push(b"half of a page", &mut out).unwrap();
+        assert_eq!(decoded(encoding, &out), b"half of a page");
+        assert!(!is_complete(encoding, &out), "{encoding:?}");
+    }
+}
+
+#[test]
+fn large_chunks_are_flushed_whole() {
+    let chunk = noise(1 << 20);
+    for encoding in Encoding::ALL {
+        let mut out = Vec::new();
+        let mut encoder = Encoder::new(encoding, 3, None).unwrap();
+        for count in 1..=2 {
+            encoder.push(&chunk, &mut out).unwrap();
+            let seen = decoded(encoding, &out);
+            assert_eq!(seen.len(), count * chunk.len(), "{encoding:?}");
+        }
+        encoder.finish(&[], &mut out).unwrap();
+        assert!(is_complete(encoding, &out), "{encoding:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn whatever_went_in_is_out_after_each_chunk(
+        chunks in proptest::collection::vec(
+            proptest::collection::vec(any::<u8>(), 1..3000), 1..6),
+        encoding in proptest::sample::select(&Encoding::ALL[..]),
+        level in 1u8..7,
+        knows_length in any::<bool>(),
+    ) {
+        let whole = chunks.concat();
+        let length = knows_length.then_some(whole.len() as u64);
+        let mut encoder = Encoder::new(encoding, level, length).unwrap();
+        let (mut out, mut sent) = (Vec::new(), 0);
+        for chunk in &chunks {
+            encoder.push(chunk, &mut out).unwrap();
+            sent += chunk.len();
+            prop_assert_eq!(&decoded(encoding, &out)[..], &whole[..sent]);
+        }
+        encoder.finish(&[], &mut out).unwrap();
+        prop_assert!(is_complete(encoding, &out));
+    }
+
+    #[test]
+    fn a_choice_is_one_that_was_offered_and_wanted(line in "[a-z*;=q0-9., -]{0,60}") {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_str(&line).unwrap());
+        let accepted = Accepted::of(&headers);
+        if let Some(encoding) = accepted.choose([Encoding::Br, Encoding::Gzip]) {
+            prop_assert!(encoding != Encoding::Zstd);
+            prop_assert!(accepted.weight(encoding).is_wanted());
+        }
+    }
+}
