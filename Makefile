@@ -38,3 +38,7 @@ metrics-page: ## write docs/metrics.md anew
 compare: setup ## measure Edgeway, bare Pingora and nginx side by side
 	$(CARGO) build --release --locked --bin edgeway --example bare
 	load-tests/compare
+
+.PHONY: drills
+drills: setup apps ## the long runs: killed instances, large bodies, idle WebSockets, a hanging upstream
+	$(CARGO) test --release --locked --test drills

@@ -42,7 +42,7 @@ pub struct SecurityHeadersConfig {
     resource_policy: Spanned<Choice>,
     /// `Origin-Agent-Cluster`, `?1` if absent.
     origin_agent_cluster: Spanned<Choice>,
-    /// `Referrer-Policy`, `no-referrer` if absent.
+    /// `Referrer-Policy`, `same-origin` if absent.
     referrer_policy: Spanned<Choice>,
     /// `Strict-Transport-Security`, only over TLS.
     hsts: Spanned<Hsts>,
@@ -139,7 +139,7 @@ impl SecurityHeadersConfig {
             (
                 header::REFERRER_POLICY,
                 &self.referrer_policy,
-                "no-referrer",
+                "same-origin",
             ),
             (
                 header::X_CONTENT_TYPE_OPTIONS,

@@ -55,7 +55,7 @@ fn values_are_helmets_but_for_the_content_policy() {
             "same-origin",
             "same-origin",
             "?1",
-            "no-referrer",
+            "same-origin",
             "max-age=31536000; includeSubDomains",
             "nosniff",
             "off",

@@ -4,17 +4,19 @@
 use super::Members;
 use crate::upstreams::{backend::Backend, live::Cursor};
 
-/// The rotation proposes one; another is taken only if it has strictly less to do. So
-/// ties rotate by weight, and equal backends share evenly even when none is busy.
+/// The rotation proposes one; another is taken only if it is idle, or has at least two
+/// requests less to do. A difference of one says which of two equals happened to answer
+/// first, and following it would give most requests to whoever got the processor: so
+/// equal backends share evenly, busy or not, and a slow one is still left behind.
 pub(super) fn choose(
     members: &Members,
     cursor: &Cursor,
     admits: impl Fn(&Backend) -> bool,
 ) -> Option<usize> {
     let (proposed, turn) = members.rotate(cursor, &admits)?;
-    let mut best = proposed;
-    let mut least = Load::of(&members.list[proposed]);
-    if least.in_flight == 0 {
+    let own = Load::of(&members.list[proposed]);
+    let (mut best, mut least) = (proposed, own);
+    if own.in_flight == 0 {
         return Some(best);
     }
     // Where the look round the others starts moves with each rotation, so that of several
@@ -30,7 +32,8 @@ pub(super) fn choose(
             least = load;
         }
     }
-    Some(best)
+    let is_worth_it = least.in_flight == 0 || least.one_more().is_less_than(own);
+    Some(if is_worth_it { best } else { proposed })
 }
 
 #[derive(Clone, Copy)]
@@ -44,6 +47,13 @@ impl Load {
         Self {
             in_flight: backend.in_flight(),
             weight: backend.weight,
+        }
+    }
+
+    fn one_more(self) -> Self {
+        Self {
+            in_flight: self.in_flight + 1,
+            ..self
         }
     }
 
