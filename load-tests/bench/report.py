@@ -77,7 +77,7 @@ def verdicts(thresholds: list[dict], workloads: dict) -> list[dict]:
 
 
 def sentence(verdict: dict) -> str:
-    word = "kept" if verdict["kept"] else "PASSED"
+    word = "kept" if verdict["kept"] else "EXCEEDED"
     return (f"{verdict['workload']}: {verdict['proxy']} needs {verdict['measured']:.2f} × "
             f"{verdict['over']}'s {verdict['figure']}, at most {verdict['at_most']:.2f}: {word}")
 
