@@ -150,7 +150,7 @@ async fn a_failing_instance_leaves_rotation_and_returns() {
     let both = quoted(&[good.address(), bad.address()]);
     let gateway = front(
         &both,
-        "    health: { path: /health, interval: 200ms, interval_down: 200ms, timeout: 150ms, rise: 1, fall: 1 }",
+        "    health: { path: /health, interval: 200ms, interval_down: 200ms, timeout: 1s, rise: 1, fall: 1 }",
     )
     .await;
     let share = async || {
