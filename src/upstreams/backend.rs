@@ -7,7 +7,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -75,6 +75,9 @@ pub(super) struct BackendState {
     /// Copy of `ejection`'s streak, so that a success of a backend that never failed
     /// takes no lock. Written under that lock.
     streak: AtomicU32,
+    /// Turns of `least_conn` that it was passed over for, less those it got for others.
+    /// Any value is valid; it only shifts picks.
+    pub(super) owed: AtomicI32,
     pub(super) latency: Latency,
     /// What the app said of its idle time: see [`KeepAlive`].
     keep_alive: AtomicU64,
@@ -145,6 +148,7 @@ impl BackendState {
             ejected_until: AtomicU64::new(0),
             returned_at: AtomicU64::new(0),
             streak: AtomicU32::new(0),
+            owed: AtomicI32::new(0),
             latency: Latency::default(),
             keep_alive: AtomicU64::new(KeepAlive::UNKNOWN),
             health: Mutex::new(health),

@@ -1,13 +1,19 @@
 //! The fewest requests under way, per weight. A slow backend keeps its requests longer
 //! and so gets fewer.
 
+use std::sync::atomic::Ordering;
+
 use super::Members;
 use crate::upstreams::{backend::Backend, live::Cursor};
 
-/// The rotation proposes one; another is taken only if it is idle, or has at least two
-/// requests less to do. A difference of one says which of two equals happened to answer
-/// first, and following it would give most requests to whoever got the processor: so
-/// equal backends share evenly, busy or not, and a slow one is still left behind.
+/// The rotation proposes one. Another is taken if it is idle and the proposed is not, or
+/// if it has at least two requests less to do: a difference of one says which of two
+/// equals happened to answer first, and following it would give most requests to
+/// whoever got the processor.
+///
+/// Who was passed over is owed a turn, and gets it once it has as little to do as the
+/// others. So a backend that stalls for a moment is spared, and catches up after; one
+/// that stays slow is never as free as the others and is left behind.
 pub(super) fn choose(
     members: &Members,
     cursor: &Cursor,
@@ -15,25 +21,52 @@ pub(super) fn choose(
 ) -> Option<usize> {
     let (proposed, turn) = members.rotate(cursor, &admits)?;
     let own = Load::of(&members.list[proposed]);
-    let (mut best, mut least) = (proposed, own);
     if own.in_flight == 0 {
-        return Some(best);
+        return Some(proposed);
     }
     // Where the look round the others starts moves with each rotation, so that of several
     // that are equally idle not always the same one is found first.
     let count = members.list.len();
     let start = turn / members.sequence.len().max(1);
-    for step in 0..count {
-        let index = (start + step) % count;
+    let others = || (0..count).map(|step| (start + step) % count);
+
+    let mut least = own;
+    for index in others() {
         let backend = &members.list[index];
         let load = Load::of(backend);
         if load.is_less_than(least) && admits(backend) {
-            best = index;
             least = load;
         }
     }
-    let is_worth_it = least.in_flight == 0 || least.one_more().is_less_than(own);
-    Some(if is_worth_it { best } else { proposed })
+    let mut best = own.ties_with(least).then_some(proposed);
+    let mut most_owed = best.map_or(i32::MIN, |index| owed(&members.list[index]));
+    for index in others() {
+        let backend = &members.list[index];
+        if Load::of(backend).ties_with(least) && owed(backend) > most_owed && admits(backend) {
+            best = Some(index);
+            most_owed = owed(backend);
+        }
+    }
+    let best = best.unwrap_or(proposed);
+    if best != proposed {
+        shift(&members.list[best], -1);
+        shift(&members.list[proposed], 1);
+    }
+    Some(best)
+}
+
+/// The most turns that anyone is owed: enough to even out a stall, too few for one that
+/// was away for long to be flooded when it returns.
+const MOST_OWED: i32 = 12;
+
+fn owed(backend: &Backend) -> i32 {
+    backend.state.owed.load(Ordering::Relaxed)
+}
+
+fn shift(backend: &Backend, turns: i32) {
+    let now = (owed(backend) + turns).clamp(-MOST_OWED, MOST_OWED);
+    // Two at once may lose a turn: it is a hint, not an account.
+    backend.state.owed.store(now, Ordering::Relaxed);
 }
 
 #[derive(Clone, Copy)]
@@ -48,6 +81,14 @@ impl Load {
             in_flight: backend.in_flight(),
             weight: backend.weight,
         }
+    }
+
+    /// As little to do as the one with the least, give or take one request.
+    fn ties_with(self, least: Self) -> bool {
+        if least.in_flight == 0 {
+            return self.in_flight == 0;
+        }
+        !least.one_more().is_less_than(self)
     }
 
     fn one_more(self) -> Self {
