@@ -1,12 +1,84 @@
 //! A text that must not be seen: redacted in `Debug`, in dumps and in `edgeway check --print`.
+//! Some are known by their type, others by the name beside them.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// What stands in place of a secret wherever one is printed.
 pub const REDACTED: &str = "[redacted]";
+
+/// Words that make a name a secret's: of a query, a header, a cookie. With `=` before it,
+/// the whole name only.
+pub const NAMES: [&str; 24] = [
+    "token",
+    "accesstoken",
+    "idtoken",
+    "refreshtoken",
+    "key",
+    "apikey",
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "secret",
+    "signature",
+    "sig",
+    "jwt",
+    "auth",
+    "authorization",
+    "credential",
+    "credentials",
+    "assertion",
+    "session",
+    "sessionid",
+    "sid",
+    "otp",
+    "=code",
+];
+
+/// Whether a name is `word` (in lower case), or ends with it where a word begins: after
+/// something that is no letter, or at a capital (`reset_token`, `resetToken`).
+pub fn is_named(name: &[u8], word: &[u8], is_whole: bool) -> bool {
+    let Some(start) = name.len().checked_sub(word.len()) else {
+        return false;
+    };
+    if !name[start..].eq_ignore_ascii_case(word) {
+        return false;
+    }
+    let Some(before) = start.checked_sub(1).map(|at| name[at]) else {
+        return true;
+    };
+    let is_capital = name[start..].first().is_some_and(u8::is_ascii_uppercase);
+    !is_whole && (!before.is_ascii_alphabetic() || (is_capital && before.is_ascii_lowercase()))
+}
+
+/// What may be shown of the value that goes by this name.
+pub fn shown<'a>(name: &str, value: &'a str) -> &'a str {
+    let hides = |word: &str| match word.strip_prefix('=') {
+        Some(whole) => is_named(name.as_bytes(), whole.as_bytes(), true),
+        None => is_named(name.as_bytes(), word.as_bytes(), false),
+    };
+    // `*` stands for any value.
+    if value != "*" && (NAMES.into_iter().any(hides) || hides("=cookie")) {
+        REDACTED
+    } else {
+        value
+    }
+}
+
+/// Serializes names and values, without those that are secrets by their names.
+pub fn by_name<S: Serializer, V: AsRef<str>>(
+    values: &BTreeMap<String, V>,
+    s: S,
+) -> Result<S::Ok, S::Error> {
+    s.collect_map(
+        values
+            .iter()
+            .map(|(name, value)| (name, shown(name, value.as_ref()))),
+    )
+}
 
 /// A password, key or token; written in YAML as `file:PATH` or `${NAME}`.
 #[derive(Clone, PartialEq, Eq)]
@@ -74,6 +146,17 @@ mod tests {
         assert_eq!(format!("{secret:?}"), REDACTED);
         assert_eq!(serde_json::to_string(&secret).unwrap(), "\"[redacted]\"");
         assert_eq!(secret.reveal(), "hunter2");
+    }
+
+    #[test]
+    fn some_secrets_are_known_by_their_names() {
+        for name in ["Authorization", "X-Api-Key", "session", "Cookie", "code"] {
+            assert_eq!(shown(name, "hunter2"), REDACTED, "{name}");
+            assert_eq!(shown(name, "*"), "*", "{name}");
+        }
+        for name in ["X-Monkey", "Keep-Alive", "zip_code", "Cookie-Policy"] {
+            assert_eq!(shown(name, "hunter2"), "hunter2", "{name}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{future::Future, pin::Pin};
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
     compile::CompileCx,
@@ -54,7 +54,9 @@ pub trait FilterKind: 'static {
 
     /// The configuration as written. `deny_unknown_fields`, doc comments (they become
     /// the schema's text), safe defaults; `{}` must be readable if the filter is on by default.
-    type Config: DeserializeOwned + JsonSchema;
+    /// It is written with every default filled in, for `edgeway check --print`, and reads
+    /// back as the same.
+    type Config: DeserializeOwned + Serialize + JsonSchema;
 
     type Filter: Filter;
 

@@ -8,7 +8,7 @@ use crate::{
         diagnostic::{Diagnostics, Style},
         source::Sources,
     },
-    gateway::{self, Gateway, Loaded, World},
+    gateway::{self, Gateway, Loaded, World, print},
 };
 
 #[derive(Debug, clap::Args)]
@@ -18,6 +18,9 @@ pub(super) struct Options {
     /// How to print problems
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+    /// Print the configuration with every effective value, secrets redacted
+    #[arg(long, conflicts_with = "format")]
+    print: bool,
 }
 
 /// How a command prints.
@@ -83,10 +86,15 @@ pub(super) fn run(options: &Options) -> ExitCode {
     } else if !diagnostics.list().is_empty() {
         out::note(&report(&checked.loaded));
     }
-    if diagnostics.has_errors() || checked.gateway.is_none() {
+    let (Some(file), Some(gateway)) = (&checked.loaded.file, &checked.gateway) else {
+        return ExitCode::FAILURE;
+    };
+    if diagnostics.has_errors() {
         return ExitCode::FAILURE;
     }
-    if options.format == Format::Text {
+    if options.print {
+        out::data(&print::yaml(file, gateway));
+    } else if options.format == Format::Text {
         let path = options.config.config.display();
         out::note(&format!("{path}: the configuration is well formed"));
     }

@@ -20,7 +20,10 @@ use schemars::{Schema, SchemaGenerator};
 
 use crate::{
     chain::{CompileCx, Filter, FilterKind},
-    config::tree::{self, Node},
+    config::{
+        diagnostic::Diagnostics,
+        tree::{self, Node},
+    },
 };
 
 /// A kind of filter with its types erased.
@@ -28,6 +31,7 @@ pub struct Entry {
     pub name: &'static str,
     pub on_by_default: bool,
     compile: fn(&Node, &mut CompileCx<'_>) -> Option<Arc<dyn Filter>>,
+    print: fn(&Node) -> Option<serde_json::Value>,
     schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
@@ -40,6 +44,10 @@ impl Entry {
                 let config = tree::read::<K::Config>(node, cx.diagnostics)?;
                 K::compile(config, cx).map(|filter| Arc::new(filter) as Arc<dyn Filter>)
             },
+            print: |node| {
+                let config: K::Config = tree::read(node, &mut Diagnostics::default())?;
+                serde_json::to_value(config).ok()
+            },
             schema: |generator| generator.subschema_for::<K::Config>(),
         }
     }
@@ -47,6 +55,12 @@ impl Entry {
     /// Reads and compiles the filter; `None` means that problems were reported.
     pub fn compile(&self, node: &Node, cx: &mut CompileCx<'_>) -> Option<Arc<dyn Filter>> {
         (self.compile)(node, cx)
+    }
+
+    /// The configuration with every default filled in; `None` if it cannot be read, which
+    /// [`Self::compile`] reports.
+    pub fn print(&self, node: &Node) -> Option<serde_json::Value> {
+        (self.print)(node)
     }
 
     pub fn schema(&self, generator: &mut SchemaGenerator) -> Schema {

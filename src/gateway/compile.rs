@@ -7,16 +7,20 @@ use std::{
     sync::Arc,
 };
 
-use super::{Admin, Gateway, ListenAddress, Listener, Route, World, metrics::RouteMetrics};
+use super::{
+    Admin, Gateway, ListenAddress, Listener, Route, World, effective, metrics::RouteMetrics,
+};
 use crate::{
-    base::net::{Cidr, TrustedProxies},
+    base::{
+        net::{Cidr, TrustedProxies},
+        secret,
+    },
     chain::{Chain, CompileCx, Named},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
         model::{File, ListenerConfig, MatchConfig, OneOrMany, RouteNode},
-        tree::{Key, Node, Spanned, Value},
+        tree::{Key, Node, Spanned},
     },
-    filters::{self, FILTERS},
     routes::{Action, RouteTable},
     upstreams::Upstream,
 };
@@ -293,14 +297,10 @@ impl Compiler<'_> {
         })
     }
 
-    /// The filters of one route, in the registry's order: its own, else the defaults',
-    /// else those that are always on.
+    /// The filters of one route, in the registry's order.
     fn filters(&mut self, place: Place, route: &str, own: &[(Key, Node)]) -> Vec<Named> {
         let mut filters = Vec::new();
-        for entry in FILTERS {
-            let Some(node) = self.filter_node(place, entry, own) else {
-                continue;
-            };
+        for (entry, node) in effective::filters(self.file, place, own) {
             let mut cx = CompileCx {
                 place: node.place,
                 route,
@@ -318,57 +318,6 @@ impl Compiler<'_> {
             }
         }
         filters
-    }
-
-    /// The node a filter is compiled from; `None` if it is off.
-    fn filter_node(
-        &self,
-        place: Place,
-        entry: &filters::Entry,
-        own: &[(Key, Node)],
-    ) -> Option<Node> {
-        let find = |nodes: &[(Key, Node)]| {
-            nodes
-                .iter()
-                .find(|(key, _)| key.name == entry.name)
-                .map(|(_, node)| node.clone())
-        };
-        let top = || {
-            self.file
-                .access_log
-                .as_ref()
-                .filter(|(key, _)| key.name == entry.name)
-                .map(|(_, node)| node.clone())
-        };
-        let empty = |place| Node {
-            place,
-            value: Value::Map(Vec::new()),
-        };
-        let is_on = |node: &Node| matches!(node.value, Value::Bool(true) | Value::Null);
-        let shared = || find(&self.file.defaults).or_else(top);
-        // `true` on a route means: as the defaults have it.
-        let node = match find(own) {
-            Some(own) if is_on(&own) => shared()
-                .filter(|node| !is_off(node) && !is_on(node))
-                .unwrap_or_else(|| empty(own.place)),
-            Some(own) => own,
-            None => shared().or_else(|| entry.on_by_default.then(|| empty(place)))?,
-        };
-        if is_off(&node) {
-            return None;
-        }
-        if is_on(&node) {
-            return Some(empty(node.place));
-        }
-        Some(node)
-    }
-}
-
-fn is_off(node: &Node) -> bool {
-    match &node.value {
-        Value::Bool(is_on) => !is_on,
-        Value::Text(text) => text == "off",
-        _ => false,
     }
 }
 
@@ -393,7 +342,8 @@ fn describe(config: &MatchConfig) -> String {
         ("cookie", &config.cookie),
     ] {
         for (name, value) in demands {
-            words.push(format!("{what} {name}={}", value.value));
+            let value = secret::shown(name, &value.value);
+            words.push(format!("{what} {name}={value}"));
         }
     }
     words.retain(|word| !word.is_empty());

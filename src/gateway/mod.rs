@@ -3,8 +3,10 @@
 
 mod address;
 mod compile;
+mod effective;
 pub mod explain;
 pub mod metrics;
+pub mod print;
 pub mod schema;
 
 use std::{

@@ -248,6 +248,12 @@ impl Upstream {
         self.balance.name()
     }
 
+    /// How long idle connections are kept where nothing is configured and a backend says
+    /// nothing of its own.
+    pub fn pool_default(&self) -> Duration {
+        self.pool.default
+    }
+
     /// All names were looked up once: who still waits for an address waits in vain.
     fn stop_awaiting_dns(&self) {
         if self.awaiting_dns.swap(false, Ordering::Relaxed) {

@@ -14,7 +14,10 @@ pub use self::file::ROUTE_KEYS;
 use self::shorthand::{at_least_one, or_a_status_number, reply_status};
 pub use super::tree::OneOrMany;
 use super::tree::{Key, Node, Spanned, short};
-use crate::base::units::{Percent, Span};
+use crate::base::{
+    secret,
+    units::{Percent, Span},
+};
 
 /// A whole configuration as written.
 #[derive(Clone, Debug)]
@@ -207,6 +210,12 @@ impl Default for HealthConfig {
 /// Statuses: `200`, `200-399`, or a list of both. Ranges include both ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusSet(pub Vec<(u16, u16)>);
+
+impl Default for StatusSet {
+    fn default() -> Self {
+        Self(vec![(200, 399)])
+    }
+}
 
 impl StatusSet {
     pub fn contains(&self, status: u16) -> bool {
@@ -404,13 +413,22 @@ pub struct MatchConfig {
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub method: OneOrMany<Spanned<String>>,
     /// Header → value; `"*"` for any value, `~` before a regular expression.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "secret::by_name"
+    )]
     pub header: BTreeMap<String, Spanned<String>>,
     /// Query name → value, as for headers.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "secret::by_name"
+    )]
     pub query: BTreeMap<String, Spanned<String>>,
     /// Cookie → value, as for headers.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "secret::by_name"
+    )]
     pub cookie: BTreeMap<String, Spanned<String>>,
 }
 
@@ -459,17 +477,30 @@ pub struct RespondConfig {
     pub maintenance: Option<MaintenanceConfig>,
     #[serde(default)]
     pub content_type: Option<String>,
-    #[serde(default)]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "secret::by_name"
+    )]
     pub headers: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaintenanceConfig {
     /// When to come back, as `Retry-After`.
-    pub retry_after: Option<Span>,
+    pub retry_after: Span,
     /// One sentence for the reader.
-    pub message: Option<String>,
+    pub message: String,
+}
+
+impl Default for MaintenanceConfig {
+    fn default() -> Self {
+        Self {
+            retry_after: Span::secs(60),
+            message: "We are working on this site and will be back shortly.".to_owned(),
+        }
+    }
 }
 
 /// `{ prefix: /api, with: / }`, `{ regex: "^/old/(.*)$", with: "/new/$1" }`, or

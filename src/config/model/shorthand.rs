@@ -306,9 +306,9 @@ impl Serialize for StatusSet {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_seq(self.0.iter().map(|(first, last)| {
             if first == last {
-                first.to_string()
+                json!(first)
             } else {
-                format!("{first}-{last}")
+                json!(format!("{first}-{last}"))
             }
         }))
     }

@@ -155,6 +155,12 @@ impl<T> std::ops::Deref for Spanned<T> {
     }
 }
 
+impl<T: AsRef<U>, U: ?Sized> AsRef<U> for Spanned<T> {
+    fn as_ref(&self) -> &U {
+        self.value.as_ref()
+    }
+}
+
 impl<T: Default> Default for Spanned<T> {
     /// For what was not written: no place.
     fn default() -> Self {

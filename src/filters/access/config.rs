@@ -1,16 +1,17 @@
 //! `access` as written, and how it compiles.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Access;
 use crate::{base::net::Cidr, chain::CompileCx};
 
 /// Who may pass, by the client's address as `trusted_proxies` tell it; others get 403.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessConfig {
     /// Only these may pass, such as `[10.0.0.0/8, "fd00::/8"]`; everybody if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     allow: Option<Vec<Cidr>>,
     /// These may not pass, whatever `allow` says.
     deny: Vec<Cidr>,

@@ -3,18 +3,16 @@
 use std::{path::Path, sync::OnceLock, time::Duration};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 
 use super::{
-    AccessLog,
-    line::LineFormat,
-    output::Target,
-    redact::{DEFAULT_WORDS, Redact},
-    rotation::Rotation,
-    writer::Counts,
+    AccessLog, line::LineFormat, output::Target, redact::Redact, rotation::Rotation, writer::Counts,
 };
 use crate::{
-    base::units::{ByteSize, Span},
+    base::{
+        secret,
+        units::{ByteSize, Span},
+    },
     chain::CompileCx,
     config::tree::{
         Spanned,
@@ -22,6 +20,7 @@ use crate::{
     },
 };
 
+const STDOUT: &str = "stdout";
 const DAY: Span = Span::secs(86_400);
 const MINUTE: Span = Span::secs(60);
 const KEEP: u32 = 7;
@@ -29,7 +28,7 @@ const MOST_ARCHIVES: u32 = 1000;
 const SMALLEST_FILE: ByteSize = ByteSize(64 * 1024);
 
 /// One line for each request.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessLogConfig {
     /// A path, from the folder of the configuration, or `stdout`, which is the default.
@@ -41,13 +40,24 @@ pub struct AccessLogConfig {
     /// Query names whose values are not written: names that are, or end with, one of these
     /// words (`=code` for the whole name only). `[]` for none; the words for tokens, keys,
     /// passwords and signatures if absent.
-    redact: Option<Vec<String>>,
+    redact: Vec<String>,
+}
+
+impl Default for AccessLogConfig {
+    fn default() -> Self {
+        Self {
+            file: None,
+            format: LineFormat::default(),
+            rotate: None,
+            redact: secret::NAMES.map(str::to_owned).into(),
+        }
+    }
 }
 
 /// When a file makes room for a new one and how many old ones are kept; with `every` and
 /// `size`, whichever comes first. `false` if something else rotates the file, and sends
 /// SIGUSR1 when it did.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 pub(super) struct RotateConfig {
@@ -86,10 +96,36 @@ impl<'de> Deserialize<'de> for RotateConfig {
 impl Serialize for RotateConfig {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         if self.is_off {
-            s.serialize_bool(false)
-        } else {
-            Self::serialize(self, s)
+            return s.serialize_bool(false);
         }
+        let mut map = s.serialize_map(None)?;
+        if let Some(every) = self.every() {
+            map.serialize_entry("every", &every)?;
+        }
+        if let Some(size) = &self.size {
+            map.serialize_entry("size", size)?;
+        }
+        map.serialize_entry("keep", &self.keep())?;
+        map.end()
+    }
+}
+
+impl Serialize for AccessLogConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let mut map = s.serialize_map(None)?;
+        map.serialize_entry(
+            "file",
+            self.file.as_ref().map_or(STDOUT, |file| &file.value),
+        )?;
+        map.serialize_entry("format", &self.format)?;
+        match &self.rotate {
+            // What nothing rotates takes no `rotate`.
+            _ if self.is_stdout() => {}
+            Some(rotate) => map.serialize_entry("rotate", rotate)?,
+            None => map.serialize_entry("rotate", &RotateConfig::default())?,
+        }
+        map.serialize_entry("redact", &self.redact)?;
+        map.end()
     }
 }
 
@@ -97,14 +133,10 @@ impl AccessLogConfig {
     pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<AccessLog> {
         let target = self.target(cx);
         let rotation = self.rotation(cx);
-        let redact = match &self.redact {
-            Some(words) => Redact::new(words),
-            None => Redact::new(DEFAULT_WORDS),
-        };
         let (target, rotation) = (target?, rotation?);
         Some(AccessLog {
             format: self.format,
-            redact,
+            redact: Redact::new(&self.redact),
             clock: cx.clock.clone(),
             target,
             rotation,
@@ -124,7 +156,7 @@ impl AccessLogConfig {
             None
         };
         match file.value.as_str() {
-            "stdout" => return Some(Target::Stdout),
+            STDOUT => return Some(Target::Stdout),
             "stderr" => {
                 return refuse(
                     "the access log cannot go to `stderr`, where the gateway's own messages go",
@@ -163,9 +195,13 @@ impl AccessLogConfig {
         Some(Target::File(path))
     }
 
+    fn is_stdout(&self) -> bool {
+        self.file.as_ref().is_none_or(|file| file.value == STDOUT)
+    }
+
     /// `None` if a problem was reported.
     fn rotation(&self, cx: &mut CompileCx<'_>) -> Option<Rotation> {
-        let is_stdout = self.file.as_ref().is_none_or(|f| f.value == "stdout");
+        let is_stdout = self.is_stdout();
         match &self.rotate {
             None if is_stdout => Some(Rotation::NEVER),
             None => RotateConfig::default().compile(cx),
@@ -185,6 +221,17 @@ impl AccessLogConfig {
 }
 
 impl RotateConfig {
+    fn every(&self) -> Option<Span> {
+        match (&self.every, &self.size) {
+            (None, None) => Some(DAY),
+            (every, _) => every.as_ref().map(|every| every.value),
+        }
+    }
+
+    fn keep(&self) -> u32 {
+        self.keep.as_ref().map_or(KEEP, |keep| keep.value)
+    }
+
     fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Rotation> {
         let mut is_good = true;
         let mut refuse = |place, message: String, help: &str| {
@@ -221,14 +268,10 @@ impl RotateConfig {
                 "write how many old files to keep, such as `7`",
             );
         }
-        let every = match (&self.every, &self.size) {
-            (None, None) => Some(DAY),
-            (every, _) => every.as_ref().map(|every| every.value),
-        };
         is_good.then(|| Rotation {
-            every: every.map(|Span(every): Span| -> Duration { every }),
+            every: self.every().map(|Span(every): Span| -> Duration { every }),
             size: self.size.as_ref().map(|size| size.value.0),
-            keep: self.keep.as_ref().map_or(KEEP, |keep| keep.value),
+            keep: self.keep(),
         })
     }
 }

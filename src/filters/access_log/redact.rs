@@ -1,38 +1,9 @@
 //! Query values that are secrets by their names never reach the log.
 
-/// Written in the place of a value.
-const REDACTED: &[u8] = b"[redacted]";
+use crate::base::secret;
 
 /// Longer names are judged by their ends.
 const LONGEST_NAME: usize = 64;
-
-/// Words that make a query name a secret's; with `=` before it, the whole name only.
-pub(super) const DEFAULT_WORDS: &[&str] = &[
-    "token",
-    "accesstoken",
-    "idtoken",
-    "refreshtoken",
-    "key",
-    "apikey",
-    "password",
-    "passwd",
-    "passphrase",
-    "pwd",
-    "secret",
-    "signature",
-    "sig",
-    "jwt",
-    "auth",
-    "authorization",
-    "credential",
-    "credentials",
-    "assertion",
-    "session",
-    "sessionid",
-    "sid",
-    "otp",
-    "=code",
-];
 
 /// The words, in lower case.
 pub(super) struct Redact(Box<[Word]>);
@@ -74,15 +45,14 @@ impl Redact {
             match value_start(pair) {
                 Some(at) if is_secret(pair) => {
                     put(out, &pair[..at]);
-                    out.extend_from_slice(REDACTED);
+                    out.extend_from_slice(secret::REDACTED.as_bytes());
                 }
                 _ => put(out, pair),
             }
         }
     }
 
-    /// Whether a name is one of the words, or ends with one that begins there: after
-    /// something that is no letter, or at a capital (`reset_token`, `resetToken`).
+    /// Whether a name is a secret's, by one of the words.
     fn hides(&self, name: &[u8]) -> bool {
         let mut decoded = [0; LONGEST_NAME];
         let name = if name.contains(&b'%') {
@@ -90,20 +60,9 @@ impl Redact {
         } else {
             name
         };
-        self.0.iter().any(|word| {
-            let Some(start) = name.len().checked_sub(word.text.len()) else {
-                return false;
-            };
-            if !name[start..].eq_ignore_ascii_case(&word.text) {
-                return false;
-            }
-            let Some(before) = start.checked_sub(1).map(|at| name[at]) else {
-                return true;
-            };
-            let is_capital = name[start..].first().is_some_and(u8::is_ascii_uppercase);
-            !word.is_whole
-                && (!before.is_ascii_alphabetic() || (is_capital && before.is_ascii_lowercase()))
-        })
+        self.0
+            .iter()
+            .any(|word| secret::is_named(name, &word.text, word.is_whole))
     }
 }
 
@@ -145,7 +104,7 @@ mod tests {
     #[track_caller]
     fn check(query: &str, expected: &str) {
         let mut out = Vec::new();
-        Redact::new(DEFAULT_WORDS).put(&mut out, query.as_bytes(), |out, text| {
+        Redact::new(secret::NAMES).put(&mut out, query.as_bytes(), |out, text| {
             out.extend_from_slice(text);
         });
         assert_eq!(String::from_utf8(out).unwrap(), expected);

@@ -1,7 +1,7 @@
 //! `body_limit` as written, and how it compiles.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::BodyLimit;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The longest request body that passes: a size, or a mapping.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(
     transform = short::or_text,
@@ -52,6 +52,12 @@ impl Short for BodyLimitConfig {
 impl<'de> Deserialize<'de> for BodyLimitConfig {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         read_short(d)
+    }
+}
+
+impl Serialize for BodyLimitConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
     }
 }
 

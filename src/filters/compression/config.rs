@@ -34,7 +34,7 @@ pub struct CompressionConfig {
     /// The media types to compress, with one `*` at most: `text/*`, `application/*+json`.
     /// If absent: text, JSON, XML, JavaScript, WebAssembly, SVG and plain fonts. Events
     /// (`text/event-stream`) never are.
-    types: Option<Vec<Spanned<String>>>,
+    types: Vec<Spanned<String>>,
 }
 
 /// How hard each coding tries: higher is smaller and slower.
@@ -64,7 +64,9 @@ impl Default for CompressionConfig {
                 .into(),
             min_size: ByteSize(1024),
             levels: LevelsConfig::default(),
-            types: None,
+            types: types::DEFAULT
+                .map(|text| Spanned::nowhere(text.to_owned()))
+                .into(),
         }
     }
 }
@@ -168,9 +170,7 @@ impl CompressionConfig {
     }
 
     fn types(&self, cx: &mut CompileCx<'_>) -> Option<Types> {
-        let Some(written) = &self.types else {
-            return Types::of(types::DEFAULT).ok();
-        };
+        let written = &self.types;
         match Types::of(written.iter().map(|text| text.value.as_str())) {
             Ok(types) => Some(types),
             Err(errors) => {

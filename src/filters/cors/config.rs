@@ -19,14 +19,14 @@ pub struct CorsConfig {
     /// below a domain, `"null"`; or `["*"]` for everybody, which excludes `credentials`.
     origins: Vec<Spanned<String>>,
     /// Methods that a preflight allows; GET, HEAD, POST, PUT, PATCH and DELETE if absent.
-    #[serde(default)]
-    methods: Option<Vec<Spanned<String>>>,
+    #[serde(default = "methods")]
+    methods: Vec<Spanned<String>>,
     /// Request headers that a preflight allows; those that it asks for if absent.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     headers: Option<Vec<Spanned<String>>>,
     /// Response headers that scripts may read, beyond the few that they always may; the
     /// app's own word counts if absent.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     expose: Option<Vec<Spanned<String>>>,
     /// Lets requests carry cookies, and scripts read the answers to those.
     #[serde(default)]
@@ -34,6 +34,10 @@ pub struct CorsConfig {
     /// How long browsers may keep a preflight's answer.
     #[serde(default = "max_age")]
     max_age: Span,
+}
+
+fn methods() -> Vec<Spanned<String>> {
+    METHODS.map(|name| Spanned::nowhere(name.to_owned())).into()
 }
 
 fn max_age() -> Span {
@@ -45,10 +49,7 @@ const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 impl CorsConfig {
     pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Cors> {
         let allowed = self.allowed(cx);
-        let methods = match &self.methods {
-            Some(methods) => list_of_methods(methods, cx),
-            None => joined(METHODS),
-        };
+        let methods = list_of_methods(&self.methods, cx);
         let headers = list_of_headers(self.headers.as_deref(), cx);
         let expose = list_of_headers(self.expose.as_deref(), cx);
         Some(Cors {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use http::HeaderName;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Changes, Headers, template::Template};
-use crate::{chain::CompileCx, config::tree::Spanned};
+use crate::{base::secret, chain::CompileCx, config::tree::Spanned};
 
 /// Changes of headers, towards the origin and towards the client.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeadersConfig {
     /// Changes of the request, as the origin gets it.
@@ -21,14 +21,16 @@ pub struct HeadersConfig {
 
 /// Changes of one head: first `remove`, then `set`, then `add`. Values may hold
 /// `{client.ip}`, `{request_id}`, `{host}`, `{route}` and `{scheme}`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ChangesConfig {
     /// Names to take away; `X-Internal-*` for all that begin so.
     remove: Vec<Spanned<String>>,
     /// Name and value, in place of whatever was there.
+    #[serde(serialize_with = "secret::by_name")]
     set: BTreeMap<String, Spanned<String>>,
     /// Name and value, beside whatever was there.
+    #[serde(serialize_with = "secret::by_name")]
     add: BTreeMap<String, Spanned<String>>,
 }
 

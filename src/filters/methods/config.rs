@@ -2,14 +2,14 @@
 
 use http::{HeaderValue, Method};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Methods;
 use crate::{chain::CompileCx, config::tree::Spanned};
 
 /// The methods that may pass, such as `[GET, POST]`; all others get 405 with `Allow`.
 /// `GET` includes `HEAD`.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct MethodsConfig(Vec<Spanned<String>>);
 

@@ -2,13 +2,13 @@
 
 use http::HeaderName;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::RequestId;
 use crate::{chain::CompileCx, config::tree::Spanned};
 
 /// An id for each request, on its answer, towards the origin and in the log.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RequestIdConfig {
     /// The header that carries the id, on answers and towards the origin.

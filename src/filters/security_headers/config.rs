@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
 use serde_json::json;
 
 use super::{Policy, SecurityHeaders};
@@ -74,7 +74,7 @@ pub(super) enum Choice {
 }
 
 /// How long and for whom browsers insist on TLS; `false` for no such header.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 pub(super) struct Hsts {
@@ -98,7 +98,7 @@ pub(super) enum Server {
 }
 
 /// What becomes of `X-Powered-By`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum PoweredBy {
     #[default]
@@ -118,55 +118,78 @@ impl Default for Hsts {
 }
 
 impl SecurityHeadersConfig {
-    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<SecurityHeaders> {
-        let texts = [
-            (header::CONTENT_SECURITY_POLICY, &self.csp, CSP),
+    /// The headers that are a text or nothing: key, name, as written, default.
+    fn texts(&self) -> [(&'static str, HeaderName, &Spanned<Choice>, &'static str); 11] {
+        [
+            ("csp", header::CONTENT_SECURITY_POLICY, &self.csp, CSP),
             (
+                "opener_policy",
                 HeaderName::from_static("cross-origin-opener-policy"),
                 &self.opener_policy,
                 "same-origin",
             ),
             (
+                "resource_policy",
                 HeaderName::from_static("cross-origin-resource-policy"),
                 &self.resource_policy,
                 "same-origin",
             ),
             (
+                "origin_agent_cluster",
                 HeaderName::from_static("origin-agent-cluster"),
                 &self.origin_agent_cluster,
                 "?1",
             ),
             (
+                "referrer_policy",
                 header::REFERRER_POLICY,
                 &self.referrer_policy,
                 "same-origin",
             ),
             (
+                "content_type_options",
                 header::X_CONTENT_TYPE_OPTIONS,
                 &self.content_type_options,
                 "nosniff",
             ),
             (
+                "dns_prefetch_control",
                 header::X_DNS_PREFETCH_CONTROL,
                 &self.dns_prefetch_control,
                 "off",
             ),
             (
+                "download_options",
                 HeaderName::from_static("x-download-options"),
                 &self.download_options,
                 "noopen",
             ),
-            (header::X_FRAME_OPTIONS, &self.frame_options, "SAMEORIGIN"),
             (
+                "frame_options",
+                header::X_FRAME_OPTIONS,
+                &self.frame_options,
+                "SAMEORIGIN",
+            ),
+            (
+                "permitted_cross_domain_policies",
                 HeaderName::from_static("x-permitted-cross-domain-policies"),
                 &self.permitted_cross_domain_policies,
                 "none",
             ),
-            (header::X_XSS_PROTECTION, &self.xss_protection, "0"),
-        ];
+            (
+                "xss_protection",
+                header::X_XSS_PROTECTION,
+                &self.xss_protection,
+                "0",
+            ),
+        ]
+    }
+
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<SecurityHeaders> {
+        let texts = self.texts();
         let mut headers = HeaderMap::with_capacity(texts.len() + 2 + ROOM);
         let mut is_good = true;
-        for (name, choice, default) in texts {
+        for (_, name, choice, default) in texts {
             let text = match &choice.value {
                 Choice::Default => default,
                 Choice::Off => continue,
@@ -286,6 +309,24 @@ impl<'de> Deserialize<'de> for SecurityHeadersConfig {
     }
 }
 
+impl Serialize for SecurityHeadersConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let mut map = s.serialize_map(None)?;
+        map.serialize_entry("policy", &self.policy)?;
+        for (key, _, choice, default) in self.texts() {
+            match &choice.value {
+                Choice::Default => map.serialize_entry(key, default)?,
+                Choice::Off => map.serialize_entry(key, &false)?,
+                Choice::Text(text) => map.serialize_entry(key, text)?,
+            }
+        }
+        map.serialize_entry("hsts", &self.hsts)?;
+        map.serialize_entry("server", &self.server)?;
+        map.serialize_entry("powered_by", &self.powered_by)?;
+        map.end()
+    }
+}
+
 impl Short for Hsts {
     const WHAT: &'static str = "`false`, or a mapping such as `{ max_age: 365d }`";
 
@@ -304,6 +345,16 @@ impl Short for Hsts {
 impl<'de> Deserialize<'de> for Hsts {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         read_short(d)
+    }
+}
+
+impl Serialize for Hsts {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        if self.is_off {
+            s.serialize_bool(false)
+        } else {
+            Self::serialize(self, s)
+        }
     }
 }
 
@@ -340,6 +391,16 @@ impl<'de> Deserialize<'de> for Server {
             "remove" => Self::Remove,
             "keep" => Self::Keep,
             _ => Self::Text(text),
+        })
+    }
+}
+
+impl Serialize for Server {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(match self {
+            Self::Remove => "remove",
+            Self::Keep => "keep",
+            Self::Text(text) => text,
         })
     }
 }

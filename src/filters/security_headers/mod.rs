@@ -31,7 +31,17 @@ pub struct SecurityHeaders {
 }
 
 /// Whose header counts if the origin sends one too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Deserialize,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "SecurityHeadersPolicy")]
 enum Policy {

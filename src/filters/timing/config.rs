@@ -1,13 +1,13 @@
 //! `timing` as written, and how it compiles.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Timing;
 use crate::chain::CompileCx;
 
 /// Headers that tell clients how long gateway and origin took; both unless one is `false`.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimingConfig {
     /// Adds `Server-Timing: total;dur=12.3, upstream;dur=11.9`, which browsers show.

@@ -1,6 +1,6 @@
 //! Fixed answers: a body, a file read with the configuration, or the maintenance page.
 
-use std::{io::Read, path::Path, time::Duration};
+use std::{io::Read, path::Path};
 
 use bytes::Bytes;
 use http::{
@@ -43,7 +43,6 @@ enum Body {
 
 const CODE: &str = "edgeway::route::bad_respond";
 const MAX_FILE: u64 = 1 << 20;
-const RETRY: Duration = Duration::from_mins(1);
 static NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 impl Respond {
@@ -309,7 +308,7 @@ fn maintenance_headers(
     config: &MaintenanceConfig,
     written: &[(HeaderName, HeaderValue)],
 ) -> Vec<(HeaderName, HeaderValue)> {
-    let span = config.retry_after.map_or(RETRY, |span| span.0);
+    let span = config.retry_after.0;
     let secs = span.as_secs() + u64::from(span.subsec_nanos() > 0);
     [
         (RETRY_AFTER, HeaderValue::from(secs)),
@@ -321,10 +320,7 @@ fn maintenance_headers(
 }
 
 fn maintenance_page(config: &MaintenanceConfig) -> Body {
-    let message = config
-        .message
-        .as_deref()
-        .unwrap_or("We are working on this site and will be back shortly.");
+    let message = config.message.as_str();
     let html = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\

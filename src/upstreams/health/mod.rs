@@ -125,7 +125,7 @@ impl How {
                 .then_some(Self::Tcp);
         };
         let expect = match &health.expect {
-            None => StatusSet(vec![(200, 399)]),
+            None => StatusSet::default(),
             Some(written) => {
                 let is_status = |(from, to): &(u16, u16)| (100..=*to).contains(from) && *to < 600;
                 if written.value.0.is_empty() || !written.value.0.iter().all(is_status) {

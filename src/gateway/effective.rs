@@ -1,0 +1,68 @@
+//! Which filters a route has, and from what each is compiled: its own, else the defaults',
+//! else those that are always on.
+
+use crate::{
+    config::{
+        diagnostic::Place,
+        model::File,
+        tree::{Key, Node, Value},
+    },
+    filters::{Entry, FILTERS},
+};
+
+/// The filters of a route that says `own`, in the registry's order; of what no route takes
+/// if it says nothing. `place` stands for filters that stand nowhere.
+pub(super) fn filters<'a>(
+    file: &'a File,
+    place: Place,
+    own: &'a [(Key, Node)],
+) -> impl Iterator<Item = (&'static Entry, Node)> + use<'a> {
+    FILTERS
+        .iter()
+        .filter_map(move |entry| Some((entry, node(file, place, entry, own)?)))
+}
+
+/// The node a filter is compiled from; `None` if it is off.
+fn node(file: &File, place: Place, entry: &Entry, own: &[(Key, Node)]) -> Option<Node> {
+    let find = |nodes: &[(Key, Node)]| {
+        nodes
+            .iter()
+            .find(|(key, _)| key.name == entry.name)
+            .map(|(_, node)| node.clone())
+    };
+    let top = || {
+        file.access_log
+            .as_ref()
+            .filter(|(key, _)| key.name == entry.name)
+            .map(|(_, node)| node.clone())
+    };
+    let empty = |place| Node {
+        place,
+        value: Value::Map(Vec::new()),
+    };
+    let is_on = |node: &Node| matches!(node.value, Value::Bool(true) | Value::Null);
+    let shared = || find(&file.defaults).or_else(top);
+    // `true` on a route means: as the defaults have it.
+    let node = match find(own) {
+        Some(own) if is_on(&own) => shared()
+            .filter(|node| !is_off(node) && !is_on(node))
+            .unwrap_or_else(|| empty(own.place)),
+        Some(own) => own,
+        None => shared().or_else(|| entry.on_by_default.then(|| empty(place)))?,
+    };
+    if is_off(&node) {
+        return None;
+    }
+    if is_on(&node) {
+        return Some(empty(node.place));
+    }
+    Some(node)
+}
+
+fn is_off(node: &Node) -> bool {
+    match &node.value {
+        Value::Bool(is_on) => !is_on,
+        Value::Text(text) => text == "off",
+        _ => false,
+    }
+}

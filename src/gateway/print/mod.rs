@@ -1,0 +1,186 @@
+//! `edgeway check --print`: the configuration with every effective value, as YAML that
+//! reads back as the same gateway. Secrets are redacted.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{Gateway, ListenAddress, Route, effective};
+use crate::{
+    base::units::Span,
+    config::{
+        diagnostic::Place,
+        model::{BackendTarget, File, RouteNode, StatusSet, UpstreamConfig},
+        tree::{Key, Node},
+    },
+    filters::FILTERS,
+    routes::Action,
+    upstreams::Upstream,
+};
+
+/// The filter whose shared settings have a section of their own.
+const ACCESS_LOG: &str = "access_log";
+
+/// A configuration and what it was compiled to, with defaults filled in.
+///
+/// What only shows while requests run, such as an idle time that is learned from
+/// backends, is said in comments ahead.
+pub fn yaml(file: &File, gateway: &Gateway) -> String {
+    let mut document = json!({
+        "listeners": listeners(file, gateway),
+        "admin": admin(file, gateway),
+        "trusted_proxies": value(&file.trusted_proxies),
+    });
+    let mut defaults = filters(file, &[]);
+    if let Some(access_log) = defaults.remove(ACCESS_LOG) {
+        document[ACCESS_LOG] = access_log;
+    }
+    let mut upstreams = Map::new();
+    let mut text = String::new();
+    for (key, config) in &file.upstreams {
+        let Some(upstream) = gateway.upstreams.get(key.name.as_str()) else {
+            continue;
+        };
+        upstreams.insert(key.name.clone(), self::upstream(config, upstream));
+        text.extend(remarks(config, upstream));
+    }
+    document["upstreams"] = Value::Object(upstreams);
+    document["defaults"] = Value::Object(defaults);
+    let routes = file.routes.iter().zip(&gateway.routes);
+    document["routes"] = routes
+        .map(|(node, route)| self::route(file, node, route))
+        .collect();
+    tidy(&mut document);
+    text + &serde_saphyr::to_string(&document).expect("plain data")
+}
+
+fn listeners(file: &File, gateway: &Gateway) -> Value {
+    let listeners = file.listeners.iter().zip(&gateway.listeners);
+    listeners
+        .map(|(written, listener)| {
+            let mut printed = value(&written.value);
+            printed["name"] = json!(listener.name);
+            if let ListenAddress::Unix { mode, .. } = &listener.address {
+                printed["mode"] = json!(format!("{mode:04o}"));
+            }
+            printed
+        })
+        .collect()
+}
+
+fn admin(file: &File, gateway: &Gateway) -> Value {
+    let mut printed = value(&file.admin);
+    printed["address"] = match gateway.admin.address {
+        Some(address) => json!(address),
+        None => json!("off"),
+    };
+    printed
+}
+
+fn upstream(config: &UpstreamConfig, upstream: &Upstream) -> Value {
+    let mut printed = value(config);
+    if config.balance.is_none() && !is_one_address(config) {
+        printed["balance"] = json!(upstream.balance_name());
+    }
+    if config.pool.idle.is_none() {
+        // Said among the remarks.
+        printed["pool"] = Value::Null;
+    }
+    if config.slow_start.is_none() {
+        printed["slow_start"] = value(&Span::secs(0));
+    }
+    if let Some(health) = &config.health {
+        if !health.value.enabled {
+            printed["health"] = json!(false);
+        } else if health.value.path.is_some() && health.value.expect.is_none() {
+            printed["health"]["expect"] = value(&StatusSet::default());
+        }
+    }
+    printed
+}
+
+/// One address leaves nothing to choose: naming a balance would only earn a warning.
+fn is_one_address(config: &UpstreamConfig) -> bool {
+    let [backend] = &config.backends[..] else {
+        return false;
+    };
+    matches!(backend.value.target, BackendTarget::Address(_))
+}
+
+/// What writing a value would change: its absence means that the gateway finds it out.
+fn remarks(config: &UpstreamConfig, upstream: &Upstream) -> Vec<String> {
+    let name = upstream.name.escape_debug();
+    let idle = config.pool.idle.is_none().then(|| {
+        let idle = Span(upstream.pool_default());
+        format!(
+            "# upstreams.{name}.pool.idle: {idle}, or a second less than a backend's own `Keep-Alive: timeout`\n"
+        )
+    });
+    let health = config.health.is_none().then(|| {
+        format!(
+            "# upstreams.{name}.health: only backends that were ejected are checked, by a TCP connect each second\n"
+        )
+    });
+    idle.into_iter().chain(health).collect()
+}
+
+fn route(file: &File, node: &RouteNode, route: &Route) -> Value {
+    let config = &node.config;
+    let mut printed = value(config);
+    printed["name"] = json!(route.name);
+    if let Some(respond) = &config.respond
+        && respond.value.status.is_none()
+        && let Action::Respond(compiled) = &route.action
+    {
+        printed["respond"]["status"] = json!(compiled.status().as_u16());
+    }
+    if let Some(upstream) = &route.upstream {
+        let idle = Span(upstream.timeouts.stream_idle);
+        match &config.websocket {
+            Some(websocket) if websocket.value.enabled => {
+                if websocket.value.idle.is_none() {
+                    printed["websocket"]["idle"] = value(&idle);
+                }
+            }
+            _ => printed["websocket"] = json!(false),
+        }
+    }
+    if let Value::Object(printed) = &mut printed {
+        printed.extend(filters(file, &node.filters));
+    }
+    printed
+}
+
+/// The filters of a route, those that are off and might be on included; the defaults'
+/// of no route.
+fn filters(file: &File, own: &[(Key, Node)]) -> Map<String, Value> {
+    let of = |own| effective::filters(file, Place::default(), own);
+    let mut on: Map<String, Value> = of(own)
+        .filter_map(|(entry, node)| Some((entry.name.to_owned(), entry.print(&node)?)))
+        .collect();
+    let always = FILTERS.iter().filter(|entry| entry.on_by_default);
+    let shared = of(&[]).map(|(entry, _)| entry).chain(always);
+    for entry in shared {
+        on.entry(entry.name).or_insert(Value::Bool(false));
+    }
+    on
+}
+
+fn value(section: &impl Serialize) -> Value {
+    serde_json::to_value(section).expect("a configuration is plain data")
+}
+
+/// Leaves out what is not set, and keeps `${` from being read as a variable.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(tidy);
+        }
+        Value::Array(list) => list.iter_mut().for_each(tidy),
+        Value::String(text) if text.contains("${") => *text = text.replace("${", "$${"),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;
