@@ -32,7 +32,8 @@ fn is_plain(text: &[u8]) -> bool {
         let below_space = word.wrapping_sub(ONES * 0x20) & !word & TOPS;
         let quote = zeros(word ^ (ONES * 0x22));
         let backslash = zeros(word ^ (ONES * 0x5c));
-        (word & TOPS) | below_space | quote | backslash
+        let delete = zeros(word ^ (ONES * 0x7f));
+        (word & TOPS) | below_space | quote | backslash | delete
     };
     let (words, rest) = text.as_chunks::<8>();
     let mut found = 0;
@@ -42,7 +43,7 @@ fn is_plain(text: &[u8]) -> bool {
     found == 0
         && rest
             .iter()
-            .all(|b| (0x20..0x80).contains(b) && *b != b'"' && *b != b'\\')
+            .all(|b| (0x20..0x7f).contains(b) && *b != b'"' && *b != b'\\')
 }
 
 #[cold]
@@ -161,6 +162,8 @@ mod tests {
             (b"a\n\x1b[2J", r"a\u000a\u001b[2J", r"a\x0A\x1B[2J"),
             ("é\u{9b}".as_bytes(), "é\\u009b", r"\xC3\xA9\xC2\x9B"),
             (b"\xff!", "\u{fffd}!", r"\xFF!"),
+            (b"\x7f!", r"\u007f!", r"\x7F!"),
+            (b"seven!!\x7f", r"seven!!\u007f", r"seven!!\x7F"),
         ] {
             assert_eq!(made(|out| put_json(out, text)), json);
             assert_eq!(made(|out| put_compat(out, text)), compat);
