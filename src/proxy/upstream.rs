@@ -18,10 +18,6 @@ use crate::upstreams::{Ask, Failure as TryFailure, Kind, Outcome, Unavailable};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Connections of this pool group are never found again: a try after a stale pooled
-/// connection gets a fresh one.
-const FRESH: u64 = u64::MAX;
-
 /// Tries after connections that had gone stale in the pool. Each gets a fresh one, so a
 /// second is only needed if the app restarts right then.
 const MAX_STALE: u32 = 3;
@@ -53,7 +49,8 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     peer.options.read_timeout = None;
     peer.options.write_timeout = None;
     if ctx.stale_tries > 0 {
-        peer.group_key = FRESH;
+        // A pool group of its own: nothing that has gone stale is found in it.
+        peer.group_key = fastrand::u64(..);
         peer.options.idle_timeout = Some(Duration::from_millis(1));
     }
     let live = ctx.live();
