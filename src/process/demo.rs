@@ -51,13 +51,23 @@ pub fn serve(address: SocketAddr, admin: SocketAddr) -> Result<(), BootError> {
         });
     };
     let hello = format!(
-        "\nEdgeway serves on http://{address}, before two instances of a small shop and an API.\nTry:\n\n\
-         \x20 curl -i http://{address}/                           a page, with security headers and a request id\n\
-         \x20 curl -s http://{address}/api/echo                   what the app sees: forwarding headers, no forged ones\n\
-         \x20 curl -i -X POST http://{address}/api/echo -d @/etc/services   a body over this route's 4 KiB: 413\n\
-         \x20 curl -N http://{address}/api/events                 server-sent events, each as it happens\n\
-         \x20 curl -s http://{admin}/status                  routes, upstreams, health; /metrics for Prometheus\n\n\
-         The configuration is src/process/demo.yaml. Ctrl-C ends it.\n"
+        r#"
+Edgeway serves on http://{address}, before two instances of a small shop and an API.
+Try:
+
+  # a page, with security headers and a request id
+  curl -i http://{address}/
+  # what the app is told: forwarding headers of ours, no forged ones
+  curl -s http://{address}/api/echo -H 'X-Real-IP: 6.6.6.6'
+  # a body over this route's 4 KiB is refused: 413
+  head -c 5000 /dev/zero | curl -i --data-binary @- http://{address}/api/echo
+  # server-sent events, each as it happens
+  curl -N http://{address}/api/events
+  # routes, upstreams, health; /metrics is for Prometheus
+  curl -s http://{admin}/status
+
+The configuration is src/process/demo.yaml. Ctrl-C ends it.
+"#
     );
     let outcome = boot::serve(Setup {
         file,
