@@ -12,6 +12,8 @@ pub mod headers;
 pub mod methods;
 pub mod request_id;
 pub mod security_headers;
+#[cfg(test)]
+mod tests;
 pub mod timing;
 
 use std::sync::Arc;

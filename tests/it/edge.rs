@@ -92,23 +92,31 @@ routes:
 
 #[tokio::test]
 async fn our_own_replies_carry_the_headers_of_every_answer() {
+    const SHOP: &str = "https://shop.example.com";
     let origin = EchoOrigin::start().await;
-    let config = |headers: &str| {
+    let config = |answers: &str| {
         format!(
             "{}
   dead:
     backends: [\"127.0.0.1:{}\"]
     health: false
 defaults:
-  security_headers: {headers}
+{answers}
+  csrf: {{ origins: [{SHOP}] }}
+  timing: true
   body_limit: 1KiB
+  headers: {{ request: {{ remove: [X-Debug] }} }}
 routes:
   - match: {{ path: /app/* }}
     upstream: app
-    methods: [GET, POST]
+    methods: [GET, POST, OPTIONS]
   - match: {{ path: /inner/* }}
     upstream: app
     access: {{ allow: [10.0.0.0/8] }}
+  - match: {{ path: /fixed }}
+    respond: ok
+  - match: {{ path: /old }}
+    redirect: /fixed
   - match: {{ path: /dead }}
     upstream: dead
 ",
@@ -120,29 +128,48 @@ routes:
         let mut replies: Vec<Response> = Vec::new();
         for (request, status) in [
             (get("/nowhere"), 404),
+            (get("/fixed"), 200),
+            (get("/old"), 307),
             (get("/inner/a"), 403),
             (Request::new("DELETE", "/app/a"), 405),
             (post("/app/a", "").filler(2000), 413),
             (get("/dead"), 502),
         ] {
-            let reply = gateway.send(&request).await;
-            assert_eq!(reply.status(), status, "{request:?}");
+            let reply = gateway.send(&request.header("origin", SHOP)).await;
+            assert_eq!(reply.status(), status, "{}", reply.text());
             replies.push(reply);
         }
         replies
     };
-    let gateway = Gateway::start(&config("helmet")).await;
-    for reply in replies(&gateway).await {
+    let on = format!(
+        "  security_headers: helmet\n  request_id: true\n  cors: {{ origins: [{SHOP}], expose: [X-Request-Id] }}\n"
+    );
+    let gateway = Gateway::start(&config(&on)).await;
+    let preflight = Request::new("OPTIONS", "/app/a")
+        .header("origin", SHOP)
+        .header("access-control-request-method", "POST");
+    let mut all = replies(&gateway).await;
+    all.push(gateway.send(&preflight).await);
+    for reply in all {
         let status = reply.status();
         let options = reply.header("x-content-type-options");
         assert_eq!(options, Some("nosniff"), "{status}");
         assert!(reply.header("x-request-id").is_some(), "{status}");
+        let allowed = reply.header("access-control-allow-origin");
+        assert_eq!(allowed, Some(SHOP), "{status}");
         assert_eq!(reply.header("server"), None, "{status}");
     }
     assert_eq!(origin.counts().requests(), 0);
-    // The control: without the filter they come without its headers.
-    for reply in replies(&Gateway::start(&config("off")).await).await {
-        assert_eq!(reply.header("x-content-type-options"), None);
+    // The control: without the filters they come without their headers.
+    let off = "  security_headers: off\n  request_id: false\n";
+    for reply in replies(&Gateway::start(&config(off)).await).await {
+        for name in [
+            "x-content-type-options",
+            "x-request-id",
+            "access-control-allow-origin",
+        ] {
+            assert_eq!(reply.header(name), None, "{}", reply.status());
+        }
     }
 }
 

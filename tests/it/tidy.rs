@@ -260,6 +260,22 @@ fn every_example_configuration_is_well_formed() {
 }
 
 #[test]
+fn the_example_of_a_filter_uses_it() {
+    for entry in FILTERS {
+        let path = root().join(format!("conf/examples/{}.yaml", entry.name));
+        let loaded = edgeway::gateway::load(&path);
+        let file = loaded.file.expect("another test says what is wrong");
+        let routes = file.routes.iter().flat_map(|route| &route.filters);
+        let mut written = routes.chain(&file.defaults).chain(&file.access_log);
+        assert!(
+            written.any(|(key, _)| key.name == entry.name),
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
 fn every_word_of_yaml_in_the_readme_is_well_formed() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md is there");
     let (_, rest) = readme

@@ -1,0 +1,167 @@
+//! What every filter owes to its users, whatever it does.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::*;
+use crate::{
+    base::{clock::Clock, metrics::Metrics},
+    config::diagnostic::Place,
+};
+
+/// Compiles a filter from its YAML: whether it did, and what was said.
+fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
+    let mut diagnostics = Diagnostics::default();
+    let node = tree::parse(yaml, 0, &mut diagnostics).expect("the test's YAML is well formed");
+    let mut cx = CompileCx {
+        place: Place::default(),
+        route: "test",
+        folder: Path::new("."),
+        upstreams: &[],
+        clock: &Clock::test(),
+        metrics: &Metrics::default(),
+        diagnostics: &mut diagnostics,
+    };
+    (entry.compile(&node, &mut cx).is_some(), diagnostics)
+}
+
+/// The keys of a filter's mapping with their schemas, and the schema of the mapping; `None`
+/// if it has no mapping.
+fn mapping(entry: &Entry) -> Option<(Value, Vec<(String, Value)>)> {
+    let mut generator = SchemaGenerator::default();
+    let schema = entry.schema(&mut generator).to_value();
+    let definitions = Value::Object(generator.take_definitions(true));
+    let schema = resolved(&schema, &definitions);
+    let forms = match &schema["anyOf"] {
+        Value::Array(forms) => forms.clone(),
+        _ => vec![schema],
+    };
+    let full = forms.into_iter().find(|form| form["type"] == "object")?;
+    let properties = full["properties"].as_object()?.clone();
+    let properties = properties
+        .into_iter()
+        .map(|(key, schema)| {
+            let mut whole = resolved(&schema, &definitions);
+            // What is said of the property counts more than what is said of its type.
+            if let Some(description) = schema.get("description") {
+                whole["description"] = description.clone();
+            }
+            (key, whole)
+        })
+        .collect();
+    Some((full, properties))
+}
+
+fn resolved(schema: &Value, definitions: &Value) -> Value {
+    match schema["$ref"].as_str().and_then(|at| at.rsplit('/').next()) {
+        Some(name) => resolved(&definitions[name], definitions),
+        None => schema.clone(),
+    }
+}
+
+#[test]
+fn what_is_on_by_default_needs_no_word_of_configuration() {
+    for entry in FILTERS.iter().filter(|entry| entry.on_by_default) {
+        let (compiled, diagnostics) = compile(entry, "{}");
+        assert!(compiled, "{}: {diagnostics:#?}", entry.name);
+        assert!(
+            diagnostics.list().is_empty(),
+            "{}: {diagnostics:#?}",
+            entry.name
+        );
+    }
+}
+
+#[test]
+fn what_is_printed_of_a_default_reads_back_as_the_same() {
+    for entry in FILTERS.iter().filter(|entry| entry.on_by_default) {
+        let print = |yaml: &str| {
+            let node = tree::parse(yaml, 0, &mut Diagnostics::default()).expect("it is YAML");
+            entry.print(&node).expect("it can be read")
+        };
+        let printed = print("{}");
+        assert_ne!(printed, serde_json::json!({}), "{}", entry.name);
+        // JSON is YAML.
+        let again = print(&printed.to_string());
+        assert_eq!(again, printed, "{}", entry.name);
+        let (compiled, diagnostics) = compile(entry, &printed.to_string());
+        assert!(compiled, "{}: {diagnostics:#?}", entry.name);
+    }
+}
+
+#[test]
+fn a_slip_of_the_finger_in_a_key_is_told_with_what_was_meant() {
+    for entry in FILTERS {
+        let Some((_, keys)) = mapping(entry) else {
+            continue;
+        };
+        for (key, _) in keys {
+            let (compiled, diagnostics) = compile(entry, &format!("{{ {key}x: 1 }}"));
+            assert!(!compiled, "{}.{key}x was accepted", entry.name);
+            let told = diagnostics.list().iter().any(|problem| {
+                problem.message.contains(&format!("`{key}x`"))
+                    && problem
+                        .help
+                        .as_deref()
+                        .is_some_and(|help| help.contains(&format!("did you mean `{key}`?")))
+            });
+            assert!(told, "{}.{key}x: {diagnostics:#?}", entry.name);
+        }
+    }
+}
+
+#[test]
+fn a_filter_without_keys_refuses_a_mapping() {
+    for entry in FILTERS.iter().filter(|entry| mapping(entry).is_none()) {
+        let mut generator = SchemaGenerator::default();
+        let schema = entry.schema(&mut generator).to_value().to_string();
+        let all = format!("{schema}{:?}", generator.take_definitions(true));
+        assert!(!all.contains("properties"), "{}: {all}", entry.name);
+        let (compiled, diagnostics) = compile(entry, "{ a: 1 }");
+        assert!(!compiled, "{}", entry.name);
+        assert!(diagnostics.has_errors(), "{}", entry.name);
+    }
+}
+
+#[test]
+fn an_editor_is_told_what_each_key_does_and_which_there_are() {
+    for entry in FILTERS {
+        let Some((full, keys)) = mapping(entry) else {
+            continue;
+        };
+        assert_eq!(full["additionalProperties"], false, "{}", entry.name);
+        assert!(!keys.is_empty(), "{}", entry.name);
+        for (key, schema) in keys {
+            let says = schema["description"].as_str().unwrap_or_default();
+            assert!(!says.is_empty(), "{}.{key} has no description", entry.name);
+        }
+    }
+}
+
+#[test]
+fn each_page_of_the_docs_names_every_key() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/filters");
+    for entry in FILTERS {
+        let path = docs.join(format!("{}.md", entry.name));
+        let page = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        for (key, _) in mapping(entry).map_or_else(Vec::new, |(_, keys)| keys) {
+            assert!(
+                page.contains(&format!("`{key}`")),
+                "{}: nothing about `{key}`",
+                path.display()
+            );
+        }
+        let example = format!("conf/examples/{}.yaml", entry.name);
+        assert!(page.contains(&example), "{}: no example", path.display());
+    }
+}
+
+#[test]
+fn names_are_found_and_only_those() {
+    for entry in FILTERS {
+        assert_eq!(find(entry.name).map(|found| found.name), Some(entry.name));
+    }
+    assert!(find("compresion").is_none());
+}
