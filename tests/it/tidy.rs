@@ -254,6 +254,9 @@ fn every_example_configuration_is_well_formed() {
         let world = edgeway::gateway::World::default();
         let (gateway, diagnostics) = edgeway::gateway::compile(&file, folder, &world);
         assert!(gateway.is_some(), "{}: {diagnostics:#?}", path.display());
+        // A warning in an example would teach to pass over warnings.
+        let told = diagnostics.list().iter().chain(loaded.diagnostics.list());
+        assert_eq!(told.count(), 0, "{}: {diagnostics:#?}", path.display());
         seen += 1;
     }
     assert!(seen > FILTERS.len(), "only {seen} examples were found");
