@@ -51,7 +51,7 @@ pub fn serve(address: SocketAddr, admin: SocketAddr) -> Result<(), BootError> {
         });
     };
     let hello = format!(
-        r#"
+        r"
 Edgeway serves on http://{address}, before two instances of a small shop and an API.
 Try:
 
@@ -67,7 +67,7 @@ Try:
   curl -s http://{admin}/status
 
 The configuration is src/process/demo.yaml. Ctrl-C ends it.
-"#
+"
     );
     let outcome = boot::serve(Setup {
         file,
