@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, process::ExitCode};
 
 use super::{ConfigOption, EX_CONFIG, check, out};
-use crate::gateway::explain::{Explanation, explain};
+use crate::gateway::explain::{Considered, Explanation, explain};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -77,7 +77,7 @@ fn text(explanation: &Explanation) -> String {
             &format!("{} ({})", filter.name, filter.phases.join(", ")),
         );
     }
-    for (index, (route, why)) in explanation.considered.iter().enumerate() {
+    for (index, Considered { route, why }) in explanation.considered.iter().enumerate() {
         let key = if index == 0 { "considered" } else { "" };
         line(key, &format!("{route}: {why}"));
     }

@@ -2,7 +2,7 @@
 
 use http::{HeaderName, HeaderValue, Method, header};
 use pingora::http::RequestHeader;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{Gateway, Route};
 use crate::{
@@ -23,10 +23,22 @@ pub struct Explanation {
     pub action: Option<String>,
     /// The target that the backend gets, if the route rewrites it.
     pub upstream_target: Option<String>,
+    #[serde(serialize_with = "as_map")]
     pub parameters: Vec<(String, String)>,
     pub filters: Vec<ExplainedFilter>,
     /// Every route, in the order in which they were tried, and why it won or lost.
-    pub considered: Vec<(String, String)>,
+    pub considered: Vec<Considered>,
+}
+
+/// A route, and why it won or lost.
+#[derive(Debug, Serialize)]
+pub struct Considered {
+    pub route: String,
+    pub why: String,
+}
+
+fn as_map<S: Serializer>(pairs: &[(String, String)], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 #[derive(Debug, Serialize)]
@@ -125,11 +137,7 @@ impl ExplainedFilter {
     }
 }
 
-fn considered(
-    gateway: &Gateway,
-    target: &Target<'_>,
-    head: &RequestHeader,
-) -> Vec<(String, String)> {
+fn considered(gateway: &Gateway, target: &Target<'_>, head: &RequestHeader) -> Vec<Considered> {
     let name = |index: usize| {
         gateway
             .route(index)
@@ -146,7 +154,10 @@ fn considered(
         .table
         .explain(target, head)
         .into_iter()
-        .map(|considered| (name(considered.route), why(considered.why)))
+        .map(|considered| Considered {
+            route: name(considered.route),
+            why: why(considered.why),
+        })
         .collect()
 }
 

@@ -1,8 +1,10 @@
 //! The one integration binary: everything that a user of the gateway sees.
 
 mod balance;
+mod cli;
 mod config;
 mod edge;
+mod explain;
 mod express_front;
 mod failover;
 mod harness;

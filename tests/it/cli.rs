@@ -1,0 +1,204 @@
+//! The command line: what it prints, where, and with which exit status.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+/// Refused configurations end `run` with it (`EX_CONFIG` of sysexits.h).
+pub(crate) const EX_CONFIG: i32 = 78;
+
+pub(crate) const ROUTES: &str = "conf/examples/routes.yaml";
+pub(crate) const BROKEN: &str = "tests/it/config/bad/three_mistakes.yaml";
+
+/// What a run of the program came to.
+pub(crate) struct Ran {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs the program in the repository's folder, with nothing of ours in the environment.
+pub(crate) fn edgeway(arguments: &[&str]) -> Ran {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("EDGEWAY_CONFIG")
+        .env_remove("EDGEWAY_THREADS")
+        .env_remove("EDGEWAY_ADMIN")
+        .env_remove("EDGEWAY_LOG")
+        .env_remove("RUST_LOG")
+        .env_remove("COLUMNS")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs");
+    Ran {
+        status: status.code().expect("it was not killed"),
+        stdout: String::from_utf8(stdout).expect("it prints UTF-8"),
+        stderr: String::from_utf8(stderr).expect("it prints UTF-8"),
+    }
+}
+
+macro_rules! snapshot {
+    ($name:expr, $text:expr) => {
+        insta::with_settings!({
+            snapshot_path => "snapshots",
+            prepend_module_to_snapshot => false,
+            omit_expression => true,
+        }, {
+            insta::assert_snapshot!($name, $text);
+        });
+    };
+}
+
+pub(crate) use snapshot;
+
+#[test]
+fn every_command_says_what_it_takes() {
+    let mut pages = String::new();
+    for command in ["", "run", "check", "explain", "schema", "demo", "status"] {
+        let arguments: Vec<&str> = command.split_terminator(' ').chain(["--help"]).collect();
+        let ran = edgeway(&arguments);
+        assert_eq!(ran.status, 0, "{command}: {}", ran.stderr);
+        pages.push_str(&format!(
+            "$ edgeway {}\n{}\n",
+            arguments.join(" "),
+            ran.stdout
+        ));
+    }
+    snapshot!("help", pages);
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_refused_on_stderr() {
+    let ran = edgeway(&["chekc"]);
+    assert_eq!(ran.status, 2);
+    assert_eq!(ran.stdout, "");
+    assert!(ran.stderr.contains("'check'"), "{}", ran.stderr);
+}
+
+#[test]
+fn check_succeeds_for_what_is_right_and_fails_for_what_is_not() {
+    let right = edgeway(&["check", "-c", ROUTES]);
+    assert_eq!((right.status, right.stdout.as_str()), (0, ""));
+    assert_eq!(
+        right.stderr,
+        format!("{ROUTES}: the configuration is well formed\n")
+    );
+    let wrong = edgeway(&["check", "-c", BROKEN]);
+    assert_eq!((wrong.status, wrong.stdout.as_str()), (1, ""));
+    assert!(
+        wrong.stderr.contains("three_mistakes.yaml:3:5: "),
+        "{}",
+        wrong.stderr
+    );
+    assert!(wrong.stderr.contains("3 errors"), "{}", wrong.stderr);
+    let absent = edgeway(&["check", "-c", "no/such/file.yaml"]);
+    assert_eq!(absent.status, 1);
+    assert!(
+        absent.stderr.contains("no/such/file.yaml"),
+        "{}",
+        absent.stderr
+    );
+}
+
+#[test]
+fn a_warning_is_told_and_fails_nothing() {
+    let folder = tempfile::tempdir().expect("a folder for the test can be made");
+    let file = folder.path().join("edgeway.yaml");
+    let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
+                upstreams: { web: { backends: [127.0.0.1:3000] } }\n\
+                routes: [{ match: { path: /* }, respond: ok }]\n";
+    fs::write(&file, yaml).expect("the folder takes files");
+    let ran = edgeway(&["check", "-c", &file.to_string_lossy()]);
+    assert_eq!(ran.status, 0);
+    assert!(
+        ran.stderr
+            .contains("warning: no route uses the upstream `web`"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn tools_get_problems_as_a_json_list_on_stdout() {
+    let ran = edgeway(&["check", "-c", BROKEN, "--format", "json"]);
+    assert_eq!((ran.status, ran.stderr.as_str()), (1, ""));
+    let problems: Value = serde_json::from_str(&ran.stdout).expect("it is JSON");
+    let problems = problems.as_array().expect("it is a list");
+    assert_eq!(problems.len(), 3);
+    snapshot!(
+        "check_json",
+        serde_json::to_string_pretty(&problems[0]).expect("plain data")
+    );
+    for problem in problems {
+        for key in ["severity", "code", "message", "file", "line", "column"] {
+            assert!(!problem[key].is_null(), "{key}: {problem}");
+        }
+    }
+    let right = edgeway(&["check", "-c", ROUTES, "--format", "json"]);
+    assert_eq!((right.status, right.stdout.as_str()), (0, "[]\n"));
+}
+
+#[test]
+fn what_is_printed_is_a_configuration_of_the_same_meaning() {
+    let printed = edgeway(&["check", "-c", ROUTES, "--print"]);
+    assert_eq!((printed.status, printed.stderr.as_str()), (0, ""));
+    let folder = tempfile::tempdir().expect("a folder for the test can be made");
+    let file = folder.path().join("edgeway.yaml");
+    fs::write(&file, &printed.stdout).expect("the folder takes files");
+    let again = edgeway(&["check", "-c", &file.to_string_lossy(), "--print"]);
+    assert_eq!(again.stdout, printed.stdout);
+    let both = edgeway(&["check", "-c", ROUTES, "--print", "--format", "json"]);
+    assert_eq!(both.status, 2, "they both want stdout");
+}
+
+#[test]
+fn what_is_broken_is_not_printed() {
+    let ran = edgeway(&["check", "-c", BROKEN, "--print"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
+    assert!(ran.stderr.contains("3 errors"), "{}", ran.stderr);
+}
+
+#[test]
+fn run_refuses_a_broken_file_with_a_status_that_ends_restarts() {
+    // Of form, and of meaning: the second is found when the gateway is made.
+    let ran = edgeway(&["run", "-c", BROKEN]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (EX_CONFIG, ""));
+    assert!(
+        ran.stderr.contains("three_mistakes.yaml:3:5: "),
+        "{}",
+        ran.stderr
+    );
+    let ran = edgeway(&["run", "-c", "tests/it/config/bad/unknown_upstream.yaml"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (EX_CONFIG, ""));
+    assert!(
+        ran.stderr.contains("there is no upstream"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("unknown_upstream.yaml:"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn the_schema_that_is_printed_is_the_one_in_the_repository() {
+    let ran = edgeway(&["schema"]);
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/schema.json");
+    let kept = fs::read_to_string(path).expect("conf/schema.json is there");
+    assert!(
+        ran.stdout == kept,
+        "conf/schema.json is stale: run `make schema`"
+    );
+}

@@ -1,0 +1,70 @@
+//! `edgeway explain`, over the example of routes.
+
+use serde_json::Value;
+
+use crate::cli::{BROKEN, EX_CONFIG, ROUTES, edgeway, snapshot};
+
+/// Requests, and what is said of each.
+fn explained(format: &str) -> String {
+    let mut all = String::new();
+    for request in [
+        "GET http://shop.example.com/",
+        "GET http://shop.example.com/products/42",
+        "GET http://shop.example.com/api/v1/health",
+        "PUT http://shop.example.com/api/carts/7?full=1",
+        "GET http://shop.example.com/2024/./x/../may?page=2",
+        "GET http://a.b.preview.example.com/_next/static/app.js",
+        "GET http://www.example.com/a%20b?c=d",
+        "POST http://shop.example.com/checkout/pay",
+        "GET http://shop.example.com/checkout/pay -H Cookie:beta=1",
+        "GET http://shop.example.com/search?format=json",
+        "GET http://shop.example.com/wallet/",
+        "GET /nobody",
+    ] {
+        let mut arguments = vec!["explain", "-c", ROUTES, "--format", format];
+        arguments.extend(request.split(' '));
+        let ran = edgeway(&arguments);
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{request}");
+        all.push_str(&format!("$ edgeway explain {request}\n{}\n", ran.stdout));
+    }
+    all
+}
+
+#[test]
+fn explain_says_which_route_and_why() {
+    snapshot!("explain", explained("text"));
+}
+
+#[test]
+fn explain_says_the_same_to_tools() {
+    let all = explained("json");
+    for answer in all.split("$ edgeway explain ").skip(1) {
+        let (request, json) = answer.split_once('\n').expect("the answer follows");
+        let answer: Value = serde_json::from_str(json).expect("it is JSON");
+        assert!(answer["route"].is_string(), "{request}: {answer}");
+        let considered = answer["considered"].as_array().expect("it is a list");
+        assert_eq!(considered.len(), 15, "{request}: every route is judged");
+    }
+    let first = all.split("\n\n").next().expect("there is a first");
+    snapshot!("explain_json", first);
+}
+
+#[test]
+fn what_cannot_be_explained_is_told_on_stderr() {
+    for (request, why) in [
+        (
+            ["GET", "ftp://x/"],
+            "`ftp://x/` is not a path or an http URL",
+        ),
+        (["GET", "/a%00"], "this request is answered with 400"),
+        (["G T", "/"], "`G T` is not a method"),
+    ] {
+        let [method, url] = request;
+        let ran = edgeway(&["explain", "-c", ROUTES, method, url]);
+        assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "{request:?}");
+        assert!(ran.stderr.contains(why), "{}", ran.stderr);
+    }
+    let ran = edgeway(&["explain", "-c", BROKEN, "GET", "/"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (EX_CONFIG, ""));
+    assert!(ran.stderr.contains("3 errors"), "{}", ran.stderr);
+}
