@@ -78,8 +78,10 @@ impl Compiler<'_> {
             .iter()
             .map(|node| self.route(node, &upstreams, &mut used))
             .collect();
+        // A name that was misspelt is used where it stands.
+        let is_unclear = self.diagnostics.has_errors();
         for (key, _) in &self.file.upstreams {
-            if !used.contains(key.name.as_str()) {
+            if !is_unclear && !used.contains(key.name.as_str()) {
                 self.diagnostics.push(
                     Diagnostic::warning(
                         "edgeway::upstream::unused",
@@ -233,7 +235,7 @@ impl Compiler<'_> {
                     "edgeway::trusted_proxies",
                     *place,
                     error.to_string(),
-                    "name the networks whose `X-Forwarded-*` headers are to be believed",
+                    error.help,
                 ),
             }
         }

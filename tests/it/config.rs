@@ -3,27 +3,33 @@
 
 use std::path::{Path, PathBuf};
 
-use edgeway::config::{
-    diagnostic::{Diagnostics, Style},
-    model::File,
-    source::{self, Sources},
+use edgeway::{
+    config::{
+        diagnostic::{Diagnostics, Style},
+        model::File,
+        source::{self, Sources},
+    },
+    gateway::{self, World},
 };
 
 /// The filters of the examples; a list of its own, so that a new filter changes no snapshot.
 const FILTERS: &[&str] = &["access", "body_limit", "compression", "cors", "methods"];
 
-/// What `edgeway check` finds before it looks at filters and names.
+/// What `edgeway check` finds.
 fn check(path: &Path) -> (Sources, Diagnostics) {
     let (sources, tree, mut diagnostics) = source::load(path);
-    if let Some(tree) = tree {
-        let file = File::read(&tree, FILTERS, &mut diagnostics);
-        assert!(file.is_none() || !diagnostics.list().is_empty());
+    let file = tree.and_then(|tree| File::read(&tree, FILTERS, &mut diagnostics));
+    if let Some(file) = file {
+        let folder = sources.folder();
+        let (gateway, found) = gateway::compile(&file, &folder, &World::default());
+        assert_eq!(gateway.is_none(), found.has_errors());
+        diagnostics.extend(found);
     }
     (sources, diagnostics)
 }
 
-fn bad_files() -> Vec<PathBuf> {
-    let mut files: Vec<_> = std::fs::read_dir("tests/it/config/bad")
+fn files(folder: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> = std::fs::read_dir(Path::new("tests/it/config").join(folder))
         .expect("the folder is there")
         .map(|entry| entry.expect("it can be read").path())
         .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
@@ -32,33 +38,63 @@ fn bad_files() -> Vec<PathBuf> {
     files
 }
 
+/// The report of a file, which is a snapshot, and the problems in it.
+fn reported(path: &Path) -> (String, Diagnostics) {
+    let (sources, diagnostics) = check(path);
+    let name = path.file_stem().expect("a name").to_string_lossy();
+    let report = diagnostics.render(&sources, Style::Graphical { colour: false });
+    insta::with_settings!({
+        snapshot_path => "config/snapshots",
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, {
+        insta::assert_snapshot!(&*name, report);
+    });
+    for problem in diagnostics.list() {
+        // A message of what was expected, or of a bound, says itself what to write.
+        let says_what_to_write = problem.help.is_some()
+            || problem.message.starts_with("expected ")
+            || problem.message.contains("must ");
+        assert!(says_what_to_write, "{name}: {problem:?}");
+        assert!(problem.code.starts_with("edgeway::"), "{problem:?}");
+        let at = sources.locate(problem.place);
+        assert!(report.contains(&format!("{}:{}:{}: ", at.file, at.line, at.column)));
+    }
+    (report, diagnostics)
+}
+
 #[test]
 fn every_broken_file_is_explained() {
-    let files = bad_files();
-    assert!(files.len() >= 10, "{files:?}");
+    let files = files("bad");
+    assert!(files.len() >= 18, "{files:?}");
     for path in files {
-        let (sources, diagnostics) = check(&path);
-        let name = path.file_stem().expect("a name").to_string_lossy();
-        let report = diagnostics.render(&sources, Style::Graphical { colour: false });
-        insta::with_settings!({
-            snapshot_path => "config/snapshots",
-            prepend_module_to_snapshot => false,
-            omit_expression => true,
-        }, {
-            insta::assert_snapshot!(&*name, report);
-        });
-        assert!(diagnostics.has_errors(), "{name}");
-        for problem in diagnostics.list() {
-            // A message of what was expected, or of a bound, says itself what to write.
-            let says_what_to_write = problem.help.is_some()
-                || problem.message.starts_with("expected ")
-                || problem.message.contains("must ");
-            assert!(says_what_to_write, "{name}: {problem:?}");
-            assert!(problem.code.starts_with("edgeway::"), "{problem:?}");
-            let at = sources.locate(problem.place);
-            assert!(report.contains(&format!("{}:{}:{}: ", at.file, at.line, at.column)));
-        }
+        let (report, diagnostics) = reported(&path);
+        assert!(diagnostics.has_errors(), "{report}");
     }
+}
+
+#[test]
+fn what_is_doubtful_is_told_and_served_all_the_same() {
+    let files = files("warned");
+    assert!(files.len() >= 4, "{files:?}");
+    for path in files {
+        let (report, diagnostics) = reported(&path);
+        assert_eq!(diagnostics.list().len(), 1, "{report}");
+        assert!(!diagnostics.has_errors(), "{report}");
+    }
+}
+
+#[test]
+fn routes_that_cannot_be_told_apart_are_named_both() {
+    let (sources, diagnostics) = check(Path::new("tests/it/config/bad/ambiguous_routes.yaml"));
+    let [problem] = diagnostics.list() else {
+        panic!("{diagnostics:#?}");
+    };
+    let [(first, _)] = &problem.related[..] else {
+        panic!("{problem:#?}");
+    };
+    let lines = [*first, problem.place].map(|place| sources.locate(place).line);
+    assert_eq!(lines, [9, 13]);
 }
 
 #[test]
@@ -96,7 +132,7 @@ fn tools_get_the_same_as_json() {
 /// What an editor hands to `edgeway check` while its user types.
 #[test]
 fn every_beginning_of_a_broken_file_is_read_or_explained() {
-    for path in bad_files() {
+    for path in files("bad") {
         let text = std::fs::read_to_string(&path).expect("it can be read");
         for end in (0..text.len()).filter(|at| text.is_char_boundary(*at)) {
             let (sources, tree, mut diagnostics) = source::load_text("typed.yaml", &text[..end]);
