@@ -62,18 +62,14 @@ pub(crate) use snapshot;
 
 #[test]
 fn every_command_says_what_it_takes() {
-    let mut pages = String::new();
-    for command in ["", "run", "check", "explain", "schema", "demo", "status"] {
+    let commands = ["", "run", "check", "explain", "schema", "demo", "status"];
+    let pages = commands.map(|command| {
         let arguments: Vec<&str> = command.split_terminator(' ').chain(["--help"]).collect();
         let ran = edgeway(&arguments);
         assert_eq!(ran.status, 0, "{command}: {}", ran.stderr);
-        pages.push_str(&format!(
-            "$ edgeway {}\n{}\n",
-            arguments.join(" "),
-            ran.stdout
-        ));
-    }
-    snapshot!("help", pages);
+        format!("$ edgeway {}\n{}\n", arguments.join(" "), ran.stdout)
+    });
+    snapshot!("help", pages.concat());
 }
 
 #[test]

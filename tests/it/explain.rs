@@ -6,7 +6,7 @@ use crate::cli::{BROKEN, EX_CONFIG, ROUTES, edgeway, snapshot};
 
 /// Requests, and what is said of each.
 fn explained(format: &str) -> String {
-    let mut all = String::new();
+    let mut all = Vec::new();
     for request in [
         "GET http://shop.example.com/",
         "GET http://shop.example.com/products/42",
@@ -25,9 +25,9 @@ fn explained(format: &str) -> String {
         arguments.extend(request.split(' '));
         let ran = edgeway(&arguments);
         assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{request}");
-        all.push_str(&format!("$ edgeway explain {request}\n{}\n", ran.stdout));
+        all.push(format!("$ edgeway explain {request}\n{}\n", ran.stdout));
     }
-    all
+    all.concat()
 }
 
 #[test]
