@@ -8,7 +8,7 @@
 
 use std::mem;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 /// Changes the headers of a request; there will be room for `more` names beyond those there.
@@ -17,13 +17,11 @@ pub fn edit_request(
     more: usize,
     change: impl FnOnce(&mut HeaderMap<HeaderValue>),
 ) {
-    // What `Parts` do not carry: a target that the URI does not render, and HTTP/2's flag.
-    let shown = head
-        .uri
-        .path_and_query()
-        .map_or(&b""[..], |path| path.as_str().as_bytes());
-    let target = (head.raw_path().as_ptr() != shown.as_ptr() || !head.raw_path_is_utf8())
-        .then(|| head.raw_path().to_vec());
+    // What `Parts` do not carry: a target that is kept beside the URI since the URI does
+    // not render it, and HTTP/2's flag.
+    let target = head.raw_path();
+    let shown = head.uri.path_and_query().map(|path| path.as_str().as_ptr());
+    let target = (shown != Some(target.as_ptr())).then(|| target.to_vec());
     let end_stream = head.send_end_stream();
 
     let nothing = RequestHeader::from(http::Request::new(()).into_parts().0);
@@ -49,7 +47,7 @@ pub fn edit_response(
 ) {
     let phrase = head
         .get_reason_phrase()
-        .filter(|phrase| Some(*phrase) != head.status.canonical_reason())
+        .filter(|phrase| !is_usual(phrase, head.status))
         .map(str::to_owned);
 
     let nothing = ResponseHeader::from(http::Response::new(()).into_parts().0);
@@ -62,6 +60,13 @@ pub fn edit_response(
         let kept = head.set_reason_phrase(Some(&phrase));
         debug_assert!(kept.is_ok(), "the phrase was there before");
     }
+}
+
+/// Where a head has no phrase of its own, Pingora gives the very text of the status.
+fn is_usual(phrase: &str, status: StatusCode) -> bool {
+    status
+        .canonical_reason()
+        .is_some_and(|usual| std::ptr::eq(usual, phrase) || usual == phrase)
 }
 
 /// Growing step by step would hash every name again at each step.

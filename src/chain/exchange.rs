@@ -214,12 +214,16 @@ impl RequestId {
         self.length == 0
     }
 
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
     pub fn header_value(&self) -> HeaderValue {
-        HeaderValue::from_str(self.as_str()).expect("made of header-safe bytes")
+        HeaderValue::from_bytes(self.as_bytes()).expect("made of header-safe bytes")
     }
 }
 

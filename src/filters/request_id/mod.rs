@@ -5,9 +5,10 @@ mod config;
 mod tests;
 mod traceparent;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use self::traceparent::IdOrigin;
 use crate::{
     base::heads,
     chain::{self, CompileCx, Exchange, Filter, FilterKind, Phases, Verdict},
@@ -58,20 +59,26 @@ impl Filter for RequestId {
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, head: &mut RequestHeader) {
         let id = ex.facts.request_id;
+        let origin = if self.trust && ex.facts.client.is_trusted {
+            IdOrigin::Foreign
+        } else {
+            IdOrigin::Ours
+        };
         heads::edit_request(head, 2, |headers| {
-            headers.insert(self.header.clone(), id.header_value());
+            headers.insert(&self.header, id.header_value());
             if self.traceparent && !traceparent::is_valid(&headers.get_all(TRACEPARENT)) {
                 // W3C Trace Context, 3.3: state without a valid parent means nothing.
                 headers.remove(TRACESTATE);
-                headers.insert(TRACEPARENT, traceparent::begin(&id, fastrand::u64(..)));
+                let parent = traceparent::begin(&id, origin, fastrand::u64(..));
+                headers.insert(TRACEPARENT, parent);
             }
         });
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
-        let id: HeaderValue = ex.facts.request_id.header_value();
+        let id = ex.facts.request_id.header_value();
         heads::edit_response(head, 1, |headers| {
-            headers.insert(self.header.clone(), id);
+            headers.insert(&self.header, id);
         });
     }
 }

@@ -41,23 +41,29 @@ fn is_id(digits: &[u8]) -> bool {
     is_hex(digits) && digits.iter().any(|b| *b != b'0')
 }
 
-/// A trace that begins here: the request's id is its trace id, so that log and traces
+/// A trace that begins here, with the request's id as trace id, so that log and traces
 /// find one another. `span` is random.
 ///
 /// Sampled, since apps that follow their parent's choice (the default of OpenTelemetry's
 /// kits) would otherwise record nothing at all.
-pub(super) fn begin(id: &RequestId, span: u64) -> HeaderValue {
+pub(super) fn begin(id: &RequestId, origin: IdOrigin, span: u64) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-    let id = id.as_str().as_bytes();
-    if id.len() == 32 && is_id(id) {
+    let id = id.as_bytes();
+    if id.len() == 32 && (origin == IdOrigin::Ours || is_id(id)) {
         text[3..35].copy_from_slice(id);
     } else {
-        let hash = fingerprint(id).max(1);
-        write_hex(&mut text[3..35], &hash.to_be_bytes());
+        write_hex(&mut text[3..35], &fingerprint(id).max(1).to_be_bytes());
     }
     // Zero means "no span".
     write_hex(&mut text[36..52], &span.max(1).to_be_bytes());
     HeaderValue::from_bytes(&text).expect("made of digits and dashes")
+}
+
+/// Who made an id; ours need no check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IdOrigin {
+    Ours,
+    Foreign,
 }
 
 /// Two digits for each byte.
@@ -111,7 +117,7 @@ mod tests {
     fn a_new_trace_carries_the_requests_id() {
         let id = RequestId::random(0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210);
         assert_eq!(
-            begin(&id, 0xab),
+            begin(&id, IdOrigin::Ours, 0xab),
             "00-0123456789abcdeffedcba9876543210-00000000000000ab-01"
         );
     }
@@ -120,8 +126,12 @@ mod tests {
     fn a_new_trace_is_valid_whatever_the_id() {
         for id in ["x", "4bf92f35-77b3-4da6-a3ce-929d0e0e4736", &"0".repeat(32)] {
             let id = RequestId::foreign(id.as_bytes()).unwrap();
-            assert!(is_context(begin(&id, 0).as_bytes()), "{id:?}");
-            assert_eq!(begin(&id, 1), begin(&id, 1));
+            assert!(
+                is_context(begin(&id, IdOrigin::Foreign, 0).as_bytes()),
+                "{id:?}"
+            );
+            let begin = || begin(&id, IdOrigin::Foreign, 1);
+            assert_eq!(begin(), begin());
         }
     }
 }
