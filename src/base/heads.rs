@@ -1,64 +1,93 @@
-//! Several changes to a head at once, straight on its header map.
+//! Heads taken apart, changed on their bare header map, and put together again.
 //!
 //! `insert_header` of a `RequestHeader` or `ResponseHeader` parses and copies the name and
 //! keeps a second map with the spelling of each name. For the dozen headers that every
-//! answer gets, this costs several times the insertion itself, so filters that set more
-//! than one header go through here. The price: names leave in lower case, which RFC 9110,
+//! answer gets, this costs several times the insertion itself, so a head is opened once
+//! for all that a phase does to it. The price: names leave in lower case, which RFC 9110,
 //! 5.1 allows and HTTP/2 demands.
 
 use std::mem;
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, request, response};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-/// Changes the headers of a request; there will be room for `more` names beyond those there.
-pub fn edit_request(
-    head: &mut RequestHeader,
-    more: usize,
-    change: impl FnOnce(&mut HeaderMap<HeaderValue>),
-) {
-    // What `Parts` do not carry: a target that is kept beside the URI since the URI does
-    // not render it, and HTTP/2's flag.
-    let target = head.raw_path();
-    let shown = head.uri.path_and_query().map(|path| path.as_str().as_ptr());
-    let target = (shown != Some(target.as_ptr())).then(|| target.to_vec());
-    let end_stream = head.send_end_stream();
+/// A request's head taken apart. What it was taken from is empty until [`OpenRequest::close`].
+#[must_use]
+#[derive(Debug)]
+pub struct OpenRequest {
+    parts: request::Parts,
+    /// What `Parts` do not carry: a target that the URI does not render.
+    target: Option<Box<[u8]>>,
+    /// HTTP/2's flag, which they do not carry either.
+    end_stream: Option<bool>,
+}
 
-    let nothing = RequestHeader::from(http::Request::new(()).into_parts().0);
-    let mut parts: http::request::Parts = mem::replace(head, nothing).into();
-    reserve(&mut parts.headers, more);
-    change(&mut parts.headers);
-    *head = RequestHeader::from(parts);
+/// An answer's head taken apart. What it was taken from is empty until [`OpenResponse::close`].
+#[must_use]
+#[derive(Debug)]
+pub struct OpenResponse {
+    pub parts: response::Parts,
+    /// A phrase that is not the status' own.
+    phrase: Option<Box<str>>,
+}
 
-    if let Some(target) = target {
-        let kept = head.set_raw_path(&target);
-        debug_assert!(kept.is_ok(), "the target was accepted before");
+impl OpenRequest {
+    /// There will be room for `more` names beyond those there.
+    pub fn of(head: &mut RequestHeader, more: usize) -> Self {
+        let shown = head
+            .uri
+            .path_and_query()
+            .map_or(&b""[..], |path| path.as_str().as_bytes());
+        let target = (head.raw_path().as_ptr() != shown.as_ptr() || !head.raw_path_is_utf8())
+            .then(|| head.raw_path().into());
+        let end_stream = head.send_end_stream();
+        let nothing = RequestHeader::from(http::Request::new(()).into_parts().0);
+        let mut parts: request::Parts = mem::replace(head, nothing).into();
+        reserve(&mut parts.headers, more);
+        Self {
+            parts,
+            target,
+            end_stream,
+        }
     }
-    if let Some(end_stream) = end_stream {
-        head.set_send_end_stream(end_stream);
+
+    pub fn headers(&mut self) -> &mut HeaderMap {
+        &mut self.parts.headers
+    }
+
+    /// Puts the head back.
+    pub fn close(self, head: &mut RequestHeader) {
+        *head = RequestHeader::from(self.parts);
+        if let Some(target) = self.target {
+            let kept = head.set_raw_path(&target);
+            debug_assert!(kept.is_ok(), "the target was accepted before");
+        }
+        if let Some(end_stream) = self.end_stream {
+            head.set_send_end_stream(end_stream);
+        }
     }
 }
 
-/// Changes the headers of an answer; there will be room for `more` names beyond those there.
-pub fn edit_response(
-    head: &mut ResponseHeader,
-    more: usize,
-    change: impl FnOnce(&mut HeaderMap<HeaderValue>),
-) {
-    let phrase = head
-        .get_reason_phrase()
-        .filter(|phrase| !is_usual(phrase, head.status))
-        .map(str::to_owned);
+impl OpenResponse {
+    /// There will be room for `more` names beyond those there.
+    pub fn of(head: &mut ResponseHeader, more: usize) -> Self {
+        let phrase = head
+            .get_reason_phrase()
+            .filter(|phrase| !is_usual(phrase, head.status))
+            .map(Into::into);
+        let nothing = ResponseHeader::from(http::Response::new(()).into_parts().0);
+        let mut parts: response::Parts = mem::replace(head, nothing).into();
+        reserve(&mut parts.headers, more);
+        Self { parts, phrase }
+    }
 
-    let nothing = ResponseHeader::from(http::Response::new(()).into_parts().0);
-    let mut parts: http::response::Parts = mem::replace(head, nothing).into();
-    reserve(&mut parts.headers, more);
-    change(&mut parts.headers);
-    *head = ResponseHeader::from(parts);
-
-    if let Some(phrase) = phrase {
-        let kept = head.set_reason_phrase(Some(&phrase));
-        debug_assert!(kept.is_ok(), "the phrase was there before");
+    /// Puts the head back.
+    pub fn close(self, head: &mut ResponseHeader) {
+        *head = ResponseHeader::from(self.parts);
+        if let Some(phrase) = self.phrase {
+            let kept = head.set_reason_phrase(Some(&phrase));
+            debug_assert!(kept.is_ok(), "the phrase was there before");
+        }
     }
 }
 
@@ -94,9 +123,10 @@ mod tests {
             head.set_send_end_stream(false);
             head.insert_header("X-One", "1").unwrap();
             let is_utf8 = head.raw_path_is_utf8();
-            edit_request(&mut head, 1, |headers| {
-                headers.insert(header::HOST, HeaderValue::from_static("example.com"));
-            });
+            let mut open = OpenRequest::of(&mut head, 1);
+            let host = HeaderValue::from_static("example.com");
+            open.headers().insert(header::HOST, host);
+            open.close(&mut head);
             assert_eq!(head.raw_path(), target);
             assert_eq!(head.raw_path_is_utf8(), is_utf8);
             assert_eq!(head.method, "OPTIONS");
@@ -114,9 +144,10 @@ mod tests {
         head.set_reason_phrase(Some("Nowhere")).unwrap();
         head.append_header("Set-Cookie", "a=1").unwrap();
         head.append_header("Set-Cookie", "b=2").unwrap();
-        edit_response(&mut head, 1, |headers| {
-            headers.insert(header::SERVER, HeaderValue::from_static("edgeway"));
-        });
+        let mut open = OpenResponse::of(&mut head, 1);
+        let server = HeaderValue::from_static("edgeway");
+        open.parts.headers.insert(header::SERVER, server);
+        open.close(&mut head);
         assert_eq!(head.status, 404);
         assert_eq!(head.version, http::Version::HTTP_11);
         assert_eq!(head.get_reason_phrase(), Some("Nowhere"));

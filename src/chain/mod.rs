@@ -16,7 +16,7 @@ pub mod testkit;
 use std::{future::Future, pin::Pin};
 
 use bytes::Bytes;
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::{HeaderMap, response};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -68,6 +68,7 @@ pub trait FilterKind: 'static {
 /// One compiled filter of one route.
 ///
 /// Request phases run in the order of the registry, response phases in the reverse one.
+/// Heads come as bare parts, taken out of Pingora's types once for all filters of a phase.
 /// A hook with an `_async` twin is called as the one or the other, as
 /// [`Filter::phases`] says; hooks that were not asked for are never called.
 pub trait Filter: Send + Sync + 'static {
@@ -85,40 +86,40 @@ pub trait Filter: Send + Sync + 'static {
         Box::pin(async move { verdict })
     }
 
-    /// The head that goes to the backend, once for each try.
-    fn on_upstream(&self, _ex: &mut Exchange<'_>, _head: &mut RequestHeader) {}
+    /// The headers that go to the backend, once for each try.
+    fn on_upstream(&self, _ex: &mut Exchange<'_>, _headers: &mut HeaderMap) {}
 
     /// As [`Filter::on_upstream`], for those that wait.
     fn on_upstream_async<'a>(
         &'a self,
         ex: &'a mut Exchange<'_>,
-        head: &'a mut RequestHeader,
+        headers: &'a mut HeaderMap,
     ) -> BoxFuture<'a, ()> {
-        self.on_upstream(ex, head);
+        self.on_upstream(ex, headers);
         Box::pin(async {})
     }
 
     /// The backend's answer, before a cache would store it.
-    fn on_upstream_response(&self, _ex: &mut Exchange<'_>, _head: &mut ResponseHeader) {}
+    fn on_upstream_response(&self, _ex: &mut Exchange<'_>, _head: &mut response::Parts) {}
 
     /// As [`Filter::on_upstream_response`], for those that wait.
     fn on_upstream_response_async<'a>(
         &'a self,
         ex: &'a mut Exchange<'_>,
-        head: &'a mut ResponseHeader,
+        head: &'a mut response::Parts,
     ) -> BoxFuture<'a, ()> {
         self.on_upstream_response(ex, head);
         Box::pin(async {})
     }
 
     /// The answer to this client: proxied, from a cache, or our own reply.
-    fn on_response(&self, _ex: &mut Exchange<'_>, _head: &mut ResponseHeader) {}
+    fn on_response(&self, _ex: &mut Exchange<'_>, _head: &mut response::Parts) {}
 
     /// As [`Filter::on_response`], for those that wait.
     fn on_response_async<'a>(
         &'a self,
         ex: &'a mut Exchange<'_>,
-        head: &'a mut ResponseHeader,
+        head: &'a mut response::Parts,
     ) -> BoxFuture<'a, ()> {
         self.on_response(ex, head);
         Box::pin(async {})

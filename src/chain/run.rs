@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::{HeaderMap, response};
 
 use super::{Exchange, Filter, KeyBuilder, Phase, Phases, Reply, Verdict};
 
@@ -109,17 +109,17 @@ impl Chain {
         Verdict::Next
     }
 
-    pub async fn on_upstream(&self, ex: &mut Exchange<'_>, head: &mut RequestHeader) {
+    pub async fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         for step in &self.upstream {
             if step.is_async {
-                step.filter.on_upstream_async(ex, head).await;
+                step.filter.on_upstream_async(ex, headers).await;
             } else {
-                step.filter.on_upstream(ex, head);
+                step.filter.on_upstream(ex, headers);
             }
         }
     }
 
-    pub async fn on_upstream_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+    pub async fn on_upstream_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         for step in &self.upstream_response {
             if step.is_async {
                 step.filter.on_upstream_response_async(ex, head).await;
@@ -129,7 +129,7 @@ impl Chain {
         }
     }
 
-    pub async fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+    pub async fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         for step in &self.response {
             if step.is_async {
                 step.filter.on_response_async(ex, head).await;

@@ -12,7 +12,12 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{Chain, Client, CompileCx, Exchange, Facts, FilterKind, Named, Reply, Verdict};
 use crate::{
-    base::{clock::Clock, metrics::Metrics, units::Span},
+    base::{
+        clock::Clock,
+        heads::{OpenRequest, OpenResponse},
+        metrics::Metrics,
+        units::Span,
+    },
     config::{
         diagnostic::{Diagnostics, Place},
         tree,
@@ -205,7 +210,9 @@ impl Check {
             return self.reply(&mut ex, *reply).await;
         }
         let mut upstream = head.clone();
-        self.chain.on_upstream(&mut ex, &mut upstream).await;
+        let mut open = OpenRequest::of(&mut upstream, 0);
+        self.chain.on_upstream(&mut ex, open.headers()).await;
+        open.close(&mut upstream);
         for (index, chunk) in body.iter().enumerate() {
             let mut chunk = Some(Bytes::copy_from_slice(chunk));
             let end = index + 1 == body.len();
@@ -219,10 +226,12 @@ impl Check {
                 .append_header(name.clone(), value.as_str())
                 .expect("a header");
         }
+        let mut open = OpenResponse::of(&mut response, 0);
         self.chain
-            .on_upstream_response(&mut ex, &mut response)
+            .on_upstream_response(&mut ex, &mut open.parts)
             .await;
-        self.chain.on_response(&mut ex, &mut response).await;
+        self.chain.on_response(&mut ex, &mut open.parts).await;
+        open.close(&mut response);
         let (mut out, mut flushed) = (Vec::new(), Vec::new());
         for (index, chunk) in self.backend.body.iter().enumerate() {
             let mut chunk = Some(chunk.clone());
@@ -254,7 +263,9 @@ impl Check {
             head.append_header(name.clone(), value.clone())
                 .expect("a header");
         }
-        self.chain.on_response(ex, &mut head).await;
+        let mut open = OpenResponse::of(&mut head, 0);
+        self.chain.on_response(ex, &mut open.parts).await;
+        open.close(&mut head);
         self.chain.on_log(ex);
         Answer {
             status: head.status.as_u16(),

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, header};
 use log::warn;
 use pingora::{
     Error, ErrorSource, ErrorType, Result,
@@ -27,6 +27,7 @@ use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Sess
 
 use self::{context::Context, error::Failure};
 use crate::{
+    base::heads::OpenResponse,
     chain::{Exchange, Phase, Verdict},
     config::model::App,
     runtime::live::Live,
@@ -111,21 +112,7 @@ impl ProxyHttp for Proxy {
         head: &mut RequestHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        request::forward(session, head, ctx)?;
-        let Context {
-            gateway,
-            route,
-            facts,
-            ..
-        } = &mut **ctx;
-        let chain = context::chain(gateway, *route);
-        if chain.has(Phase::Upstream) {
-            let mut ex = Exchange {
-                head: session.req_header(),
-                facts,
-            };
-            chain.on_upstream(&mut ex, head).await;
-        }
+        request::forward(session, head, ctx).await?;
         let app = ctx.upstream.as_ref().map_or(App::None, |u| u.app);
         if request::is_too_long(head, app) {
             ctx.reply = Some(Box::new(Failure::LongHead.reply()));
@@ -189,7 +176,9 @@ impl ProxyHttp for Proxy {
                 head: session.req_header(),
                 facts,
             };
-            chain.on_upstream_response(&mut ex, head).await;
+            let mut open = OpenResponse::of(head, 0);
+            chain.on_upstream_response(&mut ex, &mut open.parts).await;
+            open.close(head);
         }
         Ok(())
     }
@@ -205,7 +194,7 @@ impl ProxyHttp for Proxy {
         }
         let started = ctx.facts.started;
         ctx.facts.first_byte = Some(self.live.world.clock.now() - started);
-        upstream::stick(head, ctx)?;
+        let cookie = upstream::cookie(ctx);
         let Context {
             gateway,
             route,
@@ -213,11 +202,19 @@ impl ProxyHttp for Proxy {
             ..
         } = &mut **ctx;
         let chain = context::chain(gateway, *route);
+        if cookie.is_none() && !chain.has(Phase::Response) {
+            return Ok(());
+        }
         let mut ex = Exchange {
             head: session.req_header(),
             facts,
         };
-        chain.on_response(&mut ex, head).await;
+        let mut open = OpenResponse::of(head, 0);
+        if let Some(cookie) = cookie {
+            open.parts.headers.append(header::SET_COOKIE, cookie);
+        }
+        chain.on_response(&mut ex, &mut open.parts).await;
+        open.close(head);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use pingora_proxy::Session;
 
 use super::page::Page;
 use crate::{
-    base::clock::Clock,
+    base::{clock::Clock, heads::OpenResponse},
     chain::{Chain, Exchange, Facts, Reply, ReplyBody},
 };
 
@@ -36,7 +36,9 @@ pub(super) async fn send(
         if is_failure {
             chain.on_error(&mut ex, &mut reply).await;
         }
-        head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 24))?;
+        head = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 5))?;
+        let mut open = OpenResponse::of(&mut head, 0);
+        let headers = &mut open.parts.headers;
         let (content_type, body) = match reply.body {
             ReplyBody::Empty => (None, bytes::Bytes::new()),
             ReplyBody::Bytes { content_type, body } => (Some(content_type), body),
@@ -49,23 +51,24 @@ pub(super) async fn send(
                     app: "",
                 };
                 let page = page.render(request.headers.get(header::ACCEPT));
-                head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
                 (Some(page.0), page.1)
             }
         };
         if let Some(content_type) = content_type {
-            head.insert_header(header::CONTENT_TYPE, content_type)?;
+            headers.insert(header::CONTENT_TYPE, content_type);
         }
         for (name, value) in reply.headers {
-            head.append_header(name, value)?;
+            headers.append(name, value);
         }
-        head.insert_header(header::DATE, date(clock))?;
+        headers.insert(header::DATE, date(clock));
         let has_no_body =
             reply.status == StatusCode::NO_CONTENT || reply.status == StatusCode::NOT_MODIFIED;
         if !has_no_body {
-            head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
-        chain.on_response(&mut ex, &mut head).await;
+        chain.on_response(&mut ex, &mut open.parts).await;
+        open.close(&mut head);
         // A filter that announced another body than this one (coded, say) makes it here.
         let mut body = Some(body)
             .filter(|body| !body.is_empty() && !has_no_body && request.method != Method::HEAD);

@@ -104,7 +104,11 @@ pub(super) async fn filter(session: &mut Session, ctx: &mut Context) -> Option<B
 }
 
 /// Makes `head`, a copy of the client's, the one that goes to the backend.
-pub(super) fn forward(session: &Session, head: &mut RequestHeader, ctx: &Context) -> Result<()> {
+pub(super) async fn forward(
+    session: &Session,
+    head: &mut RequestHeader,
+    ctx: &mut Context,
+) -> Result<()> {
     let Some(connection) = &ctx.connection else {
         return Ok(());
     };
@@ -119,7 +123,7 @@ pub(super) fn forward(session: &Session, head: &mut RequestHeader, ctx: &Context
             Err(_) => return Err(Error::new_down(ErrorType::InvalidHTTPHeader)),
         }
     }
-    forwarded::prepare_upstream(
+    let mut open = forwarded::open_upstream(
         head,
         &Forwarding {
             client: &ctx.facts.client,
@@ -128,6 +132,15 @@ pub(super) fn forward(session: &Session, head: &mut RequestHeader, ctx: &Context
             app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
         },
     );
+    let chain = context::chain(&ctx.gateway, ctx.route);
+    if chain.has(Phase::Upstream) {
+        let mut ex = Exchange {
+            head: session.req_header(),
+            facts: &mut ctx.facts,
+        };
+        chain.on_upstream(&mut ex, open.headers()).await;
+    }
+    open.close(head);
     Ok(())
 }
 

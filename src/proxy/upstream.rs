@@ -172,14 +172,10 @@ fn public_location(
     forwarded::rewrite_location(value, &[backend], client.scheme, host)
 }
 
-/// Hands a browser the cookie that keeps it on its backend.
-pub(super) fn stick(head: &mut ResponseHeader, ctx: &Context) -> Result<()> {
-    if let (Some(upstream), Some(lease)) = (&ctx.upstream, &ctx.lease)
-        && let Some(cookie) = upstream.sticky_cookie(lease)
-    {
-        head.append_header(header::SET_COOKIE, cookie)?;
-    }
-    Ok(())
+/// The cookie that keeps a browser on its backend, if it is to get one.
+pub(super) fn cookie(ctx: &Context) -> Option<HeaderValue> {
+    let (upstream, lease) = (ctx.upstream.as_ref()?, ctx.lease.as_ref()?);
+    upstream.sticky_cookie(lease)
 }
 
 /// A piece of the answer, or its end. An error if the end is a deadline's doing.

@@ -9,14 +9,12 @@ mod tests;
 mod types;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
 use self::types::Types;
 use crate::{
     base::{
         encoding::{Accepted, Encoder, Encoding},
-        heads,
         http::{Weakened, content_length, has_token, list_of, varies_by, weakened},
         metrics::{IntCounter, Metrics},
     },
@@ -90,12 +88,11 @@ impl Filter for Compression {
 
     /// The origin is asked for plain bytes: coding happens once, here, and what a cache
     /// keeps fits every client. "No `Accept-Encoding`" would mean that any coding is fine.
-    fn on_upstream(&self, _ex: &mut Exchange<'_>, head: &mut RequestHeader) {
-        let inserted = head.insert_header(header::ACCEPT_ENCODING, IDENTITY);
-        debug_assert!(inserted.is_ok(), "a replaced header needs no room");
+    fn on_upstream(&self, _ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        headers.insert(header::ACCEPT_ENCODING, IDENTITY);
     }
 
-    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         // An answer that was begun and then replaced by one of ours leaves its stream behind.
         ex.facts.take::<Stream>();
         if head.status == StatusCode::NOT_MODIFIED {
@@ -106,8 +103,7 @@ impl Filter for Compression {
             Fate::Untouched => return,
             Fate::Plain => {
                 if !varies_by(&head.headers, &header::ACCEPT_ENCODING) {
-                    let added = head.append_header(header::VARY, ACCEPT_ENCODING);
-                    debug_assert!(added.is_ok(), "an answer has room for a header");
+                    head.headers.append(header::VARY, ACCEPT_ENCODING);
                 }
                 return;
             }
@@ -132,7 +128,7 @@ impl Filter for Compression {
         // now; without `Transfer-Encoding` it would end the body by closing the connection.
         // Over HTTP/2 it takes the header out again.
         let is_chunked = has_body && ex.facts.client.protocol == Protocol::Http11;
-        heads::edit_response(head, 3, |headers| offer.announce(headers, is_chunked));
+        offer.announce(&mut head.headers, is_chunked);
     }
 
     fn on_response_body(&self, ex: &mut Exchange<'_>, chunk: &mut Option<Bytes>, end: bool) {
@@ -168,7 +164,7 @@ impl Filter for Compression {
 }
 
 impl Compression {
-    fn fate(&self, ex: &Exchange<'_>, head: &ResponseHeader) -> Fate<'_> {
+    fn fate(&self, ex: &Exchange<'_>, head: &response::Parts) -> Fate<'_> {
         if !self.may_code(head) {
             return Fate::Untouched;
         }
@@ -194,7 +190,7 @@ impl Compression {
     }
 
     /// Whether some client may get this answer coded: by what it is, not by who asks.
-    fn may_code(&self, head: &ResponseHeader) -> bool {
+    fn may_code(&self, head: &response::Parts) -> bool {
         let status = head.status;
         if status.is_informational()
             || matches!(
@@ -223,7 +219,7 @@ impl Compression {
 
     /// A 304 speaks of the answer that the client has: of the coded one, if that is the
     /// tag it asked with. It keeps the `Vary` of that answer too, which Next.js leaves out.
-    fn confirm(&self, ex: &Exchange<'_>, head: &mut ResponseHeader) {
+    fn confirm(&self, ex: &Exchange<'_>, head: &mut response::Parts) {
         let may_be_ours = head
             .headers
             .get(header::CONTENT_TYPE)
@@ -242,14 +238,12 @@ impl Compression {
         if weak.is_none() && varies {
             return;
         }
-        heads::edit_response(head, 1, |headers| {
-            if let Some(weak) = weak {
-                headers.insert(header::ETAG, weak);
-            }
-            if !varies {
-                headers.append(header::VARY, ACCEPT_ENCODING);
-            }
-        });
+        if let Some(weak) = weak {
+            head.headers.insert(header::ETAG, weak);
+        }
+        if !varies {
+            head.headers.append(header::VARY, ACCEPT_ENCODING);
+        }
     }
 }
 

@@ -5,12 +5,10 @@ mod config;
 #[cfg(test)]
 mod tests;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use pingora::http::ResponseHeader;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
 use crate::{
     base::{
-        heads,
         http::varies_by,
         origin::{Origin, OriginPattern},
     },
@@ -89,32 +87,29 @@ impl Filter for Cors {
 
     /// Ours is the only word on who may read: what the app says is replaced, so that there
     /// never are two, nor one that this configuration does not show.
-    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         if head.status.is_informational() {
             return;
         }
         let permission = self.permission(&ex.head.headers);
         let expose = self.expose.as_ref().filter(|_| !is_preflight(ex));
-        heads::edit_response(head, 4, |headers| {
-            // Also without an `Origin`: a cache must not give that answer to one with it.
-            if matches!(self.allowed, Allowed::Listed { .. })
-                && !varies_by(headers, &header::ORIGIN)
-            {
-                headers.append(header::VARY, ORIGIN);
-            }
-            headers.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
-            let Some(origin) = permission else {
-                headers.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
-                return;
-            };
-            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            if self.allow_credentials {
-                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
-            }
-            if let Some(expose) = expose {
-                headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone());
-            }
-        });
+        let headers = &mut head.headers;
+        // Also without an `Origin`: a cache must not give that answer to one with it.
+        if matches!(self.allowed, Allowed::Listed { .. }) && !varies_by(headers, &header::ORIGIN) {
+            headers.append(header::VARY, ORIGIN);
+        }
+        headers.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
+        let Some(origin) = permission else {
+            headers.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+            return;
+        };
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        if self.allow_credentials {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
+        }
+        if let Some(expose) = expose {
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone());
+        }
     }
 }
 

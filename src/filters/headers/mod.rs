@@ -5,14 +5,10 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::{HeaderMap, HeaderName, HeaderValue, response};
 
 use self::template::Template;
-use crate::{
-    base::heads,
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases},
-};
+use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Phases};
 
 /// The compiled filter.
 #[derive(Debug)]
@@ -53,16 +49,12 @@ impl Filter for Headers {
         phases
     }
 
-    fn on_upstream(&self, ex: &mut Exchange<'_>, head: &mut RequestHeader) {
-        heads::edit_request(head, self.request.len(), |map| {
-            self.request.apply(ex, map);
-        });
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        self.request.apply(ex, headers);
     }
 
-    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
-        heads::edit_response(head, self.response.len(), |map| {
-            self.response.apply(ex, map);
-        });
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        self.response.apply(ex, &mut head.headers);
     }
 }
 

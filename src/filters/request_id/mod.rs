@@ -5,14 +5,10 @@ mod config;
 mod tests;
 mod traceparent;
 
-use http::HeaderName;
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::{HeaderMap, HeaderName, response};
 
 use self::traceparent::IdOrigin;
-use crate::{
-    base::heads,
-    chain::{self, CompileCx, Exchange, Filter, FilterKind, Phases, Verdict},
-};
+use crate::chain::{self, CompileCx, Exchange, Filter, FilterKind, Phases, Verdict};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -57,28 +53,24 @@ impl Filter for RequestId {
         Verdict::Next
     }
 
-    fn on_upstream(&self, ex: &mut Exchange<'_>, head: &mut RequestHeader) {
-        let id = ex.facts.request_id;
-        let origin = if self.trust && ex.facts.client.is_trusted {
-            IdOrigin::Foreign
-        } else {
-            IdOrigin::Ours
-        };
-        heads::edit_request(head, 2, |headers| {
-            headers.insert(&self.header, id.header_value());
-            if self.traceparent && !traceparent::is_valid(&headers.get_all(TRACEPARENT)) {
-                // W3C Trace Context, 3.3: state without a valid parent means nothing.
-                headers.remove(TRACESTATE);
-                let parent = traceparent::begin(&id, origin, fastrand::u64(..));
-                headers.insert(TRACEPARENT, parent);
-            }
-        });
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        let id = &ex.facts.request_id;
+        headers.insert(self.header.clone(), id.header_value());
+        if self.traceparent && !traceparent::is_valid(&headers.get_all(TRACEPARENT)) {
+            // W3C Trace Context, 3.3: state without a valid parent means nothing.
+            headers.remove(TRACESTATE);
+            let origin = if self.trust && ex.facts.client.is_trusted {
+                IdOrigin::Foreign
+            } else {
+                IdOrigin::Ours
+            };
+            let parent = traceparent::begin(id, origin, fastrand::u64(..));
+            headers.insert(TRACEPARENT, parent);
+        }
     }
 
-    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         let id = ex.facts.request_id.header_value();
-        heads::edit_response(head, 1, |headers| {
-            headers.insert(&self.header, id);
-        });
+        head.headers.insert(self.header.clone(), id);
     }
 }

@@ -6,13 +6,9 @@ mod tests;
 
 use std::mem;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
-use pingora::http::ResponseHeader;
+use http::{HeaderMap, HeaderName, HeaderValue, header, response};
 
-use crate::{
-    base::heads,
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Scheme},
-};
+use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Scheme};
 
 const X_POWERED_BY: HeaderName = HeaderName::from_static("x-powered-by");
 
@@ -71,22 +67,21 @@ impl Filter for SecurityHeaders {
     /// The headers of ours are a map made once: copying it and moving the origin's
     /// headers over costs a quarter of inserting one by one, since nothing of ours is
     /// parsed or hashed again and no map grows.
-    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         let ours = match ex.facts.client.scheme {
             Scheme::Http => &self.plain,
             Scheme::Https => &self.tls,
         };
-        heads::edit_response(head, 0, |headers| {
-            self.remove_boasts(headers);
-            if self.policy == Policy::Override {
-                for name in ours.keys() {
-                    headers.remove(name);
-                }
+        let headers = &mut head.headers;
+        self.remove_boasts(headers);
+        if self.policy == Policy::Override {
+            for name in ours.keys() {
+                headers.remove(name);
             }
-            let theirs = mem::replace(headers, ours.clone());
-            // A name of theirs takes the place of ours, with all its lines.
-            headers.extend(theirs);
-        });
+        }
+        let theirs = mem::replace(headers, ours.clone());
+        // A name of theirs takes the place of ours, with all its lines.
+        headers.extend(theirs);
     }
 }
 

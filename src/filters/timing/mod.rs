@@ -6,11 +6,10 @@ mod tests;
 
 use std::{fmt::Write as _, time::Duration};
 
-use http::{HeaderName, HeaderValue};
-use pingora::http::ResponseHeader;
+use http::{HeaderName, HeaderValue, response};
 
 use crate::{
-    base::{clock::Clock, heads},
+    base::clock::Clock,
     chain::{CompileCx, Exchange, Filter, FilterKind, Phases},
 };
 
@@ -42,22 +41,21 @@ impl Filter for Timing {
         Phases::RESPONSE
     }
 
-    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut ResponseHeader) {
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         let total = self.clock.now().saturating_duration_since(ex.facts.started);
-        heads::edit_response(head, 2, |headers| {
-            if self.breakdown {
-                let mut text = format!("total;dur={}", Millis(total));
-                if let Some(upstream) = ex.facts.upstream.first_byte {
-                    write!(text, ", upstream;dur={}", Millis(upstream))
-                        .expect("a string takes any text");
-                }
-                // Beside the origin's own: each names its metrics itself.
-                headers.append(SERVER_TIMING, value(&text));
+        let headers = &mut head.headers;
+        if self.breakdown {
+            let mut text = format!("total;dur={}", Millis(total));
+            if let Some(upstream) = ex.facts.upstream.first_byte {
+                write!(text, ", upstream;dur={}", Millis(upstream))
+                    .expect("a string takes any text");
             }
-            if self.total {
-                headers.insert(X_RESPONSE_TIME, value(&format!("{}ms", Millis(total))));
-            }
-        });
+            // Beside the origin's own: each names its metrics itself.
+            headers.append(SERVER_TIMING, value(&text));
+        }
+        if self.total {
+            headers.insert(X_RESPONSE_TIME, value(&format!("{}ms", Millis(total))));
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::{
     base::{
-        heads,
+        heads::OpenRequest,
         net::{Hops, IpText, MAX_HOPS, TrustedProxies},
     },
     chain::{Client, Scheme},
@@ -26,6 +26,9 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// For the five above, and what filters usually add: an id, a trace, an encoding.
+const ROOM: usize = 9;
 
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
@@ -149,7 +152,7 @@ fn port_of(host: &str) -> Option<&str> {
     (is_port && (!name.contains(':') || name.ends_with(']'))).then_some(port)
 }
 
-/// What [`prepare_upstream`] needs to know besides the head.
+/// What [`open_upstream`] needs to know besides the head.
 #[derive(Clone, Copy, Debug)]
 pub struct Forwarding<'a> {
     pub client: &'a Client,
@@ -158,13 +161,13 @@ pub struct Forwarding<'a> {
     pub app: App,
 }
 
-/// Makes a copy of the client's head fit for a backend: takes away what only proxies and
-/// frameworks may say, and writes who asks.
+/// Opens a copy of the client's head and makes it fit for a backend: takes away what only
+/// proxies and frameworks may say, and writes who asks.
 ///
 /// `Host` stays what the client sent. `X-Forwarded-For` begins with the resolved client:
 /// what stands left of it is hearsay, and an app that reads the leftmost entry would
 /// believe it.
-pub fn prepare_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) {
+pub fn open_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) -> OpenRequest {
     let client = cx.client;
     let host = public_host(upstream, client);
     let port = match forwarded_port(upstream, client).or_else(|| port_of(host)) {
@@ -188,23 +191,24 @@ pub fn prepare_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) {
     if cx.app == App::Nextjs {
         strip_internal_query(upstream);
     }
-    heads::edit_request(upstream, 8, |headers| {
-        for name in &doomed {
-            headers.remove(name);
-        }
-        headers.insert(X_FORWARDED_FOR, chain);
-        match public {
-            Some(public) => headers.insert(X_FORWARDED_HOST, public),
-            None => headers.remove(X_FORWARDED_HOST),
-        };
-        let proto = match client.scheme {
-            Scheme::Http => HTTP,
-            Scheme::Https => HTTPS,
-        };
-        headers.insert(X_FORWARDED_PROTO, proto);
-        headers.insert(X_FORWARDED_PORT, port);
-        headers.insert(X_REAL_IP, cx.text.ip(client.ip));
-    });
+    let mut open = OpenRequest::of(upstream, ROOM);
+    let headers = open.headers();
+    for name in &doomed {
+        headers.remove(name);
+    }
+    headers.insert(X_FORWARDED_FOR, chain);
+    match public {
+        Some(public) => headers.insert(X_FORWARDED_HOST, public),
+        None => headers.remove(X_FORWARDED_HOST),
+    };
+    let proto = match client.scheme {
+        Scheme::Http => HTTP,
+        Scheme::Https => HTTPS,
+    };
+    headers.insert(X_FORWARDED_PROTO, proto);
+    headers.insert(X_FORWARDED_PORT, port);
+    headers.insert(X_REAL_IP, cx.text.ip(client.ip));
+    open
 }
 
 /// A trusted proxy's word on the port.
@@ -231,7 +235,7 @@ fn chain_value(hops: &Hops) -> HeaderValue {
 }
 
 /// The headers of this request that must not reach a backend; mostly none, and then this
-/// allocates nothing. Names that [`prepare_upstream`] writes anew are not among them.
+/// allocates nothing. Names that [`open_upstream`] writes anew are not among them.
 fn internal_names(head: &RequestHeader, is_trusted: bool) -> Vec<HeaderName> {
     let mut doomed = Vec::new();
     for name in head.headers.keys() {

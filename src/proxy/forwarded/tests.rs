@@ -40,7 +40,7 @@ fn upstream(networks: &[&str], app: App, mut head: RequestHeader) -> RequestHead
         text: &ConnectionText::new(peer, 8080),
         app,
     };
-    prepare_upstream(&mut head, &cx);
+    open_upstream(&mut head, &cx).close(&mut head);
     head
 }
 
