@@ -4,7 +4,7 @@ use std::{
     any::Any,
     fmt,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -150,6 +150,9 @@ impl Protocol {
     }
 }
 
+/// Every request's facts begin with it, so it is made once.
+static NO_NAME: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+
 impl Default for Client {
     /// Nobody in particular, for tests and for `explain`.
     fn default() -> Self {
@@ -160,41 +163,36 @@ impl Default for Client {
             is_trusted: false,
             scheme: Scheme::Http,
             protocol: Protocol::Http11,
-            listener: Arc::from(""),
+            listener: Arc::clone(&NO_NAME),
             listener_port: 0,
         }
     }
 }
 
 /// A request id: 32 hexadecimal digits of ours, or a trusted proxy's own, up to 64 bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct RequestId {
-    bytes: [u8; Self::MAX],
-    length: u8,
-}
+///
+/// Kept as the header value that it becomes, on the way in and on the way back.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RequestId(HeaderValue);
 
 impl RequestId {
     pub const MAX: usize = 64;
 
     pub const fn empty() -> Self {
-        Self {
-            bytes: [0; Self::MAX],
-            length: 0,
-        }
+        Self(HeaderValue::from_static(""))
     }
 
     /// A fresh one from 128 random bits.
     pub fn random(high: u64, low: u64) -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut id = Self::empty();
-        for (word, at) in [(high, 0), (low, 16)] {
-            for (index, byte) in word.to_be_bytes().into_iter().enumerate() {
-                id.bytes[at + 2 * index] = DIGITS[usize::from(byte >> 4)];
-                id.bytes[at + 2 * index + 1] = DIGITS[usize::from(byte & 15)];
+        let mut text = [0; 32];
+        for (word, half) in [high, low].into_iter().zip(text.chunks_exact_mut(16)) {
+            for (byte, pair) in word.to_be_bytes().into_iter().zip(half.chunks_exact_mut(2)) {
+                pair[0] = DIGITS[usize::from(byte >> 4)];
+                pair[1] = DIGITS[usize::from(byte & 15)];
             }
         }
-        id.length = 32;
-        id
+        Self(HeaderValue::from_bytes(&text).expect("made of digits"))
     }
 
     /// An id that somebody else chose; `None` if it is empty, too long or has bytes
@@ -204,26 +202,24 @@ impl RequestId {
         if bytes.is_empty() || bytes.len() > Self::MAX || !bytes.iter().all(plain) {
             return None;
         }
-        let mut id = Self::empty();
-        id.bytes[..bytes.len()].copy_from_slice(bytes);
-        id.length = u8::try_from(bytes.len()).ok()?;
-        Some(id)
+        HeaderValue::from_bytes(bytes).ok().map(Self)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.length)]
+        self.0.is_empty()
     }
 
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// Its bytes, all of them visible ASCII that needs no quoting anywhere.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 
     pub fn header_value(&self) -> HeaderValue {
-        HeaderValue::from_bytes(self.as_bytes()).expect("made of header-safe bytes")
+        self.0.clone()
     }
 }
 

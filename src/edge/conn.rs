@@ -74,6 +74,9 @@ impl ConnIo {
 
     /// Writes out what is buffered.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.buffer.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
         let mut written = 0;
         let outcome = loop {
             if written == self.buffer.len() {

@@ -136,16 +136,16 @@ impl Bound {
         let mut tasks = JoinSet::new();
         let begin = |tasks: &mut JoinSet<()>, (stream, peer): (Socket, Option<SocketAddr>)| {
             accepted.inc();
-            let connection = connections.add(Connection::new(Arc::clone(&facts), peer));
+            let connection = Arc::new(Connection::new(Arc::clone(&facts), peer));
+            let io = Box::new(ConnIo::new(stream, Arc::clone(&connection)));
             let app = Arc::clone(&app);
             let stop = stop.clone();
-            tasks.spawn(async move {
-                let io = Box::new(ConnIo::new(stream, Arc::clone(&connection)));
-                tokio::select! {
-                    _ = app.process_new(io, &stop) => {}
-                    () = connection.cut() => {}
-                }
+            let task = tasks.spawn(async move {
+                // What comes back is a connection that Pingora has closed.
+                drop(app.process_new(io, &stop).await);
             });
+            connection.served_by(task);
+            connections.add(&connection);
         };
         let mut stopped = stop.clone();
         let mut is_exhausted = false;

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use log::{info, warn};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 use super::{
     ready::{READY_FILE, Ready, ReadyListener},
@@ -17,7 +17,7 @@ use crate::{
         worker,
     },
     filters::access_log,
-    gateway::{self, World},
+    gateway::{self, Gateway, World},
     proxy,
     runtime::{live::Live, supervisor},
     status,
@@ -95,13 +95,16 @@ pub fn init_log() {
 
 /// Serves until told to stop, then drains.
 pub fn serve(setup: Setup) -> Result<(), BootError> {
-    let runtime = worker::runtime(setup.threads).map_err(BootError::Runtime)?;
-    let outcome = runtime.block_on(run(setup));
-    runtime.shutdown_timeout(Duration::from_millis(100));
+    let workers = worker::runtime(setup.threads).map_err(BootError::Runtime)?;
+    // Signals, deadlines, probes, DNS and the admin listener have this thread to themselves.
+    // A worker then has no timers of ours to look at whenever it runs out of work.
+    let own = worker::single().map_err(BootError::Runtime)?;
+    let outcome = own.block_on(run(setup, workers.handle()));
+    workers.shutdown_timeout(Duration::from_millis(100));
     outcome
 }
 
-async fn run(setup: Setup) -> Result<(), BootError> {
+async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     let world = World::default();
     let folder = setup
         .path
@@ -115,11 +118,7 @@ async fn run(setup: Setup) -> Result<(), BootError> {
     let mut signals = Signals::listen().map_err(BootError::Signals)?;
     let live = Arc::new(Live::new(gateway, world));
     let gateway = live.gateway();
-    let bound: Vec<Bound> = gateway
-        .listeners
-        .iter()
-        .map(|listener| Bound::bind(Arc::clone(&listener.name), &listener.address))
-        .collect::<Result<_, _>>()?;
+    let bound = bind(&gateway, workers)?;
 
     let background = supervisor::start(&live);
     let (stop, stopped) = watch::channel(false);
@@ -151,12 +150,13 @@ async fn run(setup: Setup) -> Result<(), BootError> {
     let mut listeners = JoinSet::new();
     for bound in bound {
         info!(listener = &*bound.name, address:% = bound; "listening");
-        listeners.spawn(bound.serve(
+        let serving = bound.serve(
             Arc::clone(&app),
             live.connections.clone(),
             live.world.metrics.clone(),
             stopped.clone(),
-        ));
+        );
+        listeners.spawn_on(serving, workers);
     }
     if let Some(path) = std::env::var_os(READY_FILE) {
         ready.write(path.as_ref()).map_err(BootError::Ready)?;
@@ -185,6 +185,16 @@ async fn run(setup: Setup) -> Result<(), BootError> {
     }
     info!("stopped");
     Ok(())
+}
+
+/// Binds every listener, for the workers to accept on.
+fn bind(gateway: &Gateway, workers: &Handle) -> Result<Vec<Bound>, BindError> {
+    let _accepting = workers.enter();
+    gateway
+        .listeners
+        .iter()
+        .map(|listener| Bound::bind(Arc::clone(&listener.name), &listener.address))
+        .collect()
 }
 
 /// Waits for requests under way; idle connections go after a grace.

@@ -29,8 +29,8 @@ pub struct Context {
     pub(super) reply: Option<Box<Reply>>,
     /// The request asks for a WebSocket, and the route takes one.
     pub(super) is_websocket: bool,
-    /// The backend's answer has begun.
-    pub(super) has_answer: bool,
+    /// When the backend's answer began.
+    pub(super) answered_at: Option<Instant>,
     in_flight: InFlight,
 }
 
@@ -60,7 +60,7 @@ impl Context {
             tried_at: now,
             reply: None,
             is_websocket: false,
-            has_answer: false,
+            answered_at: None,
             in_flight: InFlight(Arc::clone(live)),
         }
     }

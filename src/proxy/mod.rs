@@ -4,6 +4,7 @@
 mod context;
 mod error;
 pub mod forwarded;
+mod hop;
 pub mod page;
 mod reply;
 mod request;
@@ -131,7 +132,9 @@ impl ProxyHttp for Proxy {
         if body.is_none() && !end_of_stream {
             return Ok(());
         }
-        upstream::sent_body(ctx);
+        if body.as_ref().is_some_and(|body| !body.is_empty()) {
+            upstream::sent_body(ctx);
+        }
         let Context {
             gateway,
             route,
@@ -193,7 +196,9 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         let started = ctx.facts.started;
-        ctx.facts.first_byte = Some(self.live.world.clock.now() - started);
+        let now = ctx.answered_at;
+        let now = now.unwrap_or_else(|| self.live.world.clock.now());
+        ctx.facts.first_byte = Some(now - started);
         let cookie = upstream::cookie(ctx);
         let Context {
             gateway,

@@ -110,7 +110,7 @@ pub(super) async fn forward(
     ctx: &mut Context,
 ) -> Result<()> {
     let Some(connection) = &ctx.connection else {
-        return Ok(());
+        return Err(Error::new_in(ErrorType::Custom("no connection")));
     };
     if let Some(route) = context::route(&ctx.gateway, ctx.route)
         && let Action::Forward(forward) = &route.action
@@ -130,8 +130,10 @@ pub(super) async fn forward(
             trusted: &ctx.gateway.trusted,
             text: &connection.text,
             app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
+            is_websocket: ctx.is_websocket,
         },
-    );
+    )
+    .map_err(|_| Error::new_down(ErrorType::InvalidHTTPHeader))?;
     let chain = context::chain(&ctx.gateway, ctx.route);
     if chain.has(Phase::Upstream) {
         let mut ex = Exchange {
@@ -189,9 +191,12 @@ fn client(head: &RequestHeader, connection: &Connection, ctx: &Context) -> Clien
     }
 }
 
-/// Asks for a WebSocket (RFC 6455, 4.1). Pingora drops every other upgrade.
+/// Asks for a WebSocket (RFC 6455, 4.1). Every other upgrade is dropped, and any of a
+/// version that knows none (RFC 9110, 7.8).
 fn is_websocket(head: &RequestHeader) -> bool {
-    head.headers
-        .get(header::UPGRADE)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    head.version == http::Version::HTTP_11
+        && head
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }

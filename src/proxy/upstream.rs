@@ -3,20 +3,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use log::warn;
 use pingora::{
     Error, ErrorSource, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
     protocols::Digest,
-    upstreams::peer::HttpPeer,
+    upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy},
 };
 use pingora_proxy::Session;
 
 use super::{context::Context, error::Failure, forwarded};
 use crate::upstreams::{Ask, Failure as TryFailure, Kind, Outcome, Unavailable};
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Tries after connections that had gone stale in the pool. Each gets a fresh one, so a
 /// second is only needed if the app restarts right then.
@@ -30,6 +28,7 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     let ask = Ask {
         head: session.req_header(),
         client: ctx.facts.client.ip,
+        at: ctx.live().world.clock.now(),
         tried: &ctx.tried,
     };
     let lease = match upstream.acquire(&ask).await {
@@ -45,6 +44,8 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
         Kind::Plain
     };
     let mut peer = upstream.peer(&lease, kind);
+    // `forwarded` takes away what ends here, in the same pass as the rest.
+    peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     // `runtime::connection` watches over these: one deadline for both directions.
     peer.options.read_timeout = None;
     peer.options.write_timeout = None;
@@ -53,8 +54,7 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
         peer.group_key = fastrand::u64(..);
         peer.options.idle_timeout = Some(Duration::from_millis(1));
     }
-    let live = ctx.live();
-    ctx.tried_at = live.world.clock.now();
+    ctx.tried_at = lease.since();
     let facts = &mut ctx.facts;
     facts.upstream.name = Some(Arc::clone(&upstream.name));
     facts.upstream.backend = Some(Arc::clone(lease.backend().address()));
@@ -106,7 +106,7 @@ pub(super) fn connected(
 pub(super) fn sent_body(ctx: &mut Context) {
     if let (Some(connection), Some(upstream)) = (&ctx.connection, &ctx.upstream) {
         let now = ctx.live().connections.now();
-        if ctx.has_answer {
+        if ctx.answered_at.is_some() {
             connection.moved(now);
         } else {
             connection.sent_body(now + millis(upstream.timeouts.first_byte));
@@ -120,15 +120,15 @@ pub(super) fn answered(
     head: &mut ResponseHeader,
     ctx: &mut Context,
 ) -> Result<()> {
-    let (Some(upstream), Some(lease)) = (ctx.upstream.clone(), &ctx.lease) else {
+    let (Some(upstream), Some(lease)) = (&ctx.upstream, &ctx.lease) else {
         return Ok(());
     };
+    let (idle, stream_idle) = (upstream.timeouts.idle, upstream.timeouts.stream_idle);
     let now = ctx.live().world.clock.now();
+    let seen = Seen::of(head);
     ctx.facts.upstream.status = head.status.as_u16();
     ctx.facts.upstream.first_byte = Some(now - ctx.tried_at);
-    lease
-        .backend()
-        .learn_keep_alive(head.headers.get(KEEP_ALIVE));
+    lease.backend().learn_keep_alive(seen.keep_alive);
     if let 502..=504 = head.status.as_u16()
         && may_retry(session, ctx, TryFailure::Status(head.status.as_u16()))
     {
@@ -136,19 +136,24 @@ pub(super) fn answered(
         error.set_retry(true);
         return Err(error);
     }
-    ctx.has_answer = true;
+    ctx.answered_at = Some(now);
     if let Some(connection) = &ctx.connection {
-        let timeouts = &upstream.timeouts;
         let step = if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            websocket_idle(ctx).unwrap_or(timeouts.stream_idle)
-        } else if is_event_stream(head) {
-            timeouts.stream_idle
+            websocket_idle(ctx).unwrap_or(stream_idle)
+        } else if seen.is_event_stream {
+            stream_idle
         } else {
-            timeouts.idle
+            idle
         };
         connection.streaming(ctx.live().connections.millis(now), step);
     }
-    forwarded::strip_internal_response(head);
+    let (is_internal, has_location) = (seen.is_internal, seen.has_location);
+    if is_internal {
+        forwarded::strip_internal_response(head);
+    }
+    if !has_location {
+        return Ok(());
+    }
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
         if let Some(value) = head.headers.get(&name)
             && let Some(lease) = &ctx.lease
@@ -247,7 +252,7 @@ pub(super) fn failed(
     let failure = Failure::of(&error, expired);
     // An app closes idle connections when it likes; that one of them went just as we
     // used it says nothing about the app.
-    let is_stale = is_pooled && failure == Failure::Reset && !ctx.has_answer;
+    let is_stale = is_pooled && failure == Failure::Reset && ctx.answered_at.is_none();
     if is_stale {
         // Not its fault, but if it is going down, another one is the better guess.
         if let Some(lease) = ctx.lease.take() {
@@ -268,7 +273,7 @@ pub(super) fn failed(
             });
         }
         let retry = failure == Failure::Reset
-            && !ctx.has_answer
+            && ctx.answered_at.is_none()
             && may_retry(session, ctx, TryFailure::Reset);
         error.set_retry(retry);
         if !retry {
@@ -341,10 +346,33 @@ fn websocket_idle(ctx: &Context) -> Option<Duration> {
     }
 }
 
-fn is_event_stream(head: &ResponseHeader) -> bool {
-    head.headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+/// What an answer's headers say that is meant for us, found in one pass over them.
+#[derive(Default)]
+struct Seen<'h> {
+    keep_alive: Option<&'h HeaderValue>,
+    is_event_stream: bool,
+    has_location: bool,
+    /// Some name is between a framework and its server.
+    is_internal: bool,
+}
+
+impl<'h> Seen<'h> {
+    fn of(head: &'h ResponseHeader) -> Self {
+        let mut seen = Self::default();
+        for (name, value) in &head.headers {
+            match *name {
+                header::CONTENT_TYPE => {
+                    seen.is_event_stream = value.as_bytes().starts_with(b"text/event-stream");
+                }
+                header::LOCATION | header::CONTENT_LOCATION => seen.has_location = true,
+                _ if name.as_str() == "keep-alive" => {
+                    seen.keep_alive = seen.keep_alive.or(Some(value));
+                }
+                _ => seen.is_internal |= forwarded::is_internal_response(name),
+            }
+        }
+        seen
+    }
 }
 
 fn millis(span: Duration) -> u64 {

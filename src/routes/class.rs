@@ -6,14 +6,6 @@ use pingora::http::RequestHeader;
 use crate::chain::Class;
 
 static NEXT_ACTION: HeaderName = HeaderName::from_static("next-action");
-static PREFETCH: [HeaderName; 2] = [
-    HeaderName::from_static("next-router-prefetch"),
-    HeaderName::from_static("next-router-segment-prefetch"),
-];
-static PURPOSE: [HeaderName; 2] = [
-    HeaderName::from_static("sec-purpose"),
-    HeaderName::from_static("purpose"),
-];
 
 /// Endings of files that only a build makes. Not `json`, `xml` or `txt`: apps make those
 /// on demand.
@@ -56,10 +48,29 @@ pub fn classify(path: &[u8], head: &RequestHeader) -> Class {
             return Class::Image;
         }
     }
-    if is_prefetch(head) {
-        return Class::Prefetch;
+    by_headers(head)
+}
+
+/// One pass over the headers, which costs less than looking five names up.
+fn by_headers(head: &RequestHeader) -> Class {
+    // A client that names what it accepts, and no page is among it, wants data.
+    let (mut says_accept, mut accepts_page) = (false, false);
+    for (name, value) in &head.headers {
+        if *name == header::ACCEPT {
+            says_accept = true;
+            accepts_page |= names_page(value.as_bytes());
+            continue;
+        }
+        let is_prefetch = match name.as_str().as_bytes() {
+            b"next-router-prefetch" | b"next-router-segment-prefetch" => true,
+            b"sec-purpose" | b"purpose" => names_prefetch(value.as_bytes()),
+            _ => false,
+        };
+        if is_prefetch {
+            return Class::Prefetch;
+        }
     }
-    if wants_data(head) {
+    if says_accept && !accepts_page {
         Class::Api
     } else {
         Class::Page
@@ -79,31 +90,20 @@ fn ending(path: &[u8]) -> Option<&[u8]> {
     (!ending.contains(&b'/')).then_some(ending)
 }
 
-fn is_prefetch(head: &RequestHeader) -> bool {
-    PREFETCH.iter().any(|name| head.headers.contains_key(name))
-        || PURPOSE.iter().any(|name| {
-            let value = head.headers.get(name).map(http::HeaderValue::as_bytes);
-            // `prefetch`, `prefetch;prerender`.
-            value.is_some_and(|value| {
-                value
-                    .get(..8)
-                    .is_some_and(|v| v.eq_ignore_ascii_case(b"prefetch"))
-            })
-        })
+/// `prefetch`, `prefetch;prerender`.
+fn names_prefetch(purpose: &[u8]) -> bool {
+    purpose
+        .get(..8)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"prefetch"))
 }
 
-/// A client that names what it accepts, and no page is among it.
-fn wants_data(head: &RequestHeader) -> bool {
-    let mut accepts = head.headers.get_all(header::ACCEPT).iter().peekable();
-    accepts.peek().is_some()
-        && !accepts.any(|accept| {
-            accept.as_bytes().split(|&b| b == b',').any(|part| {
-                let media = part.split(|&b| b == b';').next().unwrap_or_default();
-                [&b"text/html"[..], b"text/x-component", b"text/*", b"*/*"]
-                    .iter()
-                    .any(|page| media.trim_ascii().eq_ignore_ascii_case(page))
-            })
-        })
+fn names_page(accept: &[u8]) -> bool {
+    accept.split(|&b| b == b',').any(|part| {
+        let media = part.split(|&b| b == b';').next().unwrap_or_default();
+        [&b"text/html"[..], b"text/x-component", b"text/*", b"*/*"]
+            .iter()
+            .any(|page| media.trim_ascii().eq_ignore_ascii_case(page))
+    })
 }
 
 #[cfg(test)]

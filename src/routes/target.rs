@@ -190,6 +190,25 @@ const KIND: [u8; 256] = {
     kind
 };
 
+const UPPER: u8 = 6;
+const COLON: u8 = 7;
+
+/// What each byte of a host and its port calls for.
+const HOST: [u8; 256] = {
+    let mut kind = [BAD; 256];
+    let mut byte = 0u8;
+    while byte < 0x80 {
+        kind[byte as usize] = match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => PLAIN,
+            b'A'..=b'Z' => UPPER,
+            b':' => COLON,
+            _ => BAD,
+        };
+        byte += 1;
+    }
+    kind
+};
+
 fn scan(path: &[u8]) -> Result<Scanned, BadTarget> {
     let mut has_dots = false;
     let mut at = 0;
@@ -294,37 +313,43 @@ fn resolve_dots(path: &[u8]) -> Vec<u8> {
 /// # Errors
 /// If it is neither empty nor a name nor an address.
 pub fn host_of(authority: &[u8]) -> Result<Cow<'_, str>, BadTarget> {
-    let text = std::str::from_utf8(authority).map_err(|_| BadTarget::Host)?;
-    if let Some(rest) = text.strip_prefix('[') {
+    if let Some(rest) = authority.strip_prefix(b"[") {
+        let rest = std::str::from_utf8(rest).map_err(|_| BadTarget::Host)?;
         let (address, port) = rest.split_once(']').ok_or(BadTarget::Host)?;
         let address: Ipv6Addr = address.parse().map_err(|_| BadTarget::Host)?;
         return match port.strip_prefix(':') {
-            Some(port) if is_port(port) => Ok(Cow::Owned(format!("[{address}]"))),
+            Some(port) if is_port(port.as_bytes()) => Ok(Cow::Owned(format!("[{address}]"))),
             None if port.is_empty() => Ok(Cow::Owned(format!("[{address}]"))),
             _ => Err(BadTarget::Host),
         };
     }
-    let host = match text.split_once(':') {
-        Some((host, port)) if is_port(port) && !host.is_empty() => host,
-        Some(_) => return Err(BadTarget::Host),
-        None => text,
-    };
-    let name = host.strip_suffix('.').unwrap_or(host);
+    let mut end = authority.len();
+    let mut has_upper = false;
+    for (at, byte) in authority.iter().enumerate() {
+        match HOST[usize::from(*byte)] {
+            PLAIN => {}
+            UPPER => has_upper = true,
+            COLON if at > 0 && is_port(&authority[at + 1..]) => {
+                end = at;
+                break;
+            }
+            _ => return Err(BadTarget::Host),
+        }
+    }
+    let host = &authority[..end];
+    let name = host.strip_suffix(b".").unwrap_or(host);
     if name.is_empty() != host.is_empty() || name.len() > 253 {
         return Err(BadTarget::Host);
     }
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    if !name.bytes().all(is_plain) {
-        return Err(BadTarget::Host);
-    }
-    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+    let name = std::str::from_utf8(name).map_err(|_| BadTarget::Host)?;
+    if has_upper {
         return Ok(Cow::Owned(name.to_ascii_lowercase()));
     }
     Ok(Cow::Borrowed(name))
 }
 
-fn is_port(text: &str) -> bool {
-    text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit())
+fn is_port(text: &[u8]) -> bool {
+    text.len() <= 5 && text.iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{BorrowedFd, RawFd},
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus::IntGauge;
-use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 use super::text::ConnectionText;
 use crate::base::clock::Clock;
@@ -46,7 +46,8 @@ pub struct Connection {
     watch: Watch,
     /// A request is under way.
     is_busy: AtomicBool,
-    cut: Notify,
+    /// What serves it.
+    task: OnceLock<AbortHandle>,
 }
 
 /// Which deadline ran out.
@@ -107,7 +108,7 @@ impl Connection {
                 socket: Mutex::new(None),
             },
             is_busy: AtomicBool::new(false),
-            cut: Notify::new(),
+            task: OnceLock::new(),
         }
     }
 
@@ -116,9 +117,18 @@ impl Connection {
         self.is_busy.store(is_busy, Ordering::Relaxed);
     }
 
-    /// Resolves when this connection is to end at once.
-    pub async fn cut(&self) {
-        self.cut.notified().await;
+    /// The task that serves this connection. Aborting it costs nothing until it happens;
+    /// a signal that it waits for would be looked at whenever it is polled.
+    pub fn served_by(&self, task: AbortHandle) {
+        let first = self.task.set(task);
+        debug_assert!(first.is_ok(), "one task serves a connection");
+    }
+
+    /// Ends this connection at once.
+    fn cut(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
     }
 
     /// A try begins on this socket: the answer's head is due by `head`, the whole by
@@ -293,13 +303,10 @@ impl Connections {
         self.millis(self.0.clock.now())
     }
 
-    pub fn add(&self, connection: Connection) -> Arc<Connection> {
-        let connection = Arc::new(connection);
+    /// Watches over a connection from now on. If it is to be cut, it has its task already.
+    pub fn add(&self, connection: &Arc<Connection>) {
         let index = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.shards.len();
-        self.0.shards[index]
-            .lock()
-            .push(Arc::downgrade(&connection));
-        connection
+        self.0.shards[index].lock().push(Arc::downgrade(connection));
     }
 
     pub fn open(&self) -> usize {
@@ -314,7 +321,7 @@ impl Connections {
         for shard in &self.0.shards {
             for connection in shard.lock().iter().filter_map(Weak::upgrade) {
                 if also_busy || !connection.is_busy.load(Ordering::Relaxed) {
-                    connection.cut.notify_one();
+                    connection.cut();
                 }
             }
         }
@@ -367,7 +374,8 @@ mod tests {
             port: 80,
             open: IntGauge::new("open", "open").unwrap(),
         });
-        let connection = connections.add(Connection::new(listener, None));
+        let connection = Arc::new(Connection::new(listener, None));
+        connections.add(&connection);
         let origin = TcpListener::bind("127.0.0.1:0").unwrap();
         let upstream = std::net::TcpStream::connect(origin.local_addr().unwrap()).unwrap();
         let (backend, _) = origin.accept().unwrap();

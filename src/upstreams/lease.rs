@@ -1,6 +1,10 @@
 //! A request's place at a backend, and what comes of it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     backend::Backend,
@@ -46,6 +50,11 @@ impl Lease {
             since,
             by_cookie,
         }
+    }
+
+    /// When the place was got: at once, or after waiting for it.
+    pub fn since(&self) -> Instant {
+        self.backend.shared.live.instant(self.since)
     }
 
     pub fn backend(&self) -> &Arc<Backend> {

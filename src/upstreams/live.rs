@@ -66,6 +66,11 @@ impl Live {
         }
     }
 
+    /// A moment given in nanoseconds of the epoch.
+    pub(super) fn instant(&self, nanos: u64) -> Instant {
+        self.epoch + Duration::from_nanos(nanos)
+    }
+
     /// What DNS said last of each name.
     pub(super) fn resolved(&self) -> HashMap<String, Vec<IpAddr>> {
         self.resolved.lock().clone()
@@ -128,7 +133,13 @@ impl Shared {
     /// Now, in nanoseconds of the upstream's epoch. Never 0, which stands for "not set".
     #[inline]
     pub(super) fn now(&self) -> u64 {
-        nanos(self.clock.now().saturating_duration_since(self.live.epoch)).max(1)
+        self.nanos(self.clock.now())
+    }
+
+    /// [`Shared::now`] of a moment that was read already.
+    #[inline]
+    pub(super) fn nanos(&self, at: Instant) -> u64 {
+        nanos(at.saturating_duration_since(self.live.epoch)).max(1)
     }
 
     /// A request went well.

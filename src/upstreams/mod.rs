@@ -32,7 +32,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -116,6 +116,8 @@ pub struct Ask<'a> {
     pub head: &'a RequestHeader,
     /// The client's address.
     pub client: IpAddr,
+    /// When the try begins.
+    pub at: Instant,
     /// The backends of earlier tries: chosen again only if no other is in rotation.
     pub tried: &'a [BackendId],
 }
@@ -160,7 +162,7 @@ impl Upstream {
     /// When there is none: the request gets 503.
     pub async fn acquire(&self, ask: &Ask<'_>) -> Result<Lease, Unavailable> {
         let queue = &self.shared.live.queue;
-        let now = self.shared.now();
+        let now = self.shared.nanos(ask.at);
         if ask.tried.is_empty() {
             self.budget.request(now);
         }

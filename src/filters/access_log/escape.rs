@@ -40,11 +40,19 @@ fn is_plain(text: &[u8]) -> bool {
     for word in words {
         found |= special(u64::from_ne_bytes(*word));
     }
-    found == 0
-        && rest
-            .iter()
-            .all(|b| (0x20..0x7f).contains(b) && *b != b'"' && *b != b'\\')
+    found == 0 && rest.iter().all(|b| PLAIN[usize::from(*b)])
 }
+
+/// Which bytes are plain: for the few that make no whole word.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0x20;
+    while byte < 0x7f {
+        plain[byte] = byte != b'"' as usize && byte != b'\\' as usize;
+        byte += 1;
+    }
+    plain
+};
 
 #[cold]
 fn put_json_slowly(out: &mut Vec<u8>, text: &[u8]) {
@@ -88,6 +96,16 @@ pub(super) fn put_compat(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    // Most are ports' and statuses' size or less.
+    match number {
+        0..10 => return out.push(b'0' + low_digit(number)),
+        10..100 => {
+            return out
+                .extend_from_slice(&[b'0' + low_digit(number / 10), b'0' + low_digit(number)]);
+        }
+        100..1000 => return put_three(out, number),
+        _ => {}
+    }
     // 2^64 has 20 digits.
     let mut digits = [0; 20];
     let mut at = digits.len();
@@ -104,10 +122,10 @@ pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
 
 /// Milliseconds with three decimals.
 pub(super) fn put_millis(out: &mut Vec<u8>, span: Duration) {
-    let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-    put_number(out, micros / 1000);
+    let millis = span.as_secs().saturating_mul(1000) + u64::from(span.subsec_millis());
+    put_number(out, millis);
     out.push(b'.');
-    put_three(out, micros % 1000);
+    put_three(out, u64::from(span.subsec_micros() % 1000));
 }
 
 /// Three digits of a number below 1,000.

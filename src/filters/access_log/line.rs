@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{REFERER, USER_AGENT};
+use http::header::{HOST, REFERER, USER_AGENT};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,6 @@ const LONGEST_HEADER: usize = 512;
 pub(super) struct Line<'a> {
     pub(super) ex: &'a Exchange<'a>,
     pub(super) wall: SystemTime,
-    pub(super) total: Duration,
     pub(super) redact: &'a Redact,
 }
 
@@ -48,21 +47,22 @@ impl Line<'_> {
     fn put_json(&self, out: &mut Vec<u8>, stamp: &mut Stamp) {
         let (ex, facts) = (self.ex, &*self.ex.facts);
         let (path, query) = self.target();
+        let said = Said::of(ex);
         out.reserve(1024);
         out.extend_from_slice(b"{\"time\":\"");
         stamp.put_rfc3339(out, self.wall);
         out.extend_from_slice(b"\",\"id\":\"");
-        put_json(out, facts.request_id.as_str().as_bytes());
+        out.extend_from_slice(facts.request_id.as_bytes());
         out.extend_from_slice(b"\",\"client\":\"");
         put_address(out, facts.client.ip);
         out.extend_from_slice(b"\",\"listener\":\"");
         put_json(out, facts.client.listener.as_bytes());
         out.extend_from_slice(b"\",\"method\":\"");
-        put_json(out, ex.head.method.as_str().as_bytes());
+        out.extend_from_slice(ex.head.method.as_str().as_bytes());
         out.extend_from_slice(b"\",\"scheme\":\"");
         out.extend_from_slice(facts.client.scheme.as_str().as_bytes());
         out.extend_from_slice(b"\",\"host\":\"");
-        put_json(out, ex.host().as_bytes());
+        put_json(out, said.host);
         out.extend_from_slice(b"\",\"path\":\"");
         put_json(out, path);
         out.extend_from_slice(b"\",\"query\":");
@@ -88,18 +88,19 @@ impl Line<'_> {
         out.push(b'"');
         put_json_upstream(out, facts);
         out.extend_from_slice(b",\"total_ms\":");
-        put_millis(out, self.total);
+        put_millis(out, facts.total);
         put_optional_millis(out, b",\"first_byte_ms\":", facts.first_byte);
         put_optional_millis(out, b",\"upstream_ms\":", facts.upstream.first_byte);
         put_optional_text(out, b",\"reason\":", facts.reason);
-        put_optional_bytes(out, b",\"user_agent\":", self.user_agent());
-        put_optional_bytes(out, b",\"referer\":", self.referer());
+        put_optional_bytes(out, b",\"user_agent\":", said.user_agent);
+        put_optional_bytes(out, b",\"referer\":", said.referer);
         out.extend_from_slice(b"}\n");
     }
 
     fn put_compat(&self, out: &mut Vec<u8>, stamp: &mut Stamp) {
         let (ex, facts) = (self.ex, &*self.ex.facts);
         let (path, query) = self.target();
+        let said = Said::of(ex);
         out.reserve(1024);
         put_address(out, facts.client.ip);
         out.extend_from_slice(b" - - [");
@@ -122,13 +123,13 @@ impl Line<'_> {
         );
         out.push(b' ');
         put_number(out, facts.bytes_sent);
-        for header in [self.referer(), self.user_agent()] {
+        for header in [said.referer, said.user_agent] {
             out.extend_from_slice(b" \"");
             put_compat(out, header.unwrap_or(b"-"));
             out.push(b'"');
         }
         out.extend_from_slice(b" X-Cache-Status: - id=");
-        put_compat(out, or_dash(facts.request_id.as_str()).as_bytes());
+        out.extend_from_slice(or_dash(facts.request_id.as_bytes()));
         for (name, text) in [
             (&b" route=\""[..], facts.route.as_deref()),
             (b"\" upstream=\"", facts.upstream.name.as_deref()),
@@ -138,7 +139,7 @@ impl Line<'_> {
             put_compat(out, text.unwrap_or("-").as_bytes());
         }
         out.extend_from_slice(b"\" total_ms=");
-        put_millis(out, self.total);
+        put_millis(out, facts.total);
         for (name, span) in [
             (&b" first_byte_ms="[..], facts.first_byte),
             (b" upstream_ms=", facts.upstream.first_byte),
@@ -168,21 +169,45 @@ impl Line<'_> {
             None => (raw, None),
         }
     }
+}
 
-    fn user_agent(&self) -> Option<&[u8]> {
-        let value = self.ex.header(&USER_AGENT)?.as_bytes();
-        Some(&value[..value.len().min(LONGEST_HEADER)])
-    }
+/// What the client said in headers that the line repeats, found in one pass over them.
+#[derive(Default)]
+struct Said<'a> {
+    host: &'a [u8],
+    user_agent: Option<&'a [u8]>,
+    referer: Option<&'a [u8]>,
+}
 
-    /// Without its query, which may hold secrets of the page that led here.
-    fn referer(&self) -> Option<&[u8]> {
-        let value = self.ex.header(&REFERER)?.as_bytes();
-        let end = value
-            .iter()
-            .position(|b| matches!(b, b'?' | b'#'))
-            .unwrap_or(value.len());
-        Some(&value[..end.min(LONGEST_HEADER)])
+impl<'a> Said<'a> {
+    fn of(ex: &Exchange<'a>) -> Self {
+        let mut said = Self::default();
+        // The first line of each counts.
+        for (name, value) in &ex.head.headers {
+            let value = value.as_bytes();
+            match *name {
+                HOST if said.host.is_empty() => said.host = value,
+                USER_AGENT if said.user_agent.is_none() => {
+                    said.user_agent = Some(&value[..value.len().min(LONGEST_HEADER)]);
+                }
+                REFERER if said.referer.is_none() => said.referer = Some(without_query(value)),
+                _ => {}
+            }
+        }
+        if let Some(authority) = ex.head.uri.authority() {
+            said.host = authority.as_str().as_bytes();
+        }
+        said
     }
+}
+
+/// A page's query may hold its secrets.
+fn without_query(referer: &[u8]) -> &[u8] {
+    let end = referer
+        .iter()
+        .position(|b| matches!(b, b'?' | b'#'))
+        .unwrap_or(referer.len());
+    &referer[..end.min(LONGEST_HEADER)]
 }
 
 fn put_json_upstream(out: &mut Vec<u8>, facts: &Facts) {
@@ -222,6 +247,6 @@ fn put_optional_millis(out: &mut Vec<u8>, key: &[u8], span: Option<Duration>) {
     }
 }
 
-fn or_dash(text: &str) -> &str {
-    if text.is_empty() { "-" } else { text }
+fn or_dash(text: &[u8]) -> &[u8] {
+    if text.is_empty() { b"-" } else { text }
 }

@@ -76,7 +76,6 @@ impl Filter for AccessLog {
         let line = Line {
             ex,
             wall: self.clock.wall(),
-            total: self.clock.now().duration_since(ex.facts.started),
             redact: &self.redact,
         };
         writer.push(|out, stamp| self.format.put(out, stamp, &line));

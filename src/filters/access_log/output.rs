@@ -8,6 +8,7 @@ use std::{
     fmt,
     fs::{File, Metadata, OpenOptions},
     io::{self, Write as _},
+    mem,
     os::{
         fd::AsFd as _,
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -79,7 +80,9 @@ fn identity(metadata: &Metadata) -> Identity {
 /// Whole lines to write, and how far it got.
 #[derive(Default)]
 pub(super) struct Batch {
-    pub(super) bytes: Vec<u8>,
+    bytes: Vec<u8>,
+    /// How many lines end in the bytes that are left.
+    lines: u64,
     offset: usize,
 }
 
@@ -90,17 +93,39 @@ impl Batch {
 
     /// Lines that are not wholly written.
     pub(super) fn lines_left(&self) -> u64 {
-        count_lines(self.rest())
+        self.lines
+    }
+
+    /// Takes the next lines from `bytes` and gives its own room for more in return.
+    pub(super) fn refill(&mut self, bytes: &mut Vec<u8>, lines: &mut u64) {
+        debug_assert!(self.is_done(), "these lines would be lost");
+        self.bytes.clear();
+        self.offset = 0;
+        mem::swap(&mut self.bytes, bytes);
+        self.lines = mem::take(lines);
+    }
+
+    /// Room beyond what is in use.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// So many bytes are written; gives how many lines ended among them.
+    fn advance(&mut self, written: usize) -> u64 {
+        let piece = &self.rest()[..written];
+        // The usual case is all of it, and then nothing need be read again.
+        let ended = if piece.len() == self.rest().len() {
+            self.lines
+        } else {
+            count_lines(piece)
+        };
+        self.lines -= ended;
+        self.offset += written;
+        ended
     }
 
     fn rest(&self) -> &[u8] {
         &self.bytes[self.offset..]
-    }
-
-    /// Makes room for the next lines.
-    pub(super) fn clear(&mut self) {
-        self.bytes.clear();
-        self.offset = 0;
     }
 
     fn is_mid_line(&self) -> bool {
@@ -157,8 +182,7 @@ impl Output {
             match open.file.write(piece) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
-                    *lines += count_lines(&piece[..written]);
-                    batch.offset += written;
+                    *lines += batch.advance(written);
                     if let Some(regular) = &mut open.regular {
                         regular.size += written as u64;
                         self.last = Some(regular.identity);
@@ -313,6 +337,6 @@ fn whole_lines_length(bytes: &[u8]) -> usize {
 }
 
 #[expect(clippy::naive_bytecount, reason = "the compiler makes it wide enough")]
-pub(super) fn count_lines(bytes: &[u8]) -> u64 {
+fn count_lines(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|b| **b == b'\n').count() as u64
 }

@@ -422,6 +422,7 @@ fn line_of(yaml: &str) -> String {
     facts.bytes_received = 56;
     facts.reason = Some("retried");
     clock.advance(Duration::from_micros(12_345));
+    facts.total = Duration::from_micros(12_345);
     filter.on_log(&Exchange {
         head: &head,
         facts: &mut facts,

@@ -21,7 +21,7 @@ use log::{error, info, warn};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
-    output::{Batch, Output, Target, count_lines},
+    output::{Batch, Output, Target},
     rotation::Rotation,
     stamp::Stamp,
 };
@@ -130,6 +130,8 @@ struct Lane(Mutex<Buffer>);
 #[derive(Default)]
 struct Buffer {
     bytes: Vec<u8>,
+    /// How many of them.
+    lines: u64,
     stamp: Stamp,
 }
 
@@ -183,8 +185,13 @@ impl User {
             shared.counts.dropped.inc();
             return;
         }
-        let Buffer { bytes, stamp } = &mut *buffer;
+        let Buffer {
+            bytes,
+            lines,
+            stamp,
+        } = &mut *buffer;
         put(bytes, stamp);
+        *lines += 1;
         let is_full_now = before < WAKE_AT && bytes.len() >= WAKE_AT;
         drop(buffer);
         if is_full_now || shared.is_asleep.load(Ordering::Relaxed) {
@@ -383,11 +390,13 @@ impl Worker {
             if !self.write_batch() {
                 return true;
             }
-            if self.batch.bytes.capacity() > KEEP_AT_MOST {
+            if self.batch.capacity() > KEEP_AT_MOST {
                 self.batch = Batch::default();
             }
-            self.batch.clear();
-            std::mem::swap(&mut self.batch.bytes, &mut lane.0.lock().bytes);
+            let mut lane = lane.0.lock();
+            let Buffer { bytes, lines, .. } = &mut *lane;
+            self.batch.refill(bytes, lines);
+            drop(lane);
             had_lines |= !self.batch.is_done();
         }
         self.write_batch();
@@ -466,7 +475,7 @@ impl Worker {
         drop(writers);
         let mut lost = self.batch.lines_left();
         for lane in &self.shared.lanes {
-            lost += count_lines(&lane.0.lock().bytes);
+            lost += lane.0.lock().lines;
         }
         self.shared.counts.dropped.inc_by(lost);
         if self.failing.is_some() {

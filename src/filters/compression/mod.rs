@@ -15,7 +15,7 @@ use self::types::Types;
 use crate::{
     base::{
         encoding::{Accepted, Encoder, Encoding},
-        http::{Weakened, content_length, has_token, list_of, varies_by, weakened},
+        http::{Weakened, content_length, has_token, list, list_of, varies_by, weakened},
         metrics::{IntCounter, Metrics},
     },
     chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Protocol},
@@ -102,9 +102,7 @@ impl Filter for Compression {
         let (index, offer) = match self.fate(ex, head) {
             Fate::Untouched => return,
             Fate::Plain => {
-                if !varies_by(&head.headers, &header::ACCEPT_ENCODING) {
-                    head.headers.append(header::VARY, ACCEPT_ENCODING);
-                }
+                add_vary(&mut head.headers);
                 return;
             }
             Fate::Coded(index, offer) => (index, offer),
@@ -169,6 +167,10 @@ impl Compression {
             return Fate::Untouched;
         }
         let request = &ex.head.headers;
+        let offered = self.offered.iter().map(|offer| offer.encoding);
+        let Some(encoding) = Accepted::of(request).choose(offered) else {
+            return Fate::Plain;
+        };
         // HTTP/1.0 knows no chunks. A range is one of the plain bytes, also where the origin
         // answered it with all of them.
         if ex.facts.client.protocol == Protocol::Http10
@@ -177,15 +179,10 @@ impl Compression {
         {
             return Fate::Plain;
         }
-        let accepted = Accepted::of(request);
-        accepted
-            .choose(self.offered.iter().map(|offer| offer.encoding))
-            .and_then(|encoding| {
-                self.offered
-                    .iter()
-                    .enumerate()
-                    .find(|(_, offer)| offer.encoding == encoding)
-            })
+        self.offered
+            .iter()
+            .enumerate()
+            .find(|(_, offer)| offer.encoding == encoding)
             .map_or(Fate::Plain, |(index, offer)| Fate::Coded(index, offer))
     }
 
@@ -204,17 +201,25 @@ impl Compression {
             return false;
         }
         let headers = &head.headers;
-        let has_type = headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|value| self.types.contain(value.as_bytes()));
+        let mut content_type = None;
+        let (mut has_length, mut has_cache_control) = (false, false);
+        // One pass costs less than looking each of them up.
+        for (name, value) in headers {
+            match *name {
+                header::CONTENT_TYPE => content_type = content_type.or(Some(value)),
+                header::CONTENT_LENGTH => has_length = true,
+                header::CACHE_CONTROL => has_cache_control = true,
+                header::CONTENT_RANGE => return false,
+                header::CONTENT_ENCODING if !is_plain(value) => return false,
+                _ => {}
+            }
+        }
         // An answer of unknown length is streamed HTML, RSC or JSON far more often than a
         // small one, so it is coded.
-        has_type
-            && content_length(headers).is_none_or(|length| length > 0 && length >= self.min_size)
-            && !headers.contains_key(header::CONTENT_RANGE)
-            && list_of(headers, &header::CONTENT_ENCODING)
-                .all(|coding| coding.eq_ignore_ascii_case(b"identity"))
-            && !has_token(headers, &header::CACHE_CONTROL, "no-transform")
+        let is_long = |length| length > 0 && length >= self.min_size;
+        content_type.is_some_and(|value| self.types.contain(value.as_bytes()))
+            && (!has_length || content_length(headers).is_none_or(is_long))
+            && !(has_cache_control && has_token(headers, &header::CACHE_CONTROL, "no-transform"))
     }
 
     /// A 304 speaks of the answer that the client has: of the coded one, if that is the
@@ -247,6 +252,18 @@ impl Compression {
     }
 }
 
+/// `Content-Encoding: identity`, which nobody need say.
+fn is_plain(encoding: &HeaderValue) -> bool {
+    list(encoding.as_bytes()).all(|coding| coding.eq_ignore_ascii_case(b"identity"))
+}
+
+/// Caches are to keep this answer for clients that accept alike.
+fn add_vary(headers: &mut HeaderMap) {
+    if !varies_by(headers, &header::ACCEPT_ENCODING) {
+        headers.append(header::VARY, ACCEPT_ENCODING);
+    }
+}
+
 impl Offer {
     fn new(encoding: Encoding, level: u8, metrics: &Metrics) -> Self {
         let bytes = |direction| {
@@ -274,9 +291,7 @@ impl Offer {
         if is_chunked {
             headers.insert(header::TRANSFER_ENCODING, CHUNKED);
         }
-        if !varies_by(headers, &header::ACCEPT_ENCODING) {
-            headers.append(header::VARY, ACCEPT_ENCODING);
-        }
+        add_vary(headers);
         // RFC 9110, 8.8.1: one tag for several codings is a weak one.
         match headers.get(header::ETAG).map(weakened) {
             Some(Weakened::Weak(tag)) => {

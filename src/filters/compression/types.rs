@@ -68,7 +68,7 @@ impl Types {
     /// Whether a `Content-Type` is one of these.
     pub(super) fn contain(&self, content_type: &[u8]) -> bool {
         let essence = essence(content_type);
-        !essence.eq_ignore_ascii_case(EVENTS) && self.0.iter().any(|p| p.matches(essence))
+        self.0.iter().any(|p| p.matches(essence)) && !essence.eq_ignore_ascii_case(EVENTS)
     }
 }
 

@@ -190,12 +190,12 @@ impl SecurityHeadersConfig {
         let mut headers = HeaderMap::with_capacity(texts.len() + 2 + ROOM);
         let mut is_good = true;
         for (_, name, choice, default) in texts {
-            let text = match &choice.value {
-                Choice::Default => default,
-                Choice::Off => continue,
-                Choice::Text(text) => text,
-            };
-            is_good &= insert(&mut headers, name, text, choice, cx);
+            match &choice.value {
+                // Copied for each answer without counting who shares it.
+                Choice::Default => drop(headers.insert(name, HeaderValue::from_static(default))),
+                Choice::Off => {}
+                Choice::Text(text) => is_good &= insert(&mut headers, name, text, choice, cx),
+            }
         }
         if let Server::Text(text) = &self.server.value {
             is_good &= insert(&mut headers, header::SERVER, text, &self.server, cx);

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use http::{HeaderName, HeaderValue, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use super::hop::{self, BadConnection};
 use crate::{
     base::{
         heads::OpenRequest,
@@ -32,6 +33,8 @@ const ROOM: usize = 9;
 
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
+const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const PORT_80: HeaderValue = HeaderValue::from_static("80");
 const PORT_443: HeaderValue = HeaderValue::from_static("443");
 
@@ -95,27 +98,37 @@ fn first_element<'h>(head: &'h RequestHeader, name: &HeaderName) -> Option<&'h s
 /// The authority that the client asked for, as it stands in its address bar: with the
 /// port, unless it is the scheme's own. Empty if the client named none.
 pub fn public_host<'h>(head: &'h RequestHeader, client: &Client) -> &'h str {
+    public_host_with(head, client, head.headers.get(header::HOST))
+}
+
+/// [`public_host`] of a head whose `Host` was looked up already.
+fn public_host_with<'h>(
+    head: &'h RequestHeader,
+    client: &Client,
+    host: Option<&'h HeaderValue>,
+) -> &'h str {
     let forwarded = if client.is_trusted {
         first_element(head, &X_FORWARDED_HOST).filter(|host| is_host(host))
     } else {
         None
     };
-    let host = forwarded.unwrap_or_else(|| requested_host(head));
+    let host = forwarded.unwrap_or_else(|| requested_host_with(head, host));
     without_default_port(host, client.scheme)
 }
 
 /// What the client itself named: the target's authority before `Host` (RFC 9112, 3.2.2).
 pub fn requested_host(head: &RequestHeader) -> &str {
+    requested_host_with(head, head.headers.get(header::HOST))
+}
+
+fn requested_host_with<'h>(head: &'h RequestHeader, host: Option<&'h HeaderValue>) -> &'h str {
     if let Some(authority) = head.uri.authority() {
         return authority.as_str();
     }
     if let Some(authority) = target_authority(head.raw_path()) {
         return authority;
     }
-    head.headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default()
+    host.and_then(|host| host.to_str().ok()).unwrap_or_default()
 }
 
 /// The authority of a target in absolute form, which Pingora leaves out of the URI.
@@ -146,7 +159,9 @@ fn without_default_port(host: &str, scheme: Scheme) -> &str {
 
 /// The port of `host`, if it names one.
 fn port_of(host: &str) -> Option<&str> {
-    let (name, port) = host.rsplit_once(':')?;
+    // A host is too short for a search that is made for long texts.
+    let colon = host.bytes().rposition(|b| b == b':')?;
+    let (name, port) = (&host[..colon], &host[colon + 1..]);
     let is_port = !port.is_empty() && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit());
     // `::1` without brackets is an address without a port.
     (is_port && (!name.contains(':') || name.ends_with(']'))).then_some(port)
@@ -159,17 +174,23 @@ pub struct Forwarding<'a> {
     pub trusted: &'a TrustedProxies,
     pub text: &'a ConnectionText,
     pub app: App,
+    /// The request asks for a WebSocket and may have one.
+    pub is_websocket: bool,
 }
 
-/// Opens a copy of the client's head and makes it fit for a backend: takes away what only
-/// proxies and frameworks may say, and writes who asks.
+/// Opens a copy of the client's head and makes it fit for a backend: takes away what was
+/// for us only and what only proxies and frameworks may say, and writes who asks.
 ///
 /// `Host` stays what the client sent. `X-Forwarded-For` begins with the resolved client:
 /// what stands left of it is hearsay, and an app that reads the leftmost entry would
 /// believe it.
-pub fn open_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) -> OpenRequest {
+pub(super) fn open_upstream(
+    upstream: &mut RequestHeader,
+    cx: &Forwarding<'_>,
+) -> Result<OpenRequest, BadConnection> {
     let client = cx.client;
-    let host = public_host(upstream, client);
+    let whole = upstream.headers.get(header::HOST);
+    let host = public_host_with(upstream, client, whole);
     let port = match forwarded_port(upstream, client).or_else(|| port_of(host)) {
         Some(digits) => cx.text.port(digits),
         None => match client.scheme {
@@ -177,7 +198,7 @@ pub fn open_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) -> OpenR
             Scheme::Https => PORT_443,
         },
     };
-    let public = match upstream.headers.get(header::HOST) {
+    let public = match whole {
         Some(whole) if whole.as_bytes() == host.as_bytes() => Some(whole.clone()),
         _ if host.is_empty() => None,
         _ => HeaderValue::from_str(host).ok(),
@@ -187,7 +208,7 @@ pub fn open_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) -> OpenR
     } else {
         cx.text.ip(client.ip)
     };
-    let doomed = internal_names(upstream, client.is_trusted);
+    let doomed = doomed_names(upstream, client.is_trusted)?;
     if cx.app == App::Nextjs {
         strip_internal_query(upstream);
     }
@@ -208,7 +229,11 @@ pub fn open_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) -> OpenR
     headers.insert(X_FORWARDED_PROTO, proto);
     headers.insert(X_FORWARDED_PORT, port);
     headers.insert(X_REAL_IP, cx.text.ip(client.ip));
-    open
+    if cx.is_websocket {
+        headers.insert(header::CONNECTION, UPGRADE);
+        headers.insert(header::UPGRADE, WEBSOCKET);
+    }
+    Ok(open)
 }
 
 /// A trusted proxy's word on the port.
@@ -236,7 +261,7 @@ fn chain_value(hops: &Hops) -> HeaderValue {
 
 /// The headers of this request that must not reach a backend; mostly none, and then this
 /// allocates nothing. Names that [`open_upstream`] writes anew are not among them.
-fn internal_names(head: &RequestHeader, is_trusted: bool) -> Vec<HeaderName> {
+fn doomed_names(head: &RequestHeader, is_trusted: bool) -> Result<Vec<HeaderName>, BadConnection> {
     let mut doomed = Vec::new();
     for name in head.headers.keys() {
         let text = name.as_str().as_bytes();
@@ -246,15 +271,20 @@ fn internal_names(head: &RequestHeader, is_trusted: bool) -> Vec<HeaderName> {
             }
             b'n' => text == b"next-resume",
             b'f' => !is_trusted && text == b"forwarded",
-            b't' => !is_trusted && text == b"true-client-ip",
+            b't' => hop::is_hop_by_hop(text) || (!is_trusted && text == b"true-client-ip"),
+            b'c' if text == b"connection" => {
+                hop::nominated(&head.headers, &mut doomed)?;
+                true
+            }
             b'c' => !is_trusted && text == b"cf-connecting-ip",
+            b'h' | b'k' | b'p' | b'u' => hop::is_hop_by_hop(text),
             _ => false,
         };
         if strip {
             doomed.push(name.clone());
         }
     }
-    doomed
+    Ok(doomed)
 }
 
 /// Headers by which frameworks talk to themselves; `name` without its `x-`.
@@ -357,13 +387,16 @@ fn hex(digit: u8) -> Option<u8> {
 /// Takes away what a framework's middleware tells its own server. `x-nextjs-*` and
 /// `x-action-*` stay, since the router in the browser reads them.
 pub fn strip_internal_response(head: &mut ResponseHeader) {
-    let is_internal = |name: &&HeaderName| name.as_str().starts_with("x-middleware-");
-    if head.headers.keys().any(|name| is_internal(&name)) {
-        let doomed: Vec<HeaderName> = head.headers.keys().filter(is_internal).cloned().collect();
-        for name in doomed {
-            head.remove_header(&name);
-        }
+    let is_doomed = |name: &&HeaderName| is_internal_response(name);
+    let doomed: Vec<HeaderName> = head.headers.keys().filter(is_doomed).cloned().collect();
+    for name in doomed {
+        head.remove_header(&name);
     }
+}
+
+/// Whether [`strip_internal_response`] takes it away.
+pub fn is_internal_response(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-middleware-")
 }
 
 /// A `Location` (or `Content-Location`) that names the backend's own authority, as the

@@ -39,8 +39,9 @@ fn upstream(networks: &[&str], app: App, mut head: RequestHeader) -> RequestHead
         trusted: &trusted,
         text: &ConnectionText::new(peer, 8080),
         app,
+        is_websocket: false,
     };
-    open_upstream(&mut head, &cx).close(&mut head);
+    open_upstream(&mut head, &cx).unwrap().close(&mut head);
     head
 }
 

@@ -172,6 +172,7 @@ fn ask<T>(
     let ask = Ask {
         head: &head,
         client: CLIENT,
+        at: upstream.shared.clock.now(),
         tried: &[],
     };
     then(upstream.try_acquire(&ask, upstream.shared.now()).unwrap())

@@ -96,6 +96,7 @@ pub(super) fn take(upstream: &Upstream, tried: &[BackendId]) -> Option<Lease> {
     let ask = Ask {
         head: &head,
         client: CLIENT,
+        at: upstream.shared.clock.now(),
         tried,
     };
     upstream.try_acquire(&ask, upstream.shared.now()).ok()
@@ -106,6 +107,7 @@ async fn acquire(upstream: &Upstream) -> Result<Lease, Unavailable> {
     let ask = Ask {
         head: &head,
         client: CLIENT,
+        at: upstream.shared.clock.now(),
         tried: &[],
     };
     upstream.acquire(&ask).await

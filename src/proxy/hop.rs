@@ -1,0 +1,136 @@
+//! What of a request is meant for the next hop only, and so ends here (RFC 9110, 7.6.1).
+//!
+//! Pingora could take it away too. It looks every name up, two dozen times for each
+//! request; here it is part of the one pass that [`super::forwarded`] makes over the names.
+
+use http::{HeaderMap, HeaderName, header};
+
+/// More names than this in `Connection` are an attempt at making us work.
+const MOST_NOMINATED: usize = 10;
+
+/// A `Connection` header that cannot be obeyed: not a list of names, too long, or it
+/// would take away who asks for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BadConnection;
+
+/// Whether a header of this name, in lower case, is between two neighbours.
+pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
+    match name.first() {
+        Some(b'c') => name == b"connection",
+        Some(b'h') => name == b"http2-settings",
+        Some(b'k') => name == b"keep-alive",
+        Some(b'p') => matches!(
+            name,
+            b"proxy-authenticate" | b"proxy-authorization" | b"proxy-connection"
+        ),
+        Some(b't') => matches!(name, b"te" | b"trailer" | b"transfer-encoding"),
+        Some(b'u') => name == b"upgrade",
+        _ => false,
+    }
+}
+
+/// Adds to `doomed` what `Connection` says is between the client and us.
+pub(super) fn nominated(
+    headers: &HeaderMap,
+    doomed: &mut Vec<HeaderName>,
+) -> Result<(), BadConnection> {
+    let tokens = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty());
+    for (count, token) in tokens.enumerate() {
+        if count + 1 >= MOST_NOMINATED || !token.iter().all(|b| is_token_byte(*b)) {
+            return Err(BadConnection);
+        }
+        match token.to_ascii_lowercase().as_slice() {
+            // By far the most frequent; what they name goes away in any case.
+            b"keep-alive" | b"close" | b"upgrade" => {}
+            b"host" | b"x-forwarded-for" | b"x-forwarded-host" | b"x-forwarded-proto" => {
+                return Err(BadConnection);
+            }
+            name => doomed.push(HeaderName::from_bytes(name).map_err(|_| BadConnection)?),
+        }
+    }
+    Ok(())
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn named(lines: &[&'static str]) -> Result<Vec<String>, BadConnection> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(header::CONNECTION, HeaderValue::from_static(line));
+        }
+        let mut doomed = Vec::new();
+        nominated(&headers, &mut doomed)?;
+        Ok(doomed.iter().map(|name| name.as_str().to_owned()).collect())
+    }
+
+    #[test]
+    fn what_connection_names_ends_here() {
+        for (lines, names) in [
+            (&["keep-alive"][..], &[][..]),
+            (&["close, X-Mine"], &["x-mine"]),
+            (&["Upgrade", " , x-a,, COOKIE"], &["x-a", "cookie"]),
+            (&[""], &[]),
+        ] {
+            assert_eq!(named(lines).unwrap(), names, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_obeyed_is_refused() {
+        for line in [
+            "Host",
+            "x-forwarded-FOR",
+            "close, x-forwarded-host",
+            "X-Forwarded-Proto",
+            ":authority",
+            "\"x-a\"",
+            "x a",
+            "a,b,c,d,e,f,g,h,i,j",
+        ] {
+            assert_eq!(named(&[line]), Err(BadConnection), "{line}");
+        }
+        assert!(named(&["a,b,c,d,e,f,g,h,i"]).is_ok());
+    }
+
+    #[test]
+    fn headers_between_neighbours() {
+        for name in [
+            "connection",
+            "http2-settings",
+            "keep-alive",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+        ] {
+            assert!(is_hop_by_hop(name.as_bytes()), "{name}");
+        }
+        for name in [
+            "cookie",
+            "host",
+            "proxy",
+            "tea",
+            "upgrade-insecure-requests",
+            "x-te",
+        ] {
+            assert!(!is_hop_by_hop(name.as_bytes()), "{name}");
+        }
+    }
+}
