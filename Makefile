@@ -13,17 +13,22 @@ demo: setup ## build Edgeway and serve the built-in demonstration on 127.0.0.1:8
 	exec target/release/edgeway demo
 
 .PHONY: test
-test: setup apps ## format, lints, unit, and end-to-end tests in front of real apps
+test: setup-tests apps ## format, lints, unit, and end-to-end tests with real apps and a browser
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) clippy --test drills --locked -- -D warnings
 	$(CARGO) test --locked
 
 .PHONY: setup
 setup: ## check the tools, and install Debian packages that are missing
 	@scripts/setup
 
+.PHONY: setup-tests
+setup-tests: ## the same, and the browser of the end-to-end tests
+	@scripts/setup chromium
+
 .PHONY: apps
-apps: ## build the Next.js and Express apps of the end-to-end tests
+apps: ## install and build what the end-to-end tests run in node
 	@tests/apps/build.sh
 
 .PHONY: schema
