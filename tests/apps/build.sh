@@ -1,11 +1,12 @@
 #!/bin/sh
-# Installs and builds the apps that the end-to-end tests run. Does nothing for what is fresh, says nothing unless it fails.
+# Installs and builds what the end-to-end tests run in node: the apps, and what drives the browser.
+# Does nothing for what is fresh, says nothing unless it fails.
 set -eu
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/.."
 export NEXT_TELEMETRY_DISABLED=1 CI=1
 
 # Two at once would tread on one another's files.
-exec 9>.build.lock
+exec 9>apps/.build.lock
 if command -v flock >/dev/null; then flock 9; fi
 
 log=$(mktemp)
@@ -17,7 +18,7 @@ quietly() {
     shift
     if ! "$@" >"$log" 2>&1; then
         cat "$log" >&2
-        echo "tests/apps: $what failed" >&2
+        echo "tests: $what failed" >&2
         exit 1
     fi
 }
@@ -32,18 +33,19 @@ is_fresh() {
     [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]
 }
 
-for app in next express; do
-    installed=$(stamp $app/package.json $app/package-lock.json $app/.npmrc)
-    if ! is_fresh $app/node_modules/.stamp "$installed"; then
-        quietly "npm ci in tests/apps/$app" npm ci --prefix $app
-        echo "$installed" >$app/node_modules/.stamp
+for folder in apps/next apps/express browser; do
+    installed=$(stamp $folder/package.json $folder/package-lock.json $folder/.npmrc)
+    if ! is_fresh $folder/node_modules/.stamp "$installed"; then
+        quietly "npm ci in tests/$folder" npm ci --prefix $folder
+        echo "$installed" >$folder/node_modules/.stamp
     fi
 done
 
-built=$(stamp next/package-lock.json next/next.config.js next/proxy.js next/app next/lib next/public)
-if ! is_fresh next/.next/.stamp "$built"; then
+cd apps/next
+built=$(stamp package-lock.json next.config.js proxy.js app lib public)
+if ! is_fresh .next/.stamp "$built"; then
     # The build of an older source must not answer for this one.
-    rm -rf next/.next
-    (cd next && quietly "next build in tests/apps/next" node node_modules/next/dist/bin/next build)
-    echo "$built" >next/.next/.stamp
+    rm -rf .next
+    quietly "next build in tests/apps/next" node node_modules/next/dist/bin/next build
+    echo "$built" >.next/.stamp
 fi

@@ -296,11 +296,8 @@ fn every_word_of_yaml_in_the_readme_is_well_formed() {
 
 #[test]
 fn lock_files_name_no_registry() {
-    for app in ["next", "express"] {
-        let path = root()
-            .join("tests/apps")
-            .join(app)
-            .join("package-lock.json");
+    for folder in ["apps/next", "apps/express", "browser"] {
+        let path = root().join("tests").join(folder).join("package-lock.json");
         let text = fs::read_to_string(&path).expect("the lock file is there");
         assert!(!text.contains("\"resolved\""), "{}", path.display());
     }

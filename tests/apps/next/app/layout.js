@@ -1,4 +1,4 @@
-export const metadata = { title: 'Edgeway test app' };
+export const metadata = { title: 'Edgeway test app', icons: '/picture.png' };
 
 export default function Layout({ children }) {
   return (

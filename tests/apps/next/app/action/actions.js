@@ -8,3 +8,8 @@ export async function greet(form) {
   const name = typeof form?.get === 'function' ? form.get('name') : form;
   return `greeted:${name ?? 'nobody'}`;
 }
+
+/** As a form with a state calls it. */
+export async function greetAgain(_before, form) {
+  return greet(form);
+}

@@ -1,0 +1,9 @@
+'use client';
+
+import { useState } from 'react';
+
+/** Reacts to clicks only where the scripts of the page run. */
+export default function Counter() {
+  const [clicks, setClicks] = useState(0);
+  return <button onClick={() => setClicks(clicks + 1)}>{`clicks:${clicks}`}</button>;
+}

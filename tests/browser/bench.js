@@ -1,0 +1,122 @@
+// What the checks stand on: one browser, a fresh context for each look, and what the browser complained about.
+import { createServer } from 'node:http';
+
+import { chromium } from 'playwright-core';
+
+const PATIENCE = 15_000;
+
+const browser = await chromium.launch({
+  executablePath: process.env.BROWSER,
+  args: [
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+  ],
+});
+const stops = [() => browser.close()];
+
+/** What the browser said since the last call, for a failed check. */
+const said = [];
+export const takeSaid = () => said.splice(0);
+
+export const stop = () => Promise.all(stops.map((end) => end()));
+
+/**
+ * A page of a visitor who was never here before, at this address.
+ * `problems` are the errors of its console, refused content among them; `answer` is the first response.
+ */
+export async function visit(address, options = {}, prepare = async () => {}) {
+  const context = await browser.newContext(options);
+  context.setDefaultTimeout(PATIENCE);
+  const page = await context.newPage();
+  const problems = [];
+  const note = (line) => {
+    problems.push(line);
+    said.push(`${address}: ${line}`);
+  };
+  page.on('console', (message) => {
+    if (message.type() === 'error') note(message.text());
+  });
+  page.on('pageerror', (error) => note(`uncaught: ${error.message}`));
+  page.on('requestfailed', (request) => {
+    said.push(`${address}: ${request.method()} ${request.url()}: ${request.failure()?.errorText}`);
+  });
+  await prepare(page);
+  const answer = await page.goto(address);
+  return { page, problems, answer, leave: () => context.close() };
+}
+
+/** Until React has taken over this element. */
+export async function isAlive(page, selector) {
+  const element = await page.waitForSelector(selector);
+  await page.waitForFunction((node) => Object.keys(node).some((key) => key.startsWith('__reactProps')), element);
+}
+
+export async function waitFor(isSo) {
+  const end = performance.now() + PATIENCE;
+  while (!isSo()) {
+    if (performance.now() > end) throw new Error(`waited in vain for ${isSo}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/** A gateway as it must not be: each answer is held back until all of it is there. */
+export async function holding(origin) {
+  const server = createServer(async (incoming, outgoing) => {
+    const { accept = '*/*' } = incoming.headers;
+    const answer = await fetch(origin + incoming.url, { headers: { accept } });
+    const body = Buffer.from(await answer.arrayBuffer());
+    outgoing.writeHead(answer.status, { 'content-type': answer.headers.get('content-type') ?? 'text/plain' });
+    outgoing.end(body);
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  stops.push(() => {
+    server.close();
+    server.closeAllConnections();
+  });
+  return `http://127.0.0.1:${server.address().port}`;
+}
+
+/** The lowest contrast of a text to what is behind it (WCAG 2.2, 1.4.3 asks for 4.5), and whether the page is as wide as its window. */
+export function legibility(page) {
+  return page.evaluate(() => {
+    const rgb = (color) => color.match(/[\d.]+/g).map(Number);
+    const luminance = (color) => {
+      const [r, g, b] = rgb(color).map((part) => {
+        const share = part / 255;
+        return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+      });
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    // What is behind everything; it follows the page's color scheme.
+    const probe = document.body.appendChild(document.createElement('i'));
+    probe.style.backgroundColor = 'Canvas';
+    const canvas = getComputedStyle(probe).backgroundColor;
+    probe.remove();
+    const behind = (element) => {
+      for (let at = element; at; at = at.parentElement) {
+        const color = getComputedStyle(at).backgroundColor;
+        if (rgb(color)[3] !== 0) return color;
+      }
+      return canvas;
+    };
+    let lowest = Infinity;
+    for (const element of document.body.querySelectorAll('*')) {
+      const hasText = [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim() !== '');
+      if (!hasText) continue;
+      const [light, dark] = [luminance(getComputedStyle(element).color), luminance(behind(element))].sort((a, b) => b - a);
+      lowest = Math.min(lowest, (light + 0.05) / (dark + 0.05));
+    }
+    return { contrast: lowest, fits: document.documentElement.scrollWidth <= innerWidth };
+  });
+}
+
+/** For a person who wants to look: `BROWSER_SHOTS=folder` keeps pictures. */
+export async function shot(page, name) {
+  const folder = process.env.BROWSER_SHOTS;
+  if (folder) await page.screenshot({ path: `${folder}/${name}.png`, fullPage: true });
+}

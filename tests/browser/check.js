@@ -1,0 +1,316 @@
+// Looks at the gateway through a real browser. `tests/it/browser.rs` starts it with the addresses of its gateways:
+//
+// - `front`: the apps behind the defaults, with a WebSocket route;
+// - `api`: `/api/echo` for pages of `front` at 127.0.0.1, `/api/echo/closed` for no other origin, and nothing else;
+// - `strict`, the control of much: a Content-Security-Policy without inline scripts, inline styles and pictures; no WebSockets;
+// - `odd`, too: `no-referrer`, and the headers of React's requests taken away;
+// - `admin`: the admin listener of `front`.
+//
+// It prints `{"passed": [names], "failed": [{"check", "why", "said"}]}`.
+import assert from 'node:assert/strict';
+
+import { holding, isAlive, legibility, shot, stop, takeSaid, visit, waitFor } from './bench.js';
+
+const { front, api, strict, odd, admin } = JSON.parse(process.argv[2]);
+const isCsp = (line) => line.includes('Content Security Policy');
+
+const checks = {
+  async 'a page comes alive'() {
+    const { page, problems, answer, leave } = await visit(`${front}/`);
+    assert.match(answer.headers()['content-security-policy'], /frame-ancestors/, 'the defaults are on');
+    assert.ok(answer.headers()['content-encoding'], 'the defaults are on');
+    await isAlive(page, 'button');
+    await page.click('button');
+    await page.waitForSelector('text=clicks:1');
+    assert.deepEqual(problems, []);
+    await leave();
+
+    const control = await visit(`${strict}/`);
+    await control.page.click('button');
+    assert.equal(await control.page.textContent('button'), 'clicks:0');
+    assert.ok(control.problems.some(isCsp), 'refused scripts are seen');
+    await control.leave();
+  },
+
+  async 'a link changes the page in place'() {
+    const follow = async (origin) => {
+      const data = [];
+      const { page, problems, leave } = await visit(`${origin}/`, {}, async (page) => {
+        page.on('response', (response) => {
+          if ('rsc' in response.request().headers()) data.push(response);
+        });
+      });
+      await isAlive(page, 'a[href="/isr"]');
+      await waitFor(() => data.some((response) => new URL(response.url()).pathname === '/isr'));
+      const prefetched = data.length;
+      await page.evaluate(() => {
+        window.isSame = true;
+      });
+      await page.click('a[href="/isr"]');
+      await page.waitForSelector('text=Made again every 60 s');
+      const isSame = await page.evaluate(() => window.isSame === true);
+      // A page that is made for each visitor is not fetched whole before.
+      await page.goBack();
+      await page.click('a[href="/dynamic"]');
+      await page.waitForSelector('text=user:nobody');
+      const answers = data.map((response) => ({
+        url: response.url(),
+        status: response.status(),
+        type: response.headers()['content-type'],
+        prefetch: 'next-router-prefetch' in response.request().headers(),
+      }));
+      await leave();
+      return { isSame, prefetched, answers, problems };
+    };
+    const { isSame, prefetched, answers, problems } = await follow(front);
+    assert.ok(isSame, 'the page was not loaded anew');
+    assert.ok(prefetched > 0 && answers.length > prefetched, `${prefetched} of ${answers.length} came before the click`);
+    assert.ok(answers.some((answer) => answer.prefetch), 'prefetches are among them');
+    for (const { url, status, type } of answers) {
+      // This one is for the invited only: its data is elsewhere.
+      const isSecret = new URL(url).pathname === '/secret';
+      assert.equal(status, isSecret ? 307 : 200, url);
+      if (!isSecret) assert.match(type, /^text\/x-component/, url);
+    }
+    assert.deepEqual(problems, []);
+
+    const control = await follow(odd);
+    assert.ok(!control.isSame, 'without the headers of such requests the page is loaded anew');
+  },
+
+  async 'a server action answers a script'() {
+    // With `no-referrer` too: a script's request keeps its origin.
+    for (const origin of [front, odd]) {
+      const actions = [];
+      const { page, problems, leave } = await visit(`${origin}/form`, {}, async (page) => {
+        page.on('request', (request) => {
+          if ('next-action' in request.headers()) actions.push(request.method());
+        });
+      });
+      await isAlive(page, 'form');
+      assert.equal(await page.textContent('#said'), 'nothing yet');
+      await page.evaluate(() => {
+        window.isSame = true;
+      });
+      await page.click('button');
+      await page.waitForSelector('text=greeted:Ada');
+      assert.ok(await page.evaluate(() => window.isSame === true), 'the page was not loaded anew');
+      assert.deepEqual(actions, ['POST']);
+      assert.deepEqual(problems, []);
+      await leave();
+    }
+  },
+
+  async 'a server action answers a form without scripts'() {
+    const submit = async (origin) => {
+      const { page, problems, leave } = await visit(`${origin}/form`, { javaScriptEnabled: false });
+      const [answer] = await Promise.all([
+        page.waitForResponse((response) => response.request().method() === 'POST'),
+        page.click('button'),
+      ]);
+      await page.waitForLoadState();
+      const { origin: sent } = await answer.request().allHeaders();
+      const said = answer.status() === 200 ? await page.textContent('#said') : undefined;
+      await leave();
+      return { status: answer.status(), sent, said, problems };
+    };
+    assert.deepEqual(await submit(front), { status: 200, sent: front, said: 'greeted:Ada', problems: [] });
+
+    const control = await submit(odd);
+    assert.equal(control.sent, 'null');
+    assert.equal(control.status, 500);
+  },
+
+  async 'a picture is shown'() {
+    const picture = async (origin) => {
+      const { page, leave } = await visit(`${origin}/picture`);
+      const [width, source] = await page.$eval('img', async (image) => {
+        await image.decode().catch(() => {});
+        return [image.naturalWidth, image.currentSrc];
+      });
+      await leave();
+      return { width, source };
+    };
+    const { width, source } = await picture(front);
+    assert.ok(width > 0);
+    assert.match(source, /\/_next\/image\?/);
+    assert.equal((await picture(strict)).width, 0);
+  },
+
+  async 'a streamed page shows what it has'() {
+    const watch = async (origin) => {
+      const { page, problems, leave } = await visit(`${origin}/stream`, {}, (page) =>
+        page.addInitScript(() => {
+          window.seen = {};
+          new MutationObserver(() => {
+            const text = document.body?.innerText ?? '';
+            for (const words of ['second waits', 'first-piece', 'second-piece']) {
+              if (text.includes(words)) window.seen[words] ??= performance.now();
+            }
+          }).observe(document, { childList: true, subtree: true, characterData: true });
+        }),
+      );
+      await page.waitForFunction(() => 'second-piece' in window.seen);
+      const [seen, end] = await page.evaluate(() => [
+        window.seen,
+        performance.getEntriesByType('navigation')[0].responseEnd,
+      ]);
+      await leave();
+      return { seen, early: end - (seen['second waits'] ?? end), problems };
+    };
+    const [{ seen, early, problems }, held] = await Promise.all([watch(front), watch(await holding(front))]);
+    assert.deepEqual(Object.keys(seen), ['second waits', 'first-piece', 'second-piece']);
+    assert.ok(early > 500, `the fallback was there ${early} ms before the end`);
+    assert.deepEqual(problems, []);
+    assert.ok(held.early < 500, `held back: ${held.early} ms`);
+  },
+
+  async 'events come as they happen'() {
+    const listen = async (origin) => {
+      const { page, problems, leave } = await visit(`${origin}/login`);
+      const events = await page.evaluate(
+        () =>
+          new Promise((resolve, reject) => {
+            const events = [];
+            const source = new EventSource('/api/sse?events=5');
+            source.onerror = () => reject(new Error(`the feed broke after ${events.length} events`));
+            source.onmessage = ({ data }) => {
+              events.push({ at: performance.now(), number: JSON.parse(data).event });
+              if (events.length < 5) return;
+              source.close();
+              resolve(events);
+            };
+          }),
+      );
+      await leave();
+      return { numbers: events.map(({ number }) => number), span: events.at(-1).at - events[0].at, problems };
+    };
+    const [{ numbers, span, problems }, held] = await Promise.all([listen(front), listen(await holding(front))]);
+    assert.deepEqual(numbers, [0, 1, 2, 3, 4]);
+    assert.ok(span > 500, `five events within ${span} ms`);
+    assert.deepEqual(problems, []);
+    assert.ok(held.span < 500, `held back: ${held.span} ms`);
+  },
+
+  async 'a WebSocket echoes'() {
+    const echo = async (origin) => {
+      const { page, leave } = await visit(`${origin}/picture`);
+      const answer = await page.evaluate(
+        () =>
+          new Promise((resolve) => {
+            const socket = new WebSocket(`${location.origin.replace('http', 'ws')}/ws`);
+            socket.onopen = () => socket.send('hello');
+            socket.onmessage = ({ data }) => {
+              socket.close(1000);
+              socket.onclose = ({ code, wasClean }) => resolve({ data, code, wasClean });
+            };
+            socket.onerror = () => resolve('refused');
+          }),
+      );
+      await leave();
+      return answer;
+    };
+    assert.deepEqual(await echo(front), { data: 'hello', code: 1000, wasClean: true });
+    assert.equal(await echo(strict), 'refused');
+  },
+
+  async 'pages of listed origins read an API'() {
+    const put = async (from, path) => {
+      const { page, leave } = await visit(`${from}/login`);
+      const answer = await page.evaluate(
+        (address) =>
+          fetch(address, {
+            method: 'PUT',
+            headers: { 'content-type': 'application/json', 'x-mark': 'seen' },
+            body: '{}',
+          }).then(
+            async (response) => {
+              const { method, headers } = await response.json();
+              return { method, mark: headers['x-mark'] };
+            },
+            (error) => error.name,
+          ),
+        api + path,
+      );
+      await leave();
+      return answer;
+    };
+    assert.deepEqual(await put(front, '/api/echo'), { method: 'PUT', mark: 'seen' });
+    assert.equal(await put(front.replace('127.0.0.1', 'localhost'), '/api/echo'), 'TypeError');
+    assert.equal(await put(front, '/api/echo/closed'), 'TypeError');
+  },
+
+  async 'our error page is readable'() {
+    const look = async (origin, colorScheme) => {
+      const { page, problems, answer, leave } = await visit(`${origin}/missing`, {
+        colorScheme,
+        viewport: { width: 390, height: 700 },
+      });
+      assert.equal(answer.status(), 404);
+      assert.equal(await page.textContent('h1'), '404 Not Found');
+      const [isStyled, background] = await page.evaluate(() => [
+        getComputedStyle(document.querySelector('main')).maxWidth !== 'none',
+        getComputedStyle(document.body).backgroundColor,
+      ]);
+      const { contrast, fits } = await legibility(page);
+      await shot(page, `error-${new URL(origin).port}-${colorScheme}`);
+      await page.addStyleTag({ content: '* { color: #888 !important } main { min-width: 50rem }' }).catch(() => {});
+      const spoilt = await legibility(page);
+      await leave();
+      return { isStyled, background, contrast, fits, spoilt, refused: problems.filter(isCsp) };
+    };
+    const [light, dark] = [await look(api, 'light'), await look(api, 'dark')];
+    for (const { isStyled, contrast, fits, refused, spoilt } of [light, dark]) {
+      assert.ok(isStyled);
+      assert.ok(contrast >= 4.5, `contrast ${contrast}`);
+      assert.ok(fits);
+      assert.deepEqual(refused, []);
+      assert.ok(!spoilt.fits);
+    }
+    assert.ok(light.spoilt.contrast < 4.5);
+    assert.notEqual(light.background, dark.background);
+
+    // A policy that refuses our style leaves a page without it that can be read.
+    for (const scheme of ['light', 'dark']) {
+      const { isStyled, contrast, fits, refused } = await look(strict, scheme);
+      assert.ok(!isStyled && refused.length > 0);
+      assert.ok(contrast >= 4.5 && fits, `contrast ${contrast}`);
+    }
+  },
+
+  async 'the status page is readable'() {
+    for (const colorScheme of ['light', 'dark']) {
+      for (const width of [1280, 390]) {
+        const { page, problems, leave } = await visit(`${admin}/status`, {
+          colorScheme,
+          viewport: { width, height: 800 },
+        });
+        assert.match(await page.textContent('h1'), /serving/);
+        const { contrast, fits } = await legibility(page);
+        await shot(page, `status-${width}-${colorScheme}`);
+        assert.ok(contrast >= 4.5, `contrast ${contrast} at ${width}`);
+        assert.ok(fits, `it fits into ${width}`);
+        assert.deepEqual(problems, []);
+        await leave();
+      }
+    }
+  },
+};
+
+const passed = [];
+const failed = [];
+for (const [check, run] of Object.entries(checks)) {
+  takeSaid();
+  const begun = performance.now();
+  try {
+    await run();
+    passed.push(check);
+  } catch (error) {
+    failed.push({ check, why: String(error.stack), said: takeSaid() });
+  }
+  console.error(`${check}: ${Math.round(performance.now() - begun)} ms`);
+}
+await stop();
+console.log(JSON.stringify({ passed, failed }));
+// The starter holds standard input open, which would keep this process.
+process.exit(0);

@@ -1,0 +1,193 @@
+//! A real browser in front of the real apps: what only a browser does with an answer.
+//!
+//! The looks themselves, each with its control, are in `tests/browser/check.js`.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{process::Command, time::timeout};
+
+use crate::support::{
+    apps::{ExpressApp, NextApp},
+    gateway::Gateway,
+};
+
+/// Where Debian's package puts it.
+const BROWSER: &str = "/usr/bin/chromium";
+/// About three times what a busy machine needs.
+const LIMIT: Duration = Duration::from_mins(2);
+
+const CHECKS: &[&str] = &[
+    "a page comes alive",
+    "a link changes the page in place",
+    "a server action answers a script",
+    "a server action answers a form without scripts",
+    "a picture is shown",
+    "a streamed page shows what it has",
+    "events come as they happen",
+    "a WebSocket echoes",
+    "pages of listed origins read an API",
+    "our error page is readable",
+    "the status page is readable",
+];
+
+/// What `check.js` prints.
+#[derive(Debug, Deserialize)]
+struct Outcome {
+    passed: Vec<String>,
+    failed: Vec<Failure>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failure {
+    check: String,
+    why: String,
+    /// The browser's console.
+    said: Vec<String>,
+}
+
+#[tokio::test]
+async fn a_browser_finds_pages_and_apis_as_their_makers_meant_them() {
+    let next = NextApp::shared().await;
+    let express = ExpressApp::start().await;
+    let upstreams = format!(
+        "
+upstreams:
+  web: {{ app: nextjs, backends: [\"{}\"], health: {{ path: /api/health }} }}
+  sockets: {{ app: node, backends: [\"{}\"] }}
+",
+        next.address(),
+        express.address()
+    );
+    let serve = async |routes: &str| Gateway::start(&format!("{upstreams}{routes}")).await;
+
+    let front = serve(
+        "
+routes:
+  - match: { path: /* }
+    upstream: web
+  - match: { path: /ws }
+    upstream: sockets
+    websocket: true
+",
+    )
+    .await;
+    let api = serve(&format!(
+        "
+routes:
+  - match: {{ path: /api/echo }}
+    upstream: web
+    cors: {{ origins: [\"http://{}\"] }}
+  - match: {{ path: /api/echo/closed }}
+    upstream: web
+    rewrite: {{ with: /api/echo }}
+",
+        front.address()
+    ))
+    .await;
+    let strict = serve(
+        "
+defaults:
+  security_headers: { csp: \"script-src 'self'; style-src 'self'; img-src 'none'\" }
+routes:
+  - match: { path: / }
+    upstream: web
+  - match: { path: /picture }
+    upstream: web
+  - match: { path: /_next/* }
+    upstream: web
+  - match: { path: /ws }
+    upstream: sockets
+",
+    )
+    .await;
+    let odd = serve(
+        "
+defaults:
+  security_headers: { referrer_policy: no-referrer }
+  headers: { request: { remove: [RSC, \"Next-Router-*\"] } }
+routes:
+  - match: { path: /* }
+    upstream: web
+",
+    )
+    .await;
+
+    let outcome = look(&json!({
+        "front": url(&front.address().to_string()),
+        "api": url(&api.address().to_string()),
+        "strict": url(&strict.address().to_string()),
+        "odd": url(&odd.address().to_string()),
+        "admin": url(&front.admin().to_string()),
+    }))
+    .await;
+    let failures: Vec<String> = outcome.failed.iter().map(describe).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(outcome.passed, CHECKS);
+
+    // The browser did ask before it sent: once allowed, once refused, once answered by the app alone.
+    let log = api.log_lines(3).await;
+    let preflights: Vec<_> = log
+        .iter()
+        .filter(|line| line["method"] == "OPTIONS")
+        .map(|line| &line["status"])
+        .collect();
+    assert_eq!(preflights, [204, 403, 204], "{log:#?}");
+    let puts = log.iter().filter(|line| line["method"] == "PUT").count();
+    assert_eq!(puts, 1, "{log:#?}");
+}
+
+fn url(address: &str) -> String {
+    format!("http://{address}")
+}
+
+/// Runs the looks at gateways with these addresses.
+async fn look(places: &Value) -> Outcome {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+    assert!(
+        Path::new(BROWSER).exists(),
+        "{BROWSER} is missing: run `make test`, or `scripts/setup chromium`"
+    );
+    assert!(
+        folder.join("node_modules/playwright-core").exists(),
+        "tests/browser is not installed: run `make test`, or tests/apps/build.sh"
+    );
+    // The browser's profile is in here, and goes with it.
+    let scratch = tempfile::tempdir().expect("a folder for the test can be made");
+    let mut run = Command::new("node")
+        .args(["--import", "../apps/end-with-parent.js", "check.js"])
+        .arg(places.to_string())
+        .current_dir(&folder)
+        .env("BROWSER", BROWSER)
+        .env("TMPDIR", scratch.path())
+        .env("HOME", scratch.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("node is installed");
+    // Open until it is done: when we are gone, however that came, it leaves too.
+    let stdin = run.stdin.take();
+    let output = timeout(LIMIT, run.wait_with_output())
+        .await
+        .expect("the browser is done in time")
+        .expect("a child of ours can be waited for");
+    drop(stdin);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the looks ended early:\n{said}");
+    serde_json::from_slice(&output.stdout).expect("check.js prints JSON")
+}
+
+fn describe(failure: &Failure) -> String {
+    let said = failure.said.join("\n  ");
+    format!(
+        "--- {}\n{}\nthe browser said:\n  {said}",
+        failure.check, failure.why
+    )
+}
