@@ -258,7 +258,13 @@ impl fmt::Display for Percent {
 }
 
 macro_rules! as_text {
-    ($type:ty, $name:literal, $what:literal, $pattern:literal) => {
+    (@numbers none) => {
+        None
+    };
+    (@numbers $numbers:tt) => {
+        Some(serde_json::json!($numbers))
+    };
+    ($type:ty, $name:literal, $what:literal, $pattern:literal, $numbers:tt) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
                 struct Text;
@@ -287,7 +293,11 @@ macro_rules! as_text {
                 $name.into()
             }
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": ["string", "integer"], "pattern": $pattern, "description": $what })
+                // A number alone has no unit: right for few of these, and for some values.
+                let text = serde_json::json!({ "type": "string", "pattern": $pattern });
+                let numbers: Option<serde_json::Value> = as_text!(@numbers $numbers);
+                let forms: Vec<_> = [Some(text), numbers].into_iter().flatten().collect();
+                json_schema!({ "description": $what, "anyOf": forms })
             }
         }
     };
@@ -297,25 +307,29 @@ as_text!(
     Span,
     "Duration",
     "a duration such as `250ms`, `10s`, `15min` or `1h`",
-    r"^(\d+(\.\d+)?\s*(us|ms|s|sec|m|min|h|d|w)\s*)+$|^0$"
+    r"^(\d+(\.\d+)?\s*(us|ms|s|sec|m|min|h|d|w)\s*)+$|^0$",
+    { "const": 0 }
 );
 as_text!(
     ByteSize,
     "ByteSize",
     "a size such as `64KiB`, `8MiB` or `500kB`",
-    r"^\d+(\.\d+)?\s*(B|k|kB|KB|K|KiB|MB|M|MiB|GB|G|GiB)?$"
+    r"^\d+(\.\d+)?\s*(B|k|kB|KB|K|KiB|MB|M|MiB|GB|G|GiB)?$",
+    { "type": "integer", "minimum": 0 }
 );
 as_text!(
     Rate,
     "Rate",
     "a rate such as `10/s`, `100/min` or `1000/15min`",
-    r"^\d+/.+$"
+    r"^\d+/.+$",
+    none
 );
 as_text!(
     Percent,
     "Percent",
     "a share such as `10%`",
-    r"^\d+(\.\d+)?%$"
+    r"^\d+(\.\d+)?%$",
+    none
 );
 
 #[cfg(test)]

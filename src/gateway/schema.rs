@@ -25,7 +25,6 @@ pub fn document() -> Value {
         "title": "Edgeway configuration",
         "type": "object",
         "additionalProperties": false,
-        "required": ["listeners", "routes"],
         "properties": {
             "include": {
                 "description": "Files to read as well: a path or glob, or a list of them, relative to this file.",
@@ -35,21 +34,21 @@ pub fn document() -> Value {
                 ],
             },
             "listeners": { "description": "Where clients connect.", "type": "array", "minItems": 1, "items": listener },
-            "admin": admin,
+            "admin": or_empty(admin.as_value()),
             "trusted_proxies": {
                 "description": "Networks whose `X-Forwarded-*` headers are believed.",
-                "type": "array",
+                "type": ["array", "null"],
                 "items": { "type": "string" },
             },
             "access_log": access_log,
             "upstreams": {
                 "description": "Named groups of backends.",
-                "type": "object",
+                "type": ["object", "null"],
                 "additionalProperties": upstream,
             },
             "defaults": {
                 "description": "The filters of every route that does not say otherwise. A route's own key replaces the one here whole.",
-                "type": "object",
+                "type": ["object", "null"],
                 "additionalProperties": false,
                 "properties": filters,
             },
@@ -60,9 +59,91 @@ pub fn document() -> Value {
             },
         },
     });
-    let definitions = generator.take_definitions(true);
+    let mut definitions = generator.take_definitions(true);
+    definitions.values_mut().for_each(allow_variables);
+    allow_variables(&mut document);
+    definitions.insert(
+        VARIABLE.to_owned(),
+        json!({
+            "description": "A value of the environment: `${NAME}` or `${NAME:-default}`.",
+            "type": "string",
+            "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}",
+        }),
+    );
     document["$defs"] = Value::Object(definitions);
     document
+}
+
+/// A section may be empty, since all in it is commented out.
+fn or_empty(schema: &Value) -> Value {
+    json!({ "anyOf": [schema, { "type": "null" }] })
+}
+
+/// The definition of what may stand for any single value.
+const VARIABLE: &str = "Variable";
+
+/// Lets a variable of the environment stand where an editor would take no free text: for a
+/// number, a flag, a duration, one of a few words.
+fn allow_variables(schema: &mut Value) {
+    let variable = json!({ "$ref": format!("#/$defs/{VARIABLE}") });
+    if is_closed(schema) {
+        let mut closed = std::mem::take(schema);
+        let mut whole = Map::new();
+        for key in ["description", "default"] {
+            if let Some(said) = closed.as_object_mut().and_then(|map| map.shift_remove(key)) {
+                whole.insert(key.to_owned(), said);
+            }
+        }
+        whole.insert("anyOf".to_owned(), json!([closed, variable]));
+        *schema = Value::Object(whole);
+        return;
+    }
+    let Value::Object(schema) = schema else {
+        return;
+    };
+    if let Some(Value::Array(forms)) = schema.get_mut("anyOf") {
+        for form in forms.iter_mut().filter(|form| !is_closed(form)) {
+            allow_variables(form);
+        }
+        if forms.iter().any(is_closed) && !forms.iter().any(is_text) {
+            forms.push(variable);
+        }
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get_mut(key) {
+            allow_variables(inner);
+        }
+    }
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        properties.values_mut().for_each(allow_variables);
+    }
+}
+
+/// Single values only, and not any text.
+fn is_closed(schema: &Value) -> bool {
+    if let Some(Value::Array(forms)) = schema.get("oneOf") {
+        return forms.iter().all(is_closed);
+    }
+    let is_scalar = ["integer", "number", "boolean", "string"]
+        .iter()
+        .any(|name| has_type(schema, name));
+    schema.get("const").is_some() || schema.get("enum").is_some() || is_scalar && !is_text(schema)
+}
+
+/// Any text.
+fn is_text(schema: &Value) -> bool {
+    has_type(schema, "string")
+        && ["pattern", "const", "enum"]
+            .iter()
+            .all(|key| schema.get(key).is_none())
+}
+
+fn has_type(schema: &Value, name: &str) -> bool {
+    match schema.get("type") {
+        Some(Value::Array(types)) => types.iter().any(|own| own == name),
+        Some(own) => own == name,
+        None => false,
+    }
 }
 
 /// Each filter's key and what may stand there: its own form, or a switch.
@@ -72,7 +153,7 @@ fn filters(generator: &mut SchemaGenerator) -> Map<String, Value> {
         .map(|entry| {
             let own = entry.schema(generator);
             let schema = json!({
-                "anyOf": [own, { "type": "boolean" }, { "const": "off" }],
+                "anyOf": [own, { "type": ["boolean", "null"] }, { "const": "off" }],
             });
             (entry.name.to_owned(), schema)
         })

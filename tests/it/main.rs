@@ -12,6 +12,7 @@ mod harness;
 mod metrics_page;
 mod next_front;
 mod observed;
+mod schema;
 mod streaming;
 mod support;
 mod tidy;

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::file::ROUTE_KEYS;
-use self::shorthand::{at_least_one, or_a_status_number, reply_status};
+use self::shorthand::{at_least_one, or_a_path, or_a_status_number, reply_status};
 pub use super::tree::OneOrMany;
 use super::tree::{Key, Node, Spanned, short};
 use crate::base::{
@@ -159,7 +159,7 @@ pub struct StickyConfig {
 /// Active health checks: a mapping, the path alone, or `false` for none.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
-#[schemars(transform = short::or_text, transform = short::or_flag)]
+#[schemars(transform = or_a_path, transform = short::or_flag)]
 pub struct HealthConfig {
     /// Off with `enabled: false`.
     pub enabled: bool,

@@ -372,6 +372,11 @@ pub(super) fn redirect_statuses(schema: &mut Schema) {
     schema.insert("enum".to_owned(), json!(REDIRECT_STATUSES));
 }
 
+/// The path of a check is right as well.
+pub(super) fn or_a_path(schema: &mut Schema) {
+    short::or(schema, json!({ "type": "string", "pattern": "^/" }));
+}
+
 /// Bare numbers are right where the words of an enum are statuses.
 pub(super) fn or_a_status_number(schema: &mut Schema) {
     short::or(

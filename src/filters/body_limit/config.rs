@@ -1,6 +1,6 @@
 //! `body_limit` as written, and how it compiles.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::BodyLimit;
@@ -13,10 +13,7 @@ use crate::{
 /// The longest request body that passes: a size, or a mapping.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
-#[schemars(
-    transform = short::or_text,
-    transform = short::or_number
-)]
+#[schemars(transform = or_size)]
 pub struct BodyLimitConfig {
     /// Longer bodies get 413.
     max: ByteSize,
@@ -28,6 +25,12 @@ impl Default for BodyLimitConfig {
             max: ByteSize(1 << 20),
         }
     }
+}
+
+/// For the schema: the size alone is right as well.
+fn or_size(schema: &mut Schema) {
+    let size = ByteSize::json_schema(&mut SchemaGenerator::default());
+    short::or(schema, size.to_value());
 }
 
 impl Short for BodyLimitConfig {
