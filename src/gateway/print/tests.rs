@@ -119,6 +119,18 @@ fn secrets_are_not_printed() {
 }
 
 #[test]
+fn secrets_are_not_said_of_what_a_route_takes_either() {
+    let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
+                routes: [{ match: { header: { X-Purge-Key: hunter2, X-A: b } }, respond: ok }]\n";
+    let file = load_text("test.yaml", yaml).file.unwrap();
+    let (gateway, _) = compile(&file, Path::new("."), &World::default());
+    let gateway = gateway.unwrap();
+    let said = &gateway.routes[0].matches;
+    assert_eq!(said, "/* header X-A=b header X-Purge-Key=[redacted]");
+    assert!(!super::yaml(&file, &gateway).contains("hunter2"));
+}
+
+#[test]
 fn what_looks_like_a_variable_and_is_none_stays_so() {
     let printed = check("{}", "respond: { body: '$${HOME} $1 ${2}' }");
     assert_eq!(printed["routes"][0]["respond"]["body"], "$${HOME} $1 $${2}");
