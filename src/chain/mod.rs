@@ -12,6 +12,8 @@ mod reply;
 mod run;
 #[cfg(test)]
 pub mod testkit;
+#[cfg(test)]
+mod tests;
 
 use std::{future::Future, pin::Pin};
 

@@ -29,7 +29,7 @@ use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Sess
 use self::{context::Context, error::Failure};
 use crate::{
     base::heads::OpenResponse,
-    chain::{Exchange, Phase, Verdict},
+    chain::{Exchange, Phase, RequestId, Verdict},
     config::model::App,
     runtime::live::Live,
 };
@@ -70,7 +70,11 @@ impl ProxyHttp for Proxy {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         let reply = match request::begin(session, ctx) {
             Ok(()) => request::filter(session, ctx).await,
-            Err(failure) => Some(Box::new(failure.reply())),
+            Err(failure) => {
+                // The request filters never see it, and it is to be found in the log.
+                ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
+                Some(Box::new(failure.reply()))
+            }
         };
         let Some(reply) = reply else {
             return Ok(false);

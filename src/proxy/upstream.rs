@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use log::warn;
 use pingora::{
     Error, ErrorSource, ErrorType, Result,
@@ -15,6 +15,8 @@ use pingora_proxy::Session;
 
 use super::{context::Context, error::Failure, forwarded};
 use crate::upstreams::{Ask, Failure as TryFailure, Kind, Outcome, Unavailable};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Tries after connections that had gone stale in the pool. Each gets a fresh one, so a
 /// second is only needed if the app restarts right then.
@@ -138,16 +140,22 @@ pub(super) fn answered(
     }
     ctx.answered_at = Some(now);
     if let Some(connection) = &ctx.connection {
-        let step = if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            websocket_idle(ctx).unwrap_or(stream_idle)
-        } else if seen.is_event_stream {
-            stream_idle
+        let stream = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            Some(websocket_idle(ctx).unwrap_or(stream_idle))
         } else {
-            idle
+            seen.is_event_stream.then_some(stream_idle)
         };
-        connection.streaming(ctx.live().connections.millis(now), step);
+        let now = ctx.live().connections.millis(now);
+        match stream {
+            Some(idle) => connection.endless(now, idle),
+            None => connection.streaming(now, idle),
+        }
     }
     let (is_internal, has_location) = (seen.is_internal, seen.has_location);
+    if seen.keep_alive.is_some() {
+        // What the backend promises us says nothing of our own connections.
+        head.remove_header(&KEEP_ALIVE);
+    }
     if is_internal {
         forwarded::strip_internal_response(head);
     }
@@ -365,7 +373,7 @@ impl<'h> Seen<'h> {
                     seen.is_event_stream = value.as_bytes().starts_with(b"text/event-stream");
                 }
                 header::LOCATION | header::CONTENT_LOCATION => seen.has_location = true,
-                _ if name.as_str() == "keep-alive" => {
+                _ if *name == KEEP_ALIVE => {
                     seen.keep_alive = seen.keep_alive.or(Some(value));
                 }
                 _ => seen.is_internal |= forwarded::is_internal_response(name),

@@ -163,6 +163,13 @@ impl Connection {
             .store(now.saturating_add(step), Ordering::Release);
     }
 
+    /// As [`Connection::streaming`], for an answer that is meant to go on: the bound of the
+    /// whole request is none.
+    pub fn endless(&self, now: u64, step: Duration) {
+        self.watch.total.store(0, Ordering::Relaxed);
+        self.streaming(now, step);
+    }
+
     /// Something moved: the next piece may take as long again.
     pub fn moved(&self, now: u64) {
         if self.watch.next.load(Ordering::Relaxed) != 0 {
@@ -472,6 +479,29 @@ mod tests {
         );
         bench.advance(5000);
         assert!(!bench.is_cut());
+    }
+
+    #[test]
+    fn a_stream_has_no_bound_but_its_gaps() {
+        let mut bench = bench();
+        bench.connection.watch(
+            bench.upstream.as_raw_fd(),
+            bench.upstream.local_addr().ok(),
+            bench.connections.now() + 1000,
+            Duration::from_secs(1),
+            Some(bench.connections.now() + 2000),
+        );
+        bench
+            .connection
+            .endless(bench.connections.now(), Duration::from_secs(1));
+        for _ in 0..10 {
+            bench.advance(500);
+            bench.connection.moved(bench.connections.now());
+        }
+        assert!(!bench.is_cut());
+        bench.advance(1100);
+        assert!(bench.is_cut());
+        assert_eq!(bench.connection.expired(), Some(Expired::Idle));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio_tungstenite::{
 
 use crate::support::{
     apps::{App, ExpressApp},
-    client::{Connection, Request, get, post},
+    client::{self, Connection, Request, get, post},
     gateway::Gateway,
     origins::WsOrigin,
     wait::wait_for,
@@ -91,6 +91,17 @@ async fn targets_and_headers_reach_the_app_byte_for_byte() {
         assert_eq!(seen["headers"]["x-odd"], "a, b;c=\"d\"");
         assert_eq!(seen["headers"]["x-forwarded-for"], "127.0.0.1");
     }
+}
+
+#[tokio::test]
+async fn what_the_app_says_of_its_own_connection_stays_between_it_and_us() {
+    let app = ExpressApp::start().await;
+    let gateway = front(&app, "").await;
+    let answer = gateway.get("/echo").await;
+    assert_eq!(answer.header("keep-alive"), None);
+    // The control: the app does say it.
+    let direct = client::send(app.address(), &get("/echo")).await.unwrap();
+    assert!(direct.header("keep-alive").is_some());
 }
 
 #[tokio::test]

@@ -295,6 +295,21 @@ fn every_word_of_yaml_in_the_readme_is_well_formed() {
 }
 
 #[test]
+fn no_test_is_left_out() {
+    let mark = concat!("#[", "ignore");
+    let mut left_out = Vec::new();
+    for folder in ["src", "tests/it"] {
+        for path in files(&root().join(folder), ".rs") {
+            let text = fs::read_to_string(&path).expect("source is UTF-8");
+            if text.contains(mark) {
+                left_out.push(path);
+            }
+        }
+    }
+    assert!(left_out.is_empty(), "{left_out:#?}");
+}
+
+#[test]
 fn lock_files_name_no_registry() {
     for folder in ["apps/next", "apps/express", "browser"] {
         let path = root().join("tests").join(folder).join("package-lock.json");

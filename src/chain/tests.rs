@@ -1,0 +1,233 @@
+//! The chain's own rules: who is called, through which twin, in which order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, response};
+use parking_lot::Mutex;
+use pingora::http::RequestHeader;
+
+use super::{
+    BoxFuture, Chain, Exchange, Facts, Filter, KeyBuilder, Named, Phase, Phases, Reply, Verdict,
+};
+use crate::base::clock::Clock;
+
+/// Writes down each call of its hooks.
+struct Spy {
+    name: &'static str,
+    phases: Phases,
+    calls: Arc<Mutex<Vec<String>>>,
+    answers: bool,
+}
+
+impl Spy {
+    fn note(&self, hook: &str) {
+        self.calls.lock().push(format!("{}.{hook}", self.name));
+    }
+
+    fn verdict(&self) -> Verdict {
+        if self.answers {
+            Reply::refuse(StatusCode::FORBIDDEN, "spy").into()
+        } else {
+            Verdict::Next
+        }
+    }
+}
+
+impl Filter for Spy {
+    fn phases(&self) -> Phases {
+        self.phases
+    }
+
+    fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
+        self.note("request");
+        self.verdict()
+    }
+
+    fn on_request_async<'a>(&'a self, _ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            self.note("request_async");
+            self.verdict()
+        })
+    }
+
+    fn on_upstream(&self, _ex: &mut Exchange<'_>, _headers: &mut HeaderMap) {
+        self.note("upstream");
+    }
+
+    fn on_response(&self, _ex: &mut Exchange<'_>, _head: &mut response::Parts) {
+        self.note("response");
+    }
+
+    fn on_response_async<'a>(
+        &'a self,
+        _ex: &'a mut Exchange<'_>,
+        _head: &'a mut response::Parts,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.note("response_async") })
+    }
+
+    fn on_error(&self, _ex: &mut Exchange<'_>, _reply: &mut Reply) {
+        self.note("error");
+    }
+
+    fn on_route(&self, _ex: &Exchange<'_>) -> Option<Arc<str>> {
+        self.note("route");
+        self.answers.then(|| self.name.into())
+    }
+
+    fn on_cache_key(&self, _ex: &Exchange<'_>, key: &mut KeyBuilder) {
+        key.part(self.name, b"1");
+    }
+
+    fn on_request_body(
+        &self,
+        _ex: &mut Exchange<'_>,
+        _chunk: &mut Option<Bytes>,
+        _end: bool,
+    ) -> Verdict {
+        self.note("request_body");
+        self.verdict()
+    }
+
+    fn on_response_body(&self, _ex: &mut Exchange<'_>, _chunk: &mut Option<Bytes>, _end: bool) {
+        self.note("response_body");
+    }
+
+    fn on_log(&self, _ex: &Exchange<'_>) {
+        self.note("log");
+    }
+}
+
+/// What a chain of spies does with one request, hook by hook.
+fn calls(spies: &[(&'static str, Phases, bool)]) -> (Vec<String>, Chain) {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let filters = spies
+        .iter()
+        .map(|(name, phases, answers)| Named {
+            name,
+            filter: Arc::new(Spy {
+                name,
+                phases: *phases,
+                calls: Arc::clone(&calls),
+                answers: *answers,
+            }),
+        })
+        .collect();
+    let chain = Chain::new(filters);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let head = RequestHeader::build("GET", b"/", None).unwrap();
+        let mut facts = Facts::new(Clock::test().now());
+        let mut ex = Exchange {
+            head: &head,
+            facts: &mut facts,
+        };
+        let mut reply = Reply::empty(StatusCode::OK);
+        if let Verdict::Reply(answer) = chain.on_request(&mut ex).await {
+            reply = *answer;
+            chain.on_error(&mut ex, &mut reply).await;
+        } else {
+            let mut headers = HeaderMap::new();
+            chain.on_upstream(&mut ex, &mut headers).await;
+        }
+        let mut parts = http::Response::new(()).into_parts().0;
+        chain.on_response(&mut ex, &mut parts).await;
+        chain.on_response_body(&mut ex, &mut None, true);
+        chain.on_log(&ex);
+    });
+    let calls = calls.lock().clone();
+    (calls, chain)
+}
+
+#[test]
+fn requests_meet_filters_in_order_and_answers_in_reverse() {
+    let phases = Phases::REQUEST | Phases::UPSTREAM | Phases::RESPONSE | Phases::LOG;
+    let (calls, _) = calls(&[("a", phases, false), ("b", phases, false)]);
+    assert_eq!(
+        calls,
+        [
+            "a.request",
+            "b.request",
+            "a.upstream",
+            "b.upstream",
+            "b.response",
+            "a.response",
+            "a.log",
+            "b.log"
+        ]
+    );
+}
+
+#[test]
+fn a_filter_that_answers_ends_the_request_and_its_reply_passes_the_response_phase() {
+    let phases = Phases::REQUEST | Phases::RESPONSE | Phases::ERROR;
+    let (calls, _) = calls(&[("a", phases, true), ("b", phases, false)]);
+    assert_eq!(
+        calls,
+        [
+            "a.request",
+            "b.error",
+            "a.error",
+            "b.response",
+            "a.response"
+        ]
+    );
+}
+
+#[test]
+fn phases_say_which_twin_is_called() {
+    let waits = (Phases::REQUEST | Phases::RESPONSE).asynchronous();
+    let (calls, _) = calls(&[
+        ("a", waits, false),
+        ("b", Phases::REQUEST | Phases::RESPONSE, false),
+    ]);
+    assert_eq!(
+        calls,
+        [
+            "a.request_async",
+            "b.request",
+            "b.response",
+            "a.response_async"
+        ]
+    );
+}
+
+#[test]
+fn what_nobody_asked_for_is_not_called() {
+    let (calls, chain) = calls(&[("a", Phases::LOG, true), ("b", Phases::NONE, true)]);
+    assert_eq!(calls, ["a.log"]);
+    assert!(chain.has(Phase::Log));
+    assert!(!chain.has(Phase::Request));
+    assert!(!chain.has(Phase::ResponseBody));
+    assert_eq!(chain.filters().len(), 2);
+}
+
+#[test]
+fn the_first_filter_that_names_an_upstream_wins_and_key_parts_add_up() {
+    let phases = Phases::ROUTE | Phases::CACHE_KEY | Phases::REQUEST_BODY;
+    let (_, chain) = calls(&[
+        ("a", phases, false),
+        ("b", phases, true),
+        ("c", phases, true),
+    ]);
+    let head = RequestHeader::build("GET", b"/", None).unwrap();
+    let mut facts = Facts::new(Clock::test().now());
+    let mut ex = Exchange {
+        head: &head,
+        facts: &mut facts,
+    };
+    assert_eq!(chain.on_route(&ex).as_deref(), Some("b"));
+    let mut expected = KeyBuilder::default();
+    for name in ["a", "b", "c"] {
+        expected.part(name, b"1");
+    }
+    let mut key = KeyBuilder::default();
+    chain.on_cache_key(&ex, &mut key);
+    assert_eq!(key, expected);
+    let verdict = chain.on_request_body(&mut ex, &mut None, true);
+    assert!(matches!(verdict, Verdict::Reply(_)));
+}
