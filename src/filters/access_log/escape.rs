@@ -21,26 +21,35 @@ pub(super) fn put_json(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// Visible ASCII and spaces only, without quotes and backslashes. Eight bytes at a time,
-/// since nearly all text of a log is plain.
+/// since nearly all text of a log is plain; the last eight may overlap those before.
 fn is_plain(text: &[u8]) -> bool {
+    if let Some(last) = text.last_chunk::<8>() {
+        let (words, _) = text.as_chunks::<8>();
+        let mut found = special(u64::from_ne_bytes(*last));
+        for word in words {
+            found |= special(u64::from_ne_bytes(*word));
+        }
+        return found == 0;
+    }
+    if let (Some(first), Some(last)) = (text.first_chunk::<4>(), text.last_chunk::<4>()) {
+        let [first, last] = [first, last].map(|half| u64::from(u32::from_ne_bytes(*half)));
+        return special(first << 32 | last) == 0;
+    }
+    text.iter().all(|b| PLAIN[usize::from(*b)])
+}
+
+/// Not zero if one of the eight bytes of `word` is special.
+///
+/// Where all bytes are below 128, each subtraction sets the top bit of a byte that it
+/// looks for. Its borrow may mark the byte above as well, which changes nothing here.
+fn special(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const TOPS: u64 = 0x8080_8080_8080_8080;
-    // The top bit of each byte of the result is set where that byte of `word` is zero;
-    // it may be set for others above a zero byte, which changes no answer here.
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & TOPS;
-    let special = |word: u64| {
-        let below_space = word.wrapping_sub(ONES * 0x20) & !word & TOPS;
-        let quote = zeros(word ^ (ONES * 0x22));
-        let backslash = zeros(word ^ (ONES * 0x5c));
-        let delete = zeros(word ^ (ONES * 0x7f));
-        (word & TOPS) | below_space | quote | backslash | delete
-    };
-    let (words, rest) = text.as_chunks::<8>();
-    let mut found = 0;
-    for word in words {
-        found |= special(u64::from_ne_bytes(*word));
-    }
-    found == 0 && rest.iter().all(|b| PLAIN[usize::from(*b)])
+    let below_space = word.wrapping_sub(ONES * 0x20);
+    let quote = (word ^ (ONES * 0x22)).wrapping_sub(ONES);
+    let backslash = (word ^ (ONES * 0x5c)).wrapping_sub(ONES);
+    let delete = (word ^ (ONES * 0x7f)).wrapping_sub(ONES);
+    (word | below_space | quote | backslash | delete) & TOPS
 }
 
 /// Which bytes are plain: for the few that make no whole word.
@@ -181,6 +190,11 @@ mod tests {
             ("é\u{9b}".as_bytes(), "é\\u009b", r"\xC3\xA9\xC2\x9B"),
             (b"\xff!", "\u{fffd}!", r"\xFF!"),
             (b"\x7f!", r"\u007f!", r"\x7F!"),
+            (b"", "", ""),
+            (b"\"", r#"\""#, r"\x22"),
+            (b"1234\"", r#"1234\""#, r"1234\x22"),
+            (b"\"2345", r#"\"2345"#, r"\x222345"),
+            (b"12345678\"", r#"12345678\""#, r"12345678\x22"),
             (b"seven!!\x7f", r"seven!!\u007f", r"seven!!\x7F"),
         ] {
             assert_eq!(made(|out| put_json(out, text)), json);

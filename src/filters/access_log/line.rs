@@ -195,7 +195,9 @@ impl<'a> Said<'a> {
             }
         }
         if let Some(authority) = ex.head.uri.authority() {
-            said.host = authority.as_str().as_bytes();
+            // Without a user and password before it.
+            let text = authority.as_str();
+            said.host = text.rsplit('@').next().unwrap_or(text).as_bytes();
         }
         said
     }

@@ -5,8 +5,14 @@ use crate::base::secret;
 /// Longer names are judged by their ends.
 const LONGEST_NAME: usize = 64;
 
-/// The words, in lower case.
-pub(super) struct Redact(Box<[Word]>);
+/// The words, by their last letters.
+pub(super) struct Redact {
+    /// In lower case, those with one last byte beside one another.
+    words: Box<[Word]>,
+    /// Where in `words` those with a last byte of this value, modulo 32, begin and end:
+    /// most names are known for harmless by one look. Upper and lower case share a place.
+    by_end: [(u16, u16); 32],
+}
 
 struct Word {
     text: Box<[u8]>,
@@ -15,19 +21,31 @@ struct Word {
 
 impl Redact {
     pub(super) fn new(words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        Self(
-            words
-                .into_iter()
-                .map(|word| {
-                    let whole = word.as_ref().strip_prefix('=');
-                    let text = whole.unwrap_or(word.as_ref()).to_ascii_lowercase();
-                    Word {
-                        text: text.into_bytes().into(),
-                        is_whole: whole.is_some(),
-                    }
-                })
-                .collect(),
-        )
+        let mut words: Vec<Word> = words
+            .into_iter()
+            .map(|word| {
+                let whole = word.as_ref().strip_prefix('=');
+                let text = whole.unwrap_or(word.as_ref()).to_ascii_lowercase();
+                Word {
+                    text: text.into_bytes().into(),
+                    is_whole: whole.is_some(),
+                }
+            })
+            .filter(|word| !word.text.is_empty())
+            .collect();
+        words.sort_by_key(|word| end_of(&word.text));
+        let mut by_end = [(0, 0); 32];
+        for (index, word) in (0u16..).zip(&words) {
+            let (start, end) = &mut by_end[end_of(&word.text)];
+            if *end == 0 {
+                *start = index;
+            }
+            *end = index + 1;
+        }
+        Self {
+            words: words.into(),
+            by_end,
+        }
     }
 
     /// Adds `query` through `put`, without its secrets.
@@ -60,10 +78,16 @@ impl Redact {
         } else {
             name
         };
-        self.0
+        let (start, end) = self.by_end[end_of(name)];
+        self.words[usize::from(start)..usize::from(end)]
             .iter()
             .any(|word| secret::is_named(name, &word.text, word.is_whole))
     }
+}
+
+/// The last byte without its case, as an index.
+fn end_of(name: &[u8]) -> usize {
+    usize::from(name.last().copied().unwrap_or_default() & 31)
 }
 
 /// Where the value of `name=value` begins.
