@@ -82,6 +82,8 @@ impl Lease {
         match outcome {
             Outcome::Ok { first_byte } => {
                 metrics.ok.inc();
+                let seconds = first_byte.as_secs_f64();
+                shared.metrics.first_byte.observe(seconds);
                 state
                     .latency
                     .sample(first_byte, self.since.saturating_add(nanos(first_byte)));

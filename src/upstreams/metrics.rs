@@ -1,7 +1,7 @@
 //! What is counted of upstreams and backends. Handles are made with the members, so
 //! that a request only adds to them.
 
-use crate::base::metrics::{IntCounter, IntGauge, Metrics};
+use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
 
 /// Counters and gauges of one upstream.
 #[derive(Clone, Debug)]
@@ -9,6 +9,7 @@ pub(super) struct UpstreamMetrics {
     pub(super) retries: IntCounter,
     pub(super) queue: IntGauge,
     pub(super) panic: IntGauge,
+    pub(super) first_byte: Histogram,
 }
 
 impl UpstreamMetrics {
@@ -28,6 +29,11 @@ impl UpstreamMetrics {
             panic: metrics.gauge(
                 "edgeway_upstream_panic",
                 "1 while all backends are out of rotation and therefore all are used.",
+                &labels,
+            ),
+            first_byte: metrics.histogram(
+                "edgeway_upstream_first_byte_seconds",
+                "From the start of a try to the head of its answer.",
                 &labels,
             ),
         }
