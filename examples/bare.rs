@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: edgeway::base::alloc::Allocator = edgeway::base::alloc::Allocator;
 
 struct Bare {
     origin: SocketAddr,

@@ -2,6 +2,8 @@
 //! Knows nothing of gateways, routes or filters.
 
 pub mod accept;
+#[cfg(feature = "jemalloc")]
+pub mod alloc;
 pub mod clock;
 pub mod encoding;
 pub mod heads;

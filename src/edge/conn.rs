@@ -89,7 +89,11 @@ impl ConnIo {
                 Poll::Pending => break Poll::Pending,
             }
         };
-        self.buffer.drain(..written);
+        if written == self.buffer.len() {
+            self.buffer.clear();
+        } else {
+            self.buffer.drain(..written);
+        }
         self.connection.set_blocked(outcome.is_pending());
         outcome
     }

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{HOST, REFERER, USER_AGENT};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -185,12 +184,12 @@ impl<'a> Said<'a> {
         // The first line of each counts.
         for (name, value) in &ex.head.headers {
             let value = value.as_bytes();
-            match *name {
-                HOST if said.host.is_empty() => said.host = value,
-                USER_AGENT if said.user_agent.is_none() => {
+            match name.as_str().as_bytes() {
+                b"host" if said.host.is_empty() => said.host = value,
+                b"user-agent" if said.user_agent.is_none() => {
                     said.user_agent = Some(&value[..value.len().min(LONGEST_HEADER)]);
                 }
-                REFERER if said.referer.is_none() => said.referer = Some(without_query(value)),
+                b"referer" if said.referer.is_none() => said.referer = Some(without_query(value)),
                 _ => {}
             }
         }

@@ -205,12 +205,12 @@ impl Compression {
         let (mut has_length, mut has_cache_control) = (false, false);
         // One pass costs less than looking each of them up.
         for (name, value) in headers {
-            match *name {
-                header::CONTENT_TYPE => content_type = content_type.or(Some(value)),
-                header::CONTENT_LENGTH => has_length = true,
-                header::CACHE_CONTROL => has_cache_control = true,
-                header::CONTENT_RANGE => return false,
-                header::CONTENT_ENCODING if !is_plain(value) => return false,
+            match name.as_str().as_bytes() {
+                b"content-type" => content_type = content_type.or(Some(value)),
+                b"content-length" => has_length = true,
+                b"cache-control" => has_cache_control = true,
+                b"content-range" => return false,
+                b"content-encoding" if !is_plain(value) => return false,
                 _ => {}
             }
         }

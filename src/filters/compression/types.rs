@@ -68,7 +68,8 @@ impl Types {
     /// Whether a `Content-Type` is one of these.
     pub(super) fn contain(&self, content_type: &[u8]) -> bool {
         let essence = essence(content_type);
-        self.0.iter().any(|p| p.matches(essence)) && !essence.eq_ignore_ascii_case(EVENTS)
+        (self.0.iter().any(|p| p.is(essence)) || self.0.iter().any(|p| p.matches(essence)))
+            && !essence.eq_ignore_ascii_case(EVENTS)
     }
 }
 
@@ -98,6 +99,11 @@ impl Pattern {
             }
             Some((before, after)) => Ok(Self::Wild(before.into(), after.into())),
         }
+    }
+
+    /// Whether it is this very text, which nearly every answer has.
+    fn is(&self, essence: &[u8]) -> bool {
+        matches!(self, Self::Exact(text) if text.as_bytes() == essence)
     }
 
     fn matches(&self, essence: &[u8]) -> bool {

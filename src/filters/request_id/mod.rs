@@ -56,9 +56,21 @@ impl Filter for RequestId {
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         let id = &ex.facts.request_id;
         headers.insert(self.header.clone(), id.header_value());
-        if self.traceparent && !traceparent::is_valid(&headers.get_all(TRACEPARENT)) {
+        let (mut has_parent, mut has_state) = (false, false);
+        // Most requests have neither: one pass, and nothing is looked up.
+        for name in headers.keys() {
+            match name.as_str().as_bytes() {
+                b"traceparent" => has_parent = true,
+                b"tracestate" => has_state = true,
+                _ => {}
+            }
+        }
+        let is_valid = has_parent && traceparent::is_valid(&headers.get_all(TRACEPARENT));
+        if self.traceparent && !is_valid {
             // W3C Trace Context, 3.3: state without a valid parent means nothing.
-            headers.remove(TRACESTATE);
+            if has_state {
+                headers.remove(TRACESTATE);
+            }
             let origin = if self.trust && ex.facts.client.is_trusted {
                 IdOrigin::Foreign
             } else {
