@@ -126,9 +126,7 @@ fn calls(spies: &[(&'static str, Phases, bool)]) -> (Vec<String>, Chain) {
             head: &head,
             facts: &mut facts,
         };
-        let mut reply = Reply::empty(StatusCode::OK);
-        if let Verdict::Reply(answer) = chain.on_request(&mut ex).await {
-            reply = *answer;
+        if let Verdict::Reply(mut reply) = chain.on_request(&mut ex).await {
             chain.on_error(&mut ex, &mut reply).await;
         } else {
             let mut headers = HeaderMap::new();

@@ -294,14 +294,11 @@ impl ProxyHttp for Proxy {
         if !is_planned {
             report(facts, failure, error);
         }
-        let has_begun = session.response_written().is_some();
-        if has_begun || (failure == Failure::ClientGone && !is_planned) {
+        let begun = reply::begun(session);
+        if begun.is_some() || (failure == Failure::ClientGone && !is_planned) {
             // What has begun cannot be taken back: the connection is cut, so that nobody
             // takes the part for the whole.
-            facts.status = session
-                .response_written()
-                .map_or(failure.status(), |head| head.status)
-                .as_u16();
+            facts.status = begun.map_or(failure.status(), |head| head.status).as_u16();
             return FailToProxy {
                 error_code: 0,
                 can_reuse_downstream: false,
@@ -336,8 +333,7 @@ impl ProxyHttp for Proxy {
         facts.bytes_sent = session.body_bytes_sent() as u64;
         facts.bytes_received = session.body_bytes_read() as u64;
         if facts.status == 0 {
-            facts.status = session
-                .response_written()
+            facts.status = reply::begun(session)
                 .map_or(Failure::ClientGone.status(), |head| head.status)
                 .as_u16();
         }

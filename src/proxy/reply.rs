@@ -91,6 +91,13 @@ pub(super) async fn send(
     Ok(())
 }
 
+/// The head of the answer that has begun. `100 Continue` and its like begin none.
+pub(super) fn begun(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|head| {
+        !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS
+    })
+}
+
 /// Reads what the client still sends of a body that nobody wants. Closing with bytes
 /// unread resets the connection, and with it the answer on its way (nginx:
 /// `lingering_close`).

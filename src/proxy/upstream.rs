@@ -13,7 +13,7 @@ use pingora::{
 };
 use pingora_proxy::Session;
 
-use super::{context::Context, error::Failure, forwarded};
+use super::{context::Context, error::Failure, forwarded, reply};
 use crate::upstreams::{Ask, Failure as TryFailure, Kind, Outcome, Unavailable};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -329,7 +329,7 @@ fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
     };
     let is_idempotent = session.req_header().method.is_idempotent();
     let is_whole = !session.as_ref().retry_buffer_truncated();
-    session.response_written().is_none()
+    reply::begun(session).is_none()
         && upstream.retry(
             // A stale connection was no try of the backend.
             ctx.facts.upstream.tries - ctx.stale_tries,
@@ -343,7 +343,7 @@ fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
 fn is_repeatable(session: &Session) -> bool {
     session.req_header().method.is_idempotent()
         && !session.as_ref().retry_buffer_truncated()
-        && session.response_written().is_none()
+        && reply::begun(session).is_none()
 }
 
 fn websocket_idle(ctx: &Context) -> Option<Duration> {

@@ -188,6 +188,35 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
 }
 
 #[tokio::test]
+async fn an_upload_that_grows_too_long_after_its_100_continue_gets_413() {
+    let app = ExpressApp::start().await;
+    let refused = async |limit: &str| {
+        let yaml = format!(
+            "
+upstreams:
+  api: {{ app: node, backends: [\"{}\"], health: false }}
+routes:
+  - match: {{ path: /* }}
+    upstream: api
+    body_limit: {limit}
+",
+            app.address()
+        );
+        let gateway = Gateway::start(&yaml).await;
+        let mut client = Connection::open(gateway.address()).await.unwrap();
+        let head = "POST /upload HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n";
+        client.write(head).await.unwrap();
+        assert_eq!(client.read_interim().await.unwrap(), 100);
+        client.write_chunk(&[b'x'; 2000]).await.unwrap();
+        client.write_chunk(b"").await.unwrap();
+        client.read_head().await.unwrap().status
+    };
+    assert_eq!(refused("1000B").await, 413);
+    // The control: below the limit it arrives.
+    assert_eq!(refused("1MiB").await, 200);
+}
+
+#[tokio::test]
 async fn downloads_arrive_whole_and_a_cut_is_seen_as_a_cut() {
     let mut app = ExpressApp::start().await;
     let gateway = front(&app, "").await;
