@@ -78,14 +78,14 @@ mod tests {
                 assert_eq!(*piece, 0);
                 for size in sizes {
                     let known = layout.size();
-                    for at in 0..known {
-                        *piece.add(at) = (at % 251) as u8;
+                    for (at, byte) in (0..known).zip((0..251).cycle()) {
+                        *piece.add(at) = byte;
                     }
                     piece = Allocator.realloc(piece, layout, size);
-                    assert!(!piece.is_null() && piece.addr() % align == 0);
+                    assert!(!piece.is_null() && piece.addr().is_multiple_of(align));
                     layout = Layout::from_size_align(size, align).unwrap();
-                    for at in 0..known.min(size) {
-                        assert_eq!(*piece.add(at), (at % 251) as u8);
+                    for (at, byte) in (0..known.min(size)).zip((0..251).cycle()) {
+                        assert_eq!(*piece.add(at), byte);
                     }
                 }
                 Allocator.dealloc(piece, layout);

@@ -170,19 +170,13 @@ pub fn varies_by(headers: &HeaderMap, field: &HeaderName) -> bool {
 
 /// `Content-Length`, if there is one and all of its values agree.
 pub fn content_length(headers: &HeaderMap) -> Option<u64> {
-    let mut lines = headers.get_all(http::header::CONTENT_LENGTH).iter();
-    if let (Some(only), None) = (lines.next(), lines.next())
-        && let Some(length) = decimal(only.as_bytes())
-    {
-        return Some(length);
-    }
     let mut values = list_of(headers, &http::header::CONTENT_LENGTH).map(decimal);
     let first = values.next()??;
     values.all(|other| other == Some(first)).then_some(first)
 }
 
 /// Digits and nothing else, as a number.
-fn decimal(text: &[u8]) -> Option<u64> {
+pub fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }

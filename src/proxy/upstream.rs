@@ -368,12 +368,12 @@ impl<'h> Seen<'h> {
     fn of(head: &'h ResponseHeader) -> Self {
         let mut seen = Self::default();
         for (name, value) in &head.headers {
-            match name.as_str().as_bytes() {
-                b"content-type" => {
+            match *name {
+                header::CONTENT_TYPE => {
                     seen.is_event_stream = value.as_bytes().starts_with(b"text/event-stream");
                 }
-                b"location" | b"content-location" => seen.has_location = true,
-                b"keep-alive" => {
+                header::LOCATION | header::CONTENT_LOCATION => seen.has_location = true,
+                _ if *name == KEEP_ALIVE => {
                     seen.keep_alive = seen.keep_alive.or(Some(value));
                 }
                 _ => seen.is_internal |= forwarded::is_internal_response(name),

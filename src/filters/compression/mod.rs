@@ -15,7 +15,7 @@ use self::types::Types;
 use crate::{
     base::{
         encoding::{Accepted, Encoder, Encoding},
-        http::{Weakened, content_length, has_token, list, list_of, varies_by, weakened},
+        http::{Weakened, content_length, decimal, has_token, list, list_of, varies_by, weakened},
         metrics::{IntCounter, Metrics},
     },
     chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Protocol},
@@ -202,12 +202,13 @@ impl Compression {
         }
         let headers = &head.headers;
         let mut content_type = None;
-        let (mut has_length, mut has_cache_control) = (false, false);
+        let mut length = Length::Unsaid;
+        let mut has_cache_control = false;
         // One pass costs less than looking each of them up.
         for (name, value) in headers {
             match name.as_str().as_bytes() {
                 b"content-type" => content_type = content_type.or(Some(value)),
-                b"content-length" => has_length = true,
+                b"content-length" => length = length.and(value),
                 b"cache-control" => has_cache_control = true,
                 b"content-range" => return false,
                 b"content-encoding" if !is_plain(value) => return false,
@@ -216,9 +217,13 @@ impl Compression {
         }
         // An answer of unknown length is streamed HTML, RSC or JSON far more often than a
         // small one, so it is coded.
-        let is_long = |length| length > 0 && length >= self.min_size;
+        let length = match length {
+            Length::Unsaid => None,
+            Length::Once(length) => Some(length),
+            Length::Oddly => content_length(headers),
+        };
         content_type.is_some_and(|value| self.types.contain(value.as_bytes()))
-            && (!has_length || content_length(headers).is_none_or(is_long))
+            && length.is_none_or(|length| length > 0 && length >= self.min_size)
             && !(has_cache_control && has_token(headers, &header::CACHE_CONTROL, "no-transform"))
     }
 
@@ -248,6 +253,23 @@ impl Compression {
         }
         if !varies {
             head.headers.append(header::VARY, ACCEPT_ENCODING);
+        }
+    }
+}
+
+/// What `Content-Length` says.
+enum Length {
+    Unsaid,
+    Once(u64),
+    /// More than once, or as a list.
+    Oddly,
+}
+
+impl Length {
+    fn and(self, value: &HeaderValue) -> Self {
+        match (self, decimal(value.as_bytes())) {
+            (Self::Unsaid, Some(length)) => Self::Once(length),
+            _ => Self::Oddly,
         }
     }
 }

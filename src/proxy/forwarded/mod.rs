@@ -128,7 +128,9 @@ fn requested_host_with<'h>(head: &'h RequestHeader, host: Option<&'h HeaderValue
     if let Some(authority) = target_authority(head.raw_path()) {
         return authority;
     }
-    host.and_then(|host| host.to_str().ok()).unwrap_or_default()
+    // What is no plain ASCII is no host either, and was refused with the route's choice.
+    host.and_then(|host| std::str::from_utf8(host.as_bytes()).ok())
+        .unwrap_or_default()
 }
 
 /// The authority of a target in absolute form, which Pingora leaves out of the URI.
