@@ -1,6 +1,6 @@
 //! The request's way in: who asks, for what, by which route; and the head that goes on.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderValue, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
@@ -40,8 +40,22 @@ pub(super) fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Fail
     }
 
     let head = session.req_header();
-    let host = routes::host_of(forwarded::requested_host(head).as_bytes())
-        .map_err(|_| Failure::BadHost)?;
+    let text = ctx.connection.as_ref().map(|connection| &connection.text);
+    let known = match (text, head.headers.get(header::HOST)) {
+        (Some(text), Some(raw)) => text.host(raw),
+        _ => None,
+    };
+    let host = match known {
+        Some(known) => Cow::Borrowed(&*known.name),
+        None => {
+            let host = routes::host_of(forwarded::requested_host(head).as_bytes())
+                .map_err(|_| Failure::BadHost)?;
+            if let Some(text) = text {
+                text.remember_host(|| forwarded::host_text(head, &ctx.facts.client, &host));
+            }
+            host
+        }
+    };
     let target = Target::new(&host, head.raw_path());
     ctx.facts.class = routes::classify(target.path, head);
     let Some(index) = ctx.gateway.table.find(&target, head, &mut ctx.params) else {

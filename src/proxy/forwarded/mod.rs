@@ -19,7 +19,7 @@ use crate::{
     },
     chain::{Client, Scheme},
     config::model::App,
-    runtime::text::ConnectionText,
+    runtime::text::{ConnectionText, HostText},
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -116,6 +116,46 @@ fn public_host_with<'h>(
     without_default_port(host, client.scheme)
 }
 
+/// [`public_host`] and its port, as header values. The host is none if the client named none.
+fn public_and_port(
+    head: &RequestHeader,
+    client: &Client,
+    text: &ConnectionText,
+) -> (Option<HeaderValue>, HeaderValue) {
+    let whole = head.headers.get(header::HOST);
+    let host = public_host_with(head, client, whole);
+    let port = match forwarded_port(head, client).or_else(|| port_of(host)) {
+        Some(digits) => text.port(digits),
+        None => match client.scheme {
+            Scheme::Http => PORT_80,
+            Scheme::Https => PORT_443,
+        },
+    };
+    let public = match whole {
+        Some(whole) if whole.as_bytes() == host.as_bytes() => Some(whole.clone()),
+        _ if host.is_empty() => None,
+        _ => HeaderValue::from_str(host).ok(),
+    };
+    (public, port)
+}
+
+/// What the head's `Host` comes to, for the requests that follow; `name` is as routes know
+/// it. None if a proxy's word counts instead.
+pub fn host_text(head: &RequestHeader, client: &Client, name: &str) -> Option<HostText> {
+    if client.is_trusted {
+        return None;
+    }
+    // The port is made for this host alone, so no listener's text can stand in.
+    let (public, port) = public_and_port(head, client, &ConnectionText::new(client.peer, 0));
+    Some(HostText {
+        raw: head.headers.get(header::HOST)?.clone(),
+        scheme: client.scheme,
+        name: name.into(),
+        public: public?,
+        port,
+    })
+}
+
 /// What the client itself named: the target's authority before `Host` (RFC 9112, 3.2.2).
 pub fn requested_host(head: &RequestHeader) -> &str {
     requested_host_with(head, head.headers.get(header::HOST))
@@ -192,18 +232,12 @@ pub(super) fn open_upstream(
 ) -> Result<OpenRequest, BadConnection> {
     let client = cx.client;
     let whole = upstream.headers.get(header::HOST);
-    let host = public_host_with(upstream, client, whole);
-    let port = match forwarded_port(upstream, client).or_else(|| port_of(host)) {
-        Some(digits) => cx.text.port(digits),
-        None => match client.scheme {
-            Scheme::Http => PORT_80,
-            Scheme::Https => PORT_443,
-        },
-    };
-    let public = match whole {
-        Some(whole) if whole.as_bytes() == host.as_bytes() => Some(whole.clone()),
-        _ if host.is_empty() => None,
-        _ => HeaderValue::from_str(host).ok(),
+    let known = whole
+        .and_then(|whole| cx.text.host(whole))
+        .filter(|known| known.scheme == client.scheme && !client.is_trusted);
+    let (public, port) = match known {
+        Some(known) => (Some(known.public.clone()), known.port.clone()),
+        None => public_and_port(upstream, client, cx.text),
     };
     let chain = if client.is_trusted {
         chain_value(&hops(upstream, client.peer, cx.trusted))
