@@ -45,16 +45,15 @@ pub(super) fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Fail
         (Some(text), Some(raw)) => text.host(raw),
         _ => None,
     };
-    let host = match known {
-        Some(known) => Cow::Borrowed(&*known.name),
-        None => {
-            let host = routes::host_of(forwarded::requested_host(head).as_bytes())
-                .map_err(|_| Failure::BadHost)?;
-            if let Some(text) = text {
-                text.remember_host(|| forwarded::host_text(head, &ctx.facts.client, &host));
-            }
-            host
+    let host = if let Some(known) = known {
+        Cow::Borrowed(&*known.name)
+    } else {
+        let named = forwarded::requested_host(head).as_bytes();
+        let host = routes::host_of(named).map_err(|_| Failure::BadHost)?;
+        if let Some(text) = text {
+            text.remember_host(|| forwarded::host_text(head, &ctx.facts.client, &host));
         }
+        host
     };
     let target = Target::new(&host, head.raw_path());
     ctx.facts.class = routes::classify(target.path, head);
