@@ -48,7 +48,7 @@ pub(super) fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Fail
     let host = if let Some(known) = known {
         Cow::Borrowed(&*known.name)
     } else {
-        let named = forwarded::requested_host(head).as_bytes();
+        let named = forwarded::requested_host(head);
         let host = routes::host_of(named).map_err(|_| Failure::BadHost)?;
         if let Some(text) = text {
             text.remember_host(|| forwarded::host_text(head, &ctx.facts.client, &host));

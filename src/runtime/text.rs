@@ -26,7 +26,6 @@ pub struct ConnectionText {
     host: OnceLock<HostText>,
     peer: IpAddr,
     peer_text: HeaderValue,
-    port: u16,
     port_text: HeaderValue,
 }
 
@@ -36,7 +35,6 @@ impl ConnectionText {
             host: OnceLock::new(),
             peer,
             peer_text: ip_value(peer),
-            port: listener_port,
             port_text: HeaderValue::from(listener_port),
         }
     }
@@ -68,11 +66,11 @@ impl ConnectionText {
     }
 
     /// A port given as digits, ready-made if it is the listener's.
-    pub fn port(&self, digits: &str) -> HeaderValue {
-        if digits.parse() == Ok(self.port) {
+    pub fn port(&self, digits: &[u8]) -> HeaderValue {
+        if digits == self.port_text.as_bytes() {
             self.port_text.clone()
         } else {
-            HeaderValue::from_str(digits).expect("made of digits")
+            HeaderValue::from_bytes(digits).expect("made of digits")
         }
     }
 }

@@ -57,8 +57,8 @@ impl Filter for RequestId {
         let id = &ex.facts.request_id;
         headers.insert(self.header.clone(), id.header_value());
         let (mut has_parent, mut has_state) = (false, false);
-        // Most requests have neither: one pass, and nothing is looked up.
-        for name in headers.keys() {
+        // Most clients send neither: one pass, and nothing is looked up.
+        for name in ex.head.headers.keys() {
             match name.as_str().as_bytes() {
                 b"traceparent" => has_parent = true,
                 b"tracestate" => has_state = true,

@@ -98,21 +98,27 @@ fn first_element<'h>(head: &'h RequestHeader, name: &HeaderName) -> Option<&'h s
 /// The authority that the client asked for, as it stands in its address bar: with the
 /// port, unless it is the scheme's own. Empty if the client named none.
 pub fn public_host<'h>(head: &'h RequestHeader, client: &Client) -> &'h str {
-    public_host_with(head, client, head.headers.get(header::HOST))
+    let host = public_host_with(head, client, head.headers.get(header::HOST));
+    // What is no plain ASCII is no host either, and was refused before it found a route.
+    std::str::from_utf8(host).unwrap_or_default()
 }
 
-/// [`public_host`] of a head whose `Host` was looked up already.
+/// [`public_host`] of a head whose `Host` was looked up already. In bytes: on the way to a
+/// backend nothing need know that they are text.
 fn public_host_with<'h>(
     head: &'h RequestHeader,
     client: &Client,
     host: Option<&'h HeaderValue>,
-) -> &'h str {
+) -> &'h [u8] {
     let forwarded = if client.is_trusted {
         first_element(head, &X_FORWARDED_HOST).filter(|host| is_host(host))
     } else {
         None
     };
-    let host = forwarded.unwrap_or_else(|| requested_host_with(head, host));
+    let host = match forwarded {
+        Some(forwarded) => forwarded.as_bytes(),
+        None => requested_host_with(head, host),
+    };
     without_default_port(host, client.scheme)
 }
 
@@ -124,7 +130,8 @@ fn public_and_port(
 ) -> (Option<HeaderValue>, HeaderValue) {
     let whole = head.headers.get(header::HOST);
     let host = public_host_with(head, client, whole);
-    let port = match forwarded_port(head, client).or_else(|| port_of(host)) {
+    let port = forwarded_port(head, client).map(str::as_bytes);
+    let port = match port.or_else(|| port_of(host)) {
         Some(digits) => text.port(digits),
         None => match client.scheme {
             Scheme::Http => PORT_80,
@@ -132,9 +139,9 @@ fn public_and_port(
         },
     };
     let public = match whole {
-        Some(whole) if whole.as_bytes() == host.as_bytes() => Some(whole.clone()),
+        Some(whole) if whole.as_bytes() == host => Some(whole.clone()),
         _ if host.is_empty() => None,
-        _ => HeaderValue::from_str(host).ok(),
+        _ => HeaderValue::from_bytes(host).ok(),
     };
     (public, port)
 }
@@ -157,20 +164,18 @@ pub fn host_text(head: &RequestHeader, client: &Client, name: &str) -> Option<Ho
 }
 
 /// What the client itself named: the target's authority before `Host` (RFC 9112, 3.2.2).
-pub fn requested_host(head: &RequestHeader) -> &str {
+pub fn requested_host(head: &RequestHeader) -> &[u8] {
     requested_host_with(head, head.headers.get(header::HOST))
 }
 
-fn requested_host_with<'h>(head: &'h RequestHeader, host: Option<&'h HeaderValue>) -> &'h str {
+fn requested_host_with<'h>(head: &'h RequestHeader, host: Option<&'h HeaderValue>) -> &'h [u8] {
     if let Some(authority) = head.uri.authority() {
-        return authority.as_str();
+        return authority.as_str().as_bytes();
     }
     if let Some(authority) = target_authority(head.raw_path()) {
-        return authority;
+        return authority.as_bytes();
     }
-    // What is no plain ASCII is no host either, and was refused with the route's choice.
-    host.and_then(|host| std::str::from_utf8(host.as_bytes()).ok())
-        .unwrap_or_default()
+    host.map(HeaderValue::as_bytes).unwrap_or_default()
 }
 
 /// The authority of a target in absolute form, which Pingora leaves out of the URI.
@@ -191,22 +196,26 @@ fn is_host(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-._:[]~".contains(&b))
 }
 
-fn without_default_port(host: &str, scheme: Scheme) -> &str {
+fn without_default_port(host: &[u8], scheme: Scheme) -> &[u8] {
     let default = match scheme {
-        Scheme::Http => ":80",
-        Scheme::Https => ":443",
+        Scheme::Http => &b":80"[..],
+        Scheme::Https => b":443",
     };
     host.strip_suffix(default).unwrap_or(host)
 }
 
 /// The port of `host`, if it names one.
-fn port_of(host: &str) -> Option<&str> {
-    // A host is too short for a search that is made for long texts.
-    let colon = host.bytes().rposition(|b| b == b':')?;
+fn port_of(host: &[u8]) -> Option<&[u8]> {
+    let colon = host.iter().rposition(|b| *b == b':')?;
     let (name, port) = (&host[..colon], &host[colon + 1..]);
-    let is_port = !port.is_empty() && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit());
+    let is_port = !port.is_empty() && port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
     // `::1` without brackets is an address without a port.
-    (is_port && (!name.contains(':') || name.ends_with(']'))).then_some(port)
+    (is_port && (name.ends_with(b"]") || !name.contains(&b':'))).then_some(port)
+}
+
+/// [`port_of`] of a text.
+fn port_of_text(host: &str) -> Option<&str> {
+    port_of(host.as_bytes()).map(|port| &host[host.len() - port.len()..])
 }
 
 /// What [`open_upstream`] needs to know besides the head.
@@ -483,10 +492,10 @@ fn is_same_origin(authority: &str, default_port: u16, backend: &str) -> bool {
     if authority.eq_ignore_ascii_case(backend) {
         return true;
     }
-    let Some(Ok(port)) = port_of(backend).map(str::parse::<u16>) else {
+    let Some(Ok(port)) = port_of_text(backend).map(str::parse::<u16>) else {
         return false;
     };
-    let (name, own_port) = match port_of(authority) {
+    let (name, own_port) = match port_of_text(authority) {
         Some(digits) => (
             &authority[..authority.len() - digits.len() - 1],
             digits.parse().ok(),
