@@ -55,9 +55,10 @@ pub(super) fn choose(
     Some(best)
 }
 
-/// The most turns that anyone is owed: enough to even out a stall, too few for one that
-/// was away for long to be flooded when it returns.
-const MOST_OWED: i32 = 12;
+/// The most turns that anyone is owed: enough to even out a stall. One that stays slow gets
+/// here too, and still only what it is as free for as the others; one that is out of
+/// rotation is proposed no turns, so it is owed none.
+const MOST_OWED: i32 = 64;
 
 fn owed(backend: &Backend) -> i32 {
     backend.state.owed.load(Ordering::Relaxed)
