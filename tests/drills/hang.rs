@@ -13,7 +13,8 @@ use crate::{
 };
 
 const PAIRS: usize = 5;
-const LENGTH: Duration = Duration::from_secs(6);
+/// Five of them make a minute of attack.
+const LENGTH: Duration = Duration::from_secs(12);
 
 pub(crate) async fn run(report: &mut Report) {
     let well = EchoOrigin::start().await;
