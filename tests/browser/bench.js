@@ -39,7 +39,7 @@ export async function visit(address, options = {}, prepare = async () => {}) {
     said.push(`${address}: ${line}`);
   };
   page.on('console', (message) => {
-    if (message.type() === 'error') note(message.text());
+    if (message.type() === 'error') note(`${message.text()} (${message.location().url})`);
   });
   page.on('pageerror', (error) => note(`uncaught: ${error.message}`));
   page.on('requestfailed', (request) => {
