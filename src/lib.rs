@@ -16,5 +16,6 @@ pub mod proxy;
 pub mod routes;
 pub mod runtime;
 pub mod status;
+pub mod tls;
 pub mod upstreams;
 pub mod zones;

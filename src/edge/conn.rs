@@ -1,12 +1,16 @@
-//! The client's IO under Pingora: a write buffer, and the connection's facts for the hooks.
+//! The client's IO under Pingora: what is handed to it of one request and no more, a write
+//! buffer, and the connection's facts for the hooks.
+//!
+//! Pingora gets a head only after it was scanned whole ([`super::head`]), then the body as
+//! far as the head announced one. What follows waits here for its own turn, so bytes that
+//! nobody has looked at are never taken for a request.
 //!
 //! Pingora writes an answer's head and body apart; with `TCP_NODELAY` each would be its
-//! own segment and system call. There is no read buffer: Pingora reads into its own.
+//! own segment and system call, and with TLS its own record.
 
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
-    os::fd::AsRawFd,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -14,44 +18,72 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
 use pingora::{
     http::ResponseHeader,
     protocols::{
-        GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+        ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
         TimingDigest, UniqueID, UniqueIDType, l4::socket::SocketAddr as PingoraAddress,
         raw_connect::ProxyDigest,
     },
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::{TcpStream, UnixStream},
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::runtime::connection::Connection;
+use super::{
+    head::{Body, Head, HeadLimits, Refused, Scanned, Scanner},
+    transport::Transport,
+};
+use crate::runtime::connection::{Connection, Phase};
 
 /// Holds an answer's head and a small body; what is larger goes out with it in one call.
 const WRITE_BUFFER: usize = 4096;
+/// Room for most heads; a longer one makes it grow.
+const READ_BUFFER: usize = 2048;
+/// How much of the next requests may wait while one is under way.
+const HELD: usize = 16 * 1024;
+/// How a client begins that speaks HTTP/2 without asking (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection as Pingora reads and writes it.
 #[derive(Debug)]
 pub(super) struct ConnIo {
-    stream: Socket,
-    buffer: Vec<u8>,
+    transport: Transport,
+    /// What came and was not handed on.
+    input: BytesMut,
+    scanner: Scanner,
+    /// How much of what comes belongs to the request under way.
+    rest: Rest,
+    output: Vec<u8>,
+    is_http2: bool,
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     socket_digest: Arc<SocketDigest>,
 }
 
-/// A client's socket of either family.
+/// What may be handed to Pingora.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// This many bytes.
+    Bytes(u64),
+    /// All that comes: Pingora knows where a chunked body ends, and frames say it in HTTP/2.
+    All,
+}
+
+/// How the wait for a request's head ended.
 #[derive(Debug)]
-pub(super) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+pub(super) enum Next {
+    /// A head that can be read in one way only.
+    Request,
+    /// The client speaks HTTP/2.
+    Http2,
+    /// The client is gone, or was idle for too long.
+    Closed,
+    Refused(Refused),
 }
 
 impl ConnIo {
-    pub(super) fn new(stream: Socket, connection: Arc<Connection>) -> Self {
-        let socket_digest = SocketDigest::from_raw_fd(stream.fd());
+    pub(super) fn new(transport: Transport, connection: Arc<Connection>) -> Self {
+        let socket_digest = SocketDigest::from_raw_fd(transport.socket().fd());
         if !connection.is_unix {
             let peer = SocketAddr::new(connection.peer, connection.peer_port);
             // Fresh cells: nothing has been set before us.
@@ -61,38 +93,150 @@ impl ConnIo {
                     .set(Some(PingoraAddress::Inet(peer))),
             );
         }
+        connection.socket(transport.socket().fd());
         let response = ResponseHeader::build(200, Some(0)).expect("200 is a status");
         let digest = ProxyDigest::new(Box::new(response), Some(Box::new(Arc::clone(&connection))));
         Self {
-            stream,
-            buffer: Vec::new(),
+            transport,
+            input: BytesMut::new(),
+            scanner: Scanner::default(),
+            rest: Rest::Bytes(0),
+            output: Vec::new(),
+            is_http2: false,
             connection,
             digest: Arc::new(digest),
             socket_digest: Arc::new(socket_digest),
         }
     }
 
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// From here on frames of HTTP/2 pass.
+    pub(super) fn set_http2(&mut self) {
+        self.is_http2 = true;
+        self.rest = Rest::All;
+        self.connection.enter(Phase::Http2);
+    }
+
+    /// Waits for the next request's head and scans it. `takes_http2`: the client may begin
+    /// with HTTP/2.
+    pub(super) async fn next_head(&mut self, limits: &HeadLimits, takes_http2: bool) -> Next {
+        self.rest = Rest::Bytes(0);
+        self.scanner.restart();
+        loop {
+            if !self.input.is_empty() {
+                if takes_http2 && self.input.starts_with(PREFACE) {
+                    return Next::Http2;
+                }
+                let is_preface = takes_http2 && PREFACE.starts_with(&self.input);
+                match self.scanner.scan(&self.input, limits) {
+                    _ if is_preface => {}
+                    Scanned::Partial => {}
+                    Scanned::Head(head) => {
+                        self.begin(&head);
+                        return Next::Request;
+                    }
+                    Scanned::Refused(refused) => return Next::Refused(refused),
+                }
+                if self.connection.phase() != Phase::Head {
+                    self.connection.enter(Phase::Head);
+                }
+            }
+            self.input.reserve(READ_BUFFER);
+            match self.transport.read_buf(&mut self.input).await {
+                Ok(0) => return self.ended(),
+                Ok(_) => {}
+                Err(error) => {
+                    log::debug!(error:%; "a client's connection failed between requests");
+                    return Next::Closed;
+                }
+            }
+        }
+    }
+
+    /// The client sends no more, or was kept from it.
+    fn ended(&self) -> Next {
+        use crate::runtime::connection::Cut;
+        match self.connection.was_cut() {
+            Some(Cut::HeaderTimeout) if !self.input.is_empty() => {
+                Next::Refused(Refused::timeout(&self.input))
+            }
+            _ => Next::Closed,
+        }
+    }
+
+    fn begin(&mut self, head: &Head) {
+        let length = head.length as u64;
+        self.rest = match head.body {
+            Body::None => Rest::Bytes(length),
+            Body::Length(body) => Rest::Bytes(length.saturating_add(body)),
+            Body::Chunked => Rest::All,
+        };
+        self.connection.enter(Phase::Request);
+    }
+
+    /// The request is over.
+    pub(super) fn idle(&mut self) {
+        if self.input.is_empty() && self.input.capacity() > 2 * READ_BUFFER {
+            self.input = BytesMut::new();
+        }
+        self.connection.enter(Phase::Idle);
+    }
+
+    /// How much may be handed over, of what is here or still comes.
+    fn allowed(&self) -> usize {
+        match self.rest {
+            Rest::Bytes(rest) if !self.connection.is_tunnel() => {
+                usize::try_from(rest).unwrap_or(usize::MAX)
+            }
+            _ => usize::MAX,
+        }
+    }
+
+    fn handed(&mut self, count: usize) {
+        if let Rest::Bytes(rest) = &mut self.rest {
+            *rest = rest.saturating_sub(count as u64);
+        }
+    }
+
+    /// The request has had all that is its own: what comes now waits, and Pingora learns
+    /// no more than whether the client is still there.
+    fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.input.len() < HELD {
+            self.input.reserve(READ_BUFFER);
+            let read = std::pin::pin!(self.transport.read_buf(&mut self.input));
+            match ready!(read.poll(cx)) {
+                Ok(0) => return Poll::Ready(Ok(())),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Pending
+    }
+
     /// Writes out what is buffered.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.buffer.is_empty() {
+        if self.output.is_empty() {
             return Poll::Ready(Ok(()));
         }
         let mut written = 0;
         let outcome = loop {
-            if written == self.buffer.len() {
+            if written == self.output.len() {
                 break Poll::Ready(Ok(()));
             }
-            match self.stream.poll_write(cx, &self.buffer[written..]) {
+            match Pin::new(&mut self.transport).poll_write(cx, &self.output[written..]) {
                 Poll::Ready(Ok(0)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(count)) => written += count,
                 Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
                 Poll::Pending => break Poll::Pending,
             }
         };
-        if written == self.buffer.len() {
-            self.buffer.clear();
+        if written == self.output.len() {
+            self.output.clear();
         } else {
-            self.buffer.drain(..written);
+            self.output.drain(..written);
         }
         self.connection.set_blocked(outcome.is_pending());
         outcome
@@ -103,14 +247,14 @@ impl Drop for ConnIo {
     /// An answer that broke off before its first flush: its client is to see that it
     /// began and was cut, not that the connection closed for no reason.
     fn drop(&mut self) {
-        if self.buffer.is_empty() {
+        self.connection.socket_gone();
+        if self.output.is_empty() {
             return;
         }
-        let sent = match &self.stream {
-            Socket::Tcp(stream) => stream.try_write(&self.buffer),
-            Socket::Unix(stream) => stream.try_write(&self.buffer),
-        };
-        if let Err(error) = sent {
+        // Over TLS a record would have to be made, and its end could not be waited for.
+        if let Transport::Plain(socket) = &self.transport
+            && let Err(error) = socket.try_write(&self.output)
+        {
             log::debug!(error:%; "a client's connection was gone before its answer");
         }
     }
@@ -122,10 +266,29 @@ impl AsyncRead for ConnIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        let this = &mut *self;
+        let allowed = this.allowed();
+        if allowed == 0 {
+            return this.poll_hold(cx);
         }
+        if !this.input.is_empty() {
+            let count = this.input.len().min(allowed).min(buf.remaining());
+            buf.put_slice(&this.input[..count]);
+            this.input.advance(count);
+            this.handed(count);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
+        let count = buf.filled().len() - before;
+        if count > allowed {
+            // More than the request's own: the rest waits for its turn.
+            this.input
+                .extend_from_slice(&buf.filled()[before + allowed..]);
+            buf.set_filled(before + allowed);
+        }
+        this.handed(count.min(allowed));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -136,31 +299,31 @@ impl AsyncWrite for ConnIo {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.buffer.len() + data.len() <= WRITE_BUFFER {
-            if this.buffer.capacity() == 0 {
-                this.buffer.reserve_exact(WRITE_BUFFER);
+        if this.output.len() + data.len() <= WRITE_BUFFER {
+            if this.output.capacity() == 0 {
+                this.output.reserve_exact(WRITE_BUFFER);
             }
-            this.buffer.extend_from_slice(data);
+            this.output.extend_from_slice(data);
             return Poll::Ready(Ok(data.len()));
         }
-        if this.buffer.is_empty() {
-            let outcome = this.stream.poll_write(cx, data);
+        if this.output.is_empty() {
+            let outcome = Pin::new(&mut this.transport).poll_write(cx, data);
             this.connection.set_blocked(outcome.is_pending());
             return outcome;
         }
         // A head waits and its body is large: both in one call.
-        let slices = [IoSlice::new(&this.buffer), IoSlice::new(data)];
-        match this.stream.poll_write_vectored(cx, &slices) {
-            Poll::Ready(Ok(count)) if count > this.buffer.len() => {
-                let from_data = count - this.buffer.len();
-                this.buffer.clear();
+        let slices = [IoSlice::new(&this.output), IoSlice::new(data)];
+        match Pin::new(&mut this.transport).poll_write_vectored(cx, &slices) {
+            Poll::Ready(Ok(count)) if count > this.output.len() => {
+                let from_data = count - this.output.len();
+                this.output.clear();
                 this.connection.set_blocked(false);
                 Poll::Ready(Ok(from_data))
             }
             Poll::Ready(Ok(count)) => {
-                this.buffer.drain(..count);
+                this.output.drain(..count);
                 ready!(this.poll_drain(cx))?;
-                let outcome = this.stream.poll_write(cx, data);
+                let outcome = Pin::new(&mut this.transport).poll_write(cx, data);
                 this.connection.set_blocked(outcome.is_pending());
                 outcome
             }
@@ -173,42 +336,13 @@ impl AsyncWrite for ConnIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_drain(cx)
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
-        match &mut self.stream {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
-
-impl Socket {
-    fn fd(&self) -> i32 {
-        match self {
-            Self::Tcp(stream) => stream.as_raw_fd(),
-            Self::Unix(stream) => stream.as_raw_fd(),
-        }
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, data),
-        }
-    }
-
-    fn poll_write_vectored(
-        &mut self,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }
 
@@ -223,11 +357,16 @@ impl Shutdown for ConnIo {
 
 impl UniqueID for ConnIo {
     fn id(&self) -> UniqueIDType {
-        self.stream.fd()
+        self.transport.socket().fd()
     }
 }
 
-impl Ssl for ConnIo {}
+impl Ssl for ConnIo {
+    /// Pingora goes by this alone, whether TLS said so or the client's first bytes.
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.is_http2.then_some(ALPN::H2)
+    }
+}
 
 impl GetTimingDigest for ConnIo {
     /// Nobody reads it, and a list would be an allocation with each request.
@@ -257,21 +396,19 @@ impl Peek for ConnIo {}
 
 #[cfg(test)]
 mod tests {
-    use prometheus::IntGauge;
-    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
 
     use super::*;
-    use crate::runtime::connection::ListenerFacts;
+    use crate::{
+        edge::transport::Socket,
+        runtime::connection::{Entry, ListenerFacts},
+    };
 
     fn pair() -> (ConnIo, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let listener = Arc::new(ListenerFacts {
-            name: "test".into(),
-            port: 0,
-            open: IntGauge::new("open", "open").unwrap(),
-        });
-        let connection = Arc::new(Connection::new(listener, None));
-        (ConnIo::new(Socket::Unix(ours), connection), theirs)
+        let connection = Connection::new(ListenerFacts::test(), Entry::test());
+        let transport = Transport::Plain(Socket::Unix(ours));
+        (ConnIo::new(transport, Arc::new(connection)), theirs)
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use log::{debug, warn};
-use pingora::apps::ServerApp;
+use pingora::apps::{HttpServerApp, ServerApp};
 use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -18,11 +18,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::conn::{ConnIo, Socket};
+use super::{serve::Shared, transport::Socket};
 use crate::{
     base::metrics::{IntCounter, IntGauge, Metrics},
-    gateway::ListenAddress,
-    runtime::connection::{Connection, Connections, ListenerFacts},
+    gateway::{ListenAddress, Listener},
+    runtime::{connection::ListenerFacts, connections::Connections, refusal::Refuse},
 };
 
 /// Connections that may wait for `accept`; the kernel's own limit if that is lower.
@@ -120,32 +120,32 @@ impl Bound {
     /// Accepts until `stop` turns true, then waits until every connection has ended.
     pub async fn serve<A>(
         self,
+        config: Arc<Listener>,
         app: Arc<A>,
+        refuser: Arc<dyn Refuse>,
         connections: Connections,
         metrics: Metrics,
         stop: watch::Receiver<bool>,
     ) where
-        A: ServerApp + Send + Sync + 'static,
+        A: HttpServerApp + ServerApp + Send + Sync + 'static,
     {
-        let facts = Arc::new(ListenerFacts {
-            name: Arc::clone(&self.name),
-            port: self.port(),
-            open: open(&metrics, &self.name),
+        let shared = Arc::new(Shared {
+            app,
+            refuser,
+            facts: Arc::new(ListenerFacts {
+                config,
+                port: self.port(),
+                open: open(&metrics, &self.name),
+            }),
+            admission: Arc::default(),
+            connections,
+            stop: stop.clone(),
         });
         let accepted = accepted(&metrics, &self.name);
         let mut tasks = JoinSet::new();
         let begin = |tasks: &mut JoinSet<()>, (stream, peer): (Socket, Option<SocketAddr>)| {
             accepted.inc();
-            let connection = Arc::new(Connection::new(Arc::clone(&facts), peer));
-            let io = Box::new(ConnIo::new(stream, Arc::clone(&connection)));
-            let app = Arc::clone(&app);
-            let stop = stop.clone();
-            let task = tasks.spawn(async move {
-                // What comes back is a connection that Pingora has closed.
-                drop(app.process_new(io, &stop).await);
-            });
-            connection.served_by(task);
-            connections.add(&connection);
+            tasks.spawn(Arc::clone(&shared).serve(stream, peer));
         };
         let mut stopped = stop.clone();
         let mut is_exhausted = false;

@@ -7,9 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    Admin, Gateway, ListenAddress, Listener, Route, World, effective, metrics::RouteMetrics,
-};
+use super::{Admin, Gateway, Route, World, effective, metrics::RouteMetrics};
 use crate::{
     base::{
         net::{Cidr, TrustedProxies},
@@ -18,7 +16,7 @@ use crate::{
     chain::{Chain, CompileCx, Named},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
-        model::{File, ListenerConfig, MatchConfig, OneOrMany, RouteNode},
+        model::{File, MatchConfig, OneOrMany, RouteNode},
         tree::{Key, Node, Spanned},
     },
     routes::{Action, RouteTable},
@@ -28,12 +26,12 @@ use crate::{
 /// What a request has that no route took, in metrics and logs.
 const NO_ROUTE: &str = "(none)";
 
-struct Compiler<'a> {
-    file: &'a File,
-    folder: &'a Path,
-    world: &'a World,
-    names: Vec<String>,
-    diagnostics: Diagnostics,
+pub(super) struct Compiler<'a> {
+    pub(super) file: &'a File,
+    pub(super) folder: &'a Path,
+    pub(super) world: &'a World,
+    pub(super) names: Vec<String>,
+    pub(super) diagnostics: Diagnostics,
 }
 
 /// Compiles a configuration whose relative paths start at `folder`. The gateway is
@@ -106,7 +104,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn error(
+    pub(super) fn error(
         &mut self,
         code: &'static str,
         place: Place,
@@ -115,77 +113,6 @@ impl Compiler<'_> {
     ) {
         self.diagnostics
             .push(Diagnostic::error(code, place, message).help(help));
-    }
-
-    fn listeners(&mut self) -> Vec<Listener> {
-        let mut seen: Vec<(String, Place)> = Vec::new();
-        let mut listeners = Vec::new();
-        let file = self.file;
-        for listener in &file.listeners {
-            let Some(address) = self.listen_address(&listener.value) else {
-                continue;
-            };
-            let name = listener
-                .value
-                .name
-                .clone()
-                .unwrap_or_else(|| address.to_string());
-            let place = listener.value.address.place;
-            let text = address.to_string();
-            let is_fixed = !matches!(address, ListenAddress::Tcp(a) if a.port() == 0);
-            if let Some((_, first)) = seen.iter().find(|(other, _)| *other == text && is_fixed) {
-                let problem = Diagnostic::error(
-                    "edgeway::listener::twice",
-                    place,
-                    format!("two listeners for `{text}`"),
-                )
-                .related(*first, "the first one")
-                .help("remove one of them");
-                self.diagnostics.push(problem);
-                continue;
-            }
-            seen.push((text, place));
-            listeners.push(Listener {
-                name: name.into(),
-                address,
-            });
-        }
-        listeners
-    }
-
-    fn listen_address(&mut self, config: &ListenerConfig) -> Option<ListenAddress> {
-        let Spanned { value: text, place } = &config.address;
-        let mut address: ListenAddress = match text.parse() {
-            Ok(address) => address,
-            Err(help) => {
-                self.error(
-                    "edgeway::listener::address",
-                    *place,
-                    format!("`{text}` is not an address to listen on"),
-                    help,
-                );
-                return None;
-            }
-        };
-        if let Some(Spanned { value, place }) = &config.mode {
-            let parsed = u32::from_str_radix(value, 8).ok().filter(|m| *m <= 0o777);
-            match (&mut address, parsed) {
-                (ListenAddress::Unix { mode, .. }, Some(parsed)) => *mode = parsed,
-                (ListenAddress::Unix { .. }, None) => self.error(
-                    "edgeway::listener::mode",
-                    *place,
-                    format!("`{value}` is not a file mode"),
-                    "write it in octal, such as `\"0660\"`",
-                ),
-                _ => self.error(
-                    "edgeway::listener::mode",
-                    *place,
-                    "`mode` is for unix sockets only".to_owned(),
-                    "remove it, or listen on `unix:/PATH`",
-                ),
-            }
-        }
-        Some(address)
     }
 
     fn admin(&mut self) -> Admin {

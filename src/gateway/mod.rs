@@ -5,6 +5,7 @@ mod address;
 mod compile;
 mod effective;
 pub mod explain;
+mod listener;
 pub mod metrics;
 pub mod print;
 pub mod schema;
@@ -16,7 +17,11 @@ use std::{
 };
 
 use self::metrics::RouteMetrics;
-pub use self::{address::ListenAddress, compile::compile};
+pub use self::{
+    address::ListenAddress,
+    compile::compile,
+    listener::{Limits, Listener, ProxyProtocol, ToHttps},
+};
 use crate::{
     base::{clock::Clock, metrics::Metrics, net::TrustedProxies},
     chain::Chain,
@@ -33,7 +38,7 @@ use crate::{
 
 /// A checked, compiled configuration.
 pub struct Gateway {
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<Arc<Listener>>,
     pub admin: Admin,
     pub trusted: TrustedProxies,
     pub table: RouteTable,
@@ -43,13 +48,6 @@ pub struct Gateway {
     /// What requests pass that no route takes.
     pub fallback: Chain,
     pub fallback_metrics: RouteMetrics,
-}
-
-/// Where clients connect.
-#[derive(Clone, Debug)]
-pub struct Listener {
-    pub name: Arc<str>,
-    pub address: ListenAddress,
 }
 
 /// Where operators look.

@@ -147,11 +147,14 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     start_admin(&gateway.admin, &source, &admin, &mut ready)?;
 
     let app = Arc::new(proxy::service(&live));
+    let refuser = Arc::new(proxy::Refuser::new(&live));
     let mut listeners = JoinSet::new();
-    for bound in bound {
+    for (bound, config) in bound.into_iter().zip(&gateway.listeners) {
         info!(listener = &*bound.name, address:% = bound; "listening");
         let serving = bound.serve(
+            Arc::clone(config),
             Arc::clone(&app),
+            Arc::clone(&refuser) as _,
             live.connections.clone(),
             live.world.metrics.clone(),
             stopped.clone(),

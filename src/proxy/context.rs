@@ -6,7 +6,7 @@ use crate::{
     chain::{Chain, Facts, Reply},
     gateway::{Gateway, Route, metrics::RouteMetrics},
     routes::Params,
-    runtime::{connection::Connection, live::Live},
+    runtime::{connection::Connection, deadline::Watch, live::Live},
     upstreams::{BackendId, Lease, Upstream},
 };
 
@@ -18,6 +18,8 @@ pub struct Context {
     pub(super) params: Params,
     pub(super) facts: Facts,
     pub(super) connection: Option<Arc<Connection>>,
+    /// The deadlines of this request.
+    pub(super) watch: Option<Arc<Watch>>,
     pub(super) upstream: Option<Arc<Upstream>>,
     pub(super) lease: Option<Lease>,
     pub(super) tried: Vec<BackendId>,
@@ -53,6 +55,7 @@ impl Context {
             params: Params::default(),
             facts: Facts::new(now),
             connection: None,
+            watch: None,
             upstream: None,
             lease: None,
             tried: Vec::new(),

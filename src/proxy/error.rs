@@ -3,7 +3,7 @@
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use crate::{chain::Reply, runtime::connection::Expired};
+use crate::{chain::Reply, runtime::deadline::Expired};
 
 /// What went wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

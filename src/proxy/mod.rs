@@ -6,6 +6,7 @@ mod error;
 pub mod forwarded;
 mod hop;
 pub mod page;
+mod refuse;
 mod reply;
 mod request;
 mod upstream;
@@ -26,6 +27,7 @@ use pingora::{
 };
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+pub use self::refuse::Refuser;
 use self::{context::Context, error::Failure};
 use crate::{
     base::heads::OpenResponse,
@@ -279,7 +281,7 @@ impl ProxyHttp for Proxy {
         error: &Error,
         ctx: &mut Box<Context>,
     ) -> FailToProxy {
-        let expired = ctx.connection.as_ref().and_then(|c| c.expired());
+        let expired = ctx.watch.as_ref().and_then(|watch| watch.expired());
         let failure = Failure::of(error, expired);
         let planned = ctx.reply.take();
         let is_planned = planned.is_some();
@@ -324,12 +326,8 @@ impl ProxyHttp for Proxy {
             gateway,
             route,
             facts,
-            connection,
             ..
         } = &mut **ctx;
-        if let Some(connection) = connection {
-            connection.set_busy(false);
-        }
         facts.bytes_sent = session.body_bytes_sent() as u64;
         facts.bytes_received = session.body_bytes_read() as u64;
         if facts.status == 0 {

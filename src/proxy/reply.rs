@@ -3,8 +3,12 @@
 
 use std::{cell::RefCell, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
-use pingora::{Result, http::ResponseHeader};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
 use pingora_proxy::Session;
 
 use super::page::Page;
@@ -22,65 +26,13 @@ pub(super) async fn send(
     chain: &Chain,
     facts: &mut Facts,
     clock: &Clock,
-    mut reply: Reply,
+    reply: Reply,
 ) -> Result<()> {
-    let is_failure = reply.reason.is_some();
-    facts.reason = reply.reason.or(facts.reason);
-    let mut head;
-    let body = {
-        let request = session.req_header();
-        let mut ex = Exchange {
-            head: request,
-            facts,
-        };
-        if is_failure {
-            chain.on_error(&mut ex, &mut reply).await;
-        }
-        head = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 5))?;
-        let mut open = OpenResponse::of(&mut head, 0);
-        let headers = &mut open.parts.headers;
-        let (content_type, body) = match reply.body {
-            ReplyBody::Empty => (None, bytes::Bytes::new()),
-            ReplyBody::Bytes { content_type, body } => (Some(content_type), body),
-            ReplyBody::Page { detail } => {
-                let page = Page {
-                    status: reply.status,
-                    reason: reply.reason,
-                    detail,
-                    request_id: ex.facts.request_id.as_str(),
-                    app: "",
-                };
-                let page = page.render(request.headers.get(header::ACCEPT));
-                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-                (Some(page.0), page.1)
-            }
-        };
-        if let Some(content_type) = content_type {
-            headers.insert(header::CONTENT_TYPE, content_type);
-        }
-        for (name, value) in reply.headers {
-            headers.append(name, value);
-        }
-        headers.insert(header::DATE, date(clock));
-        let has_no_body =
-            reply.status == StatusCode::NO_CONTENT || reply.status == StatusCode::NOT_MODIFIED;
-        if !has_no_body {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        }
-        chain.on_response(&mut ex, &mut open.parts).await;
-        open.close(&mut head);
-        // A filter that announced another body than this one (coded, say) makes it here.
-        let mut body = Some(body)
-            .filter(|body| !body.is_empty() && !has_no_body && request.method != Method::HEAD);
-        if body.is_some() {
-            chain.on_response_body(&mut ex, &mut body, true);
-        }
-        body
-    };
-    if reply.close {
+    let close = reply.close;
+    let (head, body) = make(session.req_header(), chain, facts, clock, reply).await?;
+    if close {
         session.set_keepalive(None);
     }
-    facts.status = head.status.as_u16();
     session
         .write_response_header(Box::new(head), body.is_none())
         .await?;
@@ -89,6 +41,66 @@ pub(super) async fn send(
     }
     linger(session).await;
     Ok(())
+}
+
+/// Head and body of `reply` to `request`, after the response phase of `chain`.
+pub(super) async fn make(
+    request: &RequestHeader,
+    chain: &Chain,
+    facts: &mut Facts,
+    clock: &Clock,
+    mut reply: Reply,
+) -> Result<(ResponseHeader, Option<Bytes>)> {
+    let is_failure = reply.reason.is_some();
+    facts.reason = reply.reason.or(facts.reason);
+    let mut ex = Exchange {
+        head: request,
+        facts,
+    };
+    if is_failure {
+        chain.on_error(&mut ex, &mut reply).await;
+    }
+    let mut head = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 5))?;
+    let mut open = OpenResponse::of(&mut head, 0);
+    let headers = &mut open.parts.headers;
+    let (content_type, body) = match reply.body {
+        ReplyBody::Empty => (None, Bytes::new()),
+        ReplyBody::Bytes { content_type, body } => (Some(content_type), body),
+        ReplyBody::Page { detail } => {
+            let page = Page {
+                status: reply.status,
+                reason: reply.reason,
+                detail,
+                request_id: ex.facts.request_id.as_str(),
+                app: "",
+            };
+            let page = page.render(request.headers.get(header::ACCEPT));
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            (Some(page.0), page.1)
+        }
+    };
+    if let Some(content_type) = content_type {
+        headers.insert(header::CONTENT_TYPE, content_type);
+    }
+    for (name, value) in reply.headers {
+        headers.append(name, value);
+    }
+    headers.insert(header::DATE, date(clock));
+    let has_no_body =
+        reply.status == StatusCode::NO_CONTENT || reply.status == StatusCode::NOT_MODIFIED;
+    if !has_no_body {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+    chain.on_response(&mut ex, &mut open.parts).await;
+    open.close(&mut head);
+    // A filter that announced another body than this one (coded, say) makes it here.
+    let mut body = Some(body)
+        .filter(|body| !body.is_empty() && !has_no_body && request.method != Method::HEAD);
+    if body.is_some() {
+        chain.on_response_body(&mut ex, &mut body, true);
+    }
+    facts.status = head.status.as_u16();
+    Ok((head, body))
 }
 
 /// The head of the answer that has begun. `100 Continue` and its like begin none.

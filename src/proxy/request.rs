@@ -12,8 +12,9 @@ use super::{
     forwarded::{self, Forwarding},
 };
 use crate::{
-    chain::{Client, Exchange, Phase, Protocol, Reply, Scheme, Verdict},
+    chain::{Client, Exchange, Phase, Protocol, Reply, Verdict},
     config::model::App,
+    gateway::Gateway,
     routes::{self, Action, Target},
     runtime::connection::Connection,
 };
@@ -21,9 +22,9 @@ use crate::{
 /// Fixes what later hooks go by: client, target, route, class.
 pub(super) fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Failure> {
     let connection = connection(session).ok_or(Failure::Internal)?;
-    connection.set_busy(true);
     let head = session.req_header();
-    ctx.facts.client = client(head, &connection, ctx);
+    ctx.facts.client = client(head, &connection, &ctx.gateway);
+    ctx.watch = Some(connection.request_watch(head.version == http::Version::HTTP_2));
     ctx.connection = Some(connection);
 
     let normal = routes::normalise(head.raw_path()).map_err(|_| Failure::BadPath)?;
@@ -186,8 +187,10 @@ fn connection(session: &Session) -> Option<Arc<Connection>> {
     Some(Arc::clone(connection))
 }
 
-fn client(head: &RequestHeader, connection: &Connection, ctx: &Context) -> Client {
-    let who = forwarded::resolve_client(head, connection.peer, Scheme::Http, &ctx.gateway.trusted);
+/// Who asks by this head on this connection.
+pub(super) fn client(head: &RequestHeader, connection: &Connection, gateway: &Gateway) -> Client {
+    let who =
+        forwarded::resolve_client(head, connection.peer, connection.scheme(), &gateway.trusted);
     Client {
         ip: who.ip,
         peer: connection.peer,
@@ -199,7 +202,7 @@ fn client(head: &RequestHeader, connection: &Connection, ctx: &Context) -> Clien
             http::Version::HTTP_2 => Protocol::Http2,
             _ => Protocol::Http11,
         },
-        listener: Arc::clone(&connection.listener.name),
+        listener: Arc::clone(&connection.listener.config.name),
         listener_port: connection.listener.port,
     }
 }

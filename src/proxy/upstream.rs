@@ -48,7 +48,7 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     let mut peer = upstream.peer(&lease, kind);
     // `forwarded` takes away what ends here, in the same pass as the rest.
     peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
-    // `runtime::connection` watches over these: one deadline for both directions.
+    // `runtime::deadline` watches over these: one deadline for both directions.
     peer.options.read_timeout = None;
     peer.options.write_timeout = None;
     if ctx.stale_tries > 0 {
@@ -80,7 +80,7 @@ pub(super) fn connected(
     ctx: &mut Context,
 ) {
     ctx.facts.upstream.reused = is_reused;
-    let (Some(connection), Some(upstream)) = (&ctx.connection, &ctx.upstream) else {
+    let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) else {
         return;
     };
     let local = digest
@@ -95,7 +95,7 @@ pub(super) fn connected(
         .total
         .filter(|_| !ctx.is_websocket)
         .map(|total| connections.millis(ctx.facts.started) + millis(total));
-    connection.watch(
+    watch.begin(
         fd,
         local,
         now + millis(timeouts.first_byte),
@@ -106,12 +106,12 @@ pub(super) fn connected(
 
 /// A piece of the request's body is on its way.
 pub(super) fn sent_body(ctx: &mut Context) {
-    if let (Some(connection), Some(upstream)) = (&ctx.connection, &ctx.upstream) {
+    if let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) {
         let now = ctx.live().connections.now();
         if ctx.answered_at.is_some() {
-            connection.moved(now);
+            watch.moved(now);
         } else {
-            connection.sent_body(now + millis(upstream.timeouts.first_byte));
+            watch.sent_body(now + millis(upstream.timeouts.first_byte));
         }
     }
 }
@@ -139,16 +139,19 @@ pub(super) fn answered(
         return Err(error);
     }
     ctx.answered_at = Some(now);
-    if let Some(connection) = &ctx.connection {
+    if let Some(watch) = &ctx.watch {
         let stream = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(connection) = &ctx.connection {
+                connection.set_tunnel();
+            }
             Some(websocket_idle(ctx).unwrap_or(stream_idle))
         } else {
             seen.is_event_stream.then_some(stream_idle)
         };
         let now = ctx.live().connections.millis(now);
         match stream {
-            Some(idle) => connection.endless(now, idle),
-            None => connection.streaming(now, idle),
+            Some(idle) => watch.endless(now, idle),
+            None => watch.streaming(now, idle),
         }
     }
     let (is_internal, has_location) = (seen.is_internal, seen.has_location);
@@ -193,15 +196,15 @@ pub(super) fn cookie(ctx: &Context) -> Option<HeaderValue> {
 
 /// A piece of the answer, or its end. An error if the end is a deadline's doing.
 pub(super) fn received_body(is_end: bool, ctx: &mut Context) -> Result<()> {
-    let Some(connection) = &ctx.connection else {
+    let Some(watch) = &ctx.watch else {
         return Ok(());
     };
     if !is_end {
-        connection.moved(ctx.live().connections.now());
+        watch.moved(ctx.live().connections.now());
         return Ok(());
     }
-    connection.unwatch();
-    if connection.expired().is_some() {
+    watch.end();
+    if watch.expired().is_some() {
         // A body without a length ends with its connection, and that we have cut.
         return Err(Error::new_up(ErrorType::ConnectionClosed));
     }
@@ -241,9 +244,9 @@ pub(super) fn failed(
     mut error: Box<Error>,
     is_pooled: bool,
 ) -> Box<Error> {
-    let expired = ctx.connection.as_ref().and_then(|connection| {
-        connection.unwatch();
-        connection.expired()
+    let expired = ctx.watch.as_ref().and_then(|watch| {
+        watch.end();
+        watch.expired()
     });
     if *error.esource() != ErrorSource::Upstream {
         error.set_retry(false);
@@ -294,8 +297,8 @@ pub(super) fn failed(
 
 /// The request is over, however it ended.
 pub(super) fn over(ctx: &mut Context) {
-    if let Some(connection) = &ctx.connection {
-        connection.unwatch();
+    if let Some(watch) = &ctx.watch {
+        watch.end();
     }
     let Some(lease) = ctx.lease.take() else {
         return;

@@ -7,7 +7,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::connection::Connections;
+use super::connections::Connections;
 use crate::gateway::{Gateway, World, metrics::HttpMetrics};
 
 /// What a running process has one of.

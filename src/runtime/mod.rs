@@ -1,6 +1,10 @@
 //! The running gateway: the live configuration, its connections and its background work.
 
+pub mod admission;
 pub mod connection;
+pub mod connections;
+pub mod deadline;
 pub mod live;
+pub mod refusal;
 pub mod supervisor;
 pub mod text;

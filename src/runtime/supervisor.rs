@@ -9,6 +9,12 @@ use crate::{base::tasks::Tasks, upstreams};
 pub fn start(live: &Arc<Live>) -> Tasks {
     let tasks = Tasks::default();
     tasks.spawn("deadlines", live.connections.clone().supervise());
+    for listener in &live.gateway().listeners {
+        if let Some(tls) = &listener.tls {
+            let name = format!("certificates of {}", listener.name);
+            tasks.spawn(name, Arc::clone(tls).supervise());
+        }
+    }
     for upstream in live.gateway().upstreams.values() {
         let name = format!("upstream {}", upstream.name);
         tasks.spawn(name, upstreams::supervise(upstream.clone()));

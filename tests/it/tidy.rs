@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["base"],
     &["config"],
     &["zones", "chain"],
-    &["routes", "filters", "upstreams"],
+    &["routes", "filters", "upstreams", "tls"],
     &["gateway"],
     &["runtime"],
     &["proxy", "edge", "status"],

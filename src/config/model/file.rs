@@ -17,6 +17,7 @@ const KEYS: &[&str] = &[
     "defaults",
     "routes",
     "access_log",
+    "acme",
     "include",
 ];
 
@@ -34,8 +35,7 @@ pub const ROUTE_KEYS: &[&str] = &[
 // What the design has and this version has not: refused by name, so that nobody takes a
 // key that does nothing for protection.
 const LATER: &[&str] = &["redis", "cache", "rate_limits"];
-const LISTENER_LATER: &[&str] = &["tls", "limits", "redirect", "proxy_protocol"];
-const UPSTREAM_LATER: &[&str] = &["folder", "tls", "protocol"];
+const UPSTREAM_LATER: &[&str] = &["folder"];
 const ROUTE_LATER: &[&str] = &[
     "cache",
     "rate_limit",
@@ -95,6 +95,7 @@ impl Sections<'_> {
             defaults: self.defaults(),
             routes: self.routes(),
             access_log: self.node.entry("access_log").cloned(),
+            acme: self.section("acme"),
         })
     }
 
@@ -111,10 +112,7 @@ impl Sections<'_> {
         let example = "add `listeners: [{ address: \"127.0.0.1:8080\" }]`";
         self.required("listeners", "a listener", example)
             .iter()
-            .filter_map(|node| {
-                let node = self.without(node, LISTENER_LATER);
-                read(&node, &mut self.found)
-            })
+            .filter_map(|node| read(node, &mut self.found))
             .collect()
     }
 

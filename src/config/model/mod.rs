@@ -1,6 +1,7 @@
 //! The sections of the YAML as written. Filters stay raw nodes: their own slices read them.
 
 mod file;
+mod listener;
 mod shorthand;
 #[cfg(test)]
 mod tests;
@@ -10,8 +11,15 @@ use std::{collections::BTreeMap, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::file::ROUTE_KEYS;
 use self::shorthand::{at_least_one, or_a_path, or_a_status_number, reply_status};
+pub use self::{
+    file::ROUTE_KEYS,
+    listener::{
+        AcmeConfig, CertificateConfig, ChallengeConfig, ClientCertificateConfig, Http2Config,
+        LimitsConfig, ListenerConfig, MinVersionConfig, ProxyProtocolConfig, TlsConfig,
+        ToHttpsConfig, UnderscoresConfig, UnknownNamesConfig,
+    },
+};
 pub use super::tree::OneOrMany;
 use super::tree::{Key, Node, Spanned, short};
 use crate::base::{
@@ -31,6 +39,7 @@ pub struct File {
     pub routes: Vec<RouteNode>,
     /// Raw: the `access_log` slice reads it.
     pub access_log: Option<(Key, Node)>,
+    pub acme: Option<Spanned<AcmeConfig>>,
 }
 
 /// One route as written, its filters left raw.
@@ -39,18 +48,6 @@ pub struct RouteNode {
     pub place: crate::config::diagnostic::Place,
     pub config: RouteConfig,
     pub filters: Vec<(Key, Node)>,
-}
-
-/// Where clients connect.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ListenerConfig {
-    /// `127.0.0.1:8080`, `[::1]:8080`, `:8080` (all addresses) or `unix:/run/edgeway/http.sock`.
-    pub address: Spanned<String>,
-    /// The name in metrics and logs; the address if absent.
-    pub name: Option<String>,
-    /// Permissions of a unix socket, in octal: `"0660"`.
-    pub mode: Option<Spanned<String>>,
 }
 
 /// The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`.
@@ -97,6 +94,54 @@ pub struct UpstreamConfig {
     pub slow_start: Option<Span>,
     #[serde(default)]
     pub pool: PoolConfig,
+    /// Speaks TLS to the backends: `true`, or a mapping.
+    #[serde(default)]
+    pub tls: Option<Spanned<UpstreamTlsConfig>>,
+    /// What is spoken to the backends: `http1` or `h2` (gRPC).
+    #[serde(default)]
+    pub protocol: ProtocolConfig,
+}
+
+/// TLS to backends: `true`, `false`, or a mapping. Certificates are always verified.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+pub struct UpstreamTlsConfig {
+    /// Off with `enabled: false`.
+    pub enabled: bool,
+    /// The name that is asked for (SNI) and that the certificate must be for. If absent: the
+    /// `dns` name of the backends, which they must share.
+    pub name: Option<Spanned<String>>,
+    /// A PEM file of authorities, instead of the system's.
+    pub ca: Option<Spanned<PathBuf>>,
+    /// A certificate to show, in PEM, with its `key`.
+    pub cert: Option<Spanned<PathBuf>>,
+    /// The private key of `cert`, in PEM.
+    pub key: Option<Spanned<PathBuf>>,
+}
+
+impl Default for UpstreamTlsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            name: None,
+            ca: None,
+            cert: None,
+            key: None,
+        }
+    }
+}
+
+/// What is spoken to backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ProtocolConfig {
+    /// HTTP/1.1.
+    #[default]
+    #[serde(rename = "http1")]
+    Http1,
+    /// HTTP/2, by ALPN with `tls` and with prior knowledge without.
+    #[serde(rename = "h2")]
+    H2,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

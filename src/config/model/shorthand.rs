@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     BackendConfig, BackendMapping, BackendTarget, HealthConfig, InFlightConfig, RedirectConfig,
-    RedirectMapping, RespondConfig, Spanned, StatusSet, WebsocketConfig,
+    RedirectMapping, RespondConfig, Spanned, StatusSet, UpstreamTlsConfig, WebsocketConfig,
 };
 use crate::config::tree::short::{self, Short, read_short};
 
@@ -45,9 +45,16 @@ reads_short!(
     InFlightConfig,
     RedirectConfig,
     RespondConfig,
+    UpstreamTlsConfig,
     WebsocketConfig
 );
-writes_derived!(HealthConfig, InFlightConfig, RespondConfig, WebsocketConfig);
+writes_derived!(
+    HealthConfig,
+    InFlightConfig,
+    RespondConfig,
+    UpstreamTlsConfig,
+    WebsocketConfig
+);
 
 impl Short for BackendConfig {
     const WHAT: &'static str = "a backend such as `127.0.0.1:3000`, or a mapping";
@@ -173,6 +180,21 @@ impl Short for WebsocketConfig {
         Some(Ok(Self {
             enabled,
             idle: None,
+        }))
+    }
+}
+
+impl Short for UpstreamTlsConfig {
+    const WHAT: &'static str = "`true`, `false` or a mapping such as `{ name: api.internal }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(enabled: bool) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            enabled,
+            ..Self::default()
         }))
     }
 }

@@ -1,0 +1,307 @@
+//! Listeners, compiled: where they listen, what they speak, and what clients may cost.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{ListenAddress, compile::Compiler};
+use crate::{
+    base::net::{Cidr, CidrSet},
+    chain::CompileCx,
+    config::{
+        diagnostic::{Diagnostic, Place},
+        model::{
+            Http2Config, LimitsConfig, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig,
+        },
+        tree::Spanned,
+    },
+    tls,
+};
+
+/// Where clients connect.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub address: ListenAddress,
+    pub tls: Option<Arc<tls::Server>>,
+    pub redirect: Option<ToHttps>,
+    pub proxy_protocol: Option<ProxyProtocol>,
+    pub http2: Http2Config,
+    pub limits: Limits,
+    pub underscores: UnderscoresConfig,
+}
+
+#[cfg(test)]
+impl Listener {
+    /// A listener with every default.
+    pub(crate) fn test() -> Self {
+        Self {
+            name: "test".into(),
+            address: ListenAddress::All(0),
+            tls: None,
+            redirect: None,
+            proxy_protocol: None,
+            http2: Http2Config::default(),
+            limits: Limits::new(&LimitsConfig::default()),
+            underscores: UnderscoresConfig::default(),
+        }
+    }
+}
+
+/// Requests without TLS are sent to where there is some.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToHttps {
+    /// The port in the browser's address bar.
+    pub port: u16,
+    pub except: Box<[ExceptPath]>,
+}
+
+/// A path that is served without TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExceptPath {
+    Exact(Box<str>),
+    /// With the slash at its end.
+    Below(Box<str>),
+}
+
+impl ToHttps {
+    /// Whether a request for `path` is to go to HTTPS.
+    pub fn takes(&self, path: &str) -> bool {
+        !self.except.iter().any(|except| match except {
+            ExceptPath::Exact(exact) => path == &**exact,
+            ExceptPath::Below(prefix) => path.starts_with(&**prefix),
+        })
+    }
+}
+
+/// Connections begin with the PROXY protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// Who may connect at all.
+    pub from: CidrSet,
+    pub timeout: Duration,
+}
+
+/// What clients may cost; see [`LimitsConfig`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub connections: Option<u32>,
+    pub connections_per_ip: Option<u32>,
+    pub connections_per_network: Option<u32>,
+    pub requests_per_connection: u32,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    /// Bytes a second; 0 for none.
+    pub body_rate: u64,
+    pub body_grace: Duration,
+    pub send_timeout: Duration,
+    pub request_line: usize,
+    pub headers: usize,
+    pub header_count: usize,
+}
+
+impl Limits {
+    pub fn new(config: &LimitsConfig) -> Self {
+        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        Self {
+            connections: config.connections,
+            connections_per_ip: config.connections_per_ip,
+            connections_per_network: config.connections_per_network,
+            requests_per_connection: config.requests_per_connection,
+            header_timeout: config.header_timeout.0,
+            idle_timeout: config.idle_timeout.0,
+            body_rate: config.body_rate.0,
+            body_grace: config.body_grace.0,
+            send_timeout: config.send_timeout.0,
+            request_line: bytes(config.request_line.0),
+            headers: bytes(config.headers.0),
+            header_count: bytes(u64::from(config.header_count)),
+        }
+    }
+}
+
+/// Paths that are served without TLS whatever the configuration says: ACME's challenges
+/// (RFC 8555, 8.3), and what balancers ask.
+const ALWAYS_PLAIN: [&str; 3] = ["/.well-known/acme-challenge/*", "/healthz", "/readyz"];
+
+impl Compiler<'_> {
+    pub(super) fn listeners(&mut self) -> Vec<Arc<Listener>> {
+        let mut seen: Vec<(String, Place)> = Vec::new();
+        let mut listeners = Vec::new();
+        let file = self.file;
+        let https_port = self.https_port();
+        for listener in &file.listeners {
+            let config = &listener.value;
+            let Some(address) = self.listen_address(config) else {
+                continue;
+            };
+            let name = config.name.clone().unwrap_or_else(|| address.to_string());
+            let place = config.address.place;
+            let text = address.to_string();
+            let is_fixed = !matches!(address, ListenAddress::Tcp(a) if a.port() == 0);
+            if let Some((_, first)) = seen.iter().find(|(other, _)| *other == text && is_fixed) {
+                let problem = Diagnostic::error(
+                    "edgeway::listener::twice",
+                    place,
+                    format!("two listeners for `{text}`"),
+                )
+                .related(*first, "the first one")
+                .help("remove one of them");
+                self.diagnostics.push(problem);
+                continue;
+            }
+            seen.push((text, place));
+            let tls = config.tls.as_ref().and_then(|tls| {
+                let mut cx = CompileCx {
+                    place: tls.place,
+                    route: "",
+                    folder: self.folder,
+                    upstreams: &self.names,
+                    clock: &self.world.clock,
+                    metrics: &self.world.metrics,
+                    diagnostics: &mut self.diagnostics,
+                };
+                tls::Server::compile(tls, &config.http2, file.acme.as_ref(), &mut cx)
+            });
+            listeners.push(Arc::new(Listener {
+                name: name.into(),
+                address,
+                tls,
+                redirect: self.redirect_of(config, https_port),
+                proxy_protocol: self.proxy_protocol(config.proxy_protocol.as_ref()),
+                http2: config.http2.clone(),
+                limits: Limits::new(&config.limits),
+                underscores: config.underscores,
+            }));
+        }
+        listeners
+    }
+
+    /// Where browsers find HTTPS: 443 if a listener with TLS has it, or none has TLS.
+    fn https_port(&self) -> u16 {
+        let ports: Vec<u16> = self
+            .file
+            .listeners
+            .iter()
+            .filter(|listener| listener.value.tls.is_some())
+            .filter_map(
+                |listener| match listener.value.address.value.parse().ok()? {
+                    ListenAddress::Tcp(address) => Some(address.port()),
+                    ListenAddress::All(port) => Some(port),
+                    ListenAddress::Unix { .. } => None,
+                },
+            )
+            .collect();
+        match ports.first() {
+            Some(first) if !ports.contains(&443) => *first,
+            _ => 443,
+        }
+    }
+
+    fn redirect_of(&mut self, config: &ListenerConfig, port: u16) -> Option<ToHttps> {
+        let Spanned { value, place } = config.redirect.as_ref()?;
+        if config.tls.is_some() {
+            self.error(
+                "edgeway::listener::redirect",
+                *place,
+                "this listener has `tls`: its clients are at HTTPS already".to_owned(),
+                "remove `redirect`, or write it at the listener without `tls`",
+            );
+            return None;
+        }
+        let health = self.file.upstreams.iter().filter_map(|(_, upstream)| {
+            let health = upstream.value.health.as_ref()?;
+            health.value.path.as_ref().map(|path| path.value.as_str())
+        });
+        let written = value.except.iter().map(|path| path.value.as_str());
+        let paths: Vec<&str> = ALWAYS_PLAIN
+            .into_iter()
+            .chain(health)
+            .chain(written)
+            .collect();
+        for Spanned { value, place } in &value.except {
+            if !value.starts_with('/') {
+                self.error(
+                    "edgeway::listener::redirect",
+                    *place,
+                    format!("`{value}` is not a path"),
+                    "write a path such as `/health`, or `/public/*` for all below it",
+                );
+            }
+        }
+        Some(ToHttps {
+            port: value.port.unwrap_or(port),
+            except: paths
+                .into_iter()
+                .map(|path| match path.strip_suffix('*') {
+                    Some(prefix) => ExceptPath::Below(prefix.into()),
+                    None => ExceptPath::Exact(path.into()),
+                })
+                .collect(),
+        })
+    }
+
+    fn proxy_protocol(
+        &mut self,
+        config: Option<&Spanned<ProxyProtocolConfig>>,
+    ) -> Option<ProxyProtocol> {
+        let config = config?;
+        if config.value.from.is_empty() {
+            self.error(
+                "edgeway::listener::proxy_protocol",
+                config.place,
+                "nobody may send the PROXY protocol: no connection could be served".to_owned(),
+                "write the networks of the balancers, such as `[10.0.0.0/8]`",
+            );
+        }
+        let mut networks = Vec::new();
+        for Spanned { value, place } in &config.value.from {
+            match value.parse::<Cidr>() {
+                Ok(network) => networks.push(network),
+                Err(error) => self.error(
+                    "edgeway::listener::proxy_protocol",
+                    *place,
+                    error.to_string(),
+                    error.help,
+                ),
+            }
+        }
+        Some(ProxyProtocol {
+            from: networks.into_iter().collect(),
+            timeout: config.value.timeout.0,
+        })
+    }
+
+    fn listen_address(&mut self, config: &ListenerConfig) -> Option<ListenAddress> {
+        let Spanned { value: text, place } = &config.address;
+        let mut address: ListenAddress = match text.parse() {
+            Ok(address) => address,
+            Err(help) => {
+                self.error(
+                    "edgeway::listener::address",
+                    *place,
+                    format!("`{text}` is not an address to listen on"),
+                    help,
+                );
+                return None;
+            }
+        };
+        if let Some(Spanned { value, place }) = &config.mode {
+            let parsed = u32::from_str_radix(value, 8).ok().filter(|m| *m <= 0o777);
+            match (&mut address, parsed) {
+                (ListenAddress::Unix { mode, .. }, Some(parsed)) => *mode = parsed,
+                (ListenAddress::Unix { .. }, None) => self.error(
+                    "edgeway::listener::mode",
+                    *place,
+                    format!("`{value}` is not a file mode"),
+                    "write it in octal, such as `\"0660\"`",
+                ),
+                _ => self.error(
+                    "edgeway::listener::mode",
+                    *place,
+                    "`mode` is for unix sockets only".to_owned(),
+                    "remove it, or listen on `unix:/PATH`",
+                ),
+            }
+        }
+        Some(address)
+    }
+}

@@ -1,0 +1,135 @@
+//! Answers to requests that the edge refuses before there is one: the same page, headers,
+//! log line and metric as for any other refusal.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Version, header};
+use log::warn;
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
+
+use super::{reply, request};
+use crate::{
+    chain::{Exchange, Facts, Reply, RequestId},
+    gateway::Gateway,
+    runtime::{
+        connection::Connection,
+        live::Live,
+        refusal::{Refusal, Refuse},
+    },
+};
+
+/// Refuses on behalf of the edge.
+pub struct Refuser {
+    live: Arc<Live>,
+}
+
+impl Refuser {
+    pub fn new(live: &Arc<Live>) -> Self {
+        Self {
+            live: Arc::clone(live),
+        }
+    }
+}
+
+/// What stands for a method or target that could not be read.
+const UNREAD_METHOD: &str = "-";
+const UNREAD_TARGET: &[u8] = b"-";
+
+fn head(refusal: &Refusal) -> RequestHeader {
+    let method = refusal.method.as_deref().unwrap_or(UNREAD_METHOD);
+    let target = refusal
+        .target
+        .as_deref()
+        .map_or(UNREAD_TARGET, str::as_bytes);
+    let mut head = RequestHeader::build(method, target, Some(0))
+        .or_else(|_| RequestHeader::build(UNREAD_METHOD, b"/", Some(0)))
+        .expect("a hyphen is a method");
+    head.set_version(Version::HTTP_11);
+    head
+}
+
+/// A head and a body as HTTP/1.1, the connection's last words.
+fn bytes(head: &ResponseHeader, body: Option<&Bytes>) -> Vec<u8> {
+    let reason = head.status.canonical_reason().unwrap_or_default();
+    let mut out = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_str()).into_bytes();
+    let mut put = |name: &[u8], value: &[u8]| {
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    };
+    for (name, value) in &head.headers {
+        put(name.as_str().as_bytes(), value.as_bytes());
+    }
+    put(header::CONNECTION.as_str().as_bytes(), b"close");
+    out.extend_from_slice(b"\r\n");
+    if let Some(body) = body {
+        out.extend_from_slice(body);
+    }
+    out
+}
+
+impl Refuser {
+    fn facts(&self, connection: &Connection, head: &RequestHeader, gateway: &Gateway) -> Facts {
+        let mut facts = Facts::new(self.live.world.clock.now());
+        facts.client = request::client(head, connection, gateway);
+        facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
+        facts
+    }
+
+    /// The log line and the metrics of a request that ended here.
+    fn log(&self, gateway: &Gateway, head: &RequestHeader, facts: &mut Facts) {
+        facts.total = self.live.world.clock.now() - facts.started;
+        gateway.fallback_metrics.count(&head.method, facts.status);
+        gateway.fallback.on_log(&Exchange { head, facts });
+    }
+
+    async fn answer(&self, connection: &Connection, refusal: &Refusal) -> Result<Vec<u8>> {
+        let gateway = self.live.gateway();
+        let head = head(refusal);
+        let mut facts = self.facts(connection, &head, &gateway);
+        let reply = Reply::refuse(refusal.status, refusal.reason)
+            .detail(refusal.detail)
+            .closing();
+        let clock = &self.live.world.clock;
+        let made = reply::make(&head, &gateway.fallback, &mut facts, clock, reply).await?;
+        facts.bytes_sent = made.1.as_ref().map_or(0, |body| body.len() as u64);
+        self.log(&gateway, &head, &mut facts);
+        Ok(bytes(&made.0, made.1.as_ref()))
+    }
+}
+
+#[async_trait]
+impl Refuse for Refuser {
+    async fn refuse(&self, connection: &Connection, refusal: &Refusal) -> Vec<u8> {
+        self.live.http.refuse(refusal.reason);
+        match self.answer(connection, refusal).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                warn!(error:%; "no answer could be made to a refused request");
+                Vec::new()
+            }
+        }
+    }
+
+    fn ended(&self, connection: &Connection, reason: &'static str) {
+        self.live.http.refuse(reason);
+        log::debug!(
+            listener = &*connection.listener.config.name,
+            client:% = connection.peer,
+            reason;
+            "a connection was ended"
+        );
+    }
+
+    fn turned_away(&self, listener: &str, peer: Option<SocketAddr>, reason: &'static str) {
+        self.live.http.refuse(reason);
+        let client = peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
+        warn!(listener, client = client.as_str(), reason; "a connection was turned away");
+    }
+}

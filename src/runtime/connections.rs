@@ -1,0 +1,101 @@
+//! Every open connection of the process, and the one task that looks for what has run out.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use super::connection::{Connection, Phase};
+use crate::base::clock::Clock;
+
+/// How often deadlines are looked at; the most by which one is overrun.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Every open connection of the process.
+#[derive(Clone, Debug)]
+pub struct Connections(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    clock: Clock,
+    began: Instant,
+    /// Sharded, so that accepting on one worker does not wait for another.
+    shards: [Mutex<Vec<Weak<Connection>>>; 16],
+    next: AtomicUsize,
+}
+
+impl Connections {
+    pub fn new(clock: Clock) -> Self {
+        let now = clock.now();
+        let began = now.checked_sub(Duration::from_millis(1)).unwrap_or(now);
+        Self(Arc::new(Inner {
+            clock,
+            began,
+            shards: Default::default(),
+            next: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Milliseconds since the process began, at least 1.
+    pub fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.0.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// [`Connections::millis`] of now.
+    pub fn now(&self) -> u64 {
+        self.millis(self.0.clock.now())
+    }
+
+    /// Watches over a connection from now on.
+    pub fn add(&self, connection: &Arc<Connection>) {
+        let index = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.shards.len();
+        self.0.shards[index].lock().push(Arc::downgrade(connection));
+    }
+
+    pub fn open(&self) -> usize {
+        let alive = |shard: &Mutex<Vec<Weak<Connection>>>| {
+            shard.lock().iter().filter(|c| c.strong_count() > 0).count()
+        };
+        self.0.shards.iter().map(alive).sum()
+    }
+
+    /// Ends every connection without a request under way, or every one.
+    pub fn cut(&self, also_busy: bool) {
+        for shard in &self.0.shards {
+            for connection in shard.lock().iter().filter_map(Weak::upgrade) {
+                if also_busy || matches!(connection.phase(), Phase::Idle | Phase::Head) {
+                    connection.end();
+                }
+            }
+        }
+    }
+
+    /// Looks at every connection once, and forgets those that are gone.
+    pub(super) fn check(&self) {
+        let now = self.now();
+        for shard in &self.0.shards {
+            shard.lock().retain(|connection| {
+                let Some(connection) = connection.upgrade() else {
+                    return false;
+                };
+                connection.check(now);
+                true
+            });
+        }
+    }
+
+    /// Ends what has run out, for ever.
+    pub async fn supervise(self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.check();
+        }
+    }
+}

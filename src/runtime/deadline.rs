@@ -1,0 +1,312 @@
+//! The deadlines of one request: the backend's, and the rate of the client's body.
+//!
+//! Pingora gives a backend's connection one read timeout for head and body alike. Ours
+//! differ (first byte, gaps, gaps of a stream, all in all), so peers get none and one
+//! task looks at every request under way ten times a second. What has run out is ended by
+//! shutting the backend's socket down, which Pingora sees as the end of it.
+
+use std::{
+    net::SocketAddr,
+    os::fd::{BorrowedFd, RawFd},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+/// Which deadline ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    FirstByte,
+    Idle,
+    Total,
+}
+
+/// The deadline of the request under way.
+///
+/// Written by the request's own task, read by the one that looks for what has run out:
+/// each field stands for itself, and `socket` is locked while it is shut down, so a
+/// request that has let go of its backend's socket never loses the next one's.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Milliseconds since [`super::connections::Connections`] began; 0 for no deadline.
+    next: AtomicU64,
+    /// The bound of the whole request, likewise.
+    total: AtomicU64,
+    /// Milliseconds by which `next` moves with each piece of the answer.
+    step: AtomicU64,
+    is_streaming: AtomicBool,
+    expired: AtomicU8,
+    socket: Mutex<Option<Socket>>,
+}
+
+/// A backend's socket as we knew it: by number, and by our own address on it, since the
+/// number may be another socket's by now.
+#[derive(Clone, Copy, Debug)]
+struct Socket {
+    fd: RawFd,
+    local: Option<SocketAddr>,
+}
+
+impl Watch {
+    /// A try begins on this socket: the answer's head is due by `head`, the whole by
+    /// `total` (both in milliseconds of [`super::connections::Connections::millis`]), later
+    /// pieces within `step` of one another.
+    pub fn begin(
+        &self,
+        fd: RawFd,
+        local: Option<SocketAddr>,
+        head: u64,
+        step: Duration,
+        total: Option<u64>,
+    ) {
+        *self.socket.lock() = Some(Socket { fd, local });
+        self.step.store(millis(step), Ordering::Relaxed);
+        self.total.store(total.unwrap_or(0), Ordering::Relaxed);
+        self.expired.store(0, Ordering::Relaxed);
+        self.is_streaming.store(false, Ordering::Relaxed);
+        self.next.store(head, Ordering::Release);
+    }
+
+    /// The answer has begun; its pieces are due within `step`.
+    pub fn streaming(&self, now: u64, step: Duration) {
+        let step = millis(step);
+        self.step.store(step, Ordering::Relaxed);
+        self.is_streaming.store(true, Ordering::Relaxed);
+        self.next.store(now.saturating_add(step), Ordering::Release);
+    }
+
+    /// As [`Watch::streaming`], for an answer that is meant to go on: the bound of the whole
+    /// request is none.
+    pub fn endless(&self, now: u64, step: Duration) {
+        self.total.store(0, Ordering::Relaxed);
+        self.streaming(now, step);
+    }
+
+    /// Something moved: the next piece may take as long again.
+    pub fn moved(&self, now: u64) {
+        if self.next.load(Ordering::Relaxed) != 0 {
+            let step = self.step.load(Ordering::Relaxed);
+            self.next.store(now.saturating_add(step), Ordering::Relaxed);
+        }
+    }
+
+    /// A piece of the request's body went out: the answer's head may wait anew.
+    pub fn sent_body(&self, head: u64) {
+        if self.next.load(Ordering::Relaxed) != 0 && !self.is_streaming.load(Ordering::Relaxed) {
+            self.next.store(head, Ordering::Relaxed);
+        }
+    }
+
+    /// The try is over, and the socket somebody else's.
+    pub fn end(&self) {
+        if self.next.swap(0, Ordering::AcqRel) != 0 {
+            *self.socket.lock() = None;
+        }
+    }
+
+    /// Which deadline of the last try ran out, if one did.
+    pub fn expired(&self) -> Option<Expired> {
+        match self.expired.load(Ordering::Acquire) {
+            1 => Some(Expired::FirstByte),
+            2 => Some(Expired::Idle),
+            3 => Some(Expired::Total),
+            _ => None,
+        }
+    }
+
+    /// Ends what has run out. `is_client_slow`: the client does not read, and its slowness
+    /// is not the backend's.
+    pub(super) fn check(&self, now: u64, is_client_slow: bool) {
+        let next = self.next.load(Ordering::Acquire);
+        if next == 0 {
+            return;
+        }
+        let total = self.total.load(Ordering::Relaxed);
+        let is_streaming = self.is_streaming.load(Ordering::Relaxed);
+        let expired = if total != 0 && now >= total {
+            3
+        } else if now < next {
+            return;
+        } else if !is_streaming {
+            1
+        } else if is_client_slow {
+            self.moved(now);
+            return;
+        } else {
+            2
+        };
+        let mut socket = self.socket.lock();
+        if let Some(socket) = socket.take() {
+            self.expired.store(expired, Ordering::Release);
+            self.next.store(0, Ordering::Release);
+            shut_down(socket);
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Shuts a backend's socket down, if it is still the one we knew.
+#[allow(
+    unsafe_code,
+    reason = "the socket belongs to Pingora, which hands out its number only"
+)]
+fn shut_down(socket: Socket) {
+    // SAFETY: the request holds the socket until it calls `end`, which waits for the
+    // lock that our caller holds. Should Pingora have closed it before that (a failed try
+    // is dropped before we hear of it), the number may be free or another socket's: the
+    // address tells, and a free number makes both calls fail and nothing else.
+    let fd = unsafe { BorrowedFd::borrow_raw(socket.fd) };
+    let local = rustix::net::getsockname(fd)
+        .ok()
+        .and_then(|address| SocketAddr::try_from(address).ok());
+    if local == socket.local
+        && let Err(error) = rustix::net::shutdown(fd, rustix::net::Shutdown::Both)
+    {
+        log::debug!(error:%; "a backend's socket was gone before its deadline");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, net::TcpListener, os::fd::AsRawFd, sync::Arc};
+
+    use super::*;
+
+    struct Bench {
+        now: u64,
+        watch: Arc<Watch>,
+        is_client_slow: bool,
+        backend: std::net::TcpStream,
+        upstream: std::net::TcpStream,
+    }
+
+    fn bench() -> Bench {
+        let origin = TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream = std::net::TcpStream::connect(origin.local_addr().unwrap()).unwrap();
+        let (backend, _) = origin.accept().unwrap();
+        backend.set_nonblocking(true).unwrap();
+        Bench {
+            now: 1,
+            watch: Arc::default(),
+            is_client_slow: false,
+            backend,
+            upstream,
+        }
+    }
+
+    impl Bench {
+        fn watch(&self, first_byte: u64, idle: u64) {
+            self.watch_total(first_byte, idle, None);
+        }
+
+        fn watch_total(&self, first_byte: u64, idle: u64, total: Option<u64>) {
+            self.watch.begin(
+                self.upstream.as_raw_fd(),
+                self.upstream.local_addr().ok(),
+                self.now + first_byte,
+                Duration::from_millis(idle),
+                total.map(|total| self.now + total),
+            );
+        }
+
+        fn advance(&mut self, millis: u64) {
+            self.now += millis;
+            self.watch.check(self.now, self.is_client_slow);
+        }
+
+        fn is_cut(&mut self) -> bool {
+            matches!(self.backend.read(&mut [0]), Ok(0))
+        }
+    }
+
+    #[test]
+    fn a_backend_that_says_nothing_is_cut_at_its_deadline() {
+        let mut bench = bench();
+        bench.watch(1000, 5000);
+        bench.advance(900);
+        assert!(!bench.is_cut());
+        bench.advance(200);
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::FirstByte));
+    }
+
+    #[test]
+    fn each_piece_of_an_answer_moves_the_deadline() {
+        let mut bench = bench();
+        bench.watch(1000, 500);
+        bench.watch.streaming(bench.now, Duration::from_millis(500));
+        for _ in 0..5 {
+            bench.advance(400);
+            bench.watch.moved(bench.now);
+        }
+        assert!(!bench.is_cut());
+        bench.advance(600);
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::Idle));
+    }
+
+    #[test]
+    fn a_slow_client_is_not_the_backends_fault() {
+        let mut bench = bench();
+        bench.watch(1000, 500);
+        bench.watch.streaming(bench.now, Duration::from_millis(500));
+        bench.is_client_slow = true;
+        bench.advance(5000);
+        assert!(!bench.is_cut());
+    }
+
+    #[test]
+    fn a_request_that_is_over_leaves_the_socket_alone() {
+        let mut bench = bench();
+        bench.watch(1000, 500);
+        bench.watch.end();
+        bench.advance(5000);
+        assert!(!bench.is_cut());
+        assert_eq!(bench.watch.expired(), None);
+    }
+
+    #[test]
+    fn another_socket_under_the_same_number_is_left_alone() {
+        let mut bench = bench();
+        bench.watch.begin(
+            bench.upstream.as_raw_fd(),
+            Some("127.0.0.1:1".parse().unwrap()),
+            bench.now + 1000,
+            Duration::from_secs(1),
+            None,
+        );
+        bench.advance(5000);
+        assert!(!bench.is_cut());
+    }
+
+    #[test]
+    fn a_stream_has_no_bound_but_its_gaps() {
+        let mut bench = bench();
+        bench.watch_total(1000, 1000, Some(2000));
+        bench.watch.endless(bench.now, Duration::from_secs(1));
+        for _ in 0..10 {
+            bench.advance(500);
+            bench.watch.moved(bench.now);
+        }
+        assert!(!bench.is_cut());
+        bench.advance(1100);
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::Idle));
+    }
+
+    #[test]
+    fn the_whole_request_is_bounded_while_pieces_flow() {
+        let mut bench = bench();
+        bench.watch_total(1000, 1000, Some(2000));
+        for _ in 0..5 {
+            bench.advance(500);
+            bench.watch.moved(bench.now);
+        }
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::Total));
+    }
+}

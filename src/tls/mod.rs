@@ -1,0 +1,48 @@
+//! TLS to clients: which certificate answers for a name, with which versions, ciphers and
+//! tickets, and what a finished handshake says of the client.
+
+mod server;
+
+use std::sync::Arc;
+
+pub use self::server::Server;
+
+/// What a handshake settled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite as its standard names it.
+    pub cipher: &'static str,
+    /// The name that the client asked for, in lower case.
+    pub name: Option<Arc<str>>,
+    /// Protocol chosen by ALPN.
+    pub protocol: Protocol,
+    /// The certificate that the client showed and we verified.
+    pub client: Option<Arc<ClientCertificate>>,
+}
+
+/// What ALPN came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    #[default]
+    Http1,
+    Http2,
+    /// `acme-tls/1` (RFC 8737): the handshake was the whole conversation.
+    AcmeChallenge,
+}
+
+/// A client's certificate, as origins are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The subject's distinguished name (RFC 4514).
+    pub subject: String,
+    /// SHA-256 of the certificate in DER, in lower-case hex.
+    pub fingerprint: String,
+}
+
+/// Makes our cryptography the process's default, before anybody else's.
+pub fn install_provider() {
+    // Whoever was first offers the same one: there is only `ring` in this build.
+    drop(rustls::crypto::ring::default_provider().install_default());
+}
