@@ -85,6 +85,6 @@ impl Server {
 
     /// Watches the files, turns the ticket keys, for as long as the listener lives.
     pub async fn supervise(self: Arc<Self>) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
