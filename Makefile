@@ -24,8 +24,8 @@ setup: ## check the tools, and install Debian packages that are missing
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests: ## the same, and the browser of the end-to-end tests
-	@scripts/setup chromium
+setup-tests: ## the same, and what the end-to-end tests need: a browser, openssl
+	@scripts/setup chromium openssl
 
 .PHONY: apps
 apps: ## install and build what the end-to-end tests run in node

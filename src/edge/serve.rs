@@ -12,7 +12,6 @@ use pingora::{
     protocols::{Stream, http::ServerSession},
 };
 use tokio::{io::AsyncWriteExt, sync::watch};
-use tokio_rustls::TlsAcceptor;
 
 use super::{
     conn::{ConnIo, Next},
@@ -83,21 +82,23 @@ where
             let tls = None;
             return Some((Transport::Plain(socket), Entry { peer, tls, guard }));
         };
-        let handshake = TlsAcceptor::from(server.config()).accept(socket);
-        let stream = match tokio::time::timeout(server.handshake_timeout, handshake).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                log::debug!(error:%; "a handshake failed");
-                refuse("tls_handshake");
-                return None;
+        // Boxed: its state is large, and this future lives as long as the connection.
+        let handshake = Box::pin(server.accept(socket));
+        match tokio::time::timeout(server.handshake_timeout, handshake).await {
+            Ok(Ok((stream, facts))) => {
+                let tls = Some(facts);
+                Some((Transport::Tls(Box::new(stream)), Entry { peer, tls, guard }))
+            }
+            Ok(Err(failed)) => {
+                log::debug!(error:% = failed; "no handshake");
+                refuse(failed.reason());
+                None
             }
             Err(_) => {
                 refuse("tls_timeout");
-                return None;
+                None
             }
-        };
-        let tls = Some(tls::Server::facts(stream.get_ref().1));
-        Some((Transport::Tls(Box::new(stream)), Entry { peer, tls, guard }))
+        }
     }
 
     async fn http1(&self, mut io: Box<ConnIo>) {

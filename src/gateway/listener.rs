@@ -134,6 +134,7 @@ impl Compiler<'_> {
                 continue;
             };
             let name = config.name.clone().unwrap_or_else(|| address.to_string());
+            let name: Arc<str> = name.into();
             let place = config.address.place;
             let text = address.to_string();
             let is_fixed = !matches!(address, ListenAddress::Tcp(a) if a.port() == 0);
@@ -159,10 +160,10 @@ impl Compiler<'_> {
                     metrics: &self.world.metrics,
                     diagnostics: &mut self.diagnostics,
                 };
-                tls::Server::compile(tls, &config.http2, file.acme.as_ref(), &mut cx)
+                tls::Server::compile(&name, tls, &config.http2, file.acme.as_ref(), &mut cx)
             });
             listeners.push(Arc::new(Listener {
-                name: name.into(),
+                name,
                 address,
                 tls,
                 redirect: self.redirect_of(config, https_port),

@@ -1,11 +1,20 @@
 //! TLS to clients: which certificate answers for a name, with which versions, ciphers and
 //! tickets, and what a finished handshake says of the client.
 
+mod accept;
+mod certificates;
+mod client;
+mod expiry;
+mod pair;
 mod server;
+#[cfg(test)]
+pub(crate) mod testkit;
 
 use std::sync::Arc;
 
-pub use self::server::Server;
+pub use self::{
+    accept::Failed, certificates::Certificates, client::ClientCertificate, server::Server,
+};
 
 /// What a handshake settled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,15 +39,6 @@ pub enum Protocol {
     Http2,
     /// `acme-tls/1` (RFC 8737): the handshake was the whole conversation.
     AcmeChallenge,
-}
-
-/// A client's certificate, as origins are told of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
-    /// The subject's distinguished name (RFC 4514).
-    pub subject: String,
-    /// SHA-256 of the certificate in DER, in lower-case hex.
-    pub fingerprint: String,
 }
 
 /// Makes our cryptography the process's default, before anybody else's.

@@ -3,11 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use rustls::{ServerConfig, ServerConnection};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::ServerConfig;
 
-use super::{Facts, Protocol};
+use super::{
+    Certificates,
+    certificates::{ACME_TLS, Challenges},
+    expiry::{self, Expiries},
+    pair::{self, PairPaths},
+};
 use crate::{
+    base::clock::Clock,
     chain::CompileCx,
     config::{
         model::{AcmeConfig, Http2Config, TlsConfig},
@@ -19,6 +24,10 @@ use crate::{
 #[derive(Debug)]
 pub struct Server {
     config: ArcSwap<ServerConfig>,
+    /// What an authority's challenge goes by.
+    challenge: Option<Arc<ServerConfig>>,
+    certificates: Arc<Certificates>,
+    clock: Clock,
     pub handshake_timeout: Duration,
     /// Clients are asked for certificates, so the name they asked for must be the host of
     /// their requests.
@@ -27,60 +36,94 @@ pub struct Server {
 
 impl Server {
     pub fn compile(
+        listener: &Arc<str>,
         config: &Spanned<TlsConfig>,
         http2: &Http2Config,
         _acme: Option<&Spanned<AcmeConfig>>,
         cx: &mut CompileCx<'_>,
     ) -> Option<Arc<Self>> {
         super::install_provider();
-        let first = config.value.certificates.0.first()?;
-        let (cert, key) = (first.value.cert.as_ref()?, first.value.key.as_ref()?);
-        let chain: Vec<CertificateDer<'static>> =
-            CertificateDer::pem_file_iter(cx.folder.join(&cert.value))
-                .ok()?
-                .collect::<Result<_, _>>()
-                .ok()?;
-        let key = PrivateKeyDer::from_pem_file(cx.folder.join(&key.value)).ok()?;
+        let acme_names = config
+            .value
+            .acme
+            .iter()
+            .map(|name| name.value.to_ascii_lowercase().into_boxed_str())
+            .collect();
+        let certificates = Arc::new(Certificates::new(
+            config.value.unknown_names,
+            acme_names,
+            Expiries::new(cx.metrics, listener),
+        ));
+        let mut loaded = Vec::new();
+        for certificate in &config.value.certificates.0 {
+            let (Some(cert), Some(key)) = (&certificate.value.cert, &certificate.value.key) else {
+                continue;
+            };
+            let paths = PairPaths {
+                cert: cx.folder.join(&cert.value),
+                key: cx.folder.join(&key.value),
+                ocsp: None,
+            };
+            match pair::load(&paths, &rustls::crypto::ring::default_provider()) {
+                Ok(certificate) => loaded.push(Arc::new(certificate)),
+                Err(error) => {
+                    let place = if error.is_of_key(&paths) {
+                        key.place
+                    } else {
+                        cert.place
+                    };
+                    cx.report_at(
+                        place,
+                        "edgeway::tls::certificate",
+                        error.to_string(),
+                        error.help(),
+                    );
+                }
+            }
+        }
+        certificates.set_files(&loaded);
         let mut server = ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .ok()?;
+            .with_cert_resolver(Arc::clone(&certificates) as _);
         if http2.enabled {
             server.alpn_protocols.push(b"h2".to_vec());
         }
         server.alpn_protocols.push(b"http/1.1".to_vec());
+        let challenge = (!certificates.acme_names().is_empty()).then(|| {
+            let mut challenge = ServerConfig::builder()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(Challenges(Arc::clone(&certificates))));
+            challenge.alpn_protocols.push(ACME_TLS.to_vec());
+            Arc::new(challenge)
+        });
         Some(Arc::new(Self {
             config: ArcSwap::from_pointee(server),
+            challenge,
+            certificates,
+            clock: cx.clock.clone(),
             handshake_timeout: config.value.handshake_timeout.0,
             asks_clients: false,
         }))
     }
 
+    /// The certificates that clients are shown.
+    pub fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
+    }
+
     /// What the next handshake goes by.
-    pub fn config(&self) -> Arc<ServerConfig> {
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
         self.config.load_full()
     }
 
-    /// What `connection`, whose handshake is over, came to.
-    pub fn facts(connection: &ServerConnection) -> Facts {
-        Facts {
-            version: match connection.protocol_version() {
-                Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-                Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
-                _ => "",
-            },
-            cipher: connection
-                .negotiated_cipher_suite()
-                .and_then(|suite| suite.suite().as_str())
-                .unwrap_or_default(),
-            name: connection.server_name().map(Arc::from),
-            protocol: match connection.alpn_protocol() {
-                Some(b"h2") => Protocol::Http2,
-                Some(b"acme-tls/1") => Protocol::AcmeChallenge,
-                _ => Protocol::Http1,
-            },
-            client: None,
-        }
+    /// What the handshake of an authority that looks for its challenge's answer goes by.
+    pub(super) fn challenge(&self) -> Option<Arc<ServerConfig>> {
+        self.challenge.clone()
+    }
+
+    /// In seconds since 1970.
+    pub(super) fn now(&self) -> i64 {
+        expiry::seconds(self.clock.wall())
     }
 
     /// Watches the files, turns the ticket keys, for as long as the listener lives.

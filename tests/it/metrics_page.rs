@@ -9,6 +9,8 @@ use edgeway::{
     status::metrics_page,
 };
 
+use crate::support::certificates::files_of_examples;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -25,8 +27,7 @@ fn everything() -> World {
         let file = gateway::load(&path)
             .file
             .expect("another test says what is wrong");
-        let folder = path.parent().expect("it is in a folder");
-        let (gateway, _) = gateway::compile(&file, folder, &world);
+        let (gateway, _) = gateway::compile(&file, files_of_examples(), &world);
         let gateway = gateway.expect("another test says what is wrong");
         for route in &gateway.routes {
             route.metrics.count(&http::Method::GET, 200);

@@ -9,6 +9,8 @@ use std::{
 
 use edgeway::filters::FILTERS;
 
+use crate::support::certificates::files_of_examples;
+
 /// Modules by layer; each may import those of lower layers.
 const LAYERS: &[&[&str]] = &[
     &["base"],
@@ -250,8 +252,8 @@ fn every_example_configuration_is_well_formed() {
         let file = loaded
             .file
             .unwrap_or_else(|| panic!("{}: {:#?}", path.display(), loaded.diagnostics));
-        let folder = path.parent().expect("it is in a folder");
         let world = edgeway::gateway::World::default();
+        let folder = files_of_examples();
         let (gateway, diagnostics) = edgeway::gateway::compile(&file, folder, &world);
         assert!(gateway.is_some(), "{}: {diagnostics:#?}", path.display());
         // A warning in an example would teach to pass over warnings.

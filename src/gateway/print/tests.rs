@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     config::{diagnostic::Diagnostics, tree},
     gateway::{World, compile, load, load_text},
+    tls::testkit,
 };
 
 /// What is printed of a configuration that must be right, with the warnings that it earns.
@@ -59,9 +60,10 @@ fn every_example_prints_as_what_reads_back_the_same() {
     let examples = examples(&Path::new(env!("CARGO_MANIFEST_DIR")).join("conf"));
     assert!(examples.len() > FILTERS.len());
     for path in examples {
-        let folder = path.parent().unwrap();
         let loaded = load(&path);
         let file = loaded.file.unwrap();
+        let folder = testkit::files_of(&file);
+        let folder = folder.path();
         let (gateway, diagnostics) = compile(&file, folder, &World::default());
         let printed = yaml(&file, &gateway.unwrap());
         let name = path.display().to_string();

@@ -1,0 +1,140 @@
+//! The handshake: what kind of client is there, and which configuration it is met with.
+
+use std::io;
+
+use rustls::{ServerConnection, server::Acceptor};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::{StartHandshake, server::TlsStream};
+
+use super::{ClientCertificate, Facts, Protocol, Server, certificates::is_challenge};
+
+/// Takes a usual `ClientHello` in one read.
+const HELLO: usize = 2048;
+/// `fatal`, `unrecognized_name` (RFC 6066, 3), as a record of its own.
+const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 112];
+/// To those who speak HTTP without TLS here.
+const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+content-type: text/plain; charset=utf-8\r\n\
+content-length: 72\r\n\
+connection: close\r\n\r\n\
+This port speaks HTTPS, the request was plain HTTP: write https:// here\n";
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    #[error("the handshake failed: {0}")]
+    Handshake(#[from] io::Error),
+    #[error("plain HTTP where TLS is spoken")]
+    PlainHttp,
+    #[error("no certificate is for the name that was asked for")]
+    UnknownName,
+    #[error("the client's certificate cannot be read or has run out")]
+    ClientCertificate,
+}
+
+impl Failed {
+    /// The fixed word of log and metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Handshake(_) | Self::ClientCertificate => "tls_handshake",
+            Self::PlainHttp => "plain_http",
+            Self::UnknownName => "tls_unknown_name",
+        }
+    }
+}
+
+impl Server {
+    /// Settles TLS with a client. It takes as long as the client does: the caller has the
+    /// deadline.
+    pub async fn accept<S>(&self, mut socket: S) -> Result<(TlsStream<S>, Facts), Failed>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut acceptor = Acceptor::default();
+        // Not in the future, which lives as long as the connection.
+        let mut buffer = Vec::with_capacity(HELLO);
+        let mut is_first = true;
+        let accepted = loop {
+            buffer.clear();
+            if socket.read_buf(&mut buffer).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            let mut came = &buffer[..];
+            // So begins every method of HTTP, and no record of TLS.
+            if is_first && came[0].is_ascii_uppercase() {
+                goodbye(&mut socket, PLAIN_HTTP).await;
+                return Err(Failed::PlainHttp);
+            }
+            is_first = false;
+            while !came.is_empty() {
+                acceptor.read_tls(&mut came)?;
+            }
+            match acceptor.accept() {
+                Ok(Some(accepted)) => break accepted,
+                Ok(None) => {}
+                Err((error, mut alert)) => {
+                    let mut bytes = Vec::new();
+                    alert.write_all(&mut bytes)?;
+                    goodbye(&mut socket, &bytes).await;
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error).into());
+                }
+            }
+        };
+        let hello = accepted.client_hello();
+        let config = match self.challenge() {
+            Some(challenge) if is_challenge(&hello) => challenge,
+            _ if self.certificates().refuses(hello.server_name()) => {
+                goodbye(&mut socket, &UNRECOGNIZED_NAME).await;
+                return Err(Failed::UnknownName);
+            }
+            _ => self.config(),
+        };
+        let stream = StartHandshake::from_parts(accepted, socket)
+            .into_stream(config)
+            .await?;
+        let facts = self.facts(stream.get_ref().1)?;
+        Ok((stream, facts))
+    }
+
+    /// What `connection`, whose handshake is over, came to.
+    fn facts(&self, connection: &ServerConnection) -> Result<Facts, Failed> {
+        let client = match connection.peer_certificates() {
+            // A resumed session brings the certificate of the first one, which may have run
+            // out since.
+            Some([leaf, ..]) => {
+                let client = ClientCertificate::read(leaf, self.now());
+                Some(client.ok_or(Failed::ClientCertificate)?.into())
+            }
+            _ => None,
+        };
+        Ok(Facts {
+            version: match connection.protocol_version() {
+                Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+                Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+                _ => "",
+            },
+            cipher: connection
+                .negotiated_cipher_suite()
+                .and_then(|suite| suite.suite().as_str())
+                .unwrap_or_default(),
+            name: connection.server_name().map(Into::into),
+            protocol: match connection.alpn_protocol() {
+                Some(b"h2") => Protocol::Http2,
+                Some(b"acme-tls/1") => Protocol::AcmeChallenge,
+                _ => Protocol::Http1,
+            },
+            client,
+        })
+    }
+}
+
+/// The last bytes for a client, if it takes them.
+async fn goodbye<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) {
+    let sent = async {
+        socket.write_all(bytes).await?;
+        socket.shutdown().await
+    };
+    if let Err(error) = sent.await {
+        log::debug!(error:%; "a client was gone before it was told why");
+    }
+}

@@ -1,0 +1,88 @@
+//! When certificates run out, as a metric.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use parking_lot::Mutex;
+use rustls::sign::CertifiedKey;
+
+use super::pair::{self, Certificate};
+use crate::base::metrics::{IntGauge, Metrics};
+
+/// The metric of the certificates of one listener.
+#[derive(Debug)]
+pub(super) struct Expiries {
+    metrics: Metrics,
+    listener: Arc<str>,
+    known: Mutex<Known>,
+}
+
+/// By the first name of a certificate. Of several for one name, the first to run out.
+#[derive(Debug, Default)]
+struct Known {
+    files: BTreeMap<Box<str>, i64>,
+    managed: BTreeMap<Box<str>, i64>,
+}
+
+impl Expiries {
+    pub(super) fn new(metrics: &Metrics, listener: &Arc<str>) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            listener: Arc::clone(listener),
+            known: Mutex::default(),
+        }
+    }
+
+    pub(super) fn set_files(&self, certificates: &[Arc<Certificate>]) {
+        let mut files = BTreeMap::new();
+        for certificate in certificates {
+            let name = certificate.names.first().cloned().unwrap_or_default();
+            files
+                .entry(name)
+                .and_modify(|known: &mut i64| *known = certificate.not_after.min(*known))
+                .or_insert(certificate.not_after);
+        }
+        let mut known = self.known.lock();
+        for gone in known.files.keys().filter(|name| !files.contains_key(*name)) {
+            self.metrics
+                .forget(NAME, &[("listener", &self.listener), ("name", gone)]);
+        }
+        known.files = files;
+        self.show(&known);
+    }
+
+    pub(super) fn set_managed(&self, name: &str, certificate: &CertifiedKey) {
+        let Some(not_after) = certificate.cert.first().and_then(pair::not_after) else {
+            return;
+        };
+        let mut known = self.known.lock();
+        known
+            .managed
+            .insert(name.to_ascii_lowercase().into(), not_after);
+        self.show(&known);
+    }
+
+    fn show(&self, known: &Known) {
+        // What comes from a file is what clients see.
+        for (name, not_after) in known.managed.iter().chain(&known.files) {
+            gauge(&self.metrics, &self.listener, name).set(*not_after);
+        }
+    }
+}
+
+const NAME: &str = "edgeway_certificate_expiry_seconds";
+
+fn gauge(metrics: &Metrics, listener: &str, name: &str) -> IntGauge {
+    metrics.gauge(
+        NAME,
+        "When a certificate runs out, in seconds since 1970; by the first name that it is for.",
+        &[("listener", listener), ("name", name)],
+    )
+}
+
+/// In seconds since 1970.
+pub(super) fn seconds(at: SystemTime) -> i64 {
+    let since = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

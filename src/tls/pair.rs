@@ -1,0 +1,236 @@
+//! A certificate and its key, read from PEM files and looked through: whether they belong
+//! together, for which names and how long they are good.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{Error as TlsError, InconsistentKeys, crypto::CryptoProvider, sign::CertifiedKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+
+/// A certificate with its key, ready to be shown.
+#[derive(Debug)]
+pub(super) struct Certificate {
+    pub(super) key: Arc<CertifiedKey>,
+    /// The DNS names that it is for, in lower case; none if it is for addresses only.
+    pub(super) names: Box<[Box<str>]>,
+    /// Seconds since 1970.
+    pub(super) not_after: i64,
+}
+
+/// Where a certificate is kept.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct PairPaths {
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) ocsp: Option<PathBuf>,
+}
+
+/// Why a pair of files is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PairError {
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("`{}` is no PEM file: {source}", path.display())]
+    Pem { path: PathBuf, source: pem::Error },
+    #[error("`{}` holds no certificate", path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("the certificate in `{}` cannot be read", path.display())]
+    BadCertificate { path: PathBuf },
+    #[error("the certificate in `{}` has no subject alternative names", path.display())]
+    NoNames { path: PathBuf },
+    #[error("`{}` holds no private key", path.display())]
+    NoKey { path: PathBuf },
+    #[error("the private key in `{}` is encrypted", path.display())]
+    Encrypted { path: PathBuf },
+    #[error("the private key in `{}` cannot be used: {source}", path.display())]
+    BadKey { path: PathBuf, source: TlsError },
+    #[error("`{}` is not the key of the certificate in `{}`", key.display(), cert.display())]
+    Mismatch { cert: PathBuf, key: PathBuf },
+    #[error("the first certificate in `{}` is not the one that the key is for", path.display())]
+    Order { path: PathBuf },
+}
+
+impl PairError {
+    /// What to do about it.
+    pub(super) fn help(&self) -> String {
+        match self {
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "paths start at the folder of the configuration".to_owned()
+            }
+            Self::Read { .. } => "it must be a file that the gateway's user may read".to_owned(),
+            Self::Pem { path, .. } => format!(
+                "PEM has its Base64 between `-----BEGIN …-----` and `-----END …-----`; write the file anew, whole: `{}`",
+                path.display()
+            ),
+            Self::NoCertificate { path } => format!(
+                "a PEM file begins with `-----BEGIN CERTIFICATE-----`; one in DER is turned into it by `openssl x509 -inform der -in {0} -out {0}.pem`",
+                path.display()
+            ),
+            Self::BadCertificate { path } => format!(
+                "see what `openssl x509 -noout -text -in {}` says of it",
+                path.display()
+            ),
+            Self::NoNames { .. } => {
+                "browsers do not look at the common name: have it issued with `subjectAltName`".to_owned()
+            }
+            Self::NoKey { .. } => {
+                "a PEM file with a key has `-----BEGIN PRIVATE KEY-----` (or `EC`, `RSA`)".to_owned()
+            }
+            Self::Encrypted { path } => format!(
+                "nobody is there to type its password: keep it as `openssl pkey -in {0} -out {0}.plain` writes it, readable by the gateway's user only",
+                path.display()
+            ),
+            Self::BadKey { .. } => {
+                "use a key of type P-256, P-384, Ed25519, or RSA of 2048 to 8192 bits".to_owned()
+            }
+            Self::Mismatch { .. } => {
+                "a certificate goes with the one key that it was asked for with: look for files mixed up, or replaced by halves".to_owned()
+            }
+            Self::Order { .. } => {
+                "write the chain with the site's own certificate first, then those that signed it"
+                    .to_owned()
+            }
+        }
+    }
+
+    /// Whether the key's file is to blame, or else the certificate's.
+    pub(super) fn is_of_key(&self, paths: &PairPaths) -> bool {
+        match self {
+            Self::NoKey { .. }
+            | Self::Encrypted { .. }
+            | Self::BadKey { .. }
+            | Self::Mismatch { .. } => true,
+            Self::Read { path, .. } | Self::Pem { path, .. } => *path == paths.key,
+            Self::NoCertificate { .. }
+            | Self::BadCertificate { .. }
+            | Self::NoNames { .. }
+            | Self::Order { .. } => false,
+        }
+    }
+}
+
+/// Reads a pair and looks through it.
+pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certificate, PairError> {
+    let chain = chain(&paths.cert)?;
+    let key = key(&paths.key)?;
+    let leaf = chain.first().map(AsRef::as_ref).unwrap_or_default();
+    let bad = || PairError::BadCertificate {
+        path: paths.cert.clone(),
+    };
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| bad())?;
+    let (names, has_addresses) = names(&parsed).ok_or_else(bad)?;
+    let not_after = parsed.validity().not_after.timestamp();
+    let belongs = |chain, key: &PrivateKeyDer<'static>| {
+        CertifiedKey::from_der(chain, key.clone_key(), provider)
+    };
+    let mut certified = match belongs(chain.clone(), &key) {
+        Ok(certified) => certified,
+        Err(TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            let is_later = chain[1..]
+                .iter()
+                .any(|other| belongs(vec![other.clone()], &key).is_ok());
+            return Err(if is_later {
+                PairError::Order {
+                    path: paths.cert.clone(),
+                }
+            } else {
+                PairError::Mismatch {
+                    cert: paths.cert.clone(),
+                    key: paths.key.clone(),
+                }
+            });
+        }
+        Err(TlsError::InvalidCertificate(_)) => return Err(bad()),
+        Err(source) => {
+            return Err(PairError::BadKey {
+                path: paths.key.clone(),
+                source,
+            });
+        }
+    };
+    if names.is_empty() && !has_addresses {
+        return Err(PairError::NoNames {
+            path: paths.cert.clone(),
+        });
+    }
+    if let Some(path) = &paths.ocsp {
+        let answer = read(path)?;
+        certified.ocsp = (!answer.is_empty()).then_some(answer);
+    }
+    Ok(Certificate {
+        key: Arc::new(certified),
+        names,
+        not_after,
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, PairError> {
+    fs::read(path).map_err(|source| PairError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Every certificate of a PEM file; at least one.
+pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PairError> {
+    let text = read(path)?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|source| PairError::Pem {
+            path: path.to_owned(),
+            source,
+        })?;
+    if chain.is_empty() {
+        return Err(PairError::NoCertificate {
+            path: path.to_owned(),
+        });
+    }
+    Ok(chain)
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PairError> {
+    let text = read(path)?;
+    let is_encrypted = [&b"ENCRYPTED PRIVATE KEY"[..], b"Proc-Type: 4,ENCRYPTED"]
+        .iter()
+        .any(|mark| memchr::memmem::find(&text, mark).is_some());
+    let path = path.to_owned();
+    if is_encrypted {
+        return Err(PairError::Encrypted { path });
+    }
+    PrivateKeyDer::from_pem_slice(&text).map_err(|source| match source {
+        pem::Error::NoItemsFound => PairError::NoKey { path },
+        source => PairError::Pem { path, source },
+    })
+}
+
+/// The DNS names, in lower case, and whether there are addresses; `None` if they cannot be
+/// read.
+fn names(certificate: &X509Certificate<'_>) -> Option<(Box<[Box<str>]>, bool)> {
+    let extension = certificate.subject_alternative_name().ok()?;
+    let Some(extension) = extension else {
+        return Some((Box::default(), false));
+    };
+    let mut names = Vec::new();
+    let mut has_addresses = false;
+    for name in &extension.value.general_names {
+        match name {
+            GeneralName::DNSName(name) => {
+                let name = name.strip_suffix('.').unwrap_or(name);
+                names.push(name.to_ascii_lowercase().into_boxed_str());
+            }
+            GeneralName::IPAddress(_) => has_addresses = true,
+            _ => {}
+        }
+    }
+    Some((names.into_boxed_slice(), has_addresses))
+}
+
+/// When a certificate in DER runs out, in seconds since 1970.
+pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp())
+}

@@ -1,0 +1,252 @@
+//! An authority of the test's own, and certificates that it signs.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, OnceLock},
+};
+
+use chrono::{Datelike, Days, Utc};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, SerialNumber, date_time_ymd,
+};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+/// Who signs.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    der: CertificateDer<'static>,
+}
+
+/// A certificate and its key, in PEM.
+#[derive(Clone, Debug)]
+pub(crate) struct Issued {
+    pub(crate) cert: String,
+    pub(crate) key: String,
+    pub(crate) serial: u64,
+}
+
+/// What is to be in a certificate.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    params: CertificateParams,
+    is_rsa: bool,
+}
+
+/// Days from today, as rcgen takes them.
+macro_rules! day {
+    ($offset:expr) => {{
+        let offset: i64 = $offset;
+        let days = Days::new(offset.unsigned_abs());
+        let today = Utc::now().date_naive();
+        let day = if offset < 0 {
+            today - days
+        } else {
+            today + days
+        };
+        let part = |part: u32| u8::try_from(part).unwrap();
+        date_time_ymd(day.year(), part(day.month()), part(day.day()))
+    }};
+}
+
+impl Wanted {
+    /// For a site with these names, good from yesterday for 90 days.
+    pub(crate) fn site(names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("names can be in a certificate");
+        params.distinguished_name = DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "a site of a test");
+        params.not_before = day!(-1);
+        params.not_after = day!(89);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.serial_number = Some(SerialNumber::from(fastrand::u64(1 << 32..1 << 62)));
+        Self {
+            params,
+            is_rsa: false,
+        }
+    }
+
+    /// For a client with this name.
+    pub(crate) fn client(parts: &[(DnType, &str)]) -> Self {
+        let mut wanted = Self::site(&[]);
+        wanted.params.distinguished_name = DistinguishedName::new();
+        for (kind, value) in parts {
+            wanted
+                .params
+                .distinguished_name
+                .push(kind.clone(), (*value).to_owned());
+        }
+        wanted.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        wanted
+    }
+
+    /// With an RSA key of 2048 bits instead of P-256.
+    pub(crate) fn rsa(mut self) -> Self {
+        self.is_rsa = true;
+        self
+    }
+
+    /// Good between these days from now.
+    pub(crate) fn days(mut self, from: i64, to: i64) -> Self {
+        self.params.not_before = day!(from);
+        self.params.not_after = day!(to);
+        self
+    }
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let number = fastrand::u32(..);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("test authority {number}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = day!(-2);
+        params.not_after = day!(1000);
+        let key = KeyPair::generate().expect("there is randomness");
+        let own = params.self_signed(&key).expect("it can sign itself");
+        Self {
+            pem: own.pem(),
+            der: own.der().clone(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// Its own certificate in PEM.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    pub(crate) fn issue(&self, wanted: &Wanted) -> Issued {
+        let key = if wanted.is_rsa {
+            rsa_key()
+        } else {
+            KeyPair::generate().expect("there is randomness")
+        };
+        let mut params = wanted.params.clone();
+        params.use_authority_key_identifier_extension = true;
+        let signed = params
+            .signed_by(&key, &self.issuer)
+            .expect("it can be signed");
+        let (_, parsed) = x509_parser::parse_x509_certificate(signed.der()).expect("it is X.509");
+        let serial = parsed.raw_serial();
+        let serial = serial
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        Issued {
+            cert: signed.pem(),
+            key: key.serialize_pem(),
+            serial,
+        }
+    }
+
+    /// For a site with these names, with an EC key.
+    pub(crate) fn site(&self, names: &[&str]) -> Issued {
+        self.issue(&Wanted::site(names))
+    }
+
+    /// What a client goes by that trusts this authority alone.
+    pub(crate) fn trust(&self) -> ClientConfig {
+        self.trust_with(None)
+    }
+
+    /// As [`Authority::trust`], for a client with a certificate of its own.
+    pub(crate) fn trust_with(&self, own: Option<&Issued>) -> ClientConfig {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).expect("it is an authority");
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("both versions have suites")
+            .with_root_certificates(roots);
+        match own {
+            None => config.with_no_client_auth(),
+            Some(own) => {
+                let (chain, key) = own.ders();
+                config
+                    .with_client_auth_cert(chain, key)
+                    .expect("they belong together")
+            }
+        }
+    }
+}
+
+impl Issued {
+    /// Writes `NAME.pem` and `NAME.key`, each at once.
+    pub(crate) fn write(&self, folder: &Path, name: &str) {
+        for (ending, text) in [("key", &self.key), ("pem", &self.cert)] {
+            let path = folder.join(format!("{name}.{ending}"));
+            replace(&path, text);
+        }
+    }
+
+    pub(crate) fn ders(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = CertificateDer::pem_slice_iter(self.cert.as_bytes());
+        (
+            chain.collect::<Result<_, _>>().expect("it is PEM"),
+            PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("it is PEM"),
+        )
+    }
+}
+
+/// Writes a file so that readers see the old text or the new one.
+pub(crate) fn replace(path: &Path, text: &str) {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, text).expect("the folder takes files");
+    fs::rename(&draft, path).expect("it is the same folder");
+}
+
+/// `ring` makes no RSA keys. One is enough for all tests of a run.
+fn rsa_key() -> KeyPair {
+    static KEY: OnceLock<String> = OnceLock::new();
+    let pem = KEY.get_or_init(|| {
+        let made = Command::new("openssl")
+            .args([
+                "genpkey",
+                "-algorithm",
+                "RSA",
+                "-pkeyopt",
+                "rsa_keygen_bits:2048",
+            ])
+            .output()
+            .expect("openssl is there: `make setup-tests` installs it");
+        assert!(made.status.success(), "{made:?}");
+        String::from_utf8(made.stdout).expect("PEM is text")
+    });
+    KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_RSA_SHA256).expect("it is an RSA key")
+}
+
+/// A folder with all the files that the example configurations name.
+pub(crate) fn files_of_examples() -> &'static Path {
+    static FOLDER: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder for the test can be made");
+        let path = folder.path().to_owned();
+        let authority = Authority::new();
+        let sites = path.join("tls/sites");
+        fs::create_dir_all(&sites).expect("the folder takes folders");
+        authority
+            .site(&["example.com", "www.example.com"])
+            .write(&path.join("tls"), "example.com");
+        authority
+            .issue(&Wanted::site(&["example.com", "www.example.com"]).rsa())
+            .write(&path.join("tls"), "example.com-rsa");
+        authority
+            .site(&["*.shops.example.com"])
+            .write(&sites, "shops");
+        fs::write(path.join("tls/clients-ca.pem"), authority.pem()).expect("it takes files");
+        (folder, path)
+    });
+    path
+}
