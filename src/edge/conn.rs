@@ -30,6 +30,7 @@ use pingora::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{
+    frames::{FrameLimits, Frames},
     head::{Body, Head, HeadLimits, Refused, Scanned, Scanner},
     transport::Transport,
 };
@@ -54,7 +55,8 @@ pub(super) struct ConnIo {
     /// How much of what comes belongs to the request under way.
     rest: Rest,
     output: Vec<u8>,
-    is_http2: bool,
+    /// HTTP/2 only.
+    frames: Option<Box<(Frames, FrameLimits)>>,
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     socket_digest: Arc<SocketDigest>,
@@ -102,7 +104,7 @@ impl ConnIo {
             scanner: Scanner::default(),
             rest: Rest::Bytes(0),
             output: Vec::new(),
-            is_http2: false,
+            frames: None,
             connection,
             digest: Arc::new(digest),
             socket_digest: Arc::new(socket_digest),
@@ -113,9 +115,9 @@ impl ConnIo {
         &self.connection
     }
 
-    /// From here on frames of HTTP/2 pass.
-    pub(super) fn set_http2(&mut self) {
-        self.is_http2 = true;
+    /// From here on frames of HTTP/2 pass, and are counted.
+    pub(super) fn set_http2(&mut self, limits: FrameLimits) {
+        self.frames = Some(Box::new((Frames::default(), limits)));
         self.rest = Rest::All;
         self.connection.enter(Phase::Http2);
     }
@@ -216,6 +218,51 @@ impl ConnIo {
         Poll::Pending
     }
 
+    /// Reads frames. Once the connection is cut nothing more comes, not even its end:
+    /// [`super::http2`] looks why, and still has a word to say.
+    fn poll_frames(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if self.connection.was_cut().is_some() {
+            return Poll::Pending;
+        }
+        if self.input.is_empty() {
+            let read = ready!(Pin::new(&mut self.transport).poll_read(cx, buf));
+            if self.connection.was_cut().is_some() {
+                buf.set_filled(before);
+                return Poll::Pending;
+            }
+            read?;
+        } else {
+            // What was read before it turned out to be HTTP/2.
+            let count = self.input.len().min(buf.remaining());
+            buf.put_slice(&self.input.split_to(count));
+            if self.input.is_empty() {
+                self.input = BytesMut::new();
+            }
+        }
+        let Some((frames, limits)) = self.frames.as_deref_mut() else {
+            return Poll::Ready(Ok(()));
+        };
+        let streams = &self.connection.streams;
+        let seen = frames.feed(&buf.filled()[before..], limits, streams.now());
+        streams.set_head(frames.waits());
+        if let Err(cut) = seen {
+            self.connection.cut(cut);
+            buf.set_filled(before);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// What `write` came to, noted.
+    fn wrote(&mut self, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.connection.set_blocked(write.is_pending());
+        if let (Some(frames), Poll::Ready(Ok(count))) = (&mut self.frames, &write) {
+            frames.0.sent(*count);
+        }
+        write
+    }
+
     /// Writes out what is buffered.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.output.is_empty() {
@@ -267,6 +314,9 @@ impl AsyncRead for ConnIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.frames.is_some() {
+            return this.poll_frames(cx, buf);
+        }
         let allowed = this.allowed();
         if allowed == 0 {
             return this.poll_hold(cx);
@@ -299,6 +349,10 @@ impl AsyncWrite for ConnIo {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        if this.frames.is_some() {
+            let write = Pin::new(&mut this.transport).poll_write(cx, data);
+            return this.wrote(write);
+        }
         if this.output.len() + data.len() <= WRITE_BUFFER {
             if this.output.capacity() == 0 {
                 this.output.reserve_exact(WRITE_BUFFER);
@@ -335,6 +389,24 @@ impl AsyncWrite for ConnIo {
         }
     }
 
+    /// Frames come in buffers of `h2`'s own.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.frames.is_none() {
+            let first = slices.iter().find(|slice| !slice.is_empty());
+            return self.poll_write(cx, first.map_or(&[], |slice| slice));
+        }
+        let write = Pin::new(&mut self.transport).poll_write_vectored(cx, slices);
+        self.wrote(write)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.frames.is_some()
+    }
+
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
         Pin::new(&mut self.transport).poll_flush(cx)
@@ -364,7 +436,7 @@ impl UniqueID for ConnIo {
 impl Ssl for ConnIo {
     /// Pingora goes by this alone, whether TLS said so or the client's first bytes.
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.is_http2.then_some(ALPN::H2)
+        self.frames.is_some().then_some(ALPN::H2)
     }
 }
 

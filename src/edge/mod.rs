@@ -1,7 +1,9 @@
 //! Where connections enter: listeners and accept loops of our own in front of Pingora.
 
 mod conn;
+mod frames;
 mod head;
+mod http2;
 pub mod listener;
 mod serve;
 mod transport;

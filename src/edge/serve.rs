@@ -16,6 +16,7 @@ use tokio::{io::AsyncWriteExt, sync::watch};
 use super::{
     conn::{ConnIo, Next},
     head::{HeadLimits, Refused},
+    http2,
     transport::{Socket, Transport},
 };
 use crate::{
@@ -43,7 +44,7 @@ impl<A> Shared<A>
 where
     A: HttpServerApp + ServerApp + Send + Sync + 'static,
 {
-    fn listener(&self) -> &Listener {
+    pub(super) fn listener(&self) -> &Listener {
         &self.facts.config
     }
 
@@ -59,8 +60,8 @@ where
         match protocol {
             Some(tls::Protocol::AcmeChallenge) => {}
             Some(tls::Protocol::Http2) => {
-                io.set_http2();
-                self.http2(io).await;
+                io.set_http2(http2::frame_limits(self.listener()));
+                http2::serve(&self, io).await;
             }
             _ => self.http1(io).await,
         }
@@ -101,7 +102,7 @@ where
         }
     }
 
-    async fn http1(&self, mut io: Box<ConnIo>) {
+    async fn http1(self: &Arc<Self>, mut io: Box<ConnIo>) {
         let listener = self.listener();
         let limits = HeadLimits {
             request_line: listener.limits.request_line,
@@ -114,8 +115,8 @@ where
             match io.next_head(&limits, takes_http2 && is_first).await {
                 Next::Request => {}
                 Next::Http2 => {
-                    io.set_http2();
-                    return self.http2(io).await;
+                    io.set_http2(http2::frame_limits(listener));
+                    return http2::serve(self, io).await;
                 }
                 Next::Closed => {
                     if let Some(cut) = io.connection().was_cut() {
@@ -138,11 +139,6 @@ where
             io = same;
             io.idle();
         }
-    }
-
-    async fn http2(&self, io: Box<ConnIo>) {
-        // What comes back is a connection that Pingora has closed.
-        drop(self.app.process_new(io, &self.stop).await);
     }
 
     async fn refuse(&self, mut io: Box<ConnIo>, refused: Refused) {

@@ -12,6 +12,16 @@ pub(crate) enum Failure {
     ClientGone,
     /// What the client sent is no HTTP that we pass on.
     BadRequest,
+    /// The request's method is none that we serve.
+    Method,
+    /// The request's line is too long.
+    LongLine,
+    /// A header has no proper name, or stands twice and may not.
+    BadHeader,
+    /// The client expects what we do not do.
+    Expectation,
+    /// The client left its answer unread for too long.
+    SendTimeout,
     /// The request's path could be read in two ways.
     BadPath,
     /// The request's `Host` is neither a name nor an address.
@@ -46,9 +56,14 @@ pub(crate) enum Failure {
 
 impl Failure {
     #[cfg(test)]
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 22] = [
         Self::ClientGone,
         Self::BadRequest,
+        Self::Method,
+        Self::LongLine,
+        Self::BadHeader,
+        Self::Expectation,
+        Self::SendTimeout,
         Self::BadPath,
         Self::BadHost,
         Self::LongHead,
@@ -71,6 +86,11 @@ impl Failure {
         match self {
             Self::ClientGone => "client_gone",
             Self::BadRequest => "bad_request",
+            Self::Method => "method",
+            Self::LongLine => "long_line",
+            Self::BadHeader => "bad_header",
+            Self::Expectation => "expectation",
+            Self::SendTimeout => "send_timeout",
             Self::BadPath => "bad_path",
             Self::BadHost => "bad_host",
             Self::LongHead => "long_head",
@@ -94,9 +114,13 @@ impl Failure {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::ClientGone => StatusCode::from_u16(499).expect("three digits"),
-            Self::BadRequest | Self::BadPath | Self::BadHost | Self::Upgrade => {
+            Self::BadRequest | Self::BadPath | Self::BadHost | Self::BadHeader | Self::Upgrade => {
                 StatusCode::BAD_REQUEST
             }
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::LongLine => StatusCode::URI_TOO_LONG,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::SendTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
@@ -111,6 +135,11 @@ impl Failure {
         match self {
             Self::ClientGone => "The client closed the connection.",
             Self::BadRequest => "The request is not one this server understands.",
+            Self::Method => "The methods TRACE and CONNECT are not served.",
+            Self::LongLine => "The address of the request is too long.",
+            Self::BadHeader => "A header of the request has no proper name, or stands twice.",
+            Self::Expectation => "No expectation but `100-continue` is met.",
+            Self::SendTimeout => "The client did not read its answer.",
             Self::BadPath => "The address has characters that this server does not accept.",
             Self::BadHost => "The request names no proper host.",
             Self::LongHead => "The request's headers, cookies among them, are too long.",
@@ -136,6 +165,10 @@ impl Failure {
             Self::NoBackend | Self::Overload => reply.header(
                 http::header::RETRY_AFTER,
                 http::HeaderValue::from_static("1"),
+            ),
+            Self::Method => reply.header(
+                http::header::ALLOW,
+                http::HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
             ),
             Self::BadRequest | Self::BadPath | Self::BadHost => reply.closing(),
             _ => reply,
@@ -174,11 +207,13 @@ impl Failure {
                 (None, _) => Self::Reset,
             },
             ErrorSource::Downstream => match error.etype() {
+                E::WriteTimedout => Self::SendTimeout,
+                // The last is a stream that the client has reset.
                 E::ReadError
                 | E::WriteError
                 | E::ConnectionClosed
                 | E::ReadTimedout
-                | E::WriteTimedout => Self::ClientGone,
+                | E::H2Error => Self::ClientGone,
                 _ => Self::BadRequest,
             },
             ErrorSource::Internal | ErrorSource::Unset => Self::Internal,

@@ -5,6 +5,7 @@ mod context;
 mod error;
 pub mod forwarded;
 mod hop;
+mod http2;
 pub mod page;
 mod refuse;
 mod reply;
@@ -54,6 +55,9 @@ pub fn service(live: &Arc<Live>) -> HttpProxy<Proxy> {
         live: Arc::clone(live),
     };
     let mut proxy = HttpProxy::new(hooks, Arc::new(conf));
+    // Refused by us all the same, and not without a word in the log.
+    let options = proxy.server_options.get_or_insert_default();
+    options.allow_connect_method_proxying = true;
     proxy.handle_init_modules();
     proxy
 }
@@ -297,7 +301,8 @@ impl ProxyHttp for Proxy {
             report(facts, failure, error);
         }
         let begun = reply::begun(session);
-        if begun.is_some() || (failure == Failure::ClientGone && !is_planned) {
+        let is_gone = matches!(failure, Failure::ClientGone | Failure::SendTimeout);
+        if begun.is_some() || (is_gone && !is_planned) {
             // What has begun cannot be taken back: the connection is cut, so that nobody
             // takes the part for the whole.
             facts.status = begun.map_or(failure.status(), |head| head.status).as_u16();

@@ -127,6 +127,16 @@ impl Refuse for Refuser {
         );
     }
 
+    fn stream_refused(&self, connection: &Connection, reason: &'static str) {
+        self.live.http.refuse(reason);
+        log::debug!(
+            listener = &*connection.listener.config.name,
+            client:% = connection.peer,
+            reason;
+            "a stream was refused"
+        );
+    }
+
     fn turned_away(&self, listener: &str, peer: Option<SocketAddr>, reason: &'static str) {
         self.live.http.refuse(reason);
         let client = peer.map(|peer| peer.ip().to_string()).unwrap_or_default();

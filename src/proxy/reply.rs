@@ -4,7 +4,7 @@
 use std::{cell::RefCell, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
@@ -36,10 +36,14 @@ pub(super) async fn send(
     session
         .write_response_header(Box::new(head), body.is_none())
         .await?;
-    if body.is_some() {
+    let is_http2 = session.req_header().version == Version::HTTP_2;
+    if body.is_some() || is_http2 {
+        // Pingora passes no end with a head on HTTP/2.
         session.write_response_body(body, true).await?;
     }
-    linger(session).await;
+    if !is_http2 {
+        linger(session).await;
+    }
     Ok(())
 }
 
@@ -112,7 +116,8 @@ pub(super) fn begun(session: &Session) -> Option<&ResponseHeader> {
 
 /// Reads what the client still sends of a body that nobody wants. Closing with bytes
 /// unread resets the connection, and with it the answer on its way (nginx:
-/// `lingering_close`).
+/// `lingering_close`). On HTTP/2 a whole answer and then a reset of the stream say the same
+/// (RFC 9113, 8.1), and the connection lives on.
 async fn linger(session: &mut Session) {
     if session.as_mut().is_body_done() {
         return;

@@ -10,6 +10,7 @@ use super::{
     context::{self, Context},
     error::Failure,
     forwarded::{self, Forwarding},
+    http2,
 };
 use crate::{
     chain::{Client, Exchange, Phase, Protocol, Reply, Verdict},
@@ -23,10 +24,18 @@ use crate::{
 pub(super) fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Failure> {
     let connection = connection(session).ok_or(Failure::Internal)?;
     let head = session.req_header();
+    let is_http2 = head.version == http::Version::HTTP_2;
     ctx.facts.client = client(head, &connection, &ctx.gateway);
-    ctx.watch = Some(connection.request_watch(head.version == http::Version::HTTP_2));
-    ctx.connection = Some(connection);
+    ctx.watch = Some(connection.request_watch(is_http2));
+    let connection = ctx.connection.insert(connection);
+    if is_http2 {
+        let listener = &connection.listener.config;
+        // A client that reads its other streams only leaves this one's answer waiting.
+        session.set_write_timeout(Some(listener.limits.send_timeout));
+        http2::settle(session.req_header_mut(), listener, &connection.text)?;
+    }
 
+    let head = session.req_header();
     let normal = routes::normalise(head.raw_path()).map_err(|_| Failure::BadPath)?;
     let authority = normal.authority.map(<[u8]>::to_vec);
     if let Some(target) = normal.rewritten() {

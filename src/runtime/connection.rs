@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{BorrowedFd, RawFd},
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,8 +20,11 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use prometheus::IntGauge;
 
-use super::{admission::Guard, deadline::Watch, text::ConnectionText};
+use super::{admission::Guard, deadline::Watch, http2::Streams, text::ConnectionText};
 use crate::{chain::Scheme, gateway::Listener, tls};
+
+/// How long a connection that was cut may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What is the same for every connection of a listener.
 #[derive(Debug)]
@@ -74,8 +77,8 @@ pub struct Connection {
     pub text: ConnectionText,
     /// The deadline of the request under way on HTTP/1.
     watch: Arc<Watch>,
-    /// Those of HTTP/2 streams.
-    streams: Mutex<Vec<Weak<Watch>>>,
+    /// HTTP/2 only.
+    pub streams: Streams,
     /// [`Phase`] in the lowest byte; above it a count that each phase moves, so that one
     /// idle time is not taken for the next.
     phase: AtomicU64,
@@ -87,6 +90,8 @@ pub struct Connection {
     /// Both sides speak something else than HTTP from here on.
     is_tunnel: AtomicBool,
     cut: AtomicU8,
+    /// When the watching task first saw that this connection was cut.
+    cut_at: AtomicU64,
     socket: Mutex<Option<RawFd>>,
     _guard: Guard,
 }
@@ -115,14 +120,65 @@ pub enum Cut {
     IdleTimeout = 2,
     /// An answer was left unread for too long.
     SendTimeout = 3,
+    /// HTTP/2: too many frames of a kind.
+    Resets = 32,
+    Pings = 33,
+    Settings = 34,
+    Continuations = 35,
+    EmptyData = 36,
+    Priorities = 37,
+    WindowUpdates = 38,
+    UnknownFrames = 39,
+    /// HTTP/2: too many requests that are none.
+    Malformed = 40,
 }
 
 impl Cut {
+    const ALL: [Self; 12] = [
+        Self::HeaderTimeout,
+        Self::IdleTimeout,
+        Self::SendTimeout,
+        Self::Resets,
+        Self::Pings,
+        Self::Settings,
+        Self::Continuations,
+        Self::EmptyData,
+        Self::Priorities,
+        Self::WindowUpdates,
+        Self::UnknownFrames,
+        Self::Malformed,
+    ];
+
     pub fn reason(self) -> &'static str {
         match self {
             Self::HeaderTimeout => "header_timeout",
             Self::IdleTimeout => "idle_timeout",
             Self::SendTimeout => "send_timeout",
+            Self::Resets => "h2_resets",
+            Self::Pings => "h2_pings",
+            Self::Settings => "h2_settings",
+            Self::Continuations => "h2_continuations",
+            Self::EmptyData => "h2_empty_data",
+            Self::Priorities => "h2_priorities",
+            Self::WindowUpdates => "h2_window_updates",
+            Self::UnknownFrames => "h2_unknown_frames",
+            Self::Malformed => "h2_malformed",
+        }
+    }
+
+    /// Whether the client did too much of something, and not too little.
+    pub fn is_flood(self) -> bool {
+        match self {
+            Self::HeaderTimeout | Self::IdleTimeout | Self::SendTimeout => false,
+            Self::Resets
+            | Self::Pings
+            | Self::Settings
+            | Self::Continuations
+            | Self::EmptyData
+            | Self::Priorities
+            | Self::WindowUpdates
+            | Self::UnknownFrames
+            | Self::Malformed => true,
         }
     }
 }
@@ -142,13 +198,14 @@ impl Connection {
             is_unix: peer.is_none(),
             tls,
             watch: Arc::default(),
-            streams: Mutex::default(),
+            streams: Streams::default(),
             phase: AtomicU64::new(Phase::Head as u64),
             seen: AtomicU64::new(0),
             seen_at: AtomicU64::new(0),
             is_blocked: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
             cut: AtomicU8::new(0),
+            cut_at: AtomicU64::new(0),
             socket: Mutex::new(None),
             _guard: guard,
         }
@@ -166,11 +223,7 @@ impl Connection {
         if !is_http2 {
             return Arc::clone(&self.watch);
         }
-        let watch = Arc::default();
-        let mut streams = self.streams.lock();
-        streams.retain(|stream| stream.strong_count() > 0);
-        streams.push(Arc::downgrade(&watch));
-        watch
+        self.streams.watch()
     }
 
     /// A phase begins.
@@ -215,11 +268,16 @@ impl Connection {
 
     /// Why we ended this connection, if we did.
     pub fn was_cut(&self) -> Option<Cut> {
-        match self.cut.load(Ordering::Acquire) {
-            1 => Some(Cut::HeaderTimeout),
-            2 => Some(Cut::IdleTimeout),
-            3 => Some(Cut::SendTimeout),
-            _ => None,
+        let cut = self.cut.load(Ordering::Acquire);
+        Cut::ALL.into_iter().find(|known| *known as u8 == cut)
+    }
+
+    /// Has nothing under way.
+    pub(super) fn is_idle(&self) -> bool {
+        match self.phase() {
+            Phase::Idle | Phase::Head => true,
+            Phase::Request => false,
+            Phase::Http2 => self.streams.open() == 0,
         }
     }
 
@@ -246,11 +304,16 @@ impl Connection {
     pub(super) fn check(&self, now: u64) {
         let is_blocked = self.is_blocked.load(Ordering::Relaxed);
         self.watch.check(now, is_blocked);
+        let limits = &self.listener.config.limits;
+        if self.cut.load(Ordering::Relaxed) != 0 {
+            self.see_off(now);
+            return;
+        }
         if self.phase() == Phase::Http2 {
-            let streams = self.streams.lock();
-            for stream in streams.iter().filter_map(Weak::upgrade) {
-                stream.check(now, is_blocked);
+            if let Some(why) = self.streams.check(now, is_blocked, limits) {
+                self.cut(why);
             }
+            return;
         }
         let phase = self.phase.load(Ordering::Relaxed);
         if phase != self.seen.load(Ordering::Relaxed) || self.seen_at.load(Ordering::Relaxed) == 0 {
@@ -258,7 +321,6 @@ impl Connection {
             self.seen_at.store(now, Ordering::Relaxed);
             return;
         }
-        let limits = &self.listener.config.limits;
         let (limit, why) = match self.phase() {
             Phase::Idle => (limits.idle_timeout, Cut::IdleTimeout),
             Phase::Head => (limits.header_timeout, Cut::HeaderTimeout),
@@ -267,6 +329,16 @@ impl Connection {
         let since = Duration::from_millis(now - self.seen_at.load(Ordering::Relaxed));
         if since >= limit {
             self.cut(why);
+        }
+    }
+
+    /// Ends what was cut a while ago and is still there: it waits for its client to read.
+    fn see_off(&self, now: u64) {
+        let at = self.cut_at.load(Ordering::Relaxed);
+        if at == 0 {
+            self.cut_at.store(now, Ordering::Relaxed);
+        } else if Duration::from_millis(now - at) >= LAST_WORDS {
+            self.end();
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::connection::{Connection, Phase};
+use super::connection::Connection;
 use crate::base::clock::Clock;
 
 /// How often deadlines are looked at; the most by which one is overrun.
@@ -68,7 +68,7 @@ impl Connections {
     pub fn cut(&self, also_busy: bool) {
         for shard in &self.0.shards {
             for connection in shard.lock().iter().filter_map(Weak::upgrade) {
-                if also_busy || matches!(connection.phase(), Phase::Idle | Phase::Head) {
+                if also_busy || connection.is_idle() {
                     connection.end();
                 }
             }

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod connection;
 pub mod connections;
 pub mod deadline;
+pub mod http2;
 pub mod live;
 pub mod refusal;
 pub mod supervisor;

@@ -46,6 +46,12 @@ impl ConnectionText {
             .filter(|known| known.raw.as_bytes() == raw.as_bytes())
     }
 
+    /// The connection's first `Host`, if it is this one.
+    pub fn host_value(&self, raw: &[u8]) -> Option<HeaderValue> {
+        let known = self.host.get()?;
+        (known.raw.as_bytes() == raw).then(|| known.raw.clone())
+    }
+
     /// Keeps what the first `Host` comes to.
     pub fn remember_host(&self, make: impl FnOnce() -> Option<HostText>) {
         if self.host.get().is_none()

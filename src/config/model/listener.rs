@@ -235,7 +235,7 @@ impl Default for LimitsConfig {
             connections: None,
             connections_per_ip: None,
             connections_per_network: None,
-            requests_per_connection: 1000,
+            requests_per_connection: 10_000,
             header_timeout: Span::secs(10),
             idle_timeout: Span::secs(60),
             body_rate: ByteSize(1024),

@@ -1,0 +1,431 @@
+//! Counts the frames of an HTTP/2 connection as they come, whatever the pieces: what costs
+//! the client nothing and us something is bounded by number.
+//!
+//! Only frame heads are looked at (RFC 9113, 4.1). Whether a frame is right is for the `h2`
+//! crate to say, which reads the same bytes after us.
+
+use crate::{config::model::Http2Config, runtime::connection::Cut};
+
+/// What a client sends before its first frame.
+const PREFACE: u32 = 24;
+const HEAD: usize = 9;
+
+/// Milliseconds for which one set of counts stands. All of them together look back for 10 s,
+/// a little less while the newest has just begun.
+const SPAN: u64 = 2500;
+const SPANS: usize = 4;
+
+/// DATA frames without data in 10 s; `h2` takes a hundred in a connection's life.
+const EMPTY_DATA: u64 = 100;
+/// PRIORITY frames, and its successors, beside those that come with requests.
+const PRIORITIES: u64 = 1000;
+/// WINDOW_UPDATE frames, beside those that answer what we send.
+const WINDOW_UPDATES: u64 = 1000;
+/// Frames of no known type, which are to be passed over (RFC 9113, 4.1).
+const UNKNOWN: u64 = 1000;
+/// PRIORITY and WINDOW_UPDATE frames that may come with each request.
+const WITH_REQUEST: u64 = 4;
+
+/// CONTINUATION frames of one header block, if its list is no longer than a few frames.
+const CONTINUATIONS: u32 = 5;
+const FRAME: usize = 16 * 1024;
+
+const END: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+
+/// What a client may send on one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FrameLimits {
+    resets: u64,
+    pings: u64,
+    settings: u64,
+    continuations: u32,
+}
+
+impl FrameLimits {
+    /// `header_list`: how long a request's headers may be once decoded.
+    pub(super) fn new(config: &Http2Config, header_list: usize) -> Self {
+        let frames = u32::try_from(header_list / FRAME).unwrap_or(u32::MAX);
+        Self {
+            resets: config.resets.into(),
+            pings: config.pings.into(),
+            settings: config.settings.into(),
+            continuations: CONTINUATIONS.max(frames.saturating_add(frames / 4)),
+        }
+    }
+}
+
+/// Where in the client's frames a connection is.
+#[derive(Debug)]
+pub(super) struct Frames {
+    /// The frame head that is coming in.
+    head: [u8; HEAD],
+    length: usize,
+    /// What is left of the preface, or of a frame's payload.
+    rest: u32,
+    /// What is over once `rest` is.
+    ends: Ends,
+    /// Header blocks that have begun, times two, and one more while one is under way. The
+    /// connection's first SETTINGS stand for one.
+    blocks: u64,
+    continuations: u32,
+    /// Which [`SPAN`] of time the newest counts stand for.
+    span: u64,
+    counts: [Counts; SPANS],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    Nothing,
+    /// A header block, or the client's first SETTINGS.
+    Block,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Resets,
+    Pings,
+    Settings,
+    EmptyData,
+    Priorities,
+    WindowUpdates,
+    Unknown,
+    Requests,
+    /// Kibibytes that went to the client.
+    Sent,
+}
+
+type Counts = [u32; Kind::Sent as usize + 1];
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self {
+            head: [0; HEAD],
+            length: 0,
+            rest: PREFACE,
+            ends: Ends::Nothing,
+            blocks: 1,
+            continuations: 0,
+            span: 0,
+            counts: Default::default(),
+        }
+    }
+}
+
+impl Frames {
+    /// Odd while a request's head, or the connection's own, has begun and is not whole; never
+    /// the same for two of them.
+    pub(super) fn waits(&self) -> u64 {
+        self.blocks
+    }
+
+    /// So many bytes went to the client.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let sent = &mut self.newest()[Kind::Sent as usize];
+        *sent = sent.saturating_add(kib);
+    }
+
+    /// Goes over the next bytes, at `now` in milliseconds. What is too much ends the
+    /// connection.
+    pub(super) fn feed(&mut self, bytes: &[u8], limits: &FrameLimits, now: u64) -> Result<(), Cut> {
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            if self.rest > 0 {
+                let rest = usize::try_from(self.rest).unwrap_or(usize::MAX);
+                let passed = rest.min(bytes.len());
+                bytes = &bytes[passed..];
+                self.rest -= u32::try_from(passed).unwrap_or(self.rest);
+            } else {
+                let taken = (HEAD - self.length).min(bytes.len());
+                self.head[self.length..self.length + taken].copy_from_slice(&bytes[..taken]);
+                self.length += taken;
+                bytes = &bytes[taken..];
+                if self.length < HEAD {
+                    break;
+                }
+                self.length = 0;
+                self.turn(now);
+                self.frame(limits)?;
+            }
+            if self.rest == 0 && self.ends == Ends::Block {
+                self.ends = Ends::Nothing;
+                self.blocks += self.blocks & 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for the counts of `now`.
+    fn turn(&mut self, now: u64) {
+        let span = now / SPAN;
+        let over = span.saturating_sub(self.span).min(SPANS as u64);
+        for ended in 1..=over {
+            self.counts[slot(self.span + ended)] = Counts::default();
+        }
+        self.span = self.span.max(span);
+    }
+
+    /// A frame's head is here.
+    fn frame(&mut self, limits: &FrameLimits) -> Result<(), Cut> {
+        let [a, b, c, kind, flags, ..] = self.head;
+        self.rest = u32::from_be_bytes([0, a, b, c]);
+        match kind {
+            // DATA
+            0 if self.rest == 0 && flags & END == 0 => {
+                self.count(Kind::EmptyData, EMPTY_DATA, Cut::EmptyData)
+            }
+            0 => Ok(()),
+            // HEADERS
+            1 => {
+                self.blocks = (self.blocks | 1) + 2;
+                self.continuations = 0;
+                self.block(flags);
+                // However many: how many at once and in all is bounded elsewhere.
+                self.count(Kind::Requests, u64::MAX, Cut::UnknownFrames)
+            }
+            // PRIORITY, PRIORITY_UPDATE (RFC 9218, 7.1)
+            2 | 0x10 => {
+                let most = PRIORITIES + WITH_REQUEST * self.recent(Kind::Requests);
+                self.count(Kind::Priorities, most, Cut::Priorities)
+            }
+            // RST_STREAM
+            3 => self.count(Kind::Resets, limits.resets, Cut::Resets),
+            // SETTINGS
+            4 => {
+                if self.blocks == 1 {
+                    self.ends = Ends::Block;
+                }
+                self.count(Kind::Settings, limits.settings, Cut::Settings)
+            }
+            // PING
+            6 => self.count(Kind::Pings, limits.pings, Cut::Pings),
+            // WINDOW_UPDATE: clients send two for what fills a frame, some for each 4 KiB.
+            8 => {
+                let most = WINDOW_UPDATES
+                    + WITH_REQUEST * self.recent(Kind::Requests)
+                    + self.recent(Kind::Sent);
+                self.count(Kind::WindowUpdates, most, Cut::WindowUpdates)
+            }
+            // CONTINUATION
+            9 => {
+                self.continuations += 1;
+                if self.continuations > limits.continuations {
+                    return Err(Cut::Continuations);
+                }
+                self.block(flags);
+                Ok(())
+            }
+            // GOAWAY, and whatever is yet to be invented.
+            _ => self.count(Kind::Unknown, UNKNOWN, Cut::UnknownFrames),
+        }
+    }
+
+    /// A piece of a header block follows.
+    fn block(&mut self, flags: u8) {
+        if flags & END_HEADERS != 0 {
+            self.ends = Ends::Block;
+        }
+    }
+
+    fn count(&mut self, kind: Kind, most: u64, cut: Cut) -> Result<(), Cut> {
+        let count = &mut self.newest()[kind as usize];
+        *count = count.saturating_add(1);
+        if self.recent(kind) > most {
+            return Err(cut);
+        }
+        Ok(())
+    }
+
+    fn recent(&self, kind: Kind) -> u64 {
+        let spans = self.counts.iter();
+        spans.map(|counts| u64::from(counts[kind as usize])).sum()
+    }
+
+    fn newest(&mut self) -> &mut Counts {
+        &mut self.counts[slot(self.span)]
+    }
+}
+
+fn slot(span: u64) -> usize {
+    usize::try_from(span % SPANS as u64).expect("less than a handful")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const PRIORITY: u8 = 2;
+    const RESET: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const WINDOW_UPDATE: u8 = 8;
+    const CONTINUATION: u8 = 9;
+
+    fn limits() -> FrameLimits {
+        FrameLimits::new(&Http2Config::default(), 64 * 1024)
+    }
+
+    fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
+        let [.., a, b, c] = u32::try_from(length).unwrap().to_be_bytes();
+        let mut frame = vec![a, b, c, kind, flags, 0, 0, 0, 1];
+        frame.resize(HEAD + length, 0xff);
+        frame
+    }
+
+    /// A connection that has begun.
+    fn open() -> Frames {
+        let mut frames = Frames::default();
+        let mut start = vec![b'P'; PREFACE as usize];
+        start.extend(frame(SETTINGS, 0, 12));
+        frames.feed(&start, &limits(), 1).unwrap();
+        assert_eq!(frames.waits() % 2, 0);
+        frames
+    }
+
+    /// How many of `piece` pass, one every `pause` milliseconds; none if all of 5,000 do.
+    fn passes(piece: &[u8], pause: u64) -> Option<(u64, Cut)> {
+        let mut frames = open();
+        (0..5000).find_map(|n| {
+            let cut = frames.feed(piece, &limits(), 1 + n * pause).err()?;
+            Some((n, cut))
+        })
+    }
+
+    #[test]
+    fn each_kind_has_its_bound() {
+        let config = Http2Config::default();
+        for (kind, flags, length, most, cut) in [
+            (RESET, 0, 4, config.resets.into(), Cut::Resets),
+            (PING, 0, 8, config.pings.into(), Cut::Pings),
+            // One came with the beginning.
+            (
+                SETTINGS,
+                0,
+                0,
+                u64::from(config.settings) - 1,
+                Cut::Settings,
+            ),
+            (DATA, 0, 0, EMPTY_DATA, Cut::EmptyData),
+            (PRIORITY, 0, 5, PRIORITIES, Cut::Priorities),
+            (WINDOW_UPDATE, 0, 4, WINDOW_UPDATES, Cut::WindowUpdates),
+            (0xfa, 0, 3, UNKNOWN, Cut::UnknownFrames),
+        ] {
+            assert_eq!(passes(&frame(kind, flags, length), 0), Some((most, cut)));
+        }
+        // The control: what carries something, and requests, are bounded elsewhere.
+        assert_eq!(passes(&frame(DATA, 0, 1), 0), None);
+        assert_eq!(passes(&frame(DATA, END, 0), 0), None);
+        assert_eq!(passes(&frame(HEADERS, END_HEADERS, 30), 0), None);
+    }
+
+    #[test]
+    fn what_comes_slowly_may_go_on() {
+        let config = Http2Config::default();
+        let pause = 10_000 / u64::from(config.pings) + 1;
+        assert_eq!(passes(&frame(PING, 0, 8), pause), None);
+        // The control: at twice that pace it is over soon.
+        assert!(passes(&frame(PING, 0, 8), pause / 2).is_some());
+    }
+
+    #[test]
+    fn updates_of_windows_follow_what_was_sent() {
+        let mut frames = open();
+        for round in 0..5000 {
+            frames.sent(2048);
+            let updates = [frame(WINDOW_UPDATE, 0, 4), frame(WINDOW_UPDATE, 0, 4)].concat();
+            assert_eq!(frames.feed(&updates, &limits(), 1), Ok(()), "{round}");
+        }
+    }
+
+    #[test]
+    fn a_header_block_has_few_pieces() {
+        let mut frames = open();
+        let begin = frame(HEADERS, 0, 10);
+        let more = frame(CONTINUATION, 0, 10);
+        let last = frame(CONTINUATION, END_HEADERS, 10);
+        for _ in 0..100 {
+            frames.feed(&begin, &limits(), 1).unwrap();
+            for _ in 1..CONTINUATIONS {
+                frames.feed(&more, &limits(), 1).unwrap();
+            }
+            frames.feed(&last, &limits(), 1).unwrap();
+        }
+        frames.feed(&begin, &limits(), 1).unwrap();
+        for _ in 0..CONTINUATIONS {
+            frames.feed(&more, &limits(), 1).unwrap();
+        }
+        assert_eq!(frames.feed(&more, &limits(), 1), Err(Cut::Continuations));
+    }
+
+    #[test]
+    fn it_waits_from_a_heads_first_byte_but_nine_to_its_last() {
+        let mut frames = Frames::default();
+        let mut feed = |bytes: &[u8]| {
+            frames.feed(bytes, &limits(), 1).unwrap();
+            frames.waits() % 2 == 1
+        };
+        assert!(feed(&[b'P'; 24]));
+        let settings = frame(SETTINGS, 0, 6);
+        assert!(feed(&settings[..14]));
+        assert!(!feed(&settings[14..]));
+        let (begin, end) = (frame(HEADERS, 0, 10), frame(CONTINUATION, END_HEADERS, 3));
+        assert!(!feed(&begin[..8]));
+        assert!(feed(&begin[8..12]));
+        assert!(feed(&begin[12..]));
+        assert!(feed(&end[..11]));
+        assert!(!feed(&end[11..]));
+        assert!(!feed(&frame(HEADERS, END_HEADERS, 0)));
+        // A body that drips is its stream's to answer for.
+        assert!(!feed(&frame(DATA, 0, 100)[..50]));
+    }
+
+    fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+        (0u8..12, any::<u8>(), 0usize..40)
+            .prop_map(|(kind, flags, length)| frame(kind, flags, length))
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_count_as_the_whole_does(
+            all in prop::collection::vec(any_frame(), 0..300),
+            cuts in prop::collection::vec(1usize..60, 1..50),
+        ) {
+            let bytes = all.concat();
+            let mut whole = open();
+            let outcome = whole.feed(&bytes, &limits(), 1);
+            let mut pieces = open();
+            let mut rest = &bytes[..];
+            let mut seen = Ok(());
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() || seen.is_err() {
+                    break;
+                }
+                let (piece, after) = rest.split_at((*cut).min(rest.len()));
+                rest = after;
+                seen = pieces.feed(piece, &limits(), 1);
+            }
+            prop_assert_eq!(seen, outcome);
+            prop_assert_eq!(pieces.waits(), whole.waits());
+            prop_assert_eq!(pieces.counts, whole.counts);
+        }
+
+        #[test]
+        fn garbage_never_panics(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..20),
+            times in prop::collection::vec(any::<u64>(), 20),
+        ) {
+            let mut frames = Frames::default();
+            for (piece, now) in pieces.iter().zip(times) {
+                if frames.feed(piece, &limits(), now).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}

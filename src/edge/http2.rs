@@ -1,0 +1,225 @@
+//! HTTP/2 on one connection: its streams, each a request of its own, and how it ends.
+//!
+//! Frames are the `h2` crate's, requests are Pingora's. The loop between them is ours, so
+//! that each listener has its own bounds, and a connection that grows old, idle or
+//! hostile is told so (GOAWAY) before it is closed.
+
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+
+use bytes::Bytes;
+use h2::{Reason, server};
+use pingora::{
+    apps::{HttpServerApp, ServerApp},
+    protocols::{
+        Digest, GetProxyDigest, GetSocketDigest, Stream,
+        http::{
+            ServerSession,
+            v2::server::{H2Accept, HttpSession},
+        },
+    },
+};
+use tokio::task::JoinSet;
+
+use super::{conn::ConnIo, frames::FrameLimits, serve::Shared};
+use crate::{
+    gateway::Listener,
+    runtime::{
+        connection::{Connection, Cut},
+        http2::Streams,
+    },
+};
+
+/// How much of a request's body a client may send before it is read.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same of all its streams together.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How much of an answer waits for the client to read, beside what the backend keeps.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Requests refused for their form on one connection, then it is closed; Pingora's number.
+const MALFORMED: u32 = 32;
+/// What each header counts for beside its bytes (RFC 9113, 6.5.2).
+const HEADER_OVERHEAD: usize = 32;
+/// The pseudo-headers, which the limit of headers does not count.
+const PSEUDO_HEADERS: usize = 4;
+/// How long a client may take to read that its connection ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long the list of a request's headers may be. Twice what the limits say: what is a
+/// little too long gets our own answer and its line in the log, and the crate's own beyond.
+fn header_list(listener: &Listener) -> usize {
+    let limits = &listener.limits;
+    let count = limits.header_count.saturating_add(PSEUDO_HEADERS);
+    let overhead = count.saturating_mul(HEADER_OVERHEAD);
+    limits.headers.saturating_add(overhead).saturating_mul(2)
+}
+
+/// What the frames of a connection are counted by.
+pub(super) fn frame_limits(listener: &Listener) -> FrameLimits {
+    FrameLimits::new(&listener.http2, header_list(listener))
+}
+
+fn options(listener: &Listener) -> server::Builder {
+    let resets = usize::try_from(listener.http2.resets).unwrap_or(usize::MAX);
+    let mut options = server::Builder::new();
+    options
+        .max_concurrent_streams(listener.http2.concurrent_streams)
+        .max_header_list_size(u32::try_from(header_list(listener)).unwrap_or(u32::MAX))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        // Those that the client resets are counted with their frames; these bounds are for
+        // what it makes us reset, and for what it resets within a single read.
+        .max_pending_accept_reset_streams(resets)
+        .max_local_error_reset_streams(Some(resets));
+    options
+}
+
+/// Why the loop of a connection ended.
+enum Ended {
+    /// Both sides have said all.
+    Closed,
+    /// We end it.
+    Cut(Cut),
+    /// What came is no HTTP/2, or too much of it for `h2`.
+    Failed(&'static str),
+    /// The client is gone.
+    Gone,
+}
+
+/// Serves the connection to its end.
+pub(super) async fn serve<A>(shared: &Arc<Shared<A>>, io: Box<ConnIo>)
+where
+    A: HttpServerApp + ServerApp + Send + Sync + 'static,
+{
+    let connection = Arc::clone(io.connection());
+    let digest = Arc::new(Digest {
+        ssl_digest: None,
+        timing_digest: Vec::new(),
+        proxy_digest: io.get_proxy_digest(),
+        socket_digest: io.get_socket_digest(),
+    });
+    let handshake = options(shared.listener()).handshake(io as Stream);
+    let mut streams = JoinSet::new();
+    let ended = match until_cut(&connection, handshake).await {
+        Ok(Ok(mut frames)) => {
+            let ended = accept(shared, &connection, &digest, &mut frames, &mut streams).await;
+            if let Ended::Cut(cut) = ended {
+                say_why(&mut frames, cut).await;
+            }
+            ended
+        }
+        Ok(Err(error)) => failed(&error),
+        Err(cut) => Ended::Cut(cut),
+    };
+    match ended {
+        Ended::Cut(cut) => shared.refuser.ended(&connection, cut.reason()),
+        Ended::Failed(reason) => shared.refuser.ended(&connection, reason),
+        Ended::Closed | Ended::Gone => {}
+    }
+    // Requests under way see that their client is gone, and end with their log line.
+    while streams.join_next().await.is_some() {}
+}
+
+type Frames = server::Connection<Stream, Bytes>;
+
+/// Takes one stream after the other.
+async fn accept<A>(
+    shared: &Arc<Shared<A>>,
+    connection: &Arc<Connection>,
+    digest: &Arc<Digest>,
+    frames: &mut Frames,
+    streams: &mut JoinSet<()>,
+) -> Ended
+where
+    A: HttpServerApp + ServerApp + Send + Sync + 'static,
+{
+    let listener = shared.listener();
+    let mut stop = shared.stop.clone();
+    let mut stopped = pin!(stop.wait_for(|stop| *stop));
+    let mut old = pin!(tokio::time::sleep(listener.http2.max_age.0));
+    let mut is_leaving = false;
+    let mut requests = 0;
+    let mut malformed = 0;
+    loop {
+        let next = HttpSession::from_h2_conn(frames, Arc::clone(digest));
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut stopped, if !is_leaving => None,
+            () = &mut old, if !is_leaving => None,
+            accepted = until_cut(connection, next) => Some(accepted),
+        };
+        while streams.try_join_next().is_some() {}
+        let Some(accepted) = accepted else {
+            is_leaving = true;
+            frames.graceful_shutdown();
+            continue;
+        };
+        match accepted {
+            Err(cut) => return Ended::Cut(cut),
+            Ok(Ok(None)) => return Ended::Closed,
+            Ok(Err(error)) => {
+                let root = error.root_cause().downcast_ref::<h2::Error>();
+                return root.map_or(Ended::Gone, failed);
+            }
+            Ok(Ok(Some(H2Accept::Rejected))) => {
+                shared.refuser.stream_refused(connection, "h2_malformed");
+                malformed += 1;
+                if malformed >= MALFORMED {
+                    return Ended::Cut(Cut::Malformed);
+                }
+            }
+            Ok(Ok(Some(H2Accept::Session(session)))) => {
+                let open = Streams::begin(connection);
+                let shared = Arc::clone(shared);
+                streams.spawn(async move {
+                    let session = ServerSession::new_http2(session);
+                    // Nothing comes back that could be used again.
+                    drop(shared.app.process_new_http(session, &shared.stop).await);
+                    drop(open);
+                });
+            }
+        }
+        requests += 1;
+        if requests >= listener.limits.requests_per_connection && !is_leaving {
+            is_leaving = true;
+            frames.graceful_shutdown();
+        }
+    }
+}
+
+/// Works until it is done, or the connection is cut.
+async fn until_cut<T>(connection: &Connection, work: impl Future<Output = T>) -> Result<T, Cut> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        // Whoever cuts a connection ends what can be read from it, and so wakes us.
+        Poll::Pending => match connection.was_cut() {
+            Some(cut) => Poll::Ready(Err(cut)),
+            None => Poll::Pending,
+        },
+    })
+    .await
+}
+
+/// Tells the client that its connection ends, if it still reads.
+async fn say_why(frames: &mut Frames, cut: Cut) {
+    frames.abrupt_shutdown(if cut.is_flood() {
+        Reason::ENHANCE_YOUR_CALM
+    } else {
+        Reason::NO_ERROR
+    });
+    let closed = poll_fn(|cx| frames.poll_closed(cx));
+    if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, closed).await {
+        log::debug!(error:%; "a client was gone before it was told why");
+    }
+}
+
+fn failed(error: &h2::Error) -> Ended {
+    if !error.is_library() {
+        return Ended::Gone;
+    }
+    Ended::Failed(match error.reason() {
+        Some(Reason::ENHANCE_YOUR_CALM) => "h2_calm",
+        _ => "h2_protocol",
+    })
+}

@@ -1,0 +1,267 @@
+//! A request's head as it came by HTTP/2, brought into the one form that all else knows:
+//! `Host` as a header, the target as a path, one `Cookie`.
+//!
+//! What `edge/head` asks of a head's bytes with HTTP/1 is asked here of the head, so that
+//! both are refused for the same reasons. Framing, control characters and headers that are
+//! between two neighbours are the `h2` crate's and Pingora's to refuse.
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use pingora::http::RequestHeader;
+
+use super::error::Failure;
+use crate::{
+    config::model::UnderscoresConfig,
+    gateway::{Limits, Listener},
+    runtime::text::ConnectionText,
+};
+
+/// No method that is registered has more than 17 letters.
+const LONGEST_METHOD: usize = 32;
+const LONGEST_NAME: usize = 256;
+/// What a request line and a header line have beside their parts, as HTTP/1 writes them.
+const LINE: usize = "  HTTP/1.1\r\n".len();
+const FIELD: usize = ": \r\n".len();
+
+/// Headers that may stand once: with two of them programs differ about which counts.
+const SINGLE: [HeaderName; 6] = [
+    header::CONTENT_TYPE,
+    header::AUTHORIZATION,
+    header::ORIGIN,
+    header::REFERER,
+    header::EXPECT,
+    header::RANGE,
+];
+
+/// Checks the head against what `listener` takes, and gives it its one form.
+pub(super) fn settle(
+    head: &mut RequestHeader,
+    listener: &Listener,
+    text: &ConnectionText,
+) -> Result<(), Failure> {
+    check_line(head, &listener.limits)?;
+    let odd = check_fields(head, &listener.limits)?;
+    if odd.has_underscore {
+        match listener.underscores {
+            UnderscoresConfig::Allow => {}
+            UnderscoresConfig::Refuse => return Err(Failure::BadHeader),
+            UnderscoresConfig::Drop => drop_underscores(head),
+        }
+    }
+    if odd.cookies > 1
+        && let Some(joined) = joined_cookies(&head.headers)
+    {
+        head.insert_header(header::COOKIE, joined)
+            .map_err(|_| Failure::BadHeader)?;
+    }
+    name_host(head, text)
+}
+
+fn check_line(head: &RequestHeader, limits: &Limits) -> Result<(), Failure> {
+    let method = head.method.as_str();
+    let is_method_byte = |byte: u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
+    if method.len() > LONGEST_METHOD || !method.bytes().all(is_method_byte) {
+        return Err(Failure::BadRequest);
+    }
+    if matches!(head.method, Method::TRACE | Method::CONNECT) {
+        return Err(Failure::Method);
+    }
+    match head.raw_path() {
+        [b'/', ..] => {}
+        b"*" if head.method == Method::OPTIONS => {}
+        _ => return Err(Failure::BadPath),
+    }
+    if line_length(head) - "\r\n".len() > limits.request_line {
+        return Err(Failure::LongLine);
+    }
+    Ok(())
+}
+
+fn line_length(head: &RequestHeader) -> usize {
+    head.method.as_str().len() + head.raw_path().len() + LINE
+}
+
+/// What a head has that most have not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Odd {
+    has_underscore: bool,
+    cookies: usize,
+}
+
+fn check_fields(head: &RequestHeader, limits: &Limits) -> Result<Odd, Failure> {
+    let mut odd = Odd::default();
+    let mut length = line_length(head) + "\r\n".len();
+    for (name, value) in &head.headers {
+        let text = name.as_str();
+        length += text.len() + value.len() + FIELD;
+        if text.len() > LONGEST_NAME {
+            return Err(Failure::BadHeader);
+        }
+        odd.has_underscore |= text.contains('_');
+        odd.cookies += usize::from(*name == header::COOKIE);
+    }
+    // Cookies count once, as HTTP/1 sends them.
+    let count = head.headers.len() - odd.cookies.saturating_sub(1);
+    if length > limits.headers || count > limits.header_count {
+        return Err(Failure::LongHead);
+    }
+    // Whoever has as many lines as names has none twice.
+    if head.headers.len() != head.headers.keys_len() {
+        let is_twice = |name: &HeaderName| head.headers.get_all(name).iter().nth(1).is_some();
+        if SINGLE.iter().any(is_twice) {
+            return Err(Failure::BadHeader);
+        }
+    }
+    match head.headers.get(header::EXPECT) {
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            Err(Failure::Expectation)
+        }
+        _ => Ok(odd),
+    }
+}
+
+fn drop_underscores(head: &mut RequestHeader) {
+    let has_underscore = |name: &&HeaderName| name.as_str().contains('_');
+    let names: Vec<HeaderName> = head
+        .headers
+        .keys()
+        .filter(has_underscore)
+        .cloned()
+        .collect();
+    for name in names {
+        head.remove_header(&name);
+    }
+}
+
+/// Cookies may come one by one (RFC 9113, 8.2.3), and are one header for all others.
+fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
+    const BETWEEN: &[u8] = b"; ";
+    let cookies = || headers.get_all(header::COOKIE).iter();
+    let length = cookies().map(|cookie| cookie.len() + BETWEEN.len()).sum();
+    let mut joined = BytesMut::with_capacity(length);
+    for cookie in cookies() {
+        if !joined.is_empty() {
+            joined.put_slice(BETWEEN);
+        }
+        joined.put_slice(cookie.as_bytes());
+    }
+    HeaderValue::from_maybe_shared(joined.freeze()).ok()
+}
+
+/// `:authority` becomes `Host`. Pingora has seen to it that they agree where both are there.
+fn name_host(head: &mut RequestHeader, text: &ConnectionText) -> Result<(), Failure> {
+    let Some(authority) = head.uri.authority() else {
+        return Ok(());
+    };
+    if !head.headers.contains_key(header::HOST) {
+        let host = text
+            .host_value(authority.as_str().as_bytes())
+            .map_or_else(|| HeaderValue::from_str(authority.as_str()), Ok)
+            .map_err(|_| Failure::BadHost)?;
+        head.insert_header(header::HOST, host)
+            .map_err(|_| Failure::BadHost)?;
+    }
+    if let Some(path) = head.uri.path_and_query() {
+        head.set_uri(Uri::from(path.clone()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn head(uri: &str, fields: &[(&str, &str)]) -> RequestHeader {
+        let mut request = http::Request::builder()
+            .uri(uri)
+            .version(http::Version::HTTP_2);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0.into()
+    }
+
+    fn settled(head: &mut RequestHeader, listener: &Listener) -> Result<(), Failure> {
+        let text = ConnectionText::new(Ipv4Addr::LOCALHOST.into(), 443);
+        settle(head, listener, &text)
+    }
+
+    #[track_caller]
+    fn check(uri: &str, fields: &[(&str, &str)], expected: Result<(), Failure>) {
+        let outcome = settled(&mut head(uri, fields), &Listener::test());
+        assert_eq!(outcome, expected, "{uri} {fields:?}");
+    }
+
+    #[test]
+    fn a_head_gets_the_form_that_http_1_has() {
+        let mut head = head(
+            "https://shop.example.com:8443/a%2Fb?c=d",
+            &[("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; c=3")],
+        );
+        settled(&mut head, &Listener::test()).unwrap();
+        assert_eq!(head.raw_path(), b"/a%2Fb?c=d");
+        assert_eq!(head.uri.to_string(), "/a%2Fb?c=d");
+        assert_eq!(head.headers[header::HOST], "shop.example.com:8443");
+        let cookies: Vec<_> = head.headers.get_all(header::COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3"]);
+        assert_eq!(head.headers.len(), 3);
+    }
+
+    #[test]
+    fn what_http_1_refuses_is_refused() {
+        let long = "a".repeat(8200);
+        let many: Vec<(String, &str)> = (0..129).map(|i| (format!("x-{i}"), "")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (&**name, *value)).collect();
+        let large = "a".repeat(32 * 1024);
+        check("http://a/", &[("accept", "*/*")], Ok(()));
+        check(&format!("http://a/{long}"), &[], Err(Failure::LongLine));
+        check("http://a/", &[("x-a", &large)], Err(Failure::LongHead));
+        check("http://a/", &many, Err(Failure::LongHead));
+        check("http://a/", &many[..127], Ok(()));
+        check("http://a/", &[("x-a", "1"), ("x-a", "2")], Ok(()));
+        for name in SINGLE {
+            let fields = [(name.as_str(), "100-continue"); 2];
+            check("http://a/", &fields, Err(Failure::BadHeader));
+            check("http://a/", &fields[..1], Ok(()));
+        }
+        check("http://a/", &[("expect", "tea")], Err(Failure::Expectation));
+        check(
+            "http://a/",
+            &[(&"a".repeat(257), "")],
+            Err(Failure::BadHeader),
+        );
+        for (method, expected) in [
+            ("TRACE", Failure::Method),
+            ("CONNECT", Failure::Method),
+            ("get", Failure::BadRequest),
+        ] {
+            let mut head = head("http://a/", &[]);
+            head.set_method(Method::from_bytes(method.as_bytes()).unwrap());
+            assert_eq!(settled(&mut head, &Listener::test()), Err(expected));
+        }
+    }
+
+    #[test]
+    fn a_hundred_cookies_are_one_header() {
+        let cookies = [("cookie", "a=1"); 150];
+        check("http://a/", &cookies, Ok(()));
+    }
+
+    #[test]
+    fn underscores_are_the_listeners_to_judge() {
+        let fields = [("x_user", "root"), ("x-user", "me")];
+        for (underscores, expected) in [
+            (UnderscoresConfig::Drop, Ok(1)),
+            (UnderscoresConfig::Allow, Ok(2)),
+            (UnderscoresConfig::Refuse, Err(Failure::BadHeader)),
+        ] {
+            let mut listener = Listener::test();
+            listener.underscores = underscores;
+            let mut head = head("/", &fields);
+            let outcome = settled(&mut head, &listener).map(|()| head.headers.len());
+            assert_eq!(outcome, expected, "{underscores:?}");
+        }
+    }
+}

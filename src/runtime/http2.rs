@@ -1,0 +1,210 @@
+//! What a connection of HTTP/2 is bounded by besides its requests' own deadlines: a head
+//! that comes in pieces, and a time without any stream.
+//!
+//! As with HTTP/1 the connection only says what happens, which costs a store; one task
+//! looks ten times a second for what has not changed for too long.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    connection::{Connection, Cut},
+    deadline::Watch,
+};
+use crate::gateway::Limits;
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Streams {
+    /// The deadlines of open streams.
+    watches: Mutex<Vec<Weak<Watch>>>,
+    open: AtomicU32,
+    /// Moves with each stream that begins.
+    begun: AtomicU32,
+    /// Odd while a head is coming in; no two heads have the same number.
+    head: AtomicU64,
+    /// Milliseconds as the watching task last read them.
+    now: AtomicU64,
+    same_head: Since,
+    same_streams: Since,
+}
+
+/// Since when a number is what it is.
+#[derive(Debug, Default)]
+struct Since {
+    seen: AtomicU64,
+    at: AtomicU64,
+}
+
+impl Since {
+    /// For how long it has been `value`, which it is at `now`.
+    fn unchanged(&self, value: u64, now: u64) -> Duration {
+        let at = self.at.load(Ordering::Relaxed);
+        if at == 0 || self.seen.swap(value, Ordering::Relaxed) != value {
+            self.seen.store(value, Ordering::Relaxed);
+            self.at.store(now, Ordering::Relaxed);
+            return Duration::ZERO;
+        }
+        Duration::from_millis(now.saturating_sub(at))
+    }
+}
+
+/// A stream under way; it is over when this is dropped.
+#[derive(Debug)]
+pub struct OpenStream(Arc<Connection>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.streams.open.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            watches: Mutex::default(),
+            open: AtomicU32::new(0),
+            begun: AtomicU32::new(0),
+            // The connection's own beginning.
+            head: AtomicU64::new(1),
+            now: AtomicU64::new(0),
+            same_head: Since::default(),
+            same_streams: Since::default(),
+        }
+    }
+}
+
+impl Streams {
+    /// A stream of `connection` begins.
+    pub fn begin(connection: &Arc<Connection>) -> OpenStream {
+        let streams = &connection.streams;
+        streams.begun.fetch_add(1, Ordering::Relaxed);
+        streams.open.fetch_add(1, Ordering::Release);
+        OpenStream(Arc::clone(connection))
+    }
+
+    pub fn open(&self) -> u32 {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// A deadline that is looked at for as long as it is held.
+    pub(super) fn watch(&self) -> Arc<Watch> {
+        let watch = Arc::default();
+        let mut watches = self.watches.lock();
+        watches.retain(|stream| stream.strong_count() > 0);
+        watches.push(Arc::downgrade(&watch));
+        watch
+    }
+
+    /// How heads stand: odd while one is coming in.
+    #[inline]
+    pub fn set_head(&self, head: u64) {
+        self.head.store(head, Ordering::Relaxed);
+    }
+
+    /// Milliseconds as of a moment ago, without a look at the clock.
+    #[inline]
+    pub fn now(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Ends streams that have run out, and says why the connection is to end, if it is.
+    pub(super) fn check(&self, now: u64, is_blocked: bool, limits: &Limits) -> Option<Cut> {
+        self.now.store(now, Ordering::Relaxed);
+        for stream in self.watches.lock().iter().filter_map(Weak::upgrade) {
+            stream.check(now, is_blocked);
+        }
+        let head = self.head.load(Ordering::Relaxed);
+        let waited = self.same_head.unchanged(head, now);
+        if head % 2 == 1 && waited >= limits.header_timeout {
+            return Some(Cut::HeaderTimeout);
+        }
+        let open = self.open();
+        let begun = self.begun.load(Ordering::Relaxed);
+        let streams = (u64::from(begun) << 32) | u64::from(open);
+        let idle = self.same_streams.unchanged(streams, now);
+        (open == 0 && idle >= limits.idle_timeout).then_some(Cut::IdleTimeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::connection::{Entry, ListenerFacts};
+
+    fn connection() -> Arc<Connection> {
+        Arc::new(Connection::new(ListenerFacts::test(), Entry::test()))
+    }
+
+    fn limits() -> Limits {
+        let mut limits = crate::gateway::Listener::test().limits;
+        limits.header_timeout = Duration::from_secs(10);
+        limits.idle_timeout = Duration::from_secs(60);
+        limits
+    }
+
+    /// When the connection is cut, and why, if `each` is called every second before the look.
+    fn cut_at(connection: &Arc<Connection>, each: impl Fn(u64, &Streams)) -> Option<(u64, Cut)> {
+        let limits = limits();
+        (1..200).find_map(|second| {
+            each(second, &connection.streams);
+            let cut = connection.streams.check(second * 1000, false, &limits)?;
+            Some((second - 1, cut))
+        })
+    }
+
+    #[test]
+    fn a_connection_that_does_not_begin_is_cut() {
+        assert_eq!(
+            cut_at(&connection(), |_, _| ()),
+            Some((10, Cut::HeaderTimeout))
+        );
+    }
+
+    #[test]
+    fn a_connection_without_streams_is_cut_when_idle() {
+        let begun = |_, streams: &Streams| streams.set_head(2);
+        assert_eq!(cut_at(&connection(), begun), Some((60, Cut::IdleTimeout)));
+        // The control: with a stream it may last.
+        let busy = connection();
+        let stream = Streams::begin(&busy);
+        assert_eq!(cut_at(&busy, begun), None);
+        drop(stream);
+        assert!(cut_at(&busy, begun).is_some());
+    }
+
+    #[test]
+    fn each_stream_begins_the_idle_time_anew() {
+        let connection = connection();
+        let cut = cut_at(&connection, |second, streams| {
+            streams.set_head(2);
+            if second == 50 {
+                drop(Streams::begin(&connection));
+            }
+        });
+        assert_eq!(cut, Some((109, Cut::IdleTimeout)));
+    }
+
+    #[test]
+    fn a_head_that_drips_is_cut_whatever_else_is_open() {
+        let busy = connection();
+        let _stream = Streams::begin(&busy);
+        assert_eq!(
+            cut_at(&busy, |_, streams| streams.set_head(5)),
+            Some((10, Cut::HeaderTimeout))
+        );
+        // The control: one head after another, each in its time.
+        assert_eq!(
+            cut_at(&busy, |second, streams| streams
+                .set_head(second / 5 * 2 + 1)),
+            None
+        );
+    }
+}
