@@ -19,11 +19,11 @@ const SPANS: usize = 4;
 const EMPTY_DATA: u64 = 100;
 /// PRIORITY frames, and its successors, beside those that come with requests.
 const PRIORITIES: u64 = 1000;
-/// WINDOW_UPDATE frames, beside those that answer what we send.
+/// `WINDOW_UPDATE` frames, beside those that answer what we send.
 const WINDOW_UPDATES: u64 = 1000;
 /// Frames of no known type, which are to be passed over (RFC 9113, 4.1).
 const UNKNOWN: u64 = 1000;
-/// PRIORITY and WINDOW_UPDATE frames that may come with each request.
+/// PRIORITY and `WINDOW_UPDATE` frames that may come with each request.
 const WITH_REQUEST: u64 = 4;
 
 /// CONTINUATION frames of one header block, if its list is no longer than a few frames.

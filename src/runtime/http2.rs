@@ -32,8 +32,8 @@ pub struct Streams {
     head: AtomicU64,
     /// Milliseconds as the watching task last read them.
     now: AtomicU64,
-    same_head: Since,
-    same_streams: Since,
+    head_since: Since,
+    turns: Since,
 }
 
 /// Since when a number is what it is.
@@ -75,8 +75,8 @@ impl Default for Streams {
             // The connection's own beginning.
             head: AtomicU64::new(1),
             now: AtomicU64::new(0),
-            same_head: Since::default(),
-            same_streams: Since::default(),
+            head_since: Since::default(),
+            turns: Since::default(),
         }
     }
 }
@@ -122,14 +122,14 @@ impl Streams {
             stream.check(now, is_blocked);
         }
         let head = self.head.load(Ordering::Relaxed);
-        let waited = self.same_head.unchanged(head, now);
+        let waited = self.head_since.unchanged(head, now);
         if head % 2 == 1 && waited >= limits.header_timeout {
             return Some(Cut::HeaderTimeout);
         }
         let open = self.open();
         let begun = self.begun.load(Ordering::Relaxed);
         let streams = (u64::from(begun) << 32) | u64::from(open);
-        let idle = self.same_streams.unchanged(streams, now);
+        let idle = self.turns.unchanged(streams, now);
         (open == 0 && idle >= limits.idle_timeout).then_some(Cut::IdleTimeout)
     }
 }
@@ -146,7 +146,7 @@ mod tests {
     fn limits() -> Limits {
         let mut limits = crate::gateway::Listener::test().limits;
         limits.header_timeout = Duration::from_secs(10);
-        limits.idle_timeout = Duration::from_secs(60);
+        limits.idle_timeout = Duration::from_mins(1);
         limits
     }
 

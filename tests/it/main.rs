@@ -9,6 +9,7 @@ mod explain;
 mod express_front;
 mod failover;
 mod harness;
+mod http2;
 mod metrics_page;
 mod next_front;
 mod observed;

@@ -1,0 +1,306 @@
+//! Clients of HTTP/2: one that is as good as any, and one that writes frames by hand.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{RecvStream, SendStream, client::SendRequest};
+use http::{HeaderMap, Request};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
+
+/// No single step may take longer; a hang is a failed test, not a stuck one.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
+
+pub(crate) const END_STREAM: u8 = 0x1;
+pub(crate) const END_HEADERS: u8 = 0x4;
+
+pub(crate) const NO_ERROR: u32 = 0;
+pub(crate) const ENHANCE_YOUR_CALM: u32 = 0xb;
+
+/// A connection without TLS, with prior knowledge.
+#[derive(Debug)]
+pub(crate) struct Client {
+    send: SendRequest<Bytes>,
+    /// Drives the connection; its outcome is how that ended.
+    driver: JoinSet<Result<(), h2::Error>>,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) head: http::response::Parts,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
+}
+
+impl Answer {
+    pub(crate) fn status(&self) -> u16 {
+        self.head.status.as_u16()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers.get(name)?.to_str().ok()
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("the answer is text")
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("the answer is JSON")
+    }
+}
+
+/// A request of `http`'s, for `http://app.test`.
+pub(crate) fn request(method: &str, target: &str) -> http::request::Builder {
+    Request::builder()
+        .method(method)
+        .uri(format!("http://app.test{target}"))
+}
+
+impl Client {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
+        Self::open_with(address, &mut h2::client::Builder::new()).await
+    }
+
+    pub(crate) async fn open_with(address: SocketAddr, builder: &mut h2::client::Builder) -> Self {
+        let stream = TcpStream::connect(address).await.expect("it listens");
+        stream.set_nodelay(true).expect("an option of any socket");
+        let (send, connection) = builder
+            .handshake(stream)
+            .await
+            .expect("the gateway speaks HTTP/2");
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        Self { send, driver }
+    }
+
+    /// Begins a request whose body follows, unless `is_whole`.
+    pub(crate) async fn begin(
+        &self,
+        request: http::request::Builder,
+        is_whole: bool,
+    ) -> Result<(h2::client::ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let request = request.body(()).expect("a request is well formed");
+        let mut send = self.send.clone().ready().await?;
+        send.send_request(request, is_whole)
+    }
+
+    /// One whole exchange.
+    pub(crate) async fn send(
+        &self,
+        request: http::request::Builder,
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, h2::Error> {
+        let body = body.into();
+        let (answer, mut stream) = self.begin(request, body.is_empty()).await?;
+        if !body.is_empty() {
+            // It may be refused before it is all there: then the answer says so.
+            drop(upload(&mut stream, body, true).await);
+        }
+        within(whole(answer)).await
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Answer {
+        let sent = self.send(request("GET", target), "").await;
+        sent.expect("the gateway answers")
+    }
+
+    /// How the connection ended.
+    pub(crate) async fn ended(&mut self) -> Result<(), h2::Error> {
+        let ended = within(self.driver.join_next()).await;
+        ended.expect("asked once").expect("it does not panic")
+    }
+}
+
+/// The rest of an answer.
+pub(crate) async fn whole(answer: h2::client::ResponseFuture) -> Result<Answer, h2::Error> {
+    let (head, mut body) = answer.await?.into_parts();
+    let mut all = BytesMut::new();
+    while let Some(piece) = next(&mut body).await? {
+        all.extend_from_slice(&piece);
+    }
+    let trailers = body.trailers().await?;
+    Ok(Answer {
+        head,
+        body: all.freeze(),
+        trailers,
+    })
+}
+
+/// The next piece of a body; its room is given back.
+pub(crate) async fn next(body: &mut RecvStream) -> Result<Option<Bytes>, h2::Error> {
+    let Some(piece) = within(body.data()).await.transpose()? else {
+        return Ok(None);
+    };
+    body.flow_control().release_capacity(piece.len())?;
+    Ok(Some(piece))
+}
+
+/// Sends as much as the other side has room for, until all is sent.
+pub(crate) async fn upload(
+    stream: &mut SendStream<Bytes>,
+    mut body: Bytes,
+    is_end: bool,
+) -> Result<(), h2::Error> {
+    while !body.is_empty() {
+        stream.reserve_capacity(body.len());
+        let room = within(std::future::poll_fn(|cx| stream.poll_capacity(cx))).await;
+        let Some(room) = room.transpose()? else {
+            // The stream is over; the answer says why.
+            return Ok(());
+        };
+        let piece = body.split_to(room.min(body.len()));
+        stream.send_data(piece, is_end && body.is_empty())?;
+    }
+    Ok(())
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, work).await.expect("it is done in time")
+}
+
+/// A connection whose frames are written by hand.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    pub(crate) stream: TcpStream,
+    input: BytesMut,
+}
+
+/// A frame as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
+    pub(crate) payload: Bytes,
+}
+
+impl Frames {
+    /// Connected, and not a byte sent.
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("it listens");
+        stream.set_nodelay(true).expect("an option of any socket");
+        Self {
+            stream,
+            input: BytesMut::new(),
+        }
+    }
+
+    /// With the preface and empty SETTINGS sent.
+    pub(crate) async fn open(address: SocketAddr) -> Self {
+        let mut frames = Self::connect(address).await;
+        let start = [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat();
+        frames.write(&start).await.expect("the gateway reads");
+        frames
+    }
+
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
+    /// The next frame, none at the end of the connection.
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.take() {
+                return Some(frame);
+            }
+            match within(self.stream.read_buf(&mut self.input)).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Frame> {
+        let head = self.input.get(..9)?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let (kind, flags) = (head[3], head[4]);
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        if self.input.len() < 9 + length {
+            return None;
+        }
+        self.input.advance(9);
+        Some(Frame {
+            kind,
+            flags,
+            stream,
+            payload: self.input.split_to(length).freeze(),
+        })
+    }
+
+    /// Reads to the end of the connection: the codes of the GOAWAY frames that came.
+    pub(crate) async fn goaways(&mut self) -> Vec<u32> {
+        let mut codes = Vec::new();
+        while let Some(frame) = self.next().await {
+            if frame.kind == GOAWAY {
+                codes.push((&frame.payload[4..]).get_u32());
+            }
+        }
+        codes
+    }
+
+    /// The next frame of this kind.
+    pub(crate) async fn until(&mut self, kind: u8) -> Option<Frame> {
+        loop {
+            let frame = self.next().await?;
+            if frame.kind == kind {
+                return Some(frame);
+            }
+        }
+    }
+}
+
+/// How HTTP/2 begins (RFC 9113, 3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A frame's bytes.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = vec![a, b, c, kind, flags];
+    bytes.extend_from_slice(&stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// The header block of `METHOD path` for `app.test`, nothing in it indexed anew.
+pub(crate) fn block(method: &str, path: &str) -> Vec<u8> {
+    let mut block = Vec::new();
+    block.push(match method {
+        "GET" => 0x82,
+        "POST" => 0x83,
+        other => panic!("no short form of {other}"),
+    });
+    // `:scheme: http`; then `:path` and `:authority` written out.
+    block.push(0x86);
+    for (name, value) in [(0x04, path), (0x01, "app.test")] {
+        block.push(name);
+        block.push(u8::try_from(value.len()).expect("a short value"));
+        block.extend_from_slice(value.as_bytes());
+    }
+    block
+}
+
+/// One header of a block, nothing in it indexed.
+pub(crate) fn field(name: &str, value: &str) -> Vec<u8> {
+    let mut field = vec![0x00];
+    for part in [name, value] {
+        field.push(u8::try_from(part.len()).expect("a short part"));
+        field.extend_from_slice(part.as_bytes());
+    }
+    field
+}
