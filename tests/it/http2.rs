@@ -281,12 +281,11 @@ async fn a_client_that_resets_its_stream_ends_the_backends_work() {
     let origin = SseOrigin::start(Duration::from_millis(10)).await;
     let gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let client = Client::open(gateway.address()).await;
-    let (answer, _stream) = client.begin(request("GET", "/events"), true).await.unwrap();
+    let (answer, stream) = client.begin(request("GET", "/events"), true).await.unwrap();
     let mut body = answer.await.unwrap().into_body();
     assert!(next(&mut body).await.unwrap().is_some());
     assert_eq!(origin.counts().cancelled(), 0);
-    drop(body);
-    drop(_stream);
+    drop((body, stream));
     wait_for("the origin has noticed", SOON, async || {
         (origin.counts().cancelled() == 1).then_some(())
     })
@@ -425,6 +424,9 @@ async fn a_stream_whose_client_opens_no_window_ends_alone() {
     assert_eq!(client.get("/fixed").await.status(), 200);
 }
 
+/// The bytes of its nth step.
+type Flood<'a> = Box<dyn Fn(u32) -> Vec<u8> + 'a>;
+
 #[tokio::test]
 async fn each_flood_ends_its_connection_and_has_a_name() {
     let origin = EchoOrigin::start().await;
@@ -434,7 +436,6 @@ async fn each_flood_ends_its_connection_and_has_a_name() {
     let request = |n: u32, flags| frame(HEADERS, flags, 2 * n + 1, &get);
     let reset = |n: u32| frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8]);
     let whole = END_HEADERS | END_STREAM;
-    type Flood<'a> = Box<dyn Fn(u32) -> Vec<u8> + 'a>;
     let floods: [(&str, u32, Flood<'_>); 8] = [
         (
             "h2_resets",
@@ -542,7 +543,7 @@ async fn streams_under_way_finish_when_the_gateway_leaves() {
     let mut gateway = gateway(CLEARTEXT, origin.address(), "").await;
     let mut busy = Client::open(gateway.address()).await;
     let mut idle = Frames::open(gateway.address()).await;
-    let (answer, _stream) = busy.begin(request("GET", "/"), true).await.unwrap();
+    let (answer, stream) = busy.begin(request("GET", "/"), true).await.unwrap();
     wait_for("the request is under way", SOON, async || {
         (origin.counts().requests() == 1).then_some(())
     })
@@ -550,7 +551,7 @@ async fn streams_under_way_finish_when_the_gateway_leaves() {
     gateway.signal(Signal::TERM);
     assert_eq!(idle.goaways().await.first(), Some(&NO_ERROR));
     assert_eq!(whole(answer).await.unwrap().status(), 200);
-    drop(_stream);
+    drop(stream);
     assert!(busy.ended().await.is_ok());
     let status = gateway.terminate(Duration::from_secs(10)).await;
     assert!(status.success(), "{status}");
