@@ -24,8 +24,8 @@ setup: ## check the tools, and install Debian packages that are missing
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests: ## the same, and what the end-to-end tests need: a browser, openssl
-	@scripts/setup chromium openssl
+setup-tests: ## the same, and what the end-to-end tests need: a browser, openssl, pebble
+	@scripts/setup chromium openssl pebble
 
 .PHONY: apps
 apps: ## install and build what the end-to-end tests run in node

@@ -6,6 +6,7 @@ pub mod accept;
 pub mod alloc;
 pub mod clock;
 pub mod encoding;
+pub mod error;
 pub mod heads;
 pub mod http;
 pub mod loopback;

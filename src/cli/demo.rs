@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, process::ExitCode};
 
 use super::out;
-use crate::process::{boot, demo};
+use crate::{
+    base::error,
+    process::{boot, demo},
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -20,7 +23,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     match demo::serve(options.address, options.admin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            out::note(&format!("edgeway: {}", boot::chain(&error)));
+            out::note(&format!("edgeway: {}", error::chain(&error)));
             ExitCode::FAILURE
         }
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{ConfigOption, EX_CONFIG, check, out};
-use crate::{gateway, process::boot};
+use crate::{base::error, gateway, process::boot};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -36,7 +36,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
             ExitCode::from(EX_CONFIG)
         }
         Err(error) => {
-            out::note(&format!("edgeway: {}", boot::chain(&error)));
+            out::note(&format!("edgeway: {}", error::chain(&error)));
             ExitCode::FAILURE
         }
     }

@@ -18,6 +18,16 @@ pub enum ListenAddress {
 /// and group, as for any web server behind another.
 const DEFAULT_MODE: u32 = 0o660;
 
+impl ListenAddress {
+    /// Whether both are one place to connect to, whoever may.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix { path, .. }, Self::Unix { path: other, .. }) => path == other,
+            _ => self == other,
+        }
+    }
+}
+
 impl FromStr for ListenAddress {
     /// What to write instead.
     type Err = &'static str;

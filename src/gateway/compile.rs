@@ -59,6 +59,7 @@ pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, D
 impl Compiler<'_> {
     fn gateway(&mut self) -> Option<Gateway> {
         let listeners = self.listeners();
+        let acme = self.acme(&listeners);
         let admin = self.admin();
         let trusted = self.trusted();
         let upstreams = self.upstreams();
@@ -94,6 +95,7 @@ impl Compiler<'_> {
         let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]));
         Some(Gateway {
             listeners,
+            acme,
             admin,
             trusted,
             table: table?,

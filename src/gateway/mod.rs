@@ -1,6 +1,7 @@
 //! One checked configuration: listeners, routes with their filters, upstreams. Immutable,
 //! swapped whole. Nothing in here came unchecked from the YAML.
 
+mod acme;
 mod address;
 mod compile;
 mod effective;
@@ -32,6 +33,7 @@ use crate::{
     },
     filters,
     routes::{Action, RouteTable},
+    tls::acme::Acme,
     upstreams::Upstream,
     zones::Zones,
 };
@@ -39,6 +41,8 @@ use crate::{
 /// A checked, compiled configuration.
 pub struct Gateway {
     pub listeners: Vec<Arc<Listener>>,
+    /// Certificates that are asked for and renewed, if any are.
+    pub acme: Option<Arc<Acme>>,
     pub admin: Admin,
     pub trusted: TrustedProxies,
     pub table: RouteTable,

@@ -4,7 +4,7 @@ use schemars::{Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    config::model::{AdminConfig, ListenerConfig, RouteConfig, UpstreamConfig},
+    config::model::{AcmeConfig, AdminConfig, ListenerConfig, RouteConfig, UpstreamConfig},
     filters::FILTERS,
 };
 
@@ -13,6 +13,7 @@ pub fn document() -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     let listener = generator.subschema_for::<ListenerConfig>();
     let admin = generator.subschema_for::<AdminConfig>();
+    let acme = generator.subschema_for::<AcmeConfig>();
     let upstream = generator.subschema_for::<UpstreamConfig>();
     let filters = filters(&mut generator);
     let route = route(&mut generator, &filters);
@@ -41,6 +42,7 @@ pub fn document() -> Value {
                 "items": { "type": "string" },
             },
             "access_log": access_log,
+            "acme": or_empty(acme.as_value()),
             "upstreams": {
                 "description": "Named groups of backends.",
                 "type": ["object", "null"],

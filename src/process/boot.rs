@@ -63,21 +63,6 @@ pub enum BootError {
     Ready(#[source] io::Error),
 }
 
-/// An error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
-
 /// Sets up the program's own log on stderr. `EDGEWAY_LOG` takes `env_logger`'s filters.
 ///
 /// Pingora reports each failed request at `error`; ours say the same with route, backend

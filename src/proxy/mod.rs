@@ -1,6 +1,7 @@
 //! Our hooks in Pingora's proxy. Each takes the request's snapshot of the configuration
 //! and calls the chain; what a feature does lives in its filter.
 
+mod challenge;
 mod context;
 mod error;
 pub mod forwarded;
@@ -32,7 +33,7 @@ pub use self::refuse::Refuser;
 use self::{context::Context, error::Failure};
 use crate::{
     base::heads::OpenResponse,
-    chain::{Exchange, Phase, RequestId, Verdict},
+    chain::{Exchange, Phase, Verdict},
     config::model::App,
     runtime::live::Live,
 };
@@ -74,15 +75,7 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
-        let reply = match request::begin(session, ctx) {
-            Ok(()) => request::filter(session, ctx).await,
-            Err(failure) => {
-                // The request filters never see it, and it is to be found in the log.
-                ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
-                Some(Box::new(failure.reply()))
-            }
-        };
-        let Some(reply) = reply else {
+        let Some(reply) = request::own_answer(session, ctx).await else {
             return Ok(false);
         };
         let Context {

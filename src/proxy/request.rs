@@ -7,21 +7,41 @@ use pingora::{Error, ErrorType, Result, http::RequestHeader};
 use pingora_proxy::Session;
 
 use super::{
+    challenge,
     context::{self, Context},
     error::Failure,
     forwarded::{self, Forwarding},
     http2,
 };
 use crate::{
-    chain::{Client, Exchange, Phase, Protocol, Reply, Verdict},
+    chain::{Client, Exchange, Phase, Protocol, Reply, RequestId, Verdict},
     config::model::App,
     gateway::Gateway,
     routes::{self, Action, Target},
     runtime::connection::Connection,
 };
 
+/// Our own answer to a request; none if it goes to a backend.
+pub(super) async fn own_answer(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> {
+    if challenge::is_asked(session, ctx) {
+        // Boxed, since every request's future would be as large.
+        let answer = Box::pin(challenge::answer(session, ctx)).await;
+        if answer.is_some() {
+            return answer;
+        }
+    }
+    match begin(session, ctx) {
+        Ok(()) => filter(session, ctx).await,
+        Err(failure) => {
+            // The request filters never see it, and it is to be found in the log.
+            ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
+            Some(Box::new(failure.reply()))
+        }
+    }
+}
+
 /// Fixes what later hooks go by: client, target, route, class.
-pub(super) fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Failure> {
+fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Failure> {
     let connection = connection(session).ok_or(Failure::Internal)?;
     let head = session.req_header();
     let is_http2 = head.version == http::Version::HTTP_2;
@@ -79,7 +99,7 @@ pub(super) fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Fail
 }
 
 /// The request filters, then the route's action. A reply if either answers.
-pub(super) async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> {
+async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> {
     let is_upgrade = is_websocket(session.req_header());
     let Context {
         gateway,
@@ -187,7 +207,7 @@ pub(super) fn is_too_long(head: &RequestHeader, app: App) -> bool {
 }
 
 /// The connection that the request came on.
-fn connection(session: &Session) -> Option<Arc<Connection>> {
+pub(super) fn connection(session: &Session) -> Option<Arc<Connection>> {
     let digest = session.as_downstream().digest()?.proxy_digest.as_ref()?;
     let connection = digest
         .user_data

@@ -1,4 +1,5 @@
-//! Background work of the live configuration: probes, DNS, deadlines.
+//! Background work of the live configuration: probes, DNS, deadlines,
+//! certificates.
 
 use std::sync::Arc;
 
@@ -14,6 +15,9 @@ pub fn start(live: &Arc<Live>) -> Tasks {
             let name = format!("certificates of {}", listener.name);
             tasks.spawn(name, Arc::clone(tls).supervise());
         }
+    }
+    if let Some(acme) = &live.gateway().acme {
+        tasks.spawn("acme", Arc::clone(acme).supervise());
     }
     for upstream in live.gateway().upstreams.values() {
         let name = format!("upstream {}", upstream.name);

@@ -2,6 +2,7 @@
 //! tickets, and what a finished handshake says of the client.
 
 mod accept;
+pub mod acme;
 mod certificates;
 mod client;
 mod expiry;

@@ -1,5 +1,6 @@
 //! The one integration binary: everything that a user of the gateway sees.
 
+mod acme;
 mod balance;
 mod browser;
 mod cli;

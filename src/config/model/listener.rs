@@ -272,7 +272,7 @@ pub struct AcmeConfig {
     /// `http-01` or `tls-alpn-01`; if absent whichever a listener can answer, `tls-alpn-01`
     /// first.
     #[serde(default)]
-    pub challenge: Option<ChallengeConfig>,
+    pub challenge: Option<Spanned<ChallengeConfig>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

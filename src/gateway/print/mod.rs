@@ -30,6 +30,12 @@ pub fn yaml(file: &File, gateway: &Gateway) -> String {
         "admin": admin(file, gateway),
         "trusted_proxies": value(&file.trusted_proxies),
     });
+    if let Some(acme) = &file.acme {
+        document["acme"] = value(acme);
+        let directory = acme.value.directory.as_ref();
+        let directory = directory.map_or("letsencrypt", |written| &written.value);
+        document["acme"]["directory"] = directory.into();
+    }
     let mut defaults = filters(file, &[]);
     if let Some(access_log) = defaults.remove(ACCESS_LOG) {
         document[ACCESS_LOG] = access_log;

@@ -24,5 +24,6 @@ pub(crate) mod gateway;
 pub(crate) mod http2;
 pub(crate) mod load;
 pub(crate) mod origins;
+pub(crate) mod pebble;
 pub(crate) mod ports;
 pub(crate) mod wait;

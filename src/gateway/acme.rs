@@ -1,0 +1,53 @@
+//! What the listeners' names have to do with ACME.
+
+use std::sync::Arc;
+
+use super::{ListenAddress, Listener, compile::Compiler};
+use crate::{
+    chain::CompileCx,
+    tls::acme::{Acme, Use, Uses},
+};
+
+impl Compiler<'_> {
+    pub(super) fn acme(&mut self, listeners: &[Arc<Listener>]) -> Option<Arc<Acme>> {
+        let file = self.file;
+        let mut uses = Uses::default();
+        for listener in &file.listeners {
+            let config = &listener.value;
+            let text = config.address.value.as_str();
+            uses.addresses.push(text);
+            let address: Option<ListenAddress> = text.parse().ok();
+            let port = match &address {
+                Some(ListenAddress::Tcp(address)) => address.port(),
+                Some(ListenAddress::All(port)) => *port,
+                Some(ListenAddress::Unix { .. }) | None => 0,
+            };
+            let Some(tls) = &config.tls else {
+                uses.plain_ports.push(port);
+                continue;
+            };
+            let compiled = listeners.iter().find(|listener| {
+                address
+                    .as_ref()
+                    .is_some_and(|a| a.is_same(&listener.address))
+            });
+            uses.names.push(Use {
+                names: &tls.value.acme,
+                port,
+                certificates: compiled
+                    .and_then(|listener| listener.tls.as_ref())
+                    .map(|tls| Arc::clone(tls.certificates())),
+            });
+        }
+        let mut cx = CompileCx {
+            place: crate::config::diagnostic::Place::default(),
+            route: "",
+            folder: self.folder,
+            upstreams: &self.names,
+            clock: &self.world.clock,
+            metrics: &self.world.metrics,
+            diagnostics: &mut self.diagnostics,
+        };
+        Acme::compile(file.acme.as_ref(), &uses, &mut cx)
+    }
+}

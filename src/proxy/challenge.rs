@@ -1,0 +1,53 @@
+//! Answers to ACME authorities, before routes, redirects and filters see the request.
+
+use http::{HeaderValue, Method, StatusCode};
+use pingora_proxy::Session;
+
+use super::{context::Context, request};
+use crate::{
+    chain::{Reply, RequestId},
+    tls::acme::{Answer, FORWARDED, PREFIX},
+};
+
+/// Whether this may be an authority's question that somebody here can answer.
+#[inline]
+pub(super) fn is_asked(session: &Session, ctx: &Context) -> bool {
+    let Some(acme) = &ctx.gateway.acme else {
+        return false;
+    };
+    acme.is_asked()
+        && session
+            .req_header()
+            .raw_path()
+            .starts_with(PREFIX.as_bytes())
+}
+
+/// The answer to an authority's question. None for every other request, and for questions
+/// that an app may have an answer to.
+pub(super) async fn answer(session: &Session, ctx: &mut Context) -> Option<Box<Reply>> {
+    let acme = ctx.gateway.acme.as_ref()?;
+    let head = session.req_header();
+    let path = head.raw_path();
+    let token = path.strip_prefix(PREFIX.as_bytes())?;
+    let token = std::str::from_utf8(token).ok()?;
+    if head.method != Method::GET && head.method != Method::HEAD {
+        return None;
+    }
+    let host = head.headers.get(http::header::HOST);
+    let is_forwarded = head.headers.contains_key(&FORWARDED);
+    let reply = match acme.answer(token, host, is_forwarded).await {
+        Answer::Known(answer) => {
+            let content_type = HeaderValue::from_static("application/octet-stream");
+            Reply::bytes(StatusCode::OK, content_type, answer)
+        }
+        Answer::Unknown => return None,
+        Answer::NotFound => Reply::refuse(StatusCode::NOT_FOUND, "acme_unknown_token"),
+        Answer::NoIssuer => Reply::refuse(StatusCode::BAD_GATEWAY, "acme_no_issuer")
+            .detail("The gateway that asks for certificates does not answer."),
+    };
+    let connection = request::connection(session)?;
+    ctx.facts.client = request::client(head, &connection, &ctx.gateway);
+    // The request filters never see it, and it is to be found in the log.
+    ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
+    Some(Box::new(reply))
+}

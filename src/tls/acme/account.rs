@@ -1,0 +1,302 @@
+//! The way to the authority: a client with deadlines, and our account there.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, header};
+use http_body_util::{BodyExt, Limited};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use instant_acme::{
+    Account, AccountCredentials, BodyWrapper, BytesResponse, Error, HttpClient, NewAccount,
+};
+use log::info;
+use parking_lot::Mutex;
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use serde::Deserialize;
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::{
+    order::OrderError,
+    store::{Store, StoreError, StoredAccount},
+};
+use crate::base::clock::Clock;
+
+/// How long one exchange with the authority may take.
+const EXCHANGE: Duration = Duration::from_secs(30);
+/// The longest answer; a chain of certificates is a few KiB.
+const LONGEST_ANSWER: usize = 1024 * 1024;
+
+const USER_AGENT: &str = concat!("edgeway/", env!("CARGO_PKG_VERSION"), " instant-acme");
+
+/// Who signs certificates for us.
+#[derive(Debug)]
+pub(super) struct Authority {
+    /// The URL of its directory.
+    pub(super) directory: String,
+    /// Who signs the directory's own certificate; whoever the system trusts if absent.
+    pub(super) roots: Option<Arc<RootCertStore>>,
+    pub(super) email: Option<String>,
+    /// One account is made, not one for each name.
+    pub(super) making: Semaphore,
+}
+
+/// How long the authority asked us to wait with its last refusal. `instant-acme` keeps
+/// problem documents, but not their `Retry-After`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked(Arc<Mutex<Option<Duration>>>);
+
+impl Asked {
+    pub(super) fn to_wait(&self) -> Option<Duration> {
+        *self.0.lock()
+    }
+}
+
+impl Authority {
+    /// Our account, made and kept if there is none yet. With a client of its own for each
+    /// order: they are weeks apart.
+    pub(super) async fn account(
+        &self,
+        store: &Store,
+        clock: &Clock,
+        asked: &Asked,
+    ) -> Result<Account, OrderError> {
+        let _alone = self
+            .making
+            .acquire()
+            .await
+            .map_err(|_| OrderError::Stopped)?;
+        let client = self.client(clock, asked).await?;
+        match self.stored(store).await? {
+            Some(stored) => self.restore(client, store, stored).await,
+            None => self.create(client, store).await,
+        }
+    }
+
+    /// Another account, since the authority has forgotten ours.
+    pub(super) async fn new_account(
+        &self,
+        store: &Store,
+        clock: &Clock,
+        asked: &Asked,
+    ) -> Result<Account, OrderError> {
+        let _alone = self
+            .making
+            .acquire()
+            .await
+            .map_err(|_| OrderError::Stopped)?;
+        let client = self.client(clock, asked).await?;
+        self.create(client, store).await
+    }
+
+    /// Our account as far as there is one: nothing is made.
+    pub(super) async fn known_account(
+        &self,
+        store: &Store,
+        clock: &Clock,
+    ) -> Result<Option<Account>, OrderError> {
+        let Some(stored) = self.stored(store).await? else {
+            return Ok(None);
+        };
+        let client = self.client(clock, &Asked::default()).await?;
+        let credentials = read(&stored)?;
+        let builder = Account::builder_with_http(Box::new(client));
+        Ok(Some(builder.from_credentials(credentials).await?))
+    }
+
+    async fn restore(
+        &self,
+        client: Http,
+        store: &Store,
+        mut stored: StoredAccount,
+    ) -> Result<Account, OrderError> {
+        let credentials = read(&stored)?;
+        let builder = Account::builder_with_http(Box::new(client));
+        let account = builder.from_credentials(credentials).await?;
+        if stored.email == self.email {
+            return Ok(account);
+        }
+        let contact = self.contact();
+        let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
+        match account.update_contacts(&contact).await {
+            Ok(()) => {}
+            // The order is going to find out, and to make another one.
+            Err(error) if is_problem(&error, "accountDoesNotExist") => return Ok(account),
+            Err(error) => return Err(error.into()),
+        }
+        stored.email.clone_from(&self.email);
+        let store = store.clone();
+        on_disk(move || store.save_account(&stored)).await?;
+        info!(directory = self.directory.as_str(); "the ACME account has a new address");
+        Ok(account)
+    }
+
+    async fn stored(&self, store: &Store) -> Result<Option<StoredAccount>, OrderError> {
+        let (store, directory) = (store.clone(), self.directory.clone());
+        on_disk(move || Ok(store.account(&directory))).await
+    }
+
+    /// Makes an account. The operator agrees to the authority's terms by configuring it.
+    async fn create(&self, client: Http, store: &Store) -> Result<Account, OrderError> {
+        let contact = self.contact();
+        let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
+        let wanted = NewAccount {
+            contact: &contact,
+            terms_of_service_agreed: true,
+            only_return_existing: false,
+        };
+        let builder = Account::builder_with_http(Box::new(client));
+        let (account, credentials) = builder
+            .create(&wanted, self.directory.clone(), None)
+            .await?;
+        let stored = StoredAccount {
+            directory: self.directory.clone(),
+            email: self.email.clone(),
+            credentials: serde_json::to_value(&credentials).map_err(Error::Json)?,
+        };
+        let store = store.clone();
+        on_disk(move || store.save_account(&stored)).await?;
+        info!(directory = self.directory.as_str(), account = account.id(); "an ACME account was made");
+        Ok(account)
+    }
+
+    fn contact(&self) -> Vec<String> {
+        let email = self.email.iter();
+        email.map(|email| format!("mailto:{email}")).collect()
+    }
+
+    async fn client(&self, clock: &Clock, asked: &Asked) -> Result<Http, OrderError> {
+        let roots = self.roots.clone();
+        let is_https = self.directory.starts_with("https:");
+        // The system's roots are read from files.
+        let made = move || connector(roots.as_deref(), is_https);
+        let connector = tokio::task::spawn_blocking(made).await;
+        let connector = connector.map_err(|_| OrderError::Stopped)??;
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Http {
+            client,
+            clock: clock.clone(),
+            asked: asked.clone(),
+        })
+    }
+}
+
+/// Whether the authority refused with this type of problem (RFC 8555, 6.7).
+pub(super) fn is_problem(error: &Error, kind: &str) -> bool {
+    matches!(error, Error::Api(problem) if problem.r#type.as_deref().is_some_and(|found| {
+        found.strip_prefix("urn:ietf:params:acme:error:") == Some(kind)
+    }))
+}
+
+/// Does what blocks on a thread for it.
+pub(super) async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, OrderError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|_| OrderError::Stopped)??)
+}
+
+fn read(stored: &StoredAccount) -> Result<AccountCredentials, OrderError> {
+    let read = AccountCredentials::deserialize(&stored.credentials);
+    read.map_err(OrderError::Account)
+}
+
+type Connector = HttpsConnector<HttpConnector>;
+
+fn connector(roots: Option<&RootCertStore>, is_https: bool) -> Result<Connector, OrderError> {
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(OrderError::Tls)?;
+    let config = match roots {
+        Some(roots) => config.with_root_certificates(roots.clone()),
+        None => config
+            .try_with_platform_verifier()
+            .map_err(OrderError::Tls)?,
+    };
+    let builder = HttpsConnectorBuilder::new().with_tls_config(config.with_no_client_auth());
+    // Plain HTTP is for directories on loopback, and no directory over HTTPS may lead to it.
+    let builder = if is_https {
+        builder.https_only()
+    } else {
+        builder.https_or_http()
+    };
+    Ok(builder.enable_http1().enable_http2().build())
+}
+
+/// Speaks to the authority with deadlines and bounds.
+#[derive(Clone)]
+struct Http {
+    client: Client<Connector, BodyWrapper<Bytes>>,
+    clock: Clock,
+    asked: Asked,
+}
+
+type Exchange = Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>>;
+
+impl HttpClient for Http {
+    fn request(&self, mut request: Request<BodyWrapper<Bytes>>) -> Exchange {
+        let agent = HeaderValue::from_static(USER_AGENT);
+        request.headers_mut().insert(header::USER_AGENT, agent);
+        let sent = self.client.request(request);
+        let (clock, asked) = (self.clock.clone(), self.asked.clone());
+        let exchange = async move {
+            let response = sent.await.map_err(|error| Error::Other(Box::new(error)))?;
+            let (parts, body) = response.into_parts();
+            if parts.status.is_client_error() || parts.status.is_server_error() {
+                let value = parts.headers.get(header::RETRY_AFTER);
+                *asked.0.lock() = value.and_then(|value| wait_of(value, clock.wall()));
+            }
+            let body = Limited::new(body, LONGEST_ANSWER).collect().await;
+            let body = body.map_err(Error::Other)?.to_bytes();
+            Ok(BytesResponse {
+                parts,
+                body: Box::new(body),
+            })
+        };
+        Box::pin(async move {
+            let slow = || Error::Other("the authority took too long to answer".into());
+            timeout(EXCHANGE, exchange).await.map_err(|_| slow())?
+        })
+    }
+}
+
+/// What a `Retry-After` asks for (RFC 9110, 10.2.3): seconds, or a date.
+fn wait_of(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    match text.parse::<u32>() {
+        Ok(seconds) => Some(Duration::from_secs(seconds.into())),
+        Err(_) => httpdate::parse_http_date(text)
+            .ok()?
+            .duration_since(now)
+            .ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let wait = |text: &str| wait_of(&HeaderValue::from_str(text).unwrap(), UNIX_EPOCH);
+        assert_eq!(wait("120"), Some(Duration::from_mins(2)));
+        assert_eq!(
+            wait("Thu, 01 Jan 1970 00:10:00 GMT"),
+            Some(Duration::from_mins(10))
+        );
+        for bad in ["", "soon", "-1", "99999999999999999999"] {
+            assert_eq!(wait(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! The `acme:` section and the names of listeners, checked.
+
+use std::{net::IpAddr, path::Path, sync::Arc};
+
+use http::Uri;
+use instant_acme::LetsEncrypt;
+use rustls::RootCertStore;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::sync::Semaphore;
+
+use super::{
+    Acme, Role,
+    account::Authority,
+    challenge::Tokens,
+    follower::Issuer,
+    issuer::{self, Issuing},
+    managed::Managed,
+    store::Store,
+};
+use crate::{
+    chain::CompileCx,
+    config::{
+        diagnostic::{Diagnostic, Place},
+        model::{AcmeConfig, ChallengeConfig},
+        tree::Spanned,
+    },
+    tls::Certificates,
+};
+
+/// What listeners have to do with ACME.
+#[derive(Debug, Default)]
+pub struct Uses<'a> {
+    pub names: Vec<Use<'a>>,
+    /// Ports of listeners without TLS, 0 for a unix socket.
+    pub plain_ports: Vec<u16>,
+    /// Addresses of listeners as written.
+    pub addresses: Vec<&'a str>,
+}
+
+/// The names of one listener.
+#[derive(Debug)]
+pub struct Use<'a> {
+    pub names: &'a [Spanned<String>],
+    pub port: u16,
+    /// None if its TLS has errors.
+    pub certificates: Option<Arc<Certificates>>,
+}
+
+impl Acme {
+    /// Checks the section, and loads what its folder has.
+    pub fn compile(
+        config: Option<&Spanned<AcmeConfig>>,
+        uses: &Uses<'_>,
+        cx: &mut CompileCx<'_>,
+    ) -> Option<Arc<Self>> {
+        let first = uses.names.iter().find_map(|of| of.names.first());
+        let (config, first) = match (config, first) {
+            (None, None) => return None,
+            (None, Some(name)) => {
+                cx.report_at(
+                    name.place,
+                    "edgeway::acme::missing",
+                    "names for ACME, but no section `acme` says where to keep what it gets",
+                    "write `acme: { folder: /var/lib/edgeway/acme, email: you@example.com }` at the top level",
+                );
+                return None;
+            }
+            (Some(config), None) => {
+                cx.place = config.place;
+                cx.warn(
+                    "edgeway::acme::unused",
+                    "no listener has names for ACME",
+                    "write them at a listener as `tls: { acme: [shop.example.com] }`, or remove this section",
+                );
+                return None;
+            }
+            (Some(config), Some(first)) => (config, first),
+        };
+        let Spanned {
+            value: config,
+            place,
+        } = config;
+        let store = Store::new(cx.folder.join(&config.folder.value));
+        let role = match &config.issuer {
+            Some(issuer) => follow(config, issuer, &store, uses, cx),
+            None => issue(config, &store, cx),
+        };
+        let names = names(config, *place, uses, cx);
+        if names.is_empty() {
+            debug_assert!(cx.diagnostics.has_errors(), "{first:?}");
+            return None;
+        }
+        let role = role?;
+        if cx.diagnostics.has_errors() {
+            return None;
+        }
+        let now = cx.clock.wall();
+        for name in &names {
+            name.begin(&store, now);
+        }
+        Some(Arc::new(Self { role, names }))
+    }
+}
+
+fn issue(config: &AcmeConfig, store: &Store, cx: &mut CompileCx<'_>) -> Option<Role> {
+    if let Err(error) = store.is_writable() {
+        cx.report_at(
+            config.folder.place,
+            "edgeway::acme::folder",
+            format!(
+                "account and certificates cannot be kept in `{}`: {error}",
+                config.folder.value.display()
+            ),
+            "name a folder that the gateway's user may write to",
+        );
+    }
+    let email = config.email.as_ref().and_then(|email| {
+        if is_email(&email.value) {
+            return Some(email.value.clone());
+        }
+        cx.report_at(
+            email.place,
+            "edgeway::acme::email",
+            format!("`{}` is not an address for mail", email.value),
+            "write one such as `ops@example.com`, without `mailto:`",
+        );
+        None
+    });
+    let roots = match &config.ca {
+        Some(ca) => Some(roots(ca, cx)?),
+        None => None,
+    };
+    let directory = directory(config.directory.as_ref(), cx)?;
+    Some(Role::Issues(Issuing {
+        authority: Authority {
+            directory,
+            roots,
+            email,
+            making: Semaphore::new(1),
+        },
+        store: store.clone(),
+        tokens: Arc::new(Tokens::default()),
+        clock: cx.clock.clone(),
+        slots: Semaphore::new(issuer::AT_ONCE),
+    }))
+}
+
+fn follow(
+    config: &AcmeConfig,
+    issuer: &Spanned<String>,
+    store: &Store,
+    uses: &Uses<'_>,
+    cx: &mut CompileCx<'_>,
+) -> Option<Role> {
+    let Spanned { value, place } = issuer;
+    let code = "edgeway::acme::issuer";
+    let is_address = value.parse::<http::uri::Authority>().is_ok_and(|parsed| {
+        parsed.port_u16().is_some() && !parsed.host().is_empty() && !value.contains('@')
+    });
+    if !is_address {
+        cx.report_at(
+            *place,
+            code,
+            format!("`{value}` is not the address of a gateway"),
+            "write `HOST:PORT` of a listener without TLS, such as `10.0.0.5:80`",
+        );
+        return None;
+    }
+    if uses.addresses.contains(&value.as_str()) {
+        cx.report_at(
+            *place,
+            code,
+            format!("`{value}` is a listener of this gateway, which would ask itself"),
+            "remove `issuer` from the gateway that asks for certificates",
+        );
+        return None;
+    }
+    if let Some(challenge) = &config.challenge
+        && challenge.value == ChallengeConfig::TlsAlpn01
+    {
+        cx.report_at(
+            challenge.place,
+            "edgeway::acme::challenge",
+            "a challenge by tls-alpn-01 cannot be forwarded to the issuer",
+            "write `challenge: http-01` at all gateways that share these names",
+        );
+    }
+    Some(Role::Follows {
+        issuer: Issuer::new(value.clone()),
+        store: store.clone(),
+    })
+}
+
+/// The names of all listeners, each once.
+fn names(
+    config: &AcmeConfig,
+    place: Place,
+    uses: &Uses<'_>,
+    cx: &mut CompileCx<'_>,
+) -> Vec<Managed> {
+    let mut found: Vec<(Arc<str>, Vec<&Use<'_>>)> = Vec::new();
+    for of in &uses.names {
+        for Spanned { value, place } in of.names {
+            let Some(name) = host_name(value, *place, cx) else {
+                continue;
+            };
+            match found.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, listeners)) => listeners.push(of),
+                None => found.push((name, vec![of])),
+            }
+        }
+    }
+    let challenge = config.challenge.as_ref();
+    if let Some(chosen) = challenge
+        && chosen.value == ChallengeConfig::Http01
+        && uses.plain_ports.is_empty()
+    {
+        cx.report_at(
+            chosen.place,
+            "edgeway::acme::challenge",
+            "no listener can answer a challenge by http-01: all have TLS",
+            "add a listener without `tls`, on port 80 as clients see it, or write `challenge: tls-alpn-01`",
+        );
+    }
+    let follows = config.issuer.is_some();
+    if follows && uses.plain_ports.is_empty() {
+        cx.report_at(
+            place,
+            "edgeway::acme::issuer",
+            "no listener can take challenges for the issuer: all have TLS",
+            "add a listener without `tls`, on port 80 as clients see it",
+        );
+    }
+    found
+        .into_iter()
+        .map(|(name, of)| {
+            let ports: Vec<u16> = of.iter().map(|of| of.port).collect();
+            let challenges = match challenge {
+                _ if follows => Vec::new(),
+                Some(chosen) => vec![chosen.value],
+                None => challenges(&ports, &uses.plain_ports),
+            };
+            let listeners = of.iter().filter_map(|of| of.certificates.clone());
+            Managed::new(name, listeners.collect(), challenges, cx.metrics)
+        })
+        .collect()
+}
+
+/// The challenges that can be answered, the likeliest first: authorities ask at the ports
+/// 443 and 80, and nobody knows what is mapped there from other ports.
+fn challenges(tls_ports: &[u16], plain_ports: &[u16]) -> Vec<ChallengeConfig> {
+    use ChallengeConfig::{Http01, TlsAlpn01};
+    if plain_ports.is_empty() {
+        return vec![TlsAlpn01];
+    }
+    if plain_ports.contains(&80) && !tls_ports.contains(&443) {
+        return vec![Http01, TlsAlpn01];
+    }
+    vec![TlsAlpn01, Http01]
+}
+
+/// A name that an authority can check by these challenges, in lower case.
+fn host_name(text: &str, place: Place, cx: &mut CompileCx<'_>) -> Option<Arc<str>> {
+    let Some(problem) = refused(text) else {
+        return Some(text.to_ascii_lowercase().into());
+    };
+    let code = "edgeway::acme::name";
+    let diagnostic = Diagnostic::error(code, place, format!("`{text}` {}", problem.0));
+    cx.diagnostics.push(diagnostic.help(problem.1));
+    None
+}
+
+/// What is wrong with a name, and what to do about it.
+fn refused(text: &str) -> Option<(&'static str, &'static str)> {
+    if text.contains('*') {
+        return Some((
+            "cannot be had: http-01 and tls-alpn-01 prove single names only",
+            "write each name, or get the wildcard by other means (dns-01) and name its files under `certificates`",
+        ));
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        return Some((
+            "is an address",
+            "write a DNS name such as `shop.example.com`",
+        ));
+    }
+    if !text.is_ascii() {
+        return Some((
+            "is not written as DNS has it",
+            "write it in its ASCII form, which begins with `xn--`",
+        ));
+    }
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    let is_number = last.bytes().all(|b| b.is_ascii_digit());
+    if text.len() > 253 || is_number || !text.split('.').all(is_label) {
+        return Some((
+            "is not a DNS name",
+            "write a name such as `shop.example.com`, without scheme, port or path",
+        ));
+    }
+    None
+}
+
+/// Whether this can follow `mailto:` as it is (RFC 8555, 7.3 takes no header fields).
+fn is_email(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_graphic() && !",;?&<>()\"\\:%".contains(c);
+    match text.split_once('@') {
+        Some((user, host)) => {
+            !user.is_empty()
+                && user.chars().all(plain)
+                && refused(host).is_none()
+                && host.contains('.')
+        }
+        None => false,
+    }
+}
+
+fn directory(config: Option<&Spanned<String>>, cx: &mut CompileCx<'_>) -> Option<String> {
+    let Some(Spanned { value, place }) = config else {
+        return Some(LetsEncrypt::Production.url().to_owned());
+    };
+    match value.as_str() {
+        "letsencrypt" => return Some(LetsEncrypt::Production.url().to_owned()),
+        "letsencrypt-staging" => return Some(LetsEncrypt::Staging.url().to_owned()),
+        _ => {}
+    }
+    let code = "edgeway::acme::directory";
+    let uri = value.parse::<Uri>().ok();
+    let scheme_and_host = uri.as_ref().and_then(|uri| {
+        let host = uri.host().filter(|host| !host.is_empty())?;
+        Some((uri.scheme_str()?, host))
+    });
+    match scheme_and_host {
+        Some(("https", _)) => Some(value.clone()),
+        Some(("http", host)) if is_loopback(host) => Some(value.clone()),
+        Some(("http", _)) => {
+            cx.report_at(
+                *place,
+                code,
+                format!("the directory `{value}` is not reached by HTTPS"),
+                "write `https:`; without TLS anybody on the way could hand out certificates",
+            );
+            None
+        }
+        _ => {
+            cx.report_at(
+                *place,
+                code,
+                format!("`{value}` is no ACME directory"),
+                "write `letsencrypt`, `letsencrypt-staging`, or a URL such as `https://ca.example.com/acme/directory`",
+            );
+            None
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn roots(ca: &Spanned<std::path::PathBuf>, cx: &mut CompileCx<'_>) -> Option<Arc<RootCertStore>> {
+    let path = cx.folder.join(&ca.value);
+    match read_roots(&path) {
+        Ok(roots) => Some(Arc::new(roots)),
+        Err(problem) => {
+            cx.report_at(
+                ca.place,
+                "edgeway::acme::ca",
+                format!("cannot use `{}`: {problem}", ca.value.display()),
+                "name a PEM file with the certificate of the authority that signs the directory's own",
+            );
+            None
+        }
+    }
+}
+
+fn read_roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let read = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
+    for certificate in read {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    if roots.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rustls_pki_types::DnsName;
+
+    use super::*;
+
+    #[test]
+    fn names_are_dns_names() {
+        for good in [
+            "a.example",
+            "A.Example",
+            "xn--bcher-kva.example",
+            "localhost",
+            "1.a2",
+        ] {
+            assert_eq!(refused(good), None, "{good}");
+        }
+        let long = "a".repeat(64) + ".example";
+        for bad in [
+            "*.example.com",
+            "10.0.0.1",
+            "::1",
+            "bücher.example",
+            "",
+            ".",
+            "a..b",
+            "a.example.",
+            "a.example:443",
+            "https://a.example",
+            "a/b",
+            "-a.example",
+            "a-.example",
+            "a_b.example",
+            "../../etc",
+            "1.2.3",
+            &long,
+        ] {
+            assert!(refused(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn mail_goes_to_an_address() {
+        for good in ["ops@example.com", "a.b+c@x.example"] {
+            assert!(is_email(good), "{good}");
+        }
+        for bad in [
+            "ops",
+            "@example.com",
+            "ops@",
+            "ops@host",
+            "mailto:ops@example.com",
+            "a@b.c, d@e.f",
+            "a b@example.com",
+            "ops@example.com?subject=x",
+            "a@b@example.com",
+        ] {
+            assert!(!is_email(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_challenge_that_the_authority_can_reach_comes_first() {
+        use ChallengeConfig::{Http01, TlsAlpn01};
+        for (tls, plain, expected) in [
+            (443, &[80][..], vec![TlsAlpn01, Http01]),
+            (443, &[], vec![TlsAlpn01]),
+            (8443, &[80], vec![Http01, TlsAlpn01]),
+            (8443, &[8080], vec![TlsAlpn01, Http01]),
+            (8443, &[], vec![TlsAlpn01]),
+        ] {
+            assert_eq!(challenges(&[tls], plain), expected, "{tls} {plain:?}");
+        }
+    }
+
+    proptest! {
+        /// Such a name is a folder's and goes into a certificate: never anything else.
+        #[test]
+        fn what_is_taken_for_a_name_is_one_for_rustls_too(text in "[-a-zA-Z0-9._*/:ä]{0,40}") {
+            if refused(&text).is_none() {
+                prop_assert!(DnsName::try_from(text.as_str()).is_ok(), "{text}");
+                prop_assert!(!text.contains(['/', '*']) && !text.starts_with('.'));
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! A gateway that leaves ACME to another one: challenges go there, certificates come from
+//! the folder that both know.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use log::warn;
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::PREFIX;
+
+/// How long the issuer may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// The longest answer that can be one: a token, a full stop and a thumbprint.
+const LONGEST_ANSWER: usize = 1024;
+/// How many questions may be under way; an authority asks from a handful of places.
+const AT_ONCE: usize = 32;
+
+/// Marks a question that was forwarded, so that it is not forwarded in a circle, and so
+/// that the issuer's apps do not answer for ours.
+pub static FORWARDED: HeaderName = HeaderName::from_static("edgeway-acme-forwarded");
+
+/// The way to the gateway that asks for certificates.
+#[derive(Debug)]
+pub(super) struct Issuer {
+    address: String,
+    client: Client<HttpConnector, Empty<Bytes>>,
+    slots: Semaphore,
+}
+
+/// What the issuer said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Answer(Bytes),
+    /// It knows nothing of this token.
+    Nothing,
+    Failed,
+}
+
+impl Issuer {
+    pub(super) fn new(address: String) -> Self {
+        Self {
+            address,
+            // No connection is kept: weeks may pass before the next question.
+            client: Client::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(0)
+                .build_http(),
+            slots: Semaphore::new(AT_ONCE),
+        }
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Asks the issuer for the answer to `token`, for the host that the authority asked.
+    pub(super) async fn ask(&self, token: &str, host: Option<&HeaderValue>) -> Said {
+        let Ok(_slot) = self.slots.try_acquire() else {
+            return Said::Failed;
+        };
+        match timeout(ANSWER, self.fetch(token, host)).await {
+            Ok(Ok(said)) => said,
+            Ok(Err(error)) => {
+                let error = crate::base::error::chain(&*error);
+                warn!(issuer = self.address.as_str(), error:%; "the issuer of certificates cannot be asked");
+                Said::Failed
+            }
+            Err(_) => {
+                warn!(issuer = self.address.as_str(); "the issuer of certificates took too long to answer");
+                Said::Failed
+            }
+        }
+    }
+
+    async fn fetch(
+        &self,
+        token: &str,
+        host: Option<&HeaderValue>,
+    ) -> Result<Said, Box<dyn std::error::Error + Send + Sync>> {
+        let mut request = Request::get(format!("http://{}{PREFIX}{token}", self.address))
+            .header(&FORWARDED, HeaderValue::from_static("1"))
+            .header(header::CONNECTION, HeaderValue::from_static("close"))
+            .body(Empty::new())?;
+        if let Some(host) = host {
+            request.headers_mut().insert(header::HOST, host.clone());
+        }
+        let response = self.client.request(request).await?;
+        if response.status() != StatusCode::OK {
+            return Ok(Said::Nothing);
+        }
+        let body = Limited::new(response.into_body(), LONGEST_ANSWER);
+        Ok(Said::Answer(body.collect().await?.to_bytes()))
+    }
+}

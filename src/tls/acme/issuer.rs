@@ -1,0 +1,244 @@
+//! Looks after names: asks for certificates when they are due, keeps and serves them.
+
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use instant_acme::Account;
+use log::{debug, info, warn};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+use super::{
+    account::{Asked, Authority, on_disk},
+    certificate::Certificate,
+    challenge::Tokens,
+    managed::Managed,
+    order::{self, OrderError, Wanted},
+    schedule,
+    store::{NameState, Pem, Store, Stored, seconds},
+};
+use crate::base::{clock::Clock, error::chain};
+
+/// Orders under way at once.
+pub(super) const AT_ONCE: usize = 4;
+/// How long an order may take in all.
+const ORDER: Duration = Duration::from_mins(5);
+/// The longest sleep: the machine's clock may be set meanwhile, or the machine sleep.
+const LOOK: Duration = Duration::from_mins(10);
+/// When to look again at a name that another process is busy with.
+const BUSY: Duration = Duration::from_secs(10);
+/// How often an authority is asked when it would like a renewal, whatever it says.
+const WINDOW_AT_MOST: Duration = Duration::from_hours(1);
+const WINDOW_AT_LEAST: Duration = Duration::from_hours(24);
+const WINDOW_AFTER_FAILURE: Duration = Duration::from_hours(6);
+
+/// The part of the gateway that asks for certificates.
+#[derive(Debug)]
+pub(super) struct Issuing {
+    pub(super) authority: Authority,
+    pub(super) store: Store,
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) clock: Clock,
+    pub(super) slots: Semaphore,
+}
+
+impl Issuing {
+    /// Looks after `name` for as long as it is polled.
+    pub(super) async fn keep(&self, managed: &Managed) {
+        loop {
+            let now = self.clock.wall();
+            let due = managed.due(&self.authority.directory, now);
+            match due.duration_since(now) {
+                Ok(wait) if !wait.is_zero() => {
+                    debug!(name = &*managed.name, seconds = wait.as_secs(); "a certificate is asked for later");
+                    sleep(wait.min(LOOK)).await;
+                    self.ask_for_window(managed).await;
+                }
+                _ => self.renew(managed).await,
+            }
+        }
+    }
+
+    async fn renew(&self, managed: &Managed) {
+        let attempt = async {
+            let slot = self.slots.acquire().await;
+            let _slot = slot.map_err(|_| OrderError::Stopped)?;
+            self.attempt(managed).await
+        };
+        match attempt.await {
+            Ok(true) => {}
+            Ok(false) => sleep(BUSY).await,
+            Err(error) => self.failed(managed, &error, None).await,
+        }
+    }
+
+    /// One attempt. False if another process is at it, whose outcome is on disk later.
+    async fn attempt(&self, managed: &Managed) -> Result<bool, OrderError> {
+        let store = self.store.clone();
+        let of = Arc::clone(&managed.name);
+        let lock = on_disk(move || store.lock(&of)).await?;
+        if self.take_over(managed).await {
+            return Ok(true);
+        }
+        let Some(_lock) = lock else {
+            return Ok(false);
+        };
+        let asked = Asked::default();
+        let ordered = timeout(ORDER, self.order(managed, &asked)).await;
+        match ordered.unwrap_or(Err(OrderError::TooLong)) {
+            Ok((pem, certificate)) => self.issued(managed, pem, certificate).await,
+            Err(error) => self.failed(managed, &error, asked.to_wait()).await,
+        }
+        Ok(true)
+    }
+
+    /// Takes a certificate that another process has put into the folder.
+    async fn take_over(&self, managed: &Managed) -> bool {
+        let store = self.store.clone();
+        let of = Arc::clone(&managed.name);
+        let Ok(Some(stored)) = on_disk(move || store.load(&of)).await else {
+            return false;
+        };
+        if managed.serial().as_ref() == Some(&stored.certificate.serial) {
+            return false;
+        }
+        info!(name = &*managed.name, serial = stored.certificate.serial.as_str(); "another process has renewed a certificate");
+        managed.serve(stored);
+        true
+    }
+
+    async fn order(
+        &self,
+        managed: &Managed,
+        asked: &Asked,
+    ) -> Result<(Pem, Certificate), OrderError> {
+        let Some(challenge) = managed.challenge() else {
+            return Err(OrderError::NoChallenge(
+                "challenge that a listener can answer",
+            ));
+        };
+        let wanted = Wanted {
+            name: &managed.name,
+            challenge,
+            replaces: managed.replaces(),
+            tokens: &self.tokens,
+            listeners: &managed.listeners,
+        };
+        let account = self
+            .authority
+            .account(&self.store, &self.clock, asked)
+            .await?;
+        let obtained = match order::obtain(&account, &wanted).await {
+            Err(OrderError::UnknownAccount) => {
+                warn!(directory = self.authority.directory.as_str(); "the authority has forgotten our account, making another one");
+                let made = self.authority.new_account(&self.store, &self.clock, asked);
+                order::obtain(&made.await?, &wanted).await
+            }
+            obtained => obtained,
+        };
+        let pem = obtained?;
+        let certificate =
+            Certificate::read(&managed.name, pem.chain.as_bytes(), pem.key.as_bytes())?;
+        Ok((pem, certificate))
+    }
+
+    async fn issued(&self, managed: &Managed, pem: Pem, certificate: Certificate) {
+        let state = NameState {
+            directory: self.authority.directory.clone(),
+            obtained: seconds(self.clock.wall()),
+            ..NameState::default()
+        };
+        let (store, of) = (self.store.clone(), Arc::clone(&managed.name));
+        let kept = state.clone();
+        let saved = on_disk(move || store.save(&of, &pem, &kept)).await;
+        if let Err(error) = saved {
+            // It serves all the same; only a restart has to ask again.
+            warn!(name = &*managed.name, error:% = chain(&error); "a certificate was issued but cannot be kept");
+        }
+        info!(
+            name = &*managed.name,
+            serial = certificate.serial.as_str(),
+            expires:% = shown(certificate.until);
+            "a certificate was issued"
+        );
+        managed.serve(Stored { certificate, state });
+        managed.count("issued");
+    }
+
+    async fn failed(&self, managed: &Managed, error: &OrderError, asked: Option<Duration>) {
+        if matches!(error, OrderError::Stopped) {
+            return;
+        }
+        let mut state = managed.state();
+        state.failures = state.failures.saturating_add(1);
+        let pause = schedule::pause(error.failure(), state.failures, asked, fastrand::f64());
+        state.next_try = seconds(self.clock.wall() + pause).saturating_add(1);
+        state.was_asked_to_wait = asked.is_some();
+        state.problem = Some(chain(error));
+        warn!(
+            name = &*managed.name,
+            problem = state.problem.as_deref().unwrap_or_default(),
+            failures = state.failures,
+            again_in_seconds = pause.as_secs(),
+            expires:% = managed.expires().map_or_else(|| "no certificate yet".to_owned(), shown);
+            "a certificate was not issued"
+        );
+        managed.count(error.outcome());
+        managed.set_state(state.clone());
+        let (store, of) = (self.store.clone(), Arc::clone(&managed.name));
+        if let Err(error) = on_disk(move || store.save_state(&of, &state)).await {
+            warn!(name = &*managed.name, error:% = chain(&error); "how an attempt went cannot be kept");
+        }
+    }
+
+    /// Asks the authority when it would like the certificate to be renewed (RFC 9773), if
+    /// it is time to. Those that have no such wish leave us to our own rule.
+    async fn ask_for_window(&self, managed: &Managed) {
+        let now = self.clock.wall();
+        let Some(id) = managed.window_due(&self.authority.directory, now) else {
+            return;
+        };
+        let account = self.authority.known_account(&self.store, &self.clock).await;
+        let asked = match account {
+            Ok(Some(account)) => window(&account, &id).await,
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(Some((window, again))) => {
+                let again = again.clamp(WINDOW_AT_MOST, WINDOW_AT_LEAST);
+                managed.set_window(Some(window), now + again);
+            }
+            Ok(None) => managed.set_window(None, now + WINDOW_AT_LEAST),
+            Err(error) => {
+                debug!(name = &*managed.name, error:% = chain(&error); "the authority did not say when to renew");
+                managed.set_window(None, now + WINDOW_AFTER_FAILURE);
+            }
+        }
+    }
+}
+
+type Window = (Range<SystemTime>, Duration);
+
+async fn window(
+    account: &Account,
+    id: &instant_acme::CertificateIdentifier<'_>,
+) -> Result<Option<Window>, OrderError> {
+    match account.renewal_info(id).await {
+        Ok((info, again)) => {
+            let window = info.suggested_window;
+            Ok(Some((window.start.into()..window.end.into(), again)))
+        }
+        Err(instant_acme::Error::Unsupported(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn shown(at: SystemTime) -> String {
+    httpdate::fmt_http_date(at)
+}

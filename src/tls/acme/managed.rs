@@ -1,0 +1,262 @@
+//! One name that ACME looks after: what is served for it, and how its last attempts went.
+
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use instant_acme::CertificateIdentifier;
+use log::{info, warn};
+use parking_lot::Mutex;
+
+use super::{
+    certificate::{self, Certificate},
+    schedule::{self, Standing},
+    store::{NameState, Store, Stored},
+};
+use crate::{
+    base::{
+        error::chain,
+        metrics::{IntCounter, IntGauge, Metrics},
+    },
+    config::model::ChallengeConfig,
+    tls::Certificates,
+};
+
+/// A name, and the listeners that serve it.
+#[derive(Debug)]
+pub(super) struct Managed {
+    pub(super) name: Arc<str>,
+    pub(super) listeners: Vec<Arc<Certificates>>,
+    /// Those that can be answered, the likeliest first. None for a follower.
+    pub(super) challenges: Vec<ChallengeConfig>,
+    served: Mutex<Served>,
+    metrics: NameMetrics,
+}
+
+#[derive(Debug, Default)]
+struct Served {
+    /// None while a stand-in is served.
+    certificate: Option<Certificate>,
+    state: NameState,
+    /// When the authority would like a renewal, and when it may be asked that again.
+    window: Option<Range<SystemTime>>,
+    window_asked: Option<SystemTime>,
+}
+
+#[derive(Debug)]
+struct NameMetrics {
+    orders: [(&'static str, IntCounter); OUTCOMES.len()],
+    stand_in: IntGauge,
+}
+
+/// What becomes of an order: a certificate; a no; no answer; or we could not go on.
+const OUTCOMES: [&str; 4] = ["issued", "refused", "unanswered", "failed"];
+
+/// How a name stands, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameStatus {
+    pub name: Arc<str>,
+    /// None while a stand-in is served.
+    pub expires: Option<SystemTime>,
+    /// When a certificate will be asked for; None if another gateway does that.
+    pub next: Option<SystemTime>,
+    pub failures: u32,
+    /// Why the last attempt failed.
+    pub problem: Option<String>,
+}
+
+impl Managed {
+    pub(super) fn new(
+        name: Arc<str>,
+        listeners: Vec<Arc<Certificates>>,
+        challenges: Vec<ChallengeConfig>,
+        metrics: &Metrics,
+    ) -> Self {
+        Self {
+            metrics: NameMetrics::new(metrics, &name),
+            name,
+            listeners,
+            challenges,
+            served: Mutex::default(),
+        }
+    }
+
+    /// Serves what the folder has, or a stand-in. Blocks.
+    pub(super) fn begin(&self, store: &Store, now: SystemTime) {
+        match store.load(&self.name) {
+            Ok(Some(stored)) => self.serve(stored),
+            Ok(None) => {
+                self.served.lock().state = store.state(&self.name);
+                self.serve_stand_in(now);
+            }
+            Err(error) => {
+                warn!(name = &*self.name, error:% = chain(&error); "a stored certificate cannot be used");
+                self.served.lock().state = store.state(&self.name);
+                self.serve_stand_in(now);
+            }
+        }
+        let mut served = self.served.lock();
+        if let Some(next) = served.state.next_try() {
+            let was_asked = served.state.was_asked_to_wait;
+            let next = schedule::after_restart(next, now, was_asked);
+            served.state.next_try = super::store::seconds(next);
+        }
+    }
+
+    /// Serves a certificate from the next handshake on.
+    pub(super) fn serve(&self, stored: Stored) {
+        let Stored { certificate, state } = stored;
+        for listener in &self.listeners {
+            listener.set_managed(&self.name, Arc::clone(&certificate.key));
+        }
+        self.metrics.stand_in.set(0);
+        let mut served = self.served.lock();
+        *served = Served {
+            certificate: Some(certificate),
+            state,
+            ..Served::default()
+        };
+    }
+
+    fn serve_stand_in(&self, now: SystemTime) {
+        match certificate::stand_in(&self.name, now) {
+            Ok(key) => {
+                for listener in &self.listeners {
+                    listener.set_managed(&self.name, Arc::clone(&key));
+                }
+                self.metrics.stand_in.set(1);
+                info!(name = &*self.name; "a self-signed certificate stands in until one is issued");
+            }
+            Err(error) => {
+                warn!(name = &*self.name, error:% = chain(&error); "no certificate can stand in");
+            }
+        }
+    }
+
+    /// When to ask for a certificate of the authority with this directory.
+    pub(super) fn due(&self, directory: &str, now: SystemTime) -> SystemTime {
+        let served = self.served.lock();
+        let due = match &served.certificate {
+            Some(certificate) if served.state.directory == directory => Standing {
+                validity: certificate.from..certificate.until,
+                obtained: served.state.obtained(),
+                dice: certificate.dice(),
+                window: served.window.clone(),
+            }
+            .renewal(),
+            // None, or of an authority that was configured before.
+            _ => now,
+        };
+        match served.state.next_try() {
+            Some(next) => due.max(next),
+            None => due,
+        }
+    }
+
+    /// The serial number of what is served, unless that is a stand-in.
+    pub(super) fn serial(&self) -> Option<String> {
+        let served = self.served.lock();
+        served.certificate.as_ref().map(|c| c.serial.clone())
+    }
+
+    /// The challenge to try next: another one after a failure, since one may be shut out
+    /// by what stands before us.
+    pub(super) fn challenge(&self) -> Option<ChallengeConfig> {
+        let failures = usize::try_from(self.served.lock().state.failures).unwrap_or(0);
+        let count = self.challenges.len().max(1);
+        self.challenges.get(failures % count).copied()
+    }
+
+    /// What the next certificate replaces, where the authority follows renewals.
+    pub(super) fn replaces(&self) -> Option<CertificateIdentifier<'static>> {
+        let served = self.served.lock();
+        served.window.as_ref()?;
+        served.certificate.as_ref()?.identifier()
+    }
+
+    /// The certificate to ask the authority's wishes about, if it is time to.
+    pub(super) fn window_due(
+        &self,
+        directory: &str,
+        now: SystemTime,
+    ) -> Option<CertificateIdentifier<'static>> {
+        let mut served = self.served.lock();
+        let certificate = served.certificate.as_ref()?;
+        if served.state.directory != directory {
+            return None;
+        }
+        let first = now + FIRST_WINDOW.mul_f64(0.5 + certificate.dice());
+        let due = *served.window_asked.get_or_insert(first);
+        if now < due {
+            return None;
+        }
+        served.certificate.as_ref()?.identifier()
+    }
+
+    /// What the authority wishes, and when it may be asked again.
+    pub(super) fn set_window(&self, window: Option<Range<SystemTime>>, ask_again: SystemTime) {
+        let mut served = self.served.lock();
+        if let Some(window) = window {
+            served.window = Some(window);
+        }
+        served.window_asked = Some(ask_again);
+    }
+
+    /// Counts what became of an order.
+    pub(super) fn count(&self, outcome: &'static str) {
+        let found = self
+            .metrics
+            .orders
+            .iter()
+            .find(|(word, _)| *word == outcome);
+        debug_assert!(found.is_some(), "{outcome} is none of the words");
+        if let Some((_, counter)) = found {
+            counter.inc();
+        }
+    }
+
+    pub(super) fn state(&self) -> NameState {
+        self.served.lock().state.clone()
+    }
+
+    pub(super) fn set_state(&self, state: NameState) {
+        self.served.lock().state = state;
+    }
+
+    pub(super) fn expires(&self) -> Option<SystemTime> {
+        let served = self.served.lock();
+        served.certificate.as_ref().map(|c| c.until)
+    }
+}
+
+/// A start asks nothing of an authority that it was asked before: not for half an hour at
+/// least.
+const FIRST_WINDOW: Duration = Duration::from_hours(1);
+
+impl Certificate {
+    /// Spreads renewals: the same for the life of a certificate.
+    fn dice(&self) -> f64 {
+        schedule::dice(&self.serial)
+    }
+}
+
+impl NameMetrics {
+    fn new(metrics: &Metrics, name: &str) -> Self {
+        let orders = OUTCOMES.map(|outcome| {
+            let counter = metrics.counter(
+                "edgeway_acme_orders_total",
+                "Certificates asked for by ACME, by what came of it.",
+                &[("name", name), ("outcome", outcome)],
+            );
+            (outcome, counter)
+        });
+        let stand_in = metrics.gauge(
+            "edgeway_acme_stand_in",
+            "1 while a self-signed certificate stands in for one that is not issued yet.",
+            &[("name", name)],
+        );
+        Self { orders, stand_in }
+    }
+}

@@ -1,0 +1,206 @@
+//! Certificates from an authority by ACME (RFC 8555): asked for, kept on disk, served and
+//! renewed without a restart.
+//!
+//! One gateway asks ([`issuer`]); those that share its names follow ([`follower`]): they
+//! forward challenges to it and serve what appears in the folder.
+
+mod account;
+mod certificate;
+mod challenge;
+mod config;
+mod follower;
+mod issuer;
+mod managed;
+mod order;
+mod schedule;
+mod store;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use log::{error, info, warn};
+use tokio::{task::JoinSet, time::sleep};
+
+pub use self::{
+    config::{Use, Uses},
+    follower::FORWARDED,
+    managed::NameStatus,
+};
+use self::{
+    follower::{Issuer, Said},
+    issuer::Issuing,
+    managed::Managed,
+    store::{Stamp, Store},
+};
+use crate::base::error::chain;
+
+/// Where authorities ask for the answers to HTTP-01 (RFC 8555, 8.3).
+pub const PREFIX: &str = "/.well-known/acme-challenge/";
+
+/// How often a follower looks into the folder.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// ACME for the names of this gateway.
+#[derive(Debug)]
+pub struct Acme {
+    role: Role,
+    names: Vec<Managed>,
+}
+
+#[derive(Debug)]
+enum Role {
+    Issues(Issuing),
+    Follows { issuer: Issuer, store: Store },
+}
+
+/// What a request below [`PREFIX`] gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The key authorization.
+    Known(Bytes),
+    /// None of ours: perhaps an app knows it.
+    Unknown,
+    /// A question that another gateway forwarded, and that nobody here can answer.
+    NotFound,
+    /// The gateway that could know does not answer.
+    NoIssuer,
+}
+
+impl Acme {
+    /// Whether an authority may ask just now: while an order is under way, or whenever
+    /// another gateway may have one.
+    #[inline]
+    pub fn is_asked(&self) -> bool {
+        match &self.role {
+            Role::Issues(issuing) => !issuing.tokens.is_empty(),
+            Role::Follows { .. } => true,
+        }
+    }
+
+    /// Answers the question for `token`, what follows [`PREFIX`] in the path.
+    pub async fn answer(
+        &self,
+        token: &str,
+        host: Option<&HeaderValue>,
+        is_forwarded: bool,
+    ) -> Answer {
+        let unknown = if is_forwarded {
+            Answer::NotFound
+        } else {
+            Answer::Unknown
+        };
+        if !challenge::is_token(token) {
+            return unknown;
+        }
+        match &self.role {
+            Role::Issues(issuing) => issuing.tokens.get(token).map_or(unknown, Answer::Known),
+            Role::Follows { .. } if is_forwarded => Answer::NotFound,
+            Role::Follows { issuer, .. } => match issuer.ask(token, host).await {
+                Said::Answer(answer) => Answer::Known(answer),
+                Said::Nothing => Answer::Unknown,
+                Said::Failed => Answer::NoIssuer,
+            },
+        }
+    }
+
+    /// How each name stands.
+    pub fn status(&self) -> Vec<NameStatus> {
+        self.names
+            .iter()
+            .map(|managed| self.status_of(managed))
+            .collect()
+    }
+
+    fn status_of(&self, managed: &Managed) -> NameStatus {
+        let state = managed.state();
+        NameStatus {
+            name: Arc::clone(&managed.name),
+            expires: managed.expires(),
+            next: match &self.role {
+                Role::Issues(issuing) => {
+                    let now = issuing.clock.wall();
+                    Some(managed.due(&issuing.authority.directory, now))
+                }
+                Role::Follows { .. } => None,
+            },
+            failures: state.failures,
+            problem: state.problem,
+        }
+    }
+
+    /// Looks after the names, for as long as it is polled.
+    pub async fn supervise(self: Arc<Self>) {
+        let mut tasks = JoinSet::new();
+        match &self.role {
+            Role::Issues(_) => {
+                for index in 0..self.names.len() {
+                    let own = Arc::clone(&self);
+                    tasks.spawn(async move { own.keep(index).await });
+                }
+            }
+            Role::Follows { .. } => {
+                let own = Arc::clone(&self);
+                tasks.spawn(async move { own.watch().await });
+            }
+        }
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(problem) = ended {
+                error!(error:% = problem; "a task of ACME ended");
+            }
+        }
+    }
+
+    async fn keep(&self, index: usize) {
+        if let (Role::Issues(issuing), Some(managed)) = (&self.role, self.names.get(index)) {
+            issuing.keep(managed).await;
+        }
+    }
+
+    /// Serves what appears in the folder.
+    async fn watch(self: Arc<Self>) {
+        let mut seen: Vec<Stamp> = vec![Stamp::default(); self.names.len()];
+        loop {
+            let own = Arc::clone(&self);
+            let looked = tokio::task::spawn_blocking(move || {
+                own.look(&mut seen);
+                seen
+            });
+            match looked.await {
+                Ok(now_seen) => seen = now_seen,
+                Err(problem) => {
+                    error!(error:% = problem; "the folder of ACME is no longer looked at");
+                    return;
+                }
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Takes over what has changed since `seen`. Blocks.
+    fn look(&self, seen: &mut [Stamp]) {
+        let Role::Follows { store, issuer } = &self.role else {
+            return;
+        };
+        for (managed, seen) in self.names.iter().zip(seen) {
+            let stamp = store.stamp(&managed.name);
+            if stamp == *seen {
+                continue;
+            }
+            *seen = stamp;
+            match store.load(&managed.name) {
+                Ok(Some(stored))
+                    if managed.serial().as_ref() == Some(&stored.certificate.serial) => {}
+                Ok(Some(stored)) => {
+                    info!(name = &*managed.name, serial = stored.certificate.serial.as_str(); "a certificate of the issuer is served");
+                    managed.serve(stored);
+                }
+                Ok(None) => {}
+                // Perhaps half of it is there: the other half changes the stamp.
+                Err(problem) => {
+                    warn!(name = &*managed.name, issuer = issuer.address(), error:% = chain(&problem); "a certificate of the issuer cannot be used");
+                }
+            }
+        }
+    }
+}

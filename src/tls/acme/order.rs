@@ -1,0 +1,207 @@
+//! One order: from asking for a name to the signed certificate.
+
+use std::{sync::Arc, time::Duration};
+
+use instant_acme::{
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier,
+    KeyAuthorization, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
+};
+
+use super::{
+    account::is_problem,
+    certificate::{self, CertificateError},
+    challenge::{Shown, Tokens},
+    schedule::Failure,
+    store::{Pem, StoreError},
+};
+use crate::{config::model::ChallengeConfig, tls::Certificates};
+
+/// How an order is looked after: soon at first, and given up where an authority takes
+/// minutes. Its `Retry-After` comes first.
+const POLL: RetryPolicy = RetryPolicy::new()
+    .initial_delay(Duration::from_millis(250))
+    .backoff(1.5)
+    .timeout(Duration::from_mins(2));
+
+/// What an order is for, and where its challenge is answered.
+pub(super) struct Wanted<'a> {
+    pub(super) name: &'a Arc<str>,
+    pub(super) challenge: ChallengeConfig,
+    /// The certificate that this one follows: authorities exempt renewals from limits.
+    pub(super) replaces: Option<CertificateIdentifier<'static>>,
+    pub(super) tokens: &'a Arc<Tokens>,
+    pub(super) listeners: &'a [Arc<Certificates>],
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OrderError {
+    #[error("{0}")]
+    Refused(String),
+    #[error("the authority offers no {0} for this name")]
+    NoChallenge(&'static str),
+    #[error("the authority cannot be asked")]
+    Unanswered(#[source] Error),
+    #[error("it took too long")]
+    TooLong,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the account on disk cannot be read")]
+    Account(#[source] serde_json::Error),
+    #[error("cannot make a TLS client")]
+    Tls(#[source] rustls::Error),
+    #[error("the certificate cannot be used")]
+    Certificate(#[from] CertificateError),
+    #[error("the gateway is stopping")]
+    Stopped,
+    #[error("the authority does not know our account")]
+    UnknownAccount,
+}
+
+impl From<Error> for OrderError {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Api(_) if is_problem(&error, "accountDoesNotExist") => Self::UnknownAccount,
+            Error::Api(problem) if is_refusal(problem) => Self::Refused(text(problem)),
+            Error::Timeout(_) => Self::TooLong,
+            _ => Self::Unanswered(error),
+        }
+    }
+}
+
+impl OrderError {
+    /// How soon it may be tried again. An order that was not decided may count as one that
+    /// was refused.
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::Refused(_) | Self::NoChallenge(_) | Self::TooLong => Failure::Refused,
+            Self::Unanswered(_)
+            | Self::Store(_)
+            | Self::Account(_)
+            | Self::Tls(_)
+            | Self::Certificate(_)
+            | Self::Stopped
+            | Self::UnknownAccount => Failure::Unanswered,
+        }
+    }
+
+    /// The word of the metric.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self {
+            Self::Refused(_) | Self::NoChallenge(_) | Self::UnknownAccount => "refused",
+            Self::Unanswered(_) | Self::TooLong => "unanswered",
+            Self::Store(_)
+            | Self::Account(_)
+            | Self::Tls(_)
+            | Self::Certificate(_)
+            | Self::Stopped => "failed",
+        }
+    }
+}
+
+/// Its own failure (RFC 8555, 6.7) says nothing about us.
+fn is_refusal(problem: &Problem) -> bool {
+    problem.status.is_none_or(|status| status < 500)
+}
+
+/// Orders a certificate and proves that the name is ours.
+pub(super) async fn obtain(account: &Account, wanted: &Wanted<'_>) -> Result<Pem, OrderError> {
+    let identifiers = [Identifier::Dns(wanted.name.to_string())];
+    let mut order = place(account, &identifiers, wanted.replaces.clone()).await?;
+    // Shown until the authority has decided.
+    let _shown = prove(&mut order, wanted).await?;
+    match order.poll_ready(&POLL).await {
+        Ok(OrderStatus::Ready) => {}
+        Ok(status) => return Err(refusal(&mut order, &format!("the order is {status:?}")).await),
+        Err(Error::Api(problem)) => return Err(refusal(&mut order, &text(&problem)).await),
+        Err(error) => return Err(error.into()),
+    }
+    let key = order.finalize().await?;
+    let chain = order.poll_certificate(&POLL).await?;
+    Ok(Pem { chain, key })
+}
+
+async fn place(
+    account: &Account,
+    identifiers: &[Identifier],
+    replaces: Option<CertificateIdentifier<'static>>,
+) -> Result<Order, Error> {
+    if let Some(replaces) = replaces {
+        let order = NewOrder::new(identifiers).replaces(replaces);
+        match account.new_order(&order).await {
+            // RFC 9773, 5: the old one has its successor already, one that we lost.
+            Err(error) if is_problem(&error, "alreadyReplaced") => {}
+            placed => return placed,
+        }
+    }
+    account.new_order(&NewOrder::new(identifiers)).await
+}
+
+async fn prove(order: &mut Order, wanted: &Wanted<'_>) -> Result<Vec<Shown>, OrderError> {
+    let (kind, word) = match wanted.challenge {
+        ChallengeConfig::Http01 => (ChallengeType::Http01, "http-01"),
+        ChallengeConfig::TlsAlpn01 => (ChallengeType::TlsAlpn01, "tls-alpn-01"),
+    };
+    let mut shown = Vec::new();
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization?;
+        match authorization.status {
+            // Proved before, and not forgotten.
+            AuthorizationStatus::Valid => continue,
+            AuthorizationStatus::Pending => {}
+            status => {
+                let refused = format!("the authorization of the name is {status:?}");
+                return Err(OrderError::Refused(refused));
+            }
+        }
+        let mut challenge = authorization
+            .challenge(kind.clone())
+            .ok_or(OrderError::NoChallenge(word))?;
+        let answer = challenge.key_authorization();
+        shown.push(show(wanted, &challenge.token, &answer)?);
+        challenge.set_ready().await?;
+    }
+    Ok(shown)
+}
+
+fn show(wanted: &Wanted<'_>, token: &str, answer: &KeyAuthorization) -> Result<Shown, OrderError> {
+    match wanted.challenge {
+        ChallengeConfig::Http01 => Ok(wanted.tokens.show(token, answer.as_str())),
+        ChallengeConfig::TlsAlpn01 => {
+            let certificate = certificate::challenge(wanted.name, answer.digest().as_ref())?;
+            for listener in wanted.listeners {
+                listener.set_challenge(wanted.name, Some(Arc::clone(&certificate)));
+            }
+            Ok(Shown::Certificate {
+                listeners: wanted.listeners.to_vec(),
+                name: Arc::clone(wanted.name),
+            })
+        }
+    }
+}
+
+/// What the authority found wrong when it looked; an order says no more than that it is
+/// invalid.
+async fn refusal(order: &mut Order, otherwise: &str) -> OrderError {
+    let mut authorizations = order.authorizations();
+    while let Some(Ok(mut authorization)) = authorizations.next().await {
+        let Ok(state) = authorization.refresh().await else {
+            continue;
+        };
+        let problem = state.challenges.iter().find_map(|c| c.error.as_ref());
+        if let Some(problem) = problem {
+            return OrderError::Refused(text(problem));
+        }
+    }
+    OrderError::Refused(otherwise.to_owned())
+}
+
+fn text(problem: &Problem) -> String {
+    let kind = problem.r#type.as_deref().unwrap_or("no type");
+    let kind = kind.rsplit(':').next().unwrap_or(kind);
+    match &problem.detail {
+        Some(detail) => format!("{detail} ({kind})"),
+        None => kind.to_owned(),
+    }
+}

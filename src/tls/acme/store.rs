@@ -1,0 +1,437 @@
+//! Account and certificates on disk: `accounts/DIRECTORY.json`, and for each name
+//! `certificates/NAME/` with `fullchain.pem`, `privkey.pem` and `state.json`.
+//!
+//! Folders are 0700 and files 0600. A file is written under another name and renamed, so
+//! that a reader sees all of it or none. Everything here blocks.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::certificate::{Certificate, CertificateError};
+
+const CHAIN: &str = "fullchain.pem";
+const KEY: &str = "privkey.pem";
+const STATE: &str = "state.json";
+const LOCK: &str = "lock";
+
+/// The folder of the configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Store {
+    folder: PathBuf,
+}
+
+/// What is kept of a name beside its certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct NameState {
+    /// The directory of the authority that signed the certificate.
+    pub(super) directory: String,
+    /// When we got the certificate, in seconds since 1970.
+    pub(super) obtained: u64,
+    /// Attempts that failed since.
+    pub(super) failures: u32,
+    /// When to try again, in seconds since 1970; 0 if the last attempt did not fail.
+    pub(super) next_try: u64,
+    /// The authority said itself how long to wait.
+    pub(super) was_asked_to_wait: bool,
+    /// Why the last attempt failed.
+    pub(super) problem: Option<String>,
+}
+
+/// An account, as it is kept.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct StoredAccount {
+    pub(super) directory: String,
+    #[serde(default)]
+    pub(super) email: Option<String>,
+    /// As `instant-acme` writes them: the key is among them.
+    pub(super) credentials: serde_json::Value,
+}
+
+/// Certificate and key as they came.
+pub(super) struct Pem {
+    pub(super) chain: String,
+    pub(super) key: String,
+}
+
+/// The certificate of a name and what is known of it.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) certificate: Certificate,
+    pub(super) state: NameState,
+}
+
+/// Changes when one of the files of a name does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamp([Option<(u64, i64, i64)>; 2]);
+
+/// Nobody else orders a certificate for this name while it is held.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+/// What could not be done with the folder.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    #[error("cannot read {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot write {path}")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot use {path}")]
+    Certificate {
+        path: PathBuf,
+        #[source]
+        source: CertificateError,
+    },
+}
+
+impl Store {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// The certificate of `name`, if there is a usable one.
+    pub(super) fn load(&self, name: &str) -> Result<Option<Stored>, StoreError> {
+        let folder = self.of_name(name);
+        let (Some(chain), Some(key)) = (
+            read_if_there(&folder.join(CHAIN))?,
+            read_if_there(&folder.join(KEY))?,
+        ) else {
+            return Ok(None);
+        };
+        let certificate =
+            Certificate::read(name, &chain, &key).map_err(|source| StoreError::Certificate {
+                path: folder.clone(),
+                source,
+            })?;
+        let state = self.state(name);
+        Ok(Some(Stored { certificate, state }))
+    }
+
+    /// What is known of `name`; nothing if that cannot be read, since it is worth no more
+    /// than an attempt too early.
+    pub(super) fn state(&self, name: &str) -> NameState {
+        read_json(&self.of_name(name).join(STATE)).unwrap_or_default()
+    }
+
+    pub(super) fn save_state(&self, name: &str, state: &NameState) -> Result<(), StoreError> {
+        let folder = self.of_name(name);
+        make_folder(&folder)?;
+        write(&folder.join(STATE), &to_json(state))
+    }
+
+    /// Keeps a certificate. The key goes first: with a new key and the old chain the pair
+    /// is refused when it is read, and asked for anew.
+    pub(super) fn save(&self, name: &str, pem: &Pem, state: &NameState) -> Result<(), StoreError> {
+        let folder = self.of_name(name);
+        make_folder(&folder)?;
+        write(&folder.join(KEY), pem.key.as_bytes())?;
+        write(&folder.join(CHAIN), pem.chain.as_bytes())?;
+        self.save_state(name, state)
+    }
+
+    /// The account with the authority of `directory`.
+    pub(super) fn account(&self, directory: &str) -> Option<StoredAccount> {
+        let stored: StoredAccount = read_json(&self.of_account(directory))?;
+        (stored.directory == directory).then_some(stored)
+    }
+
+    pub(super) fn save_account(&self, account: &StoredAccount) -> Result<(), StoreError> {
+        let path = self.of_account(&account.directory);
+        make_folder(&self.folder.join("accounts"))?;
+        write(&path, &to_json(account))
+    }
+
+    pub(super) fn stamp(&self, name: &str) -> Stamp {
+        let folder = self.of_name(name);
+        Stamp([CHAIN, KEY].map(|file| {
+            let found = fs::metadata(folder.join(file)).ok()?;
+            Some((found.ino(), found.mtime(), found.mtime_nsec()))
+        }))
+    }
+
+    /// The right to order a certificate for `name`; `None` while another process has it,
+    /// such as one that is being replaced by us, or another gateway with the same folder.
+    pub(super) fn lock(&self, name: &str) -> Result<Option<Lock>, StoreError> {
+        let folder = self.of_name(name);
+        make_folder(&folder)?;
+        let path = folder.join(LOCK);
+        let opened = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
+        let failed = |source| StoreError::Write {
+            path: path.clone(),
+            source,
+        };
+        let file = opened.map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            // A file system without locks: one gateway writes there, as is documented.
+            Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOLCK) => {
+                Ok(Some(Lock { _file: file }))
+            }
+            Err(errno) => Err(failed(errno.into())),
+        }
+    }
+
+    /// Why nothing could be written here, if that is so.
+    pub(super) fn is_writable(&self) -> io::Result<()> {
+        let mut path = self.folder.as_path();
+        loop {
+            match fs::metadata(path) {
+                Ok(found) if !found.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
+                Ok(_) => {
+                    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+                    return Ok(rustix::fs::access(path, access)?);
+                }
+                // It is going to be made, in the nearest folder that is there.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    path = match path.parent() {
+                        Some(parent) if !parent.as_os_str().is_empty() => parent,
+                        _ => Path::new("."),
+                    };
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn of_name(&self, name: &str) -> PathBuf {
+        self.folder.join("certificates").join(name)
+    }
+
+    /// One file for each authority: a test directory and the real one keep theirs apart.
+    fn of_account(&self, directory: &str) -> PathBuf {
+        let plain: String = directory
+            .trim_start_matches("https://")
+            .chars()
+            .map(|c| match c {
+                'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' => c,
+                _ => '_',
+            })
+            .take(200)
+            .collect();
+        self.folder.join("accounts").join(format!("{plain}.json"))
+    }
+}
+
+impl NameState {
+    pub(super) fn obtained(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.obtained)
+    }
+
+    pub(super) fn next_try(&self) -> Option<SystemTime> {
+        (self.next_try > 0).then(|| UNIX_EPOCH + Duration::from_secs(self.next_try))
+    }
+}
+
+/// Seconds since 1970, as the files have them.
+pub(super) fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StoreError::Read {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let bytes = match read_if_there(path) {
+        Ok(bytes) => bytes?,
+        Err(error) => {
+            log::warn!(error:% = crate::base::error::chain(&error); "a file of ACME cannot be read");
+            return None;
+        }
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            log::warn!(path:?, error:%; "a file of ACME is broken, going on without it");
+            None
+        }
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(value).expect("plain data")
+}
+
+fn make_folder(path: &Path) -> Result<(), StoreError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| StoreError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let write = || -> io::Result<()> {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".new");
+        // One that a crash left behind may have other permissions.
+        match fs::remove_file(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        // The name is to survive a power failure as well.
+        match path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    write().map_err(|source| StoreError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn issued(name: &str) -> Pem {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        Pem {
+            chain: params.self_signed(&key).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn what_is_kept_is_read_by_us_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().join("acme"));
+        assert!(store.load("a.example").unwrap().is_none());
+        let state = NameState {
+            directory: "https://authority.example/".into(),
+            obtained: 1_800_000_000,
+            ..NameState::default()
+        };
+        store
+            .save("a.example", &issued("a.example"), &state)
+            .unwrap();
+        let before = store.stamp("a.example");
+        store
+            .save("a.example", &issued("a.example"), &state)
+            .unwrap();
+        assert_ne!(store.stamp("a.example"), before);
+
+        let stored = store.load("a.example").unwrap().unwrap();
+        assert_eq!(stored.state, state);
+        let of_name = folder.path().join("acme/certificates/a.example");
+        assert_eq!(mode(&folder.path().join("acme")), 0o700);
+        assert_eq!(mode(&of_name), 0o700);
+        let mut files: Vec<_> = fs::read_dir(&of_name)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap()).collect();
+        assert_eq!(names, ["fullchain.pem", "privkey.pem", "state.json"]);
+        for file in files {
+            assert_eq!(mode(&file), 0o600, "{file:?}");
+        }
+    }
+
+    #[test]
+    fn half_a_pair_is_no_pair() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().to_owned());
+        let state = NameState::default();
+        store
+            .save("a.example", &issued("a.example"), &state)
+            .unwrap();
+        let chain = folder.path().join("certificates/a.example/fullchain.pem");
+        fs::write(&chain, issued("a.example").chain).unwrap();
+        let error = store.load("a.example").unwrap_err();
+        assert!(matches!(error, StoreError::Certificate { .. }), "{error:?}");
+        fs::remove_file(&chain).unwrap();
+        assert!(store.load("a.example").unwrap().is_none());
+    }
+
+    #[test]
+    fn each_directory_has_its_account() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().to_owned());
+        let account = |directory: &str| StoredAccount {
+            directory: directory.to_owned(),
+            email: None,
+            credentials: serde_json::json!({ "id": directory }),
+        };
+        for directory in ["https://a.example/dir", "https://b.example/dir?x=../../y"] {
+            assert!(store.account(directory).is_none());
+            store.save_account(&account(directory)).unwrap();
+            let found = store.account(directory).unwrap();
+            assert_eq!(found.credentials["id"], directory);
+        }
+        let path = folder.path().join("accounts/a.example_dir.json");
+        assert_eq!(mode(&path), 0o600);
+        fs::write(path, "{").unwrap();
+        assert!(store.account("https://a.example/dir").is_none());
+    }
+
+    #[test]
+    fn one_at_a_time_orders_for_a_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().to_owned());
+        let first = store.lock("a.example").unwrap();
+        assert!(first.is_some());
+        assert!(store.lock("a.example").unwrap().is_none());
+        assert!(store.lock("b.example").unwrap().is_some());
+        drop(first);
+        assert!(store.lock("a.example").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_folder_that_is_a_file_cannot_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| Store::new(folder.path().join(path)).is_writable();
+        assert!(at("not/there/yet").is_ok());
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(at("file").is_err());
+        assert!(at("file/below").is_err());
+    }
+}

@@ -1,0 +1,235 @@
+//! Certificates by ACME, from Let's Encrypt's own test authority: from an empty folder to a
+//! served certificate, renewal, restart, refusal, and several gateways.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use edgeway::base::clock::Clock;
+use serde_json::Value;
+
+use crate::support::{
+    client::{self, get as request},
+    gateway::Gateway,
+    pebble::{self, Pebble, get_when_trusted, local, put_ageing, trusting},
+    ports::free_port,
+    wait::wait_for,
+};
+
+const ROUTES: &str = "routes:\n  - match: { path: /* }\n    respond: { status: 200, body: app }\n";
+
+/// A gateway with the listeners `plain` and `tls` on these ports.
+async fn gateway(plain: u16, tls: u16, names: &str, acme: &str) -> Gateway {
+    Gateway::start(&format!(
+        "listeners:
+  - {{ address: \"127.0.0.1:{plain}\", name: plain }}
+  - address: \"127.0.0.1:{tls}\"
+    name: tls
+    tls: {{ acme: [{names}] }}
+{acme}{ROUTES}"
+    ))
+    .await
+}
+
+fn state(folder: &Path, name: &str) -> Value {
+    let path = folder.join("certificates").join(name).join("state.json");
+    let text = fs::read_to_string(path).expect("the state of a name is kept");
+    serde_json::from_str(&text).expect("it is JSON")
+}
+
+fn is_private(folder: &Path) -> usize {
+    let mut files = 0;
+    for entry in fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("it can be read").path();
+        let mode = fs::metadata(&path)
+            .expect("it is there")
+            .permissions()
+            .mode()
+            & 0o777;
+        if path.is_dir() {
+            assert_eq!(mode, 0o700, "{}", path.display());
+            files += is_private(&path);
+        } else {
+            assert_eq!(mode, 0o600, "{}", path.display());
+            files += 1;
+        }
+    }
+    files
+}
+
+#[tokio::test]
+async fn an_empty_folder_becomes_a_served_certificate_and_a_restart_asks_for_nothing() {
+    let (plain, tls) = (free_port(), free_port());
+    let pebble = Pebble::start(plain, free_port()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("acme");
+    let section = pebble.section(&kept, ", challenge: http-01, email: ops@example.com");
+    let names = "shop.test, WWW.shop.test";
+    let mut first = gateway(plain, tls, names, &section).await;
+
+    let trust = pebble.trust();
+    let shop = get_when_trusted(tls, "shop.test", &trust).await;
+    let www = get_when_trusted(tls, "www.shop.test", &trust).await;
+    assert_eq!(shop.body, "app");
+    assert_ne!(shop.serial(), www.serial());
+    // The control: it is a certificate for its name only.
+    let other = pebble::get(local(tls), "other.test", &trust, "/").await;
+    assert!(other.is_err(), "{other:?}");
+    let issued = "edgeway_acme_orders_total{outcome=\"issued\"}";
+    assert_eq!(first.count(issued).await, 2);
+    assert_eq!(first.count("edgeway_acme_stand_in").await, 0);
+    assert_eq!((pebble.orders(), pebble.accounts()), (2, 1));
+    // Three files and a lock for each name, and the account.
+    assert_eq!(is_private(&kept), 9);
+    assert!(
+        pebble.log().contains("validate w/ HTTP: "),
+        "{}",
+        pebble.log()
+    );
+
+    first.terminate(Duration::from_secs(10)).await;
+    drop(first);
+    let second = gateway(plain, tls, names, &section).await;
+    let again = pebble::get(local(tls), "shop.test", &trust, "/")
+        .await
+        .unwrap();
+    assert_eq!(again.serial(), shop.serial());
+    assert_eq!(second.count("edgeway_acme_orders_total").await, 0);
+    assert_eq!((pebble.orders(), pebble.accounts()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_challenge_is_answered_in_the_handshake() {
+    let (plain, tls) = (free_port(), free_port());
+    // Whoever asks by HTTP finds nobody.
+    let pebble = Pebble::start(free_port(), tls).await;
+    let folder = tempfile::tempdir().unwrap();
+    // No choice is written: this one comes first.
+    let gateway = gateway(plain, tls, "shop.test", &pebble.section(folder.path(), "")).await;
+    let shop = get_when_trusted(tls, "shop.test", &pebble.trust()).await;
+    assert_eq!(shop.status, "HTTP/1.1 200 OK");
+    assert!(
+        !pebble.log().contains("validate w/ HTTP: "),
+        "{}",
+        pebble.log()
+    );
+    assert_eq!(pebble.orders(), 1);
+    // What no order is about belongs to the app.
+    let path = "/.well-known/acme-challenge/of-an-app";
+    let answer = client::send(local(plain), &request(path)).await.unwrap();
+    assert_eq!(answer.text(), "app");
+    assert_eq!(gateway.count("edgeway_acme_stand_in").await, 0);
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_while_it_is_served() {
+    let (plain, tls) = (free_port(), free_port());
+    let pebble = Pebble::start(plain, free_port()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let after = Duration::from_secs(4);
+    let old = put_ageing(folder.path(), "shop.test", &pebble.directory(), after);
+    let section = pebble.section(folder.path(), ", challenge: http-01");
+    let gateway = gateway(plain, tls, "shop.test", &section).await;
+
+    let before = pebble::get(local(tls), "shop.test", &trusting(), "/").await;
+    assert_eq!(before.unwrap().serial(), old);
+    // The control: nothing is asked for before it is due.
+    assert_eq!(pebble.orders(), 0);
+    let renewed = get_when_trusted(tls, "shop.test", &pebble.trust()).await;
+    assert_ne!(renewed.serial(), old);
+    assert_eq!(pebble.orders(), 1);
+    let kept = state(folder.path(), "shop.test");
+    assert_eq!(kept["failures"], 0);
+    assert_eq!(kept["next_try"], 0);
+    let log = gateway.stderr();
+    assert!(log.contains("a certificate was issued"), "{log}");
+}
+
+#[tokio::test]
+async fn a_challenge_that_nobody_answers_leaves_the_stand_in_and_is_not_repeated() {
+    let (plain, tls) = (free_port(), free_port());
+    // It looks elsewhere: at a port where nobody is.
+    let pebble = Pebble::start(free_port(), free_port()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let section = pebble.section(folder.path(), ", challenge: http-01");
+    let mut first = gateway(plain, tls, "shop.test", &section).await;
+    let refused = "edgeway_acme_orders_total{name=\"shop.test\",outcome=\"refused\"}";
+    wait_for(
+        "the order has failed",
+        Duration::from_secs(15),
+        async || (first.count(refused).await == 1).then_some(()),
+    )
+    .await;
+
+    let shown = pebble::get(local(tls), "shop.test", &trusting(), "/")
+        .await
+        .unwrap();
+    assert_eq!(shown.body, "app");
+    assert!(shown.names().1.contains("Edgeway stand-in"), "{shown:?}");
+    let trusted = pebble::get(local(tls), "shop.test", &pebble.trust(), "/").await;
+    assert!(trusted.is_err(), "{trusted:?}");
+    assert_eq!(first.count("edgeway_acme_stand_in").await, 1);
+    let kept = state(folder.path(), "shop.test");
+    assert_eq!(kept["failures"], 1);
+    let now = Clock::machine()
+        .wall()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let wait = kept["next_try"].as_u64().unwrap() - now;
+    assert!((100..140).contains(&wait), "{wait}");
+    let log = first.stderr();
+    assert!(log.contains("a certificate was not issued"), "{log}");
+    assert!(
+        log.contains("connection refused"),
+        "what the authority saw: {log}"
+    );
+
+    first.terminate(Duration::from_secs(10)).await;
+    drop(first);
+    let second = gateway(plain, tls, "shop.test", &section).await;
+    let shown = pebble::get(local(tls), "shop.test", &trusting(), "/")
+        .await
+        .unwrap();
+    assert!(shown.names().1.contains("Edgeway stand-in"), "{shown:?}");
+    assert_eq!(second.count("edgeway_acme_orders_total").await, 0);
+    assert_eq!(pebble.orders(), 1);
+}
+
+#[tokio::test]
+async fn two_gateways_with_one_issuer_serve_one_certificate() {
+    let [plain, tls, follower_plain, follower_tls] = [(); 4].map(|()| free_port());
+    // The authority comes to the follower.
+    let pebble = Pebble::start(follower_plain, free_port()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let following = format!(", challenge: http-01, issuer: \"127.0.0.1:{plain}\"");
+    let section = pebble.section(folder.path(), &following);
+    let follower = gateway(follower_plain, follower_tls, "shop.test", &section).await;
+    let path = "/.well-known/acme-challenge/token";
+    let ask = async |port: u16| {
+        let answer = client::send(local(port), &request(path)).await.unwrap();
+        (answer.status(), answer.text())
+    };
+    // Without an issuer nobody can answer, and it says so.
+    assert_eq!(ask(follower_plain).await.0, 502);
+    let refused = "edgeway_refused_total{reason=\"acme_no_issuer\"}";
+    assert_eq!(follower.count(refused).await, 1);
+    let shown = pebble::get(local(follower_tls), "shop.test", &trusting(), "/").await;
+    assert!(shown.unwrap().names().1.contains("Edgeway stand-in"));
+
+    let section = pebble.section(folder.path(), ", challenge: http-01");
+    let issuer = gateway(plain, tls, "shop.test", &section).await;
+    let trust = pebble.trust();
+    let of_issuer = get_when_trusted(tls, "shop.test", &trust).await;
+    let of_follower = get_when_trusted(follower_tls, "shop.test", &trust).await;
+    assert_eq!(of_issuer.serial(), of_follower.serial());
+    assert_eq!(pebble.orders(), 1);
+    assert_eq!(issuer.count("edgeway_acme_orders_total").await, 1);
+    assert_eq!(follower.count("edgeway_acme_orders_total").await, 0);
+    // What the issuer does not know may be the app's, on either.
+    assert_eq!(ask(follower_plain).await, (200, "app".to_owned()));
+    assert_eq!(ask(plain).await, (200, "app".to_owned()));
+}
