@@ -26,6 +26,9 @@ pub(crate) enum Failure {
     BadPath,
     /// The request's `Host` is neither a name nor an address.
     BadHost,
+    /// The request is for another name than its connection, whose name decided which
+    /// client certificates were asked for.
+    WrongName,
     /// The request's head is longer than the app takes.
     LongHead,
     /// No route matches.
@@ -56,7 +59,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     #[cfg(test)]
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::ClientGone,
         Self::BadRequest,
         Self::Method,
@@ -66,6 +69,7 @@ impl Failure {
         Self::SendTimeout,
         Self::BadPath,
         Self::BadHost,
+        Self::WrongName,
         Self::LongHead,
         Self::NoRoute,
         Self::Upgrade,
@@ -93,6 +97,7 @@ impl Failure {
             Self::SendTimeout => "send_timeout",
             Self::BadPath => "bad_path",
             Self::BadHost => "bad_host",
+            Self::WrongName => "wrong_name",
             Self::LongHead => "long_head",
             Self::NoRoute => "no_route",
             Self::Upgrade => "upgrade",
@@ -121,6 +126,7 @@ impl Failure {
             Self::LongLine => StatusCode::URI_TOO_LONG,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::SendTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::WrongName => StatusCode::MISDIRECTED_REQUEST,
             Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
@@ -142,6 +148,7 @@ impl Failure {
             Self::SendTimeout => "The client did not read its answer.",
             Self::BadPath => "The address has characters that this server does not accept.",
             Self::BadHost => "The request names no proper host.",
+            Self::WrongName => "This connection was made for another name than the request.",
             Self::LongHead => "The request's headers, cookies among them, are too long.",
             Self::NoRoute => "There is nothing at this address.",
             Self::Upgrade => "This address does not take WebSocket connections.",

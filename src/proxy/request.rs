@@ -85,6 +85,13 @@ fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Failure> {
         }
         host
     };
+    if ctx
+        .connection
+        .as_ref()
+        .is_some_and(|c| c.is_misdirected(&host))
+    {
+        return Err(Failure::WrongName);
+    }
     let target = Target::new(&host, head.raw_path());
     ctx.facts.class = routes::classify(target.path, head);
     let Some(index) = ctx.gateway.table.find(&target, head, &mut ctx.params) else {
@@ -172,6 +179,7 @@ pub(super) async fn forward(
             client: &ctx.facts.client,
             trusted: &ctx.gateway.trusted,
             text: &connection.text,
+            shown: connection.shown(),
             app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
             is_websocket: ctx.is_websocket,
         },

@@ -96,6 +96,15 @@ pub struct Connection {
     _guard: Guard,
 }
 
+/// What a client showed of itself when its connection began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown<'a> {
+    /// The listener asks nobody for a certificate.
+    NotAsked,
+    Nothing,
+    Verified(&'a tls::ClientCertificate),
+}
+
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -215,6 +224,28 @@ impl Connection {
         match self.tls {
             Some(_) => Scheme::Https,
             None => Scheme::Http,
+        }
+    }
+
+    /// Whether a request for `host`, without port and in lower case, came on a connection
+    /// that was made for another name. It matters where clients are asked for
+    /// certificates: the name that they asked for decided what was asked of them.
+    pub fn is_misdirected(&self, host: &str) -> bool {
+        let asks = |server: &Arc<tls::Server>| server.asks_clients;
+        self.listener.config.tls.as_ref().is_some_and(asks)
+            && self.tls.as_ref().is_some_and(|tls| !tls.is_for(host))
+    }
+
+    /// What is known of the client's certificate.
+    pub fn shown(&self) -> Shown<'_> {
+        let Some(server) = &self.listener.config.tls else {
+            return Shown::NotAsked;
+        };
+        let client = self.tls.as_ref().and_then(|tls| tls.client.as_deref());
+        match client {
+            Some(client) => Shown::Verified(client),
+            None if server.asks_clients => Shown::Nothing,
+            None => Shown::NotAsked,
         }
     }
 

@@ -109,6 +109,11 @@ impl Certificates {
         });
     }
 
+    /// Whether a file has a certificate for `name`, in lower case.
+    pub(super) fn is_in_files(&self, name: &str) -> bool {
+        self.files.load().find(name).is_some()
+    }
+
     /// Whether a handshake that asks for `name` is refused.
     pub(super) fn refuses(&self, name: Option<&str>) -> bool {
         match self.unknown_names {

@@ -1,6 +1,6 @@
 //! When certificates run out, as a metric.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
 
 use parking_lot::Mutex;
 use rustls::sign::CertifiedKey;
@@ -35,7 +35,7 @@ impl Expiries {
     pub(super) fn set_files(&self, certificates: &[Arc<Certificate>]) {
         let mut files = BTreeMap::new();
         for certificate in certificates {
-            let name = certificate.names.first().cloned().unwrap_or_default();
+            let name = certificate.title().into();
             files
                 .entry(name)
                 .and_modify(|known: &mut i64| *known = certificate.not_after.min(*known))
@@ -69,6 +69,8 @@ impl Expiries {
     }
 }
 
+const DAY: i64 = 24 * 60 * 60;
+
 const NAME: &str = "edgeway_certificate_expiry_seconds";
 
 fn gauge(metrics: &Metrics, listener: &str, name: &str) -> IntGauge {
@@ -77,6 +79,43 @@ fn gauge(metrics: &Metrics, listener: &str, name: &str) -> IntGauge {
         "When a certificate runs out, in seconds since 1970; by the first name that it is for.",
         &[("listener", listener), ("name", name)],
     )
+}
+
+/// Why a certificate needs somebody's attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Worry {
+    NotYet,
+    /// Whole days are left.
+    Soon(i64),
+    RunOut,
+}
+
+impl Certificate {
+    /// What there is to worry about at `now`: that it has run out, or has less than a fifth
+    /// of its time left, which whoever renews at two thirds never sees.
+    pub(super) fn worry(&self, now: i64) -> Option<Worry> {
+        let left = self.not_after - now;
+        let soon = ((self.not_after - self.not_before) / 5).min(21 * DAY);
+        if left < 0 {
+            Some(Worry::RunOut)
+        } else if now < self.not_before {
+            Some(Worry::NotYet)
+        } else {
+            (left < soon).then_some(Worry::Soon(left / DAY))
+        }
+    }
+}
+
+impl fmt::Display for Worry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotYet => f.write_str("is not valid yet"),
+            Self::Soon(0) => f.write_str("runs out within a day"),
+            Self::Soon(1) => f.write_str("runs out in a day"),
+            Self::Soon(days) => write!(f, "runs out in {days} days"),
+            Self::RunOut => f.write_str("has run out"),
+        }
+    }
 }
 
 /// In seconds since 1970.

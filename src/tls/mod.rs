@@ -6,15 +6,23 @@ pub mod acme;
 mod certificates;
 mod client;
 mod expiry;
+mod files;
 mod pair;
+mod policy;
 mod server;
 #[cfg(test)]
 pub(crate) mod testkit;
+mod tickets;
+mod watch;
 
 use std::sync::Arc;
 
 pub use self::{
-    accept::Failed, certificates::Certificates, client::ClientCertificate, server::Server,
+    accept::Failed,
+    certificates::Certificates,
+    client::ClientCertificate,
+    server::Server,
+    tickets::{NoRandomness, TicketKeys, TicketSecret},
 };
 
 /// What a handshake settled.
@@ -30,6 +38,19 @@ pub struct Facts {
     pub protocol: Protocol,
     /// The certificate that the client showed and we verified.
     pub client: Option<Arc<ClientCertificate>>,
+}
+
+impl Facts {
+    /// Whether a request for `host`, without port and in lower case, is one for the name
+    /// that the client asked for. Clients ask for none where they want an address
+    /// (RFC 6066, 3).
+    pub fn is_for(&self, host: &str) -> bool {
+        if let Some(name) = &self.name {
+            return name.trim_end_matches('.') == host.trim_end_matches('.');
+        }
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        address.parse::<std::net::IpAddr>().is_ok()
+    }
 }
 
 /// What ALPN came to.

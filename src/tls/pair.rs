@@ -19,6 +19,9 @@ pub(super) struct Certificate {
     pub(super) names: Box<[Box<str>]>,
     /// Seconds since 1970.
     pub(super) not_after: i64,
+    pub(super) not_before: i64,
+    /// In hex, as `openssl x509 -serial` prints it.
+    pub(super) serial: Box<str>,
 }
 
 /// Where a certificate is kept.
@@ -26,7 +29,66 @@ pub(super) struct Certificate {
 pub(super) struct PairPaths {
     pub(super) cert: PathBuf,
     pub(super) key: PathBuf,
-    pub(super) ocsp: Option<PathBuf>,
+    pub(super) ocsp: Option<Ocsp>,
+}
+
+/// Where an OCSP answer is kept.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Ocsp {
+    Needed(PathBuf),
+    /// Where there is none, none is shown.
+    IfThere(PathBuf),
+}
+
+/// One of the files of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Cert,
+    Key,
+    Ocsp,
+}
+
+impl Ocsp {
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Needed(path) | Self::IfThere(path) => path,
+        }
+    }
+
+    fn read(&self) -> Result<Option<Vec<u8>>, PairError> {
+        let path = self.path();
+        let answer = match fs::read(path) {
+            Ok(answer) => answer,
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && matches!(self, Self::IfThere(_)) =>
+            {
+                return Ok(None);
+            }
+            Err(source) => {
+                let path = path.to_owned();
+                return Err(PairError::Read { path, source });
+            }
+        };
+        if is_ocsp_answer(&answer) {
+            return Ok(Some(answer));
+        }
+        Err(PairError::BadOcsp {
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// Whether this is a whole `OCSPResponse` that says `successful` (RFC 6960, 4.2.1).
+fn is_ocsp_answer(der: &[u8]) -> bool {
+    use x509_parser::der_parser::der::parse_der_sequence;
+    let Ok((rest, sequence)) = parse_der_sequence(der) else {
+        return false;
+    };
+    let Ok(parts) = sequence.as_sequence() else {
+        return false;
+    };
+    let is_successful = parts.first().is_some_and(|status| status.as_u32() == Ok(0));
+    rest.is_empty() && is_successful && parts.len() == 2
 }
 
 /// Why a pair of files is of no use.
@@ -50,6 +112,8 @@ pub(super) enum PairError {
     BadKey { path: PathBuf, source: TlsError },
     #[error("`{}` is not the key of the certificate in `{}`", key.display(), cert.display())]
     Mismatch { cert: PathBuf, key: PathBuf },
+    #[error("`{}` holds no OCSP answer in DER that says `successful`", path.display())]
+    BadOcsp { path: PathBuf },
     #[error("the first certificate in `{}` is not the one that the key is for", path.display())]
     Order { path: PathBuf },
 }
@@ -90,6 +154,9 @@ impl PairError {
             Self::Mismatch { .. } => {
                 "a certificate goes with the one key that it was asked for with: look for files mixed up, or replaced by halves".to_owned()
             }
+            Self::BadOcsp { .. } => {
+                "fetch it anew with `openssl ocsp … -respout FILE`, or remove `ocsp`".to_owned()
+            }
             Self::Order { .. } => {
                 "write the chain with the site's own certificate first, then those that signed it"
                     .to_owned()
@@ -97,19 +164,30 @@ impl PairError {
         }
     }
 
-    /// Whether the key's file is to blame, or else the certificate's.
-    pub(super) fn is_of_key(&self, paths: &PairPaths) -> bool {
+    /// The file to blame.
+    pub(super) fn part(&self, paths: &PairPaths) -> Part {
         match self {
             Self::NoKey { .. }
             | Self::Encrypted { .. }
             | Self::BadKey { .. }
-            | Self::Mismatch { .. } => true,
-            Self::Read { path, .. } | Self::Pem { path, .. } => *path == paths.key,
-            Self::NoCertificate { .. }
+            | Self::Mismatch { .. } => Part::Key,
+            Self::Read { path, .. } | Self::Pem { path, .. } if *path == paths.key => Part::Key,
+            Self::Read { path, .. } if *path != paths.cert => Part::Ocsp,
+            Self::BadOcsp { .. } => Part::Ocsp,
+            Self::Read { .. }
+            | Self::Pem { .. }
+            | Self::NoCertificate { .. }
             | Self::BadCertificate { .. }
             | Self::NoNames { .. }
-            | Self::Order { .. } => false,
+            | Self::Order { .. } => Part::Cert,
         }
+    }
+}
+
+impl Certificate {
+    /// What it is called in logs and metrics: the first name that it is for.
+    pub(super) fn title(&self) -> &str {
+        self.names.first().map_or("(addresses)", |name| name)
     }
 }
 
@@ -123,6 +201,8 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
     };
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| bad())?;
     let (names, has_addresses) = names(&parsed).ok_or_else(bad)?;
+    let not_before = parsed.validity().not_before.timestamp();
+    let serial = parsed.raw_serial_as_string().into_boxed_str();
     let not_after = parsed.validity().not_after.timestamp();
     let belongs = |chain, key: &PrivateKeyDer<'static>| {
         CertifiedKey::from_der(chain, key.clone_key(), provider)
@@ -157,14 +237,15 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
             path: paths.cert.clone(),
         });
     }
-    if let Some(path) = &paths.ocsp {
-        let answer = read(path)?;
-        certified.ocsp = (!answer.is_empty()).then_some(answer);
+    if let Some(ocsp) = &paths.ocsp {
+        certified.ocsp = ocsp.read()?;
     }
     Ok(Certificate {
         key: Arc::new(certified),
         names,
         not_after,
+        not_before,
+        serial,
     })
 }
 

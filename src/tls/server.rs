@@ -1,21 +1,27 @@
-//! A listener's TLS, compiled: its configuration is swapped whole when a certificate changes.
+//! A listener's TLS, compiled: its certificates are swapped one by one as their files
+//! change, its configuration whole when the authorities of client certificates do.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 
 use super::{
-    Certificates,
-    certificates::{ACME_TLS, Challenges},
+    Certificates, TicketKeys,
+    certificates::Challenges,
     expiry::{self, Expiries},
-    pair::{self, PairPaths},
+    files::{Files, Source, Trouble},
+    pair::{Certificate, Ocsp, PairPaths, Part},
+    policy::{self, Policy},
+    watch::{ClientCa, Watch},
 };
 use crate::{
     base::clock::Clock,
     chain::CompileCx,
     config::{
-        model::{AcmeConfig, Http2Config, TlsConfig},
+        diagnostic::Diagnostic,
+        model::{AcmeConfig, CertificateConfig, ClientCertificateConfig, Http2Config, TlsConfig},
         tree::Spanned,
     },
 };
@@ -23,7 +29,7 @@ use crate::{
 /// TLS of one listener.
 #[derive(Debug)]
 pub struct Server {
-    config: ArcSwap<ServerConfig>,
+    live: ArcSwap<Live>,
     /// What an authority's challenge goes by.
     challenge: Option<Arc<ServerConfig>>,
     certificates: Arc<Certificates>,
@@ -32,77 +38,116 @@ pub struct Server {
     /// Clients are asked for certificates, so the name they asked for must be the host of
     /// their requests.
     pub asks_clients: bool,
+    /// What [`Server::supervise`] does; taken when it begins.
+    watch: Mutex<Option<Watch>>,
+}
+
+/// What handshakes go by, and the keys of the tickets that they make: tickets of clients
+/// whom others let in open nothing.
+#[derive(Debug)]
+struct Live {
+    config: Arc<ServerConfig>,
+    tickets: Arc<TicketKeys>,
 }
 
 impl Server {
+    /// The TLS of the listener called `listener`. Files are read here, and watched by
+    /// [`Server::supervise`].
     pub fn compile(
         listener: &Arc<str>,
         config: &Spanned<TlsConfig>,
         http2: &Http2Config,
-        _acme: Option<&Spanned<AcmeConfig>>,
+        acme: Option<&Spanned<AcmeConfig>>,
         cx: &mut CompileCx<'_>,
     ) -> Option<Arc<Self>> {
         super::install_provider();
-        let acme_names = config
-            .value
+        let config = &config.value;
+        if config.certificates.0.is_empty() && config.acme.is_empty() {
+            cx.report(
+                "edgeway::tls::no_certificates",
+                "this listener speaks TLS and has no certificate",
+                "write `certificates: { cert: FILE, key: FILE }`, `certificates: { dir: FOLDER }`, or `acme: [NAME]`",
+            );
+        }
+        if let (Some(first), None) = (config.acme.first(), acme) {
+            cx.report_at(
+                first.place,
+                "edgeway::tls::no_account",
+                "certificates are asked for by ACME, and there is no account",
+                "add `acme: { email: you@example.com, folder: /var/lib/edgeway/acme }` at the top of the file",
+            );
+        }
+        let names = config
             .acme
             .iter()
-            .map(|name| name.value.to_ascii_lowercase().into_boxed_str())
-            .collect();
+            .map(|name| name.value.to_ascii_lowercase());
         let certificates = Arc::new(Certificates::new(
-            config.value.unknown_names,
-            acme_names,
+            config.unknown_names,
+            names.map(String::into_boxed_str).collect(),
             Expiries::new(cx.metrics, listener),
         ));
-        let mut loaded = Vec::new();
-        for certificate in &config.value.certificates.0 {
-            let (Some(cert), Some(key)) = (&certificate.value.cert, &certificate.value.key) else {
-                continue;
-            };
-            let paths = PairPaths {
-                cert: cx.folder.join(&cert.value),
-                key: cx.folder.join(&key.value),
-                ocsp: None,
-            };
-            match pair::load(&paths, &rustls::crypto::ring::default_provider()) {
-                Ok(certificate) => loaded.push(Arc::new(certificate)),
-                Err(error) => {
-                    let place = if error.is_of_key(&paths) {
-                        key.place
-                    } else {
-                        cert.place
-                    };
-                    cx.report_at(
-                        place,
-                        "edgeway::tls::certificate",
-                        error.to_string(),
-                        error.help(),
-                    );
-                }
+        let (places, entries): (Vec<_>, Vec<_>) = sources(config, cx).into_iter().unzip();
+        let mut files = Files::new(places, Arc::clone(policy::provider()));
+        certificates.set_files(&read(&mut files, &entries, cx));
+        warn_of_double(config, &certificates, cx);
+        let tickets = match TicketKeys::new() {
+            Ok(tickets) => Arc::new(tickets),
+            Err(error) => {
+                cx.report("edgeway::tls::tickets", error.to_string(), "try again");
+                return None;
             }
-        }
-        certificates.set_files(&loaded);
-        let mut server = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&certificates) as _);
-        if http2.enabled {
-            server.alpn_protocols.push(b"h2".to_vec());
-        }
-        server.alpn_protocols.push(b"http/1.1".to_vec());
-        let challenge = (!certificates.acme_names().is_empty()).then(|| {
-            let mut challenge = ServerConfig::builder()
-                .with_no_client_auth()
-                .with_cert_resolver(Arc::new(Challenges(Arc::clone(&certificates))));
-            challenge.alpn_protocols.push(ACME_TLS.to_vec());
-            Arc::new(challenge)
+        };
+        let policy = Policy {
+            min_version: config.min_version,
+            http2: http2.enabled,
+            certificates: Arc::clone(&certificates) as _,
+        };
+        let mut client_ca = client_ca(config, cx);
+        let verifier = client_ca.as_mut().map(ClientCa::read).transpose();
+        let verifier = verifier.unwrap_or_else(|error| {
+            let place = config
+                .client_ca
+                .as_ref()
+                .map_or(cx.place, |path| path.place);
+            cx.report_at(
+                place,
+                "edgeway::tls::client_ca",
+                error.to_string(),
+                error.help(),
+            );
+            None
         });
+        let unusable = |error: rustls::Error| error.to_string();
+        let server = policy
+            .server(Arc::clone(&tickets) as _, verifier.flatten())
+            .map_err(unusable);
+        let challenge = (!config.acme.is_empty())
+            .then(|| policy::challenge(Arc::new(Challenges(Arc::clone(&certificates)))))
+            .transpose()
+            .map_err(unusable);
+        let (server, challenge) = match (server, challenge) {
+            (Ok(server), Ok(challenge)) => (server, challenge),
+            (Err(error), _) | (_, Err(error)) => {
+                cx.report(
+                    "edgeway::tls::policy",
+                    error,
+                    "this is a fault of Edgeway's: tell us",
+                );
+                return None;
+            }
+        };
+        let watch = Watch::new(listener, files, policy, client_ca, cx.metrics);
         Some(Arc::new(Self {
-            config: ArcSwap::from_pointee(server),
+            live: ArcSwap::from_pointee(Live {
+                config: server,
+                tickets,
+            }),
             challenge,
             certificates,
             clock: cx.clock.clone(),
-            handshake_timeout: config.value.handshake_timeout.0,
-            asks_clients: false,
+            handshake_timeout: config.handshake_timeout.0,
+            asks_clients: config.client_ca.is_some(),
+            watch: Mutex::new(Some(watch)),
         }))
     }
 
@@ -111,9 +156,19 @@ impl Server {
         &self.certificates
     }
 
+    /// The keys of session tickets, which a successor of this process may take over.
+    pub fn tickets(&self) -> Arc<TicketKeys> {
+        Arc::clone(&self.live.load().tickets)
+    }
+
     /// What the next handshake goes by.
     pub(super) fn config(&self) -> Arc<ServerConfig> {
-        self.config.load_full()
+        Arc::clone(&self.live.load().config)
+    }
+
+    /// From the next handshake on. Sessions of before do not go on.
+    pub(super) fn set_config(&self, config: Arc<ServerConfig>, tickets: Arc<TicketKeys>) {
+        self.live.store(Arc::new(Live { config, tickets }));
     }
 
     /// What the handshake of an authority that looks for its challenge's answer goes by.
@@ -126,8 +181,161 @@ impl Server {
         expiry::seconds(self.clock.wall())
     }
 
-    /// Watches the files, turns the ticket keys, for as long as the listener lives.
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Watches the files, turns the ticket keys, and warns of certificates that run out,
+    /// for as long as the listener lives.
     pub async fn supervise(self: Arc<Self>) {
-        std::future::pending::<()>().await;
+        let watch = self.watch.lock().take();
+        if let Some(watch) = watch {
+            watch.run(&self).await;
+        }
+    }
+}
+
+/// Where certificates are, as far as that is written rightly, each with its entry.
+fn sources<'c>(
+    config: &'c TlsConfig,
+    cx: &mut CompileCx<'_>,
+) -> Vec<(Source, &'c Spanned<CertificateConfig>)> {
+    let mut sources = Vec::new();
+    for entry in &config.certificates.0 {
+        let CertificateConfig {
+            cert,
+            key,
+            ocsp,
+            dir,
+        } = &entry.value;
+        let (message, help) = match (cert, key, dir) {
+            (Some(cert), Some(key), None) => {
+                let paths = PairPaths {
+                    cert: cx.folder.join(&cert.value),
+                    key: cx.folder.join(&key.value),
+                    ocsp: ocsp
+                        .as_ref()
+                        .map(|ocsp| Ocsp::Needed(cx.folder.join(&ocsp.value))),
+                };
+                sources.push((Source::Pair(paths), entry));
+                continue;
+            }
+            (None, None, Some(dir)) if ocsp.is_none() => {
+                sources.push((Source::Folder(cx.folder.join(&dir.value)), entry));
+                continue;
+            }
+            (None, None, Some(_)) => (
+                "`ocsp` is for one certificate, and `dir` may have many",
+                "keep each answer beside its certificate, as `NAME.ocsp`",
+            ),
+            (_, _, Some(_)) => (
+                "`dir` stands beside `cert` or `key`",
+                "write two entries: `- { dir: FOLDER }` and `- { cert: FILE, key: FILE }`",
+            ),
+            (Some(_), None, None) => ("a certificate without its key", "add `key: FILE`"),
+            (None, Some(_), None) => ("a key without its certificate", "add `cert: FILE`"),
+            (None, None, None) => (
+                "neither a certificate nor a folder",
+                "write `{ cert: FILE, key: FILE }` or `{ dir: FOLDER }`",
+            ),
+        };
+        cx.report_at(entry.place, "edgeway::tls::certificates", message, help);
+    }
+    sources
+}
+
+/// Reads every certificate for the first time.
+fn read(
+    files: &mut Files,
+    entries: &[&Spanned<CertificateConfig>],
+    cx: &mut CompileCx<'_>,
+) -> Vec<Arc<Certificate>> {
+    let now = expiry::seconds(cx.clock.wall());
+    let loaded = files.load(|index, trouble| {
+        let entry = entries[index];
+        let place =
+            |path: &Option<Spanned<PathBuf>>| path.as_ref().map_or(entry.place, |p| p.place);
+        let problem = match trouble {
+            Trouble::Folder(error) => Diagnostic::error(
+                "edgeway::tls::folder",
+                place(&entry.value.dir),
+                error.to_string(),
+            )
+            .help(error.help()),
+            // One customer's bad pair is no reason to serve none of the others.
+            Trouble::Pair(_, error) if entry.value.dir.is_some() => Diagnostic::warning(
+                "edgeway::tls::certificate",
+                place(&entry.value.dir),
+                format!("a pair is left out: {error}"),
+            )
+            .help(error.help()),
+            Trouble::Pair(paths, error) => Diagnostic::error(
+                "edgeway::tls::certificate",
+                place(match error.part(paths) {
+                    Part::Cert => &entry.value.cert,
+                    Part::Key => &entry.value.key,
+                    Part::Ocsp => &entry.value.ocsp,
+                }),
+                error.to_string(),
+            )
+            .help(error.help()),
+        };
+        cx.diagnostics.push(problem);
+    });
+    for (index, certificate) in &loaded {
+        if let Some(worry) = certificate.worry(now) {
+            let entry = entries[*index];
+            let path = entry.value.cert.as_ref().or(entry.value.dir.as_ref());
+            let place = path.map_or(entry.place, |path| path.place);
+            let title = certificate.title();
+            let problem = Diagnostic::warning(
+                "edgeway::tls::expiry",
+                place,
+                format!("the certificate for `{title}` {worry}"),
+            );
+            cx.diagnostics
+                .push(problem.help("renew it; the new files are taken up while the gateway runs"));
+        }
+    }
+    loaded
+        .into_iter()
+        .map(|(_, certificate)| certificate)
+        .collect()
+}
+
+/// Names that ACME is to look after and a file already does.
+fn warn_of_double(config: &TlsConfig, certificates: &Certificates, cx: &mut CompileCx<'_>) {
+    for name in &config.acme {
+        if certificates.is_in_files(&name.value.to_ascii_lowercase()) {
+            let message = format!(
+                "a certificate from a file is for `{}`: one by ACME would not be shown",
+                name.value
+            );
+            let problem = Diagnostic::warning("edgeway::tls::twice", name.place, message);
+            cx.diagnostics
+                .push(problem.help("remove the name here, or the file"));
+        }
+    }
+}
+
+/// Whom clients' certificates must be signed by.
+fn client_ca(config: &TlsConfig, cx: &mut CompileCx<'_>) -> Option<ClientCa> {
+    match (&config.client_ca, &config.client_certificate) {
+        (Some(path), mode) => {
+            let mode = mode
+                .as_ref()
+                .map_or(ClientCertificateConfig::Required, |mode| mode.value);
+            Some(ClientCa::new(cx.folder.join(&path.value), mode))
+        }
+        (None, Some(mode)) => {
+            cx.report_at(
+                mode.place,
+                "edgeway::tls::client_certificate",
+                "nobody is said to sign the certificates of clients",
+                "add `client_ca: FILE` with the authorities in PEM",
+            );
+            None
+        }
+        (None, None) => None,
     }
 }

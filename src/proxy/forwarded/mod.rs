@@ -19,7 +19,10 @@ use crate::{
     },
     chain::{Client, Scheme},
     config::model::App,
-    runtime::text::{ConnectionText, HostText},
+    runtime::{
+        connection::Shown,
+        text::{ConnectionText, HostText},
+    },
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -31,6 +34,14 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// For the five above, and what filters usually add: an id, a trace, an encoding.
 const ROOM: usize = 9;
 
+/// What is known of the client's certificate: `SUCCESS` or `NONE`, as nginx has it. The
+/// other two are there if one was verified.
+const X_CLIENT_VERIFY: HeaderName = HeaderName::from_static("x-client-verify");
+const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
+const X_CLIENT_CERT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-cert-fingerprint");
+
+const SUCCESS: HeaderValue = HeaderValue::from_static("SUCCESS");
+const NONE: HeaderValue = HeaderValue::from_static("NONE");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
@@ -224,6 +235,8 @@ pub struct Forwarding<'a> {
     pub client: &'a Client,
     pub trusted: &'a TrustedProxies,
     pub text: &'a ConnectionText,
+    /// What the client showed in its handshake.
+    pub shown: Shown<'a>,
     pub app: App,
     /// The request asks for a WebSocket and may have one.
     pub is_websocket: bool,
@@ -257,7 +270,11 @@ pub(super) fn open_upstream(
     if cx.app == App::Nextjs {
         strip_internal_query(upstream);
     }
-    let mut open = OpenRequest::of(upstream, ROOM);
+    let more = match cx.shown {
+        Shown::NotAsked => 0,
+        Shown::Nothing | Shown::Verified(_) => 3,
+    };
+    let mut open = OpenRequest::of(upstream, ROOM + more);
     let headers = open.headers();
     for name in &doomed {
         headers.remove(name);
@@ -274,6 +291,17 @@ pub(super) fn open_upstream(
     headers.insert(X_FORWARDED_PROTO, proto);
     headers.insert(X_FORWARDED_PORT, port);
     headers.insert(X_REAL_IP, cx.text.ip(client.ip));
+    match cx.shown {
+        Shown::NotAsked => {}
+        Shown::Nothing => {
+            headers.insert(X_CLIENT_VERIFY, NONE);
+        }
+        Shown::Verified(certificate) => {
+            headers.insert(X_CLIENT_VERIFY, SUCCESS);
+            headers.insert(X_CLIENT_CERT_SUBJECT, certificate.subject.clone());
+            headers.insert(X_CLIENT_CERT_FINGERPRINT, certificate.fingerprint.clone());
+        }
+    }
     if cx.is_websocket {
         headers.insert(header::CONNECTION, UPGRADE);
         headers.insert(header::UPGRADE, WEBSOCKET);
@@ -311,6 +339,7 @@ fn doomed_names(head: &RequestHeader, is_trusted: bool) -> Result<Vec<HeaderName
     for name in head.headers.keys() {
         let text = name.as_str().as_bytes();
         let strip = match text[0] {
+            b'x' if is_client_certificate(text) => true,
             b'x' if text.starts_with(b"x-") => {
                 is_internal_x(&text[2..], head) || (!is_trusted && is_claim_x(&text[2..]))
             }
@@ -348,6 +377,26 @@ fn is_internal_x(name: &[u8], head: &RequestHeader) -> bool {
         Some(b'v') => name.starts_with(b"vercel-"),
         _ => false,
     }
+}
+
+/// Words on the client's certificate, which are ours alone. Many apps take an underscore
+/// for a hyphen.
+fn is_client_certificate(name: &[u8]) -> bool {
+    let Some(rest) = name.get(2..) else {
+        return false;
+    };
+    // Most begin otherwise.
+    if !rest.starts_with(b"client") {
+        return false;
+    }
+    let is_like = |name: &[u8], begin: &[u8]| {
+        name.len() >= begin.len()
+            && name
+                .iter()
+                .zip(begin)
+                .all(|(byte, wanted)| byte == wanted || (*byte == b'_' && *wanted == b'-'))
+    };
+    is_like(name, b"x-client-cert") || is_like(name, b"x-client-verify")
 }
 
 /// Claims about the client that only a proxy could know; `name` without its `x-`.

@@ -1,7 +1,7 @@
 //! What origins are told, and what clients cannot make them believe.
 
 use super::*;
-use crate::base::net::Cidr;
+use crate::{base::net::Cidr, tls::ClientCertificate};
 
 const LOCAL: &str = "127.0.0.1";
 
@@ -23,7 +23,17 @@ fn head(target: &str, headers: &[(&str, &str)]) -> RequestHeader {
 }
 
 /// The head that a backend sees of a request from 127.0.0.1, on port 8080.
-fn upstream(networks: &[&str], app: App, mut head: RequestHeader) -> RequestHeader {
+fn upstream(networks: &[&str], app: App, head: RequestHeader) -> RequestHeader {
+    upstream_of(networks, app, Shown::NotAsked, head)
+}
+
+/// The same of a client that showed something in its handshake.
+fn upstream_of(
+    networks: &[&str],
+    app: App,
+    shown: Shown<'_>,
+    mut head: RequestHeader,
+) -> RequestHeader {
     let peer = LOCAL.parse().unwrap();
     let trusted = trusted(networks);
     let resolved = resolve_client(&head, peer, Scheme::Http, &trusted);
@@ -38,6 +48,7 @@ fn upstream(networks: &[&str], app: App, mut head: RequestHeader) -> RequestHead
         client: &client,
         trusted: &trusted,
         text: &ConnectionText::new(peer, 8080),
+        shown,
         app,
         is_websocket: false,
     };
@@ -245,6 +256,52 @@ fn internal_headers_never_reach_a_backend() {
             for name in passing {
                 assert_eq!(value(&seen, name), "1", "{name}");
             }
+        }
+    }
+}
+
+#[test]
+fn only_we_speak_of_a_clients_certificate() {
+    let forged = [
+        ("x-client-verify", "SUCCESS"),
+        ("x-client-cert-subject", "CN=admin"),
+        ("X-Client-Cert-Fingerprint", "00"),
+        ("x-client-cert", "-----BEGIN"),
+        ("x_client_verify", "SUCCESS"),
+        ("x-client_cert_subject", "CN=admin"),
+        ("x-client-version", "stays"),
+        ("x-client-ve", "stays"),
+    ];
+    let certificate = ClientCertificate {
+        subject: HeaderValue::from_static("CN=ann,O=Example"),
+        fingerprint: HeaderValue::from_static("ab01"),
+    };
+    // Whoever is trusted with the client's address is not trusted with this.
+    for networks in [&[][..], &["127.0.0.0/8"]] {
+        for (shown, verify, subject, fingerprint) in [
+            (Shown::NotAsked, "(absent)", "(absent)", "(absent)"),
+            (Shown::Nothing, "NONE", "(absent)", "(absent)"),
+            (
+                Shown::Verified(&certificate),
+                "SUCCESS",
+                "CN=ann,O=Example",
+                "ab01",
+            ),
+        ] {
+            let sent = upstream_of(networks, App::None, shown, head("/", &forged));
+            values(
+                &sent,
+                [
+                    ("x-client-verify", verify),
+                    ("x-client-cert-subject", subject),
+                    ("x-client-cert-fingerprint", fingerprint),
+                    ("x-client-cert", "(absent)"),
+                    ("x_client_verify", "(absent)"),
+                    ("x-client_cert_subject", "(absent)"),
+                    ("x-client-version", "stays"),
+                    ("x-client-ve", "stays"),
+                ],
+            );
         }
     }
 }

@@ -1,16 +1,19 @@
 //! An HTTP/1 client that hides nothing: what goes out is what was written, and each piece of a
 //! body is kept with the moment it came.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
+use rustls::{ClientConfig, ClientConnection};
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, timeout},
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// No single step of an exchange may take longer; a hang is a failed test, not a stuck one.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -240,8 +243,8 @@ enum Framing {
 
 /// One connection, used for one exchange after the other.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    stream: TcpStream,
+pub(crate) struct Connection<S = TcpStream> {
+    stream: S,
     buffer: BytesMut,
     host: String,
     framing: Framing,
@@ -251,19 +254,57 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(to: SocketAddr) -> Result<Self> {
-        let stream = timeout(PATIENCE, TcpStream::connect(to))
+        Ok(Self::over(connect(to).await?, to.to_string()))
+    }
+
+    /// The socket itself, for what comes after an upgrade.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+}
+
+impl Connection<TlsStream<TcpStream>> {
+    /// TLS to a site, whose name is the one asked for and the host of requests.
+    pub(crate) async fn open_tls(
+        to: SocketAddr,
+        site: &str,
+        config: &Arc<ClientConfig>,
+    ) -> Result<Self> {
+        let name = ServerName::try_from(site.to_owned()).expect("it can be a site's name");
+        let connector = TlsConnector::from(Arc::clone(config));
+        let handshake = connector.connect(name, connect(to).await?);
+        let stream = timeout(PATIENCE, handshake)
             .await
-            .map_err(|_| ClientError::Stuck)?
-            .map_err(|cause| ClientError::Connect { to, cause })?;
-        stream.set_nodelay(true)?;
-        Ok(Self {
+            .map_err(|_| ClientError::Stuck)??;
+        Ok(Self::over(stream, site.to_owned()))
+    }
+
+    /// What the handshake came to.
+    pub(crate) fn tls(&self) -> &ClientConnection {
+        self.stream.get_ref().1
+    }
+}
+
+async fn connect(to: SocketAddr) -> Result<TcpStream> {
+    let stream = timeout(PATIENCE, TcpStream::connect(to))
+        .await
+        .map_err(|_| ClientError::Stuck)?
+        .map_err(|cause| ClientError::Connect { to, cause })?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Over a stream that is open; `host` is what requests name.
+    pub(crate) fn over(stream: S, host: String) -> Self {
+        Self {
             stream,
             buffer: BytesMut::new(),
-            host: to.to_string(),
+            host,
             framing: Framing::Ended,
             started: Instant::now(),
             body_bytes: 0,
-        })
+        }
     }
 
     /// One whole exchange.
@@ -526,11 +567,6 @@ impl Connection {
     /// Time since the last request's first byte.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
-    }
-
-    /// The socket itself, for what comes after an upgrade.
-    pub(crate) fn into_stream(self) -> TcpStream {
-        self.stream
     }
 }
 

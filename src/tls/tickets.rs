@@ -1,0 +1,247 @@
+//! Session tickets: a client that comes back saves us a signature.
+//!
+//! The keys are a listener's own. A ticket of one listener opens no session on another,
+//! which may ask for client certificates that the first did not.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use ring::{
+    aead::{self, Aad, LessSafeKey, Nonce, UnboundKey},
+    rand::{SecureRandom, SystemRandom},
+};
+use rustls::server::ProducesTickets;
+
+/// How long tickets are made with one key. The key before it still opens them, so a ticket
+/// is good for this long at least and for twice as long at most.
+pub(super) const TURN: Duration = Duration::from_hours(6);
+
+const NAME: usize = 16;
+const SECRET: usize = 32;
+/// The longest ticket looked at. A client's own certificate chain is the largest thing in
+/// one; what is longer was not made here.
+const LONGEST: usize = 1 << 16;
+
+/// The keys that tickets are made with.
+pub struct TicketKeys {
+    /// The one in use first, then the one before it.
+    keys: ArcSwap<Vec<Arc<Key>>>,
+    random: SystemRandom,
+}
+
+/// One key, as a process hands it to its successor.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TicketSecret(Box<[u8; NAME + SECRET]>);
+
+struct Key {
+    secret: TicketSecret,
+    aead: LessSafeKey,
+}
+
+/// There was no randomness for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the system gives no randomness")]
+pub struct NoRandomness;
+
+impl TicketKeys {
+    pub fn new() -> Result<Self, NoRandomness> {
+        let random = SystemRandom::new();
+        let first = Key::random(&random)?;
+        Ok(Self {
+            keys: ArcSwap::from_pointee(vec![Arc::new(first)]),
+            random,
+        })
+    }
+
+    /// Makes a new key the one in use; the one before the last is forgotten.
+    pub fn turn(&self) -> Result<(), NoRandomness> {
+        let next = Arc::new(Key::random(&self.random)?);
+        self.keys.rcu(|keys| {
+            let before = keys.first().map(Arc::clone);
+            std::iter::once(Arc::clone(&next))
+                .chain(before)
+                .collect::<Vec<_>>()
+        });
+        Ok(())
+    }
+
+    /// The keys, the one in use first, for a process that takes over.
+    pub fn export(&self) -> Vec<TicketSecret> {
+        let keys = self.keys.load();
+        keys.iter().map(|key| key.secret.clone()).collect()
+    }
+
+    /// Takes over another process's keys.
+    pub fn import(&self, secrets: &[TicketSecret]) {
+        let keys: Vec<_> = secrets
+            .iter()
+            .take(2)
+            .map(|secret| Arc::new(Key::new(secret.clone())))
+            .collect();
+        if !keys.is_empty() {
+            self.keys.store(Arc::new(keys));
+        }
+    }
+}
+
+impl TicketSecret {
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0[..]
+    }
+
+    /// None if they are not as many as [`Self::as_bytes`] gives.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(Self(Box::new(bytes.try_into().ok()?)))
+    }
+
+    fn name(&self) -> &[u8] {
+        &self.0[..NAME]
+    }
+}
+
+impl Key {
+    fn new(secret: TicketSecret) -> Self {
+        let key = UnboundKey::new(&aead::AES_256_GCM, &secret.0[NAME..])
+            .expect("the secret is as long as the key");
+        Self {
+            aead: LessSafeKey::new(key),
+            secret,
+        }
+    }
+
+    fn random(random: &SystemRandom) -> Result<Self, NoRandomness> {
+        let mut secret = Box::new([0; NAME + SECRET]);
+        random.fill(&mut secret[..]).map_err(|_| NoRandomness)?;
+        Ok(Self::new(TicketSecret(secret)))
+    }
+}
+
+/// A ticket is the key's name, a nonce, what is kept, encrypted, and a tag.
+impl ProducesTickets for TicketKeys {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        u32::try_from(TURN.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        let keys = self.keys.load();
+        let key = keys.first()?;
+        // Random: a count would tell how many visits there were between two of a client's.
+        let mut nonce = [0; aead::NONCE_LEN];
+        self.random.fill(&mut nonce).ok()?;
+        let name = key.secret.name();
+        let tag_length = key.aead.algorithm().tag_len();
+        let length = NAME + nonce.len() + plain.len() + tag_length;
+        if length > LONGEST {
+            return None;
+        }
+        let mut ticket = Vec::with_capacity(length);
+        ticket.extend_from_slice(name);
+        ticket.extend_from_slice(&nonce);
+        ticket.extend_from_slice(plain);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let body = &mut ticket[NAME + aead::NONCE_LEN..];
+        let sealed = key
+            .aead
+            .seal_in_place_separate_tag(nonce, Aad::from(name), body);
+        let tag = sealed.ok()?;
+        ticket.extend_from_slice(tag.as_ref());
+        Some(ticket)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        if ticket.len() > LONGEST {
+            return None;
+        }
+        let (name, rest) = ticket.split_at_checked(NAME)?;
+        let (nonce, body) = rest.split_at_checked(aead::NONCE_LEN)?;
+        let keys = self.keys.load();
+        // The name is no secret: it stands in every ticket.
+        let key = keys.iter().find(|key| key.secret.name() == name)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut plain = body.to_vec();
+        let length = key
+            .aead
+            .open_in_place(nonce, Aad::from(name), &mut plain)
+            .ok()?
+            .len();
+        plain.truncate(length);
+        Some(plain)
+    }
+}
+
+impl fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TicketKeys")
+            .field("keys", &self.keys.load().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TicketSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TicketSecret(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_ticket_outlives_one_turn_of_the_keys_and_not_two() {
+        let keys = TicketKeys::new().unwrap();
+        let ticket = keys.encrypt(b"a session").unwrap();
+        assert_eq!(keys.decrypt(&ticket).unwrap(), b"a session");
+        keys.turn().unwrap();
+        assert_eq!(keys.decrypt(&ticket).unwrap(), b"a session");
+        assert_ne!(keys.encrypt(b"a session").unwrap()[..NAME], ticket[..NAME]);
+        keys.turn().unwrap();
+        assert_eq!(keys.decrypt(&ticket), None);
+    }
+
+    #[test]
+    fn a_successor_opens_what_its_predecessor_made() {
+        let before = TicketKeys::new().unwrap();
+        let old = before.encrypt(b"old").unwrap();
+        before.turn().unwrap();
+        let new = before.encrypt(b"new").unwrap();
+        let after = TicketKeys::new().unwrap();
+        assert_eq!(after.decrypt(&new), None);
+        let secrets: Vec<_> = before
+            .export()
+            .iter()
+            .map(|secret| TicketSecret::from_bytes(secret.as_bytes()).unwrap())
+            .collect();
+        after.import(&secrets);
+        assert_eq!(after.decrypt(&new).unwrap(), b"new");
+        assert_eq!(after.decrypt(&old).unwrap(), b"old");
+        assert_eq!(before.decrypt(&after.encrypt(b"x").unwrap()).unwrap(), b"x");
+        assert_eq!(TicketSecret::from_bytes(&[0; 47]), None);
+        assert!(!format!("{secrets:?}").contains(|c: char| c.is_ascii_digit()));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_made_elsewhere_or_changed_opens_nothing(
+            plain in prop::collection::vec(any::<u8>(), 0..300),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8u8,
+            noise in prop::collection::vec(any::<u8>(), 0..400),
+        ) {
+            let keys = TicketKeys::new().unwrap();
+            let mut ticket = keys.encrypt(&plain).unwrap();
+            prop_assert_eq!(keys.decrypt(&ticket).unwrap(), plain);
+            let at = at.index(ticket.len());
+            ticket[at] ^= 1 << bit;
+            prop_assert_eq!(keys.decrypt(&ticket), None);
+            prop_assert_eq!(keys.decrypt(&ticket[..at]), None);
+            prop_assert_eq!(keys.decrypt(&noise), None);
+        }
+    }
+}

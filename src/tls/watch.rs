@@ -1,0 +1,232 @@
+//! What a listener's TLS does beside handshakes: takes up changed files, turns the ticket
+//! keys, warns of certificates that run out.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use log::{error, info, warn};
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::CertificateDer;
+
+use super::{
+    Server, TicketKeys,
+    files::{Due, Event, Files, Look, Stamps, Turn},
+    pair,
+    policy::{self, ClientCaError, Policy},
+    tickets,
+};
+use crate::{
+    base::metrics::{IntGauge, Metrics},
+    config::model::ClientCertificateConfig,
+};
+
+/// How often files are looked at.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A look that takes long, at thousands of files or over a network, is followed by a pause
+/// this many times as long.
+const REST: u32 = 50;
+/// How often certificates that run out are complained about.
+const REMINDER: Duration = Duration::from_hours(24);
+
+/// The files of a listener's TLS, and what is made anew when they change.
+#[derive(Debug)]
+pub(super) struct Watch {
+    listener: Arc<str>,
+    files: Files,
+    policy: Policy,
+    client_ca: Option<ClientCa>,
+    is_well: IntGauge,
+}
+
+/// The file of those who sign clients' certificates.
+#[derive(Debug)]
+pub(super) struct ClientCa {
+    path: PathBuf,
+    mode: ClientCertificateConfig,
+    turn: Turn,
+    current: Vec<CertificateDer<'static>>,
+    problem: Option<String>,
+}
+
+impl ClientCa {
+    pub(super) fn new(path: PathBuf, mode: ClientCertificateConfig) -> Self {
+        Self {
+            turn: Turn::after(Stamps::of([&*path])),
+            path,
+            mode,
+            current: Vec::new(),
+            problem: None,
+        }
+    }
+
+    /// Reads the file; none if it says what it said before.
+    pub(super) fn read(&mut self) -> Result<Option<Arc<dyn ClientCertVerifier>>, ClientCaError> {
+        let authorities = pair::chain(&self.path)?;
+        if authorities == self.current {
+            return Ok(None);
+        }
+        let verifier = policy::verifier(&authorities, self.mode)?;
+        self.current = authorities;
+        Ok(Some(verifier))
+    }
+
+    /// The verifier, if the file has changed to something of use.
+    fn look(&mut self, events: &mut Vec<Event>) -> Option<Arc<dyn ClientCertVerifier>> {
+        let due = self.turn.due(Stamps::of([&*self.path]));
+        if due == Due::Nothing {
+            return None;
+        }
+        match self.read() {
+            Ok(verifier) => {
+                self.problem = None;
+                verifier
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if due == Due::Settled && self.problem.as_ref() != Some(&why) {
+                    let what = self.path.clone();
+                    self.problem = Some(why.clone());
+                    events.push(Event::Trouble { what, why });
+                }
+                None
+            }
+        }
+    }
+}
+
+impl Watch {
+    pub(super) fn new(
+        listener: &Arc<str>,
+        files: Files,
+        policy: Policy,
+        client_ca: Option<ClientCa>,
+        metrics: &Metrics,
+    ) -> Self {
+        let is_well = metrics.gauge(
+            "edgeway_certificate_last_reload_success",
+            "1 if every certificate on disk is the one that is shown, 0 if one is of no use.",
+            &[("listener", listener)],
+        );
+        is_well.set(i64::from(files.is_well()));
+        Self {
+            listener: Arc::clone(listener),
+            files,
+            policy,
+            client_ca,
+            is_well,
+        }
+    }
+
+    /// Looks at the files and turns keys, for ever.
+    pub(super) async fn run(mut self, server: &Server) {
+        let clock = server.clock().clone();
+        let mut turn_at = clock.now() + tickets::TURN;
+        let mut remind_at = clock.now();
+        let mut pause = PAUSE;
+        loop {
+            if clock.now() >= remind_at {
+                self.remind(server.now());
+                remind_at = clock.now() + REMINDER;
+            }
+            tokio::time::sleep(pause).await;
+            if clock.now() >= turn_at {
+                match server.tickets().turn() {
+                    Ok(()) => turn_at = clock.now() + tickets::TURN,
+                    Err(error) => warn!(error:%; "session tickets keep their key"),
+                }
+            }
+            let began = clock.now();
+            let looked = tokio::task::spawn_blocking(move || {
+                let found = self.look();
+                (self, found)
+            });
+            let Ok((watch, (look, verifier))) = looked.await else {
+                error!("the files of certificates are not looked at any more");
+                return;
+            };
+            self = watch;
+            pause = PAUSE.max((clock.now() - began) * REST);
+            self.apply(look, verifier, server);
+        }
+    }
+
+    fn look(&mut self) -> (Look, Option<Arc<dyn ClientCertVerifier>>) {
+        let mut look = self.files.look();
+        let mut verifier = None;
+        if let Some(ca) = &mut self.client_ca {
+            verifier = ca.look(&mut look.events);
+            look.is_well &= ca.problem.is_none();
+        }
+        (look, verifier)
+    }
+
+    fn apply(&self, look: Look, verifier: Option<Arc<dyn ClientCertVerifier>>, server: &Server) {
+        for event in &look.events {
+            self.tell(event);
+        }
+        self.is_well.set(i64::from(look.is_well));
+        if let Some(certificates) = look.certificates {
+            server.certificates().set_files(&certificates);
+        }
+        if let Some(verifier) = verifier {
+            self.set_verifier(verifier, server);
+        }
+    }
+
+    /// Whom the authorities of before let in must show a certificate again: the tickets of
+    /// before open nothing.
+    fn set_verifier(&self, verifier: Arc<dyn ClientCertVerifier>, server: &Server) {
+        let listener = &*self.listener;
+        let tickets = match TicketKeys::new() {
+            Ok(tickets) => Arc::new(tickets),
+            Err(error) => {
+                warn!(listener, error:%; "the authorities of clients stay as they were");
+                return;
+            }
+        };
+        match self
+            .policy
+            .server(Arc::clone(&tickets) as _, Some(verifier))
+        {
+            Ok(config) => {
+                server.set_config(config, tickets);
+                info!(listener; "clients are verified by new authorities");
+            }
+            Err(error) => {
+                warn!(listener, error:%; "the authorities of clients stay as they were");
+            }
+        }
+    }
+
+    fn tell(&self, event: &Event) {
+        let listener = &*self.listener;
+        match event {
+            Event::Loaded(certificate, paths) => info!(
+                listener,
+                name = certificate.title(),
+                serial = &*certificate.serial,
+                file:? = paths.cert;
+                "a certificate was taken up"
+            ),
+            Event::Gone(paths) => info!(listener, file:? = paths.cert; "a certificate was removed"),
+            Event::Trouble { what, why } => warn!(
+                listener,
+                file:? = what,
+                error = why.as_str();
+                "a changed certificate is of no use, what was there before goes on"
+            ),
+        }
+    }
+
+    fn remind(&self, now: i64) {
+        for certificate in self.files.certificates() {
+            if let Some(worry) = certificate.worry(now) {
+                warn!(
+                    listener = &*self.listener,
+                    name = certificate.title(),
+                    serial = &*certificate.serial;
+                    "a certificate {worry}"
+                );
+            }
+        }
+    }
+}
