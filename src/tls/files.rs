@@ -69,6 +69,8 @@ struct Pair {
 #[derive(Debug, Default)]
 struct Folder {
     pairs: Vec<PairPaths>,
+    /// Found at the last look, and told if it is found again.
+    suspicion: Option<String>,
     problem: Option<String>,
 }
 
@@ -270,17 +272,17 @@ impl Files {
                 Ok(found) => found,
                 Err(error) => {
                     let why = error.to_string();
-                    if folder.problem.as_ref() != Some(&why) {
+                    let is_settled = folder.suspicion.as_ref() == Some(&why);
+                    folder.suspicion = Some(why.clone());
+                    if is_settled && folder.problem.as_ref() != Some(&why) {
+                        folder.problem = Some(why.clone());
                         let what = path.clone();
-                        look.events.push(Event::Trouble {
-                            what,
-                            why: why.clone(),
-                        });
-                        folder.problem = Some(why);
+                        look.events.push(Event::Trouble { what, why });
                     }
                     continue;
                 }
             };
+            folder.suspicion = None;
             folder.problem = None;
             let mut kept = Vec::new();
             for paths in folder

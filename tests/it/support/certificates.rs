@@ -12,7 +12,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, SerialNumber, date_time_ymd,
 };
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto::CryptoProvider};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 /// Who signs.
@@ -156,6 +156,12 @@ impl Authority {
         self.issue(&Wanted::site(names))
     }
 
+    pub(crate) fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).expect("it is an authority");
+        roots
+    }
+
     /// What a client goes by that trusts this authority alone.
     pub(crate) fn trust(&self) -> ClientConfig {
         self.trust_with(None)
@@ -163,13 +169,21 @@ impl Authority {
 
     /// As [`Authority::trust`], for a client with a certificate of its own.
     pub(crate) fn trust_with(&self, own: Option<&Issued>) -> ClientConfig {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(self.der.clone()).expect("it is an authority");
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("both versions have suites")
-            .with_root_certificates(roots);
+        let versions = rustls::DEFAULT_VERSIONS;
+        self.trust_through(rustls::crypto::ring::default_provider(), versions, own)
+    }
+
+    /// As [`Authority::trust`], for a client that knows no more than these.
+    pub(crate) fn trust_through(
+        &self,
+        provider: CryptoProvider,
+        versions: &[&'static SupportedProtocolVersion],
+        own: Option<&Issued>,
+    ) -> ClientConfig {
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(versions)
+            .expect("the versions have suites")
+            .with_root_certificates(self.roots());
         match own {
             None => config.with_no_client_auth(),
             Some(own) => {

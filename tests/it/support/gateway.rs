@@ -53,7 +53,21 @@ impl Gateway {
 
     /// As [`Gateway::start`], with variables of the environment.
     pub(crate) async fn start_with(yaml: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_prepared(yaml, environment, |_| ()).await
+    }
+
+    /// As [`Gateway::start`], with the files that `prepare` writes into its folder.
+    pub(crate) async fn start_in(yaml: &str, prepare: impl FnOnce(&Path)) -> Self {
+        Self::start_prepared(yaml, &[], prepare).await
+    }
+
+    async fn start_prepared(
+        yaml: &str,
+        environment: &[(&str, &str)],
+        prepare: impl FnOnce(&Path),
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a folder for the test can be made");
+        prepare(dir.path());
         let file = dir.path().join("edgeway.yaml");
         fs::write(&file, complete(yaml, dir.path())).expect("the folder takes files");
         let ready_file = dir.path().join("ready.json");

@@ -1,0 +1,437 @@
+//! Certificates from files: by name, by kind of key, and as the files change.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::CryptoProvider,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::task::JoinSet;
+
+use super::{SOON, Site, WATCHED, serial, without_names};
+use crate::support::{
+    certificates::{Authority, Wanted},
+    client::{Connection, get},
+    wait::wait_for,
+};
+
+/// A client that can verify handshakes with these schemes only.
+fn limited(authority: &Authority, takes: impl Fn(SignatureScheme) -> bool) -> Arc<ClientConfig> {
+    let whole = rustls::crypto::ring::default_provider();
+    let mut algorithms = whole.signature_verification_algorithms;
+    let mapping: Vec<_> = algorithms
+        .mapping
+        .iter()
+        .filter(|(scheme, _)| takes(*scheme))
+        .copied()
+        .collect();
+    algorithms.mapping = Box::leak(mapping.into_boxed_slice());
+    let provider = CryptoProvider {
+        signature_verification_algorithms: algorithms,
+        ..whole
+    };
+    let versions = rustls::DEFAULT_VERSIONS;
+    Arc::new(authority.trust_through(provider, versions, None))
+}
+
+#[tokio::test]
+async fn each_name_is_answered_by_its_own_certificate() {
+    let mut serials = Vec::new();
+    let site = Site::start(
+        "{ certificates: [{ cert: first.pem, key: first.key }, { dir: sites }, { cert: plain.pem, key: plain.key }] }",
+        |authority, folder| {
+            let mut put = |folder: &Path, file: &str, names: &[&str]| {
+                fs::create_dir_all(folder).unwrap();
+                let issued = authority.site(names);
+                issued.write(folder, file);
+                serials.push(issued);
+            };
+            put(folder, "first", &["first.test", "www.first.test"]);
+            put(&folder.join("sites"), "wild", &["*.shops.test"]);
+            put(&folder.join("sites"), "exact", &["one.shops.test"]);
+            put(folder, "plain", &["plain.test"]);
+            // As certbot keeps them.
+            let live = folder.join("sites/bot.test");
+            fs::create_dir_all(&live).unwrap();
+            let issued = authority.site(&["bot.test"]);
+            fs::write(live.join("fullchain.pem"), &issued.cert).unwrap();
+            fs::write(live.join("privkey.pem"), &issued.key).unwrap();
+            serials.push(issued);
+        },
+    )
+    .await;
+    let serials: Vec<u64> = serials.iter().map(|issued| issued.serial).collect();
+    let [first, wild, exact, plain, bot] = serials[..] else {
+        panic!("{serials:?}");
+    };
+    for (name, serial) in [
+        ("first.test", first),
+        ("www.first.test", first),
+        ("WWW.First.Test", first),
+        ("one.shops.test", exact),
+        ("two.shops.test", wild),
+        ("plain.test", plain),
+        ("bot.test", bot),
+    ] {
+        assert_eq!(site.serial(name).await, serial, "{name}");
+    }
+    // A wildcard stands for one label, and who asks for nothing gets the first.
+    let refuses = site.connect("a.b.shops.test", &site.trust()).await;
+    assert!(refuses.is_err());
+    let nameless = Arc::new(without_names(site.authority.trust()));
+    let open = site.connect("first.test", &nameless).await.unwrap();
+    assert_eq!(serial(&open), first);
+    // When each runs out is a metric.
+    let now = chrono::Utc::now().timestamp() as f64;
+    for name in ["first.test", "*.shops.test", "bot.test"] {
+        let series =
+            format!("edgeway_certificate_expiry_seconds{{listener=\"web\",name=\"{name}\"}}");
+        let days = (site.gateway.metric(&series).await - now) / 86_400.0;
+        assert!((87.0..91.0).contains(&days), "{name}: {days} days");
+    }
+}
+
+#[tokio::test]
+async fn unknown_names_are_refused_where_that_is_asked_for() {
+    let prepare = |authority: &Authority, folder: &Path| {
+        authority.site(&["known.test"]).write(folder, "a");
+    };
+    let strict = Site::start(
+        "{ certificates: { cert: a.pem, key: a.key }, unknown_names: refuse }",
+        prepare,
+    )
+    .await;
+    strict.connect("known.test", &strict.trust()).await.unwrap();
+    let nameless = Arc::new(without_names(strict.authority.trust()));
+    for (name, config) in [("other.test", strict.trust()), ("known.test", nameless)] {
+        let error = strict.connect(name, &config).await.unwrap_err();
+        assert!(error.to_string().contains("UnrecognisedName"), "{error}");
+    }
+    assert_eq!(strict.refused("tls_unknown_name").await, 2);
+    // The control: the first certificate answers, which is not for that name.
+    let lax = Site::start("{ certificates: { cert: a.pem, key: a.key } }", prepare).await;
+    let error = lax.connect("other.test", &lax.trust()).await.unwrap_err();
+    assert!(error.to_string().contains("not valid for name"), "{error}");
+    wait_for("it was counted", SOON, async || {
+        (lax.refused("tls_handshake").await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keys_of_two_kinds_stand_side_by_side() {
+    let mut issued = Vec::new();
+    let site = Site::start(
+        "{ certificates: [{ cert: rsa.pem, key: rsa.key }, { cert: ec.pem, key: ec.key }] }",
+        |authority, folder| {
+            for (file, wanted) in [
+                ("rsa", Wanted::site(&["both.test"]).rsa()),
+                ("ec", Wanted::site(&["both.test"])),
+            ] {
+                let pair = authority.issue(&wanted);
+                pair.write(folder, file);
+                issued.push(pair);
+            }
+        },
+    )
+    .await;
+    let [rsa, ec] = &issued[..] else {
+        panic!("{issued:?}");
+    };
+    assert_eq!(site.serial("both.test").await, ec.serial);
+    let only = |words: &'static [&str]| {
+        // What the authority signed with must be among them, so a P-256 signature of a
+        // certificate is told from one of a handshake by the scheme of TLS 1.3 alone.
+        limited(&site.authority, move |scheme| {
+            let name = format!("{scheme:?}");
+            words.iter().any(|word| name.contains(word))
+        })
+    };
+    let open = site.connect("both.test", &only(&["RSA"])).await;
+    assert_eq!(serial(&open.unwrap()), rsa.serial);
+    let open = site.connect("both.test", &only(&["ECDSA"])).await;
+    assert_eq!(serial(&open.unwrap()), ec.serial);
+    // The control: a client that can verify neither is told so.
+    assert!(
+        site.connect("both.test", &only(&["ED25519"]))
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_replaced_under_load() {
+    let site = Site::start(
+        "{ certificates: { cert: a.pem, key: a.key } }",
+        |authority, folder| authority.site(&["load.test"]).write(folder, "a"),
+    )
+    .await;
+    let site = Arc::new(site);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let served = Arc::new(AtomicU64::new(0));
+    let mut load = JoinSet::new();
+    for lane in 0..4 {
+        let (site, is_over, served) =
+            (Arc::clone(&site), Arc::clone(&is_over), Arc::clone(&served));
+        // Two lanes keep their connection, two make a new one for each request.
+        let keeps = lane % 2 == 0;
+        load.spawn(async move {
+            let config = site.trust();
+            let address = site.gateway.address();
+            let open = async || Connection::open_tls(address, "load.test", &config).await;
+            let mut connection = open().await.expect("it is served");
+            while !is_over.load(Ordering::Relaxed) {
+                if !keeps {
+                    connection = open().await.expect("it is served");
+                }
+                let answer = connection.send(&get("/")).await.expect("it is answered");
+                assert_eq!(answer.status(), 200);
+                served.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    for round in 0..3 {
+        let before = served.load(Ordering::Relaxed);
+        let next = site.authority.site(&["load.test"]);
+        next.write(site.gateway.folder(), "a");
+        wait_for("the new certificate is shown", WATCHED, async || {
+            (site.serial("load.test").await == next.serial).then_some(())
+        })
+        .await;
+        let now = served.load(Ordering::Relaxed);
+        assert!(now > before, "round {round}: nobody was served");
+    }
+    is_over.store(true, Ordering::Relaxed);
+    while let Some(lane) = load.join_next().await {
+        lane.expect("no request failed");
+    }
+    assert_eq!(site.refused("tls_handshake").await, 0);
+}
+
+#[tokio::test]
+async fn a_bad_pair_changes_nothing_and_is_complained_about_once() {
+    let site = Site::start(
+        "{ certificates: { cert: a.pem, key: a.key } }",
+        |authority, folder| authority.site(&["a.test"]).write(folder, "a"),
+    )
+    .await;
+    let folder = site.gateway.folder().to_owned();
+    let served = site.serial("a.test").await;
+    let next = site.authority.site(&["a.test"]);
+    let well = "edgeway_certificate_last_reload_success{listener=\"web\"}";
+    assert_eq!(site.gateway.count(well).await, 1);
+    let complaints = || {
+        let text = site.gateway.stderr();
+        text.matches("a changed certificate is of no use").count()
+    };
+    let mut expected = 0;
+    for (name, text) in [
+        // One half of the new pair, then something cut short, then nothing at all.
+        ("a.pem", &next.cert[..]),
+        ("a.pem", &next.cert[..next.cert.len() / 2]),
+        ("a.pem", ""),
+    ] {
+        fs::write(folder.join(name), text).unwrap();
+        expected += 1;
+        wait_for("it is complained about", WATCHED, async || {
+            (complaints() == expected).then_some(())
+        })
+        .await;
+        assert_eq!(site.gateway.count(well).await, 0);
+        assert_eq!(site.serial("a.test").await, served, "{name}");
+    }
+    // Gone altogether is no better.
+    fs::remove_file(folder.join("a.pem")).unwrap();
+    wait_for("it is complained about", WATCHED, async || {
+        (complaints() == expected + 1).then_some(())
+    })
+    .await;
+    assert_eq!(site.serial("a.test").await, served);
+    // The control: the whole new pair is taken up, without a restart.
+    next.write(&folder, "a");
+    wait_for("the new pair answers", WATCHED, async || {
+        (site.serial("a.test").await == next.serial).then_some(())
+    })
+    .await;
+    wait_for("all is well", WATCHED, async || {
+        (site.gateway.count(well).await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(complaints(), expected + 1);
+}
+
+#[tokio::test]
+async fn folders_and_symlinks_are_followed() {
+    let site = Site::start("{ certificates: { dir: live } }", |authority, folder| {
+        // As secrets are mounted: files are links through a link that is swapped.
+        fs::create_dir_all(folder.join("live/..one")).unwrap();
+        let first = authority.site(&["a.test"]);
+        fs::write(folder.join("live/..one/tls.crt"), &first.cert).unwrap();
+        fs::write(folder.join("live/..one/tls.key"), &first.key).unwrap();
+        symlink("..one", folder.join("live/..data")).unwrap();
+        symlink("..data/tls.crt", folder.join("live/tls.crt")).unwrap();
+        symlink("..data/tls.key", folder.join("live/tls.key")).unwrap();
+    })
+    .await;
+    let live = site.gateway.folder().join("live");
+    let next = site.authority.site(&["a.test"]);
+    fs::create_dir_all(live.join("..two")).unwrap();
+    fs::write(live.join("..two/tls.crt"), &next.cert).unwrap();
+    fs::write(live.join("..two/tls.key"), &next.key).unwrap();
+    symlink("..two", live.join("..draft")).unwrap();
+    fs::rename(live.join("..draft"), live.join("..data")).unwrap();
+    let shows = async |name: &str, serial: u64| {
+        wait_for("the certificate answers", WATCHED, async || {
+            let open = site.connect(name, &site.trust()).await;
+            open.is_ok_and(|open| super::serial(&open) == serial)
+                .then_some(())
+        })
+        .await;
+    };
+    shows("a.test", next.serial).await;
+    // A pair more, and one less.
+    let more = site.authority.site(&["b.test"]);
+    more.write(&live, "b");
+    shows("b.test", more.serial).await;
+    fs::remove_file(live.join("b.key")).unwrap();
+    fs::remove_file(live.join("b.pem")).unwrap();
+    wait_for("the certificate is gone", WATCHED, async || {
+        site.connect("b.test", &site.trust()).await.err()
+    })
+    .await;
+    assert_eq!(site.serial("a.test").await, next.serial);
+    // The control: an emptied folder is trouble, not a wish to serve nothing.
+    fs::remove_file(live.join("tls.key")).unwrap();
+    let well = "edgeway_certificate_last_reload_success{listener=\"web\"}";
+    wait_for("it is complained about", WATCHED, async || {
+        (site.gateway.count(well).await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(site.serial("a.test").await, next.serial);
+}
+
+#[tokio::test]
+async fn a_certificate_that_runs_out_is_served_and_complained_about() {
+    let site = Site::start(
+        "{ certificates: [{ cert: old.pem, key: old.key }, { cert: new.pem, key: new.key }] }",
+        |authority, folder| {
+            let old = Wanted::site(&["old.test"]).days(-80, 10);
+            authority.issue(&old).write(folder, "old");
+            authority.site(&["new.test"]).write(folder, "new");
+        },
+    )
+    .await;
+    site.connect("old.test", &site.trust()).await.unwrap();
+    let said = wait_for("it is complained about", SOON, async || {
+        let text = site.gateway.stderr();
+        text.contains("runs out in 9 days").then_some(text)
+    })
+    .await;
+    assert!(said.contains("old.test"), "{said}");
+    // The control.
+    assert!(!said.contains("new.test"), "{said}");
+}
+
+#[tokio::test]
+async fn a_stapled_answer_is_shown_and_replaced() {
+    let answer = |byte: u8| {
+        [
+            &[
+                0x30, 0x0b, 0x0a, 0x01, 0, 0xa0, 0x06, 0x30, 0x04, 0x04, 0x02, byte,
+            ][..],
+            &[byte],
+        ]
+        .concat()
+    };
+    let site = Site::start(
+        "{ certificates: { cert: a.pem, key: a.key, ocsp: a.ocsp } }",
+        |authority, folder| {
+            authority.site(&["a.test"]).write(folder, "a");
+            fs::write(folder.join("a.ocsp"), answer(1)).unwrap();
+        },
+    )
+    .await;
+    let mut config = site.authority.trust();
+    let stapled = Arc::new(Mutex::new(Vec::new()));
+    let roots = Arc::new(site.authority.roots());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let inner = WebPkiServerVerifier::builder_with_provider(roots, provider)
+        .build()
+        .unwrap();
+    let watcher = SeesStaples {
+        inner,
+        stapled: Arc::clone(&stapled),
+    };
+    config
+        .dangerous()
+        .set_certificate_verifier(Arc::new(watcher));
+    // A session that goes on shows no certificate.
+    config.resumption = rustls::client::Resumption::disabled();
+    let config = Arc::new(config);
+    site.connect("a.test", &config).await.unwrap();
+    assert_eq!(*stapled.lock(), answer(1));
+    fs::write(site.gateway.folder().join("a.ocsp"), answer(2)).unwrap();
+    wait_for("the new answer is shown", WATCHED, async || {
+        site.connect("a.test", &config).await.unwrap();
+        (*stapled.lock() == answer(2)).then_some(())
+    })
+    .await;
+}
+
+/// Verifies as usual, and keeps what was stapled.
+#[derive(Debug)]
+struct SeesStaples {
+    inner: Arc<WebPkiServerVerifier>,
+    stapled: Arc<Mutex<Vec<u8>>>,
+}
+
+impl ServerCertVerifier for SeesStaples {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.stapled.lock() = ocsp.to_vec();
+        self.inner
+            .verify_server_cert(end_entity, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,224 @@
+//! Clients that show certificates of their own.
+
+use std::{fs, path::Path, sync::Arc};
+
+use rcgen::DnType;
+use rustls::{ClientConfig, HandshakeKind, version};
+use serde_json::Value;
+
+use super::{SOON, Site, Tls, WATCHED};
+use crate::support::{
+    certificates::{Authority, Issued, Wanted, replace},
+    client::{ClientError, Response, get},
+    wait::wait_for,
+};
+
+const REQUIRED: &str = "{ certificates: { dir: sites }, client_ca: ca.pem }";
+const OPTIONAL: &str =
+    "{ certificates: { dir: sites }, client_ca: ca.pem, client_certificate: optional }";
+const NONE: &str = "{ certificates: { dir: sites } }";
+
+fn prepare(authority: &Authority, folder: &Path) {
+    fs::create_dir(folder.join("sites")).unwrap();
+    let names = ["a.test", "b.test"];
+    authority.site(&names).write(&folder.join("sites"), "a");
+    fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+}
+
+fn ann(authority: &Authority) -> Issued {
+    authority.issue(&Wanted::client(&[
+        (DnType::CountryName, "DE"),
+        (DnType::OrganizationName, "Müller, Söhne & Co"),
+        (DnType::CommonName, "ann"),
+    ]))
+}
+
+const ANN: &str = "CN=ann,O=M\\c3\\bcller\\, S\\c3\\b6hne & Co,C=DE";
+
+fn with(site: &Site, own: &Issued) -> Arc<ClientConfig> {
+    Arc::new(site.authority.trust_with(Some(own)))
+}
+
+/// What the origin was told of the client's certificate.
+fn told(answer: &Response) -> [Value; 3] {
+    let echo = answer.json();
+    // In pairs, as they came.
+    let headers = echo["headers"].as_array().expect("a list").clone();
+    let value = |name: &str| {
+        let mut found = headers.iter().filter(|pair| pair[0] == name);
+        let first = found.next().map_or(Value::Null, |pair| pair[1].clone());
+        assert_eq!(found.next(), None, "`{name}` stands there twice");
+        first
+    };
+    [
+        "x-client-verify",
+        "x-client-cert-subject",
+        "x-client-cert-fingerprint",
+    ]
+    .map(value)
+}
+
+fn fingerprint(own: &Issued) -> String {
+    let (chain, _) = own.ders();
+    let hash = ring::digest::digest(&ring::digest::SHA256, &chain[0]);
+    hash.as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// In TLS 1.3 a client learns that it was refused when it reads.
+async fn exchange(open: Result<Tls, ClientError>) -> Result<Response, ClientError> {
+    let lie = get("/")
+        .header("x-client-verify", "SUCCESS")
+        .header("X-Client-Cert-Subject", "CN=root")
+        .header("x-client-cert-fingerprint", "00");
+    open?.send(&lie).await
+}
+
+#[tokio::test]
+async fn a_certificate_is_required_and_origins_are_told_whose() {
+    let site = Site::start(REQUIRED, prepare).await;
+    let own = ann(&site.authority);
+    let answer = exchange(site.connect("a.test", &with(&site, &own)).await).await;
+    let expected = ["SUCCESS".to_owned(), ANN.to_owned(), fingerprint(&own)];
+    assert_eq!(told(&answer.unwrap()), expected.map(Value::from));
+
+    // None, one of a stranger's, one that has run out, and one for a site.
+    let stranger = ann(&Authority::new());
+    let old = Wanted::client(&[(DnType::CommonName, "old")]).days(-20, -10);
+    let old = site.authority.issue(&old);
+    let wrong = site.authority.site(&["c.test"]);
+    let refused = [
+        site.trust(),
+        with(&site, &stranger),
+        with(&site, &old),
+        with(&site, &wrong),
+    ];
+    let count = refused.len() as u64;
+    for config in refused {
+        let answer = exchange(site.connect("a.test", &config).await).await;
+        assert!(answer.is_err(), "{answer:?}");
+    }
+    assert_eq!(site.refused("tls_handshake").await, count);
+}
+
+#[tokio::test]
+async fn a_certificate_may_be_optional() {
+    let site = Site::start(OPTIONAL, prepare).await;
+    let answer = exchange(site.connect("a.test", &site.trust()).await).await;
+    let expected = [Value::from("NONE"), Value::Null, Value::Null];
+    assert_eq!(told(&answer.unwrap()), expected);
+    let own = ann(&site.authority);
+    let answer = exchange(site.connect("a.test", &with(&site, &own)).await).await;
+    assert_eq!(told(&answer.unwrap())[1], ANN);
+    let stranger = ann(&Authority::new());
+    let answer = exchange(site.connect("a.test", &with(&site, &stranger)).await).await;
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn nobody_speaks_for_certificates_where_none_are_asked_for() {
+    let site = Site::start(NONE, prepare).await;
+    let own = ann(&site.authority);
+    let answer = exchange(site.connect("a.test", &with(&site, &own)).await).await;
+    assert_eq!(
+        told(&answer.unwrap()),
+        [Value::Null, Value::Null, Value::Null]
+    );
+}
+
+#[tokio::test]
+async fn a_session_that_goes_on_is_still_the_same_clients() {
+    let site = Site::start(REQUIRED, prepare).await;
+    let own = ann(&site.authority);
+    for version in [&version::TLS12, &version::TLS13] {
+        let provider = rustls::crypto::ring::default_provider();
+        let config = site
+            .authority
+            .trust_through(provider, &[version], Some(&own));
+        let config = Arc::new(config);
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let open = site.connect("a.test", &config).await.unwrap();
+            let met = open.tls().handshake_kind();
+            let answer = exchange(Ok(open)).await.unwrap();
+            assert_eq!(told(&answer)[1], ANN);
+            assert_eq!(met, Some(kind), "{version:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_opens_no_listener_but_its_own() {
+    let site = Site::start_with(&[("open", NONE), ("closed", REQUIRED)], prepare).await;
+    for version in [&version::TLS12, &version::TLS13] {
+        let provider = rustls::crypto::ring::default_provider();
+        let config = site.authority.trust_through(provider, &[version], None);
+        let config = Arc::new(config);
+        let open = site.connect_to("open", "a.test", &config).await;
+        exchange(open).await.unwrap();
+        // The control: the listener that gave the ticket takes it, and gives another.
+        let open = site.connect_to("open", "a.test", &config).await.unwrap();
+        assert_eq!(open.tls().handshake_kind(), Some(HandshakeKind::Resumed));
+        exchange(Ok(open)).await.unwrap();
+        let open = site.connect_to("closed", "a.test", &config).await;
+        let answer = exchange(open).await;
+        assert!(answer.is_err(), "{version:?}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn new_authorities_end_the_sessions_of_the_old_ones() {
+    let site = Site::start(REQUIRED, prepare).await;
+    let own = ann(&site.authority);
+    let config = with(&site, &own);
+    for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let open = site.connect("a.test", &config).await.unwrap();
+        assert_eq!(open.tls().handshake_kind(), Some(kind));
+        exchange(Ok(open)).await.unwrap();
+    }
+    let other = Authority::new();
+    replace(&site.gateway.folder().join("ca.pem"), other.pem());
+    wait_for("the client is a stranger", WATCHED, async || {
+        exchange(site.connect("a.test", &config).await).await.err()
+    })
+    .await;
+    // The control: clients of the new authority come in.
+    let bob = other.issue(&Wanted::client(&[(DnType::CommonName, "bob")]));
+    let answer = exchange(site.connect("a.test", &with(&site, &bob)).await).await;
+    assert_eq!(told(&answer.unwrap())[1], "CN=bob");
+}
+
+#[tokio::test]
+async fn the_host_must_be_the_name_that_was_asked_for() {
+    let site = Site::start_with(&[("web", OPTIONAL), ("open", NONE)], prepare).await;
+    let mut open = site.connect("a.test", &site.trust()).await.unwrap();
+    let mut status = async |host: &str| {
+        let answer = open.send(&get("/").header("host", host)).await.unwrap();
+        answer.status()
+    };
+    assert_eq!(status("b.test").await, 421);
+    // The same connection goes on.
+    for host in ["a.test", "A.Test", "a.test:8443", "a.test."] {
+        assert_eq!(status(host).await, 200, "{host}");
+    }
+    assert_eq!(status("127.0.0.1").await, 421);
+    wait_for("it was counted", SOON, async || {
+        (site.refused("wrong_name").await == 2).then_some(())
+    })
+    .await;
+    // Who asked for no name may mean an address only.
+    let nameless = Arc::new(super::without_names(site.authority.trust()));
+    let mut open = site.connect("a.test", &nameless).await.unwrap();
+    for (host, expected) in [("127.0.0.1", 200), ("[::1]:443", 200), ("a.test", 421)] {
+        let answer = open.send(&get("/").header("host", host)).await.unwrap();
+        assert_eq!(answer.status(), expected, "{host}");
+    }
+    // The control: elsewhere connections are for whatever their certificate is.
+    let mut open = site
+        .connect_to("open", "a.test", &site.trust())
+        .await
+        .unwrap();
+    let answer = open.send(&get("/").header("host", "b.test")).await.unwrap();
+    assert_eq!(answer.status(), 200);
+}

@@ -1,0 +1,233 @@
+//! Handshakes: versions, sessions that go on, deadlines, and the records that answers come in.
+
+use std::{
+    io,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rustls::{HandshakeKind, ProtocolVersion, version};
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
+use tokio_rustls::TlsConnector;
+
+use super::{SOON, Site};
+use crate::support::{
+    certificates::Authority,
+    client::{self, Connection, get},
+    wait::wait_for,
+};
+
+const PLAIN: &str = "{ certificates: { cert: a.pem, key: a.key } }";
+
+fn prepare(authority: &Authority, folder: &Path) {
+    authority.site(&["a.test"]).write(folder, "a");
+}
+
+fn versions(
+    site: &Site,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<rustls::ClientConfig> {
+    let provider = rustls::crypto::ring::default_provider();
+    Arc::new(site.authority.trust_through(provider, versions, None))
+}
+
+#[tokio::test]
+async fn old_versions_are_refused_where_that_is_asked_for() {
+    let strict = Site::start(
+        "{ certificates: { cert: a.pem, key: a.key }, min_version: \"1.3\" }",
+        prepare,
+    )
+    .await;
+    let old = versions(&strict, &[&version::TLS12]);
+    let error = strict.connect("a.test", &old).await.unwrap_err();
+    assert!(error.to_string().contains("ProtocolVersion"), "{error}");
+    let open = strict.connect("a.test", &strict.trust()).await.unwrap();
+    assert_eq!(
+        open.tls().protocol_version(),
+        Some(ProtocolVersion::TLSv1_3)
+    );
+    wait_for("it was counted", SOON, async || {
+        (strict.refused("tls_handshake").await == 1).then_some(())
+    })
+    .await;
+    // The control: 1.2 is the default.
+    let lax = Site::start(PLAIN, prepare).await;
+    let old = versions(&lax, &[&version::TLS12]);
+    let open = lax.connect("a.test", &old).await.unwrap();
+    assert_eq!(
+        open.tls().protocol_version(),
+        Some(ProtocolVersion::TLSv1_2)
+    );
+}
+
+#[tokio::test]
+async fn sessions_go_on_in_both_versions() {
+    let site = Site::start(PLAIN, prepare).await;
+    for version in [&version::TLS12, &version::TLS13] {
+        let config = versions(&site, &[version]);
+        let mut kinds = Vec::new();
+        for _ in 0..4 {
+            let mut open = site.connect("a.test", &config).await.unwrap();
+            // The ticket of 1.3 comes with the answer.
+            assert_eq!(open.send(&get("/")).await.unwrap().status(), 200);
+            kinds.push(open.tls().handshake_kind().unwrap());
+        }
+        let expected = [
+            HandshakeKind::Full,
+            HandshakeKind::Resumed,
+            HandshakeKind::Resumed,
+            HandshakeKind::Resumed,
+        ];
+        assert_eq!(kinds, expected, "{version:?}");
+        // The control: who keeps nothing begins anew.
+        let forgetful = versions(&site, &[version]);
+        let open = site.connect("a.test", &forgetful).await.unwrap();
+        assert_eq!(open.tls().handshake_kind(), Some(HandshakeKind::Full));
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_has_a_deadline() {
+    let site = Site::start(
+        "{ certificates: { cert: a.pem, key: a.key }, handshake_timeout: 300ms }",
+        prepare,
+    )
+    .await;
+    // One that says nothing, and one that has begun.
+    for begun in [&b""[..], &[0x16, 3, 1, 1, 0, 1]] {
+        let mut socket = TcpStream::connect(site.gateway.address()).await.unwrap();
+        let began = Instant::now();
+        socket.write_all(begun).await.unwrap();
+        let mut rest = Vec::new();
+        // The connection is closed, or reset if what came was not read.
+        drop(socket.read_to_end(&mut rest).await);
+        let took = began.elapsed();
+        assert_eq!(rest, b"");
+        assert!(
+            took >= Duration::from_millis(250) && took < SOON,
+            "{took:?}"
+        );
+    }
+    assert_eq!(site.refused("tls_timeout").await, 2);
+    // The control: a handshake in time is not cut after it.
+    let mut open = site.connect("a.test", &site.trust()).await.unwrap();
+    crate::support::wait::pass(Duration::from_millis(500)).await;
+    assert_eq!(open.send(&get("/")).await.unwrap().status(), 200);
+    assert_eq!(site.refused("tls_timeout").await, 2);
+}
+
+#[tokio::test]
+async fn plain_http_is_told_to_use_https() {
+    let site = Site::start(PLAIN, prepare).await;
+    let answer = client::send(site.gateway.address(), &get("/"))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 400);
+    assert!(answer.text().contains("https://"), "{}", answer.text());
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert_eq!(site.refused("plain_http").await, 1);
+    // The control: what is neither gets an alert.
+    let mut socket = TcpStream::connect(site.gateway.address()).await.unwrap();
+    socket.write_all(&[0; 64]).await.unwrap();
+    let mut rest = Vec::new();
+    drop(socket.read_to_end(&mut rest).await);
+    assert_eq!(rest.first(), Some(&0x15), "{rest:?}");
+    assert_eq!(site.refused("tls_handshake").await, 1);
+    assert_eq!(site.refused("plain_http").await, 1);
+}
+
+#[tokio::test]
+async fn head_and_body_of_an_answer_come_in_one_record() {
+    let site = Site::start(PLAIN, prepare).await;
+    for version in [&version::TLS12, &version::TLS13] {
+        let config = versions(&site, &[version]);
+        let socket = TcpStream::connect(site.gateway.address()).await.unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let spy = Spy {
+            socket,
+            seen: Arc::clone(&seen),
+        };
+        let name = ServerName::try_from("a.test").unwrap();
+        let stream = TlsConnector::from(config).connect(name, spy).await.unwrap();
+        let mut open = Connection::over(stream, "a.test".to_owned());
+        // Tickets come as records of the same type, with the first answer at the latest.
+        open.send(&get("/")).await.unwrap();
+        for _ in 0..3 {
+            seen.lock().clear();
+            let answer = open
+                .send(&get("/").header("x-filler", "y".repeat(700)))
+                .await;
+            assert!(answer.unwrap().body.len() > 700);
+            assert_eq!(records(&seen.lock()), [APPLICATION_DATA], "{version:?}");
+        }
+        // The control: a longer answer takes more than one.
+        seen.lock().clear();
+        let long = ["x-1", "x-2", "x-3"]
+            .into_iter()
+            .fold(get("/"), |request, name| {
+                request.header(name, "y".repeat(7000))
+            });
+        open.send(&long).await.unwrap();
+        assert!(records(&seen.lock()).len() > 1, "{version:?}");
+    }
+}
+
+const APPLICATION_DATA: u8 = 23;
+
+/// The types of the records in `bytes`, which hold nothing but whole ones.
+fn records(mut bytes: &[u8]) -> Vec<u8> {
+    let mut types = Vec::new();
+    while let [kind, _, _, high, low, rest @ ..] = bytes {
+        types.push(*kind);
+        bytes = &rest[usize::from(u16::from_be_bytes([*high, *low]))..];
+    }
+    assert_eq!(bytes, b"", "half a record");
+    types
+}
+
+/// A socket that keeps what was read from it.
+#[derive(Debug)]
+struct Spy {
+    socket: TcpStream,
+    seen: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AsyncRead for Spy {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        self.seen.lock().extend_from_slice(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Spy {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}

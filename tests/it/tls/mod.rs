@@ -1,0 +1,115 @@
+//! TLS to clients: which certificate answers, what sessions carry on, who is asked for a
+//! certificate of their own.
+#![allow(
+    clippy::format_push_string,
+    clippy::format_collect,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    reason = "tests: what goes wrong here fails them, and says so"
+)]
+
+mod certificates;
+mod clients;
+mod handshake;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::support::{
+    certificates::Authority,
+    client::{ClientError, Connection},
+    gateway::Gateway,
+    origins::{EchoOrigin, Origin},
+};
+
+const SOON: Duration = Duration::from_secs(5);
+/// Longer than two looks at a changed file take.
+const WATCHED: Duration = Duration::from_secs(10);
+
+type Tls = Connection<TlsStream<TcpStream>>;
+
+/// A gateway with listeners with TLS, in front of an echo.
+struct Site {
+    gateway: Gateway,
+    authority: Authority,
+    _origin: Origin<EchoOrigin>,
+}
+
+impl Site {
+    /// One listener. `prepare` writes the files that `tls` names, in the folder given.
+    async fn start(tls: &str, prepare: impl FnOnce(&Authority, &Path)) -> Self {
+        Self::start_with(&[("web", tls)], prepare).await
+    }
+
+    async fn start_with(
+        listeners: &[(&str, &str)],
+        prepare: impl FnOnce(&Authority, &Path),
+    ) -> Self {
+        let authority = Authority::new();
+        let origin = EchoOrigin::start().await;
+        let mut yaml = "listeners:\n".to_owned();
+        for (name, tls) in listeners {
+            yaml.push_str(&format!(
+                "  - {{ address: \"127.0.0.1:0\", name: {name}, tls: {tls} }}\n"
+            ));
+        }
+        yaml.push_str(&format!(
+            "upstreams:\n  app: {{ backends: [\"{}\"], health: false }}\n\
+             routes:\n  - {{ match: {{ path: /* }}, upstream: app }}\n",
+            origin.address()
+        ));
+        let gateway = Gateway::start_in(&yaml, |folder| prepare(&authority, folder)).await;
+        Self {
+            gateway,
+            authority,
+            _origin: origin,
+        }
+    }
+
+    fn trust(&self) -> Arc<ClientConfig> {
+        Arc::new(self.authority.trust())
+    }
+
+    async fn connect(&self, site: &str, config: &Arc<ClientConfig>) -> Result<Tls, ClientError> {
+        Connection::open_tls(self.gateway.address(), site, config).await
+    }
+
+    /// The same at the listener of this name.
+    async fn connect_to(
+        &self,
+        listener: &str,
+        site: &str,
+        config: &Arc<ClientConfig>,
+    ) -> Result<Tls, ClientError> {
+        let address = self.gateway.listener(listener).parse().expect("an address");
+        Connection::open_tls(address, site, config).await
+    }
+
+    /// The serial of the certificate that answers for `site`.
+    async fn serial(&self, site: &str) -> u64 {
+        let open = self.connect(site, &self.trust()).await;
+        serial(&open.expect("the certificate is good"))
+    }
+
+    async fn refused(&self, reason: &str) -> u64 {
+        let series = format!("edgeway_refused_total{{reason=\"{reason}\"}}");
+        self.gateway.count(&series).await
+    }
+}
+
+/// Of the certificate that was shown.
+fn serial(connection: &Tls) -> u64 {
+    let chain = connection.tls().peer_certificates().expect("it showed one");
+    let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).expect("it is X.509");
+    let bytes = leaf.raw_serial().iter();
+    bytes.fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+/// A client that asks for no name.
+fn without_names(mut config: ClientConfig) -> ClientConfig {
+    config.enable_sni = false;
+    config
+}
