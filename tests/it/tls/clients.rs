@@ -6,7 +6,7 @@ use rcgen::DnType;
 use rustls::{ClientConfig, HandshakeKind, version};
 use serde_json::Value;
 
-use super::{SOON, Site, Tls, WATCHED};
+use super::{Site, Tls, WATCHED};
 use crate::support::{
     certificates::{Authority, Issued, Wanted, replace},
     client::{ClientError, Response, get},
@@ -100,7 +100,7 @@ async fn a_certificate_is_required_and_origins_are_told_whose() {
         let answer = exchange(site.connect("a.test", &config).await).await;
         assert!(answer.is_err(), "{answer:?}");
     }
-    assert_eq!(site.refused("tls_handshake").await, count);
+    site.refuses("tls_handshake", count).await;
 }
 
 #[tokio::test]
@@ -203,10 +203,7 @@ async fn the_host_must_be_the_name_that_was_asked_for() {
         assert_eq!(status(host).await, 200, "{host}");
     }
     assert_eq!(status("127.0.0.1").await, 421);
-    wait_for("it was counted", SOON, async || {
-        (site.refused("wrong_name").await == 2).then_some(())
-    })
-    .await;
+    site.refuses("wrong_name", 2).await;
     // Who asked for no name may mean an address only.
     let nameless = Arc::new(super::without_names(site.authority.trust()));
     let mut open = site.connect("a.test", &nameless).await.unwrap();

@@ -23,6 +23,7 @@ use crate::support::{
     client::{ClientError, Connection},
     gateway::Gateway,
     origins::{EchoOrigin, Origin},
+    wait::wait_for,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -97,6 +98,14 @@ impl Site {
     async fn refused(&self, reason: &str) -> u64 {
         let series = format!("edgeway_refused_total{{reason=\"{reason}\"}}");
         self.gateway.count(&series).await
+    }
+
+    /// Waits until so many were refused: a client knows of it before it is counted.
+    async fn refuses(&self, reason: &str, times: u64) {
+        wait_for(&format!("{times} of {reason}"), SOON, async || {
+            (self.refused(reason).await == times).then_some(())
+        })
+        .await;
     }
 }
 
