@@ -266,7 +266,7 @@ pub struct AcmeConfig {
     pub folder: Spanned<PathBuf>,
     /// Where several gateways share the names: the address (`10.0.0.5:80`) of the one that
     /// asks for certificates. The others forward challenges to it and read the folder, which
-    /// they share or are sent. If absent, this gateway asks.
+    /// they share or are sent, and leave the authority alone. If absent, this gateway asks.
     #[serde(default)]
     pub issuer: Option<Spanned<String>>,
     /// `http-01` or `tls-alpn-01`; if absent whichever a listener can answer, `tls-alpn-01`

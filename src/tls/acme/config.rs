@@ -81,9 +81,11 @@ impl Acme {
             place,
         } = config;
         let store = Store::new(cx.folder.join(&config.folder.value));
+        // Checked at followers too, so that one file may serve them all.
+        let authority = authority(config, cx);
         let role = match &config.issuer {
             Some(issuer) => follow(config, issuer, &store, uses, cx),
-            None => issue(config, &store, cx),
+            None => issue(config, &store, authority, cx),
         };
         let names = names(config, *place, uses, cx);
         if names.is_empty() {
@@ -102,7 +104,12 @@ impl Acme {
     }
 }
 
-fn issue(config: &AcmeConfig, store: &Store, cx: &mut CompileCx<'_>) -> Option<Role> {
+fn issue(
+    config: &AcmeConfig,
+    store: &Store,
+    authority: Option<Authority>,
+    cx: &mut CompileCx<'_>,
+) -> Option<Role> {
     if let Err(error) = store.is_writable() {
         cx.report_at(
             config.folder.place,
@@ -114,6 +121,16 @@ fn issue(config: &AcmeConfig, store: &Store, cx: &mut CompileCx<'_>) -> Option<R
             "name a folder that the gateway's user may write to",
         );
     }
+    Some(Role::Issues(Issuing {
+        authority: authority?,
+        store: store.clone(),
+        tokens: Arc::new(Tokens::default()),
+        clock: cx.clock.clone(),
+        slots: Semaphore::new(issuer::AT_ONCE),
+    }))
+}
+
+fn authority(config: &AcmeConfig, cx: &mut CompileCx<'_>) -> Option<Authority> {
     let email = config.email.as_ref().and_then(|email| {
         if is_email(&email.value) {
             return Some(email.value.clone());
@@ -126,23 +143,13 @@ fn issue(config: &AcmeConfig, store: &Store, cx: &mut CompileCx<'_>) -> Option<R
         );
         None
     });
-    let roots = match &config.ca {
-        Some(ca) => Some(roots(ca, cx)?),
-        None => None,
-    };
-    let directory = directory(config.directory.as_ref(), cx)?;
-    Some(Role::Issues(Issuing {
-        authority: Authority {
-            directory,
-            roots,
-            email,
-            making: Semaphore::new(1),
-        },
-        store: store.clone(),
-        tokens: Arc::new(Tokens::default()),
-        clock: cx.clock.clone(),
-        slots: Semaphore::new(issuer::AT_ONCE),
-    }))
+    let roots = config.ca.as_ref().and_then(|ca| roots(ca, cx));
+    Some(Authority {
+        directory: directory(config.directory.as_ref(), cx)?,
+        roots,
+        email,
+        making: Semaphore::new(1),
+    })
 }
 
 fn follow(
@@ -152,6 +159,16 @@ fn follow(
     uses: &Uses<'_>,
     cx: &mut CompileCx<'_>,
 ) -> Option<Role> {
+    if let Some(challenge) = &config.challenge
+        && challenge.value == ChallengeConfig::TlsAlpn01
+    {
+        cx.report_at(
+            challenge.place,
+            "edgeway::acme::challenge",
+            "a challenge by tls-alpn-01 cannot be forwarded to the issuer",
+            "write `challenge: http-01` at all gateways that share these names",
+        );
+    }
     let Spanned { value, place } = issuer;
     let code = "edgeway::acme::issuer";
     let is_address = value.parse::<http::uri::Authority>().is_ok_and(|parsed| {
@@ -174,16 +191,6 @@ fn follow(
             "remove `issuer` from the gateway that asks for certificates",
         );
         return None;
-    }
-    if let Some(challenge) = &config.challenge
-        && challenge.value == ChallengeConfig::TlsAlpn01
-    {
-        cx.report_at(
-            challenge.place,
-            "edgeway::acme::challenge",
-            "a challenge by tls-alpn-01 cannot be forwarded to the issuer",
-            "write `challenge: http-01` at all gateways that share these names",
-        );
     }
     Some(Role::Follows {
         issuer: Issuer::new(value.clone()),

@@ -169,10 +169,13 @@ impl Managed {
         self.challenges.get(failures % count).copied()
     }
 
-    /// What the next certificate replaces, where the authority follows renewals.
+    /// What the next certificate replaces, where the authority follows renewals. Not after
+    /// a failure: it may have been for that.
     pub(super) fn replaces(&self) -> Option<CertificateIdentifier<'static>> {
         let served = self.served.lock();
-        served.window.as_ref()?;
+        if served.window.is_none() || served.state.failures > 0 {
+            return None;
+        }
         served.certificate.as_ref()?.identifier()
     }
 

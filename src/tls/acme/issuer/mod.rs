@@ -1,5 +1,8 @@
 //! Looks after names: asks for certificates when they are due, keeps and serves them.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     ops::Range,
     sync::Arc,

@@ -1,0 +1,329 @@
+//! An authority that answers as it is told, to see what we do about it.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use parking_lot::Mutex;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinSet,
+};
+
+use super::*;
+use crate::{base::metrics::Metrics, config::model::ChallengeConfig};
+
+/// What an authority says to a path: status, headers, body.
+type Says = (u16, Vec<(&'static str, String)>, String);
+
+/// Speaks plain HTTP on loopback, and checks no signature.
+struct FakeAuthority {
+    url: String,
+    asked: Arc<Mutex<Vec<String>>>,
+    _serving: JoinSet<()>,
+}
+
+impl FakeAuthority {
+    async fn start(says: impl Fn(&str, usize) -> Says + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (base, log) = (url.clone(), Arc::clone(&asked));
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let path = read_request(&mut socket).await;
+                let before = {
+                    let mut log = log.lock();
+                    log.push(path.clone());
+                    log.iter().filter(|asked| **asked == path).count() - 1
+                };
+                let (status, headers, body) = match path.as_str() {
+                    "/directory" => (200, vec![], directory(&base)),
+                    "/nonce" => (200, vec![], String::new()),
+                    "/account" => {
+                        let url = format!("{base}/account/{before}");
+                        (201, vec![("location", url)], "{}".to_owned())
+                    }
+                    path => says(path, before),
+                };
+                let mut answer =
+                    format!("HTTP/1.1 {status} X\r\nreplay-nonce: n\r\nconnection: close\r\n");
+                for (name, value) in headers {
+                    write!(answer, "{name}: {value}\r\n").unwrap();
+                }
+                write!(answer, "content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        Self {
+            url,
+            asked,
+            _serving: serving,
+        }
+    }
+
+    fn times(&self, path: &str) -> usize {
+        let asked = self.asked.lock();
+        asked.iter().filter(|asked| *asked == path).count()
+    }
+}
+
+async fn read_request(socket: &mut tokio::net::TcpStream) -> String {
+    let mut request = Vec::new();
+    loop {
+        socket.read_buf(&mut request).await.unwrap();
+        let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head
+            .lines()
+            .find_map(|l| l.strip_prefix("content-length: "));
+        let length = length.map_or(0, |length| length.parse().unwrap());
+        if body.len() >= length {
+            let text = String::from_utf8_lossy(&request).into_owned();
+            return text.split(' ').nth(1).unwrap().to_owned();
+        }
+    }
+}
+
+fn directory(base: &str) -> String {
+    serde_json::json!({
+        "newNonce": format!("{base}/nonce"),
+        "newAccount": format!("{base}/account"),
+        "newOrder": format!("{base}/order"),
+        "renewalInfo": format!("{base}/renewal"),
+    })
+    .to_string()
+}
+
+fn problem(status: u16, kind: &str) -> Says {
+    let body = serde_json::json!({
+        "type": format!("urn:ietf:params:acme:error:{kind}"),
+        "detail": "as it is told",
+        "status": status,
+    });
+    (status, vec![], body.to_string())
+}
+
+struct Setup {
+    issuing: Issuing,
+    managed: Managed,
+    metrics: Metrics,
+    _folder: TempDir,
+}
+
+fn setup(directory: &str) -> Setup {
+    let folder = tempfile::tempdir().unwrap();
+    let metrics = Metrics::default();
+    let challenges = vec![ChallengeConfig::TlsAlpn01, ChallengeConfig::Http01];
+    Setup {
+        issuing: Issuing {
+            authority: Authority {
+                directory: directory.to_owned(),
+                roots: Some(Arc::new(rustls::RootCertStore::empty())),
+                email: None,
+                making: Semaphore::new(1),
+            },
+            store: Store::new(folder.path().to_owned()),
+            tokens: Arc::default(),
+            clock: Clock::test(),
+            slots: Semaphore::new(AT_ONCE),
+        },
+        managed: Managed::new("shop.example".into(), vec![], challenges, &metrics),
+        metrics,
+        _folder: folder,
+    }
+}
+
+/// Signed by an authority, for 90 days from now.
+fn signed(now: SystemTime) -> Pem {
+    let mut own = CertificateParams::default();
+    own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer = Issuer::new(own, KeyPair::generate().unwrap());
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["shop.example".to_owned()]).unwrap();
+    params.use_authority_key_identifier_extension = true;
+    params.not_before = now.into();
+    params.not_after = (now + Duration::from_hours(90 * 24)).into();
+    Pem {
+        chain: params.signed_by(&key, &issuer).unwrap().pem(),
+        key: key.serialize_pem(),
+    }
+}
+
+impl Setup {
+    fn counted(&self, outcome: &str) -> bool {
+        let text = String::from_utf8(self.metrics.text()).unwrap();
+        text.contains(&format!(
+            "{{name=\"shop.example\",outcome=\"{outcome}\"}} 1"
+        ))
+    }
+
+    fn due(&self) -> Duration {
+        let now = self.issuing.clock.wall();
+        let due = self.managed.due(&self.issuing.authority.directory, now);
+        due.duration_since(now).unwrap()
+    }
+
+    fn keep(&self, directory: &str) -> Pem {
+        let now = self.issuing.clock.wall();
+        let pem = signed(now);
+        let state = NameState {
+            directory: directory.to_owned(),
+            obtained: seconds(now),
+            ..NameState::default()
+        };
+        self.issuing
+            .store
+            .save("shop.example", &pem, &state)
+            .unwrap();
+        pem
+    }
+}
+
+#[tokio::test]
+async fn the_authority_is_left_alone_for_as_long_as_it_asks() {
+    let authority = FakeAuthority::start(|_, _| {
+        let (status, _, body) = problem(429, "rateLimited");
+        (status, vec![("retry-after", "7200".to_owned())], body)
+    })
+    .await;
+    let setup = setup(&format!("{}/directory", authority.url));
+    assert_eq!(setup.due(), Duration::ZERO);
+    assert!(setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert!(
+        (7200..7202).contains(&setup.due().as_secs()),
+        "{:?}",
+        setup.due()
+    );
+    let state = setup.issuing.store.state("shop.example");
+    assert_eq!(state.failures, 1);
+    assert_eq!(
+        state.problem.as_deref(),
+        Some("as it is told (rateLimited)")
+    );
+    assert!(setup.counted("refused"));
+
+    // A restart waits as well, since it was the authority that asked.
+    setup
+        .managed
+        .begin(&setup.issuing.store, setup.issuing.clock.wall());
+    assert!(
+        (7200..7202).contains(&setup.due().as_secs()),
+        "{:?}",
+        setup.due()
+    );
+    setup.issuing.clock.advance(Duration::from_secs(7202));
+    assert_eq!(setup.due(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn an_account_that_was_forgotten_is_made_again() {
+    let authority = FakeAuthority::start(|path, before| match (path, before) {
+        ("/order", 0) => problem(400, "accountDoesNotExist"),
+        _ => problem(403, "rejectedIdentifier"),
+    })
+    .await;
+    let setup = setup(&format!("{}/directory", authority.url));
+    assert!(setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert_eq!(authority.times("/account"), 2);
+    assert_eq!(authority.times("/order"), 2);
+    assert!(setup.counted("refused"));
+    // The control: an account that is known is not made again.
+    assert!(setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert_eq!(authority.times("/account"), 2);
+}
+
+#[tokio::test]
+async fn an_authority_that_cannot_be_reached_is_asked_again_soon() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/directory", closed.local_addr().unwrap());
+    drop(closed);
+    let setup = setup(&url);
+    assert_eq!(setup.managed.challenge(), Some(ChallengeConfig::TlsAlpn01));
+    assert!(setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert!(
+        (30..36).contains(&setup.due().as_secs()),
+        "{:?}",
+        setup.due()
+    );
+    assert!(setup.counted("unanswered"));
+    let problem = setup.managed.state().problem.unwrap();
+    assert!(problem.contains("Connection refused"), "{problem}");
+    // The next attempt is by the other challenge.
+    assert_eq!(setup.managed.challenge(), Some(ChallengeConfig::Http01));
+}
+
+#[tokio::test]
+async fn a_renewal_is_when_the_authority_would_like_it() {
+    let authority = FakeAuthority::start(|path, _| {
+        assert!(path.starts_with("/renewal/"), "{path}");
+        let body = r#"{ "suggestedWindow":
+            { "start": "2027-02-01T00:00:00Z", "end": "2027-02-02T00:00:00Z" } }"#;
+        (
+            200,
+            vec![("retry-after", "21600".to_owned())],
+            body.to_owned(),
+        )
+    })
+    .await;
+    let directory = format!("{}/directory", authority.url);
+    let setup = setup(&directory);
+    let Setup {
+        issuing, managed, ..
+    } = &setup;
+    setup.keep(&directory);
+    managed.begin(&issuing.store, issuing.clock.wall());
+    let own = setup.due();
+    assert!(
+        (57 * 24..=60 * 24).contains(&(own.as_secs() / 3600)),
+        "{own:?}"
+    );
+
+    // Without an account nobody is asked; with one, not just after the start.
+    issuing.ask_for_window(managed).await;
+    let asked = Asked::default();
+    let known = issuing
+        .authority
+        .account(&issuing.store, &issuing.clock, &asked);
+    known.await.unwrap();
+    issuing.ask_for_window(managed).await;
+    assert_eq!(setup.due(), own);
+    issuing.clock.advance(Duration::from_hours(2));
+    issuing.ask_for_window(managed).await;
+    let due = issuing.clock.wall() + setup.due();
+    let first_of_february = SystemTime::UNIX_EPOCH + Duration::from_secs(1_801_440_000);
+    let into = due.duration_since(first_of_february).unwrap();
+    assert!(into <= Duration::from_hours(24), "{into:?}");
+    assert!(managed.replaces().is_some());
+}
+
+#[tokio::test]
+async fn what_another_process_got_is_taken_over() {
+    let authority = FakeAuthority::start(|_, _| problem(403, "rejectedIdentifier")).await;
+    let directory = format!("{}/directory", authority.url);
+    let setup = setup(&directory);
+    let busy = setup.issuing.store.lock("shop.example").unwrap();
+    assert!(busy.is_some());
+    assert!(!setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert_eq!(authority.times("/order"), 0);
+
+    setup.keep(&directory);
+    assert!(setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert_eq!(authority.times("/order"), 0);
+    let stored = setup.issuing.store.load("shop.example").unwrap().unwrap();
+    assert_eq!(setup.managed.serial(), Some(stored.certificate.serial));
+    assert!(setup.due() > Duration::from_hours(57 * 24));
+
+    // The control: one of another authority is served, and replaced at once.
+    setup.keep("https://staging.example/directory");
+    setup
+        .managed
+        .begin(&setup.issuing.store, setup.issuing.clock.wall());
+    assert!(setup.managed.serial().is_some());
+    assert_eq!(setup.due(), Duration::ZERO);
+}
