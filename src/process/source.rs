@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use crate::{
     runtime::live::Live,
     status::snapshot::{
-        ConfigStatus, ListenerStatus, RouteStatus, Snapshot, Source, State, UpstreamStatus,
+        CertificateStatus, ConfigStatus, ListenerStatus, RouteStatus, Snapshot, Source, State,
+        UpstreamStatus,
     },
 };
 
@@ -86,6 +87,18 @@ impl Source for Running {
                 .listeners
                 .iter()
                 .map(|(name, address)| self.listener(name, address))
+                .collect(),
+            certificates: gateway
+                .acme
+                .iter()
+                .flat_map(|acme| acme.status())
+                .map(|name| CertificateStatus {
+                    name: name.name.to_string(),
+                    expires: name.expires.map(rfc3339),
+                    next: name.next.map(rfc3339),
+                    failures: name.failures,
+                    problem: name.problem,
+                })
                 .collect(),
             routes: gateway
                 .routes

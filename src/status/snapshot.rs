@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub not_ready: Vec<String>,
     pub config: ConfigStatus,
     pub listeners: Vec<ListenerStatus>,
+    /// Those that ACME looks after.
+    pub certificates: Vec<CertificateStatus>,
     pub routes: Vec<RouteStatus>,
     pub upstreams: Vec<UpstreamStatus>,
 }
@@ -71,6 +73,21 @@ pub struct ListenerStatus {
     pub connections: u64,
     /// Connections accepted since the start.
     pub accepted: u64,
+}
+
+/// A certificate by ACME.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CertificateStatus {
+    pub name: String,
+    /// RFC 3339, UTC; none while a self-signed one stands in.
+    pub expires: Option<String>,
+    /// When the next one is asked for; none if another gateway does that.
+    pub next: Option<String>,
+    /// Attempts in a row that failed.
+    pub failures: u32,
+    /// Why the last one did.
+    pub problem: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::snapshot::{BackendStatus, Snapshot, State, UpstreamStatus};
+use super::snapshot::{BackendStatus, CertificateStatus, Snapshot, State, UpstreamStatus};
 
 /// The whole status as `edgeway status` prints it.
 pub fn render_text(snapshot: &Snapshot) -> String {
@@ -19,6 +19,11 @@ pub fn render_text(snapshot: &Snapshot) -> String {
                 listener.accepted.to_string(),
             ]
         }),
+    );
+    put_section(
+        &mut out,
+        &["CERTIFICATE", "EXPIRES", "NEXT", "NOTES"],
+        snapshot.certificates.iter().map(certificate_row),
     );
     put_section(
         &mut out,
@@ -87,6 +92,22 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
         // Writing to a String cannot fail.
         let _infallible = writeln!(out, "{name:<10} {}", printable(&text));
     }
+}
+
+fn certificate_row(certificate: &CertificateStatus) -> [String; 4] {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let stand_in = certificate.expires.is_none().then_some("stand-in");
+    let failed = (certificate.failures > 0).then(|| {
+        let problem = certificate.problem.as_deref().unwrap_or("no reason kept");
+        format!("failed {} times: {problem}", certificate.failures)
+    });
+    let notes = stand_in.map(str::to_owned).into_iter().chain(failed);
+    [
+        certificate.name.clone(),
+        or_dash(&certificate.expires),
+        or_dash(&certificate.next),
+        notes.collect::<Vec<_>>().join(", "),
+    ]
 }
 
 fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 8] {
@@ -203,7 +224,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::status::snapshot::{ConfigStatus, ListenerStatus, RouteStatus};
+    use crate::status::snapshot::{CertificateStatus, ConfigStatus, ListenerStatus, RouteStatus};
 
     /// A gateway with one of everything.
     pub(crate) fn full() -> Snapshot {
@@ -226,6 +247,21 @@ pub(super) mod tests {
                 connections: 12,
                 accepted: 3400,
             }],
+            certificates: vec![
+                CertificateStatus {
+                    name: "shop.example.com".into(),
+                    expires: Some("2027-04-15T08:00:00.000Z".into()),
+                    next: Some("2027-03-15T20:10:00.000Z".into()),
+                    ..CertificateStatus::default()
+                },
+                CertificateStatus {
+                    name: "www.example.com".into(),
+                    next: Some("2027-01-16T10:10:00.000Z".into()),
+                    failures: 2,
+                    problem: Some("no such host (dns)".into()),
+                    ..CertificateStatus::default()
+                },
+            ],
             routes: vec![RouteStatus {
                 name: "api".into(),
                 matches: "shop.example.com/api/*".into(),
@@ -266,6 +302,10 @@ pub(super) mod tests {
 
         LISTENER  ADDRESS         OPEN  ACCEPTED
         public    127.0.0.1:8080  12    3400
+
+        CERTIFICATE       EXPIRES                   NEXT                      NOTES
+        shop.example.com  2027-04-15T08:00:00.000Z  2027-03-15T20:10:00.000Z
+        www.example.com   -                         2027-01-16T10:10:00.000Z  stand-in, failed 2 times: no such host (dns)
 
         UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  AVERAGE  NOTES
         web       127.0.0.1:3000  healthy  2          3100      0       4.2ms

@@ -25,7 +25,7 @@ const ROUTES: &str = "routes:\n  - match: { path: /* }\n    respond: { status: 2
 async fn gateway(plain: u16, tls: u16, names: &str, acme: &str) -> Gateway {
     Gateway::start(&format!(
         "listeners:
-  - {{ address: \"127.0.0.1:{plain}\", name: plain }}
+  - {{ address: \"127.0.0.1:{plain}\", name: plain, redirect: https }}
   - address: \"127.0.0.1:{tls}\"
     name: tls
     tls: {{ acme: [{names}] }}
@@ -181,6 +181,13 @@ async fn a_challenge_that_nobody_answers_leaves_the_stand_in_and_is_not_repeated
         .as_secs();
     let wait = kept["next_try"].as_u64().unwrap() - now;
     assert!((100..140).contains(&wait), "{wait}");
+    let status = first.admin_get("/status").await.json();
+    let [certificate] = &status["certificates"].as_array().expect("a list")[..] else {
+        unreachable!("one name is looked after: {status}");
+    };
+    assert_eq!(certificate["name"], "shop.test");
+    assert_eq!(certificate["failures"], 1);
+    assert_eq!(certificate["expires"], Value::Null);
     let log = first.stderr();
     assert!(log.contains("a certificate was not issued"), "{log}");
     assert!(

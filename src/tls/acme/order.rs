@@ -197,7 +197,16 @@ async fn refusal(order: &mut Order, otherwise: &str) -> OrderError {
     OrderError::Refused(otherwise.to_owned())
 }
 
+/// A problem in one line. It may quote what others answered to the authority.
 fn text(problem: &Problem) -> String {
+    let said = said(problem);
+    let plain = said.chars().map(|c| if c.is_control() { ' ' } else { c });
+    plain.take(LONGEST_TEXT).collect()
+}
+
+const LONGEST_TEXT: usize = 500;
+
+fn said(problem: &Problem) -> String {
     let kind = problem.r#type.as_deref().unwrap_or("no type");
     let kind = kind.rsplit(':').next().unwrap_or(kind);
     match &problem.detail {
