@@ -25,7 +25,11 @@ setup: ## check the tools, and install Debian packages that are missing
 
 .PHONY: setup-tests
 setup-tests: ## the same, and what the end-to-end tests need: a browser, openssl, pebble
-	@scripts/setup chromium openssl pebble
+	@scripts/setup chromium openssl pebble curl
+
+.PHONY: setup-drills
+setup-drills: ## the same, and the load generator of the drills
+	@scripts/setup nghttp2-client
 
 .PHONY: apps
 apps: ## install and build what the end-to-end tests run in node
@@ -45,5 +49,5 @@ compare: setup ## measure Edgeway, bare Pingora and nginx side by side
 	load-tests/compare
 
 .PHONY: drills
-drills: setup apps ## the long runs: killed instances, large bodies, idle WebSockets, a hanging upstream
+drills: setup-drills apps ## the long runs: killed instances, large bodies, idle WebSockets, a hanging upstream, floods
 	$(CARGO) test --release --locked --test drills

@@ -4,7 +4,13 @@
 //! that each listener has its own bounds, and a connection that grows old, idle or
 //! hostile is told so (GOAWAY) before it is closed.
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use h2::{Reason, server};
@@ -137,6 +143,10 @@ where
     let mut stop = shared.stop.clone();
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let mut old = pin!(tokio::time::sleep(listener.http2.max_age.0));
+    // `h2` counts those that are open to the client, and not what is left of others that
+    // were reset a moment ago.
+    let most_streams = usize::try_from(listener.http2.concurrent_streams)
+        .map_or(usize::MAX, |most| most.saturating_mul(2));
     let mut is_leaving = false;
     let mut requests = 0;
     let mut malformed = 0;
@@ -168,7 +178,18 @@ where
                     return Ended::Cut(Cut::Malformed);
                 }
             }
-            Ok(Ok(Some(H2Accept::Session(session)))) => {
+            Ok(Ok(Some(H2Accept::Session(mut session)))) => {
+                if is_reset(&mut session) {
+                    // It costs no more than this, however many there are.
+                    shared.refuser.stream_refused(connection, "client_gone");
+                    continue;
+                }
+                if streams.len() >= most_streams {
+                    // Safe to be tried again (RFC 9113, 8.7).
+                    session.shutdown_with_reason(Reason::REFUSED_STREAM);
+                    shared.refuser.stream_refused(connection, "h2_streams");
+                    continue;
+                }
                 let open = Streams::begin(connection);
                 let shared = Arc::clone(shared);
                 streams.spawn(async move {
@@ -185,6 +206,13 @@ where
             frames.graceful_shutdown();
         }
     }
+}
+
+/// The client has taken the request back already: what came with it in one piece was read
+/// before it was handed out.
+fn is_reset(session: &mut HttpSession) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    pin!(session.idle()).poll(&mut cx).is_ready()
 }
 
 /// Works until it is done, or the connection is cut.

@@ -130,7 +130,7 @@ impl Watch {
             return;
         } else if !is_streaming {
             1
-        } else if is_client_slow {
+        } else if is_client_slow || self.has_unread() {
             self.moved(now);
             return;
         } else {
@@ -145,16 +145,37 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// More of the answer is here, and waits for a client that takes no more for now: one
+    /// stream of HTTP/2 may stand still while its connection does not.
+    fn has_unread(&self) -> bool {
+        let socket = self.socket.lock();
+        socket.is_some_and(|socket| {
+            let unread = with(socket, |fd| rustix::io::ioctl_fionread(fd));
+            unread.is_some_and(|unread| unread.is_ok_and(|bytes| bytes > 0))
+        })
+    }
+}
+
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Shuts a backend's socket down, if it is still the one we knew.
+fn shut_down(socket: Socket) {
+    let both = rustix::net::Shutdown::Both;
+    if let Some(Err(error)) = with(socket, |fd| rustix::net::shutdown(fd, both)) {
+        log::debug!(error:%; "a backend's socket was gone before its deadline");
+    }
+}
+
+/// Calls `act` with a backend's socket, if it is still the one we knew. The lock that
+/// guards it is to be held.
 #[allow(
     unsafe_code,
     reason = "the socket belongs to Pingora, which hands out its number only"
 )]
-fn shut_down(socket: Socket) {
+fn with<T>(socket: Socket, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
     // SAFETY: the request holds the socket until it calls `end`, which waits for the
     // lock that our caller holds. Should Pingora have closed it before that (a failed try
     // is dropped before we hear of it), the number may be free or another socket's: the
@@ -163,11 +184,7 @@ fn shut_down(socket: Socket) {
     let local = rustix::net::getsockname(fd)
         .ok()
         .and_then(|address| SocketAddr::try_from(address).ok());
-    if local == socket.local
-        && let Err(error) = rustix::net::shutdown(fd, rustix::net::Shutdown::Both)
-    {
-        log::debug!(error:%; "a backend's socket was gone before its deadline");
-    }
+    (local == socket.local).then(|| act(fd))
 }
 
 #[cfg(test)]
@@ -257,6 +274,21 @@ mod tests {
         bench.is_client_slow = true;
         bench.advance(5000);
         assert!(!bench.is_cut());
+    }
+
+    #[test]
+    fn an_answer_that_nobody_takes_is_not_the_backends_fault() {
+        let mut bench = bench();
+        bench.watch(1000, 500);
+        bench.watch.streaming(bench.now, Duration::from_millis(500));
+        std::io::Write::write_all(&mut bench.backend, b"more").unwrap();
+        bench.advance(5000);
+        assert!(!bench.is_cut());
+        // The control: once it is taken, the backend is waited for.
+        bench.upstream.read_exact(&mut [0; 4]).unwrap();
+        bench.advance(600);
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::Idle));
     }
 
     #[test]

@@ -4,14 +4,15 @@
 // - `api`: `/api/echo` for pages of `front` at 127.0.0.1, `/api/echo/closed` for no other origin, and nothing else;
 // - `strict`, the control of much: a Content-Security-Policy without inline scripts, inline styles and pictures; no WebSockets;
 // - `odd`, too: `no-referrer`, and the headers of React's requests taken away;
-// - `admin`: the admin listener of `front`.
+// - `admin`: the admin listener of `front`;
+// - `secure`: as `front`, over TLS with a certificate that nobody signed; `secureOld` without HTTP/2.
 //
 // It prints `{"passed": [names], "failed": [{"check", "why", "said"}]}`.
 import assert from 'node:assert/strict';
 
 import { holding, isAlive, legibility, shot, stop, takeSaid, visit, waitFor } from './bench.js';
 
-const { front, api, strict, odd, admin } = JSON.parse(process.argv[2]);
+const { front, api, strict, odd, admin, secure, secureOld } = JSON.parse(process.argv[2]);
 const isCsp = (line) => line.includes('Content Security Policy');
 
 const checks = {
@@ -212,6 +213,29 @@ const checks = {
     };
     assert.deepEqual(await echo(front), { data: 'hello', code: 1000, wasClean: true });
     assert.equal(await echo(strict), 'refused');
+  },
+
+  async 'over TLS a page comes alive by HTTP/2, and a WebSocket beside it'() {
+    const look = async (origin) => {
+      const { page, problems, leave } = await visit(`${origin}/`, { ignoreHTTPSErrors: true });
+      await isAlive(page, 'button');
+      await page.click('button');
+      await page.waitForSelector('text=clicks:1');
+      const seen = await page.evaluate(async () => {
+        const socket = new WebSocket(`${location.origin.replace('http', 'ws')}/ws`);
+        const echo = await new Promise((resolve) => {
+          socket.onopen = () => socket.send('hello');
+          socket.onmessage = ({ data }) => resolve(data);
+          socket.onerror = () => resolve('refused');
+        });
+        const entries = ['navigation', 'resource'].flatMap((type) => performance.getEntriesByType(type));
+        return { echo, protocols: [...new Set(entries.map((entry) => entry.nextHopProtocol))] };
+      });
+      await leave();
+      return { ...seen, problems };
+    };
+    assert.deepEqual(await look(secure), { echo: 'hello', protocols: ['h2'], problems: [] });
+    assert.deepEqual(await look(secureOld), { echo: 'hello', protocols: ['http/1.1'], problems: [] });
   },
 
   async 'pages of listed origins read an API'() {

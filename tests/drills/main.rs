@@ -9,6 +9,7 @@
 
 mod balance;
 mod bodies;
+mod floods;
 mod hang;
 mod idle_close;
 mod kill;
@@ -18,13 +19,14 @@ mod websocket;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 6] = [
+const DRILLS: [&str; 7] = [
     "balance",
     "kill9",
     "idle-close",
     "bodies",
     "websocket",
     "hang",
+    "floods",
 ];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
@@ -64,6 +66,7 @@ async fn main() -> ExitCode {
             "idle-close" => idle_close::run(&mut report).await,
             "bodies" => bodies::run(&mut report).await,
             "websocket" => websocket::run(&mut report).await,
+            "floods" => floods::run(&mut report).await,
             _ => hang::run(&mut report).await,
         }
     }

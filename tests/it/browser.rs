@@ -31,6 +31,7 @@ const CHECKS: &[&str] = &[
     "a streamed page shows what it has",
     "events come as they happen",
     "a WebSocket echoes",
+    "over TLS a page comes alive by HTTP/2, and a WebSocket beside it",
     "pages of listed origins read an API",
     "our error page is readable",
     "the status page is readable",
@@ -66,17 +67,18 @@ upstreams:
     );
     let serve = async |routes: &str| Gateway::start(&format!("{upstreams}{routes}")).await;
 
-    let front = serve(
-        "
+    let whole = "
 routes:
   - match: { path: /* }
     upstream: web
   - match: { path: /ws }
     upstream: sockets
     websocket: true
-",
-    )
-    .await;
+";
+    let front = serve(whole).await;
+    let folder = tempfile::tempdir().expect("a folder for the test can be made");
+    let secure = serve(&format!("{}{whole}", tls(folder.path(), true))).await;
+    let old = serve(&format!("{}{whole}", tls(folder.path(), false))).await;
     let api = serve(&format!(
         "
 routes:
@@ -124,6 +126,8 @@ routes:
         "strict": url(&strict.address().to_string()),
         "odd": url(&odd.address().to_string()),
         "admin": url(&front.admin().to_string()),
+        "secure": format!("https://{}", secure.address()),
+        "secureOld": format!("https://{}", old.address()),
     }))
     .await;
     let failures: Vec<String> = outcome.failed.iter().map(describe).collect();
@@ -140,6 +144,28 @@ routes:
     assert_eq!(preflights, [204, 403, 204], "{log:#?}");
     let puts = log.iter().filter(|line| line["method"] == "PUT").count();
     assert_eq!(puts, 1, "{log:#?}");
+}
+
+/// A listener with a certificate that nobody signed, kept in `folder`.
+fn tls(folder: &Path, http2: bool) -> String {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]);
+    let made = made.expect("a certificate can be made");
+    let file = |name: &str, text: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("the folder takes files");
+        path.display().to_string()
+    };
+    let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    format!(
+        "
+listeners:
+  - address: \"127.0.0.1:0\"
+    tls: {{ certificates: {{ cert: {}, key: {} }} }}
+    http2: {{ enabled: {http2} }}
+",
+        file(&format!("{http2}.pem"), cert),
+        file(&format!("{http2}.key"), key)
+    )
 }
 
 fn url(address: &str) -> String {

@@ -231,6 +231,18 @@ pub(crate) fn rss_of(pid: u32) -> u64 {
     kib.expect("a process has resident memory") * 1024
 }
 
+/// What a process has used of the processor since its start, to a hundredth of a second.
+pub(crate) fn cpu_of(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    // The name, in parentheses, may hold spaces; user and system time are 14th and 15th.
+    let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
+    let ticks = rest.split(' ').skip(11).take(2).map(|field| {
+        let ticks: Result<u64, _> = field.parse();
+        ticks.expect("times are numbers")
+    });
+    Duration::from_millis(ticks.sum::<u64>() * 10)
+}
+
 fn stop(child: &mut Child) {
     // It may have ended by itself; both calls then say so, which is what is wanted.
     drop(child.kill());

@@ -4,6 +4,7 @@
 mod closing;
 mod failing;
 mod plain;
+mod scripted;
 mod streams;
 mod websocket;
 
@@ -32,6 +33,7 @@ pub(crate) use self::{
     closing::{ClosingOrigin, OnceOrigin},
     failing::{Failure, FlappingOrigin, ResettingOrigin},
     plain::{BigOrigin, EchoOrigin, SlowOrigin},
+    scripted::ScriptedOrigin,
     streams::{DripOrigin, SseOrigin},
     websocket::WsOrigin,
 };

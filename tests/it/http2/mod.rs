@@ -1,21 +1,24 @@
-//! HTTP/2 to clients: what a request is, whatever brought it, and what a connection may cost.
+//! HTTP/2 to clients: what a request is, whatever brought it.
+
+mod bounds;
 
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use rustix::process::Signal;
-use tokio::{process::Command, time::Instant};
+use serde_json::Value;
+use tokio::process::Command;
 
 use crate::support::{
     client::get,
     gateway::Gateway,
     http2::{
-        Answer, CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames,
-        GOAWAY, HEADERS, NO_ERROR, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+        Answer, Client, END_HEADERS, END_STREAM, Frames, HEADERS, PREFACE, RST_STREAM, SETTINGS,
         block, field, frame, next, request, upload, whole,
     },
-    origins::{BigOrigin, EchoOrigin, Failure, ResettingOrigin, SlowOrigin, SseOrigin},
-    wait::wait_for,
+    origins::{
+        BigOrigin, DripOrigin, EchoOrigin, Failure, ResettingOrigin, ScriptedOrigin, SseOrigin,
+    },
+    wait::{pass, wait_for},
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -64,6 +67,14 @@ async fn until_refused(gateway: &Gateway, reason: &str) {
     .await;
 }
 
+/// The first line with this value. Streams end in any order.
+#[track_caller]
+fn line<'l>(log: &'l [Value], key: &str, value: &str) -> &'l Value {
+    let found = log.iter().find(|line| line[key] == value);
+    assert!(found.is_some(), "no line with {key} {value}: {log:#?}");
+    found.expect("it was found")
+}
+
 #[tokio::test]
 async fn both_versions_are_served_on_one_port_and_http_2_only_where_it_is_wanted() {
     let origin = EchoOrigin::start().await;
@@ -72,8 +83,8 @@ async fn both_versions_are_served_on_one_port_and_http_2_only_where_it_is_wanted
     assert_eq!(client.get("/fixed").await.text(), "fixed");
     assert_eq!(both.get("/fixed").await.text(), "fixed");
     let log = both.log_lines(2).await;
-    let protocols: Vec<_> = log.iter().map(|line| &line["protocol"]).collect();
-    assert_eq!(protocols, ["HTTP/2", "HTTP/1.1"]);
+    line(&log, "protocol", "HTTP/2");
+    line(&log, "protocol", "HTTP/1.1");
 
     // The control: a listener that was not asked for it.
     let old = gateway("", origin.address(), "").await;
@@ -119,10 +130,11 @@ async fn a_request_reaches_the_origin_as_http_1_would_have_brought_it() {
     assert_eq!(client.get("/fixed").await.text(), "fixed");
 
     let log = gateway.log_lines(3).await;
-    assert_eq!(log[0]["host"], "app.test");
-    assert_eq!(log[0]["bytes_in"], 4);
-    assert_eq!(log[0]["bytes_out"], answer.body.len());
-    assert_eq!(log[1]["host"], "tenant.test");
+    let posted = line(&log, "method", "POST");
+    assert_eq!(posted["host"], "app.test");
+    assert_eq!(posted["bytes_in"], 4);
+    assert_eq!(posted["bytes_out"], answer.body.len());
+    line(&log, "host", "tenant.test");
     assert!(log.iter().all(|line| line["protocol"] == "HTTP/2"));
 }
 
@@ -157,18 +169,18 @@ async fn what_is_refused_takes_no_other_stream_along() {
     // The control: the connection is as good as new.
     assert_eq!(client.get("/").await.status(), 200);
     let log = gateway.log_lines(8).await;
-    let reasons: Vec<_> = log.iter().map(|line| &line["reason"]).collect();
-    let expected = serde_json::json!([
-        "method",
-        "long_line",
-        "long_head",
-        "bad_path",
+    let mut reasons: Vec<_> = log.iter().filter_map(|l| l["reason"].as_str()).collect();
+    reasons.sort_unstable();
+    let expected = [
         "bad_header",
-        "expectation",
         "bad_path",
-        null
-    ]);
-    assert_eq!(serde_json::json!(reasons), expected);
+        "bad_path",
+        "expectation",
+        "long_head",
+        "long_line",
+        "method",
+    ];
+    assert_eq!(reasons, expected);
     assert_eq!(refused(&gateway, "h2_malformed").await, 1);
 }
 
@@ -228,8 +240,9 @@ async fn large_bodies_pass_both_ways_and_memory_stays() {
     assert!(grown < 16 * MIB, "{grown} bytes more than before");
 
     let log = gateway.log_lines(3).await;
-    assert_eq!(log[1]["bytes_out"], SIZE);
-    assert_eq!(log[2]["bytes_in"], SIZE);
+    for way in ["bytes_out", "bytes_in"] {
+        assert!(log.iter().any(|line| line[way] == SIZE), "{way}: {log:#?}");
+    }
 }
 
 #[tokio::test]
@@ -297,267 +310,6 @@ async fn a_client_that_resets_its_stream_ends_the_backends_work() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_told_to_go() {
-    let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
-    let listener = format!("{CLEARTEXT}, limits: {{ idle_timeout: 500ms }}");
-    let gateway = gateway(&listener, origin.address(), "").await;
-    let mut frames = Frames::open(gateway.address()).await;
-    let started = Instant::now();
-    // PINGs are no requests: they keep nobody.
-    frames.write(&frame(PING, 0, 0, b"12345678")).await.unwrap();
-    assert_eq!(frames.goaways().await, [NO_ERROR]);
-    let took = started.elapsed();
-    assert!((450..1500).contains(&took.as_millis()), "{took:?}");
-    until_refused(&gateway, "idle_timeout").await;
-    // The control: a stream that waits for its answer is not idle.
-    let client = Client::open(gateway.address()).await;
-    assert_eq!(client.get("/").await.status(), 200);
-}
-
-#[tokio::test]
-async fn a_connection_has_to_begin_and_a_head_to_end_in_time() {
-    let origin = SseOrigin::start(Duration::from_millis(50)).await;
-    let listener = format!("{CLEARTEXT}, limits: {{ header_timeout: 500ms }}");
-    let gateway = gateway(&listener, origin.address(), "").await;
-    let whole = END_HEADERS | END_STREAM;
-    let get = frame(HEADERS, whole, 1, &block("GET", "/"));
-    let begun = [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat();
-    let partial = frame(HEADERS, END_STREAM, 3, &block("GET", "/"));
-    let half = partial[..15].to_vec();
-    let busy = [&begun[..], &get].concat();
-    for sent in [
-        PREFACE.to_vec(),
-        [&begun[..], &half].concat(),
-        [&begun[..], &partial].concat(),
-        // However busy the connection is otherwise.
-        [&busy[..], &partial].concat(),
-    ] {
-        let mut frames = Frames::connect(gateway.address()).await;
-        let started = Instant::now();
-        frames.write(&sent).await.unwrap();
-        drop(frames.goaways().await);
-        let took = started.elapsed();
-        assert!((450..2000).contains(&took.as_millis()), "{took:?}");
-    }
-    wait_for("all four are counted", SOON, async || {
-        (refused(&gateway, "header_timeout").await == 4).then_some(())
-    })
-    .await;
-    // The control: once the head is whole its stream may last.
-    let mut frames = Frames::connect(gateway.address()).await;
-    let started = Instant::now();
-    frames.write(&busy).await.unwrap();
-    while started.elapsed() < Duration::from_millis(1200) {
-        let frame = frames.next().await.expect("the connection stays");
-        assert_ne!(frame.kind, GOAWAY);
-    }
-}
-
-#[tokio::test]
-async fn an_old_connection_ends_when_its_streams_have() {
-    let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
-    let listener = "http2: { cleartext: true, max_age: 500ms }";
-    let young = gateway(listener, origin.address(), "").await;
-    let listener = format!("{CLEARTEXT}, limits: {{ requests_per_connection: 1 }}");
-    let few = gateway(&listener, origin.address(), "").await;
-    for gateway in [young, few] {
-        let mut frames = Frames::open(gateway.address()).await;
-        let whole = END_HEADERS | END_STREAM;
-        let get = frame(HEADERS, whole, 1, &block("GET", "/"));
-        frames.write(&get).await.unwrap();
-        let goaway = frames.until(GOAWAY).await.unwrap();
-        assert_eq!(goaway.payload[..4], [0x7f, 0xff, 0xff, 0xff]);
-        // As any client does: the second GOAWAY then names the last stream.
-        let ping = frames.until(PING).await.unwrap();
-        frames
-            .write(&frame(PING, 1, 0, &ping.payload))
-            .await
-            .unwrap();
-        assert_eq!(frames.until(HEADERS).await.unwrap().stream, 1);
-        let data = frames.until(DATA).await.unwrap();
-        assert_eq!(data.stream, 1);
-        while let Some(frame) = frames.next().await {
-            assert!(matches!(frame.kind, DATA | GOAWAY), "{frame:?}");
-        }
-    }
-    // The control.
-    let patient = gateway(CLEARTEXT, origin.address(), "").await;
-    let client = Client::open(patient.address()).await;
-    for _ in 0..3 {
-        assert_eq!(client.get("/fixed").await.status(), 200);
-    }
-}
-
-#[tokio::test]
-async fn a_stream_whose_client_opens_no_window_ends_alone() {
-    let origin = BigOrigin::start().await;
-    let listener = format!("{CLEARTEXT}, limits: {{ send_timeout: 700ms }}");
-    let gateway = gateway(&listener, origin.address(), "").await;
-    let mut builder = h2::client::Builder::new();
-    // Room for other streams on the connection, when this one's is used up.
-    builder.initial_connection_window_size(1024 * 1024);
-    let client = Client::open_with(gateway.address(), &mut builder).await;
-    let asked = request("GET", &format!("/large?bytes={}", 4 * MIB));
-    let (answer, _stream) = client.begin(asked, true).await.unwrap();
-    let mut body = answer.await.unwrap().into_body();
-    let started = Instant::now();
-    // Whatever comes is kept, and no room given back.
-    let mut held = Vec::new();
-    let error = loop {
-        match body.data().await {
-            Some(Ok(piece)) => held.push(piece),
-            Some(Err(error)) => break error,
-            None => panic!("an answer that is cut never looks whole"),
-        }
-        // Another stream meanwhile.
-        assert_eq!(client.get("/health").await.status(), 200);
-    };
-    assert!(error.is_reset(), "{error}");
-    let took = started.elapsed();
-    assert!((600..4000).contains(&took.as_millis()), "{took:?}");
-    let slow = wait_for("it is in the log", SOON, async || {
-        let log = gateway.log_lines(1).await;
-        log.into_iter().find(|line| line["path"] == "/large")
-    })
-    .await;
-    assert_eq!(slow["reason"], "send_timeout");
-    assert_eq!(client.get("/fixed").await.status(), 200);
-}
-
-/// The bytes of its nth step.
-type Flood<'a> = Box<dyn Fn(u32) -> Vec<u8> + 'a>;
-
-#[tokio::test]
-async fn each_flood_ends_its_connection_and_has_a_name() {
-    let origin = EchoOrigin::start().await;
-    let listener = "http2: { cleartext: true, resets: 20, pings: 20, settings: 20 }";
-    let gateway = gateway(listener, origin.address(), "").await;
-    let get = block("GET", "/");
-    let request = |n: u32, flags| frame(HEADERS, flags, 2 * n + 1, &get);
-    let reset = |n: u32| frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8]);
-    let whole = END_HEADERS | END_STREAM;
-    let floods: [(&str, u32, Flood<'_>); 8] = [
-        (
-            "h2_resets",
-            15,
-            Box::new(|n| [request(n, whole), reset(n)].concat()),
-        ),
-        ("h2_pings", 15, Box::new(|_| frame(PING, 0, 0, &[0; 8]))),
-        ("h2_settings", 15, Box::new(|_| frame(SETTINGS, 0, 0, b""))),
-        (
-            "h2_continuations",
-            5,
-            Box::new(|n| match n {
-                0 => request(0, END_STREAM),
-                _ => frame(CONTINUATION, 0, 1, b""),
-            }),
-        ),
-        (
-            "h2_empty_data",
-            90,
-            Box::new(|n| match n {
-                0 => frame(HEADERS, END_HEADERS, 1, &block("POST", "/")),
-                _ => frame(DATA, 0, 1, b""),
-            }),
-        ),
-        (
-            "h2_priorities",
-            900,
-            Box::new(|_| frame(PRIORITY, 0, 1, &[0; 5])),
-        ),
-        (
-            "h2_window_updates",
-            900,
-            Box::new(|_| frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
-        ),
-        (
-            "h2_unknown_frames",
-            900,
-            Box::new(|_| frame(0xfa, 0, 0, b"any")),
-        ),
-    ];
-    for (reason, few, flood) in &floods {
-        // The control: some of them harm nobody.
-        let mut frames = Frames::open(gateway.address()).await;
-        for n in 0..*few {
-            frames.write(&flood(n)).await.unwrap();
-        }
-        if *reason != "h2_continuations" {
-            let last = request(5000, whole);
-            frames.write(&last).await.unwrap();
-            let answer = loop {
-                let frame = frames.until(HEADERS).await.expect(reason);
-                if frame.stream == 10_001 {
-                    break frame;
-                }
-            };
-            assert_eq!(answer.kind, HEADERS);
-        }
-        assert_eq!(refused(&gateway, reason).await, 0, "{reason}");
-
-        let mut frames = Frames::open(gateway.address()).await;
-        for n in 0..3000 {
-            // It may be closed meanwhile.
-            if frames.write(&flood(n)).await.is_err() {
-                break;
-            }
-        }
-        // A client that goes on sending may be reset before it reads the GOAWAY.
-        for code in frames.goaways().await {
-            assert_eq!(code, ENHANCE_YOUR_CALM, "{reason}");
-        }
-        until_refused(&gateway, reason).await;
-    }
-    // One of each that stops in time to read, and is told.
-    let mut frames = Frames::open(gateway.address()).await;
-    let pings = frame(PING, 0, 0, &[0; 8]).repeat(21);
-    frames.write(&pings).await.unwrap();
-    assert_eq!(frames.goaways().await, [ENHANCE_YOUR_CALM]);
-    let log = gateway.stderr();
-    assert!(!log.contains("panicked"), "{log}");
-}
-
-#[tokio::test]
-async fn malformed_requests_end_the_connection_when_they_are_many() {
-    let origin = EchoOrigin::start().await;
-    let gateway = gateway(CLEARTEXT, origin.address(), "").await;
-    let mut frames = Frames::open(gateway.address()).await;
-    let whole = END_HEADERS | END_STREAM;
-    for n in 0..40 {
-        let bad = [block("GET", "/"), field("host", "other.test")].concat();
-        let bad = frame(HEADERS, whole, 2 * n + 1, &bad);
-        if frames.write(&bad).await.is_err() {
-            break;
-        }
-    }
-    for code in frames.goaways().await {
-        assert_eq!(code, ENHANCE_YOUR_CALM);
-    }
-    until_refused(&gateway, "h2_malformed").await;
-    assert_eq!(origin.counts().requests(), 0);
-}
-
-#[tokio::test]
-async fn streams_under_way_finish_when_the_gateway_leaves() {
-    let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
-    let mut gateway = gateway(CLEARTEXT, origin.address(), "").await;
-    let mut busy = Client::open(gateway.address()).await;
-    let mut idle = Frames::open(gateway.address()).await;
-    let (answer, stream) = busy.begin(request("GET", "/"), true).await.unwrap();
-    wait_for("the request is under way", SOON, async || {
-        (origin.counts().requests() == 1).then_some(())
-    })
-    .await;
-    gateway.signal(Signal::TERM);
-    assert_eq!(idle.goaways().await.first(), Some(&NO_ERROR));
-    assert_eq!(whole(answer).await.unwrap().status(), 200);
-    drop(stream);
-    assert!(busy.ended().await.is_ok());
-    let status = gateway.terminate(Duration::from_secs(10)).await;
-    assert!(status.success(), "{status}");
-}
-
-#[tokio::test]
 async fn curl_finds_http_2_by_alpn() {
     let origin = EchoOrigin::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -608,7 +360,6 @@ async fn curl_finds_http_2_by_alpn() {
     }
 }
 
-/// Kept here so that its use is seen: an answer's trailers are none on the way from HTTP/1.
 #[tokio::test]
 async fn an_answer_without_a_body_ends_with_its_head() {
     let origin = EchoOrigin::start().await;
@@ -617,8 +368,63 @@ async fn an_answer_without_a_body_ends_with_its_head() {
     let head: Answer = client.send(request("HEAD", "/"), "").await.unwrap();
     assert_eq!((head.status(), head.body.len()), (200, 0));
     assert!(head.header("content-length").is_some());
-    assert!(head.trailers.is_none());
     // The control: over HTTP/1 it says the same.
     let same = gateway.send(&get("/")).await;
     assert!(same.header("content-length").is_some());
+}
+
+#[tokio::test]
+async fn what_http_2_has_no_place_for_is_left_out() {
+    let interim = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nkeep-alive: timeout=9\r\n\r\n\
+                   2\r\nok\r\n0\r\nx-trailer: 1\r\n\r\n";
+    let origin = ScriptedOrigin::start(&[
+        ("/hints", &format!("{interim}{chunked}")),
+        ("/none", "HTTP/1.1 204 No Content\r\n\r\n"),
+        ("/same", "HTTP/1.1 304 Not Modified\r\netag: \"a\"\r\n\r\n"),
+    ])
+    .await;
+    let gateway = gateway(CLEARTEXT, origin.address(), "").await;
+    let client = Client::open(gateway.address()).await;
+    let answer = client.get("/hints").await;
+    assert_eq!((answer.status(), answer.text()), (200, "ok"));
+    for name in ["transfer-encoding", "keep-alive", "connection", "link"] {
+        assert_eq!(answer.header(name), None, "{name}");
+    }
+    assert!(answer.trailers.is_none());
+    for (target, status) in [("/none", 204), ("/same", 304)] {
+        let answer = client.get(target).await;
+        assert_eq!((answer.status(), answer.body.len()), (status, 0));
+    }
+    // The control: what is cut short is no whole answer.
+    let origin =
+        ScriptedOrigin::start(&[("/", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")]).await;
+    let gateway = self::gateway(CLEARTEXT, origin.address(), "").await;
+    let client = Client::open(gateway.address()).await;
+    let cut = client.send(request("GET", "/"), "").await;
+    assert!(cut.is_err_and(|error| error.is_reset()));
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_is_not_taken_for_a_silent_backend() {
+    const SIZE: u64 = 16 * MIB;
+    let origin = BigOrigin::start().await;
+    let idle = "    timeouts: { idle: 300ms }\n";
+    let gateway = gateway(CLEARTEXT, origin.address(), idle).await;
+    let client = Client::open(gateway.address()).await;
+    let asked = request("GET", &format!("/large?bytes={SIZE}"));
+    let (answer, _stream) = client.begin(asked, true).await.unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    pass(Duration::from_millis(1200)).await;
+    let mut came = 0;
+    while let Some(piece) = next(&mut body).await.unwrap() {
+        came += piece.len() as u64;
+    }
+    assert_eq!(came, SIZE);
+    // The control: a backend that pauses is not waited for.
+    let slow = DripOrigin::start(Duration::from_millis(1200)).await;
+    let gateway = self::gateway(CLEARTEXT, slow.address(), idle).await;
+    let client = Client::open(gateway.address()).await;
+    assert!(client.send(request("GET", "/"), "").await.is_err());
+    assert_eq!(gateway.log_lines(1).await[0]["reason"], "upstream_idle");
 }

@@ -1,0 +1,303 @@
+//! What a connection of HTTP/2 may cost: time without requests, heads and answers that
+//! stand still, frames without end.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use super::{CLEARTEXT, MIB, SOON, gateway, refused, until_refused};
+use crate::support::{
+    http2::{
+        CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, GOAWAY,
+        HEADERS, NO_ERROR, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, block,
+        field, frame, request, whole,
+    },
+    origins::{BigOrigin, EchoOrigin, SlowOrigin, SseOrigin},
+    wait::wait_for,
+};
+
+#[tokio::test]
+async fn an_idle_connection_is_told_to_go() {
+    let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
+    let listener = format!("{CLEARTEXT}, limits: {{ idle_timeout: 500ms }}");
+    let gateway = gateway(&listener, origin.address(), "").await;
+    let mut frames = Frames::open(gateway.address()).await;
+    let started = Instant::now();
+    // PINGs are no requests: they keep nobody.
+    frames.write(&frame(PING, 0, 0, b"12345678")).await.unwrap();
+    assert_eq!(frames.goaways().await, [NO_ERROR]);
+    let took = started.elapsed();
+    assert!((450..1500).contains(&took.as_millis()), "{took:?}");
+    until_refused(&gateway, "idle_timeout").await;
+    // The control: a stream that waits for its answer is not idle.
+    let client = Client::open(gateway.address()).await;
+    assert_eq!(client.get("/").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_connection_has_to_begin_and_a_head_to_end_in_time() {
+    let origin = SseOrigin::start(Duration::from_millis(50)).await;
+    let listener = format!("{CLEARTEXT}, limits: {{ header_timeout: 500ms }}");
+    let gateway = gateway(&listener, origin.address(), "").await;
+    let whole = END_HEADERS | END_STREAM;
+    let get = frame(HEADERS, whole, 1, &block("GET", "/"));
+    let begun = [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat();
+    let partial = frame(HEADERS, END_STREAM, 3, &block("GET", "/"));
+    let half = partial[..15].to_vec();
+    let busy = [&begun[..], &get].concat();
+    for sent in [
+        PREFACE.to_vec(),
+        [&begun[..], &half].concat(),
+        [&begun[..], &partial].concat(),
+        // However busy the connection is otherwise.
+        [&busy[..], &partial].concat(),
+    ] {
+        let mut frames = Frames::connect(gateway.address()).await;
+        let started = Instant::now();
+        frames.write(&sent).await.unwrap();
+        drop(frames.goaways().await);
+        let took = started.elapsed();
+        assert!((450..2000).contains(&took.as_millis()), "{took:?}");
+    }
+    wait_for("all four are counted", SOON, async || {
+        (refused(&gateway, "header_timeout").await == 4).then_some(())
+    })
+    .await;
+    // The control: once the head is whole its stream may last.
+    let mut frames = Frames::connect(gateway.address()).await;
+    let started = Instant::now();
+    frames.write(&busy).await.unwrap();
+    while started.elapsed() < Duration::from_millis(1200) {
+        let frame = frames.next().await.expect("the connection stays");
+        assert_ne!(frame.kind, GOAWAY);
+    }
+}
+
+#[tokio::test]
+async fn an_old_connection_ends_when_its_streams_have() {
+    let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
+    let listener = "http2: { cleartext: true, max_age: 500ms }";
+    let young = gateway(listener, origin.address(), "").await;
+    let listener = format!("{CLEARTEXT}, limits: {{ requests_per_connection: 1 }}");
+    let few = gateway(&listener, origin.address(), "").await;
+    for gateway in [young, few] {
+        let mut frames = Frames::open(gateway.address()).await;
+        let whole = END_HEADERS | END_STREAM;
+        let get = frame(HEADERS, whole, 1, &block("GET", "/"));
+        frames.write(&get).await.unwrap();
+        let goaway = frames.until(GOAWAY).await.unwrap();
+        assert_eq!(goaway.payload[..4], [0x7f, 0xff, 0xff, 0xff]);
+        // As any client does: the second GOAWAY then names the last stream.
+        let ping = frames.until(PING).await.unwrap();
+        frames
+            .write(&frame(PING, 1, 0, &ping.payload))
+            .await
+            .unwrap();
+        assert_eq!(frames.until(HEADERS).await.unwrap().stream, 1);
+        let data = frames.until(DATA).await.unwrap();
+        assert_eq!(data.stream, 1);
+        while let Some(frame) = frames.next().await {
+            assert!(matches!(frame.kind, DATA | GOAWAY), "{frame:?}");
+        }
+    }
+    // The control.
+    let patient = gateway(CLEARTEXT, origin.address(), "").await;
+    let client = Client::open(patient.address()).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/fixed").await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_opens_no_window_ends_alone() {
+    let origin = BigOrigin::start().await;
+    let listener = format!("{CLEARTEXT}, limits: {{ send_timeout: 700ms }}");
+    let gateway = gateway(&listener, origin.address(), "").await;
+    let mut builder = h2::client::Builder::new();
+    // Room for other streams on the connection, when this one's is used up.
+    builder.initial_connection_window_size(1024 * 1024);
+    let client = Client::open_with(gateway.address(), &mut builder).await;
+    let asked = request("GET", &format!("/large?bytes={}", 4 * MIB));
+    let (answer, _stream) = client.begin(asked, true).await.unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    let started = Instant::now();
+    // Whatever comes is kept, and no room given back.
+    let mut held = Vec::new();
+    let error = loop {
+        match body.data().await {
+            Some(Ok(piece)) => held.push(piece),
+            Some(Err(error)) => break error,
+            None => panic!("an answer that is cut never looks whole"),
+        }
+        // Another stream meanwhile.
+        assert_eq!(client.get("/health").await.status(), 200);
+    };
+    assert!(error.is_reset(), "{error}");
+    let took = started.elapsed();
+    assert!((600..4000).contains(&took.as_millis()), "{took:?}");
+    let slow = wait_for("it is in the log", SOON, async || {
+        let log = gateway.log_lines(1).await;
+        log.into_iter().find(|line| line["path"] == "/large")
+    })
+    .await;
+    assert_eq!(slow["reason"], "send_timeout");
+    assert_eq!(client.get("/fixed").await.status(), 200);
+}
+
+#[tokio::test]
+async fn requests_that_are_taken_back_at_once_never_reach_the_origin() {
+    let origin = EchoOrigin::start().await;
+    let gateway = gateway(CLEARTEXT, origin.address(), "").await;
+    let mut frames = Frames::open(gateway.address()).await;
+    frames.until(SETTINGS).await.unwrap();
+    let whole = END_HEADERS | END_STREAM;
+    let get = block("GET", "/");
+    let mut sent = Vec::new();
+    for n in 0..100 {
+        let stream = 2 * n + 1;
+        sent.extend(frame(HEADERS, whole, stream, &get));
+        sent.extend(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
+    }
+    // The control: one that stays.
+    sent.extend(frame(HEADERS, whole, 1001, &get));
+    frames.write(&sent).await.unwrap();
+    assert_eq!(frames.until(HEADERS).await.unwrap().stream, 1001);
+    // The last of a piece may be handed out before its reset is read.
+    let requests = origin.counts().requests();
+    assert!((1..10).contains(&requests), "{requests}");
+    assert!(refused(&gateway, "client_gone").await > 90);
+}
+
+/// The bytes of its nth step.
+type Flood<'a> = Box<dyn Fn(u32) -> Vec<u8> + 'a>;
+
+#[tokio::test]
+async fn each_flood_ends_its_connection_and_has_a_name() {
+    let origin = EchoOrigin::start().await;
+    let listener = "http2: { cleartext: true, resets: 20, pings: 20, settings: 20 }";
+    let gateway = gateway(listener, origin.address(), "").await;
+    let get = block("GET", "/");
+    let request = |n: u32, flags| frame(HEADERS, flags, 2 * n + 1, &get);
+    let reset = |n: u32| frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8]);
+    let whole = END_HEADERS | END_STREAM;
+    let floods: [(&str, u32, Flood<'_>); 8] = [
+        (
+            "h2_resets",
+            15,
+            Box::new(|n| [request(n, whole), reset(n)].concat()),
+        ),
+        ("h2_pings", 15, Box::new(|_| frame(PING, 0, 0, &[0; 8]))),
+        ("h2_settings", 15, Box::new(|_| frame(SETTINGS, 0, 0, b""))),
+        (
+            "h2_continuations",
+            5,
+            Box::new(|n| match n {
+                0 => request(0, END_STREAM),
+                _ => frame(CONTINUATION, 0, 1, b""),
+            }),
+        ),
+        (
+            "h2_empty_data",
+            90,
+            Box::new(|n| match n {
+                0 => frame(HEADERS, END_HEADERS, 1, &block("POST", "/")),
+                _ => frame(DATA, 0, 1, b""),
+            }),
+        ),
+        (
+            "h2_priorities",
+            900,
+            Box::new(|_| frame(PRIORITY, 0, 1, &[0; 5])),
+        ),
+        (
+            "h2_window_updates",
+            900,
+            Box::new(|_| frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+        ),
+        (
+            "h2_unknown_frames",
+            900,
+            Box::new(|_| frame(0xfa, 0, 0, b"any")),
+        ),
+    ];
+    for (reason, few, flood) in &floods {
+        // The control: some of them harm nobody.
+        let mut frames = Frames::open(gateway.address()).await;
+        for n in 0..*few {
+            frames.write(&flood(n)).await.unwrap();
+        }
+        if *reason != "h2_continuations" {
+            let last = request(5000, whole);
+            frames.write(&last).await.unwrap();
+            let answer = loop {
+                let frame = frames.until(HEADERS).await.expect(reason);
+                if frame.stream == 10_001 {
+                    break frame;
+                }
+            };
+            assert_eq!(answer.kind, HEADERS);
+        }
+        assert_eq!(refused(&gateway, reason).await, 0, "{reason}");
+
+        let mut frames = Frames::open(gateway.address()).await;
+        for n in 0..3000 {
+            // It may be closed meanwhile.
+            if frames.write(&flood(n)).await.is_err() {
+                break;
+            }
+        }
+        // A client that goes on sending may be reset before it reads the GOAWAY.
+        for code in frames.goaways().await {
+            assert_eq!(code, ENHANCE_YOUR_CALM, "{reason}");
+        }
+        until_refused(&gateway, reason).await;
+    }
+    // One of each that stops in time to read, and is told.
+    let mut frames = Frames::open(gateway.address()).await;
+    let pings = frame(PING, 0, 0, &[0; 8]).repeat(21);
+    frames.write(&pings).await.unwrap();
+    assert_eq!(frames.goaways().await, [ENHANCE_YOUR_CALM]);
+    let log = gateway.stderr();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+#[tokio::test]
+async fn malformed_requests_end_the_connection_when_they_are_many() {
+    let origin = EchoOrigin::start().await;
+    let gateway = gateway(CLEARTEXT, origin.address(), "").await;
+    let mut frames = Frames::open(gateway.address()).await;
+    let whole = END_HEADERS | END_STREAM;
+    for n in 0..40 {
+        let bad = [block("GET", "/"), field("host", "other.test")].concat();
+        let bad = frame(HEADERS, whole, 2 * n + 1, &bad);
+        if frames.write(&bad).await.is_err() {
+            break;
+        }
+    }
+    for code in frames.goaways().await {
+        assert_eq!(code, ENHANCE_YOUR_CALM);
+    }
+    until_refused(&gateway, "h2_malformed").await;
+    assert_eq!(origin.counts().requests(), 0);
+}
+
+#[tokio::test]
+async fn streams_under_way_finish_when_the_gateway_leaves() {
+    let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
+    let mut gateway = gateway(CLEARTEXT, origin.address(), "").await;
+    let mut busy = Client::open(gateway.address()).await;
+    let mut idle = Frames::open(gateway.address()).await;
+    let (answer, stream) = busy.begin(request("GET", "/"), true).await.unwrap();
+    wait_for("the request is under way", SOON, async || {
+        (origin.counts().requests() == 1).then_some(())
+    })
+    .await;
+    gateway.signal(Signal::TERM);
+    assert_eq!(idle.goaways().await.first(), Some(&NO_ERROR));
+    assert_eq!(whole(answer).await.unwrap().status(), 200);
+    drop(stream);
+    assert!(busy.ended().await.is_ok());
+    let status = gateway.terminate(Duration::from_secs(10)).await;
+    assert!(status.success(), "{status}");
+}
