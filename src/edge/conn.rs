@@ -152,7 +152,8 @@ impl ConnIo {
                 Ok(_) => {}
                 Err(error) => {
                     log::debug!(error:%; "a client's connection failed between requests");
-                    return Next::Closed;
+                    // With TLS an end that we made is an error too.
+                    return self.ended();
                 }
             }
         }
@@ -163,6 +164,8 @@ impl ConnIo {
         use crate::runtime::connection::Cut;
         match self.connection.was_cut() {
             Some(Cut::HeaderTimeout) if !self.input.is_empty() => {
+                // The answer's own line tells it.
+                self.connection.tell_cut();
                 Next::Refused(Refused::timeout(&self.input))
             }
             _ => Next::Closed,
@@ -176,6 +179,7 @@ impl ConnIo {
             Body::Length(body) => Rest::Bytes(length.saturating_add(body)),
             Body::Chunked => Rest::All,
         };
+        self.connection.pace.restart();
         self.connection.enter(Phase::Request);
     }
 
@@ -256,7 +260,6 @@ impl ConnIo {
 
     /// What `write` came to, noted.
     fn wrote(&mut self, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.connection.set_blocked(write.is_pending());
         if let (Some(frames), Poll::Ready(Ok(count))) = (&mut self.frames, &write) {
             frames.0.sent(*count);
         }
@@ -285,7 +288,6 @@ impl ConnIo {
         } else {
             self.output.drain(..written);
         }
-        self.connection.set_blocked(outcome.is_pending());
         outcome
     }
 }
@@ -329,8 +331,13 @@ impl AsyncRead for ConnIo {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
+        let Poll::Ready(outcome) = Pin::new(&mut this.transport).poll_read(cx, buf) else {
+            this.connection.pace.awaited();
+            return Poll::Pending;
+        };
+        outcome?;
         let count = buf.filled().len() - before;
+        this.connection.pace.received(count);
         if count > allowed {
             // More than the request's own: the rest waits for its turn.
             this.input
@@ -361,9 +368,7 @@ impl AsyncWrite for ConnIo {
             return Poll::Ready(Ok(data.len()));
         }
         if this.output.is_empty() {
-            let outcome = Pin::new(&mut this.transport).poll_write(cx, data);
-            this.connection.set_blocked(outcome.is_pending());
-            return outcome;
+            return Pin::new(&mut this.transport).poll_write(cx, data);
         }
         // A head waits and its body is large: both in one call.
         let slices = [IoSlice::new(&this.output), IoSlice::new(data)];
@@ -371,21 +376,14 @@ impl AsyncWrite for ConnIo {
             Poll::Ready(Ok(count)) if count > this.output.len() => {
                 let from_data = count - this.output.len();
                 this.output.clear();
-                this.connection.set_blocked(false);
                 Poll::Ready(Ok(from_data))
             }
             Poll::Ready(Ok(count)) => {
                 this.output.drain(..count);
                 ready!(this.poll_drain(cx))?;
-                let outcome = Pin::new(&mut this.transport).poll_write(cx, data);
-                this.connection.set_blocked(outcome.is_pending());
-                outcome
+                Pin::new(&mut this.transport).poll_write(cx, data)
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                this.connection.set_blocked(true);
-                Poll::Pending
-            }
+            other => other,
         }
     }
 
@@ -479,7 +477,7 @@ mod tests {
     fn pair() -> (ConnIo, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let connection = Connection::new(ListenerFacts::test(), Entry::test());
-        let transport = Transport::Plain(Socket::Unix(ours));
+        let transport = Transport::Plain(Socket::unix(ours));
         (ConnIo::new(transport, Arc::new(connection)), theirs)
     }
 

@@ -117,13 +117,15 @@ where
         Ok(Err(error)) => failed(&error),
         Err(cut) => Ended::Cut(cut),
     };
-    match ended {
-        Ended::Cut(cut) => shared.refuser.ended(&connection, cut.reason()),
-        Ended::Failed(reason) => shared.refuser.ended(&connection, reason),
-        Ended::Closed | Ended::Gone => {}
-    }
     // Requests under way see that their client is gone, and end with their log line.
     while streams.join_next().await.is_some() {}
+    match ended {
+        Ended::Cut(cut) if connection.tell_cut() => {
+            shared.refuser.ended(&connection, cut.reason());
+        }
+        Ended::Failed(reason) => shared.refuser.ended(&connection, reason),
+        Ended::Cut(_) | Ended::Closed | Ended::Gone => {}
+    }
 }
 
 type Frames = server::Connection<Stream, Bytes>;

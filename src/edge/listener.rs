@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use log::{debug, warn};
+use log::{debug, info, warn};
 use pingora::apps::{HttpServerApp, ServerApp};
 use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
 use tokio::{
@@ -22,13 +22,15 @@ use super::{serve::Shared, transport::Socket};
 use crate::{
     base::metrics::{IntCounter, IntGauge, Metrics},
     gateway::{ListenAddress, Listener},
-    runtime::{connection::ListenerFacts, connections::Connections, refusal::Refuse},
+    runtime::{admission::Admission, connection::ListenerFacts, live::Live, refusal::Refuse},
 };
 
 /// Connections that may wait for `accept`; the kernel's own limit if that is lower.
 const BACKLOG: i32 = 4096;
 /// How long an accept loop rests when there are no file descriptors left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// The reason word of such a rest, counted once for each time that it comes to one.
+const CANNOT_ACCEPT: &str = "cannot_accept";
 
 /// A bound socket, not yet accepting.
 #[derive(Debug)]
@@ -107,12 +109,14 @@ impl Bound {
         match &self.socket {
             BoundSocket::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok((Socket::Tcp(stream), Some(peer)))
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!(error:%; "a client was gone before it was served");
+                }
+                Ok((Socket::tcp(stream), Some(peer)))
             }
             BoundSocket::Unix(socket, _) => {
                 let (stream, _) = socket.accept().await?;
-                Ok((Socket::Unix(stream), None))
+                Ok((Socket::unix(stream), None))
             }
         }
     }
@@ -123,29 +127,32 @@ impl Bound {
         config: Arc<Listener>,
         app: Arc<A>,
         refuser: Arc<dyn Refuse>,
-        connections: Connections,
-        metrics: Metrics,
+        live: Arc<Live>,
         stop: watch::Receiver<bool>,
     ) where
         A: HttpServerApp + ServerApp + Send + Sync + 'static,
     {
+        let metrics = &live.world.metrics;
+        let accepted = accepted(metrics, &self.name);
         let shared = Arc::new(Shared {
             app,
             refuser,
+            admission: Admission::new(&config.limits, &live.total),
             facts: Arc::new(ListenerFacts {
                 config,
                 port: self.port(),
-                open: open(&metrics, &self.name),
+                open: open(metrics, &self.name),
             }),
-            admission: Arc::default(),
-            connections,
+            connections: live.connections.clone(),
             stop: stop.clone(),
         });
-        let accepted = accepted(&metrics, &self.name);
         let mut tasks = JoinSet::new();
-        let begin = |tasks: &mut JoinSet<()>, (stream, peer): (Socket, Option<SocketAddr>)| {
+        // Counted before it is spawned: no connection is under way that nobody knows of.
+        let begin = |tasks: &mut JoinSet<()>, (socket, peer): (Socket, Option<SocketAddr>)| {
             accepted.inc();
-            tasks.spawn(Arc::clone(&shared).serve(stream, peer));
+            if let Some(guard) = shared.admit(peer) {
+                tasks.spawn(Arc::clone(&shared).serve(socket, peer, guard));
+            }
         };
         let mut stopped = stop.clone();
         let mut is_exhausted = false;
@@ -158,14 +165,22 @@ impl Bound {
             };
             match outcome {
                 Ok(accepted) => {
-                    is_exhausted = false;
+                    if std::mem::take(&mut is_exhausted) {
+                        info!(listener = &*self.name; "accepting connections again");
+                    }
                     begin(&mut tasks, accepted);
                 }
                 Err(error) if is_transient(&error) => {}
                 Err(error) => {
                     if !is_exhausted {
-                        warn!(listener = &*self.name, error:%; "cannot accept connections, trying again");
                         is_exhausted = true;
+                        live.http.refuse(CANNOT_ACCEPT);
+                        warn!(
+                            listener = &*self.name,
+                            reason = CANNOT_ACCEPT,
+                            error:%;
+                            "cannot accept connections, trying again"
+                        );
                     }
                     tokio::time::sleep(EXHAUSTED).await;
                 }

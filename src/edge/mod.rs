@@ -5,6 +5,7 @@ mod frames;
 mod head;
 mod http2;
 pub mod listener;
+mod proxy_protocol;
 mod serve;
 mod transport;
 pub mod worker;

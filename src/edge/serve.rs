@@ -17,12 +17,13 @@ use super::{
     conn::{ConnIo, Next},
     head::{HeadLimits, Refused},
     http2,
+    proxy_protocol::{self, Source},
     transport::{Socket, Transport},
 };
 use crate::{
     gateway::Listener,
     runtime::{
-        admission::Admission,
+        admission::{Admission, Full, Guard},
         connection::{Connection, Entry, ListenerFacts},
         connections::Connections,
         refusal::{Refusal, Refuse},
@@ -48,15 +49,52 @@ where
         &self.facts.config
     }
 
+    /// Lets a connection in as far as it can be told at once, or turns it away.
+    pub(super) fn admit(&self, peer: Option<SocketAddr>) -> Option<Guard> {
+        let listener = self.listener();
+        let admitted = match (&listener.proxy_protocol, peer) {
+            (Some(proxy), Some(peer)) if !proxy.from.contains(peer.ip()) => {
+                Err("proxy_protocol_peer")
+            }
+            _ => self.admission.enter().map_err(Full::reason),
+        };
+        let counted = admitted.and_then(|mut guard| {
+            // With the PROXY protocol the client's address is yet to come.
+            if listener.proxy_protocol.is_none()
+                && let Some(peer) = peer
+            {
+                guard.count(peer.ip()).map_err(Full::reason)?;
+            }
+            Ok(guard)
+        });
+        match counted {
+            Ok(guard) => Some(guard),
+            Err(reason) => {
+                self.turn_away(peer, reason);
+                None
+            }
+        }
+    }
+
+    fn turn_away(&self, peer: Option<SocketAddr>, reason: &'static str) {
+        self.refuser
+            .turned_away(&self.listener().name, peer, reason);
+    }
+
     /// Serves one connection to its end.
-    pub(super) async fn serve(self: Arc<Self>, socket: Socket, peer: Option<SocketAddr>) {
-        let Some((transport, entry)) = self.enter(socket, peer).await else {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        guard: Guard,
+    ) {
+        let Some((transport, entry)) = self.enter(socket, peer, guard).await else {
             return;
         };
         let protocol = entry.tls.as_ref().map(|tls| tls.protocol);
         let connection = Arc::new(Connection::new(Arc::clone(&self.facts), entry));
         self.connections.add(&connection);
-        let mut io = Box::new(ConnIo::new(transport, connection));
+        let mut io = Box::new(ConnIo::new(transport, Arc::clone(&connection)));
         match protocol {
             Some(tls::Protocol::AcmeChallenge) => {}
             Some(tls::Protocol::Http2) => {
@@ -65,30 +103,67 @@ where
             }
             _ => self.http1(io).await,
         }
+        self.tell_cut(&connection);
+    }
+
+    /// Logs and counts why we ended this connection, if no request's own line has.
+    fn tell_cut(&self, connection: &Connection) {
+        if let Some(cut) = connection.was_cut()
+            && connection.tell_cut()
+        {
+            self.refuser.ended(connection, cut.reason());
+        }
     }
 
     /// Finds out who is there, and settles TLS.
-    async fn enter(&self, socket: Socket, peer: Option<SocketAddr>) -> Option<(Transport, Entry)> {
+    async fn enter(
+        &self,
+        mut socket: Socket,
+        peer: Option<SocketAddr>,
+        mut guard: Guard,
+    ) -> Option<(Transport, Entry)> {
         let listener = self.listener();
-        let refuse = |reason| self.refuser.turned_away(&listener.name, peer, reason);
-        let address = peer.map_or(std::net::Ipv4Addr::LOCALHOST.into(), |peer| peer.ip());
-        let guard = match self.admission.enter(address, &listener.limits) {
-            Ok(guard) => guard,
-            Err(full) => {
-                refuse(full.reason());
+        let mut peer = peer;
+        if let Some(proxy) = &listener.proxy_protocol {
+            // Boxed for the same reason as the handshake.
+            let header = Box::pin(proxy_protocol::read(&mut socket));
+            match tokio::time::timeout(proxy.timeout, header).await {
+                Ok(Ok(Source::Client(client))) => peer = Some(client),
+                Ok(Ok(Source::Peer)) => {}
+                Ok(Err(error)) => {
+                    log::debug!(error:%; "a connection did not begin with the PROXY protocol");
+                    self.turn_away(peer, "proxy_protocol");
+                    return None;
+                }
+                Err(_) => {
+                    self.turn_away(peer, "proxy_protocol_timeout");
+                    return None;
+                }
+            }
+            if let Some(client) = peer
+                && let Err(full) = guard.count(client.ip())
+            {
+                self.turn_away(peer, full.reason());
                 return None;
             }
+        }
+        let refuse = |reason| self.turn_away(peer, reason);
+        let progress = Arc::clone(socket.progress());
+        let entry = |tls| Entry {
+            peer,
+            tls,
+            progress,
+            guard,
         };
         let Some(server) = &listener.tls else {
-            let tls = None;
-            return Some((Transport::Plain(socket), Entry { peer, tls, guard }));
+            return Some((Transport::Plain(socket), entry(None)));
         };
         // Boxed: its state is large, and this future lives as long as the connection.
         let handshake = Box::pin(server.accept(socket));
         match tokio::time::timeout(server.handshake_timeout, handshake).await {
             Ok(Ok((stream, facts))) => {
-                let tls = Some(facts);
-                Some((Transport::Tls(Box::new(stream)), Entry { peer, tls, guard }))
+                let entry = entry(Some(facts));
+                Some((Transport::Tls(Box::new(stream)), entry))
             }
             Ok(Err(failed)) => {
                 log::debug!(error:% = failed; "no handshake");
@@ -110,6 +185,7 @@ where
             header_count: listener.limits.header_count,
         };
         let takes_http2 = listener.http2.cleartext && listener.tls.is_none();
+        let mut left = listener.limits.requests_per_connection;
         let mut is_first = true;
         loop {
             match io.next_head(&limits, takes_http2 && is_first).await {
@@ -118,16 +194,14 @@ where
                     io.set_http2(http2::frame_limits(listener));
                     return http2::serve(self, io).await;
                 }
-                Next::Closed => {
-                    if let Some(cut) = io.connection().was_cut() {
-                        self.refuser.ended(io.connection(), cut.reason());
-                    }
-                    return;
-                }
+                Next::Closed => return self.tell_cut(io.connection()),
                 Next::Refused(refused) => return self.refuse(io, refused).await,
             }
             is_first = false;
-            let session = ServerSession::new_http1(io as Stream);
+            left = left.saturating_sub(1);
+            let mut session = ServerSession::new_http1(io as Stream);
+            // With none left this answer says that the connection ends.
+            session.set_keepalive_reuses_remaining(Some(left));
             let Some(reused) = self.app.process_new_http(session, &self.stop).await else {
                 return;
             };

@@ -2,20 +2,30 @@
 
 use std::{
     io::{self, IoSlice},
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use rustix::net::RecvFlags;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::server::TlsStream;
 
-/// A client's socket of either family.
+use crate::runtime::progress::Progress;
+
+/// A client's socket of either family, and how its client keeps up with what is sent.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(super) struct Socket {
+    stream: Stream,
+    progress: Arc<Progress>,
+}
+
+#[derive(Debug)]
+enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -29,18 +39,55 @@ pub(super) enum Transport {
 }
 
 impl Socket {
-    pub(super) fn fd(&self) -> RawFd {
-        match self {
-            Self::Tcp(stream) => stream.as_raw_fd(),
-            Self::Unix(stream) => stream.as_raw_fd(),
+    pub(super) fn tcp(stream: TcpStream) -> Self {
+        Self::of(Stream::Tcp(stream))
+    }
+
+    pub(super) fn unix(stream: UnixStream) -> Self {
+        Self::of(Stream::Unix(stream))
+    }
+
+    fn of(stream: Stream) -> Self {
+        Self {
+            stream,
+            progress: Arc::default(),
         }
+    }
+
+    pub(super) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 
     /// Writes what the socket takes at once.
     pub(super) fn try_write(&self, data: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_write(data),
-            Self::Unix(stream) => stream.try_write(data),
+        match &self.stream {
+            Stream::Tcp(stream) => stream.try_write(data),
+            Stream::Unix(stream) => stream.try_write(data),
+        }
+    }
+
+    /// What has come, without taking it. Waits until something has.
+    pub(super) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let look = || {
+            let (count, _) = rustix::net::recv(self, &mut *buffer, RecvFlags::PEEK)?;
+            Ok(count)
+        };
+        match &self.stream {
+            Stream::Tcp(stream) => stream.async_io(Interest::READABLE, look).await,
+            Stream::Unix(stream) => stream.async_io(Interest::READABLE, look).await,
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
         }
     }
 }
@@ -61,9 +108,9 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -75,10 +122,13 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, data),
-        }
+        let this = self.get_mut();
+        let outcome = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, data),
+        };
+        this.progress.wrote(&outcome);
+        outcome
     }
 
     /// rustls always writes vectors; for a single piece `send` is cheaper than `writev`.
@@ -90,10 +140,13 @@ impl AsyncWrite for Socket {
         if let [one] = slices {
             return self.poll_write(cx, one);
         }
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
+        let this = self.get_mut();
+        let outcome = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        };
+        this.progress.wrote(&outcome);
+        outcome
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -106,9 +159,9 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use log::{info, warn};
+use log::{debug, info, warn};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 use super::{
+    files,
     ready::{READY_FILE, Ready, ReadyListener},
     signals::{Ask, Signals},
 };
@@ -103,6 +104,9 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     let mut signals = Signals::listen().map_err(BootError::Signals)?;
     let live = Arc::new(Live::new(gateway, world));
     let gateway = live.gateway();
+    let files = files::raise();
+    let connections = live.total.allow_files(files);
+    debug!(files, connections; "connections that may be open where no limit is written");
     let bound = bind(&gateway, workers)?;
 
     let background = supervisor::start(&live);
@@ -140,8 +144,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
             Arc::clone(config),
             Arc::clone(&app),
             Arc::clone(&refuser) as _,
-            live.connections.clone(),
-            live.world.metrics.clone(),
+            Arc::clone(&live),
             stopped.clone(),
         );
         listeners.spawn_on(serving, workers);

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod demo;
+mod files;
 mod ready;
 mod signals;
 mod source;

@@ -3,7 +3,10 @@
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use crate::{chain::Reply, runtime::deadline::Expired};
+use crate::{
+    chain::Reply,
+    runtime::{connection::Cut, deadline::Expired},
+};
 
 /// What went wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub(crate) enum Failure {
     Expectation,
     /// The client left its answer unread for too long.
     SendTimeout,
+    /// The request's body came too slowly.
+    BodyTimeout,
     /// The request's path could be read in two ways.
     BadPath,
     /// The request's `Host` is neither a name nor an address.
@@ -59,7 +64,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     #[cfg(test)]
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::ClientGone,
         Self::BadRequest,
         Self::Method,
@@ -67,6 +72,7 @@ impl Failure {
         Self::BadHeader,
         Self::Expectation,
         Self::SendTimeout,
+        Self::BodyTimeout,
         Self::BadPath,
         Self::BadHost,
         Self::WrongName,
@@ -94,7 +100,8 @@ impl Failure {
             Self::LongLine => "long_line",
             Self::BadHeader => "bad_header",
             Self::Expectation => "expectation",
-            Self::SendTimeout => "send_timeout",
+            Self::SendTimeout => Cut::SendTimeout.reason(),
+            Self::BodyTimeout => Cut::BodyTimeout.reason(),
             Self::BadPath => "bad_path",
             Self::BadHost => "bad_host",
             Self::WrongName => "wrong_name",
@@ -125,7 +132,7 @@ impl Failure {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::LongLine => StatusCode::URI_TOO_LONG,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
-            Self::SendTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::SendTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::WrongName => StatusCode::MISDIRECTED_REQUEST,
             Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -146,6 +153,7 @@ impl Failure {
             Self::BadHeader => "A header of the request has no proper name, or stands twice.",
             Self::Expectation => "No expectation but `100-continue` is met.",
             Self::SendTimeout => "The client did not read its answer.",
+            Self::BodyTimeout => "The request took too long to arrive.",
             Self::BadPath => "The address has characters that this server does not accept.",
             Self::BadHost => "The request names no proper host.",
             Self::WrongName => "This connection was made for another name than the request.",
@@ -177,14 +185,20 @@ impl Failure {
                 http::header::ALLOW,
                 http::HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
             ),
-            Self::BadRequest | Self::BadPath | Self::BadHost => reply.closing(),
+            Self::BadRequest | Self::BadPath | Self::BadHost | Self::BodyTimeout => reply.closing(),
             _ => reply,
         }
     }
 
-    /// What a Pingora error, met at `expired` deadlines, comes down to.
-    pub(crate) fn of(error: &Error, expired: Option<Expired>) -> Self {
+    /// What a Pingora error, met at `expired` deadlines, comes down to. `cut`: why we ended
+    /// the client's connection.
+    pub(crate) fn of(error: &Error, expired: Option<Expired>, cut: Option<Cut>) -> Self {
         use ErrorType as E;
+        match cut {
+            Some(Cut::SendTimeout) => return Self::SendTimeout,
+            Some(Cut::BodyTimeout) => return Self::BodyTimeout,
+            _ => {}
+        }
         match error.esource() {
             ErrorSource::Upstream => match (expired, error.etype()) {
                 (Some(Expired::FirstByte), _) | (None, E::ReadTimedout | E::WriteTimedout) => {
@@ -192,6 +206,7 @@ impl Failure {
                 }
                 (Some(Expired::Idle), _) => Self::Idle,
                 (Some(Expired::Total), _) => Self::Total,
+                (Some(Expired::Body), _) => Self::BodyTimeout,
                 (
                     None,
                     E::ConnectTimedout
@@ -247,7 +262,7 @@ mod tests {
         let of = |etype, source, expired| {
             let mut error = Error::new(etype);
             error.esource = source;
-            Failure::of(&error, expired).status().as_u16()
+            Failure::of(&error, expired, None).status().as_u16()
         };
         assert_eq!(of(ErrorType::ConnectRefused, Upstream, None), 502);
         assert_eq!(of(ErrorType::ConnectionClosed, Upstream, None), 502);
@@ -258,6 +273,10 @@ mod tests {
                 Some(Expired::FirstByte)
             ),
             504
+        );
+        assert_eq!(
+            of(ErrorType::ConnectionClosed, Upstream, Some(Expired::Body)),
+            408
         );
         assert_eq!(of(ErrorType::ReadError, Downstream, None), 499);
         assert_eq!(of(ErrorType::InvalidHTTPHeader, Downstream, None), 400);

@@ -135,9 +135,7 @@ impl ProxyHttp for Proxy {
         if body.is_none() && !end_of_stream {
             return Ok(());
         }
-        if body.as_ref().is_some_and(|body| !body.is_empty()) {
-            upstream::sent_body(ctx);
-        }
+        upstream::sent_body(body.as_ref(), end_of_stream, ctx);
         let Context {
             gateway,
             route,
@@ -279,7 +277,8 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
     ) -> FailToProxy {
         let expired = ctx.watch.as_ref().and_then(|watch| watch.expired());
-        let failure = Failure::of(error, expired);
+        let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
+        let failure = Failure::of(error, expired, cut);
         let planned = ctx.reply.take();
         let is_planned = planned.is_some();
         let mut reply = planned.unwrap_or_else(|| Box::new(failure.reply()));

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use log::warn;
 use pingora::{
@@ -14,7 +15,10 @@ use pingora::{
 use pingora_proxy::Session;
 
 use super::{context::Context, error::Failure, forwarded, reply};
-use crate::upstreams::{Ask, Failure as TryFailure, Kind, Outcome, Unavailable};
+use crate::{
+    runtime::deadline::Expired,
+    upstreams::{Ask, Failure as TryFailure, Kind, Outcome, Unavailable},
+};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -104,9 +108,21 @@ pub(super) fn connected(
     );
 }
 
-/// A piece of the request's body is on its way.
-pub(super) fn sent_body(ctx: &mut Context) {
+/// A piece of the request's body is on its way, or its end.
+pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
+    if is_end {
+        if let Some(connection) = &ctx.connection {
+            connection.pace.over();
+        }
+        if let Some(watch) = &ctx.watch {
+            watch.body.over();
+        }
+    }
+    let Some(body) = body.filter(|body| !body.is_empty()) else {
+        return;
+    };
     if let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) {
+        watch.body.received(body.len());
         let now = ctx.live().connections.now();
         if ctx.answered_at.is_some() {
             watch.moved(now);
@@ -140,13 +156,17 @@ pub(super) fn answered(
     }
     ctx.answered_at = Some(now);
     if let Some(watch) = &ctx.watch {
+        if seen.streams == Streams::Grpc {
+            // Both sides talk when they have something to say.
+            watch.body.over();
+        }
         let stream = if head.status == StatusCode::SWITCHING_PROTOCOLS {
             if let Some(connection) = &ctx.connection {
                 connection.set_tunnel();
             }
             Some(websocket_idle(ctx).unwrap_or(stream_idle))
         } else {
-            seen.is_event_stream.then_some(stream_idle)
+            (seen.streams == Streams::Events).then_some(stream_idle)
         };
         let now = ctx.live().connections.millis(now);
         match stream {
@@ -260,7 +280,12 @@ pub(super) fn failed(
         }
         return error;
     }
-    let failure = Failure::of(&error, expired);
+    if expired == Some(Expired::Body) {
+        // The client's doing: the backend is not to suffer for it.
+        error.set_retry(false);
+        return error;
+    }
+    let failure = Failure::of(&error, expired, None);
     // An app closes idle connections when it likes; that one of them went just as we
     // used it says nothing about the app.
     let is_stale = is_pooled && failure == Failure::Reset && ctx.answered_at.is_none();
@@ -361,10 +386,31 @@ fn websocket_idle(ctx: &Context) -> Option<Duration> {
 #[derive(Default)]
 struct Seen<'h> {
     keep_alive: Option<&'h HeaderValue>,
-    is_event_stream: bool,
+    streams: Streams,
     has_location: bool,
     /// Some name is between a framework and its server.
     is_internal: bool,
+}
+
+/// What an answer streams by its type, if its pauses are meant to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Streams {
+    #[default]
+    Nothing,
+    Events,
+    Grpc,
+}
+
+impl Streams {
+    fn of(content_type: &[u8]) -> Self {
+        if content_type.starts_with(b"text/event-stream") {
+            Self::Events
+        } else if content_type.starts_with(b"application/grpc") {
+            Self::Grpc
+        } else {
+            Self::Nothing
+        }
+    }
 }
 
 impl<'h> Seen<'h> {
@@ -373,7 +419,7 @@ impl<'h> Seen<'h> {
         for (name, value) in &head.headers {
             match *name {
                 header::CONTENT_TYPE => {
-                    seen.is_event_stream = value.as_bytes().starts_with(b"text/event-stream");
+                    seen.streams = Streams::of(value.as_bytes());
                 }
                 header::LOCATION | header::CONTENT_LOCATION => seen.has_location = true,
                 _ if *name == KEEP_ALIVE => {

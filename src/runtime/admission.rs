@@ -1,64 +1,374 @@
 //! Who may connect: connections counted in all, by address and by network, and counted out
 //! again when they end.
+//!
+//! A connection takes its place when it is accepted, before anything is spawned for it, so
+//! that a flood costs a few atomics and a close. Whoever drains can go by the counts alone.
 
 use std::{
-    net::IpAddr,
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
 };
 
+use ahash::RandomState;
+use parking_lot::Mutex;
+
 use crate::gateway::Limits;
 
-/// The counts of one listener.
-#[derive(Debug, Default)]
-pub struct Admission {
+/// The connections of the process, whichever listener has them.
+#[derive(Debug)]
+pub struct Total {
     open: AtomicU32,
+    most: AtomicU32,
+}
+
+impl Default for Total {
+    fn default() -> Self {
+        Self {
+            open: AtomicU32::new(0),
+            most: AtomicU32::new(u32::MAX),
+        }
+    }
+}
+
+impl Total {
+    /// Bounds the connections of listeners that name no bound of their own: three eighths of
+    /// the files that the process may open. A request takes a socket on either side; what is
+    /// left is for logs, probes and the admin listener.
+    pub fn allow_files(&self, files: u64) -> u32 {
+        let most = u32::try_from(files / 8 * 3).unwrap_or(u32::MAX);
+        self.most.store(most, Ordering::Relaxed);
+        most
+    }
+
+    /// Connections that were accepted and have not ended.
+    pub fn open(&self) -> u32 {
+        self.open.load(Ordering::Acquire)
+    }
+}
+
+/// The counts of one listener.
+#[derive(Debug)]
+pub struct Admission {
+    total: Arc<Total>,
+    open: AtomicU32,
+    most: Option<u32>,
+    by_address: Option<Counts>,
+    by_network: Option<Counts>,
 }
 
 /// Why a connection was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     Connections,
+    Address,
+    Network,
 }
 
 impl Full {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::Address => "connections_per_ip",
+            Self::Network => "connections_per_network",
         }
     }
 }
 
 /// A connection's place in the counts; dropping it gives the place back.
 #[derive(Debug)]
-pub struct Guard(Option<Arc<Admission>>);
+pub struct Guard {
+    admission: Option<Arc<Admission>>,
+    address: Option<Key>,
+    network: Option<Key>,
+}
 
 impl Admission {
-    /// Lets a connection in, or says which limit it met.
-    pub fn enter(self: &Arc<Self>, _address: IpAddr, limits: &Limits) -> Result<Guard, Full> {
-        let open = self.open.fetch_add(1, Ordering::Relaxed);
-        let guard = Guard(Some(Arc::clone(self)));
-        match limits.connections {
-            Some(most) if open >= most => Err(Full::Connections),
-            _ => Ok(guard),
+    pub fn new(limits: &Limits, total: &Arc<Total>) -> Arc<Self> {
+        Arc::new(Self {
+            total: Arc::clone(total),
+            open: AtomicU32::new(0),
+            most: limits.connections,
+            by_address: limits.connections_per_ip.map(Counts::new),
+            by_network: limits.connections_per_network.map(Counts::new),
+        })
+    }
+
+    /// A place among all connections, whoever it is.
+    pub fn enter(self: &Arc<Self>) -> Result<Guard, Full> {
+        let in_all = self.total.open.fetch_add(1, Ordering::AcqRel);
+        let here = self.open.fetch_add(1, Ordering::Relaxed);
+        let guard = Guard {
+            admission: Some(Arc::clone(self)),
+            address: None,
+            network: None,
+        };
+        let is_full = match self.most {
+            Some(most) => here >= most,
+            None => in_all >= self.total.most.load(Ordering::Relaxed),
+        };
+        if is_full {
+            return Err(Full::Connections);
         }
+        Ok(guard)
     }
 }
 
 impl Guard {
+    /// Adds the place among those of the client's address and of its network.
+    pub fn count(&mut self, client: IpAddr) -> Result<(), Full> {
+        let Some(admission) = &self.admission else {
+            return Ok(());
+        };
+        if let Some(counts) = &admission.by_address {
+            let key = Key::address(client);
+            counts.enter(key).ok_or(Full::Address)?;
+            self.address = Some(key);
+        }
+        if let Some(counts) = &admission.by_network {
+            let key = Key::network(client);
+            counts.enter(key).ok_or(Full::Network)?;
+            self.network = Some(key);
+        }
+        Ok(())
+    }
+
     /// A place that nobody counts.
     #[cfg(test)]
     pub(crate) fn uncounted() -> Self {
-        Self(None)
+        Self {
+            admission: None,
+            address: None,
+            network: None,
+        }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some(admission) = &self.0 {
-            admission.open.fetch_sub(1, Ordering::Relaxed);
+        let Some(admission) = &self.admission else {
+            return;
+        };
+        if let (Some(counts), Some(key)) = (&admission.by_address, self.address) {
+            counts.leave(key);
         }
+        if let (Some(counts), Some(key)) = (&admission.by_network, self.network) {
+            counts.leave(key);
+        }
+        admission.open.fetch_sub(1, Ordering::Relaxed);
+        admission.total.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Whose connections are counted together. An IPv6 client has a /64 at least and may use any
+/// address in it (RFC 6177), so that is its address here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    V4(u32),
+    V6(u64),
+}
+
+impl Key {
+    fn address(client: IpAddr) -> Self {
+        match client.to_canonical() {
+            IpAddr::V4(client) => Self::V4(client.to_bits()),
+            IpAddr::V6(client) => Self::V6(upper_half(client)),
+        }
+    }
+
+    /// IPv4 by /24, IPv6 by /48.
+    fn network(client: IpAddr) -> Self {
+        match client.to_canonical() {
+            IpAddr::V4(client) => Self::V4(client.to_bits() & !0xff),
+            IpAddr::V6(client) => Self::V6(upper_half(client) & !0xffff),
+        }
+    }
+}
+
+fn upper_half(address: Ipv6Addr) -> u64 {
+    u64::try_from(address.to_bits() >> 64).expect("half of the bits are left")
+}
+
+/// Connections by key. What has none is forgotten, so there is never more than a connection
+/// each.
+#[derive(Debug)]
+struct Counts {
+    most: u32,
+    hash: RandomState,
+    shards: [Mutex<HashMap<Key, u32, RandomState>>; SHARDS],
+}
+
+/// So that workers accepting and closing rarely meet.
+const SHARDS: usize = 16;
+/// A shard's table stays if it is no larger.
+const SMALL: usize = 256;
+
+impl Counts {
+    fn new(most: u32) -> Self {
+        Self {
+            most,
+            hash: RandomState::new(),
+            shards: Default::default(),
+        }
+    }
+
+    fn shard(&self, key: Key) -> &Mutex<HashMap<Key, u32, RandomState>> {
+        let hash = self.hash.hash_one(key);
+        &self.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
+    }
+
+    /// None if there are as many as there may be.
+    fn enter(&self, key: Key) -> Option<()> {
+        let mut shard = self.shard(key).lock();
+        let count = shard.entry(key).or_insert(0);
+        if *count >= self.most {
+            if *count == 0 {
+                shard.remove(&key);
+            }
+            return None;
+        }
+        *count += 1;
+        Some(())
+    }
+
+    fn leave(&self, key: Key) {
+        let mut shard = self.shard(key).lock();
+        let Some(count) = shard.get_mut(&key) else {
+            debug_assert!(false, "counted out without having been counted in");
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            shard.remove(&key);
+            // A flood is over: its room is given back.
+            if shard.capacity() > SMALL && shard.len() < shard.capacity() / 8 {
+                let room = shard.len() * 2;
+                shard.shrink_to(room);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn keys(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::LimitsConfig;
+
+    fn admission(limits: &LimitsConfig) -> Arc<Admission> {
+        Admission::new(&Limits::new(limits), &Arc::default())
+    }
+
+    fn enter(admission: &Arc<Admission>, client: &str) -> Result<Guard, Full> {
+        let mut guard = admission.enter()?;
+        guard.count(client.parse().unwrap())?;
+        Ok(guard)
+    }
+
+    #[track_caller]
+    fn check_pair(limits: &LimitsConfig, first: &str, second: &str, expected: Option<Full>) {
+        let admission = admission(limits);
+        let _first = enter(&admission, first).unwrap();
+        assert_eq!(enter(&admission, second).err(), expected, "{second}");
+    }
+
+    #[test]
+    fn addresses_are_counted_by_what_one_client_has() {
+        let limits = LimitsConfig {
+            connections_per_ip: Some(1),
+            ..LimitsConfig::default()
+        };
+        let full = Some(Full::Address);
+        check_pair(&limits, "192.0.2.1", "192.0.2.1", full);
+        check_pair(&limits, "192.0.2.1", "::ffff:192.0.2.1", full);
+        check_pair(&limits, "192.0.2.1", "192.0.2.2", None);
+        check_pair(&limits, "2001:db8::1", "2001:db8::ffff:0:0:2", full);
+        check_pair(&limits, "2001:db8::1", "2001:db8:0:1::1", None);
+    }
+
+    #[test]
+    fn networks_are_counted_beside_addresses() {
+        let limits = LimitsConfig {
+            connections_per_ip: Some(5),
+            connections_per_network: Some(1),
+            ..LimitsConfig::default()
+        };
+        let full = Some(Full::Network);
+        check_pair(&limits, "192.0.2.1", "192.0.2.200", full);
+        check_pair(&limits, "192.0.2.1", "192.0.3.1", None);
+        check_pair(&limits, "2001:db8:1:1::1", "2001:db8:1:2::1", full);
+        check_pair(&limits, "2001:db8:1::1", "2001:db8:2::1", None);
+    }
+
+    #[test]
+    fn a_place_comes_back_with_its_connection_and_nothing_is_kept() {
+        let admission = admission(&LimitsConfig {
+            connections: Some(3),
+            connections_per_ip: Some(2),
+            connections_per_network: Some(2),
+            ..LimitsConfig::default()
+        });
+        let mut inside = vec![
+            enter(&admission, "192.0.2.1").unwrap(),
+            enter(&admission, "192.0.2.1").unwrap(),
+        ];
+        assert_eq!(enter(&admission, "192.0.2.1").err(), Some(Full::Address));
+        assert_eq!(enter(&admission, "192.0.2.2").err(), Some(Full::Network));
+        // Those who were refused hold no place.
+        inside.push(enter(&admission, "198.51.100.1").unwrap());
+        let fourth = enter(&admission, "203.0.113.1").err();
+        assert_eq!(fourth, Some(Full::Connections));
+        assert_eq!(admission.total.open(), 3);
+        inside.remove(0);
+        inside.push(enter(&admission, "192.0.2.2").unwrap());
+        inside.clear();
+        assert_eq!(admission.total.open(), 0);
+        assert_eq!(admission.open.load(Ordering::Relaxed), 0);
+        for counts in [&admission.by_address, &admission.by_network] {
+            assert_eq!(counts.as_ref().unwrap().keys(), 0);
+        }
+    }
+
+    #[test]
+    fn a_flood_leaves_no_room_behind() {
+        let counts = Counts::new(1);
+        for bits in 0..50_000 {
+            counts.enter(Key::V4(bits)).unwrap();
+        }
+        for bits in 0..50_000 {
+            counts.leave(Key::V4(bits));
+        }
+        assert_eq!(counts.keys(), 0);
+        let room: usize = counts.shards.iter().map(|s| s.lock().capacity()).sum();
+        assert!(room <= SHARDS * 2 * SMALL, "{room}");
+    }
+
+    #[test]
+    fn listeners_without_a_bound_share_three_eighths_of_the_files() {
+        let total = Arc::new(Total::default());
+        assert_eq!(total.allow_files(16), 6);
+        let limits = Limits::new(&LimitsConfig::default());
+        let one = Admission::new(&limits, &total);
+        let other = Admission::new(&limits, &total);
+        let mut inside: Vec<_> = (0..3).map(|_| one.enter().unwrap()).collect();
+        inside.extend((0..3).map(|_| other.enter().unwrap()));
+        assert_eq!(one.enter().err(), Some(Full::Connections));
+        // One with a bound of its own goes by that alone.
+        let own = Limits::new(&LimitsConfig {
+            connections: Some(1),
+            ..LimitsConfig::default()
+        });
+        let own = Admission::new(&own, &total);
+        inside.push(own.enter().unwrap());
+        assert_eq!(own.enter().err(), Some(Full::Connections));
+        inside.clear();
+        assert!(one.enter().is_ok());
     }
 }

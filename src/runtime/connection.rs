@@ -20,7 +20,14 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use prometheus::IntGauge;
 
-use super::{admission::Guard, deadline::Watch, http2::Streams, text::ConnectionText};
+use super::{
+    admission::Guard,
+    deadline::Watch,
+    http2::Streams,
+    pace::{Bounds, Pace},
+    progress::Progress,
+    text::ConnectionText,
+};
 use crate::{chain::Scheme, gateway::Listener, tls};
 
 /// How long a connection that was cut may take to say why.
@@ -41,6 +48,7 @@ pub struct Entry {
     /// None for a unix socket, which counts as loopback.
     pub peer: Option<SocketAddr>,
     pub tls: Option<tls::Facts>,
+    pub progress: Arc<Progress>,
     pub guard: Guard,
 }
 
@@ -62,6 +70,7 @@ impl Entry {
         Self {
             peer: None,
             tls: None,
+            progress: Arc::default(),
             guard: Guard::uncounted(),
         }
     }
@@ -75,6 +84,8 @@ pub struct Connection {
     pub is_unix: bool,
     pub tls: Option<tls::Facts>,
     pub text: ConnectionText,
+    /// The body under way on HTTP/1.
+    pub pace: Pace,
     /// The deadline of the request under way on HTTP/1.
     watch: Arc<Watch>,
     /// HTTP/2 only.
@@ -85,13 +96,15 @@ pub struct Connection {
     /// As `phase` was when the watching task last saw it change, and when that was.
     seen: AtomicU64,
     seen_at: AtomicU64,
-    /// The client does not read.
-    is_blocked: AtomicBool,
+    /// How the client takes what it is sent.
+    progress: Arc<Progress>,
     /// Both sides speak something else than HTTP from here on.
     is_tunnel: AtomicBool,
     cut: AtomicU8,
     /// When the watching task first saw that this connection was cut.
     cut_at: AtomicU64,
+    /// Somebody has logged and counted the cut.
+    is_cut_told: AtomicBool,
     socket: Mutex<Option<RawFd>>,
     _guard: Guard,
 }
@@ -129,6 +142,8 @@ pub enum Cut {
     IdleTimeout = 2,
     /// An answer was left unread for too long.
     SendTimeout = 3,
+    /// A request's body came too slowly.
+    BodyTimeout = 4,
     /// HTTP/2: too many frames of a kind.
     Resets = 32,
     Pings = 33,
@@ -143,10 +158,11 @@ pub enum Cut {
 }
 
 impl Cut {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::HeaderTimeout,
         Self::IdleTimeout,
         Self::SendTimeout,
+        Self::BodyTimeout,
         Self::Resets,
         Self::Pings,
         Self::Settings,
@@ -163,6 +179,7 @@ impl Cut {
             Self::HeaderTimeout => "header_timeout",
             Self::IdleTimeout => "idle_timeout",
             Self::SendTimeout => "send_timeout",
+            Self::BodyTimeout => "body_timeout",
             Self::Resets => "h2_resets",
             Self::Pings => "h2_pings",
             Self::Settings => "h2_settings",
@@ -178,7 +195,9 @@ impl Cut {
     /// Whether the client did too much of something, and not too little.
     pub fn is_flood(self) -> bool {
         match self {
-            Self::HeaderTimeout | Self::IdleTimeout | Self::SendTimeout => false,
+            Self::HeaderTimeout | Self::IdleTimeout | Self::SendTimeout | Self::BodyTimeout => {
+                false
+            }
             Self::Resets
             | Self::Pings
             | Self::Settings
@@ -195,7 +214,12 @@ impl Cut {
 impl Connection {
     pub fn new(listener: Arc<ListenerFacts>, entry: Entry) -> Self {
         listener.open.inc();
-        let Entry { peer, tls, guard } = entry;
+        let Entry {
+            peer,
+            tls,
+            progress,
+            guard,
+        } = entry;
         let address = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| {
             peer.ip().to_canonical()
         });
@@ -206,15 +230,17 @@ impl Connection {
             peer_port: peer.map_or(0, |peer| peer.port()),
             is_unix: peer.is_none(),
             tls,
+            pace: Pace::default(),
             watch: Arc::default(),
             streams: Streams::default(),
             phase: AtomicU64::new(Phase::Head as u64),
             seen: AtomicU64::new(0),
             seen_at: AtomicU64::new(0),
-            is_blocked: AtomicBool::new(false),
+            progress,
             is_tunnel: AtomicBool::new(false),
             cut: AtomicU8::new(0),
             cut_at: AtomicU64::new(0),
+            is_cut_told: AtomicBool::new(false),
             socket: Mutex::new(None),
             _guard: guard,
         }
@@ -285,14 +311,20 @@ impl Connection {
     }
 
     /// Ends what the client may still send; its reader finds out why with
-    /// [`Connection::was_cut`].
+    /// [`Connection::was_cut`]. A client that does not read is cut off whole.
     pub fn cut(&self, why: Cut) {
         let socket = self.socket.lock();
         // The first reason counts.
         let first = self
             .cut
             .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Relaxed);
-        if first.is_ok() {
+        if first.is_err() {
+            return;
+        }
+        if why == Cut::SendTimeout {
+            forget_unsent(&socket);
+            shut_down(&socket, rustix::net::Shutdown::Both);
+        } else {
             shut_down(&socket, rustix::net::Shutdown::Read);
         }
     }
@@ -312,14 +344,24 @@ impl Connection {
         }
     }
 
+    /// Why a request on this connection was ended with it, which its own line tells.
+    pub fn request_cut(&self) -> Option<Cut> {
+        let cut = self.was_cut()?;
+        if !matches!(cut, Cut::SendTimeout | Cut::BodyTimeout) {
+            return None;
+        }
+        self.tell_cut();
+        Some(cut)
+    }
+
+    /// Somebody logs and counts that this connection was cut. False if somebody has.
+    pub fn tell_cut(&self) -> bool {
+        !self.is_cut_told.swap(true, Ordering::Relaxed)
+    }
+
     /// Ends this connection at once, in both directions: nothing more is answered.
     pub(super) fn end(&self) {
         shut_down(&self.socket.lock(), rustix::net::Shutdown::Both);
-    }
-
-    /// The client's socket takes no more bytes, or takes them again.
-    pub fn set_blocked(&self, is_blocked: bool) {
-        self.is_blocked.store(is_blocked, Ordering::Relaxed);
     }
 
     /// HTTP is over: what comes is passed on as it is.
@@ -331,20 +373,39 @@ impl Connection {
         self.is_tunnel.load(Ordering::Acquire)
     }
 
-    /// Ends what has run out by now.
-    pub(super) fn check(&self, now: u64) {
-        let is_blocked = self.is_blocked.load(Ordering::Relaxed);
-        self.watch.check(now, is_blocked);
+    /// Ends what has run out by now, `elapsed` milliseconds after the last look.
+    pub(super) fn check(&self, now: u64, elapsed: u64) {
         let limits = &self.listener.config.limits;
+        let bounds = Bounds {
+            rate: limits.body_rate,
+            grace: limits.body_grace,
+        };
+        let is_blocked = self.progress.is_blocked();
+        let stalled = self
+            .progress
+            .stalled(now, || unsent(&self.socket.lock()).unwrap_or(0));
+        if stalled >= limits.send_timeout {
+            self.cut(Cut::SendTimeout);
+        }
+        self.watch.check(now, is_blocked);
         if self.cut.load(Ordering::Relaxed) != 0 {
             self.see_off(now);
             return;
         }
         if self.phase() == Phase::Http2 {
+            self.streams.check_bodies(elapsed, bounds);
             if let Some(why) = self.streams.check(now, is_blocked, limits) {
                 self.cut(why);
             }
             return;
+        }
+        if self.phase() == Phase::Request
+            && !self.is_tunnel()
+            && self
+                .pace
+                .is_too_slow(elapsed, self.pace.is_awaited(), bounds)
+        {
+            self.cut(Cut::BodyTimeout);
         }
         let phase = self.phase.load(Ordering::Relaxed);
         if phase != self.seen.load(Ordering::Relaxed) || self.seen_at.load(Ordering::Relaxed) == 0 {
@@ -385,6 +446,44 @@ fn shut_down(socket: &MutexGuard<'_, Option<RawFd>>, how: rustix::net::Shutdown)
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     if let Err(error) = rustix::net::shutdown(fd, how) {
         log::debug!(error:%; "a client was gone before its connection was ended");
+    }
+}
+
+/// Bytes that the kernel holds until the other side has confirmed them.
+#[cfg(target_os = "linux")]
+#[allow(
+    unsafe_code,
+    reason = "rustix knows no such question, and the socket is held as in `shut_down`"
+)]
+fn unsent(socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
+    // tcp(7) and unix(7): SIOCOUTQ, which is TIOCOUTQ, writes an int.
+    type OutQueue = rustix::ioctl::Getter<0x5411, i32>;
+    let fd = (**socket)?;
+    // SAFETY: whoever closes the socket calls `socket_gone` first, which waits for the lock.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    // SAFETY: the number belongs to this type, and the kernel writes no more than it.
+    let unsent = unsafe { rustix::ioctl::ioctl(fd, OutQueue::new()) };
+    unsent.ok()?.try_into().ok()
+}
+
+/// Elsewhere a client's progress shows in what it lets us write.
+#[cfg(not(target_os = "linux"))]
+fn unsent(_socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
+    None
+}
+
+/// Has what is unsent thrown away when the socket closes. The kernel would offer it to the
+/// client for minutes more, and keep the memory for that long.
+#[allow(
+    unsafe_code,
+    reason = "the socket's owner lets go of it under the lock that is held here"
+)]
+fn forget_unsent(socket: &MutexGuard<'_, Option<RawFd>>) {
+    let Some(fd) = **socket else { return };
+    // SAFETY: as in `shut_down`.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    if let Err(error) = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO)) {
+        log::debug!(error:%; "a client's socket would not forget what is unsent");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,6 +27,8 @@ struct Inner {
     /// Sharded, so that accepting on one worker does not wait for another.
     shards: [Mutex<Vec<Weak<Connection>>>; 16],
     next: AtomicUsize,
+    /// When deadlines were looked at last.
+    checked_at: AtomicU64,
 }
 
 impl Connections {
@@ -38,6 +40,7 @@ impl Connections {
             began,
             shards: Default::default(),
             next: AtomicUsize::new(0),
+            checked_at: AtomicU64::new(1),
         }))
     }
 
@@ -78,12 +81,13 @@ impl Connections {
     /// Looks at every connection once, and forgets those that are gone.
     pub(super) fn check(&self) {
         let now = self.now();
+        let elapsed = now - self.0.checked_at.swap(now, Ordering::Relaxed).min(now);
         for shard in &self.0.shards {
             shard.lock().retain(|connection| {
                 let Some(connection) = connection.upgrade() else {
                     return false;
                 };
-                connection.check(now);
+                connection.check(now, elapsed);
                 true
             });
         }

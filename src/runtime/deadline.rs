@@ -13,6 +13,9 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::pace::{Bounds, Pace};
 
 /// Which deadline ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub enum Expired {
     FirstByte,
     Idle,
     Total,
+    /// Not the backend's: the client's body came too slowly.
+    Body,
 }
 
 /// The deadline of the request under way.
@@ -38,6 +43,8 @@ pub struct Watch {
     is_streaming: AtomicBool,
     expired: AtomicU8,
     socket: Mutex<Option<Socket>>,
+    /// The request's body, if it is a stream's of HTTP/2.
+    pub body: Pace,
 }
 
 /// A backend's socket as we knew it: by number, and by our own address on it, since the
@@ -111,6 +118,7 @@ impl Watch {
             1 => Some(Expired::FirstByte),
             2 => Some(Expired::Idle),
             3 => Some(Expired::Total),
+            4 => Some(Expired::Body),
             _ => None,
         }
     }
@@ -155,6 +163,25 @@ impl Watch {
             unread.is_some_and(|unread| unread.is_ok_and(|bytes| bytes > 0))
         })
     }
+
+    /// Ends a request whose body comes too slowly, `elapsed` milliseconds after the last
+    /// look. The client is waited for while a try is under way and its backend takes what
+    /// it is sent: Pingora reads the body in no other case.
+    pub(super) fn check_body(&self, elapsed: u64, bounds: Bounds) {
+        if self.body.is_over() {
+            return;
+        }
+        let mut socket = self.socket.lock();
+        let is_awaited = socket.is_some_and(is_writable);
+        if !self.body.is_too_slow(elapsed, is_awaited, bounds) {
+            return;
+        }
+        if let Some(socket) = socket.take() {
+            self.expired.store(4, Ordering::Release);
+            self.next.store(0, Ordering::Release);
+            shut_down(socket);
+        }
+    }
 }
 
 fn millis(span: Duration) -> u64 {
@@ -185,6 +212,16 @@ fn with<T>(socket: Socket, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
         .ok()
         .and_then(|address| SocketAddr::try_from(address).ok());
     (local == socket.local).then(|| act(fd))
+}
+
+/// Whether a backend's socket takes more. One that is none any more takes nothing.
+fn is_writable(socket: Socket) -> bool {
+    let takes_more = |fd: BorrowedFd<'_>| {
+        let mut asked = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+        let outcome = poll(&mut asked, Some(&Timespec::default()));
+        outcome.is_ok() && asked[0].revents().contains(PollFlags::OUT)
+    };
+    with(socket, takes_more).unwrap_or(false)
 }
 
 #[cfg(test)]

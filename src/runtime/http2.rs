@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::{
     connection::{Connection, Cut},
     deadline::Watch,
+    pace::Bounds,
 };
 use crate::gateway::Limits;
 
@@ -113,6 +114,13 @@ impl Streams {
     #[inline]
     pub fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
+    }
+
+    /// Ends streams whose bodies come too slowly.
+    pub(super) fn check_bodies(&self, elapsed: u64, bounds: Bounds) {
+        for stream in self.watches.lock().iter().filter_map(Weak::upgrade) {
+            stream.check_body(elapsed, bounds);
+        }
     }
 
     /// Ends streams that have run out, and says why the connection is to end, if it is.

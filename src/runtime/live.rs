@@ -7,7 +7,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::connections::Connections;
+use super::{admission::Total, connections::Connections};
 use crate::gateway::{Gateway, World, metrics::HttpMetrics};
 
 /// What a running process has one of.
@@ -15,6 +15,7 @@ pub struct Live {
     gateway: ArcSwap<Gateway>,
     pub world: World,
     pub connections: Connections,
+    pub total: Arc<Total>,
     pub http: HttpMetrics,
     pub started: SystemTime,
     pub started_at: Instant,
@@ -41,6 +42,7 @@ impl Live {
         Self {
             gateway: ArcSwap::from_pointee(gateway),
             connections: Connections::new(world.clock.clone()),
+            total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),
             started: world.clock.wall(),
             started_at: world.clock.now(),

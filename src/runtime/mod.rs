@@ -6,6 +6,8 @@ pub mod connections;
 pub mod deadline;
 pub mod http2;
 pub mod live;
+pub mod pace;
+pub mod progress;
 pub mod refusal;
 pub mod supervisor;
 pub mod text;

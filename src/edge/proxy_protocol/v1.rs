@@ -1,0 +1,66 @@
+//! Version 1: a line of text (2.1).
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::ControlFlow,
+    str,
+};
+
+use super::{Source, Unread};
+
+/// How each begins.
+pub(super) const START: &[u8] = b"PROXY ";
+/// The longest line, its end included (2.1: 107 bytes).
+pub(super) const LONGEST: usize = 107;
+
+/// What `line`, as far as it has come, says; [`ControlFlow::Continue`] if its end is yet to
+/// come.
+pub(super) fn parse(line: &[u8]) -> Result<ControlFlow<Source>, Unread> {
+    let Some(text) = line.strip_suffix(b"\n") else {
+        if line.len() >= LONGEST {
+            return Err(Unread::Malformed("a line without an end"));
+        }
+        return Ok(ControlFlow::Continue(()));
+    };
+    let text = text.strip_suffix(b"\r");
+    let text = text.ok_or(Unread::Malformed("a line that does not end in CRLF"))?;
+    let text = text.strip_prefix(START).ok_or(Unread::Missing)?;
+    let text = str::from_utf8(text).map_err(|_| Unread::Malformed("bytes that are no text"))?;
+    let mut words = text.split(' ');
+    let source = match words.next() {
+        // The rest of the line is to be ignored.
+        Some("UNKNOWN") => return Ok(ControlFlow::Break(Source::Peer)),
+        Some("TCP4") => addresses(words, |word| word.parse::<Ipv4Addr>().ok().map(IpAddr::V4)),
+        Some("TCP6") => addresses(words, |word| word.parse::<Ipv6Addr>().ok().map(IpAddr::V6)),
+        _ => return Err(Unread::Malformed("an unknown protocol")),
+    };
+    source.map(|client| ControlFlow::Break(Source::Client(client)))
+}
+
+/// Source address, destination address, source port, destination port.
+fn addresses<'t>(
+    words: impl Iterator<Item = &'t str>,
+    address: impl Fn(&str) -> Option<IpAddr>,
+) -> Result<SocketAddr, Unread> {
+    let words: Vec<&str> = words.take(5).collect();
+    let [source, destination, source_port, destination_port] = words[..] else {
+        return Err(Unread::Malformed("too few or too many words"));
+    };
+    let wrong = Unread::Malformed("an address that is none");
+    let (Some(source), Some(_)) = (address(source), address(destination)) else {
+        return Err(wrong);
+    };
+    let wrong = Unread::Malformed("a port that is none");
+    match (port(source_port), port(destination_port)) {
+        (Some(port), Some(_)) => Ok(SocketAddr::new(source, port)),
+        _ => Err(wrong),
+    }
+}
+
+/// Digits without a zero before them (2.1).
+fn port(word: &str) -> Option<u16> {
+    let is_plain = word.bytes().all(|byte| byte.is_ascii_digit());
+    (is_plain && (word == "0" || !word.starts_with('0')))
+        .then(|| word.parse().ok())
+        .flatten()
+}

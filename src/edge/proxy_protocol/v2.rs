@@ -1,0 +1,108 @@
+//! Version 2: a binary header (2.2).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::{Source, Unread};
+
+/// How each begins.
+pub(super) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+/// Signature, version and command, family, length.
+pub(super) const FIXED: usize = 16;
+/// What may follow: addresses and extensions. A certificate of the client's, the longest
+/// thing that balancers add, fits.
+const LONGEST: usize = 4096;
+/// The checksum of the whole header (2.2.3: `PP2_TYPE_CRC32C`).
+const TYPE_CRC32C: u8 = 3;
+
+/// How much follows the fixed part.
+pub(super) fn length(fixed: &[u8]) -> Result<usize, Unread> {
+    let &[.., high, low] = fixed else {
+        return Err(Unread::Missing);
+    };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if length > LONGEST {
+        return Err(Unread::Malformed("more than 4 KiB"));
+    }
+    Ok(length)
+}
+
+/// What a whole header says.
+pub(super) fn parse(header: &[u8]) -> Result<Source, Unread> {
+    let Some((&[.., version_command, family, _, _], rest)) = header.split_at_checked(FIXED) else {
+        return Err(Unread::Missing);
+    };
+    let is_local = match version_command {
+        0x20 => true,
+        0x21 => false,
+        _ => return Err(Unread::Malformed("an unknown version or command")),
+    };
+    let addresses = match family {
+        0x00 => 0,
+        // A client that came over UDP (HTTP/3 at the balancer) has an address all the same.
+        0x11 | 0x12 => 12,
+        0x21 | 0x22 => 36,
+        0x31 | 0x32 => 216,
+        _ => return Err(Unread::Malformed("an unknown family")),
+    };
+    if is_local {
+        // 2.2: the addresses are to be ignored, whatever is there.
+        return Ok(Source::Peer);
+    }
+    let Some((addresses, extensions)) = rest.split_at_checked(addresses) else {
+        return Err(Unread::Malformed("less than its addresses"));
+    };
+    check_extensions(header, extensions)?;
+    let client = |ip: IpAddr, port: [u8; 2]| {
+        let port = u16::from_be_bytes(port);
+        Ok(Source::Client(SocketAddr::new(ip, port)))
+    };
+    // Source and destination address, source and destination port.
+    match *addresses {
+        [a, b, c, d, _, _, _, _, high, low, _, _] => {
+            client(Ipv4Addr::new(a, b, c, d).into(), [high, low])
+        }
+        [ref addresses @ .., high, low, _, _] if addresses.len() == 32 => {
+            let mut octets = [0; 16];
+            octets.copy_from_slice(&addresses[..16]);
+            client(Ipv6Addr::from(octets).into(), [high, low])
+        }
+        // Unix sockets at the balancer, or nothing said.
+        _ => Ok(Source::Peer),
+    }
+}
+
+/// Goes over what follows the addresses: type, length, value. None of it is used but the
+/// checksum, and nothing may reach beyond the header.
+fn check_extensions(header: &[u8], mut rest: &[u8]) -> Result<(), Unread> {
+    let cut_short = || Unread::Malformed("an extension that is cut short");
+    while let [kind, high, low, after @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let (value, next) = after.split_at_checked(length).ok_or_else(cut_short)?;
+        if *kind == TYPE_CRC32C {
+            let Ok(told) = <[u8; 4]>::try_from(value) else {
+                return Err(Unread::Malformed("a checksum that is none"));
+            };
+            let at = header.len() - next.len() - told.len();
+            if crc32c(header, at..at + told.len()) != u32::from_be_bytes(told) {
+                return Err(Unread::Malformed("a wrong checksum"));
+            }
+        }
+        rest = next;
+    }
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(cut_short())
+    }
+}
+
+/// CRC-32C (RFC 4960, appendix B) of `bytes`, those at `blank` taken as zero. Bit by bit: a
+/// header is short, few have a checksum, and none is read more than once.
+pub(super) fn crc32c(bytes: &[u8], blank: std::ops::Range<usize>) -> u32 {
+    !bytes.iter().enumerate().fold(!0, |crc, (at, byte)| {
+        let byte = if blank.contains(&at) { 0 } else { *byte };
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            (crc >> 1) ^ (0x82f6_3b78 * (crc & 1))
+        })
+    })
+}
