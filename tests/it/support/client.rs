@@ -257,9 +257,16 @@ impl Connection {
         Ok(Self::over(connect(to).await?, to.to_string()))
     }
 
-    /// The socket itself, for what comes after an upgrade.
-    pub(crate) fn into_stream(self) -> TcpStream {
-        self.stream
+    /// As [`Connection::open`], from this address of ours.
+    pub(crate) async fn open_from(from: IpAddr, to: SocketAddr) -> Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        let stream = timeout(PATIENCE, socket.connect(to))
+            .await
+            .map_err(|_| ClientError::Stuck)?
+            .map_err(|cause| ClientError::Connect { to, cause })?;
+        stream.set_nodelay(true)?;
+        Ok(Self::over(stream, to.to_string()))
     }
 }
 
@@ -305,6 +312,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             started: Instant::now(),
             body_bytes: 0,
         }
+    }
+
+    /// The stream itself, for what comes after an upgrade.
+    pub(crate) fn into_stream(self) -> S {
+        self.stream
     }
 
     /// One whole exchange.

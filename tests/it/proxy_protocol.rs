@@ -1,0 +1,206 @@
+//! The PROXY protocol in front of plain and TLS listeners: whose address counts, and who may
+//! say so.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::support::{
+    client::{Connection, get},
+    gateway::Gateway,
+    origins::{EchoOrigin, Origin},
+    wait::{pass, wait_for},
+};
+
+async fn front(origin: &Origin<EchoOrigin>, listener: &str) -> Gateway {
+    Gateway::start(&format!(
+        "
+listeners: [{{ address: \"127.0.0.1:0\", name: web, {listener} }}]
+trusted_proxies: [\"192.0.2.200/32\"]
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+        origin.address()
+    ))
+    .await
+}
+
+const LOOPBACK: &str = "proxy_protocol: [127.0.0.1/32]";
+
+/// The value of a header as the origin got it.
+fn header<'j>(echo: &'j Value, name: &str) -> &'j str {
+    let headers = echo["headers"].as_array().expect("the origin lists them");
+    let found = headers.iter().find(|header| header[0] == name);
+    found
+        .and_then(|header| header[1].as_str())
+        .unwrap_or_default()
+}
+
+/// What reaches the origin when a connection begins with `header`.
+async fn seen(gateway: &Gateway, header: &[u8]) -> Value {
+    let mut connection = gateway.connect().await;
+    connection.write(header).await.unwrap();
+    let request = get("/").header("x-forwarded-for", "203.0.113.9");
+    let answer = connection.send(&request).await.expect("it is served");
+    answer.json()
+}
+
+fn v2(version_command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    header.extend([version_command, family]);
+    header.extend(u16::try_from(rest.len()).unwrap().to_be_bytes());
+    header.extend(rest);
+    header
+}
+
+fn inet6() -> Vec<u8> {
+    let mut rest = [0; 36];
+    rest[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
+    rest[15] = 7;
+    v2(0x21, 0x21, &rest)
+}
+
+fn inet(last: u8, extensions: &[u8]) -> Vec<u8> {
+    let mut rest = vec![192, 0, 2, last, 198, 51, 100, 1, 0x1f, 0x90, 1, 0xbb];
+    rest.extend(extensions);
+    v2(0x21, 0x11, &rest)
+}
+
+#[tokio::test]
+async fn the_header_tells_the_client_of_either_version() {
+    let origin = EchoOrigin::start().await;
+    let gateway = front(&origin, LOOPBACK).await;
+    for (header, client) in [
+        (
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 8080 443\r\n".to_vec(),
+            "192.0.2.7",
+        ),
+        (
+            b"PROXY TCP6 2001:db8::7 ::1 8080 443\r\n".to_vec(),
+            "2001:db8::7",
+        ),
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
+        (inet(7, b""), "192.0.2.7"),
+        (inet(8, b"\x02\x00\x05a.com\x04\x00\x02\0\0"), "192.0.2.8"),
+        (inet6(), "2001:db8::7"),
+        (v2(0x20, 0x00, b""), "127.0.0.1"),
+    ] {
+        let echo = seen(&gateway, &header).await;
+        assert_eq!(self::header(&echo, "x-real-ip"), client, "{echo}");
+        // What a client writes that nobody trusts is not passed on.
+        assert_eq!(self::header(&echo, "x-forwarded-for"), client, "{echo}");
+    }
+    // A trusted one in front of the balancer is believed, the balancer itself is not asked.
+    let echo = seen(&gateway, &inet(200, b"")).await;
+    assert_eq!(header(&echo, "x-real-ip"), "203.0.113.9", "{echo}");
+    let lines = gateway.log_lines(8).await;
+    assert_eq!(lines[0]["client"], "192.0.2.7", "{}", lines[0]);
+}
+
+#[tokio::test]
+async fn a_header_in_pieces_and_a_request_in_the_same_segment_are_told_apart() {
+    let origin = EchoOrigin::start().await;
+    let gateway = front(&origin, LOOPBACK).await;
+    for header in [
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 8080 443\r\n".to_vec(),
+        inet(7, b"\x02\x00\x05a.com"),
+    ] {
+        for end in [1, 5, 12, 15, 17, header.len() - 1] {
+            let mut connection = gateway.connect().await;
+            connection.write(&header[..end]).await.unwrap();
+            pass(Duration::from_millis(20)).await;
+            let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+            let rest = [&header[end..], request].concat();
+            connection.write(&rest).await.unwrap();
+            let head = connection.read_head().await.expect("it is served");
+            let answer = connection.finish(head).await.unwrap().json();
+            assert_eq!(self::header(&answer, "x-real-ip"), "192.0.2.7", "{end}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_proper_header_nothing_is_served() {
+    let origin = EchoOrigin::start().await;
+    let gateway = front(&origin, LOOPBACK).await;
+    let odd = [
+        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 8080\r\n".to_vec(),
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 8080 443\n".to_vec(),
+        v2(0x21, 0x11, b"short"),
+        inet(7, b"\x02\x00\x05a"),
+        inet(7, b"\x03\x00\x04\0\0\0\0"),
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03".to_vec(),
+    ];
+    for bytes in &odd {
+        let mut connection = gateway.connect().await;
+        connection.write(bytes).await.unwrap();
+        // The refusal may be faster than this.
+        drop(connection.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await);
+        assert!(connection.is_closed().await, "{bytes:?}");
+    }
+    let malformed = "edgeway_refused_total{reason=\"proxy_protocol\"}";
+    assert_eq!(gateway.count(malformed).await, odd.len() as u64);
+
+    // One that never comes has its time.
+    let started = Instant::now();
+    let mut silent = gateway.connect().await;
+    silent.write("PROXY TCP4 192").await.unwrap();
+    assert!(silent.is_closed().await);
+    let took = started.elapsed();
+    let expected = Duration::from_millis(2900)..Duration::from_millis(3900);
+    assert!(expected.contains(&took), "{took:?}");
+    let late = "edgeway_refused_total{reason=\"proxy_protocol_timeout\"}";
+    assert_eq!(gateway.count(late).await, 1);
+    assert_eq!(origin.counts().requests(), 0);
+    // The control.
+    let echo = seen(&gateway, &inet(7, b"")).await;
+    assert_eq!(header(&echo, "x-real-ip"), "192.0.2.7");
+}
+
+#[tokio::test]
+async fn only_the_balancers_may_connect() {
+    let origin = EchoOrigin::start().await;
+    let gateway = front(&origin, "proxy_protocol: [127.0.0.2/32]").await;
+    let mut stranger = gateway.connect().await;
+    // It may be gone before this is written.
+    drop(stranger.write(inet(7, b"")).await);
+    assert!(stranger.is_closed().await);
+    let series = "edgeway_refused_total{reason=\"proxy_protocol_peer\"}";
+    assert_eq!(gateway.count(series).await, 1);
+    assert_eq!(origin.counts().requests(), 0);
+    // The control: the same words from the balancer.
+    let balancer = "127.0.0.2".parse().unwrap();
+    let mut connection = Connection::open_from(balancer, gateway.address())
+        .await
+        .unwrap();
+    connection.write(inet(7, b"")).await.unwrap();
+    assert_eq!(connection.send(&get("/")).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn clients_are_counted_by_the_address_in_the_header() {
+    let origin = EchoOrigin::start().await;
+    let limited = format!("{LOOPBACK}, limits: {{ connections_per_ip: 1 }}");
+    let gateway = front(&origin, &limited).await;
+    let open = async |last: u8| {
+        let mut connection = gateway.connect().await;
+        connection.write(inet(last, b"")).await.unwrap();
+        let answer = connection.send(&get("/")).await;
+        answer.is_ok().then_some(connection)
+    };
+    let first = open(7).await.expect("there is room");
+    assert!(open(7).await.is_none());
+    let series = "edgeway_refused_total{reason=\"connections_per_ip\"}";
+    assert_eq!(gateway.count(series).await, 1);
+    // Another client behind the same balancer.
+    assert!(open(8).await.is_some());
+    drop(first);
+    wait_for("there is room again", Duration::from_secs(5), async || {
+        open(7).await.map(drop)
+    })
+    .await;
+}
