@@ -43,7 +43,7 @@ routes:
 }
 
 async fn from(address: &str, gateway: &Gateway) -> Connection {
-    let address: IpAddr = address.parse().unwrap();
+    let address: IpAddr = address.parse().expect("an address");
     let opened = Connection::open_from(address, gateway.address()).await;
     opened.expect("the kernel accepts")
 }

@@ -42,7 +42,7 @@ fn header<'j>(echo: &'j Value, name: &str) -> &'j str {
 /// What reaches the origin when a connection begins with `header`.
 async fn seen(gateway: &Gateway, header: &[u8]) -> Value {
     let mut connection = gateway.connect().await;
-    connection.write(header).await.unwrap();
+    connection.write(header).await.expect("it takes bytes");
     let request = get("/").header("x-forwarded-for", "203.0.113.9");
     let answer = connection.send(&request).await.expect("it is served");
     answer.json()
@@ -51,7 +51,7 @@ async fn seen(gateway: &Gateway, header: &[u8]) -> Value {
 fn v2(version_command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
     header.extend([version_command, family]);
-    header.extend(u16::try_from(rest.len()).unwrap().to_be_bytes());
+    header.extend(u16::try_from(rest.len()).expect("short").to_be_bytes());
     header.extend(rest);
     header
 }
