@@ -1,7 +1,7 @@
 //! An HTTP/1 client that hides nothing: what goes out is what was written, and each piece of a
 //! body is kept with the moment it came.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::{IpAddr, SocketAddr}, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustls::{ClientConfig, ClientConnection};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
