@@ -1,7 +1,12 @@
 //! An HTTP/1 client that hides nothing: what goes out is what was written, and each piece of a
 //! body is kept with the moment it came.
 
-use std::{io, net::{IpAddr, SocketAddr}, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustls::{ClientConfig, ClientConnection};
