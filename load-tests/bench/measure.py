@@ -1,6 +1,8 @@
 """The figures: CPU time, instructions and system calls per request."""
 
+import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -10,7 +12,7 @@ import time
 from . import fleet as places
 from .fleet import Fleet, Trouble, busy, cpu_between, cpu_time, tree
 from .proxies import Proxy
-from .workloads import Workload, ask
+from .workloads import NAME, Workload, ask, ask_on, connect
 
 # Tool, and Debian's package that has it.
 TOOLS = {"nginx": "nginx-light", "wrk": "wrk", "valgrind": "valgrind", "strace": "strace"}
@@ -51,7 +53,8 @@ def load(fleet: Fleet, proxy: Proxy, workload: Workload, seconds: int, connectio
         command += ["-s", str(path)]
     if not workload.keep_alive:
         command += ["-H", "Connection: close"]
-    command.append(f"http://127.0.0.1:{proxy.port}{workload.path}")
+    command.append(f"{'https' if workload.tls else 'http'}://{NAME if workload.tls else '127.0.0.1'}"
+                   f":{proxy.port_for(workload)}{workload.path}")
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30,
                           check=False)
     found = re.search(r"(\d+) requests in", done.stdout)
@@ -124,8 +127,9 @@ def _count(fleet: Fleet, proxy: Proxy, workload: Workload, times: int, keep) -> 
     try:
         proxy.start(["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"])
         # The pool is filled and lazy statics are made in both runs alike.
-        ask(proxy.port, workload, 50)
-        ask(proxy.port, workload, times)
+        port, cert = proxy.port_for(workload), proxy.settings.cert
+        ask(port, workload, 50, cert)
+        ask(port, workload, times, cert)
     finally:
         proxy.stop()
     if not out.exists():
@@ -136,9 +140,44 @@ def _count(fleet: Fleet, proxy: Proxy, workload: Workload, times: int, keep) -> 
     if not parts:
         raise Trouble(f"no summary in {out.name}:\n{fleet.tail(proxy.name)}")
     if keep:
-        requests = f"{workload.path.strip('/')}-{times}"
+        requests = f"{'tls-' if workload.tls else ''}{workload.path.strip('/')}-{times}"
         shutil.copy(out, keep / f"{proxy.name}-{requests}.callgrind")
     return int(parts[-1])
+
+
+# Connections that idle while memory is read.
+IDLE = 1000
+
+
+def idle(fleet: Fleet, proxies: list[Proxy], workload: Workload, taken: dict) -> None:
+    """Resident memory that one idle connection takes, after it asked once."""
+    low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if low < 2 * IDLE:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(high, 4 * IDLE), high))
+    for proxy in proxies:
+        connections = []
+        try:
+            proxy.start()
+            port, cert = proxy.port_for(workload), proxy.settings.cert
+            ask(port, workload, 200, cert)
+            before = resident(tree(proxy.process.pid))
+            for _ in range(IDLE):
+                connection = connect(port, workload, cert)
+                connections.append(connection)
+                ask_on(connection, port, workload, 1)
+            after = resident(tree(proxy.process.pid))
+        finally:
+            for connection in connections:
+                connection.close()
+            proxy.stop()
+        taken[proxy.name]["idle_kib"] = round((after - before) / IDLE / 1024, 1)
+        say(f"{proxy.name}: {taken[proxy.name]['idle_kib']} KiB per idle connection")
+
+
+def resident(pids: list[int]) -> int:
+    """Resident bytes of processes, pages that they share counted once for each."""
+    pages = sum(int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+    return pages * resource.getpagesize()
 
 
 def syscalls(fleet: Fleet, proxies: list[Proxy], workload: Workload, args, taken: dict) -> None:

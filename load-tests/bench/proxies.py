@@ -8,7 +8,7 @@ import subprocess
 
 from . import fleet as places
 from .fleet import Fleet, Trouble, free_ports
-from .workloads import Workload, ask
+from .workloads import NAME, Workload, ask
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 
@@ -29,6 +29,23 @@ class Settings:
     bare: pathlib.Path
     config: pathlib.Path
     fleet: Fleet
+
+    @property
+    def cert(self) -> pathlib.Path:
+        return self.fleet.folder / "site.pem"
+
+    @property
+    def key(self) -> pathlib.Path:
+        return self.fleet.folder / "site.key"
+
+    def make_certificate(self) -> None:
+        """The certificate of every proxy: P-256, as most sites have."""
+        output(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30", "-subj", f"/CN={NAME}",
+                "-addext", f"subjectAltName=DNS:{NAME}", "-out", str(self.cert),
+                "-keyout", str(self.key)])
+        # nginx, started by root, reads it as another user would.
+        need_file(self.key)
 
 
 def nginx_conf(settings: Settings, template: str, name: str, **values: str) -> pathlib.Path:
@@ -67,8 +84,11 @@ class Proxy:
         self.settings = settings
         self.fleet = settings.fleet
         self.origin = origin
-        (self.port,) = free_ports(1)
+        self.port, self.tls_port = free_ports(2)
         self.process: subprocess.Popen | None = None
+
+    def port_for(self, workload: Workload) -> int:
+        return self.tls_port if workload.tls else self.port
 
     def command(self, alone: bool) -> list[str]:
         """The command line; `alone` asks for one process, for the instruction counter."""
@@ -93,7 +113,7 @@ class Proxy:
 
     def prove(self, workload: Workload) -> None:
         """Asks once, and refuses to measure a proxy that does not do its part."""
-        head = ask(self.port, workload, 1).decode("latin-1").lower()
+        head = ask(self.port_for(workload), workload, 1, self.settings.cert).decode("latin-1").lower()
         names = {line.partition(":")[0] for line in head.split("\r\n")[1:]}
         missing = [name for name in self.headers if name not in names]
         if missing:
@@ -116,6 +136,9 @@ class Edgeway(Proxy):
     def env(self) -> dict[str, str]:
         return {
             "BENCH_LISTEN": f"127.0.0.1:{self.port}",
+            "BENCH_TLS_LISTEN": f"127.0.0.1:{self.tls_port}",
+            "BENCH_CERT": str(self.settings.cert),
+            "BENCH_KEY": str(self.settings.key),
             "BENCH_ORIGIN": f"127.0.0.1:{self.origin.port}",
             "BENCH_ADMIN": f"127.0.0.1:{self.admin}",
             "BENCH_LOG": str(self.fleet.folder / "edgeway-access.log"),
@@ -136,7 +159,8 @@ class Bare(Proxy):
 
     def command(self, alone: bool) -> list[str]:
         return [str(self.settings.bare.resolve()), f"127.0.0.1:{self.port}",
-                f"127.0.0.1:{self.origin.port}"]
+                f"127.0.0.1:{self.origin.port}", f"127.0.0.1:{self.tls_port}",
+                str(self.settings.cert), str(self.settings.key)]
 
     def version(self) -> str:
         return "examples/bare.rs"
@@ -151,7 +175,8 @@ class Nginx(Proxy):
 
     def command(self, alone: bool) -> list[str]:
         conf = nginx_conf(self.settings, self.template, self.name, PORT=str(self.port),
-                          ORIGIN=f"127.0.0.1:{self.origin.port}",
+                          ORIGIN=f"127.0.0.1:{self.origin.port}", TLSPORT=str(self.tls_port),
+                          CERT=str(self.settings.cert), KEY=str(self.settings.key),
                           MASTER="off" if alone else "on")
         return ["nginx", "-c", str(conf), "-p", str(conf.parent)]
 
@@ -173,6 +198,11 @@ PROXIES = {kind.name: kind for kind in (Edgeway, Bare, Nginx, PlainNginx)}
 def need(binary: pathlib.Path, how: str) -> None:
     if not os.access(binary, os.X_OK):
         raise Trouble(f"no program at {binary}; build it with `{how}`")
+
+
+def need_file(path: pathlib.Path) -> None:
+    if not path.exists():
+        raise Trouble(f"{path.name} was not made; is openssl installed?")
 
 
 def output(command: list[str]) -> str:

@@ -7,7 +7,8 @@ import statistics
 import subprocess
 
 # Figure in the results, name in the table, decimals.
-FIGURES = {"cpu_us": ("CPU µs", 1), "instructions": ("instructions", 0)}
+FIGURES = {"cpu_us": ("CPU µs", 1), "instructions": ("instructions", 0),
+           "idle_kib": ("idle KiB", 1)}
 
 
 def middle(value):
@@ -69,7 +70,10 @@ def verdicts(thresholds: list[dict], workloads: dict) -> list[dict]:
     found = []
     for limit in thresholds:
         taken = workloads.get(limit["workload"], {})
-        measured = ratio(taken, limit["figure"], limit["proxy"], limit["over"])
+        if "over" in limit:
+            measured = ratio(taken, limit["figure"], limit["proxy"], limit["over"])
+        else:
+            measured = middle(taken.get(limit["proxy"], {}).get(limit["figure"]))
         if measured is not None:
             found.append({**limit, "measured": round(measured, 3),
                           "kept": measured <= limit["at_most"]})
@@ -78,6 +82,9 @@ def verdicts(thresholds: list[dict], workloads: dict) -> list[dict]:
 
 def sentence(verdict: dict) -> str:
     word = "kept" if verdict["kept"] else "EXCEEDED"
+    if "over" not in verdict:
+        return (f"{verdict['workload']}: {verdict['proxy']} has {verdict['measured']:.1f} "
+                f"{verdict['figure']}, at most {verdict['at_most']:.1f}: {word}")
     return (f"{verdict['workload']}: {verdict['proxy']} needs {verdict['measured']:.2f} × "
             f"{verdict['over']}'s {verdict['figure']}, at most {verdict['at_most']:.2f}: {word}")
 
