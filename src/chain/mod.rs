@@ -24,7 +24,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
     compile::CompileCx,
-    exchange::{Class, Client, Exchange, Facts, Protocol, RequestId, Scheme},
+    exchange::{Class, Client, Exchange, Facts, Protocol, ReadyLines, RequestId, Scheme},
     key::KeyBuilder,
     phase::{Phase, Phases},
     reply::{Reply, ReplyBody},
@@ -76,6 +76,12 @@ pub trait FilterKind: 'static {
 pub trait Filter: Send + Sync + 'static {
     /// The hooks to call. Asked once, when the route is compiled.
     fn phases(&self) -> Phases;
+
+    /// Whether this filter's response phase looks at headers that other filters set. Those
+    /// may otherwise go past it, as [`ReadyLines`].
+    fn needs_every_header(&self) -> bool {
+        false
+    }
 
     /// Before anything is sent on; may answer.
     fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {

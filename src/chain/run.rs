@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, response};
 
-use super::{Exchange, Filter, KeyBuilder, Phase, Phases, Reply, Verdict};
+use super::{Exchange, Filter, KeyBuilder, Phase, Phases, ReadyLines, Reply, Verdict};
 
 /// A compiled filter and the YAML key that it came from.
 #[derive(Clone)]
@@ -36,6 +36,7 @@ pub struct Chain {
     request_body: Box<[Step]>,
     response_body: Box<[Step]>,
     log: Box<[Step]>,
+    takes_lines: bool,
 }
 
 impl Chain {
@@ -70,7 +71,19 @@ impl Chain {
             request_body: steps(Phase::RequestBody),
             response_body: steps(Phase::ResponseBody),
             log: steps(Phase::Log),
+            takes_lines: !filters
+                .iter()
+                .any(|named| named.filter.needs_every_header()),
             all: filters.into(),
+        }
+    }
+
+    /// What [`super::Facts::lines`] begins with for an answer over HTTP/1.
+    pub fn ready_lines(&self) -> ReadyLines {
+        if self.takes_lines {
+            ReadyLines::Taken
+        } else {
+            ReadyLines::NotTaken
         }
     }
 

@@ -210,6 +210,9 @@ impl ConnIo {
     /// The request has had all that is its own: what comes now waits, and Pingora learns
     /// no more than whether the client is still there.
     fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Asked with each wake-up of the request, and hardly ever with something to read:
+        // the socket knows, without TLS being gone through.
+        ready!(self.transport.socket().poll_read_ready(cx))?;
         while self.input.len() < HELD {
             self.input.reserve(READ_BUFFER);
             let read = std::pin::pin!(self.transport.read_buf(&mut self.input));
@@ -264,6 +267,18 @@ impl ConnIo {
             frames.0.sent(*count);
         }
         write
+    }
+
+    /// Buffers an answer's head with `lines` right after its status line.
+    fn put_head(&mut self, head: &[u8], lines: &[u8]) {
+        let after_status = memchr::memchr(b'\n', head).map_or(head.len(), |end| end + 1);
+        let (status, fields) = head.split_at(after_status);
+        if self.output.capacity() == 0 {
+            self.output.reserve_exact(WRITE_BUFFER);
+        }
+        self.output.extend_from_slice(status);
+        self.output.extend_from_slice(lines);
+        self.output.extend_from_slice(fields);
     }
 
     /// Writes out what is buffered.
@@ -359,6 +374,10 @@ impl AsyncWrite for ConnIo {
         if this.frames.is_some() {
             let write = Pin::new(&mut this.transport).poll_write(cx, data);
             return this.wrote(write);
+        }
+        if let Some(lines) = this.connection.take_lines() {
+            this.put_head(data, &lines);
+            return Poll::Ready(Ok(data.len()));
         }
         if this.output.len() + data.len() <= WRITE_BUFFER {
             if this.output.capacity() == 0 {

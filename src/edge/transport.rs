@@ -62,6 +62,14 @@ impl Socket {
         self.as_fd().as_raw_fd()
     }
 
+    /// Whether there may be something to read.
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.poll_read_ready(cx),
+            Stream::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
     /// Writes what the socket takes at once.
     pub(super) fn try_write(&self, data: &[u8]) -> io::Result<usize> {
         match &self.stream {

@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
+use pingora::http::RequestHeader;
+
 use crate::{
-    chain::{Chain, Facts, Reply},
+    chain::{Chain, Exchange, Facts, Reply},
     gateway::{Gateway, Route, metrics::RouteMetrics},
     routes::Params,
     runtime::{connection::Connection, deadline::Watch, live::Live},
@@ -70,6 +72,14 @@ impl Context {
 
     pub(super) fn live(&self) -> &Arc<Live> {
         &self.in_flight.0
+    }
+}
+
+impl Context {
+    /// The route's chain, and the request as its filters see it.
+    pub(super) fn exchange<'a>(&'a mut self, head: &'a RequestHeader) -> (&'a Chain, Exchange<'a>) {
+        let facts = &mut self.facts;
+        (chain(&self.gateway, self.route), Exchange { head, facts })
     }
 }
 

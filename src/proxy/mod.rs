@@ -33,7 +33,7 @@ pub use self::refuse::Refuser;
 use self::{context::Context, error::Failure};
 use crate::{
     base::heads::OpenResponse,
-    chain::{Exchange, Phase, Verdict},
+    chain::{Exchange, Phase, Protocol, ReadyLines, Verdict},
     config::model::App,
     runtime::live::Live,
 };
@@ -136,21 +136,11 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         upstream::sent_body(body.as_ref(), end_of_stream, ctx);
-        let Context {
-            gateway,
-            route,
-            facts,
-            reply,
-            ..
-        } = &mut **ctx;
-        let chain = context::chain(gateway, *route);
+        let (chain, mut ex) = ctx.exchange(session.req_header());
         if chain.has(Phase::RequestBody) {
-            let mut ex = Exchange {
-                head: session.req_header(),
-                facts,
-            };
-            if let Verdict::Reply(refusal) = chain.on_request_body(&mut ex, body, end_of_stream) {
-                *reply = Some(refusal);
+            let verdict = chain.on_request_body(&mut ex, body, end_of_stream);
+            if let Verdict::Reply(refusal) = verdict {
+                ctx.reply = Some(refusal);
                 // Not the backend's fault, and no other backend is to get it.
                 return Err(Error::new_down(ErrorType::Custom("refused")));
             }
@@ -168,18 +158,8 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         upstream::answered(session, head, ctx)?;
-        let Context {
-            gateway,
-            route,
-            facts,
-            ..
-        } = &mut **ctx;
-        let chain = context::chain(gateway, *route);
+        let (chain, mut ex) = ctx.exchange(session.req_header());
         if chain.has(Phase::UpstreamResponse) {
-            let mut ex = Exchange {
-                head: session.req_header(),
-                facts,
-            };
             let mut open = OpenResponse::of(head, 0);
             chain.on_upstream_response(&mut ex, &mut open.parts).await;
             open.close(head);
@@ -205,9 +185,13 @@ impl ProxyHttp for Proxy {
             gateway,
             route,
             facts,
+            connection,
             ..
         } = &mut **ctx;
         let chain = context::chain(gateway, *route);
+        if facts.client.protocol != Protocol::Http2 {
+            facts.lines = chain.ready_lines();
+        }
         if cookie.is_none() && !chain.has(Phase::Response) {
             return Ok(());
         }
@@ -221,6 +205,11 @@ impl ProxyHttp for Proxy {
         }
         chain.on_response(&mut ex, &mut open.parts).await;
         open.close(head);
+        if let ReadyLines::Given(lines) = std::mem::take(&mut facts.lines)
+            && let Some(connection) = connection
+        {
+            connection.write_lines(lines);
+        }
         Ok(())
     }
 
@@ -232,18 +221,8 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
         upstream::received_body(end_of_stream, ctx)?;
-        let Context {
-            gateway,
-            route,
-            facts,
-            ..
-        } = &mut **ctx;
-        let chain = context::chain(gateway, *route);
+        let (chain, mut ex) = ctx.exchange(session.req_header());
         if chain.has(Phase::ResponseBody) {
-            let mut ex = Exchange {
-                head: session.req_header(),
-                facts,
-            };
             chain.on_response_body(&mut ex, body, end_of_stream);
         }
         Ok(None)
@@ -286,6 +265,7 @@ impl ProxyHttp for Proxy {
             gateway,
             route,
             facts,
+            connection,
             ..
         } = &mut **ctx;
         facts.reason = reply.reason;
@@ -305,6 +285,10 @@ impl ProxyHttp for Proxy {
         }
         let status = reply.status.as_u16();
         let chain = context::chain(gateway, *route);
+        if let Some(connection) = connection {
+            // Of an answer that never came.
+            drop(connection.take_lines());
+        }
         // Pingora takes no further request on this connection once the way upstream failed.
         // A client that is not told would send its next one into a reset.
         reply.close = true;

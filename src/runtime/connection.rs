@@ -98,6 +98,9 @@ pub struct Connection {
     seen_at: AtomicU64,
     /// How the client takes what it is sent.
     progress: Arc<Progress>,
+    /// Header lines of the answer that is about to be written, and whether there are any.
+    lines: Mutex<Option<Arc<[u8]>>>,
+    has_lines: AtomicBool,
     /// Both sides speak something else than HTTP from here on.
     is_tunnel: AtomicBool,
     cut: AtomicU8,
@@ -237,6 +240,8 @@ impl Connection {
             seen: AtomicU64::new(0),
             seen_at: AtomicU64::new(0),
             progress,
+            lines: Mutex::default(),
+            has_lines: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
             cut: AtomicU8::new(0),
             cut_at: AtomicU64::new(0),
@@ -362,6 +367,22 @@ impl Connection {
     /// Ends this connection at once, in both directions: nothing more is answered.
     pub(super) fn end(&self) {
         shut_down(&self.socket.lock(), rustix::net::Shutdown::Both);
+    }
+
+    /// The next head that is written gets these lines as well.
+    pub fn write_lines(&self, lines: Arc<[u8]>) {
+        *self.lines.lock() = Some(lines);
+        self.has_lines.store(true, Ordering::Relaxed);
+    }
+
+    /// Lines for the head that is being written.
+    #[inline]
+    pub fn take_lines(&self) -> Option<Arc<[u8]>> {
+        if !self.has_lines.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.has_lines.store(false, Ordering::Relaxed);
+        self.lines.lock().take()
     }
 
     /// HTTP is over: what comes is passed on as it is.

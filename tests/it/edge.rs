@@ -350,3 +350,93 @@ async fn an_answer_that_breaks_midway_is_cut_and_never_made_whole() {
         assert_eq!(gateway.get("/health").await.json()["status"], "ok");
     }
 }
+
+/// Answers each request on each connection with the same bytes.
+async fn parrot(answer: &'static str) -> SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                while let Ok(1..) = stream.read_buf(&mut seen).await {
+                    if seen.ends_with(b"\r\n\r\n") {
+                        seen.clear();
+                        if stream.write_all(answer.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// The names of an answer, sorted, each as often as it stands there.
+fn names(answer: &Response) -> Vec<&str> {
+    let mut names: Vec<&str> = answer
+        .head
+        .headers
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test]
+async fn security_headers_stand_in_each_answer_once_however_they_get_there() {
+    let plain = parrot("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nserver: parrot\r\n\r\nok").await;
+    let own = parrot(
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-powered-by: parrot\r\nx-frame-options: DENY\r\n\r\nok",
+    )
+    .await;
+    let gateway = Gateway::start(&format!(
+        "upstreams:
+  plain: {{ backends: [\"{plain}\"], health: false }}
+  own: {{ backends: [\"{own}\"], health: false }}
+routes:
+  - match: {{ path: /plain }}
+    upstream: plain
+  - match: {{ path: /own }}
+    upstream: own
+  - match: {{ path: /less }}
+    upstream: plain
+    headers: {{ response: {{ remove: [X-Frame-Options] }} }}
+  - match: {{ path: /off }}
+    upstream: plain
+    security_headers: false
+"
+    ))
+    .await;
+    let mut connection = gateway.connect().await;
+    // Twice on one connection: nothing of one answer is left for the next.
+    for _ in 0..2 {
+        let answer = connection.send(&get("/plain")).await.unwrap();
+        assert_eq!(answer.text(), "ok");
+        assert_eq!(answer.header("x-frame-options"), Some("SAMEORIGIN"));
+        assert_eq!(answer.header("server"), None);
+        let seen = names(&answer);
+        let mut once = seen.clone();
+        once.dedup();
+        assert_eq!(seen, once);
+
+        let theirs = connection.send(&get("/own")).await.unwrap();
+        assert_eq!(theirs.header("x-frame-options"), Some("DENY"));
+        assert_eq!(names(&theirs), seen, "the same set by the other way");
+
+        let less = connection.send(&get("/less")).await.unwrap();
+        assert_eq!(less.header("x-frame-options"), None);
+        assert_eq!(less.header("x-content-type-options"), Some("nosniff"));
+
+        // The control.
+        let off = connection.send(&get("/off")).await.unwrap();
+        assert_eq!(off.header("x-content-type-options"), None);
+
+        let missing = connection.send(&get("/nowhere")).await.unwrap();
+        assert_eq!(missing.status(), 404);
+        assert_eq!(missing.head.headers_named("x-frame-options").count(), 1);
+    }
+}

@@ -49,6 +49,10 @@ impl Filter for Headers {
         phases
     }
 
+    fn needs_every_header(&self) -> bool {
+        !self.response.is_empty()
+    }
+
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         self.request.apply(ex, headers);
     }

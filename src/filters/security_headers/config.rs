@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
 use serde_json::json;
 
-use super::{Policy, SecurityHeaders};
+use super::{Ours, Policy, SecurityHeaders};
 use crate::{
     base::units::Span,
     chain::CompileCx,
@@ -205,8 +205,8 @@ impl SecurityHeadersConfig {
             tls.insert(header::STRICT_TRANSPORT_SECURITY, value);
         }
         is_good.then(|| SecurityHeaders {
-            plain: without_upgrade(headers),
-            tls,
+            plain: Ours::new(without_upgrade(headers)),
+            tls: Ours::new(tls),
             policy: self.policy,
             keep_server: self.server.value == Server::Keep,
             keep_powered_by: self.powered_by == PoweredBy::Keep,
