@@ -104,7 +104,8 @@ class Proxy:
         self.process = self.fleet.start(
             [*(under or []), *self.command(alone=under is not None)],
             places.PROXY_CPU, self.env(), log=self.name)
-        self.fleet.wait_for(self.process, self.port, self.name, 120 if under else 15)
+        for port in (self.port, self.tls_port):
+            self.fleet.wait_for(self.process, port, self.name, 120 if under else 15)
 
     def stop(self) -> None:
         if self.process:
