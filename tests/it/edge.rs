@@ -351,27 +351,40 @@ async fn an_answer_that_breaks_midway_is_cut_and_never_made_whole() {
     }
 }
 
-/// Answers each request on each connection with the same bytes.
-async fn parrot(answer: &'static str) -> SocketAddr {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut seen = Vec::new();
-                while let Ok(1..) = stream.read_buf(&mut seen).await {
-                    if seen.ends_with(b"\r\n\r\n") {
-                        seen.clear();
-                        if stream.write_all(answer.as_bytes()).await.is_err() {
-                            return;
+/// Answers each request on each connection with the same bytes, for as long as it is kept.
+struct Parrot {
+    address: SocketAddr,
+    _task: tokio::task::JoinSet<()>,
+}
+
+impl Parrot {
+    async fn start(answer: &'static str) -> Self {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    let mut seen = Vec::new();
+                    while let Ok(1..) = stream.read_buf(&mut seen).await {
+                        if seen.ends_with(b"\r\n\r\n") {
+                            seen.clear();
+                            if stream.write_all(answer.as_bytes()).await.is_err() {
+                                return;
+                            }
                         }
                     }
-                }
-            });
+                });
+            }
+        });
+        Self {
+            address,
+            _task: task,
         }
-    });
-    address
+    }
 }
 
 /// The names of an answer, sorted, each as often as it stands there.
@@ -388,15 +401,16 @@ fn names(answer: &Response) -> Vec<&str> {
 
 #[tokio::test]
 async fn security_headers_stand_in_each_answer_once_however_they_get_there() {
-    let plain = parrot("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nserver: parrot\r\n\r\nok").await;
-    let own = parrot(
+    let plain =
+        Parrot::start("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nserver: parrot\r\n\r\nok").await;
+    let own = Parrot::start(
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-powered-by: parrot\r\nx-frame-options: DENY\r\n\r\nok",
     )
     .await;
     let gateway = Gateway::start(&format!(
         "upstreams:
-  plain: {{ backends: [\"{plain}\"], health: false }}
-  own: {{ backends: [\"{own}\"], health: false }}
+  plain: {{ backends: [\"{}\"], health: false }}
+  own: {{ backends: [\"{}\"], health: false }}
 routes:
   - match: {{ path: /plain }}
     upstream: plain
@@ -408,7 +422,8 @@ routes:
   - match: {{ path: /off }}
     upstream: plain
     security_headers: false
-"
+",
+        plain.address, own.address
     ))
     .await;
     let mut connection = gateway.connect().await;
