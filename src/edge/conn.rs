@@ -11,6 +11,7 @@
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
+    ops::Range,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -31,7 +32,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{
     frames::{FrameLimits, Frames},
-    head::{Body, Head, HeadLimits, Refused, Scanned, Scanner},
+    head::{Head, HeadLimits, Refused, Scanned, Scanner},
+    rest::{Rest, put_no_chunk},
     transport::Transport,
 };
 use crate::runtime::connection::{Connection, Phase};
@@ -42,6 +44,10 @@ const WRITE_BUFFER: usize = 4096;
 const READ_BUFFER: usize = 2048;
 /// How much of the next requests may wait while one is under way.
 const HELD: usize = 16 * 1024;
+/// As many empty lines may stand before a request (RFC 9112, 2.2, asks for one).
+const EMPTY_LINES: u8 = 2;
+/// How much of what a refused client still sends is read.
+const LINGERED: usize = 256 * 1024;
 /// How a client begins that speaks HTTP/2 without asking (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -60,15 +66,6 @@ pub(super) struct ConnIo {
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     socket_digest: Arc<SocketDigest>,
-}
-
-/// What may be handed to Pingora.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rest {
-    /// This many bytes.
-    Bytes(u64),
-    /// All that comes: Pingora knows where a chunked body ends, and frames say it in HTTP/2.
-    All,
 }
 
 /// How the wait for a request's head ended.
@@ -127,7 +124,13 @@ impl ConnIo {
     pub(super) async fn next_head(&mut self, limits: &HeadLimits, takes_http2: bool) -> Next {
         self.rest = Rest::Bytes(0);
         self.scanner.restart();
+        let mut empty_lines = 0;
         loop {
+            while empty_lines < EMPTY_LINES && self.input.starts_with(b"\r\n") {
+                self.input.advance(2);
+                self.scanner.restart();
+                empty_lines += 1;
+            }
             if !self.input.is_empty() {
                 if takes_http2 && self.input.starts_with(PREFACE) {
                     return Next::Http2;
@@ -173,14 +176,23 @@ impl ConnIo {
     }
 
     fn begin(&mut self, head: &Head) {
-        let length = head.length as u64;
-        self.rest = match head.body {
-            Body::None => Rest::Bytes(length),
-            Body::Length(body) => Rest::Bytes(length.saturating_add(body)),
-            Body::Chunked => Rest::All,
-        };
+        let length = head.length - self.take_out(&head.dropped);
+        self.rest = Rest::of(length, head.body);
         self.connection.pace.restart();
         self.connection.enter(Phase::Request);
+    }
+
+    /// Takes lines out of the head, and says how many bytes those were. What stands before
+    /// each moves over it, so that a body behind the head stays where it is.
+    fn take_out(&mut self, lines: &[Range<usize>]) -> usize {
+        let mut gap = 0;
+        for (index, line) in lines.iter().enumerate().rev() {
+            gap += line.len();
+            let from = index.checked_sub(1).map_or(0, |before| lines[before].end);
+            self.input.copy_within(from..line.start, from + gap);
+        }
+        self.input.advance(gap);
+        gap
     }
 
     /// The request is over.
@@ -191,20 +203,19 @@ impl ConnIo {
         self.connection.enter(Phase::Idle);
     }
 
-    /// How much may be handed over, of what is here or still comes.
-    fn allowed(&self) -> usize {
-        match self.rest {
-            Rest::Bytes(rest) if !self.connection.is_tunnel() => {
-                usize::try_from(rest).unwrap_or(usize::MAX)
+    /// Reads what a refused client still sends, until it ends or has sent enough. Closing with
+    /// bytes unread resets the connection, and with it the answer (nginx: `lingering_close`).
+    pub(super) async fn linger(&mut self) -> io::Result<()> {
+        let mut read = 0;
+        while read < LINGERED {
+            self.input.clear();
+            self.input.reserve(READ_BUFFER);
+            match self.transport.read_buf(&mut self.input).await? {
+                0 => return Ok(()),
+                count => read += count,
             }
-            _ => usize::MAX,
         }
-    }
-
-    fn handed(&mut self, count: usize) {
-        if let Rest::Bytes(rest) = &mut self.rest {
-            *rest = rest.saturating_sub(count as u64);
-        }
+        Ok(())
     }
 
     /// The request has had all that is its own: what comes now waits, and Pingora learns
@@ -334,15 +345,19 @@ impl AsyncRead for ConnIo {
         if this.frames.is_some() {
             return this.poll_frames(cx, buf);
         }
-        let allowed = this.allowed();
-        if allowed == 0 {
+        let is_tunnel = this.connection.is_tunnel();
+        if this.rest.is_whole() && !is_tunnel {
             return this.poll_hold(cx);
         }
         if !this.input.is_empty() {
-            let count = this.input.len().min(allowed).min(buf.remaining());
+            let here = this.input.len().min(buf.remaining());
+            let count = this.rest.take(&this.input[..here], is_tunnel);
+            let Some(count) = count else {
+                put_no_chunk(buf);
+                return Poll::Ready(Ok(()));
+            };
             buf.put_slice(&this.input[..count]);
             this.input.advance(count);
-            this.handed(count);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -351,15 +366,15 @@ impl AsyncRead for ConnIo {
             return Poll::Pending;
         };
         outcome?;
-        let count = buf.filled().len() - before;
-        this.connection.pace.received(count);
-        if count > allowed {
-            // More than the request's own: the rest waits for its turn.
-            this.input
-                .extend_from_slice(&buf.filled()[before + allowed..]);
-            buf.set_filled(before + allowed);
+        let came = &buf.filled()[before..];
+        this.connection.pace.received(came.len());
+        let count = this.rest.take(came, is_tunnel);
+        // More than the request's own waits for its turn.
+        this.input.extend_from_slice(&came[count.unwrap_or(0)..]);
+        buf.set_filled(before + count.unwrap_or(0));
+        if count.is_none() {
+            put_no_chunk(buf);
         }
-        this.handed(count.min(allowed));
         Poll::Ready(Ok(()))
     }
 }

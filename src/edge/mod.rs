@@ -1,11 +1,13 @@
 //! Where connections enter: listeners and accept loops of our own in front of Pingora.
 
+mod chunks;
 mod conn;
 mod frames;
 mod head;
 mod http2;
 pub mod listener;
 mod proxy_protocol;
+mod rest;
 mod serve;
 mod transport;
 pub mod worker;

@@ -5,7 +5,7 @@
 //! a whole head is there, so an idle connection costs its buffers and no more, and a head
 //! that drips in costs no request.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use pingora::{
     apps::{HttpServerApp, ServerApp},
@@ -30,6 +30,9 @@ use crate::{
     },
     tls,
 };
+
+/// How long a refused client may take to read why, and to stop sending.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// What every connection of a listener shares.
 pub(super) struct Shared<A> {
@@ -179,11 +182,12 @@ where
 
     async fn http1(self: &Arc<Self>, mut io: Box<ConnIo>) {
         let listener = self.listener();
-        let limits = HeadLimits {
-            request_line: listener.limits.request_line,
-            headers: listener.limits.headers,
-            header_count: listener.limits.header_count,
-        };
+        let limits = HeadLimits::new(
+            listener.limits.request_line,
+            listener.limits.headers,
+            listener.limits.header_count,
+            listener.underscores,
+        );
         let takes_http2 = listener.http2.cleartext && listener.tls.is_none();
         let mut left = listener.limits.requests_per_connection;
         let mut is_first = true;
@@ -226,10 +230,13 @@ where
         let answer = self.refuser.refuse(io.connection(), &refusal).await;
         let sent = async {
             io.write_all(&answer).await?;
-            io.shutdown().await
+            io.shutdown().await?;
+            io.linger().await
         };
-        if let Err(error) = sent.await {
-            log::debug!(error:%; "a client was gone before it was refused");
+        match tokio::time::timeout(LINGER, sent).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::debug!(error:%; "a client was gone before it was refused"),
+            Err(_) => log::debug!("a client went on sending after it was refused"),
         }
     }
 }

@@ -1,0 +1,313 @@
+//! Header lines (RFC 9112, 5), and what they say about the body (RFC 9112, 6).
+
+use std::ops::Range;
+
+use super::{
+    Body, HeadLimits,
+    line::RequestLine,
+    marks::{PIECE, letters},
+    problem::Problem,
+};
+use crate::{config::model::UnderscoresConfig, routes::host_of};
+
+/// Longer names are nobody's.
+const LONGEST_NAME: usize = 256;
+/// As many digits as any length has that fits a signed 64-bit number.
+const MOST_DIGITS: usize = 18;
+
+/// What the header lines so far say.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    count: usize,
+    host: Option<Range<usize>>,
+    length: Option<u64>,
+    is_chunked: bool,
+    is_websocket: bool,
+    /// A bit for each of [`Single`] that was there.
+    singles: u8,
+    /// Lines to take out.
+    pub(super) dropped: Vec<Range<usize>>,
+}
+
+/// Headers that may stand once, besides those of framing. With two of them, programs differ
+/// about which counts: who asks, from where, what the body is, which part is wanted.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+enum Single {
+    ContentType = 1,
+    Authorization = 2,
+    Origin = 4,
+    Referer = 8,
+    Expect = 16,
+    Upgrade = 32,
+    Range = 64,
+}
+
+const BAD: u8 = 0;
+const GOOD: u8 = 1;
+const UNDERSCORE: u8 = 2;
+
+/// RFC 9110, 5.6.2: what a name is made of.
+const NAME: [u8; 256] = {
+    let mut kind = [BAD; 256];
+    let mut byte = 0u8;
+    while byte < 0x80 {
+        kind[byte as usize] = match byte {
+            b'_' => UNDERSCORE,
+            b'"' | b'(' | b')' | b',' | b'/' | b':'..=b'@' | b'['..=b']' | b'{' | b'}' => BAD,
+            b'!'..=b'~' => GOOD,
+            _ => BAD,
+        };
+        byte += 1;
+    }
+    kind
+};
+
+/// Whether a header's name may have it.
+pub(in crate::edge) fn is_name_byte(byte: u8) -> bool {
+    NAME[usize::from(byte)] != BAD
+}
+
+/// How long the name is that the line begins with, if its colon follows and nothing in it
+/// is unusual.
+#[inline]
+fn name_length(input: &[u8], line: &Range<usize>) -> Option<usize> {
+    let mut from = line.start;
+    while let Some(piece) = input[from..].first_chunk::<PIECE>() {
+        let more = letters(piece);
+        if more == PIECE {
+            from += PIECE;
+            continue;
+        }
+        // The line's end is no letter, so what is found here is within the line.
+        if piece[more] == b':' {
+            return Some(from + more - line.start).filter(|length| *length > 0);
+        }
+        break;
+    }
+    let line = &input[line.clone()];
+    let length = line
+        .iter()
+        .position(|byte| NAME[usize::from(*byte)] != GOOD)?;
+    (length > 0 && line[length] == b':').then_some(length)
+}
+
+impl Fields {
+    /// Reads one header line. Controls other than tabs are known not to be in it.
+    #[inline]
+    pub(super) fn read(
+        &mut self,
+        input: &[u8],
+        at: Range<usize>,
+        limits: &HeadLimits,
+    ) -> Result<(), Problem> {
+        self.count += 1;
+        if self.count > limits.header_count {
+            return Err(Problem::ManyHeaders);
+        }
+        let Some(length) = name_length(input, &at) else {
+            return self.odd_name(&input[at.clone()], at, limits);
+        };
+        let colon = at.start + length;
+        let (name, value) = (&input[at.start..colon], &input[colon + 1..at.end]);
+        // A head has a dozen names, and hardly any of them matters here.
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        match (length, name[0] | 0x20) {
+            (4, b'h') if is(b"host") => self.host(value, at.end),
+            (5, b'r') if is(b"range") => self.single(Single::Range),
+            (6, b'o') if is(b"origin") => self.single(Single::Origin),
+            (6, b'e') if is(b"expect") => self.expect(value),
+            (7, b'r') if is(b"referer") => self.single(Single::Referer),
+            (7, b'u') if is(b"upgrade") => self.upgrade(value),
+            (12, b'c') if is(b"content-type") => self.single(Single::ContentType),
+            (13, b'a') if is(b"authorization") => self.single(Single::Authorization),
+            (14, b'c') if is(b"content-length") => self.length(value),
+            (17, b't') if is(b"transfer-encoding") => self.coding(value),
+            (LONGEST_NAME.., _) => Err(Problem::Name),
+            _ => Ok(()),
+        }
+    }
+
+    /// A line whose name does not end at a colon, or has an underscore.
+    #[cold]
+    fn odd_name(
+        &mut self,
+        line: &[u8],
+        at: Range<usize>,
+        limits: &HeadLimits,
+    ) -> Result<(), Problem> {
+        let length = line
+            .iter()
+            .position(|byte| !is_name_byte(*byte))
+            .unwrap_or(line.len());
+        match line.get(length) {
+            Some(b':') if length > LONGEST_NAME || length == 0 => Err(Problem::Name),
+            Some(b':') => match limits.underscores {
+                UnderscoresConfig::Allow => Ok(()),
+                UnderscoresConfig::Refuse => Err(Problem::Underscore),
+                UnderscoresConfig::Drop => {
+                    self.dropped.push(at.start..at.end + 2);
+                    Ok(())
+                }
+            },
+            Some(b' ' | b'\t') if length == 0 => Err(Problem::Fold),
+            Some(b' ' | b'\t') => Err(Problem::SpaceAfterName),
+            _ => Err(Problem::Name),
+        }
+    }
+
+    fn single(&mut self, which: Single) -> Result<(), Problem> {
+        let bit = which as u8;
+        if self.singles & bit != 0 {
+            return Err(Problem::Twice);
+        }
+        self.singles |= bit;
+        Ok(())
+    }
+
+    /// RFC 9112, 3.2. `end`: where the line ends.
+    fn host(&mut self, value: &[u8], end: usize) -> Result<(), Problem> {
+        if self.host.is_some() {
+            return Err(Problem::TwoHosts);
+        }
+        let before = value.len() - value.trim_ascii_start().len();
+        let host = value.trim_ascii();
+        let from = end - value.len() + before;
+        self.host = Some(from..from + host.len());
+        Ok(())
+    }
+
+    /// RFC 9112, 6.2. A list of equal lengths might be taken as one; nobody sends it who
+    /// means well.
+    fn length(&mut self, value: &[u8]) -> Result<(), Problem> {
+        let digits = value.trim_ascii();
+        if self.length.is_some() {
+            return Err(Problem::TwoLengths);
+        }
+        if digits.contains(&b',') {
+            return Err(Problem::TwoLengths);
+        }
+        // With a zero in front some read it as octal.
+        let is_number = matches!(digits, [b'0'] | [b'1'..=b'9', ..])
+            && digits.len() <= MOST_DIGITS
+            && digits.iter().all(u8::is_ascii_digit);
+        if !is_number {
+            return Err(Problem::Length);
+        }
+        let number = digits
+            .iter()
+            .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+        self.length = Some(number);
+        Ok(())
+    }
+
+    /// RFC 9112, 6.1. Where codings are hidden by odd spaces or letters, one program sees
+    /// a chunked body and another does not.
+    fn coding(&mut self, value: &[u8]) -> Result<(), Problem> {
+        let coding = value.strip_prefix(b" ").unwrap_or(value);
+        if self.is_chunked {
+            return Err(Problem::Coding);
+        }
+        if !coding.eq_ignore_ascii_case(b"chunked") {
+            return Err(unknown_coding(coding));
+        }
+        self.is_chunked = true;
+        Ok(())
+    }
+
+    /// RFC 9110, 10.1.1 knows one expectation.
+    fn expect(&mut self, value: &[u8]) -> Result<(), Problem> {
+        self.single(Single::Expect)?;
+        if value.trim_ascii().eq_ignore_ascii_case(b"100-continue") {
+            Ok(())
+        } else {
+            Err(Problem::Expectation)
+        }
+    }
+
+    fn upgrade(&mut self, value: &[u8]) -> Result<(), Problem> {
+        self.single(Single::Upgrade)?;
+        for protocol in value.split(|byte| *byte == b',') {
+            let name = protocol.trim_ascii();
+            let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+            if is(b"h2c") || is(b"h2") {
+                return Err(Problem::Http2Upgrade);
+            }
+            self.is_websocket |= is(b"websocket");
+        }
+        Ok(())
+    }
+
+    /// What the head comes to once all of its lines were read.
+    pub(super) fn end(
+        &self,
+        input: &[u8],
+        request: &RequestLine,
+        known_host: &mut Vec<u8>,
+    ) -> Result<Body, Problem> {
+        if let Some(host) = &self.host {
+            check_host(&input[host.clone()], known_host)?;
+        }
+        match (&self.host, &request.authority) {
+            (None, _) if request.is_http_11 => return Err(Problem::NoHost),
+            // RFC 9112, 3.2.2 would have the target win; whoever reads `Host` alone would
+            // see another site.
+            (Some(host), Some(authority)) if input[host.clone()] != input[authority.clone()] => {
+                return Err(Problem::OtherHost);
+            }
+            _ => {}
+        }
+        let body = match (self.is_chunked, self.length) {
+            (true, Some(_)) => return Err(Problem::LengthAndCoding),
+            (true, None) if !request.is_http_11 => return Err(Problem::OldCoding),
+            (true, None) => Body::Chunked,
+            (false, None | Some(0)) => Body::None,
+            (false, Some(length)) => Body::Length(length),
+        };
+        if self.is_websocket && body != Body::None {
+            return Err(Problem::BodyOfUpgrade);
+        }
+        Ok(body)
+    }
+}
+
+/// RFC 9112, 3.2: a `Host` that is empty or no host is refused.
+#[inline]
+fn check_host(host: &[u8], known: &mut Vec<u8>) -> Result<(), Problem> {
+    if host == known && !host.is_empty() {
+        return Ok(());
+    }
+    match host_of(host) {
+        Ok(name) if !name.is_empty() => {
+            known.clear();
+            known.extend_from_slice(host);
+            Ok(())
+        }
+        _ => Err(Problem::Host),
+    }
+}
+
+/// RFC 9112, 6.1: a coding that is known to exist but not to us is 501.
+#[cold]
+fn unknown_coding(value: &[u8]) -> Problem {
+    let is_known = |coding: &[u8]| {
+        ["gzip", "x-gzip", "deflate", "compress", "x-compress"]
+            .iter()
+            .any(|known| known.as_bytes().eq_ignore_ascii_case(coding))
+    };
+    let mut codings: Vec<&[u8]> = value.split(|byte| *byte == b',').collect();
+    for coding in codings.iter_mut().skip(1) {
+        *coding = coding.strip_prefix(b" ").unwrap_or(coding);
+    }
+    if codings
+        .last()
+        .is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"))
+    {
+        codings.pop();
+    }
+    if !codings.is_empty() && codings.iter().all(|coding| is_known(coding)) {
+        Problem::CodingNotImplemented
+    } else {
+        Problem::Coding
+    }
+}

@@ -1,0 +1,147 @@
+//! The request line (RFC 9112, 3).
+
+use super::{
+    marks::{PIECE, is_plain_target},
+    problem::Problem,
+};
+use crate::routes::host_of;
+
+/// No method that is registered has more than 17 letters.
+const LONGEST_METHOD: usize = 32;
+
+/// What of a request line matters for what follows it.
+#[derive(Debug)]
+pub(super) struct RequestLine {
+    pub(super) is_http_11: bool,
+    /// Of a target in absolute form: where the authority stands in the line.
+    pub(super) authority: Option<std::ops::Range<usize>>,
+}
+
+const BAD: u8 = 0;
+const GOOD: u8 = 1;
+const MARK: u8 = 2;
+const IN_QUERY: u8 = 3;
+
+/// What may be in a target. Beyond RFC 3986 that is what browsers leave uncoded:
+/// `[ ] | ^ { } \` and, in the query, the grave accent. All else would be coded or refused
+/// on its way, and not be what was scanned.
+const TARGET: [u8; 256] = {
+    let mut kind = [BAD; 256];
+    let mut byte = b'!';
+    while byte < 0x7f {
+        kind[byte as usize] = match byte {
+            b'"' | b'#' | b'<' | b'>' => BAD,
+            b'`' => IN_QUERY,
+            b'?' => MARK,
+            _ => GOOD,
+        };
+        byte += 1;
+    }
+    kind
+};
+
+impl RequestLine {
+    /// Reads `METHOD SP target SP HTTP/1.x`, which begins the head.
+    pub(super) fn read(line: &[u8], longest: usize) -> Result<Self, Problem> {
+        if line.len() > longest {
+            return Err(Problem::LongLine);
+        }
+        if line.is_empty() {
+            return Err(Problem::EmptyLine);
+        }
+        let is_method_byte = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
+        let method = line
+            .iter()
+            .position(|byte| !is_method_byte(byte))
+            .unwrap_or(line.len());
+        if method == 0 || method > LONGEST_METHOD || line.get(method) != Some(&b' ') {
+            return Err(Problem::Method);
+        }
+        let (method, rest) = (&line[..method], &line[method + 1..]);
+        let (target, is_http_11) = match rest.split_last_chunk::<9>() {
+            Some((target, b" HTTP/1.1")) => (target, true),
+            Some((target, b" HTTP/1.0")) => (target, false),
+            _ => return Err(version_problem(rest)),
+        };
+        if matches!(method, b"TRACE" | b"CONNECT") {
+            return Err(Problem::MethodNotAllowed);
+        }
+        check_bytes(target)?;
+        let from = method.len() + 1;
+        let authority = match target {
+            [b'/', ..] => None,
+            b"*" if method == b"OPTIONS" => None,
+            _ => {
+                let range = authority(target).ok_or(Problem::TargetForm)?;
+                Some(from + range.start..from + range.end)
+            }
+        };
+        Ok(Self {
+            is_http_11,
+            authority,
+        })
+    }
+}
+
+/// Why no version that we speak ends the line.
+#[cold]
+fn version_problem(rest: &[u8]) -> Problem {
+    if rest == b"* HTTP/2.0" {
+        return Problem::Http2;
+    }
+    match rest.rsplit(|byte| *byte == b' ').next() {
+        Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+            if major.is_ascii_digit()
+                && minor.is_ascii_digit()
+                && rest.len() > b" HTTP/1.1".len()
+                && !matches!((major, minor), (b'1', b'0' | b'1')) =>
+        {
+            Problem::Version
+        }
+        _ => Problem::RequestLine,
+    }
+}
+
+#[inline]
+fn check_bytes(target: &[u8]) -> Result<(), Problem> {
+    let (pieces, rest) = target.as_chunks::<PIECE>();
+    // The bytes left over are looked at together with some that were looked at already.
+    let is_plain = pieces.iter().all(is_plain_target)
+        && match target.last_chunk::<PIECE>() {
+            Some(last) => is_plain_target(last),
+            None => rest.iter().all(|byte| TARGET[usize::from(*byte)] == GOOD),
+        };
+    if is_plain {
+        return Ok(());
+    }
+    check_one_by_one(target)
+}
+
+fn check_one_by_one(target: &[u8]) -> Result<(), Problem> {
+    let mut path = target.iter();
+    let is_path_done = path.find(|byte| TARGET[usize::from(**byte)] != GOOD);
+    match is_path_done.map(|byte| TARGET[usize::from(*byte)]) {
+        None => Ok(()),
+        Some(MARK) if path.all(|byte| TARGET[usize::from(*byte)] != BAD) => Ok(()),
+        Some(_) if target.contains(&b' ') => Err(Problem::RequestLine),
+        Some(_) => Err(Problem::TargetByte),
+    }
+}
+
+/// Where the authority of `http://host/path` stands; none if it is no such target.
+#[cold]
+fn authority(target: &[u8]) -> Option<std::ops::Range<usize>> {
+    let from = ["http://", "https://"].iter().find_map(|scheme| {
+        let start = target.get(..scheme.len())?;
+        start
+            .eq_ignore_ascii_case(scheme.as_bytes())
+            .then_some(scheme.len())
+    })?;
+    let rest = &target[from..];
+    let length = rest
+        .iter()
+        .position(|byte| matches!(byte, b'/' | b'?'))
+        .unwrap_or(rest.len());
+    let host = host_of(&rest[..length]).ok()?;
+    (!host.is_empty()).then_some(from..from + length)
+}

@@ -1,0 +1,189 @@
+//! The one table of what may be wrong with a head: status, reason word, a sentence.
+
+use std::fmt::Write as _;
+
+use http::StatusCode;
+
+/// How much of a target goes to the log.
+const LOGGED_TARGET: usize = 1024;
+const LOGGED_METHOD: usize = 32;
+
+/// Why a head is refused, and what of it can be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::edge) struct Refused {
+    pub(in crate::edge) status: StatusCode,
+    pub(in crate::edge) reason: &'static str,
+    pub(in crate::edge) detail: &'static str,
+    pub(in crate::edge) method: Option<String>,
+    pub(in crate::edge) target: Option<String>,
+}
+
+/// What is wrong with a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Problem {
+    Tls,
+    Http2,
+    Control,
+    BareLineEnd,
+    EmptyLine,
+    RequestLine,
+    LongLine,
+    Version,
+    Method,
+    MethodNotAllowed,
+    TargetByte,
+    TargetForm,
+    LongHead,
+    ManyHeaders,
+    Name,
+    Underscore,
+    Fold,
+    SpaceAfterName,
+    Twice,
+    Host,
+    NoHost,
+    TwoHosts,
+    OtherHost,
+    Length,
+    TwoLengths,
+    LengthAndCoding,
+    Coding,
+    CodingNotImplemented,
+    OldCoding,
+    BodyOfUpgrade,
+    Http2Upgrade,
+    Expectation,
+    Timeout,
+}
+
+impl Problem {
+    /// The status and the word in log, metric and status page.
+    fn answer(self) -> (StatusCode, &'static str) {
+        let bad = StatusCode::BAD_REQUEST;
+        match self {
+            Self::Tls
+            | Self::Http2
+            | Self::Control
+            | Self::BareLineEnd
+            | Self::EmptyLine
+            | Self::RequestLine => (bad, "bad_request"),
+            Self::LongLine => (StatusCode::URI_TOO_LONG, "long_line"),
+            Self::Version => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "version"),
+            Self::Method => (bad, "method"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method"),
+            Self::TargetByte | Self::TargetForm => (bad, "bad_path"),
+            Self::LongHead | Self::ManyHeaders => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "long_head")
+            }
+            Self::Name | Self::Underscore | Self::Fold | Self::SpaceAfterName | Self::Twice => {
+                (bad, "bad_header")
+            }
+            Self::Host | Self::NoHost | Self::TwoHosts | Self::OtherHost => (bad, "bad_host"),
+            Self::Length
+            | Self::TwoLengths
+            | Self::LengthAndCoding
+            | Self::Coding
+            | Self::OldCoding
+            | Self::BodyOfUpgrade => (bad, "bad_framing"),
+            Self::CodingNotImplemented => (StatusCode::NOT_IMPLEMENTED, "bad_framing"),
+            Self::Http2Upgrade => (bad, "upgrade"),
+            Self::Expectation => (StatusCode::EXPECTATION_FAILED, "expectation"),
+            Self::Timeout => (StatusCode::REQUEST_TIMEOUT, "header_timeout"),
+        }
+    }
+
+    fn detail(self) -> &'static str {
+        match self {
+            Self::Tls => "This port speaks plain HTTP, and the client began with TLS.",
+            Self::Http2 => "This port takes no HTTP/2, and the client began with it.",
+            Self::Control => "The request has a control character.",
+            Self::BareLineEnd => "A line of the request does not end with CR and LF.",
+            Self::EmptyLine => "The request begins with too many empty lines.",
+            Self::RequestLine => {
+                "The first line is not a method, a target and a version with one space between."
+            }
+            Self::LongLine => "The address of the request is too long.",
+            Self::Version => "This port takes HTTP/1.1 and HTTP/1.0.",
+            Self::Method => "The request does not begin with a method in capital letters.",
+            Self::MethodNotAllowed => "The methods TRACE and CONNECT are not served.",
+            Self::TargetByte => "The address has a character that must be percent-encoded.",
+            Self::TargetForm => "The address is neither a path nor an http URL.",
+            Self::LongHead => "The request's headers, cookies among them, are too long.",
+            Self::ManyHeaders => "The request has too many headers.",
+            Self::Name => "A header has no proper name.",
+            Self::Underscore => "A header's name has an underscore.",
+            Self::Fold => "A header line begins with a space.",
+            Self::SpaceAfterName => "There is a space between a header's name and its colon.",
+            Self::Twice => "A header that may stand once stands twice.",
+            Self::Host => "The Host header is not a host.",
+            Self::NoHost => "There is no Host header.",
+            Self::TwoHosts => "There is more than one Host header.",
+            Self::OtherHost => "The address and the Host header name two hosts.",
+            Self::Length => "The Content-Length is not a number of bytes.",
+            Self::TwoLengths => "There is more than one Content-Length.",
+            Self::LengthAndCoding => "There is a Content-Length beside a Transfer-Encoding.",
+            Self::Coding => "The Transfer-Encoding is not `chunked`.",
+            Self::CodingNotImplemented => "No Transfer-Encoding but `chunked` is served.",
+            Self::OldCoding => "There is a Transfer-Encoding, which HTTP/1.0 does not know.",
+            Self::BodyOfUpgrade => "A request for a WebSocket has a body.",
+            Self::Http2Upgrade => "No upgrade to HTTP/2 is served.",
+            Self::Expectation => "No expectation but `100-continue` is met.",
+            Self::Timeout => "The request took too long to arrive.",
+        }
+    }
+
+    /// The refusal of a head that begins with `input`.
+    #[cold]
+    pub(super) fn refused(self, input: &[u8]) -> Refused {
+        let (status, reason) = self.answer();
+        let (method, target) = first_words(input);
+        Refused {
+            status,
+            reason,
+            detail: self.detail(),
+            method,
+            target,
+        }
+    }
+}
+
+impl Refused {
+    /// A head that took too long; `input` is what came of it.
+    pub(in crate::edge) fn timeout(input: &[u8]) -> Self {
+        Problem::Timeout.refused(input)
+    }
+}
+
+/// Method and target as far as they can be read, for the log.
+fn first_words(input: &[u8]) -> (Option<String>, Option<String>) {
+    let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let end = input.iter().position(is_line_end).unwrap_or(input.len());
+    let line = &input[..end];
+    let Some(space) = line.iter().position(|byte| *byte == b' ') else {
+        return (None, None);
+    };
+    let (method, rest) = (&line[..space], &line[space + 1..]);
+    let is_method = !method.is_empty()
+        && method.len() <= LOGGED_METHOD
+        && method
+            .iter()
+            .all(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'-' | b'_'));
+    if !is_method {
+        return (None, None);
+    }
+    let version = rest.windows(6).rposition(|piece| piece == b" HTTP/");
+    let target = &rest[..version.unwrap_or(rest.len())];
+    let mut text = String::new();
+    for byte in &target[..target.len().min(LOGGED_TARGET)] {
+        // What is no part of a target is shown as it should have been sent.
+        match byte {
+            b'!'..=b'~' if !matches!(byte, b'"' | b'<' | b'>' | b'`' | b'#') => {
+                text.push(char::from(*byte));
+            }
+            // Writing to a string cannot fail.
+            _ => drop(write!(text, "%{byte:02X}")),
+        }
+    }
+    let method = String::from_utf8_lossy(method).into_owned();
+    (Some(method), Some(text).filter(|text| !text.is_empty()))
+}
