@@ -60,7 +60,14 @@ fn text(explanation: &Explanation) -> String {
         None => line("target", &explanation.target),
     }
     line("class", explanation.class);
-    line("route", explanation.route.as_deref().unwrap_or("none: 404"));
+    line(
+        "route",
+        match (&explanation.route, explanation.without_route) {
+            (Some(route), _) => route,
+            (None, Some(421)) => "none: 421, no route is for this host",
+            (None, _) => "none: 404",
+        },
+    );
     if let Some(action) = &explanation.action {
         line("action", action);
     }

@@ -20,6 +20,8 @@ pub struct Explanation {
     pub rewritten_from: Option<String>,
     pub class: &'static str,
     pub route: Option<String>,
+    /// What is answered if no route takes the request.
+    pub without_route: Option<u16>,
     pub action: Option<String>,
     /// The target that the backend gets, if the route rewrites it.
     pub upstream_target: Option<String>,
@@ -85,6 +87,11 @@ pub fn explain(
         rewritten_from: (normal != raw.as_bytes()).then(|| raw.to_owned()),
         class: routes::classify(target.path, &head).name(),
         route: route.map(|route| route.name.to_string()),
+        without_route: match found {
+            Some(_) => None,
+            None if gateway.table.serves_host(&host) => Some(404),
+            None => Some(421),
+        },
         action: route.map(|route| what_it_does(route, &target, &params)),
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
         parameters: found

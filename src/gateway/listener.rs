@@ -63,12 +63,13 @@ pub enum ExceptPath {
 }
 
 impl ToHttps {
-    /// Whether a request for `path` is to go to HTTPS.
-    pub fn takes(&self, path: &str) -> bool {
-        !self.except.iter().any(|except| match except {
-            ExceptPath::Exact(exact) => path == &**exact,
-            ExceptPath::Below(prefix) => path.starts_with(&**prefix),
-        })
+    /// Whether a request for `path` is to go to HTTPS. `*` is no path, and nowhere to go.
+    pub fn takes(&self, path: &[u8]) -> bool {
+        path.starts_with(b"/")
+            && !self.except.iter().any(|except| match except {
+                ExceptPath::Exact(exact) => path == exact.as_bytes(),
+                ExceptPath::Below(prefix) => path.starts_with(prefix.as_bytes()),
+            })
     }
 }
 

@@ -21,7 +21,7 @@ use self::metrics::RouteMetrics;
 pub use self::{
     address::ListenAddress,
     compile::compile,
-    listener::{Limits, Listener, ProxyProtocol, ToHttps},
+    listener::{ExceptPath, Limits, Listener, ProxyProtocol, ToHttps},
 };
 use crate::{
     base::{clock::Clock, metrics::Metrics, net::TrustedProxies},

@@ -38,6 +38,8 @@ pub(crate) enum Failure {
     LongHead,
     /// No route matches.
     NoRoute,
+    /// No route is for the request's host.
+    UnknownHost,
     /// The route lets no upgrade pass.
     Upgrade,
     /// No backend has an address yet.
@@ -64,7 +66,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     #[cfg(test)]
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 25] = [
         Self::ClientGone,
         Self::BadRequest,
         Self::Method,
@@ -78,6 +80,7 @@ impl Failure {
         Self::WrongName,
         Self::LongHead,
         Self::NoRoute,
+        Self::UnknownHost,
         Self::Upgrade,
         Self::NoBackend,
         Self::Overload,
@@ -107,6 +110,7 @@ impl Failure {
             Self::WrongName => "wrong_name",
             Self::LongHead => "long_head",
             Self::NoRoute => "no_route",
+            Self::UnknownHost => "unknown_host",
             Self::Upgrade => "upgrade",
             Self::NoBackend => "no_backend",
             Self::Overload => "overload",
@@ -133,9 +137,9 @@ impl Failure {
             Self::LongLine => StatusCode::URI_TOO_LONG,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::SendTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::WrongName => StatusCode::MISDIRECTED_REQUEST,
             Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::UnknownHost | Self::WrongName => StatusCode::MISDIRECTED_REQUEST,
             Self::NoBackend | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect | Self::Tls | Self::Reset | Self::BadAnswer => StatusCode::BAD_GATEWAY,
             Self::FirstByte | Self::Idle | Self::Total => StatusCode::GATEWAY_TIMEOUT,
@@ -159,6 +163,7 @@ impl Failure {
             Self::WrongName => "This connection was made for another name than the request.",
             Self::LongHead => "The request's headers, cookies among them, are too long.",
             Self::NoRoute => "There is nothing at this address.",
+            Self::UnknownHost => "No site of this name is served here.",
             Self::Upgrade => "This address does not take WebSocket connections.",
             Self::NoBackend | Self::Overload => {
                 "The site is busy right now. Please try again in a moment."
@@ -240,6 +245,12 @@ impl Failure {
             },
             ErrorSource::Internal | ErrorSource::Unset => Self::Internal,
         }
+    }
+}
+
+impl From<Failure> for Box<Reply> {
+    fn from(failure: Failure) -> Self {
+        Box::new(failure.reply())
     }
 }
 

@@ -71,6 +71,9 @@ fn check_line(head: &RequestHeader, limits: &Limits) -> Result<(), Failure> {
         b"*" if head.method == Method::OPTIONS => {}
         _ => return Err(Failure::BadPath),
     }
+    if !head.raw_path().is_ascii() || head.raw_path().iter().any(|byte| b"\"<>".contains(byte)) {
+        return Err(Failure::BadPath);
+    }
     if line_length(head) - "\r\n".len() > limits.request_line {
         return Err(Failure::LongLine);
     }
@@ -232,6 +235,8 @@ mod tests {
             &[(&"a".repeat(257), "")],
             Err(Failure::BadHeader),
         );
+        check("http://a/\u{e9}", &[], Err(Failure::BadPath));
+        check("http://a/\"", &[], Err(Failure::BadPath));
         for (method, expected) in [
             ("TRACE", Failure::Method),
             ("CONNECT", Failure::Method),

@@ -11,6 +11,7 @@ pub mod page;
 mod refuse;
 mod reply;
 mod request;
+mod to_https;
 mod upstream;
 
 use std::{sync::Arc, time::Duration};

@@ -11,7 +11,7 @@ use super::{
     context::{self, Context},
     error::Failure,
     forwarded::{self, Forwarding},
-    http2,
+    http2, to_https,
 };
 use crate::{
     chain::{Client, Exchange, Phase, Protocol, Reply, RequestId, Verdict},
@@ -32,16 +32,17 @@ pub(super) async fn own_answer(session: &mut Session, ctx: &mut Context) -> Opti
     }
     match begin(session, ctx) {
         Ok(()) => filter(session, ctx).await,
-        Err(failure) => {
+        Err(reply) => {
             // The request filters never see it, and it is to be found in the log.
             ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
-            Some(Box::new(failure.reply()))
+            Some(reply)
         }
     }
 }
 
-/// Fixes what later hooks go by: client, target, route, class.
-fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Failure> {
+/// Fixes what later hooks go by: client, target, route, class. The answer to a request that
+/// gets no further than this.
+fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Box<Reply>> {
     let connection = connection(session).ok_or(Failure::Internal)?;
     let head = session.req_header();
     let is_http2 = head.version == http::Version::HTTP_2;
@@ -90,19 +91,27 @@ fn begin(session: &mut Session, ctx: &mut Context) -> Result<(), Failure> {
         .as_ref()
         .is_some_and(|c| c.is_misdirected(&host))
     {
-        return Err(Failure::WrongName);
+        return Err(Failure::WrongName.into());
     }
     let target = Target::new(&host, head.raw_path());
     ctx.facts.class = routes::classify(target.path, head);
-    let Some(index) = ctx.gateway.table.find(&target, head, &mut ctx.params) else {
-        return Err(Failure::NoRoute);
-    };
-    ctx.route = Some(index);
-    if let Some(route) = ctx.gateway.route(index) {
+    ctx.route = ctx.gateway.table.find(&target, head, &mut ctx.params);
+    if ctx.route.is_none() && !ctx.gateway.table.serves_host(&host) {
+        return Err(Failure::UnknownHost.into());
+    }
+    let redirect = ctx.connection.as_ref().and_then(|connection| {
+        let to = connection.listener.config.redirect.as_ref()?;
+        to_https::reply(to, head, target.path, &ctx.facts.client)
+    });
+    if let Some(route) = context::route(&ctx.gateway, ctx.route) {
         ctx.facts.route = Some(Arc::clone(&route.name));
         ctx.upstream.clone_from(&route.upstream);
     }
-    Ok(())
+    match redirect {
+        Some(reply) => Err(reply),
+        None if ctx.route.is_none() => Err(Failure::NoRoute.into()),
+        None => Ok(()),
+    }
 }
 
 /// The request filters, then the route's action. A reply if either answers.
@@ -194,7 +203,22 @@ pub(super) async fn forward(
         chain.on_upstream(&mut ex, open.headers()).await;
     }
     open.close(head);
+    if session.req_header().version == http::Version::HTTP_10 {
+        name_host(head, ctx)?;
+    }
     Ok(())
+}
+
+/// HTTP/1.0 may leave `Host` out, and a backend is spoken to in HTTP/1.1, which may not: it
+/// gets its own name then (as from nginx).
+fn name_host(head: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    if head.headers.contains_key(header::HOST) {
+        return Ok(());
+    }
+    let backend = ctx.facts.upstream.backend.as_deref().unwrap_or_default();
+    let is_host = routes::host_of(backend.as_bytes()).is_ok_and(|host| !host.is_empty());
+    let host = if is_host { backend } else { "localhost" };
+    head.insert_header(header::HOST, host)
 }
 
 /// The longest head that Node takes, with a margin for its own count

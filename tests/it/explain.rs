@@ -80,3 +80,29 @@ fn what_cannot_be_explained_is_told_on_stderr() {
     assert_eq!((ran.status, ran.stdout.as_str()), (EX_CONFIG, ""));
     assert!(ran.stderr.contains("3 errors"), "{}", ran.stderr);
 }
+
+#[test]
+fn explain_tells_a_path_without_a_route_from_a_host_without_one() {
+    let dir = tempfile::tempdir().expect("a folder for the test can be made");
+    let file = dir.path().join("edgeway.yaml");
+    let yaml = "listeners: [{ address: '127.0.0.1:0' }]\nroutes:\n  - match: { host: a.test, path: /here }\n    respond: ok\n";
+    std::fs::write(&file, yaml).expect("the folder takes files");
+    let file = file.to_str().expect("the folder's name is text");
+    for (url, line) in [
+        ("http://a.test/elsewhere", "none: 404"),
+        ("http://b.test/here", "none: 421, no route is for this host"),
+    ] {
+        let ran = edgeway(&["explain", "-c", file, "GET", url]);
+        let found = ran
+            .stdout
+            .lines()
+            .find_map(|text| text.strip_prefix("route"));
+        assert_eq!(
+            found.map(str::trim),
+            Some(line),
+            "{url}\n{}{}",
+            ran.stdout,
+            ran.stderr
+        );
+    }
+}

@@ -215,6 +215,14 @@ fn without_default_port(host: &[u8], scheme: Scheme) -> &[u8] {
     host.strip_suffix(default).unwrap_or(host)
 }
 
+/// `host` without the port that it may name.
+pub(super) fn without_port(host: &str) -> &str {
+    match port_of(host.as_bytes()) {
+        Some(port) => &host[..host.len() - port.len() - 1],
+        None => host.strip_suffix(':').unwrap_or(host),
+    }
+}
+
 /// The port of `host`, if it names one.
 fn port_of(host: &[u8]) -> Option<&[u8]> {
     let colon = host.iter().rposition(|b| *b == b':')?;

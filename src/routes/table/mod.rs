@@ -147,6 +147,17 @@ impl RouteTable {
         list
     }
 
+    /// Whether some route takes requests for this host, whatever their path. True of every
+    /// host if no route names one.
+    pub fn serves_host(&self, host: &str) -> bool {
+        let is_below =
+            |(dot, _): (usize, &str)| dot > 0 && self.below.contains_key(&host[dot + 1..]);
+        self.any.is_some()
+            || (self.exact.is_empty() && self.below.is_empty())
+            || self.exact.contains_key(host)
+            || host.match_indices('.').any(is_below)
+    }
+
     /// The parameter names of a route.
     pub fn params_of(&self, route: usize) -> &ParamNames {
         &self.routes[route].names
