@@ -223,7 +223,12 @@ async fn two_gateways_with_one_issuer_serve_one_certificate() {
     // Without an issuer nobody can answer, and it says so.
     assert_eq!(ask(follower_plain).await.0, 502);
     let refused = "edgeway_refused_total{reason=\"acme_no_issuer\"}";
-    assert_eq!(follower.count(refused).await, 1);
+    wait_for(
+        "the refusal is counted",
+        Duration::from_secs(5),
+        async || (follower.count(refused).await == 1).then_some(()),
+    )
+    .await;
     let shown = pebble::get(local(follower_tls), "shop.test", &trusting(), "/").await;
     assert!(shown.unwrap().names().1.contains("Edgeway stand-in"));
 

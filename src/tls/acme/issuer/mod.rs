@@ -169,19 +169,20 @@ impl Issuing {
             expires:% = shown(certificate.until);
             "a certificate was issued"
         );
-        managed.serve(Stored { certificate, state });
         managed.count("issued");
+        managed.serve(Stored { certificate, state });
     }
 
     async fn failed(&self, managed: &Managed, error: &OrderError, asked: Option<Duration>) {
         if matches!(error, OrderError::Stopped) {
             return;
         }
+        let outcome = error.outcome();
         let mut state = managed.state();
         state.failures = state.failures.saturating_add(1);
         let pause = schedule::pause(error.failure(), state.failures, asked, fastrand::f64());
         state.next_try = seconds(self.clock.wall() + pause).saturating_add(1);
-        state.was_asked_to_wait = asked.is_some();
+        state.was_asked_to_wait = asked.is_some_and(|asked| asked >= pause);
         state.problem = Some(chain(error));
         warn!(
             name = &*managed.name,
@@ -191,12 +192,12 @@ impl Issuing {
             expires:% = managed.expires().map_or_else(|| "no certificate yet".to_owned(), shown);
             "a certificate was not issued"
         );
-        managed.count(error.outcome());
         managed.set_state(state.clone());
         let (store, of) = (self.store.clone(), Arc::clone(&managed.name));
         if let Err(error) = on_disk(move || store.save_state(&of, &state)).await {
             warn!(name = &*managed.name, error:% = chain(&error); "how an attempt went cannot be kept");
         }
+        managed.count(outcome);
     }
 
     /// Asks the authority when it would like the certificate to be renewed (RFC 9773), if
