@@ -107,7 +107,9 @@ impl Issuing {
         let Ok(Some(stored)) = on_disk(move || store.load(&of)).await else {
             return false;
         };
-        if managed.serial().as_ref() == Some(&stored.certificate.serial) {
+        // An older one is what we could not replace on disk.
+        let is_newer = |served| stored.certificate.until > served;
+        if !managed.expires().is_none_or(is_newer) {
             return false;
         }
         info!(name = &*managed.name, serial = stored.certificate.serial.as_str(); "another process has renewed a certificate");
@@ -175,7 +177,7 @@ impl Issuing {
 
     async fn failed(&self, managed: &Managed, error: &OrderError, asked: Option<Duration>) {
         if matches!(error, OrderError::Stopped) {
-            return;
+            return sleep(BUSY).await;
         }
         let outcome = error.outcome();
         let mut state = managed.state();
