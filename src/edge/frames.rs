@@ -17,13 +17,10 @@ const SPANS: usize = 4;
 
 /// DATA frames without data in 10 s; `h2` takes a hundred in a connection's life.
 const EMPTY_DATA: u64 = 100;
-/// PRIORITY frames, and its successors, beside those that come with requests.
-const PRIORITIES: u64 = 1000;
-/// `WINDOW_UPDATE` frames, beside those that answer what we send.
-const WINDOW_UPDATES: u64 = 1000;
-/// Frames of no known type, which are to be passed over (RFC 9113, 4.1).
-const UNKNOWN: u64 = 1000;
-/// PRIORITY and `WINDOW_UPDATE` frames that may come with each request.
+/// PRIORITY frames and their successors, `WINDOW_UPDATE` frames beside those that answer
+/// what we send, and frames of no known type, which are to be passed over (RFC 9113, 4.1).
+const OTHERS: u64 = 200;
+/// As many more of each may come with each request.
 const WITH_REQUEST: u64 = 4;
 
 /// CONTINUATION frames of one header block, if its list is no longer than a few frames.
@@ -187,7 +184,7 @@ impl Frames {
             }
             // PRIORITY, PRIORITY_UPDATE (RFC 9218, 7.1)
             2 | 0x10 => {
-                let most = PRIORITIES + WITH_REQUEST * self.recent(Kind::Requests);
+                let most = self.others();
                 self.count(Kind::Priorities, most, Cut::Priorities)
             }
             // RST_STREAM
@@ -203,9 +200,7 @@ impl Frames {
             6 => self.count(Kind::Pings, limits.pings, Cut::Pings),
             // WINDOW_UPDATE: clients send two for what fills a frame, some for each 4 KiB.
             8 => {
-                let most = WINDOW_UPDATES
-                    + WITH_REQUEST * self.recent(Kind::Requests)
-                    + self.recent(Kind::Sent);
+                let most = self.others() + self.recent(Kind::Sent);
                 self.count(Kind::WindowUpdates, most, Cut::WindowUpdates)
             }
             // CONTINUATION
@@ -218,7 +213,10 @@ impl Frames {
                 Ok(())
             }
             // GOAWAY, and whatever is yet to be invented.
-            _ => self.count(Kind::Unknown, UNKNOWN, Cut::UnknownFrames),
+            _ => {
+                let most = self.others();
+                self.count(Kind::Unknown, most, Cut::UnknownFrames)
+            }
         }
     }
 
@@ -236,6 +234,11 @@ impl Frames {
             return Err(cut);
         }
         Ok(())
+    }
+
+    /// How many may come of what goes with requests.
+    fn others(&self) -> u64 {
+        OTHERS + WITH_REQUEST * self.recent(Kind::Requests)
     }
 
     fn recent(&self, kind: Kind) -> u64 {
@@ -312,9 +315,9 @@ mod tests {
                 Cut::Settings,
             ),
             (DATA, 0, 0, EMPTY_DATA, Cut::EmptyData),
-            (PRIORITY, 0, 5, PRIORITIES, Cut::Priorities),
-            (WINDOW_UPDATE, 0, 4, WINDOW_UPDATES, Cut::WindowUpdates),
-            (0xfa, 0, 3, UNKNOWN, Cut::UnknownFrames),
+            (PRIORITY, 0, 5, OTHERS, Cut::Priorities),
+            (WINDOW_UPDATE, 0, 4, OTHERS, Cut::WindowUpdates),
+            (0xfa, 0, 3, OTHERS, Cut::UnknownFrames),
         ] {
             assert_eq!(passes(&frame(kind, flags, length), 0), Some((most, cut)));
         }

@@ -22,6 +22,8 @@ use crate::{
 const LENGTH: Duration = Duration::from_secs(5);
 /// Attackers at once; each comes back as soon as it is thrown out.
 const ATTACKERS: usize = 8;
+/// Those whose requests are real work for the origin, too.
+const WORKERS: usize = 1;
 /// Bytes of one write, about.
 const PIECE: usize = 32 * 1024;
 const MIB: u64 = 1024 * 1024;
@@ -39,6 +41,8 @@ enum Again {
     Same(Vec<u8>),
     /// Requests, each reset at once.
     Resets,
+    /// Requests, more than may be open.
+    Requests,
 }
 
 pub(crate) async fn run(report: &mut Report) {
@@ -102,6 +106,12 @@ fn floods() -> Vec<Flood> {
             again: Again::Resets,
             reads: true,
         },
+        Flood {
+            name: "requests, and nothing read",
+            first: Vec::new(),
+            again: Again::Requests,
+            reads: false,
+        },
         flood(
             "CONTINUATION",
             begun(END_STREAM, "GET"),
@@ -142,7 +152,11 @@ async fn attack(report: &mut Report, gateway: &Gateway, flood: Flood) {
     let before = gateway.rss();
     let flood = std::sync::Arc::new(flood);
     let mut attackers = JoinSet::new();
-    for _ in 0..ATTACKERS {
+    let count = match flood.again {
+        Again::Requests => WORKERS,
+        Again::Same(_) | Again::Resets => ATTACKERS,
+    };
+    for _ in 0..count {
         let flood = std::sync::Arc::clone(&flood);
         attackers.spawn(async move {
             let end = Instant::now() + LENGTH;
@@ -170,7 +184,7 @@ async fn attack(report: &mut Report, gateway: &Gateway, flood: Flood) {
         ),
     );
     report.check(
-        connections > ATTACKERS as u64,
+        connections > count as u64,
         format!("{name}: {connections} connections were ended"),
     );
     report.check(
@@ -190,13 +204,15 @@ async fn once(address: SocketAddr, flood: &Flood, end: Instant) {
     let mut next = 1u32;
     let mut piece = || match &flood.again {
         Again::Same(bytes) => bytes.repeat(PIECE / bytes.len()),
-        Again::Resets => {
+        Again::Resets | Again::Requests => {
             let request = block("GET", "/");
             let mut bytes = Vec::with_capacity(PIECE);
             while bytes.len() < PIECE {
                 let whole = END_HEADERS | END_STREAM;
                 bytes.extend(frame(HEADERS, whole, next, &request));
-                bytes.extend(frame(RST_STREAM, 0, next, &[0, 0, 0, 8]));
+                if matches!(flood.again, Again::Resets) {
+                    bytes.extend(frame(RST_STREAM, 0, next, &[0, 0, 0, 8]));
+                }
                 next += 2;
             }
             bytes

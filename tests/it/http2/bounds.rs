@@ -207,17 +207,17 @@ async fn each_flood_ends_its_connection_and_has_a_name() {
         ),
         (
             "h2_priorities",
-            900,
+            150,
             Box::new(|_| frame(PRIORITY, 0, 1, &[0; 5])),
         ),
         (
             "h2_window_updates",
-            900,
+            150,
             Box::new(|_| frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
         ),
         (
             "h2_unknown_frames",
-            900,
+            150,
             Box::new(|_| frame(0xfa, 0, 0, b"any")),
         ),
     ];
