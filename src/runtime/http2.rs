@@ -21,6 +21,9 @@ use super::{
 };
 use crate::gateway::Limits;
 
+/// The longest frame that a client may send us (RFC 9113, 4.2).
+const FRAME: u64 = 16 * 1024;
+
 /// The state of one connection.
 #[derive(Debug)]
 pub struct Streams {
@@ -116,8 +119,11 @@ impl Streams {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// Ends streams whose bodies come too slowly.
-    pub(super) fn check_bodies(&self, elapsed: u64, bounds: Bounds) {
+    /// Ends streams whose bodies come too slowly. A piece is seen once its frame is whole, so
+    /// each has the time that a frame may take, too.
+    pub(super) fn check_bodies(&self, elapsed: u64, mut bounds: Bounds) {
+        let frame = FRAME.checked_div(bounds.rate).unwrap_or(0);
+        bounds.grace += Duration::from_secs(frame);
         for stream in self.watches.lock().iter().filter_map(Weak::upgrade) {
             stream.check_body(elapsed, bounds);
         }

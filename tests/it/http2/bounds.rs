@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
@@ -72,6 +73,45 @@ async fn a_connection_has_to_begin_and_a_head_to_end_in_time() {
         let frame = frames.next().await.expect("the connection stays");
         assert_ne!(frame.kind, GOAWAY);
     }
+}
+
+#[tokio::test]
+async fn a_body_that_drips_ends_its_stream_and_no_other() {
+    const LIMITS: &str = "limits: { body_rate: 16KiB, body_grace: 300ms }";
+    let origin = EchoOrigin::start().await;
+    let listener = format!("{CLEARTEXT}, {LIMITS}");
+    let gateway = self::gateway(&listener, origin.address(), "").await;
+    let client = Client::open(gateway.address()).await;
+    let asked = request("POST", "/large");
+    let (answer, mut stream) = client.begin(asked, false).await.unwrap();
+    let mut answer = std::pin::pin!(whole(answer));
+    let started = Instant::now();
+    let mut steps = tokio::time::interval(Duration::from_millis(50));
+    let answer = loop {
+        tokio::select! {
+            answer = &mut answer => break answer.unwrap(),
+            _ = steps.tick() => {
+                // Once it is answered, the stream takes no more.
+                drop(stream.send_data(Bytes::from_static(b"a"), false));
+                assert_eq!(client.get("/fixed").await.status(), 200);
+            }
+        }
+    };
+    assert_eq!(answer.status(), 408);
+    let took = started.elapsed();
+    assert!((1200..4000).contains(&took.as_millis()), "{took:?}");
+    until_refused(&gateway, "body_timeout").await;
+    assert_eq!(client.get("/").await.status(), 200);
+
+    // The control: whoever has sent all waits for the backend in peace.
+    let slow = SlowOrigin::start(Duration::from_millis(2500)).await;
+    let gateway = self::gateway(&listener, slow.address(), "").await;
+    let client = Client::open(gateway.address()).await;
+    let (get, post) = tokio::join!(
+        client.send(request("GET", "/"), ""),
+        client.send(request("POST", "/large"), "all of it")
+    );
+    assert_eq!((get.unwrap().status(), post.unwrap().status()), (200, 200));
 }
 
 #[tokio::test]
