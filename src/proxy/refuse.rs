@@ -119,7 +119,14 @@ impl Refuse for Refuser {
 
     fn ended(&self, connection: &Connection, reason: &'static str) {
         self.live.http.refuse(reason);
-        log::debug!(
+        // A client that is slow or idle is everyday; one that floods us is somebody's doing.
+        let level = if reason.starts_with("h2_") {
+            log::Level::Warn
+        } else {
+            log::Level::Debug
+        };
+        log::log!(
+            level,
             listener = &*connection.listener.config.name,
             client:% = connection.peer,
             reason;

@@ -20,7 +20,7 @@ use crate::support::{
 /// Where Debian's package puts it.
 const BROWSER: &str = "/usr/bin/chromium";
 /// About three times what a busy machine needs.
-const LIMIT: Duration = Duration::from_mins(2);
+const LIMIT: Duration = Duration::from_mins(4);
 
 const CHECKS: &[&str] = &[
     "a page comes alive",

@@ -299,6 +299,7 @@ async fn each_flood_ends_its_connection_and_has_a_name() {
     frames.write(&pings).await.unwrap();
     assert_eq!(frames.goaways().await, [ENHANCE_YOUR_CALM]);
     let log = gateway.stderr();
+    assert!(log.contains("reason=h2_pings"), "{log}");
     assert!(!log.contains("panicked"), "{log}");
 }
 
