@@ -161,7 +161,7 @@ impl Compiler<'_> {
                     metrics: &self.world.metrics,
                     diagnostics: &mut self.diagnostics,
                 };
-                tls::Server::compile(&name, tls, &config.http2, file.acme.as_ref(), &mut cx)
+                tls::Server::compile(&name, tls, &config.http2, &mut cx)
             });
             listeners.push(Arc::new(Listener {
                 name,

@@ -272,3 +272,141 @@ fn kind(key: &CertifiedKey) -> u8 {
         _ => 3,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{base::metrics::Metrics, tls::testkit::certificate};
+
+    fn certificates(unknown: UnknownNamesConfig, acme: &[&str]) -> (Certificates, Metrics) {
+        let metrics = Metrics::default();
+        let expiries = Expiries::new(&metrics, &"web".into());
+        let acme = acme.iter().map(|name| (*name).into()).collect();
+        (Certificates::new(unknown, acme, expiries), metrics)
+    }
+
+    const P256: &[SignatureScheme] = &[SignatureScheme::ECDSA_NISTP256_SHA256];
+
+    #[test]
+    fn files_come_before_acme_and_acme_before_the_default() {
+        let (certificates, metrics) =
+            certificates(UnknownNamesConfig::Default, &["one.test", "two.test"]);
+        let same = |name: Option<&str>, wanted: Option<&Arc<Certificate>>| {
+            let chosen = certificates.choose(name, P256).map(|key| key.cert.clone());
+            assert_eq!(chosen, wanted.map(|c| c.key.cert.clone()), "{name:?}");
+        };
+        same(Some("one.test"), None);
+        let two = certificate(&["two.test"], 2_000);
+        certificates.set_managed("Two.Test", Arc::clone(&two.key));
+        same(Some("two.test"), Some(&two));
+        // The first name that ACME has got one for answers for all others.
+        same(Some("x.test"), Some(&two));
+        let one = certificate(&["one.test"], 1_000);
+        certificates.set_managed("one.test", Arc::clone(&one.key));
+        assert!(Arc::ptr_eq(
+            &certificates.managed("ONE.test").unwrap(),
+            &one.key
+        ));
+        same(None, Some(&one));
+        let file = certificate(&["*.test"], 3_000);
+        certificates.set_files(&[Arc::clone(&file)]);
+        for name in [Some("one.test"), Some("two.test."), Some("x.y.test"), None] {
+            same(name, Some(&file));
+        }
+        let text = String::from_utf8(metrics.text()).unwrap();
+        assert!(text.contains("name=\"*.test\"} 3000"), "{text}");
+        assert!(text.contains("name=\"one.test\"}"), "{text}");
+        certificates.set_files(&[]);
+        same(Some("two.test"), Some(&two));
+        let text = String::from_utf8(metrics.text()).unwrap();
+        assert!(!text.contains("name=\"*.test\"}"), "{text}");
+    }
+
+    #[test]
+    fn unknown_names_are_known_before_a_certificate_is_looked_for() {
+        let (certificates, _) = certificates(UnknownNamesConfig::Refuse, &["acme.test"]);
+        let file = certificate(&["*.a.test", "b.test"], 0);
+        certificates.set_files(&[file]);
+        for (name, refuses) in [
+            (Some("x.a.test"), false),
+            (Some("b.test."), false),
+            (Some("a.test"), true),
+            (Some("x.y.a.test"), true),
+            (Some("acme.test"), true),
+            (Some("127.0.0.1"), true),
+            (None, true),
+        ] {
+            assert_eq!(certificates.refuses(name), refuses, "{name:?}");
+            assert_eq!(
+                certificates.choose(name, P256).is_none(),
+                refuses,
+                "{name:?}"
+            );
+        }
+        let managed = certificate(&["acme.test"], 0);
+        certificates.set_managed("acme.test", Arc::clone(&managed.key));
+        assert!(!certificates.refuses(Some("acme.test")));
+    }
+
+    #[test]
+    fn a_challenge_has_its_own_answer_until_it_is_over() {
+        let (certificates, _) = certificates(UnknownNamesConfig::Default, &["a.test"]);
+        let answer = certificate(&["a.test"], 0);
+        assert!(certificates.challenge("a.test").is_none());
+        certificates.set_challenge("A.test", Some(Arc::clone(&answer.key)));
+        let found = certificates.challenge("a.test").unwrap();
+        assert!(Arc::ptr_eq(&found, &answer.key));
+        assert!(certificates.choose(Some("a.test"), P256).is_none());
+        certificates.set_challenge("a.test", None);
+        assert!(certificates.challenge("a.test").is_none());
+    }
+
+    #[test]
+    fn of_two_for_one_name_the_one_that_lasts_longer_answers() {
+        let early = certificate(&["a.test"], 1_000);
+        let late = certificate(&["a.test", "b.test"], 2_000);
+        for both in [[&early, &late], [&late, &early]] {
+            let (certificates, metrics) = certificates(UnknownNamesConfig::Default, &[]);
+            certificates.set_files(&both.map(Arc::clone));
+            for name in [Some("a.test"), Some("b.test"), None] {
+                let chosen = certificates.choose(name, P256).unwrap();
+                assert!(Arc::ptr_eq(&chosen, &late.key), "{name:?}");
+            }
+            // The metric warns of the first to run out.
+            let text = String::from_utf8(metrics.text()).unwrap();
+            assert!(text.contains("name=\"a.test\"} 1000"), "{text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_index_finds_what_a_list_would(
+            sets in prop::collection::vec(prop::collection::vec(0..12usize, 1..4), 1..5),
+            asked in "[ab]\\.(x\\.)?[ab]\\.test",
+        ) {
+            const NAMES: [&str; 12] = [
+                "a.test", "b.test", "a.a.test", "b.a.test", "a.b.test", "b.b.test", "a.x.a.test",
+                "*.test", "*.a.test", "*.b.test", "*.x.a.test", "*.x.b.test",
+            ];
+            let all: Vec<Arc<Certificate>> = sets
+                .iter()
+                .zip(0..)
+                .map(|(set, age)| {
+                    let names: Vec<&str> = set.iter().map(|index| NAMES[*index]).collect();
+                    certificate(&names, -age)
+                })
+                .collect();
+            let index = Index::new(&all);
+            let exact = all.iter().find(|c| c.names.iter().any(|name| **name == *asked));
+            let wild = asked.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+            let wild = wild.and_then(|wild| {
+                all.iter().find(|c| c.names.iter().any(|name| **name == *wild))
+            });
+            let found = index.find(&asked).map(|kinds| &kinds.0[0]);
+            prop_assert_eq!(found.map(Arc::as_ptr), exact.or(wild).map(Arc::as_ptr));
+        }
+    }
+}

@@ -150,3 +150,121 @@ fn ber(value: &Any<'_>) -> String {
         .map(|bytes| hex(&bytes))
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{
+        CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, date_time_ymd,
+        string::PrintableString,
+    };
+
+    use super::*;
+
+    fn made(parts: &[(DnType, DnValue)]) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.not_after = date_time_ymd(2030, 1, 1);
+        for (kind, value) in parts {
+            params.distinguished_name.push(kind.clone(), value.clone());
+        }
+        let key = KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().clone()
+    }
+
+    fn utf8(text: &str) -> DnValue {
+        DnValue::Utf8String(text.to_owned())
+    }
+
+    #[track_caller]
+    fn check(parts: &[(DnType, DnValue)], expected: &str) {
+        let client = ClientCertificate::read(&made(parts), 0).unwrap();
+        assert_eq!(client.subject, expected);
+    }
+
+    #[test]
+    fn names_are_written_as_rfc_4514_has_them() {
+        let printable = |text: &str| {
+            DnValue::PrintableString(PrintableString::try_from(text.to_owned()).unwrap())
+        };
+        check(
+            &[
+                (DnType::CountryName, printable("DE")),
+                (DnType::OrganizationName, utf8("Example, Inc.")),
+                (DnType::CommonName, utf8("ann")),
+            ],
+            r"CN=ann,O=Example\, Inc.,C=DE",
+        );
+        check(
+            &[(DnType::CommonName, utf8(" #a \"b\" <c>;d=e+f\\g "))],
+            r#"CN=\ #a \"b\" \<c\>\;d=e\+f\\g\ "#,
+        );
+        check(&[(DnType::CommonName, utf8("#1"))], r"CN=\#1");
+        check(&[(DnType::CommonName, utf8(" "))], r"CN=\ ");
+        check(
+            &[(DnType::CommonName, utf8("Lučić\r\nX-Admin: 1"))],
+            r"CN=Lu\c4\8di\c4\87\0d\0aX-Admin: 1",
+        );
+        check(
+            &[(DnType::CustomDnType(vec![2, 5, 4, 4]), utf8("Before"))],
+            "2.5.4.4=#0c064265666f7265",
+        );
+        check(
+            &[(
+                DnType::CustomDnType(vec![0, 9, 2342, 19_200_300, 100, 1, 1]),
+                utf8("u1"),
+            )],
+            "UID=u1",
+        );
+        check(&[], "");
+    }
+
+    #[test]
+    fn a_certificate_that_has_run_out_says_nothing() {
+        let certificate = made(&[(DnType::CommonName, utf8("ann"))]);
+        let end = 1_893_456_000;
+        assert!(ClientCertificate::read(&certificate, end).is_some());
+        assert!(ClientCertificate::read(&certificate, end + 1).is_none());
+        assert!(ClientCertificate::read(&CertificateDer::from(vec![0x30, 0]), 0).is_none());
+    }
+
+    #[test]
+    fn the_fingerprint_is_the_hash_of_the_whole_certificate() {
+        let certificate = made(&[]);
+        let client = ClientCertificate::read(&certificate, 0).unwrap();
+        let hash = digest::digest(&digest::SHA256, &certificate);
+        let expected: Vec<u8> = hash.as_ref().to_vec();
+        let text = client.fingerprint.to_str().unwrap();
+        let read: Vec<u8> = (0..text.len() / 2)
+            .map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        assert_eq!(read, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_escaped_reads_back(value in any::<String>()) {
+            let mut text = String::new();
+            escape(&value, &mut text);
+            prop_assert!(text.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+            let mut read = Vec::new();
+            let mut rest = text.as_bytes();
+            while let [first, after @ ..] = rest {
+                rest = after;
+                if *first != b'\\' {
+                    prop_assert!(!b"\"+,;<>".contains(first));
+                    read.push(*first);
+                    continue;
+                }
+                let digits = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+                // `from_str_radix` takes a sign.
+                let digits = digits.filter(|two| two.bytes().all(|b| b.is_ascii_hexdigit()));
+                let byte = digits.and_then(|two| u8::from_str_radix(two, 16).ok());
+                let (byte, used) = byte.map_or((after[0], 1), |byte| (byte, 2));
+                read.push(byte);
+                rest = &after[used..];
+            }
+            prop_assert_eq!(read, value.as_bytes());
+        }
+    }
+}

@@ -125,3 +125,42 @@ pub(super) fn seconds(at: SystemTime) -> i64 {
         .unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::tls::{pair::Certificate, testkit::certificate};
+
+    /// What is said of a certificate that is good for `lifetime` days, `age` days old.
+    fn said(lifetime: i64, age: i64) -> Option<String> {
+        let made = certificate(&["a.test"], lifetime * super::DAY);
+        let certificate = Certificate {
+            not_before: 0,
+            key: made.key.clone(),
+            names: made.names.clone(),
+            serial: made.serial.clone(),
+            not_after: made.not_after,
+        };
+        let worry = certificate.worry(age * super::DAY);
+        worry.map(|worry| worry.to_string())
+    }
+
+    #[test]
+    fn what_is_about_to_run_out_is_told_in_time() {
+        for (lifetime, age, expected) in [
+            (90, 60, None),
+            (90, 72, None),
+            (90, 73, Some("runs out in 17 days")),
+            (90, 89, Some("runs out in a day")),
+            (90, 90, Some("runs out within a day")),
+            (90, 91, Some("has run out")),
+            (90, -1, Some("is not valid yet")),
+            // Long ones are not told for months, short ones not all the time.
+            (800, 770, None),
+            (800, 780, Some("runs out in 20 days")),
+            (6, 4, None),
+            (6, 5, Some("runs out in a day")),
+        ] {
+            assert_eq!(said(lifetime, age).as_deref(), expected, "{lifetime} {age}");
+        }
+    }
+}

@@ -21,7 +21,7 @@ use crate::{
     chain::CompileCx,
     config::{
         diagnostic::Diagnostic,
-        model::{AcmeConfig, CertificateConfig, ClientCertificateConfig, Http2Config, TlsConfig},
+        model::{CertificateConfig, ClientCertificateConfig, Http2Config, TlsConfig},
         tree::Spanned,
     },
 };
@@ -57,7 +57,6 @@ impl Server {
         listener: &Arc<str>,
         config: &Spanned<TlsConfig>,
         http2: &Http2Config,
-        acme: Option<&Spanned<AcmeConfig>>,
         cx: &mut CompileCx<'_>,
     ) -> Option<Arc<Self>> {
         super::install_provider();
@@ -67,14 +66,6 @@ impl Server {
                 "edgeway::tls::no_certificates",
                 "this listener speaks TLS and has no certificate",
                 "write `certificates: { cert: FILE, key: FILE }`, `certificates: { dir: FOLDER }`, or `acme: [NAME]`",
-            );
-        }
-        if let (Some(first), None) = (config.acme.first(), acme) {
-            cx.report_at(
-                first.place,
-                "edgeway::tls::no_account",
-                "certificates are asked for by ACME, and there is no account",
-                "add `acme: { email: you@example.com, folder: /var/lib/edgeway/acme }` at the top of the file",
             );
         }
         let names = config

@@ -1,21 +1,42 @@
 //! Certificates for tests inside the crate.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use tempfile::TempDir;
 
+use super::{
+    pair::{self as files, Certificate, PairPaths},
+    policy,
+};
 use crate::config::model::File;
 
 /// A certificate that signed itself, and its key, in PEM.
-pub(crate) fn pair(names: &[&str]) -> (String, String) {
+pub(super) fn pair(names: &[&str]) -> (String, String) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
     (cert.pem(), KeyPair::serialize_pem(&signing_key))
 }
 
+/// A pair for these names that is good until `not_after`, in seconds since 1970, whatever
+/// it says itself.
+pub(super) fn certificate(names: &[&str], not_after: i64) -> Arc<Certificate> {
+    let folder = tempfile::tempdir().unwrap();
+    write_pair(folder.path(), "a", names);
+    let paths = PairPaths {
+        cert: folder.path().join("a.pem"),
+        key: folder.path().join("a.key"),
+        ocsp: None,
+    };
+    let certificate = files::load(&paths, policy::provider()).unwrap();
+    Arc::new(Certificate {
+        not_after,
+        ..certificate
+    })
+}
+
 /// Writes a pair for `names` as `NAME.pem` and `NAME.key`.
-pub(crate) fn write_pair(folder: &Path, name: &str, names: &[&str]) {
+pub(super) fn write_pair(folder: &Path, name: &str, names: &[&str]) {
     let (cert, key) = pair(names);
     fs::create_dir_all(folder).unwrap();
     fs::write(folder.join(format!("{name}.pem")), cert).unwrap();

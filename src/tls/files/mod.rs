@@ -245,7 +245,19 @@ impl Files {
     pub(super) fn look(&mut self) -> Look {
         let mut look = Look::default();
         let mut has_changed = self.look_at_folders(&mut look);
-        let paths: Vec<PairPaths> = self.paths().cloned().collect();
+        let paths: Vec<PairPaths> = self
+            .sources
+            .iter()
+            .flat_map(|source| match source {
+                Source::Pair(paths) => std::slice::from_ref(paths),
+                // Of a folder in trouble there is nothing more to say.
+                Source::Folder(path) => match self.folders.get(path) {
+                    Some(folder) if folder.suspicion.is_none() => &folder.pairs[..],
+                    _ => &[],
+                },
+            })
+            .cloned()
+            .collect();
         for paths in paths {
             let pair = self.pairs.entry(paths.clone()).or_default();
             has_changed |= pair.look(&paths, &self.provider, &mut look.events);
@@ -406,3 +418,6 @@ fn pairs_in(path: &Path) -> Result<Vec<PairPaths>, FolderError> {
     pairs.sort();
     Ok(pairs)
 }
+
+#[cfg(test)]
+mod tests;
