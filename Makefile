@@ -28,8 +28,8 @@ setup-tests: ## the same, and what the end-to-end tests need: a browser, openssl
 	@scripts/setup chromium openssl pebble curl
 
 .PHONY: setup-drills
-setup-drills: ## the same, and the load generator of the drills
-	@scripts/setup nghttp2-client
+setup-drills: ## the same, and what the drills need: a load generator, testssl.sh
+	@scripts/setup nghttp2-client openssl testssl.sh
 
 .PHONY: apps
 apps: ## install and build what the end-to-end tests run in node
@@ -49,5 +49,5 @@ compare: setup ## measure Edgeway, bare Pingora and nginx side by side
 	load-tests/compare
 
 .PHONY: drills
-drills: setup-drills apps ## the long runs: killed instances, large bodies, idle WebSockets, a hanging upstream, floods
+drills: setup-drills apps ## the long runs: killed instances, large bodies, idle WebSockets, a hanging upstream, floods, testssl.sh
 	$(CARGO) test --release --locked --test drills

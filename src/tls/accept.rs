@@ -87,7 +87,7 @@ impl Server {
                 goodbye(&mut socket, &UNRECOGNIZED_NAME).await;
                 return Err(Failed::UnknownName);
             }
-            _ => self.config(),
+            _ => self.config(&hello),
         };
         let stream = StartHandshake::from_parts(accepted, socket)
             .into_stream(config)

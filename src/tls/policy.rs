@@ -4,17 +4,17 @@
 use std::sync::{Arc, LazyLock};
 
 use rustls::{
-    Error as TlsError, RootCertStore, ServerConfig,
+    CipherSuite, Error as TlsError, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring, ring::cipher_suite as suite},
     server::{
-        ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache, VerifierBuilderError,
+        ClientHello, ResolvesServerCert, ServerSessionMemoryCache, VerifierBuilderError,
         WebPkiClientVerifier, danger::ClientCertVerifier,
     },
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::CertificateDer;
 
-use super::{certificates::ACME_TLS, pair::PairError};
+use super::{TicketKeys, certificates::ACME_TLS, pair::PairError};
 use crate::config::model::{ClientCertificateConfig, MinVersionConfig};
 
 /// Sessions kept for clients of TLS 1.2 that take no tickets; the oldest goes first.
@@ -25,8 +25,7 @@ const SESSIONS: usize = 1024;
 const TICKETS: usize = 1;
 
 /// Ephemeral keys and authenticated encryption only, so that a stolen key opens nothing of
-/// the past (RFC 9325, 4.2). The client's order counts among them: it knows whether it has
-/// hardware for AES, and none of them is weak.
+/// the past (RFC 9325, 4.2); AES-128, the cheapest with hardware for AES, first.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(CryptoProvider {
         cipher_suites: vec![
@@ -49,8 +48,49 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     })
 });
 
+/// The same with `ChaCha20` first.
+static CHACHA_FIRST: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    let mut provider = CryptoProvider::clone(&PROVIDER);
+    // The sort is stable.
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| !is_chacha(suite.suite()));
+    Arc::new(provider)
+});
+
+fn is_chacha(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+    )
+}
+
 pub(super) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
+}
+
+/// What handshakes go by.
+#[derive(Clone, Debug)]
+pub(super) struct Configs {
+    usual: Arc<ServerConfig>,
+    chacha_first: Arc<ServerConfig>,
+}
+
+impl Configs {
+    /// Our order of ciphers counts, but a client that would have `ChaCha20` before all
+    /// others has no hardware for AES, and its battery is its own.
+    pub(super) fn choose(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        let known = &PROVIDER.cipher_suites;
+        let mut offered = hello.cipher_suites().iter();
+        let first = offered.find(|suite| known.iter().any(|known| known.suite() == **suite));
+        Arc::clone(if first.is_some_and(|first| is_chacha(*first)) {
+            &self.chacha_first
+        } else {
+            &self.usual
+        })
+    }
 }
 
 /// What a listener's configuration comes to, whatever the certificates.
@@ -63,30 +103,47 @@ pub(super) struct Policy {
 
 impl Policy {
     /// For clients. They are asked for certificates if there is a `verifier`.
-    pub(super) fn server(
+    pub(super) fn configs(
         &self,
-        tickets: Arc<dyn ProducesTickets>,
-        verifier: Option<Arc<dyn ClientCertVerifier>>,
-    ) -> Result<Arc<ServerConfig>, TlsError> {
+        tickets: &Arc<TicketKeys>,
+        verifier: Option<&Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Configs, TlsError> {
+        let sessions = ServerSessionMemoryCache::new(SESSIONS);
+        let make = |provider: &Arc<CryptoProvider>| {
+            let mut config = self.config(provider, verifier)?;
+            config.ticketer = Arc::clone(tickets) as _;
+            config.session_storage = Arc::clone(&sessions) as _;
+            Ok::<_, TlsError>(Arc::new(config))
+        };
+        Ok(Configs {
+            usual: make(&PROVIDER)?,
+            chacha_first: make(&CHACHA_FIRST)?,
+        })
+    }
+
+    fn config(
+        &self,
+        provider: &Arc<CryptoProvider>,
+        verifier: Option<&Arc<dyn ClientCertVerifier>>,
+    ) -> Result<ServerConfig, TlsError> {
         let versions = match self.min_version {
             MinVersionConfig::Tls12 => &[&TLS13, &TLS12][..],
             MinVersionConfig::Tls13 => &[&TLS13],
         };
-        let builder = ServerConfig::builder_with_provider(Arc::clone(provider()))
+        let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(versions)?;
         let builder = match verifier {
-            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
             None => builder.with_no_client_auth(),
         };
-        let mut server = builder.with_cert_resolver(Arc::clone(&self.certificates));
+        let mut config = builder.with_cert_resolver(Arc::clone(&self.certificates));
         if self.http2 {
-            server.alpn_protocols.push(b"h2".to_vec());
+            config.alpn_protocols.push(b"h2".to_vec());
         }
-        server.alpn_protocols.push(b"http/1.1".to_vec());
-        server.ticketer = tickets;
-        server.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-        server.send_tls13_tickets = TICKETS;
-        Ok(Arc::new(server))
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+        config.ignore_client_order = true;
+        config.send_tls13_tickets = TICKETS;
+        Ok(config)
     }
 }
 

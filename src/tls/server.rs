@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rustls::ServerConfig;
+use rustls::{ServerConfig, server::ClientHello};
 
 use super::{
     Certificates, TicketKeys,
@@ -13,7 +13,7 @@ use super::{
     expiry::{self, Expiries},
     files::{Files, Source, Trouble},
     pair::{Certificate, Ocsp, PairPaths, Part},
-    policy::{self, Policy},
+    policy::{self, Configs, Policy},
     watch::{ClientCa, Watch},
 };
 use crate::{
@@ -46,7 +46,7 @@ pub struct Server {
 /// whom others let in open nothing.
 #[derive(Debug)]
 struct Live {
-    config: Arc<ServerConfig>,
+    configs: Configs,
     tickets: Arc<TicketKeys>,
 }
 
@@ -109,15 +109,15 @@ impl Server {
             None
         });
         let unusable = |error: rustls::Error| error.to_string();
-        let server = policy
-            .server(Arc::clone(&tickets) as _, verifier.flatten())
+        let configs = policy
+            .configs(&tickets, verifier.flatten().as_ref())
             .map_err(unusable);
         let challenge = (!config.acme.is_empty())
             .then(|| policy::challenge(Arc::new(Challenges(Arc::clone(&certificates)))))
             .transpose()
             .map_err(unusable);
-        let (server, challenge) = match (server, challenge) {
-            (Ok(server), Ok(challenge)) => (server, challenge),
+        let (configs, challenge) = match (configs, challenge) {
+            (Ok(configs), Ok(challenge)) => (configs, challenge),
             (Err(error), _) | (_, Err(error)) => {
                 cx.report(
                     "edgeway::tls::policy",
@@ -129,10 +129,7 @@ impl Server {
         };
         let watch = Watch::new(listener, files, policy, client_ca, cx.metrics);
         Some(Arc::new(Self {
-            live: ArcSwap::from_pointee(Live {
-                config: server,
-                tickets,
-            }),
+            live: ArcSwap::from_pointee(Live { configs, tickets }),
             challenge,
             certificates,
             clock: cx.clock.clone(),
@@ -152,14 +149,14 @@ impl Server {
         Arc::clone(&self.live.load().tickets)
     }
 
-    /// What the next handshake goes by.
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.live.load().config)
+    /// What the handshake that begins with `hello` goes by.
+    pub(super) fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        self.live.load().configs.choose(hello)
     }
 
     /// From the next handshake on. Sessions of before do not go on.
-    pub(super) fn set_config(&self, config: Arc<ServerConfig>, tickets: Arc<TicketKeys>) {
-        self.live.store(Arc::new(Live { config, tickets }));
+    pub(super) fn set_configs(&self, configs: Configs, tickets: Arc<TicketKeys>) {
+        self.live.store(Arc::new(Live { configs, tickets }));
     }
 
     /// What the handshake of an authority that looks for its challenge's answer goes by.

@@ -168,13 +168,13 @@ impl Watch {
             server.certificates().set_files(&certificates);
         }
         if let Some(verifier) = verifier {
-            self.set_verifier(verifier, server);
+            self.set_verifier(&verifier, server);
         }
     }
 
     /// Whom the authorities of before let in must show a certificate again: the tickets of
     /// before open nothing.
-    fn set_verifier(&self, verifier: Arc<dyn ClientCertVerifier>, server: &Server) {
+    fn set_verifier(&self, verifier: &Arc<dyn ClientCertVerifier>, server: &Server) {
         let listener = &*self.listener;
         let tickets = match TicketKeys::new() {
             Ok(tickets) => Arc::new(tickets),
@@ -183,12 +183,9 @@ impl Watch {
                 return;
             }
         };
-        match self
-            .policy
-            .server(Arc::clone(&tickets) as _, Some(verifier))
-        {
-            Ok(config) => {
-                server.set_config(config, tickets);
+        match self.policy.configs(&tickets, Some(verifier)) {
+            Ok(configs) => {
+                server.set_configs(configs, tickets);
                 info!(listener; "clients are verified by new authorities");
             }
             Err(error) => {

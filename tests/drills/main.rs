@@ -15,6 +15,7 @@ mod idle_close;
 mod kill;
 #[path = "../it/support/mod.rs"]
 mod support;
+mod testssl;
 mod websocket;
 
 use std::{fmt::Display, process::ExitCode};
@@ -25,6 +26,7 @@ const DRILLS: [&str; 7] = [
     "idle-close",
     "bodies",
     "websocket",
+    "testssl",
     "hang",
     "floods",
 ];
@@ -65,6 +67,7 @@ async fn main() -> ExitCode {
             "kill9" => kill::run(&mut report).await,
             "idle-close" => idle_close::run(&mut report).await,
             "bodies" => bodies::run(&mut report).await,
+            "testssl" => testssl::run(&mut report).await,
             "websocket" => websocket::run(&mut report).await,
             "floods" => floods::run(&mut report).await,
             _ => hang::run(&mut report).await,

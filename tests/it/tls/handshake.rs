@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustls::{HandshakeKind, ProtocolVersion, version};
+use rustls::{HandshakeKind, ProtocolVersion, crypto::CryptoProvider, version};
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -63,6 +63,47 @@ async fn old_versions_are_refused_where_that_is_asked_for() {
         open.tls().protocol_version(),
         Some(ProtocolVersion::TLSv1_2)
     );
+}
+
+#[tokio::test]
+async fn our_order_of_ciphers_counts_unless_the_client_has_no_hardware_for_aes() {
+    let site = Site::start(PLAIN, prepare).await;
+    let whole = rustls::crypto::ring::default_provider();
+    for (version, offered, expected) in [
+        (&version::TLS13, [1, 0, 2], "TLS13_AES_128_GCM_SHA256"),
+        (&version::TLS13, [0, 2, 1], "TLS13_AES_128_GCM_SHA256"),
+        (&version::TLS13, [2, 0, 1], "TLS13_CHACHA20_POLY1305_SHA256"),
+        (
+            &version::TLS12,
+            [3, 4, 5],
+            "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+        ),
+        (
+            &version::TLS12,
+            [3, 5, 4],
+            "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+        ),
+        (
+            &version::TLS12,
+            [5, 3, 4],
+            "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        ),
+    ] {
+        let provider = CryptoProvider {
+            cipher_suites: offered.map(|index| whole.cipher_suites[index]).to_vec(),
+            ..whole.clone()
+        };
+        let config = site.authority.trust_through(provider, &[version], None);
+        let config = Arc::new(config);
+        // A session goes on with the cipher that it began with.
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let mut open = site.connect("a.test", &config).await.unwrap();
+            let suite = open.tls().negotiated_cipher_suite().unwrap().suite();
+            assert_eq!(suite.as_str(), Some(expected), "{offered:?}");
+            assert_eq!(open.tls().handshake_kind(), Some(kind), "{offered:?}");
+            open.send(&get("/")).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]
