@@ -19,9 +19,9 @@ use crate::config::model::{ClientCertificateConfig, MinVersionConfig};
 
 /// Sessions kept for clients of TLS 1.2 that take no tickets; the oldest goes first.
 const SESSIONS: usize = 1024;
-/// A ticket opens one session, and one of them gets the next. A second one costs 5 % of a
-/// handshake and is of use to browsers only that open several connections at once, which
-/// with HTTP/2 none does.
+/// A ticket opens one session, in which the client gets the next one. A second would cost
+/// a derived key, an encryption and a record with each handshake, for browsers only that
+/// come back with several connections at once, which with HTTP/2 none does.
 const TICKETS: usize = 1;
 
 /// Ephemeral keys and authenticated encryption only, so that a stolen key opens nothing of
