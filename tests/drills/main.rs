@@ -20,7 +20,7 @@ mod websocket;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 7] = [
+const DRILLS: [&str; 8] = [
     "balance",
     "kill9",
     "idle-close",
