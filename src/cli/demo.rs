@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::ExitCode};
 use super::out;
 use crate::{
     base::error,
-    process::{boot, demo},
+    process::{demo, log},
 };
 
 #[derive(Debug, clap::Args)]
@@ -19,7 +19,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    boot::init_log();
+    log::init();
     match demo::serve(options.address, options.admin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use super::{ConfigOption, EX_CONFIG, check, out};
-use crate::{base::error, gateway, process::boot};
+use crate::{
+    base::error,
+    gateway,
+    process::{boot, log},
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -15,7 +19,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    boot::init_log();
+    log::init();
     let loaded = gateway::load(&options.config.config);
     if !loaded.diagnostics.list().is_empty() {
         out::note(&check::report(&loaded));

@@ -6,7 +6,7 @@ use log::{debug, info, warn};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 use super::{
-    files,
+    files, log as own_log,
     ready::{READY_FILE, Ready, ReadyListener},
     signals::{Ask, Signals},
 };
@@ -64,21 +64,6 @@ pub enum BootError {
     Ready(#[source] io::Error),
 }
 
-/// Sets up the program's own log on stderr. `EDGEWAY_LOG` takes `env_logger`'s filters.
-///
-/// Pingora reports each failed request at `error`; ours say the same with route, backend
-/// and reason, so Pingora's are off unless asked for.
-pub fn init_log() {
-    let spec = "info,pingora=off,pingora_core=off,pingora_proxy=off,pingora_load_balancing=off";
-    let env = env_logger::Env::new().filter_or("EDGEWAY_LOG", spec);
-    // A second call (tests) finds the first one's logger in place.
-    drop(
-        env_logger::Builder::from_env(env)
-            .format_timestamp_millis()
-            .try_init(),
-    );
-}
-
 /// Serves until told to stop, then drains.
 pub fn serve(setup: Setup) -> Result<(), BootError> {
     let workers = worker::runtime(setup.threads).map_err(BootError::Runtime)?;
@@ -110,6 +95,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     let bound = bind(&gateway, workers)?;
 
     let background = supervisor::start(&live);
+    background.spawn("log", own_log::supervise());
     let (stop, stopped) = watch::channel(false);
     let mut ready = Ready {
         pid: std::process::id(),
@@ -175,6 +161,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
         warn!("some lines of the access log were lost");
     }
     info!("stopped");
+    log::logger().flush();
     Ok(())
 }
 

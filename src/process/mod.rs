@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod demo;
 mod files;
+pub mod log;
 mod ready;
 mod signals;
 mod source;

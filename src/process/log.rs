@@ -1,0 +1,326 @@
+//! The program's own log on stderr, with a bound on what one place in the code may say.
+//!
+//! Whoever can make the gateway log a line for each of their requests could fill a disk, or
+//! hold up the workers that write. Twenty lines of a kind in ten seconds tell as much as a
+//! million; one more then says how many were left out.
+
+use std::{
+    collections::HashMap,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use ahash::RandomState;
+use log::{Level, Log, Metadata, Record};
+use parking_lot::Mutex;
+
+use crate::base::clock::Clock;
+
+/// Lines of one kind within [`WINDOW`].
+const MOST: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(10);
+/// How often ended windows are looked for; one that nobody logs in any more ends as well.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is logged where `EDGEWAY_LOG` does not say.
+///
+/// What `pingora_proxy` reports of requests ours says with route, backend and reason; its
+/// other crates speak of their own inner state (descriptors that are not what they were),
+/// which nobody else sees, so their errors stay on.
+const DEFAULT: &str = "info,pingora=off,pingora_core=error,pingora_proxy=off,\
+                       pingora_load_balancing=off";
+
+static LOGGER: OnceLock<Bounded> = OnceLock::new();
+
+/// Sets up the log. `EDGEWAY_LOG` takes `env_logger`'s filters.
+pub fn init() {
+    let env = env_logger::Env::new().filter_or("EDGEWAY_LOG", DEFAULT);
+    let inner = env_logger::Builder::from_env(env)
+        .format_timestamp_millis()
+        .build();
+    let filter = inner.filter();
+    let logger = LOGGER.get_or_init(|| Bounded::new(inner, Clock::machine()));
+    // A second call (tests) finds the first one's logger in place.
+    if log::set_logger(logger).is_ok() {
+        log::set_max_level(filter);
+    }
+}
+
+/// Says what was left out as windows end, for ever.
+pub(super) async fn supervise() {
+    let Some(logger) = LOGGER.get() else { return };
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        logger.tell(Which::Ended);
+    }
+}
+
+struct Bounded {
+    inner: env_logger::Logger,
+    clock: Clock,
+    hash: RandomState,
+    /// Sharded, so that places in the code rarely wait for one another.
+    shards: [Mutex<HashMap<u64, Window>>; 8],
+}
+
+/// What one place in the code has said lately.
+struct Window {
+    began: Instant,
+    lines: u32,
+    left_out: u64,
+    level: Level,
+    target: Box<str>,
+    message: Box<str>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Ended,
+    All,
+}
+
+impl Bounded {
+    fn new(inner: env_logger::Logger, clock: Clock) -> Self {
+        Self {
+            inner,
+            clock,
+            hash: RandomState::new(),
+            shards: Default::default(),
+        }
+    }
+
+    /// Whether this line is to be written; and a window that ended with lines left out.
+    fn takes(&self, record: &Record<'_>) -> (bool, Option<Window>) {
+        let place = (record.target(), record.file(), record.line());
+        let key = self.hash.hash_one(place);
+        let now = self.clock.now();
+        let mut shard = self.shard(key).lock();
+        let mut ended = None;
+        if shard.get(&key).is_some_and(|window| window.has_ended(now)) {
+            ended = shard.remove(&key).filter(|window| window.left_out > 0);
+        }
+        let window = shard
+            .entry(key)
+            .or_insert_with(|| Window::begin(record, now));
+        let takes = window.lines < MOST;
+        if takes {
+            window.lines += 1;
+        } else {
+            window.left_out += 1;
+        }
+        (takes, ended)
+    }
+
+    fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Window>> {
+        let index = usize::try_from(key % self.shards.len() as u64).unwrap_or(0);
+        &self.shards[index]
+    }
+
+    /// Says what was left out, and forgets the windows.
+    fn tell(&self, which: Which) {
+        let now = self.clock.now();
+        for shard in &self.shards {
+            let is_due = |window: &Window| which == Which::All || window.has_ended(now);
+            let due: Vec<Window> = shard
+                .lock()
+                .extract_if(|_, window| is_due(window))
+                .map(|(_, window)| window)
+                .collect();
+            for window in due.iter().filter(|window| window.left_out > 0) {
+                self.write(window);
+            }
+        }
+    }
+
+    fn write(&self, window: &Window) {
+        self.inner.log(
+            &Record::builder()
+                .level(window.level)
+                .target(&window.target)
+                .args(format_args!(
+                    "{}: {} similar lines left out",
+                    window.message, window.left_out
+                ))
+                .build(),
+        );
+    }
+}
+
+impl Window {
+    fn begin(record: &Record<'_>, now: Instant) -> Self {
+        Self {
+            began: now,
+            lines: 0,
+            left_out: 0,
+            level: record.level(),
+            target: record.target().into(),
+            // Ours are fixed texts with the data beside them; of others the first stands
+            // for all.
+            message: record.args().to_string().into(),
+        }
+    }
+
+    fn has_ended(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.began) >= WINDOW
+    }
+}
+
+impl Log for Bounded {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.inner.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.inner.matches(record) {
+            return;
+        }
+        // Whoever asks for more than is useful every day wants to see all of it.
+        if record.level() > Level::Info {
+            return self.inner.log(record);
+        }
+        let (takes, ended) = self.takes(record);
+        if let Some(window) = ended {
+            self.write(&window);
+        }
+        if takes {
+            self.inner.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.tell(Which::All);
+        self.inner.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Bench {
+        logger: Bounded,
+        clock: Clock,
+        written: Written,
+    }
+
+    fn bench(filter: &str) -> Bench {
+        let written = Written::default();
+        let inner = env_logger::Builder::new()
+            .parse_filters(filter)
+            .format(|out, record| {
+                use io::Write;
+                writeln!(out, "{} {}", record.level(), record.args())
+            })
+            .target(env_logger::Target::Pipe(Box::new(written.clone())))
+            .build();
+        let clock = Clock::test();
+        Bench {
+            logger: Bounded::new(inner, clock.clone()),
+            clock,
+            written,
+        }
+    }
+
+    impl Bench {
+        fn log(&self, level: Level, line: u32, times: usize) {
+            for _ in 0..times {
+                self.logger.log(
+                    &Record::builder()
+                        .level(level)
+                        .target("edgeway")
+                        .file_static(Some("some.rs"))
+                        .line(Some(line))
+                        .args(format_args!("line {line}"))
+                        .build(),
+                );
+            }
+        }
+
+        /// Lines since the last call, equal ones counted.
+        fn lines(&self) -> Vec<(String, usize)> {
+            let written = std::mem::take(&mut *self.written.0.lock());
+            let text = String::from_utf8(written).unwrap();
+            let mut lines: Vec<(String, usize)> = Vec::new();
+            for line in text.lines() {
+                match lines.last_mut() {
+                    Some((last, count)) if last == line => *count += 1,
+                    _ => lines.push((line.to_owned(), 1)),
+                }
+            }
+            lines
+        }
+
+        #[track_caller]
+        fn check(&self, expected: &[(&str, usize)]) {
+            let lines = self.lines();
+            let lines: Vec<_> = lines.iter().map(|(l, n)| (l.as_str(), *n)).collect();
+            assert_eq!(lines, expected);
+        }
+    }
+
+    #[test]
+    fn each_place_in_the_code_has_its_own_bound() {
+        let bench = bench("info");
+        bench.log(Level::Warn, 1, 1000);
+        bench.log(Level::Error, 2, 20);
+        bench.check(&[("WARN line 1", 20), ("ERROR line 2", 20)]);
+        // The next line after the window tells, or whoever looks, once.
+        bench.clock.advance(WINDOW);
+        bench.log(Level::Warn, 1, 1);
+        bench.check(&[
+            ("WARN line 1: 980 similar lines left out", 1),
+            ("WARN line 1", 1),
+        ]);
+        bench.logger.tell(Which::Ended);
+        bench.check(&[]);
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_though_nothing_more_comes() {
+        let bench = bench("info");
+        bench.log(Level::Info, 1, 25);
+        bench.logger.tell(Which::Ended);
+        bench.check(&[("INFO line 1", 20)]);
+        bench.clock.advance(WINDOW);
+        bench.logger.tell(Which::Ended);
+        bench.check(&[("INFO line 1: 5 similar lines left out", 1)]);
+        bench.log(Level::Info, 1, 21);
+        bench.logger.flush();
+        bench.check(&[
+            ("INFO line 1", 20),
+            ("INFO line 1: 1 similar lines left out", 1),
+        ]);
+        let kept: usize = bench.logger.shards.iter().map(|s| s.lock().len()).sum();
+        assert_eq!(kept, 0);
+    }
+
+    #[test]
+    fn whoever_debugs_sees_all_and_what_is_filtered_counts_for_nothing() {
+        let bench = bench("warn,edgeway=debug");
+        bench.log(Level::Debug, 1, 100);
+        bench.log(Level::Trace, 1, 100);
+        bench.check(&[("DEBUG line 1", 100)]);
+        let bench = self::bench("error");
+        bench.log(Level::Warn, 1, 100);
+        bench.logger.flush();
+        bench.check(&[]);
+    }
+}
