@@ -2,15 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{ListenAddress, compile::Compiler};
+use super::{ListenAddress, compile::Compiler, limits::Limits};
 use crate::{
     base::net::{Cidr, CidrSet},
     chain::CompileCx,
     config::{
         diagnostic::{Diagnostic, Place},
-        model::{
-            Http2Config, LimitsConfig, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig,
-        },
+        model::{Http2Config, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig},
         tree::Spanned,
     },
     tls,
@@ -40,7 +38,7 @@ impl Listener {
             redirect: None,
             proxy_protocol: None,
             http2: Http2Config::default(),
-            limits: Limits::new(&LimitsConfig::default()),
+            limits: Limits::new(&crate::config::model::LimitsConfig::default()),
             underscores: UnderscoresConfig::default(),
         }
     }
@@ -79,44 +77,6 @@ pub struct ProxyProtocol {
     /// Who may connect at all.
     pub from: CidrSet,
     pub timeout: Duration,
-}
-
-/// What clients may cost; see [`LimitsConfig`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub connections: Option<u32>,
-    pub connections_per_ip: Option<u32>,
-    pub connections_per_network: Option<u32>,
-    pub requests_per_connection: u32,
-    pub header_timeout: Duration,
-    pub idle_timeout: Duration,
-    /// Bytes a second; 0 for none.
-    pub body_rate: u64,
-    pub body_grace: Duration,
-    pub send_timeout: Duration,
-    pub request_line: usize,
-    pub headers: usize,
-    pub header_count: usize,
-}
-
-impl Limits {
-    pub fn new(config: &LimitsConfig) -> Self {
-        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
-        Self {
-            connections: config.connections,
-            connections_per_ip: config.connections_per_ip,
-            connections_per_network: config.connections_per_network,
-            requests_per_connection: config.requests_per_connection,
-            header_timeout: config.header_timeout.0,
-            idle_timeout: config.idle_timeout.0,
-            body_rate: config.body_rate.0,
-            body_grace: config.body_grace.0,
-            send_timeout: config.send_timeout.0,
-            request_line: bytes(config.request_line.0),
-            headers: bytes(config.headers.0),
-            header_count: bytes(u64::from(config.header_count)),
-        }
-    }
 }
 
 /// Paths that are served without TLS whatever the configuration says: ACME's challenges
@@ -163,12 +123,14 @@ impl Compiler<'_> {
                 };
                 tls::Server::compile(&name, tls, &config.http2, &mut cx)
             });
+            let is_unix = matches!(address, ListenAddress::Unix { .. });
+            self.check_limits(config, is_unix);
             listeners.push(Arc::new(Listener {
                 name,
                 address,
                 tls,
                 redirect: self.redirect_of(config, https_port),
-                proxy_protocol: self.proxy_protocol(config.proxy_protocol.as_ref()),
+                proxy_protocol: self.proxy_protocol(config.proxy_protocol.as_ref(), is_unix),
                 http2: config.http2.clone(),
                 limits: Limits::new(&config.limits),
                 underscores: config.underscores,
@@ -244,14 +206,24 @@ impl Compiler<'_> {
     fn proxy_protocol(
         &mut self,
         config: Option<&Spanned<ProxyProtocolConfig>>,
+        is_unix: bool,
     ) -> Option<ProxyProtocol> {
         let config = config?;
-        if config.value.from.is_empty() {
+        // Who may connect to a unix socket its mode says.
+        if config.value.from.is_empty() && !is_unix {
             self.error(
                 "edgeway::listener::proxy_protocol",
                 config.place,
                 "nobody may send the PROXY protocol: no connection could be served".to_owned(),
                 "write the networks of the balancers, such as `[10.0.0.0/8]`",
+            );
+        }
+        if config.value.timeout.0.is_zero() {
+            self.error(
+                "edgeway::listener::proxy_protocol",
+                config.place,
+                "`timeout: 0s` leaves the header no time: no connection could be served".to_owned(),
+                "write a time such as `3s`",
             );
         }
         let mut networks = Vec::new();

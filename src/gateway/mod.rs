@@ -6,6 +6,7 @@ mod address;
 mod compile;
 mod effective;
 pub mod explain;
+mod limits;
 mod listener;
 pub mod metrics;
 pub mod print;
@@ -21,7 +22,8 @@ use self::metrics::RouteMetrics;
 pub use self::{
     address::ListenAddress,
     compile::compile,
-    listener::{ExceptPath, Limits, Listener, ProxyProtocol, ToHttps},
+    limits::Limits,
+    listener::{ExceptPath, Listener, ProxyProtocol, ToHttps},
 };
 use crate::{
     base::{clock::Clock, metrics::Metrics, net::TrustedProxies},

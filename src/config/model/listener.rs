@@ -39,7 +39,7 @@ pub struct ListenerConfig {
     pub http2: Http2Config,
     /// What clients may cost.
     #[serde(default)]
-    pub limits: LimitsConfig,
+    pub limits: Spanned<LimitsConfig>,
     /// Header names with an underscore, which some apps take for a hyphen: `drop` takes the
     /// header away (as nginx does), `refuse` answers 400, `allow` passes it on.
     #[serde(default)]
@@ -147,7 +147,8 @@ pub struct ToHttpsConfig {
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = or_a_list_of_networks)]
 pub struct ProxyProtocolConfig {
-    /// The networks of those who may send it; connections from others are closed.
+    /// The networks of those who may send it; connections from others are closed. On a unix
+    /// socket its mode says who may, and this may be empty.
     pub from: Vec<Spanned<String>>,
     /// How long its header may take.
     #[serde(default = "three_seconds")]
@@ -198,7 +199,8 @@ impl Default for Http2Config {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Connections at once. If absent: three eighths of the files that the process may open.
+    /// Connections at once. If absent: three eighths of the files that the process may open,
+    /// which all listeners without this key share.
     pub connections: Option<u32>,
     /// Connections at once from one address (IPv6: from one /64); no limit if absent.
     pub connections_per_ip: Option<u32>,
@@ -212,12 +214,12 @@ pub struct LimitsConfig {
     pub header_timeout: Span,
     /// Between two requests.
     pub idle_timeout: Span,
-    /// A request's body comes at this many bytes a second at least, looked at over
-    /// `body_grace` and from then on; 0 for no such limit.
+    /// A request's body comes at this many bytes a second at least; 0 for no such limit. Only
+    /// time counts in which the client is waited for.
     pub body_rate: ByteSize,
-    /// How long a body may be slower than `body_rate`.
+    /// How long a body may be slower than `body_rate`, then it is ended with 408.
     pub body_grace: Span,
-    /// How long a client may leave an answer unread.
+    /// How long a client may take nothing of an answer that waits for it.
     pub send_timeout: Span,
     /// The longest request line; longer ones get 414.
     pub request_line: ByteSize,
