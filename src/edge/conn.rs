@@ -36,7 +36,7 @@ use super::{
     rest::{Rest, put_no_chunk},
     transport::Transport,
 };
-use crate::runtime::connection::{Connection, Phase};
+use crate::runtime::connection::{Connection, Cut, Phase};
 
 /// Holds an answer's head and a small body; what is larger goes out with it in one call.
 const WRITE_BUFFER: usize = 4096;
@@ -140,8 +140,10 @@ impl ConnIo {
                     _ if is_preface => {}
                     Scanned::Partial => {}
                     Scanned::Head(head) => {
-                        self.begin(&head);
-                        return Next::Request;
+                        return match self.begin(&head) {
+                            Ok(()) => Next::Request,
+                            Err(cut) => self.ended(Some(cut)),
+                        };
                     }
                     Scanned::Refused(refused) => return Next::Refused(refused),
                 }
@@ -151,21 +153,20 @@ impl ConnIo {
             }
             self.input.reserve(READ_BUFFER);
             match self.transport.read_buf(&mut self.input).await {
-                Ok(0) => return self.ended(),
+                Ok(0) => return self.ended(self.connection.was_cut()),
                 Ok(_) => {}
                 Err(error) => {
                     log::debug!(error:%; "a client's connection failed between requests");
                     // With TLS an end that we made is an error too.
-                    return self.ended();
+                    return self.ended(self.connection.was_cut());
                 }
             }
         }
     }
 
     /// The client sends no more, or was kept from it.
-    fn ended(&self) -> Next {
-        use crate::runtime::connection::Cut;
-        match self.connection.was_cut() {
+    fn ended(&self, cut: Option<Cut>) -> Next {
+        match cut {
             Some(Cut::HeaderTimeout) if !self.input.is_empty() => {
                 // The answer's own line tells it.
                 self.connection.tell_cut();
@@ -175,11 +176,10 @@ impl ConnIo {
         }
     }
 
-    fn begin(&mut self, head: &Head) {
+    fn begin(&mut self, head: &Head) -> Result<(), Cut> {
         let length = head.length - self.take_out(&head.dropped);
         self.rest = Rest::of(length, head.body);
-        self.connection.pace.restart();
-        self.connection.enter(Phase::Request);
+        self.connection.begin_request()
     }
 
     /// Takes lines out of the head, and says how many bytes those were. What stands before

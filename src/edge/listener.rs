@@ -141,7 +141,8 @@ impl Bound {
             facts: Arc::new(ListenerFacts {
                 config,
                 port: self.port(),
-                open: open(metrics, &self.name),
+                open: connections(metrics, &self.name, "open"),
+                idle: connections(metrics, &self.name, "idle"),
             }),
             connections: live.connections.clone(),
             stop: stop.clone(),
@@ -197,10 +198,14 @@ impl Bound {
 
 /// Connections open on the listener `name`.
 pub fn open(metrics: &Metrics, name: &str) -> IntGauge {
+    connections(metrics, name, "open")
+}
+
+fn connections(metrics: &Metrics, name: &str, state: &str) -> IntGauge {
     metrics.gauge(
         "edgeway_connections",
-        "Client connections by listener and state.",
-        &[("listener", name), ("state", "open")],
+        "Client connections by listener: all that are open, and those of them that are idle.",
+        &[("listener", name), ("state", state)],
     )
 }
 

@@ -138,6 +138,7 @@ impl Source for Running {
         for upstream in self.live.gateway().upstreams.values() {
             upstream.publish();
         }
+        self.live.connections.publish();
         self.live.world.metrics.text()
     }
 }

@@ -12,7 +12,7 @@ use std::{
     os::fd::{BorrowedFd, RawFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence},
     },
     time::Duration,
 };
@@ -40,6 +40,8 @@ pub struct ListenerFacts {
     /// 0 for a unix socket.
     pub port: u16,
     pub open: IntGauge,
+    /// Those of `open` without a request, counted when somebody asks.
+    pub idle: IntGauge,
 }
 
 /// Where a connection comes from and what it cost to let it in.
@@ -60,6 +62,7 @@ impl ListenerFacts {
             config: Arc::new(Listener::test()),
             port: 0,
             open: IntGauge::new("open", "open").expect("a name"),
+            idle: IntGauge::new("idle", "idle").expect("a name"),
         })
     }
 }
@@ -296,6 +299,16 @@ impl Connection {
         self.phase.store(next, Ordering::Relaxed);
     }
 
+    /// A whole head is there. An error if its time was up just before: no request begins on
+    /// a connection that was cut.
+    pub fn begin_request(&self) -> Result<(), Cut> {
+        self.pace.restart();
+        self.enter(Phase::Request);
+        // With its like in `cut_in`: either we see the cut, or the cut sees our phase.
+        fence(Ordering::SeqCst);
+        self.was_cut().map_or(Ok(()), Err)
+    }
+
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) & 0xff {
             0 => Phase::Idle,
@@ -331,6 +344,23 @@ impl Connection {
             shut_down(&socket, rustix::net::Shutdown::Both);
         } else {
             shut_down(&socket, rustix::net::Shutdown::Read);
+        }
+    }
+
+    /// As [`Connection::cut`], unless the phase that was `seen` is over.
+    fn cut_in(&self, seen: u64, why: Cut) {
+        let socket = self.socket.lock();
+        let first = self
+            .cut
+            .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Relaxed);
+        if first.is_err() {
+            return;
+        }
+        fence(Ordering::SeqCst);
+        if self.phase.load(Ordering::Relaxed) == seen {
+            shut_down(&socket, rustix::net::Shutdown::Read);
+        } else {
+            self.cut.store(0, Ordering::Release);
         }
     }
 
@@ -441,7 +471,7 @@ impl Connection {
         };
         let since = Duration::from_millis(now - self.seen_at.load(Ordering::Relaxed));
         if since >= limit {
-            self.cut(why);
+            self.cut_in(phase, why);
         }
     }
 
@@ -510,7 +540,12 @@ fn forget_unsent(socket: &MutexGuard<'_, Option<RawFd>>) {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.listener.open.dec();
+        let facts = &self.listener;
+        facts.open.dec();
+        if facts.open.get() == 0 {
+            // Nobody is left to be counted.
+            facts.idle.set(0);
+        }
     }
 }
 

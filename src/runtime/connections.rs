@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::connection::Connection;
+use super::connection::{Connection, ListenerFacts};
 use crate::base::clock::Clock;
 
 /// How often deadlines are looked at; the most by which one is overrun.
@@ -65,6 +65,25 @@ impl Connections {
             shard.lock().iter().filter(|c| c.strong_count() > 0).count()
         };
         self.0.shards.iter().map(alive).sum()
+    }
+
+    /// Counts the idle ones of each listener for the metrics. That costs a look at each
+    /// connection, so nobody does it but whoever asks.
+    pub fn publish(&self) {
+        let mut listeners: Vec<(Arc<ListenerFacts>, i64)> = Vec::new();
+        for shard in &self.0.shards {
+            for connection in shard.lock().iter().filter_map(Weak::upgrade) {
+                let facts = &connection.listener;
+                let idle = i64::from(connection.is_idle());
+                match listeners.iter_mut().find(|(f, _)| Arc::ptr_eq(f, facts)) {
+                    Some((_, count)) => *count += idle,
+                    None => listeners.push((Arc::clone(facts), idle)),
+                }
+            }
+        }
+        for (facts, idle) in listeners {
+            facts.idle.set(idle);
+        }
     }
 
     /// Ends every connection without a request under way, or every one.

@@ -13,6 +13,7 @@ mod floods;
 mod hang;
 mod idle_close;
 mod kill;
+mod slow_clients;
 #[path = "../it/support/mod.rs"]
 mod support;
 mod testssl;
@@ -29,6 +30,7 @@ const DRILLS: [&str; 8] = [
     "testssl",
     "hang",
     "floods",
+    "slow-clients",
 ];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
@@ -70,6 +72,7 @@ async fn main() -> ExitCode {
             "testssl" => testssl::run(&mut report).await,
             "websocket" => websocket::run(&mut report).await,
             "floods" => floods::run(&mut report).await,
+            "slow-clients" => slow_clients::run(&mut report).await,
             _ => hang::run(&mut report).await,
         }
     }

@@ -1,18 +1,21 @@
 //! What one client may cost: connections, time for heads and bodies, answers left unread.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
     time::Instant,
 };
 use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use crate::support::{
+    certificates::Authority,
     client::{ClientError, Connection, get, post},
-    gateway::Gateway,
+    gateway::{Gateway, cpu_of},
+    http2::{self, Client, upload, whole},
     origins::{BigOrigin, EchoOrigin, SlowOrigin, SseOrigin, WsOrigin},
     wait::{pass, wait_for},
 };
@@ -127,9 +130,12 @@ async fn connections_are_bounded_by_network_and_in_all() {
 
 /// Sends `bytes` one at a time until the other side has had enough; says what it answered and
 /// when.
-async fn drip(connection: Connection, bytes: &[u8], gap: Duration) -> (String, Duration) {
+async fn drip<S>(connection: Connection<S>, bytes: &[u8], gap: Duration) -> (String, Duration)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let started = Instant::now();
-    let (mut reading, mut writing) = connection.into_stream().into_split();
+    let (mut reading, mut writing) = tokio::io::split(connection.into_stream());
     let dripping = async {
         for byte in bytes {
             if writing.write_all(&[*byte]).await.is_err() {
@@ -202,6 +208,33 @@ async fn a_head_has_its_time_however_it_drips() {
     let whole = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     let (answer, _) = drip(patient.connect().await, whole, GAP / 4).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_head_has_its_time_inside_tls_too() {
+    let authority = Authority::new();
+    let limits =
+        "limits: { header_timeout: 1s }, tls: { certificates: { cert: site.pem, key: site.key } }";
+    let yaml = format!("listeners: [{{ address: \"127.0.0.1:0\", name: web, {limits} }}]{HELLO}");
+    let gateway = Gateway::start_in(&yaml, |folder| {
+        authority.site(&["a.example"]).write(folder, "site");
+    })
+    .await;
+    let trust = Arc::new(authority.trust());
+    let open = async || {
+        let opened = Connection::open_tls(gateway.address(), "a.example", &trust).await;
+        opened.expect("the handshake succeeds")
+    };
+    let silent = drip(open().await, b"", GAP);
+    let dripping = drip(open().await, HEAD, GAP);
+    let (silent, dripping) = tokio::join!(silent, dripping);
+    assert_eq!(silent.0, "");
+    about(silent.1, SECOND);
+    assert!(dripping.0.starts_with("HTTP/1.1 408 "), "{}", dripping.0);
+    about(dripping.1, SECOND);
+    // The control.
+    let answer = open().await.send(&get("/")).await.unwrap();
+    assert_eq!(answer.text(), "hello");
 }
 
 #[tokio::test]
@@ -331,7 +364,7 @@ async fn an_answer_left_unread_is_cut_and_a_slow_reader_is_not() {
 
 #[tokio::test]
 async fn feeds_and_websockets_are_bound_by_none_of_it() {
-    let short = "{ header_timeout: 300ms, idle_timeout: 300ms, send_timeout: 300ms, body_rate: 1MiB, body_grace: 300ms }";
+    let short = "{ header_timeout: 1s, idle_timeout: 300ms, send_timeout: 300ms, body_rate: 1MiB, body_grace: 300ms }";
     let feed = SseOrigin::start(Duration::from_millis(700)).await;
     let gateway = Gateway::start(&proxied(short, feed.address(), "")).await;
     let answer = gateway.get("/?events=3").await;
@@ -348,5 +381,188 @@ async fn feeds_and_websockets_are_bound_by_none_of_it() {
     }
     // The control: the same listener's bounds hold for those who ask nothing.
     let (_, took) = drip(gateway.connect().await, b"", GAP).await;
-    about(took, Duration::from_millis(300));
+    about(took, SECOND);
+}
+
+#[tokio::test]
+async fn a_stream_of_http_2_that_drips_its_body_is_ended_and_the_others_go_on() {
+    let origin = EchoOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "
+listeners:
+  - address: 127.0.0.1:0
+    name: web
+    http2: {{ cleartext: true }}
+    limits: {{ body_rate: 1KiB, body_grace: 1s }}
+upstreams: {{ app: {{ backends: [\"{}\"], health: false, eject: {{ errors: 1, for: 60s }} }} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+        origin.address()
+    ))
+    .await;
+    let client = Client::open(gateway.address()).await;
+    let started = Instant::now();
+    let (slow, mut body) = client
+        .begin(http2::request("POST", "/slow"), false)
+        .await
+        .unwrap();
+    let dripping = async {
+        while upload(&mut body, "x".into(), false).await.is_ok() {
+            pass(GAP).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    // Fast enough, on the same connection and for longer than the grace.
+    let (well, mut good) = client
+        .begin(http2::request("POST", "/well"), false)
+        .await
+        .unwrap();
+    let good = async {
+        for turn in 1..=10 {
+            upload(&mut good, vec![b'x'; 1000].into(), turn == 10)
+                .await
+                .unwrap();
+            pass(Duration::from_millis(200)).await;
+        }
+        whole(well).await.unwrap()
+    };
+    let slow = async {
+        let answer = tokio::select! {
+            () = dripping => unreachable!("it pends"),
+            answer = whole(slow) => answer.unwrap(),
+        };
+        (answer, started.elapsed())
+    };
+    let ((answer, took), well) = tokio::join!(slow, good);
+    assert_eq!(answer.status(), 408, "{}", answer.text());
+    about(took, SECOND);
+    assert_eq!(well.status(), 200, "{}", well.text());
+    assert_eq!(well.json()["length"], 10_000);
+    assert_eq!(refused(&gateway, "body_timeout").await, 1);
+    assert_eq!(client.get("/").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_slow_backend_is_not_held_against_a_stream_of_http_2() {
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let limits = "{ body_rate: 100MiB, body_grace: 500ms }, http2: { cleartext: true }";
+    let deadline = ", timeouts: { first_byte: 2s }, retry: { attempts: 1 }";
+    let backend = deaf.local_addr().unwrap();
+    let gateway = Gateway::start(&proxied(limits, backend, deadline)).await;
+    let client = Client::open(gateway.address()).await;
+    let body = vec![b'x'; 32 << 20];
+    let answer = client
+        .send(http2::request("POST", "/"), body)
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 504, "{}", answer.text());
+    assert_eq!(refused(&gateway, "body_timeout").await, 0);
+}
+
+#[tokio::test]
+async fn without_files_to_open_the_gateway_waits_and_answers_and_does_not_spin() {
+    let origin = EchoOrigin::start().await;
+    let yaml = proxied("{ connections: 1000 }", origin.address(), "");
+    let gateway = Gateway::start(&format!(
+        "{yaml}  - match: {{ path: /here }}\n    respond: here\n"
+    ))
+    .await;
+    let mut inside = gateway.connect().await;
+    assert_eq!(inside.send(&get("/here")).await.unwrap().status(), 200);
+    let pid = i32::try_from(gateway.pid()).ok().and_then(Pid::from_raw);
+    let limit = |most: u64| {
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(4096),
+        };
+        prlimit(pid, Resource::Nofile, limit).expect("it is ours");
+    };
+    // The next file would get the lowest number that is free: no number so high.
+    let files = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
+    let names = files.map(|file| file.unwrap().file_name());
+    let taken: HashSet<u64> = names.filter_map(|n| n.to_str()?.parse().ok()).collect();
+    limit((0..4096).find(|number| !taken.contains(number)).unwrap());
+
+    // The way to a backend needs a file: no hang, an answer.
+    let started = Instant::now();
+    let answer = inside.send(&get("/app")).await.unwrap();
+    assert!([502, 503].contains(&answer.status()), "{}", answer.text());
+    assert!(started.elapsed() < Duration::from_secs(3));
+
+    // So does a client, who waits.
+    let mut waiting = gateway.connect().await;
+    let soon = Duration::from_secs(5);
+    wait_for("the gateway says so", soon, async || {
+        let told = gateway.stderr();
+        told.contains("cannot accept connections").then_some(())
+    })
+    .await;
+    let spent = cpu_of(gateway.pid());
+    pass(Duration::from_secs(1)).await;
+    let spent = cpu_of(gateway.pid()).saturating_sub(spent);
+    assert!(spent < Duration::from_millis(300), "{spent:?}");
+    limit(4096);
+    assert_eq!(waiting.send(&get("/here")).await.unwrap().status(), 200);
+    assert_eq!(gateway.get("/app").await.status(), 200);
+    assert_eq!(refused(&gateway, "cannot_accept").await, 1);
+    let told = gateway.stderr();
+    assert_eq!(
+        told.matches("cannot accept connections").count(),
+        1,
+        "{told}"
+    );
+    assert!(told.contains("accepting connections again"), "{told}");
+}
+
+#[tokio::test]
+async fn a_flood_is_counted_whole_and_logged_in_part() {
+    let mut gateway = Gateway::start(&hello("{ connections_per_ip: 1 }")).await;
+    let mut inside = gateway.connect().await;
+    assert!(is_served(&mut inside).await);
+    for _ in 0..100 {
+        assert!(gateway.connect().await.is_closed().await);
+    }
+    assert_eq!(refused(&gateway, "connections_per_ip").await, 100);
+    drop(inside);
+    gateway.terminate(Duration::from_secs(10)).await;
+    let told = gateway.stderr();
+    let lines = told
+        .lines()
+        .filter(|line| line.contains("a connection was turned away"));
+    let (sums, lines): (Vec<_>, Vec<_>) = lines.partition(|line| line.contains("left out"));
+    assert_eq!(lines.len(), 20, "{told}");
+    let [sum] = sums[..] else {
+        panic!("one line for those that were left out\n{told}");
+    };
+    assert!(sum.ends_with("80 similar lines left out"), "{told}");
+}
+
+#[tokio::test]
+async fn idle_connections_are_told_from_busy_ones() {
+    let slow = SlowOrigin::start(Duration::from_secs(30)).await;
+    let gateway = Gateway::start(&proxied("{}", slow.address(), "")).await;
+    let mut inside = Vec::new();
+    for _ in 0..3 {
+        let mut connection = gateway.connect().await;
+        assert_eq!(
+            connection.send(&get("/health")).await.unwrap().status(),
+            200
+        );
+        inside.push(connection);
+    }
+    inside[0]
+        .write("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    wait_for("one is busy", Duration::from_secs(5), async || {
+        let idle = gateway.count("edgeway_connections{state=\"idle\"}").await;
+        (idle == 2).then_some(())
+    })
+    .await;
+    assert_eq!(
+        gateway.count("edgeway_connections{state=\"open\"}").await,
+        3
+    );
 }

@@ -1,12 +1,15 @@
 //! The PROXY protocol in front of plain and TLS listeners: whose address counts, and who may
 //! say so.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use rustls_pki_types::ServerName;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{io::AsyncWriteExt, net::UnixStream, time::Instant};
+use tokio_rustls::TlsConnector;
 
 use crate::support::{
+    certificates::Authority,
     client::{Connection, get},
     gateway::Gateway,
     origins::{EchoOrigin, Origin},
@@ -203,4 +206,76 @@ async fn clients_are_counted_by_the_address_in_the_header() {
         open(7).await.map(drop)
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_header_comes_before_tls() {
+    let origin = EchoOrigin::start().await;
+    let authority = Authority::new();
+    let yaml = format!(
+        "
+listeners:
+  - address: 127.0.0.1:0
+    name: web
+    proxy_protocol: [127.0.0.1/32]
+    tls: {{ certificates: {{ cert: site.pem, key: site.key }} }}
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+        origin.address()
+    );
+    let prepare = |folder: &std::path::Path| authority.site(&["a.example"]).write(folder, "site");
+    let gateway = Gateway::start_in(&yaml, prepare).await;
+    let connector = TlsConnector::from(Arc::new(authority.trust()));
+    let name = ServerName::try_from("a.example").unwrap();
+    for header in [
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 8080 443\r\n".to_vec(),
+        inet(7, b"\x04\x00\x00"),
+    ] {
+        let mut stream = gateway.connect().await.into_stream();
+        stream.write_all(&header).await.unwrap();
+        let stream = connector.connect(name.clone(), stream).await.unwrap();
+        let mut connection = Connection::over(stream, "a.example".to_owned());
+        let echo = connection.send(&get("/")).await.unwrap().json();
+        assert_eq!(self::header(&echo, "x-real-ip"), "192.0.2.7", "{echo}");
+        assert_eq!(self::header(&echo, "x-forwarded-proto"), "https", "{echo}");
+    }
+    // The control: a handshake without it does not begin.
+    let stream = gateway.connect().await.into_stream();
+    assert!(connector.connect(name, stream).await.is_err());
+}
+
+#[tokio::test]
+async fn a_balancer_may_come_by_a_unix_socket() {
+    let origin = EchoOrigin::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("http.sock");
+    let _gateway = Gateway::start(&format!(
+        "
+listeners: [{{ address: \"unix:{}\", name: web, proxy_protocol: {{ from: [] }} }}]
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+        path.display(),
+        origin.address()
+    ))
+    .await;
+    for (header, client) in [
+        (
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 8080 443\r\n".to_vec(),
+            "192.0.2.7",
+        ),
+        (inet6(), "2001:db8::7"),
+        (v2(0x20, 0x00, b""), "127.0.0.1"),
+    ] {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(&header).await.unwrap();
+        let mut connection = Connection::over(stream, "a.example".to_owned());
+        let echo = connection.send(&get("/")).await.unwrap().json();
+        assert_eq!(self::header(&echo, "x-real-ip"), client, "{echo}");
+    }
 }

@@ -1,0 +1,169 @@
+//! Five hundred clients drip a head each: all are cut in time, and nobody else notices.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinSet,
+    time::Instant,
+};
+
+use crate::{
+    Report,
+    support::{
+        client::{Connection, get},
+        gateway::Gateway,
+        load::{lanes, paced},
+        origins::EchoOrigin,
+        wait::{pass, until},
+    },
+};
+
+const ADDRESSES: u8 = 50;
+const EACH: usize = 10;
+/// Before, while and after they drip.
+const LENGTH: Duration = Duration::from_secs(14);
+const BYTE: Duration = Duration::from_secs(1);
+/// The gateway's own default.
+const DUE: Duration = Duration::from_secs(10);
+const EARLY_OR_LATE: Duration = Duration::from_secs(1);
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// How one of them ended.
+struct End {
+    took: Duration,
+    was_told: bool,
+}
+
+pub(crate) async fn run(report: &mut Report) {
+    let origin = EchoOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ address: \"127.0.0.1:0\", name: web, limits: {{ connections_per_ip: 250 }} }}]
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+        origin.address()
+    ))
+    .await;
+    let address = gateway.address();
+    let ordinary = || paced(address, 200, LENGTH, |_| get("/"));
+    lanes(address, 4, 2000, |_| get("/")).await;
+    let quiet = ordinary().await;
+    let before = settled(&gateway, None).await;
+
+    let dripping = async {
+        let mut clients = JoinSet::new();
+        for last in 1..=ADDRESSES {
+            for _ in 0..EACH {
+                clients.spawn(drip(Ipv4Addr::new(127, 0, 1, last).into(), address));
+            }
+        }
+        clients.join_all().await
+    };
+    let (ends, attacked) = tokio::join!(dripping, ordinary());
+
+    let wanted = usize::from(ADDRESSES) * EACH;
+    let in_time = |end: &&End| {
+        end.took >= DUE.saturating_sub(EARLY_OR_LATE) && end.took <= DUE + EARLY_OR_LATE
+    };
+    let cut = ends.iter().filter(in_time).count();
+    let told = ends.iter().filter(|end| end.was_told).count();
+    let first = ends.iter().map(|end| end.took).min().unwrap_or_default();
+    let last = ends.iter().map(|end| end.took).max().unwrap_or_default();
+    report.check(
+        cut == wanted,
+        format!("{cut} of {wanted} were cut at 10 s ± 1 s ({first:.2?} to {last:.2?})"),
+    );
+    report.check(told == wanted, format!("{told} of them were told 408"));
+    let counted = gateway
+        .count("edgeway_refused_total{reason=\"header_timeout\"}")
+        .await;
+    report.check(
+        counted == wanted as u64,
+        format!("{counted} are in the metric"),
+    );
+    report.check(
+        attacked.errors() + attacked.cut == 0,
+        format!("none of {} other requests failed", attacked.total()),
+    );
+    let (p95, p95_quiet) = (attacked.quantile(0.95), quiet.quantile(0.95));
+    report.check(
+        p95 < Duration::from_millis(50),
+        format!("p95 of the others is {p95:.2?} ({p95_quiet:.2?} when quiet)"),
+    );
+    let after = settled(&gateway, Some(before)).await;
+    report.check(
+        after.files <= before.files,
+        format!("{} descriptors, {} before", after.files, before.files),
+    );
+    let (grown, was) = (after.memory as f64 - before.memory as f64, before.memory);
+    report.check(
+        grown < 4.0 * MIB,
+        format!(
+            "memory {:+.1} MiB from {:.1} MiB",
+            grown / MIB,
+            was as f64 / MIB
+        ),
+    );
+}
+
+/// What the gateway holds.
+#[derive(Clone, Copy)]
+struct Held {
+    files: usize,
+    memory: u64,
+}
+
+/// What it holds once idle connections have gone, and at best once it is down to `target`.
+async fn settled(gateway: &Gateway, target: Option<Held>) -> Held {
+    let folder = format!("/proc/{}/fd", gateway.pid());
+    let held = || Held {
+        files: fs::read_dir(&folder).map_or(0, Iterator::count),
+        memory: gateway.rss(),
+    };
+    let Some(target) = target else {
+        // Connections to the backend are closed after four idle seconds.
+        pass(Duration::from_secs(6)).await;
+        return held();
+    };
+    let limit = Duration::from_secs(30);
+    let mut is_down = async || {
+        let held = held();
+        (held.files <= target.files && held.memory <= target.memory).then_some(held)
+    };
+    until(limit, &mut is_down).await.unwrap_or_else(held)
+}
+
+/// One byte of a head each second, until the connection ends.
+async fn drip(from: IpAddr, to: SocketAddr) -> End {
+    let opened = Connection::open_from(from, to).await;
+    let stream = opened.expect("the gateway accepts").into_stream();
+    let started = Instant::now();
+    let (mut reading, mut writing) = stream.into_split();
+    let dripping = async {
+        for byte in b"GET / HTTP/1.1\r\nx-very-long: ".iter().cycle() {
+            if writing.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            pass(BYTE).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        () = dripping => {}
+        // A reset is an end as well.
+        _end = reading.read_to_end(&mut answer) => {}
+    }
+    End {
+        took: started.elapsed(),
+        was_told: answer.starts_with(b"HTTP/1.1 408 "),
+    }
+}
