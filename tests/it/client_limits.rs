@@ -479,11 +479,22 @@ async fn without_files_to_open_the_gateway_waits_and_answers_and_does_not_spin()
         };
         prlimit(pid, Resource::Nofile, limit).expect("it is ours");
     };
-    // The next file would get the lowest number that is free: no number so high.
-    let files = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
-    let names = files.map(|file| file.unwrap().file_name());
-    let taken: HashSet<u64> = names.filter_map(|n| n.to_str()?.parse().ok()).collect();
-    limit((0..4096).find(|number| !taken.contains(number)).unwrap());
+    // The next file would get the lowest number that is free: no number so high. One that
+    // was open for a moment only may yet make room.
+    let lowest = || {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
+        let names = files.map(|file| file.unwrap().file_name());
+        let taken: HashSet<u64> = names.filter_map(|n| n.to_str()?.parse().ok()).collect();
+        (0..4096).find(|number| !taken.contains(number)).unwrap()
+    };
+    let soon = Duration::from_secs(5);
+    wait_for("no file can be opened", soon, async || {
+        let free = lowest();
+        limit(free);
+        pass(GAP).await;
+        (lowest() == free).then_some(())
+    })
+    .await;
 
     // The way to a backend needs a file: no hang, an answer.
     let started = Instant::now();
@@ -493,7 +504,6 @@ async fn without_files_to_open_the_gateway_waits_and_answers_and_does_not_spin()
 
     // So does a client, who waits.
     let mut waiting = gateway.connect().await;
-    let soon = Duration::from_secs(5);
     wait_for("the gateway says so", soon, async || {
         let told = gateway.stderr();
         told.contains("cannot accept connections").then_some(())
