@@ -393,7 +393,7 @@ listeners:
   - address: 127.0.0.1:0
     name: web
     http2: {{ cleartext: true }}
-    limits: {{ body_rate: 1KiB, body_grace: 1s }}
+    limits: {{ body_rate: 64KiB, body_grace: 1s }}
 upstreams: {{ app: {{ backends: [\"{}\"], health: false, eject: {{ errors: 1, for: 60s }} }} }}
 routes:
   - match: {{ path: /* }}
@@ -421,7 +421,7 @@ routes:
         .unwrap();
     let good = async {
         for turn in 1..=10 {
-            upload(&mut good, vec![b'x'; 1000].into(), turn == 10)
+            upload(&mut good, vec![b'x'; 20_000].into(), turn == 10)
                 .await
                 .unwrap();
             pass(Duration::from_millis(200)).await;
@@ -439,7 +439,7 @@ routes:
     assert_eq!(answer.status(), 408, "{}", answer.text());
     about(took, SECOND);
     assert_eq!(well.status(), 200, "{}", well.text());
-    assert_eq!(well.json()["length"], 10_000);
+    assert_eq!(well.json()["length"], 200_000);
     assert_eq!(refused(&gateway, "body_timeout").await, 1);
     assert_eq!(client.get("/").await.status(), 200);
 }
