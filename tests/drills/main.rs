@@ -21,7 +21,7 @@ mod websocket;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 8] = [
+const DRILLS: [&str; 9] = [
     "balance",
     "kill9",
     "idle-close",
