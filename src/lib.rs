@@ -10,6 +10,9 @@ pub mod cli;
 pub mod config;
 pub mod edge;
 pub mod filters;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 pub mod process;
 pub mod proxy;

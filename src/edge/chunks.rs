@@ -149,7 +149,7 @@ fn digit(byte: u8) -> u8 {
 /// What the fuzz target and its seeds check: however a body is split, it ends in one place,
 /// and a simple reading of the whole finds the same place.
 #[cfg(any(test, fuzzing))]
-pub(super) fn check(data: &[u8]) {
+pub(crate) fn check(data: &[u8]) {
     let Some((&split, body)) = data.split_first() else {
         return;
     };

@@ -11,3 +11,11 @@ mod rest;
 mod serve;
 mod transport;
 pub mod worker;
+
+/// What fuzz targets call.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod checks {
+    pub(crate) use super::{
+        chunks::check as chunks, head::check as head, proxy_protocol::check as proxy_protocol,
+    };
+}

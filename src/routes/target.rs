@@ -338,7 +338,8 @@ pub fn host_of(authority: &[u8]) -> Result<Cow<'_, str>, BadTarget> {
     }
     let host = &authority[..end];
     let name = host.strip_suffix(b".").unwrap_or(host);
-    if name.is_empty() != host.is_empty() || name.len() > 253 {
+    // One dot at the end is the root's; of two, others might leave one, or both.
+    if name.is_empty() != host.is_empty() || name.ends_with(b".") || name.len() > 253 {
         return Err(BadTarget::Host);
     }
     let name = std::str::from_utf8(name).map_err(|_| BadTarget::Host)?;
@@ -473,8 +474,8 @@ mod tests {
             assert_eq!(host_of(authority.as_bytes()).as_deref(), Ok(host));
         }
         for authority in [
-            "a b", "a/b", "a@b", "::1", "[::1", "[x]", "[::1]x", ":80", ".", "a:b", "é", "a,b",
-            "a:999999", "a%2e",
+            "a b", "a/b", "a@b", "::1", "[::1", "[x]", "[::1]x", ":80", ".", "..", "a.test..",
+            "a:b", "é", "a,b", "a:999999", "a%2e",
         ] {
             assert_eq!(
                 host_of(authority.as_bytes()),

@@ -216,7 +216,7 @@ fn special(input: &[u8], at: usize) -> (u64, usize) {
 /// What the fuzz target and its seeds check: a head is read alike in one piece and in two,
 /// and lies within the input.
 #[cfg(any(test, fuzzing))]
-pub(super) fn check(data: &[u8]) {
+pub(crate) fn check(data: &[u8]) {
     let Some((&at, input)) = data.split_first() else {
         return;
     };

@@ -1,9 +1,20 @@
 //! What is a head and what is not; `tests/it/smuggling` has the same from outside.
 
+use std::sync::Arc;
+
 use http::StatusCode;
+use pingora::protocols::http::ServerSession;
 use proptest::prelude::*;
+use tokio::io::AsyncWriteExt;
 
 use super::*;
+use crate::{
+    edge::{
+        conn::{ConnIo, Next},
+        transport::{Socket, Transport},
+    },
+    runtime::connection::{Connection, Entry, ListenerFacts},
+};
 
 fn limits() -> HeadLimits {
     HeadLimits::new(8 * 1024, 32 * 1024, 128, UnderscoresConfig::Drop)
@@ -345,7 +356,58 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat().into_bytes())
 }
 
+/// A head that is sound: method, target, lines after `Host`, and the line of its body.
+fn sound() -> impl Strategy<Value = (&'static str, String, Vec<String>, &'static str)> {
+    let method = proptest::sample::select(vec!["GET", "POST", "OPTIONS", "M-SEARCH"]);
+    let target = r"/[!$%&'()*+,./0-9:;=@A-Z\[\]^_a-z{|}~-]{0,40}(\?[!$-;=?-~]{0,40})?";
+    // No header that means anything has such a name.
+    let line = "x[a-zA-Z0-9!$*_.|~-]{0,20}:[ \t]?[ -~\t\u{a1}-\u{ff}]{0,40}";
+    let body = vec![
+        "",
+        "Content-Length: 0\r\n",
+        "content-length: 7 \r\n",
+        "Transfer-Encoding: chunked\r\n",
+    ];
+    let lines = proptest::collection::vec(line, 0..12);
+    (method, target, lines, proptest::sample::select(body))
+}
+
+/// What Pingora makes of a head that was scanned: method, target, and how many headers.
+async fn read_by_pingora(head: &[u8]) -> Option<(String, Vec<u8>, usize)> {
+    let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+    let connection = Connection::new(ListenerFacts::test(), Entry::test());
+    let transport = Transport::Plain(Socket::unix(ours));
+    let mut io = ConnIo::new(transport, Arc::new(connection));
+    theirs.write_all(head).await.unwrap();
+    assert!(matches!(
+        io.next_head(&limits(), false).await,
+        Next::Request
+    ));
+    let mut session = ServerSession::new_http1(Box::new(io));
+    session
+        .read_request()
+        .await
+        .ok()
+        .filter(|is_there| *is_there)?;
+    let head = session.req_header();
+    let lines = head.headers.len();
+    Some((head.method.to_string(), head.raw_path().to_vec(), lines))
+}
+
 proptest! {
+    /// Or it would be refused again, without an id and unlogged.
+    #[test]
+    fn what_is_taken_is_taken_by_pingora((method, target, lines, body) in sound()) {
+        let text = lines.iter().fold(String::new(), |text, line| text + line + "\r\n");
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: a.test\r\n{text}{body}\r\n");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let read = runtime.block_on(read_by_pingora(head.as_bytes()));
+        let has_underscore = |line: &&String| line.split(':').next().is_some_and(|name| name.contains('_'));
+        let dropped = lines.iter().filter(has_underscore).count();
+        let expected = 1 + lines.len() - dropped + usize::from(!body.is_empty());
+        prop_assert_eq!(read, Some((method.to_owned(), target.into_bytes(), expected)), "{:?}", head);
+    }
+
     #[test]
     fn bytes_come_to_the_same_however_they_come(bytes in noise(), at in any::<u8>()) {
         check(&[&[at], bytes.as_slice()].concat());

@@ -95,5 +95,32 @@ async fn read_v2(socket: &mut (impl AsyncRead + Unpin)) -> Result<Source, Unread
     v2::parse(&header)
 }
 
+/// What the fuzz target and its seeds check: no bytes are too odd, what is taken for a line is
+/// one and no more, and a client is one that both versions can tell.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check(data: &[u8]) {
+    let line = &data[..data.len().min(v1::LONGEST)];
+    if let Ok(ControlFlow::Break(_)) = v1::parse(line) {
+        assert!(line.starts_with(v1::START) && line.ends_with(b"\r\n"));
+    }
+    // The signature was seen before either is called.
+    if data.starts_with(&v2::SIGNATURE)
+        && let Some(fixed) = data.get(..v2::FIXED)
+        && let Ok(length) = v2::length(fixed)
+        && let Some(header) = data.get(..v2::FIXED + length)
+        && let Ok(Source::Client(client)) = v2::parse(header)
+    {
+        // Version 1 has no length to be wrong about, and says the same of this client.
+        let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+        let line = format!(
+            "PROXY {family} {ip} {ip} {} 1\r\n",
+            client.port(),
+            ip = client.ip()
+        );
+        let read = v1::parse(line.as_bytes());
+        assert!(matches!(read, Ok(ControlFlow::Break(Source::Client(same))) if same == client));
+    }
+}
+
 #[cfg(test)]
 mod tests;
