@@ -13,8 +13,11 @@ use crate::{
     routes,
 };
 
-/// Each target: the folder of its seeds, and what it does with an input.
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+/// What a target does with an input.
+pub type Check = fn(&[u8]);
+
+/// Each target: the folder of its seeds, and its check.
+pub const TARGETS: [(&str, Check); 7] = [
     ("head", edge::checks::head),
     ("chunks", edge::checks::chunks),
     ("proxy_protocol", edge::checks::proxy_protocol),
@@ -28,7 +31,7 @@ pub const TARGETS: [(&str, fn(&[u8])); 7] = [
 ///
 /// # Panics
 /// If there is none.
-pub fn target(name: &str) -> fn(&[u8]) {
+pub fn target(name: &str) -> Check {
     let found = TARGETS.iter().find(|(known, _)| *known == name);
     found.expect("the target is in the list").1
 }
@@ -177,7 +180,7 @@ mod tests {
         run_check(name, target(name), rounds, more);
     }
 
-    fn run_check(name: &str, check: fn(&[u8]), rounds: u32, more: &[&str]) {
+    fn run_check(name: &str, check: Check, rounds: u32, more: &[&str]) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut all = seeds(&root.join("fuzz/seeds").join(name));
         for folder in more {
