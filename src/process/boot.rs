@@ -86,6 +86,10 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     let Some(gateway) = gateway else {
         return Err(BootError::Config { diagnostics });
     };
+    for problem in diagnostics.list() {
+        let what = problem.message.as_str();
+        warn!(code = problem.code, what; "the configuration is doubtful, and served");
+    }
     let mut signals = Signals::listen().map_err(BootError::Signals)?;
     let live = Arc::new(Live::new(gateway, world));
     let gateway = live.gateway();

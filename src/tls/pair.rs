@@ -20,7 +20,7 @@ pub(super) struct Certificate {
     /// Seconds since 1970.
     pub(super) not_after: i64,
     pub(super) not_before: i64,
-    /// In hex, as `openssl x509 -serial` prints it.
+    /// In hex.
     pub(super) serial: Box<str>,
 }
 
@@ -202,7 +202,7 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| bad())?;
     let (names, has_addresses) = names(&parsed).ok_or_else(bad)?;
     let not_before = parsed.validity().not_before.timestamp();
-    let serial = parsed.raw_serial_as_string().into_boxed_str();
+    let serial = format!("{:X}", parsed.serial).into_boxed_str();
     let not_after = parsed.validity().not_after.timestamp();
     let belongs = |chain, key: &PrivateKeyDer<'static>| {
         CertifiedKey::from_der(chain, key.clone_key(), provider)
@@ -314,4 +314,30 @@ fn names(certificate: &X509Certificate<'_>) -> Option<(Box<[Box<str>]>, bool)> {
 pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     Some(parsed.validity().not_after.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn half_of_an_ocsp_answer_is_none(
+            body in prop::collection::vec(any::<u8>(), 0..100),
+            noise in prop::collection::vec(any::<u8>(), 0..60),
+            status in 0..7u8,
+            at in any::<prop::sample::Index>(),
+        ) {
+            let length = u8::try_from(body.len()).unwrap();
+            let octets = [&[0x04, length][..], &body].concat();
+            let tagged = [&[0xa0, length + 2][..], &octets].concat();
+            let answer = [&[0x30, length + 7, 0x0a, 1, status][..], &tagged].concat();
+            prop_assert_eq!(is_ocsp_answer(&answer), status == 0);
+            prop_assert!(!is_ocsp_answer(&answer[..at.index(answer.len())]));
+            prop_assert!(!is_ocsp_answer(&[&answer[..], &[0]].concat()));
+            is_ocsp_answer(&noise);
+        }
+    }
 }

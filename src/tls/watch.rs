@@ -120,7 +120,8 @@ impl Watch {
     pub(super) async fn run(mut self, server: &Server) {
         let clock = server.clock().clone();
         let mut turn_at = clock.now() + tickets::TURN;
-        let mut remind_at = clock.now();
+        // The start has told already.
+        let mut remind_at = clock.now() + REMINDER;
         let mut pause = PAUSE;
         loop {
             if clock.now() >= remind_at {
