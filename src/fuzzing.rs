@@ -115,7 +115,7 @@ fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    if ["include", "acme", "cert", "file", "dir", "client_ca"]
+    if ["include", "acme", "cert", "file:", "dir:", "client_ca"]
         .iter()
         .any(|word| text.contains(word))
     {
