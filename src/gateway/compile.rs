@@ -20,7 +20,7 @@ use crate::{
         tree::{Key, Node, Spanned},
     },
     routes::{Action, RouteTable},
-    upstreams::Upstream,
+    upstreams::{Protocol, Upstream},
 };
 
 /// What a request has that no route took, in metrics and logs.
@@ -205,6 +205,18 @@ impl Compiler<'_> {
         if let Some(Spanned { value, .. }) = &node.config.upstream {
             used.insert(value);
             upstream = upstreams.get(value.as_str()).map(Arc::clone);
+            let websocket = node.config.websocket.as_ref().filter(|w| w.value.enabled);
+            if let (Some(websocket), Some(upstream)) = (websocket, &upstream)
+                && upstream.protocol() == Protocol::H2
+            {
+                self.error(
+                    "edgeway::route::websocket_over_h2",
+                    websocket.place,
+                    format!("no WebSocket reaches `{value}`, which is spoken to in HTTP/2"),
+                    "remove `websocket`, or send these requests to an upstream without \
+                     `protocol: h2`",
+                );
+            }
         }
         let chain = Chain::new(self.filters(node.place, &name, &node.filters));
         let mut cx = CompileCx {

@@ -33,6 +33,8 @@ pub struct Context {
     pub(super) reply: Option<Box<Reply>>,
     /// The request asks for a WebSocket, and the route takes one.
     pub(super) is_websocket: bool,
+    /// When the whole must be over, of a request to a backend by HTTP/2.
+    pub(super) due: Option<Instant>,
     /// When the backend's answer began.
     pub(super) answered_at: Option<Instant>,
     in_flight: InFlight,
@@ -65,6 +67,7 @@ impl Context {
             tried_at: now,
             reply: None,
             is_websocket: false,
+            due: None,
             answered_at: None,
             in_flight: InFlight(Arc::clone(live)),
         }

@@ -4,8 +4,9 @@ use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::{
-    chain::Reply,
+    chain::{Facts, Reply},
     runtime::{connection::Cut, deadline::Expired},
+    upstreams::is_alert,
 };
 
 /// What went wrong with a request.
@@ -195,6 +196,25 @@ impl Failure {
         }
     }
 
+    /// Tells operators that a request failed so, and where.
+    pub(crate) fn report(self, facts: &Facts, error: &Error) {
+        // A client that left is none of ours, and TLS has a line of its backend's own.
+        if *error.esource() == ErrorSource::Downstream || self == Self::Tls {
+            log::debug!(reason = self.reason(), error:%; "a request ended early");
+            return;
+        }
+        log::warn!(
+            request_id = facts.request_id.as_str(),
+            route = facts.route.as_deref().unwrap_or_default(),
+            upstream = facts.upstream.name.as_deref().unwrap_or_default(),
+            backend = facts.upstream.backend.as_deref().unwrap_or_default(),
+            tries = facts.upstream.tries,
+            reason = self.reason(),
+            error:%;
+            "a request failed"
+        );
+    }
+
     /// What a Pingora error, met at `expired` deadlines, comes down to. `cut`: why we ended
     /// the client's connection.
     pub(crate) fn of(error: &Error, expired: Option<Expired>, cut: Option<Cut>) -> Self {
@@ -220,6 +240,8 @@ impl Failure {
                     | E::ConnectError
                     | E::BindError
                     | E::SocketError
+                    // Of HTTP/2; TLS has its own.
+                    | E::HandshakeError
                     | E::ConnectProxyFailure,
                 ) => Self::Connect,
                 (
@@ -227,10 +249,13 @@ impl Failure {
                     E::TLSHandshakeFailure
                     | E::TLSHandshakeTimedout
                     | E::InvalidCert
-                    | E::HandshakeError
                     | E::TLSWantX509Lookup,
                 ) => Self::Tls,
-                (None, E::InvalidHTTPHeader | E::H1Error) => Self::BadAnswer,
+                (None, E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Downgrade) => {
+                    Self::BadAnswer
+                }
+                (None, _) if is_alert(error) => Self::Tls,
+                (None, E::H2Error) if is_no_h2(error) => Self::BadAnswer,
                 (None, _) => Self::Reset,
             },
             ErrorSource::Downstream => match error.etype() {
@@ -252,6 +277,14 @@ impl From<Failure> for Box<Reply> {
     fn from(failure: Failure) -> Self {
         Box::new(failure.reply())
     }
+}
+
+/// What came is no HTTP/2 at all.
+fn is_no_h2(error: &Error) -> bool {
+    error
+        .root_cause()
+        .downcast_ref::<h2::Error>()
+        .is_some_and(|error| error.is_go_away() && error.is_library())
 }
 
 #[cfg(test)]

@@ -56,6 +56,16 @@ pub(super) fn nominated(
     Ok(())
 }
 
+/// Whether `TE` says that the client takes trailers: the one thing that it may say in
+/// HTTP/2 (RFC 9113, 8.2.2), and without which servers of gRPC refuse a call.
+pub(super) fn wants_trailers(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::TE)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
+        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
 /// RFC 9110, 5.6.2.
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)

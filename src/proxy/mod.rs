@@ -5,12 +5,14 @@ mod challenge;
 mod context;
 mod error;
 pub mod forwarded;
+mod grpc;
 mod hop;
 mod http2;
 pub mod page;
 mod refuse;
 mod reply;
 mod request;
+mod streams;
 mod to_https;
 mod upstream;
 
@@ -18,10 +20,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, header};
-use log::warn;
+use http::{HeaderMap, StatusCode, header};
 use pingora::{
-    Error, ErrorSource, ErrorType, Result,
+    Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
     protocols::Digest,
@@ -37,6 +38,7 @@ use crate::{
     chain::{Exchange, Phase, Protocol, ReadyLines, Verdict},
     config::model::App,
     runtime::live::Live,
+    tls, upstreams,
 };
 
 /// The proxy of one process: every listener's requests pass here.
@@ -46,11 +48,14 @@ pub struct Proxy {
 
 /// Pingora's proxy around our hooks, ready to be given connections.
 pub fn service(live: &Arc<Live>) -> HttpProxy<Proxy> {
+    // Before Pingora's connector installs its own.
+    tls::install_provider();
     let conf = ServerConf {
         // Ours decide about retries; this only bounds them.
         max_retries: 16,
         // Idle connections to backends, all in all. Beyond it the oldest are closed.
         upstream_keepalive_pool_size: 4096,
+        ca_file: upstreams::authorities_file(),
         ..ServerConf::default()
     };
     let hooks = Proxy {
@@ -117,6 +122,7 @@ impl ProxyHttp for Proxy {
         head: &mut RequestHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
+        streams::check_protocol(head, ctx)?;
         request::forward(session, head, ctx).await?;
         let app = ctx.upstream.as_ref().map_or(App::None, |u| u.app);
         if request::is_too_long(head, app) {
@@ -229,6 +235,19 @@ impl ProxyHttp for Proxy {
         Ok(None)
     }
 
+    /// With trailers no piece of the body is its last: it ends here. What filters still
+    /// hold of it goes out instead of the trailers, which HTTP lets anyone drop.
+    async fn response_trailer_filter(
+        &self,
+        session: &mut Session,
+        _trailers: &mut HeaderMap,
+        ctx: &mut Box<Context>,
+    ) -> Result<Option<Bytes>> {
+        let mut last = None;
+        self.response_body_filter(session, &mut last, true, ctx)?;
+        Ok(last.filter(|last| !last.is_empty()))
+    }
+
     fn fail_to_connect(
         &self,
         session: &mut Session,
@@ -256,9 +275,8 @@ impl ProxyHttp for Proxy {
         error: &Error,
         ctx: &mut Box<Context>,
     ) -> FailToProxy {
-        let expired = ctx.watch.as_ref().and_then(|watch| watch.expired());
         let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
-        let failure = Failure::of(error, expired, cut);
+        let failure = Failure::of(error, upstream::expired(error, ctx), cut);
         let planned = ctx.reply.take();
         let is_planned = planned.is_some();
         let mut reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
@@ -271,7 +289,7 @@ impl ProxyHttp for Proxy {
         } = &mut **ctx;
         facts.reason = reply.reason;
         if !is_planned {
-            report(facts, failure, error);
+            failure.report(facts, error);
         }
         let begun = reply::begun(session);
         let is_gone = matches!(failure, Failure::ClientGone | Failure::SendTimeout);
@@ -354,21 +372,4 @@ impl ProxyHttp for Proxy {
 /// `100 Continue` and `103 Early Hints`, which pass as they are; `101` ends in a tunnel.
 fn is_interim(head: &ResponseHeader) -> bool {
     head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
-}
-
-fn report(facts: &crate::chain::Facts, failure: Failure, error: &Error) {
-    if *error.esource() == ErrorSource::Downstream {
-        log::debug!(reason = failure.reason(), error:%; "a request ended early");
-        return;
-    }
-    warn!(
-        request_id = facts.request_id.as_str(),
-        route = facts.route.as_deref().unwrap_or_default(),
-        upstream = facts.upstream.name.as_deref().unwrap_or_default(),
-        backend = facts.upstream.backend.as_deref().unwrap_or_default(),
-        tries = facts.upstream.tries,
-        reason = failure.reason(),
-        error:%;
-        "a request failed"
-    );
 }

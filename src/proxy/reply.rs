@@ -11,7 +11,7 @@ use pingora::{
 };
 use pingora_proxy::Session;
 
-use super::page::Page;
+use super::{grpc, page::Page};
 use crate::{
     base::{clock::Clock, heads::OpenResponse},
     chain::{Chain, Exchange, Facts, Reply, ReplyBody},
@@ -63,6 +63,9 @@ pub(super) async fn make(
     };
     if is_failure {
         chain.on_error(&mut ex, &mut reply).await;
+        if grpc::is_call(&request.headers) {
+            grpc::translate(&mut reply);
+        }
     }
     let mut head = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 5))?;
     let mut open = OpenResponse::of(&mut head, 0);

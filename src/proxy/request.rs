@@ -11,7 +11,9 @@ use super::{
     context::{self, Context},
     error::Failure,
     forwarded::{self, Forwarding},
-    http2, to_https,
+    http2,
+    streams::is_h2,
+    to_https,
 };
 use crate::{
     chain::{Client, Exchange, Phase, Protocol, Reply, RequestId, Verdict},
@@ -156,6 +158,10 @@ async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> 
             None => log::warn!(upstream = &*name; "a filter chose an upstream that does not exist"),
         }
     }
+    if *is_websocket && upstream.as_ref().is_some_and(|u| u.is_h2()) {
+        // Another filter chose it: what the configuration says was checked.
+        return Some(Box::new(Failure::Upgrade.reply()));
+    }
     // No timeouts of Pingora's on the client's side of a tunnel or a long answer:
     // the deadlines of `runtime::connection` see both sides.
     session.set_read_timeout(None);
@@ -191,6 +197,7 @@ pub(super) async fn forward(
             shown: connection.shown(),
             app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
             is_websocket: ctx.is_websocket,
+            takes_trailers: is_h2(ctx),
         },
     )
     .map_err(|_| Error::new_down(ErrorType::InvalidHTTPHeader))?;

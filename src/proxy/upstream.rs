@@ -10,14 +10,19 @@ use pingora::{
     Error, ErrorSource, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
     protocols::Digest,
-    upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy},
+    upstreams::peer::HttpPeer,
 };
 use pingora_proxy::Session;
 
-use super::{context::Context, error::Failure, forwarded, reply};
+use super::{
+    context::Context,
+    error::Failure,
+    forwarded, reply,
+    streams::{self, is_h2},
+};
 use crate::{
     runtime::deadline::Expired,
-    upstreams::{Ask, Failure as TryFailure, Kind, Outcome, Unavailable},
+    upstreams::{Ask, Failure as TryFailure, Outcome, Protocol, Unavailable},
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -44,23 +49,25 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
             return fail(ctx, Failure::Overload);
         }
     };
-    let kind = if ctx.is_websocket {
-        Kind::WebSocket
-    } else {
-        Kind::Plain
-    };
-    let mut peer = upstream.peer(&lease, kind);
-    // `forwarded` takes away what ends here, in the same pass as the rest.
-    peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
-    // `runtime::deadline` watches over these: one deadline for both directions.
-    peer.options.read_timeout = None;
-    peer.options.write_timeout = None;
+    let mut peer = upstream.peer(&lease);
     if ctx.stale_tries > 0 {
         // A pool group of its own: nothing that has gone stale is found in it.
         peer.group_key = fastrand::u64(..);
         peer.options.idle_timeout = Some(Duration::from_millis(1));
     }
     ctx.tried_at = lease.since();
+    if let (Protocol::H2, Some(connection)) = (upstream.protocol(), &ctx.connection) {
+        let is_whole = session.as_mut().is_body_done();
+        let request = streams::Request {
+            headers: &session.req_header().headers,
+            started: ctx.facts.started,
+            is_whole,
+            limits: &connection.listener.config.limits,
+        };
+        let bounds = streams::bounds(&request, &upstream.timeouts, ctx.tried_at);
+        peer.options.read_timeout = Some(bounds.silence);
+        ctx.due = bounds.due;
+    }
     let facts = &mut ctx.facts;
     facts.upstream.name = Some(Arc::clone(&upstream.name));
     facts.upstream.backend = Some(Arc::clone(lease.backend().address()));
@@ -84,6 +91,10 @@ pub(super) fn connected(
     ctx: &mut Context,
 ) {
     ctx.facts.upstream.reused = is_reused;
+    if is_h2(ctx) {
+        // The socket is not this request's alone.
+        return;
+    }
     let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) else {
         return;
     };
@@ -121,6 +132,9 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
     let Some(body) = body.filter(|body| !body.is_empty()) else {
         return;
     };
+    if is_h2(ctx) {
+        return;
+    }
     if let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) {
         watch.body.received(body.len());
         let now = ctx.live().connections.now();
@@ -155,18 +169,22 @@ pub(super) fn answered(
         return Err(error);
     }
     ctx.answered_at = Some(now);
-    if let Some(watch) = &ctx.watch {
-        if seen.streams == Streams::Grpc {
-            // Both sides talk when they have something to say.
-            watch.body.over();
+    if let (Some(watch), Streams::Grpc) = (&ctx.watch, seen.streams) {
+        // Both sides talk when they have something to say.
+        watch.body.over();
+    }
+    if is_h2(ctx) {
+        if seen.streams != Streams::Nothing {
+            ctx.due = None;
         }
+    } else if let Some(watch) = &ctx.watch {
         let stream = if head.status == StatusCode::SWITCHING_PROTOCOLS {
             if let Some(connection) = &ctx.connection {
                 connection.set_tunnel();
             }
             Some(websocket_idle(ctx).unwrap_or(stream_idle))
         } else {
-            (seen.streams == Streams::Events).then_some(stream_idle)
+            (seen.streams != Streams::Nothing).then_some(stream_idle)
         };
         let now = ctx.live().connections.millis(now);
         match stream {
@@ -205,7 +223,15 @@ fn public_location(
 ) -> Option<HeaderValue> {
     let client = &ctx.facts.client;
     let host = forwarded::public_host(request, client);
-    forwarded::rewrite_location(value, &[backend], client.scheme, host)
+    // With TLS an app may call itself by the name in its certificate.
+    let named = ctx
+        .upstream
+        .as_ref()
+        .and_then(|upstream| upstream.tls_name())
+        .zip(backend.rsplit_once(':'))
+        .map(|(name, (_, port))| format!("{name}:{port}"));
+    let own = [backend, named.as_deref().unwrap_or(backend)];
+    forwarded::rewrite_location(value, &own, client.scheme, host)
 }
 
 /// The cookie that keeps a browser on its backend, if it is to get one.
@@ -216,6 +242,13 @@ pub(super) fn cookie(ctx: &Context) -> Option<HeaderValue> {
 
 /// A piece of the answer, or its end. An error if the end is a deadline's doing.
 pub(super) fn received_body(is_end: bool, ctx: &mut Context) -> Result<()> {
+    if is_h2(ctx) {
+        return if is_end {
+            Ok(())
+        } else {
+            streams::check_due(ctx)
+        };
+    }
     let Some(watch) = &ctx.watch else {
         return Ok(());
     };
@@ -231,6 +264,14 @@ pub(super) fn received_body(is_end: bool, ctx: &mut Context) -> Result<()> {
     Ok(())
 }
 
+/// Which deadline ended the request, if one did.
+pub(super) fn expired(error: &Error, ctx: &Context) -> Option<Expired> {
+    if is_h2(ctx) {
+        return streams::expired(error, ctx);
+    }
+    ctx.watch.as_ref().and_then(|watch| watch.expired())
+}
+
 /// No connection could be made; nothing was sent.
 #[expect(
     clippy::unnecessary_box_returns,
@@ -241,14 +282,23 @@ pub(super) fn not_connected(
     ctx: &mut Context,
     mut error: Box<Error>,
 ) -> Box<Error> {
+    let failure = Failure::of(&error, None, None);
+    // A connection that was there already has ended as a stream was to begin on it. That is
+    // not the backend's refusal.
+    let was_there = *error.etype() == ErrorType::H2Error;
     if let Some(lease) = ctx.lease.take() {
         ctx.tried.push(lease.backend().id());
-        lease.finish(Outcome::ConnectFailed);
+        if failure == Failure::Tls {
+            lease.backend().report_tls(&error);
+        }
+        if !was_there {
+            lease.finish(Outcome::ConnectFailed);
+        }
     }
     let retry = may_retry(session, ctx, TryFailure::Connect);
     error.set_retry(retry);
     if retry {
-        note_retry(ctx, Failure::Connect, &error);
+        note_retry(ctx, failure, &error);
     }
     error
 }
@@ -264,10 +314,10 @@ pub(super) fn failed(
     mut error: Box<Error>,
     is_pooled: bool,
 ) -> Box<Error> {
-    let expired = ctx.watch.as_ref().and_then(|watch| {
+    if let Some(watch) = &ctx.watch {
         watch.end();
-        watch.expired()
-    });
+    }
+    let expired = expired(&error, ctx);
     if *error.esource() != ErrorSource::Upstream {
         error.set_retry(false);
         return error;
@@ -288,7 +338,10 @@ pub(super) fn failed(
     let failure = Failure::of(&error, expired, None);
     // An app closes idle connections when it likes; that one of them went just as we
     // used it says nothing about the app.
-    let is_stale = is_pooled && failure == Failure::Reset && ctx.answered_at.is_none();
+    let is_stale = is_pooled
+        && failure == Failure::Reset
+        && ctx.answered_at.is_none()
+        && !streams::is_own_end(&error);
     if is_stale {
         // Not its fault, but if it is going down, another one is the better guess.
         if let Some(lease) = ctx.lease.take() {
@@ -303,12 +356,16 @@ pub(super) fn failed(
     } else {
         if let Some(lease) = ctx.lease.take() {
             ctx.tried.push(lease.backend().id());
+            if failure == Failure::Tls {
+                lease.backend().report_tls(&error);
+            }
             lease.finish(match failure {
+                Failure::Tls => Outcome::ConnectFailed,
                 Failure::FirstByte | Failure::Idle | Failure::Total => Outcome::Timeout,
                 _ => Outcome::Reset,
             });
         }
-        let retry = failure == Failure::Reset
+        let retry = matches!(failure, Failure::Reset | Failure::Tls)
             && ctx.answered_at.is_none()
             && may_retry(session, ctx, TryFailure::Reset);
         error.set_retry(retry);
@@ -339,6 +396,10 @@ pub(super) fn over(ctx: &mut Context) {
 }
 
 fn note_retry(ctx: &Context, failure: Failure, error: &Error) {
+    if failure == Failure::Tls {
+        // The backend's own line says it, once for all of its requests.
+        return;
+    }
     warn!(
         request_id = ctx.facts.request_id.as_str(),
         upstream = ctx.facts.upstream.name.as_deref().unwrap_or_default(),

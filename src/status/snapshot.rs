@@ -109,6 +109,11 @@ pub struct RouteStatus {
 pub struct UpstreamStatus {
     pub name: String,
     pub balance: String,
+    /// `http1` or `h2`.
+    pub protocol: String,
+    /// The name in the backends' certificates, if TLS is spoken to them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
     pub backends: Vec<BackendStatus>,
     /// Requests that wait for a place.
     pub queue: u64,

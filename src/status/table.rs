@@ -128,6 +128,12 @@ fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 8
 /// What is out of the ordinary.
 fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     let mut notes = Vec::new();
+    if let Some(name) = &upstream.tls {
+        notes.push(format!("TLS as {name}"));
+    }
+    if upstream.protocol == "h2" {
+        notes.push("HTTP/2".to_owned());
+    }
     if backend.weight > 1 {
         notes.push(format!("weight {}", backend.weight));
     }

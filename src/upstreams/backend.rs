@@ -24,6 +24,7 @@ use super::{
     metrics::BackendMetrics,
     peer::PeerTemplate,
     target::Target,
+    tls::Said,
 };
 use crate::base::metrics::Metrics;
 
@@ -84,6 +85,7 @@ pub(super) struct BackendState {
     pub(super) health: Mutex<Health>,
     pub(super) ejection: Mutex<Ejection>,
     pub(super) last_probe: Mutex<Option<ProbeReport>>,
+    pub(super) tls_said: Said,
     series: Option<(Metrics, Arc<str>)>,
 }
 
@@ -154,6 +156,7 @@ impl BackendState {
             health: Mutex::new(health),
             ejection: Mutex::default(),
             last_probe: Mutex::default(),
+            tls_said: Said::default(),
             series,
         }
     }

@@ -10,15 +10,16 @@ use arc_swap::ArcSwap;
 
 use super::{
     Timeouts, Upstream,
-    balance::{Balance, HashKey, Members, Sticky, hash64},
+    balance::{Balance, HashKey, Members, Sticky},
     eject::EjectPolicy,
     health::Probing,
     live::{Live, Shared},
     members::{Source, Sources},
     metrics::UpstreamMetrics,
-    peer::{PeerTemplate, Pool},
+    peer::Pool,
     retry::{Budget, RetryPolicy},
-    target::{Refused, parse_name, parse_target},
+    target::{Refused, Target, parse_name, parse_target},
+    wire::Wire,
 };
 use crate::{
     chain::CompileCx,
@@ -53,7 +54,8 @@ impl Upstream {
         let (place, config) = (config.place, &config.value);
         let errors_before = errors(cx);
         let timeouts = Timeouts::from(&config.timeouts);
-        let sources = sources(key, config, place, &timeouts, cx);
+        let sources = sources(key, config, place, cx);
+        let wire = Wire::compile(config, &sources, cx);
         let balance = balance(config, cx);
         let sticky = sticky(config, cx);
         let probing = Probing::compile(config, cx);
@@ -61,7 +63,7 @@ impl Upstream {
         if errors(cx) > errors_before {
             return None;
         }
-        let balance = balance?;
+        let (balance, wire) = (balance?, wire?);
         warn_of_blind_balance(config, &balance, &sources, cx);
 
         let name: Arc<str> = Arc::from(key.name.as_str());
@@ -83,6 +85,7 @@ impl Upstream {
             awaiting_dns: AtomicBool::new(awaiting_dns),
             app: config.app,
             timeouts,
+            wire,
             budget: Budget::new(config.retry.budget.0 / 100.0),
             retry: RetryPolicy::from(&config.retry),
             queue_limit: config.max_in_flight.queue,
@@ -117,7 +120,6 @@ fn sources(
     key: &Key,
     config: &UpstreamConfig,
     place: Place,
-    timeouts: &Timeouts,
     cx: &mut CompileCx<'_>,
 ) -> Vec<Source> {
     if config.backends.is_empty() {
@@ -131,7 +133,7 @@ fn sources(
     let mut seen: HashMap<String, Place> = HashMap::new();
     let mut sources = Vec::new();
     for backend in &config.backends {
-        let Some(source) = source(backend, timeouts, cx) else {
+        let Some(source) = source(backend, cx) else {
             continue;
         };
         let name = source.to_string();
@@ -152,11 +154,7 @@ fn sources(
     sources
 }
 
-fn source(
-    backend: &Spanned<BackendConfig>,
-    timeouts: &Timeouts,
-    cx: &mut CompileCx<'_>,
-) -> Option<Source> {
+fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileCx<'_>) -> Option<Source> {
     let (place, config) = (backend.place, &backend.value);
     if config.weight == 0 {
         cx.report_at(
@@ -172,7 +170,7 @@ fn source(
     };
     match &config.target {
         BackendTarget::Address(text) => match parse_target(text) {
-            Ok(target) if PeerTemplate::new(&target, timeouts, 0).is_none() => {
+            Ok(target @ Target::Unix(_)) if target.socket_address().is_none() => {
                 let message = format!("`{text}` is too long for a unix socket's path");
                 let help = "the system takes 107 bytes: use a shorter path".to_owned();
                 refuse(cx, Refused { message, help });
@@ -301,11 +299,6 @@ fn warn_of_blind_balance(
             ),
         );
     }
-}
-
-/// Keeps connections of upstreams that share an address apart.
-pub(super) fn pool_group(upstream: &str) -> u64 {
-    hash64(upstream.as_bytes())
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Upstream, backend::Backend, balance::Members, compile::pool_group, metrics::BackendMetrics,
-    peer::PeerTemplate, target::Target,
+    Upstream, backend::Backend, balance::Members, metrics::BackendMetrics, peer::PeerTemplate,
+    target::Target,
 };
 
 /// One backend as written: an address, or a name that stands for some.
@@ -130,9 +130,8 @@ impl Upstream {
             weight,
         } = member;
         let address = target.to_string();
-        let group = pool_group(&self.name);
         // Checked when the configuration was; addresses from DNS always fit.
-        let peer = PeerTemplate::new(&target, &self.timeouts, group)?;
+        let peer = PeerTemplate::new(&target, &self.wire, &self.timeouts, &self.name)?;
         let state = self.shared.state(&address, self.probing.starts_up());
         let metrics = BackendMetrics::new(&self.shared.registry, &self.name, &address);
         let sticky = self.sticky.as_ref();

@@ -21,9 +21,13 @@ mod queue;
 mod retry;
 mod snapshot;
 mod supervise;
+mod system;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod trust;
+mod wire;
 
 use std::{
     fmt,
@@ -44,11 +48,13 @@ pub use self::{
     compile::zone,
     dns::{DnsError, Resolve, Resolved, SystemResolver},
     lease::{Lease, Outcome},
-    peer::Kind,
     retry::{Failure, RetryPolicy, may_retry},
     snapshot::{BackendSnapshot, ProbeSnapshot, UpstreamSnapshot},
     supervise::{supervise, supervise_with},
+    system::authorities_file,
     target::Target,
+    tls::is_alert,
+    wire::Protocol,
 };
 use self::{
     balance::{Balance, Choice, Members, Sticky},
@@ -58,6 +64,7 @@ use self::{
     peer::Pool,
     queue::Left,
     retry::Budget,
+    wire::Wire,
 };
 use crate::config::model::{App, TimeoutsConfig};
 
@@ -66,6 +73,7 @@ pub struct Upstream {
     pub name: Arc<str>,
     pub app: App,
     pub timeouts: Timeouts,
+    wire: Wire,
     pub retry: RetryPolicy,
     /// How many may wait for a place, and for how long.
     queue_limit: u32,
@@ -193,9 +201,24 @@ impl Upstream {
         }
     }
 
-    /// Where the lease's request goes, with every timeout set.
-    pub fn peer(&self, lease: &Lease, kind: Kind) -> Box<HttpPeer> {
-        lease.backend().peer(kind, self.pool)
+    /// Where the lease's request goes. Reads and writes have no bound of Pingora's.
+    pub fn peer(&self, lease: &Lease) -> Box<HttpPeer> {
+        lease.backend().peer(self.pool)
+    }
+
+    /// What is spoken to the backends.
+    pub fn protocol(&self) -> Protocol {
+        self.wire.protocol
+    }
+
+    /// HTTP/2 is spoken to the backends.
+    pub fn is_h2(&self) -> bool {
+        self.protocol() == Protocol::H2
+    }
+
+    /// The name that the backends' certificates are for, if TLS is spoken to them.
+    pub fn tls_name(&self) -> Option<&str> {
+        self.wire.tls.as_ref().map(|trust| trust.name.as_str())
     }
 
     /// The `Set-Cookie` that keeps the client at the lease's backend; `None` if the

@@ -1,29 +1,15 @@
-//! A backend as Pingora connects to it, with every timeout set: its own all default to none.
+//! A backend as Pingora connects to it, and how long its connections are kept.
 
 use std::time::Duration;
 
-use pingora::{
-    protocols::l4::ext::TcpKeepalive,
-    upstreams::peer::{H1UpgradePolicy, HttpPeer},
-};
+use pingora::{protocols::l4::ext::TcpKeepalive, upstreams::peer::HttpPeer};
 
 use super::{
     Timeouts,
     backend::{Backend, KeepAlive},
     target::Target,
+    wire::Wire,
 };
-
-/// What a request may turn into, which decides how long it may be silent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Question and answer.
-    Plain,
-    /// An answer that trickles, such as an SSE feed.
-    Stream,
-    /// A WebSocket: silent for as long as a stream, and the only kind whose upgrade
-    /// reaches the backend.
-    WebSocket,
-}
 
 /// How long idle connections to an upstream's backends are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,27 +43,23 @@ impl Pool {
 
 /// A peer ready to be copied: no parsing and no name resolution per request.
 #[derive(Clone, Debug)]
-pub(super) struct PeerTemplate {
-    peer: HttpPeer,
-    stream_idle: Duration,
-}
+pub(super) struct PeerTemplate(HttpPeer);
 
 impl PeerTemplate {
     /// `None` if a unix socket's path is longer than the system takes.
-    /// `group` keeps pools of upstreams apart that share an address: their idle times differ.
-    pub(super) fn new(target: &Target, timeouts: &Timeouts, group: u64) -> Option<Self> {
-        let mut peer = match target {
-            Target::Inet(address) => HttpPeer::new(*address, false, String::new()),
-            Target::Unix(path) => HttpPeer::new_uds(path.to_str()?, false, String::new()).ok()?,
-        };
-        peer.group_key = group;
+    /// `upstream` keeps pools of upstreams apart that share an address: their idle times differ.
+    pub(super) fn new(
+        target: &Target,
+        wire: &Wire,
+        timeouts: &Timeouts,
+        upstream: &str,
+    ) -> Option<Self> {
+        let mut peer = wire.peer(target, upstream)?;
         let options = &mut peer.options;
         options.connection_timeout = Some(timeouts.connect);
         options.total_connection_timeout = Some(timeouts.connect);
-        // Pingora has one bound for each read, the head's as well as the body's. The
-        // longer of both here: the head's own is watched over by the proxy.
-        options.read_timeout = Some(timeouts.first_byte.max(timeouts.idle));
-        options.write_timeout = Some(timeouts.idle);
+        // Reads and writes have none here: Pingora's one bound for both head and body is
+        // not ours. `runtime::deadline` watches over connections, `proxy` over streams.
         options.tcp_keepalive = Some(TcpKeepalive {
             idle: Duration::from_mins(1),
             interval: Duration::from_secs(10),
@@ -85,32 +67,29 @@ impl PeerTemplate {
             #[cfg(target_os = "linux")]
             user_timeout: Duration::ZERO,
         });
-        options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny;
-        Some(Self {
-            peer,
-            stream_idle: timeouts.stream_idle.max(timeouts.first_byte),
-        })
+        Some(Self(peer))
     }
 
-    fn make(&self, kind: Kind, idle: Duration) -> Box<HttpPeer> {
-        let mut peer = Box::new(self.peer.clone());
-        peer.options.idle_timeout = Some(idle);
-        match kind {
-            Kind::Plain => {}
-            Kind::Stream => peer.options.read_timeout = Some(self.stream_idle),
-            Kind::WebSocket => {
-                peer.options.read_timeout = Some(self.stream_idle);
-                peer.options.http_upstream_request_policy.h1_upgrade =
-                    H1UpgradePolicy::WebSocketOnly;
-            }
-        }
-        peer
+    /// The name that the backend's certificate is for; empty without TLS.
+    pub(super) fn tls_name(&self) -> &str {
+        &self.0.sni
+    }
+
+    pub(super) fn is_h2(&self) -> bool {
+        self.0.options.alpn.get_min_http_version() == 2
+    }
+
+    /// For checks, which set their own times.
+    pub(super) fn bare(&self) -> HttpPeer {
+        self.0.clone()
     }
 }
 
 impl Backend {
-    pub(super) fn peer(&self, kind: Kind, pool: Pool) -> Box<HttpPeer> {
-        self.peer.make(kind, pool.idle(self.state.keep_alive()))
+    pub(super) fn peer(&self, pool: Pool) -> Box<HttpPeer> {
+        let mut peer = Box::new(self.peer.0.clone());
+        peer.options.idle_timeout = Some(pool.idle(self.state.keep_alive()));
+        peer
     }
 }
 

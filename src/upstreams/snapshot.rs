@@ -10,6 +10,11 @@ use super::{Upstream, backend::Backend};
 pub struct UpstreamSnapshot {
     pub name: String,
     pub balance: String,
+    /// `http1` or `h2`.
+    pub protocol: &'static str,
+    /// The name in the backends' certificates, if TLS is spoken to them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
     pub backends: Vec<BackendSnapshot>,
     /// Requests that wait for a place.
     pub queue: u32,
@@ -64,6 +69,8 @@ impl Upstream {
         UpstreamSnapshot {
             name: self.name.to_string(),
             balance: self.balance.name(),
+            protocol: self.protocol().as_str(),
+            tls: self.tls_name().map(str::to_owned),
             backends: members.list.iter().map(|b| self.look_at(b, now)).collect(),
             queue: self.shared.live.queue.len(),
             panic: self.shared.live.in_panic(),

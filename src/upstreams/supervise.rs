@@ -316,12 +316,9 @@ impl Supervisor {
     }
 }
 
-/// On a thread for blocking work: Pingora's connectors read the system's certificates
-/// when they are made.
+/// On a thread for blocking work: the first connector reads the system's certificates.
 async fn make_prober(plan: Plan, backend: Arc<Backend>) -> Option<Arc<Prober>> {
-    let made = tokio::task::spawn_blocking(move || {
-        Prober::new(&plan, &backend.target, &backend.authority).map(Arc::new)
-    });
+    let made = tokio::task::spawn_blocking(move || Prober::new(&plan, &backend).map(Arc::new));
     made.await.ok().flatten()
 }
 

@@ -23,3 +23,4 @@ mod streaming;
 mod support;
 mod tidy;
 mod tls;
+mod upstream_tls;

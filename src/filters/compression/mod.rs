@@ -207,6 +207,11 @@ impl Compression {
         // One pass costs less than looking each of them up.
         for (name, value) in headers {
             match name.as_str().as_bytes() {
+                // gRPC codes each message by itself, and ends in trailers that a coded body
+                // would not leave room for.
+                b"content-type" if value.as_bytes().starts_with(b"application/grpc") => {
+                    return false;
+                }
                 b"content-type" => content_type = content_type.or(Some(value)),
                 b"content-length" => length = length.and(value),
                 b"cache-control" => has_cache_control = true,

@@ -46,6 +46,7 @@ const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const PORT_80: HeaderValue = HeaderValue::from_static("80");
 const PORT_443: HeaderValue = HeaderValue::from_static("443");
 
@@ -248,6 +249,8 @@ pub struct Forwarding<'a> {
     pub app: App,
     /// The request asks for a WebSocket and may have one.
     pub is_websocket: bool,
+    /// The backend's answer may end in trailers, and they reach the client.
+    pub takes_trailers: bool,
 }
 
 /// Opens a copy of the client's head and makes it fit for a backend: takes away what was
@@ -275,6 +278,7 @@ pub(super) fn open_upstream(
         cx.text.ip(client.ip)
     };
     let doomed = doomed_names(upstream, client.is_trusted)?;
+    let wants_trailers = cx.takes_trailers && hop::wants_trailers(&upstream.headers);
     if cx.app == App::Nextjs {
         strip_internal_query(upstream);
     }
@@ -309,6 +313,9 @@ pub(super) fn open_upstream(
             headers.insert(X_CLIENT_CERT_SUBJECT, certificate.subject.clone());
             headers.insert(X_CLIENT_CERT_FINGERPRINT, certificate.fingerprint.clone());
         }
+    }
+    if wants_trailers {
+        headers.insert(header::TE, TRAILERS);
     }
     if cx.is_websocket {
         headers.insert(header::CONNECTION, UPGRADE);

@@ -51,6 +51,7 @@ fn upstream_of(
         shown,
         app,
         is_websocket: false,
+        takes_trailers: false,
     };
     open_upstream(&mut head, &cx).unwrap().close(&mut head);
     head

@@ -1,29 +1,20 @@
-//! One check of one backend: Pingora's HTTP and TCP checks, or ours that reads a JSON
-//! body, each under a deadline for the whole of it.
+//! One check of one backend: a connection, or an HTTP answer whose status and perhaps whose
+//! JSON body count, each under a deadline for the whole of it.
 
-use std::{
-    net::Ipv4Addr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
-use ::http::header::HOST;
-use async_trait::async_trait;
+use ::http::header::{CONNECTION, HOST};
 use pingora::{
     Error, ErrorType, Result,
-    connectors::http::Connector,
+    connectors::{TransportConnector, http::Connector},
     http::{RequestHeader, ResponseHeader},
     upstreams::peer::HttpPeer,
 };
-use pingora_load_balancing::{
-    Backend as Probed, Extensions,
-    health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck},
-};
 
-use crate::{config::model::StatusSet, upstreams::target::Target};
+use crate::{
+    config::model::StatusSet,
+    upstreams::{backend::Backend, system::connector_options, tls},
+};
 
 /// Longest body of a JSON health answer.
 const LONGEST_BODY: usize = 64 * 1024;
@@ -65,90 +56,120 @@ pub(super) struct HttpPlan {
     pub(super) json: bool,
 }
 
-impl StatusSet {
-    fn has(&self, status: u16) -> bool {
-        self.0
-            .iter()
-            .any(|(from, to)| (*from..=*to).contains(&status))
-    }
-}
-
 /// Checks one backend.
 pub(in crate::upstreams) struct Prober {
-    check: Box<dyn HealthCheck + Send + Sync>,
-    probed: Probed,
+    check: Check,
+    /// With the trust of the upstream's requests, on connections of its own.
+    peer: HttpPeer,
     timeout: Duration,
-    /// Set by the check itself where a pass may be less than whole.
-    degraded: Arc<AtomicBool>,
+}
+
+enum Check {
+    Connect(&'static TransportConnector),
+    Http {
+        connector: &'static Connector,
+        head: RequestHeader,
+        expect: StatusSet,
+        reads_body: bool,
+    },
 }
 
 impl Prober {
-    pub(in crate::upstreams) fn new(plan: &Plan, target: &Target, authority: &str) -> Option<Self> {
-        let degraded = Arc::new(AtomicBool::new(false));
-        let probed = Probed {
-            addr: target.socket_address()?,
-            weight: 1,
-            ext: Extensions::new(),
-        };
-        let check: Box<dyn HealthCheck + Send + Sync> = match &plan.how {
-            How::Tcp => {
-                let mut check = TcpHealthCheck::new();
-                let options = &mut check.peer_template.options;
-                options.connection_timeout = Some(plan.timeout);
-                options.total_connection_timeout = Some(plan.timeout);
-                check
-            }
+    pub(in crate::upstreams) fn new(plan: &Plan, backend: &Backend) -> Option<Self> {
+        let check = match &plan.how {
+            How::Tcp => Check::Connect(transport()),
             How::Http(http) => {
-                let host = http.host.as_deref().unwrap_or(authority);
                 let mut head = http.head.clone();
+                // With TLS a backend may serve several names; it is asked by the one that
+                // its certificate is for.
+                let host = http
+                    .host
+                    .as_deref()
+                    .unwrap_or(match backend.peer.tls_name() {
+                        "" => &backend.authority,
+                        name => name,
+                    });
                 head.insert_header(HOST, host).ok()?;
-                if http.json {
-                    Box::new(JsonCheck {
-                        head,
-                        expect: http.expect.clone(),
-                        timeout: plan.timeout,
-                        degraded: degraded.clone(),
-                    })
-                } else {
-                    let mut check = HttpHealthCheck::new(host, false);
-                    let expect = http.expect.clone();
-                    check.req = head;
-                    check.validator = Some(Box::new(move |answer| expected(&expect, answer)));
-                    set_timeouts(&mut check.peer_template, plan.timeout);
-                    Box::new(check)
+                if backend.peer.is_h2() {
+                    // RFC 9113, 8.2.2: connections are no header's matter any more.
+                    head.remove_header(&CONNECTION);
+                }
+                Check::Http {
+                    connector: connector(),
+                    head,
+                    expect: http.expect.clone(),
+                    reads_body: http.json,
                 }
             }
         };
+        let mut peer = backend.peer.bare();
+        let options = &mut peer.options;
+        options.connection_timeout = Some(plan.timeout);
+        options.total_connection_timeout = Some(plan.timeout);
         Some(Self {
             check,
-            probed,
+            peer,
             timeout: plan.timeout,
-            degraded,
         })
     }
 
     /// Whether the backend passes, and a word on it.
     pub(in crate::upstreams) async fn probe(&self) -> (bool, String) {
         // Pingora bounds single reads only: an answer that drips would last for ever.
-        match tokio::time::timeout(self.timeout, self.check.check(&self.probed)).await {
-            Ok(Ok(())) if self.degraded.load(Ordering::Relaxed) => (true, "degraded".to_owned()),
-            Ok(Ok(())) => (true, "ok".to_owned()),
+        match tokio::time::timeout(self.timeout, self.check()).await {
+            Ok(Ok(word)) => (true, word.text().to_owned()),
             Ok(Err(error)) => (false, words(&error)),
             Err(_) => (false, format!("no whole answer within {:?}", self.timeout)),
         }
     }
-}
 
-fn set_timeouts(peer: &mut HttpPeer, timeout: Duration) {
-    peer.options.connection_timeout = Some(timeout);
-    peer.options.total_connection_timeout = Some(timeout);
-    peer.options.read_timeout = Some(timeout);
-    peer.options.write_timeout = Some(timeout);
+    async fn check(&self) -> Result<Word> {
+        let (connector, head, expect, reads_body) = match &self.check {
+            Check::Connect(transport) => {
+                // With TLS the handshake is part of it. What has passed is closed at once.
+                drop(transport.new_stream(&self.peer).await?);
+                return Ok(Word::Ok);
+            }
+            Check::Http {
+                connector,
+                head,
+                expect,
+                reads_body,
+            } => (connector, head, expect, *reads_body),
+        };
+        // Never given back, so each check makes a connection of its own.
+        let (mut session, _) = connector.get_http_session(&self.peer).await?;
+        if self.peer.options.alpn.get_min_http_version() == 2 && session.as_http2().is_none() {
+            return Error::e_explain(NO_H2, "TLS did not settle on it");
+        }
+        session.write_request_header(Box::new(head.clone())).await?;
+        session.finish_request_body().await?;
+        session.read_response_header().await?;
+        let answer = session
+            .response_header()
+            .ok_or_else(|| Error::new(ErrorType::ConnectionClosed))?;
+        expected(expect, answer)?;
+        let mut body = Vec::new();
+        while let Some(chunk) = session.read_response_body().await? {
+            if !reads_body {
+                continue;
+            }
+            body.extend_from_slice(&chunk);
+            if body.len() > LONGEST_BODY {
+                return Error::e_explain(BODY, "it is longer than 64 KiB");
+            }
+        }
+        if reads_body {
+            status_of(&body)
+        } else {
+            Ok(Word::Ok)
+        }
+    }
 }
 
 fn expected(expect: &StatusSet, answer: &ResponseHeader) -> Result<()> {
     let status = answer.status.as_u16();
-    if expect.has(status) {
+    if expect.contains(status) {
         return Ok(());
     }
     Err(Error::new(ErrorType::HTTPStatus(status)))
@@ -156,6 +177,9 @@ fn expected(expect: &StatusSet, answer: &ResponseHeader) -> Result<()> {
 
 /// Why a check failed, in few words.
 fn words(error: &Error) -> String {
+    if let Some(why) = tls::why(error) {
+        return format!("TLS: {why}");
+    }
     let text = match error.root_etype() {
         ErrorType::HTTPStatus(status) => return format!("status {status}"),
         ErrorType::Custom(word) => match &error.context {
@@ -172,64 +196,33 @@ fn words(error: &Error) -> String {
     text.to_owned()
 }
 
-/// An HTTP check that reads the body's `status`, which Pingora's own never sees:
-/// `ok` and `degraded` pass.
-struct JsonCheck {
-    head: RequestHeader,
-    expect: StatusSet,
-    timeout: Duration,
-    degraded: Arc<AtomicBool>,
-}
-
 /// One for all: a connector reads the system's certificates when it is made.
 fn connector() -> &'static Connector {
     static CONNECTOR: OnceLock<Connector> = OnceLock::new();
-    CONNECTOR.get_or_init(|| Connector::new(None))
+    CONNECTOR.get_or_init(|| Connector::new(Some(connector_options())))
 }
 
-#[async_trait]
-impl HealthCheck for JsonCheck {
-    async fn check(&self, target: &Probed) -> Result<()> {
-        let mut peer = HttpPeer::new((Ipv4Addr::UNSPECIFIED, 1), false, String::new());
-        peer._address = target.addr.clone();
-        set_timeouts(&mut peer, self.timeout);
-        let (mut session, _) = connector().get_http_session(&peer).await?;
-        session.set_write_timeout(Some(self.timeout));
-        session.set_read_timeout(Some(self.timeout));
-        session
-            .write_request_header(Box::new(self.head.clone()))
-            .await?;
-        session.finish_request_body().await?;
-        session.read_response_header().await?;
-        let answer = session
-            .response_header()
-            .ok_or_else(|| Error::new(ErrorType::ConnectionClosed))?;
-        expected(&self.expect, answer)?;
-        let mut body = Vec::new();
-        while let Some(chunk) = session.read_response_body().await? {
-            body.extend_from_slice(&chunk);
-            if body.len() > LONGEST_BODY {
-                return Error::e_explain(BODY, "it is longer than 64 KiB");
-            }
-        }
-        let word = status_of(&body)?;
-        self.degraded
-            .store(word == Word::Degraded, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Not asked for: rise and fall are ours (`state.rs`).
-    fn health_threshold(&self, _success: bool) -> usize {
-        1
-    }
+fn transport() -> &'static TransportConnector {
+    static TRANSPORT: OnceLock<TransportConnector> = OnceLock::new();
+    TRANSPORT.get_or_init(|| TransportConnector::new(Some(connector_options())))
 }
 
+const NO_H2: ErrorType = ErrorType::Custom("no HTTP/2");
 const BODY: ErrorType = ErrorType::Custom("health body");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
     Ok,
     Degraded,
+}
+
+impl Word {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+        }
+    }
 }
 
 fn status_of(body: &[u8]) -> Result<Word> {

@@ -47,7 +47,7 @@ async fn probe(health: &str, address: SocketAddr) -> (bool, String) {
     let upstream = bench.upstream(&format!("{{ backends: ['{address}'], health: {health} }}"));
     let plan = upstream.probing.plan().unwrap();
     let backend = upstream.backends().remove(0);
-    let prober = Prober::new(plan, backend.target(), &address.to_string()).unwrap();
+    let prober = Prober::new(plan, &backend).unwrap();
     prober.probe().await
 }
 

@@ -13,7 +13,7 @@ use std::{
 use pingora::{http::RequestHeader, upstreams::peer::Peer};
 use tokio::task::JoinSet;
 
-use super::{Ask, BackendId, Failure, Kind, Lease, Outcome, Unavailable, Upstream};
+use super::{Ask, BackendId, Failure, Lease, Outcome, Unavailable, Upstream};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     chain::CompileCx,
@@ -398,44 +398,34 @@ fn counts_and_ejections_outlive_a_reload() {
 }
 
 #[test]
-fn peers_have_every_timeout_and_learn_the_idle_time() {
+fn peers_have_their_connect_timeout_and_learn_the_idle_time() {
     let bench = Bench::new();
-    let upstream = bench.upstream(
-        "{ backends: [10.0.0.1:80], timeouts: { connect: 2s, first_byte: 10s, idle: 20s, stream_idle: 30min } }",
-    );
+    let upstream = bench.upstream("{ backends: [10.0.0.1:80], timeouts: { connect: 2s } }");
     let lease = take(&upstream, &[]).unwrap();
-    let options = |kind| upstream.peer(&lease, kind).options;
-    let plain = options(Kind::Plain);
+    let options = || upstream.peer(&lease).options;
     let secs = |secs| Some(Duration::from_secs(secs));
-    assert_eq!(plain.connection_timeout, secs(2));
-    assert_eq!(plain.total_connection_timeout, secs(2));
-    assert_eq!(plain.read_timeout, secs(20));
-    assert_eq!(plain.write_timeout, secs(20));
-    assert_eq!(plain.idle_timeout, secs(1), "nothing learned yet");
-    assert!(plain.tcp_keepalive.is_some());
-    assert_eq!(options(Kind::WebSocket).read_timeout, secs(1800));
+    assert_eq!(options().connection_timeout, secs(2));
+    assert_eq!(options().total_connection_timeout, secs(2));
+    assert_eq!(
+        options().read_timeout,
+        None,
+        "the proxy's own look after it"
+    );
+    assert_eq!(options().idle_timeout, secs(1), "nothing learned yet");
+    assert!(options().tcp_keepalive.is_some());
     lease.backend().learn_keep_alive(None);
-    assert_eq!(options(Kind::Plain).idle_timeout, secs(60));
+    assert_eq!(options().idle_timeout, secs(60));
     let said = http::HeaderValue::from_static("timeout=5");
     lease.backend().learn_keep_alive(Some(&said));
-    assert_eq!(options(Kind::Stream).idle_timeout, secs(4));
+    assert_eq!(options().idle_timeout, secs(4));
 }
 
 #[test]
-fn upgrades_pass_to_web_sockets_only() {
-    use pingora::upstreams::peer::H1UpgradePolicy::{Deny, WebSocketOnly};
+fn unix_sockets_are_peers_too() {
     let bench = Bench::new();
     let upstream = bench.upstream("{ backends: ['unix:/run/app.sock'] }");
     let lease = take(&upstream, &[]).unwrap();
-    for (kind, policy) in [
-        (Kind::Plain, Deny),
-        (Kind::Stream, Deny),
-        (Kind::WebSocket, WebSocketOnly),
-    ] {
-        let peer = upstream.peer(&lease, kind);
-        assert_eq!(peer.options.http_upstream_request_policy.h1_upgrade, policy);
-        assert_eq!(peer.address().to_string(), "/run/app.sock");
-    }
+    assert_eq!(upstream.peer(&lease).address().to_string(), "/run/app.sock");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

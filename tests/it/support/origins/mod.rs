@@ -5,6 +5,7 @@ mod closing;
 mod failing;
 mod plain;
 mod scripted;
+mod secure;
 mod streams;
 mod websocket;
 
@@ -34,6 +35,7 @@ pub(crate) use self::{
     failing::{Failure, FlappingOrigin, ResettingOrigin},
     plain::{BigOrigin, EchoOrigin, SlowOrigin},
     scripted::ScriptedOrigin,
+    secure::SecureOrigin,
     streams::{DripOrigin, SseOrigin},
     websocket::WsOrigin,
 };

@@ -1,0 +1,195 @@
+//! What of gRPC a proxy has to know: which requests are calls, how long they may take, and
+//! how a call is told that it failed here.
+
+use std::{fmt::Write as _, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use crate::chain::{Reply, ReplyBody};
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// Whether this `Content-Type` is gRPC's own, in any encoding of messages. gRPC-Web is not:
+/// it is plain HTTP to all on its way.
+pub(super) fn is_grpc(content_type: &HeaderValue) -> bool {
+    content_type
+        .as_bytes()
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// Whether these headers are of a call, or of the answer to one.
+pub(super) fn is_call(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
+}
+
+/// How long the client waits for the call at most, if it says so.
+pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    // At most eight digits, as gRPC has it; so no product overflows.
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let count = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+/// Makes `reply`, a refusal or a failure, what a client of gRPC understands: an answer that
+/// is over with its head, with the status of the call in it.
+pub(super) fn translate(reply: &mut Reply) {
+    let status = call_status(reply.status);
+    let detail = match &reply.body {
+        ReplyBody::Page { detail } => *detail,
+        ReplyBody::Empty | ReplyBody::Bytes { .. } => None,
+    };
+    let mut message = reply.reason.unwrap_or_default().to_owned();
+    if let Some(detail) = detail {
+        message.push_str(": ");
+        message.push_str(detail);
+    }
+    reply.status = StatusCode::OK;
+    reply.body = ReplyBody::Empty;
+    let own = [
+        (header::CONTENT_TYPE, CONTENT_TYPE),
+        (GRPC_STATUS, HeaderValue::from(status)),
+        (GRPC_MESSAGE, percent_encoded(&message)),
+    ];
+    reply
+        .headers
+        .retain(|(name, _)| own.iter().all(|(own, _)| name != own));
+    reply.headers.extend(own);
+}
+
+/// gRPC's own table of statuses (`http-grpc-status-mapping`), and three that it leaves out
+/// or that we know more of.
+fn call_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        // INTERNAL
+        400 | 500 => 13,
+        // UNAUTHENTICATED
+        401 => 16,
+        // PERMISSION_DENIED
+        403 => 7,
+        // UNIMPLEMENTED
+        404 | 405 | 415 => 12,
+        // RESOURCE_EXHAUSTED: what was sent is too large.
+        413 | 414 | 431 => 8,
+        // DEADLINE_EXCEEDED: the backend had the call, so it is not UNAVAILABLE, which
+        // clients try again.
+        408 | 504 => 4,
+        // UNAVAILABLE
+        421 | 429 | 502 | 503 => 14,
+        // UNKNOWN
+        _ => 2,
+    }
+}
+
+/// gRPC's `Percent-Encoded`: printable ASCII but `%` stays.
+fn percent_encoded(text: &str) -> HeaderValue {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _infallible = write!(out, "%{byte:02X}");
+        }
+    }
+    HeaderValue::try_from(out).expect("printable ASCII is a value")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn calls_are_known_by_their_content_type() {
+        for (text, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            let value = HeaderValue::from_static(text);
+            assert_eq!(is_grpc(&value), expected, "{text}");
+        }
+    }
+
+    fn timeout_of(text: &str) -> Option<Duration> {
+        let value = HeaderValue::from_str(text).ok()?;
+        timeout(&HeaderMap::from_iter([(GRPC_TIMEOUT, value)]))
+    }
+
+    #[test]
+    fn deadlines_are_read_as_grpc_writes_them() {
+        for (text, expected) in [
+            ("1H", Some(Duration::from_hours(1))),
+            ("2M", Some(Duration::from_mins(2))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("123456789S", None),
+            ("S", None),
+            ("", None),
+            ("5", None),
+            ("5s", None),
+            ("-5S", None),
+            ("+5S", None),
+            ("1.5S", None),
+        ] {
+            assert_eq!(timeout_of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_becomes_the_status_of_the_call() {
+        let mut reply = Reply::refuse(StatusCode::BAD_GATEWAY, "upstream_connect")
+            .detail("Not reached, 100 % sure.")
+            .header(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        translate(&mut reply);
+        assert_eq!(reply.status, StatusCode::OK);
+        assert_eq!(reply.body, ReplyBody::Empty);
+        let header = |name| {
+            let found = reply.headers.iter().find(|(own, _)| own == name);
+            found.map(|(_, value)| value.to_str().unwrap())
+        };
+        assert_eq!(header("grpc-status"), Some("14"));
+        assert_eq!(
+            header("grpc-message"),
+            Some("upstream_connect: Not reached, 100 %25 sure.")
+        );
+        assert_eq!(header("content-type"), Some("application/grpc"));
+        assert_eq!(header("retry-after"), Some("1"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_deadline_panics(text in ".{0,12}") {
+            let _any = timeout_of(&text);
+        }
+
+        #[test]
+        fn any_message_is_a_header(text in ".{0,40}") {
+            percent_encoded(&text).to_str().unwrap();
+        }
+    }
+}

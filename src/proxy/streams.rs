@@ -1,0 +1,206 @@
+//! Deadlines of HTTP/2 streams to backends. Many share one connection, which must not be cut
+//! for one of them, so these are Pingora's own: one bound for each read of a stream, chosen
+//! so that nothing ends before its time is up.
+
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Version, header};
+use pingora::{Error, ErrorSource, ErrorType, Result, http::RequestHeader};
+
+use super::{context::Context, grpc};
+use crate::{
+    gateway::Limits,
+    runtime::deadline::Expired,
+    upstreams::{Protocol, Timeouts},
+};
+
+/// A client that stops waiting says so itself. This late, it has not.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What bounds one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// The longest silence of the backend, before its answer and within it.
+    pub(super) silence: Duration,
+    /// When the whole must be over.
+    pub(super) due: Option<Instant>,
+}
+
+/// Whether the request goes to a backend by HTTP/2.
+pub(super) fn is_h2(ctx: &Context) -> bool {
+    ctx.upstream
+        .as_ref()
+        .is_some_and(|upstream| upstream.protocol() == Protocol::H2)
+}
+
+/// Bounds of the try that begins at `now`.
+pub(super) fn bounds(request: &Request<'_>, timeouts: &Timeouts, now: Instant) -> Bounds {
+    let Some(silence) = silence(request, timeouts) else {
+        // A stream: its messages may be far apart, and it has no end that is known.
+        let longest = timeouts.stream_idle.max(timeouts.first_byte);
+        let stated = grpc::timeout(request.headers).filter(|_| grpc::is_call(request.headers));
+        let stated = stated.map(|stated| stated.saturating_add(GRACE));
+        return Bounds {
+            silence: stated.map_or(longest, |stated| stated.min(longest)),
+            due: None,
+        };
+    };
+    let due = timeouts.total.map(|total| request.started + total);
+    let left = due.map(|due| due.saturating_duration_since(now));
+    Bounds {
+        // Pingora takes zero for no time at all.
+        silence: left.map_or(silence, |left| {
+            silence.min(left.max(Duration::from_millis(1)))
+        }),
+        due,
+    }
+}
+
+/// The request, as far as its bounds go.
+pub(super) struct Request<'a> {
+    pub(super) headers: &'a HeaderMap,
+    pub(super) started: Instant,
+    /// All of its body is here.
+    pub(super) is_whole: bool,
+    pub(super) limits: &'a Limits,
+}
+
+/// None for a stream. The backend's silence begins with the request's head, so the client's
+/// time for its body is part of it.
+fn silence(request: &Request<'_>, timeouts: &Timeouts) -> Option<Duration> {
+    if grpc::is_call(request.headers) || asks_for_events(request.headers) {
+        return None;
+    }
+    let silence = timeouts.first_byte.max(timeouts.idle);
+    if request.is_whole {
+        return Some(silence);
+    }
+    let length: u64 = request
+        .headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
+    // No slower than a client may be.
+    let seconds = length.checked_div(request.limits.body_rate)?;
+    let upload = request.limits.body_grace + Duration::from_secs(seconds);
+    Some(silence.saturating_add(upload))
+}
+
+fn asks_for_events(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::ACCEPT)
+        .is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Which of a stream's bounds `error` tells of, if it does.
+pub(super) fn expired(error: &Error, ctx: &Context) -> Option<Expired> {
+    let is_timeout = *error.esource() == ErrorSource::Upstream
+        && matches!(error.etype(), ErrorType::ReadTimedout);
+    if !is_timeout || !is_h2(ctx) {
+        return None;
+    }
+    let now = ctx.live().world.clock.now();
+    Some(if ctx.due.is_some_and(|due| now >= due) {
+        Expired::Total
+    } else if ctx.answered_at.is_some() {
+        Expired::Idle
+    } else {
+        Expired::FirstByte
+    })
+}
+
+/// An error if the whole should be over by now.
+pub(super) fn check_due(ctx: &Context) -> Result<()> {
+    match ctx.due {
+        Some(due) if ctx.live().world.clock.now() >= due => {
+            Err(Error::new_up(ErrorType::ReadTimedout))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An error if TLS has settled on another protocol than the upstream is configured for:
+/// Pingora would go on in HTTP/1.1, where gRPC loses its trailers.
+pub(super) fn check_protocol(head: &RequestHeader, ctx: &Context) -> Result<()> {
+    if is_h2(ctx) && head.version != Version::HTTP_2 {
+        return Err(
+            Error::explain(ErrorType::H2Downgrade, "the backend did not take HTTP/2").into_up(),
+        );
+    }
+    Ok(())
+}
+
+/// Whether the backend ended this stream alone, not the connection under it.
+pub(super) fn is_own_end(error: &Error) -> bool {
+    error
+        .root_cause()
+        .downcast_ref::<h2::Error>()
+        .is_some_and(|error| error.is_reset() && error.is_remote())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+    use crate::config::model::{LimitsConfig, TimeoutsConfig};
+
+    fn timeouts(total: Option<Duration>) -> Timeouts {
+        Timeouts {
+            total,
+            ..Timeouts::from(&TimeoutsConfig::default())
+        }
+    }
+
+    #[track_caller]
+    fn check(
+        headers: &[(&'static str, &'static str)],
+        is_whole: bool,
+        total: Option<u64>,
+        seconds: u64,
+    ) {
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| {
+                let name = HeaderName::from_static(name);
+                (name, HeaderValue::from_static(value))
+            })
+            .collect();
+        let clock = crate::base::clock::Clock::test();
+        let request = Request {
+            headers: &headers,
+            started: clock.now(),
+            is_whole,
+            limits: &Limits::new(&LimitsConfig::default()),
+        };
+        let timeouts = timeouts(total.map(Duration::from_secs));
+        let bounds = bounds(&request, &timeouts, clock.now());
+        assert_eq!(bounds.silence, Duration::from_secs(seconds));
+    }
+
+    #[test]
+    fn questions_have_the_longer_of_both_bounds() {
+        check(&[], true, None, 60);
+        check(&[], true, Some(20), 20);
+        check(&[], true, Some(100), 60);
+    }
+
+    #[test]
+    fn a_body_has_the_time_that_its_client_may_take() {
+        check(&[("content-length", "10240")], false, None, 60 + 10 + 10);
+        check(&[("content-length", "10240")], true, None, 60);
+        check(&[], false, None, 3600);
+    }
+
+    #[test]
+    fn streams_are_as_long_as_they_like() {
+        let call = ("content-type", "application/grpc");
+        check(&[call], false, Some(20), 3600);
+        check(&[("accept", "text/event-stream")], true, Some(20), 3600);
+        check(&[call, ("grpc-timeout", "5S")], false, None, 6);
+        check(&[call, ("grpc-timeout", "9H")], false, None, 3600);
+        check(&[("grpc-timeout", "5S")], true, None, 60);
+    }
+}

@@ -1,0 +1,315 @@
+//! An upstream's `tls` and `protocol`, read and checked: files are opened here, once.
+
+use std::{fs, io, path::PathBuf, sync::Arc};
+
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+use rustls::{RootCertStore, sign::CertifiedKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+use super::{
+    balance::hash64,
+    members::Source,
+    system,
+    wire::{Protocol, ServerName, Trust, Wire},
+};
+use crate::{
+    chain::CompileCx,
+    config::{
+        diagnostic::{Diagnostic, Place},
+        model::{ProtocolConfig, UpstreamConfig, UpstreamTlsConfig},
+        tree::Spanned,
+    },
+};
+
+const NAME: &str = "edgeway::upstream::tls_name";
+const FILE: &str = "edgeway::upstream::tls_file";
+const PAIR: &str = "edgeway::upstream::tls_pair";
+
+impl Wire {
+    /// `None` if a problem was reported.
+    pub(super) fn compile(
+        config: &UpstreamConfig,
+        sources: &[Source],
+        cx: &mut CompileCx<'_>,
+    ) -> Option<Self> {
+        let protocol = match config.protocol {
+            ProtocolConfig::Http1 => Protocol::Http1,
+            ProtocolConfig::H2 => Protocol::H2,
+        };
+        let tls = match config.tls.as_ref().filter(|tls| tls.value.enabled) {
+            Some(tls) => Some(trust(tls, sources, cx)?),
+            None => None,
+        };
+        Some(Self { protocol, tls })
+    }
+}
+
+fn trust(
+    tls: &Spanned<UpstreamTlsConfig>,
+    sources: &[Source],
+    cx: &mut CompileCx<'_>,
+) -> Option<Trust> {
+    let (config, place) = (&tls.value, tls.place);
+    // All of them, so that all problems are told.
+    let name = name(config, place, sources, cx);
+    let authorities = match &config.ca {
+        Some(file) => authorities(file, cx).map(Some),
+        None => {
+            warn_of_no_system(place, cx);
+            Some(None)
+        }
+    };
+    let client = match (&config.cert, &config.key) {
+        (Some(cert), Some(key)) => pair(cert, key, cx).map(Some),
+        (None, None) => Some(None),
+        (Some(alone), None) => {
+            let message = "`cert` has no `key`";
+            let help = "write the file of its private key: `key: client.key`";
+            cx.report_at(alone.place, PAIR, message, help);
+            None
+        }
+        (None, Some(alone)) => {
+            let message = "`key` has no `cert`";
+            let help = "write the file of the certificate that it is for: `cert: client.pem`";
+            cx.report_at(alone.place, PAIR, message, help);
+            None
+        }
+    };
+    let (name, authorities, client) = (name?, authorities?, client?);
+    let contents = contents(authorities.as_deref(), client.as_ref());
+    let (authorities, client) = (
+        authorities.map(|list| list.iter().map(wrapped).collect()),
+        client.map(|client| {
+            let chain = client.chain.iter().map(|der| der.to_vec()).collect();
+            Arc::new(CertKey::new(chain, client.key))
+        }),
+    );
+    Some(Trust {
+        name,
+        authorities,
+        client,
+        contents,
+    })
+}
+
+/// The name as written, or the one that DNS is asked for, if all backends share it.
+fn name(
+    config: &UpstreamTlsConfig,
+    place: Place,
+    sources: &[Source],
+    cx: &mut CompileCx<'_>,
+) -> Option<ServerName> {
+    if let Some(written) = &config.name {
+        let name = ServerName::parse(&written.value);
+        if name.is_none() {
+            cx.report_at(
+                written.place,
+                NAME,
+                format!(
+                    "`{}` is no name that a certificate can be for",
+                    written.value
+                ),
+                "write a DNS name that stands in the backends' certificate, without port and \
+                 wildcard, such as `api.internal`",
+            );
+        }
+        return name;
+    }
+    let mut names = Vec::new();
+    for source in sources {
+        match source {
+            Source::Dns { name, .. } => names.push(name.as_str()),
+            Source::Fixed { target, .. } => {
+                cx.report_at(
+                    place,
+                    NAME,
+                    format!("`{target}` has no name to compare its certificate with"),
+                    "write the name that the certificate is for: `tls: { name: api.internal }`",
+                );
+                return None;
+            }
+        }
+    }
+    names.dedup();
+    let [name] = names[..] else {
+        if !names.is_empty() {
+            cx.report_at(
+                place,
+                NAME,
+                format!("the backends have several names: `{}`", names.join("`, `")),
+                "write the one that their certificates are for: `tls: { name: api.internal }`",
+            );
+        }
+        return None;
+    };
+    let parsed = ServerName::parse(name);
+    if parsed.is_none() {
+        cx.report_at(
+            place,
+            NAME,
+            format!("no certificate can be for `{name}`"),
+            "write the name that it is for: `tls: { name: api.internal }`",
+        );
+    }
+    parsed
+}
+
+/// Where nothing is trusted, no backend is reached.
+fn warn_of_no_system(place: Place, cx: &mut CompileCx<'_>) {
+    let why = match system::authorities() {
+        Ok(0) => "this machine has no certificates of authorities".to_owned(),
+        Ok(_) => return,
+        Err(error) => format!("this machine's certificates of authorities cannot be used: {error}"),
+    };
+    cx.diagnostics.push(
+        Diagnostic::warning("edgeway::upstream::tls_no_authorities", place, why).help(
+            "install the package `ca-certificates`, or write those that are to be trusted: \
+             `tls: { ca: ca.pem }`",
+        ),
+    );
+}
+
+fn authorities(
+    file: &Spanned<PathBuf>,
+    cx: &mut CompileCx<'_>,
+) -> Option<Vec<CertificateDer<'static>>> {
+    let list = certificates(file, "ca", cx)?;
+    let mut store = RootCertStore::empty();
+    for (index, certificate) in list.iter().enumerate() {
+        let is_whole = x509_parser::parse_x509_certificate(certificate).is_ok();
+        if store.add(certificate.clone()).is_err() || !is_whole {
+            cx.report_at(
+                file.place,
+                FILE,
+                format!(
+                    "certificate {} of `{}` is none of an authority",
+                    index + 1,
+                    file.value.display()
+                ),
+                "remove it, or write a file of certificates in PEM",
+            );
+            return None;
+        }
+    }
+    Some(list)
+}
+
+/// A certificate to show, and its key.
+struct Client {
+    chain: Vec<CertificateDer<'static>>,
+    /// In DER.
+    key: Vec<u8>,
+}
+
+fn pair(cert: &Spanned<PathBuf>, key: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) -> Option<Client> {
+    let chain = certificates(cert, "cert", cx);
+    let der = private_key(key, cx);
+    let (chain, der) = (chain?, der?);
+    let is_whole = |der: &CertificateDer<'_>| x509_parser::parse_x509_certificate(der).is_ok();
+    let provider = rustls::crypto::ring::default_provider();
+    // As Pingora will read it, which has the bytes only.
+    let key_again = PrivateKeyDer::try_from(der.secret_der().to_vec());
+    let matched = CertifiedKey::from_der(chain.clone(), der.clone_key(), &provider);
+    let (message, help) = match (matched, key_again) {
+        (Ok(_), Ok(_)) if chain.iter().all(is_whole) => {
+            return Some(Client {
+                chain,
+                key: der.secret_der().to_vec(),
+            });
+        }
+        (Err(rustls::Error::InconsistentKeys(_)), _) => (
+            format!(
+                "`{}` is not the key of `{}`",
+                key.value.display(),
+                cert.value.display()
+            ),
+            "write the two files of one pair; the certificate itself stands first in its file",
+        ),
+        _ => (
+            format!(
+                "`{}` and `{}` cannot be used",
+                cert.value.display(),
+                key.value.display()
+            ),
+            "write an X.509 certificate and its RSA, ECDSA or Ed25519 key, both in PEM",
+        ),
+    };
+    cx.report_at(cert.place, PAIR, message, help);
+    None
+}
+
+fn certificates(
+    file: &Spanned<PathBuf>,
+    key: &str,
+    cx: &mut CompileCx<'_>,
+) -> Option<Vec<CertificateDer<'static>>> {
+    let bytes = read(file, cx)?;
+    let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match list {
+        Ok(list) if !list.is_empty() => Some(list),
+        _ => {
+            cx.report_at(
+                file.place,
+                FILE,
+                format!("there is no certificate in `{}`", file.value.display()),
+                format!("`{key}` is a file with `-----BEGIN CERTIFICATE-----` in it"),
+            );
+            None
+        }
+    }
+}
+
+fn private_key(file: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) -> Option<PrivateKeyDer<'static>> {
+    let bytes = read(file, cx)?;
+    let key = PrivateKeyDer::from_pem_slice(&bytes).ok();
+    if key.is_none() {
+        cx.report_at(
+            file.place,
+            FILE,
+            format!("there is no private key in `{}`", file.value.display()),
+            "`key` is a file with `-----BEGIN PRIVATE KEY-----` in it, without a password",
+        );
+    }
+    key
+}
+
+fn read(file: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) -> Option<Vec<u8>> {
+    let path = cx.folder.join(&file.value);
+    let error = match fs::read(&path) {
+        Ok(bytes) => return Some(bytes),
+        Err(error) => error,
+    };
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    };
+    cx.report_at(
+        file.place,
+        FILE,
+        format!("cannot read `{}`: {why}", file.value.display()),
+        format!("it was looked for at `{}`", path.display()),
+    );
+    None
+}
+
+fn wrapped(certificate: &CertificateDer<'static>) -> WrappedX509 {
+    WrappedX509::new(certificate.to_vec(), parse_x509)
+}
+
+fn contents(authorities: Option<&[CertificateDer<'static>]>, client: Option<&Client>) -> u64 {
+    let mut text = Vec::new();
+    let mut add = |bytes: &[u8]| {
+        text.extend((bytes.len() as u64).to_be_bytes());
+        text.extend_from_slice(bytes);
+    };
+    for certificate in authorities.unwrap_or_default() {
+        add(certificate);
+    }
+    add(&[]);
+    if let Some(client) = client {
+        client.chain.iter().for_each(|certificate| add(certificate));
+        add(&client.key);
+    }
+    hash64(&text)
+}

@@ -1,0 +1,229 @@
+//! How an upstream's backends are spoken to: in the clear or by TLS, and in which HTTP.
+//!
+//! Pingora skips every check of a certificate when a peer's name is empty. Here TLS cannot
+//! be had without a [`ServerName`], and none of those is empty.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use pingora::{
+    protocols::tls::CaType,
+    upstreams::peer::{ALPN, HttpPeer, HttpUpstreamRequestPolicy},
+    utils::tls::CertKey,
+};
+
+use super::{balance::hash64, target::Target};
+
+/// What is spoken to backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 and nothing else.
+    H2,
+}
+
+impl Protocol {
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::H2 => "h2",
+        }
+    }
+}
+
+/// Protocol and trust of one upstream.
+#[derive(Clone, Debug)]
+pub(super) struct Wire {
+    pub(super) protocol: Protocol,
+    pub(super) tls: Option<Trust>,
+}
+
+/// Whom backends must prove to be, and who we say that we are.
+#[derive(Clone, Debug)]
+pub(super) struct Trust {
+    pub(super) name: ServerName,
+    /// The system's authorities if absent.
+    pub(super) authorities: Option<Arc<CaType>>,
+    pub(super) client: Option<Arc<CertKey>>,
+    /// Of all that the two above hold, byte for byte.
+    pub(super) contents: u64,
+}
+
+/// A DNS name that a certificate can be for: never empty, no address, no wildcard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServerName(Arc<str>);
+
+/// Streams at once on one connection. Many backends take no more (nginx 128, Go 250).
+const STREAMS: usize = 100;
+/// What one stream may have on the way to us.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Room for every stream's: clients that do not read hold up their own streams only.
+const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
+/// Servers of gRPC hang up on those who ask more often than every five minutes; that a
+/// machine is gone is found out by TCP, much earlier.
+const PING: Duration = Duration::from_secs(330);
+
+impl ServerName {
+    /// `None` if `text` is no such name.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        // RFC 1123, 2.1. An underscore may stand in DNS, but in no certificate.
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
+        let is_name = name.len() <= 253 && name.split('.').all(is_label);
+        let is_number = name
+            .rsplit('.')
+            .next()
+            .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+        (is_name && !is_number).then(|| Self(name.into()))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Wire {
+    /// A peer for `target`, without timeouts; `None` if a unix socket's path is longer than
+    /// the system takes.
+    ///
+    /// `group` and what else tells two upstreams apart keep their connections apart: none
+    /// is ever used under another trust than that under which it was made.
+    pub(super) fn peer(&self, target: &Target, group: &str) -> Option<HttpPeer> {
+        let name = self.tls.as_ref().map(|trust| trust.name.as_str());
+        let (is_tls, name) = (name.is_some(), name.unwrap_or_default().to_owned());
+        let mut peer = match target {
+            Target::Inet(address) => HttpPeer::new(*address, is_tls, name),
+            Target::Unix(path) => HttpPeer::new_uds(path.to_str()?, is_tls, name).ok()?,
+        };
+        peer.group_key = self.group(group);
+        let options = &mut peer.options;
+        // What ends here is taken away by `proxy::forwarded`, in the same pass as the rest.
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+        match self.protocol {
+            Protocol::Http1 => options.alpn = ALPN::H1,
+            Protocol::H2 => {
+                options.alpn = ALPN::H2;
+                options.max_h2_streams = STREAMS;
+                options.h2_stream_window_size = Some(STREAM_WINDOW);
+                options.h2_connection_window_size = Some(CONNECTION_WINDOW);
+                options.h2_ping_interval = Some(PING);
+            }
+        }
+        if let Some(trust) = &self.tls {
+            options.ca.clone_from(&trust.authorities);
+            peer.client_cert_key.clone_from(&trust.client);
+        }
+        Some(peer)
+    }
+
+    /// A number that no other upstream has, and no other trust or protocol of this one.
+    fn group(&self, upstream: &str) -> u64 {
+        let mut text = upstream.as_bytes().to_vec();
+        // A byte that is in no name ends it.
+        text.push(0);
+        text.push(match self.protocol {
+            Protocol::Http1 => 1,
+            Protocol::H2 => 2,
+        });
+        if let Some(trust) = &self.tls {
+            text.extend(trust.contents.to_be_bytes());
+            text.extend(trust.name.as_str().as_bytes());
+        }
+        hash64(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use pingora::upstreams::peer::Peer;
+
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_a_certificate_can_have() {
+        for name in ["api.internal", "localhost", "API.Internal.", "a-1.b", "1.b"] {
+            let parsed = ServerName::parse(name).expect(name);
+            assert!(!parsed.as_str().is_empty());
+            assert!(!parsed.as_str().ends_with('.'));
+        }
+        for name in [
+            "",
+            ".",
+            "a..b",
+            "-a.b",
+            "a-.b",
+            "*.example.com",
+            "my_app",
+            "10.0.0.1",
+            "::1",
+            "a b",
+            "a:443",
+            "https://a",
+            &"a".repeat(64),
+        ] {
+            assert_eq!(ServerName::parse(name), None, "{name}");
+        }
+    }
+
+    fn trust(name: &str, contents: u64) -> Trust {
+        Trust {
+            name: ServerName::parse(name).unwrap(),
+            authorities: None,
+            client: None,
+            contents,
+        }
+    }
+
+    #[test]
+    fn pools_differ_where_anything_of_the_trust_does() {
+        let target = Target::Inet("127.0.0.1:443".parse().unwrap());
+        let wires = [
+            (Protocol::Http1, None),
+            (Protocol::H2, None),
+            (Protocol::Http1, Some(trust("a", 0))),
+            (Protocol::H2, Some(trust("a", 0))),
+            (Protocol::Http1, Some(trust("b", 0))),
+            (Protocol::Http1, Some(trust("a", 1))),
+        ];
+        let pool = |(protocol, tls), upstream: &str| {
+            let wire = Wire { protocol, tls };
+            wire.peer(&target, upstream).unwrap().reuse_hash()
+        };
+        let mut pools = HashSet::new();
+        for wire in &wires {
+            for upstream in ["web", "api"] {
+                assert!(pools.insert(pool(wire.clone(), upstream)), "{wire:?}");
+            }
+            assert!(!pools.insert(pool(wire.clone(), "web")), "the same again");
+        }
+    }
+
+    #[test]
+    fn verification_is_on_and_the_name_is_said() {
+        let target = Target::Inet("127.0.0.1:443".parse().unwrap());
+        let wire = Wire {
+            protocol: Protocol::Http1,
+            tls: Some(trust("api.internal", 0)),
+        };
+        let peer = wire.peer(&target, "web").unwrap();
+        assert!(peer.is_tls() && peer.verify_cert() && peer.verify_hostname());
+        assert_eq!(peer.sni(), "api.internal");
+        assert_eq!(peer.alternative_cn(), None);
+    }
+}

@@ -1,0 +1,176 @@
+//! An origin that speaks TLS, and tells what it saw of the other side.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::BytesMut;
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use serde_json::json;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::{client::find, pki::Identity};
+
+/// What it counts.
+#[derive(Debug, Default)]
+pub(crate) struct SecureCounts {
+    /// Connections over which TLS was settled.
+    handshakes: AtomicU64,
+    /// Of these, those that went on with an earlier session.
+    resumed: AtomicU64,
+    /// Connections that ended before that.
+    refused: AtomicU64,
+}
+
+impl SecureCounts {
+    pub(crate) fn handshakes(&self) -> u64 {
+        self.handshakes.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn resumed(&self) -> u64 {
+        self.resumed.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::SeqCst)
+    }
+}
+
+/// Answers each request with a JSON object: `sni`, `alpn`, `tls`, `client` (whether a
+/// certificate was shown), `connection` (a number), and the request's `host` and `proto`.
+/// `/health` is answered `ok`, `/elsewhere` with a redirect to its own name.
+pub(crate) struct SecureOrigin {
+    address: SocketAddr,
+    counts: Arc<SecureCounts>,
+    _tasks: JoinSet<()>,
+}
+
+impl SecureOrigin {
+    pub(crate) async fn start(identity: &Identity) -> Self {
+        Self::start_with(identity, None).await
+    }
+
+    /// Asks for certificates of clients that `clients` vouch for.
+    pub(crate) async fn start_with(identity: &Identity, clients: Option<RootCertStore>) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = match clients {
+            Some(roots) => builder.with_client_cert_verifier(
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .build()
+                    .unwrap(),
+            ),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder
+            .with_single_cert(identity.chain(), identity.private_key())
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let counts = Arc::<SecureCounts>::default();
+        let mut tasks = JoinSet::new();
+        let counted = Arc::clone(&counts);
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                while connections.try_join_next().is_some() {}
+                let Ok((socket, _)) = listener.accept().await else {
+                    continue;
+                };
+                let (acceptor, counts) = (acceptor.clone(), Arc::clone(&counted));
+                connections.spawn(async move {
+                    let Ok(stream) = acceptor.accept(socket).await else {
+                        counts.refused.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    };
+                    let number = counts.handshakes.fetch_add(1, Ordering::SeqCst) + 1;
+                    let tls = stream.get_ref().1;
+                    if tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+                        counts.resumed.fetch_add(1, Ordering::SeqCst);
+                    }
+                    let seen = json!({
+                        "sni": tls.server_name(),
+                        "alpn": tls.alpn_protocol().map(String::from_utf8_lossy),
+                        "tls": tls.protocol_version().and_then(|v| v.as_str()),
+                        "client": tls.peer_certificates().is_some(),
+                        "connection": number,
+                    });
+                    // The other side may leave at any moment.
+                    drop(answer(stream, seen).await);
+                });
+            }
+        });
+        Self {
+            address,
+            counts,
+            _tasks: tasks,
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    pub(crate) fn counts(&self) -> &SecureCounts {
+        &self.counts
+    }
+}
+
+async fn answer(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut seen: serde_json::Value,
+) -> std::io::Result<()> {
+    let mut input = BytesMut::new();
+    loop {
+        let end = loop {
+            if let Some(end) = find(&input, b"\r\n\r\n") {
+                break end + 4;
+            }
+            if stream.read_buf(&mut input).await? == 0 {
+                return Ok(());
+            }
+        };
+        let head = String::from_utf8_lossy(&input.split_to(end)).to_ascii_lowercase();
+        let header = |name: &str| {
+            head.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                .map(str::to_owned)
+        };
+        seen["host"] = json!(header("host"));
+        seen["proto"] = json!(header("x-forwarded-proto"));
+        let (status, extra, body) = if head.starts_with("get /health ") {
+            ("200 OK", String::new(), "ok".to_owned())
+        } else if head.starts_with("get /elsewhere ") {
+            let sni = seen["sni"].as_str().unwrap_or_default();
+            let port = header("x-test-port").unwrap_or_default();
+            let location = format!("location: https://{sni}:{port}/there\r\n");
+            ("302 Found", location, String::new())
+        } else {
+            ("200 OK", String::new(), seen.to_string())
+        };
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{extra}content-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body.as_bytes()).await?;
+        stream.flush().await?;
+    }
+}

@@ -1,0 +1,489 @@
+//! TLS to backends: who is trusted, who is not and why, and that no connection is used under
+//! another trust than its own.
+
+use std::{path::Path, time::Duration};
+
+use rcgen::date_time_ymd;
+use tempfile::TempDir;
+
+use crate::support::{
+    client::{Response, get},
+    gateway::Gateway,
+    origins::SecureOrigin,
+    pki::{self, Authority, Identity},
+    wait::wait_for,
+};
+
+const NAME: &str = "api.test";
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// An authority whose certificate is in a file.
+struct Known {
+    authority: Authority,
+    folder: TempDir,
+}
+
+impl Known {
+    fn new() -> Self {
+        let known = Self {
+            authority: Authority::new("Test Authority"),
+            folder: tempfile::tempdir().unwrap(),
+        };
+        known.file("ca.pem", &known.authority.pem());
+        known
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        pki::write(self.folder.path(), name, text)
+            .display()
+            .to_string()
+    }
+
+    fn ca(&self) -> String {
+        self.folder.path().join("ca.pem").display().to_string()
+    }
+}
+
+/// One upstream with this `tls`, without checks.
+async fn gateway(origin: &SecureOrigin, tls: &str) -> Gateway {
+    let address = origin.address();
+    Gateway::start(&format!(
+        "upstreams:
+  app:
+    backends: ['{address}']
+    health: false
+    tls: {tls}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+"
+    ))
+    .await
+}
+
+/// That the gateway answers 502 for TLS' sake, and tells operators `why`.
+async fn refused(gateway: &Gateway, why: &str) -> Response {
+    let response = gateway.get("/").await;
+    assert_eq!(response.status(), 502, "{}", response.text());
+    let line = gateway.log_lines(1).await.remove(0);
+    assert_eq!(line["reason"], "upstream_tls", "{line}");
+    assert_eq!(
+        gateway
+            .count("edgeway_refused_total{reason=\"upstream_tls\"}")
+            .await,
+        1
+    );
+    let told = gateway.stderr();
+    assert!(told.contains("TLS with a backend failed"), "{told}");
+    assert!(told.contains(why), "not `{why}`: {told}");
+    response
+}
+
+#[tokio::test]
+async fn a_backend_that_proves_its_name_is_spoken_to() {
+    let known = Known::new();
+    let origin = SecureOrigin::start(&known.authority.issue(NAME)).await;
+    let gateway = gateway(
+        &origin,
+        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+    )
+    .await;
+    let seen = gateway
+        .send(&get("/").header("host", "shop.example.com"))
+        .await;
+    let seen = seen.json();
+    assert_eq!(seen["sni"], NAME);
+    assert_eq!(seen["alpn"], "http/1.1", "nothing else is offered");
+    assert_eq!(seen["tls"], "TLSv1_3");
+    assert_eq!(seen["client"], false);
+    // What the client asked for, not how the backend is reached.
+    assert_eq!(seen["host"], "shop.example.com");
+    assert_eq!(seen["proto"], "http");
+
+    // The app may call itself by its own name: clients cannot reach that.
+    let port = origin.port().to_string();
+    let moved = get("/elsewhere")
+        .header("host", "shop.example.com")
+        .header("x-test-port", &port);
+    let moved = gateway.send(&moved).await;
+    assert_eq!(
+        moved.header("location"),
+        Some("http://shop.example.com/there")
+    );
+
+    let status = gateway.admin_get("/status").await.json();
+    assert_eq!(status["upstreams"][0]["tls"], NAME);
+    assert_eq!(status["upstreams"][0]["protocol"], "http1");
+}
+
+#[tokio::test]
+async fn a_backend_of_another_authority_is_refused() {
+    let known = Known::new();
+    let origin = SecureOrigin::start(&Authority::new("Another").issue(NAME)).await;
+    let gateway = gateway(
+        &origin,
+        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+    )
+    .await;
+    refused(&gateway, "unknown issuer").await;
+    assert_eq!(origin.counts().handshakes(), 0);
+}
+
+#[tokio::test]
+async fn a_backend_of_another_name_is_refused() {
+    let known = Known::new();
+    let origin = SecureOrigin::start(&known.authority.issue("other.test")).await;
+    let gateway = gateway(
+        &origin,
+        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+    )
+    .await;
+    refused(&gateway, "name mismatch").await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_refused() {
+    let known = Known::new();
+    let old = known.authority.issue_with(NAME, |params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let origin = SecureOrigin::start(&old).await;
+    let gateway = gateway(
+        &origin,
+        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+    )
+    .await;
+    refused(&gateway, "expired certificate").await;
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_is_refused_unless_it_is_named_as_the_authority() {
+    let known = Known::new();
+    let identity = Identity::self_signed(NAME);
+    let origin = SecureOrigin::start(&identity).await;
+    let stranger = gateway(
+        &origin,
+        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+    )
+    .await;
+    refused(&stranger, "unknown issuer").await;
+    // Small setups trust the one certificate that there is.
+    let file = known.file("self.pem", &identity.certificate);
+    let friend = gateway(&origin, &format!("{{ name: {NAME}, ca: '{file}' }}")).await;
+    assert_eq!(friend.get("/").await.status(), 200);
+}
+
+#[tokio::test]
+async fn the_systems_authorities_count_where_none_are_written() {
+    let known = Known::new();
+    let origin = SecureOrigin::start(&known.authority.issue(NAME)).await;
+    let tls = format!("{{ name: {NAME} }}");
+    let stranger = gateway(&origin, &tls).await;
+    refused(&stranger, "unknown issuer").await;
+    // The control: a system that knows the authority.
+    let yaml = format!(
+        "upstreams:
+  app:
+    backends: ['{}']
+    health: false
+    tls: {tls}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+        origin.address()
+    );
+    let environment = [
+        ("SSL_CERT_FILE", known.ca()),
+        ("SSL_CERT_DIR", String::new()),
+    ];
+    let environment = environment
+        .each_ref()
+        .map(|(name, value)| (*name, &**value));
+    let system = Gateway::start_with(&yaml, &environment).await;
+    assert_eq!(system.get("/").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_machine_without_authorities_serves_what_needs_none() {
+    let known = Known::new();
+    let origin = SecureOrigin::start(&known.authority.issue(NAME)).await;
+    let empty = known.folder.path().display().to_string();
+    let yaml = format!(
+        "upstreams:
+  own:
+    backends: ['{0}']
+    tls: {{ name: {NAME}, ca: '{1}' }}
+    health: {{ path: /health, interval: 100ms, start_down: true }}
+  system:
+    backends: ['{0}']
+    health: {{ interval: 100ms }}
+    tls: {{ name: {NAME} }}
+routes:
+  - match: {{ path: /own }}
+    upstream: own
+  - match: {{ path: /system }}
+    upstream: system
+",
+        origin.address(),
+        known.ca()
+    );
+    let whole = format!("listeners: [{{ address: '127.0.0.1:8080' }}]\n{yaml}");
+    let file = known.file("edgeway.yaml", &whole);
+    // Nothing that could be read; then a machine that has none.
+    for (path, folder, why) in [
+        ("/nowhere/at/all", "/nowhere", "cannot be used"),
+        ("/dev/null", &*empty, "has no certificates of authorities"),
+    ] {
+        let environment = [("SSL_CERT_FILE", path), ("SSL_CERT_DIR", folder)];
+        let gateway = Gateway::start_with(&yaml, &environment).await;
+        assert_eq!(gateway.get("/own").await.status(), 200);
+        assert_eq!(gateway.get("/system").await.status(), 502);
+
+        let check = std::process::Command::new(env!("CARGO_BIN_EXE_edgeway"))
+            .args(["check", "-c", &file])
+            .envs(environment)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&check.stderr).into_owned()
+            + &String::from_utf8_lossy(&check.stdout);
+        assert!(check.status.success(), "a warning only: {said}");
+        assert!(said.contains("tls_no_authorities"), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_asks_for_a_certificate_gets_ours() {
+    let known = Known::new();
+    let clients = Authority::new("Clients");
+    let identity = known.authority.issue(NAME);
+    let origin = SecureOrigin::start_with(&identity, Some(clients.store())).await;
+    let show = |identity: &Identity, name: &str| {
+        let cert = known.file(&format!("{name}.pem"), &identity.certificate);
+        let key = known.file(&format!("{name}.key"), &identity.key);
+        format!(
+            "{{ name: {NAME}, ca: '{}', cert: '{cert}', key: '{key}' }}",
+            known.ca()
+        )
+    };
+    let ours = show(&clients.issue("gateway.test"), "ours");
+    let friend = gateway(&origin, &ours).await;
+    assert_eq!(friend.get("/").await.json()["client"], true);
+
+    let strange = show(&Authority::new("Others").issue("gateway.test"), "strange");
+    let stranger = gateway(&origin, &strange).await;
+    refused(&stranger, "the backend").await;
+    let nobody = gateway(
+        &origin,
+        &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
+    )
+    .await;
+    refused(&nobody, "the backend asks for a client certificate").await;
+}
+
+#[tokio::test]
+async fn upstreams_of_one_address_never_share_a_connection() {
+    let known = Known::new();
+    let clients = Authority::new("Clients");
+    let both = known.authority.issue_with(NAME, |params| {
+        let second = "second.test".to_owned().try_into().unwrap();
+        params
+            .subject_alt_names
+            .push(rcgen::SanType::DnsName(second));
+    });
+    let origin = SecureOrigin::start(&both).await;
+    let more = known.file(
+        "more.pem",
+        &format!("{}{}", known.authority.pem(), clients.pem()),
+    );
+    let identity = clients.issue("gateway.test");
+    let cert = known.file("client.pem", &identity.certificate);
+    let key = known.file("client.key", &identity.key);
+    let ca = known.ca();
+    let trusts = [
+        format!("{{ name: {NAME}, ca: '{ca}' }}"),
+        format!("{{ name: second.test, ca: '{ca}' }}"),
+        format!("{{ name: {NAME}, ca: '{more}' }}"),
+        format!("{{ name: {NAME}, ca: '{ca}', cert: '{cert}', key: '{key}' }}"),
+        // The same as the first, by another upstream.
+        format!("{{ name: {NAME}, ca: '{ca}' }}"),
+    ];
+    let mut yaml = "upstreams:\n".to_owned();
+    for (index, tls) in trusts.iter().enumerate() {
+        let address = origin.address();
+        yaml += &format!(
+            "  u{index}: {{ backends: ['{address}'], health: false, pool: {{ idle: 60s }}, tls: {tls} }}\n"
+        );
+    }
+    yaml += "routes:\n";
+    for index in 0..trusts.len() {
+        yaml += &format!("  - {{ match: {{ path: /u{index} }}, upstream: u{index} }}\n");
+    }
+    let gateway = Gateway::start(&yaml).await;
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        for index in 0..trusts.len() {
+            let seen = gateway.get(&format!("/u{index}")).await.json();
+            let name = if index == 1 { "second.test" } else { NAME };
+            assert_eq!(seen["sni"], name, "{index}");
+            connections.push(seen["connection"].as_u64().unwrap());
+        }
+    }
+    // Each upstream has one of its own, and keeps to it: the control.
+    let first = connections[..trusts.len()].to_vec();
+    assert_eq!(connections, first.repeat(3));
+    assert_eq!(origin.counts().handshakes(), trusts.len() as u64);
+}
+
+#[tokio::test]
+async fn checks_trust_whom_requests_trust() {
+    let known = Known::new();
+    let good = SecureOrigin::start(&known.authority.issue(NAME)).await;
+    let bad = SecureOrigin::start(&known.authority.issue("other.test")).await;
+    let tls = format!("{{ name: {NAME}, ca: '{}' }}", known.ca());
+    for health in [
+        "{ path: /health, interval: 50ms, interval_down: 50ms, fall: 1 }",
+        "{ interval: 50ms, interval_down: 50ms, fall: 1 }",
+    ] {
+        let gateway = Gateway::start(&format!(
+            "upstreams:
+  app:
+    backends: ['{}', '{}']
+    health: {health}
+    tls: {tls}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+            good.address(),
+            bad.address()
+        ))
+        .await;
+        let backend = async |index: usize| {
+            let status = gateway.admin_get("/status").await.json();
+            status["upstreams"][0]["backends"][index].clone()
+        };
+        wait_for("the wrong name is found out", WITHIN, async || {
+            (backend(1).await["state"] == "down").then_some(())
+        })
+        .await;
+        assert_eq!(backend(1).await["probe"]["text"], "TLS: name mismatch");
+        wait_for("the right name passes", WITHIN, async || {
+            (backend(0).await["probe"]["passed"] == true).then_some(())
+        })
+        .await;
+        for _ in 0..6 {
+            assert_eq!(gateway.get("/").await.status(), 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_backend_with_a_bad_certificate_leaves_rotation_until_it_has_a_good_one() {
+    let known = Known::new();
+    let good = SecureOrigin::start(&known.authority.issue(NAME)).await;
+    let bad = SecureOrigin::start(&Identity::self_signed(NAME)).await;
+    let gateway = Gateway::start(&format!(
+        "upstreams:
+  app:
+    backends: ['{}', '{}']
+    balance: round_robin
+    tls: {{ name: {NAME}, ca: '{}' }}
+    eject: {{ errors: 3, for: 60s }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+        good.address(),
+        bad.address(),
+        known.ca()
+    ))
+    .await;
+    // Each try of the bad one is made up for: nothing was sent yet.
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/").await.status(), 200);
+    }
+    let status = gateway.admin_get("/status").await.json();
+    let out = &status["upstreams"][0]["backends"][1];
+    assert_eq!(out["state"], "ejected", "{out}");
+    assert_eq!(out["ejected_because"], "refused");
+    // The look at it speaks TLS too: a TCP connect would have let it in again.
+    wait_for("it was looked at", WITHIN, async || {
+        let status = gateway.admin_get("/status").await.json();
+        let probe = &status["upstreams"][0]["backends"][1]["probe"];
+        (probe["text"] == "TLS: unknown issuer").then_some(())
+    })
+    .await;
+    let told = gateway.stderr();
+    let lines = told.matches("TLS with a backend failed").count();
+    assert_eq!(lines, 1, "once in ten seconds: {told}");
+}
+
+#[tokio::test]
+async fn a_silent_handshake_is_bounded_by_the_connect_timeout() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let known = Known::new();
+    let gateway = Gateway::start(&format!(
+        "upstreams:
+  app:
+    backends: ['{address}']
+    health: false
+    tls: {{ name: {NAME}, ca: '{}' }}
+    timeouts: {{ connect: 300ms }}
+    retry: {{ attempts: 1 }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+        known.ca()
+    ))
+    .await;
+    let answer = tokio::time::timeout(Duration::from_secs(5), gateway.get("/")).await;
+    assert_eq!(answer.expect("long before").status(), 502);
+    assert_eq!(gateway.log_lines(1).await[0]["reason"], "upstream_connect");
+    drop(listener);
+}
+
+#[tokio::test]
+async fn backends_on_unix_sockets_speak_tls_under_a_name() {
+    let known = Known::new();
+    let origin = SecureOrigin::start(&known.authority.issue(NAME)).await;
+    let path = known.folder.path().join("app.sock");
+    let bridge = bridge(&path, origin.address());
+    let gateway = Gateway::start(&format!(
+        "upstreams:
+  app:
+    backends: ['unix:{}']
+    health: false
+    tls: {{ name: {NAME}, ca: '{}' }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+        path.display(),
+        known.ca()
+    ))
+    .await;
+    assert_eq!(gateway.get("/").await.json()["sni"], NAME);
+    drop(bridge);
+}
+
+/// Joins each connection to the unix socket with one to `address`.
+fn bridge(path: &Path, address: std::net::SocketAddr) -> tokio::task::JoinSet<()> {
+    let listener = tokio::net::UnixListener::bind(path).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        let mut joined = tokio::task::JoinSet::new();
+        while let Ok((mut near, _)) = listener.accept().await {
+            joined.spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(address).await.unwrap();
+                // Either side may end it.
+                drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+            });
+        }
+    });
+    tasks
+}
