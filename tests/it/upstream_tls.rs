@@ -1,7 +1,7 @@
 //! TLS to backends: who is trusted, who is not and why, and that no connection is used under
 //! another trust than its own.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use rcgen::date_time_ymd;
 use tempfile::TempDir;
@@ -322,19 +322,23 @@ async fn upstreams_of_one_address_never_share_a_connection() {
         yaml += &format!("  - {{ match: {{ path: /u{index} }}, upstream: u{index} }}\n");
     }
     let gateway = Gateway::start(&yaml).await;
-    let mut connections = Vec::new();
-    for _ in 0..3 {
+    let mut owners = HashMap::new();
+    for _ in 0..10 {
         for index in 0..trusts.len() {
             let seen = gateway.get(&format!("/u{index}")).await.json();
             let name = if index == 1 { "second.test" } else { NAME };
             assert_eq!(seen["sni"], name, "{index}");
-            connections.push(seen["connection"].as_u64().unwrap());
+            let owner = *owners.entry(seen["connection"].as_u64()).or_insert(index);
+            assert_eq!(owner, index, "the other's connection");
         }
     }
-    // Each upstream has one of its own, and keeps to it: the control.
-    let first = connections[..trusts.len()].to_vec();
-    assert_eq!(connections, first.repeat(3));
-    assert_eq!(origin.counts().handshakes(), trusts.len() as u64);
+    // The control: they were used again, by their own upstream. (Now and then Pingora
+    // finds a pooled connection that is not free yet, and makes another.)
+    let handshakes = origin.counts().handshakes();
+    assert!(
+        (5..25).contains(&handshakes),
+        "{handshakes} for 50 requests"
+    );
 }
 
 #[tokio::test]
