@@ -263,6 +263,8 @@ impl Failure {
                 // The last is a stream that the client has reset.
                 E::ReadError
                 | E::WriteError
+                // A stream that its client has reset.
+                | E::H2Error
                 | E::ConnectionClosed
                 | E::ReadTimedout
                 | E::H2Error => Self::ClientGone,
@@ -323,6 +325,7 @@ mod tests {
             408
         );
         assert_eq!(of(ErrorType::ReadError, Downstream, None), 499);
+        assert_eq!(of(ErrorType::H2Error, Downstream, None), 499);
         assert_eq!(of(ErrorType::InvalidHTTPHeader, Downstream, None), 400);
         assert_eq!(of(ErrorType::InternalError, Internal, None), 500);
     }

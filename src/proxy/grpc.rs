@@ -146,7 +146,7 @@ mod tests {
             ("250m", Some(Duration::from_millis(250))),
             ("5u", Some(Duration::from_micros(5))),
             ("99999999n", Some(Duration::from_nanos(99_999_999))),
-            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("99999999H", Some(Duration::from_hours(99_999_999))),
             ("123456789S", None),
             ("S", None),
             ("", None),

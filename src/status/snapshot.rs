@@ -185,6 +185,7 @@ mod tests {
         let value = json!({
             "name": "web",
             "balance": "least_conn",
+            "protocol": "http1",
             "backends": [{
                 "address": "127.0.0.1:3000", "weight": 1, "state": "healthy", "in_flight": 2,
                 "requests": 7, "failures": 1, "ewma_ms": 1.5, "slow_start": 0.3,

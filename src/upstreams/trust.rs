@@ -52,12 +52,11 @@ fn trust(
     let (config, place) = (&tls.value, tls.place);
     // All of them, so that all problems are told.
     let name = name(config, place, sources, cx);
-    let authorities = match &config.ca {
-        Some(file) => authorities(file, cx).map(Some),
-        None => {
-            warn_of_no_system(place, cx);
-            Some(None)
-        }
+    let authorities = if let Some(file) = &config.ca {
+        authorities(file, cx).map(Some)
+    } else {
+        warn_of_no_system(place, cx);
+        Some(None)
     };
     let client = match (&config.cert, &config.key) {
         (Some(cert), Some(key)) => pair(cert, key, cx).map(Some),
@@ -312,4 +311,159 @@ fn contents(authorities: Option<&[CertificateDer<'static>]>, client: Option<&Cli
         add(&client.key);
     }
     hash64(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use tempfile::TempDir;
+
+    use super::super::tests::Bench;
+
+    /// A folder with `ca.pem`, `client.pem` and its `client.key`, `other.key`, and `text`.
+    fn folder() -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["gateway.test".to_owned()]).unwrap();
+        let client = params.self_signed(&key).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = params.self_signed(&key).unwrap();
+        for (name, text) in [
+            ("ca.pem", ca.pem()),
+            ("client.pem", client.pem()),
+            ("client.key", key.serialize_pem()),
+            ("other.key", KeyPair::generate().unwrap().serialize_pem()),
+            ("text", "no PEM".to_owned()),
+        ] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    /// What is said of `tls` and `backends`; `DIR` stands for the folder.
+    fn said(folder: &TempDir, backends: &str, tls: &str) -> Vec<String> {
+        let dir = folder.path().display().to_string();
+        let tls = tls.replace("DIR", &dir);
+        let yaml = format!("{{ backends: [{backends}], tls: {tls} }}");
+        let (upstream, diagnostics) = Bench::new().try_compile(&yaml);
+        assert_eq!(upstream.is_none(), diagnostics.has_errors());
+        diagnostics
+            .list()
+            .iter()
+            .map(|d| format!("{}: {}", d.code, d.message).replace(&dir, "DIR"))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_whole_is_taken() {
+        let folder = folder();
+        for (backends, tls) in [
+            ("10.0.0.1:443", "{ name: api.internal, ca: DIR/ca.pem }"),
+            (
+                "10.0.0.1:443",
+                "{ name: api.internal, ca: DIR/ca.pem, cert: DIR/client.pem, key: DIR/client.key }",
+            ),
+            (
+                "'unix:/run/app.sock'",
+                "{ name: api.internal, ca: DIR/ca.pem }",
+            ),
+            ("{ dns: 'api.internal:443' }", "{ ca: DIR/ca.pem }"),
+            (
+                "{ dns: 'api.internal:443' }, { dns: 'API.internal:8443' }",
+                "{ ca: DIR/ca.pem }",
+            ),
+            ("10.0.0.1:443", "false"),
+        ] {
+            let said = said(&folder, backends, tls);
+            assert_eq!(said, [""; 0], "{backends} {tls}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_does_not_fit_is_told() {
+        let folder = folder();
+        let name = |message: &str| format!("edgeway::upstream::tls_name: {message}");
+        let file = |message: &str| format!("edgeway::upstream::tls_file: {message}");
+        let pair = |message: &str| format!("edgeway::upstream::tls_pair: {message}");
+        for (backends, tls, expected) in [
+            (
+                "10.0.0.1:443",
+                "{ ca: DIR/ca.pem }",
+                vec![name(
+                    "`10.0.0.1:443` has no name to compare its certificate with",
+                )],
+            ),
+            (
+                "{ dns: 'a.internal:443' }, 'unix:/run/app.sock'",
+                "{ ca: DIR/ca.pem }",
+                vec![name(
+                    "`unix:/run/app.sock` has no name to compare its certificate with",
+                )],
+            ),
+            (
+                "{ dns: 'a.internal:443' }, { dns: 'b.internal:443' }",
+                "{ ca: DIR/ca.pem }",
+                vec![name(
+                    "the backends have several names: `a.internal`, `b.internal`",
+                )],
+            ),
+            (
+                "{ dns: 'my_app:443' }",
+                "{ ca: DIR/ca.pem }",
+                vec![name("no certificate can be for `my_app`")],
+            ),
+            (
+                "10.0.0.1:443",
+                "{ name: 10.0.0.1, ca: DIR/none.pem, key: DIR/client.key }",
+                vec![
+                    name("`10.0.0.1` is no name that a certificate can be for"),
+                    file("cannot read `DIR/none.pem`: no such file"),
+                    pair("`key` has no `cert`"),
+                ],
+            ),
+            (
+                "10.0.0.1:443",
+                "{ name: '', ca: DIR/text }",
+                vec![
+                    name("`` is no name that a certificate can be for"),
+                    file("there is no certificate in `DIR/text`"),
+                ],
+            ),
+            (
+                "10.0.0.1:443",
+                "{ name: a, ca: DIR/ca.pem, cert: DIR/client.pem }",
+                vec![pair("`cert` has no `key`")],
+            ),
+            (
+                "10.0.0.1:443",
+                "{ name: a, ca: DIR/ca.pem, cert: DIR/client.pem, key: DIR/other.key }",
+                vec![pair("`DIR/other.key` is not the key of `DIR/client.pem`")],
+            ),
+            (
+                "10.0.0.1:443",
+                "{ name: a, ca: DIR/ca.pem, cert: DIR/client.key, key: DIR/client.pem }",
+                vec![
+                    file("there is no certificate in `DIR/client.key`"),
+                    file("there is no private key in `DIR/client.pem`"),
+                ],
+            ),
+        ] {
+            assert_eq!(said(&folder, backends, tls), expected, "{backends} {tls}");
+        }
+    }
+
+    #[test]
+    fn the_contents_of_the_files_are_part_of_the_pool() {
+        let (first, second) = (folder(), folder());
+        let pool = |folder: &TempDir| {
+            let dir = folder.path().display();
+            let yaml =
+                format!("{{ backends: [10.0.0.1:443], tls: {{ name: a, ca: {dir}/ca.pem }} }}");
+            let upstream = Bench::new().upstream(&yaml);
+            let lease = super::super::tests::take(&upstream, &[]).unwrap();
+            upstream.peer(&lease).group_key
+        };
+        assert_eq!(pool(&first), pool(&first));
+        assert_ne!(pool(&first), pool(&second));
+    }
 }

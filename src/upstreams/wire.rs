@@ -55,11 +55,11 @@ pub(super) struct Trust {
 pub(super) struct ServerName(Arc<str>);
 
 /// Streams at once on one connection. Many backends take no more (nginx 128, Go 250).
-const STREAMS: usize = 100;
+const STREAMS: u32 = 100;
 /// What one stream may have on the way to us.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Room for every stream's: clients that do not read hold up their own streams only.
-const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
+const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 /// Servers of gRPC hang up on those who ask more often than every five minutes; that a
 /// machine is gone is found out by TCP, much earlier.
 const PING: Duration = Duration::from_secs(330);
@@ -117,7 +117,7 @@ impl Wire {
             Protocol::Http1 => options.alpn = ALPN::H1,
             Protocol::H2 => {
                 options.alpn = ALPN::H2;
-                options.max_h2_streams = STREAMS;
+                options.max_h2_streams = STREAMS as usize;
                 options.h2_stream_window_size = Some(STREAM_WINDOW);
                 options.h2_connection_window_size = Some(CONNECTION_WINDOW);
                 options.h2_ping_interval = Some(PING);

@@ -169,7 +169,6 @@ fn pingora_is_named_where_it_may_be() {
         let own = module(&file).unwrap_or_default();
         for line in text.lines().filter(|l| !l.trim_start().starts_with("//")) {
             let names_it = line.contains("pingora_proxy::")
-                || line.contains("pingora_load_balancing::")
                 || (line.contains("pingora::") && !line.contains("pingora::http"));
             if names_it && !PINGORA.contains(&own) {
                 wrong.push(format!("{file}: {}", line.trim()));

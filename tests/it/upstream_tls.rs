@@ -1,7 +1,11 @@
 //! TLS to backends: who is trusted, who is not and why, and that no connection is used under
 //! another trust than its own.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests: what goes wrong here fails the test, and says so"
+)]
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::HashMap, iter, path::Path, time::Duration};
 
 use rcgen::date_time_ymd;
 use tempfile::TempDir;
@@ -310,17 +314,18 @@ async fn upstreams_of_one_address_never_share_a_connection() {
         // The same as the first, by another upstream.
         format!("{{ name: {NAME}, ca: '{ca}' }}"),
     ];
-    let mut yaml = "upstreams:\n".to_owned();
-    for (index, tls) in trusts.iter().enumerate() {
-        let address = origin.address();
-        yaml += &format!(
-            "  u{index}: {{ backends: ['{address}'], health: false, pool: {{ idle: 60s }}, tls: {tls} }}\n"
-        );
-    }
-    yaml += "routes:\n";
-    for index in 0..trusts.len() {
-        yaml += &format!("  - {{ match: {{ path: /u{index} }}, upstream: u{index} }}\n");
-    }
+    let address = origin.address();
+    let upstreams = trusts.iter().enumerate().map(|(index, tls)| {
+        format!("  u{index}: {{ backends: ['{address}'], health: false, pool: {{ idle: 60s }}, tls: {tls} }}")
+    });
+    let routes = (0..trusts.len())
+        .map(|index| format!("  - {{ match: {{ path: /u{index} }}, upstream: u{index} }}"));
+    let lines: Vec<String> = iter::once("upstreams:".to_owned())
+        .chain(upstreams)
+        .chain(iter::once("routes:".to_owned()))
+        .chain(routes)
+        .collect();
+    let yaml = lines.join("\n");
     let gateway = Gateway::start(&yaml).await;
     let mut owners = HashMap::new();
     for _ in 0..10 {

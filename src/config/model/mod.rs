@@ -210,7 +210,8 @@ pub struct HealthConfig {
     pub enabled: bool,
     /// HTTP check of this path; a TCP connect if absent.
     pub path: Option<Spanned<String>>,
-    /// The `Host` of the check; the backend's address if absent.
+    /// The `Host` of the check; if absent the backend's address, with `tls` the name in its
+    /// certificate.
     pub host: Option<String>,
     /// Statuses that count as healthy: `200`, `200-399`, a list of both; `200-399` if absent.
     pub expect: Option<Spanned<StatusSet>>,
@@ -278,9 +279,10 @@ pub struct TimeoutsConfig {
     pub connect: Span,
     /// From the last byte sent to the head of the answer.
     pub first_byte: Span,
-    /// Between two pieces of an answer.
+    /// Between two pieces of an answer. With `protocol: h2` the longer of this and `first_byte`
+    /// bounds both.
     pub idle: Span,
-    /// Between two messages of a WebSocket or two events of an SSE feed.
+    /// Between two messages of a WebSocket or of a gRPC call, or two events of an SSE feed.
     pub stream_idle: Span,
     /// Bound of the whole request, tries included; none if absent. Streams are not bounded.
     pub total: Option<Span>,

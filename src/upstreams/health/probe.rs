@@ -66,12 +66,14 @@ pub(in crate::upstreams) struct Prober {
 
 enum Check {
     Connect(&'static TransportConnector),
-    Http {
-        connector: &'static Connector,
-        head: RequestHeader,
-        expect: StatusSet,
-        reads_body: bool,
-    },
+    Http(Box<HttpCheck>),
+}
+
+struct HttpCheck {
+    connector: &'static Connector,
+    head: RequestHeader,
+    expect: StatusSet,
+    reads_body: bool,
 }
 
 impl Prober {
@@ -94,12 +96,12 @@ impl Prober {
                     // RFC 9113, 8.2.2: connections are no header's matter any more.
                     head.remove_header(&CONNECTION);
                 }
-                Check::Http {
+                Check::Http(Box::new(HttpCheck {
                     connector: connector(),
                     head,
                     expect: http.expect.clone(),
                     reads_body: http.json,
-                }
+                }))
             }
         };
         let mut peer = backend.peer.bare();
@@ -124,34 +126,35 @@ impl Prober {
     }
 
     async fn check(&self) -> Result<Word> {
-        let (connector, head, expect, reads_body) = match &self.check {
+        match &self.check {
             Check::Connect(transport) => {
                 // With TLS the handshake is part of it. What has passed is closed at once.
                 drop(transport.new_stream(&self.peer).await?);
-                return Ok(Word::Ok);
+                Ok(Word::Ok)
             }
-            Check::Http {
-                connector,
-                head,
-                expect,
-                reads_body,
-            } => (connector, head, expect, *reads_body),
-        };
-        // Never given back, so each check makes a connection of its own.
-        let (mut session, _) = connector.get_http_session(&self.peer).await?;
-        if self.peer.options.alpn.get_min_http_version() == 2 && session.as_http2().is_none() {
-            return Error::e_explain(NO_H2, "TLS did not settle on it");
+            Check::Http(check) => check.ask(&self.peer).await,
         }
-        session.write_request_header(Box::new(head.clone())).await?;
+    }
+}
+
+impl HttpCheck {
+    async fn ask(&self, peer: &HttpPeer) -> Result<Word> {
+        // Never given back, so each check makes a connection of its own.
+        let (mut session, _) = self.connector.get_http_session(peer).await?;
+        if peer.options.alpn.get_min_http_version() == 2 && session.as_http2().is_none() {
+            return Error::e_explain(ErrorType::H2Error, "TLS did not settle on it");
+        }
+        let head = Box::new(self.head.clone());
+        session.write_request_header(head).await?;
         session.finish_request_body().await?;
         session.read_response_header().await?;
         let answer = session
             .response_header()
             .ok_or_else(|| Error::new(ErrorType::ConnectionClosed))?;
-        expected(expect, answer)?;
+        expected(&self.expect, answer)?;
         let mut body = Vec::new();
         while let Some(chunk) = session.read_response_body().await? {
-            if !reads_body {
+            if !self.reads_body {
                 continue;
             }
             body.extend_from_slice(&chunk);
@@ -159,7 +162,7 @@ impl Prober {
                 return Error::e_explain(BODY, "it is longer than 64 KiB");
             }
         }
-        if reads_body {
+        if self.reads_body {
             status_of(&body)
         } else {
             Ok(Word::Ok)
@@ -191,6 +194,7 @@ fn words(error: &Error) -> String {
         ErrorType::ConnectTimedout => "no connection in time",
         ErrorType::ReadTimedout => "no answer in time",
         ErrorType::ConnectionClosed => "closed without an answer",
+        ErrorType::H2Error | ErrorType::InvalidH2 => "no HTTP/2",
         other => other.as_str(),
     };
     text.to_owned()
@@ -207,7 +211,6 @@ fn transport() -> &'static TransportConnector {
     TRANSPORT.get_or_init(|| TransportConnector::new(Some(connector_options())))
 }
 
-const NO_H2: ErrorType = ErrorType::Custom("no HTTP/2");
 const BODY: ErrorType = ErrorType::Custom("health body");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,6 +21,7 @@ pub(crate) mod apps;
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod grpc;
 pub(crate) mod http2;
 pub(crate) mod load;
 pub(crate) mod origins;

@@ -3,6 +3,7 @@
 
 mod closing;
 mod failing;
+mod http2;
 mod plain;
 mod scripted;
 mod secure;
@@ -33,6 +34,7 @@ use super::client::find;
 pub(crate) use self::{
     closing::{ClosingOrigin, OnceOrigin},
     failing::{Failure, FlappingOrigin, ResettingOrigin},
+    http2::Http2Origin,
     plain::{BigOrigin, EchoOrigin, SlowOrigin},
     scripted::ScriptedOrigin,
     secure::SecureOrigin,

@@ -56,11 +56,24 @@ pub(crate) struct SecureOrigin {
 
 impl SecureOrigin {
     pub(crate) async fn start(identity: &Identity) -> Self {
-        Self::start_with(identity, None).await
+        Self::listen(identity, None, &["h2", "http/1.1"]).await
     }
 
     /// Asks for certificates of clients that `clients` vouch for.
     pub(crate) async fn start_with(identity: &Identity, clients: Option<RootCertStore>) -> Self {
+        Self::listen(identity, clients, &["h2", "http/1.1"]).await
+    }
+
+    /// Knows nothing of protocols to settle on.
+    pub(crate) async fn start_http1(identity: &Identity) -> Self {
+        Self::listen(identity, None, &[]).await
+    }
+
+    async fn listen(
+        identity: &Identity,
+        clients: Option<RootCertStore>,
+        protocols: &[&str],
+    ) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -76,7 +89,10 @@ impl SecureOrigin {
         let mut config = builder
             .with_single_cert(identity.chain(), identity.private_key())
             .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -91,6 +107,7 @@ impl SecureOrigin {
                     continue;
                 };
                 let (acceptor, counts) = (acceptor.clone(), Arc::clone(&counted));
+                socket.set_nodelay(true).unwrap();
                 connections.spawn(async move {
                     let Ok(stream) = acceptor.accept(socket).await else {
                         counts.refused.fetch_add(1, Ordering::SeqCst);

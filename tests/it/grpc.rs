@@ -1,0 +1,334 @@
+//! gRPC through the gateway, by a real client to a real server: every kind of call, trailers,
+//! deadlines, cancellation, and what calls are told when the gateway itself refuses them.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests: what goes wrong here fails the test, and says so"
+)]
+
+use std::{net::SocketAddr, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
+use tonic::{
+    Code, Request,
+    metadata::MetadataValue,
+    transport::{Certificate, ClientTlsConfig, Endpoint},
+};
+
+use crate::support::{
+    client::post,
+    gateway::Gateway,
+    grpc::{DETAILS, Say, TalkClient, TalkServer, say},
+    pki::{self, Authority},
+    ports::free_port,
+    wait::wait_for,
+};
+
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// A gateway that takes HTTP/2 in the clear, before this backend.
+async fn gateway(backend: SocketAddr, settings: &str) -> Gateway {
+    gateway_with(backend, settings, "body_limit: false").await
+}
+
+async fn gateway_with(backend: SocketAddr, settings: &str, filters: &str) -> Gateway {
+    Gateway::start(&format!(
+        "listeners:
+  - {{ name: web, address: '127.0.0.1:0', http2: {{ cleartext: true }} }}
+upstreams:
+  talk:
+    backends: ['{backend}']
+    protocol: h2
+    health: false
+    {settings}
+routes:
+  - match: {{ path: /test.Talk/* }}
+    upstream: talk
+    {filters}
+  - match: {{ path: /other/* }}
+    respond: {{ status: 200, body: other }}
+"
+    ))
+    .await
+}
+
+async fn pair() -> (TalkServer, Gateway, TalkClient) {
+    let server = TalkServer::start().await;
+    let gateway = gateway(server.address(), "").await;
+    let client = TalkClient::connect(gateway.address()).await;
+    (server, gateway, client)
+}
+
+/// `times` answers, `pause` milliseconds apart.
+fn repeat(text: &str, times: u32, pause: u32) -> Say {
+    Say {
+        text: text.to_owned(),
+        times,
+        pause,
+    }
+}
+
+#[tokio::test]
+async fn a_call_passes_with_its_metadata_both_ways() {
+    let (server, gateway, mut client) = pair().await;
+    let mut request = Request::new(say("hello"));
+    request
+        .metadata_mut()
+        .insert("x-said", MetadataValue::from_static("twice"));
+    let binary = MetadataValue::from_bytes(DETAILS);
+    request.metadata_mut().insert_bin("x-raw-bin", binary);
+    let response = client.echo(request).await.unwrap();
+    assert_eq!(response.metadata().get("x-heard").unwrap(), "twice");
+    assert_eq!(response.get_ref().text, "hello");
+
+    let (uri, headers) = server.counts().newest();
+    let authority = gateway.address();
+    assert_eq!(uri, format!("http://{authority}/test.Talk/Echo"));
+    assert_eq!(headers["te"], "trailers", "servers insist on it");
+    assert_eq!(headers["content-type"], "application/grpc");
+    assert_eq!(headers["x-forwarded-proto"], "http");
+    assert!(headers.contains_key("x-raw-bin"));
+    let line = gateway.log_lines(1).await.remove(0);
+    assert_eq!(line["status"], 200, "{line}");
+}
+
+#[tokio::test]
+async fn calls_of_every_kind_pass() {
+    let (server, _gateway, mut client) = pair().await;
+    let answers = client.repeat(repeat("again", 100, 0)).await.unwrap();
+    let answers: Vec<_> = answers.map(|heard| heard.unwrap().number).collect().await;
+    assert_eq!(answers, (0..100).collect::<Vec<_>>());
+
+    let words = stream::iter(["a", "b", "c"].map(say));
+    let heard = client.collect(words).await.unwrap();
+    assert_eq!((heard.text.as_str(), heard.number), ("abc", 3));
+
+    // Each word is answered before the next is said: nothing waits for the end of anything.
+    let (tell, told) = tokio::sync::mpsc::channel(1);
+    let words = stream::unfold(told, |mut told| async { Some((told.recv().await?, told)) });
+    tell.send(say("0")).await.unwrap();
+    let mut answers = client.chat(words).await.unwrap();
+    for number in 0..20 {
+        let heard = timeout(WITHIN, answers.message()).await.unwrap();
+        assert_eq!(heard.unwrap().unwrap().text, number.to_string());
+        tell.send(say(&(number + 1).to_string())).await.unwrap();
+    }
+    drop(tell);
+    assert_eq!(answers.message().await.unwrap().unwrap().number, 20);
+    assert!(answers.message().await.unwrap().is_none());
+    assert_eq!(server.counts().cancelled(), 0);
+}
+
+#[tokio::test]
+async fn a_failure_arrives_with_its_details() {
+    let (_server, _gateway, mut client) = pair().await;
+    let check = |status: tonic::Status| {
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert_eq!(status.message(), "not now: 100 % sure");
+        assert_eq!(status.details(), DETAILS);
+        assert_eq!(status.metadata().get("x-why").unwrap(), "because");
+    };
+    // An answer that is over with its head.
+    check(client.echo(say("fail")).await.unwrap_err());
+    // Trailers after messages.
+    let mut answers = client.repeat(repeat("break", 3, 0)).await.unwrap();
+    for number in 0..3 {
+        assert_eq!(answers.message().await.unwrap().unwrap().number, number);
+    }
+    check(answers.message().await.unwrap_err());
+    // Before the client has said all that it wanted to say.
+    let words = stream::iter([say("a"), say("fail")]).chain(stream::pending());
+    let early = timeout(WITHIN, client.collect(words)).await.unwrap();
+    check(early.unwrap_err());
+}
+
+#[tokio::test]
+async fn large_messages_pass_both_ways() {
+    let (_server, _gateway, mut client) = pair().await;
+    // More than any window on the way, and more than what may be kept for a second try.
+    let text = "0123456789abcdef".repeat(12 * 1024 * 1024 / 16);
+    let heard = client.echo(say(&text)).await.unwrap();
+    assert_eq!(heard.get_ref().text.len(), text.len());
+    assert!(heard.get_ref().text == text);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_the_call_and_the_servers_work() {
+    let (server, _gateway, mut client) = pair().await;
+    let mut request = Request::new(repeat("slow", 0, 60_000));
+    request.set_timeout(Duration::from_millis(300));
+    let status = timeout(WITHIN, client.echo(request)).await.unwrap();
+    let status = status.unwrap_err();
+    // Who notices first, the client or the server, is a race.
+    let codes = [Code::Cancelled, Code::DeadlineExceeded];
+    assert!(codes.contains(&status.code()), "{status:?}");
+    assert!(server.counts().newest().1.contains_key("grpc-timeout"));
+    wait_for("the server gave it up", WITHIN, async || {
+        (server.counts().cancelled() == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_call_and_no_other() {
+    let (server, gateway, mut client) = pair().await;
+    let mut answers = client.repeat(repeat("on", 1_000_000, 10)).await.unwrap();
+    answers.message().await.unwrap().unwrap();
+    let mut others = client.repeat(repeat("on", 1_000_000, 10)).await.unwrap();
+    drop(answers);
+    wait_for("the server was told", WITHIN, async || {
+        (server.counts().cancelled() == 1).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        others.message().await.unwrap().unwrap();
+    }
+    assert_eq!(server.counts().cancelled(), 1);
+    drop(others);
+    let line = gateway.log_lines(1).await.remove(0);
+    assert_eq!(line["reason"], "client_gone", "{line}");
+}
+
+#[tokio::test]
+async fn calls_share_a_connection() {
+    let (server, gateway, client) = pair().await;
+    let mut warm = client.clone();
+    warm.echo(say("first")).await.unwrap();
+    // All of them are under way at once.
+    let mut open = Vec::new();
+    for _ in 0..40 {
+        let (tell, told) = tokio::sync::mpsc::channel(1);
+        let words = stream::unfold(told, |mut told| async { Some((told.recv().await?, told)) });
+        tell.send(say("x")).await.unwrap();
+        let mut answers = client.clone().chat(words).await.unwrap();
+        answers.message().await.unwrap().unwrap();
+        open.push((tell, answers));
+    }
+    assert_eq!(server.counts().connections(), 1);
+    let series = "edgeway_backend_in_flight{upstream=\"talk\"}";
+    assert_eq!(gateway.count(series).await, 40);
+}
+
+#[tokio::test]
+async fn a_silent_call_ends_alone() {
+    let server = TalkServer::start().await;
+    let timeouts = "timeouts: { stream_idle: 700ms, first_byte: 100ms }";
+    let gateway = gateway(server.address(), timeouts).await;
+    let mut client = TalkClient::connect(gateway.address()).await;
+    client.echo(say("first")).await.unwrap();
+    // Its messages are closer together than the bound, and it goes on for longer.
+    let mut lively = client.repeat(repeat("on", 1_000_000, 50)).await.unwrap();
+    lively.message().await.unwrap().unwrap();
+    let status = client.echo(repeat("wait", 0, 60_000)).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert!(status.message().starts_with("upstream_timeout"));
+    assert_eq!(server.counts().connections(), 1);
+    for _ in 0..20 {
+        lively.message().await.unwrap().unwrap();
+    }
+    wait_for("the server was told", WITHIN, async || {
+        (server.counts().cancelled() == 1).then_some(())
+    })
+    .await;
+    // A stream that falls silent is cut.
+    let mut silent = client
+        .repeat(repeat("on", 1_000_000, 60_000))
+        .await
+        .unwrap();
+    let status = silent.message().await.unwrap_err();
+    assert!(status.code() != Code::Ok, "{status:?}");
+    let lines = gateway.log_lines(3).await;
+    let reasons: Vec<_> = lines.iter().map(|line| line["reason"].clone()).collect();
+    assert!(reasons.contains(&"upstream_idle".into()), "{reasons:?}");
+    assert!(lively.message().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_the_gateway_refuses_is_the_status_of_the_call() {
+    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let down = gateway(nobody, "").await;
+    let mut client = TalkClient::connect(down.address()).await;
+    let status = client.echo(say("hello")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(
+        status.message().starts_with("upstream_connect: "),
+        "{status:?}"
+    );
+    // Still found by operators.
+    let line = down.log_lines(1).await.remove(0);
+    assert_eq!(line["reason"], "upstream_connect");
+
+    let server = TalkServer::start().await;
+    let small = gateway_with(server.address(), "", "body_limit: 1KiB").await;
+    let mut client = TalkClient::connect(small.address()).await;
+    let status = client.echo(say(&"x".repeat(4096))).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+
+    // The control: to others a failure stays what it is.
+    let plain = post("/test.Talk/Echo", "x").header("content-type", "application/json");
+    assert_eq!(down.send(&plain).await.status(), 502);
+}
+
+#[tokio::test]
+async fn answers_in_trailers_are_not_compressed_and_filters_see_their_end() {
+    let server = TalkServer::start().await;
+    let filters = "body_limit: false\n    compression: { min_size: 0B, types: ['application/*'] }";
+    let gateway = gateway_with(server.address(), "", filters).await;
+    let mut client = TalkClient::connect(gateway.address()).await;
+    let mut request = Request::new(say(&"compress me ".repeat(1000)));
+    let accept = MetadataValue::from_static("gzip, br");
+    request.metadata_mut().insert("accept-encoding", accept);
+    let response = client.echo(request).await.unwrap();
+    assert!(response.metadata().get("content-encoding").is_none());
+}
+
+#[tokio::test]
+async fn tls_on_both_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("Both");
+    let ca = pki::write(folder.path(), "ca.pem", &authority.pem());
+    let edge = authority.issue("edge.test");
+    let cert = pki::write(folder.path(), "edge.pem", &edge.certificate);
+    let key = pki::write(folder.path(), "edge.key", &edge.key);
+    let server = TalkServer::start_tls(&authority.issue("talk.test")).await;
+    let gateway = Gateway::start(&format!(
+        "listeners:
+  - name: web
+    address: '127.0.0.1:0'
+    tls: {{ certificates: [{{ cert: '{}', key: '{}' }}] }}
+upstreams:
+  talk:
+    backends: ['{}']
+    protocol: h2
+    tls: {{ name: talk.test, ca: '{}' }}
+    health: false
+routes:
+  - match: {{ path: /test.Talk/* }}
+    upstream: talk
+",
+        cert.display(),
+        key.display(),
+        server.address(),
+        ca.display()
+    ))
+    .await;
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(authority.pem()))
+        .domain_name("edge.test");
+    let endpoint = Endpoint::from_shared(format!("https://{}", gateway.address())).unwrap();
+    let mut client = TalkClient::to(endpoint.tls_config(tls).unwrap()).await;
+    assert_eq!(
+        client.echo(say("hello")).await.unwrap().get_ref().text,
+        "hello"
+    );
+    let (uri, headers) = server.counts().newest();
+    assert!(uri.starts_with("https://"), "{uri}");
+    assert_eq!(headers["x-forwarded-proto"], "https");
+    let words = stream::iter(["a", "b"].map(say));
+    let answers = client.chat(words).await.unwrap();
+    assert_eq!(answers.count().await, 2);
+    assert_eq!(
+        client.echo(say("fail")).await.unwrap_err().details(),
+        DETAILS
+    );
+}

@@ -1,0 +1,289 @@
+//! HTTP/2 to backends below gRPC: deadlines of one stream among others, what is tried again,
+//! how answers end, and backends that speak something else.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests: what goes wrong here fails the test, and says so"
+)]
+
+use std::{io::Write as _, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::HeaderMap;
+use tokio::{net::TcpStream, task::JoinSet};
+
+use crate::support::{
+    client::{get, post},
+    gateway::Gateway,
+    origins::{EchoOrigin, Http2Origin, SecureOrigin},
+    pki::{self, Authority},
+    wait::wait_for,
+};
+
+const WITHIN: Duration = Duration::from_secs(10);
+
+async fn gateway(backend: SocketAddr, settings: &str) -> Gateway {
+    Gateway::start(&format!(
+        "listeners:
+  - {{ name: web, address: '127.0.0.1:0', http2: {{ cleartext: true }} }}
+upstreams:
+  app:
+    backends: ['{backend}']
+    protocol: h2
+    health: false
+    {settings}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+"
+    ))
+    .await
+}
+
+/// A client that speaks HTTP/2.
+struct Client {
+    sender: SendRequest<Bytes>,
+    _connection: JoinSet<()>,
+}
+
+/// An answer to it. The body ended well if there is no `error`.
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Vec<u8>,
+    trailers: Option<HeaderMap>,
+    error: Option<h2::Error>,
+}
+
+impl Client {
+    async fn connect(gateway: &Gateway) -> Self {
+        let socket = TcpStream::connect(gateway.address()).await.unwrap();
+        let (sender, connection) = h2::client::handshake(socket).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { drop(connection.await) });
+        Self {
+            sender,
+            _connection: tasks,
+        }
+    }
+
+    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = http::Request::get(format!("http://shop.example.com{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut sender = self.sender.clone().ready().await.unwrap();
+        let (answer, _) = sender
+            .send_request(request.body(()).unwrap(), true)
+            .unwrap();
+        let (head, mut stream) = answer.await.unwrap().into_parts();
+        let (mut body, mut error) = (Vec::new(), None);
+        while let Some(piece) = stream.data().await {
+            match piece {
+                Ok(piece) => {
+                    stream.flow_control().release_capacity(piece.len()).unwrap();
+                    body.extend_from_slice(&piece);
+                }
+                Err(broken) => {
+                    error = Some(broken);
+                    break;
+                }
+            }
+        }
+        let trailers = match &error {
+            None => stream.trailers().await.unwrap(),
+            Some(_) => None,
+        };
+        Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+            trailers,
+            error,
+        }
+    }
+}
+
+/// That a stream ends for `reason` while another on the same connection goes on.
+async fn ends_alone(settings: &str, path: &str, status: u16, reason: &str) {
+    let origin = Http2Origin::start().await;
+    let gateway = gateway(origin.address(), settings).await;
+    let client = Client::connect(&gateway).await;
+    assert_eq!(client.get("/first", &[]).await.status, 200);
+    let mut sibling = gateway.connect().await;
+    let lively = get("/drip").header("accept", "text/event-stream");
+    sibling.start(&lively).await.unwrap();
+
+    let ended = tokio::time::timeout(WITHIN, client.get(path, &[])).await;
+    let ended = ended.expect("long before");
+    assert_eq!(ended.status, status);
+    assert_eq!(ended.error.is_some(), status == 200, "{:?}", ended.error);
+    let lines = gateway.log_lines(2).await;
+    assert_eq!(lines[1]["reason"], reason, "{lines:?}");
+    assert_eq!(origin.counts().connections(), 1, "all on one connection");
+    wait_for("the backend was told", WITHIN, async || {
+        (origin.counts().cancelled() == 1).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        let piece = tokio::time::timeout(WITHIN, sibling.piece()).await;
+        assert!(piece.expect("it goes on").unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_begin_ends_alone() {
+    let settings = "timeouts: { first_byte: 400ms, idle: 400ms }";
+    ends_alone(settings, "/silent", 504, "upstream_timeout").await;
+}
+
+#[tokio::test]
+async fn an_answer_that_stops_ends_alone() {
+    let settings = "timeouts: { first_byte: 400ms, idle: 400ms }";
+    ends_alone(settings, "/gap", 200, "upstream_idle").await;
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_in_all_ends_alone() {
+    let settings = "timeouts: { total: 400ms }";
+    ends_alone(settings, "/silent", 504, "upstream_total_timeout").await;
+    // Also while pieces flow.
+    ends_alone(settings, "/drip", 200, "upstream_total_timeout").await;
+}
+
+#[tokio::test]
+async fn clients_of_http1_reach_it_as_well() {
+    let origin = Http2Origin::start().await;
+    let gateway = gateway(origin.address(), "").await;
+    let request = post("/x", "body")
+        .header("te", "trailers, gzip")
+        .header("connection", "te");
+    assert_eq!(gateway.send(&request).await.text(), "1");
+    let seen = origin.counts().newest();
+    assert_eq!(seen["te"], "trailers", "nothing else may stand there");
+    assert!(!seen.contains_key("connection"));
+    assert_eq!(seen["x-forwarded-host"], gateway.address().to_string());
+    assert_eq!(gateway.get("/x").await.text(), "1");
+    assert!(!origin.counts().newest().contains_key("te"));
+}
+
+#[tokio::test]
+async fn only_idempotent_requests_are_tried_again() {
+    for (path, reason) in [
+        ("/refuse", "upstream_reset"),
+        ("/goaway", "upstream_reset"),
+        ("/reset", "upstream_reset"),
+    ] {
+        let origin = Http2Origin::start().await;
+        let first = gateway(origin.address(), "").await;
+        assert_eq!(first.get(path).await.status(), 200, "{path}");
+        assert_eq!(origin.counts().requests(), 2, "{path}");
+
+        let origin = Http2Origin::start().await;
+        let second = gateway(origin.address(), "").await;
+        assert_eq!(second.send(&post(path, "x")).await.status(), 502, "{path}");
+        assert_eq!(origin.counts().requests(), 1, "{path}");
+        assert_eq!(second.log_lines(1).await[0]["reason"], reason, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_reach_clients_that_have_a_place_for_them() {
+    let origin = Http2Origin::start().await;
+    let gateway = gateway(origin.address(), "").await;
+    let client = Client::connect(&gateway).await;
+    let answer = client.get("/trailers", &[]).await;
+    assert!(answer.error.is_none());
+    assert_eq!(answer.trailers.unwrap()["x-sum"], "42");
+    // HTTP/1.1 has one, but Pingora does not write it: a whole body without them.
+    let mut connection = gateway.connect().await;
+    for _ in 0..2 {
+        let plain = connection.send(&get("/trailers")).await.unwrap();
+        assert_eq!(plain.body.len(), answer.body.len());
+        assert_eq!(plain.header("transfer-encoding"), Some("chunked"));
+    }
+}
+
+/// However an answer ends, what codes it writes its end.
+#[tokio::test]
+async fn a_coded_answer_is_whole_however_it_ends() {
+    let origin = Http2Origin::start().await;
+    let gateway = gateway(origin.address(), "").await;
+    let client = Client::connect(&gateway).await;
+    for path in ["/trailers", "/late-end"] {
+        let plain = client.get(path, &[]).await.body;
+        assert!(plain.len() > 4000);
+        let coded = client.get(path, &[("accept-encoding", "gzip")]).await;
+        assert_eq!(coded.headers["content-encoding"], "gzip");
+        assert!(coded.error.is_none());
+        assert_eq!(unzipped(&coded.body), plain, "{path}");
+        let http1 = gateway
+            .send(&get(path).header("accept-encoding", "gzip"))
+            .await;
+        assert_eq!(http1.header("content-encoding"), Some("gzip"));
+        assert_eq!(unzipped(&http1.body), plain, "{path}");
+    }
+}
+
+fn unzipped(coded: &[u8]) -> Vec<u8> {
+    let mut decoder = flate2::write::GzDecoder::new(Vec::new());
+    decoder.write_all(coded).expect("it is gzip");
+    decoder.finish().expect("it is whole")
+}
+
+#[tokio::test]
+async fn backends_that_speak_http1_only_are_told_apart() {
+    let plain = EchoOrigin::start().await;
+    let clear = gateway(plain.address(), "").await;
+    assert_eq!(clear.get("/").await.status(), 502);
+    let line = clear.log_lines(1).await.remove(0);
+    assert_eq!(line["reason"], "upstream_bad_answer", "{line}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("H1");
+    let ca = pki::write(folder.path(), "ca.pem", &authority.pem());
+    let tls = format!("tls: {{ name: api.test, ca: '{}' }}", ca.display());
+    let secure = SecureOrigin::start_http1(&authority.issue("api.test")).await;
+    let tls = gateway(secure.address(), &tls).await;
+    assert_eq!(tls.get("/").await.status(), 502);
+    let line = tls.log_lines(1).await.remove(0);
+    // It either refuses to settle on anything or says nothing of it.
+    let reasons = ["upstream_bad_answer", "upstream_tls"];
+    assert!(
+        reasons.contains(&line["reason"].as_str().unwrap()),
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn checks_ask_by_http2() {
+    let origin = Http2Origin::start().await;
+    let down = EchoOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "upstreams:
+  app:
+    backends: ['{}', '{}']
+    protocol: h2
+    health: {{ path: /health, interval: 50ms, fall: 1 }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+        origin.address(),
+        down.address()
+    ))
+    .await;
+    let backend = async |index: usize| {
+        let status = gateway.admin_get("/status").await.json();
+        status["upstreams"][0]["backends"][index].clone()
+    };
+    wait_for("HTTP/1.1 alone is found out", WITHIN, async || {
+        (backend(1).await["state"] == "down").then_some(())
+    })
+    .await;
+    assert_eq!(backend(1).await["probe"]["text"], "no HTTP/2");
+    wait_for("the other passes", WITHIN, async || {
+        (backend(0).await["probe"]["passed"] == true).then_some(())
+    })
+    .await;
+}
