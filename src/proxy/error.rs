@@ -263,8 +263,6 @@ impl Failure {
                 // The last is a stream that the client has reset.
                 E::ReadError
                 | E::WriteError
-                // A stream that its client has reset.
-                | E::H2Error
                 | E::ConnectionClosed
                 | E::ReadTimedout
                 | E::H2Error => Self::ClientGone,

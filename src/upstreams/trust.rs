@@ -315,30 +315,9 @@ fn contents(authorities: Option<&[CertificateDer<'static>]>, client: Option<&Cli
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
     use tempfile::TempDir;
 
-    use super::super::tests::Bench;
-
-    /// A folder with `ca.pem`, `client.pem` and its `client.key`, `other.key`, and `text`.
-    fn folder() -> TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(["gateway.test".to_owned()]).unwrap();
-        let client = params.self_signed(&key).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = params.self_signed(&key).unwrap();
-        for (name, text) in [
-            ("ca.pem", ca.pem()),
-            ("client.pem", client.pem()),
-            ("client.key", key.serialize_pem()),
-            ("other.key", KeyPair::generate().unwrap().serialize_pem()),
-            ("text", "no PEM".to_owned()),
-        ] {
-            std::fs::write(folder.path().join(name), text).unwrap();
-        }
-        folder
-    }
+    use super::super::tests::{Bench, folder_of_certificates as folder, take};
 
     /// What is said of `tls` and `backends`; `DIR` stands for the folder.
     fn said(folder: &TempDir, backends: &str, tls: &str) -> Vec<String> {
@@ -460,7 +439,7 @@ mod tests {
             let yaml =
                 format!("{{ backends: [10.0.0.1:443], tls: {{ name: a, ca: {dir}/ca.pem }} }}");
             let upstream = Bench::new().upstream(&yaml);
-            let lease = super::super::tests::take(&upstream, &[]).unwrap();
+            let lease = take(&upstream, &[]).unwrap();
             upstream.peer(&lease).group_key
         };
         assert_eq!(pool(&first), pool(&first));

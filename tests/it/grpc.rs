@@ -16,10 +16,10 @@ use tonic::{
 };
 
 use crate::support::{
+    certificates::{Authority, replace},
     client::post,
     gateway::Gateway,
     grpc::{DETAILS, Say, TalkClient, TalkServer, say},
-    pki::{self, Authority},
     ports::free_port,
     wait::wait_for,
 };
@@ -285,17 +285,16 @@ async fn answers_in_trailers_are_not_compressed_and_filters_see_their_end() {
 #[tokio::test]
 async fn tls_on_both_sides() {
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new("Both");
-    let ca = pki::write(folder.path(), "ca.pem", &authority.pem());
-    let edge = authority.issue("edge.test");
-    let cert = pki::write(folder.path(), "edge.pem", &edge.certificate);
-    let key = pki::write(folder.path(), "edge.key", &edge.key);
-    let server = TalkServer::start_tls(&authority.issue("talk.test")).await;
+    let authority = Authority::new();
+    let (ca, dir) = (folder.path().join("ca.pem"), folder.path().display());
+    replace(&ca, authority.pem());
+    authority.site(&["edge.test"]).write(folder.path(), "edge");
+    let server = TalkServer::start_tls(&authority.site(&["talk.test"])).await;
     let gateway = Gateway::start(&format!(
         "listeners:
   - name: web
     address: '127.0.0.1:0'
-    tls: {{ certificates: [{{ cert: '{}', key: '{}' }}] }}
+    tls: {{ certificates: [{{ cert: '{dir}/edge.pem', key: '{dir}/edge.key' }}] }}
 upstreams:
   talk:
     backends: ['{}']
@@ -306,8 +305,6 @@ routes:
   - match: {{ path: /test.Talk/* }}
     upstream: talk
 ",
-        cert.display(),
-        key.display(),
         server.address(),
         ca.display()
     ))

@@ -13,10 +13,10 @@ use http::HeaderMap;
 use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::support::{
+    certificates::{Authority, replace},
     client::{get, post},
     gateway::Gateway,
     origins::{EchoOrigin, Http2Origin, SecureOrigin},
-    pki::{self, Authority},
     wait::wait_for,
 };
 
@@ -240,10 +240,11 @@ async fn backends_that_speak_http1_only_are_told_apart() {
     assert_eq!(line["reason"], "upstream_bad_answer", "{line}");
 
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new("H1");
-    let ca = pki::write(folder.path(), "ca.pem", &authority.pem());
+    let authority = Authority::new();
+    let ca = folder.path().join("ca.pem");
+    replace(&ca, authority.pem());
     let tls = format!("tls: {{ name: api.test, ca: '{}' }}", ca.display());
-    let secure = SecureOrigin::start_http1(&authority.issue("api.test")).await;
+    let secure = SecureOrigin::start_http1(&authority.site(&["api.test"])).await;
     let tls = gateway(secure.address(), &tls).await;
     assert_eq!(tls.get("/").await.status(), 502);
     let line = tls.log_lines(1).await.remove(0);

@@ -7,14 +7,14 @@
 
 use std::{collections::HashMap, iter, path::Path, time::Duration};
 
-use rcgen::date_time_ymd;
+use rcgen::DnType;
 use tempfile::TempDir;
 
 use crate::support::{
+    certificates::{Authority, Issued, Wanted, replace},
     client::{Response, get},
     gateway::Gateway,
     origins::SecureOrigin,
-    pki::{self, Authority, Identity},
     wait::wait_for,
 };
 
@@ -30,22 +30,26 @@ struct Known {
 impl Known {
     fn new() -> Self {
         let known = Self {
-            authority: Authority::new("Test Authority"),
+            authority: Authority::new(),
             folder: tempfile::tempdir().unwrap(),
         };
-        known.file("ca.pem", &known.authority.pem());
+        known.file("ca.pem", known.authority.pem());
         known
     }
 
     fn file(&self, name: &str, text: &str) -> String {
-        pki::write(self.folder.path(), name, text)
-            .display()
-            .to_string()
+        let path = self.folder.path().join(name);
+        replace(&path, text);
+        path.display().to_string()
     }
 
     fn ca(&self) -> String {
         self.folder.path().join("ca.pem").display().to_string()
     }
+}
+
+fn gateway_certificate() -> Wanted {
+    Wanted::client(&[(DnType::CommonName, "gateway.test")])
 }
 
 /// One upstream with this `tls`, without checks.
@@ -86,7 +90,7 @@ async fn refused(gateway: &Gateway, why: &str) -> Response {
 #[tokio::test]
 async fn a_backend_that_proves_its_name_is_spoken_to() {
     let known = Known::new();
-    let origin = SecureOrigin::start(&known.authority.issue(NAME)).await;
+    let origin = SecureOrigin::start(&known.authority.site(&[NAME])).await;
     let gateway = gateway(
         &origin,
         &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
@@ -123,7 +127,7 @@ async fn a_backend_that_proves_its_name_is_spoken_to() {
 #[tokio::test]
 async fn a_backend_of_another_authority_is_refused() {
     let known = Known::new();
-    let origin = SecureOrigin::start(&Authority::new("Another").issue(NAME)).await;
+    let origin = SecureOrigin::start(&Authority::new().site(&[NAME])).await;
     let gateway = gateway(
         &origin,
         &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
@@ -136,7 +140,7 @@ async fn a_backend_of_another_authority_is_refused() {
 #[tokio::test]
 async fn a_backend_of_another_name_is_refused() {
     let known = Known::new();
-    let origin = SecureOrigin::start(&known.authority.issue("other.test")).await;
+    let origin = SecureOrigin::start(&known.authority.site(&["other.test"])).await;
     let gateway = gateway(
         &origin,
         &format!("{{ name: {NAME}, ca: '{}' }}", known.ca()),
@@ -148,10 +152,7 @@ async fn a_backend_of_another_name_is_refused() {
 #[tokio::test]
 async fn an_expired_certificate_is_refused() {
     let known = Known::new();
-    let old = known.authority.issue_with(NAME, |params| {
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(2021, 1, 1);
-    });
+    let old = known.authority.issue(&Wanted::site(&[NAME]).days(-90, -1));
     let origin = SecureOrigin::start(&old).await;
     let gateway = gateway(
         &origin,
@@ -164,7 +165,7 @@ async fn an_expired_certificate_is_refused() {
 #[tokio::test]
 async fn a_self_signed_certificate_is_refused_unless_it_is_named_as_the_authority() {
     let known = Known::new();
-    let identity = Identity::self_signed(NAME);
+    let identity = Issued::self_signed(&Wanted::site(&[NAME]));
     let origin = SecureOrigin::start(&identity).await;
     let stranger = gateway(
         &origin,
@@ -173,7 +174,7 @@ async fn a_self_signed_certificate_is_refused_unless_it_is_named_as_the_authorit
     .await;
     refused(&stranger, "unknown issuer").await;
     // Small setups trust the one certificate that there is.
-    let file = known.file("self.pem", &identity.certificate);
+    let file = known.file("self.pem", &identity.cert);
     let friend = gateway(&origin, &format!("{{ name: {NAME}, ca: '{file}' }}")).await;
     assert_eq!(friend.get("/").await.status(), 200);
 }
@@ -181,7 +182,7 @@ async fn a_self_signed_certificate_is_refused_unless_it_is_named_as_the_authorit
 #[tokio::test]
 async fn the_systems_authorities_count_where_none_are_written() {
     let known = Known::new();
-    let origin = SecureOrigin::start(&known.authority.issue(NAME)).await;
+    let origin = SecureOrigin::start(&known.authority.site(&[NAME])).await;
     let tls = format!("{{ name: {NAME} }}");
     let stranger = gateway(&origin, &tls).await;
     refused(&stranger, "unknown issuer").await;
@@ -212,7 +213,7 @@ routes:
 #[tokio::test]
 async fn a_machine_without_authorities_serves_what_needs_none() {
     let known = Known::new();
-    let origin = SecureOrigin::start(&known.authority.issue(NAME)).await;
+    let origin = SecureOrigin::start(&known.authority.site(&[NAME])).await;
     let empty = known.folder.path().display().to_string();
     let yaml = format!(
         "upstreams:
@@ -261,22 +262,22 @@ routes:
 #[tokio::test]
 async fn a_backend_that_asks_for_a_certificate_gets_ours() {
     let known = Known::new();
-    let clients = Authority::new("Clients");
-    let identity = known.authority.issue(NAME);
-    let origin = SecureOrigin::start_with(&identity, Some(clients.store())).await;
-    let show = |identity: &Identity, name: &str| {
-        let cert = known.file(&format!("{name}.pem"), &identity.certificate);
+    let clients = Authority::new();
+    let identity = known.authority.site(&[NAME]);
+    let origin = SecureOrigin::start_with(&identity, Some(clients.roots())).await;
+    let show = |identity: &Issued, name: &str| {
+        let cert = known.file(&format!("{name}.pem"), &identity.cert);
         let key = known.file(&format!("{name}.key"), &identity.key);
         format!(
             "{{ name: {NAME}, ca: '{}', cert: '{cert}', key: '{key}' }}",
             known.ca()
         )
     };
-    let ours = show(&clients.issue("gateway.test"), "ours");
+    let ours = show(&clients.issue(&gateway_certificate()), "ours");
     let friend = gateway(&origin, &ours).await;
     assert_eq!(friend.get("/").await.json()["client"], true);
 
-    let strange = show(&Authority::new("Others").issue("gateway.test"), "strange");
+    let strange = show(&Authority::new().issue(&gateway_certificate()), "strange");
     let stranger = gateway(&origin, &strange).await;
     refused(&stranger, "the backend").await;
     let nobody = gateway(
@@ -290,20 +291,15 @@ async fn a_backend_that_asks_for_a_certificate_gets_ours() {
 #[tokio::test]
 async fn upstreams_of_one_address_never_share_a_connection() {
     let known = Known::new();
-    let clients = Authority::new("Clients");
-    let both = known.authority.issue_with(NAME, |params| {
-        let second = "second.test".to_owned().try_into().unwrap();
-        params
-            .subject_alt_names
-            .push(rcgen::SanType::DnsName(second));
-    });
+    let clients = Authority::new();
+    let both = known.authority.site(&[NAME, "second.test"]);
     let origin = SecureOrigin::start(&both).await;
     let more = known.file(
         "more.pem",
         &format!("{}{}", known.authority.pem(), clients.pem()),
     );
-    let identity = clients.issue("gateway.test");
-    let cert = known.file("client.pem", &identity.certificate);
+    let identity = clients.issue(&gateway_certificate());
+    let cert = known.file("client.pem", &identity.cert);
     let key = known.file("client.key", &identity.key);
     let ca = known.ca();
     let trusts = [
@@ -349,8 +345,8 @@ async fn upstreams_of_one_address_never_share_a_connection() {
 #[tokio::test]
 async fn checks_trust_whom_requests_trust() {
     let known = Known::new();
-    let good = SecureOrigin::start(&known.authority.issue(NAME)).await;
-    let bad = SecureOrigin::start(&known.authority.issue("other.test")).await;
+    let good = SecureOrigin::start(&known.authority.site(&[NAME])).await;
+    let bad = SecureOrigin::start(&known.authority.site(&["other.test"])).await;
     let tls = format!("{{ name: {NAME}, ca: '{}' }}", known.ca());
     for health in [
         "{ path: /health, interval: 50ms, interval_down: 50ms, fall: 1 }",
@@ -392,8 +388,8 @@ routes:
 #[tokio::test]
 async fn a_backend_with_a_bad_certificate_leaves_rotation_until_it_has_a_good_one() {
     let known = Known::new();
-    let good = SecureOrigin::start(&known.authority.issue(NAME)).await;
-    let bad = SecureOrigin::start(&Identity::self_signed(NAME)).await;
+    let good = SecureOrigin::start(&known.authority.site(&[NAME])).await;
+    let bad = SecureOrigin::start(&Issued::self_signed(&Wanted::site(&[NAME]))).await;
     let gateway = Gateway::start(&format!(
         "upstreams:
   app:
@@ -459,7 +455,7 @@ routes:
 #[tokio::test]
 async fn backends_on_unix_sockets_speak_tls_under_a_name() {
     let known = Known::new();
-    let origin = SecureOrigin::start(&known.authority.issue(NAME)).await;
+    let origin = SecureOrigin::start(&known.authority.site(&[NAME])).await;
     let path = known.folder.path().join("app.sock");
     let bridge = bridge(&path, origin.address());
     let gateway = Gateway::start(&format!(

@@ -5,12 +5,14 @@ mod dns;
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr},
-    path::Path,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use pingora::{http::RequestHeader, upstreams::peer::Peer};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::{Ask, BackendId, Failure, Lease, Outcome, Unavailable, Upstream};
@@ -33,6 +35,29 @@ pub(super) struct Bench {
     pub(super) zones: Zones,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
+    /// Where the paths in configurations start.
+    pub(super) folder: PathBuf,
+}
+
+/// A folder with `ca.pem`, `client.pem` and its `client.key`, `other.key`, and `text`, which
+/// is none of these.
+pub(super) fn folder_of_certificates() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["gateway.test".to_owned()]).unwrap();
+    let client = params.self_signed(&key).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&key).unwrap();
+    for (name, text) in [
+        ("ca.pem", ca.pem()),
+        ("client.pem", client.pem()),
+        ("client.key", key.serialize_pem()),
+        ("other.key", KeyPair::generate().unwrap().serialize_pem()),
+        ("text", "no PEM".to_owned()),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
 }
 
 impl Bench {
@@ -63,7 +88,7 @@ impl Bench {
         let mut cx = CompileCx {
             place: Place::default(),
             route: "",
-            folder: Path::new("."),
+            folder: &self.folder,
             upstreams: &[],
             clock: &self.clock,
             metrics: &self.metrics,
@@ -470,15 +495,36 @@ fn the_examples_of_the_documentation_hold() {
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
     assert!(examples.len() >= 3);
+    let folder = folder_of_certificates();
+    let tls = folder.path().join("tls");
+    std::fs::create_dir(&tls).unwrap();
+    for (from, to) in [
+        ("ca.pem", "ca.pem"),
+        ("client.pem", "gateway.pem"),
+        ("client.key", "gateway.key"),
+    ] {
+        std::fs::rename(folder.path().join(from), tls.join(to)).unwrap();
+    }
     for example in examples {
         let mut diagnostics = Diagnostics::default();
         let node = tree::parse(example, 0, &mut diagnostics).expect("YAML");
         for (name, upstream) in node.get("upstreams").expect("upstreams").entries() {
             let config: Option<Spanned<UpstreamConfig>> = tree::read(upstream, &mut diagnostics);
             let config = config.unwrap_or_else(|| panic!("{}: {diagnostics:#?}", name.name));
-            let (upstream, said) = Bench::new().compile(&config);
+            let bench = Bench {
+                folder: folder.path().to_owned(),
+                ..Bench::new()
+            };
+            let (upstream, said) = bench.compile(&config);
             assert!(upstream.is_some(), "{}: {said:#?}", name.name);
-            assert_eq!(said.list(), [], "{}", name.name);
+            // Whether this machine has any is its own matter.
+            let is_of_machine = |code| code == "edgeway::upstream::tls_no_authorities";
+            let others: Vec<_> = said
+                .list()
+                .iter()
+                .filter(|d| !is_of_machine(d.code))
+                .collect();
+            assert!(others.is_empty(), "{}: {others:#?}", name.name);
         }
         assert_eq!(diagnostics.list(), []);
     }

@@ -197,6 +197,17 @@ impl Authority {
 }
 
 impl Issued {
+    /// Signed by its own key instead of an authority.
+    pub(crate) fn self_signed(wanted: &Wanted) -> Self {
+        let key = KeyPair::generate().expect("there is randomness");
+        let signed = wanted.params.self_signed(&key);
+        Self {
+            cert: signed.expect("it can sign itself").pem(),
+            key: key.serialize_pem(),
+            serial: 0,
+        }
+    }
+
     /// Writes `NAME.pem` and `NAME.key`, each at once.
     pub(crate) fn write(&self, folder: &Path, name: &str) {
         for (ending, text) in [("key", &self.key), ("pem", &self.cert)] {

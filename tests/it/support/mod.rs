@@ -26,6 +26,5 @@ pub(crate) mod http2;
 pub(crate) mod load;
 pub(crate) mod origins;
 pub(crate) mod pebble;
-pub(crate) mod pki;
 pub(crate) mod ports;
 pub(crate) mod wait;

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{client::find, pki::Identity};
+use crate::support::{certificates::Issued, client::find};
 
 /// What it counts.
 #[derive(Debug, Default)]
@@ -55,25 +55,22 @@ pub(crate) struct SecureOrigin {
 }
 
 impl SecureOrigin {
-    pub(crate) async fn start(identity: &Identity) -> Self {
+    pub(crate) async fn start(identity: &Issued) -> Self {
         Self::listen(identity, None, &["h2", "http/1.1"]).await
     }
 
     /// Asks for certificates of clients that `clients` vouch for.
-    pub(crate) async fn start_with(identity: &Identity, clients: Option<RootCertStore>) -> Self {
+    pub(crate) async fn start_with(identity: &Issued, clients: Option<RootCertStore>) -> Self {
         Self::listen(identity, clients, &["h2", "http/1.1"]).await
     }
 
     /// Knows nothing of protocols to settle on.
-    pub(crate) async fn start_http1(identity: &Identity) -> Self {
+    pub(crate) async fn start_http1(identity: &Issued) -> Self {
         Self::listen(identity, None, &[]).await
     }
 
-    async fn listen(
-        identity: &Identity,
-        clients: Option<RootCertStore>,
-        protocols: &[&str],
-    ) -> Self {
+    async fn listen(identity: &Issued, clients: Option<RootCertStore>, protocols: &[&str]) -> Self {
+        let (chain, key) = identity.ders();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -86,9 +83,7 @@ impl SecureOrigin {
             ),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder
-            .with_single_cert(identity.chain(), identity.private_key())
-            .unwrap();
+        let mut config = builder.with_single_cert(chain, key).unwrap();
         config.alpn_protocols = protocols
             .iter()
             .map(|name| name.as_bytes().to_vec())
