@@ -27,8 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What `pingora_proxy` reports of requests ours says with route, backend and reason; its
 /// other crates speak of their own inner state (descriptors that are not what they were),
 /// which nobody else sees, so their errors stay on.
-const DEFAULT: &str = "info,pingora=off,pingora_core=error,pingora_proxy=off,\
-                       pingora_load_balancing=off";
+const DEFAULT: &str = "info,pingora=off,pingora_core=error,pingora_proxy=off";
 
 static LOGGER: OnceLock<Bounded> = OnceLock::new();
 
