@@ -325,3 +325,26 @@ fn the_import_reader_reads_braces() {
     let found: Vec<_> = imports(text).into_iter().collect();
     assert_eq!(found, ["base", "config", "zones"]);
 }
+
+/// `SECURITY.md` says which test shows what: each of them is there.
+#[test]
+fn tests_that_are_promised_exist() {
+    let text = fs::read_to_string(root().join("SECURITY.md")).expect("it is there");
+    let named: Vec<(&str, &str)> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|code| code.split_once(".rs::"))
+        .collect();
+    assert!(named.len() > 20, "the page names {} tests", named.len());
+    let missing: Vec<String> = named
+        .into_iter()
+        .filter(|(file, name)| {
+            let path = root().join("tests").join(format!("{file}.rs"));
+            let source = fs::read_to_string(path).unwrap_or_default();
+            !source.contains(&format!("fn {name}("))
+        })
+        .map(|(file, name)| format!("{file}.rs::{name}"))
+        .collect();
+    assert!(missing.is_empty(), "no such test: {missing:#?}");
+}
