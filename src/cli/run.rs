@@ -32,6 +32,10 @@ pub(super) fn run(options: &Options) -> ExitCode {
         path: Some(options.config.config.clone()),
         threads: options.threads,
         hello: Vec::new(),
+        warn: Box::new({
+            let sources = loaded.sources.clone();
+            move |diagnostics| out::note(&check::render(&sources, diagnostics))
+        }),
     };
     match boot::serve(setup) {
         Ok(()) => ExitCode::SUCCESS,

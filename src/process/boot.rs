@@ -39,6 +39,8 @@ pub struct Setup {
     pub threads: Option<usize>,
     /// Lines to print once we serve.
     pub hello: Vec<String>,
+    /// Told what is worth changing in a configuration that serves all the same.
+    pub warn: Box<dyn Fn(&Diagnostics)>,
 }
 
 /// Why nothing was served.
@@ -86,9 +88,8 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     let Some(gateway) = gateway else {
         return Err(BootError::Config { diagnostics });
     };
-    for problem in diagnostics.list() {
-        let what = problem.message.as_str();
-        warn!(code = problem.code, what; "the configuration is doubtful, and served");
+    if !diagnostics.list().is_empty() {
+        (setup.warn)(&diagnostics);
     }
     let mut signals = Signals::listen().map_err(BootError::Signals)?;
     let live = Arc::new(Live::new(gateway, world));

@@ -74,6 +74,8 @@ The configuration is src/process/demo.yaml. Ctrl-C ends it.
         path: None,
         threads: None,
         hello: hello.lines().map(str::to_owned).collect(),
+        // Ours, and a test looks at it.
+        warn: Box::new(|_| {}),
     });
     apps.stop();
     runtime.shutdown_background();

@@ -8,6 +8,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::support::gateway::Gateway;
+
 /// Refused configurations end `run` with it (`EX_CONFIG` of sysexits.h).
 pub(crate) const EX_CONFIG: i32 = 78;
 
@@ -198,4 +200,24 @@ fn the_schema_that_is_printed_is_the_one_in_the_repository() {
         read(&ran.stdout) == read(&kept),
         "conf/schema.json is stale: run `make schema`"
     );
+}
+
+#[tokio::test]
+async fn a_warning_is_told_when_the_gateway_starts() {
+    let yaml = |used: &str| {
+        format!(
+            "upstreams: {{ spare: {{ backends: [127.0.0.1:1] }} }}
+routes: [{{ match: {{ path: /* }}, {used} }}]
+"
+        )
+    };
+    let gateway = Gateway::start(&yaml("respond: 204")).await;
+    assert!(
+        gateway.stderr().contains("edgeway::upstream::unused"),
+        "{}",
+        gateway.stderr()
+    );
+    // The control.
+    let quiet = Gateway::start(&yaml("upstream: spare")).await;
+    assert!(!quiet.stderr().contains("edgeway::"), "{}", quiet.stderr());
 }
