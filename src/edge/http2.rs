@@ -203,7 +203,7 @@ where
             }
         }
         requests += 1;
-        if requests >= listener.limits.requests_per_connection && !is_leaving {
+        if requests >= listener.http2.streams && !is_leaving {
             is_leaving = true;
             frames.graceful_shutdown();
         }

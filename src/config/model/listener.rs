@@ -177,6 +177,10 @@ pub struct Http2Config {
     pub pings: u32,
     /// SETTINGS frames within 10 s.
     pub settings: u32,
+    /// Streams on one connection in all, then its client is told to open another one.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub streams: u32,
     /// How long a connection may live; streams under way may finish.
     pub max_age: Span,
 }
@@ -190,6 +194,8 @@ impl Default for Http2Config {
             resets: 200,
             pings: 100,
             settings: 50,
+            // As many as a browser never needs, and few enough that memory is freed some day.
+            streams: 10_000,
             max_age: Span::secs(3600),
         }
     }
@@ -206,7 +212,7 @@ pub struct LimitsConfig {
     pub connections_per_ip: Option<u32>,
     /// Connections at once from one network (IPv4 /24, IPv6 /48); no limit if absent.
     pub connections_per_network: Option<u32>,
-    /// Requests on one connection, then it is closed.
+    /// Requests on one connection of HTTP/1, then it is closed (nginx: `keepalive_requests`).
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub requests_per_connection: u32,
@@ -237,7 +243,7 @@ impl Default for LimitsConfig {
             connections: None,
             connections_per_ip: None,
             connections_per_network: None,
-            requests_per_connection: 10_000,
+            requests_per_connection: 1000,
             header_timeout: Span::secs(10),
             idle_timeout: Span::secs(60),
             body_rate: ByteSize(1024),

@@ -119,8 +119,8 @@ async fn an_old_connection_ends_when_its_streams_have() {
     let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
     let listener = "http2: { cleartext: true, max_age: 500ms }";
     let young = gateway(listener, origin.address(), "").await;
-    let listener = format!("{CLEARTEXT}, limits: {{ requests_per_connection: 1 }}");
-    let few = gateway(&listener, origin.address(), "").await;
+    let listener = "http2: { cleartext: true, streams: 1 }";
+    let few = gateway(listener, origin.address(), "").await;
     for gateway in [young, few] {
         let mut frames = Frames::open(gateway.address()).await;
         let whole = END_HEADERS | END_STREAM;
