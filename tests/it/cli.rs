@@ -219,5 +219,6 @@ routes: [{{ match: {{ path: /* }}, {used} }}]
     );
     // The control.
     let quiet = Gateway::start(&yaml("upstream: spare")).await;
-    assert!(!quiet.stderr().contains("edgeway::"), "{}", quiet.stderr());
+    let told = quiet.stderr();
+    assert!(!told.contains("edgeway::upstream::unused"), "{told}");
 }
