@@ -1,15 +1,26 @@
 //! One check of one backend: a connection, or an HTTP answer whose status and perhaps whose
 //! JSON body count, each under a deadline for the whole of it.
+//!
+//! Pingora's trait of checks, and checks of our own: each of Pingora's makes a connector for
+//! itself, which reads the system's certificates and knows no other trust.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use ::http::header::{CONNECTION, HOST};
+use async_trait::async_trait;
 use pingora::{
     Error, ErrorType, Result,
     connectors::{TransportConnector, http::Connector},
     http::{RequestHeader, ResponseHeader},
-    upstreams::peer::HttpPeer,
+    upstreams::peer::{HttpPeer, Peer},
 };
+use pingora_load_balancing::{Backend as Probed, Extensions, health_check::HealthCheck};
 
 use crate::{
     config::model::StatusSet,
@@ -58,19 +69,25 @@ pub(super) struct HttpPlan {
 
 /// Checks one backend.
 pub(in crate::upstreams) struct Prober {
-    check: Check,
-    /// With the trust of the upstream's requests, on connections of its own.
-    peer: HttpPeer,
+    check: Box<dyn HealthCheck + Send + Sync>,
+    probed: Probed,
     timeout: Duration,
+    /// Set by the check where a pass is less than whole.
+    degraded: Arc<AtomicBool>,
 }
 
-enum Check {
-    Connect(&'static TransportConnector),
-    Http(Box<HttpCheck>),
+/// A connection, with TLS if the upstream speaks it.
+struct ConnectCheck {
+    connector: &'static TransportConnector,
+    /// With the trust of the upstream's requests, on connections of its own.
+    peer: HttpPeer,
 }
 
 struct HttpCheck {
     connector: &'static Connector,
+    /// As above.
+    peer: HttpPeer,
+    degraded: Arc<AtomicBool>,
     head: RequestHeader,
     expect: StatusSet,
     reads_body: bool,
@@ -78,8 +95,21 @@ struct HttpCheck {
 
 impl Prober {
     pub(in crate::upstreams) fn new(plan: &Plan, backend: &Backend) -> Option<Self> {
-        let check = match &plan.how {
-            How::Tcp => Check::Connect(transport()),
+        let mut peer = backend.peer.bare();
+        let options = &mut peer.options;
+        options.connection_timeout = Some(plan.timeout);
+        options.total_connection_timeout = Some(plan.timeout);
+        let probed = Probed {
+            addr: peer.address().clone(),
+            weight: 1,
+            ext: Extensions::new(),
+        };
+        let degraded = Arc::new(AtomicBool::new(false));
+        let check: Box<dyn HealthCheck + Send + Sync> = match &plan.how {
+            How::Tcp => Box::new(ConnectCheck {
+                connector: transport(),
+                peer,
+            }),
             How::Http(http) => {
                 let mut head = http.head.clone();
                 // With TLS a backend may serve several names; it is asked by the one that
@@ -96,44 +126,70 @@ impl Prober {
                     // RFC 9113, 8.2.2: connections are no header's matter any more.
                     head.remove_header(&CONNECTION);
                 }
-                Check::Http(Box::new(HttpCheck {
+                Box::new(HttpCheck {
                     connector: connector(),
+                    peer,
+                    degraded: Arc::clone(&degraded),
                     head,
                     expect: http.expect.clone(),
                     reads_body: http.json,
-                }))
+                })
             }
         };
-        let mut peer = backend.peer.bare();
-        let options = &mut peer.options;
-        options.connection_timeout = Some(plan.timeout);
-        options.total_connection_timeout = Some(plan.timeout);
         Some(Self {
             check,
-            peer,
+            probed,
             timeout: plan.timeout,
+            degraded,
         })
     }
 
     /// Whether the backend passes, and a word on it.
     pub(in crate::upstreams) async fn probe(&self) -> (bool, String) {
         // Pingora bounds single reads only: an answer that drips would last for ever.
-        match tokio::time::timeout(self.timeout, self.check()).await {
-            Ok(Ok(word)) => (true, word.text().to_owned()),
+        match tokio::time::timeout(self.timeout, self.check.check(&self.probed)).await {
+            Ok(Ok(())) if self.degraded.load(Ordering::Relaxed) => (true, "degraded".to_owned()),
+            Ok(Ok(())) => (true, "ok".to_owned()),
             Ok(Err(error)) => (false, words(&error)),
             Err(_) => (false, format!("no whole answer within {:?}", self.timeout)),
         }
     }
+}
 
-    async fn check(&self) -> Result<Word> {
-        match &self.check {
-            Check::Connect(transport) => {
-                // With TLS the handshake is part of it. What has passed is closed at once.
-                drop(transport.new_stream(&self.peer).await?);
-                Ok(Word::Ok)
-            }
-            Check::Http(check) => check.ask(&self.peer).await,
-        }
+/// The upstream's peer at the backend that is checked.
+fn peer_at(template: &HttpPeer, target: &Probed) -> HttpPeer {
+    let mut peer = template.clone();
+    peer._address = target.addr.clone();
+    peer
+}
+
+#[async_trait]
+impl HealthCheck for ConnectCheck {
+    async fn check(&self, target: &Probed) -> Result<()> {
+        // With TLS the handshake is part of it. What has passed is closed at once.
+        let peer = peer_at(&self.peer, target);
+        drop(self.connector.new_stream(&peer).await?);
+        Ok(())
+    }
+
+    /// Ours are counted in [`super::state`].
+    fn health_threshold(&self, _success: bool) -> usize {
+        1
+    }
+}
+
+#[async_trait]
+impl HealthCheck for HttpCheck {
+    async fn check(&self, target: &Probed) -> Result<()> {
+        let word = self.ask(&peer_at(&self.peer, target)).await?;
+        let is_degraded = word == Word::Degraded;
+        self.degraded.store(is_degraded, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// As above.
+    fn health_threshold(&self, _success: bool) -> usize {
+        1
     }
 }
 
@@ -217,15 +273,6 @@ const BODY: ErrorType = ErrorType::Custom("health body");
 enum Word {
     Ok,
     Degraded,
-}
-
-impl Word {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Degraded => "degraded",
-        }
-    }
 }
 
 fn status_of(body: &[u8]) -> Result<Word> {
