@@ -97,6 +97,20 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     let files = files::raise();
     let connections = live.total.allow_files(files);
     debug!(files, connections; "connections that may be open where no limit is written");
+    for listener in &gateway.listeners {
+        if let Some(limit) = listener
+            .limits
+            .connections
+            .filter(|most| *most > connections)
+        {
+            warn!(
+                listener = &*listener.name,
+                connections = limit,
+                files;
+                "more connections may be open than there are files for them and their backends"
+            );
+        }
+    }
     let bound = bind(&gateway, workers)?;
 
     let background = supervisor::start(&live);

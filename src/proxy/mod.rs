@@ -162,6 +162,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
     ) -> Result<()> {
         if is_interim(head) {
+            upstream::interim(head, ctx);
             return Ok(());
         }
         upstream::answered(session, head, ctx)?;

@@ -50,6 +50,9 @@ fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Bo
     let is_http2 = head.version == http::Version::HTTP_2;
     ctx.facts.client = client(head, &connection, &ctx.gateway);
     ctx.watch = Some(connection.request_watch(is_http2));
+    if head.method != http::Method::GET && head.headers.contains_key(header::EXPECT) {
+        connection.pace.hold();
+    }
     let connection = ctx.connection.insert(connection);
     if is_http2 {
         let listener = &connection.listener.config;

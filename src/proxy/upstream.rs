@@ -146,6 +146,15 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
     }
 }
 
+/// What a backend says before its answer.
+pub(super) fn interim(head: &ResponseHeader, ctx: &Context) {
+    if head.status == StatusCode::CONTINUE
+        && let Some(connection) = &ctx.connection
+    {
+        connection.pace.release();
+    }
+}
+
 /// The head of a backend's answer. An error if it is to be tried elsewhere.
 pub(super) fn answered(
     session: &Session,

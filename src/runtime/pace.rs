@@ -29,6 +29,8 @@ pub struct Pace {
     is_awaited: AtomicBool,
     /// The body has ended, or is bound to no rate.
     is_over: AtomicBool,
+    /// The client waits for leave to send it.
+    is_held: AtomicBool,
     /// As `received` was when the sums were done last.
     counted: AtomicU64,
     /// Milliseconds.
@@ -40,6 +42,7 @@ impl Pace {
     pub fn restart(&self) {
         self.is_awaited.store(false, Ordering::Relaxed);
         self.is_over.store(false, Ordering::Relaxed);
+        self.is_held.store(false, Ordering::Relaxed);
         self.lag.store(0, Ordering::Relaxed);
     }
 
@@ -51,6 +54,20 @@ impl Pace {
         self.received
             .store(received.wrapping_add(bytes as u64), Ordering::Relaxed);
         self.is_awaited.store(false, Ordering::Relaxed);
+        if bytes > 0 && self.is_held.load(Ordering::Relaxed) {
+            self.release();
+        }
+    }
+
+    /// The client may wait until it is told to go on (RFC 9110, 10.1.1): the time until then
+    /// is the backend's.
+    pub fn hold(&self) {
+        self.is_held.store(true, Ordering::Relaxed);
+    }
+
+    /// The client was told to go on, or did so by itself.
+    pub fn release(&self) {
+        self.is_held.store(false, Ordering::Relaxed);
     }
 
     /// Somebody waits for more of it.
@@ -81,7 +98,8 @@ impl Pace {
             return false;
         }
         let come = received.wrapping_sub(counted).saturating_mul(1000) / bounds.rate;
-        let waited = if is_awaited { elapsed } else { 0 };
+        let is_held = self.is_held.load(Ordering::Relaxed);
+        let waited = if is_awaited && !is_held { elapsed } else { 0 };
         let lag = self.lag.load(Ordering::Relaxed) + waited;
         let lag = lag.saturating_sub(come);
         self.lag.store(lag, Ordering::Relaxed);
@@ -132,6 +150,21 @@ mod tests {
         assert_eq!(ends_at(|_| 0, |_| false), None);
         // Waited for one second in ten.
         assert_eq!(ends_at(|_| 0, |second| second % 10 == 0), Some(100));
+    }
+
+    #[test]
+    fn a_client_that_waits_for_leave_has_its_time_from_then_on() {
+        let pace = Pace::default();
+        pace.hold();
+        assert!(!pace.is_too_slow(20_000, true, BOUNDS));
+        pace.release();
+        assert!(!pace.is_too_slow(9_000, true, BOUNDS));
+        assert!(pace.is_too_slow(1_000, true, BOUNDS));
+        // Whoever does not wait is not waited for.
+        pace.restart();
+        pace.hold();
+        pace.received(1);
+        assert!(pace.is_too_slow(20_000, true, BOUNDS));
     }
 
     #[test]

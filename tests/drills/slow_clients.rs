@@ -44,7 +44,7 @@ pub(crate) async fn run(report: &mut Report) {
     let gateway = Gateway::start(&format!(
         "
 listeners: [{{ address: \"127.0.0.1:0\", name: web, limits: {{ connections_per_ip: 250 }} }}]
-upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+upstreams: {{ app: {{ app: node, backends: [\"{}\"], health: false }} }}
 routes:
   - match: {{ path: /* }}
     upstream: app

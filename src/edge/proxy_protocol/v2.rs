@@ -44,8 +44,8 @@ pub(super) fn parse(header: &[u8]) -> Result<Source, Unread> {
         0x31 | 0x32 => 216,
         _ => return Err(Unread::Malformed("an unknown family")),
     };
-    if is_local {
-        // 2.2: the addresses are to be ignored, whatever is there.
+    if is_local || addresses == 0 {
+        // 2.2: what follows is to be ignored, whatever it is.
         return Ok(Source::Peer);
     }
     let Some((addresses, extensions)) = rest.split_at_checked(addresses) else {

@@ -1,0 +1,223 @@
+//! Bodies that come too slowly, answers that nobody reads, and backends that are slow
+//! themselves.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinSet,
+    time::Instant,
+};
+
+use super::{GAP, SECOND, about, closes, drip, proxied, refused};
+use crate::support::{
+    client::{ClientError, get, post},
+    gateway::Gateway,
+    http2::{self, Client, upload, whole},
+    origins::{BigOrigin, EchoOrigin, SlowOrigin},
+    wait::{pass, wait_for},
+};
+
+const POST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n";
+
+/// An origin for one request, which lets its client wait before it may send its body.
+async fn late_leave(listener: TcpListener) -> io::Result<()> {
+    let (mut stream, _) = listener.accept().await?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    pass(Duration::from_millis(1500)).await;
+    stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+    stream.read_u8().await?;
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(answer).await
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_ended_with_408_and_the_backend_is_not_blamed() {
+    let origin = EchoOrigin::start().await;
+    let limits = "{ body_rate: 1KiB, body_grace: 1s }";
+    let eject = ", eject: { errors: 1, for: 60s }";
+    let gateway = Gateway::start(&proxied(limits, origin.address(), eject)).await;
+    let dripping = async |head: &str| {
+        let mut connection = gateway.connect().await;
+        connection.write(head).await.unwrap();
+        drip(connection, &[b'x'; 100], GAP).await
+    };
+    let chunked = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nffff\r\n";
+    let drips = tokio::join!(dripping(POST), dripping(chunked));
+    for (answer, took) in [drips.0, drips.1] {
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(closes(&answer), "{answer}");
+        about(took, SECOND);
+    }
+    assert_eq!(refused(&gateway, "body_timeout").await, 2);
+    let lines = gateway.log_lines(2).await;
+    assert_eq!(lines[0]["reason"], "body_timeout", "{lines:?}");
+    // The control: one that comes fast enough, over longer than the grace.
+    let mut connection = gateway.connect().await;
+    connection
+        .write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10000\r\n\r\n")
+        .await
+        .unwrap();
+    for _ in 0..10 {
+        connection.write([b'x'; 1000]).await.unwrap();
+        pass(Duration::from_millis(250)).await;
+    }
+    assert_eq!(connection.read_head().await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_slow_backend_is_not_held_against_a_body() {
+    let limits = "{ body_rate: 100MiB, body_grace: 500ms }";
+    // It answers late, long after the body was whole.
+    let late = SlowOrigin::start(Duration::from_millis(1500)).await;
+    let gateway = Gateway::start(&proxied(limits, late.address(), "")).await;
+    for request in [post("/", "x"), post("/", "").chunks(["a", "b"])] {
+        assert_eq!(gateway.send(&request).await.status(), 200);
+    }
+    // It tells a client late to go on, who waits for that.
+    let late = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = late.local_addr().unwrap();
+    let mut origin = JoinSet::new();
+    origin.spawn(late_leave(late));
+    let gateway = Gateway::start(&proxied(limits, address, "")).await;
+    let mut connection = gateway.connect().await;
+    connection
+        .write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\nexpect: 100-continue\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(connection.read_interim().await.unwrap(), 100);
+    connection.write("x").await.unwrap();
+    assert_eq!(connection.read_head().await.unwrap().status, 200);
+
+    // It takes nothing at all, so the body stands still: its deadline is what ends it.
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let deadline = ", timeouts: { first_byte: 2s }, retry: { attempts: 1 }";
+    let backend = deaf.local_addr().unwrap();
+    let gateway = Gateway::start(&proxied(limits, backend, deadline)).await;
+    let answer = gateway.send(&post("/", "").filler(64 << 20)).await;
+    assert_eq!(answer.status(), 504, "{}", answer.text());
+    assert_eq!(refused(&gateway, "body_timeout").await, 0);
+}
+
+#[tokio::test]
+async fn an_answer_left_unread_is_cut_and_a_slow_reader_is_not() {
+    let origin = BigOrigin::start().await;
+    let limits = "{ send_timeout: 1s }";
+    let gateway = Gateway::start(&proxied(limits, origin.address(), "")).await;
+    let request = get("/?bytes=67108864");
+    let mut unread = gateway.connect().await;
+    unread.start(&request).await.unwrap();
+    let stalled = Instant::now();
+    wait_for("the answer is cut", Duration::from_secs(10), async || {
+        (refused(&gateway, "send_timeout").await == 1).then_some(())
+    })
+    .await;
+    about(stalled.elapsed(), SECOND + Duration::from_millis(200));
+    let lines = gateway.log_lines(1).await;
+    assert_eq!(lines[0]["reason"], "send_timeout", "{lines:?}");
+    assert_eq!(lines[0]["status"], 200, "{lines:?}");
+    // What was in flight is gone with it.
+    let mut got = 0;
+    let outcome = loop {
+        match unread.piece().await {
+            Ok(Some(piece)) => got += piece.len(),
+            other => break other,
+        }
+    };
+    assert!(
+        outcome.as_ref().is_err_and(ClientError::is_cut),
+        "{outcome:?} after {got}"
+    );
+
+    // The control: one that reads a little at a time, for far longer.
+    let mut slow = gateway.connect().await;
+    slow.start(&request).await.unwrap();
+    let mut stream = slow.into_stream();
+    let mut piece = vec![0; 256 * 1024];
+    for _ in 0..8 {
+        stream.read_exact(&mut piece).await.unwrap();
+        pass(Duration::from_millis(500)).await;
+    }
+    assert_eq!(refused(&gateway, "send_timeout").await, 1);
+}
+
+#[tokio::test]
+async fn a_stream_of_http_2_that_drips_its_body_is_ended_and_the_others_go_on() {
+    let origin = EchoOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "
+listeners:
+  - address: 127.0.0.1:0
+    name: web
+    http2: {{ cleartext: true }}
+    limits: {{ body_rate: 64KiB, body_grace: 2s }}
+upstreams: {{ app: {{ backends: [\"{}\"], health: false, eject: {{ errors: 1, for: 60s }} }} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+",
+        origin.address()
+    ))
+    .await;
+    let client = Client::open(gateway.address()).await;
+    let started = Instant::now();
+    let (slow, mut body) = client
+        .begin(http2::request("POST", "/slow"), false)
+        .await
+        .unwrap();
+    let dripping = async {
+        while upload(&mut body, "x".into(), false).await.is_ok() {
+            pass(GAP).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    // Fast enough, on the same connection and for longer than the grace.
+    let (well, mut good) = client
+        .begin(http2::request("POST", "/well"), false)
+        .await
+        .unwrap();
+    let good = async {
+        for turn in 1..=14 {
+            upload(&mut good, vec![b'x'; 70_000].into(), turn == 14)
+                .await
+                .unwrap();
+            pass(Duration::from_millis(200)).await;
+        }
+        whole(well).await.unwrap()
+    };
+    let slow = async {
+        let answer = tokio::select! {
+            () = dripping => unreachable!("it pends"),
+            answer = whole(slow) => answer.unwrap(),
+        };
+        (answer, started.elapsed())
+    };
+    let ((answer, took), well) = tokio::join!(slow, good);
+    assert_eq!(answer.status(), 408, "{}", answer.text());
+    about(took, 2 * SECOND);
+    assert_eq!(well.status(), 200, "{}", well.text());
+    assert_eq!(well.json()["length"], 980_000);
+    assert_eq!(refused(&gateway, "body_timeout").await, 1);
+    assert_eq!(client.get("/").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_slow_backend_is_not_held_against_a_stream_of_http_2() {
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let limits = "{ body_rate: 100MiB, body_grace: 500ms }, http2: { cleartext: true }";
+    let deadline = ", timeouts: { first_byte: 2s }, retry: { attempts: 1 }";
+    let backend = deaf.local_addr().unwrap();
+    let gateway = Gateway::start(&proxied(limits, backend, deadline)).await;
+    let client = Client::open(gateway.address()).await;
+    let body = vec![b'x'; 32 << 20];
+    let answer = client
+        .send(http2::request("POST", "/"), body)
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 504, "{}", answer.text());
+    assert_eq!(refused(&gateway, "body_timeout").await, 0);
+}

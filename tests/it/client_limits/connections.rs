@@ -1,0 +1,202 @@
+//! How many connections there may be, of whom, and what happens when there can be no more.
+
+use std::{collections::HashSet, net::IpAddr, time::Duration};
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tokio::time::Instant;
+
+use super::{GAP, hello, is_served, proxied, refused};
+use crate::support::{
+    client::{Connection, get},
+    gateway::{Gateway, cpu_of},
+    origins::{EchoOrigin, SlowOrigin},
+    wait::{pass, wait_for},
+};
+
+async fn from(address: &str, gateway: &Gateway) -> Connection {
+    let address: IpAddr = address.parse().expect("an address");
+    let opened = Connection::open_from(address, gateway.address()).await;
+    opened.expect("the kernel accepts")
+}
+
+#[tokio::test]
+async fn the_21st_connection_of_an_address_is_refused_and_others_are_served() {
+    let gateway = Gateway::start(&hello("{ connections_per_ip: 20 }")).await;
+    let mut inside = Vec::new();
+    for _ in 0..20 {
+        let mut connection = from("127.0.0.1", &gateway).await;
+        assert!(is_served(&mut connection).await);
+        inside.push(connection);
+    }
+    let mut refused_one = from("127.0.0.1", &gateway).await;
+    assert!(refused_one.is_closed().await);
+    assert_eq!(refused(&gateway, "connections_per_ip").await, 1);
+    assert!(is_served(&mut from("127.0.0.2", &gateway).await).await);
+    // One leaves, the next one comes in.
+    drop(inside.pop());
+    wait_for("a place is free", Duration::from_secs(5), async || {
+        let mut next = from("127.0.0.1", &gateway).await;
+        is_served(&mut next).await.then(|| inside.push(next))
+    })
+    .await;
+    assert!(from("127.0.0.1", &gateway).await.is_closed().await);
+    let told = gateway.stderr();
+    assert!(told.contains("a connection was turned away"), "{told}");
+    assert!(told.contains("connections_per_ip"), "{told}");
+}
+
+#[tokio::test]
+async fn connections_are_bounded_by_network_and_in_all() {
+    let gateway = Gateway::start(&hello(
+        "{ connections: 5, connections_per_ip: 2, connections_per_network: 3 }",
+    ))
+    .await;
+    let mut inside = Vec::new();
+    for (address, expected) in [
+        ("127.0.0.1", true),
+        ("127.0.0.1", true),
+        ("127.0.0.1", false),
+        ("127.0.0.2", true),
+        ("127.0.0.3", false),
+        ("127.0.1.1", true),
+        ("127.0.1.2", true),
+        // The control for the last limit: the same address got in when there was room.
+        ("127.0.2.1", false),
+    ] {
+        let mut connection = from(address, &gateway).await;
+        assert_eq!(is_served(&mut connection).await, expected, "{address}");
+        if expected {
+            inside.push(connection);
+        }
+    }
+    for reason in [
+        "connections_per_ip",
+        "connections_per_network",
+        "connections",
+    ] {
+        assert_eq!(refused(&gateway, reason).await, 1, "{reason}");
+    }
+    inside.clear();
+    wait_for("there is room", Duration::from_secs(5), async || {
+        is_served(&mut from("127.0.2.1", &gateway).await)
+            .await
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_files_to_open_the_gateway_waits_and_answers_and_does_not_spin() {
+    let origin = EchoOrigin::start().await;
+    let yaml = proxied("{ connections: 1000 }", origin.address(), "");
+    let gateway = Gateway::start(&format!(
+        "{yaml}  - match: {{ path: /here }}\n    respond: here\n"
+    ))
+    .await;
+    let mut inside = gateway.connect().await;
+    assert_eq!(inside.send(&get("/here")).await.unwrap().status(), 200);
+    let pid = i32::try_from(gateway.pid()).ok().and_then(Pid::from_raw);
+    let limit = |most: u64| {
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(4096),
+        };
+        prlimit(pid, Resource::Nofile, limit).expect("it is ours");
+    };
+    // The next file would get the lowest number that is free: no number so high. One that
+    // was open for a moment only may yet make room.
+    let lowest = || {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
+        let names = files.map(|file| file.unwrap().file_name());
+        let taken: HashSet<u64> = names.filter_map(|n| n.to_str()?.parse().ok()).collect();
+        (0..4096).find(|number| !taken.contains(number)).unwrap()
+    };
+    let soon = Duration::from_secs(5);
+    wait_for("no file can be opened", soon, async || {
+        let free = lowest();
+        limit(free);
+        pass(GAP).await;
+        (lowest() == free).then_some(())
+    })
+    .await;
+
+    // The way to a backend needs a file: no hang, an answer.
+    let started = Instant::now();
+    let answer = inside.send(&get("/app")).await.unwrap();
+    assert!([502, 503].contains(&answer.status()), "{}", answer.text());
+    assert!(started.elapsed() < Duration::from_secs(3));
+
+    // So does a client, who waits.
+    let mut waiting = gateway.connect().await;
+    wait_for("the gateway says so", soon, async || {
+        let told = gateway.stderr();
+        told.contains("cannot accept connections").then_some(())
+    })
+    .await;
+    let spent = cpu_of(gateway.pid());
+    pass(Duration::from_secs(1)).await;
+    let spent = cpu_of(gateway.pid()).saturating_sub(spent);
+    assert!(spent < Duration::from_millis(300), "{spent:?}");
+    limit(4096);
+    assert_eq!(waiting.send(&get("/here")).await.unwrap().status(), 200);
+    assert_eq!(gateway.get("/app").await.status(), 200);
+    assert_eq!(refused(&gateway, "cannot_accept").await, 1);
+    let told = gateway.stderr();
+    assert_eq!(
+        told.matches("cannot accept connections").count(),
+        1,
+        "{told}"
+    );
+    assert!(told.contains("accepting connections again"), "{told}");
+}
+
+#[tokio::test]
+async fn a_flood_is_counted_whole_and_logged_in_part() {
+    let mut gateway = Gateway::start(&hello("{ connections_per_ip: 1 }")).await;
+    let mut inside = gateway.connect().await;
+    assert!(is_served(&mut inside).await);
+    for _ in 0..100 {
+        assert!(gateway.connect().await.is_closed().await);
+    }
+    assert_eq!(refused(&gateway, "connections_per_ip").await, 100);
+    drop(inside);
+    gateway.terminate(Duration::from_secs(10)).await;
+    let told = gateway.stderr();
+    let lines = told
+        .lines()
+        .filter(|line| line.contains("a connection was turned away"));
+    let (sums, lines): (Vec<_>, Vec<_>) = lines.partition(|line| line.contains("left out"));
+    assert_eq!(lines.len(), 20, "{told}");
+    let [sum] = sums[..] else {
+        panic!("one line for those that were left out\n{told}");
+    };
+    assert!(sum.ends_with("80 similar lines left out"), "{told}");
+}
+
+#[tokio::test]
+async fn idle_connections_are_told_from_busy_ones() {
+    let slow = SlowOrigin::start(Duration::from_secs(30)).await;
+    let gateway = Gateway::start(&proxied("{}", slow.address(), "")).await;
+    let mut inside = Vec::new();
+    for _ in 0..3 {
+        let mut connection = gateway.connect().await;
+        assert_eq!(
+            connection.send(&get("/health")).await.unwrap().status(),
+            200
+        );
+        inside.push(connection);
+    }
+    inside[0]
+        .write("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    wait_for("one is busy", Duration::from_secs(5), async || {
+        let idle = gateway.count("edgeway_connections{state=\"idle\"}").await;
+        (idle == 2).then_some(())
+    })
+    .await;
+    assert_eq!(
+        gateway.count("edgeway_connections{state=\"open\"}").await,
+        3
+    );
+}

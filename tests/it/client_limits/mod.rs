@@ -1,0 +1,216 @@
+//! What one client may cost: connections, time for heads and bodies, answers left unread.
+
+mod bodies;
+mod connections;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::Instant,
+};
+use tokio_tungstenite::{client_async, tungstenite::Message};
+
+use crate::support::{
+    certificates::Authority,
+    client::{Connection, get},
+    gateway::Gateway,
+    origins::{SseOrigin, WsOrigin},
+    wait::pass,
+};
+
+const HELLO: &str = "
+upstreams: { none: { backends: [\"127.0.0.1:1\"], health: false } }
+routes:
+  - match: { path: /* }
+    respond: hello
+";
+
+fn hello(limits: &str) -> String {
+    format!("listeners: [{{ address: \"127.0.0.1:0\", name: web, limits: {limits} }}]{HELLO}")
+}
+
+fn proxied(limits: &str, backend: impl std::fmt::Display, settings: &str) -> String {
+    format!(
+        "
+listeners: [{{ address: \"127.0.0.1:0\", name: web, limits: {limits} }}]
+defaults: {{ body_limit: 1GiB }}
+upstreams: {{ app: {{ backends: [\"{backend}\"], health: false{settings} }} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+    websocket: true
+"
+    )
+}
+
+/// Whether a request on this connection is answered with 200.
+async fn is_served(connection: &mut Connection) -> bool {
+    let answer = connection.send(&get("/")).await;
+    answer.is_ok_and(|answer| answer.status() == 200)
+}
+
+async fn refused(gateway: &Gateway, reason: &str) -> u64 {
+    let series = format!("edgeway_refused_total{{reason=\"{reason}\"}}");
+    gateway.count(&series).await
+}
+
+/// Sends `bytes` one at a time until the other side has had enough; says what it answered and
+/// when.
+async fn drip<S>(connection: Connection<S>, bytes: &[u8], gap: Duration) -> (String, Duration)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let started = Instant::now();
+    let (mut reading, mut writing) = tokio::io::split(connection.into_stream());
+    let dripping = async {
+        for byte in bytes {
+            if writing.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            pass(gap).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        () = dripping => {}
+        // A reset after the answer is an end too.
+        _end = reading.read_to_end(&mut answer) => {}
+    }
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    (answer, started.elapsed())
+}
+
+/// Whether an answer says that its connection ends.
+fn closes(answer: &str) -> bool {
+    answer
+        .to_ascii_lowercase()
+        .contains("\r\nconnection: close\r\n")
+}
+
+#[track_caller]
+fn about(took: Duration, expected: Duration) {
+    let late = Duration::from_millis(900);
+    assert!(
+        took + Duration::from_millis(150) >= expected && took <= expected + late,
+        "{took:?} is not about {expected:?}"
+    );
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const GAP: Duration = Duration::from_millis(100);
+const HEAD: &[u8] =
+    b"GET / HTTP/1.1\r\nhost: a.example\r\nx-long: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+#[tokio::test]
+async fn a_head_has_its_time_however_it_drips() {
+    let gateway = Gateway::start(&hello("{ header_timeout: 1s, idle_timeout: 60s }")).await;
+    // Not a byte: closed without a word.
+    let silent = drip(gateway.connect().await, b"", GAP);
+    let dripping = drip(gateway.connect().await, HEAD, GAP);
+    let mut second = gateway.connect().await;
+    let second = async {
+        assert!(is_served(&mut second).await);
+        // Waiting between requests is not what the head's time is for.
+        pass(Duration::from_millis(1500)).await;
+        drip(second, HEAD, GAP).await
+    };
+    let (silent, dripping, second) = tokio::join!(silent, dripping, second);
+    assert_eq!(silent.0, "");
+    about(silent.1, SECOND);
+    for (answer, took) in [dripping, second] {
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(closes(&answer), "{answer}");
+        about(took, SECOND);
+    }
+    assert_eq!(refused(&gateway, "header_timeout").await, 3);
+    let lines = gateway.log_lines(3).await;
+    let late = lines.iter().filter(|line| line["status"] == 408);
+    let reasons: Vec<_> = late.map(|line| &line["reason"]).collect();
+    assert_eq!(reasons, ["header_timeout", "header_timeout"], "{lines:?}");
+
+    // The control: with time enough the same drip is answered.
+    let patient = Gateway::start(&hello("{ header_timeout: 30s }")).await;
+    let whole = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let (answer, _) = drip(patient.connect().await, whole, GAP / 4).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_head_has_its_time_inside_tls_too() {
+    let authority = Authority::new();
+    let limits =
+        "limits: { header_timeout: 1s }, tls: { certificates: { cert: site.pem, key: site.key } }";
+    let yaml = format!("listeners: [{{ address: \"127.0.0.1:0\", name: web, {limits} }}]{HELLO}");
+    let gateway = Gateway::start_in(&yaml, |folder| {
+        authority.site(&["a.example"]).write(folder, "site");
+    })
+    .await;
+    let trust = Arc::new(authority.trust());
+    let open = async || {
+        let opened = Connection::open_tls(gateway.address(), "a.example", &trust).await;
+        opened.expect("the handshake succeeds")
+    };
+    let silent = drip(open().await, b"", GAP);
+    let dripping = drip(open().await, HEAD, GAP);
+    let (silent, dripping) = tokio::join!(silent, dripping);
+    assert_eq!(silent.0, "");
+    about(silent.1, SECOND);
+    assert!(dripping.0.starts_with("HTTP/1.1 408 "), "{}", dripping.0);
+    about(dripping.1, SECOND);
+    // The control.
+    let answer = open().await.send(&get("/")).await.unwrap();
+    assert_eq!(answer.text(), "hello");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_its_time_without_a_word() {
+    let gateway = Gateway::start(&hello("{ idle_timeout: 1s }")).await;
+    let mut connection = gateway.connect().await;
+    for _ in 0..3 {
+        assert!(is_served(&mut connection).await);
+        pass(Duration::from_millis(600)).await;
+    }
+    assert!(is_served(&mut connection).await);
+    let (answer, took) = drip(connection, b"", GAP).await;
+    assert_eq!(answer, "");
+    about(took, SECOND);
+    assert_eq!(refused(&gateway, "idle_timeout").await, 1);
+}
+
+#[tokio::test]
+async fn the_last_request_of_a_connection_is_told_so() {
+    let gateway = Gateway::start(&hello("{ requests_per_connection: 3 }")).await;
+    let mut connection = gateway.connect().await;
+    for turn in 1..=3 {
+        let answer = connection.send(&get("/")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let closes = answer.header("connection") == Some("close");
+        assert_eq!(closes, turn == 3, "{turn}: {:?}", answer.head);
+    }
+    assert!(connection.is_closed().await);
+}
+
+#[tokio::test]
+async fn feeds_and_websockets_are_bound_by_none_of_it() {
+    let short = "{ header_timeout: 1s, idle_timeout: 300ms, send_timeout: 300ms, body_rate: 1MiB, body_grace: 300ms }";
+    let feed = SseOrigin::start(Duration::from_millis(700)).await;
+    let gateway = Gateway::start(&proxied(short, feed.address(), "")).await;
+    let answer = gateway.get("/?events=3").await;
+    assert!(answer.text().contains("event-2"), "{}", answer.text());
+
+    let echo = WsOrigin::start().await;
+    let gateway = Gateway::start(&proxied(short, echo.address(), "")).await;
+    let stream = gateway.connect().await.into_stream();
+    let (mut socket, _) = client_async("ws://a/ws", stream).await.unwrap();
+    for text in ["one", "two"] {
+        pass(Duration::from_millis(1200)).await;
+        socket.send(Message::text(text)).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text(text));
+    }
+    // The control: the same listener's bounds hold for those who ask nothing.
+    let (_, took) = drip(gateway.connect().await, b"", GAP).await;
+    about(took, SECOND);
+}
