@@ -94,23 +94,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     let mut signals = Signals::listen().map_err(BootError::Signals)?;
     let live = Arc::new(Live::new(gateway, world));
     let gateway = live.gateway();
-    let files = files::raise();
-    let connections = live.total.allow_files(files);
-    debug!(files, connections; "connections that may be open where no limit is written");
-    for listener in &gateway.listeners {
-        if let Some(limit) = listener
-            .limits
-            .connections
-            .filter(|most| *most > connections)
-        {
-            warn!(
-                listener = &*listener.name,
-                connections = limit,
-                files;
-                "more connections may be open than there are files for them and their backends"
-            );
-        }
-    }
+    allow_files(&live, &gateway);
     let bound = bind(&gateway, workers)?;
 
     let background = supervisor::start(&live);
@@ -182,6 +166,27 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     info!("stopped");
     log::logger().flush();
     Ok(())
+}
+
+/// Takes as many files as the system gives us, and says where connections may outgrow them.
+fn allow_files(live: &Live, gateway: &Gateway) {
+    let files = files::raise();
+    let connections = live.total.allow_files(files);
+    debug!(files, connections; "connections that may be open where no limit is written");
+    for listener in &gateway.listeners {
+        if let Some(limit) = listener
+            .limits
+            .connections
+            .filter(|most| *most > connections)
+        {
+            warn!(
+                listener = &*listener.name,
+                connections = limit,
+                files;
+                "more connections may be open than there are files for them and their backends"
+            );
+        }
+    }
 }
 
 /// Binds every listener, for the workers to accept on.
