@@ -92,7 +92,8 @@ fn closes(answer: &str) -> bool {
 
 #[track_caller]
 fn about(took: Duration, expected: Duration) {
-    let late = Duration::from_millis(900);
+    // A machine that runs many tests at once is late; `drills slow-clients` measures.
+    let late = Duration::from_secs(5);
     assert!(
         took + Duration::from_millis(150) >= expected && took <= expected + late,
         "{took:?} is not about {expected:?}"
