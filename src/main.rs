@@ -19,8 +19,8 @@ static ALLOCATOR: edgeway::base::alloc::Allocator = edgeway::base::alloc::Alloca
 // SAFETY: nothing else has this name, and it is the pointer to a C string that jemalloc wants.
 #[unsafe(export_name = "_rjem_malloc_conf")]
 pub static MALLOC_CONF: &std::ffi::c_char = {
-    const TEXT: &std::ffi::CStr = 
-        c"tcache_max:131072,tcache_gc_incr_bytes:4194304,background_thread:true,dirty_decay_ms:5000,muzzy_decay_ms:0";
+    const TEXT: &std::ffi::CStr = c"tcache_max:131072,tcache_gc_incr_bytes:4194304,\
+        background_thread:true,dirty_decay_ms:5000,muzzy_decay_ms:0";
     // SAFETY: a C string is never empty: its NUL is there at least.
     unsafe { &*TEXT.as_ptr() }
 };
