@@ -1,7 +1,7 @@
 //! Five hundred clients drip a head each: all are cut in time, and nobody else notices.
 
 use std::{
-    fs,
+    fmt, fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -17,7 +17,7 @@ use crate::{
     support::{
         client::{Connection, get},
         gateway::Gateway,
-        load::{lanes, paced},
+        load::{Tally, lanes, paced},
         origins::EchoOrigin,
         wait::{pass, until},
     },
@@ -31,7 +31,10 @@ const BYTE: Duration = Duration::from_secs(1);
 /// The gateway's own default.
 const DUE: Duration = Duration::from_secs(10);
 const EARLY_OR_LATE: Duration = Duration::from_secs(1);
-const MIB: f64 = 1024.0 * 1024.0;
+const ROUNDS: usize = 3;
+const MIB: u64 = 1024 * 1024;
+/// What an allocator may keep.
+const SLACK: u64 = 4 * MIB;
 
 /// How one of them ended.
 struct End {
@@ -52,12 +55,45 @@ routes:
         origin.address()
     ))
     .await;
-    let address = gateway.address();
-    let ordinary = || paced(address, 200, LENGTH, |_| get("/"));
-    lanes(address, 4, 2000, |_| get("/")).await;
-    let quiet = ordinary().await;
+    let ordinary = || paced(gateway.address(), 200, LENGTH, |_| get("/"));
+    // As many clients as drip later, so that the gateway has once had room for them.
+    lanes(gateway.address(), 240, 5000, |_| get("/")).await;
+    let quiet = ordinary().await.quantile(0.95);
     let before = settled(&gateway, None).await;
 
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        rounds.push(attack(report, &gateway, ordinary).await);
+        // The allocator gives back what is free as others allocate.
+        ordinary().await;
+        let held = settled(&gateway, Some(before)).await;
+        Report::note(format!("{held} held after it"));
+    }
+    rounds.sort();
+    let p95 = rounds[ROUNDS / 2];
+    report.check(
+        p95 < Duration::from_millis(50),
+        format!("p95 of the others is {p95:.2?} (median of {ROUNDS}), {quiet:.2?} when quiet"),
+    );
+    let counted = gateway
+        .count("edgeway_refused_total{reason=\"header_timeout\"}")
+        .await;
+    let wanted = ROUNDS * usize::from(ADDRESSES) * EACH;
+    report.check(
+        counted == wanted as u64,
+        format!("{counted} are in the metric"),
+    );
+    let after = settled(&gateway, Some(before)).await;
+    let is_back = after.files <= before.files && after.memory <= before.memory + SLACK;
+    report.check(is_back, format!("{after} held, {before} before"));
+}
+
+/// All of them at once; says the p95 of the others.
+async fn attack<L>(report: &mut Report, gateway: &Gateway, ordinary: impl Fn() -> L) -> Duration
+where
+    L: Future<Output = Tally>,
+{
+    let address = gateway.address();
     let dripping = async {
         let mut clients = JoinSet::new();
         for last in 1..=ADDRESSES {
@@ -67,51 +103,22 @@ routes:
         }
         clients.join_all().await
     };
-    let (ends, attacked) = tokio::join!(dripping, ordinary());
-
-    let wanted = usize::from(ADDRESSES) * EACH;
-    let in_time = |end: &&End| {
-        end.took >= DUE.saturating_sub(EARLY_OR_LATE) && end.took <= DUE + EARLY_OR_LATE
-    };
+    let (ends, others) = tokio::join!(dripping, ordinary());
+    let in_time = |end: &&End| end.took.abs_diff(DUE) <= EARLY_OR_LATE;
     let cut = ends.iter().filter(in_time).count();
     let told = ends.iter().filter(|end| end.was_told).count();
     let first = ends.iter().map(|end| end.took).min().unwrap_or_default();
     let last = ends.iter().map(|end| end.took).max().unwrap_or_default();
     report.check(
-        cut == wanted,
-        format!("{cut} of {wanted} were cut at 10 s ± 1 s ({first:.2?} to {last:.2?})"),
+        cut == ends.len() && told == ends.len(),
+        format!("{cut} cut at 10 s ± 1 s ({first:.2?} to {last:.2?}), {told} told 408"),
     );
-    report.check(told == wanted, format!("{told} of them were told 408"));
-    let counted = gateway
-        .count("edgeway_refused_total{reason=\"header_timeout\"}")
-        .await;
+    let failed = others.errors() + others.cut;
     report.check(
-        counted == wanted as u64,
-        format!("{counted} are in the metric"),
+        failed == 0,
+        format!("{failed} of {} others failed", others.total()),
     );
-    report.check(
-        attacked.errors() + attacked.cut == 0,
-        format!("none of {} other requests failed", attacked.total()),
-    );
-    let (p95, p95_quiet) = (attacked.quantile(0.95), quiet.quantile(0.95));
-    report.check(
-        p95 < Duration::from_millis(50),
-        format!("p95 of the others is {p95:.2?} ({p95_quiet:.2?} when quiet)"),
-    );
-    let after = settled(&gateway, Some(before)).await;
-    report.check(
-        after.files <= before.files,
-        format!("{} descriptors, {} before", after.files, before.files),
-    );
-    let (grown, was) = (after.memory as f64 - before.memory as f64, before.memory);
-    report.check(
-        grown < 4.0 * MIB,
-        format!(
-            "memory {:+.1} MiB from {:.1} MiB",
-            grown / MIB,
-            was as f64 / MIB
-        ),
-    );
+    others.quantile(0.95)
 }
 
 /// What the gateway holds.
@@ -119,6 +126,13 @@ routes:
 struct Held {
     files: usize,
     memory: u64,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = self.memory as f64 / MIB as f64;
+        write!(f, "{} descriptors and {mib:.1} MiB", self.files)
+    }
 }
 
 /// What it holds once idle connections have gone, and at best once it is down to `target`.
@@ -136,7 +150,8 @@ async fn settled(gateway: &Gateway, target: Option<Held>) -> Held {
     let limit = Duration::from_secs(30);
     let mut is_down = async || {
         let held = held();
-        (held.files <= target.files && held.memory <= target.memory).then_some(held)
+        let is_back = held.files <= target.files && held.memory <= target.memory + SLACK;
+        is_back.then_some(held)
     };
     until(limit, &mut is_down).await.unwrap_or_else(held)
 }
