@@ -23,7 +23,7 @@ use bytes::{Buf, BytesMut};
 use pingora::{
     http::ResponseHeader,
     protocols::{
-        ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+        GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
         TimingDigest, UniqueID, UniqueIDType, l4::socket::SocketAddr as PingoraAddress,
         raw_connect::ProxyDigest,
     },
@@ -32,11 +32,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{
     frames::{FrameLimits, Frames},
-    head::{Head, HeadLimits, Refused, Scanned, Scanner},
+    head::{self, Head, HeadLimits, Scanned, Scanner},
     rest::{Rest, put_no_chunk},
     transport::Transport,
 };
-use crate::runtime::connection::{Connection, Cut, Phase};
+use crate::runtime::{
+    connection::{Connection, Cut, Phase},
+    refusal::Refusal,
+};
 
 /// Holds an answer's head and a small body; what is larger goes out with it in one call.
 const WRITE_BUFFER: usize = 4096;
@@ -77,7 +80,7 @@ pub(super) enum Next {
     Http2,
     /// The client is gone, or was idle for too long.
     Closed,
-    Refused(Refused),
+    Refused(Refusal),
 }
 
 impl ConnIo {
@@ -115,7 +118,6 @@ impl ConnIo {
     /// From here on frames of HTTP/2 pass, and are counted.
     pub(super) fn set_http2(&mut self, limits: FrameLimits) {
         self.frames = Some(Box::new((Frames::default(), limits)));
-        self.rest = Rest::All;
         self.connection.enter(Phase::Http2);
     }
 
@@ -170,7 +172,7 @@ impl ConnIo {
             Some(Cut::HeaderTimeout) if !self.input.is_empty() => {
                 // The answer's own line tells it.
                 self.connection.tell_cut();
-                Next::Refused(Refused::timeout(&self.input))
+                Next::Refused(head::timeout(&self.input))
             }
             _ => Next::Closed,
         }
@@ -465,12 +467,7 @@ impl UniqueID for ConnIo {
     }
 }
 
-impl Ssl for ConnIo {
-    /// Pingora goes by this alone, whether TLS said so or the client's first bytes.
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.frames.is_some().then_some(ALPN::H2)
-    }
-}
+impl Ssl for ConnIo {}
 
 impl GetTimingDigest for ConnIo {
     /// Nobody reads it, and a list would be an allocation with each request.

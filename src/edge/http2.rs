@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, server};
 use pingora::{
-    apps::{HttpServerApp, ServerApp},
+    apps::HttpServerApp,
     protocols::{
         Digest, GetProxyDigest, GetSocketDigest, Stream,
         http::{
@@ -95,7 +95,7 @@ enum Ended {
 /// Serves the connection to its end.
 pub(super) async fn serve<A>(shared: &Arc<Shared<A>>, io: Box<ConnIo>)
 where
-    A: HttpServerApp + ServerApp + Send + Sync + 'static,
+    A: HttpServerApp + Send + Sync + 'static,
 {
     let connection = Arc::clone(io.connection());
     let digest = Arc::new(Digest {
@@ -139,7 +139,7 @@ async fn accept<A>(
     streams: &mut JoinSet<()>,
 ) -> Ended
 where
-    A: HttpServerApp + ServerApp + Send + Sync + 'static,
+    A: HttpServerApp + Send + Sync + 'static,
 {
     let listener = shared.listener();
     let mut stop = shared.stop.clone();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use log::{debug, info, warn};
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::HttpServerApp;
 use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -130,7 +130,7 @@ impl Bound {
         live: Arc<Live>,
         stop: watch::Receiver<bool>,
     ) where
-        A: HttpServerApp + ServerApp + Send + Sync + 'static,
+        A: HttpServerApp + Send + Sync + 'static,
     {
         let metrics = &live.world.metrics;
         let accepted = accepted(metrics, &self.name);

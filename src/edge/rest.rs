@@ -15,8 +15,6 @@ pub(super) enum Rest {
     Bytes(u64),
     /// This many bytes of a head, then a body in chunks.
     Chunks(usize, Chunks),
-    /// All that comes: frames of HTTP/2 say themselves where they end.
-    All,
 }
 
 impl Rest {
@@ -35,7 +33,6 @@ impl Rest {
         match self {
             Self::Bytes(rest) => *rest == 0,
             Self::Chunks(head, chunks) => *head == 0 && chunks.are_whole(),
-            Self::All => false,
         }
     }
 

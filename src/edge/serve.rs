@@ -8,14 +8,14 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use pingora::{
-    apps::{HttpServerApp, ServerApp},
+    apps::HttpServerApp,
     protocols::{Stream, http::ServerSession},
 };
 use tokio::{io::AsyncWriteExt, sync::watch};
 
 use super::{
     conn::{ConnIo, Next},
-    head::{HeadLimits, Refused},
+    head::HeadLimits,
     http2,
     proxy_protocol::{self, Source},
     transport::{Socket, Transport},
@@ -46,7 +46,7 @@ pub(super) struct Shared<A> {
 
 impl<A> Shared<A>
 where
-    A: HttpServerApp + ServerApp + Send + Sync + 'static,
+    A: HttpServerApp + Send + Sync + 'static,
 {
     pub(super) fn listener(&self) -> &Listener {
         &self.facts.config
@@ -199,7 +199,7 @@ where
                     return http2::serve(self, io).await;
                 }
                 Next::Closed => return self.tell_cut(io.connection()),
-                Next::Refused(refused) => return self.refuse(io, refused).await,
+                Next::Refused(refusal) => return self.refuse(io, refusal).await,
             }
             is_first = false;
             left = left.saturating_sub(1);
@@ -219,14 +219,7 @@ where
         }
     }
 
-    async fn refuse(&self, mut io: Box<ConnIo>, refused: Refused) {
-        let refusal = Refusal {
-            status: refused.status,
-            reason: refused.reason,
-            detail: refused.detail,
-            method: refused.method,
-            target: refused.target,
-        };
+    async fn refuse(&self, mut io: Box<ConnIo>, refusal: Refusal) {
         let answer = self.refuser.refuse(io.connection(), &refusal).await;
         let sent = async {
             io.write_all(&answer).await?;

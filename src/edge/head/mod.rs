@@ -22,8 +22,8 @@ use self::{
     marks::{BLOCK, unprinted},
     problem::Problem,
 };
-pub(super) use self::{field::is_name_byte, problem::Refused};
-use crate::config::model::UnderscoresConfig;
+pub(super) use self::{field::is_name_byte, problem::timeout};
+use crate::{config::model::UnderscoresConfig, runtime::refusal::Refusal};
 
 /// The longest target that Pingora's URI takes, whatever is configured.
 const LONGEST_LINE: usize = 60 * 1024;
@@ -81,7 +81,7 @@ pub(super) enum Body {
 pub(super) enum Scanned {
     Partial,
     Head(Head),
-    Refused(Refused),
+    Refused(Refusal),
 }
 
 /// Goes over the bytes of one head as they come.

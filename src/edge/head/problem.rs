@@ -4,19 +4,11 @@ use std::fmt::Write as _;
 
 use http::StatusCode;
 
+use crate::runtime::refusal::Refusal;
+
 /// How much of a target goes to the log.
 const LOGGED_TARGET: usize = 1024;
 const LOGGED_METHOD: usize = 32;
-
-/// Why a head is refused, and what of it can be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::edge) struct Refused {
-    pub(in crate::edge) status: StatusCode,
-    pub(in crate::edge) reason: &'static str,
-    pub(in crate::edge) detail: &'static str,
-    pub(in crate::edge) method: Option<String>,
-    pub(in crate::edge) target: Option<String>,
-}
 
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,10 +126,10 @@ impl Problem {
 
     /// The refusal of a head that begins with `input`.
     #[cold]
-    pub(super) fn refused(self, input: &[u8]) -> Refused {
+    pub(super) fn refused(self, input: &[u8]) -> Refusal {
         let (status, reason) = self.answer();
         let (method, target) = first_words(input);
-        Refused {
+        Refusal {
             status,
             reason,
             detail: self.detail(),
@@ -147,11 +139,9 @@ impl Problem {
     }
 }
 
-impl Refused {
-    /// A head that took too long; `input` is what came of it.
-    pub(in crate::edge) fn timeout(input: &[u8]) -> Self {
-        Problem::Timeout.refused(input)
-    }
+/// The refusal of a head that took too long; `input` is what came of it.
+pub(in crate::edge) fn timeout(input: &[u8]) -> Refusal {
+    Problem::Timeout.refused(input)
 }
 
 /// Method and target as far as they can be read, for the log.

@@ -277,7 +277,7 @@ fn a_refusal_tells_method_and_target_for_the_log() {
     assert_eq!(words("GET /a b\n"), (some("GET"), some("/a%20b")));
     assert_eq!(words("GET /\0 HTTP/1.1\r\n"), (some("GET"), some("/%00")));
     assert_eq!(words("\x16\x03\x01"), (None, None));
-    let late = Refused::timeout(b"PUT /slow HTT");
+    let late = timeout(b"PUT /slow HTT");
     assert_eq!(late.status, StatusCode::REQUEST_TIMEOUT);
     assert_eq!(
         (late.method, late.target),
