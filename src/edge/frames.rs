@@ -120,8 +120,7 @@ impl Frames {
     /// So many bytes went to the client.
     pub(super) fn sent(&mut self, bytes: usize) {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let sent = &mut self.newest()[Kind::Sent as usize];
-        *sent = sent.saturating_add(kib);
+        self.add(Kind::Sent, kib);
     }
 
     /// Goes over the next bytes, at `now` in milliseconds. What is too much ends the
@@ -180,7 +179,8 @@ impl Frames {
                 self.continuations = 0;
                 self.block(flags);
                 // However many: how many at once and in all is bounded elsewhere.
-                self.count(Kind::Requests, u64::MAX, Cut::UnknownFrames)
+                self.add(Kind::Requests, 1);
+                Ok(())
             }
             // PRIORITY, PRIORITY_UPDATE (RFC 9218, 7.1)
             2 | 0x10 => {
@@ -228,8 +228,7 @@ impl Frames {
     }
 
     fn count(&mut self, kind: Kind, most: u64, cut: Cut) -> Result<(), Cut> {
-        let count = &mut self.newest()[kind as usize];
-        *count = count.saturating_add(1);
+        self.add(kind, 1);
         if self.recent(kind) > most {
             return Err(cut);
         }
@@ -246,8 +245,9 @@ impl Frames {
         spans.map(|counts| u64::from(counts[kind as usize])).sum()
     }
 
-    fn newest(&mut self) -> &mut Counts {
-        &mut self.counts[slot(self.span)]
+    fn add(&mut self, kind: Kind, more: u32) {
+        let count = &mut self.counts[slot(self.span)][kind as usize];
+        *count = count.saturating_add(more);
     }
 }
 

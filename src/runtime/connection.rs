@@ -367,6 +367,10 @@ impl Connection {
     /// Why we ended this connection, if we did.
     pub fn was_cut(&self) -> Option<Cut> {
         let cut = self.cut.load(Ordering::Acquire);
+        if cut == 0 {
+            // Asked with every read and every request.
+            return None;
+        }
         Cut::ALL.into_iter().find(|known| *known as u8 == cut)
     }
 
