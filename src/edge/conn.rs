@@ -37,7 +37,7 @@ use super::{
     transport::Transport,
 };
 use crate::runtime::{
-    connection::{Connection, Cut, Phase},
+    connection::{Connection, Cut, Stage},
     refusal::Refusal,
 };
 
@@ -118,7 +118,7 @@ impl ConnIo {
     /// From here on frames of HTTP/2 pass, and are counted.
     pub(super) fn set_http2(&mut self, limits: FrameLimits) {
         self.frames = Some(Box::new((Frames::default(), limits)));
-        self.connection.enter(Phase::Http2);
+        self.connection.enter(Stage::Http2);
     }
 
     /// Waits for the next request's head and scans it. `takes_http2`: the client may begin
@@ -149,8 +149,8 @@ impl ConnIo {
                     }
                     Scanned::Refused(refused) => return Next::Refused(refused),
                 }
-                if self.connection.phase() != Phase::Head {
-                    self.connection.enter(Phase::Head);
+                if self.connection.stage() != Stage::Head {
+                    self.connection.enter(Stage::Head);
                 }
             }
             self.input.reserve(READ_BUFFER);
@@ -202,7 +202,7 @@ impl ConnIo {
         if self.input.is_empty() && self.input.capacity() > 2 * READ_BUFFER {
             self.input = BytesMut::new();
         }
-        self.connection.enter(Phase::Idle);
+        self.connection.enter(Stage::Idle);
     }
 
     /// Reads what a refused client still sends, until it ends or has sent enough. Closing with

@@ -1,8 +1,8 @@
 //! What a client's connection and the requests on it share: who is there, what the
-//! handshake settled, in which phase it is, and how it is ended from outside.
+//! handshake settled, in which stage it is, and how it is ended from outside.
 //!
-//! A phase has a deadline, kept by the task of [`super::connections`]: the connection only
-//! says that a phase has begun, which costs a store, and reads no clock. What has run out
+//! A stage has a deadline, kept by the task of [`super::connections`]: the connection only
+//! says that a stage has begun, which costs a store, and reads no clock. What has run out
 //! is ended by shutting down the socket's reading side: the reader sees the end of the
 //! stream, asks why, and may still answer.
 
@@ -93,10 +93,10 @@ pub struct Connection {
     watch: Arc<Watch>,
     /// HTTP/2 only.
     pub streams: Streams,
-    /// [`Phase`] in the lowest byte; above it a count that each phase moves, so that one
+    /// [`Stage`] in the lowest byte; above it a count that each stage moves, so that one
     /// idle time is not taken for the next.
-    phase: AtomicU64,
-    /// As `phase` was when the watching task last saw it change, and when that was.
+    stage: AtomicU64,
+    /// As `stage` was when the watching task last saw it change, and when that was.
     seen: AtomicU64,
     seen_at: AtomicU64,
     /// How the client takes what it is sent.
@@ -127,7 +127,7 @@ pub enum Shown<'a> {
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Phase {
+pub enum Stage {
     /// The next request's first byte.
     Idle = 0,
     /// The rest of a request's head.
@@ -239,7 +239,7 @@ impl Connection {
             pace: Pace::default(),
             watch: Arc::default(),
             streams: Streams::default(),
-            phase: AtomicU64::new(Phase::Head as u64),
+            stage: AtomicU64::new(Stage::Head as u64),
             seen: AtomicU64::new(0),
             seen_at: AtomicU64::new(0),
             progress,
@@ -291,30 +291,30 @@ impl Connection {
         self.streams.watch()
     }
 
-    /// A phase begins.
+    /// A stage begins.
     #[inline]
-    pub fn enter(&self, phase: Phase) {
-        let before = self.phase.load(Ordering::Relaxed);
-        let next = (before | 0xff).wrapping_add(1) | phase as u64;
-        self.phase.store(next, Ordering::Relaxed);
+    pub fn enter(&self, stage: Stage) {
+        let before = self.stage.load(Ordering::Relaxed);
+        let next = (before | 0xff).wrapping_add(1) | stage as u64;
+        self.stage.store(next, Ordering::Relaxed);
     }
 
     /// A whole head is there. An error if its time was up just before: no request begins on
     /// a connection that was cut.
     pub fn begin_request(&self) -> Result<(), Cut> {
         self.pace.restart();
-        self.enter(Phase::Request);
-        // With its like in `cut_in`: either we see the cut, or the cut sees our phase.
+        self.enter(Stage::Request);
+        // With its like in `cut_in`: either we see the cut, or the cut sees our stage.
         fence(Ordering::SeqCst);
         self.was_cut().map_or(Ok(()), Err)
     }
 
-    pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Relaxed) & 0xff {
-            0 => Phase::Idle,
-            1 => Phase::Head,
-            2 => Phase::Request,
-            _ => Phase::Http2,
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) & 0xff {
+            0 => Stage::Idle,
+            1 => Stage::Head,
+            2 => Stage::Request,
+            _ => Stage::Http2,
         }
     }
 
@@ -347,7 +347,7 @@ impl Connection {
         }
     }
 
-    /// As [`Connection::cut`], unless the phase that was `seen` is over.
+    /// As [`Connection::cut`], unless the stage that was `seen` is over.
     fn cut_in(&self, seen: u64, why: Cut) {
         let socket = self.socket.lock();
         let first = self
@@ -357,7 +357,7 @@ impl Connection {
             return;
         }
         fence(Ordering::SeqCst);
-        if self.phase.load(Ordering::Relaxed) == seen {
+        if self.stage.load(Ordering::Relaxed) == seen {
             shut_down(&socket, rustix::net::Shutdown::Read);
         } else {
             self.cut.store(0, Ordering::Release);
@@ -376,10 +376,10 @@ impl Connection {
 
     /// Has nothing under way.
     pub(super) fn is_idle(&self) -> bool {
-        match self.phase() {
-            Phase::Idle | Phase::Head => true,
-            Phase::Request => false,
-            Phase::Http2 => self.streams.open() == 0,
+        match self.stage() {
+            Stage::Idle | Stage::Head => true,
+            Stage::Request => false,
+            Stage::Http2 => self.streams.open() == 0,
         }
     }
 
@@ -447,14 +447,14 @@ impl Connection {
             self.see_off(now);
             return;
         }
-        if self.phase() == Phase::Http2 {
+        if self.stage() == Stage::Http2 {
             self.streams.check_bodies(elapsed, bounds);
             if let Some(why) = self.streams.check(now, is_blocked, limits) {
                 self.cut(why);
             }
             return;
         }
-        if self.phase() == Phase::Request
+        if self.stage() == Stage::Request
             && !self.is_tunnel()
             && self
                 .pace
@@ -462,20 +462,20 @@ impl Connection {
         {
             self.cut(Cut::BodyTimeout);
         }
-        let phase = self.phase.load(Ordering::Relaxed);
-        if phase != self.seen.load(Ordering::Relaxed) || self.seen_at.load(Ordering::Relaxed) == 0 {
-            self.seen.store(phase, Ordering::Relaxed);
+        let stage = self.stage.load(Ordering::Relaxed);
+        if stage != self.seen.load(Ordering::Relaxed) || self.seen_at.load(Ordering::Relaxed) == 0 {
+            self.seen.store(stage, Ordering::Relaxed);
             self.seen_at.store(now, Ordering::Relaxed);
             return;
         }
-        let (limit, why) = match self.phase() {
-            Phase::Idle => (limits.idle_timeout, Cut::IdleTimeout),
-            Phase::Head => (limits.header_timeout, Cut::HeaderTimeout),
-            Phase::Request | Phase::Http2 => return,
+        let (limit, why) = match self.stage() {
+            Stage::Idle => (limits.idle_timeout, Cut::IdleTimeout),
+            Stage::Head => (limits.header_timeout, Cut::HeaderTimeout),
+            Stage::Request | Stage::Http2 => return,
         };
         let since = Duration::from_millis(now - self.seen_at.load(Ordering::Relaxed));
         if since >= limit {
-            self.cut_in(phase, why);
+            self.cut_in(stage, why);
         }
     }
 
