@@ -166,7 +166,7 @@ async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> 
         return Some(Box::new(Failure::Upgrade.reply()));
     }
     // No timeouts of Pingora's on the client's side of a tunnel or a long answer:
-    // the deadlines of `runtime::connection` see both sides.
+    // the deadlines of `runtime::deadline` see both sides.
     session.set_read_timeout(None);
     None
 }

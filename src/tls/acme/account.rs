@@ -22,7 +22,10 @@ use log::info;
 use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use serde::Deserialize;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{
     order::OrderError,
@@ -61,6 +64,11 @@ impl Asked {
 }
 
 impl Authority {
+    /// Leave to make an account: one at a time, or there would be two.
+    async fn alone(&self) -> Result<SemaphorePermit<'_>, OrderError> {
+        self.making.acquire().await.map_err(|_| OrderError::Stopped)
+    }
+
     /// Our account, made and kept if there is none yet. With a client of its own for each
     /// order: they are weeks apart.
     pub(super) async fn account(
@@ -69,11 +77,7 @@ impl Authority {
         clock: &Clock,
         asked: &Asked,
     ) -> Result<Account, OrderError> {
-        let _alone = self
-            .making
-            .acquire()
-            .await
-            .map_err(|_| OrderError::Stopped)?;
+        let _alone = self.alone().await?;
         let client = self.client(clock, asked).await?;
         match self.stored(store).await? {
             Some(stored) => self.restore(client, store, stored).await,
@@ -88,11 +92,7 @@ impl Authority {
         clock: &Clock,
         asked: &Asked,
     ) -> Result<Account, OrderError> {
-        let _alone = self
-            .making
-            .acquire()
-            .await
-            .map_err(|_| OrderError::Stopped)?;
+        let _alone = self.alone().await?;
         let client = self.client(clock, asked).await?;
         self.create(client, store).await
     }
