@@ -21,7 +21,10 @@ use super::{
     metrics::UpstreamMetrics,
     queue::Queue,
 };
-use crate::base::{clock::Clock, metrics::Metrics};
+use crate::{
+    base::{clock::Clock, metrics::Metrics},
+    zones::Zone,
+};
 
 /// The zone of one upstream name.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ impl Cursor {
         self.0.fetch_add(1, Ordering::Relaxed)
     }
 }
+
+impl Zone for Live {}
 
 impl Live {
     pub(super) fn new(epoch: Instant) -> Self {

@@ -1,7 +1,11 @@
 //! Named live state that outlives a reload: what is counted and learned, never what is configured.
 //!
 //! A slice asks for its zone by name while it compiles. The same name and type give the
-//! same state to the next configuration, so counters, health and queues go on.
+//! same state to the next configuration, so counters, health and queues go on. What a
+//! process that this one succeeds has handed over goes into the zones as they are made.
+//!
+//! Compiling is a round: [`Zones::begin`], then the zones that are asked for, then either
+//! [`Zones::settle`], if the configuration serves from now on, or [`Zones::undo`].
 
 use std::{
     any::{Any, TypeId},
@@ -11,47 +15,147 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use serde_json::{Map, Value};
 
-/// All live state of one process, by name and type.
+/// State that a zone may hold.
+pub trait Zone: Any + Send + Sync {
+    /// What a process that takes over is to know; `None` if it can begin anew.
+    fn export(&self) -> Option<Value> {
+        None
+    }
+
+    /// Takes over what another process exported, which may be of another version: what
+    /// cannot be read is left out.
+    fn import(&self, _exported: &Value) {}
+}
+
+/// All live state of one process, by name and type. A name belongs to one type.
 #[derive(Default)]
-pub struct Zones {
-    states: Mutex<HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>>,
+pub struct Zones(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    entries: HashMap<(TypeId, String), Entry>,
+    /// What a predecessor left, by name, as long as nobody has asked for it.
+    inherited: Map<String, Value>,
+    round: u64,
+}
+
+struct Entry {
+    zone: Arc<dyn Zone>,
+    /// The same, for whoever asks for it by its type.
+    state: Arc<dyn Any + Send + Sync>,
+    /// The rounds in which it was made and was asked for last.
+    made: u64,
+    used: u64,
+}
+
+/// What a round came to, each list sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    pub kept: Vec<String>,
+    pub added: Vec<String>,
+    pub dropped: Vec<String>,
 }
 
 impl Zones {
     /// The state of type `T` called `name`; made now if there is none.
     ///
-    /// `make` runs under the lock of all zones: it must be quick and ask for no zone.
-    pub fn get_or_create<T: Any + Send + Sync>(
-        &self,
-        name: &str,
-        make: impl FnOnce() -> T,
-    ) -> Arc<T> {
-        let mut states = self.states.lock();
-        let state = states
+    /// `make` and the import run under the lock of all zones: they must be quick and ask
+    /// for no zone.
+    pub fn get_or_create<T: Zone>(&self, name: &str, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut inner = self.0.lock();
+        let Inner {
+            entries,
+            inherited,
+            round,
+        } = &mut *inner;
+        let entry = entries
             .entry((TypeId::of::<T>(), name.to_owned()))
-            .or_insert_with(|| Arc::new(make()))
-            .clone();
-        drop(states);
+            .or_insert_with(|| {
+                let state = Arc::new(make());
+                if let Some(exported) = inherited.get(name) {
+                    state.import(exported);
+                }
+                Entry {
+                    zone: Arc::clone(&state) as _,
+                    state,
+                    made: *round,
+                    used: *round,
+                }
+            });
+        entry.used = *round;
+        let state = Arc::clone(&entry.state);
+        drop(inner);
         state
             .downcast()
             .unwrap_or_else(|_| unreachable!("the key holds the type's own id"))
     }
 
-    /// Drops the state of every name that `keep` refuses. Whoever still holds it keeps it
-    /// to the end; the next configuration that asks starts anew.
-    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        self.states.lock().retain(|(_, name), _| keep(name));
+    /// A configuration begins to compile.
+    pub fn begin(&self) {
+        self.0.lock().round += 1;
+    }
+
+    /// The configuration of this round serves: drops the state that it did not ask for.
+    /// Whoever still holds it keeps it to the end; the next configuration that asks for
+    /// the name starts anew.
+    pub fn settle(&self) -> Settled {
+        let mut inner = self.0.lock();
+        let round = inner.round;
+        let mut settled = Settled::default();
+        inner.entries.retain(|(_, name), entry| {
+            let list = if entry.used != round {
+                &mut settled.dropped
+            } else if entry.made == round {
+                &mut settled.added
+            } else {
+                &mut settled.kept
+            };
+            list.push(name.clone());
+            entry.used == round
+        });
+        // Who has not asked for it by now will not: it would only grow old.
+        inner.inherited = Map::new();
+        drop(inner);
+        settled.kept.sort();
+        settled.added.sort();
+        settled.dropped.sort();
+        settled
+    }
+
+    /// The configuration of this round is refused: drops what was made for it alone.
+    pub fn undo(&self) {
+        let mut inner = self.0.lock();
+        let round = inner.round;
+        inner.entries.retain(|_, entry| entry.made != round);
+    }
+
+    /// What a process that takes over is to know, by name.
+    pub fn export(&self) -> Map<String, Value> {
+        let zones: Vec<(String, Arc<dyn Zone>)> = {
+            let inner = self.0.lock();
+            let entries = inner.entries.iter();
+            entries
+                .map(|((_, name), entry)| (name.clone(), Arc::clone(&entry.zone)))
+                .collect()
+        };
+        zones
+            .into_iter()
+            .filter_map(|(name, zone)| Some((name, zone.export()?)))
+            .collect()
+    }
+
+    /// What a predecessor exported, for the zones that are made from now on.
+    pub fn inherit(&self, exported: Map<String, Value>) {
+        self.0.lock().inherited = exported;
     }
 
     /// The names in use, sorted.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .states
-            .lock()
-            .keys()
-            .map(|(_, name)| name.clone())
-            .collect();
+        let inner = self.0.lock();
+        let mut names: Vec<String> = inner.entries.keys().map(|(_, name)| name.clone()).collect();
+        drop(inner);
         names.sort();
         names
     }
@@ -65,32 +169,102 @@ impl fmt::Debug for Zones {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use serde_json::json;
 
     use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicU64);
+
+    impl Count {
+        fn get(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+
+        fn set(&self, to: u64) {
+            self.0.store(to, Ordering::Relaxed);
+        }
+    }
+
+    impl Zone for Count {
+        fn export(&self) -> Option<Value> {
+            (self.get() > 0).then(|| json!(self.get()))
+        }
+
+        fn import(&self, exported: &Value) {
+            self.set(exported.as_u64().unwrap_or_default());
+        }
+    }
+
+    struct Other;
+
+    impl Zone for Other {}
+
+    fn count(zones: &Zones, name: &str) -> Arc<Count> {
+        zones.get_or_create(name, Count::default)
+    }
 
     #[test]
     fn the_same_name_and_type_is_the_same_state() {
         let zones = Zones::default();
-        let first = zones.get_or_create("web", || AtomicU32::new(1));
-        first.store(7, Ordering::Relaxed);
-        let again = zones.get_or_create("web", || AtomicU32::new(1));
-        assert_eq!(again.load(Ordering::Relaxed), 7);
-        let other_type = zones.get_or_create("web", || String::from("own"));
-        assert_eq!(*other_type, "own");
-        let other_name = zones.get_or_create("api", || AtomicU32::new(1));
-        assert_eq!(other_name.load(Ordering::Relaxed), 1);
+        count(&zones, "web").set(7);
+        assert_eq!(count(&zones, "web").get(), 7);
+        zones.get_or_create("other", || Other);
+        assert_eq!(count(&zones, "api").get(), 0);
+        assert_eq!(zones.names(), ["api", "other", "web"]);
     }
 
     #[test]
-    fn what_is_not_retained_starts_anew_while_holders_keep_theirs() {
+    fn what_a_configuration_does_not_ask_for_starts_anew_while_holders_keep_theirs() {
         let zones = Zones::default();
-        let old = zones.get_or_create("web", || AtomicU32::new(5));
-        let _kept = zones.get_or_create("api", || AtomicU32::new(5));
-        zones.retain(|name| name == "api");
-        assert_eq!(zones.names(), ["api"]);
-        let new = zones.get_or_create("web", || AtomicU32::new(0));
-        assert_eq!(old.load(Ordering::Relaxed), 5);
-        assert_eq!(new.load(Ordering::Relaxed), 0);
+        let old = count(&zones, "web");
+        old.set(5);
+        count(&zones, "api").set(5);
+        zones.begin();
+        count(&zones, "api");
+        count(&zones, "new");
+        let settled = zones.settle();
+        assert_eq!(settled.kept, ["api"]);
+        assert_eq!(settled.added, ["new"]);
+        assert_eq!(settled.dropped, ["web"]);
+        zones.begin();
+        assert_eq!(count(&zones, "web").get(), 0);
+        assert_eq!(count(&zones, "api").get(), 5);
+        assert_eq!(old.get(), 5);
+    }
+
+    #[test]
+    fn a_refused_configuration_leaves_nothing_and_takes_nothing() {
+        let zones = Zones::default();
+        count(&zones, "web").set(5);
+        zones.begin();
+        count(&zones, "new");
+        zones.undo();
+        assert_eq!(zones.names(), ["web"]);
+        zones.begin();
+        assert_eq!(count(&zones, "web").get(), 5);
+        assert_eq!(zones.settle().dropped, [""; 0]);
+    }
+
+    #[test]
+    fn a_successor_goes_on_where_its_predecessor_was() {
+        let old = Zones::default();
+        count(&old, "web").set(3);
+        count(&old, "idle");
+        old.get_or_create("other", || Other);
+        let exported = old.export();
+        assert_eq!(Value::Object(exported.clone()), json!({ "web": 3 }));
+        let new = Zones::default();
+        new.inherit(exported);
+        new.begin();
+        assert_eq!(count(&new, "web").get(), 3);
+        new.settle();
+        // Only once: later configurations begin anew as they always do.
+        new.begin();
+        new.settle();
+        new.begin();
+        assert_eq!(count(&new, "web").get(), 0);
     }
 }
