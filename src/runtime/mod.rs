@@ -1,6 +1,7 @@
 //! The running gateway: the live configuration, its connections and its background work.
 
 pub mod admission;
+pub mod audit;
 pub mod connection;
 pub mod connections;
 pub mod deadline;

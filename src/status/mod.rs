@@ -1,6 +1,7 @@
 //! Seen from outside: the state of a running gateway as plain data, the admin listener
 //! that serves it, and the client that `edgeway status` reads it with. Read-only.
 
+pub mod actions;
 mod bounded;
 pub mod client;
 pub mod http;

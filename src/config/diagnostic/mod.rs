@@ -4,7 +4,7 @@ mod render;
 #[cfg(test)]
 mod tests;
 
-pub use self::render::Style;
+pub use self::render::{Problem, Related, Style};
 
 /// A piece of a source file, by byte offsets. Cheap to copy and to keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,7 +6,7 @@ use miette::{
     GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents,
     SourceCode, SourceSpan, SpanContents,
 };
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::{Diagnostic, Diagnostics, Place, Severity};
 use crate::config::source::{Location, Sources};
@@ -78,11 +78,73 @@ impl Diagnostics {
                 }
             }
             Style::Json => {
-                let list: Vec<_> = sorted.iter().map(|d| as_json(d, sources)).collect();
-                out = format!("{:#}\n", serde_json::Value::Array(list));
+                out = serde_json::to_string_pretty(&self.problems(sources)).expect("plain data");
+                out.push('\n');
             }
         }
         out
+    }
+}
+
+impl Diagnostics {
+    /// All problems as plain data, in the order of their places.
+    pub fn problems(&self, sources: &Sources) -> Vec<Problem> {
+        self.sorted()
+            .into_iter()
+            .map(|problem| Problem::new(problem, sources))
+            .collect()
+    }
+}
+
+/// A problem as plain data, for programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `error` or `warning`.
+    pub severity: String,
+    pub code: String,
+    pub file: String,
+    pub line: usize,
+    pub column: usize,
+    pub end_line: usize,
+    pub end_column: usize,
+    pub message: String,
+    pub help: Option<String>,
+    pub related: Vec<Related>,
+}
+
+/// Another place that has to do with a problem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Related {
+    pub file: String,
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
+}
+
+impl Problem {
+    fn new(problem: &Diagnostic, sources: &Sources) -> Self {
+        let at = sources.locate(problem.place);
+        let related = problem.related.iter().map(|(place, text)| {
+            let at = sources.locate(*place);
+            Related {
+                file: at.file,
+                line: at.line,
+                column: at.column,
+                message: text.clone(),
+            }
+        });
+        Self {
+            severity: problem.severity.word().to_owned(),
+            code: problem.code.to_owned(),
+            file: at.file,
+            line: at.line,
+            column: at.column,
+            end_line: at.end_line,
+            end_column: at.end_column,
+            message: problem.message.clone(),
+            help: problem.help.clone(),
+            related: related.collect(),
+        }
     }
 }
 
@@ -103,30 +165,6 @@ impl Diagnostic {
         }
         text.replace(['\r', '\n'], " ")
     }
-}
-
-fn as_json(problem: &Diagnostic, sources: &Sources) -> serde_json::Value {
-    let at = sources.locate(problem.place);
-    let related: Vec<_> = problem
-        .related
-        .iter()
-        .map(|(place, text)| {
-            let at = sources.locate(*place);
-            json!({ "file": at.file, "line": at.line, "column": at.column, "message": text })
-        })
-        .collect();
-    json!({
-        "severity": problem.severity.word(),
-        "code": problem.code,
-        "file": at.file,
-        "line": at.line,
-        "column": at.column,
-        "end_line": at.end_line,
-        "end_column": at.end_column,
-        "message": problem.message,
-        "help": problem.help,
-        "related": related,
-    })
 }
 
 fn graphical(problem: &Diagnostic, sources: &Sources, colour: bool) -> String {

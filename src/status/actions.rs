@@ -1,0 +1,196 @@
+//! What an operator may ask of a running gateway, as plain data: the questions, what comes
+//! of them, and how they are refused.
+
+use std::{borrow::Cow, path::PathBuf};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::snapshot::UpstreamStatus;
+use crate::{
+    config::{
+        changes::Changes,
+        diagnostic::{Diagnostics, Problem, Style},
+        source::Sources,
+    },
+    runtime::audit::Who,
+};
+
+/// What the admin API asks of the running gateway.
+///
+/// An action that has begun is finished and written to the audit log, whatever becomes of
+/// the one who waits for it.
+#[async_trait]
+pub trait Actions: Send + Sync + 'static {
+    /// Reads the configuration anew and serves it, if nothing is wrong with it.
+    async fn reload(&self, who: Who) -> Result<Reloaded, Refused>;
+
+    /// Puts a new process in the place of this one; this program again where no `binary`
+    /// is named.
+    async fn upgrade(&self, who: Who, binary: Option<PathBuf>) -> Result<Upgraded, Refused>;
+
+    /// Sends a backend no new requests; with `force` even if no other is left.
+    async fn drain(&self, who: Who, backend: BackendName, force: bool) -> Result<Member, Refused>;
+
+    /// Sends a drained backend requests again.
+    async fn undrain(&self, who: Who, backend: BackendName) -> Result<Member, Refused>;
+
+    /// Adds a backend until the process ends or a reload says otherwise.
+    async fn add_backend(
+        &self,
+        who: Who,
+        upstream: String,
+        backend: NewBackend,
+    ) -> Result<Member, Refused>;
+
+    /// Takes a backend away; requests that it works on are finished.
+    async fn remove_backend(&self, who: Who, backend: BackendName) -> Result<Member, Refused>;
+
+    /// Every upstream with its backends.
+    fn upstreams(&self) -> Vec<UpstreamStatus>;
+}
+
+/// A configuration was taken.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reloaded {
+    /// The number of the configuration that serves now.
+    pub generation: u64,
+    pub took_ms: f64,
+    pub changes: Changes,
+    pub zones: ZoneChanges,
+    /// What is worth changing in it, as `edgeway check` says it on one line each.
+    pub warnings: Vec<String>,
+}
+
+/// What became of live state at a reload, by the names of its zones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ZoneChanges {
+    pub kept: Vec<String>,
+    pub added: Vec<String>,
+    pub dropped: Vec<String>,
+}
+
+/// Another process serves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Upgraded {
+    /// Of the new process.
+    pub pid: u32,
+    pub version: String,
+    pub took_ms: f64,
+}
+
+/// A backend by its upstream and its address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendName {
+    pub upstream: String,
+    pub address: String,
+}
+
+/// A backend to add.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewBackend {
+    pub address: String,
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// It waits for an `undrain` before it gets requests.
+    #[serde(default)]
+    pub drained: bool,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// A backend after an action.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Member {
+    pub upstream: String,
+    pub address: String,
+    /// As in the status; `removed` if it is no more.
+    pub state: String,
+    /// Requests that it still works on, tunnels among them.
+    pub in_flight: u64,
+}
+
+/// Why an action was not done, or not to its end. It left everything as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// Of the HTTP answer.
+    pub status: u16,
+    /// The fixed word of answer, audit log and metric.
+    pub reason: Cow<'static, str>,
+    /// One sentence.
+    pub message: String,
+    /// What is wrong with the configuration, if it is that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+    /// The problems as `edgeway check` prints them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub report: String,
+}
+
+impl Refused {
+    pub fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason: Cow::Borrowed(reason),
+            message: message.into(),
+            problems: Vec::new(),
+            report: String::new(),
+        }
+    }
+
+    /// The configuration has errors: 422, reason `config`.
+    pub fn configuration(sources: &Sources, diagnostics: &Diagnostics) -> Self {
+        let first = diagnostics
+            .sorted()
+            .into_iter()
+            .find(|problem| problem.severity == crate::config::diagnostic::Severity::Error)
+            .map_or_else(String::new, |problem| {
+                format!(": {}", problem.line(sources))
+            });
+        Self {
+            problems: diagnostics.problems(sources),
+            report: diagnostics.render(sources, Style::Graphical { colour: false }),
+            ..Self::new(
+                422,
+                "config",
+                format!("the configuration has errors{first}"),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway;
+
+    #[test]
+    fn a_refused_configuration_is_told_whole() {
+        let loaded = gateway::load_text("x.yaml", "listners: []\nroutes: []\n");
+        let refused = Refused::configuration(&loaded.sources, &loaded.diagnostics);
+        assert_eq!(refused.status, 422);
+        assert!(refused.message.contains("x.yaml:1:1: error: "), "{refused}");
+        let first = &refused.problems[0];
+        assert_eq!((first.file.as_str(), first.line), ("x.yaml", 1));
+        assert!(refused.report.contains("listners"), "{}", refused.report);
+        let json = serde_json::to_value(&refused).unwrap();
+        assert_eq!(serde_json::from_value::<Refused>(json).unwrap(), refused);
+    }
+
+    #[test]
+    fn a_plain_refusal_has_no_problems() {
+        let refused = Refused::new(404, "no_upstream", "there is no upstream `web`");
+        assert_eq!(
+            serde_json::to_string(&refused).unwrap(),
+            r#"{"status":404,"reason":"no_upstream","message":"there is no upstream `web`"}"#
+        );
+    }
+}
