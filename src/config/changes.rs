@@ -1,19 +1,27 @@
-//! What differs between two configurations as written, by name.
+//! What one configuration says otherwise than another, by name. Only what is said counts:
+//! not where it stands, and not in which order listeners and routes are written.
+
+use std::{collections::HashMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// The names of what one configuration has and another has not, or has otherwise.
+use super::{
+    model::File,
+    tree::{Node, Value},
+};
+
+/// What is different in a new configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Changes {
     pub listeners: Delta,
     pub routes: Delta,
     pub upstreams: Delta,
-    /// The other sections that differ, by their key.
+    /// Other top-level keys that say something else, or that are in one of the two only.
     pub sections: Vec<String>,
 }
 
-/// The changes of one section of names.
+/// The names of one kind of thing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Delta {
@@ -22,16 +30,53 @@ pub struct Delta {
     pub changed: Vec<String>,
 }
 
+/// The sections whose entries are told by name.
+const NAMED: [&str; 3] = ["listeners", "routes", "upstreams"];
+
 impl Changes {
-    /// Both configurations say the same.
+    pub fn between(old: &File, new: &File) -> Self {
+        Self {
+            listeners: Delta::between(listeners(old), listeners(new)),
+            routes: Delta::between(routes(old), routes(new)),
+            upstreams: Delta::between(upstreams(old), upstreams(new)),
+            sections: sections(&old.tree, &new.tree),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
-        let Self {
-            listeners,
-            routes,
-            upstreams,
-            sections,
-        } = self;
-        [listeners, routes, upstreams].iter().all(|d| d.is_empty()) && sections.is_empty()
+        self.listeners.is_empty()
+            && self.routes.is_empty()
+            && self.upstreams.is_empty()
+            && self.sections.is_empty()
+    }
+
+    /// One line for each change: `+ route checkout`.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (kind, delta) in [
+            ("listener", &self.listeners),
+            ("route", &self.routes),
+            ("upstream", &self.upstreams),
+        ] {
+            for (sign, names) in [
+                ('+', &delta.added),
+                ('-', &delta.removed),
+                ('~', &delta.changed),
+            ] {
+                lines.extend(names.iter().map(|name| format!("{sign} {kind} {name}")));
+            }
+        }
+        lines.extend(self.sections.iter().map(|name| format!("~ {name}")));
+        lines
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("nothing changed");
+        }
+        f.write_str(&self.lines().join("\n"))
     }
 }
 
@@ -39,20 +84,248 @@ impl Delta {
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
+
+    /// Several may have one name: what is in both is no change, and of the rest as many have
+    /// changed as have a counterpart.
+    fn between<'a>(old: Vec<(String, &'a Node)>, new: Vec<(String, &'a Node)>) -> Self {
+        let mut before: HashMap<String, Vec<&Node>> = HashMap::new();
+        for (name, node) in &old {
+            before.entry(name.clone()).or_default().push(node);
+        }
+        let different: Vec<String> = new
+            .into_iter()
+            .filter_map(|(name, node)| {
+                let others = before.get_mut(&name);
+                let same = others.and_then(|others| {
+                    let at = others.iter().position(|other| other.says_the_same(node))?;
+                    Some(others.swap_remove(at))
+                });
+                same.is_none().then_some(name)
+            })
+            .collect();
+        let mut delta = Self::default();
+        for name in different {
+            let counterpart = before.get_mut(&name).and_then(Vec::pop);
+            delta.push(name, |delta| match counterpart {
+                Some(_) => &mut delta.changed,
+                None => &mut delta.added,
+            });
+        }
+        for (name, _) in old {
+            if before.get_mut(&name).and_then(Vec::pop).is_some() {
+                delta.push(name, |delta| &mut delta.removed);
+            }
+        }
+        delta
+    }
+
+    fn push(&mut self, name: String, list: impl FnOnce(&mut Self) -> &mut Vec<String>) {
+        let list = list(self);
+        if !list.contains(&name) {
+            list.push(name);
+        }
+    }
+}
+
+/// The items of a list at the top level: as many as were read, since a file is whole or none.
+fn items<'a>(tree: &'a Node, key: &str) -> &'a [Node] {
+    match tree.get(key).map(|node| &node.value) {
+        Some(Value::List(items)) => items,
+        _ => &[],
+    }
+}
+
+fn listeners(file: &File) -> Vec<(String, &Node)> {
+    let names = file.listeners.iter().map(|listener| {
+        let config = &listener.value;
+        let name = config.name.as_ref().unwrap_or(&config.address.value);
+        name.clone()
+    });
+    names.zip(items(&file.tree, "listeners")).collect()
+}
+
+fn routes(file: &File) -> Vec<(String, &Node)> {
+    let names = file.routes.iter().map(super::model::RouteNode::name);
+    names.zip(items(&file.tree, "routes")).collect()
+}
+
+fn upstreams(file: &File) -> Vec<(String, &Node)> {
+    let section = file.tree.get("upstreams");
+    let entries = section.map_or(&[][..], Node::entries);
+    entries
+        .iter()
+        .map(|(key, node)| (key.name.clone(), node))
+        .collect()
+}
+
+/// The other keys that say something else. One without a value says as little as none.
+fn sections(old: &Node, new: &Node) -> Vec<String> {
+    let said = |tree: &Node| -> Vec<String> {
+        let entries = tree.entries().iter();
+        let said = entries
+            .filter(|(key, node)| !NAMED.contains(&key.name.as_str()) && node.value != Value::Null);
+        said.map(|(key, _)| key.name.clone()).collect()
+    };
+    let mut names = said(new);
+    let gone: Vec<_> = said(old)
+        .into_iter()
+        .filter(|name| !names.contains(name))
+        .collect();
+    names.retain(|name| match (old.get(name), new.get(name)) {
+        (Some(before), Some(now)) => !before.says_the_same(now),
+        _ => true,
+    });
+    names.extend(gone);
+    names
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::source::load_text;
+
+    const BASE: &str = r#"
+listeners:
+  - { address: "127.0.0.1:8080", name: front }
+  - address: 127.0.0.1:8081
+upstreams:
+  web: { backends: [127.0.0.1:3000, 127.0.0.1:3001], balance: p2c }
+  api: { backends: [127.0.0.1:5000] }
+defaults:
+  body_limit: 1MiB
+routes:
+  - { match: { path: /api/* }, upstream: api }
+  - { match: { host: a.test, path: /x, method: [GET, HEAD] }, upstream: web }
+  - { name: rest, match: { path: /* }, upstream: web }
+"#;
+
+    fn file(text: &str) -> File {
+        let (sources, tree, mut diagnostics) = load_text("edgeway.yaml", text);
+        let file = File::read(&tree.unwrap(), &["body_limit"], &mut diagnostics);
+        let told: Vec<_> = diagnostics.list().iter().map(|d| &d.message).collect();
+        file.unwrap_or_else(|| panic!("{told:?} in {:?}", sources.files))
+    }
+
+    fn between(old: &str, new: &str) -> Vec<String> {
+        let changes = Changes::between(&file(old), &file(new));
+        let lines = changes.lines();
+        assert_eq!(changes.is_empty(), lines.is_empty());
+        lines
+    }
+
+    /// What is told after `from` in the base was replaced with `to`.
+    #[track_caller]
+    fn check(from: &str, to: &str, expected: &[&str]) {
+        assert_eq!(BASE.matches(from).count(), 1, "{from}");
+        assert_eq!(between(BASE, &BASE.replace(from, to)), expected, "{to}");
+    }
 
     #[test]
-    fn one_name_or_section_is_a_change() {
-        assert!(Changes::default().is_empty());
-        let mut changes = Changes::default();
-        changes.upstreams.changed.push("web".to_owned());
-        assert!(!changes.is_empty());
-        let mut changes = Changes::default();
-        changes.sections.push("acme".to_owned());
-        assert!(!changes.is_empty());
+    fn what_is_said_otherwise_is_told_by_name() {
+        check("p2c", "round_robin", &["~ upstream web"]);
+        check(
+            "  api: {",
+            "  new: { backends: [127.0.0.1:1] }\n  api: {",
+            &["+ upstream new"],
+        );
+        check(
+            "name: front",
+            "name: door",
+            &["+ listener door", "- listener front"],
+        );
+        check(
+            "name: front }",
+            "name: front, underscores: allow }",
+            &["~ listener front"],
+        );
+        check(
+            "  - address: 127.0.0.1:8081\n",
+            "",
+            &["- listener 127.0.0.1:8081"],
+        );
+        check(
+            "/x, method: [GET, HEAD] }, upstream: web",
+            "/x, method: [GET, HEAD] }, upstream: api",
+            &["~ route GET,HEAD a.test/x"],
+        );
+        check(
+            "[GET, HEAD]",
+            "GET",
+            &["+ route GET a.test/x", "- route GET,HEAD a.test/x"],
+        );
+        check(
+            "upstream: api }",
+            "upstream: api, body_limit: 1KiB }",
+            &["~ route /api/*"],
+        );
+        check("body_limit: 1MiB", "body_limit: 2MiB", &["~ defaults"]);
+        check("defaults:\n  body_limit: 1MiB\n", "", &["~ defaults"]);
+        check(
+            "defaults:",
+            "admin: { address: off }\ndefaults:",
+            &["~ admin"],
+        );
+    }
+
+    #[test]
+    fn where_it_stands_is_no_change() {
+        assert_eq!(between(BASE, BASE), [""; 0]);
+        for (from, to) in [
+            ("\nlisteners:", "\n# A comment.\n\n\nlisteners:"),
+            ("defaults:", "acme:\ndefaults:"),
+            // Keys in another order, and quotes.
+            (
+                "{ address: \"127.0.0.1:8080\", name: front }",
+                "\n      name: 'front'\n      address: 127.0.0.1:8080",
+            ),
+            ("  body_limit: 1MiB", "  body_limit: \"1MiB\""),
+        ] {
+            check(from, to, &[]);
+        }
+        let (first, rest) = BASE.split_once("routes:\n").unwrap();
+        let mut lines: Vec<_> = rest.lines().collect();
+        lines.reverse();
+        let moved = format!("routes:\n{}{first}", lines.join("\n"));
+        assert_eq!(between(BASE, &moved), [""; 0]);
+        // But the order of what is in a list counts.
+        check(
+            "[127.0.0.1:3000, 127.0.0.1:3001]",
+            "[127.0.0.1:3001, 127.0.0.1:3000]",
+            &["~ upstream web"],
+        );
+    }
+
+    #[test]
+    fn routes_of_one_name_are_told_apart_by_what_they_say() {
+        let with = |routes: &str| {
+            let (head, _) = BASE.split_once("routes:\n").unwrap();
+            format!("{head}routes:\n{routes}")
+        };
+        let one = "  - { match: { path: /a, header: { x: y } }, upstream: web }\n";
+        let two = "  - { match: { path: /a }, upstream: api }\n";
+        let three = "  - { match: { path: /a }, upstream: web }\n";
+        let both = with(&format!("{one}{two}"));
+        for (old, new, expected) in [
+            (&both, with(&format!("{two}{one}")), vec![]),
+            (&both, with(one), vec!["- route /a"]),
+            (&with(two), both.clone(), vec!["+ route /a"]),
+            (&both, with(&format!("{one}{three}")), vec!["~ route /a"]),
+            (&both, with(three), vec!["- route /a", "~ route /a"]),
+        ] {
+            assert_eq!(between(old, &new), expected, "{new}");
+        }
+    }
+
+    #[test]
+    fn changes_are_sent_as_json() {
+        let changed = BASE.replace("p2c", "round_robin");
+        let changes = Changes::between(&file(BASE), &file(&changed));
+        let json = serde_json::to_value(&changes).unwrap();
+        assert_eq!(json["upstreams"]["changed"], serde_json::json!(["web"]));
+        assert_eq!(serde_json::from_value::<Changes>(json).unwrap(), changes);
+        // A later version may have less to say.
+        assert!(serde_json::from_str::<Changes>("{}").unwrap().is_empty());
+        assert_eq!(changes.to_string(), "~ upstream web");
+        assert_eq!(Changes::default().to_string(), "nothing changed");
     }
 }

@@ -197,10 +197,7 @@ impl Compiler<'_> {
         upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
         used: &mut HashSet<&'n str>,
     ) -> Option<Route> {
-        let name: Arc<str> = match &node.config.name {
-            Some(name) => name.value.as_str().into(),
-            None => default_name(&node.config.matches.value).into(),
-        };
+        let name: Arc<str> = node.name().into();
         let mut upstream = None;
         if let Some(Spanned { value, .. }) = &node.config.upstream {
             used.insert(value);
@@ -291,16 +288,4 @@ fn describe(config: &MatchConfig) -> String {
     }
     words.retain(|word| !word.is_empty());
     words.join(" ")
-}
-
-/// A route's name where it was given none: its host and path as written.
-fn default_name(config: &MatchConfig) -> String {
-    let host = config.host.0.first().map_or("", |host| host.value.as_str());
-    let path = config.path.0.first().or(config.path_regex.as_ref());
-    let path = path.map_or("/*", |path| path.value.as_str());
-    let methods: Vec<&str> = config.method.0.iter().map(|m| m.value.as_str()).collect();
-    match methods.as_slice() {
-        [] => format!("{host}{path}"),
-        methods => format!("{} {host}{path}", methods.join(",")),
-    }
 }

@@ -1,5 +1,7 @@
 //! A tree as a `File`: section by section, so that a mistake in one hides none in another.
 
+use std::sync::Arc;
+
 use super::{
     AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, Spanned, UpstreamConfig,
 };
@@ -96,6 +98,7 @@ impl Sections<'_> {
             routes: self.routes(),
             access_log: self.node.entry("access_log").cloned(),
             acme: self.section("acme"),
+            tree: Arc::new(self.node.clone()),
         })
     }
 

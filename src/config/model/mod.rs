@@ -6,7 +6,7 @@ mod shorthand;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,8 @@ pub struct File {
     /// Raw: the `access_log` slice reads it.
     pub access_log: Option<(Key, Node)>,
     pub acme: Option<Spanned<AcmeConfig>>,
+    /// All of it, as it was read: what another file is compared with.
+    pub tree: Arc<Node>,
 }
 
 /// One route as written, its filters left raw.
@@ -48,6 +50,30 @@ pub struct RouteNode {
     pub place: crate::config::diagnostic::Place,
     pub config: RouteConfig,
     pub filters: Vec<(Key, Node)>,
+}
+
+impl RouteNode {
+    /// What people call it: its name, or else its methods, host and path as written.
+    pub fn name(&self) -> String {
+        if let Some(name) = &self.config.name {
+            return name.value.clone();
+        }
+        let MatchConfig {
+            host,
+            path,
+            path_regex,
+            method,
+            ..
+        } = &self.config.matches.value;
+        let host = host.0.first().map_or("", |host| host.value.as_str());
+        let path = path.0.first().or(path_regex.as_ref());
+        let path = path.map_or("/*", |path| path.value.as_str());
+        let methods: Vec<&str> = method.0.iter().map(|m| m.value.as_str()).collect();
+        match methods.as_slice() {
+            [] => format!("{host}{path}"),
+            methods => format!("{} {host}{path}", methods.join(",")),
+        }
+    }
 }
 
 /// The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`.

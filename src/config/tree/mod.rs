@@ -78,6 +78,30 @@ impl Node {
         }
     }
 
+    /// Whether both say the same, wherever they stand and in whatever order their keys are.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        match (&self.value, &other.value) {
+            (Value::Null, Value::Null) => true,
+            (Value::Bool(one), Value::Bool(two)) => one == two,
+            (Value::Integer(one), Value::Integer(two)) => one == two,
+            (Value::Float(one), Value::Float(two)) => one.total_cmp(two).is_eq(),
+            (Value::Text(one), Value::Text(two)) => one == two,
+            (Value::List(one), Value::List(two)) => {
+                one.len() == two.len() && one.iter().zip(two).all(|(a, b)| a.says_the_same(b))
+            }
+            (Value::Map(one), Value::Map(two)) => {
+                one.len() == two.len()
+                    && one.iter().enumerate().all(|(at, (key, node))| {
+                        // Mostly they stand in the same order.
+                        let same = two.get(at).filter(|(k, _)| k.name == key.name);
+                        let same = same.or_else(|| other.entry(&key.name));
+                        same.is_some_and(|(_, there)| node.says_the_same(there))
+                    })
+            }
+            _ => false,
+        }
+    }
+
     /// How many levels of lists and mappings it has.
     fn height(&self) -> usize {
         match &self.value {
