@@ -5,10 +5,12 @@ pub mod accept;
 #[cfg(feature = "jemalloc")]
 pub mod alloc;
 pub mod clock;
+pub(crate) mod digits;
 pub mod encoding;
 pub mod error;
 pub mod heads;
 pub mod http;
+pub mod log_file;
 pub mod loopback;
 pub mod metrics;
 pub mod net;

@@ -11,13 +11,12 @@ use super::{
     signals::{Ask, Signals},
 };
 use crate::{
-    base::tasks::Tasks,
+    base::{log_file, tasks::Tasks},
     config::{diagnostic::Diagnostics, model::File},
     edge::{
         listener::{BindError, Bound},
         worker,
     },
-    filters::access_log,
     gateway::{self, Gateway, World},
     proxy,
     runtime::{live::Live, supervisor},
@@ -148,7 +147,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     loop {
         match signals.next().await {
             Ask::Stop => break,
-            Ask::Reopen => access_log::reopen(),
+            Ask::Reopen => log_file::reopen(),
         }
     }
     info!("stopping: no new connections, requests under way may finish");
@@ -159,9 +158,9 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     }
     background.stop();
     admin.stop();
-    let flushed = tokio::task::spawn_blocking(|| access_log::flush(FLUSH)).await;
+    let flushed = tokio::task::spawn_blocking(|| log_file::flush(FLUSH)).await;
     if !flushed.unwrap_or(false) {
-        warn!("some lines of the access log were lost");
+        warn!("some lines of the access log or the audit log were lost");
     }
     info!("stopped");
     log::logger().flush();

@@ -5,11 +5,10 @@ use std::{path::Path, sync::OnceLock, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 
-use super::{
-    AccessLog, line::LineFormat, output::Target, redact::Redact, rotation::Rotation, writer::Counts,
-};
+use super::{AccessLog, COUNTED, line::LineFormat, redact::Redact};
 use crate::{
     base::{
+        log_file::{Counts, Rotation, Target},
         secret,
         units::{ByteSize, Span},
     },
@@ -140,7 +139,7 @@ impl AccessLogConfig {
             clock: cx.clock.clone(),
             target,
             rotation,
-            counts: Counts::new(cx.metrics),
+            counts: Counts::new(cx.metrics, &COUNTED),
             writer: OnceLock::new(),
         })
     }

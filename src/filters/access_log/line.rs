@@ -6,11 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    escape::{put_address, put_compat, put_json, put_millis, put_number},
+    escape::{put_address, put_compat, put_json, put_millis},
     redact::Redact,
-    stamp::Stamp,
 };
-use crate::chain::{Exchange, Facts};
+use crate::{
+    base::{digits::put_number, log_file::Stamp},
+    chain::{Exchange, Facts},
+};
 
 /// Longer ones are cut: a client could fill the disk with them.
 const LONGEST_HEADER: usize = 512;

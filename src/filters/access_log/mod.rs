@@ -1,36 +1,47 @@
 //! One line for each request, to stdout or to a file that rotates. Never blocks a request.
 //!
-//! The line is formatted on the request's own thread into a buffer that a thread of the
-//! log empties; a full buffer drops lines and counts them. What cannot be written is
-//! tried again, and requests go on.
+//! The line is formatted on the request's own thread into a buffer of the log's file
+//! ([`log_file`](crate::base::log_file)); a full buffer drops lines and counts them. What
+//! cannot be written is tried again, and requests go on.
 
 mod config;
 mod escape;
 mod line;
-mod output;
 mod redact;
-mod rotation;
-mod stamp;
 #[cfg(test)]
 mod tests;
-mod writer;
 
 use std::sync::OnceLock;
 
 use self::{
     config::AccessLogConfig,
     line::{Line, LineFormat},
-    output::Target,
     redact::Redact,
-    rotation::Rotation,
-    writer::{Counts, User},
 };
 use crate::{
-    base::clock::Clock,
+    base::{
+        clock::Clock,
+        log_file::{Counts, Kind, Rotation, Target, User},
+    },
     chain::{CompileCx, Exchange, Filter, FilterKind, Phases},
 };
 
-pub use self::writer::{flush, reopen};
+/// What the log's writer counts.
+const COUNTED: Kind = Kind {
+    name: "access log",
+    written: (
+        "edgeway_access_log_lines_total",
+        "Access log lines written.",
+    ),
+    dropped: (
+        "edgeway_access_log_dropped_total",
+        "Access log lines lost since the disk or the reader was too slow or failed.",
+    ),
+    failing: (
+        "edgeway_access_log_failing",
+        "Access log files that cannot be written at the moment.",
+    ),
+};
 
 /// The kind of filter; see `docs/filters/access_log.md`.
 pub struct AccessLogKind;

@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::DateTime;
 
-use super::escape::put_three;
+use crate::base::digits::put_three;
 
 /// The texts of the last second asked for.
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     second: u64,
     /// `2027-01-15T08:00:00`
     rfc3339: String,
@@ -28,7 +28,7 @@ impl Default for Stamp {
 
 impl Stamp {
     /// RFC 3339 in UTC with milliseconds.
-    pub(super) fn put_rfc3339(&mut self, out: &mut Vec<u8>, wall: SystemTime) {
+    pub(crate) fn put_rfc3339(&mut self, out: &mut Vec<u8>, wall: SystemTime) {
         let since = self.turn_to(wall);
         out.extend_from_slice(self.rfc3339.as_bytes());
         out.push(b'.');
@@ -37,7 +37,7 @@ impl Stamp {
     }
 
     /// As nginx' `$time_local`, in UTC.
-    pub(super) fn put_combined(&mut self, out: &mut Vec<u8>, wall: SystemTime) {
+    pub(crate) fn put_combined(&mut self, out: &mut Vec<u8>, wall: SystemTime) {
         self.turn_to(wall);
         out.extend_from_slice(self.combined.as_bytes());
     }
@@ -63,7 +63,7 @@ impl Stamp {
 }
 
 /// Zero for a clock set before 1970.
-pub(super) fn since_epoch(wall: SystemTime) -> Duration {
+pub(crate) fn since_epoch(wall: SystemTime) -> Duration {
     wall.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 

@@ -28,7 +28,7 @@ use crate::base::clock::Clock;
 
 /// A place that lines go to. Equal targets share one writer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Target {
+pub(crate) enum Target {
     Stdout,
     /// An absolute path.
     File(PathBuf),
@@ -44,7 +44,9 @@ impl fmt::Display for Target {
 }
 
 /// An open target.
-pub(super) struct Output {
+pub(crate) struct Output {
+    /// What messages call the log.
+    kind: &'static str,
     target: Target,
     rotation: Rotation,
     clock: Clock,
@@ -79,7 +81,7 @@ fn identity(metadata: &Metadata) -> Identity {
 
 /// Whole lines to write, and how far it got.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     bytes: Vec<u8>,
     /// How many lines end in the bytes that are left.
     lines: u64,
@@ -87,17 +89,17 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.offset == self.bytes.len()
     }
 
     /// Lines that are not wholly written.
-    pub(super) fn lines_left(&self) -> u64 {
+    pub(crate) fn lines_left(&self) -> u64 {
         self.lines
     }
 
     /// Takes the next lines from `bytes` and gives its own room for more in return.
-    pub(super) fn refill(&mut self, bytes: &mut Vec<u8>, lines: &mut u64) {
+    pub(crate) fn refill(&mut self, bytes: &mut Vec<u8>, lines: &mut u64) {
         debug_assert!(self.is_done(), "these lines would be lost");
         self.bytes.clear();
         self.offset = 0;
@@ -106,7 +108,7 @@ impl Batch {
     }
 
     /// Room beyond what is in use.
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
@@ -138,8 +140,9 @@ impl Batch {
 }
 
 impl Output {
-    pub(super) fn new(target: Target, clock: Clock) -> Self {
+    pub(crate) fn new(kind: &'static str, target: Target, clock: Clock) -> Self {
         Self {
+            kind,
             target,
             rotation: Rotation::NEVER,
             clock,
@@ -150,7 +153,7 @@ impl Output {
         }
     }
 
-    pub(super) fn set_rotation(&mut self, rotation: Rotation) {
+    pub(crate) fn set_rotation(&mut self, rotation: Rotation) {
         if self.rotation != rotation {
             self.rotation = rotation;
             self.refused = None;
@@ -163,7 +166,7 @@ impl Output {
     ///
     /// # Errors
     /// When it cannot be opened; the next write tries again.
-    pub(super) fn reopen(&mut self, batch: &mut Batch) -> io::Result<()> {
+    pub(crate) fn reopen(&mut self, batch: &mut Batch) -> io::Result<()> {
         self.open = None;
         self.open_if_needed(batch)
     }
@@ -173,7 +176,7 @@ impl Output {
     /// # Errors
     /// When the target cannot be opened or written. `batch` knows how far it got, and the
     /// same call may be tried again.
-    pub(super) fn write(&mut self, batch: &mut Batch, lines: &mut u64) -> io::Result<()> {
+    pub(crate) fn write(&mut self, batch: &mut Batch, lines: &mut u64) -> io::Result<()> {
         while !batch.is_done() {
             let room = self.prepare(batch)?;
             let rest = batch.rest();
@@ -260,7 +263,7 @@ impl Output {
             Err(error) => {
                 // The file goes on growing: better than losing lines.
                 if self.refused.is_none() {
-                    warn!(file:% = self.target, error:%; "the access log cannot be rotated");
+                    warn!(file:% = self.target, error:%; "the {} cannot be rotated", self.kind);
                 }
                 self.refused = Some(second);
                 Ok(())

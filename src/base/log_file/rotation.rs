@@ -9,25 +9,25 @@ use std::{
 
 /// When to rotate, and how many archives to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rotation {
+pub(crate) struct Rotation {
     /// At each multiple of this span since 1970, UTC.
-    pub(super) every: Option<Duration>,
+    pub(crate) every: Option<Duration>,
     /// Before the file would grow larger.
-    pub(super) size: Option<u64>,
+    pub(crate) size: Option<u64>,
     /// At least 1.
-    pub(super) keep: u32,
+    pub(crate) keep: u32,
 }
 
 impl Rotation {
     /// Never: something else does it, or there is nothing to rotate.
-    pub(super) const NEVER: Self = Self {
+    pub(crate) const NEVER: Self = Self {
         every: None,
         size: None,
         keep: 1,
     };
 
     /// The number of the period that a moment lies in.
-    pub(super) fn period(&self, since_epoch: Duration) -> u64 {
+    pub(crate) fn period(&self, since_epoch: Duration) -> u64 {
         self.every
             .map_or(0, |every| since_epoch.as_secs() / every.as_secs().max(1))
     }
@@ -38,7 +38,7 @@ impl Rotation {
 ///
 /// From the oldest to the youngest, so that a crash midway leaves a gap in the numbers
 /// and loses nothing.
-pub(super) fn shift(path: &Path, keep: u32) -> io::Result<()> {
+pub(crate) fn shift(path: &Path, keep: u32) -> io::Result<()> {
     let mut surplus = keep + 1;
     while forgive_missing(std::fs::remove_file(archive(path, surplus)))? {
         surplus += 1;

@@ -1,4 +1,4 @@
-//! The buffers that requests write lines into, and the thread that empties them.
+//! The buffers that threads write lines into, and the thread that empties them.
 //!
 //! Each worker thread has a buffer of its own, so its lock is free but for the moment in
 //! which the log's thread takes the content away. While lines come, that thread looks
@@ -48,42 +48,44 @@ const IDLE_LOOKS: u32 = 20;
 /// Time between two tries of a target that fails.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The log's own metrics.
+/// A kind of log: what messages call it, and the names of its metrics with what they say.
+pub(crate) struct Kind {
+    /// Such as `access log`.
+    pub(crate) name: &'static str,
+    pub(crate) written: (&'static str, &'static str),
+    pub(crate) dropped: (&'static str, &'static str),
+    pub(crate) failing: (&'static str, &'static str),
+}
+
+/// The own metrics of a kind of log.
 #[derive(Clone)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
+    kind: &'static str,
     written: IntCounter,
     dropped: IntCounter,
     failing: IntGauge,
 }
 
 impl Counts {
-    pub(super) fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics, kind: &Kind) -> Self {
         Self {
-            written: metrics.counter(
-                "edgeway_access_log_lines_total",
-                "Access log lines written.",
-                &[],
-            ),
-            dropped: metrics.counter(
-                "edgeway_access_log_dropped_total",
-                "Access log lines lost since the disk or the reader was too slow or failed.",
-                &[],
-            ),
-            failing: metrics.gauge(
-                "edgeway_access_log_failing",
-                "Access log files that cannot be written at the moment.",
-                &[],
-            ),
+            kind: kind.name,
+            written: metrics.counter(kind.written.0, kind.written.1, &[]),
+            dropped: metrics.counter(kind.dropped.0, kind.dropped.1, &[]),
+            failing: metrics.gauge(kind.failing.0, kind.failing.1, &[]),
         }
     }
 }
 
-/// The writers of this process, by target. A filter is compiled anew by each reload and
-/// for each route; what is open has to outlive that, and to be shared.
-static WRITERS: LazyLock<Mutex<HashMap<Target, Arc<Shared>>>> = LazyLock::new(Mutex::default);
+/// A writer's kind of log and its target.
+type Key = (&'static str, Target);
+
+/// The writers of this process. What logs is compiled anew by each reload, and a filter for
+/// each route; what is open has to outlive that, and to be shared.
+static WRITERS: LazyLock<Mutex<HashMap<Key, Arc<Shared>>>> = LazyLock::new(Mutex::default);
 
 /// Opens every log file anew, after something else has moved it. Does not wait.
-pub fn reopen() {
+pub(crate) fn reopen() {
     for shared in WRITERS.lock().values() {
         shared.reopen.store(true, Ordering::Release);
         shared.wake();
@@ -92,7 +94,7 @@ pub fn reopen() {
 
 /// Waits until every line logged before this call is written, at most `deadline`;
 /// whether it came so far. Blocks the calling thread.
-pub fn flush(deadline: Duration) -> bool {
+pub(crate) fn flush(deadline: Duration) -> bool {
     let end = Clock::machine().now() + deadline;
     let all: Vec<Arc<Shared>> = WRITERS.lock().values().cloned().collect();
     let wanted: Vec<u64> = all.iter().map(|shared| shared.ask_flush()).collect();
@@ -101,7 +103,7 @@ pub fn flush(deadline: Duration) -> bool {
         .all(|(shared, wanted)| shared.wait_flushed(wanted, end))
 }
 
-/// What the requests and the thread share.
+/// What those who log and the thread share.
 struct Shared {
     lanes: Box<[Lane]>,
     /// Bytes that one lane may hold.
@@ -135,16 +137,16 @@ struct Buffer {
     stamp: Stamp,
 }
 
-/// A filter's hold on the writer of its target; the thread ends when the last is gone and
+/// A hold on the writer of its target; the thread ends when the last is gone and
 /// all is written.
-pub(super) struct User {
+pub(crate) struct User {
     shared: Arc<Shared>,
 }
 
 impl User {
     /// Joins the writer of `target`, starting it if there is none. Its rotation becomes
     /// the caller's.
-    pub(super) fn join(
+    pub(crate) fn join(
         target: &Target,
         rotation: Rotation,
         clock: &Clock,
@@ -153,7 +155,7 @@ impl User {
         Self::join_sized(target, rotation, clock, counts, CAPACITY, RETRY)
     }
 
-    pub(super) fn join_sized(
+    pub(crate) fn join_sized(
         target: &Target,
         rotation: Rotation,
         clock: &Clock,
@@ -162,7 +164,8 @@ impl User {
         retry: Duration,
     ) -> Self {
         let mut writers = WRITERS.lock();
-        let shared = writers.entry(target.clone()).or_insert_with(|| {
+        let key = (counts.kind, target.clone());
+        let shared = writers.entry(key).or_insert_with(|| {
             let shared = Arc::new(Shared::new(counts.clone(), capacity, retry));
             *shared.rotation.lock() = Some(rotation.clone());
             Worker::start(&shared, target, clock);
@@ -176,7 +179,7 @@ impl User {
     }
 
     /// Adds one line, or counts it as dropped.
-    pub(super) fn push(&self, put: impl FnOnce(&mut Vec<u8>, &mut Stamp)) {
+    pub(crate) fn push(&self, put: impl FnOnce(&mut Vec<u8>, &mut Stamp)) {
         let shared = &*self.shared;
         let mut buffer = shared.free_lane();
         let before = buffer.bytes.len();
@@ -202,15 +205,15 @@ impl User {
 
 #[cfg(test)]
 impl User {
-    pub(super) fn is_asleep(&self) -> bool {
+    pub(crate) fn is_asleep(&self) -> bool {
         self.shared.is_asleep.load(Ordering::Relaxed)
     }
 
-    pub(super) fn shares_with(&self, other: &Self) -> bool {
+    pub(crate) fn shares_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    pub(super) fn flush(&self, deadline: Duration) -> bool {
+    pub(crate) fn flush(&self, deadline: Duration) -> bool {
         let end = Clock::machine().now() + deadline;
         let wanted = self.shared.ask_flush();
         self.shared.wait_flushed(wanted, end)
@@ -218,8 +221,11 @@ impl User {
 }
 
 #[cfg(test)]
-pub(super) fn is_open(path: &std::path::Path) -> bool {
-    WRITERS.lock().contains_key(&Target::File(path.to_owned()))
+pub(crate) fn is_open(path: &std::path::Path) -> bool {
+    WRITERS
+        .lock()
+        .keys()
+        .any(|(_, target)| *target == Target::File(path.to_owned()))
 }
 
 impl Drop for User {
@@ -326,12 +332,12 @@ impl Worker {
         let worker = Self {
             shared: Arc::clone(shared),
             target: target.clone(),
-            output: Output::new(target.clone(), clock.clone()),
+            output: Output::new(shared.counts.kind, target.clone(), clock.clone()),
             batch: Batch::default(),
             failing: None,
         };
         let started = thread::Builder::new()
-            .name("access-log".to_owned())
+            .name(shared.counts.kind.replace(' ', "-"))
             .spawn(move || worker.run());
         match started {
             Ok(handle) => {
@@ -339,7 +345,8 @@ impl Worker {
                 let _first = shared.thread.set(handle.thread().clone());
             }
             Err(error) => {
-                error!(file:% = target, error:%; "cannot start the access log's thread: its lines are dropped");
+                let kind = shared.counts.kind;
+                error!(file:% = target, error:%; "cannot start the {kind}'s thread: its lines are dropped");
             }
         }
     }
@@ -377,7 +384,7 @@ impl Worker {
 
     fn reopen(&mut self) {
         match self.output.reopen(&mut self.batch) {
-            Ok(()) => info!(file:% = self.target; "access log reopened"),
+            Ok(()) => info!(file:% = self.target; "{} reopened", self.shared.counts.kind),
             Err(error) => self.fail(&error),
         }
     }
@@ -415,7 +422,8 @@ impl Worker {
             Ok(()) => {
                 if self.failing.take().is_some() {
                     self.shared.counts.failing.dec();
-                    info!(file:% = self.target; "the access log can be written again");
+                    let kind = self.shared.counts.kind;
+                    info!(file:% = self.target; "the {kind} can be written again");
                 }
                 true
             }
@@ -438,7 +446,8 @@ impl Worker {
             code: error.raw_os_error(),
         };
         if self.failing.as_ref() != Some(&failure) {
-            warn!(file:% = self.target, error:%; "the access log cannot be written: lines are held, then dropped");
+            let kind = self.shared.counts.kind;
+            warn!(file:% = self.target, error:%; "the {kind} cannot be written: lines are held, then dropped");
         }
         if self.failing.replace(failure).is_none() {
             self.shared.counts.failing.inc();
@@ -456,7 +465,7 @@ impl Worker {
         }
     }
 
-    /// Leaves the writers if no filter logs here any more; whether it did. What cannot be
+    /// Leaves the writers if nothing logs here any more; whether it did. What cannot be
     /// written then is lost, and counted.
     fn retire(&mut self) -> bool {
         let mut writers = WRITERS.lock();
@@ -471,7 +480,7 @@ impl Worker {
         if !is_empty && self.failing.is_none() {
             return false;
         }
-        writers.remove(&self.target);
+        writers.remove(&(self.shared.counts.kind, self.target.clone()));
         drop(writers);
         let mut lost = self.batch.lines_left();
         for lane in &self.shared.lanes {

@@ -1,0 +1,16 @@
+//! Log files that never hold up whoever writes a line: lines go to memory, and a thread takes
+//! them to stdout or to a file that may rotate, be moved, or be full for a while.
+
+mod output;
+mod rotation;
+mod stamp;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub(crate) use self::{
+    output::Target,
+    rotation::Rotation,
+    stamp::Stamp,
+    writer::{Counts, Kind, User, flush, reopen},
+};
