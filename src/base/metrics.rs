@@ -3,13 +3,20 @@
 //! Handles are made when a configuration is compiled, so counting on the request
 //! path is one atomic addition. Label values come from the configuration or from a
 //! closed set, never from a client.
+//!
+//! What a configuration names ends with it: [`Metrics::retain`] drops the series of names
+//! that are no more. Handles to them go on counting where nobody looks.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
     core::Collector as _,
+    proto::{LabelPair, MetricFamily},
 };
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 
@@ -25,7 +32,14 @@ pub struct Metrics(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     registry: Registry,
-    families: Mutex<HashMap<&'static str, Family>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    families: HashMap<&'static str, Family>,
+    /// Labels that take certain values only, since the first [`Metrics::retain`].
+    known: HashMap<&'static str, HashSet<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -45,9 +59,65 @@ pub struct FamilyInfo {
     pub help: String,
 }
 
+/// A series, to decide whether it stays.
+#[derive(Clone, Copy, Debug)]
+pub struct Series<'a> {
+    pub family: &'a str,
+    labels: &'a [LabelPair],
+}
+
+impl<'a> Series<'a> {
+    /// The value of a label, if it has that.
+    pub fn get(&self, label: &str) -> Option<&'a str> {
+        let pair = self.labels.iter().find(|pair| pair.name() == label)?;
+        Some(pair.value())
+    }
+}
+
 type Labels<'a> = &'a [(&'static str, &'a str)];
 
 impl Metrics {
+    /// From now on there may be series with this value of a label.
+    pub fn admit(&self, label: &'static str, value: &str) {
+        let mut state = self.0.state.lock();
+        if let Some(values) = state.known.get_mut(label) {
+            values.insert(value.to_owned());
+        }
+    }
+
+    /// Drops every series with another value of these labels, and those that `keep` refuses.
+    /// From now on, what is asked for with another value counts where nobody looks, until
+    /// that is admitted: whoever ends late brings no series back.
+    pub fn retain(
+        &self,
+        known: HashMap<&'static str, HashSet<String>>,
+        keep: impl Fn(Series<'_>) -> bool,
+    ) {
+        let mut state = self.0.state.lock();
+        state.known = known;
+        let State { families, known } = &*state;
+        for (name, family) in families {
+            for found in family.collect() {
+                for metric in found.get_metric() {
+                    let labels = metric.get_label();
+                    let is_known = labels.iter().all(|pair| {
+                        let values = known.get(pair.name());
+                        values.is_none_or(|values| values.contains(pair.value()))
+                    });
+                    if !is_known
+                        || !keep(Series {
+                            family: name,
+                            labels,
+                        })
+                    {
+                        let labels = labels.iter().map(|pair| (pair.name(), pair.value()));
+                        family.remove(&labels.collect());
+                    }
+                }
+            }
+        }
+    }
+
     /// A counter of the family `name`; the first call registers the family.
     ///
     /// # Panics
@@ -59,15 +129,15 @@ impl Metrics {
         labels: Labels<'_>,
     ) -> IntCounter {
         let (names, values) = split(labels);
-        let family = self.family(name, || {
+        let make = || {
             Family::Counter(
                 IntCounterVec::new(Opts::new(name, help), &names).expect("static name and labels"),
             )
-        });
-        match family {
+        };
+        self.series(name, labels, make, |family| match family {
             Family::Counter(vec) => vec.with_label_values(&values),
             Family::Gauge(_) | Family::Histogram(_) => unreachable!("{name} is not a counter"),
-        }
+        })
     }
 
     /// A gauge of the family `name`; as [`Metrics::counter`].
@@ -76,15 +146,15 @@ impl Metrics {
     /// As [`Metrics::counter`].
     pub fn gauge(&self, name: &'static str, help: &'static str, labels: Labels<'_>) -> IntGauge {
         let (names, values) = split(labels);
-        let family = self.family(name, || {
+        let make = || {
             Family::Gauge(
                 IntGaugeVec::new(Opts::new(name, help), &names).expect("static name and labels"),
             )
-        });
-        match family {
+        };
+        self.series(name, labels, make, |family| match family {
             Family::Gauge(vec) => vec.with_label_values(&values),
             Family::Counter(_) | Family::Histogram(_) => unreachable!("{name} is not a gauge"),
-        }
+        })
     }
 
     /// A histogram in seconds of the family `name`, with the buckets of [`SECONDS`].
@@ -98,34 +168,30 @@ impl Metrics {
         labels: Labels<'_>,
     ) -> Histogram {
         let (names, values) = split(labels);
-        let family = self.family(name, || {
+        let make = || {
             let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
             Family::Histogram(HistogramVec::new(opts, &names).expect("static name and labels"))
-        });
-        match family {
+        };
+        self.series(name, labels, make, |family| match family {
             Family::Histogram(vec) => vec.with_label_values(&values),
             Family::Counter(_) | Family::Gauge(_) => unreachable!("{name} is not a histogram"),
-        }
+        })
     }
 
     /// Drops one series, for a backend or route that is no more.
     pub fn forget(&self, name: &str, labels: Labels<'_>) {
-        let (_, values) = split(labels);
-        // A series that was never made is already gone: the error says no more than that.
-        let _missing = match self.0.families.lock().get(name) {
-            Some(Family::Counter(vec)) => vec.remove_label_values(&values),
-            Some(Family::Gauge(vec)) => vec.remove_label_values(&values),
-            Some(Family::Histogram(vec)) => vec.remove_label_values(&values),
-            None => Ok(()),
-        };
+        if let Some(family) = self.0.state.lock().families.get(name) {
+            family.remove(&labels.iter().copied().collect());
+        }
     }
 
     /// Every family that was asked for so far, by name.
     pub fn families(&self) -> Vec<FamilyInfo> {
         let mut found: Vec<FamilyInfo> = self
             .0
-            .families
+            .state
             .lock()
+            .families
             .values()
             .flat_map(|family| {
                 let (kind, descriptions) = match family {
@@ -157,25 +223,59 @@ impl Metrics {
         out
     }
 
-    fn family(&self, name: &'static str, make: impl FnOnce() -> Family) -> Family {
-        self.0
-            .families
-            .lock()
-            .entry(name)
-            .or_insert_with(|| {
-                let family = make();
-                let collector: Box<dyn prometheus::core::Collector> = match &family {
-                    Family::Counter(vec) => Box::new(vec.clone()),
-                    Family::Gauge(vec) => Box::new(vec.clone()),
-                    Family::Histogram(vec) => Box::new(vec.clone()),
-                };
-                self.0
-                    .registry
-                    .register(collector)
-                    .expect("a family is registered once, under its own name");
-                family
-            })
-            .clone()
+    /// One series of a family, which is registered if it is new. That of a value that is not
+    /// known is of a family that nobody sees.
+    fn series<T>(
+        &self,
+        name: &'static str,
+        labels: Labels<'_>,
+        make: impl Fn() -> Family,
+        pick: impl FnOnce(&Family) -> T,
+    ) -> T {
+        let mut state = self.0.state.lock();
+        let State { families, known } = &mut *state;
+        let family = families.entry(name).or_insert_with(|| {
+            let family = make();
+            let registered = self.0.registry.register(family.collector());
+            registered.expect("a family is registered once, under its own name");
+            family
+        });
+        let is_known = labels.iter().all(|(label, value)| {
+            let values = known.get(label);
+            values.is_none_or(|values| values.contains(*value))
+        });
+        if is_known {
+            pick(family)
+        } else {
+            pick(&make())
+        }
+    }
+}
+
+impl Family {
+    fn collector(&self) -> Box<dyn prometheus::core::Collector> {
+        match self {
+            Self::Counter(vec) => Box::new(vec.clone()),
+            Self::Gauge(vec) => Box::new(vec.clone()),
+            Self::Histogram(vec) => Box::new(vec.clone()),
+        }
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        match self {
+            Self::Counter(vec) => vec.collect(),
+            Self::Gauge(vec) => vec.collect(),
+            Self::Histogram(vec) => vec.collect(),
+        }
+    }
+
+    fn remove(&self, labels: &HashMap<&str, &str>) {
+        // A series that was never made is already gone: the error says no more than that.
+        let _missing = match self {
+            Self::Counter(vec) => vec.remove(labels),
+            Self::Gauge(vec) => vec.remove(labels),
+            Self::Histogram(vec) => vec.remove(labels),
+        };
     }
 }
 
@@ -225,5 +325,44 @@ mod tests {
         let text = String::from_utf8(metrics.text()).unwrap();
         assert!(!text.contains("route=\"a\""), "{text}");
         assert!(text.contains("route=\"b\""), "{text}");
+    }
+
+    #[test]
+    fn series_of_names_that_are_no_more_go_and_do_not_come_back() {
+        let metrics = Metrics::default();
+        let requests = |route: &str| metrics.counter("edgeway_x_total", "x", &[("route", route)]);
+        let text = || String::from_utf8(metrics.text()).unwrap();
+        let known = |routes: &[&str]| {
+            let routes = routes.iter().map(|route| (*route).to_owned()).collect();
+            HashMap::from([("route", routes)])
+        };
+        let (a, b) = (requests("a"), requests("b"));
+        a.inc();
+        b.inc();
+        metrics.gauge("edgeway_y", "y", &[]).set(1);
+        metrics.gauge("edgeway_z", "z", &[("kind", "k")]).set(1);
+        metrics.retain(known(&["a"]), |series| series.get("kind").is_none());
+        a.inc();
+        // Whoever still has it may count, and whoever asks late too.
+        b.inc();
+        requests("b").inc();
+        assert!(
+            text().contains("edgeway_x_total{route=\"a\"} 2"),
+            "{}",
+            text()
+        );
+        assert!(text().contains("edgeway_y 1"), "{}", text());
+        assert!(!text().contains("\"b\""), "{}", text());
+        assert!(!text().contains("\"k\""), "{}", text());
+        metrics.admit("route", "b");
+        requests("b").inc();
+        assert!(
+            text().contains("edgeway_x_total{route=\"b\"} 1"),
+            "{}",
+            text()
+        );
+        // Other labels take any value.
+        metrics.gauge("edgeway_z", "z", &[("kind", "k")]).set(2);
+        assert!(text().contains("edgeway_z{kind=\"k\"} 2"), "{}", text());
     }
 }

@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Admin, Gateway, Route, World, effective, metrics::RouteMetrics};
+use super::{
+    Admin, Gateway, Route, World, effective,
+    metrics::{self, NO_ROUTE, RouteMetrics},
+};
 use crate::{
     base::{
         net::{Cidr, TrustedProxies},
@@ -22,9 +25,6 @@ use crate::{
     routes::{Action, RouteTable},
     upstreams::{Protocol, Upstream},
 };
-
-/// What a request has that no route took, in metrics and logs.
-const NO_ROUTE: &str = "(none)";
 
 pub(super) struct Compiler<'a> {
     pub(super) file: &'a File,
@@ -58,6 +58,7 @@ pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, D
 
 impl Compiler<'_> {
     fn gateway(&mut self) -> Option<Gateway> {
+        metrics::admit(self.file, &self.world.metrics);
         let listeners = self.listeners();
         let acme = self.acme(&listeners);
         let admin = self.admin();

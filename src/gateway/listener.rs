@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{ListenAddress, compile::Compiler, limits::Limits};
+use super::{ListenAddress, compile::Compiler, limits::Limits, metrics};
 use crate::{
     base::net::{Cidr, CidrSet},
     chain::CompileCx,
@@ -96,6 +96,7 @@ impl Compiler<'_> {
             };
             let name = config.name.clone().unwrap_or_else(|| address.to_string());
             let name: Arc<str> = name.into();
+            self.world.metrics.admit(metrics::LISTENER, &name);
             let place = config.address.place;
             let text = address.to_string();
             let is_fixed = !matches!(address, ListenAddress::Tcp(a) if a.port() == 0);

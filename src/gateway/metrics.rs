@@ -1,14 +1,69 @@
 //! The metrics of requests: handles made with the configuration, counted without a lock.
+//! And whose series there are at all, once a configuration serves.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, OnceLock},
 };
 
 use arc_swap::ArcSwap;
 use http::Method;
 
-use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
+use super::Gateway;
+use crate::{
+    base::metrics::{Histogram, IntCounter, IntGauge, Metrics, Series},
+    config::model::File,
+    tls::{self, acme::Acme},
+};
+
+/// What a request has that no route took, in metrics and logs.
+pub(super) const NO_ROUTE: &str = "(none)";
+
+/// From now on there may be series of what `file` names, listeners aside.
+pub(super) fn admit(file: &File, metrics: &Metrics) {
+    for route in &file.routes {
+        metrics.admit(ROUTE, &route.name());
+    }
+    for (key, _) in &file.upstreams {
+        metrics.admit(UPSTREAM, &key.name);
+    }
+}
+
+pub(super) const LISTENER: &str = "listener";
+const ROUTE: &str = "route";
+const UPSTREAM: &str = "upstream";
+
+impl Gateway {
+    /// Drops the series of what this configuration, the one that serves, does not name:
+    /// what it has replaced had them, or a configuration that was refused. Requests that are
+    /// under way there count on where nobody looks.
+    pub fn forget_stale_metrics(&self, metrics: &Metrics) {
+        let names = |names: &mut dyn Iterator<Item = &Arc<str>>| -> HashSet<String> {
+            names.map(ToString::to_string).collect()
+        };
+        let mut routes = names(&mut self.routes.iter().map(|route| &route.name));
+        routes.insert(NO_ROUTE.to_owned());
+        let listeners = names(&mut self.listeners.iter().map(|listener| &listener.name));
+        let known = HashMap::from([
+            (ROUTE, routes),
+            (LISTENER, listeners),
+            (UPSTREAM, names(&mut self.upstreams.keys())),
+        ]);
+        metrics.retain(known, |series| self.has_series(series));
+        for tls in self.listeners.iter().filter_map(|l| l.tls.as_ref()) {
+            tls.publish();
+        }
+    }
+
+    /// Whether a series whose labels are known is of something that there is.
+    fn has_series(&self, series: Series<'_>) -> bool {
+        let Some(listener) = series.get(LISTENER) else {
+            return Acme::has_series(self.acme.as_deref(), series);
+        };
+        let mut of_name = self.listeners.iter().filter(|l| *l.name == *listener);
+        of_name.any(|listener| tls::Server::has_series(listener.tls.as_deref(), series))
+    }
+}
 
 /// The label values of `method`; whatever else a client writes is `other`.
 const METHODS: [&str; 9] = [
@@ -121,6 +176,64 @@ impl HttpMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::{World, compile, load_text};
+
+    fn gateway(text: &str, world: &World) -> Option<Gateway> {
+        let loaded = load_text("edgeway.yaml", text);
+        let told = format!("{:?}", loaded.diagnostics);
+        let file = loaded.file.unwrap_or_else(|| panic!("{told}"));
+        compile(&file, std::path::Path::new("."), world).0
+    }
+
+    #[test]
+    fn series_go_with_the_names_of_a_configuration() {
+        let text = |name: &str| {
+            format!(
+                "listeners: [{{ address: '127.0.0.1:0', name: l-{name} }}]\n\
+                 upstreams: {{ u-{name}: {{ backends: [127.0.0.1:1] }} }}\n\
+                 routes: [{{ name: r-{name}, match: {{ path: /* }}, upstream: u-{name} }}]\n"
+            )
+        };
+        let world = World::default();
+        let shown = || String::from_utf8(world.metrics.text()).unwrap();
+        let old = gateway(&text("old"), &world).unwrap();
+        old.forget_stale_metrics(&world.metrics);
+        let open = crate::base::metrics::Metrics::gauge;
+        let gauge = |name: &str| {
+            let labels = [("listener", name), ("state", "open")];
+            open(&world.metrics, "edgeway_connections", "open", &labels)
+        };
+        gauge("l-old").inc();
+        old.routes[0].metrics.count(&Method::GET, 200);
+        old.fallback_metrics.count(&Method::GET, 404);
+        for name in ["l-old", "r-old", "u-old"] {
+            assert!(shown().contains(name), "{name}: {}", shown());
+        }
+        // Refused: what it alone names is gone, and the one that serves has all of its own.
+        let refused = text("bad").replace("/*", "no-path");
+        assert!(gateway(&refused, &world).is_none());
+        assert!(shown().contains("u-bad"), "{}", shown());
+        old.forget_stale_metrics(&world.metrics);
+        assert!(!shown().contains("-bad"), "{}", shown());
+        let before = shown();
+        for name in ["l-old", "r-old", "u-old"] {
+            assert!(before.contains(name), "{name}: {before}");
+        }
+        // Replaced: requests under way on the old one bring nothing back.
+        let new = gateway(&text("new"), &world).unwrap();
+        new.routes[0].metrics.count(&Method::GET, 200);
+        new.forget_stale_metrics(&world.metrics);
+        old.routes[0].metrics.count(&Method::GET, 200);
+        old.routes[0].metrics.count(&Method::GET, 500);
+        gauge("l-old").dec();
+        assert!(!shown().contains("-old"), "{}", shown());
+        let counted =
+            "edgeway_http_requests_total{method=\"GET\",route=\"r-new\",status=\"200\"} 1";
+        assert!(shown().contains(counted), "{}", shown());
+        let fallback =
+            "edgeway_http_requests_total{method=\"GET\",route=\"(none)\",status=\"404\"} 1";
+        assert!(shown().contains(fallback), "{}", shown());
+    }
 
     #[test]
     fn methods_that_nobody_registered_are_other() {

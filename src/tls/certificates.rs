@@ -109,6 +109,11 @@ impl Certificates {
         });
     }
 
+    /// When they run out, as a metric.
+    pub(super) fn expiries(&self) -> &Expiries {
+        &self.expiries
+    }
+
     /// Whether a file has a certificate for `name`, in lower case.
     pub(super) fn is_in_files(&self, name: &str) -> bool {
         self.files.load().find(name).is_some()

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use rustls::sign::CertifiedKey;
 
 use super::pair::{self, Certificate};
-use crate::base::metrics::{IntGauge, Metrics};
+use crate::base::metrics::{IntGauge, Metrics, Series};
 
 /// The metric of the certificates of one listener.
 #[derive(Debug)]
@@ -61,6 +61,20 @@ impl Expiries {
         self.show(&known);
     }
 
+    /// Whether a series of this listener is of a certificate that there is, if it is of any.
+    pub(super) fn has(&self, series: Series<'_>) -> bool {
+        let Some(name) = series.get("name").filter(|_| series.family == NAME) else {
+            return true;
+        };
+        let known = self.known.lock();
+        known.files.contains_key(name) || known.managed.contains_key(name)
+    }
+
+    /// Says again what is known: others may have said something else under the same names.
+    pub(super) fn publish(&self) {
+        self.show(&self.known.lock());
+    }
+
     fn show(&self, known: &Known) {
         // What comes from a file is what clients see.
         for (name, not_after) in known.managed.iter().chain(&known.files) {
@@ -71,7 +85,7 @@ impl Expiries {
 
 const DAY: i64 = 24 * 60 * 60;
 
-const NAME: &str = "edgeway_certificate_expiry_seconds";
+pub(super) const NAME: &str = "edgeway_certificate_expiry_seconds";
 
 fn gauge(metrics: &Metrics, listener: &str, name: &str) -> IntGauge {
     metrics.gauge(

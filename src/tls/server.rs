@@ -14,10 +14,10 @@ use super::{
     files::{Files, Source, Trouble},
     pair::{Certificate, Ocsp, PairPaths, Part},
     policy::{self, Configs, Policy},
-    watch::{ClientCa, Watch},
+    watch::{self, ClientCa, Watch},
 };
 use crate::{
-    base::clock::Clock,
+    base::{clock::Clock, metrics::Series},
     chain::CompileCx,
     config::{
         diagnostic::Diagnostic,
@@ -171,6 +171,20 @@ impl Server {
 
     pub(super) fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Whether a series with this listener's name is one of its own TLS, if it is of any.
+    pub fn has_series(server: Option<&Self>, series: Series<'_>) -> bool {
+        match server {
+            Some(server) => server.certificates.expiries().has(series),
+            None => series.family != expiry::NAME && series.family != watch::IS_WELL,
+        }
+    }
+
+    /// Says again when certificates run out, after a configuration was refused that has
+    /// said otherwise.
+    pub fn publish(&self) {
+        self.certificates.expiries().publish();
     }
 
     /// Watches the files, turns the ticket keys, and warns of certificates that run out,

@@ -27,6 +27,9 @@ const REST: u32 = 50;
 /// How often certificates that run out are complained about.
 const REMINDER: Duration = Duration::from_hours(24);
 
+/// Of listeners with TLS only.
+pub(super) const IS_WELL: &str = "edgeway_certificate_last_reload_success";
+
 /// The files of a listener's TLS, and what is made anew when they change.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -102,7 +105,7 @@ impl Watch {
         metrics: &Metrics,
     ) -> Self {
         let is_well = metrics.gauge(
-            "edgeway_certificate_last_reload_success",
+            IS_WELL,
             "1 if every certificate on disk is the one that is shown, 0 if one is of no use.",
             &[("listener", listener)],
         );

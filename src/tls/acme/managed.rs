@@ -18,7 +18,7 @@ use super::{
 use crate::{
     base::{
         error::chain,
-        metrics::{IntCounter, IntGauge, Metrics},
+        metrics::{IntCounter, IntGauge, Metrics, Series},
     },
     config::model::ChallengeConfig,
     tls::Certificates,
@@ -49,6 +49,15 @@ struct Served {
 struct NameMetrics {
     orders: [(&'static str, IntCounter); OUTCOMES.len()],
     stand_in: IntGauge,
+}
+
+const ORDERS: &str = "edgeway_acme_orders_total";
+const STAND_IN: &str = "edgeway_acme_stand_in";
+
+/// The name that a series of ACME is of.
+pub(super) fn name_of(series: Series<'_>) -> Option<&str> {
+    let is_ours = [ORDERS, STAND_IN].contains(&series.family);
+    is_ours.then(|| series.get("name"))?
 }
 
 /// What becomes of an order: a certificate; a no; no answer; or we could not go on.
@@ -249,14 +258,14 @@ impl NameMetrics {
     fn new(metrics: &Metrics, name: &str) -> Self {
         let orders = OUTCOMES.map(|outcome| {
             let counter = metrics.counter(
-                "edgeway_acme_orders_total",
+                ORDERS,
                 "Certificates asked for by ACME, by what came of it.",
                 &[("name", name), ("outcome", outcome)],
             );
             (outcome, counter)
         });
         let stand_in = metrics.gauge(
-            "edgeway_acme_stand_in",
+            STAND_IN,
             "1 while a self-signed certificate stands in for one that is not issued yet.",
             &[("name", name)],
         );

@@ -33,7 +33,7 @@ use self::{
     managed::Managed,
     store::{Stamp, Store},
 };
-use crate::base::error::chain;
+use crate::base::{error::chain, metrics::Series};
 
 /// Where authorities ask for the answers to HTTP-01 (RFC 8555, 8.3).
 pub const PREFIX: &str = "/.well-known/acme-challenge/";
@@ -102,6 +102,14 @@ impl Acme {
                 Said::Failed => Answer::NoIssuer,
             },
         }
+    }
+
+    /// Whether a series is of a name that is looked after, if it is of any.
+    pub fn has_series(acme: Option<&Self>, series: Series<'_>) -> bool {
+        let Some(name) = managed::name_of(series) else {
+            return true;
+        };
+        acme.is_some_and(|acme| acme.names.iter().any(|managed| *managed.name == *name))
     }
 
     /// How each name stands.
