@@ -185,7 +185,9 @@ impl Compiler<'_> {
                 metrics: &self.world.metrics,
                 diagnostics: &mut self.diagnostics,
             };
-            if let Some(upstream) = Upstream::compile(key, config, &self.world.zones, &mut cx) {
+            if let Some(upstream) =
+                Upstream::compile(key, config, &self.world.zones, &self.world.keeper, &mut cx)
+            {
                 upstreams.insert(Arc::clone(&upstream.name), upstream);
             }
         }

@@ -36,7 +36,7 @@ use crate::{
     filters,
     routes::{Action, RouteTable},
     tls::acme::Acme,
-    upstreams::Upstream,
+    upstreams::{Keeper, Upstream},
     zones::Zones,
 };
 
@@ -82,6 +82,8 @@ pub struct World {
     pub zones: Arc<Zones>,
     pub metrics: Metrics,
     pub clock: Clock,
+    /// Of what operators decided of backends.
+    pub keeper: Arc<Keeper>,
 }
 
 /// A configuration read from disk, with all that was found wrong with its form.

@@ -9,6 +9,7 @@ use super::{
     files, log as own_log,
     ready::{READY_FILE, Ready, ReadyListener},
     signals::{Ask, Signals},
+    state_folder::state_folder,
 };
 use crate::{
     base::{log_file, tasks::Tasks},
@@ -21,6 +22,7 @@ use crate::{
     proxy,
     runtime::{live::Live, supervisor},
     status,
+    upstreams::Keeper,
 };
 
 /// Idle clients are told `Connection: close` for this long before they are cut.
@@ -77,7 +79,13 @@ pub fn serve(setup: Setup) -> Result<(), BootError> {
 }
 
 async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
-    let world = World::default();
+    let kept = setup.path.as_deref().and_then(state_folder);
+    let world = World {
+        keeper: kept
+            .map(|folder| Arc::new(Keeper::open(folder.join("backends.json"))))
+            .unwrap_or_default(),
+        ..World::default()
+    };
     let folder = setup
         .path
         .as_deref()

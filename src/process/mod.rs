@@ -7,3 +7,4 @@ pub mod log;
 mod ready;
 mod signals;
 mod source;
+pub mod state_folder;

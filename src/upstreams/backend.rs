@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use super::{
     balance::hash64,
     eject::Ejection,
-    health::{Health, ProbeReport},
+    health::{Health, ProbeLog},
     latency::Latency,
     live::Shared,
     metrics::BackendMetrics,
@@ -40,11 +40,34 @@ pub struct Backend {
     pub(super) authority: String,
     /// At least 1.
     pub(super) weight: u16,
+    pub(super) origin: Origin,
     pub(super) peer: PeerTemplate,
     /// What a browser gets to stay here, if the upstream is sticky.
     pub(super) cookie: Option<StickyValue>,
     pub(super) metrics: BackendMetrics,
     pub(super) shared: Arc<Shared>,
+}
+
+/// How a backend came to belong to its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It is written in the configuration.
+    File,
+    /// DNS gave its address.
+    Dns,
+    /// An operator added it at run time.
+    Added,
+}
+
+impl Origin {
+    /// The word in status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Dns => "dns",
+            Self::Added => "added",
+        }
+    }
 }
 
 /// A sticky cookie's value, and the whole `Set-Cookie` that hands it out.
@@ -59,10 +82,14 @@ pub(super) struct StickyValue {
 pub(super) struct BackendState {
     pub(super) address: Arc<str>,
     pub(super) id: BackendId,
-    /// Invariant: the number of leases on this backend. Only [`BackendState::reserve`]
-    /// adds, only a lease's drop subtracts, each by one; never above `max_in_flight` of
-    /// the configuration that added. `SeqCst`, for the queue's sake (`queue.rs`).
-    in_flight: AtomicU32,
+    /// Invariant: below [`DRAINED`] the number of leases on this backend. Only
+    /// [`BackendState::reserve`] adds, only a lease's drop subtracts, each by one; never
+    /// above `max_in_flight` of the configuration that added. `SeqCst`, for the queue's
+    /// sake (`queue.rs`).
+    ///
+    /// The bit [`DRAINED`] is in the same word, so that nobody gets a place once it is
+    /// set: who then sees no lease sees the last of them.
+    places: AtomicU32,
     /// The verdict of active checks; true where there are none. Written by the
     /// supervisor only, always together with `health`.
     healthy: AtomicBool,
@@ -84,10 +111,15 @@ pub(super) struct BackendState {
     keep_alive: AtomicU64,
     pub(super) health: Mutex<Health>,
     pub(super) ejection: Mutex<Ejection>,
-    pub(super) last_probe: Mutex<Option<ProbeReport>>,
+    pub(super) probes: Mutex<ProbeLog>,
     pub(super) tls_said: Said,
     series: Option<(Metrics, Arc<str>)>,
 }
+
+/// No new requests: an operator said so.
+const DRAINED: u32 = 1 << 31;
+/// So many leases leave the bit alone.
+const MOST_PLACES: u32 = DRAINED - 1;
 
 impl Drop for BackendState {
     /// Nobody knows the address any more: its series end with it, or `/metrics` would
@@ -145,7 +177,7 @@ impl BackendState {
         Self {
             id: BackendId(hash64(address.as_bytes())),
             address,
-            in_flight: AtomicU32::new(0),
+            places: AtomicU32::new(0),
             healthy: AtomicBool::new(health.is_up()),
             ejected_until: AtomicU64::new(0),
             returned_at: AtomicU64::new(0),
@@ -155,19 +187,39 @@ impl BackendState {
             keep_alive: AtomicU64::new(KeepAlive::UNKNOWN),
             health: Mutex::new(health),
             ejection: Mutex::default(),
-            last_probe: Mutex::default(),
+            probes: Mutex::default(),
             tls_said: Said::default(),
             series,
         }
     }
 
     pub(super) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::SeqCst)
+        self.places.load(Ordering::SeqCst) & !DRAINED
     }
 
-    /// Takes a place if there are fewer than `max` in use.
+    pub(super) fn is_drained(&self) -> bool {
+        self.places.load(Ordering::SeqCst) & DRAINED != 0
+    }
+
+    /// Begins or ends the drain. True if that changed.
+    pub(super) fn set_drained(&self, drained: bool) -> bool {
+        let before = if drained {
+            self.places.fetch_or(DRAINED, Ordering::SeqCst)
+        } else {
+            self.places.fetch_and(!DRAINED, Ordering::SeqCst)
+        };
+        (before & DRAINED != 0) != drained
+    }
+
+    /// It is not drained, and fewer than `max` places are in use.
+    pub(super) fn has_place(&self, max: u32) -> bool {
+        self.places.load(Ordering::SeqCst) < max.min(MOST_PLACES)
+    }
+
+    /// Takes a place if there is one ([`BackendState::has_place`]).
     pub(super) fn reserve(&self, max: u32) -> bool {
-        self.in_flight
+        let max = max.min(MOST_PLACES);
+        self.places
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
                 (now < max).then_some(now + 1)
             })
@@ -176,8 +228,8 @@ impl BackendState {
 
     /// Gives a place back.
     pub(super) fn release(&self) {
-        let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        debug_assert!(before > 0, "a place was given back twice");
+        let before = self.places.fetch_sub(1, Ordering::SeqCst);
+        debug_assert!(before & !DRAINED > 0, "a place was given back twice");
     }
 
     pub(super) fn is_healthy(&self) -> bool {
@@ -190,7 +242,7 @@ impl BackendState {
         (until > now).then_some(until)
     }
 
-    /// In rotation, as far as its own state goes. An ejection whose time is over ends here.
+    /// Neither down nor ejected. An ejection whose time is over ends here.
     pub(super) fn is_up(&self, now: u64) -> bool {
         if !self.is_healthy() {
             return false;
@@ -213,6 +265,11 @@ impl BackendState {
         true
     }
 
+    /// In rotation: neither down nor ejected nor drained.
+    pub(super) fn is_in_rotation(&self, now: u64) -> bool {
+        !self.is_drained() && self.is_up(now)
+    }
+
     /// How much of its share a backend gets at `now`, from a tenth to all.
     pub(super) fn share(&self, slow_start: Duration, now: u64) -> f64 {
         let returned = self.returned_at.load(Ordering::Relaxed);
@@ -226,6 +283,11 @@ impl BackendState {
             return 1.0;
         }
         share.max(0.1)
+    }
+
+    /// It begins anew: a slow start from `now`.
+    pub(super) fn start_slowly(&self, now: u64) {
+        self.returned_at.store(now.max(1), Ordering::Relaxed);
     }
 
     /// Takes over what active checks found. True if that changed.
@@ -285,9 +347,18 @@ impl Backend {
         self.weight
     }
 
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
     /// Requests under way.
     pub fn in_flight(&self) -> u32 {
         self.state.in_flight()
+    }
+
+    /// It gets no new requests; those under way go on.
+    pub fn is_drained(&self) -> bool {
+        self.state.is_drained()
     }
 
     /// Takes note of an answer's `Keep-Alive` header, or of its absence. To be called
@@ -369,6 +440,21 @@ mod tests {
         state.release();
         assert!(state.reserve(2));
         assert_eq!(state.in_flight(), 2);
+    }
+
+    #[test]
+    fn who_is_drained_gives_no_place_and_still_takes_them_back() {
+        let state = state();
+        assert!(state.reserve(u32::MAX));
+        assert!(state.set_drained(true));
+        assert!(!state.set_drained(true), "it is already");
+        assert!(!state.has_place(u32::MAX) && !state.reserve(u32::MAX));
+        assert_eq!(state.in_flight(), 1);
+        state.release();
+        assert_eq!(state.in_flight(), 0);
+        assert!(state.is_drained());
+        assert!(state.set_drained(false));
+        assert!(state.reserve(1) && !state.reserve(1));
     }
 
     #[test]

@@ -7,17 +7,19 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use super::{
     Timeouts, Upstream,
     balance::{Balance, HashKey, Members, Sticky},
     eject::EjectPolicy,
     health::Probing,
+    kept::Keeper,
     live::{Live, Shared},
     members::{Source, Sources},
     metrics::UpstreamMetrics,
     peer::Pool,
-    retry::{Budget, RetryPolicy},
+    retry::RetryPolicy,
     target::{Refused, Target, parse_name, parse_target},
     wire::Wire,
 };
@@ -49,6 +51,7 @@ impl Upstream {
         key: &Key,
         config: &Spanned<UpstreamConfig>,
         zones: &Zones,
+        keeper: &Arc<Keeper>,
         cx: &mut CompileCx<'_>,
     ) -> Option<Arc<Self>> {
         let (place, config) = (config.place, &config.value);
@@ -67,9 +70,10 @@ impl Upstream {
         warn_of_blind_balance(config, &balance, &sources, cx);
 
         let name: Arc<str> = Arc::from(key.name.as_str());
-        let epoch = cx.clock.now();
+        let live = || Live::new(cx.clock.clone(), keeper.of(&name));
         let shared = Arc::new(Shared {
-            live: zones.get_or_create(&zone(&name), || Live::new(epoch)),
+            live: zones.get_or_create(&zone(&name), live),
+            keeper: keeper.clone(),
             clock: cx.clock.clone(),
             eject: EjectPolicy::from(&config.eject),
             slow_start: config.slow_start.map_or(Duration::ZERO, |span| span.0),
@@ -86,7 +90,6 @@ impl Upstream {
             app: config.app,
             timeouts,
             wire,
-            budget: Budget::new(config.retry.budget.0 / 100.0),
             retry: RetryPolicy::from(&config.retry),
             queue_limit: config.max_in_flight.queue,
             queue_wait: config.max_in_flight.wait.0,
@@ -98,6 +101,7 @@ impl Upstream {
                 },
             },
             members: ArcSwap::from_pointee(Members::new(Vec::new(), &balance)),
+            rebuilding: Mutex::default(),
             probing: probing?,
             sources,
             balance,

@@ -11,15 +11,18 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{
     backend::BackendState,
     eject::{Cause, EjectPolicy, nanos},
     health::Health,
+    kept::{Decisions, Keeper},
     metrics::UpstreamMetrics,
     queue::Queue,
+    retry::Budget,
+    supervise::Work,
 };
 use crate::{
     base::{clock::Clock, metrics::Metrics},
@@ -29,9 +32,12 @@ use crate::{
 /// The zone of one upstream name.
 #[derive(Debug)]
 pub(super) struct Live {
+    clock: Clock,
     /// Times are counted from here, so that they fit an atomic word.
     epoch: Instant,
     pub(super) queue: Queue,
+    /// Of retries.
+    pub(super) budget: Budget,
     pub(super) cursor: Cursor,
     /// All backends are out, so all are used. Written by whoever finds that out.
     panic: AtomicBool,
@@ -40,9 +46,18 @@ pub(super) struct Live {
     states: Mutex<HashMap<Arc<str>, Weak<BackendState>>>,
     /// What DNS said last, by name, so that a reload does not start without addresses.
     resolved: Mutex<HashMap<String, Vec<IpAddr>>>,
-    /// Wakes the supervisor: a backend was ejected.
-    pub(super) ejected: Notify,
+    /// Who was added and who is drained.
+    decisions: Mutex<Decisions>,
+    /// Checks and look-ups under way, and when the next are due. Whoever holds it
+    /// supervises; the next supervisor waits for the end of the one before it.
+    pub(super) work: Arc<tokio::sync::Mutex<Work>>,
+    /// Wakes the supervisor: a backend was ejected, drained or added.
+    pub(super) changed: Notify,
 }
+
+/// The epoch lies so far back that what a process before this one saw can be given as a
+/// time, too.
+const PAST: Duration = Duration::from_hours(1);
 
 /// Where the rotation stands. Alone on its cache line, since each request moves it.
 /// Any value is valid; two requests never draw the same one.
@@ -59,21 +74,43 @@ impl Cursor {
 impl Zone for Live {}
 
 impl Live {
-    pub(super) fn new(epoch: Instant) -> Self {
+    pub(super) fn new(clock: Clock, decisions: Decisions) -> Self {
+        let now = clock.now();
         Self {
-            epoch,
+            epoch: now.checked_sub(PAST).unwrap_or(now),
+            clock,
+            budget: Budget::default(),
             queue: Queue::default(),
             cursor: Cursor::default(),
             panic: AtomicBool::new(false),
             states: Mutex::default(),
             resolved: Mutex::default(),
-            ejected: Notify::new(),
+            decisions: Mutex::new(decisions),
+            work: Arc::default(),
+            changed: Notify::new(),
         }
     }
 
     /// A moment given in nanoseconds of the epoch.
     pub(super) fn instant(&self, nanos: u64) -> Instant {
         self.epoch + Duration::from_nanos(nanos)
+    }
+
+    /// Now, in nanoseconds of the epoch. Never 0, which stands for "not set".
+    #[inline]
+    pub(super) fn now(&self) -> u64 {
+        self.nanos(self.clock.now())
+    }
+
+    /// [`Live::now`] of a moment that was read already.
+    #[inline]
+    pub(super) fn nanos(&self, at: Instant) -> u64 {
+        nanos(at.saturating_duration_since(self.epoch)).max(1)
+    }
+
+    /// What operators decided; nobody else decides while this is held.
+    pub(super) fn decisions(&self) -> MutexGuard<'_, Decisions> {
+        self.decisions.lock()
     }
 
     /// What DNS said last of each name.
@@ -114,6 +151,7 @@ pub(super) struct Shared {
     pub(super) max_in_flight: u32,
     pub(super) metrics: UpstreamMetrics,
     pub(super) registry: Metrics,
+    pub(super) keeper: Arc<Keeper>,
     /// The states of the present members, for what depends on the others. States only:
     /// backends hold this struct.
     pub(super) roster: ArcSwap<Vec<Arc<BackendState>>>,
@@ -123,28 +161,32 @@ impl Shared {
     /// The live state of `address`; a new one if nobody knows it.
     pub(super) fn state(&self, address: &str, starts_up: bool) -> Arc<BackendState> {
         let mut states = self.live.states.lock();
+        let is_drained = self.live.decisions().drained.contains(address);
         if let Some(known) = states.get(address).and_then(Weak::upgrade) {
+            // It may be one that was removed and whose last requests still go on.
+            known.set_drained(is_drained);
             return known;
         }
         states.retain(|_, state| state.strong_count() > 0);
         let address: Arc<str> = Arc::from(address);
         let series = (self.registry.clone(), self.name.clone());
         let state = BackendState::new(address.clone(), Health::new(starts_up), Some(series));
+        state.set_drained(is_drained);
         let state = Arc::new(state);
         states.insert(address, Arc::downgrade(&state));
         state
     }
 
-    /// Now, in nanoseconds of the upstream's epoch. Never 0, which stands for "not set".
+    /// [`Live::now`].
     #[inline]
     pub(super) fn now(&self) -> u64 {
-        self.nanos(self.clock.now())
+        self.live.now()
     }
 
     /// [`Shared::now`] of a moment that was read already.
     #[inline]
     pub(super) fn nanos(&self, at: Instant) -> u64 {
-        nanos(at.saturating_duration_since(self.live.epoch)).max(1)
+        self.live.nanos(at)
     }
 
     /// A request went well.
@@ -160,7 +202,7 @@ impl Shared {
     pub(super) fn failure(&self, state: &BackendState, cause: Cause, now: u64) -> bool {
         // What a backend does while it is out, in panic mode or with requests from
         // before, says nothing new.
-        if !state.is_up(now) {
+        if !state.is_in_rotation(now) {
             return false;
         }
         let mut ejection = state.ejection.lock();
@@ -170,7 +212,7 @@ impl Shared {
         let cause = ejection.cause().unwrap_or(cause);
         state.eject(until);
         drop(ejection);
-        self.live.ejected.notify_one();
+        self.live.changed.notify_one();
         let seconds = Duration::from_nanos(until - now).as_secs_f64();
         log::warn!(
             upstream = &*self.name, backend = &*state.address, cause = cause.as_str(), seconds;
@@ -182,7 +224,8 @@ impl Shared {
     /// One more may be out for errors: half of the backends at most are out then.
     fn others_allow(&self, now: u64) -> bool {
         let roster = self.roster.load();
-        let out = roster.iter().filter(|state| !state.is_up(now)).count();
+        let out = roster.iter().filter(|state| !state.is_in_rotation(now));
+        let out = out.count();
         (out + 1) * 2 <= roster.len()
     }
 }

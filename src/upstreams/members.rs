@@ -9,7 +9,12 @@ use std::{
 };
 
 use super::{
-    Upstream, backend::Backend, balance::Members, metrics::BackendMetrics, peer::PeerTemplate,
+    Upstream,
+    backend::{Backend, Origin},
+    balance::Members,
+    kept::Added,
+    metrics::BackendMetrics,
+    peer::PeerTemplate,
     target::Target,
 };
 
@@ -58,35 +63,41 @@ impl Sources {
         names
     }
 
+    /// It is written as an address.
+    pub(super) fn has(&self, target: &Target) -> bool {
+        let is_it =
+            |source: &Source| matches!(source, Source::Fixed { target: own, .. } if own == target);
+        self.0.iter().any(is_it)
+    }
+
     /// A name of which `known` has no address.
     pub(super) fn unresolved(&self, known: &HashMap<String, Vec<IpAddr>>) -> bool {
         self.names().iter().any(|name| !known.contains_key(*name))
     }
 
-    /// All members, each address once, in the order written; `resolved` gives the
-    /// addresses of a name.
-    fn members(&self, resolved: impl Fn(&str) -> Vec<IpAddr>) -> Vec<Member> {
+    /// All members, each address once, in the order written, then those `added`;
+    /// `resolved` gives the addresses of a name.
+    fn members(&self, resolved: impl Fn(&str) -> Vec<IpAddr>, added: &[Added]) -> Vec<Member> {
         let mut seen = HashSet::new();
-        self.0
-            .iter()
-            .flat_map(|source| match source {
-                Source::Fixed { target, weight } => vec![Member {
-                    target: target.clone(),
-                    authority: match target {
-                        Target::Inet(address) => address.to_string(),
-                        Target::Unix(_) => "localhost".to_owned(),
-                    },
+        let written = self.0.iter().flat_map(|source| match source {
+            Source::Fixed { target, weight } => {
+                vec![Member::at(target, *weight, Origin::File)]
+            }
+            Source::Dns { name, port, weight } => resolved(name)
+                .into_iter()
+                .map(|ip| Member {
+                    target: Target::Inet((ip, *port).into()),
+                    authority: format!("{name}:{port}"),
                     weight: *weight,
-                }],
-                Source::Dns { name, port, weight } => resolved(name)
-                    .into_iter()
-                    .map(|ip| Member {
-                        target: Target::Inet((ip, *port).into()),
-                        authority: format!("{name}:{port}"),
-                        weight: *weight,
-                    })
-                    .collect(),
-            })
+                    origin: Origin::Dns,
+                })
+                .collect(),
+        });
+        let added = added
+            .iter()
+            .map(|added| Member::at(&added.target, added.weight, Origin::Added));
+        written
+            .chain(added)
             .filter(|member| seen.insert(member.target.clone()))
             .collect()
     }
@@ -97,21 +108,42 @@ struct Member {
     target: Target,
     authority: String,
     weight: u16,
+    origin: Origin,
+}
+
+impl Member {
+    fn at(target: &Target, weight: u16, origin: Origin) -> Self {
+        Self {
+            target: target.clone(),
+            authority: match target {
+                Target::Inet(address) => address.to_string(),
+                Target::Unix(_) => "localhost".to_owned(),
+            },
+            weight,
+            origin,
+        }
+    }
 }
 
 impl Upstream {
-    /// Makes the members anew from what is written and what DNS said last.
+    /// Makes the members anew from what is written, what DNS said last, and who was added.
     pub(super) fn rebuild(&self) {
+        // One at a time: DNS and an operator may both bring news.
+        let _alone = self.rebuilding.lock();
         let known = self.shared.live.resolved();
+        let added = self.shared.live.decisions().added.clone();
         let members = self
             .sources
-            .members(|name| known.get(name).cloned().unwrap_or_default());
+            .members(|name| known.get(name).cloned().unwrap_or_default(), &added);
         let old = self.members.load();
         let list: Vec<Arc<Backend>> = members
             .into_iter()
             .filter_map(|member| {
                 let kept = old.list.iter().find(|backend| {
-                    backend.target == member.target && backend.weight == member.weight
+                    backend.target == member.target
+                        && backend.weight == member.weight
+                        && backend.origin == member.origin
+                        && backend.authority == member.authority
                 });
                 kept.cloned().or_else(|| self.backend(member))
             })
@@ -128,6 +160,7 @@ impl Upstream {
             target,
             authority,
             weight,
+            origin,
         } = member;
         let address = target.to_string();
         // Checked when the configuration was; addresses from DNS always fit.
@@ -142,6 +175,7 @@ impl Upstream {
             target,
             authority,
             weight,
+            origin,
             peer,
             metrics,
         }))

@@ -52,11 +52,13 @@ pub(super) struct BackendMetrics {
     pub(super) ejections: IntCounter,
     pub(super) healthy: IntGauge,
     pub(super) in_flight: IntGauge,
+    pub(super) draining: IntGauge,
 }
 
 const REQUESTS: &str = "edgeway_upstream_requests_total";
 const EJECTIONS: &str = "edgeway_upstream_ejections_total";
 const HEALTHY: &str = "edgeway_backend_healthy";
+const DRAINING: &str = "edgeway_backend_draining";
 const IN_FLIGHT: &str = "edgeway_backend_in_flight";
 const OUTCOMES: [&str; 6] = [
     "ok",
@@ -100,6 +102,11 @@ impl BackendMetrics {
                 &labels,
             ),
             in_flight: metrics.gauge(IN_FLIGHT, "Requests under way to a backend.", &labels),
+            draining: metrics.gauge(
+                DRAINING,
+                "1 while a backend is drained: it gets no new requests.",
+                &labels,
+            ),
         }
     }
 
@@ -115,7 +122,7 @@ impl BackendMetrics {
                 ],
             );
         }
-        for name in [EJECTIONS, HEALTHY, IN_FLIGHT] {
+        for name in [EJECTIONS, HEALTHY, IN_FLIGHT, DRAINING] {
             metrics.forget(name, &[("upstream", upstream), ("backend", backend)]);
         }
     }

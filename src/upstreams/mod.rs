@@ -11,11 +11,13 @@ mod compile;
 mod dns;
 mod eject;
 mod health;
+mod kept;
 mod latency;
 mod lease;
 mod live;
 mod members;
 mod metrics;
+mod operate;
 mod peer;
 mod queue;
 mod retry;
@@ -41,13 +43,16 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use parking_lot::Mutex;
 use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 
 pub use self::{
-    backend::{Backend, BackendId},
+    backend::{Backend, BackendId, Origin},
     compile::zone,
     dns::{DnsError, Resolve, Resolved, SystemResolver},
+    kept::Keeper,
     lease::{Lease, Outcome},
+    operate::{Force, MemberError, NewMember},
     retry::{Failure, RetryPolicy, may_retry},
     snapshot::{BackendSnapshot, ProbeSnapshot, UpstreamSnapshot},
     supervise::{supervise, supervise_with},
@@ -63,7 +68,6 @@ use self::{
     members::Sources,
     peer::Pool,
     queue::Left,
-    retry::Budget,
     wire::Wire,
 };
 use crate::config::model::{App, TimeoutsConfig};
@@ -83,13 +87,13 @@ pub struct Upstream {
     pool: Pool,
     probing: Probing,
     sources: Sources,
-    /// Swapped whole when DNS answers change.
+    /// Swapped whole when DNS answers change, and when a backend is added or removed.
     members: ArcSwap<Members>,
+    rebuilding: Mutex<()>,
     /// Some name was never looked up to the end: who finds no backend may wait for it.
     /// Turns false once, when the supervisor has tried all names.
     awaiting_dns: AtomicBool,
     shared: Arc<Shared>,
-    budget: Budget,
 }
 
 /// Bounds of each step towards a backend.
@@ -139,8 +143,8 @@ pub enum Unavailable {
     /// It waited for as long as one may.
     #[error("all backends are busy and none came free in time")]
     QueueTimeout,
-    /// There is no address to connect to: DNS has given none so far.
-    #[error("no backend is known")]
+    /// There is no address to connect to: DNS has given none so far, or all are drained.
+    #[error("no backend is known that may get requests")]
     NoBackend,
 }
 
@@ -172,7 +176,7 @@ impl Upstream {
         let queue = &self.shared.live.queue;
         let now = self.shared.nanos(ask.at);
         if ask.tried.is_empty() {
-            self.budget.request(now);
+            self.shared.live.budget.request(now);
         }
         // Nobody overtakes those who wait.
         if queue.len() == 0
@@ -233,7 +237,8 @@ impl Upstream {
 
     /// Whether the budget has room for one more retry, and takes it if so.
     pub fn retry_allowed(&self) -> bool {
-        let allowed = self.budget.take(self.shared.now());
+        let budget = &self.shared.live.budget;
+        let allowed = budget.take(self.retry.budget, self.shared.now());
         if allowed {
             self.shared.metrics.retries.inc();
         }
@@ -308,14 +313,19 @@ impl Upstream {
                 return Ok(lease);
             }
         }
-        self.look_again(&members, ask, now).ok_or(Blocked::Full)
+        self.look_again(&members, ask, now)
     }
 
     /// The strict terms found nobody: looks why, and gives up what may be given up.
     #[cold]
-    fn look_again(&self, members: &Members, ask: &Ask<'_>, now: u64) -> Option<Lease> {
+    fn look_again(&self, members: &Members, ask: &Ask<'_>, now: u64) -> Result<Lease, Blocked> {
         let in_panic = self.judge_panic(members, now);
-        let is_usable = |backend: &Arc<Backend>| in_panic || backend.state.is_up(now);
+        if members.list.iter().all(|backend| backend.is_drained()) {
+            return Err(Blocked::Empty);
+        }
+        let is_usable = |backend: &Arc<Backend>| {
+            !backend.is_drained() && (in_panic || backend.state.is_up(now))
+        };
         let is_untried = |backend: &Arc<Backend>| !ask.tried.contains(&backend.id());
         let some_untried = members
             .list
@@ -326,13 +336,14 @@ impl Upstream {
             in_panic,
             by_share: false,
         };
-        self.offer(members, ask, now, terms)
+        self.offer(members, ask, now, terms).ok_or(Blocked::Full)
     }
 
-    /// Whether all backends are out, so that all are to be used.
+    /// Whether all backends are out, so that all are to be used: all but those that are
+    /// drained, which is no failure but somebody's will.
     fn judge_panic(&self, members: &Members, now: u64) -> bool {
-        let in_panic = !members.list.is_empty()
-            && !members.list.iter().any(|backend| backend.state.is_up(now));
+        let mut offered = members.list.iter().filter(|b| !b.is_drained()).peekable();
+        let in_panic = offered.peek().is_some() && !offered.any(|backend| backend.state.is_up(now));
         if self.shared.live.set_panic(in_panic) {
             self.shared.metrics.panic.set(in_panic.into());
             let upstream = &*self.name;
@@ -350,7 +361,7 @@ impl Upstream {
         let slow_start = self.shared.slow_start;
         let admits = |backend: &Backend| {
             (terms.in_panic || backend.state.is_up(now))
-                && backend.in_flight() < max
+                && backend.state.has_place(max)
                 && !terms.tried.contains(&backend.id())
                 && (!terms.by_share || takes_its_share(backend, slow_start, now))
         };

@@ -72,9 +72,8 @@ const SLOT: Duration = Duration::from_secs(1);
 const FLOOR: u64 = 3;
 
 /// Retries as a share of requests over the last ten seconds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Budget {
-    share: f64,
     slots: [Slot; SLOTS],
 }
 
@@ -138,13 +137,6 @@ impl Slot {
 }
 
 impl Budget {
-    pub(super) fn new(share: f64) -> Self {
-        Self {
-            share,
-            slots: Default::default(),
-        }
-    }
-
     /// One more request; `now` in nanoseconds of the epoch.
     pub(super) fn request(&self, now: u64) {
         let (second, slot) = self.slot(now);
@@ -154,11 +146,11 @@ impl Budget {
         });
     }
 
-    /// Takes one retry if there is one. Two that ask at the same instant may both get
-    /// the last one.
-    pub(super) fn take(&self, now: u64) -> bool {
+    /// Takes one retry if `share` of the requests leaves one. Two that ask at the same
+    /// instant may both get the last one.
+    pub(super) fn take(&self, share: f64, now: u64) -> bool {
         let (requests, retries) = self.window(now);
-        if retries >= FLOOR.max(self.allowed(requests)) {
+        if retries >= FLOOR.max(allowed(requests, share)) {
             return false;
         }
         let (second, slot) = self.slot(now);
@@ -167,16 +159,6 @@ impl Budget {
             ..counts
         });
         true
-    }
-
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a share of a count below 2^30"
-    )]
-    fn allowed(&self, requests: u64) -> u64 {
-        (requests as f64 * self.share) as u64
     }
 
     /// Requests and retries of the last ten seconds.
@@ -203,6 +185,16 @@ fn second(now: u64) -> u64 {
     let slot = u64::try_from(SLOT.as_nanos()).unwrap_or(u64::MAX);
     // From 1, so that an untouched slot is of no second in use.
     (now / slot) % SECONDS + 1
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of a count below 2^30"
+)]
+fn allowed(requests: u64, share: f64) -> u64 {
+    (requests as f64 * share) as u64
 }
 
 #[cfg(test)]
@@ -257,8 +249,8 @@ mod tests {
 
     #[test]
     fn three_retries_are_always_there_and_a_tenth_of_what_comes() {
-        let budget = Budget::new(0.1);
-        let taken = |now| (0..1000).filter(|_| budget.take(now)).count();
+        let budget = Budget::default();
+        let taken = |now| (0..1000).filter(|_| budget.take(0.1, now)).count();
         assert_eq!(taken(NANOS), 3);
         for _ in 0..200 {
             budget.request(2 * NANOS);
@@ -292,7 +284,7 @@ mod tests {
         fn retries_stay_below_their_share_in_any_window(
             steps in proptest::collection::vec((0u64..400, any::<bool>()), 1..2000)
         ) {
-            let budget = Budget::new(0.1);
+            let budget = Budget::default();
             let (mut now, mut requests, mut retries) = (NANOS, Vec::new(), Vec::new());
             for (millis, retry) in steps {
                 now += millis * NANOS / 1000;
@@ -305,7 +297,7 @@ mod tests {
                     continue;
                 }
                 let room = within(&retries) < 3.max(within(&requests) / 10);
-                prop_assert_eq!(budget.take(now), room);
+                prop_assert_eq!(budget.take(0.1, now), room);
                 if room {
                     retries.push(now);
                 }

@@ -26,9 +26,12 @@ pub struct UpstreamSnapshot {
 pub struct BackendSnapshot {
     pub address: String,
     pub weight: u16,
-    /// `healthy`, `slow_start`, `ejected` or `down`.
+    /// `healthy`, `slow_start`, `ejected` or `down`; `draining` or `drained` while it is to
+    /// get no requests.
     pub state: &'static str,
     pub in_flight: u32,
+    /// `file`, `dns` or `added`: whether it is written, or who gave it.
+    pub origin: &'static str,
     /// What active checks say; true where there are none.
     pub healthy: bool,
     /// Until when it is ejected, in seconds from now.
@@ -59,6 +62,12 @@ pub struct ProbeSnapshot {
     pub took_ms: f64,
     /// How long ago it ended, in seconds.
     pub ago: f64,
+    /// How many checks have ended so far.
+    pub count: u64,
+    /// How many of the last passed, without one between that did not.
+    pub passed_in_a_row: u64,
+    /// Another one is under way.
+    pub running: bool,
 }
 
 impl Upstream {
@@ -89,27 +98,32 @@ impl Upstream {
             let gauges = &backend.metrics;
             gauges.healthy.set(backend.state.is_up(now).into());
             gauges.in_flight.set(backend.in_flight().into());
+            gauges.draining.set(backend.is_drained().into());
         }
     }
 
-    fn look_at(&self, backend: &Backend, now: u64) -> BackendSnapshot {
+    pub(super) fn look_at(&self, backend: &Backend, now: u64) -> BackendSnapshot {
         let state = &backend.state;
         let is_up = state.is_up(now);
         let healthy = state.is_healthy();
         let ejected_until = state.ejected_until(now);
         let share = state.share(self.shared.slow_start, now);
         let is_slow = is_up && share < 1.0;
-        let probe = state.last_probe.lock().clone();
+        let in_flight = state.in_flight();
+        let probes = state.probes.lock().clone();
         BackendSnapshot {
             address: state.address.to_string(),
             weight: backend.weight,
             state: match (healthy, ejected_until, is_slow) {
+                _ if state.is_drained() && in_flight > 0 => "draining",
+                _ if state.is_drained() => "drained",
                 (false, _, _) => "down",
                 (true, Some(_), _) => "ejected",
                 (true, None, true) => "slow_start",
                 (true, None, false) => "healthy",
             },
-            in_flight: state.in_flight(),
+            in_flight,
+            origin: backend.origin.as_str(),
             healthy,
             ejected_for: ejected_until.map(|until| seconds(until - now)),
             ejected_because: ejected_until
@@ -119,11 +133,14 @@ impl Upstream {
             ewma_ms: state.latency.average().map(millis),
             requests: backend.metrics.requests(),
             failures: backend.metrics.failures(),
-            probe: probe.map(|probe| ProbeSnapshot {
+            probe: probes.last.map(|probe| ProbeSnapshot {
                 passed: probe.passed,
                 text: probe.text,
                 took_ms: millis(probe.took),
                 ago: seconds(now.saturating_sub(probe.at)),
+                count: probes.count,
+                passed_in_a_row: probes.passed_in_a_row,
+                running: probes.is_running,
             }),
         }
     }

@@ -1,7 +1,8 @@
 //! The background work of one upstream: checks, DNS, and the ends of ejections.
 //!
-//! One task per upstream, which the runtime owns. Its checks and look-ups run at the
-//! same time and end with it.
+//! One task per upstream and configuration, which the runtime owns. Its checks and look-ups
+//! run at the same time, and are handed on: a reload neither makes a check nor ends one, so
+//! that however often it comes, checks and look-ups keep their pace.
 
 use std::{
     collections::HashMap,
@@ -10,11 +11,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::{
+    sync::OwnedMutexGuard,
+    task::{Id, JoinError, JoinSet},
+};
 
 use super::{
     Upstream,
-    backend::{Backend, BackendId},
+    backend::{Backend, BackendId, BackendState},
     dns::{DnsError, News, Resolve, Resolved, Schedule, SystemResolver},
     eject::{Cause, nanos},
     health::{Change, Plan, ProbeReport, Prober, Probing, jittered},
@@ -30,20 +34,38 @@ pub async fn supervise(upstream: Arc<Upstream>) {
 
 /// As [`supervise`], with another source of addresses.
 pub async fn supervise_with(upstream: Arc<Upstream>, resolver: Arc<dyn Resolve>) {
-    Supervisor::new(upstream, resolver).run().await;
+    let work = upstream.shared.live.work.clone().lock_owned().await;
+    Supervisor::new(upstream, resolver, work).run().await;
+}
+
+/// What one supervisor of an upstream hands to the next.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// Counts the supervisors.
+    generation: u64,
+    names: HashMap<String, Schedule>,
+    lookups: JoinSet<Result<Resolved, DnsError>>,
+    /// Which task looks up which name.
+    looking_up: HashMap<Id, String>,
+    probes: JoinSet<Option<Probed>>,
+    /// Which task checks which backend.
+    probing: HashMap<Id, Checked>,
+}
+
+/// A backend under a check. Its state only: backends hold the zone that this is in.
+#[derive(Debug)]
+struct Checked {
+    state: Arc<BackendState>,
+    /// The supervisor that began the check.
+    generation: u64,
 }
 
 struct Supervisor {
     upstream: Arc<Upstream>,
     resolver: Arc<dyn Resolve>,
-    names: HashMap<String, Schedule>,
-    lookups: JoinSet<Result<Resolved, DnsError>>,
-    /// Which task looks up which name.
-    looking_up: HashMap<Id, String>,
+    /// As this configuration checks.
     probers: HashMap<BackendId, Arc<Prober>>,
-    probes: JoinSet<Option<Probed>>,
-    /// Which task checks which backend.
-    probing: HashMap<Id, Arc<Backend>>,
+    work: OwnedMutexGuard<Work>,
 }
 
 /// A check that ended, and what may do the next one.
@@ -55,79 +77,96 @@ struct Probed {
 }
 
 impl Supervisor {
-    fn new(upstream: Arc<Upstream>, resolver: Arc<dyn Resolve>) -> Self {
+    fn new(
+        upstream: Arc<Upstream>,
+        resolver: Arc<dyn Resolve>,
+        mut work: OwnedMutexGuard<Work>,
+    ) -> Self {
+        work.generation += 1;
         let names = upstream.sources.names();
-        let names = names
-            .into_iter()
-            .map(|name| (name.to_owned(), Schedule::default()))
-            .collect();
+        work.names.retain(|name, _| names.contains(&name.as_str()));
+        for name in names {
+            work.names.entry(name.to_owned()).or_default();
+        }
         Self {
             upstream,
             resolver,
-            names,
-            lookups: JoinSet::new(),
-            looking_up: HashMap::new(),
             probers: HashMap::new(),
-            probes: JoinSet::new(),
-            probing: HashMap::new(),
+            work,
         }
     }
 
     async fn run(mut self) {
-        self.forget_old_verdicts();
+        self.upstream.tidy_decisions();
+        // There may be news of DNS or of an operator since it was compiled.
+        self.upstream.rebuild();
+        self.stop_awaiting_dns();
+        self.take_over_verdicts();
         loop {
             let now = self.upstream.shared.now();
             self.start_lookups(now);
             self.start_probes(now);
             let sleep = self.sleep(now);
             let live = self.upstream.shared.live.clone();
+            let work = &mut *self.work;
             tokio::select! {
-                Some(done) = self.lookups.join_next_with_id(), if !self.lookups.is_empty() => {
+                Some(done) = work.lookups.join_next_with_id(), if !work.lookups.is_empty() => {
                     self.end_lookup(done);
                 }
-                Some(done) = self.probes.join_next_with_id(), if !self.probes.is_empty() => {
+                Some(done) = work.probes.join_next_with_id(), if !work.probes.is_empty() => {
                     self.end_probe(done);
                 }
-                () = live.ejected.notified() => {}
+                () = live.changed.notified() => {}
                 () = sleep => {}
             }
             self.upstream.look_round();
         }
     }
 
-    /// A configuration before this one may have had checks, and left backends down that
-    /// nobody would find up again.
-    fn forget_old_verdicts(&self) {
-        if matches!(self.upstream.probing, Probing::Active { .. }) {
-            return;
-        }
+    /// What the configuration before this one left. Where this one checks, its verdicts
+    /// hold and the next check comes as it was due, but no later than the interval says
+    /// now. Where it does not, nobody would find a backend up again that was left down.
+    fn take_over_verdicts(&self) {
         let now = self.upstream.shared.now();
         for backend in self.upstream.backends() {
-            backend.state.health.lock().forget();
-            backend.state.set_healthy(true, now);
+            let mut health = backend.state.health.lock();
+            match &self.upstream.probing {
+                Probing::Active { rules, .. } => {
+                    let wait = jittered(rules.interval, fastrand::u64(..));
+                    health.hurry(now.saturating_add(wait));
+                }
+                Probing::Drained { .. } | Probing::Out { .. } => {
+                    health.forget();
+                    backend.state.set_healthy(true, now);
+                }
+            }
         }
     }
 
     fn start_lookups(&mut self, now: u64) {
-        for (name, schedule) in &self.names {
-            let is_asked = self.looking_up.values().any(|asked| asked == name);
+        let Work {
+            names,
+            looking_up,
+            lookups,
+            ..
+        } = &mut *self.work;
+        for (name, schedule) in names {
+            let is_asked = looking_up.values().any(|asked| asked == name);
             if is_asked || schedule.next() > now {
                 continue;
             }
             let (asked, resolver) = (name.clone(), self.resolver.clone());
-            let task = self
-                .lookups
-                .spawn(async move { resolver.resolve(&asked).await });
-            self.looking_up.insert(task.id(), name.clone());
+            let task = lookups.spawn(async move { resolver.resolve(&asked).await });
+            looking_up.insert(task.id(), name.clone());
         }
     }
 
     fn end_lookup(&mut self, done: Ended<Result<Resolved, DnsError>>) {
         let (id, found) = unless_panicked(done);
-        let Some(name) = self.looking_up.remove(&id) else {
+        let Some(name) = self.work.looking_up.remove(&id) else {
             return;
         };
-        let Some(schedule) = self.names.get_mut(&name) else {
+        let Some(schedule) = self.work.names.get_mut(&name) else {
             return;
         };
         let now = self.upstream.shared.now();
@@ -162,7 +201,12 @@ impl Supervisor {
             self.probers
                 .retain(|id, _| backends.iter().any(|backend| backend.id() == *id));
         }
-        if self.names.values().all(|schedule| schedule.is_tried) {
+        self.stop_awaiting_dns();
+    }
+
+    /// Nobody is to wait for an address once all names were tried.
+    fn stop_awaiting_dns(&self) {
+        if self.work.names.values().all(|schedule| schedule.is_tried) {
             self.upstream.stop_awaiting_dns();
         }
     }
@@ -173,12 +217,11 @@ impl Supervisor {
             if !is_due {
                 continue;
             }
-            let Some(plan) = self.upstream.probing.plan().cloned() else {
-                continue;
-            };
+            let plan = self.upstream.probing.plan().clone();
             let known = self.probers.get(&backend.id()).cloned();
             let (checked, clock) = (backend.clone(), self.upstream.shared.clock.clone());
-            let task = self.probes.spawn(async move {
+            backend.state.probes.lock().begin();
+            let task = self.work.probes.spawn(async move {
                 let prober = match known {
                     Some(prober) => prober,
                     None => make_prober(plan, checked).await?,
@@ -192,27 +235,33 @@ impl Supervisor {
                     took: clock.now() - start,
                 })
             });
-            self.probing.insert(task.id(), backend);
+            let generation = self.work.generation;
+            let state = backend.state.clone();
+            self.work
+                .probing
+                .insert(task.id(), Checked { state, generation });
         }
     }
 
     /// When to check `backend` next, if at all and if no check is under way.
     fn due(&self, backend: &Backend, now: u64) -> Option<u64> {
         if self
+            .work
             .probing
             .values()
-            .any(|checked| checked.id() == backend.id())
+            .any(|checked| checked.state.id == backend.id())
         {
             return None;
         }
         let probing = &self.upstream.probing;
         let is_ejected = backend.state.ejected_until(now).is_some();
+        let is_drained = backend.is_drained();
         let mut health = backend.state.health.lock();
         match probing {
-            Probing::Off => None,
-            Probing::Ejected { .. } => is_ejected.then(|| health.next()),
+            Probing::Drained { .. } => is_drained.then(|| health.next()),
+            Probing::Out { .. } => (is_ejected || is_drained).then(|| health.next()),
             Probing::Active { .. } => {
-                if is_ejected {
+                if is_ejected || is_drained {
                     health.hurry(now.saturating_add(nanos(probing.interval_down())));
                 }
                 Some(health.next())
@@ -222,24 +271,24 @@ impl Supervisor {
 
     fn end_probe(&mut self, done: Ended<Option<Probed>>) {
         let (id, done) = unless_panicked(done);
-        let Some(backend) = self.probing.remove(&id) else {
+        let Some(Checked { state, generation }) = self.work.probing.remove(&id) else {
             return;
         };
         let (passed, text, took) = match done.flatten() {
             Some(done) => {
-                self.probers.insert(backend.id(), done.prober);
+                if generation == self.work.generation {
+                    self.probers.insert(state.id, done.prober);
+                }
                 (done.passed, done.text, done.took)
             }
             None => (false, "the check itself broke".to_owned(), Duration::ZERO),
         };
         let now = self.upstream.shared.now();
-        let state = &backend.state;
-        self.judge_ejection(&backend, passed, now);
-        let is_out = state.ejected_until(now).is_some();
+        self.judge_ejection(&state, passed, now);
+        let is_out = state.ejected_until(now).is_some() || state.is_drained();
         let seed = fastrand::u64(..);
         let change = match &self.upstream.probing {
-            Probing::Off => None,
-            Probing::Ejected { .. } => {
+            Probing::Drained { .. } | Probing::Out { .. } => {
                 let wait = jittered(self.upstream.probing.interval_down(), seed);
                 state.health.lock().schedule(now.saturating_add(wait));
                 None
@@ -250,7 +299,7 @@ impl Supervisor {
                 .observe(*rules, passed, is_out, now, seed),
         };
         if let Some(change) = change {
-            let (upstream, address) = (&*self.upstream.name, &**backend.address());
+            let (upstream, address) = (&*self.upstream.name, &*state.address);
             match change {
                 Change::Up => log::info!(upstream, backend = address; "backend is healthy"),
                 Change::Down => log::warn!(
@@ -259,7 +308,7 @@ impl Supervisor {
             }
             state.set_healthy(change == Change::Up, now);
         }
-        *state.last_probe.lock() = Some(ProbeReport {
+        state.probes.lock().end(ProbeReport {
             passed,
             text,
             took,
@@ -269,8 +318,7 @@ impl Supervisor {
 
     /// A backend that refused connections is back once a check can connect, and stays
     /// out past the next check while none can. (Where checks end, so does this.)
-    fn judge_ejection(&self, backend: &Backend, passed: bool, now: u64) {
-        let state = &backend.state;
+    fn judge_ejection(&self, state: &BackendState, passed: bool, now: u64) {
         if state.ejected_until(now).is_none() {
             return;
         }
@@ -282,13 +330,12 @@ impl Supervisor {
             ejection.ended_early(now);
             state.readmit(now);
             log::info!(
-                upstream = &*self.upstream.name, backend = &**backend.address();
+                upstream = &*self.upstream.name, backend = &*state.address;
                 "backend accepts connections again and is back in rotation"
             );
         } else {
             let probing = &self.upstream.probing;
-            let timeout = probing.plan().map_or(Duration::ZERO, |plan| plan.timeout);
-            let past_next = nanos(probing.interval_down() * 2 + timeout);
+            let past_next = nanos(probing.interval_down() * 2 + probing.plan().timeout);
             state.eject(now.saturating_add(past_next));
         }
     }
@@ -299,9 +346,10 @@ impl Supervisor {
         let probes = backends.iter().filter_map(|backend| self.due(backend, now));
         let ends = backends.iter().filter_map(|b| b.state.ejected_until(now));
         let lookups = self
+            .work
             .names
             .iter()
-            .filter(|(name, _)| !self.looking_up.values().any(|asked| asked == *name))
+            .filter(|(name, _)| !self.work.looking_up.values().any(|asked| asked == *name))
             .map(|(_, schedule)| schedule.next());
         let next = probes.chain(ends).chain(lookups).min();
         async move {

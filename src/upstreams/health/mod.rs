@@ -11,7 +11,7 @@ use pingora::http::RequestHeader;
 
 use self::probe::{How, HttpPlan};
 pub(super) use self::{
-    probe::{Plan, ProbeReport, Prober},
+    probe::{Plan, ProbeLog, ProbeReport, Prober},
     state::{Change, Health, Rules, jittered},
 };
 use super::compile::report_zero;
@@ -26,11 +26,12 @@ use crate::{
 /// Which backends are checked, and how.
 #[derive(Clone, Debug)]
 pub(super) enum Probing {
-    /// `health: false`: none. An ejection ends with its time only.
-    Off,
-    /// No `health`: those that are ejected, by a TCP connect each second, so that an app
-    /// that was restarted is back within seconds.
-    Ejected { plan: Plan },
+    /// `health: false`: only those that are drained, by a TCP connect each second, since
+    /// whoever drained them waits for them to come back. An ejection ends with its time.
+    Drained { plan: Plan },
+    /// No `health`: those that are ejected too, so that an app that was restarted is back
+    /// within seconds.
+    Out { plan: Plan },
     /// `health: { … }`: all of them.
     Active {
         rules: Rules,
@@ -39,24 +40,23 @@ pub(super) enum Probing {
     },
 }
 
-/// How often an ejected backend is looked at where nothing is configured.
+/// How often a backend that is out is looked at where nothing is configured.
 const LOOK_EACH: Duration = Duration::from_secs(1);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Probing {
     /// `None` if a problem was reported.
     pub(super) fn compile(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let look = Plan {
+            how: How::Tcp,
+            timeout: LOOK_TIMEOUT,
+        };
         let Some(written) = &config.health else {
-            return Some(Self::Ejected {
-                plan: Plan {
-                    how: How::Tcp,
-                    timeout: LOOK_TIMEOUT,
-                },
-            });
+            return Some(Self::Out { plan: look });
         };
         let health = &written.value;
         if !health.enabled {
-            return Some(Self::Off);
+            return Some(Self::Drained { plan: look });
         }
         let zero = [
             ("health.interval", health.interval.0.is_zero()),
@@ -80,23 +80,22 @@ impl Probing {
 
     pub(super) fn starts_up(&self) -> bool {
         match self {
-            Self::Off | Self::Ejected { .. } => true,
+            Self::Drained { .. } | Self::Out { .. } => true,
             Self::Active { starts_up, .. } => *starts_up,
         }
     }
 
-    /// How backends are checked, if they are at all.
-    pub(super) fn plan(&self) -> Option<&Plan> {
+    /// How backends are checked.
+    pub(super) fn plan(&self) -> &Plan {
         match self {
-            Self::Off => None,
-            Self::Ejected { plan } | Self::Active { plan, .. } => Some(plan),
+            Self::Drained { plan } | Self::Out { plan } | Self::Active { plan, .. } => plan,
         }
     }
 
     /// Between two checks of a backend that is out.
     pub(super) fn interval_down(&self) -> Duration {
         match self {
-            Self::Off | Self::Ejected { .. } => LOOK_EACH,
+            Self::Drained { .. } | Self::Out { .. } => LOOK_EACH,
             Self::Active { rules, .. } => rules.interval_down,
         }
     }

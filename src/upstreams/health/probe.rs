@@ -41,6 +41,35 @@ pub(in crate::upstreams) struct ProbeReport {
     pub(in crate::upstreams) at: u64,
 }
 
+/// The checks of one backend so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::upstreams) struct ProbeLog {
+    /// How many have ended.
+    pub(in crate::upstreams) count: u64,
+    /// How many of the last passed, without one between that did not.
+    pub(in crate::upstreams) passed_in_a_row: u64,
+    /// One has begun and not ended.
+    pub(in crate::upstreams) is_running: bool,
+    pub(in crate::upstreams) last: Option<ProbeReport>,
+}
+
+impl ProbeLog {
+    pub(in crate::upstreams) fn begin(&mut self) {
+        self.is_running = true;
+    }
+
+    pub(in crate::upstreams) fn end(&mut self, report: ProbeReport) {
+        self.is_running = false;
+        self.count += 1;
+        self.passed_in_a_row = if report.passed {
+            self.passed_in_a_row + 1
+        } else {
+            0
+        };
+        self.last = Some(report);
+    }
+}
+
 /// How the backends of one upstream are checked.
 #[derive(Clone, Debug)]
 pub(in crate::upstreams) struct Plan {

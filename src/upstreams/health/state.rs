@@ -78,9 +78,13 @@ impl Health {
         self.next = at;
     }
 
-    /// Nothing that was found before counts any more.
+    /// Nothing that was found before counts any more. When it is checked next stays, or
+    /// each reload would make a check.
     pub(in crate::upstreams) fn forget(&mut self) {
-        *self = Self::new(true);
+        *self = Self {
+            next: self.next,
+            ..Self::new(true)
+        };
     }
 
     /// Checks at `at` if the next check would come later.

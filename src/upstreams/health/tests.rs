@@ -45,7 +45,7 @@ async fn origin(tasks: &Tasks, parts: &'static [&'static str], pause: Duration) 
 async fn probe(health: &str, address: SocketAddr) -> (bool, String) {
     let bench = Bench::new();
     let upstream = bench.upstream(&format!("{{ backends: ['{address}'], health: {health} }}"));
-    let plan = upstream.probing.plan().unwrap();
+    let plan = upstream.probing.plan();
     let backend = upstream.backends().remove(0);
     let prober = Prober::new(plan, &backend).unwrap();
     prober.probe().await

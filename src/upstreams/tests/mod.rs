@@ -1,6 +1,8 @@
 //! Whole upstreams from their YAML: who is chosen, who is ejected, who waits.
 
 mod dns;
+mod operate;
+mod storm;
 
 use std::{
     collections::HashMap,
@@ -15,7 +17,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::{Ask, BackendId, Failure, Lease, Outcome, Unavailable, Upstream};
+use super::{Ask, BackendId, Failure, Keeper, Lease, Outcome, Unavailable, Upstream};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     chain::CompileCx,
@@ -35,6 +37,7 @@ pub(super) struct Bench {
     pub(super) zones: Zones,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
+    pub(super) keeper: Arc<Keeper>,
     /// Where the paths in configurations start.
     pub(super) folder: PathBuf,
 }
@@ -98,7 +101,7 @@ impl Bench {
             name: "web".into(),
             place: Place::default(),
         };
-        let upstream = Upstream::compile(&key, config, &self.zones, &mut cx);
+        let upstream = Upstream::compile(&key, config, &self.zones, &self.keeper, &mut cx);
         (upstream, diagnostics)
     }
 
@@ -216,7 +219,7 @@ fn a_dead_backend_of_four_leaves_after_three_refusals_and_no_get_fails() {
         if under_way.len() == 8 {
             under_way.remove(tick % 8).finish(FINE);
         }
-        upstream.budget.request(upstream.shared.now());
+        upstream.shared.live.budget.request(upstream.shared.now());
         let mut lease = take(&upstream, &[]).unwrap();
         if address(&lease) == dead {
             refused += 1;

@@ -76,6 +76,7 @@ impl Gateway {
             .arg("run")
             .arg("-c")
             .arg(&file)
+            .env("XDG_STATE_HOME", dir.path().join("state"))
             .envs(environment.iter().copied())
             .env("EDGEWAY_READY_FILE", &ready_file)
             .current_dir(dir.path())

@@ -1,0 +1,252 @@
+//! What operators decided of an upstream's backends: who was added at run time, and who is
+//! drained. It outlives reloads in the zone, and the process in a small file.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+
+use super::target::{Target, parse_target};
+
+/// The decisions on one upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Decisions {
+    /// In the order in which they were added.
+    pub(super) added: Vec<Added>,
+    /// Addresses that get no new requests, whether they are known right now or not: DNS
+    /// may take one away for a moment.
+    pub(super) drained: BTreeSet<String>,
+}
+
+/// A backend that was added at run time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Added {
+    pub(super) target: Target,
+    /// At least 1.
+    pub(super) weight: u16,
+}
+
+impl Decisions {
+    fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.drained.is_empty()
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        let added: Vec<Value> = self
+            .added
+            .iter()
+            .map(|added| json!({ "address": added.target.to_string(), "weight": added.weight }))
+            .collect();
+        json!({ "added": added, "drained": self.drained })
+    }
+
+    /// What can be read of it; another version may have written more, or otherwise.
+    pub(super) fn from_json(value: &Value) -> Self {
+        let list = |key: &str| {
+            value
+                .get(key)
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+        };
+        let mut decisions = Self::default();
+        for target in list("added").filter_map(read_added) {
+            if !decisions
+                .added
+                .iter()
+                .any(|known| known.target == target.target)
+            {
+                decisions.added.push(target);
+            }
+        }
+        decisions.drained = list("drained")
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
+        decisions
+    }
+}
+
+fn read_added(value: &Value) -> Option<Added> {
+    let target = parse_target(value.get("address")?.as_str()?).ok()?;
+    target.socket_address()?;
+    let weight = value.get("weight").map_or(Some(1), Value::as_u64)?;
+    let weight = u16::try_from(weight).ok().filter(|weight| *weight > 0)?;
+    Some(Added { target, weight })
+}
+
+/// Keeps the decisions on all upstreams of a process, so that they survive a crash.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    /// `None`: they end with the process.
+    path: Option<PathBuf>,
+    kept: Mutex<BTreeMap<String, Decisions>>,
+}
+
+impl Keeper {
+    /// Reads what an earlier process left at `path`, and keeps it there from now on. The
+    /// file is made with the first decision.
+    pub fn open(path: PathBuf) -> Self {
+        let kept = match read(&path) {
+            Ok(kept) => kept,
+            Err(error) => {
+                log::error!(
+                    path:? = path, error:%;
+                    "cannot read which backends were added and drained: begins without"
+                );
+                BTreeMap::new()
+            }
+        };
+        for (upstream, decisions) in &kept {
+            let added: Vec<String> = decisions
+                .added
+                .iter()
+                .map(|a| a.target.to_string())
+                .collect();
+            let drained = &decisions.drained;
+            log::info!(upstream, added:?, drained:?; "decisions of operators are kept");
+        }
+        Self {
+            path: Some(path),
+            kept: Mutex::new(kept),
+        }
+    }
+
+    pub(super) fn of(&self, upstream: &str) -> Decisions {
+        self.kept.lock().get(upstream).cloned().unwrap_or_default()
+    }
+
+    /// Takes note. Trouble with the file is told and stops nobody: what was decided holds
+    /// in this process all the same.
+    pub(super) fn keep(&self, upstream: &str, decisions: &Decisions) {
+        let mut kept = self.kept.lock();
+        if decisions.is_empty() {
+            kept.remove(upstream);
+        } else {
+            kept.insert(upstream.to_owned(), decisions.clone());
+        }
+        let Some(path) = &self.path else { return };
+        if let Err(error) = write(path, &kept) {
+            log::error!(
+                path:? = path, error:%;
+                "cannot keep which backends are added and drained: a crash would forget it"
+            );
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<BTreeMap<String, Decisions>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error),
+    };
+    let value: Value = serde_json::from_slice(&text)?;
+    let upstreams = value.get("upstreams").and_then(Value::as_object);
+    let upstreams = upstreams.ok_or_else(|| io::Error::other("it has no `upstreams`"))?;
+    Ok(upstreams
+        .iter()
+        .map(|(name, value)| (name.clone(), Decisions::from_json(value)))
+        .filter(|(_, decisions)| !decisions.is_empty())
+        .collect())
+}
+
+/// Whole or not at all: a file beside it takes its place once it is on the disk.
+fn write(path: &Path, kept: &BTreeMap<String, Decisions>) -> io::Result<()> {
+    let upstreams: Map<String, Value> = kept
+        .iter()
+        .map(|(name, decisions)| (name.clone(), decisions.to_json()))
+        .collect();
+    let mut text = serde_json::to_vec_pretty(&json!({ "upstreams": upstreams }))?;
+    text.push(b'\n');
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    // Of this process alone: during an upgrade there are two.
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(&text)?;
+        file.sync_all()
+    });
+    let outcome = written.and_then(|()| fs::rename(&beside, path));
+    if outcome.is_err() {
+        // It may not even have been made; the error that matters is the one given.
+        let _removed = fs::remove_file(&beside);
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decisions(added: &[&str], drained: &[&str]) -> Decisions {
+        Decisions {
+            added: added
+                .iter()
+                .map(|text| Added {
+                    target: parse_target(text).unwrap(),
+                    weight: 2,
+                })
+                .collect(),
+            drained: drained.iter().map(|text| (*text).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn the_next_process_finds_what_was_decided() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/backends.json");
+        let keeper = Keeper::open(path.clone());
+        assert_eq!(keeper.of("web"), Decisions::default());
+        let web = decisions(
+            &["127.0.0.1:3004", "unix:/run/a b.sock"],
+            &["127.0.0.1:3001"],
+        );
+        keeper.keep("web", &web);
+        keeper.keep("api", &decisions(&[], &["127.0.0.1:5000"]));
+        keeper.keep("api", &Decisions::default());
+        let next = Keeper::open(path.clone());
+        assert_eq!(next.of("web"), web);
+        assert_eq!(next.of("api"), Decisions::default());
+        let files = fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(files, 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("backends.json");
+        for garbage in ["", "{", "[]", r#"{ "upstreams": 3 }"#] {
+            fs::write(&path, garbage).unwrap();
+            assert_eq!(Keeper::open(path.clone()).of("web"), Decisions::default());
+        }
+        let text = r#"{ "upstreams": { "web": {
+            "added": [{ "address": "nowhere" }, { "address": "127.0.0.1:1", "weight": 0 }, 7,
+                      { "address": "127.0.0.1:2", "since": "later versions" },
+                      { "address": "127.0.0.1:2", "weight": 9 }],
+            "drained": [3, "127.0.0.1:3"], "more": {} }, "api": [] } }"#;
+        fs::write(&path, text).unwrap();
+        let keeper = Keeper::open(path);
+        let mut expected = decisions(&["127.0.0.1:2"], &["127.0.0.1:3"]);
+        expected.added[0].weight = 1;
+        assert_eq!(keeper.of("web"), expected);
+        assert_eq!(keeper.of("api"), Decisions::default());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let keeper = Keeper::open(file.join("backends.json"));
+        let web = decisions(&[], &["127.0.0.1:3001"]);
+        keeper.keep("web", &web);
+        assert_eq!(keeper.of("web"), web);
+    }
+}

@@ -1,0 +1,313 @@
+//! What an operator may do to the backends of a running upstream: drain one, let it serve
+//! again, add one, remove one. It holds until undone, over reloads and restarts.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BackendSnapshot, Upstream,
+    backend::{Backend, Origin},
+    kept::{Added, Decisions},
+    target::{Target, parse_target},
+};
+
+/// Whether to do what leaves users without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    No,
+    Yes,
+}
+
+/// A backend to add.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMember {
+    /// `IP:PORT` or `unix:PATH`.
+    pub address: String,
+    /// At least 1.
+    #[serde(default = "one")]
+    pub weight: u16,
+    /// It waits for [`Upstream::undrain`] before it gets requests.
+    #[serde(default)]
+    pub drained: bool,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+/// Why nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemberError {
+    #[error("upstream `{upstream}` has no backend `{address}`; it has {known}")]
+    Unknown {
+        upstream: String,
+        address: String,
+        /// The addresses there are, for people.
+        known: String,
+    },
+    #[error(
+        "`{address}` is the last backend in rotation of upstream `{upstream}`: without it users \
+         get 503; force it if that is meant"
+    )]
+    Last { upstream: String, address: String },
+    #[error("{message}; {help}")]
+    BadAddress { message: String, help: String },
+    #[error("a backend's weight must be at least 1")]
+    BadWeight,
+    #[error("upstream `{upstream}` has backend `{address}` already")]
+    Exists { upstream: String, address: String },
+    #[error(
+        "`{address}` is written in the configuration: remove it there and reload; until then \
+         `edgeway drain` keeps requests away"
+    )]
+    Written { address: String },
+    #[error("`{address}` comes from DNS: change what the name stands for")]
+    FromDns { address: String },
+    #[error("`{address}` still gets requests: drain it first, or force it")]
+    NotDrained { address: String },
+    #[error("`{address}` has {in_flight} requests under way: wait for them, or force it")]
+    Busy { address: String, in_flight: u32 },
+}
+
+impl MemberError {
+    /// The word for answers, the audit log and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unknown { .. } => "no_such_backend",
+            Self::Last { .. } => "last_backend",
+            Self::BadAddress { .. } => "bad_address",
+            Self::BadWeight => "bad_weight",
+            Self::Exists { .. } => "backend_exists",
+            Self::Written { .. } => "backend_written",
+            Self::FromDns { .. } => "backend_from_dns",
+            Self::NotDrained { .. } => "not_drained",
+            Self::Busy { .. } => "busy",
+        }
+    }
+
+    /// Of an HTTP answer.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Unknown { .. } => 404,
+            Self::BadAddress { .. } | Self::BadWeight => 422,
+            Self::Last { .. }
+            | Self::Exists { .. }
+            | Self::Written { .. }
+            | Self::FromDns { .. }
+            | Self::NotDrained { .. }
+            | Self::Busy { .. } => 409,
+        }
+    }
+}
+
+impl Upstream {
+    /// Sends the backend at `address` no new requests; those under way go on.
+    ///
+    /// # Errors
+    /// When there is none, or when no other would be left and that is not forced.
+    pub fn drain(&self, address: &str, force: Force) -> Result<BackendSnapshot, MemberError> {
+        let mut decisions = self.shared.live.decisions();
+        let backend = self.known(address)?;
+        if force == Force::No && !backend.is_drained() && self.is_last(&backend) {
+            return Err(MemberError::Last {
+                upstream: self.name.to_string(),
+                address: backend.address().to_string(),
+            });
+        }
+        decisions.drained.insert(backend.address().to_string());
+        if backend.state.set_drained(true) {
+            self.keep(&decisions);
+            let in_flight = backend.in_flight();
+            log::info!(
+                upstream = &*self.name, backend = &**backend.address(), in_flight;
+                "backend is drained: it gets no new requests"
+            );
+            self.members_changed();
+        }
+        Ok(self.look_at(&backend, self.shared.now()))
+    }
+
+    /// Sends a drained backend requests again, slowly at first where `slow_start` says so.
+    /// An ejection from before ends: who undrains says that the backend is well.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn undrain(&self, address: &str) -> Result<BackendSnapshot, MemberError> {
+        let mut decisions = self.shared.live.decisions();
+        let backend = self.known(address)?;
+        let now = self.shared.now();
+        decisions.drained.remove(&**backend.address());
+        if backend.is_drained() {
+            backend.state.ejection.lock().ended_early(now);
+            backend.state.readmit(now);
+            backend.state.start_slowly(now);
+            backend.state.set_drained(false);
+            self.keep(&decisions);
+            log::info!(
+                upstream = &*self.name, backend = &**backend.address();
+                "backend is no longer drained"
+            );
+            self.members_changed();
+        }
+        Ok(self.look_at(&backend, now))
+    }
+
+    /// Adds a backend beside those that are written, until it is removed again.
+    ///
+    /// # Errors
+    /// When its address cannot be one, or there is one of that address.
+    pub fn add_member(&self, new: &NewMember) -> Result<BackendSnapshot, MemberError> {
+        let target = parse_target(&new.address).map_err(|why| MemberError::BadAddress {
+            message: why.message,
+            help: why.help,
+        })?;
+        if target.socket_address().is_none() {
+            return Err(MemberError::BadAddress {
+                message: format!("`{target}` is too long for a unix socket's path"),
+                help: "the system takes 107 bytes: use a shorter path".to_owned(),
+            });
+        }
+        if new.weight == 0 {
+            return Err(MemberError::BadWeight);
+        }
+        let address = target.to_string();
+        let mut decisions = self.shared.live.decisions();
+        if self.known(&address).is_ok() {
+            return Err(MemberError::Exists {
+                upstream: self.name.to_string(),
+                address,
+            });
+        }
+        // Perhaps it was one before and DNS took it away: what was said of it is over.
+        decisions.drained.remove(&address);
+        if new.drained {
+            decisions.drained.insert(address.clone());
+        }
+        decisions.added.retain(|added| added.target != target);
+        decisions.added.push(Added {
+            target,
+            weight: new.weight,
+        });
+        self.keep(&decisions);
+        let (backend, drained) = (address.as_str(), new.drained);
+        log::info!(upstream = &*self.name, backend, drained; "backend added");
+        self.apply(decisions);
+        let added = self.known(&address)?;
+        Ok(self.look_at(&added, self.shared.now()))
+    }
+
+    /// Removes a backend that was added at run time. Requests that it still works on are
+    /// finished.
+    ///
+    /// # Errors
+    /// When it was not added so, or when it still serves and that is not forced.
+    pub fn remove_member(
+        &self,
+        address: &str,
+        force: Force,
+    ) -> Result<BackendSnapshot, MemberError> {
+        let mut decisions = self.shared.live.decisions();
+        let backend = self.known(address)?;
+        let address = backend.address().to_string();
+        match backend.origin() {
+            Origin::File => return Err(MemberError::Written { address }),
+            Origin::Dns => return Err(MemberError::FromDns { address }),
+            Origin::Added => {}
+        }
+        let in_flight = backend.in_flight();
+        if force == Force::No && !backend.is_drained() {
+            return Err(MemberError::NotDrained { address });
+        }
+        if force == Force::No && in_flight > 0 {
+            return Err(MemberError::Busy { address, in_flight });
+        }
+        let last = self.look_at(&backend, self.shared.now());
+        decisions
+            .added
+            .retain(|added| added.target != backend.target);
+        decisions.drained.remove(&address);
+        self.keep(&decisions);
+        log::info!(
+            upstream = &*self.name, backend = address.as_str(), in_flight;
+            "backend removed"
+        );
+        self.apply(decisions);
+        Ok(last)
+    }
+
+    /// Lets go of decisions that have no more meaning with this configuration, which
+    /// serves from now on.
+    pub(super) fn tidy_decisions(&self) {
+        let mut decisions = self.shared.live.decisions();
+        let before = decisions.clone();
+        // Who is written now is no longer one that was added.
+        decisions
+            .added
+            .retain(|added| !self.sources.has(&added.target));
+        if self.sources.names().is_empty() {
+            decisions
+                .drained
+                .retain(|address| self.known(address).is_ok());
+        }
+        if *decisions != before {
+            self.keep(&decisions);
+        }
+    }
+
+    /// Takes in a change of who belongs to the upstream.
+    fn apply(&self, decisions: parking_lot::MutexGuard<'_, Decisions>) {
+        // The members are made from the decisions.
+        drop(decisions);
+        self.rebuild();
+        self.members_changed();
+    }
+
+    fn keep(&self, decisions: &Decisions) {
+        self.shared.keeper.keep(&self.name, decisions);
+    }
+
+    /// Whoever waits looks again, and the supervisor checks who is to be checked now.
+    fn members_changed(&self) {
+        self.look_round();
+        self.shared.live.changed.notify_one();
+    }
+
+    /// Nobody else in rotation would be left without `backend`.
+    fn is_last(&self, backend: &Backend) -> bool {
+        let now = self.shared.now();
+        let members = self.members.load();
+        let mut others = members
+            .list
+            .iter()
+            .filter(|other| other.id() != backend.id() && !other.is_drained())
+            .peekable();
+        // Where the others are out as well, panic mode uses them.
+        others.peek().is_none()
+            || (backend.state.is_up(now) && !others.any(|other| other.state.is_up(now)))
+    }
+
+    fn known(&self, address: &str) -> Result<Arc<Backend>, MemberError> {
+        let members = self.members.load();
+        let parsed: Option<Target> = parse_target(address).ok();
+        let found = members.list.iter().find(|backend| {
+            **backend.address() == *address || Some(&backend.target) == parsed.as_ref()
+        });
+        found.cloned().ok_or_else(|| {
+            let known: Vec<String> = members
+                .list
+                .iter()
+                .map(|backend| format!("`{}`", backend.address()))
+                .collect();
+            MemberError::Unknown {
+                upstream: self.name.to_string(),
+                address: address.to_owned(),
+                known: match known.as_slice() {
+                    [] => "none".to_owned(),
+                    some => some.join(", "),
+                },
+            }
+        })
+    }
+}
