@@ -15,6 +15,7 @@ pub mod loopback;
 pub mod metrics;
 pub mod net;
 pub mod origin;
+pub mod private_file;
 pub mod secret;
 pub mod tasks;
 pub mod units;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use super::{ConfigOption, EX_CONFIG, check, out};
 use crate::{
     base::error,
-    gateway,
-    process::{boot, log},
+    gateway::{self, Loaded},
+    process::{boot, last_good, log},
 };
 
 #[derive(Debug, clap::Args)]
@@ -16,22 +16,38 @@ pub(super) struct Options {
     /// Worker threads; one for each core if absent
     #[arg(long, value_name = "N", env = "EDGEWAY_THREADS")]
     threads: Option<usize>,
+    /// Start from the configuration that served last, whatever the files say now
+    #[arg(long)]
+    last_good: bool,
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
     log::init();
-    let loaded = gateway::load(&options.config.config);
+    let path = &options.config.config;
+    let (loaded, hello) = match load(options) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let shown = path.display();
+            out::note(&format!(
+                "edgeway: no last good configuration of `{shown}`: {}",
+                error::chain(&error)
+            ));
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
     if !loaded.diagnostics.list().is_empty() {
         out::note(&check::report(&loaded));
     }
     let Some(file) = loaded.file else {
-        return ExitCode::from(EX_CONFIG);
+        return refused(options);
     };
     let setup = boot::Setup {
         file,
-        path: Some(options.config.config.clone()),
+        path: Some(path.clone()),
         threads: options.threads,
-        hello: Vec::new(),
+        hello,
+        // What was kept is kept, and from when it is stays true.
+        sources: (!options.last_good).then(|| loaded.sources.clone()),
         warn: Box::new({
             let sources = loaded.sources.clone();
             move |diagnostics| out::note(&check::render(&sources, diagnostics))
@@ -41,11 +57,43 @@ pub(super) fn run(options: &Options) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(boot::BootError::Config { diagnostics }) => {
             out::note(&check::render(&loaded.sources, &diagnostics));
-            ExitCode::from(EX_CONFIG)
+            refused(options)
         }
         Err(error) => {
             out::note(&format!("edgeway: {}", error::chain(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The configuration, and what is to be said about it once it serves.
+fn load(options: &Options) -> Result<(Loaded, Vec<String>), last_good::LastGoodError> {
+    let path = &options.config.config;
+    if !options.last_good {
+        return Ok((gateway::load(path), Vec::new()));
+    }
+    let found = last_good::find(path)?;
+    let shown = path.display();
+    let since = found.since();
+    ::log::warn!(since:%, file:? = path; "starting from the last good configuration");
+    let hello = format!(
+        "edgeway: this is the last good configuration of `{shown}`, which began to serve at {since}\n\
+         help: repair the file and reload"
+    );
+    Ok((gateway::load_kept(path, &found.kept), vec![hello]))
+}
+
+/// Says what there is to start from instead.
+fn refused(options: &Options) -> ExitCode {
+    let path = options.config.config.display();
+    if !options.last_good
+        && let Ok(found) = last_good::find(&options.config.config)
+    {
+        out::note(&format!(
+            "edgeway: the configuration is refused; the last good one, of {}, is kept\n\
+             help: repair the file, or start from what is kept: `edgeway run --config {path} --last-good`",
+            found.since()
+        ));
+    }
+    ExitCode::from(EX_CONFIG)
 }

@@ -31,7 +31,7 @@ use crate::{
     config::{
         diagnostic::{Diagnostics, Place},
         model::File,
-        source::{self, Sources},
+        source::{self, Kept, Sources},
     },
     filters,
     routes::{Action, RouteTable},
@@ -98,6 +98,11 @@ pub struct Loaded {
 /// its problems.
 pub fn load(path: &Path) -> Loaded {
     read(source::load(path))
+}
+
+/// As [`load`], with the texts that were kept of the files at `path`.
+pub fn load_kept(path: &Path, kept: &Kept) -> Loaded {
+    read(source::load_kept(path, kept))
 }
 
 /// Reads a configuration from a text that stands for the file `name`.

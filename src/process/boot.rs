@@ -6,14 +6,14 @@ use log::{debug, info, warn};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 use super::{
-    files, log as own_log,
+    files, last_good, log as own_log,
     ready::{READY_FILE, Ready, ReadyListener},
     signals::{Ask, Signals},
     state_folder::state_folder,
 };
 use crate::{
     base::{log_file, tasks::Tasks},
-    config::{diagnostic::Diagnostics, model::File},
+    config::{diagnostic::Diagnostics, model::File, source::Sources},
     edge::{
         listener::{BindError, Bound},
         worker,
@@ -40,6 +40,8 @@ pub struct Setup {
     pub threads: Option<usize>,
     /// Lines to print once we serve.
     pub hello: Vec<String>,
+    /// The texts of the file, to be kept once they serve; `None` if they need not be.
+    pub sources: Option<Sources>,
     /// Told what is worth changing in a configuration that serves all the same.
     pub warn: Box<dyn Fn(&Diagnostics)>,
 }
@@ -147,6 +149,9 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     }
     if let Some(path) = std::env::var_os(READY_FILE) {
         ready.write(path.as_ref()).map_err(BootError::Ready)?;
+    }
+    if let (Some(path), Some(sources)) = (setup.path, setup.sources) {
+        background.spawn("last good", last_good::keep_later(path, sources));
     }
     if !setup.hello.is_empty() {
         crate::cli::out::note(&setup.hello.join("\n"));

@@ -74,6 +74,7 @@ The configuration is src/process/demo.yaml. Ctrl-C ends it.
         path: None,
         threads: None,
         hello: hello.lines().map(str::to_owned).collect(),
+        sources: None,
         // Ours, and a test looks at it.
         warn: Box::new(|_| {}),
     });

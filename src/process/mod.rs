@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod demo;
 mod files;
+pub mod last_good;
 pub mod log;
 mod ready;
 mod signals;

@@ -14,6 +14,7 @@ mod grpc;
 mod harness;
 mod hosts;
 mod http2;
+mod last_good;
 mod metrics_page;
 mod next_front;
 mod observed;

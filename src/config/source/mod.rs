@@ -1,6 +1,7 @@
 //! The files of a configuration: the main one, what it includes, and the environment.
 
 mod expand;
+mod kept;
 mod merge;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use std::{
 };
 
 use self::expand::Expander;
+pub use self::kept::Kept;
 use super::{
     diagnostic::{Diagnostic, Diagnostics, Place},
     tree::{Key, Node, Value, parse_with},
@@ -52,6 +54,14 @@ pub fn load(path: &Path) -> (Sources, Option<Node>, Diagnostics) {
 pub fn load_text(name: &str, text: &str) -> (Sources, Option<Node>, Diagnostics) {
     let path = Path::new(name);
     Loader::new(path, &environment).main(|loader| loader.text(path, text.to_owned()))
+}
+
+/// As [`load`], with the texts that were kept when `path` was read: of its files none is
+/// read, and no pattern looks into a folder. Values still come from the environment.
+pub fn load_kept(path: &Path, kept: &Kept) -> (Sources, Option<Node>, Diagnostics) {
+    let mut loader = Loader::new(path, &environment);
+    loader.kept = Some(kept);
+    loader.main(|loader| loader.file(path, None))
 }
 
 impl Sources {
@@ -119,6 +129,8 @@ struct Loader<'a> {
     sources: Sources,
     diagnostics: Diagnostics,
     environment: Environment<'a>,
+    /// What stands for the files on disk.
+    kept: Option<&'a Kept>,
     /// The main file's folder, absolute.
     folder: PathBuf,
     /// The files that are being read, outermost first, and all that were: canonical.
@@ -133,6 +145,7 @@ impl<'a> Loader<'a> {
             sources: Sources::default(),
             diagnostics: Diagnostics::default(),
             environment,
+            kept: None,
             folder: std::path::absolute(&folder).unwrap_or(folder),
             open: Vec::new(),
             read: Vec::new(),
@@ -149,12 +162,19 @@ impl<'a> Loader<'a> {
 
     /// Reads a file; `at` is the place that names it, none for the main one.
     fn file(&mut self, path: &Path, at: Option<Place>) -> Option<Node> {
-        let canonical = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let canonical = match self.kept {
+            Some(_) => path.to_owned(),
+            None => std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+        };
         if !self.may_read(path, &canonical, at) {
             return None;
         }
         self.read.push((canonical.clone(), at));
-        let text = match read_text(path) {
+        let text = match self.kept {
+            Some(kept) => kept.text(path, &self.sources),
+            None => read_text(path),
+        };
+        let text = match text {
             Ok(text) => text,
             Err(problem) => {
                 let place = at.unwrap_or_else(|| self.add(path, String::new()));
@@ -302,6 +322,13 @@ impl<'a> Loader<'a> {
             require_literal_separator: true,
             require_literal_leading_dot: true,
         };
+        if let Some(kept) = self.kept {
+            let pattern = glob::Pattern::new(&escaped);
+            return pattern.map_or_else(
+                |_| Vec::new(),
+                |pattern| kept.matching(&pattern, options, &self.sources),
+            );
+        }
         let paths = match glob::glob_with(&escaped, options) {
             Ok(paths) => paths,
             Err(error) => {

@@ -341,3 +341,66 @@ fn a_text_needs_no_file() {
         ("{a: [1]}", &[][..])
     );
 }
+
+#[test]
+fn what_was_kept_reads_as_the_files_did() {
+    let files = [
+        (
+            "main.yaml",
+            "include: ['sub/*.yaml', deep/b.yaml]\na: ${PORT}\nk: file:key\n",
+        ),
+        ("sub/2.yaml", "routes: [two]\n"),
+        (
+            "sub/1.yaml",
+            "routes: [one]\ninclude: '../other/**/x*.yaml'\n",
+        ),
+        ("other/y/x1.yaml", "routes: [x1]\n"),
+        ("deep/b.yaml", "routes: [b]\n"),
+    ];
+    let folder = Folder::with(&files);
+    let (sources, tree, _) = folder.load();
+    let kept = Kept::new(&sources);
+    let json = serde_json::to_string(&kept).unwrap();
+    assert!(
+        !json.contains(&*folder.0.path().to_string_lossy()),
+        "{json}"
+    );
+    let kept: Kept = serde_json::from_str(&json).unwrap();
+    let path = folder.0.path().join("main.yaml");
+    // Not a file of it is right any more, and there are others.
+    for (name, _) in files {
+        fs::write(folder.0.path().join(name), "{ broken").unwrap();
+    }
+    fs::write(folder.0.path().join("sub/3.yaml"), "routes: [three]").unwrap();
+    fs::remove_file(folder.0.path().join("other/y/x1.yaml")).unwrap();
+    let read = |path: &Path| {
+        let mut loader = Loader::new(path, &pretended);
+        loader.kept = Some(&kept);
+        let (sources, node, diagnostics) = loader.main(|loader| loader.file(path, None));
+        assert_eq!(diagnostics.render(&sources, Style::Lines), "");
+        (sources, shown(&node.unwrap()))
+    };
+    let (again, text) = read(&path);
+    assert_eq!(text, shown(&tree.unwrap()));
+    assert!(text.contains("[\"one\", \"x1\", \"two\", \"b\"]"), "{text}");
+    assert_eq!(again.files, sources.files);
+    // From another place the paths in messages are others, and all is found.
+    let (moved, text) = read(Path::new("main.yaml"));
+    assert!(text.contains("\"x1\""), "{text}");
+    assert_eq!(moved.files[1].0, Path::new("sub/1.yaml"));
+}
+
+#[test]
+fn a_file_that_was_not_kept_is_told() {
+    let folder = Folder::with(&[("main.yaml", "a: 1\n"), ("b.yaml", "b: 1\n")]);
+    let (mut sources, ..) = folder.load();
+    sources.files[0].1 = "include: b.yaml\n".to_owned();
+    let kept = Kept::new(&sources);
+    let path = folder.0.path().join("main.yaml");
+    let (_, _, diagnostics) = load_kept(&path, &kept);
+    let message = &diagnostics.list()[0].message;
+    assert!(
+        message.ends_with("it is not among what was kept"),
+        "{message}"
+    );
+}

@@ -1,13 +1,13 @@
 //! Account and certificates on disk: `accounts/DIRECTORY.json`, and for each name
 //! `certificates/NAME/` with `fullchain.pem`, `privkey.pem` and `state.json`.
 //!
-//! Folders are 0700 and files 0600. A file is written under another name and renamed, so
-//! that a reader sees all of it or none. Everything here blocks.
+//! Folders and files are private, and a file is there whole or not at all
+//! ([`private_file`]). Everything here blocks.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -16,6 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::certificate::{Certificate, CertificateError};
+use crate::base::private_file;
 
 const CHAIN: &str = "fullchain.pem";
 const KEY: &str = "privkey.pem";
@@ -285,37 +286,14 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 }
 
 fn make_folder(path: &Path) -> Result<(), StoreError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| StoreError::Write {
+    private_file::make_folder(path).map_err(|source| StoreError::Write {
         path: path.to_owned(),
         source,
     })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let write = || -> io::Result<()> {
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".new");
-        // One that a crash left behind may have other permissions.
-        match fs::remove_file(&partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        // The name is to survive a power failure as well.
-        match path.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    write().map_err(|source| StoreError::Write {
+    private_file::write(path, bytes).map_err(|source| StoreError::Write {
         path: path.to_owned(),
         source,
     })

@@ -61,7 +61,8 @@ impl Gateway {
         Self::start_prepared(yaml, &[], prepare).await
     }
 
-    async fn start_prepared(
+    /// As [`Gateway::start`], with both.
+    pub(crate) async fn start_prepared(
         yaml: &str,
         environment: &[(&str, &str)],
         prepare: impl FnOnce(&Path),
@@ -70,40 +71,15 @@ impl Gateway {
         prepare(dir.path());
         let file = dir.path().join("edgeway.yaml");
         fs::write(&file, complete(yaml, dir.path())).expect("the folder takes files");
-        let ready_file = dir.path().join("ready.json");
-        let stderr = File::create(dir.path().join("stderr")).expect("the folder takes files");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_edgeway"))
-            .arg("run")
-            .arg("-c")
-            .arg(&file)
-            .env("XDG_STATE_HOME", dir.path().join("state"))
-            .envs(environment.iter().copied())
-            .env("EDGEWAY_READY_FILE", &ready_file)
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .expect("the gateway's binary starts");
-        let ready = until(READY_WITHIN, &mut async || {
-            if let Ok(text) = fs::read_to_string(&ready_file) {
-                return Some(Ok(
-                    serde_json::from_str(&text).expect("the ready file is JSON")
-                ));
-            }
-            let ended = child
-                .try_wait()
-                .expect("a child of ours can be waited for")?;
-            Some(Err(ended))
-        })
-        .await;
-        let problem = match ready {
-            Some(Ok(ready)) => return Self { child, dir, ready },
-            Some(Err(status)) => format!("the gateway ended with {status}"),
-            None => format!("the gateway was not ready within {READY_WITHIN:?}"),
-        };
-        stop(&mut child);
-        panic!("{problem}\n{}\n{yaml}", tail(&dir.path().join("stderr")));
+        let (child, ready) = run(dir.path(), &[], environment).await;
+        Self { child, dir, ready }
+    }
+
+    /// Another process in the same folder, after this one has ended.
+    pub(crate) async fn start_again(&mut self, arguments: &[&str], environment: &[(&str, &str)]) {
+        fs::remove_file(self.dir.path().join("ready.json")).expect("it was ready");
+        stop(&mut self.child);
+        (self.child, self.ready) = run(self.dir.path(), arguments, environment).await;
     }
 
     /// The first listener.
@@ -210,6 +186,48 @@ impl Gateway {
         })
         .await
     }
+}
+
+/// Starts the program on the configuration in `dir` and waits until it serves.
+async fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (Child, Ready) {
+    let file = dir.join("edgeway.yaml");
+    let ready_file = dir.join("ready.json");
+    let stderr = File::create(dir.join("stderr")).expect("the folder takes files");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .arg("run")
+        .arg("-c")
+        .arg(&file)
+        .args(arguments)
+        .env_remove("STATE_DIRECTORY")
+        .env("XDG_STATE_HOME", dir.join("state"))
+        .envs(environment.iter().copied())
+        .env("EDGEWAY_READY_FILE", &ready_file)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .expect("the gateway's binary starts");
+    let ready = until(READY_WITHIN, &mut async || {
+        if let Ok(text) = fs::read_to_string(&ready_file) {
+            return Some(Ok(
+                serde_json::from_str(&text).expect("the ready file is JSON")
+            ));
+        }
+        let ended = child
+            .try_wait()
+            .expect("a child of ours can be waited for")?;
+        Some(Err(ended))
+    })
+    .await;
+    let problem = match ready {
+        Some(Ok(ready)) => return (child, ready),
+        Some(Err(status)) => format!("the gateway ended with {status}"),
+        None => format!("the gateway was not ready within {READY_WITHIN:?}"),
+    };
+    stop(&mut child);
+    let yaml = fs::read_to_string(&file).unwrap_or_default();
+    panic!("{problem}\n{}\n{yaml}", tail(&dir.join("stderr")));
 }
 
 impl Drop for Gateway {

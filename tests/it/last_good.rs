@@ -1,0 +1,122 @@
+//! The configuration that served last: it is kept, and a start from it serves although the
+//! files are broken.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use crate::{
+    cli::EX_CONFIG,
+    support::{gateway::Gateway, wait::wait_for},
+};
+
+const WITHIN: Duration = Duration::from_secs(10);
+
+const MAIN: &str = "include: 'routes.d/*.yaml'
+routes: [{ match: { path: /main }, respond: { file: answer.txt } }]
+";
+
+fn write_all(folder: &Path) {
+    fs::create_dir(folder.join("routes.d")).unwrap();
+    fs::write(folder.join("answer.txt"), "from the folder").unwrap();
+    let secret = "routes: [{ match: { path: /more }, respond: \"${GREETING}\" }]\n";
+    fs::write(folder.join("routes.d/more.yaml"), secret).unwrap();
+}
+
+fn bundles(folder: &Path) -> Vec<PathBuf> {
+    let Ok(found) = fs::read_dir(folder.join("state/edgeway/last-good")) else {
+        return Vec::new();
+    };
+    found.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// `edgeway run` that is going to end by itself, with the state of the folder.
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .arg("run")
+        .args(arguments)
+        .current_dir(folder)
+        .env_remove("STATE_DIRECTORY")
+        .env("XDG_STATE_HOME", folder.join("state"))
+        .env("GREETING", "hello")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs")
+}
+
+#[tokio::test]
+async fn a_start_from_the_last_good_serves_what_its_files_no_longer_say() {
+    let environment = [("GREETING", "secret-greeting")];
+    let mut gateway = Gateway::start_prepared(MAIN, &environment, write_all).await;
+    let bundle = wait_for("the configuration is kept", WITHIN, async || {
+        bundles(gateway.folder()).into_iter().next()
+    })
+    .await;
+    let mode = fs::metadata(&bundle).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let kept = fs::read_to_string(&bundle).unwrap();
+    assert!(kept.contains("${GREETING}"), "{kept}");
+    assert!(!kept.contains("secret-greeting"), "{kept}");
+
+    gateway.terminate(WITHIN).await;
+    for broken in ["edgeway.yaml", "routes.d/more.yaml"] {
+        fs::write(gateway.folder().join(broken), "routes: [{ mach: {} }]\n").unwrap();
+    }
+    let refused = run(gateway.folder(), &["-c", "edgeway.yaml"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(EX_CONFIG), "{said}");
+    assert!(said.contains("unknown key `mach`"), "{said}");
+    assert!(
+        said.contains("`edgeway run --config edgeway.yaml --last-good`"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(&bundle).unwrap(), kept);
+
+    let environment = [("GREETING", "another greeting")];
+    gateway.start_again(&["--last-good"], &environment).await;
+    assert_eq!(gateway.get("/main").await.text(), "from the folder");
+    assert_eq!(gateway.get("/more").await.text(), "another greeting");
+    let said = gateway.stderr();
+    assert!(
+        said.contains("this is the last good configuration of"),
+        "{said}"
+    );
+    assert!(said.contains("began to serve at 20"), "{said}");
+    // It is still from when it began to serve.
+    assert_eq!(fs::read_to_string(&bundle).unwrap(), kept);
+}
+
+#[test]
+fn where_nothing_was_kept_there_is_nothing_to_start_from() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("edgeway.yaml"), "routes: [").unwrap();
+    let refused = run(folder.path(), &[]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(EX_CONFIG), "{said}");
+    assert!(!said.contains("--last-good"), "{said}");
+    let none = run(folder.path(), &["--last-good"]);
+    let said = String::from_utf8(none.stderr).unwrap();
+    assert_eq!(none.status.code(), Some(EX_CONFIG), "{said}");
+    assert!(
+        said.contains("no last good configuration of `edgeway.yaml`"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_state_folder_that_cannot_be_written_is_one_warning() {
+    let yaml = "routes: [{ match: { path: /* }, respond: ok }]\n";
+    let environment = [("STATE_DIRECTORY", "/dev/null/state")];
+    let gateway = Gateway::start_with(yaml, &environment).await;
+    let what = "the configuration cannot be kept for `--last-good`";
+    wait_for("it is told", WITHIN, async || {
+        gateway.stderr().contains(what).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.get("/").await.text(), "ok");
+    assert_eq!(gateway.stderr().matches(what).count(), 1);
+}
