@@ -16,7 +16,7 @@ use log::{debug, warn};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::state_folder::state_folder;
+use super::state_folder::{own_path, state_folder};
 use crate::{
     base::{clock::Clock, error::chain, private_file},
     config::source::{Kept, Sources},
@@ -67,7 +67,7 @@ pub fn keep(path: &Path, sources: &Sources) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock();
-    let kept = state_folder()
+    let kept = state_folder(path)
         .ok_or(LastGoodError::NoFolder)
         .and_then(|state| write(&state, path, sources, Clock::default().wall()));
     match kept {
@@ -94,7 +94,7 @@ pub async fn keep_later(path: PathBuf, sources: Sources) {
 
 /// What was kept of the configuration at `path`.
 pub fn find(path: &Path) -> Result<LastGood, LastGoodError> {
-    let state = state_folder().ok_or(LastGoodError::NoFolder)?;
+    let state = state_folder(path).ok_or(LastGoodError::NoFolder)?;
     read(&state, path)
 }
 
@@ -112,7 +112,7 @@ fn write(
     sources: &Sources,
     now: SystemTime,
 ) -> Result<PathBuf, LastGoodError> {
-    let path = absolute(path);
+    let path = own_path(path);
     let file = file_of(state, &path);
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let kept = Kept::new(sources);
@@ -127,7 +127,7 @@ fn write(
 }
 
 fn read(state: &Path, path: &Path) -> Result<LastGood, LastGoodError> {
-    let path = absolute(path);
+    let path = own_path(path);
     let file = file_of(state, &path);
     let none = || LastGoodError::None {
         folder: folder_of(state),
@@ -158,16 +158,6 @@ fn file_of(state: &Path, path: &Path) -> PathBuf {
         .map_or(0, |first| u64::from_be_bytes(*first));
     let name: String = name.chars().take(60).collect();
     folder_of(state).join(format!("{name}-{digest:016x}.json"))
-}
-
-/// The same for every way to name the file. Links in place of the file stay: what they lead
-/// to changes (Kubernetes).
-fn absolute(path: &Path) -> PathBuf {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    match (path.parent().map(std::fs::canonicalize), path.file_name()) {
-        (Some(Ok(folder)), Some(name)) => folder.join(name),
-        _ => path,
-    }
 }
 
 #[cfg(test)]

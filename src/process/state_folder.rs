@@ -30,14 +30,24 @@ fn in_environment(config: &Path, var: impl Fn(&str) -> Option<OsString>) -> Opti
     Some(base.join("edgeway").join(own_name(config)))
 }
 
+/// The same path for every way to name the file. A link in place of the file itself stays:
+/// where it leads changes (Kubernetes).
+pub(super) fn own_path(config: &Path) -> PathBuf {
+    let path = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+    match (path.parent().map(Path::canonicalize), path.file_name()) {
+        (Some(Ok(folder)), Some(name)) => folder.join(name),
+        _ => path,
+    }
+}
+
 /// The file's path in one name: no two files share it.
 fn own_name(config: &Path) -> String {
-    let whole = config
-        .canonicalize()
-        .or_else(|_| std::path::absolute(config))
-        .unwrap_or_else(|_| config.to_owned());
     let mut name = String::new();
-    for c in whole.to_string_lossy().trim_start_matches('/').chars() {
+    for c in own_path(config)
+        .to_string_lossy()
+        .trim_start_matches('/')
+        .chars()
+    {
         match c {
             '/' => name.push('-'),
             // As `systemd-escape --path` writes it, so that `a/b` and `a-b` differ.

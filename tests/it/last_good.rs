@@ -21,17 +21,19 @@ routes: [{ match: { path: /main }, respond: { file: answer.txt } }]
 ";
 
 fn write_all(folder: &Path) {
-    fs::create_dir(folder.join("routes.d")).unwrap();
-    fs::write(folder.join("answer.txt"), "from the folder").unwrap();
+    fs::create_dir(folder.join("routes.d")).expect("the folder takes files");
+    fs::write(folder.join("answer.txt"), "from the folder").expect("the folder takes files");
     let secret = "routes: [{ match: { path: /more }, respond: \"${GREETING}\" }]\n";
-    fs::write(folder.join("routes.d/more.yaml"), secret).unwrap();
+    fs::write(folder.join("routes.d/more.yaml"), secret).expect("the folder takes files");
 }
 
 fn bundles(folder: &Path) -> Vec<PathBuf> {
-    let Ok(found) = fs::read_dir(folder.join("state/edgeway/last-good")) else {
-        return Vec::new();
-    };
-    found.map(|entry| entry.unwrap().path()).collect()
+    let pattern = folder.join("state/edgeway/*/last-good/*.json");
+    let found =
+        glob::glob(pattern.to_str().expect("folders of tests are UTF-8")).expect("a pattern");
+    found
+        .map(|path| path.expect("the folder can be read"))
+        .collect()
 }
 
 /// `edgeway run` that is going to end by itself, with the state of the folder.
