@@ -287,7 +287,18 @@ impl BackendState {
 
     /// It begins anew: a slow start from `now`.
     pub(super) fn start_slowly(&self, now: u64) {
-        self.returned_at.store(now.max(1), Ordering::Relaxed);
+        self.set_returned_at(Some(now));
+    }
+
+    /// Since when it is back, while its slow start goes on.
+    pub(super) fn returned_at(&self) -> Option<u64> {
+        let at = self.returned_at.load(Ordering::Relaxed);
+        (at != 0).then_some(at)
+    }
+
+    pub(super) fn set_returned_at(&self, at: Option<u64>) {
+        let at = at.map_or(0, |at| at.max(1));
+        self.returned_at.store(at, Ordering::Relaxed);
     }
 
     /// Takes over what active checks found. True if that changed.
@@ -321,7 +332,7 @@ impl BackendState {
         KeepAlive::unpack(self.keep_alive.load(Ordering::Relaxed))
     }
 
-    fn learn_keep_alive(&self, said: KeepAlive) {
+    pub(super) fn learn_keep_alive(&self, said: KeepAlive) {
         let word = said.pack();
         if self.keep_alive.load(Ordering::Relaxed) != word {
             self.keep_alive.store(word, Ordering::Relaxed);

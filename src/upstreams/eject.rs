@@ -10,6 +10,9 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::handover::{millis, span};
 use crate::config::model::EjectConfig;
 
 /// Refused connections in a row that are proof enough.
@@ -34,7 +37,8 @@ impl From<&EjectConfig> for EjectPolicy {
 }
 
 /// Why a backend is out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Cause {
     Refused,
     Errors,
@@ -65,7 +69,56 @@ struct Last {
     until: u64,
 }
 
+/// The same as one process tells it to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct EjectionExport {
+    streak: u32,
+    refused: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<LastExport>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LastExport {
+    cause: Cause,
+    span_ms: u64,
+    /// One of both is 0.
+    ends_in_ms: u64,
+    ended_ago_ms: u64,
+}
+
+impl EjectionExport {
+    /// As it was told at `now`.
+    pub(super) fn import(&self, now: u64) -> Ejection {
+        Ejection {
+            streak: self.streak,
+            refused: self.refused,
+            last: self.last.map(|last| Last {
+                cause: last.cause,
+                span: Duration::from_nanos(span(last.span_ms)),
+                until: now
+                    .saturating_add(span(last.ends_in_ms))
+                    .saturating_sub(span(last.ended_ago_ms)),
+            }),
+        }
+    }
+}
+
 impl Ejection {
+    pub(super) fn export(&self, now: u64) -> EjectionExport {
+        EjectionExport {
+            streak: self.streak,
+            refused: self.refused,
+            last: self.last.map(|last| LastExport {
+                cause: last.cause,
+                span_ms: millis(nanos(last.span)),
+                ends_in_ms: millis(last.until.saturating_sub(now)),
+                ended_ago_ms: millis(now.saturating_sub(last.until)),
+            }),
+        }
+    }
+
     /// Failures in a row, up to now.
     pub(super) fn streak(&self) -> u32 {
         self.streak

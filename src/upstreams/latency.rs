@@ -47,6 +47,18 @@ impl Latency {
         Some(mix(average, keep(age), 0))
     }
 
+    /// The average without its decay in nanoseconds, and when it was taken.
+    pub(super) fn raw(&self) -> Option<(u64, u64)> {
+        let average = self.average.load(Ordering::Relaxed);
+        (average != 0).then(|| (average, self.at.load(Ordering::Relaxed)))
+    }
+
+    /// Begins with what [`Latency::raw`] gave elsewhere.
+    pub(super) fn set_raw(&self, average: u64, at: u64) {
+        self.at.store(at, Ordering::Relaxed);
+        self.average.store(average, Ordering::Relaxed);
+    }
+
     /// The average without its decay, for people to read.
     pub(super) fn average(&self) -> Option<Duration> {
         let average = self.average.load(Ordering::Relaxed);

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::{
     backend::BackendState,
     eject::{Cause, EjectPolicy, nanos},
+    handover::Inherited,
     health::Health,
     kept::{Decisions, Keeper},
     metrics::UpstreamMetrics,
@@ -24,10 +25,7 @@ use super::{
     retry::Budget,
     supervise::Work,
 };
-use crate::{
-    base::{clock::Clock, metrics::Metrics},
-    zones::Zone,
-};
+use crate::base::{clock::Clock, metrics::Metrics};
 
 /// The zone of one upstream name.
 #[derive(Debug)]
@@ -48,6 +46,8 @@ pub(super) struct Live {
     resolved: Mutex<HashMap<String, Vec<IpAddr>>>,
     /// Who was added and who is drained.
     decisions: Mutex<Decisions>,
+    /// From the process before this one.
+    pub(super) inherited: Mutex<Inherited>,
     /// Checks and look-ups under way, and when the next are due. Whoever holds it
     /// supervises; the next supervisor waits for the end of the one before it.
     pub(super) work: Arc<tokio::sync::Mutex<Work>>,
@@ -71,8 +71,6 @@ impl Cursor {
     }
 }
 
-impl Zone for Live {}
-
 impl Live {
     pub(super) fn new(clock: Clock, decisions: Decisions) -> Self {
         let now = clock.now();
@@ -86,6 +84,7 @@ impl Live {
             states: Mutex::default(),
             resolved: Mutex::default(),
             decisions: Mutex::new(decisions),
+            inherited: Mutex::default(),
             work: Arc::default(),
             changed: Notify::new(),
         }
@@ -111,6 +110,12 @@ impl Live {
     /// What operators decided; nobody else decides while this is held.
     pub(super) fn decisions(&self) -> MutexGuard<'_, Decisions> {
         self.decisions.lock()
+    }
+
+    /// Of all backends that somebody knows.
+    pub(super) fn states(&self) -> Vec<Arc<BackendState>> {
+        let states = self.states.lock();
+        states.values().filter_map(Weak::upgrade).collect()
     }
 
     /// What DNS said last of each name.
@@ -172,6 +177,7 @@ impl Shared {
         let series = (self.registry.clone(), self.name.clone());
         let state = BackendState::new(address.clone(), Health::new(starts_up), Some(series));
         state.set_drained(is_drained);
+        self.live.hand_on(&state);
         let state = Arc::new(state);
         states.insert(address, Arc::downgrade(&state));
         state

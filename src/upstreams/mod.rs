@@ -10,6 +10,7 @@ mod balance;
 mod compile;
 mod dns;
 mod eject;
+mod handover;
 mod health;
 mod kept;
 mod latency;

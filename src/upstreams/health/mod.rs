@@ -12,7 +12,7 @@ use pingora::http::RequestHeader;
 use self::probe::{How, HttpPlan};
 pub(super) use self::{
     probe::{Plan, ProbeLog, ProbeReport, Prober},
-    state::{Change, Health, Rules, jittered},
+    state::{Change, Health, HealthExport, Rules, jittered},
 };
 use super::compile::report_zero;
 use crate::{

@@ -2,7 +2,15 @@
 
 use std::time::Duration;
 
-use crate::{config::model::HealthConfig, upstreams::eject::nanos};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::model::HealthConfig,
+    upstreams::{
+        eject::nanos,
+        handover::{millis, span},
+    },
+};
 
 /// How far a check may lie from its interval, so that many gateways and backends do not
 /// check in step: 10 % either way.
@@ -38,6 +46,35 @@ pub(in crate::upstreams) struct Health {
     /// Results in a row that contradict `up`.
     against: u32,
     next: u64,
+}
+
+/// The same as one process tells it to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(in crate::upstreams) struct HealthExport {
+    up: bool,
+    fresh: bool,
+    against: u32,
+    due_in_ms: u64,
+}
+
+impl Default for HealthExport {
+    /// As of a backend that nothing is known of.
+    fn default() -> Self {
+        Health::default().export(0)
+    }
+}
+
+impl HealthExport {
+    /// As it was told at `now`.
+    pub(in crate::upstreams) fn import(&self, now: u64) -> Health {
+        Health {
+            up: self.up,
+            fresh: self.fresh,
+            against: self.against,
+            next: now.saturating_add(span(self.due_in_ms)),
+        }
+    }
 }
 
 /// A verdict that turned.
@@ -76,6 +113,15 @@ impl Health {
     /// Checks at `at`.
     pub(in crate::upstreams) fn schedule(&mut self, at: u64) {
         self.next = at;
+    }
+
+    pub(in crate::upstreams) fn export(&self, now: u64) -> HealthExport {
+        HealthExport {
+            up: self.up,
+            fresh: self.fresh,
+            against: self.against,
+            due_in_ms: millis(self.next.saturating_sub(now)),
+        }
     }
 
     /// Nothing that was found before counts any more. When it is checked next stays, or

@@ -1,6 +1,7 @@
 //! Whole upstreams from their YAML: who is chosen, who is ejected, who waits.
 
 mod dns;
+mod handover;
 mod operate;
 mod storm;
 

@@ -1,0 +1,234 @@
+//! What a process that takes over is told of an upstream: health, ejections, what was learned
+//! of each backend, what operators decided, and what DNS said.
+//!
+//! The two processes count time from different moments, so times are told as spans from
+//! now. They may be of different versions, so each piece is read for itself, and what
+//! cannot be read is left out.
+
+use std::{collections::HashMap, net::IpAddr, sync::atomic::Ordering, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    backend::{BackendState, KeepAlive},
+    eject::{EjectionExport, nanos},
+    health::{HealthExport, ProbeLog, ProbeReport},
+    kept::Decisions,
+    live::Live,
+};
+use crate::zones::Zone;
+
+/// No time that is told lies further off: a longer one is a mistake, and would keep a
+/// backend out, or unchecked, for ever.
+const FURTHEST: Duration = Duration::from_hours(1);
+/// What was told of a backend that nobody has asked for until then is forgotten.
+const LATEST: Duration = Duration::from_mins(5);
+
+/// What was told of backends that have no state here yet: DNS has not given their
+/// addresses so far.
+#[derive(Debug, Default)]
+pub(super) struct Inherited {
+    /// When it was told.
+    at: u64,
+    backends: HashMap<String, BackendExport>,
+}
+
+/// One backend as a process tells it to the one that takes over.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct BackendExport {
+    health: HealthExport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ejected_for_ms: Option<u64>,
+    ejection: EjectionExport,
+    /// Since when its slow start goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    back_for_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_byte: Option<FirstByte>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keep_alive: Option<KeepAliveExport>,
+    probes: ProbesExport,
+}
+
+/// The average of its first-byte times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct FirstByte {
+    nanos: u64,
+    age_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum KeepAliveExport {
+    Unsaid,
+    Seconds(u64),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct ProbesExport {
+    count: u64,
+    passed_in_a_row: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<ProbeExport>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct ProbeExport {
+    passed: bool,
+    text: String,
+    took_ms: u64,
+    ago_ms: u64,
+}
+
+impl Zone for Live {
+    fn export(&self) -> Option<Value> {
+        let now = self.now();
+        let backends: Map<String, Value> = self
+            .states()
+            .into_iter()
+            .filter_map(|state| {
+                let exported = BackendExport::of(&state, now);
+                // Plain data with keys of text; it always has a form in JSON.
+                let value = serde_json::to_value(exported).ok()?;
+                Some((state.address.to_string(), value))
+            })
+            .collect();
+        Some(json!({
+            "backends": backends,
+            "decisions": self.decisions().to_json(),
+            "resolved": self.resolved(),
+        }))
+    }
+
+    fn import(&self, exported: &Value) {
+        if let Some(decisions) = exported.get("decisions") {
+            *self.decisions() = Decisions::from_json(decisions);
+        }
+        for (name, addresses) in entries(exported, "resolved") {
+            if let Ok(addresses) = Vec::<IpAddr>::deserialize(addresses) {
+                self.set_resolved(name, &addresses);
+            }
+        }
+        let backends = entries(exported, "backends").filter_map(|(address, told)| {
+            let told = BackendExport::deserialize(told).ok()?;
+            Some((address.clone(), told))
+        });
+        *self.inherited.lock() = Inherited {
+            at: self.now(),
+            backends: backends.collect(),
+        };
+    }
+}
+
+fn entries<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    value
+        .get(key)
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+}
+
+impl Live {
+    /// Gives a state that was just made what a process before this one told of it.
+    pub(super) fn hand_on(&self, state: &BackendState) {
+        let mut inherited = self.inherited.lock();
+        if inherited.backends.is_empty() {
+            return;
+        }
+        let now = self.now();
+        if now.saturating_sub(inherited.at) > nanos(LATEST) {
+            inherited.backends.clear();
+        }
+        if let Some(told) = inherited.backends.remove(&*state.address) {
+            told.give(state, inherited.at);
+        }
+    }
+}
+
+impl BackendExport {
+    fn of(state: &BackendState, now: u64) -> Self {
+        let since = |at: u64| millis(now.saturating_sub(at));
+        let probes = state.probes.lock().clone();
+        Self {
+            health: state.health.lock().export(now),
+            ejected_for_ms: state.ejected_until(now).map(|until| millis(until - now)),
+            ejection: state.ejection.lock().export(now),
+            back_for_ms: state.returned_at().map(since),
+            first_byte: state.latency.raw().map(|(nanos, at)| FirstByte {
+                nanos,
+                age_ms: since(at),
+            }),
+            keep_alive: match state.keep_alive() {
+                KeepAlive::Unknown => None,
+                KeepAlive::Unsaid => Some(KeepAliveExport::Unsaid),
+                KeepAlive::Said(span) => Some(KeepAliveExport::Seconds(span.as_secs())),
+            },
+            probes: ProbesExport {
+                count: probes.count,
+                passed_in_a_row: probes.passed_in_a_row,
+                last: probes.last.map(|last| ProbeExport {
+                    passed: last.passed,
+                    text: last.text,
+                    took_ms: millis(nanos(last.took)),
+                    ago_ms: since(last.at),
+                }),
+            },
+        }
+    }
+
+    /// `at` is when it was told.
+    fn give(self, state: &BackendState, at: u64) {
+        let before = |ms| at.saturating_sub(span(ms));
+        let health = self.health.import(at);
+        state.set_healthy(health.is_up(), at);
+        *state.health.lock() = health;
+        let ejection = self.ejection.import(at);
+        state.streak().store(ejection.streak(), Ordering::Relaxed);
+        *state.ejection.lock() = ejection;
+        if let Some(ms) = self.ejected_for_ms {
+            state.eject(at.saturating_add(span(ms)));
+        }
+        // What `set_healthy` noted was no return.
+        state.set_returned_at(self.back_for_ms.map(before));
+        if let Some(FirstByte { nanos, age_ms }) = self.first_byte {
+            state.latency.set_raw(nanos, before(age_ms));
+        }
+        match self.keep_alive {
+            None => {}
+            Some(KeepAliveExport::Unsaid) => state.learn_keep_alive(KeepAlive::Unsaid),
+            Some(KeepAliveExport::Seconds(seconds)) => {
+                state.learn_keep_alive(KeepAlive::Said(Duration::from_secs(seconds)));
+            }
+        }
+        let ProbesExport {
+            count,
+            passed_in_a_row,
+            last,
+        } = self.probes;
+        *state.probes.lock() = ProbeLog {
+            count,
+            passed_in_a_row,
+            is_running: false,
+            last: last.map(|last| ProbeReport {
+                passed: last.passed,
+                text: last.text,
+                took: Duration::from_nanos(span(last.took_ms)),
+                at: before(last.ago_ms),
+            }),
+        };
+    }
+}
+
+/// Nanoseconds in whole milliseconds.
+pub(super) fn millis(nanos: u64) -> u64 {
+    nanos / 1_000_000
+}
+
+/// Milliseconds that were told, in nanoseconds and within bounds.
+pub(super) fn span(millis: u64) -> u64 {
+    nanos(Duration::from_millis(millis).min(FURTHEST))
+}
