@@ -22,3 +22,10 @@ pub mod status;
 pub mod tls;
 pub mod upstreams;
 pub mod zones;
+
+/// What this build calls itself: the package's version, or what `EDGEWAY_VERSION` said when
+/// it was built.
+pub const VERSION: &str = match option_env!("EDGEWAY_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};

@@ -32,6 +32,12 @@ impl Tasks {
         })
     }
 
+    /// Waits until every task that was started so far has ended. Ends them if it is dropped.
+    pub async fn join(&self) {
+        let mut tasks = std::mem::take(&mut *self.0.lock());
+        while tasks.join_next().await.is_some() {}
+    }
+
     /// Ends every task of this owner at its next await.
     pub fn stop(&self) {
         self.0.lock().abort_all();

@@ -20,7 +20,7 @@ pub const EX_CONFIG: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(
     name = "edgeway",
-    version,
+    version = crate::VERSION,
     propagate_version = true,
     max_term_width = 100
 )]

@@ -502,7 +502,7 @@ mod tests {
     use super::*;
     use crate::{
         edge::transport::Socket,
-        runtime::connection::{Entry, ListenerFacts},
+        runtime::{connection::Entry, listener::ListenerFacts},
     };
 
     fn pair() -> (ConnIo, UnixStream) {

@@ -104,7 +104,7 @@ where
         proxy_digest: io.get_proxy_digest(),
         socket_digest: io.get_socket_digest(),
     });
-    let handshake = options(shared.listener()).handshake(io as Stream);
+    let handshake = options(&connection.listener.config()).handshake(io as Stream);
     let mut streams = JoinSet::new();
     let ended = match until_cut(&connection, handshake).await {
         Ok(Ok(mut frames)) => {
@@ -141,7 +141,7 @@ async fn accept<A>(
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let listener = shared.listener();
+    let listener = connection.listener.config().clone();
     let mut stop = shared.stop.clone();
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let mut old = pin!(tokio::time::sleep(listener.http2.max_age.0));

@@ -1,11 +1,17 @@
 //! Binding addresses, accepting connections, and ending them when a listener goes.
 
 use std::{
-    fmt, io,
+    io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{FileTypeExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,16 +20,12 @@ use pingora::apps::HttpServerApp;
 use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::watch,
+    sync::oneshot,
     task::JoinSet,
 };
 
 use super::{serve::Shared, transport::Socket};
-use crate::{
-    base::metrics::{IntCounter, IntGauge, Metrics},
-    gateway::{ListenAddress, Listener},
-    runtime::{admission::Admission, connection::ListenerFacts, live::Live, refusal::Refuse},
-};
+use crate::{gateway::ListenAddress, runtime::live::Live};
 
 /// Connections that may wait for `accept`; the kernel's own limit if that is lower.
 const BACKLOG: i32 = 4096;
@@ -32,12 +34,9 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 /// The reason word of such a rest, counted once for each time that it comes to one.
 const CANNOT_ACCEPT: &str = "cannot_accept";
 
-/// A bound socket, not yet accepting.
+/// A bound socket.
 #[derive(Debug)]
-pub struct Bound {
-    pub name: Arc<str>,
-    socket: BoundSocket,
-}
+pub(super) struct Bound(BoundSocket);
 
 #[derive(Debug)]
 enum BoundSocket {
@@ -47,12 +46,28 @@ enum BoundSocket {
 
 /// The path of a unix socket, removed with the listener.
 #[derive(Debug)]
-struct UnixPath(PathBuf);
+struct UnixPath {
+    path: PathBuf,
+    /// Another process listens on it now.
+    is_handed_over: AtomicBool,
+}
+
+impl UnixPath {
+    fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            is_handed_over: AtomicBool::new(false),
+        }
+    }
+}
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            debug!(error:%, path:? = self.0; "a unix socket was gone before its listener");
+        if *self.is_handed_over.get_mut() {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            debug!(error:%, path:? = self.path; "a unix socket was gone before its listener");
         }
     }
 }
@@ -63,12 +78,12 @@ impl Drop for UnixPath {
 pub struct BindError {
     pub address: String,
     #[source]
-    source: io::Error,
+    pub source: io::Error,
 }
 
 impl Bound {
     /// Binds `address`. Must be called within the runtime that will accept.
-    pub fn bind(name: Arc<str>, address: &ListenAddress) -> Result<Self, BindError> {
+    pub(super) fn bind(address: &ListenAddress) -> Result<Self, BindError> {
         let socket = match address {
             ListenAddress::Tcp(address) => tcp(*address, false).map(BoundSocket::Tcp),
             // Dual stack where there is IPv6, else IPv4 alone.
@@ -76,37 +91,65 @@ impl Bound {
                 .or_else(|_| tcp((Ipv4Addr::UNSPECIFIED, *port).into(), false))
                 .map(BoundSocket::Tcp),
             ListenAddress::Unix { path, mode } => {
-                unix(path, *mode).map(|socket| BoundSocket::Unix(socket, UnixPath(path.clone())))
+                unix(path, *mode).map(|socket| BoundSocket::Unix(socket, UnixPath::new(path)))
             }
         };
-        match socket {
-            Ok(socket) => Ok(Self { name, socket }),
-            Err(source) => Err(BindError {
-                address: address.to_string(),
-                source,
-            }),
-        }
+        socket.map(Self).map_err(|source| BindError {
+            address: address.to_string(),
+            source,
+        })
+    }
+
+    /// A socket that listens on `address` already. Must be called within the runtime that
+    /// will accept.
+    pub(super) fn adopt(address: &ListenAddress, socket: OwnedFd) -> Result<Self, BindError> {
+        let adopt = || match address {
+            ListenAddress::Tcp(_) | ListenAddress::All(_) => {
+                let socket = std::net::TcpListener::from(socket);
+                socket.set_nonblocking(true)?;
+                TcpListener::from_std(socket).map(BoundSocket::Tcp)
+            }
+            ListenAddress::Unix { path, mode } => {
+                let socket = std::os::unix::net::UnixListener::from(socket);
+                socket.set_nonblocking(true)?;
+                set_mode(path, *mode)?;
+                let socket = UnixListener::from_std(socket)?;
+                Ok(BoundSocket::Unix(socket, UnixPath::new(path)))
+            }
+        };
+        adopt().map(Self).map_err(|source| BindError {
+            address: address.to_string(),
+            source,
+        })
     }
 
     /// The address that was bound, its port known if it was 0.
-    pub fn address(&self) -> String {
-        match &self.socket {
+    pub(super) fn address(&self) -> String {
+        match &self.0 {
             BoundSocket::Tcp(socket) => socket
                 .local_addr()
                 .map_or_else(|error| error.to_string(), |a| a.to_string()),
-            BoundSocket::Unix(_, path) => format!("unix:{}", path.0.display()),
+            BoundSocket::Unix(_, path) => format!("unix:{}", path.path.display()),
         }
     }
 
-    fn port(&self) -> u16 {
-        match &self.socket {
+    /// 0 for a unix socket.
+    pub(super) fn port(&self) -> u16 {
+        match &self.0 {
             BoundSocket::Tcp(socket) => socket.local_addr().map_or(0, |a| a.port()),
             BoundSocket::Unix(..) => 0,
         }
     }
 
+    /// Another process accepts on it from now on: its path stays when we let go of it.
+    pub(super) fn hand_over(&self) {
+        if let BoundSocket::Unix(_, path) = &self.0 {
+            path.is_handed_over.store(true, Ordering::Relaxed);
+        }
+    }
+
     async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
-        match &self.socket {
+        match &self.0 {
             BoundSocket::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
                 if let Err(error) = stream.set_nodelay(true) {
@@ -121,41 +164,25 @@ impl Bound {
         }
     }
 
-    /// Accepts until `stop` turns true, then waits until every connection has ended.
-    pub async fn serve<A>(
-        self,
-        config: Arc<Listener>,
-        app: Arc<A>,
-        refuser: Arc<dyn Refuse>,
+    /// Accepts until told to stop, then lets go of the socket, drops `closed`, and waits
+    /// until every connection has ended.
+    pub(super) async fn serve<A>(
+        self: Arc<Self>,
+        shared: Arc<Shared<A>>,
         live: Arc<Live>,
-        stop: watch::Receiver<bool>,
+        closed: oneshot::Sender<()>,
     ) where
         A: HttpServerApp + Send + Sync + 'static,
     {
-        let metrics = &live.world.metrics;
-        let accepted = accepted(metrics, &self.name);
-        let shared = Arc::new(Shared {
-            app,
-            refuser,
-            admission: Admission::new(&config.limits, &live.total),
-            facts: Arc::new(ListenerFacts {
-                config,
-                port: self.port(),
-                open: connections(metrics, &self.name, "open"),
-                idle: connections(metrics, &self.name, "idle"),
-            }),
-            connections: live.connections.clone(),
-            stop: stop.clone(),
-        });
         let mut tasks = JoinSet::new();
         // Counted before it is spawned: no connection is under way that nobody knows of.
         let begin = |tasks: &mut JoinSet<()>, (socket, peer): (Socket, Option<SocketAddr>)| {
-            accepted.inc();
+            shared.facts.load().metrics.accepted.inc();
             if let Some(guard) = shared.admit(peer) {
                 tasks.spawn(Arc::clone(&shared).serve(socket, peer, guard));
             }
         };
-        let mut stopped = stop.clone();
+        let mut stopped = shared.stop.clone();
         let mut is_exhausted = false;
         loop {
             let outcome = tokio::select! {
@@ -167,7 +194,7 @@ impl Bound {
             match outcome {
                 Ok(accepted) => {
                     if std::mem::take(&mut is_exhausted) {
-                        info!(listener = &*self.name; "accepting connections again");
+                        info!(listener = &*shared.name(); "accepting connections again");
                     }
                     begin(&mut tasks, accepted);
                 }
@@ -177,7 +204,7 @@ impl Bound {
                         is_exhausted = true;
                         live.http.refuse(CANNOT_ACCEPT);
                         warn!(
-                            listener = &*self.name,
+                            listener = &*shared.name(),
                             reason = CANNOT_ACCEPT,
                             error:%;
                             "cannot accept connections, trying again"
@@ -192,30 +219,18 @@ impl Bound {
             begin(&mut tasks, accepted);
         }
         drop(self);
+        drop(closed);
         while tasks.join_next().await.is_some() {}
     }
 }
 
-/// Connections open on the listener `name`.
-pub fn open(metrics: &Metrics, name: &str) -> IntGauge {
-    connections(metrics, name, "open")
-}
-
-fn connections(metrics: &Metrics, name: &str, state: &str) -> IntGauge {
-    metrics.gauge(
-        "edgeway_connections",
-        "Client connections by listener: all that are open, and those of them that are idle.",
-        &[("listener", name), ("state", state)],
-    )
-}
-
-/// Connections accepted on the listener `name` since the start.
-pub fn accepted(metrics: &Metrics, name: &str) -> IntCounter {
-    metrics.counter(
-        "edgeway_connections_accepted_total",
-        "Client connections accepted since the start.",
-        &[("listener", name)],
-    )
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            BoundSocket::Tcp(socket) => socket.as_fd(),
+            BoundSocket::Unix(socket, _) => socket.as_fd(),
+        }
+    }
 }
 
 /// The client went away between connecting and our `accept`.
@@ -253,12 +268,19 @@ fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    set_mode(path, mode)?;
     Ok(listener)
 }
 
-impl fmt::Display for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.address())
+/// Takes over what another configuration says of the same address.
+pub(super) fn follow(address: &ListenAddress) {
+    if let ListenAddress::Unix { path, mode } = address
+        && let Err(error) = set_mode(path, *mode)
+    {
+        warn!(error:%, path:? = path; "cannot change who may connect to a unix socket");
     }
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }

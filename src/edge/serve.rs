@@ -7,6 +7,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use pingora::{
     apps::HttpServerApp,
     protocols::{Stream, http::ServerSession},
@@ -24,8 +25,9 @@ use crate::{
     gateway::Listener,
     runtime::{
         admission::{Admission, Full, Guard},
-        connection::{Connection, Entry, ListenerFacts},
+        connection::{Connection, Entry},
         connections::Connections,
+        listener::ListenerFacts,
         refusal::{Refusal, Refuse},
     },
     tls,
@@ -38,7 +40,8 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Shared<A> {
     pub(super) app: Arc<A>,
     pub(super) refuser: Arc<dyn Refuse>,
-    pub(super) facts: Arc<ListenerFacts>,
+    /// Of the next connection: others once the listener is called otherwise.
+    pub(super) facts: ArcSwap<ListenerFacts>,
     pub(super) admission: Arc<Admission>,
     pub(super) connections: Connections,
     pub(super) stop: watch::Receiver<bool>,
@@ -48,8 +51,14 @@ impl<A> Shared<A>
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    pub(super) fn listener(&self) -> &Listener {
-        &self.facts.config
+    /// What the listener is called now.
+    pub(super) fn name(&self) -> Arc<str> {
+        Arc::clone(&self.facts.load().name)
+    }
+
+    /// The listener as the next connection meets it.
+    fn listener(&self) -> Arc<Listener> {
+        Arc::clone(&self.facts.load().config())
     }
 
     /// Lets a connection in as far as it can be told at once, or turns it away.
@@ -95,13 +104,13 @@ where
             return;
         };
         let protocol = entry.tls.as_ref().map(|tls| tls.protocol);
-        let connection = Arc::new(Connection::new(Arc::clone(&self.facts), entry));
+        let connection = Arc::new(Connection::new(self.facts.load_full(), entry));
         self.connections.add(&connection);
         let mut io = Box::new(ConnIo::new(transport, Arc::clone(&connection)));
         match protocol {
             Some(tls::Protocol::AcmeChallenge) => {}
             Some(tls::Protocol::Http2) => {
-                io.set_http2(http2::frame_limits(self.listener()));
+                io.set_http2(http2::frame_limits(&connection.listener.config()));
                 http2::serve(&self, io).await;
             }
             _ => self.http1(io).await,
@@ -181,21 +190,24 @@ where
     }
 
     async fn http1(self: &Arc<Self>, mut io: Box<ConnIo>) {
-        let listener = self.listener();
-        let limits = HeadLimits::new(
-            listener.limits.request_line,
-            listener.limits.headers,
-            listener.limits.header_count,
-            listener.underscores,
-        );
-        let takes_http2 = listener.http2.cleartext && listener.tls.is_none();
-        let mut left = listener.limits.requests_per_connection;
+        let (limits, takes_http2, mut left) = {
+            let listener = io.connection().listener.config();
+            let limits = HeadLimits::new(
+                listener.limits.request_line,
+                listener.limits.headers,
+                listener.limits.header_count,
+                listener.underscores,
+            );
+            let takes_http2 = listener.http2.cleartext && listener.tls.is_none();
+            (limits, takes_http2, listener.limits.requests_per_connection)
+        };
         let mut is_first = true;
         loop {
             match io.next_head(&limits, takes_http2 && is_first).await {
                 Next::Request => {}
                 Next::Http2 => {
-                    io.set_http2(http2::frame_limits(listener));
+                    let frames = http2::frame_limits(&io.connection().listener.config());
+                    io.set_http2(frames);
                     return http2::serve(self, io).await;
                 }
                 Next::Closed => return self.tell_cut(io.connection()),

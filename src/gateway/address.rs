@@ -19,6 +19,15 @@ pub enum ListenAddress {
 const DEFAULT_MODE: u32 = 0o660;
 
 impl ListenAddress {
+    /// Whether the system chooses the port.
+    pub fn is_any_port(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.port() == 0,
+            Self::All(port) => *port == 0,
+            Self::Unix { .. } => false,
+        }
+    }
+
     /// Whether both are one place to connect to, whoever may.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Admin, Gateway, Route, World, effective,
+    Admin, Drain, Gateway, Route, World, effective,
     metrics::{self, NO_ROUTE, RouteMetrics},
 };
 use crate::{
@@ -62,6 +62,7 @@ impl Compiler<'_> {
         let listeners = self.listeners();
         let acme = self.acme(&listeners);
         let admin = self.admin();
+        let drain = self.drain();
         let trusted = self.trusted();
         let upstreams = self.upstreams();
         let matches: Vec<_> = self
@@ -98,6 +99,7 @@ impl Compiler<'_> {
             listeners,
             acme,
             admin,
+            drain,
             trusted,
             table: table?,
             routes: routes.into_iter().collect::<Option<Vec<_>>>()?.into(),
@@ -153,6 +155,36 @@ impl Compiler<'_> {
             }
         };
         Admin { address, socket }
+    }
+
+    fn drain(&mut self) -> Drain {
+        let Spanned { value, place } = &self.file.drain;
+        let (idle, deadline) = (value.idle.0, value.deadline.0);
+        if idle.is_zero() {
+            self.error(
+                "edgeway::drain::idle",
+                *place,
+                "`idle: 0s` would cut connections whose client has sent its next request"
+                    .to_owned(),
+                "write a time such as `1s`",
+            );
+        }
+        if idle > deadline {
+            self.error(
+                "edgeway::drain::deadline",
+                *place,
+                format!(
+                    "idle connections would stay for `{}`, longer than requests under way",
+                    value.idle
+                ),
+                "write a `deadline` that is longer than `idle`",
+            );
+        }
+        Drain {
+            announce: value.announce.0,
+            idle,
+            deadline,
+        }
     }
 
     fn trusted(&mut self) -> TrustedProxies {

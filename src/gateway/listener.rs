@@ -99,7 +99,7 @@ impl Compiler<'_> {
             self.world.metrics.admit(metrics::LISTENER, &name);
             let place = config.address.place;
             let text = address.to_string();
-            let is_fixed = !matches!(address, ListenAddress::Tcp(a) if a.port() == 0);
+            let is_fixed = !address.is_any_port();
             if let Some((_, first)) = seen.iter().find(|(other, _)| *other == text && is_fixed) {
                 let problem = Diagnostic::error(
                     "edgeway::listener::twice",

@@ -16,6 +16,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use self::metrics::RouteMetrics;
@@ -46,6 +47,7 @@ pub struct Gateway {
     /// Certificates that are asked for and renewed, if any are.
     pub acme: Option<Arc<Acme>>,
     pub admin: Admin,
+    pub drain: Drain,
     pub trusted: TrustedProxies,
     pub table: RouteTable,
     /// In the order of the file; the table's indices point here.
@@ -54,6 +56,17 @@ pub struct Gateway {
     /// What requests pass that no route takes.
     pub fallback: Chain,
     pub fallback_metrics: RouteMetrics,
+}
+
+/// How connections end when the gateway stops, or a listener is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// `/readyz` says no for this long before anything else happens.
+    pub announce: Duration,
+    /// What is idle stays open for this long.
+    pub idle: Duration,
+    /// What is under way is cut after this.
+    pub deadline: Duration,
 }
 
 /// Where operators look.

@@ -4,7 +4,9 @@ use schemars::{Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    config::model::{AcmeConfig, AdminConfig, ListenerConfig, RouteConfig, UpstreamConfig},
+    config::model::{
+        AcmeConfig, AdminConfig, DrainConfig, ListenerConfig, RouteConfig, UpstreamConfig,
+    },
     filters::FILTERS,
 };
 
@@ -14,6 +16,7 @@ pub fn document() -> Value {
     let listener = generator.subschema_for::<ListenerConfig>();
     let admin = generator.subschema_for::<AdminConfig>();
     let acme = generator.subschema_for::<AcmeConfig>();
+    let drain = generator.subschema_for::<DrainConfig>();
     let upstream = generator.subschema_for::<UpstreamConfig>();
     let filters = filters(&mut generator);
     let route = route(&mut generator, &filters);
@@ -43,6 +46,7 @@ pub fn document() -> Value {
             },
             "access_log": access_log,
             "acme": or_empty(acme.as_value()),
+            "drain": or_empty(drain.as_value()),
             "upstreams": {
                 "description": "Named groups of backends.",
                 "type": ["object", "null"],

@@ -1,6 +1,8 @@
 //! The process: starting, signals, stopping.
 
+mod admin;
 pub mod boot;
+mod control;
 pub mod demo;
 mod files;
 pub mod last_good;

@@ -4,6 +4,8 @@ use std::{io, path::Path};
 
 use serde::Serialize;
 
+use super::control::Control;
+
 /// The environment's name for the file that says we are ready.
 pub(super) const READY_FILE: &str = "EDGEWAY_READY_FILE";
 
@@ -23,6 +25,25 @@ pub(super) struct ReadyListener {
 }
 
 impl Ready {
+    pub(super) fn of(control: &Control) -> Self {
+        let listeners = control.listeners.opened();
+        Self {
+            pid: std::process::id(),
+            listeners: listeners
+                .into_iter()
+                .map(|open| ReadyListener {
+                    name: open.name.to_string(),
+                    address: open.address,
+                })
+                .collect(),
+            admin: control.admin.address().map(|address| address.to_string()),
+            admin_socket: control
+                .admin
+                .socket()
+                .map(|path| path.display().to_string()),
+        }
+    }
+
     /// Writes the file whole: a reader sees nothing of it, or all.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let partial = path.with_extension("partial");

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use log::warn;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Which signals we listen to.
@@ -18,6 +17,8 @@ pub(super) struct Signals {
 pub(super) enum Ask {
     /// SIGTERM, SIGINT: finish what is under way, then leave.
     Stop,
+    /// SIGHUP: read the configuration anew.
+    Reload,
     /// SIGUSR1: open the log files anew (somebody has moved them).
     Reopen,
 }
@@ -33,15 +34,11 @@ impl Signals {
     }
 
     pub(super) async fn next(&mut self) -> Ask {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return Ask::Stop,
-                _ = self.interrupt.recv() => return Ask::Stop,
-                _ = self.reopen.recv() => return Ask::Reopen,
-                _ = self.hangup.recv() => {
-                    warn!("SIGHUP: reloading is not supported yet, restart to take in a new configuration");
-                }
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => Ask::Stop,
+            _ = self.interrupt.recv() => Ask::Stop,
+            _ = self.hangup.recv() => Ask::Reload,
+            _ = self.reopen.recv() => Ask::Reopen,
         }
     }
 }

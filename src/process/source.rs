@@ -1,16 +1,16 @@
 //! What the admin listener shows, read from the running gateway.
 
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use tokio::sync::watch;
 
+use super::control::Control;
 use crate::{
-    runtime::live::Live,
+    edge::listeners::Opened,
+    runtime::{listener::ListenerMetrics, live::Live},
     status::snapshot::{
         CertificateStatus, ConfigStatus, ListenerStatus, RouteStatus, Snapshot, Source, State,
         UpstreamStatus,
@@ -19,56 +19,48 @@ use crate::{
 
 /// A process that serves.
 pub(super) struct Running {
-    live: Arc<Live>,
-    path: Option<PathBuf>,
-    /// Name and address of each bound listener.
-    listeners: Vec<(Arc<str>, String)>,
-    stopped: watch::Receiver<bool>,
+    control: Arc<Control>,
 }
 
 impl Running {
-    pub(super) fn new(
-        live: Arc<Live>,
-        path: Option<PathBuf>,
-        listeners: Vec<(Arc<str>, String)>,
-        stopped: watch::Receiver<bool>,
-    ) -> Self {
-        Self {
-            live,
-            path,
-            listeners,
-            stopped,
-        }
+    pub(super) fn new(control: Arc<Control>) -> Self {
+        Self { control }
+    }
+
+    fn live(&self) -> &Live {
+        &self.control.live
     }
 
     fn uptime(&self) -> Duration {
-        self.live.world.clock.now() - self.live.started_at
+        let live = self.live();
+        live.world.clock.now() - live.started_at
     }
 
-    fn listener(&self, name: &str, address: &str) -> ListenerStatus {
-        let metrics = &self.live.world.metrics;
-        let count = |value: i64| u64::try_from(value).unwrap_or(0);
+    fn listener(&self, open: &Opened) -> ListenerStatus {
+        let metrics = ListenerMetrics::new(&self.live().world.metrics, &open.name);
         ListenerStatus {
-            name: name.to_owned(),
-            address: address.to_owned(),
-            connections: count(crate::edge::listener::open(metrics, name).get()),
-            accepted: crate::edge::listener::accepted(metrics, name).get(),
+            name: open.name.to_string(),
+            address: open.address.clone(),
+            connections: u64::try_from(metrics.open.get()).unwrap_or(0),
+            accepted: metrics.accepted.get(),
         }
     }
 }
 
 impl Source for Running {
     fn snapshot(&self) -> Snapshot {
-        let gateway = self.live.gateway();
+        let live = self.live();
+        let gateway = live.gateway();
+        let loaded = live.loaded();
         let not_ready = self.ready().err().unwrap_or_default();
         let mut upstreams: Vec<_> = gateway.upstreams.values().collect();
         upstreams.sort_by(|a, b| a.name.cmp(&b.name));
         Snapshot {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::VERSION.to_owned(),
             pid: std::process::id(),
-            started: rfc3339(self.live.started),
+            started: rfc3339(live.started),
             uptime_seconds: self.uptime().as_secs(),
-            state: if *self.stopped.borrow() {
+            state: if self.control.is_stopping() {
                 State::Draining
             } else {
                 State::Serving
@@ -76,17 +68,20 @@ impl Source for Running {
             not_ready,
             config: ConfigStatus {
                 file: self
+                    .control
                     .path
                     .as_ref()
                     .map_or_else(|| "(built in)".to_owned(), |p| p.display().to_string()),
-                generation: 1,
-                loaded_at: rfc3339(self.live.started),
-                last_error: None,
+                generation: loaded.generation,
+                loaded_at: rfc3339(loaded.at),
+                last_error: loaded.last_error,
             },
             listeners: self
+                .control
                 .listeners
+                .opened()
                 .iter()
-                .map(|(name, address)| self.listener(name, address))
+                .map(|open| self.listener(open))
                 .collect(),
             certificates: gateway
                 .acme
@@ -128,18 +123,18 @@ impl Source for Running {
     /// Not while draining: outer balancers are to look elsewhere. An upstream without a
     /// healthy backend is no reason, since others may be well and panic mode tries.
     fn ready(&self) -> Result<(), Vec<String>> {
-        if *self.stopped.borrow() {
+        if self.control.is_stopping() {
             return Err(vec!["draining".to_owned()]);
         }
         Ok(())
     }
 
     fn metrics_text(&self) -> Vec<u8> {
-        for upstream in self.live.gateway().upstreams.values() {
+        for upstream in self.live().gateway().upstreams.values() {
             upstream.publish();
         }
-        self.live.connections.publish();
-        self.live.world.metrics.text()
+        self.live().connections.publish();
+        self.live().world.metrics.text()
     }
 }
 

@@ -46,8 +46,11 @@ pub struct Proxy {
     live: Arc<Live>,
 }
 
-/// Pingora's proxy around our hooks, ready to be given connections.
-pub fn service(live: &Arc<Live>) -> HttpProxy<Proxy> {
+/// Pingora's proxy around our hooks.
+pub type Service = HttpProxy<Proxy>;
+
+/// A service that is ready to be given connections.
+pub fn service(live: &Arc<Live>) -> Service {
     // Before Pingora's connector installs its own.
     tls::install_provider();
     let conf = ServerConf {
@@ -84,6 +87,7 @@ impl ProxyHttp for Proxy {
         let Some(reply) = request::own_answer(session, ctx).await else {
             return Ok(false);
         };
+        request::end_if_draining(session, ctx);
         let Context {
             gateway,
             route,
@@ -184,6 +188,7 @@ impl ProxyHttp for Proxy {
         if is_interim(head) {
             return Ok(());
         }
+        request::end_if_draining(session, ctx);
         let started = ctx.facts.started;
         let now = ctx.answered_at;
         let now = now.unwrap_or_else(|| self.live.world.clock.now());

@@ -127,7 +127,7 @@ impl Refuse for Refuser {
         };
         log::log!(
             level,
-            listener = &*connection.listener.config.name,
+            listener = &*connection.listener.name,
             client:% = connection.peer,
             reason;
             "a connection was ended"
@@ -137,7 +137,7 @@ impl Refuse for Refuser {
     fn stream_refused(&self, connection: &Connection, reason: &'static str) {
         self.live.http.refuse(reason);
         log::debug!(
-            listener = &*connection.listener.config.name,
+            listener = &*connection.listener.name,
             client:% = connection.peer,
             reason;
             "a stream was refused"

@@ -42,6 +42,15 @@ pub(super) async fn own_answer(session: &mut Session, ctx: &mut Context) -> Opti
     }
 }
 
+/// On a connection that is to end, an answer says so: its client is to take another one for
+/// its next request. With HTTP/2 the connection's own loop says it.
+pub(super) fn end_if_draining(session: &mut Session, ctx: &Context) {
+    let connection = ctx.connection.as_ref();
+    if connection.is_some_and(|connection| connection.listener.is_draining()) {
+        session.set_keepalive(None);
+    }
+}
+
 /// Fixes what later hooks go by: client, target, route, class. The answer to a request that
 /// gets no further than this.
 fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Box<Reply>> {
@@ -55,10 +64,10 @@ fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Bo
     }
     let connection = ctx.connection.insert(connection);
     if is_http2 {
-        let listener = &connection.listener.config;
+        let listener = connection.listener.config();
         // A client that reads its other streams only leaves this one's answer waiting.
         session.set_write_timeout(Some(listener.limits.send_timeout));
-        http2::settle(session.req_header_mut(), listener, &connection.text)?;
+        http2::settle(session.req_header_mut(), &listener, &connection.text)?;
     }
 
     let head = session.req_header();
@@ -105,8 +114,13 @@ fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Bo
         return Err(Failure::UnknownHost.into());
     }
     let redirect = ctx.connection.as_ref().and_then(|connection| {
-        let to = connection.listener.config.redirect.as_ref()?;
-        to_https::reply(to, head, target.path, &ctx.facts.client)
+        let listener = connection.listener.config();
+        to_https::reply(
+            listener.redirect.as_ref()?,
+            head,
+            target.path,
+            &ctx.facts.client,
+        )
     });
     if let Some(route) = context::route(&ctx.gateway, ctx.route) {
         ctx.facts.route = Some(Arc::clone(&route.name));
@@ -273,7 +287,7 @@ pub(super) fn client(head: &RequestHeader, connection: &Connection, gateway: &Ga
             http::Version::HTTP_2 => Protocol::Http2,
             _ => Protocol::Http11,
         },
-        listener: Arc::clone(&connection.listener.config.name),
+        listener: Arc::clone(&connection.listener.name),
         listener_port: connection.listener.port,
     }
 }

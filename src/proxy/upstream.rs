@@ -58,11 +58,12 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     ctx.tried_at = lease.since();
     if let (Protocol::H2, Some(connection)) = (upstream.protocol(), &ctx.connection) {
         let is_whole = session.as_mut().is_body_done();
+        let listener = connection.listener.config();
         let request = streams::Request {
             headers: &session.req_header().headers,
             started: ctx.facts.started,
             is_whole,
-            limits: &connection.listener.config.limits,
+            limits: &listener.limits,
         };
         let bounds = streams::bounds(&request, &upstream.timeouts, ctx.tried_at);
         peer.options.read_timeout = Some(bounds.silence);

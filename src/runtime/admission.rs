@@ -14,6 +14,7 @@ use std::{
 };
 
 use ahash::RandomState;
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use crate::gateway::Limits;
@@ -50,15 +51,18 @@ impl Total {
     }
 }
 
-/// The counts of one listener.
+/// The counts of one listener. They go on when its limits change.
 #[derive(Debug)]
 pub struct Admission {
     total: Arc<Total>,
     open: AtomicU32,
-    most: Option<u32>,
-    by_address: Option<Counts>,
-    by_network: Option<Counts>,
+    /// [`UNBOUNDED`] if the listener names no bound of its own.
+    most: AtomicU32,
+    by_address: ArcSwapOption<Counts>,
+    by_network: ArcSwapOption<Counts>,
 }
+
+const UNBOUNDED: u32 = u32::MAX;
 
 /// Why a connection was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,19 +86,39 @@ impl Full {
 #[derive(Debug)]
 pub struct Guard {
     admission: Option<Arc<Admission>>,
-    address: Option<Key>,
-    network: Option<Key>,
+    /// Where it is counted in: limits may have come and gone since.
+    address: Option<(Arc<Counts>, Key)>,
+    network: Option<(Arc<Counts>, Key)>,
 }
 
 impl Admission {
     pub fn new(limits: &Limits, total: &Arc<Total>) -> Arc<Self> {
-        Arc::new(Self {
+        let admission = Self {
             total: Arc::clone(total),
             open: AtomicU32::new(0),
-            most: limits.connections,
-            by_address: limits.connections_per_ip.map(Counts::new),
-            by_network: limits.connections_per_network.map(Counts::new),
-        })
+            most: AtomicU32::new(UNBOUNDED),
+            by_address: ArcSwapOption::empty(),
+            by_network: ArcSwapOption::empty(),
+        };
+        admission.set_limits(limits);
+        Arc::new(admission)
+    }
+
+    /// From the next connection on. Where a count is new, connections that are open are not
+    /// in it.
+    pub fn set_limits(&self, limits: &Limits) {
+        let most = limits.connections.unwrap_or(UNBOUNDED);
+        self.most.store(most, Ordering::Relaxed);
+        for (counts, most) in [
+            (&self.by_address, limits.connections_per_ip),
+            (&self.by_network, limits.connections_per_network),
+        ] {
+            match (&*counts.load(), most) {
+                (Some(counts), Some(most)) => counts.most.store(most, Ordering::Relaxed),
+                (None, Some(most)) => counts.store(Some(Arc::new(Counts::new(most)))),
+                (_, None) => counts.store(None),
+            }
+        }
     }
 
     /// A place among all connections, whoever it is.
@@ -106,9 +130,9 @@ impl Admission {
             address: None,
             network: None,
         };
-        let is_full = match self.most {
-            Some(most) => here >= most,
-            None => in_all >= self.total.most.load(Ordering::Relaxed),
+        let is_full = match self.most.load(Ordering::Relaxed) {
+            UNBOUNDED => in_all >= self.total.most.load(Ordering::Relaxed),
+            most => here >= most,
         };
         if is_full {
             return Err(Full::Connections);
@@ -123,15 +147,15 @@ impl Guard {
         let Some(admission) = &self.admission else {
             return Ok(());
         };
-        if let Some(counts) = &admission.by_address {
+        if let Some(counts) = admission.by_address.load_full() {
             let key = Key::address(client);
             counts.enter(key).ok_or(Full::Address)?;
-            self.address = Some(key);
+            self.address = Some((counts, key));
         }
-        if let Some(counts) = &admission.by_network {
+        if let Some(counts) = admission.by_network.load_full() {
             let key = Key::network(client);
             counts.enter(key).ok_or(Full::Network)?;
-            self.network = Some(key);
+            self.network = Some((counts, key));
         }
         Ok(())
     }
@@ -152,11 +176,8 @@ impl Drop for Guard {
         let Some(admission) = &self.admission else {
             return;
         };
-        if let (Some(counts), Some(key)) = (&admission.by_address, self.address) {
-            counts.leave(key);
-        }
-        if let (Some(counts), Some(key)) = (&admission.by_network, self.network) {
-            counts.leave(key);
+        for (counts, key) in self.address.iter().chain(&self.network) {
+            counts.leave(*key);
         }
         admission.open.fetch_sub(1, Ordering::Relaxed);
         admission.total.open.fetch_sub(1, Ordering::AcqRel);
@@ -196,7 +217,7 @@ fn upper_half(address: Ipv6Addr) -> u64 {
 /// each.
 #[derive(Debug)]
 struct Counts {
-    most: u32,
+    most: AtomicU32,
     hash: RandomState,
     shards: [Mutex<HashMap<Key, u32, RandomState>>; SHARDS],
 }
@@ -209,7 +230,7 @@ const SMALL: usize = 256;
 impl Counts {
     fn new(most: u32) -> Self {
         Self {
-            most,
+            most: AtomicU32::new(most),
             hash: RandomState::new(),
             shards: Default::default(),
         }
@@ -224,7 +245,7 @@ impl Counts {
     fn enter(&self, key: Key) -> Option<()> {
         let mut shard = self.shard(key).lock();
         let count = shard.entry(key).or_insert(0);
-        if *count >= self.most {
+        if *count >= self.most.load(Ordering::Relaxed) {
             if *count == 0 {
                 shard.remove(&key);
             }
@@ -332,8 +353,36 @@ mod tests {
         assert_eq!(admission.total.open(), 0);
         assert_eq!(admission.open.load(Ordering::Relaxed), 0);
         for counts in [&admission.by_address, &admission.by_network] {
-            assert_eq!(counts.as_ref().unwrap().keys(), 0);
+            assert_eq!(counts.load().as_ref().unwrap().keys(), 0);
         }
+    }
+
+    #[test]
+    fn counts_go_on_under_other_limits() {
+        let limits = |connections_per_ip, connections| {
+            Limits::new(&LimitsConfig {
+                connections,
+                connections_per_ip,
+                ..LimitsConfig::default()
+            })
+        };
+        let admission = Admission::new(&limits(Some(2), None), &Arc::default());
+        let mut inside = vec![
+            enter(&admission, "192.0.2.1").unwrap(),
+            enter(&admission, "192.0.2.1").unwrap(),
+        ];
+        admission.set_limits(&limits(Some(3), None));
+        inside.push(enter(&admission, "192.0.2.1").unwrap());
+        assert_eq!(enter(&admission, "192.0.2.1").err(), Some(Full::Address));
+        admission.set_limits(&limits(None, Some(4)));
+        inside.push(enter(&admission, "192.0.2.1").unwrap());
+        let fifth = enter(&admission, "192.0.2.1").err();
+        assert_eq!(fifth, Some(Full::Connections));
+        // Those of before leave the count that they are in, and not the new one.
+        admission.set_limits(&limits(Some(1), None));
+        inside.clear();
+        let _one = enter(&admission, "192.0.2.1").unwrap();
+        assert_eq!(enter(&admission, "192.0.2.1").err(), Some(Full::Address));
     }
 
     #[test]

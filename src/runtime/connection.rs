@@ -18,31 +18,20 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use prometheus::IntGauge;
 
 use super::{
     admission::Guard,
     deadline::Watch,
     http2::Streams,
+    listener::ListenerFacts,
     pace::{Bounds, Pace},
     progress::Progress,
     text::ConnectionText,
 };
-use crate::{chain::Scheme, gateway::Listener, tls};
+use crate::{chain::Scheme, tls};
 
 /// How long a connection that was cut may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// What is the same for every connection of a listener.
-#[derive(Debug)]
-pub struct ListenerFacts {
-    pub config: Arc<Listener>,
-    /// 0 for a unix socket.
-    pub port: u16,
-    pub open: IntGauge,
-    /// Those of `open` without a request, counted when somebody asks.
-    pub idle: IntGauge,
-}
 
 /// Where a connection comes from and what it cost to let it in.
 #[derive(Debug)]
@@ -52,19 +41,6 @@ pub struct Entry {
     pub tls: Option<tls::Facts>,
     pub progress: Arc<Progress>,
     pub guard: Guard,
-}
-
-#[cfg(test)]
-impl ListenerFacts {
-    /// A listener with every default.
-    pub(crate) fn test() -> Arc<Self> {
-        Arc::new(Self {
-            config: Arc::new(Listener::test()),
-            port: 0,
-            open: IntGauge::new("open", "open").expect("a name"),
-            idle: IntGauge::new("idle", "idle").expect("a name"),
-        })
-    }
 }
 
 #[cfg(test)]
@@ -219,7 +195,7 @@ impl Cut {
 
 impl Connection {
     pub fn new(listener: Arc<ListenerFacts>, entry: Entry) -> Self {
-        listener.open.inc();
+        listener.metrics.open.inc();
         let Entry {
             peer,
             tls,
@@ -266,13 +242,14 @@ impl Connection {
     /// certificates: the name that they asked for decided what was asked of them.
     pub fn is_misdirected(&self, host: &str) -> bool {
         let asks = |server: &Arc<tls::Server>| server.asks_clients;
-        self.listener.config.tls.as_ref().is_some_and(asks)
+        self.listener.config().tls.as_ref().is_some_and(asks)
             && self.tls.as_ref().is_some_and(|tls| !tls.is_for(host))
     }
 
     /// What is known of the client's certificate.
     pub fn shown(&self) -> Shown<'_> {
-        let Some(server) = &self.listener.config.tls else {
+        let config = self.listener.config();
+        let Some(server) = &config.tls else {
             return Shown::NotAsked;
         };
         let client = self.tls.as_ref().and_then(|tls| tls.client.as_deref());
@@ -430,7 +407,8 @@ impl Connection {
 
     /// Ends what has run out by now, `elapsed` milliseconds after the last look.
     pub(super) fn check(&self, now: u64, elapsed: u64) {
-        let limits = &self.listener.config.limits;
+        let config = self.listener.config();
+        let limits = &config.limits;
         let bounds = Bounds {
             rate: limits.body_rate,
             grace: limits.body_grace,
@@ -544,11 +522,11 @@ fn forget_unsent(socket: &MutexGuard<'_, Option<RawFd>>) {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let facts = &self.listener;
-        facts.open.dec();
-        if facts.open.get() == 0 {
+        let metrics = &self.listener.metrics;
+        metrics.open.dec();
+        if metrics.open.get() == 0 {
             // Nobody is left to be counted.
-            facts.idle.set(0);
+            metrics.idle.set(0);
         }
     }
 }
@@ -556,7 +534,7 @@ impl Drop for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("listener", &self.listener.config.name)
+            .field("listener", &self.listener.name)
             .field("peer", &self.peer)
             .finish_non_exhaustive()
     }

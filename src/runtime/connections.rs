@@ -10,11 +10,22 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::connection::{Connection, ListenerFacts};
+use super::{
+    connection::Connection,
+    listener::{ListenerFacts, ListenerId},
+};
 use crate::base::clock::Clock;
 
 /// How often deadlines are looked at; the most by which one is overrun.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Of several connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those without a request under way.
+    Idle,
+    All,
+}
 
 /// Every open connection of the process.
 #[derive(Clone, Debug)]
@@ -82,15 +93,17 @@ impl Connections {
             }
         }
         for (facts, idle) in listeners {
-            facts.idle.set(idle);
+            facts.metrics.idle.set(idle);
         }
     }
 
-    /// Ends every connection without a request under way, or every one.
-    pub fn cut(&self, also_busy: bool) {
+    /// Ends what is there of a listener's connections.
+    pub fn end(&self, listener: ListenerId, which: Which) {
         for shard in &self.0.shards {
             for connection in shard.lock().iter().filter_map(Weak::upgrade) {
-                if also_busy || connection.is_idle() {
+                let is_meant = connection.listener.id == listener
+                    && (which == Which::All || connection.is_idle());
+                if is_meant {
                     connection.end();
                 }
             }

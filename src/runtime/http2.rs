@@ -151,7 +151,7 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::connection::{Entry, ListenerFacts};
+    use crate::runtime::{connection::Entry, listener::ListenerFacts};
 
     fn connection() -> Arc<Connection> {
         Arc::new(Connection::new(ListenerFacts::test(), Entry::test()))

@@ -6,19 +6,71 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use super::{admission::Total, connections::Connections};
-use crate::gateway::{Gateway, World, metrics::HttpMetrics};
+use crate::{
+    base::metrics::IntGauge,
+    gateway::{Gateway, World, metrics::HttpMetrics},
+};
 
 /// What a running process has one of.
 pub struct Live {
     gateway: ArcSwap<Gateway>,
+    loaded: Mutex<Loaded>,
+    metrics: ReloadMetrics,
     pub world: World,
     pub connections: Connections,
     pub total: Arc<Total>,
     pub http: HttpMetrics,
     pub started: SystemTime,
     pub started_at: Instant,
+}
+
+/// The configuration that serves, and what became of the last one that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Counts the configurations that this process has served, from 1.
+    pub generation: u64,
+    pub at: SystemTime,
+    /// Why the last one that was read does not serve, if it does not.
+    pub last_error: Option<String>,
+}
+
+/// What is counted of configurations.
+struct ReloadMetrics {
+    is_current: IntGauge,
+    generation: IntGauge,
+    loaded_at: IntGauge,
+}
+
+impl ReloadMetrics {
+    fn new(world: &World) -> Self {
+        let gauge = |name, help| world.metrics.gauge(name, help, &[]);
+        Self {
+            is_current: gauge(
+                "edgeway_config_last_reload_success",
+                "1 if the configuration last read is the one that serves.",
+            ),
+            generation: gauge(
+                "edgeway_config_generation",
+                "Counts the configurations that this process has served, from 1.",
+            ),
+            loaded_at: gauge(
+                "edgeway_config_last_reload_success_timestamp_seconds",
+                "When the configuration that serves was taken, in seconds since 1970.",
+            ),
+        }
+    }
+
+    fn set(&self, loaded: &Loaded) {
+        let since = loaded.at.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since.unwrap_or_default().as_secs();
+        let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
+        self.loaded_at.set(gauge(seconds));
+        self.generation.set(gauge(loaded.generation));
+        self.is_current.set(loaded.last_error.is_none().into());
+    }
 }
 
 impl Live {
@@ -28,19 +80,23 @@ impl Live {
             .gauge(
                 "edgeway_build_info",
                 "1; the labels say which build this is.",
-                &[("version", env!("CARGO_PKG_VERSION"))],
+                &[("version", crate::VERSION)],
             )
             .set(1);
-        world
-            .metrics
-            .gauge(
-                "edgeway_config_last_reload_success",
-                "1 if the configuration last read is the one that serves.",
-                &[],
-            )
-            .set(1);
+        let loaded = Loaded {
+            generation: 1,
+            at: world.clock.wall(),
+            last_error: None,
+        };
+        let metrics = ReloadMetrics::new(&world);
+        metrics.set(&loaded);
+        // Both series are there from the start, so that a first reload is seen as one.
+        reloads(&world, "ok");
+        reloads(&world, "refused");
         Self {
             gateway: ArcSwap::from_pointee(gateway),
+            loaded: Mutex::new(loaded),
+            metrics,
             connections: Connections::new(world.clock.clone()),
             total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),
@@ -54,4 +110,36 @@ impl Live {
     pub fn gateway(&self) -> Arc<Gateway> {
         self.gateway.load_full()
     }
+
+    /// From the next request on. Gives the number of the configuration.
+    pub(super) fn swap(&self, gateway: Arc<Gateway>) -> u64 {
+        self.gateway.store(gateway);
+        let mut loaded = self.loaded.lock();
+        loaded.generation += 1;
+        loaded.at = self.world.clock.wall();
+        loaded.last_error = None;
+        self.metrics.set(&loaded);
+        reloads(&self.world, "ok").inc();
+        loaded.generation
+    }
+
+    /// A configuration was read that cannot serve.
+    pub(super) fn refused(&self, why: String) {
+        let mut loaded = self.loaded.lock();
+        loaded.last_error = Some(why);
+        self.metrics.set(&loaded);
+        reloads(&self.world, "refused").inc();
+    }
+
+    pub fn loaded(&self) -> Loaded {
+        self.loaded.lock().clone()
+    }
+}
+
+fn reloads(world: &World, outcome: &str) -> crate::base::metrics::IntCounter {
+    world.metrics.counter(
+        "edgeway_config_reloads_total",
+        "Configurations that were read while the gateway served, by what came of it: `ok` or `refused`.",
+        &[("outcome", outcome)],
+    )
 }

@@ -1,25 +1,62 @@
-//! Background work of the live configuration: probes, DNS, deadlines,
-//! certificates.
+//! Background work: of the process (deadlines), and of the gateway that serves (probes,
+//! DNS, certificates), which is replaced with it.
 
 use std::sync::Arc;
 
-use super::live::Live;
-use crate::{base::tasks::Tasks, upstreams};
+use parking_lot::Mutex;
 
-/// Starts what the live gateway needs beside requests. Dropping the handle ends it.
-pub fn start(live: &Arc<Live>) -> Tasks {
+use super::live::Live;
+use crate::{base::tasks::Tasks, gateway::Gateway, upstreams};
+
+/// What runs beside requests. Dropping it ends all of it.
+pub struct Supervisor {
+    process: Tasks,
+    gateway: Mutex<Tasks>,
+}
+
+impl Supervisor {
+    /// Starts what the live gateway needs.
+    pub fn start(live: &Live) -> Self {
+        let process = Tasks::default();
+        process.spawn("deadlines", live.connections.clone().supervise());
+        Self {
+            process,
+            gateway: Mutex::new(work_of(&live.gateway())),
+        }
+    }
+
+    /// More work of the process.
+    pub fn process(&self) -> &Tasks {
+        &self.process
+    }
+
+    /// Another gateway serves.
+    pub(super) fn follow(&self, gateway: &Gateway) {
+        // The old work ends first: no certificate is ordered and no backend judged by two.
+        let mut tasks = self.gateway.lock();
+        tasks.stop();
+        *tasks = work_of(gateway);
+    }
+
+    /// Ends all of it.
+    pub fn stop(&self) {
+        self.process.stop();
+        self.gateway.lock().stop();
+    }
+}
+
+fn work_of(gateway: &Gateway) -> Tasks {
     let tasks = Tasks::default();
-    tasks.spawn("deadlines", live.connections.clone().supervise());
-    for listener in &live.gateway().listeners {
+    for listener in &gateway.listeners {
         if let Some(tls) = &listener.tls {
             let name = format!("certificates of {}", listener.name);
             tasks.spawn(name, Arc::clone(tls).supervise());
         }
     }
-    if let Some(acme) = &live.gateway().acme {
+    if let Some(acme) = &gateway.acme {
         tasks.spawn("acme", Arc::clone(acme).supervise());
     }
-    for upstream in live.gateway().upstreams.values() {
+    for upstream in gateway.upstreams.values() {
         let name = format!("upstream {}", upstream.name);
         tasks.spawn(name, upstreams::supervise(upstream.clone()));
     }

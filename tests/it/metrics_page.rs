@@ -3,9 +3,8 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use edgeway::{
-    edge::listener,
     gateway::{self, World},
-    runtime::live::Live,
+    runtime::{listener::ListenerMetrics, live::Live},
     status::metrics_page,
 };
 
@@ -34,8 +33,7 @@ fn everything() -> World {
         }
         Live::new(gateway, world.clone()).http.refuse("body_limit");
     }
-    listener::open(&world.metrics, "public");
-    listener::accepted(&world.metrics, "public");
+    ListenerMetrics::new(&world.metrics, "public");
     world
 }
 

@@ -20,6 +20,7 @@ const KEYS: &[&str] = &[
     "routes",
     "access_log",
     "acme",
+    "drain",
     "include",
 ];
 
@@ -99,6 +100,7 @@ impl Sections<'_> {
             access_log: self.node.entry("access_log").cloned(),
             acme: self.section("acme"),
             tree: Arc::new(self.node.clone()),
+            drain: self.section("drain").unwrap_or_default(),
         })
     }
 

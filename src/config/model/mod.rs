@@ -2,16 +2,17 @@
 
 mod file;
 mod listener;
+mod route;
 mod shorthand;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::shorthand::{at_least_one, or_a_path, or_a_status_number, reply_status};
+use self::shorthand::{at_least_one, or_a_path, or_a_status_number};
 pub use self::{
     file::ROUTE_KEYS,
     listener::{
@@ -19,13 +20,14 @@ pub use self::{
         LimitsConfig, ListenerConfig, MinVersionConfig, ProxyProtocolConfig, TlsConfig,
         ToHttpsConfig, UnderscoresConfig, UnknownNamesConfig,
     },
+    route::{
+        MaintenanceConfig, MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig,
+        WebsocketConfig,
+    },
 };
 pub use super::tree::OneOrMany;
 use super::tree::{Key, Node, Spanned, short};
-use crate::base::{
-    secret,
-    units::{Percent, Span},
-};
+use crate::base::units::{Percent, Span};
 
 /// A whole configuration as written.
 #[derive(Clone, Debug)]
@@ -42,6 +44,7 @@ pub struct File {
     pub acme: Option<Spanned<AcmeConfig>>,
     /// All of it, as it was read: what another file is compared with.
     pub tree: Arc<Node>,
+    pub drain: Spanned<DrainConfig>,
 }
 
 /// One route as written, its filters left raw.
@@ -84,6 +87,30 @@ pub struct AdminConfig {
     pub address: Option<Spanned<String>>,
     /// A unix socket, for `edgeway status` and the like.
     pub socket: Option<Spanned<PathBuf>>,
+}
+
+/// How connections end when the gateway stops, or a listener is removed.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainConfig {
+    /// How long `/readyz` says no before the gateway stops accepting, so that balancers in
+    /// front look elsewhere first.
+    pub announce: Span,
+    /// How long idle connections stay open, for the request that their client may have
+    /// sent already.
+    pub idle: Span,
+    /// How long requests and tunnels under way may take; then they are cut.
+    pub deadline: Span,
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self {
+            announce: Span(Duration::ZERO),
+            idle: Span(Duration::from_secs(1)),
+            deadline: Span(Duration::from_secs(30)),
+        }
+    }
 }
 
 /// A named group of backends.
@@ -422,168 +449,4 @@ pub struct PoolConfig {
     /// How long a connection may idle. If absent: 4 s for `node` and `nextjs` (Node closes
     /// at 5 s), 60 s otherwise; and a second less than the backend's own `Keep-Alive: timeout`.
     pub idle: Option<Span>,
-}
-
-/// What a route says of itself; its filters are beside it.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RouteConfig {
-    #[serde(rename = "match")]
-    pub matches: Spanned<MatchConfig>,
-    /// The name in metrics and logs; host and path if absent.
-    #[serde(default)]
-    pub name: Option<Spanned<String>>,
-    /// Sends the request to this upstream.
-    #[serde(default)]
-    pub upstream: Option<Spanned<String>>,
-    /// Answers with a redirect.
-    #[serde(default)]
-    pub redirect: Option<Spanned<RedirectConfig>>,
-    /// Answers itself.
-    #[serde(default)]
-    pub respond: Option<Spanned<RespondConfig>>,
-    /// Changes the path before it goes upstream.
-    #[serde(default)]
-    pub rewrite: Option<Spanned<RewriteConfig>>,
-    /// Lets WebSocket upgrades pass.
-    #[serde(default)]
-    pub websocket: Option<Spanned<WebsocketConfig>>,
-}
-
-/// `true`, or `{ idle: 1h }`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(remote = "Self", deny_unknown_fields, default)]
-#[schemars(transform = short::or_flag)]
-pub struct WebsocketConfig {
-    /// Off with `enabled: false`.
-    pub enabled: bool,
-    /// Longest silence of both sides; the upstream's `stream_idle` if absent.
-    pub idle: Option<Span>,
-}
-
-impl Default for WebsocketConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            idle: None,
-        }
-    }
-}
-
-/// Which requests a route takes. All that is written must hold.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct MatchConfig {
-    /// `shop.example.com` or `*.example.com` (any depth below it); any host if absent.
-    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
-    pub host: OneOrMany<Spanned<String>>,
-    /// `/exact`, `/prefix/*`, `/users/{id}`, or a list of them.
-    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
-    pub path: OneOrMany<Spanned<String>>,
-    /// The last resort: a regular expression over the whole path.
-    pub path_regex: Option<Spanned<String>>,
-    /// `GET`, or a list of methods.
-    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
-    pub method: OneOrMany<Spanned<String>>,
-    /// Header → value; `"*"` for any value, `~` before a regular expression.
-    #[serde(
-        skip_serializing_if = "BTreeMap::is_empty",
-        serialize_with = "secret::by_name"
-    )]
-    pub header: BTreeMap<String, Spanned<String>>,
-    /// Query name → value, as for headers.
-    #[serde(
-        skip_serializing_if = "BTreeMap::is_empty",
-        serialize_with = "secret::by_name"
-    )]
-    pub query: BTreeMap<String, Spanned<String>>,
-    /// Cookie → value, as for headers.
-    #[serde(
-        skip_serializing_if = "BTreeMap::is_empty",
-        serialize_with = "secret::by_name"
-    )]
-    pub cookie: BTreeMap<String, Spanned<String>>,
-}
-
-/// `https`, a target such as `/new/{rest}` or `https://example.com/…`, or
-/// `{ to: …, status: 308 }`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RedirectConfig {
-    /// May use `{param}` of the path, `{path}`, `{query}`, `{host}`, `{rest}` (what `/*` matched).
-    pub to: String,
-    /// 301, 302, 303, 307 or 308. If absent: 308 to `https`, which is for good; else 307,
-    /// which browsers do not keep and which leaves method and body as they are.
-    pub status: u16,
-}
-
-/// A redirect as a mapping.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct RedirectMapping {
-    /// `https`, or a target, which may use `{param}` of the path, `{path}`, `{query}`,
-    /// `{host}` and `{rest}` (what `/*` matched).
-    to: Spanned<String>,
-    /// If absent: 308 to `https`, which is for good; else 307, which browsers do not keep
-    /// and which leaves method and body as they are.
-    #[serde(default, deserialize_with = "shorthand::redirect_status")]
-    #[schemars(transform = shorthand::redirect_statuses)]
-    status: Option<u16>,
-}
-
-/// A fixed answer: a mapping, the status alone, or the body alone.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(remote = "Self", deny_unknown_fields)]
-#[schemars(transform = short::or_number, transform = short::or_text)]
-pub struct RespondConfig {
-    /// 200 if absent; the maintenance page has 503.
-    #[serde(default, deserialize_with = "reply_status")]
-    #[schemars(range(min = 200, max = 599))]
-    pub status: Option<u16>,
-    /// The body as written.
-    #[serde(default)]
-    pub body: Option<String>,
-    /// The body from a file, read when the configuration is.
-    #[serde(default)]
-    pub file: Option<Spanned<PathBuf>>,
-    /// The built-in maintenance page with `Retry-After`.
-    #[serde(default)]
-    pub maintenance: Option<MaintenanceConfig>,
-    #[serde(default)]
-    pub content_type: Option<String>,
-    #[serde(
-        default,
-        skip_serializing_if = "BTreeMap::is_empty",
-        serialize_with = "secret::by_name"
-    )]
-    pub headers: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct MaintenanceConfig {
-    /// When to come back, as `Retry-After`.
-    pub retry_after: Span,
-    /// One sentence for the reader.
-    pub message: String,
-}
-
-impl Default for MaintenanceConfig {
-    fn default() -> Self {
-        Self {
-            retry_after: Span::secs(60),
-            message: "We are working on this site and will be back shortly.".to_owned(),
-        }
-    }
-}
-
-/// `{ prefix: /api, with: / }`, `{ regex: "^/old/(.*)$", with: "/new/$1" }`, or
-/// `{ with: /index.html }` for the whole path.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RewriteConfig {
-    #[serde(default)]
-    pub prefix: Option<Spanned<String>>,
-    #[serde(default)]
-    pub regex: Option<Spanned<String>>,
-    pub with: Spanned<String>,
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     BackendConfig, BackendMapping, BackendTarget, HealthConfig, InFlightConfig, RedirectConfig,
-    RedirectMapping, RespondConfig, Spanned, StatusSet, UpstreamTlsConfig, WebsocketConfig,
+    RespondConfig, Spanned, StatusSet, UpstreamTlsConfig, WebsocketConfig, route::RedirectMapping,
 };
 use crate::config::tree::short::{self, Short, read_short};
 

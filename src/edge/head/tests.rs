@@ -13,7 +13,10 @@ use crate::{
         conn::{ConnIo, Next},
         transport::{Socket, Transport},
     },
-    runtime::connection::{Connection, Entry, ListenerFacts},
+    runtime::{
+        connection::{Connection, Entry},
+        listener::ListenerFacts,
+    },
 };
 
 fn limits() -> HeadLimits {

@@ -29,6 +29,7 @@ pub fn yaml(file: &File, gateway: &Gateway) -> String {
         "listeners": listeners(file, gateway),
         "admin": admin(file, gateway),
         "trusted_proxies": value(&file.trusted_proxies),
+        "drain": value(&file.drain),
     });
     if let Some(acme) = &file.acme {
         document["acme"] = value(acme);

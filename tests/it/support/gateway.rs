@@ -1,6 +1,7 @@
 //! The real binary as a process, on ports of its own.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     net::SocketAddr,
     path::Path,
@@ -175,6 +176,55 @@ impl Gateway {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("the gateway runs");
+    }
+
+    /// Writes another configuration where the gateway reads its own.
+    pub(crate) fn configure(&self, yaml: &str) {
+        let file = self.dir.path().join("edgeway.yaml");
+        fs::write(&file, complete(yaml, self.dir.path())).expect("the folder takes files");
+    }
+
+    /// Has it read this configuration, and says whether it took it.
+    pub(crate) async fn reload(&self, yaml: &str) -> bool {
+        self.configure(yaml);
+        let taken = "edgeway_config_reloads_total{outcome=\"ok\"}";
+        let refused = "edgeway_config_reloads_total{outcome=\"refused\"}";
+        let before = (self.count(taken).await, self.count(refused).await);
+        self.signal(Signal::HUP);
+        wait_for("the configuration was read", READY_WITHIN, async || {
+            let metrics = self.admin_get("/metrics").await.text();
+            let now = (
+                sum_of(&metrics, taken) as u64,
+                sum_of(&metrics, refused) as u64,
+            );
+            (now != before).then_some(now.0 > before.0)
+        })
+        .await
+    }
+
+    /// What `/status` says.
+    pub(crate) async fn status(&self) -> Value {
+        let ask = get("/status").header("accept", "application/json");
+        self.send_admin(&ask).await.json()
+    }
+
+    /// The listeners as they are now, by name.
+    pub(crate) async fn listeners(&self) -> BTreeMap<String, SocketAddr> {
+        let status = self.status().await;
+        let listeners = status["listeners"].as_array().expect("a list").iter();
+        listeners
+            .filter_map(|listener| {
+                let address = listener["address"].as_str()?.parse().ok()?;
+                Some((listener["name"].as_str()?.to_owned(), address))
+            })
+            .collect()
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child
+            .try_wait()
+            .expect("a child of ours can be waited for")
     }
 
     /// Asks it to leave, and waits until it has.

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -130,6 +130,62 @@ pub(crate) async fn paced(
     let count = (length.as_secs_f64() * f64::from(per_second)) as u64;
     // Enough lanes that a second of silence does not slow the load.
     run(to, per_second as usize, count, Pace::Each(gap), request).await
+}
+
+/// Whether a load's lanes keep their connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    Kept,
+    /// A new connection for each request.
+    Fresh,
+}
+
+/// A load that goes on until it is stopped.
+pub(crate) struct Endless {
+    lanes: JoinSet<Tally>,
+    stop: Arc<AtomicBool>,
+}
+
+/// So many lanes, each as fast as it gets answers.
+pub(crate) fn endless(
+    to: SocketAddr,
+    lanes: usize,
+    kind: Lanes,
+    request: impl Fn(u64) -> Request + Send + Sync + 'static,
+) -> Endless {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (next, request) = (Arc::new(AtomicU64::new(0)), Arc::new(request));
+    let mut set = JoinSet::new();
+    for _ in 0..lanes {
+        let (next, request, stop) = (Arc::clone(&next), Arc::clone(&request), Arc::clone(&stop));
+        set.spawn(async move {
+            let mut tally = Tally::default();
+            let mut connection = None;
+            while !stop.load(Ordering::Relaxed) {
+                let turn = next.fetch_add(1, Ordering::Relaxed);
+                let begun = Instant::now();
+                let answer = exchange(&mut connection, to, &request(turn)).await;
+                if kind == Lanes::Fresh {
+                    connection = None;
+                }
+                tally.add(answer, begun.elapsed());
+            }
+            tally
+        });
+    }
+    Endless { lanes: set, stop }
+}
+
+impl Endless {
+    /// What became of all of them.
+    pub(crate) async fn stop(self) -> Tally {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut whole = Tally::default();
+        for tally in self.lanes.join_all().await {
+            whole.merge(tally);
+        }
+        whole
+    }
 }
 
 async fn run(

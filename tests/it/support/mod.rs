@@ -27,4 +27,5 @@ pub(crate) mod load;
 pub(crate) mod origins;
 pub(crate) mod pebble;
 pub(crate) mod ports;
+pub(crate) mod sockets;
 pub(crate) mod wait;

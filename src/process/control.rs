@@ -1,0 +1,304 @@
+//! What a running process can be told to do: take in a configuration, and stop.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use log::{error, info, warn};
+use tokio::{runtime::Handle, sync::watch};
+
+use super::{
+    admin::{Admin, AdminError},
+    last_good,
+    source::Running,
+};
+use crate::{
+    base::{error, tasks::Tasks},
+    config::{
+        changes::Changes,
+        diagnostic::{Diagnostic, Diagnostics},
+        model::File,
+        source::Sources,
+    },
+    edge::listeners::{Inherit, Listeners, PrepareError},
+    gateway::Gateway,
+    proxy,
+    runtime::{
+        live::Live,
+        reload::{self, Candidate, Mistaken},
+        supervisor::Supervisor,
+    },
+    status::{
+        actions::{Refused, Reloaded, ZoneChanges},
+        snapshot::Source,
+    },
+};
+
+/// A running process.
+pub(super) struct Control {
+    pub(super) live: Arc<Live>,
+    pub(super) listeners: Listeners<proxy::Service>,
+    pub(super) admin: Admin,
+    pub(super) supervisor: Supervisor,
+    /// `None` for a configuration that is built in.
+    pub(super) path: Option<PathBuf>,
+    /// Whoever changes what serves has it: one reload or upgrade after the other. It holds
+    /// the configuration that serves, as written.
+    turn: tokio::sync::Mutex<File>,
+    stopping: watch::Sender<bool>,
+}
+
+/// Why the process cannot begin to serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Listener(#[from] PrepareError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+}
+
+impl Control {
+    pub(super) fn new(
+        live: &Arc<Live>,
+        file: File,
+        path: Option<PathBuf>,
+        workers: Handle,
+    ) -> Arc<Self> {
+        let app = proxy::service(live);
+        let refuser = Arc::new(proxy::Refuser::new(live));
+        Arc::new(Self {
+            live: Arc::clone(live),
+            listeners: Listeners::new(app, refuser, live, workers),
+            admin: Admin::default(),
+            supervisor: Supervisor::start(live),
+            path,
+            turn: tokio::sync::Mutex::new(file),
+            stopping: watch::Sender::new(false),
+        })
+    }
+
+    /// Listens as the gateway says.
+    pub(super) async fn start(self: &Arc<Self>, inherit: Inherit<'_>) -> Result<(), StartError> {
+        let gateway = self.live.gateway();
+        let listeners = self.listeners.prepare(&gateway.listeners, inherit)?;
+        let admin = self.admin.prepare(&gateway.admin)?;
+        self.admin.commit(admin, &self.source());
+        self.listeners
+            .commit(listeners, &gateway.listeners, gateway.drain)
+            .await;
+        // What the predecessor left and nobody asked for is of no use.
+        self.live.world.zones.settle();
+        Ok(())
+    }
+
+    /// What the admin listeners show.
+    fn source(self: &Arc<Self>) -> Arc<dyn Source> {
+        Arc::new(Running::new(Arc::clone(self)))
+    }
+
+    /// The gateway is on its way out.
+    pub(super) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Reads the configuration anew and serves it, if nothing is wrong with it. One after
+    /// the other: what is asked for in the meantime waits.
+    pub(super) async fn reload(self: &Arc<Self>) -> Result<Reloaded, Refused> {
+        let mut file = self.turn.lock().await;
+        let Some(path) = &self.path else {
+            let message = "this configuration is built in: there is no file to read";
+            return Err(Refused::new(409, "built_in", message));
+        };
+        if self.is_stopping() {
+            let message = "the gateway is stopping: no other configuration is taken in";
+            return Err(Refused::new(409, "stopping", message));
+        }
+        let begun = self.live.world.clock.now();
+        let found = self.read(path).await;
+        let candidate = match found {
+            Ok(candidate) => candidate,
+            Err(refused) => {
+                self.tell_refused(path, &refused);
+                return Err(refused);
+            }
+        };
+        let (generation, zones) = match self.take(&candidate).await {
+            Ok(taken) => taken,
+            Err(refused) => {
+                reload::refuse(&self.live, refused.message.clone());
+                self.tell_refused(path, &refused);
+                return Err(refused);
+            }
+        };
+        let changes = Changes::between(&file, &candidate.file);
+        *file = candidate.file;
+        drop(file);
+        let keeping = last_good::keep_later(path.clone(), candidate.sources.clone());
+        self.tasks().spawn("last good", keeping);
+        let took = self.live.world.clock.now() - begun;
+        let warnings = lines(&candidate.diagnostics, &candidate.sources);
+        for warning in &warnings {
+            warn!("{warning}");
+        }
+        let lines = changes.lines();
+        info!(
+            generation,
+            changes = lines.len(),
+            ms = millis(took);
+            "configuration reloaded: {}",
+            if lines.is_empty() { "nothing changed".to_owned() } else { lines.join(", ") }
+        );
+        Ok(Reloaded {
+            generation,
+            took_ms: millis(took),
+            changes,
+            zones,
+            warnings,
+        })
+    }
+
+    /// Reads and compiles on a thread that may wait for files.
+    async fn read(&self, path: &Path) -> Result<Candidate, Refused> {
+        let (live, path) = (Arc::clone(&self.live), path.to_owned());
+        let read = tokio::task::spawn_blocking(move || {
+            reload::read(&live, &path).inspect_err(|mistaken| {
+                let refused = Refused::configuration(&mistaken.sources, &mistaken.diagnostics);
+                reload::refuse(&live, refused.message);
+            })
+        });
+        match read.await {
+            Ok(Ok(candidate)) => Ok(candidate),
+            Ok(Err(Mistaken {
+                sources,
+                diagnostics,
+            })) => Err(Refused::configuration(&sources, &diagnostics)),
+            Err(broken) => {
+                let message = format!("the configuration could not be compiled: {broken}");
+                reload::refuse(&self.live, message.clone());
+                Err(Refused::new(500, "internal", message))
+            }
+        }
+    }
+
+    /// Binds what is new, then swaps all at once.
+    async fn take(self: &Arc<Self>, candidate: &Candidate) -> Result<(u64, ZoneChanges), Refused> {
+        let gateway = &candidate.gateway;
+        let listeners = self
+            .listeners
+            .prepare(&gateway.listeners, &mut |_| None)
+            .map_err(|error| cannot_bind(candidate, &error))?;
+        let admin = self
+            .admin
+            .prepare(&gateway.admin)
+            .map_err(|error| Refused::new(409, "admin_listener", error::chain(&error)))?;
+        let (generation, zones) = reload::take(&self.live, &self.supervisor, gateway);
+        self.listeners
+            .commit(listeners, &gateway.listeners, gateway.drain)
+            .await;
+        self.admin.commit(admin, &self.source());
+        self.allow_files(gateway);
+        Ok((
+            generation,
+            ZoneChanges {
+                kept: zones.kept,
+                added: zones.added,
+                dropped: zones.dropped,
+            },
+        ))
+    }
+
+    fn tell_refused(&self, path: &Path, refused: &Refused) {
+        let generation = self.live.loaded().generation;
+        error!(
+            file:% = path.display(), reason = &*refused.reason, generation;
+            "configuration refused, the one before it goes on: {}", refused.message
+        );
+    }
+
+    /// Takes as many files as the system gives us, and says where connections may outgrow
+    /// them.
+    pub(super) fn allow_files(&self, gateway: &Gateway) {
+        let files = super::files::raise();
+        let connections = self.live.total.allow_files(files);
+        for listener in &gateway.listeners {
+            if let Some(limit) = listener
+                .limits
+                .connections
+                .filter(|most| *most > connections)
+            {
+                warn!(
+                    listener = &*listener.name,
+                    connections = limit,
+                    files;
+                    "more connections may be open than there are files for them and their backends"
+                );
+            }
+        }
+    }
+
+    /// Says that it stops, waits for as long as balancers in front may take to notice, then
+    /// lets every connection finish.
+    pub(super) async fn stop(&self) {
+        let drain = self.live.gateway().drain;
+        self.stopping.send_replace(true);
+        if !drain.announce.is_zero() {
+            info!(ms = millis(drain.announce); "stopping: not ready from now on");
+            tokio::time::sleep(drain.announce).await;
+        }
+        // No reload may open a listener from here on.
+        let _turn = self.turn.lock().await;
+        info!("stopping: no new connections, requests under way may finish");
+        self.listeners.retire(drain).await;
+    }
+
+    /// Ends what is left.
+    pub(super) fn end(&self) {
+        self.supervisor.stop();
+        self.admin.close();
+    }
+
+    /// Work that lasts as long as the process.
+    pub(super) fn tasks(&self) -> &Tasks {
+        self.supervisor.process()
+    }
+}
+
+/// A listener that cannot be had, told at its place in the file.
+fn cannot_bind(candidate: &Candidate, error: &PrepareError) -> Refused {
+    let place = candidate
+        .file
+        .listeners
+        .get(error.index)
+        .map(|listener| listener.value.address.place)
+        .unwrap_or_default();
+    let help = match error.source.source.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "find out who listens there (`ss -ltnp`); where it is a listener of this gateway's \
+             own, remove that one first, with a reload of its own"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need the capability CAP_NET_BIND_SERVICE"
+        }
+        std::io::ErrorKind::AddrNotAvailable => "write an address that this machine has",
+        _ => "nothing was changed; try again once it is free",
+    };
+    let mut diagnostics = Diagnostics::default();
+    let message = error::chain(error);
+    diagnostics.push(Diagnostic::error("edgeway::listener::bind", place, message).help(help));
+    Refused {
+        status: 409,
+        reason: "listener".into(),
+        ..Refused::configuration(&candidate.sources, &diagnostics)
+    }
+}
+
+fn lines(diagnostics: &Diagnostics, sources: &Sources) -> Vec<String> {
+    let sorted = diagnostics.sorted();
+    sorted.into_iter().map(|one| one.line(sources)).collect()
+}
+
+fn millis(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1e6).round() / 1e3
+}

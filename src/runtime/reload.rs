@@ -1,0 +1,76 @@
+//! Taking in a configuration while another one serves: read, checked and compiled beside
+//! it, then put in its place in one step, or refused without a trace.
+
+use std::{path::Path, sync::Arc};
+
+use super::{live::Live, supervisor::Supervisor};
+use crate::{
+    config::{diagnostic::Diagnostics, model::File, source::Sources},
+    gateway::{self, Gateway, Loaded},
+    zones::Settled,
+};
+
+/// A configuration that could serve. It holds zones of its own until it is taken or
+/// refused.
+pub struct Candidate {
+    pub file: File,
+    pub sources: Sources,
+    /// Warnings only.
+    pub diagnostics: Diagnostics,
+    pub gateway: Arc<Gateway>,
+}
+
+/// What is wrong with a configuration.
+pub struct Mistaken {
+    pub sources: Sources,
+    pub diagnostics: Diagnostics,
+}
+
+/// Reads and compiles what is at `path`. It reads files, so it is for a thread that may
+/// wait; one at a time, and what it gives is taken or refused before the next.
+pub fn read(live: &Live, path: &Path) -> Result<Candidate, Mistaken> {
+    live.world.zones.begin();
+    let Loaded {
+        sources,
+        mut diagnostics,
+        file,
+    } = gateway::load(path);
+    let Some(file) = file else {
+        return Err(Mistaken {
+            sources,
+            diagnostics,
+        });
+    };
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let (gateway, found) = gateway::compile(&file, folder, &live.world);
+    diagnostics.extend(found);
+    let Some(gateway) = gateway else {
+        return Err(Mistaken {
+            sources,
+            diagnostics,
+        });
+    };
+    Ok(Candidate {
+        file,
+        sources,
+        diagnostics,
+        gateway: Arc::new(gateway),
+    })
+}
+
+/// A candidate serves from the next request on. Gives its number, and what became of the
+/// zones.
+pub fn take(live: &Live, supervisor: &Supervisor, gateway: &Arc<Gateway>) -> (u64, Settled) {
+    let generation = live.swap(Arc::clone(gateway));
+    supervisor.follow(gateway);
+    let settled = live.world.zones.settle();
+    gateway.forget_stale_metrics(&live.world.metrics);
+    (generation, settled)
+}
+
+/// What was read cannot serve: nothing is left of it but why.
+pub fn refuse(live: &Live, why: String) {
+    live.refused(why);
+    live.world.zones.undo();
+    live.gateway().forget_stale_metrics(&live.world.metrics);
+}

@@ -1,0 +1,299 @@
+//! Another configuration while requests flow: taken whole or not at all, and nobody notices
+//! but those whom it is about.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rustix::process::Signal;
+
+use crate::support::{
+    client::{self, Connection, get},
+    gateway::Gateway,
+    load::{Lanes, Tally, endless},
+    origins::{EchoOrigin, SlowOrigin, WsOrigin},
+    ports::free_port,
+    sockets,
+    wait::wait_for,
+};
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// A configuration whose answer to `/` is `body`.
+fn says(body: &str) -> String {
+    format!("routes: [{{ match: {{ path: / }}, respond: {{ body: \"{body}\" }} }}]\n")
+}
+
+#[tokio::test]
+async fn another_configuration_serves_from_the_next_request_on() {
+    let gateway = Gateway::start(&says("one")).await;
+    let mut kept = gateway.connect().await;
+    assert_eq!(kept.send(&get("/")).await.unwrap().text(), "one");
+    assert!(gateway.reload(&says("two")).await);
+    // On the same connection too.
+    assert_eq!(kept.send(&get("/")).await.unwrap().text(), "two");
+    assert_eq!(gateway.get("/").await.text(), "two");
+    assert_eq!(gateway.count("edgeway_config_generation").await, 2);
+    assert_eq!(gateway.count("edgeway_config_last_reload_success").await, 1);
+    let said = gateway.stderr();
+    assert!(said.contains("configuration reloaded: ~ route /"), "{said}");
+}
+
+#[tokio::test]
+async fn a_refused_file_changes_nothing_and_says_what_is_wrong() {
+    let gateway = Gateway::start(&says("one")).await;
+    for turn in 0..5 {
+        let broken = "routes: [{ match: { path: / }, upstrem: nobody }]\n";
+        assert!(!gateway.reload(broken).await);
+        assert_eq!(gateway.get("/").await.text(), "one");
+        assert_eq!(gateway.count("edgeway_config_last_reload_success").await, 0);
+        let status = gateway.status().await;
+        let error = status["config"]["last_error"].as_str().unwrap().to_owned();
+        assert!(error.contains("upstrem"), "{error}");
+        assert!(error.contains("edgeway.yaml:"), "{error}");
+        assert_eq!(status["config"]["generation"], 1 + turn);
+        assert!(gateway.reload(&says("one")).await);
+        assert_eq!(gateway.count("edgeway_config_last_reload_success").await, 1);
+    }
+    assert_eq!(gateway.count("edgeway_config_generation").await, 6);
+}
+
+#[tokio::test]
+async fn a_request_under_way_keeps_the_configuration_that_it_began_with() {
+    let origin = SlowOrigin::start(Duration::from_millis(700)).await;
+    let with = |header: &str| {
+        format!(
+            "
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+defaults: {{ headers: {{ response: {{ set: {{ X-Edition: {header} }} }} }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app }}]
+",
+            origin.address()
+        )
+    };
+    let gateway = Gateway::start(&with("first")).await;
+    let mut slow = gateway.connect().await;
+    slow.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    wait_for("the origin has the request", SOON, async || {
+        (origin.counts().requests() > 0).then_some(())
+    })
+    .await;
+    assert!(gateway.reload(&with("second")).await);
+    let answer = slow.read_head().await.unwrap();
+    assert_eq!(answer.header("x-edition"), Some("first"));
+    slow.finish(answer).await.unwrap();
+    let next = slow.send(&get("/")).await.unwrap();
+    assert_eq!(next.header("x-edition"), Some("second"));
+}
+
+/// Three listeners of which each configuration has two.
+fn two_of(names: [&str; 2], ports: [u16; 3], ws: SocketAddr, slow: SocketAddr) -> String {
+    let listeners: Vec<String> = ["socket", "old", "new"]
+        .iter()
+        .zip(ports)
+        .filter(|(name, _)| names.contains(name))
+        .map(|(name, port)| format!("{{ address: \"127.0.0.1:{port}\", name: {name} }}"))
+        .collect();
+    format!(
+        "
+listeners: [{}]
+drain: {{ idle: 200ms, deadline: 10s }}
+upstreams:
+  ws: {{ backends: [\"{ws}\"], health: false }}
+  slow: {{ backends: [\"{slow}\"], health: false }}
+routes:
+  - match: {{ path: /ws }}
+    upstream: ws
+    websocket: true
+  - match: {{ path: /slow }}
+    upstream: slow
+  - match: {{ path: / }}
+    respond: {{ body: hello }}
+",
+        listeners.join(", ")
+    )
+}
+
+#[tokio::test]
+async fn an_added_listener_serves_and_a_removed_one_drains_while_a_third_goes_on() {
+    let ws = WsOrigin::start().await;
+    let slow = SlowOrigin::start(Duration::from_millis(1500)).await;
+    let ports = [free_port(), free_port(), free_port()];
+    let of = |names| two_of(names, ports, ws.address(), slow.address());
+    let gateway = Gateway::start(&of(["socket", "old"])).await;
+    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let [socket, old, new] = ports.map(at);
+    let mut open = sockets::open_many(socket, 3).await;
+    let mut idle = Connection::open(old).await.unwrap();
+    assert_eq!(idle.send(&get("/")).await.unwrap().text(), "hello");
+    let mut busy = Connection::open(old).await.unwrap();
+    busy.write("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    wait_for("the origin has the request", SOON, async || {
+        (slow.counts().requests() > 0).then_some(())
+    })
+    .await;
+    // The control: nobody is at the new one yet.
+    assert!(Connection::open(new).await.is_err());
+
+    assert!(gateway.reload(&of(["socket", "new"])).await);
+    assert_eq!(client::send(new, &get("/")).await.unwrap().text(), "hello");
+    assert!(Connection::open(old).await.is_err());
+    // What is under way at the removed one is finished, and told to come no more.
+    let answer = busy.read_head().await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("connection"), Some("close"));
+    busy.finish(answer).await.unwrap();
+    assert!(idle.is_closed().await);
+    assert_eq!(sockets::alive(&mut open).await, 3);
+    // And back.
+    assert!(gateway.reload(&of(["socket", "old"])).await);
+    assert_eq!(client::send(old, &get("/")).await.unwrap().text(), "hello");
+    assert!(Connection::open(new).await.is_err());
+    assert_eq!(sockets::alive(&mut open).await, 3);
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_refuses_the_whole_configuration() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let free = free_port();
+    let gateway = Gateway::start(&says("one")).await;
+    let with = |address: SocketAddr| {
+        format!(
+            "listeners:
+  - {{ address: \"127.0.0.1:0\", name: web }}
+  - {{ address: \"127.0.0.1:{free}\", name: more }}
+  - {{ address: \"{address}\", name: taken }}
+{}",
+            says("two")
+        )
+    };
+    assert!(!gateway.reload(&with(address)).await);
+    assert_eq!(gateway.get("/").await.text(), "one");
+    // What was bound on the way is let go of.
+    assert!(
+        Connection::open(([127, 0, 0, 1], free).into())
+            .await
+            .is_err()
+    );
+    let said = gateway.stderr();
+    let told = format!("cannot listen on {address}");
+    assert!(said.contains(&told), "{said}");
+    // The control: once it is free it is taken.
+    drop(taken);
+    assert!(gateway.reload(&with(address)).await);
+    assert_eq!(
+        client::send(address, &get("/")).await.unwrap().text(),
+        "two"
+    );
+}
+
+#[tokio::test]
+async fn limits_and_names_of_a_listener_change_under_its_connections() {
+    let limited = |limits: &str, name: &str| {
+        format!(
+            "listeners: [{{ address: \"127.0.0.1:{{port}}\", name: {name}, limits: {{ {limits} }} }}]\n{}",
+            says("hello")
+        )
+    };
+    let port = free_port().to_string();
+    let yaml = |limits, name| limited(limits, name).replace("{port}", &port);
+    let gateway = Gateway::start(&yaml("idle_timeout: 60s", "web")).await;
+    let mut kept = gateway.connect().await;
+    assert_eq!(kept.send(&get("/")).await.unwrap().text(), "hello");
+    assert!(
+        gateway
+            .reload(&yaml("idle_timeout: 300ms, connections_per_ip: 1", "shop"))
+            .await
+    );
+    let shop = "edgeway_connections_accepted_total{listener=\"shop\"}";
+    let _one = gateway.connect().await;
+    wait_for("it counts under its new name", SOON, async || {
+        (gateway.count(shop).await == 1).then_some(())
+    })
+    .await;
+    // The bound of idle time is for those who are there already, too.
+    wait_for("the idle connection was closed", SOON, async || {
+        kept.is_closed().await.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_admin_listener_follows() {
+    let gateway = Gateway::start(&says("one")).await;
+    let other = free_port();
+    let socket = gateway.folder().join("admin.sock");
+    gateway.configure(&format!(
+        "admin: {{ address: \"127.0.0.1:{other}\", socket: {} }}\n{}",
+        socket.display(),
+        says("two")
+    ));
+    gateway.signal(Signal::HUP);
+    let to: SocketAddr = ([127, 0, 0, 1], other).into();
+    wait_for("the admin listener answers elsewhere", SOON, async || {
+        let answer = client::send(to, &get("/readyz")).await.ok()?;
+        (answer.status() == 200).then_some(())
+    })
+    .await;
+    assert!(Connection::open(gateway.admin()).await.is_err());
+    assert!(socket.exists());
+}
+
+/// What a load notices of reloads, by hand or by the storm.
+fn assert_unharmed(what: &str, tally: &Tally) {
+    assert!(
+        tally.total() > 100,
+        "{what}: only {} requests",
+        tally.total()
+    );
+    assert_eq!(
+        tally.errors() + tally.cut,
+        0,
+        "{what}: {:?} {:?}",
+        tally.statuses,
+        tally.failed
+    );
+}
+
+#[tokio::test]
+async fn thirty_reloads_under_load_fail_no_request_and_close_no_socket() {
+    let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
+    let yaml = |turn: u32| {
+        format!(
+            "
+upstreams:
+  app: {{ backends: [\"{}\"], health: {{ path: /health, interval: {}s }} }}
+  ws: {{ backends: [\"{}\"], health: false }}
+routes:
+  - match: {{ path: /ws }}
+    upstream: ws
+    websocket: true
+  - match: {{ path: /* }}
+    upstream: app
+    headers: {{ response: {{ set: {{ X-Turn: \"{turn}\" }} }} }}
+",
+            echo.address(),
+            1 + turn % 3,
+            ws.address()
+        )
+    };
+    let gateway = Gateway::start(&yaml(0)).await;
+    let mut open = sockets::open_many(gateway.address(), 20).await;
+    let kept = endless(gateway.address(), 4, Lanes::Kept, |_| get("/kept"));
+    let fresh = endless(gateway.address(), 2, Lanes::Fresh, |_| get("/fresh"));
+    for turn in 1..=30 {
+        if turn % 5 == 0 {
+            assert!(!gateway.reload("routes: [{ mtch: { path: / } }]\n").await);
+        }
+        assert!(gateway.reload(&yaml(turn)).await);
+        let answer = gateway.get("/").await;
+        assert_eq!(answer.header("x-turn"), Some(turn.to_string().as_str()));
+    }
+    assert_unharmed("kept connections", &kept.stop().await);
+    assert_unharmed("new connections", &fresh.stop().await);
+    assert_eq!(sockets::alive(&mut open).await, 20);
+    assert_eq!(ws.opened(), 20);
+}

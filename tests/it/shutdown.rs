@@ -1,0 +1,125 @@
+//! Told to leave: what is under way is finished, and the process is gone as soon as it is
+//! empty.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use crate::support::{
+    client::Connection,
+    gateway::Gateway,
+    origins::{Origin, SlowOrigin},
+    wait::{pass, wait_for},
+};
+
+const SOON: Duration = Duration::from_secs(5);
+
+async fn slow_front(delay: Duration, more: &str) -> (Origin<SlowOrigin>, Gateway) {
+    let origin = SlowOrigin::start(delay).await;
+    let gateway = Gateway::start(&format!(
+        "
+{more}
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app }}]
+",
+        origin.address()
+    ))
+    .await;
+    (origin, gateway)
+}
+
+/// A connection whose request the origin has.
+async fn busy(gateway: &Gateway, origin: &Origin<SlowOrigin>) -> Connection {
+    let mut connection = gateway.connect().await;
+    connection
+        .write("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .expect("the connection is open");
+    wait_for("the origin has the request", SOON, async || {
+        (origin.counts().requests() > 0).then_some(())
+    })
+    .await;
+    connection
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_finished_and_the_process_leaves_at_once_then() {
+    let (origin, mut gateway) = slow_front(Duration::from_millis(2500), "").await;
+    let mut busy = busy(&gateway, &origin).await;
+    let mut idle = gateway.connect().await;
+    let begun = Instant::now();
+    let address = gateway.address();
+    gateway.signal(Signal::TERM);
+    wait_for("new connections are refused", SOON, async || {
+        Connection::open(address).await.is_err().then_some(())
+    })
+    .await;
+    let ready = gateway.admin_get("/readyz").await;
+    assert_eq!(ready.status(), 503);
+    assert!(ready.text().contains("draining"), "{}", ready.text());
+    // Who has nothing under way is let go after the grace.
+    assert!(idle.is_closed().await);
+    let answer = busy.read_head().await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("connection"), Some("close"));
+    busy.finish(answer).await.unwrap();
+    let status = gateway.terminate(SOON).await;
+    assert!(status.success(), "{status}");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+#[tokio::test]
+async fn an_empty_gateway_leaves_at_once() {
+    let (_origin, mut gateway) = slow_front(Duration::ZERO, "").await;
+    let begun = Instant::now();
+    assert!(gateway.terminate(SOON).await.success());
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn balancers_in_front_are_told_before_anything_is_refused() {
+    let (_origin, mut gateway) = slow_front(Duration::ZERO, "drain: { announce: 1500ms }").await;
+    let begun = Instant::now();
+    gateway.signal(Signal::TERM);
+    wait_for("it is not ready", SOON, async || {
+        (gateway.admin_get("/readyz").await.status() == 503).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.get("/").await.status(), 200);
+    assert!(
+        begun.elapsed() < Duration::from_millis(1400),
+        "too slow to tell"
+    );
+    let status = wait_for("it has left", SOON, async || gateway.ended()).await;
+    assert!(status.success());
+    assert!(begun.elapsed() >= Duration::from_millis(1500));
+}
+
+#[tokio::test]
+async fn what_outlives_the_deadline_is_cut() {
+    let (origin, mut gateway) = slow_front(
+        Duration::from_secs(20),
+        "drain: { idle: 100ms, deadline: 700ms }",
+    )
+    .await;
+    let mut busy = busy(&gateway, &origin).await;
+    let begun = Instant::now();
+    assert!(gateway.terminate(SOON).await.success());
+    assert!(begun.elapsed() >= Duration::from_millis(700));
+    assert!(busy.read_head().await.is_err());
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_short() {
+    let (origin, mut gateway) = slow_front(Duration::from_secs(20), "").await;
+    let _busy = busy(&gateway, &origin).await;
+    gateway.signal(Signal::TERM);
+    // The control: the first one alone waits for the request.
+    pass(Duration::from_millis(1500)).await;
+    assert!(gateway.ended().is_none());
+    let begun = Instant::now();
+    assert!(gateway.terminate(SOON).await.success());
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
