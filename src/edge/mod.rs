@@ -11,6 +11,7 @@ mod proxy_protocol;
 mod rest;
 mod serve;
 mod transport;
+mod websocket;
 pub mod worker;
 
 /// What fuzz targets call.

@@ -28,6 +28,8 @@ pub(crate) enum Failure {
     SendTimeout,
     /// The request's body came too slowly.
     BodyTimeout,
+    /// A WebSocket that we went away from.
+    GoingAway,
     /// The request's path could be read in two ways.
     BadPath,
     /// The request's `Host` is neither a name nor an address.
@@ -67,7 +69,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     #[cfg(test)]
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 26] = [
         Self::ClientGone,
         Self::BadRequest,
         Self::Method,
@@ -76,6 +78,7 @@ impl Failure {
         Self::Expectation,
         Self::SendTimeout,
         Self::BodyTimeout,
+        Self::GoingAway,
         Self::BadPath,
         Self::BadHost,
         Self::WrongName,
@@ -106,6 +109,7 @@ impl Failure {
             Self::Expectation => "expectation",
             Self::SendTimeout => Cut::SendTimeout.reason(),
             Self::BodyTimeout => Cut::BodyTimeout.reason(),
+            Self::GoingAway => Cut::GoingAway.reason(),
             Self::BadPath => "bad_path",
             Self::BadHost => "bad_host",
             Self::WrongName => "wrong_name",
@@ -141,7 +145,7 @@ impl Failure {
             Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UnknownHost | Self::WrongName => StatusCode::MISDIRECTED_REQUEST,
-            Self::NoBackend | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoBackend | Self::Overload | Self::GoingAway => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect | Self::Tls | Self::Reset | Self::BadAnswer => StatusCode::BAD_GATEWAY,
             Self::FirstByte | Self::Idle | Self::Total => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -159,6 +163,7 @@ impl Failure {
             Self::Expectation => "No expectation but `100-continue` is met.",
             Self::SendTimeout => "The client did not read its answer.",
             Self::BodyTimeout => "The request took too long to arrive.",
+            Self::GoingAway => "This server is going away.",
             Self::BadPath => "The address has characters that this server does not accept.",
             Self::BadHost => "The request names no proper host.",
             Self::WrongName => "This connection was made for another name than the request.",
@@ -222,6 +227,7 @@ impl Failure {
         match cut {
             Some(Cut::SendTimeout) => return Self::SendTimeout,
             Some(Cut::BodyTimeout) => return Self::BodyTimeout,
+            Some(Cut::GoingAway) => return Self::GoingAway,
             _ => {}
         }
         match error.esource() {

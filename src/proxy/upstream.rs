@@ -189,8 +189,10 @@ pub(super) fn answered(
         }
     } else if let Some(watch) = &ctx.watch {
         let stream = if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            if let Some(connection) = &ctx.connection {
-                connection.set_tunnel();
+            match &ctx.connection {
+                Some(connection) if ctx.is_websocket => connection.set_websocket(),
+                Some(connection) => connection.set_tunnel(),
+                None => {}
             }
             Some(websocket_idle(ctx).unwrap_or(stream_idle))
         } else {

@@ -14,11 +14,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence},
     },
+    task::Waker,
     time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
 
+pub use super::cut::Cut;
 use super::{
     admission::Guard,
     deadline::Watch,
@@ -32,6 +34,9 @@ use crate::{chain::Scheme, tls};
 
 /// How long a connection that was cut may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long a WebSocket that we go away from has for the frame under way, our own, and for
+/// its client to have read them.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Where a connection comes from and what it cost to let it in.
 #[derive(Debug)]
@@ -82,6 +87,9 @@ pub struct Connection {
     has_lines: AtomicBool,
     /// Both sides speak something else than HTTP from here on.
     is_tunnel: AtomicBool,
+    is_websocket: AtomicBool,
+    /// Reads a WebSocket.
+    reader: Mutex<Option<Waker>>,
     cut: AtomicU8,
     /// When the watching task first saw that this connection was cut.
     cut_at: AtomicU64,
@@ -114,85 +122,6 @@ pub enum Stage {
     Http2 = 3,
 }
 
-/// Why we ended a connection, or what of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Cut {
-    /// A request's head took too long.
-    HeaderTimeout = 1,
-    /// Nothing came for too long.
-    IdleTimeout = 2,
-    /// An answer was left unread for too long.
-    SendTimeout = 3,
-    /// A request's body came too slowly.
-    BodyTimeout = 4,
-    /// HTTP/2: too many frames of a kind.
-    Resets = 32,
-    Pings = 33,
-    Settings = 34,
-    Continuations = 35,
-    EmptyData = 36,
-    Priorities = 37,
-    WindowUpdates = 38,
-    UnknownFrames = 39,
-    /// HTTP/2: too many requests that are none.
-    Malformed = 40,
-}
-
-impl Cut {
-    const ALL: [Self; 13] = [
-        Self::HeaderTimeout,
-        Self::IdleTimeout,
-        Self::SendTimeout,
-        Self::BodyTimeout,
-        Self::Resets,
-        Self::Pings,
-        Self::Settings,
-        Self::Continuations,
-        Self::EmptyData,
-        Self::Priorities,
-        Self::WindowUpdates,
-        Self::UnknownFrames,
-        Self::Malformed,
-    ];
-
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::HeaderTimeout => "header_timeout",
-            Self::IdleTimeout => "idle_timeout",
-            Self::SendTimeout => "send_timeout",
-            Self::BodyTimeout => "body_timeout",
-            Self::Resets => "h2_resets",
-            Self::Pings => "h2_pings",
-            Self::Settings => "h2_settings",
-            Self::Continuations => "h2_continuations",
-            Self::EmptyData => "h2_empty_data",
-            Self::Priorities => "h2_priorities",
-            Self::WindowUpdates => "h2_window_updates",
-            Self::UnknownFrames => "h2_unknown_frames",
-            Self::Malformed => "h2_malformed",
-        }
-    }
-
-    /// Whether the client did too much of something, and not too little.
-    pub fn is_flood(self) -> bool {
-        match self {
-            Self::HeaderTimeout | Self::IdleTimeout | Self::SendTimeout | Self::BodyTimeout => {
-                false
-            }
-            Self::Resets
-            | Self::Pings
-            | Self::Settings
-            | Self::Continuations
-            | Self::EmptyData
-            | Self::Priorities
-            | Self::WindowUpdates
-            | Self::UnknownFrames
-            | Self::Malformed => true,
-        }
-    }
-}
-
 impl Connection {
     pub fn new(listener: Arc<ListenerFacts>, entry: Entry) -> Self {
         listener.metrics.open.inc();
@@ -222,6 +151,8 @@ impl Connection {
             lines: Mutex::default(),
             has_lines: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
+            is_websocket: AtomicBool::new(false),
+            reader: Mutex::default(),
             cut: AtomicU8::new(0),
             cut_at: AtomicU64::new(0),
             is_cut_told: AtomicBool::new(false),
@@ -363,7 +294,7 @@ impl Connection {
     /// Why a request on this connection was ended with it, which its own line tells.
     pub fn request_cut(&self) -> Option<Cut> {
         let cut = self.was_cut()?;
-        if !matches!(cut, Cut::SendTimeout | Cut::BodyTimeout) {
+        if !matches!(cut, Cut::SendTimeout | Cut::BodyTimeout | Cut::GoingAway) {
             return None;
         }
         self.tell_cut();
@@ -378,6 +309,36 @@ impl Connection {
     /// Ends this connection at once, in both directions: nothing more is answered.
     pub(super) fn end(&self) {
         shut_down(&self.socket.lock(), rustix::net::Shutdown::Both);
+    }
+
+    /// Ends this connection: a WebSocket's client is told that we go away, as soon as the
+    /// frame under way is over, and anything else is cut at once.
+    pub fn go_away(&self) {
+        if !self.is_websocket() {
+            return self.end();
+        }
+        let why = Cut::GoingAway as u8;
+        // If it was cut before, it has its last words already.
+        let _first = self
+            .cut
+            .compare_exchange(0, why, Ordering::AcqRel, Ordering::Relaxed);
+        let reader = self.reader.lock().take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// Whoever reads a WebSocket is woken when we go away from it; asks for that before
+    /// [`Connection::is_going_away`].
+    pub fn wake_to_go_away(&self, waker: &Waker) {
+        let mut reader = self.reader.lock();
+        if !reader.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *reader = Some(waker.clone());
+        }
+    }
+
+    pub fn is_going_away(&self) -> bool {
+        self.was_cut() == Some(Cut::GoingAway)
     }
 
     /// The next head that is written gets these lines as well.
@@ -403,6 +364,17 @@ impl Connection {
 
     pub fn is_tunnel(&self) -> bool {
         self.is_tunnel.load(Ordering::Acquire)
+    }
+
+    /// A tunnel, and frames are what passes (RFC 6455), after the head that says so.
+    pub fn set_websocket(&self) {
+        self.is_websocket.store(true, Ordering::Release);
+        self.set_tunnel();
+    }
+
+    #[inline]
+    pub fn is_websocket(&self) -> bool {
+        self.is_websocket.load(Ordering::Acquire)
     }
 
     /// Ends what has run out by now, `elapsed` milliseconds after the last look.
@@ -462,7 +434,14 @@ impl Connection {
         let at = self.cut_at.load(Ordering::Relaxed);
         if at == 0 {
             self.cut_at.store(now, Ordering::Relaxed);
-        } else if Duration::from_millis(now - at) >= LAST_WORDS {
+            return;
+        }
+        let most = if self.is_going_away() {
+            FAREWELL
+        } else {
+            LAST_WORDS
+        };
+        if Duration::from_millis(now - at) >= most {
             self.end();
         }
     }

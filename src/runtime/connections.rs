@@ -97,14 +97,14 @@ impl Connections {
         }
     }
 
-    /// Ends what is there of a listener's connections.
+    /// Ends what is there of a listener's connections; the clients of WebSockets are told.
     pub fn end(&self, listener: ListenerId, which: Which) {
         for shard in &self.0.shards {
             for connection in shard.lock().iter().filter_map(Weak::upgrade) {
                 let is_meant = connection.listener.id == listener
                     && (which == Which::All || connection.is_idle());
                 if is_meant {
-                    connection.end();
+                    connection.go_away();
                 }
             }
         }

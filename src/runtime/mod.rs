@@ -4,6 +4,7 @@ pub mod admission;
 pub mod audit;
 pub mod connection;
 pub mod connections;
+mod cut;
 pub mod deadline;
 pub mod http2;
 pub mod listener;

@@ -8,6 +8,8 @@
 //! Pingora writes an answer's head and body apart; with `TCP_NODELAY` each would be its
 //! own segment and system call, and with TLS its own record.
 
+mod farewell;
+
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
@@ -30,6 +32,7 @@ use pingora::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use self::farewell::Websocket;
 use super::{
     frames::{FrameLimits, Frames},
     head::{self, Head, HeadLimits, Scanned, Scanner},
@@ -66,6 +69,8 @@ pub(super) struct ConnIo {
     output: Vec<u8>,
     /// HTTP/2 only.
     frames: Option<Box<(Frames, FrameLimits)>>,
+    /// Of a `WebSocket` only.
+    websocket: Option<Box<Websocket>>,
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     socket_digest: Arc<SocketDigest>,
@@ -105,6 +110,7 @@ impl ConnIo {
             rest: Rest::Bytes(0),
             output: Vec::new(),
             frames: None,
+            websocket: None,
             connection,
             digest: Arc::new(digest),
             socket_digest: Arc::new(socket_digest),
@@ -282,6 +288,35 @@ impl ConnIo {
         write
     }
 
+    /// Takes what is to be written, into the buffer or the socket.
+    fn poll_put(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.output.len() + data.len() <= WRITE_BUFFER {
+            if self.output.capacity() == 0 {
+                self.output.reserve_exact(WRITE_BUFFER);
+            }
+            self.output.extend_from_slice(data);
+            return Poll::Ready(Ok(data.len()));
+        }
+        if self.output.is_empty() {
+            return Pin::new(&mut self.transport).poll_write(cx, data);
+        }
+        // A head waits and its body is large: both in one call.
+        let slices = [IoSlice::new(&self.output), IoSlice::new(data)];
+        match Pin::new(&mut self.transport).poll_write_vectored(cx, &slices) {
+            Poll::Ready(Ok(count)) if count > self.output.len() => {
+                let from_data = count - self.output.len();
+                self.output.clear();
+                Poll::Ready(Ok(from_data))
+            }
+            Poll::Ready(Ok(count)) => {
+                self.output.drain(..count);
+                ready!(self.poll_drain(cx))?;
+                Pin::new(&mut self.transport).poll_write(cx, data)
+            }
+            other => other,
+        }
+    }
+
     /// Buffers an answer's head with `lines` right after its status line.
     fn put_head(&mut self, head: &[u8], lines: &[u8]) {
         let after_status = memchr::memchr(b'\n', head).map_or(head.len(), |end| end + 1);
@@ -348,6 +383,12 @@ impl AsyncRead for ConnIo {
             return this.poll_frames(cx, buf);
         }
         let is_tunnel = this.connection.is_tunnel();
+        if is_tunnel
+            && this.connection.is_websocket()
+            && let Some(gone) = this.poll_going_away(cx)
+        {
+            return gone.map(Err);
+        }
         if this.rest.is_whole() && !is_tunnel {
             return this.poll_hold(cx);
         }
@@ -392,35 +433,15 @@ impl AsyncWrite for ConnIo {
             let write = Pin::new(&mut this.transport).poll_write(cx, data);
             return this.wrote(write);
         }
-        if let Some(lines) = this.connection.take_lines() {
+        let lines = this.connection.take_lines();
+        if this.connection.is_websocket() {
+            return this.poll_put_frames(cx, data, lines.as_deref());
+        }
+        if let Some(lines) = lines {
             this.put_head(data, &lines);
             return Poll::Ready(Ok(data.len()));
         }
-        if this.output.len() + data.len() <= WRITE_BUFFER {
-            if this.output.capacity() == 0 {
-                this.output.reserve_exact(WRITE_BUFFER);
-            }
-            this.output.extend_from_slice(data);
-            return Poll::Ready(Ok(data.len()));
-        }
-        if this.output.is_empty() {
-            return Pin::new(&mut this.transport).poll_write(cx, data);
-        }
-        // A head waits and its body is large: both in one call.
-        let slices = [IoSlice::new(&this.output), IoSlice::new(data)];
-        match Pin::new(&mut this.transport).poll_write_vectored(cx, &slices) {
-            Poll::Ready(Ok(count)) if count > this.output.len() => {
-                let from_data = count - this.output.len();
-                this.output.clear();
-                Poll::Ready(Ok(from_data))
-            }
-            Poll::Ready(Ok(count)) => {
-                this.output.drain(..count);
-                ready!(this.poll_drain(cx))?;
-                Pin::new(&mut this.transport).poll_write(cx, data)
-            }
-            other => other,
-        }
+        this.poll_put(cx, data)
     }
 
     /// Frames come in buffers of `h2`'s own.

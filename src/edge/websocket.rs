@@ -1,0 +1,292 @@
+//! Where the frames of a WebSocket end, in what a client is sent: only there a Close frame
+//! of ours is one (RFC 6455, 5.2). Knows no IO and looks at no payload.
+
+/// A Close frame with the code 1001: the endpoint is going away (RFC 6455, 7.4.1).
+pub(super) const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+
+/// What a client was sent since its connection became a WebSocket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outgoing {
+    at: At,
+    /// A Close frame has been sent: nothing may follow it (RFC 6455, 5.5.1).
+    is_closed: bool,
+}
+
+/// The longest header of a frame: length in eight bytes, and a mask.
+const LONGEST: usize = 14;
+/// How a status line begins, up to its status.
+const STATUS: usize = 12;
+
+#[derive(Clone, Copy, Debug)]
+enum At {
+    /// In a head of HTTP, of which there may be several: only that of status 101 is the last.
+    Head {
+        begin: [u8; STATUS],
+        seen: usize,
+        /// How much of the empty line at its end.
+        end: usize,
+    },
+    /// In a frame's header, or before it.
+    Header { bytes: [u8; LONGEST], seen: usize },
+    /// So much of a frame is to come.
+    Payload(u64),
+    /// What was sent is no WebSocket: nobody knows where anything ends.
+    Lost,
+}
+
+impl Default for At {
+    fn default() -> Self {
+        Self::Head {
+            begin: [0; STATUS],
+            seen: 0,
+            end: 0,
+        }
+    }
+}
+
+const BEFORE_A_FRAME: At = At::Header {
+    bytes: [0; LONGEST],
+    seen: 0,
+};
+
+impl Outgoing {
+    /// Whether what was sent ends with a frame, or with the head before the first.
+    pub(super) fn is_between_frames(&self) -> bool {
+        matches!(self.at, At::Header { seen: 0, .. })
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self.at, At::Lost)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// These bytes are sent next.
+    pub(super) fn sent(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let count = self.step(bytes);
+            bytes = &bytes[count..];
+        }
+    }
+
+    /// How many of these bytes may be sent until a frame ends, all if none does; 0 if one
+    /// has just ended.
+    pub(super) fn until_frame_ends(&self, bytes: &[u8]) -> usize {
+        let mut ahead = *self;
+        let mut count = 0;
+        while count < bytes.len() && !ahead.is_between_frames() {
+            count += ahead.step(&bytes[count..]);
+        }
+        count
+    }
+
+    /// Goes on by at least one byte, and not beyond the end of what it is in.
+    fn step(&mut self, bytes: &[u8]) -> usize {
+        match &mut self.at {
+            At::Head { begin, seen, end } => {
+                let byte = bytes[0];
+                if let Some(place) = begin.get_mut(*seen) {
+                    *place = byte;
+                }
+                *seen += 1;
+                *end = match (byte, *end) {
+                    (b'\r', 0 | 2) | (b'\n', 1 | 3) => *end + 1,
+                    (b'\r', _) => 1,
+                    _ => 0,
+                };
+                if *end == 4 {
+                    self.at = match begin {
+                        [
+                            b'H',
+                            b'T',
+                            b'T',
+                            b'P',
+                            b'/',
+                            b'1',
+                            b'.',
+                            _,
+                            b' ',
+                            b'1',
+                            b'0',
+                            b'1',
+                        ] => BEFORE_A_FRAME,
+                        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', _, b' ', b'1', ..] => {
+                            At::default()
+                        }
+                        _ => At::Lost,
+                    };
+                }
+                1
+            }
+            At::Header {
+                bytes: header,
+                seen,
+            } => {
+                header[*seen] = bytes[0];
+                *seen += 1;
+                if let Some((is_close, length)) = payload(&header[..*seen]) {
+                    // What follows a Close frame means nothing.
+                    let is_lost = self.is_closed || length > i64::MAX as u64;
+                    self.is_closed |= is_close;
+                    self.at = match length {
+                        _ if is_lost => At::Lost,
+                        0 => BEFORE_A_FRAME,
+                        length => At::Payload(length),
+                    };
+                }
+                1
+            }
+            At::Payload(left) => {
+                let count = usize::try_from(*left)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
+                *left -= count as u64;
+                if *left == 0 {
+                    self.at = BEFORE_A_FRAME;
+                }
+                count
+            }
+            At::Lost => bytes.len(),
+        }
+    }
+}
+
+/// Whether a frame with this header is a Close frame, and how long its payload is; `None`
+/// if the header is not whole.
+fn payload(header: &[u8]) -> Option<(bool, u64)> {
+    let [first, second, rest @ ..] = header else {
+        return None;
+    };
+    let extended = match second & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    // Servers mask nothing, but the bytes would be there.
+    let mask = if second & 0x80 == 0 { 0 } else { 4 };
+    if rest.len() < extended + mask {
+        return None;
+    }
+    let length = match extended {
+        0 => u64::from(second & 0x7f),
+        _ => rest[..extended]
+            .iter()
+            .fold(0, |length, byte| length << 8 | u64::from(*byte)),
+    };
+    Some((first & 0x0f == 8, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEADS: &[u8] = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n\
+        HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n";
+
+    /// A frame with the length written in so many bytes.
+    fn frame(first: u8, wide: u8, mask: bool, payload: &[u8]) -> Vec<u8> {
+        let length = payload.len() as u64;
+        let mask_bit = u8::from(mask) << 7;
+        let mut frame = vec![first];
+        match wide {
+            0 if length < 126 => frame.push(mask_bit + u8::try_from(length).unwrap()),
+            0 | 1 if length <= 0xffff => {
+                frame.push(mask_bit + 126);
+                frame.extend_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
+            }
+            _ => {
+                frame.push(mask_bit + 127);
+                frame.extend_from_slice(&length.to_be_bytes());
+            }
+        }
+        if mask {
+            frame.extend_from_slice(&[1, 2, 3, 4]);
+        }
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    #[test]
+    fn our_own_close_frame_is_one() {
+        assert_eq!(frame(0x88, 0, false, &1001_u16.to_be_bytes()), GOING_AWAY);
+        let mut outgoing = Outgoing::default();
+        outgoing.sent(HEADS);
+        assert!(outgoing.is_between_frames() && !outgoing.is_closed());
+        outgoing.sent(&GOING_AWAY);
+        assert!(outgoing.is_between_frames() && outgoing.is_closed());
+        outgoing.sent(&[0x81, 0]);
+        assert!(outgoing.is_lost());
+    }
+
+    #[test]
+    fn what_is_no_websocket_ends_nowhere() {
+        for bytes in [
+            &b"HTTP/1.1 200 OK\r\n\r\n"[..],
+            b"\r\n\r\n",
+            b"101\r\n\r\n",
+            b"HTTP/1.1 101 X\r\n",
+            b"HTTP/1.1 103 X\r\n\r\n",
+        ] {
+            let mut outgoing = Outgoing::default();
+            outgoing.sent(bytes);
+            assert!(!outgoing.is_between_frames(), "{bytes:?}");
+        }
+        let mut outgoing = Outgoing::default();
+        outgoing.sent(HEADS);
+        outgoing.sent(&[0x82, 127, 0xff, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(outgoing.is_lost());
+    }
+
+    fn frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let payload = prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..8),
+            prop::collection::vec(any::<u8>(), 120..132),
+            (65_530..65_540usize).prop_map(|length| vec![0x88; length]),
+        ];
+        let one = (0x80..0x83u8, 0..3u8, any::<bool>(), payload)
+            .prop_map(|(first, wide, mask, payload)| frame(first, wide, mask, &payload));
+        prop::collection::vec(one, 0..6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        #[test]
+        fn frames_end_where_they_end_however_the_stream_is_split(
+            frames in frames(),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+        ) {
+            let mut stream = HEADS.to_vec();
+            let mut ends = vec![stream.len()];
+            for frame in &frames {
+                stream.extend_from_slice(frame);
+                ends.push(stream.len());
+            }
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.extend_from_slice(&ends);
+            cuts.sort_unstable();
+            let mut outgoing = Outgoing::default();
+            let mut at = 0;
+            for cut in cuts {
+                outgoing.sent(&stream[at..cut]);
+                at = cut;
+                prop_assert_eq!(outgoing.is_between_frames(), ends.contains(&at), "{}", at);
+                let next = ends.iter().find(|end| **end >= at).map_or(stream.len(), |end| *end);
+                prop_assert_eq!(outgoing.until_frame_ends(&stream[at..]), next - at);
+            }
+            prop_assert!(outgoing.is_between_frames() && !outgoing.is_closed());
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut outgoing = Outgoing::default();
+            outgoing.sent(HEADS);
+            let count = outgoing.until_frame_ends(&bytes);
+            prop_assert!(count <= bytes.len());
+            outgoing.sent(&bytes);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Why we end a connection, each with its fixed word.
+
+/// Why we ended a connection, or what of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cut {
+    /// A request's head took too long.
+    HeaderTimeout = 1,
+    /// Nothing came for too long.
+    IdleTimeout = 2,
+    /// An answer was left unread for too long.
+    SendTimeout = 3,
+    /// A request's body came too slowly.
+    BodyTimeout = 4,
+    /// A WebSocket is told that we go away.
+    GoingAway = 5,
+    /// HTTP/2: too many frames of a kind.
+    Resets = 32,
+    Pings = 33,
+    Settings = 34,
+    Continuations = 35,
+    EmptyData = 36,
+    Priorities = 37,
+    WindowUpdates = 38,
+    UnknownFrames = 39,
+    /// HTTP/2: too many requests that are none.
+    Malformed = 40,
+}
+
+impl Cut {
+    pub(super) const ALL: [Self; 14] = [
+        Self::HeaderTimeout,
+        Self::IdleTimeout,
+        Self::SendTimeout,
+        Self::BodyTimeout,
+        Self::GoingAway,
+        Self::Resets,
+        Self::Pings,
+        Self::Settings,
+        Self::Continuations,
+        Self::EmptyData,
+        Self::Priorities,
+        Self::WindowUpdates,
+        Self::UnknownFrames,
+        Self::Malformed,
+    ];
+
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::HeaderTimeout => "header_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::SendTimeout => "send_timeout",
+            Self::BodyTimeout => "body_timeout",
+            Self::GoingAway => "going_away",
+            Self::Resets => "h2_resets",
+            Self::Pings => "h2_pings",
+            Self::Settings => "h2_settings",
+            Self::Continuations => "h2_continuations",
+            Self::EmptyData => "h2_empty_data",
+            Self::Priorities => "h2_priorities",
+            Self::WindowUpdates => "h2_window_updates",
+            Self::UnknownFrames => "h2_unknown_frames",
+            Self::Malformed => "h2_malformed",
+        }
+    }
+
+    /// Whether the client did too much of something, and not too little.
+    pub fn is_flood(self) -> bool {
+        match self {
+            Self::HeaderTimeout
+            | Self::IdleTimeout
+            | Self::SendTimeout
+            | Self::BodyTimeout
+            | Self::GoingAway => false,
+            Self::Resets
+            | Self::Pings
+            | Self::Settings
+            | Self::Continuations
+            | Self::EmptyData
+            | Self::Priorities
+            | Self::WindowUpdates
+            | Self::UnknownFrames
+            | Self::Malformed => true,
+        }
+    }
+}
