@@ -97,7 +97,7 @@ impl Connections {
         }
     }
 
-    /// Ends what is there of a listener's connections; the clients of WebSockets are told.
+    /// Ends what is there of a listener's connections; each `WebSocket` is told.
     pub fn end(&self, listener: ListenerId, which: Which) {
         for shard in &self.0.shards {
             for connection in shard.lock().iter().filter_map(Weak::upgrade) {

@@ -123,7 +123,10 @@ mod tests {
     use super::*;
     use crate::{
         edge::transport::{Socket, Transport},
-        runtime::connection::{Connection, Cut, Entry, ListenerFacts},
+        runtime::{
+            connection::{Connection, Cut, Entry},
+            listener::ListenerFacts,
+        },
     };
 
     const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
