@@ -20,6 +20,7 @@ use super::{
     metrics::UpstreamMetrics,
     peer::Pool,
     retry::RetryPolicy,
+    scale::Scale,
     target::{Refused, Target, parse_name, parse_target},
     wire::Wire,
 };
@@ -59,6 +60,7 @@ impl Upstream {
         let timeouts = Timeouts::from(&config.timeouts);
         let sources = sources(key, config, place, cx);
         let wire = Wire::compile(config, &sources, cx);
+        let scale = Scale::compile(config, &sources, cx);
         let balance = balance(config, cx);
         let sticky = sticky(config, cx);
         let probing = Probing::compile(config, cx);
@@ -104,6 +106,7 @@ impl Upstream {
             rebuilding: Mutex::default(),
             probing: probing?,
             sources,
+            scale,
             balance,
             sticky,
             shared,

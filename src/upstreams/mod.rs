@@ -22,6 +22,7 @@ mod operate;
 mod peer;
 mod queue;
 mod retry;
+mod scale;
 mod snapshot;
 mod supervise;
 mod system;
@@ -55,6 +56,7 @@ pub use self::{
     lease::{Lease, Outcome},
     operate::{Force, MemberError, NewMember},
     retry::{Failure, RetryPolicy, may_retry},
+    scale::Scale,
     snapshot::{BackendSnapshot, ProbeSnapshot, UpstreamSnapshot},
     supervise::{supervise, supervise_with},
     system::authorities_file,
@@ -88,6 +90,7 @@ pub struct Upstream {
     pool: Pool,
     probing: Probing,
     sources: Sources,
+    scale: Option<Scale>,
     /// Swapped whole when DNS answers change, and when a backend is added or removed.
     members: ArcSwap<Members>,
     rebuilding: Mutex<()>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Upstream, backend::Backend};
+use super::{Scale, Upstream, backend::Backend};
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct UpstreamSnapshot {
@@ -16,6 +16,9 @@ pub struct UpstreamSnapshot {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
     pub backends: Vec<BackendSnapshot>,
+    /// How `edgeway scale` starts and stops the apps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Scale>,
     /// Requests that wait for a place.
     pub queue: u32,
     /// All backends are out of rotation, so all are used.
@@ -81,6 +84,7 @@ impl Upstream {
             protocol: self.protocol().as_str(),
             tls: self.tls_name().map(str::to_owned),
             backends: members.list.iter().map(|b| self.look_at(b, now)).collect(),
+            scale: self.scale.clone(),
             queue: self.shared.live.queue.len(),
             panic: self.shared.live.in_panic(),
         }

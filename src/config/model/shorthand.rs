@@ -10,8 +10,9 @@ use serde::{
 use serde_json::json;
 
 use super::{
-    BackendConfig, BackendMapping, BackendTarget, HealthConfig, InFlightConfig, RedirectConfig,
-    RespondConfig, Spanned, StatusSet, UpstreamTlsConfig, WebsocketConfig, route::RedirectMapping,
+    BackendConfig, BackendTarget, HealthConfig, InFlightConfig, RedirectConfig, RespondConfig,
+    Spanned, StatusSet, UpstreamTlsConfig, WebsocketConfig, route::RedirectMapping,
+    upstream::BackendMapping,
 };
 use crate::config::tree::short::{self, Short, read_short};
 

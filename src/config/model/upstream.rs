@@ -1,0 +1,382 @@
+//! The sections of an upstream as written.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::shorthand::{at_least_one, or_a_path, or_a_status_number};
+use crate::{
+    base::units::{Percent, Span},
+    config::tree::{Spanned, short},
+};
+
+/// A named group of backends.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// Preset for the kind of app: sets the pool's idle time and what is stripped from requests.
+    #[serde(default)]
+    pub app: App,
+    /// `127.0.0.1:3000`, `unix:/run/app.sock`, `{ address: …, weight: 2 }` or `{ dns: "api.internal:5000" }`.
+    pub backends: Vec<Spanned<BackendConfig>>,
+    /// `round_robin`, `least_conn`, `p2c` or `hash:<key>` with a key of `client.ip`, `path`,
+    /// `uri`, `header:NAME`, `cookie:NAME` or `query:NAME`. `least_conn` if absent.
+    #[serde(default)]
+    pub balance: Option<Spanned<String>>,
+    /// Keeps a browser on its backend.
+    #[serde(default)]
+    pub sticky: Option<StickyConfig>,
+    /// Active health checks. If absent, only backends that were ejected are looked at, by a
+    /// TCP connect each second; `false` for no checks at all. Those that are drained are
+    /// checked in any case.
+    #[serde(default)]
+    pub health: Option<Spanned<HealthConfig>>,
+    #[serde(default)]
+    pub timeouts: TimeoutsConfig,
+    #[serde(default)]
+    pub retry: RetryConfig,
+    /// Passive health: a backend that keeps failing leaves rotation for a while.
+    #[serde(default)]
+    pub eject: EjectConfig,
+    #[serde(default)]
+    pub max_in_flight: InFlightConfig,
+    /// A backend that comes back gets its share over this long; `0` at once.
+    #[serde(default)]
+    pub slow_start: Option<Span>,
+    #[serde(default)]
+    pub pool: PoolConfig,
+    /// Speaks TLS to the backends: `true`, or a mapping.
+    #[serde(default)]
+    pub tls: Option<Spanned<UpstreamTlsConfig>>,
+    /// What is spoken to the backends: `http1` or `h2` (gRPC).
+    #[serde(default)]
+    pub protocol: ProtocolConfig,
+    /// How `edgeway scale` starts and stops the apps.
+    #[serde(default)]
+    pub scale: Option<Spanned<ScaleConfig>>,
+}
+
+/// How `edgeway scale` starts and stops the apps: one unit of systemd for each port. All
+/// backends of the upstream are then at one address with ports of one range.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleConfig {
+    /// The unit of the app on a port, such as `node-app@{port}.service`.
+    pub unit: Spanned<String>,
+    /// The ports that the apps may have, both ends included, such as `3000-3031`.
+    pub ports: Spanned<String>,
+    /// Whose units they are: of the `system`, or of the `user` who runs `edgeway scale`.
+    #[serde(default)]
+    pub manager: ScaleManager,
+    /// Where the apps listen; `127.0.0.1` if absent.
+    #[serde(default)]
+    pub address: Option<Spanned<String>>,
+}
+
+/// Whose units are started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ScaleManager {
+    /// `systemctl`.
+    #[default]
+    System,
+    /// `systemctl --user`.
+    User,
+}
+
+/// TLS to backends: `true`, `false`, or a mapping. Certificates are always verified.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+pub struct UpstreamTlsConfig {
+    /// Off with `enabled: false`.
+    pub enabled: bool,
+    /// The name that is asked for (SNI) and that the certificate must be for. If absent: the
+    /// `dns` name of the backends, which they must share.
+    pub name: Option<Spanned<String>>,
+    /// A PEM file of authorities, instead of the system's.
+    pub ca: Option<Spanned<PathBuf>>,
+    /// A certificate to show, in PEM, with its `key`.
+    pub cert: Option<Spanned<PathBuf>>,
+    /// The private key of `cert`, in PEM.
+    pub key: Option<Spanned<PathBuf>>,
+}
+
+impl Default for UpstreamTlsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            name: None,
+            ca: None,
+            cert: None,
+            key: None,
+        }
+    }
+}
+
+/// What is spoken to backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ProtocolConfig {
+    /// HTTP/1.1.
+    #[default]
+    #[serde(rename = "http1")]
+    Http1,
+    /// HTTP/2, by ALPN with `tls` and with prior knowledge without.
+    #[serde(rename = "h2")]
+    H2,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum App {
+    #[default]
+    None,
+    Node,
+    Nextjs,
+}
+
+/// One backend: `127.0.0.1:3000`, `unix:/run/app.sock`, or a mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "BackendMapping")]
+pub struct BackendConfig {
+    pub target: BackendTarget,
+    /// At least 1.
+    pub weight: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendTarget {
+    /// `IP:PORT` or `unix:PATH`.
+    Address(String),
+    /// `NAME:PORT`, resolved again when its TTL ends.
+    Dns(String),
+}
+
+/// One backend as a mapping: `address` or `dns`, one of the two.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendMapping {
+    /// `127.0.0.1:3000` or `unix:/run/app.sock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) address: Option<String>,
+    /// A name and a port, `api.internal:5000`, resolved again when its TTL ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) dns: Option<String>,
+    /// Its share of the requests, beside the weights of the others.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1))]
+    pub(super) weight: u16,
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// A cookie that names the backend.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StickyConfig {
+    /// The cookie's name.
+    pub cookie: Spanned<String>,
+    /// How long the browser keeps it; for the session if absent.
+    #[serde(default)]
+    pub max_age: Option<Span>,
+}
+
+/// Active health checks: a mapping, the path alone, or `false` for none.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = or_a_path, transform = short::or_flag)]
+pub struct HealthConfig {
+    /// Off with `enabled: false`.
+    pub enabled: bool,
+    /// HTTP check of this path; a TCP connect if absent.
+    pub path: Option<Spanned<String>>,
+    /// The `Host` of the check; if absent the backend's address, with `tls` the name in its
+    /// certificate.
+    pub host: Option<String>,
+    /// Statuses that count as healthy: `200`, `200-399`, a list of both; `200-399` if absent.
+    pub expect: Option<Spanned<StatusSet>>,
+    /// Reads a JSON body's `status`: `ok` and `degraded` keep the backend, `down` ejects it.
+    pub json: bool,
+    /// Time between two checks of a healthy backend, ± 10 %.
+    pub interval: Span,
+    /// Time between two checks of a backend that is down.
+    pub interval_down: Span,
+    /// Bound of one whole check.
+    pub timeout: Span,
+    /// Passes in a row until a backend is healthy again.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub rise: u32,
+    /// Failures in a row until a backend is down.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub fall: u32,
+    /// Backends count as down until their first check passed.
+    pub start_down: bool,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            path: None,
+            host: None,
+            expect: None,
+            json: false,
+            interval: Span::secs(5),
+            interval_down: Span::secs(1),
+            timeout: Span::secs(2),
+            rise: 2,
+            fall: 3,
+            start_down: false,
+        }
+    }
+}
+
+/// Statuses: `200`, `200-399`, or a list of both. Ranges include both ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusSet(pub Vec<(u16, u16)>);
+
+impl Default for StatusSet {
+    fn default() -> Self {
+        Self(vec![(200, 399)])
+    }
+}
+
+impl StatusSet {
+    pub fn contains(&self, status: u16) -> bool {
+        self.0
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&status))
+    }
+}
+
+/// Bounds of each step towards a backend.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimeoutsConfig {
+    /// TCP connect (and TLS handshake).
+    pub connect: Span,
+    /// From the last byte sent to the head of the answer.
+    pub first_byte: Span,
+    /// Between two pieces of an answer. With `protocol: h2` the longer of this and `first_byte`
+    /// bounds both.
+    pub idle: Span,
+    /// Between two messages of a WebSocket or of a gRPC call, or two events of an SSE feed.
+    pub stream_idle: Span,
+    /// Bound of the whole request, tries included; none if absent. Streams are not bounded.
+    pub total: Option<Span>,
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> Self {
+        Self {
+            connect: Span::secs(1),
+            first_byte: Span::secs(30),
+            idle: Span::secs(60),
+            stream_idle: Span::secs(3600),
+            total: None,
+        }
+    }
+}
+
+/// When a request is tried again, on another backend. Default-deny: what is not listed is
+/// not retried, and a request that is not idempotent never once it was sent.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// Tries in all; 1 for none beyond the first.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub attempts: u32,
+    pub on: Vec<RetryOn>,
+    /// Retries allowed as a share of requests over the last 10 s (and at least 3 in any 10 s).
+    pub budget: Percent,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            on: vec![RetryOn::Connect, RetryOn::Reset],
+            budget: Percent(10.0),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = or_a_status_number)]
+pub enum RetryOn {
+    /// The connection could not be made.
+    #[serde(rename = "connect")]
+    Connect,
+    /// Reset or end before the first byte of an answer.
+    #[serde(rename = "reset")]
+    Reset,
+    #[serde(rename = "502")]
+    Status502,
+    #[serde(rename = "503")]
+    Status503,
+    #[serde(rename = "504")]
+    Status504,
+}
+
+/// Passive health.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EjectConfig {
+    /// Failures in a row (no connection, reset, timeout, 502, 503 or 504) until ejection; 0 for never.
+    pub errors: u32,
+    /// Length of the first ejection; each further one is twice as long.
+    #[serde(rename = "for")]
+    pub span: Span,
+    /// Longest ejection.
+    pub max: Span,
+}
+
+impl Default for EjectConfig {
+    fn default() -> Self {
+        Self {
+            errors: 5,
+            span: Span::secs(10),
+            max: Span::secs(300),
+        }
+    }
+}
+
+/// How many requests at once: a mapping, or `per_backend` alone.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_number)]
+pub struct InFlightConfig {
+    /// Requests at once to one backend.
+    #[serde(deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub per_backend: u32,
+    /// Requests that may wait for a place.
+    pub queue: u32,
+    /// How long one waits before it gets 503.
+    pub wait: Span,
+}
+
+impl Default for InFlightConfig {
+    fn default() -> Self {
+        Self {
+            per_backend: 1024,
+            queue: 256,
+            wait: Span::secs(1),
+        }
+    }
+}
+
+/// Idle connections kept to backends.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolConfig {
+    /// How long a connection may idle. If absent: 4 s for `node` and `nextjs` (Node closes
+    /// at 5 s), 60 s otherwise; and a second less than the backend's own `Keep-Alive: timeout`.
+    pub idle: Option<Span>,
+}

@@ -1,0 +1,230 @@
+//! What `edgeway scale` goes by, checked. The gateway itself starts nothing: it tells the
+//! command, which does.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde::Serialize;
+
+use super::{members::Source, target::Target};
+use crate::{
+    chain::CompileCx,
+    config::{
+        model::{ScaleConfig, ScaleManager, UpstreamConfig},
+        tree::Spanned,
+    },
+};
+
+const CODE: &str = "edgeway::upstream::bad_scale";
+
+/// Where `{port}` stands in the name of a unit.
+const PORT: &str = "{port}";
+
+/// How the apps of an upstream are started: one unit for each port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Scale {
+    /// With `{port}` in it.
+    pub unit: String,
+    pub first_port: u16,
+    pub last_port: u16,
+    /// `system` or `user`.
+    pub manager: &'static str,
+    pub address: IpAddr,
+}
+
+impl Scale {
+    /// `None` if a problem was reported or nothing is written.
+    pub(super) fn compile(
+        config: &UpstreamConfig,
+        sources: &[Source],
+        cx: &mut CompileCx<'_>,
+    ) -> Option<Self> {
+        let Spanned { value: written, .. } = config.scale.as_ref()?;
+        let unit = unit(&written.unit, cx);
+        let ports = ports(&written.ports, cx);
+        let address = address(written, cx);
+        let (first_port, last_port) = ports?;
+        let scale = Self {
+            unit: unit?,
+            first_port,
+            last_port,
+            manager: match written.manager {
+                ScaleManager::System => "system",
+                ScaleManager::User => "user",
+            },
+            address: address?,
+        };
+        scale.check_backends(config, sources, cx).then_some(scale)
+    }
+
+    /// It counts the backends: all of them must be of those that it could start.
+    fn check_backends(
+        &self,
+        config: &UpstreamConfig,
+        sources: &[Source],
+        cx: &mut CompileCx<'_>,
+    ) -> bool {
+        let place = config.scale.as_ref().map_or(cx.place, |scale| scale.place);
+        let mut is_right = true;
+        for source in sources {
+            let is_own = matches!(
+                source,
+                Source::Fixed { target: Target::Inet(at), .. } if self.may_be(*at)
+            );
+            if is_own {
+                continue;
+            }
+            is_right = false;
+            let (first, last) = (self.first_port, self.last_port);
+            cx.report_at(
+                place,
+                CODE,
+                format!("backend `{source}` is none that `scale` could start"),
+                format!(
+                    "with `scale` every backend is at `{}` with a port of {first} to {last}: \
+                     change `scale.address` or `scale.ports`, or give the backend an upstream \
+                     of its own",
+                    self.address
+                ),
+            );
+        }
+        is_right
+    }
+
+    fn may_be(&self, at: SocketAddr) -> bool {
+        at.ip() == self.address && (self.first_port..=self.last_port).contains(&at.port())
+    }
+}
+
+fn unit(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<String> {
+    let name = written.value.as_str();
+    if !name.contains(PORT) {
+        cx.report_at(
+            written.place,
+            CODE,
+            format!("unit `{name}` is the same for every port"),
+            "write `{port}` where the port stands, such as `node-app@{port}.service`",
+        );
+        return None;
+    }
+    // systemd.unit(5): the characters of a unit's name.
+    let is_name = !name.starts_with('-')
+        && name
+            .replace(PORT, "1")
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b));
+    if !is_name {
+        cx.report_at(
+            written.place,
+            CODE,
+            format!("`{name}` is no name of a unit"),
+            "write letters, digits and `:-_.\\@`, such as `node-app@{port}.service`",
+        );
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+fn ports(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<(u16, u16)> {
+    let text = written.value.as_str();
+    let range = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)))
+        .filter(|(first, last): &(u16, u16)| *first > 0 && first <= last);
+    if range.is_none() {
+        cx.report_at(
+            written.place,
+            CODE,
+            format!("`{text}` is no range of ports"),
+            "write the first and the last, such as `3000-3031`",
+        );
+    }
+    range
+}
+
+fn address(config: &ScaleConfig, cx: &mut CompileCx<'_>) -> Option<IpAddr> {
+    let Some(written) = &config.address else {
+        return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    };
+    let address = written.value.parse().ok();
+    let address = address.filter(|address: &IpAddr| !address.is_unspecified());
+    if address.is_none() {
+        cx.report_at(
+            written.place,
+            CODE,
+            format!("`{}` is no address to connect to", written.value),
+            "write an IP address without a port, such as `127.0.0.1`",
+        );
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Bench;
+
+    #[track_caller]
+    fn said(backends: &str, scale: &str) -> Vec<String> {
+        let yaml = format!("{{ backends: {backends}, scale: {scale} }}");
+        let (upstream, diagnostics) = Bench::new().try_compile(&yaml);
+        assert_eq!(upstream.is_none(), diagnostics.has_errors());
+        let list = diagnostics.list().iter();
+        list.map(|d| d.message.clone()).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_told_in_the_status() {
+        let upstream = Bench::new().upstream(
+            "{ backends: ['127.0.0.1:3000'], \
+               scale: { unit: 'node-app@{port}.service', ports: 3000-3031, manager: user } }",
+        );
+        let told = serde_json::to_value(upstream.snapshot()).unwrap();
+        assert_eq!(
+            told["scale"],
+            serde_json::json!({
+                "unit": "node-app@{port}.service", "first_port": 3000, "last_port": 3031,
+                "manager": "user", "address": "127.0.0.1",
+            })
+        );
+    }
+
+    #[test]
+    fn mistakes_are_told_all_at_once() {
+        assert_eq!(
+            said(
+                "['127.0.0.1:3000']",
+                "{ unit: app, ports: '3001', address: 0.0.0.0 }"
+            ),
+            [
+                "unit `app` is the same for every port",
+                "`3001` is no range of ports",
+                "`0.0.0.0` is no address to connect to",
+            ]
+        );
+        for ports in ["0-5", "3005-3000", "a-b", "3000-70000"] {
+            let scale = format!("{{ unit: 'a@{{port}}', ports: {ports} }}");
+            let expected = format!("`{ports}` is no range of ports");
+            assert_eq!(said("['127.0.0.1:3000']", &scale), [expected]);
+        }
+        for unit in ["--now@{port}", "a b@{port}", "a@{port};reboot", "a/{port}"] {
+            let scale = format!("{{ unit: '{unit}', ports: 3000-3031 }}");
+            let expected = format!("`{unit}` is no name of a unit");
+            assert_eq!(said("['127.0.0.1:3000']", &scale), [expected]);
+        }
+    }
+
+    #[test]
+    fn every_backend_is_one_that_could_be_started() {
+        assert_eq!(
+            said(
+                "['127.0.0.1:3000', '127.0.0.1:2999', '10.0.0.1:3001', 'unix:/run/a.sock', { dns: 'a:3002' }]",
+                "{ unit: 'a@{port}', ports: 3000-3031 }"
+            ),
+            [
+                "backend `127.0.0.1:2999` is none that `scale` could start",
+                "backend `10.0.0.1:3001` is none that `scale` could start",
+                "backend `unix:/run/a.sock` is none that `scale` could start",
+                "backend `a:3002` is none that `scale` could start",
+            ]
+        );
+    }
+}
