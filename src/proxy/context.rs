@@ -33,6 +33,8 @@ pub struct Context {
     pub(super) reply: Option<Box<Reply>>,
     /// The request asks for a WebSocket, and the route takes one.
     pub(super) is_websocket: bool,
+    /// Of the body that was read, what no client sent.
+    pub(super) made_up_bytes: u64,
     /// When the whole must be over, of a request to a backend by HTTP/2.
     pub(super) due: Option<Instant>,
     /// When the backend's answer began.
@@ -67,6 +69,7 @@ impl Context {
             tried_at: now,
             reply: None,
             is_websocket: false,
+            made_up_bytes: 0,
             due: None,
             answered_at: None,
             in_flight: InFlight(Arc::clone(live)),

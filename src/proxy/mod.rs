@@ -14,6 +14,7 @@ mod reply;
 mod request;
 mod streams;
 mod to_https;
+mod upgrade;
 mod upstream;
 
 use std::{sync::Arc, time::Duration};
@@ -332,10 +333,11 @@ impl ProxyHttp for Proxy {
             gateway,
             route,
             facts,
+            made_up_bytes,
             ..
         } = &mut **ctx;
         facts.bytes_sent = session.body_bytes_sent() as u64;
-        facts.bytes_received = session.body_bytes_read() as u64;
+        facts.bytes_received = session.body_bytes_read() as u64 - *made_up_bytes;
         if facts.status == 0 {
             facts.status = reply::begun(session)
                 .map_or(Failure::ClientGone.status(), |head| head.status)

@@ -13,7 +13,7 @@ use super::{
     forwarded::{self, Forwarding},
     http2,
     streams::is_h2,
-    to_https,
+    to_https, upgrade,
 };
 use crate::{
     chain::{Client, Exchange, Phase, Protocol, Reply, RequestId, Verdict},
@@ -182,6 +182,17 @@ async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> 
     // No timeouts of Pingora's on the client's side of a tunnel or a long answer:
     // the deadlines of `runtime::deadline` see both sides.
     session.set_read_timeout(None);
+    if ctx.is_websocket
+        && let Some(connection) = &ctx.connection
+    {
+        match upgrade::settle(session, connection).await {
+            Ok(made_up) => ctx.made_up_bytes = made_up,
+            Err(error) => {
+                log::debug!(error:%; "an upgrade request could not be settled");
+                return Some(Failure::ClientGone.into());
+            }
+        }
+    }
     None
 }
 

@@ -90,6 +90,8 @@ pub struct Connection {
     is_websocket: AtomicBool,
     /// Reads a WebSocket.
     reader: Mutex<Option<Waker>>,
+    /// The next read gives a byte that no client sent.
+    makes_up_byte: AtomicBool,
     cut: AtomicU8,
     /// When the watching task first saw that this connection was cut.
     cut_at: AtomicU64,
@@ -153,6 +155,7 @@ impl Connection {
             is_tunnel: AtomicBool::new(false),
             is_websocket: AtomicBool::new(false),
             reader: Mutex::default(),
+            makes_up_byte: AtomicBool::new(false),
             cut: AtomicU8::new(0),
             cut_at: AtomicU64::new(0),
             is_cut_told: AtomicBool::new(false),
@@ -355,6 +358,19 @@ impl Connection {
         }
         self.has_lines.store(false, Ordering::Relaxed);
         self.lines.lock().take()
+    }
+
+    /// The next read behind a whole request gives a byte that no client sent: see
+    /// `proxy::upgrade`.
+    pub fn make_up_byte(&self) {
+        self.makes_up_byte.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that byte is to be given now.
+    #[inline]
+    pub fn takes_made_up_byte(&self) -> bool {
+        self.makes_up_byte.load(Ordering::Relaxed)
+            && self.makes_up_byte.swap(false, Ordering::Relaxed)
     }
 
     /// HTTP is over: what comes is passed on as it is.

@@ -27,5 +27,6 @@ mod streaming;
 mod support;
 mod tidy;
 mod tls;
+mod upgrades;
 mod upstream_h2;
 mod upstream_tls;

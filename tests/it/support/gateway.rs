@@ -284,9 +284,11 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         stop(&mut self.child);
         if std::thread::panicking() {
+            let folder = self.dir.path();
             eprintln!(
-                "--- the gateway said:\n{}",
-                tail(&self.dir.path().join("stderr"))
+                "--- the gateway said:\n{}\n--- its access log:\n{}",
+                tail(&folder.join("stderr")),
+                tail(&folder.join("access.log"))
             );
         }
     }
