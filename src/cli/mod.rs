@@ -1,9 +1,11 @@
 //! The command line. Reads arguments, calls what does the work, prints what came of it.
 
+mod admin;
 mod check;
 mod demo;
 mod explain;
 pub(crate) mod out;
+mod reload;
 mod run;
 mod schema;
 mod status;
@@ -43,6 +45,11 @@ enum Command {
     Demo(demo::Options),
     /// Show what the running gateway does
     Status(status::Options),
+    /// Have the running gateway read its configuration anew
+    ///
+    /// What is wrong with it is told as by `check`, and then nothing has changed: the exit
+    /// status is 78 for a configuration with errors, and 1 for any other reason.
+    Reload(reload::Options),
 }
 
 /// Where the configuration is.
@@ -68,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Demo(options) => demo::run(&options),
         Command::Status(options) => status::run(&options),
+        Command::Reload(options) => reload::run(&options),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Admin, Drain, Gateway, Route, World, effective,
+    Drain, Gateway, Route, World, effective,
     metrics::{self, NO_ROUTE, RouteMetrics},
 };
 use crate::{
@@ -63,6 +63,7 @@ impl Compiler<'_> {
         let acme = self.acme(&listeners);
         let admin = self.admin();
         let drain = self.drain();
+        let audit = self.audit();
         let trusted = self.trusted();
         let upstreams = self.upstreams();
         let matches: Vec<_> = self
@@ -100,6 +101,7 @@ impl Compiler<'_> {
             acme,
             admin,
             drain,
+            audit,
             trusted,
             table: table?,
             routes: routes.into_iter().collect::<Option<Vec<_>>>()?.into(),
@@ -118,43 +120,6 @@ impl Compiler<'_> {
     ) {
         self.diagnostics
             .push(Diagnostic::error(code, place, message).help(help));
-    }
-
-    fn admin(&mut self) -> Admin {
-        let config = &self.file.admin;
-        let socket = config
-            .socket
-            .as_ref()
-            .map(|socket| self.folder.join(&socket.value));
-        let address = match &config.address {
-            None => Some(std::net::SocketAddr::from(([127, 0, 0, 1], 9900))),
-            Some(text) if text.value == "off" => None,
-            Some(Spanned { value, place }) => {
-                let parsed: Option<std::net::SocketAddr> = value.parse().ok();
-                match parsed {
-                    Some(address) if address.ip().is_loopback() => Some(address),
-                    Some(_) => {
-                        self.error(
-                            "edgeway::admin::not_loopback",
-                            *place,
-                            format!("the admin listener on `{value}` would be open to others"),
-                            "write a loopback address such as `127.0.0.1:9900`; other addresses need a token, which is not supported yet",
-                        );
-                        None
-                    }
-                    None => {
-                        self.error(
-                            "edgeway::admin::address",
-                            *place,
-                            format!("`{value}` is not an address"),
-                            "write `IP:PORT` such as `127.0.0.1:9900`, or `off`",
-                        );
-                        None
-                    }
-                }
-            }
-        };
-        Admin { address, socket }
     }
 
     fn drain(&mut self) -> Drain {

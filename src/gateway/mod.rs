@@ -3,6 +3,8 @@
 
 mod acme;
 mod address;
+mod admin;
+mod audit;
 mod compile;
 mod effective;
 pub mod explain;
@@ -12,16 +14,13 @@ pub mod metrics;
 pub mod print;
 pub mod schema;
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use self::metrics::RouteMetrics;
 pub use self::{
     address::ListenAddress,
+    admin::Admin,
+    audit::AuditLog,
     compile::compile,
     limits::Limits,
     listener::{ExceptPath, Listener, ProxyProtocol, ToHttps},
@@ -48,6 +47,7 @@ pub struct Gateway {
     pub acme: Option<Arc<Acme>>,
     pub admin: Admin,
     pub drain: Drain,
+    pub audit: AuditLog,
     pub trusted: TrustedProxies,
     pub table: RouteTable,
     /// In the order of the file; the table's indices point here.
@@ -67,13 +67,6 @@ pub struct Drain {
     pub idle: Duration,
     /// What is under way is cut after this.
     pub deadline: Duration,
-}
-
-/// Where operators look.
-#[derive(Clone, Debug, Default)]
-pub struct Admin {
-    pub address: Option<std::net::SocketAddr>,
-    pub socket: Option<PathBuf>,
 }
 
 /// One compiled route.

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     config::model::{
-        AcmeConfig, AdminConfig, DrainConfig, ListenerConfig, RouteConfig, UpstreamConfig,
+        AcmeConfig, AdminConfig, AuditLogConfig, DrainConfig, ListenerConfig, RouteConfig,
+        UpstreamConfig,
     },
     filters::FILTERS,
 };
@@ -15,6 +16,7 @@ pub fn document() -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     let listener = generator.subschema_for::<ListenerConfig>();
     let admin = generator.subschema_for::<AdminConfig>();
+    let audit_log = generator.subschema_for::<AuditLogConfig>();
     let acme = generator.subschema_for::<AcmeConfig>();
     let drain = generator.subschema_for::<DrainConfig>();
     let upstream = generator.subschema_for::<UpstreamConfig>();
@@ -45,6 +47,7 @@ pub fn document() -> Value {
                 "items": { "type": "string" },
             },
             "access_log": access_log,
+            "audit_log": or_empty(audit_log.as_value()),
             "acme": or_empty(acme.as_value()),
             "drain": or_empty(drain.as_value()),
             "upstreams": {

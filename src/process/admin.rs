@@ -1,7 +1,7 @@
 //! The admin listeners of the process: bound as a configuration says, kept when the next
 //! one says the same.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use log::info;
 use parking_lot::Mutex;
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::{
     base::tasks::Tasks,
     gateway,
-    status::{self, snapshot::Source},
+    status::{self, http::Served},
 };
 
 /// The admin listeners that are open.
@@ -79,15 +79,14 @@ impl Admin {
     }
 
     /// From now on that is what is open.
-    pub(super) fn commit(&self, prepared: Prepared, source: &Arc<dyn Source>) {
+    pub(super) fn commit(&self, prepared: Prepared, served: &Served) {
         match prepared.tcp {
             Change::Keep => {}
             Change::Close => *self.tcp.lock() = None,
             Change::Open(written, listener) => {
                 let bound = listener.local_addr().unwrap_or(written);
                 info!(address:% = bound; "admin listening");
-                let hosts = status::http::Hosts::Loopback(Vec::new());
-                let serving = status::http::serve_tcp(listener, Arc::clone(source), hosts);
+                let serving = status::http::serve_tcp(listener, served.clone());
                 *self.tcp.lock() = Some(Open::new(written, bound, serving));
             }
         }
@@ -96,7 +95,7 @@ impl Admin {
             Change::Close => *self.socket.lock() = None,
             Change::Open(path, listener) => {
                 info!(path:? = path; "admin listening");
-                let serving = status::http::serve_unix(listener, Arc::clone(source));
+                let serving = status::http::serve_unix(listener, served.clone());
                 *self.socket.lock() = Some(Open::new(path.clone(), path, serving));
             }
         }

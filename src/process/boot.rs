@@ -6,6 +6,7 @@ use log::{info, warn};
 use tokio::runtime::Handle;
 
 use super::{
+    actions::Operator,
     control::{Control, StartError},
     last_good, log as own_log,
     ready::{READY_FILE, Ready},
@@ -17,7 +18,8 @@ use crate::{
     config::{diagnostic::Diagnostics, model::File, source::Sources},
     edge::worker,
     gateway::{self, World},
-    runtime::live::Live,
+    runtime::{audit::Who, live::Live},
+    status::actions::Actions as _,
     upstreams::Keeper,
 };
 
@@ -133,9 +135,9 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals) {
             Ask::Reopen => log_file::reopen(),
             Ask::Reload => {
                 // The next signal is heard meanwhile; what came of it is in the log.
-                let control_ = Arc::clone(control);
+                let operator = Operator::new(control);
                 control.tasks().spawn("reload", async move {
-                    drop(control_.reload().await);
+                    drop(operator.reload(Who::Signal).await);
                 });
             }
         }

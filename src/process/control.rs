@@ -10,6 +10,7 @@ use log::{error, info, warn};
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
+    actions::Operator,
     admin::{Admin, AdminError},
     last_good,
     source::Running,
@@ -32,7 +33,7 @@ use crate::{
     },
     status::{
         actions::{Refused, Reloaded, ZoneChanges},
-        snapshot::Source,
+        http::Served,
     },
 };
 
@@ -84,7 +85,7 @@ impl Control {
         let gateway = self.live.gateway();
         let listeners = self.listeners.prepare(&gateway.listeners, inherit)?;
         let admin = self.admin.prepare(&gateway.admin)?;
-        self.admin.commit(admin, &self.source());
+        self.admin.commit(admin, &self.served());
         self.listeners
             .commit(listeners, &gateway.listeners, gateway.drain)
             .await;
@@ -93,9 +94,13 @@ impl Control {
         Ok(())
     }
 
-    /// What the admin listeners show.
-    fn source(self: &Arc<Self>) -> Arc<dyn Source> {
-        Arc::new(Running::new(Arc::clone(self)))
+    /// What the admin listeners show and do.
+    fn served(self: &Arc<Self>) -> Served {
+        Served {
+            source: Arc::new(Running::new(Arc::clone(self))),
+            actions: Arc::new(Operator::new(self)),
+            tasks: self.tasks().clone(),
+        }
     }
 
     /// The gateway is on its way out.
@@ -197,7 +202,7 @@ impl Control {
         self.listeners
             .commit(listeners, &gateway.listeners, gateway.drain)
             .await;
-        self.admin.commit(admin, &self.source());
+        self.admin.commit(admin, &self.served());
         self.allow_files(gateway);
         Ok((
             generation,

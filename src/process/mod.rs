@@ -1,5 +1,6 @@
 //! The process: starting, signals, stopping.
 
+mod actions;
 mod admin;
 pub mod boot;
 mod control;

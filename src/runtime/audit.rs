@@ -1,6 +1,14 @@
 //! The record of what operators did: who asked for what, and what came of it.
+//!
+//! It goes to the file of `audit_log`, or else to the process's own log. Recording never
+//! waits and never fails what is recorded.
 
-use std::{fmt, net::SocketAddr};
+use std::{borrow::Cow, fmt, net::SocketAddr, time::Duration};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+
+use super::live::Live;
 
 /// Who asked for an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,13 +23,224 @@ pub enum Who {
     Unix { uid: Option<u32>, pid: Option<i32> },
 }
 
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Ok,
+    /// It was not begun.
+    Refused,
+    /// It was begun, and left all as it was.
+    Failed,
+}
+
+/// One action.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Such as `reload`.
+    pub action: &'static str,
+    pub who: Who,
+    /// What it was done to, such as `web/127.0.0.1:3000`.
+    pub target: Option<String>,
+    pub outcome: Outcome,
+    /// The fixed word for why not.
+    pub reason: Option<Cow<'static, str>>,
+    /// One sentence about it.
+    pub message: Option<String>,
+    pub took: Option<Duration>,
+    /// The configuration that serves afterwards.
+    pub generation: Option<u64>,
+}
+
+impl Live {
+    /// Records an action of an operator.
+    pub fn audit(&self, entry: &Entry) {
+        let time: DateTime<Utc> = self.world.clock.wall().into();
+        let mut line = serde_json::to_vec(&Line::new(&time, entry)).expect("plain data");
+        line.push(b'\n');
+        if !self.gateway().audit.push(&line) {
+            entry.log();
+        }
+    }
+}
+
+impl Entry {
+    /// An action that was done, of which nothing more is known yet.
+    pub fn new(action: &'static str, who: Who) -> Self {
+        Self {
+            action,
+            who,
+            target: None,
+            outcome: Outcome::Ok,
+            reason: None,
+            message: None,
+            took: None,
+            generation: None,
+        }
+    }
+
+    /// To the process's own log, for want of a file.
+    fn log(&self) {
+        let text = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        log::info!(
+            target: "edgeway::audit",
+            action = self.action,
+            who:% = self.who,
+            target = text(self.target.as_deref()),
+            outcome:% = self.outcome,
+            reason = text(self.reason.as_deref()),
+            message:? = text(self.message.as_deref()),
+            duration_ms = self.took.map_or(0.0, millis),
+            generation = self.generation.unwrap_or(0);
+            "an operator acted"
+        );
+    }
+}
+
+/// An entry as it is written.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    action: &'a str,
+    who: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'a str>,
+    outcome: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
+}
+
+impl<'a> Line<'a> {
+    fn new(time: &DateTime<Utc>, entry: &'a Entry) -> Self {
+        let (uid, pid) = match entry.who {
+            Who::Unix { uid, pid } => (uid, pid),
+            Who::Signal | Who::Watch | Who::Peer(_) => (None, None),
+        };
+        let who = match entry.who {
+            Who::Unix { .. } => "unix".to_owned(),
+            Who::Signal | Who::Watch | Who::Peer(_) => entry.who.to_string(),
+        };
+        Self {
+            time: time.to_rfc3339_opts(SecondsFormat::Millis, true),
+            action: entry.action,
+            who,
+            uid,
+            pid,
+            target: entry.target.as_deref(),
+            outcome: entry.outcome,
+            reason: entry.reason.as_deref(),
+            message: entry.message.as_deref(),
+            duration_ms: entry.took.map(millis),
+            generation: entry.generation,
+        }
+    }
+}
+
+/// To the microsecond.
+fn millis(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1e6).round() / 1e3
+}
+
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Signal => f.write_str("signal"),
             Self::Watch => f.write_str("watch"),
             Self::Peer(address) => write!(f, "{address}"),
-            Self::Unix { .. } => f.write_str("unix"),
+            Self::Unix { uid: None, .. } => f.write_str("unix"),
+            Self::Unix { uid: Some(uid), .. } => write!(f, "unix uid {uid}"),
         }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::UNIX_EPOCH};
+
+    use super::*;
+    use crate::gateway::{World, compile, load_text};
+
+    fn line(entry: &Entry) -> String {
+        let time = (UNIX_EPOCH + Duration::from_millis(1_800_000_000_007)).into();
+        serde_json::to_string(&Line::new(&time, entry)).unwrap()
+    }
+
+    #[test]
+    fn a_line_says_who_did_what_and_what_came_of_it() {
+        let who = Who::Unix {
+            uid: Some(1000),
+            pid: Some(42),
+        };
+        let entry = Entry {
+            target: Some("web/127.0.0.1:3000".to_owned()),
+            outcome: Outcome::Refused,
+            reason: Some("last_backend".into()),
+            message: Some("no other is \"left\"\n".to_owned()),
+            took: Some(Duration::from_micros(1500)),
+            generation: Some(3),
+            ..Entry::new("drain", who)
+        };
+        assert_eq!(
+            line(&entry),
+            r#"{"time":"2027-01-15T08:00:00.007Z","action":"drain","who":"unix","uid":1000,"pid":42,"target":"web/127.0.0.1:3000","outcome":"refused","reason":"last_backend","message":"no other is \"left\"\n","duration_ms":1.5,"generation":3}"#
+        );
+        let peer = Who::Peer("192.0.2.1:4000".parse().unwrap());
+        assert_eq!(
+            line(&Entry::new("reload", peer)),
+            r#"{"time":"2027-01-15T08:00:00.007Z","action":"reload","who":"192.0.2.1:4000","outcome":"ok"}"#
+        );
+    }
+
+    #[test]
+    fn entries_go_to_the_file_of_the_live_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
+                    routes: [{ match: {}, respond: ok }]\naudit_log: { file: audit.log }\n";
+        let file = load_text("t.yaml", yaml).file.unwrap();
+        let world = World::default();
+        let (gateway, _) = compile(&file, Path::new(folder.path()), &world);
+        let live = Live::new(gateway.unwrap(), world);
+        live.audit(&Entry::new("reload", Who::Signal));
+        live.audit(&Entry::new("reload", Who::Watch));
+        // The configuration's writer ends when all is written.
+        drop(live);
+        let path = folder.path().join("audit.log");
+        let end = Duration::from_secs(20);
+        let clock = crate::base::clock::Clock::machine();
+        let began = clock.now();
+        let text = loop {
+            assert!(clock.now() - began < end, "the lines are not there");
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            if text.lines().count() == 2 && text.ends_with('\n') {
+                break text;
+            }
+            std::thread::yield_now();
+        };
+        let who: Vec<_> = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|line| line["who"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(who, ["signal", "watch"]);
     }
 }

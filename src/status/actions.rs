@@ -1,13 +1,14 @@
 //! What an operator may ask of a running gateway, as plain data: the questions, what comes
 //! of them, and how they are refused.
 
-use std::{borrow::Cow, path::PathBuf};
+use std::borrow::Cow;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::snapshot::UpstreamStatus;
+use super::{http::Reason, snapshot::BackendStatus};
 use crate::{
+    base::secret::Secret,
     config::{
         changes::Changes,
         diagnostic::{Diagnostics, Problem, Style},
@@ -22,32 +23,36 @@ use crate::{
 /// the one who waits for it.
 #[async_trait]
 pub trait Actions: Send + Sync + 'static {
+    /// What clients over TCP must show, if anything.
+    fn token(&self) -> Option<Secret>;
+
+    /// Somebody was turned away who asked for `path`.
+    fn turned_away(&self, who: Who, reason: Reason, path: &str);
+
     /// Reads the configuration anew and serves it, if nothing is wrong with it.
     async fn reload(&self, who: Who) -> Result<Reloaded, Refused>;
 
-    /// Puts a new process in the place of this one; this program again where no `binary`
-    /// is named.
-    async fn upgrade(&self, who: Who, binary: Option<PathBuf>) -> Result<Upgraded, Refused>;
-
     /// Sends a backend no new requests; with `force` even if no other is left.
-    async fn drain(&self, who: Who, backend: BackendName, force: bool) -> Result<Member, Refused>;
+    async fn drain(&self, who: Who, backend: BackendName, force: bool) -> Result<Done, Refused>;
 
     /// Sends a drained backend requests again.
-    async fn undrain(&self, who: Who, backend: BackendName) -> Result<Member, Refused>;
+    async fn undrain(&self, who: Who, backend: BackendName) -> Result<Done, Refused>;
 
-    /// Adds a backend until the process ends or a reload says otherwise.
+    /// Adds a backend beside those that are written.
     async fn add_backend(
         &self,
         who: Who,
         upstream: String,
         backend: NewBackend,
-    ) -> Result<Member, Refused>;
+    ) -> Result<Done, Refused>;
 
-    /// Takes a backend away; requests that it works on are finished.
-    async fn remove_backend(&self, who: Who, backend: BackendName) -> Result<Member, Refused>;
-
-    /// Every upstream with its backends.
-    fn upstreams(&self) -> Vec<UpstreamStatus>;
+    /// Takes away a backend that was added; with `force` even if it still has requests.
+    async fn remove_backend(
+        &self,
+        who: Who,
+        backend: BackendName,
+        force: bool,
+    ) -> Result<Done, Refused>;
 }
 
 /// A configuration was taken.
@@ -95,26 +100,22 @@ pub struct BackendName {
 pub struct NewBackend {
     pub address: String,
     #[serde(default = "one")]
-    pub weight: u32,
+    pub weight: u16,
     /// It waits for an `undrain` before it gets requests.
     #[serde(default)]
     pub drained: bool,
 }
 
-const fn one() -> u32 {
+const fn one() -> u16 {
     1
 }
 
-/// A backend after an action.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A backend after an action; one that was removed, as it was last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Member {
+pub struct Done {
     pub upstream: String,
-    pub address: String,
-    /// As in the status; `removed` if it is no more.
-    pub state: String,
-    /// Requests that it still works on, tunnels among them.
-    pub in_flight: u64,
+    pub backend: BackendStatus,
 }
 
 /// Why an action was not done, or not to its end. It left everything as it was.

@@ -1,22 +1,33 @@
-//! Asks a running gateway's admin listener, for `edgeway status` and the like.
+//! Asks a running gateway's admin listener, for the commands of the command line.
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf, time::Duration};
 
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
 
-use super::Snapshot;
+use super::{Snapshot, actions::Refused};
+use crate::base::{error, secret::Secret};
 
-/// Bound of a whole question.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Bound of a whole look.
+pub const LOOK: Duration = Duration::from_secs(5);
+
+/// Bound of a whole action; the gateway gives up before.
+pub const ACTION: Duration = Duration::from_secs(125);
 
 /// No answer of ours comes near it.
-const LONGEST_ANSWER: u64 = 64 * 1024 * 1024;
+const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
 
-/// Where the gateway's admin listener is.
+/// Where a gateway's admin listener is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Socket(PathBuf),
@@ -36,125 +47,290 @@ impl fmt::Display for Target {
 pub enum ClientError {
     #[error("cannot reach a gateway at {target}: {source}")]
     Connect { target: Target, source: io::Error },
-    #[error("the gateway at {target} gave no answer: {source}")]
-    Answer { target: Target, source: io::Error },
-    #[error("the gateway at {target} did not answer within 5 s")]
-    Slow { target: Target },
+    #[error("the gateway at {target} gave no answer: {why}")]
+    Answer { target: Target, why: String },
+    #[error("the gateway at {target} did not answer within {} s", deadline.as_secs())]
+    Slow { target: Target, deadline: Duration },
     #[error("{target} does not answer as a gateway does")]
     Stranger { target: Target },
-    #[error("the gateway at {target} answered {status}: {body}")]
+    #[error("the gateway at {target} refused: {refused}")]
     Refused {
         target: Target,
-        status: u16,
-        body: String,
+        #[source]
+        refused: Box<Refused>,
     },
 }
 
-/// An answer: its status and its body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub status: u16,
-    pub body: Vec<u8>,
+/// A way to a gateway. It opens a connection for each question.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Where it may be, the likeliest first; the next is tried where nobody is to be reached.
+    pub targets: Vec<Target>,
+    /// Shown at an address, not at a socket.
+    pub token: Option<Secret>,
 }
 
-/// The gateway's state.
-///
-/// # Errors
-/// When nobody answers, or somebody who is no gateway.
-pub async fn snapshot(target: &Target) -> Result<Snapshot, ClientError> {
-    let answer = get(target, "/status").await?;
-    if answer.status != 200 {
-        return Err(ClientError::Refused {
-            target: target.clone(),
-            status: answer.status,
-            body: String::from_utf8_lossy(&answer.body).trim().to_owned(),
-        });
+impl Client {
+    pub fn new(target: Target) -> Self {
+        Self {
+            targets: vec![target],
+            token: None,
+        }
     }
-    serde_json::from_slice(&answer.body).map_err(|_| ClientError::Stranger {
-        target: target.clone(),
-    })
+
+    /// The gateway's state.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn snapshot(&self) -> Result<Snapshot, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// `GET path`, within [`LOOK`].
+    ///
+    /// # Errors
+    /// When nobody answers, somebody who is no gateway, or with a refusal.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.ask(Method::GET, path, None, LOOK).await
+    }
+
+    /// `POST path` with a JSON body.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        deadline: Duration,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).expect("plain data");
+        self.ask(Method::POST, path, Some(body.into()), deadline)
+            .await
+    }
+
+    /// `DELETE path`.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn delete<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        deadline: Duration,
+    ) -> Result<T, ClientError> {
+        self.ask(Method::DELETE, path, None, deadline).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        deadline: Duration,
+    ) -> Result<T, ClientError> {
+        let mut targets = self.targets.iter().peekable();
+        loop {
+            let target = targets.next().expect("a client has a target");
+            let question = self.request(target, &method, path, body.as_ref());
+            let asked = timeout(deadline, ask(target, question)).await;
+            return match asked {
+                Err(_) => Err(ClientError::Slow {
+                    target: target.clone(),
+                    deadline,
+                }),
+                // Nothing was asked yet, so asking another does nothing twice.
+                Ok(Err(ClientError::Connect { .. })) if targets.peek().is_some() => continue,
+                Ok(Err(error)) => Err(error),
+                Ok(Ok((status, body))) => read(target, status, &body),
+            };
+        }
+    }
+
+    fn request(
+        &self,
+        target: &Target,
+        method: &Method,
+        path: &str,
+        body: Option<&Bytes>,
+    ) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body.cloned().unwrap_or_default()));
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = path.parse().expect("paths of ours");
+        let headers = request.headers_mut();
+        let host = match target {
+            Target::Socket(_) => "localhost".to_owned(),
+            Target::Address(address) => address.to_string(),
+        };
+        headers.insert(header::HOST, host.parse().expect("an address"));
+        let json = header::HeaderValue::from_static("application/json");
+        headers.insert(header::ACCEPT, json.clone());
+        if body.is_some() {
+            headers.insert(header::CONTENT_TYPE, json);
+        }
+        if let (Target::Address(_), Some(token)) = (target, &self.token)
+            && let Ok(mut value) =
+                header::HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
+        {
+            value.set_sensitive(true);
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        request
+    }
 }
 
-/// `GET path`, within five seconds.
-///
-/// # Errors
-/// When nobody answers, or not in HTTP.
-pub async fn get(target: &Target, path: &str) -> Result<Answer, ClientError> {
+type Answer = (u16, Bytes);
+
+async fn ask(target: &Target, request: Request<Full<Bytes>>) -> Result<Answer, ClientError> {
     let connected = |source| ClientError::Connect {
         target: target.clone(),
         source,
     };
-    let work = async {
-        let answer = match target {
-            Target::Socket(socket) => {
-                let stream = UnixStream::connect(socket).await.map_err(connected)?;
-                ask(stream, path).await
-            }
-            Target::Address(address) => {
-                let stream = TcpStream::connect(address).await.map_err(connected)?;
-                ask(stream, path).await
-            }
-        };
-        answer.map_err(|source| ClientError::Answer {
+    match target {
+        Target::Socket(socket) => {
+            let stream = UnixStream::connect(socket).await.map_err(connected)?;
+            exchange(target, stream, request).await
+        }
+        Target::Address(address) => {
+            let stream = TcpStream::connect(address).await.map_err(connected)?;
+            exchange(target, stream, request).await
+        }
+    }
+}
+
+async fn exchange(
+    target: &Target,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<Answer, ClientError> {
+    let failed = |error: hyper::Error| {
+        if error.is_parse() {
+            return ClientError::Stranger {
+                target: target.clone(),
+            };
+        }
+        ClientError::Answer {
             target: target.clone(),
-            source,
-        })
+            why: error::chain(&error),
+        }
     };
-    let raw = timeout(PATIENCE, work)
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|_| ClientError::Slow {
+        .map_err(failed)?;
+    let answer = async {
+        let answer = sender.send_request(request).await.map_err(failed)?;
+        let status = answer.status().as_u16();
+        let body = Limited::new(answer.into_body(), LONGEST_ANSWER);
+        let body = body.collect().await.map_err(|why| ClientError::Answer {
             target: target.clone(),
-        })??;
-    split(&raw).ok_or_else(|| ClientError::Stranger {
+            why: why.to_string(),
+        })?;
+        Ok((status, body.to_bytes()))
+    };
+    // The connection moves the bytes of the answer, and ends no later.
+    tokio::pin!(connection);
+    tokio::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        _ = &mut connection => answer.await,
+    }
+}
+
+/// The answer as data, or as the refusal that it is.
+fn read<T: DeserializeOwned>(target: &Target, status: u16, body: &[u8]) -> Result<T, ClientError> {
+    let stranger = || ClientError::Stranger {
         target: target.clone(),
-    })
-}
-
-/// HTTP/1.0, so that the body ends where the connection does.
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> io::Result<Vec<u8>> {
-    let request =
-        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut raw = Vec::new();
-    stream.take(LONGEST_ANSWER).read_to_end(&mut raw).await?;
-    Ok(raw)
-}
-
-fn split(raw: &[u8]) -> Option<Answer> {
-    let end = raw.windows(4).position(|window| window == b"\r\n\r\n")?;
-    let line = std::str::from_utf8(raw.get(..12)?).ok()?;
-    let status = line.strip_prefix("HTTP/1.")?.get(2..)?.parse().ok()?;
-    Some(Answer {
-        status,
-        body: raw[end + 4..].to_vec(),
+    };
+    if (200..300).contains(&status) {
+        return serde_json::from_slice(body).map_err(|_| stranger());
+    }
+    let refused = serde_json::from_slice::<Value>(body)
+        .ok()
+        .and_then(|mut body| serde_json::from_value(body.get_mut("error")?.take()).ok())
+        .ok_or_else(stranger)?;
+    Err(ClientError::Refused {
+        target: target.clone(),
+        refused: Box::new(refused),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, UnixListener},
+    };
 
-    #[test]
-    fn an_answer_is_split() {
-        let answer = split(b"HTTP/1.0 503 Nope\r\nA: b\r\n\r\nbody\r\n\r\nmore").unwrap();
-        assert_eq!(answer.status, 503);
-        assert_eq!(answer.body, b"body\r\n\r\nmore");
-        for raw in [
-            "",
+    use super::*;
+    use crate::base::tasks::Tasks;
+
+    /// A client of somebody who answers each connection with `answer`.
+    async fn somebody(answer: &'static str) -> (Client, Tasks) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tasks = Tasks::default();
+        tasks.spawn("somebody", async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut asked = [0; 1024];
+                let _length = stream.read(&mut asked).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (Client::new(Target::Address(address)), tasks)
+    }
+
+    #[tokio::test]
+    async fn whoever_is_no_gateway_is_told_apart() {
+        for answer in [
             "SSH-2.0-x\r\n\r\n",
             "HTTP/1.1 abc\r\n\r\n",
-            "HTTP/1.1 200 OK",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n{}",
         ] {
-            assert_eq!(split(raw.as_bytes()), None, "{raw}");
+            let (client, _tasks) = somebody(answer).await;
+            let error = client.snapshot().await.unwrap_err();
+            assert!(
+                matches!(error, ClientError::Stranger { .. }),
+                "{answer}: {error}"
+            );
         }
     }
 
     #[tokio::test]
-    async fn nobody_there_is_said_with_the_address() {
+    async fn a_refusal_comes_as_it_was_made() {
+        let (client, _tasks) = somebody(
+            "HTTP/1.1 409 Conflict\r\ncontent-length: 60\r\n\r\n\
+             {\"error\":{\"status\":409,\"reason\":\"busy\",\"message\":\"not now\"}}",
+        )
+        .await;
+        let error = client.get::<Value>("/v1/status").await.unwrap_err();
+        assert!(error.to_string().ends_with(" refused: not now"), "{error}");
+        let ClientError::Refused { refused, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!((refused.status, &*refused.reason), (409, "busy"));
+    }
+
+    #[tokio::test]
+    async fn the_next_place_is_tried_where_nobody_is() {
         let folder = tempfile::tempdir().unwrap();
-        let target = Target::Socket(folder.path().join("admin.sock"));
-        let error = snapshot(&target).await.unwrap_err().to_string();
+        let (gone, silent) = (
+            folder.path().join("gone.sock"),
+            folder.path().join("silent.sock"),
+        );
+        let _silent = UnixListener::bind(&silent).unwrap();
+        let (mut client, _tasks) = somebody("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+        client.targets.insert(0, Target::Socket(gone.clone()));
+        assert!(client.snapshot().await.is_ok());
+        // Somebody is there: what was asked may be done, so nobody else is asked.
+        client.targets[0] = Target::Socket(silent);
+        let asked = client.delete::<Value>("/x", Duration::from_millis(50));
+        assert!(matches!(asked.await.unwrap_err(), ClientError::Slow { .. }));
+
+        client.targets = vec![Target::Socket(gone)];
+        let error = client.snapshot().await.unwrap_err().to_string();
         assert!(error.starts_with("cannot reach a gateway at "), "{error}");
-        assert!(error.contains("admin.sock"), "{error}");
+        assert!(error.contains("gone.sock"), "{error}");
     }
 }

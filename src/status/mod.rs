@@ -1,8 +1,7 @@
-//! Seen from outside: the state of a running gateway as plain data, the admin listener
-//! that serves it, and the client that `edgeway status` reads it with. Read-only.
+//! Seen from outside: the state of a running gateway and what it can be asked to do, as
+//! plain data; the admin listener that serves both; and the client of the command line.
 
 pub mod actions;
-mod bounded;
 pub mod client;
 pub mod http;
 pub mod metrics_page;

@@ -34,6 +34,8 @@ pub struct Snapshot {
     /// Why the gateway is not ready; empty if it is.
     pub not_ready: Vec<String>,
     pub config: ConfigStatus,
+    /// Processes that this one took over from, as long as they finish their connections.
+    pub predecessors: Vec<Predecessor>,
     pub listeners: Vec<ListenerStatus>,
     /// Those that ACME looks after.
     pub certificates: Vec<CertificateStatus>,
@@ -62,6 +64,18 @@ pub struct ConfigStatus {
     pub loaded_at: String,
     /// Why the last reload was refused; `None` if it was not, or there was none.
     pub last_error: Option<String>,
+}
+
+/// An older process of the gateway, on its way out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Predecessor {
+    pub pid: u32,
+    pub version: String,
+    /// Connections that it still has.
+    pub connections: u64,
+    /// When it was relieved; RFC 3339, UTC.
+    pub since: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

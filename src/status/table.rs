@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::snapshot::{BackendStatus, CertificateStatus, Snapshot, State, UpstreamStatus};
+use super::snapshot::{
+    BackendStatus, CertificateStatus, Predecessor, Snapshot, State, UpstreamStatus,
+};
 
 /// The whole status as `edgeway status` prints it.
 pub fn render_text(snapshot: &Snapshot) -> String {
@@ -88,10 +90,22 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
     for reason in &snapshot.not_ready {
         lines.push(("not ready", reason.clone()));
     }
+    for older in &snapshot.predecessors {
+        lines.push(("older", predecessor(older)));
+    }
     for (name, text) in lines {
         // Writing to a String cannot fail.
         let _infallible = writeln!(out, "{name:<10} {}", printable(&text));
     }
+}
+
+/// What a process that is on its way out still does.
+fn predecessor(older: &Predecessor) -> String {
+    let plural = if older.connections == 1 { "" } else { "s" };
+    format!(
+        "process {} ({}): {} connection{plural}, draining since {}",
+        older.pid, older.version, older.connections, older.since
+    )
 }
 
 fn certificate_row(certificate: &CertificateStatus) -> [String; 4] {
@@ -247,6 +261,12 @@ pub(super) mod tests {
                 loaded_at: "2027-01-16T09:00:00Z".into(),
                 last_error: None,
             },
+            predecessors: vec![Predecessor {
+                pid: 1234,
+                version: "0.0.9".into(),
+                connections: 3,
+                since: "2027-01-16T09:59:00Z".into(),
+            }],
             listeners: vec![ListenerStatus {
                 name: "public".into(),
                 address: "127.0.0.1:8080".into(),
@@ -305,6 +325,7 @@ pub(super) mod tests {
         edgeway    0.1.0 (pid 4242)
         state      serving, up 1d 2h
         config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
+        older      process 1234 (0.0.9): 3 connections, draining since 2027-01-16T09:59:00Z
 
         LISTENER  ADDRESS         OPEN  ACCEPTED
         public    127.0.0.1:8080  12    3400

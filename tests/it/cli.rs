@@ -64,7 +64,9 @@ pub(crate) use snapshot;
 
 #[test]
 fn every_command_says_what_it_takes() {
-    let commands = ["", "run", "check", "explain", "schema", "demo", "status"];
+    let commands = [
+        "", "run", "check", "explain", "schema", "demo", "status", "reload",
+    ];
     let pages = commands.map(|command| {
         let arguments: Vec<&str> = command.split_terminator(' ').chain(["--help"]).collect();
         let ran = edgeway(&arguments);

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use edgeway::{
     gateway::{self, World},
     runtime::{listener::ListenerMetrics, live::Live},
-    status::metrics_page,
+    status::{http::Reason, metrics_page},
 };
 
 use crate::support::certificates::files_of_examples;
@@ -33,6 +33,7 @@ fn everything() -> World {
         }
         Live::new(gateway, world.clone()).http.refuse("body_limit");
     }
+    Reason::counters(&world.metrics);
     ListenerMetrics::new(&world.metrics, "public");
     world
 }

@@ -19,6 +19,7 @@ const KEYS: &[&str] = &[
     "defaults",
     "routes",
     "access_log",
+    "audit_log",
     "acme",
     "drain",
     "include",
@@ -99,6 +100,7 @@ impl Sections<'_> {
             routes: self.routes(),
             access_log: self.node.entry("access_log").cloned(),
             acme: self.section("acme"),
+            audit_log: self.section("audit_log"),
             tree: Arc::new(self.node.clone()),
             drain: self.section("drain").unwrap_or_default(),
         })

@@ -1,5 +1,6 @@
 //! The sections of the YAML as written. Filters stay raw nodes: their own slices read them.
 
+mod admin;
 mod file;
 mod listener;
 mod route;
@@ -14,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    admin::{AdminConfig, AuditLogConfig},
     file::ROUTE_KEYS,
     listener::{
         AcmeConfig, CertificateConfig, ChallengeConfig, ClientCertificateConfig, Http2Config,
@@ -47,6 +49,7 @@ pub struct File {
     /// Raw: the `access_log` slice reads it.
     pub access_log: Option<(Key, Node)>,
     pub acme: Option<Spanned<AcmeConfig>>,
+    pub audit_log: Option<AuditLogConfig>,
     /// All of it, as it was read: what another file is compared with.
     pub tree: Arc<Node>,
     pub drain: Spanned<DrainConfig>,
@@ -82,16 +85,6 @@ impl RouteNode {
             methods => format!("{} {host}{path}", methods.join(",")),
         }
     }
-}
-
-/// The admin listener: `/metrics`, `/healthz`, `/readyz`, `/status`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct AdminConfig {
-    /// A loopback address, `127.0.0.1:9900` if absent; `off` for none.
-    pub address: Option<Spanned<String>>,
-    /// A unix socket, for `edgeway status` and the like.
-    pub socket: Option<Spanned<PathBuf>>,
 }
 
 /// How connections end when the gateway stops, or a listener is removed.

@@ -5,19 +5,36 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Semaphore,
+};
 
 use super::{
     Snapshot, Source,
-    client::{self, Target},
-    http::{Hosts, SocketError, bind_unix, serve_tcp, serve_unix},
+    actions::{Actions, BackendName, Done, NewBackend, Refused, Reloaded},
+    client::{Client, ClientError, LOOK, Target},
+    http::{Reason, Served, SocketError, bind_unix, serve_tcp, serve_unix},
+    snapshot::BackendStatus,
     table,
 };
-use crate::base::tasks::Tasks;
+use crate::{
+    base::{secret::Secret, tasks::Tasks},
+    runtime::audit::Who,
+};
 
+mod api;
+
+/// A gateway that writes down what it is asked to do.
 #[derive(Default)]
 struct Fake {
     is_down: AtomicBool,
+    token: Option<Secret>,
+    done: Mutex<Vec<String>>,
+    turned_away: Mutex<Vec<Reason>>,
+    /// Actions wait for it.
+    gate: Option<Semaphore>,
 }
 
 impl Source for Fake {
@@ -37,25 +54,111 @@ impl Source for Fake {
     }
 }
 
+impl Fake {
+    async fn act(&self, what: String) -> Result<Done, Refused> {
+        if let Some(gate) = &self.gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        self.done.lock().push(what);
+        Ok(Done {
+            upstream: "web".to_owned(),
+            backend: BackendStatus::default(),
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl Actions for Fake {
+    fn token(&self) -> Option<Secret> {
+        self.token.clone()
+    }
+
+    fn turned_away(&self, _who: Who, reason: Reason, _path: &str) {
+        self.turned_away.lock().push(reason);
+    }
+
+    async fn reload(&self, _who: Who) -> Result<Reloaded, Refused> {
+        self.act("reload".to_owned()).await?;
+        Ok(Reloaded {
+            generation: 2,
+            ..Reloaded::default()
+        })
+    }
+
+    async fn drain(&self, _who: Who, name: BackendName, force: bool) -> Result<Done, Refused> {
+        if name.upstream == "nowhere" {
+            return Err(Refused::new(404, "no_such_upstream", "there is none"));
+        }
+        let what = format!("drain {}/{} {force}", name.upstream, name.address);
+        self.act(what).await
+    }
+
+    async fn undrain(&self, _who: Who, name: BackendName) -> Result<Done, Refused> {
+        let what = format!("undrain {}/{}", name.upstream, name.address);
+        self.act(what).await
+    }
+
+    async fn add_backend(
+        &self,
+        _who: Who,
+        upstream: String,
+        new: NewBackend,
+    ) -> Result<Done, Refused> {
+        self.act(format!("add {upstream} {new:?}")).await
+    }
+
+    async fn remove_backend(
+        &self,
+        _who: Who,
+        name: BackendName,
+        force: bool,
+    ) -> Result<Done, Refused> {
+        let what = format!("remove {}/{} {force}", name.upstream, name.address);
+        self.act(what).await
+    }
+}
+
 struct Admin {
     address: std::net::SocketAddr,
     fake: Arc<Fake>,
+    /// Actions are owned here.
+    actions: Tasks,
     _tasks: Tasks,
 }
 
-fn start(hosts: Hosts) -> Admin {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let fake = Arc::new(Fake::default());
-    let source: Arc<dyn Source> = Arc::clone(&fake) as _;
-    let tasks = Tasks::default();
+fn start() -> Admin {
+    start_with(Fake::default())
+}
+
+fn start_with(fake: Fake) -> Admin {
+    start_on("127.0.0.1:0", fake)
+}
+
+fn start_on(address: &str, fake: Fake) -> Admin {
+    let listener = std::net::TcpListener::bind(address).unwrap();
+    let mut address = listener.local_addr().unwrap();
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let fake = Arc::new(fake);
+    let (actions, tasks) = (Tasks::default(), Tasks::default());
+    let served = served(Arc::clone(&fake) as _, &fake, &actions);
     tasks.spawn("admin", async move {
-        serve_tcp(listener, source, hosts).await.unwrap();
+        serve_tcp(listener, served).await.unwrap();
     });
     Admin {
         address,
         fake,
+        actions,
         _tasks: tasks,
+    }
+}
+
+fn served(source: Arc<dyn Source>, fake: &Arc<Fake>, actions: &Tasks) -> Served {
+    Served {
+        source,
+        actions: Arc::clone(fake) as _,
+        tasks: actions.clone(),
     }
 }
 
@@ -63,7 +166,20 @@ impl Admin {
     /// The whole answer to one request, as text.
     async fn send(&self, method: &str, path: &str, headers: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
-        let request = format!("{method} {path} HTTP/1.1\r\n{headers}\r\n");
+        self.send_over(&mut stream, method, path, headers, "").await
+    }
+
+    async fn send_over(
+        &self,
+        stream: &mut tokio::net::TcpStream,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> String {
+        let length = body.len();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\ncontent-length: {length}\r\n{headers}\r\n{body}");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         // Ends since each answer closes its connection.
@@ -76,9 +192,7 @@ const LOCAL: &str = "Host: localhost\r\n";
 
 #[tokio::test]
 async fn metrics_come_in_the_text_format() {
-    let answer = start(Hosts::Loopback(vec![]))
-        .send("GET", "/metrics", LOCAL)
-        .await;
+    let answer = start().send("GET", "/metrics", LOCAL).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(
         answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"),
@@ -89,7 +203,7 @@ async fn metrics_come_in_the_text_format() {
 
 #[tokio::test]
 async fn live_and_ready_are_two_questions() {
-    let admin = start(Hosts::Loopback(vec![]));
+    let admin = start();
     let ready = admin.send("GET", "/readyz", LOCAL).await;
     assert!(ready.starts_with("HTTP/1.1 200 OK\r\n"), "{ready}");
     admin.fake.is_down.store(true, Ordering::Relaxed);
@@ -106,7 +220,7 @@ async fn live_and_ready_are_two_questions() {
 
 #[tokio::test]
 async fn status_is_json_for_programs_and_a_page_for_browsers() {
-    let admin = start(Hosts::Loopback(vec![]));
+    let admin = start();
     let json = admin.send("GET", "/status", LOCAL).await;
     assert!(
         json.contains("content-type: application/json\r\n"),
@@ -150,14 +264,15 @@ async fn names_are_escaped_on_the_page() {
     }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let tasks = Tasks::default();
+    let (actions, tasks, fake) = (Tasks::default(), Tasks::default(), Arc::default());
+    let served = served(Arc::new(Hostile), &fake, &actions);
     tasks.spawn("admin", async move {
-        let hosts = Hosts::Loopback(vec![]);
-        serve_tcp(listener, Arc::new(Hostile), hosts).await.unwrap();
+        serve_tcp(listener, served).await.unwrap();
     });
     let admin = Admin {
         address,
-        fake: Arc::default(),
+        fake,
+        actions,
         _tasks: tasks,
     };
     let html = admin
@@ -168,18 +283,13 @@ async fn names_are_escaped_on_the_page() {
 
 #[tokio::test]
 async fn a_rebound_name_is_turned_away() {
-    let admin = start(Hosts::Loopback(vec!["gateway.internal".to_owned()]));
+    let admin = start();
     for path in ["/status", "/metrics", "/nothing"] {
         let answer = admin.send("GET", path, "Host: evil.test:9900\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
         assert!(!answer.contains("3000"), "{answer}");
     }
-    for host in [
-        "127.0.0.1:9900",
-        "[::1]:9900",
-        "localhost",
-        "gateway.internal:9900",
-    ] {
+    for host in ["127.0.0.1:9900", "[::1]:9900", "localhost"] {
         let answer = admin
             .send("GET", "/healthz", &format!("Host: {host}\r\n"))
             .await;
@@ -189,13 +299,16 @@ async fn a_rebound_name_is_turned_away() {
 
 #[tokio::test]
 async fn other_paths_and_methods_get_json() {
-    let admin = start(Hosts::Loopback(vec![]));
+    let admin = start();
     let missing = admin.send("GET", "/nothing", LOCAL).await;
     assert!(missing.starts_with("HTTP/1.1 404 "), "{missing}");
     assert!(missing.contains(r#""reason":"not_found""#), "{missing}");
     let post = admin.send("POST", "/status", LOCAL).await;
     assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
     assert!(post.contains("allow: GET,HEAD\r\n"), "{post}");
+    let get = admin.send("GET", "/v1/upstreams/web/backends", LOCAL).await;
+    assert!(get.starts_with("HTTP/1.1 405 "), "{get}");
+    assert!(get.contains("allow: POST\r\n"), "{get}");
     assert!(post.contains(r#""reason":"method""#), "{post}");
     for answer in [missing, post] {
         assert!(answer.contains("cache-control: no-store\r\n"), "{answer}");
@@ -211,16 +324,24 @@ async fn the_client_reads_what_the_socket_serves() {
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    let tasks = Tasks::default();
+    let (tasks, fake) = (Tasks::default(), Arc::new(Fake::default()));
+    let served = served(Arc::clone(&fake) as _, &fake, &tasks);
     tasks.spawn("admin", async move {
-        serve_unix(listener, Arc::new(Fake::default()))
-            .await
-            .unwrap();
+        serve_unix(listener, served).await.unwrap();
     });
-    let target = Target::Socket(path.clone());
-    let snapshot = client::snapshot(&target).await.unwrap();
+    let client = Client::new(Target::Socket(path.clone()));
+    let snapshot = client.snapshot().await.unwrap();
     assert_eq!(snapshot, table::tests::full());
-    assert_eq!(client::get(&target, "/nothing").await.unwrap().status, 404);
+    let missing = client.get::<serde_json::Value>("/nothing").await;
+    let Err(ClientError::Refused { refused, .. }) = missing else {
+        panic!("{missing:?}");
+    };
+    assert_eq!((refused.status, &*refused.reason), (404, "not_found"));
+    let drain = "/v1/upstreams/web/backends/127.0.0.1:3000/drain";
+    let nothing = serde_json::json!({});
+    let drained: Done = client.post(drain, &nothing, LOOK).await.unwrap();
+    assert_eq!(drained.upstream, "web");
+    assert_eq!(*fake.done.lock(), ["drain web/127.0.0.1:3000 false"]);
 
     assert!(matches!(bind_unix(&path), Err(SocketError::InUse(_))));
 }

@@ -1,13 +1,17 @@
 //! Bounds on admin connections: how many at once, and how long one may live.
 //!
 //! The HTTP library that axum drives here waits for a request head without a deadline,
-//! so whoever may connect could hold connections for ever.
+//! so whoever may connect could hold connections for ever. An action may take longer than a
+//! look; its connection is given more time once the request is there.
 
 use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,14 +20,17 @@ use axum::serve::Listener;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Sleep,
+    time::{Instant, Sleep},
 };
 
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 128;
 
-/// Longer than any answer of ours takes, over loopback.
+/// Longer than any look of ours takes, over loopback.
 const LIFE: Duration = Duration::from_secs(15);
+
+/// Longer than any action takes: one upgrade after another that waits for its new process.
+pub(super) const ACTION: Duration = Duration::from_mins(2);
 
 /// A listener whose connections are few and short.
 pub(super) struct Bounded<L> {
@@ -50,9 +57,11 @@ impl<L: Listener> Listener for Bounded<L> {
             .await
             .expect("the semaphore is never closed");
         let (inner, address) = self.inner.accept().await;
+        let life = Life::new(LIFE);
         let short = Short {
             inner,
-            end: Box::pin(tokio::time::sleep(LIFE)),
+            end: Box::pin(tokio::time::sleep_until(life.end())),
+            life: Arc::new(life),
             _permit: permit,
         };
         (short, address)
@@ -63,20 +72,64 @@ impl<L: Listener> Listener for Bounded<L> {
     }
 }
 
+/// How long a connection may live.
+#[derive(Debug)]
+pub(super) struct Life {
+    began: Instant,
+    millis: AtomicU64,
+}
+
+impl Life {
+    fn new(span: Duration) -> Self {
+        Self {
+            began: Instant::now(),
+            millis: AtomicU64::new(millis(span)),
+        }
+    }
+
+    /// From now on it may go on for `span`, or for as long as it might anyway.
+    pub(super) fn allow(&self, span: Duration) {
+        let least = millis(self.began.elapsed() + span);
+        self.millis.fetch_max(least, Ordering::Relaxed);
+    }
+
+    fn end(&self) -> Instant {
+        self.began + Duration::from_millis(self.millis.load(Ordering::Relaxed))
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A connection that fails once its time is over.
 pub(super) struct Short<T> {
     inner: T,
+    life: Arc<Life>,
+    /// Fires at the end that `life` had when it was set; then it is looked at again.
     end: Pin<Box<Sleep>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl<T> Short<T> {
+    pub(super) fn inner(&self) -> &T {
+        &self.inner
+    }
+
+    pub(super) fn life(&self) -> &Arc<Life> {
+        &self.life
+    }
+
     /// `Err` once the time is over; otherwise the task is woken when it will be.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.end.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
+        while self.end.as_mut().poll(cx).is_ready() {
+            let end = self.life.end();
+            if end <= Instant::now() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.end.as_mut().reset(end);
         }
+        Ok(())
     }
 }
 
@@ -143,5 +196,19 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(connection);
         assert_eq!(bounded.permits.available_permits(), CONNECTIONS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_action_has_more_time_and_an_end_as_well() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut bounded = Bounded::new(listener);
+        let _client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut connection, _) = bounded.accept().await;
+        let began = Instant::now();
+        connection.life().allow(ACTION);
+        let error = connection.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= ACTION && began.elapsed() < 2 * ACTION);
     }
 }

@@ -1,0 +1,235 @@
+//! How commands find the running gateway, and what they print if it refuses.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use serde_json::json;
+
+use super::{ConfigOption, EX_CONFIG, out};
+use crate::{
+    base::secret::Secret,
+    config::{
+        diagnostic::Diagnostics,
+        model::AdminConfig,
+        source,
+        tree::{self, Node, Value},
+    },
+    edge::worker,
+    status::{
+        actions::Refused,
+        client::{Client, ClientError, Target},
+    },
+};
+
+/// Where the admin listener is if nothing says so.
+const DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
+
+/// Where the running gateway is to be asked.
+#[derive(Debug, clap::Args)]
+pub(super) struct AdminOption {
+    #[command(flatten)]
+    config: ConfigOption,
+    /// The admin listener's address; what the configuration says if absent, or 127.0.0.1:9900
+    #[arg(long, value_name = "IP:PORT", env = "EDGEWAY_ADMIN")]
+    admin: Option<SocketAddr>,
+    /// The admin listener's unix socket, instead of its address
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The file of the token that the address asks for; what the configuration says if absent
+    #[arg(long, value_name = "FILE", env = "EDGEWAY_ADMIN_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl AdminOption {
+    /// Asks the gateway; prints why not, and gives the exit status, if nothing came of it.
+    pub(super) fn ask<T, F>(
+        &self,
+        form: Form,
+        question: impl FnOnce(Client) -> F,
+    ) -> Result<T, ExitCode>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let client = self.client().map_err(|message| {
+            out::note(&format!("edgeway: {message}"));
+            ExitCode::FAILURE
+        })?;
+        let runtime = worker::single().map_err(|error| {
+            out::note(&format!("edgeway: cannot start the runtime: {error}"));
+            ExitCode::FAILURE
+        })?;
+        runtime
+            .block_on(question(client))
+            .map_err(|error| match error {
+                ClientError::Refused { refused, .. } => told(&refused, form),
+                other => {
+                    out::note(&format!("edgeway: {other}"));
+                    ExitCode::FAILURE
+                }
+            })
+    }
+
+    fn client(&self) -> Result<Client, String> {
+        let written = Written::read(&self.config.config);
+        let token = match &self.token_file {
+            Some(path) => Some(read_token(path)?),
+            None => written.token,
+        };
+        let targets = match (&self.socket, self.admin) {
+            (Some(path), _) => vec![Target::Socket(path.clone())],
+            (None, Some(address)) => vec![Target::Address(address)],
+            (None, None) => written.targets,
+        };
+        Ok(Client { targets, token })
+    }
+}
+
+/// How a command prints what comes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Text,
+    Json,
+}
+
+impl Form {
+    pub(super) fn json_if(is_json: bool) -> Self {
+        if is_json { Self::Json } else { Self::Text }
+    }
+}
+
+/// What a configuration says of the gateway that serves it, as far as it can be read: a
+/// mistake in it must not keep its gateway from being asked.
+struct Written {
+    targets: Vec<Target>,
+    token: Option<Secret>,
+}
+
+impl Written {
+    fn read(path: &Path) -> Self {
+        let (sources, tree, _) = source::load(path);
+        let admin = tree.as_ref().and_then(|tree| tree.get("admin"));
+        let config = admin.and_then(admin_config).unwrap_or_default();
+        let mut targets = Vec::new();
+        if let Some(socket) = config.socket {
+            targets.push(Target::Socket(sources.folder().join(socket.value)));
+        }
+        match config.address.map(|address| address.value) {
+            None => targets.push(Target::Address(DEFAULT)),
+            Some(text) => targets.extend(text.parse().ok().map(Target::Address)),
+        }
+        if targets.is_empty() {
+            targets.push(Target::Address(DEFAULT));
+        }
+        Self {
+            targets,
+            token: config.token.map(|token| token.value),
+        }
+    }
+}
+
+/// Without the token if it cannot be read: others than the gateway's own user may ask too.
+fn admin_config(node: &Node) -> Option<AdminConfig> {
+    let read = |node: &Node| tree::read(node, &mut Diagnostics::default());
+    read(node).or_else(|| {
+        let mut node = node.clone();
+        if let Value::Map(entries) = &mut node.value {
+            entries.retain(|(key, _)| key.name != "token");
+        }
+        read(&node)
+    })
+}
+
+fn read_token(path: &Path) -> Result<Secret, String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Secret::new(text.trim_end_matches(['\r', '\n']))),
+        Err(error) => Err(format!(
+            "cannot read the token in `{}`: {error}",
+            path.display()
+        )),
+    }
+}
+
+/// Prints a refusal; a configuration's problems as `edgeway check` prints them.
+fn told(refused: &Refused, form: Form) -> ExitCode {
+    match form {
+        Form::Json => {
+            let text = serde_json::to_string_pretty(&json!({ "error": refused }));
+            out::data(&text.expect("plain data"));
+        }
+        Form::Text if refused.report.is_empty() => {
+            out::note(&format!("edgeway: {}", refused.message));
+        }
+        Form::Text => out::note(&refused.report),
+    }
+    if refused.reason == "config" {
+        ExitCode::from(EX_CONFIG)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(yaml: &str) -> (Vec<String>, Option<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edgeway.yaml");
+        std::fs::write(folder.path().join("token"), "0123456789abcdef\n").unwrap();
+        std::fs::write(&path, yaml).unwrap();
+        let written = Written::read(&path);
+        let folder = folder.path().display().to_string();
+        let targets = written.targets.iter();
+        (
+            targets
+                .map(|target| target.to_string().replace(&folder, "."))
+                .collect(),
+            written.token.map(|token| token.reveal().to_owned()),
+        )
+    }
+
+    #[test]
+    fn the_configuration_says_where_its_gateway_is() {
+        for (yaml, expected) in [
+            ("listeners: []", vec!["127.0.0.1:9900"]),
+            ("admin: { address: 127.0.0.1:9901 }", vec!["127.0.0.1:9901"]),
+            (
+                "admin: { socket: admin.sock }",
+                vec!["./admin.sock", "127.0.0.1:9900"],
+            ),
+            (
+                "admin: { socket: admin.sock, address: off }",
+                vec!["./admin.sock"],
+            ),
+            ("admin: { address: [ }", vec!["127.0.0.1:9900"]),
+        ] {
+            assert_eq!(
+                targets(yaml),
+                (expected.into_iter().map(str::to_owned).collect(), None),
+                "{yaml}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_mistake_elsewhere_or_a_lost_token_hides_no_gateway() {
+        let (found, token) =
+            targets("admin: { socket: a.sock, token: file:token }\nlisteners: 3\nnonsense: 1\n");
+        assert_eq!(found[0], "./a.sock");
+        assert_eq!(token.as_deref(), Some("0123456789abcdef"));
+        let (found, token) = targets("admin: { socket: a.sock, token: file:nowhere }");
+        assert_eq!(found[0], "./a.sock");
+        assert_eq!(token, None);
+    }
+
+    #[test]
+    fn nothing_to_read_leaves_the_usual_place() {
+        let written = Written::read(Path::new("/nowhere/edgeway.yaml"));
+        assert_eq!(written.targets, [Target::Address(DEFAULT)]);
+    }
+}

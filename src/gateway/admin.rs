@@ -1,0 +1,148 @@
+//! Where operators look and act, and what they show to be let in.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use super::compile::Compiler;
+use crate::{base::secret::Secret, config::tree::Spanned};
+
+/// Shorter ones can be guessed.
+const SHORTEST_TOKEN: usize = 16;
+
+/// The admin listener.
+#[derive(Clone, Debug, Default)]
+pub struct Admin {
+    pub address: Option<SocketAddr>,
+    pub socket: Option<PathBuf>,
+    /// There is one wherever `address` is not of the loopback network.
+    pub token: Option<Secret>,
+}
+
+impl Compiler<'_> {
+    pub(super) fn admin(&mut self) -> Admin {
+        let config = &self.file.admin;
+        let socket = config
+            .socket
+            .as_ref()
+            .map(|socket| self.folder.join(&socket.value));
+        Admin {
+            address: self.admin_address(),
+            socket,
+            token: self.admin_token(),
+        }
+    }
+
+    fn admin_address(&mut self) -> Option<SocketAddr> {
+        let config = &self.file.admin;
+        let Some(Spanned { value, place }) = &config.address else {
+            return Some(SocketAddr::from(([127, 0, 0, 1], 9900)));
+        };
+        if value == "off" {
+            return None;
+        }
+        match value.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() || config.token.is_some() => Some(address),
+            Ok(_) => {
+                self.error(
+                    "edgeway::admin::not_loopback",
+                    *place,
+                    format!("the admin listener on `{value}` would be open to others"),
+                    "add a `token` beside it, such as `token: file:admin.token`, or write a \
+                     loopback address such as `127.0.0.1:9900`",
+                );
+                None
+            }
+            Err(_) => {
+                self.error(
+                    "edgeway::admin::address",
+                    *place,
+                    format!("`{value}` is not an address"),
+                    "write `IP:PORT` such as `127.0.0.1:9900`, or `off`",
+                );
+                None
+            }
+        }
+    }
+
+    fn admin_token(&mut self) -> Option<Secret> {
+        let Spanned { value, place } = self.file.admin.token.clone()?;
+        let token = value.reveal();
+        let problem = if token.len() < SHORTEST_TOKEN {
+            format!(
+                "the admin token has {} characters: {SHORTEST_TOKEN} are the least",
+                token.chars().count()
+            )
+        } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            "the admin token has characters that no header can carry".to_owned()
+        } else {
+            return Some(value);
+        };
+        self.error(
+            "edgeway::admin::token",
+            place,
+            problem,
+            "`openssl rand -hex 32 > admin.token` makes one; then write `token: file:admin.token`",
+        );
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::gateway::{World, compile, load_text};
+
+    fn told(admin: &str) -> Vec<String> {
+        let yaml = format!(
+            "listeners: [{{ address: 127.0.0.1:8080 }}]\nroutes: [{{ match: {{}}, respond: ok }}]\n\
+             admin: {admin}\n"
+        );
+        let loaded = load_text("t.yaml", &yaml);
+        let file = loaded.file.unwrap();
+        let (gateway, diagnostics) = compile(&file, Path::new("."), &World::default());
+        assert_eq!(gateway.is_some(), diagnostics.list().is_empty());
+        if let Some(gateway) = gateway {
+            let printed = crate::gateway::print::yaml(&file, &gateway);
+            assert!(!printed.contains("0123456789"), "{printed}");
+            assert!(!format!("{:?}", gateway.admin).contains("0123456789"));
+        }
+        let said = diagnostics.list().iter();
+        said.map(|d| format!("{}; {}", d.message, d.help.clone().unwrap_or_default()))
+            .collect()
+    }
+
+    #[test]
+    fn other_machines_need_a_token() {
+        assert_eq!(told("{ address: 127.0.0.1:9900 }"), [""; 0]);
+        assert_eq!(
+            told("{ address: 0.0.0.0:9900, token: 0123456789abcdef }"),
+            [""; 0]
+        );
+        assert_eq!(
+            told("{ address: 0.0.0.0:9900 }"),
+            [
+                "the admin listener on `0.0.0.0:9900` would be open to others; add a `token` \
+                 beside it, such as `token: file:admin.token`, or write a loopback address such \
+                 as `127.0.0.1:9900`"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_token_is_long_and_fits_a_header() {
+        let help = "`openssl rand -hex 32 > admin.token` makes one; then write `token: \
+                    file:admin.token`";
+        assert_eq!(
+            told("{ address: 0.0.0.0:9900, token: short }"),
+            [format!(
+                "the admin token has 5 characters: 16 are the least; {help}"
+            )]
+        );
+        assert_eq!(
+            told("{ token: 'a token of many words' }"),
+            [format!(
+                "the admin token has characters that no header can carry; {help}"
+            )]
+        );
+    }
+}

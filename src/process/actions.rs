@@ -1,0 +1,220 @@
+//! What operators ask for, done on the running gateway and written to the audit log.
+
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::control::Control;
+use crate::{
+    base::{metrics::IntCounter, secret::Secret},
+    runtime::{
+        audit::{Entry, Outcome, Who},
+        live::Live,
+    },
+    status::{
+        actions::{Actions, BackendName, Done, NewBackend, Refused, Reloaded},
+        http::Reason,
+        snapshot::BackendStatus,
+    },
+    upstreams::{BackendSnapshot, Force, MemberError, NewMember, Upstream},
+};
+
+/// Whoever may connect could fill the audit log with lines of being turned away: one in so
+/// long tells of all.
+const TURNED_AWAY_EVERY: Duration = Duration::from_secs(1);
+
+/// Acts on the running gateway.
+pub(super) struct Operator {
+    control: Arc<Control>,
+    refused: [IntCounter; Reason::ALL.len()],
+    turned_away: Mutex<TurnedAway>,
+}
+
+/// How many were turned away since the last line about it.
+#[derive(Default)]
+struct TurnedAway {
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl Operator {
+    pub(super) fn new(control: &Arc<Control>) -> Self {
+        Self {
+            control: Arc::clone(control),
+            refused: Reason::counters(&control.live.world.metrics),
+            turned_away: Mutex::default(),
+        }
+    }
+
+    fn live(&self) -> &Live {
+        &self.control.live
+    }
+
+    /// Does something to an upstream that the configuration has.
+    fn on_upstream(
+        &self,
+        action: &'static str,
+        who: Who,
+        name: &BackendName,
+        act: impl FnOnce(&Upstream) -> Result<BackendSnapshot, MemberError>,
+    ) -> Result<Done, Refused> {
+        let began = self.live().world.clock.now();
+        let gateway = self.live().gateway();
+        let outcome = match gateway.upstreams.get(name.upstream.as_str()) {
+            Some(upstream) => act(upstream)
+                .map_err(|error| Refused::new(error.status(), error.reason(), error.to_string())),
+            None => Err(no_such_upstream(
+                &name.upstream,
+                gateway.upstreams.keys().map(|name| &**name),
+            )),
+        };
+        let target = Some(format!("{}/{}", name.upstream, name.address));
+        self.record(action, who, target, began, outcome.as_ref().err());
+        outcome.map(|backend| Done {
+            upstream: name.upstream.clone(),
+            backend: status(&backend),
+        })
+    }
+
+    fn record(
+        &self,
+        action: &'static str,
+        who: Who,
+        target: Option<String>,
+        began: Instant,
+        refused: Option<&Refused>,
+    ) {
+        let outcome = match refused {
+            None => Outcome::Ok,
+            Some(refused) if refused.status >= 500 => Outcome::Failed,
+            Some(_) => Outcome::Refused,
+        };
+        self.live().audit(&Entry {
+            target,
+            outcome,
+            reason: refused.map(|refused| refused.reason.clone()),
+            message: refused.map(|refused| refused.message.clone()),
+            took: Some(self.live().world.clock.now() - began),
+            generation: Some(self.live().loaded().generation),
+            ..Entry::new(action, who)
+        });
+    }
+}
+
+#[async_trait]
+impl Actions for Operator {
+    fn token(&self) -> Option<Secret> {
+        self.live().gateway().admin.token.clone()
+    }
+
+    fn turned_away(&self, who: Who, reason: Reason, path: &str) {
+        self.refused[reason as usize].inc();
+        let now = self.live().world.clock.now();
+        let left_out = {
+            let mut turned_away = self.turned_away.lock();
+            let is_soon = turned_away
+                .last
+                .is_some_and(|last| now.saturating_duration_since(last) < TURNED_AWAY_EVERY);
+            if is_soon {
+                turned_away.left_out += 1;
+                return;
+            }
+            turned_away.last = Some(now);
+            std::mem::take(&mut turned_away.left_out)
+        };
+        self.live().audit(&Entry {
+            target: Some(path.chars().take(200).collect()),
+            outcome: Outcome::Refused,
+            reason: Some(Cow::Borrowed(reason.word())),
+            generation: Some(self.live().loaded().generation),
+            message: (left_out > 0).then(|| format!("{left_out} others since the last line")),
+            ..Entry::new("enter", who)
+        });
+    }
+
+    async fn reload(&self, who: Who) -> Result<Reloaded, Refused> {
+        let began = self.live().world.clock.now();
+        let outcome = self.control.reload().await;
+        let file = self.control.path.as_ref();
+        let target = file.map(|path| path.display().to_string());
+        self.record("reload", who, target, began, outcome.as_ref().err());
+        outcome
+    }
+
+    async fn drain(&self, who: Who, backend: BackendName, force: bool) -> Result<Done, Refused> {
+        self.on_upstream("drain", who, &backend, |upstream| {
+            upstream.drain(&backend.address, forced(force))
+        })
+    }
+
+    async fn undrain(&self, who: Who, backend: BackendName) -> Result<Done, Refused> {
+        self.on_upstream("undrain", who, &backend, |upstream| {
+            upstream.undrain(&backend.address)
+        })
+    }
+
+    async fn add_backend(
+        &self,
+        who: Who,
+        upstream: String,
+        backend: NewBackend,
+    ) -> Result<Done, Refused> {
+        let NewBackend {
+            address,
+            weight,
+            drained,
+        } = backend;
+        let name = BackendName {
+            upstream,
+            address: address.clone(),
+        };
+        let member = NewMember {
+            address,
+            weight,
+            drained,
+        };
+        self.on_upstream("add_backend", who, &name, |upstream| {
+            upstream.add_member(&member)
+        })
+    }
+
+    async fn remove_backend(
+        &self,
+        who: Who,
+        backend: BackendName,
+        force: bool,
+    ) -> Result<Done, Refused> {
+        self.on_upstream("remove_backend", who, &backend, |upstream| {
+            upstream.remove_member(&backend.address, forced(force))
+        })
+    }
+}
+
+fn forced(force: bool) -> Force {
+    if force { Force::Yes } else { Force::No }
+}
+
+fn status(backend: &BackendSnapshot) -> BackendStatus {
+    let value = serde_json::to_value(backend).expect("plain data");
+    serde_json::from_value(value).expect("the status is made for it")
+}
+
+fn no_such_upstream<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Refused {
+    let mut known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
+    known.sort();
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    Refused::new(
+        404,
+        "no_such_upstream",
+        format!("there is no upstream `{name}`; there is {known}"),
+    )
+}

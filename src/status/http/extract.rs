@@ -1,0 +1,97 @@
+//! What handlers take of a request, refused in the form that all refusals have.
+
+use std::fmt;
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
+    http::{HeaderMap, header, request::Parts},
+};
+use serde::de::DeserializeOwned;
+
+use crate::status::actions::Refused;
+
+/// A part of the path, or the query.
+pub(super) struct Part<E>(pub(super) E);
+
+impl<E, S> FromRequestParts<S> for Part<E>
+where
+    E: FromRequestParts<S, Rejection: fmt::Display>,
+    S: Send + Sync,
+{
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let part = E::from_request_parts(parts, state).await;
+        part.map(Self).map_err(|rejection| {
+            let message = format!("the path or its query cannot be read: {rejection}");
+            Refused::new(400, "path", message)
+        })
+    }
+}
+
+/// A JSON object that must be there.
+pub(super) struct Body<T>(pub(super) T);
+
+/// A JSON object that may be left out.
+pub(super) struct Optional<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let bytes = read(request, state).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for Optional<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let bytes = read(request, state).await?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        parse(&bytes).map(Self)
+    }
+}
+
+/// The bytes of a body that says it is JSON. A form of a browser cannot say that.
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Refused> {
+    let says = content_type(request.headers());
+    let bytes =
+        Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection: BytesRejection| {
+                Refused::new(
+                    rejection.status().as_u16(),
+                    "body",
+                    rejection.body_text().to_lowercase(),
+                )
+            })?;
+    let is_json = match says.as_deref() {
+        Some(says) => says.eq_ignore_ascii_case("application/json"),
+        None => bytes.is_empty(),
+    };
+    if !is_json {
+        return Err(Refused::new(
+            415,
+            "content_type",
+            "a body here is JSON: send it with `Content-Type: application/json`",
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Without parameters.
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?;
+    let text = value.to_str().unwrap_or("?");
+    Some(text.split(';').next().unwrap_or("").trim().to_owned())
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Refused::new(400, "body", format!("the body cannot be read: {error}")))
+}

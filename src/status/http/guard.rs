@@ -1,0 +1,275 @@
+//! Who is let in: the `Host` header, the token, and no page of another site. And what each
+//! answer carries.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderMap, HeaderValue, header},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use subtle::ConstantTimeEq as _;
+
+use super::{Peer, pages};
+use crate::{
+    base::{
+        loopback::is_loopback_host,
+        metrics::{IntCounter, Metrics},
+        secret::Secret,
+    },
+    status::actions::{Actions, Refused},
+};
+
+/// Who can reach an admin listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Whoever may open the socket's file, which the file system decides: no token is asked
+    /// for.
+    Socket,
+    /// Whoever runs on this machine, browsers with foreign pages among them.
+    Loopback,
+    /// Whoever the network lets through.
+    Network,
+}
+
+/// Why somebody was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Host,
+    CrossSite,
+    TokenMissing,
+    TokenWrong,
+}
+
+impl Reason {
+    pub const ALL: [Self; 4] = [
+        Self::Host,
+        Self::CrossSite,
+        Self::TokenMissing,
+        Self::TokenWrong,
+    ];
+
+    /// The fixed word of answer, audit log and metric.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::CrossSite => "cross_site",
+            Self::TokenMissing => "token_missing",
+            Self::TokenWrong => "token_wrong",
+        }
+    }
+
+    /// What counts each of them, in the order of [`Self::ALL`].
+    pub fn counters(metrics: &Metrics) -> [IntCounter; Self::ALL.len()] {
+        Self::ALL.map(|reason| {
+            metrics.counter(
+                "edgeway_admin_refused_total",
+                "Requests to the admin listener that were turned away.",
+                &[("reason", reason.word())],
+            )
+        })
+    }
+
+    fn refused(self) -> Refused {
+        let (status, message) = match self {
+            Self::Host => (
+                421,
+                "the admin listener answers to localhost and loopback addresses only",
+            ),
+            Self::CrossSite => (403, "a page of another site may not act here"),
+            Self::TokenMissing => (401, "this needs `Authorization: Bearer TOKEN`"),
+            Self::TokenWrong => (401, "this is not the token of the gateway"),
+        };
+        Refused::new(status, self.word(), message)
+    }
+}
+
+pub(super) struct Guard {
+    pub(super) reach: Reach,
+    pub(super) actions: Arc<dyn Actions>,
+}
+
+/// Turns away who may not ask, and gives each answer the headers that keep it out of
+/// caches, frames and reused connections.
+pub(super) async fn pass(
+    State(guard): State<Arc<Guard>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = match guard.check(&request) {
+        Ok(()) => next.run(request).await,
+        Err(reason) => {
+            let path = request.uri().path();
+            guard.actions.turned_away(peer.who, reason, path);
+            let mut response = reason.refused().into_response();
+            if matches!(reason, Reason::TokenMissing | Reason::TokenWrong) {
+                let challenge = HeaderValue::from_static("Bearer");
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            response
+        }
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+        ),
+        // Connections have a short life here, so none is promised for a next request.
+        (header::CONNECTION, "close"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+impl Guard {
+    fn check(&self, request: &Request) -> Result<(), Reason> {
+        let headers = request.headers();
+        if self.reach == Reach::Loopback && !names_this_machine(headers) {
+            return Err(Reason::Host);
+        }
+        if !request.method().is_safe() && is_of_another_site(headers) {
+            return Err(Reason::CrossSite);
+        }
+        if self.reach == Reach::Socket || pages::OPEN.contains(&request.uri().path()) {
+            return Ok(());
+        }
+        match (self.actions.token(), self.reach) {
+            (Some(token), _) => has_token(headers, &token),
+            // The configuration demands a token there. Should there be none all the same,
+            // nobody is let in.
+            (None, Reach::Network) => Err(Reason::TokenMissing),
+            (None, Reach::Loopback | Reach::Socket) => Ok(()),
+        }
+    }
+}
+
+/// A web page can make a browser on this machine ask `http://its-own-name:9900/`, with a
+/// name that it then resolves to 127.0.0.1 (DNS rebinding), and read the answer. The `Host`
+/// header gives it away. Browsers always send one; HTTP/1.0 tools need not.
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::HOST)
+        .iter()
+        .all(|host| host.to_str().is_ok_and(is_loopback_host))
+}
+
+/// A page of ours would say so; programs say nothing of it. The page of another site cannot
+/// read the answer to what it sends, but what it asks for would be done.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let says_other = headers
+        .get_all("sec-fetch-site")
+        .iter()
+        .any(|site| site != "same-origin");
+    let host = headers
+        .get(header::HOST)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    let has_other_origin = headers
+        .get_all(header::ORIGIN)
+        .iter()
+        .any(|origin| !is_origin_of(origin.as_bytes(), host));
+    says_other || has_other_origin
+}
+
+/// Whether an origin is that of a plain `http://HOST`. There is no TLS here.
+fn is_origin_of(origin: &[u8], host: &[u8]) -> bool {
+    use crate::base::origin::Origin;
+    let host = std::str::from_utf8(host).unwrap_or_default();
+    match (Origin::parse(origin), Origin::of("http", host)) {
+        (Some(origin), Some(own)) => origin == own,
+        _ => false,
+    }
+}
+
+/// RFC 6750, 2.1: in the header, and nowhere else.
+fn has_token(headers: &HeaderMap, token: &Secret) -> Result<(), Reason> {
+    let Some(shown) = bearer(headers) else {
+        return Err(Reason::TokenMissing);
+    };
+    // In the same time whatever of it is right.
+    if shown.ct_eq(token.reveal().as_bytes()).into() {
+        Ok(())
+    } else {
+        Err(Reason::TokenWrong)
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?.as_bytes(), values.next()) else {
+        return None;
+    };
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| token.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in list {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_token_is_the_whole_of_one_bearer() {
+        let token = Secret::new("0123456789abcdef");
+        let check = |list: &[(&'static str, &str)]| has_token(&headers(list), &token);
+        for good in ["Bearer 0123456789abcdef", "bearer  0123456789abcdef "] {
+            assert_eq!(check(&[("authorization", good)]), Ok(()), "{good}");
+        }
+        for wrong in [
+            "Bearer 0123456789abcde",
+            "Bearer 0123456789abcdef0",
+            "Bearer 0123456789ABCDEF",
+            "Bearer ",
+        ] {
+            let found = check(&[("authorization", wrong)]);
+            assert_eq!(found, Err(Reason::TokenWrong), "{wrong}");
+        }
+        for missing in ["Basic 0123456789abcdef", "0123456789abcdef", "Bearer", ""] {
+            let found = check(&[("authorization", missing)]);
+            assert_eq!(found, Err(Reason::TokenMissing), "{missing}");
+        }
+        let twice = ("authorization", "Bearer 0123456789abcdef");
+        assert_eq!(check(&[]), Err(Reason::TokenMissing));
+        assert_eq!(check(&[twice, twice]), Err(Reason::TokenMissing));
+    }
+
+    #[test]
+    fn a_page_of_another_site_gives_itself_away() {
+        let host = ("host", "127.0.0.1:9900");
+        for ours in [
+            vec![host],
+            vec![host, ("origin", "http://127.0.0.1:9900")],
+            vec![host, ("sec-fetch-site", "same-origin")],
+        ] {
+            assert!(!is_of_another_site(&headers(&ours)), "{ours:?}");
+        }
+        for other in [
+            vec![host, ("origin", "http://127.0.0.1:3000")],
+            vec![host, ("origin", "https://127.0.0.1:9900")],
+            vec![host, ("origin", "null")],
+            vec![("origin", "http://127.0.0.1:9900")],
+            vec![host, ("sec-fetch-site", "cross-site")],
+            vec![host, ("sec-fetch-site", "same-site")],
+            vec![host, ("sec-fetch-site", "none")],
+        ] {
+            assert!(is_of_another_site(&headers(&other)), "{other:?}");
+        }
+    }
+}

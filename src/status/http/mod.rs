@@ -1,0 +1,162 @@
+//! The admin listener over TCP and a unix socket: `/metrics`, `/healthz`, `/readyz` and
+//! `/status` to look at, and the API below `/v1` to act.
+
+mod bounded;
+mod extract;
+mod guard;
+mod pages;
+mod socket;
+mod v1;
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, connect_info::Connected},
+    http::StatusCode,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::MethodRouter,
+    serve::IncomingStream,
+};
+
+use self::{
+    bounded::{Bounded, Life},
+    guard::{Guard, Reach},
+};
+pub use self::{
+    guard::Reason,
+    socket::{SocketError, bind_unix},
+};
+use super::{
+    actions::{Actions, Refused},
+    snapshot::Source,
+};
+use crate::{base::tasks::Tasks, runtime::audit::Who};
+
+/// The API takes a few words, never a document.
+const LONGEST_BODY: usize = 16 * 1024;
+
+/// What an admin listener serves. Cloning shares it.
+#[derive(Clone)]
+pub struct Served {
+    pub source: Arc<dyn Source>,
+    pub actions: Arc<dyn Actions>,
+    /// Own the actions that have begun: neither a client that leaves nor a listener that is
+    /// closed ends one in the middle.
+    pub tasks: Tasks,
+}
+
+/// Serves on a TCP listener until the future is dropped.
+///
+/// # Errors
+/// When the listener cannot be handed to the runtime.
+pub async fn serve_tcp(listener: std::net::TcpListener, served: Served) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let reach = if listener.local_addr()?.ip().to_canonical().is_loopback() {
+        Reach::Loopback
+    } else {
+        Reach::Network
+    };
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let service = router(served, reach).into_make_service_with_connect_info::<Peer>();
+    axum::serve(Bounded::new(listener), service).await
+}
+
+/// Serves on a unix socket until the future is dropped.
+///
+/// # Errors
+/// When the listener cannot be handed to the runtime.
+pub async fn serve_unix(
+    listener: std::os::unix::net::UnixListener,
+    served: Served,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let service = router(served, Reach::Socket).into_make_service_with_connect_info::<Peer>();
+    axum::serve(Bounded::new(listener), service).await
+}
+
+/// Every path with the methods it takes beside HEAD and OPTIONS.
+pub fn paths() -> Vec<(&'static str, &'static str)> {
+    routes()
+        .into_iter()
+        .flat_map(|(methods, path, _)| methods.iter().map(move |method| (*method, path)))
+        .collect()
+}
+
+type Route = (&'static [&'static str], &'static str, MethodRouter<Served>);
+
+fn routes() -> Vec<Route> {
+    let mut routes = pages::routes();
+    routes.extend(v1::routes());
+    routes
+}
+
+fn router(served: Served, reach: Reach) -> Router {
+    let guard = Guard {
+        reach,
+        actions: Arc::clone(&served.actions),
+    };
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (_, path, route)| {
+            router.route(path, route)
+        })
+        .fallback(|| async {
+            Refused::new(
+                404,
+                "not_found",
+                "there are /metrics, /healthz, /readyz, /status and the API below /v1 here",
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            Refused::new(
+                405,
+                "method",
+                "this path takes the methods of the `Allow` header only",
+            )
+        })
+        .with_state(served)
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::pass))
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+struct Peer {
+    who: Who,
+    life: Arc<Life>,
+}
+
+impl Connected<IncomingStream<'_, Bounded<tokio::net::TcpListener>>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Bounded<tokio::net::TcpListener>>) -> Self {
+        let address: &SocketAddr = stream.remote_addr();
+        Self {
+            who: Who::Peer(*address),
+            life: Arc::clone(stream.io().life()),
+        }
+    }
+}
+
+impl Connected<IncomingStream<'_, Bounded<tokio::net::UnixListener>>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Bounded<tokio::net::UnixListener>>) -> Self {
+        // SO_PEERCRED: who opened the connection, as the kernel says.
+        let found = stream.io().inner().peer_cred().ok();
+        Self {
+            who: Who::Unix {
+                uid: found.map(|found| found.uid()),
+                pid: found.and_then(|found| found.pid()),
+            },
+            life: Arc::clone(stream.io().life()),
+        }
+    }
+}
+
+/// A refusal in the form that all of ours have.
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(serde_json::json!({ "error": self }))).into_response()
+    }
+}

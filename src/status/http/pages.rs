@@ -1,0 +1,91 @@
+//! What there is to look at: metrics, health, and the state as JSON and as a page.
+
+use std::sync::LazyLock;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use minijinja::Environment;
+use serde_json::json;
+
+use super::{Route, Served};
+use crate::{
+    base::accept,
+    status::{actions::Refused, snapshot::Snapshot},
+};
+
+/// The paths that say how the process is, and nothing of what it serves: open to whatever
+/// may connect.
+pub(super) const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        (&["GET"], "/metrics", get(metrics)),
+        (&["GET"], OPEN[0], get(|| async { "ok\n" })),
+        (&["GET"], OPEN[1], get(ready)),
+        (&["GET"], "/status", get(status)),
+    ]
+}
+
+async fn metrics(State(served): State<Served>) -> Response {
+    const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, TYPE)], served.source.metrics_text()).into_response()
+}
+
+async fn ready(State(served): State<Served>) -> Response {
+    match served.source.ready() {
+        Ok(()) => Json(json!({ "ready": true, "reasons": [] })).into_response(),
+        Err(reasons) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({ "ready": false, "reasons": reasons })),
+        )
+            .into_response(),
+    }
+}
+
+async fn status(State(served): State<Served>, headers: HeaderMap) -> Response {
+    let wants_html = headers.get(header::ACCEPT).is_some_and(|value| {
+        accept::preferred(value.as_bytes(), &["application/json", "text/html"]) == Some(1)
+    });
+    let snapshot = served.source.snapshot();
+    let mut response = if wants_html {
+        page(&snapshot)
+    } else {
+        Json(snapshot).into_response()
+    };
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut pages = Environment::new();
+    // The name's ending switches escaping on.
+    pages
+        .add_template("status.html", include_str!("../status.html"))
+        .expect("a template of ours, loaded by a test");
+    pages
+});
+
+fn page(snapshot: &Snapshot) -> Response {
+    let rendered = PAGES
+        .get_template("status.html")
+        .and_then(|template| template.render(minijinja::value::Serde(snapshot)));
+    match rendered {
+        Ok(body) => axum::response::Html(body).into_response(),
+        Err(problem) => {
+            log::error!(error:% = problem; "cannot render the status page");
+            Refused::new(
+                500,
+                "page",
+                "the page could not be made; ask for application/json",
+            )
+            .into_response()
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The API below `/v1`: what `docs/admin.md` describes, path by path.
+
+use std::{future::Future, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{ConnectInfo, Path, Query, State},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Peer, Route, Served, bounded,
+    extract::{Body, Optional, Part},
+};
+use crate::{
+    runtime::audit::Who,
+    status::actions::{Actions, BackendName, NewBackend, Refused},
+};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        (&["GET"], "/v1/status", get(status)),
+        (&["POST"], "/v1/reload", post(reload)),
+        (&["GET"], "/v1/upstreams", get(upstreams)),
+        (
+            &["POST"],
+            "/v1/upstreams/{upstream}/backends",
+            post(add_backend),
+        ),
+        (
+            &["DELETE"],
+            "/v1/upstreams/{upstream}/backends/{address}",
+            delete(remove_backend),
+        ),
+        (
+            &["POST"],
+            "/v1/upstreams/{upstream}/backends/{address}/drain",
+            post(drain),
+        ),
+        (
+            &["POST"],
+            "/v1/upstreams/{upstream}/backends/{address}/undrain",
+            post(undrain),
+        ),
+    ]
+}
+
+type From = ConnectInfo<Peer>;
+
+/// A body without anything to say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Force {
+    force: bool,
+}
+
+async fn status(State(served): State<Served>) -> Response {
+    Json(served.source.snapshot()).into_response()
+}
+
+async fn upstreams(State(served): State<Served>) -> Response {
+    let upstreams = served.source.snapshot().upstreams;
+    Json(serde_json::json!({ "upstreams": upstreams })).into_response()
+}
+
+async fn reload(
+    State(served): State<Served>,
+    ConnectInfo(peer): From,
+    Optional(Nothing {}): Optional<Nothing>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.reload(who).await
+    })
+    .await
+}
+
+async fn add_backend(
+    State(served): State<Served>,
+    ConnectInfo(peer): From,
+    Part(Path(upstream)): Part<Path<String>>,
+    Body(backend): Body<NewBackend>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.add_backend(who, upstream, backend).await
+    })
+    .await
+}
+
+async fn remove_backend(
+    State(served): State<Served>,
+    ConnectInfo(peer): From,
+    Part(Path(backend)): Part<Path<BackendName>>,
+    Part(Query(Force { force })): Part<Query<Force>>,
+) -> Response {
+    act(served, peer, move |actions, who| async move {
+        actions.remove_backend(who, backend, force).await
+    })
+    .await
+}
+
+async fn drain(
+    State(served): State<Served>,
+    ConnectInfo(peer): From,
+    Part(Path(backend)): Part<Path<BackendName>>,
+    Optional(Force { force }): Optional<Force>,
+) -> Response {
+    act(served, peer, move |actions, who| async move {
+        actions.drain(who, backend, force).await
+    })
+    .await
+}
+
+async fn undrain(
+    State(served): State<Served>,
+    ConnectInfo(peer): From,
+    Part(Path(backend)): Part<Path<BackendName>>,
+    Optional(Nothing {}): Optional<Nothing>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.undrain(who, backend).await
+    })
+    .await
+}
+
+/// Does an action to its end, whether or not the client waits for it, and tells it what came
+/// of it.
+async fn act<T, F>(
+    served: Served,
+    peer: Peer,
+    action: impl FnOnce(Arc<dyn Actions>, Who) -> F,
+) -> Response
+where
+    T: Serialize + Send + 'static,
+    F: Future<Output = Result<T, Refused>> + Send + 'static,
+{
+    peer.life.allow(bounded::ACTION);
+    let action = action(served.actions, peer.who);
+    let (tell, told) = tokio::sync::oneshot::channel();
+    served.tasks.spawn("admin action", async move {
+        // A client that has gone hears nothing.
+        drop(tell.send(action.await));
+    });
+    match told.await {
+        Ok(Ok(done)) => Json(done).into_response(),
+        Ok(Err(refused)) => refused.into_response(),
+        // The process ends, and with it what it was about to do.
+        Err(_) => Refused::new(
+            503,
+            "stopping",
+            "the gateway stops: the action was not finished",
+        )
+        .into_response(),
+    }
+}

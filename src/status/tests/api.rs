@@ -1,0 +1,231 @@
+//! The API below `/v1` as scripts, foreign pages and strangers meet it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::*;
+use crate::status::http::paths;
+
+const TOKEN: &str = "0123456789abcdef";
+const JSON: &str = "Host: localhost\r\nContent-Type: application/json\r\n";
+const DRAIN: &str = "/v1/upstreams/web/backends/127.0.0.1:3000/drain";
+
+impl Admin {
+    async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, Value) {
+        let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let answer = self
+            .send_over(&mut stream, method, path, headers, body)
+            .await;
+        let status = answer[9..12].parse().unwrap();
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        (status, serde_json::from_str(body).unwrap_or_default())
+    }
+
+    /// Status and reason of a refusal.
+    async fn refused(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> (u16, String, String) {
+        let (status, body) = self.ask(method, path, headers, body).await;
+        assert_eq!(body["error"]["status"], status, "{body}");
+        let text = |key: &str| body["error"][key].as_str().unwrap().to_owned();
+        (status, text("reason"), text("message"))
+    }
+
+    fn done(&self) -> Vec<String> {
+        std::mem::take(&mut *self.fake.done.lock())
+    }
+}
+
+/// Every method and path there is, of one backend.
+fn all_paths() -> Vec<(&'static str, String)> {
+    let fill = |path: &str| {
+        path.replace("{upstream}", "web")
+            .replace("{address}", "127.0.0.1:3000")
+    };
+    let paths = paths().into_iter();
+    paths.map(|(method, path)| (method, fill(path))).collect()
+}
+
+#[tokio::test]
+async fn each_path_takes_the_methods_it_is_listed_with() {
+    let admin = start();
+    for (method, path) in all_paths() {
+        let (status, _) = admin.ask(method, &path, JSON, "{}").await;
+        assert!(![404, 405].contains(&status), "{method} {path}: {status}");
+        let (status, _) = admin.ask("PATCH", &path, JSON, "{}").await;
+        assert_eq!(status, 405, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn actions_say_what_they_are_given() {
+    let admin = start();
+    let encoded = "/v1/upstreams/web/backends/unix%3A%2Frun%2Fapp.sock";
+    for (method, path, body, done) in [
+        ("POST", DRAIN, "", "drain web/127.0.0.1:3000 false"),
+        (
+            "POST",
+            DRAIN,
+            r#"{"force":true}"#,
+            "drain web/127.0.0.1:3000 true",
+        ),
+        (
+            "POST",
+            &format!("{encoded}/undrain"),
+            "{}",
+            "undrain web/unix:/run/app.sock",
+        ),
+        (
+            "POST",
+            "/v1/upstreams/web/backends",
+            r#"{"address":"127.0.0.1:3001"}"#,
+            r#"add web NewBackend { address: "127.0.0.1:3001", weight: 1, drained: false }"#,
+        ),
+        ("DELETE", encoded, "", "remove web/unix:/run/app.sock false"),
+        (
+            "DELETE",
+            &format!("{encoded}?force=true"),
+            "",
+            "remove web/unix:/run/app.sock true",
+        ),
+    ] {
+        let (status, answer) = admin.ask(method, path, JSON, body).await;
+        assert_eq!(status, 200, "{method} {path}: {answer}");
+        assert_eq!(answer["upstream"], "web");
+        assert_eq!(admin.done(), [done]);
+    }
+    let (status, _) = admin.ask("POST", DRAIN, LOCAL, "").await;
+    assert_eq!(status, 200, "an empty body needs no type");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_refused_in_json() {
+    let admin = start();
+    let form = "Host: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n";
+    let long = format!(r#"{{"force":{}}}"#, " ".repeat(20_000));
+    for (headers, body, expected) in [
+        (JSON, "{", (400, "body")),
+        (JSON, r#"{"forse":true}"#, (400, "body")),
+        (JSON, r#"{"force":1}"#, (400, "body")),
+        (JSON, &long, (413, "body")),
+        (LOCAL, "{}", (415, "content_type")),
+        (form, "force=true", (415, "content_type")),
+        (form, "", (415, "content_type")),
+    ] {
+        let (status, reason, _) = admin.refused("POST", DRAIN, headers, body).await;
+        assert_eq!((status, reason.as_str()), expected, "{body:.20}");
+    }
+    let path = "/v1/upstreams/web/backends/127.0.0.1:3000?force=maybe";
+    let (status, reason, message) = admin.refused("DELETE", path, LOCAL, "").await;
+    assert_eq!((status, reason.as_str()), (400, "path"), "{message}");
+    let path = "/v1/upstreams/nowhere/backends/127.0.0.1:3000/drain";
+    let (status, reason, message) = admin.refused("POST", path, LOCAL, "").await;
+    assert_eq!((status, reason.as_str()), (404, "no_such_upstream"));
+    assert_eq!(message, "there is none");
+    assert!(admin.done().is_empty());
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_cannot_act() {
+    let admin = start();
+    for header in [
+        "Origin: https://evil.test",
+        "Origin: null",
+        "Origin: http://localhost:3000",
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Site: same-site",
+    ] {
+        let headers = format!("{JSON}{header}\r\n");
+        let (status, reason, _) = admin.refused("POST", DRAIN, &headers, "{}").await;
+        assert_eq!((status, reason.as_str()), (403, "cross_site"), "{header}");
+        // Looking is not acting, and the page cannot read the answer.
+        let (status, _) = admin.ask("GET", "/v1/status", &headers, "").await;
+        assert_eq!(status, 200);
+    }
+    assert!(admin.done().is_empty());
+    assert_eq!(*admin.fake.turned_away.lock(), [Reason::CrossSite; 5]);
+    let headers = format!("{JSON}Origin: http://localhost\r\nSec-Fetch-Site: same-origin\r\n");
+    let (status, _) = admin.ask("POST", DRAIN, &headers, "{}").await;
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn with_a_token_only_health_is_open() {
+    let admin = start_with(Fake {
+        token: Some(Secret::new(TOKEN)),
+        ..Fake::default()
+    });
+    for (method, path) in all_paths() {
+        let is_open = ["/healthz", "/readyz"].contains(&path.as_str());
+        let answer = admin.send(method, &path, LOCAL).await;
+        let is_refused = answer.starts_with("HTTP/1.1 401 ");
+        assert_eq!(is_refused, !is_open, "{path}: {answer}");
+        assert_eq!(
+            answer.contains("www-authenticate: Bearer\r\n"),
+            is_refused,
+            "{answer}"
+        );
+    }
+    assert!(admin.done().is_empty());
+    let wrong = format!("{LOCAL}Authorization: Bearer {TOKEN}x\r\n");
+    let (status, reason, _) = admin.refused("POST", DRAIN, &wrong, "").await;
+    assert_eq!((status, reason.as_str()), (401, "token_wrong"));
+    let right = format!("{LOCAL}Authorization: Bearer {TOKEN}\r\n");
+    let (status, _) = admin.ask("POST", DRAIN, &right, "").await;
+    assert_eq!(status, 200);
+    let last = admin.fake.turned_away.lock().last().copied();
+    assert_eq!(last, Some(Reason::TokenWrong));
+}
+
+#[tokio::test]
+async fn what_others_can_reach_is_closed_without_a_token_and_takes_any_host_with_one() {
+    let other_name = "Host: gateway.internal:9900\r\n";
+    // The configuration refuses this; the listener does not rely on it.
+    let without = start_on("0.0.0.0:0", Fake::default());
+    let (status, reason, _) = without.refused("GET", "/status", other_name, "").await;
+    assert_eq!((status, reason.as_str()), (401, "token_missing"));
+    let with = start_on(
+        "0.0.0.0:0",
+        Fake {
+            token: Some(Secret::new(TOKEN)),
+            ..Fake::default()
+        },
+    );
+    let right = format!("{other_name}Authorization: Bearer {TOKEN}\r\n");
+    let (status, _) = with.ask("GET", "/status", &right, "").await;
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn an_action_is_finished_though_nobody_waits_for_it() {
+    let admin = start_with(Fake {
+        gate: Some(Semaphore::new(0)),
+        ..Fake::default()
+    });
+    let mut stream = tokio::net::TcpStream::connect(admin.address).await.unwrap();
+    let asked = admin.send_over(&mut stream, "POST", DRAIN, LOCAL, "");
+    // It waits behind the gate, so there is no answer; then the client leaves.
+    tokio::time::timeout(Duration::from_millis(100), asked)
+        .await
+        .unwrap_err();
+    drop(stream);
+    assert!(admin.done().is_empty());
+    admin.fake.gate.as_ref().unwrap().add_permits(1);
+    while admin.fake.done.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // An end of the process in the middle is told.
+    let asked = admin.send("POST", DRAIN, LOCAL);
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        admin.actions.stop();
+    };
+    let (answer, ()) = tokio::join!(asked, stop);
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains(r#""reason":"stopping""#), "{answer}");
+}
