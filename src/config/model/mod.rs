@@ -9,7 +9,7 @@ mod shorthand;
 mod tests;
 mod upstream;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
