@@ -122,7 +122,7 @@ impl Compiler<'_> {
                     metrics: &self.world.metrics,
                     diagnostics: &mut self.diagnostics,
                 };
-                tls::Server::compile(&name, tls, &config.http2, &mut cx)
+                tls::Server::compile(&name, tls, &config.http2, &self.world.zones, &mut cx)
             });
             let is_unix = matches!(address, ListenAddress::Unix { .. });
             self.check_limits(config, is_unix);

@@ -10,6 +10,7 @@ mod files;
 mod pair;
 mod policy;
 mod server;
+mod sessions;
 #[cfg(test)]
 pub(crate) mod testkit;
 mod tickets;
@@ -18,11 +19,7 @@ mod watch;
 use std::sync::Arc;
 
 pub use self::{
-    accept::Failed,
-    certificates::Certificates,
-    client::ClientCertificate,
-    server::Server,
-    tickets::{NoRandomness, TicketKeys, TicketSecret},
+    accept::Failed, certificates::Certificates, client::ClientCertificate, server::Server,
 };
 
 /// What a handshake settled.

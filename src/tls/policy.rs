@@ -7,18 +7,16 @@ use rustls::{
     CipherSuite, Error as TlsError, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring, ring::cipher_suite as suite},
     server::{
-        ClientHello, ResolvesServerCert, ServerSessionMemoryCache, VerifierBuilderError,
-        WebPkiClientVerifier, danger::ClientCertVerifier,
+        ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
     },
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::CertificateDer;
 
-use super::{TicketKeys, certificates::ACME_TLS, pair::PairError};
+use super::{certificates::ACME_TLS, pair::PairError, sessions::Sessions};
 use crate::config::model::{ClientCertificateConfig, MinVersionConfig};
 
-/// Sessions kept for clients of TLS 1.2 that take no tickets; the oldest goes first.
-const SESSIONS: usize = 1024;
 /// A ticket opens one session, in which the client gets the next one. A second would cost
 /// a derived key, an encryption and a record with each handshake, for browsers only that
 /// come back with several connections at once, which with HTTP/2 none does.
@@ -105,14 +103,13 @@ impl Policy {
     /// For clients. They are asked for certificates if there is a `verifier`.
     pub(super) fn configs(
         &self,
-        tickets: &Arc<TicketKeys>,
+        sessions: &Sessions,
         verifier: Option<&Arc<dyn ClientCertVerifier>>,
     ) -> Result<Configs, TlsError> {
-        let sessions = ServerSessionMemoryCache::new(SESSIONS);
         let make = |provider: &Arc<CryptoProvider>| {
             let mut config = self.config(provider, verifier)?;
-            config.ticketer = Arc::clone(tickets) as _;
-            config.session_storage = Arc::clone(&sessions) as _;
+            config.ticketer = sessions.tickets();
+            config.session_storage = sessions.memory();
             Ok::<_, TlsError>(Arc::new(config))
         };
         Ok(Configs {

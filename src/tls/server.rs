@@ -8,12 +8,14 @@ use parking_lot::Mutex;
 use rustls::{ServerConfig, server::ClientHello};
 
 use super::{
-    Certificates, TicketKeys,
+    Certificates,
     certificates::Challenges,
     expiry::{self, Expiries},
     files::{Files, Source, Trouble},
     pair::{Certificate, Ocsp, PairPaths, Part},
     policy::{self, Configs, Policy},
+    sessions::{Clients, Sessions},
+    tickets::NoRandomness,
     watch::{self, ClientCa, Watch},
 };
 use crate::{
@@ -24,12 +26,15 @@ use crate::{
         model::{CertificateConfig, ClientCertificateConfig, Http2Config, TlsConfig},
         tree::Spanned,
     },
+    zones::Zones,
 };
 
 /// TLS of one listener.
 #[derive(Debug)]
 pub struct Server {
     live: ArcSwap<Live>,
+    zones: Arc<Zones>,
+    listener: Arc<str>,
     /// What an authority's challenge goes by.
     challenge: Option<Arc<ServerConfig>>,
     certificates: Arc<Certificates>,
@@ -42,12 +47,11 @@ pub struct Server {
     watch: Mutex<Option<Watch>>,
 }
 
-/// What handshakes go by, and the keys of the tickets that they make: tickets of clients
-/// whom others let in open nothing.
+/// What handshakes go by, and the sessions that they begin.
 #[derive(Debug)]
 struct Live {
     configs: Configs,
-    tickets: Arc<TicketKeys>,
+    sessions: Arc<Sessions>,
 }
 
 impl Server {
@@ -57,6 +61,7 @@ impl Server {
         listener: &Arc<str>,
         config: &Spanned<TlsConfig>,
         http2: &Http2Config,
+        zones: &Arc<Zones>,
         cx: &mut CompileCx<'_>,
     ) -> Option<Arc<Self>> {
         super::install_provider();
@@ -81,13 +86,6 @@ impl Server {
         let mut files = Files::new(places, Arc::clone(policy::provider()));
         certificates.set_files(&read(&mut files, &entries, cx));
         warn_of_double(config, &certificates, cx);
-        let tickets = match TicketKeys::new() {
-            Ok(tickets) => Arc::new(tickets),
-            Err(error) => {
-                cx.report("edgeway::tls::tickets", error.to_string(), "try again");
-                return None;
-            }
-        };
         let policy = Policy {
             min_version: config.min_version,
             http2: http2.enabled,
@@ -108,9 +106,18 @@ impl Server {
             );
             None
         });
+        let clients = client_ca.as_ref().map(ClientCa::clients);
+        let now = expiry::seconds(cx.clock.wall());
+        let sessions = match Sessions::of(zones, listener, &clients.unwrap_or_default(), now) {
+            Ok(sessions) => sessions,
+            Err(error) => {
+                cx.report("edgeway::tls::tickets", error.to_string(), "try again");
+                return None;
+            }
+        };
         let unusable = |error: rustls::Error| error.to_string();
         let configs = policy
-            .configs(&tickets, verifier.flatten().as_ref())
+            .configs(&sessions, verifier.flatten().as_ref())
             .map_err(unusable);
         let challenge = (!config.acme.is_empty())
             .then(|| policy::challenge(Arc::new(Challenges(Arc::clone(&certificates)))))
@@ -129,7 +136,9 @@ impl Server {
         };
         let watch = Watch::new(listener, files, policy, client_ca, cx.metrics);
         Some(Arc::new(Self {
-            live: ArcSwap::from_pointee(Live { configs, tickets }),
+            live: ArcSwap::from_pointee(Live { configs, sessions }),
+            zones: Arc::clone(zones),
+            listener: Arc::clone(listener),
             challenge,
             certificates,
             clock: cx.clock.clone(),
@@ -144,19 +153,24 @@ impl Server {
         &self.certificates
     }
 
-    /// The keys of session tickets, which a successor of this process may take over.
-    pub fn tickets(&self) -> Arc<TicketKeys> {
-        Arc::clone(&self.live.load().tickets)
-    }
-
     /// What the handshake that begins with `hello` goes by.
     pub(super) fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         self.live.load().configs.choose(hello)
     }
 
-    /// From the next handshake on. Sessions of before do not go on.
-    pub(super) fn set_configs(&self, configs: Configs, tickets: Arc<TicketKeys>) {
-        self.live.store(Arc::new(Live { configs, tickets }));
+    /// The sessions of this listener with these clients.
+    pub(super) fn sessions_with(&self, clients: &Clients) -> Result<Arc<Sessions>, NoRandomness> {
+        Sessions::of(&self.zones, &self.listener, clients, self.now())
+    }
+
+    /// From the next handshake on. Sessions of before do not go on, unless these are they.
+    pub(super) fn set_configs(&self, configs: Configs, sessions: Arc<Sessions>) {
+        self.live.store(Arc::new(Live { configs, sessions }));
+    }
+
+    /// Turns the keys of tickets if it is time to.
+    pub(super) fn turn_keys(&self) -> Result<(), NoRandomness> {
+        self.live.load().sessions.turn(self.now())
     }
 
     /// What the handshake of an authority that looks for its challenge's answer goes by.

@@ -12,7 +12,7 @@ use ring::{
 };
 use rustls::server::ProducesTickets;
 
-/// How long tickets are made with one key. The key before it still opens them, so a ticket
+/// How long tickets are made with one key (see [`super::sessions`]). The key before it still opens them, so a ticket
 /// is good for this long at least and for twice as long at most.
 pub(super) const TURN: Duration = Duration::from_hours(6);
 
@@ -23,7 +23,7 @@ const SECRET: usize = 32;
 const LONGEST: usize = 1 << 16;
 
 /// The keys that tickets are made with.
-pub struct TicketKeys {
+pub(super) struct TicketKeys {
     /// The one in use first, then the one before it.
     keys: ArcSwap<Vec<Arc<Key>>>,
     random: SystemRandom,
@@ -31,7 +31,7 @@ pub struct TicketKeys {
 
 /// One key, as a process hands it to its successor.
 #[derive(Clone, PartialEq, Eq)]
-pub struct TicketSecret(Box<[u8; NAME + SECRET]>);
+pub(super) struct TicketSecret(Box<[u8; NAME + SECRET]>);
 
 struct Key {
     secret: TicketSecret,
@@ -41,10 +41,20 @@ struct Key {
 /// There was no randomness for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the system gives no randomness")]
-pub struct NoRandomness;
+pub(super) struct NoRandomness;
+
+impl Default for TicketKeys {
+    /// None yet, so no tickets are made.
+    fn default() -> Self {
+        Self {
+            keys: ArcSwap::default(),
+            random: SystemRandom::new(),
+        }
+    }
+}
 
 impl TicketKeys {
-    pub fn new() -> Result<Self, NoRandomness> {
+    pub(super) fn new() -> Result<Self, NoRandomness> {
         let random = SystemRandom::new();
         let first = Key::random(&random)?;
         Ok(Self {
@@ -53,8 +63,12 @@ impl TicketKeys {
         })
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.load().is_empty()
+    }
+
     /// Makes a new key the one in use; the one before the last is forgotten.
-    pub fn turn(&self) -> Result<(), NoRandomness> {
+    pub(super) fn turn(&self) -> Result<(), NoRandomness> {
         let next = Arc::new(Key::random(&self.random)?);
         self.keys.rcu(|keys| {
             let before = keys.first().map(Arc::clone);
@@ -66,13 +80,13 @@ impl TicketKeys {
     }
 
     /// The keys, the one in use first, for a process that takes over.
-    pub fn export(&self) -> Vec<TicketSecret> {
+    pub(super) fn export(&self) -> Vec<TicketSecret> {
         let keys = self.keys.load();
         keys.iter().map(|key| key.secret.clone()).collect()
     }
 
     /// Takes over another process's keys.
-    pub fn import(&self, secrets: &[TicketSecret]) {
+    pub(super) fn import(&self, secrets: &[TicketSecret]) {
         let keys: Vec<_> = secrets
             .iter()
             .take(2)
@@ -85,12 +99,12 @@ impl TicketKeys {
 }
 
 impl TicketSecret {
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0[..]
     }
 
     /// None if they are not as many as [`Self::as_bytes`] gives.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Self(Box::new(bytes.try_into().ok()?)))
     }
 

@@ -8,11 +8,11 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::CertificateDer;
 
 use super::{
-    Server, TicketKeys,
+    Server,
     files::{Due, Event, Files, Look, Stamps, Turn},
     pair,
     policy::{self, ClientCaError, Policy},
-    tickets,
+    sessions::Clients,
 };
 use crate::{
     base::metrics::{IntGauge, Metrics},
@@ -72,6 +72,15 @@ impl ClientCa {
         Ok(Some(verifier))
     }
 
+    /// Who is let in, by what was read last.
+    pub(super) fn clients(&self) -> Clients {
+        let mode = match self.mode {
+            ClientCertificateConfig::Required => "required",
+            ClientCertificateConfig::Optional => "optional",
+        };
+        Clients::signed_by(self.current.iter().map(|authority| &**authority), mode)
+    }
+
     /// The verifier, if the file has changed to something of use.
     fn look(&mut self, events: &mut Vec<Event>) -> Option<Arc<dyn ClientCertVerifier>> {
         let due = self.turn.due(Stamps::of([&*self.path]));
@@ -122,7 +131,6 @@ impl Watch {
     /// Looks at the files and turns keys, for ever.
     pub(super) async fn run(mut self, server: &Server) {
         let clock = server.clock().clone();
-        let mut turn_at = clock.now() + tickets::TURN;
         // The start has told already.
         let mut remind_at = clock.now() + REMINDER;
         let mut pause = PAUSE;
@@ -132,11 +140,8 @@ impl Watch {
                 remind_at = clock.now() + REMINDER;
             }
             tokio::time::sleep(pause).await;
-            if clock.now() >= turn_at {
-                match server.tickets().turn() {
-                    Ok(()) => turn_at = clock.now() + tickets::TURN,
-                    Err(error) => warn!(error:%; "session tickets keep their key"),
-                }
+            if let Err(error) = server.turn_keys() {
+                warn!(error:%; "session tickets keep their key");
             }
             let began = clock.now();
             let looked = tokio::task::spawn_blocking(move || {
@@ -176,20 +181,21 @@ impl Watch {
         }
     }
 
-    /// Whom the authorities of before let in must show a certificate again: the tickets of
-    /// before open nothing.
+    /// Whom the authorities of before let in must show a certificate again: their sessions
+    /// are others.
     fn set_verifier(&self, verifier: &Arc<dyn ClientCertVerifier>, server: &Server) {
         let listener = &*self.listener;
-        let tickets = match TicketKeys::new() {
-            Ok(tickets) => Arc::new(tickets),
+        let clients = self.client_ca.as_ref().map(ClientCa::clients);
+        let sessions = match server.sessions_with(&clients.unwrap_or_default()) {
+            Ok(sessions) => sessions,
             Err(error) => {
                 warn!(listener, error:%; "the authorities of clients stay as they were");
                 return;
             }
         };
-        match self.policy.configs(&tickets, Some(verifier)) {
+        match self.policy.configs(&sessions, Some(verifier)) {
             Ok(configs) => {
-                server.set_configs(configs, tickets);
+                server.set_configs(configs, sessions);
                 info!(listener; "clients are verified by new authorities");
             }
             Err(error) => {

@@ -1,0 +1,244 @@
+//! The sessions of a listener's clients, which go on over reloads and in a process that
+//! takes over: the keys of tickets, and what is remembered for clients without tickets.
+//!
+//! They belong to a listener and to what decides about client certificates there: a session
+//! that began under other authorities opens nothing.
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::tickets::{NoRandomness, TURN, TicketKeys, TicketSecret};
+use crate::zones::{Zone, Zones};
+
+/// Sessions kept for clients of TLS 1.2 that take no tickets; the oldest goes first.
+const MEMORY: usize = 1024;
+
+/// The zone of a listener's sessions.
+pub(super) struct Sessions {
+    tickets: Arc<TicketKeys>,
+    memory: Arc<ServerSessionMemoryCache>,
+    /// Since when the first key is in use, in seconds since 1970. Held while keys turn: two
+    /// tasks may look after them for a moment, when one configuration follows another.
+    turned: Mutex<i64>,
+}
+
+/// What a process that takes over is told.
+#[derive(Serialize, Deserialize)]
+struct Exported {
+    /// In hexadecimal digits, the key in use first.
+    keys: Vec<String>,
+    turned: i64,
+}
+
+impl Sessions {
+    /// Those of the listener `listener` with the clients of `clients`, at `now` in seconds
+    /// since 1970.
+    pub(super) fn of(
+        zones: &Zones,
+        listener: &str,
+        clients: &Clients,
+        now: i64,
+    ) -> Result<Arc<Self>, NoRandomness> {
+        let name = format!("tls sessions of {listener}{}", clients.0);
+        let make = || Self::new(TicketKeys::new().unwrap_or_default(), now);
+        let made = zones.get_or_create(&name, make);
+        if made.tickets.is_empty() {
+            made.tickets.turn()?;
+        }
+        Ok(made)
+    }
+
+    fn new(tickets: TicketKeys, now: i64) -> Self {
+        Self {
+            tickets: Arc::new(tickets),
+            memory: ServerSessionMemoryCache::new(MEMORY),
+            turned: Mutex::new(now),
+        }
+    }
+
+    pub(super) fn tickets(&self) -> Arc<dyn ProducesTickets> {
+        Arc::clone(&self.tickets) as _
+    }
+
+    pub(super) fn memory(&self) -> Arc<dyn StoresServerSessions + Send + Sync> {
+        Arc::clone(&self.memory) as _
+    }
+
+    /// Turns the keys if it is time to, whoever asks and how often.
+    pub(super) fn turn(&self, now: i64) -> Result<(), NoRandomness> {
+        let mut turned = self.turned.lock();
+        // The clock was set back: counted from now on.
+        *turned = now.min(*turned);
+        if Duration::from_secs(now.abs_diff(*turned)) >= TURN {
+            self.tickets.turn()?;
+            *turned = now;
+        }
+        Ok(())
+    }
+}
+
+impl Zone for Sessions {
+    fn export(&self) -> Option<Value> {
+        let turned = *self.turned.lock();
+        let secrets = self.tickets.export();
+        let keys = secrets.iter().map(|s| hex(s.as_bytes())).collect();
+        serde_json::to_value(Exported { keys, turned }).ok()
+    }
+
+    fn import(&self, exported: &Value) {
+        let Ok(Exported { keys, turned }) = Exported::deserialize(exported) else {
+            return;
+        };
+        let secret = |key: &String| TicketSecret::from_bytes(&bytes(key)?);
+        let secrets: Option<Vec<_>> = keys.iter().map(secret).collect();
+        if let Some(secrets) = secrets.filter(|secrets| !secrets.is_empty()) {
+            self.tickets.import(&secrets);
+            *self.turned.lock() = turned;
+        }
+    }
+}
+
+impl std::fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sessions").finish_non_exhaustive()
+    }
+}
+
+/// What decides about the certificates of clients, as a part of a zone's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Clients(String);
+
+impl Clients {
+    /// Those that one of the authorities in `said` has signed. `mode` is part of it: who may
+    /// come without a certificate has shown nothing.
+    pub(super) fn signed_by<'a>(said: impl Iterator<Item = &'a [u8]>, mode: &str) -> Self {
+        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+        digest.update(mode.as_bytes());
+        for authority in said {
+            digest.update(&(authority.len() as u64).to_be_bytes());
+            digest.update(authority);
+        }
+        Self(format!(", clients {}", hex(digest.finish().as_ref())))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // A text takes everything.
+        let _always = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let (pairs, []) = hex.as_bytes().as_chunks::<2>() else {
+        return None;
+    };
+    let byte = |pair: &[u8; 2]| {
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()
+    };
+    pairs.iter().map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const HOUR: i64 = 3600;
+
+    fn sessions(zones: &Zones, clients: &Clients) -> Arc<Sessions> {
+        Sessions::of(zones, "web", clients, 1000 * HOUR).unwrap()
+    }
+
+    #[test]
+    fn a_reload_keeps_sessions_unless_others_decide_about_clients() {
+        let zones = Zones::default();
+        let anybody = Clients::default();
+        let ours = Clients::signed_by([&b"ours"[..]].into_iter(), "required");
+        let ticket = sessions(&zones, &anybody).tickets().encrypt(b"x").unwrap();
+        let opens = |clients: &Clients| sessions(&zones, clients).tickets().decrypt(&ticket);
+        assert_eq!(opens(&anybody).as_deref(), Some(&b"x"[..]));
+        assert_eq!(opens(&ours), None);
+        let other = Sessions::of(&zones, "api", &anybody, 0).unwrap();
+        assert_eq!(other.tickets().decrypt(&ticket), None);
+        for others in [
+            Clients::signed_by([&b"theirs"[..]].into_iter(), "required"),
+            Clients::signed_by([&b"ours"[..]].into_iter(), "optional"),
+            Clients::signed_by([&b"ou"[..], b"rs"].into_iter(), "required"),
+        ] {
+            assert_ne!(ours, others);
+        }
+        let memory = sessions(&zones, &anybody).memory();
+        memory.put(b"id".to_vec(), b"session".to_vec());
+        assert!(sessions(&zones, &anybody).memory().get(b"id").is_some());
+        assert!(sessions(&zones, &ours).memory().get(b"id").is_none());
+    }
+
+    #[test]
+    fn keys_turn_once_when_it_is_time_however_many_reloads_there_are() {
+        let zones = Zones::default();
+        let anybody = Clients::default();
+        let keys = || {
+            let exported = sessions(&zones, &anybody).export().unwrap();
+            exported["keys"].as_array().unwrap().len()
+        };
+        let first = sessions(&zones, &anybody);
+        let ticket = first.tickets().encrypt(b"x").unwrap();
+        for minutes in 0..(6 * 60) {
+            // Each time by the task of another configuration.
+            let now = 1000 * HOUR + minutes * 60;
+            sessions(&zones, &anybody).turn(now).unwrap();
+        }
+        assert_eq!(keys(), 1);
+        // Two tasks, and none turns what the other has turned.
+        let now = 1006 * HOUR;
+        first.turn(now).unwrap();
+        sessions(&zones, &anybody).turn(now).unwrap();
+        assert_eq!(keys(), 2);
+        assert!(first.tickets().decrypt(&ticket).is_some());
+        // The clock goes back a day, and six hours later keys turn all the same.
+        first.turn(now - 24 * HOUR).unwrap();
+        first.turn(now - 19 * HOUR).unwrap();
+        assert!(first.tickets().decrypt(&ticket).is_some());
+        first.turn(now - 18 * HOUR).unwrap();
+        assert!(first.tickets().decrypt(&ticket).is_none());
+    }
+
+    #[test]
+    fn a_process_that_takes_over_opens_tickets_and_turns_keys_when_it_is_time() {
+        let old = Zones::default();
+        let anybody = Clients::default();
+        let ticket = sessions(&old, &anybody).tickets().encrypt(b"x").unwrap();
+        let new = Zones::default();
+        new.inherit(old.export());
+        let taken = Sessions::of(&new, "web", &anybody, 1005 * HOUR).unwrap();
+        assert_eq!(taken.tickets().decrypt(&ticket).as_deref(), Some(&b"x"[..]));
+        taken.turn(1006 * HOUR).unwrap();
+        let next = taken.tickets().encrypt(b"y").unwrap();
+        assert!(sessions(&old, &anybody).tickets().decrypt(&next).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_out() {
+        let sessions = sessions(&Zones::default(), &Clients::default());
+        let before = sessions.export();
+        for strange in [
+            json!(null),
+            json!({ "keys": [], "turned": 0 }),
+            json!({ "keys": ["00"], "turned": 0 }),
+            json!({ "keys": ["zz".repeat(48)], "turned": 0 }),
+            json!({ "keys": ["é".repeat(48)], "turned": 0 }),
+        ] {
+            sessions.import(&strange);
+            assert_eq!(sessions.export(), before, "{strange}");
+        }
+    }
+}
