@@ -48,6 +48,6 @@ impl Compiler<'_> {
             metrics: &self.world.metrics,
             diagnostics: &mut self.diagnostics,
         };
-        Acme::compile(file.acme.as_ref(), &uses, &mut cx)
+        Acme::compile(file.acme.as_ref(), &uses, &self.world.zones, &mut cx)
     }
 }

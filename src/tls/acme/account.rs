@@ -49,7 +49,7 @@ pub(super) struct Authority {
     pub(super) roots: Option<Arc<RootCertStore>>,
     pub(super) email: Option<String>,
     /// One account is made, not one for each name.
-    pub(super) making: Semaphore,
+    pub(super) making: Arc<Semaphore>,
 }
 
 /// How long the authority asked us to wait with its last refusal. `instant-acme` keeps

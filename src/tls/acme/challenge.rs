@@ -6,7 +6,7 @@ use ahash::RandomState;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-use crate::tls::Certificates;
+use super::managed::Managed;
 
 /// Answers to HTTP-01 by token (RFC 8555, 8.3). Read on the way of every request, so
 /// looking is one load while nothing is pending.
@@ -53,8 +53,7 @@ pub(super) enum Shown {
         token: Box<str>,
     },
     Certificate {
-        listeners: Vec<Arc<Certificates>>,
-        name: Arc<str>,
+        managed: Arc<Managed>,
     },
 }
 
@@ -62,11 +61,7 @@ impl Drop for Shown {
     fn drop(&mut self) {
         match self {
             Self::Token { tokens, token } => tokens.take(token),
-            Self::Certificate { listeners, name } => {
-                for listener in listeners {
-                    listener.set_challenge(name, None);
-                }
-            }
+            Self::Certificate { managed } => managed.show_challenge(None),
         }
     }
 }

@@ -6,15 +6,13 @@ use http::Uri;
 use instant_acme::LetsEncrypt;
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
-use tokio::sync::Semaphore;
 
 use super::{
     Acme, Role,
     account::Authority,
-    challenge::Tokens,
     follower::Issuer,
-    issuer::{self, Issuing},
-    managed::Managed,
+    issuer::{Issuing, Shared},
+    managed::{Managed, Name},
     store::Store,
 };
 use crate::{
@@ -25,6 +23,7 @@ use crate::{
         tree::Spanned,
     },
     tls::Certificates,
+    zones::Zones,
 };
 
 /// What listeners have to do with ACME.
@@ -51,6 +50,7 @@ impl Acme {
     pub fn compile(
         config: Option<&Spanned<AcmeConfig>>,
         uses: &Uses<'_>,
+        zones: &Zones,
         cx: &mut CompileCx<'_>,
     ) -> Option<Arc<Self>> {
         let first = uses.names.iter().find_map(|of| of.names.first());
@@ -82,10 +82,11 @@ impl Acme {
         } = config;
         let store = Store::new(cx.folder.join(&config.folder.value));
         // Checked at followers too, so that one file may serve them all.
-        let authority = authority(config, cx);
+        let shared = zones.get_or_create("acme", Shared::default);
+        let authority = authority(config, &shared, cx);
         let role = match &config.issuer {
             Some(issuer) => follow(config, issuer, &store, uses, cx),
-            None => issue(config, &store, authority, cx),
+            None => issue(config, &store, authority, shared, cx),
         };
         let names = names(config, *place, uses, cx);
         if names.is_empty() {
@@ -97,9 +98,21 @@ impl Acme {
             return None;
         }
         let now = cx.clock.wall();
-        for name in &names {
-            name.begin(&store, now);
-        }
+        let names = names.into_iter().map(|found| {
+            // By the folder: in another one there are other certificates.
+            let zone = format!("acme {} in {}", found.name, store.folder().display());
+            let metrics = cx.metrics;
+            let managed = zones.get_or_create(&zone, || Managed::new(found.name, metrics));
+            managed.begin(&store, now);
+            for listener in &found.listeners {
+                managed.add(listener);
+            }
+            Name {
+                managed,
+                challenges: found.challenges.into(),
+            }
+        });
+        let names = names.collect();
         Some(Arc::new(Self { role, names }))
     }
 }
@@ -108,6 +121,7 @@ fn issue(
     config: &AcmeConfig,
     store: &Store,
     authority: Option<Authority>,
+    shared: Arc<Shared>,
     cx: &mut CompileCx<'_>,
 ) -> Option<Role> {
     if let Err(error) = store.is_writable() {
@@ -121,16 +135,15 @@ fn issue(
             "name a folder that the gateway's user may write to",
         );
     }
-    Some(Role::Issues(Issuing {
+    Some(Role::Issues(Arc::new(Issuing {
         authority: authority?,
         store: store.clone(),
-        tokens: Arc::new(Tokens::default()),
+        shared,
         clock: cx.clock.clone(),
-        slots: Semaphore::new(issuer::AT_ONCE),
-    }))
+    })))
 }
 
-fn authority(config: &AcmeConfig, cx: &mut CompileCx<'_>) -> Option<Authority> {
+fn authority(config: &AcmeConfig, shared: &Shared, cx: &mut CompileCx<'_>) -> Option<Authority> {
     let email = config.email.as_ref().and_then(|email| {
         if is_email(&email.value) {
             return Some(email.value.clone());
@@ -148,7 +161,7 @@ fn authority(config: &AcmeConfig, cx: &mut CompileCx<'_>) -> Option<Authority> {
         directory: directory(config.directory.as_ref(), cx)?,
         roots,
         email,
-        making: Semaphore::new(1),
+        making: Arc::clone(&shared.making),
     })
 }
 
@@ -193,18 +206,20 @@ fn follow(
         return None;
     }
     Some(Role::Follows {
-        issuer: Issuer::new(value.clone()),
+        issuer: Box::new(Issuer::new(value.clone())),
         store: store.clone(),
     })
 }
 
+/// A name, and what listeners have to do with it.
+struct Found {
+    name: Arc<str>,
+    listeners: Vec<Arc<Certificates>>,
+    challenges: Vec<ChallengeConfig>,
+}
+
 /// The names of all listeners, each once.
-fn names(
-    config: &AcmeConfig,
-    place: Place,
-    uses: &Uses<'_>,
-    cx: &mut CompileCx<'_>,
-) -> Vec<Managed> {
+fn names(config: &AcmeConfig, place: Place, uses: &Uses<'_>, cx: &mut CompileCx<'_>) -> Vec<Found> {
     let mut found: Vec<(Arc<str>, Vec<&Use<'_>>)> = Vec::new();
     for of in &uses.names {
         for Spanned { value, place } in of.names {
@@ -248,7 +263,11 @@ fn names(
                 None => challenges(&ports, &uses.plain_ports),
             };
             let listeners = of.iter().filter_map(|of| of.certificates.clone());
-            Managed::new(name, listeners.collect(), challenges, cx.metrics)
+            Found {
+                name,
+                listeners: listeners.collect(),
+                challenges,
+            }
         })
         .collect()
 }

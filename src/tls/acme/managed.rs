@@ -2,13 +2,15 @@
 
 use std::{
     ops::Range,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
 use instant_acme::CertificateIdentifier;
 use log::{info, warn};
 use parking_lot::Mutex;
+use rustls::sign::CertifiedKey;
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
     certificate::{self, Certificate},
@@ -22,18 +24,52 @@ use crate::{
     },
     config::model::ChallengeConfig,
     tls::Certificates,
+    zones::Zone,
 };
 
-/// A name, and the listeners that serve it.
+/// A name as a configuration has it.
+#[derive(Clone, Debug)]
+pub(super) struct Name {
+    pub(super) managed: Arc<Managed>,
+    /// Those that can be answered, the likeliest first. None for a follower.
+    pub(super) challenges: Arc<[ChallengeConfig]>,
+}
+
+/// A name and what is known of it, whichever configuration has it: its zone.
 #[derive(Debug)]
 pub(super) struct Managed {
     pub(super) name: Arc<str>,
-    pub(super) listeners: Vec<Arc<Certificates>>,
-    /// Those that can be answered, the likeliest first. None for a follower.
-    pub(super) challenges: Vec<ChallengeConfig>,
+    /// Held for as long as a certificate is asked for.
+    pub(super) alone: Arc<AsyncMutex<()>>,
+    shown: Mutex<Shown>,
     served: Mutex<Served>,
     metrics: NameMetrics,
 }
+
+/// What clients and authorities are shown, and by whom.
+#[derive(Debug, Default)]
+struct Shown {
+    /// The listeners of every configuration that there still is: of the one that serves, of
+    /// one that is being compiled, and of those that were replaced. Each ends with its own.
+    listeners: Vec<Weak<Certificates>>,
+    /// A certificate, or what stands in for one.
+    key: Option<Arc<CertifiedKey>>,
+    challenge: Option<Arc<CertifiedKey>>,
+}
+
+impl Shown {
+    fn each(&mut self, show: impl Fn(&Certificates)) {
+        self.listeners.retain(|listener| match listener.upgrade() {
+            Some(listener) => {
+                show(&listener);
+                true
+            }
+            None => false,
+        });
+    }
+}
+
+impl Zone for Managed {}
 
 #[derive(Debug, Default)]
 struct Served {
@@ -76,24 +112,33 @@ pub struct NameStatus {
     pub problem: Option<String>,
 }
 
+impl Name {
+    /// The challenge to try next: another one after a failure, since one may be shut out
+    /// by what stands before us.
+    pub(super) fn challenge(&self) -> Option<ChallengeConfig> {
+        let failures = self.managed.served.lock().state.failures;
+        let failures = usize::try_from(failures).unwrap_or(0);
+        let count = self.challenges.len().max(1);
+        self.challenges.get(failures % count).copied()
+    }
+}
+
 impl Managed {
-    pub(super) fn new(
-        name: Arc<str>,
-        listeners: Vec<Arc<Certificates>>,
-        challenges: Vec<ChallengeConfig>,
-        metrics: &Metrics,
-    ) -> Self {
+    pub(super) fn new(name: Arc<str>, metrics: &Metrics) -> Self {
         Self {
             metrics: NameMetrics::new(metrics, &name),
             name,
-            listeners,
-            challenges,
+            alone: Arc::default(),
+            shown: Mutex::default(),
             served: Mutex::default(),
         }
     }
 
-    /// Serves what the folder has, or a stand-in. Blocks.
+    /// Serves what the folder has, or a stand-in, unless something is served already. Blocks.
     pub(super) fn begin(&self, store: &Store, now: SystemTime) {
+        if self.shown.lock().key.is_some() {
+            return;
+        }
         match store.load(&self.name) {
             Ok(Some(stored)) => self.serve(stored),
             Ok(None) => {
@@ -114,12 +159,37 @@ impl Managed {
         }
     }
 
+    /// A listener serves this name too, and answers challenges for it, as long as it lives.
+    pub(super) fn add(&self, listener: &Arc<Certificates>) {
+        let mut shown = self.shown.lock();
+        if let Some(key) = &shown.key {
+            listener.set_managed(&self.name, Arc::clone(key));
+        }
+        if let Some(challenge) = &shown.challenge {
+            listener.set_challenge(&self.name, Some(Arc::clone(challenge)));
+        }
+        // Those that are gone make room.
+        shown.each(|_| {});
+        shown.listeners.push(Arc::downgrade(listener));
+    }
+
+    /// Answers an authority that asks by TLS-ALPN-01; `None` ends it.
+    pub(super) fn show_challenge(&self, challenge: Option<Arc<CertifiedKey>>) {
+        let mut shown = self.shown.lock();
+        shown.each(|listener| listener.set_challenge(&self.name, challenge.clone()));
+        shown.challenge = challenge;
+    }
+
+    fn show(&self, key: Arc<CertifiedKey>) {
+        let mut shown = self.shown.lock();
+        shown.each(|listener| listener.set_managed(&self.name, Arc::clone(&key)));
+        shown.key = Some(key);
+    }
+
     /// Serves a certificate from the next handshake on.
     pub(super) fn serve(&self, stored: Stored) {
         let Stored { certificate, state } = stored;
-        for listener in &self.listeners {
-            listener.set_managed(&self.name, Arc::clone(&certificate.key));
-        }
+        self.show(Arc::clone(&certificate.key));
         self.metrics.stand_in.set(0);
         let mut served = self.served.lock();
         *served = Served {
@@ -132,9 +202,7 @@ impl Managed {
     fn serve_stand_in(&self, now: SystemTime) {
         match certificate::stand_in(&self.name, now) {
             Ok(key) => {
-                for listener in &self.listeners {
-                    listener.set_managed(&self.name, Arc::clone(&key));
-                }
+                self.show(key);
                 self.metrics.stand_in.set(1);
                 info!(name = &*self.name; "a self-signed certificate stands in until one is issued");
             }
@@ -168,14 +236,6 @@ impl Managed {
     pub(super) fn serial(&self) -> Option<String> {
         let served = self.served.lock();
         served.certificate.as_ref().map(|c| c.serial.clone())
-    }
-
-    /// The challenge to try next: another one after a failure, since one may be shut out
-    /// by what stands before us.
-    pub(super) fn challenge(&self) -> Option<ChallengeConfig> {
-        let failures = usize::try_from(self.served.lock().state.failures).unwrap_or(0);
-        let count = self.challenges.len().max(1);
-        self.challenges.get(failures % count).copied()
     }
 
     /// What the next certificate replaces, where the authority follows renewals. Not after

@@ -3,6 +3,9 @@
 //!
 //! One gateway asks ([`issuer`]); those that share its names follow ([`follower`]): they
 //! forward challenges to it and serve what appears in the folder.
+//!
+//! What is known of a name outlives a configuration ([`managed`]), and so does an order that
+//! is under way: however often a gateway reloads, nothing is asked for twice.
 
 mod account;
 mod certificate;
@@ -30,7 +33,7 @@ pub use self::{
 use self::{
     follower::{Issuer, Said},
     issuer::Issuing,
-    managed::Managed,
+    managed::{Managed, Name},
     store::{Stamp, Store},
 };
 use crate::base::{error::chain, metrics::Series};
@@ -45,13 +48,13 @@ const LOOK: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Acme {
     role: Role,
-    names: Vec<Managed>,
+    names: Vec<Name>,
 }
 
 #[derive(Debug)]
 enum Role {
-    Issues(Issuing),
-    Follows { issuer: Issuer, store: Store },
+    Issues(Arc<Issuing>),
+    Follows { issuer: Box<Issuer>, store: Store },
 }
 
 /// What a request below [`PREFIX`] gets.
@@ -73,7 +76,7 @@ impl Acme {
     #[inline]
     pub fn is_asked(&self) -> bool {
         match &self.role {
-            Role::Issues(issuing) => !issuing.tokens.is_empty(),
+            Role::Issues(issuing) => !issuing.shared.tokens.is_empty(),
             Role::Follows { .. } => true,
         }
     }
@@ -94,7 +97,10 @@ impl Acme {
             return unknown;
         }
         match &self.role {
-            Role::Issues(issuing) => issuing.tokens.get(token).map_or(unknown, Answer::Known),
+            Role::Issues(issuing) => {
+                let known = issuing.shared.tokens.get(token);
+                known.map_or(unknown, Answer::Known)
+            }
             Role::Follows { .. } if is_forwarded => Answer::NotFound,
             Role::Follows { issuer, .. } => match issuer.ask(token, host).await {
                 Said::Answer(answer) => Answer::Known(answer),
@@ -109,14 +115,14 @@ impl Acme {
         let Some(name) = managed::name_of(series) else {
             return true;
         };
-        acme.is_some_and(|acme| acme.names.iter().any(|managed| *managed.name == *name))
+        acme.is_some_and(|acme| acme.names.iter().any(|known| *known.managed.name == *name))
     }
 
     /// How each name stands.
     pub fn status(&self) -> Vec<NameStatus> {
         self.names
             .iter()
-            .map(|managed| self.status_of(managed))
+            .map(|name| self.status_of(&name.managed))
             .collect()
     }
 
@@ -137,7 +143,8 @@ impl Acme {
         }
     }
 
-    /// Looks after the names, for as long as it is polled.
+    /// Looks after the names, for as long as it is polled. What is under way then goes on:
+    /// another configuration has the same names, mostly.
     pub async fn supervise(self: Arc<Self>) {
         let mut tasks = JoinSet::new();
         match &self.role {
@@ -160,8 +167,8 @@ impl Acme {
     }
 
     async fn keep(&self, index: usize) {
-        if let (Role::Issues(issuing), Some(managed)) = (&self.role, self.names.get(index)) {
-            issuing.keep(managed).await;
+        if let (Role::Issues(issuing), Some(name)) = (&self.role, self.names.get(index)) {
+            issuing.keep(name).await;
         }
     }
 
@@ -190,7 +197,7 @@ impl Acme {
         let Role::Follows { store, issuer } = &self.role else {
             return;
         };
-        for (managed, seen) in self.names.iter().zip(seen) {
+        for (Name { managed, .. }, seen) in self.names.iter().zip(seen) {
             let stamp = store.stamp(&managed.name);
             if stamp == *seen {
                 continue;

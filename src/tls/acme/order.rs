@@ -11,10 +11,11 @@ use super::{
     account::is_problem,
     certificate::{self, CertificateError},
     challenge::{Shown, Tokens},
+    managed::Managed,
     schedule::Failure,
     store::{Pem, StoreError},
 };
-use crate::{config::model::ChallengeConfig, tls::Certificates};
+use crate::config::model::ChallengeConfig;
 
 /// How an order is looked after: soon at first, and given up where an authority takes
 /// minutes. Its `Retry-After` comes first.
@@ -25,12 +26,11 @@ const POLL: RetryPolicy = RetryPolicy::new()
 
 /// What an order is for, and where its challenge is answered.
 pub(super) struct Wanted<'a> {
-    pub(super) name: &'a Arc<str>,
+    pub(super) managed: &'a Arc<Managed>,
     pub(super) challenge: ChallengeConfig,
     /// The certificate that this one follows: authorities exempt renewals from limits.
     pub(super) replaces: Option<CertificateIdentifier<'static>>,
     pub(super) tokens: &'a Arc<Tokens>,
-    pub(super) listeners: &'a [Arc<Certificates>],
 }
 
 /// Why there is no certificate.
@@ -106,7 +106,7 @@ fn is_refusal(problem: &Problem) -> bool {
 
 /// Orders a certificate and proves that the name is ours.
 pub(super) async fn obtain(account: &Account, wanted: &Wanted<'_>) -> Result<Pem, OrderError> {
-    let identifiers = [Identifier::Dns(wanted.name.to_string())];
+    let identifiers = [Identifier::Dns(wanted.managed.name.to_string())];
     let mut order = place(account, &identifiers, wanted.replaces.clone()).await?;
     // Shown until the authority has decided.
     let _shown = prove(&mut order, wanted).await?;
@@ -169,13 +169,11 @@ fn show(wanted: &Wanted<'_>, token: &str, answer: &KeyAuthorization) -> Result<S
     match wanted.challenge {
         ChallengeConfig::Http01 => Ok(wanted.tokens.show(token, answer.as_str())),
         ChallengeConfig::TlsAlpn01 => {
-            let certificate = certificate::challenge(wanted.name, answer.digest().as_ref())?;
-            for listener in wanted.listeners {
-                listener.set_challenge(wanted.name, Some(Arc::clone(&certificate)));
-            }
+            let managed = wanted.managed;
+            let certificate = certificate::challenge(&managed.name, answer.digest().as_ref())?;
+            managed.show_challenge(Some(certificate));
             Ok(Shown::Certificate {
-                listeners: wanted.listeners.to_vec(),
-                name: Arc::clone(wanted.name),
+                managed: Arc::clone(managed),
             })
         }
     }

@@ -108,6 +108,10 @@ impl Store {
         Self { folder }
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The certificate of `name`, if there is a usable one.
     pub(super) fn load(&self, name: &str) -> Result<Option<Stored>, StoreError> {
         let folder = self.of_name(name);

@@ -12,7 +12,7 @@ use std::{
 use instant_acme::Account;
 use log::{debug, info, warn};
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedMutexGuard, Semaphore, oneshot},
     time::{sleep, timeout},
 };
 
@@ -20,15 +20,18 @@ use super::{
     account::{Asked, Authority, on_disk},
     certificate::Certificate,
     challenge::Tokens,
-    managed::Managed,
+    managed::{Managed, Name},
     order::{self, OrderError, Wanted},
     schedule,
     store::{NameState, Pem, Store, Stored, seconds},
 };
-use crate::base::{clock::Clock, error::chain};
+use crate::{
+    base::{clock::Clock, error::chain, tasks::Tasks},
+    zones::Zone,
+};
 
 /// Orders under way at once.
-pub(super) const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 4;
 /// How long an order may take in all.
 const ORDER: Duration = Duration::from_mins(5);
 /// The longest sleep: the machine's clock may be set meanwhile, or the machine sleep.
@@ -40,48 +43,89 @@ const WINDOW_AT_MOST: Duration = Duration::from_hours(1);
 const WINDOW_AT_LEAST: Duration = Duration::from_hours(24);
 const WINDOW_AFTER_FAILURE: Duration = Duration::from_hours(6);
 
-/// The part of the gateway that asks for certificates.
+/// The part of the gateway that asks for certificates, as a configuration has it.
 #[derive(Debug)]
 pub(super) struct Issuing {
     pub(super) authority: Authority,
     pub(super) store: Store,
-    pub(super) tokens: Arc<Tokens>,
+    pub(super) shared: Arc<Shared>,
     pub(super) clock: Clock,
-    pub(super) slots: Semaphore,
 }
+
+/// What is the same for every configuration: the zone of all names.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) tokens: Arc<Tokens>,
+    slots: Arc<Semaphore>,
+    /// One account is made, not one for each name.
+    pub(super) making: Arc<Semaphore>,
+    /// Orders under way. They go on when the configuration that began them is replaced: an
+    /// authority counts what is asked for and left.
+    orders: Tasks,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            tokens: Arc::default(),
+            slots: Arc::new(Semaphore::new(AT_ONCE)),
+            making: Arc::new(Semaphore::new(1)),
+            orders: Tasks::default(),
+        }
+    }
+}
+
+impl Zone for Shared {}
 
 impl Issuing {
     /// Looks after `name` for as long as it is polled.
-    pub(super) async fn keep(&self, managed: &Managed) {
+    pub(super) async fn keep(self: &Arc<Self>, name: &Name) {
+        let managed = &name.managed;
         loop {
+            // An order of another configuration comes to its end first.
+            let alone = Arc::clone(&managed.alone).lock_owned().await;
             let now = self.clock.wall();
             let due = managed.due(&self.authority.directory, now);
             match due.duration_since(now) {
                 Ok(wait) if !wait.is_zero() => {
+                    drop(alone);
                     debug!(name = &*managed.name, seconds = wait.as_secs(); "a certificate is asked for later");
                     sleep(wait.min(LOOK)).await;
                     self.ask_for_window(managed).await;
                 }
-                _ => self.renew(managed).await,
+                _ => self.renew(name, alone).await,
             }
         }
     }
 
-    async fn renew(&self, managed: &Managed) {
-        let attempt = async {
-            let slot = self.slots.acquire().await;
-            let _slot = slot.map_err(|_| OrderError::Stopped)?;
-            self.attempt(managed).await
+    /// Asks for a certificate, and goes on doing so if this is no longer polled.
+    async fn renew(self: &Arc<Self>, name: &Name, alone: OwnedMutexGuard<()>) {
+        let Ok(slot) = Arc::clone(&self.shared.slots).acquire_owned().await else {
+            return sleep(BUSY).await;
         };
-        match attempt.await {
-            Ok(true) => {}
-            Ok(false) => sleep(BUSY).await,
-            Err(error) => self.failed(managed, &error, None).await,
+        let (over, is_over) = oneshot::channel();
+        let (own, name) = (Arc::clone(self), name.clone());
+        let title = format!("certificate for {}", name.managed.name);
+        self.shared.orders.spawn(title, async move {
+            let (_alone, _slot) = (alone, slot);
+            let is_busy = match own.attempt(&name).await {
+                Ok(is_done) => !is_done,
+                Err(error) => {
+                    own.failed(&name.managed, &error, None).await;
+                    false
+                }
+            };
+            // Nobody waits for it: the configuration was replaced.
+            let _replaced = over.send(is_busy);
+        });
+        if is_over.await.unwrap_or(true) {
+            sleep(BUSY).await;
         }
     }
 
     /// One attempt. False if another process is at it, whose outcome is on disk later.
-    async fn attempt(&self, managed: &Managed) -> Result<bool, OrderError> {
+    async fn attempt(&self, name: &Name) -> Result<bool, OrderError> {
+        let managed = &name.managed;
         let store = self.store.clone();
         let of = Arc::clone(&managed.name);
         let lock = on_disk(move || store.lock(&of)).await?;
@@ -92,7 +136,7 @@ impl Issuing {
             return Ok(false);
         };
         let asked = Asked::default();
-        let ordered = timeout(ORDER, self.order(managed, &asked)).await;
+        let ordered = timeout(ORDER, self.order(name, &asked)).await;
         match ordered.unwrap_or(Err(OrderError::TooLong)) {
             Ok((pem, certificate)) => self.issued(managed, pem, certificate).await,
             Err(error) => self.failed(managed, &error, asked.to_wait()).await,
@@ -117,22 +161,18 @@ impl Issuing {
         true
     }
 
-    async fn order(
-        &self,
-        managed: &Managed,
-        asked: &Asked,
-    ) -> Result<(Pem, Certificate), OrderError> {
-        let Some(challenge) = managed.challenge() else {
+    async fn order(&self, name: &Name, asked: &Asked) -> Result<(Pem, Certificate), OrderError> {
+        let managed = &name.managed;
+        let Some(challenge) = name.challenge() else {
             return Err(OrderError::NoChallenge(
                 "challenge that a listener can answer",
             ));
         };
         let wanted = Wanted {
-            name: &managed.name,
+            managed,
             challenge,
             replaces: managed.replaces(),
-            tokens: &self.tokens,
-            listeners: &managed.listeners,
+            tokens: &self.shared.tokens,
         };
         let account = self
             .authority

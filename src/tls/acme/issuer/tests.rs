@@ -12,7 +12,11 @@ use tokio::{
 };
 
 use super::*;
-use crate::{base::metrics::Metrics, config::model::ChallengeConfig};
+use crate::{
+    base::metrics::Metrics,
+    config::model::{ChallengeConfig, UnknownNamesConfig},
+    tls::{Certificates, acme::certificate, expiry::Expiries},
+};
 
 /// What an authority says to a path: status, headers, body.
 type Says = (u16, Vec<(&'static str, String)>, String);
@@ -110,8 +114,9 @@ fn problem(status: u16, kind: &str) -> Says {
 }
 
 struct Setup {
-    issuing: Issuing,
-    managed: Managed,
+    issuing: Arc<Issuing>,
+    managed: Arc<Managed>,
+    name: Name,
     metrics: Metrics,
     _folder: TempDir,
 }
@@ -119,21 +124,26 @@ struct Setup {
 fn setup(directory: &str) -> Setup {
     let folder = tempfile::tempdir().unwrap();
     let metrics = Metrics::default();
-    let challenges = vec![ChallengeConfig::TlsAlpn01, ChallengeConfig::Http01];
+    let shared = Arc::<Shared>::default();
+    let managed = Arc::new(Managed::new("shop.example".into(), &metrics));
+    let name = Name {
+        managed: Arc::clone(&managed),
+        challenges: [ChallengeConfig::TlsAlpn01, ChallengeConfig::Http01].into(),
+    };
     Setup {
-        issuing: Issuing {
+        issuing: Arc::new(Issuing {
             authority: Authority {
                 directory: directory.to_owned(),
                 roots: Some(Arc::new(rustls::RootCertStore::empty())),
                 email: None,
-                making: Semaphore::new(1),
+                making: Arc::clone(&shared.making),
             },
             store: Store::new(folder.path().to_owned()),
-            tokens: Arc::default(),
+            shared,
             clock: Clock::test(),
-            slots: Semaphore::new(AT_ONCE),
-        },
-        managed: Managed::new("shop.example".into(), vec![], challenges, &metrics),
+        }),
+        managed,
+        name,
         metrics,
         _folder: folder,
     }
@@ -194,7 +204,7 @@ async fn the_authority_is_left_alone_for_as_long_as_it_asks() {
     .await;
     let setup = setup(&format!("{}/directory", authority.url));
     assert_eq!(setup.due(), Duration::ZERO);
-    assert!(setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert!(setup.issuing.attempt(&setup.name).await.unwrap());
     assert!(
         (7200..7202).contains(&setup.due().as_secs()),
         "{:?}",
@@ -229,12 +239,12 @@ async fn an_account_that_was_forgotten_is_made_again() {
     })
     .await;
     let setup = setup(&format!("{}/directory", authority.url));
-    assert!(setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert!(setup.issuing.attempt(&setup.name).await.unwrap());
     assert_eq!(authority.times("/account"), 2);
     assert_eq!(authority.times("/order"), 2);
     assert!(setup.counted("refused"));
     // The control: an account that is known is not made again.
-    assert!(setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert!(setup.issuing.attempt(&setup.name).await.unwrap());
     assert_eq!(authority.times("/account"), 2);
 }
 
@@ -244,8 +254,8 @@ async fn an_authority_that_cannot_be_reached_is_asked_again_soon() {
     let url = format!("http://{}/directory", closed.local_addr().unwrap());
     drop(closed);
     let setup = setup(&url);
-    assert_eq!(setup.managed.challenge(), Some(ChallengeConfig::TlsAlpn01));
-    assert!(setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert_eq!(setup.name.challenge(), Some(ChallengeConfig::TlsAlpn01));
+    assert!(setup.issuing.attempt(&setup.name).await.unwrap());
     assert!(
         (30..36).contains(&setup.due().as_secs()),
         "{:?}",
@@ -255,7 +265,7 @@ async fn an_authority_that_cannot_be_reached_is_asked_again_soon() {
     let problem = setup.managed.state().problem.unwrap();
     assert!(problem.contains("Connection refused"), "{problem}");
     // The next attempt is by the other challenge.
-    assert_eq!(setup.managed.challenge(), Some(ChallengeConfig::Http01));
+    assert_eq!(setup.name.challenge(), Some(ChallengeConfig::Http01));
 }
 
 #[tokio::test]
@@ -309,11 +319,11 @@ async fn what_another_process_got_is_taken_over() {
     let setup = setup(&directory);
     let busy = setup.issuing.store.lock("shop.example").unwrap();
     assert!(busy.is_some());
-    assert!(!setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert!(!setup.issuing.attempt(&setup.name).await.unwrap());
     assert_eq!(authority.times("/order"), 0);
 
     setup.keep(&directory);
-    assert!(setup.issuing.attempt(&setup.managed).await.unwrap());
+    assert!(setup.issuing.attempt(&setup.name).await.unwrap());
     assert_eq!(authority.times("/order"), 0);
     let stored = setup.issuing.store.load("shop.example").unwrap().unwrap();
     assert_eq!(setup.managed.serial(), Some(stored.certificate.serial));
@@ -321,9 +331,69 @@ async fn what_another_process_got_is_taken_over() {
 
     // The control: one of another authority is served, and replaced at once.
     setup.keep("https://staging.example/directory");
+    let managed = Managed::new("shop.example".into(), &setup.metrics);
+    let now = setup.issuing.clock.wall();
+    managed.begin(&setup.issuing.store, now);
+    assert!(managed.serial().is_some());
+    assert_eq!(managed.due(&directory, now), now);
+}
+
+/// As a reload does it: what looked after a name ends wherever it is, and begins anew.
+#[tokio::test]
+async fn a_hundred_reloads_order_once() {
+    let authority = FakeAuthority::start(|_, _| problem(403, "rejectedIdentifier")).await;
+    let setup = setup(&format!("{}/directory", authority.url));
+    for _ in 0..100 {
+        let (issuing, name) = (Arc::clone(&setup.issuing), setup.name.clone());
+        let mut keeping = JoinSet::new();
+        keeping.spawn(async move { issuing.keep(&name).await });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        keeping.shutdown().await;
+    }
+    // The order that the first of them began came to its end, and what it came to holds.
+    let _over = setup.managed.alone.lock().await;
+    assert_eq!(authority.times("/order"), 1);
+    assert_eq!(authority.times("/account"), 1);
+    assert_eq!(setup.managed.state().failures, 1);
+    assert!(setup.due() > Duration::from_mins(1));
+    assert!(setup.counted("refused"));
+}
+
+#[test]
+fn listeners_of_a_new_configuration_show_what_those_of_the_old_one_did() {
+    let setup = setup("http://127.0.0.1:1/directory");
+    let listener = || {
+        let expiries = Expiries::new(&setup.metrics, &"web".into());
+        let names = ["shop.example".into()].into();
+        Arc::new(Certificates::new(
+            UnknownNamesConfig::Default,
+            names,
+            expiries,
+        ))
+    };
+    let old = listener();
+    setup.managed.add(&old);
+    setup.keep("http://127.0.0.1:1/directory");
     setup
         .managed
         .begin(&setup.issuing.store, setup.issuing.clock.wall());
-    assert!(setup.managed.serial().is_some());
-    assert_eq!(setup.due(), Duration::ZERO);
+    let challenge = certificate::challenge("shop.example", &[7; 32]).unwrap();
+    setup.managed.show_challenge(Some(Arc::clone(&challenge)));
+    let new = listener();
+    setup.managed.add(&new);
+    let before = old.managed("shop.example").expect("it was there first");
+    assert!(Arc::ptr_eq(&before, &new.managed("shop.example").unwrap()));
+    // Whichever of the two an authority meets.
+    for listener in [&old, &new] {
+        assert!(Arc::ptr_eq(
+            &challenge,
+            &listener.challenge("shop.example").unwrap()
+        ));
+    }
+    drop(old);
+    setup.managed.show_challenge(None);
+    assert!(new.challenge("shop.example").is_none());
+    let late = listener();
+    setup.managed.add(&late);
+    assert!(late.challenge("shop.example").is_none());
 }
