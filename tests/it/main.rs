@@ -1,6 +1,7 @@
 //! The one integration binary: everything that a user of the gateway sees.
 
 mod acme;
+mod admin_api;
 mod balance;
 mod browser;
 mod cli;

@@ -1,0 +1,442 @@
+//! The admin API as operators use it and as others try it: with the real program, and every
+//! action in the audit log.
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{EX_CONFIG, Ran, edgeway},
+    support::{
+        client::{self, Request, get, post},
+        gateway::Gateway,
+        origins::EchoOrigin,
+        wait::wait_for,
+    },
+};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const SOON: Duration = Duration::from_secs(5);
+
+/// A gateway with a socket, an audit log and two backends of `web`.
+const WITH_ALL: &str = "admin: { address: 127.0.0.1:0, socket: admin.sock }\n\
+    audit_log: { file: audit.log }\n\
+    upstreams: { web: { backends: [127.0.0.1:1, 127.0.0.1:2] } }\n\
+    routes: [{ match: {}, upstream: web }]\n";
+
+/// The same, asked for a token.
+fn with_token() -> String {
+    let admin = "socket: admin.sock }";
+    assert!(WITH_ALL.contains(admin));
+    WITH_ALL.replace(admin, "socket: admin.sock, token: file:token }")
+}
+
+async fn start(yaml: &str) -> Gateway {
+    Gateway::start_in(yaml, |folder| {
+        fs::write(folder.join("token"), format!("{TOKEN}\n")).expect("it takes files");
+    })
+    .await
+}
+
+/// Lines of the audit log, once there are so many.
+async fn audited(gateway: &Gateway, at_least: usize) -> Vec<Value> {
+    let file = gateway.folder().join("audit.log");
+    let what = format!("the audit log has {at_least} lines");
+    wait_for(&what, SOON, async || {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let lines: Vec<Value> = whole
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("each line is JSON"))
+            .collect();
+        (lines.len() >= at_least).then_some(lines)
+    })
+    .await
+}
+
+/// Runs a command against the gateway's socket, as whoever stands in another folder.
+fn over_socket(gateway: &Gateway, command: &[&str]) -> Ran {
+    let socket = gateway.folder().join("admin.sock");
+    let socket = socket.to_str().expect("a plain path");
+    edgeway(&[command, &["--socket", socket]].concat())
+}
+
+fn bearer(request: Request, token: &str) -> Request {
+    request.header("authorization", format!("Bearer {token}"))
+}
+
+fn json_post(path: &str, body: &Value) -> Request {
+    post(path, body.to_string()).header("content-type", "application/json")
+}
+
+#[tokio::test]
+async fn a_reload_by_command_says_what_changed_and_is_audited() {
+    let gateway = start(WITH_ALL).await;
+    let same = over_socket(&gateway, &["reload"]);
+    assert_eq!(
+        (same.status, same.stdout.as_str()),
+        (0, "nothing changed\n")
+    );
+    assert!(
+        same.stderr.contains("generation 2 serves"),
+        "{}",
+        same.stderr
+    );
+
+    let other = WITH_ALL
+        .replace(
+            "routes: [",
+            "routes: [{ name: new, match: { path: /new }, respond: ok }, ",
+        )
+        .replace("127.0.0.1:2]", "127.0.0.1:3]");
+    gateway.configure(&other);
+    let changed = over_socket(&gateway, &["reload"]);
+    assert_eq!(changed.status, 0, "{}", changed.stderr);
+    assert_eq!(changed.stdout, "+ route new\n~ upstream web\n");
+    assert_eq!(gateway.get("/new").await.text(), "ok");
+
+    // By the configuration file alone: its socket comes first, and as JSON.
+    let file = gateway.folder().join("edgeway.yaml");
+    let file = file.to_str().unwrap();
+    let asked = edgeway(&["reload", "--json", "-c", file]);
+    let told: Value = serde_json::from_str(&asked.stdout).unwrap();
+    assert_eq!((asked.status, &told["generation"]), (0, &json!(4)));
+
+    gateway.signal(Signal::HUP);
+    let lines = audited(&gateway, 4).await;
+    let uid = rustix::process::getuid().as_raw();
+    for (line, generation) in lines[..3].iter().zip(2..) {
+        assert_eq!(line["action"], "reload", "{line}");
+        assert_eq!((&line["who"], &line["uid"]), (&json!("unix"), &json!(uid)));
+        assert!(line["pid"].as_u64().is_some_and(|pid| pid > 0), "{line}");
+        assert_eq!(line["outcome"], "ok");
+        assert_eq!(line["generation"], generation);
+        assert!(line["duration_ms"].as_f64().is_some_and(|ms| ms > 0.0));
+        assert!(line["target"].as_str().unwrap().ends_with("edgeway.yaml"));
+        let time = line["time"].as_str().unwrap();
+        assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
+    }
+    assert_eq!(lines[3]["who"], "signal");
+    assert_eq!(lines[3]["generation"], 5);
+}
+
+#[tokio::test]
+async fn a_refused_reload_is_told_as_check_tells_it() {
+    let gateway = start(WITH_ALL).await;
+    gateway.configure(&WITH_ALL.replace("upstream: web", "upstrem: web"));
+    let file = gateway.folder().join("edgeway.yaml");
+    let file = file.to_str().unwrap();
+    let checked = edgeway(&["check", "-c", file]);
+    let refused = over_socket(&gateway, &["reload"]);
+    assert_eq!(refused.status, EX_CONFIG);
+    assert_eq!(
+        (refused.stdout.as_str(), &refused.stderr),
+        ("", &checked.stderr)
+    );
+    assert!(checked.stderr.contains("did you mean `upstream`?"));
+
+    let answer = gateway.send_admin(&post("/v1/reload", "")).await;
+    assert_eq!(answer.status(), 422);
+    let error = &answer.json()["error"];
+    assert_eq!(error["reason"], "config");
+    let problem = &error["problems"][0];
+    assert_eq!(problem["code"], "edgeway::config::unknown_key");
+    assert!(problem["line"].as_u64().is_some_and(|line| line > 1));
+
+    let lines = audited(&gateway, 2).await;
+    assert_eq!(lines[0]["outcome"], "refused");
+    assert_eq!(lines[0]["reason"], "config");
+    assert!(lines[0]["message"].as_str().unwrap().contains("upstrem"));
+    assert!(lines[1]["who"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert_eq!(lines[1]["generation"], 1);
+
+    // A mistake in the file hides no gateway from the commands.
+    assert_eq!(edgeway(&["status", "-c", file]).status, 0);
+    let gone = edgeway(&["reload", "--admin", "127.0.0.1:1"]);
+    assert_eq!(gone.status, 1);
+    assert!(
+        gone.stderr.contains("cannot reach a gateway"),
+        "{}",
+        gone.stderr
+    );
+}
+
+#[tokio::test]
+async fn backends_are_drained_added_and_removed() {
+    let (one, two) = (EchoOrigin::start().await, EchoOrigin::start().await);
+    let yaml = WITH_ALL.replace("127.0.0.1:1, 127.0.0.1:2", &one.address().to_string());
+    let gateway = start(&yaml).await;
+    let backends = "/v1/upstreams/web/backends";
+    let (first, second) = (
+        format!("{backends}/{}", one.address()),
+        format!("{backends}/{}", two.address()),
+    );
+    let drain = |path: &str, body: Value| json_post(&format!("{path}/drain"), &body);
+    let send = async |request: Request, status: u16| {
+        let answer = gateway.send_admin(&request).await;
+        assert_eq!(answer.status(), status, "{}", answer.text());
+        answer.json()
+    };
+
+    let last = send(drain(&first, json!({})), 409).await;
+    assert_eq!(last["error"]["reason"], "last_backend");
+    let added = json!({ "address": two.address().to_string(), "weight": 2 });
+    let added = send(json_post(backends, &added), 200).await;
+    assert_eq!(added["backend"]["weight"], 2);
+    let again = json!({ "address": two.address().to_string() });
+    let again = send(json_post(backends, &again), 409).await;
+    assert_eq!(again["error"]["reason"], "backend_exists");
+    let drained = send(drain(&first, json!({ "force": false })), 200).await;
+    assert_eq!(drained["backend"]["state"], "drained");
+    assert_eq!(gateway.get("/").await.status(), 200);
+
+    let told = send(get("/v1/upstreams"), 200).await;
+    let told = told["upstreams"][0]["backends"].as_array().unwrap().clone();
+    assert_eq!(told.len(), 2);
+    assert_eq!(told[0]["state"], "drained");
+    let written = send(Request::new("DELETE", &first), 409).await;
+    assert_eq!(written["error"]["reason"], "backend_written");
+    let undrained = send(post(&format!("{first}/undrain"), ""), 200).await;
+    assert_ne!(undrained["backend"]["state"], "drained");
+    let busy = send(Request::new("DELETE", &second), 409).await;
+    assert_eq!(busy["error"]["reason"], "not_drained");
+    let gone = format!("{second}?force=true");
+    send(Request::new("DELETE", &gone), 200).await;
+    let unknown = send(drain(&second, json!({})), 404).await;
+    assert_eq!(unknown["error"]["reason"], "no_such_backend");
+    let nowhere = post("/v1/upstreams/nowhere/backends/127.0.0.1:1/undrain", "");
+    let nowhere = send(nowhere, 404).await;
+    assert_eq!(nowhere["error"]["reason"], "no_such_upstream");
+
+    let lines = audited(&gateway, 10).await;
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let text = |key: &str| line[key].as_str().unwrap_or("").to_owned();
+            format!("{} {}", text("action"), text("outcome"))
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "drain refused",
+            "add_backend ok",
+            "add_backend refused",
+            "drain ok",
+            "remove_backend refused",
+            "undrain ok",
+            "remove_backend refused",
+            "remove_backend ok",
+            "drain refused",
+            "undrain refused",
+        ]
+    );
+    let target = format!("web/{}", one.address());
+    assert_eq!(lines[0]["target"], target.as_str());
+}
+
+#[tokio::test]
+async fn a_token_opens_the_address_and_the_socket_needs_none() {
+    let gateway = start(&with_token()).await;
+    for path in ["/status", "/metrics", "/v1/status", "/nothing"] {
+        let answer = gateway.admin_get(path).await;
+        assert_eq!(answer.status(), 401, "{path}");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+        assert!(!answer.text().contains("127.0.0.1:1"));
+        let right = gateway.send_admin(&bearer(get(path), TOKEN)).await;
+        assert_ne!(right.status(), 401, "{path}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(gateway.admin_get(path).await.status(), 200, "{path}");
+    }
+    let wrong = bearer(post("/v1/reload", ""), &TOKEN.replace('0', "1"));
+    let wrong = gateway.send_admin(&wrong).await;
+    assert_eq!(wrong.json()["error"]["reason"], "token_wrong");
+
+    // The commands find the token as they find the gateway.
+    let admin = gateway.admin().to_string();
+    let without = edgeway(&["status", "--admin", &admin]);
+    assert_eq!(without.status, 1);
+    assert!(
+        without.stderr.contains("Authorization"),
+        "{}",
+        without.stderr
+    );
+    let token = gateway.folder().join("token");
+    let token = token.to_str().unwrap();
+    let with = edgeway(&["status", "--admin", &admin, "--token-file", token]);
+    assert_eq!(with.status, 0, "{}", with.stderr);
+    let socket = over_socket(&gateway, &["status"]);
+    assert_eq!(socket.status, 0, "{}", socket.stderr);
+
+    let metrics = gateway.send_admin(&bearer(get("/metrics"), TOKEN)).await;
+    let metrics = metrics.text();
+    for counted in [
+        "edgeway_admin_refused_total{reason=\"token_missing\"} 5",
+        "edgeway_admin_refused_total{reason=\"token_wrong\"} 1",
+    ] {
+        assert!(metrics.contains(counted), "{metrics}");
+    }
+    let first = &audited(&gateway, 1).await[0];
+    assert_eq!(first["action"], "enter");
+    assert_eq!(first["reason"], "token_missing");
+    assert_eq!(first["target"], "/status");
+
+    // Nothing that the gateway says has the token in it.
+    let file = gateway.folder().join("edgeway.yaml");
+    let printed = edgeway(&["check", "--print", "-c", file.to_str().unwrap()]);
+    assert!(printed.stdout.contains("[redacted]"), "{}", printed.stdout);
+    let audit = fs::read_to_string(gateway.folder().join("audit.log")).unwrap();
+    for text in [
+        printed.stdout,
+        printed.stderr,
+        gateway.stderr(),
+        audit,
+        metrics,
+    ] {
+        assert!(!text.contains(TOKEN), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn another_token_holds_from_the_reload_on() {
+    let gateway = start(&with_token()).await;
+    let other = TOKEN.replace('0', "x");
+    fs::write(gateway.folder().join("token"), &other).unwrap();
+    let before = gateway.send_admin(&bearer(get("/status"), &other)).await;
+    assert_eq!(before.status(), 401);
+    assert_eq!(over_socket(&gateway, &["reload"]).status, 0);
+    let after = gateway.send_admin(&bearer(get("/status"), &other)).await;
+    assert_eq!(after.status(), 200);
+    let old = gateway.send_admin(&bearer(get("/status"), TOKEN)).await;
+    assert_eq!(old.status(), 401);
+}
+
+#[tokio::test]
+async fn an_address_of_the_network_answers_with_a_token_under_any_name() {
+    let gateway = start(&with_token().replace("127.0.0.1:0", "0.0.0.0:0")).await;
+    let mut address = gateway.admin();
+    address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    let named = get("/status").header("host", "gateway.internal");
+    let refused = client::send(address, &named).await.unwrap();
+    assert_eq!(refused.status(), 401);
+    let answered = client::send(address, &bearer(named, TOKEN)).await.unwrap();
+    assert_eq!(answered.status(), 200);
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_and_rebound_names_do_nothing() {
+    let gateway = start(WITH_ALL).await;
+    let reload = || post("/v1/reload", "");
+    for (name, value, status) in [
+        ("origin", "https://evil.test", 403),
+        ("sec-fetch-site", "cross-site", 403),
+        ("host", "evil.test:9900", 421),
+        ("content-type", "text/plain", 415),
+    ] {
+        let answer = gateway.send_admin(&reload().header(name, value)).await;
+        assert_eq!(answer.status(), status, "{name}");
+    }
+    assert_eq!(gateway.admin_get("/v1/reload").await.status(), 405);
+    assert_eq!(gateway.count("edgeway_config_generation").await, 1);
+    assert_eq!(gateway.count("edgeway_admin_refused_total").await, 3);
+    assert_eq!(gateway.send_admin(&reload()).await.status(), 200);
+    assert_eq!(gateway.count("edgeway_config_generation").await, 2);
+}
+
+#[tokio::test]
+async fn a_full_disk_under_the_audit_log_holds_up_no_action() {
+    let gateway = start(&WITH_ALL.replace("audit.log", "/dev/full")).await;
+    for generation in 2..6 {
+        let answer = gateway.send_admin(&post("/v1/reload", "")).await;
+        assert_eq!(answer.json()["generation"], generation);
+    }
+    wait_for("the failure is counted", SOON, async || {
+        (gateway.count("edgeway_audit_failing").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.count("edgeway_audit_lines_total").await, 0);
+    let said = gateway.stderr();
+    assert!(said.contains("the audit log cannot be written"), "{said}");
+}
+
+#[tokio::test]
+async fn without_an_audit_log_actions_stand_in_the_process_log() {
+    let yaml = WITH_ALL.replace("audit_log: { file: audit.log }\n", "");
+    let gateway = start(&yaml).await;
+    assert_eq!(over_socket(&gateway, &["reload"]).status, 0);
+    let said = gateway.stderr();
+    let line = said.lines().find(|line| line.contains("edgeway::audit"));
+    let line = line.expect("it is told");
+    for part in [
+        "action=reload",
+        "who=unix uid",
+        "outcome=ok",
+        "generation=2",
+    ] {
+        assert!(line.contains(part), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_moved_audit_log_is_followed_by_a_new_one() {
+    let gateway = start(WITH_ALL).await;
+    over_socket(&gateway, &["reload"]);
+    audited(&gateway, 1).await;
+    let file = gateway.folder().join("audit.log");
+    fs::rename(&file, gateway.folder().join("audit.log.1")).unwrap();
+    gateway.signal(Signal::USR1);
+    wait_for("there is a new file", SOON, async || {
+        file.exists().then_some(())
+    })
+    .await;
+    over_socket(&gateway, &["reload"]);
+    assert_eq!(audited(&gateway, 1).await[0]["generation"], 3);
+}
+
+fn repository(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("the file is there")
+}
+
+#[test]
+fn each_path_is_documented_and_each_documented_path_is_there() {
+    let page = repository("docs/admin.md");
+    let documented: BTreeSet<(String, String)> = page
+        .lines()
+        .filter_map(|line| {
+            let (method, path) = line
+                .strip_prefix("### `")?
+                .strip_suffix('`')?
+                .split_once(' ')?;
+            Some((method.to_owned(), path.to_owned()))
+        })
+        .collect();
+    let there: BTreeSet<_> = edgeway::status::http::paths()
+        .into_iter()
+        .map(|(method, path)| (method.to_owned(), path.to_owned()))
+        .collect();
+    assert_eq!(documented, there);
+    // So is every reason for which the listener turns somebody away.
+    for reason in edgeway::status::http::Reason::ALL {
+        let row = format!("| `{}` |", reason.word());
+        assert!(page.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn the_example_is_right_with_its_token_too() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("admin.token"), TOKEN).unwrap();
+    let example = repository("conf/examples/admin.yaml");
+    let commented = "# token: file:admin.token";
+    assert!(example.contains(commented));
+    let open = example
+        .replace(commented, "token: file:admin.token")
+        .replace("127.0.0.1:9900", "0.0.0.0:9900");
+    let file = folder.path().join("edgeway.yaml");
+    fs::write(&file, open).unwrap();
+    let checked = edgeway(&["check", "-c", file.to_str().unwrap()]);
+    assert_eq!(checked.status, 0, "{}", checked.stderr);
+    assert!(checked.stderr.contains("well formed"), "{}", checked.stderr);
+}
