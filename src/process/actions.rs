@@ -42,6 +42,19 @@ struct TurnedAway {
     left_out: u64,
 }
 
+impl TurnedAway {
+    /// How many were left out before this one; `None` if it is to be left out as well.
+    fn one_more(&mut self, now: Instant) -> Option<u64> {
+        let is_soon = |last| now.saturating_duration_since(last) < TURNED_AWAY_EVERY;
+        if self.last.is_some_and(is_soon) {
+            self.left_out += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
 impl Operator {
     pub(super) fn new(control: &Arc<Control>) -> Self {
         Self {
@@ -115,17 +128,8 @@ impl Actions for Operator {
     fn turned_away(&self, who: Who, reason: Reason, path: &str) {
         self.refused[reason as usize].inc();
         let now = self.live().world.clock.now();
-        let left_out = {
-            let mut turned_away = self.turned_away.lock();
-            let is_soon = turned_away
-                .last
-                .is_some_and(|last| now.saturating_duration_since(last) < TURNED_AWAY_EVERY);
-            if is_soon {
-                turned_away.left_out += 1;
-                return;
-            }
-            turned_away.last = Some(now);
-            std::mem::take(&mut turned_away.left_out)
+        let Some(left_out) = self.turned_away.lock().one_more(now) else {
+            return;
         };
         self.live().audit(&Entry {
             target: Some(path.chars().take(200).collect()),
@@ -217,4 +221,37 @@ fn no_such_upstream<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Ref
         "no_such_upstream",
         format!("there is no upstream `{name}`; there is {known}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Clock;
+
+    #[test]
+    fn a_flood_of_strangers_is_a_line_a_second() {
+        let clock = Clock::test();
+        let mut turned_away = TurnedAway::default();
+        let mut one_more = || turned_away.one_more(clock.now());
+        assert_eq!(one_more(), Some(0));
+        for _ in 0..41 {
+            assert_eq!(one_more(), None);
+        }
+        clock.advance(TURNED_AWAY_EVERY);
+        assert_eq!(one_more(), Some(41));
+        assert_eq!(one_more(), None);
+        clock.advance(TURNED_AWAY_EVERY);
+        assert_eq!(one_more(), Some(1));
+    }
+
+    #[test]
+    fn an_unknown_upstream_is_told_with_those_that_there_are() {
+        let refused = no_such_upstream("wbe", ["web", "api"].into_iter());
+        assert_eq!(
+            refused.message,
+            "there is no upstream `wbe`; there is `api`, `web`"
+        );
+        let refused = no_such_upstream("web", std::iter::empty());
+        assert_eq!(refused.message, "there is no upstream `web`; there is none");
+    }
 }
