@@ -29,7 +29,7 @@ setup-tests: ## the same, and what the end-to-end tests need: a browser, openssl
 
 .PHONY: setup-drills
 setup-drills: ## the same, and what the drills need: a load generator, testssl.sh
-	@scripts/setup nghttp2-client openssl testssl.sh
+	@scripts/setup nghttp2-client openssl testssl.sh wrk
 
 .PHONY: apps
 apps: ## install and build what the end-to-end tests run in node

@@ -7,21 +7,24 @@
     reason = "a drill reports to the terminal"
 )]
 
+mod all_down;
 mod balance;
 mod bodies;
 mod floods;
 mod hang;
 mod idle_close;
 mod kill;
+mod reload_storm;
 mod slow_clients;
 #[path = "../it/support/mod.rs"]
 mod support;
 mod testssl;
 mod websocket;
+mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 9] = [
+const DRILLS: [&str; 11] = [
     "balance",
     "kill9",
     "idle-close",
@@ -31,6 +34,8 @@ const DRILLS: [&str; 9] = [
     "hang",
     "floods",
     "slow-clients",
+    "reload-storm",
+    "all-down",
 ];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
@@ -73,6 +78,8 @@ async fn main() -> ExitCode {
             "websocket" => websocket::run(&mut report).await,
             "floods" => floods::run(&mut report).await,
             "slow-clients" => slow_clients::run(&mut report).await,
+            "reload-storm" => reload_storm::run(&mut report).await,
+            "all-down" => all_down::run(&mut report).await,
             _ => hang::run(&mut report).await,
         }
     }
