@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use rustix::process::Signal;
 
 use crate::support::{
-    client::{self, Connection, get},
+    client::{self, Connection, Request, get},
     gateway::Gateway,
     load::{Lanes, Tally, endless},
     origins::{EchoOrigin, SlowOrigin, WsOrigin},
@@ -296,4 +296,40 @@ routes:
     assert_unharmed("new connections", &fresh.stop().await);
     assert_eq!(sockets::alive(&mut open).await, 20);
     assert_eq!(ws.opened(), 20);
+}
+
+#[tokio::test]
+async fn reloads_at_a_time_wait_for_one_another() {
+    let gateway = Gateway::start(&says("one")).await;
+    gateway.configure(&says("two"));
+    let ask = Request::new("POST", "/v1/reload");
+    let answers = tokio::join!(
+        gateway.send_admin(&ask),
+        gateway.send_admin(&ask),
+        gateway.send_admin(&ask),
+        gateway.send_admin(&ask),
+        gateway.send_admin(&ask)
+    );
+    let answers: [_; 5] = answers.into();
+    let mut generations: Vec<u64> = answers
+        .iter()
+        .map(|answer| {
+            assert_eq!(answer.status(), 200, "{}", answer.text());
+            answer.json()["generation"].as_u64().unwrap()
+        })
+        .collect();
+    generations.sort_unstable();
+    assert_eq!(generations, [2, 3, 4, 5, 6]);
+    // One of them found the change.
+    let changed: usize = answers
+        .iter()
+        .map(|answer| {
+            answer.json()["changes"]["routes"]["changed"]
+                .as_array()
+                .unwrap()
+                .len()
+        })
+        .sum();
+    assert_eq!(changed, 1);
+    assert_eq!(gateway.get("/").await.text(), "two");
 }
