@@ -1,14 +1,22 @@
 //! The command line. Reads arguments, calls what does the work, prints what came of it.
 
 mod admin;
+mod backends;
 mod check;
+mod client;
 mod demo;
+mod drain;
 mod explain;
 pub(crate) mod out;
+mod program;
+mod progress;
 mod reload;
+mod rollout;
 mod run;
+mod scale;
 mod schema;
 mod status;
+mod upstream;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -50,6 +58,22 @@ enum Command {
     /// What is wrong with it is told as by `check`, and then nothing has changed: the exit
     /// status is 78 for a configuration with errors, and 1 for any other reason.
     Reload(reload::Options),
+    /// Send a backend no new requests, and wait for those under way
+    Drain(drain::Options),
+    /// Send a drained backend requests again
+    Undrain(drain::UndrainOptions),
+    /// Restart the apps behind an upstream, one after the other
+    ///
+    /// Each one is drained, the command is run for it, and once its checks are good it gets
+    /// requests again. The first that does not come back ends the rollout; it stays drained.
+    Rollout(rollout::Options),
+    /// Start or stop apps until an upstream has so many
+    ///
+    /// A unit of systemd is started for each one that is missing, and it gets requests once
+    /// its checks are good. The last ones are drained, removed and stopped.
+    Scale(scale::Options),
+    /// Add and remove backends of the running gateway
+    Upstream(upstream::Options),
 }
 
 /// Where the configuration is.
@@ -76,6 +100,11 @@ pub fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Reload(options) => reload::run(&options),
+        Command::Drain(options) => drain::run(&options),
+        Command::Undrain(options) => drain::run_undrain(&options),
+        Command::Rollout(options) => rollout::run(&options),
+        Command::Scale(options) => scale::run(&options),
+        Command::Upstream(options) => upstream::run(&options),
     }
 }
 

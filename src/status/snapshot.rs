@@ -3,6 +3,8 @@
 //! JSON, page and terminal table all read this one shape. It holds nothing secret: names,
 //! addresses and counts, never header values, keys or the text of the configuration.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -129,6 +131,9 @@ pub struct UpstreamStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
     pub backends: Vec<BackendStatus>,
+    /// How `edgeway scale` starts and stops the apps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleStatus>,
     /// Requests that wait for a place.
     pub queue: u64,
     /// All backends are out of rotation, so all are used.
@@ -142,8 +147,13 @@ pub struct UpstreamStatus {
 pub struct BackendStatus {
     pub address: String,
     pub weight: u64,
-    /// `healthy`, `slow_start`, `ejected` or `down`.
+    /// `healthy`, `slow_start`, `ejected` or `down`; `draining` or `drained` while it is to
+    /// get no requests.
     pub state: String,
+    /// What active checks say; true where there are none.
+    pub healthy: bool,
+    /// `file`, `dns` or `added`: whether it is written, or who gave it.
+    pub origin: String,
     pub in_flight: u64,
     pub requests: u64,
     pub failures: u64,
@@ -170,6 +180,24 @@ pub struct ProbeStatus {
     pub took_ms: f64,
     /// Seconds since.
     pub ago: f64,
+    /// How many checks have ended so far.
+    pub count: u64,
+    /// How many of the last passed, without one between that did not.
+    pub passed_in_a_row: u64,
+    /// Another one is under way.
+    pub running: bool,
+}
+
+/// How the apps of an upstream are started, as `upstreams::Scale` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleStatus {
+    /// With `{port}` in it.
+    pub unit: String,
+    pub first_port: u16,
+    pub last_port: u16,
+    /// `system` or `user`.
+    pub manager: String,
+    pub address: IpAddr,
 }
 
 impl UpstreamStatus {
@@ -202,8 +230,12 @@ mod tests {
             "protocol": "http1",
             "backends": [{
                 "address": "127.0.0.1:3000", "weight": 1, "state": "healthy", "in_flight": 2,
+                "healthy": true, "origin": "file",
                 "requests": 7, "failures": 1, "ewma_ms": 1.5, "slow_start": 0.3,
-                "probe": { "passed": true, "text": "200", "took_ms": 0.4, "ago": 2.0 },
+                "probe": {
+                    "passed": true, "text": "200", "took_ms": 0.4, "ago": 2.0,
+                    "count": 9, "passed_in_a_row": 4, "running": false,
+                },
             }],
             "queue": 3,
             "panic": false,

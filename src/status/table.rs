@@ -148,6 +148,9 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     if upstream.protocol == "h2" {
         notes.push("HTTP/2".to_owned());
     }
+    if backend.origin == "added" {
+        notes.push("added at run time".to_owned());
+    }
     if backend.weight > 1 {
         notes.push(format!("weight {}", backend.weight));
     }

@@ -66,7 +66,20 @@ pub(crate) use snapshot;
 #[test]
 fn every_command_says_what_it_takes() {
     let commands = [
-        "", "run", "check", "explain", "schema", "demo", "status", "reload",
+        "",
+        "run",
+        "check",
+        "explain",
+        "schema",
+        "demo",
+        "status",
+        "reload",
+        "drain",
+        "undrain",
+        "rollout",
+        "scale",
+        "upstream add",
+        "upstream remove",
     ];
     let pages = commands.map(|command| {
         let arguments: Vec<&str> = command.split_terminator(' ').chain(["--help"]).collect();

@@ -21,6 +21,7 @@ mod next_front;
 mod observed;
 mod proxy_protocol;
 mod reload;
+mod rollout;
 mod schema;
 mod shutdown;
 mod smuggling;

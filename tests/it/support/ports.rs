@@ -10,9 +10,28 @@ use std::{
 const FIRST: u16 = 18_000;
 const COUNT: u16 = 12_000;
 
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+/// The first of so many ports in a row that nobody listens on, and that no other test of this
+/// process was given.
+pub(crate) fn free_ports(count: u16) -> u16 {
+    let start = (std::process::id().wrapping_mul(131) % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT / count {
+        let step = NEXT.fetch_add(count, Ordering::Relaxed);
+        let first = (start + step % COUNT) % COUNT;
+        let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if first + count < COUNT && (0..count).all(|more| is_free(FIRST + first + more)) {
+            return FIRST + first;
+        }
+    }
+    panic!(
+        "no {count} free ports between {FIRST} and {}",
+        FIRST + COUNT
+    );
+}
+
 /// A port that nobody listens on, and that no other test of this process was given.
 pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
     // Test runs beside one another begin at different places.
     let start = (std::process::id().wrapping_mul(131) % u32::from(COUNT)) as u16;
     for _ in 0..COUNT {

@@ -1,0 +1,483 @@
+//! Backends of the running gateway as the commands that move them see them: what is asked
+//! of the gateway, and what is waited for.
+
+use std::{fmt, future::Future, str::FromStr, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use crate::status::snapshot::{BackendStatus, UpstreamStatus};
+
+/// Between two looks at a backend that is waited for.
+const LOOK_EACH: Duration = Duration::from_millis(100);
+
+/// `UPSTREAM/ADDRESS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Name {
+    pub(super) upstream: String,
+    pub(super) address: String,
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            // The path of a unix socket has slashes of its own.
+            Some((upstream, address)) if !upstream.is_empty() && !address.is_empty() => Ok(Self {
+                upstream: upstream.to_owned(),
+                address: address.to_owned(),
+            }),
+            _ => Err("write UPSTREAM/ADDRESS, such as web/127.0.0.1:3001".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.upstream, self.address)
+    }
+}
+
+/// Why the gateway gave no answer, or not the one that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot be reached. It may be on its way back: an upgrade, a restart.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// What the commands ask of the running gateway.
+pub(super) trait Gateway {
+    async fn upstream(&self, name: &str) -> Result<UpstreamStatus, Trouble>;
+    async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, Trouble>;
+    async fn undrain(&self, name: &Name) -> Result<BackendStatus, Trouble>;
+    async fn add(&self, name: &Name, weight: u16, drained: bool) -> Result<BackendStatus, Trouble>;
+    async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, Trouble>;
+
+    async fn backend(&self, name: &Name) -> Result<BackendStatus, Trouble> {
+        let upstream = self.upstream(&name.upstream).await?;
+        let mut all = upstream.backends.into_iter();
+        all.find(|backend| backend.address == name.address)
+            .ok_or_else(|| Trouble::Refused(format!("there is no backend `{name}` any more")))
+    }
+}
+
+/// It gets no new requests.
+pub(super) fn is_drained(backend: &BackendStatus) -> bool {
+    matches!(backend.state.as_str(), "draining" | "drained")
+}
+
+/// `1 request`, `3 requests`.
+pub(super) fn requests(count: u64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} request{plural}")
+}
+
+/// Becomes true when the user wants an end.
+pub(super) type Interrupt = watch::Receiver<bool>;
+
+/// How a wait ended without what was waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Waited<T> {
+    /// Its time was up; what there was last.
+    TooLong(T),
+    Interrupted,
+    Trouble(Trouble),
+}
+
+/// Waits until the backend has no request under way. Otherwise tells how many there are.
+pub(super) async fn until_idle(
+    gateway: &impl Gateway,
+    name: &Name,
+    deadline: Duration,
+    interrupt: &Interrupt,
+) -> Result<(), Waited<u64>> {
+    until(
+        gateway,
+        name,
+        deadline,
+        interrupt,
+        |backend| match backend.in_flight {
+            0 => Ok(()),
+            left => Err(left),
+        },
+    )
+    .await
+}
+
+/// The checks that count: those after so many. `None` until the gateway can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Since(Option<u64>);
+
+impl Since {
+    /// From the moment when the backend was as told.
+    pub(super) fn now(backend: &BackendStatus) -> Self {
+        Self(Some(begun(backend)))
+    }
+
+    /// From the moment when the gateway, which is away, can be asked again.
+    pub(super) fn return_of_gateway() -> Self {
+        Self(None)
+    }
+
+    /// How many good checks in a row there were since.
+    fn good(&mut self, backend: &BackendStatus) -> u64 {
+        let Some(probe) = &backend.probe else {
+            return 0;
+        };
+        let mut since = *self.0.get_or_insert_with(|| begun(backend));
+        if probe.count + 1 < since {
+            // It counts anew: the gateway was restarted, so all its checks are later.
+            since = 0;
+            self.0 = Some(since);
+        }
+        probe.passed_in_a_row.min(probe.count.saturating_sub(since))
+    }
+}
+
+/// How many checks have begun.
+fn begun(backend: &BackendStatus) -> u64 {
+    let probe = backend.probe.as_ref();
+    probe.map_or(0, |probe| probe.count + u64::from(probe.running))
+}
+
+/// What was last seen of a backend that does not come back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    good: u64,
+    last: Option<String>,
+    healthy: bool,
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.last {
+            None => write!(f, "no check has ended"),
+            Some(last) => {
+                write!(
+                    f,
+                    "{} good checks in a row, the last one: {last}",
+                    self.good
+                )?;
+                if !self.healthy {
+                    write!(f, "; `health` does not count it as up")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Waits for `probes` good checks in a row that began later than `since`.
+pub(super) async fn until_good(
+    gateway: &impl Gateway,
+    name: &Name,
+    mut since: Since,
+    probes: u64,
+    deadline: Duration,
+    interrupt: &Interrupt,
+) -> Result<(), Waited<Seen>> {
+    until(gateway, name, deadline, interrupt, move |backend| {
+        let good = since.good(backend);
+        if good >= probes && backend.healthy {
+            return Ok(());
+        }
+        Err(Seen {
+            good,
+            last: backend.probe.as_ref().map(|probe| probe.text.clone()),
+            healthy: backend.healthy,
+        })
+    })
+    .await
+}
+
+/// Looks at a backend until `judge` is content. A gateway that is away for a while is
+/// waited for, too.
+async fn until<T: Clone + Default>(
+    gateway: &impl Gateway,
+    name: &Name,
+    deadline: Duration,
+    interrupt: &Interrupt,
+    mut judge: impl FnMut(&BackendStatus) -> Result<(), T>,
+) -> Result<(), Waited<T>> {
+    let mut last = T::default();
+    let mut away = None;
+    let look = async {
+        loop {
+            match gateway.backend(name).await {
+                Ok(backend) => match judge(&backend) {
+                    Ok(()) => return Ok(()),
+                    Err(seen) => {
+                        last = seen;
+                        away = None;
+                    }
+                },
+                Err(trouble @ Trouble::Away(_)) => away = Some(trouble),
+                Err(trouble @ Trouble::Refused(_)) => return Err(Waited::Trouble(trouble)),
+            }
+            sleep(LOOK_EACH).await;
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = timeout(deadline, look) => outcome,
+        () = interrupted(interrupt) => return Err(Waited::Interrupted),
+    };
+    match outcome {
+        Ok(outcome) => outcome,
+        Err(_) => Err(away.map_or_else(|| Waited::TooLong(last), Waited::Trouble)),
+    }
+}
+
+/// Ends when the user wants an end.
+async fn interrupted(interrupt: &Interrupt) {
+    let mut interrupt = interrupt.clone();
+    let wanted = interrupt.wait_for(|is_wanted| *is_wanted).await.is_ok();
+    if !wanted {
+        // Nobody is there any more who could want it.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Does `work`, which is told when the user presses Ctrl-C or ends us.
+pub(super) async fn interruptible<F: Future>(work: impl FnOnce(Interrupt) -> F) -> F::Output {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (tell, interrupt) = watch::channel(false);
+    let work = work(interrupt);
+    tokio::pin!(work);
+    let (Ok(mut int), Ok(mut term)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return work.await;
+    };
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+        }
+        tell.send_replace(true);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::{cell::RefCell, collections::BTreeMap};
+
+    use super::*;
+    use crate::status::snapshot::ProbeStatus;
+
+    /// A gateway with one upstream, `web`, whose backends do what a test says. Each look
+    /// lets the next of a backend's looks come true; the last stays.
+    #[derive(Default)]
+    pub(in crate::cli) struct FakeGateway {
+        pub(in crate::cli) state: RefCell<FakeState>,
+    }
+
+    #[derive(Default)]
+    pub(in crate::cli) struct FakeState {
+        pub(in crate::cli) upstream: UpstreamStatus,
+        /// Requests that end with each look.
+        pub(in crate::cli) finishes: u64,
+        /// Backends whose checks fail, and what they say.
+        pub(in crate::cli) broken: BTreeMap<String, String>,
+        /// What was asked for, in order.
+        pub(in crate::cli) log: Vec<String>,
+        /// So many looks find nobody.
+        pub(in crate::cli) away: u32,
+    }
+
+    pub(in crate::cli) fn backend(address: &str, origin: &str) -> BackendStatus {
+        BackendStatus {
+            address: address.to_owned(),
+            weight: 1,
+            state: "healthy".to_owned(),
+            healthy: true,
+            origin: origin.to_owned(),
+            ..BackendStatus::default()
+        }
+    }
+
+    impl FakeGateway {
+        pub(in crate::cli) fn new(addresses: &[&str]) -> Self {
+            let gateway = Self::default();
+            let backends = addresses.iter().map(|address| backend(address, "file"));
+            gateway.state.borrow_mut().upstream = UpstreamStatus {
+                name: "web".to_owned(),
+                backends: backends.collect(),
+                ..UpstreamStatus::default()
+            };
+            gateway.state.borrow_mut().finishes = u64::MAX;
+            gateway
+        }
+
+        pub(in crate::cli) fn log(&self) -> Vec<String> {
+            self.state.borrow().log.clone()
+        }
+
+        pub(in crate::cli) fn with<T>(
+            &self,
+            address: &str,
+            change: impl FnOnce(&mut BackendStatus) -> T,
+        ) -> T {
+            let mut state = self.state.borrow_mut();
+            let mut all = state.upstream.backends.iter_mut();
+            change(all.find(|b| b.address == address).expect("it is there"))
+        }
+
+        fn note(&self, line: String) {
+            self.state.borrow_mut().log.push(line);
+        }
+    }
+
+    impl Gateway for FakeGateway {
+        async fn upstream(&self, name: &str) -> Result<UpstreamStatus, Trouble> {
+            let mut state = self.state.borrow_mut();
+            if state.away > 0 {
+                state.away -= 1;
+                return Err(Trouble::Away("nobody is there".to_owned()));
+            }
+            if name != state.upstream.name {
+                return Err(Trouble::Refused(format!("there is no upstream `{name}`")));
+            }
+            let told = state.upstream.clone();
+            let FakeState {
+                upstream,
+                finishes,
+                broken,
+                ..
+            } = &mut *state;
+            for backend in &mut upstream.backends {
+                if !is_drained(backend) {
+                    continue;
+                }
+                backend.in_flight = backend.in_flight.saturating_sub(*finishes);
+                if backend.in_flight == 0 {
+                    backend.state = "drained".to_owned();
+                }
+                let probe = backend.probe.get_or_insert_default();
+                let bad = broken.get(&backend.address);
+                probe.count += 1;
+                probe.passed = bad.is_none();
+                probe.text = bad.cloned().unwrap_or_else(|| "ok".to_owned());
+                probe.passed_in_a_row = match bad {
+                    Some(_) => 0,
+                    None => probe.passed_in_a_row + 1,
+                };
+            }
+            Ok(told)
+        }
+
+        async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, Trouble> {
+            let forced = if force { " by force" } else { "" };
+            self.note(format!("drain {}{forced}", name.address));
+            self.with(&name.address, |backend| {
+                "draining".clone_into(&mut backend.state);
+                Ok(backend.clone())
+            })
+        }
+
+        async fn undrain(&self, name: &Name) -> Result<BackendStatus, Trouble> {
+            self.note(format!("undrain {}", name.address));
+            self.with(&name.address, |backend| {
+                "healthy".clone_into(&mut backend.state);
+                Ok(backend.clone())
+            })
+        }
+
+        async fn add(
+            &self,
+            name: &Name,
+            _weight: u16,
+            drained: bool,
+        ) -> Result<BackendStatus, Trouble> {
+            self.note(format!("add {}", name.address));
+            let mut added = backend(&name.address, "added");
+            if drained {
+                added.state = "drained".to_owned();
+            }
+            let mut state = self.state.borrow_mut();
+            state.upstream.backends.push(added.clone());
+            Ok(added)
+        }
+
+        async fn remove(&self, name: &Name, _force: bool) -> Result<BackendStatus, Trouble> {
+            self.note(format!("remove {}", name.address));
+            let mut state = self.state.borrow_mut();
+            let all = &mut state.upstream.backends;
+            let index = all.iter().position(|b| b.address == name.address);
+            Ok(all.remove(index.expect("it is there")))
+        }
+    }
+
+    /// Nobody interrupts, unless the sender is used.
+    pub(in crate::cli) fn interrupt() -> (watch::Sender<bool>, Interrupt) {
+        watch::channel(false)
+    }
+
+    #[test]
+    fn a_backend_is_named_with_its_upstream() {
+        let name: Name = "web/127.0.0.1:3001".parse().unwrap();
+        assert_eq!((&*name.upstream, &*name.address), ("web", "127.0.0.1:3001"));
+        let name: Name = "web/unix:/run/app.sock".parse().unwrap();
+        assert_eq!(name.address, "unix:/run/app.sock");
+        assert_eq!(name.to_string(), "web/unix:/run/app.sock");
+        for wrong in ["web", "/127.0.0.1:3001", "web/", "127.0.0.1:3001"] {
+            assert!(wrong.parse::<Name>().is_err(), "{wrong}");
+        }
+    }
+
+    fn probed(count: u64, row: u64, running: bool) -> BackendStatus {
+        BackendStatus {
+            probe: Some(ProbeStatus {
+                count,
+                passed_in_a_row: row,
+                running,
+                ..ProbeStatus::default()
+            }),
+            ..backend("127.0.0.1:3001", "file")
+        }
+    }
+
+    #[test]
+    fn only_checks_that_began_later_count() {
+        let mut since = Since::now(&probed(7, 7, false));
+        assert_eq!(since.good(&probed(7, 7, true)), 0);
+        assert_eq!(since.good(&probed(9, 9, false)), 2);
+        let mut since = Since::now(&probed(7, 7, true));
+        assert_eq!(since.good(&probed(8, 8, false)), 0, "it began before");
+        assert_eq!(since.good(&probed(9, 9, false)), 1);
+        assert_eq!(since.good(&probed(12, 1, false)), 1, "in a row");
+        let mut none = Since::now(&backend("127.0.0.1:3001", "file"));
+        assert_eq!(none.good(&probed(1, 1, false)), 1);
+    }
+
+    #[test]
+    fn a_gateway_that_was_restarted_counts_anew() {
+        let mut since = Since::now(&probed(70, 70, true));
+        assert_eq!(since.good(&probed(2, 2, false)), 2);
+        assert_eq!(since.good(&probed(3, 3, false)), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_is_away_for_a_while_is_waited_for() {
+        let gateway = FakeGateway::new(&["127.0.0.1:3001"]);
+        let name: Name = "web/127.0.0.1:3001".parse().unwrap();
+        let (_tell, interrupt) = interrupt();
+        gateway.state.borrow_mut().away = 5;
+        let deadline = Duration::from_secs(1);
+        assert_eq!(
+            until_idle(&gateway, &name, deadline, &interrupt).await,
+            Ok(())
+        );
+        gateway.state.borrow_mut().away = 5000;
+        let waited = until_idle(&gateway, &name, deadline, &interrupt).await;
+        let away = Trouble::Away("nobody is there".to_owned());
+        assert_eq!(waited, Err(Waited::Trouble(away)));
+    }
+}

@@ -1,0 +1,130 @@
+//! The running gateway behind its admin API, as the commands that move backends ask it.
+
+use std::process::ExitCode;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    admin::{AdminOption, Form},
+    backends::{Gateway, Name, Trouble},
+    out,
+};
+use crate::status::{
+    actions::Done,
+    client::{ACTION, Client, ClientError},
+    snapshot::{BackendStatus, UpstreamStatus},
+};
+
+/// What stands for itself in a segment of a path (RFC 3986, 3.3), as far as names need it.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b':');
+
+/// A running gateway.
+pub(super) struct Remote(Client);
+
+/// Does `work` with the running gateway. What fails says so itself.
+pub(super) fn ask(admin: &AdminOption, work: impl AsyncFnOnce(Remote) -> ExitCode) -> ExitCode {
+    let done = admin.ask(Form::Text, |client| async {
+        Ok(work(Remote(client)).await)
+    });
+    done.unwrap_or_else(|status| status)
+}
+
+/// Prints why something was not done.
+pub(super) fn failed(why: &impl std::fmt::Display) -> ExitCode {
+    out::note(&format!("edgeway: {why}"));
+    ExitCode::FAILURE
+}
+
+#[derive(Deserialize)]
+struct Upstreams {
+    upstreams: Vec<UpstreamStatus>,
+}
+
+impl Gateway for Remote {
+    async fn upstream(&self, name: &str) -> Result<UpstreamStatus, Trouble> {
+        let Upstreams { upstreams } = self.0.get("/v1/upstreams").await.map_err(trouble)?;
+        let known: Vec<String> = upstreams.iter().map(|u| format!("`{}`", u.name)).collect();
+        let mut upstreams = upstreams.into_iter();
+        upstreams
+            .find(|upstream| upstream.name == name)
+            .ok_or_else(|| {
+                let known = match known.as_slice() {
+                    [] => "none".to_owned(),
+                    some => some.join(", "),
+                };
+                Trouble::Refused(format!("there is no upstream `{name}`; there is {known}"))
+            })
+    }
+
+    async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, Trouble> {
+        let path = format!("{}/drain", path(name));
+        done(self.0.post(&path, &json!({ "force": force }), ACTION).await)
+    }
+
+    async fn undrain(&self, name: &Name) -> Result<BackendStatus, Trouble> {
+        let path = format!("{}/undrain", path(name));
+        done(self.0.post(&path, &json!({}), ACTION).await)
+    }
+
+    async fn add(&self, name: &Name, weight: u16, drained: bool) -> Result<BackendStatus, Trouble> {
+        let path = format!("/v1/upstreams/{}/backends", segment(&name.upstream));
+        let backend = json!({ "address": name.address, "weight": weight, "drained": drained });
+        done(self.0.post(&path, &backend, ACTION).await)
+    }
+
+    async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, Trouble> {
+        let path = format!("{}?force={force}", path(name));
+        done(self.0.delete(&path, ACTION).await)
+    }
+}
+
+fn done(done: Result<Done, ClientError>) -> Result<BackendStatus, Trouble> {
+    done.map(|done| done.backend).map_err(trouble)
+}
+
+fn path(name: &Name) -> String {
+    let (upstream, address) = (segment(&name.upstream), segment(&name.address));
+    format!("/v1/upstreams/{upstream}/backends/{address}")
+}
+
+fn segment(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
+}
+
+fn trouble(error: ClientError) -> Trouble {
+    match error {
+        ClientError::Refused { refused, .. } => Trouble::Refused(refused.message),
+        ClientError::Stranger { .. } => Trouble::Refused(error.to_string()),
+        ClientError::Connect { .. } | ClientError::Answer { .. } | ClientError::Slow { .. } => {
+            Trouble::Away(error.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_segment_each() {
+        let path = |name: &str| path(&name.parse().unwrap());
+        assert_eq!(
+            path("web/127.0.0.1:3001"),
+            "/v1/upstreams/web/backends/127.0.0.1:3001"
+        );
+        assert_eq!(
+            path("a b/unix:/run/ü.sock"),
+            "/v1/upstreams/a%20b/backends/unix:%2Frun%2F%C3%BC.sock"
+        );
+        assert_eq!(
+            path("web/[::1]:3001"),
+            "/v1/upstreams/web/backends/%5B::1%5D:3001"
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! What a long command tells meanwhile: a bar on a terminal, plain lines elsewhere.
+
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::out;
+
+/// Says how far a command is. On stderr: it is no data.
+pub(super) struct Progress {
+    total: u64,
+    done: u64,
+    how: How,
+}
+
+enum How {
+    /// The bar is not there while another program has the terminal.
+    Bar(Option<ProgressBar>),
+    Lines,
+    #[cfg(test)]
+    Kept(std::rc::Rc<std::cell::RefCell<Vec<String>>>),
+}
+
+impl Progress {
+    /// Of so many steps.
+    pub(super) fn of(total: usize) -> Self {
+        let how = if io::stderr().is_terminal() {
+            How::Bar(None)
+        } else {
+            How::Lines
+        };
+        let mut progress = Self::new(total, how);
+        progress.resume();
+        progress
+    }
+
+    /// Keeps the lines for a test.
+    #[cfg(test)]
+    pub(super) fn kept(total: usize) -> (Self, std::rc::Rc<std::cell::RefCell<Vec<String>>>) {
+        let lines = std::rc::Rc::default();
+        let how = How::Kept(std::rc::Rc::clone(&lines));
+        (Self::new(total, how), lines)
+    }
+
+    fn new(total: usize, how: How) -> Self {
+        Self {
+            total: u64::try_from(total).unwrap_or(u64::MAX),
+            done: 0,
+            how,
+        }
+    }
+
+    /// What stays to be read.
+    pub(super) fn say(&self, line: &str) {
+        match &self.how {
+            How::Bar(Some(bar)) => bar.println(line),
+            How::Bar(None) | How::Lines => out::note(line),
+            #[cfg(test)]
+            How::Kept(lines) => lines.borrow_mut().push(line.to_owned()),
+        }
+    }
+
+    /// What goes on right now.
+    pub(super) fn now(&self, what: &str) {
+        match &self.how {
+            How::Bar(Some(bar)) => bar.set_message(what.to_owned()),
+            How::Bar(None) => {}
+            How::Lines => out::note(what),
+            #[cfg(test)]
+            How::Kept(lines) => lines.borrow_mut().push(what.to_owned()),
+        }
+    }
+
+    pub(super) fn step_done(&mut self) {
+        self.done += 1;
+        if let How::Bar(Some(bar)) = &self.how {
+            bar.set_position(self.done);
+        }
+    }
+
+    /// Leaves the terminal to another program, until [`Progress::resume`].
+    pub(super) fn pause(&mut self) {
+        if let How::Bar(bar) = &mut self.how
+            && let Some(bar) = bar.take()
+        {
+            bar.finish_and_clear();
+        }
+    }
+
+    pub(super) fn resume(&mut self) {
+        if let How::Bar(bar) = &mut self.how {
+            let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {msg} ({elapsed})");
+            let new = ProgressBar::new(self.total)
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                .with_position(self.done);
+            new.enable_steady_tick(Duration::from_millis(200));
+            *bar = Some(new);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.pause();
+    }
+}

@@ -1,0 +1,367 @@
+//! `edgeway rollout`: restarts the apps behind an upstream one after the other, so that users
+//! never meet one that is down.
+
+#[cfg(test)]
+mod tests;
+
+use std::{fmt::Write as _, process::ExitCode, time::Duration};
+
+use super::{
+    admin::AdminOption,
+    backends::{
+        Gateway, Interrupt, Name, Since, Trouble, Waited, interruptible, is_drained, requests,
+        until_good, until_idle,
+    },
+    client::{self, Remote, failed},
+    out,
+    program::{Machine, Placeholders, Programs, shown},
+    progress::Progress,
+};
+use crate::{base::units::Span, status::snapshot::UpstreamStatus};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The upstream whose backends are restarted
+    upstream: String,
+    /// Good checks in a row until a backend counts as back
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    probes: u64,
+    /// How long a backend may take to come back
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    timeout: Span,
+    /// How long requests under way may take; then the command cuts them
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    drain_timeout: Span,
+    /// A line for the shell, run for the backend that does not come back
+    #[arg(long, value_name = "COMMAND")]
+    on_fail: Option<String>,
+    /// Print what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Do it although users get 503 meanwhile
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    admin: AdminOption,
+    /// What restarts one backend; {port}, {host}, {address} and {upstream} are filled in
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    client::ask(&options.admin, async |gateway| {
+        interruptible(|interrupt| whole(options, &gateway, interrupt)).await
+    })
+}
+
+async fn whole(options: &Options, gateway: &Remote, interrupt: Interrupt) -> ExitCode {
+    let upstream = match gateway.upstream(&options.upstream).await {
+        Ok(upstream) => upstream,
+        Err(trouble) => return failed(&trouble),
+    };
+    let plan = match Plan::make(options, &upstream) {
+        Ok(plan) => plan,
+        Err(why) => return failed(&why),
+    };
+    if options.dry_run {
+        out::data(&plan.to_text());
+        return ExitCode::SUCCESS;
+    }
+    let rollout = Rollout {
+        gateway,
+        programs: &Machine,
+        progress: Progress::of(plan.steps.len()),
+        plan,
+        interrupt,
+    };
+    match rollout.run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::Interrupted) => ExitCode::from(130),
+        Err(Stop::Failed) => ExitCode::FAILURE,
+    }
+}
+
+/// What is done, backend by backend.
+#[derive(Debug)]
+struct Plan {
+    steps: Vec<Step>,
+    /// Backends that somebody drained before: they are left alone.
+    skipped: Vec<Name>,
+    of: usize,
+    probes: u64,
+    timeout: Duration,
+    drain_timeout: Duration,
+    force: bool,
+}
+
+#[derive(Debug)]
+struct Step {
+    name: Name,
+    command: Vec<String>,
+    on_fail: Option<Vec<String>>,
+}
+
+impl Plan {
+    fn make(options: &Options, upstream: &UpstreamStatus) -> Result<Self, String> {
+        let (skipped, rolled): (Vec<_>, Vec<_>) = upstream
+            .backends
+            .iter()
+            .partition(|backend| is_drained(backend));
+        let name = |address: &str| Name {
+            upstream: upstream.name.clone(),
+            address: address.to_owned(),
+        };
+        let mut steps = Vec::new();
+        for backend in rolled {
+            let name = name(&backend.address);
+            let placeholders = Placeholders::of(&name);
+            let on_fail = options.on_fail.as_deref();
+            steps.push(Step {
+                command: placeholders.arguments(&options.command)?,
+                on_fail: on_fail.map(|line| placeholders.shell(line)).transpose()?,
+                name,
+            });
+        }
+        match steps.as_slice() {
+            [] => {
+                return Err(format!(
+                    "upstream `{}` has no backend that is not drained: there is nothing to restart",
+                    upstream.name
+                ));
+            }
+            [_] if !options.force => {
+                return Err(format!(
+                    "upstream `{}` has one backend in use: users get 503 while it restarts; add \
+                 `--force` if that is meant",
+                    upstream.name
+                ));
+            }
+            _ => {}
+        }
+        Ok(Self {
+            of: steps.len(),
+            steps,
+            skipped: skipped
+                .iter()
+                .map(|backend| name(&backend.address))
+                .collect(),
+            probes: options.probes,
+            timeout: options.timeout.0,
+            drain_timeout: options.drain_timeout.0,
+            force: options.force,
+        })
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = String::new();
+        for name in &self.skipped {
+            // Writing to a String cannot fail.
+            let _infallible = writeln!(text, "{name}: left alone, it is drained");
+        }
+        for step in &self.steps {
+            let _infallible = writeln!(
+                text,
+                "{}\n  drain it, wait up to {} for requests under way\n  run: {}\n  \
+                 wait up to {} for {} good checks in a row\n  send it requests again",
+                step.name,
+                Span(self.drain_timeout),
+                shown(&step.command),
+                Span(self.timeout),
+                self.probes,
+            );
+            if let Some(on_fail) = &step.on_fail {
+                let _infallible = writeln!(text, "  if it does not come back: {}", shown(on_fail));
+            }
+        }
+        text
+    }
+}
+
+/// Why it ended early; what there is to say was said.
+#[derive(Debug, PartialEq, Eq)]
+enum Stop {
+    Failed,
+    Interrupted,
+}
+
+struct Rollout<'a, G, P> {
+    gateway: &'a G,
+    programs: &'a P,
+    progress: Progress,
+    plan: Plan,
+    interrupt: Interrupt,
+}
+
+impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
+    async fn run(mut self) -> Result<(), Stop> {
+        let steps = std::mem::take(&mut self.plan.steps);
+        for name in &self.plan.skipped {
+            self.progress
+                .say(&format!("{name}: left alone, it is drained"));
+        }
+        for (index, step) in steps.iter().enumerate() {
+            if *self.interrupt.borrow() {
+                self.say_interrupted(&steps[index..]);
+                return Err(Stop::Interrupted);
+            }
+            if let Err(stop) = self.step(step).await {
+                let others: Vec<&str> = steps[index + 1..]
+                    .iter()
+                    .map(|step| step.name.address.as_str())
+                    .collect();
+                if !others.is_empty() {
+                    let others = others.join(", ");
+                    self.progress.say(&format!("not restarted: {others}"));
+                }
+                return Err(stop);
+            }
+            self.progress.step_done();
+        }
+        let all = self.plan.of;
+        let plural = if all == 1 { "" } else { "s" };
+        self.progress.pause();
+        self.progress
+            .say(&format!("{all} backend{plural} restarted"));
+        Ok(())
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<(), Stop> {
+        let name = &step.name;
+        self.drain(name).await?;
+        self.progress
+            .now(&format!("{name}: running `{}`", shown(&step.command)));
+        self.progress.pause();
+        let outcome = self.programs.run(&step.command).await;
+        self.progress.resume();
+        let why = match outcome {
+            Err(why) => format!("`{}` failed: {why}", shown(&step.command)),
+            Ok(()) => match self.come_back(name).await? {
+                Ok(()) => {
+                    self.progress.say(&format!("{name}: back in rotation"));
+                    return Ok(());
+                }
+                Err(why) => why,
+            },
+        };
+        self.progress.say(&format!(
+            "{name}: {why}; it stays drained, so no user meets it"
+        ));
+        self.mend(step).await;
+        Err(Stop::Failed)
+    }
+
+    /// No new requests, and none under way any more.
+    async fn drain(&mut self, name: &Name) -> Result<(), Stop> {
+        if let Err(trouble) = self.gateway.drain(name, self.plan.force).await {
+            self.progress
+                .say(&format!("edgeway: cannot drain {name}: {trouble}"));
+            return Err(Stop::Failed);
+        }
+        self.progress
+            .now(&format!("{name}: drained, waiting for requests under way"));
+        let deadline = self.plan.drain_timeout;
+        match until_idle(self.gateway, name, deadline, &self.interrupt).await {
+            Ok(()) => Ok(()),
+            Err(Waited::TooLong(left)) => {
+                let left = requests(left);
+                let deadline = Span(deadline);
+                self.progress.say(&format!(
+                    "{name}: {left} still under way after {deadline}: the command cuts them"
+                ));
+                Ok(())
+            }
+            Err(Waited::Interrupted) => {
+                self.undo(name).await;
+                Err(Stop::Interrupted)
+            }
+            Err(Waited::Trouble(trouble)) => {
+                self.progress.say(&format!("edgeway: {trouble}"));
+                self.undo(name).await;
+                Err(Stop::Failed)
+            }
+        }
+    }
+
+    /// The app was not touched: it may as well serve.
+    async fn undo(&mut self, name: &Name) {
+        match self.gateway.undrain(name).await {
+            Ok(_) => self
+                .progress
+                .say(&format!("{name}: not restarted; it gets requests again")),
+            Err(trouble) => self.progress.say(&format!(
+                "edgeway: {name} was not restarted and is still drained: {trouble}"
+            )),
+        }
+    }
+
+    /// Waits for good checks, then sends it requests again. The inner error says why it is
+    /// not back.
+    async fn come_back(&mut self, name: &Name) -> Result<Result<(), String>, Stop> {
+        let Plan {
+            probes, timeout, ..
+        } = self.plan;
+        self.progress
+            .now(&format!("{name}: waiting for {probes} good checks"));
+        let since = match self.gateway.backend(name).await {
+            Ok(backend) => Since::now(&backend),
+            Err(Trouble::Away(_)) => Since::return_of_gateway(),
+            Err(Trouble::Refused(why)) => return Ok(Err(why)),
+        };
+        match until_good(self.gateway, name, since, probes, timeout, &self.interrupt).await {
+            Ok(()) => {}
+            Err(Waited::TooLong(seen)) => {
+                let timeout = Span(timeout);
+                return Ok(Err(format!("did not come back within {timeout}: {seen}")));
+            }
+            Err(Waited::Trouble(trouble)) => return Ok(Err(trouble.to_string())),
+            Err(Waited::Interrupted) => {
+                self.progress.say(&format!(
+                    "{name}: restarted, and still drained since it was not seen well; then say: \
+                     edgeway undrain {name}"
+                ));
+                return Err(Stop::Interrupted);
+            }
+        }
+        match self.gateway.undrain(name).await {
+            Ok(_) => Ok(Ok(())),
+            Err(trouble) => Ok(Err(format!("is well, but not in use: {trouble}"))),
+        }
+    }
+
+    /// Runs what is to be run for a backend that does not come back, and takes it in again
+    /// if that helped.
+    async fn mend(&mut self, step: &Step) {
+        let name = &step.name;
+        let Some(on_fail) = &step.on_fail else {
+            self.progress
+                .say(&format!("once it is mended: edgeway undrain {name}"));
+            return;
+        };
+        self.progress
+            .now(&format!("{name}: running `{}`", shown(on_fail)));
+        self.progress.pause();
+        let outcome = self.programs.run(on_fail).await;
+        self.progress.resume();
+        if let Err(why) = outcome {
+            self.progress
+                .say(&format!("{name}: `{}` failed: {why}", shown(on_fail)));
+        }
+        match self.come_back(name).await {
+            Ok(Ok(())) => {
+                self.progress
+                    .say(&format!("{name}: back in rotation after `--on-fail`"));
+            }
+            Ok(Err(why)) => self.progress.say(&format!(
+                "{name}: {why}; it stays drained; once it is mended: edgeway undrain {name}"
+            )),
+            // It was said.
+            Err(Stop::Interrupted | Stop::Failed) => {}
+        }
+    }
+
+    fn say_interrupted(&self, left: &[Step]) {
+        let left: Vec<&str> = left.iter().map(|step| step.name.address.as_str()).collect();
+        self.progress
+            .say(&format!("stopped; not restarted: {}", left.join(", ")));
+    }
+}

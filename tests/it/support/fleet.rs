@@ -1,0 +1,231 @@
+//! Express apps that a `systemctl` of the test starts and stops, one unit for each port.
+//!
+//! The gateway's commands start programs of their own; what they start must end with the
+//! test, however that ends.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use super::{
+    client::{self, get},
+    gateway::Gateway,
+    ports::free_ports,
+    wait::wait_for,
+};
+
+/// As systemd does: a start returns at once, a stop when the process has left. `build`
+/// says which code is started: `good` listens, any other ends at once.
+const SYSTEMCTL: &str = r#"#!/bin/sh
+dir=$(dirname "$0")
+echo "$*" >> "$dir/log"
+while [ "$1" = --user ] || [ "$1" = -- ]; do shift; done
+verb=$1; shift
+[ "$1" = -- ] && shift
+port=${1#node-app@}; port=${port%.service}
+left() { [ ! -d "/proc/$1" ] || grep -q '^State:.*Z' "/proc/$1/status"; }
+stop() {
+  [ -f "$dir/$port.pid" ] || return 0
+  pid=$(cat "$dir/$port.pid")
+  kill -TERM "$pid" 2>/dev/null
+  tries=0
+  until left "$pid"; do
+    tries=$((tries + 1)); [ $tries -gt 200 ] && kill -KILL "$pid"
+    sleep 0.02
+  done
+  rm "$dir/$port.pid"
+}
+start() {
+  [ "$(cat "$dir/build")" = good ] || return 0
+  cd EXPRESS
+  PORT=$port NODE_ENV=production node --import ../end-with-parent.js server.js \
+    < "$dir/alive" >> "$dir/$port.out" 2>&1 &
+  echo $! > "$dir/$port.pid"
+}
+case $verb in
+  start) [ -f "$dir/$port.pid" ] || start ;;
+  stop) stop ;;
+  restart) stop; start ;;
+esac
+"#;
+
+/// Apps on ports of one range.
+pub(crate) struct Fleet {
+    dir: TempDir,
+    pub(crate) first_port: u16,
+    pub(crate) last_port: u16,
+    /// What the apps hold as their standard input: they end with it.
+    _alive: File,
+}
+
+impl Fleet {
+    /// Room for so many, of which the first few run.
+    pub(crate) async fn start(room: u16, running: u16) -> Self {
+        let dir = tempfile::tempdir().expect("a folder for the test can be made");
+        let first_port = free_ports(room);
+        let express = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/express");
+        assert!(
+            express.join("node_modules/express").exists(),
+            "the Express app is not built: run `make test`, or tests/apps/build.sh"
+        );
+        let script = dir.path().join("systemctl");
+        let text = SYSTEMCTL.replace("EXPRESS", express.to_str().expect("a path in UTF-8"));
+        fs::write(&script, text).expect("the folder takes files");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        fs::write(dir.path().join("build"), "good").expect("the folder takes files");
+        let alive = dir.path().join("alive");
+        let made = std::process::Command::new("mkfifo").arg(&alive).status();
+        assert!(made.expect("mkfifo is there").success());
+        let fleet = Self {
+            // For both: to open it for one alone would wait for the other.
+            _alive: OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&alive)
+                .expect("it was just made"),
+            first_port,
+            last_port: first_port + room - 1,
+            dir,
+        };
+        for port in fleet.ports().take(running.into()) {
+            let unit = format!("node-app@{port}.service");
+            let started = Command::new(&script).args(["start", &unit]).status().await;
+            assert!(started.expect("it is a script").success());
+        }
+        for port in fleet.ports().take(running.into()) {
+            wait_for(
+                "an app of the fleet is up",
+                std::time::Duration::from_secs(20),
+                async || {
+                    let health = get("/health");
+                    let answer = client::send(([127, 0, 0, 1], port).into(), &health).await;
+                    answer.is_ok().then_some(())
+                },
+            )
+            .await;
+        }
+        fleet
+    }
+
+    pub(crate) fn ports(&self) -> impl Iterator<Item = u16> + use<> {
+        self.first_port..=self.last_port
+    }
+
+    /// `127.0.0.1:PORT` of the one at `index`.
+    pub(crate) fn address(&self, index: u16) -> String {
+        format!("127.0.0.1:{}", self.first_port + index)
+    }
+
+    /// The first few as a list in YAML takes them.
+    pub(crate) fn backends(&self, count: u16) -> String {
+        let list: Vec<String> = (0..count)
+            .map(|index| format!("\"{}\"", self.address(index)))
+            .collect();
+        format!("[{}]", list.join(", "))
+    }
+
+    /// Which code is started from now on.
+    pub(crate) fn build(&self, name: &str) {
+        fs::write(self.dir.path().join("build"), name).expect("the folder takes files");
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn systemctl(&self) -> PathBuf {
+        self.dir.path().join("systemctl")
+    }
+
+    /// The process that serves a port.
+    pub(crate) fn pid(&self, port: u16) -> Option<i32> {
+        let text = fs::read_to_string(self.dir.path().join(format!("{port}.pid"))).ok()?;
+        text.trim().parse().ok()
+    }
+
+    /// What was asked of systemctl.
+    pub(crate) fn log(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Runs a command against the gateway, with this `systemctl` in front of the machine's.
+    pub(crate) async fn edgeway(&self, gateway: &Gateway, arguments: &[&str]) -> Ran {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let with_ours = format!("{}:{path}", self.dir.path().display());
+        run(gateway, arguments, &[("PATH", &with_ours)]).await
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for port in self.ports() {
+            if let Some(pid) = self.pid(port).and_then(Pid::from_raw) {
+                // It may have left by itself.
+                let _gone = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// What a command came to.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a command against a gateway.
+pub(crate) async fn edgeway(gateway: &Gateway, arguments: &[&str]) -> Ran {
+    run(gateway, arguments, &[]).await
+}
+
+async fn run(gateway: &Gateway, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .args(arguments)
+        .env("EDGEWAY_ADMIN", gateway.admin().to_string())
+        .envs(environment.iter().copied())
+        .current_dir(gateway.folder())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("the program runs");
+    Ran {
+        status: status.code(),
+        stdout: String::from_utf8(stdout).expect("it prints UTF-8"),
+        stderr: String::from_utf8(stderr).expect("it prints UTF-8"),
+    }
+}
+
+/// The backends of an upstream, as the status tells of them.
+pub(crate) async fn backends(gateway: &Gateway, upstream: &str) -> Vec<Value> {
+    let status = gateway.status().await;
+    let upstreams = status["upstreams"].as_array().expect("a list");
+    let found = upstreams.iter().find(|u| u["name"] == upstream);
+    let backends = found.expect("the upstream is there")["backends"].as_array();
+    backends.expect("a list").clone()
+}
+
+/// `ADDRESS STATE` of each backend.
+pub(crate) async fn states(gateway: &Gateway, upstream: &str) -> Vec<String> {
+    let backends = backends(gateway, upstream).await;
+    let word = |value: &Value| value.as_str().expect("a text").to_owned();
+    backends
+        .iter()
+        .map(|b| format!("{} {}", word(&b["address"]), word(&b["state"])))
+        .collect()
+}
