@@ -43,6 +43,20 @@ schema: ## write conf/schema.json anew
 metrics-page: ## write docs/metrics.md anew
 	WRITE_METRICS_PAGE=1 $(CARGO) test --quiet --locked --test it metrics_page
 
+.PHONY: test-systemd
+test-systemd: setup ## the units under a real systemd user manager: restarts, crashes, upgrades
+	@scripts/test-systemd
+
+# Where things go; DESTDIR stages them in another folder.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(SYSCONFDIR)/systemd/system
+
+.PHONY: install
+install: ## build a release and install the program, its systemd units and a starter configuration
+	$(CARGO) build --release --locked --bin edgeway
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' UNITDIR='$(UNITDIR)' scripts/install target/release/edgeway
+
 .PHONY: compare
 compare: setup ## measure Edgeway, bare Pingora and nginx side by side
 	$(CARGO) build --release --locked --bin edgeway --example bare

@@ -1,0 +1,64 @@
+//! Listening sockets and live state from one process to the next: given by a process that is
+//! replaced, taken by its successor or after a restart. Knows nothing of what they are for.
+//!
+//! A successor inherits everything as open files, named by number in one variable of the
+//! environment. There is no socket that somebody else could connect to, no path in a file
+//! system, and no bound on how much is handed over.
+
+mod give;
+mod take;
+
+use std::os::fd::RawFd;
+
+use serde::{Deserialize, Serialize};
+
+pub(super) use self::take::name_of;
+pub use self::{
+    give::{Estate, HandoverError, Launch, Successor},
+    take::{Inherited, Report, TakeError},
+};
+
+/// The variable that tells a successor what it inherits.
+const VARIABLE: &str = "EDGEWAY_HANDOVER";
+
+/// What [`VARIABLE`] holds, as JSON. Two builds read it: fields are added, never changed.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Letter {
+    /// Where to say that we serve, or why not: one [`Answer`] in one line.
+    ready: RawFd,
+    /// A file in memory: what zones have exported, as one JSON object.
+    state: RawFd,
+    /// Pipes on which processes before us tell what they still have; each ends with its process.
+    #[serde(default)]
+    predecessors: Vec<RawFd>,
+    /// Where process 1 of a container learns which process serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    init: Option<RawFd>,
+    #[serde(default)]
+    upgrades: Upgrades,
+    sockets: Vec<LetterSocket>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LetterSocket {
+    /// The address as the configuration writes it.
+    place: String,
+    fd: RawFd,
+}
+
+/// Upgrades since the first process of the line; counters that end with a process would show
+/// none that succeeded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Upgrades {
+    pub succeeded: u64,
+    pub failed: u64,
+}
+
+/// What a successor says once.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Refused { error: String },
+    Ready { ready: bool, version: String },
+}

@@ -1,0 +1,221 @@
+//! Process 1 of a container, once another process serves: a container ends with its first
+//! process, so that one stays, passes signals on, buries the dead, and ends with the gateway.
+
+use std::{io, os::fd::OwnedFd};
+
+use log::{debug, info, warn};
+use rustix::{
+    io::Errno,
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait},
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    signal::unix::{Signal as Signals, SignalKind, signal},
+};
+
+/// Exit status if nobody can say how the gateway ended.
+const UNKNOWN: u8 = 1;
+
+/// Whether a container, or what looks like one to its processes, ends with this process.
+pub(super) fn is_needed() -> bool {
+    getpid() == Pid::INIT
+}
+
+/// What stays of process 1.
+pub(super) struct Init {
+    /// Each gateway writes its process here once it serves, and holds it open to its end.
+    gateways: pipe::Receiver,
+    /// Ours to be told of every end among our children.
+    child: Signals,
+    /// What is passed on.
+    terminate: Signals,
+    interrupt: Signals,
+    hangup: Signals,
+    user1: Signals,
+    user2: Signals,
+    wards: Wards,
+}
+
+impl Init {
+    /// Gives it with the writing end of the pipe that all gateways of this container hold.
+    pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
+        let (gateways, told) = pipe_with(PipeFlags::CLOEXEC)?;
+        let init = Self {
+            gateways: pipe::Receiver::from_owned_fd(gateways)?,
+            child: signal(SignalKind::child())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            wards: Wards::default(),
+        };
+        Ok((init, told))
+    }
+
+    /// Serves the container until no gateway is left; gives the exit status of the last one.
+    pub(super) async fn run(mut self, first: u32) -> u8 {
+        self.wards.serves(first);
+        info!(pid = first; "staying as the first process of a container, another one serves");
+        let mut told = [0; 4];
+        let mut filled = 0;
+        loop {
+            tokio::select! {
+                read = self.gateways.read(&mut told[filled..]) => match read {
+                    Ok(0) => break,
+                    Ok(read) => {
+                        filled += read;
+                        if filled == told.len() {
+                            filled = 0;
+                            self.wards.serves(u32::from_ne_bytes(told));
+                        }
+                    }
+                    Err(error) => {
+                        warn!(error:%; "cannot hear which process serves");
+                        break;
+                    }
+                },
+                _ = self.child.recv() => drop(self.bury()),
+                _ = self.terminate.recv() => self.pass_on(Signal::TERM),
+                _ = self.interrupt.recv() => self.pass_on(Signal::INT),
+                _ = self.hangup.recv() => self.pass_on(Signal::HUP),
+                _ = self.user1.recv() => self.pass_on(Signal::USR1),
+                _ = self.user2.recv() => self.pass_on(Signal::USR2),
+            }
+        }
+        // The pipe ends a moment before its process does.
+        while !self.wards.is_over() && self.bury() {
+            self.child.recv().await;
+        }
+        self.bury();
+        let status = self.wards.status();
+        info!(status; "the last gateway of this container has left");
+        status
+    }
+
+    fn pass_on(&self, signal: Signal) {
+        let Some(newest) = self.wards.newest().and_then(Pid::from_raw) else {
+            return;
+        };
+        if let Err(error) = kill_process(newest, signal) {
+            warn!(signal:? = signal, error:%; "cannot pass a signal on to the gateway");
+        }
+    }
+
+    /// Takes leave of every child that has ended; false if there is no child any more.
+    fn bury(&mut self) -> bool {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    debug!(pid = pid.as_raw_nonzero().get(); "a child has ended");
+                    self.wards.ended(pid.as_raw_nonzero().get(), status);
+                }
+                Ok(None) => return true,
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+/// Tells process 1 that this process serves.
+pub(super) fn tell(init: &OwnedFd) {
+    if let Err(error) = rustix::io::write(init, &std::process::id().to_ne_bytes()) {
+        warn!(error:%; "cannot tell the first process of this container that we serve");
+    }
+}
+
+/// Which gateway serves, and how it ended.
+#[derive(Debug, Default)]
+struct Wards {
+    newest: Option<i32>,
+    ended: Option<u8>,
+}
+
+impl Wards {
+    fn serves(&mut self, pid: u32) {
+        let pid = pid.cast_signed();
+        if self.newest != Some(pid) {
+            self.newest = Some(pid);
+            self.ended = None;
+        }
+    }
+
+    fn ended(&mut self, pid: i32, status: WaitStatus) {
+        if self.newest == Some(pid) {
+            self.ended = Some(code(status));
+        }
+    }
+
+    /// Who gets signals; nobody once it has ended, since its number may be another's.
+    fn newest(&self) -> Option<i32> {
+        self.newest.filter(|_| self.ended.is_none())
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    fn status(&self) -> u8 {
+        self.ended.unwrap_or(UNKNOWN)
+    }
+}
+
+/// As a shell tells it: 128 and the signal for those that a signal ended.
+fn code(status: WaitStatus) -> u8 {
+    let code = status
+        .exit_status()
+        .or_else(|| status.terminating_signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(UNKNOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use rustix::process::waitpid;
+
+    use super::*;
+
+    #[expect(clippy::zombie_processes, reason = "waited for by its number")]
+    fn ended(script: &str) -> WaitStatus {
+        let child = Command::new("/bin/sh")
+            .args(["-c", script])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&child);
+        waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap().1
+    }
+
+    #[test]
+    fn the_container_ends_as_its_gateway_did() {
+        assert_eq!(code(ended("exit 0")), 0);
+        assert_eq!(code(ended("exit 78")), 78);
+        assert_eq!(code(ended("kill -9 $$")), 137);
+    }
+
+    #[test]
+    fn the_newest_gateway_counts() {
+        let mut wards = Wards::default();
+        wards.serves(7);
+        wards.serves(9);
+        wards.ended(7, ended("exit 3"));
+        assert_eq!((wards.newest(), wards.is_over()), (Some(9), false));
+        wards.ended(9, ended("exit 4"));
+        assert_eq!((wards.newest(), wards.status()), (None, 4));
+        // Told twice, by itself and by the one that started it.
+        wards.serves(9);
+        assert!(wards.is_over());
+        wards.serves(11);
+        assert_eq!(wards.newest(), Some(11));
+    }
+
+    #[test]
+    fn nothing_known_is_a_failure() {
+        assert_eq!(Wards::default().status(), 1);
+    }
+}

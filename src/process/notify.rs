@@ -1,0 +1,224 @@
+//! What systemd is told, and what it keeps for us: our state, which process is the main one,
+//! that we are alive, and the listening sockets, so that a crash refuses no connection.
+//!
+//! All of it is nothing where no service manager listens (`NOTIFY_SOCKET`).
+
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use log::{debug, error, info, warn};
+use parking_lot::Mutex;
+use sd_notify::NotifyState;
+use tokio::{runtime::Handle, task::JoinSet};
+
+use super::handover::name_of;
+
+/// systemd takes no longer names in its store.
+const MAX_NAME: usize = 255;
+
+/// The service manager that started us or a process before us, if one did.
+pub(super) struct Manager {
+    is_there: bool,
+    /// It listens to the main process only.
+    is_main: AtomicBool,
+    /// Names of the sockets that it keeps.
+    kept: Mutex<BTreeSet<String>>,
+}
+
+impl Manager {
+    /// A successor becomes the main process once the one before it says so.
+    pub(super) fn new(is_succession: bool) -> Arc<Self> {
+        Arc::new(Self {
+            is_there: std::env::var_os("NOTIFY_SOCKET").is_some(),
+            is_main: AtomicBool::new(!is_succession),
+            kept: Mutex::default(),
+        })
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.is_there
+    }
+
+    fn tell(&self, state: &[NotifyState<'_>]) {
+        self.tell_with(state, None);
+    }
+
+    fn tell_with(&self, state: &[NotifyState<'_>], socket: Option<BorrowedFd<'_>>) {
+        if !self.is_there || !self.is_main.load(Ordering::Acquire) {
+            return;
+        }
+        let told = match socket {
+            Some(socket) => sd_notify::notify_with_fds(state, &[socket]),
+            None => sd_notify::notify(state),
+        };
+        if let Err(error) = told {
+            warn!(error:%; "cannot tell the service manager about our state");
+        }
+    }
+
+    /// We serve.
+    pub(super) fn serving(&self, status: &str) {
+        self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    }
+
+    /// The configuration is being read anew; [`Manager::serving`] follows, whatever comes of it.
+    pub(super) fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
+            Err(error) => debug!(error:%; "the clock cannot be read"),
+        }
+    }
+
+    /// We finish what is under way, for at most so long.
+    pub(super) fn stopping(&self, at_most: Duration) {
+        let micros = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
+        self.tell(&[
+            NotifyState::Stopping,
+            NotifyState::Status("finishing what is under way"),
+            NotifyState::ExtendTimeoutUsec(micros),
+        ]);
+    }
+
+    /// Another process is the main one from now on, and the only one that is listened to.
+    pub(super) fn succeeded_by(&self, pid: u32, version: &str) {
+        let status = format!("serving, upgraded to version {version}");
+        self.tell(&[
+            NotifyState::MainPid(pid),
+            NotifyState::Ready,
+            NotifyState::Status(&status),
+        ]);
+        self.is_main.store(false, Ordering::Release);
+    }
+
+    /// The process before us has told that we are the main one.
+    pub(super) fn succeed(&self) {
+        self.is_main.store(true, Ordering::Release);
+    }
+
+    /// Lets the manager keep these sockets, and no others of ours: it gives them to the next
+    /// process that it starts, and whoever connects in between waits.
+    pub(super) fn keep(&self, sockets: &[(String, BorrowedFd<'_>)]) {
+        if !self.is_there || !self.is_main.load(Ordering::Acquire) {
+            return;
+        }
+        let mut kept = self.kept.lock();
+        let mut wanted = BTreeSet::new();
+        for (place, socket) in sockets {
+            let name = name_of(place);
+            if name.len() > MAX_NAME || name.bytes().any(|b| !(b' '..127).contains(&b)) {
+                debug!(place = place.as_str(); "systemd keeps no socket of such a name");
+                continue;
+            }
+            if !kept.contains(&name) {
+                let state = [NotifyState::FdStore, NotifyState::FdName(&name)];
+                self.tell_with(&state, Some(socket.as_fd()));
+            }
+            wanted.insert(name);
+        }
+        // With its listener gone, the port would stay open and nobody would answer.
+        for name in kept.difference(&wanted) {
+            self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+        }
+        *kept = wanted;
+    }
+
+    /// Says that we are alive for as long as we are: this thread, and one of the workers.
+    pub(super) async fn watchdog(self: Arc<Self>, workers: Handle) {
+        let Some(limit) = sd_notify::watchdog_enabled().filter(|_| self.is_there) else {
+            return;
+        };
+        debug!(seconds = limit.as_secs_f64(); "the service manager watches over us");
+        beat(limit / 2, &workers, || self.tell(&[NotifyState::Watchdog])).await;
+    }
+}
+
+/// Calls `alive` each `period` in which a worker has answered.
+async fn beat(period: Duration, workers: &Handle, alive: impl Fn()) {
+    let mut tick = tokio::time::interval(period);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Held, so that a question that nobody answers is asked once.
+    let mut asked = JoinSet::new();
+    let mut was_silent = false;
+    loop {
+        tick.tick().await;
+        if asked.is_empty() {
+            asked.spawn_on(async {}, workers);
+        }
+        let answer = tokio::time::timeout(period / 2, asked.join_next()).await;
+        if answer.is_err() {
+            error!("no worker answers: the service manager is left to restart us");
+            was_silent = true;
+            continue;
+        }
+        if std::mem::take(&mut was_silent) {
+            info!("workers answer again");
+        }
+        alive();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchdog_is_fed_while_workers_answer() {
+        let fed = AtomicUsize::new(0);
+        let count = || {
+            fed.fetch_add(1, Ordering::Relaxed);
+        };
+        let workers = Handle::current();
+        let beating = beat(Duration::from_secs(1), &workers, count);
+        let ended = tokio::time::timeout(Duration::from_millis(4500), beating).await;
+        assert!(ended.is_err());
+        assert_eq!(fed.load(Ordering::Relaxed), 5);
+    }
+
+    #[tokio::test]
+    async fn the_watchdog_is_not_fed_while_every_worker_hangs() {
+        let workers = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let (started, has_started) = tokio::sync::oneshot::channel();
+        let hung = workers.spawn(async move {
+            started.send(()).unwrap();
+            held.recv().unwrap_err();
+        });
+        has_started.await.unwrap();
+        let fed = AtomicUsize::new(0);
+        let count = || {
+            fed.fetch_add(1, Ordering::Relaxed);
+        };
+        let period = Duration::from_millis(20);
+        let handle = workers.handle().clone();
+        let mut beating = std::pin::pin!(beat(period, &handle, count));
+        let silent = tokio::time::timeout(Duration::from_millis(200), &mut beating).await;
+        assert!(silent.is_err());
+        assert_eq!(fed.load(Ordering::Relaxed), 0);
+        // Once it goes on, so do we.
+        drop(hold);
+        let fed_again = async {
+            while fed.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = &mut beating => {}
+            () = fed_again => {}
+        }
+        hung.await.unwrap();
+        workers.shutdown_background();
+    }
+}

@@ -1,0 +1,267 @@
+//! Processes before this one that still finish what they had begun: what they tell us, and
+//! what we tell the one after us.
+//!
+//! Each has a pipe of its own, whose reading end goes from successor to successor and whose
+//! writing end ends with the process: whoever serves knows of all of them.
+
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use log::{debug, info};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::unix::pipe,
+    sync::watch,
+};
+
+use crate::{base::tasks::Tasks, runtime::live::Live};
+
+/// How often a process that finishes tells what it has left.
+const TELL: Duration = Duration::from_secs(1);
+
+/// A process that accepts nothing more and finishes what it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Predecessor {
+    pub(super) pid: u32,
+    pub(super) version: String,
+    pub(super) connections: usize,
+    /// When it stopped accepting.
+    pub(super) since: String,
+}
+
+/// All that are left, the oldest first.
+#[derive(Default)]
+pub(super) struct Predecessors {
+    left: Mutex<Vec<Left>>,
+    readers: Tasks,
+    count: watch::Sender<usize>,
+}
+
+struct Left {
+    pipe: Arc<OwnedFd>,
+    told: Option<Predecessor>,
+}
+
+impl Predecessors {
+    /// Listens to them. The last one is the process that started us; `handed_over` is called
+    /// once it has told that everything is ours, or cannot tell any more.
+    pub(super) fn follow(
+        pipes: Vec<OwnedFd>,
+        handed_over: impl FnOnce() + Send + 'static,
+    ) -> Arc<Self> {
+        let left = pipes.into_iter().map(|pipe| Left {
+            pipe: Arc::new(pipe),
+            told: None,
+        });
+        let this = Arc::new(Self {
+            left: Mutex::new(left.collect()),
+            ..Self::default()
+        });
+        this.read(Some(Box::new(handed_over)));
+        this
+    }
+
+    fn read(self: &Arc<Self>, mut handed_over: Option<Box<dyn FnOnce() + Send>>) {
+        let left = self.left.lock();
+        self.count.send_replace(left.len());
+        for (at, one) in left.iter().enumerate() {
+            let is_last = at + 1 == left.len();
+            let mut handed_over = handed_over.take_if(|_| is_last);
+            let (this, pipe) = (Arc::clone(self), Arc::clone(&one.pipe));
+            self.readers.spawn("predecessor", async move {
+                let heard = this.hear(&pipe, &mut handed_over).await;
+                if let Err(error) = heard {
+                    debug!(error:%; "cannot hear a predecessor");
+                }
+                if let Some(call) = handed_over {
+                    call();
+                }
+                this.forget(&pipe);
+            });
+        }
+    }
+
+    async fn hear(
+        &self,
+        pipe: &Arc<OwnedFd>,
+        handed_over: &mut Option<Box<dyn FnOnce() + Send>>,
+    ) -> io::Result<()> {
+        let receiver = pipe::Receiver::from_owned_fd(pipe.try_clone()?)?;
+        let mut lines = BufReader::new(receiver).lines();
+        while let Some(line) = lines.next_line().await? {
+            if let Some(call) = handed_over.take() {
+                call();
+            }
+            // The end of a line that another process of ours began to read is left out.
+            let Ok(told) = serde_json::from_str::<Predecessor>(&line) else {
+                continue;
+            };
+            let mut left = self.left.lock();
+            if let Some(one) = left.iter_mut().find(|one| Arc::ptr_eq(&one.pipe, pipe)) {
+                one.told = Some(told);
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&self, pipe: &Arc<OwnedFd>) {
+        let mut left = self.left.lock();
+        if let Some(at) = left.iter().position(|one| Arc::ptr_eq(&one.pipe, pipe)) {
+            let pid = left.remove(at).told.map_or(0, |told| told.pid);
+            info!(pid, left = left.len(); "a process before this one has finished and left");
+        }
+        self.count.send_replace(left.len());
+    }
+
+    /// What each of them has told last.
+    pub(super) fn list(&self) -> Vec<Predecessor> {
+        let left = self.left.lock();
+        left.iter().filter_map(|one| one.told.clone()).collect()
+    }
+
+    /// Until the last of them has left.
+    pub(super) async fn gone(&self) {
+        let mut count = self.count.subscribe();
+        // The sender is ours: it is there as long as we are.
+        drop(count.wait_for(|count| *count == 0).await);
+    }
+
+    /// Stops listening, for a successor that is to: what one reads the other does not see.
+    pub(super) fn lend(&self) -> io::Result<Vec<OwnedFd>> {
+        self.readers.stop();
+        let left = self.left.lock();
+        left.iter().map(|one| one.pipe.try_clone()).collect()
+    }
+
+    /// Listens again: there is no successor after all.
+    pub(super) fn resume(self: &Arc<Self>) {
+        self.read(None);
+    }
+
+    /// They are the successor's now.
+    pub(super) fn leave(&self) {
+        self.left.lock().clear();
+        self.count.send_replace(0);
+    }
+}
+
+/// Tells a successor what we still have, until we end. The first line says that all is its.
+pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
+    let pipe = match pipe::Sender::from_owned_fd(pipe) {
+        Ok(pipe) => pipe,
+        Err(error) => return debug!(error:%; "cannot tell the successor what is left"),
+    };
+    let since: DateTime<Utc> = live.world.clock.wall().into();
+    let since = since.to_rfc3339_opts(SecondsFormat::Millis, true);
+    let mut tick = tokio::time::interval(TELL);
+    loop {
+        tick.tick().await;
+        let told = Predecessor {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            connections: live.connections.open(),
+            since: since.clone(),
+        };
+        let Ok(mut line) = serde_json::to_vec(&told) else {
+            return;
+        };
+        line.push(b'\n');
+        match pipe.try_write(&line) {
+            Ok(_) => {}
+            // It does not read: the next line says all that this one would.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return debug!(error:%; "the successor has left"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::Write,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    use super::*;
+
+    fn pipe() -> (OwnedFd, File) {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        (read, write.into())
+    }
+
+    async fn until(mut holds: impl FnMut() -> bool) {
+        let waiting = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+        assert!(ended.is_ok(), "waited in vain");
+    }
+
+    fn line(pid: u32, connections: usize) -> String {
+        format!("{{\"pid\":{pid},\"version\":\"1\",\"connections\":{connections}}}\n")
+    }
+
+    #[tokio::test]
+    async fn what_is_left_is_known_until_its_process_ends() {
+        let ((first, mut first_tells), (last, mut last_tells)) = (pipe(), pipe());
+        let calls = Arc::new(AtomicUsize::new(0));
+        let called = Arc::clone(&calls);
+        let known = Predecessors::follow(vec![first, last], move || {
+            called.fetch_add(1, Ordering::Relaxed);
+        });
+        first_tells.write_all(line(1, 7).as_bytes()).unwrap();
+        until(|| known.list().len() == 1).await;
+        // The one before the last has been succeeded long since.
+        assert_eq!(calls.load(Ordering::Relaxed), 0);
+        last_tells.write_all(line(2, 3).as_bytes()).unwrap();
+        last_tells.write_all(line(2, 1).as_bytes()).unwrap();
+        until(|| {
+            known
+                .list()
+                .iter()
+                .any(|p| (p.pid, p.connections) == (2, 1))
+        })
+        .await;
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+        drop(last_tells);
+        until(|| known.list().len() == 1).await;
+        assert_eq!(known.list()[0].pid, 1);
+        drop(first_tells);
+        tokio::time::timeout(Duration::from_secs(10), known.gone())
+            .await
+            .unwrap();
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_predecessor_that_dies_before_it_tells_leaves_everything_to_us() {
+        let (last, tells) = pipe();
+        let (call, mut called) = tokio::sync::oneshot::channel();
+        let known = Predecessors::follow(vec![last], move || call.send(()).unwrap());
+        tokio::task::yield_now().await;
+        assert!(called.try_recv().is_err());
+        drop(tells);
+        called.await.unwrap();
+        known.gone().await;
+    }
+
+    #[tokio::test]
+    async fn a_successor_that_did_not_come_takes_nothing_away() {
+        let (first, mut tells) = pipe();
+        let known = Predecessors::follow(vec![first], || ());
+        let lent = known.lend().unwrap();
+        assert_eq!(lent.len(), 1);
+        drop(lent);
+        known.resume();
+        tells.write_all(line(1, 5).as_bytes()).unwrap();
+        until(|| known.list().len() == 1).await;
+    }
+}
