@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::ExitCode};
 use super::out;
 use crate::{
     base::error,
-    process::{demo, log},
+    process::{demo, handover::Birth, log},
 };
 
 #[derive(Debug, clap::Args)]
@@ -20,10 +20,20 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> ExitCode {
     log::init();
-    match demo::serve(options.address, options.admin) {
-        Ok(()) => ExitCode::SUCCESS,
+    let birth = match Birth::of_this_process() {
+        Ok(birth) => birth,
         Err(error) => {
             out::note(&format!("edgeway: {}", error::chain(&error)));
+            return ExitCode::FAILURE;
+        }
+    };
+    let report = birth.inherited.report();
+    match demo::serve(birth, options.address, options.admin) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            let message = error::chain(&error);
+            report.refuses(&message);
+            out::note(&format!("edgeway: {message}"));
             ExitCode::FAILURE
         }
     }

@@ -6,7 +6,7 @@ use super::{ConfigOption, EX_CONFIG, check, out};
 use crate::{
     base::error,
     gateway::{self, Loaded},
-    process::{boot, last_good, log},
+    process::{boot, handover::Birth, last_good, log},
 };
 
 #[derive(Debug, clap::Args)]
@@ -23,13 +23,26 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options) -> ExitCode {
     log::init();
+    let birth = match Birth::of_this_process() {
+        Ok(birth) => birth,
+        Err(error) => {
+            out::note(&format!("edgeway: {}", error::chain(&error)));
+            return ExitCode::FAILURE;
+        }
+    };
+    // Whoever started us in its own place hears what is wrong, as the terminal does.
+    let report = birth.inherited.report();
+    let refuse = |message: &str| {
+        report.refuses(message);
+        out::note(message);
+    };
     let path = &options.config.config;
     let (loaded, hello) = match load(options) {
         Ok(loaded) => loaded,
         Err(error) => {
-            let shown = path.display();
-            out::note(&format!(
-                "edgeway: no last good configuration of `{shown}`: {}",
+            refuse(&format!(
+                "edgeway: no last good configuration of `{}`: {}",
+                path.display(),
                 error::chain(&error)
             ));
             return ExitCode::from(EX_CONFIG);
@@ -39,9 +52,11 @@ pub(super) fn run(options: &Options) -> ExitCode {
         out::note(&check::report(&loaded));
     }
     let Some(file) = loaded.file else {
+        report.refuses(&check::report(&loaded));
         return refused(options);
     };
     let setup = boot::Setup {
+        birth,
         file,
         path: Some(path.clone()),
         threads: options.threads,
@@ -54,13 +69,13 @@ pub(super) fn run(options: &Options) -> ExitCode {
         }),
     };
     match boot::serve(setup) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(boot::BootError::Config { diagnostics }) => {
-            out::note(&check::render(&loaded.sources, &diagnostics));
+            refuse(&check::render(&loaded.sources, &diagnostics));
             refused(options)
         }
         Err(error) => {
-            out::note(&format!("edgeway: {}", error::chain(&error)));
+            refuse(&format!("edgeway: {}", error::chain(&error)));
             ExitCode::FAILURE
         }
     }

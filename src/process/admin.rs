@@ -1,15 +1,25 @@
 //! The admin listeners of the process: bound as a configuration says, kept when the next
 //! one says the same.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use log::info;
+use log::{debug, info};
 use parking_lot::Mutex;
 
 use crate::{
     base::tasks::Tasks,
+    edge::listeners::Inherit,
     gateway,
-    status::{self, http::Served},
+    status::{
+        self,
+        http::{Connections, Served},
+    },
 };
 
 /// The admin listeners that are open.
@@ -24,6 +34,9 @@ struct Open<T> {
     written: T,
     /// As it is.
     bound: T,
+    /// What accepts, for whoever takes over.
+    socket: OwnedFd,
+    connections: Connections,
     /// Dropping them closes the listener.
     _serving: Tasks,
 }
@@ -37,7 +50,7 @@ pub(super) struct Prepared {
 enum Change<T, L> {
     Keep,
     Close,
-    Open(T, L),
+    Open(T, L, OwnedFd),
 }
 
 /// Why an admin listener cannot be had.
@@ -55,25 +68,44 @@ pub enum AdminError {
 
 impl Admin {
     /// Binds what `wanted` has and is not open yet.
-    pub(super) fn prepare(&self, wanted: &gateway::Admin) -> Result<Prepared, AdminError> {
+    pub(super) fn prepare(
+        &self,
+        wanted: &gateway::Admin,
+        inherit: Inherit<'_>,
+    ) -> Result<Prepared, AdminError> {
         let tcp = match (&wanted.address, &*self.tcp.lock()) {
             (None, _) => Change::Close,
             (Some(wanted), Some(open)) if open.written == *wanted => Change::Keep,
             (Some(address), _) => {
-                let bound = std::net::TcpListener::bind(address);
-                Change::Open(
-                    *address,
-                    bound.map_err(|source| AdminError::Address {
-                        address: *address,
-                        source,
-                    })?,
-                )
+                let bound = match inherit(&address.to_string()) {
+                    Some(socket) => Ok(socket.into()),
+                    None => std::net::TcpListener::bind(address),
+                };
+                let opened = bound.and_then(|bound| {
+                    let shared = bound.as_fd().try_clone_to_owned()?;
+                    Ok(Change::Open(*address, bound, shared))
+                });
+                opened.map_err(|source| AdminError::Address {
+                    address: *address,
+                    source,
+                })?
             }
         };
         let socket = match (&wanted.socket, &*self.socket.lock()) {
             (None, _) => Change::Close,
             (Some(wanted), Some(open)) if open.written == *wanted => Change::Keep,
-            (Some(path), _) => Change::Open(path.clone(), status::http::bind_unix(path)?),
+            (Some(path), _) => {
+                let bound = match inherit(&place(path)) {
+                    Some(socket) => socket.into(),
+                    None => status::http::bind_unix(path)?,
+                };
+                let shared = bound.as_fd().try_clone_to_owned();
+                let shared = shared.map_err(|source| status::http::SocketError::Io {
+                    path: path.clone(),
+                    source,
+                })?;
+                Change::Open(path.clone(), bound, shared)
+            }
         };
         Ok(Prepared { tcp, socket })
     }
@@ -83,20 +115,25 @@ impl Admin {
         match prepared.tcp {
             Change::Keep => {}
             Change::Close => *self.tcp.lock() = None,
-            Change::Open(written, listener) => {
+            Change::Open(written, listener, shared) => {
                 let bound = listener.local_addr().unwrap_or(written);
                 info!(address:% = bound; "admin listening");
-                let serving = status::http::serve_tcp(listener, served.clone());
-                *self.tcp.lock() = Some(Open::new(written, bound, serving));
+                let served = served.clone();
+                *self.tcp.lock() = Some(Open::new(written, bound, shared, |open| async move {
+                    status::http::serve_tcp(listener, served, &open).await
+                }));
             }
         }
         match prepared.socket {
             Change::Keep => {}
             Change::Close => *self.socket.lock() = None,
-            Change::Open(path, listener) => {
+            Change::Open(path, listener, shared) => {
                 info!(path:? = path; "admin listening");
-                let serving = status::http::serve_unix(listener, served.clone());
-                *self.socket.lock() = Some(Open::new(path.clone(), path, serving));
+                let served = served.clone();
+                *self.socket.lock() =
+                    Some(Open::new(path.clone(), path, shared, |open| async move {
+                        status::http::serve_unix(listener, served, &open).await
+                    }));
             }
         }
     }
@@ -109,6 +146,37 @@ impl Admin {
         self.socket.lock().as_ref().map(|open| open.bound.clone())
     }
 
+    /// Does something with the sockets that accept, each with its place.
+    pub(super) fn with_sockets<T>(&self, work: impl FnOnce(&[(String, BorrowedFd<'_>)]) -> T) -> T {
+        let (tcp, socket) = (self.tcp.lock(), self.socket.lock());
+        let tcp = tcp.as_ref();
+        let socket = socket.as_ref();
+        let tcp = tcp.map(|open| (open.written.to_string(), open.socket.as_fd()));
+        let socket = socket.map(|open| (place(&open.written), open.socket.as_fd()));
+        let both: Vec<_> = tcp.into_iter().chain(socket).collect();
+        work(&both)
+    }
+
+    /// Accepts no more, and waits until whoever has connected is answered, but no longer
+    /// than `at_most` for one that does not ask.
+    pub(super) async fn finish(&self, at_most: Duration) {
+        let (tcp, socket) = (self.tcp.lock().take(), self.socket.lock().take());
+        let tcp = async {
+            if let Some(open) = &tcp {
+                open.connections.close().await;
+            }
+        };
+        let socket = async {
+            if let Some(open) = &socket {
+                open.connections.close().await;
+            }
+        };
+        let both = async { tokio::join!(tcp, socket) };
+        if tokio::time::timeout(at_most, both).await.is_err() {
+            debug!("an admin connection without a question is left");
+        }
+    }
+
     /// Nobody is answered any more.
     pub(super) fn close(&self) {
         *self.tcp.lock() = None;
@@ -117,21 +185,29 @@ impl Admin {
 }
 
 impl<T> Open<T> {
-    fn new(
-        written: T,
-        bound: T,
-        serving: impl Future<Output = io::Result<()>> + Send + 'static,
-    ) -> Self {
-        let tasks = Tasks::default();
-        tasks.spawn("admin", async {
-            if let Err(error) = serving.await {
+    fn new<F>(written: T, bound: T, socket: OwnedFd, serve: impl FnOnce(Connections) -> F) -> Self
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let connections = Connections::default();
+        let work = serve(connections.clone());
+        let serving = Tasks::default();
+        serving.spawn("admin", async {
+            if let Err(error) = work.await {
                 log::error!(error:%; "an admin listener ended");
             }
         });
         Self {
             written,
             bound,
-            _serving: tasks,
+            socket,
+            connections,
+            _serving: serving,
         }
     }
+}
+
+/// What the unix socket is known by to other processes.
+fn place(path: &Path) -> String {
+    format!("unix:{}", path.display())
 }

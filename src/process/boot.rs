@@ -3,15 +3,17 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use log::{info, warn};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
     actions::Operator,
     control::{Control, StartError},
+    handover::Birth,
     last_good, log as own_log,
     ready::{READY_FILE, Ready},
     signals::{Ask, Signals},
     state_folder::state_folder,
+    upgrade::{Line, Succeeded},
 };
 use crate::{
     base::log_file,
@@ -28,6 +30,8 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 /// What to serve.
 pub struct Setup {
+    /// What this process comes from.
+    pub birth: Birth,
     pub file: File,
     /// Where the file came from; `None` for one that is built in.
     pub path: Option<PathBuf>,
@@ -55,8 +59,9 @@ pub enum BootError {
     Ready(#[source] io::Error),
 }
 
-/// Serves until told to stop, then drains.
-pub fn serve(setup: Setup) -> Result<(), BootError> {
+/// Serves until told to stop, or until another process does, then drains. Gives the exit
+/// status.
+pub fn serve(setup: Setup) -> Result<u8, BootError> {
     let workers = worker::runtime(setup.threads).map_err(BootError::Runtime)?;
     // Signals, deadlines, probes, DNS and the admin listener have this thread to themselves.
     // A worker then has no timers of ours to look at whenever it runs out of work.
@@ -66,8 +71,9 @@ pub fn serve(setup: Setup) -> Result<(), BootError> {
     outcome
 }
 
-async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
+async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
     let Setup {
+        birth,
         file,
         sources,
         path,
@@ -75,6 +81,10 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
         warn,
         ..
     } = setup;
+    let Birth {
+        launch,
+        mut inherited,
+    } = birth;
     let kept = path.as_deref().and_then(state_folder);
     let world = World {
         keeper: kept
@@ -82,6 +92,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
             .unwrap_or_default(),
         ..World::default()
     };
+    world.zones.inherit(std::mem::take(&mut inherited.state));
     let folder = path
         .as_deref()
         .and_then(std::path::Path::parent)
@@ -93,11 +104,13 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     if !diagnostics.list().is_empty() {
         warn(&diagnostics);
     }
-    let mut signals = Signals::listen().map_err(BootError::Signals)?;
+    let signals = Signals::listen().map_err(BootError::Signals)?;
     let live = Arc::new(Live::new(gateway, world));
-    let control = Control::new(&live, file, path, workers.clone());
+    let (line, succeeded) = Line::new(launch, &mut inherited);
+    let control = Control::new(&live, file, path, line, workers.clone());
     control.allow_files(&live.gateway());
-    control.start(&mut |_| None).await?;
+    control.start(&mut |place| inherited.socket(place)).await?;
+    inherited.close_rest();
     control.tasks().spawn("log", own_log::supervise());
 
     if let Some(path) = std::env::var_os(READY_FILE) {
@@ -112,11 +125,13 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
         crate::cli::out::note(&hello.join("\n"));
     }
 
-    until_stopped(&control, &mut signals).await;
-    tokio::select! {
-        () = control.stop() => {}
-        () = told_to_stop(&mut signals) => warn!("told twice to stop: not waiting for requests under way"),
-    }
+    control.succeed(&mut inherited);
+    let manager = Arc::clone(&control.line.manager);
+    control
+        .tasks()
+        .spawn("watchdog", manager.watchdog(workers.clone()));
+
+    let status = serve_until_the_end(&control, signals, succeeded).await;
     control.end();
     let flushed = tokio::task::spawn_blocking(|| log_file::flush(FLUSH)).await;
     if !flushed.unwrap_or(false) {
@@ -124,7 +139,47 @@ async fn run(setup: Setup, workers: &Handle) -> Result<(), BootError> {
     }
     info!("stopped");
     log::logger().flush();
-    Ok(())
+    Ok(status)
+}
+
+/// Serves, and finishes what is under way once we are told to stop or are succeeded.
+async fn serve_until_the_end(
+    control: &Arc<Control>,
+    mut signals: Signals,
+    succeeded: oneshot::Receiver<Succeeded>,
+) -> u8 {
+    let succeeded = tokio::select! {
+        () = until_stopped(control, &mut signals) => None,
+        Ok(succeeded) = succeeded => Some(succeeded),
+    };
+    let cut_short = async {
+        told_to_stop(&mut signals).await;
+        warn!("told to stop at once: not waiting for requests under way");
+    };
+    match succeeded {
+        None => tokio::select! {
+            () = control.stop() => {}
+            () = cut_short => {}
+        },
+        // Signals are for whoever serves now.
+        Some(Succeeded {
+            pid,
+            init: Some(init),
+        }) => {
+            let leave = async {
+                control.leave().await;
+                // The one that serves is not to wait for us any more.
+                control.end();
+            };
+            let ((), status) = tokio::join!(leave, init.run(pid));
+            return status;
+        }
+        Some(Succeeded { init: None, .. }) => tokio::select! {
+            () = control.leave() => {}
+            () = cut_short => {}
+        },
+    }
+    0
 }
 
 /// Does what signals ask for, until one asks to stop.
@@ -133,6 +188,12 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals) {
         match signals.next().await {
             Ask::Stop => return,
             Ask::Reopen => log_file::reopen(),
+            Ask::Upgrade => {
+                let control_ = Arc::clone(control);
+                control.tasks().spawn("upgrade", async move {
+                    drop(control_.upgrade(None).await);
+                });
+            }
             Ask::Reload => {
                 // The next signal is heard meanwhile; what came of it is in the log.
                 let operator = Operator::new(control);

@@ -14,6 +14,7 @@ use super::{
     admin::{Admin, AdminError},
     last_good,
     source::Running,
+    upgrade::Line,
 };
 use crate::{
     base::{error, tasks::Tasks},
@@ -37,6 +38,9 @@ use crate::{
     },
 };
 
+/// How long it takes to leave once nothing is under way: last log lines, mostly.
+const STOPPED: Duration = Duration::from_secs(5);
+
 /// A running process.
 pub(super) struct Control {
     pub(super) live: Arc<Live>,
@@ -45,10 +49,11 @@ pub(super) struct Control {
     pub(super) supervisor: Supervisor,
     /// `None` for a configuration that is built in.
     pub(super) path: Option<PathBuf>,
+    pub(super) line: Line,
     /// Whoever changes what serves has it: one reload or upgrade after the other. It holds
     /// the configuration that serves, as written.
-    turn: tokio::sync::Mutex<File>,
-    stopping: watch::Sender<bool>,
+    pub(super) turn: tokio::sync::Mutex<File>,
+    pub(super) stopping: watch::Sender<bool>,
 }
 
 /// Why the process cannot begin to serve.
@@ -65,6 +70,7 @@ impl Control {
         live: &Arc<Live>,
         file: File,
         path: Option<PathBuf>,
+        line: Line,
         workers: Handle,
     ) -> Arc<Self> {
         let app = proxy::service(live);
@@ -75,6 +81,7 @@ impl Control {
             admin: Admin::default(),
             supervisor: Supervisor::start(live),
             path,
+            line,
             turn: tokio::sync::Mutex::new(file),
             stopping: watch::Sender::new(false),
         })
@@ -84,7 +91,7 @@ impl Control {
     pub(super) async fn start(self: &Arc<Self>, inherit: Inherit<'_>) -> Result<(), StartError> {
         let gateway = self.live.gateway();
         let listeners = self.listeners.prepare(&gateway.listeners, inherit)?;
-        let admin = self.admin.prepare(&gateway.admin)?;
+        let admin = self.admin.prepare(&gateway.admin, inherit)?;
         self.admin.commit(admin, &self.served());
         self.listeners
             .commit(listeners, &gateway.listeners, gateway.drain)
@@ -120,6 +127,17 @@ impl Control {
             let message = "the gateway is stopping: no other configuration is taken in";
             return Err(Refused::new(409, "stopping", message));
         }
+        self.line.manager.reloading();
+        let outcome = self.reload_from(path, &mut file).await;
+        self.tell_manager();
+        outcome
+    }
+
+    async fn reload_from(
+        self: &Arc<Self>,
+        path: &Path,
+        file: &mut File,
+    ) -> Result<Reloaded, Refused> {
         let begun = self.live.world.clock.now();
         let found = self.read(path).await;
         let candidate = match found {
@@ -137,10 +155,9 @@ impl Control {
                 return Err(refused);
             }
         };
-        let changes = Changes::between(&file, &candidate.file);
+        let changes = Changes::between(file, &candidate.file);
         *file = candidate.file;
-        drop(file);
-        let keeping = last_good::keep_later(path.clone(), candidate.sources.clone());
+        let keeping = last_good::keep_later(path.to_owned(), candidate.sources.clone());
         self.tasks().spawn("last good", keeping);
         let took = self.live.world.clock.now() - begun;
         let warnings = lines(&candidate.diagnostics, &candidate.sources);
@@ -196,7 +213,7 @@ impl Control {
             .map_err(|error| cannot_bind(candidate, &error))?;
         let admin = self
             .admin
-            .prepare(&gateway.admin)
+            .prepare(&gateway.admin, &mut |_| None)
             .map_err(|error| Refused::new(409, "admin_listener", error::chain(&error)))?;
         let (generation, zones) = reload::take(&self.live, &self.supervisor, gateway);
         self.listeners
@@ -248,6 +265,9 @@ impl Control {
     pub(super) async fn stop(&self) {
         let drain = self.live.gateway().drain;
         self.stopping.send_replace(true);
+        self.line
+            .manager
+            .stopping(drain.announce + drain.deadline + STOPPED);
         if !drain.announce.is_zero() {
             info!(ms = millis(drain.announce); "stopping: not ready from now on");
             tokio::time::sleep(drain.announce).await;
@@ -255,7 +275,15 @@ impl Control {
         // No reload may open a listener from here on.
         let _turn = self.turn.lock().await;
         info!("stopping: no new connections, requests under way may finish");
-        self.listeners.retire(drain).await;
+        if self.line.manager.is_there() {
+            // It keeps the sockets for the next process, and their paths with them.
+            self.listeners.hand_over();
+        }
+        let predecessors = self.line.predecessors.gone();
+        let predecessors = tokio::time::timeout(drain.deadline, predecessors);
+        if let ((), Err(_)) = tokio::join!(self.listeners.retire(drain), predecessors) {
+            warn!("processes before this one have not finished in time");
+        }
     }
 
     /// Ends what is left.
@@ -304,6 +332,6 @@ fn lines(diagnostics: &Diagnostics, sources: &Sources) -> Vec<String> {
     sorted.into_iter().map(|one| one.line(sources)).collect()
 }
 
-fn millis(span: Duration) -> f64 {
+pub(super) fn millis(span: Duration) -> f64 {
     (span.as_secs_f64() * 1e6).round() / 1e3
 }

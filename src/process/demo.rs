@@ -18,7 +18,10 @@ use axum::{
 };
 use serde_json::json;
 
-use super::boot::{self, BootError, Setup};
+use super::{
+    boot::{self, BootError, Setup},
+    handover::Birth,
+};
 use crate::{base::tasks::Tasks, edge::worker, gateway};
 
 /// The demonstration's own configuration; the marks are filled with real addresses.
@@ -27,7 +30,7 @@ const CONFIG: &str = include_str!("demo.yaml");
 const PAGE: &str = include_str!("demo.html");
 
 /// Serves the demonstration until told to stop.
-pub fn serve(address: SocketAddr, admin: SocketAddr) -> Result<(), BootError> {
+pub fn serve(birth: Birth, address: SocketAddr, admin: SocketAddr) -> Result<u8, BootError> {
     let runtime = worker::runtime(Some(1)).map_err(BootError::Runtime)?;
     let apps = Tasks::default();
     let started = runtime.block_on(async {
@@ -70,6 +73,7 @@ The configuration is src/process/demo.yaml. Ctrl-C ends it.
 "
     );
     let outcome = boot::serve(Setup {
+        birth,
         file,
         path: None,
         threads: None,

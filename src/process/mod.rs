@@ -16,3 +16,4 @@ mod ready;
 mod signals;
 mod source;
 pub mod state_folder;
+mod upgrade;

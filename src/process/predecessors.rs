@@ -9,28 +9,16 @@ use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 use chrono::{DateTime, SecondsFormat, Utc};
 use log::{debug, info};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     net::unix::pipe,
     sync::watch,
 };
 
-use crate::{base::tasks::Tasks, runtime::live::Live};
+use crate::{base::tasks::Tasks, runtime::live::Live, status::snapshot::Predecessor};
 
 /// How often a process that finishes tells what it has left.
 const TELL: Duration = Duration::from_secs(1);
-
-/// A process that accepts nothing more and finishes what it has.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Predecessor {
-    pub(super) pid: u32,
-    pub(super) version: String,
-    pub(super) connections: usize,
-    /// When it stopped accepting.
-    pub(super) since: String,
-}
 
 /// All that are left, the oldest first.
 #[derive(Default)]
@@ -49,19 +37,16 @@ impl Predecessors {
     /// Listens to them. The last one is the process that started us; `handed_over` is called
     /// once it has told that everything is ours, or cannot tell any more.
     pub(super) fn follow(
+        self: &Arc<Self>,
         pipes: Vec<OwnedFd>,
         handed_over: impl FnOnce() + Send + 'static,
-    ) -> Arc<Self> {
+    ) {
         let left = pipes.into_iter().map(|pipe| Left {
             pipe: Arc::new(pipe),
             told: None,
         });
-        let this = Arc::new(Self {
-            left: Mutex::new(left.collect()),
-            ..Self::default()
-        });
-        this.read(Some(Box::new(handed_over)));
-        this
+        self.left.lock().extend(left);
+        self.read(Some(Box::new(handed_over)));
     }
 
     fn read(self: &Arc<Self>, mut handed_over: Option<Box<dyn FnOnce() + Send>>) {
@@ -161,8 +146,8 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
         tick.tick().await;
         let told = Predecessor {
             pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            connections: live.connections.open(),
+            version: crate::VERSION.to_owned(),
+            connections: u64::try_from(live.connections.open()).unwrap_or(u64::MAX),
             since: since.clone(),
         };
         let Ok(mut line) = serde_json::to_vec(&told) else {
@@ -214,7 +199,8 @@ mod tests {
         let ((first, mut first_tells), (last, mut last_tells)) = (pipe(), pipe());
         let calls = Arc::new(AtomicUsize::new(0));
         let called = Arc::clone(&calls);
-        let known = Predecessors::follow(vec![first, last], move || {
+        let known = Arc::new(Predecessors::default());
+        known.follow(vec![first, last], move || {
             called.fetch_add(1, Ordering::Relaxed);
         });
         first_tells.write_all(line(1, 7).as_bytes()).unwrap();
@@ -245,7 +231,8 @@ mod tests {
     async fn a_predecessor_that_dies_before_it_tells_leaves_everything_to_us() {
         let (last, tells) = pipe();
         let (call, mut called) = tokio::sync::oneshot::channel();
-        let known = Predecessors::follow(vec![last], move || call.send(()).unwrap());
+        let known = Arc::new(Predecessors::default());
+        known.follow(vec![last], move || call.send(()).unwrap());
         tokio::task::yield_now().await;
         assert!(called.try_recv().is_err());
         drop(tells);
@@ -256,7 +243,8 @@ mod tests {
     #[tokio::test]
     async fn a_successor_that_did_not_come_takes_nothing_away() {
         let (first, mut tells) = pipe();
-        let known = Predecessors::follow(vec![first], || ());
+        let known = Arc::new(Predecessors::default());
+        known.follow(vec![first], || ());
         let lent = known.lend().unwrap();
         assert_eq!(lent.len(), 1);
         drop(lent);

@@ -10,6 +10,7 @@ pub(super) struct Signals {
     interrupt: Signal,
     hangup: Signal,
     reopen: Signal,
+    upgrade: Signal,
 }
 
 /// What one of them asks for.
@@ -21,6 +22,8 @@ pub(super) enum Ask {
     Reload,
     /// SIGUSR1: open the log files anew (somebody has moved them).
     Reopen,
+    /// SIGUSR2: put a new process in the place of this one.
+    Upgrade,
 }
 
 impl Signals {
@@ -30,6 +33,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             reopen: signal(SignalKind::user_defined1())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -39,6 +43,7 @@ impl Signals {
             _ = self.interrupt.recv() => Ask::Stop,
             _ = self.hangup.recv() => Ask::Reload,
             _ = self.reopen.recv() => Ask::Reopen,
+            _ = self.upgrade.recv() => Ask::Upgrade,
         }
     }
 }

@@ -76,7 +76,7 @@ impl Source for Running {
                 loaded_at: rfc3339(loaded.at),
                 last_error: loaded.last_error,
             },
-            predecessors: Vec::new(),
+            predecessors: self.control.line.predecessors.list(),
             listeners: self
                 .control
                 .listeners

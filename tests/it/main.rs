@@ -29,6 +29,7 @@ mod streaming;
 mod support;
 mod tidy;
 mod tls;
+mod upgrade;
 mod upgrades;
 mod upstream_h2;
 mod upstream_tls;

@@ -46,6 +46,30 @@ struct LetterSocket {
     fd: RawFd,
 }
 
+/// How this process came to be.
+#[derive(Debug)]
+pub struct Birth {
+    pub launch: Launch,
+    pub inherited: Inherited,
+}
+
+impl Birth {
+    /// Must be called once, before any file is opened.
+    pub fn of_this_process() -> Result<Self, TakeError> {
+        let inherited = Inherited::take()?;
+        match Launch::of_this_process() {
+            Ok(launch) => Ok(Self { launch, inherited }),
+            Err(source) => {
+                let error = TakeError::Launch(source);
+                inherited
+                    .report()
+                    .refuses(&crate::base::error::chain(&error));
+                Err(error)
+            }
+        }
+    }
+}
+
 /// Upgrades since the first process of the line; counters that end with a process would show
 /// none that succeeded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

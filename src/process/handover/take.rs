@@ -4,7 +4,10 @@ use std::{
     fs::File,
     io::{self, Read, Seek, Write},
     net::SocketAddr,
-    os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::FileTypeExt,
+    },
     path::Path,
     sync::Arc,
 };
@@ -43,6 +46,8 @@ pub enum TakeError {
     Closed { fd: RawFd },
     #[error("cannot read the state that a predecessor has left")]
     State(#[source] io::Error),
+    #[error("cannot tell what this program was started from")]
+    Launch(#[source] io::Error),
     #[error("cannot take the sockets that the service manager keeps")]
     Manager(#[source] io::Error),
 }
@@ -116,6 +121,12 @@ impl Inherited {
     /// The socket of this name or, if none has it, the one that listens at the address that
     /// the name is.
     pub fn socket(&mut self, place: &str) -> Option<OwnedFd> {
+        // Without its path, nobody finds a unix socket any more.
+        let is_lost =
+            |path| !std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+        if place.strip_prefix("unix:").is_some_and(is_lost) {
+            return None;
+        }
         let named = |(name, _): &(String, OwnedFd)| name_of(name) == name_of(place);
         let found = self.sockets.iter().position(named).or_else(|| {
             let address = place.parse().ok()?;
@@ -148,7 +159,7 @@ impl Report {
     pub fn serves(&self) {
         self.say(&Answer::Ready {
             ready: true,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::VERSION.to_owned(),
         });
     }
 
@@ -342,6 +353,16 @@ mod tests {
         let unix = format!("unix:{}", path.display());
         assert!(inherited.socket(&unix).is_some());
         assert!(inherited.sockets.is_empty());
+    }
+
+    #[test]
+    fn a_unix_socket_without_its_path_is_bound_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let place = format!("unix:{}", path.display());
+        let mut inherited = given(vec![(&place, UnixListener::bind(&path).unwrap().into())]);
+        std::fs::remove_file(&path).unwrap();
+        assert!(inherited.socket(&place).is_none());
     }
 
     #[test]

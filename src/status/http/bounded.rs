@@ -19,7 +19,7 @@ use std::{
 use axum::serve::Listener;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, Sleep},
 };
 
@@ -31,18 +31,53 @@ const LIFE: Duration = Duration::from_secs(15);
 
 /// Longer than any action takes: one upgrade after another that waits for its new process.
 pub(super) const ACTION: Duration = Duration::from_mins(2);
+/// The connections of one admin listener: so many at once, and waited for by whoever closes
+/// it. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    permits: Arc<Semaphore>,
+    is_closed: watch::Sender<bool>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(CONNECTIONS)),
+            is_closed: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Connections {
+    /// Lets go of the listener, and waits until whoever has connected is answered.
+    ///
+    /// Dropping what serves would do more: it ends connections that have not asked yet.
+    pub async fn close(&self) {
+        self.is_closed.send_replace(true);
+        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        drop(self.permits.acquire_many(all).await);
+    }
+
+    async fn closed(&self) {
+        let mut is_closed = self.is_closed.subscribe();
+        // The sender is ours: it is there as long as we are.
+        drop(is_closed.wait_for(|closed| *closed).await);
+    }
+}
 
 /// A listener whose connections are few and short.
 pub(super) struct Bounded<L> {
-    inner: L,
-    permits: Arc<Semaphore>,
+    /// `None` once it was closed.
+    inner: Option<L>,
+    open: Connections,
 }
 
 impl<L> Bounded<L> {
-    pub(super) fn new(inner: L) -> Self {
+    pub(super) fn new(inner: L, open: &Connections) -> Self {
         Self {
-            inner,
-            permits: Arc::new(Semaphore::new(CONNECTIONS)),
+            inner: Some(inner),
+            open: open.clone(),
         }
     }
 }
@@ -52,11 +87,25 @@ impl<L: Listener> Listener for Bounded<L> {
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let permit = Arc::clone(&self.permits)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
-        let (inner, address) = self.inner.accept().await;
+        let accepted = async {
+            let permit = Arc::clone(&self.open.permits)
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed");
+            match &mut self.inner {
+                Some(inner) => (inner.accept().await, permit),
+                None => std::future::pending().await,
+            }
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = self.open.closed() => None,
+            accepted = accepted => Some(accepted),
+        };
+        let Some(((inner, address), permit)) = accepted else {
+            self.inner = None;
+            return std::future::pending().await;
+        };
         let life = Life::new(LIFE);
         let short = Short {
             inner,
@@ -68,7 +117,10 @@ impl<L: Listener> Listener for Bounded<L> {
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.inner.local_addr()
+        match &self.inner {
+            Some(inner) => inner.local_addr(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 }
 
@@ -188,21 +240,21 @@ mod tests {
     async fn a_silent_connection_ends() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut bounded = Bounded::new(listener);
+        let mut bounded = Bounded::new(listener, &Connections::default());
         let _client = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut connection, _) = bounded.accept().await;
-        assert_eq!(bounded.permits.available_permits(), CONNECTIONS - 1);
+        assert_eq!(bounded.open.permits.available_permits(), CONNECTIONS - 1);
         let error = connection.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(connection);
-        assert_eq!(bounded.permits.available_permits(), CONNECTIONS);
+        assert_eq!(bounded.open.permits.available_permits(), CONNECTIONS);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_action_has_more_time_and_an_end_as_well() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut bounded = Bounded::new(listener);
+        let mut bounded = Bounded::new(listener, &Connections::default());
         let _client = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut connection, _) = bounded.accept().await;
         let began = Instant::now();

@@ -20,13 +20,14 @@ use axum::{
     serve::IncomingStream,
 };
 
+pub use self::{
+    bounded::Connections,
+    guard::Reason,
+    socket::{SocketError, bind_unix},
+};
 use self::{
     bounded::{Bounded, Life},
     guard::{Guard, Reach},
-};
-pub use self::{
-    guard::Reason,
-    socket::{SocketError, bind_unix},
 };
 use super::{
     actions::{Actions, Refused},
@@ -47,11 +48,15 @@ pub struct Served {
     pub tasks: Tasks,
 }
 
-/// Serves on a TCP listener until the future is dropped.
+/// Serves on a TCP listener until the future is dropped, or until `open` is closed.
 ///
 /// # Errors
 /// When the listener cannot be handed to the runtime.
-pub async fn serve_tcp(listener: std::net::TcpListener, served: Served) -> io::Result<()> {
+pub async fn serve_tcp(
+    listener: std::net::TcpListener,
+    served: Served,
+    open: &Connections,
+) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let reach = if listener.local_addr()?.ip().to_canonical().is_loopback() {
         Reach::Loopback
@@ -60,21 +65,22 @@ pub async fn serve_tcp(listener: std::net::TcpListener, served: Served) -> io::R
     };
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let service = router(served, reach).into_make_service_with_connect_info::<Peer>();
-    axum::serve(Bounded::new(listener), service).await
+    axum::serve(Bounded::new(listener, open), service).await
 }
 
-/// Serves on a unix socket until the future is dropped.
+/// Serves on a unix socket, likewise.
 ///
 /// # Errors
 /// When the listener cannot be handed to the runtime.
 pub async fn serve_unix(
     listener: std::os::unix::net::UnixListener,
     served: Served,
+    open: &Connections,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let service = router(served, Reach::Socket).into_make_service_with_connect_info::<Peer>();
-    axum::serve(Bounded::new(listener), service).await
+    axum::serve(Bounded::new(listener, open), service).await
 }
 
 /// Every path with the methods it takes beside HEAD and OPTIONS.

@@ -15,7 +15,7 @@ use super::{
     Snapshot, Source,
     actions::{Actions, BackendName, Done, NewBackend, Refused, Reloaded},
     client::{Client, ClientError, LOOK, Target},
-    http::{Reason, Served, SocketError, bind_unix, serve_tcp, serve_unix},
+    http::{Connections, Reason, Served, SocketError, bind_unix, serve_tcp, serve_unix},
     snapshot::BackendStatus,
     table,
 };
@@ -144,7 +144,9 @@ fn start_on(address: &str, fake: Fake) -> Admin {
     let (actions, tasks) = (Tasks::default(), Tasks::default());
     let served = served(Arc::clone(&fake) as _, &fake, &actions);
     tasks.spawn("admin", async move {
-        serve_tcp(listener, served).await.unwrap();
+        serve_tcp(listener, served, &Connections::default())
+            .await
+            .unwrap();
     });
     Admin {
         address,
@@ -267,7 +269,9 @@ async fn names_are_escaped_on_the_page() {
     let (actions, tasks, fake) = (Tasks::default(), Tasks::default(), Arc::default());
     let served = served(Arc::new(Hostile), &fake, &actions);
     tasks.spawn("admin", async move {
-        serve_tcp(listener, served).await.unwrap();
+        serve_tcp(listener, served, &Connections::default())
+            .await
+            .unwrap();
     });
     let admin = Admin {
         address,
@@ -327,7 +331,9 @@ async fn the_client_reads_what_the_socket_serves() {
     let (tasks, fake) = (Tasks::default(), Arc::new(Fake::default()));
     let served = served(Arc::clone(&fake) as _, &fake, &tasks);
     tasks.spawn("admin", async move {
-        serve_unix(listener, served).await.unwrap();
+        serve_unix(listener, served, &Connections::default())
+            .await
+            .unwrap();
     });
     let client = Client::new(Target::Socket(path.clone()));
     let snapshot = client.snapshot().await.unwrap();

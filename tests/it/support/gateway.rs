@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     net::SocketAddr,
+    os::unix::{fs::symlink, process::CommandExt},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -24,6 +25,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// A running gateway; it is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Gateway {
+    /// The first process; upgrades put others in its place.
     child: Child,
     dir: TempDir,
     ready: Ready,
@@ -32,6 +34,7 @@ pub(crate) struct Gateway {
 /// What `edgeway run` writes to `EDGEWAY_READY_FILE` once it serves.
 #[derive(Debug, Deserialize)]
 struct Ready {
+    pid: u32,
     listeners: Vec<ReadyListener>,
     #[serde(default)]
     admin: Option<SocketAddr>,
@@ -105,8 +108,45 @@ impl Gateway {
         self.dir.path()
     }
 
+    /// The process that serves.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.ready.pid
+    }
+
+    /// Has another process take the place of this one; gives the one before.
+    pub(crate) async fn upgrade(&mut self) -> u32 {
+        let before = self.pid();
+        self.signal(Signal::USR2);
+        self.upgraded().await;
+        before
+    }
+
+    /// What an upgrade starts from now on.
+    pub(crate) fn set_program(&self, program: &Path) {
+        let link = self.dir.path().join("edgeway");
+        let new = self.dir.path().join("edgeway.new");
+        symlink(program, &new).expect("the folder takes links");
+        fs::rename(new, link).expect("a link is replaced");
+    }
+
+    /// Waits until another process serves, and follows it.
+    pub(crate) async fn upgraded(&mut self) {
+        let before = self.pid();
+        let file = self.dir.path().join("ready.json");
+        self.ready = wait_for("another process serves", READY_WITHIN, async || {
+            let text = fs::read_to_string(&file).ok()?;
+            let ready: Ready = serde_json::from_str(&text).expect("the ready file is JSON");
+            (ready.pid != before).then_some(ready)
+        })
+        .await;
+        // For a moment both accept.
+        let inode = socket_of(self.address());
+        wait_for(
+            "the old process accepts no more",
+            READY_WITHIN,
+            async || (!holds(before, &inode)).then_some(()),
+        )
+        .await;
     }
 
     pub(crate) async fn connect(&self) -> Connection {
@@ -170,11 +210,11 @@ impl Gateway {
 
     /// Resident memory in bytes.
     pub(crate) fn rss(&self) -> u64 {
-        rss_of(self.child.id())
+        rss_of(self.pid())
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("no process is number 0");
         kill_process(pid, signal).expect("the gateway runs");
     }
 
@@ -243,7 +283,12 @@ async fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (C
     let file = dir.join("edgeway.yaml");
     let ready_file = dir.join("ready.json");
     let stderr = File::create(dir.join("stderr")).expect("the folder takes files");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+    // Through a link of its own, which a test may turn to another program.
+    let program = dir.join("edgeway");
+    if !program.exists() {
+        symlink(env!("CARGO_BIN_EXE_edgeway"), &program).expect("the folder takes links");
+    }
+    let mut child = Command::new(&program)
         .arg("run")
         .arg("-c")
         .arg(&file)
@@ -256,6 +301,8 @@ async fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (C
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(stderr)
+        // A group of its own, so that all that came of it can be ended.
+        .process_group(0)
         .spawn()
         .expect("the gateway's binary starts");
     let ready = until(READY_WITHIN, &mut async || {
@@ -315,9 +362,40 @@ pub(crate) fn cpu_of(pid: u32) -> Duration {
 }
 
 fn stop(child: &mut Child) {
-    // It may have ended by itself; both calls then say so, which is what is wanted.
-    drop(child.kill());
+    // All of it may have ended by itself; both calls then say so, which is what is wanted.
+    kill_process_group(Pid::from_child(child), Signal::KILL).ok();
     drop(child.wait());
+}
+
+/// The socket that listens on an address, as links in `/proc` name it.
+fn socket_of(address: SocketAddr) -> String {
+    let SocketAddr::V4(address) = address else {
+        panic!("{address} is not IPv4");
+    };
+    let ip = u32::from_ne_bytes(address.ip().octets());
+    let local = format!("{ip:08X}:{:04X}", address.port());
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux tells its sockets");
+    let fields = table.lines().map(|line| line.split_whitespace().collect());
+    let listening = fields
+        .into_iter()
+        .find(|fields: &Vec<&str>| fields.get(1) == Some(&&*local) && fields.get(3) == Some(&"0A"))
+        .expect("somebody listens there");
+    format!("socket:[{}]", listening[9])
+}
+
+/// Whether a process has this file open.
+fn holds(pid: u32, file: &str) -> bool {
+    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    open.flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|target| target.as_os_str() == file)
+}
+
+/// Whether a process is there, and is not just waiting to be buried.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 /// The last lines of a file: a failed test shows enough, not a flood.

@@ -1,6 +1,11 @@
 //! Clients of HTTP/2: one that is as good as any, and one that writes frames by hand.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client::SendRequest};
@@ -125,6 +130,43 @@ impl Client {
         let ended = within(self.driver.join_next()).await;
         ended.expect("asked once").expect("it does not panic")
     }
+}
+
+/// What became of the requests of a load over HTTP/2.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) answered: u64,
+    /// Not taken any more by a connection that was told to go, and sent again on another one.
+    pub(crate) moved: u64,
+    pub(crate) connections: u64,
+    pub(crate) failed: Vec<String>,
+}
+
+/// One request after the other until `stop`, on a connection that is left when it is told to go.
+pub(crate) async fn endless(to: SocketAddr, target: &str, stop: &AtomicBool) -> Tally {
+    let mut tally = Tally::default();
+    while !stop.load(Ordering::Relaxed) {
+        let client = Client::open(to).await;
+        tally.connections += 1;
+        while !stop.load(Ordering::Relaxed) {
+            match client.send(request("GET", target), "").await {
+                Ok(answer) if answer.status() == 200 => tally.answered += 1,
+                Ok(answer) => tally.failed.push(format!("status {}", answer.status())),
+                // RFC 9113, 6.8: what is above the last stream was not and will not be done.
+                Err(error)
+                    if error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR) =>
+                {
+                    tally.moved += 1;
+                    break;
+                }
+                Err(error) => {
+                    tally.failed.push(error.to_string());
+                    break;
+                }
+            }
+        }
+    }
+    tally
 }
 
 /// The rest of an answer.

@@ -1,0 +1,284 @@
+//! Another process in the place of this one: started with all that it inherits, told to the
+//! service manager, and left to serve while this one finishes what it has.
+
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use log::{error, info};
+use parking_lot::Mutex;
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::sync::oneshot;
+
+use super::{
+    control::Control,
+    handover::{Estate, HandoverError, Inherited, Launch, Successor, Upgrades},
+    init::{self, Init},
+    notify::Manager,
+    predecessors::{self, Predecessors},
+};
+use crate::{
+    base::{error, metrics::Metrics},
+    status::actions::{Refused, Upgraded},
+};
+
+/// How long a successor may take until it serves.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// Where this process stands: what was before it, what comes after it, and who watches.
+pub(super) struct Line {
+    launch: Launch,
+    pub(super) manager: Arc<Manager>,
+    pub(super) predecessors: Arc<Predecessors>,
+    /// To process 1 of this container, if another process than that one serves.
+    init: Mutex<Option<OwnedFd>>,
+    upgrades: Mutex<Upgrades>,
+    /// Taken by the upgrade that succeeds.
+    succeeded: Mutex<Option<oneshot::Sender<Succeeded>>>,
+}
+
+/// Another process serves.
+pub(super) struct Succeeded {
+    pub(super) pid: u32,
+    /// What is left to do for process 1 of a container.
+    pub(super) init: Option<Init>,
+}
+
+impl Line {
+    /// Gives it with what hears of the upgrade that ends it.
+    pub(super) fn new(
+        launch: Launch,
+        inherited: &mut Inherited,
+    ) -> (Self, oneshot::Receiver<Succeeded>) {
+        let (succeeded, hears) = oneshot::channel();
+        let line = Self {
+            launch,
+            manager: Manager::new(inherited.is_succession()),
+            predecessors: Arc::default(),
+            init: Mutex::new(inherited.init.take()),
+            upgrades: Mutex::new(inherited.upgrades),
+            succeeded: Mutex::new(Some(succeeded)),
+        };
+        (line, hears)
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        let upgrades = *self.upgrades.lock();
+        for (outcome, count) in [
+            ("succeeded", upgrades.succeeded),
+            ("failed", upgrades.failed),
+        ] {
+            let counter = metrics.counter(
+                "edgeway_upgrades_total",
+                "Processes that were to take the place of the one before, since the first of them.",
+                &[("outcome", outcome)],
+            );
+            counter.inc_by(count - counter.get());
+        }
+    }
+}
+
+impl Control {
+    /// Takes the place of the process before us, if there is one, and tells the service
+    /// manager that we serve.
+    pub(super) fn succeed(self: &Arc<Self>, inherited: &mut Inherited) {
+        self.line.count(&self.live.world.metrics);
+        let pipes = std::mem::take(&mut inherited.predecessors);
+        if !inherited.is_succession() {
+            return self.tell_manager();
+        }
+        info!(processes = pipes.len(); "taking over from the process before this one");
+        let control = Arc::clone(self);
+        self.line.predecessors.follow(pipes, move || {
+            info!("the process before this one accepts no more: everything is ours");
+            control.line.manager.succeed();
+            control.tell_manager();
+            if let Some(init) = &*control.line.init.lock() {
+                init::tell(init);
+            }
+        });
+        inherited.report().serves();
+    }
+
+    /// Tells the service manager that we serve, and what it is to keep for the next process.
+    pub(super) fn tell_manager(&self) {
+        let manager = &self.line.manager;
+        self.with_sockets(|sockets| manager.keep(sockets));
+        let listeners: Vec<String> = self
+            .listeners
+            .opened()
+            .into_iter()
+            .map(|listener| listener.address)
+            .collect();
+        let generation = self.live.loaded().generation;
+        let addresses = listeners.join(", ");
+        manager.serving(&format!(
+            "serving on {addresses}, configuration {generation}"
+        ));
+    }
+
+    /// Every socket that a successor or the next process accepts on.
+    fn with_sockets<T>(&self, work: impl FnOnce(&[(String, BorrowedFd<'_>)]) -> T) -> T {
+        self.listeners.with_sockets(|listeners| {
+            self.admin.with_sockets(|admin| {
+                let all: Vec<_> = listeners.iter().chain(admin).cloned().collect();
+                work(&all)
+            })
+        })
+    }
+
+    /// Starts a process in the place of this one: `binary`, or what we were started from.
+    /// This one serves until that one does, and goes on if it does not.
+    ///
+    /// To be run to its end, whoever waits for it.
+    pub(super) async fn upgrade(
+        self: &Arc<Self>,
+        binary: Option<PathBuf>,
+    ) -> Result<Upgraded, Refused> {
+        let _turn = self.turn.lock().await;
+        if self.is_stopping() {
+            let message = "the gateway is stopping: no other process takes its place";
+            return Err(Refused::new(409, "stopping", message));
+        }
+        if let Some(relative) = binary.as_deref().filter(|path| !path.is_absolute()) {
+            let message = format!(
+                "`{}` is no absolute path: the gateway's folder may be another than yours",
+                relative.display()
+            );
+            return Err(Refused::new(400, "binary", message));
+        }
+        let program = binary.as_deref().unwrap_or(self.line.launch.program());
+        info!(program:% = program.display(); "upgrade: starting the process that takes over");
+        let begun = self.live.world.clock.now();
+        match self.hand_over(binary).await {
+            Ok((pid, version)) => {
+                let took = self.live.world.clock.now() - begun;
+                info!(
+                    pid, version = version.as_str(), ms = super::control::millis(took);
+                    "upgrade: another process serves, this one finishes what it has"
+                );
+                Ok(Upgraded {
+                    pid,
+                    version,
+                    took_ms: super::control::millis(took),
+                })
+            }
+            Err(failure) => {
+                self.line.upgrades.lock().failed += 1;
+                self.line.count(&self.live.world.metrics);
+                let message = error::chain(&failure);
+                error!(error = message.as_str(); "upgrade failed: this process goes on serving");
+                Err(Refused::new(409, reason(&failure), message))
+            }
+        }
+    }
+
+    async fn hand_over(
+        self: &Arc<Self>,
+        binary: Option<PathBuf>,
+    ) -> Result<(u32, String), HandoverError> {
+        let prepared = self.estate().map_err(|source| HandoverError::Prepare {
+            program: self.line.launch.program().to_owned(),
+            source,
+        })?;
+        let (estate, told, init) = prepared;
+        let outcome = self.start_successor(binary, estate).await;
+        let (pid, version) = match outcome {
+            Ok(successor) => successor,
+            Err(failure) => {
+                self.line.predecessors.resume();
+                return Err(failure);
+            }
+        };
+        self.stopping.send_replace(true);
+        self.line.manager.succeeded_by(pid, &version);
+        self.listeners.hand_over();
+        self.supervisor.retire();
+        self.line.predecessors.leave();
+        // Its end is the end of a gateway to process 1: the successor holds its own.
+        self.line.init.lock().take();
+        let telling = predecessors::tell(told, Arc::clone(&self.live));
+        self.tasks().spawn("tell the successor", telling);
+        if let Some(succeeded) = self.line.succeeded.lock().take()
+            && succeeded.send(Succeeded { pid, init }).is_err()
+        {
+            error!("nobody waits for the end of this process");
+        }
+        Ok((pid, version))
+    }
+
+    /// All that a successor inherits; where to tell it what is left; what process 1 does next.
+    fn estate(&self) -> std::io::Result<(Estate, OwnedFd, Option<Init>)> {
+        let sockets: std::io::Result<_> = self.with_sockets(|sockets| {
+            let owned = |(place, fd): &(String, BorrowedFd<'_>)| {
+                Ok((place.clone(), fd.try_clone_to_owned()?))
+            };
+            sockets.iter().map(owned).collect()
+        });
+        let (hears, told) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (init, to_init) = match &*self.line.init.lock() {
+            Some(to_init) => (None, Some(to_init.try_clone()?)),
+            None if init::is_needed() => {
+                let (init, to_init) = Init::new()?;
+                (Some(init), Some(to_init))
+            }
+            None => (None, None),
+        };
+        let mut upgrades = *self.line.upgrades.lock();
+        upgrades.succeeded += 1;
+        let mut predecessors = self.line.predecessors.lend()?;
+        predecessors.push(hears);
+        let estate = Estate {
+            sockets: sockets?,
+            state: self.live.world.zones.export(),
+            predecessors,
+            init: to_init,
+            upgrades,
+        };
+        Ok((estate, told, init))
+    }
+
+    async fn start_successor(
+        &self,
+        binary: Option<PathBuf>,
+        estate: Estate,
+    ) -> Result<(u32, String), HandoverError> {
+        let launch = self.line.launch.clone();
+        let program = binary.clone();
+        // Forking copies the tables of all our memory: not on the thread of all timers.
+        let started = tokio::task::spawn_blocking(move || {
+            Successor::start(&launch, program.as_deref(), &estate)
+        });
+        let mut successor = match started.await {
+            Ok(started) => started?,
+            Err(broken) => {
+                return Err(HandoverError::Start {
+                    program: binary.unwrap_or_else(|| self.line.launch.program().to_owned()),
+                    source: broken.into(),
+                });
+            }
+        };
+        let version = successor.serves(READY_WITHIN).await?;
+        Ok((successor.pid(), version))
+    }
+
+    /// Finishes what is under way once another process serves.
+    pub(super) async fn leave(&self) {
+        let drain = self.live.gateway().drain;
+        tokio::join!(self.listeners.retire(drain), self.admin.finish(drain.idle));
+    }
+}
+
+/// The word of answer, audit log and metric.
+fn reason(failure: &HandoverError) -> &'static str {
+    match failure {
+        HandoverError::Start { .. } | HandoverError::Prepare { .. } => "successor_start",
+        HandoverError::Refused { .. } => "successor_refused",
+        HandoverError::Ended { .. } => "successor_ended",
+        HandoverError::Late { .. } => "successor_late",
+        HandoverError::Unclear { .. } => "successor_unclear",
+    }
+}

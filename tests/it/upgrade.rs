@@ -1,0 +1,324 @@
+//! One process in the place of another: no request is lost on the way, and a successor that
+//! does not serve changes nothing.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use crate::support::{
+    client::{Connection, get},
+    gateway::{Gateway, is_alive},
+    http2,
+    load::{Lanes, Tally, endless},
+    origins::{EchoOrigin, Origin, SlowOrigin, WsOrigin},
+    sockets,
+    wait::{pass, wait_for},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+const DONE: &str = "edgeway_upgrades_total{outcome=\"succeeded\"}";
+const FAILED: &str = "edgeway_upgrades_total{outcome=\"failed\"}";
+
+/// HTTP/1, HTTP/2 without TLS on a port of its own, WebSockets, a unix socket.
+async fn front(echo: &Origin<EchoOrigin>, sockets: &WsOrigin, more: &str) -> Gateway {
+    let folder = tempfile::tempdir().expect("a folder for the socket can be made");
+    let path = folder.keep().join("web.sock");
+    Gateway::start(&format!(
+        "
+listeners:
+  - {{ address: \"127.0.0.1:0\", name: web }}
+  - {{ address: \"127.0.0.1:0\", name: h2, http2: {{ cleartext: true }} }}
+  - {{ address: \"unix:{}\", name: local }}
+{more}
+upstreams:
+  echo: {{ backends: [\"{}\"], health: false }}
+  ws: {{ backends: [\"{}\"], health: false }}
+routes:
+  - {{ match: {{ path: /ws }}, upstream: ws, websocket: true }}
+  - {{ match: {{ path: /* }}, upstream: echo }}
+",
+        path.display(),
+        echo.address(),
+        sockets.address(),
+    ))
+    .await
+}
+
+fn assert_whole(tally: &Tally, what: &str) {
+    assert!(tally.total() > 50, "{what}: {} requests", tally.total());
+    assert_eq!(
+        tally.errors(),
+        0,
+        "{what}: {:?} {:?}",
+        tally.statuses,
+        tally.failed
+    );
+    assert_eq!(tally.cut, 0, "{what}");
+}
+
+/// Waits until the process answers that is the outcome of so many upgrades: for a moment
+/// both of them do.
+async fn done(gateway: &Gateway, upgrades: u64) {
+    wait_for("the new process answers", SOON, async || {
+        (gateway.count(DONE).await == upgrades).then_some(())
+    })
+    .await;
+}
+
+async fn gone(pid: u32, within: Duration) {
+    wait_for("the old process has left", within, async || {
+        (!is_alive(pid)).then_some(())
+    })
+    .await;
+}
+
+/// A program that does not serve.
+fn script(gateway: &Gateway, text: &str) -> PathBuf {
+    let path = gateway.folder().join("script");
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("the folder takes files");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upgrades_under_load_lose_nothing_and_sockets_live_on_where_they_are() {
+    let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
+    let mut gateway = front(&echo, &ws, "drain: { deadline: 60s }").await;
+    let (web, h2) = (gateway.address(), gateway.listener("h2").parse().unwrap());
+    let kept = endless(web, 8, Lanes::Kept, |_| get("/kept"));
+    let fresh = endless(web, 4, Lanes::Fresh, |_| get("/fresh"));
+    let admin = endless(gateway.admin(), 1, Lanes::Fresh, |_| get("/healthz"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let streams = tokio::spawn({
+        let stop = Arc::clone(&stop);
+        async move { http2::endless(h2, "/h2", &stop).await }
+    });
+    let mut left = Vec::new();
+    let mut open = Vec::new();
+    for round in 0..3 {
+        open.push(sockets::open(web).await);
+        pass(Duration::from_millis(300)).await;
+        left.push(gateway.upgrade().await);
+        done(&gateway, round + 1).await;
+        assert_eq!(sockets::alive(&mut open).await, open.len());
+    }
+    pass(Duration::from_millis(300)).await;
+    stop.store(true, Ordering::Relaxed);
+    let streams = streams.await.unwrap();
+    assert_whole(&kept.stop().await, "kept connections");
+    assert_whole(&fresh.stop().await, "new connections");
+    assert_whole(&admin.stop().await, "admin");
+    assert_eq!(streams.failed, [""; 0]);
+    assert!(streams.answered > 50, "{streams:?}");
+    assert!(streams.connections > 3, "{streams:?}");
+
+    // Each old process is there for its socket alone, and the newest knows of all of them.
+    assert!(left.iter().all(|pid| is_alive(*pid)), "{left:?}");
+    let mut oldest_first = open.into_iter();
+    for pid in left {
+        drop(oldest_first.next());
+        gone(pid, Duration::from_secs(2)).await;
+    }
+    assert!(oldest_first.next().is_none());
+    assert_eq!(gateway.get("/after").await.status(), 200);
+    let (_, path) = gateway.listener("local").split_once(':').unwrap();
+    assert!(std::os::unix::net::UnixStream::connect(path).is_ok());
+    assert_eq!(gateway.count(FAILED).await, 0);
+}
+
+/// What the test above counts is what a stop and a start would lose.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_without_an_upgrade_is_seen_to_lose_requests() {
+    let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
+    let mut gateway = front(&echo, &ws, "").await;
+    let web = gateway.address();
+    let fresh = endless(web, 4, Lanes::Fresh, |_| get("/fresh"));
+    pass(Duration::from_millis(100)).await;
+    gateway.terminate(SOON).await;
+    pass(Duration::from_millis(100)).await;
+    assert!(fresh.stop().await.errors() > 0);
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_finished_by_the_old_process_which_then_leaves() {
+    let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
+    let mut gateway = Gateway::start(&format!(
+        "
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app }}]
+",
+        origin.address()
+    ))
+    .await;
+    let mut busy = gateway.connect().await;
+    let mut idle = gateway.connect().await;
+    busy.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    wait_for("the origin has the request", SOON, async || {
+        (origin.counts().requests() > 0).then_some(())
+    })
+    .await;
+    let begun = Instant::now();
+    let old = gateway.upgrade().await;
+    let told = wait_for("the new process knows of the old one", SOON, async || {
+        let status = gateway.status().await;
+        status["predecessors"].get(0).cloned()
+    })
+    .await;
+    assert_eq!(told["pid"], old);
+    assert_eq!(told["version"], edgeway::VERSION);
+    assert_eq!(told["connections"], 2);
+    assert!(told["since"].as_str().unwrap().ends_with('Z'), "{told}");
+    // Who has nothing under way is let go after a grace, not at once.
+    assert!(idle.is_closed().await);
+    assert!(
+        begun.elapsed() >= Duration::from_millis(900),
+        "{:?}",
+        begun.elapsed()
+    );
+    let answer = busy.read_head().await.unwrap();
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, Some("close"))
+    );
+    busy.finish(answer).await.unwrap();
+    gone(old, Duration::from_secs(2)).await;
+    wait_for("the new process knows that it has left", SOON, async || {
+        let status = gateway.status().await;
+        status["predecessors"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_successor_that_does_not_serve_leaves_the_old_process_serving() {
+    let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
+    let gateway = front(&echo, &ws, "").await;
+    let pid = gateway.pid();
+    for (turn, (program, said)) in [
+        (PathBuf::from("/bin/false"), "ended before it was ready"),
+        (gateway.folder().join("missing"), "cannot start"),
+        (script(&gateway, "exit 1"), "ended before it was ready"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        gateway.set_program(&program);
+        gateway.signal(Signal::USR2);
+        let count = turn as u64 + 1;
+        wait_for("the upgrade has failed", SOON, async || {
+            (gateway.count(FAILED).await == count).then_some(())
+        })
+        .await;
+        let log = gateway.stderr();
+        let failures: Vec<&str> = log
+            .lines()
+            .filter(|l| l.contains("upgrade failed"))
+            .collect();
+        assert_eq!(failures.len(), turn + 1);
+        assert!(failures[turn].contains(said), "{}", failures[turn]);
+        assert_eq!(gateway.get("/still").await.status(), 200);
+    }
+    assert_eq!(gateway.count(DONE).await, 0);
+    assert_eq!(gateway.status().await["pid"], pid);
+}
+
+#[tokio::test]
+async fn a_broken_configuration_is_told_by_the_successor_and_serves_nothing() {
+    let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
+    let mut gateway = front(&echo, &ws, "").await;
+    let file = gateway.folder().join("edgeway.yaml");
+    let good = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{good}nonsense: true\n")).unwrap();
+    gateway.signal(Signal::USR2);
+    wait_for("the upgrade has failed", SOON, async || {
+        (gateway.count(FAILED).await == 1).then_some(())
+    })
+    .await;
+    let log = gateway.stderr();
+    let failure = log.lines().find(|l| l.contains("upgrade failed")).unwrap();
+    assert!(failure.contains("does not serve"), "{failure}");
+    assert!(log.contains("nonsense"), "{log}");
+    // A second try, with the mistake taken away, succeeds and keeps the count of the first.
+    fs::write(&file, good).unwrap();
+    let old = gateway.upgrade().await;
+    gone(old, SOON).await;
+    assert_eq!(
+        (gateway.count(DONE).await, gateway.count(FAILED).await),
+        (1, 1)
+    );
+    assert_eq!(gateway.get("/").await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_upgrade_may_follow_another_that_still_finishes_and_a_stop_waits_for_both() {
+    let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
+    let mut gateway = front(&echo, &ws, "drain: { deadline: 60s }").await;
+    let mut first = sockets::open(gateway.address()).await;
+    let oldest = gateway.upgrade().await;
+    let mut second = sockets::open(gateway.address()).await;
+    let old = gateway.upgrade().await;
+    let known = wait_for("both are known", SOON, async || {
+        let status = gateway.status().await;
+        let list = status["predecessors"].as_array().unwrap().clone();
+        (list.len() == 2).then_some(list)
+    })
+    .await;
+    let pids: Vec<_> = known.iter().map(|p| p["pid"].as_u64().unwrap()).collect();
+    assert_eq!(pids, [u64::from(oldest), u64::from(old)]);
+    let newest = gateway.pid();
+    gateway.signal(Signal::TERM);
+    wait_for("new connections are refused", SOON, async || {
+        Connection::open(gateway.address())
+            .await
+            .is_err()
+            .then_some(())
+    })
+    .await;
+    assert!(sockets::echoes(&mut first, "one").await);
+    assert!(sockets::echoes(&mut second, "two").await);
+    assert!(is_alive(newest), "it waits for those before it");
+    drop(second);
+    gone(old, Duration::from_secs(2)).await;
+    assert!(sockets::echoes(&mut first, "three").await);
+    drop(first);
+    gone(oldest, Duration::from_secs(2)).await;
+    gone(newest, Duration::from_secs(2)).await;
+}
+
+#[tokio::test]
+async fn a_successor_takes_what_its_configuration_has_and_closes_the_rest() {
+    let text = |listeners: &str| {
+        format!(
+            "listeners: [{listeners}]\nroutes: [{{ match: {{ path: /* }}, respond: {{ status: 200, body: ok }} }}]\n"
+        )
+    };
+    let a = "{ address: \"127.0.0.1:0\", name: a }";
+    let b = "{ address: \"127.0.0.1:0\", name: b }";
+    let c = "{ address: \"127.0.0.1:0\", name: c }";
+    let mut gateway = Gateway::start(&text(&format!("{a}, {b}"))).await;
+    let before = gateway.listeners().await;
+    gateway.configure(&text(&format!("{c}, {a}")));
+    let old = gateway.upgrade().await;
+    gone(old, SOON).await;
+    let after = gateway.listeners().await;
+    assert_eq!(after["a"], before["a"]);
+    assert!(!after.contains_key("b") && after.contains_key("c"));
+    assert!(Connection::open(before["b"]).await.is_err());
+    assert!(Connection::open(after["c"]).await.is_ok());
+}
