@@ -18,6 +18,7 @@ mod http2;
 mod last_good;
 mod metrics_page;
 mod next_front;
+mod notify;
 mod observed;
 mod proxy_protocol;
 mod reload;

@@ -267,6 +267,14 @@ impl Gateway {
             .expect("a child of ours can be waited for")
     }
 
+    /// As [`Gateway::terminate`], for a process that an upgrade has started.
+    pub(crate) async fn terminate_newest(&mut self, within: Duration) -> bool {
+        self.signal(Signal::TERM);
+        let pid = self.pid();
+        let gone = &mut async || (!is_alive(pid)).then_some(());
+        until(within, gone).await.is_some()
+    }
+
     /// Asks it to leave, and waits until it has.
     pub(crate) async fn terminate(&mut self, within: Duration) -> ExitStatus {
         self.signal(Signal::TERM);

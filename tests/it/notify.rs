@@ -1,0 +1,329 @@
+//! What a service manager is told, by the protocol of `sd_notify(3)`, with the test in its place;
+//! and what it keeps. `tests/systemd` has a real one.
+
+use std::{
+    io::IoSliceMut,
+    mem::MaybeUninit,
+    net::TcpListener,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{net::UnixDatagram, process::CommandExt},
+    },
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::{
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg,
+        sockopt::socket_acceptconn,
+    },
+    process::Signal,
+};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::support::{
+    client::{self, get},
+    gateway::Gateway,
+    load::{Lanes, endless},
+    ports::free_port,
+    wait::{pass, wait_for},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// The manager's end.
+struct Manager {
+    socket: UnixDatagram,
+    dir: TempDir,
+    told: Vec<Told>,
+}
+
+/// One message.
+struct Told {
+    lines: Vec<String>,
+    socket: Option<OwnedFd>,
+}
+
+impl Told {
+    fn has(&self, line: &str) -> bool {
+        self.lines.iter().any(|l| l == line)
+    }
+
+    /// The value of the line `key=value`.
+    fn value(&self, key: &str) -> Option<&str> {
+        let lines = &mut self.lines.iter();
+        lines.find_map(|l| l.strip_prefix(key)?.strip_prefix('='))
+    }
+}
+
+impl Manager {
+    fn listen() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self {
+            socket,
+            dir,
+            told: Vec::new(),
+        }
+    }
+
+    fn path(&self) -> String {
+        self.dir.path().join("notify").display().to_string()
+    }
+
+    fn receive(&mut self) {
+        loop {
+            let mut bytes = [0; 4096];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let received = recvmsg(
+                &self.socket,
+                &mut [IoSliceMut::new(&mut bytes)],
+                &mut ancillary,
+                RecvFlags::CMSG_CLOEXEC,
+            );
+            let Ok(received) = received else { return };
+            assert!(!received.flags.contains(ReturnFlags::TRUNC));
+            let socket = ancillary.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+                _ => None,
+            });
+            let text = String::from_utf8_lossy(&bytes[..received.bytes]).into_owned();
+            self.told.push(Told {
+                lines: text.lines().map(str::to_owned).collect(),
+                socket,
+            });
+        }
+    }
+
+    /// Where the first message with this line is, once it has come.
+    async fn heard(&mut self, line: &str) -> usize {
+        self.heard_after(line, 0).await
+    }
+
+    async fn heard_after(&mut self, line: &str, after: usize) -> usize {
+        wait_for(&format!("{line} is told"), SOON, async || {
+            self.receive();
+            let found = self.told[after..].iter().position(|told| told.has(line))?;
+            Some(after + found)
+        })
+        .await
+    }
+
+    /// What it would give to the next process that it starts.
+    fn kept(&mut self) -> Vec<(String, OwnedFd)> {
+        self.receive();
+        let mut kept: Vec<(String, OwnedFd)> = Vec::new();
+        for told in self.told.drain(..) {
+            let name = told.value("FDNAME").unwrap_or_default().to_owned();
+            if told.has("FDSTOREREMOVE=1") {
+                kept.retain(|(kept, _)| *kept != name);
+            } else if told.has("FDSTORE=1") {
+                kept.push((name, told.socket.expect("a socket comes with it")));
+            }
+        }
+        kept
+    }
+}
+
+fn config(listeners: &str) -> String {
+    format!(
+        "listeners: [{listeners}]\nroutes: [{{ match: {{ path: /* }}, respond: {{ status: 200, body: ok }} }}]\n"
+    )
+}
+
+fn listener(port: u16, name: &str) -> String {
+    format!("{{ address: \"127.0.0.1:{port}\", name: {name} }}")
+}
+
+#[tokio::test]
+async fn the_manager_hears_of_the_start_a_reload_and_the_stop() {
+    let mut manager = Manager::listen();
+    let (a, b) = (free_port(), free_port());
+    let both = config(&format!("{}, {}", listener(a, "a"), listener(b, "b")));
+    let environment = [("NOTIFY_SOCKET", &*manager.path())];
+    let mut gateway = Gateway::start_with(&both, &environment).await;
+    let ready = manager.heard("READY=1").await;
+    let status = manager.told[ready].value("STATUS").unwrap();
+    assert!(status.contains(&format!("127.0.0.1:{a}")), "{status}");
+
+    // A reload is told before and after, and a listener that goes is not kept.
+    assert!(gateway.reload(&config(&listener(a, "a"))).await);
+    let reloading = manager.heard("RELOADING=1").await;
+    assert!(reloading > ready);
+    let since = manager.told[reloading].value("MONOTONIC_USEC").unwrap();
+    assert!(since.parse::<u64>().unwrap() > 0);
+    let again = manager.heard_after("READY=1", reloading).await;
+    let names: Vec<_> = manager.told[reloading..=again]
+        .iter()
+        .filter(|told| told.has("FDSTOREREMOVE=1"))
+        .filter_map(|told| told.value("FDNAME"))
+        .collect();
+    assert_eq!(names, [format!("127.0.0.1~{b}")]);
+
+    // One that is refused is over, too.
+    assert!(!gateway.reload("nonsense: 1\n").await);
+    let refused = manager.heard_after("RELOADING=1", again).await;
+    manager.heard_after("READY=1", refused).await;
+
+    assert!(gateway.terminate(SOON).await.success());
+    let stopping = manager.heard_after("STOPPING=1", refused).await;
+    let extended = manager.told[stopping].value("EXTEND_TIMEOUT_USEC").unwrap();
+    assert!(extended.parse::<u64>().unwrap() >= 30_000_000, "{extended}");
+    assert!(manager.told[stopping + 1..].is_empty());
+}
+
+#[tokio::test]
+async fn the_watchdog_is_fed_at_half_of_its_time() {
+    let mut manager = Manager::listen();
+    let path = manager.path();
+    let environment = [("NOTIFY_SOCKET", &*path), ("WATCHDOG_USEC", "400000")];
+    let _gateway = Gateway::start_with(&config(&listener(0, "a")), &environment).await;
+    let first = manager.heard("WATCHDOG=1").await;
+    let begun = Instant::now();
+    let second = manager.heard_after("WATCHDOG=1", first + 1).await;
+    manager.heard_after("WATCHDOG=1", second + 1).await;
+    let took = begun.elapsed();
+    assert!(
+        took > Duration::from_millis(250) && took < Duration::from_secs(2),
+        "{took:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_upgrade_names_the_new_main_process_which_then_speaks_for_itself() {
+    let mut manager = Manager::listen();
+    let (a, b) = (free_port(), free_port());
+    let environment = [("NOTIFY_SOCKET", &*manager.path())];
+    let mut gateway = Gateway::start_with(&config(&listener(a, "a")), &environment).await;
+    manager.heard("READY=1").await;
+    gateway.configure(&config(&format!(
+        "{}, {}",
+        listener(a, "a"),
+        listener(b, "b")
+    )));
+    gateway.upgrade().await;
+    let main = format!("MAINPID={}", gateway.pid());
+    let named = manager.heard(&main).await;
+    assert!(manager.told[named].has("READY=1"));
+    // Nothing before it is the new one's: systemd would not hear it.
+    let b_name = format!("FDNAME=127.0.0.1~{b}");
+    let kept = manager.heard(&b_name).await;
+    assert!(kept > named);
+    manager.heard_after("READY=1", kept).await;
+    assert!(gateway.terminate_newest(SOON).await);
+    manager.heard_after("STOPPING=1", kept).await;
+}
+
+/// As systemd starts it: sockets from 3 on, and the variables that name them.
+fn start(yaml: &str, dir: &TempDir, kept: &[(String, OwnedFd)], notify: &str) -> Child {
+    let file = dir.path().join("edgeway.yaml");
+    std::fs::write(&file, yaml).unwrap();
+    let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+    let sockets: Vec<i32> = kept.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
+    // Out of the way of the numbers that they get.
+    assert!(
+        sockets
+            .iter()
+            .all(|fd| *fd > 10 + i32::try_from(kept.len()).unwrap())
+    );
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_edgeway"))
+        .args(["run", "-c"])
+        .arg(&file)
+        .env("NOTIFY_SOCKET", notify)
+        .env("LISTEN_FDS", kept.len().to_string())
+        .env("LISTEN_FDNAMES", names.join(":"))
+        .env("XDG_STATE_HOME", dir.path())
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let place = move || {
+        for (at, socket) in sockets.iter().enumerate() {
+            // SAFETY: numbers only; the parent holds the sockets open, and nothing of ours
+            // is at these places in a child that is about to run a program.
+            #[allow(unsafe_code, reason = "systemd gives sockets by number")]
+            let moved = unsafe { libc::dup2(*socket, 3 + i32::try_from(at).unwrap_or(0)) };
+            if moved < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: system calls only.
+    #[allow(unsafe_code, reason = "systemd gives sockets by number")]
+    unsafe {
+        command.pre_exec(place);
+    }
+    command.spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart() {
+    let mut manager = Manager::listen();
+    // High numbers for what is received, so that a child's low ones are free.
+    let spare: Vec<TcpListener> = (0..12)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let path = dir.path().join("web.sock");
+    let yaml = config(&format!(
+        "{}, {{ address: \"unix:{}\", name: local }}",
+        listener(port, "web"),
+        path.display()
+    ));
+    let yaml = format!("admin: {{ address: off }}\n{yaml}");
+    let to = ([127, 0, 0, 1], port).into();
+    let mut child = start(&yaml, &dir, &[], &manager.path());
+    manager.heard("READY=1").await;
+    let mut kept = manager.kept();
+    let mut names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    let unix = format!("unix~{}", path.display());
+    assert_eq!(names, [&*format!("127.0.0.1~{port}"), &unix]);
+    assert!(kept.iter().all(|(_, fd)| socket_acceptconn(fd).unwrap()));
+
+    let fresh = endless(to, 4, Lanes::Fresh, |_| get("/"));
+    for signal in [Signal::KILL, Signal::TERM] {
+        pass(Duration::from_millis(100)).await;
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        wait_for("it has ended", SOON, async || child.try_wait().unwrap()).await;
+        // Somebody comes while nobody is there.
+        let waiting = tokio::spawn(async move { client::send(to, &get("/")).await });
+        pass(Duration::from_millis(50)).await;
+        manager.told.clear();
+        child = start(&yaml, &dir, &kept, &manager.path());
+        assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+        manager.heard("READY=1").await;
+        // The path was left in its place, so the socket behind it is still found.
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+        assert_eq!(manager.kept().len(), 2);
+    }
+    pass(Duration::from_millis(100)).await;
+    let tally = fresh.stop().await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    kept.clear();
+    drop(spare);
+    let refused: Vec<_> = tally
+        .failed
+        .iter()
+        .filter(|f| f.contains("cannot connect"))
+        .collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    // What was under way at the kill is lost, and nothing else.
+    assert!(
+        tally.failed.len() + tally.cut as usize <= 4,
+        "{:?}",
+        tally.failed
+    );
+    assert!(tally.status(200) > 50, "{:?}", tally.statuses);
+}
