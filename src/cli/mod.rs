@@ -17,6 +17,7 @@ mod scale;
 mod schema;
 mod status;
 mod upstream;
+mod upgrade;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -74,6 +75,11 @@ enum Command {
     Scale(scale::Options),
     /// Add and remove backends of the running gateway
     Upstream(upstream::Options),
+    /// Put a new process in the place of the running gateway, without losing a request
+    ///
+    /// The new one takes over the listening sockets; the old one finishes what it has. If the
+    /// new one does not serve, the old one goes on and the exit status is 1.
+    Upgrade(upgrade::Options),
 }
 
 /// Where the configuration is.
@@ -105,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Rollout(options) => rollout::run(&options),
         Command::Scale(options) => scale::run(&options),
         Command::Upstream(options) => upstream::run(&options),
+        Command::Upgrade(options) => upgrade::run(&options),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::control::Control;
+use super::{control::Control, private_program};
 use crate::{
     base::{metrics::IntCounter, secret::Secret},
     runtime::{
@@ -17,7 +18,7 @@ use crate::{
         live::Live,
     },
     status::{
-        actions::{Actions, BackendName, Done, NewBackend, Refused, Reloaded},
+        actions::{Actions, BackendName, Done, NewBackend, Refused, Reloaded, Upgraded},
         http::Reason,
         snapshot::BackendStatus,
     },
@@ -147,6 +148,25 @@ impl Actions for Operator {
         let file = self.control.path.as_ref();
         let target = file.map(|path| path.display().to_string());
         self.record("reload", who, target, began, outcome.as_ref().err());
+        outcome
+    }
+
+    async fn upgrade(&self, who: Who, binary: Option<PathBuf>) -> Result<Upgraded, Refused> {
+        let began = self.live().world.clock.now();
+        let target = binary.as_ref().map(|path| path.display().to_string());
+        // Over TCP without a token, anybody on this machine may ask.
+        let is_anybody = matches!(who, Who::Peer(_)) && self.token().is_none();
+        let outcome = match &binary {
+            Some(path) if is_anybody && !private_program::is_private(path) => {
+                let message = format!(
+                    "`{}` can be changed by other users of this machine: ask over the admin socket, or with a token",
+                    path.display()
+                );
+                Err(Refused::new(403, "binary", message))
+            }
+            _ => self.control.upgrade(binary).await,
+        };
+        self.record("upgrade", who, target, began, outcome.as_ref().err());
         outcome
     }
 

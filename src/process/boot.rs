@@ -189,9 +189,9 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals) {
             Ask::Stop => return,
             Ask::Reopen => log_file::reopen(),
             Ask::Upgrade => {
-                let control_ = Arc::clone(control);
+                let operator = Operator::new(control);
                 control.tasks().spawn("upgrade", async move {
-                    drop(control_.upgrade(None).await);
+                    drop(operator.upgrade(Who::Signal, None).await);
                 });
             }
             Ask::Reload => {

@@ -12,6 +12,7 @@ pub mod last_good;
 pub mod log;
 mod notify;
 mod predecessors;
+mod private_program;
 mod ready;
 mod signals;
 mod source;

@@ -1,7 +1,7 @@
 //! What an operator may ask of a running gateway, as plain data: the questions, what comes
 //! of them, and how they are refused.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, path::PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,10 @@ pub trait Actions: Send + Sync + 'static {
 
     /// Reads the configuration anew and serves it, if nothing is wrong with it.
     async fn reload(&self, who: Who) -> Result<Reloaded, Refused>;
+
+    /// Puts a new process in the place of this one; this program again where no `binary`
+    /// is named.
+    async fn upgrade(&self, who: Who, binary: Option<PathBuf>) -> Result<Upgraded, Refused>;
 
     /// Sends a backend no new requests; with `force` even if no other is left.
     async fn drain(&self, who: Who, backend: BackendName, force: bool) -> Result<Done, Refused>;

@@ -80,6 +80,7 @@ fn every_command_says_what_it_takes() {
         "scale",
         "upstream add",
         "upstream remove",
+        "upgrade",
     ];
     let pages = commands.map(|command| {
         let arguments: Vec<&str> = command.split_terminator(' ').chain(["--help"]).collect();

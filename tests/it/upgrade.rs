@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::support::{
     client::{Connection, get},
@@ -29,7 +29,7 @@ const SOON: Duration = Duration::from_secs(10);
 const DONE: &str = "edgeway_upgrades_total{outcome=\"succeeded\"}";
 const FAILED: &str = "edgeway_upgrades_total{outcome=\"failed\"}";
 
-/// HTTP/1, HTTP/2 without TLS on a port of its own, WebSockets, a unix socket.
+/// HTTP/1, HTTP/2 without TLS on a port of its own, web sockets, a unix socket.
 async fn front(echo: &Origin<EchoOrigin>, sockets: &WsOrigin, more: &str) -> Gateway {
     let folder = tempfile::tempdir().expect("a folder for the socket can be made");
     let path = folder.keep().join("web.sock");
@@ -99,10 +99,9 @@ async fn upgrades_under_load_lose_nothing_and_sockets_live_on_where_they_are() {
     let fresh = endless(web, 4, Lanes::Fresh, |_| get("/fresh"));
     let admin = endless(gateway.admin(), 1, Lanes::Fresh, |_| get("/healthz"));
     let stop = Arc::new(AtomicBool::new(false));
-    let streams = tokio::spawn({
-        let stop = Arc::clone(&stop);
-        async move { http2::endless(h2, "/h2", &stop).await }
-    });
+    let mut streams = JoinSet::new();
+    let stopped = Arc::clone(&stop);
+    streams.spawn(async move { http2::endless(h2, "/h2", &stopped).await });
     let mut left = Vec::new();
     let mut open = Vec::new();
     for round in 0..3 {
@@ -114,7 +113,7 @@ async fn upgrades_under_load_lose_nothing_and_sockets_live_on_where_they_are() {
     }
     pass(Duration::from_millis(300)).await;
     stop.store(true, Ordering::Relaxed);
-    let streams = streams.await.unwrap();
+    let streams = streams.join_next().await.unwrap().unwrap();
     assert_whole(&kept.stop().await, "kept connections");
     assert_whole(&fresh.stop().await, "new connections");
     assert_whole(&admin.stop().await, "admin");

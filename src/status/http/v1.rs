@@ -1,6 +1,6 @@
 //! The API below `/v1`: what `docs/admin.md` describes, path by path.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, path::PathBuf, sync::Arc};
 
 use axum::{
     Json,
@@ -23,6 +23,7 @@ pub(super) fn routes() -> Vec<Route> {
     vec![
         (&["GET"], "/v1/status", get(status)),
         (&["POST"], "/v1/reload", post(reload)),
+        (&["POST"], "/v1/upgrade", post(upgrade)),
         (&["GET"], "/v1/upstreams", get(upstreams)),
         (
             &["POST"],
@@ -76,6 +77,24 @@ async fn reload(
 ) -> Response {
     act(served, peer, |actions, who| async move {
         actions.reload(who).await
+    })
+    .await
+}
+
+/// The program to start; the same one again if absent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Program {
+    binary: Option<PathBuf>,
+}
+
+async fn upgrade(
+    State(served): State<Served>,
+    ConnectInfo(peer): From,
+    Optional(Program { binary }): Optional<Program>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.upgrade(who, binary).await
     })
     .await
 }

@@ -1,8 +1,11 @@
 //! The admin listener as a scraper, an operator and an attacker see it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -13,7 +16,7 @@ use tokio::{
 
 use super::{
     Snapshot, Source,
-    actions::{Actions, BackendName, Done, NewBackend, Refused, Reloaded},
+    actions::{Actions, BackendName, Done, NewBackend, Refused, Reloaded, Upgraded},
     client::{Client, ClientError, LOOK, Target},
     http::{Connections, Reason, Served, SocketError, bind_unix, serve_tcp, serve_unix},
     snapshot::BackendStatus,
@@ -75,6 +78,11 @@ impl Actions for Fake {
 
     fn turned_away(&self, _who: Who, reason: Reason, _path: &str) {
         self.turned_away.lock().push(reason);
+    }
+
+    async fn upgrade(&self, _who: Who, binary: Option<PathBuf>) -> Result<Upgraded, Refused> {
+        self.act(format!("upgrade {binary:?}")).await?;
+        Ok(Upgraded::default())
     }
 
     async fn reload(&self, _who: Who) -> Result<Reloaded, Refused> {

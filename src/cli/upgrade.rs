@@ -1,0 +1,61 @@
+//! `edgeway upgrade`: puts a new process in the place of the running gateway.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use serde_json::json;
+
+use super::{
+    admin::{AdminOption, Form},
+    out,
+};
+use crate::status::{actions::Upgraded, client::ACTION};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The program to start; the file that the gateway was started from if absent
+    binary: Option<PathBuf>,
+    #[command(flatten)]
+    admin: AdminOption,
+    /// Print what came of it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    let form = Form::json_if(options.json);
+    // The gateway's folder may be another than ours.
+    let binary = match options.binary.as_deref().map(std::path::absolute) {
+        None => None,
+        Some(Ok(path)) => Some(path),
+        Some(Err(error)) => {
+            out::note(&format!("edgeway: no path to a program: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let asked = options.admin.ask(form, async |client| {
+        let question = json!({ "binary": binary });
+        client.post("/v1/upgrade", &question, ACTION).await
+    });
+    match asked {
+        Ok(upgraded) => {
+            print(&upgraded, form);
+            ExitCode::SUCCESS
+        }
+        Err(status) => status,
+    }
+}
+
+fn print(upgraded: &Upgraded, form: Form) {
+    if form == Form::Json {
+        let text = serde_json::to_string_pretty(upgraded).expect("plain data");
+        return out::data(&text);
+    }
+    out::data(&format!(
+        "process {} serves, version {}",
+        upgraded.pid, upgraded.version
+    ));
+    out::note(&format!(
+        "after {:.0} ms; the process before it finishes what it has",
+        upgraded.took_ms
+    ));
+}

@@ -1,0 +1,323 @@
+//! The gateway's unit under a real systemd user manager, under load. Started by
+//! `scripts/test-systemd`, which gives it a manager of its own.
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a drill reports to the terminal, and what goes wrong in it fails it"
+)]
+
+#[path = "../it/support/mod.rs"]
+mod support;
+
+use std::{
+    fmt::Display,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::{
+    client::{self, get},
+    load::{Lanes, Tally, endless},
+    origins::{DripOrigin, EchoOrigin, Origin},
+    ports::free_port,
+    wait::{pass, until, wait_for},
+};
+
+const UNIT: &str = "edgeway.service";
+const SOON: Duration = Duration::from_secs(15);
+
+/// The machine as the unit sees it.
+struct Machine {
+    config: PathBuf,
+    good: String,
+    address: SocketAddr,
+    broken: usize,
+}
+
+impl Machine {
+    fn check(&mut self, holds: bool, what: impl Display) {
+        let mark = if holds { "ok    " } else { "BROKEN" };
+        println!("  {mark} {what}");
+        self.broken += usize::from(!holds);
+    }
+
+    /// No request failed but, at most, `at_most` that were under way.
+    fn check_load(&mut self, tally: &Tally, at_most: u64, what: &str) {
+        let refused = tally.failed.iter().filter(|f| f.contains("connect to"));
+        let refused = refused.count();
+        let lost = tally.errors() + tally.cut;
+        let longest = tally.times.iter().max().copied().unwrap_or_default();
+        self.check(
+            refused == 0 && lost <= at_most && tally.status(200) > 100,
+            format!(
+                "{what}: {} requests, {refused} refused, {lost} lost {:?}",
+                tally.total(),
+                tally.failed
+            ),
+        );
+        self.check(
+            longest < Duration::from_secs(1),
+            format!("{what}: nobody waited longer than {longest:?}"),
+        );
+    }
+}
+
+fn systemctl(arguments: &[&str]) -> (bool, String) {
+    let output = Command::new("systemctl")
+        .arg("--user")
+        .args(arguments)
+        .output()
+        .expect("systemctl is there");
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), text)
+}
+
+/// As [`systemctl`], beside a load of this process.
+async fn ask(arguments: &'static [&'static str]) -> (bool, String) {
+    let asked = tokio::task::spawn_blocking(|| systemctl(arguments));
+    asked.await.expect("it does not panic")
+}
+
+fn property(name: &str) -> String {
+    let (_, text) = systemctl(&["show", UNIT, "--value", "-p", name]);
+    text.trim().to_owned()
+}
+
+fn main_pid() -> i32 {
+    property("MainPID").parse().unwrap_or(0)
+}
+
+fn kill(pid: i32, signal: Signal) {
+    let pid = Pid::from_raw(pid).expect("a main process");
+    kill_process(pid, signal).expect("it runs");
+}
+
+async fn serves(address: SocketAddr) -> Option<()> {
+    let answer = client::send(address, &get("/echo")).await.ok()?;
+    (answer.status() == 200).then_some(())
+}
+
+/// Waits until another process than `before` is the main one and the unit is active.
+async fn followed(before: i32) -> bool {
+    let ask = &mut async || {
+        let pid = main_pid();
+        (pid != before && pid != 0 && property("ActiveState") == "active").then_some(())
+    };
+    until(SOON, ask).await.is_some()
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let Some(work) = std::env::var_os("EDGEWAY_WORK").map(PathBuf::from) else {
+        println!("run scripts/test-systemd: it starts the manager that this needs");
+        return ExitCode::FAILURE;
+    };
+    let echo = EchoOrigin::start().await;
+    let drip = DripOrigin::start(Duration::from_millis(100)).await;
+    let mut machine = prepare(&work, &echo, &drip);
+    lifecycle(&mut machine).await;
+    restarts(&mut machine).await;
+    upgrades(&mut machine).await;
+    stops_after_an_upgrade(&mut machine).await;
+    watchdog(&mut machine).await;
+    broken_configuration(&mut machine).await;
+    let (_, log) = systemctl(&["stop", UNIT]);
+    print!("{log}");
+    if machine.broken > 0 {
+        println!("{} checks broken", machine.broken);
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// The unit as it is installed, with what only the system's own manager can do taken away.
+fn prepare(work: &Path, echo: &Origin<EchoOrigin>, drip: &Origin<DripOrigin>) -> Machine {
+    let units = PathBuf::from(std::env::var_os("EDGEWAY_UNITS").expect("the script says it"));
+    let user = work.join("config/systemd/user");
+    fs::copy(units.join(UNIT), user.join(UNIT)).expect("the unit is installed");
+    let config = work.join("edgeway.yaml");
+    let binary = env!("CARGO_BIN_EXE_edgeway");
+    let drop_in = user.join(format!("{UNIT}.d"));
+    fs::create_dir(&drop_in).unwrap();
+    // A manager of a user gives no other user, no capabilities and no folders of the system.
+    let adapted = format!(
+        "[Service]
+User=
+Group=
+AmbientCapabilities=
+ExecStart=
+ExecStart={binary} run -c {config}
+ExecReload=
+ExecReload={binary} reload -c {config}
+WorkingDirectory={work}
+ReadWritePaths={work}
+ConfigurationDirectory=
+WatchdogSec=2s
+ProtectHome=no
+PrivateTmp=no
+",
+        config = config.display(),
+        work = work.display(),
+    );
+    fs::write(drop_in.join("here.conf"), adapted).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let good = format!(
+        "
+listeners: [{{ address: \"{address}\" }}]
+admin: {{ address: off, socket: /run/user/0/edgeway/admin.sock }}
+upstreams:
+  echo: {{ backends: [\"{}\"], health: false }}
+  drip: {{ backends: [\"{}\"], health: false }}
+routes:
+  - {{ match: {{ path: /echo }}, upstream: echo }}
+  - {{ match: {{ path: /drip }}, upstream: drip }}
+",
+        echo.address(),
+        drip.address()
+    );
+    fs::write(&config, &good).unwrap();
+    let (_, text) = systemctl(&["daemon-reload"]);
+    print!("{text}");
+    Machine {
+        config,
+        good,
+        address,
+        broken: 0,
+    }
+}
+
+async fn lifecycle(machine: &mut Machine) {
+    println!("start and reload");
+    let (started, text) = ask(&["start", UNIT]).await;
+    machine.check(started, format!("start {text}"));
+    if !started {
+        let (_, status) = systemctl(&["status", "--no-pager", UNIT]);
+        println!("{status}");
+    }
+    let served = serves(machine.address).await.is_some();
+    machine.check(served, "it serves as soon as systemd says that it is started");
+    let status = property("StatusText");
+    machine.check(status.contains("serving on"), format!("status: {status}"));
+    let stored = property("NFileDescriptorStore");
+    machine.check(stored == "2", format!("{stored} sockets are kept"));
+    let pid = main_pid();
+    let (reloaded, text) = ask(&["reload", UNIT]).await;
+    machine.check(reloaded && main_pid() == pid, format!("reload {text}"));
+    fs::write(&machine.config, "nonsense: 1\n").unwrap();
+    let (reloaded, _) = ask(&["reload", UNIT]).await;
+    let state = property("ActiveState");
+    machine.check(
+        !reloaded && state == "active" && main_pid() == pid,
+        format!("a broken configuration fails the reload and nothing else: {state}"),
+    );
+    fs::write(&machine.config, &machine.good).unwrap();
+}
+
+async fn restarts(machine: &mut Machine) {
+    println!("restarts and crashes under new connections");
+    let load = endless(machine.address, 4, Lanes::Fresh, |_| get("/echo"));
+    for _ in 0..3 {
+        pass(Duration::from_millis(300)).await;
+        let (restarted, text) = ask(&["restart", UNIT]).await;
+        machine.check(restarted, format!("restart {text}"));
+    }
+    pass(Duration::from_millis(300)).await;
+    machine.check_load(&load.stop().await, 0, "3 restarts");
+
+    let load = endless(machine.address, 4, Lanes::Fresh, |_| get("/echo"));
+    for _ in 0..3 {
+        pass(Duration::from_millis(300)).await;
+        let pid = main_pid();
+        kill(pid, Signal::KILL);
+        let back = followed(pid).await;
+        machine.check(back, "started again after kill -9");
+    }
+    pass(Duration::from_millis(300)).await;
+    // One on each lane is under way at each kill.
+    machine.check_load(&load.stop().await, 12, "3 times kill -9");
+}
+
+async fn upgrades(machine: &mut Machine) {
+    println!("upgrades");
+    ask(&["restart", UNIT]).await;
+    let restarts = property("NRestarts");
+    let fresh = endless(machine.address, 2, Lanes::Fresh, |_| get("/echo"));
+    let kept = endless(machine.address, 2, Lanes::Kept, |_| get("/echo"));
+    for _ in 0..5 {
+        pass(Duration::from_millis(300)).await;
+        let pid = main_pid();
+        kill(pid, Signal::USR2);
+        machine.check(followed(pid).await, "MainPID is the new process's");
+    }
+    pass(Duration::from_millis(300)).await;
+    machine.check_load(&fresh.stop().await, 0, "5 upgrades, new connections");
+    machine.check_load(&kept.stop().await, 0, "5 upgrades, kept connections");
+    let after = property("NRestarts");
+    machine.check(after == restarts, format!("NRestarts={after} as before"));
+    let stored = property("NFileDescriptorStore");
+    machine.check(stored == "2", format!("{stored} sockets are kept still"));
+}
+
+async fn stops_after_an_upgrade(machine: &mut Machine) {
+    println!("stop after an upgrade, with a download of 3 s on the process before");
+    let mut whole = 0;
+    for _ in 0..8 {
+        ask(&["start", UNIT]).await;
+        let address = machine.address;
+        let download = async move {
+            let answer = client::send(address, &get("/drip?pieces=30")).await;
+            answer.is_ok_and(|answer| answer.text().contains("piece-29"))
+        };
+        let stop = async {
+            pass(Duration::from_millis(300)).await;
+            let pid = main_pid();
+            kill(pid, Signal::USR2);
+            followed(pid).await;
+            ask(&["stop", UNIT]).await;
+            property("Result")
+        };
+        let (is_whole, result) = tokio::join!(download, stop);
+        whole += usize::from(is_whole && result == "success");
+    }
+    machine.check(whole == 8, format!("{whole} of 8 downloads were finished"));
+}
+
+async fn watchdog(machine: &mut Machine) {
+    println!("watchdog");
+    ask(&["start", UNIT]).await;
+    let pid = main_pid();
+    // Longer than its time: an idle gateway is not taken for a dead one.
+    pass(Duration::from_secs(3)).await;
+    machine.check(main_pid() == pid, "a gateway that works is left alone");
+    kill(pid, Signal::STOP);
+    let back = followed(pid).await;
+    machine.check(back, "a gateway that hangs is started again");
+    let served = until(SOON, &mut async || serves(machine.address).await).await;
+    machine.check(served.is_some(), "and serves");
+}
+
+async fn broken_configuration(machine: &mut Machine) {
+    println!("a configuration that is broken at the start");
+    ask(&["stop", UNIT]).await;
+    fs::write(&machine.config, "nonsense: 1\n").unwrap();
+    ask(&["start", UNIT]).await;
+    let (status, restarts) = (property("ExecMainStatus"), property("NRestarts"));
+    machine.check(status == "78", format!("it exits with {status}"));
+    // Twice the time after which it would have been started again.
+    pass(Duration::from_secs(1)).await;
+    let state = property("ActiveState");
+    machine.check(
+        state == "failed" && property("NRestarts") == restarts,
+        format!("and is not tried again: {state}"),
+    );
+    fs::write(&machine.config, &machine.good).unwrap();
+    let (started, _) = ask(&["start", UNIT]).await;
+    machine.check(started, "put right, it starts");
+    wait_for("it serves", SOON, async || serves(machine.address).await).await;
+}
