@@ -66,18 +66,7 @@ impl Line {
     }
 
     fn count(&self, metrics: &Metrics) {
-        let upgrades = *self.upgrades.lock();
-        for (outcome, count) in [
-            ("succeeded", upgrades.succeeded),
-            ("failed", upgrades.failed),
-        ] {
-            let counter = metrics.counter(
-                "edgeway_upgrades_total",
-                "Processes that were to take the place of the one before, since the first of them.",
-                &[("outcome", outcome)],
-            );
-            counter.inc_by(count - counter.get());
-        }
+        self.upgrades.lock().publish(metrics);
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use edgeway::{
     gateway::{self, World},
+    process::handover::Upgrades,
     runtime::{listener::ListenerMetrics, live::Live},
     status::{http::Reason, metrics_page},
 };
@@ -34,6 +35,7 @@ fn everything() -> World {
         Live::new(gateway, world.clone()).http.refuse("body_limit");
     }
     Reason::counters(&world.metrics);
+    Upgrades::default().publish(&world.metrics);
     ListenerMetrics::new(&world.metrics, "public");
     world
 }

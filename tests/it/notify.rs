@@ -236,13 +236,16 @@ fn start(yaml: &str, dir: &TempDir, kept: &[(String, OwnedFd)], notify: &str) ->
         .args(["run", "-c"])
         .arg(&file)
         .env("NOTIFY_SOCKET", notify)
-        .env("LISTEN_FDS", kept.len().to_string())
-        .env("LISTEN_FDNAMES", names.join(":"))
         .env("XDG_STATE_HOME", dir.path())
         .current_dir(dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
+    if !kept.is_empty() {
+        command
+            .env("LISTEN_FDS", kept.len().to_string())
+            .env("LISTEN_FDNAMES", names.join(":"));
+    }
     let place = move || {
         for (at, socket) in sockets.iter().enumerate() {
             // SAFETY: numbers only; the parent holds the sockets open, and nothing of ours

@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,15 +13,16 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::support::{
-    client::{Connection, get},
+    client::{self, Connection, get, post},
     gateway::{Gateway, is_alive},
     http2,
     load::{Lanes, Tally, endless},
     origins::{EchoOrigin, Origin, SlowOrigin, WsOrigin},
+    ports::free_port,
     sockets,
     wait::{pass, wait_for},
 };
@@ -298,6 +300,138 @@ async fn an_upgrade_may_follow_another_that_still_finishes_and_a_stop_waits_for_
     drop(first);
     gone(oldest, Duration::from_secs(2)).await;
     gone(newest, Duration::from_secs(2)).await;
+}
+
+fn command(gateway: &Gateway, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .arg("upgrade")
+        .args(arguments)
+        .args(["--admin", &gateway.admin().to_string()])
+        .output()
+        .expect("the binary starts");
+    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), said)
+}
+
+#[tokio::test]
+async fn the_command_says_what_came_of_it() {
+    let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
+    let mut gateway = front(&echo, &ws, "").await;
+    let (done, said) = command(&gateway, &["/bin/false"]);
+    assert!(
+        !done && said.contains("ended before it was ready"),
+        "{said}"
+    );
+    let (done, said) = command(&gateway, &["/bin/missing"]);
+    assert!(!done && said.contains("/bin/missing"), "{said}");
+    // Over TCP anybody may ask, so not for a program that anybody may write.
+    let open = script(&gateway, "exit 0");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let (done, said) = command(&gateway, &[&open.to_string_lossy()]);
+    assert!(
+        !done && said.contains("can be changed by other users"),
+        "{said}"
+    );
+
+    let (done, said) = command(&gateway, &[]);
+    assert!(done, "{said}");
+    gateway.upgraded().await;
+    let line = format!(
+        "process {} serves, version {}",
+        gateway.pid(),
+        edgeway::VERSION
+    );
+    assert!(said.contains(&line), "{said}");
+    let (done, said) = command(&gateway, &[env!("CARGO_BIN_EXE_edgeway"), "--json"]);
+    assert!(done, "{said}");
+    gateway.upgraded().await;
+    let json: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(json["pid"], gateway.pid());
+}
+
+#[tokio::test]
+async fn a_drained_backend_stays_drained_in_the_next_process() {
+    let (one, two) = (EchoOrigin::start().await, EchoOrigin::start().await);
+    let mut gateway = Gateway::start(&format!(
+        "
+upstreams: {{ app: {{ backends: [\"{}\", \"{}\"], health: false }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app }}]
+",
+        one.address(),
+        two.address()
+    ))
+    .await;
+    let path = format!("/v1/upstreams/app/backends/{}/drain", one.address());
+    assert_eq!(gateway.send_admin(&post(&path, "")).await.status(), 200);
+    let old = gateway.upgrade().await;
+    gone(old, SOON).await;
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/").await.status(), 200);
+    }
+    assert_eq!((one.counts().requests(), two.counts().requests()), (0, 10));
+}
+
+#[tokio::test]
+async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let config = format!(
+        "listeners: [{{ address: \"127.0.0.1:{port}\" }}]\nadmin: {{ address: off, socket: {}/a.sock }}\nroutes: [{{ match: {{ path: /* }}, respond: {{ status: 200, body: ok }} }}]\n",
+        dir.path().display()
+    );
+    fs::write(dir.path().join("edgeway.yaml"), config).unwrap();
+    let ready = dir.path().join("ready.json");
+    let mut container = Command::new("unshare")
+        .args([
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+        ])
+        .arg(env!("CARGO_BIN_EXE_edgeway"))
+        .args(["run", "-c", "edgeway.yaml"])
+        .env("EDGEWAY_READY_FILE", &ready)
+        .env("XDG_STATE_HOME", dir.path())
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("unshare is part of any Linux");
+    let serving = async |not: u64| {
+        wait_for("another process serves", SOON, async || {
+            let text = fs::read_to_string(&ready).ok()?;
+            let ready: serde_json::Value = serde_json::from_str(&text).ok()?;
+            ready["pid"].as_u64().filter(|pid| *pid != not)
+        })
+        .await
+    };
+    let first = serving(0).await;
+    assert_eq!(first, 1);
+    let id = container.id();
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let init = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+    let address = ([127, 0, 0, 1], port).into();
+    let mut newest = first;
+    for _ in 0..2 {
+        // The one that serves is asked by way of process 1, from the second time on.
+        kill_process(init, Signal::USR2).unwrap();
+        newest = serving(newest).await;
+        let answer = client::send(address, &get("/")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        // Process 1 hears of the next one a moment after it serves.
+        pass(Duration::from_millis(300)).await;
+    }
+    assert!(container.try_wait().unwrap().is_none());
+    kill_process(init, Signal::TERM).unwrap();
+    let status = wait_for("the container has ended", SOON, async || {
+        container.try_wait().unwrap()
+    })
+    .await;
+    assert_eq!(status.code(), Some(0));
 }
 
 #[tokio::test]

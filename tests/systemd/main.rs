@@ -201,7 +201,10 @@ async fn lifecycle(machine: &mut Machine) {
         println!("{status}");
     }
     let served = serves(machine.address).await.is_some();
-    machine.check(served, "it serves as soon as systemd says that it is started");
+    machine.check(
+        served,
+        "it serves as soon as systemd says that it is started",
+    );
     let status = property("StatusText");
     machine.check(status.contains("serving on"), format!("status: {status}"));
     let stored = property("NFileDescriptorStore");

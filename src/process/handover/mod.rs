@@ -17,6 +17,7 @@ pub use self::{
     give::{Estate, HandoverError, Launch, Successor},
     take::{Inherited, Report, TakeError},
 };
+use crate::base::metrics::Metrics;
 
 /// The variable that tells a successor what it inherits.
 const VARIABLE: &str = "EDGEWAY_HANDOVER";
@@ -77,6 +78,19 @@ impl Birth {
 pub struct Upgrades {
     pub succeeded: u64,
     pub failed: u64,
+}
+
+impl Upgrades {
+    pub fn publish(&self, metrics: &Metrics) {
+        for (outcome, count) in [("succeeded", self.succeeded), ("failed", self.failed)] {
+            let counter = metrics.counter(
+                "edgeway_upgrades_total",
+                "Processes that were to take the place of the one before, since the first of them.",
+                &[("outcome", outcome)],
+            );
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+    }
 }
 
 /// What a successor says once.
