@@ -16,7 +16,7 @@ demo: setup ## build Edgeway and serve the built-in demonstration on 127.0.0.1:8
 test: setup-tests apps ## format, lints, unit, and end-to-end tests with real apps and a browser
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) clippy --test drills --locked -- -D warnings
+	$(CARGO) clippy --test drills --test systemd --locked -- -D warnings
 	$(CARGO) test --locked
 
 .PHONY: setup
