@@ -16,8 +16,8 @@ mod run;
 mod scale;
 mod schema;
 mod status;
-mod upstream;
 mod upgrade;
+mod upstream;
 
 use std::{path::PathBuf, process::ExitCode};
 
