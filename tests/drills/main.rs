@@ -15,6 +15,7 @@ mod hang;
 mod idle_close;
 mod kill;
 mod reload_storm;
+mod rollout;
 mod slow_clients;
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -24,7 +25,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 11] = [
+const DRILLS: [&str; 12] = [
     "balance",
     "kill9",
     "idle-close",
@@ -36,6 +37,7 @@ const DRILLS: [&str; 11] = [
     "slow-clients",
     "reload-storm",
     "all-down",
+    "rollout",
 ];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
@@ -79,6 +81,7 @@ async fn main() -> ExitCode {
             "floods" => floods::run(&mut report).await,
             "slow-clients" => slow_clients::run(&mut report).await,
             "reload-storm" => reload_storm::run(&mut report).await,
+            "rollout" => rollout::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,
             _ => hang::run(&mut report).await,
         }

@@ -69,14 +69,15 @@ impl ExpressApp {
     }
 }
 
+/// Which of the apps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Next,
     Express,
 }
 
 impl Kind {
-    fn folder(self) -> PathBuf {
+    pub(crate) fn folder(self) -> PathBuf {
         let name = match self {
             Self::Next => "next",
             Self::Express => "express",
@@ -86,14 +87,14 @@ impl Kind {
             .join(name)
     }
 
-    fn health(self) -> &'static str {
+    pub(crate) fn health(self) -> &'static str {
         match self {
             Self::Next => "/api/health",
             Self::Express => "/health",
         }
     }
 
-    fn require_build(self) {
+    pub(crate) fn require_build(self) {
         let built = match self {
             Self::Next => self.folder().join(".next/BUILD_ID"),
             Self::Express => self.folder().join("node_modules/express"),

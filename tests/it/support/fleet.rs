@@ -1,4 +1,4 @@
-//! Express apps that a `systemctl` of the test starts and stops, one unit for each port.
+//! Apps that a `systemctl` of the test starts and stops, one unit for each port.
 //!
 //! The gateway's commands start programs of their own; what they start must end with the
 //! test, however that ends.
@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use super::{
+    apps::Kind,
     client::{self, get},
     gateway::Gateway,
     ports::free_ports,
@@ -45,8 +46,8 @@ stop() {
 }
 start() {
   [ "$(cat "$dir/build")" = good ] || return 0
-  cd EXPRESS
-  PORT=$port NODE_ENV=production node --import ../end-with-parent.js server.js \
+  cd FOLDER
+  PORT=$port NODE_ENV=production NEXT_TELEMETRY_DISABLED=1 node --import ../end-with-parent.js PROGRAM \
     < "$dir/alive" >> "$dir/$port.out" 2>&1 &
   echo $! > "$dir/$port.pid"
 }
@@ -69,15 +70,22 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Room for so many, of which the first few run.
     pub(crate) async fn start(room: u16, running: u16) -> Self {
+        Self::start_of(Kind::Express, room, running).await
+    }
+
+    pub(crate) async fn start_of(kind: Kind, room: u16, running: u16) -> Self {
+        kind.require_build();
         let dir = tempfile::tempdir().expect("a folder for the test can be made");
         let first_port = free_ports(room);
-        let express = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/express");
-        assert!(
-            express.join("node_modules/express").exists(),
-            "the Express app is not built: run `make test`, or tests/apps/build.sh"
-        );
         let script = dir.path().join("systemctl");
-        let text = SYSTEMCTL.replace("EXPRESS", express.to_str().expect("a path in UTF-8"));
+        let program = match kind {
+            Kind::Express => "server.js",
+            Kind::Next => "node_modules/next/dist/bin/next start -H 127.0.0.1 -p $port",
+        };
+        let folder = kind.folder();
+        let text = SYSTEMCTL
+            .replace("FOLDER", folder.to_str().expect("a path in UTF-8"))
+            .replace("PROGRAM", program);
         fs::write(&script, text).expect("the folder takes files");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
         fs::write(dir.path().join("build"), "good").expect("the folder takes files");
@@ -105,7 +113,7 @@ impl Fleet {
                 "an app of the fleet is up",
                 std::time::Duration::from_secs(20),
                 async || {
-                    let health = get("/health");
+                    let health = get(kind.health());
                     let answer = client::send(([127, 0, 0, 1], port).into(), &health).await;
                     answer.is_ok().then_some(())
                 },
@@ -130,6 +138,23 @@ impl Fleet {
             .map(|index| format!("\"{}\"", self.address(index)))
             .collect();
         format!("[{}]", list.join(", "))
+    }
+
+    /// The process of a port dies.
+    pub(crate) fn kill(&self, port: u16) {
+        let pid = self.pid(port).and_then(Pid::from_raw);
+        kill_process(pid.expect("it runs"), Signal::KILL).expect("it is ours");
+        fs::remove_file(self.dir.path().join(format!("{port}.pid"))).expect("it ran");
+    }
+
+    /// As a service manager does that finds it dead.
+    pub(crate) async fn start_unit(&self, port: u16) {
+        let unit = format!("node-app@{port}.service");
+        let started = Command::new(self.systemctl())
+            .args(["start", &unit])
+            .status()
+            .await;
+        assert!(started.expect("it is a script").success());
     }
 
     /// Which code is started from now on.

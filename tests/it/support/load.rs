@@ -153,6 +153,27 @@ pub(crate) fn endless(
     kind: Lanes,
     request: impl Fn(u64) -> Request + Send + Sync + 'static,
 ) -> Endless {
+    begin(to, lanes, kind, Pace::Free, request)
+}
+
+/// So many requests a second over kept connections, whether or not answers come.
+pub(crate) fn endless_paced(
+    to: SocketAddr,
+    per_second: u32,
+    request: impl Fn(u64) -> Request + Send + Sync + 'static,
+) -> Endless {
+    let pace = Pace::Each(Duration::from_secs(1) / per_second);
+    begin(to, per_second as usize, Lanes::Kept, pace, request)
+}
+
+fn begin(
+    to: SocketAddr,
+    lanes: usize,
+    kind: Lanes,
+    pace: Pace,
+    request: impl Fn(u64) -> Request + Send + Sync + 'static,
+) -> Endless {
+    let start = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
     let (next, request) = (Arc::new(AtomicU64::new(0)), Arc::new(request));
     let mut set = JoinSet::new();
@@ -163,6 +184,10 @@ pub(crate) fn endless(
             let mut connection = None;
             while !stop.load(Ordering::Relaxed) {
                 let turn = next.fetch_add(1, Ordering::Relaxed);
+                if let Pace::Each(gap) = pace {
+                    let turn = u32::try_from(turn).expect("a load ends within hours");
+                    turn_of(start + gap * turn).await;
+                }
                 let begun = Instant::now();
                 let answer = exchange(&mut connection, to, &request(turn)).await;
                 if kind == Lanes::Fresh {
