@@ -20,12 +20,13 @@ mod slow_clients;
 #[path = "../it/support/mod.rs"]
 mod support;
 mod testssl;
+mod upgrade_storm;
 mod websocket;
 mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 12] = [
+const DRILLS: [&str; 13] = [
     "balance",
     "kill9",
     "idle-close",
@@ -38,6 +39,7 @@ const DRILLS: [&str; 12] = [
     "reload-storm",
     "all-down",
     "rollout",
+    "upgrade-storm",
 ];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
@@ -82,6 +84,7 @@ async fn main() -> ExitCode {
             "slow-clients" => slow_clients::run(&mut report).await,
             "reload-storm" => reload_storm::run(&mut report).await,
             "rollout" => rollout::run(&mut report).await,
+            "upgrade-storm" => upgrade_storm::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,
             _ => hang::run(&mut report).await,
         }
