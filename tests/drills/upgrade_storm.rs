@@ -74,7 +74,9 @@ routes:
         open.push(sockets::open_many(to, SOCKETS).await);
         gateway.set_program(if turn % 2 == 0 { &other } else { &own });
         old.push(gateway.upgrade().await);
-        let version = gateway.status().await["version"].as_str().map(str::to_owned);
+        let version = gateway.status().await["version"]
+            .as_str()
+            .map(str::to_owned);
         versions.push(version.unwrap_or_default());
     }
     let took = start.elapsed();
@@ -90,7 +92,9 @@ routes:
     );
     let (first, second) = (&versions[0], &versions[1]);
     report.check(
-        versions.chunks(2).all(|pair| pair[0] == *first && pair[1] == *second),
+        versions
+            .chunks(2)
+            .all(|pair| pair[0] == *first && pair[1] == *second),
         format!("served by {first} and {second} in turn"),
     );
     report.check(
