@@ -101,6 +101,11 @@ impl Compiler<'_> {
             acme,
             admin,
             drain,
+            watch: file
+                .watch
+                .as_ref()
+                .filter(|watch| watch.value.enabled)
+                .map(|watch| watch.value.debounce.0),
             audit,
             trusted,
             table: table?,

@@ -47,6 +47,8 @@ pub struct Gateway {
     pub acme: Option<Arc<Acme>>,
     pub admin: Admin,
     pub drain: Drain,
+    /// How long changed files must be at rest before they are read; `None` if nobody watches.
+    pub watch: Option<std::time::Duration>,
     pub audit: AuditLog,
     pub trusted: TrustedProxies,
     pub table: RouteTable,

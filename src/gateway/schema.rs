@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::model::{
         AcmeConfig, AdminConfig, AuditLogConfig, DrainConfig, ListenerConfig, RouteConfig,
-        UpstreamConfig,
+        UpstreamConfig, WatchConfig,
     },
     filters::FILTERS,
 };
@@ -19,6 +19,7 @@ pub fn document() -> Value {
     let audit_log = generator.subschema_for::<AuditLogConfig>();
     let acme = generator.subschema_for::<AcmeConfig>();
     let drain = generator.subschema_for::<DrainConfig>();
+    let watch = generator.subschema_for::<WatchConfig>();
     let upstream = generator.subschema_for::<UpstreamConfig>();
     let filters = filters(&mut generator);
     let route = route(&mut generator, &filters);
@@ -50,6 +51,7 @@ pub fn document() -> Value {
             "audit_log": or_empty(audit_log.as_value()),
             "acme": or_empty(acme.as_value()),
             "drain": or_empty(drain.as_value()),
+            "watch": or_empty(watch.as_value()),
             "upstreams": {
                 "description": "Named groups of backends.",
                 "type": ["object", "null"],

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{control::Control, private_program};
+use super::{control::Control, private_program, watch::Watched};
 use crate::{
     base::{metrics::IntCounter, secret::Secret},
     runtime::{
@@ -117,6 +117,20 @@ impl Operator {
             generation: Some(self.live().loaded().generation),
             ..Entry::new(action, who)
         });
+    }
+}
+
+#[async_trait]
+impl Watched for Operator {
+    fn debounce(&self) -> Option<Duration> {
+        // One that is on its way out leaves it to the next.
+        let watch = self.live().gateway().watch;
+        watch.filter(|_| !self.control.is_stopping())
+    }
+
+    async fn changed(&self) {
+        // What came of it is in the log.
+        drop(self.reload(Who::Watch).await);
     }
 }
 

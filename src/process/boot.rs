@@ -14,10 +14,15 @@ use super::{
     signals::{Ask, Signals},
     state_folder::state_folder,
     upgrade::{Line, Succeeded},
+    watch,
 };
 use crate::{
     base::log_file,
-    config::{diagnostic::Diagnostics, model::File, source::Sources},
+    config::{
+        diagnostic::Diagnostics,
+        model::File,
+        source::{self, Sources},
+    },
     edge::worker,
     gateway::{self, World},
     runtime::{audit::Who, live::Live},
@@ -105,9 +110,12 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
         warn(&diagnostics);
     }
     let signals = Signals::listen().map_err(BootError::Signals)?;
+    // What was kept is not what the files say, which may stay as they are for now.
+    let on_disk = || path.as_deref().map(|path| source::load(path).0);
+    let read = sources.clone().or_else(on_disk).unwrap_or_default();
     let live = Arc::new(Live::new(gateway, world));
     let (line, succeeded) = Line::new(launch, &mut inherited);
-    let control = Control::new(&live, file, path, line, workers.clone());
+    let control = Control::new(&live, file, path, read, line, workers.clone());
     control.allow_files(&live.gateway());
     control.start(&mut |place| inherited.socket(place)).await?;
     inherited.close_rest();
@@ -120,6 +128,10 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
     if let (Some(path), Some(sources)) = (&control.path, sources) {
         let keeping = last_good::keep_later(path.clone(), sources);
         control.tasks().spawn("last good", keeping);
+    }
+    if let Some(path) = &control.path {
+        let watching = watch::run(path.clone(), control.sources(), Operator::new(&control));
+        control.tasks().spawn("watch", watching);
     }
     if !hello.is_empty() {
         crate::cli::out::note(&hello.join("\n"));

@@ -53,6 +53,8 @@ pub(super) struct Control {
     /// Whoever changes what serves has it: one reload or upgrade after the other. It holds
     /// the configuration that serves, as written.
     pub(super) turn: tokio::sync::Mutex<File>,
+    /// What was read last, whether it was taken or not.
+    sources: watch::Sender<Arc<Sources>>,
     pub(super) stopping: watch::Sender<bool>,
 }
 
@@ -70,6 +72,7 @@ impl Control {
         live: &Arc<Live>,
         file: File,
         path: Option<PathBuf>,
+        sources: Sources,
         line: Line,
         workers: Handle,
     ) -> Arc<Self> {
@@ -83,6 +86,7 @@ impl Control {
             path,
             line,
             turn: tokio::sync::Mutex::new(file),
+            sources: watch::Sender::new(Arc::new(sources)),
             stopping: watch::Sender::new(false),
         })
     }
@@ -99,6 +103,11 @@ impl Control {
         // What the predecessor left and nobody asked for is of no use.
         self.live.world.zones.settle();
         Ok(())
+    }
+
+    /// What was read of the configuration last, and from now on.
+    pub(super) fn sources(&self) -> watch::Receiver<Arc<Sources>> {
+        self.sources.subscribe()
     }
 
     /// What the admin listeners show and do.
@@ -152,6 +161,7 @@ impl Control {
             Err(refused) => {
                 reload::refuse(&self.live, refused.message.clone());
                 self.tell_refused(path, &refused);
+                self.sources.send_replace(Arc::new(candidate.sources));
                 return Err(refused);
             }
         };
@@ -159,6 +169,8 @@ impl Control {
         *file = candidate.file;
         let keeping = last_good::keep_later(path.to_owned(), candidate.sources.clone());
         self.tasks().spawn("last good", keeping);
+        self.sources
+            .send_replace(Arc::new(candidate.sources.clone()));
         let took = self.live.world.clock.now() - begun;
         let warnings = lines(&candidate.diagnostics, &candidate.sources);
         for warning in &warnings {
@@ -195,7 +207,11 @@ impl Control {
             Ok(Err(Mistaken {
                 sources,
                 diagnostics,
-            })) => Err(Refused::configuration(&sources, &diagnostics)),
+            })) => {
+                let refused = Refused::configuration(&sources, &diagnostics);
+                self.sources.send_replace(Arc::new(sources));
+                Err(refused)
+            }
             Err(broken) => {
                 let message = format!("the configuration could not be compiled: {broken}");
                 reload::refuse(&self.live, message.clone());

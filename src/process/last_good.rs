@@ -169,6 +169,7 @@ mod tests {
     fn sources(text: &str) -> Sources {
         Sources {
             files: vec![("edgeway.yaml".into(), text.to_owned())],
+            ..Sources::default()
         }
     }
 

@@ -18,3 +18,4 @@ mod signals;
 mod source;
 pub mod state_folder;
 mod upgrade;
+mod watch;

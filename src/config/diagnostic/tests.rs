@@ -18,6 +18,7 @@ fn sources(texts: &[&str]) -> Sources {
     };
     Sources {
         files: texts.iter().enumerate().map(named).collect(),
+        ..Sources::default()
     }
 }
 

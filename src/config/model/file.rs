@@ -22,6 +22,7 @@ const KEYS: &[&str] = &[
     "audit_log",
     "acme",
     "drain",
+    "watch",
     "include",
 ];
 
@@ -103,6 +104,7 @@ impl Sections<'_> {
             audit_log: self.section("audit_log"),
             tree: Arc::new(self.node.clone()),
             drain: self.section("drain").unwrap_or_default(),
+            watch: self.section("watch"),
         })
     }
 

@@ -33,7 +33,7 @@ pub use self::{
     },
 };
 pub use super::tree::OneOrMany;
-use super::tree::{Key, Node, Spanned};
+use super::tree::{Key, Node, Spanned, short};
 use crate::base::units::Span;
 
 /// A whole configuration as written.
@@ -53,6 +53,7 @@ pub struct File {
     /// All of it, as it was read: what another file is compared with.
     pub tree: Arc<Node>,
     pub drain: Spanned<DrainConfig>,
+    pub watch: Option<Spanned<WatchConfig>>,
 }
 
 /// One route as written, its filters left raw.
@@ -83,6 +84,26 @@ impl RouteNode {
         match methods.as_slice() {
             [] => format!("{host}{path}"),
             methods => format!("{} {host}{path}", methods.join(",")),
+        }
+    }
+}
+
+/// Takes the configuration in when its files change: `true`, or a mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+pub struct WatchConfig {
+    /// Off with `enabled: false`.
+    pub enabled: bool,
+    /// How long the files must be at rest before they are read.
+    pub debounce: Span,
+}
+
+impl Default for WatchConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            debounce: Span(Duration::from_millis(500)),
         }
     }
 }

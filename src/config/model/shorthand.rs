@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     BackendConfig, BackendTarget, HealthConfig, InFlightConfig, RedirectConfig, RespondConfig,
-    Spanned, StatusSet, UpstreamTlsConfig, WebsocketConfig, route::RedirectMapping,
+    Spanned, StatusSet, UpstreamTlsConfig, WatchConfig, WebsocketConfig, route::RedirectMapping,
     upstream::BackendMapping,
 };
 use crate::config::tree::short::{self, Short, read_short};
@@ -47,6 +47,7 @@ reads_short!(
     RedirectConfig,
     RespondConfig,
     UpstreamTlsConfig,
+    WatchConfig,
     WebsocketConfig
 );
 writes_derived!(
@@ -54,6 +55,7 @@ writes_derived!(
     InFlightConfig,
     RespondConfig,
     UpstreamTlsConfig,
+    WatchConfig,
     WebsocketConfig
 );
 
@@ -181,6 +183,21 @@ impl Short for WebsocketConfig {
         Some(Ok(Self {
             enabled,
             idle: None,
+        }))
+    }
+}
+
+impl Short for WatchConfig {
+    const WHAT: &'static str = "`true`, `false` or a mapping such as `{ debounce: 2s }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(enabled: bool) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            enabled,
+            ..Self::default()
         }))
     }
 }

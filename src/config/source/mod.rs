@@ -28,6 +28,8 @@ const MAX_FILES: usize = 1000;
 pub struct Sources {
     /// Paths as the user sees them; the main file comes first.
     pub files: Vec<(PathBuf, String)>,
+    /// What `include` looked for by patterns, which may find others later.
+    pub patterns: Vec<PathBuf>,
 }
 
 /// A place as people count: from 1, columns in characters.
@@ -302,6 +304,7 @@ impl<'a> Loader<'a> {
         if !pattern.contains(['*', '?', '[']) {
             return vec![full];
         }
+        self.sources.patterns.push(full);
         let escaped = match folder.to_str() {
             _ if Path::new(pattern).is_absolute() || folder == Path::new(".") => pattern.to_owned(),
             Some(folder) => format!("{}/{pattern}", glob::Pattern::escape(folder)),

@@ -37,6 +37,9 @@ pub fn yaml(file: &File, gateway: &Gateway) -> String {
         let directory = directory.map_or("letsencrypt", |written| &written.value);
         document["acme"]["directory"] = directory.into();
     }
+    if let Some(watch) = &file.watch {
+        document["watch"] = value(watch);
+    }
     if let Some(audit_log) = &file.audit_log {
         document["audit_log"] = value(audit_log);
     }

@@ -1,0 +1,193 @@
+//! `watch: true`: the configuration is taken in when its files change. Events only say that
+//! it is worth a look; whether anything changed is decided by what the files say.
+
+mod folders;
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use log::{debug, info, warn};
+use notify::{Config, Event, EventKind, PollWatcher, RecursiveMode, Watcher, event::AccessKind};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout_at},
+};
+
+use self::folders::{Place, Places};
+use crate::config::source::{self, Sources};
+
+/// A burst of changes that does not end is looked at after so many pauses.
+const LONGEST_BURST: u32 = 10;
+/// How often folders are looked at where the system does not tell of changes.
+const POLL: Duration = Duration::from_secs(2);
+
+/// What is watched for, and what is done about it.
+#[async_trait]
+pub(super) trait Watched: Send + Sync {
+    /// How long files are to be at rest before they are read; `None` while nobody wants them
+    /// to be watched.
+    fn debounce(&self) -> Option<Duration>;
+
+    /// The files say something else.
+    async fn changed(&self);
+}
+
+/// Watches the files of the configuration at `path` for ever. `read` has what was read of
+/// them last, by whomever, whether that was taken or not; it moves with each reload.
+pub(super) async fn run(
+    path: PathBuf,
+    mut read: watch::Receiver<Arc<Sources>>,
+    watched: impl Watched,
+) {
+    let (tell, mut events) = mpsc::channel(1);
+    let mut eyes: Option<Eyes> = None;
+    loop {
+        let Some(pause) = watched.debounce() else {
+            if eyes.take().is_some() {
+                info!("the configuration is not watched any more");
+            }
+            if read.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        // With each look: folders come and go, and links lead elsewhere.
+        let places = Places::of(&path, &read.borrow_and_update());
+        if eyes.as_ref().is_none_or(|eyes| eyes.places != places) {
+            if eyes.is_none() {
+                info!(file:? = path; "the configuration is watched");
+            }
+            eyes = Some(Eyes::open(places, &tell));
+        }
+        if is_changed(&path, &read).await {
+            watched.changed().await;
+            // A reload that could not be done is not tried again until something changes.
+            if !read.has_changed().unwrap_or(false) {
+                wait(&mut read, &mut events, pause).await;
+            }
+            continue;
+        }
+        wait(&mut read, &mut events, pause).await;
+    }
+}
+
+/// Until files have changed and are at rest again, or another configuration was read.
+async fn wait(
+    read: &mut watch::Receiver<Arc<Sources>>,
+    events: &mut mpsc::Receiver<()>,
+    pause: Duration,
+) {
+    tokio::select! {
+        changed = read.changed() => {
+            if changed.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        _event = events.recv() => {
+            let at_latest = Instant::now() + pause * LONGEST_BURST;
+            loop {
+                let quiet = (Instant::now() + pause).min(at_latest);
+                if timeout_at(quiet, events.recv()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Whether the files say something else than what was read last.
+async fn is_changed(path: &Path, read: &watch::Receiver<Arc<Sources>>) -> bool {
+    let (path, before) = (path.to_owned(), Arc::clone(&read.borrow()));
+    let looked = tokio::task::spawn_blocking(move || {
+        let (now, ..) = source::load(&path);
+        now.files != before.files
+    });
+    looked.await.unwrap_or_else(|error| {
+        warn!(error:%; "the configuration's files could not be looked at");
+        false
+    })
+}
+
+/// What tells of changes, for as long as it lives.
+struct Eyes {
+    places: Places,
+    _watcher: Box<dyn Watcher + Send>,
+}
+
+impl Eyes {
+    fn open(places: Places, tell: &mpsc::Sender<()>) -> Self {
+        let native = notify::recommended_watcher(teller(&places, tell));
+        let watcher = native.and_then(|mut watcher| {
+            look_at(&mut watcher, &places.places)?;
+            Ok(Box::new(watcher) as Box<dyn Watcher + Send>)
+        });
+        let watcher = watcher.unwrap_or_else(|error| {
+            warn!(error:%; "the system does not tell of changed files, looking at them now and then");
+            poll(&places, tell)
+        });
+        Self {
+            places,
+            _watcher: watcher,
+        }
+    }
+}
+
+fn poll(places: &Places, tell: &mpsc::Sender<()>) -> Box<dyn Watcher + Send> {
+    let config = Config::default().with_poll_interval(POLL);
+    match PollWatcher::new(teller(places, tell), config) {
+        Ok(mut watcher) => {
+            if let Err(error) = look_at(&mut watcher, &places.places) {
+                warn!(error:%; "a folder of the configuration cannot be watched");
+            }
+            Box::new(watcher)
+        }
+        Err(error) => {
+            warn!(error:%; "the configuration cannot be watched");
+            Box::new(notify::NullWatcher)
+        }
+    }
+}
+
+fn look_at(watcher: &mut impl Watcher, places: &HashSet<Place>) -> notify::Result<()> {
+    for place in places {
+        let mode = if place.is_deep {
+            RecursiveMode::Recursive
+        } else {
+            RecursiveMode::NonRecursive
+        };
+        watcher.watch(&place.folder, mode)?;
+    }
+    Ok(())
+}
+
+/// Tells of events that may be about the configuration. One that is not yet heard is enough.
+fn teller(places: &Places, tell: &mpsc::Sender<()>) -> impl FnMut(notify::Result<Event>) + use<> {
+    let (names, tell) = (places.names.clone(), tell.clone());
+    move |event| {
+        let is_about_us = match event {
+            // Opening and reading, which we do ourselves.
+            Ok(Event {
+                kind: EventKind::Access(kind),
+                ref paths,
+                ..
+            }) => matches!(kind, AccessKind::Close(_)) && names.any(paths),
+            Ok(event) => event.need_rescan() || names.any(&event.paths),
+            Err(error) => {
+                debug!(error:%; "a change of files could not be told");
+                true
+            }
+        };
+        if is_about_us {
+            // Full: somebody is about to look anyway.
+            let _told = tell.try_send(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
