@@ -34,3 +34,4 @@ mod upgrade;
 mod upgrades;
 mod upstream_h2;
 mod upstream_tls;
+mod watch;

@@ -3,13 +3,20 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use rustix::process::Signal;
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
     client::Connection,
     gateway::Gateway,
-    origins::{Origin, SlowOrigin},
+    origins::{Origin, SlowOrigin, WsOrigin},
+    sockets,
     wait::{pass, wait_for},
 };
 
@@ -122,4 +129,76 @@ async fn a_second_signal_cuts_short() {
     let begun = Instant::now();
     assert!(gateway.terminate(SOON).await.success());
     assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nhost: shop.test\r\nconnection: upgrade\r\n\
+    upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+fn websocket_front(backend: std::net::SocketAddr) -> String {
+    format!(
+        "
+drain: {{ idle: 200ms, deadline: 1s }}
+upstreams: {{ app: {{ backends: [\"{backend}\"], health: false }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app, websocket: true }}]
+"
+    )
+}
+
+#[tokio::test]
+async fn websockets_are_told_at_the_deadline_that_we_go_away() {
+    let origin = WsOrigin::start().await;
+    let mut gateway = Gateway::start(&websocket_front(origin.address())).await;
+    let mut open = sockets::open_many(gateway.address(), 8).await;
+    assert_eq!(sockets::alive(&mut open).await, 8);
+    let begun = Instant::now();
+    gateway.signal(Signal::TERM);
+    for socket in &mut open {
+        let told = socket.next().await.expect("it is told").expect("a frame");
+        let Message::Close(Some(close)) = told else {
+            panic!("no close frame: {told:?}");
+        };
+        assert_eq!(u16::from(close.code), 1001);
+        // Until then it lived.
+        assert!(begun.elapsed() > Duration::from_millis(900));
+    }
+    drop(open);
+    // Told once: a second signal would cut short.
+    let status = gateway.leaves(SOON).await;
+    assert!(status.success(), "{status}");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    let lines = gateway.log_lines(8).await;
+    assert!(
+        lines.iter().all(|line| line["reason"] == "going_away"),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test]
+async fn in_the_middle_of_a_frame_there_is_a_cut_and_no_false_frame() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut gateway = Gateway::start(&websocket_front(listener.local_addr().unwrap())).await;
+    let mut client = TcpStream::connect(gateway.address()).await.unwrap();
+    client.write_all(WEBSOCKET.as_bytes()).await.unwrap();
+    let (mut backend, _) = listener.accept().await.unwrap();
+    let mut head = [0; 4096];
+    assert!(backend.read(&mut head).await.unwrap() > 0);
+    let switch = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+        upgrade: websocket\r\n\r\n";
+    backend.write_all(switch).await.unwrap();
+    // A frame of a mebibyte, of which a little comes.
+    let frame = [&[0x82, 127, 0, 0, 0, 0, 0, 0x10, 0, 0][..], &[b'x'; 1000]].concat();
+    backend.write_all(&frame).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(&frame) {
+        assert!(client.read_buf(&mut seen).await.unwrap() > 0);
+    }
+    let begun = seen.len();
+    gateway.signal(Signal::TERM);
+    // A reset is a cut as well.
+    drop(client.read_to_end(&mut seen).await);
+    assert_eq!(seen.len(), begun, "{:?}", &seen[begun..]);
+    assert!(gateway.leaves(SOON).await.success());
+    drop(backend);
 }

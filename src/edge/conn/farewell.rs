@@ -60,21 +60,17 @@ impl ConnIo {
         Poll::Ready(Ok(count))
     }
 
-    /// Whether we go away from this WebSocket, and what has come of that: the error that ends
-    /// it. Woken when we begin to.
+    /// What has come of our going away from this `WebSocket`: the error that ends it. `None` if
+    /// we do not, or if the rest of a frame may still come: whoever writes it goes on from
+    /// there. Woken when we begin to.
     pub(super) fn poll_going_away(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Error>> {
         self.connection.wake_to_go_away(cx.waker());
         if !self.connection.is_going_away() {
             return None;
         }
         let outgoing = self.websocket.get_or_insert_default().outgoing;
-        // The rest of a frame may still come: whoever writes it goes on from there.
         let may_go = outgoing.is_lost() || outgoing.is_between_frames();
-        Some(if may_go {
-            self.poll_farewell(cx)
-        } else {
-            Poll::Pending
-        })
+        may_go.then(|| self.poll_farewell(cx))
     }
 
     /// Says that we go away, and waits until the client has gone; how long it may take,
@@ -190,6 +186,16 @@ mod tests {
         };
         let (_, seen) = tokio::join!(written, seen);
         assert_eq!(seen, [3, 4, 5, 0x88, 2, 0x03, 0xe9]);
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_never_ends_is_cut() {
+        let (connection, mut io, client) = websocket(&[0x82, 5, 1, 2]).await;
+        connection.go_away();
+        // As the bound of the wait does it.
+        drop(client);
+        let ended = read(&mut io).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 
     #[tokio::test]

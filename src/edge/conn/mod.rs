@@ -414,6 +414,10 @@ impl AsyncRead for ConnIo {
         };
         outcome?;
         let came = &buf.filled()[before..];
+        if came.is_empty() && is_tunnel && this.connection.is_going_away() {
+            // Nobody waits for the other side of it.
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         this.connection.pace.received(came.len());
         let count = this.rest.take(came, is_tunnel);
         // More than the request's own waits for its turn.

@@ -278,6 +278,11 @@ impl Gateway {
     /// Asks it to leave, and waits until it has.
     pub(crate) async fn terminate(&mut self, within: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.leaves(within).await
+    }
+
+    /// Waits until it has left, as it was asked to before.
+    pub(crate) async fn leaves(&mut self, within: Duration) -> ExitStatus {
         let child = &mut self.child;
         wait_for("the gateway has left", within, async || {
             child.try_wait().expect("a child of ours can be waited for")

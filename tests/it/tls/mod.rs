@@ -11,6 +11,7 @@
 mod certificates;
 mod clients;
 mod handshake;
+mod reload;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -1,0 +1,93 @@
+//! TLS while configurations come and go.
+
+use std::{fs, path::Path, sync::Arc};
+
+use rcgen::DnType;
+use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion, version};
+
+use super::Site;
+use crate::support::{
+    certificates::{Authority, Issued, Wanted},
+    client::get,
+};
+
+const REQUIRED: &str = "{ certificates: { cert: a.pem, key: a.key }, client_ca: ca.pem }";
+
+fn prepare(authority: &Authority, folder: &Path) {
+    authority.site(&["a.test"]).write(folder, "a");
+    fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+    let both = format!("{}{}", authority.pem(), Authority::new().pem());
+    fs::write(folder.join("both.pem"), both).unwrap();
+}
+
+fn client(
+    site: &Site,
+    own: &Issued,
+    version: &'static SupportedProtocolVersion,
+) -> Arc<ClientConfig> {
+    let provider = rustls::crypto::ring::default_provider();
+    let config = site
+        .authority
+        .trust_through(provider, &[version], Some(own));
+    Arc::new(config)
+}
+
+async fn kind(site: &Site, config: &Arc<ClientConfig>) -> HandshakeKind {
+    let mut open = site.connect("a.test", config).await.unwrap();
+    // The ticket of 1.3 comes with the answer.
+    assert_eq!(open.send(&get("/")).await.unwrap().status(), 200);
+    open.tls().handshake_kind().unwrap()
+}
+
+/// Reloads with `from` replaced by `to` in the configuration.
+async fn reload(site: &Site, from: &str, to: &str) -> bool {
+    let file = site.gateway.folder().join("edgeway.yaml");
+    let yaml = fs::read_to_string(file).unwrap();
+    assert!(yaml.contains(from), "{yaml}");
+    site.gateway.reload(&yaml.replace(from, to)).await
+}
+
+#[tokio::test]
+async fn sessions_go_on_over_reloads_until_others_decide_about_clients() {
+    let site = Site::start(REQUIRED, prepare).await;
+    let own = site
+        .authority
+        .issue(&Wanted::client(&[(DnType::CommonName, "ann")]));
+    let clients = [&version::TLS12, &version::TLS13].map(|version| client(&site, &own, version));
+    for config in &clients {
+        assert_eq!(kind(&site, config).await, HandshakeKind::Full);
+    }
+    for _ in 0..3 {
+        assert!(reload(&site, "name: web, tls:", "name: web,  tls:").await);
+        assert!(reload(&site, "name: web,  tls:", "name: web, tls:").await);
+        for config in &clients {
+            assert_eq!(kind(&site, config).await, HandshakeKind::Resumed);
+        }
+    }
+    assert!(reload(&site, "client_ca: ca.pem", "client_ca: both.pem").await);
+    for config in &clients {
+        assert_eq!(kind(&site, config).await, HandshakeKind::Full);
+        assert_eq!(kind(&site, config).await, HandshakeKind::Resumed);
+    }
+    let optional = "client_ca: both.pem, client_certificate: optional";
+    assert!(reload(&site, "client_ca: both.pem", optional).await);
+    for config in &clients {
+        assert_eq!(kind(&site, config).await, HandshakeKind::Full);
+    }
+}
+
+#[tokio::test]
+async fn a_pair_that_is_half_written_is_refused_and_changes_nothing() {
+    let site = Site::start("{ certificates: { cert: a.pem, key: a.key } }", prepare).await;
+    let other = site.authority.site(&["a.test"]);
+    other.write(site.gateway.folder(), "b");
+    let half = fs::read(site.gateway.folder().join("b.pem")).unwrap();
+    fs::write(site.gateway.folder().join("b.pem"), &half[..half.len() / 2]).unwrap();
+    let (before, after) = ("cert: a.pem, key: a.key", "cert: b.pem, key: b.key");
+    assert!(!reload(&site, before, after).await);
+    site.connect("a.test", &site.trust()).await.unwrap();
+    fs::write(site.gateway.folder().join("b.pem"), &half).unwrap();
+    // The file has the new names by now.
+    assert!(reload(&site, after, after).await);
+    site.connect("a.test", &site.trust()).await.unwrap();
+}
