@@ -234,6 +234,13 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         let outcome = self.programs.run(&step.command).await;
         self.progress.resume();
         let why = match outcome {
+            Err(why) if *self.interrupt.borrow() => {
+                self.progress.say(&format!(
+                    "{name}: stopped during its command ({why}); it stays drained, and gets \
+                     requests again with: edgeway undrain {name}"
+                ));
+                return Err(Stop::Interrupted);
+            }
             Err(why) => format!("`{}` failed: {why}", shown(&step.command)),
             Ok(()) => match self.come_back(name).await? {
                 Ok(()) => {

@@ -31,6 +31,8 @@ struct Fake<'a> {
     /// What `--on-fail` does.
     mends: bool,
     on_run: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// A signal to the whole group of processes ends the command as well.
+    ends_with: Option<&'static str>,
 }
 
 impl Programs for Fake<'_> {
@@ -53,7 +55,7 @@ impl Programs for Fake<'_> {
         if let Some(act) = self.on_run.borrow_mut().take() {
             act();
         }
-        Ok(())
+        self.ends_with.map_or(Ok(()), |why| Err(why.to_owned()))
     }
 }
 
@@ -94,6 +96,7 @@ fn fake(gateway: &FakeGateway) -> Fake<'_> {
         broken: None,
         mends: false,
         on_run: RefCell::default(),
+        ends_with: None,
     }
 }
 
@@ -231,6 +234,27 @@ async fn an_end_that_is_wanted_after_the_command_leaves_it_drained_and_says_so()
     );
     assert!(
         said.contains("not restarted: 127.0.0.1:3001, 127.0.0.1:3002"),
+        "{said}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_ends_with_us_is_no_broken_build() {
+    let gateway = FakeGateway::new(&THREE);
+    let (tell, interrupt) = interrupt();
+    let programs = Fake {
+        on_run: RefCell::new(Some(Box::new(move || {
+            tell.send_replace(true);
+        }))),
+        ends_with: Some("signal 2"),
+        ..fake(&gateway)
+    };
+    let done = roll(&gateway, &["--on-fail", "mend"], &programs, interrupt).await;
+    assert_eq!(done.outcome, Err(Stop::Interrupted));
+    assert_eq!(done.log, ["drain 127.0.0.1:3000", "run restart node@3000"]);
+    let said = done.said.join("\n");
+    assert!(
+        said.contains("edgeway undrain web/127.0.0.1:3000"),
         "{said}"
     );
 }

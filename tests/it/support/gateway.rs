@@ -221,7 +221,10 @@ impl Gateway {
     /// Writes another configuration where the gateway reads its own.
     pub(crate) fn configure(&self, yaml: &str) {
         let file = self.dir.path().join("edgeway.yaml");
-        fs::write(&file, complete(yaml, self.dir.path())).expect("the folder takes files");
+        let beside = self.dir.path().join("edgeway.yaml.new");
+        fs::write(&beside, complete(yaml, self.dir.path())).expect("the folder takes files");
+        // Whoever watches the file sees it whole.
+        fs::rename(beside, file).expect("a file is replaced");
     }
 
     /// Has it read this configuration, and says whether it took it.
