@@ -41,6 +41,14 @@ struct Open<T> {
     _serving: Tasks,
 }
 
+/// Who keeps the sockets of a process that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    ByNobody,
+    /// By the service manager.
+    ByManager,
+}
+
 /// What a configuration adds: bound, and not yet answering.
 pub(super) struct Prepared {
     tcp: Change<SocketAddr, std::net::TcpListener>,
@@ -126,8 +134,9 @@ impl Admin {
         }
         match prepared.socket {
             Change::Keep => {}
-            Change::Close => *self.socket.lock() = None,
+            Change::Close => self.remove_socket(),
             Change::Open(path, listener, shared) => {
+                self.remove_socket();
                 info!(path:? = path; "admin listening");
                 let served = served.clone();
                 *self.socket.lock() =
@@ -177,10 +186,22 @@ impl Admin {
         }
     }
 
-    /// Nobody is answered any more.
-    pub(super) fn close(&self) {
+    /// Nobody is answered any more. The path of the unix socket stays if somebody else keeps
+    /// the socket for the next process.
+    pub(super) fn close(&self, kept: Kept) {
         *self.tcp.lock() = None;
-        *self.socket.lock() = None;
+        match kept {
+            Kept::ByManager => *self.socket.lock() = None,
+            Kept::ByNobody => self.remove_socket(),
+        }
+    }
+
+    fn remove_socket(&self) {
+        if let Some(open) = self.socket.lock().take()
+            && let Err(error) = std::fs::remove_file(&open.bound)
+        {
+            debug!(error:%, path:? = open.bound; "the admin socket was gone before its listener");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     actions::Operator,
-    admin::{Admin, AdminError},
+    admin::{Admin, AdminError, Kept},
     last_good,
     source::Running,
     upgrade::Line,
@@ -305,7 +305,11 @@ impl Control {
     /// Ends what is left.
     pub(super) fn end(&self) {
         self.supervisor.stop();
-        self.admin.close();
+        self.admin.close(if self.line.manager.is_there() {
+            Kept::ByManager
+        } else {
+            Kept::ByNobody
+        });
     }
 
     /// Work that lasts as long as the process.

@@ -51,6 +51,8 @@ pub(crate) enum Failure {
     Overload,
     /// No connection to a backend.
     Connect,
+    /// The same, and all backends are out of rotation: there was no other to try.
+    AllDown,
     /// TLS with the backend failed.
     Tls,
     /// A backend's connection ended before its answer was whole.
@@ -69,7 +71,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     #[cfg(test)]
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 27] = [
         Self::ClientGone,
         Self::BadRequest,
         Self::Method,
@@ -89,6 +91,7 @@ impl Failure {
         Self::NoBackend,
         Self::Overload,
         Self::Connect,
+        Self::AllDown,
         Self::Tls,
         Self::Reset,
         Self::BadAnswer,
@@ -120,6 +123,7 @@ impl Failure {
             Self::NoBackend => "no_backend",
             Self::Overload => "overload",
             Self::Connect => "upstream_connect",
+            Self::AllDown => "upstream_down",
             Self::Tls => "upstream_tls",
             Self::Reset => "upstream_reset",
             Self::BadAnswer => "upstream_bad_answer",
@@ -145,7 +149,9 @@ impl Failure {
             Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UnknownHost | Self::WrongName => StatusCode::MISDIRECTED_REQUEST,
-            Self::NoBackend | Self::Overload | Self::GoingAway => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoBackend | Self::Overload | Self::GoingAway | Self::AllDown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Connect | Self::Tls | Self::Reset | Self::BadAnswer => StatusCode::BAD_GATEWAY,
             Self::FirstByte | Self::Idle | Self::Total => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -174,7 +180,7 @@ impl Failure {
             Self::NoBackend | Self::Overload => {
                 "The site is busy right now. Please try again in a moment."
             }
-            Self::Connect | Self::Tls | Self::Reset | Self::BadAnswer => {
+            Self::Connect | Self::AllDown | Self::Tls | Self::Reset | Self::BadAnswer => {
                 "The site could not be reached. Please try again in a moment."
             }
             Self::FirstByte | Self::Idle | Self::Total => {
@@ -188,7 +194,7 @@ impl Failure {
     pub(crate) fn reply(self) -> Reply {
         let reply = Reply::refuse(self.status(), self.reason()).detail(self.detail());
         match self {
-            Self::NoBackend | Self::Overload => reply.header(
+            Self::NoBackend | Self::Overload | Self::AllDown => reply.header(
                 http::header::RETRY_AFTER,
                 http::HeaderValue::from_static("1"),
             ),

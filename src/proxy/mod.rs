@@ -284,6 +284,7 @@ impl ProxyHttp for Proxy {
     ) -> FailToProxy {
         let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
         let failure = Failure::of(error, upstream::expired(error, ctx), cut);
+        let failure = upstream::look_round(failure, ctx);
         let planned = ctx.reply.take();
         let is_planned = planned.is_some();
         let mut reply = planned.unwrap_or_else(|| Box::new(failure.reply()));

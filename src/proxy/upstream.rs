@@ -508,3 +508,12 @@ impl<'h> Seen<'h> {
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// A failure to connect is another one where all backends are known to be down.
+pub(super) fn look_round(failure: Failure, ctx: &Context) -> Failure {
+    let upstream = ctx.upstream.as_ref();
+    if failure == Failure::Connect && upstream.is_some_and(|upstream| upstream.is_all_down()) {
+        return Failure::AllDown;
+    }
+    failure
+}

@@ -277,6 +277,11 @@ impl Upstream {
         self.members.load().list.to_vec()
     }
 
+    /// Whether all backends are out of rotation, so that all are used.
+    pub fn is_all_down(&self) -> bool {
+        self.shared.live.in_panic()
+    }
+
     /// How the upstream spreads its requests, as written in the configuration.
     pub fn balance_name(&self) -> String {
         self.balance.name()

@@ -11,6 +11,8 @@ use crate::support::{
     wait::{pass, wait_for},
 };
 
+const SOON: Duration = Duration::from_secs(10);
+
 async fn front(backends: &str, settings: &str) -> Gateway {
     let yaml = format!(
         "
@@ -74,6 +76,35 @@ async fn no_read_fails_while_an_instance_is_killed_and_comes_back() {
     apps[1].kill();
     let tally = lanes(bare.address(), 4, 80, |_| get("/api/items")).await;
     assert!(tally.status(502) >= 10, "{tally:?}");
+}
+
+#[tokio::test]
+async fn while_all_backends_are_down_clients_are_told_to_come_back() {
+    let mut apps = ExpressApp::several(2).await;
+    let list = backends(&apps);
+    let gateway = front(&list, "    app: node\n    health: { path: /health }").await;
+    assert_eq!(gateway.get("/api/items").await.status(), 200);
+    for app in &mut apps {
+        app.kill();
+    }
+    let told = wait_for("all are known to be down", SOON, async || {
+        let answer = gateway.get("/api/items").await;
+        (answer.status() == 503).then_some(answer)
+    })
+    .await;
+    assert_eq!(told.header("retry-after"), Some("1"));
+    assert!(
+        told.text().contains("could not be reached"),
+        "{}",
+        told.text()
+    );
+    apps[0].restart().await;
+    wait_for("one is back", SOON, async || {
+        (gateway.get("/api/items").await.status() == 200).then_some(())
+    })
+    .await;
+    let lines = gateway.log_lines(2).await;
+    assert!(lines.iter().any(|line| line["reason"] == "upstream_down"));
 }
 
 #[tokio::test]

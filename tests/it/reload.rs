@@ -223,7 +223,7 @@ async fn limits_and_names_of_a_listener_change_under_its_connections() {
 
 #[tokio::test]
 async fn the_admin_listener_follows() {
-    let gateway = Gateway::start(&says("one")).await;
+    let mut gateway = Gateway::start(&says("one")).await;
     let other = free_port();
     let socket = gateway.folder().join("admin.sock");
     gateway.configure(&format!(
@@ -240,6 +240,8 @@ async fn the_admin_listener_follows() {
     .await;
     assert!(Connection::open(gateway.admin()).await.is_err());
     assert!(socket.exists());
+    gateway.terminate(SOON).await;
+    assert!(!socket.exists(), "a socket that nobody listens on is left");
 }
 
 /// What a load notices of reloads, by hand or by the storm.
