@@ -36,6 +36,8 @@ struct Machine {
     config: PathBuf,
     good: String,
     address: SocketAddr,
+    /// How long a client may wait over a restart.
+    patience: Duration,
     broken: usize,
 }
 
@@ -61,7 +63,7 @@ impl Machine {
             ),
         );
         self.check(
-            longest < Duration::from_secs(1),
+            longest < self.patience,
             format!("{what}: nobody waited longer than {longest:?}"),
         );
     }
@@ -188,6 +190,11 @@ routes:
         config,
         good,
         address,
+        // On a machine that does something else besides, a second says nothing of us.
+        patience: match std::env::var_os("EDGEWAY_BUSY_MACHINE") {
+            Some(_) => Duration::from_secs(5),
+            None => Duration::from_secs(1),
+        },
         broken: 0,
     }
 }
