@@ -1,4 +1,4 @@
-//! TLS while configurations come and go.
+//! TLS while configurations and processes come and go.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -73,6 +73,20 @@ async fn sessions_go_on_over_reloads_until_others_decide_about_clients() {
     assert!(reload(&site, "client_ca: both.pem", optional).await);
     for config in &clients {
         assert_eq!(kind(&site, config).await, HandshakeKind::Full);
+    }
+}
+
+#[tokio::test]
+async fn sessions_go_on_over_upgrades() {
+    let mut site = Site::start(REQUIRED, prepare).await;
+    let own = site
+        .authority
+        .issue(&Wanted::client(&[(DnType::CommonName, "ann")]));
+    let config = client(&site, &own, &version::TLS13);
+    assert_eq!(kind(&site, &config).await, HandshakeKind::Full);
+    for _ in 0..2 {
+        site.gateway.upgrade().await;
+        assert_eq!(kind(&site, &config).await, HandshakeKind::Resumed);
     }
 }
 
