@@ -158,21 +158,32 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
 async fn serve_until_the_end(
     control: &Arc<Control>,
     mut signals: Signals,
-    succeeded: oneshot::Receiver<Succeeded>,
+    mut hears: oneshot::Receiver<Succeeded>,
 ) -> u8 {
     let succeeded = tokio::select! {
         () = until_stopped(control, &mut signals) => None,
-        Ok(succeeded) = succeeded => Some(succeeded),
+        Ok(succeeded) = &mut hears => Some(succeeded),
     };
     let cut_short = async {
         told_to_stop(&mut signals).await;
         warn!("told to stop at once: not waiting for requests under way");
     };
     match succeeded {
-        None => tokio::select! {
-            () = control.stop() => {}
-            () = cut_short => {}
-        },
+        None => {
+            tokio::select! {
+                () = control.stop() => {}
+                () = cut_short => {}
+            }
+            // An upgrade was too far on to be taken back; that process was told to stop, too.
+            if let Ok(Succeeded {
+                pid,
+                init: Some(init),
+            }) = hears.try_recv()
+            {
+                control.end();
+                return init.run_to_the_end(pid).await;
+            }
+        }
         // Signals are for whoever serves now.
         Some(Succeeded {
             pid,

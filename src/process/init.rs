@@ -95,6 +95,21 @@ impl Init {
         status
     }
 
+    /// As [`Init::run`], where the gateway that serves was told to stop already: to tell it
+    /// again would cut it short.
+    pub(super) async fn run_to_the_end(mut self, first: u32) -> u8 {
+        let renewed = signal(SignalKind::terminate())
+            .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+        match renewed {
+            Ok((terminate, interrupt)) => {
+                self.terminate = terminate;
+                self.interrupt = interrupt;
+            }
+            Err(error) => warn!(error:%; "cannot listen to signals anew"),
+        }
+        self.run(first).await
+    }
+
     fn pass_on(&self, signal: Signal) {
         let Some(newest) = self.wards.newest().and_then(Pid::from_raw) else {
             return;

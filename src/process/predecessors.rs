@@ -116,9 +116,12 @@ impl Predecessors {
 
     /// Stops listening, for a successor that is to: what one reads the other does not see.
     pub(super) fn lend(&self) -> io::Result<Vec<OwnedFd>> {
-        self.readers.stop();
         let left = self.left.lock();
-        left.iter().map(|one| one.pipe.try_clone()).collect()
+        let lent: io::Result<_> = left.iter().map(|one| one.pipe.try_clone()).collect();
+        if lent.is_ok() {
+            self.readers.stop();
+        }
+        lent
     }
 
     /// Listens again: there is no successor after all.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use log::{error, info};
+use log::{error, info, warn};
 use parking_lot::Mutex;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::oneshot;
@@ -27,6 +27,9 @@ use crate::{
 
 /// How long a successor may take until it serves.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long one that is told to stop in the meantime may take to leave, or to serve all the
+/// same.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where this process stands: what was before it, what comes after it, and who watches.
 pub(super) struct Line {
@@ -159,7 +162,12 @@ impl Control {
                 self.line.upgrades.lock().failed += 1;
                 self.line.count(&self.live.world.metrics);
                 let message = error::chain(&failure);
-                error!(error = message.as_str(); "upgrade failed: this process goes on serving");
+                if matches!(failure, HandoverError::Stopped { .. }) {
+                    warn!("upgrade given up: {message}");
+                } else {
+                    let error = message.as_str();
+                    error!(error; "upgrade failed: this process goes on serving");
+                }
                 Err(Refused::new(409, reason(&failure), message))
             }
         }
@@ -201,12 +209,12 @@ impl Control {
 
     /// All that a successor inherits; where to tell it what is left; what process 1 does next.
     fn estate(&self) -> std::io::Result<(Estate, OwnedFd, Option<Init>)> {
-        let sockets: std::io::Result<_> = self.with_sockets(|sockets| {
+        let sockets = self.with_sockets(|sockets| -> std::io::Result<_> {
             let owned = |(place, fd): &(String, BorrowedFd<'_>)| {
                 Ok((place.clone(), fd.try_clone_to_owned()?))
             };
             sockets.iter().map(owned).collect()
-        });
+        })?;
         let (hears, told) = pipe_with(PipeFlags::CLOEXEC)?;
         let (init, to_init) = match &*self.line.init.lock() {
             Some(to_init) => (None, Some(to_init.try_clone()?)),
@@ -221,7 +229,7 @@ impl Control {
         let mut predecessors = self.line.predecessors.lend()?;
         predecessors.push(hears);
         let estate = Estate {
-            sockets: sockets?,
+            sockets,
             state: self.live.world.zones.export(),
             predecessors,
             init: to_init,
@@ -250,8 +258,18 @@ impl Control {
                 });
             }
         };
-        let version = successor.serves(READY_WITHIN).await?;
+        let version = tokio::select! {
+            // One that serves has taken connections already, which are not to be lost.
+            biased;
+            serves = successor.serves(READY_WITHIN) => serves?,
+            () = self.told_to_stop() => successor.stops(STOPS_WITHIN).await?,
+        };
         Ok((successor.pid(), version))
+    }
+
+    async fn told_to_stop(&self) {
+        // The sender is ours: it is there as long as we are.
+        drop(self.stopping.subscribe().wait_for(|stops| *stops).await);
     }
 
     /// Finishes what is under way once another process serves.
@@ -269,5 +287,6 @@ fn reason(failure: &HandoverError) -> &'static str {
         HandoverError::Ended { .. } => "successor_ended",
         HandoverError::Late { .. } => "successor_late",
         HandoverError::Unclear { .. } => "successor_unclear",
+        HandoverError::Stopped { .. } => "stopping",
     }
 }

@@ -240,6 +240,27 @@ async fn a_successor_that_does_not_serve_leaves_the_old_process_serving() {
 }
 
 #[tokio::test]
+async fn a_stop_during_an_upgrade_stops_both_processes() {
+    let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
+    let mut gateway = front(&echo, &ws, "").await;
+    let pid_file = gateway.folder().join("successor");
+    let hangs = format!("echo $$ >{}; exec sleep 600", pid_file.display());
+    gateway.set_program(&script(&gateway, &hangs));
+    gateway.signal(Signal::USR2);
+    let successor: u32 = wait_for("the successor starts", SOON, async || {
+        let text = fs::read_to_string(&pid_file).ok()?;
+        text.trim().parse().ok()
+    })
+    .await;
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.leaves(SOON).await.code(), Some(0));
+    gone(successor, SOON).await;
+    let log = gateway.stderr();
+    assert!(log.contains("upgrade given up"), "{log}");
+    assert!(Connection::open(gateway.address()).await.is_err());
+}
+
+#[tokio::test]
 async fn a_broken_configuration_is_told_by_the_successor_and_serves_nothing() {
     let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
     let mut gateway = front(&echo, &ws, "").await;

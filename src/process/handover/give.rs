@@ -119,6 +119,8 @@ pub enum HandoverError {
     Late { program: PathBuf, within: Duration },
     #[error("`{}` said what no successor says: {said:?}", program.display())]
     Unclear { program: PathBuf, said: String },
+    #[error("`{}` did not serve yet when the gateway was told to stop", program.display())]
+    Stopped { program: PathBuf },
 }
 
 /// A process that is to take our place. Ended if it is dropped before it has.
@@ -209,6 +211,23 @@ impl Successor {
                 said,
             }),
         }
+    }
+
+    /// Tells it to stop, as we are. One that does not serve yet leaves at once; one that is
+    /// about to does so, since connections may be its own by now, and leaves by itself then:
+    /// it has taken over, and gives its version.
+    pub async fn stops(&mut self, within: Duration) -> Result<String, HandoverError> {
+        if let Some(handle) = &self.handle
+            && let Err(error) = pidfd_send_signal(handle, Signal::TERM)
+            && error != rustix::io::Errno::SRCH
+        {
+            log::warn!(pid = self.pid(), error:%; "cannot tell a successor to stop");
+        }
+        self.serves(within)
+            .await
+            .map_err(|_| HandoverError::Stopped {
+                program: self.program.clone(),
+            })
     }
 
     /// One line, or what came before the end.
@@ -436,6 +455,30 @@ mod tests {
         };
         assert_eq!(poll(&mut polled, Some(&long)), Ok(1));
         assert!(!is_alive(pid));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_told_to_stop_leaves_or_serves_all_the_same() {
+        for (script, expected) in [
+            ("exec sleep 600", None),
+            (
+                r#"trap 'echo "{\"ready\":true,\"version\":\"9.9\"}" >/proc/$$/fd/$R; exit' TERM; echo > $SEEN; while :; do sleep 0.01; done"#,
+                Some("9.9"),
+            ),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let seen = folder.path().join("seen");
+            let script = script.replace("$SEEN", &seen.to_string_lossy());
+            let mut successor = Successor::start(&shell(&script), None, &estate()).unwrap();
+            while expected.is_some() && !seen.exists() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            let stops = successor.stops(SOON).await;
+            match expected {
+                Some(version) => assert_eq!(stops.unwrap(), version),
+                None => assert!(matches!(stops, Err(HandoverError::Stopped { .. }))),
+            }
+        }
     }
 
     #[tokio::test]
