@@ -118,7 +118,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
     let control = Control::new(&live, file, path, read, line, workers.clone());
     control.allow_files(&live.gateway());
     control.start(&mut |place| inherited.socket(place)).await?;
-    inherited.close_rest();
+    control.line.manager.orphaned(&inherited.close_rest());
     control.tasks().spawn("log", own_log::supervise());
 
     if let Some(path) = std::env::var_os(READY_FILE) {

@@ -30,6 +30,8 @@ pub(super) struct Manager {
     is_main: AtomicBool,
     /// Names of the sockets that it keeps.
     kept: Mutex<BTreeSet<String>>,
+    /// Names of sockets that it keeps from a process before us, and that we have no use for.
+    orphaned: Mutex<BTreeSet<String>>,
 }
 
 impl Manager {
@@ -39,6 +41,7 @@ impl Manager {
             is_there: std::env::var_os("NOTIFY_SOCKET").is_some(),
             is_main: AtomicBool::new(!is_succession),
             kept: Mutex::default(),
+            orphaned: Mutex::default(),
         })
     }
 
@@ -102,6 +105,12 @@ impl Manager {
         self.is_main.store(true, Ordering::Release);
     }
 
+    /// It may still keep sockets of these names, of which we made no use.
+    pub(super) fn orphaned(&self, names: &[String]) {
+        let names = names.iter().filter_map(|name| store_name(name));
+        self.orphaned.lock().extend(names);
+    }
+
     /// Lets the manager keep these sockets, and no others of ours: it gives them to the next
     /// process that it starts, and whoever connects in between waits.
     pub(super) fn keep(&self, sockets: &[(String, BorrowedFd<'_>)]) {
@@ -109,13 +118,17 @@ impl Manager {
             return;
         }
         let mut kept = self.kept.lock();
+        // First: a socket that was made in the place of one of them has its name.
+        for name in std::mem::take(&mut *self.orphaned.lock()) {
+            self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
+            kept.remove(&name);
+        }
         let mut wanted = BTreeSet::new();
         for (place, socket) in sockets {
-            let name = name_of(place);
-            if name.len() > MAX_NAME || name.bytes().any(|b| !(b' '..127).contains(&b)) {
+            let Some(name) = store_name(place) else {
                 debug!(place = place.as_str(); "systemd keeps no socket of such a name");
                 continue;
-            }
+            };
             if !kept.contains(&name) {
                 let state = [NotifyState::FdStore, NotifyState::FdName(&name)];
                 self.tell_with(&state, Some(socket.as_fd()));
@@ -137,6 +150,13 @@ impl Manager {
         debug!(seconds = limit.as_secs_f64(); "the service manager watches over us");
         beat(limit / 2, &workers, || self.tell(&[NotifyState::Watchdog])).await;
     }
+}
+
+/// What the manager can call a socket, if it can.
+fn store_name(place: &str) -> Option<String> {
+    let name = name_of(place);
+    let fits = name.len() <= MAX_NAME && name.bytes().all(|b| (b' '..127).contains(&b));
+    fits.then_some(name)
 }
 
 /// Calls `alive` each `period` in which a worker has answered.

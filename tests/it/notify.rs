@@ -7,7 +7,10 @@ use std::{
     net::TcpListener,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{net::UnixDatagram, process::CommandExt},
+        unix::{
+            net::{UnixDatagram, UnixListener},
+            process::CommandExt,
+        },
     },
     process::{Child, Command, Stdio},
     time::Duration,
@@ -332,4 +335,49 @@ async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart
         tally.failed
     );
     assert!(tally.status(200) > 50, "{:?}", tally.statuses);
+}
+
+#[tokio::test]
+async fn sockets_of_an_earlier_configuration_are_not_kept_for_ever() {
+    let mut manager = Manager::listen();
+    // As above: low numbers are for the child.
+    let spare: Vec<TcpListener> = (0..12)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.sock");
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone_at = gone.local_addr().unwrap();
+    let lost = UnixListener::bind(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let gone_name = gone_at.to_string().replace(':', "~");
+    let lost_name = format!("unix~{}", path.display());
+    let kept = [
+        (gone_name.clone(), OwnedFd::from(gone)),
+        (lost_name.clone(), OwnedFd::from(lost)),
+    ];
+    let yaml = config(&format!(
+        "{}, {{ address: \"unix:{}\", name: local }}",
+        listener(free_port(), "web"),
+        path.display()
+    ));
+    let yaml = format!("admin: {{ address: off }}\n{yaml}");
+    let mut child = start(&yaml, &dir, &kept, &manager.path());
+    drop((kept, spare));
+    manager.heard("READY=1").await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let told: Vec<(&str, bool)> = manager
+        .told
+        .iter()
+        .filter_map(|told| Some((told.value("FDNAME")?, told.has("FDSTOREREMOVE=1"))))
+        .collect();
+    assert!(told.contains(&(&gone_name, true)), "{told:?}");
+    // One was made in the place of the other: the old one would be found first.
+    let of_lost: Vec<bool> = told
+        .iter()
+        .filter(|(name, _)| *name == lost_name)
+        .map(|(_, is_removed)| *is_removed)
+        .collect();
+    assert_eq!(of_lost, [true, false]);
 }

@@ -138,11 +138,14 @@ impl Inherited {
         Some(socket)
     }
 
-    /// Gives back what no listener wanted: whoever still connects there is refused.
-    pub fn close_rest(&mut self) {
-        for (name, _) in self.sockets.drain(..) {
+    /// Lets go of what no listener wanted, and gives the names. Whoever still connects there
+    /// is refused, once the service manager has let go of them as well.
+    pub fn close_rest(&mut self) -> Vec<String> {
+        let names = self.sockets.drain(..).map(|(name, _)| {
             info!(name:%; "closed an inherited socket: no listener is at its address");
-        }
+            name
+        });
+        names.collect()
     }
 }
 
