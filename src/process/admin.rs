@@ -45,8 +45,8 @@ struct Open<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
     ByNobody,
-    /// By the service manager.
-    ByManager,
+    /// By the service manager, or by the process that serves now.
+    ByOthers,
 }
 
 /// What a configuration adds: bound, and not yet answering.
@@ -191,7 +191,7 @@ impl Admin {
     pub(super) fn close(&self, kept: Kept) {
         *self.tcp.lock() = None;
         match kept {
-            Kept::ByManager => *self.socket.lock() = None,
+            Kept::ByOthers => *self.socket.lock() = None,
             Kept::ByNobody => self.remove_socket(),
         }
     }

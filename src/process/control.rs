@@ -305,11 +305,13 @@ impl Control {
     /// Ends what is left.
     pub(super) fn end(&self) {
         self.supervisor.stop();
-        self.admin.close(if self.line.manager.is_there() {
-            Kept::ByManager
-        } else {
-            Kept::ByNobody
-        });
+        self.admin.close(
+            if self.line.manager.is_there() || self.line.is_succeeded() {
+                Kept::ByOthers
+            } else {
+                Kept::ByNobody
+            },
+        );
     }
 
     /// Work that lasts as long as the process.

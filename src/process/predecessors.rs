@@ -26,6 +26,8 @@ pub(super) struct Predecessors {
     left: Mutex<Vec<Left>>,
     readers: Tasks,
     count: watch::Sender<usize>,
+    /// The one that started us has not told yet that everything is ours.
+    is_awaited: watch::Sender<bool>,
 }
 
 struct Left {
@@ -46,7 +48,20 @@ impl Predecessors {
             told: None,
         });
         self.left.lock().extend(left);
-        self.read(Some(Box::new(handed_over)));
+        self.is_awaited.send_replace(true);
+        let this = Arc::clone(self);
+        self.read(Some(Box::new(move || {
+            handed_over();
+            this.is_awaited.send_replace(false);
+        })));
+    }
+
+    /// Until the process that started us has told that everything is ours, or has ended.
+    /// Whoever stops listening before that never hears of it.
+    pub(super) async fn handed_over(&self) {
+        let mut is_awaited = self.is_awaited.subscribe();
+        // The sender is ours: it is there as long as we are.
+        drop(is_awaited.wait_for(|awaited| !*awaited).await);
     }
 
     fn read(self: &Arc<Self>, mut handed_over: Option<Box<dyn FnOnce() + Send>>) {
@@ -238,8 +253,19 @@ mod tests {
         known.follow(vec![last], move || call.send(()).unwrap());
         tokio::task::yield_now().await;
         assert!(called.try_recv().is_err());
+        let at_once = Duration::ZERO;
+        let handed_over = tokio::time::timeout(at_once, known.handed_over());
+        assert!(handed_over.await.is_err());
         drop(tells);
         called.await.unwrap();
+        known.handed_over().await;
+        known.gone().await;
+    }
+
+    #[tokio::test]
+    async fn a_process_without_a_predecessor_waits_for_nobody() {
+        let known = Predecessors::default();
+        known.handed_over().await;
         known.gone().await;
     }
 

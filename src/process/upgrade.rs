@@ -68,6 +68,11 @@ impl Line {
         (line, hears)
     }
 
+    /// Another process serves.
+    pub(super) fn is_succeeded(&self) -> bool {
+        self.succeeded.lock().is_none()
+    }
+
     fn count(&self, metrics: &Metrics) {
         self.upgrades.lock().publish(metrics);
     }
@@ -130,6 +135,14 @@ impl Control {
         self: &Arc<Self>,
         binary: Option<PathBuf>,
     ) -> Result<Upgraded, Refused> {
+        let handed_over = self.line.predecessors.handed_over();
+        if tokio::time::timeout(READY_WITHIN, handed_over)
+            .await
+            .is_err()
+        {
+            let message = "the process before this one has not handed over yet: try again later";
+            return Err(Refused::new(409, "not_handed_over", message));
+        }
         let _turn = self.turn.lock().await;
         if self.is_stopping() {
             let message = "the gateway is stopping: no other process takes its place";

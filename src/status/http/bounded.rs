@@ -31,6 +31,7 @@ const LIFE: Duration = Duration::from_secs(15);
 
 /// Longer than any action takes: one upgrade after another that waits for its new process.
 pub(super) const ACTION: Duration = Duration::from_mins(2);
+
 /// The connections of one admin listener: so many at once, and waited for by whoever closes
 /// it. Cloning shares them.
 #[derive(Clone, Debug)]
