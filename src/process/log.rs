@@ -14,7 +14,7 @@ use ahash::RandomState;
 use log::{Level, Log, Metadata, Record};
 use parking_lot::Mutex;
 
-use crate::base::clock::Clock;
+use crate::{base::clock::Clock, runtime::audit};
 
 /// Lines of one kind within [`WINDOW`].
 const MOST: u32 = 20;
@@ -175,8 +175,9 @@ impl Log for Bounded {
         if !self.inner.matches(record) {
             return;
         }
-        // Whoever asks for more than is useful every day wants to see all of it.
-        if record.level() > Level::Info {
+        // Whoever asks for more than is useful every day wants to see all of it; and what
+        // operators did is a record, of which nothing may be left out.
+        if record.level() > Level::Info || record.target() == audit::TARGET {
             return self.inner.log(record);
         }
         let (takes, ended) = self.takes(record);
@@ -309,6 +310,20 @@ mod tests {
         ]);
         let kept: usize = bench.logger.shards.iter().map(|s| s.lock().len()).sum();
         assert_eq!(kept, 0);
+    }
+
+    #[test]
+    fn nothing_is_left_out_of_what_operators_did() {
+        let bench = bench("info");
+        let record = Record::builder()
+            .level(Level::Info)
+            .target(audit::TARGET)
+            .args(format_args!("an operator acted"))
+            .build();
+        for _ in 0..100 {
+            bench.logger.log(&record);
+        }
+        bench.check(&[("INFO an operator acted", 100)]);
     }
 
     #[test]

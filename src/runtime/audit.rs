@@ -10,6 +10,9 @@ use serde::Serialize;
 
 use super::live::Live;
 
+/// What the process's own log knows its lines by.
+pub const TARGET: &str = "edgeway::audit";
+
 /// Who asked for an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -83,7 +86,7 @@ impl Entry {
     fn log(&self) {
         let text = |text: Option<&str>| text.unwrap_or("-").to_owned();
         log::info!(
-            target: "edgeway::audit",
+            target: TARGET,
             action = self.action,
             who:% = self.who,
             target = text(self.target.as_deref()),
