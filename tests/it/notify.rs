@@ -17,6 +17,7 @@ use std::{
 };
 
 use rustix::{
+    io::fcntl_dupfd_cloexec,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg,
         sockopt::socket_acceptconn,
@@ -229,9 +230,12 @@ fn start(yaml: &str, dir: &TempDir, kept: &[(String, OwnedFd)], notify: &str) ->
     let file = dir.path().join("edgeway.yaml");
     std::fs::write(&file, yaml).expect("the folder takes files");
     let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
-    let sockets: Vec<i32> = kept.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
     // Out of the way of the numbers that they get.
-    assert!(sockets.iter().all(|fd| *fd > 15));
+    let moved: Vec<OwnedFd> = kept
+        .iter()
+        .map(|(_, fd)| fcntl_dupfd_cloexec(fd, 64).expect("numbers are left"))
+        .collect();
+    let sockets: Vec<i32> = moved.iter().map(AsRawFd::as_raw_fd).collect();
     let mut command = Command::new("/bin/sh");
     command
         .args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""])
@@ -272,10 +276,6 @@ fn start(yaml: &str, dir: &TempDir, kept: &[(String, OwnedFd)], notify: &str) ->
 #[tokio::test(flavor = "multi_thread")]
 async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart() {
     let mut manager = Manager::listen();
-    // High numbers for what is received, so that a child's low ones are free.
-    let spare: Vec<TcpListener> = (0..12)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
     let path = dir.path().join("web.sock");
@@ -321,7 +321,6 @@ async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart
     child.kill().unwrap();
     child.wait().unwrap();
     kept.clear();
-    drop(spare);
     let refused: Vec<_> = tally
         .failed
         .iter()
@@ -340,10 +339,6 @@ async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart
 #[tokio::test]
 async fn sockets_of_an_earlier_configuration_are_not_kept_for_ever() {
     let mut manager = Manager::listen();
-    // As above: low numbers are for the child.
-    let spare: Vec<TcpListener> = (0..12)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("web.sock");
     let gone = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -363,7 +358,7 @@ async fn sockets_of_an_earlier_configuration_are_not_kept_for_ever() {
     ));
     let yaml = format!("admin: {{ address: off }}\n{yaml}");
     let mut child = start(&yaml, &dir, &kept, &manager.path());
-    drop((kept, spare));
+    drop(kept);
     manager.heard("READY=1").await;
     child.kill().unwrap();
     child.wait().unwrap();
