@@ -89,10 +89,20 @@ impl Operator {
         };
         let target = Some(format!("{}/{}", name.upstream, name.address));
         self.record(action, who, target, began, outcome.as_ref().err());
-        outcome.map(|backend| Done {
-            upstream: name.upstream.clone(),
-            backend: status(&backend),
+        outcome.map(|backend| {
+            let mut backend = status(&backend);
+            backend.add_in_flight(self.in_flight_before(&name.upstream, &backend.address));
+            Done {
+                upstream: name.upstream.clone(),
+                backend,
+            }
         })
+    }
+
+    /// Requests that processes before this one have under way to a backend.
+    fn in_flight_before(&self, upstream: &str, address: &str) -> u64 {
+        let line = &self.control.line;
+        line.predecessors.in_flight(upstream, address)
     }
 
     fn record(
@@ -227,7 +237,14 @@ impl Actions for Operator {
         backend: BackendName,
         force: bool,
     ) -> Result<Done, Refused> {
+        let older = self.in_flight_before(&backend.upstream, &backend.address);
         self.on_upstream("remove_backend", who, &backend, |upstream| {
+            if older > 0 && !force {
+                return Err(MemberError::Busy {
+                    address: backend.address.clone(),
+                    in_flight: u32::try_from(older).unwrap_or(u32::MAX),
+                });
+            }
             upstream.remove_member(&backend.address, forced(force))
         })
     }

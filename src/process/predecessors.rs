@@ -4,7 +4,7 @@
 //! Each has a pipe of its own, whose reading end goes from successor to successor and whose
 //! writing end ends with the process: whoever serves knows of all of them.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use log::{debug, info};
@@ -17,8 +17,9 @@ use tokio::{
 
 use crate::{base::tasks::Tasks, runtime::live::Live, status::snapshot::Predecessor};
 
-/// How often a process that finishes tells what it has left.
-const TELL: Duration = Duration::from_secs(1);
+/// How often a process that finishes tells what it has left. Whoever waits for a drained
+/// backend restarts its app once nothing is under way here either.
+const TELL: Duration = Duration::from_millis(250);
 
 /// All that are left, the oldest first.
 #[derive(Default)]
@@ -122,6 +123,14 @@ impl Predecessors {
         left.iter().filter_map(|one| one.told.clone()).collect()
     }
 
+    /// How many requests they have under way to a backend.
+    pub(super) fn in_flight(&self, upstream: &str, address: &str) -> u64 {
+        let name = backend_name(upstream, address);
+        let left = self.left.lock();
+        let told = left.iter().filter_map(|one| one.told.as_ref());
+        told.filter_map(|told| told.in_flight.get(&name)).sum()
+    }
+
     /// Until the last of them has left.
     pub(super) async fn gone(&self) {
         let mut count = self.count.subscribe();
@@ -166,6 +175,7 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
             pid: std::process::id(),
             version: crate::VERSION.to_owned(),
             connections: u64::try_from(live.connections.open()).unwrap_or(u64::MAX),
+            in_flight: in_flight(&live),
             since: since.clone(),
         };
         let Ok(mut line) = serde_json::to_vec(&told) else {
@@ -179,6 +189,28 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
             Err(error) => return debug!(error:%; "the successor has left"),
         }
     }
+}
+
+/// What this process has under way to backends.
+fn in_flight(live: &Live) -> BTreeMap<String, u64> {
+    let gateway = live.gateway();
+    let mut all = BTreeMap::new();
+    for upstream in gateway.upstreams.values() {
+        let backends = upstream.snapshot().backends.into_iter();
+        all.extend(
+            backends
+                .filter(|backend| backend.in_flight > 0)
+                .map(|backend| {
+                    let name = backend_name(&upstream.name, &backend.address);
+                    (name, u64::from(backend.in_flight))
+                }),
+        );
+    }
+    all
+}
+
+fn backend_name(upstream: &str, address: &str) -> String {
+    format!("{upstream}/{address}")
 }
 
 #[cfg(test)]
@@ -209,7 +241,10 @@ mod tests {
     }
 
     fn line(pid: u32, connections: usize) -> String {
-        format!("{{\"pid\":{pid},\"version\":\"1\",\"connections\":{connections}}}\n")
+        format!(
+            "{{\"pid\":{pid},\"version\":\"1\",\"connections\":{connections},\
+             \"in_flight\":{{\"web/a:1\":{connections}}}}}\n"
+        )
     }
 
     #[tokio::test]
@@ -235,8 +270,11 @@ mod tests {
         })
         .await;
         assert_eq!(calls.load(Ordering::Relaxed), 1);
+        assert_eq!(known.in_flight("web", "a:1"), 8);
+        assert_eq!(known.in_flight("web", "a:2"), 0);
         drop(last_tells);
         until(|| known.list().len() == 1).await;
+        assert_eq!(known.in_flight("web", "a:1"), 7);
         assert_eq!(known.list()[0].pid, 1);
         drop(first_tells);
         tokio::time::timeout(Duration::from_secs(10), known.gone())

@@ -115,7 +115,15 @@ impl Source for Running {
                 .into_iter()
                 .map(|upstream| {
                     let value = serde_json::to_value(upstream.snapshot());
-                    UpstreamStatus::from_value(value.unwrap_or_default())
+                    let mut status = UpstreamStatus::from_value(value.unwrap_or_default());
+                    for backend in &mut status.backends {
+                        let line = &self.control.line;
+                        let older = line
+                            .predecessors
+                            .in_flight(&upstream.name, &backend.address);
+                        backend.add_in_flight(older);
+                    }
+                    status
                 })
                 .collect(),
         }

@@ -3,7 +3,7 @@
 //! JSON, page and terminal table all read this one shape. It holds nothing secret: names,
 //! addresses and counts, never header values, keys or the text of the configuration.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -76,6 +76,9 @@ pub struct Predecessor {
     pub version: String,
     /// Connections that it still has.
     pub connections: u64,
+    /// Requests that it has under way, by `UPSTREAM/ADDRESS`, where there are some.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub in_flight: BTreeMap<String, u64>,
     /// When it was relieved; RFC 3339, UTC.
     pub since: String,
 }
@@ -213,6 +216,16 @@ impl UpstreamStatus {
             more: Map::from_iter([("unread".to_owned(), value)]),
             ..Self::default()
         })
+    }
+}
+
+impl BackendStatus {
+    /// Counts requests that other processes of this gateway have under way as well.
+    pub fn add_in_flight(&mut self, more: u64) {
+        self.in_flight += more;
+        if more > 0 && self.state == "drained" {
+            "draining".clone_into(&mut self.state);
+        }
     }
 }
 

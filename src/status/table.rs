@@ -268,6 +268,7 @@ pub(super) mod tests {
                 pid: 1234,
                 version: "0.0.9".into(),
                 connections: 3,
+                in_flight: [("web/127.0.0.1:3000".to_owned(), 2)].into(),
                 since: "2027-01-16T09:59:00Z".into(),
             }],
             listeners: vec![ListenerStatus {

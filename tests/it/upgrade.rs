@@ -412,6 +412,46 @@ fn container() -> Option<Vec<&'static str>> {
 }
 
 #[tokio::test]
+async fn a_backend_is_not_drained_while_the_old_process_has_requests_there() {
+    let (one, two) = (WsOrigin::start().await, WsOrigin::start().await);
+    let mut gateway = Gateway::start(&format!(
+        "
+drain: {{ deadline: 60s }}
+upstreams: {{ app: {{ backends: [\"{}\", \"{}\"], health: false }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app, websocket: true }}]
+",
+        one.address(),
+        two.address()
+    ))
+    .await;
+    let mut open = sockets::open_many(gateway.address(), 4).await;
+    gateway.upgrade().await;
+    let backend = async || {
+        let status = gateway.status().await;
+        let backend = &status["upstreams"][0]["backends"][0];
+        let state = backend["state"].as_str().unwrap().to_owned();
+        (state, backend["in_flight"].as_u64().unwrap())
+    };
+    wait_for("the old process has told", SOON, async || {
+        (backend().await.1 == 2).then_some(())
+    })
+    .await;
+    let path = format!("/v1/upstreams/app/backends/{}/drain", one.address());
+    let answer = gateway.send_admin(&post(&path, "")).await;
+    assert_eq!(answer.status(), 200);
+    let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(answer["backend"]["state"], "draining", "{answer}");
+    assert_eq!(answer["backend"]["in_flight"], 2, "{answer}");
+    assert_eq!(backend().await, ("draining".to_owned(), 2));
+    assert_eq!(sockets::alive(&mut open).await, 4);
+    drop(open);
+    wait_for("it is drained", SOON, async || {
+        (backend().await == ("drained".to_owned(), 0)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
