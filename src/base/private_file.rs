@@ -15,26 +15,36 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
 
 /// Writes a file so that it survives a crash: it has all of `bytes`, or is as it was.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // Of this process alone: during an upgrade there are two.
     let mut partial = path.as_os_str().to_owned();
-    partial.push(".new");
+    partial.push(format!(".{}.new", std::process::id()));
+    let partial = Path::new(&partial);
     // One that a crash left behind may have other permissions.
-    match fs::remove_file(&partial) {
+    match fs::remove_file(partial) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&partial)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&partial, path)?;
+    let outcome = write_new(partial, bytes).and_then(|()| fs::rename(partial, path));
+    if let Err(error) = outcome {
+        // It may not even have been made; the error that matters is the one given.
+        let _removed = fs::remove_file(partial);
+        return Err(error);
+    }
     // The name is to survive a power failure as well.
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
     }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -49,12 +59,17 @@ mod tests {
         let below = folder.path().join("a/b");
         make_folder(&below).unwrap();
         let path = below.join("c.json");
-        fs::write(below.join("c.json.new"), "left behind").unwrap();
+        let beside = below.join(format!("c.json.{}.new", std::process::id()));
+        fs::write(&beside, "left behind").unwrap();
         write(&path, b"one").unwrap();
         write(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&below)), (0o600, 0o700));
         assert_eq!(fs::read_dir(&below).unwrap().count(), 1);
+        // What cannot take its place is not left beside it.
+        fs::create_dir(below.join("d")).unwrap();
+        assert!(write(&below.join("d"), b"one").is_err());
+        assert_eq!(fs::read_dir(&below).unwrap().count(), 2);
     }
 }

@@ -3,8 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +11,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::target::{Target, parse_target};
+use crate::base::private_file;
 
 /// The decisions on one upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -156,7 +156,6 @@ fn read(path: &Path) -> io::Result<BTreeMap<String, Decisions>> {
         .collect())
 }
 
-/// Whole or not at all: a file beside it takes its place once it is on the disk.
 fn write(path: &Path, kept: &BTreeMap<String, Decisions>) -> io::Result<()> {
     let upstreams: Map<String, Value> = kept
         .iter()
@@ -165,20 +164,9 @@ fn write(path: &Path, kept: &BTreeMap<String, Decisions>) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(&json!({ "upstreams": upstreams }))?;
     text.push(b'\n');
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+        private_file::make_folder(folder)?;
     }
-    // Of this process alone: during an upgrade there are two.
-    let beside = path.with_extension(format!("{}.new", std::process::id()));
-    let written = File::create(&beside).and_then(|mut file| {
-        file.write_all(&text)?;
-        file.sync_all()
-    });
-    let outcome = written.and_then(|()| fs::rename(&beside, path));
-    if outcome.is_err() {
-        // It may not even have been made; the error that matters is the one given.
-        let _removed = fs::remove_file(&beside);
-    }
-    outcome
+    private_file::write(path, &text)
 }
 
 #[cfg(test)]
