@@ -42,6 +42,16 @@ impl Span {
     }
 }
 
+/// Milliseconds to a thousandth: more would be noise to the reader.
+pub fn millis(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Whole milliseconds.
+pub fn whole_millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Splits `12.5ms` into the number's text and the unit's.
 fn split_number(text: &str) -> (&str, &str) {
     let end = text

@@ -17,7 +17,7 @@ use super::{
     upgrade::Line,
 };
 use crate::{
-    base::{error, tasks::Tasks},
+    base::{error, tasks::Tasks, units::millis},
     config::{
         changes::Changes,
         diagnostic::{Diagnostic, Diagnostics},
@@ -352,8 +352,4 @@ fn cannot_bind(candidate: &Candidate, error: &PrepareError) -> Refused {
 fn lines(diagnostics: &Diagnostics, sources: &Sources) -> Vec<String> {
     let sorted = diagnostics.sorted();
     sorted.into_iter().map(|one| one.line(sources)).collect()
-}
-
-pub(super) fn millis(span: Duration) -> f64 {
-    (span.as_secs_f64() * 1e6).round() / 1e3
 }

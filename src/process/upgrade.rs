@@ -21,7 +21,7 @@ use super::{
     predecessors::{self, Predecessors},
 };
 use crate::{
-    base::{error, metrics::Metrics},
+    base::{error, metrics::Metrics, units::millis},
     status::actions::{Refused, Upgraded},
 };
 
@@ -162,13 +162,13 @@ impl Control {
             Ok((pid, version)) => {
                 let took = self.live.world.clock.now() - begun;
                 info!(
-                    pid, version = version.as_str(), ms = super::control::millis(took);
+                    pid, version = version.as_str(), ms = millis(took);
                     "upgrade: another process serves, this one finishes what it has"
                 );
                 Ok(Upgraded {
                     pid,
                     version,
-                    took_ms: super::control::millis(took),
+                    took_ms: millis(took),
                 })
             }
             Err(failure) => {

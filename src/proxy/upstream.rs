@@ -21,6 +21,7 @@ use super::{
     streams::{self, is_h2},
 };
 use crate::{
+    base::units::whole_millis,
     runtime::deadline::Expired,
     upstreams::{Ask, Failure as TryFailure, Outcome, Protocol, Unavailable},
 };
@@ -110,11 +111,11 @@ pub(super) fn connected(
     let total = timeouts
         .total
         .filter(|_| !ctx.is_websocket)
-        .map(|total| connections.millis(ctx.facts.started) + millis(total));
+        .map(|total| connections.millis(ctx.facts.started) + whole_millis(total));
     watch.begin(
         fd,
         local,
-        now + millis(timeouts.first_byte),
+        now + whole_millis(timeouts.first_byte),
         timeouts.idle,
         total,
     );
@@ -142,7 +143,7 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
         if ctx.answered_at.is_some() {
             watch.moved(now);
         } else {
-            watch.sent_body(now + millis(upstream.timeouts.first_byte));
+            watch.sent_body(now + whole_millis(upstream.timeouts.first_byte));
         }
     }
 }
@@ -503,10 +504,6 @@ impl<'h> Seen<'h> {
         }
         seen
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A failure to connect is another one where all backends are known to be down.

@@ -9,6 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use super::live::Live;
+use crate::base::units::millis;
 
 /// What the process's own log knows its lines by.
 pub const TARGET: &str = "edgeway::audit";
@@ -147,11 +148,6 @@ impl<'a> Line<'a> {
             generation: entry.generation,
         }
     }
-}
-
-/// To the microsecond.
-fn millis(span: Duration) -> f64 {
-    (span.as_secs_f64() * 1e6).round() / 1e3
 }
 
 impl fmt::Display for Who {

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::pace::{Bounds, Pace};
+use crate::base::units::whole_millis;
 
 /// Which deadline ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl Watch {
         total: Option<u64>,
     ) {
         *self.socket.lock() = Some(Socket { fd, local });
-        self.step.store(millis(step), Ordering::Relaxed);
+        self.step.store(whole_millis(step), Ordering::Relaxed);
         self.total.store(total.unwrap_or(0), Ordering::Relaxed);
         self.expired.store(0, Ordering::Relaxed);
         self.is_streaming.store(false, Ordering::Relaxed);
@@ -77,7 +78,7 @@ impl Watch {
 
     /// The answer has begun; its pieces are due within `step`.
     pub fn streaming(&self, now: u64, step: Duration) {
-        let step = millis(step);
+        let step = whole_millis(step);
         self.step.store(step, Ordering::Relaxed);
         self.is_streaming.store(true, Ordering::Relaxed);
         self.next.store(now.saturating_add(step), Ordering::Release);
@@ -182,10 +183,6 @@ impl Watch {
             shut_down(socket);
         }
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Shuts a backend's socket down, if it is still the one we knew.

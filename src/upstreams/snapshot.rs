@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Scale, Upstream, backend::Backend};
+use crate::base::units::millis;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct UpstreamSnapshot {
@@ -148,11 +149,6 @@ impl Upstream {
             }),
         }
     }
-}
-
-/// To a thousandth: more would be noise to the reader.
-fn millis(span: Duration) -> f64 {
-    (span.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn seconds(nanos: u64) -> f64 {

@@ -23,6 +23,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use crate::base::units::whole_millis;
+
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 128;
 
@@ -136,23 +138,19 @@ impl Life {
     fn new(span: Duration) -> Self {
         Self {
             began: Instant::now(),
-            millis: AtomicU64::new(millis(span)),
+            millis: AtomicU64::new(whole_millis(span)),
         }
     }
 
     /// From now on it may go on for `span`, or for as long as it might anyway.
     pub(super) fn allow(&self, span: Duration) {
-        let least = millis(self.began.elapsed() + span);
+        let least = whole_millis(self.began.elapsed() + span);
         self.millis.fetch_max(least, Ordering::Relaxed);
     }
 
     fn end(&self) -> Instant {
         self.began + Duration::from_millis(self.millis.load(Ordering::Relaxed))
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A connection that fails once its time is over.
