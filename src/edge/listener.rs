@@ -48,22 +48,22 @@ enum BoundSocket {
 #[derive(Debug)]
 struct UnixPath {
     path: PathBuf,
-    /// Another process listens on it now.
-    is_handed_over: AtomicBool,
+    /// Another process listens on it.
+    is_anothers: AtomicBool,
 }
 
 impl UnixPath {
-    fn new(path: &Path) -> Self {
+    fn new(path: &Path, is_anothers: bool) -> Self {
         Self {
             path: path.to_owned(),
-            is_handed_over: AtomicBool::new(false),
+            is_anothers: AtomicBool::new(is_anothers),
         }
     }
 }
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        if *self.is_handed_over.get_mut() {
+        if *self.is_anothers.get_mut() {
             return;
         }
         if let Err(error) = std::fs::remove_file(&self.path) {
@@ -90,9 +90,8 @@ impl Bound {
             ListenAddress::All(port) => tcp((Ipv6Addr::UNSPECIFIED, *port).into(), true)
                 .or_else(|_| tcp((Ipv4Addr::UNSPECIFIED, *port).into(), false))
                 .map(BoundSocket::Tcp),
-            ListenAddress::Unix { path, mode } => {
-                unix(path, *mode).map(|socket| BoundSocket::Unix(socket, UnixPath::new(path)))
-            }
+            ListenAddress::Unix { path, mode } => unix(path, *mode)
+                .map(|socket| BoundSocket::Unix(socket, UnixPath::new(path, false))),
         };
         socket.map(Self).map_err(|source| BindError {
             address: address.to_string(),
@@ -100,8 +99,8 @@ impl Bound {
         })
     }
 
-    /// A socket that listens on `address` already. Must be called within the runtime that
-    /// will accept.
+    /// A socket that listens on `address` already, another process's until
+    /// [`Self::take_over`]. Must be called within the runtime that will accept.
     pub(super) fn adopt(address: &ListenAddress, socket: OwnedFd) -> Result<Self, BindError> {
         let adopt = || match address {
             ListenAddress::Tcp(_) | ListenAddress::All(_) => {
@@ -114,7 +113,7 @@ impl Bound {
                 socket.set_nonblocking(true)?;
                 set_mode(path, *mode)?;
                 let socket = UnixListener::from_std(socket)?;
-                Ok(BoundSocket::Unix(socket, UnixPath::new(path)))
+                Ok(BoundSocket::Unix(socket, UnixPath::new(path, true)))
             }
         };
         adopt().map(Self).map_err(|source| BindError {
@@ -141,10 +140,19 @@ impl Bound {
         }
     }
 
+    /// We accept on it from now on: its path goes with it.
+    pub(super) fn take_over(&self) {
+        self.set_anothers(false);
+    }
+
     /// Another process accepts on it from now on: its path stays when we let go of it.
     pub(super) fn hand_over(&self) {
+        self.set_anothers(true);
+    }
+
+    fn set_anothers(&self, is_anothers: bool) {
         if let BoundSocket::Unix(_, path) = &self.0 {
-            path.is_handed_over.store(true, Ordering::Relaxed);
+            path.is_anothers.store(is_anothers, Ordering::Relaxed);
         }
     }
 

@@ -159,6 +159,7 @@ where
 
     fn begin(&self, config: Arc<Listener>, bound: Bound) -> Open<A> {
         info!(listener = &*config.name, address:% = bound.address(); "listening");
+        bound.take_over();
         let (stop, stopped) = watch::channel(false);
         let id = ListenerId::next();
         let metrics = &self.live.world.metrics;

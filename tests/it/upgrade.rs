@@ -276,13 +276,28 @@ async fn a_broken_configuration_is_told_by_the_successor_and_serves_nothing() {
     let failure = log.lines().find(|l| l.contains("upgrade failed")).unwrap();
     assert!(failure.contains("does not serve"), "{failure}");
     assert!(log.contains("nonsense"), "{log}");
-    // A second try, with the mistake taken away, succeeds and keeps the count of the first.
+    // One that cannot have a listener leaves those that it had taken over by then.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (_, path) = gateway.listener("local").split_once(':').unwrap();
+    let path = path.to_owned();
+    let last = format!(
+        "  - {{ address: \"{}\", name: last }}\nupstreams:",
+        taken.local_addr().unwrap()
+    );
+    fs::write(&file, good.replacen("upstreams:", &last, 1)).unwrap();
+    gateway.signal(Signal::USR2);
+    wait_for("the upgrade has failed again", SOON, async || {
+        (gateway.count(FAILED).await == 2).then_some(())
+    })
+    .await;
+    assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+    // Another try, with the mistakes taken away, succeeds and keeps the count of the others.
     fs::write(&file, good).unwrap();
     let old = gateway.upgrade().await;
     gone(old, SOON).await;
     assert_eq!(
         (gateway.count(DONE).await, gateway.count(FAILED).await),
-        (1, 1)
+        (1, 2)
     );
     assert_eq!(gateway.get("/").await.status(), 200);
 }
