@@ -94,7 +94,8 @@ routes:
     report.check(
         versions
             .chunks(2)
-            .all(|pair| pair[0] == *first && pair[1] == *second),
+            .all(|pair| pair[0] == *first && pair[1] == *second)
+            && (first != second || other == own),
         format!("served by {first} and {second} in turn"),
     );
     report.check(
