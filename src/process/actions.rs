@@ -70,14 +70,24 @@ impl Operator {
     }
 
     /// Does something to an upstream that the configuration has.
-    fn on_upstream(
+    async fn on_upstream(
         &self,
         action: &'static str,
         who: Who,
         name: &BackendName,
-        act: impl FnOnce(&Upstream) -> Result<BackendSnapshot, MemberError>,
+        act: impl FnOnce(&Upstream) -> Result<BackendSnapshot, MemberError> + Send,
     ) -> Result<Done, Refused> {
         let began = self.live().world.clock.now();
+        // A successor that is about to serve would not hear of it.
+        let _turn = tokio::select! {
+            turn = self.control.turn.lock() => Some(turn),
+            () = self.control.told_to_stop() => None,
+        };
+        if let Err(refused) = self.control.line.is_ours() {
+            let target = Some(format!("{}/{}", name.upstream, name.address));
+            self.record(action, who, target, began, Some(&refused));
+            return Err(refused);
+        }
         let gateway = self.live().gateway();
         let outcome = match gateway.upstreams.get(name.upstream.as_str()) {
             Some(upstream) => act(upstream)
@@ -198,12 +208,14 @@ impl Actions for Operator {
         self.on_upstream("drain", who, &backend, |upstream| {
             upstream.drain(&backend.address, forced(force))
         })
+        .await
     }
 
     async fn undrain(&self, who: Who, backend: BackendName) -> Result<Done, Refused> {
         self.on_upstream("undrain", who, &backend, |upstream| {
             upstream.undrain(&backend.address)
         })
+        .await
     }
 
     async fn add_backend(
@@ -229,6 +241,7 @@ impl Actions for Operator {
         self.on_upstream("add_backend", who, &name, |upstream| {
             upstream.add_member(&member)
         })
+        .await
     }
 
     async fn remove_backend(
@@ -247,6 +260,7 @@ impl Actions for Operator {
             }
             upstream.remove_member(&backend.address, forced(force))
         })
+        .await
     }
 }
 

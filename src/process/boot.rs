@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use log::{info, warn};
+use rustix::process::Signal;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
@@ -26,7 +27,7 @@ use crate::{
     edge::worker,
     gateway::{self, World},
     runtime::{audit::Who, live::Live},
-    status::actions::Actions as _,
+    status::actions::{Actions as _, SUCCEEDED},
     upstreams::Keeper,
 };
 
@@ -220,8 +221,12 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals) {
             Ask::Reload => {
                 // The next signal is heard meanwhile; what came of it is in the log.
                 let operator = Operator::new(control);
+                let waiting = Arc::clone(control);
                 control.tasks().spawn("reload", async move {
-                    drop(operator.reload(Who::Signal).await);
+                    let outcome = operator.reload(Who::Signal).await;
+                    if outcome.is_err_and(|refused| refused.reason == SUCCEEDED) {
+                        waiting.line.pass_on(Signal::HUP);
+                    }
                 });
             }
         }

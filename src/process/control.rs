@@ -132,6 +132,7 @@ impl Control {
             let message = "this configuration is built in: there is no file to read";
             return Err(Refused::new(409, "built_in", message));
         };
+        self.line.is_ours()?;
         if self.is_stopping() {
             let message = "the gateway is stopping: no other configuration is taken in";
             return Err(Refused::new(409, "stopping", message));

@@ -4,13 +4,16 @@
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use log::{error, info, warn};
 use parking_lot::Mutex;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::{
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, Signal, kill_process},
+};
 use tokio::sync::oneshot;
 
 use super::{
@@ -22,7 +25,7 @@ use super::{
 };
 use crate::{
     base::{error, metrics::Metrics, units::millis},
-    status::actions::{Refused, Upgraded},
+    status::actions::{Refused, SUCCEEDED, Upgraded},
 };
 
 /// How long a successor may take until it serves.
@@ -39,6 +42,8 @@ pub(super) struct Line {
     /// To process 1 of this container, if another process than that one serves.
     init: Mutex<Option<OwnedFd>>,
     upgrades: Mutex<Upgrades>,
+    /// The process that serves in the place of this one.
+    successor: OnceLock<u32>,
     /// Taken by the upgrade that succeeds.
     succeeded: Mutex<Option<oneshot::Sender<Succeeded>>>,
 }
@@ -63,6 +68,7 @@ impl Line {
             predecessors: Arc::default(),
             init: Mutex::new(inherited.init.take()),
             upgrades: Mutex::new(inherited.upgrades),
+            successor: OnceLock::new(),
             succeeded: Mutex::new(Some(succeeded)),
         };
         (line, hears)
@@ -71,6 +77,24 @@ impl Line {
     /// Another process serves.
     pub(super) fn is_succeeded(&self) -> bool {
         self.succeeded.lock().is_none()
+    }
+
+    /// What is asked of this process is to be asked of another, which serves by now.
+    pub(super) fn is_ours(&self) -> Result<(), Refused> {
+        self.successor.get().map_or(Ok(()), |pid| {
+            let message = format!("process {pid} serves by now, at the same place: ask again");
+            Err(Refused::new(409, SUCCEEDED, message))
+        })
+    }
+
+    /// Has the process that serves do what this one was told by a signal.
+    pub(super) fn pass_on(&self, signal: Signal) {
+        let successor = self.successor.get().map(|pid| pid.cast_signed());
+        if let Some(pid) = successor.and_then(Pid::from_raw)
+            && let Err(error) = kill_process(pid, signal)
+        {
+            warn!(signal:? = signal, error:%; "cannot pass a signal on to the process that serves");
+        }
     }
 
     fn count(&self, metrics: &Metrics) {
@@ -144,6 +168,7 @@ impl Control {
             return Err(Refused::new(409, "not_handed_over", message));
         }
         let _turn = self.turn.lock().await;
+        self.line.is_ours()?;
         if self.is_stopping() {
             let message = "the gateway is stopping: no other process takes its place";
             return Err(Refused::new(409, "stopping", message));
@@ -203,6 +228,8 @@ impl Control {
                 return Err(failure);
             }
         };
+        // Before anybody hears that we leave: they are to know why.
+        let _first = self.line.successor.set(pid);
         self.stopping.send_replace(true);
         self.line.manager.succeeded_by(pid, &version);
         self.listeners.hand_over();
@@ -280,7 +307,7 @@ impl Control {
         Ok((successor.pid(), version))
     }
 
-    async fn told_to_stop(&self) {
+    pub(super) async fn told_to_stop(&self) {
         // The sender is ours: it is there as long as we are.
         drop(self.stopping.subscribe().wait_for(|stops| *stops).await);
     }

@@ -122,6 +122,9 @@ pub struct Done {
     pub backend: BackendStatus,
 }
 
+/// The reason of [`Refused`] where another process serves by now: it can be asked.
+pub const SUCCEEDED: &str = "succeeded";
+
 /// Why an action was not done, or not to its end. It left everything as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]

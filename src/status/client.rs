@@ -15,7 +15,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Snapshot, actions::Refused};
+use super::{
+    Snapshot,
+    actions::{Refused, SUCCEEDED},
+};
 use crate::base::{error, secret::Secret};
 
 /// Bound of a whole look.
@@ -23,6 +26,11 @@ pub const LOOK: Duration = Duration::from_secs(5);
 
 /// Bound of a whole action; the gateway gives up before.
 pub const ACTION: Duration = Duration::from_secs(125);
+
+/// How often an action is asked again of the process that came to serve meanwhile, and how
+/// long after: the one before it closes its admin listener first.
+const SUCCESSIONS: u32 = 50;
+const SUCCESSION: Duration = Duration::from_millis(50);
 
 /// No answer of ours comes near it.
 const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
@@ -129,20 +137,34 @@ impl Client {
         deadline: Duration,
     ) -> Result<T, ClientError> {
         let mut targets = self.targets.iter().peekable();
+        let mut successions = 0;
         loop {
-            let target = targets.next().expect("a client has a target");
+            let target = *targets.peek().expect("a client has a target");
             let question = self.request(target, &method, path, body.as_ref());
             let asked = timeout(deadline, ask(target, question)).await;
-            return match asked {
+            let answer = match asked {
                 Err(_) => Err(ClientError::Slow {
                     target: target.clone(),
                     deadline,
                 }),
                 // Nothing was asked yet, so asking another does nothing twice.
-                Ok(Err(ClientError::Connect { .. })) if targets.peek().is_some() => continue,
+                Ok(Err(ClientError::Connect { .. })) if targets.len() > 1 => {
+                    targets.next();
+                    continue;
+                }
                 Ok(Err(error)) => Err(error),
                 Ok(Ok((status, body))) => read(target, status, &body),
             };
+            match answer {
+                // It was not done: an upgrade came first.
+                Err(ClientError::Refused { refused, .. })
+                    if refused.reason == SUCCEEDED && successions < SUCCESSIONS =>
+                {
+                    successions += 1;
+                    tokio::time::sleep(SUCCESSION).await;
+                }
+                answer => return answer,
+            }
         }
     }
 

@@ -467,6 +467,73 @@ routes: [{{ match: {{ path: /* }}, upstream: app, websocket: true }}]
 }
 
 #[tokio::test]
+async fn what_is_asked_for_during_an_upgrade_is_done_by_the_new_process() {
+    let (one, two) = (EchoOrigin::start().await, EchoOrigin::start().await);
+    let mut gateway = Gateway::start(&format!(
+        "
+upstreams: {{ app: {{ backends: [\"{}\", \"{}\"], health: false }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app }}]
+",
+        one.address(),
+        two.address()
+    ))
+    .await;
+    let go = gateway.folder().join("go");
+    let started = gateway.folder().join("started");
+    let waits = format!(
+        ": >{}; while [ ! -e {} ]; do sleep 0.01; done; exec {} \"$@\"",
+        started.display(),
+        go.display(),
+        env!("CARGO_BIN_EXE_edgeway")
+    );
+    gateway.set_program(&script(&gateway, &waits));
+    gateway.signal(Signal::USR2);
+    wait_for("the upgrade has begun", SOON, async || {
+        started.exists().then_some(())
+    })
+    .await;
+    gateway.signal(Signal::HUP);
+    let ask = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_edgeway"))
+            .args(arguments)
+            .args(["--admin", &gateway.admin().to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts")
+    };
+    let backend = format!("app/{}", one.address());
+    let asked = [ask(&["reload"]), ask(&["drain", &backend])];
+    // They are with the old process by then; were they not, the new one has nothing to pass on.
+    pass(Duration::from_millis(300)).await;
+    fs::write(&go, "").unwrap();
+    gateway.upgraded().await;
+    for one in asked {
+        let outcome = tokio::task::spawn_blocking(|| one.wait_with_output())
+            .await
+            .unwrap()
+            .unwrap();
+        let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
+        assert!(outcome.status.success(), "{said}");
+    }
+    wait_for(
+        "both reloads are done by the new process",
+        SOON,
+        async || {
+            let status = gateway.status().await;
+            (status["config"]["generation"] == 3).then_some(())
+        },
+    )
+    .await;
+    let status = gateway.status().await;
+    assert_eq!(status["pid"], gateway.pid());
+    assert_eq!(
+        status["upstreams"][0]["backends"][0]["state"], "drained",
+        "{status}"
+    );
+}
+
+#[tokio::test]
 async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
