@@ -76,7 +76,7 @@ impl Line {
 
     /// Another process serves.
     pub(super) fn is_succeeded(&self) -> bool {
-        self.succeeded.lock().is_none()
+        self.successor.get().is_some()
     }
 
     /// What is asked of this process is to be asked of another, which serves by now.
