@@ -222,9 +222,13 @@ impl Bound {
                 }
             }
         }
-        // Whoever waits in the queue has connected: they are served, not reset.
-        while let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, self.accept()).await {
-            begin(&mut tasks, accepted);
+        // Whoever waits in the queue has connected: they are served, not reset. No more than
+        // it holds: under a flood others come as fast as these are taken.
+        for _ in 0..BACKLOG {
+            match tokio::time::timeout(Duration::ZERO, self.accept()).await {
+                Ok(Ok(accepted)) => begin(&mut tasks, accepted),
+                Ok(Err(_)) | Err(_) => break,
+            }
         }
         drop(self);
         drop(closed);
