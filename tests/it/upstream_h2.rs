@@ -110,6 +110,8 @@ async fn ends_alone(settings: &str, path: &str, status: u16, reason: &str) {
     let gateway = gateway(origin.address(), settings).await;
     let client = Client::connect(&gateway).await;
     assert_eq!(client.get("/first", &[]).await.status, 200);
+    // Logged once its connection is back in the pool, where the next one finds it.
+    gateway.log_lines(1).await;
     let mut sibling = gateway.connect().await;
     let lively = get("/drip").header("accept", "text/event-stream");
     sibling.start(&lively).await.unwrap();
