@@ -19,3 +19,4 @@ pub mod private_file;
 pub mod secret;
 pub mod tasks;
 pub mod units;
+pub mod unix_socket;

@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::{FileTypeExt, PermissionsExt},
+        unix::fs::PermissionsExt,
     },
     path::{Path, PathBuf},
     sync::{
@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{serve::Shared, transport::Socket};
-use crate::{gateway::ListenAddress, runtime::live::Live};
+use crate::{base::unix_socket, gateway::ListenAddress, runtime::live::Live};
 
 /// Connections that may wait for `accept`; the kernel's own limit if that is lower.
 const BACKLOG: i32 = 4096;
@@ -271,17 +271,9 @@ fn tcp(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
 }
 
 fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    // A socket that a dead process left behind is in the way; a living one answers.
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    if is_socket {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        std::fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    set_mode(path, mode)?;
-    Ok(listener)
+    let socket = unix_socket::bind(path, mode, BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(socket)
 }
 
 /// Takes over what another configuration says of the same address.

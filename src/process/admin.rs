@@ -13,7 +13,10 @@ use log::{debug, info};
 use parking_lot::Mutex;
 
 use crate::{
-    base::tasks::Tasks,
+    base::{
+        tasks::Tasks,
+        unix_socket::{self, SocketError},
+    },
     edge::listeners::Inherit,
     gateway,
     status::{
@@ -21,6 +24,11 @@ use crate::{
         http::{Connections, Served},
     },
 };
+
+/// Of the admin socket: for the gateway's own user.
+const MODE: u32 = 0o600;
+/// Connections that may wait there; the system's own default.
+const BACKLOG: i32 = 128;
 
 /// The admin listeners that are open.
 #[derive(Default)]
@@ -70,8 +78,12 @@ pub enum AdminError {
         #[source]
         source: io::Error,
     },
-    #[error(transparent)]
-    Socket(#[from] status::http::SocketError),
+    #[error("cannot open the admin listener on {}", path.display())]
+    Socket {
+        path: PathBuf,
+        #[source]
+        source: SocketError,
+    },
 }
 
 impl Admin {
@@ -104,15 +116,17 @@ impl Admin {
             (Some(wanted), Some(open)) if open.written == *wanted => Change::Keep,
             (Some(path), _) => {
                 let bound = match inherit(&place(path)) {
-                    Some(socket) => socket.into(),
-                    None => status::http::bind_unix(path)?,
+                    Some(socket) => Ok(socket.into()),
+                    None => unix_socket::bind(path, MODE, BACKLOG),
                 };
-                let shared = bound.as_fd().try_clone_to_owned();
-                let shared = shared.map_err(|source| status::http::SocketError::Io {
+                let opened = bound.and_then(|bound| {
+                    let shared = bound.as_fd().try_clone_to_owned()?;
+                    Ok(Change::Open(path.clone(), bound, shared))
+                });
+                opened.map_err(|source| AdminError::Socket {
                     path: path.clone(),
                     source,
-                })?;
-                Change::Open(path.clone(), bound, shared)
+                })?
             }
         };
         Ok(Prepared { tcp, socket })

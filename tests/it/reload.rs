@@ -1,7 +1,7 @@
 //! Another configuration while requests flow: taken whole or not at all, and nobody notices
 //! but those whom it is about.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, time::Duration};
 
 use rustix::process::Signal;
 
@@ -248,7 +248,8 @@ async fn the_admin_listener_follows() {
     })
     .await;
     assert!(Connection::open(gateway.admin()).await.is_err());
-    assert!(socket.exists());
+    let mode = fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "the gateway's own user alone");
     gateway.terminate(SOON).await;
     assert!(!socket.exists(), "a socket that nobody listens on is left");
 }

@@ -5,7 +5,6 @@ mod bounded;
 mod extract;
 mod guard;
 mod pages;
-mod socket;
 mod v1;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -20,11 +19,7 @@ use axum::{
     serve::IncomingStream,
 };
 
-pub use self::{
-    bounded::Connections,
-    guard::Reason,
-    socket::{SocketError, bind_unix},
-};
+pub use self::{bounded::Connections, guard::Reason};
 use self::{
     bounded::{Bounded, Life},
     guard::{Guard, Reach},

@@ -1,0 +1,98 @@
+//! Listening on a unix socket in the place of one that a process left behind.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
+};
+
+use rustix::fs::{Mode, fchmod};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Why nobody can listen there.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error("another process answers there")]
+    InUse,
+    #[error("there is a file that is no socket")]
+    NoSocket,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<SocketError> for io::Error {
+    fn from(error: SocketError) -> Self {
+        match error {
+            SocketError::InUse | SocketError::NoSocket => {
+                Self::new(io::ErrorKind::AddrInUse, error)
+            }
+            SocketError::Io(error) => error,
+        }
+    }
+}
+
+/// Listens at `path`, for whom `mode` lets in and at no moment for anybody else. As many as
+/// `backlog` may wait.
+///
+/// # Errors
+/// When something else is there, or the folder cannot be written.
+pub fn bind(path: &Path, mode: u32, backlog: i32) -> Result<UnixListener, SocketError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NoSocket),
+        Ok(_) if UnixStream::connect(path).is_ok() => return Err(SocketError::InUse),
+        Ok(_) => fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Linux makes the file with the mode that the socket has, less the umask.
+    fchmod(&socket, Mode::from_raw_mode(mode)).map_err(io::Error::from)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BACKLOG: i32 = 8;
+
+    #[test]
+    fn a_socket_has_its_mode_and_takes_the_place_of_a_dead_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        for mode in [0o600, 0o666] {
+            let listener = bind(&path, mode, BACKLOG).unwrap();
+            let found = fs::symlink_metadata(&path).unwrap().permissions().mode();
+            assert_eq!(found & 0o777, mode);
+            UnixStream::connect(&path).unwrap();
+            assert!(matches!(
+                bind(&path, mode, BACKLOG),
+                Err(SocketError::InUse)
+            ));
+            // The file stays.
+            drop(listener);
+        }
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        fs::write(&path, "precious").unwrap();
+        let error = bind(&path, 0o600, BACKLOG).unwrap_err();
+        assert!(matches!(error, SocketError::NoSocket));
+        assert_eq!(
+            io::Error::from(error).to_string(),
+            "there is a file that is no socket"
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
