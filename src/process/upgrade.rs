@@ -12,7 +12,7 @@ use log::{error, info, warn};
 use parking_lot::Mutex;
 use rustix::{
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, Signal, kill_process},
+    process::Signal,
 };
 use tokio::sync::oneshot;
 
@@ -43,7 +43,7 @@ pub(super) struct Line {
     init: Mutex<Option<OwnedFd>>,
     upgrades: Mutex<Upgrades>,
     /// The process that serves in the place of this one.
-    successor: OnceLock<u32>,
+    successor: OnceLock<Successor>,
     /// Taken by the upgrade that succeeds.
     succeeded: Mutex<Option<oneshot::Sender<Succeeded>>>,
 }
@@ -81,19 +81,19 @@ impl Line {
 
     /// What is asked of this process is to be asked of another, which serves by now.
     pub(super) fn is_ours(&self) -> Result<(), Refused> {
-        self.successor.get().map_or(Ok(()), |pid| {
-            let message = format!("process {pid} serves by now, at the same place: ask again");
+        self.successor.get().map_or(Ok(()), |successor| {
+            let message = format!(
+                "process {} serves by now, at the same place: ask again",
+                successor.pid()
+            );
             Err(Refused::new(409, SUCCEEDED, message))
         })
     }
 
     /// Has the process that serves do what this one was told by a signal.
     pub(super) fn pass_on(&self, signal: Signal) {
-        let successor = self.successor.get().map(|pid| pid.cast_signed());
-        if let Some(pid) = successor.and_then(Pid::from_raw)
-            && let Err(error) = kill_process(pid, signal)
-        {
-            warn!(signal:? = signal, error:%; "cannot pass a signal on to the process that serves");
+        if let Some(successor) = self.successor.get() {
+            successor.signal(signal);
         }
     }
 
@@ -221,15 +221,16 @@ impl Control {
         })?;
         let (estate, told, init) = prepared;
         let outcome = self.start_successor(binary, estate).await;
-        let (pid, version) = match outcome {
-            Ok(successor) => successor,
+        let (successor, version) = match outcome {
+            Ok(started) => started,
             Err(failure) => {
                 self.line.predecessors.resume();
                 return Err(failure);
             }
         };
+        let pid = successor.pid();
         // Before anybody hears that we leave: they are to know why.
-        let _first = self.line.successor.set(pid);
+        let _first = self.line.successor.set(successor);
         self.stopping.send_replace(true);
         self.line.manager.succeeded_by(pid, &version);
         self.listeners.hand_over();
@@ -282,7 +283,7 @@ impl Control {
         &self,
         binary: Option<PathBuf>,
         estate: Estate,
-    ) -> Result<(u32, String), HandoverError> {
+    ) -> Result<(Successor, String), HandoverError> {
         let launch = self.line.launch.clone();
         let program = binary.clone();
         // Forking copies the tables of all our memory: not on the thread of all timers.
@@ -304,7 +305,7 @@ impl Control {
             serves = successor.serves(READY_WITHIN) => serves?,
             () = self.told_to_stop() => successor.stops(STOPS_WITHIN).await?,
         };
-        Ok((successor.pid(), version))
+        Ok((successor, version))
     }
 
     pub(super) async fn told_to_stop(&self) {

@@ -217,17 +217,22 @@ impl Successor {
     /// about to does so, since connections may be its own by now, and leaves by itself then:
     /// it has taken over, and gives its version.
     pub async fn stops(&mut self, within: Duration) -> Result<String, HandoverError> {
-        if let Some(handle) = &self.handle
-            && let Err(error) = pidfd_send_signal(handle, Signal::TERM)
-            && error != rustix::io::Errno::SRCH
-        {
-            log::warn!(pid = self.pid(), error:%; "cannot tell a successor to stop");
-        }
+        self.signal(Signal::TERM);
         self.serves(within)
             .await
             .map_err(|_| HandoverError::Stopped {
                 program: self.program.clone(),
             })
+    }
+
+    /// Sends it a signal, and nobody else if it has left.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(handle) = &self.handle
+            && let Err(error) = pidfd_send_signal(handle, signal)
+            && error != rustix::io::Errno::SRCH
+        {
+            log::warn!(pid = self.pid(), signal:? = signal, error:%; "cannot signal a successor");
+        }
     }
 
     /// One line, or what came before the end.
@@ -249,14 +254,8 @@ impl Successor {
 
 impl Drop for Successor {
     fn drop(&mut self) {
-        if self.serves {
-            return;
-        }
-        if let Some(handle) = &self.handle
-            && let Err(error) = pidfd_send_signal(handle, Signal::KILL)
-            && error != rustix::io::Errno::SRCH
-        {
-            log::warn!(pid = self.pid(), error:%; "cannot end a successor that does not serve");
+        if !self.serves {
+            self.signal(Signal::KILL);
         }
     }
 }
