@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::{ConfigOption, EX_CONFIG, out};
@@ -74,6 +75,33 @@ impl AdminOption {
             })
     }
 
+    /// Asks the gateway and prints its answer: as JSON, or as `text` does it.
+    pub(super) fn print<T, F>(
+        &self,
+        is_json: bool,
+        question: impl FnOnce(Client) -> F,
+        text: impl FnOnce(&T),
+    ) -> ExitCode
+    where
+        T: Serialize,
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let form = if is_json { Form::Json } else { Form::Text };
+        match self.ask(form, question) {
+            Ok(answer) => {
+                match form {
+                    Form::Json => {
+                        let json = serde_json::to_string_pretty(&answer);
+                        out::data(&json.expect("plain data"));
+                    }
+                    Form::Text => text(&answer),
+                }
+                ExitCode::SUCCESS
+            }
+            Err(status) => status,
+        }
+    }
+
     fn client(&self) -> Result<Client, String> {
         let written = Written::read(&self.config.config);
         let token = match &self.token_file {
@@ -94,12 +122,6 @@ impl AdminOption {
 pub(super) enum Form {
     Text,
     Json,
-}
-
-impl Form {
-    pub(super) fn json_if(is_json: bool) -> Self {
-        if is_json { Self::Json } else { Self::Text }
-    }
 }
 
 /// What a configuration says of the gateway that serves it, as far as it can be read: a

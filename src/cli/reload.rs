@@ -4,10 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{
-    admin::{AdminOption, Form},
-    out,
-};
+use super::{admin::AdminOption, out};
 use crate::status::{actions::Reloaded, client::ACTION};
 
 #[derive(Debug, clap::Args)]
@@ -20,25 +17,15 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    let form = Form::json_if(options.json);
-    let asked = options.admin.ask(form, async |client| {
-        client.post("/v1/reload", &json!({}), ACTION).await
-    });
-    match asked {
-        Ok(reloaded) => {
-            print(&reloaded, form);
-            ExitCode::SUCCESS
-        }
-        Err(status) => status,
-    }
+    options.admin.print(
+        options.json,
+        async |client| client.post("/v1/reload", &json!({}), ACTION).await,
+        print,
+    )
 }
 
 /// What changed to stdout; what else there is to say to stderr.
-fn print(reloaded: &Reloaded, form: Form) {
-    if form == Form::Json {
-        let text = serde_json::to_string_pretty(reloaded).expect("plain data");
-        return out::data(&text);
-    }
+fn print(reloaded: &Reloaded) {
     for warning in &reloaded.warnings {
         out::note(warning);
     }

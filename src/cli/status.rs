@@ -2,10 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{
-    admin::{AdminOption, Form},
-    out,
-};
+use super::{admin::AdminOption, out};
 use crate::status::table;
 
 #[derive(Debug, clap::Args)]
@@ -18,17 +15,9 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    let form = Form::json_if(options.json);
-    let asked = options
-        .admin
-        .ask(form, async |client| client.snapshot().await);
-    let snapshot = match asked {
-        Ok(snapshot) => snapshot,
-        Err(status) => return status,
-    };
-    out::data(&match form {
-        Form::Json => serde_json::to_string_pretty(&snapshot).expect("plain data"),
-        Form::Text => table::render_text(&snapshot),
-    });
-    ExitCode::SUCCESS
+    options.admin.print(
+        options.json,
+        async |client| client.snapshot().await,
+        |snapshot| out::data(&table::render_text(snapshot)),
+    )
 }

@@ -4,10 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use serde_json::json;
 
-use super::{
-    admin::{AdminOption, Form},
-    out,
-};
+use super::{admin::AdminOption, out};
 use crate::status::{actions::Upgraded, client::ACTION};
 
 #[derive(Debug, clap::Args)]
@@ -22,7 +19,6 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    let form = Form::json_if(options.json);
     // The gateway's folder may be another than ours.
     let binary = match options.binary.as_deref().map(std::path::absolute) {
         None => None,
@@ -32,24 +28,17 @@ pub(super) fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let asked = options.admin.ask(form, async |client| {
-        let question = json!({ "binary": binary });
-        client.post("/v1/upgrade", &question, ACTION).await
-    });
-    match asked {
-        Ok(upgraded) => {
-            print(&upgraded, form);
-            ExitCode::SUCCESS
-        }
-        Err(status) => status,
-    }
+    options.admin.print(
+        options.json,
+        async |client| {
+            let question = json!({ "binary": binary });
+            client.post("/v1/upgrade", &question, ACTION).await
+        },
+        print,
+    )
 }
 
-fn print(upgraded: &Upgraded, form: Form) {
-    if form == Form::Json {
-        let text = serde_json::to_string_pretty(upgraded).expect("plain data");
-        return out::data(&text);
-    }
+fn print(upgraded: &Upgraded) {
     out::data(&format!(
         "process {} serves, version {}",
         upgraded.pid, upgraded.version
