@@ -63,6 +63,8 @@ impl Init {
         let mut filled = 0;
         loop {
             tokio::select! {
+                // A signal is for the one that serves by now.
+                biased;
                 read = self.gateways.read(&mut told[filled..]) => match read {
                     Ok(0) => break,
                     Ok(read) => {

@@ -114,12 +114,12 @@ impl Control {
         info!(processes = pipes.len(); "taking over from the process before this one");
         let control = Arc::clone(self);
         self.line.predecessors.follow(pipes, move || {
-            info!("the process before this one accepts no more: everything is ours");
             control.line.manager.succeed();
             control.tell_manager();
             if let Some(init) = &*control.line.init.lock() {
                 init::tell(init);
             }
+            info!("the process before this one accepts no more: everything is ours");
         });
         inherited.report().serves();
     }

@@ -7,6 +7,7 @@ mod browser;
 mod cli;
 mod client_limits;
 mod config;
+mod container;
 mod edge;
 mod explain;
 mod express_front;

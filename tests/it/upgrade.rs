@@ -13,16 +13,15 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::support::{
-    client::{self, Connection, get, post},
+    client::{Connection, get, post},
     gateway::{Gateway, is_alive},
     http2,
     load::{Lanes, Tally, endless},
     origins::{EchoOrigin, Origin, SlowOrigin, WsOrigin},
-    ports::free_port,
     sockets,
     wait::{pass, wait_for},
 };
@@ -52,6 +51,19 @@ routes:
         path.display(),
         echo.address(),
         sockets.address(),
+    ))
+    .await
+}
+
+/// Two backends of one upstream.
+async fn front_of(one: &Origin<EchoOrigin>, two: &Origin<EchoOrigin>) -> Gateway {
+    Gateway::start(&format!(
+        "
+upstreams: {{ app: {{ backends: [\"{}\", \"{}\"], health: false }} }}
+routes: [{{ match: {{ path: /* }}, upstream: app }}]
+",
+        one.address(),
+        two.address()
     ))
     .await
 }
@@ -389,15 +401,7 @@ async fn the_command_says_what_came_of_it() {
 #[tokio::test]
 async fn a_drained_backend_stays_drained_in_the_next_process() {
     let (one, two) = (EchoOrigin::start().await, EchoOrigin::start().await);
-    let mut gateway = Gateway::start(&format!(
-        "
-upstreams: {{ app: {{ backends: [\"{}\", \"{}\"], health: false }} }}
-routes: [{{ match: {{ path: /* }}, upstream: app }}]
-",
-        one.address(),
-        two.address()
-    ))
-    .await;
+    let mut gateway = front_of(&one, &two).await;
     let path = format!("/v1/upstreams/app/backends/{}/drain", one.address());
     assert_eq!(gateway.send_admin(&post(&path, "")).await.status(), 200);
     let old = gateway.upgrade().await;
@@ -406,24 +410,6 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
         assert_eq!(gateway.get("/").await.status(), 200);
     }
     assert_eq!((one.counts().requests(), two.counts().requests()), (0, 10));
-}
-
-/// How a namespace of processes is made here: root needs no other for it, and within a
-/// changed root there is no other.
-fn container() -> Option<Vec<&'static str>> {
-    const PROCESSES: [&str; 4] = ["--pid", "--fork", "--mount-proc", "--kill-child"];
-    let ways = [
-        PROCESSES.to_vec(),
-        [&["--user", "--map-root-user"], &PROCESSES[..]].concat(),
-    ];
-    ways.into_iter().find(|way| {
-        let tried = Command::new("unshare")
-            .args(way)
-            .arg("true")
-            .stderr(Stdio::null())
-            .status();
-        tried.is_ok_and(|status| status.success())
-    })
 }
 
 #[tokio::test]
@@ -469,15 +455,7 @@ routes: [{{ match: {{ path: /* }}, upstream: app, websocket: true }}]
 #[tokio::test]
 async fn what_is_asked_for_during_an_upgrade_is_done_by_the_new_process() {
     let (one, two) = (EchoOrigin::start().await, EchoOrigin::start().await);
-    let mut gateway = Gateway::start(&format!(
-        "
-upstreams: {{ app: {{ backends: [\"{}\", \"{}\"], health: false }} }}
-routes: [{{ match: {{ path: /* }}, upstream: app }}]
-",
-        one.address(),
-        two.address()
-    ))
-    .await;
+    let mut gateway = front_of(&one, &two).await;
     let go = gateway.folder().join("go");
     let started = gateway.folder().join("started");
     let waits = format!(
@@ -531,65 +509,6 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
         status["upstreams"][0]["backends"][0]["state"], "drained",
         "{status}"
     );
-}
-
-#[tokio::test]
-async fn process_1_of_a_container_stays_and_ends_with_the_gateway() {
-    let dir = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let config = format!(
-        "listeners: [{{ address: \"127.0.0.1:{port}\" }}]\nadmin: {{ address: off, socket: {}/a.sock }}\nroutes: [{{ match: {{ path: /* }}, respond: {{ status: 200, body: ok }} }}]\n",
-        dir.path().display()
-    );
-    fs::write(dir.path().join("edgeway.yaml"), config).unwrap();
-    let ready = dir.path().join("ready.json");
-    let Some(container) = container() else {
-        eprintln!("not shown: no namespace of processes can be made on this machine");
-        return;
-    };
-    let mut container = Command::new("unshare")
-        .args(container)
-        .arg(env!("CARGO_BIN_EXE_edgeway"))
-        .args(["run", "-c", "edgeway.yaml"])
-        .env("EDGEWAY_READY_FILE", &ready)
-        .env("XDG_STATE_HOME", dir.path())
-        .current_dir(dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("unshare is part of any Linux");
-    let serving = async |not: u64| {
-        wait_for("another process serves", SOON, async || {
-            let text = fs::read_to_string(&ready).ok()?;
-            let ready: serde_json::Value = serde_json::from_str(&text).ok()?;
-            ready["pid"].as_u64().filter(|pid| *pid != not)
-        })
-        .await
-    };
-    let first = serving(0).await;
-    assert_eq!(first, 1);
-    let id = container.id();
-    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-    let init = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
-    let address = ([127, 0, 0, 1], port).into();
-    let mut newest = first;
-    for _ in 0..2 {
-        // The one that serves is asked by way of process 1, from the second time on.
-        kill_process(init, Signal::USR2).unwrap();
-        newest = serving(newest).await;
-        let answer = client::send(address, &get("/")).await.unwrap();
-        assert_eq!(answer.status(), 200);
-        // Process 1 hears of the next one a moment after it serves.
-        pass(Duration::from_millis(300)).await;
-    }
-    assert!(container.try_wait().unwrap().is_none());
-    kill_process(init, Signal::TERM).unwrap();
-    let status = wait_for("the container has ended", SOON, async || {
-        container.try_wait().unwrap()
-    })
-    .await;
-    assert_eq!(status.code(), Some(0));
 }
 
 #[tokio::test]
