@@ -14,7 +14,7 @@ mod reply;
 mod request;
 mod streams;
 mod to_https;
-mod upgrade;
+mod tunnel;
 mod upstream;
 
 use std::{sync::Arc, time::Duration};

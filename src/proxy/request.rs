@@ -13,7 +13,7 @@ use super::{
     forwarded::{self, Forwarding},
     http2,
     streams::is_h2,
-    to_https, upgrade,
+    to_https, tunnel,
 };
 use crate::{
     chain::{Client, Exchange, Phase, Protocol, Reply, RequestId, Verdict},
@@ -185,7 +185,7 @@ async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> 
     if ctx.is_websocket
         && let Some(connection) = &ctx.connection
     {
-        match upgrade::settle(session, connection).await {
+        match tunnel::settle(session, connection).await {
             Ok(made_up) => ctx.made_up_bytes = made_up,
             Err(error) => {
                 log::debug!(error:%; "an upgrade request could not be settled");

@@ -361,7 +361,7 @@ impl Connection {
     }
 
     /// The next read behind a whole request gives a byte that no client sent: see
-    /// `proxy::upgrade`.
+    /// `proxy::tunnel`.
     pub fn make_up_byte(&self) {
         self.makes_up_byte.store(true, Ordering::Relaxed);
     }
