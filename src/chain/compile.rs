@@ -1,10 +1,18 @@
 //! What a filter gets to compile with.
 
-use std::path::Path;
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    fmt,
+    path::Path,
+    sync::Arc,
+};
 
+use super::BoxFuture;
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     config::diagnostic::{Diagnostic, Diagnostics, Place},
+    zones::Zones,
 };
 
 /// The surroundings of one filter (or route, or upstream) while it is compiled.
@@ -21,7 +29,68 @@ pub struct CompileCx<'a> {
     pub upstreams: &'a [String],
     pub clock: &'a Clock,
     pub metrics: &'a Metrics,
+    /// Live state that outlives this configuration.
+    pub zones: &'a Zones,
+    /// What the file's own sections were compiled to before any route.
+    pub shared: &'a Shared,
+    /// What is to run beside requests, as long as this configuration serves.
+    pub work: &'a mut Work,
     pub diagnostics: &'a mut Diagnostics,
+}
+
+/// What several filters or routes use and the file says once, each thing by its type.
+#[derive(Default)]
+pub struct Shared(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+
+impl Shared {
+    pub fn insert<T: Any + Send + Sync>(&mut self, value: Arc<T>) {
+        self.0.insert(TypeId::of::<T>(), value);
+    }
+
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let value = Arc::clone(self.0.get(&TypeId::of::<T>())?);
+        value.downcast().ok()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+/// Work beside requests that filters ask for: it begins when the configuration serves and
+/// ends with it.
+#[derive(Default)]
+pub struct Work(Vec<(String, Start)>);
+
+type Start = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+impl Work {
+    /// Has `start` called once this configuration serves; `name` is what logs call it by.
+    /// Two filters that share what they work on give it one name, and it runs once.
+    pub fn add<F>(&mut self, name: impl Into<String>, start: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let name = name.into();
+        if self.0.iter().all(|(other, _)| *other != name) {
+            self.0.push((name, Box::new(move || Box::pin(start()))));
+        }
+    }
+
+    /// Each by its name, begun anew.
+    pub fn begin(&self) -> impl Iterator<Item = (&str, BoxFuture<'static, ()>)> {
+        self.0.iter().map(|(name, start)| (name.as_str(), start()))
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
 }
 
 impl CompileCx<'_> {

@@ -11,6 +11,8 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
+use super::{Identity, Noted};
+
 /// A request on its way through the gateway.
 pub struct Exchange<'a> {
     /// The request head as the client sent it.
@@ -26,6 +28,12 @@ pub struct Facts {
     /// The route's name, or `None` while none has matched.
     pub route: Option<Arc<str>>,
     pub class: Class,
+    /// Who the client has proven to be; `None` while it has proven nothing.
+    pub identity: Option<Box<Identity>>,
+    /// The rate limit that refused or delayed the request.
+    pub limit: Option<Arc<str>>,
+    /// What is to stand in the audit log besides; written when the request is over.
+    pub noted: Option<Box<Noted>>,
     pub started: Instant,
     /// From the first byte of the request's head to the first byte of the answer.
     pub first_byte: Option<Duration>,
@@ -247,12 +255,20 @@ impl fmt::Debug for RequestId {
 }
 
 impl Facts {
+    /// Where identity filters write down what the client has proven.
+    pub fn identity_mut(&mut self) -> &mut Identity {
+        self.identity.get_or_insert_default()
+    }
+
     pub fn new(started: Instant) -> Self {
         Self {
             client: Client::default(),
             request_id: RequestId::empty(),
             route: None,
             class: Class::default(),
+            identity: None,
+            limit: None,
+            noted: None,
             started,
             first_byte: None,
             total: Duration::ZERO,

@@ -6,6 +6,7 @@
 
 mod compile;
 mod exchange;
+mod identity;
 mod key;
 mod phase;
 mod reply;
@@ -23,8 +24,9 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
-    compile::CompileCx,
+    compile::{CompileCx, Shared, Work},
     exchange::{Class, Client, Exchange, Facts, Protocol, ReadyLines, RequestId, Scheme},
+    identity::{Claims, Identity, Noted},
     key::KeyBuilder,
     phase::{Phase, Phases},
     reply::{Reply, ReplyBody},
@@ -83,6 +85,12 @@ pub trait Filter: Send + Sync + 'static {
         false
     }
 
+    /// What this filter would look at in such a request, one line each, for
+    /// `edgeway explain`. Changes nothing: no counter moves and nobody is asked.
+    fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Before anything is sent on; may answer.
     fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
         Verdict::Next
@@ -91,6 +99,18 @@ pub trait Filter: Send + Sync + 'static {
     /// As [`Filter::on_request`], for those that wait.
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         let verdict = self.on_request(ex);
+        Box::pin(async move { verdict })
+    }
+
+    /// Once every filter of the route has let the request pass, so that
+    /// [`Facts::identity`] says who asks; may answer.
+    fn on_authorized(&self, _ex: &mut Exchange<'_>) -> Verdict {
+        Verdict::Next
+    }
+
+    /// As [`Filter::on_authorized`], for those that wait.
+    fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        let verdict = self.on_authorized(ex);
         Box::pin(async move { verdict })
     }
 

@@ -7,6 +7,7 @@ use std::ops::BitOr;
 #[repr(u8)]
 pub enum Phase {
     Request,
+    Authorized,
     Upstream,
     UpstreamResponse,
     Response,
@@ -20,8 +21,9 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order in which a request meets them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Request,
+        Self::Authorized,
         Self::CacheKey,
         Self::Route,
         Self::Upstream,
@@ -37,6 +39,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Self::Request => "request",
+            Self::Authorized => "authorized",
             Self::Upstream => "upstream",
             Self::UpstreamResponse => "upstream_response",
             Self::Response => "response",
@@ -67,6 +70,7 @@ impl Phases {
         asynchronous: 0,
     };
     pub const REQUEST: Self = Self::of(Phase::Request);
+    pub const AUTHORIZED: Self = Self::of(Phase::Authorized);
     pub const UPSTREAM: Self = Self::of(Phase::Upstream);
     pub const UPSTREAM_RESPONSE: Self = Self::of(Phase::UpstreamResponse);
     pub const RESPONSE: Self = Self::of(Phase::Response);
@@ -84,11 +88,12 @@ impl Phases {
         }
     }
 
-    /// The same phases through their asynchronous twins. Only the request, upstream,
+    /// The same phases through their asynchronous twins. Only the request, authorized, upstream,
     /// upstream-response, response and error hooks have one.
     #[must_use]
     pub const fn asynchronous(self) -> Self {
         const TWINS: u16 = Phase::Request.bit()
+            | Phase::Authorized.bit()
             | Phase::Upstream.bit()
             | Phase::UpstreamResponse.bit()
             | Phase::Response.bit()

@@ -27,6 +27,7 @@ struct Step {
 pub struct Chain {
     all: Box<[Named]>,
     request: Box<[Step]>,
+    authorized: Box<[Step]>,
     upstream: Box<[Step]>,
     upstream_response: Box<[Step]>,
     response: Box<[Step]>,
@@ -62,6 +63,7 @@ impl Chain {
         };
         Self {
             request: steps(Phase::Request),
+            authorized: steps(Phase::Authorized),
             upstream: steps(Phase::Upstream),
             upstream_response: steps(Phase::UpstreamResponse),
             response: steps(Phase::Response),
@@ -95,6 +97,7 @@ impl Chain {
     pub fn has(&self, phase: Phase) -> bool {
         let list = match phase {
             Phase::Request => &self.request,
+            Phase::Authorized => &self.authorized,
             Phase::Upstream => &self.upstream,
             Phase::UpstreamResponse => &self.upstream_response,
             Phase::Response => &self.response,
@@ -108,12 +111,24 @@ impl Chain {
         !list.is_empty()
     }
 
+    /// Both request hooks: the second round begins once every filter has let the request
+    /// pass in the first, so it knows who asks.
     pub async fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
         for step in &self.request {
             let verdict = if step.is_async {
                 step.filter.on_request_async(ex).await
             } else {
                 step.filter.on_request(ex)
+            };
+            if let Verdict::Reply(_) = verdict {
+                return verdict;
+            }
+        }
+        for step in &self.authorized {
+            let verdict = if step.is_async {
+                step.filter.on_authorized_async(ex).await
+            } else {
+                step.filter.on_authorized(ex)
             };
             if let Verdict::Reply(_) = verdict {
                 return verdict;

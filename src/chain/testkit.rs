@@ -10,7 +10,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::{Chain, Client, CompileCx, Exchange, Facts, FilterKind, Named, Reply, Verdict};
+use super::{
+    Chain, Class, Client, CompileCx, Exchange, Facts, FilterKind, Identity, Named, Reply, Shared,
+    Verdict, Work,
+};
 use crate::{
     base::{
         clock::Clock,
@@ -22,6 +25,7 @@ use crate::{
         diagnostic::{Diagnostics, Place},
         tree,
     },
+    zones::Zones,
 };
 
 /// A filter under test, and what it answered so far.
@@ -30,6 +34,8 @@ pub struct Check {
     pub clock: Clock,
     pub metrics: Metrics,
     client: Client,
+    class: Class,
+    identity: Option<Identity>,
     answers: Vec<Answer>,
     /// What the pretended backend answers.
     backend: Backend,
@@ -58,7 +64,16 @@ pub struct Answer {
 /// Compiles `yaml` as the configuration of `K`.
 #[track_caller]
 pub fn check<K: FilterKind>(yaml: &str) -> Check {
-    let (check, diagnostics) = compile::<K>(yaml);
+    check_with::<K>(yaml, |_, _| {})
+}
+
+/// As [`check`], beside what `share` makes of the file's own sections.
+#[track_caller]
+pub fn check_with<K: FilterKind>(
+    yaml: &str,
+    share: impl FnOnce(&mut CompileCx<'_>, &mut Shared),
+) -> Check {
+    let (check, diagnostics) = compile::<K>(yaml, share);
     let Some(check) = check else {
         panic!("`{yaml}` was refused: {diagnostics:#?}");
     };
@@ -68,7 +83,7 @@ pub fn check<K: FilterKind>(yaml: &str) -> Check {
 /// The messages with which `K` refuses `yaml`.
 #[track_caller]
 pub fn refused<K: FilterKind>(yaml: &str) -> Vec<String> {
-    let (check, diagnostics) = compile::<K>(yaml);
+    let (check, diagnostics) = compile::<K>(yaml, |_, _| {});
     assert!(check.is_none(), "`{yaml}` was accepted");
     diagnostics
         .list()
@@ -80,23 +95,37 @@ pub fn refused<K: FilterKind>(yaml: &str) -> Vec<String> {
         .collect()
 }
 
-fn compile<K: FilterKind>(yaml: &str) -> (Option<Check>, Diagnostics) {
-    let (clock, metrics) = (Clock::test(), Metrics::default());
+fn compile<K: FilterKind>(
+    yaml: &str,
+    share: impl FnOnce(&mut CompileCx<'_>, &mut Shared),
+) -> (Option<Check>, Diagnostics) {
+    let (clock, metrics, zones) = (Clock::test(), Metrics::default(), Zones::default());
     let mut diagnostics = Diagnostics::default();
-    let filter = tree::parse(yaml, 0, &mut diagnostics)
-        .and_then(|node| tree::read::<K::Config>(&node, &mut diagnostics))
-        .and_then(|config| {
-            let mut cx = CompileCx {
-                place: Place::default(),
-                route: "test",
-                folder: Path::new("."),
-                upstreams: &["web".to_owned(), "api".to_owned()],
-                clock: &clock,
-                metrics: &metrics,
-                diagnostics: &mut diagnostics,
-            };
-            K::compile(config, &mut cx)
-        });
+    let config = tree::parse(yaml, 0, &mut diagnostics)
+        .and_then(|node| tree::read::<K::Config>(&node, &mut diagnostics));
+    let (none, mut shared) = (Shared::default(), Shared::default());
+    let upstreams = ["web".to_owned(), "api".to_owned()];
+    let (mut work, mut also) = (Work::default(), Work::default());
+    let mut cx = CompileCx {
+        place: Place::default(),
+        route: "test",
+        folder: Path::new("."),
+        upstreams: &upstreams,
+        clock: &clock,
+        metrics: &metrics,
+        zones: &zones,
+        shared: &none,
+        work: &mut work,
+        diagnostics: &mut diagnostics,
+    };
+    share(&mut cx, &mut shared);
+    let mut cx = CompileCx {
+        shared: &shared,
+        work: &mut also,
+        diagnostics: cx.diagnostics,
+        ..cx
+    };
+    let filter = config.and_then(|config| K::compile(config, &mut cx));
     let check = filter.map(|filter| Check {
         chain: Chain::new(vec![Named {
             name: K::NAME,
@@ -105,6 +134,8 @@ fn compile<K: FilterKind>(yaml: &str) -> (Option<Check>, Diagnostics) {
         clock,
         metrics,
         client: Client::default(),
+        class: Class::default(),
+        identity: None,
         answers: Vec::new(),
         backend: Backend {
             status: 200,
@@ -120,6 +151,20 @@ impl Check {
     #[must_use]
     pub fn client(mut self, change: impl FnOnce(&mut Client)) -> Self {
         change(&mut self.client);
+        self
+    }
+
+    /// The class of the requests that follow.
+    #[must_use]
+    pub fn class(mut self, class: Class) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// What the clients of the requests that follow have proven before they meet the filter.
+    #[must_use]
+    pub fn identity(mut self, identity: Option<Identity>) -> Self {
+        self.identity = identity;
         self
     }
 
@@ -202,6 +247,8 @@ impl Check {
     async fn exchange(&self, head: RequestHeader, body: &[&[u8]]) -> Answer {
         let mut facts = Facts::new(self.clock.now());
         facts.client = self.client.clone();
+        facts.class = self.class;
+        facts.identity = self.identity.clone().map(Box::new);
         let mut ex = Exchange {
             head: &head,
             facts: &mut facts,

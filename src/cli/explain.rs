@@ -83,6 +83,9 @@ fn text(explanation: &Explanation) -> String {
             key,
             &format!("{} ({})", filter.name, filter.phases.join(", ")),
         );
+        for note in &filter.notes {
+            line("", &format!("  {note}"));
+        }
     }
     for (index, Considered { route, why }) in explanation.considered.iter().enumerate() {
         let key = if index == 0 { "considered" } else { "" };

@@ -21,6 +21,9 @@ fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
         upstreams: &[],
         clock: &Clock::test(),
         metrics: &Metrics::default(),
+        zones: &crate::zones::Zones::default(),
+        shared: &crate::chain::Shared::default(),
+        work: &mut crate::chain::Work::default(),
         diagnostics: &mut diagnostics,
     };
     (entry.compile(&node, &mut cx).is_some(), diagnostics)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{ListenAddress, Listener, compile::Compiler};
 use crate::{
-    chain::CompileCx,
+    config::diagnostic::Place,
     tls::acme::{Acme, Use, Uses},
 };
 
@@ -39,15 +39,8 @@ impl Compiler<'_> {
                     .map(|tls| Arc::clone(tls.certificates())),
             });
         }
-        let mut cx = CompileCx {
-            place: crate::config::diagnostic::Place::default(),
-            route: "",
-            folder: self.folder,
-            upstreams: &self.names,
-            clock: &self.world.clock,
-            metrics: &self.world.metrics,
-            diagnostics: &mut self.diagnostics,
-        };
-        Acme::compile(file.acme.as_ref(), &uses, &self.world.zones, &mut cx)
+        let world = self.world;
+        let mut cx = self.cx(Place::default(), "");
+        Acme::compile(file.acme.as_ref(), &uses, &world.zones, &mut cx)
     }
 }

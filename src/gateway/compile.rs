@@ -16,7 +16,7 @@ use crate::{
         net::{Cidr, TrustedProxies},
         secret,
     },
-    chain::{Chain, CompileCx, Named},
+    chain::{Chain, CompileCx, Named, Shared, Work},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
         model::{File, MatchConfig, OneOrMany, RouteNode},
@@ -31,6 +31,8 @@ pub(super) struct Compiler<'a> {
     pub(super) folder: &'a Path,
     pub(super) world: &'a World,
     pub(super) names: Vec<String>,
+    pub(super) shared: Shared,
+    pub(super) work: Work,
     pub(super) diagnostics: Diagnostics,
 }
 
@@ -46,6 +48,8 @@ pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, D
             .iter()
             .map(|(key, _)| key.name.clone())
             .collect(),
+        shared: Shared::default(),
+        work: Work::default(),
         diagnostics: Diagnostics::default(),
     };
     let gateway = compiler.gateway();
@@ -112,8 +116,25 @@ impl Compiler<'_> {
             routes: routes.into_iter().collect::<Option<Vec<_>>>()?.into(),
             upstreams,
             fallback,
+            work: std::mem::take(&mut self.work),
             fallback_metrics: RouteMetrics::new(&self.world.metrics, &none),
         })
+    }
+
+    /// The surroundings of what stands at `place`.
+    pub(super) fn cx<'c>(&'c mut self, place: Place, route: &'c str) -> CompileCx<'c> {
+        CompileCx {
+            place,
+            route,
+            folder: self.folder,
+            upstreams: &self.names,
+            clock: &self.world.clock,
+            metrics: &self.world.metrics,
+            zones: &self.world.zones,
+            shared: &self.shared,
+            work: &mut self.work,
+            diagnostics: &mut self.diagnostics,
+        }
     }
 
     pub(super) fn error(
@@ -178,17 +199,10 @@ impl Compiler<'_> {
         let mut upstreams = HashMap::new();
         let file = self.file;
         for (key, config) in &file.upstreams {
-            let mut cx = CompileCx {
-                place: config.place,
-                route: "",
-                folder: self.folder,
-                upstreams: &self.names,
-                clock: &self.world.clock,
-                metrics: &self.world.metrics,
-                diagnostics: &mut self.diagnostics,
-            };
+            let world = self.world;
+            let mut cx = self.cx(config.place, "");
             if let Some(upstream) =
-                Upstream::compile(key, config, &self.world.zones, &self.world.keeper, &mut cx)
+                Upstream::compile(key, config, &world.zones, &world.keeper, &mut cx)
             {
                 upstreams.insert(Arc::clone(&upstream.name), upstream);
             }
@@ -221,15 +235,7 @@ impl Compiler<'_> {
             }
         }
         let chain = Chain::new(self.filters(node.place, &name, &node.filters));
-        let mut cx = CompileCx {
-            place: node.place,
-            route: &name,
-            folder: self.folder,
-            upstreams: &self.names,
-            clock: &self.world.clock,
-            metrics: &self.world.metrics,
-            diagnostics: &mut self.diagnostics,
-        };
+        let mut cx = self.cx(node.place, &name);
         let action = Action::compile(&node.config, &mut cx)?;
         Some(Route {
             matches: describe(&node.config.matches.value),
@@ -246,15 +252,7 @@ impl Compiler<'_> {
     fn filters(&mut self, place: Place, route: &str, own: &[(Key, Node)]) -> Vec<Named> {
         let mut filters = Vec::new();
         for (entry, node) in effective::filters(self.file, place, own) {
-            let mut cx = CompileCx {
-                place: node.place,
-                route,
-                folder: self.folder,
-                upstreams: &self.names,
-                clock: &self.world.clock,
-                metrics: &self.world.metrics,
-                diagnostics: &mut self.diagnostics,
-            };
+            let mut cx = self.cx(node.place, route);
             if let Some(filter) = entry.compile(&node, &mut cx) {
                 filters.push(Named {
                     name: entry.name,

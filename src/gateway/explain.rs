@@ -1,12 +1,15 @@
 //! What would become of a request: route, filters, action, by the engine that serves.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, Method, header};
 use pingora::http::RequestHeader;
 use serde::{Serialize, Serializer};
 
 use super::{Gateway, Route};
 use crate::{
-    chain::{Named, Phase},
+    base::clock::Clock,
+    chain::{Exchange, Facts, Named, Phase},
     routes::{self, Action, Params, Target, Why},
 };
 
@@ -47,6 +50,9 @@ fn as_map<S: Serializer>(pairs: &[(String, String)], s: S) -> Result<S::Ok, S::E
 pub struct ExplainedFilter {
     pub name: &'static str,
     pub phases: Vec<&'static str>,
+    /// What it would look at in this request.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Why a request cannot be explained.
@@ -81,6 +87,17 @@ pub fn explain(
     let found = gateway.table.find(&target, &head, &mut params);
     let route = found.and_then(|index| gateway.route(index));
     let chain = route.map_or(&gateway.fallback, |route| &route.chain);
+    let mut facts = Facts::new(Clock::default().now());
+    facts.route = route.map(|route| Arc::clone(&route.name));
+    facts.class = routes::classify(target.path, &head);
+    let ex = Exchange {
+        head: &head,
+        facts: &mut facts,
+    };
+    let filters = chain.filters().iter();
+    let explained = filters
+        .map(|named| ExplainedFilter::of(named, &ex))
+        .collect();
     Ok(Explanation {
         host: host.to_string(),
         target: String::from_utf8_lossy(&normal).into_owned(),
@@ -97,7 +114,7 @@ pub fn explain(
         parameters: found
             .map(|index| parameters(gateway, index, &target, &params))
             .unwrap_or_default(),
-        filters: chain.filters().iter().map(ExplainedFilter::of).collect(),
+        filters: explained,
         considered: considered(gateway, &target, &head),
     })
 }
@@ -131,7 +148,7 @@ fn request<'u>(
 }
 
 impl ExplainedFilter {
-    fn of(named: &Named) -> Self {
+    fn of(named: &Named, ex: &Exchange<'_>) -> Self {
         let phases = named.filter.phases();
         Self {
             name: named.name,
@@ -140,6 +157,7 @@ impl ExplainedFilter {
                 .filter(|phase| phases.wants(*phase))
                 .map(Phase::name)
                 .collect(),
+            notes: named.filter.explain(ex),
         }
     }
 }

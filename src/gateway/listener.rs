@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use super::{ListenAddress, compile::Compiler, limits::Limits, metrics};
 use crate::{
     base::net::{Cidr, CidrSet},
-    chain::CompileCx,
     config::{
         diagnostic::{Diagnostic, Place},
         model::{Http2Config, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig},
@@ -113,16 +112,9 @@ impl Compiler<'_> {
             }
             seen.push((text, place));
             let tls = config.tls.as_ref().and_then(|tls| {
-                let mut cx = CompileCx {
-                    place: tls.place,
-                    route: "",
-                    folder: self.folder,
-                    upstreams: &self.names,
-                    clock: &self.world.clock,
-                    metrics: &self.world.metrics,
-                    diagnostics: &mut self.diagnostics,
-                };
-                tls::Server::compile(&name, tls, &config.http2, &self.world.zones, &mut cx)
+                let world = self.world;
+                let mut cx = self.cx(tls.place, "");
+                tls::Server::compile(&name, tls, &config.http2, &world.zones, &mut cx)
             });
             let is_unix = matches!(address, ListenAddress::Unix { .. });
             self.check_limits(config, is_unix);

@@ -27,7 +27,7 @@ pub use self::{
 };
 use crate::{
     base::{clock::Clock, metrics::Metrics, net::TrustedProxies},
-    chain::Chain,
+    chain::{Chain, Work},
     config::{
         diagnostic::{Diagnostics, Place},
         model::File,
@@ -58,6 +58,8 @@ pub struct Gateway {
     /// What requests pass that no route takes.
     pub fallback: Chain,
     pub fallback_metrics: RouteMetrics,
+    /// What filters have running beside requests.
+    pub work: Work,
 }
 
 /// How connections end when the gateway stops, or a listener is removed.

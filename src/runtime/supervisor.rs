@@ -65,5 +65,8 @@ fn work_of(gateway: &Gateway) -> Tasks {
         let name = format!("upstream {}", upstream.name);
         tasks.spawn(name, upstreams::supervise(upstream.clone()));
     }
+    for (name, work) in gateway.work.begin() {
+        tasks.spawn(name, work);
+    }
     tasks
 }

@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["base"],
     &["config"],
     &["zones", "chain"],
+    &["limits"],
     &["routes", "filters", "upstreams", "tls"],
     &["gateway"],
     &["runtime"],

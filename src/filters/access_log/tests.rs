@@ -103,6 +103,9 @@ fn compile(yaml: &str) -> (super::AccessLog, Clock, Metrics) {
             upstreams: &[],
             clock: &clock,
             metrics: &metrics,
+            zones: &crate::zones::Zones::default(),
+            shared: &crate::chain::Shared::default(),
+            work: &mut crate::chain::Work::default(),
             diagnostics: &mut diagnostics,
         },
     );

@@ -38,6 +38,9 @@ fn compile_in(folder: &Path, config: &RouteConfig, mut diagnostics: Diagnostics)
         upstreams: &["web".to_owned(), "api".to_owned()],
         clock: &Clock::test(),
         metrics: &Metrics::default(),
+        zones: &crate::zones::Zones::default(),
+        shared: &crate::chain::Shared::default(),
+        work: &mut crate::chain::Work::default(),
         diagnostics: &mut diagnostics,
     };
     let action = Action::compile(config, &mut cx);

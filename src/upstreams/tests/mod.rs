@@ -96,6 +96,9 @@ impl Bench {
             upstreams: &[],
             clock: &self.clock,
             metrics: &self.metrics,
+            zones: &crate::zones::Zones::default(),
+            shared: &crate::chain::Shared::default(),
+            work: &mut crate::chain::Work::default(),
             diagnostics: &mut diagnostics,
         };
         let key = Key {
