@@ -355,6 +355,9 @@ impl ProxyHttp for Proxy {
         if let Some(reason) = facts.reason {
             self.live.http.refuse(reason);
         }
+        if let Some(noted) = &facts.noted {
+            self.live.note(noted, facts);
+        }
         let chain = context::chain(gateway, *route);
         chain.on_log(&Exchange {
             head: request,

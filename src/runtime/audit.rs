@@ -1,15 +1,26 @@
-//! The record of what operators did: who asked for what, and what came of it.
+//! The record of what operators did and of what clients were refused or banned for: who
+//! asked for what, and what came of it.
 //!
 //! It goes to the file of `audit_log`, or else to the process's own log. Recording never
-//! waits and never fails what is recorded.
+//! waits and never fails what is recorded. What clients cause is bounded, so that a flood of
+//! them fills no disk.
 
-use std::{borrow::Cow, fmt, net::SocketAddr, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use super::live::Live;
-use crate::base::units::millis;
+use crate::{
+    base::units::millis,
+    chain::{Facts, Noted},
+};
 
 /// What the process's own log knows its lines by.
 pub const TARGET: &str = "edgeway::audit";
@@ -25,6 +36,10 @@ pub enum Who {
     Peer(SocketAddr),
     /// A client of the admin socket, as the kernel knows it.
     Unix { uid: Option<u32>, pid: Option<i32> },
+    /// Whoever sends requests, by the address that `trusted_proxies` tell.
+    Client(IpAddr),
+    /// The gateway itself, by a rule of its configuration.
+    Gateway,
 }
 
 /// What came of it.
@@ -54,9 +69,77 @@ pub struct Entry {
     pub took: Option<Duration>,
     /// The configuration that serves afterwards.
     pub generation: Option<u64>,
+    /// The request that it is about.
+    pub request: Option<RequestNamed>,
+}
+
+/// Which request an entry is about, and whose.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RequestNamed {
+    /// A user or a key's name, never a secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    pub request_id: String,
+}
+
+/// Lines about clients in one second; the others are told by their number. Each kind of
+/// line has so many of its own, so that one hides no other.
+const LINES_A_SECOND: u64 = 100;
+
+/// How many lines about clients there were in this second, and how many were left out.
+#[derive(Debug, Default)]
+pub(super) struct Bound {
+    /// The second, above the lowest 32 bits, and the lines in it.
+    lines: AtomicU64,
+    left_out: AtomicU64,
+}
+
+impl Bound {
+    /// How many were left out before this line; `None` if it is to be left out as well.
+    fn one_more(&self, second: u64) -> Option<u64> {
+        let next = |lines: u64| match lines >> 32 == second {
+            true if lines & 0xffff_ffff >= LINES_A_SECOND => None,
+            true => Some(lines + 1),
+            false => Some(second << 32 | 1),
+        };
+        let order = Ordering::Relaxed;
+        if self.lines.fetch_update(order, order, next).is_err() {
+            self.left_out.fetch_add(1, order);
+            return None;
+        }
+        Some(self.left_out.swap(0, order))
+    }
 }
 
 impl Live {
+    /// Records what a filter has noted of a request that is over.
+    pub fn note(&self, noted: &Noted, facts: &Facts) {
+        let Some(left_out) = self.noted.one_more(self.second()) else {
+            return;
+        };
+        self.audit(&Entry {
+            outcome: match facts.reason {
+                Some(_) => Outcome::Refused,
+                None => Outcome::Ok,
+            },
+            reason: Some(Cow::Borrowed(noted.reason)),
+            message: left_out_text(left_out),
+            request: Some(RequestNamed {
+                subject: noted.subject.clone(),
+                route: facts.route.as_deref().map(str::to_owned),
+                request_id: facts.request_id.as_str().to_owned(),
+            }),
+            ..Entry::new(noted.action, Who::Client(facts.client.ip))
+        });
+    }
+
+    /// Whole seconds since the start, which no change of the wall clock moves.
+    fn second(&self) -> u64 {
+        (self.world.clock.now() - self.started_at).as_secs()
+    }
+
     /// Records an action of an operator.
     pub fn audit(&self, entry: &Entry) {
         let time: DateTime<Utc> = self.world.clock.wall().into();
@@ -80,12 +163,19 @@ impl Entry {
             message: None,
             took: None,
             generation: None,
+            request: None,
         }
     }
 
     /// To the process's own log, for want of a file.
     fn log(&self) {
         let text = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        let request = self.request.as_ref();
+        let what = match self.who {
+            Who::Client(_) => "a client was noted",
+            Who::Gateway => "the gateway acted by a rule",
+            Who::Signal | Who::Watch | Who::Peer(_) | Who::Unix { .. } => "an operator acted",
+        };
         log::info!(
             target: TARGET,
             action = self.action,
@@ -95,8 +185,11 @@ impl Entry {
             reason = text(self.reason.as_deref()),
             message:? = text(self.message.as_deref()),
             duration_ms = self.took.map_or(0.0, millis),
-            generation = self.generation.unwrap_or(0);
-            "an operator acted"
+            generation = self.generation.unwrap_or(0),
+            subject = text(request.and_then(|request| request.subject.as_deref())),
+            route = text(request.and_then(|request| request.route.as_deref())),
+            request_id = text(request.map(|request| request.request_id.as_str()));
+            "{what}"
         );
     }
 }
@@ -122,17 +215,26 @@ struct Line<'a> {
     duration_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     generation: Option<u64>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    request: Option<&'a RequestNamed>,
+}
+
+/// How many lines there would have been besides.
+fn left_out_text(left_out: u64) -> Option<String> {
+    (left_out > 0).then(|| format!("{left_out} others since the last line"))
 }
 
 impl<'a> Line<'a> {
     fn new(time: &DateTime<Utc>, entry: &'a Entry) -> Self {
         let (uid, pid) = match entry.who {
             Who::Unix { uid, pid } => (uid, pid),
-            Who::Signal | Who::Watch | Who::Peer(_) => (None, None),
+            Who::Signal | Who::Watch | Who::Peer(_) | Who::Client(_) | Who::Gateway => (None, None),
         };
         let who = match entry.who {
             Who::Unix { .. } => "unix".to_owned(),
-            Who::Signal | Who::Watch | Who::Peer(_) => entry.who.to_string(),
+            Who::Signal | Who::Watch | Who::Peer(_) | Who::Client(_) | Who::Gateway => {
+                entry.who.to_string()
+            }
         };
         Self {
             time: time.to_rfc3339_opts(SecondsFormat::Millis, true),
@@ -146,6 +248,7 @@ impl<'a> Line<'a> {
             message: entry.message.as_deref(),
             duration_ms: entry.took.map(millis),
             generation: entry.generation,
+            request: entry.request.as_ref(),
         }
     }
 }
@@ -158,6 +261,8 @@ impl fmt::Display for Who {
             Self::Peer(address) => write!(f, "{address}"),
             Self::Unix { uid: None, .. } => f.write_str("unix"),
             Self::Unix { uid: Some(uid), .. } => write!(f, "unix uid {uid}"),
+            Self::Client(address) => write!(f, "{address}"),
+            Self::Gateway => f.write_str("gateway"),
         }
     }
 }
@@ -208,6 +313,41 @@ mod tests {
             line(&Entry::new("reload", peer)),
             r#"{"time":"2027-01-15T08:00:00.007Z","action":"reload","who":"192.0.2.1:4000","outcome":"ok"}"#
         );
+    }
+
+    #[test]
+    fn a_line_about_a_client_names_its_request() {
+        let entry = Entry {
+            outcome: Outcome::Refused,
+            reason: Some("jwt_expired".into()),
+            message: left_out_text(3),
+            request: Some(RequestNamed {
+                subject: Some("u1".to_owned()),
+                route: Some("/api/*".to_owned()),
+                request_id: "r1".to_owned(),
+            }),
+            ..Entry::new("auth", Who::Client("192.0.2.1".parse().unwrap()))
+        };
+        assert_eq!(
+            line(&entry),
+            r#"{"time":"2027-01-15T08:00:00.007Z","action":"auth","who":"192.0.2.1","outcome":"refused","reason":"jwt_expired","message":"3 others since the last line","subject":"u1","route":"/api/*","request_id":"r1"}"#
+        );
+    }
+
+    #[test]
+    fn a_flood_is_a_hundred_lines_a_second_and_a_number() {
+        let bound = Bound::default();
+        let flood = |second, requests| {
+            let told: Vec<_> = (0..requests)
+                .filter_map(|_| bound.one_more(second))
+                .collect();
+            (told.len(), told.iter().sum::<u64>())
+        };
+        assert_eq!(flood(0, 99), (99, 0));
+        assert_eq!(flood(0, 42), (1, 0));
+        assert_eq!(flood(1, 150), (100, 41));
+        assert_eq!(flood(1, 1), (0, 0));
+        assert_eq!(flood(9, 1), (1, 51));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::{admission::Total, connections::Connections};
+use super::{admission::Total, audit::Bound, connections::Connections};
 use crate::{
     base::metrics::IntGauge,
     gateway::{Gateway, World, metrics::HttpMetrics},
@@ -19,6 +19,8 @@ pub struct Live {
     gateway: ArcSwap<Gateway>,
     loaded: Mutex<Loaded>,
     metrics: ReloadMetrics,
+    /// Of lines about clients in the audit log.
+    pub(super) noted: Bound,
     pub world: World,
     pub connections: Connections,
     pub total: Arc<Total>,
@@ -97,6 +99,7 @@ impl Live {
             gateway: ArcSwap::from_pointee(gateway),
             loaded: Mutex::new(loaded),
             metrics,
+            noted: Bound::default(),
             connections: Connections::new(world.clock.clone()),
             total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),
