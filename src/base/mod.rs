@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod net;
 pub mod origin;
 pub mod private_file;
+pub mod query;
 pub mod secret;
 pub mod tasks;
 pub mod units;

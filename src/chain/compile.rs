@@ -27,6 +27,8 @@ pub struct CompileCx<'a> {
     pub folder: &'a Path,
     /// Names of the upstreams that exist.
     pub upstreams: &'a [String],
+    /// Query parameters of the route whose values are secrets by its filters' configuration.
+    pub secret_queries: &'a [String],
     pub clock: &'a Clock,
     pub metrics: &'a Metrics,
     /// Live state that outlives this configuration.

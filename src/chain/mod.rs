@@ -4,6 +4,7 @@
 //! acts in the phases that it asked for ([`Filter::phases`]). A phase that no filter of
 //! a route asked for costs nothing. See `docs/adding-a-filter.md`.
 
+mod auth;
 mod compile;
 mod exchange;
 mod identity;
@@ -24,6 +25,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
+    auth::{AuthMetrics, Outcome, Refusal},
     compile::{CompileCx, Shared, Work},
     exchange::{Class, Client, Exchange, Facts, Protocol, ReadyLines, RequestId, Scheme},
     identity::{Claims, Identity, Noted},
@@ -64,6 +66,12 @@ pub trait FilterKind: 'static {
 
     type Filter: Filter;
 
+    /// Names of query parameters whose values are secrets by this configuration: the access
+    /// log of the route does not write them.
+    fn secret_queries(_config: &Self::Config) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Checks and compiles. Problems go to `cx` (which goes on to the next filter), and
     /// `None` means that one was reported.
     fn compile(config: Self::Config, cx: &mut CompileCx<'_>) -> Option<Self::Filter>;
@@ -83,6 +91,12 @@ pub trait Filter: Send + Sync + 'static {
     /// may otherwise go past it, as [`ReadyLines`].
     fn needs_every_header(&self) -> bool {
         false
+    }
+
+    /// Names of query parameters that were for this filter alone: they are taken out of the
+    /// target that goes to the backend. Asked once, when the route is compiled.
+    fn dropped_queries(&self) -> &[Box<str>] {
+        &[]
     }
 
     /// What this filter would look at in such a request, one line each, for

@@ -38,6 +38,7 @@ pub struct Chain {
     response_body: Box<[Step]>,
     log: Box<[Step]>,
     takes_lines: bool,
+    dropped_queries: Box<[Box<str>]>,
 }
 
 impl Chain {
@@ -76,6 +77,11 @@ impl Chain {
             takes_lines: !filters
                 .iter()
                 .any(|named| named.filter.needs_every_header()),
+            dropped_queries: filters
+                .iter()
+                .flat_map(|named| named.filter.dropped_queries())
+                .cloned()
+                .collect(),
             all: filters.into(),
         }
     }
@@ -92,6 +98,11 @@ impl Chain {
     /// The filters in the order in which requests meet them, for `explain` and status.
     pub fn filters(&self) -> &[Named] {
         &self.all
+    }
+
+    /// Query parameters that no backend gets to see.
+    pub fn dropped_queries(&self) -> &[Box<str>] {
+        &self.dropped_queries
     }
 
     pub fn has(&self, phase: Phase) -> bool {

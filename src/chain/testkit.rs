@@ -111,6 +111,7 @@ fn compile<K: FilterKind>(
         route: "test",
         folder: Path::new("."),
         upstreams: &upstreams,
+        secret_queries: &[],
         clock: &clock,
         metrics: &metrics,
         zones: &zones,

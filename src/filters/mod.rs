@@ -33,6 +33,7 @@ pub struct Entry {
     pub name: &'static str,
     pub on_by_default: bool,
     compile: fn(&Node, &mut CompileCx<'_>) -> Option<Arc<dyn Filter>>,
+    secret_queries: fn(&Node) -> Vec<String>,
     print: fn(&Node) -> Option<serde_json::Value>,
     schema: fn(&mut SchemaGenerator) -> Schema,
 }
@@ -46,6 +47,10 @@ impl Entry {
                 let config = tree::read::<K::Config>(node, cx.diagnostics)?;
                 K::compile(config, cx).map(|filter| Arc::new(filter) as Arc<dyn Filter>)
             },
+            secret_queries: |node| {
+                let config = tree::read::<K::Config>(node, &mut Diagnostics::default());
+                config.map_or_else(Vec::new, |config| K::secret_queries(&config))
+            },
             print: |node| {
                 let config: K::Config = tree::read(node, &mut Diagnostics::default())?;
                 serde_json::to_value(config).ok()
@@ -57,6 +62,12 @@ impl Entry {
     /// Reads and compiles the filter; `None` means that problems were reported.
     pub fn compile(&self, node: &Node, cx: &mut CompileCx<'_>) -> Option<Arc<dyn Filter>> {
         (self.compile)(node, cx)
+    }
+
+    /// The query parameters whose values are secrets by this configuration; none if it
+    /// cannot be read, which [`Self::compile`] reports.
+    pub fn secret_queries(&self, node: &Node) -> Vec<String> {
+        (self.secret_queries)(node)
     }
 
     /// The configuration with every default filled in; `None` if it cannot be read, which

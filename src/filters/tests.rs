@@ -19,6 +19,7 @@ fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
         route: "test",
         folder: Path::new("."),
         upstreams: &[],
+        secret_queries: &[],
         clock: &Clock::test(),
         metrics: &Metrics::default(),
         zones: &crate::zones::Zones::default(),

@@ -123,11 +123,21 @@ impl Compiler<'_> {
 
     /// The surroundings of what stands at `place`.
     pub(super) fn cx<'c>(&'c mut self, place: Place, route: &'c str) -> CompileCx<'c> {
+        self.cx_with(place, route, &[])
+    }
+
+    fn cx_with<'c>(
+        &'c mut self,
+        place: Place,
+        route: &'c str,
+        secret_queries: &'c [String],
+    ) -> CompileCx<'c> {
         CompileCx {
             place,
             route,
             folder: self.folder,
             upstreams: &self.names,
+            secret_queries,
             clock: &self.world.clock,
             metrics: &self.world.metrics,
             zones: &self.world.zones,
@@ -251,8 +261,13 @@ impl Compiler<'_> {
     /// The filters of one route, in the registry's order.
     fn filters(&mut self, place: Place, route: &str, own: &[(Key, Node)]) -> Vec<Named> {
         let mut filters = Vec::new();
-        for (entry, node) in effective::filters(self.file, place, own) {
-            let mut cx = self.cx(node.place, route);
+        let entries: Vec<_> = effective::filters(self.file, place, own).collect();
+        let secret_queries: Vec<String> = entries
+            .iter()
+            .flat_map(|(entry, node)| entry.secret_queries(node))
+            .collect();
+        for (entry, node) in entries {
+            let mut cx = self.cx_with(node.place, route, &secret_queries);
             if let Some(filter) = entry.compile(&node, &mut cx) {
                 filters.push(Named {
                     name: entry.name,

@@ -16,6 +16,7 @@ use super::{
     to_https, tunnel,
 };
 use crate::{
+    base::query,
     chain::{Client, Exchange, Phase, Protocol, Reply, RequestId, Verdict},
     config::model::App,
     gateway::Gateway,
@@ -216,6 +217,13 @@ pub(super) async fn forward(
             Err(_) => return Err(Error::new_down(ErrorType::InvalidHTTPHeader)),
         }
     }
+    let chain = context::chain(&ctx.gateway, ctx.route);
+    let dropped = chain.dropped_queries();
+    if !dropped.is_empty()
+        && let Some(target) = query::without(head.raw_path(), dropped)
+    {
+        head.set_raw_path(&target)?;
+    }
     let mut open = forwarded::open_upstream(
         head,
         &Forwarding {
@@ -229,7 +237,6 @@ pub(super) async fn forward(
         },
     )
     .map_err(|_| Error::new_down(ErrorType::InvalidHTTPHeader))?;
-    let chain = context::chain(&ctx.gateway, ctx.route);
     if chain.has(Phase::Upstream) {
         let mut ex = Exchange {
             head: session.req_header(),

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use edgeway::{
+    chain::AuthMetrics,
     gateway::{self, World},
     process::handover::Upgrades,
     runtime::{listener::ListenerMetrics, live::Live},
@@ -35,6 +36,7 @@ fn everything() -> World {
         Live::new(gateway, world.clone()).http.refuse("body_limit");
     }
     Reason::counters(&world.metrics);
+    AuthMetrics::new("jwt", "api", &world.metrics);
     Upgrades::default().publish(&world.metrics);
     ListenerMetrics::new(&world.metrics, "public");
     world

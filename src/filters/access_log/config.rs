@@ -133,9 +133,11 @@ impl AccessLogConfig {
         let target = self.target(cx);
         let rotation = self.rotation(cx);
         let (target, rotation) = (target?, rotation?);
+        // Whatever `redact` says: other filters of the route read secrets there.
+        let own = cx.secret_queries.iter().map(|name| format!("={name}"));
         Some(AccessLog {
             format: self.format,
-            redact: Redact::new(&self.redact),
+            redact: Redact::new(self.redact.iter().cloned().chain(own)),
             clock: cx.clock.clone(),
             target,
             rotation,

@@ -32,10 +32,15 @@ fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
 
 /// The line of a request with every fact filled in.
 fn line_of(yaml: &str) -> String {
+    line_beside(yaml, &[])
+}
+
+/// As [`line_of`], where filters of the route read secrets in these parameters.
+fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
     let yaml = yaml.replace("FILE", &path.display().to_string());
-    let (filter, clock, _metrics) = compile(&yaml);
+    let (filter, clock, _metrics) = compile_beside(&yaml, secret_queries);
     let mut head = pingora::http::RequestHeader::build(
         "GET",
         b"/caf\xc3\xa9/a%20b?page=2&token=hunter2",
@@ -83,6 +88,10 @@ fn line_of(yaml: &str) -> String {
 }
 
 fn compile(yaml: &str) -> (super::AccessLog, Clock, Metrics) {
+    compile_beside(yaml, &[])
+}
+
+fn compile_beside(yaml: &str, secret_queries: &[String]) -> (super::AccessLog, Clock, Metrics) {
     use crate::{
         chain::{CompileCx, FilterKind as _},
         config::{
@@ -101,6 +110,7 @@ fn compile(yaml: &str) -> (super::AccessLog, Clock, Metrics) {
             route: "test",
             folder: Path::new("."),
             upstreams: &[],
+            secret_queries,
             clock: &clock,
             metrics: &metrics,
             zones: &crate::zones::Zones::default(),
@@ -110,6 +120,16 @@ fn compile(yaml: &str) -> (super::AccessLog, Clock, Metrics) {
         },
     );
     (filter.unwrap(), clock, metrics)
+}
+
+#[test]
+fn what_another_filter_reads_as_a_secret_is_not_written_whatever_redact_says() {
+    for redact in ["", ", redact: []"] {
+        let yaml = format!("{{ file: FILE{redact} }}");
+        let line = line_beside(&yaml, &["page".to_owned()]);
+        assert!(line.contains("page=[redacted]"), "{line}");
+    }
+    assert!(line_of("{ file: FILE, redact: [] }").contains("page=2&token=hunter2"));
 }
 
 #[test]

@@ -36,6 +36,7 @@ fn compile_in(folder: &Path, config: &RouteConfig, mut diagnostics: Diagnostics)
         route: "test",
         folder,
         upstreams: &["web".to_owned(), "api".to_owned()],
+        secret_queries: &[],
         clock: &Clock::test(),
         metrics: &Metrics::default(),
         zones: &crate::zones::Zones::default(),

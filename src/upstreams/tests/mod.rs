@@ -94,6 +94,7 @@ impl Bench {
             route: "",
             folder: &self.folder,
             upstreams: &[],
+            secret_queries: &[],
             clock: &self.clock,
             metrics: &self.metrics,
             zones: &crate::zones::Zones::default(),

@@ -1,0 +1,211 @@
+//! What identity filters share: the counts of what became of requests, and the one way in
+//! which they refuse.
+
+use http::{HeaderValue, StatusCode, header};
+
+use super::{Facts, Noted, Reply, Verdict};
+use crate::base::metrics::{IntCounter, Metrics};
+
+/// The word in the audit log for a refusal of an identity filter.
+const ACTION: &str = "auth";
+
+/// What became of a request at an identity filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Outcome {
+    /// It has proven who it is.
+    Passed,
+    /// It brought nothing to prove it with.
+    Missing,
+    /// What it brought proves nothing.
+    Invalid,
+    /// It has proven who it is, and that is not enough.
+    Denied,
+    /// What it brought cannot be judged at the moment.
+    Unavailable,
+}
+
+impl Outcome {
+    const ALL: [Self; 5] = [
+        Self::Passed,
+        Self::Missing,
+        Self::Invalid,
+        Self::Denied,
+        Self::Unavailable,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Missing => "missing",
+            Self::Invalid => "invalid",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    /// RFC 9110, 15.5.2 and 15.5.4: who is unknown may try again, who is known may not.
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Passed => StatusCode::OK,
+            Self::Missing | Self::Invalid => StatusCode::UNAUTHORIZED,
+            Self::Denied => StatusCode::FORBIDDEN,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// The counters of one identity filter of one route.
+#[derive(Clone, Debug)]
+pub struct AuthMetrics([IntCounter; 5]);
+
+impl AuthMetrics {
+    pub fn new(filter: &'static str, route: &str, metrics: &Metrics) -> Self {
+        Self(Outcome::ALL.map(|outcome| {
+            metrics.counter(
+                "edgeway_auth_total",
+                "What became of requests at filters that find out who asks.",
+                &[
+                    ("filter", filter),
+                    ("route", route),
+                    ("outcome", outcome.name()),
+                ],
+            )
+        }))
+    }
+
+    /// Counts a request that goes on.
+    pub fn count(&self, outcome: Outcome) {
+        self.0[outcome as usize].inc();
+    }
+
+    /// Counts a request that does not go on, and leaves word for the audit log.
+    pub fn refuse(&self, facts: &mut Facts, refusal: Refusal) -> Verdict {
+        self.note(facts, refusal.outcome, refusal.reason, refusal.subject);
+        let mut reply = Reply::refuse(refusal.outcome.status(), refusal.reason);
+        if let Some(detail) = refusal.detail {
+            reply = reply.detail(detail);
+        }
+        if let Some(challenge) = refusal.challenge {
+            reply = reply.header(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(seconds) = refusal.retry_after {
+            reply = reply.header(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        reply.into()
+    }
+
+    /// As [`Self::refuse`], for a filter with an answer of its own.
+    pub fn note(
+        &self,
+        facts: &mut Facts,
+        outcome: Outcome,
+        reason: &'static str,
+        subject: Option<String>,
+    ) {
+        self.count(outcome);
+        facts.noted = Some(Box::new(Noted {
+            action: ACTION,
+            reason,
+            subject,
+        }));
+    }
+}
+
+/// A refusal in the making.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Refusal {
+    outcome: Outcome,
+    reason: &'static str,
+    detail: Option<&'static str>,
+    challenge: Option<HeaderValue>,
+    retry_after: Option<u32>,
+    subject: Option<String>,
+}
+
+impl Refusal {
+    /// `reason` is the fixed word of log, metric and audit log.
+    pub fn new(outcome: Outcome, reason: &'static str) -> Self {
+        Self {
+            outcome,
+            reason,
+            detail: None,
+            challenge: None,
+            retry_after: None,
+            subject: None,
+        }
+    }
+
+    /// One sentence for the reader of the page.
+    pub fn detail(mut self, detail: &'static str) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+
+    /// The `WWW-Authenticate` that goes with it; a 401 must have one (RFC 9110, 15.5.2).
+    pub fn challenge(mut self, challenge: HeaderValue) -> Self {
+        self.challenge = Some(challenge);
+        self
+    }
+
+    /// After how many seconds another try makes sense.
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// Whom it is about, where that is proven: never what a client merely says, and never a
+    /// secret.
+    pub fn subject(mut self, subject: Option<&str>) -> Self {
+        self.subject = subject.map(str::to_owned);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Clock;
+
+    #[test]
+    fn a_refusal_is_counted_noted_and_says_how_to_do_better() {
+        let (clock, metrics) = (Clock::test(), Metrics::default());
+        let auth = AuthMetrics::new("jwt", "api", &metrics);
+        let mut facts = Facts::new(clock.now());
+        let refusal = Refusal::new(Outcome::Invalid, "jwt_expired")
+            .challenge(HeaderValue::from_static("Bearer"))
+            .subject(Some("u1"));
+        let Verdict::Reply(reply) = auth.refuse(&mut facts, refusal) else {
+            panic!("it is no answer");
+        };
+        assert_eq!(reply.status, 401);
+        assert_eq!(reply.reason, Some("jwt_expired"));
+        assert_eq!(reply.headers[0].0, header::WWW_AUTHENTICATE);
+        let noted = facts.noted.as_deref();
+        assert_eq!(
+            noted,
+            Some(&Noted {
+                action: "auth",
+                reason: "jwt_expired",
+                subject: Some("u1".to_owned()),
+            })
+        );
+        auth.count(Outcome::Passed);
+        for (outcome, status) in [(Outcome::Denied, 403), (Outcome::Unavailable, 503)] {
+            let refusal = Refusal::new(outcome, "x").retry_after(2);
+            let Verdict::Reply(reply) = auth.refuse(&mut facts, refusal) else {
+                panic!("it is no answer");
+            };
+            assert_eq!(reply.status, status);
+            assert_eq!(reply.headers[0].1, "2");
+        }
+        let text = String::from_utf8(metrics.text()).unwrap();
+        for (outcome, count) in [("passed", 1), ("missing", 0), ("invalid", 1), ("denied", 1)] {
+            let series = format!(
+                "edgeway_auth_total{{filter=\"jwt\",outcome=\"{outcome}\",route=\"api\"}} {count}"
+            );
+            assert!(text.contains(&series), "{series} is not in {text}");
+        }
+    }
+}
