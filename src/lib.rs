@@ -14,6 +14,7 @@ pub mod filters;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gateway;
+pub mod limits;
 pub mod process;
 pub mod proxy;
 pub mod routes;

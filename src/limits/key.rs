@@ -1,0 +1,474 @@
+//! What requests are told apart by: a list of parts of a request, of which the first that
+//! the request has is taken, and at last its client's address.
+
+use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr};
+
+use http::{HeaderName, HeaderValue, header};
+use percent_encoding::percent_decode;
+use ring::digest::{Context, SHA256};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
+
+use crate::{
+    chain::Exchange,
+    config::{diagnostic::suggest, tree::OneOrMany},
+};
+
+/// What a bucket is found by: 128 bits of a hash, which two clients share only by chance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(pub u128);
+
+/// The parts of a request that may tell clients apart, the best first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct KeyList(OneOrMany<KeyItem>);
+
+/// One entry of a list: parts that are all needed, such as `client.ip+route`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyItem(Vec<Source>);
+
+/// One part of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// IPv6 by its /64, which is what one subscriber is given.
+    ClientIp,
+    /// The /24 of an IPv4 address, the /48 of an IPv6 one.
+    ClientNetwork,
+    Header(HeaderName),
+    Cookie(String),
+    /// The first value of that name, decoded.
+    Query(String),
+    /// The name that the client asked for, without its port.
+    Host,
+    Route,
+    /// A claim of a verified token.
+    Claim(String),
+    /// The name of the API key.
+    ApiKey,
+    /// Whoever an identity filter has found.
+    User,
+}
+
+/// How keys become 128 bits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Hashing {
+    /// A keyed hash, for tables in memory. Without the seed nobody can make two keys meet.
+    Seeded(u64, u64),
+    /// A cryptographic one, the same everywhere, for tables that gateways share.
+    Shared,
+}
+
+/// A hash in the making.
+#[derive(Clone)]
+pub struct Hasher(Inner);
+
+#[derive(Clone)]
+enum Inner {
+    Sip(SipHasher13),
+    Sha(Box<Context>),
+}
+
+/// Longer values count as missing: an honest key is short, and hashing takes its time.
+const MAX_VALUE: usize = 4096;
+
+/// More parts tell nobody apart any better.
+const MAX_PARTS: usize = 4;
+
+const NAMES: [&str; 10] = [
+    "client.ip",
+    "client.network",
+    "header:NAME",
+    "cookie:NAME",
+    "query:NAME",
+    "host",
+    "route",
+    "jwt.CLAIM",
+    "api_key",
+    "user",
+];
+
+impl Default for KeyList {
+    fn default() -> Self {
+        Self(OneOrMany(vec![KeyItem(vec![Source::ClientIp])]))
+    }
+}
+
+impl KeyList {
+    /// The request's key. A request that has nothing of the list goes by its client's
+    /// address, exactly as with `client.ip`: never by nothing.
+    pub fn resolve(&self, ex: &Exchange<'_>, hashing: Hashing) -> Key {
+        self.resolve_after(hashing.begin(), ex)
+    }
+
+    /// As [`Self::resolve`], where `begun` has taken in what parts the bucket from others
+    /// of the same key.
+    pub fn resolve_after(&self, begun: Hasher, ex: &Exchange<'_>) -> Key {
+        for item in &self.0.0 {
+            let mut hasher = begun.clone();
+            if item.0.iter().all(|source| source.feed(&mut hasher, ex)) {
+                return hasher.finish();
+            }
+        }
+        let mut hasher = begun;
+        Source::ClientIp.feed(&mut hasher, ex);
+        hasher.finish()
+    }
+
+    /// The entry that tells this request apart; `None` if the request has none of them
+    /// and goes by its client's address.
+    pub fn chosen(&self, ex: &Exchange<'_>) -> Option<&KeyItem> {
+        let has_all = |item: &&KeyItem| item.0.iter().all(|source| source.value(ex).is_some());
+        self.0.0.iter().find(has_all)
+    }
+
+    /// Whether the key depends on who the client has proven to be.
+    pub fn needs_identity(&self) -> bool {
+        let mut sources = self.0.0.iter().flat_map(|item| &item.0);
+        sources.any(Source::needs_identity)
+    }
+}
+
+impl Source {
+    /// Whether identity filters must have run.
+    pub fn needs_identity(&self) -> bool {
+        matches!(self, Self::Claim(_) | Self::ApiKey | Self::User)
+    }
+
+    /// Whether the value is the client's mere word.
+    pub fn is_claimed_by_client(&self) -> bool {
+        matches!(self, Self::Header(_) | Self::Cookie(_) | Self::Query(_))
+    }
+
+    /// What the request has of it; `None` if that is nothing, empty, or longer than any
+    /// honest value.
+    pub fn value<'e>(&'e self, ex: &'e Exchange<'_>) -> Option<Cow<'e, [u8]>> {
+        let value: Cow<'_, [u8]> = match self {
+            Self::ClientIp => address(ex.facts.client.ip, 32, 64)
+                .as_slice()
+                .to_vec()
+                .into(),
+            Self::ClientNetwork => address(ex.facts.client.ip, 24, 48)
+                .as_slice()
+                .to_vec()
+                .into(),
+            Self::Header(name) => ex.header(name)?.as_bytes().trim_ascii().into(),
+            Self::Cookie(name) => cookie(ex, name.as_bytes())?.into(),
+            Self::Query(name) => query(ex.head.uri.query()?.as_bytes(), name.as_bytes())?,
+            Self::Host => host(ex.host()),
+            Self::Route => ex.facts.route.as_deref().unwrap_or("-").as_bytes().into(),
+            Self::Claim(path) => match ex.facts.identity.as_ref()?.claims.as_ref()?.text(path)? {
+                Cow::Borrowed(text) => text.as_bytes().into(),
+                Cow::Owned(text) => text.into_bytes().into(),
+            },
+            Self::ApiKey => ex
+                .facts
+                .identity
+                .as_ref()?
+                .api_key
+                .as_deref()?
+                .as_bytes()
+                .into(),
+            Self::User => ex
+                .facts
+                .identity
+                .as_ref()?
+                .user
+                .as_deref()?
+                .as_bytes()
+                .into(),
+        };
+        (1..=MAX_VALUE).contains(&value.len()).then_some(value)
+    }
+
+    /// Takes the part into the hash with its kind and name, so that no value of one part
+    /// is ever taken for another's; `false` if the request has none.
+    fn feed(&self, hasher: &mut Hasher, ex: &Exchange<'_>) -> bool {
+        // The usual key, without an allocation.
+        if let Self::ClientIp = self {
+            hasher.part(b'i', address(ex.facts.client.ip, 32, 64).as_slice());
+            return true;
+        }
+        let Some(value) = self.value(ex) else {
+            return false;
+        };
+        let (kind, name) = match self {
+            Self::ClientIp => (b'i', ""),
+            Self::ClientNetwork => (b'n', ""),
+            Self::Header(name) => (b'h', name.as_str()),
+            Self::Cookie(name) => (b'c', name.as_str()),
+            Self::Query(name) => (b'q', name.as_str()),
+            Self::Host => (b'o', ""),
+            Self::Route => (b'r', ""),
+            Self::Claim(name) => (b'j', name.as_str()),
+            Self::ApiKey => (b'k', ""),
+            Self::User => (b'u', ""),
+        };
+        hasher.part(kind, name.as_bytes());
+        hasher.part(b'=', &value);
+        true
+    }
+}
+
+/// The network part of an address.
+struct Network {
+    bytes: [u8; 16],
+    length: usize,
+}
+
+impl Network {
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// The first bits of an address: all others are zero. Lengths differ by family, so that
+/// no IPv4 address meets an IPv6 one.
+fn address(ip: IpAddr, v4_bits: u32, v6_bits: u32) -> Network {
+    let mut bytes = [0; 16];
+    let length = match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let kept = ip.to_bits() & (u32::MAX << (32 - v4_bits));
+            bytes[..4].copy_from_slice(&kept.to_be_bytes());
+            4
+        }
+        IpAddr::V6(ip) => {
+            let kept = ip.to_bits() & (u128::MAX << (128 - v6_bits));
+            bytes = kept.to_be_bytes();
+            16
+        }
+    };
+    Network { bytes, length }
+}
+
+/// The first cookie of that name, without quotes round it.
+fn cookie<'e>(ex: &'e Exchange<'_>, name: &[u8]) -> Option<&'e [u8]> {
+    // HTTP/2 may split the cookies over several headers.
+    let lines = ex.head.headers.get_all(header::COOKIE).iter();
+    let value = lines
+        .map(HeaderValue::as_bytes)
+        .flat_map(|line| line.split(|&b| b == b';'))
+        .find_map(|pair| pair.trim_ascii().strip_prefix(name)?.strip_prefix(b"="))?;
+    let quoted = value
+        .strip_prefix(b"\"")
+        .and_then(|value| value.strip_suffix(b"\""));
+    Some(quoted.unwrap_or(value))
+}
+
+/// The first value of a name in a query. Decoded, or one value would be as many keys as it
+/// can be written in ways.
+fn query<'e>(query: &'e [u8], name: &[u8]) -> Option<Cow<'e, [u8]>> {
+    let value = query
+        .split(|&b| b == b'&')
+        .find_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="))?;
+    if value.contains(&b'+') {
+        let spaced: Vec<u8> = value
+            .iter()
+            .map(|&b| if b == b'+' { b' ' } else { b })
+            .collect();
+        return Some(Cow::Owned(percent_decode(&spaced).collect()));
+    }
+    Some(percent_decode(value).into())
+}
+
+/// A host in one form: without its port and the root's dot, in lower case.
+fn host(host: &str) -> Cow<'_, [u8]> {
+    let end = match host.rfind(':') {
+        Some(colon) if !host[colon..].contains(']') => colon,
+        _ => host.len(),
+    };
+    let name = host[..end].trim_end_matches('.');
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        name.to_ascii_lowercase().into_bytes().into()
+    } else {
+        name.as_bytes().into()
+    }
+}
+
+impl Hashing {
+    pub fn begin(self) -> Hasher {
+        Hasher(match self {
+            Self::Seeded(a, b) => Inner::Sip(SipHasher13::new_with_keys(a, b)),
+            Self::Shared => Inner::Sha(Box::new(Context::new(&SHA256))),
+        })
+    }
+}
+
+impl fmt::Debug for Hashing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The seed is a secret of the process.
+        f.write_str(match self {
+            Self::Seeded(..) => "Seeded",
+            Self::Shared => "Shared",
+        })
+    }
+}
+
+impl Hasher {
+    /// Takes in one part: its kind, its length and its bytes, so that parts cannot be cut
+    /// in two ways.
+    pub fn part(&mut self, kind: u8, value: &[u8]) {
+        let length = u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes();
+        let head = [kind, length[0], length[1], length[2], length[3]];
+        // Short ones in one piece.
+        let mut piece = [0; 24];
+        if let Some(room) = piece.get_mut(..head.len() + value.len()) {
+            let (start, rest) = room.split_at_mut(head.len());
+            start.copy_from_slice(&head);
+            rest.copy_from_slice(value);
+            self.write(room);
+        } else {
+            self.write(&head);
+            self.write(value);
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            Inner::Sip(hasher) => std::hash::Hasher::write(hasher, bytes),
+            Inner::Sha(context) => context.update(bytes),
+        }
+    }
+
+    pub fn finish(self) -> Key {
+        match self.0 {
+            Inner::Sip(hasher) => Key(hasher.finish128().as_u128()),
+            Inner::Sha(context) => {
+                let digest = context.finish();
+                let first = digest.as_ref().first_chunk().copied().unwrap_or_default();
+                Key(u128::from_be_bytes(first))
+            }
+        }
+    }
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || {
+            let help = suggest(text, NAMES.into_iter(), "parts of a request are");
+            format!("`{text}` is no part of a request that a key can be\nhelp: {help}")
+        };
+        let named = |kind: &str, name: &str| match name {
+            "" => Err(format!(
+                "`{text}` names no {kind}\nhelp: write the name behind it, such as `{kind}:x`"
+            )),
+            name => Ok(name.to_owned()),
+        };
+        if let Some(claim) = text.strip_prefix("jwt.") {
+            return match claim {
+                "" => Err(
+                    "`jwt.` names no claim\nhelp: write the claim behind it, such as `jwt.sub`"
+                        .into(),
+                ),
+                claim => Ok(Self::Claim(claim.to_owned())),
+            };
+        }
+        if let Some((kind, name)) = text.split_once(':') {
+            return match kind {
+                "header" => HeaderName::from_bytes(named(kind, name)?.as_bytes())
+                    .map(Self::Header)
+                    .map_err(|_| format!("`{name}` is no name of a header\nhelp: write one such as `header:X-Client`")),
+                "cookie" => named(kind, name).map(Self::Cookie),
+                "query" => named(kind, name).map(Self::Query),
+                _ => Err(unknown()),
+            };
+        }
+        Ok(match text {
+            "client.ip" => Self::ClientIp,
+            "client.network" => Self::ClientNetwork,
+            "host" => Self::Host,
+            "route" => Self::Route,
+            "api_key" => Self::ApiKey,
+            "user" => Self::User,
+            _ => return Err(unknown()),
+        })
+    }
+}
+
+impl FromStr for KeyItem {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sources: Vec<Source> = text
+            .split('+')
+            .map(|part| part.trim().parse())
+            .collect::<Result<_, _>>()?;
+        if sources.len() > MAX_PARTS {
+            return Err(format!(
+                "`{text}` has {} parts\nhelp: join {MAX_PARTS} at most",
+                sources.len()
+            ));
+        }
+        Ok(Self(sources))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClientIp => f.write_str("client.ip"),
+            Self::ClientNetwork => f.write_str("client.network"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Query(name) => write!(f, "query:{name}"),
+            Self::Host => f.write_str("host"),
+            Self::Route => f.write_str("route"),
+            Self::Claim(name) => write!(f, "jwt.{name}"),
+            Self::ApiKey => f.write_str("api_key"),
+            Self::User => f.write_str("user"),
+        }
+    }
+}
+
+impl fmt::Display for KeyItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, source) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("+")?;
+            }
+            source.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for KeyList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, item) in self.0.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(", ")?;
+            }
+            item.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyItem {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for KeyItem {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl JsonSchema for KeyItem {
+    fn schema_name() -> Cow<'static, str> {
+        "KeyItem".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "a part of a request: `client.ip`, `client.network`, `header:NAME`, \
+                            `cookie:NAME`, `query:NAME`, `host`, `route`, `jwt.CLAIM`, `api_key` \
+                            or `user`; or several joined by `+`"
+        })
+    }
+}

@@ -1,0 +1,379 @@
+//! Buckets in memory: one table for each limit, in shards that are locked one at a time.
+//!
+//! A shard is a row of sets of [`WAYS`] slots. A key's hash says in which shard and set it
+//! is looked for, and a slot whose bucket is full again is free: absence and a full bucket
+//! mean the same, so nothing has to be swept. A set whose slots are all taken makes its
+//! shard grow, and once that may not grow, the bucket of the set that is nearest to full
+//! gives way: it loses the least.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use parking_lot::Mutex;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    gcra::{self, Decision, Quota, Tat},
+    key::{Hashing, Key},
+};
+use crate::{base::clock::Clock, zones::Zone};
+
+/// Slots of a set.
+const WAYS: usize = 16;
+const SHARDS: usize = 32;
+
+/// How many keys a limit remembers unless it says otherwise.
+pub const MAX_KEYS: usize = 1_000_000;
+/// Fewer would be less than a set for each shard.
+pub const MIN_KEYS: usize = WAYS * SHARDS;
+/// More would be more memory than anybody means.
+pub const MOST_KEYS: usize = 100_000_000;
+
+/// How many buckets a successor is told of, the emptiest first: those that hold somebody
+/// back. What is left out begins anew.
+const EXPORTED: usize = 100_000;
+
+/// The buckets of one limit.
+pub struct Table {
+    clock: Clock,
+    /// What times are counted from.
+    epoch: Instant,
+    /// Of the keys' hash; it comes from the predecessor if there is one.
+    seed: [AtomicU64; 2],
+    /// The most sets that a shard may have.
+    max_sets: AtomicUsize,
+    /// Buckets that were not full and had to give way.
+    forgotten: AtomicU64,
+    shards: Box<[Mutex<Shard>]>,
+}
+
+#[derive(Default)]
+struct Shard {
+    sets: Vec<Set>,
+}
+
+/// Slots side by side, field by field: the keys in one piece, and no padding.
+#[derive(Clone)]
+struct Set {
+    keys: [u128; WAYS],
+    nanos: [u64; WAYS],
+    fractions: [u32; WAYS],
+}
+
+/// What a process that takes over is told.
+#[derive(Serialize, Deserialize)]
+struct Exported {
+    /// Nanoseconds since 1970.
+    at: u64,
+    seed: [u64; 2],
+    /// Key and time to full of each bucket: 16 and 8 bytes, in base64.
+    buckets: String,
+}
+
+impl Table {
+    /// An empty table for about `max_keys` keys at most.
+    pub fn new(max_keys: usize, clock: &Clock) -> Self {
+        let mut seed = [[0; 8]; 2];
+        if SystemRandom::new().fill(seed.as_flattened_mut()).is_err() {
+            // The machine has no randomness to give: better a weak seed than no limit.
+            fastrand::fill(seed.as_flattened_mut());
+        }
+        Self {
+            clock: clock.clone(),
+            epoch: clock.now(),
+            seed: seed.map(|word| u64::from_ne_bytes(word).into()),
+            max_sets: AtomicUsize::new(max_sets(max_keys)),
+            forgotten: AtomicU64::new(0),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// How keys of this table are made.
+    pub fn hashing(&self) -> Hashing {
+        let [a, b] = &self.seed;
+        Hashing::Seeded(a.load(Ordering::Relaxed), b.load(Ordering::Relaxed))
+    }
+
+    /// Asks for `cost` from the bucket of `key` at `now`, and takes it if that passes.
+    pub fn take(
+        &self,
+        key: Key,
+        quota: &Quota,
+        cost: u32,
+        max_delay: Duration,
+        now: Instant,
+    ) -> Decision {
+        let now = self.nanos(now);
+        let mut shard = self.shard(key).lock();
+        let slot = shard.find(key);
+        let before = slot.map_or_else(Tat::default, |(set, way)| shard.sets[set].tat(way));
+        let (decision, after) = gcra::decide(before, now, quota, cost, max_delay);
+        if let Some((set, way)) = slot {
+            shard.sets[set].put(way, key, after);
+        } else if !is_full(after, now) {
+            let max_sets = self.max_sets.load(Ordering::Relaxed);
+            if shard.insert(key, after, now, max_sets) {
+                self.forgotten.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        decision
+    }
+
+    /// Gives back what [`Self::take`] took at `taken`, for a request that was refused
+    /// elsewhere.
+    pub fn give_back(&self, key: Key, quota: &Quota, cost: u32, taken: Instant, now: Instant) {
+        let (taken, now) = (self.nanos(taken), self.nanos(now));
+        let mut shard = self.shard(key).lock();
+        if let Some((set, way)) = shard.find(key) {
+            let before = shard.sets[set].tat(way);
+            let after = gcra::give_back(before, taken, now, quota, cost);
+            shard.sets[set].put(way, key, after);
+        }
+    }
+
+    /// What the bucket of `key` would say; changes nothing.
+    pub fn look(&self, key: Key, quota: &Quota, cost: u32, now: Instant) -> Decision {
+        let now = self.nanos(now);
+        let shard = self.shard(key).lock();
+        let slot = shard.find(key);
+        let tat = slot.map_or_else(Tat::default, |(set, way)| shard.sets[set].tat(way));
+        drop(shard);
+        gcra::decide(tat, now, quota, cost, Duration::ZERO).0
+    }
+
+    /// Changes how many keys there may be. The emptiest buckets stay if they are fewer.
+    pub fn resize(&self, max_keys: usize) {
+        let max_sets = max_sets(max_keys);
+        self.max_sets.store(max_sets, Ordering::Relaxed);
+        let now = self.nanos(self.clock.now());
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            if shard.sets.len() > max_sets {
+                shard.rebuild(max_sets, now);
+            }
+        }
+    }
+
+    /// How many buckets had to give way to others while they still held somebody back.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// How many buckets are not full.
+    pub fn len(&self) -> usize {
+        let now = self.nanos(self.clock.now());
+        let live = |shard: &Mutex<Shard>| shard.lock().live(now).count();
+        self.shards.iter().map(live).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes that buckets take up.
+    pub fn memory(&self) -> usize {
+        let sets = |shard: &Mutex<Shard>| shard.lock().sets.capacity();
+        self.shards.iter().map(sets).sum::<usize>() * size_of::<Set>()
+    }
+
+    fn shard(&self, key: Key) -> &Mutex<Shard> {
+        &self.shards[spread((key.0 >> 96) as u32, SHARDS)]
+    }
+
+    /// Time since the epoch. Never zero, so that a slot nobody has used is one that is
+    /// long full.
+    fn nanos(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.epoch).as_nanos();
+        u64::try_from(since).map_or(u64::MAX, |nanos| nanos.saturating_add(1))
+    }
+
+    /// The emptiest buckets and how long each takes to be full, about [`EXPORTED`] of them.
+    fn emptiest(&self, now: u64) -> Vec<(u64, u128)> {
+        const SHARE: usize = EXPORTED / SHARDS;
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            // Keys are spread evenly, so each shard's share is about what all of them have.
+            let mut buckets: Vec<(u64, u128)> = shard
+                .lock()
+                .live(now)
+                .map(|(key, tat)| (tat.nanos.saturating_add(1) - now, key))
+                .collect();
+            if buckets.len() > SHARE {
+                buckets.select_nth_unstable_by(SHARE, |a, b| b.cmp(a));
+                buckets.truncate(SHARE);
+            }
+            all.append(&mut buckets);
+        }
+        all
+    }
+}
+
+/// A full bucket is as good as none.
+fn is_full(tat: Tat, now: u64) -> bool {
+    (tat.nanos, tat.fraction) <= (now, 0)
+}
+
+fn max_sets(max_keys: usize) -> usize {
+    (max_keys / SHARDS / WAYS).max(1)
+}
+
+/// A hash as a place in a row of `length`.
+fn spread(hash: u32, length: usize) -> usize {
+    // The product is below 2^32 times the length.
+    ((u64::from(hash) * length as u64) >> 32) as usize
+}
+
+impl Shard {
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
+    fn set_of(&self, key: u128) -> usize {
+        spread(key as u32, self.sets.len())
+    }
+
+    fn find(&self, Key(key): Key) -> Option<(usize, usize)> {
+        let index = self.set_of(key);
+        let set = self.sets.get(index)?;
+        let way = set.keys.iter().position(|other| *other == key)?;
+        Some((index, way))
+    }
+
+    /// Puts a bucket into a free slot; `true` if another one had to give way.
+    fn insert(&mut self, key: Key, tat: Tat, now: u64, max_sets: usize) -> bool {
+        loop {
+            let index = self.set_of(key.0);
+            if let Some(set) = self.sets.get_mut(index) {
+                let (way, fullest) = set.fullest();
+                let is_free = is_full(fullest, now);
+                if is_free || self.sets.len() >= max_sets {
+                    self.sets[index].put(way, key, tat);
+                    return !is_free;
+                }
+            }
+            let more = (self.sets.len() * 2).clamp(1, max_sets);
+            self.rebuild(more, now);
+        }
+    }
+
+    /// Moves all buckets into a row of another length. Where a set has too many, those
+    /// that are nearest to full are left out.
+    fn rebuild(&mut self, length: usize, now: u64) {
+        let before = std::mem::replace(&mut self.sets, vec![Set::EMPTY; length]);
+        for (key, tat) in before.iter().flat_map(|set| set.live(now)) {
+            let index = self.set_of(key);
+            let (way, fullest) = self.sets[index].fullest();
+            if fullest < tat {
+                self.sets[index].put(way, Key(key), tat);
+            }
+        }
+    }
+
+    fn live(&self, now: u64) -> impl Iterator<Item = (u128, Tat)> {
+        self.sets.iter().flat_map(move |set| set.live(now))
+    }
+}
+
+impl Set {
+    const EMPTY: Self = Self {
+        keys: [0; WAYS],
+        nanos: [0; WAYS],
+        fractions: [0; WAYS],
+    };
+
+    fn tat(&self, way: usize) -> Tat {
+        Tat {
+            nanos: self.nanos[way],
+            fraction: self.fractions[way],
+        }
+    }
+
+    fn put(&mut self, way: usize, Key(key): Key, tat: Tat) {
+        self.keys[way] = key;
+        self.nanos[way] = tat.nanos;
+        self.fractions[way] = tat.fraction;
+    }
+
+    /// The slot whose bucket is full first, if it is not already.
+    fn fullest(&self) -> (usize, Tat) {
+        (0..WAYS)
+            .map(|way| (way, self.tat(way)))
+            .min_by_key(|(_, tat)| *tat)
+            .unwrap_or_default()
+    }
+
+    fn live(&self, now: u64) -> impl Iterator<Item = (u128, Tat)> {
+        (0..WAYS)
+            .map(|way| (self.keys[way], self.tat(way)))
+            .filter(move |(_, tat)| !is_full(*tat, now))
+    }
+}
+
+fn wall_nanos(clock: &Clock) -> u64 {
+    let since = clock.wall().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
+}
+
+impl Zone for Table {
+    fn export(&self) -> Option<Value> {
+        let at = wall_nanos(&self.clock);
+        let buckets = self.emptiest(self.nanos(self.clock.now()));
+        if buckets.is_empty() {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(buckets.len() * 24);
+        for (nanos, key) in buckets {
+            bytes.extend_from_slice(&key.to_le_bytes());
+            bytes.extend_from_slice(&nanos.to_le_bytes());
+        }
+        let exported = Exported {
+            at,
+            seed: self
+                .seed
+                .each_ref()
+                .map(|word| word.load(Ordering::Relaxed)),
+            buckets: STANDARD.encode(bytes),
+        };
+        serde_json::to_value(exported).ok()
+    }
+
+    fn import(&self, exported: &Value) {
+        let Ok(Exported { at, seed, buckets }) = Exported::deserialize(exported) else {
+            return;
+        };
+        let Ok(bytes) = STANDARD.decode(buckets) else {
+            return;
+        };
+        for (own, word) in self.seed.iter().zip(seed) {
+            own.store(word, Ordering::Relaxed);
+        }
+        let now = self.nanos(self.clock.now());
+        let since = wall_nanos(&self.clock).saturating_sub(at);
+        let max_sets = self.max_sets.load(Ordering::Relaxed);
+        let (entries, _rest) = bytes.as_chunks::<24>();
+        for entry in entries {
+            let (key, nanos) = entry.split_at(16);
+            let key = Key(u128::from_le_bytes(key.try_into().unwrap_or_default()));
+            let debt = u64::from_le_bytes(nanos.try_into().unwrap_or_default());
+            let tat = Tat {
+                nanos: now.saturating_add(debt.saturating_sub(since)),
+                fraction: 0,
+            };
+            let mut shard = self.shard(key).lock();
+            if !is_full(tat, now) && shard.find(key).is_none() {
+                shard.insert(key, tat, now, max_sets);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").finish_non_exhaustive()
+    }
+}
