@@ -5,6 +5,7 @@ pub mod accept;
 #[cfg(feature = "jemalloc")]
 pub mod alloc;
 pub mod clock;
+pub mod credential;
 pub(crate) mod digits;
 pub mod encoding;
 pub mod error;

@@ -7,6 +7,7 @@ mod client;
 mod demo;
 mod drain;
 mod explain;
+mod hash;
 pub(crate) mod out;
 mod program;
 mod progress;
@@ -50,6 +51,8 @@ enum Command {
     Explain(explain::Options),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
+    /// Hash a password or make an API key, for files that hold no secret
+    Hash(hash::Options),
     /// Serve a small demonstration with built-in apps behind it; needs no configuration
     Demo(demo::Options),
     /// Show what the running gateway does
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Schema => schema::run(),
+        Command::Hash(options) => hash::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Reload(options) => reload::run(&options),

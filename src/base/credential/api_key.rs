@@ -1,0 +1,127 @@
+//! Hashes of API keys. A key is 256 random bits, so one round of SHA-256 is as good as a
+//! slow hash: there is nothing to guess.
+
+use std::{fmt, str::FromStr};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::{
+    digest::{SHA256, digest},
+    rand::{SecureRandom as _, SystemRandom},
+};
+use subtle::ConstantTimeEq as _;
+
+use super::BadHash;
+
+const SCHEME: &str = "sha256:";
+const HELP: &str = "write `sha256:` and 64 hexadecimal digits, as `edgeway hash api-key` prints it";
+
+/// The SHA-256 of an API key, written `sha256:` and 64 hexadecimal digits.
+#[derive(Clone, Copy)]
+pub struct ApiKeyHash([u8; 32]);
+
+impl ApiKeyHash {
+    /// The hash of a key as a client shows it.
+    pub fn of(key: &[u8]) -> Self {
+        let digest = digest(&SHA256, key);
+        Self(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
+    /// A part to look it up by. It says nothing of the rest of the hash, and the hash says
+    /// nothing of the key.
+    pub fn bucket(&self) -> u64 {
+        let (head, _) = self.0.split_first_chunk().expect("it has 32 bytes");
+        u64::from_le_bytes(*head)
+    }
+
+    /// Compares in a time that does not depend on where they differ.
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl FromStr for ApiKeyHash {
+    type Err = BadHash;
+
+    fn from_str(text: &str) -> Result<Self, BadHash> {
+        let bad = |why: &str| BadHash {
+            why: why.to_owned(),
+            help: HELP,
+        };
+        // The text is not repeated: whoever wrote the key itself shall not find it in a log.
+        let Some(digits) = text.trim().strip_prefix(SCHEME) else {
+            return Err(bad("this is no hash of an API key"));
+        };
+        if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(bad("this hash has not 64 hexadecimal digits"));
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).expect("digits are ASCII");
+            *byte = u8::from_str_radix(pair, 16).expect("digits were checked");
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for ApiKeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(SCHEME)?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ApiKeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A new key of 256 random bits, in letters that need no quoting anywhere.
+///
+/// # Errors
+/// When the system has no random bits.
+pub fn new_api_key() -> Result<String, ring::error::Unspecified> {
+    let mut bits = [0; 32];
+    SystemRandom::new().fill(&mut bits)?;
+    Ok(format!("ek_{}", URL_SAFE_NO_PAD.encode(bits)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_reads_back_as_printed_and_is_that_of_its_key_only() {
+        // FIPS 180-2, appendix B.1.
+        let text = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let hash: ApiKeyHash = text.parse().unwrap();
+        assert_eq!(hash.to_string(), text);
+        assert!(hash.is(&ApiKeyHash::of(b"abc")));
+        assert!(!hash.is(&ApiKeyHash::of(b"abd")));
+        assert_eq!(hash.bucket(), ApiKeyHash::of(b"abc").bucket());
+    }
+
+    #[test]
+    fn what_is_no_hash_is_refused_without_being_repeated() {
+        for text in [
+            "ek_secret",
+            "sha256:12",
+            "sha256:zz",
+            "",
+            &format!("sha256:{}", "é".repeat(32)),
+        ] {
+            let error = text.parse::<ApiKeyHash>().unwrap_err();
+            assert!(!error.to_string().contains("secret"), "{error}");
+            assert!(error.help.contains("edgeway hash api-key"));
+        }
+    }
+
+    #[test]
+    fn new_keys_are_long_plain_and_different() {
+        let (one, two) = (new_api_key().unwrap(), new_api_key().unwrap());
+        assert_ne!(one, two);
+        assert_eq!(one.len(), 46);
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        assert!(one.bytes().all(is_plain), "{one}");
+    }
+}
