@@ -167,9 +167,23 @@ impl Metrics {
         help: &'static str,
         labels: Labels<'_>,
     ) -> Histogram {
+        self.histogram_with(name, help, labels, SECONDS)
+    }
+
+    /// As [`Metrics::histogram`], with buckets of its own.
+    ///
+    /// # Panics
+    /// As [`Metrics::counter`].
+    pub fn histogram_with(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: Labels<'_>,
+        buckets: &[f64],
+    ) -> Histogram {
         let (names, values) = split(labels);
         let make = || {
-            let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+            let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
             Family::Histogram(HistogramVec::new(opts, &names).expect("static name and labels"))
         };
         self.series(name, labels, make, |family| match family {

@@ -18,6 +18,7 @@ pub mod net;
 pub mod origin;
 pub mod private_file;
 pub mod query;
+pub mod redis;
 pub mod secret;
 pub mod tasks;
 pub mod units;

@@ -68,6 +68,7 @@ impl Compiler<'_> {
         let admin = self.admin();
         let drain = self.drain();
         let audit = self.audit();
+        let redis = self.redis();
         let trusted = self.trusted();
         let upstreams = self.upstreams();
         let matches: Vec<_> = self
@@ -111,6 +112,7 @@ impl Compiler<'_> {
                 .filter(|watch| watch.value.enabled)
                 .map(|watch| watch.value.debounce.0),
             audit,
+            redis,
             trusted,
             table: table?,
             routes: routes.into_iter().collect::<Option<Vec<_>>>()?.into(),

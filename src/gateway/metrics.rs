@@ -57,6 +57,9 @@ impl Gateway {
 
     /// Whether a series whose labels are known is of something that there is.
     fn has_series(&self, series: Series<'_>) -> bool {
+        if series.family.starts_with("edgeway_redis_") {
+            return self.redis.is_some();
+        }
         let Some(listener) = series.get(LISTENER) else {
             return Acme::has_series(self.acme.as_deref(), series);
         };

@@ -12,6 +12,7 @@ mod limits;
 mod listener;
 pub mod metrics;
 pub mod print;
+mod redis;
 pub mod schema;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
@@ -26,7 +27,7 @@ pub use self::{
     listener::{ExceptPath, Listener, ProxyProtocol, ToHttps},
 };
 use crate::{
-    base::{clock::Clock, metrics::Metrics, net::TrustedProxies},
+    base::{clock::Clock, metrics::Metrics, net::TrustedProxies, redis::Redis},
     chain::{Chain, Work},
     config::{
         diagnostic::{Diagnostics, Place},
@@ -50,6 +51,8 @@ pub struct Gateway {
     /// How long changed files must be at rest before they are read; `None` if nobody watches.
     pub watch: Option<std::time::Duration>,
     pub audit: AuditLog,
+    /// What is shared with other gateways is in it.
+    pub redis: Option<Arc<Redis>>,
     pub trusted: TrustedProxies,
     pub table: RouteTable,
     /// In the order of the file; the table's indices point here.
@@ -94,6 +97,8 @@ pub struct World {
     pub clock: Clock,
     /// Of what operators decided of backends.
     pub keeper: Arc<Keeper>,
+    /// The runtime of requests; `None` where they run on that of whoever asks.
+    pub workers: Option<tokio::runtime::Handle>,
 }
 
 /// A configuration read from disk, with all that was found wrong with its form.

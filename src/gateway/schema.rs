@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     config::model::{
-        AcmeConfig, AdminConfig, AuditLogConfig, DrainConfig, ListenerConfig, RouteConfig,
-        UpstreamConfig, WatchConfig,
+        AcmeConfig, AdminConfig, AuditLogConfig, DrainConfig, ListenerConfig, RedisConfig,
+        RouteConfig, UpstreamConfig, WatchConfig,
     },
     filters::FILTERS,
 };
@@ -20,6 +20,7 @@ pub fn document() -> Value {
     let acme = generator.subschema_for::<AcmeConfig>();
     let drain = generator.subschema_for::<DrainConfig>();
     let watch = generator.subschema_for::<WatchConfig>();
+    let redis = generator.subschema_for::<RedisConfig>();
     let upstream = generator.subschema_for::<UpstreamConfig>();
     let filters = filters(&mut generator);
     let route = route(&mut generator, &filters);
@@ -52,6 +53,7 @@ pub fn document() -> Value {
             "acme": or_empty(acme.as_value()),
             "drain": or_empty(drain.as_value()),
             "watch": or_empty(watch.as_value()),
+            "redis": or_empty(redis.as_value()),
             "upstreams": {
                 "description": "Named groups of backends.",
                 "type": ["object", "null"],

@@ -96,6 +96,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
         keeper: kept
             .map(|folder| Arc::new(Keeper::open(folder.join("backends.json"))))
             .unwrap_or_default(),
+        workers: Some(workers.clone()),
         ..World::default()
     };
     world.zones.inherit(std::mem::take(&mut inherited.state));

@@ -21,6 +21,7 @@ const KEYS: &[&str] = &[
     "access_log",
     "audit_log",
     "acme",
+    "redis",
     "drain",
     "watch",
     "include",
@@ -39,7 +40,7 @@ pub const ROUTE_KEYS: &[&str] = &[
 
 // What the design has and this version has not: refused by name, so that nobody takes a
 // key that does nothing for protection.
-const LATER: &[&str] = &["redis", "cache", "rate_limits"];
+const LATER: &[&str] = &["cache", "rate_limits"];
 const UPSTREAM_LATER: &[&str] = &["folder"];
 const ROUTE_LATER: &[&str] = &[
     "cache",
@@ -102,6 +103,7 @@ impl Sections<'_> {
             access_log: self.node.entry("access_log").cloned(),
             acme: self.section("acme"),
             audit_log: self.section("audit_log"),
+            redis: self.section("redis"),
             tree: Arc::new(self.node.clone()),
             drain: self.section("drain").unwrap_or_default(),
             watch: self.section("watch"),

@@ -3,6 +3,7 @@
 mod admin;
 mod file;
 mod listener;
+mod redis;
 mod route;
 mod shorthand;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use self::{
         LimitsConfig, ListenerConfig, MinVersionConfig, ProxyProtocolConfig, TlsConfig,
         ToHttpsConfig, UnderscoresConfig, UnknownNamesConfig,
     },
+    redis::{RedisConfig, RedisMode, RedisTlsConfig, RedisUrl, SentinelConfig},
     route::{
         MaintenanceConfig, MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig,
         WebsocketConfig,
@@ -50,6 +52,7 @@ pub struct File {
     pub access_log: Option<(Key, Node)>,
     pub acme: Option<Spanned<AcmeConfig>>,
     pub audit_log: Option<AuditLogConfig>,
+    pub redis: Option<Spanned<RedisConfig>>,
     /// All of it, as it was read: what another file is compared with.
     pub tree: Arc<Node>,
     pub drain: Spanned<DrainConfig>,

@@ -43,6 +43,9 @@ pub fn yaml(file: &File, gateway: &Gateway) -> String {
     if let Some(audit_log) = &file.audit_log {
         document["audit_log"] = value(audit_log);
     }
+    if let Some(redis) = &file.redis {
+        document["redis"] = value(redis);
+    }
     let mut defaults = filters(file, &[]);
     if let Some(access_log) = defaults.remove(ACCESS_LOG) {
         document[ACCESS_LOG] = access_log;

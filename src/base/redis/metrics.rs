@@ -1,0 +1,65 @@
+//! What is counted of Redis.
+
+use std::time::Duration;
+
+use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
+
+/// Around the usual deadline, so that it shows whether that was kept.
+const BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.5, 1.0,
+];
+
+/// How a command that was sent ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outcome {
+    Ok,
+    Error,
+    Timeout,
+}
+
+pub(super) struct RedisMetrics {
+    pub(super) up: IntGauge,
+    /// By [`Outcome`].
+    seconds: [Histogram; 3],
+    /// Not sent, since Redis was known to be lost.
+    pub(super) open: IntCounter,
+    pub(super) timeouts: IntCounter,
+    pub(super) connection: IntCounter,
+    pub(super) response: IntCounter,
+}
+
+impl RedisMetrics {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let seconds = |outcome| {
+            metrics.histogram_with(
+                "edgeway_redis_seconds",
+                "How long commands to Redis were waited for, by what came of them: `ok`, `error` or `timeout`. Has buckets around the deadline: 0.015, 0.02, 0.025.",
+                &[("outcome", outcome)],
+                BUCKETS,
+            )
+        };
+        let errors = |kind| {
+            metrics.counter(
+                "edgeway_redis_errors_total",
+                "Commands to Redis without an answer, by kind: `timeout`, `connection`, `response` (it refused), `open` (not sent, since Redis was known to be lost).",
+                &[("kind", kind)],
+            )
+        };
+        Self {
+            up: metrics.gauge(
+                "edgeway_redis_up",
+                "1 if all of Redis can be reached; there is none without a `redis` section.",
+                &[],
+            ),
+            seconds: [seconds("ok"), seconds("error"), seconds("timeout")],
+            open: errors("open"),
+            timeouts: errors("timeout"),
+            connection: errors("connection"),
+            response: errors("response"),
+        }
+    }
+
+    pub(super) fn observe(&self, outcome: Outcome, took: Duration) {
+        self.seconds[outcome as usize].observe(took.as_secs_f64());
+    }
+}

@@ -1,0 +1,355 @@
+//! The one client of Redis, for every feature that shares something between gateways.
+//!
+//! A command never waits for a connection: if none stands, or the last commands failed, it
+//! is told so at once, and the caller goes on with what it knows by itself. Whether Redis is
+//! back finds out [`Redis::supervise`], beside requests.
+
+mod links;
+mod metrics;
+mod script;
+mod settings;
+mod slots;
+mod supervise;
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwapOption;
+use log::{info, warn};
+use parking_lot::Mutex;
+pub use redis::{Cmd, FromRedisValue, ToRedisArgs, Value, cmd};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+use tokio::{runtime::Handle, sync::Notify, time::timeout};
+
+use self::{
+    links::{Link, Links, STRIKES},
+    metrics::{Outcome, RedisMetrics},
+};
+pub use self::{
+    script::Script,
+    settings::{Identity, Mode, Node, Settings, SettingsError, Tls, Url},
+};
+use super::{clock::Clock, metrics::Metrics, units::Span};
+
+/// A Redis, or several that are one: a cluster, or what sentinels watch over.
+pub struct Redis {
+    settings: Settings,
+    clock: Clock,
+    metrics: RedisMetrics,
+    /// Where connections are served: beside the requests that use them. `None`: where the
+    /// supervisor runs.
+    workers: Option<Handle>,
+    /// `None` while there is no connection that commands may use.
+    links: ArcSwapOption<Links>,
+    state: Mutex<State>,
+    /// Wakes the supervisor: something was lost.
+    changed: Arc<Notify>,
+}
+
+/// Why a command has no answer. Each is the caller's cue to go on without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// It was not sent: Redis is known to be lost.
+    #[error("redis is lost")]
+    Open,
+    #[error("redis did not answer in time")]
+    Timeout,
+    /// The connection was closed, or what stands there takes no commands now.
+    #[error("the connection to redis was lost")]
+    Connection,
+    /// It was refused: no permission, no memory, the wrong type.
+    #[error("redis refused the command")]
+    Response,
+}
+
+/// Whether Redis can be reached, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// `single`, `cluster` or `sentinel`.
+    pub mode: &'static str,
+    /// Without user and password.
+    pub address: String,
+    pub is_up: bool,
+    pub since: SystemTime,
+    /// What was wrong last, kept once it is right again.
+    pub last_error: Option<String>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None` until the first attempt has come to something.
+    is_up: Option<bool>,
+    since: SystemTime,
+    last_error: Option<String>,
+    /// A refused command was told of, since it was last up.
+    is_refusal_told: bool,
+}
+
+impl Redis {
+    /// Does no I/O: connections are made by [`Redis::supervise`]. They are served by
+    /// `workers`, which is to be the runtime that commands are sent from.
+    pub fn new(
+        settings: Settings,
+        clock: Clock,
+        metrics: &Metrics,
+        workers: Option<Handle>,
+    ) -> Self {
+        Self {
+            metrics: RedisMetrics::new(metrics),
+            workers,
+            links: ArcSwapOption::empty(),
+            state: Mutex::new(State {
+                is_up: None,
+                since: clock.wall(),
+                last_error: None,
+                is_refusal_told: false,
+            }),
+            changed: Arc::default(),
+            settings,
+            clock,
+        }
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What every key begins with.
+    pub fn prefix(&self) -> &str {
+        &self.settings.prefix
+    }
+
+    /// Whether keys lie on several machines, so that a script has one key only.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.settings.mode, Mode::Cluster)
+    }
+
+    /// Whether all of it can be reached.
+    pub fn is_up(&self) -> bool {
+        let links = self.links.load();
+        links.as_ref().is_some_and(|links| links.is_whole())
+    }
+
+    pub fn status(&self) -> Status {
+        let state = self.state.lock();
+        Status {
+            mode: self.settings.mode.name(),
+            address: self.settings.address(),
+            is_up: state.is_up == Some(true),
+            since: state.since,
+            last_error: state.last_error.clone(),
+        }
+    }
+
+    /// Runs `script`. In a cluster its keys must lie in one slot.
+    pub async fn eval<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[&[u8]],
+        args: &(impl ToRedisArgs + Sync),
+    ) -> Result<T, Unavailable> {
+        let by_hash = script.by_hash(keys, args);
+        self.send(keys.first().copied().unwrap_or_default(), async |link| {
+            match link.send(&by_hash).await {
+                // Flushed, restarted, or another machine: it is kept by this call.
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    link.send(&script.by_text(keys, args)).await
+                }
+                answer => answer,
+            }
+        })
+        .await
+    }
+
+    /// Runs one command; `key` is the one that it is about, by which a cluster finds its place.
+    pub async fn run<T: FromRedisValue>(&self, key: &[u8], cmd: &Cmd) -> Result<T, Unavailable> {
+        self.send(key, async |link| link.send(cmd).await).await
+    }
+
+    async fn send<T: FromRedisValue>(
+        &self,
+        key: &[u8],
+        ask: impl AsyncFnOnce(&mut Link) -> Result<Value, RedisError>,
+    ) -> Result<T, Unavailable> {
+        let Some(links) = self.links.load_full() else {
+            self.metrics.open.inc();
+            return Err(Unavailable::Open);
+        };
+        let part = links.part_of(key);
+        if links.parts[part].is_open.load(Ordering::Relaxed) {
+            self.metrics.open.inc();
+            return Err(Unavailable::Open);
+        }
+        let mut link = links.pick();
+        let start = self.clock.now();
+        let answer = timeout(patience(self.settings.timeout), ask(&mut link)).await;
+        let took = self.clock.now().saturating_duration_since(start);
+        let problem = match answer {
+            Ok(Ok(value)) => {
+                links.parts[part].passed();
+                match T::from_redis_value(value) {
+                    Ok(value) => {
+                        self.metrics.observe(Outcome::Ok, took);
+                        return Ok(value);
+                    }
+                    Err(error) => Problem::Response(error.to_string()),
+                }
+            }
+            Ok(Err(error)) => Problem::of(&error),
+            Err(_elapsed) => Problem::Timeout,
+        };
+        self.metrics.observe(problem.outcome(), took);
+        Err(self.failed(&links, part, problem))
+    }
+
+    /// Counts a failure, and what it means for those that follow.
+    fn failed(&self, links: &Arc<Links>, part: usize, problem: Problem) -> Unavailable {
+        match problem {
+            Problem::Timeout => {
+                self.metrics.timeouts.inc();
+                if links.parts[part].struck() >= STRIKES {
+                    self.open(links, part, self.too_slow());
+                }
+                Unavailable::Timeout
+            }
+            Problem::Connection(why) => {
+                self.metrics.connection.inc();
+                // A cluster's client mends single connections by itself.
+                if !self.is_cluster() || links.parts[part].struck() >= STRIKES {
+                    self.open(links, part, why);
+                }
+                Unavailable::Connection
+            }
+            Problem::Response(why) => {
+                self.metrics.response.inc();
+                links.parts[part].passed();
+                let mut state = self.state.lock();
+                let is_news = !std::mem::replace(&mut state.is_refusal_told, true);
+                if is_news {
+                    state.last_error = Some(why.clone());
+                }
+                drop(state);
+                if is_news {
+                    warn!(address = self.settings.address(), error = why; "redis refuses a command");
+                }
+                Unavailable::Response
+            }
+        }
+    }
+
+    fn too_slow(&self) -> String {
+        format!("no answer within {}", Span(self.settings.timeout))
+    }
+
+    /// From now on this part is asked by nobody but the supervisor.
+    fn open(&self, links: &Arc<Links>, part: usize, why: String) {
+        if self.is_cluster() {
+            if links.parts[part].is_open.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            self.went_down(why);
+            self.changed.notify_one();
+        } else {
+            self.lose(links, why);
+        }
+    }
+
+    /// Gives these connections up.
+    fn lose(&self, links: &Arc<Links>, why: String) {
+        let current = self.links.compare_and_swap(links, None);
+        if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, links)) {
+            self.went_down(why);
+            self.changed.notify_one();
+        }
+    }
+
+    fn went_down(&self, why: String) {
+        self.metrics.up.set(0);
+        let mut state = self.state.lock();
+        let is_news = state.is_up != Some(false);
+        if is_news {
+            state.is_up = Some(false);
+            state.since = self.clock.wall();
+        }
+        state.last_error = Some(why.clone());
+        drop(state);
+        if is_news {
+            warn!(
+                address = self.settings.address(), mode = self.settings.mode.name(), error = why;
+                "redis is lost: going on without it"
+            );
+        }
+    }
+
+    fn went_up(&self) {
+        self.metrics.up.set(1);
+        let mut state = self.state.lock();
+        if state.is_up == Some(true) {
+            return;
+        }
+        state.is_up = Some(true);
+        state.since = self.clock.wall();
+        state.is_refusal_told = false;
+        drop(state);
+        info!(
+            address = self.settings.address(), mode = self.settings.mode.name();
+            "redis is connected"
+        );
+    }
+}
+
+/// How long a command is waited for, so that what is observed stays within `timeout`: a timer
+/// of tokio and the poll below it may each be a millisecond late.
+fn patience(timeout: Duration) -> Duration {
+    timeout - (timeout / 4).min(Duration::from_millis(3))
+}
+
+/// What came of a command that has no answer.
+enum Problem {
+    Timeout,
+    Connection(String),
+    Response(String),
+}
+
+impl Problem {
+    fn of(error: &RedisError) -> Self {
+        if error.is_timeout() {
+            return Self::Timeout;
+        }
+        match error.kind() {
+            ErrorKind::Io
+            | ErrorKind::Parse
+            | ErrorKind::AuthenticationFailed
+            | ErrorKind::ClusterConnectionNotFound
+            | ErrorKind::Server(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::Moved
+                | ServerErrorKind::Ask,
+            ) => Self::Connection(error.to_string()),
+            _ => Self::Response(error.to_string()),
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Timeout => Outcome::Timeout,
+            Self::Connection(_) | Self::Response(_) => Outcome::Error,
+        }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("settings", &self.settings)
+            .field("is_up", &self.is_up())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,243 @@
+//! Beside requests: connects, asks whether what stands still answers, and connects anew.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use redis::RedisError;
+use tokio::{
+    runtime::Handle,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    Problem, Redis,
+    links::{Link, Links, STRIKES},
+    patience,
+    slots::slot,
+};
+
+/// Between two questions whether all is well.
+const PING: Duration = Duration::from_secs(1);
+/// The first wait before another attempt, and the longest.
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(2);
+/// What making connections may take.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Connections that stood for this long are taken to have been right.
+const SETTLED: Duration = Duration::from_secs(5);
+/// After this long a cluster whose parts do not come back is looked at from the beginning.
+const ANEW: Duration = Duration::from_secs(2);
+/// Keys of each part of a cluster that are asked for: one machine may have only some of it.
+const PROBES: usize = 4;
+
+impl Redis {
+    /// Connects and keeps the connections for as long as it is polled.
+    pub async fn supervise(self: Arc<Self>) {
+        let workers = self.workers.clone().unwrap_or_else(Handle::current);
+        // Dropping the set ends the work: whoever is supervised by another takes over.
+        let mut work = JoinSet::new();
+        work.spawn_on(self.keep(), &workers);
+        while let Some(ended) = work.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                log::error!(error:%; "the supervisor of redis panicked");
+            }
+        }
+    }
+
+    async fn keep(self: Arc<Self>) {
+        let probes = self.probes();
+        let mut waits = Waits::default();
+        loop {
+            if let Some(links) = self.links.load_full() {
+                let since = Instant::now();
+                self.watch(&links, &probes).await;
+                drop(links);
+                if since.elapsed() >= SETTLED {
+                    waits = Waits::default();
+                }
+            }
+            sleep(waits.next(fastrand::f64())).await;
+            match self.connect(&probes).await {
+                Ok(links) => {
+                    let is_whole = links.is_whole();
+                    self.links.store(Some(Arc::new(links)));
+                    if is_whole {
+                        self.went_up();
+                    }
+                }
+                Err(why) => self.went_down(why),
+            }
+        }
+    }
+
+    /// Connections that answer.
+    async fn connect(&self, probes: &[Vec<String>]) -> Result<Links, String> {
+        let made = timeout(CONNECT, Links::make(&self.settings, &self.changed)).await;
+        let links = match made {
+            Ok(Ok(links)) => links,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_elapsed) => return Err("no connection within 1s".to_owned()),
+        };
+        self.ask(&links, probes).await?;
+        Ok(links)
+    }
+
+    /// Until the connections are lost.
+    async fn watch(&self, links: &Arc<Links>, probes: &[Vec<String>]) {
+        let mut broken_since = None;
+        loop {
+            let is_whole = links.is_whole();
+            if is_whole {
+                broken_since = None;
+            }
+            let wait = if is_whole { PING } else { SHORTEST };
+            let _woken = timeout(wait, self.changed.notified()).await;
+            let current = self.links.load_full();
+            if !current.is_some_and(|current| Arc::ptr_eq(&current, links)) {
+                return;
+            }
+            match self.ask(links, probes).await {
+                Ok(()) if links.is_whole() => self.went_up(),
+                Ok(()) => {
+                    let since = *broken_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= ANEW {
+                        self.lose(links, "a part of the cluster does not come back".to_owned());
+                        return;
+                    }
+                }
+                Err(why) => {
+                    self.lose(links, why);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether these connections are of use. Closes the parts of a cluster that answer, and
+    /// opens those that do not.
+    async fn ask(&self, links: &Links, probes: &[Vec<String>]) -> Result<(), String> {
+        if !self.is_cluster() {
+            for mut link in links.all() {
+                self.probe(&mut link, &redis::cmd("PING")).await?;
+            }
+            links.parts[0].passed();
+            return Ok(());
+        }
+        let mut asked = JoinSet::new();
+        let limit = self.settings.timeout;
+        for (at, keys) in probes.iter().enumerate() {
+            let (mut link, keys) = (links.pick(), keys.clone());
+            asked.spawn(async move {
+                for key in keys {
+                    let mut exists = redis::cmd("EXISTS");
+                    exists.arg(key);
+                    if let Err(why) = probe(&mut link, &exists, limit).await {
+                        return (at, Some(why));
+                    }
+                }
+                (at, None)
+            });
+        }
+        let (mut passed, mut last) = (0, String::new());
+        while let Some(answer) = asked.join_next().await {
+            let Ok((at, why)) = answer else { continue };
+            let part = &links.parts[at];
+            let Some(why) = why else {
+                passed += 1;
+                part.passed();
+                part.is_open.store(false, Ordering::Relaxed);
+                continue;
+            };
+            if !part.is_open.swap(true, Ordering::Relaxed) {
+                self.went_down(why.clone());
+            }
+            last = why;
+        }
+        if passed == 0 { Err(last) } else { Ok(()) }
+    }
+
+    async fn probe(&self, link: &mut Link, cmd: &redis::Cmd) -> Result<(), String> {
+        probe(link, cmd, self.settings.timeout).await
+    }
+
+    /// Keys by which each part of a cluster is asked for.
+    fn probes(&self) -> Vec<Vec<String>> {
+        if !self.is_cluster() {
+            return Vec::new();
+        }
+        let parts = usize::from(super::links::PARTS);
+        let step = usize::from(super::slots::SLOTS) / (parts * PROBES);
+        let mut found: Vec<Option<String>> = vec![None; parts * PROBES];
+        let mut number = 0_u32;
+        while found.iter().any(Option::is_none) {
+            let key = format!("{}probe:{number}", self.settings.prefix);
+            let place = &mut found[usize::from(slot(key.as_bytes())) / step];
+            place.get_or_insert(key);
+            number += 1;
+        }
+        let found: Vec<String> = found.into_iter().flatten().collect();
+        found.chunks(PROBES).map(<[String]>::to_vec).collect()
+    }
+}
+
+/// Asks up to three times, as a command would be.
+async fn probe(link: &mut Link, cmd: &redis::Cmd, limit: Duration) -> Result<(), String> {
+    let mut why = String::new();
+    for _ in 0..STRIKES {
+        match timeout(patience(limit), link.send(cmd)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => return refused(&error),
+            Err(_elapsed) => why = format!("no answer within {}", super::Span(limit)),
+        }
+    }
+    Err(why)
+}
+
+/// Whoever may not send this command may well send others.
+fn refused(error: &RedisError) -> Result<(), String> {
+    match Problem::of(error) {
+        Problem::Response(why) => {
+            log::debug!(error = why; "redis refuses to be asked whether it is there");
+            Ok(())
+        }
+        Problem::Timeout => Err(error.to_string()),
+        Problem::Connection(why) => Err(why),
+    }
+}
+
+/// How long to wait before each attempt: none, then from [`SHORTEST`] doubling to [`LONGEST`],
+/// each by chance down to its half, so that gateways do not come back in step.
+#[derive(Default)]
+struct Waits(u32);
+
+impl Waits {
+    /// `chance` is from 0 to 1.
+    fn next(&mut self, chance: f64) -> Duration {
+        let attempt = self.0;
+        self.0 = self.0.saturating_add(1);
+        if attempt == 0 {
+            return Duration::ZERO;
+        }
+        let factor = 2_u32.saturating_pow(attempt - 1);
+        let whole = SHORTEST.saturating_mul(factor).min(LONGEST);
+        whole.mul_f64(0.5 + chance / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_begin_at_once_and_grow_rare() {
+        let mut waits = Waits::default();
+        let millis: Vec<u128> = (0..8).map(|_| waits.next(1.0).as_millis()).collect();
+        assert_eq!(millis, [0, 100, 200, 400, 800, 1600, 2000, 2000]);
+        assert_eq!(waits.next(0.0).as_millis(), 1000);
+    }
+}
