@@ -520,7 +520,7 @@ mod tests {
             ),
             (
                 "{ url: redis://a, timeout: 1min }",
-                "edgeway::redis::timeout: `timeout: 1m` is out of range",
+                "edgeway::redis::timeout: `timeout: 1min` is out of range",
             ),
             (
                 "{ url: redis://a, connections: 0 }",

@@ -22,7 +22,7 @@ pub fn markdown(metrics: &Metrics) -> String {
     // Writing to a String cannot fail.
     let _infallible = writeln!(
         out,
-        "\nHistograms count seconds, in buckets of {}.",
+        "\nHistograms count seconds, in buckets of {}; one that says so has others.",
         buckets.join(", ")
     );
     out

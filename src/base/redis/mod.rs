@@ -149,7 +149,7 @@ impl Redis {
         &self,
         script: &Script,
         keys: &[&[u8]],
-        args: &(impl ToRedisArgs + Sync),
+        args: &[impl ToRedisArgs + Sync],
     ) -> Result<T, Unavailable> {
         let by_hash = script.by_hash(keys, args);
         self.send(keys.first().copied().unwrap_or_default(), async |link| {
@@ -211,7 +211,7 @@ impl Redis {
             Problem::Timeout => {
                 self.metrics.timeouts.inc();
                 if links.parts[part].struck() >= STRIKES {
-                    self.open(links, part, self.too_slow());
+                    self.open(links, part, &self.too_slow());
                 }
                 Unavailable::Timeout
             }
@@ -219,7 +219,7 @@ impl Redis {
                 self.metrics.connection.inc();
                 // A cluster's client mends single connections by itself.
                 if !self.is_cluster() || links.parts[part].struck() >= STRIKES {
-                    self.open(links, part, why);
+                    self.open(links, part, &why);
                 }
                 Unavailable::Connection
             }
@@ -245,7 +245,7 @@ impl Redis {
     }
 
     /// From now on this part is asked by nobody but the supervisor.
-    fn open(&self, links: &Arc<Links>, part: usize, why: String) {
+    fn open(&self, links: &Arc<Links>, part: usize, why: &str) {
         if self.is_cluster() {
             if links.parts[part].is_open.swap(true, Ordering::Relaxed) {
                 return;
@@ -258,7 +258,7 @@ impl Redis {
     }
 
     /// Gives these connections up.
-    fn lose(&self, links: &Arc<Links>, why: String) {
+    fn lose(&self, links: &Arc<Links>, why: &str) {
         let current = self.links.compare_and_swap(links, None);
         if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, links)) {
             self.went_down(why);
@@ -266,7 +266,7 @@ impl Redis {
         }
     }
 
-    fn went_down(&self, why: String) {
+    fn went_down(&self, why: &str) {
         self.metrics.up.set(0);
         let mut state = self.state.lock();
         let is_news = state.is_up != Some(false);
@@ -274,7 +274,7 @@ impl Redis {
             state.is_up = Some(false);
             state.since = self.clock.wall();
         }
-        state.last_error = Some(why.clone());
+        state.last_error = Some(why.to_owned());
         drop(state);
         if is_news {
             warn!(
@@ -304,7 +304,7 @@ impl Redis {
 /// How long a command is waited for, so that what is observed stays within `timeout`: a timer
 /// of tokio and the poll below it may each be a millisecond late.
 fn patience(timeout: Duration) -> Duration {
-    timeout - (timeout / 4).min(Duration::from_millis(3))
+    timeout.saturating_sub((timeout / 4).min(Duration::from_millis(3)))
 }
 
 /// What came of a command that has no answer.

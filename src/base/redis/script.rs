@@ -23,18 +23,18 @@ impl Script {
         Self { text, hash }
     }
 
-    pub(super) fn by_hash(&self, keys: &[&[u8]], args: &impl ToRedisArgs) -> Cmd {
+    pub(super) fn by_hash(&self, keys: &[&[u8]], args: &[impl ToRedisArgs]) -> Cmd {
         call("EVALSHA", &self.hash, keys, args)
     }
 
     /// Redis knows the script from then on.
-    pub(super) fn by_text(&self, keys: &[&[u8]], args: &impl ToRedisArgs) -> Cmd {
+    pub(super) fn by_text(&self, keys: &[&[u8]], args: &[impl ToRedisArgs]) -> Cmd {
         call("EVAL", self.text, keys, args)
     }
 }
 
-fn call(command: &str, script: &str, keys: &[&[u8]], args: &impl ToRedisArgs) -> Cmd {
-    let mut cmd = Cmd::with_capacity(3 + keys.len() + args.num_of_args(), 256);
+fn call(command: &str, script: &str, keys: &[&[u8]], args: &[impl ToRedisArgs]) -> Cmd {
+    let mut cmd = Cmd::with_capacity(3 + keys.len() + args.len(), 256);
     cmd.arg(command)
         .arg(script)
         .arg(keys.len())

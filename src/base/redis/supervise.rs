@@ -70,7 +70,7 @@ impl Redis {
                         self.went_up();
                     }
                 }
-                Err(why) => self.went_down(why),
+                Err(why) => self.went_down(&why),
             }
         }
     }
@@ -106,12 +106,12 @@ impl Redis {
                 Ok(()) => {
                     let since = *broken_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= ANEW {
-                        self.lose(links, "a part of the cluster does not come back".to_owned());
+                        self.lose(links, "a part of the cluster does not come back");
                         return;
                     }
                 }
                 Err(why) => {
-                    self.lose(links, why);
+                    self.lose(links, &why);
                     return;
                 }
             }
@@ -154,7 +154,7 @@ impl Redis {
                 continue;
             };
             if !part.is_open.swap(true, Ordering::Relaxed) {
-                self.went_down(why.clone());
+                self.went_down(&why);
             }
             last = why;
         }

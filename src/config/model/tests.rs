@@ -160,7 +160,7 @@ routes:
     assert_eq!(
         file(text).unwrap_err(),
         [
-            "<listners>: unknown key `listners`; the keys left to use here are `admin`, `trusted_proxies`, `access_log`, `audit_log`, `acme`, `drain`, `watch`, `include`",
+            "<listners>: unknown key `listners`; the keys left to use here are `admin`, `trusted_proxies`, `access_log`, `audit_log`, `acme`, `redis`, `drain`, `watch`, `include`",
             "<adress>: unknown key `adress`; did you mean `address`?",
             "<80>: expected text, found the number 80; put quotes round it: `\"80\"`",
             "<5000>: expected a backend such as `127.0.0.1:3000`, or a mapping, found the number 5000; ",
@@ -178,14 +178,13 @@ routes:
 #[test]
 fn what_comes_later_is_refused_by_name() {
     let text = r#"
-redis: { url: "redis://127.0.0.1" }
 listeners: [{ address: ":443" }]
 upstreams: { a: { backends: [127.0.0.1:1], folder: /srv } }
 defaults: { rate_limit: [edge] }
 routes: [{ match: {}, upstream: a, cache: {}, jwt: {}, basic_auth: {}, api_key: {}, plugins: [], forward_auth: {} }]
 "#;
     let told = file(text).unwrap_err();
-    assert_eq!(told.len(), 9, "{told:#?}");
+    assert_eq!(told.len(), 8, "{told:#?}");
     for problem in told {
         assert!(problem.contains("is not supported yet"), "{problem}");
     }
