@@ -11,7 +11,10 @@ use http::Method;
 
 use super::Gateway;
 use crate::{
-    base::metrics::{Histogram, IntCounter, IntGauge, Metrics, Series},
+    base::{
+        metrics::{Histogram, IntCounter, IntGauge, Metrics, Series},
+        redis::Redis,
+    },
     config::model::File,
     tls::{self, acme::Acme},
 };
@@ -57,7 +60,7 @@ impl Gateway {
 
     /// Whether a series whose labels are known is of something that there is.
     fn has_series(&self, series: Series<'_>) -> bool {
-        if series.family.starts_with("edgeway_redis_") {
+        if Redis::has_family(series.family) {
             return self.redis.is_some();
         }
         let Some(listener) = series.get(LISTENER) else {

@@ -9,6 +9,13 @@ const BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.5, 1.0,
 ];
 
+const UP: &str = "edgeway_redis_up";
+const ERRORS: &str = "edgeway_redis_errors_total";
+const WAITS: &str = "edgeway_redis_seconds";
+
+/// All of them: there are none where there is no Redis.
+pub(super) const FAMILIES: [&str; 3] = [UP, ERRORS, WAITS];
+
 /// How a command that was sent ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome {
@@ -32,7 +39,7 @@ impl RedisMetrics {
     pub(super) fn new(metrics: &Metrics) -> Self {
         let seconds = |outcome| {
             metrics.histogram_with(
-                "edgeway_redis_seconds",
+                WAITS,
                 "How long commands to Redis were waited for, by what came of them: `ok`, `error` or `timeout`. Has buckets around the deadline: 0.015, 0.02, 0.025.",
                 &[("outcome", outcome)],
                 BUCKETS,
@@ -40,14 +47,14 @@ impl RedisMetrics {
         };
         let errors = |kind| {
             metrics.counter(
-                "edgeway_redis_errors_total",
+                ERRORS,
                 "Commands to Redis without an answer, by kind: `timeout`, `connection`, `response` (it refused), `open` (not sent, since Redis was known to be lost).",
                 &[("kind", kind)],
             )
         };
         Self {
             up: metrics.gauge(
-                "edgeway_redis_up",
+                UP,
                 "1 if all of Redis can be reached; there is none without a `redis` section.",
                 &[],
             ),

@@ -133,6 +133,11 @@ impl Redis {
         links.as_ref().is_some_and(|links| links.is_whole())
     }
 
+    /// Whether a family of metrics is this client's.
+    pub fn has_family(name: &str) -> bool {
+        metrics::FAMILIES.contains(&name)
+    }
+
     pub fn status(&self) -> Status {
         let state = self.state.lock();
         Status {
