@@ -4,6 +4,8 @@
 
 pub mod access;
 pub mod access_log;
+pub mod api_key;
+pub mod basic_auth;
 pub mod body_limit;
 pub mod compression;
 pub mod cors;
@@ -91,6 +93,8 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<body_limit::BodyLimit>(),
     Entry::of::<csrf::Csrf>(),
     Entry::of::<cors::Cors>(),
+    Entry::of::<api_key::ApiKey>(),
+    Entry::of::<basic_auth::BasicAuth>(),
     Entry::of::<headers::Headers>(),
     Entry::of::<compression::Compression>(),
     // Meets answers first: the others then add to a map that has room.

@@ -43,6 +43,9 @@ pub(super) fn write_pair(folder: &Path, name: &str, names: &[&str]) {
     fs::write(folder.join(format!("{name}.key")), key).unwrap();
 }
 
+/// The user `alice` with the password `wonderland`, by a hash that is quick to compare.
+const USERS: &str = "alice:$2y$04$abcdefghijklmnopqrstuujZkTwHUiJ9XdZPwKfcfDo7dMp5DjlTu\n";
+
 /// A folder with every file that the TLS of `file` needs.
 pub(crate) fn files_of(file: &File) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -51,6 +54,8 @@ pub(crate) fn files_of(file: &File) -> TempDir {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
+    // Named by the examples of filters.
+    put(Path::new("users.htpasswd"), USERS);
     for tls in file.listeners.iter().filter_map(|l| l.value.tls.as_ref()) {
         for certificate in &tls.value.certificates.0 {
             let certificate = &certificate.value;

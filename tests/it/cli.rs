@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -25,11 +26,12 @@ pub(crate) struct Ran {
 
 /// Runs the program in the repository's folder, with nothing of ours in the environment.
 pub(crate) fn edgeway(arguments: &[&str]) -> Ran {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+    edgeway_fed(arguments, "")
+}
+
+/// As [`edgeway`], with something to read.
+pub(crate) fn edgeway_fed(arguments: &[&str], input: &str) -> Ran {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_edgeway"))
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env_remove("EDGEWAY_CONFIG")
@@ -39,9 +41,20 @@ pub(crate) fn edgeway(arguments: &[&str]) -> Ran {
         .env_remove("EDGEWAY_LOG")
         .env_remove("RUST_LOG")
         .env_remove("COLUMNS")
-        .stdin(Stdio::null())
-        .output()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("the program runs");
+    let mut stdin = child.stdin.take().expect("it has an input");
+    // One that reads nothing may have ended by now.
+    drop(stdin.write_all(input.as_bytes()));
+    drop(stdin);
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = child.wait_with_output().expect("it ends");
     Ran {
         status: status.code().expect("it was not killed"),
         stdout: String::from_utf8(stdout).expect("it prints UTF-8"),

@@ -2,7 +2,9 @@
 
 mod acme;
 mod admin_api;
+mod api_key;
 mod balance;
+mod basic_auth;
 mod browser;
 mod cli;
 mod client_limits;

@@ -42,15 +42,7 @@ pub const ROUTE_KEYS: &[&str] = &[
 // key that does nothing for protection.
 const LATER: &[&str] = &["cache", "rate_limits"];
 const UPSTREAM_LATER: &[&str] = &["folder"];
-const ROUTE_LATER: &[&str] = &[
-    "cache",
-    "rate_limit",
-    "jwt",
-    "basic_auth",
-    "api_key",
-    "plugins",
-    "forward_auth",
-];
+const ROUTE_LATER: &[&str] = &["cache", "rate_limit", "jwt", "plugins", "forward_auth"];
 
 type Entry = (Key, Node);
 

@@ -271,6 +271,9 @@ pub(crate) fn files_of_examples() -> &'static Path {
             .site(&["*.shops.example.com"])
             .write(&sites, "shops");
         fs::write(path.join("tls/clients-ca.pem"), authority.pem()).expect("it takes files");
+        // Of `wonderland`, quick to compare.
+        let alice = "alice:$2y$04$abcdefghijklmnopqrstuujZkTwHUiJ9XdZPwKfcfDo7dMp5DjlTu\n";
+        fs::write(path.join("users.htpasswd"), alice).expect("it takes files");
         (folder, path)
     });
     path

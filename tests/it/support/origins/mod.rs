@@ -35,7 +35,7 @@ pub(crate) use self::{
     closing::{ClosingOrigin, OnceOrigin},
     failing::{Failure, FlappingOrigin, ResettingOrigin},
     http2::Http2Origin,
-    plain::{BigOrigin, EchoOrigin, SlowOrigin},
+    plain::{BigOrigin, EchoOrigin, SlowOrigin, echoed},
     scripted::ScriptedOrigin,
     secure::SecureOrigin,
     streams::{DripOrigin, SseOrigin},

@@ -7,13 +7,23 @@ use std::{
 };
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Exchange, Origin, Serve, Then};
 use crate::support::wait::pass;
 
 /// Answers each request with JSON of what it got: method, target, headers in order, length.
 pub(crate) struct EchoOrigin;
+
+/// The first value of a header as an [`EchoOrigin`] got it.
+pub(crate) fn echoed<'s>(seen: &'s Value, name: &str) -> Option<&'s str> {
+    let pairs = seen["headers"].as_array()?;
+    let is_it = |pair: &&Value| {
+        let given = pair[0].as_str();
+        given.is_some_and(|given| given.eq_ignore_ascii_case(name))
+    };
+    pairs.iter().find(is_it)?[1].as_str()
+}
 
 impl EchoOrigin {
     pub(crate) async fn start() -> Origin<Self> {

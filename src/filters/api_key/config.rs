@@ -1,0 +1,282 @@
+//! `api_key` as written, and how it compiles.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use http::{HeaderName, HeaderValue, header};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ApiKey, Key, KeyLimit};
+use crate::{
+    base::{credential::ApiKeyHash, units::Rate},
+    chain::{AuthMetrics, CompileCx},
+    config::{diagnostic::Place, tree::Spanned},
+    limits::{
+        gcra::Quota,
+        memory::{MAX_KEYS, Table},
+    },
+};
+
+/// A file of keys beyond this is something else.
+const LONGEST_FILE: u64 = 8 << 20;
+
+const MAKE_ONE: &str = "make a key and its line with `edgeway hash api-key NAME`";
+
+/// Asks for a key that was given to a client.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiKeyConfig {
+    /// Where clients show it; in `Authorization` behind the word `Bearer`.
+    header: Spanned<String>,
+    /// The keys by name and hash.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    keys: Vec<Spanned<KeyConfig>>,
+    /// Lines `NAME HASH` or `NAME HASH RATE`, beside `keys`. Read when the configuration is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<Spanned<PathBuf>>,
+    /// Lets requests without a key pass, as nobody's. A wrong key is refused all the same.
+    optional: bool,
+    /// The header that names the key to the backend; what clients send by this name never
+    /// gets there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forward: Option<Spanned<String>>,
+    /// Sends the backend the key as well.
+    pass_on: bool,
+}
+
+impl Default for ApiKeyConfig {
+    fn default() -> Self {
+        Self {
+            header: Spanned::nowhere("X-API-Key".to_owned()),
+            keys: Vec::new(),
+            file: None,
+            optional: false,
+            forward: None,
+            pass_on: false,
+        }
+    }
+}
+
+/// One key.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct KeyConfig {
+    /// Whose it is: what logs, limits and the backend call it by.
+    name: String,
+    /// `sha256:` and 64 hexadecimal digits, as `edgeway hash api-key` prints it.
+    hash: String,
+    /// How often it may be used, on this gateway; whenever its owner likes if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate: Option<Rate>,
+    /// How many of them may come at once; as many as `rate` has if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    burst: Option<u32>,
+}
+
+impl ApiKeyConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<ApiKey> {
+        // One for all routes: a key has one budget, wherever it is used.
+        let counts = cx
+            .zones
+            .get_or_create("api_key", || Table::new(MAX_KEYS, cx.clock));
+        let mut found = Found {
+            keys: HashMap::new(),
+            names: HashSet::new(),
+            counts,
+            has_limits: false,
+            is_wrong: false,
+        };
+        for key in self.keys {
+            found.add(key.value, key.place, "", cx);
+        }
+        if let Some(file) = &self.file {
+            found.read(file, cx);
+        }
+        let header = header_name(&self.header, cx);
+        let forward = match &self.forward {
+            Some(name) => Some(header_name(name, cx)?),
+            None => None,
+        };
+        if found.is_wrong {
+            return None;
+        }
+        if found.names.is_empty() {
+            cx.report(
+                "edgeway::api_key::nobody",
+                "`api_key` knows no keys, so nobody could pass",
+                MAKE_ONE,
+            );
+            return None;
+        }
+        let header = header?;
+        let is_bearer = header == header::AUTHORIZATION;
+        Some(ApiKey {
+            is_bearer,
+            challenge: if is_bearer {
+                HeaderValue::from_static("Bearer")
+            } else {
+                HeaderValue::try_from(format!("ApiKey header=\"{header}\""))
+                    .expect("a header's name is plain text")
+            },
+            header,
+            keys: found.keys,
+            optional: self.optional,
+            forward,
+            pass_on: self.pass_on,
+            counts: found.has_limits.then_some(found.counts),
+            clock: cx.clock.clone(),
+            metrics: AuthMetrics::new("api_key", cx.route, cx.metrics),
+        })
+    }
+}
+
+/// The keys that were found so far.
+struct Found {
+    keys: HashMap<u64, Vec<Key>>,
+    names: HashSet<String>,
+    counts: Arc<Table>,
+    has_limits: bool,
+    is_wrong: bool,
+}
+
+impl Found {
+    fn read(&mut self, file: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) {
+        let path = cx.folder.join(&file.value);
+        let text = fs::metadata(&path)
+            .map_err(|error| error.to_string())
+            .and_then(|metadata| match metadata.len() {
+                length if length > LONGEST_FILE => {
+                    Err(format!("it has {length} bytes, more than any list of keys"))
+                }
+                _ => fs::read_to_string(&path).map_err(|error| error.to_string()),
+            });
+        let text = match text {
+            Ok(text) => text,
+            Err(why) => {
+                let message = format!("cannot read the keys in `{}`: {why}", path.display());
+                self.wrong("edgeway::api_key::file", file.place, message, MAKE_ONE, cx);
+                return;
+            }
+        };
+        for (index, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default();
+            let mut words = line.split_whitespace();
+            let at = format!("line {} of `{}`: ", index + 1, file.value.display());
+            match (words.next(), words.next(), words.next(), words.next()) {
+                (None, ..) => {}
+                (Some(name), Some(hash), rate, None) => {
+                    let rate = match rate.map(str::parse).transpose() {
+                        Ok(rate) => rate,
+                        Err(error) => {
+                            let message = format!("{at}{error}");
+                            let help = "write a rate such as `100/min` behind the hash";
+                            self.wrong("edgeway::api_key::rate", file.place, message, help, cx);
+                            continue;
+                        }
+                    };
+                    let key = KeyConfig {
+                        name: name.to_owned(),
+                        hash: hash.to_owned(),
+                        rate,
+                        burst: None,
+                    };
+                    self.add(key, file.place, &at, cx);
+                }
+                _ => {
+                    let message = format!("{at}expected `NAME HASH` or `NAME HASH RATE`");
+                    self.wrong("edgeway::api_key::line", file.place, message, MAKE_ONE, cx);
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, key: KeyConfig, place: Place, at: &str, cx: &mut CompileCx<'_>) {
+        let shown = key.name.escape_debug().to_string();
+        let header = HeaderValue::from_str(&key.name);
+        let header = header.ok().filter(|_| !key.name.is_empty());
+        let Some(header) = header else {
+            let message = format!("{at}`{shown}` cannot be the name of a key");
+            let help = "write a name of visible characters";
+            self.wrong("edgeway::api_key::name", place, message, help, cx);
+            return;
+        };
+        let hash: ApiKeyHash = match key.hash.parse() {
+            Ok(hash) => hash,
+            Err(error) => {
+                let message = format!("{at}the key `{shown}`: {error}");
+                self.wrong("edgeway::api_key::hash", place, message, error.help, cx);
+                return;
+            }
+        };
+        let limit = match (key.rate, key.burst) {
+            (Some(rate), burst) => {
+                let burst = burst.unwrap_or(rate.count);
+                let Some(quota) = Quota::new(rate.count, rate.per, burst) else {
+                    let message = format!("{at}the key `{shown}` could never be used at this rate");
+                    let help =
+                        "write a rate such as `100/min`, and a `burst` above 0 if one is wanted";
+                    self.wrong("edgeway::api_key::rate", place, message, help, cx);
+                    return;
+                };
+                let mut hasher = self.counts.hashing().begin();
+                hasher.part(0, key.name.as_bytes());
+                let place = hasher.finish();
+                Some(KeyLimit { quota, place })
+            }
+            (None, Some(_)) => {
+                let message = format!("{at}the key `{shown}` has a `burst` and no `rate`");
+                let help = "write a `rate` beside it, or remove it";
+                self.wrong("edgeway::api_key::burst", place, message, help, cx);
+                return;
+            }
+            (None, None) => None,
+        };
+        let same = self.keys.entry(hash.bucket()).or_default();
+        let is_twice = same.iter().any(|other| other.hash.is(&hash));
+        if is_twice || !self.names.insert(key.name.clone()) {
+            let what = if is_twice { "hash" } else { "name" };
+            let message = format!("{at}another key has the {what} of `{shown}`");
+            let help = "remove one of the two";
+            self.wrong("edgeway::api_key::twice", place, message, help, cx);
+            return;
+        }
+        self.has_limits |= limit.is_some();
+        let same = self.keys.entry(hash.bucket()).or_default();
+        same.push(Key {
+            header,
+            name: Arc::from(key.name),
+            hash,
+            limit,
+        });
+    }
+
+    fn wrong(
+        &mut self,
+        code: &'static str,
+        place: Place,
+        message: String,
+        help: &'static str,
+        cx: &mut CompileCx<'_>,
+    ) {
+        self.is_wrong = true;
+        cx.report_at(place, code, message, help);
+    }
+}
+
+fn header_name(name: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderName> {
+    let found = HeaderName::try_from(name.value.as_str()).ok();
+    if found.is_none() {
+        cx.report_at(
+            name.place,
+            "edgeway::api_key::header",
+            format!("`{}` is not a header name", name.value.escape_debug()),
+            "write a name such as `X-API-Key`",
+        );
+    }
+    found
+}

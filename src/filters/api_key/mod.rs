@@ -1,0 +1,186 @@
+//! Lets clients pass that show a key which was given to them.
+//!
+//! Keys are long and random, so they are kept as one round of SHA-256; what a client shows
+//! is hashed, looked up by a part of the hash and compared whole, in a time that does not
+//! depend on where they differ.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use crate::{
+    base::{clock::Clock, credential::ApiKeyHash},
+    chain::{
+        AuthMetrics, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal, Reply,
+        Verdict,
+    },
+    limits::{
+        gcra::{Decision, Quota},
+        key::Key as Place,
+        memory::Table,
+    },
+};
+
+/// Longer keys are nobody's.
+const LONGEST: usize = 512;
+
+const BEARER: &[u8] = b"Bearer ";
+
+/// The compiled filter.
+pub struct ApiKey {
+    header: HeaderName,
+    /// The key stands behind the word `Bearer`.
+    is_bearer: bool,
+    /// By a part of their hashes.
+    keys: HashMap<u64, Vec<Key>>,
+    optional: bool,
+    forward: Option<HeaderName>,
+    pass_on: bool,
+    /// How often each key was used, if any key has a rate.
+    counts: Option<Arc<Table>>,
+    clock: Clock,
+    challenge: HeaderValue,
+    metrics: AuthMetrics,
+}
+
+/// A key as it is known.
+struct Key {
+    name: Arc<str>,
+    /// The name as the backend gets it.
+    header: HeaderValue,
+    hash: ApiKeyHash,
+    limit: Option<KeyLimit>,
+}
+
+struct KeyLimit {
+    quota: Quota,
+    /// Where its uses are counted.
+    place: Place,
+}
+
+/// What a request shows.
+#[derive(Clone, Copy)]
+enum Shown<'a> {
+    Nothing,
+    /// Something that cannot be a key of ours.
+    Malformed,
+    Key(&'a [u8]),
+}
+
+/// The name of the key that let the request pass, for the backend.
+struct Known(HeaderValue);
+
+impl FilterKind for ApiKey {
+    const NAME: &'static str = "api_key";
+    type Config = config::ApiKeyConfig;
+    type Filter = Self;
+
+    fn compile(config: config::ApiKeyConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for ApiKey {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST | Phases::UPSTREAM
+    }
+
+    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
+        let shown = self.shown(ex);
+        let shown = match (shown, self.find(shown)) {
+            (_, Some(key)) => format!("shows the key `{}`", key.name),
+            (Shown::Nothing, _) if self.optional => "shows no key, and needs none".to_owned(),
+            (Shown::Nothing, _) => format!("shows no key in `{}`: 401", self.header),
+            (Shown::Malformed | Shown::Key(_), None) => "shows no known key: 401".to_owned(),
+        };
+        vec![format!("this request {shown}")]
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        let shown = self.shown(ex);
+        let is_nothing = matches!(shown, Shown::Nothing);
+        let Some(key) = self.find(shown) else {
+            if is_nothing && self.optional {
+                return Verdict::Next;
+            }
+            let (outcome, reason) = if is_nothing {
+                (Outcome::Missing, "api_key_missing")
+            } else {
+                (Outcome::Invalid, "api_key_invalid")
+            };
+            let refusal = Refusal::new(outcome, reason).challenge(self.challenge.clone());
+            return self.metrics.refuse(ex.facts, refusal);
+        };
+        if let (Some(KeyLimit { quota, place }), Some(counts)) = (&key.limit, &self.counts) {
+            let now = self.clock.now();
+            let decision = counts.take(*place, quota, 1, Duration::ZERO, now);
+            if let Decision::Refuse { retry_after, .. } = decision {
+                ex.facts.limit = Some(Arc::clone(&key.name));
+                let refusal = Reply::refuse(StatusCode::TOO_MANY_REQUESTS, "api_key_rate");
+                return refusal
+                    .header(header::RETRY_AFTER, whole_seconds(retry_after))
+                    .detail("This key is used more often than was agreed.")
+                    .into();
+            }
+        }
+        self.metrics.count(Outcome::Passed);
+        if self.forward.is_some() {
+            ex.facts.put(Known(key.header.clone()));
+        }
+        let identity = ex.facts.identity_mut();
+        identity.api_key = Some(Arc::clone(&key.name));
+        identity.user.get_or_insert_with(|| Arc::clone(&key.name));
+        Verdict::Next
+    }
+
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        if !self.pass_on {
+            headers.remove(&self.header);
+        }
+        if let Some(name) = &self.forward {
+            headers.remove(name);
+            if let Some(Known(key)) = ex.facts.slot() {
+                headers.insert(name.clone(), key.clone());
+            }
+        }
+    }
+}
+
+impl ApiKey {
+    fn shown<'e>(&self, ex: &'e Exchange<'_>) -> Shown<'e> {
+        let mut values = ex.head.headers.get_all(&self.header).iter();
+        let Some(value) = values.next() else {
+            return Shown::Nothing;
+        };
+        let mut key = value.as_bytes();
+        if self.is_bearer {
+            match key.split_at_checked(BEARER.len()) {
+                Some((scheme, rest)) if scheme.eq_ignore_ascii_case(BEARER) => key = rest,
+                // Another way to show who one is, and none of ours.
+                _ => return Shown::Malformed,
+            }
+        }
+        let key = key.trim_ascii();
+        if values.next().is_some() || key.is_empty() || key.len() > LONGEST {
+            return Shown::Malformed;
+        }
+        Shown::Key(key)
+    }
+
+    fn find(&self, shown: Shown<'_>) -> Option<&Key> {
+        let Shown::Key(key) = shown else { return None };
+        let hash = ApiKeyHash::of(key);
+        let found = self.keys.get(&hash.bucket())?;
+        found.iter().find(|known| known.hash.is(&hash))
+    }
+}
+
+/// Rounded up: who comes back in time is not refused again.
+fn whole_seconds(span: Duration) -> HeaderValue {
+    let seconds = span.as_secs() + u64::from(span.subsec_nanos() > 0);
+    HeaderValue::from(seconds.max(1))
+}

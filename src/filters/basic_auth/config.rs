@@ -1,0 +1,232 @@
+//! `basic_auth` as written, and how it compiles.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{BasicAuth, User, check::Checks};
+use crate::{
+    base::{credential::PasswordHash, secret::Secret},
+    chain::{AuthMetrics, CompileCx},
+    config::{diagnostic::Place, tree::Spanned},
+};
+
+/// A file of users beyond this is something else.
+const LONGEST_FILE: u64 = 8 << 20;
+
+/// Asks for a user's name and password (RFC 7617).
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BasicAuthConfig {
+    /// What browsers show when they ask.
+    realm: Spanned<String>,
+    /// Lines `NAME:HASH`, as `edgeway hash password` and `htpasswd -B` write them. Read when
+    /// the configuration is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<Spanned<PathBuf>>,
+    /// Name → hash, beside those of the file.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    users: BTreeMap<String, Spanned<Secret>>,
+    /// The header that names the user to the backend; what clients send by this name never
+    /// gets there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forward: Option<Spanned<String>>,
+    /// Sends the backend the `Authorization` header as well.
+    pass_on: bool,
+}
+
+impl Default for BasicAuthConfig {
+    fn default() -> Self {
+        Self {
+            realm: Spanned::nowhere("Restricted".to_owned()),
+            file: None,
+            users: BTreeMap::new(),
+            forward: None,
+            pass_on: false,
+        }
+    }
+}
+
+impl BasicAuthConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<BasicAuth> {
+        let mut list = List {
+            users: HashMap::new(),
+            is_right: true,
+        };
+        if let Some(file) = &self.file {
+            list.read(file, cx);
+        }
+        for (name, hash) in &self.users {
+            list.add(name, hash.value.reveal(), hash.place, "", cx);
+        }
+        let challenge = challenge(&self.realm, cx);
+        let forward = match &self.forward {
+            Some(name) => Some(header_name(name, cx)?),
+            None => None,
+        };
+        if !list.is_right {
+            return None;
+        }
+        if list.users.is_empty() {
+            cx.report(
+                "edgeway::basic_auth::nobody",
+                "`basic_auth` knows no users, so nobody could pass",
+                "write `file: users.htpasswd`, and make its lines with `edgeway hash password --user NAME`",
+            );
+            return None;
+        }
+        let checks = cx.zones.get_or_create("basic_auth", Checks::default);
+        Some(BasicAuth {
+            list: Arc::from(list.fingerprint()),
+            users: list.users,
+            challenge: challenge?,
+            forward,
+            pass_on: self.pass_on,
+            checks,
+            clock: cx.clock.clone(),
+            metrics: AuthMetrics::new("basic_auth", cx.route, cx.metrics),
+        })
+    }
+}
+
+/// The users that were found so far.
+struct List {
+    users: HashMap<Box<str>, User>,
+    is_right: bool,
+}
+
+impl List {
+    fn read(&mut self, file: &Spanned<PathBuf>, cx: &mut CompileCx<'_>) {
+        let path = cx.folder.join(&file.value);
+        let text = match text_of(&path) {
+            Ok(text) => text,
+            Err(why) => {
+                self.is_right = false;
+                cx.report_at(
+                    file.place,
+                    "edgeway::basic_auth::file",
+                    format!("cannot read the users in `{}`: {why}", path.display()),
+                    "make a line of it with `edgeway hash password --user NAME`",
+                );
+                return;
+            }
+        };
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let at = format!("line {} of `{}`: ", index + 1, file.value.display());
+            if let Some((name, hash)) = line.split_once(':') {
+                self.add(name, hash, file.place, &at, cx);
+                continue;
+            }
+            self.is_right = false;
+            cx.report_at(
+                file.place,
+                "edgeway::basic_auth::line",
+                format!("{at}expected `NAME:HASH`"),
+                "make a line of it with `edgeway hash password --user NAME`",
+            );
+        }
+    }
+
+    fn add(&mut self, name: &str, hash: &str, place: Place, at: &str, cx: &mut CompileCx<'_>) {
+        let shown = name.escape_debug();
+        if name.is_empty() || HeaderValue::from_str(name).is_err() || name.contains(':') {
+            self.is_right = false;
+            cx.report_at(
+                place,
+                "edgeway::basic_auth::name",
+                format!("{at}`{shown}` cannot be a user's name"),
+                "write a name of visible characters without `:`",
+            );
+            return;
+        }
+        let hash: PasswordHash = match hash.trim().parse() {
+            Ok(hash) => hash,
+            Err(error) => {
+                self.is_right = false;
+                cx.report_at(
+                    place,
+                    "edgeway::basic_auth::hash",
+                    format!("{at}the user `{shown}`: {error}"),
+                    error.help,
+                );
+                return;
+            }
+        };
+        let user = User {
+            name: name.into(),
+            hash: Arc::new(hash),
+        };
+        if self.users.insert(name.into(), user).is_some() {
+            self.is_right = false;
+            cx.report_at(
+                place,
+                "edgeway::basic_auth::twice",
+                format!("{at}the user `{shown}` is there twice"),
+                "remove one of the two",
+            );
+        }
+    }
+
+    /// Differs from every other list of users: who was recognised by one is a stranger to
+    /// another.
+    fn fingerprint(&self) -> Vec<u8> {
+        let mut lines: Vec<String> = self
+            .users
+            .iter()
+            .map(|(name, user)| format!("{name}:{}", user.hash.text()))
+            .collect();
+        lines.sort();
+        let digest = ring::digest::digest(&ring::digest::SHA256, lines.join("\n").as_bytes());
+        digest.as_ref().to_vec()
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, String> {
+    let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
+    if length > LONGEST_FILE {
+        return Err(format!(
+            "it has {length} bytes, more than any list of users"
+        ));
+    }
+    fs::read_to_string(path).map_err(|e| e.to_string())
+}
+
+/// `Basic realm="…"`, with the encoding that names and passwords are read in.
+fn challenge(realm: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderValue> {
+    let quoted = realm.value.replace('\\', "\\\\").replace('"', "\\\"");
+    let value = format!("Basic realm=\"{quoted}\", charset=\"UTF-8\"");
+    let Ok(value) = HeaderValue::try_from(value) else {
+        cx.report_at(
+            realm.place,
+            "edgeway::basic_auth::realm",
+            "this `realm` has characters that no header may have",
+            "write a few plain words such as `Staff only`",
+        );
+        return None;
+    };
+    Some(value)
+}
+
+fn header_name(name: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderName> {
+    let found = HeaderName::try_from(name.value.as_str()).ok();
+    if found.is_none() {
+        cx.report_at(
+            name.place,
+            "edgeway::basic_auth::header",
+            format!("`{}` is not a header name", name.value.escape_debug()),
+            "write a name such as `X-Remote-User`",
+        );
+    }
+    found
+}

@@ -1,0 +1,180 @@
+//! Lets users pass who know their password (RFC 7617).
+//!
+//! A password is compared with a slow hash, on threads that may wait and never more at once
+//! than the machine bears. Who was recognised is remembered for a while, by a keyed hash of
+//! what was shown, so that a page with forty files costs one comparison.
+
+mod check;
+mod config;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use self::check::{Checks, Compared};
+use crate::{
+    base::{clock::Clock, credential::PasswordHash},
+    chain::{
+        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
+        Verdict,
+    },
+};
+
+const INVALID: &str = "basic_auth_invalid";
+
+/// Longer credentials are nobody's.
+const LONGEST: usize = 1024;
+
+/// The compiled filter.
+pub struct BasicAuth {
+    users: HashMap<Box<str>, User>,
+    /// Tells this list of users from every other one.
+    list: Arc<[u8]>,
+    challenge: HeaderValue,
+    forward: Option<HeaderName>,
+    pass_on: bool,
+    checks: Arc<Checks>,
+    clock: Clock,
+    metrics: AuthMetrics,
+}
+
+struct User {
+    name: Arc<str>,
+    hash: Arc<PasswordHash>,
+}
+
+/// The user that this filter let pass, for the backend.
+struct Known(HeaderValue);
+
+impl FilterKind for BasicAuth {
+    const NAME: &'static str = "basic_auth";
+    type Config = config::BasicAuthConfig;
+    type Filter = Self;
+
+    fn compile(config: config::BasicAuthConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for BasicAuth {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST.asynchronous() | Phases::UPSTREAM
+    }
+
+    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
+        let shown = match credentials(ex) {
+            Ok(Some((user, _))) => format!("shows credentials of `{}`", user.escape_debug()),
+            Ok(None) => "shows no credentials: 401".to_owned(),
+            Err(Malformed) => "shows credentials that cannot be read: 401".to_owned(),
+        };
+        vec![format!(
+            "{} users are known; this request {shown}",
+            self.users.len()
+        )]
+    }
+
+    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(self.decide(ex))
+    }
+
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        if !self.pass_on {
+            headers.remove(header::AUTHORIZATION);
+        }
+        if let Some(name) = &self.forward {
+            headers.remove(name);
+            if let Some(Known(user)) = ex.facts.slot() {
+                headers.insert(name.clone(), user.clone());
+            }
+        }
+    }
+}
+
+impl BasicAuth {
+    async fn decide(&self, ex: &mut Exchange<'_>) -> Verdict {
+        let (name, password) = match credentials(ex) {
+            Ok(Some(shown)) => shown,
+            Ok(None) => return self.refuse(ex, Outcome::Missing, "basic_auth_missing", None),
+            Err(Malformed) => return self.refuse(ex, Outcome::Invalid, INVALID, None),
+        };
+        let user = self.users.get(name.as_str());
+        // A name that nobody has costs as much time as a wrong password: whoever measures
+        // does not learn which names there are.
+        let hash = user
+            .or_else(|| self.users.values().next())
+            .map(|user| &user.hash);
+        let Some(hash) = hash else {
+            return self.refuse(ex, Outcome::Invalid, INVALID, None);
+        };
+        let now = self.clock.now();
+        let shown = self.checks.fingerprint(&self.list, &name, &password);
+        match self.checks.verify(shown, hash, password, now).await {
+            Compared::Right if user.is_some() => {}
+            Compared::Right | Compared::Wrong => {
+                let known = user.map(|user| &*user.name);
+                return self.refuse(ex, Outcome::Invalid, INVALID, known);
+            }
+            Compared::Busy => {
+                let refusal = Refusal::new(Outcome::Unavailable, "basic_auth_busy")
+                    .detail("Too many passwords are being checked.")
+                    .retry_after(1);
+                return self.metrics.refuse(ex.facts, refusal);
+            }
+        }
+        self.metrics.count(Outcome::Passed);
+        if let Some(user) = user {
+            if self.forward.is_some()
+                && let Ok(value) = HeaderValue::from_str(&user.name)
+            {
+                ex.facts.put(Known(value));
+            }
+            ex.facts.identity_mut().user = Some(Arc::clone(&user.name));
+        }
+        Verdict::Next
+    }
+
+    /// `subject` is a user that exists: a guessed name is nobody's.
+    fn refuse(
+        &self,
+        ex: &mut Exchange<'_>,
+        outcome: Outcome,
+        reason: &'static str,
+        subject: Option<&str>,
+    ) -> Verdict {
+        let refusal = Refusal::new(outcome, reason)
+            .challenge(self.challenge.clone())
+            .subject(subject);
+        self.metrics.refuse(ex.facts, refusal)
+    }
+}
+
+/// An `Authorization` header that is no user's name and password.
+struct Malformed;
+
+/// Name and password as the client shows them; `None` if it shows none.
+fn credentials(ex: &Exchange<'_>) -> Result<Option<(String, Vec<u8>)>, Malformed> {
+    let mut values = ex.head.headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let text = value.to_str().map_err(|_| Malformed)?;
+    if values.next().is_some() || text.len() > LONGEST {
+        return Err(Malformed);
+    }
+    let (scheme, encoded) = text.split_once(' ').ok_or(Malformed)?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Err(Malformed);
+    }
+    let mut name = STANDARD.decode(encoded.trim()).map_err(|_| Malformed)?;
+    let colon = name
+        .iter()
+        .position(|byte| *byte == b':')
+        .ok_or(Malformed)?;
+    let password = name.split_off(colon + 1);
+    name.truncate(colon);
+    let name = String::from_utf8(name).map_err(|_| Malformed)?;
+    Ok(Some((name, password)))
+}

@@ -1,0 +1,139 @@
+//! Who passes by name and password, and what is kept from others.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+use super::BasicAuth;
+use crate::chain::testkit::{Check, check, refused};
+
+/// The quickest hash there is: the tests are about everything else.
+fn hash(password: &str) -> String {
+    bcrypt::hash(password, 4).unwrap()
+}
+
+fn known(rest: &str) -> Check {
+    let (alice, bob) = (hash("wonderland"), hash("builder:é"));
+    check::<BasicAuth>(&format!(
+        "{{ users: {{ alice: '{alice}', bob: '{bob}' }}, {rest} }}"
+    ))
+}
+
+fn basic(credentials: &str) -> String {
+    format!("Basic {}", STANDARD.encode(credentials))
+}
+
+#[track_caller]
+fn status(authorization: &str) -> u16 {
+    let headers = [("Authorization", authorization)];
+    known("").send("GET", "/", &headers, &[]).last().status
+}
+
+#[test]
+fn the_right_password_passes_and_nothing_else() {
+    for (credentials, expected) in [
+        ("alice:wonderland", 200),
+        ("bob:builder:é", 200),
+        ("alice:Wonderland", 401),
+        ("alice:", 401),
+        ("alice:builder:é", 401),
+        ("Alice:wonderland", 401),
+        ("carol:wonderland", 401),
+        (":wonderland", 401),
+        ("alice", 401),
+        ("", 401),
+    ] {
+        assert_eq!(status(&basic(credentials)), expected, "{credentials}");
+    }
+    assert_eq!(
+        status(&basic("alice:wonderland").replace("Basic", "BASIC")),
+        200
+    );
+    for odd in ["Basic", "Basic ???", "Bearer abc", "x", ""] {
+        assert_eq!(status(odd), 401, "{odd}");
+    }
+    assert_eq!(status(&basic(&format!("alice:{}", "x".repeat(2000)))), 401);
+    let twice = basic("alice:wonderland");
+    let twice = [("Authorization", &*twice), ("Authorization", &*twice)];
+    known("").send("GET", "/", &twice, &[]).expect([401]);
+}
+
+#[test]
+fn a_refusal_asks_for_a_password_and_says_why() {
+    let answers = known("realm: 'Staff \"only\"'").get("/");
+    let asked = answers.last().headers.get("www-authenticate").unwrap();
+    assert_eq!(asked, r#"Basic realm="Staff \"only\"", charset="UTF-8""#);
+    assert_eq!(answers.last().reason, Some("basic_auth_missing"));
+    let wrong = basic("alice:x");
+    let answers = known("").send("GET", "/", &[("Authorization", &wrong)], &[]);
+    assert_eq!(answers.last().reason, Some("basic_auth_invalid"));
+}
+
+#[test]
+fn the_backend_gets_the_name_and_neither_password_nor_the_clients_word() {
+    let right = basic("alice:wonderland");
+    let headers = [("Authorization", &*right), ("X-Remote-User", "root")];
+    let seen = known("forward: X-Remote-User").send("GET", "/", &headers, &[]);
+    let upstream = seen.last().upstream.as_ref().unwrap();
+    assert_eq!(upstream.headers.get("x-remote-user").unwrap(), "alice");
+    assert!(upstream.headers.get("authorization").is_none());
+    let seen = known("pass_on: true").send("GET", "/", &headers, &[]);
+    let upstream = seen.last().upstream.as_ref().unwrap();
+    assert_eq!(upstream.headers.get("authorization").unwrap(), &right);
+}
+
+#[test]
+fn who_was_recognised_by_one_list_is_a_stranger_to_another() {
+    let right = basic("alice:wonderland");
+    let headers = [("Authorization", &*right)];
+    let answers = known("")
+        .send("GET", "/", &headers, &[])
+        .send("GET", "/", &headers, &[]);
+    answers.expect([200, 200]);
+    let other = check::<BasicAuth>(&format!("{{ users: {{ alice: '{}' }} }}", hash("other")));
+    other.send("GET", "/", &headers, &[]).expect([401]);
+}
+
+#[test]
+fn users_may_be_in_a_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = format!("# staff\n\nalice:{}\nbob:{}\n", hash("a"), hash("b"));
+    std::fs::write(file.path(), text).unwrap();
+    let yaml = format!("{{ file: '{}' }}", file.path().display());
+    check::<BasicAuth>(&yaml)
+        .send("GET", "/", &[("Authorization", &basic("bob:b"))], &[])
+        .send("GET", "/", &[("Authorization", &basic("bob:a"))], &[])
+        .expect([200, 401]);
+}
+
+#[test]
+fn what_cannot_be_users_says_what_to_write() {
+    let hash = hash("x");
+    for (yaml, says) in [
+        ("{}".to_owned(), "knows no users"),
+        (
+            "{ users: { a: hunter2 } }".to_owned(),
+            "the user `a`: this is no hash",
+        ),
+        (
+            format!("{{ users: {{ 'a:b': '{hash}' }} }}"),
+            "cannot be a user's name",
+        ),
+        ("{ file: nowhere }".to_owned(), "cannot read the users"),
+        (
+            format!("{{ forward: 'X User', users: {{ a: '{hash}' }} }}"),
+            "`X User` is not a header name",
+        ),
+        (
+            format!("{{ realm: \"a\\nb\", users: {{ a: '{hash}' }} }}"),
+            "characters that no header may have",
+        ),
+    ] {
+        let told = refused::<BasicAuth>(&yaml);
+        assert!(told[0].contains(says), "{yaml}: {told:?}");
+        assert!(!told[0].contains("hunter2"), "{told:?}");
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("a:{hash}\nb\na:{hash}\n")).unwrap();
+    let told = refused::<BasicAuth>(&format!("{{ file: '{}' }}", file.path().display()));
+    assert!(told[0].contains("line 2 of"), "{told:?}");
+    assert!(told[1].contains("`a` is there twice"), "{told:?}");
+}

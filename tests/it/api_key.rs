@@ -1,0 +1,66 @@
+//! Keys that the command line made, shown to a running gateway.
+
+use crate::{
+    cli::edgeway_fed,
+    support::{
+        client::get,
+        gateway::Gateway,
+        origins::{EchoOrigin, echoed},
+    },
+};
+
+#[tokio::test]
+async fn a_key_that_was_made_opens_the_gate_and_is_kept_nowhere() {
+    let made = edgeway_fed(&["hash", "api-key", "acme"], "");
+    assert_eq!(made.status, 0, "{}", made.stderr);
+    let key = made.stderr.trim().rsplit(' ').next().unwrap().to_owned();
+    assert!(key.starts_with("ek_"), "{}", made.stderr);
+    let again = edgeway_fed(&["hash", "api-key", "--stdin", "acme"], &key);
+    assert_eq!(again.stdout, made.stdout);
+
+    let origin = EchoOrigin::start().await;
+    let yaml = format!(
+        "upstreams: {{ api: {{ backends: [\"{}\"] }} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: api
+    api_key: {{ file: partners.keys, forward: X-Partner }}
+",
+        origin.address()
+    );
+    let gateway = Gateway::start_in(&yaml, |folder| {
+        std::fs::write(folder.join("partners.keys"), &made.stdout).unwrap();
+    })
+    .await;
+    let nobody = gateway.send(&get("/a").header("X-Partner", "acme")).await;
+    assert_eq!(nobody.status(), 401);
+    assert!(nobody.header("www-authenticate").is_some());
+    let wrong = get("/b").header("X-API-Key", format!("{key}x"));
+    assert_eq!(gateway.send(&wrong).await.status(), 401);
+    let right = get("/c")
+        .header("X-API-Key", &*key)
+        .header("X-Partner", "root");
+    let right = gateway.send(&right).await;
+    assert_eq!(right.status(), 200);
+    let seen = right.json();
+    assert_eq!(echoed(&seen, "x-partner"), Some("acme"));
+    assert_eq!(echoed(&seen, "x-api-key"), None);
+
+    let lines = gateway.log_lines(3).await;
+    let said: Vec<_> = lines
+        .iter()
+        .map(|line| (line["status"].as_u64(), line["reason"].as_str()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (Some(401), Some("api_key_missing")),
+            (Some(401), Some("api_key_invalid")),
+            (Some(200), None),
+        ]
+    );
+    let passed = "edgeway_auth_total{filter=\"api_key\",outcome=\"passed\",route=\"/*\"}";
+    assert_eq!(gateway.count(passed).await, 1);
+    let everything = format!("{lines:?}{}{}", gateway.stderr(), gateway.status().await);
+    assert!(!everything.contains(&key), "{everything}");
+}
