@@ -90,21 +90,21 @@ impl Quota {
     // Below, times are whole numbers of Nths of a nanosecond, where N is the count. The
     // largest is 2^64 ns · 2^32, so nothing overflows 128 bits.
 
-    fn scale(&self) -> u128 {
+    pub(super) fn scale(&self) -> u128 {
         u128::from(self.count)
     }
 
     /// A cost as time.
-    fn price(&self, cost: u32) -> u128 {
+    pub(super) fn price(&self, cost: u32) -> u128 {
         u128::from(cost) * u128::from(self.per)
     }
 
     /// A whole bucket as time.
-    fn full(&self) -> u128 {
+    pub(super) fn full(&self) -> u128 {
         self.price(self.burst)
     }
 
-    fn at(&self, nanos: u64) -> u128 {
+    pub(super) fn at(&self, nanos: u64) -> u128 {
         u128::from(nanos) * self.scale()
     }
 

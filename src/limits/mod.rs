@@ -4,3 +4,4 @@
 pub mod gcra;
 pub mod key;
 pub mod memory;
+pub mod shared;

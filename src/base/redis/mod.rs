@@ -20,7 +20,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use log::{info, warn};
 use parking_lot::Mutex;
-pub use redis::{Cmd, FromRedisValue, ToRedisArgs, Value, cmd};
+pub use redis::{Cmd, FromRedisValue, ParsingError, ToRedisArgs, Value, cmd};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 

@@ -1,0 +1,279 @@
+//! Buckets in Redis, for all gateways together: the rule of [`super::gcra`] as a script, by
+//! the clock of Redis.
+//!
+//! A bucket is one key, which goes when the bucket is full again. On one machine a script
+//! asks for all that a request needs and takes all of it or nothing. In a cluster keys lie
+//! apart: each is asked for at the same time, and what was taken is given back if another
+//! refuses.
+
+use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use super::{
+    gcra::{self, Decision, Quota, Tat},
+    key::Key,
+};
+use crate::base::redis::{FromRedisValue, ParsingError, Redis, Script, Unavailable, Value};
+
+/// Nobody is held back for longer; and sums stay exact in Redis.
+const LONGEST_DELAY: Duration = Duration::from_hours(1);
+
+/// The buckets in one Redis.
+pub struct Shared {
+    redis: Arc<Redis>,
+    take: Script,
+    give_back: Script,
+}
+
+/// What a request needs of one bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand<'a> {
+    /// The limit's name, in clear in the bucket's key.
+    pub limit: &'a str,
+    /// Made with [`super::key::Hashing::Shared`], and the tier's own if the limit has tiers:
+    /// all that tells buckets of a limit apart.
+    pub key: Key,
+    pub quota: &'a Quota,
+    pub cost: u32,
+    pub max_delay: Duration,
+}
+
+/// What one bucket said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub decision: Decision,
+    /// When that was, in microseconds since 1970 by the clock of Redis: for giving back.
+    pub at: u64,
+}
+
+impl Shared {
+    pub fn new(redis: Arc<Redis>) -> Self {
+        Self {
+            redis,
+            take: Script::new(include_str!("take.lua")),
+            give_back: Script::new(include_str!("give_back.lua")),
+        }
+    }
+
+    pub fn redis(&self) -> &Arc<Redis> {
+        &self.redis
+    }
+
+    /// Asks for all of `demands`, and takes all of it if every bucket lets it pass, else
+    /// nothing. Answers are in the order of the demands.
+    ///
+    /// An error means that Redis did not answer in time: what was asked for may have been
+    /// taken nevertheless, but never more than that.
+    pub async fn take(&self, demands: &[Demand<'_>]) -> Result<Vec<Answer>, Unavailable> {
+        if demands.len() < 2 || !self.redis.is_cluster() {
+            return self.take_at_once(demands).await;
+        }
+        let single = demands.iter().map(std::slice::from_ref);
+        let answers = all(single.map(|demand| self.take_at_once(demand))).await;
+        let is_refused = |answer: &Result<Vec<Answer>, _>| {
+            let passes = |answer: &Answer| answer.decision.passes();
+            !answer
+                .as_ref()
+                .is_ok_and(|answers| answers.iter().all(passes))
+        };
+        if answers.iter().any(is_refused) {
+            let taken = demands.iter().zip(&answers);
+            let taken = taken.filter(|(_, answer)| !is_refused(answer));
+            let taken: Vec<_> = taken
+                .filter_map(|(demand, answer)| Some((*demand, answer.as_ref().ok()?.first()?.at)))
+                .collect();
+            self.give_back(&taken).await;
+        }
+        let answers: Result<Vec<Vec<Answer>>, Unavailable> = answers.into_iter().collect();
+        Ok(answers?.concat())
+    }
+
+    /// Gives back what was taken at the times beside it, for a request that was refused
+    /// elsewhere. What cannot be given back flows back in time.
+    pub async fn give_back(&self, taken: &[(Demand<'_>, u64)]) {
+        let given = taken.iter().map(|(demand, at)| async move {
+            let (price, price_sub) = pair(demand.quota.price(demand.cost), demand.quota);
+            let key = self.text(demand);
+            let args = [u64::from(demand.quota.count()), price, price_sub, *at];
+            let keys = [key.as_bytes()];
+            self.redis.eval::<i64>(&self.give_back, &keys, &args).await
+        });
+        for outcome in all(given).await {
+            if let Err(error) = outcome {
+                log::debug!(error:%; "what a refused request had taken of a limit stays taken");
+            }
+        }
+    }
+
+    /// Buckets that lie on one machine.
+    async fn take_at_once(&self, demands: &[Demand<'_>]) -> Result<Vec<Answer>, Unavailable> {
+        let texts: Vec<String> = demands.iter().map(|demand| self.text(demand)).collect();
+        let keys: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
+        let mut args = Vec::with_capacity(demands.len() * 5);
+        for Demand {
+            quota,
+            cost,
+            max_delay,
+            ..
+        } in demands
+        {
+            // A cost above the burst never passes, however long it would wait.
+            let delay = if *cost <= quota.burst() {
+                *max_delay
+            } else {
+                Duration::ZERO
+            };
+            let (price, price_sub) = pair(quota.price(*cost), quota);
+            let room = quota.full() + quota.at(nanos(delay.min(LONGEST_DELAY)));
+            let (room, room_sub) = pair(room, quota);
+            args.extend([u64::from(quota.count()), price, price_sub, room, room_sub]);
+        }
+        let Reply {
+            has_passed,
+            now,
+            states,
+        } = self.redis.eval(&self.take, &keys, &args).await?;
+        if states.len() != demands.len() {
+            return Err(Unavailable::Response);
+        }
+        let answers = demands.iter().zip(states).map(|(demand, state)| {
+            let Demand {
+                quota,
+                cost,
+                max_delay,
+                ..
+            } = demand;
+            let max_delay = (*max_delay).min(LONGEST_DELAY);
+            let (decision, _) = gcra::decide(state, now * 1000, quota, *cost, max_delay);
+            Answer { decision, at: now }
+        });
+        let answers: Vec<Answer> = answers.collect();
+        debug_assert_eq!(
+            has_passed,
+            answers.iter().all(|answer| answer.decision.passes()),
+            "the script and the rule say the same"
+        );
+        Ok(answers)
+    }
+
+    fn text(&self, demand: &Demand<'_>) -> String {
+        let prefix = self.redis.prefix();
+        let mut text = String::with_capacity(prefix.len() + demand.limit.len() + 32);
+        text.push_str(prefix);
+        text.push_str("limit:");
+        text.push_str(demand.limit);
+        text.push(':');
+        URL_SAFE_NO_PAD.encode_string(demand.key.0.to_be_bytes(), &mut text);
+        text
+    }
+}
+
+/// What the script says.
+struct Reply {
+    has_passed: bool,
+    /// Microseconds since 1970.
+    now: u64,
+    /// The buckets as they were.
+    states: Vec<Tat>,
+}
+
+impl FromRedisValue for Reply {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        let mut values = Vec::<Value>::from_redis_value(value)?.into_iter();
+        let mut number = || u64::from_redis_value(values.next().unwrap_or(Value::Nil));
+        let has_passed = number()? == 1;
+        let now = number()? * 1_000_000 + number()?;
+        let states = values.map(|value| String::from_redis_value(value).map(|text| read(&text)));
+        Ok(Self {
+            has_passed,
+            now,
+            states: states.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// A bucket as the scripts write it; one that is written otherwise is full.
+fn read(state: &str) -> Tat {
+    let mut numbers = state.split(':').map(|number| number.parse::<u64>().ok());
+    let mut number = || numbers.next().flatten();
+    let mut read = || {
+        let (micros, nanos, fraction) = (number()?, number()?, number()?);
+        Some(Tat {
+            nanos: micros.checked_mul(1000)?.checked_add(nanos)?,
+            fraction: fraction.try_into().ok()?,
+        })
+    };
+    read().unwrap_or_default()
+}
+
+/// A time in Nths of a nanosecond as the scripts count: whole microseconds, and the rest.
+fn pair(time: u128, quota: &Quota) -> (u64, u64) {
+    let micro = quota.scale() * 1000;
+    let whole = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+    (whole(time / micro), whole(time % micro))
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Waits for all of them side by side.
+async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut waiting: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
+    let mut done: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        for (future, done) in waiting.iter_mut().zip(&mut done) {
+            if done.is_none()
+                && let Poll::Ready(output) = future.as_mut().poll(cx)
+            {
+                *done = Some(output);
+            }
+        }
+        if done.iter().all(Option::is_some) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_reads_as_the_scripts_write_it() {
+        let tat = |nanos, fraction| Tat { nanos, fraction };
+        assert_eq!(
+            read("1700000000000001:999:6"),
+            tat(1_700_000_000_000_001_999, 6)
+        );
+        for other in [
+            "",
+            "x",
+            "1:2",
+            "1:-2:3",
+            "1:2:99999999999",
+            "99999999999999999:0:0",
+        ] {
+            assert_eq!(read(other), Tat::default(), "{other}");
+        }
+    }
+
+    #[test]
+    fn times_are_whole_microseconds_and_a_rest() {
+        // 7 in 10 ms: one is 1,428,571 ns and 3/7.
+        let quota = Quota::new(7, Duration::from_millis(10), 7).unwrap();
+        assert_eq!(pair(quota.price(1), &quota), (1428, 571 * 7 + 3));
+        assert_eq!(pair(quota.full(), &quota), (10_000, 0));
+    }
+}

@@ -1,0 +1,48 @@
+-- Asks for something from the bucket of each key, and takes it from all of them or from none.
+--
+-- A bucket is the time at which it is full again: microseconds, nanoseconds below one, and
+-- a fraction in Nths of a nanosecond, where N is the limit's count. Sums are pairs of whole
+-- microseconds and Nths of a nanosecond below one, so that all of them are exact in doubles.
+--
+-- ARGV, for each key: N; the price; how far ahead the time may lie.
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local answer = {1, time[1], time[2]}
+local after = {}
+for i, key in ipairs(KEYS) do
+  local n = tonumber(ARGV[i * 5 - 4])
+  local room, room_sub = tonumber(ARGV[i * 5 - 1]), tonumber(ARGV[i * 5])
+  local scale = n * 1000
+  local us, sub = now, 0
+  local state = redis.call('GET', key)
+  answer[i + 3] = state or ''
+  if state then
+    local whole, nanos, fraction = string.match(state, '^(%d+):(%d+):(%d+)$')
+    whole = tonumber(whole)
+    if whole and whole >= now then
+      us, sub = whole, nanos * n + math.min(fraction, n - 1)
+      -- Further ahead than it can be by this limit: it was another one, or another clock.
+      local most = now + room + 1000000
+      if us > most or (us == most and sub > room_sub) then
+        us, sub = now + room, room_sub
+      end
+    end
+  end
+  us, sub = us + ARGV[i * 5 - 3], sub + ARGV[i * 5 - 2]
+  if sub >= scale then
+    us, sub = us + 1, sub - scale
+  end
+  if us > now + room or (us == now + room and sub > room_sub) then
+    answer[1] = 0
+  end
+  after[i] = {us, sub, n}
+end
+if answer[1] == 1 then
+  for i, key in ipairs(KEYS) do
+    local us, sub, n = after[i][1], after[i][2], after[i][3]
+    local state = string.format('%.0f:%.0f:%.0f', us, math.floor(sub / n), sub % n)
+    -- Gone once it is full: a bucket that is not there is full.
+    redis.call('SET', key, state, 'PX', math.floor((us - now) / 1000) + 2)
+  end
+end
+return answer
