@@ -108,6 +108,7 @@ impl AuthMetrics {
             action: ACTION,
             reason,
             subject,
+            is_strike: matches!(outcome, Outcome::Missing | Outcome::Invalid),
         }));
     }
 }
@@ -189,6 +190,7 @@ mod tests {
                 action: "auth",
                 reason: "jwt_expired",
                 subject: Some("u1".to_owned()),
+                is_strike: true,
             })
         );
         auth.count(Outcome::Passed);

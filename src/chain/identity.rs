@@ -53,6 +53,9 @@ pub struct Noted {
     pub reason: &'static str,
     /// Whom it is about, if that is known: a user, a key's name. Never a secret.
     pub subject: Option<String>,
+    /// The client has shown nothing that proves who it is: once too often is a ban, where the
+    /// configuration says so.
+    pub is_strike: bool,
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ fn path(name: &Name) -> String {
     format!("/v1/upstreams/{upstream}/backends/{address}")
 }
 
-fn segment(text: &str) -> String {
+pub(super) fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod backends;
+mod ban;
 mod check;
 mod client;
 mod demo;
@@ -78,6 +79,12 @@ enum Command {
     Scale(scale::Options),
     /// Add and remove backends of the running gateway
     Upstream(upstream::Options),
+    /// List the clients that are banned
+    Bans(ban::ListOptions),
+    /// Refuse a client whatever it asks for, for some time
+    Ban(ban::Options),
+    /// Let a banned client pass again
+    Unban(ban::LiftOptions),
     /// Put a new process in the place of the running gateway, without losing a request
     ///
     /// The new one takes over the listening sockets; the old one finishes what it has. If the
@@ -115,6 +122,9 @@ pub fn main() -> ExitCode {
         Command::Rollout(options) => rollout::run(&options),
         Command::Scale(options) => scale::run(&options),
         Command::Upstream(options) => upstream::run(&options),
+        Command::Bans(options) => ban::run_list(&options),
+        Command::Ban(options) => ban::run(&options),
+        Command::Unban(options) => ban::run_lift(&options),
         Command::Upgrade(options) => upgrade::run(&options),
     }
 }

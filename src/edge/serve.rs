@@ -5,7 +5,11 @@
 //! a whole head is there, so an idle connection costs its buffers and no more, and a head
 //! that drips in costs no request.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use pingora::{
@@ -75,7 +79,7 @@ where
             if listener.proxy_protocol.is_none()
                 && let Some(peer) = peer
             {
-                guard.count(peer.ip()).map_err(Full::reason)?;
+                self.count(&mut guard, peer.ip())?;
             }
             Ok(guard)
         });
@@ -85,6 +89,15 @@ where
                 self.turn_away(peer, reason);
                 None
             }
+        }
+    }
+
+    /// Counts a connection among those of its client, now that it is known; why not, if that
+    /// may have no more, or none.
+    fn count(&self, guard: &mut Guard, client: IpAddr) -> Result<(), &'static str> {
+        match self.refuser.bars(client) {
+            Some(reason) => Err(reason),
+            None => guard.count(client).map_err(Full::reason),
         }
     }
 
@@ -153,9 +166,9 @@ where
                 }
             }
             if let Some(client) = peer
-                && let Err(full) = guard.count(client.ip())
+                && let Err(reason) = self.count(&mut guard, client.ip())
             {
-                self.turn_away(peer, full.reason());
+                self.turn_away(peer, reason);
                 return None;
             }
         }

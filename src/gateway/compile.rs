@@ -22,6 +22,7 @@ use crate::{
         model::{File, MatchConfig, OneOrMany, RouteNode},
         tree::{Key, Node, Spanned},
     },
+    limits::Bans,
     routes::{Action, RouteTable},
     upstreams::{Protocol, Upstream},
 };
@@ -70,6 +71,9 @@ impl Compiler<'_> {
         let audit = self.audit();
         let redis = self.redis();
         let trusted = self.trusted();
+        let world = self.world;
+        let bans = Bans::of(&world.zones, &world.clock, &world.metrics);
+        let flood_guard = self.flood_guard();
         let upstreams = self.upstreams();
         let matches: Vec<_> = self
             .file
@@ -114,6 +118,8 @@ impl Compiler<'_> {
             audit,
             redis,
             trusted,
+            bans,
+            flood_guard,
             table: table?,
             routes: routes.into_iter().collect::<Option<Vec<_>>>()?.into(),
             upstreams,

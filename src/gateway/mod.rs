@@ -8,6 +8,7 @@ mod audit;
 mod compile;
 mod effective;
 pub mod explain;
+mod flood_guard;
 mod limits;
 mod listener;
 pub mod metrics;
@@ -23,6 +24,7 @@ pub use self::{
     admin::Admin,
     audit::AuditLog,
     compile::compile,
+    flood_guard::{Challenge, FloodGuard},
     limits::Limits,
     listener::{ExceptPath, Listener, ProxyProtocol, ToHttps},
 };
@@ -35,6 +37,7 @@ use crate::{
         source::{self, Kept, Sources},
     },
     filters,
+    limits::Bans,
     routes::{Action, RouteTable},
     tls::acme::Acme,
     upstreams::{Keeper, Upstream},
@@ -54,6 +57,10 @@ pub struct Gateway {
     /// What is shared with other gateways is in it.
     pub redis: Option<Arc<Redis>>,
     pub trusted: TrustedProxies,
+    /// Who may ask for nothing at all.
+    pub bans: Arc<Bans>,
+    /// What every client is bounded by, if anything.
+    pub flood_guard: Option<FloodGuard>,
     pub table: RouteTable,
     /// In the order of the file; the table's indices point here.
     pub routes: Box<[Route]>,

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     config::model::{
-        AcmeConfig, AdminConfig, AuditLogConfig, DrainConfig, ListenerConfig, RedisConfig,
-        RouteConfig, UpstreamConfig, WatchConfig,
+        AcmeConfig, AdminConfig, AuditLogConfig, DrainConfig, FloodGuardConfig, ListenerConfig,
+        RedisConfig, RouteConfig, UpstreamConfig, WatchConfig,
     },
     filters::FILTERS,
 };
@@ -17,6 +17,7 @@ pub fn document() -> Value {
     let listener = generator.subschema_for::<ListenerConfig>();
     let admin = generator.subschema_for::<AdminConfig>();
     let audit_log = generator.subschema_for::<AuditLogConfig>();
+    let flood_guard = generator.subschema_for::<FloodGuardConfig>();
     let acme = generator.subschema_for::<AcmeConfig>();
     let drain = generator.subschema_for::<DrainConfig>();
     let watch = generator.subschema_for::<WatchConfig>();
@@ -50,6 +51,7 @@ pub fn document() -> Value {
             },
             "access_log": access_log,
             "audit_log": or_empty(audit_log.as_value()),
+            "flood_guard": or_empty(flood_guard.as_value()),
             "acme": or_empty(acme.as_value()),
             "drain": or_empty(drain.as_value()),
             "watch": or_empty(watch.as_value()),

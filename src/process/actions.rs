@@ -10,17 +10,18 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{control::Control, private_program, watch::Watched};
+use super::{bans, control::Control, private_program, watch::Watched};
 use crate::{
     base::{metrics::IntCounter, secret::Secret},
+    gateway::Gateway,
     runtime::{
         audit::{Entry, Outcome, Who},
         live::Live,
     },
     status::{
-        actions::{Actions, BackendName, Done, NewBackend, Refused, Reloaded, Upgraded},
+        actions::{Actions, BackendName, Done, NewBackend, NewBan, Refused, Reloaded, Upgraded},
         http::Reason,
-        snapshot::BackendStatus,
+        snapshot::{BackendStatus, BanStatus},
     },
     upstreams::{BackendSnapshot, Force, MemberError, NewMember, Upstream},
 };
@@ -69,6 +70,28 @@ impl Operator {
         &self.control.live
     }
 
+    /// Does something to the gateway that serves, and records it.
+    async fn in_turn<T: Send>(
+        &self,
+        action: &'static str,
+        who: Who,
+        target: String,
+        act: impl FnOnce(&Gateway) -> Result<T, Refused> + Send,
+    ) -> Result<T, Refused> {
+        let began = self.live().world.clock.now();
+        // A successor that is about to serve would not hear of it.
+        let _turn = tokio::select! {
+            turn = self.control.turn.lock() => Some(turn),
+            () = self.control.told_to_stop() => None,
+        };
+        let outcome = match self.control.line.is_ours() {
+            Ok(()) => act(&self.live().gateway()),
+            Err(refused) => Err(refused),
+        };
+        self.record(action, who, Some(target), began, outcome.as_ref().err());
+        outcome
+    }
+
     /// Does something to an upstream that the configuration has.
     async fn on_upstream(
         &self,
@@ -77,29 +100,19 @@ impl Operator {
         name: &BackendName,
         act: impl FnOnce(&Upstream) -> Result<BackendSnapshot, MemberError> + Send,
     ) -> Result<Done, Refused> {
-        let began = self.live().world.clock.now();
-        // A successor that is about to serve would not hear of it.
-        let _turn = tokio::select! {
-            turn = self.control.turn.lock() => Some(turn),
-            () = self.control.told_to_stop() => None,
-        };
-        if let Err(refused) = self.control.line.is_ours() {
-            let target = Some(format!("{}/{}", name.upstream, name.address));
-            self.record(action, who, target, began, Some(&refused));
-            return Err(refused);
-        }
-        let gateway = self.live().gateway();
-        let outcome = match gateway.upstreams.get(name.upstream.as_str()) {
-            Some(upstream) => act(upstream)
-                .map_err(|error| Refused::new(error.status(), error.reason(), error.to_string())),
-            None => Err(no_such_upstream(
-                &name.upstream,
-                gateway.upstreams.keys().map(|name| &**name),
-            )),
-        };
-        let target = Some(format!("{}/{}", name.upstream, name.address));
-        self.record(action, who, target, began, outcome.as_ref().err());
-        outcome.map(|backend| {
+        let target = format!("{}/{}", name.upstream, name.address);
+        let outcome = self.in_turn(action, who, target, |gateway| {
+            match gateway.upstreams.get(name.upstream.as_str()) {
+                Some(upstream) => act(upstream).map_err(|error| {
+                    Refused::new(error.status(), error.reason(), error.to_string())
+                }),
+                None => Err(no_such_upstream(
+                    &name.upstream,
+                    gateway.upstreams.keys().map(|name| &**name),
+                )),
+            }
+        });
+        outcome.await.map(|backend| {
             let mut backend = status(&backend);
             backend.add_in_flight(self.in_flight_before(&name.upstream, &backend.address));
             Done {
@@ -259,6 +272,20 @@ impl Actions for Operator {
                 });
             }
             upstream.remove_member(&backend.address, forced(force))
+        })
+        .await
+    }
+
+    async fn ban(&self, who: Who, ban: NewBan) -> Result<BanStatus, Refused> {
+        let target = ban.address.chars().take(100).collect();
+        self.in_turn("ban", who, target, |gateway| bans::ban(gateway, &ban))
+            .await
+    }
+
+    async fn unban(&self, who: Who, address: String) -> Result<BanStatus, Refused> {
+        let target = address.chars().take(100).collect();
+        self.in_turn("unban", who, target, |gateway| {
+            bans::unban(gateway, &address)
         })
         .await
     }

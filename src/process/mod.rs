@@ -2,6 +2,7 @@
 
 mod actions;
 mod admin;
+mod bans;
 pub mod boot;
 mod control;
 pub mod demo;

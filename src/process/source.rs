@@ -7,13 +7,13 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::control::Control;
+use super::{bans, control::Control};
 use crate::{
     edge::listeners::Opened,
     runtime::{listener::ListenerMetrics, live::Live},
     status::snapshot::{
-        CertificateStatus, ConfigStatus, ListenerStatus, RouteStatus, Snapshot, Source, State,
-        UpstreamStatus,
+        BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, RouteStatus,
+        Snapshot, Source, State, UpstreamStatus,
     },
 };
 
@@ -55,7 +55,9 @@ impl Source for Running {
         let not_ready = self.ready().err().unwrap_or_default();
         let mut upstreams: Vec<_> = gateway.upstreams.values().collect();
         upstreams.sort_by(|a, b| a.name.cmp(&b.name));
+        let (active, struck) = gateway.bans.counts();
         Snapshot {
+            bans: BansStatus { active, struck },
             version: crate::VERSION.to_owned(),
             pid: std::process::id(),
             started: rfc3339(live.started),
@@ -138,15 +140,22 @@ impl Source for Running {
         Ok(())
     }
 
+    fn bans(&self) -> Vec<BanStatus> {
+        let bans = self.live().gateway().bans.list();
+        bans.iter().map(|ban| bans::status(ban)).collect()
+    }
+
     fn metrics_text(&self) -> Vec<u8> {
         for upstream in self.live().gateway().upstreams.values() {
             upstream.publish();
         }
+        // Those that are over leave the gauge with it.
+        self.live().gateway().bans.counts();
         self.live().connections.publish();
         self.live().world.metrics.text()
     }
 }
 
-fn rfc3339(at: SystemTime) -> String {
+pub(super) fn rfc3339(at: SystemTime) -> String {
     DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Millis, true)
 }

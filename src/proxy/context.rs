@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use pingora::http::RequestHeader;
 
+use super::guard::Guarded;
 use crate::{
     chain::{Chain, Exchange, Facts, Reply},
     gateway::{Gateway, Route, metrics::RouteMetrics},
@@ -39,6 +40,8 @@ pub struct Context {
     pub(super) due: Option<Instant>,
     /// When the backend's answer began.
     pub(super) answered_at: Option<Instant>,
+    /// What the flood guard knows of it.
+    pub(super) guarded: Guarded,
     in_flight: InFlight,
 }
 
@@ -72,6 +75,7 @@ impl Context {
             made_up_bytes: 0,
             due: None,
             answered_at: None,
+            guarded: Guarded::default(),
             in_flight: InFlight(Arc::clone(live)),
         }
     }

@@ -6,6 +6,7 @@ mod context;
 mod error;
 pub mod forwarded;
 mod grpc;
+mod guard;
 mod hop;
 mod http2;
 pub mod page;
@@ -334,6 +335,7 @@ impl ProxyHttp for Proxy {
             gateway,
             route,
             facts,
+            connection,
             made_up_bytes,
             ..
         } = &mut **ctx;
@@ -358,6 +360,7 @@ impl ProxyHttp for Proxy {
         if let Some(noted) = &facts.noted {
             self.live.note(noted, facts);
         }
+        guard::over(&self.live, gateway, facts, connection.as_deref());
         let chain = context::chain(gateway, *route);
         chain.on_log(&Exchange {
             head: request,

@@ -1,7 +1,10 @@
 //! Answers to requests that the edge refuses before there is one: the same page, headers,
 //! log line and metric as for any other refusal.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,7 +15,7 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 
-use super::{reply, request};
+use super::{guard::BANNED, reply, request};
 use crate::{
     chain::{Exchange, Facts, Reply, RequestId},
     gateway::Gateway,
@@ -144,9 +147,22 @@ impl Refuse for Refuser {
         );
     }
 
+    fn bars(&self, client: IpAddr) -> Option<&'static str> {
+        let gateway = self.live.gateway();
+        gateway.bans.left(client)?;
+        // Whose bans are they behind a proxy? The request will say.
+        (!gateway.trusted.trusts(client)).then_some(BANNED)
+    }
+
     fn turned_away(&self, listener: &str, peer: Option<SocketAddr>, reason: &'static str) {
         self.live.http.refuse(reason);
         let client = peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
-        warn!(listener, client = client.as_str(), reason; "a connection was turned away");
+        // Whoever is banned was told of once, and is expected to come again.
+        let level = if reason == BANNED {
+            log::Level::Debug
+        } else {
+            log::Level::Warn
+        };
+        log::log!(level, listener, client = client.as_str(), reason; "a connection was turned away");
     }
 }

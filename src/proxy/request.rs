@@ -11,7 +11,7 @@ use super::{
     context::{self, Context},
     error::Failure,
     forwarded::{self, Forwarding},
-    http2,
+    guard, http2,
     streams::is_h2,
     to_https, tunnel,
 };
@@ -68,6 +68,10 @@ fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Bo
         let listener = connection.listener.config();
         // A client that reads its other streams only leaves this one's answer waiting.
         session.set_write_timeout(Some(listener.limits.send_timeout));
+    }
+    ctx.guarded = guard::enter(&ctx.gateway, &ctx.facts.client)?;
+    if is_http2 {
+        let listener = connection.listener.config();
         http2::settle(session.req_header_mut(), &listener, &connection.text)?;
     }
 
@@ -109,6 +113,11 @@ fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Bo
         return Err(Failure::WrongName.into());
     }
     let target = Target::new(&host, head.raw_path());
+    if ctx.guarded.is_suspicious()
+        && let Some(reply) = guard::challenge(ctx, head, &target)
+    {
+        return Err(reply);
+    }
     ctx.facts.class = routes::classify(target.path, head);
     ctx.route = ctx.gateway.table.find(&target, head, &mut ctx.params);
     if ctx.route.is_none() && !ctx.gateway.table.serves_host(&host) {

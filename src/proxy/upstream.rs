@@ -190,6 +190,7 @@ pub(super) fn answered(
         }
     } else if let Some(watch) = &ctx.watch {
         let stream = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            ctx.guarded.is_tunnel();
             match &ctx.connection {
                 Some(connection) if ctx.is_websocket => connection.set_websocket(),
                 Some(connection) => connection.set_tunnel(),

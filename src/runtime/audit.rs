@@ -18,8 +18,9 @@ use serde::Serialize;
 
 use super::live::Live;
 use crate::{
-    base::units::millis,
+    base::units::{Span, millis},
     chain::{Facts, Noted},
+    limits::Ban,
 };
 
 /// What the process's own log knows its lines by.
@@ -132,6 +133,29 @@ impl Live {
                 request_id: facts.request_id.as_str().to_owned(),
             }),
             ..Entry::new(noted.action, Who::Client(facts.client.ip))
+        });
+    }
+
+    /// Records that a rule has banned a client, with the request that was once too often.
+    pub fn banned(&self, ban: &Ban, facts: &Facts) {
+        let Some(left_out) = self.banned.one_more(self.second()) else {
+            return;
+        };
+        let lasts = Duration::from_millis(ban.until.saturating_sub(ban.since));
+        let mut message = format!("{} refusals, banned for {}", ban.strikes, Span(lasts));
+        if let Some(left_out) = left_out_text(left_out) {
+            message = format!("{message}; {left_out}");
+        }
+        self.audit(&Entry {
+            target: Some(ban.address.to_string()),
+            reason: Some(Cow::Owned(ban.reason.clone())),
+            message: Some(message),
+            request: Some(RequestNamed {
+                subject: None,
+                route: facts.route.as_deref().map(str::to_owned),
+                request_id: facts.request_id.as_str().to_owned(),
+            }),
+            ..Entry::new("ban", Who::Gateway)
         });
     }
 

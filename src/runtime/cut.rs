@@ -14,6 +14,8 @@ pub enum Cut {
     BodyTimeout = 4,
     /// A WebSocket is told that we go away.
     GoingAway = 5,
+    /// The client is banned.
+    Banned = 6,
     /// HTTP/2: too many frames of a kind.
     Resets = 32,
     Pings = 33,
@@ -28,12 +30,13 @@ pub enum Cut {
 }
 
 impl Cut {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::HeaderTimeout,
         Self::IdleTimeout,
         Self::SendTimeout,
         Self::BodyTimeout,
         Self::GoingAway,
+        Self::Banned,
         Self::Resets,
         Self::Pings,
         Self::Settings,
@@ -52,6 +55,7 @@ impl Cut {
             Self::SendTimeout => "send_timeout",
             Self::BodyTimeout => "body_timeout",
             Self::GoingAway => "going_away",
+            Self::Banned => "banned",
             Self::Resets => "h2_resets",
             Self::Pings => "h2_pings",
             Self::Settings => "h2_settings",
@@ -72,7 +76,8 @@ impl Cut {
             | Self::SendTimeout
             | Self::BodyTimeout
             | Self::GoingAway => false,
-            Self::Resets
+            Self::Banned
+            | Self::Resets
             | Self::Pings
             | Self::Settings
             | Self::Continuations

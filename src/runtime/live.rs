@@ -21,6 +21,7 @@ pub struct Live {
     metrics: ReloadMetrics,
     /// Of lines about clients in the audit log.
     pub(super) noted: Bound,
+    pub(super) banned: Bound,
     pub world: World,
     pub connections: Connections,
     pub total: Arc<Total>,
@@ -100,6 +101,7 @@ impl Live {
             loaded: Mutex::new(loaded),
             metrics,
             noted: Bound::default(),
+            banned: Bound::default(),
             connections: Connections::new(world.clock.clone()),
             total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),

@@ -30,6 +30,9 @@ pub trait Refuse: Send + Sync {
     /// Counts and logs a request of HTTP/2 that was refused before it was one.
     fn stream_refused(&self, connection: &Connection, reason: &'static str);
 
+    /// Why nobody at this address is let in, if so.
+    fn bars(&self, client: std::net::IpAddr) -> Option<&'static str>;
+
     /// Counts and logs a connection that never was one: turned away before its handshake
     /// was over.
     fn turned_away(&self, listener: &str, peer: Option<std::net::SocketAddr>, reason: &'static str);

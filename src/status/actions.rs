@@ -6,9 +6,12 @@ use std::{borrow::Cow, path::PathBuf};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{http::Reason, snapshot::BackendStatus};
+use super::{
+    http::Reason,
+    snapshot::{BackendStatus, BanStatus},
+};
 use crate::{
-    base::secret::Secret,
+    base::{secret::Secret, units::Span},
     config::{
         changes::Changes,
         diagnostic::{Diagnostics, Problem, Style},
@@ -57,6 +60,12 @@ pub trait Actions: Send + Sync + 'static {
         backend: BackendName,
         force: bool,
     ) -> Result<Done, Refused>;
+
+    /// Refuses a client whatever it asks for.
+    async fn ban(&self, who: Who, ban: NewBan) -> Result<BanStatus, Refused>;
+
+    /// Lets a banned client pass again; gives the ban that it had.
+    async fn unban(&self, who: Who, address: String) -> Result<BanStatus, Refused>;
 }
 
 /// A configuration was taken.
@@ -108,6 +117,22 @@ pub struct NewBackend {
     /// It waits for an `undrain` before it gets requests.
     #[serde(default)]
     pub drained: bool,
+}
+
+/// A client to ban.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewBan {
+    pub address: String,
+    #[serde(rename = "for", default = "ban_time")]
+    pub lasts: Span,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How long a ban lasts if nobody says so.
+pub const fn ban_time() -> Span {
+    Span::secs(600)
 }
 
 const fn one() -> u16 {

@@ -13,6 +13,9 @@ pub trait Source: Send + Sync + 'static {
     /// Everything `/status` shows.
     fn snapshot(&self) -> Snapshot;
 
+    /// Clients that are banned, the one that is free again first foremost.
+    fn bans(&self) -> Vec<BanStatus>;
+
     /// Whether new requests should be sent here.
     ///
     /// # Errors
@@ -39,6 +42,7 @@ pub struct Snapshot {
     /// Processes that this one took over from, as long as they finish their connections.
     pub predecessors: Vec<Predecessor>,
     pub listeners: Vec<ListenerStatus>,
+    pub bans: BansStatus,
     /// Those that ACME looks after.
     pub certificates: Vec<CertificateStatus>,
     pub routes: Vec<RouteStatus>,
@@ -92,6 +96,31 @@ pub struct ListenerStatus {
     pub connections: u64,
     /// Connections accepted since the start.
     pub accepted: u64,
+}
+
+/// How many clients are refused whatever they ask for, or soon will be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BansStatus {
+    pub active: usize,
+    /// Clients that were refused of late, where that may become a ban.
+    pub struck: usize,
+}
+
+/// A client that is banned.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BanStatus {
+    /// An address of IPv4, or a /64 of IPv6.
+    pub address: String,
+    pub reason: String,
+    /// `rule` or `operator`.
+    pub by: String,
+    /// RFC 3339, UTC.
+    pub since: String,
+    pub until: String,
+    /// The refusals that it was banned for; none if an operator did it.
+    pub strikes: u32,
 }
 
 /// A certificate by ACME.

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::snapshot::{
-    BackendStatus, CertificateStatus, Predecessor, Snapshot, State, UpstreamStatus,
+    BackendStatus, BanStatus, BansStatus, CertificateStatus, Predecessor, Snapshot, State,
+    UpstreamStatus,
 };
 
 /// The whole status as `edgeway status` prints it.
@@ -60,13 +61,33 @@ pub fn render_text(snapshot: &Snapshot) -> String {
     out
 }
 
+/// Clients that are banned, as `edgeway bans` prints them.
+pub fn render_bans(bans: &[BanStatus]) -> String {
+    let mut out = String::with_capacity(80 * bans.len());
+    put_section(
+        &mut out,
+        &["ADDRESS", "UNTIL", "SINCE", "BY", "STRIKES", "REASON"],
+        bans.iter().map(|ban| {
+            [
+                ban.address.clone(),
+                ban.until.clone(),
+                ban.since.clone(),
+                ban.by.clone(),
+                ban.strikes.to_string(),
+                ban.reason.clone(),
+            ]
+        }),
+    );
+    out.trim_start().to_owned()
+}
+
 fn put_head(out: &mut String, snapshot: &Snapshot) {
     let state = match snapshot.state {
         State::Starting => "starting",
         State::Serving => "serving",
         State::Draining => "draining",
     };
-    let config = &snapshot.config;
+    let (config, bans) = (&snapshot.config, &snapshot.bans);
     let mut lines = vec![
         (
             "edgeway",
@@ -93,10 +114,21 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
     for older in &snapshot.predecessors {
         lines.push(("older", predecessor(older)));
     }
+    if *bans != BansStatus::default() {
+        lines.push(("bans", bans_line(bans)));
+    }
     for (name, text) in lines {
         // Writing to a String cannot fail.
         let _infallible = writeln!(out, "{name:<10} {}", printable(&text));
     }
+}
+
+fn bans_line(bans: &BansStatus) -> String {
+    let plural = if bans.active == 1 { "" } else { "s" };
+    format!(
+        "{} client{plural} banned, {} refused of late",
+        bans.active, bans.struck
+    )
 }
 
 /// What a process that is on its way out still does.
@@ -264,6 +296,10 @@ pub(super) mod tests {
                 loaded_at: "2027-01-16T09:00:00Z".into(),
                 last_error: None,
             },
+            bans: BansStatus {
+                active: 1,
+                struck: 12,
+            },
             predecessors: vec![Predecessor {
                 pid: 1234,
                 version: "0.0.9".into(),
@@ -330,6 +366,7 @@ pub(super) mod tests {
         state      serving, up 1d 2h
         config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
         older      process 1234 (0.0.9): 3 connections, draining since 2027-01-16T09:59:00Z
+        bans       1 client banned, 12 refused of late
 
         LISTENER  ADDRESS         OPEN  ACCEPTED
         public    127.0.0.1:8080  12    3400

@@ -2,6 +2,7 @@
 
 mod admin;
 mod file;
+mod flood_guard;
 mod listener;
 mod redis;
 mod route;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     admin::{AdminConfig, AuditLogConfig},
     file::ROUTE_KEYS,
+    flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},
     listener::{
         AcmeConfig, CertificateConfig, ChallengeConfig, ClientCertificateConfig, Http2Config,
         LimitsConfig, ListenerConfig, MinVersionConfig, ProxyProtocolConfig, TlsConfig,
@@ -53,6 +55,7 @@ pub struct File {
     pub acme: Option<Spanned<AcmeConfig>>,
     pub audit_log: Option<AuditLogConfig>,
     pub redis: Option<Spanned<RedisConfig>>,
+    pub flood_guard: Option<Spanned<FloodGuardConfig>>,
     /// All of it, as it was read: what another file is compared with.
     pub tree: Arc<Node>,
     pub drain: Spanned<DrainConfig>,

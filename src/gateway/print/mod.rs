@@ -46,6 +46,9 @@ pub fn yaml(file: &File, gateway: &Gateway) -> String {
     if let Some(redis) = &file.redis {
         document["redis"] = value(redis);
     }
+    if let Some(flood_guard) = &file.flood_guard {
+        document["flood_guard"] = value(flood_guard);
+    }
     let mut defaults = filters(file, &[]);
     if let Some(access_log) = defaults.remove(ACCESS_LOG) {
         document[ACCESS_LOG] = access_log;

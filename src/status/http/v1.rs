@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     runtime::audit::Who,
-    status::actions::{Actions, BackendName, NewBackend, Refused},
+    status::actions::{Actions, BackendName, NewBackend, NewBan, Refused},
 };
 
 pub(super) fn routes() -> Vec<Route> {
@@ -45,6 +45,8 @@ pub(super) fn routes() -> Vec<Route> {
             "/v1/upstreams/{upstream}/backends/{address}/undrain",
             post(undrain),
         ),
+        (&["GET", "POST"], "/v1/bans", get(bans).post(ban)),
+        (&["DELETE"], "/v1/bans/{address}", delete(unban)),
     ]
 }
 
@@ -68,6 +70,33 @@ async fn status(State(served): State<Served>) -> Response {
 async fn upstreams(State(served): State<Served>) -> Response {
     let upstreams = served.source.snapshot().upstreams;
     Json(serde_json::json!({ "upstreams": upstreams })).into_response()
+}
+
+async fn bans(State(served): State<Served>) -> Response {
+    Json(serde_json::json!({ "bans": served.source.bans() })).into_response()
+}
+
+async fn ban(
+    State(served): State<Served>,
+    ConnectInfo(peer): From,
+    Body(new): Body<NewBan>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.ban(who, new).await
+    })
+    .await
+}
+
+async fn unban(
+    State(served): State<Served>,
+    ConnectInfo(peer): From,
+    Part(Path(address)): Part<Path<String>>,
+    Optional(Nothing {}): Optional<Nothing>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.unban(who, address).await
+    })
+    .await
 }
 
 async fn reload(

@@ -16,10 +16,10 @@ use tokio::{
 
 use super::{
     Snapshot, Source,
-    actions::{Actions, BackendName, Done, NewBackend, Refused, Reloaded, Upgraded},
+    actions::{Actions, BackendName, Done, NewBackend, NewBan, Refused, Reloaded, Upgraded},
     client::{Client, ClientError, LOOK, Target},
     http::{Connections, Reason, Served, serve_tcp, serve_unix},
-    snapshot::BackendStatus,
+    snapshot::{BackendStatus, BanStatus},
     table,
 };
 use crate::{
@@ -43,6 +43,14 @@ struct Fake {
 impl Source for Fake {
     fn snapshot(&self) -> Snapshot {
         table::tests::full()
+    }
+
+    fn bans(&self) -> Vec<BanStatus> {
+        vec![BanStatus {
+            address: "192.0.2.7".to_owned(),
+            reason: "flood".to_owned(),
+            ..BanStatus::default()
+        }]
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {
@@ -99,6 +107,20 @@ impl Actions for Fake {
         }
         let what = format!("drain {}/{} {force}", name.upstream, name.address);
         self.act(what).await
+    }
+
+    async fn ban(&self, _who: Who, ban: NewBan) -> Result<BanStatus, Refused> {
+        self.act(format!(
+            "ban {} {} {:?}",
+            ban.address, ban.lasts, ban.reason
+        ))
+        .await?;
+        Ok(BanStatus::default())
+    }
+
+    async fn unban(&self, _who: Who, address: String) -> Result<BanStatus, Refused> {
+        self.act(format!("unban {address}")).await?;
+        Ok(BanStatus::default())
     }
 
     async fn undrain(&self, _who: Who, name: BackendName) -> Result<Done, Refused> {
@@ -264,6 +286,9 @@ async fn names_are_escaped_on_the_page() {
             let mut snapshot = table::tests::full();
             snapshot.routes[0].name = "<img onerror=x>".to_owned();
             snapshot
+        }
+        fn bans(&self) -> Vec<BanStatus> {
+            Vec::new()
         }
         fn ready(&self) -> Result<(), Vec<String>> {
             Ok(())

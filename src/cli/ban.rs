@@ -1,0 +1,90 @@
+//! `edgeway bans`, `edgeway ban` and `edgeway unban`: who may ask for nothing, and until when.
+
+use std::process::ExitCode;
+
+use serde::{Deserialize, Serialize};
+
+use super::{admin::AdminOption, client::segment, out};
+use crate::{
+    base::units::Span,
+    limits::Address,
+    status::{
+        actions::{NewBan, ban_time},
+        client::ACTION,
+        snapshot::BanStatus,
+        table,
+    },
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListOptions {
+    #[command(flatten)]
+    admin: AdminOption,
+    /// Print them as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The client's address, such as 192.0.2.7; one of IPv6 stands for its /64
+    #[arg(value_name = "ADDRESS")]
+    address: Address,
+    /// How long it is banned
+    #[arg(long = "for", value_name = "TIME", default_value_t = ban_time())]
+    lasts: Span,
+    /// Why, for whoever looks at the list
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LiftOptions {
+    /// The client's address
+    #[arg(value_name = "ADDRESS")]
+    address: Address,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Bans {
+    bans: Vec<BanStatus>,
+}
+
+pub(super) fn run_list(options: &ListOptions) -> ExitCode {
+    options.admin.print(
+        options.json,
+        async |client| client.get("/v1/bans").await,
+        |Bans { bans }: &Bans| match bans.as_slice() {
+            [] => out::note("nobody is banned"),
+            some => out::data(&table::render_bans(some)),
+        },
+    )
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    let new = NewBan {
+        address: options.address.to_string(),
+        lasts: options.lasts,
+        reason: options.reason.clone(),
+    };
+    options.admin.print(
+        false,
+        async |client| client.post("/v1/bans", &new, ACTION).await,
+        |ban: &BanStatus| {
+            out::note(&format!("{} is banned until {}", ban.address, ban.until));
+        },
+    )
+}
+
+pub(super) fn run_lift(options: &LiftOptions) -> ExitCode {
+    let path = format!("/v1/bans/{}", segment(&options.address.to_string()));
+    options.admin.print(
+        false,
+        async |client| client.delete(&path, ACTION).await,
+        |ban: &BanStatus| out::note(&format!("{} may pass again", ban.address)),
+    )
+}

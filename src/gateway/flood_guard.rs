@@ -1,0 +1,431 @@
+//! The flood guard of a configuration: what it counts, whom it leaves alone, when refusals
+//! become a ban, and where suspicious browsers are sent.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use http::{HeaderName, Uri};
+
+use super::compile::Compiler;
+use crate::{
+    base::{
+        net::CidrSet,
+        units::{Rate, Span},
+    },
+    config::{
+        diagnostic::Place,
+        model::{BanConfig, FloodChallengeConfig, FloodGuardConfig},
+        tree::Spanned,
+    },
+    limits::{
+        Rule, bans,
+        clearance::Clearance,
+        flood::{UnderWay, Windows},
+    },
+    routes,
+};
+
+/// A window that is shorter says little, and one that is longer refuses for too long.
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_mins(1);
+
+/// With fewer, clients are taken for one another; more take seconds to clear.
+const CLIENTS: std::ops::RangeInclusive<u32> = 1024..=4_194_304;
+
+const SHORTEST_KEY: usize = 32;
+
+/// The guard in front of every route.
+pub struct FloodGuard {
+    /// Requests of one client in a window.
+    pub requests: u64,
+    pub in_flight: u64,
+    pub windows: Arc<Windows>,
+    pub under_way: Arc<UnderWay>,
+    exempt: CidrSet,
+    /// When a client that is refused is banned; never if absent.
+    pub ban: Option<Rule>,
+    pub challenge: Option<Challenge>,
+}
+
+/// Where a browser that asks too often is sent.
+pub struct Challenge {
+    /// Requests of one client in a window, beyond which it must pass.
+    pub above: u64,
+    /// The URL, ready for the value of its last query parameter.
+    pub location: String,
+    pub cookie: String,
+    pub clearance: Clearance,
+    /// The host of the URL, if it names one, and its path: whoever is on the way to pass.
+    host: Option<String>,
+    path: String,
+}
+
+impl FloodGuard {
+    /// Whether this client is none of the guard's business.
+    #[inline]
+    pub fn spares(&self, client: IpAddr) -> bool {
+        self.exempt.contains(client)
+    }
+}
+
+impl Challenge {
+    /// Whether that is the page of the challenge itself, or belongs to it.
+    pub fn is_at(&self, host: &str, path: &[u8]) -> bool {
+        let is_here = self.host.as_deref().is_none_or(|own| own == host);
+        let rest = path.strip_prefix(self.path.as_bytes());
+        is_here
+            && rest.is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with(b"/") || self.path.ends_with('/')
+            })
+    }
+}
+
+impl Compiler<'_> {
+    pub(super) fn flood_guard(&mut self) -> Option<FloodGuard> {
+        let file = self.file;
+        let Spanned { value: config, .. } = file.flood_guard.as_ref()?;
+        let FloodGuardConfig {
+            requests,
+            in_flight,
+            clients,
+            exempt,
+            ban,
+            challenge,
+        } = config;
+        let window = requests.value.per;
+        let mut is_right = self.check_sizes(config);
+        let ban = ban.as_ref().map(|ban| self.ban(ban));
+        is_right &= !matches!(ban, Some(None));
+        let challenge = challenge
+            .as_ref()
+            .map(|challenge| self.challenge(challenge, requests));
+        is_right &= !matches!(challenge, Some(None));
+        if !is_right {
+            return None;
+        }
+        let world = self.world;
+        let clients = usize::try_from(clients.value).unwrap_or(usize::MAX);
+        let windows = Windows::of(&world.zones, &world.clock, window, clients);
+        let turning = Arc::clone(&windows);
+        self.work
+            .add("flood guard", move || Arc::clone(&turning).turn_on());
+        Some(FloodGuard {
+            requests: u64::from(requests.value.count),
+            in_flight: u64::from(in_flight.value),
+            windows,
+            under_way: UnderWay::of(&world.zones),
+            exempt: exempt.iter().copied().collect(),
+            ban: ban.flatten(),
+            challenge: challenge.flatten(),
+        })
+    }
+
+    fn check_sizes(&mut self, config: &FloodGuardConfig) -> bool {
+        let FloodGuardConfig {
+            requests,
+            in_flight,
+            clients,
+            ..
+        } = config;
+        let mut is_right = true;
+        if !(SHORTEST..=LONGEST).contains(&requests.value.per) {
+            self.error(
+                "edgeway::flood_guard::requests",
+                requests.place,
+                format!(
+                    "`{}` counts over {}, and the guard counts over {} to {}",
+                    requests.value,
+                    Span(requests.value.per),
+                    Span(SHORTEST),
+                    Span(LONGEST),
+                ),
+                "write a rate such as `100/s`; a bound over a longer time is one of `rate_limits`",
+            );
+            is_right = false;
+        }
+        if in_flight.value == 0 {
+            self.error(
+                "edgeway::flood_guard::in_flight",
+                in_flight.place,
+                "`in_flight: 0` would refuse every request".to_owned(),
+                "write how many requests one address may have under way, such as `50`",
+            );
+            is_right = false;
+        }
+        if !CLIENTS.contains(&clients.value) {
+            self.error(
+                "edgeway::flood_guard::clients",
+                clients.place,
+                format!(
+                    "`clients: {}` is not from {} to {}",
+                    clients.value,
+                    CLIENTS.start(),
+                    CLIENTS.end()
+                ),
+                "write how many different addresses come at a time, such as `65536`",
+            );
+            is_right = false;
+        }
+        is_right
+    }
+
+    fn ban(&mut self, config: &Spanned<BanConfig>) -> Option<Rule> {
+        let Spanned { value, place } = config;
+        let (within, lasts) = (value.within.0, value.lasts.0);
+        let problem = if value.after == 0 {
+            "`after: 0` would ban everybody".to_owned()
+        } else if within < Duration::from_secs(1) || within > Duration::from_hours(24) {
+            format!("`within: {}` is not from 1s to 1d", value.within)
+        } else if !(bans::SHORTEST..=bans::LONGEST).contains(&lasts) {
+            format!("`for: {}` is not from 1s to 366d", value.lasts)
+        } else {
+            return Some(Rule {
+                after: value.after,
+                within,
+                lasts,
+            });
+        };
+        self.error(
+            "edgeway::flood_guard::ban",
+            *place,
+            problem,
+            "write it such as `{ after: 20, within: 1min, for: 10min }`",
+        );
+        None
+    }
+
+    fn challenge(
+        &mut self,
+        config: &Spanned<FloodChallengeConfig>,
+        requests: &Spanned<Rate>,
+    ) -> Option<Challenge> {
+        let FloodChallengeConfig {
+            redirect,
+            above,
+            cookie,
+            key,
+            lasts,
+        } = &config.value;
+        let target = target(&redirect.value);
+        let mut wrong = |place: Place, what: String, help: &str| {
+            self.error("edgeway::flood_guard::challenge", place, what, help);
+        };
+        if target.is_none() {
+            wrong(
+                redirect.place,
+                format!("`{}` is no place to send a browser to", redirect.value),
+                "write a URL such as `https://check.example.com/`, or a path such as `/challenge`",
+            );
+        }
+        let in_window = in_window(above.value, requests.value.per);
+        let above_right = in_window > 0 && in_window < u64::from(requests.value.count);
+        if !above_right {
+            wrong(
+                above.place,
+                format!(
+                    "`above: {}` is {in_window} in {}, and must be at least 1 and less than `requests: {}`",
+                    above.value,
+                    Span(requests.value.per),
+                    requests.value,
+                ),
+                "beyond `requests` everybody is refused; challenge well below, such as at a third",
+            );
+        }
+        // RFC 6265, 4.1.1: a token, as the names of headers are.
+        let is_name = HeaderName::from_bytes(cookie.value.as_bytes()).is_ok();
+        if !is_name {
+            wrong(
+                cookie.place,
+                format!("`{}` is no name of a cookie", cookie.value),
+                "write a name of letters, digits, `-` and `_`",
+            );
+        }
+        let text = key.value.reveal();
+        let is_key = text.len() >= SHORTEST_KEY && text.bytes().all(|b| b.is_ascii_graphic());
+        if !is_key {
+            wrong(
+                key.place,
+                format!(
+                    "the key has fewer than {SHORTEST_KEY} characters, or some that nobody sees"
+                ),
+                "`openssl rand -hex 32 > challenge.key` makes one; then write `key: file:challenge.key`",
+            );
+        }
+        let is_lasting = lasts.value.0 >= Duration::from_secs(1);
+        if !is_lasting {
+            wrong(
+                lasts.place,
+                format!("`for: {}` lets nobody pass", lasts.value),
+                "write how long a cookie may last, such as `1h`",
+            );
+        }
+        if !(above_right && is_name && is_key && is_lasting) {
+            return None;
+        }
+        let (host, path) = target?;
+        let url = &redirect.value;
+        let joint = if url.contains('?') { '&' } else { '?' };
+        Some(Challenge {
+            above: in_window,
+            location: format!("{url}{joint}return="),
+            cookie: cookie.value.clone(),
+            clearance: Clearance::new(&key.value, lasts.value.0),
+            host,
+            path,
+        })
+    }
+}
+
+/// How many of this rate come in such a time.
+fn in_window(rate: Rate, window: Duration) -> u64 {
+    let count = u128::from(rate.count) * window.as_nanos() / rate.per.as_nanos().max(1);
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// Host, if it names one, and path of a place to send a browser to.
+fn target(url: &str) -> Option<(Option<String>, String)> {
+    let is_plain = url.bytes().all(|b| b.is_ascii_graphic()) && !url.contains('#');
+    // `//host` is another site's, and a browser takes `/\host` for the same.
+    let is_path = url.starts_with('/') && !url[1..].starts_with(['/', '\\']);
+    let uri: Uri = url.parse().ok().filter(|_| is_plain)?;
+    let host = match uri.scheme_str() {
+        Some("http" | "https") => {
+            let authority = uri.authority()?.as_str().as_bytes();
+            Some(routes::host_of(authority).ok()?.into_owned())
+        }
+        None if is_path => None,
+        _ => return None,
+    };
+    let normal = routes::normalise(uri.path().as_bytes()).ok()?;
+    let path = match normal.rewritten() {
+        Some(path) => String::from_utf8(path).ok()?,
+        None => uri.path().to_owned(),
+    };
+    Some((host, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::gateway::{World, compile, load_text};
+
+    const KEY: &str = "key: 0123456789abcdef0123456789abcdef";
+
+    fn told(flood_guard: &str) -> (Option<FloodGuard>, Vec<String>) {
+        let yaml = format!(
+            "listeners: [{{ address: 127.0.0.1:8080 }}]\nroutes: [{{ match: {{}}, respond: ok }}]\n\
+             flood_guard: {flood_guard}\n"
+        );
+        let loaded = load_text("t.yaml", &yaml);
+        let file = loaded
+            .file
+            .unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
+        let (gateway, diagnostics) = compile(&file, Path::new("."), &World::default());
+        let said = diagnostics
+            .list()
+            .iter()
+            .map(|d| d.message.clone())
+            .collect();
+        (gateway.and_then(|gateway| gateway.flood_guard), said)
+    }
+
+    #[track_caller]
+    fn refused(flood_guard: &str, expected: &str) {
+        let (guard, said) = told(flood_guard);
+        assert!(guard.is_none());
+        assert_eq!(said, [expected], "{flood_guard}");
+    }
+
+    fn challenge(redirect: &str) -> Option<Challenge> {
+        let yaml = format!("{{ challenge: {{ redirect: '{redirect}', above: 30/s, {KEY} }} }}");
+        told(&yaml).0?.challenge
+    }
+
+    #[test]
+    fn without_the_section_there_is_no_guard_and_an_empty_one_has_defaults() {
+        assert!(told("").0.is_none());
+        let guard = told("{}").0.unwrap();
+        assert_eq!((guard.requests, guard.in_flight), (100, 50));
+        assert!(guard.ban.is_none() && guard.challenge.is_none());
+        let guard = told("{ ban: {}, exempt: [10.0.0.0/8] }").0.unwrap();
+        let ban = guard.ban.unwrap();
+        assert_eq!(
+            (ban.after, ban.within.as_secs(), ban.lasts.as_secs()),
+            (20, 60, 600)
+        );
+        assert!(guard.spares("10.1.2.3".parse().unwrap()));
+        assert!(!guard.spares("11.1.2.3".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_would_refuse_everybody_is_refused() {
+        refused(
+            "{ requests: 1000/15min }",
+            "`1000/15min` counts over 15min, and the guard counts over 100ms to 1min",
+        );
+        refused(
+            "{ in_flight: 0 }",
+            "`in_flight: 0` would refuse every request",
+        );
+        refused(
+            "{ clients: 10 }",
+            "`clients: 10` is not from 1024 to 4194304",
+        );
+        refused("{ ban: { after: 0 } }", "`after: 0` would ban everybody");
+        refused(
+            "{ ban: { within: 10ms } }",
+            "`within: 10ms` is not from 1s to 1d",
+        );
+        refused("{ ban: { for: 0s } }", "`for: 0s` is not from 1s to 366d");
+    }
+
+    #[test]
+    fn a_challenge_is_whole() {
+        let with = |more: &str| format!("{{ challenge: {{ redirect: /c, {more} }} }}");
+        let above = "and must be at least 1 and less than `requests: 100/s`";
+        refused(
+            &with(&format!("above: 100/s, {KEY}")),
+            &format!("`above: 100/s` is 100 in 1s, {above}"),
+        );
+        refused(
+            &with(&format!("above: 30/min, {KEY}")),
+            &format!("`above: 30/min` is 0 in 1s, {above}"),
+        );
+        refused(
+            &with("above: 30/s, key: short"),
+            "the key has fewer than 32 characters, or some that nobody sees",
+        );
+        refused(
+            &with(&format!("above: 30/s, cookie: 'a b', {KEY}")),
+            "`a b` is no name of a cookie",
+        );
+        for url in [
+            "//evil.test/",
+            "/\\evil.test",
+            "ftp://a.test/",
+            "c",
+            "/c#x",
+            "javascript:x",
+        ] {
+            let yaml = format!("{{ challenge: {{ redirect: '{url}', above: 30/s, {KEY} }} }}");
+            refused(&yaml, &format!("`{url}` is no place to send a browser to"));
+        }
+    }
+
+    #[test]
+    fn the_page_of_the_challenge_is_known_by_host_and_path() {
+        let here = challenge("/challenge?x=1").unwrap();
+        assert_eq!(here.location, "/challenge?x=1&return=");
+        for path in ["/challenge", "/challenge/", "/challenge/app.js"] {
+            assert!(here.is_at("any.test", path.as_bytes()), "{path}");
+        }
+        for path in ["/", "/challenges", "/a/challenge"] {
+            assert!(!here.is_at("any.test", path.as_bytes()), "{path}");
+        }
+        let there = challenge("https://Check.example.com").unwrap();
+        assert_eq!(there.location, "https://Check.example.com?return=");
+        assert!(there.is_at("check.example.com", b"/"));
+        assert!(!there.is_at("www.example.com", b"/"));
+    }
+}

@@ -1,0 +1,106 @@
+//! Whose requests are counted together.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// What one client has: an address of IPv4, or the /64 of IPv6, any address of which it may
+/// use (RFC 6177).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(IpAddr);
+
+/// Why a text is no address of a client; the text is the user's message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no address of a client: write one such as `192.0.2.7`, `2001:db8::7` or `2001:db8::/64`"
+)]
+pub struct NoAddress(String);
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+impl Address {
+    /// The address, or the first one of the network.
+    pub fn ip(self) -> IpAddr {
+        self.0
+    }
+}
+
+impl FromStr for Address {
+    type Err = NoAddress;
+
+    fn from_str(text: &str) -> Result<Self, NoAddress> {
+        let address = text.strip_suffix("/64").filter(|rest| rest.contains(':'));
+        let address = address.or_else(|| text.strip_suffix("/32").filter(|r| !r.contains(':')));
+        match address.unwrap_or(text).parse::<IpAddr>() {
+            Ok(address) => Ok(address.into()),
+            Err(_) => Err(NoAddress(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => address.fmt(f),
+            IpAddr::V6(network) => write!(f, "{network}/64"),
+        }
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, shown: &str) {
+        let address: Address = text.parse().unwrap();
+        assert_eq!(address.to_string(), shown);
+        assert_eq!(shown.parse(), Ok(address), "it reads back");
+    }
+
+    #[test]
+    fn a_client_of_ipv6_is_its_64() {
+        check("192.0.2.7", "192.0.2.7");
+        check("192.0.2.7/32", "192.0.2.7");
+        check("::ffff:192.0.2.7", "192.0.2.7");
+        check("2001:db8::7", "2001:db8::/64");
+        check("2001:db8:0:0:9::1/64", "2001:db8::/64");
+        check("2001:db8:0:1::", "2001:db8:0:1::/64");
+    }
+
+    #[test]
+    fn what_is_no_client_is_refused() {
+        for text in [
+            "",
+            "example.com",
+            "192.0.2.0/24",
+            "2001:db8::/48",
+            "10.0.0.1/64",
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+}

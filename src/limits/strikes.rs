@@ -1,0 +1,235 @@
+//! Refusals of clients, counted until they are a ban. What is counted belongs to addresses
+//! that clients choose, so the table is bounded.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use ahash::RandomState;
+use parking_lot::Mutex;
+
+use super::Address;
+use crate::base::units::whole_millis;
+
+/// After how many refusals within which time a client is banned, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    pub after: u16,
+    pub within: Duration,
+    pub lasts: Duration,
+}
+
+/// How finely a rule's time is seen: its oldest part is forgotten an eighth at a time.
+const PARTS: usize = 8;
+const SHARDS: usize = 16;
+/// Clients in one shard. Beyond it somebody is forgotten who was refused longest ago, of a
+/// few that are looked at.
+const MOST: usize = 4096;
+const LOOKED_AT: usize = 8;
+
+/// The refusals of all clients.
+#[derive(Debug)]
+pub(super) struct Strikes {
+    hash: RandomState,
+    shards: [Mutex<HashMap<Address, Struck, RandomState>>; SHARDS],
+    /// Invariant: the number of entries in all shards, changed under their locks.
+    len: AtomicUsize,
+}
+
+/// The refusals of one client.
+#[derive(Debug)]
+struct Struck {
+    /// The number of the newest part of time, and how many there were in each, the newest
+    /// first.
+    part: u64,
+    counts: [u16; PARTS],
+    /// In milliseconds: when all of them are too old to count.
+    until: u64,
+}
+
+impl Struck {
+    /// Counts one more at `now`; how many that makes within the rule's time.
+    fn add(&mut self, now: u64, rule: &Rule) -> u32 {
+        let within = whole_millis(rule.within).max(PARTS as u64);
+        let part = now / (within / PARTS as u64);
+        // Another rule counts other parts, and time may seem to have gone back.
+        match part.checked_sub(self.part).map(usize::try_from) {
+            Some(Ok(passed)) if passed < PARTS => {
+                self.counts.rotate_right(passed);
+                self.counts[..passed].fill(0);
+            }
+            _ => self.counts = [0; PARTS],
+        }
+        self.part = part;
+        self.until = now + within;
+        self.counts[0] = self.counts[0].saturating_add(1);
+        self.counts.iter().copied().map(u32::from).sum()
+    }
+}
+
+impl Default for Strikes {
+    fn default() -> Self {
+        Self {
+            hash: RandomState::new(),
+            shards: Default::default(),
+            len: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Strikes {
+    fn shard(&self, client: Address) -> &Mutex<HashMap<Address, Struck, RandomState>> {
+        let hash = self.hash.hash_one(client);
+        &self.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
+    }
+
+    /// Counts a refusal at `now`, in milliseconds. Gives their number if it is that of the
+    /// rule, and has forgotten them then.
+    pub(super) fn add(&self, client: Address, now: u64, rule: &Rule) -> Option<u32> {
+        let mut shard = self.shard(client).lock();
+        let before = shard.len();
+        if before >= MOST && !shard.contains_key(&client) {
+            make_room(&mut shard, now);
+        }
+        let struck = shard.entry(client).or_insert_with(|| Struck {
+            part: 0,
+            counts: [0; PARTS],
+            until: now,
+        });
+        let count = struck.add(now, rule);
+        let is_enough = count >= u32::from(rule.after);
+        if is_enough {
+            shard.remove(&client);
+        }
+        self.changed(before, shard.len());
+        is_enough.then_some(count)
+    }
+
+    pub(super) fn forget(&self, client: Address) {
+        let mut shard = self.shard(client).lock();
+        let before = shard.len();
+        shard.remove(&client);
+        self.changed(before, shard.len());
+    }
+
+    /// Forgets what is too old.
+    pub(super) fn tidy(&self, now: u64) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let before = shard.len();
+            shard.retain(|_, struck| struck.until > now);
+            let room = shard.len() * 2;
+            shard.shrink_to(room);
+            self.changed(before, shard.len());
+        }
+    }
+
+    /// Clients who were refused of late.
+    pub(super) fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// `before` and `after` are of one shard, whose lock is held.
+    fn changed(&self, before: usize, after: usize) {
+        if after >= before {
+            self.len.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.len.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+}
+
+fn make_room(shard: &mut HashMap<Address, Struck, RandomState>, now: u64) {
+    shard.retain(|_, struck| struck.until > now);
+    if shard.len() < MOST {
+        return;
+    }
+    let some = shard.iter().take(LOOKED_AT);
+    if let Some((oldest, _)) = some.min_by_key(|(_, struck)| struck.until) {
+        let oldest = *oldest;
+        shard.remove(&oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULE: Rule = Rule {
+        after: 3,
+        within: Duration::from_secs(8),
+        lasts: Duration::from_secs(1),
+    };
+
+    fn client(number: u32) -> Address {
+        std::net::IpAddr::from(Ipv4Addr::from_bits(number)).into()
+    }
+
+    #[test]
+    fn so_many_within_the_time_are_enough() {
+        let strikes = Strikes::default();
+        assert_eq!(strikes.add(client(1), 0, &RULE), None);
+        assert_eq!(strikes.add(client(1), 3_000, &RULE), None);
+        assert_eq!(strikes.add(client(2), 3_000, &RULE), None);
+        assert_eq!(strikes.len(), 2);
+        assert_eq!(strikes.add(client(1), 6_900, &RULE), Some(3));
+        // They count once.
+        assert_eq!(strikes.len(), 1);
+        assert_eq!(strikes.add(client(1), 6_900, &RULE), None);
+    }
+
+    #[test]
+    fn old_ones_are_forgotten() {
+        let strikes = Strikes::default();
+        for now in [0, 4_000, 8_000, 12_000, 20_000, 1_000_000] {
+            assert_eq!(strikes.add(client(1), now, &RULE), None, "{now}");
+        }
+        strikes.add(client(2), 1_000_000, &RULE);
+        strikes.tidy(1_007_999);
+        assert_eq!(strikes.len(), 2);
+        strikes.tidy(1_008_000);
+        assert_eq!(strikes.len(), 0);
+    }
+
+    #[test]
+    fn an_attack_from_everywhere_is_bounded() {
+        let strikes = Strikes::default();
+        for number in 0..200_000 {
+            strikes.add(client(number), u64::from(number), &RULE);
+        }
+        assert!(strikes.len() <= SHARDS * MOST, "{}", strikes.len());
+        let room: usize = strikes.shards.iter().map(|s| s.lock().len()).sum();
+        assert_eq!(room, strikes.len());
+    }
+
+    proptest! {
+        /// Against the exact rule: nobody is banned for older refusals, and whoever has
+        /// enough within seven eighths of the time is.
+        #[test]
+        fn a_ban_is_never_for_old_refusals_and_never_missed(
+            gaps in prop::collection::vec(0_u64..5_000, 1..60), after in 1_u16..6,
+        ) {
+            let rule = Rule { after, ..RULE };
+            let strikes = Strikes::default();
+            let (mut now, mut times) = (0, Vec::<u64>::new());
+            for gap in gaps {
+                now += gap;
+                times.push(now);
+                let within = |span: u64| times.iter().filter(|at| now - **at < span).count();
+                let (at_most, at_least) = (within(8_000), within(7_000));
+                let is_banned = strikes.add(client(1), now, &rule).is_some();
+                prop_assert!(!is_banned || at_most >= usize::from(after));
+                prop_assert!(is_banned || at_least < usize::from(after));
+                if is_banned {
+                    times.clear();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What operators do about bans, and how bans are shown.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::{
+    gateway::Gateway,
+    limits::{
+        Address, Ban, By,
+        bans::{LONGEST, SHORTEST},
+    },
+    status::{
+        actions::{NewBan, Refused},
+        snapshot::BanStatus,
+    },
+};
+
+/// A reason is a few words in a table.
+const LONGEST_REASON: usize = 200;
+
+/// What stands as the reason where the operator gives none.
+const REASON: &str = "operator";
+
+/// Bans a client, as an operator asks.
+pub(super) fn ban(gateway: &Gateway, new: &NewBan) -> Result<BanStatus, Refused> {
+    let address = address(&new.address)?;
+    if gateway.trusted.trusts(address.ip()) {
+        let message = format!(
+            "`{address}` is one of `trusted_proxies`: a ban would shut out whoever comes through \
+             it; ban its clients"
+        );
+        return Err(Refused::new(409, "trusted_proxy", message));
+    }
+    let lasts = new.lasts.0;
+    if !(SHORTEST..=LONGEST).contains(&lasts) {
+        let message = format!("`{}` is no time for a ban: 1s to 366d", new.lasts);
+        return Err(Refused::new(422, "bad_time", message));
+    }
+    let reason = new.reason.as_deref().map_or(REASON, str::trim);
+    let is_plain = !reason.is_empty() && !reason.chars().any(char::is_control);
+    if !is_plain || reason.chars().count() > LONGEST_REASON {
+        let message = format!("a reason is one line of up to {LONGEST_REASON} characters");
+        return Err(Refused::new(422, "bad_reason", message));
+    }
+    let ban = gateway
+        .bans
+        .ban(address, reason.to_owned(), By::Operator, lasts, 0);
+    Ok(status(&ban))
+}
+
+/// Lets a client pass again, as an operator asks.
+pub(super) fn unban(gateway: &Gateway, text: &str) -> Result<BanStatus, Refused> {
+    let address = address(text)?;
+    let lifted = gateway.bans.lift(address);
+    lifted
+        .map(|ban| status(&ban))
+        .ok_or_else(|| Refused::new(404, "not_banned", format!("`{address}` is not banned")))
+}
+
+fn address(text: &str) -> Result<Address, Refused> {
+    text.parse()
+        .map_err(|error: crate::limits::address::NoAddress| {
+            Refused::new(422, "bad_address", error.to_string())
+        })
+}
+
+/// A ban as the status shows it.
+pub(super) fn status(ban: &Ban) -> BanStatus {
+    let at = |millis| super::source::rfc3339(UNIX_EPOCH + Duration::from_millis(millis));
+    BanStatus {
+        address: ban.address.to_string(),
+        reason: ban.reason.clone(),
+        by: match ban.by {
+            By::Rule => "rule".to_owned(),
+            By::Operator => "operator".to_owned(),
+        },
+        since: at(ban.since),
+        until: at(ban.until),
+        strikes: ban.strikes,
+    }
+}

@@ -1,0 +1,200 @@
+//! In front of every route: who is banned, who floods, who must show that it is a person.
+//! And behind every request: whose refusals are a ban.
+
+use std::{net::IpAddr, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use pingora::http::RequestHeader;
+
+use super::{context::Context, forwarded};
+use crate::{
+    base::http::list_of,
+    chain::{Client, Facts, Protocol, Reply},
+    gateway::{Challenge, FloodGuard, Gateway},
+    limits::flood::Under,
+    routes::Target,
+    runtime::{
+        connection::{Connection, Cut},
+        live::Live,
+    },
+};
+
+/// The reason of whoever may not come in at all.
+pub(super) const BANNED: &str = "banned";
+const FLOOD: &str = "flood";
+const IN_FLIGHT: &str = "flood_in_flight";
+const CHALLENGE: &str = "challenge";
+
+/// The refusals that count towards a ban, beside those of identity filters, which say so
+/// themselves. Whoever is only challenged may be a person.
+const STRIKES: [&str; 3] = [FLOOD, IN_FLIGHT, "rate_limit"];
+
+/// A longer target does not come back from a challenge.
+const LONGEST_RETURN: usize = 2000;
+
+/// What stands for itself in the value of a query (RFC 3986, 2.3).
+const VALUE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// One request as the flood guard counts it, until it is over.
+#[derive(Debug, Default)]
+pub(super) struct Guarded {
+    under_way: Option<Under>,
+    is_suspicious: bool,
+}
+
+impl Guarded {
+    /// Its client asks more often than people do.
+    pub(super) fn is_suspicious(&self) -> bool {
+        self.is_suspicious
+    }
+
+    /// It has become a tunnel, which the listener's limits on connections bound.
+    pub(super) fn is_tunnel(&mut self) {
+        self.under_way = None;
+    }
+}
+
+/// Counts a request in before anything else is done for it.
+pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<Guarded, Box<Reply>> {
+    if let Some(left) = gateway.bans.left(client.ip) {
+        let mut reply = refuse(StatusCode::FORBIDDEN, BANNED, left)
+            .detail("Too much came from your address. Please try again later.");
+        // A proxy's connection is not its client's alone.
+        reply.close = !client.is_trusted;
+        return Err(reply.into());
+    }
+    let client = client.ip;
+    let Some(guard) = watching(gateway, client) else {
+        return Ok(Guarded::default());
+    };
+    let asked = guard.windows.count(client);
+    if asked > guard.requests {
+        return Err(
+            refuse(StatusCode::TOO_MANY_REQUESTS, FLOOD, guard.windows.left())
+                .detail("Too many requests come from your address. Please wait a moment.")
+                .into(),
+        );
+    }
+    let (under, open) = guard.under_way.enter(client);
+    if open > guard.in_flight {
+        let reply = refuse(StatusCode::SERVICE_UNAVAILABLE, IN_FLIGHT, Duration::ZERO);
+        return Err(reply
+            .detail("Too many requests of your address are under way. Please wait a moment.")
+            .into());
+    }
+    let is_above = |challenge: &Challenge| {
+        asked > challenge.above || guard.windows.before(client) > challenge.above
+    };
+    Ok(Guarded {
+        under_way: Some(under),
+        is_suspicious: guard.challenge.as_ref().is_some_and(is_above),
+    })
+}
+
+/// The answer to a request of a suspicious client, unless it shows that it has passed, or is
+/// about to.
+pub(super) fn challenge(
+    ctx: &Context,
+    head: &RequestHeader,
+    target: &Target<'_>,
+) -> Option<Box<Reply>> {
+    let challenge = ctx.gateway.flood_guard.as_ref()?.challenge.as_ref()?;
+    if challenge.is_at(target.host, target.path) {
+        return None;
+    }
+    let client = &ctx.facts.client;
+    let now = ctx.live().world.clock.wall();
+    let has_passed = cookies(&head.headers, challenge.cookie.as_bytes()).any(|cookie| {
+        let cookie = std::str::from_utf8(cookie).unwrap_or_default();
+        challenge.clearance.clears(cookie, client.ip, now)
+    });
+    if has_passed {
+        return None;
+    }
+    if !is_navigation(head) {
+        let left = ctx.gateway.flood_guard.as_ref()?.windows.left();
+        return Some(
+            refuse(StatusCode::TOO_MANY_REQUESTS, CHALLENGE, left)
+                .detail("Please open the site in a browser first.")
+                .into(),
+        );
+    }
+    let path = head.raw_path();
+    let path = if path.len() > LONGEST_RETURN {
+        b"/"
+    } else {
+        path
+    };
+    let host = forwarded::public_host(head, client);
+    let mut original = format!("{}://{host}", client.scheme.as_str()).into_bytes();
+    original.extend_from_slice(path);
+    let location = format!("{}{}", challenge.location, percent_encode(&original, VALUE));
+    let mut reply = Reply::empty(StatusCode::FOUND)
+        .header(
+            header::LOCATION,
+            HeaderValue::try_from(location).expect("visible ASCII"),
+        )
+        .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply.reason = Some(CHALLENGE);
+    Some(reply.into())
+}
+
+/// What a request that is over means for its client.
+pub(super) fn over(live: &Live, gateway: &Gateway, facts: &Facts, connection: Option<&Connection>) {
+    let Some(reason) = facts.reason else { return };
+    let client = facts.client.ip;
+    if reason == BANNED {
+        // HTTP/1 has closed it with the answer.
+        if facts.client.protocol == Protocol::Http2
+            && !facts.client.is_trusted
+            && let Some(connection) = connection
+        {
+            connection.cut(Cut::Banned);
+            // The request was counted and logged.
+            let _first = connection.tell_cut();
+        }
+        return;
+    }
+    let rule = watching(gateway, client).and_then(|guard| guard.ban.as_ref());
+    if let Some(rule) = rule
+        && (STRIKES.contains(&reason) || facts.noted.as_ref().is_some_and(|n| n.is_strike))
+        && let Some(ban) = gateway.bans.strike(client, reason, rule)
+    {
+        live.banned(&ban, facts);
+    }
+}
+
+/// The guard, if this client is its business. A proxy that is trusted is no client: without
+/// it the address of its clients is not known, and all of them would be one.
+fn watching(gateway: &Gateway, client: IpAddr) -> Option<&FloodGuard> {
+    let guard = gateway.flood_guard.as_ref()?;
+    (!guard.spares(client) && !gateway.trusted.trusts(client)).then_some(guard)
+}
+
+fn refuse(status: StatusCode, reason: &'static str, left: Duration) -> Reply {
+    let seconds = left.as_millis().div_ceil(1000).max(1);
+    let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+    Reply::refuse(status, reason).header(header::RETRY_AFTER, HeaderValue::from(seconds))
+}
+
+/// A browser that goes to a page: only there can it show one.
+fn is_navigation(head: &RequestHeader) -> bool {
+    let is_look = head.method == Method::GET || head.method == Method::HEAD;
+    let takes_html = |member: &[u8]| {
+        let essence = member.split(|byte| *byte == b';').next();
+        essence.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"text/html"))
+    };
+    is_look && list_of(&head.headers, &header::ACCEPT).any(takes_html)
+}
+
+/// All values of the cookie `name`.
+fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(move |pair| pair.trim_ascii().strip_prefix(name)?.strip_prefix(b"="))
+}

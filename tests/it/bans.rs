@@ -1,0 +1,337 @@
+//! Bans, by rule and by hand: who sets them, whom they meet, and how they end.
+
+use std::{fs, net::IpAddr, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Ran, edgeway},
+    support::{
+        client::{ClientError, Connection, Request, Response, get, post},
+        gateway::Gateway,
+        http2,
+        wait::wait_for,
+    },
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+const BASE: &str = "admin: { address: 127.0.0.1:0, socket: admin.sock }\n\
+    audit_log: { file: audit.log }\n\
+    routes: [{ match: { path: / }, respond: ok }]\n";
+
+fn ip(address: &str) -> IpAddr {
+    address.parse().expect("an address")
+}
+
+async fn connect(address: &str, gateway: &Gateway) -> Connection {
+    let opened = Connection::open_from(ip(address), gateway.address()).await;
+    opened.expect("the gateway accepts connections")
+}
+
+/// One exchange on a connection of its own; nothing if that was closed instead.
+async fn ask(address: &str, gateway: &Gateway) -> Option<Response> {
+    let mut connection = connect(address, gateway).await;
+    let sent = connection.send(&get("/")).await;
+    let is_closed = matches!(sent, Err(ClientError::NoAnswer | ClientError::Io(_)));
+    (!is_closed).then(|| sent.expect("an answer, or a closed connection"))
+}
+
+async fn status(address: &str, gateway: &Gateway) -> Option<u16> {
+    ask(address, gateway).await.map(|answer| answer.status())
+}
+
+fn run(gateway: &Gateway, command: &[&str]) -> Ran {
+    let socket = gateway.folder().join("admin.sock");
+    let socket = socket.to_str().expect("a plain path");
+    edgeway(&[command, &["--socket", socket]].concat())
+}
+
+async fn audited(gateway: &Gateway, action: &str) -> Vec<Value> {
+    let file = gateway.folder().join("audit.log");
+    wait_for(
+        &format!("there is a line of `{action}`"),
+        SOON,
+        async || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            let lines = whole
+                .lines()
+                .map(|line| serde_json::from_str(line).expect("JSON"));
+            let lines: Vec<Value> = lines
+                .filter(|line: &Value| line["action"] == action)
+                .collect();
+            (!lines.is_empty()).then_some(lines)
+        },
+    )
+    .await
+}
+
+#[tokio::test]
+async fn refusals_become_a_ban_that_is_seen_and_lifted() {
+    let guard = "flood_guard: { requests: 2/1min, ban: { after: 3, within: 1min, for: 10min } }\n";
+    let gateway = Gateway::start(&format!("{guard}{BASE}")).await;
+    let mut kept = connect("127.0.0.3", &gateway).await;
+    for expected in [200, 200, 429, 429] {
+        assert_eq!(kept.send(&get("/")).await.unwrap().status(), expected);
+    }
+    let told = gateway.status().await;
+    assert_eq!(told["bans"], json!({ "active": 0, "struck": 1 }));
+    // The third refusal is still told as what it is.
+    let last = kept.send(&get("/")).await.unwrap();
+    assert_eq!(last.status(), 429);
+    wait_for("it is banned", SOON, async || {
+        (gateway.status().await["bans"]["active"] == 1).then_some(())
+    })
+    .await;
+    let banned = kept.send(&get("/")).await.unwrap();
+    assert_eq!(
+        (banned.status(), banned.header("connection")),
+        (403, Some("close"))
+    );
+    let left: u64 = banned.header("retry-after").unwrap().parse().unwrap();
+    assert!((590..=600).contains(&left), "{left}");
+    assert!(kept.is_closed().await);
+    assert_eq!(status("127.0.0.3", &gateway).await, None);
+    assert_eq!(status("127.0.0.4", &gateway).await, Some(200));
+    assert!(
+        gateway
+            .count("edgeway_refused_total{reason=\"banned\"}")
+            .await
+            >= 2
+    );
+    assert_eq!(gateway.count("edgeway_bans").await, 1);
+    assert_eq!(gateway.count("edgeway_bans_total{by=\"rule\"}").await, 1);
+    let lines = gateway.log_lines(7).await;
+    let of = |reason: &str| -> Vec<&Value> {
+        let lines = lines.iter().filter(|line| line["reason"] == reason);
+        lines.map(|line| &line["id"]).collect()
+    };
+    assert_eq!(of("banned").len(), 1);
+
+    let bans = gateway.admin_get("/v1/bans").await.json();
+    let ban = &bans["bans"][0];
+    assert_eq!(ban["address"], "127.0.0.3");
+    assert_eq!(
+        (&ban["reason"], &ban["strikes"], &ban["by"]),
+        (&json!("flood"), &json!(3), &json!("rule"))
+    );
+    let listed = run(&gateway, &["bans"]);
+    assert!(
+        listed.stdout.contains("127.0.0.3") && listed.stdout.contains("flood"),
+        "{}",
+        listed.stdout
+    );
+    let shown = run(&gateway, &["status"]);
+    assert!(
+        shown.stdout.contains("bans       1 client banned"),
+        "{}",
+        shown.stdout
+    );
+    let line = &audited(&gateway, "ban").await[0];
+    assert_eq!(
+        (&line["who"], &line["target"]),
+        (&json!("gateway"), &json!("127.0.0.3"))
+    );
+    assert_eq!(
+        (&line["reason"], &line["outcome"]),
+        (&json!("flood"), &json!("ok"))
+    );
+    assert_eq!(line["message"], "3 refusals, banned for 10min");
+    assert!(of("flood").contains(&&line["request_id"]), "{line}");
+
+    let lifted = run(&gateway, &["unban", "127.0.0.3"]);
+    assert_eq!(
+        (lifted.status, lifted.stderr.as_str()),
+        (0, "127.0.0.3 may pass again\n")
+    );
+    assert_eq!(
+        status("127.0.0.3", &gateway).await,
+        Some(429),
+        "the flood goes on"
+    );
+    let line = &audited(&gateway, "unban").await[0];
+    assert_eq!(
+        (&line["who"], &line["target"]),
+        (&json!("unix"), &json!("127.0.0.3"))
+    );
+    assert_eq!(gateway.count("edgeway_bans").await, 0);
+    let none = run(&gateway, &["bans"]);
+    assert_eq!(
+        (none.stdout.as_str(), none.stderr.as_str()),
+        ("", "nobody is banned\n")
+    );
+}
+
+#[tokio::test]
+async fn the_spared_and_the_trusted_are_never_banned_by_rule() {
+    let guard = "trusted_proxies: [127.0.0.8]\n\
+        flood_guard: { requests: 1/1min, exempt: [127.0.0.9], ban: { after: 2 } }\n";
+    let gateway = Gateway::start(&format!("{guard}{BASE}")).await;
+    for address in ["127.0.0.8", "127.0.0.9"] {
+        for _ in 0..8 {
+            assert_eq!(status(address, &gateway).await, Some(200), "{address}");
+        }
+    }
+    // Of a proxy's clients one is banned, and its connection serves the others.
+    let mut proxy = connect("127.0.0.8", &gateway).await;
+    let mut of = async |client: &str| {
+        let request = get("/").header("x-forwarded-for", client);
+        proxy.send(&request).await.expect("it stays open").status()
+    };
+    for expected in [200, 429, 429] {
+        assert_eq!(of("203.0.113.1").await, expected);
+    }
+    wait_for("it is banned", SOON, async || {
+        (gateway.count("edgeway_bans").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(of("203.0.113.1").await, 403);
+    assert_eq!(of("203.0.113.2").await, 200);
+}
+
+#[tokio::test]
+async fn a_ban_by_hand_needs_no_section_and_outlives_reload_and_upgrade() {
+    let mut gateway = Gateway::start(BASE).await;
+    let done = run(
+        &gateway,
+        &["ban", "127.0.0.5", "--for", "1h", "--reason", "scraping"],
+    );
+    assert_eq!(done.status, 0, "{}", done.stderr);
+    assert!(
+        done.stderr.starts_with("127.0.0.5 is banned until 2"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(status("127.0.0.5", &gateway).await, None);
+    assert_eq!(status("127.0.0.1", &gateway).await, Some(200));
+    assert!(
+        gateway
+            .reload(&BASE.replace("respond: ok", "respond: new"))
+            .await
+    );
+    assert_eq!(status("127.0.0.5", &gateway).await, None);
+    gateway.upgrade().await;
+    assert_eq!(status("127.0.0.5", &gateway).await, None);
+    assert_eq!(status("127.0.0.1", &gateway).await, Some(200));
+    let bans = run(&gateway, &["bans", "--json"]);
+    let bans: Value = serde_json::from_str(&bans.stdout).unwrap();
+    let ban = &bans["bans"][0];
+    assert_eq!(
+        (&ban["reason"], &ban["by"], &ban["strikes"]),
+        (&json!("scraping"), &json!("operator"), &json!(0))
+    );
+    assert_eq!(run(&gateway, &["unban", "127.0.0.5"]).status, 0);
+    assert_eq!(status("127.0.0.5", &gateway).await, Some(200));
+    // A short one ends by itself.
+    assert_eq!(
+        run(&gateway, &["ban", "127.0.0.5", "--for", "1s"]).status,
+        0
+    );
+    assert_eq!(status("127.0.0.5", &gateway).await, None);
+    wait_for("the ban has ended", SOON, async || {
+        status("127.0.0.5", &gateway).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_banned_client_is_closed_before_it_has_said_anything() {
+    let gateway = Gateway::start(BASE).await;
+    let mut waiting = connect("127.0.0.6", &gateway).await;
+    assert_eq!(waiting.send(&get("/")).await.unwrap().status(), 200);
+    assert_eq!(run(&gateway, &["ban", "127.0.0.6"]).status, 0);
+    let mut silent = connect("127.0.0.6", &gateway).await;
+    assert!(silent.is_closed().await);
+    // One that was open is told why, once.
+    assert_eq!(waiting.send(&get("/")).await.unwrap().status(), 403);
+    assert!(waiting.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_ends_with_its_clients_ban() {
+    let listeners = "listeners: [{ address: 127.0.0.1:0, http2: { cleartext: true } }]\n";
+    let gateway = Gateway::start(&format!("{listeners}{BASE}")).await;
+    let mut connection = http2::Client::open(gateway.address()).await;
+    assert_eq!(connection.get("/").await.status(), 200);
+    let ban = post("/v1/bans", json!({ "address": "127.0.0.1" }).to_string());
+    let ban = ban.header("content-type", "application/json");
+    assert_eq!(gateway.send_admin(&ban).await.status(), 200);
+    assert_eq!(connection.get("/").await.status(), 403);
+    let ended = connection.ended().await;
+    assert!(
+        ended.is_err_and(|error| error.is_go_away()),
+        "it is told to leave"
+    );
+    let counted = gateway
+        .count("edgeway_refused_total{reason=\"banned\"}")
+        .await;
+    assert_eq!(counted, 1);
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_its_reason() {
+    let gateway = Gateway::start(&format!("trusted_proxies: [10.0.0.0/8]\n{BASE}")).await;
+    let ban =
+        |body: Value| post("/v1/bans", body.to_string()).header("content-type", "application/json");
+    for (request, expected) in [
+        (
+            ban(json!({ "address": "example.com" })),
+            (422, "bad_address"),
+        ),
+        (
+            ban(json!({ "address": "192.0.2.0/24" })),
+            (422, "bad_address"),
+        ),
+        (
+            ban(json!({ "address": "192.0.2.1", "for": "10ms" })),
+            (422, "bad_time"),
+        ),
+        (
+            ban(json!({ "address": "192.0.2.1", "for": "ages" })),
+            (400, "body"),
+        ),
+        (
+            ban(json!({ "address": "192.0.2.1", "reason": "a\nb" })),
+            (422, "bad_reason"),
+        ),
+        (
+            ban(json!({ "address": "10.1.2.3" })),
+            (409, "trusted_proxy"),
+        ),
+        (
+            Request::new("DELETE", "/v1/bans/192.0.2.1"),
+            (404, "not_banned"),
+        ),
+    ] {
+        let answer = gateway.send_admin(&request).await;
+        let reason = answer.json()["error"]["reason"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert_eq!((answer.status(), reason.as_str()), expected, "{request:?}");
+    }
+    let refused = &audited(&gateway, "ban").await[0];
+    assert_eq!(
+        (&refused["outcome"], &refused["reason"]),
+        (&json!("refused"), &json!("bad_address"))
+    );
+    // Of IPv6 a whole network is one client.
+    let done = gateway
+        .send_admin(&ban(json!({ "address": "2001:db8::7" })))
+        .await
+        .json();
+    assert_eq!(
+        (&done["address"], &done["reason"]),
+        (&json!("2001:db8::/64"), &json!("operator"))
+    );
+    let lift = Request::new("DELETE", "/v1/bans/2001:db8::%2F64");
+    assert_eq!(gateway.send_admin(&lift).await.status(), 200);
+    let told = run(&gateway, &["ban", "nowhere"]);
+    assert_eq!(told.status, 2);
+    assert!(
+        told.stderr.contains("is no address of a client"),
+        "{}",
+        told.stderr
+    );
+}
