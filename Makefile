@@ -25,7 +25,7 @@ setup: ## check the tools, and install Debian packages that are missing
 
 .PHONY: setup-tests
 setup-tests: ## the same, and what the end-to-end tests need: a browser, openssl, pebble
-	@scripts/setup chromium openssl pebble curl
+	@scripts/setup chromium openssl pebble curl redis-server
 
 .PHONY: setup-drills
 setup-drills: ## the same, and what the drills need: a load generator, testssl.sh

@@ -12,8 +12,8 @@ use crate::{
     edge::listeners::Opened,
     runtime::{listener::ListenerMetrics, live::Live},
     status::snapshot::{
-        BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, RouteStatus,
-        Snapshot, Source, State, UpstreamStatus,
+        BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, RedisStatus,
+        RouteStatus, Snapshot, Source, State, UpstreamStatus,
     },
 };
 
@@ -98,6 +98,16 @@ impl Source for Running {
                     problem: name.problem,
                 })
                 .collect(),
+            redis: gateway.redis.as_ref().map(|redis| {
+                let status = redis.status();
+                RedisStatus {
+                    mode: status.mode.to_owned(),
+                    address: status.address,
+                    up: status.is_up,
+                    since: rfc3339(status.since),
+                    last_error: status.last_error,
+                }
+            }),
             routes: gateway
                 .routes
                 .iter()

@@ -45,6 +45,9 @@ pub struct Snapshot {
     pub bans: BansStatus,
     /// Those that ACME looks after.
     pub certificates: Vec<CertificateStatus>,
+    /// What is shared with other gateways goes through it, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisStatus>,
     pub routes: Vec<RouteStatus>,
     pub upstreams: Vec<UpstreamStatus>,
 }
@@ -136,6 +139,21 @@ pub struct CertificateStatus {
     pub failures: u32,
     /// Why the last one did.
     pub problem: Option<String>,
+}
+
+/// Whether Redis can be reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RedisStatus {
+    /// `single`, `cluster` or `sentinel`.
+    pub mode: String,
+    /// Without user and password.
+    pub address: String,
+    pub up: bool,
+    /// Since when it is, or is not; RFC 3339, UTC.
+    pub since: String,
+    /// What was wrong last, kept once it is right again.
+    pub last_error: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

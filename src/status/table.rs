@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::snapshot::{
-    BackendStatus, BanStatus, BansStatus, CertificateStatus, Predecessor, Snapshot, State,
-    UpstreamStatus,
+    BackendStatus, BanStatus, BansStatus, CertificateStatus, Predecessor, RedisStatus, Snapshot,
+    State, UpstreamStatus,
 };
 
 /// The whole status as `edgeway status` prints it.
@@ -27,6 +27,11 @@ pub fn render_text(snapshot: &Snapshot) -> String {
         &mut out,
         &["CERTIFICATE", "EXPIRES", "NEXT", "NOTES"],
         snapshot.certificates.iter().map(certificate_row),
+    );
+    put_section(
+        &mut out,
+        &["REDIS", "ADDRESS", "STATE", "SINCE", "NOTES"],
+        snapshot.redis.iter().map(redis_row),
     );
     put_section(
         &mut out,
@@ -153,6 +158,21 @@ fn certificate_row(certificate: &CertificateStatus) -> [String; 4] {
         or_dash(&certificate.expires),
         or_dash(&certificate.next),
         notes.collect::<Vec<_>>().join(", "),
+    ]
+}
+
+fn redis_row(redis: &RedisStatus) -> [String; 5] {
+    let notes = match &redis.last_error {
+        Some(error) if redis.up => format!("last error: {error}"),
+        Some(error) => error.clone(),
+        None => String::new(),
+    };
+    [
+        redis.mode.clone(),
+        redis.address.clone(),
+        if redis.up { "up" } else { "down" }.to_owned(),
+        redis.since.clone(),
+        notes,
     ]
 }
 
@@ -328,6 +348,13 @@ pub(super) mod tests {
                     ..CertificateStatus::default()
                 },
             ],
+            redis: Some(RedisStatus {
+                mode: "single".into(),
+                address: "10.0.0.5:6379".into(),
+                up: false,
+                since: "2027-01-16T09:30:00.000Z".into(),
+                last_error: Some("no answer within 20ms".into()),
+            }),
             routes: vec![RouteStatus {
                 name: "api".into(),
                 matches: "shop.example.com/api/*".into(),

@@ -26,6 +26,7 @@ mod next_front;
 mod notify;
 mod observed;
 mod proxy_protocol;
+mod redis;
 mod reload;
 mod rollout;
 mod schema;

@@ -443,7 +443,7 @@ fn complete(yaml: &str, dir: &Path) -> String {
     whole + yaml
 }
 
-fn sum_of(metrics: &str, series: &str) -> f64 {
+pub(crate) fn sum_of(metrics: &str, series: &str) -> f64 {
     let (name, wanted) = split_series(series);
     metrics
         .lines()

@@ -28,5 +28,6 @@ pub(crate) mod load;
 pub(crate) mod origins;
 pub(crate) mod pebble;
 pub(crate) mod ports;
+pub(crate) mod redis;
 pub(crate) mod sockets;
 pub(crate) mod wait;
