@@ -30,6 +30,7 @@ mod redis;
 mod reload;
 mod rollout;
 mod schema;
+mod shared_limits;
 mod shutdown;
 mod smuggling;
 mod streaming;

@@ -15,10 +15,11 @@ use edgeway::base::{
     secret::Secret,
     tasks::Tasks,
 };
+use rcgen::DnType;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    certificates::Authority,
+    certificates::{Authority, Wanted},
     client::get,
     gateway::{Gateway, sum_of},
     redis::{Cluster, Redis, Watched},
@@ -407,11 +408,13 @@ async fn a_user_with_a_password_comes_in_over_tls_and_the_password_shows_nowhere
     let authority = Authority::new();
     let folder = tempfile::tempdir().unwrap();
     authority.site(&["127.0.0.1"]).write(folder.path(), "redis");
-    authority.site(&["edgeway"]).write(folder.path(), "client");
+    authority
+        .issue(&Wanted::client(&[(DnType::CommonName, "edgeway")]))
+        .write(folder.path(), "client");
     fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let port = crate::support::ports::free_port();
-    let acl = format!("edgeway on >{PASSWORD} ~edgeway:* +@all -@dangerous");
+    let password = format!(">{PASSWORD}");
     let (ca, cert, key) = (at("ca.pem"), at("redis.pem"), at("redis.key"));
     let (own, own_key) = (at("client.pem"), at("client.key"));
     let arguments = [
@@ -426,7 +429,12 @@ async fn a_user_with_a_password_comes_in_over_tls_and_the_password_shows_nowhere
         "--tls-key-file",
         &key,
         "--user",
-        &acl,
+        "edgeway",
+        "on",
+        &password,
+        "~edgeway:*",
+        "+@all",
+        "-@dangerous",
     ];
     let credentials = ["--tls", "--cacert", &ca, "--cert", &own, "--key", &own_key];
     let redis = Redis::start_at(port, &arguments, &credentials).await;

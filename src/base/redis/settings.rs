@@ -12,7 +12,7 @@ use redis::{
 use crate::base::secret::Secret;
 
 /// How long the client of a cluster waits for one machine before it looks for another.
-const NODE_TIMEOUT: Duration = Duration::from_millis(500);
+const NODE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Commands that may wait to be written, per connection; others wait for a place among them.
 const WAITING: usize = 1024;
 const PORT: u16 = 6379;

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Problem, Redis,
+    Mode, Problem, Redis, Span,
     links::{Link, Links, STRIKES},
     patience,
     slots::slot,
@@ -24,8 +24,10 @@ const PING: Duration = Duration::from_secs(1);
 /// The first wait before another attempt, and the longest.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(2);
-/// What making connections may take.
+/// What making connections may take; and where several are asked for the way, one of which
+/// may hang.
 const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_BY_OTHERS: Duration = Duration::from_secs(5);
 /// Connections that stood for this long are taken to have been right.
 const SETTLED: Duration = Duration::from_secs(5);
 /// After this long a cluster whose parts do not come back is looked at from the beginning.
@@ -77,17 +79,21 @@ impl Redis {
 
     /// Connections that answer.
     async fn connect(&self, probes: &[Vec<String>]) -> Result<Links, String> {
-        let made = timeout(CONNECT, Links::make(&self.settings, &self.changed)).await;
+        let limit = match self.settings.mode {
+            Mode::Single => CONNECT,
+            Mode::Cluster | Mode::Sentinel { .. } => CONNECT_BY_OTHERS,
+        };
+        let made = timeout(limit, Links::make(&self.settings, &self.changed)).await;
         let links = match made {
             Ok(Ok(links)) => links,
             Ok(Err(error)) => return Err(error.to_string()),
-            Err(_elapsed) => return Err("no connection within 1s".to_owned()),
+            Err(_elapsed) => return Err(format!("no connection within {}", Span(limit))),
         };
         self.ask(&links, probes).await?;
         Ok(links)
     }
 
-    /// Until the connections are lost.
+    /// Until the connections are lost, or are to be replaced.
     async fn watch(&self, links: &Arc<Links>, probes: &[Vec<String>]) {
         let mut broken_since = None;
         loop {
@@ -106,7 +112,7 @@ impl Redis {
                 Ok(()) => {
                     let since = *broken_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= ANEW {
-                        self.lose(links, "a part of the cluster does not come back");
+                        // What works meanwhile goes on working.
                         return;
                     }
                 }
@@ -192,7 +198,7 @@ async fn probe(link: &mut Link, cmd: &redis::Cmd, limit: Duration) -> Result<(),
         match timeout(patience(limit), link.send(cmd)).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => return refused(&error),
-            Err(_elapsed) => why = format!("no answer within {}", super::Span(limit)),
+            Err(_elapsed) => why = format!("no answer within {}", Span(limit)),
         }
     }
     Err(why)

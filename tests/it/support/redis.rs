@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -91,7 +91,11 @@ impl Redis {
     async fn ready(&self) {
         let mut ask = async || (self.try_cli(&["PING"])? == "PONG").then_some(());
         if until(READY_WITHIN, &mut ask).await.is_none() {
-            panic!("redis-server is not ready: {}", tail(&self.log_file()));
+            let said = self.run_cli(&["PING"]);
+            panic!(
+                "redis-server is not ready: {said:?} {}",
+                tail(&self.log_file())
+            );
         }
     }
 
@@ -118,15 +122,19 @@ impl Redis {
     }
 
     fn try_cli(&self, arguments: &[&str]) -> Option<String> {
-        let output = Command::new("timeout")
+        let output = self.run_cli(arguments);
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    }
+
+    fn run_cli(&self, arguments: &[&str]) -> Output {
+        Command::new("timeout")
             .args(["5", "redis-cli", "-p", &self.port.to_string()])
             .args(&self.credentials)
             .args(arguments)
             .stdin(Stdio::null())
             .output()
-            .unwrap_or_else(|error| panic!("redis-cli: {error}; run `make setup-tests`"));
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        output.status.success().then_some(text)
+            .unwrap_or_else(|error| panic!("redis-cli: {error}; run `make setup-tests`"))
     }
 
     /// Ends it at once, as a crash does; everything in it is lost.

@@ -1,0 +1,278 @@
+//! Limits that gateways share through Redis: the script against the rule, and real gateways.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use edgeway::{
+    base::{
+        clock::Clock,
+        metrics::Metrics,
+        redis::{Identity, Mode, Node, Redis as Client, Settings},
+        tasks::Tasks,
+    },
+    limits::{
+        gcra::{Decision, Quota, Tat, decide, give_back},
+        key::Key,
+        shared::{Demand, Shared},
+    },
+};
+
+use crate::support::{
+    redis::{Cluster, Redis},
+    wait::{pass, wait_for},
+};
+
+/// Longer than a starved machine ever needs: these tests are about what is counted.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The buckets, and the supervisor of their client.
+async fn shared(mode: Mode, addresses: &str) -> (Shared, Tasks) {
+    let nodes = addresses
+        .split(", ")
+        .map(|text| Node::parse(text, 1).unwrap());
+    let settings = Settings {
+        mode,
+        nodes: nodes.collect(),
+        identity: Identity::default(),
+        database: 0,
+        tls: None,
+        timeout: TIMEOUT,
+        connections: 2,
+        prefix: "test:".to_owned(),
+    };
+    let client = Arc::new(Client::new(
+        settings,
+        Clock::machine(),
+        &Metrics::default(),
+        None,
+    ));
+    let tasks = Tasks::default();
+    tasks.spawn("redis", Arc::clone(&client).supervise());
+    wait_for("redis is up", Duration::from_secs(30), async || {
+        client.is_up().then_some(())
+    })
+    .await;
+    (Shared::new(client), tasks)
+}
+
+fn quota(count: u32, per: Duration, burst: u32) -> Quota {
+    Quota::new(count, per, burst).expect("a quota of a test is one")
+}
+
+/// The rule by itself, fed with the times that Redis gave.
+#[derive(Default)]
+struct Model(HashMap<(&'static str, u128), Tat>);
+
+impl Model {
+    /// All or nothing, as a request takes it.
+    fn take(&mut self, demands: &[Demand<'static>], at: u64) -> Vec<Decision> {
+        let said: Vec<(Decision, Tat)> = demands
+            .iter()
+            .map(|demand| {
+                let tat = self.0.get(&(demand.limit, demand.key.0));
+                let tat = tat.copied().unwrap_or_default();
+                decide(tat, at * 1000, demand.quota, demand.cost, demand.max_delay)
+            })
+            .collect();
+        if said.iter().all(|(decision, _)| decision.passes()) {
+            for (demand, (_, after)) in demands.iter().zip(&said) {
+                self.0.insert((demand.limit, demand.key.0), *after);
+            }
+        }
+        said.into_iter().map(|(decision, _)| decision).collect()
+    }
+
+    fn give_back(&mut self, demand: &Demand<'static>, taken: u64, at: u64) {
+        if let Some(tat) = self.0.get_mut(&(demand.limit, demand.key.0)) {
+            *tat = give_back(*tat, taken * 1000, at * 1000, demand.quota, demand.cost);
+        }
+    }
+}
+
+/// Limits from a few a second to many a millisecond, with counts that divide nothing.
+fn limits() -> &'static [(&'static str, Quota)] {
+    Box::leak(Box::new([
+        ("slow", quota(7, Duration::from_secs(60), 3)),
+        ("even", quota(10, Duration::from_secs(1), 20)),
+        ("odd", quota(7, Duration::from_millis(10), 7)),
+        ("prime", quota(9973, Duration::from_secs(3), 13)),
+        ("fast", quota(1_000_003, Duration::from_secs(7), 2)),
+        ("long", quota(1000, Duration::from_hours(24 * 365), 50_000)),
+        ("fine", quota(3, Duration::from_micros(1000), 1)),
+    ]))
+}
+
+fn demand(random: &mut fastrand::Rng) -> Demand<'static> {
+    let (limit, quota) = &limits()[random.usize(..limits().len())];
+    Demand {
+        limit,
+        key: Key(random.u128(..3)),
+        quota,
+        cost: random.u32(1..=quota.burst().min(4)),
+        max_delay: Duration::from_micros(random.u64(..4) * 700),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_script_decides_as_the_rule_does_to_the_nanosecond() {
+    let redis = Redis::start().await;
+    let (shared, _tasks) = shared(Mode::Single, &redis.address()).await;
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut model, mut passed, mut refused) = (Model::default(), 0, 0);
+    for step in 0..4000 {
+        let mut demands: Vec<Demand<'static>> = Vec::new();
+        for _ in 0..random.usize(1..=3) {
+            let another = demand(&mut random);
+            if demands
+                .iter()
+                .all(|d| (d.limit, d.key) != (another.limit, another.key))
+            {
+                demands.push(another);
+            }
+        }
+        let answers = shared.take(&demands).await.expect("redis answers");
+        let at = answers[0].at;
+        let said: Vec<Decision> = answers.iter().map(|answer| answer.decision).collect();
+        assert_eq!(
+            said,
+            model.take(&demands, at),
+            "step {step} of seed {seed}: {demands:?}"
+        );
+        if said.iter().all(Decision::passes) {
+            passed += 1;
+        } else {
+            refused += 1;
+        }
+        if random.u8(..50) == 0 {
+            pass(Duration::from_millis(random.u64(1..15))).await;
+        }
+    }
+    assert!(
+        passed > 500 && refused > 500,
+        "{passed} passed, {refused} refused"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_back_is_there_again_and_never_twice() {
+    let redis = Redis::start().await;
+    let (shared, _tasks) = shared(Mode::Single, &redis.address()).await;
+    let quota: &'static Quota = Box::leak(Box::new(quota(7, Duration::from_secs(60), 10)));
+    let of = |cost| Demand {
+        limit: "back",
+        key: Key(1),
+        quota,
+        cost,
+        max_delay: Duration::ZERO,
+    };
+    let mut model = Model::default();
+    let first = shared.take(&[of(4)]).await.unwrap()[0];
+    model.take(&[of(4)], first.at);
+    let second = shared.take(&[of(6)]).await.unwrap()[0];
+    model.take(&[of(6)], second.at);
+    assert!(!shared.take(&[of(1)]).await.unwrap()[0].decision.passes());
+    shared.give_back(&[(of(4), first.at)]).await;
+    // The model gives back at a moment that it does not know: between these two.
+    let third = shared.take(&[of(4)]).await.unwrap()[0];
+    assert!(third.decision.passes(), "{third:?}");
+    model.give_back(&of(4), first.at, third.at);
+    let expected = model.take(&[of(4)], third.at)[0];
+    let (
+        Decision::Pass { reset, .. },
+        Decision::Pass {
+            reset: by_model, ..
+        },
+    ) = (third.decision, expected)
+    else {
+        panic!("{third:?} {expected:?}");
+    };
+    assert!(reset <= by_model, "{reset:?} {by_model:?}");
+    assert!(
+        by_model.saturating_sub(reset) < Duration::from_secs(5),
+        "{reset:?} {by_model:?}"
+    );
+    assert!(!shared.take(&[of(1)]).await.unwrap()[0].decision.passes());
+    // What was never taken cannot be given.
+    let other = Demand {
+        key: Key(2),
+        ..of(10)
+    };
+    shared.give_back(&[(other, first.at)]).await;
+    assert_eq!(redis.cli(&["KEYS", "test:limit:*"]).lines().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buckets_are_gone_from_redis_once_they_are_full_and_their_keys_say_nothing() {
+    let redis = Redis::start().await;
+    let (shared, _tasks) = shared(Mode::Single, &redis.address()).await;
+    let quota = quota(10, Duration::from_millis(500), 10);
+    let demands: Vec<Demand<'_>> = (0..50)
+        .map(|number| Demand {
+            limit: "edge",
+            key: Key(number),
+            quota: &quota,
+            cost: 5,
+            max_delay: Duration::ZERO,
+        })
+        .collect();
+    shared.take(&demands).await.unwrap();
+    let keys = redis.cli(&["KEYS", "*"]);
+    assert_eq!(keys.lines().count(), 50);
+    for key in keys.lines() {
+        let rest = key
+            .strip_prefix("test:limit:edge:")
+            .expect("each has our prefix");
+        assert_eq!(rest.len(), 22, "{key}");
+        let left: i64 = redis.cli(&["PTTL", key]).parse().unwrap();
+        assert!(left <= 260, "{left}");
+    }
+    wait_for("every bucket is gone", Duration::from_secs(5), async || {
+        (redis.cli(&["DBSIZE"]) == "0").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_cluster_a_request_that_one_limit_refuses_is_charged_by_none() {
+    let cluster = Cluster::start().await;
+    let (shared, _tasks) = shared(Mode::Cluster, &cluster.addresses()).await;
+    let (wide, narrow) = (
+        quota(100, Duration::from_hours(1), 100),
+        quota(1, Duration::from_hours(1), 1),
+    );
+    let mut passed = 0;
+    for number in 0..20 {
+        let of = |limit, key, quota| Demand {
+            limit,
+            key: Key(key),
+            quota,
+            cost: 1,
+            max_delay: Duration::ZERO,
+        };
+        // Everybody has a narrow limit of their own for two requests, and one wide limit.
+        let demands = [
+            of("wide", 0, &wide),
+            of("narrow", number / 2, &narrow),
+            of("other", number, &wide),
+        ];
+        let answers = wait_for("the cluster answers", Duration::from_secs(10), async || {
+            shared.take(&demands).await.ok()
+        })
+        .await;
+        let all = answers.iter().all(|answer| answer.decision.passes());
+        assert_eq!(all, number % 2 == 0, "{number}: {answers:?}");
+        passed += u32::from(all);
+    }
+    let asked = Demand {
+        limit: "wide",
+        key: Key(0),
+        quota: &wide,
+        cost: 1,
+        max_delay: Duration::ZERO,
+    };
+    let answer = shared.take(&[asked]).await.unwrap()[0];
+    let Decision::Pass { remaining, .. } = answer.decision else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(remaining, 100 - passed - 1);
+}
