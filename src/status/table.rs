@@ -402,6 +402,9 @@ pub(super) mod tests {
         shop.example.com  2027-04-15T08:00:00.000Z  2027-03-15T20:10:00.000Z
         www.example.com   -                         2027-01-16T10:10:00.000Z  stand-in, failed 2 times: no such host (dns)
 
+        REDIS   ADDRESS        STATE  SINCE                     NOTES
+        single  10.0.0.5:6379  down   2027-01-16T09:30:00.000Z  no answer within 20ms
+
         UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  AVERAGE  NOTES
         web       127.0.0.1:3000  healthy  2          3100      0       4.2ms
         web       127.0.0.1:3001  ejected  0          120       9       -        weight 2, out for 4s (errors), check 1s ago: connection refused

@@ -1,12 +1,7 @@
 //! The client of Redis against real servers: lost, paused, flushed, moved; and what operators
 //! see of it.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use edgeway::base::{
     clock::Clock,
@@ -16,7 +11,7 @@ use edgeway::base::{
     tasks::Tasks,
 };
 use rcgen::DnType;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::support::{
     certificates::{Authority, Wanted},
@@ -65,8 +60,13 @@ impl Supervised {
         .await;
     }
 
-    fn metric(&self, series: &str) -> f64 {
-        sum_of(&String::from_utf8(self.metrics.text()).unwrap(), series)
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole things are counted"
+    )]
+    fn metric(&self, series: &str) -> u64 {
+        sum_of(&String::from_utf8_lossy(&self.metrics.text()), series) as u64
     }
 
     async fn set(&self, key: &str, value: &str) -> Result<(), Unavailable> {
@@ -79,7 +79,7 @@ impl Supervised {
 fn settings(mode: Mode, addresses: &str) -> Settings {
     let nodes = addresses
         .split(", ")
-        .map(|text| Node::parse(text, 1).unwrap());
+        .map(|text| Node::parse(text, 1).expect("an address"));
     Settings {
         mode,
         nodes: nodes.collect(),
@@ -150,14 +150,14 @@ async fn a_redis_that_hangs_costs_a_few_commands_their_deadline_and_others_nothi
     waits.sort();
     // Whoever does not ask does not wait.
     assert!(waits[150] < Duration::from_millis(1), "{waits:?}");
-    assert_eq!(supervised.metric("edgeway_redis_up"), 0.0);
+    assert_eq!(supervised.metric("edgeway_redis_up"), 0);
     let status = supervised.client.status();
     assert_eq!(status.last_error.as_deref(), Some("no answer within 20ms"));
     redis.resume();
     supervised.is_up(true, BACK_WITHIN).await;
     assert_eq!(supervised.set("test:a", "3").await, Ok(()));
     assert_eq!(redis.cli(&["GET", "test:a"]), "3");
-    assert_eq!(supervised.metric("edgeway_redis_up"), 1.0);
+    assert_eq!(supervised.metric("edgeway_redis_up"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,7 +190,7 @@ async fn a_command_that_is_refused_is_no_reason_to_give_redis_up() {
     assert!(supervised.client.is_up());
     assert_eq!(
         supervised.metric("edgeway_redis_errors_total{kind=\"response\"}"),
-        10.0
+        10
     );
     let told = supervised.client.status().last_error.unwrap();
     assert!(told.contains("WRONGTYPE"), "{told}");

@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 async fn shared(mode: Mode, addresses: &str) -> (Shared, Tasks) {
     let nodes = addresses
         .split(", ")
-        .map(|text| Node::parse(text, 1).unwrap());
+        .map(|text| Node::parse(text, 1).expect("an address"));
     let settings = Settings {
         mode,
         nodes: nodes.collect(),
@@ -91,13 +91,13 @@ impl Model {
 /// Limits from a few a second to many a millisecond, with counts that divide nothing.
 fn limits() -> &'static [(&'static str, Quota)] {
     Box::leak(Box::new([
-        ("slow", quota(7, Duration::from_secs(60), 3)),
+        ("slow", quota(7, Duration::from_mins(1), 3)),
         ("even", quota(10, Duration::from_secs(1), 20)),
         ("odd", quota(7, Duration::from_millis(10), 7)),
         ("prime", quota(9973, Duration::from_secs(3), 13)),
         ("fast", quota(1_000_003, Duration::from_secs(7), 2)),
         ("long", quota(1000, Duration::from_hours(24 * 365), 50_000)),
-        ("fine", quota(3, Duration::from_micros(1000), 1)),
+        ("fine", quota(3, Duration::from_millis(1), 1)),
     ]))
 }
 
@@ -157,7 +157,7 @@ async fn the_script_decides_as_the_rule_does_to_the_nanosecond() {
 async fn what_is_given_back_is_there_again_and_never_twice() {
     let redis = Redis::start().await;
     let (shared, _tasks) = shared(Mode::Single, &redis.address()).await;
-    let quota: &'static Quota = Box::leak(Box::new(quota(7, Duration::from_secs(60), 10)));
+    let quota: &'static Quota = Box::leak(Box::new(quota(7, Duration::from_mins(1), 10)));
     let of = |cost| Demand {
         limit: "back",
         key: Key(1),

@@ -60,6 +60,12 @@ impl Redis {
         redis
     }
 
+    /// It was given a file instead of options.
+    fn is_sentinel(&self) -> bool {
+        let first = self.arguments.first();
+        first.is_some_and(|argument| !argument.starts_with("--"))
+    }
+
     fn spawn(&mut self) {
         let log = File::options()
             .create(true)
@@ -68,7 +74,7 @@ impl Redis {
             .expect("the folder takes files");
         let port = self.port.to_string();
         let mut command = Command::new("redis-server");
-        if self.arguments.first().is_some_and(|a| a.ends_with(".conf")) {
+        if self.is_sentinel() {
             command.arg(&self.arguments[0]).arg("--sentinel");
         } else {
             command.args(["--save", "", "--appendonly", "no"]);
