@@ -11,6 +11,7 @@ pub mod compression;
 pub mod cors;
 pub mod csrf;
 pub mod headers;
+pub mod in_flight;
 pub mod methods;
 pub mod request_id;
 pub mod security_headers;
@@ -90,6 +91,7 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<access_log::AccessLogKind>(),
     Entry::of::<methods::Methods>(),
     Entry::of::<access::Access>(),
+    Entry::of::<in_flight::InFlight>(),
     Entry::of::<body_limit::BodyLimit>(),
     Entry::of::<csrf::Csrf>(),
     Entry::of::<cors::Cors>(),

@@ -14,6 +14,7 @@ mod floods;
 mod hang;
 mod idle_close;
 mod kill;
+mod overload;
 mod reload_storm;
 mod rollout;
 mod slow_clients;
@@ -26,7 +27,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 13] = [
+const DRILLS: [&str; 14] = [
     "balance",
     "kill9",
     "idle-close",
@@ -40,6 +41,7 @@ const DRILLS: [&str; 13] = [
     "all-down",
     "rollout",
     "upgrade-storm",
+    "overload",
 ];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
@@ -85,6 +87,7 @@ async fn main() -> ExitCode {
             "reload-storm" => reload_storm::run(&mut report).await,
             "rollout" => rollout::run(&mut report).await,
             "upgrade-storm" => upgrade_storm::run(&mut report).await,
+            "overload" => overload::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,
             _ => hang::run(&mut report).await,
         }

@@ -191,6 +191,57 @@ async fn the_spared_and_the_trusted_are_never_banned_by_rule() {
 }
 
 #[tokio::test]
+async fn guessing_keys_is_noted_and_banned() {
+    let yaml = format!(
+        "flood_guard: {{ ban: {{ after: 3 }} }}\n{}",
+        BASE.replace(
+            "respond: ok }",
+            "respond: ok }, { name: gate, match: { path: /gate }, respond: ok, api_key: { keys: [{ \
+             name: acme, hash: 'sha256:7a1d0c1bd6ecd2d2f5f2c5e0a1f6a5b8e4bb6f2a9d0d7c2f0f4f1c9b8e7d6a53' }] } }",
+        )
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let mut guesser = connect("127.0.0.7", &gateway).await;
+    for guess in ["guess-1", "guess-2", "guess-3"] {
+        let request = get("/gate").header("x-api-key", guess);
+        assert_eq!(guesser.send(&request).await.unwrap().status(), 401);
+    }
+    wait_for("it is banned", SOON, async || {
+        (gateway.count("edgeway_bans").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(guesser.send(&get("/")).await.unwrap().status(), 403);
+    // The control: who asks for what is open is no guesser.
+    for _ in 0..8 {
+        assert_eq!(status("127.0.0.1", &gateway).await, Some(200));
+    }
+    let noted = audited(&gateway, "auth").await;
+    let ids: Vec<Value> = gateway
+        .log_lines(4)
+        .await
+        .into_iter()
+        .map(|mut line| line["id"].take())
+        .collect();
+    for line in &noted {
+        assert_eq!(
+            (&line["who"], &line["outcome"]),
+            (&json!("127.0.0.7"), &json!("refused"))
+        );
+        assert_eq!(
+            (&line["reason"], &line["route"]),
+            (&json!("api_key_invalid"), &json!("gate"))
+        );
+        assert!(ids.contains(&line["request_id"]), "{line}");
+    }
+    let text = fs::read_to_string(gateway.folder().join("audit.log")).unwrap();
+    assert!(!text.contains("guess-"), "{text}");
+    assert_eq!(
+        audited(&gateway, "ban").await[0]["reason"],
+        "api_key_invalid"
+    );
+}
+
+#[tokio::test]
 async fn a_ban_by_hand_needs_no_section_and_outlives_reload_and_upgrade() {
     let mut gateway = Gateway::start(BASE).await;
     let done = run(

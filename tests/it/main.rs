@@ -20,6 +20,7 @@ mod grpc;
 mod harness;
 mod hosts;
 mod http2;
+mod in_flight;
 mod last_good;
 mod metrics_page;
 mod next_front;

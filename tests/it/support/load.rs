@@ -29,6 +29,8 @@ pub(crate) struct Tally {
     /// Answers by the port of the instance that gave them.
     pub(crate) served: BTreeMap<u16, u64>,
     pub(crate) times: Vec<Duration>,
+    /// The same by status.
+    pub(crate) times_of: BTreeMap<u16, Vec<Duration>>,
 }
 
 impl Tally {
@@ -55,13 +57,13 @@ impl Tally {
 
     /// The time that this share of the answers stayed below.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
-        let mut times = self.times.clone();
-        times.sort_unstable();
-        let at = (times.len() as f64 * share) as usize;
-        times
-            .get(at.min(times.len().saturating_sub(1)))
-            .copied()
-            .unwrap_or_default()
+        quantile(&self.times, share)
+    }
+
+    /// The same of the answers of one status.
+    pub(crate) fn quantile_of(&self, status: u16, share: f64) -> Duration {
+        let times = self.times_of.get(&status);
+        quantile(times.map_or(&[], Vec::as_slice), share)
     }
 
     fn add(&mut self, answer: Result<Response, ClientError>, took: Duration) {
@@ -69,6 +71,7 @@ impl Tally {
             Ok(answer) => {
                 *self.statuses.entry(answer.status()).or_default() += 1;
                 self.times.push(took);
+                self.times_of.entry(answer.status()).or_default().push(took);
                 if let Some(port) = served_by(&answer) {
                     *self.served.entry(port).or_default() += 1;
                 }
@@ -88,7 +91,18 @@ impl Tally {
         self.failed.extend(other.failed);
         self.cut += other.cut;
         self.times.extend(other.times);
+        for (status, times) in other.times_of {
+            self.times_of.entry(status).or_default().extend(times);
+        }
     }
+}
+
+fn quantile(times: &[Duration], share: f64) -> Duration {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let at = (times.len() as f64 * share) as usize;
+    let at = at.min(times.len().saturating_sub(1));
+    times.get(at).copied().unwrap_or_default()
 }
 
 /// Which instance answered: the apps say it in a header, our own origins in their JSON.

@@ -1,0 +1,107 @@
+//! `in_flight` as written, and how it compiles.
+
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
+
+use super::{InFlight, PerKey, counts::Counts};
+use crate::{
+    chain::CompileCx,
+    config::tree::short::{self, Short, read_short},
+    limits::key::KeyList,
+};
+
+/// How many requests may be under way at once: a number for the route, or a mapping. Beyond it
+/// 503.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = or_number)]
+pub struct RouteInFlightConfig {
+    /// Requests of the whole route; any number if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max: Option<u32>,
+    /// Requests of one client; any number if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    per_key: Option<u32>,
+    /// What clients are told apart by: the first of the list that a request has, and at
+    /// last its address. With a claim, an API key or a user, requests are counted once they
+    /// have shown who they are.
+    key: KeyList,
+}
+
+/// For the schema: the number alone is right as well.
+fn or_number(schema: &mut Schema) {
+    short::or(schema, json!({ "type": "integer", "minimum": 1 }));
+}
+
+impl Short for RouteInFlightConfig {
+    const WHAT: &'static str = "a number of requests such as `200`, or a mapping";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn number(max: u64) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            max: Some(u32::try_from(max).unwrap_or(u32::MAX)),
+            ..Self::default()
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for RouteInFlightConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Serialize for RouteInFlightConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
+}
+
+impl RouteInFlightConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<InFlight> {
+        let Self { max, per_key, key } = self;
+        if max == Some(0) || per_key == Some(0) {
+            cx.report(
+                "edgeway::in_flight::zero",
+                "`in_flight` of 0 would refuse every request",
+                "write how many may be under way at once, such as `200`, or `in_flight: false` for any number",
+            );
+            return None;
+        }
+        if max.is_none() && per_key.is_none() {
+            cx.report(
+                "edgeway::in_flight::nothing",
+                "`in_flight` bounds nothing",
+                "write `max` for the route, `per_key` for each client, or both",
+            );
+            return None;
+        }
+        if let (Some(max), Some(per_key)) = (max, per_key)
+            && per_key >= max
+        {
+            cx.warn(
+                "edgeway::in_flight::one_client",
+                format!(
+                    "one client may have {per_key} requests under way, and the whole route {max}"
+                ),
+                "write a `per_key` well below `max`, so that no client takes every place",
+            );
+        }
+        // One for each route, whatever its bounds: those that were counted in by the
+        // configuration before are counted out of the same.
+        let counts = cx
+            .zones
+            .get_or_create(&format!("in_flight {}", cx.route), || {
+                Counts::new(cx.metrics, cx.route)
+            });
+        Some(InFlight {
+            counts,
+            max,
+            per_key: per_key.map(|max| PerKey { max, key }),
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! Requests under way, counted exactly: in for a place, and out when that is dropped, whatever
+//! has become of its request.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use ahash::RandomState;
+use parking_lot::Mutex;
+
+use crate::{
+    base::metrics::{IntGauge, Metrics},
+    limits::key::{Hashing, Key},
+    zones::Zone,
+};
+
+/// The requests of one route.
+pub(super) struct Counts {
+    /// Invariant: the number of [`RoutePlace`]s alive.
+    route: AtomicU32,
+    gauge: IntGauge,
+    /// So that nobody can make the keys of two clients meet.
+    seed: (u64, u64),
+    /// Invariant: the number of [`KeyPlace`]s alive by key; none of nought, so there are never
+    /// more keys than requests.
+    keys: [Mutex<HashMap<Key, u32, RandomState>>; SHARDS],
+}
+
+/// So that clients rarely meet.
+const SHARDS: usize = 16;
+/// A shard's table stays if it is no larger.
+const SMALL: usize = 64;
+
+impl Zone for Counts {}
+
+/// A request's place among those of its route.
+pub(super) struct RoutePlace(Arc<Counts>);
+
+/// A request's place among those of its client.
+pub(super) struct KeyPlace(Arc<Counts>, Key);
+
+impl Counts {
+    pub(super) fn new(metrics: &Metrics, route: &str) -> Self {
+        Self {
+            route: AtomicU32::new(0),
+            gauge: metrics.gauge(
+                "edgeway_in_flight_requests",
+                "Requests under way on routes with `in_flight`.",
+                &[("route", route)],
+            ),
+            seed: (fastrand::u64(..), fastrand::u64(..)),
+            keys: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+
+    pub(super) fn hashing(&self) -> Hashing {
+        Hashing::Seeded(self.seed.0, self.seed.1)
+    }
+
+    /// A place among `max`; `None` if all are taken.
+    pub(super) fn enter(this: &Arc<Self>, max: Option<u32>) -> Option<RoutePlace> {
+        let max = max.unwrap_or(u32::MAX);
+        let order = Ordering::Relaxed;
+        let one_more = |now| (now < max).then_some(now + 1);
+        this.route.fetch_update(order, order, one_more).ok()?;
+        this.gauge.inc();
+        Some(RoutePlace(Arc::clone(this)))
+    }
+
+    /// A place among `max` of this key; `None` if all are taken.
+    pub(super) fn enter_key(this: &Arc<Self>, key: Key, max: u32) -> Option<KeyPlace> {
+        let mut shard = this.shard(key).lock();
+        let count = shard.entry(key).or_insert(0);
+        if *count >= max {
+            // Only a bound of nought could leave one behind, and that is refused.
+            return None;
+        }
+        *count += 1;
+        drop(shard);
+        Some(KeyPlace(Arc::clone(this), key))
+    }
+
+    fn shard(&self, key: Key) -> &Mutex<HashMap<Key, u32, RandomState>> {
+        // A key is a hash already.
+        &self.keys[usize::try_from(key.0 % SHARDS as u128).unwrap_or(0)]
+    }
+
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (u32, usize, usize) {
+        let keys = self.keys.iter().map(|shard| shard.lock().len()).sum();
+        let room = self.keys.iter().map(|shard| shard.lock().capacity()).sum();
+        (self.route.load(Ordering::Relaxed), keys, room)
+    }
+}
+
+impl Drop for RoutePlace {
+    fn drop(&mut self) {
+        self.0.gauge.dec();
+        self.0.route.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for KeyPlace {
+    fn drop(&mut self) {
+        let Self(counts, key) = self;
+        let mut shard = counts.shard(*key).lock();
+        let Some(count) = shard.get_mut(key) else {
+            debug_assert!(false, "counted out without having been counted in");
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            shard.remove(key);
+            // A rush is over: its room is given back.
+            if shard.capacity() > SMALL && shard.len() < shard.capacity() / 8 {
+                let room = shard.len() * 2;
+                shard.shrink_to(room);
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! How many at once, and that each place comes back.
+
+use std::{sync::Arc, thread};
+
+use pingora::http::RequestHeader;
+use proptest::prelude::*;
+
+use super::{InFlight, PerKey, counts::Counts};
+use crate::{
+    base::{clock::Clock, metrics::Metrics},
+    chain::{
+        Claims, Exchange, Facts, Filter, Identity, Verdict,
+        testkit::{check, refused},
+    },
+    config::{diagnostic::Diagnostics, tree},
+    limits::key::{Key, KeyList},
+};
+
+/// A route under test, and the requests that it has.
+struct Route {
+    filter: InFlight,
+    metrics: Metrics,
+    head: RequestHeader,
+}
+
+fn key(yaml: &str) -> KeyList {
+    let mut diagnostics = Diagnostics::default();
+    let node = tree::parse(yaml, 0, &mut diagnostics).unwrap();
+    tree::read(&node, &mut diagnostics).unwrap()
+}
+
+fn route(max: Option<u32>, per_key: Option<(u32, &str)>) -> Route {
+    let metrics = Metrics::default();
+    Route {
+        filter: InFlight {
+            counts: Arc::new(Counts::new(&metrics, "r")),
+            max,
+            per_key: per_key.map(|(max, yaml)| PerKey {
+                max,
+                key: key(yaml),
+            }),
+        },
+        metrics,
+        head: RequestHeader::build("GET", b"/", None).unwrap(),
+    }
+}
+
+impl Route {
+    /// Begins a request; its facts as long as it is under way, or the reason of a refusal.
+    fn begin(&self, ip: &str, user: Option<&str>) -> Result<Facts, &'static str> {
+        let mut facts = Facts::new(Clock::test().now());
+        facts.client.ip = ip.parse().unwrap();
+        let mut ex = Exchange {
+            head: &self.head,
+            facts: &mut facts,
+        };
+        let mut verdict = self.filter.on_request(&mut ex);
+        if let Some(user) = user {
+            let claims = serde_json::json!({ "sub": user }).as_object().cloned();
+            *ex.facts.identity_mut() = Identity {
+                claims: claims.map(|claims| Claims(Arc::new(claims))),
+                ..Identity::default()
+            };
+        }
+        let wants_more = self.filter.phases().wants(crate::chain::Phase::Authorized);
+        if matches!(verdict, Verdict::Next) && wants_more {
+            verdict = self.filter.on_authorized(&mut ex);
+        }
+        match verdict {
+            Verdict::Next => Ok(facts),
+            Verdict::Reply(reply) => {
+                assert_eq!(reply.status, 503);
+                assert!(reply.headers.iter().any(|(name, _)| name == "retry-after"));
+                // It holds no place, though its facts are still there.
+                Err(reply.reason.unwrap())
+            }
+        }
+    }
+
+    fn gauge(&self) -> i64 {
+        let text = String::from_utf8(self.metrics.text()).unwrap();
+        let line = text.lines().find(|line| !line.starts_with('#')).unwrap();
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+}
+
+const A: &str = "192.0.2.1";
+const B: &str = "192.0.2.2";
+
+#[test]
+fn a_route_has_so_many_places_and_each_comes_back() {
+    let route = route(Some(2), None);
+    let first = route.begin(A, None).unwrap();
+    let second = route.begin(B, None).unwrap();
+    assert_eq!(route.begin(A, None).err(), Some("in_flight"));
+    assert_eq!(route.gauge(), 2);
+    drop(first);
+    let third = route.begin(A, None).unwrap();
+    assert_eq!(route.begin(A, None).err(), Some("in_flight"));
+    drop((second, third));
+    assert_eq!(route.gauge(), 0);
+    assert_eq!(route.filter.counts.sizes().0, 0);
+}
+
+#[test]
+fn a_client_has_its_own_places() {
+    let route = route(Some(4), Some((2, "client.ip")));
+    let of_a = [route.begin(A, None).unwrap(), route.begin(A, None).unwrap()];
+    assert_eq!(route.begin(A, None).err(), Some("in_flight_key"));
+    // Whoever is refused for itself takes none of the others' places.
+    let of_b = [route.begin(B, None).unwrap(), route.begin(B, None).unwrap()];
+    assert_eq!(route.begin("192.0.2.3", None).err(), Some("in_flight"));
+    assert_eq!(route.filter.counts.sizes().1, 2);
+    drop((of_a, of_b));
+    assert_eq!(route.filter.counts.sizes().1, 0);
+}
+
+#[test]
+fn who_asks_is_counted_once_that_is_known() {
+    let route = route(Some(3), Some((1, "[jwt.sub, client.ip]")));
+    let of_u1 = route.begin(A, Some("u1")).unwrap();
+    assert_eq!(route.begin(B, Some("u1")).err(), Some("in_flight_key"));
+    // That refusal gave its place on the route back.
+    let others = [
+        route.begin(A, Some("u2")).unwrap(),
+        route.begin(A, None).unwrap(),
+    ];
+    assert_eq!(route.begin(A, None).err(), Some("in_flight"));
+    drop((of_u1, others));
+    assert_eq!(route.filter.counts.sizes().0, 0);
+    assert_eq!(route.filter.counts.sizes().1, 0);
+}
+
+#[test]
+fn another_bound_counts_what_is_under_way() {
+    let old = route(Some(3), None);
+    let under_way = [old.begin(A, None).unwrap(), old.begin(A, None).unwrap()];
+    // As a reload makes it: another filter over the same counts.
+    let new = Route {
+        filter: InFlight {
+            counts: Arc::clone(&old.filter.counts),
+            max: Some(2),
+            per_key: None,
+        },
+        ..route(None, None)
+    };
+    assert_eq!(new.begin(A, None).err(), Some("in_flight"));
+    drop(under_way);
+    drop(old);
+    assert!(new.begin(A, None).is_ok());
+}
+
+#[test]
+fn a_rush_of_clients_leaves_no_room_behind() {
+    let counts = Arc::new(Counts::new(&Metrics::default(), "r"));
+    let rush: Vec<_> = (0..50_000)
+        .map(|key| Counts::enter_key(&counts, Key(key), 1).unwrap())
+        .collect();
+    drop(rush);
+    let (_, keys, room) = counts.sizes();
+    assert_eq!(keys, 0);
+    assert!(room <= 16 * 2 * 64, "{room}");
+}
+
+#[test]
+fn threads_never_pass_a_bound_and_lose_no_place() {
+    let counts = Arc::new(Counts::new(&Metrics::default(), "r"));
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for turn in 0..2_000_u128 {
+                    let place = Counts::enter(&counts, Some(5));
+                    let key = Counts::enter_key(&counts, Key(turn % 3), 2);
+                    assert!(counts.sizes().0 <= 5);
+                    drop((place, key));
+                }
+            });
+        }
+    });
+    let (route, keys, _) = counts.sizes();
+    assert_eq!((route, keys), (0, 0));
+    assert!(Counts::enter(&counts, Some(1)).is_some());
+}
+
+proptest! {
+    /// Against a plain list of who is under way.
+    #[test]
+    fn counts_are_those_of_a_list(steps in prop::collection::vec((0_u8..4, any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
+        let route = route(Some(5), Some((2, "client.ip")));
+        let mut under_way: Vec<(u8, Facts)> = Vec::new();
+        for (client, begins, which) in steps {
+            if begins {
+                let began = route.begin(&format!("192.0.2.{client}"), None);
+                let of_client = under_way.iter().filter(|(other, _)| *other == client).count();
+                let expected = if under_way.len() >= 5 {
+                    Some("in_flight")
+                } else if of_client >= 2 {
+                    Some("in_flight_key")
+                } else {
+                    None
+                };
+                prop_assert_eq!(began.as_ref().err().copied(), expected);
+                if let Ok(facts) = began {
+                    under_way.push((client, facts));
+                }
+            } else if !under_way.is_empty() {
+                let at = which.index(under_way.len());
+                under_way.swap_remove(at);
+            }
+            prop_assert_eq!(route.gauge(), i64::try_from(under_way.len()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn one_after_the_other_is_never_too_many() {
+    check::<InFlight>("{ max: 1, per_key: 1, key: [jwt.sub, client.ip] }")
+        .get("/")
+        .get("/")
+        .expect([200, 200]);
+    check::<InFlight>("1").get("/").get("/").expect([200, 200]);
+}
+
+#[test]
+fn a_bound_of_nothing_says_what_to_write() {
+    assert!(refused::<InFlight>("0")[0].starts_with("`in_flight` of 0 would refuse"));
+    assert!(refused::<InFlight>("{ max: 3, per_key: 0 }")[0].starts_with("`in_flight` of 0"));
+    assert!(refused::<InFlight>("{}")[0].starts_with("`in_flight` bounds nothing"));
+    assert!(refused::<InFlight>("{ key: client.ip }")[0].starts_with("`in_flight` bounds"));
+    assert!(refused::<InFlight>("many")[0].contains("a number of requests such as `200`"));
+}

@@ -1,0 +1,188 @@
+//! `in_flight` as clients meet it: how many at once, and that every place comes back.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::support::{
+    client::{self, Connection, Response, get},
+    gateway::Gateway,
+    http2, load,
+    origins::{Origin, SlowOrigin, WsOrigin},
+    wait::wait_for,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+const GAUGE: &str = "edgeway_in_flight_requests{route=\"slow\"}";
+
+fn yaml(origin: std::net::SocketAddr, filter: &str, upstream: &str) -> String {
+    format!(
+        "listeners: [{{ address: 127.0.0.1:0, http2: {{ cleartext: true }} }}]\n\
+         upstreams: {{ app: {{ backends: ['{origin}'], health: false{upstream} }} }}\n\
+         routes:\n\
+         - {{ name: slow, match: {{ path: /slow }}, upstream: app, websocket: true, in_flight: {filter} }}\n\
+         - {{ match: {{ path: / }}, respond: ok }}\n"
+    )
+}
+
+/// An origin that answers when nobody waits any more.
+async fn never() -> Origin<SlowOrigin> {
+    SlowOrigin::start(Duration::from_mins(1)).await
+}
+
+/// Requests that wait for their answers, until this is dropped.
+type Waiting = JoinSet<()>;
+
+/// Begins a request from this address, and waits until the gateway has so many under way.
+async fn begin(waiting: &mut Waiting, from: &str, gateway: &Gateway, then: u64) {
+    let (from, to) = (from.parse().expect("an address"), gateway.address());
+    waiting.spawn(async move {
+        let mut connection = Connection::open_from(from, to).await.expect("it accepts");
+        // The test does not wait for an answer.
+        drop(connection.send(&get("/slow")).await);
+    });
+    counted(gateway, then).await;
+}
+
+async fn counted(gateway: &Gateway, requests: u64) {
+    wait_for(&format!("{requests} are under way"), SOON, async || {
+        (gateway.count(GAUGE).await == requests).then_some(())
+    })
+    .await;
+}
+
+async fn ask(from: &str, gateway: &Gateway) -> Response {
+    let from = from.parse().expect("an address");
+    let mut connection = Connection::open_from(from, gateway.address())
+        .await
+        .expect("the gateway accepts connections");
+    let request = get("/slow").header("accept", "application/json");
+    connection.send(&request).await.expect("an answer")
+}
+
+#[track_caller]
+fn assert_refused(answer: &Response, reason: &str) {
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    let told = answer.text();
+    assert!(told.contains(&format!("\"{reason}\"")), "{told}");
+}
+
+#[tokio::test]
+async fn a_route_and_each_client_have_so_many_places() {
+    let origin = never().await;
+    let gateway = Gateway::start(&yaml(origin.address(), "{ max: 3, per_key: 2 }", "")).await;
+    let mut waiting = Waiting::new();
+    begin(&mut waiting, "127.0.0.1", &gateway, 1).await;
+    begin(&mut waiting, "127.0.0.1", &gateway, 2).await;
+    assert_refused(&ask("127.0.0.1", &gateway).await, "in_flight_key");
+    begin(&mut waiting, "127.0.0.2", &gateway, 3).await;
+    assert_refused(&ask("127.0.0.3", &gateway).await, "in_flight");
+    assert_eq!(
+        gateway.get("/").await.status(),
+        200,
+        "other routes are free"
+    );
+    for reason in ["in_flight", "in_flight_key"] {
+        let series = format!("edgeway_refused_total{{reason=\"{reason}\"}}");
+        assert_eq!(gateway.count(&series).await, 1, "{reason}");
+    }
+    // Clients that leave give their places back, and the origin got no more than it may.
+    drop(waiting);
+    counted(&gateway, 0).await;
+    assert_eq!(origin.counts().requests(), 3);
+    origin.settings().set_delay(Duration::ZERO);
+    for _ in 0..5 {
+        assert_eq!(ask("127.0.0.1", &gateway).await.status(), 200);
+    }
+    counted(&gateway, 0).await;
+}
+
+#[tokio::test]
+async fn a_reload_in_the_middle_keeps_the_counts_right() {
+    let origin = never().await;
+    let written = |max| yaml(origin.address(), max, "");
+    let gateway = Gateway::start(&written("2")).await;
+    let mut waiting = Waiting::new();
+    begin(&mut waiting, "127.0.0.1", &gateway, 1).await;
+    begin(&mut waiting, "127.0.0.1", &gateway, 2).await;
+    assert!(gateway.reload(&written("3")).await);
+    begin(&mut waiting, "127.0.0.1", &gateway, 3).await;
+    assert_refused(&ask("127.0.0.1", &gateway).await, "in_flight");
+    assert!(gateway.reload(&written("1")).await);
+    assert_refused(&ask("127.0.0.1", &gateway).await, "in_flight");
+    drop(waiting);
+    counted(&gateway, 0).await;
+    let mut waiting = Waiting::new();
+    begin(&mut waiting, "127.0.0.1", &gateway, 1).await;
+    assert_refused(&ask("127.0.0.1", &gateway).await, "in_flight");
+}
+
+#[tokio::test]
+async fn a_websocket_has_its_place_until_it_ends() {
+    let origin = WsOrigin::start().await;
+    let gateway = Gateway::start(&yaml(origin.address(), "1", "")).await;
+    let upgrade = get("/slow")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
+    let mut connection = gateway.connect().await;
+    let head = connection.start(&upgrade).await.expect("it is upgraded");
+    assert_eq!(head.status, 101);
+    assert_refused(&ask("127.0.0.1", &gateway).await, "in_flight");
+    drop(connection);
+    counted(&gateway, 0).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_gives_its_place_back() {
+    let origin = never().await;
+    let gateway = Gateway::start(&yaml(origin.address(), "1", "")).await;
+    let client = http2::Client::open(gateway.address()).await;
+    let begun = client.begin(http2::request("GET", "/slow"), true).await;
+    let (answer, stream) = begun.expect("it is sent");
+    counted(&gateway, 1).await;
+    assert_eq!(client.get("/slow").await.status(), 503);
+    // Whoever loses interest resets the stream.
+    drop((answer, stream));
+    counted(&gateway, 0).await;
+}
+
+#[tokio::test]
+async fn waiting_in_an_upstreams_queue_is_being_under_way() {
+    let origin = never().await;
+    let bounds = ", max_in_flight: { per_backend: 1, queue: 1, wait: 60s }";
+    let gateway = Gateway::start(&yaml(origin.address(), "3", bounds)).await;
+    let mut waiting = Waiting::new();
+    begin(&mut waiting, "127.0.0.1", &gateway, 1).await;
+    begin(&mut waiting, "127.0.0.1", &gateway, 2).await;
+    // The filter has a place for it, and the upstream has none.
+    assert_refused(&ask("127.0.0.1", &gateway).await, "overload");
+    counted(&gateway, 2).await;
+    assert_eq!(origin.counts().requests(), 1);
+}
+
+#[tokio::test]
+async fn under_overload_there_is_200_and_503_and_nothing_else() {
+    let origin = SlowOrigin::start(Duration::from_millis(10)).await;
+    let bounds = ", max_in_flight: { per_backend: 4, queue: 2, wait: 100ms }";
+    let gateway = Gateway::start(&yaml(origin.address(), "5", bounds)).await;
+    let tally = load::lanes(gateway.address(), 24, 1_000, |_| get("/slow")).await;
+    assert_eq!(tally.status(200) + tally.status(503), 1_000, "{tally:?}");
+    assert!(tally.status(200) > 0 && tally.status(503) > 0, "{tally:?}");
+    let refused = gateway
+        .count("edgeway_refused_total{reason=\"in_flight\"}")
+        .await
+        + gateway
+            .count("edgeway_refused_total{reason=\"overload\"}")
+            .await;
+    assert_eq!(refused, tally.status(503));
+    assert_eq!(origin.counts().requests(), tally.status(200));
+    counted(&gateway, 0).await;
+    // The control: nobody is refused whom nothing bounds.
+    let free = Gateway::start(&yaml(origin.address(), "false", "")).await;
+    let tally = load::lanes(free.address(), 24, 200, |_| get("/slow")).await;
+    assert_eq!(tally.status(200), 200);
+    assert!(client::send(free.address(), &get("/")).await.is_ok());
+}
