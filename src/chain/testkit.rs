@@ -4,15 +4,22 @@
 //! check::<Methods>("[GET]").get("/").request("POST", "/").expect([200, 405]);
 //! ```
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
-    Chain, Class, Client, CompileCx, Exchange, Facts, FilterKind, Identity, Named, Reply, Shared,
-    Verdict, Work,
+    Chain, Class, Client, CompileCx, Exchange, Facts, Filter, FilterKind, Identity, Named, Phases,
+    Reply, Shared, Verdict, Work,
 };
 use crate::{
     base::{
@@ -39,6 +46,24 @@ pub struct Check {
     answers: Vec<Answer>,
     /// What the pretended backend answers.
     backend: Backend,
+    behind: Arc<AtomicU16>,
+}
+
+/// A filter behind the one under test that refuses every request with a status, unless
+/// that is 0.
+struct Behind(Arc<AtomicU16>);
+
+impl Filter for Behind {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST
+    }
+
+    fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
+        match StatusCode::from_u16(self.0.load(Ordering::Relaxed)) {
+            Ok(status) => Reply::refuse(status, "behind").into(),
+            Err(_) => Verdict::Next,
+        }
+    }
 }
 
 /// The pretended backend.
@@ -83,7 +108,16 @@ pub fn check_with<K: FilterKind>(
 /// The messages with which `K` refuses `yaml`.
 #[track_caller]
 pub fn refused<K: FilterKind>(yaml: &str) -> Vec<String> {
-    let (check, diagnostics) = compile::<K>(yaml, |_, _| {});
+    refused_with::<K>(yaml, |_, _| {})
+}
+
+/// As [`refused`], beside what `share` makes of the file's own sections.
+#[track_caller]
+pub fn refused_with<K: FilterKind>(
+    yaml: &str,
+    share: impl FnOnce(&mut CompileCx<'_>, &mut Shared),
+) -> Vec<String> {
+    let (check, diagnostics) = compile::<K>(yaml, share);
     assert!(check.is_none(), "`{yaml}` was accepted");
     diagnostics
         .list()
@@ -127,11 +161,19 @@ fn compile<K: FilterKind>(
         ..cx
     };
     let filter = config.and_then(|config| K::compile(config, &mut cx));
+    let behind = Arc::default();
     let check = filter.map(|filter| Check {
-        chain: Chain::new(vec![Named {
-            name: K::NAME,
-            filter: std::sync::Arc::new(filter),
-        }]),
+        chain: Chain::new(vec![
+            Named {
+                name: K::NAME,
+                filter: Arc::new(filter),
+            },
+            Named {
+                name: "behind",
+                filter: Arc::new(Behind(Arc::clone(&behind))),
+            },
+        ]),
+        behind,
         clock,
         metrics,
         client: Client::default(),
@@ -166,6 +208,14 @@ impl Check {
     #[must_use]
     pub fn identity(mut self, identity: Option<Identity>) -> Self {
         self.identity = identity;
+        self
+    }
+
+    /// From now on, a filter behind this one refuses requests with `status`; none does if
+    /// that is 0.
+    #[must_use]
+    pub fn refused_behind(self, status: u16) -> Self {
+        self.behind.store(status, Ordering::Relaxed);
         self
     }
 

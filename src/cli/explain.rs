@@ -1,6 +1,6 @@
 //! `edgeway explain METHOD URL`.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, net::IpAddr, process::ExitCode};
 
 use super::{ConfigOption, EX_CONFIG, check, out};
 use crate::gateway::explain::{Considered, Explanation, explain};
@@ -16,6 +16,9 @@ pub(super) struct Options {
     /// A header of the request, as with curl: `Name: value`
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
     headers: Vec<String>,
+    /// The client's address
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    client: IpAddr,
     /// How to print
     #[arg(long, value_enum, default_value = "text")]
     format: check::Format,
@@ -27,7 +30,14 @@ pub(super) fn run(options: &Options) -> ExitCode {
         out::note(&checked.report());
         return ExitCode::from(EX_CONFIG);
     };
-    match explain(gateway, &options.method, &options.url, &options.headers) {
+    let explained = explain(
+        gateway,
+        &options.method,
+        &options.url,
+        &options.headers,
+        options.client,
+    );
+    match explained {
         Ok(explanation) => {
             let printed = match options.format {
                 check::Format::Text => text(&explanation),

@@ -13,6 +13,7 @@ pub mod csrf;
 pub mod headers;
 pub mod in_flight;
 pub mod methods;
+pub mod rate_limit;
 pub mod request_id;
 pub mod security_headers;
 #[cfg(test)]
@@ -92,6 +93,7 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<methods::Methods>(),
     Entry::of::<access::Access>(),
     Entry::of::<in_flight::InFlight>(),
+    Entry::of::<rate_limit::RateLimit>(),
     Entry::of::<body_limit::BodyLimit>(),
     Entry::of::<csrf::Csrf>(),
     Entry::of::<cors::Cors>(),

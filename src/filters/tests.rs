@@ -36,11 +36,7 @@ fn mapping(entry: &Entry) -> Option<(Value, Vec<(String, Value)>)> {
     let mut generator = SchemaGenerator::default();
     let schema = entry.schema(&mut generator).to_value();
     let definitions = Value::Object(generator.take_definitions(true));
-    let schema = resolved(&schema, &definitions);
-    let forms = match &schema["anyOf"] {
-        Value::Array(forms) => forms.clone(),
-        _ => vec![schema],
-    };
+    let forms = forms(&schema, &definitions);
     let full = forms.into_iter().find(|form| form["type"] == "object")?;
     let properties = full["properties"].as_object()?.clone();
     let properties = properties
@@ -55,6 +51,18 @@ fn mapping(entry: &Entry) -> Option<(Value, Vec<(String, Value)>)> {
         })
         .collect();
     Some((full, properties))
+}
+
+/// The ways in which a value may be written, those of a list's item aside.
+fn forms(schema: &Value, definitions: &Value) -> Vec<Value> {
+    let schema = resolved(schema, definitions);
+    match &schema["anyOf"] {
+        Value::Array(inner) => inner
+            .iter()
+            .flat_map(|form| forms(form, definitions))
+            .collect(),
+        _ => vec![schema],
+    }
 }
 
 fn resolved(schema: &Value, definitions: &Value) -> Value {

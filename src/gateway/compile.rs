@@ -74,6 +74,7 @@ impl Compiler<'_> {
         let world = self.world;
         let bans = Bans::of(&world.zones, &world.clock, &world.metrics);
         let flood_guard = self.flood_guard();
+        self.rate_limits();
         let upstreams = self.upstreams();
         let matches: Vec<_> = self
             .file
@@ -105,6 +106,9 @@ impl Compiler<'_> {
         }
         let none: Arc<str> = NO_ROUTE.into();
         let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]));
+        if !is_unclear {
+            self.unused_rate_limits();
+        }
         Some(Gateway {
             listeners,
             acme,
@@ -123,6 +127,11 @@ impl Compiler<'_> {
             table: table?,
             routes: routes.into_iter().collect::<Option<Vec<_>>>()?.into(),
             upstreams,
+            limits: file
+                .rate_limits
+                .iter()
+                .map(|(key, _)| key.name.as_str().into())
+                .collect(),
             fallback,
             work: std::mem::take(&mut self.work),
             fallback_metrics: RouteMetrics::new(&self.world.metrics, &none),

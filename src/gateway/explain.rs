@@ -1,6 +1,6 @@
 //! What would become of a request: route, filters, action, by the engine that serves.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderName, HeaderValue, Method, header};
 use pingora::http::RequestHeader;
@@ -68,12 +68,13 @@ pub enum ExplainError {
     Refused(#[from] routes::BadTarget),
 }
 
-/// Explains `METHOD URL` with these headers. The URL is a path or a whole one.
+/// Explains `METHOD URL` with these headers, of this client. The URL is a path or a whole one.
 pub fn explain(
     gateway: &Gateway,
     method: &str,
     url: &str,
     headers: &[String],
+    client: IpAddr,
 ) -> Result<Explanation, ExplainError> {
     let (head, raw) = request(method, url, headers)?;
     let normal = routes::normalise(raw.as_bytes())?;
@@ -90,6 +91,8 @@ pub fn explain(
     let mut facts = Facts::new(Clock::default().now());
     facts.route = route.map(|route| Arc::clone(&route.name));
     facts.class = routes::classify(target.path, &head);
+    facts.client.ip = client.to_canonical();
+    facts.client.peer = facts.client.ip;
     let ex = Exchange {
         head: &head,
         facts: &mut facts,

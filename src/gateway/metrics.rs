@@ -30,11 +30,15 @@ pub(super) fn admit(file: &File, metrics: &Metrics) {
     for (key, _) in &file.upstreams {
         metrics.admit(UPSTREAM, &key.name);
     }
+    for (key, _) in &file.rate_limits {
+        metrics.admit(LIMIT, &key.name);
+    }
 }
 
 pub(super) const LISTENER: &str = "listener";
 const ROUTE: &str = "route";
 const UPSTREAM: &str = "upstream";
+const LIMIT: &str = "limit";
 
 impl Gateway {
     /// Drops the series of what this configuration, the one that serves, does not name:
@@ -51,6 +55,7 @@ impl Gateway {
             (ROUTE, routes),
             (LISTENER, listeners),
             (UPSTREAM, names(&mut self.upstreams.keys())),
+            (LIMIT, names(&mut self.limits.iter())),
         ]);
         metrics.retain(known, |series| self.has_series(series));
         for tls in self.listeners.iter().filter_map(|l| l.tls.as_ref()) {

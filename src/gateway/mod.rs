@@ -13,6 +13,7 @@ mod limits;
 mod listener;
 pub mod metrics;
 pub mod print;
+mod rate_limits;
 mod redis;
 pub mod schema;
 
@@ -65,6 +66,8 @@ pub struct Gateway {
     /// In the order of the file; the table's indices point here.
     pub routes: Box<[Route]>,
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    /// The names of `rate_limits`.
+    pub limits: Box<[Arc<str>]>,
     /// What requests pass that no route takes.
     pub fallback: Chain,
     pub fallback_metrics: RouteMetrics,

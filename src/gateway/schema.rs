@@ -9,6 +9,7 @@ use crate::{
         RedisConfig, RouteConfig, UpstreamConfig, WatchConfig,
     },
     filters::FILTERS,
+    limits::config::LimitConfig,
 };
 
 /// The schema as a document (JSON Schema, draft 2020-12).
@@ -23,6 +24,7 @@ pub fn document() -> Value {
     let watch = generator.subschema_for::<WatchConfig>();
     let redis = generator.subschema_for::<RedisConfig>();
     let upstream = generator.subschema_for::<UpstreamConfig>();
+    let limit = generator.subschema_for::<LimitConfig>();
     let filters = filters(&mut generator);
     let route = route(&mut generator, &filters);
     let access_log = filters
@@ -56,6 +58,11 @@ pub fn document() -> Value {
             "drain": or_empty(drain.as_value()),
             "watch": or_empty(watch.as_value()),
             "redis": or_empty(redis.as_value()),
+            "rate_limits": {
+                "description": "Named limits, which routes apply with `rate_limit`.",
+                "type": ["object", "null"],
+                "additionalProperties": limit,
+            },
             "upstreams": {
                 "description": "Named groups of backends.",
                 "type": ["object", "null"],

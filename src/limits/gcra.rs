@@ -87,6 +87,29 @@ impl Quota {
         self.span(self.full())
     }
 
+    /// The rate in whole seconds, as headers have it: how much passes in how many. Rounded
+    /// where it has no such form.
+    pub fn window(&self) -> (u64, u64) {
+        const SECOND: u128 = 1_000_000_000;
+        let (count, per) = (self.scale(), u128::from(self.per));
+        // So many windows are whole seconds, unless that would be beyond anybody's interest.
+        let times = SECOND / gcd(per, SECOND);
+        let (count, seconds) = if times <= 1000 {
+            (count * times, per * times / SECOND)
+        } else {
+            let seconds = per.div_ceil(SECOND);
+            ((count * seconds * SECOND / per).max(1), seconds)
+        };
+        let small = |number| u64::try_from(number).unwrap_or(u64::MAX);
+        (small(count), small(seconds))
+    }
+
+    /// More at once, or more in the long run.
+    pub fn allows_more_than(&self, other: &Self) -> bool {
+        let flow = |a: &Self, b: &Self| u128::from(a.count) * u128::from(b.per);
+        self.burst > other.burst || flow(self, other) > flow(other, self)
+    }
+
     // Below, times are whole numbers of Nths of a nanosecond, where N is the count. The
     // largest is 2^64 ns · 2^32, so nothing overflows 128 bits.
 
@@ -134,6 +157,10 @@ impl Quota {
     }
 }
 
+fn gcd(a: u128, b: u128) -> u128 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// Whether a request of `cost` may pass `now` (nanoseconds since the keeper's epoch), or
 /// after waiting for `max_delay` at most; and the bucket's state from now on, which a
 /// refusal leaves as it was.
@@ -153,15 +180,21 @@ pub fn decide(
     if before > at + room + delay + quota.at(SKEW) {
         before = at + room + delay;
     }
-    let after = before + quota.price(cost);
-    let ahead = after - at;
+    let ahead = before + quota.price(cost) - at;
     if cost <= quota.burst && ahead <= room + delay {
+        let wait = ahead.saturating_sub(room).div_ceil(quota.scale());
+        // Who waits does so for whole nanoseconds: what is rounded up is not given to others.
+        let ahead = ahead.max(if wait > 0 {
+            room + wait * quota.scale()
+        } else {
+            0
+        });
         let decision = Decision::Pass {
             remaining: quota.left(ahead),
             reset: quota.span(ahead),
-            wait: quota.span(ahead.saturating_sub(room)),
+            wait: Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX)),
         };
-        return (decision, quota.write(after));
+        return (decision, quota.write(at + ahead));
     }
     let decision = Decision::Refuse {
         remaining: quota.left(before - at),
@@ -184,5 +217,324 @@ pub fn give_back(tat: Tat, taken: u64, now: u64, quota: &Quota, cost: u32) -> Ta
 impl Decision {
     pub fn passes(&self) -> bool {
         matches!(self, Self::Pass { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn quota(count: u32, per_nanos: u64, burst: u32) -> Quota {
+        Quota::new(count, Duration::from_nanos(per_nanos), burst).unwrap()
+    }
+
+    /// The promise itself, over the list of all that passed: in any span t at most
+    /// burst + N·t/T, and no less than that.
+    #[derive(Default)]
+    struct Model(Vec<(u64, u32)>);
+
+    impl Model {
+        fn takes(&self, quota: &Quota, at: u64, cost: u32) -> bool {
+            let mut sum = u128::from(cost);
+            let mut fits = sum <= u128::from(quota.burst);
+            for (passed, cost) in self.0.iter().rev() {
+                sum += u128::from(*cost);
+                let span = u128::from(at - passed);
+                // In Tths, so that nothing is divided.
+                fits &= sum * u128::from(quota.per)
+                    <= u128::from(quota.burst) * u128::from(quota.per)
+                        + u128::from(quota.count) * span;
+            }
+            fits
+        }
+    }
+
+    /// A bucket that is asked again and again.
+    struct Bucket {
+        quota: Quota,
+        tat: Tat,
+        now: u64,
+    }
+
+    impl Bucket {
+        fn new(quota: Quota) -> Self {
+            Self {
+                quota,
+                tat: Tat::default(),
+                now: 1,
+            }
+        }
+
+        fn peek(&self, at: u64, cost: u32, delay: Duration) -> Decision {
+            decide(self.tat, at, &self.quota, cost, delay).0
+        }
+
+        fn ask(&mut self, cost: u32, delay: Duration) -> Decision {
+            let (decision, tat) = decide(self.tat, self.now, &self.quota, cost, delay);
+            self.tat = tat;
+            decision
+        }
+    }
+
+    fn nanos(span: Duration) -> u64 {
+        u64::try_from(span.as_nanos()).unwrap()
+    }
+
+    fn quotas() -> impl Strategy<Value = Quota> {
+        let per = prop_oneof![
+            1u64..50,
+            Just(SECOND),
+            Just(900 * SECOND),
+            1u64..u64::from(u32::MAX)
+        ];
+        let count = prop_oneof![1u32..20, Just(1_000_000), 1u32..=u32::MAX];
+        (count, per, 1u32..40).prop_map(|(count, per, burst)| quota(count, per, burst))
+    }
+
+    /// Steps as parts of the time that one request takes to flow back, so that odd rates
+    /// are met in between.
+    fn steps() -> impl Strategy<Value = Vec<(u32, u32)>> {
+        proptest::collection::vec((prop_oneof![Just(0u32), 0u32..3000], 1u32..6), 1..120)
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_what_the_bound_allows_passes(quota in quotas(), steps in steps()) {
+            let (mut bucket, mut model) = (Bucket::new(quota), Model::default());
+            for (thousandths, cost) in steps {
+                bucket.now += quota.per / u64::from(quota.count) * u64::from(thousandths) / 1000
+                    + u64::from(thousandths % 3);
+                let passes = bucket.ask(cost, Duration::ZERO).passes();
+                prop_assert_eq!(passes, model.takes(&quota, bucket.now, cost));
+                if passes {
+                    model.0.push((bucket.now, cost));
+                }
+            }
+        }
+
+        #[test]
+        fn who_waits_exactly_as_told_passes_and_nobody_does_earlier(
+            quota in quotas(),
+            steps in steps(),
+            delay in 0u64..10 * SECOND,
+        ) {
+            let delay = Duration::from_nanos(delay);
+            let mut bucket = Bucket::new(quota);
+            for (thousandths, cost) in steps {
+                let cost = cost.min(quota.burst);
+                bucket.now += u64::from(thousandths);
+                if let Decision::Refuse { retry_after, .. } = bucket.ask(cost, delay) {
+                    let then = bucket.now + nanos(retry_after);
+                    prop_assert!(bucket.peek(then, cost, delay).passes());
+                    prop_assert!(!bucket.peek(then - 1, cost, delay).passes());
+                }
+            }
+        }
+
+        #[test]
+        fn what_remains_passes_at_once_and_no_more(quota in quotas(), steps in steps()) {
+            let mut bucket = Bucket::new(quota);
+            for (thousandths, cost) in steps {
+                bucket.now += u64::from(thousandths);
+                let (Decision::Pass { remaining, reset, .. }
+                | Decision::Refuse { remaining, reset, .. }) = bucket.ask(cost, Duration::ZERO);
+                prop_assert!(remaining == 0 || bucket.peek(bucket.now, remaining, Duration::ZERO).passes());
+                prop_assert!(!bucket.peek(bucket.now, remaining + 1, Duration::ZERO).passes());
+                let full = bucket.now + nanos(reset);
+                prop_assert!(bucket.peek(full, quota.burst, Duration::ZERO).passes());
+            }
+        }
+
+        #[test]
+        fn the_bound_holds_for_when_delayed_requests_pass(
+            quota in quotas(),
+            steps in steps(),
+            delay in 0u64..10 * SECOND,
+        ) {
+            let (mut bucket, mut passed) = (Bucket::new(quota), Model::default());
+            for (thousandths, cost) in steps {
+                bucket.now += u64::from(thousandths);
+                let answer = bucket.ask(cost.min(quota.burst), Duration::from_nanos(delay));
+                if let Decision::Pass { wait, .. } = answer {
+                    prop_assert!(nanos(wait) <= delay);
+                    let at = bucket.now + nanos(wait);
+                    prop_assert!(passed.takes(&quota, at, cost.min(quota.burst)));
+                    passed.0.push((at, cost.min(quota.burst)));
+                }
+            }
+        }
+
+        #[test]
+        fn given_back_is_as_if_never_taken(quota in quotas(), steps in steps()) {
+            let mut bucket = Bucket::new(quota);
+            for (thousandths, cost) in steps {
+                bucket.now += u64::from(thousandths);
+                let before = bucket.peek(bucket.now, 1, Duration::ZERO);
+                if bucket.ask(cost, Duration::ZERO).passes() && thousandths % 2 == 0 {
+                    bucket.tat = give_back(bucket.tat, bucket.now, bucket.now, &quota, cost);
+                    prop_assert_eq!(bucket.peek(bucket.now, 1, Duration::ZERO), before);
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_given_back_late_never_lets_more_pass(
+            quota in quotas(),
+            first in 1u32..6,
+            steps in steps(),
+        ) {
+            // The same requests, with and without one that is given back.
+            let (mut with, mut without) = (Bucket::new(quota), Bucket::new(quota));
+            let taken = with.now;
+            let took = with.ask(first, Duration::ZERO).passes();
+            for (thousandths, cost) in steps {
+                with.now += u64::from(thousandths);
+                without.now = with.now;
+                // Only what passes in both worlds keeps them comparable.
+                if with.peek(with.now, cost, Duration::ZERO).passes() {
+                    with.ask(cost, Duration::ZERO);
+                    without.ask(cost, Duration::ZERO);
+                }
+            }
+            if took {
+                with.tat = give_back(with.tat, taken, with.now, &quota, first);
+            }
+            let at = quota.at(with.now);
+            prop_assert!(quota.read(with.tat).max(at) >= quota.read(without.tat).max(at));
+        }
+
+        #[test]
+        fn no_quota_that_is_accepted_overflows(
+            count in 1u32..,
+            per in 1u64..,
+            burst in 1u32..,
+            now in 0u64..,
+            tat in 0u64..,
+            fraction in 0u32..,
+            cost in 0u32..,
+        ) {
+            if let Some(quota) = Quota::new(count, Duration::from_nanos(per), burst) {
+                let tat = Tat { nanos: tat, fraction };
+                decide(tat, now, &quota, cost, Duration::MAX);
+                give_back(tat, now, now / 2, &quota, cost);
+                quota.window();
+            }
+        }
+    }
+
+    #[test]
+    fn odd_rates_do_not_drift() {
+        for (count, per) in [
+            (7, SECOND),
+            (1000, 900 * SECOND),
+            (1_000_000, SECOND),
+            (999_983, SECOND),
+        ] {
+            let mut bucket = Bucket::new(quota(count, per, 2));
+            // Each as soon as it may: after 3 N of them, exactly 3 T are over.
+            let mut last = 0;
+            for _ in 0..3 * count + 2 {
+                if let Decision::Refuse { retry_after, .. } = bucket.ask(1, Duration::ZERO) {
+                    bucket.now += nanos(retry_after);
+                    assert!(bucket.ask(1, Duration::ZERO).passes());
+                }
+                last = bucket.now;
+            }
+            assert_eq!(last - 1, 3 * per, "{count}");
+        }
+    }
+
+    #[test]
+    fn five_a_minute_come_at_once_and_then_one_each_twelve_seconds() {
+        let mut bucket = Bucket::new(quota(5, 60 * SECOND, 5));
+        for left in (0..5).rev() {
+            let decision = bucket.ask(1, Duration::ZERO);
+            assert!(matches!(decision, Decision::Pass { remaining, .. } if remaining == left));
+        }
+        assert_eq!(
+            bucket.ask(1, Duration::ZERO),
+            Decision::Refuse {
+                remaining: 0,
+                reset: Duration::from_mins(1),
+                retry_after: Duration::from_secs(12),
+            }
+        );
+        bucket.now += 12 * SECOND;
+        assert!(bucket.ask(1, Duration::ZERO).passes());
+        assert!(!bucket.ask(1, Duration::ZERO).passes());
+    }
+
+    #[test]
+    fn time_may_go_back_a_little_or_a_lot() {
+        let mut bucket = Bucket::new(quota(10, SECOND, 10));
+        bucket.now = 100 * SECOND;
+        for _ in 0..10 {
+            assert!(bucket.ask(1, Duration::ZERO).passes());
+        }
+        bucket.now -= 1000;
+        assert!(!bucket.ask(1, Duration::ZERO).passes());
+        bucket.now += 1000 + SECOND / 10;
+        assert!(
+            bucket.ask(1, Duration::ZERO).passes(),
+            "nothing was lost by asking"
+        );
+        // Another clock: the bucket is empty, and refills from there.
+        bucket.now = SECOND;
+        let decision = bucket.ask(1, Duration::ZERO);
+        let Decision::Refuse { retry_after, .. } = decision else {
+            panic!("{decision:?}");
+        };
+        assert_eq!(retry_after, Duration::from_millis(100));
+        bucket.now += nanos(retry_after);
+        assert!(bucket.ask(1, Duration::ZERO).passes());
+    }
+
+    #[test]
+    fn a_bucket_keeps_its_share_when_the_rate_changes() {
+        let mut bucket = Bucket::new(quota(10, 60 * SECOND, 10));
+        for _ in 0..5 {
+            bucket.ask(1, Duration::ZERO);
+        }
+        bucket.quota = quota(100, 60 * SECOND, 100);
+        let decision = bucket.ask(1, Duration::ZERO);
+        assert!(
+            matches!(decision, Decision::Pass { remaining: 49, .. }),
+            "{decision:?}"
+        );
+        // A bucket of a faster rate is never further from full than it is large.
+        bucket.quota = quota(10, SECOND, 20);
+        let decision = bucket.ask(1, Duration::ZERO);
+        let Decision::Refuse { retry_after, .. } = decision else {
+            panic!("{decision:?}");
+        };
+        assert_eq!(retry_after, Duration::from_millis(100));
+        bucket.now += nanos(retry_after);
+        assert!(bucket.ask(1, Duration::ZERO).passes());
+    }
+
+    #[test]
+    fn rates_are_told_in_whole_seconds() {
+        for (count, per, window) in [
+            (10, SECOND, (10, 1)),
+            (1000, 900 * SECOND, (1000, 900)),
+            (5, SECOND / 10, (50, 1)),
+            (7, 3 * SECOND / 2, (14, 3)),
+            (1, 7, (142_857_142, 1)),
+        ] {
+            assert_eq!(quota(count, per, 1).window(), window);
+        }
+    }
+
+    #[test]
+    fn quotas_that_never_pass_or_never_refill_are_none() {
+        assert_eq!(Quota::new(0, Duration::from_secs(1), 1), None);
+        assert_eq!(Quota::new(1, Duration::ZERO, 1), None);
+        assert_eq!(Quota::new(1, Duration::from_secs(1), 0), None);
+        assert_eq!(Quota::new(1, Duration::from_hours(24), u32::MAX), None);
+        assert_eq!(Quota::new(u32::MAX, Duration::MAX, 1), None);
     }
 }

@@ -4,9 +4,11 @@
 pub mod address;
 pub mod bans;
 pub mod clearance;
+pub mod config;
 pub mod flood;
 pub mod gcra;
 pub mod key;
+pub mod limit;
 pub mod memory;
 pub mod shared;
 mod strikes;

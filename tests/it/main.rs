@@ -27,6 +27,7 @@ mod next_front;
 mod notify;
 mod observed;
 mod proxy_protocol;
+mod rate_limit;
 mod redis;
 mod reload;
 mod rollout;

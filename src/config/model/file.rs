@@ -23,6 +23,7 @@ const KEYS: &[&str] = &[
     "flood_guard",
     "acme",
     "redis",
+    "rate_limits",
     "drain",
     "watch",
     "include",
@@ -41,9 +42,9 @@ pub const ROUTE_KEYS: &[&str] = &[
 
 // What the design has and this version has not: refused by name, so that nobody takes a
 // key that does nothing for protection.
-const LATER: &[&str] = &["cache", "rate_limits"];
+const LATER: &[&str] = &["cache"];
 const UPSTREAM_LATER: &[&str] = &["folder"];
-const ROUTE_LATER: &[&str] = &["cache", "rate_limit", "jwt", "plugins", "forward_auth"];
+const ROUTE_LATER: &[&str] = &["cache", "jwt", "plugins", "forward_auth"];
 
 type Entry = (Key, Node);
 
@@ -99,6 +100,7 @@ impl Sections<'_> {
             redis: self.section("redis"),
             flood_guard: self.section("flood_guard"),
             tree: Arc::new(self.node.clone()),
+            rate_limits: self.mapping("rate_limits"),
             drain: self.section("drain").unwrap_or_default(),
             watch: self.section("watch"),
         })

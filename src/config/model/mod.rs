@@ -53,6 +53,8 @@ pub struct File {
     /// Raw: the `access_log` slice reads it.
     pub access_log: Option<(Key, Node)>,
     pub acme: Option<Spanned<AcmeConfig>>,
+    /// Raw: the limits read them.
+    pub rate_limits: Vec<(Key, Node)>,
     pub audit_log: Option<AuditLogConfig>,
     pub redis: Option<Spanned<RedisConfig>>,
     pub flood_guard: Option<Spanned<FloodGuardConfig>>,

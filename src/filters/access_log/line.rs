@@ -17,6 +17,9 @@ use crate::{
 /// Longer ones are cut: a client could fill the disk with them.
 const LONGEST_HEADER: usize = 512;
 
+/// As for headers; a token's claim may be as long as its issuer likes.
+const LONGEST_USER: usize = 256;
+
 /// What a line is made of.
 pub(super) struct Line<'a> {
     pub(super) ex: &'a Exchange<'a>,
@@ -93,6 +96,8 @@ impl Line<'_> {
         put_optional_millis(out, b",\"first_byte_ms\":", facts.first_byte);
         put_optional_millis(out, b",\"upstream_ms\":", facts.upstream.first_byte);
         put_optional_text(out, b",\"reason\":", facts.reason);
+        put_optional_text(out, b",\"limit\":", facts.limit.as_deref());
+        put_optional_bytes(out, b",\"user\":", user(facts));
         put_optional_bytes(out, b",\"user_agent\":", said.user_agent);
         put_optional_bytes(out, b",\"referer\":", said.referer);
         out.extend_from_slice(b"}\n");
@@ -104,7 +109,9 @@ impl Line<'_> {
         let said = Said::of(ex);
         out.reserve(1024);
         put_address(out, facts.client.ip);
-        out.extend_from_slice(b" - - [");
+        out.extend_from_slice(b" - ");
+        put_compat_user(out, user(facts));
+        out.extend_from_slice(b" [");
         stamp.put_combined(out, self.wall);
         out.extend_from_slice(b"] \"");
         put_compat(out, ex.head.method.as_str().as_bytes());
@@ -153,6 +160,8 @@ impl Line<'_> {
         }
         out.extend_from_slice(b" reason=");
         out.extend_from_slice(facts.reason.unwrap_or("-").as_bytes());
+        out.extend_from_slice(b" limit=");
+        out.extend_from_slice(facts.limit.as_deref().unwrap_or("-").as_bytes());
         out.push(b'\n');
     }
 
@@ -201,6 +210,26 @@ impl<'a> Said<'a> {
             said.host = text.rsplit('@').next().unwrap_or(text).as_bytes();
         }
         said
+    }
+}
+
+/// Who the client has proven to be.
+fn user(facts: &Facts) -> Option<&[u8]> {
+    let user = facts.identity.as_ref()?.user.as_deref()?.as_bytes();
+    Some(&user[..user.len().min(LONGEST_USER)])
+}
+
+/// nginx' `$remote_user`. Spaces would make two columns of it.
+fn put_compat_user(out: &mut Vec<u8>, user: Option<&[u8]>) {
+    let Some(user) = user.filter(|user| !user.is_empty()) else {
+        out.push(b'-');
+        return;
+    };
+    for (index, word) in user.split(|b| *b == b' ').enumerate() {
+        if index > 0 {
+            out.extend_from_slice(b"\\x20");
+        }
+        put_compat(out, word);
     }
 }
 

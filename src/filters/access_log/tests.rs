@@ -74,6 +74,8 @@ fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
     facts.bytes_sent = 1234;
     facts.bytes_received = 56;
     facts.reason = Some("retried");
+    facts.limit = Some("edge".into());
+    facts.identity_mut().user = Some("ann \"x\"".into());
     clock.advance(Duration::from_micros(12_345));
     facts.total = Duration::from_micros(12_345);
     filter.on_log(&Exchange {
@@ -162,6 +164,8 @@ fn a_json_line_tells_everything_but_secrets() {
       "first_byte_ms": 9.5,
       "upstream_ms": 8.25,
       "reason": "retried",
+      "limit": "edge",
+      "user": "ann \"x\"",
       "user_agent": "Mozilla/5.0 \"quoted\"",
       "referer": "https://shop.example.com/login"
     }
@@ -171,7 +175,7 @@ fn a_json_line_tells_everything_but_secrets() {
 #[test]
 fn a_compat_line_reads_as_nginx_combined_with_a_tail() {
     let line = line_of("{ file: FILE, format: compat }");
-    insta::assert_snapshot!(line, @r#"203.0.113.9 - - [15/Jan/2027:08:00:00 +0000] "GET /caf\xC3\xA9/a%20b?page=2&token=[redacted] HTTP/2" 200 1234 "https://shop.example.com/login" "Mozilla/5.0 \x22quoted\x22" X-Cache-Status: - id=abc-1 route="shop" upstream="web" backend="127.0.0.1:3000" total_ms=12.345 first_byte_ms=9.500 upstream_ms=8.250 reason=retried"#);
+    insta::assert_snapshot!(line, @r#"203.0.113.9 - ann\x20\x22x\x22 [15/Jan/2027:08:00:00 +0000] "GET /caf\xC3\xA9/a%20b?page=2&token=[redacted] HTTP/2" 200 1234 "https://shop.example.com/login" "Mozilla/5.0 \x22quoted\x22" X-Cache-Status: - id=abc-1 route="shop" upstream="web" backend="127.0.0.1:3000" total_ms=12.345 first_byte_ms=9.500 upstream_ms=8.250 reason=retried limit=edge"#);
 }
 
 #[test]

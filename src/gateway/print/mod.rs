@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Gateway, ListenAddress, Route, effective};
+use super::{Gateway, ListenAddress, Route, effective, rate_limits};
 use crate::{
     base::units::Span,
     config::{
@@ -48,6 +48,9 @@ pub fn yaml(file: &File, gateway: &Gateway) -> String {
     }
     if let Some(flood_guard) = &file.flood_guard {
         document["flood_guard"] = value(flood_guard);
+    }
+    if !file.rate_limits.is_empty() {
+        document["rate_limits"] = rate_limits::print(file);
     }
     let mut defaults = filters(file, &[]);
     if let Some(access_log) = defaults.remove(ACCESS_LOG) {

@@ -1,6 +1,9 @@
 //! What requests are told apart by: a list of parts of a request, of which the first that
 //! the request has is taken, and at last its client's address.
 
+#[cfg(test)]
+mod tests;
+
 use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr};
 
 use http::{HeaderName, HeaderValue, header};
@@ -443,6 +446,18 @@ impl fmt::Display for KeyList {
             item.fmt(f)?;
         }
         Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Source {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
     }
 }
 

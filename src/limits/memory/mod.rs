@@ -6,6 +6,9 @@
 //! shard grow, and once that may not grow, the bucket of the set that is nearest to full
 //! gives way: it loses the least.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     fmt,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -22,7 +25,10 @@ use super::{
     gcra::{self, Decision, Quota, Tat},
     key::{Hashing, Key},
 };
-use crate::{base::clock::Clock, zones::Zone};
+use crate::{
+    base::{clock::Clock, metrics::IntCounter},
+    zones::Zone,
+};
 
 /// Slots of a set.
 const WAYS: usize = 16;
@@ -48,8 +54,7 @@ pub struct Table {
     seed: [AtomicU64; 2],
     /// The most sets that a shard may have.
     max_sets: AtomicUsize,
-    /// Buckets that were not full and had to give way.
-    forgotten: AtomicU64,
+    forgotten: Option<IntCounter>,
     shards: Box<[Mutex<Shard>]>,
 }
 
@@ -77,7 +82,7 @@ struct Exported {
 }
 
 impl Table {
-    /// An empty table for about `max_keys` keys at most.
+    /// An empty table for `max_keys` keys at most.
     pub fn new(max_keys: usize, clock: &Clock) -> Self {
         let mut seed = [[0; 8]; 2];
         if SystemRandom::new().fill(seed.as_flattened_mut()).is_err() {
@@ -89,9 +94,17 @@ impl Table {
             epoch: clock.now(),
             seed: seed.map(|word| u64::from_ne_bytes(word).into()),
             max_sets: AtomicUsize::new(max_sets(max_keys)),
-            forgotten: AtomicU64::new(0),
+            forgotten: None,
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
         }
+    }
+
+    /// The same, where `forgotten` counts the buckets that have to give way to others while
+    /// they still hold somebody back.
+    #[must_use]
+    pub fn counting(mut self, forgotten: IntCounter) -> Self {
+        self.forgotten = Some(forgotten);
+        self
     }
 
     /// How keys of this table are made.
@@ -119,7 +132,7 @@ impl Table {
         } else if !is_full(after, now) {
             let max_sets = self.max_sets.load(Ordering::Relaxed);
             if shard.insert(key, after, now, max_sets) {
-                self.forgotten.fetch_add(1, Ordering::Relaxed);
+                self.forgotten.iter().for_each(IntCounter::inc);
             }
         }
         decision
@@ -147,22 +160,22 @@ impl Table {
         gcra::decide(tat, now, quota, cost, Duration::ZERO).0
     }
 
-    /// Changes how many keys there may be. The emptiest buckets stay if they are fewer.
-    pub fn resize(&self, max_keys: usize) {
+    /// Changes how many keys there may be, and how long a bucket takes to fill at most. The
+    /// emptiest buckets stay if they are fewer; those of a slower rate fill as the new one has it.
+    pub fn resize(&self, max_keys: usize, longest: Duration) {
         let max_sets = max_sets(max_keys);
         self.max_sets.store(max_sets, Ordering::Relaxed);
-        let now = self.nanos(self.clock.now());
+        let now = self.clock.now();
+        let (now, last) = (self.nanos(now), self.nanos(now + longest));
         for shard in &self.shards {
             let mut shard = shard.lock();
             if shard.sets.len() > max_sets {
                 shard.rebuild(max_sets, now);
             }
+            for nanos in shard.sets.iter_mut().flat_map(|set| &mut set.nanos) {
+                *nanos = last.min(*nanos);
+            }
         }
-    }
-
-    /// How many buckets had to give way to others while they still held somebody back.
-    pub fn forgotten(&self) -> u64 {
-        self.forgotten.load(Ordering::Relaxed)
     }
 
     /// How many buckets are not full.
@@ -202,7 +215,7 @@ impl Table {
             let mut buckets: Vec<(u64, u128)> = shard
                 .lock()
                 .live(now)
-                .map(|(key, tat)| (tat.nanos.saturating_add(1) - now, key))
+                .map(|(key, tat)| (time_to_full(tat, now), key))
                 .collect();
             if buckets.len() > SHARE {
                 buckets.select_nth_unstable_by(SHARE, |a, b| b.cmp(a));
@@ -217,6 +230,11 @@ impl Table {
 /// A full bucket is as good as none.
 fn is_full(tat: Tat, now: u64) -> bool {
     (tat.nanos, tat.fraction) <= (now, 0)
+}
+
+/// In whole nanoseconds, rounded up.
+fn time_to_full(tat: Tat, now: u64) -> u64 {
+    (tat.nanos - now).saturating_add(u64::from(tat.fraction > 0))
 }
 
 fn max_sets(max_keys: usize) -> usize {

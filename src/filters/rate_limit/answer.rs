@@ -1,0 +1,114 @@
+//! What clients are told of limits: `Retry-After` on refusals, and on every answer where
+//! they stand.
+//!
+//! `RateLimit` and `RateLimit-Policy` are structured fields as
+//! `draft-ietf-httpapi-ratelimit-headers-10` has them. They join those of the origin, which
+//! may have limits of its own.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::{REASON, RateLimit, Take};
+use crate::{base::digits::put_number, chain::Reply, limits::config::HeadersConfig};
+
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// The refusal of a request that would pass after `retry_after`.
+pub(super) fn refusal(retry_after: Duration) -> Reply {
+    Reply::refuse(StatusCode::TOO_MANY_REQUESTS, REASON)
+        .detail("Too many requests in a short time. Please wait a little.")
+        .header(
+            header::RETRY_AFTER,
+            HeaderValue::from(seconds(retry_after).max(1)),
+        )
+}
+
+/// Rounded up: who comes earlier comes in vain.
+fn seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+}
+
+fn is_standard(headers: HeadersConfig) -> bool {
+    matches!(headers, HeadersConfig::Standard | HeadersConfig::Both)
+}
+
+fn is_legacy(headers: HeadersConfig) -> bool {
+    matches!(headers, HeadersConfig::Legacy | HeadersConfig::Both)
+}
+
+impl RateLimit {
+    /// Whether clients are told anything on answers.
+    pub(super) fn tells(&self) -> bool {
+        let mut limits = self.charges.iter().map(|charge| &charge.limit);
+        limits.any(|limit| limit.headers != HeadersConfig::Off)
+    }
+
+    pub(super) fn tell(&self, list: &[Take], headers: &mut HeaderMap) {
+        self.tell_standard(list, headers);
+        self.tell_legacy(list, headers);
+    }
+
+    fn tell_standard(&self, list: &[Take], headers: &mut HeaderMap) {
+        let told = |take: &&Take| is_standard(self.charges[take.charge].limit.headers);
+        let (mut state, mut policies) = (Vec::with_capacity(64), Vec::new());
+        let mut only = None;
+        for take in list.iter().filter(told) {
+            let limit = &self.charges[take.charge].limit;
+            let policy = &limit.tier(take.tier).policy;
+            if !state.is_empty() {
+                state.extend_from_slice(b", ");
+            }
+            state.push(b'"');
+            state.extend_from_slice(limit.name.as_bytes());
+            state.extend_from_slice(b"\";r=");
+            put_number(&mut state, take.remaining.into());
+            state.extend_from_slice(b";t=");
+            put_number(&mut state, seconds(take.reset));
+            // One alone, which is the usual, is ready.
+            if let Some(first) = only.replace(policy) {
+                if policies.is_empty() {
+                    policies.extend_from_slice(HeaderValue::as_bytes(first));
+                }
+                policies.extend_from_slice(b", ");
+                policies.extend_from_slice(policy.as_bytes());
+            }
+        }
+        let Some(only) = only else {
+            return;
+        };
+        let policy = if policies.is_empty() {
+            Some(only.clone())
+        } else {
+            value(policies)
+        };
+        if let (Some(policy), Some(state)) = (policy, value(state)) {
+            headers.append(RATELIMIT_POLICY, policy);
+            headers.append(RATELIMIT, state);
+        }
+    }
+
+    /// These have room for one limit: the one that has the least left.
+    fn tell_legacy(&self, list: &[Take], headers: &mut HeaderMap) {
+        let told = |take: &&Take| is_legacy(self.charges[take.charge].limit.headers);
+        let Some(take) = list.iter().filter(told).min_by_key(|take| take.remaining) else {
+            return;
+        };
+        let quota = &self.charges[take.charge].limit.tier(take.tier).quota;
+        // A point in time, as the middleware for Node has it.
+        let full = self.clock.wall() + take.reset;
+        let full = full.duration_since(UNIX_EPOCH).unwrap_or_default();
+        headers.append(X_RATELIMIT_LIMIT, HeaderValue::from(quota.burst()));
+        headers.append(X_RATELIMIT_REMAINING, HeaderValue::from(take.remaining));
+        headers.append(X_RATELIMIT_RESET, HeaderValue::from(seconds(full)));
+    }
+}
+
+fn value(text: Vec<u8>) -> Option<HeaderValue> {
+    HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
+}

@@ -1,0 +1,73 @@
+//! The section `rate_limits`: named limits, compiled before the routes that apply them.
+
+use std::sync::Arc;
+
+use super::compile::Compiler;
+use crate::{
+    config::{
+        diagnostic::{Diagnostic, Diagnostics},
+        model::File,
+        tree::read,
+    },
+    limits::{
+        config::LimitConfig,
+        limit::{Limit, Limits},
+    },
+};
+
+impl Compiler<'_> {
+    /// Makes the limits known to whatever is compiled from now on.
+    pub(super) fn rate_limits(&mut self) {
+        let file = self.file;
+        let mut limits = Limits::default();
+        for (name, node) in &file.rate_limits {
+            let config = read::<LimitConfig>(node, &mut self.diagnostics);
+            let mut cx = self.cx(node.place, "");
+            match config.and_then(|config| config.compile(name, &mut cx)) {
+                Some(limit) => {
+                    limits.0.insert(name.name.clone(), Arc::new(limit));
+                }
+                None => limits.1.push(name.name.clone()),
+            }
+        }
+        self.shared.insert(Arc::new(limits));
+    }
+
+    /// A limit that no route names protects nothing.
+    pub(super) fn unused_rate_limits(&mut self) {
+        let limits = self.shared.get::<Limits>().unwrap_or_default();
+        let is_unused = |name: &str| {
+            limits
+                .0
+                .get(name)
+                .is_some_and(|limit: &Arc<Limit>| !limit.is_used())
+        };
+        for (key, _) in self
+            .file
+            .rate_limits
+            .iter()
+            .filter(|(key, _)| is_unused(&key.name))
+        {
+            self.diagnostics.push(
+                Diagnostic::warning(
+                    "edgeway::rate_limits::unused",
+                    key.place,
+                    format!("no route applies the limit `{}`", key.name),
+                )
+                .help(format!(
+                    "remove it, or write `rate_limit: [{}]` on a route or in `defaults`",
+                    key.name
+                )),
+            );
+        }
+    }
+}
+
+/// The section with every default filled in.
+pub(super) fn print(file: &File) -> serde_json::Value {
+    let limits = file.rate_limits.iter().filter_map(|(name, node)| {
+        let config: LimitConfig = read(node, &mut Diagnostics::default())?;
+        Some((name.name.clone(), serde_json::to_value(config).ok()?))
+    });
+    limits.collect::<serde_json::Map<_, _>>().into()
+}

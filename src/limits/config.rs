@@ -1,0 +1,269 @@
+//! One limit of `rate_limits` as written.
+
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::{
+    key::{KeyList, Source},
+    memory::MAX_KEYS,
+};
+use crate::{
+    base::{
+        net::Cidr,
+        units::{Percent, Rate, Span, UnitError},
+    },
+    chain::Class,
+    config::tree::{
+        OneOrMany, Spanned,
+        short::{self, Short, read_short},
+    },
+};
+
+/// A named limit: its rate alone, such as `5/min`, or a mapping. It takes effect on the
+/// routes whose `rate_limit` names it.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(transform = or_rate)]
+pub struct LimitConfig {
+    /// How many pass in which time, such as `10/s` or `100/15min`. The bucket refills evenly.
+    pub(super) rate: Spanned<Rate>,
+    /// How many may come at once; the rate's own count if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) burst: Option<Spanned<u32>>,
+    /// What requests are told apart by: one part of a request, or a list of which the first
+    /// that a request has is taken. A request that has none goes by its client's address.
+    #[serde(default)]
+    pub(super) key: KeyList,
+    /// Other rates for some: a part of a request such as `jwt.role`, its values, and the
+    /// rate for each. The first part of which the request has a value that is listed counts.
+    #[serde(default, skip_serializing_if = "Entries::is_empty")]
+    #[schemars(with = "BTreeMap<String, BTreeMap<String, TierConfig>>")]
+    pub(super) tiers: Entries<Source, Entries<String, TierConfig>>,
+    /// The classes of requests that are counted: `page`, `action`, `api`, `image`, `static`,
+    /// `prefetch`; all of them if absent.
+    #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
+    pub(super) classes: OneOrMany<ClassName>,
+    /// Holds requests back for up to this long before they are refused.
+    #[serde(default)]
+    pub(super) delay: Spanned<Span>,
+    /// Clients that are not counted, by address.
+    #[serde(default)]
+    pub(super) exempt: Vec<Cidr>,
+    /// Where the buckets are: in this process, or in Redis for all gateways together.
+    #[serde(default)]
+    pub(super) store: Spanned<StoreConfig>,
+    /// What happens while Redis cannot be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) on_store_error: Option<Spanned<OnStoreError>>,
+    /// The share of the rate that a gateway may take from Redis ahead, for keys that are
+    /// asked for often.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lease: Option<Spanned<Percent>>,
+    /// How many keys are remembered.
+    #[serde(default = "max_keys")]
+    pub(super) max_keys: Spanned<usize>,
+    /// Which headers tell clients of the limit.
+    #[serde(default)]
+    pub(super) headers: HeadersConfig,
+}
+
+/// A rate for some: alone, or with a burst.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(transform = or_rate)]
+pub struct TierConfig {
+    /// How many pass in which time.
+    pub(super) rate: Rate,
+    /// How many may come at once; the rate's own count if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) burst: Option<u32>,
+}
+
+/// Where buckets are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreConfig {
+    /// In this process.
+    #[default]
+    Memory,
+    /// In the Redis of the section `redis`, for all gateways together.
+    Redis,
+}
+
+/// What happens while Redis cannot be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStoreError {
+    /// Each gateway counts for itself.
+    #[default]
+    Local,
+    /// Requests pass uncounted.
+    Allow,
+    /// Requests are refused with 503.
+    Deny,
+}
+
+/// Which headers tell clients of a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadersConfig {
+    /// `RateLimit` and `RateLimit-Policy`.
+    #[default]
+    Standard,
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`.
+    Legacy,
+    /// All five.
+    Both,
+    /// None but `Retry-After`.
+    Off,
+}
+
+/// A class of requests by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassName {
+    Static,
+    Image,
+    Prefetch,
+    Page,
+    Action,
+    Api,
+}
+
+fn max_keys() -> Spanned<usize> {
+    Spanned::nowhere(MAX_KEYS)
+}
+
+/// For the schema: the rate alone is right as well.
+fn or_rate(schema: &mut Schema) {
+    let rate = Rate::json_schema(&mut SchemaGenerator::default());
+    short::or(schema, rate.to_value());
+}
+
+impl LimitConfig {
+    fn of(rate: Rate) -> Self {
+        Self {
+            rate: Spanned::nowhere(rate),
+            burst: None,
+            key: KeyList::default(),
+            tiers: Entries::default(),
+            classes: OneOrMany::default(),
+            delay: Spanned::default(),
+            exempt: Vec::new(),
+            store: Spanned::default(),
+            on_store_error: None,
+            lease: None,
+            max_keys: max_keys(),
+            headers: HeadersConfig::default(),
+        }
+    }
+}
+
+impl Short for LimitConfig {
+    const WHAT: &'static str = "a rate such as `10/s`, or a mapping with `rate`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        let rate = text.parse().map_err(|error: UnitError| error.to_string());
+        Some(rate.map(Self::of))
+    }
+}
+
+impl<'de> Deserialize<'de> for LimitConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Serialize for LimitConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
+}
+
+impl Short for TierConfig {
+    const WHAT: &'static str = "a rate such as `10/s`, or a mapping with `rate`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        let rate = text.parse().map_err(|error: UnitError| error.to_string());
+        Some(rate.map(|rate| Self { rate, burst: None }))
+    }
+}
+
+impl<'de> Deserialize<'de> for TierConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Serialize for TierConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
+}
+
+impl ClassName {
+    pub(super) fn class(self) -> Class {
+        match self {
+            Self::Static => Class::Static,
+            Self::Image => Class::Image,
+            Self::Prefetch => Class::Prefetch,
+            Self::Page => Class::Page,
+            Self::Action => Class::Action,
+            Self::Api => Class::Api,
+        }
+    }
+}
+
+/// A mapping in the order in which it is written.
+#[derive(Clone, Debug)]
+pub(super) struct Entries<K, V>(pub(super) Vec<(K, V)>);
+
+impl<K, V> Entries<K, V> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<K, V> Default for Entries<K, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: Serialize, V: Serialize> Serialize for Entries<K, V> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> Deserialize<'de> for Entries<K, V> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct InOrder<K, V>(PhantomData<(K, V)>);
+        impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> de::Visitor<'de> for InOrder<K, V> {
+            type Value = Entries<K, V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        d.deserialize_map(InOrder(PhantomData))
+    }
+}

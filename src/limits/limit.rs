@@ -1,0 +1,392 @@
+//! One limit as it is applied: whom it counts, in which bucket, and against which quota.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::HeaderValue;
+
+use super::{
+    config::{HeadersConfig, LimitConfig, StoreConfig, TierConfig},
+    gcra::Quota,
+    key::{Key, KeyList, Source},
+    memory::{MIN_KEYS, MOST_KEYS, Table},
+};
+use crate::{
+    base::{
+        metrics::{IntCounter, Metrics},
+        net::CidrSet,
+        units::{Rate, Span},
+    },
+    chain::{Class, CompileCx, Exchange},
+    config::{
+        diagnostic::Place,
+        tree::{Key as Name, Spanned},
+    },
+};
+
+/// The limits of a configuration by their names, and the names of those with problems.
+#[derive(Debug, Default)]
+pub struct Limits(pub HashMap<String, Arc<Limit>>, pub Vec<String>);
+
+/// A compiled limit.
+#[derive(Debug)]
+pub struct Limit {
+    pub name: Arc<str>,
+    pub keys: KeyList,
+    /// The first is for whoever is in no other.
+    tiers: Vec<Tier>,
+    /// Who is in which tier: the first part of which a request has a listed value decides.
+    members: Vec<(Source, ByValue)>,
+    /// One bit for each class that is counted.
+    classes: u8,
+    exempt: CidrSet,
+    /// How long a request may be held back.
+    pub max_delay: Duration,
+    pub headers: HeadersConfig,
+    pub table: Arc<Table>,
+    pub counts: Counts,
+    is_used: AtomicBool,
+}
+
+type ByValue = HashMap<Box<[u8]>, usize>;
+
+/// A quota, and what tells its buckets from those of other tiers.
+#[derive(Clone, Debug)]
+pub struct Tier {
+    pub quota: Quota,
+    /// As configured, for people.
+    pub rate: Rate,
+    /// Who is in it, such as `jwt.role=admin`; `None` if that is everybody else.
+    pub who: Option<Box<str>>,
+    /// The item of `RateLimit-Policy`.
+    pub policy: HeaderValue,
+}
+
+/// Whether a limit counts a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applies {
+    Yes,
+    /// The client's address is exempt.
+    Exempt,
+    /// The request's class is not counted.
+    OtherClass,
+}
+
+/// What became of requests.
+#[derive(Debug)]
+pub struct Counts {
+    pub passed: IntCounter,
+    pub delayed: IntCounter,
+    pub refused: IntCounter,
+    pub exempt: IntCounter,
+}
+
+/// Nobody waits longer for an answer that may be had by asking again.
+const LONGEST_DELAY: Duration = Duration::from_mins(1);
+
+impl Limit {
+    /// Whether this request is counted at all.
+    pub fn applies(&self, ex: &Exchange<'_>) -> Applies {
+        if self.classes & bit(ex.facts.class) == 0 {
+            return Applies::OtherClass;
+        }
+        if !self.exempt.is_empty() && self.exempt.contains(ex.facts.client.ip) {
+            return Applies::Exempt;
+        }
+        Applies::Yes
+    }
+
+    /// Which tier this request is in.
+    pub fn tier_of(&self, ex: &Exchange<'_>) -> usize {
+        self.members
+            .iter()
+            .find_map(|(source, tiers)| tiers.get(&*source.value(ex)?))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// A tier as [`Self::tier_of`] has numbered it.
+    pub fn tier(&self, index: usize) -> &Tier {
+        &self.tiers[index]
+    }
+
+    /// The bucket of this request. Each tier has buckets of its own.
+    pub fn key(&self, ex: &Exchange<'_>, tier: &Tier) -> Key {
+        let mut hasher = self.table.hashing().begin();
+        if let Some(who) = &tier.who {
+            hasher.part(b't', who.as_bytes());
+        }
+        self.keys.resolve_after(hasher, ex)
+    }
+
+    /// Whether the limit must know who asks.
+    pub fn needs_identity(&self) -> bool {
+        let mut sources = self.members.iter().map(|(source, _)| source);
+        self.keys.needs_identity() || sources.any(Source::needs_identity)
+    }
+
+    /// The least that may come at once in any tier: no request may cost more.
+    pub fn smallest_burst(&self) -> u32 {
+        let bursts = self.tiers.iter().map(|tier| tier.quota.burst());
+        bursts.fold(u32::MAX, u32::min)
+    }
+
+    /// A route goes by it.
+    pub fn mark_used(&self) {
+        self.is_used.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+}
+
+fn bit(class: Class) -> u8 {
+    1 << class as u8
+}
+
+impl Counts {
+    fn new(metrics: &Metrics, limit: &str) -> Self {
+        let action = |action| {
+            metrics.counter(
+                "edgeway_rate_limit_total",
+                "Requests that a rate limit counted, delayed or refused, or that are exempt.",
+                &[("limit", limit), ("action", action)],
+            )
+        };
+        Self {
+            passed: action("passed"),
+            delayed: action("delayed"),
+            refused: action("refused"),
+            exempt: action("exempt"),
+        }
+    }
+}
+
+impl LimitConfig {
+    /// Checks and compiles; `None` means that a problem was reported.
+    pub fn compile(self, name: &Name, cx: &mut CompileCx<'_>) -> Option<Limit> {
+        let mut check = Check {
+            name: &name.name,
+            is_good: true,
+            cx,
+        };
+        check.name(name.place);
+        check.delay(&self.delay);
+        check.max_keys(&self.max_keys);
+        check.store(&self);
+        let whole = TierConfig {
+            rate: self.rate.value,
+            burst: self.burst.as_ref().map(|burst| burst.value),
+        };
+        let place = self.burst.as_ref().map_or(self.rate.place, |b| b.place);
+        let mut all: Vec<_> = check.tier(whole, None, place).into_iter().collect();
+        let mut members = Vec::new();
+        for (source, tiers) in self.tiers.0 {
+            let mut by_value = ByValue::new();
+            for (value, config) in tiers.0 {
+                let who = Some((&source, value.as_str()));
+                if let Some(tier) = check.tier(config, who, self.rate.place) {
+                    if let Some(base) = all.first() {
+                        check.raises(&source, &value, base, &tier);
+                    }
+                    by_value.insert(value.into_bytes().into(), all.len());
+                    all.push(tier);
+                }
+            }
+            members.push((source, by_value));
+        }
+        if !check.is_good {
+            return None;
+        }
+        let metrics = cx.metrics;
+        let forgotten = metrics.counter(
+            "edgeway_rate_limit_forgotten_total",
+            "Buckets that were given to other keys before they were full again.",
+            &[("limit", &name.name)],
+        );
+        let zone = format!("rate limit {}", name.name);
+        let max_keys = self.max_keys.value;
+        let make = || Table::new(max_keys, cx.clock).counting(forgotten);
+        let table = cx.zones.get_or_create(&zone, make);
+        let serving = Arc::clone(&table);
+        let fills = all.iter().map(|tier| tier.quota.fill());
+        let longest = fills.max().unwrap_or_default() + self.delay.value.0;
+        cx.work.add(zone, move || {
+            serving.resize(max_keys, longest);
+            std::future::ready(())
+        });
+        let classes = self.classes.0.iter().map(|class| bit(class.class()));
+        Some(Limit {
+            keys: self.key,
+            tiers: all,
+            members,
+            classes: classes.reduce(|a, b| a | b).unwrap_or(u8::MAX),
+            exempt: self.exempt.into_iter().collect(),
+            max_delay: self.delay.value.0,
+            headers: self.headers,
+            table,
+            counts: Counts::new(metrics, &name.name),
+            is_used: AtomicBool::new(false),
+            name: name.name.as_str().into(),
+        })
+    }
+}
+
+/// A limit while it is checked.
+struct Check<'a, 'c> {
+    name: &'a str,
+    is_good: bool,
+    cx: &'a mut CompileCx<'c>,
+}
+
+impl Check<'_, '_> {
+    /// A value in a short form has no place of its own.
+    fn refuse(&mut self, place: Place, code: &'static str, message: String, help: &str) {
+        self.is_good = false;
+        let place = if place == Place::default() {
+            self.cx.place
+        } else {
+            place
+        };
+        self.cx.report_at(place, code, message, help);
+    }
+
+    /// Names stand in headers, metrics and keys of Redis.
+    fn name(&mut self, place: Place) {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(plain) {
+            self.refuse(
+                place,
+                "edgeway::rate_limits::name",
+                format!("`{}` is no name for a limit", self.name.escape_debug()),
+                "write up to 64 letters, digits, `_`, `-` and `.`, such as `login`",
+            );
+        }
+    }
+
+    fn delay(&mut self, delay: &Spanned<Span>) {
+        if delay.value.0 > LONGEST_DELAY {
+            self.refuse(
+                delay.place,
+                "edgeway::rate_limits::delay",
+                format!("`delay: {}` holds requests back for too long", delay.value),
+                "write `1min` or less: who is refused can ask again after `Retry-After`",
+            );
+        }
+    }
+
+    fn max_keys(&mut self, max_keys: &Spanned<usize>) {
+        if !(MIN_KEYS..=MOST_KEYS).contains(&max_keys.value) {
+            self.refuse(
+                max_keys.place,
+                "edgeway::rate_limits::max_keys",
+                format!(
+                    "`max_keys: {}` is not between {MIN_KEYS} and {MOST_KEYS}",
+                    max_keys.value
+                ),
+                "a million keys take 27 MiB; leave it out unless you count more clients",
+            );
+        }
+    }
+
+    fn store(&mut self, config: &LimitConfig) {
+        if config.store.value == StoreConfig::Redis {
+            self.refuse(
+                config.store.place,
+                "edgeway::config::not_supported_yet",
+                "`store: redis` is not supported yet".to_owned(),
+                "remove it: a key is never accepted and ignored",
+            );
+            return;
+        }
+        let of_redis = [
+            config
+                .on_store_error
+                .as_ref()
+                .map(|e| ("on_store_error", e.place)),
+            config.lease.as_ref().map(|lease| ("lease", lease.place)),
+        ];
+        for (key, place) in of_redis.into_iter().flatten() {
+            self.refuse(
+                place,
+                "edgeway::rate_limits::store",
+                format!(
+                    "`{key}` says something of Redis, but `{}` is kept in memory",
+                    self.name
+                ),
+                "add `store: redis`, or remove it",
+            );
+        }
+    }
+
+    fn tier(
+        &mut self,
+        config: TierConfig,
+        who: Option<(&Source, &str)>,
+        place: Place,
+    ) -> Option<Tier> {
+        let Rate { count, per } = config.rate;
+        let burst = config.burst.unwrap_or(count);
+        if burst == 0 {
+            self.refuse(
+                place,
+                "edgeway::rate_limits::burst",
+                "with `burst: 0` nothing would ever pass".to_owned(),
+                "write how many may come at once, 1 at least; leave it out for as many as the rate's own count",
+            );
+            return None;
+        }
+        let Some(quota) = Quota::new(count, per, burst) else {
+            self.refuse(
+                place,
+                "edgeway::rate_limits::rate",
+                format!(
+                    "at `{}` a bucket of {burst} takes a hundred years to fill",
+                    config.rate
+                ),
+                "write a faster rate, or a smaller `burst`",
+            );
+            return None;
+        };
+        Some(Tier {
+            // A name that is refused may have any characters.
+            policy: HeaderValue::try_from(policy(self.name, &quota)).ok()?,
+            quota,
+            rate: config.rate,
+            who: who.map(|(source, value)| format!("{source}={value}").into()),
+        })
+    }
+
+    /// Whoever may write the value may also have the higher rate.
+    fn raises(&mut self, source: &Source, value: &str, base: &Tier, tier: &Tier) {
+        if source.is_claimed_by_client() && tier.quota.allows_more_than(&base.quota) {
+            self.cx.warn(
+                "edgeway::rate_limits::open_tier",
+                format!(
+                    "any client may send `{value}` as `{source}` and have {} instead of {}",
+                    tier.rate, base.rate
+                ),
+                "go by what is proven, such as `jwt.role` or `api_key`; or have a proxy in front \
+                 remove what clients send there",
+            );
+        }
+    }
+}
+
+/// How clients are told of a quota, as `draft-ietf-httpapi-ratelimit-headers-10` has it.
+fn policy(name: &str, quota: &Quota) -> String {
+    let (count, seconds) = quota.window();
+    let policy = format!("\"{name}\";q={count};w={seconds}");
+    if quota.burst() == quota.count() {
+        policy
+    } else {
+        format!("{policy};burst={}", quota.burst())
+    }
+}

@@ -1,0 +1,349 @@
+//! As many requests as the limits say, by the clock that really ran: the model is asked for
+//! the time that was between the first and the last of them.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    cli::edgeway,
+    support::{
+        client::{Connection, Request, Response, get},
+        gateway::Gateway,
+        wait::pass,
+    },
+};
+
+/// The limits of the design's example that need no identity.
+const LIMITS: &str = "
+rate_limits:
+  edge: { rate: 10/s, burst: 20, key: client.ip, classes: [api, action] }
+  login: 5/min
+  day: 30/d
+routes:
+  - { match: { path: /* }, respond: { body: page }, rate_limit: [edge] }
+  - { match: { path: /login }, respond: { body: login }, rate_limit: [login] }
+  - { match: { path: /day }, respond: { body: day }, rate_limit: day }
+";
+
+/// What came back to requests that were sent one after another.
+struct Sent {
+    answers: Vec<Response>,
+    /// At most this was between the first decision and the last.
+    longest: Duration,
+}
+
+impl Sent {
+    async fn to(gateway: &Gateway, requests: impl IntoIterator<Item = Request>) -> Self {
+        let mut connection = gateway.connect().await;
+        let begun = Instant::now();
+        let mut answers = Vec::new();
+        for request in requests {
+            answers.push(connection.send(&request).await.expect("an answer"));
+        }
+        Self {
+            answers,
+            longest: begun.elapsed(),
+        }
+    }
+
+    fn passed(&self) -> usize {
+        let passed = self.answers.iter().filter(|answer| answer.status() == 200);
+        passed.count()
+    }
+}
+
+/// How many have flowed back in this time, at so many a second.
+fn refilled(rate: f64, time: Duration) -> usize {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "small"
+    )]
+    let whole = (rate * time.as_secs_f64()).floor() as usize;
+    whole
+}
+
+fn retry_after(answer: &Response) -> u64 {
+    let value = answer
+        .header("retry-after")
+        .expect("it says when to come again");
+    value.parse().expect("whole seconds")
+}
+
+/// `r` and `t` of the only item in `RateLimit`.
+fn state(answer: &Response) -> (u64, u64) {
+    let value = answer
+        .header("ratelimit")
+        .expect("it says where the client stands");
+    let mut parameters = value.split(';').skip(1).map(|parameter| {
+        let (_, number) = parameter.split_once('=').expect("a parameter");
+        number.parse().expect("a number")
+    });
+    let mut next = || parameters.next().expect("two parameters");
+    (next(), next())
+}
+
+#[tokio::test]
+async fn sixty_requests_in_an_instant_pass_as_the_model_says_and_waiting_helps() {
+    let gateway = Gateway::start(LIMITS).await;
+    let sent = Sent::to(&gateway, (0..60).map(|_| get("/api/x"))).await;
+    let (passed, more) = (sent.passed(), refilled(10.0, sent.longest));
+    assert!(
+        (20..=20 + more + 1).contains(&passed),
+        "{passed} in {:?}",
+        sent.longest
+    );
+    if sent.longest < Duration::from_millis(900) {
+        // The one that is refused last is refused by a bucket that is empty.
+        let last = sent.answers.last().expect("sixty answers");
+        assert!(passed < 30, "{passed}");
+        let refused = sent.answers.iter().find(|answer| answer.status() == 429);
+        let refused = refused.expect("more than thirty were refused");
+        assert_eq!(retry_after(refused), 1);
+        assert_eq!(state(refused).0, 0);
+        assert_eq!(
+            last.header("ratelimit-policy"),
+            Some("\"edge\";q=10;w=1;burst=20")
+        );
+        pass(Duration::from_secs(retry_after(refused))).await;
+        assert_eq!(gateway.get("/api/x").await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_as_long_as_was_said_passes() {
+    let gateway = Gateway::start(LIMITS).await;
+    let sent = Sent::to(&gateway, (0..6).map(|_| get("/login"))).await;
+    assert_eq!(sent.passed(), 5);
+    let refused = &sent.answers[5];
+    // Twelve seconds, less the time since the first of them.
+    let least = 12 - sent.longest.as_secs().min(11);
+    assert!(
+        (least..=12).contains(&retry_after(refused)),
+        "{}",
+        retry_after(refused)
+    );
+    // At a faster limit the whole wait can be waited for, once too short and once in full.
+    let quick = LIMITS.replace("5/min", "{ rate: 1/2s, burst: 1 }");
+    assert!(gateway.reload(&quick).await);
+    // The bucket was empty, and is an empty one of the new rate.
+    for _ in 0..3 {
+        let refused = gateway.get("/login").await;
+        assert_eq!(refused.status(), 429);
+        let told = retry_after(&refused);
+        assert!((1..=2).contains(&told), "{told}");
+        pass(Duration::from_secs(told)).await;
+        assert_eq!(gateway.get("/login").await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_page_load_meets_no_limit_and_the_api_does() {
+    let gateway = Gateway::start(LIMITS).await;
+    let prefetch = |n| {
+        get(&format!("/p/{n}?_rsc=1"))
+            .header("rsc", "1")
+            .header("next-router-prefetch", "1")
+    };
+    let chunk = |n| get(&format!("/_next/static/chunks/{n}.js"));
+    let document = get("/")
+        .header("accept", "text/html")
+        .header("sec-fetch-dest", "document");
+    let load = [document]
+        .into_iter()
+        .chain((0..8).map(chunk))
+        .chain((0..30).map(prefetch));
+    let sent = Sent::to(&gateway, load).await;
+    assert_eq!(sent.passed(), 39);
+    assert!(
+        sent.answers
+            .iter()
+            .all(|answer| answer.header("ratelimit").is_none())
+    );
+    let sent = Sent::to(&gateway, (0..40).map(|_| get("/api/x"))).await;
+    let first = sent
+        .answers
+        .iter()
+        .position(|answer| answer.status() == 429);
+    let first = first.unwrap_or(40);
+    // The 21st, unless a tenth of a second was over by then.
+    let more = refilled(10.0, sent.longest);
+    assert!(
+        (20..=20 + more).contains(&first),
+        "{first} in {:?}",
+        sent.longest
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_says_why_to_clients_logs_and_metrics() {
+    let yaml = "
+rate_limits: { few: 2/h }
+defaults: { rate_limit: few }
+routes: [{ match: { path: /* }, respond: { body: ok } }]
+";
+    let gateway = Gateway::start(yaml).await;
+    let prefetch = get("/p")
+        .header("rsc", "1")
+        .header("next-router-prefetch", "1");
+    let json = get("/api/x").header("accept", "application/json");
+    let sent = Sent::to(&gateway, [get("/"), get("/"), json, prefetch]).await;
+    assert_eq!(sent.passed(), 2);
+    let refused = &sent.answers[2];
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.json()["error"]["reason"], "rate_limit");
+    assert_eq!(
+        refused.header("ratelimit-policy"),
+        Some("\"few\";q=2;w=3600")
+    );
+    assert!((1799..=1800).contains(&retry_after(refused)));
+    assert!(refused.header("x-request-id").is_some());
+    for refused in &sent.answers[2..] {
+        assert_eq!(refused.header("cache-control"), Some("no-store"));
+    }
+    let lines = gateway.log_lines(4).await;
+    let of = |status: u16| lines.iter().find(|line| line["status"] == status);
+    let (passed, refused) = (of(200).expect("passed"), of(429).expect("refused"));
+    assert_eq!(
+        (&passed["reason"], &passed["limit"]),
+        (&().into(), &().into())
+    );
+    assert_eq!(
+        (&refused["reason"], &refused["limit"]),
+        (&"rate_limit".into(), &"few".into())
+    );
+    for (series, count) in [
+        ("edgeway_refused_total{reason=\"rate_limit\"}", 2),
+        (
+            "edgeway_rate_limit_total{limit=\"few\",action=\"passed\"}",
+            2,
+        ),
+        (
+            "edgeway_rate_limit_total{limit=\"few\",action=\"refused\"}",
+            2,
+        ),
+    ] {
+        assert_eq!(gateway.count(series).await, count, "{series}");
+    }
+}
+
+#[tokio::test]
+async fn counts_go_on_over_twenty_reloads_and_three_upgrades() {
+    let mut gateway = Gateway::start(LIMITS).await;
+    let mut left = 30;
+    let ask = async |gateway: &Gateway| {
+        let answer = gateway.get("/day").await;
+        assert_eq!(answer.status(), 200);
+        state(&answer).0
+    };
+    for round in 0..20 {
+        left -= 1;
+        assert_eq!(ask(&gateway).await, left, "before reload {round}");
+        let other = LIMITS.replace("body: page", &format!("body: page{round}"));
+        assert!(gateway.reload(&other).await);
+    }
+    for round in 0..3 {
+        left -= 1;
+        assert_eq!(ask(&gateway).await, left, "before upgrade {round}");
+        gateway.upgrade().await;
+    }
+    for left in (0..left).rev() {
+        assert_eq!(ask(&gateway).await, left);
+    }
+    assert_eq!(gateway.get("/day").await.status(), 429);
+    // The control: another process begins anew.
+    let other = Gateway::start(LIMITS).await;
+    assert_eq!(ask(&other).await, 29);
+}
+
+#[tokio::test]
+async fn a_refused_configuration_moves_no_counter() {
+    let gateway = Gateway::start(LIMITS).await;
+    for _ in 0..30 {
+        assert_eq!(gateway.get("/day").await.status(), 200);
+    }
+    let wrong = LIMITS
+        .replace("[login]", "[logn]")
+        .replace("30/d", "{ rate: 30/d, max_keys: 1000 }");
+    assert!(!gateway.reload(&wrong).await);
+    assert_eq!(gateway.get("/day").await.status(), 429);
+    // A larger bucket keeps its share: an empty one is empty.
+    assert!(
+        gateway
+            .reload(&LIMITS.replace("30/d", "{ rate: 60/d, max_keys: 1000 }"))
+            .await
+    );
+    assert_eq!(gateway.get("/day").await.status(), 429);
+}
+
+#[tokio::test]
+async fn many_connections_together_take_no_more_than_one() {
+    let gateway = Gateway::start(LIMITS).await;
+    let connections: Vec<Connection> = {
+        let mut connections = Vec::new();
+        for _ in 0..8 {
+            connections.push(gateway.connect().await);
+        }
+        connections
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    for mut connection in connections {
+        tasks.spawn(async move {
+            let mut passed = 0;
+            for _ in 0..20 {
+                let answer = connection.send(&get("/day")).await.expect("an answer");
+                passed += usize::from(answer.status() == 200);
+            }
+            passed
+        });
+    }
+    let passed: usize = tasks.join_all().await.into_iter().sum();
+    assert_eq!(passed, 30);
+}
+
+#[test]
+fn explain_says_what_would_count_a_request() {
+    let explain = |arguments: &[&str]| {
+        let mut all = vec![
+            "explain",
+            "-c",
+            "conf/examples/rate_limit.yaml",
+            "--client",
+            "10.1.2.3",
+        ];
+        all.extend(arguments);
+        let ran = edgeway(&all);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        ran.stdout
+    };
+    for (arguments, lines) in [
+        (
+            &["GET", "/api/search"][..],
+            &[
+                "edge: 10/s by client.ip, burst 20",
+                "search: 10.1.2.3 is exempt",
+            ][..],
+        ),
+        (&["GET", "/"], &["edge: does not count the class page"]),
+        (
+            &["POST", "/api/auth/login"],
+            &["login: 5/min by client.ip, burst 5"],
+        ),
+        (
+            &["GET", "/api/reports/1", "-H", "X-Partner: trial"],
+            &[
+                "partner: 10/h by header:x-partner+route, burst 2, for header:x-partner=trial, at a cost of 2",
+            ],
+        ),
+        (
+            &["GET", "/api/reports/1"],
+            &["partner: 1000/h by client.network, burst 1000, at a cost of 2"],
+        ),
+    ] {
+        let said = explain(arguments);
+        for line in lines {
+            assert!(said.contains(line), "{arguments:?}\n{said}");
+        }
+    }
+}
