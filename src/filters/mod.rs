@@ -10,8 +10,10 @@ pub mod body_limit;
 pub mod compression;
 pub mod cors;
 pub mod csrf;
+pub mod forward_auth;
 pub mod headers;
 pub mod in_flight;
+pub mod jwt;
 pub mod methods;
 pub mod rate_limit;
 pub mod request_id;
@@ -99,6 +101,8 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<cors::Cors>(),
     Entry::of::<api_key::ApiKey>(),
     Entry::of::<basic_auth::BasicAuth>(),
+    Entry::of::<jwt::Jwt>(),
+    Entry::of::<forward_auth::ForwardAuth>(),
     Entry::of::<headers::Headers>(),
     Entry::of::<compression::Compression>(),
     // Meets answers first: the others then add to a map that has room.

@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use edgeway::{
-    chain::AuthMetrics,
     gateway::{self, World},
     process::handover::Upgrades,
     runtime::{listener::ListenerMetrics, live::Live},
@@ -36,7 +35,6 @@ fn everything() -> World {
         Live::new(gateway, world.clone()).http.refuse("body_limit");
     }
     Reason::counters(&world.metrics);
-    AuthMetrics::new("jwt", "api", &world.metrics);
     Upgrades::default().publish(&world.metrics);
     ListenerMetrics::new(&world.metrics, "public");
     world

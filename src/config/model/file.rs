@@ -44,7 +44,7 @@ pub const ROUTE_KEYS: &[&str] = &[
 // key that does nothing for protection.
 const LATER: &[&str] = &["cache"];
 const UPSTREAM_LATER: &[&str] = &["folder"];
-const ROUTE_LATER: &[&str] = &["cache", "jwt", "plugins", "forward_auth"];
+const ROUTE_LATER: &[&str] = &["cache", "plugins"];
 
 type Entry = (Key, Node);
 

@@ -1,11 +1,10 @@
 //! The `acme:` section and the names of listeners, checked.
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use http::Uri;
 use instant_acme::LetsEncrypt;
 use rustls::RootCertStore;
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use super::{
     Acme, Role,
@@ -16,6 +15,7 @@ use super::{
     store::Store,
 };
 use crate::{
+    base::fetch,
     chain::CompileCx,
     config::{
         diagnostic::{Diagnostic, Place},
@@ -395,7 +395,7 @@ fn is_loopback(host: &str) -> bool {
 
 fn roots(ca: &Spanned<std::path::PathBuf>, cx: &mut CompileCx<'_>) -> Option<Arc<RootCertStore>> {
     let path = cx.folder.join(&ca.value);
-    match read_roots(&path) {
+    match fetch::roots(&path) {
         Ok(roots) => Some(Arc::new(roots)),
         Err(problem) => {
             cx.report_at(
@@ -407,19 +407,6 @@ fn roots(ca: &Spanned<std::path::PathBuf>, cx: &mut CompileCx<'_>) -> Option<Arc
             None
         }
     }
-}
-
-fn read_roots(path: &Path) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    let read = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
-    for certificate in read {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    if roots.is_empty() {
-        return Err("there is no certificate in it".to_owned());
-    }
-    Ok(roots)
 }
 
 #[cfg(test)]

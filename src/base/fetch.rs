@@ -1,0 +1,218 @@
+//! A small HTTP client for what the gateway itself asks for: keys, verdicts.
+//!
+//! One deadline for all of an exchange, a bound on the answer, no redirects. Connections are
+//! kept between exchanges. HTTPS is always verified.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::time::timeout;
+
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("edgeway/", env!("CARGO_PKG_VERSION")));
+
+/// Connections that wait for their next exchange, to one host.
+const IDLE_CONNECTIONS: usize = 32;
+/// Shorter than the minute after which many servers end what is idle.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("{}", crate::base::error::chain(.0))]
+    Exchange(#[from] legacy::Error),
+    #[error("the answer broke off: {0}")]
+    Broken(String),
+}
+
+/// Whose word counts for the names of servers.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// The system's authorities.
+    System,
+    /// These alone.
+    Roots(Arc<RootCertStore>),
+    /// No TLS is spoken.
+    Plain,
+}
+
+/// A client. Cloning shares its connections.
+#[derive(Clone, Debug)]
+pub struct Fetch(legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
+
+impl Fetch {
+    /// Reads the system's authorities, where they count.
+    pub fn new(trust: &Trust) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(ring::default_provider());
+        let config =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let config = match trust {
+            Trust::System => config.try_with_platform_verifier()?,
+            Trust::Roots(roots) => config.with_root_certificates(Arc::clone(roots)),
+            Trust::Plain => config.with_root_certificates(RootCertStore::empty()),
+        };
+        let builder = HttpsConnectorBuilder::new().with_tls_config(config.with_no_client_auth());
+        let builder = match trust {
+            Trust::Plain => builder.https_or_http(),
+            Trust::System | Trust::Roots(_) => builder.https_only(),
+        };
+        let connector = builder.enable_http1().enable_http2().build();
+        Ok(Self(
+            legacy::Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_max_idle_per_host(IDLE_CONNECTIONS)
+                .pool_idle_timeout(IDLE)
+                .build(connector),
+        ))
+    }
+
+    /// Sends a request without a body and gives the whole answer, which comes within
+    /// `deadline` and has at most `longest` bytes.
+    pub async fn send(
+        &self,
+        mut request: Request<()>,
+        deadline: Duration,
+        longest: usize,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let headers = request.headers_mut();
+        headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
+        let sent = self.0.request(request.map(|()| Empty::new()));
+        let exchange = async {
+            let (parts, body) = sent.await?.into_parts();
+            let body = Limited::new(body, longest).collect().await;
+            let body = body.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    FetchError::TooLong(longest)
+                } else {
+                    FetchError::Broken(crate::base::error::chain(&*error))
+                }
+            })?;
+            Ok(Response::from_parts(parts, body.to_bytes()))
+        };
+        let late = |_| FetchError::Late(deadline);
+        timeout(deadline, exchange).await.map_err(late)?
+    }
+}
+
+/// The authorities in a PEM file.
+pub fn roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let read = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
+    for certificate in read {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    if roots.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::base::tasks::Tasks;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Answers each connection's first request with this, and says no more.
+    async fn server(tasks: &Tasks, answer: &'static [u8]) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tasks.spawn("server", async move {
+            let mut open = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 2048];
+                let length = stream.read(&mut head).await.unwrap();
+                assert!(head[..length].starts_with(b"GET /x HTTP/1.1\r\n"));
+                stream.write_all(answer).await.unwrap();
+                open.push(stream);
+            }
+        });
+        address
+    }
+
+    async fn fetch(
+        answer: &'static [u8],
+        deadline: Duration,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let tasks = Tasks::default();
+        let address = server(&tasks, answer).await;
+        let request = Request::get(format!("http://{address}/x"))
+            .body(())
+            .unwrap();
+        let client = Fetch::new(&Trust::Plain).unwrap();
+        client.send(request, deadline, 16).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_whole_and_redirects_are_answers() {
+        let answer = fetch(
+            b"HTTP/1.1 302 Found\r\nlocation: /y\r\ncontent-length: 2\r\n\r\nok",
+            PATIENCE,
+        );
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 302);
+        assert_eq!(answer.headers()["location"], "/y");
+        assert_eq!(&answer.body()[..], b"ok");
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_is_cut_and_a_slow_one_given_up() {
+        let long = b"HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n12345678901234567";
+        let error = fetch(long, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, FetchError::TooLong(16)), "{error}");
+        let short = Duration::from_millis(20);
+        // The head alone is no answer either.
+        for slow in [
+            &b""[..],
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n1234",
+        ] {
+            let error = fetch(slow, short).await.unwrap_err();
+            assert!(matches!(error, FetchError::Late(_)), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_an_error_that_says_so() {
+        let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = unused.local_addr().unwrap();
+        drop(unused);
+        let client = Fetch::new(&Trust::Plain).unwrap();
+        let request = Request::get(format!("http://{address}/x"))
+            .body(())
+            .unwrap();
+        let error = client.send(request, PATIENCE, 16).await.unwrap_err();
+        assert!(error.to_string().contains("refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn who_speaks_tls_speaks_nothing_else() {
+        let roots = Arc::new(RootCertStore::empty());
+        let client = Fetch::new(&Trust::Roots(roots)).unwrap();
+        let request = Request::get("http://127.0.0.1:1/x").body(()).unwrap();
+        let error = client.send(request, PATIENCE, 16).await.unwrap_err();
+        assert!(matches!(error, FetchError::Exchange(_)), "{error}");
+    }
+}

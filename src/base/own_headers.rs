@@ -1,0 +1,124 @@
+//! Request headers that are the gateway's own word to a backend, so that no client may send
+//! them.
+
+use http::{HeaderMap, HeaderName, header};
+
+/// Names that clients cannot send.
+#[derive(Clone, Debug, Default)]
+pub struct OwnHeaders(Box<[HeaderName]>);
+
+/// Why a header cannot be the gateway's own word, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct OwnHeaderError {
+    message: String,
+    pub help: &'static str,
+}
+
+/// Headers that say how the message itself is to be read, or who asks for which site.
+const TAKEN: [HeaderName; 10] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+    header::EXPECT,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+impl OwnHeaders {
+    pub fn new(names: impl IntoIterator<Item = HeaderName>) -> Self {
+        Self(names.into_iter().collect())
+    }
+
+    /// A name that may be the gateway's own word.
+    pub fn parse(text: &str) -> Result<HeaderName, OwnHeaderError> {
+        let refuse = |message: String, help| OwnHeaderError { message, help };
+        let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
+            let message = format!("`{text}` is not a header name");
+            return Err(refuse(message, "write a name such as `X-User-Id`"));
+        };
+        let is_forwarded = name.as_str().starts_with("x-forwarded-");
+        if TAKEN.contains(&name) || is_forwarded || name == "x-real-ip" {
+            let message = format!("`{text}` has a meaning of its own on the way to a backend");
+            let help = "write a name that nothing else uses, such as `X-User-Id`";
+            return Err(refuse(message, help));
+        }
+        if name.as_str().contains('_') {
+            let message = format!("`{text}` has an underscore, which many apps take for a hyphen");
+            return Err(refuse(message, "write it with hyphens"));
+        }
+        Ok(name)
+    }
+
+    /// Takes away what a client has sent under these names. `X_User_Id` counts as
+    /// `X-User-Id`: CGI, WSGI and PHP cannot tell them apart.
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        for name in &self.0 {
+            headers.remove(name);
+        }
+        let is_like = |name: &HeaderName| {
+            name.as_str().contains('_') && self.0.iter().any(|own| is_alike(name, own))
+        };
+        while let Some(name) = headers.keys().find(|name| is_like(name)).cloned() {
+            headers.remove(&name);
+        }
+    }
+}
+
+fn is_alike(name: &HeaderName, own: &HeaderName) -> bool {
+    let (name, own) = (name.as_str().as_bytes(), own.as_str().as_bytes());
+    name.len() == own.len()
+        && name
+            .iter()
+            .zip(own)
+            .all(|(byte, wanted)| byte == wanted || (*byte == b'_' && *wanted == b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn no_spelling_of_an_own_header_passes() {
+        let own = OwnHeaders::new([HeaderName::from_static("x-user-id")]);
+        let mut headers = HeaderMap::new();
+        for name in [
+            "X-User-Id",
+            "x_user_id",
+            "X_USER-ID",
+            "x-user-idx",
+            "x_other",
+        ] {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(&name, HeaderValue::from_static("1"));
+            headers.append(&name, HeaderValue::from_static("2"));
+        }
+        own.strip(&mut headers);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-user-idx", "x_other"]);
+    }
+
+    #[test]
+    fn names_with_a_meaning_of_their_own_are_refused() {
+        for name in [
+            "Host",
+            "content-length",
+            "X-Forwarded-For",
+            "X-Real-IP",
+            "X_User",
+            "a b",
+        ] {
+            assert!(OwnHeaders::parse(name).is_err(), "{name}");
+        }
+        for name in ["X-User-Id", "Authorization", "Remote-User"] {
+            assert!(OwnHeaders::parse(name).is_ok(), "{name}");
+        }
+    }
+}

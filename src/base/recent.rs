@@ -1,0 +1,145 @@
+//! A bounded memory of what was worked out lately, found by a keyed hash of what it was
+//! worked out from.
+
+use std::{collections::HashMap, fmt, hash::Hasher as _};
+
+use ahash::RandomState;
+use parking_lot::Mutex;
+use ring::rand::{SecureRandom, SystemRandom};
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+const SHARDS: usize = 16;
+
+/// What stands for the parts that a value was worked out from.
+///
+/// 128 bits of a hash whose key nobody outside knows: two different inputs share one only by
+/// chance, and nobody can look for two that do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(u128);
+
+/// The most recent values. Reading one costs a lock that a sixteenth of them share; what was
+/// not asked for since two generations is forgotten.
+pub struct Recent<V> {
+    seed: [u8; 16],
+    /// Values in one generation of one shard.
+    most: usize,
+    shards: [Mutex<Shard<V>>; SHARDS],
+}
+
+struct Shard<V> {
+    young: HashMap<Fingerprint, V, RandomState>,
+    old: HashMap<Fingerprint, V, RandomState>,
+}
+
+impl<V> Default for Shard<V> {
+    fn default() -> Self {
+        Self {
+            young: HashMap::default(),
+            old: HashMap::default(),
+        }
+    }
+}
+
+impl<V: Clone> Recent<V> {
+    /// Remembers at least half as many and never more than `most`.
+    pub fn new(most: usize) -> Self {
+        let mut seed = [0; 16];
+        let filled = SystemRandom::new().fill(&mut seed);
+        filled.expect("the system has randomness: TLS could not do without it either");
+        Self {
+            seed,
+            most: (most / 2 / SHARDS).max(1),
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+
+    /// The fingerprint of these parts, in this memory.
+    pub fn fingerprint<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
+        let mut hasher = SipHasher24::new_with_key(&self.seed);
+        for part in parts {
+            // Framed, or two parts could run into one another.
+            hasher.write_u64(part.len() as u64);
+            hasher.write(part);
+        }
+        Fingerprint(hasher.finish128().as_u128())
+    }
+
+    pub fn get(&self, of: Fingerprint) -> Option<V> {
+        let mut shard = self.shard(of).lock();
+        if let Some(value) = shard.young.get(&of) {
+            return Some(value.clone());
+        }
+        let value = shard.old.remove(&of)?;
+        self.put(&mut shard, of, value.clone());
+        Some(value)
+    }
+
+    pub fn insert(&self, of: Fingerprint, value: V) {
+        self.put(&mut self.shard(of).lock(), of, value);
+    }
+
+    /// Forgets one.
+    pub fn remove(&self, of: Fingerprint) {
+        let mut shard = self.shard(of).lock();
+        shard.young.remove(&of);
+        shard.old.remove(&of);
+    }
+
+    fn put(&self, shard: &mut Shard<V>, of: Fingerprint, value: V) {
+        if shard.young.len() >= self.most {
+            shard.old = std::mem::take(&mut shard.young);
+        }
+        shard.young.insert(of, value);
+    }
+
+    fn shard(&self, of: Fingerprint) -> &Mutex<Shard<V>> {
+        &self.shards[(of.0 as usize) % SHARDS]
+    }
+}
+
+impl<V> fmt::Debug for Recent<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recent").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(recent: &Recent<u32>, number: u32) -> Fingerprint {
+        recent.fingerprint([&number.to_le_bytes()[..]])
+    }
+
+    #[test]
+    fn what_is_asked_for_stays_and_what_is_not_makes_room() {
+        let recent = Recent::new(1024);
+        recent.insert(of(&recent, 0), 0);
+        recent.insert(of(&recent, 1), 1);
+        for number in 2..20_000 {
+            recent.insert(of(&recent, number), number);
+            assert_eq!(recent.get(of(&recent, 0)), Some(0), "{number}");
+        }
+        assert_eq!(recent.get(of(&recent, 1)), None);
+        let held: usize = recent
+            .shards
+            .iter()
+            .map(|shard| shard.lock())
+            .map(|shard| shard.young.len() + shard.old.len())
+            .sum();
+        assert!((512..=1024).contains(&held), "{held}");
+        recent.remove(of(&recent, 0));
+        assert_eq!(recent.get(of(&recent, 0)), None);
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_all_parts_in_their_frames_and_of_one_memory() {
+        let recent = Recent::<u32>::new(2);
+        let print = |parts: &[&str]| recent.fingerprint(parts.iter().map(|part| part.as_bytes()));
+        assert_eq!(print(&["ab", "c"]), print(&["ab", "c"]));
+        assert_ne!(print(&["ab", "c"]), print(&["a", "bc"]));
+        assert_ne!(print(&["a", ""]), print(&["a"]));
+        let other = Recent::<u32>::new(2);
+        assert_ne!(print(&["a"]), other.fingerprint([&b"a"[..]]));
+    }
+}

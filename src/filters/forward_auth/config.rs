@@ -1,0 +1,312 @@
+//! `forward_auth` as written, and how it compiles.
+
+use std::{path::PathBuf, sync::Arc};
+
+use http::{HeaderName, Uri};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Cache, ForwardAuth, gate::Gate};
+use crate::{
+    base::{
+        fetch::{self, Fetch, Trust},
+        own_headers::OwnHeaders,
+        recent::Recent,
+        units::Span,
+    },
+    chain::{AuthMetrics, CompileCx},
+    config::tree::{
+        Spanned,
+        short::{self, Short, read_short},
+    },
+};
+
+const DEADLINE: Span = Span::secs(1);
+const LONGEST_DEADLINE: Span = Span::secs(30);
+const LONGEST_CACHE: Span = Span::secs(300);
+const IN_FLIGHT: u32 = 128;
+const MOST_IN_FLIGHT: u32 = 10_000;
+/// Verdicts that are remembered, for each filter.
+const REMEMBERED: usize = 4096;
+/// What the question says itself.
+const ASKED: [&str; 8] = [
+    "x-forwarded-method",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-uri",
+    "x-forwarded-for",
+    "x-original-method",
+    "x-original-uri",
+    "x-request-id",
+];
+
+/// Lets requests pass that a service of yours lets pass: a URL, or a mapping.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_text)]
+pub struct ForwardAuthConfig {
+    /// Whom to ask, such as `http://127.0.0.1:9000/verify`. 2xx lets the request pass; 401, 403
+    /// and redirects go to the client.
+    url: Spanned<String>,
+    /// A PEM file with the authorities that count for this URL, instead of the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<Spanned<PathBuf>>,
+    /// The client's headers that the service gets, beside `X-Forwarded-Method`, `-Proto`,
+    /// `-Host`, `-Uri` and `-For`.
+    headers: Vec<Spanned<String>>,
+    /// Headers of the service's answer that the backend gets. Clients cannot send them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    copy: Vec<Spanned<String>>,
+    /// The header of the answer that says who the client is, for limits and logs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<Spanned<String>>,
+    /// How long the service may take.
+    timeout: Spanned<Span>,
+    /// How long an answer holds for whoever asks the same; not at all if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<Spanned<Span>>,
+    /// What becomes of requests that nobody can judge: `deny` (503) or `allow`.
+    on_error: OnError,
+    /// How many questions may be under way to this URL; requests beyond that count as ones that
+    /// nobody can judge.
+    max_in_flight: Spanned<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum OnError {
+    /// 503, reason `forward_auth_unavailable`.
+    #[default]
+    Deny,
+    /// They pass, and nobody is known.
+    Allow,
+}
+
+impl Default for ForwardAuthConfig {
+    fn default() -> Self {
+        let names = ["Cookie", "Authorization"];
+        Self {
+            url: Spanned::default(),
+            ca: None,
+            headers: names.map(|name| Spanned::nowhere(name.to_owned())).into(),
+            copy: Vec::new(),
+            user: None,
+            timeout: Spanned::nowhere(DEADLINE),
+            cache: None,
+            on_error: OnError::default(),
+            max_in_flight: Spanned::nowhere(IN_FLIGHT),
+        }
+    }
+}
+
+impl Short for ForwardAuthConfig {
+    const WHAT: &'static str =
+        "a URL, or a mapping such as `{ url: http://127.0.0.1:9000/verify, copy: [X-User] }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            url: Spanned::nowhere(text.to_owned()),
+            ..Self::default()
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for ForwardAuthConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Serialize for ForwardAuthConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
+}
+
+impl ForwardAuthConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<ForwardAuth> {
+        let url = self.uri(cx);
+        let sent = self.sent(cx);
+        let copied = names(&self.copy, cx);
+        let user = match &self.user {
+            None => Some(None),
+            Some(user) => header_name(user, cx).map(Some),
+        };
+        let is_bound = self.is_bound(cx);
+        let url = url?;
+        let fetch = self.fetch(&url, cx)?;
+        let (sent, copied, user) = (sent?, copied?, user?);
+        if !is_bound {
+            return None;
+        }
+        let now = cx.clock.now();
+        let gate = format!("forward_auth {url}");
+        Some(ForwardAuth {
+            gate: cx.zones.get_or_create(&gate, || Gate::new(now)),
+            url,
+            fetch,
+            most_in_flight: self.max_in_flight.value,
+            deadline: self.timeout.value.0,
+            sent: sent.into(),
+            own: OwnHeaders::new(copied.iter().cloned()),
+            copied: copied.into(),
+            user,
+            cache: self.cache.map(|lasts| Cache {
+                lasts: lasts.value.0,
+                recent: Recent::new(REMEMBERED),
+            }),
+            is_lenient: self.on_error == OnError::Allow,
+            metrics: AuthMetrics::new("forward_auth", cx.route, cx.metrics),
+            clock: cx.clock.clone(),
+        })
+    }
+
+    fn uri(&self, cx: &mut CompileCx<'_>) -> Option<Uri> {
+        let text = self.url.value.as_str();
+        let uri = text.parse::<Uri>().ok().filter(|uri| {
+            let authority = uri.authority().map_or("", |authority| authority.as_str());
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+                && !authority.contains('@')
+        });
+        let message = match uri {
+            Some(uri) if self.ca.is_some() && uri.scheme_str() == Some("http") => {
+                format!("`ca` is for HTTPS, and `{text}` has none")
+            }
+            Some(uri) => return Some(uri),
+            None if text.is_empty() => "nothing says whom to ask".to_owned(),
+            None => format!("`{text}` is no URL that can be asked"),
+        };
+        let place = match self.url.place {
+            place if place == crate::config::diagnostic::Place::default() => cx.place,
+            place => place,
+        };
+        cx.report_at(
+            place,
+            "edgeway::forward_auth::url",
+            message,
+            "write one such as `url: http://127.0.0.1:9000/verify`",
+        );
+        None
+    }
+
+    fn fetch(&self, url: &Uri, cx: &mut CompileCx<'_>) -> Option<Fetch> {
+        const CODE: &str = "edgeway::forward_auth::ca";
+        let trust = match &self.ca {
+            Some(ca) => match fetch::roots(&cx.folder.join(&ca.value)) {
+                Ok(roots) => Trust::Roots(Arc::new(roots)),
+                Err(problem) => {
+                    let message = format!("cannot use `{}`: {problem}", ca.value.display());
+                    let help = "name a PEM file with the certificate of the authority";
+                    cx.report_at(ca.place, CODE, message, help);
+                    return None;
+                }
+            },
+            None if url.scheme_str() == Some("http") => Trust::Plain,
+            None => Trust::System,
+        };
+        match Fetch::new(&trust) {
+            Ok(fetch) => Some(fetch),
+            Err(error) => {
+                let message = format!("the system's authorities cannot be used: {error}");
+                let help = "install the package `ca-certificates`, or name a file: `ca: ca.pem`";
+                cx.report(CODE, message, help);
+                None
+            }
+        }
+    }
+
+    fn sent(&self, cx: &mut CompileCx<'_>) -> Option<Vec<HeaderName>> {
+        let mut names = Vec::with_capacity(self.headers.len());
+        let mut is_good = true;
+        for written in &self.headers {
+            let Some(name) = header_name(written, cx) else {
+                is_good = false;
+                continue;
+            };
+            if ASKED.contains(&name.as_str()) {
+                is_good = false;
+                cx.report_at(
+                    written.place,
+                    "edgeway::forward_auth::header",
+                    format!("the gateway says `{}` itself", written.value),
+                    "remove it: what a client claims there is not passed on",
+                );
+            } else if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        is_good.then_some(names)
+    }
+
+    fn is_bound(&self, cx: &mut CompileCx<'_>) -> bool {
+        const CODE: &str = "edgeway::forward_auth::bounds";
+        let mut is_good = true;
+        let least = Span::millis(1);
+        let timeout = ("timeout", &self.timeout, LONGEST_DEADLINE);
+        let cache = self
+            .cache
+            .as_ref()
+            .map(|cache| ("cache", cache, LONGEST_CACHE));
+        for (what, span, most) in std::iter::once(timeout).chain(cache) {
+            if !(least..=most).contains(&span.value) {
+                is_good = false;
+                let message = format!("`{what}: {}` is not between {least} and {most}", span.value);
+                cx.report_at(span.place, CODE, message, "write a time such as `1s`");
+            }
+        }
+        let Spanned { value, place } = self.max_in_flight;
+        if !(1..=MOST_IN_FLIGHT).contains(&value) {
+            is_good = false;
+            let message = format!("`max_in_flight: {value}` is not between 1 and {MOST_IN_FLIGHT}");
+            let help = format!("write a number such as `{IN_FLIGHT}`");
+            cx.report_at(place, CODE, message, help);
+        }
+        is_good
+    }
+}
+
+/// Headers that the backend gets on the service's word.
+fn names(written: &[Spanned<String>], cx: &mut CompileCx<'_>) -> Option<Vec<HeaderName>> {
+    let mut names = Vec::with_capacity(written.len());
+    let mut is_good = true;
+    for text in written {
+        match OwnHeaders::parse(&text.value) {
+            Ok(name) if names.contains(&name) => {}
+            Ok(name) => names.push(name),
+            Err(error) => {
+                is_good = false;
+                let code = "edgeway::forward_auth::copy";
+                cx.report_at(text.place, code, error.to_string(), error.help);
+            }
+        }
+    }
+    is_good.then_some(names)
+}
+
+/// A header that is read, or sent to the service.
+fn header_name(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderName> {
+    let parsed = HeaderName::from_bytes(written.value.as_bytes()).ok();
+    let name = parsed.filter(|name| {
+        // The question has no body and its own host.
+        let text = name.as_str();
+        !matches!(
+            text,
+            "host" | "connection" | "upgrade" | "te" | "trailer" | "expect"
+        ) && !text.starts_with("content-")
+            && text != "transfer-encoding"
+    });
+    if name.is_none() {
+        cx.report_at(
+            written.place,
+            "edgeway::forward_auth::header",
+            format!("`{}` is no header that can be passed on", written.value),
+            "write a name such as `X-Api-Version`",
+        );
+    }
+    name
+}

@@ -1,0 +1,311 @@
+//! Asks a service of the operator's own whether a request may pass, and tells the backend what
+//! that service says of it.
+
+mod config;
+mod gate;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use log::{debug, info, warn};
+
+use self::{
+    gate::Gate,
+    verdict::{Allowed, Denied, Verdict as Said},
+};
+use crate::{
+    base::{
+        clock::Clock,
+        error,
+        fetch::Fetch,
+        own_headers::OwnHeaders,
+        recent::{Fingerprint, Recent},
+    },
+    chain::{
+        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
+        Verdict,
+    },
+};
+
+const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
+const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The word for a request that cannot be asked about.
+const UNAVAILABLE: &str = "forward_auth_unavailable";
+/// The word for one that the service refuses.
+const DENIED: &str = "forward_auth_denied";
+
+/// A page that says no, or a form to log in.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct ForwardAuth {
+    url: Uri,
+    fetch: Fetch,
+    /// Shared by all routes that ask this URL.
+    gate: Arc<Gate>,
+    most_in_flight: u32,
+    deadline: Duration,
+    /// The client's headers that the service sees.
+    sent: Box<[HeaderName]>,
+    /// The service's headers that the backend sees.
+    copied: Box<[HeaderName]>,
+    own: OwnHeaders,
+    user: Option<HeaderName>,
+    cache: Option<Cache>,
+    /// Without the service, requests pass.
+    is_lenient: bool,
+    metrics: AuthMetrics,
+    clock: Clock,
+}
+
+/// What the service said lately.
+#[derive(Debug)]
+struct Cache {
+    lasts: Duration,
+    recent: Recent<Kept>,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    said: Said,
+    until: Instant,
+}
+
+/// What the backend is to be told of this request.
+struct Told(Arc<Allowed>);
+
+impl FilterKind for ForwardAuth {
+    const NAME: &'static str = "forward_auth";
+    type Config = config::ForwardAuthConfig;
+    type Filter = Self;
+
+    fn compile(config: config::ForwardAuthConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for ForwardAuth {
+    fn phases(&self) -> Phases {
+        let request = Phases::REQUEST.asynchronous();
+        if self.copied.is_empty() {
+            request
+        } else {
+            request | Phases::UPSTREAM
+        }
+    }
+
+    fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
+        let mut line = format!("asks {} for at most {:?}", self.url, self.deadline);
+        if let Some(cache) = &self.cache {
+            line.push_str(&format!("; what it says holds for {:?}", cache.lasts));
+        }
+        if self.is_lenient {
+            line.push_str("; without an answer requests pass");
+        }
+        vec![line]
+    }
+
+    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            let Some(question) = self.question(ex) else {
+                return self.unavailable(ex);
+            };
+            let cached = self.cache.as_ref().map(|cache| {
+                let fingerprint = self.fingerprint(cache, &question);
+                (cache, fingerprint)
+            });
+            if let Some((cache, fingerprint)) = cached
+                && let Some(kept) = cache.recent.get(fingerprint)
+                && self.clock.now() < kept.until
+            {
+                return self.conclude(ex, kept.said);
+            }
+            let Some(said) = self.ask(question).await else {
+                return self.unavailable(ex);
+            };
+            if let Some((cache, fingerprint)) = cached
+                && said.may_be_kept()
+            {
+                let kept = Kept {
+                    said: said.clone(),
+                    until: self.clock.now() + cache.lasts,
+                };
+                cache.recent.insert(fingerprint, kept);
+            }
+            self.conclude(ex, said)
+        })
+    }
+
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        self.own.strip(headers);
+        if let Some(Told(allowed)) = ex.facts.slot() {
+            for (name, values) in self.copied.iter().zip(&allowed.copied) {
+                for value in values {
+                    headers.append(name, value.clone());
+                }
+            }
+        }
+    }
+}
+
+impl ForwardAuth {
+    /// What the service is asked. Nothing in it is the client's word on how it came.
+    fn question(&self, ex: &Exchange<'_>) -> Option<Request<()>> {
+        let client = &ex.facts.client;
+        let method = HeaderValue::from_str(ex.head.method.as_str()).ok()?;
+        let target = HeaderValue::from_bytes(ex.head.raw_path()).ok()?;
+        let address = HeaderValue::try_from(client.ip.to_string()).ok()?;
+        let mut request = Request::new(());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = self.url.clone();
+        let headers = request.headers_mut();
+        for name in &self.sent {
+            if *name == header::COOKIE {
+                if let Some(cookies) = cookies(&ex.head.headers) {
+                    headers.insert(header::COOKIE, cookies);
+                }
+                continue;
+            }
+            for value in ex.head.headers.get_all(name) {
+                headers.append(name, value.clone());
+            }
+        }
+        headers.insert(X_FORWARDED_METHOD, method.clone());
+        headers.insert(X_ORIGINAL_METHOD, method);
+        headers.insert(X_FORWARDED_URI, target.clone());
+        headers.insert(X_ORIGINAL_URI, target);
+        headers.insert(X_FORWARDED_FOR, address);
+        headers.insert(
+            X_FORWARDED_PROTO,
+            HeaderValue::from_static(client.scheme.as_str()),
+        );
+        let host = HeaderValue::from_bytes(public_host(ex)).ok()?;
+        headers.insert(X_FORWARDED_HOST, host);
+        if !ex.facts.request_id.is_empty() {
+            headers.insert(X_REQUEST_ID, ex.facts.request_id.header_value());
+        }
+        Some(request)
+    }
+
+    /// Of all that the service goes by, which the request's id is not.
+    fn fingerprint(&self, cache: &Cache, question: &Request<()>) -> Fingerprint {
+        let asked = [
+            &X_FORWARDED_METHOD,
+            &X_FORWARDED_PROTO,
+            &X_FORWARDED_HOST,
+            &X_FORWARDED_URI,
+            &X_FORWARDED_FOR,
+        ];
+        let names = asked.into_iter().chain(&self.sent);
+        let parts = names.flat_map(|name| {
+            let values = question.headers().get_all(name);
+            // The name ends what came before, since no value stands without its mark.
+            let values = values
+                .iter()
+                .flat_map(|value| [&b"="[..], value.as_bytes()]);
+            std::iter::once(name.as_str().as_bytes()).chain(values)
+        });
+        cache.recent.fingerprint(parts)
+    }
+
+    /// `None` if there is no answer, or one that says nothing.
+    async fn ask(&self, question: Request<()>) -> Option<Said> {
+        let slot = self.gate.enter(self.most_in_flight, self.clock.now())?;
+        let answer = self
+            .fetch
+            .send(question, self.deadline, LONGEST_ANSWER)
+            .await;
+        let problem = match answer {
+            Ok(answer) => match Said::of(answer, &self.copied, self.user.as_ref()) {
+                Ok(said) => {
+                    if slot.answered() {
+                        info!(url:% = self.url; "the service that is asked who may pass answers again");
+                    }
+                    return Some(said);
+                }
+                Err(status) => format!("it answered {status}"),
+            },
+            Err(error) => error::chain(&error),
+        };
+        if slot.failed(self.clock.now()) {
+            warn!(url:% = self.url, error = problem.as_str(); "the service that is asked who may pass is of no use; it is asked once a second");
+        } else {
+            debug!(url:% = self.url, error = problem.as_str(); "there is no verdict on a request");
+        }
+        None
+    }
+
+    fn conclude(&self, ex: &mut Exchange<'_>, said: Said) -> Verdict {
+        match said {
+            Said::Allowed(allowed) => {
+                self.metrics.count(Outcome::Passed);
+                if let Some(user) = &allowed.user {
+                    ex.facts.identity_mut().user = Some(Arc::clone(user));
+                }
+                if !self.copied.is_empty() {
+                    ex.facts.put(Told(allowed));
+                }
+                Verdict::Next
+            }
+            Said::Denied(denied) => {
+                self.metrics.note(ex.facts, denied.outcome(), DENIED, None);
+                let mut reply = Denied::reply(&denied);
+                reply.reason = Some(DENIED);
+                reply.into()
+            }
+        }
+    }
+
+    fn unavailable(&self, ex: &mut Exchange<'_>) -> Verdict {
+        if self.is_lenient {
+            self.metrics.count(Outcome::Unavailable);
+            ex.facts.reason = Some(UNAVAILABLE);
+            return Verdict::Next;
+        }
+        let refusal = Refusal::new(Outcome::Unavailable, UNAVAILABLE)
+            .detail("Nobody can say at the moment who may do this.")
+            .retry_after(1);
+        self.metrics.refuse(ex.facts, refusal)
+    }
+}
+
+/// In one line, as HTTP/1 has them (RFC 9113, 8.2.3).
+fn cookies(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    let first = lines.next()?;
+    let mut joined = first.as_bytes().to_vec();
+    for line in lines {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    HeaderValue::from_bytes(&joined).ok()
+}
+
+/// The host in the client's address bar: its own word, or a trusted proxy's.
+fn public_host<'e>(ex: &'e Exchange<'_>) -> &'e [u8] {
+    let forwarded = ex
+        .facts
+        .client
+        .is_trusted
+        .then(|| ex.header(&X_FORWARDED_HOST))
+        .flatten()
+        .map(|hosts| {
+            let first = hosts.as_bytes().split(|byte| *byte == b',').next();
+            first.unwrap_or_default().trim_ascii()
+        });
+    forwarded.unwrap_or_else(|| ex.host().as_bytes())
+}

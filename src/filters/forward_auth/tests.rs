@@ -1,0 +1,389 @@
+//! What a service's answers do to requests, over a real socket.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, Response},
+};
+use parking_lot::Mutex;
+use tokio::{net::TcpListener, runtime::Runtime};
+
+use super::ForwardAuth;
+use crate::{
+    base::{metrics::Metrics, tasks::Tasks},
+    chain::{
+        Scheme,
+        testkit::{Answer, Check, check, refused},
+    },
+};
+
+/// What the service answers from now on.
+#[derive(Clone, Default)]
+struct Script {
+    status: u16,
+    headers: Vec<(&'static str, &'static str)>,
+    body: String,
+    /// It never answers.
+    hangs: bool,
+}
+
+#[derive(Clone, Default)]
+struct Shared {
+    script: Arc<Mutex<Script>>,
+    asked: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<(String, HeaderMap)>>>,
+}
+
+/// A service on loopback.
+struct Service {
+    _runtime: Runtime,
+    _tasks: Tasks,
+    shared: Shared,
+    url: String,
+}
+
+impl Service {
+    fn new(status: u16) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (tasks, shared) = (Tasks::default(), Shared::default());
+        shared.script.lock().status = status;
+        let state = shared.clone();
+        let address = runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let app = Router::new().fallback(answer).with_state(state);
+            tasks.spawn("service", async move {
+                axum::serve(listener, app).await.unwrap();
+            });
+            address
+        });
+        Self {
+            _runtime: runtime,
+            _tasks: tasks,
+            shared,
+            url: format!("http://{address}/verify"),
+        }
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.shared.script.lock());
+    }
+
+    fn asked(&self) -> usize {
+        self.shared.asked.load(Ordering::SeqCst)
+    }
+
+    fn last(&self) -> (String, HeaderMap) {
+        self.shared.heads.lock().last().unwrap().clone()
+    }
+
+    fn filter(&self, more: &str) -> Check {
+        check::<ForwardAuth>(&format!("{{ url: '{}'{more} }}", self.url))
+    }
+}
+
+async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body> {
+    shared.asked.fetch_add(1, Ordering::SeqCst);
+    let line = format!("{} {}", request.method(), request.uri());
+    shared.heads.lock().push((line, request.headers().clone()));
+    let script = shared.script.lock().clone();
+    if script.hangs {
+        std::future::pending::<()>().await;
+    }
+    let mut answer = Response::builder().status(script.status);
+    for (name, value) in script.headers {
+        answer = answer.header(name, value);
+    }
+    answer.body(Body::from(script.body)).unwrap()
+}
+
+fn given<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
+    let head = answer.upstream.as_ref().expect("it went on");
+    let values = head.headers.get_all(name).iter();
+    values.map(|value| value.to_str().unwrap()).collect()
+}
+
+fn counted(metrics: &Metrics, outcome: &str) -> u64 {
+    let text = String::from_utf8(metrics.text()).unwrap();
+    let series = format!(
+        "edgeway_auth_total{{filter=\"forward_auth\",outcome=\"{outcome}\",route=\"test\"}} "
+    );
+    let line = text.lines().find_map(|line| line.strip_prefix(&series));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+#[test]
+fn the_service_is_told_what_is_asked_and_by_whom_and_nothing_that_a_client_claims() {
+    let service = Service::new(204);
+    let check = service.filter("").client(|client| {
+        client.ip = "203.0.113.9".parse().unwrap();
+        client.scheme = Scheme::Https;
+    });
+    let check = check.send(
+        "POST",
+        "/cart?id=7&x=%20",
+        &[
+            ("host", "shop.example.com"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("authorization", "Bearer t"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-host", "evil.test"),
+            ("x-forwarded-proto", "ftp"),
+            ("x-forwarded-uri", "/public"),
+            ("x-forwarded-method", "GET"),
+            ("x-original-uri", "/public"),
+            ("x-secret", "1"),
+            ("content-length", "3"),
+        ],
+        &[b"abc"],
+    );
+    let (line, headers) = service.last();
+    assert_eq!(line, "GET /verify");
+    for (name, value) in [
+        ("x-forwarded-method", "POST"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "shop.example.com"),
+        ("x-forwarded-uri", "/cart?id=7&x=%20"),
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-original-method", "POST"),
+        ("x-original-uri", "/cart?id=7&x=%20"),
+        ("cookie", "a=1; b=2"),
+        ("authorization", "Bearer t"),
+    ] {
+        let values: Vec<_> = headers.get_all(name).iter().collect();
+        assert_eq!(values, [value], "{name}");
+    }
+    assert!(!headers.contains_key("x-secret"));
+    let check = check.expect([200]);
+    // A trusted proxy knows which host its client asked for.
+    let check = check.client(|client| client.is_trusted = true);
+    let hosts = [
+        ("host", "inner"),
+        ("x-forwarded-host", "shop.example.com, inner"),
+    ];
+    let _ = check.send("GET", "/", &hosts, &[]).expect([200]);
+    assert_eq!(service.last().1["x-forwarded-host"], "shop.example.com");
+}
+
+#[test]
+fn what_the_service_says_of_a_client_reaches_the_backend_and_what_the_client_says_does_not() {
+    let service = Service::new(200);
+    service
+        .set(|script| script.headers = vec![("x-user", "ann"), ("x-role", "a"), ("x-role", "b")]);
+    let forged = [
+        ("x-user", "root"),
+        ("x_user", "root"),
+        ("X-ROLE", "root"),
+        ("x-team", "root"),
+    ];
+    let check = service
+        .filter(", copy: [X-User, X-Role, X-Team], user: X-User")
+        .send("GET", "/", &forged, &[]);
+    assert_eq!(given(check.last(), "x-user"), ["ann"]);
+    assert_eq!(given(check.last(), "x-role"), ["a", "b"]);
+    for absent in ["x-team", "x_user"] {
+        assert_eq!(given(check.last(), absent), [""; 0], "{absent}");
+    }
+    // Nor does it where nobody was asked in the end.
+    service.set(|script| script.status = 500);
+    let lenient = service.filter(", copy: [X-User], on_error: allow");
+    let check = lenient.send("GET", "/", &forged, &[]);
+    assert_eq!(given(check.last(), "x-user"), [""; 0]);
+    assert_eq!(check.last().reason, Some("forward_auth_unavailable"));
+    assert_eq!(counted(&check.metrics, "unavailable"), 1);
+}
+
+#[test]
+fn a_no_and_the_way_to_log_in_go_to_the_client_as_they_are() {
+    let service = Service::new(302);
+    service.set(|script| {
+        script.headers = vec![
+            ("location", "https://login.test/?back=%2F"),
+            ("set-cookie", "state=1; Path=/"),
+            ("set-cookie", "other=2"),
+            ("content-type", "text/html"),
+            ("connection", "close"),
+        ];
+        script.body = "<a>log in</a>".to_owned();
+    });
+    let check = service.filter("").get("/");
+    let answer = check.last();
+    assert_eq!(
+        (answer.status, answer.reason),
+        (302, Some("forward_auth_denied"))
+    );
+    assert_eq!(answer.headers["location"], "https://login.test/?back=%2F");
+    let cookies: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
+    assert_eq!(cookies, ["state=1; Path=/", "other=2"]);
+    assert_eq!(answer.headers["cache-control"], "no-store");
+    assert!(!answer.headers.contains_key("connection"));
+    assert_eq!(answer.body, b"<a>log in</a>");
+    service.set(|script| {
+        script.status = 401;
+        script.headers = vec![("www-authenticate", "Basic realm=\"x\"")];
+        script.body.clear();
+    });
+    let check = check.get("/");
+    assert_eq!(
+        check.last().headers["www-authenticate"],
+        "Basic realm=\"x\""
+    );
+    service.set(|script| script.status = 403);
+    let check = check.get("/").expect([302, 401, 403]);
+    for outcome in ["missing", "invalid", "denied"] {
+        assert_eq!(counted(&check.metrics, outcome), 1, "{outcome}");
+    }
+}
+
+#[test]
+fn what_is_neither_yes_nor_no_is_no() {
+    let service = Service::new(500);
+    for (status, headers) in [
+        (500, vec![]),
+        (404, vec![]),
+        (429, vec![]),
+        // Nowhere to go.
+        (302, vec![]),
+        (304, vec![("location", "/")]),
+    ] {
+        service.set(|script| (script.status, script.headers) = (status, headers));
+        let check = service.filter("").get("/");
+        assert_eq!(
+            check.last().reason,
+            Some("forward_auth_unavailable"),
+            "{status}"
+        );
+        assert_eq!(check.last().headers["retry-after"], "1");
+        let _ = check.expect([503]);
+    }
+    service.set(|script| {
+        script.status = 401;
+        script.body = "x".repeat(65 * 1024);
+    });
+    let _ = service.filter("").get("/").expect([503]);
+    service.set(|script| script.hangs = true);
+    let check = service.filter(", timeout: 50ms").get("/");
+    assert_eq!(check.last().reason, Some("forward_auth_unavailable"));
+    let _ = check.expect([503]);
+}
+
+#[test]
+fn a_service_that_fails_is_left_alone_and_found_again() {
+    let service = Service::new(500);
+    let mut check = service.filter("");
+    for _ in 0..20 {
+        check = check.get("/").expect([503]);
+    }
+    assert_eq!(service.asked(), 5);
+    check = check.advance("1s").get("/").get("/").expect([503, 503]);
+    assert_eq!(service.asked(), 6);
+    service.set(|script| script.status = 200);
+    check = check
+        .advance("1s")
+        .get("/")
+        .get("/")
+        .get("/")
+        .expect([200, 200, 200]);
+    assert_eq!(service.asked(), 9);
+    // A no is an answer.
+    service.set(|script| script.status = 403);
+    for _ in 0..20 {
+        check = check.get("/").expect([403]);
+    }
+    assert_eq!(service.asked(), 29);
+}
+
+#[test]
+fn what_was_said_holds_for_the_same_question_and_its_time() {
+    let service = Service::new(200);
+    service.set(|script| script.headers = vec![("x-user", "ann")]);
+    let get = |check: Check, cookie: &str, path: &str| {
+        check.send("GET", path, &[("cookie", cookie)], &[])
+    };
+    let check = service.filter(", cache: 10s, copy: [X-User]");
+    let check = get(get(check, "a=1", "/"), "a=1", "/");
+    assert_eq!(given(check.last(), "x-user"), ["ann"]);
+    assert_eq!(service.asked(), 1);
+    // Other credentials, paths, methods and clients are other questions.
+    let check = get(get(check, "a=2", "/"), "a=1", "/other").expect([200, 200, 200, 200]);
+    let check = check.send("POST", "/", &[("cookie", "a=1")], &[]);
+    let check = check.send("GET", "/", &[("authorization", "a=1")], &[]);
+    let check = check.client(|client| client.ip = "192.0.2.1".parse().unwrap());
+    let check = get(check, "a=1", "/").expect([200, 200, 200]);
+    assert_eq!(service.asked(), 6);
+    // A no holds as long.
+    service.set(|script| script.status = 403);
+    let check = get(check, "a=1", "/").expect([200]).advance("10s");
+    let check = get(get(check, "a=1", "/"), "a=1", "/").expect([403, 403]);
+    assert_eq!(service.asked(), 7);
+    // What is for one client, or one time, is not kept; nor is a failure.
+    for (status, headers) in [
+        (200, vec![("set-cookie", "a=1")]),
+        (200, vec![("cache-control", "private, no-store")]),
+        (302, vec![("location", "/login")]),
+        (500, vec![]),
+    ] {
+        service.set(|script| (script.status, script.headers) = (status, headers));
+        let before = service.asked();
+        let _ = service.filter(", cache: 10s").get("/").get("/");
+        assert_eq!(service.asked(), before + 2, "{status}");
+    }
+}
+
+#[test]
+fn mistakes_are_refused_with_what_to_write_instead() {
+    let says = |yaml: &str, words: &[&str]| {
+        let told = refused::<ForwardAuth>(yaml).join("\n");
+        for word in words {
+            assert!(told.contains(word), "{yaml}: {told}");
+        }
+    };
+    let with = |more: &str| format!("{{ url: 'http://127.0.0.1:1/', {more} }}");
+    says("{}", &["nothing says whom to ask", "url: http://"]);
+    says("127.0.0.1:9000", &["is no URL that can be asked"]);
+    says("{ url: 'ftp://a/' }", &["is no URL that can be asked"]);
+    says("{ url: 'http://u:p@a/' }", &["is no URL that can be asked"]);
+    says(&with("ca: a.pem"), &["`ca` is for HTTPS"]);
+    says(
+        "{ url: 'https://a/', ca: /nowhere }",
+        &["cannot use `/nowhere`"],
+    );
+    says(
+        &with("headers: [Host]"),
+        &["no header that can be passed on"],
+    );
+    says(
+        &with("headers: [X-Forwarded-For]"),
+        &["says `X-Forwarded-For` itself"],
+    );
+    says(&with("copy: [Content-Length]"), &["meaning of its own"]);
+    says(&with("copy: [X_User]"), &["underscore"]);
+    says(&with("user: 'a b'"), &["no header that can be passed on"]);
+    says(&with("timeout: 0s"), &["`timeout: 0s` is not between"]);
+    says(&with("cache: 1h"), &["`cache: 1h` is not between"]);
+    says(
+        &with("max_in_flight: 0"),
+        &["`max_in_flight: 0` is not between"],
+    );
+    says(&with("on_error: pass"), &["pass"]);
+}
+
+#[test]
+fn a_url_alone_is_enough() {
+    let service = Service::new(200);
+    let _ = check::<ForwardAuth>(&format!("'{}'", service.url))
+        .get("/")
+        .expect([200]);
+    assert_eq!(service.asked(), 1);
+}

@@ -1,0 +1,403 @@
+//! Keys from a URL: fetched beside requests, kept over reloads, asked for anew when a token
+//! names a key that is not known, and used for a while when nobody answers.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use log::{error, info, warn};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{sleep, timeout},
+};
+
+use super::keys::{self, Key, Secrets};
+use crate::{
+    base::{
+        clock::Clock,
+        fetch::{Fetch, FetchError},
+        http::{decimal, list_of},
+        metrics::{IntCounter, IntGauge, Metrics},
+    },
+    zones::Zone,
+};
+
+/// A set of keys has a few KiB.
+const LONGEST: usize = 256 * 1024;
+/// Between two fetches, whatever tokens name.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How long a request waits for keys that are on their way.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How many requests may wait at once.
+const WAITING: usize = 256;
+/// After a failure, doubled with each further one.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Answers that say they are good for less are good for this.
+const LEAST_AGE: Duration = Duration::from_secs(10);
+
+const ACCEPT: HeaderValue =
+    HeaderValue::from_static("application/jwk-set+json, application/json;q=0.9");
+
+const UP: (&str, &str) = (
+    "edgeway_jwks_up",
+    "1 if the last fetch of a set of keys brought one.",
+);
+const FETCHES: (&str, &str) = (
+    "edgeway_jwks_fetches_total",
+    "Fetches of sets of keys, by what came of them: `ok` or `failed`.",
+);
+
+/// How the keys are fetched, by one configuration.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) url: Uri,
+    pub(super) fetch: Fetch,
+    /// The longest time between two fetches.
+    pub(super) refresh: Duration,
+    pub(super) deadline: Duration,
+    /// How long keys stay good beyond that if the URL fails.
+    pub(super) stale: Duration,
+}
+
+/// Keys of one fetch.
+#[derive(Debug)]
+pub(super) struct KeySet {
+    pub(super) keys: Box<[Key]>,
+    /// Another number for other keys.
+    pub(super) generation: u64,
+    /// The document, for the process that takes over.
+    document: Bytes,
+}
+
+/// What is known of the keys.
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// Of the last fetch that brought some.
+    known: Option<Known>,
+    /// When to ask next; at once if none.
+    due: Option<Instant>,
+    failures: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    keys: Arc<KeySet>,
+    /// When they should have been replaced.
+    fresh_until: Instant,
+    /// The same for another process.
+    fresh_until_wall: SystemTime,
+}
+
+/// The keys behind one URL.
+#[derive(Debug)]
+pub(super) struct Jwks {
+    /// For logs and metrics: the URL without its query.
+    name: Box<str>,
+    clock: Clock,
+    state: ArcSwap<State>,
+    /// Somebody misses a key.
+    wanted: Notify,
+    /// Counts fetches that are over.
+    over: watch::Sender<u64>,
+    is_asking: AtomicBool,
+    /// When the last fetch was over, in milliseconds since `born`, and one more.
+    last: AtomicU64,
+    born: Instant,
+    waiting: Semaphore,
+    metrics: Metrics,
+    up: IntGauge,
+    ok: IntCounter,
+    failed: IntCounter,
+}
+
+/// What a request finds that asks for other keys.
+#[derive(Debug)]
+pub(super) enum Newer {
+    /// There are others.
+    Changed,
+    /// It was asked just now, and there are no others.
+    Same,
+    /// Nobody can say.
+    Unknown,
+}
+
+impl Jwks {
+    pub(super) fn new(name: &str, clock: &Clock, metrics: &Metrics) -> Self {
+        let labels = [("jwks", name)];
+        let fetches = |outcome: &str| {
+            let labels = [("jwks", name), ("outcome", outcome)];
+            metrics.counter(FETCHES.0, FETCHES.1, &labels)
+        };
+        Self {
+            name: name.into(),
+            clock: clock.clone(),
+            state: ArcSwap::default(),
+            wanted: Notify::new(),
+            over: watch::Sender::default(),
+            is_asking: AtomicBool::new(false),
+            last: AtomicU64::new(0),
+            born: clock.now(),
+            waiting: Semaphore::new(WAITING),
+            metrics: metrics.clone(),
+            up: metrics.gauge(UP.0, UP.1, &labels),
+            ok: fetches("ok"),
+            failed: fetches("failed"),
+        }
+    }
+
+    /// The keys, unless they have been out of date for longer than `stale`.
+    pub(super) fn keys(&self, stale: Duration) -> Option<Arc<KeySet>> {
+        let state = self.state.load();
+        let known = state.known.as_ref()?;
+        let end = known.fresh_until.checked_add(stale);
+        let is_good = end.is_none_or(|end| self.clock.now() < end);
+        is_good.then(|| Arc::clone(&known.keys))
+    }
+
+    /// Asks for other keys than those of `generation` and waits a moment for them. One fetch
+    /// for all who ask, and none shortly after another.
+    pub(super) async fn newer(&self, generation: Option<u64>) -> Newer {
+        let mut over = self.over.subscribe();
+        let may_wait = self.is_asking.load(Ordering::Acquire) || self.since_last() >= Some(PAUSE);
+        // A fetch may have ended since the caller looked.
+        if let Some(known) = &self.state.load().known
+            && Some(known.keys.generation) != generation
+        {
+            return Newer::Changed;
+        }
+        // Even when nobody waits: the next one that brings this key may find it.
+        self.wanted.notify_one();
+        let failures = self.state.load().failures;
+        if !may_wait && self.since_last().is_some() {
+            return if failures == 0 {
+                Newer::Same
+            } else {
+                Newer::Unknown
+            };
+        }
+        let Ok(_waits) = self.waiting.try_acquire() else {
+            return Newer::Unknown;
+        };
+        if !matches!(timeout(PATIENCE, over.changed()).await, Ok(Ok(()))) {
+            return Newer::Unknown;
+        }
+        let state = self.state.load();
+        match &state.known {
+            Some(known) if Some(known.keys.generation) != generation => Newer::Changed,
+            Some(_) if state.failures == 0 => Newer::Same,
+            Some(_) | None => Newer::Unknown,
+        }
+    }
+
+    /// Since the last fetch was over; none if there was none.
+    fn since_last(&self) -> Option<Duration> {
+        let last = self.last.load(Ordering::Acquire).checked_sub(1)?;
+        let now = self.clock.now().duration_since(self.born);
+        Some(now.saturating_sub(Duration::from_millis(last)))
+    }
+
+    /// Fetches for ever.
+    pub(super) async fn supervise(self: Arc<Self>, source: Arc<Source>) {
+        loop {
+            let due = self.state.load().due;
+            let rest = due.map_or(Duration::ZERO, |due| {
+                due.saturating_duration_since(self.clock.now())
+            });
+            if !rest.is_zero() {
+                tokio::select! {
+                    () = sleep(rest) => {}
+                    () = self.wanted.notified() => {
+                        let since = self.since_last().unwrap_or(PAUSE);
+                        sleep(PAUSE.saturating_sub(since).min(rest)).await;
+                    }
+                }
+            }
+            self.ask(&source).await;
+        }
+    }
+
+    /// One fetch.
+    pub(super) async fn ask(&self, source: &Source) {
+        let asking = Asking::begin(self);
+        let found = self.fetch(source).await;
+        let now = self.clock.now();
+        let before = self.state.load_full();
+        let state = match found {
+            Ok((keys, age)) => {
+                self.ok.inc();
+                self.up.set(1);
+                if before.known.is_none() || before.failures > 0 {
+                    info!(jwks = &*self.name, keys = keys.keys.len(); "the keys for tokens were fetched");
+                }
+                State {
+                    known: Some(Known {
+                        keys,
+                        fresh_until: now + age,
+                        fresh_until_wall: self.clock.wall() + age,
+                    }),
+                    due: Some(now + age),
+                    failures: 0,
+                }
+            }
+            Err(problem) => {
+                self.failed.inc();
+                self.up.set(0);
+                let retry = FIRST_RETRY.saturating_mul(1 << before.failures.min(5));
+                let failed = State {
+                    known: before.known.clone(),
+                    due: Some(now + retry.min(LAST_RETRY).min(source.refresh)),
+                    failures: before.failures.saturating_add(1),
+                };
+                self.tell(&problem, &failed, source);
+                failed
+            }
+        };
+        self.state.store(Arc::new(state));
+        let since = now.duration_since(self.born).as_millis();
+        let since = u64::try_from(since).unwrap_or(u64::MAX - 1);
+        self.last.store(since + 1, Ordering::Release);
+        drop(asking);
+        self.over.send_modify(|count| *count += 1);
+    }
+
+    fn tell(&self, problem: &AskError, state: &State, source: &Source) {
+        let known = state.known.as_ref();
+        let until = known.and_then(|known| known.fresh_until.checked_add(source.stale));
+        if until.is_some_and(|until| self.clock.now() < until) {
+            warn!(jwks = &*self.name, error:% = problem; "the keys for tokens cannot be fetched; the old ones are used");
+        } else {
+            error!(jwks = &*self.name, error:% = problem; "the keys for tokens cannot be fetched; no token can be verified");
+        }
+    }
+
+    async fn fetch(&self, source: &Source) -> Result<(Arc<KeySet>, Duration), AskError> {
+        let mut request = Request::new(());
+        *request.uri_mut() = source.url.clone();
+        request.headers_mut().insert(header::ACCEPT, ACCEPT);
+        let answer = source.fetch.send(request, source.deadline, LONGEST).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(AskError::Status(answer.status()));
+        }
+        let age = max_age(answer.headers())
+            .map_or(source.refresh, |age| age.max(LEAST_AGE).min(source.refresh));
+        Ok((self.read(answer.into_body())?, age))
+    }
+
+    /// The same set for the same document.
+    fn read(&self, document: Bytes) -> Result<Arc<KeySet>, AskError> {
+        let before = self.state.load();
+        if let Some(known) = &before.known
+            && known.keys.document == document
+        {
+            return Ok(Arc::clone(&known.keys));
+        }
+        let keys = keys::set(&document, Secrets::Refused)?;
+        if keys.is_empty() {
+            return Err(AskError::NoKey);
+        }
+        let generation = before
+            .known
+            .as_ref()
+            .map_or(0, |known| known.keys.generation + 1);
+        Ok(Arc::new(KeySet {
+            keys: keys.into(),
+            generation,
+            document,
+        }))
+    }
+}
+
+impl Drop for Jwks {
+    fn drop(&mut self) {
+        self.metrics.forget(UP.0, &[("jwks", &self.name)]);
+        for outcome in ["ok", "failed"] {
+            let labels = [("jwks", &*self.name), ("outcome", outcome)];
+            self.metrics.forget(FETCHES.0, &labels);
+        }
+    }
+}
+
+impl Zone for Jwks {
+    /// The process that takes over verifies tokens from its first request.
+    fn export(&self) -> Option<Value> {
+        let state = self.state.load();
+        let known = state.known.as_ref()?;
+        let until = known.fresh_until_wall.duration_since(UNIX_EPOCH).ok()?;
+        Some(json!({
+            "document": std::str::from_utf8(&known.keys.document).ok()?,
+            "fresh_until": until.as_secs(),
+        }))
+    }
+
+    fn import(&self, exported: &Value) {
+        let (Some(document), Some(until)) = (
+            exported.get("document").and_then(Value::as_str),
+            exported.get("fresh_until").and_then(Value::as_u64),
+        ) else {
+            return;
+        };
+        let Some(until) = UNIX_EPOCH.checked_add(Duration::from_secs(until)) else {
+            return;
+        };
+        // What has run out already is stale from now on.
+        let rest = until.duration_since(self.clock.wall()).unwrap_or_default();
+        let now = self.clock.now();
+        if let Ok(keys) = self.read(Bytes::copy_from_slice(document.as_bytes())) {
+            self.state.store(Arc::new(State {
+                known: Some(Known {
+                    keys,
+                    fresh_until: now + rest,
+                    fresh_until_wall: until,
+                }),
+                due: None,
+                failures: 0,
+            }));
+        }
+    }
+}
+
+/// A fetch under way, also if it is given up.
+struct Asking<'a>(&'a Jwks);
+
+impl<'a> Asking<'a> {
+    fn begin(jwks: &'a Jwks) -> Self {
+        jwks.is_asking.store(true, Ordering::Release);
+        Self(jwks)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.is_asking.store(false, Ordering::Release);
+    }
+}
+
+/// Why a fetch brought no keys.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("the answer is {0}")]
+    Status(StatusCode),
+    #[error("{0}")]
+    Document(#[from] keys::KeyError),
+    #[error("no key in the answer can be used")]
+    NoKey,
+}
+
+/// For how long an answer says it is good (RFC 9111, 5.2.2.1).
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    list_of(headers, &header::CACHE_CONTROL).find_map(|member| {
+        let digits = member.strip_prefix(b"max-age=")?;
+        decimal(digits).map(Duration::from_secs)
+    })
+}

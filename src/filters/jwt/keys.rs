@@ -1,0 +1,473 @@
+//! Keys that tokens are verified with, each for algorithms of its own kind and no other: a
+//! public key never serves as a secret, whatever a token's header says.
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{
+    Algorithm as Rfc7518, DecodingKey,
+    crypto::{rust_crypto::DEFAULT_PROVIDER, verify},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use x509_parser::{
+    pem::Pem,
+    prelude::FromDer,
+    public_key::{PublicKey, RSAPublicKey},
+    x509::SubjectPublicKeyInfo,
+};
+
+/// RFC 7518, 3.2: a key for HS256 has at least as many bits as its hash.
+const SHORTEST_SECRET: usize = 32;
+/// RFC 7518, 3.3, and what the library can verify.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
+/// Keys of one document that are looked at.
+pub(super) const MOST_KEYS: usize = 64;
+
+const P256: &str = "1.2.840.10045.3.1.7";
+const P384: &str = "1.3.132.0.34";
+const RSA: &str = "1.2.840.113549.1.1.1";
+const EC: &str = "1.2.840.10045.2.1";
+const ED25519: &str = "1.3.101.112";
+
+/// How a token is signed. There is no `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub(super) enum Algorithm {
+    HS256,
+    HS384,
+    HS512,
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    #[serde(rename = "EdDSA")]
+    EdDSA,
+}
+
+/// What a key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Secret,
+    Rsa,
+    P256,
+    P384,
+    Ed25519,
+}
+
+impl Algorithm {
+    const ALL: [Self; 12] = [
+        Self::HS256,
+        Self::HS384,
+        Self::HS512,
+        Self::RS256,
+        Self::RS384,
+        Self::RS512,
+        Self::PS256,
+        Self::PS384,
+        Self::PS512,
+        Self::ES256,
+        Self::ES384,
+        Self::EdDSA,
+    ];
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|alg| alg.name() == text)
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::HS256 => "HS256",
+            Self::HS384 => "HS384",
+            Self::HS512 => "HS512",
+            Self::RS256 => "RS256",
+            Self::RS384 => "RS384",
+            Self::RS512 => "RS512",
+            Self::PS256 => "PS256",
+            Self::PS384 => "PS384",
+            Self::PS512 => "PS512",
+            Self::ES256 => "ES256",
+            Self::ES384 => "ES384",
+            Self::EdDSA => "EdDSA",
+        }
+    }
+
+    /// The only kind of key that verifies it.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::HS256 | Self::HS384 | Self::HS512 => Kind::Secret,
+            Self::RS256 | Self::RS384 | Self::RS512 | Self::PS256 | Self::PS384 | Self::PS512 => {
+                Kind::Rsa
+            }
+            Self::ES256 => Kind::P256,
+            Self::ES384 => Kind::P384,
+            Self::EdDSA => Kind::Ed25519,
+        }
+    }
+
+    fn library(self) -> Rfc7518 {
+        match self {
+            Self::HS256 => Rfc7518::HS256,
+            Self::HS384 => Rfc7518::HS384,
+            Self::HS512 => Rfc7518::HS512,
+            Self::RS256 => Rfc7518::RS256,
+            Self::RS384 => Rfc7518::RS384,
+            Self::RS512 => Rfc7518::RS512,
+            Self::PS256 => Rfc7518::PS256,
+            Self::PS384 => Rfc7518::PS384,
+            Self::PS512 => Rfc7518::PS512,
+            Self::ES256 => Rfc7518::ES256,
+            Self::ES384 => Rfc7518::ES384,
+            Self::EdDSA => Rfc7518::EdDSA,
+        }
+    }
+}
+
+impl Kind {
+    /// What such a key verifies where nobody says more.
+    pub(super) fn usual(self) -> Algorithm {
+        match self {
+            Self::Secret => Algorithm::HS256,
+            Self::Rsa => Algorithm::RS256,
+            Self::P256 => Algorithm::ES256,
+            Self::P384 => Algorithm::ES384,
+            Self::Ed25519 => Algorithm::EdDSA,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Secret => "a secret",
+            Self::Rsa => "an RSA key",
+            Self::P256 => "a P-256 key",
+            Self::P384 => "a P-384 key",
+            Self::Ed25519 => "an Ed25519 key",
+        }
+    }
+}
+
+/// One key.
+#[derive(Clone)]
+pub(super) struct Key {
+    /// The name that tokens call it by.
+    pub(super) kid: Option<Box<str>>,
+    pub(super) kind: Kind,
+    /// The one algorithm that it is for, if its owner says so.
+    only: Option<Algorithm>,
+    decoding: DecodingKey,
+}
+
+/// Why a text is no key, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct KeyError {
+    message: String,
+    pub(super) help: &'static str,
+}
+
+impl KeyError {
+    fn new(message: impl Into<String>, help: &'static str) -> Self {
+        Self {
+            message: message.into(),
+            help,
+        }
+    }
+}
+
+/// For keys that fit no algorithm.
+const KINDS: &str = "write an RSA key of 2048 to 4096 bits, or one on P-256, P-384 or Ed25519";
+const WRITE_PUBLIC: &str =
+    "write the public key: `openssl pkey -in private.pem -pubout -out public.pem`";
+
+impl Key {
+    /// Whether `signature` (coded, as in the token) is this key's on `message`.
+    pub(super) fn verifies(&self, alg: Algorithm, message: &[u8], signature: &str) -> bool {
+        self.fits(alg) && verify(signature, message, &self.decoding, alg.library()).unwrap_or(false)
+    }
+
+    /// Whether it is for this algorithm.
+    pub(super) fn fits(&self, alg: Algorithm) -> bool {
+        self.kind == alg.kind() && self.only.is_none_or(|only| only == alg)
+    }
+
+    /// What it is for where nobody says more.
+    pub(super) fn usual(&self) -> Algorithm {
+        self.only.unwrap_or(self.kind.usual())
+    }
+
+    fn of(kind: Kind, decoding: DecodingKey) -> Self {
+        Self {
+            kid: None,
+            kind,
+            only: None,
+            decoding,
+        }
+    }
+
+    fn secret(bytes: &[u8]) -> Result<Self, KeyError> {
+        if bytes.len() < SHORTEST_SECRET {
+            return Err(KeyError::new(
+                format!(
+                    "the secret has {} bytes: less than {SHORTEST_SECRET} can be guessed",
+                    bytes.len()
+                ),
+                "make one with `openssl rand -hex 32`, and give it to whoever issues tokens",
+            ));
+        }
+        Ok(Self::of(Kind::Secret, DecodingKey::from_secret(bytes)))
+    }
+
+    fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, KeyError> {
+        let trim = |bytes: &[u8]| -> Vec<u8> {
+            let start = bytes.iter().position(|byte| *byte != 0);
+            bytes[start.unwrap_or(bytes.len())..].to_vec()
+        };
+        let (modulus, exponent) = (trim(modulus), trim(exponent));
+        let bits = modulus.first().map_or(0, |first| {
+            modulus.len() * 8 - first.leading_zeros() as usize
+        });
+        if !RSA_BITS.contains(&bits) {
+            let message = format!("the RSA key has {bits} bits");
+            return Err(KeyError::new(message, KINDS));
+        }
+        // RFC 8017, 3.1; the library takes no longer ones.
+        let is_odd = exponent.last().is_some_and(|last| last % 2 == 1);
+        if !is_odd || exponent == [1] || exponent.len() > 4 {
+            let message = "the RSA key has an exponent that no RSA key has";
+            return Err(KeyError::new(message, KINDS));
+        }
+        let decoding = DecodingKey::from_rsa_raw_components(&modulus, &exponent);
+        Ok(Self::of(Kind::Rsa, decoding))
+    }
+
+    /// A point on a curve, or a point of Ed25519.
+    fn point(kind: Kind, bytes: &[u8]) -> Result<Self, KeyError> {
+        let wrong = || KeyError::new("the key is no point on its curve", KINDS);
+        let decoding = match kind {
+            Kind::P256 | Kind::P384 => DecodingKey::from_ec_der(bytes),
+            // The library reads the first 32 bytes unasked.
+            Kind::Ed25519 if bytes.len() == 32 => DecodingKey::from_ed_der(bytes),
+            Kind::Ed25519 | Kind::Rsa | Kind::Secret => return Err(wrong()),
+        };
+        let key = Self::of(kind, decoding);
+        let made = (DEFAULT_PROVIDER.verifier_factory)(&kind.usual().library(), &key.decoding);
+        made.map(|_| ()).map_err(|_| wrong())?;
+        Ok(key)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key")
+            .field("kid", &self.kid)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The keys in what an operator wrote, or a file has: a public key or a certificate in PEM, a
+/// JWK or a set of them, or a secret.
+pub(super) fn read(text: &str) -> Result<Vec<Key>, KeyError> {
+    let trimmed = text.trim();
+    if trimmed.contains("-----BEGIN") {
+        // Environment files often keep lines so.
+        return pem(&trimmed.replace("\\n", "\n"));
+    }
+    if trimmed.starts_with('{') {
+        let keys = set(trimmed.as_bytes(), Secrets::Allowed)?;
+        if keys.is_empty() {
+            return Err(KeyError::new("no key in the set can be used", KINDS));
+        }
+        return Ok(keys);
+    }
+    let is_ssh = ["ssh-", "ecdsa-", "sk-"]
+        .iter()
+        .any(|start| trimmed.starts_with(start));
+    if is_ssh {
+        return Err(KeyError::new(
+            "this is a public key in the form of OpenSSH",
+            "write it as PEM: `ssh-keygen -e -m PKCS8 -f key.pub`",
+        ));
+    }
+    // Whoever puts a public key where secrets are expected has published the secret.
+    if trimmed.starts_with("MII") || trimmed.starts_with("MFkw") || trimmed.starts_with("MCow") {
+        return Err(KeyError::new(
+            "this looks like a key in Base64 without its first and last line",
+            "write the whole PEM, with `-----BEGIN PUBLIC KEY-----` before it",
+        ));
+    }
+    Key::secret(trimmed.as_bytes()).map(|key| vec![key])
+}
+
+fn pem(text: &str) -> Result<Vec<Key>, KeyError> {
+    let mut keys = Vec::new();
+    for block in Pem::iter_from_buffer(text.as_bytes()) {
+        let block = block
+            .map_err(|error| KeyError::new(format!("the PEM is broken: {error}"), WRITE_PUBLIC))?;
+        let der = &block.contents[..];
+        let broken = |what: &str| KeyError::new(format!("the {what} is broken"), WRITE_PUBLIC);
+        let key = match block.label.as_str() {
+            "PUBLIC KEY" => {
+                let (_, info) =
+                    SubjectPublicKeyInfo::from_der(der).map_err(|_| broken("public key"))?;
+                public(&info)?
+            }
+            "RSA PUBLIC KEY" => {
+                let (_, key) = RSAPublicKey::from_der(der).map_err(|_| broken("RSA key"))?;
+                Key::rsa(key.modulus, key.exponent)?
+            }
+            "CERTIFICATE" => {
+                let (_, certificate) =
+                    x509_parser::parse_x509_certificate(der).map_err(|_| broken("certificate"))?;
+                public(certificate.public_key())?
+            }
+            label if label.contains("PRIVATE KEY") => {
+                let message = "this is a private key, which only who issues tokens may have";
+                return Err(KeyError::new(message, WRITE_PUBLIC));
+            }
+            label => {
+                let message = format!("`{label}` is no public key");
+                return Err(KeyError::new(message, WRITE_PUBLIC));
+            }
+        };
+        keys.push(key);
+        if block.label == "CERTIFICATE" {
+            // Those that follow signed it, and sign no tokens.
+            break;
+        }
+    }
+    if keys.is_empty() {
+        return Err(KeyError::new("there is no key in the PEM", WRITE_PUBLIC));
+    }
+    Ok(keys)
+}
+
+fn public(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, KeyError> {
+    let algorithm = info.algorithm.algorithm.to_id_string();
+    let bytes: &[u8] = &info.subject_public_key.data;
+    match algorithm.as_str() {
+        RSA => match info.parsed() {
+            Ok(PublicKey::RSA(key)) => Key::rsa(key.modulus, key.exponent),
+            _ => Err(KeyError::new("the RSA key is broken", WRITE_PUBLIC)),
+        },
+        EC => {
+            let curve = info
+                .algorithm
+                .parameters
+                .as_ref()
+                .and_then(|p| p.as_oid().ok());
+            match curve.map(|oid| oid.to_id_string()).as_deref() {
+                Some(P256) => Key::point(Kind::P256, bytes),
+                Some(P384) => Key::point(Kind::P384, bytes),
+                _ => Err(KeyError::new(
+                    "the key is on a curve that is not supported",
+                    KINDS,
+                )),
+            }
+        }
+        ED25519 => Key::point(Kind::Ed25519, bytes),
+        _ => Err(KeyError::new(
+            "the key is of a kind that is not supported",
+            KINDS,
+        )),
+    }
+}
+
+/// Whether a set may hold secrets: never one that came over the network, where they would be
+/// everybody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Secrets {
+    Allowed,
+    Refused,
+}
+
+/// As RFC 7517 has it; whatever else is in there is left out.
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    kid: Option<String>,
+    #[serde(rename = "use")]
+    purpose: Option<String>,
+    key_ops: Option<Vec<String>>,
+    alg: Option<String>,
+    crv: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+    k: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Set {
+    keys: Vec<serde_json::Value>,
+}
+
+/// The keys of a JWK set, or a single JWK, that can verify tokens. Others (for encryption, of
+/// kinds that are not supported, broken ones) are left out, as RFC 7517, 5 asks for.
+pub(super) fn set(text: &[u8], secrets: Secrets) -> Result<Vec<Key>, KeyError> {
+    const HELP: &str = "write a JWK set: `{\"keys\": […]}`";
+    let value: serde_json::Value = serde_json::from_slice(text)
+        .map_err(|error| KeyError::new(format!("this is no JSON: {error}"), HELP))?;
+    let list = if value.get("kty").is_some() {
+        vec![value]
+    } else {
+        let set: Set = serde_json::from_value(value)
+            .map_err(|error| KeyError::new(format!("this is no set of keys: {error}"), HELP))?;
+        set.keys
+    };
+    if list.len() > MOST_KEYS {
+        let message = format!("there are more than {MOST_KEYS} keys in the set");
+        return Err(KeyError::new(message, "leave out keys that sign no more"));
+    }
+    let known = list.into_iter().filter_map(|value| {
+        let jwk: Jwk = serde_json::from_value(value).ok()?;
+        jwk.key(secrets)
+    });
+    Ok(known.collect())
+}
+
+impl Jwk {
+    fn key(&self, secrets: Secrets) -> Option<Key> {
+        let signs = self
+            .purpose
+            .as_deref()
+            .is_none_or(|purpose| purpose == "sig")
+            && self
+                .key_ops
+                .as_ref()
+                .is_none_or(|ops| ops.iter().any(|op| op == "verify"));
+        if !signs {
+            return None;
+        }
+        let bytes = |text: &Option<String>| -> Option<Vec<u8>> {
+            URL_SAFE_NO_PAD.decode(text.as_deref()?).ok()
+        };
+        let on_curve = |kind: Kind, length: usize| {
+            let (x, y) = (bytes(&self.x)?, bytes(&self.y)?);
+            let is_whole = x.len() == length && y.len() == length;
+            let point = [&[4][..], &x, &y].concat();
+            is_whole.then(|| Key::point(kind, &point).ok())?
+        };
+        let mut key = match (self.kty.as_str(), self.crv.as_deref()) {
+            ("RSA", _) => Key::rsa(&bytes(&self.n)?, &bytes(&self.e)?).ok(),
+            ("EC", Some("P-256")) => on_curve(Kind::P256, 32),
+            ("EC", Some("P-384")) => on_curve(Kind::P384, 48),
+            ("OKP", Some("Ed25519")) => Key::point(Kind::Ed25519, &bytes(&self.x)?).ok(),
+            ("oct", _) if secrets == Secrets::Allowed => Key::secret(&bytes(&self.k)?).ok(),
+            _ => None,
+        }?;
+        if let Some(alg) = &self.alg {
+            let alg = Algorithm::parse(alg)?;
+            if alg.kind() != key.kind {
+                return None;
+            }
+            key.only = Some(alg);
+        }
+        key.kid = self.kid.clone().map(Into::into);
+        Some(key)
+    }
+}

@@ -1,0 +1,329 @@
+//! Lets requests pass by their JSON Web Token, and says to limits, logs and backends who asks.
+//!
+//! A token is verified once and remembered for a while by a fingerprint; its times are
+//! compared for each request.
+
+mod config;
+mod jwks;
+mod keys;
+mod source;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use self::{
+    jwks::{Jwks, KeySet, Newer},
+    keys::Key,
+    source::{Found, Source},
+    token::{Problem, Rules, Token, Verified},
+};
+use crate::{
+    base::{clock::Clock, own_headers::OwnHeaders, recent::Recent},
+    chain::{
+        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
+        Verdict,
+    },
+};
+
+/// Longer tokens are verified anew each time, so that what is remembered stays small.
+const LONGEST_REMEMBERED: usize = 4 * 1024;
+
+/// In seconds, where keys are not there yet.
+const RETRY_AFTER: u32 = 2;
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Jwt {
+    keys: Keys,
+    sources: Box<[Source]>,
+    rules: Rules,
+    recent: Recent<Seen>,
+    is_optional: bool,
+    strip: Strip,
+    /// Query parameters that no backend gets to see.
+    dropped: Box<[Box<str>]>,
+    /// The headers that claims become, in the order of [`Rules::forward`].
+    names: Box<[HeaderName]>,
+    own: OwnHeaders,
+    challenges: Challenges,
+    metrics: AuthMetrics,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+enum Keys {
+    Fixed(Box<[Key]>),
+    Remote { jwks: Arc<Jwks>, stale: Duration },
+}
+
+/// Where the token is taken out of what the backend gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Strip {
+    Query,
+    Everywhere,
+    Nowhere,
+}
+
+/// Each `WWW-Authenticate` there is.
+#[derive(Debug)]
+struct Challenges {
+    problems: [HeaderValue; Problem::ALL.len()],
+    denied: HeaderValue,
+    missing: HeaderValue,
+}
+
+/// A token that was verified with keys of this generation.
+#[derive(Clone, Debug)]
+struct Seen {
+    verified: Arc<Verified>,
+    generation: u64,
+}
+
+/// What the backend is to be told of this request.
+struct Forwarded(Arc<Verified>);
+
+/// What became of a token.
+#[derive(Debug)]
+enum Judged {
+    Passed(Arc<Verified>),
+    Wrong(Problem),
+    Unavailable,
+}
+
+impl From<Result<Arc<Verified>, Problem>> for Judged {
+    fn from(result: Result<Arc<Verified>, Problem>) -> Self {
+        match result {
+            Ok(verified) => Self::Passed(verified),
+            Err(problem) => Self::Wrong(problem),
+        }
+    }
+}
+
+impl FilterKind for Jwt {
+    const NAME: &'static str = "jwt";
+    type Config = config::JwtConfig;
+    type Filter = Self;
+
+    fn secret_queries(config: &config::JwtConfig) -> Vec<String> {
+        config.queries()
+    }
+
+    fn compile(config: config::JwtConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Jwt {
+    fn phases(&self) -> Phases {
+        let request = match self.keys {
+            Keys::Fixed(_) => Phases::REQUEST,
+            // Keys may be on their way.
+            Keys::Remote { .. } => Phases::REQUEST.asynchronous(),
+        };
+        let changes = !self.names.is_empty() || self.strip == Strip::Everywhere;
+        if changes {
+            request | Phases::UPSTREAM
+        } else {
+            request
+        }
+    }
+
+    fn dropped_queries(&self) -> &[Box<str>] {
+        &self.dropped
+    }
+
+    fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
+        let places: Vec<String> = self.sources.iter().map(Source::describe).collect();
+        let algorithms: Vec<&str> = self.rules.algorithms.iter().map(|alg| alg.name()).collect();
+        let mut lines = vec![format!(
+            "a token in {}, signed by {}{}",
+            places.join(" or "),
+            algorithms.join(" or "),
+            if self.is_optional {
+                "; without one as anybody"
+            } else {
+                ""
+            }
+        )];
+        lines.extend(self.rules.require.iter().map(|required| {
+            let values: Vec<String> = required.values.iter().map(ToString::to_string).collect();
+            format!("its `{}` is or has {}", required.claim, values.join(" or "))
+        }));
+        lines
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        let token = match self.find(ex) {
+            Ok(token) => token,
+            Err(problem) => return self.refuse(ex, problem),
+        };
+        let judged = match &self.keys {
+            Keys::Fixed(keys) => self.judge(&token, keys, 0).into(),
+            Keys::Remote { .. } => Judged::Unavailable,
+        };
+        self.conclude(ex, judged)
+    }
+
+    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            let token = match self.find(ex) {
+                Ok(token) => token,
+                Err(problem) => return self.refuse(ex, problem),
+            };
+            let judged = match &self.keys {
+                Keys::Fixed(keys) => self.judge(&token, keys, 0).into(),
+                Keys::Remote { jwks, stale } => self.judge_remote(&token, jwks, *stale).await,
+            };
+            self.conclude(ex, judged)
+        })
+    }
+
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        if self.strip == Strip::Everywhere {
+            for source in &self.sources {
+                source.strip(headers);
+            }
+        }
+        self.own.strip(headers);
+        if let Some(Forwarded(verified)) = ex.facts.slot() {
+            for (name, value) in self.names.iter().zip(&verified.forward) {
+                if let Some(value) = value {
+                    headers.insert(name, value.clone());
+                }
+            }
+        }
+    }
+}
+
+impl Jwt {
+    /// The token of the first place that has one; none is no token at all.
+    fn find<'a>(&'a self, ex: &Exchange<'a>) -> Result<Cow<'a, str>, Option<Problem>> {
+        for source in &self.sources {
+            match source.find(ex) {
+                Found::Nothing => {}
+                Found::Token(token) => return Ok(token),
+                Found::Unclear => return Err(Some(Problem::Malformed)),
+            }
+        }
+        Err(None)
+    }
+
+    /// What the keys say of a token, from memory if that has it.
+    fn judge(&self, text: &str, keys: &[Key], generation: u64) -> Result<Arc<Verified>, Problem> {
+        let now = self.clock.wall().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0.0, |since| since.as_secs_f64());
+        let fingerprint = self.recent.fingerprint([text.as_bytes()]);
+        if let Some(seen) = self.recent.get(fingerprint)
+            && seen.generation == generation
+        {
+            let timely = seen.verified.is_timely(now, self.rules.leeway);
+            if timely == Err(Problem::Expired) {
+                self.recent.remove(fingerprint);
+            }
+            return timely.map(|()| seen.verified);
+        }
+        let verified = Token::parse(text, &self.rules)?.verify(keys, &self.rules)?;
+        verified.is_timely(now, self.rules.leeway)?;
+        let verified = Arc::new(verified);
+        if text.len() <= LONGEST_REMEMBERED {
+            let seen = Seen {
+                verified: Arc::clone(&verified),
+                generation,
+            };
+            self.recent.insert(fingerprint, seen);
+        }
+        Ok(verified)
+    }
+
+    async fn judge_remote(&self, text: &str, jwks: &Jwks, stale: Duration) -> Judged {
+        let with = |set: &KeySet| self.judge(text, &set.keys, set.generation);
+        let known = jwks.keys(stale);
+        let generation = known.as_ref().map(|set| set.generation);
+        let result = match known {
+            Some(set) => with(&set),
+            // What no key could make right needs none.
+            None => match Token::parse(text, &self.rules) {
+                Err(problem) => Err(problem),
+                Ok(_) => Err(Problem::Key),
+            },
+        };
+        let is_unknown = match &result {
+            Err(Problem::Key) => true,
+            // Without names, any other key may have come.
+            Err(Problem::Signature) => {
+                Token::parse(text, &self.rules).is_ok_and(|token| token.kid.is_none())
+            }
+            _ => false,
+        };
+        if !is_unknown {
+            return result.into();
+        }
+        match jwks.newer(generation).await {
+            Newer::Changed => match jwks.keys(stale) {
+                Some(set) => with(&set).into(),
+                None => Judged::Unavailable,
+            },
+            Newer::Same => result.into(),
+            Newer::Unknown => Judged::Unavailable,
+        }
+    }
+
+    fn conclude(&self, ex: &mut Exchange<'_>, judged: Judged) -> Verdict {
+        let verified = match judged {
+            Judged::Passed(verified) => verified,
+            Judged::Wrong(problem) => return self.refuse(ex, Some(problem)),
+            Judged::Unavailable => {
+                let refusal = Refusal::new(Outcome::Unavailable, "jwt_unavailable")
+                    .detail("Tokens cannot be verified at the moment.")
+                    .retry_after(RETRY_AFTER);
+                return self.metrics.refuse(ex.facts, refusal);
+            }
+        };
+        if !verified.is_entitled {
+            let refusal = Refusal::new(Outcome::Denied, "jwt_claims")
+                .detail("You are known, and not allowed to do this.")
+                .challenge(self.challenges.denied.clone())
+                .subject(verified.user.as_deref());
+            return self.metrics.refuse(ex.facts, refusal);
+        }
+        self.metrics.count(Outcome::Passed);
+        let identity = ex.facts.identity_mut();
+        identity.claims = Some(verified.claims.clone());
+        if let Some(user) = &verified.user {
+            identity.user = Some(Arc::clone(user));
+        }
+        if !self.names.is_empty() {
+            ex.facts.put(Forwarded(verified));
+        }
+        Verdict::Next
+    }
+
+    /// Without a token (`None`) or with a wrong one: as anybody, or not at all.
+    fn refuse(&self, ex: &mut Exchange<'_>, problem: Option<Problem>) -> Verdict {
+        let outcome = match problem {
+            Some(_) => Outcome::Invalid,
+            None => Outcome::Missing,
+        };
+        if self.is_optional {
+            self.metrics.count(outcome);
+            return Verdict::Next;
+        }
+        let refusal = match problem {
+            Some(problem) => Refusal::new(outcome, problem.reason())
+                .detail("The token of this request is not valid.")
+                .challenge(self.challenges.problems[problem as usize].clone()),
+            None => Refusal::new(outcome, "jwt_missing")
+                .detail("This needs a token.")
+                .challenge(self.challenges.missing.clone()),
+        };
+        self.metrics.refuse(ex.facts, refusal)
+    }
+}

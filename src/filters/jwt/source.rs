@@ -1,0 +1,153 @@
+//! Where a token stands in a request, and how it is taken out of there.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::{base::query, chain::Exchange};
+
+/// One place for a token.
+#[derive(Debug)]
+pub(super) enum Source {
+    Header(HeaderName),
+    Cookie(Box<str>),
+    Query(Box<str>),
+}
+
+/// What stands at a place.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found<'a> {
+    Nothing,
+    Token(Cow<'a, str>),
+    /// Several of them, or what can be no token: it is not clear which one counts.
+    Unclear,
+}
+
+impl Source {
+    /// `None` if no `kind` has such a name.
+    pub(super) fn new(kind: &str, name: &str) -> Option<Self> {
+        let is_plain = |separators: &str| {
+            !name.is_empty()
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_graphic() && !separators.contains(c))
+        };
+        match kind {
+            "header" => HeaderName::from_bytes(name.as_bytes())
+                .ok()
+                .map(Self::Header),
+            "cookie" => is_plain("=;,\"").then(|| Self::Cookie(name.into())),
+            "query" => is_plain("&=#?%+").then(|| Self::Query(name.into())),
+            _ => None,
+        }
+    }
+
+    pub(super) fn find<'a>(&'a self, ex: &Exchange<'a>) -> Found<'a> {
+        match self {
+            Self::Header(name) => {
+                let values = ex.head.headers.get_all(name).iter();
+                let takes_bare = *name != header::AUTHORIZATION;
+                single(
+                    values.filter_map(|value| credentials(value, takes_bare)),
+                    Cow::Borrowed,
+                )
+            }
+            Self::Cookie(name) => single(
+                query::cookies(&ex.head.headers, name.as_bytes()),
+                Cow::Borrowed,
+            ),
+            Self::Query(name) => match query::query_of(ex.head.raw_path()) {
+                Some(query) => single(query::values(query, name.as_bytes()), query::decoded),
+                None => Found::Nothing,
+            },
+        }
+    }
+
+    /// Takes the token out of the headers for the backend.
+    pub(super) fn strip(&self, headers: &mut HeaderMap) {
+        match self {
+            Self::Header(name) => {
+                let takes_bare = *name != header::AUTHORIZATION;
+                if headers
+                    .get_all(name)
+                    .iter()
+                    .any(|value| credentials(value, takes_bare).is_some())
+                {
+                    headers.remove(name);
+                }
+            }
+            Self::Cookie(name) => strip_cookie(headers, name.as_bytes()),
+            // Taken out of the target for every request.
+            Self::Query(_) => {}
+        }
+    }
+
+    /// For `edgeway explain`.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Header(name) => format!("the header `{name}`"),
+            Self::Cookie(name) => format!("the cookie `{name}`"),
+            Self::Query(name) => format!("the query parameter `{name}`"),
+        }
+    }
+}
+
+/// The token in a header: after `Bearer` (RFC 6750, 2.1), or bare where that may be. None for
+/// other schemes, which are somebody else's.
+fn credentials(value: &HeaderValue, takes_bare: bool) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer";
+    let value = value.as_bytes().trim_ascii();
+    match value.split_at_checked(SCHEME.len()) {
+        Some((scheme, rest))
+            if scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(|b| *b == b' ') =>
+        {
+            Some(rest.trim_ascii())
+        }
+        _ => takes_bare.then_some(value),
+    }
+}
+
+/// The one value of several that are not empty.
+fn single<'a>(
+    values: impl Iterator<Item = &'a [u8]>,
+    decode: fn(&'a [u8]) -> Cow<'a, [u8]>,
+) -> Found<'a> {
+    let mut values = values.filter(|value| !value.is_empty());
+    let Some(value) = values.next() else {
+        return Found::Nothing;
+    };
+    if values.next().is_some() {
+        return Found::Unclear;
+    }
+    let text = match decode(value) {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
+        Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
+    };
+    text.map_or(Found::Unclear, Found::Token)
+}
+
+fn strip_cookie(headers: &mut HeaderMap, name: &[u8]) {
+    if query::cookies(headers, name).next().is_none() {
+        return;
+    }
+    let mut kept: Vec<u8> = Vec::new();
+    for line in headers.get_all(header::COOKIE) {
+        for pair in line.as_bytes().split(|byte| *byte == b';') {
+            let pair = pair.trim_ascii();
+            let own = pair.split(|byte| *byte == b'=').next();
+            if pair.is_empty() || own == Some(name) {
+                continue;
+            }
+            if !kept.is_empty() {
+                kept.extend_from_slice(b"; ");
+            }
+            kept.extend_from_slice(pair);
+        }
+    }
+    headers.remove(header::COOKIE);
+    if let Ok(value) = HeaderValue::from_bytes(&kept)
+        && !kept.is_empty()
+    {
+        headers.insert(header::COOKIE, value);
+    }
+}

@@ -1,0 +1,239 @@
+//! Which configurations are refused, and what is said of them.
+
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+
+use super::{Files, RSA, SECRET, Signer};
+use crate::{
+    base::{clock::Clock, metrics::Metrics},
+    chain::{CompileCx, FilterKind as _, Shared, Work, testkit::refused},
+    config::{
+        diagnostic::{Diagnostics, Place},
+        tree,
+    },
+    filters::jwt::{Jwt, config::JwtConfig},
+    zones::Zones,
+};
+
+/// The filter itself.
+pub(super) fn compiled(yaml: &str) -> Jwt {
+    let mut diagnostics = Diagnostics::default();
+    let node = tree::parse(yaml, 0, &mut diagnostics).unwrap();
+    let config = tree::read(&node, &mut diagnostics).unwrap();
+    let filter = Jwt::compile(
+        config,
+        &mut CompileCx {
+            place: Place::default(),
+            route: "test",
+            folder: std::path::Path::new("."),
+            upstreams: &[],
+            secret_queries: &[],
+            clock: &Clock::test(),
+            metrics: &Metrics::default(),
+            zones: &Zones::default(),
+            shared: &Shared::default(),
+            work: &mut Work::default(),
+            diagnostics: &mut diagnostics,
+        },
+    );
+    filter.unwrap_or_else(|| panic!("{diagnostics:#?}"))
+}
+
+fn printed(yaml: &str) -> String {
+    let node = tree::parse(yaml, 0, &mut Diagnostics::default()).unwrap();
+    let config: JwtConfig = tree::read(&node, &mut Diagnostics::default()).unwrap();
+    serde_json::to_string(&config).unwrap()
+}
+
+#[track_caller]
+fn says(yaml: &str, words: &[&str]) {
+    let told = refused::<Jwt>(yaml).join("\n");
+    for word in words {
+        assert!(told.contains(word), "{yaml}: {told}");
+    }
+    assert!(!told.contains(SECRET), "{told}");
+}
+
+#[test]
+fn mistakes_are_refused_with_what_to_write_instead() {
+    let with = |more: &str| format!("{{ keys: \"{SECRET}\", {more} }}");
+    says(
+        "{}",
+        &["nothing says what tokens are signed with", "keys: file:"],
+    );
+    says(
+        "{ keys: short }",
+        &["the secret has 5 bytes", "openssl rand -hex 32"],
+    );
+    says(
+        "{ keys: 'file:/nowhere' }",
+        &["cannot read the key in `/nowhere`"],
+    );
+    says(
+        &with("jwks: 'https://a.test/k'"),
+        &["both `keys` and `jwks`", "remove one"],
+    );
+    says(&with("algorithms: [none]"), &["none"]);
+    says(
+        &with("algorithms: [RS256]"),
+        &["no key is for `RS256`", "a secret", "HS256"],
+    );
+    says(&with("leeway: 6s"), &["longer than 5s", "NTP"]);
+    says(&with("max_ttl: 0s"), &["no token lives", "90s"]);
+    says(
+        &with("max_ttl: 90s, require_exp: false"),
+        &["need not have an end"],
+    );
+    says(
+        &with("token: nowhere"),
+        &["no place for a token", "query:NAME"],
+    );
+    says(&with("token: { cookie: 'a=b' }"), &["no name of a cookie"]);
+    says(
+        &with("token: { cookie: a, query: b }"),
+        &["one of a header, a cookie and a query", "list"],
+    );
+    says(
+        &with("token: {}"),
+        &["one of a header, a cookie and a query"],
+    );
+    says(&with("forward: { sub: Host }"), &["meaning of its own"]);
+    says(&with("forward: { sub: X_User }"), &["underscore"]);
+    says(
+        &with("forward: { sub: X-A, role: x-a }"),
+        &["two claims become"],
+    );
+    says(&with("realm: 'a\"b'"), &["cannot be a realm"]);
+    says(&with("require: { role: [] }"), &["empty"]);
+}
+
+#[test]
+fn keys_that_are_none_or_should_not_be_there_are_told() {
+    let files = Files::new();
+    let check = |text: &str, words: &[&str]| {
+        let file = files.put("key", text);
+        says(&format!("{{ keys: '{file}' }}"), words);
+    };
+    check(RSA, &["private key", "openssl pkey"]);
+    check(
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPXsmqSm0X",
+        &["OpenSSH", "ssh-keygen -e"],
+    );
+    let pem = Signer::new(&PKCS_ECDSA_P256_SHA256).pair.public_key_pem();
+    let bare: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    check(&bare, &["without its first and last line"]);
+    check(
+        "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+        &["broken"],
+    );
+    check(
+        "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+        &["no public key"],
+    );
+    check("{ \"keys\": [] }", &["no key in the set"]);
+    check("{ \"keys\": 1 }", &["no set of keys"]);
+    check("{", &["no JSON"]);
+    let many = serde_json::json!({ "keys": vec![serde_json::json!({}); 65] });
+    check(&many.to_string(), &["more than 64 keys"]);
+    // A key that no algorithm uses is a mistake.
+    let file = files.put("ec", &pem);
+    says(
+        &format!("{{ keys: ['{file}', \"{SECRET}\"], algorithms: [ES256] }}"),
+        &["a secret is among the keys", "HS256"],
+    );
+    let weak = rsa_of(1024);
+    check(&weak, &["the RSA key has 1024 bits", "2048"]);
+}
+
+/// A public key of this many bits, which nobody has the other half of.
+fn rsa_of(bits: usize) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let mut modulus = vec![0xff; bits / 8];
+    modulus[0] = 0xc1;
+    let der = |tag: u8, body: &[u8]| {
+        let mut out = vec![tag, 0x82];
+        out.extend_from_slice(&u16::try_from(body.len()).unwrap().to_be_bytes());
+        out.extend_from_slice(body);
+        out
+    };
+    let mut number = vec![0];
+    number.extend_from_slice(&modulus);
+    let mut key = der(2, &number);
+    key.extend_from_slice(&[2, 3, 1, 0, 1]);
+    let text = STANDARD.encode(der(0x30, &key));
+    format!("-----BEGIN RSA PUBLIC KEY-----\n{text}\n-----END RSA PUBLIC KEY-----\n")
+}
+
+#[test]
+fn a_url_of_keys_is_https_or_of_this_machine() {
+    says(
+        "{ jwks: 'http://login.test/k' }",
+        &["fetched without TLS", "allow_http"],
+    );
+    says(
+        "{ jwks: 'ftp://login.test/k' }",
+        &["no URL of a set of keys"],
+    );
+    says(
+        "{ jwks: login.test }",
+        &["no URL of a set of keys", "https://"],
+    );
+    says("{ jwks: 'https://u:p@login.test/k' }", &["no URL"]);
+    says(
+        "{ jwks: { url: 'https://a.test/k', ca: /nowhere } }",
+        &["cannot use `/nowhere`"],
+    );
+    says(
+        "{ jwks: { url: 'http://localhost/k', ca: a.pem } }",
+        &["`ca` is for HTTPS"],
+    );
+    says(
+        "{ jwks: { url: 'http://localhost/k', refresh: 1ms } }",
+        &["`refresh: 1ms`"],
+    );
+    says(
+        "{ jwks: { url: 'http://localhost/k', timeout: 1h } }",
+        &["`timeout: 1h`"],
+    );
+    says(
+        "{ jwks: 'http://localhost/k', algorithms: [HS256] }",
+        &["`HS256` needs a secret"],
+    );
+    for good in [
+        "{ jwks: 'http://127.0.0.1:1/k' }",
+        "{ jwks: 'http://[::1]:1/k' }",
+        "{ jwks: { url: 'http://login.test/k', allow_http: true } }",
+    ] {
+        compiled(good);
+    }
+}
+
+#[test]
+fn what_is_printed_reads_back_the_same_and_shows_no_secret() {
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let files = Files::new();
+    let file = files.put("key", &pair.public_key_pem());
+    for yaml in [
+        format!("{{ keys: '{file}' }}"),
+        format!(
+            "{{ keys: [{{ key: '{file}', kid: a }}], algorithms: [ES256], issuer: a, audience: [b, c], leeway: 1s, max_ttl: 90s, require: {{ role: [admin, 1, true, 0.5] }}, token: [{{ cookie: a }}, query:t], optional: true, forward: {{ sub: X-User }}, strip: false, realm: r }}"
+        ),
+        "{ jwks: { url: 'http://localhost/k', refresh: 1min, stale: 2h, timeout: 1s } }".to_owned(),
+    ] {
+        let once = printed(&yaml);
+        assert_eq!(printed(&once), once);
+        compiled(&once);
+    }
+    let shown = printed(&format!("{{ keys: \"{SECRET}\" }}"));
+    assert!(
+        shown.contains("[redacted]") && !shown.contains("thirty"),
+        "{shown}"
+    );
+    let node = tree::parse(
+        &format!("{{ keys: \"{SECRET}\" }}"),
+        0,
+        &mut Diagnostics::default(),
+    );
+    let config: JwtConfig = tree::read(&node.unwrap(), &mut Diagnostics::default()).unwrap();
+    assert!(!format!("{config:?}").contains("thirty"));
+    assert!(!format!("{:?}", compiled(&format!("{{ keys: \"{SECRET}\" }}"))).contains("thirty"));
+}

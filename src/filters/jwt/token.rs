@@ -1,0 +1,324 @@
+//! A token's form, signature, times and claims: pure rules, with the time as an argument.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::HeaderValue;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Map, Value};
+
+use super::keys::{Algorithm, Key};
+use crate::chain::Claims;
+
+/// Longer ones are not looked at. Heads are bound too, but cookies may be longer than this.
+pub(super) const LONGEST: usize = 8 * 1024;
+
+/// What is wrong with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Problem {
+    /// It is no signed JWT in compact form.
+    Malformed,
+    /// It is signed in a way that is not allowed here, or not at all.
+    Algorithm,
+    /// No key that is known can have signed it.
+    Key,
+    Signature,
+    Expired,
+    /// It is not valid yet.
+    NotYet,
+    /// It has no end, or one too far away.
+    Lifetime,
+    Issuer,
+    Audience,
+}
+
+impl Problem {
+    pub(super) const ALL: [Self; 9] = [
+        Self::Malformed,
+        Self::Algorithm,
+        Self::Key,
+        Self::Signature,
+        Self::Expired,
+        Self::NotYet,
+        Self::Lifetime,
+        Self::Issuer,
+        Self::Audience,
+    ];
+
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed => "jwt_malformed",
+            Self::Algorithm => "jwt_algorithm",
+            Self::Key => "jwt_key",
+            Self::Signature => "jwt_signature",
+            Self::Expired => "jwt_expired",
+            Self::NotYet => "jwt_not_yet",
+            Self::Lifetime => "jwt_lifetime",
+            Self::Issuer => "jwt_issuer",
+            Self::Audience => "jwt_audience",
+        }
+    }
+
+    /// For the client's programmers; nothing that helps to forge one.
+    pub(super) fn description(self) -> &'static str {
+        match self {
+            Self::Malformed => "the token is malformed",
+            Self::Algorithm => "the token is signed in a way that is not accepted",
+            Self::Key => "the token is signed with a key that is not known",
+            Self::Signature => "the token's signature is wrong",
+            Self::Expired => "the token has expired",
+            Self::NotYet => "the token is not valid yet",
+            Self::Lifetime => "the token has no expiry or lives too long",
+            Self::Issuer => "the token is from another issuer",
+            Self::Audience => "the token is for another audience",
+        }
+    }
+}
+
+/// What a token must say.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    pub(super) algorithms: Box<[Algorithm]>,
+    /// None of them is asked for if empty.
+    pub(super) issuers: Box<[Box<str>]>,
+    pub(super) audiences: Box<[Box<str>]>,
+    pub(super) leeway: Duration,
+    /// From `iat` to `exp`.
+    pub(super) max_ttl: Option<Duration>,
+    pub(super) needs_exp: bool,
+    /// Without them the client is known and not allowed.
+    pub(super) require: Box<[Required]>,
+    /// Claims that the backend gets as headers.
+    pub(super) forward: Box<[Box<str>]>,
+}
+
+/// One claim that must be one of these, or have one of these in it.
+#[derive(Debug)]
+pub(super) struct Required {
+    pub(super) claim: Box<str>,
+    pub(super) values: Box<[Value]>,
+}
+
+/// A token whose signature is right and which is for us. Whether its time has come, or is
+/// over, is asked each time.
+#[derive(Debug)]
+pub(super) struct Verified {
+    pub(super) claims: Claims,
+    /// `sub`, if that is a text.
+    pub(super) user: Option<Arc<str>>,
+    /// Whether it has all that is required.
+    pub(super) is_entitled: bool,
+    /// In the order of [`Rules::forward`]; none for what is absent or cannot be a header.
+    pub(super) forward: Box<[Option<HeaderValue>]>,
+    exp: Option<f64>,
+    nbf: Option<f64>,
+}
+
+/// A token taken apart. Nothing in it is proven.
+#[derive(Debug)]
+pub(super) struct Token<'a> {
+    /// Header and payload as they are signed.
+    signed: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+    alg: Algorithm,
+    pub(super) kid: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    crit: Option<IgnoredAny>,
+}
+
+impl<'a> Token<'a> {
+    pub(super) fn parse(text: &'a str, rules: &Rules) -> Result<Self, Problem> {
+        if text.len() > LONGEST {
+            return Err(Problem::Malformed);
+        }
+        let (signed, signature) = text.rsplit_once('.').ok_or(Problem::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(Problem::Malformed)?;
+        if payload.contains('.') {
+            return Err(Problem::Malformed);
+        }
+        let header: Header = decode(header)?;
+        // RFC 7515, 4.1.11: what must be understood, and is not, is refused.
+        if header.crit.is_some() {
+            return Err(Problem::Malformed);
+        }
+        let alg = Algorithm::parse(&header.alg)
+            .filter(|alg| rules.algorithms.contains(alg))
+            .ok_or(Problem::Algorithm)?;
+        if signature.is_empty() {
+            return Err(Problem::Signature);
+        }
+        Ok(Self {
+            signed,
+            payload,
+            signature,
+            alg,
+            kid: header.kid,
+        })
+    }
+
+    /// Verifies the signature with one of `keys`, then all that the time does not change.
+    pub(super) fn verify(&self, keys: &[Key], rules: &Rules) -> Result<Verified, Problem> {
+        self.signature_by(keys)?;
+        rules.judge(decode(self.payload)?)
+    }
+
+    /// RFC 7515, 4.1.4: the key that the token names, or one without a name.
+    fn signature_by(&self, keys: &[Key]) -> Result<(), Problem> {
+        let is_named = |key: &&Key| self.kid.is_none() || self.kid.as_deref() == key.kid.as_deref();
+        let fitting = || keys.iter().filter(|key| key.fits(self.alg));
+        let mut candidates = fitting().filter(is_named).peekable();
+        let is_right = |key: &Key| key.verifies(self.alg, self.signed.as_bytes(), self.signature);
+        let is_verified = if candidates.peek().is_some() {
+            candidates.any(is_right)
+        } else {
+            let mut nameless = fitting().filter(|key| key.kid.is_none()).peekable();
+            if nameless.peek().is_none() {
+                return Err(Problem::Key);
+            }
+            nameless.any(is_right)
+        };
+        if is_verified {
+            Ok(())
+        } else {
+            Err(Problem::Signature)
+        }
+    }
+}
+
+fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, Problem> {
+    let bytes = URL_SAFE_NO_PAD.decode(part);
+    let bytes = bytes.map_err(|_| Problem::Malformed)?;
+    serde_json::from_slice(&bytes).map_err(|_| Problem::Malformed)
+}
+
+impl Rules {
+    fn judge(&self, claims: Map<String, Value>) -> Result<Verified, Problem> {
+        let (exp, nbf, iat) = (
+            date(&claims, "exp")?,
+            date(&claims, "nbf")?,
+            date(&claims, "iat")?,
+        );
+        if self.needs_exp && exp.is_none() {
+            return Err(Problem::Lifetime);
+        }
+        if let Some(most) = self.max_ttl {
+            match (iat, exp) {
+                (Some(iat), Some(exp)) if exp - iat <= most.as_secs_f64() => {}
+                _ => return Err(Problem::Lifetime),
+            }
+        }
+        if !self.issuers.is_empty() && !names_one(claims.get("iss"), &self.issuers) {
+            return Err(Problem::Issuer);
+        }
+        if !self.audiences.is_empty() && !names_one(claims.get("aud"), &self.audiences) {
+            return Err(Problem::Audience);
+        }
+        let user = claims.get("sub").and_then(Value::as_str).map(Into::into);
+        let claims = Claims(Arc::new(claims));
+        // Whoever is issued a token for later cannot use it, however long it lives.
+        let nbf = match (nbf, iat.filter(|_| self.max_ttl.is_some())) {
+            (Some(nbf), Some(iat)) => Some(nbf.max(iat)),
+            (nbf, iat) => nbf.or(iat),
+        };
+        Ok(Verified {
+            is_entitled: self.require.iter().all(|required| required.is_met(&claims)),
+            forward: self
+                .forward
+                .iter()
+                .map(|name| header_of(&claims, name))
+                .collect(),
+            claims,
+            user,
+            exp,
+            nbf,
+        })
+    }
+}
+
+/// RFC 7519, 2: seconds since 1970, perhaps with a fraction.
+fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Problem> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(value) => match value.as_f64().filter(|seconds| seconds.is_finite()) {
+            Some(seconds) => Ok(Some(seconds)),
+            None => Err(Problem::Malformed),
+        },
+    }
+}
+
+fn names_one(claim: Option<&Value>, known: &[Box<str>]) -> bool {
+    let is_known = |value: &Value| {
+        value
+            .as_str()
+            .is_some_and(|text| known.iter().any(|k| **k == *text))
+    };
+    match claim {
+        Some(Value::Array(items)) => items.iter().any(is_known),
+        Some(value) => is_known(value),
+        None => false,
+    }
+}
+
+impl Verified {
+    /// Whether now is its time.
+    pub(super) fn is_timely(&self, now: f64, leeway: Duration) -> Result<(), Problem> {
+        let leeway = leeway.as_secs_f64();
+        // RFC 7519, 4.1.4: on or after `exp` it is over.
+        if self.exp.is_some_and(|exp| now >= exp + leeway) {
+            return Err(Problem::Expired);
+        }
+        if self.nbf.is_some_and(|nbf| now + leeway < nbf) {
+            return Err(Problem::NotYet);
+        }
+        Ok(())
+    }
+}
+
+impl Required {
+    fn is_met(&self, claims: &Claims) -> bool {
+        let is_wanted = |value: &Value| self.values.iter().any(|wanted| is_same(value, wanted));
+        match claims.get(&self.claim) {
+            Some(Value::Array(items)) => items.iter().any(is_wanted),
+            // RFC 8693, 4.2: a list, parted by spaces.
+            Some(Value::String(list)) if *self.claim == *"scope" => list
+                .split(' ')
+                .any(|word| self.values.iter().any(|wanted| wanted == word)),
+            Some(value) => is_wanted(value),
+            None => false,
+        }
+    }
+}
+
+/// Numbers are the same by their value: `1` and `1.0`.
+fn is_same(value: &Value, wanted: &Value) -> bool {
+    match (value.as_f64(), wanted.as_f64()) {
+        (Some(value), Some(wanted)) => value.total_cmp(&wanted).is_eq(),
+        _ => value == wanted,
+    }
+}
+
+/// A claim as a header: what [`Claims::text`] gives, or the single values of a list with
+/// commas between them. Nothing that a reader would part in other places.
+fn header_of(claims: &Claims, name: &str) -> Option<HeaderValue> {
+    let text = match claims.get(name)? {
+        Value::Array(items) => {
+            let words: Option<Vec<&str>> = items
+                .iter()
+                .map(|item| item.as_str().filter(|word| !word.contains(',')))
+                .collect();
+            words.filter(|words| !words.is_empty())?.join(",")
+        }
+        _ => claims.text(name)?.into_owned(),
+    };
+    let is_whole = !text.is_empty() && text.trim() == text;
+    HeaderValue::from_bytes(text.as_bytes())
+        .ok()
+        .filter(|_| is_whole)
+}
