@@ -325,7 +325,7 @@ fn what_was_said_holds_for_the_same_question_and_its_time() {
     // A no holds as long.
     service.set(|script| script.status = 403);
     let check = get(check, "a=1", "/").expect([200]).advance("10s");
-    let check = get(get(check, "a=1", "/"), "a=1", "/").expect([403, 403]);
+    let _ = get(get(check, "a=1", "/"), "a=1", "/").expect([403, 403]);
     assert_eq!(service.asked(), 7);
     // What is for one client, or one time, is not kept; nor is a failure.
     for (status, headers) in [
