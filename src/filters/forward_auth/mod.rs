@@ -13,7 +13,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
-use log::{debug, info, warn};
+use log::{info, warn};
 
 use self::{
     gate::Gate,
@@ -109,14 +109,13 @@ impl Filter for ForwardAuth {
     }
 
     fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
-        let mut line = format!("asks {} for at most {:?}", self.url, self.deadline);
-        if let Some(cache) = &self.cache {
-            line.push_str(&format!("; what it says holds for {:?}", cache.lasts));
-        }
+        let mut lines = vec![format!("asks {} for at most {:?}", self.url, self.deadline)];
+        let cache = self.cache.as_ref();
+        lines.extend(cache.map(|cache| format!("what it says holds for {:?}", cache.lasts)));
         if self.is_lenient {
-            line.push_str("; without an answer requests pass");
+            lines.push("without an answer requests pass".to_owned());
         }
-        vec![line]
+        lines
     }
 
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
@@ -244,7 +243,7 @@ impl ForwardAuth {
         if slot.failed(self.clock.now()) {
             warn!(url:% = self.url, error = problem.as_str(); "the service that is asked who may pass is of no use; it is asked once a second");
         } else {
-            debug!(url:% = self.url, error = problem.as_str(); "there is no verdict on a request");
+            warn!(url:% = self.url, error = problem.as_str(); "there is no verdict on a request");
         }
         None
     }

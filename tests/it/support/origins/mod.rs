@@ -1,6 +1,7 @@
 //! Origins in this process, named by what they do. Each listens on a port of its own and
 //! counts what it saw; all of it ends when the origin is dropped.
 
+mod answering;
 mod closing;
 mod failing;
 mod http2;
@@ -32,6 +33,7 @@ use tokio::{
 use super::client::find;
 
 pub(crate) use self::{
+    answering::AnsweringOrigin,
     closing::{ClosingOrigin, OnceOrigin},
     failing::{Failure, FlappingOrigin, ResettingOrigin},
     http2::Http2Origin,

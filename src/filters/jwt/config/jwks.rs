@@ -1,0 +1,214 @@
+//! A set of keys behind a URL, as written, and how it compiles.
+
+use std::{path::PathBuf, sync::Arc};
+
+use http::Uri;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{
+    base::{
+        fetch::{self, Fetch, Trust},
+        loopback::is_loopback_host,
+        units::Span,
+    },
+    chain::CompileCx,
+    config::{
+        diagnostic::Place,
+        tree::{
+            Spanned,
+            short::{self, Short, read_short},
+        },
+    },
+    filters::jwt::{
+        Keys,
+        jwks::{Jwks, Source},
+    },
+};
+
+const REFRESH: Span = Span::secs(300);
+const STALE: Span = Span::secs(3600);
+const DEADLINE: Span = Span::secs(5);
+const SHORTEST_REFRESH: Span = Span::secs(1);
+const LONGEST_DEADLINE: Span = Span::secs(30);
+
+/// A set of keys behind a URL.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_text)]
+pub(super) struct JwksConfig {
+    /// Such as `https://login.example.com/.well-known/jwks.json`.
+    url: String,
+    /// A PEM file with the authorities that count for this URL, instead of the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<Spanned<PathBuf>>,
+    /// The longest time between two fetches; the answer's `max-age` may shorten it.
+    refresh: Spanned<Span>,
+    /// How long the keys stay good beyond that if the URL fails.
+    stale: Span,
+    /// How long one fetch may take.
+    timeout: Spanned<Span>,
+    /// Takes a URL without TLS that is not of this machine: whoever is on the way can then
+    /// sign tokens.
+    allow_http: bool,
+}
+
+impl Default for JwksConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            ca: None,
+            refresh: Spanned::nowhere(REFRESH),
+            stale: STALE,
+            timeout: Spanned::nowhere(DEADLINE),
+            allow_http: false,
+        }
+    }
+}
+
+impl Short for JwksConfig {
+    const WHAT: &'static str = "a URL, or a mapping such as `{ url: https://…, refresh: 5min }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            url: text.to_owned(),
+            ..Self::default()
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for JwksConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Serialize for JwksConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
+}
+
+impl JwksConfig {
+    pub(super) fn compile(&self, place: Place, cx: &mut CompileCx<'_>) -> Option<Keys> {
+        const CODE: &str = "edgeway::jwt::jwks";
+        let url = self.url(place, cx);
+        let mut is_good = true;
+        for (what, span, bounds) in [
+            (
+                "refresh",
+                &self.refresh,
+                SHORTEST_REFRESH..=Span::secs(86_400),
+            ),
+            (
+                "timeout",
+                &self.timeout,
+                Span::millis(10)..=LONGEST_DEADLINE,
+            ),
+        ] {
+            if !bounds.contains(&span.value) {
+                is_good = false;
+                let (least, most) = (bounds.start(), bounds.end());
+                let message = format!("`{what}: {}` is not between {least} and {most}", span.value);
+                let help = format!("write a time such as `{most}`");
+                cx.report_at(span.place, CODE, message, help);
+            }
+        }
+        let url = url?;
+        let trust = match &self.ca {
+            Some(ca) => match fetch::roots(&cx.folder.join(&ca.value)) {
+                Ok(roots) => Trust::Roots(Arc::new(roots)),
+                Err(problem) => {
+                    let message = format!("cannot use `{}`: {problem}", ca.value.display());
+                    let help = "name a PEM file with the certificate of the authority";
+                    cx.report_at(ca.place, CODE, message, help);
+                    return None;
+                }
+            },
+            None if url.scheme_str() == Some("http") => Trust::Plain,
+            None => Trust::System,
+        };
+        let fetch = match Fetch::new(&trust) {
+            Ok(fetch) => fetch,
+            Err(error) => {
+                let message = format!("the system's authorities cannot be used: {error}");
+                let help = "install the package `ca-certificates`, or name a file: `ca: ca.pem`";
+                cx.report_at(place, CODE, message, help);
+                return None;
+            }
+        };
+        if !is_good {
+            return None;
+        }
+        // Other authorities may vouch for other keys.
+        let zone = match &self.ca {
+            Some(ca) => format!("jwks {} by {}", self.url, ca.value.display()),
+            None => format!("jwks {}", self.url),
+        };
+        let shown = self.url.split(['?', '#']).next().unwrap_or_default();
+        let jwks = cx
+            .zones
+            .get_or_create(&zone, || Jwks::new(shown, cx.clock, cx.metrics));
+        let source = Arc::new(Source {
+            url,
+            fetch,
+            refresh: self.refresh.value.0,
+            deadline: self.timeout.value.0,
+            stale: self.stale.0,
+        });
+        // Two that fetch one URL in two ways both do.
+        let task = format!(
+            "{zone} each {} within {} stale {}",
+            self.refresh.value, self.timeout.value, self.stale
+        );
+        let (kept, asked) = (Arc::clone(&jwks), Arc::clone(&source));
+        cx.work.add(task, move || {
+            Arc::clone(&kept).supervise(Arc::clone(&asked))
+        });
+        Some(Keys::Remote {
+            jwks,
+            stale: self.stale.0,
+        })
+    }
+
+    fn url(&self, place: Place, cx: &mut CompileCx<'_>) -> Option<Uri> {
+        const CODE: &str = "edgeway::jwt::jwks";
+        const EXAMPLE: &str = "write one such as `https://login.example.com/.well-known/jwks.json`";
+        let url = self.url.parse::<Uri>().ok().filter(|url| {
+            let authority = url.authority().map_or("", |authority| authority.as_str());
+            url.host().is_some_and(|host| !host.is_empty()) && !authority.contains('@')
+        });
+        let scheme = url.as_ref().and_then(Uri::scheme_str);
+        let (message, help) = match scheme {
+            Some("https") => return url,
+            Some("http") => {
+                let host = url.as_ref().and_then(Uri::host).unwrap_or_default();
+                if self.allow_http || is_loopback_host(host) {
+                    if self.ca.is_none() {
+                        return url;
+                    }
+                    (
+                        "`ca` is for HTTPS, and the URL has none".to_owned(),
+                        "write `https:`",
+                    )
+                } else {
+                    (
+                        format!("`{}` is fetched without TLS", self.url),
+                        "write `https:`; whoever is on the way could sign tokens (`allow_http: \
+                         true` takes that into account)",
+                    )
+                }
+            }
+            _ => (
+                format!("`{}` is no URL of a set of keys", self.url),
+                EXAMPLE,
+            ),
+        };
+        cx.report_at(place, CODE, message, help);
+        None
+    }
+}

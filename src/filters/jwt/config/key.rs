@@ -1,0 +1,137 @@
+//! A key as written, and the keys that it comes to.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{
+    base::secret,
+    chain::CompileCx,
+    config::tree::{
+        Spanned,
+        short::{self, Short, read_short},
+    },
+    filters::jwt::keys::{self, Key},
+};
+
+/// A file with keys has a few KiB.
+const LARGEST_FILE: u64 = 256 * 1024;
+
+/// A key: a text, or a mapping that names it.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(transform = short::or_text)]
+pub(super) struct KeyConfig {
+    /// `file:PATH`, or the key itself from the environment.
+    key: KeyText,
+    /// The name that tokens call it by (`kid`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kid: Option<String>,
+}
+
+impl Short for KeyConfig {
+    const WHAT: &'static str = "`file:PATH`, or a mapping such as `{ key: file:PATH, kid: NAME }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            key: KeyText(text.to_owned()),
+            kid: None,
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Serialize for KeyConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self.kid {
+            None => self.key.serialize(s),
+            Some(_) => Self::serialize(self, s),
+        }
+    }
+}
+
+/// A path that may be shown, or a text that may not.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub(super) struct KeyText(String);
+
+impl KeyText {
+    fn path(&self) -> Option<&str> {
+        self.0.strip_prefix("file:")
+    }
+}
+
+impl std::fmt::Debug for KeyText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.path().map_or(secret::REDACTED, |_| &self.0))
+    }
+}
+
+impl Serialize for KeyText {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.path().map_or(secret::REDACTED, |_| &self.0))
+    }
+}
+
+impl Spanned<KeyConfig> {
+    /// The keys in one text or file, which is read now: a reload reads it anew.
+    pub(super) fn read(&self, cx: &mut CompileCx<'_>) -> Option<Vec<Key>> {
+        const CODE: &str = "edgeway::jwt::key";
+        let text = match self.value.key.path() {
+            None => Ok(self.value.key.0.clone()),
+            Some(path) => std::fs::metadata(path)
+                .map_err(|error| error.to_string())
+                .and_then(|metadata| {
+                    if metadata.len() > LARGEST_FILE {
+                        return Err(format!("it is larger than {LARGEST_FILE} bytes"));
+                    }
+                    let text = std::fs::read_to_string(path);
+                    text.map_err(|error| error.to_string())
+                }),
+        };
+        let text = match text {
+            Ok(text) => text,
+            Err(error) => {
+                let path = self.value.key.path().unwrap_or_default();
+                let message = format!("cannot read the key in `{path}`: {error}");
+                let help = "name a file with a public key or a certificate in PEM, a JWK set, or \
+                            a secret";
+                cx.report_at(self.place, CODE, message, help);
+                return None;
+            }
+        };
+        let mut keys = match keys::read(&text) {
+            Ok(keys) => keys,
+            Err(error) => {
+                let message = match self.value.key.path() {
+                    Some(path) => format!("`{path}`: {error}"),
+                    None => error.to_string(),
+                };
+                cx.report_at(self.place, CODE, message, error.help);
+                return None;
+            }
+        };
+        if let Some(kid) = &self.value.kid {
+            let [key] = &mut keys[..] else {
+                let message = format!("several keys are called `{kid}`");
+                cx.report_at(
+                    self.place,
+                    CODE,
+                    message,
+                    "remove `kid`: the set has names itself",
+                );
+                return None;
+            };
+            key.kid = Some(kid.as_str().into());
+        }
+        Some(keys)
+    }
+}

@@ -1,0 +1,358 @@
+//! `jwt` as written, and how it compiles.
+
+mod jwks;
+mod key;
+mod place;
+
+use std::collections::BTreeMap;
+
+use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use self::{
+    jwks::JwksConfig,
+    key::KeyConfig,
+    place::{Scalar, SourceConfig},
+};
+use super::{
+    Challenges, Jwt, Keys, Strip,
+    keys::{self, Algorithm, Key, MOST_KEYS},
+    source::Source,
+    token::{Problem, Required, Rules},
+};
+use crate::{
+    base::{own_headers::OwnHeaders, recent::Recent, units::Span},
+    chain::{AuthMetrics, CompileCx},
+    config::tree::{OneOrMany, Spanned},
+};
+
+const LONGEST_LEEWAY: Span = Span::secs(5);
+/// Tokens that are remembered as verified, for each filter.
+const REMEMBERED: usize = 4096;
+
+/// Lets requests pass whose JSON Web Token is signed with a known key, is in its time and
+/// says what is required.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct JwtConfig {
+    /// The keys that tokens are signed with: `file:PATH` of a public key or certificate in
+    /// PEM, of a JWK set, or of a secret for HS256; or the same from the environment. One, or
+    /// a list, each of which may be `{ key: file:PATH, kid: NAME }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<OneOrMany<Spanned<KeyConfig>>>,
+    /// The URL of a JWK set instead, fetched and refreshed by the gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwks: Option<Spanned<JwksConfig>>,
+    /// How tokens may be signed. If absent: by the kinds of the keys, RS256 for RSA, ES256 and
+    /// ES384 for P-256 and P-384, `EdDSA` for Ed25519, HS256 for a secret.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    algorithms: Vec<Spanned<Algorithm>>,
+    /// Who must have issued the token (`iss`): one, or one of a list.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    issuer: OneOrMany<String>,
+    /// Whom the token must be for (`aud`): one, or one of a list.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    audience: OneOrMany<String>,
+    /// How far the clocks of issuer and gateway may be apart; at most 5 s.
+    leeway: Spanned<Span>,
+    /// The longest life of a token, from `iat` to `exp`, which both must be there then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_ttl: Option<Spanned<Span>>,
+    /// Whether a token must have an end (`exp`).
+    require_exp: bool,
+    /// Claims that must have a value, or one of a list: `{ role: admin }`. A claim that is a
+    /// list must have one of them in it. Who is known and lacks it gets 403.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    require: BTreeMap<String, OneOrMany<Scalar>>,
+    /// Where the token stands: `header: NAME`, `cookie: NAME` or `query: NAME`, or a list, of
+    /// which the first that is there counts. `header: Authorization` if absent.
+    token: OneOrMany<Spanned<SourceConfig>>,
+    /// Whether a request without a token, or with a wrong one, passes as anybody's.
+    optional: bool,
+    /// Claims that the backend gets as headers: `{ sub: X-User-Id }`. Clients cannot send these
+    /// headers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    forward: BTreeMap<String, Spanned<String>>,
+    /// `true` takes the token out of what the backend gets, `false` leaves it there; if
+    /// absent, it is taken out of the query only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strip: Option<bool>,
+    /// The realm in `WWW-Authenticate`.
+    realm: Spanned<String>,
+}
+
+impl Default for JwtConfig {
+    fn default() -> Self {
+        Self {
+            keys: None,
+            jwks: None,
+            algorithms: Vec::new(),
+            issuer: OneOrMany::default(),
+            audience: OneOrMany::default(),
+            leeway: Spanned::nowhere(LONGEST_LEEWAY),
+            max_ttl: None,
+            require_exp: true,
+            require: BTreeMap::new(),
+            token: OneOrMany(vec![Spanned::nowhere(SourceConfig::default())]),
+            optional: false,
+            forward: BTreeMap::new(),
+            strip: None,
+            realm: Spanned::nowhere("restricted".to_owned()),
+        }
+    }
+}
+
+impl JwtConfig {
+    /// The query parameters that tokens stand in.
+    pub(super) fn queries(&self) -> Vec<String> {
+        let sources = self.token.0.iter();
+        sources
+            .filter_map(|source| source.value.query.clone())
+            .collect()
+    }
+
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Jwt> {
+        let keys = self.keys(cx);
+        let sources: Vec<Option<Source>> = self
+            .token
+            .0
+            .iter()
+            .map(|source| source.value.compile(source.place, cx))
+            .collect();
+        let sources: Option<Vec<Source>> = sources.into_iter().collect();
+        let names = self.forwarded(cx);
+        let challenges = self.challenges(cx);
+        let is_timely = self.has_good_times(cx);
+        let algorithms = keys.as_ref().and_then(|keys| self.algorithms(keys, cx));
+        let (keys, sources, names, challenges) = (keys?, sources?, names?, challenges?);
+        let algorithms = algorithms?;
+        if !is_timely {
+            return None;
+        }
+        let strip = match self.strip {
+            None => Strip::Query,
+            Some(true) => Strip::Everywhere,
+            Some(false) => Strip::Nowhere,
+        };
+        let dropped = match strip {
+            Strip::Query | Strip::Everywhere => self.queries(),
+            Strip::Nowhere => Vec::new(),
+        };
+        let rules = Rules {
+            algorithms,
+            issuers: self.issuer.0.into_iter().map(Into::into).collect(),
+            audiences: self.audience.0.into_iter().map(Into::into).collect(),
+            leeway: self.leeway.value.0,
+            max_ttl: self.max_ttl.map(|most| most.value.0),
+            needs_exp: self.require_exp,
+            require: self
+                .require
+                .into_iter()
+                .map(|(claim, values)| Required {
+                    claim: claim.into(),
+                    values: values.0.into_iter().map(Scalar::value).collect(),
+                })
+                .collect(),
+            forward: self.forward.into_keys().map(Into::into).collect(),
+        };
+        Some(Jwt {
+            keys,
+            sources: sources.into(),
+            rules,
+            recent: Recent::new(REMEMBERED),
+            is_optional: self.optional,
+            strip,
+            dropped: dropped.into_iter().map(Into::into).collect(),
+            own: OwnHeaders::new(names.iter().cloned()),
+            names: names.into(),
+            challenges,
+            metrics: AuthMetrics::new("jwt", cx.route, cx.metrics),
+            clock: cx.clock.clone(),
+        })
+    }
+
+    fn keys(&self, cx: &mut CompileCx<'_>) -> Option<Keys> {
+        const CODE: &str = "edgeway::jwt::keys";
+        match (&self.keys, &self.jwks) {
+            (Some(keys), None) => {
+                let read: Vec<Option<Vec<Key>>> = keys.0.iter().map(|key| key.read(cx)).collect();
+                let keys: Option<Vec<Vec<Key>>> = read.into_iter().collect();
+                let keys = keys?.concat();
+                if keys.len() > MOST_KEYS {
+                    let message = format!("more than {MOST_KEYS} keys");
+                    cx.report(CODE, message, "leave out those that sign no more");
+                    return None;
+                }
+                Some(Keys::Fixed(keys.into()))
+            }
+            (None, Some(jwks)) => jwks.value.compile(jwks.place, cx),
+            (Some(_), Some(jwks)) => {
+                let message = "both `keys` and `jwks` say what tokens are signed with";
+                cx.report_at(jwks.place, CODE, message, "remove one of them");
+                None
+            }
+            (None, None) => {
+                let message = "nothing says what tokens are signed with";
+                let help = "write `keys: file:jwt.pub`, or `jwks: https://…`";
+                cx.report(CODE, message, help);
+                None
+            }
+        }
+    }
+
+    /// Those that are written, all of which must have a key; or those of the keys.
+    fn algorithms(&self, keys: &Keys, cx: &mut CompileCx<'_>) -> Option<Box<[Algorithm]>> {
+        const CODE: &str = "edgeway::jwt::algorithms";
+        let written = || self.algorithms.iter().map(|alg| alg.value);
+        let keys = match keys {
+            Keys::Fixed(keys) => keys,
+            Keys::Remote { .. } => {
+                let secret = self
+                    .algorithms
+                    .iter()
+                    .find(|alg| alg.value.kind() == keys::Kind::Secret);
+                if let Some(alg) = secret {
+                    let message = format!("`{}` needs a secret", alg.value.name());
+                    let help = "a set of keys that is fetched has public keys only: write one of \
+                                their algorithms, such as `RS256`";
+                    cx.report_at(alg.place, CODE, message, help);
+                    return None;
+                }
+                if self.algorithms.is_empty() {
+                    let kinds = [
+                        keys::Kind::Rsa,
+                        keys::Kind::P256,
+                        keys::Kind::P384,
+                        keys::Kind::Ed25519,
+                    ];
+                    return Some(kinds.map(keys::Kind::usual).into());
+                }
+                return Some(written().collect());
+            }
+        };
+        if self.algorithms.is_empty() {
+            let mut algorithms: Vec<Algorithm> = Vec::new();
+            for key in keys {
+                let alg = key.usual();
+                if !algorithms.contains(&alg) {
+                    algorithms.push(alg);
+                }
+            }
+            return Some(algorithms.into());
+        }
+        let mut is_good = true;
+        for alg in &self.algorithms {
+            if !keys.iter().any(|key| key.fits(alg.value)) {
+                is_good = false;
+                let kinds: Vec<&str> = keys.iter().map(|key| key.kind.name()).collect();
+                cx.report_at(
+                    alg.place,
+                    CODE,
+                    format!("no key is for `{}`", alg.value.name()),
+                    format!("the keys are {}: write their algorithm", kinds.join(", ")),
+                );
+            }
+        }
+        if let Some(idle) = keys.iter().find(|key| !written().any(|alg| key.fits(alg))) {
+            is_good = false;
+            let place = self.algorithms.first().map_or(cx.place, |alg| alg.place);
+            cx.report_at(
+                place,
+                CODE,
+                format!(
+                    "{} is among the keys, and no algorithm uses it",
+                    idle.kind.name()
+                ),
+                format!("add `{}`, or remove the key", idle.usual().name()),
+            );
+        }
+        is_good.then(|| written().collect())
+    }
+
+    fn forwarded(&self, cx: &mut CompileCx<'_>) -> Option<Vec<HeaderName>> {
+        const CODE: &str = "edgeway::jwt::forward";
+        let mut names: Vec<HeaderName> = Vec::new();
+        let mut is_good = true;
+        for header in self.forward.values() {
+            match OwnHeaders::parse(&header.value) {
+                Ok(name) if names.contains(&name) => {
+                    is_good = false;
+                    let message = format!("two claims become `{}`", header.value);
+                    cx.report_at(header.place, CODE, message, "write a name for each");
+                }
+                Ok(name) => names.push(name),
+                Err(error) => {
+                    is_good = false;
+                    cx.report_at(header.place, CODE, error.to_string(), error.help);
+                }
+            }
+        }
+        is_good.then_some(names)
+    }
+
+    fn has_good_times(&self, cx: &mut CompileCx<'_>) -> bool {
+        let mut is_good = true;
+        if self.leeway.value > LONGEST_LEEWAY {
+            is_good = false;
+            cx.report_at(
+                self.leeway.place,
+                "edgeway::jwt::leeway",
+                format!(
+                    "`leeway: {}` is longer than {LONGEST_LEEWAY}",
+                    self.leeway.value
+                ),
+                "tokens that have expired would go on working: set the clocks by NTP, and write \
+                 `5s` or less",
+            );
+        }
+        if let Some(most) = &self.max_ttl {
+            let problem = if most.value < Span::secs(1) {
+                Some((
+                    format!("no token lives for `{}`", most.value),
+                    "write a time such as `90s`",
+                ))
+            } else if !self.require_exp {
+                Some((
+                    "`max_ttl` bounds tokens that need not have an end".to_owned(),
+                    "remove `require_exp: false`",
+                ))
+            } else {
+                None
+            };
+            if let Some((message, help)) = problem {
+                is_good = false;
+                cx.report_at(most.place, "edgeway::jwt::max_ttl", message, help);
+            }
+        }
+        is_good
+    }
+
+    /// The `WWW-Authenticate` of each refusal.
+    fn challenges(&self, cx: &mut CompileCx<'_>) -> Option<Challenges> {
+        let realm = &self.realm.value;
+        let is_plain = |c: char| (c.is_ascii_graphic() || c == ' ') && c != '"' && c != '\\';
+        if realm.is_empty() || !realm.chars().all(is_plain) {
+            cx.report_at(
+                self.realm.place,
+                "edgeway::jwt::realm",
+                format!("`{realm}` cannot be a realm"),
+                "write words of plain ASCII without quotes",
+            );
+            return None;
+        }
+        let made = |text: String| HeaderValue::try_from(text).expect("it was found to be plain");
+        // RFC 6750, 3: who brought no token is told of no error.
+        let missing = format!("Bearer realm=\"{realm}\"");
+        Some(Challenges {
+            problems: Problem::ALL.map(|problem| {
+                let description = problem.description();
+                made(format!(
+                    "{missing}, error=\"invalid_token\", error_description=\"{description}\""
+                ))
+            }),
+            denied: made(format!("{missing}, error=\"insufficient_scope\"")),
+            missing: made(missing),
+        })
+    }
+}

@@ -1,0 +1,213 @@
+//! Where tokens stand, what is asked of them, and what backends and clients are told.
+
+use serde_json::{Value, json};
+
+use super::{SECRET, Tokens, by_secret, claims, config, counted, guard, with};
+use crate::chain::{
+    Exchange, Facts, Filter as _,
+    testkit::{Answer, Check},
+};
+
+fn given<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
+    let head = answer.upstream.as_ref().expect("it went on");
+    head.headers
+        .get_all(name)
+        .iter()
+        .map(|value| value.to_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn who_is_known_and_lacks_a_claim_is_forbidden() {
+    let check = guard(", require: { role: [admin, owner], email_verified: true }");
+    let verdict = |check: Check, claims: &Value| check.bearer(&by_secret(&with(claims)));
+    let good = json!({ "email_verified": true });
+    let check = verdict(check, &good).expect([200]);
+    let check = check.get("/").expect_refused(401, "jwt_missing");
+    for bad in [
+        json!({ "role": "user", "email_verified": true }),
+        json!({ "role": "adm", "email_verified": true }),
+        json!({ "role": null, "email_verified": true }),
+        json!({ "role": ["user"], "email_verified": true }),
+        json!({ "email_verified": "true" }),
+        json!({}),
+    ] {
+        let answer = verdict(
+            guard(", require: { role: [admin, owner], email_verified: true }"),
+            &bad,
+        );
+        let told = answer.last().headers["www-authenticate"].to_str().unwrap();
+        assert_eq!(
+            told,
+            "Bearer realm=\"restricted\", error=\"insufficient_scope\""
+        );
+        let _ = answer.expect_refused(403, "jwt_claims");
+    }
+    assert_eq!(counted(&check.metrics, "passed"), 1);
+    let inner = ", require: { realm_access.roles: admin, n: 7, scope: read }";
+    let claims =
+        json!({ "realm_access": { "roles": ["user", "admin"] }, "n": 7.0, "scope": "write read" });
+    let _ = verdict(guard(inner), &claims).expect([200]);
+}
+
+#[test]
+fn a_refusal_says_how_to_do_better() {
+    let check = guard(", realm: 'the shop'").get("/");
+    assert_eq!(
+        check.last().headers["www-authenticate"],
+        "Bearer realm=\"the shop\""
+    );
+    let check = check.expect_refused(401, "jwt_missing").bearer("x");
+    assert_eq!(
+        check.last().headers["www-authenticate"],
+        "Bearer realm=\"the shop\", error=\"invalid_token\", \
+         error_description=\"the token is malformed\""
+    );
+    assert_eq!(counted(&check.metrics, "missing"), 1);
+    assert_eq!(counted(&check.metrics, "invalid"), 1);
+    // Who uses another scheme brought no token.
+    let _ = check
+        .expect([401])
+        .send("GET", "/", &[("authorization", "Basic dTpw")], &[])
+        .expect_refused(401, "jwt_missing")
+        .send("GET", "/", &[("authorization", "Bearer")], &[])
+        .expect_refused(401, "jwt_missing");
+}
+
+#[test]
+fn the_first_place_that_has_a_token_counts() {
+    let token = by_secret(&claims());
+    let yaml = ", token: [{ header: Authorization }, 'header:X-Token', { cookie: sid }, 'query:t']";
+    let value = format!("bEaReR  {token}");
+    let cookie = format!("a=1; sid={token}");
+    let check = guard(yaml)
+        .send("GET", "/", &[("authorization", &value)], &[])
+        .send("GET", "/", &[("x-token", &token)], &[])
+        .send("GET", "/", &[("cookie", "b=2"), ("cookie", &cookie)], &[])
+        .get(&format!("/?x=1&%74={}", token.replace('.', "%2E")))
+        .expect([200, 200, 200, 200])
+        .send(
+            "GET",
+            "/",
+            &[("authorization", "Bearer x"), ("cookie", &cookie)],
+            &[],
+        )
+        .expect_refused(401, "jwt_malformed");
+    // Two: it is not clear whose request it is.
+    let _ = check
+        .send("GET", "/", &[("x-token", &token), ("x-token", &token)], &[])
+        .expect_refused(401, "jwt_malformed")
+        .get(&format!("/?t={token}&t=x"))
+        .expect_refused(401, "jwt_malformed")
+        .send("GET", "/", &[("cookie", "sid=; other=1")], &[])
+        .expect_refused(401, "jwt_missing");
+}
+
+#[test]
+fn claims_become_headers_that_no_client_can_send() {
+    let forward = "forward: { sub: X-User-Id, role: X-Role, roles: X-Roles, n: X-N, o: X-O }";
+    let forged = [
+        ("X-User-Id", "root"),
+        ("x_user_id", "root"),
+        ("X-Role", "root"),
+        ("X-ROLES", "root"),
+        ("x-n", "root"),
+        ("X-O", "root"),
+        ("X-Other", "kept"),
+    ];
+    let send = |check: Check, token: Option<&str>| {
+        let value = format!("Bearer {}", token.unwrap_or_default());
+        let mut headers = forged.to_vec();
+        if token.is_some() {
+            headers.push(("authorization", &value));
+        }
+        check.send("GET", "/", &headers, &[])
+    };
+    let token = by_secret(&with(&json!({
+        "roles": ["a", "b c"], "n": 7, "role": "line\nbreak", "o": { "a": 1 },
+    })));
+    let check = send(guard(&format!(", {forward}")), Some(&token));
+    let answer = check.last();
+    assert_eq!(given(answer, "x-user-id"), ["u1"]);
+    assert_eq!(given(answer, "x-roles"), ["a,b c"]);
+    assert_eq!(given(answer, "x-n"), ["7"]);
+    for absent in ["x_user_id", "x-role", "x-o"] {
+        assert_eq!(given(answer, absent), [""; 0], "{absent}");
+    }
+    assert_eq!(given(answer, "x-other"), ["kept"]);
+    // A list whose parts could be taken for others is left out.
+    let sly = by_secret(&with(&json!({ "roles": ["user,admin"] })));
+    let check = send(check, Some(&sly));
+    assert_eq!(given(check.last(), "x-roles"), [""; 0]);
+    // Nor can who is nobody.
+    for token in [None, Some("x")] {
+        let check = send(guard(&format!(", optional: true, {forward}")), token);
+        for name in ["x-user-id", "x_user_id", "x-role", "x-roles", "x-n", "x-o"] {
+            assert_eq!(given(check.last(), name), [""; 0], "{name}");
+        }
+        assert_eq!(given(check.last(), "x-other"), ["kept"]);
+    }
+}
+
+#[test]
+fn optional_takes_everybody_and_tells_them_apart() {
+    let (good, bad) = (by_secret(&claims()), "x.y.z");
+    let check = guard(", optional: true, forward: { sub: X-User-Id }")
+        .get("/")
+        .bearer(bad)
+        .bearer(&good);
+    assert_eq!(given(check.last(), "x-user-id"), ["u1"]);
+    let check = check.expect([200, 200, 200]);
+    for outcome in ["passed", "missing", "invalid"] {
+        assert_eq!(counted(&check.metrics, outcome), 1, "{outcome}");
+    }
+    // Who is known is held to what is required.
+    let _ = guard(", optional: true, require: { role: owner }")
+        .bearer(&good)
+        .expect_refused(403, "jwt_claims");
+}
+
+#[test]
+fn the_token_goes_on_or_stays_as_the_file_says() {
+    let token = by_secret(&claims());
+    let value = format!("Bearer {token}");
+    let cookie = format!("a=1; sid={token}; b=2");
+    let places = "token: [{ header: Authorization }, { cookie: sid }, { query: t }]";
+    let send = |strip: &str| {
+        let headers = [("authorization", value.as_str()), ("cookie", &cookie)];
+        guard(&format!(", {places}{strip}")).send("GET", "/", &headers, &[])
+    };
+    for strip in ["", ", strip: false"] {
+        let check = send(strip);
+        assert_eq!(given(check.last(), "authorization"), [value.as_str()]);
+        assert_eq!(given(check.last(), "cookie"), [cookie.as_str()]);
+    }
+    let check = send(", strip: true");
+    assert_eq!(given(check.last(), "authorization"), [""; 0]);
+    assert_eq!(given(check.last(), "cookie"), ["a=1; b=2"]);
+    // What is no token of ours is none of our business.
+    let headers = [("authorization", "Basic dTpw"), ("cookie", cookie.as_str())];
+    let check = guard(&format!(", {places}, strip: true")).send("GET", "/", &headers, &[]);
+    assert_eq!(given(check.last(), "authorization"), ["Basic dTpw"]);
+}
+
+#[test]
+fn explain_says_what_is_looked_for() {
+    let filter = config::compiled(&format!(
+        "{{ keys: \"{SECRET}\", require: {{ role: [a, b] }}, token: [header:Authorization, query:t] }}"
+    ));
+    let head = pingora::http::RequestHeader::build("GET", b"/", None).unwrap();
+    let mut facts = Facts::new(crate::base::clock::Clock::test().now());
+    let lines = filter.explain(&Exchange {
+        head: &head,
+        facts: &mut facts,
+    });
+    assert_eq!(
+        lines,
+        [
+            "a token in the header `authorization` or the query parameter `t`, signed by HS256",
+            "its `role` is or has \"a\" or \"b\"",
+        ]
+    );
+    assert_eq!(filter.dropped_queries(), [Box::from("t")]);
+}

@@ -1,0 +1,42 @@
+//! An origin that answers what a test tells it to, from one request to the next.
+
+use std::io;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::{Exchange, Origin, Serve, Then};
+
+/// Answers every request alike, until it is told otherwise.
+pub(crate) struct AnsweringOrigin {
+    answer: Mutex<String>,
+}
+
+impl AnsweringOrigin {
+    pub(crate) async fn start(status: u16, headers: &[(&str, &str)], body: &str) -> Origin<Self> {
+        let origin = Self {
+            answer: Mutex::default(),
+        };
+        origin.set(status, headers, body);
+        Origin::listen(origin).await
+    }
+
+    pub(crate) fn set(&self, status: u16, headers: &[(&str, &str)], body: &str) {
+        let mut answer = format!("HTTP/1.1 {status} As told\r\n");
+        for (name, value) in headers {
+            answer.push_str(&format!("{name}: {value}\r\n"));
+        }
+        answer.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
+        *self.answer.lock() = answer;
+    }
+}
+
+#[async_trait]
+impl Serve for AnsweringOrigin {
+    async fn serve(&self, exchange: &mut Exchange<'_>) -> io::Result<Then> {
+        exchange.drain().await?;
+        let answer = self.answer.lock().clone();
+        exchange.write(answer.as_bytes()).await?;
+        Ok(Then::Keep)
+    }
+}
