@@ -8,6 +8,7 @@ pub mod config;
 pub mod flood;
 pub mod gcra;
 pub mod key;
+pub mod lease;
 pub mod limit;
 pub mod memory;
 pub mod shared;

@@ -1,6 +1,10 @@
 //! Limits that gateways share through Redis: the script against the rule, and real gateways.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use edgeway::{
     base::{
@@ -8,11 +12,13 @@ use edgeway::{
         metrics::Metrics,
         redis::{Identity, Mode, Node, Redis as Client, Settings},
         tasks::Tasks,
+        units::Percent,
     },
     limits::{
         gcra::{Decision, Quota, Tat, decide, give_back},
         key::Key,
-        shared::{Demand, Shared},
+        lease::Leases,
+        shared::{Answer, Demand, Shared, Taken},
     },
 };
 
@@ -56,6 +62,18 @@ async fn shared(mode: Mode, addresses: &str) -> (Shared, Tasks) {
 
 fn quota(count: u32, per: Duration, burst: u32) -> Quota {
     Quota::new(count, per, burst).expect("a quota of a test is one")
+}
+
+fn now() -> Instant {
+    Clock::machine().now()
+}
+
+/// When Redis decided, in microseconds.
+fn time_of(answer: &Answer) -> u64 {
+    match answer.taken {
+        Taken::FromRedis(at) => at,
+        Taken::FromLease => unreachable!("no lease was asked for"),
+    }
 }
 
 /// The rule by itself, fed with the times that Redis gave.
@@ -109,6 +127,7 @@ fn demand(random: &mut fastrand::Rng) -> Demand<'static> {
         quota,
         cost: random.u32(1..=quota.burst().min(4)),
         max_delay: Duration::from_micros(random.u64(..4) * 700),
+        leases: None,
     }
 }
 
@@ -130,8 +149,8 @@ async fn the_script_decides_as_the_rule_does_to_the_nanosecond() {
                 demands.push(another);
             }
         }
-        let answers = shared.take(&demands).await.expect("redis answers");
-        let at = answers[0].at;
+        let answers = shared.take(&demands, now()).await.expect("redis answers");
+        let at = time_of(&answers[0]);
         let said: Vec<Decision> = answers.iter().map(|answer| answer.decision).collect();
         assert_eq!(
             said,
@@ -164,19 +183,24 @@ async fn what_is_given_back_is_there_again_and_never_twice() {
         quota,
         cost,
         max_delay: Duration::ZERO,
+        leases: None,
     };
     let mut model = Model::default();
-    let first = shared.take(&[of(4)]).await.unwrap()[0];
-    model.take(&[of(4)], first.at);
-    let second = shared.take(&[of(6)]).await.unwrap()[0];
-    model.take(&[of(6)], second.at);
-    assert!(!shared.take(&[of(1)]).await.unwrap()[0].decision.passes());
-    shared.give_back(&[(of(4), first.at)]).await;
+    let first = shared.take(&[of(4)], now()).await.unwrap()[0];
+    model.take(&[of(4)], time_of(&first));
+    let second = shared.take(&[of(6)], now()).await.unwrap()[0];
+    model.take(&[of(6)], time_of(&second));
+    assert!(
+        !shared.take(&[of(1)], now()).await.unwrap()[0]
+            .decision
+            .passes()
+    );
+    shared.give_back(&[(of(4), first.taken)]).await;
     // The model gives back at a moment that it does not know: between these two.
-    let third = shared.take(&[of(4)]).await.unwrap()[0];
+    let third = shared.take(&[of(4)], now()).await.unwrap()[0];
     assert!(third.decision.passes(), "{third:?}");
-    model.give_back(&of(4), first.at, third.at);
-    let expected = model.take(&[of(4)], third.at)[0];
+    model.give_back(&of(4), time_of(&first), time_of(&third));
+    let expected = model.take(&[of(4)], time_of(&third))[0];
     let (
         Decision::Pass { reset, .. },
         Decision::Pass {
@@ -191,13 +215,17 @@ async fn what_is_given_back_is_there_again_and_never_twice() {
         by_model.saturating_sub(reset) < Duration::from_secs(5),
         "{reset:?} {by_model:?}"
     );
-    assert!(!shared.take(&[of(1)]).await.unwrap()[0].decision.passes());
+    assert!(
+        !shared.take(&[of(1)], now()).await.unwrap()[0]
+            .decision
+            .passes()
+    );
     // What was never taken cannot be given.
     let other = Demand {
         key: Key(2),
         ..of(10)
     };
-    shared.give_back(&[(other, first.at)]).await;
+    shared.give_back(&[(other, first.taken)]).await;
     assert_eq!(redis.cli(&["KEYS", "test:limit:*"]).lines().count(), 1);
 }
 
@@ -213,9 +241,10 @@ async fn buckets_are_gone_from_redis_once_they_are_full_and_their_keys_say_nothi
             quota: &quota,
             cost: 5,
             max_delay: Duration::ZERO,
+            leases: None,
         })
         .collect();
-    shared.take(&demands).await.unwrap();
+    shared.take(&demands, now()).await.unwrap();
     let keys = redis.cli(&["KEYS", "*"]);
     assert_eq!(keys.lines().count(), 50);
     for key in keys.lines() {
@@ -248,6 +277,7 @@ async fn in_a_cluster_a_request_that_one_limit_refuses_is_charged_by_none() {
             quota,
             cost: 1,
             max_delay: Duration::ZERO,
+            leases: None,
         };
         // Everybody has a narrow limit of their own for two requests, and one wide limit.
         let demands = [
@@ -256,7 +286,7 @@ async fn in_a_cluster_a_request_that_one_limit_refuses_is_charged_by_none() {
             of("other", number, &wide),
         ];
         let answers = wait_for("the cluster answers", Duration::from_secs(10), async || {
-            shared.take(&demands).await.ok()
+            shared.take(&demands, now()).await.ok()
         })
         .await;
         let all = answers.iter().all(|answer| answer.decision.passes());
@@ -269,10 +299,50 @@ async fn in_a_cluster_a_request_that_one_limit_refuses_is_charged_by_none() {
         quota: &wide,
         cost: 1,
         max_delay: Duration::ZERO,
+        leases: None,
     };
-    let answer = shared.take(&[asked]).await.unwrap()[0];
+    let answer = shared.take(&[asked], now()).await.unwrap()[0];
     let Decision::Pass { remaining, .. } = answer.decision else {
         panic!("{answer:?}");
     };
     assert_eq!(remaining, 100 - passed - 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_leases_redis_is_asked_less_and_little_more_passes_than_without() {
+    let redis = Redis::start().await;
+    let (first, _tasks) = shared(Mode::Single, &redis.address()).await;
+    let (second, _more) = shared(Mode::Single, &redis.address()).await;
+    let gateways = [first, second].map(|shared| (shared, Leases::new(Percent(10.0))));
+    let quota = quota(100, Duration::from_mins(1), 100);
+    let evals = || {
+        let info = redis.cli(&["INFO", "commandstats"]);
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        let calls = line.and_then(|rest| rest.split(',').next()?.parse::<u32>().ok());
+        calls.unwrap_or_default()
+    };
+    let (mut passed, mut asked, begun) = (0, 0, now());
+    for number in 0..300 {
+        let (shared, leases) = &gateways[number % 2];
+        let demand = Demand {
+            limit: "hot",
+            key: Key(1),
+            quota: &quota,
+            cost: 1,
+            max_delay: Duration::ZERO,
+            leases: Some(leases),
+        };
+        let answer = shared.take(&[demand], now()).await.expect("redis answers")[0];
+        passed += u32::from(answer.passes());
+        if number == 99 {
+            asked = evals();
+        }
+    }
+    // What was refilled meanwhile, and what two gateways may hold.
+    let refilled = u32::try_from((now() - begun).as_secs() * 2 + 2).expect("a few");
+    assert!((80..=120 + refilled).contains(&passed), "{passed}");
+    // Five each at first, then one for eleven.
+    assert!((10..45).contains(&asked), "{asked}");
 }

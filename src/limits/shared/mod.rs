@@ -6,13 +6,23 @@
 //! apart: each is asked for at the same time, and what was taken is given back if another
 //! refuses.
 
-use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+mod ahead;
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use super::{
     gcra::{self, Decision, Quota, Tat},
     key::Key,
+    lease::Leases,
 };
 use crate::base::redis::{FromRedisValue, ParsingError, Redis, Script, Unavailable, Value};
 
@@ -37,14 +47,30 @@ pub struct Demand<'a> {
     pub quota: &'a Quota,
     pub cost: u32,
     pub max_delay: Duration,
+    /// What this gateway may hold of the limit's buckets, if it may.
+    pub leases: Option<&'a Leases>,
 }
 
 /// What one bucket said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub decision: Decision,
-    /// When that was, in microseconds since 1970 by the clock of Redis: for giving back.
-    pub at: u64,
+    /// For giving back.
+    pub taken: Taken,
+}
+
+/// Where something was taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// At this time, in microseconds since 1970 by the clock of Redis.
+    FromRedis(u64),
+    FromLease,
+}
+
+impl Answer {
+    pub fn passes(&self) -> bool {
+        self.decision.passes()
+    }
 }
 
 impl Shared {
@@ -65,23 +91,39 @@ impl Shared {
     ///
     /// An error means that Redis did not answer in time: what was asked for may have been
     /// taken nevertheless, but never more than that.
-    pub async fn take(&self, demands: &[Demand<'_>]) -> Result<Vec<Answer>, Unavailable> {
+    pub async fn take(
+        &self,
+        demands: &[Demand<'_>],
+        now: Instant,
+    ) -> Result<Vec<Answer>, Unavailable> {
+        if demands.iter().all(|demand| demand.leases.is_none()) {
+            self.take_together(demands).await
+        } else {
+            self.take_ahead(demands, now).await
+        }
+    }
+
+    /// All of it from Redis.
+    async fn take_together(&self, demands: &[Demand<'_>]) -> Result<Vec<Answer>, Unavailable> {
+        if demands.is_empty() {
+            return Ok(Vec::new());
+        }
         if demands.len() < 2 || !self.redis.is_cluster() {
             return self.take_at_once(demands).await;
         }
         let single = demands.iter().map(std::slice::from_ref);
         let answers = all(single.map(|demand| self.take_at_once(demand))).await;
         let is_refused = |answer: &Result<Vec<Answer>, _>| {
-            let passes = |answer: &Answer| answer.decision.passes();
-            !answer
-                .as_ref()
-                .is_ok_and(|answers| answers.iter().all(passes))
+            let has_passed = |answers: &Vec<Answer>| answers.iter().all(Answer::passes);
+            !answer.as_ref().is_ok_and(has_passed)
         };
         if answers.iter().any(is_refused) {
             let taken = demands.iter().zip(&answers);
             let taken = taken.filter(|(_, answer)| !is_refused(answer));
             let taken: Vec<_> = taken
-                .filter_map(|(demand, answer)| Some((*demand, answer.as_ref().ok()?.first()?.at)))
+                .filter_map(|(demand, answer)| {
+                    Some((*demand, answer.as_ref().ok()?.first()?.taken))
+                })
                 .collect();
             self.give_back(&taken).await;
         }
@@ -89,13 +131,22 @@ impl Shared {
         Ok(answers?.concat())
     }
 
-    /// Gives back what was taken at the times beside it, for a request that was refused
+    /// Gives back what was taken from where it says beside it, for a request that was refused
     /// elsewhere. What cannot be given back flows back in time.
-    pub async fn give_back(&self, taken: &[(Demand<'_>, u64)]) {
-        let given = taken.iter().map(|(demand, at)| async move {
+    pub async fn give_back(&self, taken: &[(Demand<'_>, Taken)]) {
+        let given = taken.iter().filter_map(|(demand, taken)| match taken {
+            Taken::FromRedis(at) => Some((demand, *at)),
+            Taken::FromLease => {
+                if let Some(leases) = demand.leases {
+                    leases.put_back(demand.key, demand.cost);
+                }
+                None
+            }
+        });
+        let given = given.map(|(demand, at)| async move {
             let (price, price_sub) = pair(demand.quota.price(demand.cost), demand.quota);
             let key = self.text(demand);
-            let args = [u64::from(demand.quota.count()), price, price_sub, *at];
+            let args = [u64::from(demand.quota.count()), price, price_sub, at];
             let keys = [key.as_bytes()];
             self.redis.eval::<i64>(&self.give_back, &keys, &args).await
         });
@@ -146,12 +197,15 @@ impl Shared {
             } = demand;
             let max_delay = (*max_delay).min(LONGEST_DELAY);
             let (decision, _) = gcra::decide(state, now * 1000, quota, *cost, max_delay);
-            Answer { decision, at: now }
+            Answer {
+                decision,
+                taken: Taken::FromRedis(now),
+            }
         });
         let answers: Vec<Answer> = answers.collect();
         debug_assert_eq!(
             has_passed,
-            answers.iter().all(|answer| answer.decision.passes()),
+            answers.iter().all(Answer::passes),
             "the script and the rule say the same"
         );
         Ok(answers)
