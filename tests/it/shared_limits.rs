@@ -138,7 +138,7 @@ async fn the_script_decides_as_the_rule_does_to_the_nanosecond() {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut model, mut passed, mut refused) = (Model::default(), 0, 0);
-    for step in 0..4000 {
+    for step in 0..6000 {
         let mut demands: Vec<Demand<'static>> = Vec::new();
         for _ in 0..random.usize(1..=3) {
             let another = demand(&mut random);

@@ -161,7 +161,7 @@ impl Shared {
     async fn take_at_once(&self, demands: &[Demand<'_>]) -> Result<Vec<Answer>, Unavailable> {
         let texts: Vec<String> = demands.iter().map(|demand| self.text(demand)).collect();
         let keys: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
-        let mut args = Vec::with_capacity(demands.len() * 5);
+        let mut args = Vec::with_capacity(demands.len() * 7);
         for Demand {
             quota,
             cost,
@@ -176,9 +176,18 @@ impl Shared {
                 Duration::ZERO
             };
             let (price, price_sub) = pair(quota.price(*cost), quota);
+            let (full, full_sub) = pair(quota.full(), quota);
             let room = quota.full() + quota.at(nanos(delay.min(LONGEST_DELAY)));
             let (room, room_sub) = pair(room, quota);
-            args.extend([u64::from(quota.count()), price, price_sub, room, room_sub]);
+            args.extend([
+                u64::from(quota.count()),
+                price,
+                price_sub,
+                full,
+                full_sub,
+                room,
+                room_sub,
+            ]);
         }
         let Reply {
             has_passed,

@@ -4,14 +4,16 @@
 -- a fraction in Nths of a nanosecond, where N is the limit's count. Sums are pairs of whole
 -- microseconds and Nths of a nanosecond below one, so that all of them are exact in doubles.
 --
--- ARGV, for each key: N; the price; how far ahead the time may lie.
+-- ARGV, for each key: N; the price; a whole bucket; how far ahead the time may lie, which is
+-- a whole bucket and what a request may be held back for.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local answer = {1, time[1], time[2]}
 local after = {}
 for i, key in ipairs(KEYS) do
-  local n = tonumber(ARGV[i * 5 - 4])
-  local room, room_sub = tonumber(ARGV[i * 5 - 1]), tonumber(ARGV[i * 5])
+  local n = tonumber(ARGV[i * 7 - 6])
+  local full, full_sub = tonumber(ARGV[i * 7 - 3]), tonumber(ARGV[i * 7 - 2])
+  local room, room_sub = tonumber(ARGV[i * 7 - 1]), tonumber(ARGV[i * 7])
   local scale = n * 1000
   local us, sub = now, 0
   local state = redis.call('GET', key)
@@ -28,12 +30,18 @@ for i, key in ipairs(KEYS) do
       end
     end
   end
-  us, sub = us + ARGV[i * 5 - 3], sub + ARGV[i * 5 - 2]
+  us, sub = us + ARGV[i * 7 - 5], sub + ARGV[i * 7 - 4]
   if sub >= scale then
     us, sub = us + 1, sub - scale
   end
   if us > now + room or (us == now + room and sub > room_sub) then
     answer[1] = 0
+  elseif us > now + full or (us == now + full and sub > full_sub) then
+    -- Who waits does so for whole nanoseconds.
+    sub = sub + (full_sub - sub) % n
+    if sub >= scale then
+      us, sub = us + 1, sub - scale
+    end
   end
   after[i] = {us, sub, n}
 end
