@@ -74,6 +74,10 @@ impl Windows {
         unsigned(table.get(Address::from(client)))
     }
 
+    pub fn length(&self) -> Duration {
+        self.length
+    }
+
     /// Until the next window.
     pub fn left(&self) -> Duration {
         let now = nanos(self.clock.now() - self.began);

@@ -3,13 +3,13 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use pingora::http::RequestHeader;
 
 use super::{context::Context, forwarded};
 use crate::{
-    base::http::list_of,
+    base::{http::list_of, query::cookies},
     chain::{Client, Facts, Protocol, Reply},
     gateway::{Challenge, FloodGuard, Gateway},
     limits::flood::Under,
@@ -28,7 +28,7 @@ const CHALLENGE: &str = "challenge";
 
 /// The refusals that count towards a ban, beside those of identity filters, which say so
 /// themselves. Whoever is only challenged may be a person.
-const STRIKES: [&str; 3] = [FLOOD, IN_FLIGHT, "rate_limit"];
+const STRIKES: [&str; 4] = [FLOOD, IN_FLIGHT, "rate_limit", "api_key_rate"];
 
 /// A longer target does not come back from a challenge.
 const LONGEST_RETURN: usize = 2000;
@@ -117,7 +117,9 @@ pub(super) fn challenge(
         return None;
     }
     if !is_navigation(head) {
-        let left = ctx.gateway.flood_guard.as_ref()?.windows.left();
+        // This window makes the next one suspicious, whatever comes in it.
+        let windows = &ctx.gateway.flood_guard.as_ref()?.windows;
+        let left = windows.left() + windows.length();
         return Some(
             refuse(StatusCode::TOO_MANY_REQUESTS, CHALLENGE, left)
                 .detail("Please open the site in a browser first.")
@@ -192,9 +194,42 @@ fn is_navigation(head: &RequestHeader) -> bool {
     is_look && list_of(&head.headers, &header::ACCEPT).any(takes_html)
 }
 
-/// All values of the cookie `name`.
-fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    let lines = headers.get_all(header::COOKIE).iter();
-    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    pairs.filter_map(move |pair| pair.trim_ascii().strip_prefix(name)?.strip_prefix(b"="))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(method: &str, accept: &[&str], is_page: bool) {
+        let mut head = RequestHeader::build(method, b"/", None).unwrap();
+        for line in accept {
+            head.append_header("accept", *line).unwrap();
+        }
+        assert_eq!(is_navigation(&head), is_page, "{method} {accept:?}");
+    }
+
+    #[test]
+    fn only_a_browser_on_its_way_to_a_page_can_show_one() {
+        let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+        check("GET", &[browser], true);
+        check("HEAD", &["application/json", "TEXT/HTML;q=0.5"], true);
+        check("POST", &[browser], false);
+        check("GET", &["*/*"], false);
+        check("GET", &["text/x-component"], false);
+        check("GET", &["text/html-like"], false);
+        check("GET", &[], false);
+    }
+
+    #[test]
+    fn a_wait_is_whole_seconds_and_never_none() {
+        for (millis, shown) in [
+            (0, "1"),
+            (1, "1"),
+            (1000, "1"),
+            (1001, "2"),
+            (600_000, "600"),
+        ] {
+            let reply = refuse(StatusCode::FORBIDDEN, BANNED, Duration::from_millis(millis));
+            assert_eq!(reply.headers[0].1, shown, "{millis}");
+        }
+    }
 }

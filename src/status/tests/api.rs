@@ -104,6 +104,42 @@ async fn actions_say_what_they_are_given() {
 }
 
 #[tokio::test]
+async fn bans_are_listed_set_and_lifted() {
+    let admin = start();
+    let (status, answer) = admin.ask("GET", "/v1/bans", LOCAL, "").await;
+    assert_eq!(
+        (status, &answer["bans"][0]["address"]),
+        (200, &"192.0.2.7".into())
+    );
+    for (method, path, body, done) in [
+        (
+            "POST",
+            "/v1/bans",
+            r#"{"address":"192.0.2.7"}"#,
+            "ban 192.0.2.7 10min None",
+        ),
+        (
+            "POST",
+            "/v1/bans",
+            r#"{"address":"::1","for":"1h30m","reason":"x"}"#,
+            r#"ban ::1 1h30min Some("x")"#,
+        ),
+        (
+            "DELETE",
+            "/v1/bans/2001:db8::%2F64",
+            "",
+            "unban 2001:db8::/64",
+        ),
+    ] {
+        let (status, answer) = admin.ask(method, path, JSON, body).await;
+        assert_eq!(status, 200, "{method} {path}: {answer}");
+        assert_eq!(admin.done(), [done]);
+    }
+    let (status, reason, _) = admin.refused("POST", "/v1/bans", JSON, "{}").await;
+    assert_eq!((status, reason.as_str()), (400, "body"));
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_is_refused_in_json() {
     let admin = start();
     let form = "Host: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n";
