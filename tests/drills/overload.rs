@@ -75,6 +75,7 @@ async fn load(app: &App, bounds: &str, filter: &str, per_second: u32) -> (Tally,
     app.most().await;
     let tally = paced(gateway.address(), per_second, LENGTH, |_| get("/work")).await;
     let most = app.most().await.expect("the app still answers");
+    gateway.counts("edgeway_http_in_flight", 0).await;
     let refused = gateway.count("edgeway_refused_total").await;
     assert_eq!(refused, tally.status(503), "each refusal has a reason");
     (tally, most)

@@ -184,6 +184,15 @@ impl Gateway {
         self.metric(series).await as u64
     }
 
+    /// Waits until that is so many: a request is counted when its answer has left.
+    pub(crate) async fn counts(&self, series: &str, expected: u64) {
+        let what = format!("{series} is {expected}");
+        wait_for(&what, Duration::from_secs(5), async || {
+            (self.count(series).await == expected).then_some(())
+        })
+        .await;
+    }
+
     /// The access log, once it holds at least so many lines.
     pub(crate) async fn log_lines(&self, at_least: usize) -> Vec<Value> {
         let file = self.dir.path().join("access.log");
