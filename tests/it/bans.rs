@@ -239,6 +239,22 @@ async fn guessing_keys_is_noted_and_banned() {
 }
 
 #[tokio::test]
+async fn going_over_a_rate_limit_again_and_again_is_banned() {
+    let yaml = format!(
+        "flood_guard: {{ ban: {{ after: 2 }} }}\n\
+         rate_limits: {{ edge: {{ rate: 1/min, key: client.ip }} }}\n{}",
+        BASE.replace("respond: ok", "respond: ok, rate_limit: [edge]")
+    );
+    let gateway = Gateway::start(&yaml).await;
+    for expected in [200, 429, 429] {
+        assert_eq!(status("127.0.0.7", &gateway).await, Some(expected));
+    }
+    gateway.counts("edgeway_bans", 1).await;
+    assert_eq!(status("127.0.0.7", &gateway).await, None);
+    assert_eq!(audited(&gateway, "ban").await[0]["reason"], "rate_limit");
+}
+
+#[tokio::test]
 async fn a_ban_by_hand_needs_no_section_and_outlives_reload_and_upgrade() {
     let mut gateway = Gateway::start(BASE).await;
     let done = run(
