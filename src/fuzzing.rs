@@ -8,7 +8,9 @@ use crate::{
     base::net::TrustedProxies,
     chain::{Client, Scheme},
     config::diagnostic::Style,
-    edge, gateway,
+    edge,
+    filters::jwt,
+    gateway,
     proxy::forwarded,
     routes,
 };
@@ -17,13 +19,14 @@ use crate::{
 pub type Check = fn(&[u8]);
 
 /// Each target: the folder of its seeds, and its check.
-pub const TARGETS: [(&str, Check); 7] = [
+pub const TARGETS: [(&str, Check); 8] = [
     ("head", edge::checks::head),
     ("chunks", edge::checks::chunks),
     ("proxy_protocol", edge::checks::proxy_protocol),
     ("host", host),
     ("path", path),
     ("forwarded", forwarded),
+    ("jwt", jwt::checks::token),
     ("config", config),
 ];
 
@@ -115,9 +118,17 @@ fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    if ["include", "acme", "cert", "file:", "dir:", "client_ca"]
-        .iter()
-        .any(|word| text.contains(word))
+    if [
+        "include",
+        "acme",
+        "cert",
+        "file:",
+        "dir:",
+        "client_ca",
+        "ca:",
+    ]
+    .iter()
+    .any(|word| text.contains(word))
     {
         return;
     }
@@ -231,6 +242,11 @@ mod tests {
     #[test]
     fn forwarded_claims_hold_what_they_promise() {
         run("forwarded", ROUNDS, &[]);
+    }
+
+    #[test]
+    fn tokens_hold_what_they_promise() {
+        run("jwt", ROUNDS, &[]);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! A token is verified once and remembered for a while by a fingerprint; its times are
 //! compared for each request.
 
+/// What fuzz targets call.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod checks;
 mod config;
 mod jwks;
 mod keys;

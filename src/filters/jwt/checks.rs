@@ -1,0 +1,66 @@
+//! What holds for any text that is shown as a token; `fuzzing` runs it.
+
+use std::sync::LazyLock;
+
+use super::{
+    keys::{self, Algorithm, Key},
+    token::{LONGEST, Rules, Token},
+};
+
+/// Nobody outside of the seeds has signed anything with it.
+const SECRET: &str = "the secret of the seeds, 32 bytes and more";
+
+static KEYS: LazyLock<Vec<Key>> =
+    LazyLock::new(|| keys::read(SECRET).expect("it is long enough for a secret"));
+
+/// Only what was signed passes, as it was signed: changed seeds are refused.
+pub(crate) fn token(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let rules = rules();
+    let Ok(token) = Token::parse(text, &rules) else {
+        return;
+    };
+    assert!(text.len() <= LONGEST && text.bytes().filter(|b| *b == b'.').count() == 2);
+    if let Ok(verified) = token.verify(&KEYS, &rules) {
+        assert_eq!(verified.user.as_deref(), Some("seed"), "{text}");
+        assert_eq!(verified.forward.len(), 2);
+    }
+    // Its own set of keys, were it one, has no secrets.
+    if let Ok(keys) = keys::set(data, keys::Secrets::Refused) {
+        assert!(keys.iter().all(|key| key.kind != keys::Kind::Secret));
+    }
+}
+
+fn rules() -> Rules {
+    Rules {
+        algorithms: [Algorithm::HS256].into(),
+        needs_exp: true,
+        forward: ["sub".into(), "roles".into()].into(),
+        ..Rules::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The control: if none passed, the check would say nothing.
+    #[test]
+    fn the_seeds_that_are_signed_pass_and_no_others() {
+        let rules = rules();
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/jwt");
+        let mut passed = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let token = Token::parse(&text, &rules);
+            if token.is_ok_and(|token| token.verify(&KEYS, &rules).is_ok()) {
+                passed.push(path.file_name().unwrap().to_owned());
+            }
+        }
+        passed.sort();
+        assert_eq!(passed, ["signed", "signed_with_kid"]);
+    }
+}
