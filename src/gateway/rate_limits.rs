@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::compile::Compiler;
 use crate::{
+    base::redis::Redis,
     config::{
         diagnostic::{Diagnostic, Diagnostics},
         model::File,
@@ -12,6 +13,7 @@ use crate::{
     limits::{
         config::LimitConfig,
         limit::{Limit, Limits},
+        shared::Shared,
     },
 };
 
@@ -19,11 +21,14 @@ impl Compiler<'_> {
     /// Makes the limits known to whatever is compiled from now on.
     pub(super) fn rate_limits(&mut self) {
         let file = self.file;
+        if let Some(redis) = self.shared.get::<Redis>() {
+            self.shared.insert(Arc::new(Shared::new(redis)));
+        }
         let mut limits = Limits::default();
         for (name, node) in &file.rate_limits {
             let config = read::<LimitConfig>(node, &mut self.diagnostics);
             let mut cx = self.cx(node.place, "");
-            match config.and_then(|config| config.compile(name, &mut cx)) {
+            match config.and_then(|config| config.compile(name, file.redis.is_some(), &mut cx)) {
                 Some(limit) => {
                     limits.0.insert(name.name.clone(), Arc::new(limit));
                 }

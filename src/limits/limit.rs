@@ -12,10 +12,11 @@ use std::{
 use http::HeaderValue;
 
 use super::{
-    config::{HeadersConfig, LimitConfig, StoreConfig, TierConfig},
+    config::{HeadersConfig, LimitConfig, OnStoreError, StoreConfig, TierConfig},
     gcra::Quota,
-    key::{Key, KeyList, Source},
+    key::{Hashing, Key, KeyList, Source},
     memory::{MIN_KEYS, MOST_KEYS, Table},
+    shared::Shared,
 };
 use crate::{
     base::{
@@ -49,7 +50,10 @@ pub struct Limit {
     /// How long a request may be held back.
     pub max_delay: Duration,
     pub headers: HeadersConfig,
+    /// The buckets of this process; for a limit in Redis, while that cannot be asked.
     pub table: Arc<Table>,
+    /// The buckets in Redis, if the limit is there.
+    pub remote: Option<Remote>,
     pub counts: Counts,
     is_used: AtomicBool,
 }
@@ -66,6 +70,15 @@ pub struct Tier {
     pub who: Option<Box<str>>,
     /// The item of `RateLimit-Policy`.
     pub policy: HeaderValue,
+}
+
+/// Buckets that gateways share.
+#[derive(Debug)]
+pub struct Remote {
+    pub shared: Arc<Shared>,
+    pub on_error: OnStoreError,
+    /// Requests for which Redis could not be asked.
+    pub lost: IntCounter,
 }
 
 /// Whether a limit counts a request.
@@ -116,9 +129,18 @@ impl Limit {
         &self.tiers[index]
     }
 
-    /// The bucket of this request. Each tier has buckets of its own.
+    /// The bucket of this request in this process. Each tier has buckets of its own.
     pub fn key(&self, ex: &Exchange<'_>, tier: &Tier) -> Key {
-        let mut hasher = self.table.hashing().begin();
+        self.key_by(self.table.hashing(), ex, tier)
+    }
+
+    /// The bucket of this request in Redis.
+    pub fn shared_key(&self, ex: &Exchange<'_>, tier: &Tier) -> Key {
+        self.key_by(Hashing::Shared, ex, tier)
+    }
+
+    fn key_by(&self, hashing: Hashing, ex: &Exchange<'_>, tier: &Tier) -> Key {
+        let mut hasher = hashing.begin();
         if let Some(who) = &tier.who {
             hasher.part(b't', who.as_bytes());
         }
@@ -170,8 +192,9 @@ impl Counts {
 }
 
 impl LimitConfig {
-    /// Checks and compiles; `None` means that a problem was reported.
-    pub fn compile(self, name: &Name, cx: &mut CompileCx<'_>) -> Option<Limit> {
+    /// Checks and compiles; `None` means that a problem was reported. `has_redis` if there
+    /// is a section `redis`, whether it can be used or not.
+    pub fn compile(self, name: &Name, has_redis: bool, cx: &mut CompileCx<'_>) -> Option<Limit> {
         let mut check = Check {
             name: &name.name,
             is_good: true,
@@ -180,7 +203,7 @@ impl LimitConfig {
         check.name(name.place);
         check.delay(&self.delay);
         check.max_keys(&self.max_keys);
-        check.store(&self);
+        check.store(&self, has_redis);
         let whole = TierConfig {
             rate: self.rate.value,
             burst: self.burst.as_ref().map(|burst| burst.value),
@@ -222,6 +245,19 @@ impl LimitConfig {
             serving.resize(max_keys, longest);
             std::future::ready(())
         });
+        let remote = match self.store.value {
+            StoreConfig::Memory => None,
+            // Without a client its section has a problem, which is told there.
+            StoreConfig::Redis => Some(Remote {
+                shared: cx.shared.get::<Shared>()?,
+                on_error: self.on_store_error.map(|e| e.value).unwrap_or_default(),
+                lost: metrics.counter(
+                    "edgeway_rate_limit_store_errors_total",
+                    "Requests for which Redis could not be asked, so that `on_store_error` held.",
+                    &[("limit", &name.name)],
+                ),
+            }),
+        };
         let classes = self.classes.0.iter().map(|class| bit(class.class()));
         Some(Limit {
             keys: self.key,
@@ -232,6 +268,7 @@ impl LimitConfig {
             max_delay: self.delay.value.0,
             headers: self.headers,
             table,
+            remote,
             counts: Counts::new(metrics, &name.name),
             is_used: AtomicBool::new(false),
             name: name.name.as_str().into(),
@@ -296,14 +333,26 @@ impl Check<'_, '_> {
         }
     }
 
-    fn store(&mut self, config: &LimitConfig) {
-        if config.store.value == StoreConfig::Redis {
+    fn store(&mut self, config: &LimitConfig, has_redis: bool) {
+        if let Some(lease) = &config.lease
+            && config.store.value == StoreConfig::Redis
+        {
             self.refuse(
-                config.store.place,
+                lease.place,
                 "edgeway::config::not_supported_yet",
-                "`store: redis` is not supported yet".to_owned(),
+                "`lease` is not supported yet".to_owned(),
                 "remove it: a key is never accepted and ignored",
             );
+        }
+        if config.store.value == StoreConfig::Redis {
+            if !has_redis {
+                self.refuse(
+                    config.store.place,
+                    "edgeway::rate_limits::store",
+                    format!("`{}` is kept in Redis, and there is no section `redis`", self.name),
+                    "add `redis: { url: \"redis://127.0.0.1:6379\" }` to the file, or remove `store`",
+                );
+            }
             return;
         }
         let of_redis = [

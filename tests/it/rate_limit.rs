@@ -10,7 +10,8 @@ use crate::{
     support::{
         client::{Connection, Request, Response, get},
         gateway::Gateway,
-        wait::pass,
+        redis::Redis,
+        wait::{pass, wait_for},
     },
 };
 
@@ -345,5 +346,95 @@ fn explain_says_what_would_count_a_request() {
         for line in lines {
             assert!(said.contains(line), "{arguments:?}\n{said}");
         }
+    }
+}
+
+/// One section for all limits in Redis.
+fn in_redis(url: &str) -> String {
+    format!(
+        "
+redis: {{ url: \"{url}\" }}
+rate_limits:
+  shared: {{ rate: 10/h, store: redis }}
+  own: 10/h
+  wide: {{ rate: 100/h, store: redis }}
+  local: {{ rate: 2/h, store: redis, on_store_error: local }}
+  allow: {{ rate: 2/h, store: redis, on_store_error: allow }}
+  deny: {{ rate: 2/h, store: redis, on_store_error: deny }}
+routes:
+  - {{ match: {{ path: /shared }}, respond: {{ body: ok }}, rate_limit: [shared, own, wide] }}
+  - {{ match: {{ path: /wide }}, respond: {{ body: ok }}, rate_limit: wide }}
+  - {{ match: {{ path: /own }}, respond: {{ body: ok }}, rate_limit: own }}
+  - {{ match: {{ path: /local }}, respond: {{ body: ok }}, rate_limit: local }}
+  - {{ match: {{ path: /allow }}, respond: {{ body: ok }}, rate_limit: allow }}
+  - {{ match: {{ path: /deny }}, respond: {{ body: ok }}, rate_limit: deny }}
+"
+    )
+}
+
+async fn redis_is_up(gateway: &Gateway, is_up: u64) {
+    wait_for(
+        "Redis is as it should be",
+        Duration::from_secs(20),
+        async || (gateway.count("edgeway_redis_up").await == is_up).then_some(()),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn gateways_share_what_is_in_redis_and_nothing_else() {
+    let redis = Redis::start().await;
+    let one = Gateway::start(&in_redis(&redis.url())).await;
+    let two = Gateway::start(&in_redis(&redis.url())).await;
+    redis_is_up(&one, 1).await;
+    redis_is_up(&two, 1).await;
+    let mut passed = 0;
+    for _ in 0..8 {
+        for gateway in [&one, &two] {
+            passed += usize::from(gateway.get("/shared").await.status() == 200);
+        }
+    }
+    assert_eq!(passed, 10);
+    // What was refused by one limit was charged by none, in Redis as in memory.
+    let answer = two.get("/wide").await;
+    assert_eq!(state(&answer).0, 89);
+    let own = one.get("/own").await;
+    assert_eq!(state(&own).0, 4);
+    let refused = one.get("/shared").await;
+    assert_eq!(
+        refused.header("ratelimit-policy"),
+        Some("\"shared\";q=10;w=3600")
+    );
+    assert!(
+        (359..=360).contains(&retry_after(&refused)),
+        "{}",
+        retry_after(&refused)
+    );
+}
+
+#[tokio::test]
+async fn without_redis_each_limit_goes_on_as_it_says() {
+    let mut redis = Redis::start().await;
+    let gateway = Gateway::start(&in_redis(&redis.url())).await;
+    redis_is_up(&gateway, 1).await;
+    redis.kill();
+    redis_is_up(&gateway, 0).await;
+    for (path, statuses) in [
+        ("/local", [200, 200, 429, 429]),
+        ("/allow", [200, 200, 200, 200]),
+        ("/deny", [503, 503, 503, 503]),
+    ] {
+        for status in statuses {
+            assert_eq!(gateway.get(path).await.status(), status, "{path}");
+        }
+    }
+    let denied = gateway
+        .send(&get("/deny").header("accept", "application/json"))
+        .await;
+    assert_eq!(denied.json()["error"]["reason"], "rate_limit_store");
+    assert_eq!(retry_after(&denied), 1);
+    for (limit, lost) in [("local", 4), ("allow", 4), ("deny", 5)] {
+        let series = format!("edgeway_rate_limit_store_errors_total{{limit=\"{limit}\"}}");
+        assert_eq!(gateway.count(&series).await, lost, "{limit}");
     }
 }

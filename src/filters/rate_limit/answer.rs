@@ -29,6 +29,13 @@ pub(super) fn refusal(retry_after: Duration) -> Reply {
         )
 }
 
+/// The answer while Redis cannot be asked, where `on_store_error: deny` says so.
+pub(super) fn unavailable() -> Reply {
+    Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "rate_limit_store")
+        .detail("Requests cannot be counted at the moment. Please try again.")
+        .header(header::RETRY_AFTER, HeaderValue::from(1))
+}
+
 /// Rounded up: who comes earlier comes in vain.
 fn seconds(span: Duration) -> u64 {
     span.as_secs() + u64::from(span.subsec_nanos() > 0)

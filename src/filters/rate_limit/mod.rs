@@ -7,10 +7,12 @@
 
 mod answer;
 mod config;
+mod remote;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -60,17 +62,27 @@ struct Take {
     charge: usize,
     tier: usize,
     key: Key,
-    at: Instant,
+    store: Store,
     remaining: u32,
     reset: Duration,
-    wait: Duration,
+}
+
+/// Where something was taken, and when.
+#[derive(Clone, Copy)]
+enum Store {
+    Memory(Instant),
+    /// In microseconds, by the clock of Redis.
+    Redis(u64),
+    /// Nothing was taken.
+    None,
 }
 
 /// All limits let the request pass, or one does not.
 enum Outcome {
     /// After this time; zero if nobody is held back.
     Pass(Duration),
-    Refuse(Box<Reply>),
+    /// With what is still to be given back to Redis.
+    Refuse(Box<Reply>, Vec<Take>),
 }
 
 impl FilterKind for RateLimit {
@@ -85,22 +97,20 @@ impl FilterKind for RateLimit {
 
 impl Filter for RateLimit {
     fn phases(&self) -> Phases {
-        let round = |phase: Phases, charges: &[Charge]| {
-            if charges.is_empty() {
-                Phases::NONE
-            } else if charges
-                .iter()
-                .any(|charge| !charge.limit.max_delay.is_zero())
-            {
-                phase.asynchronous()
-            } else {
-                phase
-            }
-        };
+        let waits =
+            |charge: &Charge| !charge.limit.max_delay.is_zero() || charge.limit.remote.is_some();
         let (early, late) = self.charges.split_at(self.early);
-        let mut phases = round(Phases::REQUEST, early)
-            | round(Phases::AUTHORIZED, late)
-            | round(Phases::ERROR, late);
+        let round = |phase: Phases, charges: &[Charge], waits: bool| match charges {
+            [] => Phases::NONE,
+            _ if waits => phase.asynchronous(),
+            _ => phase,
+        };
+        let early_waits = early.iter().any(waits);
+        // What the first round took may have to go back to Redis in the second.
+        let late_waits = early_waits || late.iter().any(waits);
+        let mut phases = round(Phases::REQUEST, early, early_waits)
+            | round(Phases::AUTHORIZED, late, late_waits)
+            | round(Phases::ERROR, late, late_waits);
         if self.tells() {
             phases = phases | Phases::RESPONSE;
         }
@@ -108,26 +118,32 @@ impl Filter for RateLimit {
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
-        self.apply(0..self.early, ex).into()
+        self.apply(self.round_one(), ex).into()
     }
 
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        let outcome = self.apply(0..self.early, ex);
-        Box::pin(outcome.held_back())
+        Box::pin(self.apply_waiting(self.round_one(), ex))
     }
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
-        self.apply_late(ex).into()
+        let outcome = self.apply(self.round_two(), ex);
+        Taken::of(ex).is_authorized = true;
+        outcome.into()
     }
 
     fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        let outcome = self.apply_late(ex);
-        Box::pin(outcome.held_back())
+        Box::pin(async move {
+            let verdict = self.apply_waiting(self.round_two(), ex).await;
+            Taken::of(ex).is_authorized = true;
+            verdict
+        })
     }
 
     fn on_error(&self, ex: &mut Exchange<'_>, reply: &mut Reply) {
-        if let Outcome::Refuse(refusal) = self.apply_to_error(ex, reply) {
-            *reply = *refusal;
+        if is_unknown(ex, reply)
+            && let Outcome::Refuse(refusal, _) = self.apply(self.round_two(), ex)
+        {
+            replace(reply, *refusal, ex);
         }
     }
 
@@ -136,10 +152,11 @@ impl Filter for RateLimit {
         ex: &'a mut Exchange<'_>,
         reply: &'a mut Reply,
     ) -> BoxFuture<'a, ()> {
-        let outcome = self.apply_to_error(ex, reply);
         Box::pin(async move {
-            if let Verdict::Reply(refusal) = outcome.held_back().await {
-                *reply = *refusal;
+            if is_unknown(ex, reply)
+                && let Verdict::Reply(refusal) = self.apply_waiting(self.round_two(), ex).await
+            {
+                replace(reply, *refusal, ex);
             }
         })
     }
@@ -172,152 +189,147 @@ impl RateLimit {
         }
     }
 
-    fn apply_late(&self, ex: &mut Exchange<'_>) -> Outcome {
-        let outcome = self.apply(self.early..self.charges.len(), ex);
-        match ex.facts.slot_mut::<Taken>() {
-            Some(taken) => taken.is_authorized = true,
-            None => ex.facts.put(Taken {
-                list: Vec::new(),
-                is_authorized: true,
-            }),
-        }
-        outcome
+    /// The limits that need not know who asks.
+    fn round_one(&self) -> Range<usize> {
+        0..self.early
     }
 
-    /// Counts a request that an identity filter refuses before anybody knew who asks.
-    fn apply_to_error(&self, ex: &mut Exchange<'_>, reply: &Reply) -> Outcome {
-        let is_early = ex
-            .facts
-            .slot::<Taken>()
-            .is_none_or(|taken| !taken.is_authorized);
-        if reply.status != StatusCode::UNAUTHORIZED || !is_early {
-            return Outcome::Pass(Duration::ZERO);
-        }
-        let mut outcome = self.apply_late(ex);
-        if let Outcome::Refuse(refusal) = &mut outcome {
-            // It was told before this filter was asked.
-            ex.facts.reason = refusal.reason;
-            refusal.close |= reply.close;
-        }
-        outcome
+    /// The limits that go by who asks.
+    fn round_two(&self) -> Range<usize> {
+        self.early..self.charges.len()
     }
 
-    /// Asks some of the limits, and takes from all of them or from none.
-    fn apply(&self, charges: std::ops::Range<usize>, ex: &mut Exchange<'_>) -> Outcome {
+    /// Asks those of the limits that are in memory, and takes from all of them or from none.
+    fn apply(&self, charges: Range<usize>, ex: &mut Exchange<'_>) -> Outcome {
         let now = self.clock.now();
-        let mut list = Vec::with_capacity(self.charges.len());
-        let (mut longest, mut slowest) = (Duration::ZERO, None);
+        let mut longest = Duration::ZERO;
         for index in charges {
-            let charge = &self.charges[index];
-            let limit = &charge.limit;
-            match limit.applies(ex) {
-                Applies::Yes => {}
-                Applies::OtherClass => continue,
-                Applies::Exempt => {
-                    limit.counts.exempt.inc();
-                    continue;
-                }
+            if self.charges[index].limit.remote.is_some() {
+                continue;
             }
-            let number = limit.tier_of(ex);
-            let tier = limit.tier(number);
-            let key = limit.key(ex, tier);
-            let decision = limit
-                .table
-                .take(key, &tier.quota, charge.cost, limit.max_delay, now);
-            let take = |remaining, reset, wait| Take {
-                charge: index,
-                tier: number,
-                key,
-                at: now,
-                remaining,
-                reset,
-                wait,
+            let Some(tier) = self.tier_of(index, ex) else {
+                continue;
             };
-            match decision {
-                Decision::Pass {
-                    remaining,
-                    reset,
-                    wait,
-                } => {
-                    if wait > longest {
-                        (longest, slowest) = (wait, Some(limit));
-                    }
-                    list.push(take(remaining, reset, wait));
-                }
-                Decision::Refuse {
-                    remaining,
-                    reset,
-                    retry_after,
-                } => {
-                    self.give_back(&list, now);
-                    return self.refuse(ex, take(remaining, reset, Duration::ZERO), retry_after);
-                }
+            match self.take(index, tier, now, ex) {
+                Outcome::Pass(wait) => longest = longest.max(wait),
+                refusal @ Outcome::Refuse(..) => return refusal,
             }
-        }
-        for take in &list {
-            let counts = &self.charges[take.charge].limit.counts;
-            if take.wait.is_zero() {
-                counts.passed.inc();
-            } else {
-                counts.delayed.inc();
-            }
-        }
-        if let Some(limit) = slowest {
-            ex.facts.limit = Some(Arc::clone(&limit.name));
-        }
-        if list.is_empty() {
-            return Outcome::Pass(Duration::ZERO);
-        }
-        match ex.facts.slot_mut::<Taken>() {
-            Some(taken) => taken.list.extend(list),
-            None => ex.facts.put(Taken {
-                list,
-                is_authorized: false,
-            }),
         }
         Outcome::Pass(longest)
     }
 
-    fn refuse(&self, ex: &mut Exchange<'_>, take: Take, retry_after: Duration) -> Outcome {
-        let limit = &self.charges[take.charge].limit;
-        limit.counts.refused.inc();
-        ex.facts.limit = Some(Arc::clone(&limit.name));
-        // A request that is refused by one is charged by none.
-        let before = ex.facts.take::<Taken>().unwrap_or_default();
-        self.give_back(&before.list, take.at);
-        ex.facts.put(Taken {
-            list: vec![take],
-            is_authorized: before.is_authorized,
-        });
-        Outcome::Refuse(Box::new(answer::refusal(retry_after)))
+    /// The tier of a request that a limit counts; `None` if it does not.
+    fn tier_of(&self, index: usize, ex: &Exchange<'_>) -> Option<usize> {
+        let limit = &self.charges[index].limit;
+        match limit.applies(ex) {
+            Applies::Yes => Some(limit.tier_of(ex)),
+            Applies::OtherClass => None,
+            Applies::Exempt => {
+                limit.counts.exempt.inc();
+                None
+            }
+        }
     }
 
-    fn give_back(&self, list: &[Take], now: Instant) {
-        for take in list {
+    /// Takes from a bucket in memory.
+    fn take(&self, index: usize, number: usize, now: Instant, ex: &mut Exchange<'_>) -> Outcome {
+        let Charge { limit, cost } = &self.charges[index];
+        let tier = limit.tier(number);
+        let key = limit.key(ex, tier);
+        let decision = limit
+            .table
+            .take(key, &tier.quota, *cost, limit.max_delay, now);
+        let take = Take::new(index, number, key, Store::Memory(now), &decision);
+        self.settle(take, decision, ex)
+    }
+
+    /// What a decision means for the request.
+    fn settle(&self, take: Take, decision: Decision, ex: &mut Exchange<'_>) -> Outcome {
+        let limit = &self.charges[take.charge].limit;
+        let wait = match decision {
+            Decision::Refuse { retry_after, .. } => {
+                limit.counts.refused.inc();
+                return self.refuse(ex, take, answer::refusal(retry_after));
+            }
+            Decision::Pass { wait, .. } => wait,
+        };
+        if wait.is_zero() {
+            limit.counts.passed.inc();
+        } else {
+            limit.counts.delayed.inc();
+            ex.facts.limit = Some(Arc::clone(&limit.name));
+        }
+        Taken::of(ex).list.push(take);
+        Outcome::Pass(wait)
+    }
+
+    /// A request that is refused by one is charged by none.
+    fn refuse(&self, ex: &mut Exchange<'_>, refusing: Take, reply: Reply) -> Outcome {
+        ex.facts.limit = Some(Arc::clone(&self.charges[refusing.charge].limit.name));
+        let taken = std::mem::replace(&mut Taken::of(ex).list, vec![refusing]);
+        let now = self.clock.now();
+        let mut elsewhere = Vec::new();
+        for take in taken {
             let Charge { limit, cost } = &self.charges[take.charge];
-            let quota = &limit.tier(take.tier).quota;
-            limit.table.give_back(take.key, quota, *cost, take.at, now);
+            match take.store {
+                Store::Memory(at) => {
+                    let quota = &limit.tier(take.tier).quota;
+                    limit.table.give_back(take.key, quota, *cost, at, now);
+                }
+                Store::Redis(_) => elsewhere.push(take),
+                Store::None => {}
+            }
+        }
+        Outcome::Refuse(Box::new(reply), elsewhere)
+    }
+}
+
+impl Taken {
+    fn of<'f>(ex: &'f mut Exchange<'_>) -> &'f mut Self {
+        if ex.facts.slot::<Self>().is_none() {
+            ex.facts.put(Self::default());
+        }
+        ex.facts.slot_mut().expect("it was put just now")
+    }
+}
+
+impl Take {
+    fn new(charge: usize, tier: usize, key: Key, store: Store, decision: &Decision) -> Self {
+        let (Decision::Pass {
+            remaining, reset, ..
+        }
+        | Decision::Refuse {
+            remaining, reset, ..
+        }) = *decision;
+        Self {
+            charge,
+            tier,
+            key,
+            store,
+            remaining,
+            reset,
         }
     }
 }
 
-impl Outcome {
-    /// The verdict, once the request has waited for as long as it must.
-    async fn held_back(self) -> Verdict {
-        if let Self::Pass(wait) = &self
-            && !wait.is_zero()
-        {
-            tokio::time::sleep(*wait).await;
-        }
-        self.into()
-    }
+/// An identity filter refuses, before limits that go by who asks were applied.
+fn is_unknown(ex: &Exchange<'_>, reply: &Reply) -> bool {
+    let taken = ex.facts.slot::<Taken>();
+    reply.status == StatusCode::UNAUTHORIZED && taken.is_none_or(|taken| !taken.is_authorized)
+}
+
+/// Puts a refusal of ours in the place of another's, which was told before.
+fn replace(reply: &mut Reply, mut refusal: Reply, ex: &mut Exchange<'_>) {
+    ex.facts.reason = refusal.reason;
+    refusal.close |= reply.close;
+    *reply = refusal;
 }
 
 impl From<Outcome> for Verdict {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Pass(_) => Self::Next,
-            Outcome::Refuse(reply) => Self::Reply(reply),
+            Outcome::Refuse(reply, _) => Self::Reply(reply),
         }
     }
 }
@@ -348,6 +360,9 @@ impl Charge {
         }
         if self.cost > 1 {
             text = format!("{text}, at a cost of {}", self.cost);
+        }
+        if limit.remote.is_some() {
+            text.push_str(", in Redis");
         }
         if !is_early {
             text.push_str(", once it is known who asks");

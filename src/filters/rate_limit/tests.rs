@@ -27,7 +27,7 @@ fn share(limits: &str, cx: &mut CompileCx<'_>, shared: &mut Shared) {
     let mut all = Limits::default();
     for (name, node) in section.entries() {
         let config = tree::read::<LimitConfig>(node, cx.diagnostics);
-        if let Some(limit) = config.and_then(|config| config.compile(name, cx)) {
+        if let Some(limit) = config.and_then(|config| config.compile(name, false, cx)) {
             all.0.insert(name.name.clone(), Arc::new(limit));
         }
     }
@@ -416,6 +416,10 @@ fn wrong_limits_say_what_to_write() {
         (
             "{ rate: 1/s, max_keys: 10 }",
             "`max_keys: 10` is not between 512 and 100000000",
+        ),
+        (
+            "{ rate: 1/s, store: redis }",
+            "`a` is kept in Redis, and there is no section `redis`",
         ),
         (
             "{ rate: 1/s, lease: 10% }",

@@ -1,0 +1,162 @@
+//! Limits in Redis: asked once those in memory have let a request pass, all of a round at
+//! once; and what holds while Redis cannot be asked.
+
+use std::{ops::Range, time::Duration};
+
+use super::{Charge, Outcome, RateLimit, Store, Take, answer};
+use crate::{
+    chain::{Exchange, Verdict},
+    limits::{
+        config::OnStoreError,
+        gcra::Decision,
+        key::Key,
+        limit::{Limit, Remote},
+        shared::{Demand, Shared},
+    },
+};
+
+/// What is asked of one limit.
+struct Question {
+    charge: usize,
+    tier: usize,
+    key: Key,
+}
+
+impl RateLimit {
+    /// As [`RateLimit::apply`], with those in Redis; and holds the request back for as long
+    /// as it must.
+    pub(super) async fn apply_waiting(
+        &self,
+        round: Range<usize>,
+        ex: &mut Exchange<'_>,
+    ) -> Verdict {
+        let mut outcome = self.apply(round.clone(), ex);
+        if let Outcome::Pass(wait) = outcome {
+            outcome = self.ask(round, wait, ex).await;
+        }
+        match outcome {
+            Outcome::Pass(wait) if wait.is_zero() => Verdict::Next,
+            Outcome::Pass(wait) => {
+                tokio::time::sleep(wait).await;
+                Verdict::Next
+            }
+            Outcome::Refuse(reply, elsewhere) => {
+                self.give_back(&elsewhere).await;
+                Verdict::Reply(reply)
+            }
+        }
+    }
+
+    async fn ask(&self, round: Range<usize>, wait: Duration, ex: &mut Exchange<'_>) -> Outcome {
+        let questions = self.questions(round, ex);
+        let Some(shared) = questions
+            .first()
+            .and_then(|first| self.shared(first.charge))
+        else {
+            return Outcome::Pass(wait);
+        };
+        let demands: Vec<Demand<'_>> = questions
+            .iter()
+            .map(|question| self.demand(question.charge, question.tier, question.key))
+            .collect();
+        let Ok(answers) = shared.take(&demands).await else {
+            return self.without_redis(&questions, wait, ex);
+        };
+        let all_pass = answers.iter().all(|answer| answer.decision.passes());
+        let mut longest = wait;
+        for (question, answer) in questions.iter().zip(answers) {
+            let Question { charge, tier, key } = *question;
+            // What one refuses was taken nowhere.
+            if !all_pass && answer.decision.passes() {
+                continue;
+            }
+            let take = Take::new(charge, tier, key, Store::Redis(answer.at), &answer.decision);
+            match self.settle(take, answer.decision, ex) {
+                Outcome::Pass(wait) => longest = longest.max(wait),
+                refusal @ Outcome::Refuse(..) => return refusal,
+            }
+        }
+        Outcome::Pass(longest)
+    }
+
+    /// What to ask of the limits in Redis that count this request.
+    fn questions(&self, round: Range<usize>, ex: &Exchange<'_>) -> Vec<Question> {
+        let charges = round.filter(|index| self.charges[*index].limit.remote.is_some());
+        charges
+            .filter_map(|charge| {
+                let tier = self.tier_of(charge, ex)?;
+                let limit = &self.charges[charge].limit;
+                let key = limit.shared_key(ex, limit.tier(tier));
+                Some(Question { charge, tier, key })
+            })
+            .collect()
+    }
+
+    /// Each limit as its `on_store_error` has it.
+    fn without_redis(
+        &self,
+        questions: &[Question],
+        wait: Duration,
+        ex: &mut Exchange<'_>,
+    ) -> Outcome {
+        let now = self.clock.now();
+        let (mut longest, mut denying) = (wait, None);
+        for Question { charge, tier, .. } in questions {
+            let Some(Remote { on_error, lost, .. }) = &self.charges[*charge].limit.remote else {
+                continue;
+            };
+            lost.inc();
+            match on_error {
+                OnStoreError::Allow => {}
+                OnStoreError::Deny => denying = denying.or(Some((*charge, *tier))),
+                OnStoreError::Local => match self.take(*charge, *tier, now, ex) {
+                    Outcome::Pass(wait) => longest = longest.max(wait),
+                    refusal @ Outcome::Refuse(..) => return refusal,
+                },
+            }
+        }
+        let Some((charge, tier)) = denying else {
+            return Outcome::Pass(longest);
+        };
+        let limit = &self.charges[charge].limit;
+        limit.counts.refused.inc();
+        let nothing = Decision::Refuse {
+            remaining: 0,
+            reset: Duration::from_secs(1),
+            retry_after: Duration::from_secs(1),
+        };
+        let take = Take::new(charge, tier, Key(0), Store::None, &nothing);
+        self.refuse(ex, take, answer::unavailable())
+    }
+
+    async fn give_back(&self, takes: &[Take]) {
+        let Some(shared) = takes.first().and_then(|first| self.shared(first.charge)) else {
+            return;
+        };
+        let taken: Vec<_> = takes
+            .iter()
+            .filter_map(|take| match take.store {
+                Store::Redis(at) => Some((self.demand(take.charge, take.tier, take.key), at)),
+                Store::Memory(_) | Store::None => None,
+            })
+            .collect();
+        shared.give_back(&taken).await;
+    }
+
+    fn shared(&self, charge: usize) -> Option<&Shared> {
+        let remote = self.charges[charge].limit.remote.as_ref()?;
+        Some(&remote.shared)
+    }
+
+    fn demand(&self, charge: usize, tier: usize, key: Key) -> Demand<'_> {
+        let Charge { limit, cost } = &self.charges[charge];
+        let limit: &Limit = limit;
+        Demand {
+            limit: &limit.name,
+            key,
+            quota: &limit.tier(tier).quota,
+            cost: *cost,
+            max_delay: limit.max_delay,
+        }
+    }
+}
