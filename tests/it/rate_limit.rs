@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use chrono::Utc;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::{
@@ -437,4 +440,56 @@ async fn without_redis_each_limit_goes_on_as_it_says() {
         let series = format!("edgeway_rate_limit_store_errors_total{{limit=\"{limit}\"}}");
         assert_eq!(gateway.count(&series).await, lost, "{limit}");
     }
+}
+
+const SECRET: &str = "thirty-two bytes that nobody else knows";
+
+fn token(algorithm: Algorithm, secret: &str, sub: &str, role: &str) -> String {
+    let claims = json!({ "sub": sub, "role": role, "exp": Utc::now().timestamp() + 300 });
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    encode(&Header::new(algorithm), &claims, &key).expect("it can sign")
+}
+
+#[tokio::test]
+async fn users_and_admins_have_buckets_of_their_own_and_guesses_count_by_address() {
+    let yaml = "
+rate_limits:
+  user: { key: [jwt.sub, client.ip], rate: 10/h, tiers: { jwt.role: { admin: 30/h } } }
+routes:
+  - match: { path: /* }
+    respond: { body: ok }
+    jwt: { keys: \"${KEY}\" }
+    rate_limit: user
+";
+    let gateway = Gateway::start_with(yaml, &[("KEY", SECRET)]).await;
+    let shown = |token: &str| get("/api/x").header("authorization", format!("Bearer {token}"));
+    for (sub, role, passes) in [("u1", "user", 10), ("a1", "admin", 30), ("u2", "user", 10)] {
+        let token = token(Algorithm::HS256, SECRET, sub, role);
+        let sent = Sent::to(&gateway, (0..40).map(|_| shown(&token))).await;
+        assert_eq!(sent.passed(), passes, "{sub}");
+        assert_eq!(sent.answers[39].status(), 429);
+    }
+    // None of that was the address's: ten guesses of any kind are, and then no more.
+    let none = format!(
+        "eyJhbGciOiJub25lIn0.{}.",
+        "eyJzdWIiOiJhMSIsInJvbGUiOiJhZG1pbiJ9"
+    );
+    let forged = token(
+        Algorithm::HS256,
+        "another secret of thirty-two bytes",
+        "a1",
+        "admin",
+    );
+    let guesses = (0..15).map(|guess| shown(if guess % 2 == 0 { &none } else { &forged }));
+    let sent = Sent::to(&gateway, guesses).await;
+    let statuses: Vec<u16> = sent.answers.iter().map(Response::status).collect();
+    assert_eq!(statuses[..10], [401; 10]);
+    assert_eq!(statuses[10..], [429; 5]);
+    assert!(retry_after(&sent.answers[10]) > 300);
+    assert_eq!(
+        gateway
+            .count("edgeway_refused_total{reason=\"rate_limit\"}")
+            .await,
+        30 + 10 + 30 + 5
+    );
 }
