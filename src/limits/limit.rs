@@ -15,6 +15,7 @@ use super::{
     config::{HeadersConfig, LimitConfig, OnStoreError, StoreConfig, TierConfig},
     gcra::Quota,
     key::{Hashing, Key, KeyList, Source},
+    lease::Leases,
     memory::{MIN_KEYS, MOST_KEYS, Table},
     shared::Shared,
 };
@@ -76,6 +77,8 @@ pub struct Tier {
 #[derive(Debug)]
 pub struct Remote {
     pub shared: Arc<Shared>,
+    /// What is taken ahead, if anything is.
+    pub leases: Option<Arc<Leases>>,
     pub on_error: OnStoreError,
     /// Requests for which Redis could not be asked.
     pub lost: IntCounter,
@@ -248,15 +251,20 @@ impl LimitConfig {
         let remote = match self.store.value {
             StoreConfig::Memory => None,
             // Without a client its section has a problem, which is told there.
-            StoreConfig::Redis => Some(Remote {
-                shared: cx.shared.get::<Shared>()?,
-                on_error: self.on_store_error.map(|e| e.value).unwrap_or_default(),
-                lost: metrics.counter(
-                    "edgeway_rate_limit_store_errors_total",
-                    "Requests for which Redis could not be asked, so that `on_store_error` held.",
-                    &[("limit", &name.name)],
-                ),
-            }),
+            StoreConfig::Redis => {
+                let shared = cx.shared.get::<Shared>()?;
+                let lease = self.lease.as_ref();
+                Some(Remote {
+                    leases: lease.map(|lease| shared.leases(&name.name, lease.value, cx)),
+                    shared,
+                    on_error: self.on_store_error.map(|e| e.value).unwrap_or_default(),
+                    lost: metrics.counter(
+                        "edgeway_rate_limit_store_errors_total",
+                        "Requests for which Redis could not be asked, so that `on_store_error` held.",
+                        &[("limit", &name.name)],
+                    ),
+                })
+            }
         };
         let classes = self.classes.0.iter().map(|class| bit(class.class()));
         Some(Limit {
@@ -335,13 +343,16 @@ impl Check<'_, '_> {
 
     fn store(&mut self, config: &LimitConfig, has_redis: bool) {
         if let Some(lease) = &config.lease
-            && config.store.value == StoreConfig::Redis
+            && !(lease.value.0 > 0.0 && lease.value.0 <= 50.0)
         {
             self.refuse(
                 lease.place,
-                "edgeway::config::not_supported_yet",
-                "`lease` is not supported yet".to_owned(),
-                "remove it: a key is never accepted and ignored",
+                "edgeway::rate_limits::lease",
+                format!(
+                    "`lease: {}` is no share of a bucket to take ahead",
+                    lease.value
+                ),
+                "write a share up to `50%`, such as `10%`; leave it out for none",
             );
         }
         if config.store.value == StoreConfig::Redis {

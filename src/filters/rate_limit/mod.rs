@@ -26,6 +26,7 @@ use crate::{
         gcra::Decision,
         key::Key,
         limit::{Applies, Limit},
+        shared,
     },
 };
 
@@ -71,8 +72,7 @@ struct Take {
 #[derive(Clone, Copy)]
 enum Store {
     Memory(Instant),
-    /// In microseconds, by the clock of Redis.
-    Redis(u64),
+    Redis(shared::Taken),
     /// Nothing was taken.
     None,
 }

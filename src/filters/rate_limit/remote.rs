@@ -59,7 +59,7 @@ impl RateLimit {
             .iter()
             .map(|question| self.demand(question.charge, question.tier, question.key))
             .collect();
-        let Ok(answers) = shared.take(&demands).await else {
+        let Ok(answers) = shared.take(&demands, self.clock.now()).await else {
             return self.without_redis(&questions, wait, ex);
         };
         let all_pass = answers.iter().all(|answer| answer.decision.passes());
@@ -70,7 +70,13 @@ impl RateLimit {
             if !all_pass && answer.decision.passes() {
                 continue;
             }
-            let take = Take::new(charge, tier, key, Store::Redis(answer.at), &answer.decision);
+            let take = Take::new(
+                charge,
+                tier,
+                key,
+                Store::Redis(answer.taken),
+                &answer.decision,
+            );
             match self.settle(take, answer.decision, ex) {
                 Outcome::Pass(wait) => longest = longest.max(wait),
                 refusal @ Outcome::Refuse(..) => return refusal,
@@ -136,7 +142,7 @@ impl RateLimit {
         let taken: Vec<_> = takes
             .iter()
             .filter_map(|take| match take.store {
-                Store::Redis(at) => Some((self.demand(take.charge, take.tier, take.key), at)),
+                Store::Redis(from) => Some((self.demand(take.charge, take.tier, take.key), from)),
                 Store::Memory(_) | Store::None => None,
             })
             .collect();
@@ -157,6 +163,10 @@ impl RateLimit {
             quota: &limit.tier(tier).quota,
             cost: *cost,
             max_delay: limit.max_delay,
+            leases: limit
+                .remote
+                .as_ref()
+                .and_then(|remote| remote.leases.as_deref()),
         }
     }
 }
