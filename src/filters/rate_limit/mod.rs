@@ -66,6 +66,9 @@ struct Take {
     store: Store,
     remaining: u32,
     reset: Duration,
+    wait: Duration,
+    /// Metrics tell of it.
+    is_counted: bool,
 }
 
 /// Where something was taken, and when.
@@ -118,7 +121,7 @@ impl Filter for RateLimit {
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
-        self.apply(self.round_one(), ex).into()
+        self.apply_at_once(self.round_one(), ex).into()
     }
 
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
@@ -126,7 +129,7 @@ impl Filter for RateLimit {
     }
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
-        let outcome = self.apply(self.round_two(), ex);
+        let outcome = self.apply_at_once(self.round_two(), ex);
         Taken::of(ex).is_authorized = true;
         outcome.into()
     }
@@ -141,7 +144,7 @@ impl Filter for RateLimit {
 
     fn on_error(&self, ex: &mut Exchange<'_>, reply: &mut Reply) {
         if is_unknown(ex, reply)
-            && let Outcome::Refuse(refusal, _) = self.apply(self.round_two(), ex)
+            && let Outcome::Refuse(refusal, _) = self.apply_at_once(self.round_two(), ex)
         {
             replace(reply, *refusal, ex);
         }
@@ -199,6 +202,32 @@ impl RateLimit {
         self.early..self.charges.len()
     }
 
+    /// Asks the limits of a round, none of which is in Redis.
+    fn apply_at_once(&self, round: Range<usize>, ex: &mut Exchange<'_>) -> Outcome {
+        let outcome = self.apply(round, ex);
+        if let Outcome::Pass(_) = outcome {
+            self.count(ex);
+        }
+        outcome
+    }
+
+    /// Counts what was taken, once all limits of a round have let the request pass: what was
+    /// given back has not passed.
+    fn count(&self, ex: &mut Exchange<'_>) {
+        let Some(taken) = ex.facts.slot_mut::<Taken>() else {
+            return;
+        };
+        for take in taken.list.iter_mut().filter(|take| !take.is_counted) {
+            let counts = &self.charges[take.charge].limit.counts;
+            if take.wait.is_zero() {
+                counts.passed.inc();
+            } else {
+                counts.delayed.inc();
+            }
+            take.is_counted = true;
+        }
+    }
+
     /// Asks those of the limits that are in memory, and takes from all of them or from none.
     fn apply(&self, charges: Range<usize>, ex: &mut Exchange<'_>) -> Outcome {
         let now = self.clock.now();
@@ -253,10 +282,7 @@ impl RateLimit {
             }
             Decision::Pass { wait, .. } => wait,
         };
-        if wait.is_zero() {
-            limit.counts.passed.inc();
-        } else {
-            limit.counts.delayed.inc();
+        if !wait.is_zero() {
             ex.facts.limit = Some(Arc::clone(&limit.name));
         }
         Taken::of(ex).list.push(take);
@@ -308,6 +334,11 @@ impl Take {
             store,
             remaining,
             reset,
+            wait: match decision {
+                Decision::Pass { wait, .. } => *wait,
+                Decision::Refuse { .. } => Duration::ZERO,
+            },
+            is_counted: false,
         }
     }
 }

@@ -34,6 +34,9 @@ impl RateLimit {
         if let Outcome::Pass(wait) = outcome {
             outcome = self.ask(round, wait, ex).await;
         }
+        if let Outcome::Pass(_) = outcome {
+            self.count(ex);
+        }
         match outcome {
             Outcome::Pass(wait) if wait.is_zero() => Verdict::Next,
             Outcome::Pass(wait) => {
