@@ -70,7 +70,7 @@ use self::{
     live::Shared,
     members::Sources,
     peer::Pool,
-    queue::Left,
+    queue::{Left, Patience},
     wire::Wire,
 };
 use crate::config::model::{App, TimeoutsConfig};
@@ -189,7 +189,11 @@ impl Upstream {
             return found;
         }
         let find = || self.find(ask, self.shared.now());
-        match queue.wait(self.queue_limit, self.queue_wait, find).await {
+        let patience = Patience {
+            wait: self.queue_wait,
+            answer: self.usual_answer(),
+        };
+        match queue.wait(self.queue_limit, patience, find).await {
             Ok(found) => found,
             Err(Left::Full) => Err(Unavailable::QueueFull),
             Err(Left::Timeout) if self.members.load().list.is_empty() => {
@@ -197,6 +201,19 @@ impl Upstream {
             }
             Err(Left::Timeout) => Err(Unavailable::QueueTimeout),
         }
+    }
+
+    /// How long backends take to answer as a rule; `None` while none has answered.
+    fn usual_answer(&self) -> Option<Duration> {
+        let members = self.members.load();
+        let known = || {
+            members
+                .list
+                .iter()
+                .filter_map(|member| member.state.latency.average())
+        };
+        let count = u32::try_from(known().count()).unwrap_or(u32::MAX);
+        known().sum::<Duration>().checked_div(count)
     }
 
     /// A place, or that there can be none; `None` if it is worth waiting.

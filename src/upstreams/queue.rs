@@ -2,14 +2,29 @@
 //!
 //! First come, first served: whoever holds the turn looks for a place each time one
 //! was given back; the others wait for the turn, which tokio hands on in order.
+//!
+//! A queue is for rushes. One that has not been empty for many times the time of an answer
+//! only makes every answer late by its length: from then on nobody waits for longer than a
+//! part of that time, and the rest is told at once (as controlled delay, RFC 8289, does with
+//! packets).
 
 use std::{
-    future::Future,
-    sync::atomic::{AtomicU32, Ordering},
+    future::pending,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::{Instant, sleep_until},
+};
+
+/// A queue that was never empty for so many answers' time is no rush but an overload.
+const RUSH: u32 = 10;
+/// No rush is shorter than this.
+const SHORTEST_RUSH: Duration = Duration::from_millis(100);
+/// Nobody is to wait for less than this.
+const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -22,6 +37,26 @@ pub(super) struct Queue {
     turn: Semaphore,
     /// Keeps one wake-up if the holder of the turn is not waiting for it yet.
     freed: Notify,
+    /// What times below are counted from.
+    epoch: Instant,
+    /// Since when somebody has been waiting, in nanoseconds.
+    since: AtomicU64,
+    /// When somebody was waiting last, in nanoseconds.
+    last: AtomicU64,
+    /// Nobody waits for longer than a part of an answer's time.
+    is_shedding: AtomicBool,
+    /// Tells those who wait when that begins.
+    overloaded: Notify,
+}
+
+/// How long somebody may wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// In a rush.
+    pub(super) wait: Duration,
+    /// How long an answer takes as a rule; under an overload that lasts, nobody waits for
+    /// more than half of it. `None` if that is not known: then `wait` holds.
+    pub(super) answer: Option<Duration>,
 }
 
 impl Default for Queue {
@@ -30,6 +65,11 @@ impl Default for Queue {
             waiting: AtomicU32::new(0),
             turn: Semaphore::new(1),
             freed: Notify::new(),
+            epoch: Instant::now(),
+            since: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            is_shedding: AtomicBool::new(false),
+            overloaded: Notify::new(),
         }
     }
 }
@@ -56,14 +96,15 @@ impl Queue {
         }
     }
 
-    /// Waits until `find` finds something, for `wait` at most, behind those who came
-    /// before; refuses at once if `limit` already wait.
+    /// Waits until `find` finds something, as long as `patience` lasts, behind those who
+    /// came before; refuses at once if `limit` already wait.
     pub(super) async fn wait<T>(
         &self,
         limit: u32,
-        wait: Duration,
+        patience: Patience,
         mut find: impl FnMut() -> Option<T>,
     ) -> Result<T, Left> {
+        let came = Instant::now();
         let _waiting = self.enter(limit).ok_or(Left::Full)?;
         let found = async {
             let turn = self.turn.acquire().await;
@@ -77,7 +118,52 @@ impl Queue {
                 self.freed.notified().await;
             }
         };
-        deadline(wait, found).await.ok_or(Left::Timeout)
+        let short = patience
+            .answer
+            .map(|answer| (answer / 2).max(SHORTEST_WAIT));
+        let short = short.filter(|short| *short < patience.wait);
+        let is_short = short.is_some() && self.is_overloaded(came, patience);
+        let told = async {
+            match short {
+                Some(short) if is_short => sleep_until(came + short).await,
+                Some(short) => {
+                    self.overloaded.notified().await;
+                    sleep_until(came + short).await;
+                }
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            found = found => Ok(found),
+            () = told => Err(Left::Timeout),
+            () = sleep_until(came + patience.wait) => Err(Left::Timeout),
+        }
+    }
+
+    /// Whether this is no rush any more: the queue has not been empty for as long as a rush
+    /// may last. It is over once nobody has waited for the time of an answer.
+    fn is_overloaded(&self, now: Instant, patience: Patience) -> bool {
+        let Some(answer) = patience.answer else {
+            return false;
+        };
+        let now = nanos(now - self.epoch);
+        let last = self.last.swap(now, Ordering::Relaxed);
+        let was_empty = self.len() <= 1;
+        let is_on = self.is_shedding.load(Ordering::Relaxed);
+        if was_empty && (!is_on || now.saturating_sub(last) > nanos(answer)) {
+            self.since.store(now, Ordering::Relaxed);
+            self.is_shedding.store(false, Ordering::Relaxed);
+            return false;
+        }
+        let since = self.since.load(Ordering::Relaxed);
+        let rush = (answer * RUSH).max(SHORTEST_RUSH);
+        if !is_on && now.saturating_sub(since) > nanos(rush) {
+            self.is_shedding.store(true, Ordering::Relaxed);
+            self.overloaded.notify_waiters();
+            return true;
+        }
+        is_on
     }
 
     fn enter(&self, limit: u32) -> Option<Waiting<'_>> {
@@ -90,8 +176,8 @@ impl Queue {
     }
 }
 
-async fn deadline<T>(wait: Duration, work: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(wait, work).await.ok()
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Somebody in the queue.
@@ -99,6 +185,8 @@ struct Waiting<'a>(&'a Queue);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        let now = nanos(Instant::now() - self.0.epoch);
+        self.0.last.store(now, Ordering::Relaxed);
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -110,6 +198,11 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_mins(1);
+
+    /// Patience of somebody who does not know how long answers take.
+    fn rush(wait: Duration) -> Patience {
+        Patience { wait, answer: None }
+    }
 
     /// Runs what has been spawned as far as it goes.
     async fn settle() {
@@ -130,7 +223,7 @@ mod tests {
         fn join(&self, set: &tokio::task::LocalSet, who: u32, limit: u32, wait: Duration) {
             let bench = self.clone();
             set.spawn_local(async move {
-                let place = bench.queue.wait(limit, wait, || {
+                let place = bench.queue.wait(limit, rush(wait), || {
                     let free = bench.free.get();
                     (free > 0).then(|| bench.free.set(free - 1))
                 });
@@ -177,7 +270,7 @@ mod tests {
         set.run_until(async {
             bench.join(&set, 0, 1, LONG);
             settle().await;
-            let refused = bench.queue.wait(1, LONG, || None::<()>).await;
+            let refused = bench.queue.wait(1, rush(LONG), || None::<()>).await;
             assert_eq!(refused, Err(Left::Full));
             assert_eq!(bench.queue.len(), 1);
         })
@@ -195,7 +288,7 @@ mod tests {
             settle().await;
             let timed_out = bench
                 .queue
-                .wait(10, Duration::from_millis(200), || None::<()>)
+                .wait(10, rush(Duration::from_millis(200)), || None::<()>)
                 .await;
             assert_eq!(timed_out, Err(Left::Timeout));
             bench.give_back(1);
@@ -210,7 +303,7 @@ mod tests {
     async fn a_wake_up_before_the_wait_is_not_lost() {
         let queue = Queue::default();
         let mut looks = 0;
-        let found = queue.wait(1, LONG, || {
+        let found = queue.wait(1, rush(LONG), || {
             looks += 1;
             if looks == 1 {
                 // The place comes free after the look and before the wait.
@@ -220,5 +313,62 @@ mod tests {
             Some(looks)
         });
         assert_eq!(found.await, Ok(2));
+    }
+
+    const ANSWER: Duration = Duration::from_millis(50);
+
+    fn known(wait: Duration) -> Patience {
+        let answer = Some(ANSWER);
+        Patience { wait, answer }
+    }
+
+    /// How long one more waits in vain.
+    async fn waits(queue: &Queue) -> Duration {
+        let came = Instant::now();
+        let left = queue.wait(100, known(LONG), || None::<()>).await;
+        assert_eq!(left, Err(Left::Timeout));
+        came.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_rush_everybody_may_wait_and_in_an_overload_that_lasts_nobody_for_long() {
+        let queue = Queue::default();
+        // A rush: the whole wait, for the first one and for one who comes soon after.
+        let (first, second) = tokio::join!(waits(&queue), async {
+            tokio::time::sleep(ANSWER * 9).await;
+            queue.wait(100, known(ANSWER * 2), || None::<()>).await
+        });
+        assert_eq!((first, second), (LONG, Err(Left::Timeout)));
+        // It was empty: the next ones are a rush again. Once that has lasted, those who come
+        // and those who are there wait for half an answer.
+        let (first, late) = tokio::join!(waits(&queue), async {
+            tokio::time::sleep(ANSWER * 11).await;
+            waits(&queue).await
+        });
+        let is_about = |waited: Duration, wanted: Duration| {
+            waited >= wanted && waited < wanted + Duration::from_millis(3)
+        };
+        assert!(is_about(first, ANSWER * 11), "{first:?}");
+        assert!(is_about(late, ANSWER / 2), "{late:?}");
+        // It goes on while somebody comes within an answer's time, empty or not.
+        tokio::time::sleep(ANSWER / 2).await;
+        assert!(is_about(waits(&queue).await, ANSWER / 2));
+        // And is over after a pause.
+        tokio::time::sleep(ANSWER * 2).await;
+        assert_eq!(waits(&queue).await, LONG);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_patience_is_shorter_than_that_keeps_it() {
+        let queue = Queue::default();
+        let short = Duration::from_millis(10);
+        let (_, waited) = tokio::join!(waits(&queue), async {
+            tokio::time::sleep(ANSWER * 11).await;
+            let came = Instant::now();
+            let left = queue.wait(100, known(short), || None::<()>).await;
+            assert_eq!(left, Err(Left::Timeout));
+            came.elapsed()
+        });
+        assert!(waited >= short && waited < short * 2, "{waited:?}");
     }
 }
