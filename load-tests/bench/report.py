@@ -74,6 +74,10 @@ def verdicts(thresholds: list[dict], workloads: dict) -> list[dict]:
             measured = ratio(taken, limit["figure"], limit["proxy"], limit["over"])
         else:
             measured = middle(taken.get(limit["proxy"], {}).get(limit["figure"]))
+        if "minus" in limit:
+            less = middle(workloads.get(limit["minus"], {}).get(limit["proxy"], {})
+                          .get(limit["figure"]))
+            measured = None if None in (measured, less) else measured - less
         if measured is not None:
             found.append({**limit, "measured": round(measured, 3),
                           "kept": measured <= limit["at_most"]})
@@ -82,6 +86,10 @@ def verdicts(thresholds: list[dict], workloads: dict) -> list[dict]:
 
 def sentence(verdict: dict) -> str:
     word = "kept" if verdict["kept"] else "EXCEEDED"
+    if "minus" in verdict:
+        return (f"{verdict['workload']}: {verdict['proxy']} has {verdict['measured']:.0f} more "
+                f"{verdict['figure']} than for {verdict['minus']}, "
+                f"at most {verdict['at_most']:.0f}: {word}")
     if "over" not in verdict:
         return (f"{verdict['workload']}: {verdict['proxy']} has {verdict['measured']:.1f} "
                 f"{verdict['figure']}, at most {verdict['at_most']:.1f}: {word}")
