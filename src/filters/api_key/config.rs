@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ApiKey, Key, KeyLimit};
 use crate::{
-    base::{credential::ApiKeyHash, units::Rate},
+    base::{credential::ApiKeyHash, own_headers::OwnHeaders, units::Rate},
     chain::{AuthMetrics, CompileCx},
     config::{diagnostic::Place, tree::Spanned},
     limits::{
@@ -45,8 +45,8 @@ pub struct ApiKeyConfig {
     /// gets there.
     #[serde(skip_serializing_if = "Option::is_none")]
     forward: Option<Spanned<String>>,
-    /// Sends the backend the key as well.
-    pass_on: bool,
+    /// Whether the key is taken out of what the backend gets.
+    strip: bool,
 }
 
 impl Default for ApiKeyConfig {
@@ -57,7 +57,7 @@ impl Default for ApiKeyConfig {
             file: None,
             optional: false,
             forward: None,
-            pass_on: false,
+            strip: true,
         }
     }
 }
@@ -97,9 +97,23 @@ impl ApiKeyConfig {
         if let Some(file) = &self.file {
             found.read(file, cx);
         }
-        let header = header_name(&self.header, cx);
+        let header = HeaderName::try_from(self.header.value.as_str());
+        if header.is_err() {
+            let message = format!(
+                "`{}` is not a header name",
+                self.header.value.escape_debug()
+            );
+            let help = "write a name such as `X-API-Key`";
+            found.wrong(
+                "edgeway::api_key::header",
+                self.header.place,
+                message,
+                help,
+                cx,
+            );
+        }
         let forward = match &self.forward {
-            Some(name) => Some(header_name(name, cx)?),
+            Some(name) => Some(forwarded(name, cx)?),
             None => None,
         };
         if found.is_wrong {
@@ -113,7 +127,7 @@ impl ApiKeyConfig {
             );
             return None;
         }
-        let header = header?;
+        let header = header.ok()?;
         let is_bearer = header == header::AUTHORIZATION;
         Some(ApiKey {
             is_bearer,
@@ -126,8 +140,9 @@ impl ApiKeyConfig {
             header,
             keys: found.keys,
             optional: self.optional,
+            own: OwnHeaders::new(forward.iter().cloned()),
             forward,
-            pass_on: self.pass_on,
+            strip: self.strip,
             counts: found.has_limits.then_some(found.counts),
             clock: cx.clock.clone(),
             metrics: AuthMetrics::new("api_key", cx.route, cx.metrics),
@@ -268,15 +283,14 @@ impl Found {
     }
 }
 
-fn header_name(name: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderName> {
-    let found = HeaderName::try_from(name.value.as_str()).ok();
-    if found.is_none() {
-        cx.report_at(
-            name.place,
-            "edgeway::api_key::header",
-            format!("`{}` is not a header name", name.value.escape_debug()),
-            "write a name such as `X-API-Key`",
-        );
+/// The header that names the key to the backend.
+fn forwarded(name: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderName> {
+    match OwnHeaders::parse(&name.value) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            let message = error.to_string();
+            cx.report_at(name.place, "edgeway::api_key::forward", message, error.help);
+            None
+        }
     }
-    found
 }

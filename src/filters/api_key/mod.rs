@@ -13,7 +13,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
-    base::{clock::Clock, credential::ApiKeyHash},
+    base::{clock::Clock, credential::ApiKeyHash, own_headers::OwnHeaders},
     chain::{
         AuthMetrics, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal, Reply,
         Verdict,
@@ -39,7 +39,9 @@ pub struct ApiKey {
     keys: HashMap<u64, Vec<Key>>,
     optional: bool,
     forward: Option<HeaderName>,
-    pass_on: bool,
+    /// What no client may send.
+    own: OwnHeaders,
+    strip: bool,
     /// How often each key was used, if any key has a rate.
     counts: Option<Arc<Table>>,
     clock: Clock,
@@ -138,11 +140,11 @@ impl Filter for ApiKey {
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
-        if !self.pass_on {
+        if self.strip {
             headers.remove(&self.header);
         }
+        self.own.strip(headers);
         if let Some(name) = &self.forward {
-            headers.remove(name);
             if let Some(Known(key)) = ex.facts.slot() {
                 headers.insert(name.clone(), key.clone());
             }

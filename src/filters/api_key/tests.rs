@@ -95,7 +95,7 @@ fn the_backend_gets_the_name_and_never_the_clients_word() {
     assert_eq!(upstream.headers.get("x-partner").unwrap(), "partner");
     assert!(upstream.headers.get("x-api-key").is_none());
 
-    let nobody = known("forward: X-Partner, optional: true, pass_on: true").send(
+    let nobody = known("forward: X-Partner, optional: true, strip: false").send(
         "GET",
         "/",
         &[("X-Partner", "root")],
@@ -104,7 +104,7 @@ fn the_backend_gets_the_name_and_never_the_clients_word() {
     let upstream = nobody.last().upstream.as_ref().unwrap();
     assert!(upstream.headers.get("x-partner").is_none());
 
-    let passed = known("pass_on: true").send("GET", "/", &[("X-API-Key", KEY)], &[]);
+    let passed = known("strip: false").send("GET", "/", &[("X-API-Key", KEY)], &[]);
     let upstream = passed.last().upstream.as_ref().unwrap();
     assert_eq!(upstream.headers.get("x-api-key").unwrap(), KEY);
 }

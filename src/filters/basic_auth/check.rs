@@ -1,7 +1,6 @@
 //! Compares passwords with slow hashes: a few at once, and each only once in a while.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,21 +8,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
-use ring::hmac;
 use tokio::sync::Semaphore;
 
-use crate::{base::credential::PasswordHash, zones::Zone};
+use crate::{
+    base::{
+        credential::PasswordHash,
+        recent::{Fingerprint, Recent},
+    },
+    zones::Zone,
+};
 
 /// So long who was recognised need not be compared again.
 const REMEMBERED: Duration = Duration::from_mins(5);
-/// So many are remembered in each shard; beyond it the shard forgets all of them.
-const MOST: usize = 1024;
-const SHARDS: usize = 16;
+/// So many are remembered.
+const MOST: usize = 16_384;
 /// So many may wait for their comparison.
 const MOST_WAITING: usize = 64;
-
-type Fingerprint = [u8; 32];
 
 /// What came of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +36,8 @@ pub(super) enum Compared {
 
 /// Everybody's comparisons. Lives on over reloads, and is nobody else's to know.
 pub(super) struct Checks {
-    /// Of this process: what is remembered can be computed by no other.
-    key: hmac::Key,
-    known: [Mutex<HashMap<Fingerprint, Instant>>; SHARDS],
+    /// When credentials were right last.
+    known: Recent<Instant>,
     turns: Semaphore,
     waiting: AtomicUsize,
 }
@@ -47,17 +46,10 @@ impl Zone for Checks {}
 
 impl Default for Checks {
     fn default() -> Self {
-        let random = ring::rand::SystemRandom::new();
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &random).unwrap_or_else(|_| {
-            log::warn!("the system has no random bits; weaker ones are used");
-            let words = std::array::from_fn::<_, 32, _>(|_| fastrand::u8(..));
-            hmac::Key::new(hmac::HMAC_SHA256, &words)
-        });
         // Half of the cores: the others go on serving.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            key,
-            known: std::array::from_fn(|_| Mutex::default()),
+            known: Recent::new(MOST),
             turns: Semaphore::new((cores / 2).max(1)),
             waiting: AtomicUsize::new(0),
         }
@@ -76,13 +68,7 @@ impl Drop for Waits<'_> {
 impl Checks {
     /// What stands for these credentials and this list of users, and tells nothing of them.
     pub(super) fn fingerprint(&self, list: &[u8], name: &str, password: &[u8]) -> Fingerprint {
-        let mut context = hmac::Context::with_key(&self.key);
-        for part in [list, name.as_bytes(), password] {
-            context.update(&(part.len() as u64).to_le_bytes());
-            context.update(part);
-        }
-        let tag = context.sign();
-        tag.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
+        self.known.fingerprint([list, name.as_bytes(), password])
     }
 
     /// Compares, unless these credentials were right a short time ago.
@@ -93,7 +79,7 @@ impl Checks {
         password: Vec<u8>,
         now: Instant,
     ) -> Compared {
-        if self.is_known(&shown, now) {
+        if self.is_known(shown, now) {
             return Compared::Right;
         }
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= MOST_WAITING {
@@ -105,14 +91,14 @@ impl Checks {
             return Compared::Busy;
         };
         // Another request of the same page was first.
-        if self.is_known(&shown, now) {
+        if self.is_known(shown, now) {
             return Compared::Right;
         }
         let hash = Arc::clone(hash);
         let compared = tokio::task::spawn_blocking(move || hash.verify(&password)).await;
         match compared {
             Ok(true) => {
-                self.remember(shown, now);
+                self.known.insert(shown, now);
                 Compared::Right
             }
             Ok(false) => Compared::Wrong,
@@ -123,24 +109,8 @@ impl Checks {
         }
     }
 
-    fn shard(&self, shown: &Fingerprint) -> &Mutex<HashMap<Fingerprint, Instant>> {
-        &self.known[usize::from(shown[0]) % SHARDS]
-    }
-
-    fn is_known(&self, shown: &Fingerprint, now: Instant) -> bool {
-        let known = self.shard(shown).lock();
-        let since = known.get(shown).copied();
+    fn is_known(&self, shown: Fingerprint, now: Instant) -> bool {
+        let since = self.known.get(shown);
         since.is_some_and(|since| now.saturating_duration_since(since) < REMEMBERED)
-    }
-
-    fn remember(&self, shown: Fingerprint, now: Instant) {
-        let mut known = self.shard(&shown).lock();
-        if known.len() >= MOST {
-            known.retain(|_, since| now.saturating_duration_since(*since) < REMEMBERED);
-            if known.len() >= MOST {
-                known.clear();
-            }
-        }
-        known.insert(shown, now);
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BasicAuth, User, check::Checks};
 use crate::{
-    base::{credential::PasswordHash, secret::Secret},
+    base::{credential::PasswordHash, own_headers::OwnHeaders, secret::Secret},
     chain::{AuthMetrics, CompileCx},
     config::{diagnostic::Place, tree::Spanned},
 };
@@ -38,8 +38,8 @@ pub struct BasicAuthConfig {
     /// gets there.
     #[serde(skip_serializing_if = "Option::is_none")]
     forward: Option<Spanned<String>>,
-    /// Sends the backend the `Authorization` header as well.
-    pass_on: bool,
+    /// Whether the `Authorization` header is taken out of what the backend gets.
+    strip: bool,
 }
 
 impl Default for BasicAuthConfig {
@@ -49,7 +49,7 @@ impl Default for BasicAuthConfig {
             file: None,
             users: BTreeMap::new(),
             forward: None,
-            pass_on: false,
+            strip: true,
         }
     }
 }
@@ -68,7 +68,7 @@ impl BasicAuthConfig {
         }
         let challenge = challenge(&self.realm, cx);
         let forward = match &self.forward {
-            Some(name) => Some(header_name(name, cx)?),
+            Some(name) => Some(forwarded(name, cx)?),
             None => None,
         };
         if !list.is_right {
@@ -87,8 +87,9 @@ impl BasicAuthConfig {
             list: Arc::from(list.fingerprint()),
             users: list.users,
             challenge: challenge?,
+            own: OwnHeaders::new(forward.iter().cloned()),
             forward,
-            pass_on: self.pass_on,
+            strip: self.strip,
             checks,
             clock: cx.clock.clone(),
             metrics: AuthMetrics::new("basic_auth", cx.route, cx.metrics),
@@ -218,15 +219,19 @@ fn challenge(realm: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderVa
     Some(value)
 }
 
-fn header_name(name: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderName> {
-    let found = HeaderName::try_from(name.value.as_str()).ok();
-    if found.is_none() {
-        cx.report_at(
-            name.place,
-            "edgeway::basic_auth::header",
-            format!("`{}` is not a header name", name.value.escape_debug()),
-            "write a name such as `X-Remote-User`",
-        );
+/// The header that names the user to the backend.
+fn forwarded(name: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderName> {
+    match OwnHeaders::parse(&name.value) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            let message = error.to_string();
+            cx.report_at(
+                name.place,
+                "edgeway::basic_auth::forward",
+                message,
+                error.help,
+            );
+            None
+        }
     }
-    found
 }

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use self::check::{Checks, Compared};
 use crate::{
-    base::{clock::Clock, credential::PasswordHash},
+    base::{clock::Clock, credential::PasswordHash, own_headers::OwnHeaders},
     chain::{
         AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
         Verdict,
@@ -35,7 +35,9 @@ pub struct BasicAuth {
     list: Arc<[u8]>,
     challenge: HeaderValue,
     forward: Option<HeaderName>,
-    pass_on: bool,
+    /// What no client may send.
+    own: OwnHeaders,
+    strip: bool,
     checks: Arc<Checks>,
     clock: Clock,
     metrics: AuthMetrics,
@@ -81,11 +83,11 @@ impl Filter for BasicAuth {
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
-        if !self.pass_on {
+        if self.strip {
             headers.remove(header::AUTHORIZATION);
         }
+        self.own.strip(headers);
         if let Some(name) = &self.forward {
-            headers.remove(name);
             if let Some(Known(user)) = ex.facts.slot() {
                 headers.insert(name.clone(), user.clone());
             }

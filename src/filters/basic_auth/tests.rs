@@ -75,7 +75,7 @@ fn the_backend_gets_the_name_and_neither_password_nor_the_clients_word() {
     let upstream = seen.last().upstream.as_ref().unwrap();
     assert_eq!(upstream.headers.get("x-remote-user").unwrap(), "alice");
     assert!(upstream.headers.get("authorization").is_none());
-    let seen = known("pass_on: true").send("GET", "/", &headers, &[]);
+    let seen = known("strip: false").send("GET", "/", &headers, &[]);
     let upstream = seen.last().upstream.as_ref().unwrap();
     assert_eq!(upstream.headers.get("authorization").unwrap(), &right);
 }
