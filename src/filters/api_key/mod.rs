@@ -144,10 +144,10 @@ impl Filter for ApiKey {
             headers.remove(&self.header);
         }
         self.own.strip(headers);
-        if let Some(name) = &self.forward {
-            if let Some(Known(key)) = ex.facts.slot() {
-                headers.insert(name.clone(), key.clone());
-            }
+        if let Some(name) = &self.forward
+            && let Some(Known(key)) = ex.facts.slot()
+        {
+            headers.insert(name.clone(), key.clone());
         }
     }
 }

@@ -87,10 +87,10 @@ impl Filter for BasicAuth {
             headers.remove(header::AUTHORIZATION);
         }
         self.own.strip(headers);
-        if let Some(name) = &self.forward {
-            if let Some(Known(user)) = ex.facts.slot() {
-                headers.insert(name.clone(), user.clone());
-            }
+        if let Some(name) = &self.forward
+            && let Some(Known(user)) = ex.facts.slot()
+        {
+            headers.insert(name.clone(), user.clone());
         }
     }
 }
