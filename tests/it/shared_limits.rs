@@ -23,6 +23,9 @@ use edgeway::{
 };
 
 use crate::support::{
+    client::get,
+    gateway::Gateway,
+    load,
     redis::{Cluster, Redis},
     wait::{pass, wait_for},
 };
@@ -345,4 +348,99 @@ async fn with_leases_redis_is_asked_less_and_little_more_passes_than_without() {
     assert!((80..=120 + refilled).contains(&passed), "{passed}");
     // Five each at first, then one for eleven.
     assert!((10..45).contains(&asked), "{asked}");
+}
+
+/// A gateway with a limit of 100 a minute for each value of `x-client`.
+async fn gateway(redis: &Redis, more: &str) -> Gateway {
+    Gateway::start(&format!(
+        "redis: {}\nrate_limits: {{ user: {{ rate: 100/min, key: 'header:x-client'{more} }} }}\n\
+         routes: [{{ match: {{ path: /* }}, respond: ok, rate_limit: [user] }}]\n",
+        redis.url()
+    ))
+    .await
+}
+
+async fn is_up(gateway: &Gateway, is_up: u64, within: Duration) {
+    let what = format!("edgeway_redis_up is {is_up}");
+    wait_for(&what, within, async || {
+        (gateway.count("edgeway_redis_up").await == is_up).then_some(())
+    })
+    .await;
+}
+
+/// What passes of 1,600 requests of 8 clients to two gateways, and how long it took.
+async fn passed(gateways: &[Gateway; 2]) -> (u64, Duration) {
+    let begun = now();
+    let load = |gateway: &Gateway| {
+        let request = |turn: u64| get("/").header("x-client", (turn % 8).to_string());
+        load::lanes(gateway.address(), 4, 800, request)
+    };
+    let (a, b) = tokio::join!(load(&gateways[0]), load(&gateways[1]));
+    for tally in [&a, &b] {
+        assert!(tally.failed.is_empty(), "{:?}", tally.failed);
+        assert_eq!(tally.status(200) + tally.status(429), 800);
+    }
+    (a.status(200) + b.status(200), now() - begun)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_let_as_many_pass_as_one_and_each_by_itself_twice_as_many() {
+    let redis = Redis::start().await;
+    for (more, most, least) in [
+        (", store: redis", 800, 800),
+        (", store: redis, lease: 10%", 800 + 8 * 20, 700),
+        (", store: memory", 1600, 1600),
+    ] {
+        let gateways = [gateway(&redis, more).await, gateway(&redis, more).await];
+        redis.flush();
+        for gateway in &gateways {
+            is_up(gateway, 1, Duration::from_secs(5)).await;
+        }
+        let (passed, took) = passed(&gateways).await;
+        // What has flowed back meanwhile, for each client.
+        let refilled = (took.as_secs() + 1) * 100 / 60 * 8 + 8;
+        assert!(
+            passed <= most + refilled && passed >= least,
+            "{more}: {passed} in {took:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_while_redis_is_killed_paused_or_flushed_and_limits_go_on() {
+    let mut redis = Redis::start().await;
+    let gateway = gateway(&redis, ", store: redis").await;
+    is_up(&gateway, 1, Duration::from_secs(5)).await;
+    let load = load::endless_paced(gateway.address(), 100, |turn| {
+        get("/").header("x-client", (turn % 400).to_string())
+    });
+    pass(Duration::from_millis(300)).await;
+    redis.flush();
+    pass(Duration::from_millis(300)).await;
+    redis.pause();
+    is_up(&gateway, 0, Duration::from_secs(5)).await;
+    // One client alone, by the memory of the gateway.
+    let mut statuses = Vec::new();
+    for _ in 0..130 {
+        let ask = get("/").header("x-client", "alone");
+        statuses.push(gateway.send(&ask).await.status());
+    }
+    let passed = statuses.iter().filter(|status| **status == 200).count();
+    assert!((100..=110).contains(&passed), "{passed}");
+    redis.resume();
+    is_up(&gateway, 1, Duration::from_secs(5)).await;
+    redis.kill();
+    is_up(&gateway, 0, Duration::from_secs(5)).await;
+    redis.restart().await;
+    is_up(&gateway, 1, Duration::from_secs(5)).await;
+    let before = redis.cli(&["DBSIZE"]);
+    wait_for(
+        "clients are counted in Redis again",
+        Duration::from_secs(5),
+        async || (redis.cli(&["DBSIZE"]) != before).then_some(()),
+    )
+    .await;
+    let tally = load.stop().await;
+    assert_eq!((tally.errors(), tally.cut), (0, 0), "{tally:?}");
+    assert!(gateway.count("edgeway_rate_limit_store_errors_total").await > 0);
 }
