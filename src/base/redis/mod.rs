@@ -306,10 +306,13 @@ impl Redis {
     }
 }
 
-/// How long a command is waited for, so that what is observed stays within `timeout`: a timer
-/// of tokio and the poll below it may each be a millisecond late.
+/// Time for a busy machine to run what is due.
+const LATENESS: Duration = Duration::from_millis(10);
+
+/// How long a command is waited for, so that the request goes on within `timeout`: timers are
+/// late, and so is a thread that finds every core taken.
 fn patience(timeout: Duration) -> Duration {
-    timeout.saturating_sub((timeout / 4).min(Duration::from_millis(3)))
+    timeout.saturating_sub(LATENESS.min(timeout / 2))
 }
 
 /// What came of a command that has no answer.
