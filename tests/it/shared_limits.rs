@@ -351,11 +351,10 @@ async fn with_leases_redis_is_asked_less_and_little_more_passes_than_without() {
 }
 
 /// A gateway with a limit of 100 a minute for each value of `x-client`.
-async fn gateway(redis: &Redis, more: &str) -> Gateway {
+async fn gateway(redis: &str, more: &str) -> Gateway {
     Gateway::start(&format!(
-        "redis: {}\nrate_limits: {{ user: {{ rate: 100/min, key: 'header:x-client'{more} }} }}\n\
+        "redis: {redis}\nrate_limits: {{ user: {{ rate: 100/min, key: 'header:x-client'{more} }} }}\n\
          routes: [{{ match: {{ path: /* }}, respond: ok, rate_limit: [user] }}]\n",
-        redis.url()
     ))
     .await
 }
@@ -366,6 +365,16 @@ async fn is_up(gateway: &Gateway, is_up: u64, within: Duration) {
         (gateway.count("edgeway_redis_up").await == is_up).then_some(())
     })
     .await;
+}
+
+/// What passes of 130 requests of one client.
+async fn alone(gateway: &Gateway) -> usize {
+    let mut passed = 0;
+    for _ in 0..130 {
+        let ask = get("/").header("x-client", "alone");
+        passed += usize::from(gateway.send(&ask).await.status() == 200);
+    }
+    passed
 }
 
 /// What passes of 1,600 requests of 8 clients to two gateways, and how long it took.
@@ -391,7 +400,10 @@ async fn two_gateways_let_as_many_pass_as_one_and_each_by_itself_twice_as_many()
         (", store: redis, lease: 10%", 800 + 8 * 20, 700),
         (", store: memory", 1600, 1600),
     ] {
-        let gateways = [gateway(&redis, more).await, gateway(&redis, more).await];
+        let gateways = [
+            gateway(&redis.url(), more).await,
+            gateway(&redis.url(), more).await,
+        ];
         redis.flush();
         for gateway in &gateways {
             is_up(gateway, 1, Duration::from_secs(5)).await;
@@ -409,7 +421,7 @@ async fn two_gateways_let_as_many_pass_as_one_and_each_by_itself_twice_as_many()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_while_redis_is_killed_paused_or_flushed_and_limits_go_on() {
     let mut redis = Redis::start().await;
-    let gateway = gateway(&redis, ", store: redis").await;
+    let gateway = gateway(&redis.url(), ", store: redis").await;
     is_up(&gateway, 1, Duration::from_secs(5)).await;
     let load = load::endless_paced(gateway.address(), 100, |turn| {
         get("/").header("x-client", (turn % 400).to_string())
@@ -419,13 +431,8 @@ async fn no_request_fails_while_redis_is_killed_paused_or_flushed_and_limits_go_
     pass(Duration::from_millis(300)).await;
     redis.pause();
     is_up(&gateway, 0, Duration::from_secs(5)).await;
-    // One client alone, by the memory of the gateway.
-    let mut statuses = Vec::new();
-    for _ in 0..130 {
-        let ask = get("/").header("x-client", "alone");
-        statuses.push(gateway.send(&ask).await.status());
-    }
-    let passed = statuses.iter().filter(|status| **status == 200).count();
+    // By the memory of the gateway.
+    let passed = alone(&gateway).await;
     assert!((100..=110).contains(&passed), "{passed}");
     redis.resume();
     is_up(&gateway, 1, Duration::from_secs(5)).await;
@@ -443,4 +450,52 @@ async fn no_request_fails_while_redis_is_killed_paused_or_flushed_and_limits_go_
     let tally = load.stop().await;
     assert_eq!((tally.errors(), tally.cut), (0, 0), "{tally:?}");
     assert!(gateway.count("edgeway_rate_limit_store_errors_total").await > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_while_a_cluster_loses_a_master_and_its_replica_takes_over() {
+    let mut cluster = Cluster::start().await;
+    let nodes = cluster.addresses();
+    let section = format!("{{ mode: cluster, nodes: [{nodes}] }}");
+    let gateway = gateway(&section, ", store: redis").await;
+    is_up(&gateway, 1, Duration::from_secs(10)).await;
+    let load = load::endless_paced(gateway.address(), 100, |turn| {
+        get("/").header("x-client", (turn % 400).to_string())
+    });
+    let (lost, answered) = (
+        "edgeway_rate_limit_store_errors_total",
+        "edgeway_redis_seconds_count{outcome=\"ok\"}",
+    );
+    let master = cluster.masters()[0];
+    cluster.0[master].kill();
+    is_up(&gateway, 0, Duration::from_secs(10)).await;
+    // What lies elsewhere goes on meanwhile; the replica waits a second at least.
+    let (before, before_ok) = (gateway.count(lost).await, gateway.count(answered).await);
+    wait_for(
+        "some are counted here",
+        Duration::from_secs(10),
+        async || {
+            (gateway.count(lost).await > before && gateway.count(answered).await > before_ok)
+                .then_some(())
+        },
+    )
+    .await;
+    is_up(&gateway, 1, Duration::from_secs(30)).await;
+    let passed = alone(&gateway).await;
+    assert!((100..=110).contains(&passed), "{passed}");
+    wait_for(
+        "all are counted in Redis again",
+        Duration::from_secs(5),
+        async || {
+            let before = gateway.count(lost).await;
+            for client in 0..20 {
+                let ask = get("/").header("x-client", client.to_string());
+                gateway.send(&ask).await;
+            }
+            (gateway.count(lost).await == before).then_some(())
+        },
+    )
+    .await;
+    let tally = load.stop().await;
+    assert_eq!((tally.errors(), tally.cut), (0, 0), "{tally:?}");
 }
