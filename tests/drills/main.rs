@@ -15,8 +15,10 @@ mod hang;
 mod idle_close;
 mod kill;
 mod overload;
+mod redis_lost;
 mod reload_storm;
 mod rollout;
+mod shared_limits;
 mod slow_clients;
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -27,7 +29,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 14] = [
+const DRILLS: [&str; 16] = [
     "balance",
     "kill9",
     "idle-close",
@@ -42,6 +44,8 @@ const DRILLS: [&str; 14] = [
     "rollout",
     "upgrade-storm",
     "overload",
+    "shared-limits",
+    "redis-lost",
 ];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
@@ -88,6 +92,8 @@ async fn main() -> ExitCode {
             "rollout" => rollout::run(&mut report).await,
             "upgrade-storm" => upgrade_storm::run(&mut report).await,
             "overload" => overload::run(&mut report).await,
+            "shared-limits" => shared_limits::run(&mut report).await,
+            "redis-lost" => redis_lost::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,
             _ => hang::run(&mut report).await,
         }
