@@ -49,7 +49,7 @@ class Workload:
 
 WORKLOADS = {
     "plain-1k": Workload("/1k", 1024),
-    "limit-1k": Workload("/limited", 1024),
+    "limit-1k": Workload("/1l", 1024),
     "plain-64k": Workload("/64k", 65536),
     "post-16k": Workload("/post", 1024, body_bytes=16384),
     "conn-1k": Workload("/1k", 1024, keep_alive=False),
