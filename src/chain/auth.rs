@@ -1,6 +1,8 @@
 //! What identity filters share: the counts of what became of requests, and the one way in
 //! which they refuse.
 
+use std::time::Duration;
+
 use http::{HeaderValue, StatusCode, header};
 
 use super::{Facts, Noted, Reply, Verdict};
@@ -81,8 +83,8 @@ impl AuthMetrics {
 
     /// Counts a request that does not go on, and leaves word for the audit log.
     pub fn refuse(&self, facts: &mut Facts, refusal: Refusal) -> Verdict {
-        self.note(facts, refusal.outcome, refusal.reason, refusal.subject);
         let mut reply = Reply::refuse(refusal.outcome.status(), refusal.reason);
+        self.note(facts, refusal.outcome, &reply, refusal.subject);
         if let Some(detail) = refusal.detail {
             reply = reply.detail(detail);
         }
@@ -90,7 +92,7 @@ impl AuthMetrics {
             reply = reply.header(header::WWW_AUTHENTICATE, challenge);
         }
         if let Some(seconds) = refusal.retry_after {
-            reply = reply.header(header::RETRY_AFTER, HeaderValue::from(seconds));
+            reply = reply.retry_after(Duration::from_secs(seconds.into()));
         }
         reply.into()
     }
@@ -100,15 +102,16 @@ impl AuthMetrics {
         &self,
         facts: &mut Facts,
         outcome: Outcome,
-        reason: &'static str,
+        reply: &Reply,
         subject: Option<String>,
     ) {
         self.count(outcome);
         facts.noted = Some(Box::new(Noted {
             action: ACTION,
-            reason,
+            reason: reply.reason.unwrap_or(outcome.name()),
             subject,
-            is_strike: matches!(outcome, Outcome::Missing | Outcome::Invalid),
+            // Whoever is shown the way to log in is not guessing.
+            is_strike: reply.status == StatusCode::UNAUTHORIZED,
         }));
     }
 }

@@ -44,8 +44,10 @@ pub struct Facts {
     pub status: u16,
     pub bytes_sent: u64,
     pub bytes_received: u64,
-    /// Why the request was refused or degraded: a fixed word.
+    /// Why the request was refused or failed: a fixed word.
     pub reason: Option<&'static str>,
+    /// Why it was let pass with less than was meant for it: a fixed word, for the log.
+    pub degraded: Option<&'static str>,
     /// Header lines of the answer that are ready to be written.
     pub lines: ReadyLines,
     slots: Vec<Box<dyn Any + Send + Sync>>,
@@ -255,6 +257,11 @@ impl fmt::Debug for RequestId {
 }
 
 impl Facts {
+    /// The fixed word for what was not as it should be, if anything was.
+    pub fn why(&self) -> Option<&'static str> {
+        self.reason.or(self.degraded)
+    }
+
     /// Where identity filters write down what the client has proven.
     pub fn identity_mut(&mut self) -> &mut Identity {
         self.identity.get_or_insert_default()
@@ -269,6 +276,7 @@ impl Facts {
             identity: None,
             limit: None,
             noted: None,
+            degraded: None,
             started,
             first_byte: None,
             total: Duration::ZERO,

@@ -1,7 +1,11 @@
 //! Replies of our own: what a filter or a route action answers instead of a backend.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use crate::base::units::whole_seconds;
 
 /// A response that we make ourselves.
 #[derive(Clone, Debug)]
@@ -84,6 +88,13 @@ impl Reply {
         self
     }
 
+    /// `Retry-After` in whole seconds, rounded up: who came earlier would come in vain.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        let seconds = whole_seconds(wait).max(1);
+        self.header(header::RETRY_AFTER, HeaderValue::from(seconds))
+    }
+
     /// Closes the client's connection after this answer.
     #[must_use]
     pub fn closing(mut self) -> Self {
@@ -95,5 +106,25 @@ impl Reply {
 impl From<Reply> for super::Verdict {
     fn from(reply: Reply) -> Self {
         Self::Reply(Box::new(reply))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_whole_seconds_and_never_none() {
+        for (millis, shown) in [
+            (0, "1"),
+            (1, "1"),
+            (1000, "1"),
+            (1001, "2"),
+            (600_000, "600"),
+        ] {
+            let reply = Reply::refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limit")
+                .retry_after(Duration::from_millis(millis));
+            assert_eq!(reply.headers[0].1, shown, "{millis}");
+        }
     }
 }

@@ -84,6 +84,8 @@ pub struct Answer {
     /// The head that the backend saw; `None` if the filter answered.
     pub upstream: Option<RequestHeader>,
     pub reason: Option<&'static str>,
+    /// It counts towards a ban.
+    pub is_strike: bool,
 }
 
 /// Compiles `yaml` as the configuration of `K`.
@@ -345,7 +347,8 @@ impl Check {
             body: out,
             flushed,
             upstream: Some(upstream),
-            reason: facts.reason,
+            reason: facts.why(),
+            is_strike: is_strike(&facts),
         }
     }
 
@@ -375,8 +378,13 @@ impl Check {
             flushed: Vec::new(),
             upstream: None,
             reason: reply.reason,
+            is_strike: is_strike(ex.facts),
         }
     }
+}
+
+fn is_strike(facts: &Facts) -> bool {
+    facts.noted.as_ref().is_some_and(|noted| noted.is_strike)
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {

@@ -1,5 +1,7 @@
 //! The one table of failures: what happened → status, whose fault, reason word.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 
@@ -194,10 +196,9 @@ impl Failure {
     pub(crate) fn reply(self) -> Reply {
         let reply = Reply::refuse(self.status(), self.reason()).detail(self.detail());
         match self {
-            Self::NoBackend | Self::Overload | Self::AllDown => reply.header(
-                http::header::RETRY_AFTER,
-                http::HeaderValue::from_static("1"),
-            ),
+            Self::NoBackend | Self::Overload | Self::AllDown => {
+                reply.retry_after(Duration::from_secs(1))
+            }
             Self::Method => reply.header(
                 http::header::ALLOW,
                 http::HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),

@@ -62,7 +62,8 @@ impl Guarded {
 /// Counts a request in before anything else is done for it.
 pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<Guarded, Box<Reply>> {
     if let Some(left) = gateway.bans.left(client.ip) {
-        let mut reply = refuse(StatusCode::FORBIDDEN, BANNED, left)
+        let mut reply = Reply::refuse(StatusCode::FORBIDDEN, BANNED)
+            .retry_after(left)
             .detail("Too much came from your address. Please try again later.");
         // A proxy's connection is not its client's alone.
         reply.close = !client.is_trusted;
@@ -74,15 +75,15 @@ pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<Guarded, Box<R
     };
     let asked = guard.windows.count(client);
     if asked > guard.requests {
-        return Err(
-            refuse(StatusCode::TOO_MANY_REQUESTS, FLOOD, guard.windows.left())
-                .detail("Too many requests come from your address. Please wait a moment.")
-                .into(),
-        );
+        return Err(Reply::refuse(StatusCode::TOO_MANY_REQUESTS, FLOOD)
+            .retry_after(guard.windows.left())
+            .detail("Too many requests come from your address. Please wait a moment.")
+            .into());
     }
     let (under, open) = guard.under_way.enter(client);
     if open > guard.in_flight {
-        let reply = refuse(StatusCode::SERVICE_UNAVAILABLE, IN_FLIGHT, Duration::ZERO);
+        let reply =
+            Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, IN_FLIGHT).retry_after(Duration::ZERO);
         return Err(reply
             .detail("Too many requests of your address are under way. Please wait a moment.")
             .into());
@@ -121,7 +122,8 @@ pub(super) fn challenge(
         let windows = &ctx.gateway.flood_guard.as_ref()?.windows;
         let left = windows.left() + windows.length();
         return Some(
-            refuse(StatusCode::TOO_MANY_REQUESTS, CHALLENGE, left)
+            Reply::refuse(StatusCode::TOO_MANY_REQUESTS, CHALLENGE)
+                .retry_after(left)
                 .detail("Please open the site in a browser first.")
                 .into(),
         );
@@ -178,12 +180,6 @@ fn watching(gateway: &Gateway, client: IpAddr) -> Option<&FloodGuard> {
     (!guard.spares(client) && !gateway.trusted.trusts(client)).then_some(guard)
 }
 
-fn refuse(status: StatusCode, reason: &'static str, left: Duration) -> Reply {
-    let seconds = left.as_millis().div_ceil(1000).max(1);
-    let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
-    Reply::refuse(status, reason).header(header::RETRY_AFTER, HeaderValue::from(seconds))
-}
-
 /// A browser that goes to a page: only there can it show one.
 fn is_navigation(head: &RequestHeader) -> bool {
     let is_look = head.method == Method::GET || head.method == Method::HEAD;
@@ -217,19 +213,5 @@ mod tests {
         check("GET", &["text/x-component"], false);
         check("GET", &["text/html-like"], false);
         check("GET", &[], false);
-    }
-
-    #[test]
-    fn a_wait_is_whole_seconds_and_never_none() {
-        for (millis, shown) in [
-            (0, "1"),
-            (1, "1"),
-            (1000, "1"),
-            (1001, "2"),
-            (600_000, "600"),
-        ] {
-            let reply = refuse(StatusCode::FORBIDDEN, BANNED, Duration::from_millis(millis));
-            assert_eq!(reply.headers[0].1, shown, "{millis}");
-        }
     }
 }

@@ -86,6 +86,14 @@ routes:
     assert_eq!(open.status(), 200);
     assert_eq!(echoed(&open.json(), "x-user"), None);
     assert!(gateway.stderr().contains("is of no use"));
+    // What passed unjudged is told, and was not refused.
+    let lines = gateway.log_lines(24).await;
+    let unjudged = lines
+        .iter()
+        .filter(|line| line["status"] == 200 && line["reason"] == "forward_auth_unavailable");
+    assert_eq!(unjudged.count(), 1);
+    let series = "edgeway_refused_total{reason=\"forward_auth_unavailable\"}";
+    assert_eq!(gateway.count(series).await, 20);
 
     service.settings().set(200, &[("X-User", "bob")], "");
     service.resume().await;

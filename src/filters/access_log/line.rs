@@ -95,7 +95,7 @@ impl Line<'_> {
         put_millis(out, facts.total);
         put_optional_millis(out, b",\"first_byte_ms\":", facts.first_byte);
         put_optional_millis(out, b",\"upstream_ms\":", facts.upstream.first_byte);
-        put_optional_text(out, b",\"reason\":", facts.reason);
+        put_optional_text(out, b",\"reason\":", facts.why());
         put_optional_text(out, b",\"limit\":", facts.limit.as_deref());
         put_optional_bytes(out, b",\"user\":", user(facts));
         put_optional_bytes(out, b",\"user_agent\":", said.user_agent);
@@ -159,7 +159,7 @@ impl Line<'_> {
             }
         }
         out.extend_from_slice(b" reason=");
-        out.extend_from_slice(facts.reason.unwrap_or("-").as_bytes());
+        out.extend_from_slice(facts.why().unwrap_or("-").as_bytes());
         out.extend_from_slice(b" limit=");
         out.extend_from_slice(facts.limit.as_deref().unwrap_or("-").as_bytes());
         out.push(b'\n');

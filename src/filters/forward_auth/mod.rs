@@ -17,7 +17,7 @@ use log::{info, warn};
 
 use self::{
     gate::Gate,
-    verdict::{Allowed, Denied, Verdict as Said},
+    verdict::{Allowed, Verdict as Said},
 };
 use crate::{
     base::{
@@ -261,9 +261,9 @@ impl ForwardAuth {
                 Verdict::Next
             }
             Said::Denied(denied) => {
-                self.metrics.note(ex.facts, denied.outcome(), DENIED, None);
-                let mut reply = Denied::reply(&denied);
+                let mut reply = denied.reply();
                 reply.reason = Some(DENIED);
+                self.metrics.note(ex.facts, denied.outcome(), &reply, None);
                 reply.into()
             }
         }
@@ -272,7 +272,7 @@ impl ForwardAuth {
     fn unavailable(&self, ex: &mut Exchange<'_>) -> Verdict {
         if self.is_lenient {
             self.metrics.count(Outcome::Unavailable);
-            ex.facts.reason = Some(UNAVAILABLE);
+            ex.facts.degraded = Some(UNAVAILABLE);
             return Verdict::Next;
         }
         let refusal = Refusal::new(Outcome::Unavailable, UNAVAILABLE)

@@ -220,8 +220,8 @@ fn a_no_and_the_way_to_log_in_go_to_the_client_as_they_are() {
     let check = service.filter("").get("/");
     let answer = check.last();
     assert_eq!(
-        (answer.status, answer.reason),
-        (302, Some("forward_auth_denied"))
+        (answer.status, answer.reason, answer.is_strike),
+        (302, Some("forward_auth_denied"), false)
     );
     assert_eq!(answer.headers["location"], "https://login.test/?back=%2F");
     let cookies: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
@@ -235,6 +235,7 @@ fn a_no_and_the_way_to_log_in_go_to_the_client_as_they_are() {
         script.body.clear();
     });
     let check = check.get("/");
+    assert!(check.last().is_strike);
     assert_eq!(
         check.last().headers["www-authenticate"],
         "Basic realm=\"x\""

@@ -5,9 +5,9 @@ mod counts;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 
 use self::counts::{Counts, KeyPlace, RoutePlace};
 use crate::{
@@ -117,7 +117,7 @@ impl InFlight {
 /// 503 and not 429: the request is not one too many, it only came too soon.
 fn refuse(reason: &'static str, detail: &'static str) -> Verdict {
     Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
-        .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+        .retry_after(Duration::from_secs(1))
         .detail(detail)
         .into()
 }

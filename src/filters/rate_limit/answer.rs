@@ -8,10 +8,14 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{REASON, RateLimit, Take};
-use crate::{base::digits::put_number, chain::Reply, limits::config::HeadersConfig};
+use crate::{
+    base::{digits::put_number, units::whole_seconds},
+    chain::Reply,
+    limits::config::HeadersConfig,
+};
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -23,22 +27,14 @@ const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset
 pub(super) fn refusal(retry_after: Duration) -> Reply {
     Reply::refuse(StatusCode::TOO_MANY_REQUESTS, REASON)
         .detail("Too many requests in a short time. Please wait a little.")
-        .header(
-            header::RETRY_AFTER,
-            HeaderValue::from(seconds(retry_after).max(1)),
-        )
+        .retry_after(retry_after)
 }
 
 /// The answer while Redis cannot be asked, where `on_store_error: deny` says so.
 pub(super) fn unavailable() -> Reply {
     Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "rate_limit_store")
         .detail("Requests cannot be counted at the moment. Please try again.")
-        .header(header::RETRY_AFTER, HeaderValue::from(1))
-}
-
-/// Rounded up: who comes earlier comes in vain.
-fn seconds(span: Duration) -> u64 {
-    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+        .retry_after(Duration::from_secs(1))
 }
 
 fn is_standard(headers: HeadersConfig) -> bool {
@@ -76,7 +72,7 @@ impl RateLimit {
             state.extend_from_slice(b"\";r=");
             put_number(&mut state, take.remaining.into());
             state.extend_from_slice(b";t=");
-            put_number(&mut state, seconds(take.reset));
+            put_number(&mut state, whole_seconds(take.reset));
             // One alone, which is the usual, is ready.
             if let Some(first) = only.replace(policy) {
                 if policies.is_empty() {
@@ -112,7 +108,7 @@ impl RateLimit {
         let full = full.duration_since(UNIX_EPOCH).unwrap_or_default();
         headers.append(X_RATELIMIT_LIMIT, HeaderValue::from(quota.burst()));
         headers.append(X_RATELIMIT_REMAINING, HeaderValue::from(take.remaining));
-        headers.append(X_RATELIMIT_RESET, HeaderValue::from(seconds(full)));
+        headers.append(X_RATELIMIT_RESET, HeaderValue::from(whole_seconds(full)));
     }
 }
 

@@ -13,6 +13,7 @@ use http::{
 use pingora::http::RequestHeader;
 
 use crate::{
+    base::units::whole_seconds,
     chain::{CompileCx, Reply, ReplyBody},
     config::{
         diagnostic::Place,
@@ -308,10 +309,9 @@ fn maintenance_headers(
     config: &MaintenanceConfig,
     written: &[(HeaderName, HeaderValue)],
 ) -> Vec<(HeaderName, HeaderValue)> {
-    let span = config.retry_after.0;
-    let secs = span.as_secs() + u64::from(span.subsec_nanos() > 0);
+    let seconds = whole_seconds(config.retry_after.0);
     [
-        (RETRY_AFTER, HeaderValue::from(secs)),
+        (RETRY_AFTER, HeaderValue::from(seconds)),
         (CACHE_CONTROL, NO_STORE.clone()),
     ]
     .into_iter()
