@@ -6,14 +6,14 @@ mod tests;
 
 use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr};
 
-use http::{HeaderName, HeaderValue, header};
-use percent_encoding::percent_decode;
+use http::HeaderName;
 use ring::digest::{Context, SHA256};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use crate::{
+    base::query,
     chain::Exchange,
     config::{diagnostic::suggest, tree::OneOrMany},
 };
@@ -40,7 +40,7 @@ pub enum Source {
     ClientNetwork,
     Header(HeaderName),
     Cookie(String),
-    /// The first value of that name, decoded.
+    /// The first value of that name, however it is coded.
     Query(String),
     /// The name that the client asked for, without its port.
     Host,
@@ -156,8 +156,14 @@ impl Source {
                 .to_vec()
                 .into(),
             Self::Header(name) => ex.header(name)?.as_bytes().trim_ascii().into(),
-            Self::Cookie(name) => cookie(ex, name.as_bytes())?.into(),
-            Self::Query(name) => query(ex.head.uri.query()?.as_bytes(), name.as_bytes())?,
+            Self::Cookie(name) => {
+                let mut values = query::cookies(&ex.head.headers, name.as_bytes());
+                unquoted(values.next()?).into()
+            }
+            Self::Query(name) => {
+                let query = query::query_of(ex.head.raw_path())?;
+                of_form(query::values(query, name.as_bytes()).next()?)
+            }
             Self::Host => host(ex.host()),
             Self::Route => ex.facts.route.as_deref().unwrap_or("-").as_bytes().into(),
             Self::Claim(path) => match ex.facts.identity.as_ref()?.claims.as_ref()?.text(path)? {
@@ -244,34 +250,25 @@ fn address(ip: IpAddr, v4_bits: u32, v6_bits: u32) -> Network {
     Network { bytes, length }
 }
 
-/// The first cookie of that name, without quotes round it.
-fn cookie<'e>(ex: &'e Exchange<'_>, name: &[u8]) -> Option<&'e [u8]> {
-    // HTTP/2 may split the cookies over several headers.
-    let lines = ex.head.headers.get_all(header::COOKIE).iter();
-    let value = lines
-        .map(HeaderValue::as_bytes)
-        .flat_map(|line| line.split(|&b| b == b';'))
-        .find_map(|pair| pair.trim_ascii().strip_prefix(name)?.strip_prefix(b"="))?;
-    let quoted = value
+/// Without the quotes that may stand round a cookie's value (RFC 6265, 4.1.1).
+fn unquoted(value: &[u8]) -> &[u8] {
+    let inner = value
         .strip_prefix(b"\"")
         .and_then(|value| value.strip_suffix(b"\""));
-    Some(quoted.unwrap_or(value))
+    inner.unwrap_or(value)
 }
 
-/// The first value of a name in a query. Decoded, or one value would be as many keys as it
-/// can be written in ways.
-fn query<'e>(query: &'e [u8], name: &[u8]) -> Option<Cow<'e, [u8]>> {
-    let value = query
-        .split(|&b| b == b'&')
-        .find_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="))?;
-    if value.contains(&b'+') {
-        let spaced: Vec<u8> = value
-            .iter()
-            .map(|&b| if b == b'+' { b' ' } else { b })
-            .collect();
-        return Some(Cow::Owned(percent_decode(&spaced).collect()));
+/// A value of a query as forms write it, with `+` for a space. Decoded, or one value would be
+/// as many keys as it can be written in ways.
+fn of_form(value: &[u8]) -> Cow<'_, [u8]> {
+    if !value.contains(&b'+') {
+        return query::decoded(value);
     }
-    Some(percent_decode(value).into())
+    let spaced: Vec<u8> = value
+        .iter()
+        .map(|&b| if b == b'+' { b' ' } else { b })
+        .collect();
+    Cow::Owned(query::decoded(&spaced).into_owned())
 }
 
 /// A host in one form: without its port and the root's dot, in lower case.

@@ -149,6 +149,12 @@ fn parts_of_the_request_count_by_their_first_value() {
         request("/?q=abc", &[]),
     );
     apart("query:q", request("/?q=a", &[]), request("/?q=b", &[]));
+    // A name that is written otherwise is the same to apps.
+    same(
+        "query:q",
+        request("/?q=a", &[]),
+        request("/?%71=a&q=b", &[]),
+    );
     same("host", with("host", "A.test:8080"), with("host", "a.test."));
     same("host", with("host", "[::1]:80"), with("host", "[::1]"));
     apart("host", with("host", "a.test"), with("host", "b.test"));
