@@ -10,14 +10,12 @@ mod ahead;
 
 use std::{
     fmt,
-    future::poll_fn,
-    pin::Pin,
     sync::Arc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::future::join_all;
 
 use super::{
     gcra::{self, Decision, Quota, Tat},
@@ -112,7 +110,7 @@ impl Shared {
             return self.take_at_once(demands).await;
         }
         let single = demands.iter().map(std::slice::from_ref);
-        let answers = all(single.map(|demand| self.take_at_once(demand))).await;
+        let answers = join_all(single.map(|demand| self.take_at_once(demand))).await;
         let is_refused = |answer: &Result<Vec<Answer>, _>| {
             let has_passed = |answers: &Vec<Answer>| answers.iter().all(Answer::passes);
             !answer.as_ref().is_ok_and(has_passed)
@@ -150,7 +148,7 @@ impl Shared {
             let keys = [key.as_bytes()];
             self.redis.eval::<i64>(&self.give_back, &keys, &args).await
         });
-        for outcome in all(given).await {
+        for outcome in join_all(given).await {
             if let Err(error) = outcome {
                 log::debug!(error:%; "what a refused request had taken of a limit stays taken");
             }
@@ -246,7 +244,14 @@ impl FromRedisValue for Reply {
         let mut values = Vec::<Value>::from_redis_value(value)?.into_iter();
         let mut number = || u64::from_redis_value(values.next().unwrap_or(Value::Nil));
         let has_passed = number()? == 1;
-        let now = number()? * 1_000_000 + number()?;
+        let (seconds, micros) = (number()?, number()?);
+        let now = seconds
+            .checked_mul(1_000_000)
+            .and_then(|whole| whole.checked_add(micros))
+            .filter(|now| now.checked_mul(1000).is_some())
+            .ok_or_else(|| {
+                ParsingError::from("the time of redis is beyond all reason".to_owned())
+            })?;
         let states = values.map(|value| String::from_redis_value(value).map(|text| read(&text)));
         Ok(Self {
             has_passed,
@@ -279,28 +284,6 @@ fn pair(time: u128, quota: &Quota) -> (u64, u64) {
 
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Waits for all of them side by side.
-async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut waiting: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
-    let mut done: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
-    poll_fn(|cx| {
-        for (future, done) in waiting.iter_mut().zip(&mut done) {
-            if done.is_none()
-                && let Poll::Ready(output) = future.as_mut().poll(cx)
-            {
-                *done = Some(output);
-            }
-        }
-        if done.iter().all(Option::is_some) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
-    done.into_iter().flatten().collect()
 }
 
 impl fmt::Debug for Shared {
