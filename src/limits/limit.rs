@@ -215,6 +215,7 @@ impl LimitConfig {
         let mut all: Vec<_> = check.tier(whole, None, place).into_iter().collect();
         let mut members = Vec::new();
         for (source, tiers) in self.tiers.0 {
+            check.has_texts(&source);
             let mut by_value = ByValue::new();
             for (value, config) in tiers.0 {
                 let who = Some((&source, value.as_str()));
@@ -422,6 +423,19 @@ impl Check<'_, '_> {
             rate: config.rate,
             who: who.map(|(source, value)| format!("{source}={value}").into()),
         })
+    }
+
+    /// Addresses have no text that they are compared by.
+    fn has_texts(&mut self, source: &Source) {
+        if let Source::ClientIp | Source::ClientNetwork = source {
+            self.refuse(
+                Place::default(),
+                "edgeway::rate_limits::tiers",
+                format!("`{source}` of `{}` makes no tiers", self.name),
+                "write `exempt` for networks that are not to be counted, or a limit of its own for \
+                 a route that only they can reach",
+            );
+        }
     }
 
     /// Whoever may write the value may also have the higher rate.

@@ -408,6 +408,10 @@ fn wrong_limits_say_what_to_write() {
             "{ rate: 1/s, tiers: { jwt.role: { a: { rate: 1/s, burst: 0 } } } }",
             "with `burst: 0`",
         ),
+        (
+            "{ rate: 1/s, tiers: { client.ip: { 192.0.2.1: 9/s } } }",
+            "`client.ip` of `a` makes no tiers",
+        ),
         ("{ rate: 1/s, classes: [pages] }", "unknown"),
         (
             "{ rate: 1/s, delay: 2min }",
