@@ -6,7 +6,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -49,6 +49,16 @@ pub enum Trust {
     Plain,
 }
 
+/// Why there can be no client for a URL, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct TrustError {
+    message: String,
+    pub help: &'static str,
+    /// It is the file of authorities.
+    pub is_file: bool,
+}
+
 /// A client. Cloning shares its connections.
 #[derive(Clone, Debug)]
 pub struct Fetch(legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
@@ -77,6 +87,27 @@ impl Fetch {
                 .pool_idle_timeout(IDLE)
                 .build(connector),
         ))
+    }
+
+    /// A client for `url`, where the authorities in the file `ca` count, or the system's.
+    pub fn to(url: &Uri, folder: &Path, ca: Option<&Path>) -> Result<Self, TrustError> {
+        let trust = match ca {
+            Some(ca) => {
+                let roots = roots(&folder.join(ca)).map_err(|problem| TrustError {
+                    message: format!("cannot use `{}`: {problem}", ca.display()),
+                    help: "name a PEM file with the certificate of the authority",
+                    is_file: true,
+                })?;
+                Trust::Roots(Arc::new(roots))
+            }
+            None if url.scheme_str() == Some("http") => Trust::Plain,
+            None => Trust::System,
+        };
+        Self::new(&trust).map_err(|error| TrustError {
+            message: format!("the system's authorities cannot be used: {error}"),
+            help: "install the package `ca-certificates`, or name a file: `ca: ca.pem`",
+            is_file: false,
+        })
     }
 
     /// Sends a request without a body and gives the whole answer, which comes within

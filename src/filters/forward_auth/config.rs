@@ -1,6 +1,6 @@
 //! `forward_auth` as written, and how it compiles.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use http::{HeaderName, Uri};
 use schemars::JsonSchema;
@@ -8,12 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Cache, ForwardAuth, gate::Gate};
 use crate::{
-    base::{
-        fetch::{self, Fetch, Trust},
-        own_headers::OwnHeaders,
-        recent::Recent,
-        units::Span,
-    },
+    base::{fetch::Fetch, own_headers::OwnHeaders, recent::Recent, units::Span},
     chain::{AuthMetrics, CompileCx},
     config::tree::{
         Spanned,
@@ -195,29 +190,15 @@ impl ForwardAuthConfig {
     }
 
     fn fetch(&self, url: &Uri, cx: &mut CompileCx<'_>) -> Option<Fetch> {
-        const CODE: &str = "edgeway::forward_auth::ca";
-        let trust = match &self.ca {
-            Some(ca) => match fetch::roots(&cx.folder.join(&ca.value)) {
-                Ok(roots) => Trust::Roots(Arc::new(roots)),
-                Err(problem) => {
-                    let message = format!("cannot use `{}`: {problem}", ca.value.display());
-                    let help = "name a PEM file with the certificate of the authority";
-                    cx.report_at(ca.place, CODE, message, help);
-                    return None;
-                }
-            },
-            None if url.scheme_str() == Some("http") => Trust::Plain,
-            None => Trust::System,
-        };
-        match Fetch::new(&trust) {
-            Ok(fetch) => Some(fetch),
-            Err(error) => {
-                let message = format!("the system's authorities cannot be used: {error}");
-                let help = "install the package `ca-certificates`, or name a file: `ca: ca.pem`";
-                cx.report(CODE, message, help);
-                None
-            }
-        }
+        let ca = self.ca.as_ref();
+        let fetch = Fetch::to(url, cx.folder, ca.map(|ca| ca.value.as_path()));
+        fetch
+            .map_err(|error| {
+                let place = ca.filter(|_| error.is_file).map_or(cx.place, |ca| ca.place);
+                let code = "edgeway::forward_auth::ca";
+                cx.report_at(place, code, error.to_string(), error.help);
+            })
+            .ok()
     }
 
     fn sent(&self, cx: &mut CompileCx<'_>) -> Option<Vec<HeaderName>> {

@@ -7,11 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    base::{
-        fetch::{self, Fetch, Trust},
-        loopback::is_loopback_host,
-        units::Span,
-    },
+    base::{fetch::Fetch, loopback::is_loopback_host, units::Span},
     chain::CompileCx,
     config::{
         diagnostic::Place,
@@ -119,25 +115,12 @@ impl JwksConfig {
             }
         }
         let url = url?;
-        let trust = match &self.ca {
-            Some(ca) => match fetch::roots(&cx.folder.join(&ca.value)) {
-                Ok(roots) => Trust::Roots(Arc::new(roots)),
-                Err(problem) => {
-                    let message = format!("cannot use `{}`: {problem}", ca.value.display());
-                    let help = "name a PEM file with the certificate of the authority";
-                    cx.report_at(ca.place, CODE, message, help);
-                    return None;
-                }
-            },
-            None if url.scheme_str() == Some("http") => Trust::Plain,
-            None => Trust::System,
-        };
-        let fetch = match Fetch::new(&trust) {
+        let ca = self.ca.as_ref();
+        let fetch = match Fetch::to(&url, cx.folder, ca.map(|ca| ca.value.as_path())) {
             Ok(fetch) => fetch,
             Err(error) => {
-                let message = format!("the system's authorities cannot be used: {error}");
-                let help = "install the package `ca-certificates`, or name a file: `ca: ca.pem`";
-                cx.report_at(place, CODE, message, help);
+                let place = ca.filter(|_| error.is_file).map_or(place, |ca| ca.place);
+                cx.report_at(place, CODE, error.to_string(), error.help);
                 return None;
             }
         };
