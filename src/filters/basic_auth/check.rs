@@ -38,7 +38,7 @@ pub(super) enum Compared {
 pub(super) struct Checks {
     /// When credentials were right last.
     known: Recent<Instant>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
@@ -50,7 +50,7 @@ impl Default for Checks {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             known: Recent::new(MOST),
-            turns: Semaphore::new((cores / 2).max(1)),
+            turns: Arc::new(Semaphore::new((cores / 2).max(1))),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -72,11 +72,15 @@ impl Checks {
     }
 
     /// Compares, unless these credentials were right a short time ago.
+    ///
+    /// For nobody (`is_somebody` is false) it takes as long, and what was right is not
+    /// remembered: a second answer that came at once would tell somebody's password.
     pub(super) async fn verify(
         &self,
         shown: Fingerprint,
         hash: &Arc<PasswordHash>,
         password: Vec<u8>,
+        is_somebody: bool,
         now: Instant,
     ) -> Compared {
         if self.is_known(shown, now) {
@@ -87,7 +91,7 @@ impl Checks {
             return Compared::Busy;
         }
         let _waits = Waits(&self.waiting);
-        let Ok(_turn) = self.turns.acquire().await else {
+        let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else {
             return Compared::Busy;
         };
         // Another request of the same page was first.
@@ -95,13 +99,18 @@ impl Checks {
             return Compared::Right;
         }
         let hash = Arc::clone(hash);
-        let compared = tokio::task::spawn_blocking(move || hash.verify(&password)).await;
-        match compared {
-            Ok(true) => {
+        // A comparison goes on when its client has left, and so does its turn.
+        let compared = tokio::task::spawn_blocking(move || {
+            let is_right = hash.verify(&password);
+            drop(turn);
+            is_right
+        });
+        match compared.await {
+            Ok(true) if is_somebody => {
                 self.known.insert(shown, now);
                 Compared::Right
             }
-            Ok(false) => Compared::Wrong,
+            Ok(_) => Compared::Wrong,
             Err(error) => {
                 log::warn!(error:%; "a password could not be compared");
                 Compared::Wrong
@@ -112,5 +121,43 @@ impl Checks {
     fn is_known(&self, shown: Fingerprint, now: Instant) -> bool {
         let since = self.known.get(shown);
         since.is_some_and(|since| now.saturating_duration_since(since) < REMEMBERED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Clock;
+
+    fn hash(cost: u32) -> Arc<PasswordHash> {
+        let text = bcrypt::hash("wonderland", cost).unwrap();
+        Arc::new(text.parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_frees_no_turn_before_its_comparison_is_over() {
+        let checks = Checks::default();
+        let (turns, now) = (checks.turns.available_permits(), Clock::test().now());
+        let (hash, shown) = (hash(10), checks.fingerprint(b"", "alice", b"x"));
+        let compared = checks.verify(shown, &hash, b"x".to_vec(), true, now);
+        let left = tokio::time::timeout(Duration::ZERO, compared).await;
+        assert!(left.is_err());
+        assert_eq!(checks.turns.available_permits(), turns - 1);
+        assert_eq!(checks.waiting.load(Ordering::Relaxed), 0);
+        let all = u32::try_from(turns).unwrap();
+        drop(checks.turns.acquire_many(all).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn somebodys_password_is_not_remembered_for_nobody() {
+        let checks = Checks::default();
+        let (hash, now) = (hash(4), Clock::test().now());
+        let shown = checks.fingerprint(b"", "carol", b"wonderland");
+        for (is_somebody, expected) in [(false, Compared::Wrong), (true, Compared::Right)] {
+            let password = b"wonderland".to_vec();
+            let compared = checks.verify(shown, &hash, password, is_somebody, now);
+            assert_eq!(compared.await, expected);
+            assert_eq!(checks.is_known(shown, now), is_somebody);
+        }
     }
 }

@@ -113,9 +113,12 @@ impl BasicAuth {
         };
         let now = self.clock.now();
         let shown = self.checks.fingerprint(&self.list, &name, &password);
-        match self.checks.verify(shown, hash, password, now).await {
-            Compared::Right if user.is_some() => {}
-            Compared::Right | Compared::Wrong => {
+        let compared = self
+            .checks
+            .verify(shown, hash, password, user.is_some(), now);
+        match compared.await {
+            Compared::Right => {}
+            Compared::Wrong => {
                 let known = user.map(|user| &*user.name);
                 return self.refuse(ex, Outcome::Invalid, INVALID, known);
             }
