@@ -2,7 +2,7 @@
 //! that all are told at once.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     path::Path,
     sync::Arc,
 };
@@ -34,6 +34,9 @@ pub(super) struct Compiler<'a> {
     pub(super) names: Vec<String>,
     pub(super) shared: Shared,
     pub(super) work: Work,
+    /// Query parameters that are secrets somewhere: a request that misses its route by a
+    /// letter has them as well.
+    secret_queries: Arc<[String]>,
     pub(super) diagnostics: Diagnostics,
 }
 
@@ -51,6 +54,7 @@ pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, D
             .collect(),
         shared: Shared::default(),
         work: Work::default(),
+        secret_queries: secret_queries(file),
         diagnostics: Diagnostics::default(),
     };
     let gateway = compiler.gateway();
@@ -278,12 +282,8 @@ impl Compiler<'_> {
     /// The filters of one route, in the registry's order.
     fn filters(&mut self, place: Place, route: &str, own: &[(Key, Node)]) -> Vec<Named> {
         let mut filters = Vec::new();
-        let entries: Vec<_> = effective::filters(self.file, place, own).collect();
-        let secret_queries: Vec<String> = entries
-            .iter()
-            .flat_map(|(entry, node)| entry.secret_queries(node))
-            .collect();
-        for (entry, node) in entries {
+        let secret_queries = Arc::clone(&self.secret_queries);
+        for (entry, node) in effective::filters(self.file, place, own) {
             let mut cx = self.cx_with(node.place, route, &secret_queries);
             if let Some(filter) = entry.compile(&node, &mut cx) {
                 filters.push(Named {
@@ -294,6 +294,16 @@ impl Compiler<'_> {
         }
         filters
     }
+}
+
+/// Those of all routes.
+fn secret_queries(file: &File) -> Arc<[String]> {
+    let routes = file.routes.iter();
+    let names: BTreeSet<String> = routes
+        .flat_map(|route| effective::filters(file, route.place, &route.filters))
+        .flat_map(|(entry, node)| entry.secret_queries(&node))
+        .collect();
+    names.into_iter().collect()
 }
 
 /// What a route takes, in one line for people.
