@@ -232,6 +232,45 @@ async fn what_is_given_back_is_there_again_and_never_twice() {
     assert_eq!(redis.cli(&["KEYS", "test:limit:*"]).lines().count(), 1);
 }
 
+/// Also what no script has written: it is as far ahead as a bucket of this limit can be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_of_a_slower_limit_flows_back_as_fast_as_the_new_one() {
+    let redis = Redis::start().await;
+    let (shared, _tasks) = shared(Mode::Single, &redis.address()).await;
+    let slow = quota(3, Duration::from_hours(1), 3);
+    let fast = quota(3, Duration::from_secs(1), 3);
+    let huge = "9".repeat(400);
+    for (number, foreign) in [None, Some("99999999999999999"), Some(&*huge)]
+        .into_iter()
+        .enumerate()
+    {
+        let demand = |quota| Demand {
+            limit: "edge",
+            key: Key(number as u128),
+            quota,
+            cost: 3,
+            max_delay: Duration::ZERO,
+            leases: None,
+        };
+        let passes = async |quota| {
+            let answers = shared.take(&[demand(quota)], now()).await;
+            answers.expect("redis answers")[0].passes()
+        };
+        assert!(passes(&slow).await);
+        if let Some(foreign) = foreign {
+            let key = redis.cli(&["--scan", "--pattern", "*:limit:edge:*"]);
+            let key = key.lines().next().expect("there is one").to_owned();
+            redis.cli(&["SET", &key, &format!("{foreign}:0:0")]);
+        }
+        assert!(!passes(&fast).await, "{foreign:?}");
+        wait_for("the bucket is full", Duration::from_secs(10), async || {
+            passes(&fast).await.then_some(())
+        })
+        .await;
+        redis.cli(&["FLUSHALL"]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn buckets_are_gone_from_redis_once_they_are_full_and_their_keys_say_nothing() {
     let redis = Redis::start().await;

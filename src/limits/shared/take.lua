@@ -9,7 +9,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local answer = {1, time[1], time[2]}
-local after = {}
+local after, lowered = {}, {}
 for i, key in ipairs(KEYS) do
   local n = tonumber(ARGV[i * 7 - 6])
   local full, full_sub = tonumber(ARGV[i * 7 - 3]), tonumber(ARGV[i * 7 - 2])
@@ -27,6 +27,7 @@ for i, key in ipairs(KEYS) do
       local most = now + room + 1000000
       if us > most or (us == most and sub > room_sub) then
         us, sub = now + room, room_sub
+        lowered[i] = {us, sub, n}
       end
     end
   end
@@ -45,8 +46,12 @@ for i, key in ipairs(KEYS) do
   end
   after[i] = {us, sub, n}
 end
-if answer[1] == 1 then
-  for i, key in ipairs(KEYS) do
+if answer[1] == 0 then
+  -- What was lowered stays so and flows back from here on, or it would begin anew each time.
+  after = lowered
+end
+for i, key in ipairs(KEYS) do
+  if after[i] then
     local us, sub, n = after[i][1], after[i][2], after[i][3]
     local state = string.format('%.0f:%.0f:%.0f', us, math.floor(sub / n), sub % n)
     -- Gone once it is full: a bucket that is not there is full.
