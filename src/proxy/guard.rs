@@ -61,7 +61,10 @@ impl Guarded {
 
 /// Counts a request in before anything else is done for it.
 pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<Guarded, Box<Reply>> {
-    if let Some(left) = gateway.bans.left(client.ip) {
+    // An address may be banned before it is said to be a proxy's.
+    if let Some(left) = gateway.bans.left(client.ip)
+        && !gateway.trusted.trusts(client.ip)
+    {
         let mut reply = Reply::refuse(StatusCode::FORBIDDEN, BANNED)
             .retry_after(left)
             .detail("Too much came from your address. Please try again later.");

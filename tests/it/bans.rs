@@ -398,3 +398,23 @@ async fn what_makes_no_sense_is_refused_with_its_reason() {
         told.stderr
     );
 }
+
+#[tokio::test]
+async fn a_ban_ends_where_its_address_is_said_to_be_a_proxy_s() {
+    let gateway = Gateway::start(BASE).await;
+    let said = run(&gateway, &["ban", "127.0.0.5"]);
+    assert_eq!(said.status, 0, "{}", said.stderr);
+    assert_eq!(status("127.0.0.5", &gateway).await, None);
+    assert!(
+        gateway
+            .reload(&format!("trusted_proxies: [127.0.0.5]\n{BASE}"))
+            .await
+    );
+    assert_eq!(status("127.0.0.5", &gateway).await, Some(200));
+    // Its clients are others.
+    let mut proxied = connect("127.0.0.5", &gateway).await;
+    let said = run(&gateway, &["ban", "192.0.2.7"]);
+    assert_eq!(said.status, 0, "{}", said.stderr);
+    let ask = get("/").header("x-forwarded-for", "192.0.2.7");
+    assert_eq!(proxied.send(&ask).await.unwrap().status(), 403);
+}
