@@ -174,6 +174,10 @@ impl ForwardAuthConfig {
             }
             Some(uri) => return Some(uri),
             None if text.is_empty() => "nothing says whom to ask".to_owned(),
+            // Messages go to logs and the status.
+            None if text.contains('@') => {
+                "a URL with a user or a password is none that can be asked".to_owned()
+            }
             None => format!("`{text}` is no URL that can be asked"),
         };
         let place = match self.url.place {

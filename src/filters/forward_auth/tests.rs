@@ -354,7 +354,8 @@ fn mistakes_are_refused_with_what_to_write_instead() {
     says("{}", &["nothing says whom to ask", "url: http://"]);
     says("127.0.0.1:9000", &["is no URL that can be asked"]);
     says("{ url: 'ftp://a/' }", &["is no URL that can be asked"]);
-    says("{ url: 'http://u:p@a/' }", &["is no URL that can be asked"]);
+    let told = "a URL with a user or a password is none that can be asked";
+    says("{ url: 'http://u:p@a/' }", &[told]);
     says(&with("ca: a.pem"), &["`ca` is for HTTPS"]);
     says(
         "{ url: 'https://a/', ca: /nowhere }",

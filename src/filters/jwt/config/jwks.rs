@@ -186,6 +186,11 @@ impl JwksConfig {
                     )
                 }
             }
+            // Messages go to logs and the status.
+            _ if self.url.contains('@') => (
+                "a URL with a user or a password is no URL of a set of keys".to_owned(),
+                EXAMPLE,
+            ),
             _ => (
                 format!("`{}` is no URL of a set of keys", self.url),
                 EXAMPLE,

@@ -177,7 +177,10 @@ fn a_url_of_keys_is_https_or_of_this_machine() {
         "{ jwks: login.test }",
         &["no URL of a set of keys", "https://"],
     );
-    says("{ jwks: 'https://u:p@login.test/k' }", &["no URL"]);
+    says(
+        "{ jwks: 'https://u:p@login.test/k' }",
+        &["a URL with a user or a password is no URL"],
+    );
     says(
         "{ jwks: { url: 'https://a.test/k', ca: /nowhere } }",
         &["cannot use `/nowhere`"],
