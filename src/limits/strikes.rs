@@ -28,14 +28,23 @@ const SHARDS: usize = 16;
 /// few that are looked at.
 const MOST: usize = 4096;
 const LOOKED_AT: usize = 8;
+/// In milliseconds: a full shard is not looked through more often, whoever comes.
+const PAUSE: u64 = 1000;
 
 /// The refusals of all clients.
 #[derive(Debug)]
 pub(super) struct Strikes {
     hash: RandomState,
-    shards: [Mutex<HashMap<Address, Struck, RandomState>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     /// Invariant: the number of entries in all shards, changed under their locks.
     len: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    clients: HashMap<Address, Struck, RandomState>,
+    /// In milliseconds: when all of it is looked through again for want of room.
+    next: u64,
 }
 
 /// The refusals of one client.
@@ -80,7 +89,7 @@ impl Default for Strikes {
 }
 
 impl Strikes {
-    fn shard(&self, client: Address) -> &Mutex<HashMap<Address, Struck, RandomState>> {
+    fn shard(&self, client: Address) -> &Mutex<Shard> {
         let hash = self.hash.hash_one(client);
         &self.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
     }
@@ -89,11 +98,11 @@ impl Strikes {
     /// rule, and has forgotten them then.
     pub(super) fn add(&self, client: Address, now: u64, rule: &Rule) -> Option<u32> {
         let mut shard = self.shard(client).lock();
-        let before = shard.len();
-        if before >= MOST && !shard.contains_key(&client) {
-            make_room(&mut shard, now);
+        let before = shard.clients.len();
+        if before >= MOST && !shard.clients.contains_key(&client) {
+            shard.make_room(now);
         }
-        let struck = shard.entry(client).or_insert_with(|| Struck {
+        let struck = shard.clients.entry(client).or_insert_with(|| Struck {
             part: 0,
             counts: [0; PARTS],
             until: now,
@@ -101,28 +110,28 @@ impl Strikes {
         let count = struck.add(now, rule);
         let is_enough = count >= u32::from(rule.after);
         if is_enough {
-            shard.remove(&client);
+            shard.clients.remove(&client);
         }
-        self.changed(before, shard.len());
+        self.changed(before, shard.clients.len());
         is_enough.then_some(count)
     }
 
     pub(super) fn forget(&self, client: Address) {
         let mut shard = self.shard(client).lock();
-        let before = shard.len();
-        shard.remove(&client);
-        self.changed(before, shard.len());
+        let before = shard.clients.len();
+        shard.clients.remove(&client);
+        self.changed(before, shard.clients.len());
     }
 
     /// Forgets what is too old.
     pub(super) fn tidy(&self, now: u64) {
         for shard in &self.shards {
             let mut shard = shard.lock();
-            let before = shard.len();
-            shard.retain(|_, struck| struck.until > now);
-            let room = shard.len() * 2;
-            shard.shrink_to(room);
-            self.changed(before, shard.len());
+            let before = shard.clients.len();
+            shard.forget_past(now);
+            let room = shard.clients.len() * 2;
+            shard.clients.shrink_to(room);
+            self.changed(before, shard.clients.len());
         }
     }
 
@@ -141,15 +150,25 @@ impl Strikes {
     }
 }
 
-fn make_room(shard: &mut HashMap<Address, Struck, RandomState>, now: u64) {
-    shard.retain(|_, struck| struck.until > now);
-    if shard.len() < MOST {
-        return;
+impl Shard {
+    fn forget_past(&mut self, now: u64) {
+        self.clients.retain(|_, struck| struck.until > now);
     }
-    let some = shard.iter().take(LOOKED_AT);
-    if let Some((oldest, _)) = some.min_by_key(|(_, struck)| struck.until) {
-        let oldest = *oldest;
-        shard.remove(&oldest);
+
+    /// For one client more. Each refusal of a flood from everywhere comes here.
+    fn make_room(&mut self, now: u64) {
+        if now >= self.next {
+            self.next = now + PAUSE;
+            self.forget_past(now);
+            if self.clients.len() < MOST {
+                return;
+            }
+        }
+        let some = self.clients.iter().take(LOOKED_AT);
+        if let Some((oldest, _)) = some.min_by_key(|(_, struck)| struck.until) {
+            let oldest = *oldest;
+            self.clients.remove(&oldest);
+        }
     }
 }
 
@@ -204,8 +223,15 @@ mod tests {
             strikes.add(client(number), u64::from(number), &RULE);
         }
         assert!(strikes.len() <= SHARDS * MOST, "{}", strikes.len());
-        let room: usize = strikes.shards.iter().map(|s| s.lock().len()).sum();
+        let room: usize = strikes.shards.iter().map(|s| s.lock().clients.len()).sum();
         assert_eq!(room, strikes.len());
+        // What is over makes room for all who come.
+        strikes.add(client(0), 1_000_000, &RULE);
+        assert!(
+            strikes.len() <= (SHARDS - 1) * MOST + 1,
+            "{}",
+            strikes.len()
+        );
     }
 
     proptest! {
