@@ -10,7 +10,7 @@ mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
     base::{clock::Clock, credential::ApiKeyHash, own_headers::OwnHeaders},
@@ -124,7 +124,7 @@ impl Filter for ApiKey {
                 ex.facts.limit = Some(Arc::clone(&key.name));
                 let refusal = Reply::refuse(StatusCode::TOO_MANY_REQUESTS, "api_key_rate");
                 return refusal
-                    .header(header::RETRY_AFTER, whole_seconds(retry_after))
+                    .retry_after(retry_after)
                     .detail("This key is used more often than was agreed.")
                     .into();
             }
@@ -179,10 +179,4 @@ impl ApiKey {
         let found = self.keys.get(&hash.bucket())?;
         found.iter().find(|known| known.hash.is(&hash))
     }
-}
-
-/// Rounded up: who comes back in time is not refused again.
-fn whole_seconds(span: Duration) -> HeaderValue {
-    let seconds = span.as_secs() + u64::from(span.subsec_nanos() > 0);
-    HeaderValue::from(seconds.max(1))
 }
