@@ -216,6 +216,18 @@ impl Compiler<'_> {
                 "write a URL such as `https://check.example.com/`, or a path such as `/challenge`",
             );
         }
+        // The page and all below it are never challenged.
+        let is_everything = matches!(&target, Some((None, path)) if path == "/");
+        if is_everything {
+            wrong(
+                redirect.place,
+                format!(
+                    "`{}` and all below it is the whole site: nobody would be challenged",
+                    redirect.value
+                ),
+                "give the page a path of its own, such as `/challenge`, or a host of its own",
+            );
+        }
         let in_window = in_window(above.value, requests.value.per);
         let above_right = in_window > 0 && in_window < u64::from(requests.value.count);
         if !above_right {
@@ -258,7 +270,7 @@ impl Compiler<'_> {
                 "write how long a cookie may last, such as `1h`",
             );
         }
-        if !(above_right && is_name && is_key && is_lasting) {
+        if is_everything || !(above_right && is_name && is_key && is_lasting) {
             return None;
         }
         let (host, path) = target?;
@@ -410,6 +422,11 @@ mod tests {
         ] {
             let yaml = format!("{{ challenge: {{ redirect: '{url}', above: 30/s, {KEY} }} }}");
             refused(&yaml, &format!("`{url}` is no place to send a browser to"));
+        }
+        for url in ["/", "/?x=1"] {
+            let yaml = format!("{{ challenge: {{ redirect: '{url}', above: 30/s, {KEY} }} }}");
+            let whole = "and all below it is the whole site: nobody would be challenged";
+            refused(&yaml, &format!("`{url}` {whole}"));
         }
     }
 

@@ -223,6 +223,12 @@ impl LimitConfig {
                     if let Some(base) = all.first() {
                         check.raises(&source, &value, base, &tier);
                     }
+                    // Hosts are compared in lower case.
+                    let value = if matches!(source, Source::Host) {
+                        value.to_ascii_lowercase()
+                    } else {
+                        value
+                    };
                     by_value.insert(value.into_bytes().into(), all.len());
                     all.push(tier);
                 }

@@ -7,7 +7,10 @@ use serde_json::json;
 use super::{InFlight, PerKey, counts::Counts};
 use crate::{
     chain::CompileCx,
-    config::tree::short::{self, Short, read_short},
+    config::tree::{
+        Spanned,
+        short::{self, Short, read_short},
+    },
     limits::key::KeyList,
 };
 
@@ -25,8 +28,9 @@ pub struct RouteInFlightConfig {
     per_key: Option<u32>,
     /// What clients are told apart by: the first of the list that a request has, and at
     /// last its address. With a claim, an API key or a user, requests are counted once they
-    /// have shown who they are.
-    key: KeyList,
+    /// have shown who they are. Its address alone if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<Spanned<KeyList>>,
 }
 
 /// For the schema: the number alone is right as well.
@@ -80,6 +84,16 @@ impl RouteInFlightConfig {
             );
             return None;
         }
+        if let (Some(key), None) = (&key, per_key) {
+            cx.report_at(
+                key.place,
+                "edgeway::in_flight::key",
+                "`key` tells clients apart, and `in_flight` bounds none of them",
+                "write how many each may have under way as `per_key`, or remove `key`",
+            );
+            return None;
+        }
+        let key = key.map(|key| key.value).unwrap_or_default();
         if let (Some(max), Some(per_key)) = (max, per_key)
             && per_key >= max
         {

@@ -225,6 +225,11 @@ fn one_after_the_other_is_never_too_many() {
 fn a_bound_of_nothing_says_what_to_write() {
     assert!(refused::<InFlight>("0")[0].starts_with("`in_flight` of 0 would refuse"));
     assert!(refused::<InFlight>("{ max: 3, per_key: 0 }")[0].starts_with("`in_flight` of 0"));
+    let of_nobody = refused::<InFlight>("{ max: 3, key: client.network }");
+    assert!(
+        of_nobody[0].contains("bounds none of them"),
+        "{of_nobody:?}"
+    );
     assert!(refused::<InFlight>("{}")[0].starts_with("`in_flight` bounds nothing"));
     assert!(refused::<InFlight>("{ key: client.ip }")[0].starts_with("`in_flight` bounds"));
     assert!(refused::<InFlight>("many")[0].contains("a number of requests such as `200`"));

@@ -249,6 +249,16 @@ fn the_first_part_with_a_listed_value_decides_the_tier() {
 }
 
 #[test]
+fn a_tier_by_host_counts_however_the_host_is_written() {
+    let limits =
+        "sites: { key: host, rate: 1/h, tiers: { host: { Shop.test: { rate: 1/h, burst: 2 } } } }";
+    let ask = |check: Check, host: &str| check.send("GET", "/", &[("host", host)], &[]);
+    let check = ask(ask(check(limits, "[sites]"), "shop.test"), "SHOP.test:8080");
+    let check = ask(ask(ask(check, "shop.test"), "a.test"), "a.test");
+    check.expect([200, 200, 429, 200, 429]);
+}
+
+#[test]
 fn a_request_that_one_limit_refuses_is_charged_by_none() {
     let limits = "wide: { rate: 10/h, key: client.network }\nnarrow: { rate: 2/h, key: client.ip }";
     let (check, passed) = passes(from(check(limits, "[wide, narrow]"), "192.0.2.1"), 50);
