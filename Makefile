@@ -24,12 +24,12 @@ setup: ## check the tools, and install Debian packages that are missing
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests: ## the same, and what the end-to-end tests need: a browser, openssl, pebble
+setup-tests: ## the same, and what the end-to-end tests need: a browser, Redis, openssl, pebble
 	@scripts/setup chromium openssl pebble curl redis-server
 
 .PHONY: setup-drills
-setup-drills: ## the same, and what the drills need: a load generator, testssl.sh
-	@scripts/setup nghttp2-client openssl testssl.sh wrk
+setup-drills: ## the same, and what the drills need: a load generator, Redis, testssl.sh
+	@scripts/setup nghttp2-client openssl testssl.sh redis-server wrk
 
 .PHONY: apps
 apps: ## install and build what the end-to-end tests run in node
