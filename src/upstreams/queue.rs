@@ -10,6 +10,7 @@
 
 use std::{
     future::pending,
+    pin::pin,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
@@ -122,16 +123,18 @@ impl Queue {
             .answer
             .map(|answer| (answer / 2).max(SHORTEST_WAIT));
         let short = short.filter(|short| *short < patience.wait);
+        // Heard from here on: it may begin before this one waits.
+        let mut begins = pin!(self.overloaded.notified());
+        begins.as_mut().enable();
         let is_short = short.is_some() && self.is_overloaded(came, patience);
         let told = async {
-            match short {
-                Some(short) if is_short => sleep_until(came + short).await,
-                Some(short) => {
-                    self.overloaded.notified().await;
-                    sleep_until(came + short).await;
-                }
-                None => pending().await,
+            let Some(short) = short else {
+                return pending().await;
+            };
+            if !is_short {
+                begins.await;
             }
+            sleep_until(came + short).await;
         };
         tokio::select! {
             biased;
