@@ -356,7 +356,7 @@ fn explain_says_what_would_count_a_request() {
 fn in_redis(url: &str) -> String {
     format!(
         "
-redis: {{ url: \"{url}\" }}
+redis: {{ url: \"{url}\", timeout: 1s }}
 rate_limits:
   shared: {{ rate: 10/h, store: redis }}
   own: 10/h
