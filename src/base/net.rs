@@ -11,6 +11,25 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// What one client has: an address of IPv4, or the /64 of IPv6, any address of which it may
+/// use (RFC 6177), as its first one.
+pub fn subscriber(client: IpAddr) -> IpAddr {
+    truncated(client, 32, 64)
+}
+
+/// What a neighbourhood of clients has: the /24 of IPv4, the /48 of IPv6, as its first address.
+pub fn neighbourhood(client: IpAddr) -> IpAddr {
+    truncated(client, 24, 48)
+}
+
+/// The first bits of an address: all others are zero.
+fn truncated(client: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & (u32::MAX << (32 - v4_bits))).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << (128 - v6_bits))).into(),
+    }
+}
+
 /// A network such as `10.0.0.0/8`, or a single address.
 ///
 /// IPv4 networks written as IPv4-mapped IPv6 are kept as IPv4.
@@ -362,6 +381,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn clients_are_told_apart_by_what_one_subscriber_has() {
+        for (client, own, around) in [
+            ("192.0.2.7", "192.0.2.7", "192.0.2.0"),
+            ("::ffff:192.0.2.7", "192.0.2.7", "192.0.2.0"),
+            ("2001:db8:1:2:3::4", "2001:db8:1:2::", "2001:db8:1::"),
+        ] {
+            let address: IpAddr = client.parse().unwrap();
+            assert_eq!(subscriber(address).to_string(), own, "{client}");
+            assert_eq!(neighbourhood(address).to_string(), around, "{client}");
+        }
+    }
 
     fn set(networks: &[&str]) -> CidrSet {
         networks

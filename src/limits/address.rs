@@ -1,12 +1,10 @@
 //! Whose requests are counted together.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv6Addr},
-    str::FromStr,
-};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::base::net::subscriber;
 
 /// What one client has: an address of IPv4, or the /64 of IPv6, any address of which it may
 /// use (RFC 6177).
@@ -22,10 +20,7 @@ pub struct NoAddress(String);
 
 impl From<IpAddr> for Address {
     fn from(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-            v4 @ IpAddr::V4(_) => v4,
-        })
+        Self(subscriber(address))
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -17,7 +17,10 @@ use ahash::RandomState;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
-use crate::gateway::Limits;
+use crate::{
+    base::net::{neighbourhood, subscriber},
+    gateway::Limits,
+};
 
 /// The connections of the process, whichever listener has them.
 #[derive(Debug)]
@@ -87,8 +90,8 @@ impl Full {
 pub struct Guard {
     admission: Option<Arc<Admission>>,
     /// Where it is counted in: limits may have come and gone since.
-    address: Option<(Arc<Counts>, Key)>,
-    network: Option<(Arc<Counts>, Key)>,
+    address: Option<(Arc<Counts>, IpAddr)>,
+    network: Option<(Arc<Counts>, IpAddr)>,
 }
 
 impl Admission {
@@ -148,12 +151,12 @@ impl Guard {
             return Ok(());
         };
         if let Some(counts) = admission.by_address.load_full() {
-            let key = Key::address(client);
+            let key = subscriber(client);
             counts.enter(key).ok_or(Full::Address)?;
             self.address = Some((counts, key));
         }
         if let Some(counts) = admission.by_network.load_full() {
-            let key = Key::network(client);
+            let key = neighbourhood(client);
             counts.enter(key).ok_or(Full::Network)?;
             self.network = Some((counts, key));
         }
@@ -184,42 +187,13 @@ impl Drop for Guard {
     }
 }
 
-/// Whose connections are counted together. An IPv6 client has a /64 at least and may use any
-/// address in it (RFC 6177), so that is its address here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    V4(u32),
-    V6(u64),
-}
-
-impl Key {
-    fn address(client: IpAddr) -> Self {
-        match client.to_canonical() {
-            IpAddr::V4(client) => Self::V4(client.to_bits()),
-            IpAddr::V6(client) => Self::V6(upper_half(client)),
-        }
-    }
-
-    /// IPv4 by /24, IPv6 by /48.
-    fn network(client: IpAddr) -> Self {
-        match client.to_canonical() {
-            IpAddr::V4(client) => Self::V4(client.to_bits() & !0xff),
-            IpAddr::V6(client) => Self::V6(upper_half(client) & !0xffff),
-        }
-    }
-}
-
-fn upper_half(address: Ipv6Addr) -> u64 {
-    u64::try_from(address.to_bits() >> 64).expect("half of the bits are left")
-}
-
 /// Connections by key. What has none is forgotten, so there is never more than a connection
 /// each.
 #[derive(Debug)]
 struct Counts {
     most: AtomicU32,
     hash: RandomState,
-    shards: [Mutex<HashMap<Key, u32, RandomState>>; SHARDS],
+    shards: [Mutex<HashMap<IpAddr, u32, RandomState>>; SHARDS],
 }
 
 /// So that workers accepting and closing rarely meet.
@@ -236,13 +210,13 @@ impl Counts {
         }
     }
 
-    fn shard(&self, key: Key) -> &Mutex<HashMap<Key, u32, RandomState>> {
+    fn shard(&self, key: IpAddr) -> &Mutex<HashMap<IpAddr, u32, RandomState>> {
         let hash = self.hash.hash_one(key);
         &self.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
     }
 
     /// None if there are as many as there may be.
-    fn enter(&self, key: Key) -> Option<()> {
+    fn enter(&self, key: IpAddr) -> Option<()> {
         let mut shard = self.shard(key).lock();
         let count = shard.entry(key).or_insert(0);
         if *count >= self.most.load(Ordering::Relaxed) {
@@ -255,7 +229,7 @@ impl Counts {
         Some(())
     }
 
-    fn leave(&self, key: Key) {
+    fn leave(&self, key: IpAddr) {
         let mut shard = self.shard(key).lock();
         let Some(count) = shard.get_mut(&key) else {
             debug_assert!(false, "counted out without having been counted in");
@@ -389,10 +363,12 @@ mod tests {
     fn a_flood_leaves_no_room_behind() {
         let counts = Counts::new(1);
         for bits in 0..50_000 {
-            counts.enter(Key::V4(bits)).unwrap();
+            counts
+                .enter(IpAddr::from(std::net::Ipv4Addr::from_bits(bits)))
+                .unwrap();
         }
         for bits in 0..50_000 {
-            counts.leave(Key::V4(bits));
+            counts.leave(IpAddr::from(std::net::Ipv4Addr::from_bits(bits)));
         }
         assert_eq!(counts.keys(), 0);
         let room: usize = counts.shards.iter().map(|s| s.lock().capacity()).sum();

@@ -4,7 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr};
+use std::{borrow::Cow, fmt, net::IpAddr, ops::Deref, str::FromStr};
 
 use http::HeaderName;
 use ring::digest::{Context, SHA256};
@@ -13,7 +13,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use crate::{
-    base::query,
+    base::{
+        net::{neighbourhood, subscriber},
+        query,
+    },
     chain::Exchange,
     config::{diagnostic::suggest, tree::OneOrMany},
 };
@@ -147,12 +150,8 @@ impl Source {
     /// honest value.
     pub fn value<'e>(&'e self, ex: &'e Exchange<'_>) -> Option<Cow<'e, [u8]>> {
         let value: Cow<'_, [u8]> = match self {
-            Self::ClientIp => address(ex.facts.client.ip, 32, 64)
-                .as_slice()
-                .to_vec()
-                .into(),
-            Self::ClientNetwork => address(ex.facts.client.ip, 24, 48)
-                .as_slice()
+            Self::ClientIp => Octets::of(subscriber(ex.facts.client.ip)).to_vec().into(),
+            Self::ClientNetwork => Octets::of(neighbourhood(ex.facts.client.ip))
                 .to_vec()
                 .into(),
             Self::Header(name) => ex.header(name)?.as_bytes().trim_ascii().into(),
@@ -195,7 +194,7 @@ impl Source {
     fn feed(&self, hasher: &mut Hasher, ex: &Exchange<'_>) -> bool {
         // The usual key, without an allocation.
         if let Self::ClientIp = self {
-            hasher.part(b'i', address(ex.facts.client.ip, 32, 64).as_slice());
+            hasher.part(b'i', &Octets::of(subscriber(ex.facts.client.ip)));
             return true;
         }
         let Some(value) = self.value(ex) else {
@@ -219,35 +218,30 @@ impl Source {
     }
 }
 
-/// The network part of an address.
-struct Network {
-    bytes: [u8; 16],
-    length: usize,
+/// An address as bytes. Lengths differ by family, so that no IPv4 address meets an IPv6 one.
+enum Octets {
+    V4([u8; 4]),
+    V6([u8; 16]),
 }
 
-impl Network {
-    fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.length]
+impl Octets {
+    fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::V4(address.octets()),
+            IpAddr::V6(address) => Self::V6(address.octets()),
+        }
     }
 }
 
-/// The first bits of an address: all others are zero. Lengths differ by family, so that
-/// no IPv4 address meets an IPv6 one.
-fn address(ip: IpAddr, v4_bits: u32, v6_bits: u32) -> Network {
-    let mut bytes = [0; 16];
-    let length = match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            let kept = ip.to_bits() & (u32::MAX << (32 - v4_bits));
-            bytes[..4].copy_from_slice(&kept.to_be_bytes());
-            4
+impl Deref for Octets {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::V4(octets) => octets,
+            Self::V6(octets) => octets,
         }
-        IpAddr::V6(ip) => {
-            let kept = ip.to_bits() & (u128::MAX << (128 - v6_bits));
-            bytes = kept.to_be_bytes();
-            16
-        }
-    };
-    Network { bytes, length }
+    }
 }
 
 /// Without the quotes that may stand round a cookie's value (RFC 6265, 4.1.1).
