@@ -3,14 +3,17 @@
 
 use std::{cmp::Reverse, fmt};
 
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderName, Method, header};
 use pingora::http::RequestHeader;
 use regex::bytes::Regex;
 
-use crate::config::{
-    diagnostic::{Diagnostic, Diagnostics, Place, closest},
-    model::MatchConfig,
-    tree::Spanned,
+use crate::{
+    base::query::cookies,
+    config::{
+        diagnostic::{Diagnostic, Diagnostics, Place, closest},
+        model::MatchConfig,
+        tree::Spanned,
+    },
 };
 
 use super::{Problem, Target};
@@ -121,7 +124,7 @@ impl Predicates {
             }
         }
         for (name, want) in &self.cookies {
-            if !cookie_values(&head.headers, name).any(|value| want.takes(value)) {
+            if !cookies(&head.headers, name).any(|value| want.takes(value)) {
                 return Some(Miss::Cookie(name));
             }
         }
@@ -145,15 +148,6 @@ fn query_values<'a>(query: Option<&'a [u8]>, name: &'a [u8]) -> impl Iterator<It
         .unwrap_or_default()
         .split(|&b| b == b'&')
         .filter_map(move |pair| value_of(pair, name))
-}
-
-fn cookie_values<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    // HTTP/2 may split the cookies over several headers.
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|&b| b == b';'))
-        .filter_map(move |pair| value_of(pair.trim_ascii(), name))
 }
 
 fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {

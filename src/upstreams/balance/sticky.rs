@@ -6,11 +6,11 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use http::{HeaderValue, header::COOKIE};
+use http::HeaderValue;
 use pingora::http::RequestHeader;
 
 use super::hash64;
-use crate::upstreams::backend::StickyValue;
+use crate::{base::query::cookies, upstreams::backend::StickyValue};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::upstreams) struct Sticky {
@@ -57,17 +57,9 @@ impl Sticky {
     }
 }
 
-/// The first value of the cookie `name`.
-pub(super) fn cookie<'a>(head: &'a RequestHeader, name: &str) -> Option<&'a [u8]> {
-    head.headers
-        .get_all(COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
-        .find_map(|pair| {
-            pair.trim_ascii()
-                .strip_prefix(name.as_bytes())?
-                .strip_prefix(b"=")
-        })
+/// The first value of the cookie `name` that is not empty.
+pub(super) fn cookie<'a>(head: &'a RequestHeader, name: &'a str) -> Option<&'a [u8]> {
+    cookies(&head.headers, name.as_bytes()).find(|value| !value.is_empty())
 }
 
 #[cfg(test)]
