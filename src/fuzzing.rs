@@ -6,7 +6,7 @@ use pingora::http::RequestHeader;
 
 use crate::{
     base::net::TrustedProxies,
-    chain::{Client, Scheme},
+    chain::{Client, Scheme, host::public_host},
     config::diagnostic::Style,
     edge,
     filters::jwt,
@@ -106,7 +106,7 @@ fn forwarded(data: &[u8]) {
             is_trusted,
             ..Client::default()
         };
-        let host = forwarded::public_host(&head, &client);
+        let host = public_host(&head, &client);
         assert!(is_trusted || host == "a.test", "{host:?}");
         let is_host = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]~".contains(&b);
         assert!(host.bytes().all(is_host), "{host:?}");

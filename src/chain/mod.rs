@@ -7,6 +7,7 @@
 mod auth;
 mod compile;
 mod exchange;
+pub mod host;
 mod identity;
 mod key;
 mod phase;

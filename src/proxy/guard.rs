@@ -7,10 +7,10 @@ use http::{HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use pingora::http::RequestHeader;
 
-use super::{context::Context, forwarded};
+use super::context::Context;
 use crate::{
     base::{http::list_of, query::cookies},
-    chain::{Client, Facts, Protocol, Reply},
+    chain::{Client, Facts, Protocol, Reply, host::public_host},
     gateway::{Challenge, FloodGuard, Gateway},
     limits::flood::Under,
     routes::Target,
@@ -137,7 +137,7 @@ pub(super) fn challenge(
     } else {
         path
     };
-    let host = forwarded::public_host(head, client);
+    let host = public_host(head, client);
     let mut original = format!("{}://{host}", client.scheme.as_str()).into_bytes();
     original.extend_from_slice(path);
     let location = format!("{}{}", challenge.location, percent_encode(&original, VALUE));

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     base::query,
-    chain::{Client, Exchange, Phase, Protocol, Reply, RequestId, Verdict},
+    chain::{
+        Client, Exchange, Phase, Protocol, Reply, RequestId, Verdict,
+        host::{public_host, requested_host},
+    },
     config::model::App,
     gateway::Gateway,
     routes::{self, Action, Target},
@@ -98,7 +101,7 @@ fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Bo
     let host = if let Some(known) = known {
         Cow::Borrowed(&*known.name)
     } else {
-        let named = forwarded::requested_host(head);
+        let named = requested_host(head);
         let host = routes::host_of(named).map_err(|_| Failure::BadHost)?;
         if let Some(text) = text {
             text.remember_host(|| forwarded::host_text(head, &ctx.facts.client, &host));
@@ -165,7 +168,7 @@ async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> 
     let forward = match action {
         Action::Forward(forward) => forward,
         Action::Redirect(redirect) => {
-            let host = forwarded::public_host(head, &ex.facts.client);
+            let host = public_host(head, &ex.facts.client);
             let target = Target::new(host, head.raw_path());
             return Some(Box::new(redirect.reply(&target, params)));
         }

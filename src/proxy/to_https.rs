@@ -5,7 +5,7 @@ use pingora::http::RequestHeader;
 
 use super::{error::Failure, forwarded};
 use crate::{
-    chain::{Client, Reply, Scheme},
+    chain::{Client, Reply, Scheme, host::public_host},
     gateway::ToHttps,
 };
 
@@ -20,7 +20,7 @@ pub(super) fn reply(
     if client.scheme == Scheme::Https || !to.takes(path) {
         return None;
     }
-    let host = forwarded::without_port(forwarded::public_host(head, client));
+    let host = forwarded::without_port(public_host(head, client));
     if host.is_empty() {
         // HTTP/1.0 may leave it out, and then there is nowhere to send the client.
         return Some(Failure::BadHost.into());

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     base::units::whole_millis,
+    chain::host::public_host,
     runtime::deadline::Expired,
     upstreams::{Ask, Failure as TryFailure, Outcome, Protocol, Unavailable},
 };
@@ -236,7 +237,7 @@ fn public_location(
     ctx: &Context,
 ) -> Option<HeaderValue> {
     let client = &ctx.facts.client;
-    let host = forwarded::public_host(request, client);
+    let host = public_host(request, client);
     // With TLS an app may call itself by the name in its certificate.
     let named = ctx
         .upstream

@@ -12,11 +12,10 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
     base::origin::{Origin, OriginPattern},
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
+    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict, host::public_host},
 };
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// The compiled filter.
 #[derive(Debug)]
@@ -92,14 +91,5 @@ impl Csrf {
 /// The origin that the request was sent to, as the client named it.
 fn own_origin<'e>(ex: &'e Exchange<'_>) -> Option<Origin<'e>> {
     let client = &ex.facts.client;
-    let forwarded = if client.is_trusted {
-        ex.header_str(&X_FORWARDED_HOST)
-            .map(|hosts| hosts.split(',').next().unwrap_or(hosts).trim())
-    } else {
-        None
-    };
-    Origin::of(
-        client.scheme.as_str(),
-        forwarded.unwrap_or_else(|| ex.host()),
-    )
+    Origin::of(client.scheme.as_str(), public_host(ex.head, client))
 }

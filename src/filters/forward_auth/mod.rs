@@ -29,7 +29,7 @@ use crate::{
     },
     chain::{
         AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
-        Verdict,
+        Verdict, host::public_host,
     },
 };
 
@@ -192,7 +192,7 @@ impl ForwardAuth {
             X_FORWARDED_PROTO,
             HeaderValue::from_static(client.scheme.as_str()),
         );
-        let host = HeaderValue::from_bytes(public_host(ex)).ok()?;
+        let host = HeaderValue::from_str(public_host(ex.head, client)).ok()?;
         headers.insert(X_FORWARDED_HOST, host);
         if !ex.facts.request_id.is_empty() {
             headers.insert(X_REQUEST_ID, ex.facts.request_id.header_value());
@@ -292,19 +292,4 @@ fn cookies(headers: &HeaderMap) -> Option<HeaderValue> {
         joined.extend_from_slice(line.as_bytes());
     }
     HeaderValue::from_bytes(&joined).ok()
-}
-
-/// The host in the client's address bar: its own word, or a trusted proxy's.
-fn public_host<'e>(ex: &'e Exchange<'_>) -> &'e [u8] {
-    let forwarded = ex
-        .facts
-        .client
-        .is_trusted
-        .then(|| ex.header(&X_FORWARDED_HOST))
-        .flatten()
-        .map(|hosts| {
-            let first = hosts.as_bytes().split(|byte| *byte == b',').next();
-            first.unwrap_or_default().trim_ascii()
-        });
-    forwarded.unwrap_or_else(|| ex.host().as_bytes())
 }

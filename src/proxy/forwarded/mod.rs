@@ -17,7 +17,10 @@ use crate::{
         heads::OpenRequest,
         net::{Hops, IpText, MAX_HOPS, TrustedProxies},
     },
-    chain::{Client, Scheme},
+    chain::{
+        Client, Scheme,
+        host::{first_element, public_host_with},
+    },
     config::model::App,
     runtime::{
         connection::Shown,
@@ -102,38 +105,6 @@ fn forwarded_scheme(head: &RequestHeader) -> Option<Scheme> {
     }
 }
 
-fn first_element<'h>(head: &'h RequestHeader, name: &HeaderName) -> Option<&'h str> {
-    let text = head.headers.get(name)?.to_str().ok()?;
-    Some(text.split(',').next().unwrap_or(text).trim())
-}
-
-/// The authority that the client asked for, as it stands in its address bar: with the
-/// port, unless it is the scheme's own. Empty if the client named none.
-pub fn public_host<'h>(head: &'h RequestHeader, client: &Client) -> &'h str {
-    let host = public_host_with(head, client, head.headers.get(header::HOST));
-    // What is no plain ASCII is no host either, and was refused before it found a route.
-    std::str::from_utf8(host).unwrap_or_default()
-}
-
-/// [`public_host`] of a head whose `Host` was looked up already. In bytes: on the way to a
-/// backend nothing need know that they are text.
-fn public_host_with<'h>(
-    head: &'h RequestHeader,
-    client: &Client,
-    host: Option<&'h HeaderValue>,
-) -> &'h [u8] {
-    let forwarded = if client.is_trusted {
-        first_element(head, &X_FORWARDED_HOST).filter(|host| is_host(host))
-    } else {
-        None
-    };
-    let host = match forwarded {
-        Some(forwarded) => forwarded.as_bytes(),
-        None => requested_host_with(head, host),
-    };
-    without_default_port(host, client.scheme)
-}
-
 /// [`public_host`] and its port, as header values. The host is none if the client named none.
 fn public_and_port(
     head: &RequestHeader,
@@ -173,47 +144,6 @@ pub fn host_text(head: &RequestHeader, client: &Client, name: &str) -> Option<Ho
         public: public?,
         port,
     })
-}
-
-/// What the client itself named: the target's authority before `Host` (RFC 9112, 3.2.2).
-pub fn requested_host(head: &RequestHeader) -> &[u8] {
-    requested_host_with(head, head.headers.get(header::HOST))
-}
-
-fn requested_host_with<'h>(head: &'h RequestHeader, host: Option<&'h HeaderValue>) -> &'h [u8] {
-    if let Some(authority) = head.uri.authority() {
-        return authority.as_str().as_bytes();
-    }
-    if let Some(authority) = target_authority(head.raw_path()) {
-        return authority.as_bytes();
-    }
-    host.map(HeaderValue::as_bytes).unwrap_or_default()
-}
-
-/// The authority of a target in absolute form, which Pingora leaves out of the URI.
-fn target_authority(target: &[u8]) -> Option<&str> {
-    if target.first() == Some(&b'/') {
-        return None;
-    }
-    let (_, rest) = std::str::from_utf8(target).ok()?.split_once("://")?;
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    Some(&rest[..end]).filter(|host| is_host(host))
-}
-
-fn is_host(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= 255
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._:[]~".contains(&b))
-}
-
-fn without_default_port(host: &[u8], scheme: Scheme) -> &[u8] {
-    let default = match scheme {
-        Scheme::Http => &b":80"[..],
-        Scheme::Https => b":443",
-    };
-    host.strip_suffix(default).unwrap_or(host)
 }
 
 /// `host` without the port that it may name.

@@ -1,7 +1,7 @@
 //! What origins are told, and what clients cannot make them believe.
 
 use super::*;
-use crate::{base::net::Cidr, tls::ClientCertificate};
+use crate::{base::net::Cidr, chain::host::public_host, tls::ClientCertificate};
 
 const LOCAL: &str = "127.0.0.1";
 
@@ -178,22 +178,6 @@ fn nonsense_from_a_trusted_proxy_falls_back_to_what_we_see() {
             ("x-forwarded-port", "80"),
         ],
     );
-}
-
-#[test]
-fn the_public_host_has_its_port_unless_it_is_the_schemes_own() {
-    let host = |host: &str, scheme| {
-        let client = Client {
-            scheme,
-            ..Client::default()
-        };
-        public_host(&head("/", &[("Host", host)]), &client).to_owned()
-    };
-    assert_eq!(host("shop.test:8080", Scheme::Http), "shop.test:8080");
-    assert_eq!(host("shop.test:80", Scheme::Http), "shop.test");
-    assert_eq!(host("shop.test:80", Scheme::Https), "shop.test:80");
-    assert_eq!(host("shop.test:443", Scheme::Https), "shop.test");
-    assert_eq!(host("[::1]:443", Scheme::Https), "[::1]");
 }
 
 #[test]
