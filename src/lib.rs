@@ -5,6 +5,7 @@
 //! In reading order; a module imports only from above itself (`docs/architecture.md`).
 
 pub mod base;
+pub mod cache;
 pub mod chain;
 pub mod cli;
 pub mod config;

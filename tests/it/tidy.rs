@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["zones", "chain"],
     &["limits"],
-    &["routes", "filters", "upstreams", "tls"],
+    &["routes", "filters", "cache", "upstreams", "tls"],
     &["gateway"],
     &["runtime"],
     &["proxy", "edge", "status"],

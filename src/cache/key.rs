@@ -1,0 +1,179 @@
+//! What an entry is found by: scheme, authority, target, and what the route adds.
+
+use std::{fmt, sync::Arc};
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+/// The primary key of a stored answer (RFC 9111, 2): everything but what `Vary` adds.
+///
+/// Two keys are the same if their bytes are. The hash only finds them: who meets an entry
+/// by the hash compares the bytes, so that nobody gets another's answer by a made collision.
+#[derive(Clone)]
+pub struct Key(Arc<Inner>);
+
+struct Inner {
+    /// `scheme://authority` and the target as sent, then framed parts.
+    text: Box<[u8]>,
+    /// Where in it the authority begins and the path and the query end.
+    authority: u32,
+    path: u32,
+    query: u32,
+    target_end: u32,
+    hash: u128,
+}
+
+impl Key {
+    /// `path` and `query` (without its `?`) are the bytes as the client sent them. `extra`
+    /// are framed parts (`chain::KeyBuilder`): whatever else the route's answers differ by.
+    pub fn new(
+        scheme: &str,
+        authority: &str,
+        path: &[u8],
+        query: Option<&[u8]>,
+        extra: &[u8],
+    ) -> Self {
+        let query_len = query.map_or(0, |query| query.len() + 1);
+        let len = scheme.len() + 3 + authority.len() + path.len() + query_len + extra.len() + 1;
+        let mut text = Vec::with_capacity(len);
+        let at = |text: &Vec<u8>| u32::try_from(text.len()).unwrap_or(u32::MAX);
+        text.extend_from_slice(scheme.as_bytes());
+        text.extend_from_slice(b"://");
+        let authority_at = at(&text);
+        text.extend_from_slice(authority.as_bytes());
+        let path_at = at(&text);
+        text.extend_from_slice(path);
+        let query_at = at(&text);
+        if let Some(query) = query {
+            text.push(b'?');
+            text.extend_from_slice(query);
+        }
+        let target_end = at(&text);
+        // No target has a line feed in it.
+        text.push(b'\n');
+        text.extend_from_slice(extra);
+        let mut hasher = SipHasher13::new();
+        std::hash::Hasher::write(&mut hasher, &text);
+        let hash = hasher.finish128().as_u128();
+        Self(Arc::new(Inner {
+            text: text.into_boxed_slice(),
+            authority: authority_at,
+            path: path_at,
+            query: query_at,
+            target_end,
+            hash,
+        }))
+    }
+
+    /// Reads what [`Key::as_bytes`] gave, as it is kept beside entries.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let end = bytes.iter().position(|byte| *byte == b'\n')?;
+        let (url, extra) = (&bytes[..end], &bytes[end + 1..]);
+        let scheme_end = url.windows(3).position(|three| three == b"://")?;
+        let rest = &url[scheme_end + 3..];
+        let path_at = rest
+            .iter()
+            .position(|byte| *byte == b'/')
+            .unwrap_or(rest.len());
+        let (authority, target) = rest.split_at(path_at);
+        let mut halves = target.splitn(2, |byte| *byte == b'?');
+        let path = halves.next().unwrap_or_default();
+        Some(Self::new(
+            std::str::from_utf8(&url[..scheme_end]).ok()?,
+            std::str::from_utf8(authority).ok()?,
+            path,
+            halves.next(),
+            extra,
+        ))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0.text
+    }
+
+    pub fn hash(&self) -> u128 {
+        self.0.hash
+    }
+
+    /// Host and port as the client named them, in lower case, without the scheme's own port.
+    pub fn authority(&self) -> &[u8] {
+        &self.0.text[self.0.authority as usize..self.0.path as usize]
+    }
+
+    pub fn path(&self) -> &[u8] {
+        &self.0.text[self.0.path as usize..self.0.query as usize]
+    }
+
+    /// Without its `?`; `None` if there is none.
+    pub fn query(&self) -> Option<&[u8]> {
+        let all = &self.0.text[self.0.query as usize..self.0.target_end as usize];
+        all.split_first().map(|(_, query)| query)
+    }
+
+    /// `https://shop.example.com/x?y`, for people.
+    pub fn url(&self) -> String {
+        String::from_utf8_lossy(&self.0.text[..self.0.target_end as usize]).into_owned()
+    }
+
+    /// What the route added, framed.
+    pub fn extra(&self) -> &[u8] {
+        &self.0.text[self.0.target_end as usize + 1..]
+    }
+
+    /// Its bytes in memory.
+    pub fn size(&self) -> usize {
+        self.0.text.len() + std::mem::size_of::<Inner>()
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.hash == other.0.hash && self.0.text == other.0.text
+    }
+}
+
+impl Eq for Key {}
+
+impl std::hash::Hash for Key {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_u128(self.0.hash);
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.text.escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_gives_its_parts_and_is_read_back() {
+        let key = Key::new(
+            "https",
+            "shop:8443",
+            b"/a%20b",
+            Some(b"x=1"),
+            b"\x01extra\n",
+        );
+        assert_eq!(key.authority(), b"shop:8443");
+        assert_eq!(key.path(), b"/a%20b");
+        assert_eq!(key.query(), Some(&b"x=1"[..]));
+        assert_eq!(key.extra(), b"\x01extra\n");
+        assert_eq!(key.url(), "https://shop:8443/a%20b?x=1");
+        assert_eq!(Key::parse(key.as_bytes()).unwrap(), key);
+    }
+
+    #[test]
+    fn nothing_is_decoded_folded_or_merged() {
+        let key = |path: &[u8], query: Option<&[u8]>| Key::new("http", "a", path, query, b"");
+        assert_ne!(key(b"/isr", None), key(b"/%69sr", None));
+        assert_ne!(key(b"/isr", None), key(b"/ISR", None));
+        assert_ne!(key(b"/a/b", None), key(b"/a//b", None));
+        assert_ne!(key(b"/a", None), key(b"/a", Some(b"")));
+        assert_ne!(key(b"/a", Some(b"x&y")), key(b"/a", Some(b"y&x")));
+        assert_eq!(key(b"/a", Some(b"")).query(), Some(&b""[..]));
+    }
+}

@@ -1,0 +1,1 @@
+//! Where answers are kept: a sharded memory with a budget of bytes.
