@@ -1,0 +1,264 @@
+//! `Cache-Control` of an answer, read leniently: what cannot be read never makes an answer
+//! live longer.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, header};
+
+use crate::base::http::list;
+
+/// Longer is not counted (RFC 9111, 1.2.2): 68 years.
+pub(super) const LONGEST: Duration = Duration::from_secs(1 << 31);
+
+/// The directives that mean something to a shared cache.
+///
+/// Of a directive that stands there twice the first counts (RFC 9111, 4.2.1); of two that
+/// contradict each other the stricter (4.2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a directive of its own"
+)]
+pub(super) struct Directives {
+    pub no_store: bool,
+    pub no_cache: Listed,
+    pub private: Listed,
+    pub public: bool,
+    pub must_revalidate: bool,
+    pub proxy_revalidate: bool,
+    pub must_understand: bool,
+    /// `Some(0)` also for a value that is none: the answer is stale (RFC 9111, 4.2.1).
+    pub max_age: Option<Duration>,
+    pub s_maxage: Option<Duration>,
+    pub stale_while_revalidate: Option<Window>,
+    pub stale_if_error: Option<Window>,
+}
+
+/// A directive that may name fields, which it is limited to then.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Listed {
+    #[default]
+    Absent,
+    Whole,
+    Fields(Vec<HeaderName>),
+}
+
+/// For how long stale answers may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Window {
+    /// Without a number, as Next.js 14 writes `stale-while-revalidate`.
+    Open,
+    For(Duration),
+}
+
+/// What stands after a directive's `=`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Argument<'a> {
+    None,
+    Token(&'a [u8]),
+    Quoted(Vec<u8>),
+    /// White space round the `=`, something after the quotes.
+    Malformed,
+}
+
+impl Argument<'_> {
+    /// Seconds, quoted or not. `None` for what is no number; too many are [`LONGEST`].
+    pub(super) fn seconds(&self) -> Option<Duration> {
+        match self {
+            Self::Token(text) => seconds(text),
+            Self::Quoted(text) => seconds(text),
+            Self::None | Self::Malformed => None,
+        }
+    }
+
+    fn window(&self) -> Window {
+        match self {
+            Self::None => Window::Open,
+            _ => Window::For(self.seconds().unwrap_or_default()),
+        }
+    }
+
+    fn listed(&self) -> Listed {
+        match self {
+            Self::Quoted(names) => Listed::fields(names),
+            // `no-cache=1` names no field. RFC 9111 would have tokens accepted as names;
+            // the whole is the stricter reading.
+            Self::None | Self::Token(_) | Self::Malformed => Listed::Whole,
+        }
+    }
+}
+
+impl Listed {
+    /// The names in a list; the whole answer if one of them is none, if there is none, or
+    /// if without it the rest could not be understood.
+    pub(super) fn fields(names: &[u8]) -> Self {
+        let mut fields = Vec::new();
+        for name in list(names) {
+            match HeaderName::from_bytes(name) {
+                Ok(name) if !describes_the_body(&name) => fields.push(name),
+                _ => return Self::Whole,
+            }
+        }
+        if fields.is_empty() {
+            return Self::Whole;
+        }
+        Self::Fields(fields)
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole)
+    }
+
+    pub(super) fn names(&self) -> &[HeaderName] {
+        match self {
+            Self::Fields(fields) => fields,
+            Self::Absent | Self::Whole => &[],
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::Whole, _) | (_, Self::Absent) => {}
+            (Self::Fields(fields), Self::Fields(more)) => fields.extend(more),
+            (_, other) => *self = other,
+        }
+    }
+}
+
+fn describes_the_body(name: &HeaderName) -> bool {
+    [
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::VARY,
+    ]
+    .contains(name)
+}
+
+/// `None` for what is no number of seconds.
+pub(super) fn seconds(text: &[u8]) -> Option<Duration> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = text.iter().fold(0u64, |number, digit| {
+        number
+            .saturating_mul(10)
+            .saturating_add(u64::from(digit - b'0'))
+    });
+    Some(Duration::from_secs(number).min(LONGEST))
+}
+
+impl Directives {
+    /// Those of `Cache-Control`; `None` if there is no such field.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut is_there = false;
+        let mut found = Self::default();
+        for line in headers.get_all(header::CACHE_CONTROL) {
+            is_there = true;
+            each(line.as_bytes(), |name, argument| {
+                found.add(name, argument);
+            });
+        }
+        is_there.then_some(found)
+    }
+
+    /// `name` in any case. Whether it means something here.
+    pub(super) fn add(&mut self, name: &[u8], argument: &Argument<'_>) -> bool {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let age = || argument.seconds().unwrap_or_default();
+        if is("max-age") {
+            self.max_age.get_or_insert_with(age);
+        } else if is("s-maxage") {
+            self.s_maxage.get_or_insert_with(age);
+        } else if is("no-store") {
+            self.no_store = true;
+        } else if is("no-cache") {
+            self.no_cache.add(argument.listed());
+        } else if is("private") {
+            self.private.add(argument.listed());
+        } else if is("public") {
+            self.public = true;
+        } else if is("must-revalidate") {
+            self.must_revalidate = true;
+        } else if is("proxy-revalidate") {
+            self.proxy_revalidate = true;
+        } else if is("must-understand") {
+            self.must_understand = true;
+        } else if is("stale-while-revalidate") {
+            self.stale_while_revalidate
+                .get_or_insert_with(|| argument.window());
+        } else if is("stale-if-error") {
+            self.stale_if_error.get_or_insert_with(|| argument.window());
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Whether the origin says for how long the answer is fresh; `Expires` is beside this.
+    pub(super) fn lifetime(&self) -> Option<Duration> {
+        self.s_maxage.or(self.max_age)
+    }
+}
+
+/// Calls `visit` with each directive of a line and its argument.
+pub(super) fn each(line: &[u8], mut visit: impl FnMut(&[u8], &Argument<'_>)) {
+    for member in list(line) {
+        if is_closed(member) {
+            one(member, &mut visit);
+        } else {
+            // A quote that never ends would hide `no-store` behind it.
+            for part in member.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                one(part, &mut visit);
+            }
+        }
+    }
+}
+
+fn one(member: &[u8], visit: &mut impl FnMut(&[u8], &Argument<'_>)) {
+    let Some(equals) = member.iter().position(|byte| *byte == b'=') else {
+        visit(member, &Argument::None);
+        return;
+    };
+    let (name, value) = (&member[..equals], &member[equals + 1..]);
+    let is_spaced = name.last().is_some_and(u8::is_ascii_whitespace)
+        || value.first().is_some_and(u8::is_ascii_whitespace);
+    let argument = if is_spaced {
+        Argument::Malformed
+    } else if value.first() == Some(&b'"') {
+        unquoted(value).map_or(Argument::Malformed, Argument::Quoted)
+    } else {
+        Argument::Token(value)
+    };
+    visit(name.trim_ascii_end(), &argument);
+}
+
+/// The text in a quoted string, if it is one and nothing else.
+fn unquoted(value: &[u8]) -> Option<Vec<u8>> {
+    let inner = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let mut text = Vec::with_capacity(inner.len());
+    let mut bytes = inner.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => text.push(*bytes.next()?),
+            b'"' => return None,
+            _ => text.push(*byte),
+        }
+    }
+    Some(text)
+}
+
+/// Whether each quoted string in it ends.
+fn is_closed(member: &[u8]) -> bool {
+    let mut is_quoted = false;
+    let mut bytes = member.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if is_quoted => drop(bytes.next()),
+            b'"' => is_quoted = !is_quoted,
+            _ => {}
+        }
+    }
+    !is_quoted
+}

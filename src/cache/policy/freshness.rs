@@ -1,0 +1,211 @@
+//! For how long an answer is fresh, and how old it is when it comes (RFC 9111, 4.2).
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, StatusCode, header};
+
+use super::{
+    Lifetime, Rules, Times,
+    directives::{LONGEST, Window, seconds},
+    targeted::Policy,
+};
+use crate::base::http::list_of;
+
+/// What a guess may come to at most. RFC 9111, 4.2.2 leaves it to us; a day is where RFC
+/// 7234 began to warn.
+const LONGEST_GUESS: Duration = Duration::from_hours(24);
+
+/// Where the freshness of an answer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// The origin says so: `s-maxage`, `max-age` or `Expires`.
+    Explicit(Duration),
+    /// The route says so (`ttl`, `by_status`).
+    Route(Duration),
+    Heuristic(Duration),
+    Unknown,
+}
+
+impl Freshness {
+    pub(super) fn lifetime(self) -> Option<Duration> {
+        match self {
+            Self::Explicit(span) | Self::Route(span) | Self::Heuristic(span) => Some(span),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// RFC 9111, 4.2.1, then the route, then 4.2.2.
+pub(super) fn freshness(
+    policy: &Policy,
+    status: StatusCode,
+    headers: &HeaderMap,
+    times: Times,
+    rules: &Rules,
+) -> Freshness {
+    if let Some(span) = explicit(policy, headers, times) {
+        return Freshness::Explicit(span);
+    }
+    if let Some(span) = by_status(rules, status) {
+        return Freshness::Route(span);
+    }
+    // RFC 9111, 3: what is not cacheable of itself needs `public` for this.
+    if !is_heuristically_cacheable(status) && !policy.directives.public {
+        return Freshness::Unknown;
+    }
+    if let Some(span) = rules.ttl {
+        return Freshness::Route(span.min(LONGEST));
+    }
+    heuristic(headers, times, rules).map_or(Freshness::Unknown, Freshness::Heuristic)
+}
+
+/// What the route says of answers with this status.
+pub(super) fn by_status(rules: &Rules, status: StatusCode) -> Option<Duration> {
+    let found = rules
+        .by_status
+        .iter()
+        .find(|(code, _)| *code == status.as_u16());
+    found.map(|(_, span)| (*span).min(LONGEST))
+}
+
+fn explicit(policy: &Policy, headers: &HeaderMap, times: Times) -> Option<Duration> {
+    if let Some(span) = policy.directives.lifetime() {
+        return Some(span);
+    }
+    if !policy.reads_expires {
+        return None;
+    }
+    // Of several the first counts; what is no date has expired (RFC 9111, 5.3).
+    let expires = headers.get(header::EXPIRES)?;
+    let Some(expires) = http_date(expires.as_bytes()) else {
+        return Some(Duration::ZERO);
+    };
+    let date = date_of(headers).unwrap_or_else(|| whole_seconds(times.answered));
+    Some(
+        expires
+            .duration_since(date)
+            .unwrap_or_default()
+            .min(LONGEST),
+    )
+}
+
+fn heuristic(headers: &HeaderMap, times: Times, rules: &Rules) -> Option<Duration> {
+    let share = rules.heuristic.filter(|share| *share > 0.0)?;
+    let modified = http_date(headers.get(header::LAST_MODIFIED)?.as_bytes())?;
+    let date = date_of(headers).unwrap_or(times.answered);
+    let unchanged = date.duration_since(modified).ok()?;
+    let guess = Duration::try_from_secs_f64(unchanged.as_secs_f64() * share).ok()?;
+    Some(guess.min(LONGEST_GUESS))
+}
+
+/// RFC 9110, 15.1, without 206, of which nothing is kept.
+pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+    )
+}
+
+/// `corrected_initial_age` of RFC 9111, 4.2.3.
+pub(super) fn initial_age(headers: &HeaderMap, times: Times) -> Duration {
+    let delay = times
+        .answered
+        .duration_since(times.asked)
+        .unwrap_or_default();
+    let corrected = age_value(headers).saturating_add(delay);
+    // `Date` names a second that may have lasted for a while: counting the fraction would
+    // halve the life of `s-maxage=1`.
+    let apparent = date_of(headers)
+        .and_then(|date| times.answered.duration_since(date).ok())
+        .map_or(Duration::ZERO, |age| Duration::from_secs(age.as_secs()));
+    corrected.max(apparent).min(LONGEST)
+}
+
+/// `Age` of the caches before us. RFC 9111, 5.1: of a list the first member counts, and
+/// what is no number does not count at all.
+fn age_value(headers: &HeaderMap) -> Duration {
+    const AGE: HeaderName = header::AGE;
+    list_of(headers, &AGE)
+        .next()
+        .and_then(seconds)
+        .unwrap_or_default()
+}
+
+/// The two windows, as far as the origin does not forbid them.
+pub(super) fn lifetime(
+    policy: &Policy,
+    fresh_for: Duration,
+    initial_age: Duration,
+    times: Times,
+    rules: &Rules,
+) -> Lifetime {
+    let said = &policy.directives;
+    let forbids = said.must_revalidate || said.proxy_revalidate;
+    // RFC 9111, 5.2.2.10. Next.js and CDNs write it beside `stale-while-revalidate`.
+    let has_shared = said.s_maxage.is_some();
+    let allows = !forbids && (!has_shared || rules.stale_despite_s_maxage);
+    let window = |said: Option<Window>, open: Option<Duration>, route: Option<Duration>| {
+        let span = match said {
+            _ if !allows => Duration::ZERO,
+            Some(Window::For(span)) => span,
+            Some(Window::Open) => open.or(route).unwrap_or_default(),
+            None => route.unwrap_or_default(),
+        };
+        span.min(LONGEST)
+    };
+    let most = rules.max_stale_while_revalidate;
+    let while_revalidate = window(
+        said.stale_while_revalidate,
+        most,
+        rules.stale_while_revalidate,
+    );
+    Lifetime {
+        answered: times.answered,
+        initial_age,
+        fresh_for,
+        stale_while_revalidate: most.map_or(while_revalidate, |most| most.min(while_revalidate)),
+        stale_if_error: window(said.stale_if_error, None, rules.stale_if_error),
+        always_validate: said.no_cache.is_whole(),
+        must_revalidate: forbids || has_shared,
+    }
+}
+
+/// `Date`, if it can be read.
+pub(super) fn date_of(headers: &HeaderMap) -> Option<SystemTime> {
+    headers
+        .get(header::DATE)
+        .and_then(|date| http_date(date.as_bytes()))
+}
+
+/// Without the fraction of a second, as `Date` would give it.
+fn whole_seconds(time: SystemTime) -> SystemTime {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
+/// The three forms of RFC 9110, 5.6.7, and nothing else. Case does not matter: RFC 9111,
+/// 4.2 asks caches for that.
+pub(super) fn http_date(value: &[u8]) -> Option<SystemTime> {
+    // The longest, with `Wednesday`, has 33.
+    let value = value.trim_ascii();
+    if value.len() > 40 || !value.is_ascii() {
+        return None;
+    }
+    let mut is_inside = false;
+    let mut text = String::with_capacity(value.len());
+    for byte in value {
+        let letter = if is_inside {
+            byte.to_ascii_lowercase()
+        } else {
+            byte.to_ascii_uppercase()
+        };
+        is_inside = byte.is_ascii_alphabetic();
+        text.push(char::from(letter));
+    }
+    if let Some(rest) = text.strip_suffix("Gmt") {
+        text = format!("{rest}GMT");
+    }
+    httpdate::parse_http_date(&text).ok()
+}

@@ -1,0 +1,132 @@
+//! What is kept of a head (RFC 9111, 3.1), and how a 304 changes it (3.2).
+
+use std::time::SystemTime;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header, header::Entry};
+
+use super::{conditional, freshness::date_of, targeted::unkept_fields};
+use crate::base::http::{list_of, varies_by};
+
+/// Fields between two neighbours, and those that are for one client only. `Set-Cookie` is
+/// among them: that of an answer keeps it out of the cache, that of a 304 does not get in.
+fn is_never_kept(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+            | "set-cookie"
+            | "set-cookie2"
+    )
+}
+
+/// Takes out of a head what is not kept of it: fields of the connection and those that
+/// `Connection` names, the fields in `no-cache="x"` and `private="x"`, cookies, and `Age`,
+/// which is in the [`super::Lifetime`] and written anew for each client.
+pub fn clean(headers: &mut HeaderMap) {
+    for name in nominated(headers) {
+        headers.remove(name);
+    }
+    for name in unkept_fields(headers) {
+        headers.remove(name);
+    }
+    let doomed: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_never_kept(name))
+        .cloned()
+        .collect();
+    for name in doomed {
+        headers.remove(name);
+    }
+    headers.remove(header::AGE);
+}
+
+/// What `Connection` names.
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    const CONNECTION: HeaderName = header::CONNECTION;
+    list_of(headers, &CONNECTION)
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .collect()
+}
+
+/// Gives a head a `Date`, if it has none that can be read: an age is counted from it
+/// (RFC 9110, 6.6.1).
+pub fn date(headers: &mut HeaderMap, answered: SystemTime) {
+    if date_of(headers).is_none()
+        && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(answered))
+    {
+        headers.insert(header::DATE, value);
+    }
+}
+
+/// Whether a 304 is about this stored answer (RFC 9111, 4.3.4): it is not if it carries
+/// another `ETag`. Then the origin is asked again, without conditions.
+pub fn updates(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
+    match (stored.get(header::ETAG), not_modified.get(header::ETAG)) {
+        (Some(ours), Some(theirs)) => conditional::is_same_tag(ours, theirs),
+        // A strong tag that we have not names another representation.
+        (None, Some(theirs)) => conditional::is_weak(theirs),
+        (_, None) => true,
+    }
+}
+
+/// Takes the fields of a 304 into the stored head (RFC 9111, 3.2).
+///
+/// All of them replace what is stored, `Content-Type` included, but for what belongs to the
+/// connection, cookies, and the fields without which the stored body is not what it was:
+/// `Content-Length`, `Content-Encoding`, `Content-Range`. Browsers leave out more, since
+/// they keep what they made of a body; we keep its bytes.
+///
+/// `Accept-Encoding` stays in `Vary` where it was: Next.js sends its 304s without, and then
+/// clients would get codings that they cannot read. `Age` and `Date` are those of the 304
+/// or none, so that the merged head tells the age of its newest confirmation.
+///
+/// What comes of it goes through [`super::store`] again, and [`clean`] after that.
+pub fn merge(stored: &mut HeaderMap, not_modified: &HeaderMap) {
+    const ACCEPT_ENCODING: HeaderName = header::ACCEPT_ENCODING;
+    let nominated = nominated(not_modified);
+    let varied = stored.contains_key(header::VARY) && varies_by(stored, &ACCEPT_ENCODING);
+    stored.remove(header::AGE);
+    stored.remove(header::DATE);
+    for name in not_modified.keys() {
+        if is_never_kept(name) || belongs_to_the_body(name) || nominated.contains(name) {
+            continue;
+        }
+        let mut values = not_modified.get_all(name).iter().cloned();
+        let Some(first) = values.next() else {
+            continue;
+        };
+        stored.insert(name.clone(), first);
+        for value in values {
+            stored.append(name.clone(), value);
+        }
+    }
+    if varied && !varies_by(stored, &ACCEPT_ENCODING) {
+        add_to_vary(stored);
+    }
+}
+
+fn belongs_to_the_body(name: &HeaderName) -> bool {
+    [
+        header::CONTENT_LENGTH,
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+    ]
+    .contains(name)
+}
+
+fn add_to_vary(headers: &mut HeaderMap) {
+    let added = HeaderValue::from_static("Accept-Encoding");
+    match headers.entry(header::VARY) {
+        Entry::Occupied(mut lines) => lines.append(added),
+        Entry::Vacant(place) => drop(place.insert(added)),
+    }
+}

@@ -1,0 +1,209 @@
+//! Whether an answer may be kept (RFC 9111, 3).
+
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode, header};
+
+use super::{
+    Lifetime, Rules, Times, Vary, Wants,
+    conditional::has_validator,
+    directives::{Directives, Listed},
+    freshness::{self, Freshness},
+    targeted::Policy,
+};
+use crate::base::http::essence;
+
+/// The request that an answer is for, as it went to the origin.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// `GET` also where a `HEAD` of the client was sent on as one.
+    pub method: &'a Method,
+    pub headers: &'a HeaderMap,
+}
+
+/// Why an answer is not kept. [`Refusal::reason`] is the word for logs and `Cache-Status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    Method,
+    Status,
+    RequestNoStore,
+    Authorization,
+    NoStore,
+    Private,
+    SetCookie,
+    Vary,
+    Stream,
+    /// `must-understand`, with a status whose rules we do not know.
+    NotUnderstood,
+    /// Neither the origin nor the route says for how long it is fresh.
+    NoLifetime,
+    /// It could never be used: stale as it comes, without validator, and nothing allows
+    /// stale answers.
+    NotReusable,
+    /// The route asks for `s-maxage` or `max-age` above zero ([`Rules::explicit_only`]).
+    NotExplicit,
+}
+
+impl Refusal {
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Status => "status",
+            Self::RequestNoStore => "request-no-store",
+            Self::Authorization => "authorization",
+            Self::NoStore => "no-store",
+            Self::Private => "private",
+            Self::SetCookie => "set-cookie",
+            Self::Vary => "vary",
+            Self::Stream => "stream",
+            Self::NotUnderstood => "not-understood",
+            Self::NoLifetime => "no-lifetime",
+            Self::NotReusable => "not-reusable",
+            Self::NotExplicit => "not-explicit",
+        }
+    }
+}
+
+/// Whether this answer may be kept, and for how long it may be used then.
+///
+/// After a 304: with the stored status and the merged headers ([`super::merge`]), before
+/// they are cleaned.
+///
+/// `private="x"` is read as `private`: the origin thought of somebody when it wrote the
+/// answer, and RFC 9111, 5.2.2.7 allows it. `no-cache="x"` only takes `x` out of what is
+/// kept ([`super::clean`]).
+pub fn store(
+    request: Asked<'_>,
+    status: StatusCode,
+    headers: &HeaderMap,
+    times: Times,
+    rules: &Rules,
+) -> Result<Lifetime, Refusal> {
+    whatever_is_said(request, status, headers)?;
+    let initial_age = freshness::initial_age(headers, times);
+    if rules.force
+        && let Some(ttl) = freshness::by_status(rules, status).or_else(|| forced(rules, status))
+    {
+        check_authorization(request, None, rules)?;
+        let silent = Policy {
+            directives: Directives::default(),
+            reads_expires: false,
+        };
+        // The route's time begins when the answer comes, however old the origin says it is.
+        return Ok(freshness::lifetime(
+            &silent,
+            ttl,
+            times.delay(),
+            times,
+            rules,
+        ));
+    }
+    let policy = Policy::of(headers);
+    forbidden(&policy.directives, status)?;
+    check_authorization(request, Some(&policy.directives), rules)?;
+    let said = policy.directives.lifetime();
+    if rules.explicit_only && said.is_none_or(|said| said.is_zero()) {
+        return Err(Refusal::NotExplicit);
+    }
+    let freshness = freshness::freshness(&policy, status, headers, times, rules);
+    let fresh_for = match freshness {
+        // RFC 9111, 3: no lifetime, but it may be validated.
+        Freshness::Unknown if policy.directives.no_cache.is_whole() => Duration::ZERO,
+        _ => freshness.lifetime().ok_or(Refusal::NoLifetime)?,
+    };
+    let lifetime = freshness::lifetime(&policy, fresh_for, initial_age, times, rules);
+    let spans = [
+        lifetime.fresh_for,
+        lifetime.stale_while_revalidate,
+        lifetime.stale_if_error,
+    ];
+    let is_ever_usable = !lifetime.always_validate && spans.iter().any(|span| !span.is_zero());
+    if !is_ever_usable && !has_validator(headers) {
+        return Err(Refusal::NotReusable);
+    }
+    Ok(lifetime)
+}
+
+/// What no word of the origin or the route can allow.
+fn whatever_is_said(
+    request: Asked<'_>,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
+    if request.method != Method::GET {
+        return Err(Refusal::Method);
+    }
+    // Parts are not put together, and a 304 has no content of its own.
+    if status.is_informational() || matches!(status.as_u16(), 206 | 304) {
+        return Err(Refusal::Status);
+    }
+    if Wants::of(request.headers).no_store {
+        return Err(Refusal::RequestNoStore);
+    }
+    if headers.contains_key(header::SET_COOKIE) || headers.contains_key("set-cookie2") {
+        return Err(Refusal::SetCookie);
+    }
+    if Vary::of(headers) == Vary::Everything {
+        return Err(Refusal::Vary);
+    }
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .map_or(&b""[..], |value| essence(value.as_bytes()));
+    let is_endless = |name: &str| media_type.eq_ignore_ascii_case(name.as_bytes());
+    if is_endless("text/event-stream") || is_endless("multipart/x-mixed-replace") {
+        return Err(Refusal::Stream);
+    }
+    Ok(())
+}
+
+fn forced(rules: &Rules, status: StatusCode) -> Option<Duration> {
+    rules
+        .ttl
+        .filter(|_| freshness::is_heuristically_cacheable(status))
+}
+
+fn forbidden(said: &Directives, status: StatusCode) -> Result<(), Refusal> {
+    // RFC 9111, 5.2.2.3: who understands the status need not heed the `no-store` beside it.
+    if said.must_understand {
+        if !is_understood(status) {
+            return Err(Refusal::NotUnderstood);
+        }
+    } else if said.no_store {
+        return Err(Refusal::NoStore);
+    }
+    if said.private != Listed::Absent {
+        return Err(Refusal::Private);
+    }
+    Ok(())
+}
+
+/// RFC 9111, 3.5.
+fn check_authorization(
+    request: Asked<'_>,
+    said: Option<&Directives>,
+    rules: &Rules,
+) -> Result<(), Refusal> {
+    let is_allowed =
+        |said: &Directives| said.public || said.must_revalidate || said.s_maxage.is_some();
+    if !request.headers.contains_key(header::AUTHORIZATION)
+        || rules.key_has_user
+        || said.is_some_and(is_allowed)
+    {
+        return Ok(());
+    }
+    Err(Refusal::Authorization)
+}
+
+/// The final statuses of RFC 9110 and RFC 6585, whose rules for caches are known here.
+fn is_understood(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200..=205 | 300..=303 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 428 | 429 | 431 | 500..=505 | 511
+    )
+}
+
+impl Times {
+    pub(super) fn delay(self) -> Duration {
+        self.answered.duration_since(self.asked).unwrap_or_default()
+    }
+}

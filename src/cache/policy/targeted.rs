@@ -1,0 +1,163 @@
+//! Which field's directives count: `CDN-Cache-Control` (RFC 9213), `Surrogate-Control`, then
+//! `Cache-Control`.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, header};
+use sfv::{BareItem, Dictionary, ListEntry, Parser};
+
+use super::directives::{self, Argument, Directives, LONGEST, Listed, Window};
+
+const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+
+/// What the origin says to us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Policy {
+    pub directives: Directives,
+    /// `Expires` counts too: not where a targeted field was found (RFC 9213, 2.2).
+    pub reads_expires: bool,
+}
+
+impl Policy {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        if let Some(directives) = cdn(headers).or_else(|| surrogate(headers)) {
+            return Self {
+                directives,
+                reads_expires: false,
+            };
+        }
+        let directives = Directives::of(headers).unwrap_or_else(|| {
+            let mut none = Directives::default();
+            // RFC 9111, 5.4 gives it a meaning in requests only; who writes it into an
+            // answer and nothing beside it does not want the answer kept.
+            if super::wants::is_pragma_no_cache(headers) {
+                none.no_cache = Listed::Whole;
+            }
+            none
+        });
+        Self {
+            directives,
+            reads_expires: true,
+        }
+    }
+}
+
+/// RFC 9213: a dictionary of structured fields. A field that is none, that is empty, or
+/// that gives a known directive a value of another type does not count at all.
+fn cdn(headers: &HeaderMap) -> Option<Directives> {
+    if !headers.contains_key(CDN_CACHE_CONTROL) {
+        return None;
+    }
+    let lines: Vec<&[u8]> = headers
+        .get_all(CDN_CACHE_CONTROL)
+        .iter()
+        .map(http::HeaderValue::as_bytes)
+        .collect();
+    let members: Dictionary = Parser::new(&lines.join(&b", "[..])).parse().ok()?;
+    if members.is_empty() {
+        return None;
+    }
+    let mut found = Directives::default();
+    for (key, entry) in &members {
+        let ListEntry::Item(item) = entry else {
+            if is_known(key.as_str()) {
+                return None;
+            }
+            continue;
+        };
+        typed(&mut found, key.as_str(), &item.bare_item)?;
+    }
+    Some(found)
+}
+
+/// `None` for a value of a type that this directive has not.
+fn typed(found: &mut Directives, key: &str, value: &BareItem) -> Option<()> {
+    let is_set = || value.as_boolean();
+    match key {
+        "max-age" => found.max_age = Some(whole(value)?),
+        "s-maxage" => found.s_maxage = Some(whole(value)?),
+        "stale-while-revalidate" => found.stale_while_revalidate = Some(window(value)?),
+        "stale-if-error" => found.stale_if_error = Some(window(value)?),
+        "no-store" => found.no_store = is_set()?,
+        "public" => found.public = is_set()?,
+        "must-revalidate" => found.must_revalidate = is_set()?,
+        "proxy-revalidate" => found.proxy_revalidate = is_set()?,
+        "must-understand" => found.must_understand = is_set()?,
+        "no-cache" => found.no_cache = listed(value)?,
+        "private" => found.private = listed(value)?,
+        _ => {}
+    }
+    Some(())
+}
+
+fn is_known(key: &str) -> bool {
+    Directives::default().add(key.as_bytes(), &Argument::None)
+}
+
+fn whole(value: &BareItem) -> Option<Duration> {
+    let number = i64::from(value.as_integer()?);
+    // What is below zero is stale, as in `Cache-Control`.
+    Some(Duration::from_secs(u64::try_from(number).unwrap_or(0)).min(LONGEST))
+}
+
+fn window(value: &BareItem) -> Option<Window> {
+    if value.as_boolean() == Some(true) {
+        return Some(Window::Open);
+    }
+    whole(value).map(Window::For)
+}
+
+fn listed(value: &BareItem) -> Option<Listed> {
+    if let Some(is_set) = value.as_boolean() {
+        return Some(if is_set {
+            Listed::Whole
+        } else {
+            Listed::Absent
+        });
+    }
+    let names = value.as_string()?;
+    Some(Listed::fields(names.as_str().as_bytes()))
+}
+
+/// The field of Edge Architecture 1.0: as `Cache-Control`, but for `max-age=A+B` (stale
+/// answers may be used for `B`) and members for a surrogate by name (`;here`), none of
+/// which is ours. A field in which nothing can be read does not count.
+fn surrogate(headers: &HeaderMap) -> Option<Directives> {
+    let mut found = Directives::default();
+    let mut is_understood = false;
+    for line in headers.get_all(SURROGATE_CONTROL) {
+        directives::each(line.as_bytes(), |name, argument| {
+            if name.contains(&b';') || matches!(argument, Argument::Token(t) if t.contains(&b';')) {
+                return;
+            }
+            if let Argument::Token(text) = argument
+                && name.eq_ignore_ascii_case(b"max-age")
+                && let Some(plus) = text.iter().position(|byte| *byte == b'+')
+            {
+                let part = |text| directives::seconds(text).unwrap_or_default();
+                found.max_age.get_or_insert(part(&text[..plus]));
+                found
+                    .stale_while_revalidate
+                    .get_or_insert(Window::For(part(&text[plus + 1..])));
+                is_understood = true;
+                return;
+            }
+            is_understood |= found.add(name, argument);
+        });
+    }
+    is_understood.then_some(found)
+}
+
+/// The fields that the origin asks not to be kept (RFC 9111, 5.2.2.4 and 5.2.2.7).
+pub(super) fn unkept_fields(headers: &HeaderMap) -> Vec<HeaderName> {
+    let named = |directives: &Directives| {
+        let (no_cache, private) = (directives.no_cache.names(), directives.private.names());
+        [no_cache, private].concat()
+    };
+    let mut fields = named(&Policy::of(headers).directives);
+    // Also where a targeted field overrules it: what it names is meant for one.
+    fields.extend(Directives::of(headers).iter().flat_map(named));
+    debug_assert!(!fields.contains(&header::CONTENT_TYPE));
+    fields
+}
