@@ -3,6 +3,7 @@
 //! business of `proxy`.
 
 pub mod key;
+pub mod nextjs;
 pub mod policy;
 pub mod purge;
 pub mod store;

@@ -1,0 +1,123 @@
+//! Which paths the app's middleware runs for.
+
+use std::{collections::BTreeMap, path::Path};
+
+use fancy_regex::{Regex, RegexBuilder};
+use serde::Deserialize;
+
+use super::{super::paths, BuildError};
+
+/// Steps that a matcher may take back over one path; whatever needs more counts as a match.
+const MOST_STEPS: usize = 100_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Guards {
+    matchers: Vec<Regex>,
+    has_all: bool,
+}
+
+/// `server/functions-config-manifest.json`.
+#[derive(Deserialize)]
+pub(super) struct Functions {
+    #[serde(default)]
+    functions: BTreeMap<String, Function>,
+}
+
+/// `server/middleware-manifest.json`: the middleware of all pages is `/`.
+#[derive(Deserialize)]
+pub(super) struct Middleware {
+    #[serde(default)]
+    middleware: BTreeMap<String, Function>,
+}
+
+#[derive(Deserialize)]
+struct Function {
+    /// `None`: it runs for everything.
+    matchers: Option<Vec<Matcher>>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Matcher {
+    regexp: String,
+}
+
+/// Of each middleware; `None` stands for all paths.
+pub(super) type Matchers = Vec<Option<Vec<Matcher>>>;
+
+impl Functions {
+    pub(super) fn matchers(mut self) -> Matchers {
+        let own = self.functions.remove("/_middleware");
+        own.into_iter().map(|own| own.matchers).collect()
+    }
+}
+
+impl Middleware {
+    pub(super) fn matchers(self) -> Matchers {
+        let all = self.middleware.into_values();
+        all.map(|own| own.matchers).collect()
+    }
+}
+
+impl Guards {
+    pub(super) fn everything() -> Self {
+        Self {
+            matchers: Vec::new(),
+            has_all: true,
+        }
+    }
+
+    pub(super) fn add(&mut self, file: &Path, found: Matchers) -> Result<(), BuildError> {
+        for matchers in found {
+            let Some(matchers) = matchers else {
+                self.has_all = true;
+                continue;
+            };
+            for Matcher { regexp } in matchers {
+                let compiled = RegexBuilder::new(&regexp)
+                    .backtrack_limit(MOST_STEPS)
+                    .build();
+                self.matchers
+                    .push(compiled.map_err(|source| BuildError::Matcher {
+                        file: file.to_path_buf(),
+                        matcher: regexp,
+                        source: Box::new(source),
+                    })?);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.matchers.len() + usize::from(self.has_all)
+    }
+
+    /// Next.js looks at the path as sent and as decoded; so does this, and at nothing else:
+    /// a matcher that says what it is *not* for would match less if we were more lenient.
+    pub(super) fn have(&self, path: &[u8]) -> bool {
+        if self.has_all {
+            return true;
+        }
+        if self.matchers.is_empty() {
+            return false;
+        }
+        // Whoever resolves it asks the middleware about another path.
+        if paths::may_be_another(path) {
+            return true;
+        }
+        let Ok(raw) = std::str::from_utf8(path) else {
+            return true;
+        };
+        if self.matches(raw) {
+            return true;
+        }
+        match paths::decoded(path) {
+            decoded if *decoded == *path => false,
+            decoded => std::str::from_utf8(&decoded).is_ok_and(|path| self.matches(path)),
+        }
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        let mut matchers = self.matchers.iter();
+        matchers.any(|matcher| matcher.is_match(path).unwrap_or(true))
+    }
+}

@@ -1,0 +1,228 @@
+//! What a build's folder says of an app: which build it is, which paths its middleware
+//! guards, and which pictures may be asked for.
+//!
+//! The folder also holds the keys of draft mode (`prerender-manifest.json`,
+//! `server/preview-props.json`). Those files are never opened.
+
+mod guards;
+mod watch;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, de::DeserializeOwned};
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use super::{BadImage, image, image::Images};
+
+use guards::Guards;
+pub use watch::BuildWatch;
+
+const BUILD_ID: &str = "BUILD_ID";
+const ROUTES: &str = "routes-manifest.json";
+const IMAGES: &str = "images-manifest.json";
+/// Where Next.js 16 says what its `proxy.js` guards.
+const FUNCTIONS: &str = "server/functions-config-manifest.json";
+/// Where earlier ones say what `middleware.js` guards.
+const MIDDLEWARE: &str = "server/middleware-manifest.json";
+
+/// All that is read.
+const FILES: [&str; 5] = [BUILD_ID, ROUTES, IMAGES, FUNCTIONS, MIDDLEWARE];
+
+/// The manifests of the largest apps have a few megabytes.
+const LARGEST: u64 = 32 * 1024 * 1024;
+
+/// One build of an app, as its folder (`.next`) describes it.
+#[derive(Debug)]
+pub struct Build {
+    id: Option<Box<str>>,
+    mark: u128,
+    base_path: Box<str>,
+    guards: Guards,
+    images: Option<Images>,
+    stamp: Stamp,
+}
+
+/// Why a folder cannot be read as a build. Says nothing of what is in a file.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("cannot read `{}`", .file.display())]
+    Read {
+        file: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{}` has no build: there is no file `BUILD_ID` in it", .folder.display())]
+    NoBuild { folder: PathBuf },
+    #[error("`{}` is no manifest of Next.js: line {line}, column {column}", .file.display())]
+    Parse {
+        file: PathBuf,
+        line: usize,
+        column: usize,
+    },
+    #[error("`{}` has a matcher that cannot be understood: `{matcher}`", .file.display())]
+    Matcher {
+        file: PathBuf,
+        matcher: String,
+        #[source]
+        source: Box<fancy_regex::Error>,
+    },
+    #[error("`{}` is larger than 32 MiB", .file.display())]
+    Large { file: PathBuf },
+}
+
+/// What tells one state of a folder from another, without reading its manifests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    id: Option<Box<[u8]>>,
+    files: [Option<(SystemTime, u64, u64)>; FILES.len()],
+}
+
+impl Stamp {
+    /// Reads `BUILD_ID`, and when each manifest was written.
+    pub fn of(folder: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt;
+
+        let seen = |name: &str| {
+            let about = fs::metadata(folder.join(name)).ok()?;
+            Some((about.modified().ok()?, about.len(), about.ino()))
+        };
+        Self {
+            // The same file may be written again within one tick of its time.
+            id: read(&folder.join(BUILD_ID)).ok().flatten().map(Into::into),
+            files: FILES.map(seen),
+        }
+    }
+
+    pub fn has_build(&self) -> bool {
+        self.id.is_some()
+    }
+}
+
+impl Build {
+    /// Reads the folder; every file but `BUILD_ID` may be missing.
+    pub fn read(folder: &Path) -> Result<Self, BuildError> {
+        let stamp = Stamp::of(folder);
+        let Some(id) = read(&folder.join(BUILD_ID))? else {
+            let folder = folder.to_path_buf();
+            return Err(BuildError::NoBuild { folder });
+        };
+        let id = String::from_utf8_lossy(id.trim_ascii()).into_owned();
+        let routes: Option<Routes> = manifest(folder, ROUTES)?;
+        let images: Option<image::Manifest> = manifest(folder, IMAGES)?;
+        let functions: Option<guards::Functions> = manifest(folder, FUNCTIONS)?;
+        let middleware: Option<guards::Middleware> = manifest(folder, MIDDLEWARE)?;
+        let mut guards = Guards::default();
+        if let Some(functions) = functions {
+            guards.add(&folder.join(FUNCTIONS), functions.matchers())?;
+        }
+        if let Some(middleware) = middleware {
+            guards.add(&folder.join(MIDDLEWARE), middleware.matchers())?;
+        }
+        let mut hasher = SipHasher13::new();
+        std::hash::Hasher::write(&mut hasher, id.as_bytes());
+        Ok(Self {
+            mark: hasher.finish128().as_u128(),
+            id: Some(id.into()),
+            base_path: routes.map(|routes| routes.base_path).unwrap_or_default(),
+            guards,
+            images: images.and_then(Images::of),
+            stamp,
+        })
+    }
+
+    /// Of a folder that has no build yet: nobody knows what is guarded, so everything is.
+    pub fn unknown() -> Self {
+        Self {
+            id: None,
+            mark: 0,
+            base_path: Box::default(),
+            guards: Guards::everything(),
+            images: None,
+            stamp: Stamp::default(),
+        }
+    }
+
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The same in a form that needs no memory; 0 if there is none.
+    pub(super) fn mark(&self) -> u128 {
+        self.mark
+    }
+
+    pub(super) fn base_path(&self) -> &str {
+        &self.base_path
+    }
+
+    pub(super) fn image_path(&self) -> Option<&str> {
+        self.images.as_ref().map(|images| &*images.path)
+    }
+
+    /// The state of the folder that this was read from.
+    pub fn stamp(&self) -> &Stamp {
+        &self.stamp
+    }
+
+    /// Whether the app's middleware runs for this raw path. Conditions of a matcher on
+    /// headers or cookies are left aside: they say when it runs, and not for whom.
+    pub fn is_guarded(&self, path: &[u8]) -> bool {
+        self.guards.have(path)
+    }
+
+    /// How many matchers the middleware has, for people.
+    pub fn matchers(&self) -> usize {
+        self.guards.len()
+    }
+
+    /// Whether a request to the picture optimizer asks for a width and a quality that the
+    /// app allows. What it refuses, the app would answer with 400 and these words.
+    pub fn allow_image(&self, query: Option<&[u8]>) -> Result<(), BadImage> {
+        match &self.images {
+            Some(images) => images.allow(query.unwrap_or_default()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Routes {
+    #[serde(default)]
+    base_path: Box<str>,
+}
+
+/// `None` if there is no such file.
+fn read(file: &Path) -> Result<Option<Vec<u8>>, BuildError> {
+    let is_large = fs::metadata(file).is_ok_and(|about| about.len() > LARGEST);
+    let file = file.to_path_buf();
+    if is_large {
+        return Err(BuildError::Large { file });
+    }
+    match fs::read(&file) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(BuildError::Read { file, source }),
+    }
+}
+
+fn manifest<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>, BuildError> {
+    let file = folder.join(name);
+    let Some(bytes) = read(&file)? else {
+        return Ok(None);
+    };
+    // The error's own text may quote the file.
+    let parsed = serde_json::from_slice(&bytes).map_err(|error| BuildError::Parse {
+        file,
+        line: error.line(),
+        column: error.column(),
+    })?;
+    Ok(Some(parsed))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+use std::{fs, path::Path, sync::Arc};
+
+use http::{HeaderMap, Method};
+
+use super::{
+    super::{BadImage, NextRules, Paths, RequestShape, shape},
+    watch::{Before, Look},
+    *,
+};
+use crate::chain::KeyBuilder;
+
+/// As Next.js 16.4 wrote it for `matcher: ['/secret', '/secret/:path*']`.
+const SECRET: &str = r#"{ "version": 1, "functions": { "/_middleware": { "runtime": "nodejs", "matchers": [
+    { "regexp": "^(?:\\/(_next\\/data\\/[^/]{1,}))?\\/secret(\\.json|\\.rsc|\\.segments\\/.+\\.segment\\.rsc)?[\\/#\\?]?$", "originalSource": "/secret" },
+    { "regexp": "^(?:\\/(_next\\/data\\/[^/]{1,}))?\\/secret(?:\\/((?:[^\\/#\\?]+?)(?:\\/(?:[^\\/#\\?]+?))*))?(\\.json|\\.rsc|\\.segments\\/.+\\.segment\\.rsc)?[\\/#\\?]?$", "originalSource": "/secret/:path*" }
+] } } }"#;
+
+/// As 15.2 wrote it for the matcher that its documentation shows.
+const ALL_BUT: &str = r#"{ "version": 3, "middleware": { "/": { "files": [], "name": "middleware", "page": "/", "matchers": [
+    { "regexp": "^(?:\\/(_next\\/data\\/[^/]{1,}))?(?:\\/((?!api|_next\\/static|_next\\/image|favicon.ico).*))(\\.json)?[\\/#\\?]?$", "originalSource": "/((?!api|_next/static|_next/image|favicon.ico).*)",
+      "missing": [{ "type": "header", "key": "next-router-prefetch" }] }
+] } }, "functions": {}, "sortedMiddleware": ["/"] }"#;
+
+const PICTURES: &str = r#"{ "version": 1, "images": { "deviceSizes": [640, 1080], "imageSizes": [64, 128], "path": "/_next/image",
+    "loader": "default", "formats": ["image/webp"], "qualities": [75], "unoptimized": false } }"#;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(folder.0.path().join("server")).unwrap();
+        for (name, text) in files {
+            folder.write(name, text);
+        }
+        folder
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).unwrap();
+    }
+
+    fn build(&self) -> Build {
+        Build::read(self.path()).unwrap()
+    }
+}
+
+fn asked(folder: &Folder, guarded: Option<Paths>, target: &str) -> RequestShape {
+    let (watch, _) = BuildWatch::new("web", folder.path());
+    let rules = NextRules {
+        build: Some(Arc::new(watch)),
+        guarded,
+        ..NextRules::default()
+    };
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let headers = HeaderMap::new();
+    shape(
+        &Method::GET,
+        path.as_bytes(),
+        Some(query.as_bytes()),
+        &headers,
+        &rules,
+    )
+}
+
+fn key(shape: &RequestShape) -> Vec<u8> {
+    let mut key = KeyBuilder::default();
+    shape.key_parts(&mut key);
+    key.as_bytes().to_vec()
+}
+
+#[test]
+fn what_a_middleware_guards_is_read_from_the_build() {
+    let build = Folder::new(&[(BUILD_ID, "abc\n"), (FUNCTIONS, SECRET)]).build();
+    assert_eq!(build.id(), Some("abc"));
+    for guarded in [
+        "/secret",
+        "/secret/",
+        "/secret/a/b",
+        "/secret.rsc",
+        "/secret.segments/_tree.segment.rsc",
+        "/_next/data/abc/secret.json",
+        "/%73ecret",
+        "/a/../secret",
+        "/a/%2E%2e/secret",
+    ] {
+        assert!(build.is_guarded(guarded.as_bytes()), "{guarded}");
+    }
+    for open in ["/", "/isr", "/secrets", "/a/secret", "/api/hello"] {
+        assert!(!build.is_guarded(open.as_bytes()), "{open}");
+    }
+}
+
+#[test]
+fn a_matcher_that_looks_ahead_is_understood() {
+    let build = Folder::new(&[(BUILD_ID, "abc"), (MIDDLEWARE, ALL_BUT)]).build();
+    for guarded in ["/", "/isr", "/a/b/c", "/%61pi", "/API/x"] {
+        assert!(build.is_guarded(guarded.as_bytes()), "{guarded}");
+    }
+    for open in [
+        "/api/hello",
+        "/_next/static/a.js",
+        "/_next/image",
+        "/favicon.ico",
+    ] {
+        assert!(!build.is_guarded(open.as_bytes()), "{open}");
+    }
+}
+
+#[test]
+fn a_middleware_without_a_matcher_guards_all_but_the_files_of_the_build() {
+    let all = r#"{ "middleware": { "/": { "page": "/" } } }"#;
+    let folder = Folder::new(&[(BUILD_ID, "abc"), (MIDDLEWARE, all)]);
+    assert_eq!(asked(&folder, None, "/isr").bypass(), Some("guarded"));
+    assert_eq!(
+        asked(&folder, None, "/_next/image?url=a").bypass(),
+        Some("guarded")
+    );
+    assert_eq!(asked(&folder, None, "/_next/static/a.js").bypass(), None);
+    let own = Some(Paths::new(["/account/*"]));
+    assert_eq!(asked(&folder, own.clone(), "/isr").bypass(), None);
+    assert_eq!(asked(&folder, own, "/account/x").bypass(), Some("guarded"));
+}
+
+#[test]
+fn every_file_but_the_build_id_may_be_missing() {
+    let build = Folder::new(&[(BUILD_ID, "abc")]).build();
+    assert!(!build.is_guarded(b"/secret"));
+    assert_eq!(build.allow_image(Some(b"url=a&w=65&q=1")), Ok(()));
+    let empty = Folder::new(&[(FUNCTIONS, SECRET)]);
+    let error = Build::read(empty.path()).unwrap_err();
+    assert!(
+        error.to_string().contains("there is no file `BUILD_ID`"),
+        "{error}"
+    );
+    // Nobody knows what is guarded yet.
+    assert_eq!(asked(&empty, None, "/isr").bypass(), Some("guarded"));
+}
+
+#[test]
+fn what_is_no_manifest_is_said_by_name_and_not_by_content() {
+    for (name, text) in [
+        (ROUTES, "{ \"basePath\": 4711 }"),
+        (FUNCTIONS, "{ \"functions\": 4711"),
+        (IMAGES, "{ \"images\": \"4711\" }"),
+    ] {
+        let folder = Folder::new(&[(BUILD_ID, "abc"), (name, text)]);
+        let error = Build::read(folder.path()).unwrap_err();
+        let said = crate::base::error::chain(&error);
+        assert!(said.contains(name), "{said}");
+        assert!(!said.contains("4711"), "{said}");
+    }
+    let odd = r#"{ "functions": { "/_middleware": { "matchers": [{ "regexp": "(" }] } } }"#;
+    let folder = Folder::new(&[(BUILD_ID, "abc"), (FUNCTIONS, odd)]);
+    let error = Build::read(folder.path()).unwrap_err();
+    assert!(
+        error.to_string().contains("cannot be understood: `(`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_files_with_the_keys_of_draft_mode_are_not_opened() {
+    for secret in ["prerender-manifest.json", "server/preview-props.json"] {
+        assert!(!FILES.contains(&secret));
+    }
+    let build = Folder::new(&[
+        (BUILD_ID, "abc"),
+        (
+            "prerender-manifest.json",
+            "{ \"preview\": { \"previewModeId\": \"hidden\" } }",
+        ),
+    ])
+    .build();
+    assert!(!format!("{build:?}").contains("hidden"));
+}
+
+/// R9: what is refused says what Next.js 16.4 says.
+#[test]
+fn pictures_that_the_app_would_refuse_are_refused_alike() {
+    let build = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, PICTURES)]).build();
+    let said = |query: &str| match build.allow_image(Some(query.as_bytes())) {
+        Ok(()) => String::new(),
+        Err(bad) => bad.to_string(),
+    };
+    for (query, expected) in [
+        ("url=%2Fpic.png&w=64&q=75", ""),
+        ("url=/pic.png&w=%364&q=75", ""),
+        (
+            "url=%2Fpic.png&w=65&q=75",
+            "\"w\" parameter (width) of 65 is not allowed",
+        ),
+        ("url=%2Fpic.png&w=064&q=75", ""),
+        (
+            "url=%2Fpic.png&w=64&q=74",
+            "\"q\" parameter (quality) of 74 is not allowed",
+        ),
+        (
+            "url=%2Fpic.png&w=64&q=101",
+            "\"q\" parameter (quality) must be an integer between 1 and 100",
+        ),
+        (
+            "url=%2Fpic.png&w=64&q=x",
+            "\"q\" parameter (quality) must be an integer between 1 and 100",
+        ),
+        (
+            "url=%2Fpic.png&w=-1&q=75",
+            "\"w\" parameter (width) must be an integer greater than 0",
+        ),
+        (
+            "url=%2Fpic.png&w=0&q=75",
+            "\"w\" parameter (width) must be an integer greater than 0",
+        ),
+        (
+            "url=%2Fpic.png&w=64&w=64&q=75",
+            "\"w\" parameter (width) cannot be an array",
+        ),
+        ("url=%2Fpic.png&q=75", "\"w\" parameter (width) is required"),
+        (
+            "url=%2Fpic.png&w=64",
+            "\"q\" parameter (quality) is required",
+        ),
+        ("w=64&q=75", "\"url\" parameter is required"),
+        (
+            "url=a&url=b&w=64&q=75",
+            "\"url\" parameter cannot be an array",
+        ),
+        (
+            "url=%2F%2Fevil.test%2Fa.png&w=64&q=75",
+            "\"url\" parameter cannot be a protocol-relative URL (//)",
+        ),
+    ] {
+        assert_eq!(said(query), expected, "{query}");
+    }
+    assert_eq!(build.allow_image(None), Err(BadImage::NoUrl));
+    let long = format!("url={}&w=64&q=75", "a".repeat(4000));
+    assert_eq!(said(&long), "\"url\" parameter is too long");
+    let none = PICTURES.replace("\"unoptimized\": false", "\"unoptimized\": true");
+    let build = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, &none)]).build();
+    assert_eq!(build.allow_image(Some(b"w=65")), Ok(()));
+}
+
+/// R6: what a deploy empties.
+#[test]
+fn pages_are_kept_by_build_and_its_files_are_not() {
+    let old = Folder::new(&[(BUILD_ID, "one")]);
+    let new = Folder::new(&[(BUILD_ID, "two")]);
+    for (target, empties) in [
+        ("/isr", true),
+        ("/favicon.ico", true),
+        ("/_next/image?url=%2Fpic.png&w=64&q=75", true),
+        (
+            "/_next/image?url=%2F_next%2Fstatic%2Fmedia%2Fa.1b.png&w=64&q=75",
+            false,
+        ),
+        ("/_next/static/chunks/a.js", false),
+    ] {
+        let keys = [&old, &new].map(|folder| key(&asked(folder, None, target)));
+        assert_eq!(keys[0] != keys[1], empties, "{target}");
+    }
+}
+
+#[test]
+fn an_app_below_a_path_has_its_files_there() {
+    let routes = r#"{ "version": 3, "basePath": "/docs" }"#;
+    let pictures = PICTURES.replace("/_next/image", "/docs/_next/image");
+    let folder = Folder::new(&[(BUILD_ID, "abc"), (ROUTES, routes), (IMAGES, &pictures)]);
+    assert!(asked(&folder, None, "/docs/_next/static/a.js").is_build_file());
+    assert!(!asked(&folder, None, "/_next/static/a.js").is_build_file());
+    assert!(asked(&folder, None, "/docs/_next/image?url=a").is_image());
+    assert!(!asked(&folder, None, "/_next/image?url=a").is_image());
+}
+
+#[test]
+fn another_build_takes_the_place_once_its_files_are_still() {
+    let folder = Folder::new(&[(BUILD_ID, "one"), (FUNCTIONS, SECRET)]);
+    let (watch, error) = BuildWatch::new("web", folder.path());
+    assert!(error.is_none());
+    let mut before = Before::default();
+    let mut look = || watch.look(&mut before);
+    let id = || watch.now().id().map(str::to_owned);
+    assert!(matches!(look(), Look::Same));
+    assert!(matches!(look(), Look::Same));
+
+    // `next build` begins: no id, then manifests one by one.
+    fs::remove_file(folder.path().join(BUILD_ID)).unwrap();
+    folder.write(FUNCTIONS, "{ \"func");
+    for _ in 0..3 {
+        assert!(matches!(look(), Look::Same));
+    }
+    assert_eq!(id().as_deref(), Some("one"));
+    assert!(watch.now().is_guarded(b"/secret"));
+
+    folder.write(BUILD_ID, "two");
+    assert!(matches!(look(), Look::Same), "just written");
+    assert!(matches!(look(), Look::Broken(_)));
+    assert!(matches!(look(), Look::Same), "said once");
+    assert_eq!(id().as_deref(), Some("one"));
+
+    folder.write(FUNCTIONS, "{ \"functions\": {} }");
+    assert!(matches!(look(), Look::Same));
+    assert!(matches!(look(), Look::Changed(_)));
+    assert_eq!(id().as_deref(), Some("two"));
+    assert!(!watch.now().is_guarded(b"/secret"));
+    assert!(matches!(look(), Look::Same));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_folder_is_followed_while_the_work_is_polled() {
+    let folder = Folder::new(&[]);
+    let (watch, error) = BuildWatch::new("web", folder.path());
+    assert!(error.is_some());
+    let watch = Arc::new(watch);
+    let work = Arc::clone(&watch).watch();
+    folder.write(BUILD_ID, "one");
+    let seen = async {
+        while watch.now().id() != Some("one") {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = work => panic!("it goes on"),
+        () = seen => {}
+    }
+}

@@ -1,0 +1,188 @@
+//! Pictures that Next.js encodes on demand: which may be asked for, and in which forms.
+
+use http::HeaderValue;
+use serde::Deserialize;
+
+use crate::base::query;
+
+/// Which picture formats a client takes that not all take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImageForms {
+    pub avif: bool,
+    pub webp: bool,
+}
+
+impl ImageForms {
+    /// Next.js answers with AVIF or WebP only where `Accept` names it: `image/*` is not enough.
+    pub(super) fn add(&mut self, accept: &HeaderValue) {
+        for range in accept.as_bytes().split(|byte| *byte == b',') {
+            let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let media = parts.next().unwrap_or_default();
+            let form = if media.eq_ignore_ascii_case(b"image/avif") {
+                &mut self.avif
+            } else if media.eq_ignore_ascii_case(b"image/webp") {
+                &mut self.webp
+            } else {
+                continue;
+            };
+            *form |= !parts.any(is_zero_quality);
+        }
+    }
+
+    /// Whether a client of these forms takes a picture of this type.
+    pub(super) fn take(self, essence: &[u8]) -> bool {
+        if essence.eq_ignore_ascii_case(b"image/avif") {
+            self.avif
+        } else if essence.eq_ignore_ascii_case(b"image/webp") {
+            self.webp
+        } else {
+            true
+        }
+    }
+
+    /// One letter for the key.
+    pub(super) fn letter(self) -> u8 {
+        match (self.avif, self.webp) {
+            (true, true) => b'b',
+            (true, false) => b'a',
+            (false, true) => b'w',
+            (false, false) => b'n',
+        }
+    }
+}
+
+/// `q=0`, `q=0.000`: RFC 9110, 12.4.2.
+fn is_zero_quality(parameter: &[u8]) -> bool {
+    let [b'q' | b'Q', b'=', value @ ..] = parameter else {
+        return false;
+    };
+    !value.is_empty() && value.iter().all(|byte| matches!(byte, b'0' | b'.'))
+}
+
+/// Why a picture is refused with 400: what Next.js itself would say, word for word.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadImage {
+    #[error("\"url\" parameter is required")]
+    NoUrl,
+    #[error("\"{0}\" parameter {1}cannot be an array")]
+    Twice(&'static str, &'static str),
+    #[error("\"url\" parameter is too long")]
+    LongUrl,
+    #[error("\"url\" parameter cannot be a protocol-relative URL (//)")]
+    RelativeUrl,
+    #[error("\"w\" parameter (width) is required")]
+    NoWidth,
+    #[error("\"w\" parameter (width) must be an integer greater than 0")]
+    OddWidth,
+    #[error("\"w\" parameter (width) of {0} is not allowed")]
+    Width(u32),
+    #[error("\"q\" parameter (quality) is required")]
+    NoQuality,
+    #[error("\"q\" parameter (quality) must be an integer between 1 and 100")]
+    OddQuality,
+    #[error("\"q\" parameter (quality) of {0} is not allowed")]
+    Quality(u32),
+}
+
+/// What `images-manifest.json` allows. Patterns of hosts and of local paths are left to
+/// the app: it answers those with 400 itself, and they cost it no encoding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Images {
+    /// Of the optimizer, in full; `/_next/image` unless the app says otherwise.
+    pub(super) path: Box<str>,
+    widths: Box<[u32]>,
+    /// `None`: any from 1 to 100.
+    qualities: Option<Box<[u32]>>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Manifest {
+    images: ManifestImages,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ManifestImages {
+    #[serde(default)]
+    path: Option<Box<str>>,
+    #[serde(default)]
+    device_sizes: Vec<u32>,
+    #[serde(default)]
+    image_sizes: Vec<u32>,
+    #[serde(default)]
+    qualities: Option<Box<[u32]>>,
+    #[serde(default)]
+    loader: Option<Box<str>>,
+    #[serde(default)]
+    unoptimized: bool,
+}
+
+impl Images {
+    /// `None` if the app has no optimizer: its path answers 404.
+    pub(super) fn of(manifest: Manifest) -> Option<Self> {
+        let images = manifest.images;
+        if images.unoptimized || images.loader.is_some_and(|loader| &*loader != "default") {
+            return None;
+        }
+        let path = images.path.filter(|path| path.starts_with('/'));
+        Some(Self {
+            path: path.unwrap_or_else(|| Box::from(super::shape::IMAGE)),
+            widths: [images.device_sizes, images.image_sizes].concat().into(),
+            qualities: images.qualities,
+        })
+    }
+
+    /// In the order in which Next.js looks at it, so that both say the same.
+    pub(super) fn allow(&self, query: &[u8]) -> Result<(), BadImage> {
+        let url = single(query, "url", "", BadImage::NoUrl)?;
+        let url = query::decoded(url);
+        if url.len() > 3072 {
+            return Err(BadImage::LongUrl);
+        }
+        if url.starts_with(b"//") {
+            return Err(BadImage::RelativeUrl);
+        }
+        let width = single(query, "w", "(width) ", BadImage::NoWidth)?;
+        let width = digits(&query::decoded(width)).ok_or(BadImage::OddWidth)?;
+        let quality = single(query, "q", "(quality) ", BadImage::NoQuality)?;
+        let quality = digits(&query::decoded(quality)).ok_or(BadImage::OddQuality)?;
+        if width == 0 {
+            return Err(BadImage::OddWidth);
+        }
+        if !self.widths.contains(&width) {
+            return Err(BadImage::Width(width));
+        }
+        if !(1..=100).contains(&quality) {
+            return Err(BadImage::OddQuality);
+        }
+        match &self.qualities {
+            Some(allowed) if !allowed.contains(&quality) => Err(BadImage::Quality(quality)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn single<'q>(
+    query: &'q [u8],
+    name: &'static str,
+    what: &'static str,
+    absent: BadImage,
+) -> Result<&'q [u8], BadImage> {
+    let mut values = query::values(query, name.as_bytes());
+    match (values.next(), values.next()) {
+        (None | Some([]), None) => Err(absent),
+        (Some(value), None) => Ok(value),
+        _ => Err(BadImage::Twice(name, what)),
+    }
+}
+
+/// Numbers above any width that could be allowed count as the greatest.
+fn digits(text: &[u8]) -> Option<u32> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = text.iter().try_fold(0u32, |sum, digit| {
+        sum.checked_mul(10)?.checked_add(u32::from(digit - b'0'))
+    });
+    Some(number.unwrap_or(u32::MAX))
+}

@@ -1,0 +1,291 @@
+//! What of a request decides, before anything is looked up: whether the store is for it at
+//! all, whether its answer may be kept, and what else of it belongs into the key.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+use super::{Build, ImageForms, NextRules, PageCache, cookies, paths};
+use crate::{base::query, chain::KeyBuilder};
+
+/// Where the picture optimizer is unless the build says otherwise.
+pub(super) const IMAGE: &str = "/_next/image";
+const FILES: &[u8] = b"/_next/static/";
+const DATA: &[u8] = b"/_next/data/";
+
+/// A name of a segment longer than this is not the router's.
+const LONGEST_SEGMENT: usize = 1024;
+
+/// What a path is to Next.js.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A file of a build, named by what is in it.
+    File,
+    /// A picture of the optimizer, made of what this build has or of what is elsewhere.
+    Image { of_build_file: bool },
+    /// A page, its payload, a route handler, a file in `public/`.
+    Page,
+}
+
+/// Computed once for each request; see [`shape`].
+#[derive(Clone, Debug)]
+pub struct RequestShape {
+    pub(super) kind: Kind,
+    pub(super) is_rsc: bool,
+    pub(super) prefetch: Option<HeaderValue>,
+    pub(super) segment: Option<HeaderValue>,
+    pub(super) forms: ImageForms,
+    pub(super) briefly: Option<Duration>,
+    wants_data: bool,
+    bypass: Option<&'static str>,
+    /// Why its answer must not be kept.
+    personal: Option<&'static str>,
+    keeps_credentials: bool,
+    /// Of the build, 0 if none is known.
+    build: u128,
+}
+
+/// Reads a request: `path` and `query` (without its `?`) as the client sent them, or with
+/// their literal dot segments resolved, and the client's own headers.
+pub fn shape(
+    method: &Method,
+    path: &[u8],
+    query: Option<&[u8]>,
+    headers: &HeaderMap,
+    rules: &NextRules,
+) -> RequestShape {
+    let build = rules.build.as_ref().map(|watch| watch.now());
+    let build = build.as_deref().map(|build| &**build);
+    let kind = kind(path, query, build);
+    let credentials_count = match kind {
+        Kind::File => false,
+        Kind::Image { .. } => rules.image_credentials,
+        Kind::Page => true,
+    };
+    let mut seen = Seen::default();
+    for (name, value) in headers {
+        seen.header(name, value, rules);
+    }
+
+    let is_data_path = memchr::memmem::find(path, DATA).is_some();
+    let bypass = if !matches!(*method, Method::GET | Method::HEAD) {
+        Some("method")
+    } else if seen.is_action {
+        Some("next_action")
+    } else if seen.is_internal || (seen.wants_data && !is_data_path) {
+        Some("internal_header")
+    } else if seen.is_multipart {
+        Some("multipart")
+    } else if seen.is_odd {
+        Some("router_headers")
+    } else if credentials_count && seen.is_draft {
+        Some("draft")
+    } else if credentials_count && seen.has_authorization {
+        Some("authorization")
+    } else if rules.pages == PageCache::Off && kind == Kind::Page {
+        Some("page_cache_off")
+    } else if is_guarded(path, kind, build, rules) {
+        Some("guarded")
+    } else {
+        None
+    };
+    let is_personal =
+        credentials_count && seen.has_personal_cookie && rules.pages != PageCache::All;
+    RequestShape {
+        kind,
+        is_rsc: seen.is_rsc,
+        prefetch: seen.prefetch,
+        segment: seen.segment,
+        forms: seen.forms,
+        briefly: rules.briefly,
+        wants_data: seen.wants_data,
+        bypass,
+        personal: is_personal.then_some("cookies"),
+        keeps_credentials: credentials_count,
+        build: build.map_or(0, Build::mark),
+    }
+}
+
+impl RequestShape {
+    /// Why the store is neither read nor filled; `None` if it is for this request.
+    pub fn bypass(&self) -> Option<&'static str> {
+        self.bypass
+    }
+
+    /// Whether its answer may be kept, if the answer allows it too. One that may not be
+    /// kept may still be served from what is.
+    ///
+    /// A revalidation for such a request may fill all the same, if it goes out without the
+    /// request's `Cookie`: it is nobody's then.
+    pub fn may_fill(&self) -> bool {
+        self.bypass.or(self.personal).is_none()
+    }
+
+    /// Why its answer must not be kept.
+    pub fn no_fill(&self) -> Option<&'static str> {
+        self.bypass.or(self.personal)
+    }
+
+    /// Whether the origin may see `Cookie` and `Authorization`. The picture optimizer may
+    /// not: what it makes is everybody's (CVE-2025-57752).
+    pub fn keeps_credentials(&self) -> bool {
+        self.keeps_credentials
+    }
+
+    /// Whether this is a file of a build, whose key does not change with a deploy.
+    pub fn is_build_file(&self) -> bool {
+        self.kind == Kind::File
+    }
+
+    /// Whether this is a picture of the optimizer.
+    pub fn is_image(&self) -> bool {
+        matches!(self.kind, Kind::Image { .. })
+    }
+
+    /// What answers to this URL differ by, beside what `Vary` says.
+    pub fn key_parts(&self, key: &mut KeyBuilder) {
+        let of_build = match self.kind {
+            Kind::File => return,
+            Kind::Image { of_build_file } => {
+                key.part("image", &[self.forms.letter()]);
+                !of_build_file
+            }
+            Kind::Page => {
+                // HTML and payload are two answers, whatever `_rsc` says.
+                if self.is_rsc {
+                    key.part("rsc", b"1");
+                }
+                if let Some(prefetch) = &self.prefetch {
+                    key.part("prefetch", prefetch.as_bytes());
+                }
+                if let Some(segment) = &self.segment {
+                    key.part("segment", segment.as_bytes());
+                }
+                if self.wants_data {
+                    key.part("data", b"1");
+                }
+                true
+            }
+        };
+        if of_build && self.build != 0 {
+            key.part("build", &self.build.to_be_bytes());
+        }
+    }
+}
+
+/// What the headers of a request say, read in one pass.
+#[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is the presence of one header"
+)]
+struct Seen {
+    is_rsc: bool,
+    rsc_lines: u8,
+    prefetch: Option<HeaderValue>,
+    segment: Option<HeaderValue>,
+    forms: ImageForms,
+    wants_data: bool,
+    is_action: bool,
+    is_internal: bool,
+    is_multipart: bool,
+    is_odd: bool,
+    is_draft: bool,
+    has_authorization: bool,
+    has_personal_cookie: bool,
+}
+
+impl Seen {
+    fn header(&mut self, name: &HeaderName, value: &HeaderValue, rules: &NextRules) {
+        match name.as_str() {
+            "rsc" => {
+                // Node joins lines: `1, 1` is not `1`.
+                self.is_odd |= self.rsc_lines > 0;
+                self.rsc_lines = 1;
+                self.is_rsc = value.as_bytes() == b"1";
+            }
+            "next-router-prefetch" => self.router(value, |seen| &mut seen.prefetch),
+            "next-router-segment-prefetch" => self.router(value, |seen| &mut seen.segment),
+            "accept" => self.forms.add(value),
+            "cookie" => self.cookies(value, rules),
+            "authorization" => self.has_authorization = true,
+            "next-action" => self.is_action = true,
+            "content-type" => {
+                let kind = value.as_bytes().trim_ascii_start();
+                let start = kind.get(..b"multipart/form-data".len());
+                self.is_multipart |=
+                    start.is_some_and(|start| start.eq_ignore_ascii_case(b"multipart/form-data"));
+            }
+            "x-nextjs-data" => self.wants_data = true,
+            name => self.is_internal |= is_internal(name),
+        }
+    }
+
+    fn router(&mut self, value: &HeaderValue, of: fn(&mut Self) -> &mut Option<HeaderValue>) {
+        self.is_odd |= value.len() > LONGEST_SEGMENT;
+        self.is_odd |= of(self).replace(value.clone()).is_some();
+    }
+
+    fn cookies(&mut self, line: &HeaderValue, rules: &NextRules) {
+        self.is_draft |= cookies::names(line)
+            .any(|name| name == b"__prerender_bypass" || name == b"__next_preview_data");
+        self.has_personal_cookie = self.has_personal_cookie || !rules.cookies.have_all(line);
+    }
+}
+
+/// Headers between parts of Next.js. They are taken away before the app sees them; a
+/// request that says them asks for the app's own answer all the same.
+fn is_internal(name: &str) -> bool {
+    if name == "next-resume" {
+        return true;
+    }
+    let Some(name) = name.strip_prefix("x-") else {
+        return false;
+    };
+    name.starts_with("middleware-")
+        || name.starts_with("invoke-")
+        || name.starts_with("prerender-revalidate")
+        || name.starts_with("next-revalidate")
+        || name.starts_with("next-resume-")
+        || name == "matched-path"
+        || name == "now-route-matches"
+}
+
+fn kind(path: &[u8], query: Option<&[u8]>, build: Option<&Build>) -> Kind {
+    let base = build.map_or("", Build::base_path).as_bytes();
+    let is_image = match build.and_then(Build::image_path) {
+        Some(image) => path == image.as_bytes(),
+        None => path.strip_prefix(base) == Some(IMAGE.as_bytes()),
+    };
+    if is_image {
+        let of_build_file = query.is_some_and(|query| {
+            query::values(query, b"url").next().is_some_and(|url| {
+                let url = query::decoded(url);
+                url.strip_prefix(base)
+                    .is_some_and(|url| url.starts_with(FILES))
+                    && !paths::may_be_another(&url)
+            })
+        });
+        return Kind::Image { of_build_file };
+    }
+    let is_file = path
+        .strip_prefix(base)
+        .is_some_and(|path| path.starts_with(FILES));
+    if is_file && !paths::may_be_another(path) {
+        Kind::File
+    } else {
+        Kind::Page
+    }
+}
+
+fn is_guarded(path: &[u8], kind: Kind, build: Option<&Build>, rules: &NextRules) -> bool {
+    match &rules.guarded {
+        Some(guarded) => guarded.have(path) || (!guarded.is_empty() && paths::may_be_another(path)),
+        // A middleware without a matcher runs for these too, yet they are code that every
+        // page names, and the app itself says that they are `public`.
+        None => kind != Kind::File && build.is_some_and(|build| build.is_guarded(path)),
+    }
+}
+
+/// Headers that a request must lose before its answer may be anybody's.
+pub const CREDENTIALS: [HeaderName; 2] = [header::COOKIE, header::AUTHORIZATION];
