@@ -1,10 +1,28 @@
 //! What a purge takes out, and how it reaches every gateway.
+//!
+//! Purges are entries of one stream in Redis ([`log`]). Each gateway reads it from the last
+//! entry that it has applied ([`follower`]), and holds a lease there that says how far it
+//! is. A purge is over when every gateway with a live lease has applied it or its lease has
+//! run out ([`receipt`]). [`link`] runs all of that beside requests.
 
-use serde::{Deserialize, Serialize};
+mod follower;
+pub mod link;
+mod log;
+mod metrics;
+mod parse;
+mod receipt;
+
+pub use self::{
+    follower::Trust,
+    link::{Caches, Link},
+    log::{Id, Position},
+    metrics::Source,
+    parse::{BadPurge, MOST, Order},
+    receipt::{Applied, Instance, Others, Receipt},
+};
 
 /// What a purge is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum What {
     /// One URL with all its forms: every scheme, encoding, variant and RSC form of it. With
     /// a path alone (`/x?y`) it is of any host. Without a query only the path without one,
@@ -18,8 +36,7 @@ pub enum What {
 }
 
 /// What becomes of what is found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum How {
     /// It is gone.
     #[default]
@@ -29,11 +46,17 @@ pub enum How {
     Soft,
 }
 
-/// One purge.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// One purge. As JSON `{"url": "/blog"}`, `{"prefix": …}`, `{"tag": …}` or `{"all": true}`,
+/// each with `"soft": true` where that is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Purge {
-    #[serde(flatten)]
     pub what: What,
-    #[serde(default)]
     pub how: How,
+}
+
+impl Purge {
+    pub const ALL: Self = Self {
+        what: What::All,
+        how: How::Hard,
+    };
 }

@@ -1,0 +1,542 @@
+//! The link of one gateway to the log of purges, run beside requests.
+//!
+//! The log is asked each tenth of a second over the connections that everything shares,
+//! rather than read with `BLOCK` over one of its own: one script then reads what follows,
+//! renews the lease and says who else holds one, all at the same time, every wait has the
+//! usual deadline, and a Redis that hangs is found out by the breaker that is there anyway.
+
+#[cfg(test)]
+mod simulation;
+mod tickets;
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use ::log::{info, warn};
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::timeout};
+
+use self::tickets::{Ticket, Tickets};
+use super::{
+    Purge, Trust,
+    follower::{Follower, Step},
+    log::{Answer, Entry, Id, LEASE, Lease, Log, Position, Published, Remote, draw},
+    metrics::{PurgeMetrics, Source},
+    receipt::{Applied, Others, PATIENCE, Receipt},
+};
+use crate::base::{
+    clock::Clock,
+    metrics::Metrics,
+    redis::{Redis, Settings, Unavailable},
+    units::{millis, whole_millis},
+};
+
+/// Between two questions.
+const POLL: Duration = Duration::from_millis(100);
+/// The same while somebody waits for a receipt.
+const POLL_WAITED_FOR: Duration = Duration::from_millis(20);
+/// Leases of others are asked for this often at least, for the status.
+const LOOK: Duration = Duration::from_secs(1);
+/// Purges that wait for Redis. With one more than that, the others are told to drop all.
+const UNSENT: usize = 256;
+/// Own purges that are known again in the log. More than wait for Redis.
+const OWN: usize = 1024;
+/// `trusted_until` of a gateway that shares with nobody.
+const ALWAYS: u64 = u64::MAX;
+
+/// What purges are applied to: everything that this gateway keeps.
+pub trait Caches: Send + Sync {
+    /// Drops or marks what `purge` is about, and everything that is on its way into the
+    /// cache; how many objects. Once it is done nothing older is served from here, and
+    /// nothing older is written to what gateways share.
+    fn apply<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, u64>;
+
+    /// Drops everything that this gateway keeps by itself, in memory and on disk, and what is
+    /// on its way there; how many objects. What gateways share stays.
+    fn forget(&self) -> BoxFuture<'_, u64>;
+}
+
+/// One gateway's link. It outlives configurations.
+pub struct Link {
+    name: String,
+    caches: Arc<dyn Caches>,
+    clock: Clock,
+    metrics: PurgeMetrics,
+    began: Instant,
+    /// Milliseconds since `began` until which every purge that is over is applied here, as
+    /// the follower says; [`ALWAYS`] for a gateway that shares with nobody. For requests.
+    trusted_until: AtomicU64,
+    state: Mutex<State>,
+    wake: Notify,
+    /// Whoever runs the link: one at a time.
+    running: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Of the Redis that is followed; `None` for a gateway that shares with nobody.
+    settings: Option<Settings>,
+    follower: Follower,
+    tickets: Tickets,
+    unsent: VecDeque<Unsent>,
+    /// Purges that began here, by what was drawn for them, and what was dropped.
+    own: VecDeque<(String, u64)>,
+    others: Vec<Lease>,
+    looked: Option<Instant>,
+    /// Until then there may be gateways that believe in leases which the log has lost.
+    doubt_until: Option<Instant>,
+    lost_since: Option<SystemTime>,
+    last_error: Option<Unavailable>,
+    losses: u64,
+    gaps: u64,
+    replayed: u64,
+}
+
+impl State {
+    /// The log may be another one than it was.
+    fn compare(&mut self, generation: &str, now: Instant) {
+        let known = self.follower.generation();
+        if known.is_some_and(|known| known != generation) {
+            self.doubt_until = Some(now + LEASE);
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Unsent {
+    drawn: String,
+    purges: Arc<[Purge]>,
+}
+
+/// How the link stands, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This gateway's name in receipts.
+    pub gateway: String,
+    /// There is a Redis.
+    pub is_shared: bool,
+    pub is_leased: bool,
+    /// Since when purges may be over without this gateway.
+    pub lost_since: Option<SystemTime>,
+    /// Why the last question has no answer.
+    pub last_error: Option<Unavailable>,
+    /// The last entry that is applied.
+    pub applied: Option<Id>,
+    /// Purges that the others do not know of yet.
+    pub unsent: usize,
+    /// How often the lease ran out; how often all was dropped since the log had lost this
+    /// gateway's place; how many entries were applied after a loss.
+    pub losses: u64,
+    pub gaps: u64,
+    pub replayed: u64,
+    pub others: Vec<Other>,
+}
+
+/// Another gateway as the log knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Other {
+    pub gateway: String,
+    pub is_leased: bool,
+    pub applied: Id,
+}
+
+impl Link {
+    /// `host` is what people call this machine. Before the link runs nothing that is kept
+    /// counts as purged.
+    pub fn new(host: &str, caches: Arc<dyn Caches>, clock: &Clock, metrics: &Metrics) -> Self {
+        // Spaces and control characters would be in everybody's way.
+        let host: String = host.chars().filter(char::is_ascii_graphic).collect();
+        Self {
+            // Two processes of one machine are two gateways, such as during an upgrade.
+            name: format!("{host}/{:08x}", fastrand::u32(..)),
+            caches,
+            metrics: PurgeMetrics::new(metrics),
+            began: clock.now(),
+            trusted_until: AtomicU64::new(0),
+            state: Mutex::default(),
+            wake: Notify::new(),
+            running: tokio::sync::Mutex::default(),
+            clock: clock.clone(),
+        }
+    }
+
+    /// This gateway's name in receipts.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether purges may have been passed over. For every use of a stored answer: one atomic
+    /// and the clock.
+    #[inline]
+    pub fn trust(&self) -> Trust {
+        let until = self.trusted_until.load(Ordering::Acquire);
+        if until == ALWAYS {
+            return Trust::All;
+        }
+        let now = whole_millis(self.clock.now() - self.began);
+        match now.checked_sub(until) {
+            None => Trust::All,
+            Some(since) => {
+                let since = Duration::from_millis(since);
+                let lost = self.clock.wall().checked_sub(since);
+                Trust::OnlyAfter(lost.unwrap_or(SystemTime::UNIX_EPOCH))
+            }
+        }
+    }
+
+    /// How far the log is applied to what is kept here. Whatever is kept beyond this process
+    /// is to be kept with a position from before it was written, for [`Link::resume`].
+    pub fn position(&self) -> Option<Position> {
+        self.state.lock().follower.position().cloned()
+    }
+
+    /// What is kept here comes from another process, or from disk, as it was at `position`.
+    /// Without this, what is there when the link is first made is dropped.
+    pub fn resume(&self, position: Position) {
+        self.state.lock().follower.resume(position);
+    }
+
+    /// Applies `purges` here at once, and waits for the other gateways: five seconds at most.
+    pub async fn purge(&self, purges: Vec<Purge>, source: Source) -> Receipt {
+        let start = self.clock.now();
+        let (mut receipt, ticket) = self.begin(purges, source).await;
+        if let Some(ticket) = ticket {
+            // Whether it came in time or not, the ticket says how far it is.
+            let _in_time = timeout(PATIENCE, ticket.over()).await;
+            ticket.tell(&mut receipt);
+        }
+        let took = self.clock.now().saturating_duration_since(start);
+        if receipt.is_over() {
+            self.metrics.seconds.observe(took.as_secs_f64());
+        }
+        receipt.took_ms = millis(took);
+        receipt
+    }
+
+    /// Applies `purges` here; the others are told of them then.
+    async fn begin(&self, purges: Vec<Purge>, source: Source) -> (Receipt, Option<Arc<Ticket>>) {
+        let mut objects = 0;
+        for purge in &purges {
+            let dropped = self.caches.apply(purge).await;
+            self.metrics.count(purge, source, dropped);
+            objects += dropped;
+        }
+        let receipt = Receipt {
+            purges,
+            gateway: self.name.clone(),
+            id: None,
+            others: Others::Alone,
+            applied: vec![Applied {
+                gateway: self.name.clone(),
+                objects: Some(objects),
+            }],
+            lapsed: Vec::new(),
+            pending: Vec::new(),
+            instances: Vec::new(),
+            took_ms: 0.0,
+        };
+        let ticket = self.enqueue(&receipt.purges, objects);
+        (receipt, ticket)
+    }
+
+    /// Has `purges`, which are applied here, sent to the others. `None` if there are none.
+    fn enqueue(&self, purges: &[Purge], objects: u64) -> Option<Arc<Ticket>> {
+        let mut state = self.state.lock();
+        state.settings.as_ref()?;
+        let mut unsent = Unsent {
+            drawn: draw(),
+            purges: purges.into(),
+        };
+        if state.unsent.len() >= UNSENT {
+            // Too much to tell one by one. What is dropped here for it was dropped before.
+            warn!(purges = UNSENT; "more purges wait for redis than are kept: all will be purged");
+            unsent.purges = [Purge::ALL].into();
+            let all = unsent.clone();
+            state.tickets.replace(&all.drawn, &all.purges);
+            state.unsent.clear();
+        }
+        state.own.push_back((unsent.drawn.clone(), objects));
+        if state.own.len() > OWN {
+            state.own.pop_front();
+        }
+        let now = self.clock.now();
+        let ticket = state.tickets.open(&unsent.drawn, &unsent.purges, now);
+        state.unsent.push_back(unsent);
+        self.count_unsent(&state);
+        drop(state);
+        self.wake.notify_one();
+        Some(ticket)
+    }
+
+    /// Follows the log in `redis` for as long as it is polled. Without Redis the gateway
+    /// shares with nobody.
+    pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
+        let _alone = self.running.lock().await;
+        self.attach(redis.as_ref().map(|redis| redis.settings()));
+        let Some(redis) = redis else {
+            return pending().await;
+        };
+        let log = Log::new(redis);
+        loop {
+            let pause = self.round(&log).await;
+            if let Some(pause) = pause {
+                let _woken = timeout(pause, self.wake.notified()).await;
+            }
+        }
+    }
+
+    /// Gives the lease up: this process serves nobody any more, and no purge is to wait for it.
+    pub async fn leave(&self, redis: Arc<Redis>) {
+        if let Err(error) = Log::new(redis).leave(&self.name).await {
+            ::log::debug!(error:%; "the lease of purges runs out by itself");
+        }
+    }
+
+    fn attach(&self, settings: Option<&Settings>) {
+        let mut state = self.state.lock();
+        if settings.is_none() {
+            state.unsent.clear();
+            state.others.clear();
+            state.lost_since = None;
+            self.trusted_until.store(ALWAYS, Ordering::Release);
+            self.metrics.up.set(1);
+        } else if state.settings.as_ref() != settings {
+            // Whoever shares this log knows nothing of this gateway.
+            state.follower.release(self.clock.now());
+            self.publish_trust(&state);
+            state.lost_since = Some(self.clock.wall());
+            self.metrics.up.set(0);
+        }
+        state.settings = settings.cloned();
+        self.count_unsent(&state);
+    }
+
+    /// One question, and what follows from the answer. How long to wait before the next;
+    /// `None`: not at all.
+    async fn round(&self, log: &impl Remote) -> Option<Duration> {
+        let answer = match self.send(log).await {
+            Ok(()) => self.ask(log).await,
+            Err(error) => self.ask(log).await.and(Err(error)),
+        };
+        let pause = match answer {
+            Ok(Step::Rest(_)) => Some(()),
+            Ok(Step::Apply(entries)) => {
+                for entry in entries {
+                    self.take(entry).await;
+                }
+                None
+            }
+            Ok(Step::Forget(end)) => {
+                self.forget(end).await;
+                None
+            }
+            Err(error) => {
+                self.state.lock().last_error = Some(error);
+                Some(())
+            }
+        };
+        self.judge();
+        let is_waited_for = self.state.lock().tickets.are_waited_for(self.clock.now());
+        pause.map(|()| if is_waited_for { POLL_WAITED_FOR } else { POLL })
+    }
+
+    /// Publishes what waits, in its order.
+    async fn send(&self, log: &impl Remote) -> Result<(), Unavailable> {
+        loop {
+            let Some(Unsent { drawn, purges }) = self.state.lock().unsent.front().cloned() else {
+                return Ok(());
+            };
+            let published = log.publish(&drawn, &purges).await?;
+            self.published(&published);
+        }
+    }
+
+    fn published(&self, published: &Published) {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let drawn = &published.position.drawn;
+        state.unsent.retain(|unsent| unsent.drawn != *drawn);
+        self.count_unsent(&state);
+        state.compare(&published.generation.name, now);
+        state.tickets.published(&self.name, published, now);
+    }
+
+    async fn ask(&self, log: &impl Remote) -> Result<Step, Unavailable> {
+        let sent = self.clock.now();
+        let question = {
+            let mut state = self.state.lock();
+            let expected = state.tickets.expected(sent);
+            let is_due = state.looked.is_none_or(|looked| sent >= looked + LOOK);
+            let mut question = state.follower.question(&self.name);
+            question.wants_leases = is_due || !expected.is_empty();
+            question.expected = expected;
+            question
+        };
+        let answer = log.sync(&question).await?;
+        Ok(self.answered(sent, question.expected.as_slice(), &answer))
+    }
+
+    fn answered(&self, sent: Instant, expected: &[Position], answer: &Answer) -> Step {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        state.last_error = None;
+        state.compare(&answer.generation.name, now);
+        let had_place = state.follower.position().is_some();
+        let step = state.follower.next(sent, answer);
+        if had_place && matches!(step, Step::Forget(_)) {
+            state.doubt_until = Some(now + LEASE);
+        }
+        self.publish_trust(&state);
+        if let Some(leases) = &answer.leases {
+            let doubt_until = state.doubt_until;
+            let lost = state
+                .tickets
+                .observe(expected, answer, leases, doubt_until, now);
+            for (drawn, purges) in lost {
+                if state.unsent.iter().all(|unsent| unsent.drawn != drawn) {
+                    state.unsent.push_back(Unsent { drawn, purges });
+                }
+            }
+            self.count_unsent(&state);
+            let others = leases.iter().filter(|lease| lease.gateway != self.name);
+            state.others = others.cloned().collect();
+            state.looked = Some(now);
+        }
+        step
+    }
+
+    /// Applies an entry of the log, unless it began here.
+    async fn take(&self, Entry { position, purges }: Entry) {
+        let own = {
+            let state = self.state.lock();
+            let mut own = state.own.iter();
+            own.find(|(drawn, _)| *drawn == position.drawn)
+                .map(|(_, objects)| *objects)
+        };
+        let objects = match (own, purges) {
+            (Some(objects), _) => objects,
+            (None, Some(purges)) => {
+                let mut objects = 0;
+                for purge in &purges {
+                    let dropped = self.caches.apply(purge).await;
+                    self.metrics.count(purge, Source::Gateway, dropped);
+                    objects += dropped;
+                }
+                objects
+            }
+            (None, None) => {
+                warn!(id:% = position.id; "a purge cannot be read: everything is dropped");
+                self.caches.forget().await
+            }
+        };
+        let mut state = self.state.lock();
+        state.replayed += u64::from(state.lost_since.is_some());
+        state.follower.applied(position, objects);
+    }
+
+    /// The log has lost this gateway's place, or never had one: what it keeps is older than
+    /// purges that nobody can tell it of.
+    async fn forget(&self, end: Position) {
+        let objects = self.caches.forget().await;
+        let mut state = self.state.lock();
+        let is_loss = state.follower.position().is_some();
+        state.follower.forgot(end);
+        if is_loss {
+            state.gaps += 1;
+            self.metrics.gaps.inc();
+        }
+        drop(state);
+        if is_loss {
+            warn!(objects; "the log of purges was lost: everything that was kept is dropped");
+        }
+    }
+
+    fn publish_trust(&self, state: &State) {
+        let until = state.follower.held_until();
+        let until = until.map_or(0, |until| {
+            whole_millis(until.saturating_duration_since(self.began))
+        });
+        self.trusted_until.store(until, Ordering::Release);
+    }
+
+    /// Tells of a lease that was lost, and of one that is back.
+    fn judge(&self) {
+        let trust = self.trust();
+        let mut state = self.state.lock();
+        let since = match trust {
+            Trust::All => None,
+            Trust::OnlyAfter(since) => Some(state.lost_since.unwrap_or(since)),
+        };
+        let was = std::mem::replace(&mut state.lost_since, since);
+        match (was, since) {
+            (None, Some(_)) => {
+                state.losses += 1;
+                let error = state.last_error;
+                drop(state);
+                self.metrics.losses.inc();
+                self.metrics.up.set(0);
+                let error = error.map_or_else(|| "late".to_owned(), |error| error.to_string());
+                warn!(error; "the link of purges is lost: other gateways no longer wait for this one");
+            }
+            (_, None) => {
+                drop(state);
+                self.metrics.up.set(1);
+                if was.is_some() {
+                    info!(gateway = self.name; "the link of purges holds");
+                }
+            }
+            (Some(_), Some(_)) => {}
+        }
+    }
+
+    fn count_unsent(&self, state: &State) {
+        let unsent = i64::try_from(state.unsent.len()).unwrap_or(i64::MAX);
+        self.metrics.unsent.set(unsent);
+    }
+
+    pub fn status(&self) -> Status {
+        let trust = self.trust();
+        let state = self.state.lock();
+        Status {
+            gateway: self.name.clone(),
+            is_shared: state.settings.is_some(),
+            is_leased: state.settings.is_some() && trust == Trust::All,
+            lost_since: match trust {
+                Trust::All => None,
+                Trust::OnlyAfter(since) => Some(since),
+            },
+            last_error: state.last_error,
+            applied: state.follower.position().map(|position| position.id),
+            unsent: state.unsent.len(),
+            losses: state.losses,
+            gaps: state.gaps,
+            replayed: state.replayed,
+            others: state
+                .others
+                .iter()
+                .map(|lease| Other {
+                    gateway: lease.gateway.clone(),
+                    is_leased: lease.left > 0,
+                    applied: lease.applied,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,613 @@
+//! Gateways, their caches and a Redis in one thread, driven through thousands of schedules:
+//! whatever is lost, late, restarted or forgotten, a receipt claims nothing that is not so.
+//!
+//! Commands are executed before, between or after anything else happens, or never, and their
+//! answers get lost. Redis is flushed, trims its log, drops one of its keys, and fails over to
+//! a replica that lacks the last writes. Gateways restart with what they had on disk.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use fastrand::Rng;
+
+use super::{
+    super::{
+        How, What,
+        log::{Follows, Generation, Question},
+    },
+    *,
+};
+use crate::base::redis::{Identity, Mode};
+
+const KEYS: usize = 3;
+const GATEWAYS: usize = 3;
+const STEPS: usize = 400;
+/// Entries that the log keeps here.
+const LOG_KEPT: usize = 6;
+
+/// Gives everything else a chance to happen.
+async fn meanwhile() {
+    let mut is_first = true;
+    std::future::poll_fn(|_| {
+        if std::mem::take(&mut is_first) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+    .await;
+}
+
+#[derive(Clone, Debug)]
+enum Command {
+    Sync(Question),
+    Publish(String, Vec<Purge>),
+}
+
+/// What the scripts do, in memory.
+#[derive(Clone, Debug, Default)]
+struct Data {
+    generation: Option<(String, u64)>,
+    log: Vec<Entry>,
+    last: Id,
+    gateways: BTreeMap<String, Held>,
+}
+
+/// When a lease ends, the entry that was applied, and what was dropped.
+type Held = (u64, Id, Vec<(Id, u64)>);
+
+impl Data {
+    fn ensure(&mut self, now: u64) -> Generation {
+        if self.generation.is_none() || self.log.is_empty() {
+            *self = Self::default();
+            let name = draw();
+            self.generation = Some((name.clone(), now));
+            self.append(now, name, Vec::new());
+        }
+        let (name, born) = self.generation.clone().expect("made above");
+        Generation {
+            name,
+            age: Duration::from_millis(now - born),
+        }
+    }
+
+    fn append(&mut self, now: u64, drawn: String, purges: Vec<Purge>) -> Id {
+        let next = Id(self.last.0, self.last.1 + 1);
+        self.last = next.max(Id(now, 0));
+        let position = Position {
+            id: self.last,
+            drawn,
+        };
+        self.log.push(Entry {
+            position,
+            purges: Some(purges),
+        });
+        let over = self.log.len().saturating_sub(LOG_KEPT);
+        self.log.drain(..over);
+        self.last
+    }
+
+    fn leases(&mut self, now: u64) -> Vec<Lease> {
+        self.gateways.retain(|_, (ends, ..)| now < *ends + 60_000);
+        let leases = self.gateways.iter();
+        leases
+            .map(|(gateway, (ends, applied, done))| Lease {
+                gateway: gateway.clone(),
+                left: i64::try_from(*ends).unwrap() - i64::try_from(now).unwrap(),
+                applied: *applied,
+                done: done.clone(),
+            })
+            .collect()
+    }
+
+    fn sync(&mut self, question: &Question, now: u64) -> Answer {
+        let generation = self.ensure(now);
+        let is_there = |position: &Position| self.log.iter().any(|e| e.position == *position);
+        let place = question.position.as_ref().filter(|place| is_there(place));
+        let is_there = question.expected.iter().map(is_there).collect();
+        let Some(place) = place else {
+            let end = self.log.last().expect("never empty").position.clone();
+            return Answer {
+                generation,
+                leased: None,
+                follows: Follows::Gap(end),
+                leases: Some(self.leases(now)),
+                is_there,
+            };
+        };
+        let behind = self.log.iter().filter(|e| e.position.id > place.id);
+        let entries: Vec<Entry> = behind.take(2).cloned().collect();
+        let known = self.gateways.get(&question.gateway);
+        let mut left = known.map_or(0, |(ends, ..)| ends.saturating_sub(now));
+        if left > 0 || entries.is_empty() {
+            let is_same = known.is_some_and(|(_, id, _)| *id == place.id);
+            if left < 2000 || !is_same {
+                left = 3000;
+                let done = question.done.iter().copied().collect();
+                let lease = (now + left, place.id, done);
+                self.gateways.insert(question.gateway.clone(), lease);
+            }
+        } else {
+            left = 0;
+        }
+        Answer {
+            generation,
+            leased: (left > 0).then(|| Duration::from_millis(left)),
+            follows: Follows::Entries(entries),
+            leases: Some(self.leases(now)),
+            is_there,
+        }
+    }
+
+    fn publish(&mut self, drawn: &str, purges: &[Purge], now: u64) -> Published {
+        let generation = self.ensure(now);
+        let id = self.append(now, drawn.to_owned(), purges.to_vec());
+        Published {
+            position: Position {
+                id,
+                drawn: drawn.to_owned(),
+            },
+            generation,
+            leases: self.leases(now),
+        }
+    }
+}
+
+/// One Redis, and what is on its way there.
+struct Model {
+    clock: Clock,
+    rng: Mutex<Rng>,
+    data: Mutex<Data>,
+    replica: Mutex<Data>,
+    late: Mutex<Vec<Command>>,
+    /// By gateway.
+    is_cut: Mutex<[bool; GATEWAYS]>,
+}
+
+impl Model {
+    fn now(&self) -> u64 {
+        let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH);
+        whole_millis(since.unwrap())
+    }
+
+    fn chance(&self, percent: u32) -> bool {
+        self.rng.lock().u32(..100) < percent
+    }
+
+    /// A command that nobody waits for any more.
+    fn run_late(&self, command: &Command) {
+        let mut data = self.data.lock();
+        match command {
+            Command::Sync(question) => drop(data.sync(question, self.now())),
+            Command::Publish(drawn, purges) => drop(data.publish(drawn, purges, self.now())),
+        }
+    }
+
+    async fn send<T>(
+        &self,
+        number: usize,
+        command: Command,
+        run: impl FnOnce(&mut Data, u64) -> T,
+    ) -> Result<T, Unavailable> {
+        meanwhile().await;
+        if self.is_cut.lock()[number] {
+            return Err(Unavailable::Open);
+        }
+        if self.chance(5) {
+            self.late.lock().push(command);
+            return Err(Unavailable::Timeout);
+        }
+        if self.chance(3) {
+            return Err(Unavailable::Connection);
+        }
+        let answer = run(&mut self.data.lock(), self.now());
+        meanwhile().await;
+        if self.chance(5) {
+            return Err(Unavailable::Timeout);
+        }
+        Ok(answer)
+    }
+}
+
+/// The way of one gateway to the Redis.
+struct Way(Arc<Model>, usize);
+
+impl Remote for Way {
+    async fn sync(&self, question: &Question) -> Result<Answer, Unavailable> {
+        let command = Command::Sync(question.clone());
+        self.0
+            .send(self.1, command, |data, now| data.sync(question, now))
+            .await
+    }
+
+    async fn publish(&self, drawn: &str, purges: &[Purge]) -> Result<Published, Unavailable> {
+        let command = Command::Publish(drawn.to_owned(), purges.to_vec());
+        self.0
+            .send(self.1, command, |data, now| {
+                data.publish(drawn, purges, now)
+            })
+            .await
+    }
+}
+
+/// A version of a key, and when the origin made it.
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    version: u64,
+    made: SystemTime,
+}
+
+/// A cache as the store is: fills have marks, and a purge wins over one that began before.
+#[derive(Default)]
+struct Toy(Mutex<ToyInner>);
+
+#[derive(Clone, Default)]
+struct ToyInner {
+    stored: HashMap<usize, Stored>,
+    /// Fills under way: key, what they bring.
+    fills: Vec<(usize, Stored)>,
+}
+
+impl ToyInner {
+    fn drop_all_of(&mut self, purge: &Purge) {
+        let is_meant = |key: usize| key_of(purge).is_none_or(|meant| meant == key);
+        self.fills.retain(|(key, _)| !is_meant(*key));
+        self.stored.retain(|key, _| !is_meant(*key));
+    }
+}
+
+fn key_of(purge: &Purge) -> Option<usize> {
+    match &purge.what {
+        What::Url(url) => url[1..].parse().ok(),
+        _ => None,
+    }
+}
+
+impl Caches for Toy {
+    fn apply<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, u64> {
+        Box::pin(async move {
+            meanwhile().await;
+            self.0.lock().drop_all_of(purge);
+            meanwhile().await;
+            1
+        })
+    }
+
+    fn forget(&self) -> BoxFuture<'_, u64> {
+        Box::pin(async move {
+            meanwhile().await;
+            *self.0.lock() = ToyInner::default();
+            1
+        })
+    }
+}
+
+type Running = Pin<Box<dyn Future<Output = ()>>>;
+type Begun = Arc<Mutex<Option<(Receipt, Option<Arc<Ticket>>)>>>;
+
+struct Gateway {
+    link: Arc<Link>,
+    toy: Arc<Toy>,
+    round: Option<Running>,
+    disk: Option<(ToyInner, Position)>,
+}
+
+struct Asked {
+    by: usize,
+    key: usize,
+    version: u64,
+    running: Option<Running>,
+    begun: Begun,
+}
+
+struct World {
+    rng: Rng,
+    clock: Clock,
+    model: Arc<Model>,
+    origin: [u64; KEYS],
+    gateways: Vec<Gateway>,
+    asked: Vec<Asked>,
+    /// What receipts have claimed: nothing older at this gateway (by name), or anywhere.
+    applied: HashMap<(String, usize), u64>,
+    over: [u64; KEYS],
+    /// A failover may lose leases that were just taken.
+    has_failed_over: bool,
+    overs: usize,
+    gaps: u64,
+    replayed: u64,
+}
+
+fn settings() -> Settings {
+    Settings {
+        mode: Mode::Single,
+        nodes: Vec::new(),
+        identity: Identity::default(),
+        database: 0,
+        tls: None,
+        timeout: Duration::from_millis(20),
+        connections: 1,
+        prefix: "edgeway:".to_owned(),
+    }
+}
+
+fn poll(running: &mut Running) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    running.as_mut().poll(&mut cx).is_ready()
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        fastrand::seed(seed);
+        let clock = Clock::test();
+        let model = Arc::new(Model {
+            clock: clock.clone(),
+            rng: Mutex::new(Rng::with_seed(seed ^ 1)),
+            data: Mutex::default(),
+            replica: Mutex::default(),
+            late: Mutex::default(),
+            is_cut: Mutex::default(),
+        });
+        let mut world = Self {
+            rng: Rng::with_seed(seed),
+            clock,
+            model,
+            origin: [0; KEYS],
+            gateways: Vec::new(),
+            asked: Vec::new(),
+            applied: HashMap::new(),
+            over: [0; KEYS],
+            has_failed_over: false,
+            overs: 0,
+            gaps: 0,
+            replayed: 0,
+        };
+        for number in 0..GATEWAYS {
+            let gateway = world.gateway(number);
+            world.gateways.push(gateway);
+        }
+        world
+    }
+
+    fn gateway(&self, number: usize) -> Gateway {
+        let toy = Arc::new(Toy::default());
+        let caches = Arc::clone(&toy) as Arc<dyn Caches>;
+        let name = format!("g{number}");
+        let link = Link::new(&name, caches, &self.clock, &Metrics::default());
+        link.attach(Some(&settings()));
+        Gateway {
+            link: Arc::new(link),
+            toy,
+            round: None,
+            disk: None,
+        }
+    }
+
+    fn restart(&mut self, number: usize) {
+        let new = self.gateway(number);
+        let old = std::mem::replace(&mut self.gateways[number], new);
+        let status = old.link.status();
+        self.gaps += status.gaps;
+        self.replayed += status.replayed;
+        self.asked.retain(|asked| asked.by != number);
+        if let Some((kept, position)) = old.disk
+            && self.rng.bool()
+        {
+            let new = &self.gateways[number];
+            new.link.resume(position);
+            new.toy.0.lock().stored = kept.stored;
+        }
+    }
+
+    fn go(&mut self, number: usize) {
+        let gateway = &mut self.gateways[number];
+        let round = gateway.round.get_or_insert_with(|| {
+            let (link, way) = (
+                Arc::clone(&gateway.link),
+                Way(Arc::clone(&self.model), number),
+            );
+            Box::pin(async move {
+                link.round(&way).await;
+            })
+        });
+        if poll(round) {
+            gateway.round = None;
+        }
+    }
+
+    fn ask(&mut self, by: usize) {
+        let key = self.rng.usize(..KEYS);
+        self.origin[key] += 1;
+        let begun = Begun::default();
+        let (link, into) = (Arc::clone(&self.gateways[by].link), Arc::clone(&begun));
+        let purge = Purge {
+            what: What::Url(format!("/{key}")),
+            how: How::Hard,
+        };
+        let running: Running = Box::pin(async move {
+            let begun = link.begin(vec![purge], Source::Admin).await;
+            *into.lock() = Some(begun);
+        });
+        self.asked.push(Asked {
+            by,
+            key,
+            version: self.origin[key],
+            running: Some(running),
+            begun,
+        });
+    }
+
+    /// Somebody reads the receipt of a purge, over or not.
+    fn read(&mut self, at: usize) {
+        let asked = &mut self.asked[at];
+        if let Some(running) = &mut asked.running {
+            if poll(running) {
+                asked.running = None;
+            }
+            return;
+        }
+        let guard = asked.begun.lock();
+        let (receipt, ticket) = guard.as_ref().expect("it has ended");
+        let mut receipt = receipt.clone();
+        let ticket = ticket.as_ref().expect("gateways share");
+        ticket.tell(&mut receipt);
+        drop(guard);
+        let (key, version) = (asked.key, asked.version);
+        for Applied { gateway, .. } in &receipt.applied {
+            let floor = self.applied.entry((gateway.clone(), key)).or_default();
+            *floor = version.max(*floor);
+        }
+        if receipt.is_over() {
+            self.overs += 1;
+            self.over[key] = version.max(self.over[key]);
+            self.asked.swap_remove(at);
+        }
+    }
+
+    fn fill(&mut self, number: usize) {
+        let key = self.rng.usize(..KEYS);
+        let stored = Stored {
+            version: self.origin[key],
+            made: self.clock.wall(),
+        };
+        let mut toy = self.gateways[number].toy.0.lock();
+        if !toy.fills.is_empty() && self.rng.bool() {
+            let (key, stored) = toy.fills.swap_remove(0);
+            toy.stored.insert(key, stored);
+        } else {
+            toy.fills.push((key, stored));
+        }
+    }
+
+    fn disturb(&mut self) {
+        let number = self.rng.usize(..GATEWAYS);
+        match self.rng.u32(..16) {
+            0..4 => {
+                let mut cut = self.model.is_cut.lock();
+                cut[number] = !cut[number];
+            }
+            4 => *self.model.data.lock() = Data::default(),
+            5 => self.model.data.lock().log.clear(),
+            6 => self.model.data.lock().generation = None,
+            7 => self.restart(number),
+            8 if self.has_failed_over => {
+                let replica = self.model.replica.lock().clone();
+                *self.model.data.lock() = replica;
+            }
+            8..11 => {
+                let data = self.model.data.lock().clone();
+                *self.model.replica.lock() = data;
+            }
+            11..14 => {
+                let gateway = &mut self.gateways[number];
+                if let Some(position) = gateway.link.position() {
+                    let kept = gateway.toy.0.lock().clone();
+                    gateway.disk = Some((kept, position));
+                }
+            }
+            _ => self.clock.advance(Duration::from_secs(3)),
+        }
+    }
+
+    fn step(&mut self) {
+        let number = self.rng.usize(..GATEWAYS);
+        match self.rng.u32(..100) {
+            0..45 => self.go(number),
+            45..60 => self.fill(number),
+            60..64 => self.ask(number),
+            64..80 if !self.asked.is_empty() => {
+                let at = self.rng.usize(..self.asked.len());
+                self.read(at);
+            }
+            80..94 => {
+                let by = Duration::from_millis(self.rng.u64(1..120));
+                self.clock.advance(by);
+            }
+            94..97 => {
+                let late = self.model.late.lock().pop();
+                if let Some(command) = late {
+                    self.model.run_late(&command);
+                }
+            }
+            97.. if self.rng.bool() => self.disturb(),
+            _ => {}
+        }
+    }
+
+    #[track_caller]
+    fn check(&self, seed: u64, step: usize) {
+        for gateway in &self.gateways {
+            let trust = gateway.link.trust();
+            let toy = gateway.toy.0.lock();
+            for (key, stored) in &toy.stored {
+                let claimed = self.applied.get(&(gateway.link.name.clone(), *key));
+                assert!(
+                    claimed.is_none_or(|claimed| stored.version >= *claimed),
+                    "seed {seed}, step {step}: {} serves {stored:?} of {key}, a receipt claims {claimed:?}",
+                    gateway.link.name
+                );
+                let is_trusted = match trust {
+                    Trust::All => true,
+                    // What was made since then counts; purges since are known to be missing.
+                    Trust::OnlyAfter(_) => false,
+                };
+                assert!(
+                    self.has_failed_over || !is_trusted || stored.version >= self.over[*key],
+                    "seed {seed}, step {step}: {} trusts {stored:?} of {key}, which is over at {:?}",
+                    gateway.link.name,
+                    self.over
+                );
+                if let Trust::OnlyAfter(lost) = trust {
+                    assert!(lost <= self.clock.wall() && stored.made <= self.clock.wall());
+                }
+            }
+        }
+    }
+}
+
+fn run(seed: u64, has_failed_over: bool) -> World {
+    let mut world = World::new(seed);
+    world.has_failed_over = has_failed_over;
+    for step in 0..STEPS {
+        world.step();
+        world.check(seed, step);
+    }
+    world
+}
+
+/// So many schedules; the outcome must not be that nothing ever happens.
+fn run_all(seeds: std::ops::Range<u64>, has_failed_over: bool) {
+    let (mut overs, mut gaps, mut replayed) = (0, 0, 0);
+    for seed in seeds.clone() {
+        let world = run(seed, has_failed_over);
+        overs += world.overs;
+        gaps += world.gaps;
+        replayed += world.replayed;
+        for gateway in &world.gateways {
+            let status = gateway.link.status();
+            gaps += status.gaps;
+            replayed += status.replayed;
+        }
+    }
+    let least = seeds.end - seeds.start;
+    assert!(overs as u64 > least, "only {overs} purges were over");
+    assert!(gaps > least / 4, "only {gaps} gaps");
+    assert!(
+        replayed > least / 4,
+        "only {replayed} entries were replayed"
+    );
+    println!("{overs} purges were over, {gaps} gaps, {replayed} entries replayed");
+}
+
+#[test]
+fn a_receipt_claims_nothing_that_is_not_so() {
+    run_all(0..3000, false);
+}
+
+#[test]
+fn after_a_failover_who_is_named_has_applied_it() {
+    run_all(10_000..12_000, true);
+}

@@ -1,0 +1,152 @@
+//! The purges that somebody waits for, or that are not over yet.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::super::{
+    Purge,
+    log::{Answer, Lease, Position, Published},
+    receipt::{Others, PATIENCE, Progress, Receipt, View, Waiting},
+};
+
+/// Whether a purge is still in the log is looked after for this long, whoever waits for it:
+/// longer than a failover takes.
+const KEPT: Duration = Duration::from_mins(1);
+
+/// One purge on its way to the others.
+pub(super) struct Ticket {
+    inner: Mutex<Inner>,
+    over: Notify,
+    began: Instant,
+}
+
+struct Inner {
+    drawn: String,
+    purges: Arc<[Purge]>,
+    /// `None` until it is in the log.
+    waiting: Option<Waiting>,
+    is_over: bool,
+}
+
+impl Ticket {
+    /// Until it is over.
+    pub(super) async fn over(&self) {
+        self.over.notified().await;
+    }
+
+    /// How it stands with the other gateways.
+    pub(super) fn tell(&self, receipt: &mut Receipt) {
+        let inner = self.inner.lock();
+        match &inner.waiting {
+            Some(waiting) => waiting.tell(receipt, inner.is_over),
+            None => receipt.others = Others::Unreached,
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Tickets(Vec<Arc<Ticket>>);
+
+impl Tickets {
+    pub(super) fn open(&mut self, drawn: &str, purges: &Arc<[Purge]>, now: Instant) -> Arc<Ticket> {
+        let ticket = Arc::new(Ticket {
+            inner: Mutex::new(Inner {
+                drawn: drawn.to_owned(),
+                purges: Arc::clone(purges),
+                waiting: None,
+                is_over: false,
+            }),
+            over: Notify::new(),
+            began: now,
+        });
+        self.0.push(Arc::clone(&ticket));
+        ticket
+    }
+
+    /// Everything that is not in the log yet goes there as this.
+    pub(super) fn replace(&mut self, drawn: &str, purges: &Arc<[Purge]>) {
+        for ticket in &self.0 {
+            let mut inner = ticket.inner.lock();
+            if inner.waiting.is_none() {
+                drawn.clone_into(&mut inner.drawn);
+                inner.purges = Arc::clone(purges);
+            }
+        }
+    }
+
+    /// Somebody may wait for one of them now.
+    pub(super) fn are_waited_for(&self, now: Instant) -> bool {
+        self.0.iter().any(|ticket| now < ticket.began + PATIENCE)
+    }
+
+    pub(super) fn published(&mut self, me: &str, published: &Published, now: Instant) {
+        for ticket in &self.0 {
+            let mut inner = ticket.inner.lock();
+            if inner.drawn == published.position.drawn {
+                match &mut inner.waiting {
+                    Some(waiting) => waiting.again(published, now),
+                    none => *none = Some(Waiting::new(me, published)),
+                }
+            }
+        }
+    }
+
+    /// The places of those that are in the log and not over, without those that nobody looks
+    /// after any more.
+    pub(super) fn expected(&mut self, now: Instant) -> Vec<Position> {
+        self.0.retain(|ticket| now < ticket.began + KEPT);
+        let places = self.0.iter().filter_map(|ticket| {
+            let inner = ticket.inner.lock();
+            let waiting = inner.waiting.as_ref();
+            waiting.map(|waiting| waiting.position().clone())
+        });
+        places.collect()
+    }
+
+    /// What the log has lost and is to be published again.
+    pub(super) fn observe(
+        &mut self,
+        expected: &[Position],
+        answer: &Answer,
+        leases: &[Lease],
+        doubt_until: Option<Instant>,
+        now: Instant,
+    ) -> Vec<(String, Arc<[Purge]>)> {
+        let mut lost = Vec::new();
+        self.0.retain(|ticket| {
+            let mut guard = ticket.inner.lock();
+            let inner = &mut *guard;
+            let Some(waiting) = &mut inner.waiting else {
+                return true;
+            };
+            let place = expected.iter().position(|p| p == waiting.position());
+            // Published since the question was sent.
+            let Some(is_there) = place.and_then(|at| answer.is_there.get(at)) else {
+                return true;
+            };
+            let view = View {
+                generation: answer.generation.clone(),
+                leases: leases.to_vec(),
+                is_there: *is_there,
+            };
+            match waiting.observe(&view, doubt_until, now) {
+                Progress::Waiting => true,
+                Progress::Lost => {
+                    lost.push((inner.drawn.clone(), Arc::clone(&inner.purges)));
+                    true
+                }
+                Progress::Over => {
+                    inner.is_over = true;
+                    ticket.over.notify_one();
+                    false
+                }
+            }
+        });
+        lost
+    }
+}

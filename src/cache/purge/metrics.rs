@@ -1,0 +1,98 @@
+//! What is counted of purges.
+
+use super::{How, Purge, What};
+use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
+
+const KINDS: [&str; 4] = ["url", "prefix", "tag", "all"];
+const HOWS: [&str; 2] = ["hard", "soft"];
+
+/// Whence a purge came to this gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The admin API.
+    Admin,
+    /// A request with the method `PURGE`.
+    Method,
+    /// A successful write (`purge_on_write`).
+    Write,
+    /// Another gateway.
+    Gateway,
+}
+
+const SOURCES: [&str; 4] = ["admin", "method", "write", "gateway"];
+
+pub(super) struct PurgeMetrics {
+    /// By kind, how and source.
+    purges: [[[IntCounter; 4]; 2]; 4],
+    objects: [IntCounter; 4],
+    pub(super) up: IntGauge,
+    pub(super) losses: IntCounter,
+    pub(super) gaps: IntCounter,
+    pub(super) unsent: IntGauge,
+    pub(super) seconds: Histogram,
+}
+
+impl PurgeMetrics {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let purges = |kind, how, source| {
+            metrics.counter(
+                "edgeway_cache_purges_total",
+                "Purges that were applied, by kind (`url`, `prefix`, `tag`, `all`), how (`hard`, `soft`) and source: `admin` (the admin API), `method` (`PURGE`), `write` (`purge_on_write`), `gateway` (another one).",
+                &[("kind", kind), ("how", how), ("source", source)],
+            )
+        };
+        let objects = |source| {
+            metrics.counter(
+                "edgeway_cache_purged_objects_total",
+                "Stored answers that purges dropped or marked as stale, by source.",
+                &[("source", source)],
+            )
+        };
+        Self {
+            purges: KINDS.map(|kind| {
+                HOWS.map(|how| SOURCES.map(|source| purges(kind, how, source)))
+            }),
+            objects: SOURCES.map(objects),
+            up: metrics.gauge(
+                "edgeway_cache_purge_link_up",
+                "1 while no purge can be over without this gateway: it holds its lease, or there is no Redis.",
+                &[],
+            ),
+            losses: metrics.counter(
+                "edgeway_cache_purge_link_losses_total",
+                "How often the lease ran out: from then on purges may be over without this gateway.",
+                &[],
+            ),
+            gaps: metrics.counter(
+                "edgeway_cache_purge_link_gaps_total",
+                "How often everything that was kept was dropped, since the log of purges had lost this gateway's place.",
+                &[],
+            ),
+            unsent: metrics.gauge(
+                "edgeway_cache_purges_unsent",
+                "Purges that the other gateways do not know of yet.",
+                &[],
+            ),
+            seconds: metrics.histogram(
+                "edgeway_cache_purge_seconds",
+                "From a purge's beginning here until every gateway had applied it or was out.",
+                &[],
+            ),
+        }
+    }
+
+    pub(super) fn count(&self, purge: &Purge, source: Source, objects: u64) {
+        let kind = match purge.what {
+            What::Url(_) => 0,
+            What::Prefix(_) => 1,
+            What::Tag(_) => 2,
+            What::All => 3,
+        };
+        let how = match purge.how {
+            How::Hard => 0,
+            How::Soft => 1,
+        };
+        self.purges[kind][how][source as usize].inc();
+        self.objects[source as usize].inc_by(objects);
+    }
+}

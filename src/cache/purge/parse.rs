@@ -1,0 +1,291 @@
+//! Purges as JSON: what operators, applications and other gateways write.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value, json};
+
+use super::{How, Purge, What};
+
+/// Purges in one order.
+pub const MOST: usize = 256;
+/// Bytes of a URL, a prefix or a tag.
+const LONGEST: usize = 8192;
+
+const SHAPES: &str = "write `{\"url\": …}`, `{\"prefix\": …}`, `{\"tag\": …}` or `{\"all\": true}`";
+
+/// What is asked for at once: one purge, or `{"purges": […]}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    pub purges: Vec<Purge>,
+    /// The instances of the application are told first: `"fan_out": false` says no.
+    pub fan_out: bool,
+}
+
+/// Why something is no purge, in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadPurge(String);
+
+fn bad<T>(message: impl Into<String>) -> Result<T, BadPurge> {
+    Err(BadPurge(message.into()))
+}
+
+impl Order {
+    pub fn from_json(value: &Value) -> Result<Self, BadPurge> {
+        let Value::Object(object) = value else {
+            return bad(format!("a purge is a JSON object: {SHAPES}"));
+        };
+        let mut object = object.clone();
+        let fan_out = take_flag(&mut object, "fan_out")?.unwrap_or(true);
+        let Some(list) = object.remove("purges") else {
+            let purges = vec![Purge::from_object(object)?];
+            return Ok(Self { purges, fan_out });
+        };
+        if let Some(key) = object.keys().next() {
+            return bad(format!("`{key}` belongs into the items of `purges`"));
+        }
+        let Value::Array(list) = list else {
+            return bad("`purges` is a list");
+        };
+        if list.is_empty() {
+            return bad("`purges` is empty: there is nothing to purge");
+        }
+        if list.len() > MOST {
+            return bad(format!(
+                "{} purges are too many: send up to {MOST} at once, or purge a prefix or a tag",
+                list.len()
+            ));
+        }
+        let purges = list.iter().enumerate().map(|(at, value)| {
+            Purge::from_json(value)
+                .map_err(|BadPurge(why)| BadPurge(format!("purges[{at}]: {why}")))
+        });
+        let purges = purges.collect::<Result<_, _>>()?;
+        Ok(Self { purges, fan_out })
+    }
+
+    pub fn to_json(&self) -> Value {
+        let purges: Vec<Value> = self.purges.iter().map(Purge::to_json).collect();
+        json!({ "purges": purges, "fan_out": self.fan_out })
+    }
+}
+
+impl Purge {
+    pub fn from_json(value: &Value) -> Result<Self, BadPurge> {
+        match value {
+            Value::Object(object) => Self::from_object(object.clone()),
+            _ => bad(format!("a purge is a JSON object: {SHAPES}")),
+        }
+    }
+
+    fn from_object(mut object: Map<String, Value>) -> Result<Self, BadPurge> {
+        let how = match take_flag(&mut object, "soft")? {
+            Some(true) => How::Soft,
+            Some(false) | None => How::Hard,
+        };
+        let mut said = object.iter();
+        let (Some((key, value)), None) = (said.next(), said.next()) else {
+            return bad(if object.is_empty() {
+                format!("nothing says what to purge: {SHAPES}")
+            } else {
+                let keys: Vec<&str> = object.keys().map(String::as_str).collect();
+                format!("a purge is of one thing, not of {}: {SHAPES}", list(&keys))
+            });
+        };
+        let what = match key.as_str() {
+            "url" => What::Url(place(key, value)?),
+            "prefix" => What::Prefix(place(key, value)?),
+            "tag" => What::Tag(tag(value)?),
+            "all" if *value == Value::Bool(true) => What::All,
+            "all" => return bad("`all` can only be `true`"),
+            other => return bad(format!("`{}` is not known: {SHAPES}", other.escape_debug())),
+        };
+        Ok(Self { what, how })
+    }
+
+    pub fn to_json(&self) -> Value {
+        let mut object = Map::new();
+        let (key, value) = match &self.what {
+            What::Url(url) => ("url", json!(url)),
+            What::Prefix(prefix) => ("prefix", json!(prefix)),
+            What::Tag(tag) => ("tag", json!(tag)),
+            What::All => ("all", json!(true)),
+        };
+        object.insert(key.to_owned(), value);
+        if self.how == How::Soft {
+            object.insert("soft".to_owned(), json!(true));
+        }
+        Value::Object(object)
+    }
+}
+
+fn take_flag(object: &mut Map<String, Value>, key: &str) -> Result<Option<bool>, BadPurge> {
+    match object.remove(key) {
+        None => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(flag)),
+        Some(_) => bad(format!("`{key}` is `true` or `false`")),
+    }
+}
+
+/// A URL or what one begins with: a path, or with scheme and host.
+fn place(key: &str, value: &Value) -> Result<String, BadPurge> {
+    let text = text(key, value)?;
+    let after_scheme = ["http://", "https://"].iter().find_map(|scheme| {
+        let begins = text.get(..scheme.len())?;
+        begins
+            .eq_ignore_ascii_case(scheme)
+            .then(|| &text[scheme.len()..])
+    });
+    let is_right = match after_scheme {
+        Some(rest) => !rest.is_empty() && !rest.starts_with(['/', '?']),
+        None => text.starts_with('/'),
+    };
+    if !is_right {
+        return bad(format!(
+            "`{key}` is a path such as `/blog`, or a whole URL such as `https://example.com/blog`"
+        ));
+    }
+    if text.contains('#') {
+        return bad(format!(
+            "`{key}` has a `#`: nothing behind it reaches a gateway"
+        ));
+    }
+    if let Some(odd) = text.chars().find(|c| c.is_whitespace() || c.is_control()) {
+        return bad(format!(
+            "`{key}` has a `{}` in it: encode it",
+            odd.escape_debug()
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn tag(value: &Value) -> Result<String, BadPurge> {
+    let text = text("tag", value)?;
+    // Tags are separated by commas and spaces in `Cache-Tag` and `Surrogate-Key`; those of
+    // `x-next-cache-tags` may have spaces.
+    if text.chars().any(char::is_control) || text.contains(',') {
+        return bad("`tag` is one tag, without commas; send a list for several");
+    }
+    Ok(text.to_owned())
+}
+
+fn text<'a>(key: &str, value: &'a Value) -> Result<&'a str, BadPurge> {
+    match value {
+        Value::String(text) if text.is_empty() => bad(format!("`{key}` is empty")),
+        Value::String(text) if text.len() > LONGEST => {
+            bad(format!("`{key}` is longer than {LONGEST} bytes"))
+        }
+        Value::String(text) => Ok(text),
+        _ => bad(format!("`{key}` is a string")),
+    }
+}
+
+fn list(keys: &[&str]) -> String {
+    let quoted: Vec<String> = keys
+        .iter()
+        .map(|key| format!("`{}`", key.escape_debug()))
+        .collect();
+    quoted.join(" and ")
+}
+
+impl Serialize for Purge {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Purge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Self::from_json(&value).map_err(de::Error::custom)
+    }
+}
+
+/// For people: `url /blog`, `tag posts (soft)`.
+impl fmt::Display for Purge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.what {
+            What::Url(url) => write!(f, "url {url}")?,
+            What::Prefix(prefix) => write!(f, "prefix {prefix}")?,
+            What::Tag(tag) => write!(f, "tag {tag}")?,
+            What::All => f.write_str("all")?,
+        }
+        match self.how {
+            How::Hard => Ok(()),
+            How::Soft => f.write_str(" (soft)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(text: &str) -> Result<Order, String> {
+        let value = serde_json::from_str(text).unwrap();
+        Order::from_json(&value).map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn check(text: &str, expected: &[&str]) {
+        let order = order(text).unwrap();
+        let shown: Vec<String> = order.purges.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, expected, "{text}");
+        assert_eq!(Order::from_json(&order.to_json()).unwrap(), order);
+        for purge in &order.purges {
+            let json = serde_json::to_string(purge).unwrap();
+            assert_eq!(serde_json::from_str::<Purge>(&json).unwrap(), *purge);
+        }
+    }
+
+    #[track_caller]
+    fn refuse(text: &str, part: &str) {
+        let error = order(text).unwrap_err();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+
+    #[test]
+    fn a_purge_is_of_a_url_a_prefix_a_tag_or_all() {
+        check(r#"{"url":"/a?b=c"}"#, &["url /a?b=c"]);
+        check(r#"{"url":"HTTPS://x.test/a"}"#, &["url HTTPS://x.test/a"]);
+        check(
+            r#"{"prefix":"/blog/","soft":true}"#,
+            &["prefix /blog/ (soft)"],
+        );
+        check(r#"{"tag":"product 7"}"#, &["tag product 7"]);
+        check(r#"{"all":true,"soft":false}"#, &["all"]);
+        check(
+            r#"{"purges":[{"tag":"a"},{"url":"/b","soft":true}]}"#,
+            &["tag a", "url /b (soft)"],
+        );
+        assert!(order(r#"{"all":true}"#).unwrap().fan_out);
+        assert!(!order(r#"{"all":true,"fan_out":false}"#).unwrap().fan_out);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        refuse("[]", "is a JSON object");
+        refuse("{}", "nothing says what to purge");
+        refuse(r#"{"soft":true}"#, "nothing says what to purge");
+        refuse(r#"{"url":"/a","tag":"b"}"#, "not of `url` and `tag`");
+        refuse(r#"{"urls":"/a"}"#, "`urls` is not known");
+        refuse(r#"{"all":false}"#, "`all` can only be `true`");
+        refuse(r#"{"url":"blog"}"#, "is a path such as `/blog`");
+        refuse(r#"{"url":"https:///blog"}"#, "is a path such as `/blog`");
+        refuse(r#"{"url":"/a b"}"#, "encode it");
+        refuse(r#"{"url":"/a#b"}"#, "has a `#`");
+        refuse(r#"{"url":7}"#, "`url` is a string");
+        refuse(r#"{"tag":"a,b"}"#, "is one tag");
+        refuse(r#"{"tag":""}"#, "`tag` is empty");
+        refuse(r#"{"url":"/a","soft":1}"#, "`soft` is `true` or `false`");
+        refuse(r#"{"purges":[]}"#, "nothing to purge");
+        refuse(r#"{"purges":[{"url":"/a"},{}]}"#, "purges[1]: nothing says");
+        refuse(
+            r#"{"purges":[{"url":"/a"}],"soft":true}"#,
+            "belongs into the items",
+        );
+        let many = vec![json!({"all": true}); MOST + 1];
+        refuse(&json!({ "purges": many }).to_string(), "too many");
+    }
+}

@@ -1,0 +1,379 @@
+//! Who has applied a purge: decisions alone, no I/O.
+//!
+//! A receipt says of a gateway that it has applied a purge only if its lease says so, and
+//! says that the purge is over only if nobody else can hold a lease that is not known here.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Purge,
+    log::{Generation, Id, LEASE, Lease, Position, Published},
+};
+
+/// What became of a purge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    pub purges: Vec<Purge>,
+    /// The gateway that was asked.
+    pub gateway: String,
+    /// Of the purge in the log; the last one if there were several attempts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Id>,
+    pub others: Others,
+    /// Who serves nothing older, this gateway first.
+    pub applied: Vec<Applied>,
+    /// Whose lease ran out: they apply it before they have one again, and serve older answers
+    /// until then as `on_purge_link_lost` says there.
+    pub lapsed: Vec<String>,
+    /// Who has a lease and has not said so within the time that was waited.
+    pub pending: Vec<String>,
+    /// Of the application, that were told before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<Instance>,
+    pub took_ms: f64,
+}
+
+/// How it stands with the other gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Others {
+    /// There is no Redis: this gateway knows of no other.
+    Alone,
+    /// Every other one has applied it, or its lease has run out.
+    Reached,
+    /// They can read it, but some have not said that they have, or it is not known yet who
+    /// there is.
+    Waiting,
+    /// Redis is lost: they do not know of it. It is sent as soon as Redis is back.
+    Unreached,
+}
+
+/// A gateway that has applied a purge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    pub gateway: String,
+    /// What it dropped or marked as stale, where that is known.
+    pub objects: Option<u64>,
+}
+
+/// An instance of the application that was told of a purge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    pub address: String,
+    /// Of its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Instance {
+    pub fn is_done(&self) -> bool {
+        self.status
+            .is_some_and(|status| (200..300).contains(&status))
+    }
+}
+
+impl Receipt {
+    /// Every gateway and every instance is done with it, or known to be out.
+    pub fn is_over(&self) -> bool {
+        let are_told = self.instances.iter().all(Instance::is_done);
+        are_told && matches!(self.others, Others::Alone | Others::Reached)
+    }
+}
+
+/// How far the others are, as told at one time.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    pub(super) generation: Generation,
+    pub(super) leases: Vec<Lease>,
+    /// Whether the purge is in the log still.
+    pub(super) is_there: bool,
+}
+
+/// One purge on its way to the others.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// Who is not waited for.
+    me: String,
+    position: Position,
+    generation: String,
+    others: BTreeMap<String, Standing>,
+    /// Until then there may be gateways that believe in leases which the log has lost.
+    not_before: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Awaited,
+    Applied(Option<u64>),
+    Lapsed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    Waiting,
+    Over,
+    /// The log has lost it: it has to be published again.
+    Lost,
+}
+
+impl Waiting {
+    pub(super) fn new(me: &str, published: &Published) -> Self {
+        let mut waiting = Self {
+            me: me.to_owned(),
+            position: published.position.clone(),
+            generation: published.generation.name.clone(),
+            others: BTreeMap::new(),
+            not_before: None,
+        };
+        waiting.learn(&published.leases);
+        waiting
+    }
+
+    pub(super) fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// It is in the log once more, since that has lost it.
+    pub(super) fn again(&mut self, published: &Published, now: Instant) {
+        self.position = published.position.clone();
+        self.generation.clone_from(&published.generation.name);
+        self.not_before = Some(now + LEASE);
+        for standing in self.others.values_mut() {
+            // Who has applied it has applied it, wherever it read it.
+            if !matches!(standing, Standing::Applied(_)) {
+                *standing = Standing::Awaited;
+            }
+        }
+        self.learn(&published.leases);
+    }
+
+    fn learn(&mut self, leases: &[Lease]) {
+        for Lease { gateway, left, .. } in leases {
+            if *gateway == self.me {
+                continue;
+            }
+            let fresh = if *left > 0 {
+                Standing::Awaited
+            } else {
+                Standing::Lapsed
+            };
+            self.others.entry(gateway.clone()).or_insert(fresh);
+        }
+    }
+
+    /// `doubt_until`: when the link is sure of the log again, if it has seen it lose something.
+    pub(super) fn observe(
+        &mut self,
+        view: &View,
+        doubt_until: Option<Instant>,
+        now: Instant,
+    ) -> Progress {
+        if view.generation.name != self.generation || !view.is_there {
+            return Progress::Lost;
+        }
+        for (gateway, standing) in &mut self.others {
+            if matches!(standing, Standing::Applied(_)) {
+                continue;
+            }
+            let lease = view.leases.iter().find(|lease| lease.gateway == *gateway);
+            *standing = match lease {
+                Some(lease) if lease.applied >= self.position.id => {
+                    let mut done = lease.done.iter();
+                    let told = done.find(|(id, _)| *id == self.position.id);
+                    Standing::Applied(told.map(|(_, objects)| *objects))
+                }
+                Some(lease) if lease.left > 0 => Standing::Awaited,
+                // Run out, or given up.
+                _ => Standing::Lapsed,
+            };
+        }
+        // A log that was begun a moment ago does not know yet who holds a lease of the one
+        // before.
+        let is_young = view.generation.age < LEASE;
+        let is_sure = self
+            .not_before
+            .max(doubt_until)
+            .is_none_or(|until| now >= until);
+        if is_young || !is_sure || self.others.values().any(|s| *s == Standing::Awaited) {
+            return Progress::Waiting;
+        }
+        Progress::Over
+    }
+
+    /// Writes what is known into a receipt; `is_over` is what [`Waiting::observe`] said last.
+    pub(super) fn tell(&self, receipt: &mut Receipt, is_over: bool) {
+        receipt.id = Some(self.position.id);
+        receipt.others = if is_over {
+            Others::Reached
+        } else {
+            Others::Waiting
+        };
+        for (gateway, standing) in &self.others {
+            let gateway = gateway.clone();
+            match standing {
+                Standing::Awaited => receipt.pending.push(gateway),
+                Standing::Applied(objects) => receipt.applied.push(Applied {
+                    gateway,
+                    objects: *objects,
+                }),
+                Standing::Lapsed => receipt.lapsed.push(gateway),
+            }
+        }
+    }
+}
+
+/// How long a purge waits for the others if nobody says so.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Clock;
+
+    const OLD: Duration = Duration::from_mins(1);
+
+    fn lease(gateway: &str, left: i64, applied: u64) -> Lease {
+        Lease {
+            gateway: gateway.to_owned(),
+            left,
+            applied: Id(applied, 0),
+            done: vec![(Id(applied, 0), 3)],
+        }
+    }
+
+    fn published(id: u64, leases: Vec<Lease>) -> Published {
+        Published {
+            position: Position {
+                id: Id(id, 0),
+                drawn: id.to_string(),
+            },
+            generation: generation(OLD),
+            leases,
+        }
+    }
+
+    fn generation(age: Duration) -> Generation {
+        Generation {
+            name: "g".to_owned(),
+            age,
+        }
+    }
+
+    fn view(leases: Vec<Lease>) -> View {
+        View {
+            generation: generation(OLD),
+            leases,
+            is_there: true,
+        }
+    }
+
+    fn told(waiting: &Waiting, is_over: bool) -> Receipt {
+        let mut receipt = Receipt {
+            purges: vec![],
+            gateway: "me".to_owned(),
+            id: None,
+            others: Others::Unreached,
+            applied: vec![],
+            lapsed: vec![],
+            pending: vec![],
+            instances: vec![],
+            took_ms: 0.0,
+        };
+        waiting.tell(&mut receipt, is_over);
+        receipt
+    }
+
+    #[test]
+    fn it_is_over_when_each_has_applied_it_or_is_out() {
+        let now = Clock::test().now();
+        let leases = vec![
+            lease("me", 2000, 8),
+            lease("a", 2000, 8),
+            lease("b", 900, 8),
+            lease("c", -40, 2),
+        ];
+        let mut waiting = Waiting::new("me", &published(9, leases));
+        let first = view(vec![
+            lease("a", 2900, 9),
+            lease("b", 500, 8),
+            lease("c", -80, 2),
+        ]);
+        assert_eq!(waiting.observe(&first, None, now), Progress::Waiting);
+        let receipt = told(&waiting, false);
+        assert_eq!(receipt.pending, ["b"]);
+        assert_eq!(receipt.lapsed, ["c"]);
+        assert_eq!(receipt.applied[0].objects, Some(3));
+        assert_eq!(receipt.others, Others::Waiting);
+        assert!(!receipt.is_over());
+        // `d` came later, with nothing in its cache.
+        let then = view(vec![
+            lease("a", 2900, 12),
+            lease("b", -1, 8),
+            lease("c", 100, 9),
+            lease("d", 2000, 1),
+        ]);
+        assert_eq!(waiting.observe(&then, None, now), Progress::Over);
+        let receipt = told(&waiting, true);
+        assert_eq!(receipt.lapsed, ["b"]);
+        let applied: Vec<&str> = receipt.applied.iter().map(|a| a.gateway.as_str()).collect();
+        assert_eq!(applied, ["a", "c"]);
+        assert!(receipt.is_over());
+    }
+
+    #[test]
+    fn a_log_that_lost_the_purge_gets_it_again_and_time_to_be_sure() {
+        let clock = Clock::test();
+        let mut waiting = Waiting::new("me", &published(9, vec![lease("a", 2000, 8)]));
+        let flushed = View {
+            is_there: false,
+            ..view(vec![])
+        };
+        let lost = waiting.observe(&flushed, None, clock.now());
+        assert_eq!(lost, Progress::Lost);
+        waiting.again(&published(4, vec![]), clock.now());
+        // Nobody says anything of `a`: it may believe in its lease.
+        let empty = view(vec![]);
+        let progress = waiting.observe(&empty, None, clock.now());
+        assert_eq!(progress, Progress::Waiting);
+        clock.advance(LEASE);
+        assert_eq!(waiting.observe(&empty, None, clock.now()), Progress::Over);
+        assert_eq!(told(&waiting, true).lapsed, ["a"]);
+    }
+
+    #[test]
+    fn a_young_log_and_a_link_in_doubt_wait() {
+        let clock = Clock::test();
+        let mut waiting = Waiting::new("me", &published(9, vec![]));
+        let young = View {
+            generation: generation(LEASE / 2),
+            ..view(vec![])
+        };
+        assert_eq!(
+            waiting.observe(&young, None, clock.now()),
+            Progress::Waiting
+        );
+        let until = Some(clock.now() + LEASE);
+        let old = view(vec![]);
+        assert_eq!(waiting.observe(&old, until, clock.now()), Progress::Waiting);
+        clock.advance(LEASE);
+        assert_eq!(waiting.observe(&old, until, clock.now()), Progress::Over);
+    }
+
+    #[test]
+    fn a_receipt_is_read_as_it_was_written() {
+        let waiting = Waiting::new("me", &published(9, vec![lease("a", 1, 8)]));
+        let mut receipt = told(&waiting, false);
+        receipt.purges.push(Purge::ALL);
+        let json = serde_json::to_string(&receipt).unwrap();
+        assert!(json.contains(r#""id":"9-0","others":"waiting""#), "{json}");
+        assert_eq!(serde_json::from_str::<Receipt>(&json).unwrap(), receipt);
+    }
+}
