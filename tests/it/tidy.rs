@@ -26,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Where Pingora's crates may be named. Heads (`pingora::http`) may be everywhere above
 /// `config`.
-const PINGORA: &[&str] = &["proxy", "edge", "upstreams"];
+const PINGORA: &[&str] = &["proxy", "edge", "upstreams", "cache"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,0 +1,353 @@
+//! One stored answer: its head, what the route says of it, and its body.
+
+use std::{
+    mem::size_of,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use parking_lot::RwLock;
+
+use super::{
+    body::Body,
+    memory::{Charge, Ledger, allocated},
+    purge_log::Mark,
+    quota::Quota,
+};
+use crate::{
+    base::encoding::Encoding,
+    cache::{
+        key::Key,
+        policy::{Lifetime, Variance, Vary},
+    },
+};
+
+/// What a route says of one answer beside the RFC.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub route: Arc<str>,
+    /// What purges by tag find it by, without doubles.
+    pub tags: Box<[Box<str>]>,
+    /// A body with more bytes is passed on and not kept.
+    pub max_object: u64,
+    /// Whether compressed forms may be made of it.
+    pub is_compressible: bool,
+    /// The bytes of its route, if they are limited.
+    pub quota: Option<Arc<Quota>>,
+}
+
+/// An answer that is to be stored.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub key: Key,
+    pub status: StatusCode,
+    /// As they are to be kept: without what is hop-by-hop or forbidden to store.
+    pub headers: HeaderMap,
+    pub lifetime: Lifetime,
+    pub vary: Vary,
+    pub variance: Variance,
+    pub about: About,
+    /// From before the origin was asked.
+    pub mark: Mark,
+}
+
+/// A new head for a stored answer: what a 304 said of it.
+#[derive(Clone, Debug)]
+pub struct Refresh {
+    pub old: Arc<Entry>,
+    /// Those of the old one with those of the 304 merged in.
+    pub headers: HeaderMap,
+    pub lifetime: Lifetime,
+    pub vary: Vary,
+    pub variance: Variance,
+    pub mark: Mark,
+}
+
+/// A stored answer, or one that is being stored. It never changes but for its counters, its
+/// compressed forms and the mark of a soft purge; a 304 makes a new one with the same body.
+#[derive(Debug)]
+pub struct Entry {
+    pub key: Key,
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub vary: Vary,
+    pub variance: Variance,
+    pub about: About,
+    pub body: Arc<Body>,
+    pub(super) mark: Mark,
+    lifetime: Lifetime,
+    /// When it was purged softly: nanoseconds since 1970, 0 for never.
+    stale_since: AtomicU64,
+    pub(super) seat: Arc<Seat>,
+    charge: Charge,
+}
+
+/// What eviction knows of an entry. It outlives a refresh.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) id: u64,
+    /// [`Key::hash`].
+    pub(super) hash: u128,
+    /// Hits since eviction looked last, at most [`Seat::MOST`].
+    pub(super) frequency: AtomicU8,
+    /// Whether a compressed form was used since eviction looked last.
+    form_used: AtomicU8,
+    hits: AtomicU32,
+    /// Where it stands in the queues of eviction; guarded by their lock.
+    pub(super) node: AtomicU32,
+    /// Its bytes: head, body and forms.
+    pub(super) bytes: AtomicU64,
+    forms: RwLock<Option<Box<Forms>>>,
+    pub(super) quota: Option<Arc<Quota>>,
+}
+
+#[derive(Debug, Default)]
+struct Forms([Option<Form>; Encoding::ALL.len()]);
+
+#[derive(Debug)]
+struct Form {
+    bytes: Bytes,
+    charge: Charge,
+}
+
+fn place(encoding: Encoding) -> usize {
+    match encoding {
+        Encoding::Zstd => 0,
+        Encoding::Br => 1,
+        Encoding::Gzip => 2,
+    }
+}
+
+impl Seat {
+    pub(super) const MOST: u8 = 3;
+
+    /// As `node`: in no queue.
+    pub(super) const NOWHERE: u32 = u32::MAX;
+
+    fn new(id: u64, key: &Key, quota: Option<Arc<Quota>>) -> Self {
+        Self {
+            id,
+            hash: key.hash(),
+            frequency: AtomicU8::new(0),
+            form_used: AtomicU8::new(0),
+            hits: AtomicU32::new(0),
+            node: AtomicU32::new(Self::NOWHERE),
+            bytes: AtomicU64::new(0),
+            forms: RwLock::new(None),
+            quota,
+        }
+    }
+
+    /// Counts a hit. Most often nothing is written but one counter of the entry's own.
+    pub(super) fn touch(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        let frequency = self.frequency.load(Ordering::Relaxed);
+        if frequency < Self::MOST {
+            self.frequency.store(frequency + 1, Ordering::Relaxed);
+        }
+    }
+
+    fn form(&self, encoding: Encoding) -> Option<Bytes> {
+        let forms = self.forms.read();
+        let form = forms.as_ref()?.0[place(encoding)].as_ref()?;
+        if self.form_used.load(Ordering::Relaxed) == 0 {
+            self.form_used.store(1, Ordering::Relaxed);
+        }
+        Some(form.bytes.clone())
+    }
+
+    /// `None` if it has that form; else whether it is its first.
+    pub(super) fn set_form(
+        &self,
+        ledger: &'static Ledger,
+        encoding: Encoding,
+        bytes: &Bytes,
+    ) -> Option<bool> {
+        let mut forms = self.forms.write();
+        let first = forms.is_none();
+        let slot = &mut forms.get_or_insert_default().0[place(encoding)];
+        if slot.is_some() {
+            return None;
+        }
+        // A slice of something larger would keep that.
+        let bytes = Bytes::copy_from_slice(bytes);
+        let size = allocated(bytes.len()) + 32 + if first { size_of::<Forms>() } else { 0 };
+        let charge = Charge::new(ledger, size as u64);
+        *slot = Some(Form { bytes, charge });
+        Some(first)
+    }
+
+    pub(super) fn drop_forms(&self) {
+        let forms = self.forms.write().take();
+        drop(forms);
+    }
+
+    /// The bytes of all forms.
+    pub(super) fn forms_size(&self) -> u64 {
+        let forms = self.forms.read();
+        let forms = forms.iter().flat_map(|forms| forms.0.iter().flatten());
+        forms.map(|form| form.charge.bytes()).sum()
+    }
+
+    /// Whether a form was used since this was asked last.
+    pub(super) fn take_form_used(&self) -> bool {
+        self.form_used.swap(0, Ordering::Relaxed) != 0
+    }
+}
+
+impl Entry {
+    pub(super) fn new(draft: &Draft, id: u64, ledger: &'static Ledger) -> Self {
+        let quota = draft.about.quota.clone();
+        let mut entry = Self {
+            key: draft.key.clone(),
+            status: draft.status,
+            headers: own_headers(&draft.headers),
+            vary: draft.vary.clone(),
+            variance: draft.variance,
+            about: draft.about.clone(),
+            body: Arc::new(Body::growing()),
+            mark: draft.mark,
+            lifetime: draft.lifetime.clone(),
+            stale_since: AtomicU64::new(0),
+            seat: Arc::new(Seat::new(id, &draft.key, quota)),
+            charge: Charge::new(ledger, 0),
+        };
+        let once = Body::SIZE + allocated(size_of::<Seat>() + 16);
+        let size = entry.own_size() + once;
+        entry.charge.set(size as u64);
+        entry
+    }
+
+    /// The same answer with another head.
+    pub(super) fn refreshed(&self, refresh: &Refresh, ledger: &'static Ledger) -> Self {
+        let mut entry = Self {
+            key: self.key.clone(),
+            status: self.status,
+            headers: own_headers(&refresh.headers),
+            vary: refresh.vary.clone(),
+            variance: refresh.variance,
+            about: self.about.clone(),
+            body: Arc::clone(&self.body),
+            mark: refresh.mark,
+            lifetime: refresh.lifetime.clone(),
+            stale_since: AtomicU64::new(0),
+            seat: Arc::clone(&self.seat),
+            charge: Charge::new(ledger, 0),
+        };
+        let shared = self.charge.bytes() - self.own_size() as u64;
+        entry.charge.set(entry.own_size() as u64 + shared);
+        entry
+    }
+
+    /// Its age and for how long it may be used, with a soft purge counted in.
+    pub fn lifetime(&self) -> Lifetime {
+        let mut lifetime = self.lifetime.clone();
+        if let Some(since) = self.stale_since() {
+            // It is as old as it was then when it ends to be fresh, so that the windows of
+            // stale answers run from there.
+            let passed = since.duration_since(lifetime.answered).unwrap_or_default();
+            lifetime.fresh_for = lifetime.fresh_for.min(lifetime.initial_age + passed);
+        }
+        lifetime
+    }
+
+    /// When its head came.
+    pub fn answered(&self) -> SystemTime {
+        self.lifetime.answered
+    }
+
+    /// When it was purged softly.
+    pub fn stale_since(&self) -> Option<SystemTime> {
+        let nanos = self.stale_since.load(Ordering::Relaxed);
+        (nanos != 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos))
+    }
+
+    /// The first purge counts; `false` if there was one.
+    pub(super) fn make_stale(&self, now: SystemTime) -> bool {
+        let nanos = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let nanos = u64::try_from(nanos.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.stale_since
+            .compare_exchange(0, nanos, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// How often it was found, over all its heads.
+    pub fn hits(&self) -> u32 {
+        self.seat.hits.load(Ordering::Relaxed)
+    }
+
+    /// Its body in this coding, if that was made ([`super::Store::add_form`]).
+    pub fn form(&self, encoding: Encoding) -> Option<Bytes> {
+        self.seat.form(encoding)
+    }
+
+    /// Whether all of it is here.
+    pub fn is_whole(&self) -> bool {
+        self.body.whole().is_some()
+    }
+
+    /// The bytes of head and body in memory.
+    pub(super) fn size(&self) -> u64 {
+        let body = self.body.whole().map_or(0, super::body::Whole::size);
+        self.charge.bytes() + body
+    }
+
+    fn own_size(&self) -> usize {
+        let tags = self.about.tags.iter().map(|tag| allocated(tag.len()));
+        let vary = match &self.vary {
+            Vary::Nothing | Vary::Everything => 0,
+            Vary::Fields(names) => allocated(names.len() * size_of::<HeaderName>() + 16),
+        };
+        allocated(size_of::<Self>() + 16)
+            + allocated(self.key.size() - KEY_INNER)
+            + allocated(KEY_INNER + 16)
+            + tags.sum::<usize>()
+            + allocated(self.about.tags.len() * size_of::<Box<str>>())
+            + vary
+            + headers_size(&self.headers)
+    }
+}
+
+/// What [`Key::size`] counts beside the text.
+const KEY_INNER: usize = 48;
+
+/// Copies the values into one piece of memory: as they come from the network, each keeps the
+/// whole buffer that the head was read into.
+fn own_headers(headers: &HeaderMap) -> HeaderMap {
+    let len = headers.values().map(HeaderValue::len).sum();
+    let mut buffer = BytesMut::with_capacity(len);
+    for value in headers.values() {
+        buffer.extend_from_slice(value.as_bytes());
+    }
+    let mut rest = buffer.freeze();
+    let mut own = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let bytes = rest.split_to(value.len());
+        let mut copy = HeaderValue::from_maybe_shared(bytes).expect("it was a value before");
+        copy.set_sensitive(value.is_sensitive());
+        own.append(name, copy);
+    }
+    own
+}
+
+/// Of a map as [`own_headers`] makes it: a table of positions, a list of names and values,
+/// the values, and names that `http` does not know.
+fn headers_size(headers: &HeaderMap) -> usize {
+    // A hash, the links to further values of the name, the name and the value.
+    const ENTRY: usize = 24 + size_of::<HeaderName>() + size_of::<HeaderValue>();
+    let values: usize = headers.values().map(HeaderValue::len).sum();
+    let names = headers.keys().map(|name| allocated(name.as_str().len()));
+    let capacity = headers.capacity();
+    allocated(capacity * ENTRY)
+        + allocated((capacity + capacity / 3).next_power_of_two() * 4)
+        + allocated(values)
+        + 48
+        + names.sum::<usize>()
+}

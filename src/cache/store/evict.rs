@@ -1,0 +1,389 @@
+//! Which entry goes when there is no room: S3-FIFO (Yang et al., SOSP 2023), counted in bytes.
+//!
+//! What comes first stands in a small queue. Who is asked for again while it is there moves on to
+//! the main queue; the others go, so that a scan passes through a tenth of the memory. Of
+//! those that went only a fingerprint is remembered for a while: who comes back in that time
+//! goes to the main queue at once. A hit moves nothing, it only counts.
+//!
+//! Routes with a quota have queues of their own.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::entry::Seat;
+
+const NONE: u32 = u32::MAX;
+
+/// Hits that an entry needs in the small queue to be taken over.
+const TAKEN_OVER: u8 = 1;
+
+/// How many compressed forms in a row are spared because they are used, before an entry goes.
+const SPARED: usize = 4;
+
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    nodes: Vec<Node>,
+    free: Vec<u32>,
+    parts: Vec<Part>,
+    ghosts: Ghosts,
+    /// Entries with compressed forms, the oldest first.
+    forms: std::collections::VecDeque<Arc<Seat>>,
+}
+
+#[derive(Debug)]
+struct Node {
+    seat: Option<Arc<Seat>>,
+    bytes: u64,
+    before: u32,
+    after: u32,
+    part: u16,
+    is_main: bool,
+}
+
+/// The queues of one quota, or of all without one.
+#[derive(Debug, Default)]
+struct Part {
+    small: List,
+    main: List,
+}
+
+/// From the newest to the oldest.
+#[derive(Debug)]
+struct List {
+    newest: u32,
+    oldest: u32,
+    bytes: u64,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self {
+            newest: NONE,
+            oldest: NONE,
+            bytes: 0,
+        }
+    }
+}
+
+impl Part {
+    fn bytes(&self) -> u64 {
+        self.small.bytes + self.main.bytes
+    }
+
+    fn list(&mut self, is_main: bool) -> &mut List {
+        if is_main {
+            &mut self.main
+        } else {
+            &mut self.small
+        }
+    }
+}
+
+/// What has to go.
+#[derive(Debug)]
+pub(super) enum Victim {
+    /// The compressed forms only.
+    Forms(Arc<Seat>),
+    Entry(Arc<Seat>),
+}
+
+impl Queues {
+    /// Its bytes in memory, without the seats.
+    pub(super) fn size(&self) -> usize {
+        self.nodes.capacity() * size_of::<Node>()
+            + self.free.capacity() * size_of::<u32>()
+            + self.forms.capacity() * size_of::<Arc<Seat>>()
+            + self.ghosts.rows.capacity() * size_of::<[(u32, u32); 4]>()
+    }
+
+    pub(super) fn add(&mut self, seat: &Arc<Seat>) {
+        let part = seat.quota.as_ref().map_or(0, |quota| quota.part);
+        let is_main = self.ghosts.remove(seat.hash);
+        seat.frequency.store(0, Ordering::Relaxed);
+        let node = Node {
+            seat: Some(Arc::clone(seat)),
+            bytes: seat.bytes.load(Ordering::Relaxed),
+            before: NONE,
+            after: NONE,
+            part: u16::try_from(part).unwrap_or(0),
+            is_main,
+        };
+        let at = if let Some(at) = self.free.pop() {
+            self.nodes[at as usize] = node;
+            at
+        } else {
+            grow(&mut self.nodes);
+            self.nodes.push(node);
+            u32::try_from(self.nodes.len() - 1).expect("fewer entries than that have room")
+        };
+        seat.node.store(at, Ordering::Relaxed);
+        self.ghosts.make_room(self.nodes.len());
+        self.link(at);
+    }
+
+    /// Takes it out, and says whether it was in.
+    pub(super) fn remove(&mut self, seat: &Seat) -> bool {
+        let at = seat.node.swap(Seat::NOWHERE, Ordering::Relaxed);
+        if at == Seat::NOWHERE {
+            return false;
+        }
+        self.unlink(at);
+        self.nodes[at as usize].seat = None;
+        self.free.push(at);
+        let taken = self.nodes.len() - self.free.len();
+        if self.nodes.len() > 4 * taken.max(1024) || taken == 0 {
+            self.rebuild();
+        }
+        true
+    }
+
+    /// Notes that its bytes are others now.
+    pub(super) fn resize(&mut self, seat: &Seat) {
+        let at = seat.node.load(Ordering::Relaxed);
+        if at == Seat::NOWHERE {
+            return;
+        }
+        let node = &mut self.nodes[at as usize];
+        let bytes = seat.bytes.load(Ordering::Relaxed);
+        let (part, is_main, before) = (node.part, node.is_main, node.bytes);
+        node.bytes = bytes;
+        let list = self.parts[usize::from(part)].list(is_main);
+        list.bytes = list.bytes - before + bytes;
+    }
+
+    pub(super) fn add_form(&mut self, seat: &Arc<Seat>) {
+        // Those of entries that are gone are passed over when it is their turn, or here.
+        if self.forms.len() > 64.max(self.nodes.len() - self.free.len()) {
+            let is_here = |seat: &Arc<Seat>| seat.node.load(Ordering::Relaxed) != Seat::NOWHERE;
+            self.forms.retain(is_here);
+        }
+        self.forms.push_back(Arc::clone(seat));
+    }
+
+    /// What goes next, of all. Entries are out of the queues when they are named.
+    pub(super) fn victim(&mut self) -> Option<Victim> {
+        for _ in 0..SPARED {
+            let Some(seat) = self.forms.pop_front() else {
+                break;
+            };
+            if seat.node.load(Ordering::Relaxed) == Seat::NOWHERE {
+                continue;
+            }
+            if !seat.take_form_used() {
+                return Some(Victim::Forms(seat));
+            }
+            self.forms.push_back(seat);
+        }
+        // As if it were one queue: each part loses what it has of the whole.
+        let total: u64 = self.parts.iter().map(Part::bytes).sum();
+        let mut at = fastrand::u64(0..total.max(1));
+        let mut part = 0;
+        for (number, candidate) in self.parts.iter().enumerate() {
+            part = number;
+            if at < candidate.bytes() {
+                break;
+            }
+            at -= candidate.bytes();
+        }
+        self.victim_of(part).map(Victim::Entry)
+    }
+
+    /// The entry that goes next, of one quota.
+    pub(super) fn victim_of(&mut self, part: usize) -> Option<Arc<Seat>> {
+        loop {
+            let queues = self.parts.get(part)?;
+            let is_small_full = queues.small.bytes * 10 > queues.bytes();
+            let is_main =
+                queues.small.oldest == NONE || (!is_small_full && queues.main.oldest != NONE);
+            let at = if is_main {
+                queues.main.oldest
+            } else {
+                queues.small.oldest
+            };
+            if at == NONE {
+                return None;
+            }
+            let seat = self.nodes[at as usize].seat.clone();
+            let seat = seat.expect("what is linked is taken");
+            let frequency = seat.frequency.load(Ordering::Relaxed);
+            if is_main && frequency > 0 {
+                seat.frequency.store(frequency - 1, Ordering::Relaxed);
+            } else if !is_main && frequency >= TAKEN_OVER {
+                seat.frequency.store(0, Ordering::Relaxed);
+            } else {
+                if !is_main {
+                    self.ghosts.add(seat.hash);
+                }
+                self.remove(&seat);
+                return Some(seat);
+            }
+            self.unlink(at);
+            self.nodes[at as usize].is_main = true;
+            self.link(at);
+        }
+    }
+
+    /// Makes queues of their own for one more quota.
+    pub(super) fn add_part(&mut self) -> usize {
+        if self.parts.is_empty() {
+            self.parts.push(Part::default());
+        }
+        self.parts.push(Part::default());
+        self.parts.len() - 1
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> u64 {
+        self.parts.iter().map(Part::bytes).sum()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len() - self.free.len()
+    }
+
+    /// Gives back the room of those that are gone.
+    fn rebuild(&mut self) {
+        let mut old = std::mem::take(&mut self.nodes);
+        self.free = Vec::new();
+        self.ghosts = Ghosts::default();
+        self.forms.shrink_to_fit();
+        let lists = self.parts.iter_mut().flat_map(|part| {
+            let Part { small, main } = std::mem::take(part);
+            [small, main]
+        });
+        let lists: Vec<_> = lists.collect();
+        for list in lists {
+            let mut next = list.oldest;
+            while next != NONE {
+                let Node {
+                    seat,
+                    bytes,
+                    before,
+                    part,
+                    is_main,
+                    ..
+                } = &mut old[next as usize];
+                let at = u32::try_from(self.nodes.len()).expect("fewer than before");
+                let seat = seat.take();
+                if let Some(seat) = &seat {
+                    seat.node.store(at, Ordering::Relaxed);
+                }
+                next = *before;
+                grow(&mut self.nodes);
+                self.nodes.push(Node {
+                    seat,
+                    bytes: *bytes,
+                    before: NONE,
+                    after: NONE,
+                    part: *part,
+                    is_main: *is_main,
+                });
+                self.link(at);
+            }
+        }
+        self.ghosts.make_room(self.nodes.len());
+    }
+
+    fn link(&mut self, at: u32) {
+        let node = &self.nodes[at as usize];
+        let (part, is_main, bytes) = (usize::from(node.part), node.is_main, node.bytes);
+        if self.parts.len() <= part {
+            self.parts.resize_with(part + 1, Part::default);
+        }
+        let list = self.parts[part].list(is_main);
+        list.bytes += bytes;
+        let newest = std::mem::replace(&mut list.newest, at);
+        if newest == NONE {
+            list.oldest = at;
+        } else {
+            self.nodes[newest as usize].before = at;
+        }
+        let node = &mut self.nodes[at as usize];
+        node.before = NONE;
+        node.after = newest;
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let node = &self.nodes[at as usize];
+        let (before, after) = (node.before, node.after);
+        let list = self.parts[usize::from(node.part)].list(node.is_main);
+        list.bytes -= node.bytes;
+        if before == NONE {
+            list.newest = after;
+        }
+        if after == NONE {
+            list.oldest = before;
+        }
+        if before != NONE {
+            self.nodes[before as usize].after = after;
+        }
+        if after != NONE {
+            self.nodes[after as usize].before = before;
+        }
+    }
+}
+
+/// Doubling would leave half of a large list empty.
+pub(super) fn grow<T>(list: &mut Vec<T>) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(list.len() / 8 + 16);
+    }
+}
+
+/// Fingerprints of what went lately, four to a row: a fifth drives out the oldest. They are
+/// about as many as there are entries.
+#[derive(Debug, Default)]
+struct Ghosts {
+    /// Fingerprint and when; a `when` of 0 is free.
+    rows: Vec<[(u32, u32); 4]>,
+    now: u32,
+}
+
+impl Ghosts {
+    /// What is remembered is forgotten when that grows, which is seldom.
+    fn make_room(&mut self, entries: usize) {
+        if entries > self.rows.len() * 4 {
+            let rows = (entries.next_power_of_two() / 4).max(64);
+            self.rows = vec![[(0, 0); 4]; rows];
+        }
+    }
+
+    fn row(&mut self, hash: u128) -> Option<(&mut [(u32, u32); 4], u32)> {
+        let mask = self.rows.len().checked_sub(1)?;
+        #[expect(clippy::cast_possible_truncation, reason = "bits of a hash")]
+        let (at, print) = ((hash >> 32) as usize & mask, hash as u32);
+        Some((&mut self.rows[at], print))
+    }
+
+    fn add(&mut self, hash: u128) {
+        self.now = self.now.wrapping_add(1).max(1);
+        let now = self.now;
+        let Some((row, print)) = self.row(hash) else {
+            return;
+        };
+        let age = |when: u32| {
+            if when == 0 {
+                u32::MAX
+            } else {
+                now.wrapping_sub(when)
+            }
+        };
+        if let Some(oldest) = row.iter_mut().max_by_key(|(_, when)| age(*when)) {
+            *oldest = (print, now);
+        }
+    }
+
+    /// Whether it was there; what comes back is none any more.
+    fn remove(&mut self, hash: u128) -> bool {
+        let now = self.now;
+        // No older than as many others as there are entries.
+        let limit = u32::try_from(self.rows.len() * 4).unwrap_or(u32::MAX);
+        let Some((row, print)) = self.row(hash) else {
+            return false;
+        };
+        let found = row.iter_mut().find(|(it, when)| *it == print && *when != 0);
+        let Some((_, when)) = found else {
+            return false;
+        };
+        now.wrapping_sub(std::mem::take(when)) <= limit
+    }
+}

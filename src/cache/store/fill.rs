@@ -1,0 +1,308 @@
+//! Who writes an answer into the store while it comes from an origin.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+
+use super::{
+    Draft, Entry, Pass, Reader, Store,
+    body::{Whole, next_piece, next_piece_of_unknown},
+    filling::{Filling, Room, WINDOW},
+    memory::{Charge, Ledger},
+};
+use crate::cache::policy::Vary;
+
+/// Why the transfer of an answer is of no use any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FillError {
+    #[error("{came} bytes of a body came, and Content-Length said {expected}")]
+    Length { came: u64, expected: u64 },
+    #[error("nobody reads an answer that is not kept")]
+    NoReader,
+}
+
+/// An answer being stored. Dropped before [`Fill::finish`] it has died: its readers get an
+/// error after the bytes that came, and what was stored before it stays.
+#[derive(Debug)]
+pub struct Fill {
+    store: &'static Store,
+    entry: Arc<Entry>,
+    filling: Arc<Filling>,
+    expected: Option<u64>,
+    /// What of [`Ledger::filling`] is ours.
+    reserved: u64,
+    passed: Option<Pass>,
+}
+
+impl Fill {
+    pub(super) fn begin(store: &'static Store, draft: &Draft) -> Self {
+        let entry = Arc::new(Entry::new(draft, store.next_id(), store.ledger));
+        let filling = Arc::new(Filling::new(Charge::new(store.ledger, 0)));
+        entry.body.set_filling(Some(Arc::clone(&filling)));
+        let number = entry.seat.id;
+        store.fills.lock().insert(number, Arc::downgrade(&entry));
+        store.metrics.fills.inc();
+        let mut fill = Self {
+            store,
+            expected: content_length(draft),
+            entry,
+            filling,
+            reserved: 0,
+            passed: None,
+        };
+        let expected = fill.expected.unwrap_or_default();
+        if draft.vary == Vary::Everything {
+            fill.pass(Pass::Vary);
+        } else if expected > draft.about.max_object {
+            fill.pass(Pass::TooLarge);
+        } else if expected > store.ledger.most_filling() {
+            fill.pass(Pass::NoRoom);
+        } else if !fill.show() {
+            fill.pass(Pass::Purged);
+        }
+        store.make_room();
+        fill
+    }
+
+    /// What readers find.
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    /// The reader of the request that writes. The others wait for one another; for this one
+    /// the writer only slows down, since one task does both in turn.
+    pub fn own_reader(&self) -> Reader {
+        let attached = self.filling.attach(true);
+        Reader::of(&self.entry.body, Some(attached))
+    }
+
+    /// Why it is not kept; `None` if it is so far.
+    pub fn passed(&self) -> Option<Pass> {
+        self.passed
+    }
+
+    /// Adds to the body. Of an answer that is not kept, waits until the slowest reader is
+    /// less than [`WINDOW`] behind.
+    ///
+    /// # Errors
+    /// There are more bytes than `Content-Length` says, or nobody wants them.
+    pub async fn write(&mut self, data: Bytes) -> Result<(), FillError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let came = self.filling.len() + data.len() as u64;
+        if let Some(expected) = self.expected
+            && came > expected
+        {
+            self.die();
+            return Err(FillError::Length { came, expected });
+        }
+        if self.passed.is_none() {
+            let about = &self.entry.about;
+            let log = &self.store.log;
+            if came > about.max_object {
+                self.pass(Pass::TooLarge);
+            } else if log.raced(self.entry.mark, &self.entry.key, &about.tags) {
+                self.pass(Pass::Purged);
+            }
+        }
+        let data = match self.passed {
+            None => self.keep(data),
+            Some(_) => data,
+        };
+        if !data.is_empty() {
+            self.room().await?;
+            self.filling.push(data);
+        }
+        Ok(())
+    }
+
+    /// Ends the body. Gives the entry if it is stored now.
+    ///
+    /// # Errors
+    /// There are fewer bytes than `Content-Length` says: readers get an error.
+    pub fn finish(mut self) -> Result<Option<Arc<Entry>>, FillError> {
+        let came = self.filling.len();
+        if let Some(expected) = self.expected
+            && came != expected
+        {
+            self.die();
+            return Err(FillError::Length { came, expected });
+        }
+        let body = &self.entry.body;
+        self.filling.finish(|segments, charge| {
+            body.complete(Whole::new(segments, charge));
+        });
+        body.set_filling(None);
+        if self.passed.is_some() {
+            return Ok(None);
+        }
+        let store = self.store;
+        let mut part = store.shard(self.entry.key.hash()).write();
+        let Some(at) = part.shard.slot_of(&store.hashes, &self.entry) else {
+            drop(part);
+            self.note(Pass::Purged);
+            return Ok(None);
+        };
+        let tags = &self.entry.about.tags;
+        if store.log.raced(self.entry.mark, &self.entry.key, tags) {
+            let gone = store.take_out(&mut part, at);
+            drop(part);
+            drop(gone);
+            self.note(Pass::Purged);
+            return Ok(None);
+        }
+        let gone = store.admit(&mut part, &self.entry);
+        store.settle(part, gone, &self.entry);
+        store.tell(|watch| watch.stored(&self.entry));
+        Ok(Some(Arc::clone(&self.entry)))
+    }
+
+    /// Lets readers find it, unless it is purged already.
+    fn show(&self) -> bool {
+        let store = self.store;
+        let entry = &self.entry;
+        let mut part = store.shard(entry.key.hash()).write();
+        if store.log.raced(entry.mark, &entry.key, &entry.about.tags) {
+            return false;
+        }
+        part.shard.insert(&store.hashes, entry);
+        store.charge_shard(&mut part);
+        true
+    }
+
+    fn hide(&self) {
+        let store = self.store;
+        let mut part = store.shard(self.entry.key.hash()).write();
+        let at = part.shard.slot_of(&store.hashes, &self.entry);
+        let gone = at.map(|at| store.take_out(&mut part, at));
+        store.charge_shard(&mut part);
+        drop(part);
+        drop(gone);
+    }
+
+    fn note(&mut self, why: Pass) {
+        self.passed = Some(why);
+        self.store.metrics.passed(why);
+    }
+
+    fn pass(&mut self, why: Pass) {
+        self.note(why);
+        self.hide();
+        self.filling.pass();
+        self.release();
+    }
+
+    fn die(&self) {
+        self.hide();
+        self.filling.die();
+    }
+
+    /// Copies into memory of our own, and gives what there is no room for.
+    fn keep(&mut self, mut data: Bytes) -> Bytes {
+        while !data.is_empty() {
+            let (free, capacity) = self.filling.tail();
+            if free > 0 {
+                let now = data.split_to(free.min(data.len()));
+                self.filling.copy(&now);
+                continue;
+            }
+            let len = self.filling.len();
+            // Of unknown length: small ones grow, so that they do not take a large piece.
+            let (size, grows) = if let Some(expected) = self.expected {
+                let remaining = usize::try_from(expected - len).unwrap_or(usize::MAX);
+                (next_piece(remaining), false)
+            } else {
+                let most = next_piece_of_unknown(len);
+                let is_first = len == capacity as u64;
+                let wanted = (capacity + data.len()).next_power_of_two();
+                let size = wanted.max(2 * capacity).clamp(4096, most);
+                (
+                    if is_first { size } else { most },
+                    is_first && capacity < most,
+                )
+            };
+            let before = if grows { capacity } else { 0 };
+            if !grows {
+                self.filling.seal();
+            }
+            if !self.reserve((size - before) as u64) {
+                self.pass(Pass::NoRoom);
+                break;
+            }
+            self.filling.extend_tail(size, (size - before) as u64);
+        }
+        data
+    }
+
+    /// Whether there may be so many bytes more in fills.
+    fn reserve(&mut self, bytes: u64) -> bool {
+        let ledger = self.store.ledger;
+        let before = ledger.filling.fetch_add(bytes, Ordering::Relaxed);
+        self.reserved += bytes;
+        self.store.make_room_for(bytes);
+        let budget = Ledger::get(&ledger.budget);
+        // Others may be about to drop what they evict.
+        let slack = budget / 16;
+        before + bytes <= ledger.most_filling()
+            && Ledger::get(&ledger.live) + bytes <= budget + slack
+    }
+
+    fn release(&mut self) {
+        let reserved = std::mem::take(&mut self.reserved);
+        let filling = &self.store.ledger.filling;
+        filling.fetch_sub(reserved, Ordering::Relaxed);
+    }
+
+    /// Waits until readers have taken enough of an answer that is not kept.
+    async fn room(&self) -> Result<(), FillError> {
+        loop {
+            match self.filling.room() {
+                Room::Free => return Ok(()),
+                Room::NoReader => return Err(FillError::NoReader),
+                Room::Wait => self.filling.wait_for_readers().await,
+                Room::Slow(behind) => {
+                    let pause = pause(behind);
+                    tokio::time::sleep(pause).await;
+                    self.filling.slowed(pause);
+                    return match self.filling.room() {
+                        Room::NoReader => Err(FillError::NoReader),
+                        Room::Free | Room::Wait | Room::Slow(_) => Ok(()),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// How long the writer stands still for its own reader, per piece: longer the farther that
+/// is behind, so that even of a client that takes nothing no more than a few MiB wait until it
+/// is dropped.
+fn pause(behind: u64) -> Duration {
+    let over = behind.saturating_sub(WINDOW);
+    Duration::from_millis(over * 500 / WINDOW)
+        .clamp(Duration::from_millis(1), Duration::from_secs(1))
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.release();
+        self.store.fills.lock().remove(&self.entry.seat.id);
+        self.store.metrics.fills.dec();
+        // Finished fills have no filling any more.
+        if self.entry.body.filling().is_some() {
+            self.die();
+            self.entry.body.set_filling(None);
+        }
+    }
+}
+
+fn content_length(draft: &Draft) -> Option<u64> {
+    let mut values = draft.headers.get_all(CONTENT_LENGTH).iter();
+    let text = values.next()?.to_str().ok()?;
+    text.trim().parse().ok()
+}

@@ -1,0 +1,397 @@
+//! A body while it is written: what has come so far, and who reads it.
+//!
+//! While it is *kept*, everything stays and nobody waits for anybody. When it turns out that
+//! it cannot be kept it is *passed*: only what the slowest reader has not seen stays, and the
+//! writer waits for that one.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{body::Body, memory::Charge, read::Piece};
+
+/// How far the slowest reader of a passed body may be behind.
+pub(super) const WINDOW: u64 = 1024 * 1024;
+
+/// A reader for whom the writer waits comes on by [`LEAST`] bytes in this time, or is
+/// dropped, so that one client cannot hold up all others.
+pub(super) const STALL: Duration = Duration::from_secs(10);
+const LEAST: u64 = 128 * 1024;
+
+/// Why a reader gets no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Died {
+    #[error("the answer broke off before its end")]
+    Writer,
+    #[error("the reader was too slow for an answer that is not kept")]
+    TooSlow,
+}
+
+#[derive(Debug)]
+pub(super) struct Filling {
+    state: Mutex<State>,
+    /// Bytes came, or the end.
+    grown: Notify,
+    /// A reader came on, or went.
+    read: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Full pieces; of a passed body without the first `dropped` ones.
+    sealed: VecDeque<Bytes>,
+    dropped: usize,
+    /// The piece being filled.
+    tail: Vec<u8>,
+    len: u64,
+    end: Option<End>,
+    is_passed: bool,
+    /// Those that were dropped are not among them.
+    readers: HashMap<u64, Place>,
+    attached: u64,
+    charge: Charge,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Whole,
+    Died,
+}
+
+/// Where a reader is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// All bytes before it have been read.
+    at: u64,
+    /// Its segment, counted from the first of all.
+    segment: usize,
+    /// It is read by the task that writes, which does not read while it writes.
+    is_own: bool,
+    /// Where it was when the writer began to wait for it.
+    watched: u64,
+    waited: Duration,
+}
+
+/// What the writer has to do before it may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Free,
+    /// Others are behind: one of them has to come on, or to go.
+    Wait,
+    /// The writer's own reader is this far behind. It reads when the writer does not, so
+    /// that waiting for it would be for ever: the writer slows down instead.
+    Slow(u64),
+    NoReader,
+}
+
+impl Filling {
+    pub(super) fn new(charge: Charge) -> Self {
+        Self {
+            state: Mutex::new(State {
+                sealed: VecDeque::new(),
+                dropped: 0,
+                tail: Vec::new(),
+                len: 0,
+                end: None,
+                is_passed: false,
+                readers: HashMap::new(),
+                attached: 0,
+                charge,
+            }),
+            grown: Notify::new(),
+            read: Notify::new(),
+        }
+    }
+
+    pub(super) fn attach(self: &Arc<Self>, is_own: bool) -> Attached {
+        let mut state = self.state.lock();
+        let place = Place {
+            at: 0,
+            segment: 0,
+            is_own,
+            watched: 0,
+            waited: Duration::ZERO,
+        };
+        state.attached += 1;
+        let id = state.attached;
+        // What a passed body has lost nobody can read any more.
+        if state.dropped == 0 {
+            state.readers.insert(id, place);
+        }
+        drop(state);
+        Attached {
+            filling: Arc::clone(self),
+            id,
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.state.lock().len
+    }
+
+    /// What the tail has room for, and how large it is.
+    pub(super) fn tail(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let capacity = state.tail.capacity();
+        (capacity - state.tail.len(), capacity)
+    }
+
+    /// Makes the tail larger, which is charged by now; a full one of its final size is sealed
+    /// first.
+    pub(super) fn extend_tail(&self, capacity: usize, charged: u64) {
+        let mut state = self.state.lock();
+        let len = state.tail.len();
+        state.tail.reserve_exact(capacity - len);
+        let bytes = state.charge.bytes() + charged;
+        state.charge.set(bytes);
+    }
+
+    pub(super) fn seal(&self) {
+        self.state.lock().seal();
+    }
+
+    /// Adds what the tail has room for.
+    pub(super) fn copy(&self, data: &[u8]) {
+        let mut state = self.state.lock();
+        debug_assert!(data.len() <= state.tail.capacity() - state.tail.len());
+        state.tail.extend_from_slice(data);
+        state.len += data.len() as u64;
+        drop(state);
+        self.grown.notify_waiters();
+    }
+
+    /// Adds to a passed body, as it is.
+    pub(super) fn push(&self, data: Bytes) {
+        let mut state = self.state.lock();
+        state.len += data.len() as u64;
+        state.sealed.push_back(data);
+        state.trim();
+        drop(state);
+        self.grown.notify_waiters();
+    }
+
+    /// From now on only what readers have not seen yet is kept.
+    pub(super) fn pass(&self) {
+        let mut state = self.state.lock();
+        state.seal();
+        state.is_passed = true;
+        for place in state.readers.values_mut() {
+            place.watched = place.at;
+        }
+        state.trim();
+    }
+
+    /// Ends it, and gives what a whole body is made of. Readers go on with that.
+    pub(super) fn finish(&self, complete: impl FnOnce(Vec<Bytes>, Charge)) {
+        let mut state = self.state.lock();
+        state.tail.shrink_to_fit();
+        state.seal();
+        if !state.is_passed {
+            let segments = std::mem::take(&mut state.sealed).into();
+            complete(segments, state.charge.take());
+        }
+        state.end = Some(End::Whole);
+        drop(state);
+        self.grown.notify_waiters();
+    }
+
+    pub(super) fn die(&self) {
+        let mut state = self.state.lock();
+        if state.end.is_none() {
+            state.end = Some(End::Died);
+        }
+        drop(state);
+        self.grown.notify_waiters();
+    }
+
+    pub(super) fn room(&self) -> Room {
+        let state = self.state.lock();
+        let mut room = Room::NoReader;
+        for place in state.readers.values() {
+            let behind = state.len - place.at;
+            let needs = match (behind > WINDOW, place.is_own) {
+                (false, _) => Room::Free,
+                (true, true) => Room::Slow(behind),
+                (true, false) => return Room::Wait,
+            };
+            if room == Room::NoReader || needs != Room::Free {
+                room = needs;
+            }
+        }
+        room
+    }
+
+    /// Waits until a reader comes on or goes, for at most [`STALL`]; drops those that did
+    /// not come on in that time.
+    pub(super) async fn wait_for_readers(&self) {
+        let deadline = tokio::time::Instant::now() + STALL;
+        self.watch(false);
+        loop {
+            let read = self.read.notified();
+            tokio::pin!(read);
+            read.as_mut().enable();
+            if self.room() != Room::Wait {
+                return;
+            }
+            if tokio::time::timeout_at(deadline, read).await.is_err() {
+                break;
+            }
+        }
+        self.drop_slow(|place| !place.is_own);
+    }
+
+    /// Says that the writer slowed down for so long for its own reader, which is dropped when
+    /// it does not come on.
+    pub(super) fn slowed(&self, by: Duration) {
+        let mut state = self.state.lock();
+        let mut is_over = false;
+        for place in state.readers.values_mut().filter(|place| place.is_own) {
+            if place.at - place.watched >= LEAST {
+                place.watched = place.at;
+                place.waited = Duration::ZERO;
+            }
+            place.waited += by;
+            is_over |= place.waited > 3 * STALL;
+        }
+        drop(state);
+        if is_over {
+            self.drop_slow(|place| place.is_own);
+        }
+    }
+
+    fn watch(&self, is_own: bool) {
+        let mut state = self.state.lock();
+        for place in state.readers.values_mut() {
+            if place.is_own == is_own {
+                place.watched = place.at;
+            }
+        }
+    }
+
+    fn drop_slow(&self, which: impl Fn(&Place) -> bool) {
+        let mut state = self.state.lock();
+        let len = state.len;
+        state.readers.retain(|_, place| {
+            let is_behind = len - place.at > WINDOW;
+            !(which(place) && is_behind && place.at - place.watched < LEAST)
+        });
+        state.trim();
+        drop(state);
+        // Those that were dropped are told when they ask.
+        self.grown.notify_waiters();
+    }
+}
+
+impl State {
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            let full = std::mem::take(&mut self.tail);
+            self.sealed.push_back(Bytes::from(full));
+        }
+    }
+
+    /// Of a passed body: drops what all readers have.
+    fn trim(&mut self) {
+        if !self.is_passed {
+            return;
+        }
+        let places = self.readers.values();
+        let needed = places.map(|place| place.segment).min();
+        let total = self.dropped + self.sealed.len();
+        while self.dropped < needed.unwrap_or(total) && self.sealed.pop_front().is_some() {
+            self.dropped += 1;
+        }
+        let kept = self.sealed.iter().map(|segment| segment.len() as u64).sum();
+        self.charge.set(kept);
+    }
+}
+
+/// A reader's hold on what is being written.
+#[derive(Debug)]
+pub(super) struct Attached {
+    filling: Arc<Filling>,
+    id: u64,
+}
+
+impl Attached {
+    /// What is at this place, waiting for it; `None` at the end.
+    pub(super) async fn next(
+        &self,
+        body: &Body,
+        segment: usize,
+        offset: usize,
+    ) -> Result<Option<Piece>, Died> {
+        loop {
+            let grown = self.filling.grown.notified();
+            tokio::pin!(grown);
+            grown.as_mut().enable();
+            if let Some(found) = self.try_next(body, segment, offset) {
+                return found;
+            }
+            grown.await;
+        }
+    }
+
+    fn try_next(
+        &self,
+        body: &Body,
+        segment: usize,
+        offset: usize,
+    ) -> Option<Result<Option<Piece>, Died>> {
+        let mut guard = self.filling.state.lock();
+        let state = &mut *guard;
+        let Some(place) = state.readers.get_mut(&self.id) else {
+            return Some(Err(Died::TooSlow));
+        };
+        let sealed = segment - state.dropped;
+        let piece = if let Some(segment) = state.sealed.get(sealed) {
+            Piece {
+                bytes: segment.slice(offset..),
+                is_last: true,
+            }
+        } else if sealed == state.sealed.len() && state.tail.len() > offset {
+            Piece {
+                bytes: Bytes::copy_from_slice(&state.tail[offset..]),
+                is_last: false,
+            }
+        } else if let Some(whole) = body.whole() {
+            // It became whole after the caller looked.
+            let found = whole.segments().get(segment).map(|segment| Piece {
+                bytes: segment.slice(offset..),
+                is_last: true,
+            });
+            return Some(Ok(found));
+        } else {
+            return match state.end {
+                None => None,
+                Some(End::Whole) => Some(Ok(None)),
+                Some(End::Died) => Some(Err(Died::Writer)),
+            };
+        };
+        place.at += piece.bytes.len() as u64;
+        place.segment = segment + usize::from(piece.is_last);
+        state.trim();
+        let is_passed = state.is_passed;
+        drop(guard);
+        if is_passed {
+            self.filling.read.notify_waiters();
+        }
+        Some(Ok(Some(piece)))
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let mut state = self.filling.state.lock();
+        state.readers.remove(&self.id);
+        state.trim();
+        drop(state);
+        self.filling.read.notify_waiters();
+    }
+}

@@ -1,0 +1,136 @@
+//! What the store's memory is counted by: every live byte has a [`Charge`], which gives it
+//! back when it is dropped, wherever that happens.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The store's account of bytes.
+///
+/// `live` is what has not been dropped: entries in the store, fills under way, and what was
+/// evicted while somebody still reads it. `stored` is the part of it that eviction can give
+/// back, `filling` that of fills.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    pub(super) live: AtomicU64,
+    pub(super) stored: AtomicU64,
+    pub(super) filling: AtomicU64,
+    pub(super) budget: AtomicU64,
+}
+
+impl Ledger {
+    pub(super) fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+
+    /// Whether eviction has to go on, for so many bytes more. What readers keep of evicted entries counts, yet
+    /// slow readers do not drive out more than half of the cache.
+    pub(super) fn is_over(&self, more: u64) -> bool {
+        let budget = Self::get(&self.budget);
+        Self::get(&self.live) + more > budget && Self::get(&self.stored) > budget / 2
+    }
+
+    /// What part of the budget all fills together may take.
+    pub(super) fn most_filling(&self) -> u64 {
+        Self::get(&self.budget) / 2
+    }
+}
+
+/// Some bytes of a [`Ledger`].
+#[derive(Debug)]
+pub(super) struct Charge {
+    ledger: &'static Ledger,
+    bytes: u64,
+}
+
+impl Charge {
+    pub(super) fn new(ledger: &'static Ledger, bytes: u64) -> Self {
+        ledger.live.fetch_add(bytes, Ordering::Relaxed);
+        Self { ledger, bytes }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn set(&mut self, bytes: u64) {
+        // Wrapping: less is added as its complement.
+        let change = bytes.wrapping_sub(self.bytes);
+        self.ledger.live.fetch_add(change, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+
+    /// Takes everything out of it, into another one.
+    pub(super) fn take(&mut self) -> Self {
+        Self {
+            ledger: self.ledger,
+            bytes: std::mem::take(&mut self.bytes),
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.ledger.live.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What the allocator takes for a piece of `len` bytes: jemalloc has four sizes between two
+/// powers of two, and multiples of 16 below 128. Without it the count is as good as any.
+pub(super) const fn allocated(len: usize) -> usize {
+    if len == 0 {
+        return 0;
+    }
+    if len <= 128 {
+        return len.next_multiple_of(16);
+    }
+    len.next_multiple_of(1 << ((len - 1).ilog2() - 2))
+}
+
+/// The largest of the allocator's sizes that is no more than `len`, which is above 128.
+pub(super) const fn size_below(len: usize) -> usize {
+    let step = 1 << (len.ilog2() - 2);
+    len / step * step
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_the_allocator() {
+        for (len, size) in [
+            (0, 0),
+            (1, 16),
+            (16, 16),
+            (17, 32),
+            (129, 160),
+            (160, 160),
+            (161, 192),
+            (256, 256),
+            (257, 320),
+            (1025, 1280),
+            (65_536, 65_536),
+            (65_537, 81_920),
+            (400_000, 458_752),
+        ] {
+            assert_eq!(allocated(len), size, "{len}");
+        }
+        assert_eq!(size_below(137_856), 131_072);
+        assert_eq!(size_below(65_536), 65_536);
+        assert_eq!(size_below(458_751), 393_216);
+    }
+
+    #[test]
+    fn a_charge_is_given_back_when_it_is_dropped() {
+        let ledger: &'static Ledger = Box::leak(Box::default());
+        let mut charge = Charge::new(ledger, 10);
+        charge.set(30);
+        charge.set(20);
+        let taken = charge.take();
+        assert_eq!((charge.bytes(), taken.bytes()), (0, 20));
+        assert_eq!(Ledger::get(&ledger.live), 20);
+        drop(charge);
+        assert_eq!(Ledger::get(&ledger.live), 20);
+        drop(taken);
+        assert_eq!(Ledger::get(&ledger.live), 0);
+    }
+}

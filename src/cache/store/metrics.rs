@@ -1,0 +1,77 @@
+//! What the store says of itself.
+
+use crate::base::metrics::{IntCounter, IntGauge, Metrics};
+
+#[derive(Clone, Debug)]
+pub(super) struct StoreMetrics {
+    pub(super) bytes: IntGauge,
+    pub(super) budget: IntGauge,
+    pub(super) objects: IntGauge,
+    pub(super) fills: IntGauge,
+    pub(super) evictions: IntCounter,
+    passes: [IntCounter; Pass::ALL.len()],
+}
+
+/// Why an answer that was to be stored is passed on only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// It has more bytes than `max_object`.
+    TooLarge,
+    /// Fills under way take all that the budget gives them.
+    NoRoom,
+    /// A purge came between its request and its end.
+    Purged,
+    /// `Vary: *`.
+    Vary,
+}
+
+impl Pass {
+    const ALL: [Self; 4] = [Self::TooLarge, Self::NoRoom, Self::Purged, Self::Vary];
+
+    /// As in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::NoRoom => "no_room",
+            Self::Purged => "purged",
+            Self::Vary => "vary",
+        }
+    }
+}
+
+impl StoreMetrics {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let gauge = |name, help| metrics.gauge(name, help, &[]);
+        Self {
+            bytes: gauge(
+                "edgeway_cache_bytes",
+                "Bytes of memory that the cache takes, fills and what is still being read included.",
+            ),
+            budget: gauge(
+                "edgeway_cache_budget_bytes",
+                "Bytes of memory that the cache may take.",
+            ),
+            objects: gauge("edgeway_cache_objects", "Answers in the cache's memory."),
+            fills: gauge(
+                "edgeway_cache_fills",
+                "Answers that are being read from an origin for the cache.",
+            ),
+            evictions: metrics.counter(
+                "edgeway_cache_evictions_total",
+                "Answers that went from the cache's memory to make room.",
+                &[],
+            ),
+            passes: Pass::ALL.map(|pass| {
+                metrics.counter(
+                    "edgeway_cache_passes_total",
+                    "Answers that were to be stored and were only passed on, by reason.",
+                    &[("reason", pass.name())],
+                )
+            }),
+        }
+    }
+
+    pub(super) fn passed(&self, pass: Pass) {
+        self.passes[pass as usize].inc();
+    }
+}

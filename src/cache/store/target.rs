@@ -1,0 +1,299 @@
+//! What a purge is about, read once and compared with many keys.
+
+use std::mem::size_of;
+
+use crate::cache::{key::Key, purge::What};
+
+/// A purge's target, ready to be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Url {
+        /// `None`: any.
+        scheme: Option<Box<[u8]>>,
+        /// `None`: any.
+        authority: Option<Box<[u8]>>,
+        path: Box<[u8]>,
+        /// Without `_rsc`; empty for none.
+        query: Box<[u8]>,
+    },
+    /// With the authority in front, or of any.
+    Prefix {
+        is_of_any_authority: bool,
+        prefix: Box<[u8]>,
+    },
+    Tag(Box<str>),
+    All,
+}
+
+impl Target {
+    pub(super) fn of(what: &What) -> Self {
+        match what {
+            What::Url(url) => {
+                let (authority, rest) = split_authority(url);
+                let rest = rest.split('#').next().unwrap_or_default().as_bytes();
+                let mut halves = rest.splitn(2, |byte| *byte == b'?');
+                let path = halves.next().filter(|path| !path.is_empty());
+                Self::Url {
+                    scheme: None,
+                    authority: authority.map(|authority| authority.into_bytes().into()),
+                    path: path.unwrap_or(b"/").into(),
+                    query: without_rsc(halves.next().unwrap_or_default()).into(),
+                }
+            }
+            What::Prefix(url) => {
+                let (authority, rest) = split_authority(url);
+                let is_of_any_authority = authority.is_none();
+                let prefix = authority.unwrap_or_default() + rest;
+                Self::Prefix {
+                    is_of_any_authority,
+                    prefix: prefix.into_bytes().into(),
+                }
+            }
+            What::Tag(tag) => Self::Tag(tag.as_str().into()),
+            What::All => Self::All,
+        }
+    }
+
+    /// The target URI of a key with everything that is stored under it (RFC 9111, 4.4),
+    /// `_rsc` forms included. Other schemes are other origins.
+    pub(super) fn of_key(key: &Key) -> Self {
+        Self::Url {
+            scheme: Some(scheme(key).into()),
+            authority: Some(key.authority().into()),
+            path: key.path().into(),
+            query: without_rsc(key.query().unwrap_or_default()).into(),
+        }
+    }
+
+    pub(super) fn is_about(&self, key: &Key, tags: &[Box<str>]) -> bool {
+        match self {
+            Self::Url {
+                scheme: wanted,
+                authority,
+                path,
+                query,
+            } => {
+                key.path() == &**path
+                    && authority.as_ref().is_none_or(|it| **it == *key.authority())
+                    && wanted.as_ref().is_none_or(|it| **it == *scheme(key))
+                    && is_same_query(query, key.query().unwrap_or_default())
+            }
+            Self::Prefix {
+                is_of_any_authority,
+                prefix,
+            } => {
+                let url = if *is_of_any_authority {
+                    target_of(key)
+                } else {
+                    without_scheme(key)
+                };
+                url.starts_with(prefix)
+            }
+            Self::Tag(tag) => tags.contains(tag),
+            Self::All => true,
+        }
+    }
+
+    /// Its bytes in memory, about.
+    pub(super) fn text(&self) -> usize {
+        let text = match self {
+            Self::Url {
+                scheme,
+                authority,
+                path,
+                query,
+            } => {
+                let scheme = scheme.as_ref().map_or(0, |it| it.len());
+                let authority = authority.as_ref().map_or(0, |it| it.len());
+                scheme + authority + path.len() + query.len()
+            }
+            Self::Prefix { prefix, .. } => prefix.len(),
+            Self::Tag(tag) => tag.len(),
+            Self::All => 0,
+        };
+        text + size_of::<Self>()
+    }
+}
+
+/// `https://Shop:443/x` is `shop` and `/x`; of a path alone the authority is `None`.
+fn split_authority(url: &str) -> (Option<String>, &str) {
+    if url.starts_with('/') {
+        return (None, url);
+    }
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, url),
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    let mut authority = authority.to_ascii_lowercase();
+    let own_port = match scheme {
+        Some(scheme) if scheme.eq_ignore_ascii_case("https") => ":443",
+        Some(_) => ":80",
+        None => "",
+    };
+    if !own_port.is_empty() && authority.ends_with(own_port) {
+        authority.truncate(authority.len() - own_port.len());
+    }
+    (Some(authority), target)
+}
+
+/// Everything of the key's URL behind the scheme.
+fn without_scheme(key: &Key) -> &[u8] {
+    let target = target_of(key).len();
+    let end = key.as_bytes().len() - key.extra().len() - 1;
+    &key.as_bytes()[end - target - key.authority().len()..end]
+}
+
+/// Path and query.
+fn target_of(key: &Key) -> &[u8] {
+    let query = key.query().map_or(0, |query| query.len() + 1);
+    let end = key.as_bytes().len() - key.extra().len() - 1;
+    &key.as_bytes()[end - query - key.path().len()..end]
+}
+
+fn scheme(key: &Key) -> &[u8] {
+    let scheme = key.as_bytes().len() - key.extra().len() - 1 - without_scheme(key).len() - 3;
+    &key.as_bytes()[..scheme]
+}
+
+/// Next.js adds `_rsc=HASH` to the address of a page when it asks for its data.
+fn is_rsc(pair: &[u8]) -> bool {
+    pair.strip_prefix(b"_rsc")
+        .is_some_and(|rest| rest.is_empty() || rest[0] == b'=')
+}
+
+fn pairs(query: &[u8]) -> impl Iterator<Item = &[u8]> {
+    query
+        .split(|byte| *byte == b'&')
+        .filter(|pair| !is_rsc(pair))
+}
+
+fn without_rsc(query: &[u8]) -> Vec<u8> {
+    pairs(query).collect::<Vec<_>>().join(&b'&')
+}
+
+/// `wanted` is without `_rsc`.
+fn is_same_query(wanted: &[u8], query: &[u8]) -> bool {
+    if wanted == query {
+        return true;
+    }
+    let mut wanted = wanted.split(|byte| *byte == b'&').peekable();
+    let mut found = pairs(query).peekable();
+    if found.peek().is_none() {
+        return wanted.next() == Some(b"") && wanted.next().is_none();
+    }
+    wanted.eq(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(url: &str) -> Key {
+        let (scheme, rest) = url.split_once("://").unwrap();
+        let (authority, target) = rest.split_at(rest.find('/').unwrap());
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query.as_bytes())),
+            None => (target, None),
+        };
+        Key::new(scheme, authority, path.as_bytes(), query, b"extra\n?/")
+    }
+
+    #[track_caller]
+    fn check(what: &What, about: &[&str], not_about: &[&str]) {
+        let target = Target::of(what);
+        for url in about {
+            assert!(target.is_about(&key(url), &[]), "{what:?} is about {url}");
+        }
+        for url in not_about {
+            assert!(
+                !target.is_about(&key(url), &[]),
+                "{what:?} is not about {url}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_url_is_of_every_scheme_and_rsc_form() {
+        check(
+            &What::Url("https://Shop:443/a".into()),
+            &[
+                "http://shop/a",
+                "https://shop/a",
+                "https://shop/a?_rsc=1abc",
+                "https://shop/a?_rsc",
+                "https://shop/a?",
+            ],
+            &[
+                "https://shop/a?x=1",
+                "https://shop/a?_rscx=1",
+                "https://shop/a/",
+                "https://shop/A",
+                "https://shop/ab",
+                "https://other/a",
+                "https://shop:8443/a",
+            ],
+        );
+        check(
+            &What::Url("/a?x=1&y=2#top".into()),
+            &["https://shop/a?x=1&y=2", "http://b/a?x=1&_rsc=q&y=2"],
+            &[
+                "https://shop/a",
+                "https://shop/a?y=2&x=1",
+                "https://shop/a?x=1",
+            ],
+        );
+        check(
+            &What::Url("shop".into()),
+            &["https://shop/"],
+            &["https://shop/a"],
+        );
+        check(
+            &What::Url("/a?_rsc=1".into()),
+            &["https://shop/a", "https://shop/a?_rsc=2"],
+            &["https://shop/a?x"],
+        );
+    }
+
+    #[test]
+    fn a_prefix_is_what_urls_begin_with() {
+        check(
+            &What::Prefix("/blog/".into()),
+            &["https://a/blog/", "http://b/blog/x?y"],
+            &["https://a/blog", "https://a/x/blog/"],
+        );
+        check(
+            &What::Prefix("http://Shop/p".into()),
+            &["https://shop/p", "https://shop/p/1?q"],
+            &["https://shop/", "https://shop.example/p"],
+        );
+        check(
+            &What::Prefix("/a?x=".into()),
+            &["https://a/a?x=1"],
+            &["https://a/a", "https://a/a?y=1"],
+        );
+    }
+
+    #[test]
+    fn an_invalidated_key_is_of_one_origin_with_all_extras() {
+        let target = Target::of_key(&key("https://shop/a?x=1"));
+        assert!(target.is_about(&key("https://shop/a?x=1"), &[]));
+        assert!(target.is_about(&key("https://shop/a?x=1&_rsc=2"), &[]));
+        let plain = Key::new("https", "shop", b"/a", Some(b"x=1"), b"");
+        assert!(target.is_about(&plain, &[]));
+        assert!(!target.is_about(&key("http://shop/a?x=1"), &[]));
+        assert!(!target.is_about(&key("https://shop/a"), &[]));
+    }
+
+    #[test]
+    fn a_tag_is_compared_whole() {
+        let target = Target::of(&What::Tag("product:1".into()));
+        let key = key("https://a/");
+        assert!(target.is_about(&key, &["x".into(), "product:1".into()]));
+        for tag in ["product:12", "product:", "PRODUCT:1", " product:1"] {
+            assert!(!target.is_about(&key, &[tag.into()]));
+        }
+        assert!(Target::of(&What::All).is_about(&key, &[]));
+    }
+}
