@@ -3,7 +3,208 @@
 //! business of `proxy`.
 
 pub mod key;
+pub mod metrics;
 pub mod nextjs;
+mod passes;
 pub mod policy;
 pub mod purge;
+pub mod route;
 pub mod store;
+
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use pingora_cache::lock::{CacheKeyLockImpl, CacheLock};
+use tokio::sync::Semaphore;
+
+pub use self::passes::Passes;
+use self::{
+    policy::Lifetime,
+    purge::{Link, Purge},
+    store::{Entry, Store},
+};
+use crate::{
+    base::{clock::Clock, encoding::Encoding, metrics::Metrics, net::CidrSet, redis::Redis},
+    zones::{Zone, Zones},
+};
+
+/// A fill that has not shown a head for so long no longer keeps others from asking the origin.
+const LOCK_AGE: Duration = Duration::from_mins(1);
+
+/// The cache of one configuration: the store, which outlives it, and what it says of it.
+pub struct Cache {
+    kept: Arc<Kept>,
+    memory: u64,
+    max_object: u64,
+    /// Whose `PURGE` is obeyed.
+    pub purgers: CidrSet,
+    validates_what_may_be_purged: bool,
+}
+
+/// What the section says.
+pub struct Settings {
+    pub memory: u64,
+    pub max_object: u64,
+    pub purgers: CidrSet,
+    /// `on_purge_link_lost: revalidate`.
+    pub validates_what_may_be_purged: bool,
+}
+
+/// What outlives a configuration. Pingora wants what it is given for ever, so it is made once
+/// for as long as there are configurations with a cache, and given up with the last of them.
+struct Kept {
+    store: &'static Store,
+    lock: &'static CacheKeyLockImpl,
+    passes: Passes,
+    link: Arc<Link>,
+    /// What is being fetched anew.
+    claimed: Mutex<HashSet<Work>>,
+    /// Who codes stored answers.
+    coding: Arc<Semaphore>,
+}
+
+/// What is done once at a time for one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum What {
+    Fetch,
+    Code(Encoding),
+}
+
+type Work = (u128, u128, What);
+
+/// One entry is being fetched anew, or coded, by whoever holds this.
+pub struct Claim {
+    kept: Arc<Kept>,
+    work: Work,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.kept.claimed.lock().remove(&self.work);
+    }
+}
+
+impl Zone for Kept {}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.store.purge(&Purge::ALL);
+    }
+}
+
+impl Cache {
+    pub fn new(settings: Settings, zones: &Zones, clock: &Clock, metrics: &Metrics) -> Self {
+        let kept = zones.get_or_create("cache", || {
+            let store = Store::new(settings.memory, clock.clone(), metrics);
+            let caches = Arc::new(Caches { store });
+            Kept {
+                store,
+                lock: Box::leak(CacheLock::new_boxed(LOCK_AGE)),
+                passes: Passes::default(),
+                link: Arc::new(Link::new(&host(), caches, clock, metrics)),
+                claimed: Mutex::default(),
+                coding: Arc::new(Semaphore::new(1)),
+            }
+        });
+        Self {
+            kept,
+            memory: settings.memory,
+            max_object: settings.max_object,
+            purgers: settings.purgers,
+            validates_what_may_be_purged: settings.validates_what_may_be_purged,
+        }
+    }
+
+    /// What goes on beside requests as long as this configuration serves.
+    pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
+        self.kept.store.set_budget(self.memory);
+        Arc::clone(&self.kept.link).supervise(redis).await;
+    }
+
+    pub fn store(&self) -> &'static Store {
+        self.kept.store
+    }
+
+    pub fn lock(&self) -> &'static CacheKeyLockImpl {
+        self.kept.lock
+    }
+
+    pub fn passes(&self) -> &Passes {
+        &self.kept.passes
+    }
+
+    /// The right to fetch `entry` anew; `None` while somebody does.
+    pub fn claim(&self, entry: &Entry) -> Option<Claim> {
+        self.claim_work(entry, What::Fetch)
+    }
+
+    /// The right to make a coded form of `entry`; `None` while somebody does.
+    pub fn claim_form(&self, entry: &Entry, encoding: Encoding) -> Option<Claim> {
+        self.claim_work(entry, What::Code(encoding))
+    }
+
+    fn claim_work(&self, entry: &Entry, what: What) -> Option<Claim> {
+        let work = (entry.key.hash(), entry.variance.0, what);
+        let is_first = self.kept.claimed.lock().insert(work);
+        is_first.then(|| Claim {
+            kept: Arc::clone(&self.kept),
+            work,
+        })
+    }
+
+    /// Whoever codes stored answers takes its turn here.
+    pub fn coding(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.kept.coding)
+    }
+
+    /// How purges reach the other gateways.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.kept.link
+    }
+
+    /// Whether a purge that is over may have been about an answer without this gateway, and
+    /// the origin is to be asked then.
+    pub fn must_validate(&self, lifetime: &Lifetime) -> bool {
+        self.validates_what_may_be_purged && !self.kept.link.trust().covers(lifetime)
+    }
+
+    /// The bytes that answers may take up.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// The largest answer that is kept, where a route does not say.
+    pub fn max_object(&self) -> u64 {
+        self.max_object
+    }
+}
+
+/// What purges are applied to.
+struct Caches {
+    store: &'static Store,
+}
+
+impl purge::Caches for Caches {
+    fn apply<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, u64> {
+        Box::pin(async move { self.store.purge(purge) })
+    }
+
+    fn forget(&self) -> BoxFuture<'_, u64> {
+        Box::pin(async { self.store.purge(&Purge::ALL) })
+    }
+}
+
+/// What people call this machine.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map_or_else(|_| "gateway".to_owned(), |name| name.trim().to_owned())
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
+    }
+}

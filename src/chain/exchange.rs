@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use super::{Identity, Noted};
+use super::{CacheFacts, Identity, Noted};
 
 /// A request on its way through the gateway.
 pub struct Exchange<'a> {
@@ -48,6 +48,8 @@ pub struct Facts {
     pub reason: Option<&'static str>,
     /// Why it was let pass with less than was meant for it: a fixed word, for the log.
     pub degraded: Option<&'static str>,
+    /// What the cache did; `None` on a route without one.
+    pub cache: Option<CacheFacts>,
     /// Header lines of the answer that are ready to be written.
     pub lines: ReadyLines,
     slots: Vec<Box<dyn Any + Send + Sync>>,
@@ -277,6 +279,7 @@ impl Facts {
             limit: None,
             noted: None,
             degraded: None,
+            cache: None,
             started,
             first_byte: None,
             total: Duration::ZERO,

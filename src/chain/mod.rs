@@ -5,6 +5,7 @@
 //! a route asked for costs nothing. See `docs/adding-a-filter.md`.
 
 mod auth;
+mod cached;
 mod compile;
 mod exchange;
 pub mod host;
@@ -27,6 +28,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
     auth::{AuthMetrics, Outcome, Refusal},
+    cached::{CacheFacts, CacheOutcome},
     compile::{CompileCx, Shared, Work},
     exchange::{Class, Client, Exchange, Facts, Protocol, ReadyLines, RequestId, Scheme},
     identity::{Claims, Identity, Noted},
@@ -92,6 +94,12 @@ pub trait Filter: Send + Sync + 'static {
     /// may otherwise go past it, as [`ReadyLines`].
     fn needs_every_header(&self) -> bool {
         false
+    }
+
+    /// What other parts of the gateway go by that this filter was told, found by its type.
+    /// Asked once, when the route is compiled.
+    fn extension(&self) -> Option<std::sync::Arc<dyn std::any::Any + Send + Sync>> {
+        None
     }
 
     /// Names of query parameters that were for this filter alone: they are taken out of the

@@ -100,6 +100,13 @@ impl Chain {
         &self.all
     }
 
+    /// What a filter of the route was told, by its type.
+    pub fn extension<T: std::any::Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.all
+            .iter()
+            .find_map(|named| named.filter.extension()?.downcast().ok())
+    }
+
     /// Query parameters that no backend gets to see.
     pub fn dropped_queries(&self) -> &[Box<str>] {
         &self.dropped_queries

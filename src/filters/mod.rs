@@ -7,6 +7,7 @@ pub mod access_log;
 pub mod api_key;
 pub mod basic_auth;
 pub mod body_limit;
+pub mod cache;
 pub mod compression;
 pub mod cors;
 pub mod csrf;
@@ -104,6 +105,7 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<jwt::Jwt>(),
     Entry::of::<forward_auth::ForwardAuth>(),
     Entry::of::<headers::Headers>(),
+    Entry::of::<cache::Cache>(),
     Entry::of::<compression::Compression>(),
     // Meets answers first: the others then add to a map that has room.
     Entry::of::<security_headers::SecurityHeaders>(),

@@ -79,6 +79,8 @@ impl Compiler<'_> {
         let bans = Bans::of(&world.zones, &world.clock, &world.metrics);
         let flood_guard = self.flood_guard();
         self.rate_limits();
+        let cache = self.cache();
+        self.nextjs_apps();
         let upstreams = self.upstreams();
         let matches: Vec<_> = self
             .file
@@ -126,6 +128,7 @@ impl Compiler<'_> {
             audit,
             redis,
             trusted,
+            cache,
             bans,
             flood_guard,
             table: table?,
@@ -266,6 +269,7 @@ impl Compiler<'_> {
             }
         }
         let chain = Chain::new(self.filters(node.place, &name, &node.filters));
+        let cache = self.route_cache(node, &name, &chain);
         let mut cx = self.cx(node.place, &name);
         let action = Action::compile(&node.config, &mut cx)?;
         Some(Route {
@@ -275,6 +279,7 @@ impl Compiler<'_> {
             action,
             upstream,
             metrics: RouteMetrics::new(&self.world.metrics, &name),
+            cache,
             name,
         })
     }

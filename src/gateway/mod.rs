@@ -5,6 +5,7 @@ mod acme;
 mod address;
 mod admin;
 mod audit;
+pub mod cache;
 mod compile;
 mod effective;
 pub mod explain;
@@ -24,6 +25,7 @@ pub use self::{
     address::ListenAddress,
     admin::Admin,
     audit::AuditLog,
+    cache::RouteCache,
     compile::compile,
     flood_guard::{Challenge, FloodGuard},
     limits::Limits,
@@ -31,6 +33,7 @@ pub use self::{
 };
 use crate::{
     base::{clock::Clock, metrics::Metrics, net::TrustedProxies, redis::Redis},
+    cache::Cache,
     chain::{Chain, Work},
     config::{
         diagnostic::{Diagnostics, Place},
@@ -58,6 +61,8 @@ pub struct Gateway {
     /// What is shared with other gateways is in it.
     pub redis: Option<Arc<Redis>>,
     pub trusted: TrustedProxies,
+    /// Where answers are kept, if any are.
+    pub cache: Option<Arc<Cache>>,
     /// Who may ask for nothing at all.
     pub bans: Arc<Bans>,
     /// What every client is bounded by, if anything.
@@ -97,6 +102,8 @@ pub struct Route {
     /// The upstream of the action, if it has one.
     pub upstream: Option<Arc<Upstream>>,
     pub metrics: RouteMetrics,
+    /// How its answers are kept, if they are.
+    pub cache: Option<RouteCache>,
 }
 
 /// What outlives a configuration, and what it is compiled with.

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     config::model::{
-        AcmeConfig, AdminConfig, AuditLogConfig, DrainConfig, FloodGuardConfig, ListenerConfig,
-        RedisConfig, RouteConfig, UpstreamConfig, WatchConfig,
+        AcmeConfig, AdminConfig, AuditLogConfig, CacheConfig, DrainConfig, FloodGuardConfig,
+        ListenerConfig, RedisConfig, RouteConfig, UpstreamConfig, WatchConfig,
     },
     filters::FILTERS,
     limits::config::LimitConfig,
@@ -19,6 +19,7 @@ pub fn document() -> Value {
     let admin = generator.subschema_for::<AdminConfig>();
     let audit_log = generator.subschema_for::<AuditLogConfig>();
     let flood_guard = generator.subschema_for::<FloodGuardConfig>();
+    let cache = generator.subschema_for::<CacheConfig>();
     let acme = generator.subschema_for::<AcmeConfig>();
     let drain = generator.subschema_for::<DrainConfig>();
     let watch = generator.subschema_for::<WatchConfig>();
@@ -54,6 +55,7 @@ pub fn document() -> Value {
             "access_log": access_log,
             "audit_log": or_empty(audit_log.as_value()),
             "flood_guard": or_empty(flood_guard.as_value()),
+            "cache": or_empty(cache.as_value()),
             "acme": or_empty(acme.as_value()),
             "drain": or_empty(drain.as_value()),
             "watch": or_empty(watch.as_value()),

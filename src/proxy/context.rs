@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use pingora::http::RequestHeader;
 
-use super::guard::Guarded;
+use super::{cache::Flow, guard::Guarded};
 use crate::{
     chain::{Chain, Exchange, Facts, Reply},
-    gateway::{Gateway, Route, metrics::RouteMetrics},
+    gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
     routes::Params,
     runtime::{connection::Connection, deadline::Watch, live::Live},
     upstreams::{BackendId, Lease, Upstream},
@@ -42,6 +42,8 @@ pub struct Context {
     pub(super) answered_at: Option<Instant>,
     /// What the flood guard knows of it.
     pub(super) guarded: Guarded,
+    /// On its way to the origin for the cache as well.
+    pub(super) cache: Option<Box<Flow>>,
     in_flight: InFlight,
 }
 
@@ -76,8 +78,14 @@ impl Context {
             due: None,
             answered_at: None,
             guarded: Guarded::default(),
+            cache: None,
             in_flight: InFlight(Arc::clone(live)),
         }
+    }
+
+    /// It fetches a stale answer anew: there is no client.
+    pub(super) fn is_background(&self) -> bool {
+        self.cache.as_ref().is_some_and(|flow| flow.is_background)
     }
 
     pub(super) fn live(&self) -> &Arc<Live> {
@@ -105,6 +113,11 @@ pub(super) fn metrics(gateway: &Gateway, route: Option<usize>) -> &RouteMetrics 
     route
         .and_then(|index| gateway.route(index))
         .map_or(&gateway.fallback_metrics, |route| &route.metrics)
+}
+
+/// The cache of the route, if it has one.
+pub(super) fn cache(gateway: &Gateway, index: Option<usize>) -> Option<&RouteCache> {
+    route(gateway, index)?.cache.as_ref()
 }
 
 pub(super) fn route(gateway: &Gateway, route: Option<usize>) -> Option<&Route> {

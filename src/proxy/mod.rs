@@ -1,8 +1,10 @@
 //! Our hooks in Pingora's proxy. Each takes the request's snapshot of the configuration
 //! and calls the chain; what a feature does lives in its filter.
 
+mod cache;
 mod challenge;
 mod context;
+mod end;
 mod error;
 pub mod forwarded;
 mod grpc;
@@ -13,6 +15,7 @@ pub mod page;
 mod refuse;
 mod reply;
 mod request;
+mod respond;
 mod streams;
 mod to_https;
 mod tunnel;
@@ -22,7 +25,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -31,13 +34,14 @@ use pingora::{
     server::configuration::ServerConf,
     upstreams::peer::HttpPeer,
 };
+use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub use self::refuse::Refuser;
 use self::{context::Context, error::Failure};
 use crate::{
     base::heads::OpenResponse,
-    chain::{Exchange, Phase, Protocol, ReadyLines, Verdict},
+    chain::{Phase, Verdict},
     config::model::App,
     runtime::live::Live,
     tls, upstreams,
@@ -86,8 +90,16 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
-        let Some(reply) = request::own_answer(session, ctx).await else {
+        if cache::take(session, ctx) {
             return Ok(false);
+        }
+        let reply = match request::own_answer(session, ctx).await {
+            Some(reply) => reply,
+            None => match cache::ask(session, ctx).await? {
+                cache::Asked::Answered => return Ok(true),
+                cache::Asked::GoesOn => return Ok(false),
+                cache::Asked::Reply(reply) => reply,
+            },
         };
         request::end_if_draining(session, ctx);
         let Context {
@@ -99,6 +111,69 @@ impl ProxyHttp for Proxy {
         let chain = context::chain(gateway, *route);
         reply::send(session, chain, facts, &self.live.world.clock, *reply).await?;
         Ok(true)
+    }
+
+    /// Stale answers are fetched anew by requests of ours.
+    fn allow_spawning_subrequest(&self, _session: &Session, ctx: &Box<Context>) -> bool {
+        ctx.gateway.cache.is_some()
+    }
+
+    fn request_cache_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<()> {
+        cache::enable(session, ctx);
+        Ok(())
+    }
+
+    fn cache_key_callback(&self, _session: &Session, ctx: &mut Box<Context>) -> Result<CacheKey> {
+        cache::key(ctx)
+    }
+
+    async fn cache_hit_filter(
+        &self,
+        _session: &mut Session,
+        meta: &CacheMeta,
+        _hit: &mut HitHandler,
+        _is_fresh: bool,
+        ctx: &mut Box<Context>,
+    ) -> Result<Option<ForcedFreshness>> {
+        Ok(cache::hit(meta, ctx))
+    }
+
+    fn cache_not_modified_filter(
+        &self,
+        session: &Session,
+        head: &ResponseHeader,
+        _ctx: &mut Box<Context>,
+    ) -> Result<bool> {
+        Ok(cache::not_modified(session.req_header(), head))
+    }
+
+    fn should_serve_stale(
+        &self,
+        session: &mut Session,
+        ctx: &mut Box<Context>,
+        error: Option<&Error>,
+    ) -> bool {
+        cache::serves_stale(session, error, ctx)
+    }
+
+    fn response_cache_filter(
+        &self,
+        session: &Session,
+        head: &ResponseHeader,
+        ctx: &mut Box<Context>,
+    ) -> Result<RespCacheable> {
+        Ok(cache::storable(session, head, ctx))
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        session: &mut Session,
+        _body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Box<Context>,
+    ) -> Result<Option<Duration>> {
+        cache::received_body(session, end_of_stream, ctx)?;
+        Ok(None)
     }
 
     async fn upstream_peer(
@@ -129,6 +204,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
     ) -> Result<()> {
         streams::check_protocol(head, ctx)?;
+        cache::forward(head, ctx);
         request::forward(session, head, ctx).await?;
         let app = ctx.upstream.as_ref().map_or(App::None, |u| u.app);
         if request::is_too_long(head, app) {
@@ -178,6 +254,8 @@ impl ProxyHttp for Proxy {
             chain.on_upstream_response(&mut ex, &mut open.parts).await;
             open.close(head);
         }
+        cache::answered(session, head, ctx);
+        cache::written(session, head, ctx);
         Ok(())
     }
 
@@ -187,44 +265,10 @@ impl ProxyHttp for Proxy {
         head: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        if is_interim(head) {
+        if is_interim(head) || ctx.is_background() {
             return Ok(());
         }
-        request::end_if_draining(session, ctx);
-        let started = ctx.facts.started;
-        let now = ctx.answered_at;
-        let now = now.unwrap_or_else(|| self.live.world.clock.now());
-        ctx.facts.first_byte = Some(now - started);
-        let cookie = upstream::cookie(ctx);
-        let Context {
-            gateway,
-            route,
-            facts,
-            connection,
-            ..
-        } = &mut **ctx;
-        let chain = context::chain(gateway, *route);
-        if facts.client.protocol != Protocol::Http2 {
-            facts.lines = chain.ready_lines();
-        }
-        if cookie.is_none() && !chain.has(Phase::Response) {
-            return Ok(());
-        }
-        let mut ex = Exchange {
-            head: session.req_header(),
-            facts,
-        };
-        let mut open = OpenResponse::of(head, 0);
-        if let Some(cookie) = cookie {
-            open.parts.headers.append(header::SET_COOKIE, cookie);
-        }
-        chain.on_response(&mut ex, &mut open.parts).await;
-        open.close(head);
-        if let ReadyLines::Given(lines) = std::mem::take(&mut facts.lines)
-            && let Some(connection) = connection
-        {
-            connection.write_lines(lines);
-        }
+        respond::begin(session, head, ctx).await;
         Ok(())
     }
 
@@ -235,7 +279,12 @@ impl ProxyHttp for Proxy {
         end_of_stream: bool,
         ctx: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
-        upstream::received_body(end_of_stream, ctx)?;
+        if ctx.is_background() {
+            return Ok(None);
+        }
+        if !session.cache.enabled() {
+            upstream::received_body(end_of_stream, ctx)?;
+        }
         let (chain, mut ex) = ctx.exchange(session.req_header());
         if chain.has(Phase::ResponseBody) {
             chain.on_response_body(&mut ex, body, end_of_stream);
@@ -283,89 +332,14 @@ impl ProxyHttp for Proxy {
         error: &Error,
         ctx: &mut Box<Context>,
     ) -> FailToProxy {
-        let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
-        let failure = Failure::of(error, upstream::expired(error, ctx), cut);
-        let failure = upstream::look_round(failure, ctx);
-        let planned = ctx.reply.take();
-        let is_planned = planned.is_some();
-        let mut reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
-        let Context {
-            gateway,
-            route,
-            facts,
-            connection,
-            ..
-        } = &mut **ctx;
-        facts.reason = reply.reason;
-        if !is_planned {
-            failure.report(facts, error);
-        }
-        let begun = reply::begun(session);
-        let is_gone = matches!(failure, Failure::ClientGone | Failure::SendTimeout);
-        if begun.is_some() || (is_gone && !is_planned) {
-            // What has begun cannot be taken back: the connection is cut, so that nobody
-            // takes the part for the whole.
-            facts.status = begun.map_or(failure.status(), |head| head.status).as_u16();
-            return FailToProxy {
-                error_code: 0,
-                can_reuse_downstream: false,
-            };
-        }
-        let status = reply.status.as_u16();
-        let chain = context::chain(gateway, *route);
-        if let Some(connection) = connection {
-            // Of an answer that never came.
-            drop(connection.take_lines());
-        }
-        // Pingora takes no further request on this connection once the way upstream failed.
-        // A client that is not told would send its next one into a reset.
-        reply.close = true;
-        // Whether the answer arrived changes nothing: the connection ends either way.
-        drop(reply::send(session, chain, facts, &self.live.world.clock, *reply).await);
-        FailToProxy {
-            error_code: status,
-            can_reuse_downstream: false,
-        }
+        end::failed(&self.live, session, error, ctx).await
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Box<Context>) {
-        let now = self.live.world.clock.now();
         upstream::over(ctx);
-        let Context {
-            gateway,
-            route,
-            facts,
-            connection,
-            made_up_bytes,
-            ..
-        } = &mut **ctx;
-        facts.bytes_sent = session.body_bytes_sent() as u64;
-        facts.bytes_received = session.body_bytes_read() as u64 - *made_up_bytes;
-        if facts.status == 0 {
-            facts.status = reply::begun(session)
-                .map_or(Failure::ClientGone.status(), |head| head.status)
-                .as_u16();
+        if !ctx.is_background() {
+            end::log(&self.live, session, ctx);
         }
-        facts.total = now - facts.started;
-        let metrics = context::metrics(gateway, *route);
-        let request = session.req_header();
-        metrics.count(&request.method, facts.status);
-        metrics.seconds.observe(facts.total.as_secs_f64());
-        if let Some(first_byte) = facts.first_byte {
-            metrics.first_byte.observe(first_byte.as_secs_f64());
-        }
-        if let Some(reason) = facts.reason {
-            self.live.http.refuse(reason);
-        }
-        if let Some(noted) = &facts.noted {
-            self.live.note(noted, facts);
-        }
-        guard::over(&self.live, gateway, facts, connection.as_deref());
-        let chain = context::chain(gateway, *route);
-        chain.on_log(&Exchange {
-            head: request,
-            facts,
-        });
     }
 
     /// Ours say the same with route, backend and reason.

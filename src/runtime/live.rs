@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{admission::Total, audit::Bound, connections::Connections};
 use crate::{
-    base::metrics::IntGauge,
+    base::{metrics::IntGauge, tasks::Tasks},
     gateway::{Gateway, World, metrics::HttpMetrics},
 };
 
@@ -26,6 +26,8 @@ pub struct Live {
     pub connections: Connections,
     pub total: Arc<Total>,
     pub http: HttpMetrics,
+    /// Requests of our own.
+    pub background: Tasks,
     pub started: SystemTime,
     pub started_at: Instant,
 }
@@ -105,6 +107,7 @@ impl Live {
             connections: Connections::new(world.clock.clone()),
             total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),
+            background: Tasks::default(),
             started: world.clock.wall(),
             started_at: world.clock.now(),
             world,

@@ -7,6 +7,7 @@ mod balance;
 mod bans;
 mod basic_auth;
 mod browser;
+mod cache;
 mod cli;
 mod client_limits;
 mod config;

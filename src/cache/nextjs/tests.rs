@@ -1,3 +1,5 @@
+//! Each rule of the preset on its own, by the requests that break caches without it.
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::*;

@@ -25,7 +25,7 @@ pub use cache_status::{CacheStatus, Forward, Served};
 pub use conditional::{has_validator, not_modified, to_not_modified};
 pub use invalidate::{Target, invalidates};
 pub use merge::{clean, date, merge, updates};
-pub use storable::{Asked, Refusal, store};
+pub use storable::{Asked, Refusal, allows_authorization, is_for_everybody, store};
 pub use vary::{Variance, Vary};
 pub use wants::{Use, Wants, after_error, judge};
 
@@ -138,6 +138,17 @@ impl Lifetime {
         let window = self.stale_while_revalidate.max(self.stale_if_error);
         let until = self.fresh_until();
         until.checked_add(window).unwrap_or(until)
+    }
+
+    /// The same, fresh for this long at most and never used stale.
+    #[must_use]
+    pub fn at_most(self, fresh_for: Duration) -> Self {
+        Self {
+            fresh_for: self.fresh_for.min(fresh_for),
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            ..self
+        }
     }
 
     /// The seconds that it stays fresh, below zero for what is stale: `ttl` of

@@ -183,8 +183,6 @@ fn check_authorization(
     said: Option<&Directives>,
     rules: &Rules,
 ) -> Result<(), Refusal> {
-    let is_allowed =
-        |said: &Directives| said.public || said.must_revalidate || said.s_maxage.is_some();
     if !request.headers.contains_key(header::AUTHORIZATION)
         || rules.key_has_user
         || said.is_some_and(is_allowed)
@@ -192,6 +190,24 @@ fn check_authorization(
         return Ok(());
     }
     Err(Refusal::Authorization)
+}
+
+fn is_allowed(said: &Directives) -> bool {
+    said.public || said.must_revalidate || said.s_maxage.is_some()
+}
+
+/// Whether the origin says of this answer that it may go to whoever asks, with
+/// `Authorization` too (RFC 9111, 3.5).
+pub fn allows_authorization(headers: &HeaderMap) -> bool {
+    is_allowed(&Policy::of(headers).directives)
+}
+
+/// Whether the origin says of this answer that it is for everybody: `public`, `s-maxage`, or
+/// a field that only shared caches read.
+pub fn is_for_everybody(headers: &HeaderMap) -> bool {
+    let policy = Policy::of(headers);
+    let said = &policy.directives;
+    said.public || said.s_maxage.is_some() || !policy.reads_expires
 }
 
 /// The final statuses of RFC 9110 and RFC 6585, whose rules for caches are known here.

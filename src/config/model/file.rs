@@ -24,6 +24,7 @@ const KEYS: &[&str] = &[
     "acme",
     "redis",
     "rate_limits",
+    "cache",
     "drain",
     "watch",
     "include",
@@ -42,9 +43,7 @@ pub const ROUTE_KEYS: &[&str] = &[
 
 // What the design has and this version has not: refused by name, so that nobody takes a
 // key that does nothing for protection.
-const LATER: &[&str] = &["cache"];
-const UPSTREAM_LATER: &[&str] = &["folder"];
-const ROUTE_LATER: &[&str] = &["cache", "plugins"];
+const ROUTE_LATER: &[&str] = &["plugins"];
 
 type Entry = (Key, Node);
 
@@ -85,7 +84,7 @@ impl Sections<'_> {
             return None;
         };
         for (key, _) in entries {
-            self.known(key, KEYS, &[], LATER, self.node);
+            self.known(key, KEYS, &[], &[], self.node);
         }
         Some(File {
             listeners: self.listeners(),
@@ -99,6 +98,7 @@ impl Sections<'_> {
             audit_log: self.section("audit_log"),
             redis: self.section("redis"),
             flood_guard: self.section("flood_guard"),
+            cache: self.section("cache"),
             tree: Arc::new(self.node.clone()),
             rate_limits: self.mapping("rate_limits"),
             drain: self.section("drain").unwrap_or_default(),
@@ -126,10 +126,7 @@ impl Sections<'_> {
     fn upstreams(&mut self) -> Vec<(Key, Spanned<UpstreamConfig>)> {
         self.mapping("upstreams")
             .into_iter()
-            .filter_map(|(key, node)| {
-                let node = self.without(&node, UPSTREAM_LATER);
-                Some((key, read(&node, &mut self.found)?))
-            })
+            .filter_map(|(key, node)| Some((key, read(&node, &mut self.found)?)))
             .collect()
     }
 
@@ -216,21 +213,6 @@ impl Sections<'_> {
             .help(suggest(name, absent(), "the keys left to use here are")),
         );
         crate::config::diagnostic::closest(name, absent()).map(str::to_owned)
-    }
-
-    /// The node without the keys that are not supported yet, each of which is reported.
-    fn without(&mut self, node: &Node, later: &[&str]) -> Node {
-        let mut node = node.clone();
-        if let Value::Map(entries) = &mut node.value {
-            entries.retain(|(key, _)| {
-                let is_later = later.contains(&key.name.as_str());
-                if is_later {
-                    self.found.push(not_yet(key));
-                }
-                !is_later
-            });
-        }
-        node
     }
 
     /// The items of a list that must have some.

@@ -5,13 +5,14 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::unplaced;
 use crate::{
     base::{
         net::Cidr,
         secret::Secret,
         units::{Rate, Span},
     },
-    config::{diagnostic::Place, tree::Spanned},
+    config::tree::Spanned,
 };
 
 /// A wide bound on what each client address may ask for, in front of every route.
@@ -101,12 +102,4 @@ fn cookie() -> Spanned<String> {
 
 fn hour() -> Spanned<Span> {
     unplaced(Span::secs(3600))
-}
-
-/// A default stands nowhere.
-fn unplaced<T>(value: T) -> Spanned<T> {
-    Spanned {
-        value,
-        place: Place::default(),
-    }
 }

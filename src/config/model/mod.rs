@@ -1,6 +1,7 @@
 //! The sections of the YAML as written. Filters stay raw nodes: their own slices read them.
 
 mod admin;
+mod cache;
 mod file;
 mod flood_guard;
 mod listener;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     admin::{AdminConfig, AuditLogConfig},
+    cache::{CacheConfig, PurgeConfig, PurgeLinkLost},
     file::ROUTE_KEYS,
     flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},
     listener::{
@@ -58,6 +60,7 @@ pub struct File {
     pub audit_log: Option<AuditLogConfig>,
     pub redis: Option<Spanned<RedisConfig>>,
     pub flood_guard: Option<Spanned<FloodGuardConfig>>,
+    pub cache: Option<Spanned<CacheConfig>>,
     /// All of it, as it was read: what another file is compared with.
     pub tree: Arc<Node>,
     pub drain: Spanned<DrainConfig>,
@@ -137,5 +140,13 @@ impl Default for DrainConfig {
             idle: Span(Duration::from_secs(1)),
             deadline: Span(Duration::from_secs(30)),
         }
+    }
+}
+
+/// A default stands nowhere.
+fn unplaced<T>(value: T) -> Spanned<T> {
+    Spanned {
+        value,
+        place: crate::config::diagnostic::Place::default(),
     }
 }

@@ -55,6 +55,23 @@ pub struct UpstreamConfig {
     /// How `edgeway scale` starts and stops the apps.
     #[serde(default)]
     pub scale: Option<Spanned<ScaleConfig>>,
+    /// Where a Next.js app was built (`.next`): its build id, the paths that its middleware
+    /// guards and the sizes of pictures are read there.
+    #[serde(default)]
+    pub folder: Option<Spanned<PathBuf>>,
+    /// Paths of a Next.js app whose answers are never shared, in the place of those that its
+    /// build says its middleware guards: `/account/*` with everything below it, or a whole
+    /// path; `[]` for none.
+    #[serde(default)]
+    pub guarded: Option<Vec<Spanned<String>>>,
+    /// How many answers of the cache may be fetched anew at once, and how many pages may be
+    /// rendered for crawlers.
+    #[serde(default = "revalidations")]
+    pub revalidations: Spanned<u32>,
+}
+
+fn revalidations() -> Spanned<u32> {
+    super::unplaced(4)
 }
 
 /// How `edgeway scale` starts and stops the apps: one unit of systemd for each port. All

@@ -136,7 +136,10 @@ impl Line<'_> {
             put_compat(out, header.unwrap_or(b"-"));
             out.push(b'"');
         }
-        out.extend_from_slice(b" X-Cache-Status: - id=");
+        out.extend_from_slice(b" X-Cache-Status: ");
+        let cached = facts.cache.map_or("-", |cached| cached.outcome.name());
+        out.extend_from_slice(cached.as_bytes());
+        out.extend_from_slice(b" id=");
         out.extend_from_slice(or_dash(facts.request_id.as_bytes()));
         for (name, text) in [
             (&b" route=\""[..], facts.route.as_deref()),
@@ -253,6 +256,10 @@ fn put_json_upstream(out: &mut Vec<u8>, facts: &Facts) {
         0 => out.extend_from_slice(b"null"),
         status => put_number(out, status.into()),
     }
+    let cached = facts.cache.map(|cached| cached.outcome.name());
+    put_optional_text(out, b",\"cache\":", cached);
+    let why = facts.cache.and_then(|cached| cached.why);
+    put_optional_text(out, b",\"cache_why\":", why);
 }
 
 fn put_optional_text(out: &mut Vec<u8>, key: &[u8], text: Option<&str>) {

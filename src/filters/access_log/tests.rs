@@ -160,6 +160,8 @@ fn a_json_line_tells_everything_but_secrets() {
       "backend": "127.0.0.1:3000",
       "tries": 2,
       "upstream_status": 200,
+      "cache": null,
+      "cache_why": null,
       "total_ms": 12.345,
       "first_byte_ms": 9.5,
       "upstream_ms": 8.25,

@@ -1,10 +1,12 @@
 //! `compression` as written, and how it compiles.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    Compression, Offer,
+    Coder, Compression, Offer,
     types::{self, Types},
 };
 use crate::{
@@ -124,10 +126,12 @@ impl CompressionConfig {
             .map(|encoding| Offer::new(encoding, self.levels.of(encoding).value, cx.metrics))
             .collect();
         let types = types?;
-        levels_are_good.then_some(Compression {
-            offered,
-            min_size: self.min_size.0,
-            types,
+        levels_are_good.then(|| Compression {
+            coder: Arc::new(Coder {
+                offered,
+                min_size: self.min_size.0,
+                types,
+            }),
         })
     }
 

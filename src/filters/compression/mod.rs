@@ -8,6 +8,8 @@ mod config;
 mod tests;
 mod types;
 
+use std::{any::Any, sync::Arc};
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
@@ -37,6 +39,12 @@ const OF_THE_PLAIN_BYTES: [HeaderName; 5] = [
 /// The compiled filter.
 #[derive(Debug)]
 pub struct Compression {
+    coder: Arc<Coder>,
+}
+
+/// What is coded, and how. The cache asks it as well: it keeps coded forms of what it has.
+#[derive(Debug)]
+pub struct Coder {
     /// What is offered, the favourite first.
     offered: Box<[Offer]>,
     min_size: u64,
@@ -45,7 +53,7 @@ pub struct Compression {
 
 /// One coding on offer.
 #[derive(Debug)]
-struct Offer {
+pub struct Offer {
     encoding: Encoding,
     level: u8,
     content_encoding: HeaderValue,
@@ -86,6 +94,10 @@ impl Filter for Compression {
         Phases::UPSTREAM | Phases::RESPONSE | Phases::RESPONSE_BODY
     }
 
+    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::clone(&self.coder) as _)
+    }
+
     /// The origin is asked for plain bytes: coding happens once, here, and what a cache
     /// keeps fits every client. "No `Accept-Encoding`" would mean that any coding is fine.
     fn on_upstream(&self, _ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
@@ -96,10 +108,10 @@ impl Filter for Compression {
         // An answer that was begun and then replaced by one of ours leaves its stream behind.
         ex.facts.take::<Stream>();
         if head.status == StatusCode::NOT_MODIFIED {
-            self.confirm(ex, head);
+            self.coder.confirm(ex, head);
             return;
         }
-        let (index, offer) = match self.fate(ex, head) {
+        let (index, offer) = match self.coder.fate(ex, head) {
             Fate::Untouched => return,
             Fate::Plain => {
                 add_vary(&mut head.headers);
@@ -134,7 +146,7 @@ impl Filter for Compression {
             return;
         };
         let input = chunk.take().unwrap_or_default();
-        let Some(offer) = self.offered.get(stream.offer) else {
+        let Some(offer) = self.coder.offered.get(stream.offer) else {
             return;
         };
         if input.is_empty() && !end {
@@ -161,7 +173,15 @@ impl Filter for Compression {
     }
 }
 
-impl Compression {
+impl Coder {
+    /// The coding in which this client gets an answer with this head, if it gets one.
+    pub fn choose(&self, ex: &Exchange<'_>, head: &response::Parts) -> Option<&Offer> {
+        match self.fate(ex, head) {
+            Fate::Coded(_, offer) => Some(offer),
+            Fate::Untouched | Fate::Plain => None,
+        }
+    }
+
     fn fate(&self, ex: &Exchange<'_>, head: &response::Parts) -> Fate<'_> {
         if !self.may_code(head) {
             return Fate::Untouched;
@@ -309,8 +329,22 @@ impl Offer {
         }
     }
 
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// The level of what is coded once and sent many times: higher than what is coded on
+    /// its way.
+    pub fn level_at_rest(&self) -> u8 {
+        let least = match self.encoding {
+            Encoding::Zstd => 12,
+            Encoding::Br | Encoding::Gzip => 9,
+        };
+        self.level.max(least)
+    }
+
     /// The head of the coded answer.
-    fn announce(&self, headers: &mut HeaderMap, is_chunked: bool) {
+    pub fn announce(&self, headers: &mut HeaderMap, is_chunked: bool) {
         headers.insert(header::CONTENT_ENCODING, self.content_encoding.clone());
         for name in &OF_THE_PLAIN_BYTES {
             headers.remove(name);

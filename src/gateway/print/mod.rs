@@ -49,6 +49,9 @@ pub fn yaml(file: &File, gateway: &Gateway) -> String {
     if let Some(flood_guard) = &file.flood_guard {
         document["flood_guard"] = value(flood_guard);
     }
+    if let Some(cache) = &file.cache {
+        document["cache"] = value(cache);
+    }
     if !file.rate_limits.is_empty() {
         document["rate_limits"] = rate_limits::print(file);
     }

@@ -135,6 +135,12 @@ impl KeyList {
     }
 }
 
+impl KeyItem {
+    pub fn sources(&self) -> &[Source] {
+        &self.0
+    }
+}
+
 impl Source {
     /// Whether identity filters must have run.
     pub fn needs_identity(&self) -> bool {

@@ -1,3 +1,5 @@
+//! What is read of a build's folder, and when it is read again.
+
 use std::{fs, path::Path, sync::Arc};
 
 use http::{HeaderMap, Method};

@@ -5,6 +5,7 @@ mod answering;
 mod closing;
 mod failing;
 mod http2;
+mod numbered;
 mod plain;
 mod scripted;
 mod secure;
@@ -37,6 +38,7 @@ pub(crate) use self::{
     closing::{ClosingOrigin, OnceOrigin},
     failing::{Failure, FlappingOrigin, ResettingOrigin},
     http2::Http2Origin,
+    numbered::NumberedOrigin,
     plain::{BigOrigin, EchoOrigin, SlowOrigin, echoed},
     scripted::ScriptedOrigin,
     secure::SecureOrigin,

@@ -1,0 +1,71 @@
+//! What is counted of one route's cache.
+
+use crate::{
+    base::metrics::{IntCounter, Metrics},
+    chain::{CacheFacts, CacheOutcome},
+};
+
+/// Handles, made with the configuration.
+pub struct RouteMetrics {
+    outcomes: [IntCounter; CacheOutcome::ALL.len()],
+    collapsed: IntCounter,
+    revalidations: [IntCounter; Revalidation::ALL.len()],
+}
+
+/// What came of fetching a stale answer anew in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Revalidation {
+    /// It began.
+    Begun,
+    /// The upstream's budget had no room for it: the stale answer goes on being served.
+    Postponed,
+}
+
+impl Revalidation {
+    const ALL: [Self; 2] = [Self::Begun, Self::Postponed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Postponed => "postponed",
+        }
+    }
+}
+
+impl RouteMetrics {
+    pub fn new(metrics: &Metrics, route: &str) -> Self {
+        Self {
+            outcomes: CacheOutcome::ALL.map(|outcome| {
+                metrics.counter(
+                    "edgeway_cache_requests_total",
+                    "Requests on routes with a cache, by what the cache did: `hit`, `miss`, `stale`, `expired`, `revalidated` or `bypass`.",
+                    &[("route", route), ("result", outcome.label())],
+                )
+            }),
+            collapsed: metrics.counter(
+                "edgeway_cache_collapsed_total",
+                "Requests that were answered on another request's way to the origin.",
+                &[("route", route)],
+            ),
+            revalidations: Revalidation::ALL.map(|what| {
+                metrics.counter(
+                    "edgeway_cache_revalidations_total",
+                    "Stale answers that were to be fetched anew in the background: `begun`, or `postponed` since the upstream's budget was used up.",
+                    &[("route", route), ("outcome", what.name())],
+                )
+            }),
+        }
+    }
+
+    pub fn count(&self, facts: &CacheFacts) {
+        self.outcomes[facts.outcome as usize].inc();
+        if facts.is_collapsed {
+            self.collapsed.inc();
+        }
+    }
+
+    pub fn revalidation(&self, what: Revalidation) {
+        self.revalidations[what as usize].inc();
+    }
+}

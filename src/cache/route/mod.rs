@@ -1,0 +1,107 @@
+//! What one route says of its cache, compiled: whose requests go past it, by which key
+//! answers are found, and how long they last beside what the origin says.
+
+mod key;
+mod names;
+mod tags;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use http::{HeaderMap, header};
+
+pub use self::{
+    key::{KeyRules, Query},
+    names::Names,
+    tags::{CACHE_TAG, SURROGATE_KEY, TagProblem, TagTemplate, tags_of},
+};
+use super::{nextjs::PageCache, policy::Rules};
+use crate::{
+    base::query,
+    chain::Exchange,
+    limits::key::{KeyItem, Source},
+};
+
+/// Which rules hold beside RFC 9111.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Those of the upstream's `app`.
+    #[default]
+    App,
+    /// None.
+    Strict,
+}
+
+/// One route's cache.
+#[derive(Debug)]
+pub struct Policy {
+    pub mode: Mode,
+    pub pages: PageCache,
+    /// For apps of no kind in particular.
+    pub plain: Rules,
+    /// For `app: nextjs`.
+    pub nextjs: Rules,
+    pub key: KeyRules,
+    /// A request that has any of these goes past the cache.
+    pub bypass: Box<[KeyItem]>,
+    /// Cookies that say nothing of who asks, as written; `None`: those of analytics.
+    pub anonymous_cookies: Option<Box<[Box<str>]>>,
+    /// The same, to find them.
+    pub anonymous: Names,
+    pub max_object: u64,
+    pub tags: Box<[TagTemplate]>,
+    pub purge_on_write: bool,
+    /// What browsers are told instead of the origin's `max-age`.
+    pub browser_ttl: Option<Duration>,
+    /// `Cache-Control` of requests counts.
+    pub obeys_clients: bool,
+    /// For how long a request waits for another one's answer before it asks the origin itself.
+    pub wait: Duration,
+    /// Bytes that answers of this route may take up of the store.
+    pub quota: Option<u64>,
+}
+
+/// Who asks, as far as a shared cache must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Personal {
+    /// Nobody in particular, or somebody whom the key names.
+    No,
+    /// It has cookies that are not known to say nothing.
+    Cookies,
+    /// It has `Authorization`.
+    Authorization,
+}
+
+impl Policy {
+    /// The part of the request that sends it past the cache, if one does.
+    pub fn bypass(&self, ex: &Exchange<'_>) -> Option<&KeyItem> {
+        let has = |item: &&KeyItem| item.sources().iter().all(|s| s.value(ex).is_some());
+        self.bypass.iter().find(has)
+    }
+
+    /// Whether an answer to this request may be meant for its client alone.
+    pub fn personal(&self, headers: &HeaderMap) -> Personal {
+        if self.key.names_clients() {
+            return Personal::No;
+        }
+        if headers.contains_key(header::AUTHORIZATION) {
+            return Personal::Authorization;
+        }
+        if self.anonymous.is_all() || !headers.contains_key(header::COOKIE) {
+            return Personal::No;
+        }
+        let is_known = |name: &[u8]| {
+            self.anonymous.contains(name)
+                || self
+                    .key
+                    .sources()
+                    .any(|source| matches!(source, Source::Cookie(key) if key.as_bytes() == name))
+        };
+        if query::cookie_names(headers).all(is_known) {
+            Personal::No
+        } else {
+            Personal::Cookies
+        }
+    }
+}

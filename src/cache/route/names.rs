@@ -1,0 +1,39 @@
+//! Lists of names, of which some end in `*`.
+
+/// Names that are taken: whole ones, and beginnings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    whole: Box<[Box<[u8]>]>,
+    beginnings: Box<[Box<[u8]>]>,
+}
+
+impl Names {
+    /// `utm_*` takes every name that begins so, `*` every name. A star elsewhere is part of
+    /// the name.
+    pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
+        let (mut whole, mut beginnings) = (Vec::new(), Vec::new());
+        for name in names {
+            match name.strip_suffix('*') {
+                Some(beginning) => beginnings.push(beginning.as_bytes().into()),
+                None => whole.push(name.as_bytes().into()),
+            }
+        }
+        Self {
+            whole: whole.into(),
+            beginnings: beginnings.into(),
+        }
+    }
+
+    pub fn contains(&self, name: &[u8]) -> bool {
+        self.whole.iter().any(|whole| **whole == *name)
+            || self.beginnings.iter().any(|begin| name.starts_with(begin))
+    }
+
+    pub fn is_all(&self) -> bool {
+        self.beginnings.iter().any(|begin| begin.is_empty())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.beginnings.is_empty()
+    }
+}

@@ -1,0 +1,116 @@
+//! Tags that answers of a route carry, with placeholders of its path: `product:{id}`.
+
+use http::{HeaderMap, HeaderName};
+
+/// Where origins write tags: a list with commas, as CDNs read it.
+pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+/// The same with spaces.
+pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+
+/// More tags of one answer are not kept, nor longer ones: they would be the larger part of it.
+const MOST: usize = 64;
+const LONGEST: usize = 256;
+
+/// The tags that the origin gave an answer.
+pub fn tags_of(headers: &HeaderMap) -> impl Iterator<Item = Box<str>> {
+    [(CACHE_TAG, b','), (SURROGATE_KEY, b' ')]
+        .into_iter()
+        .flat_map(|(name, separator)| {
+            let lines = headers.get_all(name).into_iter();
+            lines.flat_map(move |line| line.as_bytes().split(move |byte| *byte == separator))
+        })
+        .filter_map(|tag| std::str::from_utf8(tag.trim_ascii()).ok())
+        .filter(|tag| (1..=LONGEST).contains(&tag.len()))
+        .take(MOST)
+        .map(Box::from)
+}
+
+/// A tag, compiled with the slots of its placeholders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagTemplate<Slot = String> {
+    pieces: Vec<Piece<Slot>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece<Slot> {
+    Text(String),
+    Slot(Slot),
+}
+
+/// Why a tag was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TagProblem {
+    #[error("`{0}` is empty, or has a space or a comma, at which lists of tags are cut")]
+    Separator(String),
+    #[error("`{0}` has a brace without its partner")]
+    Brace(String),
+    #[error("`{{{name}}}` of `{tag}` is no parameter of every path of the route")]
+    Unknown { tag: String, name: String },
+}
+
+impl TagTemplate {
+    pub fn parse(text: &str) -> Result<Self, TagProblem> {
+        if text.is_empty() || text.contains([' ', ',', '\t']) {
+            return Err(TagProblem::Separator(text.to_owned()));
+        }
+        let brace = || TagProblem::Brace(text.to_owned());
+        let mut pieces = Vec::new();
+        let mut left = text;
+        while let Some(at) = left.find(['{', '}']) {
+            let (before, from) = left.split_at(at);
+            let end = from.find('}').filter(|end| *end > 1).ok_or_else(brace)?;
+            if !before.is_empty() {
+                pieces.push(Piece::Text(before.to_owned()));
+            }
+            pieces.push(Piece::Slot(from[1..end].to_owned()));
+            left = &from[end + 1..];
+        }
+        if !left.is_empty() {
+            pieces.push(Piece::Text(left.to_owned()));
+        }
+        Ok(Self { pieces })
+    }
+
+    /// With what `slot` finds for each name.
+    pub fn bind<Slot>(
+        &self,
+        slot: impl Fn(&str) -> Option<Slot>,
+    ) -> Result<TagTemplate<Slot>, TagProblem> {
+        let bound = self.pieces.iter().map(|piece| match piece {
+            Piece::Text(text) => Ok(Piece::Text(text.clone())),
+            Piece::Slot(name) => slot(name).map(Piece::Slot).ok_or_else(|| {
+                let (tag, name) = (self.to_string(), name.clone());
+                TagProblem::Unknown { tag, name }
+            }),
+        });
+        Ok(TagTemplate {
+            pieces: bound.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl<Slot> TagTemplate<Slot> {
+    /// The tag of one answer.
+    pub fn render<'v>(&self, value: impl Fn(&Slot) -> &'v [u8]) -> String {
+        let mut tag = String::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(text) => tag.push_str(text),
+                Piece::Slot(slot) => tag.push_str(&String::from_utf8_lossy(value(slot))),
+            }
+        }
+        tag
+    }
+}
+
+impl std::fmt::Display for TagTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(text) => f.write_str(text)?,
+                Piece::Slot(name) => write!(f, "{{{name}}}")?,
+            }
+        }
+        Ok(())
+    }
+}

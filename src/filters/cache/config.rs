@@ -1,0 +1,337 @@
+//! `cache` of a route as written, and how it compiles.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{
+    base::units::{ByteSize, Percent, Span},
+    cache::{
+        Cache,
+        nextjs::{self, PageCache},
+        policy::Rules,
+        route::{KeyRules, Mode, Names, Policy, Query, TagTemplate},
+    },
+    chain::CompileCx,
+    config::tree::{
+        Spanned,
+        short::{self, Short, read_short},
+    },
+    limits::key::KeyItem,
+};
+
+/// What is kept of a route's answers: `{}` or `true` for what the origin allows, or a mapping.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+pub struct RouteCacheConfig {
+    /// `app`: the rules of the upstream's `app` hold beside RFC 9111. `strict`: RFC 9111 and
+    /// no more.
+    mode: ModeConfig,
+    /// Which pages of a Next.js app are shared: `off`, `anonymous` (those that requests
+    /// without cookies got) or `all`.
+    pages: PagesConfig,
+    /// For how long an answer is fresh if the origin does not say; `force` where it says
+    /// otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<Spanned<Span>>,
+    /// `ttl` holds whatever the origin says, `no-store` and `private` included.
+    force: bool,
+    /// As `ttl`, for single statuses: `{ 404: 10s }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    by_status: BTreeMap<String, Span>,
+    /// The share of the time since `Last-Modified` for which an answer is fresh that says
+    /// nothing of it (RFC 9111, 4.2.2); `10%` is usual. Never if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heuristic: Option<Percent>,
+    /// What answers are found by beside scheme, host, path and query.
+    key: KeyConfig,
+    /// Requests that have one of these go past the cache: `cookie:NAME`, `header:NAME`,
+    /// `query:NAME`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bypass: Vec<Spanned<KeyItem>>,
+    /// Cookies that say nothing of who asks, such as `theme`; `*` for all of them. A request
+    /// with any other one fills the store only if the origin says that the answer is for
+    /// everybody (`public`, `s-maxage`), and never with pages of a Next.js app. Those of
+    /// analytics (`_ga`, `_fbp` and their like) if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    anonymous_cookies: Option<Vec<String>>,
+    /// For how long a stale answer is served while a new one is fetched, if the origin does
+    /// not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale_while_revalidate: Option<Span>,
+    /// For how long a stale answer is served when the origin fails, if the origin does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale_if_error: Option<Span>,
+    /// Larger answers are not kept; `cache.max_object` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_object: Option<Spanned<ByteSize>>,
+    /// Tags of every answer, to purge by: `products`, or with parameters of the path,
+    /// `product:{id}`. Those of `Cache-Tag` and `Surrogate-Key` join them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<Spanned<String>>,
+    /// A successful `POST`, `PUT`, `PATCH` or `DELETE` purges its own path and the one above
+    /// it, on every gateway.
+    purge_on_write: bool,
+    /// What browsers are told as `max-age` instead of what the origin says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    browser_ttl: Option<Span>,
+    /// `Cache-Control` of requests counts: `no-cache`, `max-age`, `only-if-cached` and the rest.
+    client_directives: bool,
+    /// For how long a request waits for the answer to another one of the same key before it
+    /// asks the origin itself.
+    wait: Span,
+    /// Bytes that answers of this route may take up of `cache.memory`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota: Option<Spanned<ByteSize>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum ModeConfig {
+    #[default]
+    App,
+    Strict,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum PagesConfig {
+    Off,
+    #[default]
+    Anonymous,
+    All,
+}
+
+/// What a route's answers are found by.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct KeyConfig {
+    /// The only parameters of the query that count; all if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query: Option<Spanned<Vec<String>>>,
+    /// Parameters that do not count, such as `utm_*`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignore_query: Vec<String>,
+    /// Parts of the request that answers differ by: `header:NAME`, `cookie:NAME`, `jwt.sub`,
+    /// `api_key`, `user`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    by: Vec<Spanned<KeyItem>>,
+}
+
+impl Default for RouteCacheConfig {
+    fn default() -> Self {
+        Self {
+            mode: ModeConfig::default(),
+            pages: PagesConfig::default(),
+            ttl: None,
+            force: false,
+            by_status: BTreeMap::new(),
+            heuristic: None,
+            key: KeyConfig::default(),
+            bypass: Vec::new(),
+            anonymous_cookies: None,
+            stale_while_revalidate: None,
+            stale_if_error: None,
+            max_object: None,
+            tags: Vec::new(),
+            purge_on_write: false,
+            browser_ttl: None,
+            client_directives: true,
+            wait: Span(Duration::from_secs(5)),
+            quota: None,
+        }
+    }
+}
+
+impl Short for RouteCacheConfig {
+    const WHAT: &'static str = "`true`, `false` or a mapping";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        flag.then(|| Ok(Self::default()))
+    }
+}
+
+impl<'de> Deserialize<'de> for RouteCacheConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Serialize for RouteCacheConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
+}
+
+impl RouteCacheConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Policy> {
+        // Without one the section was refused, and that was told.
+        let cache = cx.shared.get::<Cache>();
+        let memory = cache.as_ref().map_or(u64::MAX, |cache| cache.memory());
+        let by_status = self.by_status(cx)?;
+        let tags = self.tags(cx)?;
+        let key = self.key(cx)?;
+        if self.force {
+            self.warn_of_force(cx)?;
+        }
+        if let Some(max) = &self.max_object
+            && max.value.0 > memory / 4
+        {
+            cx.report_at(
+                max.place,
+                "edgeway::cache::max_object",
+                format!(
+                    "objects of {} are more than a quarter of the cache's memory",
+                    max.value
+                ),
+                "write a smaller `max_object`, or a larger `cache.memory`",
+            );
+            return None;
+        }
+        let plain = Rules {
+            ttl: self.ttl.as_ref().map(|ttl| ttl.value.0),
+            force: self.force,
+            by_status,
+            heuristic: self.heuristic.map(|share| share.0 / 100.0),
+            stale_while_revalidate: self.stale_while_revalidate.map(|span| span.0),
+            stale_if_error: self.stale_if_error.map(|span| span.0),
+            stale_despite_s_maxage: self.mode == ModeConfig::App,
+            key_has_user: key.names_clients(),
+            ..Rules::default()
+        };
+        let preset = nextjs::rules_for_next();
+        let nextjs = Rules {
+            stale_if_error: plain.stale_if_error.or(preset.stale_if_error),
+            stale_while_revalidate: plain
+                .stale_while_revalidate
+                .or(preset.stale_while_revalidate),
+            max_stale_while_revalidate: plain
+                .stale_while_revalidate
+                .or(preset.max_stale_while_revalidate),
+            explicit_only: preset.explicit_only && plain.ttl.is_none(),
+            stale_despite_s_maxage: preset.stale_despite_s_maxage,
+            ..plain.clone()
+        };
+        Some(Policy {
+            mode: match self.mode {
+                ModeConfig::App => Mode::App,
+                ModeConfig::Strict => Mode::Strict,
+            },
+            pages: match self.pages {
+                PagesConfig::Off => PageCache::Off,
+                PagesConfig::Anonymous => PageCache::Anonymous,
+                PagesConfig::All => PageCache::All,
+            },
+            plain,
+            nextjs,
+            key,
+            bypass: self.bypass.into_iter().map(|item| item.value).collect(),
+            anonymous: match &self.anonymous_cookies {
+                Some(names) => Names::new(names.iter().map(String::as_str)),
+                None => Names::new(nextjs::ANALYTICS.iter().copied()),
+            },
+            anonymous_cookies: self
+                .anonymous_cookies
+                .map(|names| names.into_iter().map(String::into_boxed_str).collect()),
+            max_object: self
+                .max_object
+                .map(|max| max.value.0)
+                .or_else(|| cache.map(|cache| cache.max_object()))
+                .unwrap_or_default(),
+            tags,
+            purge_on_write: self.purge_on_write,
+            browser_ttl: self.browser_ttl.map(|span| span.0),
+            obeys_clients: self.client_directives,
+            wait: self.wait.0,
+            quota: self.quota.map(|quota| quota.value.0),
+        })
+    }
+
+    fn by_status(&self, cx: &mut CompileCx<'_>) -> Option<Vec<(u16, Duration)>> {
+        let mut by_status = Vec::new();
+        let mut is_good = true;
+        for (status, span) in &self.by_status {
+            match status.parse() {
+                Ok(code @ 200..=599) if code != 206 && code != 304 => {
+                    by_status.push((code, span.0));
+                }
+                _ => {
+                    is_good = false;
+                    cx.report(
+                        "edgeway::cache::status",
+                        format!("`{status}` is no status whose answers are kept"),
+                        "write a status such as `404`; 206 and 304 are parts of an answer",
+                    );
+                }
+            }
+        }
+        is_good.then_some(by_status)
+    }
+
+    fn tags(&self, cx: &mut CompileCx<'_>) -> Option<Box<[TagTemplate]>> {
+        let mut tags = Vec::new();
+        for tag in &self.tags {
+            match TagTemplate::parse(&tag.value) {
+                Ok(template) => tags.push(template),
+                Err(problem) => cx.report_at(
+                    tag.place,
+                    "edgeway::cache::tag",
+                    problem.to_string(),
+                    "write a word such as `products`, or `product:{id}` with a parameter of the path",
+                ),
+            }
+        }
+        (tags.len() == self.tags.len()).then(|| tags.into())
+    }
+
+    fn key(&self, cx: &mut CompileCx<'_>) -> Option<KeyRules> {
+        let KeyConfig {
+            query,
+            ignore_query,
+            by,
+        } = &self.key;
+        let ignored = || Names::new(ignore_query.iter().map(String::as_str));
+        let query = match query {
+            Some(only) if !ignore_query.is_empty() => {
+                cx.report_at(
+                    only.place,
+                    "edgeway::cache::query",
+                    "`query` names the parameters that count, and `ignore_query` those that do not",
+                    "write one of the two",
+                );
+                return None;
+            }
+            Some(only) => Query::Only(Names::new(only.value.iter().map(String::as_str))),
+            None if ignore_query.is_empty() => Query::All,
+            None => Query::Without(ignored()),
+        };
+        Some(KeyRules {
+            query,
+            by: by.iter().map(|item| item.value.clone()).collect(),
+        })
+    }
+
+    fn warn_of_force(&self, cx: &mut CompileCx<'_>) -> Option<()> {
+        if self.ttl.is_none() && self.by_status.is_empty() {
+            cx.report(
+                "edgeway::cache::force",
+                "`force` makes `ttl` hold whatever the origin says, and there is no `ttl`",
+                "write `ttl: 1min`, or remove `force`",
+            );
+            return None;
+        }
+        cx.warn(
+            "edgeway::cache::force",
+            "`force` keeps answers that the origin says are not to be kept",
+            "make sure that no answer of this route is for one client alone; answers with \
+             `Set-Cookie` and to requests with `Authorization` are not kept all the same",
+        );
+        Some(())
+    }
+}

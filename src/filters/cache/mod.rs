@@ -1,0 +1,126 @@
+//! Says that answers of a route may be kept, and for how long beside what the origin says.
+//! How requests are answered from the store is the business of `proxy`; here their answers
+//! are marked.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use std::{any::Any, sync::Arc};
+
+use http::{HeaderName, HeaderValue, response};
+
+use crate::{
+    cache::{
+        policy::{self, CacheStatus, Forward, Served},
+        route::{CACHE_TAG, Policy, SURROGATE_KEY},
+    },
+    chain::{
+        CacheFacts, CacheOutcome, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, Phases,
+    },
+};
+
+const X_CACHE_STATUS: HeaderName = HeaderName::from_static("x-cache-status");
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What the origin says to caches in front of it, and to nobody else.
+const FOR_CACHES: [HeaderName; 3] = [
+    HeaderName::from_static("surrogate-control"),
+    SURROGATE_KEY,
+    CACHE_TAG,
+];
+
+/// The compiled filter.
+pub struct Cache {
+    policy: Arc<Policy>,
+}
+
+impl FilterKind for Cache {
+    const NAME: &'static str = "cache";
+    type Config = config::RouteCacheConfig;
+    type Filter = Self;
+
+    fn compile(config: config::RouteCacheConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let policy = Arc::new(config.compile(cx)?);
+        Some(Self { policy })
+    }
+}
+
+impl Filter for Cache {
+    fn phases(&self) -> Phases {
+        Phases::RESPONSE
+    }
+
+    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::clone(&self.policy) as _)
+    }
+
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        let Some(facts) = &ex.facts.cache else {
+            return;
+        };
+        if let Some(ttl) = self.policy.browser_ttl
+            && facts.outcome != CacheOutcome::Bypass
+            && head.status.is_success()
+        {
+            policy::browser(&mut head.headers, ttl, facts.age.unwrap_or_default());
+        }
+        for name in FOR_CACHES {
+            head.headers.remove(name);
+        }
+        head.headers.insert(
+            X_CACHE_STATUS,
+            HeaderValue::from_static(facts.outcome.name()),
+        );
+        head.headers.append(CACHE_STATUS, status(facts).value());
+    }
+
+    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(item) = self.policy.bypass(ex) {
+            lines.push(format!("goes past the cache: it has `{item}`"));
+        }
+        let key = self.policy.key.key(ex, KeyBuilder::default());
+        lines.push(format!("key: {}", key.url()));
+        for item in &self.policy.key.by {
+            for source in item.sources() {
+                let value = source.value(ex);
+                lines.push(match value {
+                    Some(value) => format!("and {source}: {}", String::from_utf8_lossy(&value)),
+                    None => format!("and {source}, which it has not"),
+                });
+            }
+        }
+        lines
+    }
+}
+
+/// What RFC 9211 has words for, of what was done.
+fn status(facts: &CacheFacts) -> CacheStatus<'static> {
+    let forward = match facts.why {
+        Some("method") => Forward::Method,
+        Some("vary-miss") => Forward::VaryMiss,
+        Some("request") => Forward::Request,
+        _ => match facts.outcome {
+            CacheOutcome::Bypass => Forward::Bypass,
+            CacheOutcome::Expired | CacheOutcome::Revalidated | CacheOutcome::Stale => {
+                Forward::Stale
+            }
+            CacheOutcome::Hit | CacheOutcome::Miss => Forward::UriMiss,
+        },
+    };
+    let served = match facts.outcome {
+        CacheOutcome::Hit => Served::Hit,
+        CacheOutcome::Stale if facts.origin_status == 0 && facts.why.is_none() => Served::Hit,
+        _ => Served::Forward(forward),
+    };
+    let detail = facts.why.filter(|why| *why != forward.word());
+    CacheStatus {
+        forward_status: (facts.origin_status != 0).then_some(facts.origin_status),
+        ttl: facts.ttl,
+        is_stored: facts.is_stored,
+        is_collapsed: facts.is_collapsed,
+        detail,
+        ..CacheStatus::new(served)
+    }
+}

@@ -1,0 +1,152 @@
+//! Fetches a stale answer anew while it is served: one request of ours for each, with what
+//! the route's filters would add but without the client's own concerns.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, Method, header};
+use pingora::http::RequestHeader;
+use pingora_proxy::{Session, subrequest};
+
+use super::Flow;
+use crate::{
+    cache::{
+        Claim,
+        metrics::Revalidation,
+        policy::{Vary, Wants},
+        route::Personal,
+        store::Entry,
+    },
+    chain::{CacheFacts, CacheOutcome, Class, Client, Identity, RequestId},
+    gateway::{Gateway, RouteCache},
+    proxy::{context::Context, request},
+    routes::Params,
+    upstreams::Upstream,
+};
+
+/// What belongs to the one client who asked: its copy, its part, its wish for something newer.
+const OF_THE_CLIENT: [HeaderName; 9] = [
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_MATCH,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    header::RANGE,
+    header::CACHE_CONTROL,
+    header::PRAGMA,
+    header::AUTHORIZATION,
+];
+
+/// Nobody waits for it, so nobody would notice that it never ends.
+const LONGEST: Duration = Duration::from_mins(2);
+
+/// What the request that fetches anew goes by.
+pub(in crate::proxy) struct Background {
+    gateway: Arc<Gateway>,
+    route: Option<usize>,
+    params: Params,
+    client: Client,
+    class: Class,
+    identity: Option<Box<Identity>>,
+    upstream: Option<Arc<Upstream>>,
+    head: RequestHeader,
+    flow: Box<Flow>,
+    _claim: Claim,
+}
+
+/// Begins to fetch `entry` anew, unless somebody does so already.
+pub(super) fn begin(
+    session: &Session,
+    ctx: &Context,
+    cache: &RouteCache,
+    flow: Flow,
+    entry: &Entry,
+) {
+    let Some(spawner) = &session.subrequest_spawner else {
+        return;
+    };
+    let Some(claim) = cache.cache.claim(entry) else {
+        return;
+    };
+    let mut head = session.req_header().clone();
+    head.set_method(Method::GET);
+    for name in &OF_THE_CLIENT {
+        if *name != header::AUTHORIZATION || !cache.policy.key.names_clients() {
+            head.remove_header(name);
+        }
+    }
+    if flow.personal == Personal::Cookies && !varies_by(entry, &header::COOKIE) {
+        head.remove_header(&header::COOKIE);
+    }
+    let background = Background {
+        gateway: Arc::clone(&ctx.gateway),
+        route: ctx.route,
+        params: ctx.params.clone(),
+        client: ctx.facts.client.clone(),
+        class: ctx.facts.class,
+        identity: ctx.facts.identity.clone(),
+        upstream: ctx.upstream.clone(),
+        head,
+        flow: Box::new(Flow {
+            wants: Wants::default(),
+            personal: Personal::No,
+            is_background: true,
+            is_pass: false,
+            ..flow
+        }),
+        _claim: claim,
+    };
+    let ours = subrequest::Ctx::builder()
+        .user_ctx(Box::new(Some(background)))
+        .build();
+    let (prepared, handle) = spawner.create_subrequest(session.as_ref(), ours);
+    handle.drain_tasks();
+    cache.metrics.revalidation(Revalidation::Begun);
+    ctx.live().background.spawn("revalidation", async move {
+        if tokio::time::timeout(LONGEST, prepared.run()).await.is_err() {
+            log::warn!("a stale answer could not be fetched anew in time");
+        }
+    });
+}
+
+fn varies_by(entry: &Entry, name: &HeaderName) -> bool {
+    matches!(&entry.vary, Vary::Fields(fields) if fields.contains(name))
+}
+
+/// Makes the request one of [`begin`]'s, if it is. The hooks that are for clients leave it alone.
+pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
+    let background = session
+        .subrequest_ctx
+        .as_mut()
+        .and_then(|ours| ours.user_ctx_mut())
+        .and_then(|ours| ours.downcast_mut::<Option<Background>>())
+        .and_then(Option::take);
+    let Some(background) = background else {
+        return false;
+    };
+    let Background {
+        gateway,
+        route,
+        params,
+        client,
+        class,
+        identity,
+        upstream,
+        head,
+        flow,
+        _claim: claim,
+    } = background;
+    ctx.connection = request::connection(session);
+    *session.req_header_mut() = head;
+    ctx.gateway = gateway;
+    ctx.route = route;
+    ctx.params = params;
+    ctx.facts.client = client;
+    ctx.facts.class = class;
+    ctx.facts.identity = identity;
+    ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
+    ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Expired));
+    ctx.upstream = upstream;
+    ctx.cache = Some(flow);
+    ctx.facts.put(claim);
+    true
+}

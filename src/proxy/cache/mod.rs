@@ -1,0 +1,60 @@
+//! How requests are answered from the cache, and how answers get into it.
+//!
+//! Two doors, one policy. The first one ([`door`]) is in `request_filter`: what is stored
+//! whole and may be used is answered at once. All else goes through Pingora's cache phases
+//! ([`phases`]): misses, with one request to the origin for all that wait; validation; stale
+//! answers of a failing origin; ranges. Both ask `cache::policy` and `cache::store`.
+
+mod answer;
+mod background;
+mod door;
+mod forms;
+mod phases;
+mod write;
+
+use std::{sync::Arc, time::SystemTime};
+
+use http::HeaderMap;
+
+pub(super) use self::{
+    background::take,
+    door::{Asked, ask},
+    phases::{
+        answered, enable, forward, hit, key, not_modified, received_body, serves_stale, storable,
+    },
+    write::written,
+};
+use crate::cache::{
+    key::Key,
+    nextjs::RequestShape,
+    policy::{Rules, Wants},
+    route::Personal,
+    store::{Entry, Mark},
+};
+
+/// A request that goes on to the origin, as far as the cache is concerned.
+pub(super) struct Flow {
+    pub(super) key: Key,
+    wants: Wants,
+    personal: Personal,
+    /// The route's rules for the upstream's app.
+    rules: Rules,
+    /// What the request is to Next.js, where its rules hold.
+    shape: Option<RequestShape>,
+    /// What variants are told apart by.
+    headers: Arc<HeaderMap>,
+    /// When the request came: an answer that is younger is as good as its own.
+    came: SystemTime,
+    /// When the origin was asked last.
+    asked: SystemTime,
+    /// Before the origin was asked: purges since then are about its answer too.
+    mark: Mark,
+    /// What was found and may not be used as it is.
+    found: Option<Arc<Entry>>,
+    /// What a 304 said.
+    confirmed: Option<HeaderMap>,
+    /// Nobody waits for its answer.
+    is_pass: bool,
+    /// It was begun by us, and nobody waits for the answer.
+    pub(super) is_background: bool,
+}

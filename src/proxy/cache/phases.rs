@@ -1,0 +1,414 @@
+//! The second door: Pingora's cache phases, each asked by its hook.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, StatusCode};
+use pingora::{
+    Error, ErrorSource, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+};
+use pingora_cache::{
+    CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, NoCacheReason, RespCacheable,
+};
+use pingora_proxy::Session;
+
+use super::Flow;
+use crate::{
+    cache::{
+        nextjs::{self, RequestShape, StoreAs},
+        policy::{self, Asked, Lifetime, Refusal, Times, Use, Vary},
+        route::{self, Personal},
+        store::{About, Draft, Entry, Refresh, Wanted},
+    },
+    chain::{CacheOutcome, Facts},
+    gateway::RouteCache,
+    proxy::{
+        context::{self, Context},
+        upstream,
+    },
+    routes::Target,
+};
+
+/// How often a request may wait for another one that then left nothing for it.
+const MAX_WAITS: usize = 16;
+
+/// The phases begin, if the first door left a flow.
+pub(in crate::proxy) fn enable(session: &mut Session, ctx: &Context) {
+    let (Some(flow), Some(cache)) = (&ctx.cache, route_cache(ctx)) else {
+        return;
+    };
+    let lock = (!flow.is_pass).then(|| cache.cache.lock());
+    let mut bounds = CacheOptionOverrides::default();
+    bounds.wait_timeout = Some(cache.policy.wait);
+    bounds.max_lock_retries = Some(MAX_WAITS);
+    session
+        .cache
+        .enable(cache.cache.store(), None, None, lock, Some(bounds));
+}
+
+/// The key as Pingora takes it. Its hash serves the lock only: the store goes by ours.
+pub(in crate::proxy) fn key(ctx: &Context) -> Result<CacheKey> {
+    let Some(flow) = &ctx.cache else {
+        return Err(Error::new_in(ErrorType::Custom("no cache key")));
+    };
+    let mut key = CacheKey::new(flow.key.as_bytes(), String::new());
+    // Requests that ask for different variants do not wait for one another.
+    let variance = match (&flow.found, route_cache(ctx)) {
+        (Some(entry), _) => entry.variance.0,
+        (None, Some(cache)) => {
+            let known = cache.cache.store().find(&flow.key, &flow.headers).vary;
+            known.map_or(0, |vary| vary.variance(&flow.headers).0)
+        }
+        (None, None) => 0,
+    };
+    key.set_primary_bin_override((flow.key.hash() ^ variance.rotate_left(1)).to_be_bytes());
+    key.extensions.insert(Wanted {
+        key: flow.key.clone(),
+        headers: Arc::clone(&flow.headers),
+    });
+    Ok(key)
+}
+
+/// Something was found: may it be used as it is?
+pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<ForcedFreshness> {
+    let now = ctx.live().world.clock.wall();
+    let flow = ctx.cache.as_ref()?;
+    let Some(entry) = meta.extensions().get::<Arc<Entry>>() else {
+        return Some(ForcedFreshness::ForceMiss);
+    };
+    let may_not =
+        flow.personal == Personal::Authorization && !policy::allows_authorization(&entry.headers);
+    if may_not {
+        return Some(ForcedFreshness::ForceMiss);
+    }
+    let lifetime = entry.lifetime();
+    // What came in since the request did is an answer to it as well.
+    let is_ours = lifetime.answered >= flow.came && !lifetime.always_validate;
+    let must_validate = route_cache(ctx).is_some_and(|c| c.cache.must_validate(&lifetime));
+    let usable = if must_validate {
+        Use::Validate
+    } else {
+        policy::judge(&lifetime, &flow.wants, now)
+    };
+    let is_usable = match usable {
+        Use::Fresh | Use::StaleAsAsked => true,
+        Use::StaleWhileRevalidate => !flow.is_background && flow.found.is_none(),
+        Use::Validate | Use::GatewayTimeout => is_ours && lifetime.is_fresh(now),
+    };
+    if !is_usable {
+        let is_same = flow
+            .found
+            .as_ref()
+            .is_some_and(|found| Arc::ptr_eq(found, entry));
+        if let Some(facts) = ctx.facts.cache.as_mut()
+            && !is_same
+        {
+            facts.outcome = CacheOutcome::Expired;
+        }
+        return Some(ForcedFreshness::ForceExpiredServeStale { expired_at: None });
+    }
+    let is_new = flow
+        .found
+        .as_ref()
+        .is_none_or(|found| !Arc::ptr_eq(found, entry));
+    let is_fresh = lifetime.is_fresh(now);
+    if let Some(facts) = ctx.facts.cache.as_mut() {
+        facts.outcome = if is_fresh {
+            CacheOutcome::Hit
+        } else {
+            CacheOutcome::Stale
+        };
+        facts.why = None;
+        facts.is_collapsed = is_new;
+        facts.ttl = Some(lifetime.ttl(now));
+        facts.age = Some(lifetime.age(now));
+    }
+    Some(ForcedFreshness::ForceFresh)
+}
+
+/// Whether the client's own copy still holds.
+pub(in crate::proxy) fn not_modified(request: &RequestHeader, head: &ResponseHeader) -> bool {
+    policy::not_modified(
+        &request.headers,
+        &request.method,
+        head.status,
+        &head.headers,
+    )
+}
+
+/// Whether a stale answer may take the place of a failure. Never while one is fetched anew:
+/// that is decided at the first door.
+pub(in crate::proxy) fn serves_stale(
+    session: &Session,
+    error: Option<&Error>,
+    ctx: &mut Context,
+) -> bool {
+    let (Some(error), Some(flow)) = (error, &ctx.cache) else {
+        return false;
+    };
+    if let ErrorType::HTTPStatus(status) = *error.etype() {
+        ctx.facts.upstream.status = status;
+        if !matches!(status, 500 | 502..=504) {
+            return false;
+        }
+    } else if !matches!(
+        error.esource(),
+        ErrorSource::Upstream | ErrorSource::Internal | ErrorSource::Unset
+    ) || flow.is_background
+    {
+        return false;
+    }
+    if ctx
+        .reply
+        .as_ref()
+        .is_some_and(|reply| !reply.status.is_server_error())
+    {
+        return false;
+    }
+    let now = ctx.live().world.clock.wall();
+    let Some(entry) = stored(session) else {
+        return false;
+    };
+    let lifetime = entry.lifetime();
+    if !policy::after_error(&lifetime, &flow.wants, now) {
+        return false;
+    }
+    if let Some(facts) = ctx.facts.cache.as_mut() {
+        facts.outcome = CacheOutcome::Stale;
+        facts.why = Some("origin failed");
+        facts.origin_status = ctx.facts.upstream.status;
+        facts.ttl = Some(lifetime.ttl(now));
+        facts.age = Some(lifetime.age(now));
+    }
+    ctx.reply = None;
+    true
+}
+
+/// The request as it goes to the origin: the answer is for others too.
+pub(in crate::proxy) fn forward(head: &mut RequestHeader, ctx: &mut Context) {
+    let now = ctx.live().world.clock.wall();
+    let Some(flow) = &mut ctx.cache else {
+        return;
+    };
+    flow.asked = now;
+    let is_everybodys = |shape: &nextjs::RequestShape| !shape.keeps_credentials();
+    if flow.shape.as_ref().is_some_and(is_everybodys) {
+        for name in &nextjs::CREDENTIALS {
+            head.remove_header(name);
+        }
+    }
+}
+
+/// The origin's head, before it is stored.
+pub(in crate::proxy) fn answered(session: &Session, head: &ResponseHeader, ctx: &mut Context) {
+    let status = head.status;
+    if let Some(facts) = &mut ctx.facts.cache {
+        facts.origin_status = status.as_u16();
+    }
+    if let Some(flow) = &mut ctx.cache
+        && status == StatusCode::NOT_MODIFIED
+        && session.cache.enabled()
+    {
+        flow.confirmed = Some(head.headers.clone());
+    }
+}
+
+/// A piece of what comes from the origin, on its way into the store: the deadlines of the
+/// backend go by it, and not by how fast the client reads.
+pub(in crate::proxy) fn received_body(
+    session: &Session,
+    is_end: bool,
+    ctx: &mut Context,
+) -> Result<()> {
+    if session.cache.enabled() {
+        upstream::received_body(is_end, ctx)?;
+    }
+    Ok(())
+}
+
+/// Whether the origin's answer may be kept.
+pub(in crate::proxy) fn storable(
+    session: &Session,
+    head: &ResponseHeader,
+    ctx: &mut Context,
+) -> RespCacheable {
+    let refuse = |why| RespCacheable::Uncacheable(NoCacheReason::Custom(why));
+    let live = Arc::clone(ctx.live());
+    let gateway = Arc::clone(&ctx.gateway);
+    let cache = context::route(&gateway, ctx.route).and_then(|route| route.cache.as_ref());
+    let (Some(flow), Some(cache)) = (ctx.cache.as_mut(), cache) else {
+        return refuse("no flow");
+    };
+    let confirmed = flow.confirmed.take();
+    let old = confirmed.as_ref().and_then(|_| stored(session));
+    let (status, mut headers) = match (&old, &confirmed) {
+        (Some(old), Some(confirmed)) => {
+            let mut merged = old.headers.clone();
+            policy::merge(&mut merged, confirmed);
+            (old.status, merged)
+        }
+        _ => (head.status, head.headers.clone()),
+    };
+    let times = Times {
+        asked: flow.asked,
+        answered: live.world.clock.wall(),
+    };
+    let is_same = match (&old, &confirmed) {
+        (Some(old), Some(confirmed)) => policy::updates(&old.headers, confirmed),
+        _ => true,
+    };
+    let decided = if is_same {
+        flow.lifetime(status, &headers, times)
+    } else {
+        Err("other-etag")
+    };
+    let facts = &mut ctx.facts;
+    let lifetime = match decided {
+        Ok(lifetime) => lifetime,
+        Err(why) => {
+            uncacheable(why, facts);
+            if let Some(old) = &old {
+                cache.cache.store().remove(&old.key);
+            }
+            if flow.is_for_others() {
+                cache
+                    .cache
+                    .passes()
+                    .insert(&flow.key, live.world.clock.now());
+            }
+            return refuse(why);
+        }
+    };
+    if lifetime.fresh_for <= lifetime.initial_age {
+        // Those who wait would find nothing that they may use.
+        cache
+            .cache
+            .passes()
+            .insert(&flow.key, live.world.clock.now());
+    }
+    policy::clean(&mut headers);
+    policy::date(&mut headers, times.answered);
+    let vary = match &flow.shape {
+        Some(shape) => nextjs::effective_vary(shape, &headers, Vary::of(&headers)),
+        None => Vary::of(&headers),
+    };
+    let variance = vary.variance(&flow.headers);
+    if let Some(cached) = &mut facts.cache {
+        cached.is_stored = true;
+        if confirmed.is_some() {
+            cached.outcome = CacheOutcome::Revalidated;
+        }
+    }
+    let Ok(mut meta) = meta(status, &headers, &lifetime) else {
+        return refuse("head");
+    };
+    if let Some(old) = old {
+        meta.extensions_mut().insert(Arc::new(Refresh {
+            old,
+            headers,
+            lifetime,
+            vary,
+            variance,
+            mark: flow.mark,
+        }));
+    } else {
+        meta.extensions_mut().insert(Arc::new(Draft {
+            key: flow.key.clone(),
+            status,
+            about: about(session, &ctx.params, cache, &headers, facts),
+            headers,
+            lifetime,
+            vary,
+            variance,
+            mark: flow.mark,
+        }));
+    }
+    RespCacheable::Cacheable(meta)
+}
+
+impl Flow {
+    /// For how long this answer may be used; or why it is not kept.
+    fn lifetime(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        times: Times,
+    ) -> std::result::Result<Lifetime, &'static str> {
+        let store_as = match &self.shape {
+            Some(shape) => nextjs::may_store(shape, status, headers)?,
+            None => StoreAs::Said,
+        };
+        if self.personal == Personal::Cookies && !policy::is_for_everybody(headers) {
+            return Err("cookies");
+        }
+        let asked = Asked {
+            method: &Method::GET,
+            headers: &self.headers,
+        };
+        let lifetime =
+            policy::store(asked, status, headers, times, &self.rules).map_err(Refusal::reason)?;
+        Ok(match store_as {
+            StoreAs::Said => lifetime,
+            StoreAs::AtMost(most) => lifetime.at_most(most),
+        })
+    }
+
+    /// Whether others wait for its answer.
+    fn is_for_others(&self) -> bool {
+        self.personal == Personal::No && self.shape.as_ref().is_none_or(RequestShape::may_fill)
+    }
+}
+
+fn uncacheable(why: &'static str, facts: &mut Facts) {
+    if let Some(facts) = &mut facts.cache {
+        facts.is_stored = false;
+        facts.why = Some(why);
+    }
+}
+
+/// What Pingora goes by until the answer is in the store, which goes by what is in the
+/// extensions.
+fn meta(status: StatusCode, headers: &HeaderMap, lifetime: &Lifetime) -> Result<CacheMeta> {
+    let mut head = ResponseHeader::build_no_case(status, Some(headers.len()))?;
+    for (name, value) in headers {
+        head.append_header(name, value)?;
+    }
+    let (until, from) = (lifetime.fresh_until(), lifetime.answered);
+    Ok(CacheMeta::new(until, from, 0, 0, head))
+}
+
+/// What is said of the answer beside RFC 9111.
+fn about(
+    session: &Session,
+    params: &crate::routes::Params,
+    cache: &RouteCache,
+    headers: &HeaderMap,
+    facts: &Facts,
+) -> About {
+    let target = Target::new("", session.req_header().raw_path());
+    let own = cache
+        .tags
+        .iter()
+        .map(|tag| tag.render(|slot| params.get(*slot, target.path)));
+    let mut tags: Vec<Box<str>> = own.map(String::into_boxed_str).collect();
+    tags.extend(route::tags_of(headers));
+    tags.sort_unstable();
+    tags.dedup();
+    About {
+        route: facts.route.clone().unwrap_or_else(|| Arc::from("")),
+        tags: tags.into(),
+        max_object: cache.policy.max_object,
+        is_compressible: cache.coder.is_some(),
+        quota: cache.quota.clone(),
+    }
+}
+
+/// The stored answer that the phases have in hand.
+fn stored(session: &Session) -> Option<Arc<Entry>> {
+    let meta = session.cache.maybe_cache_meta()?;
+    meta.extensions().get::<Arc<Entry>>().cloned()
+}
+
+fn route_cache(ctx: &Context) -> Option<&RouteCache> {
+    context::route(&ctx.gateway, ctx.route)?.cache.as_ref()
+}

@@ -1,0 +1,124 @@
+//! What a successful write makes of stored answers (RFC 9111, 4.4): they are gone.
+
+use http::Method;
+use pingora_proxy::Session;
+
+use crate::{
+    cache::{
+        key::Key,
+        policy,
+        purge::{How, Purge, Source, What},
+    },
+    chain::host::public_host,
+    proxy::context::{self, Context},
+    routes::Target,
+};
+
+/// The origin has answered a request with `head`.
+pub(in crate::proxy) fn written(
+    session: &Session,
+    head: &pingora::http::ResponseHeader,
+    ctx: &Context,
+) {
+    let request = session.req_header();
+    if matches!(
+        request.method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::CONNECT
+    ) {
+        return;
+    }
+    let Some(cache) = context::route(&ctx.gateway, ctx.route).and_then(|r| r.cache.as_ref()) else {
+        return;
+    };
+    let client = &ctx.facts.client;
+    let host = public_host(request, client).to_ascii_lowercase();
+    let target = Target::new(&host, request.raw_path());
+    let own = policy::Target {
+        authority: host.clone(),
+        path: target.path.to_vec(),
+        query: target.query.map(<[u8]>::to_vec),
+    };
+    let gone = policy::invalidates(
+        &request.method,
+        head.status,
+        client.scheme.as_str(),
+        &own,
+        &head.headers,
+    );
+    for target in &gone {
+        let query = target.query.as_deref();
+        let scheme = client.scheme.as_str();
+        let key = Key::new(scheme, &target.authority, &target.path, query, b"");
+        cache.cache.store().remove(&key);
+    }
+    if cache.policy.purge_on_write && head.status.is_success() {
+        let path = String::from_utf8_lossy(target.path);
+        let purges = family(&host, &path);
+        // Here at once: whoever has written reads what it wrote.
+        for purge in &purges {
+            cache.cache.store().purge(purge);
+        }
+        let link = std::sync::Arc::clone(cache.cache.link());
+        ctx.live().background.spawn("purge", async move {
+            link.purge(purges, Source::Write).await;
+        });
+    }
+}
+
+/// An item and the list that it is in, whatever their queries: `/x/7` and `/x`.
+fn family(host: &str, path: &str) -> Vec<Purge> {
+    let path = path.trim_end_matches('/');
+    let list = path.rsplit_once('/').map_or("", |(list, _)| list);
+    let mut purges = Vec::new();
+    for path in [path, list] {
+        if path.is_empty() {
+            continue;
+        }
+        for what in [
+            What::Url(format!("{host}{path}")),
+            What::Url(format!("{host}{path}/")),
+            What::Prefix(format!("{host}{path}?")),
+            What::Prefix(format!("{host}{path}/?")),
+        ] {
+            let how = How::Hard;
+            purges.push(Purge { what, how });
+        }
+    }
+    purges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_is_about_the_item_and_its_list() {
+        let of = |path| -> Vec<String> {
+            let purges = family("a", path).into_iter();
+            purges
+                .map(|purge| match purge.what {
+                    What::Url(url) => url,
+                    What::Prefix(prefix) => format!("{prefix}*"),
+                    What::Tag(_) | What::All => unreachable!("writes are about paths"),
+                })
+                .collect()
+        };
+        assert_eq!(
+            of("/api/tasks/7"),
+            [
+                "a/api/tasks/7",
+                "a/api/tasks/7/",
+                "a/api/tasks/7?*",
+                "a/api/tasks/7/?*",
+                "a/api/tasks",
+                "a/api/tasks/",
+                "a/api/tasks?*",
+                "a/api/tasks/?*"
+            ]
+        );
+        assert_eq!(
+            of("/tasks"),
+            ["a/tasks", "a/tasks/", "a/tasks?*", "a/tasks/?*"]
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! How requests end: with a failure's reply, and in the log.
+
+use pingora::Error;
+use pingora_proxy::{FailToProxy, Session};
+
+use super::{
+    context::{self, Context},
+    error::Failure,
+    guard, reply, upstream,
+};
+use crate::{chain::Exchange, runtime::live::Live};
+
+/// Answers in the place of a backend that did not.
+pub(super) async fn failed(
+    live: &Live,
+    session: &mut Session,
+    error: &Error,
+    ctx: &mut Context,
+) -> FailToProxy {
+    let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
+    let failure = Failure::of(error, upstream::expired(error, ctx), cut);
+    let failure = upstream::look_round(failure, ctx);
+    let planned = ctx.reply.take();
+    let is_planned = planned.is_some();
+    let is_background = ctx.is_background();
+    let mut reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
+    let Context {
+        gateway,
+        route,
+        facts,
+        connection,
+        ..
+    } = ctx;
+    facts.reason = reply.reason;
+    if !is_planned {
+        failure.report(facts, error);
+    }
+    if is_background {
+        return FailToProxy {
+            error_code: 0,
+            can_reuse_downstream: false,
+        };
+    }
+    let begun = reply::begun(session);
+    let is_gone = matches!(failure, Failure::ClientGone | Failure::SendTimeout);
+    if begun.is_some() || (is_gone && !is_planned) {
+        // What has begun cannot be taken back: the connection is cut, so that nobody
+        // takes the part for the whole.
+        facts.status = begun.map_or(failure.status(), |head| head.status).as_u16();
+        return FailToProxy {
+            error_code: 0,
+            can_reuse_downstream: false,
+        };
+    }
+    let status = reply.status.as_u16();
+    let chain = context::chain(gateway, *route);
+    if let Some(connection) = connection {
+        // Of an answer that never came.
+        drop(connection.take_lines());
+    }
+    // Pingora takes no further request on this connection once the way upstream failed.
+    // A client that is not told would send its next one into a reset.
+    reply.close = true;
+    // Whether the answer arrived changes nothing: the connection ends either way.
+    drop(reply::send(session, chain, facts, &live.world.clock, *reply).await);
+    FailToProxy {
+        error_code: status,
+        can_reuse_downstream: false,
+    }
+}
+
+/// Counts the request, and has it logged.
+pub(super) fn log(live: &Live, session: &Session, ctx: &mut Context) {
+    let now = live.world.clock.now();
+    let Context {
+        gateway,
+        route,
+        facts,
+        connection,
+        made_up_bytes,
+        ..
+    } = ctx;
+    facts.bytes_sent = session.body_bytes_sent() as u64;
+    facts.bytes_received = session.body_bytes_read() as u64 - *made_up_bytes;
+    if facts.status == 0 {
+        facts.status = reply::begun(session)
+            .map_or(Failure::ClientGone.status(), |head| head.status)
+            .as_u16();
+    }
+    facts.total = now - facts.started;
+    if let (Some(cached), Some(cache)) = (&facts.cache, context::cache(gateway, *route)) {
+        cache.metrics.count(cached);
+    }
+    let metrics = context::metrics(gateway, *route);
+    let request = session.req_header();
+    metrics.count(&request.method, facts.status);
+    metrics.seconds.observe(facts.total.as_secs_f64());
+    if let Some(first_byte) = facts.first_byte {
+        metrics.first_byte.observe(first_byte.as_secs_f64());
+    }
+    if let Some(reason) = facts.reason {
+        live.http.refuse(reason);
+    }
+    if let Some(noted) = &facts.noted {
+        live.note(noted, facts);
+    }
+    guard::over(live, gateway, facts, connection.as_deref());
+    let chain = context::chain(gateway, *route);
+    chain.on_log(&Exchange {
+        head: request,
+        facts,
+    });
+}

@@ -1,0 +1,53 @@
+//! The answer to a client begins: from a backend, or from the cache's phases.
+
+use http::header;
+use pingora::http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::{
+    context::{self, Context},
+    request, upstream,
+};
+use crate::{
+    base::heads::OpenResponse,
+    chain::{Exchange, Phase, Protocol, ReadyLines},
+};
+
+/// Runs the response phase on `head`.
+pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx: &mut Context) {
+    request::end_if_draining(session, ctx);
+    let started = ctx.facts.started;
+    let now = ctx.answered_at;
+    let now = now.unwrap_or_else(|| ctx.live().world.clock.now());
+    ctx.facts.first_byte = Some(now - started);
+    let cookie = upstream::cookie(ctx);
+    let Context {
+        gateway,
+        route,
+        facts,
+        connection,
+        ..
+    } = ctx;
+    let chain = context::chain(gateway, *route);
+    if facts.client.protocol != Protocol::Http2 {
+        facts.lines = chain.ready_lines();
+    }
+    if cookie.is_none() && !chain.has(Phase::Response) {
+        return;
+    }
+    let mut ex = Exchange {
+        head: session.req_header(),
+        facts,
+    };
+    let mut open = OpenResponse::of(head, 0);
+    if let Some(cookie) = cookie {
+        open.parts.headers.append(header::SET_COOKIE, cookie);
+    }
+    chain.on_response(&mut ex, &mut open.parts).await;
+    open.close(head);
+    if let ReadyLines::Given(lines) = std::mem::take(&mut facts.lines)
+        && let Some(connection) = connection
+    {
+        connection.write_lines(lines);
+    }
+}

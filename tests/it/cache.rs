@@ -1,0 +1,405 @@
+//! The cache as clients and origins meet it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::task::JoinSet;
+
+use crate::support::{
+    client::{self, Request, Response, get, post},
+    gateway::Gateway,
+    http2,
+    origins::{NumberedOrigin, Origin},
+    wait::{pass, wait_for},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+async fn front(origin: SocketAddr, cache: &str) -> Gateway {
+    front_with(origin, cache, "").await
+}
+
+async fn front_with(origin: SocketAddr, cache: &str, more: &str) -> Gateway {
+    Gateway::start(&format!(
+        "listeners: [{{ address: 127.0.0.1:0, http2: {{ cleartext: true }} }}]\n\
+         upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\n\
+         routes:\n\
+         - {{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {cache}{more} }}\n"
+    ))
+    .await
+}
+
+async fn origin(path: &str, headers: &[(&str, &str)]) -> Origin<NumberedOrigin> {
+    let origin = NumberedOrigin::start().await;
+    origin.settings().tell(path, 200, headers);
+    origin
+}
+
+/// What the cache did, by the answer.
+fn done(answer: &Response) -> &str {
+    answer.header("x-cache-status").unwrap_or("nothing")
+}
+
+#[track_caller]
+fn assert_answer(answer: &Response, cache: &str, body: &str) {
+    assert_eq!((done(answer), &*answer.text()), (cache, body));
+}
+
+const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("etag", "\"a\"")];
+
+#[tokio::test]
+async fn an_answer_is_kept_as_the_origin_says_and_served_with_its_age() {
+    let origin = origin("/a", MINUTE).await;
+    let gateway = front(origin.address(), "{}").await;
+    let first = gateway.get("/a").await;
+    assert_answer(&first, "MISS", "/a #1");
+    assert_eq!(
+        first.header("cache-status"),
+        Some("Edgeway; fwd=uri-miss; fwd-status=200; stored")
+    );
+    let second = gateway.get("/a").await;
+    assert_answer(&second, "HIT", "/a #1");
+    assert!(second.header("age").is_some());
+    assert_eq!(second.header("etag"), Some("\"a\""));
+    assert_eq!(second.header("content-length"), Some("5"));
+    let status = second.header("cache-status").unwrap();
+    assert!(status.starts_with("Edgeway; hit; ttl="), "{status}");
+    // Another target is another answer.
+    assert_answer(&gateway.get("/a?x=1").await, "MISS", "/a #2");
+    assert_eq!(origin.settings().answers("/a"), 2);
+    gateway
+        .counts(
+            "edgeway_cache_requests_total{route=\"app\",result=\"hit\"}",
+            1,
+        )
+        .await;
+    gateway
+        .counts(
+            "edgeway_cache_requests_total{route=\"app\",result=\"miss\"}",
+            2,
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_head_and_a_condition_are_answered_from_a_get() {
+    let origin = origin("/a", MINUTE).await;
+    let gateway = front(origin.address(), "{}").await;
+    gateway.get("/a").await;
+    let head = gateway.send(&Request::new("HEAD", "/a")).await;
+    assert_eq!((done(&head), head.status()), ("HIT", 200));
+    assert_eq!(
+        (head.header("content-length"), &*head.text()),
+        (Some("5"), "")
+    );
+    let known = get("/a").header("if-none-match", "\"a\"");
+    let known = gateway.send(&known).await;
+    assert_eq!((done(&known), known.status()), ("HIT", 304));
+    assert_eq!((known.header("etag"), &*known.text()), (Some("\"a\""), ""));
+    assert_eq!(known.header("content-length"), None);
+    let other = get("/a").header("if-none-match", "\"b\"");
+    assert_answer(&gateway.send(&other).await, "HIT", "/a #1");
+    assert_eq!(origin.settings().answers("/a"), 1);
+}
+
+#[tokio::test]
+async fn http2_is_answered_from_the_same_store() {
+    let origin = origin("/a", MINUTE).await;
+    let gateway = front(origin.address(), "{}").await;
+    let client = http2::Client::open(gateway.address()).await;
+    for expected in ["MISS", "HIT", "HIT"] {
+        let answer = client.get("/a").await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.header("x-cache-status"), Some(expected));
+        assert_eq!(answer.text(), "/a #1");
+    }
+    assert_eq!(origin.settings().answers("/a"), 1);
+}
+
+#[tokio::test]
+async fn a_stale_answer_is_validated() {
+    let origin = origin(
+        "/a",
+        &[
+            ("cache-control", "max-age=60"),
+            ("etag", "\"a\""),
+            ("age", "61"),
+        ],
+    )
+    .await;
+    let gateway = front(origin.address(), "{}").await;
+    assert_answer(&gateway.get("/a").await, "MISS", "/a #1");
+    let told = [
+        ("cache-control", "max-age=60"),
+        ("etag", "\"a\""),
+        ("x-new", "yes"),
+    ];
+    origin.settings().tell("/a", 200, &told);
+    let second = gateway.get("/a").await;
+    assert_answer(&second, "REVALIDATED", "/a #1");
+    assert_eq!(second.header("x-new"), Some("yes"));
+    assert_eq!(
+        second.header("cache-status"),
+        Some("Edgeway; fwd=stale; fwd-status=304; stored")
+    );
+    let asked = origin.counts().heads();
+    assert_eq!(asked.last().unwrap().header("if-none-match"), Some("\"a\""));
+    let third = gateway.get("/a").await;
+    assert_answer(&third, "HIT", "/a #1");
+    assert_eq!(third.header("x-new"), Some("yes"));
+}
+
+#[tokio::test]
+async fn a_stale_answer_is_replaced_by_a_new_one() {
+    let origin = origin(
+        "/a",
+        &[
+            ("cache-control", "max-age=60"),
+            ("etag", "\"a\""),
+            ("age", "61"),
+        ],
+    )
+    .await;
+    let gateway = front(origin.address(), "{}").await;
+    gateway.get("/a").await;
+    origin.settings().tell(
+        "/a",
+        200,
+        &[("cache-control", "max-age=60"), ("etag", "\"b\"")],
+    );
+    assert_answer(&gateway.get("/a").await, "EXPIRED", "/a #2");
+    assert_answer(&gateway.get("/a").await, "HIT", "/a #2");
+}
+
+#[tokio::test]
+async fn within_its_window_a_stale_answer_is_served_while_one_request_fetches_another() {
+    let headers = [
+        ("cache-control", "max-age=60, stale-while-revalidate=600"),
+        ("age", "61"),
+    ];
+    let origin = origin("/a", &headers).await;
+    let gateway = front(origin.address(), "{}").await;
+    gateway.get("/a").await;
+    origin.settings().tell("/a", 200, MINUTE);
+    origin.settings().slow("/a", Duration::from_millis(300));
+    let mut asked = JoinSet::new();
+    for _ in 0..20 {
+        let to = gateway.address();
+        asked.spawn(async move { client::send(to, &get("/a")).await.expect("an answer") });
+    }
+    for answer in asked.join_all().await {
+        assert_answer(&answer, "STALE", "/a #1");
+    }
+    wait_for("the new answer is there", SOON, async || {
+        (done(&gateway.get("/a").await) == "HIT").then_some(())
+    })
+    .await;
+    assert_answer(&gateway.get("/a").await, "HIT", "/a #2");
+    assert_eq!(origin.settings().answers("/a"), 2);
+    gateway
+        .counts(
+            "edgeway_cache_revalidations_total{route=\"app\",outcome=\"begun\"}",
+            1,
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_failing_origin_is_covered_by_what_is_stale() {
+    let headers = [
+        ("cache-control", "max-age=60, stale-if-error=600"),
+        ("age", "61"),
+    ];
+    let mut origin = origin("/a", &headers).await;
+    let gateway = front(origin.address(), "{}").await;
+    gateway.get("/a").await;
+    origin.settings().tell("/a", 503, &[]);
+    assert_answer(&gateway.get("/a").await, "STALE", "/a #1");
+    origin.stop();
+    assert_answer(&gateway.get("/a").await, "STALE", "/a #1");
+    // What was never kept cannot be served.
+    let other = gateway.get("/b").await;
+    assert!(other.status() >= 502, "{}", other.status());
+}
+
+#[tokio::test]
+async fn a_hundred_requests_for_what_nobody_has_are_one_to_the_origin() {
+    let origin = origin("/a", MINUTE).await;
+    origin.settings().slow("/a", Duration::from_millis(200));
+    let gateway = front(origin.address(), "{}").await;
+    let mut asked = JoinSet::new();
+    for _ in 0..100 {
+        let to = gateway.address();
+        asked.spawn(async move { client::send(to, &get("/a")).await.expect("an answer") });
+    }
+    let answers = asked.join_all().await;
+    assert!(answers.iter().all(|answer| answer.text() == "/a #1"));
+    assert_eq!(
+        answers
+            .iter()
+            .filter(|answer| done(answer) == "MISS")
+            .count(),
+        1
+    );
+    assert_eq!(origin.settings().answers("/a"), 1);
+    // Without a cache each of them is the origin's.
+    let without = front(origin.address(), "false").await;
+    for _ in 0..3 {
+        without.get("/a").await;
+    }
+    assert_eq!(origin.settings().answers("/a"), 4);
+}
+
+#[tokio::test]
+async fn what_is_not_kept_does_not_make_others_wait() {
+    let origin = origin("/a", &[("cache-control", "no-store")]).await;
+    origin.settings().slow("/a", Duration::from_millis(300));
+    let gateway = front(origin.address(), "{}").await;
+    assert_answer(&gateway.get("/a").await, "MISS", "/a #1");
+    let mut asked = JoinSet::new();
+    for _ in 0..10 {
+        let to = gateway.address();
+        asked.spawn(async move { client::send(to, &get("/a")).await.expect("an answer") });
+    }
+    asked.join_all().await;
+    assert_eq!(origin.settings().answers("/a"), 11);
+    assert_eq!(origin.settings().most("/a"), 10);
+}
+
+#[tokio::test]
+async fn a_write_makes_what_is_kept_of_its_target_go() {
+    let origin = origin("/tasks/7", MINUTE).await;
+    origin.settings().tell("/tasks", 200, MINUTE);
+    let gateway = front(origin.address(), "{ purge_on_write: true }").await;
+    for target in ["/tasks/7", "/tasks", "/tasks?page=2", "/tasks/7?full"] {
+        assert_eq!(done(&gateway.get(target).await), "MISS", "{target}");
+        assert_eq!(done(&gateway.get(target).await), "HIT", "{target}");
+    }
+    origin.settings().tell("/tasks/7", 422, &[]);
+    assert_eq!(gateway.send(&post("/tasks/7", "x")).await.status(), 422);
+    assert_eq!(done(&gateway.get("/tasks").await), "HIT");
+    origin.settings().tell("/tasks/7", 200, MINUTE);
+    assert_eq!(done(&gateway.send(&post("/tasks/7", "x")).await), "BYPASS");
+    for target in ["/tasks/7", "/tasks", "/tasks?page=2", "/tasks/7?full"] {
+        assert_eq!(done(&gateway.get(target).await), "MISS", "{target}");
+    }
+}
+
+#[tokio::test]
+async fn ranges_come_from_what_is_kept_and_else_from_the_origin() {
+    let origin = origin("/a", MINUTE).await;
+    let gateway = front(origin.address(), "{}").await;
+    let part = get("/a").header("range", "bytes=1-2");
+    assert_eq!(done(&gateway.send(&part).await), "BYPASS");
+    gateway.get("/a").await;
+    let answer = gateway.send(&part).await;
+    assert_eq!(
+        (answer.status(), done(&answer), &*answer.text()),
+        (206, "HIT", "a ")
+    );
+    assert_eq!(answer.header("content-range"), Some("bytes 1-2/5"));
+}
+
+#[tokio::test]
+async fn who_asks_for_something_newer_gets_it() {
+    let origin = origin("/a", MINUTE).await;
+    let gateway = front(origin.address(), "{}").await;
+    let nothing = gateway
+        .send(&get("/a").header("cache-control", "only-if-cached"))
+        .await;
+    assert_eq!(nothing.status(), 504);
+    gateway.get("/a").await;
+    assert_eq!(
+        gateway
+            .send(&get("/a").header("cache-control", "only-if-cached"))
+            .await
+            .status(),
+        200
+    );
+    let newer = gateway
+        .send(&get("/a").header("cache-control", "no-cache"))
+        .await;
+    assert_answer(&newer, "REVALIDATED", "/a #1");
+    let deaf = front(origin.address(), "{ client_directives: false }").await;
+    deaf.get("/a").await;
+    let newer = deaf
+        .send(&get("/a").header("cache-control", "no-cache"))
+        .await;
+    assert_eq!(done(&newer), "HIT");
+}
+
+#[tokio::test]
+async fn nobody_gets_what_is_anothers() {
+    let headers = [("cache-control", "max-age=60")];
+    let origin = origin("/a", &headers).await;
+    origin.settings().tell(
+        "/cookie",
+        200,
+        &[
+            ("cache-control", "public, max-age=60"),
+            ("set-cookie", "sid=1"),
+        ],
+    );
+    origin
+        .settings()
+        .tell("/public", 200, &[("cache-control", "public, max-age=60")]);
+    let gateway = front(origin.address(), "{ anonymous_cookies: [_ga] }").await;
+    for (name, value) in [("authorization", "Bearer x"), ("cookie", "sid=1")] {
+        let personal = get("/a").header(name, value);
+        assert_eq!(done(&gateway.send(&personal).await), "MISS", "{name}");
+        let personal = get("/a").header(name, value);
+        assert_eq!(done(&gateway.send(&personal).await), "MISS", "{name}");
+    }
+    for target in ["/cookie", "/cookie"] {
+        assert_eq!(done(&gateway.get(target).await), "MISS");
+    }
+    let logged_in = get("/public").header("cookie", "sid=1");
+    assert_eq!(done(&gateway.send(&logged_in).await), "MISS");
+    assert_eq!(done(&gateway.get("/public").await), "HIT");
+    assert_eq!(
+        done(&gateway.send(&get("/a?2").header("cookie", "_ga=1")).await),
+        "MISS"
+    );
+    assert_eq!(done(&gateway.get("/a?2").await), "HIT");
+}
+
+#[tokio::test]
+async fn variants_are_told_apart_by_what_the_answer_varies_by() {
+    let origin = origin(
+        "/a",
+        &[("cache-control", "max-age=60"), ("vary", "accept-language")],
+    )
+    .await;
+    let gateway = front(origin.address(), "{}").await;
+    let of = |language: &str| get("/a").header("accept-language", language);
+    assert_answer(&gateway.send(&of("de")).await, "MISS", "/a #1");
+    let english = gateway.send(&of("en")).await;
+    assert_answer(&english, "MISS", "/a #2");
+    assert!(
+        english
+            .header("cache-status")
+            .unwrap()
+            .contains("fwd=vary-miss")
+    );
+    assert_answer(&gateway.send(&of("de")).await, "HIT", "/a #1");
+    assert_answer(&gateway.send(&of("en")).await, "HIT", "/a #2");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_does_not_stop_the_fill() {
+    let origin = origin("/a", MINUTE).await;
+    origin.settings().slow("/a", Duration::from_millis(200));
+    let gateway = front(origin.address(), "{}").await;
+    let mut connection = gateway.connect().await;
+    connection
+        .write("GET /a HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    wait_for("the origin is asked", SOON, async || {
+        (origin.settings().answers("/a") == 1).then_some(())
+    })
+    .await;
+    drop(connection);
+    pass(Duration::from_millis(400)).await;
+    let after = gateway.send(&get("/a").header("host", "a")).await;
+    assert!(["HIT", "MISS"].contains(&done(&after)));
+}
