@@ -51,6 +51,8 @@ WORKLOADS = {
     "plain-1k": Workload("/1k", 1024),
     "limit-1k": Workload("/1l", 1024),
     "plain-64k": Workload("/64k", 65536),
+    "cache-1k": Workload("/c1k", 1024),
+    "cache-64k": Workload("/c64k", 65536),
     "post-16k": Workload("/post", 1024, body_bytes=16384),
     "conn-1k": Workload("/1k", 1024, keep_alive=False),
     "tls-1k": Workload("/1k", 1024, tls=True),

@@ -121,7 +121,7 @@ pub(super) fn begun(session: &Session) -> Option<&ResponseHeader> {
 /// unread resets the connection, and with it the answer on its way (nginx:
 /// `lingering_close`). On HTTP/2 a whole answer and then a reset of the stream say the same
 /// (RFC 9113, 8.1), and the connection lives on.
-async fn linger(session: &mut Session) {
+pub(super) async fn linger(session: &mut Session) {
     if session.as_mut().is_body_done() {
         return;
     }

@@ -403,3 +403,67 @@ async fn a_client_that_leaves_does_not_stop_the_fill() {
     let after = gateway.send(&get("/a").header("host", "a")).await;
     assert!(["HIT", "MISS"].contains(&done(&after)));
 }
+
+#[tokio::test]
+async fn an_answer_is_coded_once_and_kept_in_its_codings() {
+    let headers = [
+        ("cache-control", "max-age=60"),
+        ("content-type", "text/plain"),
+        ("vary", "accept-encoding"),
+        ("etag", "\"a\""),
+    ];
+    let origin = origin("/a", &headers).await;
+    origin.settings().pad("/a", 20_000);
+    let compression = ", compression: { encodings: [gzip] }";
+    let gateway = front_with(origin.address(), "{}", compression).await;
+    let plain = gateway.get("/a").await;
+    assert_eq!(done(&plain), "MISS");
+    let coded = |accepted: &str| get("/a").header("accept-encoding", accepted);
+    // Whatever is accepted, it is one answer of the origin.
+    for accepted in ["gzip", "gzip, deflate, br", "br;q=0.1, gzip"] {
+        let answer = gateway.send(&coded(accepted)).await;
+        assert_eq!(
+            (done(&answer), answer.header("content-encoding")),
+            ("HIT", Some("gzip"))
+        );
+    }
+    // Once it is kept in this coding its length is known.
+    let kept = wait_for("it is kept as gzip", SOON, async || {
+        let answer = gateway.send(&coded("gzip")).await;
+        answer.header("content-length").is_some().then_some(answer)
+    })
+    .await;
+    assert_eq!(kept.header("etag"), Some("W/\"a\""));
+    assert_eq!(
+        kept.header("vary").map(str::to_ascii_lowercase).as_deref(),
+        Some("accept-encoding")
+    );
+    let mut text = String::new();
+    let body = kept.body.to_vec();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&*body), &mut text).unwrap();
+    assert_eq!(text, plain.text());
+    let still = gateway.get("/a").await;
+    assert_eq!(
+        (done(&still), still.header("content-encoding")),
+        ("HIT", None)
+    );
+    assert_eq!(still.text(), plain.text());
+    let known = gateway
+        .send(&coded("gzip").header("if-none-match", "W/\"a\""))
+        .await;
+    assert_eq!(known.status(), 304);
+    assert_eq!(origin.settings().answers("/a"), 1);
+}
+
+#[tokio::test]
+async fn a_hit_for_a_request_with_a_body_is_whole() {
+    let origin = origin("/a", MINUTE).await;
+    let gateway = front(origin.address(), "{}").await;
+    gateway.get("/a").await;
+    for _ in 0..3 {
+        // A GET may have a body, which nobody wants: the connection ends with its answer.
+        let answer = gateway.send(&get("/a").body("unwanted")).await;
+        assert_answer(&answer, "HIT", "/a #1");
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+}

@@ -48,6 +48,24 @@ impl Vary {
         Self::Fields(fields.into())
     }
 
+    /// The same without `name`, for a field that the origin was not shown: it cannot have
+    /// answered by it.
+    #[must_use]
+    pub fn without(self, name: &HeaderName) -> Self {
+        let Self::Fields(fields) = &self else {
+            return self;
+        };
+        if !fields.contains(name) {
+            return self;
+        }
+        let left: Vec<HeaderName> = fields.iter().filter(|f| *f != name).cloned().collect();
+        if left.is_empty() {
+            Self::Nothing
+        } else {
+            Self::Fields(left.into())
+        }
+    }
+
     /// What `request` has in these fields.
     ///
     /// Values are the same if they differ only in what cannot matter: the lines that a list

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
@@ -9,12 +10,15 @@ use pingora_proxy::Session;
 use super::forms;
 use crate::{
     base::heads::OpenResponse,
-    cache::{policy, store::Entry},
-    chain::{Exchange, Protocol, ReadyLines},
+    cache::{
+        policy,
+        store::{Entry, Whole},
+    },
+    chain::{Chain, Exchange, Facts, Phase, Protocol, ReadyLines},
     gateway::RouteCache,
     proxy::{
         context::{self, Context},
-        request,
+        reply, request,
     },
 };
 
@@ -91,29 +95,48 @@ pub(super) async fn send(
     session
         .write_response_header(Box::new(head), is_over && !is_http2)
         .await?;
-    if is_over {
+    if !is_over {
+        let body = form.map_or(Content::Plain(body), Content::Coded);
+        write(session, chain, facts, body).await?;
+    } else if is_http2 {
         // Pingora passes no end with a head on HTTP/2.
-        if is_http2 {
-            session.write_response_body(None, true).await?;
-        }
-        return Ok(());
+        session.write_response_body(None, true).await?;
     }
-    if let Some(form) = form {
-        session.write_response_body(Some(form), true).await?;
-        return Ok(());
+    if !is_http2 {
+        // A body that came with the request is in the way of the next one.
+        reply::linger(session).await;
     }
-    let mut left = length;
+    Ok(())
+}
+
+/// What is sent of an answer.
+enum Content<'a> {
+    Plain(&'a Whole),
+    Coded(Bytes),
+}
+
+async fn write(
+    session: &mut Session,
+    chain: &Chain,
+    facts: &mut Facts,
+    body: Content<'_>,
+) -> Result<()> {
+    let body = match body {
+        Content::Coded(form) => return session.write_response_body(Some(form), true).await,
+        Content::Plain(body) => body,
+    };
+    let mut left = body.len();
     for chunk in body.segments() {
         left -= chunk.len() as u64;
         let mut piece = Some(chunk.clone());
-        if chain.has(crate::chain::Phase::ResponseBody) {
+        if chain.has(Phase::ResponseBody) {
             let mut ex = Exchange {
                 head: session.req_header(),
                 facts,
             };
             chain.on_response_body(&mut ex, &mut piece, left == 0);
         }
-        if left > 0 && piece.as_ref().is_none_or(bytes::Bytes::is_empty) {
+        if left > 0 && piece.as_ref().is_none_or(Bytes::is_empty) {
             continue;
         }
         session.write_response_body(piece, left == 0).await?;

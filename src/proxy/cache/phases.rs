@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 use pingora::{
     Error, ErrorSource, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -31,6 +31,9 @@ use crate::{
 
 /// How often a request may wait for another one that then left nothing for it.
 const MAX_WAITS: usize = 16;
+
+/// Next.js is making another one: the next answer is kept.
+const STALE_AT_ORIGIN: &str = "stale_at_origin";
 
 /// The phases begin, if the first door left a flow.
 pub(in crate::proxy) fn enable(session: &mut Session, ctx: &Context) {
@@ -270,7 +273,7 @@ pub(in crate::proxy) fn storable(
             if let Some(old) = &old {
                 cache.cache.store().remove(&old.key);
             }
-            if flow.is_for_others() {
+            if flow.is_for_others() && flow.found.is_none() && why != STALE_AT_ORIGIN {
                 cache
                     .cache
                     .passes()
@@ -288,10 +291,14 @@ pub(in crate::proxy) fn storable(
     }
     policy::clean(&mut headers);
     policy::date(&mut headers, times.answered);
-    let vary = match &flow.shape {
+    let mut vary = match &flow.shape {
         Some(shape) => nextjs::effective_vary(shape, &headers, Vary::of(&headers)),
         None => Vary::of(&headers),
     };
+    if cache.coder.is_some() && !headers.contains_key(header::CONTENT_ENCODING) {
+        // The origin was asked for plain bytes, whatever the client takes.
+        vary = vary.without(&header::ACCEPT_ENCODING);
+    }
     let variance = vary.variance(&flow.headers);
     if let Some(cached) = &mut facts.cache {
         cached.is_stored = true;

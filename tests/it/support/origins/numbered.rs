@@ -18,6 +18,7 @@ struct Path {
     status: u16,
     headers: Vec<(String, String)>,
     delay: Duration,
+    pad: usize,
     answers: u32,
     under_way: u32,
     most: u32,
@@ -46,6 +47,11 @@ impl NumberedOrigin {
     /// Each answer of `path` takes so long.
     pub(crate) fn slow(&self, path: &str, delay: Duration) {
         self.paths.lock().entry(path.to_owned()).or_default().delay = delay;
+    }
+
+    /// Each answer of `path` is so many bytes longer.
+    pub(crate) fn pad(&self, path: &str, bytes: usize) {
+        self.paths.lock().entry(path.to_owned()).or_default().pad = bytes;
     }
 
     /// How often `path` was asked for.
@@ -87,7 +93,7 @@ impl Serve for NumberedOrigin {
             _ if is_known => 304,
             status => status,
         };
-        let body = format!("{path} #{}", told.answers);
+        let body = format!("{path} #{}{}", told.answers, "x".repeat(told.pad));
         let mut answer = format!("HTTP/1.1 {status} As told\r\n");
         for (name, value) in &told.headers {
             answer.push_str(&format!("{name}: {value}\r\n"));
