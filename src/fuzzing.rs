@@ -6,6 +6,7 @@ use pingora::http::RequestHeader;
 
 use crate::{
     base::net::TrustedProxies,
+    cache::policy,
     chain::{Client, Scheme, host::public_host},
     config::diagnostic::Style,
     edge,
@@ -19,7 +20,7 @@ use crate::{
 pub type Check = fn(&[u8]);
 
 /// Each target: the folder of its seeds, and its check.
-pub const TARGETS: [(&str, Check); 8] = [
+pub const TARGETS: [(&str, Check); 9] = [
     ("head", edge::checks::head),
     ("chunks", edge::checks::chunks),
     ("proxy_protocol", edge::checks::proxy_protocol),
@@ -28,6 +29,7 @@ pub const TARGETS: [(&str, Check); 8] = [
     ("forwarded", forwarded),
     ("jwt", jwt::checks::token),
     ("config", config),
+    ("cache_control", policy::checks::cache_control),
 ];
 
 /// The target of this name.
@@ -247,6 +249,11 @@ mod tests {
     #[test]
     fn tokens_hold_what_they_promise() {
         run("jwt", ROUNDS, &[]);
+    }
+
+    #[test]
+    fn cache_directives_hold_what_they_promise() {
+        run("cache_control", ROUNDS, &[]);
     }
 
     #[test]

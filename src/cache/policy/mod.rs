@@ -8,6 +8,7 @@
 
 mod browser;
 mod cache_status;
+pub(crate) mod checks;
 mod conditional;
 mod directives;
 mod freshness;
@@ -17,6 +18,9 @@ mod storable;
 mod targeted;
 mod vary;
 mod wants;
+
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, SystemTime};
 

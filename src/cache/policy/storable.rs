@@ -107,8 +107,13 @@ pub fn store(
     }
     let freshness = freshness::freshness(&policy, status, headers, times, rules);
     let fresh_for = match freshness {
-        // RFC 9111, 3: no lifetime, but it may be validated.
-        Freshness::Unknown if policy.directives.no_cache.is_whole() => Duration::ZERO,
+        // RFC 9111, 3: what is cacheable of itself may be kept for its validator alone.
+        Freshness::Unknown
+            if policy.directives.no_cache.is_whole()
+                && (policy.directives.public || freshness::is_heuristically_cacheable(status)) =>
+        {
+            Duration::ZERO
+        }
         _ => freshness.lifetime().ok_or(Refusal::NoLifetime)?,
     };
     let lifetime = freshness::lifetime(&policy, fresh_for, initial_age, times, rules);

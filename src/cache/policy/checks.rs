@@ -1,0 +1,103 @@
+//! What the fuzzer checks: whatever an origin writes, its answer is bounded, and never kept
+//! where it forbids that in words that anybody can read.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use super::{
+    Asked, Rules, Times, Use, Vary, Wants, clean, directives::LONGEST, judge, merge, not_modified,
+    store,
+};
+
+/// Lines of the input are the fields of an answer, in this order; what is more is
+/// `Cache-Control` again.
+const FIELDS: [&str; 9] = [
+    "cache-control",
+    "cdn-cache-control",
+    "surrogate-control",
+    "expires",
+    "last-modified",
+    "age",
+    "etag",
+    "vary",
+    "date",
+];
+
+pub(crate) fn cache_control(data: &[u8]) {
+    let headers = fields(data);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let rules = Rules {
+        heuristic: Some(0.1),
+        ..Rules::default()
+    };
+    let nobody = HeaderMap::new();
+    let asked = Asked {
+        method: &Method::GET,
+        headers: &nobody,
+    };
+    let times = Times {
+        asked: now,
+        answered: now,
+    };
+    let found = store(asked, StatusCode::OK, &headers, times, &rules);
+    if let Ok(lifetime) = &found {
+        assert!(lifetime.fresh_for <= LONGEST && lifetime.initial_age <= LONGEST);
+        assert!(lifetime.stale_while_revalidate <= LONGEST && lifetime.stale_if_error <= LONGEST);
+        let later = now + Duration::from_secs(1 << 33);
+        let wants = Wants::default();
+        assert_eq!(judge(lifetime, &wants, later), Use::Validate);
+        if lifetime.always_validate {
+            assert_eq!(judge(lifetime, &wants, now), Use::Validate);
+        }
+        assert!(!is_plainly_forbidden(&headers), "{headers:?}");
+    }
+    not_modified(&headers, &Method::GET, StatusCode::OK, &headers);
+    let vary = Vary::of(&headers);
+    assert_eq!(vary.variance(&headers), vary.variance(&headers.clone()));
+    let mut merged = headers.clone();
+    merge(&mut merged, &headers);
+    let mut again = merged.clone();
+    merge(&mut again, &headers);
+    assert_eq!(merged, again);
+    clean(&mut merged);
+    assert!(!merged.contains_key(header::AGE));
+    // As a client's words the same bytes allow no more than a plain request is allowed.
+    let wants = Wants::of(&headers);
+    if let Ok(lifetime) = &found
+        && judge(lifetime, &Wants::default(), now) == Use::Validate
+    {
+        assert_ne!(judge(lifetime, &wants, now), Use::Fresh);
+    }
+}
+
+fn fields(data: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (index, line) in data.split(|byte| *byte == b'\n').take(20).enumerate() {
+        let name = FIELDS.get(index).copied().unwrap_or(FIELDS[0]);
+        if let Ok(value) = HeaderValue::from_bytes(line)
+            && !line.is_empty()
+        {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// `no-store` or `private` as a whole member, with nothing quoted and no other field about.
+fn is_plainly_forbidden(headers: &HeaderMap) -> bool {
+    if FIELDS[1..3].iter().any(|name| headers.contains_key(*name)) {
+        return false;
+    }
+    let mut is_forbidden = false;
+    for line in headers.get_all(header::CACHE_CONTROL) {
+        let text = line.as_bytes().to_ascii_lowercase();
+        if text.contains(&b'"') || text.windows(15).any(|word| word == b"must-understand") {
+            return false;
+        }
+        is_forbidden |= text
+            .split(|byte| *byte == b',')
+            .any(|member| matches!(member.trim_ascii(), b"no-store" | b"private"));
+    }
+    is_forbidden
+}

@@ -1,0 +1,82 @@
+//! The policy, section by section; what holds for any input is in [`properties`].
+
+mod conditional;
+mod freshness;
+mod oracle;
+mod outgoing;
+mod properties;
+mod storable;
+mod targeted;
+mod update;
+mod vary;
+mod wants;
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+use super::*;
+
+/// Fields, one a line. `@-10` as a value is the date ten seconds ago.
+fn head(lines: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').unwrap();
+        let value = value.trim();
+        let value = value.strip_prefix('@').map_or(value.to_owned(), |offset| {
+            httpdate::fmt_http_date(at(offset.parse().unwrap()))
+        });
+        headers.append(
+            HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+        );
+    }
+    headers
+}
+
+/// Seconds from the time of every test.
+fn at(offset: i64) -> SystemTime {
+    let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let span = Duration::from_secs(offset.unsigned_abs());
+    if offset < 0 {
+        start - span
+    } else {
+        start + span
+    }
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn now() -> Times {
+    Times {
+        asked: at(0),
+        answered: at(0),
+    }
+}
+
+/// What becomes of a 200 to a plain GET, by the RFC and no more.
+fn kept(answer: &str) -> Result<Lifetime, &'static str> {
+    kept_with(&Rules::default(), "", 200, answer)
+}
+
+fn kept_with(
+    rules: &Rules,
+    request: &str,
+    status: u16,
+    answer: &str,
+) -> Result<Lifetime, &'static str> {
+    let asked = Asked {
+        method: &Method::GET,
+        headers: &head(request),
+    };
+    let status = StatusCode::from_u16(status).unwrap();
+    store(asked, status, &head(answer), now(), rules).map_err(Refusal::reason)
+}
+
+/// The seconds that it is fresh from its age of zero, or why it is not kept.
+#[track_caller]
+fn fresh_for(answer: &str) -> Result<u64, &'static str> {
+    kept(answer).map(|lifetime| lifetime.fresh_for.as_secs())
+}

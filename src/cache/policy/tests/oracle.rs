@@ -1,0 +1,151 @@
+//! Against another implementation of RFC 9111, over made-up heads.
+//!
+//! Where the two differ on purpose, the heads leave it out:
+//! - it follows RFC 7234 in counting neither `Date` nor the delay into the age, so that `Date`
+//!   is always now; `proxy-revalidate` is stale at once to it (we: only once it is stale);
+//! - it knows no `must-understand`, no targeted fields, and a shorter list of statuses;
+//! - cookies: it takes them with `public`; we never do;
+//! - of directives that stand there twice with different values it takes the first and
+//!   forbids stale answers; we take the first;
+//! - it splits at commas in quotes, takes `no-cache="x"` for `no-cache`, folds no case, and
+//!   takes `+5` for a number: quotes, lists of fields and case have tests of their own;
+//! - what nobody could ever use it stores (never fresh, no validator); we do not.
+
+use http::{Request, Response};
+use http_cache_semantics::{BeforeRequest, CacheOptions, CachePolicy};
+use proptest::prelude::*;
+
+use super::*;
+
+fn directive() -> impl Strategy<Value = String> {
+    prop_oneof![
+        (0u32..200).prop_map(|age| format!("max-age={age}")),
+        (0u32..200).prop_map(|age| format!("s-maxage={age}")),
+        Just("max-age=junk".to_owned()),
+        Just("public".to_owned()),
+        Just("private".to_owned()),
+        Just("no-store".to_owned()),
+        Just("no-cache".to_owned()),
+        Just("must-revalidate".to_owned()),
+        Just("ext=5".to_owned()),
+    ]
+}
+
+fn answer() -> impl Strategy<Value = String> {
+    let cache_control = proptest::collection::btree_set(directive(), 0..4);
+    // Each name once.
+    let cache_control = cache_control.prop_map(|directives| {
+        let mut names = std::collections::BTreeSet::new();
+        let once = directives
+            .into_iter()
+            .filter(|one| names.insert(one.split('=').next().unwrap().to_owned()));
+        once.collect::<Vec<_>>().join(", ")
+    });
+    let age = proptest::option::of(0u32..150);
+    let expires = proptest::option::of(-50i64..200);
+    let modified = proptest::option::of(0i64..10_000);
+    (cache_control, age, expires, modified, any::<bool>()).prop_map(
+        |(cache_control, age, expires, modified, has_star)| {
+            let mut text = "Date: @0\nETag: \"a\"\n".to_owned();
+            if !cache_control.is_empty() {
+                text += &format!("Cache-Control: {cache_control}\n");
+            }
+            text += &age.map_or(String::new(), |age| format!("Age: {age}\n"));
+            text += &expires.map_or(String::new(), |at| format!("Expires: @{at}\n"));
+            text += &modified.map_or(String::new(), |at| format!("Last-Modified: @-{at}\n"));
+            if has_star {
+                text += "Vary: accept\n";
+            }
+            text
+        },
+    )
+}
+
+fn request() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => Just(String::new()),
+        1 => Just("Authorization: x".to_owned()),
+        1 => Just("Cache-Control: no-store".to_owned()),
+        1 => Just("Cookie: a=b".to_owned()),
+    ]
+}
+
+fn second() -> impl Strategy<Value = String> {
+    prop_oneof![
+        3 => Just(String::new()),
+        1 => (1u32..150).prop_map(|age| format!("Cache-Control: max-age={age}")),
+        1 => (0u32..150).prop_map(|age| format!("Cache-Control: min-fresh={age}")),
+        1 => (0u32..150).prop_map(|age| format!("Cache-Control: max-stale={age}")),
+        1 => Just("Cache-Control: max-stale".to_owned()),
+        1 => Just("Cache-Control: no-cache".to_owned()),
+        1 => Just("Pragma: no-cache".to_owned()),
+    ]
+}
+
+fn sent(fields: &str) -> Request<()> {
+    let mut request = Request::get("https://a.test/").body(()).unwrap();
+    *request.headers_mut() = head(fields);
+    request
+}
+
+proptest! {
+    #[test]
+    fn storing_and_using_agree(
+        first in request(),
+        answer in answer(),
+        second in second(),
+        status in prop_oneof![4 => Just(200u16), 1 => Just(404), 1 => Just(302), 1 => Just(410), 1 => Just(500)],
+        later in 0i64..300,
+    ) {
+        let mut response = Response::builder().status(status).body(()).unwrap();
+        *response.headers_mut() = head(&answer);
+        let options = CacheOptions { shared: true, ..CacheOptions::default() };
+        let theirs = CachePolicy::new_options(&sent(&first), &response, at(0), options);
+        // It guesses by itself.
+        let rules = Rules { heuristic: Some(0.1), ..Rules::default() };
+        let ours = kept_with(&rules, &first, status, &answer);
+        let is_used = match &ours {
+            Ok(lifetime) => {
+                prop_assert!(theirs.is_storable() || status == 500);
+                let wants = Wants::of(&head(&second));
+                let verdict = judge(lifetime, &wants, at(later));
+                matches!(verdict, Use::Fresh | Use::StaleAsAsked)
+            }
+            // What cannot be used need not be stored.
+            Err(_) => false,
+        };
+        let is_theirs = theirs.is_storable()
+            && matches!(theirs.before_request(&sent(&second), at(later)), BeforeRequest::Fresh(_));
+        // They do not know what a 500 is.
+        let is_comparable = status != 500
+            // A second's fraction in a guess.
+            && !(answer.contains("Last-Modified") && ours.as_ref().is_ok_and(|l| l.fresh_for.subsec_nanos() > 0))
+            // RFC 9111, 5.2.2.10: `s-maxage` forbids stale answers; they heed it for
+            // `must-revalidate` only.
+            && !(answer.contains("s-maxage") && second.contains("max-stale"))
+            // What has no lifetime we do not keep for those who take anything.
+            && !(ours.is_err() && second.contains("max-stale"))
+            // RFC 9111, 5.2.1.2: "no more than" includes the number; they leave it out.
+            && !ours.as_ref().is_ok_and(|l| second.ends_with(&format!("max-stale={}", l.stale_for(at(later)).as_secs())))
+            // RFC 9111, 5.2.2.4: not even then; they take it for an age of zero.
+            && !(answer.contains("no-cache") && second.contains("max-stale"));
+        if is_comparable {
+            prop_assert_eq!(is_used, is_theirs, "{} | {:?}", answer, ours);
+        }
+    }
+
+    #[test]
+    fn freshness_and_age_agree(answer in answer(), later in 0i64..300) {
+        let mut response = Response::new(());
+        *response.headers_mut() = head(&answer);
+        let options = CacheOptions { shared: true, ..CacheOptions::default() };
+        let theirs = CachePolicy::new_options(&sent(""), &response, at(0), options);
+        let rules = Rules { heuristic: Some(0.1), ..Rules::default() };
+        if let Ok(lifetime) = kept_with(&rules, "", 200, &answer) {
+            prop_assert_eq!(lifetime.age(at(later)), theirs.age(at(later)));
+            if !lifetime.always_validate && lifetime.fresh_for.subsec_nanos() == 0 {
+                prop_assert_eq!(lifetime.fresh_left(at(later)), theirs.time_to_live(at(later)));
+            }
+        }
+    }
+}
