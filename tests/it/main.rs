@@ -33,6 +33,7 @@ mod proxy_protocol;
 mod rate_limit;
 mod redis;
 mod reload;
+mod rfc9111;
 mod rollout;
 mod schema;
 mod shared_limits;

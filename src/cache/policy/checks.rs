@@ -26,7 +26,7 @@ const FIELDS: [&str; 9] = [
 
 pub(crate) fn cache_control(data: &[u8]) {
     let headers = fields(data);
-    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
     let rules = Rules {
         heuristic: Some(0.1),
         ..Rules::default()

@@ -8,6 +8,7 @@
 
 mod browser;
 mod cache_status;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod checks;
 mod conditional;
 mod directives;

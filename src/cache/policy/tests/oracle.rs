@@ -45,18 +45,16 @@ fn answer() -> impl Strategy<Value = String> {
     let expires = proptest::option::of(-50i64..200);
     let modified = proptest::option::of(0i64..10_000);
     (cache_control, age, expires, modified, any::<bool>()).prop_map(
-        |(cache_control, age, expires, modified, has_star)| {
-            let mut text = "Date: @0\nETag: \"a\"\n".to_owned();
-            if !cache_control.is_empty() {
-                text += &format!("Cache-Control: {cache_control}\n");
-            }
-            text += &age.map_or(String::new(), |age| format!("Age: {age}\n"));
-            text += &expires.map_or(String::new(), |at| format!("Expires: @{at}\n"));
-            text += &modified.map_or(String::new(), |at| format!("Last-Modified: @-{at}\n"));
-            if has_star {
-                text += "Vary: accept\n";
-            }
-            text
+        |(cache_control, age, expires, modified, varies)| {
+            let lines = [
+                Some("Date: @0\nETag: \"a\"".to_owned()),
+                (!cache_control.is_empty()).then(|| format!("Cache-Control: {cache_control}")),
+                age.map(|age| format!("Age: {age}")),
+                expires.map(|at| format!("Expires: @{at}")),
+                modified.map(|at| format!("Last-Modified: @-{at}")),
+                varies.then(|| "Vary: accept".to_owned()),
+            ];
+            lines.into_iter().flatten().collect::<Vec<_>>().join("\n")
         },
     )
 }

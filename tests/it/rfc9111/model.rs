@@ -1,0 +1,345 @@
+//! The table against the policy alone: the smallest cache that it can be put into.
+//!
+//! Nothing of the network, of waiting and of parts is in it: cases with `Range` are for the
+//! gateway.
+
+use std::time::{Duration, SystemTime};
+
+use edgeway::cache::policy::{
+    Asked, Lifetime, Rules, Target, Times, Use, Variance, Vary, Wants, after_error, clean, date,
+    invalidates, judge, merge, not_modified, store, to_not_modified, updates,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+use super::{
+    Case, Door, Route, Script, Step, cases,
+    script::{Expected, filled},
+};
+
+struct Entry {
+    target: Target,
+    vary: Vary,
+    variance: Variance,
+    status: StatusCode,
+    headers: HeaderMap,
+    lifetime: Lifetime,
+}
+
+/// What a client gets, and what the origin saw, if it was asked.
+struct Outcome {
+    door: Door,
+    status: StatusCode,
+    headers: HeaderMap,
+    saw: Option<HeaderMap>,
+}
+
+struct Model {
+    rules: Rules,
+    entries: Vec<Entry>,
+}
+
+const PATH: &str = "/case";
+
+#[test]
+fn the_policy_holds_the_table() {
+    let held = cases().filter(|case| !case.script.contains("> Range:"));
+    let failed: Vec<_> = held.filter_map(|case| run(case).err()).collect();
+    assert!(
+        failed.is_empty(),
+        "{}:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
+}
+
+/// The control: what does not hold is told, whatever part of a step it is.
+#[test]
+fn a_case_that_does_not_hold_is_told() {
+    let first = "> GET\n< Cache-Control: max-age=60\n< ETag: a\n< Foo: 1\n= origin";
+    for wrong in [
+        "> GET\n= origin",
+        "> GET\n= background",
+        "> GET\n= cache\n= 304",
+        "> GET\n= cache\n= Foo: 2",
+        "> GET\n= cache\n= !Foo",
+        "> GET\n= cache\n= Age: 50..",
+        "> GET\n= cache\n= Bar: 1",
+        "> GET\n> Cache-Control: no-cache\n< 304\n= cache",
+        "> GET\n> Cache-Control: no-cache\n< 304\n= validated\n= saw If-None-Match: b",
+        "> GET\n> Cache-Control: no-cache\n< 304\n= validated\n= saw !If-None-Match",
+    ] {
+        let script = format!("{first}\n{wrong}");
+        let case = Case::new("3", "wrong", script.leak());
+        assert!(run(&case).is_err(), "{wrong}");
+    }
+}
+
+/// What of a case does not hold, if anything.
+fn run(case: &Case) -> Result<(), String> {
+    let mut model = Model {
+        rules: rules_of(case.route),
+        entries: Vec::new(),
+    };
+    for (index, step) in Script::parse(case.script).steps.iter().enumerate() {
+        let kept = model.kept_status(step);
+        let outcome = model.ask(step);
+        let wrong = refuted(step, &outcome, kept);
+        if !wrong.is_empty() {
+            let (name, section, at) = (case.name, case.section, index + 1);
+            return Err(format!("{name} ({section}), step {at}: {wrong:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn rules_of(route: Route) -> Rules {
+    let hour = Some(Duration::from_hours(1));
+    let plain = Rules::default();
+    match route {
+        Route::Plain => plain,
+        Route::Heuristic => Rules {
+            heuristic: Some(0.1),
+            ..plain
+        },
+        Route::Ttl => Rules { ttl: hour, ..plain },
+        Route::Isr => Rules {
+            stale_despite_s_maxage: true,
+            ..plain
+        },
+        Route::Bridged => Rules {
+            stale_if_error: hour,
+            ..plain
+        },
+    }
+}
+
+fn refuted(step: &Step, outcome: &Outcome, kept: u16) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let door = step.door.expect("each step has one");
+    if outcome.door != door {
+        wrong.push(format!("answered by {:?}, not {door:?}", outcome.door));
+    }
+    let status = step.client_status(kept);
+    if outcome.status.as_u16() != status {
+        wrong.push(format!("status {}, not {status}", outcome.status));
+    }
+    let all = |headers: &HeaderMap, expected: &[Expected]| {
+        let values = |name: &str| {
+            let values = headers.get_all(name).iter();
+            values
+                .map(|value| value.to_str().unwrap().to_owned())
+                .collect()
+        };
+        let refuted = expected.iter().filter_map(|one| one.refutes(values, PATH));
+        refuted.collect::<Vec<_>>()
+    };
+    wrong.extend(all(&outcome.headers, &step.expected));
+    match &outcome.saw {
+        Some(saw) => wrong.extend(all(saw, &step.saw)),
+        None => assert!(step.saw.is_empty(), "the origin was not asked"),
+    }
+    wrong
+}
+
+fn headers_of(fields: &[(String, String)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(
+            HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            HeaderValue::from_str(&filled(value, PATH)).unwrap(),
+        );
+    }
+    headers
+}
+
+fn target_of(step: &Step) -> Target {
+    let url = format!("{PATH}{}", step.path);
+    let (path, query) = url
+        .split_once('?')
+        .map_or((&*url, None), |(path, query)| (path, Some(query)));
+    Target {
+        authority: "shop.test".to_owned(),
+        path: path.as_bytes().to_vec(),
+        query: query.map(|query| query.as_bytes().to_vec()),
+    }
+}
+
+impl Model {
+    fn find(&self, step: &Step) -> Option<usize> {
+        let (target, request) = (target_of(step), headers_of(&step.request));
+        self.entries.iter().position(|entry| {
+            entry.target == target && entry.vary.variance(&request) == entry.variance
+        })
+    }
+
+    fn kept_status(&self, step: &Step) -> u16 {
+        self.find(step)
+            .map_or(200, |at| self.entries[at].status.as_u16())
+    }
+
+    fn ask(&mut self, step: &Step) -> Outcome {
+        let now = edgeway::base::clock::Clock::machine().wall();
+        let request = headers_of(&step.request);
+        let method = Method::from_bytes(step.method.as_bytes()).unwrap();
+        let wants = Wants::of(&request);
+        if method != Method::GET && method != Method::HEAD {
+            return self.write(step, &method, request);
+        }
+        let Some(at) = self.find(step) else {
+            if wants.only_if_cached {
+                return nobody();
+            }
+            return self.fetch(step, request, now);
+        };
+        let kept = |door, entry: &Entry, saw| answer(door, entry, &method, &request, saw, now);
+        match judge(&self.entries[at].lifetime, &wants, now) {
+            Use::Fresh | Use::StaleAsAsked => kept(Door::Cache, &self.entries[at], None),
+            Use::GatewayTimeout => nobody(),
+            Use::StaleWhileRevalidate => {
+                let outcome = kept(Door::Background, &self.entries[at], Some(request.clone()));
+                self.fetch(step, request.clone(), now);
+                outcome
+            }
+            Use::Validate => {
+                let sent = conditions(&request, &self.entries[at].headers);
+                if matches!(step.status, 500 | 502 | 503 | 504)
+                    && after_error(&self.entries[at].lifetime, &wants, now)
+                {
+                    return kept(Door::Bridged, &self.entries[at], Some(sent));
+                }
+                if step.status != 304 {
+                    return self.fetch(step, sent, now);
+                }
+                let mut entry = self.entries.swap_remove(at);
+                let change = headers_of(&step.answer);
+                assert!(updates(&entry.headers, &change));
+                merge(&mut entry.headers, &change);
+                let found = self.stored(step, &request, entry.status, entry.headers.clone(), now);
+                if found {
+                    let newest = self.entries.last().expect("it was kept just now");
+                    return kept(Door::Validated, newest, Some(sent));
+                }
+                clean(&mut entry.headers);
+                kept(Door::Validated, &entry, Some(sent))
+            }
+        }
+    }
+
+    /// The origin answers, and what may be kept of it is.
+    fn fetch(&mut self, step: &Step, sent: HeaderMap, now: SystemTime) -> Outcome {
+        let status = StatusCode::from_u16(step.status).unwrap();
+        let headers = headers_of(&step.answer);
+        self.stored(
+            step,
+            &headers_of(&step.request),
+            status,
+            headers.clone(),
+            now,
+        );
+        Outcome {
+            door: Door::Origin,
+            status,
+            headers,
+            saw: Some(sent),
+        }
+    }
+
+    fn stored(
+        &mut self,
+        step: &Step,
+        request: &HeaderMap,
+        status: StatusCode,
+        mut headers: HeaderMap,
+        now: SystemTime,
+    ) -> bool {
+        let asked = Asked {
+            method: &Method::GET,
+            headers: request,
+        };
+        let times = Times {
+            asked: now,
+            answered: now,
+        };
+        let Ok(lifetime) = store(asked, status, &headers, times, &self.rules) else {
+            return false;
+        };
+        clean(&mut headers);
+        date(&mut headers, now);
+        let vary = Vary::of(&headers);
+        let target = target_of(step);
+        let variance = vary.variance(request);
+        self.entries.retain(|entry| {
+            entry.target != target || entry.vary != vary || entry.variance != variance
+        });
+        self.entries.push(Entry {
+            target,
+            vary,
+            variance,
+            status,
+            headers,
+            lifetime,
+        });
+        true
+    }
+
+    fn write(&mut self, step: &Step, method: &Method, sent: HeaderMap) -> Outcome {
+        let status = StatusCode::from_u16(step.status).unwrap();
+        let headers = headers_of(&step.answer);
+        let gone = invalidates(method, status, "http", &target_of(step), &headers);
+        self.entries.retain(|entry| !gone.contains(&entry.target));
+        Outcome {
+            door: Door::Origin,
+            status,
+            headers,
+            saw: Some(sent),
+        }
+    }
+}
+
+fn nobody() -> Outcome {
+    Outcome {
+        door: Door::Nobody,
+        status: StatusCode::GATEWAY_TIMEOUT,
+        headers: HeaderMap::new(),
+        saw: None,
+    }
+}
+
+fn answer(
+    door: Door,
+    entry: &Entry,
+    method: &Method,
+    request: &HeaderMap,
+    saw: Option<HeaderMap>,
+    now: SystemTime,
+) -> Outcome {
+    let mut headers = entry.headers.clone();
+    headers.insert("age", entry.lifetime.age(now).as_secs().into());
+    let mut status = entry.status;
+    if not_modified(request, method, status, &headers) {
+        status = StatusCode::NOT_MODIFIED;
+        to_not_modified(&mut headers);
+    }
+    Outcome {
+        door,
+        status,
+        headers,
+        saw,
+    }
+}
+
+/// As Pingora writes them.
+fn conditions(request: &HeaderMap, stored: &HeaderMap) -> HeaderMap {
+    let mut sent = request.clone();
+    sent.remove("if-none-match");
+    sent.remove("if-modified-since");
+    for (from, to) in [
+        ("etag", "if-none-match"),
+        ("last-modified", "if-modified-since"),
+    ] {
+        if let Some(value) = stored.get(from) {
+            sent.insert(to, value.clone());
+        }
+    }
+    sent
+}

@@ -1,0 +1,177 @@
+//! How a case is written down.
+
+use std::time::{Duration, SystemTime};
+
+/// The steps of a case.
+#[derive(Debug)]
+pub(crate) struct Script {
+    pub steps: Vec<Step>,
+}
+
+/// A request, what the origin would answer, and what is expected.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    pub method: String,
+    /// What the path adds to that of the case.
+    pub path: String,
+    pub request: Vec<(String, String)>,
+    pub status: u16,
+    pub answer: Vec<(String, String)>,
+    pub door: Option<Door>,
+    pub expected_status: Option<u16>,
+    pub expected: Vec<Expected>,
+    pub saw: Vec<Expected>,
+}
+
+/// Who answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// The origin is not asked.
+    Cache,
+    /// The origin is asked, and the client gets what it answers now.
+    Origin,
+    /// The origin is asked with a condition, and what is kept is sent.
+    Validated,
+    /// What is kept is sent, and the origin is asked behind the client's back.
+    Background,
+    /// The origin is asked and fails; what is kept is sent.
+    Bridged,
+    /// Nobody is asked, and there is nothing: 504.
+    Nobody,
+}
+
+/// What is said of a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    Is(String, String),
+    AtLeast(String, u64),
+    Absent(String),
+}
+
+impl Script {
+    /// # Panics
+    /// On a line that cannot be read: the table is part of the tests.
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut steps: Vec<Step> = Vec::new();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let (mark, rest) = line.split_at(1);
+            let rest = rest.trim();
+            let is_request_line = mark == ">" && !rest.contains(": ") && !rest.ends_with(':');
+            if is_request_line {
+                let (method, path) = rest.split_once(' ').unwrap_or((rest, ""));
+                steps.push(Step {
+                    method: method.to_owned(),
+                    path: path.to_owned(),
+                    status: 200,
+                    ..Step::default()
+                });
+                continue;
+            }
+            let step = steps.last_mut().expect("a step begins with a request");
+            match mark {
+                ">" => step.request.push(field(rest)),
+                "<" => match rest.parse() {
+                    Ok(status) => step.status = status,
+                    Err(_) => step.answer.push(field(rest)),
+                },
+                "=" => step.expect(rest),
+                _ => panic!("{line}"),
+            }
+        }
+        assert!(steps.iter().all(|step| step.door.is_some()), "{text}");
+        Self { steps }
+    }
+}
+
+impl Step {
+    fn expect(&mut self, text: &str) {
+        self.door = match text {
+            "cache" => Some(Door::Cache),
+            "origin" => Some(Door::Origin),
+            "validated" => Some(Door::Validated),
+            "background" => Some(Door::Background),
+            "bridged" => Some(Door::Bridged),
+            "nobody" => Some(Door::Nobody),
+            _ => {
+                match (text.parse(), text.strip_prefix("saw ")) {
+                    (Ok(status), _) => self.expected_status = Some(status),
+                    (_, Some(seen)) => self.saw.push(Expected::parse(seen)),
+                    _ => self.expected.push(Expected::parse(text)),
+                }
+                return;
+            }
+        };
+    }
+
+    /// The status that the client is to get.
+    pub(crate) fn client_status(&self, kept: u16) -> u16 {
+        self.expected_status.unwrap_or(match self.door {
+            Some(Door::Origin) => self.status,
+            Some(Door::Nobody) => 504,
+            _ => kept,
+        })
+    }
+}
+
+impl Expected {
+    fn parse(text: &str) -> Self {
+        if let Some(name) = text.strip_prefix('!') {
+            return Self::Absent(name.to_owned());
+        }
+        let (name, value) = field(text);
+        match value.strip_suffix("..").map(str::parse) {
+            Some(Ok(least)) => Self::AtLeast(name, least),
+            _ => Self::Is(name, value),
+        }
+    }
+
+    /// Why a head is not as expected. `values` are those of the field, in their order.
+    pub(crate) fn refutes(
+        &self,
+        values: impl Fn(&str) -> Vec<String>,
+        path: &str,
+    ) -> Option<String> {
+        match self {
+            Self::Is(name, value) => {
+                let (found, wanted) = (values(name).join(", "), filled(value, path));
+                (found != wanted).then(|| format!("{name}: {found:?}, not {wanted:?}"))
+            }
+            Self::AtLeast(name, least) => {
+                let found = values(name).join(", ");
+                let is_enough = found.parse::<u64>().is_ok_and(|number| number >= *least);
+                (!is_enough).then(|| format!("{name}: {found:?}, not {least} or more"))
+            }
+            Self::Absent(name) => {
+                let found = values(name);
+                (!found.is_empty()).then(|| format!("{name}: {found:?}, not absent"))
+            }
+        }
+    }
+}
+
+fn field(text: &str) -> (String, String) {
+    let (name, value) = text
+        .split_once(':')
+        .unwrap_or_else(|| panic!("{text:?} is no field"));
+    (name.to_owned(), value.trim().to_owned())
+}
+
+/// A value as it is sent.
+pub(crate) fn filled(value: &str, path: &str) -> String {
+    let offset = value
+        .strip_prefix('@')
+        .and_then(|offset| offset.parse::<i64>().ok());
+    let Some(offset) = offset else {
+        return value.replace("{path}", path);
+    };
+    httpdate::fmt_http_date(moved(edgeway::base::clock::Clock::machine().wall(), offset))
+}
+
+fn moved(time: SystemTime, seconds: i64) -> SystemTime {
+    let span = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 {
+        time - span
+    } else {
+        time + span
+    }
+}
