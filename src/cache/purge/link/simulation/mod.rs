@@ -5,8 +5,10 @@
 //! answers get lost. Redis is flushed, trims its log, drops one of its keys, and fails over to
 //! a replica that lacks the last writes. Gateways restart with what they had on disk.
 
+mod model;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     future::Future,
     pin::Pin,
     task::{Context, Poll, Waker},
@@ -14,11 +16,9 @@ use std::{
 
 use fastrand::Rng;
 
+use self::model::{Data, Model, Way};
 use super::{
-    super::{
-        How, What,
-        log::{Follows, Generation, Question},
-    },
+    super::{How, What},
     *,
 };
 use crate::base::redis::{Identity, Mode};
@@ -26,8 +26,6 @@ use crate::base::redis::{Identity, Mode};
 const KEYS: usize = 3;
 const GATEWAYS: usize = 3;
 const STEPS: usize = 400;
-/// Entries that the log keeps here.
-const LOG_KEPT: usize = 6;
 
 /// Gives everything else a chance to happen.
 async fn meanwhile() {
@@ -40,198 +38,6 @@ async fn meanwhile() {
         }
     })
     .await;
-}
-
-#[derive(Clone, Debug)]
-enum Command {
-    Sync(Question),
-    Publish(String, Vec<Purge>),
-}
-
-/// What the scripts do, in memory.
-#[derive(Clone, Debug, Default)]
-struct Data {
-    generation: Option<(String, u64)>,
-    log: Vec<Entry>,
-    last: Id,
-    gateways: BTreeMap<String, Held>,
-}
-
-/// When a lease ends, the entry that was applied, and what was dropped.
-type Held = (u64, Id, Vec<(Id, u64)>);
-
-impl Data {
-    fn ensure(&mut self, now: u64) -> Generation {
-        if self.generation.is_none() || self.log.is_empty() {
-            *self = Self::default();
-            let name = draw();
-            self.generation = Some((name.clone(), now));
-            self.append(now, name, Vec::new());
-        }
-        let (name, born) = self.generation.clone().expect("made above");
-        Generation {
-            name,
-            age: Duration::from_millis(now - born),
-        }
-    }
-
-    fn append(&mut self, now: u64, drawn: String, purges: Vec<Purge>) -> Id {
-        let next = Id(self.last.0, self.last.1 + 1);
-        self.last = next.max(Id(now, 0));
-        let position = Position {
-            id: self.last,
-            drawn,
-        };
-        self.log.push(Entry {
-            position,
-            purges: Some(purges),
-        });
-        let over = self.log.len().saturating_sub(LOG_KEPT);
-        self.log.drain(..over);
-        self.last
-    }
-
-    fn leases(&mut self, now: u64) -> Vec<Lease> {
-        self.gateways.retain(|_, (ends, ..)| now < *ends + 60_000);
-        let leases = self.gateways.iter();
-        leases
-            .map(|(gateway, (ends, applied, done))| Lease {
-                gateway: gateway.clone(),
-                left: i64::try_from(*ends).unwrap() - i64::try_from(now).unwrap(),
-                applied: *applied,
-                done: done.clone(),
-            })
-            .collect()
-    }
-
-    fn sync(&mut self, question: &Question, now: u64) -> Answer {
-        let generation = self.ensure(now);
-        let is_there = |position: &Position| self.log.iter().any(|e| e.position == *position);
-        let place = question.position.as_ref().filter(|place| is_there(place));
-        let is_there = question.expected.iter().map(is_there).collect();
-        let Some(place) = place else {
-            let end = self.log.last().expect("never empty").position.clone();
-            return Answer {
-                generation,
-                leased: None,
-                follows: Follows::Gap(end),
-                leases: Some(self.leases(now)),
-                is_there,
-            };
-        };
-        let behind = self.log.iter().filter(|e| e.position.id > place.id);
-        let entries: Vec<Entry> = behind.take(2).cloned().collect();
-        let known = self.gateways.get(&question.gateway);
-        let mut left = known.map_or(0, |(ends, ..)| ends.saturating_sub(now));
-        if left > 0 || entries.is_empty() {
-            let is_same = known.is_some_and(|(_, id, _)| *id == place.id);
-            if left < 2000 || !is_same {
-                left = 3000;
-                let done = question.done.iter().copied().collect();
-                let lease = (now + left, place.id, done);
-                self.gateways.insert(question.gateway.clone(), lease);
-            }
-        } else {
-            left = 0;
-        }
-        Answer {
-            generation,
-            leased: (left > 0).then(|| Duration::from_millis(left)),
-            follows: Follows::Entries(entries),
-            leases: Some(self.leases(now)),
-            is_there,
-        }
-    }
-
-    fn publish(&mut self, drawn: &str, purges: &[Purge], now: u64) -> Published {
-        let generation = self.ensure(now);
-        let id = self.append(now, drawn.to_owned(), purges.to_vec());
-        Published {
-            position: Position {
-                id,
-                drawn: drawn.to_owned(),
-            },
-            generation,
-            leases: self.leases(now),
-        }
-    }
-}
-
-/// One Redis, and what is on its way there.
-struct Model {
-    clock: Clock,
-    rng: Mutex<Rng>,
-    data: Mutex<Data>,
-    replica: Mutex<Data>,
-    late: Mutex<Vec<Command>>,
-    /// By gateway.
-    is_cut: Mutex<[bool; GATEWAYS]>,
-}
-
-impl Model {
-    fn now(&self) -> u64 {
-        let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH);
-        whole_millis(since.unwrap())
-    }
-
-    fn chance(&self, percent: u32) -> bool {
-        self.rng.lock().u32(..100) < percent
-    }
-
-    /// A command that nobody waits for any more.
-    fn run_late(&self, command: &Command) {
-        let mut data = self.data.lock();
-        match command {
-            Command::Sync(question) => drop(data.sync(question, self.now())),
-            Command::Publish(drawn, purges) => drop(data.publish(drawn, purges, self.now())),
-        }
-    }
-
-    async fn send<T>(
-        &self,
-        number: usize,
-        command: Command,
-        run: impl FnOnce(&mut Data, u64) -> T,
-    ) -> Result<T, Unavailable> {
-        meanwhile().await;
-        if self.is_cut.lock()[number] {
-            return Err(Unavailable::Open);
-        }
-        if self.chance(5) {
-            self.late.lock().push(command);
-            return Err(Unavailable::Timeout);
-        }
-        if self.chance(3) {
-            return Err(Unavailable::Connection);
-        }
-        let answer = run(&mut self.data.lock(), self.now());
-        meanwhile().await;
-        if self.chance(5) {
-            return Err(Unavailable::Timeout);
-        }
-        Ok(answer)
-    }
-}
-
-/// The way of one gateway to the Redis.
-struct Way(Arc<Model>, usize);
-
-impl Remote for Way {
-    async fn sync(&self, question: &Question) -> Result<Answer, Unavailable> {
-        let command = Command::Sync(question.clone());
-        self.0
-            .send(self.1, command, |data, now| data.sync(question, now))
-            .await
-    }
-
-    async fn publish(&self, drawn: &str, purges: &[Purge]) -> Result<Published, Unavailable> {
-        let command = Command::Publish(drawn.to_owned(), purges.to_vec());
-        self.0
-            .send(self.1, command, |data, now| {
-                data.publish(drawn, purges, now)
-            })
-            .await
-    }
 }
 
 /// A version of a key, and when the origin made it.
@@ -343,14 +149,7 @@ impl World {
     fn new(seed: u64) -> Self {
         fastrand::seed(seed);
         let clock = Clock::test();
-        let model = Arc::new(Model {
-            clock: clock.clone(),
-            rng: Mutex::new(Rng::with_seed(seed ^ 1)),
-            data: Mutex::default(),
-            replica: Mutex::default(),
-            late: Mutex::default(),
-            is_cut: Mutex::default(),
-        });
+        let model = Arc::new(Model::new(&clock, seed));
         let mut world = Self {
             rng: Rng::with_seed(seed),
             clock,
