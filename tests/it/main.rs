@@ -30,6 +30,7 @@ mod next_front;
 mod notify;
 mod observed;
 mod proxy_protocol;
+mod purge_link;
 mod rate_limit;
 mod redis;
 mod reload;

@@ -29,7 +29,8 @@ else
   -- Who let it run out may have been passed over: it applies all there is before it counts
   -- again.
   if left > 0 or #follow == 0 then
-    if left < lasts * 2 / 3 or id ~= place or said ~= done then
+    -- More than a lease lasts: the clock was put back.
+    if left < lasts * 2 / 3 or left > lasts or id ~= place or said ~= done then
       left = lasts
       local value = string.format('%.0f %s %s', now + lasts, place, done)
       redis.call('HSET', gateways, gateway, value)

@@ -438,8 +438,9 @@ impl Link {
                 self.caches.forget().await
             }
         };
+        let is_late = self.trust() != Trust::All;
         let mut state = self.state.lock();
-        state.replayed += u64::from(state.lost_since.is_some());
+        state.replayed += u64::from(is_late);
         state.follower.applied(position, objects);
     }
 

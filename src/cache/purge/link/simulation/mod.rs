@@ -288,7 +288,10 @@ impl World {
                 let mut cut = self.model.is_cut.lock();
                 cut[number] = !cut[number];
             }
-            4 => *self.model.data.lock() = Data::default(),
+            4 => {
+                *self.model.data.lock() = Data::default();
+                *self.model.put_back.lock() += self.rng.u64(..500);
+            }
             5 => self.model.data.lock().log.clear(),
             6 => self.model.data.lock().generation = None,
             7 => self.restart(number),

@@ -51,7 +51,7 @@ impl Data {
         let (name, born) = self.generation.clone().expect("made above");
         Generation {
             name,
-            age: Duration::from_millis(now - born),
+            age: Duration::from_millis(now.saturating_sub(born)),
         }
     }
 
@@ -105,7 +105,7 @@ impl Data {
         let mut left = known.map_or(0, |(ends, ..)| ends.saturating_sub(now));
         if left > 0 || entries.is_empty() {
             let is_same = known.is_some_and(|(_, id, _)| *id == place.id);
-            if left < 2000 || !is_same {
+            if !(2000..=3000).contains(&left) || !is_same {
                 left = 3000;
                 let done = question.done.iter().copied().collect();
                 let lease = (now + left, place.id, done);
@@ -144,6 +144,7 @@ pub(super) struct Model {
     pub(super) data: Mutex<Data>,
     pub(super) replica: Mutex<Data>,
     pub(super) late: Mutex<Vec<Command>>,
+    pub(super) put_back: Mutex<u64>,
     /// By gateway.
     pub(super) is_cut: Mutex<[bool; GATEWAYS]>,
 }
@@ -156,13 +157,15 @@ impl Model {
             data: Mutex::default(),
             replica: Mutex::default(),
             late: Mutex::default(),
+            put_back: Mutex::default(),
             is_cut: Mutex::default(),
         }
     }
 
+    /// By the clock of Redis, which may be put back.
     fn now(&self) -> u64 {
         let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH);
-        whole_millis(since.unwrap())
+        whole_millis(since.unwrap()) - *self.put_back.lock()
     }
 
     fn chance(&self, percent: u32) -> bool {

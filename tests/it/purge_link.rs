@@ -1,0 +1,382 @@
+//! The link of purges against a real Redis: lost, paused, flushed, restarted. No gateway that
+//! a receipt names serves what is older than its purge.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use edgeway::{
+    base::{
+        clock::Clock,
+        metrics::Metrics,
+        redis::{Identity, Mode, Node, Redis as Client, Settings},
+        tasks::Tasks,
+    },
+    cache::purge::{Caches, How, Link, Others, Purge, Receipt, Source, Trust, What},
+};
+use futures_util::future::{BoxFuture, join_all};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::support::{
+    redis::{Cluster, Redis},
+    wait::{pass, wait_for},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const LEASE: Duration = Duration::from_secs(3);
+
+fn tcp(redis: &Redis) -> Node {
+    Node::Tcp {
+        host: "127.0.0.1".to_owned(),
+        port: redis.port(),
+    }
+}
+
+fn settings(redis: &Redis) -> Settings {
+    Settings {
+        mode: Mode::Single,
+        nodes: vec![tcp(redis)],
+        identity: Identity::default(),
+        database: 0,
+        tls: None,
+        timeout: Duration::from_millis(200),
+        connections: 1,
+        prefix: "test:".to_owned(),
+    }
+}
+
+/// Versions of keys; a fill that began before a purge does not come in.
+#[derive(Default)]
+struct Toy {
+    stored: Mutex<HashMap<String, u64>>,
+    purges: AtomicU64,
+}
+
+impl Toy {
+    fn mark(&self) -> u64 {
+        self.purges.load(Ordering::SeqCst)
+    }
+
+    fn fill(&self, key: &str, version: u64, mark: u64) {
+        let mut stored = self.stored.lock();
+        if self.purges.load(Ordering::SeqCst) == mark {
+            stored.insert(key.to_owned(), version);
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<u64> {
+        self.stored.lock().get(key).copied()
+    }
+
+    fn drop_all(&self, is_meant: impl Fn(&str) -> bool) -> u64 {
+        let mut stored = self.stored.lock();
+        self.purges.fetch_add(1, Ordering::SeqCst);
+        let before = stored.len();
+        stored.retain(|key, _| !is_meant(key));
+        u64::try_from(before - stored.len()).unwrap()
+    }
+}
+
+/// The caches are the link's, and the test looks into them.
+struct Shared(Arc<Toy>);
+
+impl Caches for Shared {
+    fn apply<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, u64> {
+        Box::pin(async move {
+            match &purge.what {
+                What::Url(url) => self.0.drop_all(|key| key == url),
+                What::Prefix(prefix) => self.0.drop_all(|key| key.starts_with(prefix)),
+                What::Tag(_) | What::All => self.0.drop_all(|_| true),
+            }
+        })
+    }
+
+    fn forget(&self) -> BoxFuture<'_, u64> {
+        Box::pin(async move { self.0.drop_all(|_| true) })
+    }
+}
+
+/// A gateway as far as purges go.
+struct Gateway {
+    link: Arc<Link>,
+    toy: Arc<Toy>,
+    client: Arc<Client>,
+    tasks: Tasks,
+}
+
+impl Gateway {
+    fn start(name: &str, settings: Settings) -> Self {
+        let metrics = Metrics::default();
+        let clock = Clock::machine();
+        let client = Arc::new(Client::new(settings, clock.clone(), &metrics, None));
+        let toy = Arc::new(Toy::default());
+        let caches = Arc::new(Shared(Arc::clone(&toy)));
+        let link = Arc::new(Link::new(name, caches, &clock, &metrics));
+        let tasks = Tasks::default();
+        tasks.spawn("redis", Arc::clone(&client).supervise());
+        let redis = Some(Arc::clone(&client));
+        tasks.spawn("purges", Arc::clone(&link).supervise(redis));
+        Self {
+            link,
+            toy,
+            client,
+            tasks,
+        }
+    }
+
+    async fn up(name: &str, settings: Settings) -> Self {
+        let gateway = Self::start(name, settings);
+        gateway.leased(true).await;
+        gateway
+    }
+
+    async fn leased(&self, is_leased: bool) {
+        let what = format!("{} has a lease: {is_leased}", self.link.name());
+        wait_for(&what, PATIENCE, async || {
+            (self.link.status().is_leased == is_leased).then_some(())
+        })
+        .await;
+    }
+
+    async fn purge(&self, url: &str) -> Receipt {
+        self.link.purge(vec![purge(url)], Source::Admin).await
+    }
+
+    fn fill(&self, key: &str, version: u64) {
+        self.toy.fill(key, version, self.toy.mark());
+    }
+}
+
+fn purge(url: &str) -> Purge {
+    Purge {
+        what: What::Url(url.to_owned()),
+        how: How::Hard,
+    }
+}
+
+fn names(receipt: &Receipt) -> Vec<&str> {
+    let mut names: Vec<&str> = receipt.applied.iter().map(|a| a.gateway.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+async fn three(redis: &Redis) -> [Gateway; 3] {
+    let [a, b, c] = ["a", "b", "c"].map(|name| Gateway::start(name, settings(redis)));
+    for gateway in [&a, &b, &c] {
+        gateway.leased(true).await;
+    }
+    // Then nobody can hold a lease of a log before this one.
+    pass(LEASE).await;
+    [a, b, c]
+}
+
+#[tokio::test]
+async fn a_purge_reaches_every_gateway_and_the_receipt_says_what_each_dropped() {
+    let redis = Redis::start().await;
+    let [a, b, c] = three(&redis).await;
+    for gateway in [&a, &b] {
+        gateway.fill("/x", 1);
+        gateway.fill("/y", 1);
+    }
+    let receipt = a.purge("/x").await;
+    assert!(receipt.is_over(), "{receipt:?}");
+    assert_eq!(
+        names(&receipt),
+        [a.link.name(), b.link.name(), c.link.name()]
+    );
+    let dropped: Vec<_> = receipt.applied.iter().map(|a| a.objects).collect();
+    assert_eq!(dropped.iter().flatten().sum::<u64>(), 2);
+    assert!(receipt.took_ms < 1000.0, "{receipt:?}");
+    assert_eq!((a.toy.get("/x"), b.toy.get("/x")), (None, None));
+    assert_eq!((a.toy.get("/y"), b.toy.get("/y")), (Some(1), Some(1)));
+    let status = c.link.status();
+    assert_eq!(status.applied, receipt.id);
+    assert_eq!((status.others.len(), status.gaps, status.losses), (2, 0, 0));
+}
+
+#[tokio::test]
+async fn who_cannot_say_so_is_waited_for_until_its_lease_runs_out() {
+    let redis = Redis::start().await;
+    let [a, b, c] = three(&redis).await;
+    b.fill("/x", 1);
+    b.tasks.stop();
+    c.link.leave(Arc::clone(&c.client)).await;
+    c.tasks.stop();
+    let receipt = a.purge("/x").await;
+    assert!(receipt.is_over(), "{receipt:?}");
+    assert_eq!(names(&receipt), [a.link.name()]);
+    assert!(
+        receipt.lapsed.contains(&b.link.name().to_owned()),
+        "{receipt:?}"
+    );
+    // It knows by itself, and before.
+    assert!(matches!(b.link.trust(), Trust::OnlyAfter(_)));
+    assert_eq!(b.toy.get("/x"), Some(1));
+    // Back again, it applies what it missed before it counts.
+    let redis_of_b = Some(Arc::clone(&b.client));
+    b.tasks.spawn("redis", Arc::clone(&b.client).supervise());
+    b.tasks
+        .spawn("purges", Arc::clone(&b.link).supervise(redis_of_b));
+    b.leased(true).await;
+    assert_eq!(b.toy.get("/x"), None);
+    let status = b.link.status();
+    assert_eq!((status.gaps, status.replayed), (0, 1));
+}
+
+#[tokio::test]
+async fn without_redis_the_receipt_says_so_and_the_purge_is_sent_when_it_is_back() {
+    let mut redis = Redis::start().await;
+    let [a, b, _c] = three(&redis).await;
+    b.fill("/x", 1);
+    b.fill("/y", 1);
+    redis.pause();
+    a.leased(false).await;
+    b.leased(false).await;
+    assert_eq!(b.toy.get("/x"), Some(1));
+    let start = Instant::now();
+    let receipt = a.purge("/x").await;
+    assert!(start.elapsed() < Duration::from_secs(6));
+    assert_eq!(receipt.others, Others::Unreached);
+    assert!(!receipt.is_over() && receipt.id.is_none(), "{receipt:?}");
+    assert_eq!(names(&receipt), [a.link.name()]);
+    assert_eq!(a.link.status().unsent, 1);
+    redis.resume();
+    wait_for("the others are told", PATIENCE, async || {
+        b.toy.get("/x").is_none().then_some(())
+    })
+    .await;
+    assert_eq!(b.toy.get("/y"), Some(1));
+    assert_eq!(a.link.status().unsent, 0);
+    a.leased(true).await;
+    b.leased(true).await;
+    assert!(a.purge("/y").await.is_over());
+    // Restarted without its data: nobody can know what was missed.
+    b.fill("/z", 1);
+    redis.restart().await;
+    wait_for("everything is dropped", PATIENCE, async || {
+        (b.link.status().gaps == 1).then_some(())
+    })
+    .await;
+    assert_eq!(b.toy.get("/z"), None);
+    b.leased(true).await;
+    let receipt = a.purge("/z").await;
+    assert!(receipt.is_over(), "{receipt:?}");
+    assert!(names(&receipt).contains(&b.link.name()), "{receipt:?}");
+}
+
+#[tokio::test]
+async fn who_goes_on_from_a_position_keeps_what_was_not_purged_since() {
+    let redis = Redis::start().await;
+    let [a, b, _c] = three(&redis).await;
+    let position = b.link.position().expect("it follows");
+    b.tasks.stop();
+    assert!(a.purge("/x").await.is_over());
+    let d = Gateway::start("d", settings(&redis));
+    d.tasks.stop();
+    let e = {
+        let clock = Clock::machine();
+        let metrics = Metrics::default();
+        let toy = Arc::new(Toy::default());
+        let caches = Arc::new(Shared(Arc::clone(&toy)));
+        let link = Arc::new(Link::new("e", caches, &clock, &metrics));
+        link.resume(position);
+        Gateway {
+            link,
+            toy,
+            client: Arc::clone(&d.client),
+            tasks: Tasks::default(),
+        }
+    };
+    e.fill("/x", 1);
+    e.fill("/y", 1);
+    let client = Some(Arc::clone(&e.client));
+    e.tasks.spawn("redis", Arc::clone(&e.client).supervise());
+    e.tasks
+        .spawn("purges", Arc::clone(&e.link).supervise(client));
+    e.leased(true).await;
+    assert_eq!((e.toy.get("/x"), e.toy.get("/y")), (None, Some(1)));
+}
+
+#[tokio::test]
+async fn in_a_cluster_the_log_lies_on_one_machine() {
+    let cluster = Cluster::start().await;
+    let nodes = cluster.0.iter();
+    let nodes = nodes.map(tcp);
+    let settings = Settings {
+        mode: Mode::Cluster,
+        nodes: nodes.collect(),
+        ..settings(&cluster.0[0])
+    };
+    let a = Gateway::up("a", settings.clone()).await;
+    let b = Gateway::up("b", settings).await;
+    b.fill("/x", 1);
+    let receipt = a.purge("/x").await;
+    assert!(receipt.is_over(), "{receipt:?}");
+    assert_eq!(names(&receipt), [a.link.name(), b.link.name()]);
+    assert_eq!(b.toy.get("/x"), None);
+}
+
+/// Fills race purges while the connections of the link are cut, the log is flushed, and
+/// Redis stands still for a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_gateway_that_is_named_serves_older_whatever_happens_to_the_link() {
+    const ROUNDS: u64 = 1000;
+    const AT_ONCE: u64 = 20;
+    let redis = Redis::start().await;
+    let [a, b, _c] = three(&redis).await;
+    let version = Arc::new(AtomicU64::new(1));
+    let filling = Tasks::default();
+    for gateway in [&a, &b] {
+        for key in 0..AT_ONCE {
+            let (toy, version) = (Arc::clone(&gateway.toy), Arc::clone(&version));
+            filling.spawn("fill", async move {
+                let key = format!("/{key}");
+                loop {
+                    let (mark, now) = (toy.mark(), version.load(Ordering::SeqCst));
+                    pass(Duration::from_millis(2)).await;
+                    toy.fill(&key, now, mark);
+                }
+            });
+        }
+    }
+    let mut overs = 0;
+    for round in 0..ROUNDS / AT_ONCE {
+        match round % 10 {
+            3 => drop(redis.cli(&["CLIENT", "KILL", "TYPE", "normal"])),
+            6 => redis.flush(),
+            9 => {
+                redis.pause();
+                pass(Duration::from_millis(100)).await;
+                redis.resume();
+            }
+            _ => {}
+        }
+        let new = version.fetch_add(1, Ordering::SeqCst) + 1;
+        let asked = (0..AT_ONCE).map(|key| {
+            let by = if key % 2 == 0 { &a } else { &b };
+            async move {
+                let key = format!("/{key}");
+                let receipt = by.purge(&key).await;
+                (key, receipt)
+            }
+        });
+        for (key, receipt) in join_all(asked).await {
+            overs += u64::from(receipt.is_over());
+            for gateway in [&a, &b] {
+                if names(&receipt).contains(&gateway.link.name())
+                    && let Some(kept) = gateway.toy.get(&key)
+                {
+                    assert!(kept >= new, "{key} is {kept}, purged at {new}: {receipt:?}");
+                }
+            }
+        }
+    }
+    filling.stop();
+    assert!(overs > ROUNDS / 2, "only {overs} of {ROUNDS} were over");
+}
