@@ -79,7 +79,7 @@ impl Toy {
         self.purges.fetch_add(1, Ordering::SeqCst);
         let before = stored.len();
         stored.retain(|key, _| !is_meant(key));
-        u64::try_from(before - stored.len()).unwrap()
+        u64::try_from(before - stored.len()).expect("few")
     }
 }
 

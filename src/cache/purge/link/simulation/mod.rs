@@ -406,10 +406,10 @@ fn run_all(seeds: std::ops::Range<u64>, has_failed_over: bool) {
 
 #[test]
 fn a_receipt_claims_nothing_that_is_not_so() {
-    run_all(0..3000, false);
+    run_all(0..2000, false);
 }
 
 #[test]
 fn after_a_failover_who_is_named_has_applied_it() {
-    run_all(10_000..12_000, true);
+    run_all(10_000..11_000, true);
 }
