@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     base::heads::OpenResponse,
-    chain::{Exchange, Phase, Protocol, ReadyLines},
+    chain::{CacheOutcome, Exchange, Phase, Protocol, ReadyLines},
 };
 
 /// Runs the response phase on `head`.
@@ -31,6 +31,16 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
     let chain = context::chain(gateway, *route);
     if facts.client.protocol != Protocol::Http2 {
         facts.lines = chain.ready_lines();
+    }
+    let is_stored = facts.client.protocol != Protocol::Http2
+        && facts.cache.is_some_and(|cached| {
+            use CacheOutcome::{Hit, Revalidated, Stale};
+            matches!(cached.outcome, Hit | Revalidated | Stale)
+        });
+    if let (true, Some(connection), Some(date)) =
+        (is_stored, &connection, head.headers.get(header::DATE))
+    {
+        connection.write_date(date.clone());
     }
     if cookie.is_none() && !chain.has(Phase::Response) {
         return;

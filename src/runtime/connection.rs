@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderValue;
 use parking_lot::{Mutex, MutexGuard};
 
 pub use super::cut::Cut;
@@ -60,6 +61,15 @@ impl Entry {
     }
 }
 
+/// What the next head gets besides what Pingora writes.
+#[derive(Debug, Default)]
+pub struct HeadLines {
+    /// Whole lines, to stand behind the status line.
+    pub added: Option<Arc<[u8]>>,
+    /// Stands in the place of the `Date` that is written.
+    pub date: Option<HeaderValue>,
+}
+
 /// One client's connection.
 pub struct Connection {
     pub listener: Arc<ListenerFacts>,
@@ -83,7 +93,7 @@ pub struct Connection {
     /// How the client takes what it is sent.
     progress: Arc<Progress>,
     /// Header lines of the answer that is about to be written, and whether there are any.
-    lines: Mutex<Option<Arc<[u8]>>>,
+    lines: Mutex<HeadLines>,
     has_lines: AtomicBool,
     /// Both sides speak something else than HTTP from here on.
     is_tunnel: AtomicBool,
@@ -346,18 +356,26 @@ impl Connection {
 
     /// The next head that is written gets these lines as well.
     pub fn write_lines(&self, lines: Arc<[u8]>) {
-        *self.lines.lock() = Some(lines);
+        self.lines.lock().added = Some(lines);
+        self.has_lines.store(true, Ordering::Relaxed);
+    }
+
+    /// The next head that is written has this `Date`. Pingora's session writes the time of
+    /// now into every head, and a stored answer has the time at which it was made (RFC 9110,
+    /// 6.6.1).
+    pub fn write_date(&self, date: HeaderValue) {
+        self.lines.lock().date = Some(date);
         self.has_lines.store(true, Ordering::Relaxed);
     }
 
     /// Lines for the head that is being written.
     #[inline]
-    pub fn take_lines(&self) -> Option<Arc<[u8]>> {
+    pub fn take_lines(&self) -> Option<HeadLines> {
         if !self.has_lines.load(Ordering::Relaxed) {
             return None;
         }
         self.has_lines.store(false, Ordering::Relaxed);
-        self.lines.lock().take()
+        Some(std::mem::take(&mut *self.lines.lock()))
     }
 
     /// The next read behind a whole request gives a byte that no client sent: see

@@ -467,3 +467,71 @@ async fn a_hit_for_a_request_with_a_body_is_whole() {
         assert_eq!(answer.header("connection"), Some("close"));
     }
 }
+
+#[tokio::test]
+async fn a_stored_answer_keeps_the_date_at_which_it_was_made() {
+    const LONG_AGO: &str = "Thu, 01 Jan 2015 08:00:00 GMT";
+    let headers = [
+        ("cache-control", "max-age=999999999"),
+        ("date", LONG_AGO),
+        ("etag", "\"a\""),
+    ];
+    let origin = origin("/a", &headers).await;
+    let gateway = front(origin.address(), "{}").await;
+    gateway.get("/a").await;
+    let hit = gateway.get("/a").await;
+    assert_eq!((done(&hit), hit.header("date")), ("HIT", Some(LONG_AGO)));
+    let known = gateway
+        .send(&get("/a").header("if-none-match", "\"a\""))
+        .await;
+    assert_eq!(
+        (known.status(), known.header("date")),
+        (304, Some(LONG_AGO))
+    );
+    let part = gateway.send(&get("/a").header("range", "bytes=0-0")).await;
+    assert_eq!((part.status(), part.header("date")), (206, Some(LONG_AGO)));
+    // An answer of ours is made now.
+    let ours = gateway.get("/b").await;
+    assert_ne!(ours.header("date"), Some(LONG_AGO));
+}
+
+#[tokio::test]
+async fn a_304_about_another_answer_changes_nothing() {
+    let headers = [
+        ("cache-control", "max-age=60"),
+        ("etag", "\"a\""),
+        ("age", "61"),
+    ];
+    let origin = origin("/a", &headers).await;
+    let gateway = front(origin.address(), "{}").await;
+    gateway.get("/a").await;
+    let told = [
+        ("cache-control", "max-age=60"),
+        ("etag", "\"b\""),
+        ("x-new", "yes"),
+    ];
+    origin.settings().tell("/a", 304, &told);
+    for _ in 0..2 {
+        let answer = gateway.get("/a").await;
+        assert_answer(&answer, "REVALIDATED", "/a #1");
+        assert_eq!(answer.header("etag"), Some("\"a\""));
+        assert_eq!(answer.header("x-new"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_got_a_stale_answer_of_a_dead_origin_may_ask_again() {
+    let headers = [
+        ("cache-control", "max-age=60, stale-if-error=600"),
+        ("age", "61"),
+    ];
+    let mut origin = origin("/a", &headers).await;
+    let gateway = front(origin.address(), "{}").await;
+    let mut connection = gateway.connect().await;
+    connection.send(&get("/a")).await.unwrap();
+    origin.stop();
+    let stale = connection.send(&get("/a")).await.unwrap();
+    assert_answer(&stale, "STALE", "/a #1");
+    // It is told that this connection is over.
+    assert_eq!(stale.header("connection"), Some("close"));
+}

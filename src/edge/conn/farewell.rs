@@ -11,7 +11,10 @@ use std::{
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::{ConnIo, READ_BUFFER};
-use crate::edge::websocket::{GOING_AWAY, Outgoing};
+use crate::{
+    edge::websocket::{GOING_AWAY, Outgoing},
+    runtime::connection::HeadLines,
+};
 
 /// A connection that has become a WebSocket.
 #[derive(Debug, Default)]
@@ -39,7 +42,7 @@ impl ConnIo {
         &mut self,
         cx: &mut Context<'_>,
         mut data: &[u8],
-        lines: Option<&[u8]>,
+        lines: Option<&HeadLines>,
     ) -> Poll<io::Result<usize>> {
         let outgoing = self.websocket.get_or_insert_default().outgoing;
         if self.connection.is_going_away() {

@@ -40,7 +40,7 @@ use super::{
     transport::Transport,
 };
 use crate::runtime::{
-    connection::{Connection, Cut, Stage},
+    connection::{Connection, Cut, HeadLines, Stage},
     refusal::Refusal,
 };
 
@@ -317,16 +317,22 @@ impl ConnIo {
         }
     }
 
-    /// Buffers an answer's head with `lines` right after its status line.
-    fn put_head(&mut self, head: &[u8], lines: &[u8]) {
+    /// Buffers an answer's head with what `lines` adds to it.
+    fn put_head(&mut self, head: &[u8], lines: &HeadLines) {
         let after_status = memchr::memchr(b'\n', head).map_or(head.len(), |end| end + 1);
         let (status, fields) = head.split_at(after_status);
         if self.output.capacity() == 0 {
             self.output.reserve_exact(WRITE_BUFFER);
         }
         self.output.extend_from_slice(status);
-        self.output.extend_from_slice(lines);
+        if let Some(added) = &lines.added {
+            self.output.extend_from_slice(added);
+        }
+        let fields_at = self.output.len();
         self.output.extend_from_slice(fields);
+        if let Some(date) = &lines.date {
+            put_date(&mut self.output[fields_at..], date.as_bytes());
+        }
     }
 
     /// Writes out what is buffered.
@@ -352,6 +358,25 @@ impl ConnIo {
             self.output.drain(..written);
         }
         outcome
+    }
+}
+
+/// Writes `date` over the one in `fields`, which is as long: both are IMF-fixdate (RFC 9110,
+/// 5.6.7).
+fn put_date(fields: &mut [u8], date: &[u8]) {
+    const NAME: &[u8] = b"date: ";
+    let lines = memchr::memchr_iter(b'\n', fields).map(|end| end + 1);
+    let is_date = |at: &usize| {
+        let name = fields.get(*at..*at + NAME.len());
+        name.is_some_and(|name| name.eq_ignore_ascii_case(NAME))
+    };
+    let Some(at) = std::iter::once(0).chain(lines).find(is_date) else {
+        return;
+    };
+    let value = at + NAME.len()..at + NAME.len() + date.len();
+    let is_as_long = fields.get(value.end..value.end + 2) == Some(b"\r\n");
+    if let Some(old) = fields.get_mut(value).filter(|_| is_as_long) {
+        old.copy_from_slice(date);
     }
 }
 
@@ -443,7 +468,7 @@ impl AsyncWrite for ConnIo {
         }
         let lines = this.connection.take_lines();
         if this.connection.is_websocket() {
-            return this.poll_put_frames(cx, data, lines.as_deref());
+            return this.poll_put_frames(cx, data, lines.as_ref());
         }
         if let Some(lines) = lines {
             this.put_head(data, &lines);

@@ -89,6 +89,11 @@ pub(super) async fn send(
     {
         connection.write_lines(lines);
     }
+    if !is_http2
+        && let (Some(connection), Some(date)) = (&connection, entry.headers.get(header::DATE))
+    {
+        connection.write_date(date.clone());
+    }
     facts.status = head.status.as_u16();
     let is_headless = is_head || is_confirmed || has_no_body;
     let is_over = is_headless || length == 0;

@@ -142,7 +142,7 @@ pub(in crate::proxy) fn not_modified(request: &RequestHeader, head: &ResponseHea
 /// Whether a stale answer may take the place of a failure. Never while one is fetched anew:
 /// that is decided at the first door.
 pub(in crate::proxy) fn serves_stale(
-    session: &Session,
+    session: &mut Session,
     error: Option<&Error>,
     ctx: &mut Context,
 ) -> bool {
@@ -184,6 +184,10 @@ pub(in crate::proxy) fn serves_stale(
         facts.age = Some(lifetime.age(now));
     }
     ctx.reply = None;
+    if !matches!(error.etype(), ErrorType::HTTPStatus(_)) {
+        // Pingora takes no further request on this connection once the way upstream failed.
+        session.set_keepalive(None);
+    }
     true
 }
 
@@ -260,10 +264,14 @@ pub(in crate::proxy) fn storable(
         (Some(old), Some(confirmed)) => policy::updates(&old.headers, confirmed),
         _ => true,
     };
-    let decided = if is_same {
-        flow.lifetime(status, &headers, times)
-    } else {
-        Err("other-etag")
+    let decided = match &old {
+        // It was about another answer: what is stored stays as it is, and is asked about
+        // again the next time.
+        Some(old) if !is_same => {
+            headers = old.headers.clone();
+            Ok(old.lifetime())
+        }
+        _ => flow.lifetime(status, &headers, times),
     };
     let facts = &mut ctx.facts;
     let lifetime = match decided {
@@ -379,6 +387,11 @@ fn meta(status: StatusCode, headers: &HeaderMap, lifetime: &Lifetime) -> Result<
     let mut head = ResponseHeader::build_no_case(status, Some(headers.len()))?;
     for (name, value) in headers {
         head.append_header(name, value)?;
+    }
+    let age = lifetime.initial_age.as_secs();
+    if age > 0 {
+        // This answer is as old as it came.
+        head.insert_header(header::AGE, age)?;
     }
     let (until, from) = (lifetime.fresh_until(), lifetime.answered);
     Ok(CacheMeta::new(until, from, 0, 0, head))
