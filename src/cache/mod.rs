@@ -2,6 +2,7 @@
 //! ([`store`]), and how it is taken out again ([`purge`]). How requests come here is the
 //! business of `proxy`.
 
+pub mod budget;
 pub mod key;
 pub mod metrics;
 pub mod nextjs;

@@ -16,6 +16,10 @@ pub const MOST_BRIEFLY: Duration = Duration::from_secs(10);
 pub const MOST_STALE: Duration = Duration::from_mins(1);
 const STALE_IF_ERROR: Duration = Duration::from_mins(10);
 
+/// Why an answer is not kept that the app itself is making anew. It says nothing against
+/// what is stored already: the next one will do.
+pub const STALE_AT_ORIGIN: &str = "stale_at_origin";
+
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 const NEXT_CACHE: HeaderName = HeaderName::from_static("x-nextjs-cache");
@@ -61,7 +65,7 @@ pub fn may_store(
         return Err("no_permission");
     }
     if is(headers, &NEXT_CACHE, b"STALE") {
-        return Err("stale_at_origin");
+        return Err(STALE_AT_ORIGIN);
     }
     // The body has a hole that was filled for this visitor. `2` marks a prefetch without it.
     if is(headers, &NEXT_POSTPONED, b"1") {

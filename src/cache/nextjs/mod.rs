@@ -16,7 +16,9 @@ mod shape;
 
 use std::{sync::Arc, time::Duration};
 
-pub use answer::{MOST_BRIEFLY, MOST_STALE, StoreAs, effective_vary, may_store, rules_for_next};
+pub use answer::{
+    MOST_BRIEFLY, MOST_STALE, STALE_AT_ORIGIN, StoreAs, effective_vary, may_store, rules_for_next,
+};
 pub use build::{Build, BuildError, BuildWatch, Stamp};
 pub use cookies::{ANALYTICS, CookieNames};
 pub use image::{BadImage, ImageForms};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::{Build, ImageForms, NextRules, PageCache, cookies, paths};
+use super::{BadImage, Build, ImageForms, NextRules, PageCache, cookies, paths};
 use crate::{base::query, chain::KeyBuilder};
 
 /// Where the picture optimizer is unless the build says otherwise.
@@ -43,6 +43,7 @@ pub struct RequestShape {
     keeps_credentials: bool,
     /// Of the build, 0 if none is known.
     build: u128,
+    bad_image: Option<Box<BadImage>>,
 }
 
 /// Reads a request: `path` and `query` (without its `?`) as the client sent them, or with
@@ -103,6 +104,10 @@ pub fn shape(
         personal: is_personal.then_some("cookies"),
         keeps_credentials: credentials_count,
         build: build.map_or(0, Build::mark),
+        bad_image: match (kind, build) {
+            (Kind::Image { .. }, Some(build)) => build.allow_image(query).err().map(Box::new),
+            _ => None,
+        },
     }
 }
 
@@ -114,9 +119,6 @@ impl RequestShape {
 
     /// Whether its answer may be kept, if the answer allows it too. One that may not be
     /// kept may still be served from what is.
-    ///
-    /// A revalidation for such a request may fill all the same, if it goes out without the
-    /// request's `Cookie`: it is nobody's then.
     pub fn may_fill(&self) -> bool {
         self.bypass.or(self.personal).is_none()
     }
@@ -126,10 +128,25 @@ impl RequestShape {
         self.bypass.or(self.personal)
     }
 
+    /// The same for a request that goes out without `Cookie`, as one that fetches a stale
+    /// answer anew does: it is nobody's then, and fills.
+    #[must_use]
+    pub fn without_cookies(self) -> Self {
+        Self {
+            personal: None,
+            ..self
+        }
+    }
+
     /// Whether the origin may see `Cookie` and `Authorization`. The picture optimizer may
     /// not: what it makes is everybody's (CVE-2025-57752).
     pub fn keeps_credentials(&self) -> bool {
         self.keeps_credentials
+    }
+
+    /// What is wrong with the picture that is asked for: the app would answer 400 and say so.
+    pub fn bad_image(&self) -> Option<&BadImage> {
+        self.bad_image.as_deref()
     }
 
     /// Whether this is a file of a build, whose key does not change with a deploy.

@@ -307,6 +307,12 @@ fn who_says_who_he_is_reads_but_does_not_fill() {
         let own = asked_with(rules, "/isr", lines);
         assert_eq!(stored(&own, 200, ISR).is_ok(), expected.1);
     }
+    // Who fetches anew on behalf of a member, without the cookie, is nobody.
+    let anew = asked_with(&anonymous, "/isr", member).without_cookies();
+    assert!(anew.may_fill());
+    assert_eq!(key(&anew), key(&asked("/isr", &[])));
+    let draft = asked("/isr", &["cookie: __prerender_bypass=x"]);
+    assert!(!draft.without_cookies().may_fill());
     // Files and pictures are nobody's, whoever asks: their cookies do not go on.
     let credentials = &["cookie: user=alice", "authorization: Bearer x"][..];
     for target in [

@@ -12,6 +12,7 @@ use crate::{
     cache::{
         Claim,
         metrics::Revalidation,
+        nextjs::RequestShape,
         policy::{Vary, Wants},
         route::Personal,
         store::Entry,
@@ -58,7 +59,7 @@ pub(super) fn begin(
     session: &Session,
     ctx: &Context,
     cache: &RouteCache,
-    flow: Flow,
+    mut flow: Flow,
     entry: &Entry,
 ) {
     let Some(spawner) = &session.subrequest_spawner else {
@@ -76,6 +77,8 @@ pub(super) fn begin(
     }
     if flow.personal == Personal::Cookies && !varies_by(entry, &header::COOKIE) {
         head.remove_header(&header::COOKIE);
+        // Else a page that only members read would stay stale to the end of its window.
+        flow.shape = flow.shape.map(RequestShape::without_cookies);
     }
     let background = Background {
         gateway: Arc::clone(&ctx.gateway),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use pingora::{Result, http::RequestHeader};
 use pingora_proxy::Session;
 
@@ -41,6 +41,8 @@ enum Decision {
     /// The same, and a new one is fetched meanwhile.
     ServeAndRefresh(Arc<Entry>, CacheFacts, Box<Flow>),
     OnlyIfCached,
+    /// The app would refuse this picture in these words.
+    BadImage(String),
     Fetch(Box<Flow>, CacheFacts),
     Past(CacheFacts),
 }
@@ -73,6 +75,12 @@ pub(in crate::proxy) async fn ask(session: &mut Session, ctx: &mut Context) -> R
             ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Miss).why("only-if-cached"));
             let reply = Reply::refuse(StatusCode::GATEWAY_TIMEOUT, "only_if_cached")
                 .detail("Nothing that may be used is stored, and you asked for nothing else.");
+            Ok(Asked::Reply(Box::new(reply)))
+        }
+        Decision::BadImage(said) => {
+            ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Bypass).why("image"));
+            let text = HeaderValue::from_static("text/plain; charset=utf-8");
+            let reply = Reply::bytes(StatusCode::BAD_REQUEST, text, said);
             Ok(Asked::Reply(Box::new(reply)))
         }
         Decision::Fetch(flow, facts) => {
@@ -178,6 +186,10 @@ fn recognise<'a>(
 
 impl Recognised<'_> {
     fn decide(self) -> Decision {
+        let bad_image = self.shape.as_ref().and_then(RequestShape::bad_image);
+        if let Some(bad) = bad_image {
+            return Decision::BadImage(bad.to_string());
+        }
         let found = self.store().find(&self.key, &self.head.headers);
         let Some(entry) = found.entry else {
             if self.wants.only_if_cached {

@@ -32,9 +32,6 @@ use crate::{
 /// How often a request may wait for another one that then left nothing for it.
 const MAX_WAITS: usize = 16;
 
-/// Next.js is making another one: the next answer is kept.
-const STALE_AT_ORIGIN: &str = "stale_at_origin";
-
 /// The phases begin, if the first door left a flow.
 pub(in crate::proxy) fn enable(session: &mut Session, ctx: &Context) {
     let (Some(flow), Some(cache)) = (&ctx.cache, route_cache(ctx)) else {
@@ -278,10 +275,14 @@ pub(in crate::proxy) fn storable(
         Ok(lifetime) => lifetime,
         Err(why) => {
             uncacheable(why, facts);
+            // A 304 with the stale mark of Next.js leaves what is stored as it was: stale.
+            if why == nextjs::STALE_AT_ORIGIN {
+                return refuse(why);
+            }
             if let Some(old) = &old {
                 cache.cache.store().remove(&old.key);
             }
-            if flow.is_for_others() && flow.found.is_none() && why != STALE_AT_ORIGIN {
+            if flow.is_for_others() && flow.found.is_none() {
                 cache
                     .cache
                     .passes()

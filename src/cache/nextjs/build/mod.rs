@@ -1,8 +1,10 @@
 //! What a build's folder says of an app: which build it is, which paths its middleware
 //! guards, and which pictures may be asked for.
 //!
-//! The folder also holds the keys of draft mode (`prerender-manifest.json`,
-//! `server/preview-props.json`). Those files are never opened.
+//! The folder also holds the keys of draft mode and of server actions. The files that are
+//! made for them (`prerender-manifest.json`, `server/preview-props.json`) are never opened.
+//! Next.js 15 also writes them into `server/middleware-manifest.json`, beside the matchers:
+//! of a file nothing is kept but what a field here names, and no error quotes one.
 
 mod guards;
 mod watch;

@@ -166,7 +166,7 @@ fn what_is_no_manifest_is_said_by_name_and_not_by_content() {
 }
 
 #[test]
-fn the_files_with_the_keys_of_draft_mode_are_not_opened() {
+fn no_key_of_draft_mode_is_kept_or_told() {
     for secret in ["prerender-manifest.json", "server/preview-props.json"] {
         assert!(!FILES.contains(&secret));
     }
@@ -179,6 +179,20 @@ fn the_files_with_the_keys_of_draft_mode_are_not_opened() {
     ])
     .build();
     assert!(!format!("{build:?}").contains("hidden"));
+    // Where 15.2 writes them, whole and broken.
+    let with_env = ALL_BUT.replace("\"files\": []", "\"env\": { \"KEY\": \"hidden\" }");
+    let folder = Folder::new(&[(BUILD_ID, "abc"), (MIDDLEWARE, &with_env)]);
+    let build = folder.build();
+    assert!(build.is_guarded(b"/isr") && !format!("{build:?}").contains("hidden"));
+    for broken in [
+        with_env.replace("\"matchers\": [", "\"matchers\": \"hidden\", ["),
+        with_env.replace("\"matchers\": [", "\"matchers\": [\"hidden\", "),
+    ] {
+        folder.write(MIDDLEWARE, &broken);
+        let error = Build::read(folder.path()).unwrap_err();
+        let said = format!("{error:?} {}", crate::base::error::chain(&error));
+        assert!(!said.contains("hidden"), "{said}");
+    }
 }
 
 /// R9: what is refused says what Next.js 16.4 says.
@@ -239,6 +253,13 @@ fn pictures_that_the_app_would_refuse_are_refused_alike() {
         assert_eq!(said(query), expected, "{query}");
     }
     assert_eq!(build.allow_image(None), Err(BadImage::NoUrl));
+    let folder = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, PICTURES)]);
+    let shape = |target| asked(&folder, None, target);
+    let bad = shape("/_next/image?url=%2Fpic.png&w=65&q=75");
+    assert_eq!(bad.bad_image(), Some(&BadImage::Width(65)));
+    let good = shape("/_next/image?url=%2Fpic.png&w=64&q=75");
+    assert_eq!(good.bad_image(), None);
+    assert_eq!(shape("/isr?w=65").bad_image(), None);
     let long = format!("url={}&w=64&q=75", "a".repeat(4000));
     assert_eq!(said(&long), "\"url\" parameter is too long");
     let none = PICTURES.replace("\"unoptimized\": false", "\"unoptimized\": true");

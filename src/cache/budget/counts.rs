@@ -1,0 +1,70 @@
+//! What a budget shows of itself.
+
+use super::Kind;
+use crate::base::metrics::{IntCounter, IntGauge, Metrics};
+
+/// A budget at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// How many there may be beside people's misses.
+    pub renders: u32,
+    /// Misses of people under way.
+    pub people: u32,
+    /// Revalidations under way for people.
+    pub revalidating: u32,
+    /// Misses and revalidations under way that crawlers cause.
+    pub crawling: u32,
+    /// Misses of crawlers that wait.
+    pub waiting: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct BudgetMetrics {
+    person: IntGauge,
+    revalidation: IntGauge,
+    crawl: IntGauge,
+    pub(super) waiting: IntGauge,
+    pub(super) skipped: IntCounter,
+    pub(super) full: IntCounter,
+    pub(super) late: IntCounter,
+}
+
+impl BudgetMetrics {
+    pub(super) fn new(metrics: &Metrics, upstream: &str) -> Self {
+        let under_way = |kind| {
+            metrics.gauge(
+                "edgeway_cache_renders",
+                "Misses and revalidations under way; crawler: what crawlers cause of both.",
+                &[("upstream", upstream), ("kind", kind)],
+            )
+        };
+        let refused = |reason| {
+            metrics.counter(
+                "edgeway_cache_renders_refused_total",
+                "Revalidations left for later, and crawlers' misses answered with 503.",
+                &[("upstream", upstream), ("reason", reason)],
+            )
+        };
+        Self {
+            person: under_way("person"),
+            revalidation: under_way("revalidation"),
+            crawl: under_way("crawler"),
+            waiting: metrics.gauge(
+                "edgeway_cache_renders_waiting",
+                "Misses of crawlers that wait for a place in the render budget.",
+                &[("upstream", upstream)],
+            ),
+            skipped: refused("revalidation_skipped"),
+            full: refused("render_queue_full"),
+            late: refused("render_queue_timeout"),
+        }
+    }
+
+    pub(super) fn of(&self, kind: Kind) -> &IntGauge {
+        match kind {
+            Kind::Person => &self.person,
+            Kind::Revalidation => &self.revalidation,
+            Kind::Crawl => &self.crawl,
+        }
+    }
+}
