@@ -33,7 +33,7 @@ is_fresh() {
     [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]
 }
 
-for folder in apps/next apps/express browser; do
+for folder in apps/next apps/next15 apps/next14 apps/express browser; do
     installed=$(stamp $folder/package.json $folder/package-lock.json $folder/.npmrc)
     if ! is_fresh $folder/node_modules/.stamp "$installed"; then
         quietly "npm ci in tests/$folder" npm ci --prefix $folder
@@ -41,11 +41,22 @@ for folder in apps/next apps/express browser; do
     fi
 done
 
-cd apps/next
-built=$(stamp package-lock.json next.config.js proxy.js app lib public)
-if ! is_fresh .next/.stamp "$built"; then
-    # The build of an older source must not answer for this one.
-    rm -rf .next
-    quietly "next build in tests/apps/next" node node_modules/next/dist/bin/next build
-    echo "$built" >.next/.stamp
-fi
+# build FOLDER SOURCE…
+build() {
+    folder=$1
+    shift
+    cd "$folder"
+    built=$(stamp package-lock.json next.config.js app "$@")
+    if ! is_fresh .next/.stamp "$built"; then
+        # The build of an older source must not answer for this one.
+        rm -rf .next
+        quietly "next build in tests/$folder" node node_modules/next/dist/bin/next build
+        echo "$built" >.next/.stamp
+    fi
+    cd ../..
+}
+
+build apps/next proxy.js lib public
+# Older ones, as small as their cases need.
+build apps/next15 middleware.js
+build apps/next14 middleware.js

@@ -27,6 +27,7 @@ mod jwt;
 mod last_good;
 mod metrics_page;
 mod next_front;
+mod nextjs_cache;
 mod notify;
 mod observed;
 mod proxy_protocol;

@@ -314,7 +314,13 @@ fn no_test_is_left_out() {
 
 #[test]
 fn lock_files_name_no_registry() {
-    for folder in ["apps/next", "apps/express", "browser"] {
+    for folder in [
+        "apps/next",
+        "apps/next15",
+        "apps/next14",
+        "apps/express",
+        "browser",
+    ] {
         let path = root().join("tests").join(folder).join("package-lock.json");
         let text = fs::read_to_string(&path).expect("the lock file is there");
         assert!(!text.contains("\"resolved\""), "{}", path.display());

@@ -47,6 +47,21 @@ impl NextApp {
     }
 }
 
+/// The small apps of older versions: `/isr`, and `/secret` behind a middleware.
+pub(crate) struct OldNextApp;
+
+impl OldNextApp {
+    /// Next.js 15.2.2.
+    pub(crate) async fn start_15() -> App {
+        App::start(Kind::Next15, &[]).await
+    }
+
+    /// Next.js 14.2.24.
+    pub(crate) async fn start_14() -> App {
+        App::start(Kind::Next14, &[]).await
+    }
+}
+
 /// The Express app.
 pub(crate) struct ExpressApp;
 
@@ -73,6 +88,8 @@ impl ExpressApp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Next,
+    Next15,
+    Next14,
     Express,
 }
 
@@ -80,6 +97,8 @@ impl Kind {
     pub(crate) fn folder(self) -> PathBuf {
         let name = match self {
             Self::Next => "next",
+            Self::Next15 => "next15",
+            Self::Next14 => "next14",
             Self::Express => "express",
         };
         PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -87,16 +106,22 @@ impl Kind {
             .join(name)
     }
 
+    /// What `next build` made.
+    pub(crate) fn build(self) -> PathBuf {
+        self.folder().join(".next")
+    }
+
     pub(crate) fn health(self) -> &'static str {
         match self {
             Self::Next => "/api/health",
+            Self::Next15 | Self::Next14 => "/login",
             Self::Express => "/health",
         }
     }
 
     pub(crate) fn require_build(self) {
         let built = match self {
-            Self::Next => self.folder().join(".next/BUILD_ID"),
+            Self::Next | Self::Next15 | Self::Next14 => self.build().join("BUILD_ID"),
             Self::Express => self.folder().join("node_modules/express"),
         };
         assert!(
@@ -110,7 +135,7 @@ impl Kind {
         let mut command = Command::new("node");
         command.arg("--import").arg("../end-with-parent.js");
         match self {
-            Self::Next => command
+            Self::Next | Self::Next15 | Self::Next14 => command
                 .arg("node_modules/next/dist/bin/next")
                 .args(["start", "-H", "127.0.0.1", "-p"])
                 .arg(port.to_string()),
@@ -177,6 +202,10 @@ impl App {
         ready.unwrap_or(false)
     }
 
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -202,7 +231,9 @@ impl App {
     /// How many feeds the app's clients have left before their end.
     pub(crate) async fn cancelled_feeds(&self) -> u64 {
         let (stats, name) = match self.kind {
-            Kind::Next => (self.get("/api/sse?stats").await.json(), "cancelled"),
+            Kind::Next | Kind::Next15 | Kind::Next14 => {
+                (self.get("/api/sse?stats").await.json(), "cancelled")
+            }
             Kind::Express => (self.stats().await, "cancelledFeeds"),
         };
         stats[name].as_u64().expect("the app counts its feeds")

@@ -6,6 +6,7 @@ const state = (globalThis.edgewayTestState ??= {
   endedStreams: 0,
   cancelledStreams: 0,
   actions: 0,
+  renders: 0,
 });
 
 export default state;

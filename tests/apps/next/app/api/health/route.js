@@ -5,7 +5,7 @@ export const dynamic = 'force-dynamic';
 export function GET() {
   state.healthHits += 1;
   return answer(
-    { status: state.health, hits: state.healthHits, uptime: process.uptime() },
+    { status: state.health, hits: state.healthHits, renders: state.renders, uptime: process.uptime() },
     { status: state.health === 'down' ? 503 : 200, headers: { 'cache-control': 'no-store' } },
   );
 }

@@ -1,0 +1,9 @@
+import { NextResponse } from 'next/server';
+
+export const config = { matcher: ['/secret', '/secret/:path*'] };
+
+/** Lets only those in who carry the cookie `auth=ok`. */
+export function middleware(request) {
+  if (request.cookies.get('auth')?.value === 'ok') return NextResponse.next();
+  return NextResponse.redirect(new URL('/login', request.url));
+}

@@ -1,0 +1,138 @@
+//! Caches as they are usually set up in front of an app, for the tests' controls: what a
+//! case demands must fail with one of these, or it shows nothing.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use edgeway::base::tasks::Tasks;
+use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::support::client::{self, Head, Request, Response};
+
+/// What such a cache makes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recipe {
+    /// Keeps every answer by its target as sent, whatever the headers say.
+    Everything,
+    /// Keeps what says `s-maxage` or `public`, by its decoded path.
+    DecodedPath,
+    /// Keeps nothing, and asks without the query.
+    NoQuery,
+}
+
+/// One of them, running; it ends when this is dropped.
+pub(super) struct Naive {
+    address: SocketAddr,
+    tasks: Tasks,
+}
+
+impl Naive {
+    pub(super) async fn start(recipe: Recipe, origin: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let kept: Arc<Mutex<HashMap<String, Response>>> = Arc::default();
+        let tasks = Tasks::default();
+        let each = tasks.clone();
+        tasks.spawn("naive cache", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let kept = Arc::clone(&kept);
+                each.spawn("naive exchange", async move {
+                    // A client that leaves is no news.
+                    let _gone = serve(stream, recipe, origin, &kept).await;
+                });
+            }
+        });
+        Self { address, tasks }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Naive {
+    fn drop(&mut self) {
+        self.tasks.stop();
+    }
+}
+
+/// One request without a body, and the end of the connection.
+async fn serve(
+    mut stream: TcpStream,
+    recipe: Recipe,
+    origin: SocketAddr,
+    kept: &Mutex<HashMap<String, Response>>,
+) -> Option<()> {
+    let mut head = Vec::new();
+    while client::find(&head, b"\r\n\r\n").is_none() {
+        if stream.read_buf(&mut head).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let text = String::from_utf8(head).ok()?;
+    let mut lines = text.split("\r\n").take_while(|line| !line.is_empty());
+    let mut words = lines.next()?.split(' ');
+    let (method, target) = (words.next()?, words.next()?);
+    let path = target.split('?').next()?;
+    let asked = if recipe == Recipe::NoQuery {
+        path
+    } else {
+        target
+    };
+    let mut request = Request::new(method, asked);
+    for line in lines {
+        let (name, value) = line.split_once(": ")?;
+        request = request.header(name, value);
+    }
+    let key = match recipe {
+        Recipe::DecodedPath => percent_decode_str(path).decode_utf8_lossy().into_owned(),
+        Recipe::Everything | Recipe::NoQuery => target.to_owned(),
+    };
+    let found = kept.lock().get(&key).cloned();
+    let answer = if let Some(found) = found {
+        found
+    } else {
+        let answer = client::send(origin, &request).await.ok()?;
+        if keeps(recipe, &answer.head) {
+            kept.lock().insert(key, answer.clone());
+        }
+        answer
+    };
+    stream.write_all(&written(&answer)).await.ok()?;
+    stream.shutdown().await.ok()
+}
+
+fn keeps(recipe: Recipe, head: &Head) -> bool {
+    let said = head.header("cache-control").unwrap_or_default();
+    match recipe {
+        Recipe::Everything => true,
+        Recipe::DecodedPath => said.contains("s-maxage") || said.contains("public"),
+        Recipe::NoQuery => false,
+    }
+}
+
+fn written(answer: &Response) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 {} X\r\n", answer.status());
+    for (name, value) in &answer.head.headers {
+        let is_framing = [
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "keep-alive",
+        ]
+        .iter()
+        .any(|framing| name.eq_ignore_ascii_case(framing));
+        if !is_framing {
+            bytes.push_str(&format!("{name}: {value}\r\n"));
+        }
+    }
+    bytes.push_str(&format!(
+        "content-length: {}\r\nconnection: close\r\n\r\n",
+        answer.body.len()
+    ));
+    [bytes.as_bytes(), &answer.body].concat()
+}
