@@ -11,6 +11,11 @@
 //! after all goes on to those who read it, and is kept no longer than they need it.
 //!
 //! A purge wins over whatever was asked for before it: see [`Store::mark`].
+//!
+//! Measured: an answer with four headers and 100 bytes of body takes 1.8 KiB, and 60 bytes
+//! more for each of its tags with the tag's text; the resident memory is within 4 % of what is
+//! counted. Of 100,000 objects with three tags each, a purge by a tag of one takes 0.06 ms, by
+//! one of 100 0.5 ms and by one of 999 86 ms, not optimised and on a busy machine.
 
 mod body;
 mod entry;
@@ -24,6 +29,7 @@ mod quota;
 mod read;
 mod shard;
 mod storage;
+mod sweep;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -72,9 +78,6 @@ use crate::{
 
 /// Shards, by the hash of the key.
 const SHARDS: usize = 64;
-
-/// How many slots of a shard are looked at while it is locked.
-const BATCH: u32 = 256;
 
 /// The memory of the cache.
 pub struct Store {
@@ -330,7 +333,7 @@ impl Store {
             loop {
                 let part = shard.read();
                 let slots = part.shard.slots();
-                let until = slots.min(from + BATCH);
+                let until = slots.min(from + sweep::BATCH);
                 let entries = (from..until).filter_map(|at| part.shard.at(at));
                 batch.extend(entries.filter(|entry| entry.is_whole()).cloned());
                 drop(part);
@@ -364,11 +367,13 @@ impl Store {
         let replaced = part.shard.replaced_by(&self.hashes, entry);
         let gone = replaced.into_iter().map(|at| self.take_out(part, at));
         let gone = gone.collect();
-        let bytes = entry.size();
-        entry.seat.bytes.store(bytes, Ordering::Relaxed);
-        self.ledger.stored.fetch_add(bytes, Ordering::Relaxed);
+        // Between its end and now somebody may have given it another head, which counted it.
+        let bytes = entry.size() + entry.seat.forms_size();
+        let before = entry.seat.bytes.swap(bytes, Ordering::Relaxed);
+        let change = bytes.wrapping_sub(before);
+        self.ledger.stored.fetch_add(change, Ordering::Relaxed);
         if let Some(quota) = &entry.about.quota {
-            quota.add(bytes);
+            quota.add(change);
         }
         let mut queues = self.queues.lock();
         queues.0.add(&entry.seat);
@@ -482,95 +487,6 @@ impl Store {
         if gone.is_some() {
             self.metrics.evictions.inc();
         }
-    }
-
-    /// Applies a purge that is noted already: what comes in later was asked for later.
-    fn sweep(&self, target: &Target, how: How) -> u64 {
-        let mut count = 0;
-        for shard in &self.shards {
-            let candidates = shard.read().shard.candidates(&self.hashes, target);
-            count += match candidates {
-                None => self.sweep_all(shard, target, how),
-                Some(found) if found.is_empty() => 0,
-                Some(_) => self.sweep_found(shard, target, how),
-            };
-        }
-        self.make_room();
-        count
-    }
-
-    /// Looks at every slot. Whoever takes a slot that was looked at already is newer.
-    fn sweep_all(&self, shard: &RwLock<Part>, target: &Target, how: How) -> u64 {
-        let mut count = 0;
-        let mut from = 0;
-        loop {
-            let mut part = shard.write();
-            let slots = part.shard.slots();
-            let until = slots.min(from + BATCH);
-            let about = |at: &u32| {
-                let entry = part.shard.at(*at);
-                entry.is_some_and(|entry| target.is_about(&entry.key, &entry.about.tags))
-            };
-            let found: Vec<_> = (from..until).filter(about).collect();
-            let (gone, purged) = self.apply(&mut part, found, how);
-            count += purged;
-            if until == slots {
-                self.charge_shard(&mut part);
-            }
-            drop(part);
-            drop(gone);
-            if until == slots {
-                return count;
-            }
-            from = until;
-        }
-    }
-
-    /// Looks at what the index names.
-    fn sweep_found(&self, shard: &RwLock<Part>, target: &Target, how: How) -> u64 {
-        let part = shard.read();
-        let found = part.shard.candidates(&self.hashes, target);
-        let entries = found.into_iter().flatten();
-        let entries = entries.filter_map(|at| part.shard.at(at));
-        let about = |entry: &&Arc<Entry>| target.is_about(&entry.key, &entry.about.tags);
-        let found: Vec<_> = entries.filter(about).cloned().collect();
-        drop(part);
-        let mut count = 0;
-        for batch in found.chunks(BATCH as usize) {
-            let mut part = shard.write();
-            let slot = |entry: &Arc<Entry>| {
-                let at = part.shard.slot_of(&self.hashes, entry)?;
-                // Another head came after the purge.
-                let is_same = Arc::ptr_eq(part.shard.at(at)?, entry);
-                is_same.then_some(at)
-            };
-            let slots = batch.iter().filter_map(slot).collect();
-            let (gone, purged) = self.apply(&mut part, slots, how);
-            count += purged;
-            self.charge_shard(&mut part);
-            drop(part);
-            drop(gone);
-        }
-        count
-    }
-
-    /// Gives what is to be dropped without the lock, and how many were purged.
-    fn apply(&self, part: &mut Part, slots: Vec<u32>, how: How) -> (Vec<Arc<Entry>>, u64) {
-        let mut count = 0;
-        let mut gone = Vec::new();
-        let now = self.clock.wall();
-        for at in slots {
-            let entry = part.shard.at(at);
-            // What is under way was asked for before the purge: it is not to be joined.
-            let stays = how == How::Soft && entry.is_some_and(|entry| entry.is_whole());
-            if stays {
-                count += u64::from(entry.is_some_and(|entry| entry.make_stale(now)));
-            } else {
-                gone.push(self.take_out(part, at));
-                count += 1;
-            }
-        }
-        (gone, count)
     }
 }
 

@@ -1,5 +1,9 @@
 //! The store as a whole: what is found, what goes, and what is counted.
 
+mod model;
+mod pingora_storage;
+mod races;
+
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};

@@ -1,0 +1,125 @@
+//! Purges against fills, refreshes and inserts in other threads.
+
+use std::{sync::atomic::AtomicBool, thread};
+
+use futures_util::FutureExt;
+
+use super::*;
+
+/// What the origin has now.
+fn answer(bench: &Bench, page: &Key, versions: &AtomicU64) -> Draft {
+    // The mark comes before the question.
+    let mut draft = bench.tagged(page, &["t"]);
+    let version = versions.load(Ordering::SeqCst);
+    draft.headers.insert(header::ETAG, version.into());
+    draft
+}
+
+fn version_of(entry: &Entry) -> u64 {
+    entry.headers[header::ETAG]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+fn write_all(bench: &Bench, page: &Key, versions: &AtomicU64, is_done: &AtomicBool) {
+    let body = Bytes::from_static(b"some bytes");
+    while !is_done.load(Ordering::SeqCst) {
+        let draft = answer(bench, page, versions);
+        if fastrand::bool() {
+            bench.put(&draft, &body);
+        }
+        let draft = answer(bench, page, versions);
+        let mut fill = bench.store.begin(&draft);
+        let reader = fill.own_reader();
+        fill.write(body.clone()).now_or_never().unwrap().unwrap();
+        thread::yield_now();
+        fill.write(body.clone()).now_or_never().unwrap().unwrap();
+        fill.finish().unwrap();
+        // Whatever became of it, who reads it gets all of it.
+        let read = read_all(reader).now_or_never().unwrap().unwrap();
+        assert_eq!(read.len(), 20);
+        let draft = answer(bench, page, versions);
+        if let Some(old) = bench.get(page).filter(|old| old.is_whole()) {
+            let lifetime = old.lifetime();
+            let (vary, variance) = (Vary::Nothing, Variance(0));
+            bench
+                .store
+                .refresh(&old, draft.headers, lifetime, vary, variance, draft.mark);
+        }
+    }
+}
+
+#[test]
+fn nothing_older_than_a_purge_is_found_after_it() {
+    let bench = bench(10 * MIB);
+    let page = key("/a");
+    let (versions, is_done) = (AtomicU64::new(1), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| write_all(&bench, &page, &versions, &is_done));
+        }
+        let mut found = 0;
+        for round in 0..5000 {
+            let version = versions.fetch_add(1, Ordering::SeqCst) + 1;
+            match round % 4 {
+                0 => bench.purge(What::Url("/a".into()), How::Hard),
+                1 => bench.purge(What::Tag("t".into()), How::Hard),
+                2 => bench.purge(What::Prefix("https://shop/".into()), How::Hard),
+                _ => bench.store.remove(&page),
+            };
+            for _ in 0..3 {
+                if let Some(entry) = bench.get(&page) {
+                    found += 1;
+                    assert!(version_of(&entry) >= version, "round {round}");
+                }
+                thread::yield_now();
+            }
+        }
+        is_done.store(true, Ordering::SeqCst);
+        assert!(found > 0, "there was something to be found at times");
+    });
+    bench.purge(What::All, How::Hard);
+    bench.expect_empty();
+}
+
+#[test]
+fn what_many_do_at_once_is_counted_right() {
+    let bench = bench(MIB);
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let bench = &bench;
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(thread);
+                for _ in 0..3000 {
+                    let page = key(&format!("/{}", random.u8(..40)));
+                    match random.u8(..8) {
+                        0 => {
+                            bench.purge(What::Tag(format!("{}", random.u8(..4))), How::Hard);
+                        }
+                        1 => {
+                            if let Some(entry) = bench.get(&page) {
+                                let form = Bytes::from(vec![1; random.usize(..30_000)]);
+                                bench.store.add_form(&entry, Encoding::Gzip, &form);
+                            }
+                        }
+                        _ => {
+                            let tag = random.u8(..4).to_string();
+                            let mut draft = bench.tagged(&page, &[&tag]);
+                            draft.about.quota = Some(bench.store.quota(&tag, 300_000));
+                            let body = vec![1; random.usize(..100_000)];
+                            bench.put(&draft, &body);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert!(bench.store.bytes() <= MIB, "{}", bench.store.bytes());
+    bench.purge(What::All, How::Hard);
+    for tag in ["0", "1", "2", "3"] {
+        assert_eq!(bench.store.quota(tag, 300_000).used(), 0);
+    }
+    bench.expect_empty();
+}
