@@ -50,6 +50,9 @@ pub struct Facts {
     pub degraded: Option<&'static str>,
     /// What the cache did; `None` on a route without one.
     pub cache: Option<CacheFacts>,
+    /// The answer comes in the coding that this client gets, or in none for good: it is not
+    /// to be looked at again.
+    pub is_coding_settled: bool,
     /// Header lines of the answer that are ready to be written.
     pub lines: ReadyLines,
     slots: Vec<Box<dyn Any + Send + Sync>>,
@@ -280,6 +283,7 @@ impl Facts {
             noted: None,
             degraded: None,
             cache: None,
+            is_coding_settled: false,
             started,
             first_byte: None,
             total: Duration::ZERO,

@@ -14,7 +14,7 @@ use http::{HeaderMap, header};
 pub use self::{
     key::{KeyRules, Query},
     names::Names,
-    tags::{CACHE_TAG, SURROGATE_KEY, TagProblem, TagTemplate, tags_of},
+    tags::{SURROGATE_CONTROL, TAGS, TagProblem, TagTemplate, tags_of},
 };
 use super::{nextjs::PageCache, policy::Rules};
 use crate::{

@@ -3,9 +3,15 @@
 use http::{HeaderMap, HeaderName};
 
 /// Where origins write tags: a list with commas, as CDNs read it.
-pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 /// The same with spaces.
-pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+
+/// What the origin says to the caches in front of it and to nobody else, and what is not
+/// needed any more once an answer is stored.
+pub const TAGS: [HeaderName; 2] = [SURROGATE_KEY, CACHE_TAG];
+/// The same, and looked at again when the answer is validated.
+pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
 /// More tags of one answer are not kept, nor longer ones: they would be the larger part of it.
 const MOST: usize = 64;

@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue, response};
 use crate::{
     cache::{
         policy::{self, CacheStatus, Forward, Served},
-        route::{CACHE_TAG, Policy, SURROGATE_KEY},
+        route::{Policy, SURROGATE_CONTROL, TAGS},
     },
     chain::{
         CacheFacts, CacheOutcome, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, Phases,
@@ -22,13 +22,6 @@ use crate::{
 
 const X_CACHE_STATUS: HeaderName = HeaderName::from_static("x-cache-status");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-
-/// What the origin says to caches in front of it, and to nobody else.
-const FOR_CACHES: [HeaderName; 3] = [
-    HeaderName::from_static("surrogate-control"),
-    SURROGATE_KEY,
-    CACHE_TAG,
-];
 
 /// The compiled filter.
 pub struct Cache {
@@ -65,8 +58,12 @@ impl Filter for Cache {
         {
             policy::browser(&mut head.headers, ttl, facts.age.unwrap_or_default());
         }
-        for name in FOR_CACHES {
-            head.headers.remove(name);
+        head.headers.remove(SURROGATE_CONTROL);
+        // What is kept has lost them already.
+        if facts.origin_status != 0 && !facts.is_stored {
+            for name in &TAGS {
+                head.headers.remove(name);
+            }
         }
         head.headers.insert(
             X_CACHE_STATUS,

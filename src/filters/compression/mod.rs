@@ -105,6 +105,9 @@ impl Filter for Compression {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        if ex.facts.is_coding_settled {
+            return;
+        }
         // An answer that was begun and then replaced by one of ours leaves its stream behind.
         ex.facts.take::<Stream>();
         if head.status == StatusCode::NOT_MODIFIED {
@@ -174,41 +177,52 @@ impl Filter for Compression {
 }
 
 impl Coder {
-    /// The coding in which this client gets an answer with this head, if it gets one.
-    pub fn choose(&self, ex: &Exchange<'_>, head: &response::Parts) -> Option<&Offer> {
-        match self.fate(ex, head) {
-            Fate::Coded(_, offer) => Some(offer),
-            Fate::Untouched | Fate::Plain => None,
+    /// The coding in which this client gets an answer that may be coded, if it gets one.
+    pub fn choose(&self, ex: &Exchange<'_>) -> Option<&Offer> {
+        self.chosen(ex).map(|(_, offer)| offer)
+    }
+
+    /// Makes `head` that of an answer of which some clients get coded forms; `false` if
+    /// nobody gets one.
+    pub fn prepare(&self, status: StatusCode, headers: &mut HeaderMap) -> bool {
+        let may_code = self.may_code(status, headers);
+        if may_code {
+            add_vary(headers);
         }
+        may_code
     }
 
     fn fate(&self, ex: &Exchange<'_>, head: &response::Parts) -> Fate<'_> {
-        if !self.may_code(head) {
+        if !self.may_code(head.status, &head.headers) {
             return Fate::Untouched;
         }
+        match self.chosen(ex) {
+            Some((index, offer)) => Fate::Coded(index, offer),
+            None => Fate::Plain,
+        }
+    }
+
+    fn chosen(&self, ex: &Exchange<'_>) -> Option<(usize, &Offer)> {
         let request = &ex.head.headers;
+        if !request.contains_key(header::ACCEPT_ENCODING) {
+            return None;
+        }
         let offered = self.offered.iter().map(|offer| offer.encoding);
-        let Some(encoding) = Accepted::of(request).choose(offered) else {
-            return Fate::Plain;
-        };
+        let encoding = Accepted::of(request).choose(offered)?;
         // HTTP/1.0 knows no chunks. A range is one of the plain bytes, also where the origin
         // answered it with all of them.
         if ex.facts.client.protocol == Protocol::Http10
             || request.contains_key(header::RANGE)
             || has_token(request, &header::CACHE_CONTROL, "no-transform")
         {
-            return Fate::Plain;
+            return None;
         }
-        self.offered
-            .iter()
-            .enumerate()
-            .find(|(_, offer)| offer.encoding == encoding)
-            .map_or(Fate::Plain, |(index, offer)| Fate::Coded(index, offer))
+        let mut offers = self.offered.iter().enumerate();
+        offers.find(|(_, offer)| offer.encoding == encoding)
     }
 
     /// Whether some client may get this answer coded: by what it is, not by who asks.
-    fn may_code(&self, head: &response::Parts) -> bool {
-        let status = head.status;
+    fn may_code(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         if status.is_informational()
             || matches!(
                 status,
@@ -220,7 +234,6 @@ impl Coder {
         {
             return false;
         }
-        let headers = &head.headers;
         let mut content_type = None;
         let mut length = Length::Unsaid;
         let mut has_cache_control = false;

@@ -80,7 +80,7 @@ pub(super) async fn send(
     let form = if is_confirmed {
         None
     } else {
-        forms::choose(&live, cache, entry, &ex, parts)
+        forms::choose(&live, cache, entry, &mut ex, parts)
     };
     chain.on_response(&mut ex, parts).await;
     open.close(&mut head);

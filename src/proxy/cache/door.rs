@@ -22,8 +22,36 @@ use crate::{
     runtime::live::Live,
 };
 
-/// Headers by which a client asks for more than its copy to be confirmed. The origin knows.
-const PRECONDITIONS: [http::HeaderName; 2] = [header::IF_MATCH, header::IF_UNMODIFIED_SINCE];
+/// Which of the headers are there that the cache looks at. One pass costs less than looking
+/// each of them up.
+#[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is the presence of a header"
+)]
+struct Seen {
+    /// The client asks for more than its copy to be confirmed. The origin knows.
+    has_precondition: bool,
+    has_wants: bool,
+    is_personal: bool,
+    is_range: bool,
+}
+
+impl Seen {
+    fn of(head: &RequestHeader) -> Self {
+        let mut seen = Self::default();
+        for name in head.headers.keys() {
+            match *name {
+                header::IF_MATCH | header::IF_UNMODIFIED_SINCE => seen.has_precondition = true,
+                header::CACHE_CONTROL | header::PRAGMA => seen.has_wants = true,
+                header::AUTHORIZATION | header::COOKIE => seen.is_personal = true,
+                header::RANGE => seen.is_range = true,
+                _ => {}
+            }
+        }
+        seen
+    }
+}
 
 /// What became of a request at the first door.
 pub(in crate::proxy) enum Asked {
@@ -160,8 +188,8 @@ fn recognise<'a>(
     if policy.bypass(&ex).is_some() {
         return Err("route");
     }
-    let has = |name| head.headers.contains_key(name);
-    if PRECONDITIONS.iter().any(has) {
+    let seen = Seen::of(head);
+    if seen.has_precondition {
         return Err("precondition");
     }
     if chain.has(Phase::CacheKey) {
@@ -169,13 +197,17 @@ fn recognise<'a>(
     }
     Ok(Recognised {
         key: policy.key.key(&ex, parts),
-        personal: policy.personal(&head.headers),
-        wants: if policy.obeys_clients {
+        personal: if seen.is_personal {
+            policy.personal(&head.headers)
+        } else {
+            Personal::No
+        },
+        wants: if seen.has_wants && policy.obeys_clients {
             Wants::of(&head.headers)
         } else {
             Wants::default()
         },
-        is_range: has(&header::RANGE),
+        is_range: seen.is_range,
         now: live.world.clock.wall(),
         head,
         cache,

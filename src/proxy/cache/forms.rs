@@ -23,10 +23,15 @@ pub(super) fn choose(
     live: &Live,
     cache: &RouteCache,
     entry: &Arc<Entry>,
-    ex: &Exchange<'_>,
+    ex: &mut Exchange<'_>,
     head: &mut response::Parts,
 ) -> Option<Bytes> {
-    let offer = cache.coder.as_ref()?.choose(ex, head)?;
+    let coder = cache.coder.as_ref()?;
+    let offer = coder.choose(ex).filter(|_| entry.about.is_compressible);
+    let Some(offer) = offer else {
+        ex.facts.is_coding_settled = true;
+        return None;
+    };
     let encoding = offer.encoding();
     let Some(form) = entry.form(encoding) else {
         if entry.hits() >= ASKED_FOR {
@@ -34,6 +39,7 @@ pub(super) fn choose(
         }
         return None;
     };
+    ex.facts.is_coding_settled = true;
     offer.announce(&mut head.headers, false);
     head.headers
         .insert(header::CONTENT_LENGTH, HeaderValue::from(form.len()));

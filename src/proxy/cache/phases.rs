@@ -17,7 +17,7 @@ use crate::{
     cache::{
         nextjs::{self, RequestShape, StoreAs},
         policy::{self, Asked, Lifetime, Refusal, Times, Use, Vary},
-        route::{self, Personal},
+        route::{self, Personal, TAGS},
         store::{About, Draft, Entry, Refresh, Wanted},
     },
     chain::{CacheOutcome, Facts},
@@ -26,7 +26,7 @@ use crate::{
         context::{self, Context},
         upstream,
     },
-    routes::Target,
+    routes::{Params, Target},
 };
 
 /// How often a request may wait for another one that then left nothing for it.
@@ -298,48 +298,93 @@ pub(in crate::proxy) fn storable(
             .passes()
             .insert(&flow.key, live.world.clock.now());
     }
-    policy::clean(&mut headers);
-    policy::date(&mut headers, times.answered);
-    let mut vary = match &flow.shape {
-        Some(shape) => nextjs::effective_vary(shape, &headers, Vary::of(&headers)),
-        None => Vary::of(&headers),
-    };
-    if cache.coder.is_some() && !headers.contains_key(header::CONTENT_ENCODING) {
-        // The origin was asked for plain bytes, whatever the client takes.
-        vary = vary.without(&header::ACCEPT_ENCODING);
-    }
-    let variance = vary.variance(&flow.headers);
     if let Some(cached) = &mut facts.cache {
         cached.is_stored = true;
         if confirmed.is_some() {
             cached.outcome = CacheOutcome::Revalidated;
         }
     }
-    let Ok(mut meta) = meta(status, &headers, &lifetime) else {
-        return refuse("head");
+    let about = About {
+        route: facts.route.clone().unwrap_or_else(|| Arc::from("")),
+        tags: tags(session, &ctx.params, cache, &headers),
+        max_object: cache.policy.max_object,
+        is_compressible: false,
+        quota: cache.quota.clone(),
     };
-    if let Some(old) = old {
-        meta.extensions_mut().insert(Arc::new(Refresh {
-            old,
-            headers,
-            lifetime,
-            vary,
-            variance,
-            mark: flow.mark,
-        }));
-    } else {
-        meta.extensions_mut().insert(Arc::new(Draft {
-            key: flow.key.clone(),
-            status,
-            about: about(session, &ctx.params, cache, &headers, facts),
-            headers,
-            lifetime,
-            vary,
-            variance,
-            mark: flow.mark,
-        }));
+    policy::clean(&mut headers);
+    policy::date(&mut headers, times.answered);
+    let answer = Answer {
+        status,
+        headers,
+        lifetime,
+    };
+    match answer.store(flow, cache, about, old) {
+        Ok(meta) => RespCacheable::Cacheable(meta),
+        Err(_) => refuse("head"),
     }
-    RespCacheable::Cacheable(meta)
+}
+
+/// An answer that may be kept.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    lifetime: Lifetime,
+}
+
+impl Answer {
+    /// What Pingora takes along to the store: a new answer, or a new head for `old`.
+    fn store(
+        self,
+        flow: &Flow,
+        cache: &RouteCache,
+        mut about: About,
+        old: Option<Arc<Entry>>,
+    ) -> Result<CacheMeta> {
+        let Self {
+            status,
+            mut headers,
+            lifetime,
+        } = self;
+        let mut vary = match &flow.shape {
+            Some(shape) => nextjs::effective_vary(shape, &headers, Vary::of(&headers)),
+            None => Vary::of(&headers),
+        };
+        if cache.coder.is_some() && !headers.contains_key(header::CONTENT_ENCODING) {
+            // The origin was asked for plain bytes, whatever the client takes.
+            vary = vary.without(&header::ACCEPT_ENCODING);
+        }
+        let variance = vary.variance(&flow.headers);
+        for name in &TAGS {
+            headers.remove(name);
+        }
+        if let Some(coder) = &cache.coder {
+            about.is_compressible = coder.prepare(status, &mut headers);
+        }
+        let mark = flow.mark;
+        let mut meta = meta(status, &headers, &lifetime)?;
+        if let Some(old) = old {
+            meta.extensions_mut().insert(Arc::new(Refresh {
+                old,
+                headers,
+                lifetime,
+                vary,
+                variance,
+                mark,
+            }));
+        } else {
+            meta.extensions_mut().insert(Arc::new(Draft {
+                key: flow.key.clone(),
+                status,
+                headers,
+                lifetime,
+                vary,
+                variance,
+                about,
+                mark,
+            }));
+        }
+        Ok(meta)
+    }
 }
 
 impl Flow {
@@ -398,14 +443,13 @@ fn meta(status: StatusCode, headers: &HeaderMap, lifetime: &Lifetime) -> Result<
     Ok(CacheMeta::new(until, from, 0, 0, head))
 }
 
-/// What is said of the answer beside RFC 9111.
-fn about(
+/// Those of the route and those that the origin gave.
+fn tags(
     session: &Session,
-    params: &crate::routes::Params,
+    params: &Params,
     cache: &RouteCache,
     headers: &HeaderMap,
-    facts: &Facts,
-) -> About {
+) -> Box<[Box<str>]> {
     let target = Target::new("", session.req_header().raw_path());
     let own = cache
         .tags
@@ -415,13 +459,7 @@ fn about(
     tags.extend(route::tags_of(headers));
     tags.sort_unstable();
     tags.dedup();
-    About {
-        route: facts.route.clone().unwrap_or_else(|| Arc::from("")),
-        tags: tags.into(),
-        max_object: cache.policy.max_object,
-        is_compressible: cache.coder.is_some(),
-        quota: cache.quota.clone(),
-    }
+    tags.into()
 }
 
 /// The stored answer that the phases have in hand.
