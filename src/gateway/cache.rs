@@ -8,6 +8,7 @@ use crate::{
     base::{net::CidrSet, redis::Redis},
     cache::{
         Cache, Settings,
+        budget::{Budget, Crawlers, Limits},
         metrics::RouteMetrics,
         nextjs::{BuildWatch, CookieNames, NextRules, Paths},
         route::{Mode, Policy, TagTemplate},
@@ -16,8 +17,8 @@ use crate::{
     chain::Chain,
     config::{
         diagnostic::{Diagnostic, Place},
-        model::{self, CacheConfig, PurgeLinkLost, RouteNode},
-        tree::Key,
+        model::{self, CacheConfig, PurgeLinkLost, RouteNode, UpstreamConfig},
+        tree::{Key, Spanned},
     },
     filters::compression::Coder,
     routes::{ParamNames, Slot},
@@ -35,17 +36,24 @@ pub struct RouteCache {
     pub quota: Option<Arc<Quota>>,
     /// What codes its answers on their way to clients.
     pub coder: Option<Arc<Coder>>,
-    /// The rules of Next.js for each upstream that has them: a filter may choose another
-    /// upstream than the route's.
-    nextjs: Box<[(Arc<str>, NextRules)]>,
+    /// For each upstream: a filter may choose another one than the route's.
+    upstreams: Box<[(Arc<str>, Fetching)]>,
+}
+
+/// What one upstream is to a route's cache.
+pub struct Fetching {
+    /// The rules of Next.js, if they hold.
+    pub nextjs: Option<NextRules>,
+    /// How many answers are made at once that no person waits for.
+    pub budget: Arc<Budget>,
+    /// Whose misses wait in the budget's queue; nobody's if absent.
+    pub crawlers: Option<Arc<Crawlers>>,
 }
 
 impl RouteCache {
-    /// The rules of Next.js for this upstream, if they hold.
-    pub fn nextjs(&self, upstream: &str) -> Option<&NextRules> {
-        let mut all = self.nextjs.iter();
-        all.find(|(name, _)| **name == *upstream)
-            .map(|(_, rules)| rules)
+    pub fn upstream(&self, name: &str) -> Option<&Fetching> {
+        let mut all = self.upstreams.iter();
+        all.find(|(own, _)| **own == *name).map(|(_, found)| found)
     }
 }
 
@@ -145,10 +153,7 @@ impl Compiler<'_> {
             }
         }
         Some(RouteCache {
-            nextjs: match policy.mode {
-                Mode::Strict => Box::default(),
-                Mode::App => self.nextjs(&policy),
-            },
+            upstreams: self.fetching(&policy),
             metrics: RouteMetrics::new(&self.world.metrics, route),
             tags: tags.into(),
             quota: policy.quota.map(|bytes| cache.store().quota(route, bytes)),
@@ -158,48 +163,41 @@ impl Compiler<'_> {
         })
     }
 
-    /// The rules of Next.js of one route, for each upstream that has them.
-    fn nextjs(&mut self, policy: &Policy) -> Box<[(Arc<str>, NextRules)]> {
+    /// What each upstream is to one route.
+    fn fetching(&mut self, policy: &Policy) -> Box<[(Arc<str>, Fetching)]> {
         let apps = self.shared.get::<Apps>().unwrap_or_default();
         let cookies = match &policy.anonymous_cookies {
             Some(names) => CookieNames::new(names.iter().map(|name| &**name)),
             None => CookieNames::default(),
         };
-        let rules = |(name, app): &(Arc<str>, App)| {
-            let rules = NextRules {
+        let of = |(name, app): &(Arc<str>, App)| {
+            let rules = || NextRules {
                 pages: policy.pages,
                 cookies: cookies.clone(),
                 guarded: app.guarded.clone(),
                 build: app.build.clone(),
                 ..NextRules::default()
             };
-            (Arc::clone(name), rules)
+            let has_rules = app.is_nextjs && policy.mode == Mode::App;
+            let fetching = Fetching {
+                nextjs: has_rules.then(rules),
+                budget: Arc::clone(&app.budget),
+                crawlers: app.crawlers.clone(),
+            };
+            (Arc::clone(name), fetching)
         };
-        apps.0.iter().map(rules).collect()
+        apps.0.iter().map(of).collect()
     }
 
-    /// What is known of the apps of Next.js before any route is compiled.
-    pub(super) fn nextjs_apps(&mut self) {
+    /// What is known of the upstreams' apps before any route is compiled.
+    pub(super) fn apps(&mut self) {
         let mut apps = Apps::default();
         let file = self.file;
         for (key, config) in &file.upstreams {
             let upstream = &config.value;
-            if upstream.app != model::App::Nextjs {
-                for place in [
-                    upstream.folder.as_ref().map(|folder| folder.place),
-                    upstream.guarded.as_ref().map(|_| config.place),
-                ]
-                .into_iter()
-                .flatten()
-                {
-                    self.error(
-                        "edgeway::upstream::nextjs",
-                        place,
-                        format!("`{}` is no app of Next.js", key.name),
-                        "add `app: nextjs`, or remove `folder` and `guarded`",
-                    );
-                }
-                continue;
+            let is_nextjs = upstream.app == model::App::Nextjs;
+            if !is_nextjs {
+                self.only_of_nextjs(key, config);
             }
             let guarded = upstream.guarded.as_ref();
             let guarded = guarded.map(|paths| Paths::new(paths.iter().map(|path| &*path.value)));
@@ -227,18 +225,87 @@ impl Compiler<'_> {
                 });
                 watch
             });
-            let app = App { guarded, build };
+            let app = App {
+                is_nextjs,
+                guarded,
+                build,
+                budget: self.budget(key, upstream),
+                crawlers: is_nextjs.then(|| self.crawlers(config)).flatten(),
+            };
             apps.0.push((key.name.as_str().into(), app));
         }
         self.shared.insert(Arc::new(apps));
     }
+
+    fn only_of_nextjs(&mut self, key: &Key, config: &Spanned<UpstreamConfig>) {
+        let upstream = &config.value;
+        let folder = upstream.folder.as_ref().map(|folder| folder.place);
+        let guarded = upstream.guarded.as_ref().map(|_| config.place);
+        let crawlers = upstream.crawlers.as_ref().map(|crawlers| crawlers.place);
+        for place in [folder, guarded, crawlers].into_iter().flatten() {
+            self.error(
+                "edgeway::upstream::nextjs",
+                place,
+                format!("`{}` is no app of Next.js", key.name),
+                "add `app: nextjs`, or remove `folder`, `guarded` and `crawlers`",
+            );
+        }
+    }
+
+    /// The budget of an upstream, which goes on over reloads.
+    fn budget(&mut self, key: &Key, upstream: &UpstreamConfig) -> Arc<Budget> {
+        let Spanned { value, place } = upstream.revalidations;
+        if value == 0 {
+            self.error(
+                "edgeway::upstream::revalidations",
+                place,
+                "`revalidations: 0` would leave every stale answer as it is".to_owned(),
+                "write how many answers may be fetched anew at once, such as `4`",
+            );
+        }
+        let limits = Limits {
+            renders: value.max(1),
+            ..Limits::default()
+        };
+        let world = self.world;
+        let zone = format!("renders {}", key.name);
+        let budget = world.zones.get_or_create(&zone, || {
+            Budget::new(&key.name, limits, world.clock.clone(), &world.metrics)
+        });
+        budget.set(limits);
+        budget
+    }
+
+    fn crawlers(&mut self, config: &Spanned<UpstreamConfig>) -> Option<Arc<Crawlers>> {
+        let Some(Spanned { value, place }) = &config.value.crawlers else {
+            return Some(Arc::default());
+        };
+        if value.is_empty() {
+            return None;
+        }
+        match Crawlers::new(value.iter().map(String::as_str)) {
+            Ok(crawlers) => Some(Arc::new(crawlers)),
+            Err(error) => {
+                self.error(
+                    "edgeway::upstream::crawlers",
+                    *place,
+                    format!("the list of crawlers cannot be used: {error}"),
+                    "write fewer names, such as `[Googlebot, bingbot]`",
+                );
+                None
+            }
+        }
+    }
 }
 
-/// The apps of Next.js, by their upstreams' names.
+/// The upstreams' apps by name.
 #[derive(Default)]
 struct Apps(Vec<(Arc<str>, App)>);
 
 struct App {
+    is_nextjs: bool,
+    budget: Arc<Budget>,
+    crawlers: Option<Arc<Crawlers>>,
     guarded: Option<Paths>,
     build: Option<Arc<BuildWatch>>,
 }

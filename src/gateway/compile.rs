@@ -80,7 +80,7 @@ impl Compiler<'_> {
         let flood_guard = self.flood_guard();
         self.rate_limits();
         let cache = self.cache();
-        self.nextjs_apps();
+        self.apps();
         let upstreams = self.upstreams();
         let matches: Vec<_> = self
             .file

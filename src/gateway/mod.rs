@@ -25,7 +25,7 @@ pub use self::{
     address::ListenAddress,
     admin::Admin,
     audit::AuditLog,
-    cache::RouteCache,
+    cache::{Fetching, RouteCache},
     compile::compile,
     flood_guard::{Challenge, FloodGuard},
     limits::Limits,

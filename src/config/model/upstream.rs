@@ -64,6 +64,10 @@ pub struct UpstreamConfig {
     /// path; `[]` for none.
     #[serde(default)]
     pub guarded: Option<Vec<Spanned<String>>>,
+    /// Parts of a `User-Agent`, in any case, by which crawlers are known; a list of some sixty
+    /// if absent. With `app: nextjs` their misses wait for places of `revalidations`.
+    #[serde(default)]
+    pub crawlers: Option<Spanned<Vec<String>>>,
     /// How many answers of the cache may be fetched anew at once, and how many pages may be
     /// rendered for crawlers.
     #[serde(default = "revalidations")]

@@ -9,6 +9,7 @@
 //! own segment and system call, and with TLS its own record.
 
 mod farewell;
+mod lines;
 
 use std::{
     io::{self, IoSlice},
@@ -40,7 +41,7 @@ use super::{
     transport::Transport,
 };
 use crate::runtime::{
-    connection::{Connection, Cut, HeadLines, Stage},
+    connection::{Connection, Cut, Stage},
     refusal::Refusal,
 };
 
@@ -317,24 +318,6 @@ impl ConnIo {
         }
     }
 
-    /// Buffers an answer's head with what `lines` adds to it.
-    fn put_head(&mut self, head: &[u8], lines: &HeadLines) {
-        let after_status = memchr::memchr(b'\n', head).map_or(head.len(), |end| end + 1);
-        let (status, fields) = head.split_at(after_status);
-        if self.output.capacity() == 0 {
-            self.output.reserve_exact(WRITE_BUFFER);
-        }
-        self.output.extend_from_slice(status);
-        if let Some(added) = &lines.added {
-            self.output.extend_from_slice(added);
-        }
-        let fields_at = self.output.len();
-        self.output.extend_from_slice(fields);
-        if let Some(date) = &lines.date {
-            put_date(&mut self.output[fields_at..], date.as_bytes());
-        }
-    }
-
     /// Writes out what is buffered.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.output.is_empty() {
@@ -358,25 +341,6 @@ impl ConnIo {
             self.output.drain(..written);
         }
         outcome
-    }
-}
-
-/// Writes `date` over the one in `fields`, which is as long: both are IMF-fixdate (RFC 9110,
-/// 5.6.7).
-fn put_date(fields: &mut [u8], date: &[u8]) {
-    const NAME: &[u8] = b"date: ";
-    let lines = memchr::memchr_iter(b'\n', fields).map(|end| end + 1);
-    let is_date = |at: &usize| {
-        let name = fields.get(*at..*at + NAME.len());
-        name.is_some_and(|name| name.eq_ignore_ascii_case(NAME))
-    };
-    let Some(at) = std::iter::once(0).chain(lines).find(is_date) else {
-        return;
-    };
-    let value = at + NAME.len()..at + NAME.len() + date.len();
-    let is_as_long = fields.get(value.end..value.end + 2) == Some(b"\r\n");
-    if let Some(old) = fields.get_mut(value).filter(|_| is_as_long) {
-        old.copy_from_slice(date);
     }
 }
 

@@ -11,6 +11,7 @@ use super::Flow;
 use crate::{
     cache::{
         Claim,
+        budget::Permit,
         metrics::Revalidation,
         nextjs::RequestShape,
         policy::{Vary, Wants},
@@ -52,6 +53,8 @@ pub(in crate::proxy) struct Background {
     head: RequestHeader,
     flow: Box<Flow>,
     _claim: Claim,
+    /// Its place at the origin, until it is over.
+    permit: Option<Permit>,
 }
 
 /// Begins to fetch `entry` anew, unless somebody does so already.
@@ -61,6 +64,7 @@ pub(super) fn begin(
     cache: &RouteCache,
     mut flow: Flow,
     entry: &Entry,
+    permit: Option<Permit>,
 ) {
     let Some(spawner) = &session.subrequest_spawner else {
         return;
@@ -97,6 +101,7 @@ pub(super) fn begin(
             ..flow
         }),
         _claim: claim,
+        permit,
     };
     let ours = subrequest::Ctx::builder()
         .user_ctx(Box::new(Some(background)))
@@ -137,6 +142,7 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
         head,
         flow,
         _claim: claim,
+        permit,
     } = background;
     ctx.connection = request::connection(session);
     *session.req_header_mut() = head;
@@ -151,5 +157,6 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
     ctx.upstream = upstream;
     ctx.cache = Some(flow);
     ctx.facts.put(claim);
+    ctx.facts.put(permit);
     true
 }

@@ -9,14 +9,16 @@ use pingora_proxy::Session;
 use super::{Flow, answer, background};
 use crate::{
     cache::{
+        budget::{Busy, By},
         key::Key,
+        metrics::Revalidation,
         nextjs::{self, RequestShape},
         policy::{self, Use, Wants},
         route::Personal,
         store::{Entry, Store},
     },
     chain::{CacheFacts, CacheOutcome, Exchange, KeyBuilder, Phase, Reply},
-    gateway::RouteCache,
+    gateway::{Fetching, RouteCache},
     proxy::context::{self, Context},
     routes::Target,
     runtime::live::Live,
@@ -94,7 +96,18 @@ pub(in crate::proxy) async fn ask(session: &mut Session, ctx: &mut Context) -> R
             Ok(Asked::Answered)
         }
         Decision::ServeAndRefresh(entry, facts, flow) => {
-            background::begin(session, ctx, cache, *flow, &entry);
+            let fetching = fetching(ctx, cache);
+            let by = if is_crawler(session, fetching) {
+                By::Crawler
+            } else {
+                By::Person
+            };
+            match fetching.map(|fetching| fetching.budget.revalidate(by)) {
+                Some(None) => cache.metrics.revalidation(Revalidation::Postponed),
+                permit => {
+                    background::begin(session, ctx, cache, *flow, &entry, permit.flatten());
+                }
+            }
             ctx.facts.cache = Some(facts);
             answer::send(session, ctx, cache, &entry).await?;
             Ok(Asked::Answered)
@@ -113,6 +126,12 @@ pub(in crate::proxy) async fn ask(session: &mut Session, ctx: &mut Context) -> R
         }
         Decision::Fetch(flow, facts) => {
             ctx.facts.cache = Some(facts);
+            if let Err(busy) = place(session, ctx, cache).await {
+                let reply = Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, busy.reason())
+                    .retry_after(busy.retry_after)
+                    .detail("This page is being made for others first. Please come back.");
+                return Ok(Asked::Reply(Box::new(reply)));
+            }
             ctx.cache = Some(flow);
             Ok(Asked::GoesOn)
         }
@@ -121,6 +140,37 @@ pub(in crate::proxy) async fn ask(session: &mut Session, ctx: &mut Context) -> R
             Ok(Asked::GoesOn)
         }
     }
+}
+
+fn fetching<'c>(ctx: &Context, cache: &'c RouteCache) -> Option<&'c Fetching> {
+    cache.upstream(&ctx.upstream.as_ref()?.name)
+}
+
+fn is_crawler(session: &Session, fetching: Option<&Fetching>) -> bool {
+    let crawlers = fetching.and_then(|fetching| fetching.crawlers.as_ref());
+    let user_agent = session.req_header().headers.get(header::USER_AGENT);
+    crawlers
+        .zip(user_agent)
+        .is_some_and(|(crawlers, user_agent)| crawlers.is(user_agent))
+}
+
+/// A place at the origin, held until the answer is over: at once for people, in the queue
+/// for crawlers.
+async fn place(
+    session: &Session,
+    ctx: &mut Context,
+    cache: &RouteCache,
+) -> std::result::Result<(), Busy> {
+    let Some(fetching) = fetching(ctx, cache) else {
+        return Ok(());
+    };
+    let permit = if is_crawler(session, Some(fetching)) {
+        fetching.budget.crawl().await?
+    } else {
+        fetching.budget.person()
+    };
+    ctx.facts.put(permit);
+    Ok(())
 }
 
 /// A request that the store is for.
@@ -164,7 +214,8 @@ fn recognise<'a>(
     let mut shape = None;
     if let Some(upstream) = &ctx.upstream {
         parts.part("upstream", upstream.name.as_bytes());
-        if let Some(rules) = cache.nextjs(&upstream.name) {
+        let fetching = cache.upstream(&upstream.name);
+        if let Some(rules) = fetching.and_then(|fetching| fetching.nextjs.as_ref()) {
             let target = Target::new("", head.raw_path());
             let (path, query) = (target.path, target.query);
             let shape = shape.insert(nextjs::shape(
