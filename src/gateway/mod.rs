@@ -15,6 +15,7 @@ mod listener;
 pub mod metrics;
 pub mod print;
 mod rate_limits;
+mod recognise;
 mod redis;
 pub mod schema;
 
@@ -30,6 +31,7 @@ pub use self::{
     flood_guard::{Challenge, FloodGuard},
     limits::Limits,
     listener::{ExceptPath, Listener, ProxyProtocol, ToHttps},
+    recognise::Recognised,
 };
 use crate::{
     base::{clock::Clock, metrics::Metrics, net::TrustedProxies, redis::Redis},

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use pingora::{Result, http::RequestHeader};
 use pingora_proxy::Session;
 
@@ -10,50 +10,17 @@ use super::{Flow, answer, background};
 use crate::{
     cache::{
         budget::{Busy, By},
-        key::Key,
         metrics::Revalidation,
-        nextjs::{self, RequestShape},
-        policy::{self, Use, Wants},
+        nextjs::RequestShape,
+        policy::{self, Use},
         route::Personal,
         store::{Entry, Store},
     },
-    chain::{CacheFacts, CacheOutcome, Exchange, KeyBuilder, Phase, Reply},
-    gateway::{Fetching, RouteCache},
+    chain::{CacheFacts, CacheOutcome, Exchange, Reply},
+    gateway::{Fetching, Recognised, RouteCache},
     proxy::context::{self, Context},
-    routes::Target,
     runtime::live::Live,
 };
-
-/// Which of the headers are there that the cache looks at. One pass costs less than looking
-/// each of them up.
-#[derive(Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is the presence of a header"
-)]
-struct Seen {
-    /// The client asks for more than its copy to be confirmed. The origin knows.
-    has_precondition: bool,
-    has_wants: bool,
-    is_personal: bool,
-    is_range: bool,
-}
-
-impl Seen {
-    fn of(head: &RequestHeader) -> Self {
-        let mut seen = Self::default();
-        for name in head.headers.keys() {
-            match *name {
-                header::IF_MATCH | header::IF_UNMODIFIED_SINCE => seen.has_precondition = true,
-                header::CACHE_CONTROL | header::PRAGMA => seen.has_wants = true,
-                header::AUTHORIZATION | header::COOKIE => seen.is_personal = true,
-                header::RANGE => seen.is_range = true,
-                _ => {}
-            }
-        }
-        seen
-    }
-}
 
 /// What became of a request at the first door.
 pub(in crate::proxy) enum Asked {
@@ -174,22 +141,34 @@ async fn place(
 }
 
 /// A request that the store is for.
-struct Recognised<'a> {
+struct Request<'a> {
     head: &'a RequestHeader,
     cache: &'a RouteCache,
     live: &'a Live,
-    key: Key,
-    shape: Option<RequestShape>,
-    personal: Personal,
-    wants: Wants,
-    is_range: bool,
+    seen: Recognised,
     now: SystemTime,
 }
 
 fn decide(session: &Session, ctx: &mut Context, cache: &RouteCache) -> Decision {
     let live = Arc::clone(ctx.live());
-    match recognise(session, ctx, cache, &live) {
-        Ok(recognised) => recognised.decide(),
+    let head = session.req_header();
+    let chain = context::chain(&ctx.gateway, ctx.route);
+    let upstream = ctx.upstream.as_ref().map(|upstream| &*upstream.name);
+    let ex = Exchange {
+        head,
+        facts: &mut ctx.facts,
+    };
+    match cache.recognise(&ex, upstream, chain) {
+        Ok(seen) => {
+            let request = Request {
+                head,
+                cache,
+                seen,
+                now: live.world.clock.wall(),
+                live: &live,
+            };
+            request.decide()
+        }
         Err(why) => past(why),
     }
 }
@@ -198,87 +177,18 @@ fn past(why: &'static str) -> Decision {
     Decision::Past(CacheFacts::new(CacheOutcome::Bypass).why(why))
 }
 
-/// What of the request the cache goes by; or why it goes past.
-fn recognise<'a>(
-    session: &'a Session,
-    ctx: &mut Context,
-    cache: &'a RouteCache,
-    live: &'a Live,
-) -> std::result::Result<Recognised<'a>, &'static str> {
-    let head = session.req_header();
-    if head.method != Method::GET && head.method != Method::HEAD {
-        return Err("method");
-    }
-    let policy = &cache.policy;
-    let mut parts = KeyBuilder::default();
-    let mut shape = None;
-    if let Some(upstream) = &ctx.upstream {
-        parts.part("upstream", upstream.name.as_bytes());
-        let fetching = cache.upstream(&upstream.name);
-        if let Some(rules) = fetching.and_then(|fetching| fetching.nextjs.as_ref()) {
-            let target = Target::new("", head.raw_path());
-            let (path, query) = (target.path, target.query);
-            let shape = shape.insert(nextjs::shape(
-                &head.method,
-                path,
-                query,
-                &head.headers,
-                rules,
-            ));
-            if let Some(why) = shape.bypass() {
-                return Err(why);
-            }
-            shape.key_parts(&mut parts);
-        }
-    }
-    let chain = context::chain(&ctx.gateway, ctx.route);
-    let ex = Exchange {
-        head,
-        facts: &mut ctx.facts,
-    };
-    if policy.bypass(&ex).is_some() {
-        return Err("route");
-    }
-    let seen = Seen::of(head);
-    if seen.has_precondition {
-        return Err("precondition");
-    }
-    if chain.has(Phase::CacheKey) {
-        chain.on_cache_key(&ex, &mut parts);
-    }
-    Ok(Recognised {
-        key: policy.key.key(&ex, parts),
-        personal: if seen.is_personal {
-            policy.personal(&head.headers)
-        } else {
-            Personal::No
-        },
-        wants: if seen.has_wants && policy.obeys_clients {
-            Wants::of(&head.headers)
-        } else {
-            Wants::default()
-        },
-        is_range: seen.is_range,
-        now: live.world.clock.wall(),
-        head,
-        cache,
-        live,
-        shape,
-    })
-}
-
-impl Recognised<'_> {
+impl Request<'_> {
     fn decide(self) -> Decision {
-        let bad_image = self.shape.as_ref().and_then(RequestShape::bad_image);
+        let bad_image = self.seen.shape.as_ref().and_then(RequestShape::bad_image);
         if let Some(bad) = bad_image {
             return Decision::BadImage(bad.to_string());
         }
-        let found = self.store().find(&self.key, &self.head.headers);
+        let found = self.store().find(&self.seen.key, &self.head.headers);
         let Some(entry) = found.entry else {
-            if self.wants.only_if_cached {
+            if self.seen.wants.only_if_cached {
                 return Decision::OnlyIfCached;
             }
-            if self.is_range {
+            if self.seen.is_range {
                 // The part that the client wants is not worth the whole.
                 return past("range");
             }
@@ -289,7 +199,7 @@ impl Recognised<'_> {
             let facts = CacheFacts::new(CacheOutcome::Miss).why(why);
             return Decision::Fetch(self.flow(None), facts);
         };
-        let is_for_client = self.personal != Personal::Authorization
+        let is_for_client = self.seen.personal != Personal::Authorization
             || policy::allows_authorization(&entry.headers);
         if !is_for_client {
             return past("authorization");
@@ -301,12 +211,8 @@ impl Recognised<'_> {
             ..CacheFacts::new(outcome)
         };
         // Ranges are cut, and what is still coming in is read, by Pingora's phases.
-        let is_plain = !self.is_range && entry.is_whole();
-        let usable = if self.cache.cache.must_validate(&lifetime) {
-            Use::Validate
-        } else {
-            policy::judge(&lifetime, &self.wants, self.now)
-        };
+        let is_plain = !self.seen.is_range && entry.is_whole();
+        let usable = self.cache.usable(&lifetime, &self.seen.wants, self.now);
         let why = match usable {
             Use::Fresh if is_plain => return Decision::Serve(entry, facts(CacheOutcome::Hit)),
             Use::StaleAsAsked if is_plain => {
@@ -331,30 +237,27 @@ impl Recognised<'_> {
 
     /// On to the origin.
     fn flow(self, found: Option<Arc<Entry>>) -> Box<Flow> {
-        let policy = &self.cache.policy;
-        let may_fill = self.shape.as_ref().is_none_or(RequestShape::may_fill);
+        let mark = self.store().mark();
+        let Self { cache, seen, .. } = self;
+        let may_fill = seen.shape.as_ref().is_none_or(RequestShape::may_fill);
         let now = self.live.world.clock.now();
-        let is_pass = self.personal != Personal::No
+        let is_pass = seen.personal != Personal::No
             || !may_fill
-            || self.cache.cache.passes().contains(&self.key, now);
-        let rules = match self.shape {
-            Some(_) => &policy.nextjs,
-            None => &policy.plain,
-        };
+            || cache.cache.passes().contains(&seen.key, now);
         Box::new(Flow {
-            rules: rules.clone(),
+            rules: cache.rules(seen.shape.as_ref()).clone(),
             headers: Arc::new(self.head.headers.clone()),
             came: self.now,
             asked: self.now,
-            mark: self.store().mark(),
+            mark,
             found,
             confirmed: None,
             is_pass,
             is_background: false,
-            key: self.key,
-            wants: self.wants,
-            personal: self.personal,
-            shape: self.shape,
+            key: seen.key,
+            wants: seen.wants,
+            personal: seen.personal,
+            shape: seen.shape,
         })
     }
 }

@@ -84,12 +84,7 @@ pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<Force
     let lifetime = entry.lifetime();
     // What came in since the request did is an answer to it as well.
     let is_ours = lifetime.answered >= flow.came && !lifetime.always_validate;
-    let must_validate = route_cache(ctx).is_some_and(|c| c.cache.must_validate(&lifetime));
-    let usable = if must_validate {
-        Use::Validate
-    } else {
-        policy::judge(&lifetime, &flow.wants, now)
-    };
+    let usable = route_cache(ctx)?.usable(&lifetime, &flow.wants, now);
     let is_usable = match usable {
         Use::Fresh | Use::StaleAsAsked => true,
         Use::StaleWhileRevalidate => !flow.is_background && flow.found.is_none(),

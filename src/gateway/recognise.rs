@@ -1,0 +1,137 @@
+//! What a route's cache goes by in a request: the same for requests that are served and for
+//! those that are explained.
+
+use std::time::SystemTime;
+
+use http::{HeaderMap, Method, header};
+
+use super::RouteCache;
+use crate::{
+    cache::{
+        key::Key,
+        nextjs::{self, NextRules, RequestShape},
+        policy::{self, Lifetime, Rules, Use, Wants},
+        route::Personal,
+    },
+    chain::{Chain, Exchange, KeyBuilder, Phase},
+    routes::Target,
+};
+
+/// Which of the headers are there that the cache looks at. One pass costs less than looking
+/// each of them up.
+#[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is the presence of a header"
+)]
+struct Seen {
+    /// The client asks for more than its copy to be confirmed. The origin knows.
+    has_precondition: bool,
+    has_wants: bool,
+    is_personal: bool,
+    is_range: bool,
+}
+
+impl Seen {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys() {
+            match *name {
+                header::IF_MATCH | header::IF_UNMODIFIED_SINCE => seen.has_precondition = true,
+                header::CACHE_CONTROL | header::PRAGMA => seen.has_wants = true,
+                header::AUTHORIZATION | header::COOKIE => seen.is_personal = true,
+                header::RANGE => seen.is_range = true,
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+/// A request that the store is for.
+pub struct Recognised {
+    pub key: Key,
+    /// What it is to Next.js, where its rules hold.
+    pub shape: Option<RequestShape>,
+    pub personal: Personal,
+    pub wants: Wants,
+    pub is_range: bool,
+}
+
+impl RouteCache {
+    /// What of a request to `upstream` counts; or why it goes past the cache.
+    pub fn recognise(
+        &self,
+        ex: &Exchange<'_>,
+        upstream: Option<&str>,
+        chain: &Chain,
+    ) -> Result<Recognised, &'static str> {
+        let head = ex.head;
+        if head.method != Method::GET && head.method != Method::HEAD {
+            return Err("method");
+        }
+        let mut parts = KeyBuilder::default();
+        let mut shape = None;
+        if let Some(upstream) = upstream {
+            parts.part("upstream", upstream.as_bytes());
+            if let Some(rules) = self.nextjs(upstream) {
+                let target = Target::new("", head.raw_path());
+                let (path, query) = (target.path, target.query);
+                let (method, headers) = (&head.method, &head.headers);
+                let shape = shape.insert(nextjs::shape(method, path, query, headers, rules));
+                if let Some(why) = shape.bypass() {
+                    return Err(why);
+                }
+                shape.key_parts(&mut parts);
+            }
+        }
+        let policy = &self.policy;
+        if policy.bypass(ex).is_some() {
+            return Err("route");
+        }
+        let seen = Seen::of(&head.headers);
+        if seen.has_precondition {
+            return Err("precondition");
+        }
+        if chain.has(Phase::CacheKey) {
+            chain.on_cache_key(ex, &mut parts);
+        }
+        Ok(Recognised {
+            key: policy.key.key(ex, parts),
+            shape,
+            personal: if seen.is_personal {
+                policy.personal(&head.headers)
+            } else {
+                Personal::No
+            },
+            is_range: seen.is_range,
+            wants: if seen.has_wants && policy.obeys_clients {
+                Wants::of(&head.headers)
+            } else {
+                Wants::default()
+            },
+        })
+    }
+
+    /// The rules of Next.js for this upstream, if they hold.
+    pub fn nextjs(&self, upstream: &str) -> Option<&NextRules> {
+        self.upstream(upstream)?.nextjs.as_ref()
+    }
+
+    /// How an answer that is stored may be used.
+    pub fn usable(&self, lifetime: &Lifetime, wants: &Wants, now: SystemTime) -> Use {
+        if self.cache.must_validate(lifetime) {
+            Use::Validate
+        } else {
+            policy::judge(lifetime, wants, now)
+        }
+    }
+
+    /// What the route says beside the origin, for requests of this kind.
+    pub fn rules(&self, shape: Option<&RequestShape>) -> &Rules {
+        match shape {
+            Some(_) => &self.policy.nextjs,
+            None => &self.policy.plain,
+        }
+    }
+}
