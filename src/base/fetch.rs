@@ -66,15 +66,7 @@ pub struct Fetch(legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
 impl Fetch {
     /// Reads the system's authorities, where they count.
     pub fn new(trust: &Trust) -> Result<Self, rustls::Error> {
-        let provider = Arc::new(ring::default_provider());
-        let config =
-            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let config = match trust {
-            Trust::System => config.try_with_platform_verifier()?,
-            Trust::Roots(roots) => config.with_root_certificates(Arc::clone(roots)),
-            Trust::Plain => config.with_root_certificates(RootCertStore::empty()),
-        };
-        let builder = HttpsConnectorBuilder::new().with_tls_config(config.with_no_client_auth());
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls(trust)?);
         let builder = match trust {
             Trust::Plain => builder.https_or_http(),
             Trust::System | Trust::Roots(_) => builder.https_only(),
@@ -136,6 +128,19 @@ impl Fetch {
         let late = |_| FetchError::Late(deadline);
         timeout(deadline, exchange).await.map_err(late)?
     }
+}
+
+/// TLS as a client. Reads the system's authorities, where they count.
+pub fn tls(trust: &Trust) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    let config =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config = match trust {
+        Trust::System => config.try_with_platform_verifier()?,
+        Trust::Roots(roots) => config.with_root_certificates(Arc::clone(roots)),
+        Trust::Plain => config.with_root_certificates(RootCertStore::empty()),
+    };
+    Ok(config.with_no_client_auth())
 }
 
 /// The authorities in a PEM file.

@@ -19,6 +19,19 @@ impl KeyBuilder {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The parts that were framed in `bytes`, name and value; up to what is none.
+    pub fn parts(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+        std::iter::from_fn(move || Some((framed(&mut bytes)?, framed(&mut bytes)?)))
+    }
+}
+
+fn framed<'b>(bytes: &mut &'b [u8]) -> Option<&'b [u8]> {
+    let (len, rest) = bytes.split_first_chunk()?;
+    let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
+    let (framed, rest) = rest.split_at_checked(len)?;
+    *bytes = rest;
+    Some(framed)
 }
 
 #[cfg(test)]
@@ -37,5 +50,17 @@ mod tests {
         assert_ne!(key(&[("a", "bc")]), key(&[("ab", "c")]));
         assert_ne!(key(&[("a", "b"), ("c", "d")]), key(&[("a", "bcd")]));
         assert_eq!(key(&[("a", "b")]), key(&[("a", "b")]));
+    }
+
+    #[test]
+    fn parts_can_be_read_again() {
+        let mut key = KeyBuilder::default();
+        key.part("by", b"jwt.sub");
+        key.part("=", b"");
+        let bytes = key.as_bytes();
+        let read: Vec<_> = KeyBuilder::parts(bytes).collect();
+        assert_eq!(read, [(&b"by"[..], &b"jwt.sub"[..]), (b"=", b"")]);
+        assert_eq!(KeyBuilder::parts(&bytes[..bytes.len() - 1]).count(), 1);
+        assert_eq!(KeyBuilder::parts(&[0xff; 40]).count(), 0);
     }
 }

@@ -47,6 +47,11 @@ pub(super) struct AdminOption {
 }
 
 impl AdminOption {
+    /// Where its configuration is.
+    pub(super) fn configuration(&self) -> &Path {
+        &self.config.config
+    }
+
     /// Asks the gateway; prints why not, and gives the exit status, if nothing came of it.
     pub(super) fn ask<T, F>(
         &self,

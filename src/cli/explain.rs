@@ -2,13 +2,17 @@
 
 use std::{fmt::Write as _, net::IpAddr, process::ExitCode};
 
-use super::{ConfigOption, EX_CONFIG, check, out};
-use crate::gateway::explain::{Considered, Explanation, explain};
+use super::{EX_CONFIG, admin::AdminOption, check, out};
+use crate::{
+    base::units::ByteSize,
+    gateway::explain::{
+        Considered, ExplainedCache, Explanation, Look, Question, Stored, StoredEntry, explain,
+    },
+    status::client::LOOK,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    #[command(flatten)]
-    config: ConfigOption,
     /// The request's method, such as GET
     method: String,
     /// A path, or a whole http URL
@@ -19,25 +23,36 @@ pub(super) struct Options {
     /// The client's address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     client: IpAddr,
+    /// Ask the running gateway, which also knows what its cache has for the request
+    #[arg(long)]
+    live: bool,
     /// How to print
     #[arg(long, value_enum, default_value = "text")]
     format: check::Format,
+    #[command(flatten)]
+    admin: AdminOption,
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    let checked = check::load(&options.config.config);
+    let question = Question {
+        method: options.method.clone(),
+        url: options.url.clone(),
+        headers: options.headers.clone(),
+        client: options.client,
+    };
+    if options.live {
+        return options.admin.print(
+            options.format == check::Format::Json,
+            async |client| client.post("/v1/explain", &question, LOOK).await,
+            |explanation| out::data(&text(explanation)),
+        );
+    }
+    let checked = check::load(options.admin.configuration());
     let Some(gateway) = &checked.gateway else {
         out::note(&checked.report());
         return ExitCode::from(EX_CONFIG);
     };
-    let explained = explain(
-        gateway,
-        &options.method,
-        &options.url,
-        &options.headers,
-        options.client,
-    );
-    match explained {
+    match explain(gateway, &question, Look::AtTheRules) {
         Ok(explanation) => {
             let printed = match options.format {
                 check::Format::Text => text(&explanation),
@@ -69,7 +84,7 @@ fn text(explanation: &Explanation) -> String {
         ),
         None => line("target", &explanation.target),
     }
-    line("class", explanation.class);
+    line("class", &explanation.class);
     line(
         "route",
         match (&explanation.route, explanation.without_route) {
@@ -97,9 +112,80 @@ fn text(explanation: &Explanation) -> String {
             line("", &format!("  {note}"));
         }
     }
+    if let Some(cache) = &explanation.cache {
+        put_cache(&mut line, cache);
+    }
     for (index, Considered { route, why }) in explanation.considered.iter().enumerate() {
         let key = if index == 0 { "considered" } else { "" };
         line(key, &format!("{route}: {why}"));
     }
     out
+}
+
+fn put_cache(line: &mut impl FnMut(&str, &str), cache: &ExplainedCache) {
+    for (index, said) in cache.policy.iter().enumerate() {
+        line(if index == 0 { "cache" } else { "" }, said);
+    }
+    if !cache.tags.is_empty() {
+        line("tags", &cache.tags.join(", "));
+    }
+    if let Some(why) = &cache.past {
+        line("goes past", why);
+    }
+    if let Some(key) = &cache.key {
+        line("key", &key.url);
+        for and in &key.and {
+            line("", and);
+        }
+    }
+    if let Some(why) = &cache.not_kept {
+        line("not kept", why);
+    }
+    let Some(Stored {
+        outcome,
+        why,
+        variants,
+        entry,
+    }) = &cache.now
+    else {
+        return;
+    };
+    match why {
+        Some(why) => line("now", &format!("{outcome}, {why}")),
+        None => line("now", outcome),
+    }
+    if let Some(entry) = entry {
+        line("entry", &entry_line(entry, *variants));
+        if !entry.vary.is_empty() {
+            line("", &format!("varies by {}", entry.vary.join(", ")));
+        }
+        if !entry.tags.is_empty() {
+            line("", &format!("tags {}", entry.tags.join(", ")));
+        }
+    }
+}
+
+fn entry_line(entry: &StoredEntry, variants: usize) -> String {
+    let fresh = match entry.ttl {
+        ttl @ 0.. => format!("fresh for {ttl} s"),
+        ttl => format!("stale for {} s", ttl.unsigned_abs()),
+    };
+    let mut text = format!(
+        "{}, {} s old, {fresh}, {}, {} hits",
+        entry.status,
+        entry.age,
+        ByteSize(entry.bytes),
+        entry.hits
+    );
+    if entry.under_way {
+        text.push_str(", still coming in");
+    }
+    if let Some(ago) = entry.purged {
+        // Writing to a string cannot fail.
+        let _infallible = write!(text, ", purged {ago} s ago");
+    }
+    if variants > 1 {
+        let _infallible = write!(text, ", one of {variants} variants");
+    }
+    text
 }

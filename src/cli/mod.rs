@@ -20,6 +20,7 @@ mod schema;
 mod status;
 mod upgrade;
 mod upstream;
+mod warm;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -85,6 +86,11 @@ enum Command {
     Ban(ban::Options),
     /// Let a banned client pass again
     Unban(ban::LiftOptions),
+    /// Fetch what a file lists, so that the cache has it before clients ask
+    ///
+    /// Each URL is fetched plain and as browsers ask for it. The exit status is 1 if one of
+    /// them failed.
+    Warm(warm::Options),
     /// Put a new process in the place of the running gateway, without losing a request
     ///
     /// The new one takes over the listening sockets; the old one finishes what it has. If the
@@ -125,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Bans(options) => ban::run_list(&options),
         Command::Ban(options) => ban::run(&options),
         Command::Unban(options) => ban::run_lift(&options),
+        Command::Warm(options) => warm::run(&options),
         Command::Upgrade(options) => upgrade::run(&options),
     }
 }

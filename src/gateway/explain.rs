@@ -1,42 +1,76 @@
 //! What would become of a request: route, filters, action, by the engine that serves.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use http::{HeaderName, HeaderValue, Method, header};
 use pingora::http::RequestHeader;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
-use super::{Gateway, Route};
+pub use super::explain_cache::{ExplainedCache, ExplainedKey, Stored, StoredEntry};
+use super::{Gateway, Route, explain_cache};
 use crate::{
     base::clock::Clock,
-    chain::{Exchange, Facts, Named, Phase},
+    chain::{Exchange, Facts, Named, Phase, Scheme},
     routes::{self, Action, Params, Target, Why},
 };
 
+/// A request to explain.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    pub method: String,
+    /// A path or a whole URL.
+    pub url: String,
+    /// `Name: value` each.
+    #[serde(default)]
+    pub headers: Vec<String>,
+    #[serde(default = "localhost")]
+    pub client: IpAddr,
+}
+
+const fn localhost() -> IpAddr {
+    IpAddr::V4(Ipv4Addr::LOCALHOST)
+}
+
+/// Whether the store is looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// By the gateway that serves.
+    IntoTheStore,
+    /// The store of whoever asks is empty.
+    AtTheRules,
+}
+
 /// The answer of `edgeway explain`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Explanation {
     pub host: String,
     /// Path and query as routes see them.
     pub target: String,
     /// What the path became, if not what was asked.
     pub rewritten_from: Option<String>,
-    pub class: &'static str,
+    pub class: String,
     pub route: Option<String>,
     /// What is answered if no route takes the request.
     pub without_route: Option<u16>,
     pub action: Option<String>,
     /// The target that the backend gets, if the route rewrites it.
     pub upstream_target: Option<String>,
-    #[serde(serialize_with = "as_map")]
+    #[serde(serialize_with = "as_map", deserialize_with = "from_map")]
     pub parameters: Vec<(String, String)>,
     pub filters: Vec<ExplainedFilter>,
+    /// None on a route without one.
+    pub cache: Option<ExplainedCache>,
     /// Every route, in the order in which they were tried, and why it won or lost.
     pub considered: Vec<Considered>,
 }
 
 /// A route, and why it won or lost.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Considered {
     pub route: String,
     pub why: String,
@@ -46,12 +80,21 @@ fn as_map<S: Serializer>(pairs: &[(String, String)], s: S) -> Result<S::Ok, S::E
     s.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
-#[derive(Debug, Serialize)]
+fn from_map<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<(String, String)>, D::Error> {
+    let map = Map::deserialize(d)?;
+    let text = |value: Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(map
+        .into_iter()
+        .map(|(name, value)| (name, text(value)))
+        .collect())
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 pub struct ExplainedFilter {
-    pub name: &'static str,
-    pub phases: Vec<&'static str>,
+    pub name: String,
+    pub phases: Vec<String>,
     /// What it would look at in this request.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
@@ -68,19 +111,20 @@ pub enum ExplainError {
     Refused(#[from] routes::BadTarget),
 }
 
-/// Explains `METHOD URL` with these headers, of this client. The URL is a path or a whole one.
+/// Explains a request.
 pub fn explain(
     gateway: &Gateway,
-    method: &str,
-    url: &str,
-    headers: &[String],
-    client: IpAddr,
+    question: &Question,
+    look: Look,
 ) -> Result<Explanation, ExplainError> {
-    let (head, raw) = request(method, url, headers)?;
+    let (mut head, raw) = request(&question.method, &question.url, &question.headers)?;
     let normal = routes::normalise(raw.as_bytes())?;
     let normal = normal
         .rewritten()
         .unwrap_or_else(|| raw.as_bytes().to_vec());
+    // As the gateway does it, so that filters and cache see the same.
+    head.set_raw_path(&normal)
+        .map_err(|_| ExplainError::Url(question.url.clone()))?;
     let named = head.headers.get(header::HOST);
     let host = routes::host_of(named.map_or(&b""[..], HeaderValue::as_bytes))?;
     let target = Target::new(&host, &normal);
@@ -91,7 +135,10 @@ pub fn explain(
     let mut facts = Facts::new(Clock::default().now());
     facts.route = route.map(|route| Arc::clone(&route.name));
     facts.class = routes::classify(target.path, &head);
-    facts.client.ip = client.to_canonical();
+    facts.client.ip = question.client.to_canonical();
+    if question.url.starts_with("https://") {
+        facts.client.scheme = Scheme::Https;
+    }
     facts.client.peer = facts.client.ip;
     let ex = Exchange {
         head: &head,
@@ -101,11 +148,18 @@ pub fn explain(
     let explained = filters
         .map(|named| ExplainedFilter::of(named, &ex))
         .collect();
+    let cache = route.and_then(|route| {
+        let now = match look {
+            Look::IntoTheStore => explain_cache::now(gateway),
+            Look::AtTheRules => None,
+        };
+        explain_cache::explain(route, &ex, (&target, &params), now)
+    });
     Ok(Explanation {
         host: host.to_string(),
         target: String::from_utf8_lossy(&normal).into_owned(),
         rewritten_from: (normal != raw.as_bytes()).then(|| raw.to_owned()),
-        class: routes::classify(target.path, &head).name(),
+        class: routes::classify(target.path, &head).name().to_owned(),
         route: route.map(|route| route.name.to_string()),
         without_route: match found {
             Some(_) => None,
@@ -118,6 +172,7 @@ pub fn explain(
             .map(|index| parameters(gateway, index, &target, &params))
             .unwrap_or_default(),
         filters: explained,
+        cache,
         considered: considered(gateway, &target, &head),
     })
 }
@@ -154,11 +209,11 @@ impl ExplainedFilter {
     fn of(named: &Named, ex: &Exchange<'_>) -> Self {
         let phases = named.filter.phases();
         Self {
-            name: named.name,
+            name: named.name.to_owned(),
             phases: Phase::ALL
                 .into_iter()
                 .filter(|phase| phases.wants(*phase))
-                .map(Phase::name)
+                .map(|phase| phase.name().to_owned())
                 .collect(),
             notes: named.filter.explain(ex),
         }

@@ -9,6 +9,7 @@ pub mod cache;
 mod compile;
 mod effective;
 pub mod explain;
+mod explain_cache;
 mod flood_guard;
 mod limits;
 mod listener;

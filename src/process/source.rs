@@ -10,6 +10,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::{bans, control::Control};
 use crate::{
     edge::listeners::Opened,
+    gateway::explain::{self, ExplainError, Explanation, Look, Question},
     runtime::{listener::ListenerMetrics, live::Live},
     status::snapshot::{
         BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, RedisStatus,
@@ -114,7 +115,7 @@ impl Source for Running {
                 .map(|route| RouteStatus {
                     name: route.name.to_string(),
                     matches: route.matches.clone(),
-                    action: crate::gateway::explain::action(route),
+                    action: explain::action(route),
                     filters: route
                         .chain
                         .filters()
@@ -153,6 +154,10 @@ impl Source for Running {
     fn bans(&self) -> Vec<BanStatus> {
         let bans = self.live().gateway().bans.list();
         bans.iter().map(|ban| bans::status(ban)).collect()
+    }
+
+    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
+        explain::explain(&self.live().gateway(), question, Look::IntoTheStore)
     }
 
     fn metrics_text(&self) -> Vec<u8> {

@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::gateway::explain::{ExplainError, Explanation, Question};
+
 /// What the admin listener asks of the running gateway.
 pub trait Source: Send + Sync + 'static {
     /// Everything `/status` shows.
@@ -15,6 +17,12 @@ pub trait Source: Send + Sync + 'static {
 
     /// Clients that are banned, the one that is free again first foremost.
     fn bans(&self) -> Vec<BanStatus>;
+
+    /// What would become of a request, and what the cache has for it.
+    ///
+    /// # Errors
+    /// When it is no request.
+    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError>;
 
     /// Whether new requests should be sent here.
     ///

@@ -2,7 +2,14 @@
 
 use serde_json::Value;
 
-use crate::cli::{BROKEN, EX_CONFIG, ROUTES, edgeway, snapshot};
+use crate::{
+    cli::{BROKEN, EX_CONFIG, ROUTES, edgeway, snapshot},
+    support::{
+        client::{get, post},
+        gateway::Gateway,
+        origins::NumberedOrigin,
+    },
+};
 
 /// Requests, and what is said of each.
 fn explained(format: &str) -> String {
@@ -105,4 +112,119 @@ fn explain_tells_a_path_without_a_route_from_a_host_without_one() {
             ran.stderr
         );
     }
+}
+
+const CACHED: &str = "\
+listeners: [{ address: '127.0.0.1:0' }]
+upstreams:
+  web: { backends: ['127.0.0.1:3000'], app: nextjs }
+  api: { backends: ['127.0.0.1:5000'] }
+routes:
+  - { name: pages, match: { path: /* }, upstream: web, cache: {} }
+  - name: products
+    match: { path: '/products/{id}' }
+    upstream: api
+    cache:
+      ttl: 5min
+      stale_if_error: 1h
+      browser_ttl: 10s
+      tags: [products, 'product:{id}']
+      key: { ignore_query: [utm_*], by: ['cookie:lang'] }
+      bypass: ['cookie:session']
+";
+
+#[test]
+fn explain_says_what_the_cache_goes_by() {
+    let dir = tempfile::tempdir().expect("a folder for the test can be made");
+    let file = dir.path().join("edgeway.yaml");
+    std::fs::write(&file, CACHED).expect("the folder takes files");
+    let file = file.to_str().expect("the folder's name is text");
+    let mut all = Vec::new();
+    for request in [
+        "GET https://a.test/products/7?utm_source=x&b=1",
+        "GET https://a.test/products/7 -H Cookie:lang=de",
+        "GET https://a.test/products/7 -H Cookie:session=1",
+        "POST https://a.test/products/7",
+        "GET https://a.test/ -H RSC:1",
+        "GET https://a.test/ -H Cookie:__prerender_bypass=1",
+        "GET https://a.test/ -H Cookie:id=1",
+        "GET https://a.test/_next/static/a.js -H If-Match:*",
+    ] {
+        let mut arguments = vec!["explain", "-c", file];
+        arguments.extend(request.split(' '));
+        let ran = edgeway(&arguments);
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{request}");
+        let lines = ran.stdout.lines();
+        let lines = lines.skip_while(|line| !line.starts_with("cache "));
+        let lines = lines.take_while(|line| !line.starts_with("considered "));
+        let lines: Vec<_> = lines.map(str::to_owned).collect();
+        let printed = lines.join("\n");
+        all.push(format!("$ edgeway explain {request}\n{printed}\n\n"));
+    }
+    snapshot!("explain_cache", all.concat());
+}
+
+#[tokio::test]
+async fn the_running_gateway_says_what_it_has_stored() {
+    let origin = NumberedOrigin::start().await;
+    let told = [("cache-control", "max-age=60"), ("vary", "x-kind")];
+    origin.settings().tell("/a", 200, &told);
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]\n\
+         upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
+         routes: [{{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {{ tags: [all] }} }}]\n",
+        origin.address()
+    ))
+    .await;
+    let url = format!("http://{}/a", gateway.address());
+    let explain = async |headers: &[&str]| {
+        let question = serde_json::json!({ "method": "GET", "url": url, "headers": headers });
+        let asked =
+            post("/v1/explain", question.to_string()).header("content-type", "application/json");
+        let answer = gateway.send_admin(&asked).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let answer: Value = serde_json::from_str(&answer.text()).expect("it is JSON");
+        answer["cache"]["now"].clone()
+    };
+    let now = explain(&[]).await;
+    assert_eq!(
+        (&now["outcome"], &now["entry"]),
+        (&"MISS".into(), &Value::Null)
+    );
+    gateway.get("/a").await;
+    gateway.send(&get("/a").header("x-kind", "b")).await;
+    gateway.get("/a").await;
+    let now = explain(&[]).await;
+    assert_eq!(
+        (&now["outcome"], &now["variants"]),
+        (&"HIT".into(), &2.into())
+    );
+    let entry = &now["entry"];
+    // Asking is no hit.
+    assert_eq!(entry["hits"], explain(&[]).await["entry"]["hits"]);
+    assert_eq!(entry["status"], 200);
+    assert_eq!(entry["bytes"], 5);
+    assert_eq!(entry["vary"], serde_json::json!(["x-kind"]));
+    assert_eq!(entry["tags"], serde_json::json!(["all"]));
+    assert!(
+        entry["ttl"]
+            .as_i64()
+            .is_some_and(|ttl| (50..=60).contains(&ttl))
+    );
+    let now = explain(&["X-Kind: c"]).await;
+    let why = now["why"].as_str().unwrap_or_default();
+    assert!(why.starts_with("vary-miss"), "{now}");
+    let now = explain(&["Cache-Control: no-cache"]).await;
+    assert_eq!(now["outcome"], "EXPIRED");
+
+    let admin = gateway.admin().to_string();
+    let url = url.clone();
+    let ran = tokio::task::spawn_blocking(move || {
+        edgeway(&["explain", "--live", "--admin", &admin, "GET", &url])
+    });
+    let ran = ran.await.expect("it ends");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let has = |line: &str| ran.stdout.lines().any(|it| it.starts_with(line));
+    assert!(has("now         HIT"), "{}", ran.stdout);
+    assert!(has("entry       200, "), "{}", ran.stdout);
 }

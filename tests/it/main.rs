@@ -49,4 +49,5 @@ mod tunnels;
 mod upgrade;
 mod upstream_h2;
 mod upstream_tls;
+mod warm;
 mod watch;

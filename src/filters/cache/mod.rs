@@ -15,9 +15,7 @@ use crate::{
         policy::{self, CacheStatus, Forward, Served},
         route::{Policy, SURROGATE_CONTROL, TAGS},
     },
-    chain::{
-        CacheFacts, CacheOutcome, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, Phases,
-    },
+    chain::{CacheFacts, CacheOutcome, CompileCx, Exchange, Filter, FilterKind, Phases},
 };
 
 const X_CACHE_STATUS: HeaderName = HeaderName::from_static("x-cache-status");
@@ -70,25 +68,6 @@ impl Filter for Cache {
             HeaderValue::from_static(facts.outcome.name()),
         );
         head.headers.append(CACHE_STATUS, status(facts).value());
-    }
-
-    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some(item) = self.policy.bypass(ex) {
-            lines.push(format!("goes past the cache: it has `{item}`"));
-        }
-        let key = self.policy.key.key(ex, KeyBuilder::default());
-        lines.push(format!("key: {}", key.url()));
-        for item in &self.policy.key.by {
-            for source in item.sources() {
-                let value = source.value(ex);
-                lines.push(match value {
-                    Some(value) => format!("and {source}: {}", String::from_utf8_lossy(&value)),
-                    None => format!("and {source}, which it has not"),
-                });
-            }
-        }
-        lines
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     extract::{Body, Optional, Part},
 };
 use crate::{
+    gateway::explain::Question,
     runtime::audit::Who,
     status::actions::{Actions, BackendName, NewBackend, NewBan, Refused},
 };
@@ -47,6 +48,7 @@ pub(super) fn routes() -> Vec<Route> {
         ),
         (&["GET", "POST"], "/v1/bans", get(bans).post(ban)),
         (&["DELETE"], "/v1/bans/{address}", delete(unban)),
+        (&["POST"], "/v1/explain", post(explain)),
     ]
 }
 
@@ -74,6 +76,13 @@ async fn upstreams(State(served): State<Served>) -> Response {
 
 async fn bans(State(served): State<Served>) -> Response {
     Json(serde_json::json!({ "bans": served.source.bans() })).into_response()
+}
+
+async fn explain(State(served): State<Served>, Body(question): Body<Question>) -> Response {
+    match served.source.explain(&question) {
+        Ok(explanation) => Json(explanation).into_response(),
+        Err(error) => Refused::new(422, "bad_request", error.to_string()).into_response(),
+    }
 }
 
 async fn ban(

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     base::{secret::Secret, tasks::Tasks},
+    gateway::explain::{ExplainError, Explanation, Question},
     runtime::audit::Who,
 };
 
@@ -43,6 +44,10 @@ struct Fake {
 impl Source for Fake {
     fn snapshot(&self) -> Snapshot {
         table::tests::full()
+    }
+
+    fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
+        Err(ExplainError::Url(question.url.clone()))
     }
 
     fn bans(&self) -> Vec<BanStatus> {
@@ -286,6 +291,9 @@ async fn names_are_escaped_on_the_page() {
             let mut snapshot = table::tests::full();
             snapshot.routes[0].name = "<img onerror=x>".to_owned();
             snapshot
+        }
+        fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
+            Err(ExplainError::Url(question.url.clone()))
         }
         fn bans(&self) -> Vec<BanStatus> {
             Vec::new()

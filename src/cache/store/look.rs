@@ -1,0 +1,22 @@
+//! Looking at what is stored without using it: for people who ask why.
+
+use std::time::SystemTime;
+
+use http::HeaderMap;
+
+use super::{Found, Store};
+use crate::cache::key::Key;
+
+impl Store {
+    /// As [`Store::find`], but no hit; with the number of answers for the key.
+    pub fn peek(&self, key: &Key, headers: &HeaderMap) -> (Found, usize) {
+        let part = self.shard(key.hash()).read();
+        let variants = part.shard.variants(&self.hashes, key).count();
+        (part.shard.find(&self.hashes, key, headers), variants)
+    }
+
+    /// The time that its lifetimes are counted by.
+    pub fn now(&self) -> SystemTime {
+        self.clock.wall()
+    }
+}

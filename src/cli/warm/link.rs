@@ -1,0 +1,200 @@
+//! One connection to the gateway, over which one request after the other is sent.
+
+use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Uri, header, uri::Authority};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::base::error;
+
+/// What is asked, and how.
+pub(super) struct Asker {
+    /// Where every name is found; as its host says if absent.
+    pub(super) to: Option<SocketAddr>,
+    pub(super) tls: Arc<ClientConfig>,
+    pub(super) headers: HeaderMap,
+    /// For one answer, with all of its body.
+    pub(super) deadline: Duration,
+}
+
+/// What came of a request.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// `X-Cache-Status`.
+    pub(super) cache: Option<String>,
+    pub(super) bytes: u64,
+}
+
+/// Why nothing came.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("cannot connect: {}", error::chain(.0))]
+    Connect(#[source] io::Error),
+    #[error("{}", error::chain(.0))]
+    Exchange(#[from] hyper::Error),
+    #[error("no answer within {} s", .0.as_secs())]
+    Late(Duration),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
+
+/// An open connection.
+struct Open {
+    /// Scheme and authority that it is for.
+    to: (bool, Authority),
+    sender: SendRequest<Empty<Bytes>>,
+    connection: Connection,
+}
+
+/// One worker's connection, opened when it is needed.
+pub(super) struct Link<'a> {
+    asker: &'a Asker,
+    open: Option<Open>,
+}
+
+impl<'a> Link<'a> {
+    pub(super) fn new(asker: &'a Asker) -> Self {
+        Self { asker, open: None }
+    }
+
+    /// Asks for a URL and reads all of the answer.
+    pub(super) async fn get(
+        &mut self,
+        url: &Uri,
+        encoding: &HeaderValue,
+    ) -> Result<Answer, LinkError> {
+        let deadline = self.asker.deadline;
+        let answer = async {
+            let was_open = self.open.is_some();
+            match self.try_get(url, encoding).await {
+                // The gateway may have ended what was idle in the meantime.
+                Err(LinkError::Exchange(error)) if was_open && !error.is_parse() => {
+                    self.open = None;
+                    self.try_get(url, encoding).await
+                }
+                answer => answer,
+            }
+        };
+        let answer = timeout(deadline, answer).await;
+        let answer = answer.unwrap_or(Err(LinkError::Late(deadline)));
+        if answer.is_err() {
+            // What else comes over it belongs to nobody.
+            self.open = None;
+        }
+        answer
+    }
+
+    async fn try_get(&mut self, url: &Uri, encoding: &HeaderValue) -> Result<Answer, LinkError> {
+        let is_https = url.scheme_str() == Some("https");
+        let authority = url.authority().expect("the list has whole URLs").clone();
+        let to = (is_https, authority);
+        let wanted = to.clone();
+        let is_usable = |open: &Open| open.to == wanted && !open.sender.is_closed();
+        let open = match self.open.take().filter(is_usable) {
+            Some(open) => open,
+            None => self.asker.connect(to).await?,
+        };
+        let Open {
+            to,
+            mut sender,
+            mut connection,
+        } = open;
+        let request = self.asker.request(url, encoding);
+        let answer: hyper::Result<Answer> = {
+            let exchange = async {
+                sender.ready().await?;
+                let answer = sender.send_request(request).await?;
+                let (head, mut body) = answer.into_parts();
+                let mut bytes = 0;
+                while let Some(frame) = body.frame().await {
+                    bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
+                }
+                let cache = head.headers.get("x-cache-status");
+                Ok(Answer {
+                    status: head.status.as_u16(),
+                    cache: cache.and_then(|it| Some(it.to_str().ok()?.to_owned())),
+                    bytes,
+                })
+            };
+            tokio::pin!(exchange);
+            // The connection moves the bytes.
+            tokio::select! {
+                biased;
+                answer = &mut exchange => answer,
+                ended = &mut connection => {
+                    let answer = exchange.await;
+                    return Ok(match (answer, ended) {
+                        (Ok(answer), _) => answer,
+                        // It says more than that the connection has gone.
+                        (Err(_), Err(why)) | (Err(why), Ok(())) => return Err(why.into()),
+                    });
+                }
+            }
+        };
+        let answer = answer?;
+        self.open = Some(Open {
+            to,
+            sender,
+            connection,
+        });
+        Ok(answer)
+    }
+}
+
+impl Asker {
+    fn request(&self, url: &Uri, encoding: &HeaderValue) -> Request<Empty<Bytes>> {
+        let mut request = Request::new(Empty::new());
+        let target = url.path_and_query().map_or("/", |target| target.as_str());
+        *request.uri_mut() = target.parse().expect("it is part of a URL");
+        let headers = request.headers_mut();
+        let authority = url.authority().expect("the list has whole URLs").as_str();
+        let host = HeaderValue::from_str(authority).expect("an authority is visible ASCII");
+        headers.insert(header::HOST, host);
+        headers.insert(header::ACCEPT_ENCODING, encoding.clone());
+        for (name, value) in &self.headers {
+            headers.append(name, value.clone());
+        }
+        request
+    }
+
+    async fn connect(&self, to: (bool, Authority)) -> Result<Open, LinkError> {
+        let (is_https, authority) = &to;
+        let host = authority.host().trim_matches(['[', ']']);
+        let port = authority.port_u16();
+        let port = port.unwrap_or(if *is_https { 443 } else { 80 });
+        let stream = match self.to {
+            Some(address) => TcpStream::connect(address).await,
+            None => TcpStream::connect((host, port)).await,
+        };
+        let stream = stream.map_err(LinkError::Connect)?;
+        let stream: Box<dyn Stream> = if *is_https {
+            let name = ServerName::try_from(host.to_owned());
+            let name = name.map_err(|bad| LinkError::Connect(io::Error::other(bad)))?;
+            let tls = TlsConnector::from(Arc::clone(&self.tls));
+            let stream = tls.connect(name, stream).await;
+            Box::new(stream.map_err(LinkError::Connect)?)
+        } else {
+            Box::new(stream)
+        };
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        Ok(Open {
+            to,
+            sender,
+            connection: Box::pin(connection),
+        })
+    }
+}

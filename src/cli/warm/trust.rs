@@ -1,0 +1,75 @@
+//! Whose word counts for the gateway's certificate.
+
+use std::{path::Path, sync::Arc};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::base::fetch::{self, Trust};
+
+/// TLS where the authorities in the file `ca` count, or the system's, or nobody's need.
+pub(super) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, String> {
+    let trust = match ca {
+        Some(ca) => {
+            let roots = fetch::roots(ca);
+            let roots = roots.map_err(|why| format!("cannot use `{}`: {why}", ca.display()))?;
+            Trust::Roots(Arc::new(roots))
+        }
+        // Its verifier is replaced: the system's authorities need not be there.
+        None if is_insecure => Trust::Plain,
+        None => Trust::System,
+    };
+    let mut config = fetch::tls(&trust)
+        .map_err(|error| format!("the system's authorities cannot be used: {error}"))?;
+    if is_insecure {
+        let verifier = Arc::new(TakesAny(Arc::clone(config.crypto_provider())));
+        config.dangerous().set_certificate_verifier(verifier);
+    }
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Any certificate will do, as with `curl --insecure`. Whoever shows it must have its key.
+#[derive(Debug)]
+struct TakesAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TakesAny {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

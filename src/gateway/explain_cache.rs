@@ -1,0 +1,311 @@
+//! What the cache would make of a request, and what it has for it now.
+
+use std::{borrow::Cow, time::SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Gateway, Recognised, Route, RouteCache};
+use crate::{
+    base::units::Span,
+    cache::{
+        nextjs::RequestShape,
+        policy::{self, Rules, Use, Vary},
+        route::{Mode, Personal},
+        store::{Entry, Whole},
+    },
+    chain::{CacheOutcome, Exchange, KeyBuilder},
+    routes::{Params, Target},
+};
+
+/// What is explained of a route's cache.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExplainedCache {
+    /// Why the request goes past it, if it does.
+    pub past: Option<String>,
+    pub key: Option<ExplainedKey>,
+    /// Why the answer would not be kept, whatever the origin says.
+    pub not_kept: Option<String>,
+    /// What the route says beside the origin.
+    pub policy: Vec<String>,
+    /// What every answer carries, to be purged by.
+    pub tags: Vec<String>,
+    /// What there is now. Only a gateway that serves knows.
+    pub now: Option<Stored>,
+}
+
+/// What an answer is found by.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExplainedKey {
+    pub url: String,
+    /// What else of the request counts, one line each.
+    pub and: Vec<String>,
+}
+
+/// What the store has for the request.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Stored {
+    /// As `X-Cache-Status` would say: `HIT`, `STALE`, `EXPIRED`, `MISS` or `BYPASS`.
+    pub outcome: String,
+    /// Why it is no `HIT`.
+    pub why: Option<String>,
+    /// How many answers there are for the key.
+    pub variants: usize,
+    pub entry: Option<StoredEntry>,
+}
+
+/// A stored answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StoredEntry {
+    pub status: u16,
+    /// Seconds.
+    pub age: u64,
+    /// Seconds that it stays fresh; below zero for how long it has been stale.
+    pub ttl: i64,
+    /// Of its body.
+    pub bytes: u64,
+    pub hits: u32,
+    /// It is still coming in.
+    pub under_way: bool,
+    /// Seconds since it was purged softly.
+    pub purged: Option<u64>,
+    /// The headers that variants are told apart by.
+    pub vary: Vec<String>,
+    pub tags: Vec<String>,
+}
+
+/// Explains the cache of a route, and what is in it `now`, if that is to be told.
+pub(super) fn explain(
+    route: &Route,
+    ex: &Exchange<'_>,
+    (target, params): (&Target<'_>, &Params),
+    now: Option<SystemTime>,
+) -> Option<ExplainedCache> {
+    let cache = route.cache.as_ref()?;
+    let upstream = route.upstream.as_ref().map(|upstream| &*upstream.name);
+    let seen = cache.recognise(ex, upstream, &route.chain);
+    let is_nextjs = upstream.is_some_and(|name| cache.nextjs(name).is_some());
+    let tag = |tag: &crate::cache::route::TagTemplate<_>| {
+        tag.render(|slot| params.get(*slot, target.path))
+    };
+    Some(ExplainedCache {
+        policy: said(cache, is_nextjs),
+        tags: cache.tags.iter().map(tag).collect(),
+        not_kept: seen.as_ref().ok().and_then(not_kept).map(str::to_owned),
+        now: now.map(|now| match &seen {
+            Ok(seen) => stored(cache, seen, ex, now),
+            Err(why) => Stored {
+                outcome: CacheOutcome::Bypass.name().to_owned(),
+                why: Some((*why).to_owned()),
+                variants: 0,
+                entry: None,
+            },
+        }),
+        key: seen.as_ref().ok().map(|seen| ExplainedKey {
+            url: seen.key.url(),
+            and: parts(seen.key.extra()),
+        }),
+        past: seen.err().map(|why| past(why, cache, ex)),
+    })
+}
+
+/// Why it goes past, for people. The words are those of `Cache-Status`.
+fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
+    let text = match why {
+        "method" => "only `GET` and `HEAD` are answered from it",
+        "route" => {
+            let item = cache.policy.bypass(ex);
+            let item = item.map_or_else(String::new, |item| format!(" has `{item}`"));
+            return format!("{why}: the request{item}, which `bypass` names");
+        }
+        "precondition" => "the origin alone knows whether `If-Match` and its like hold",
+        "next_action" => "it calls a server action",
+        "internal_header" => "it has a header that parts of Next.js send to one another",
+        "multipart" => "it has a form for a body",
+        "router_headers" => "it has a header of the router twice, or a very long one",
+        "draft" => "it has a cookie of draft mode",
+        "authorization" => "it has `Authorization`",
+        "page_cache_off" => "`pages: off`",
+        "guarded" => "the app's middleware guards the path",
+        other => return other.to_owned(),
+    };
+    format!("{why}: {text}")
+}
+
+fn not_kept(seen: &Recognised) -> Option<&'static str> {
+    if let Some(why) = seen.shape.as_ref().and_then(RequestShape::no_fill) {
+        return Some(match why {
+            "cookies" => "cookies: it has some that may say who asks",
+            other => other,
+        });
+    }
+    match seen.personal {
+        Personal::No => None,
+        Personal::Cookies => Some(
+            "cookies: unless the origin says `public` or `s-maxage`, since they may say who asks",
+        ),
+        Personal::Authorization => {
+            Some("authorization: unless the origin says `public`, `s-maxage` or `must-revalidate`")
+        }
+    }
+}
+
+/// What the route says beside the origin, one line for each thing that it says.
+fn said(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
+    let policy = &cache.policy;
+    let rules: &Rules = if is_nextjs {
+        &policy.nextjs
+    } else {
+        &policy.plain
+    };
+    let mut lines = vec![match (policy.mode, is_nextjs) {
+        (Mode::Strict, _) => "RFC 9111 and no more (`mode: strict`)".to_owned(),
+        (Mode::App, false) => "RFC 9111".to_owned(),
+        (Mode::App, true) => "RFC 9111 and the rules of Next.js".to_owned(),
+    }];
+    if let Some(ttl) = rules.ttl {
+        let unless = if rules.force {
+            "whatever the origin says"
+        } else {
+            "where the origin does not say"
+        };
+        lines.push(format!("fresh for {}, {unless}", Span(ttl)));
+    } else if rules.explicit_only {
+        lines.push("kept only with `s-maxage` or `max-age` above 0".to_owned());
+    }
+    for (status, ttl) in &rules.by_status {
+        lines.push(format!("{status}: fresh for {}", Span(*ttl)));
+    }
+    if let Some(share) = rules.heuristic {
+        let percent = (share * 100.0).round();
+        lines.push(format!(
+            "else for {percent} % of the time since `Last-Modified`"
+        ));
+    }
+    for (window, what) in [
+        (
+            rules.stale_while_revalidate,
+            "while another one is fetched, where the origin does not say",
+        ),
+        (
+            rules.stale_if_error,
+            "if the origin fails, where it does not say",
+        ),
+    ] {
+        if let Some(window) = window {
+            lines.push(format!("stale for {} {what}", Span(window)));
+        }
+    }
+    if let Some(ttl) = policy.browser_ttl {
+        lines.push(format!("browsers are told {}", Span(ttl)));
+    }
+    lines
+}
+
+fn stored(cache: &RouteCache, seen: &Recognised, ex: &Exchange<'_>, now: SystemTime) -> Stored {
+    let store = cache.cache.store();
+    let (found, variants) = store.peek(&seen.key, &ex.head.headers);
+    let Some(entry) = found.entry else {
+        let why = match found.vary {
+            Some(_) => "vary-miss: other variants of it are stored",
+            None => "uri-miss: nothing is stored for the key",
+        };
+        return Stored {
+            outcome: CacheOutcome::Miss.name().to_owned(),
+            why: Some(why.to_owned()),
+            variants,
+            entry: None,
+        };
+    };
+    let lifetime = entry.lifetime();
+    let is_for_others =
+        seen.personal == Personal::Authorization && !policy::allows_authorization(&entry.headers);
+    let is_fresh = lifetime.is_fresh(now);
+    let (outcome, why) = match cache.usable(&lifetime, &seen.wants, now) {
+        _ if is_for_others => (CacheOutcome::Bypass, Some("authorization")),
+        Use::Fresh => (CacheOutcome::Hit, None),
+        Use::StaleWhileRevalidate => (
+            CacheOutcome::Stale,
+            Some("stale: another one would be fetched meanwhile"),
+        ),
+        Use::StaleAsAsked => (CacheOutcome::Stale, Some("request: `max-stale`")),
+        Use::GatewayTimeout => (
+            CacheOutcome::Miss,
+            Some("only-if-cached: answered with 504"),
+        ),
+        Use::Validate if entry.stale_since().is_some() => {
+            (CacheOutcome::Expired, Some("stale: it was purged softly"))
+        }
+        Use::Validate if is_fresh && lifetime.always_validate => (
+            CacheOutcome::Expired,
+            Some("stale: `no-cache`, the origin is asked each time"),
+        ),
+        Use::Validate if is_fresh => (
+            CacheOutcome::Expired,
+            Some("request: it asks for something newer"),
+        ),
+        Use::Validate => (CacheOutcome::Expired, Some("stale")),
+    };
+    Stored {
+        outcome: outcome.name().to_owned(),
+        why: why.map(str::to_owned),
+        variants,
+        entry: Some(StoredEntry::of(&entry, now)),
+    }
+}
+
+impl StoredEntry {
+    fn of(entry: &Entry, now: SystemTime) -> Self {
+        let lifetime = entry.lifetime();
+        let since = |at| now.duration_since(at).unwrap_or_default().as_secs();
+        Self {
+            status: entry.status.as_u16(),
+            age: lifetime.age(now).as_secs(),
+            ttl: lifetime.ttl(now),
+            bytes: entry.body.whole().map_or(0, Whole::len),
+            hits: entry.hits(),
+            under_way: !entry.is_whole(),
+            purged: entry.stale_since().map(since),
+            vary: match &entry.vary {
+                Vary::Nothing | Vary::Everything => Vec::new(),
+                Vary::Fields(names) => names.iter().map(ToString::to_string).collect(),
+            },
+            tags: entry.about.tags.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// What is framed in a key beside the URL.
+fn parts(extra: &[u8]) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for (name, value) in KeyBuilder::parts(extra) {
+        let value = text(value);
+        match (name, lines.last_mut()) {
+            (b"by", _) => lines.push(value.into_owned()),
+            (b"by none of", _) => lines.push(format!("no {value}")),
+            // The value of the part before.
+            (b"=", Some(last)) if value.is_empty() && last.starts_with("no ") => {}
+            (b"=", Some(last)) => {
+                last.push_str(": ");
+                last.push_str(&value);
+            }
+            (name, _) => lines.push(format!("{}: {value}", text(name))),
+        }
+    }
+    lines
+}
+
+/// As text, or in hexadecimal where it is none.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains(char::is_control) => Cow::Borrowed(text),
+        _ => {
+            let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+            Cow::Owned(digits.collect())
+        }
+    }
+}
+
+/// The wall clock of the gateway's cache, if it has one.
+pub(super) fn now(gateway: &Gateway) -> Option<SystemTime> {
+    gateway.cache.as_ref().map(|cache| cache.store().now())
+}

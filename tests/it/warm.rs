@@ -1,0 +1,160 @@
+//! `edgeway warm`: what it fetches is there for the first client.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use crate::{
+    cli::{Ran, edgeway_fed},
+    support::{
+        certificates::Authority,
+        client::get,
+        gateway::Gateway,
+        origins::{NumberedOrigin, Origin},
+    },
+};
+
+const PATHS: [&str; 3] = ["/api/products", "/api/deals", "/api/categories"];
+
+async fn origin() -> Origin<NumberedOrigin> {
+    let origin = NumberedOrigin::start().await;
+    let kept = [
+        ("cache-control", "max-age=60"),
+        ("content-type", "application/json"),
+    ];
+    for path in PATHS {
+        origin.settings().tell(path, 200, &kept);
+    }
+    origin
+}
+
+fn yaml(origin: SocketAddr) -> String {
+    format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]\n\
+         upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\n\
+         routes: [{{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n"
+    )
+}
+
+/// Warms up with this list, from standard input.
+async fn warm(arguments: &[&str], list: &str) -> Ran {
+    let mut all = vec!["warm".to_owned(), "-".to_owned()];
+    all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    let list = list.to_owned();
+    let ran = tokio::task::spawn_blocking(move || {
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        edgeway_fed(&all, &list)
+    });
+    ran.await.expect("it ends")
+}
+
+#[tokio::test]
+async fn the_first_client_finds_what_was_warmed_up_in_both_encodings() {
+    let origin = origin().await;
+    let gateway = Gateway::start(&yaml(origin.address())).await;
+    let base = format!("http://{}", gateway.address());
+    let list = format!("# the shop\n\n{}\n", PATHS.join("\n"));
+    let ran = warm(&["--base", &base, "--json"], &list).await;
+    assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
+    let summary: Value = serde_json::from_str(&ran.stdout).expect("it is JSON");
+    assert_eq!(
+        (&summary["urls"], &summary["requests"]),
+        (&3.into(), &6.into())
+    );
+    assert_eq!(summary["results"]["MISS"], 3, "{summary}");
+    assert_eq!(summary["results"]["HIT"], 3, "{summary}");
+    assert_eq!(summary["failures"], serde_json::json!([]));
+    for path in PATHS {
+        for encoding in ["identity", "zstd, br, gzip"] {
+            let asked = get(path).header("accept-encoding", encoding);
+            let answer = gateway.send(&asked).await;
+            assert_eq!(answer.header("x-cache-status"), Some("HIT"), "{path}");
+        }
+        assert_eq!(origin.settings().answers(path), 1);
+    }
+}
+
+#[tokio::test]
+async fn each_encoding_of_an_origin_that_codes_is_fetched() {
+    let origin = NumberedOrigin::start().await;
+    let kept = [("cache-control", "max-age=60"), ("vary", "x-form")];
+    origin.settings().tell("/a", 200, &kept);
+    let gateway = Gateway::start(&yaml(origin.address())).await;
+    let url = format!("http://{}/a", gateway.address());
+    let ran = warm(&["--encoding", "identity", "-H", "X-Form: b"], &url).await;
+    assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
+    let first = ran.stdout.lines().next().unwrap_or_default();
+    assert!(
+        first.starts_with("1 requests for 1 URLs, 5 bytes in "),
+        "{first}"
+    );
+    let answer = gateway.send(&get("/a").header("x-form", "b")).await;
+    assert_eq!(answer.header("x-cache-status"), Some("HIT"));
+    assert_eq!(
+        gateway.get("/a").await.header("x-cache-status"),
+        Some("MISS")
+    );
+}
+
+#[tokio::test]
+async fn what_fails_is_told_with_its_reason() {
+    let origin = origin().await;
+    origin.settings().tell("/broken", 500, &[]);
+    let gateway = Gateway::start(&yaml(origin.address())).await;
+    let at = gateway.address();
+    let list = format!("http://{at}/broken\nhttp://{at}/api/deals\nhttp://127.0.0.1:1/x\n");
+    let ran = warm(&["--encoding", "identity"], &list).await;
+    assert_eq!(ran.status, 1);
+    let has = |line: &str| ran.stdout.lines().any(|it| it.trim() == line);
+    assert!(has("failed       2"), "{}", ran.stdout);
+    assert!(
+        has(&format!("http://{at}/broken (identity): answered with 500")),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stdout
+            .contains("http://127.0.0.1:1/x (identity): cannot connect: "),
+        "{}",
+        ran.stdout
+    );
+    let ran = warm(&[], "a.test\n").await;
+    assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
+    assert!(
+        ran.stderr
+            .contains("-: line 1: `a.test` is no http or https URL"),
+        "{}",
+        ran.stderr
+    );
+    let ran = warm(&[], "# nothing\n").await;
+    assert_eq!(ran.status, 1);
+}
+
+#[tokio::test]
+async fn a_local_listener_is_asked_for_a_public_name_over_tls() {
+    let origin = origin().await;
+    let authority = Authority::new();
+    let tls = "{ certificates: { cert: a.pem, key: a.key } }";
+    let yaml = yaml(origin.address()).replace(" }]\nup", &format!(", tls: {tls} }}]\nup"));
+    let gateway = Gateway::start_in(&yaml, |folder| {
+        authority.site(&["shop.test"]).write(folder, "a");
+        std::fs::write(folder.join("ca.pem"), authority.pem()).expect("the folder takes files");
+    })
+    .await;
+    let to = gateway.address().to_string();
+    let ca = gateway.folder().join("ca.pem");
+    let ca = ca.to_str().expect("the folder's name is text");
+    let list = "https://shop.test/api/deals\n";
+    let ran = warm(&["--to", &to], list).await;
+    assert_eq!(ran.status, 1, "nobody knows its authority");
+    assert!(ran.stdout.contains("certificate"), "{}", ran.stdout);
+    assert_eq!(origin.settings().answers("/api/deals"), 0);
+    let ran = warm(&["--to", &to, "--ca", ca], list).await;
+    assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stdout.contains("MISS         1\n"), "{}", ran.stdout);
+    let ran = warm(&["--to", &to, "--insecure"], list).await;
+    assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stdout.contains("HIT          2"), "{}", ran.stdout);
+    let ran = warm(&["--to", &to, "--ca", ca], "https://other.test/\n").await;
+    assert_eq!(ran.status, 1, "it is no certificate of that name");
+}
