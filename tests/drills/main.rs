@@ -10,6 +10,8 @@
 mod all_down;
 mod balance;
 mod bodies;
+mod cache_memory;
+mod crawl;
 mod floods;
 mod hang;
 mod idle_close;
@@ -29,7 +31,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 16] = [
+const DRILLS: [&str; 18] = [
     "balance",
     "kill9",
     "idle-close",
@@ -46,6 +48,8 @@ const DRILLS: [&str; 16] = [
     "overload",
     "shared-limits",
     "redis-lost",
+    "crawl",
+    "cache-memory",
 ];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
@@ -94,6 +98,8 @@ async fn main() -> ExitCode {
             "overload" => overload::run(&mut report).await,
             "shared-limits" => shared_limits::run(&mut report).await,
             "redis-lost" => redis_lost::run(&mut report).await,
+            "crawl" => crawl::run(&mut report).await,
+            "cache-memory" => cache_memory::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,
             _ => hang::run(&mut report).await,
         }

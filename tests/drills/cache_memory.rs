@@ -1,0 +1,126 @@
+//! 400 MB of answers into 256 MiB: what the cache takes of the machine's memory, and what it
+//! keeps when some answers are asked for far more often than others.
+
+use std::time::Duration;
+
+use crate::{
+    Report,
+    support::{
+        client::{Connection, get},
+        gateway::Gateway,
+        origins::NumberedOrigin,
+        wait::pass,
+    },
+};
+
+const OBJECTS: usize = 1000;
+const OBJECT: usize = 400_000;
+const BUDGET: u64 = 256 << 20;
+/// Requests that warm the cache up, and requests that count.
+const WARM: usize = 4000;
+const COUNTED: usize = 4000;
+
+pub(crate) async fn run(report: &mut Report) {
+    let origin = NumberedOrigin::start().await;
+    for object in 0..OBJECTS {
+        let path = format!("/{object}");
+        let headers = [
+            ("cache-control", "max-age=86400"),
+            ("content-type", "image/png"),
+        ];
+        origin.settings().tell(&path, 200, &headers);
+        origin.settings().pad(&path, OBJECT);
+    }
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ address: 127.0.0.1:0, limits: {{ requests_per_connection: 1000000 }} }}]\n\
+         access_log: false\n\
+         cache: {{ memory: 256MiB }}\n\
+         upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
+         routes: [{{ match: {{}}, upstream: app, cache: {{}} }}]\n",
+        origin.address()
+    ))
+    .await;
+    let mut connection = gateway.connect().await;
+    for _ in 0..50 {
+        connection
+            .send(&get("/status-not-there"))
+            .await
+            .expect("an answer");
+    }
+    let before = gateway.rss();
+    for object in 0..OBJECTS {
+        fetch(&mut connection, object).await;
+    }
+    // What a burst took goes back within seconds.
+    pass(Duration::from_secs(12)).await;
+    let grown = gateway.rss().saturating_sub(before);
+    let counted = gateway.count("edgeway_cache_bytes").await;
+    Report::note(format!(
+        "resident memory grew by {:.1} MiB, {:.1} MiB counted",
+        mebibytes(grown),
+        mebibytes(counted)
+    ));
+    report.check(counted <= BUDGET, "what is counted is within the budget");
+    report.check(
+        grown <= BUDGET + BUDGET / 10,
+        "resident memory is within 10 % of the budget",
+    );
+
+    let mut zipf = Zipf::new(OBJECTS, 1);
+    for _ in 0..WARM {
+        fetch(&mut connection, zipf.next()).await;
+    }
+    let mut hits = 0;
+    for _ in 0..COUNTED {
+        hits += usize::from(fetch(&mut connection, zipf.next()).await);
+    }
+    let ratio = hits as f64 / COUNTED as f64;
+    Report::note(format!("Zipf(1.0) over {OBJECTS} answers: {ratio:.3} hits"));
+    report.check(ratio >= 0.80, "at least 80 % are hits");
+    pass(Duration::from_secs(12)).await;
+    let grown = gateway.rss().saturating_sub(before);
+    Report::note(format!("then {:.1} MiB", mebibytes(grown)));
+    report.check(
+        grown <= BUDGET + BUDGET / 10,
+        "resident memory is within 10 % of the budget after that too",
+    );
+}
+
+/// Whether it was a hit.
+async fn fetch(connection: &mut Connection, object: usize) -> bool {
+    let answer = connection.send(&get(&format!("/{object}"))).await;
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    answer.header("x-cache-status") == Some("HIT")
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Numbers of which the n-th is drawn 1/n as often as the first.
+struct Zipf {
+    /// Of each number and all before it.
+    shares: Vec<f64>,
+    random: fastrand::Rng,
+}
+
+impl Zipf {
+    fn new(numbers: usize, seed: u64) -> Self {
+        let mut sum = 0.0;
+        let shares = (1..=numbers).map(|rank| {
+            sum += 1.0 / rank as f64;
+            sum
+        });
+        Self {
+            shares: shares.collect(),
+            random: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    fn next(&mut self) -> usize {
+        let all = self.shares.last().copied().unwrap_or_default();
+        let drawn = self.random.f64() * all;
+        self.shares.partition_point(|share| *share < drawn)
+    }
+}

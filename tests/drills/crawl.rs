@@ -1,0 +1,212 @@
+//! A crawler asks for 1,500 pages at once, stale within their window and beyond it: the app
+//! never makes more of them at once than its budget, and people do not notice.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::{
+    Report,
+    support::{
+        client::{self, Connection, Request, get},
+        gateway::Gateway,
+        load::paced,
+        ports::free_port,
+        wait::{pass, wait_for},
+    },
+};
+
+const PAGES: usize = 1500;
+const BUDGET: u64 = 4;
+/// What the app takes for a page.
+const BUSY: Duration = Duration::from_millis(2);
+/// For how long a stale page is served.
+const WINDOW: Duration = Duration::from_secs(20);
+const PAIRS: usize = 5;
+const PEOPLE: u32 = 20;
+const LENGTH: Duration = Duration::from_secs(4);
+const CRAWLER: &str = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)";
+
+struct App {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the drill has seen then.
+        let _gone = self.child.kill();
+        let _code = self.child.wait();
+    }
+}
+
+impl App {
+    async fn start() -> Self {
+        let port = free_port();
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/drills/pages_origin.js");
+        let child = Command::new("node")
+            .arg(file)
+            .env("PORT", port.to_string())
+            .env("BUSY", BUSY.as_millis().to_string())
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("node is installed");
+        let address = (std::net::Ipv4Addr::LOCALHOST, port).into();
+        let app = Self { child, address };
+        wait_for("the app answers", Duration::from_secs(10), async || {
+            app.counts().await
+        })
+        .await;
+        app
+    }
+
+    /// By kind of page; the most at once is since it was asked last.
+    async fn counts(&self) -> Option<Value> {
+        let answer = client::send(self.address, &get("/counts")).await.ok()?;
+        Some(answer.json())
+    }
+
+    async fn most(&self, kind: &str) -> u64 {
+        let counts = self.counts().await.expect("the app still answers");
+        counts[kind]["most"].as_u64().unwrap_or(0)
+    }
+}
+
+/// Asks for every page as `user_agent`, so many at once; how many answers had which status.
+async fn ask(gateway: SocketAddr, user_agent: &'static str, at_once: usize) -> [u64; 3] {
+    let mut asking = JoinSet::new();
+    for worker in 0..at_once {
+        asking.spawn(async move {
+            let mut seen = [0; 3];
+            let mut connection = None;
+            for page in (worker..PAGES).step_by(at_once) {
+                let request = page_of(page).header("user-agent", user_agent);
+                let status = match send(&mut connection, gateway, &request).await {
+                    Some(200) => 0,
+                    Some(503) => 1,
+                    _ => 2,
+                };
+                seen[status] += 1;
+            }
+            seen
+        });
+    }
+    asking
+        .join_all()
+        .await
+        .into_iter()
+        .fold([0; 3], |all, one| {
+            [all[0] + one[0], all[1] + one[1], all[2] + one[2]]
+        })
+}
+
+async fn send(
+    connection: &mut Option<Connection>,
+    to: SocketAddr,
+    request: &Request,
+) -> Option<u16> {
+    let mut open = match connection.take() {
+        Some(open) => open,
+        None => Connection::open(to).await.ok()?,
+    };
+    let answer = open.send(request).await.ok()?;
+    if answer.header("connection") != Some("close") {
+        *connection = Some(open);
+    }
+    Some(answer.status())
+}
+
+fn page_of(page: usize) -> Request {
+    get(&format!("/crawled/{page}"))
+}
+
+pub(crate) async fn run(report: &mut Report) {
+    let app = App::start().await;
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ address: 127.0.0.1:0, limits: {{ connections_per_ip: 10000 }} }}]\n\
+         upstreams: {{ app: {{ app: nextjs, backends: ['{}'], health: false, guarded: [], \
+         revalidations: {BUDGET} }} }}\n\
+         routes: [{{ match: {{}}, upstream: app, cache: {{ stale_while_revalidate: {}s }} }}]\n",
+        app.address,
+        WINDOW.as_secs(),
+    ))
+    .await;
+    let to = gateway.address();
+
+    ask(to, "a person", 60).await;
+    let stale = Instant::now() + Duration::from_millis(1100);
+    pass(stale.saturating_duration_since(Instant::now())).await;
+    app.counts().await;
+    let within = ask(to, CRAWLER, 300).await;
+    let most = app.most("crawled").await;
+    Report::note(format!(
+        "stale within the window: {within:?} (200, 503, other), at most {most} made at once"
+    ));
+    report.check(
+        within[1] + within[2] == 0,
+        "within the window all are answered at once",
+    );
+    report.check(
+        most <= BUDGET,
+        format!("never more than {BUDGET} are made at once"),
+    );
+    pass(WINDOW + Duration::from_secs(2)).await;
+    app.counts().await;
+    let beyond = ask(to, CRAWLER, 300).await;
+    let most = app.most("crawled").await;
+    Report::note(format!(
+        "beyond it: {beyond:?} (200, 503, other), at most {most} made at once"
+    ));
+    report.check(beyond[2] == 0, "beyond it: 200, or 503 with a reason");
+    report.check(
+        most <= BUDGET,
+        format!("never more than {BUDGET} are made at once"),
+    );
+
+    people(report, &app, to).await;
+}
+
+/// What people wait for pages of their own, with and without a crawl beside them.
+async fn people(report: &mut Report, app: &App, to: SocketAddr) {
+    let mut ratios = Vec::new();
+    for pair in 0..PAIRS {
+        let mut p90 = [Duration::ZERO; 2];
+        for (index, is_crawled) in [(0, false), (1, true)] {
+            let crawl = async {
+                let until = Instant::now() + LENGTH;
+                while is_crawled && Instant::now() < until {
+                    ask(to, CRAWLER, 300).await;
+                }
+            };
+            let visits = paced(to, PEOPLE, LENGTH, move |visit| {
+                get(&format!("/visited/{pair}-{index}-{visit}"))
+            });
+            let (tally, ()) = tokio::join!(visits, crawl);
+            report.check(tally.errors() == 0, "people are all answered");
+            p90[index] = tally.quantile_of(200, 0.9);
+        }
+        let ratio = p90[1].as_secs_f64() / p90[0].as_secs_f64();
+        Report::note(format!(
+            "people's p90 {:?} in quiet, {:?} beside a crawl: {ratio:.2} ×",
+            p90[0], p90[1]
+        ));
+        ratios.push(ratio);
+    }
+    let most = app.most("crawled").await;
+    report.check(
+        most <= BUDGET,
+        format!("never more than {BUDGET} are made at once, but {most}"),
+    );
+    ratios.sort_by(f64::total_cmp);
+    let middle = ratios[PAIRS / 2];
+    report.check(
+        middle <= 1.2,
+        format!("people's p90 within 1.2 × of quiet: {middle:.2}, middle of {PAIRS} pairs"),
+    );
+}
