@@ -178,13 +178,16 @@ async fn people(report: &mut Report, app: &App, to: SocketAddr) {
         let mut p90 = [Duration::ZERO; 2];
         for (index, is_crawled) in [(0, false), (1, true)] {
             let crawl = async {
+                if !is_crawled {
+                    return;
+                }
                 let crawl = async {
-                    while is_crawled {
+                    loop {
                         ask(to, CRAWLER, 300).await;
                     }
                 };
                 // It ends with the visits, wherever it is.
-                let _cut = tokio::time::timeout(LENGTH, crawl).await;
+                let _cut: Result<(), _> = tokio::time::timeout(LENGTH, crawl).await;
             };
             let visits = paced(to, PEOPLE, LENGTH, move |visit| {
                 get(&format!("/visited/{pair}-{index}-{visit}"))
