@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, Method, header};
+use http::{HeaderName, Method, Version, header};
 use pingora::http::RequestHeader;
 use pingora_proxy::{Session, subrequest};
 
@@ -59,21 +59,22 @@ pub(in crate::proxy) struct Background {
 
 /// Begins to fetch `entry` anew, unless somebody does so already.
 pub(super) fn begin(
-    session: &Session,
+    session: &mut Session,
     ctx: &Context,
     cache: &RouteCache,
     mut flow: Flow,
     entry: &Entry,
     permit: Option<Permit>,
 ) {
-    let Some(spawner) = &session.subrequest_spawner else {
+    if session.subrequest_spawner.is_none() {
         return;
-    };
+    }
     let Some(claim) = cache.cache.claim(entry) else {
         return;
     };
     let mut head = session.req_header().clone();
     head.set_method(Method::GET);
+    head.set_version(Version::HTTP_11);
     for name in &OF_THE_CLIENT {
         if *name != header::AUTHORIZATION || !cache.policy.key.names_clients() {
             head.remove_header(name);
@@ -106,7 +107,18 @@ pub(super) fn begin(
     let ours = subrequest::Ctx::builder()
         .user_ctx(Box::new(Some(background)))
         .build();
-    let (prepared, handle) = spawner.create_subrequest(session.as_ref(), ours);
+    // Pingora writes the head down as HTTP/1 and reads it again, but by its version's name:
+    // that of HTTP/2 is none which it can read.
+    let version = session.req_header().version;
+    session.req_header_mut().set_version(Version::HTTP_11);
+    let created = session
+        .subrequest_spawner
+        .as_ref()
+        .map(|spawner| spawner.create_subrequest(session.as_ref(), ours));
+    session.req_header_mut().set_version(version);
+    let Some((prepared, handle)) = created else {
+        return;
+    };
     handle.drain_tasks();
     cache.metrics.revalidation(Revalidation::Begun);
     ctx.live().background.spawn("revalidation", async move {

@@ -270,6 +270,10 @@ pub(in crate::proxy) fn storable(
         Ok(lifetime) => lifetime,
         Err(why) => {
             uncacheable(why, facts);
+            if let (Some(_), Some(cached)) = (&old, &mut facts.cache) {
+                // What was stored is sent once more.
+                cached.outcome = CacheOutcome::Revalidated;
+            }
             // A 304 with the stale mark of Next.js leaves what is stored as it was: stale.
             if why == nextjs::STALE_AT_ORIGIN {
                 return refuse(why);

@@ -35,6 +35,7 @@ mod cases_statuses;
 mod cases_storing;
 mod cases_targeted;
 mod cases_updating;
+mod gateway;
 mod model;
 mod script;
 

@@ -10,6 +10,7 @@ mod plain;
 mod scripted;
 mod secure;
 mod streams;
+mod told;
 mod websocket;
 
 use std::{
@@ -43,6 +44,7 @@ pub(crate) use self::{
     scripted::ScriptedOrigin,
     secure::SecureOrigin,
     streams::{DripOrigin, SseOrigin},
+    told::{NUMBER, ToldOrigin},
     websocket::WsOrigin,
 };
 
@@ -413,6 +415,11 @@ impl Exchange<'_> {
     /// The head of an answer in chunks.
     async fn begin(&mut self, headers: &str) -> io::Result<()> {
         let head = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n{headers}\r\n");
+        self.begin_with(&head).await
+    }
+
+    /// As [`Exchange::begin`], with a whole head.
+    async fn begin_with(&mut self, head: &str) -> io::Result<()> {
         self.chunked = true;
         self.write(head.as_bytes()).await
     }

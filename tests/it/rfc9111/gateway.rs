@@ -1,0 +1,450 @@
+//! The table against the gateway, over both doors of its cache.
+//!
+//! All cases run beside one another against one process, each on paths of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{JoinSet, LocalSet},
+};
+
+use super::{
+    Case, Door, Route, Script, Step, cases,
+    script::{Expected, filled},
+};
+use crate::support::{
+    client::{Connection, Head, Request, Response},
+    gateway::Gateway,
+    http2,
+    origins::{NUMBER, Origin, Received, ToldOrigin},
+    wait::wait_for,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// So many cases are under way at once: the machine is not the subject.
+const AT_ONCE: usize = 32;
+
+/// What the RFC would allow and the gateway does not do.
+const STRICTER: [&str; 1] = [
+    // Origins that answer strangers and members at one path seldom say so by `Vary`.
+    "an answer that is kept is for clients with Authorization too",
+];
+
+/// Pingora dates every answer anew on its way out by HTTP/2.
+const DATED_ANEW: &str = "Date is not changed";
+
+/// How the steps of a case are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// As they are: what is kept is answered at the first door.
+    Plain,
+    /// The same over HTTP/2.
+    Http2,
+    /// Whatever is kept is asked for as one part that is all of it: the second door cuts it.
+    Parts,
+    /// What is kept is asked for while it still comes in: the second door reads along.
+    Filling,
+}
+
+struct Bench {
+    gateway: Gateway,
+    http2: http2::Client,
+    origin: Origin<ToldOrigin>,
+    slots: Arc<Semaphore>,
+}
+
+/// What a client got.
+struct Outcome {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+/// What is under way: its head is there.
+enum Pending {
+    Http1(Box<(Connection, Head)>),
+    Whole(Outcome),
+}
+
+#[tokio::test]
+async fn the_first_door_holds_the_table() {
+    hold(&[Way::Plain], "").await;
+}
+
+#[tokio::test]
+async fn the_first_door_holds_the_table_over_http2() {
+    hold(&[Way::Http2], "").await;
+}
+
+#[tokio::test]
+async fn the_second_door_holds_the_table() {
+    hold(&[Way::Parts, Way::Filling], "").await;
+}
+
+async fn hold(ways: &[Way], more: &str) {
+    let bench = Arc::new(Bench::start(more).await);
+    let mut running = JoinSet::new();
+    let all = async {
+        for way in ways {
+            let held = cases().filter(|case| {
+                let is_dated = *way == Way::Http2 && case.name == DATED_ANEW;
+                !is_dated && !STRICTER.contains(&case.name)
+            });
+            for (number, case) in held.enumerate() {
+                let slot = Arc::clone(&bench.slots).acquire_owned().await;
+                let slot = slot.expect("it is never closed");
+                let bench = Arc::clone(&bench);
+                running.spawn_local(run(bench, *way, number, case, slot));
+            }
+        }
+        running.join_all().await
+    };
+    let failed = LocalSet::new().run_until(all).await;
+    let failed: Vec<_> = failed.into_iter().flatten().collect();
+    assert!(
+        failed.is_empty(),
+        "{}:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
+}
+
+/// What of a case does not hold.
+async fn run(
+    bench: Arc<Bench>,
+    way: Way,
+    number: usize,
+    case: &'static Case,
+    _slot: OwnedSemaphorePermit,
+) -> Option<String> {
+    let base = format!("/{}/{way:?}/{number}", prefix(case.route));
+    let steps = Script::parse(case.script).steps;
+    let mut at = 0;
+    let mut kept = 200;
+    while let Some(step) = steps.get(at) {
+        let next = steps.get(at + 1);
+        let wrong = if way == Way::Filling && next.is_some_and(|next| can_join(step, next)) {
+            at += 1;
+            bench
+                .join(step, next.expect("it was looked at"), &base)
+                .await
+        } else {
+            bench.step(way, step, &base, kept).await
+        };
+        if !wrong.is_empty() {
+            let (name, section) = (case.name, case.section);
+            return Some(format!(
+                "{name} ({section}), {way:?}, step {}: {wrong:?}",
+                at + 1
+            ));
+        }
+        if step.door == Some(Door::Origin) && step.status != 304 && step.method == "GET" {
+            kept = step.status;
+        }
+        at += 1;
+    }
+    None
+}
+
+fn prefix(route: Route) -> &'static str {
+    match route {
+        Route::Plain => "plain",
+        Route::Heuristic => "heuristic",
+        Route::Ttl => "ttl",
+        Route::Isr => "isr",
+        Route::Bridged => "bridged",
+    }
+}
+
+/// Whether the second request can be sent while the answer to the first one comes in. Not for
+/// a part of it: its length is not known yet, and then the whole is the right answer.
+fn can_join(step: &Step, next: &Step) -> bool {
+    let is_get = step.method == "GET" && next.method == "GET" && !next.asks_for_a_part();
+    let has_body = !matches!(step.status, 204 | 304);
+    is_get
+        && has_body
+        && step.path == next.path
+        && (step.door, next.door) == (Some(Door::Origin), Some(Door::Cache))
+}
+
+impl Bench {
+    async fn start(more: &str) -> Self {
+        let origin = ToldOrigin::start().await;
+        let rules = [
+            (Route::Plain, "mode: strict"),
+            (Route::Heuristic, "mode: strict, heuristic: 10%"),
+            (Route::Ttl, "mode: strict, ttl: 1h"),
+            (Route::Isr, "mode: app"),
+            (Route::Bridged, "mode: strict, stale_if_error: 1h"),
+        ];
+        let routes = rules.map(|(route, cache)| {
+            let prefix = prefix(route);
+            format!(
+                "- {{ name: {prefix}, match: {{ path: '/{prefix}/*' }}, upstream: app, \
+                 cache: {{ {cache}, anonymous_cookies: ['*'] }}, security_headers: false }}\n"
+            )
+        });
+        let gateway = Gateway::start(&format!(
+            "listeners: [{{ address: 127.0.0.1:0, http2: {{ cleartext: true }} }}]\n\
+             {more}\
+             upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
+             routes:\n{}",
+            origin.address(),
+            routes.concat()
+        ))
+        .await;
+        Self {
+            http2: http2::Client::open(gateway.address()).await,
+            slots: Arc::new(Semaphore::new(AT_ONCE)),
+            gateway,
+            origin,
+        }
+    }
+
+    /// One request, and what is wrong with its answer.
+    async fn step(&self, way: Way, step: &Step, base: &str, kept: u16) -> Vec<String> {
+        let path = path_of(step, base);
+        self.tell(step, base);
+        let before = self.origin.settings().asked(&path).len();
+        let is_part = way == Way::Parts && step.asks_for_what_is_kept() && kept == 200;
+        let pending = self.begin(way, step, base, is_part).await;
+        let outcome = pending.finish().await;
+        if step.door == Some(Door::Background) {
+            self.refreshed(step, base, before).await;
+        }
+        let asked = self.origin.settings().asked(&path);
+        let mut wrong = refuted(
+            step,
+            &outcome,
+            &asked[before..],
+            before,
+            base,
+            is_part,
+            kept,
+        );
+        if asked.len() > before + 1 {
+            wrong.push(format!(
+                "the origin was asked {} times",
+                asked.len() - before
+            ));
+        }
+        wrong
+    }
+
+    /// Both requests, the second while the answer to the first is on its way.
+    async fn join(&self, step: &Step, next: &Step, base: &str) -> Vec<String> {
+        let path = path_of(step, base);
+        self.tell(step, base);
+        let origin = self.origin.settings();
+        let before = origin.asked(&path).len();
+        origin.hold(&path);
+        let first = self.begin(Way::Plain, step, base, false).await;
+        let second = self.begin(Way::Plain, next, base, false).await;
+        origin.release(&path);
+        let (first, second) = (first.finish().await, second.finish().await);
+        let asked = origin.asked(&path);
+        let sent = &asked[before..];
+        let mut wrong = refuted(step, &first, sent, before, base, false, step.status);
+        wrong.extend(refuted(
+            next,
+            &second,
+            &[],
+            before + 1,
+            base,
+            false,
+            step.status,
+        ));
+        if sent.len() != 1 {
+            wrong.push(format!("the origin was asked {} times", sent.len()));
+        }
+        wrong
+    }
+
+    fn tell(&self, step: &Step, base: &str) {
+        let fields = step.answer.iter();
+        let headers = fields.map(|(name, value)| (name.clone(), filled(value, base)));
+        let path = path_of(step, base);
+        self.origin
+            .settings()
+            .tell(&path, step.status, headers.collect());
+    }
+
+    async fn begin(&self, way: Way, step: &Step, base: &str, is_part: bool) -> Pending {
+        let target = format!("{base}{}", step.path);
+        let fields = step.request.iter();
+        let mut fields: Vec<_> = fields
+            .map(|(name, value)| (name.clone(), filled(value, base)))
+            .collect();
+        if is_part {
+            fields.push(("Range".to_owned(), "bytes=0-".to_owned()));
+        }
+        if way == Way::Http2 {
+            let mut request = http2::request(&step.method, &target);
+            for (name, value) in fields {
+                request = request.header(name, value);
+            }
+            let answer = self.http2.send(request, "").await.expect("an answer");
+            let headers = answer.head.headers.iter();
+            return Pending::Whole(Outcome {
+                status: answer.status(),
+                headers: headers
+                    .map(|(name, value)| {
+                        let value = value.to_str().expect("the table is ASCII");
+                        (name.as_str().to_owned(), value.to_owned())
+                    })
+                    .collect(),
+                body: answer.text().to_owned(),
+            });
+        }
+        let mut request = Request::new(&step.method, &target).header("host", "app.test");
+        for (name, value) in fields {
+            request = request.header(&name, value);
+        }
+        let mut connection = self.gateway.connect().await;
+        let head = connection.start(&request).await;
+        let head = head.unwrap_or_else(|error| panic!("{target}: {error}"));
+        Pending::Http1(Box::new((connection, head)))
+    }
+
+    /// What is fetched behind the client's back is there.
+    async fn refreshed(&self, step: &Step, base: &str, before: usize) {
+        let path = path_of(step, base);
+        wait_for("the new answer is there", SOON, async || {
+            if self.origin.settings().asked(&path).len() == before {
+                return None;
+            }
+            let mut request = Request::new("GET", &path)
+                .header("host", "app.test")
+                .header("cache-control", "only-if-cached");
+            for (name, value) in &step.request {
+                request = request.header(name, value.as_str());
+            }
+            let answer = self.gateway.send(&request).await;
+            let number = answer.header(NUMBER)?.parse::<usize>().ok()?;
+            (number > before).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Step {
+    fn asks_for_what_is_kept(&self) -> bool {
+        let is_kept = matches!(
+            self.door,
+            Some(Door::Cache | Door::Validated | Door::Bridged)
+        );
+        is_kept && !self.asks_for_a_part() && self.method == "GET"
+    }
+
+    fn asks_for_a_part(&self) -> bool {
+        self.request.iter().any(|(name, _)| name == "Range")
+    }
+}
+
+impl Pending {
+    async fn finish(self) -> Outcome {
+        match self {
+            Self::Whole(outcome) => outcome,
+            Self::Http1(under_way) => {
+                let (mut connection, head) = *under_way;
+                let Response { head, body, .. } =
+                    connection.finish(head).await.expect("a whole answer");
+                Outcome {
+                    status: head.status,
+                    headers: head.headers,
+                    body: String::from_utf8_lossy(&body).into_owned(),
+                }
+            }
+        }
+    }
+}
+
+impl Outcome {
+    fn values(&self, name: &str) -> Vec<String> {
+        let fields = self.headers.iter();
+        let named = fields.filter(|(given, _)| given.eq_ignore_ascii_case(name));
+        named.map(|(_, value)| value.clone()).collect()
+    }
+
+    /// Who answered, by what came and by whether the origin was asked.
+    fn door(&self, asked: &[Received], before: usize, step: &Step) -> Option<Door> {
+        let cache = self.values("x-cache-status").join(", ");
+        if asked.is_empty() {
+            return match (self.status, &*cache) {
+                (504, "MISS") => Some(Door::Nobody),
+                (_, "HIT" | "STALE") => Some(Door::Cache),
+                _ => None,
+            };
+        }
+        let number = self
+            .values(NUMBER)
+            .first()
+            .and_then(|n| n.parse::<usize>().ok());
+        let is_new = number.is_none_or(|number| number > before);
+        let is_old = number.is_none_or(|number| number <= before);
+        match &*cache {
+            "MISS" | "EXPIRED" | "BYPASS" if is_new => Some(Door::Origin),
+            "REVALIDATED" if is_old && step.status == 304 => Some(Door::Validated),
+            "STALE" if is_old && step.status >= 500 => Some(Door::Bridged),
+            "STALE" if is_old => Some(Door::Background),
+            _ => None,
+        }
+    }
+}
+
+fn path_of(step: &Step, base: &str) -> String {
+    let path = step.path.split('?').next().unwrap_or_default();
+    format!("{base}{path}")
+}
+
+fn refuted(
+    step: &Step,
+    outcome: &Outcome,
+    asked: &[Received],
+    before: usize,
+    base: &str,
+    is_part: bool,
+    kept: u16,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let door = outcome.door(asked, before, step);
+    if door != step.door {
+        let cache = outcome.values("cache-status");
+        wrong.push(format!(
+            "answered by {door:?}, not {:?}: {cache:?}",
+            step.door
+        ));
+    }
+    let status = match step.client_status(kept) {
+        200 if is_part => 206,
+        status => status,
+    };
+    if outcome.status != status {
+        wrong.push(format!("status {}, not {status}", outcome.status));
+    }
+    let all = |expected: &[Expected], values: &dyn Fn(&str) -> Vec<String>| {
+        let refuted = expected.iter().filter_map(|one| one.refutes(values, base));
+        refuted.collect::<Vec<_>>()
+    };
+    wrong.extend(all(&step.expected, &|name| outcome.values(name)));
+    if let Some(saw) = asked.last() {
+        wrong.extend(all(&step.saw, &|name| {
+            let named = saw.headers.iter();
+            let named = named.filter(|(given, _)| given.eq_ignore_ascii_case(name));
+            named.map(|(_, value)| value.clone()).collect()
+        }));
+    } else if !step.saw.is_empty() {
+        wrong.push("the origin was not asked".to_owned());
+    }
+    let is_whole = matches!(outcome.status, 200 | 206) && step.method == "GET";
+    if is_whole && !step.asks_for_a_part() && (step.door != Some(Door::Nobody)) {
+        let number = outcome.values(NUMBER).concat();
+        let body = format!("{} #{number}", path_of(step, base));
+        if outcome.body != body {
+            wrong.push(format!("body {:?}, not {body:?}", outcome.body));
+        }
+    }
+    wrong
+}
