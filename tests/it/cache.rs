@@ -535,3 +535,25 @@ async fn a_client_that_got_a_stale_answer_of_a_dead_origin_may_ask_again() {
     // It is told that this connection is over.
     assert_eq!(stale.header("connection"), Some("close"));
 }
+
+#[tokio::test]
+async fn what_the_origin_has_taken_back_is_not_served_stale() {
+    let headers = [
+        ("cache-control", "max-age=60, stale-while-revalidate=600"),
+        ("age", "61"),
+    ];
+    let origin = origin("/a", &headers).await;
+    let gateway = front(origin.address(), "{}").await;
+    gateway.get("/a").await;
+    // One client's own answer takes nothing from the others.
+    origin
+        .settings()
+        .tell("/a", 200, &[("cache-control", "private")]);
+    let mine = get("/a").header("cache-control", "no-cache, no-store");
+    assert_eq!(done(&gateway.send(&mine).await), "EXPIRED");
+    assert_answer(&gateway.get("/a").await, "STALE", "/a #1");
+    wait_for("the private answer is known", SOON, async || {
+        (done(&gateway.get("/a").await) == "MISS").then_some(())
+    })
+    .await;
+}

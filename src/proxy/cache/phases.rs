@@ -278,14 +278,16 @@ pub(in crate::proxy) fn storable(
             if why == nextjs::STALE_AT_ORIGIN {
                 return refuse(why);
             }
-            if let Some(old) = &old {
-                cache.cache.store().remove(&old.key);
-            }
-            if flow.is_for_others() && flow.found.is_none() {
-                cache
-                    .cache
-                    .passes()
-                    .insert(&flow.key, live.world.clock.now());
+            // What one client is refused says nothing of what others may get.
+            if flow.is_for_others() && why != Refusal::RequestNoStore.reason() {
+                if flow.found.is_none() {
+                    let now = live.world.clock.now();
+                    cache.cache.passes().insert(&flow.key, now);
+                } else if !status.is_server_error() {
+                    // The origin has something else by now, and it is not to be kept: what
+                    // is stored is out of date, whatever its windows say.
+                    cache.cache.store().remove(&flow.key);
+                }
             }
             return refuse(why);
         }
