@@ -10,6 +10,7 @@ mod drain;
 mod explain;
 mod hash;
 pub(crate) mod out;
+mod profile;
 mod program;
 mod progress;
 mod reload;
@@ -80,6 +81,8 @@ enum Command {
     Scale(scale::Options),
     /// Add and remove backends of the running gateway
     Upstream(upstream::Options),
+    /// List the profiles of the running gateway, or switch one on or off
+    Profile(profile::Options),
     /// List the clients that are banned
     Bans(ban::ListOptions),
     /// Refuse a client whatever it asks for, for some time
@@ -128,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Rollout(options) => rollout::run(&options),
         Command::Scale(options) => scale::run(&options),
         Command::Upstream(options) => upstream::run(&options),
+        Command::Profile(options) => profile::run(&options),
         Command::Bans(options) => ban::run_list(&options),
         Command::Ban(options) => ban::run(&options),
         Command::Unban(options) => ban::run_lift(&options),

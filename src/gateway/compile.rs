@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
-    Drain, Gateway, Route, World, effective,
+    Drain, Gateway, Profiles, Route, World, effective,
     metrics::{self, NO_ROUTE, RouteMetrics},
+    profiles::{self, Wanted},
 };
 use crate::{
     base::{
@@ -31,6 +32,8 @@ pub(super) struct Compiler<'a> {
     pub(super) file: &'a File,
     pub(super) folder: &'a Path,
     pub(super) world: &'a World,
+    /// The one that is switched on.
+    profile: Option<&'a (Key, Node)>,
     pub(super) names: Vec<String>,
     pub(super) shared: Shared,
     pub(super) work: Work,
@@ -43,10 +46,21 @@ pub(super) struct Compiler<'a> {
 /// Compiles a configuration whose relative paths start at `folder`. The gateway is
 /// `None` if a problem was an error.
 pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, Diagnostics) {
+    compile_with(file, folder, world, Wanted::Same)
+}
+
+/// As [`compile`], with the profile that is wanted.
+pub fn compile_with(
+    file: &File,
+    folder: &Path,
+    world: &World,
+    profile: Wanted<'_>,
+) -> (Option<Gateway>, Diagnostics) {
     let mut compiler = Compiler {
         file,
         folder,
         world,
+        profile: profile.of(file, &world.zones),
         names: file
             .upstreams
             .iter()
@@ -114,6 +128,7 @@ impl Compiler<'_> {
         let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]));
         if !is_unclear {
             self.unused_rate_limits();
+            self.check_profiles();
         }
         Some(Gateway {
             listeners,
@@ -129,6 +144,7 @@ impl Compiler<'_> {
             redis,
             trusted,
             cache,
+            profiles: Profiles::new(file, self.profile, world),
             bans,
             flood_guard,
             table: table?,
@@ -288,7 +304,12 @@ impl Compiler<'_> {
     fn filters(&mut self, place: Place, route: &str, own: &[(Key, Node)]) -> Vec<Named> {
         let mut filters = Vec::new();
         let secret_queries = Arc::clone(&self.secret_queries);
-        for (entry, node) in effective::filters(self.file, place, own) {
+        for (entry, mut node) in effective::filters(self.file, place, own) {
+            if let Some((_, profile)) = self.profile
+                && entry.name == "cache"
+            {
+                node = profiles::overlaid(node, profile, route);
+            }
             let mut cx = self.cx_with(node.place, route, &secret_queries);
             if let Some(filter) = entry.compile(&node, &mut cx) {
                 filters.push(Named {

@@ -33,12 +33,16 @@ pub(super) fn admit(file: &File, metrics: &Metrics) {
     for (key, _) in &file.rate_limits {
         metrics.admit(LIMIT, &key.name);
     }
+    for (key, _) in &file.profiles {
+        metrics.admit(PROFILE, &key.name);
+    }
 }
 
 pub(super) const LISTENER: &str = "listener";
 const ROUTE: &str = "route";
 const UPSTREAM: &str = "upstream";
 const LIMIT: &str = "limit";
+const PROFILE: &str = "profile";
 
 impl Gateway {
     /// Drops the series of what this configuration, the one that serves, does not name:
@@ -56,6 +60,7 @@ impl Gateway {
             (LISTENER, listeners),
             (UPSTREAM, names(&mut self.upstreams.keys())),
             (LIMIT, names(&mut self.limits.iter())),
+            (PROFILE, names(&mut self.profiles.names())),
         ]);
         metrics.retain(known, |series| self.has_series(series));
         for tls in self.listeners.iter().filter_map(|l| l.tls.as_ref()) {

@@ -15,6 +15,7 @@ mod limits;
 mod listener;
 pub mod metrics;
 pub mod print;
+pub mod profiles;
 mod rate_limits;
 mod recognise;
 mod redis;
@@ -28,10 +29,11 @@ pub use self::{
     admin::Admin,
     audit::AuditLog,
     cache::{Fetching, RouteCache},
-    compile::compile,
+    compile::{compile, compile_with},
     flood_guard::{Challenge, FloodGuard},
     limits::Limits,
     listener::{ExceptPath, Listener, ProxyProtocol, ToHttps},
+    profiles::Profiles,
     recognise::Recognised,
 };
 use crate::{
@@ -66,6 +68,8 @@ pub struct Gateway {
     pub trusted: TrustedProxies,
     /// Where answers are kept, if any are.
     pub cache: Option<Arc<Cache>>,
+    /// What operators may switch on.
+    pub profiles: Profiles,
     /// Who may ask for nothing at all.
     pub bans: Arc<Bans>,
     /// What every client is bounded by, if anything.

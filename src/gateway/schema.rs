@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::model::{
         AcmeConfig, AdminConfig, AuditLogConfig, CacheConfig, DrainConfig, FloodGuardConfig,
-        ListenerConfig, RedisConfig, RouteConfig, UpstreamConfig, WatchConfig,
+        ListenerConfig, ProfileConfig, RedisConfig, RouteConfig, UpstreamConfig, WatchConfig,
     },
     filters::FILTERS,
     limits::config::LimitConfig,
@@ -26,6 +26,7 @@ pub fn document() -> Value {
     let redis = generator.subschema_for::<RedisConfig>();
     let upstream = generator.subschema_for::<UpstreamConfig>();
     let limit = generator.subschema_for::<LimitConfig>();
+    let profile = generator.subschema_for::<ProfileConfig>();
     let filters = filters(&mut generator);
     let route = route(&mut generator, &filters);
     let access_log = filters
@@ -56,6 +57,11 @@ pub fn document() -> Value {
             "audit_log": or_empty(audit_log.as_value()),
             "flood_guard": or_empty(flood_guard.as_value()),
             "cache": or_empty(cache.as_value()),
+            "profiles": {
+                "description": "Named overrides, which `edgeway profile NAME` switches on.",
+                "type": ["object", "null"],
+                "additionalProperties": profile,
+            },
             "acme": or_empty(acme.as_value()),
             "drain": or_empty(drain.as_value()),
             "watch": or_empty(watch.as_value()),

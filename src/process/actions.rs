@@ -19,7 +19,10 @@ use crate::{
         live::Live,
     },
     status::{
-        actions::{Actions, BackendName, Done, NewBackend, NewBan, Refused, Reloaded, Upgraded},
+        actions::{
+            Actions, BackendName, Done, NewBackend, NewBan, Refused, Reloaded, SwitchTo, Switched,
+            Upgraded,
+        },
         http::Reason,
         snapshot::{BackendStatus, BanStatus},
     },
@@ -274,6 +277,15 @@ impl Actions for Operator {
             upstream.remove_member(&backend.address, forced(force))
         })
         .await
+    }
+
+    async fn profile(&self, who: Who, to: SwitchTo) -> Result<Switched, Refused> {
+        let began = self.live().world.clock.now();
+        let target = to.name.as_deref().unwrap_or("none");
+        let target = target.chars().take(100).collect();
+        let outcome = self.control.switch(to.name).await;
+        self.record("profile", who, Some(target), began, outcome.as_ref().err());
+        outcome
     }
 
     async fn ban(&self, who: Who, ban: NewBan) -> Result<BanStatus, Refused> {

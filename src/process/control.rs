@@ -28,7 +28,7 @@ use crate::{
     gateway::Gateway,
     proxy,
     runtime::{
-        live::Live,
+        live::{Live, Taken},
         reload::{self, Candidate, Mistaken},
         supervisor::Supervisor,
     },
@@ -157,7 +157,8 @@ impl Control {
                 return Err(refused);
             }
         };
-        let (generation, zones) = match self.take(&candidate).await {
+        let profile = self.live.gateway().profiles.active.clone();
+        let (generation, zones) = match self.take(&candidate, Taken::Read).await {
             Ok(taken) => taken,
             Err(refused) => {
                 reload::refuse(&self.live, refused.message.clone());
@@ -173,7 +174,14 @@ impl Control {
         self.sources
             .send_replace(Arc::new(candidate.sources.clone()));
         let took = self.live.world.clock.now() - begun;
-        let warnings = lines(&candidate.diagnostics, &candidate.sources);
+        let mut warnings = lines(&candidate.diagnostics, &candidate.sources);
+        if let Some(gone) = profile
+            && candidate.gateway.profiles.active.is_none()
+        {
+            warnings.push(format!(
+                "the profile `{gone}` is no longer there: it was switched on, and none is now"
+            ));
+        }
         for warning in &warnings {
             warn!("{warning}");
         }
@@ -222,7 +230,11 @@ impl Control {
     }
 
     /// Binds what is new, then swaps all at once.
-    async fn take(self: &Arc<Self>, candidate: &Candidate) -> Result<(u64, ZoneChanges), Refused> {
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        candidate: &Candidate,
+        how: Taken,
+    ) -> Result<(u64, ZoneChanges), Refused> {
         let gateway = &candidate.gateway;
         let listeners = self
             .listeners
@@ -232,7 +244,7 @@ impl Control {
             .admin
             .prepare(&gateway.admin, &mut |_| None)
             .map_err(|error| Refused::new(409, "admin_listener", error::chain(&error)))?;
-        let (generation, zones) = reload::take(&self.live, &self.supervisor, gateway);
+        let (generation, zones) = reload::take(&self.live, &self.supervisor, gateway, how);
         self.listeners
             .commit(listeners, &gateway.listeners, gateway.drain)
             .await;

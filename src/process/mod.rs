@@ -14,6 +14,7 @@ pub mod log;
 mod notify;
 mod predecessors;
 mod private_program;
+mod profile;
 mod ready;
 mod signals;
 mod source;

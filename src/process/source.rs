@@ -77,6 +77,8 @@ impl Source for Running {
                     .map_or_else(|| "(built in)".to_owned(), |p| p.display().to_string()),
                 generation: loaded.generation,
                 loaded_at: rfc3339(loaded.at),
+                profile: gateway.profiles.active.as_deref().map(str::to_owned),
+                profiles: gateway.profiles.names().map(ToString::to_string).collect(),
                 last_error: loaded.last_error,
             },
             predecessors: self.control.line.predecessors.list(),

@@ -42,6 +42,15 @@ pub struct Loaded {
     pub last_error: Option<String>,
 }
 
+/// How a configuration came to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It was read from its files.
+    Read,
+    /// It was read before, and another profile is switched on.
+    Switched,
+}
+
 /// What is counted of configurations.
 struct ReloadMetrics {
     is_current: IntGauge,
@@ -93,6 +102,7 @@ impl Live {
             at: world.clock.wall(),
             last_error: None,
         };
+        gateway.profiles.hold();
         let metrics = ReloadMetrics::new(&world);
         metrics.set(&loaded);
         // Both series are there from the start, so that a first reload is seen as one.
@@ -120,14 +130,17 @@ impl Live {
     }
 
     /// From the next request on. Gives the number of the configuration.
-    pub(super) fn swap(&self, gateway: Arc<Gateway>) -> u64 {
+    pub(super) fn swap(&self, gateway: Arc<Gateway>, how: Taken) -> u64 {
+        gateway.profiles.hold();
         self.gateway.store(gateway);
         let mut loaded = self.loaded.lock();
         loaded.generation += 1;
-        loaded.at = self.world.clock.wall();
-        loaded.last_error = None;
+        if how == Taken::Read {
+            loaded.at = self.world.clock.wall();
+            loaded.last_error = None;
+            reloads(&self.world, "ok").inc();
+        }
         self.metrics.set(&loaded);
-        reloads(&self.world, "ok").inc();
         loaded.generation
     }
 

@@ -3,7 +3,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{live::Live, supervisor::Supervisor};
+use super::{
+    live::{Live, Taken},
+    supervisor::Supervisor,
+};
 use crate::{
     config::{diagnostic::Diagnostics, model::File, source::Sources},
     gateway::{self, Gateway, Loaded},
@@ -60,8 +63,13 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Mistaken> {
 
 /// A candidate serves from the next request on. Gives its number, and what became of the
 /// zones.
-pub fn take(live: &Live, supervisor: &Supervisor, gateway: &Arc<Gateway>) -> (u64, Settled) {
-    let generation = live.swap(Arc::clone(gateway));
+pub fn take(
+    live: &Live,
+    supervisor: &Supervisor,
+    gateway: &Arc<Gateway>,
+    how: Taken,
+) -> (u64, Settled) {
+    let generation = live.swap(Arc::clone(gateway), how);
     supervisor.follow(gateway);
     let settled = live.world.zones.settle();
     gateway.forget_stale_metrics(&live.world.metrics);

@@ -61,6 +61,9 @@ pub trait Actions: Send + Sync + 'static {
         force: bool,
     ) -> Result<Done, Refused>;
 
+    /// Serves with another profile, or with none.
+    async fn profile(&self, who: Who, to: SwitchTo) -> Result<Switched, Refused>;
+
     /// Refuses a client whatever it asks for.
     async fn ban(&self, who: Who, ban: NewBan) -> Result<BanStatus, Refused>;
 
@@ -97,6 +100,34 @@ pub struct Upgraded {
     /// Of the new process.
     pub pid: u32,
     pub version: String,
+    pub took_ms: f64,
+}
+
+/// The profile to switch on; none at all if absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchTo {
+    pub name: Option<String>,
+}
+
+/// The profiles that there are, and the one that is switched on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Profiles {
+    pub active: Option<String>,
+    pub profiles: Vec<String>,
+}
+
+/// Another profile is switched on, or none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Switched {
+    pub active: Option<String>,
+    pub profiles: Vec<String>,
+    /// The number of the configuration that serves now.
+    pub generation: u64,
+    /// Stored answers that have other times than before.
+    pub reset: usize,
     pub took_ms: f64,
 }
 

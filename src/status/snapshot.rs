@@ -81,6 +81,10 @@ pub struct ConfigStatus {
     pub loaded_at: String,
     /// Why the last reload was refused; `None` if it was not, or there was none.
     pub last_error: Option<String>,
+    /// The profile that is switched on.
+    pub profile: Option<String>,
+    /// Those that there are.
+    pub profiles: Vec<String>,
 }
 
 /// An older process of the gateway, on its way out.

@@ -116,6 +116,11 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
     for reason in &snapshot.not_ready {
         lines.push(("not ready", reason.clone()));
     }
+    if !config.profiles.is_empty() {
+        let active = config.profile.as_deref().unwrap_or("none");
+        let all = config.profiles.join(", ");
+        lines.push(("profile", format!("{active} (there is {all})")));
+    }
     for older in &snapshot.predecessors {
         lines.push(("older", predecessor(older)));
     }
@@ -315,6 +320,8 @@ pub(super) mod tests {
                 generation: 3,
                 loaded_at: "2027-01-16T09:00:00Z".into(),
                 last_error: None,
+                profile: Some("peak".into()),
+                profiles: vec!["calm".into(), "peak".into()],
             },
             bans: BansStatus {
                 active: 1,
@@ -392,6 +399,7 @@ pub(super) mod tests {
         edgeway    0.1.0 (pid 4242)
         state      serving, up 1d 2h
         config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
+        profile    peak (there is calm, peak)
         older      process 1234 (0.0.9): 3 connections, draining since 2027-01-16T09:59:00Z
         bans       1 client banned, 12 refused of late
 

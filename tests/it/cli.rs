@@ -93,6 +93,7 @@ fn every_command_says_what_it_takes() {
         "scale",
         "upstream add",
         "upstream remove",
+        "profile",
         "warm",
         "upgrade",
     ];

@@ -30,6 +30,7 @@ mod next_front;
 mod nextjs_cache;
 mod notify;
 mod observed;
+mod profile;
 mod proxy_protocol;
 mod purge_link;
 mod rate_limit;

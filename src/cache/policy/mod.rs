@@ -30,7 +30,7 @@ pub use cache_status::{CacheStatus, Forward, Served};
 pub use conditional::{has_validator, not_modified, to_not_modified};
 pub use invalidate::{Target, invalidates};
 pub use merge::{clean, date, merge, updates};
-pub use storable::{Asked, Refusal, allows_authorization, is_for_everybody, store};
+pub use storable::{Asked, Refusal, again, allows_authorization, is_for_everybody, store};
 pub use vary::{Variance, Vary};
 pub use wants::{Use, Wants, after_error, judge};
 

@@ -129,6 +129,29 @@ pub fn store(
     Ok(lifetime)
 }
 
+/// What these rules make of a stored answer whose head came when `lifetime` says; `None` if
+/// it were not kept by them.
+pub fn again(
+    status: StatusCode,
+    headers: &HeaderMap,
+    lifetime: &Lifetime,
+    rules: &Rules,
+) -> Option<Lifetime> {
+    let asked = Asked {
+        method: &Method::GET,
+        headers: &HeaderMap::new(),
+    };
+    let times = Times {
+        asked: lifetime.answered,
+        answered: lifetime.answered,
+    };
+    let again = store(asked, status, headers, times, rules).ok()?;
+    Some(Lifetime {
+        initial_age: lifetime.initial_age,
+        ..again
+    })
+}
+
 /// What no word of the origin or the route can allow.
 fn whatever_is_said(
     request: Asked<'_>,

@@ -22,6 +22,7 @@ mod entry;
 mod evict;
 mod fill;
 mod filling;
+mod lifetimes;
 mod look;
 mod memory;
 mod metrics;

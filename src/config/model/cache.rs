@@ -1,11 +1,16 @@
 //! The `cache:` section as written: the store that routes with `cache` share.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::unplaced;
 use crate::{
-    base::{net::Cidr, units::ByteSize},
+    base::{
+        net::Cidr,
+        units::{ByteSize, Span},
+    },
     config::tree::Spanned,
 };
 
@@ -40,6 +45,46 @@ pub enum PurgeLinkLost {
 pub struct PurgeConfig {
     /// Networks whose `PURGE` is obeyed; nobody's if absent.
     pub allow: Vec<Cidr>,
+}
+
+/// What is said otherwise as long as the profile is switched on (`edgeway profile NAME`).
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProfileConfig {
+    /// For every route with a cache. `ttl` and `browser_ttl` count on routes that have them
+    /// themselves, so that nothing is kept that was not kept before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<ProfileCacheConfig>,
+    /// For single routes, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub routes: BTreeMap<String, ProfileRouteConfig>,
+}
+
+/// What is said otherwise of one route.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProfileRouteConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<ProfileCacheConfig>,
+}
+
+/// The keys of a route's `cache` that a profile may say otherwise.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProfileCacheConfig {
+    /// For how long an answer is fresh if the origin does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Span>,
+    /// For how long a stale answer is served while a new one is fetched, if the origin does
+    /// not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_while_revalidate: Option<Span>,
+    /// For how long a stale answer is served when the origin fails, if the origin does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_if_error: Option<Span>,
+    /// What browsers are told as `max-age` instead of what the origin says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub browser_ttl: Option<Span>,
 }
 
 impl Default for CacheConfig {

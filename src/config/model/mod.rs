@@ -19,7 +19,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     admin::{AdminConfig, AuditLogConfig},
-    cache::{CacheConfig, PurgeConfig, PurgeLinkLost},
+    cache::{
+        CacheConfig, ProfileCacheConfig, ProfileConfig, ProfileRouteConfig, PurgeConfig,
+        PurgeLinkLost,
+    },
     file::ROUTE_KEYS,
     flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},
     listener::{
@@ -61,6 +64,8 @@ pub struct File {
     pub redis: Option<Spanned<RedisConfig>>,
     pub flood_guard: Option<Spanned<FloodGuardConfig>>,
     pub cache: Option<Spanned<CacheConfig>>,
+    /// Raw: the overlays are made of what is written.
+    pub profiles: Vec<(Key, Node)>,
     /// All of it, as it was read: what another file is compared with.
     pub tree: Arc<Node>,
     pub drain: Spanned<DrainConfig>,

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Gateway, ListenAddress, Route, effective, rate_limits};
+use super::{Gateway, ListenAddress, Route, effective, profiles, rate_limits};
 use crate::{
     base::units::Span,
     config::{
@@ -51,6 +51,9 @@ pub fn yaml(file: &File, gateway: &Gateway) -> String {
     }
     if let Some(cache) = &file.cache {
         document["cache"] = value(cache);
+    }
+    if !file.profiles.is_empty() {
+        document["profiles"] = profiles::print(file);
     }
     if !file.rate_limits.is_empty() {
         document["rate_limits"] = rate_limits::print(file);

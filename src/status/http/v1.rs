@@ -17,7 +17,7 @@ use super::{
 use crate::{
     gateway::explain::Question,
     runtime::audit::Who,
-    status::actions::{Actions, BackendName, NewBackend, NewBan, Refused},
+    status::actions::{Actions, BackendName, NewBackend, NewBan, Profiles, Refused, SwitchTo},
 };
 
 pub(super) fn routes() -> Vec<Route> {
@@ -49,6 +49,8 @@ pub(super) fn routes() -> Vec<Route> {
         (&["GET", "POST"], "/v1/bans", get(bans).post(ban)),
         (&["DELETE"], "/v1/bans/{address}", delete(unban)),
         (&["POST"], "/v1/explain", post(explain)),
+        (&["GET"], "/v1/profiles", get(profiles)),
+        (&["POST"], "/v1/profile", post(profile)),
     ]
 }
 
@@ -76,6 +78,23 @@ async fn upstreams(State(served): State<Served>) -> Response {
 
 async fn bans(State(served): State<Served>) -> Response {
     Json(serde_json::json!({ "bans": served.source.bans() })).into_response()
+}
+
+async fn profiles(State(served): State<Served>) -> Response {
+    let config = served.source.snapshot().config;
+    let (active, profiles) = (config.profile, config.profiles);
+    Json(Profiles { active, profiles }).into_response()
+}
+
+async fn profile(
+    State(served): State<Served>,
+    ConnectInfo(peer): From,
+    Body(to): Body<SwitchTo>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.profile(who, to).await
+    })
+    .await
 }
 
 async fn explain(State(served): State<Served>, Body(question): Body<Question>) -> Response {

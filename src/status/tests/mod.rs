@@ -16,7 +16,10 @@ use tokio::{
 
 use super::{
     Snapshot, Source,
-    actions::{Actions, BackendName, Done, NewBackend, NewBan, Refused, Reloaded, Upgraded},
+    actions::{
+        Actions, BackendName, Done, NewBackend, NewBan, Refused, Reloaded, SwitchTo, Switched,
+        Upgraded,
+    },
     client::{Client, ClientError, LOOK, Target},
     http::{Connections, Reason, Served, serve_tcp, serve_unix},
     snapshot::{BackendStatus, BanStatus},
@@ -112,6 +115,11 @@ impl Actions for Fake {
         }
         let what = format!("drain {}/{} {force}", name.upstream, name.address);
         self.act(what).await
+    }
+
+    async fn profile(&self, _who: Who, to: SwitchTo) -> Result<Switched, Refused> {
+        self.act(format!("profile {:?}", to.name)).await?;
+        Ok(Switched::default())
     }
 
     async fn ban(&self, _who: Who, ban: NewBan) -> Result<BanStatus, Refused> {

@@ -1,0 +1,98 @@
+//! Other lifetimes for answers that are stored: the route says something else of them now.
+
+use std::sync::Arc;
+
+use super::{Entry, Mark, Refresh, Store};
+use crate::cache::policy::Lifetime;
+
+impl Store {
+    /// Gives an entry another lifetime; its head and its body stay. `false` if it is not here
+    /// any more, has another head by now, or was purged since `mark`.
+    pub fn set_lifetime(&self, entry: &Arc<Entry>, lifetime: Lifetime, mark: Mark) -> bool {
+        let refresh = Refresh {
+            old: Arc::clone(entry),
+            headers: entry.headers.clone(),
+            lifetime,
+            vary: entry.vary.clone(),
+            variance: entry.variance,
+            mark,
+        };
+        let mut part = self.shard(entry.key.hash()).write();
+        let Some(at) = part.shard.slot_of(&self.hashes, entry) else {
+            return false;
+        };
+        let is_same = part.shard.at(at).is_some_and(|it| Arc::ptr_eq(it, entry));
+        // A soft purge is a mark on the entry, which the next one would not have.
+        let is_purged =
+            entry.stale_since().is_some() || self.log.raced(mark, &entry.key, &entry.about.tags);
+        if !is_same || is_purged || !entry.is_whole() {
+            return false;
+        }
+        let new = Arc::new(entry.refreshed(&refresh, self.ledger));
+        let before = part.shard.replace(at, Arc::clone(&new));
+        self.resize(&new);
+        drop(part);
+        drop(before);
+        self.make_room();
+        self.tell(|watch| watch.stored(&new));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cache::{
+        purge::{How, What},
+        store::tests::{MIB, bench, key},
+    };
+
+    #[test]
+    fn a_lifetime_changes_and_nothing_else() {
+        let bench = bench(10 * MIB);
+        let page = key("/a");
+        bench.put(&bench.tagged(&page, &["t"]), b"x").unwrap();
+        let entry = bench.get(&page).unwrap();
+        let bytes = bench.store.bytes();
+        let longer = Lifetime {
+            fresh_for: Duration::from_mins(30),
+            ..entry.lifetime()
+        };
+        let mark = bench.store.mark();
+        assert!(bench.store.set_lifetime(&entry, longer.clone(), mark));
+        let new = bench.get(&page).unwrap();
+        assert_eq!(new.lifetime(), longer);
+        assert_eq!(new.headers, entry.headers);
+        // The one that was there is another entry by now.
+        assert!(!bench.store.set_lifetime(&entry, longer, mark));
+        drop(entry);
+        assert_eq!(bench.store.bytes(), bytes);
+        assert_eq!(bench.purge(What::Tag("t".into()), How::Hard), 1);
+        drop(new);
+        bench.expect_empty();
+    }
+
+    #[test]
+    fn what_was_purged_stays_purged() {
+        let bench = bench(10 * MIB);
+        let page = key("/a");
+        for how in [How::Soft, How::Hard] {
+            bench.put(&bench.draft(&page), b"x").unwrap();
+            let entry = bench.get(&page).unwrap();
+            let longer = Lifetime {
+                fresh_for: Duration::from_mins(30),
+                ..entry.lifetime()
+            };
+            let mark = bench.store.mark();
+            bench.clock.advance(Duration::from_secs(1));
+            assert_eq!(bench.purge(What::All, how), 1);
+            for mark in [mark, bench.store.mark()] {
+                assert!(!bench.store.set_lifetime(&entry, longer.clone(), mark));
+            }
+            let is_fresh = |entry: Arc<Entry>| entry.lifetime().is_fresh(bench.clock.wall());
+            assert!(!bench.get(&page).is_some_and(is_fresh), "{how:?}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! `edgeway profile`: which profile is switched on, and another one.
+
+use std::process::ExitCode;
+
+use super::{admin::AdminOption, out};
+use crate::status::{
+    actions::{Profiles, SwitchTo, Switched},
+    client::ACTION,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The profile to switch on; without one they are listed
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Switch the active one off
+    #[arg(long, conflicts_with = "name")]
+    off: bool,
+    /// Print what there is, or what was done, as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    if options.name.is_none() && !options.off {
+        return options.admin.print(
+            options.json,
+            async |client| client.get("/v1/profiles").await,
+            list,
+        );
+    }
+    let to = SwitchTo {
+        name: options.name.clone(),
+    };
+    options.admin.print(
+        options.json,
+        async |client| client.post("/v1/profile", &to, ACTION).await,
+        |switched: &Switched| {
+            let active = match &switched.active {
+                Some(name) => format!("`{name}` is switched on"),
+                None => "no profile is switched on".to_owned(),
+            };
+            out::note(&match switched.reset {
+                0 => active,
+                count => format!("{active}; {count} stored answers have its times"),
+            });
+        },
+    )
+}
+
+fn list(Profiles { active, profiles }: &Profiles) {
+    if profiles.is_empty() {
+        out::note("the configuration has no profiles");
+    }
+    for name in profiles {
+        let is_active = active.as_ref() == Some(name);
+        out::data(&format!("{} {name}", if is_active { "*" } else { " " }));
+    }
+}

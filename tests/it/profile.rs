@@ -1,0 +1,157 @@
+//! Profiles, switched while the gateway serves.
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Ran, edgeway},
+    support::{
+        client::{Response, post},
+        gateway::Gateway,
+        origins::{NumberedOrigin, Origin},
+    },
+};
+
+fn yaml(origin: &Origin<NumberedOrigin>, profiles: &str) -> String {
+    format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]\n\
+         upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
+         {profiles}\
+         routes:\n\
+         - {{ name: products, match: {{ path: '/*' }}, upstream: app, cache: {{ ttl: 5min }} }}\n",
+        origin.address()
+    )
+}
+
+const PEAK: &str = "profiles: { peak: { cache: { ttl: 30min } } }\n";
+
+async fn start() -> (Gateway, Origin<NumberedOrigin>) {
+    let origin = NumberedOrigin::start().await;
+    origin.settings().tell("/silent", 200, &[]);
+    let told = [("cache-control", "max-age=60")];
+    origin.settings().tell("/told", 200, &told);
+    let gateway = Gateway::start(&yaml(&origin, PEAK)).await;
+    (gateway, origin)
+}
+
+async fn switch(gateway: &Gateway, to: Value) -> Response {
+    let body = json!({ "name": to }).to_string();
+    let asked = post("/v1/profile", body).header("content-type", "application/json");
+    gateway.send_admin(&asked).await
+}
+
+async fn active(gateway: &Gateway) -> Value {
+    gateway.status().await["config"]["profile"].clone()
+}
+
+/// The seconds for which an answer stays fresh, as clients see them.
+async fn ttl(gateway: &Gateway, path: &str) -> u64 {
+    let answer = gateway.get(path).await;
+    assert_eq!(answer.header("x-cache-status"), Some("HIT"), "{path}");
+    let status = answer.header("cache-status").expect("it is there");
+    let ttl = status.split("ttl=").nth(1).expect("it is said");
+    ttl.parse().expect("it is a number")
+}
+
+#[tokio::test]
+async fn the_time_that_clients_see_changes_without_a_restart() {
+    let (gateway, origin) = start().await;
+    gateway.get("/silent").await;
+    gateway.get("/told").await;
+    assert!((290..=300).contains(&ttl(&gateway, "/silent").await));
+    let answer = switch(&gateway, json!("peak")).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let answer = answer.json();
+    assert_eq!(
+        (&answer["active"], &answer["reset"]),
+        (&json!("peak"), &json!(1))
+    );
+    assert!((1790..=1800).contains(&ttl(&gateway, "/silent").await));
+    // What the origin says stays.
+    assert!((50..=60).contains(&ttl(&gateway, "/told").await));
+    gateway.get("/silent?new").await;
+    assert!((1790..=1800).contains(&ttl(&gateway, "/silent?new").await));
+    assert_eq!(
+        gateway
+            .count("edgeway_profile_active{profile=\"peak\"}")
+            .await,
+        1
+    );
+    assert_eq!(active(&gateway).await, "peak");
+    let answer = switch(&gateway, Value::Null).await.json();
+    assert_eq!(
+        (&answer["active"], &answer["reset"]),
+        (&Value::Null, &json!(2))
+    );
+    assert!((290..=300).contains(&ttl(&gateway, "/silent").await));
+    assert_eq!(
+        gateway
+            .count("edgeway_profile_active{profile=\"peak\"}")
+            .await,
+        0
+    );
+    assert_eq!(origin.settings().answers("/silent"), 2);
+    // No file was read.
+    let reloads = "edgeway_config_reloads_total{outcome=\"ok\"}";
+    assert_eq!(gateway.count(reloads).await, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_switched_is_told() {
+    let (gateway, _origin) = start().await;
+    let answer = switch(&gateway, json!("paek")).await;
+    assert_eq!(answer.status(), 404);
+    let error = &answer.json()["error"];
+    assert_eq!(error["reason"], "no_such_profile");
+    assert_eq!(
+        error["message"],
+        "there is no profile `paek`; there is `peak`"
+    );
+    assert_eq!(active(&gateway).await, Value::Null);
+}
+
+#[tokio::test]
+async fn the_profile_is_kept_over_reloads_and_upgrades_until_it_is_gone() {
+    let (mut gateway, origin) = start().await;
+    switch(&gateway, json!("peak")).await;
+    assert!(gateway.reload(&yaml(&origin, PEAK)).await);
+    assert_eq!(active(&gateway).await, "peak");
+    gateway.upgrade().await;
+    assert_eq!(active(&gateway).await, "peak");
+    gateway.get("/silent").await;
+    assert!((1790..=1800).contains(&ttl(&gateway, "/silent").await));
+    let other = "profiles: { calm: { cache: { ttl: 1min } } }\n";
+    assert!(gateway.reload(&yaml(&origin, other)).await);
+    assert_eq!(active(&gateway).await, Value::Null);
+    let stderr = gateway.stderr();
+    assert!(
+        stderr.contains("the profile `peak` is no longer there"),
+        "{stderr}"
+    );
+    assert!(gateway.reload(&yaml(&origin, PEAK)).await);
+    assert_eq!(active(&gateway).await, Value::Null, "it was switched off");
+}
+
+#[tokio::test]
+async fn the_command_lists_and_switches() {
+    let (gateway, _origin) = start().await;
+    let admin = gateway.admin().to_string();
+    let run = async |arguments: &[&str]| -> Ran {
+        let mut all: Vec<String> = vec!["profile".into(), "--admin".into(), admin.clone()];
+        all.extend(arguments.iter().map(|it| (*it).to_owned()));
+        let ran = tokio::task::spawn_blocking(move || {
+            edgeway(&all.iter().map(String::as_str).collect::<Vec<_>>())
+        });
+        ran.await.expect("it ends")
+    };
+    assert_eq!(run(&[]).await.stdout, "  peak\n");
+    let ran = run(&["peak"]).await;
+    assert_eq!(
+        (ran.status, ran.stderr.as_str()),
+        (0, "`peak` is switched on\n")
+    );
+    assert_eq!(run(&[]).await.stdout, "* peak\n");
+    let ran = run(&["--off", "--json"]).await;
+    let done: Value = serde_json::from_str(&ran.stdout).expect("it is JSON");
+    assert_eq!(done["active"], Value::Null);
+    assert_eq!(run(&["other"]).await.status, 1);
+}
