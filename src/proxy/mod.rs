@@ -268,6 +268,7 @@ impl ProxyHttp for Proxy {
         if is_interim(head) || ctx.is_background() {
             return Ok(());
         }
+        cache::complete(head, ctx)?;
         respond::begin(session, head, ctx).await;
         Ok(())
     }

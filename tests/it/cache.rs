@@ -102,6 +102,23 @@ async fn a_head_and_a_condition_are_answered_from_a_get() {
 }
 
 #[tokio::test]
+async fn a_get_with_a_body_does_not_fill_the_store() {
+    let origin = origin("/a", MINUTE).await;
+    let gateway = front(origin.address(), "{}").await;
+    let with_body = get("/a").body("q=poison");
+    assert_answer(&gateway.send(&with_body).await, "BYPASS", "/a #1");
+    let in_chunks = get("/a").chunks(["q=poison"]);
+    assert_answer(&gateway.send(&in_chunks).await, "BYPASS", "/a #2");
+    let client = http2::Client::open(gateway.address()).await;
+    let sent = client.send(http2::request("GET", "/a"), "q=poison").await;
+    let answer = sent.expect("an answer");
+    assert_eq!(answer.header("x-cache-status"), Some("BYPASS"));
+    assert_answer(&gateway.get("/a").await, "MISS", "/a #4");
+    // What a clean request has left is nobody's poison.
+    assert_answer(&gateway.send(&with_body).await, "HIT", "/a #4");
+}
+
+#[tokio::test]
 async fn http2_is_answered_from_the_same_store() {
     let origin = origin("/a", MINUTE).await;
     let gateway = front(origin.address(), "{}").await;

@@ -49,6 +49,22 @@ pub fn clean(headers: &mut HeaderMap) {
     headers.remove(header::AGE);
 }
 
+/// The fields that [`clean`] takes out of an answer for the sake of others: who asked for it
+/// gets them all the same (RFC 9111, 5.2.2.4).
+pub fn for_the_first(headers: &HeaderMap) -> HeaderMap {
+    let hop_by_hop = nominated(headers);
+    let mut found = HeaderMap::new();
+    for name in unkept_fields(headers) {
+        if is_never_kept(&name) || hop_by_hop.contains(&name) || found.contains_key(&name) {
+            continue;
+        }
+        for value in headers.get_all(&name) {
+            found.append(name.clone(), value.clone());
+        }
+    }
+    found
+}
+
 /// What `Connection` names.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     const CONNECTION: HeaderName = header::CONNECTION;

@@ -29,7 +29,7 @@ pub use browser::browser;
 pub use cache_status::{CacheStatus, Forward, Served};
 pub use conditional::{has_validator, not_modified, to_not_modified};
 pub use invalidate::{Target, invalidates};
-pub use merge::{clean, date, merge, updates};
+pub use merge::{clean, date, for_the_first, merge, updates};
 pub use storable::{Asked, Refusal, again, allows_authorization, is_for_everybody, store};
 pub use vary::{Variance, Vary};
 pub use wants::{Use, Wants, after_error, judge};

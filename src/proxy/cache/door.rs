@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pingora::{Result, http::RequestHeader};
 use pingora_proxy::Session;
 
@@ -56,7 +56,13 @@ pub(in crate::proxy) async fn ask(session: &mut Session, ctx: &mut Context) -> R
     let Some(cache) = &route.cache else {
         return Ok(Asked::GoesOn);
     };
-    match decide(session, ctx, cache) {
+    let has_body = !session.as_mut().is_body_empty();
+    let decision = match decide(session, ctx, cache) {
+        // An origin that reads the body of a GET would answer everybody by what one sent.
+        Decision::Fetch(..) if has_body => past("body"),
+        decision => decision,
+    };
+    match decision {
         Decision::Serve(entry, facts) => {
             ctx.facts.cache = Some(facts);
             answer::send(session, ctx, cache, &entry).await?;
@@ -252,6 +258,7 @@ impl Request<'_> {
             mark,
             found,
             confirmed: None,
+            for_the_first: HeaderMap::new(),
             is_pass,
             is_background: false,
             key: seen.key,

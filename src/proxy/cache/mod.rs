@@ -20,7 +20,8 @@ pub(super) use self::{
     background::take,
     door::{Asked, ask},
     phases::{
-        answered, enable, forward, hit, key, not_modified, received_body, serves_stale, storable,
+        answered, complete, enable, forward, hit, key, not_modified, received_body, serves_stale,
+        storable,
     },
     write::written,
 };
@@ -53,6 +54,8 @@ pub(super) struct Flow {
     found: Option<Arc<Entry>>,
     /// What a 304 said.
     confirmed: Option<HeaderMap>,
+    /// Fields of the answer that are not kept, for the client who asked.
+    for_the_first: HeaderMap,
     /// Nobody waits for its answer.
     is_pass: bool,
     /// It was begun by us, and nobody waits for the answer.

@@ -212,6 +212,18 @@ pub(in crate::proxy) fn answered(session: &Session, head: &ResponseHeader, ctx: 
     }
 }
 
+/// What was kept of the origin's answer goes out with what was not: the client who asked is
+/// the one whom it is for.
+pub(in crate::proxy) fn complete(head: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+    let Some(flow) = &ctx.cache else {
+        return Ok(());
+    };
+    for (name, value) in &flow.for_the_first {
+        head.append_header(name, value)?;
+    }
+    Ok(())
+}
+
 /// A piece of what comes from the origin, on its way into the store: the deadlines of the
 /// backend go by it, and not by how fast the client reads.
 pub(in crate::proxy) fn received_body(
@@ -312,6 +324,7 @@ pub(in crate::proxy) fn storable(
         is_compressible: false,
         quota: cache.quota.clone(),
     };
+    flow.for_the_first = policy::for_the_first(&headers);
     policy::clean(&mut headers);
     policy::date(&mut headers, times.answered);
     let answer = Answer {

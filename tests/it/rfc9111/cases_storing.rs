@@ -366,6 +366,7 @@ pub(super) const CASES: &[Case] = &[
         < A: 1
         < B: 2
         = origin
+        = A: 1
         > GET
         = cache
         = !A
@@ -382,6 +383,8 @@ pub(super) const CASES: &[Case] = &[
         < B: 2
         < C: 3
         = origin
+        = A: 1
+        = B: 2
         > GET
         = cache
         = !A
