@@ -8,6 +8,7 @@ mod bans;
 mod basic_auth;
 mod browser;
 mod cache;
+mod cache_attacks;
 mod cli;
 mod client_limits;
 mod config;

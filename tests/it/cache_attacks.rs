@@ -1,0 +1,102 @@
+//! What clients and broken origins might put into the cache, and do not.
+
+use std::net::SocketAddr;
+
+use crate::support::{
+    client::{Request, get},
+    gateway::Gateway,
+    origins::ToldOrigin,
+};
+
+async fn front(origin: SocketAddr) -> Gateway {
+    Gateway::start(&format!(
+        "upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\n\
+         routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n"
+    ))
+    .await
+}
+
+fn minute() -> Vec<(String, String)> {
+    vec![("cache-control".to_owned(), "max-age=60".to_owned())]
+}
+
+fn on(host: &str, target: &str) -> Request {
+    get(target).header("host", host)
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_broken_for_all_who_read_along_and_not_kept() {
+    let mut origin = ToldOrigin::start().await;
+    origin.settings().tell("/a", 200, minute());
+    origin.settings().hold("/a");
+    let gateway = front(origin.address()).await;
+    let mut readers = Vec::new();
+    for expected in ["MISS", "HIT", "HIT"] {
+        let mut connection = gateway.connect().await;
+        let head = connection.start(&get("/a")).await.expect("a head");
+        assert_eq!(head.header("x-cache-status"), Some(expected));
+        readers.push((connection, head));
+    }
+    origin.stop();
+    for (mut connection, head) in readers {
+        let broken = connection.finish(head).await.expect_err("no whole answer");
+        assert!(broken.is_cut(), "{broken:?}");
+    }
+    origin.resume().await;
+    origin.settings().release("/a");
+    let next = gateway.get("/a").await;
+    assert_eq!(next.header("x-cache-status"), Some("MISS"));
+    assert_eq!(next.text(), "/a #2");
+}
+
+#[tokio::test]
+async fn hosts_are_one_in_any_spelling_and_no_client_names_another_one() {
+    let origin = ToldOrigin::start().await;
+    origin.settings().tell("/a", 200, minute());
+    let gateway = front(origin.address()).await;
+    let forwarded = on("shop.test", "/a")
+        .header("x-forwarded-host", "evil.test")
+        .header("forwarded", "host=evil.test");
+    let first = gateway.send(&forwarded).await;
+    assert_eq!(first.header("x-cache-status"), Some("MISS"));
+    let asked = origin.settings().asked("/a");
+    assert_eq!(asked[0].header("host"), Some("shop.test"));
+    assert_eq!(asked[0].header("x-forwarded-host"), Some("shop.test"));
+    for same in [
+        on("shop.test", "/a"),
+        on("SHOP.test", "/a"),
+        on("shop.test", "http://shop.test/a"),
+    ] {
+        let answer = gateway.send(&same).await;
+        assert_eq!(answer.header("x-cache-status"), Some("HIT"), "{same:?}");
+    }
+    for refused in [
+        on("shop.test", "http://evil.test/a"),
+        on("shop.test", "/a").header("host", "evil.test"),
+        on("shop.test", "/a#b"),
+    ] {
+        assert_eq!(gateway.send(&refused).await.status(), 400, "{refused:?}");
+    }
+    for other in ["/%61", "//a", "/a?", "/a/"] {
+        let answer = gateway.send(&on("shop.test", other)).await;
+        assert_ne!(answer.header("x-cache-status"), Some("HIT"), "{other}");
+    }
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_variants_and_no_more() {
+    let origin = ToldOrigin::start().await;
+    let mut told = minute();
+    told.push(("vary".to_owned(), "Foo".to_owned()));
+    origin.settings().tell("/a", 200, told);
+    let gateway = front(origin.address()).await;
+    let mut connection = gateway.connect().await;
+    for number in 0..300 {
+        let request = get("/a").header("foo", number.to_string());
+        connection.send(&request).await.expect("an answer");
+    }
+    let kept = gateway.count("edgeway_cache_objects").await;
+    assert!(kept <= 64, "{kept}");
+    let newest = gateway.send(&get("/a").header("foo", "299")).await;
+    assert_eq!(newest.header("x-cache-status"), Some("HIT"));
+}
