@@ -13,6 +13,7 @@ pub(crate) mod out;
 mod profile;
 mod program;
 mod progress;
+mod purge;
 mod reload;
 mod rollout;
 mod run;
@@ -89,6 +90,11 @@ enum Command {
     Ban(ban::Options),
     /// Let a banned client pass again
     Unban(ban::LiftOptions),
+    /// Take stored answers out of the cache, at every gateway
+    ///
+    /// The exit status is 0 once every gateway that holds a lease and every instance of the
+    /// app is done with it.
+    Purge(purge::Options),
     /// Fetch what a file lists, so that the cache has it before clients ask
     ///
     /// Each URL is fetched plain and as browsers ask for it. The exit status is 1 if one of
@@ -135,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Bans(options) => ban::run_list(&options),
         Command::Ban(options) => ban::run(&options),
         Command::Unban(options) => ban::run_lift(&options),
+        Command::Purge(options) => purge::run(&options),
         Command::Warm(options) => warm::run(&options),
         Command::Upgrade(options) => upgrade::run(&options),
     }

@@ -10,9 +10,11 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{bans, control::Control, private_program, watch::Watched};
+use super::{bans, control::Control, private_program, purges, watch::Watched};
 use crate::{
     base::{metrics::IntCounter, secret::Secret},
+    cache::purge::{Order, Purge, Receipt, Source},
+    config::model::File,
     gateway::Gateway,
     runtime::{
         audit::{Entry, Outcome, Who},
@@ -82,17 +84,33 @@ impl Operator {
         act: impl FnOnce(&Gateway) -> Result<T, Refused> + Send,
     ) -> Result<T, Refused> {
         let began = self.live().world.clock.now();
-        // A successor that is about to serve would not hear of it.
-        let _turn = tokio::select! {
-            turn = self.control.turn.lock() => Some(turn),
-            () = self.control.told_to_stop() => None,
-        };
+        let _turn = self.turn().await;
         let outcome = match self.control.line.is_ours() {
             Ok(()) => act(&self.live().gateway()),
             Err(refused) => Err(refused),
         };
         self.record(action, who, Some(target), began, outcome.as_ref().err());
         outcome
+    }
+
+    /// A successor that is about to serve would not hear of what is done meanwhile.
+    async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, File>> {
+        tokio::select! {
+            turn = self.control.turn.lock() => Some(turn),
+            () = self.control.told_to_stop() => None,
+        }
+    }
+
+    /// Purges here, in turn with upgrades, and waits for the others without.
+    async fn purged(&self, order: Order) -> Result<Receipt, Refused> {
+        let (link, begun) = {
+            let _turn = self.turn().await;
+            self.control.line.is_ours()?;
+            let link = purges::link(&self.live().gateway())?;
+            let begun = link.begin(order.purges, Source::Admin).await;
+            (link, begun)
+        };
+        Ok(link.finish(begun).await)
     }
 
     /// Does something to an upstream that the configuration has.
@@ -292,6 +310,24 @@ impl Actions for Operator {
         let target = ban.address.chars().take(100).collect();
         self.in_turn("ban", who, target, |gateway| bans::ban(gateway, &ban))
             .await
+    }
+
+    async fn purge(&self, who: Who, order: Order) -> Result<Receipt, Refused> {
+        let began = self.live().world.clock.now();
+        let target = Purge::line(&order.purges);
+        let outcome = self.purged(order).await;
+        match outcome.as_ref().map(Receipt::shortfall) {
+            Ok(Some(shortfall)) => self.live().audit(&Entry {
+                target: Some(target),
+                reason: Some(Cow::Borrowed(shortfall.word())),
+                took: Some(self.live().world.clock.now() - began),
+                generation: Some(self.live().loaded().generation),
+                ..Entry::new("purge", who)
+            }),
+            Ok(None) => self.record("purge", who, Some(target), began, None),
+            Err(refused) => self.record("purge", who, Some(target), began, Some(refused)),
+        }
+        outcome
     }
 
     async fn unban(&self, who: Who, address: String) -> Result<BanStatus, Refused> {

@@ -15,6 +15,7 @@ mod notify;
 mod predecessors;
 mod private_program;
 mod profile;
+mod purges;
 mod ready;
 mod signals;
 mod source;

@@ -7,7 +7,7 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::{bans, control::Control};
+use super::{bans, control::Control, purges};
 use crate::{
     edge::listeners::Opened,
     gateway::explain::{self, ExplainError, Explanation, Look, Question},
@@ -111,6 +111,10 @@ impl Source for Running {
                     last_error: status.last_error,
                 }
             }),
+            purges: gateway
+                .cache
+                .as_ref()
+                .map(|cache| purges::status(cache.link().status())),
             routes: gateway
                 .routes
                 .iter()

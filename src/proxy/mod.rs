@@ -255,7 +255,7 @@ impl ProxyHttp for Proxy {
             open.close(head);
         }
         cache::answered(session, head, ctx);
-        cache::written(session, head, ctx);
+        cache::written(session, head, ctx).await;
         Ok(())
     }
 

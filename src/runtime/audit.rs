@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::live::Live;
 use crate::{
     base::units::{Span, millis},
+    cache::purge::{Purge, Receipt},
     chain::{Facts, Noted},
     limits::Ban,
 };
@@ -156,6 +157,24 @@ impl Live {
                 request_id: facts.request_id.as_str().to_owned(),
             }),
             ..Entry::new("ban", Who::Gateway)
+        });
+    }
+
+    /// Records a purge by the method `PURGE`.
+    pub fn purged(&self, receipt: &Receipt, facts: &Facts) {
+        let Some(left_out) = self.purged.one_more(self.second()) else {
+            return;
+        };
+        self.audit(&Entry {
+            target: Some(Purge::line(&receipt.purges)),
+            reason: receipt.shortfall().map(|it| Cow::Borrowed(it.word())),
+            message: left_out_text(left_out),
+            request: Some(RequestNamed {
+                subject: None,
+                route: facts.route.as_deref().map(str::to_owned),
+                request_id: facts.request_id.as_str().to_owned(),
+            }),
+            ..Entry::new("purge", Who::Client(facts.client.ip))
         });
     }
 

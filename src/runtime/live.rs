@@ -22,6 +22,7 @@ pub struct Live {
     /// Of lines about clients in the audit log.
     pub(super) noted: Bound,
     pub(super) banned: Bound,
+    pub(super) purged: Bound,
     pub world: World,
     pub connections: Connections,
     pub total: Arc<Total>,
@@ -114,6 +115,7 @@ impl Live {
             metrics,
             noted: Bound::default(),
             banned: Bound::default(),
+            purged: Bound::default(),
             connections: Connections::new(world.clock.clone()),
             total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     base::{secret::Secret, units::Span},
+    cache::purge::{Order, Receipt},
     config::{
         changes::Changes,
         diagnostic::{Diagnostics, Problem, Style},
@@ -69,6 +70,9 @@ pub trait Actions: Send + Sync + 'static {
 
     /// Lets a banned client pass again; gives the ban that it had.
     async fn unban(&self, who: Who, address: String) -> Result<BanStatus, Refused>;
+
+    /// Takes stored answers out of the cache, here and at the other gateways.
+    async fn purge(&self, who: Who, order: Order) -> Result<Receipt, Refused>;
 }
 
 /// A configuration was taken.

@@ -19,7 +19,10 @@ use super::{
     Snapshot,
     actions::{Refused, SUCCEEDED},
 };
-use crate::base::{error, secret::Secret};
+use crate::{
+    base::{error, secret::Secret},
+    cache::purge::Receipt,
+};
 
 /// Bound of a whole look.
 pub const LOOK: Duration = Duration::from_secs(5);
@@ -115,6 +118,14 @@ impl Client {
         let body = serde_json::to_vec(body).expect("plain data");
         self.ask(Method::POST, path, Some(body.into()), deadline)
             .await
+    }
+
+    /// Purges; the receipt says how far that came, whatever the status of the answer.
+    ///
+    /// # Errors
+    /// As [`Self::get`], if it was not begun.
+    pub async fn purge(&self, order: &Value) -> Result<Receipt, ClientError> {
+        self.post("/v1/purge", order, ACTION).await
     }
 
     /// `DELETE path`.
@@ -266,10 +277,14 @@ fn read<T: DeserializeOwned>(target: &Target, status: u16, body: &[u8]) -> Resul
     if (200..300).contains(&status) {
         return serde_json::from_slice(body).map_err(|_| stranger());
     }
-    let refused = serde_json::from_slice::<Value>(body)
-        .ok()
-        .and_then(|mut body| serde_json::from_value(body.get_mut("error")?.take()).ok())
-        .ok_or_else(stranger)?;
+    let mut body: Value = serde_json::from_slice(body).map_err(|_| stranger())?;
+    // What was done in part is told with the status of what is missing.
+    if body.get("purges").is_some() {
+        return serde_json::from_value(body).map_err(|_| stranger());
+    }
+    let error = body.get_mut("error").map(Value::take);
+    let refused = error.and_then(|error| serde_json::from_value(error).ok());
+    let refused = refused.ok_or_else(stranger)?;
     Err(ClientError::Refused {
         target: target.clone(),
         refused: Box::new(refused),

@@ -56,6 +56,9 @@ pub struct Snapshot {
     /// What is shared with other gateways goes through it, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisStatus>,
+    /// How purges reach other gateways, if anything is cached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purges: Option<PurgeLinkStatus>,
     pub routes: Vec<RouteStatus>,
     pub upstreams: Vec<UpstreamStatus>,
 }
@@ -166,6 +169,42 @@ pub struct RedisStatus {
     pub since: String,
     /// What was wrong last, kept once it is right again.
     pub last_error: Option<String>,
+}
+
+/// The link of purges between gateways.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PurgeLinkStatus {
+    /// This gateway's name in receipts.
+    pub gateway: String,
+    /// There is a Redis; without one this gateway knows of no other.
+    pub shared: bool,
+    /// Every purge waits for this gateway.
+    pub leased: bool,
+    /// Since when purges may be over without it; RFC 3339, UTC.
+    pub lost_since: Option<String>,
+    /// Why the last question to Redis has no answer.
+    pub last_error: Option<String>,
+    /// The last entry of the log that is applied here.
+    pub applied: Option<String>,
+    /// Purges that the others do not know of yet.
+    pub unsent: usize,
+    /// How often the lease ran out.
+    pub losses: u64,
+    /// How often everything was dropped since the log had lost this gateway's place.
+    pub gaps: u64,
+    /// Entries that were applied after a loss.
+    pub replayed: u64,
+    pub others: Vec<OtherGateway>,
+}
+
+/// Another gateway as the log of purges knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OtherGateway {
+    pub gateway: String,
+    pub leased: bool,
+    pub applied: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::snapshot::{
-    BackendStatus, BanStatus, BansStatus, CertificateStatus, Predecessor, RedisStatus, Snapshot,
-    State, UpstreamStatus,
+    BackendStatus, BanStatus, BansStatus, CertificateStatus, Predecessor, PurgeLinkStatus,
+    RedisStatus, Snapshot, State, UpstreamStatus,
 };
 
 /// The whole status as `edgeway status` prints it.
@@ -32,6 +32,11 @@ pub fn render_text(snapshot: &Snapshot) -> String {
         &mut out,
         &["REDIS", "ADDRESS", "STATE", "SINCE", "NOTES"],
         snapshot.redis.iter().map(redis_row),
+    );
+    put_section(
+        &mut out,
+        &["GATEWAY", "PURGES", "APPLIED", "NOTES"],
+        snapshot.purges.iter().flat_map(gateway_rows),
     );
     put_section(
         &mut out,
@@ -151,7 +156,6 @@ fn predecessor(older: &Predecessor) -> String {
 }
 
 fn certificate_row(certificate: &CertificateStatus) -> [String; 4] {
-    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let stand_in = certificate.expires.is_none().then_some("stand-in");
     let failed = (certificate.failures > 0).then(|| {
         let problem = certificate.problem.as_deref().unwrap_or("no reason kept");
@@ -160,10 +164,14 @@ fn certificate_row(certificate: &CertificateStatus) -> [String; 4] {
     let notes = stand_in.map(str::to_owned).into_iter().chain(failed);
     [
         certificate.name.clone(),
-        or_dash(&certificate.expires),
-        or_dash(&certificate.next),
+        or_dash(certificate.expires.as_ref()),
+        or_dash(certificate.next.as_ref()),
         notes.collect::<Vec<_>>().join(", "),
     ]
+}
+
+fn or_dash(text: Option<&String>) -> String {
+    text.cloned().unwrap_or_else(|| "-".to_owned())
 }
 
 fn redis_row(redis: &RedisStatus) -> [String; 5] {
@@ -179,6 +187,34 @@ fn redis_row(redis: &RedisStatus) -> [String; 5] {
         redis.since.clone(),
         notes,
     ]
+}
+
+/// This gateway and those that share its purges; nothing where there can be no others.
+fn gateway_rows(link: &PurgeLinkStatus) -> Vec<[String; 4]> {
+    if !link.shared {
+        return Vec::new();
+    }
+    let word = |is_leased| if is_leased { "leased" } else { "lost" }.to_owned();
+    let mut notes = vec!["this one".to_owned()];
+    if let Some(since) = &link.lost_since {
+        notes.push(format!("lost since {since}"));
+    }
+    notes.extend(link.last_error.clone());
+    if link.unsent > 0 {
+        notes.push(format!("{} unsent", link.unsent));
+    }
+    let own = [
+        link.gateway.clone(),
+        word(link.leased),
+        or_dash(link.applied.as_ref()),
+        notes.join(", "),
+    ];
+    let others = link.others.iter().map(|other| {
+        let gateway = other.gateway.clone();
+        let applied = other.applied.clone();
+        [gateway, word(other.leased), applied, String::new()]
+    });
+    std::iter::once(own).chain(others).collect()
 }
 
 fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 8] {
@@ -266,7 +302,7 @@ fn put_row<const N: usize>(out: &mut String, cells: &[&str; N], widths: &[usize;
 }
 
 /// `text` with control characters shown, so that no name can steer the terminal.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     if !text.contains(char::is_control) {
         return text.to_owned();
     }
@@ -304,7 +340,9 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::status::snapshot::{CertificateStatus, ConfigStatus, ListenerStatus, RouteStatus};
+    use crate::status::snapshot::{
+        CertificateStatus, ConfigStatus, ListenerStatus, OtherGateway, RouteStatus,
+    };
 
     /// A gateway with one of everything.
     pub(crate) fn full() -> Snapshot {
@@ -362,6 +400,21 @@ pub(super) mod tests {
                 since: "2027-01-16T09:30:00.000Z".into(),
                 last_error: Some("no answer within 20ms".into()),
             }),
+            purges: Some(PurgeLinkStatus {
+                gateway: "web-1/4f2a91c3".into(),
+                shared: true,
+                lost_since: Some("2027-01-16T09:30:03.000Z".into()),
+                last_error: Some("no answer within 20ms".into()),
+                applied: Some("1768555000000-0".into()),
+                unsent: 2,
+                losses: 1,
+                others: vec![OtherGateway {
+                    gateway: "web-2/90ab33d0".into(),
+                    leased: true,
+                    applied: "1768555000000-0".into(),
+                }],
+                ..PurgeLinkStatus::default()
+            }),
             routes: vec![RouteStatus {
                 name: "api".into(),
                 matches: "shop.example.com/api/*".into(),
@@ -412,6 +465,10 @@ pub(super) mod tests {
 
         REDIS   ADDRESS        STATE  SINCE                     NOTES
         single  10.0.0.5:6379  down   2027-01-16T09:30:00.000Z  no answer within 20ms
+
+        GATEWAY         PURGES  APPLIED          NOTES
+        web-1/4f2a91c3  lost    1768555000000-0  this one, lost since 2027-01-16T09:30:03.000Z, no answer within 20ms, 2 unsent
+        web-2/90ab33d0  leased  1768555000000-0
 
         UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  AVERAGE  NOTES
         web       127.0.0.1:3000  healthy  2          3100      0       4.2ms

@@ -94,6 +94,7 @@ fn every_command_says_what_it_takes() {
         "upstream add",
         "upstream remove",
         "profile",
+        "purge",
         "warm",
         "upgrade",
     ];

@@ -33,6 +33,7 @@ mod notify;
 mod observed;
 mod profile;
 mod proxy_protocol;
+mod purge_api;
 mod purge_link;
 mod rate_limit;
 mod redis;

@@ -14,11 +14,11 @@ mod receipt;
 
 pub use self::{
     follower::Trust,
-    link::{Caches, Link},
+    link::{Begun, Caches, Link},
     log::{Id, Position},
     metrics::Source,
     parse::{BadPurge, MOST, Order},
-    receipt::{Applied, Instance, Others, Receipt},
+    receipt::{Applied, Instance, Others, Receipt, Shortfall},
 };
 
 /// What a purge is about.

@@ -12,6 +12,9 @@ pub const MOST: usize = 256;
 /// Bytes of a URL, a prefix or a tag.
 const LONGEST: usize = 8192;
 
+/// Characters of purges in a line of a log, about.
+const LONGEST_LINE: usize = 200;
+
 const SHAPES: &str = "write `{\"url\": …}`, `{\"prefix\": …}`, `{\"tag\": …}` or `{\"all\": true}`";
 
 /// What is asked for at once: one purge, or `{"purges": […]}`.
@@ -117,6 +120,24 @@ impl Purge {
             object.insert("soft".to_owned(), json!(true));
         }
         Value::Object(object)
+    }
+}
+
+impl Purge {
+    /// Purges in one line of a log: the first ones, and how many there are beside them.
+    pub fn line(purges: &[Self]) -> String {
+        let mut line = String::new();
+        for (at, purge) in purges.iter().enumerate() {
+            let one: String = purge.to_string().chars().take(LONGEST_LINE).collect();
+            if at > 0 && line.len() + one.len() > LONGEST_LINE {
+                return format!("{line} and {} more", purges.len() - at);
+            }
+            if at > 0 {
+                line.push_str(", ");
+            }
+            line.push_str(&one);
+        }
+        line
     }
 }
 
@@ -261,6 +282,20 @@ mod tests {
         );
         assert!(order(r#"{"all":true}"#).unwrap().fan_out);
         assert!(!order(r#"{"all":true,"fan_out":false}"#).unwrap().fan_out);
+    }
+
+    #[test]
+    fn many_purges_are_one_short_line() {
+        let url = |path: &str| Purge {
+            what: What::Url(path.to_owned()),
+            how: How::Hard,
+        };
+        assert_eq!(Purge::line(&[url("/a"), Purge::ALL]), "url /a, all");
+        let long = format!("/{}", "x".repeat(150));
+        let many = [url(&long), url("/b"), url(&long), url("/c")];
+        assert_eq!(Purge::line(&many), format!("url {long}, url /b and 2 more"));
+        let longest = Purge::line(&[url(&long.repeat(3))]);
+        assert_eq!(longest.chars().count(), LONGEST_LINE);
     }
 
     #[test]

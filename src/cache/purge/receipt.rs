@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -80,11 +81,56 @@ impl Instance {
     }
 }
 
+/// What keeps a purge from being over, the weightiest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortfall {
+    /// The other gateways do not know of it.
+    Unreached,
+    /// Some have not said that they have applied it.
+    Waiting,
+    /// Every gateway is done with it, and some instance of the application is not.
+    Instances,
+}
+
+impl Shortfall {
+    /// The fixed word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unreached => "unreached",
+            Self::Waiting => "waiting",
+            Self::Instances => "instances",
+        }
+    }
+
+    /// Of an answer that tells of it.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Unreached => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Waiting => StatusCode::ACCEPTED,
+            Self::Instances => StatusCode::BAD_GATEWAY,
+        }
+    }
+}
+
 impl Receipt {
     /// Every gateway and every instance is done with it, or known to be out.
     pub fn is_over(&self) -> bool {
-        let are_told = self.instances.iter().all(Instance::is_done);
-        are_told && matches!(self.others, Others::Alone | Others::Reached)
+        self.shortfall().is_none()
+    }
+
+    /// Of an answer that tells of it.
+    pub fn status(&self) -> StatusCode {
+        self.shortfall().map_or(StatusCode::OK, Shortfall::status)
+    }
+
+    /// Why it is not over.
+    pub fn shortfall(&self) -> Option<Shortfall> {
+        match self.others {
+            Others::Unreached => Some(Shortfall::Unreached),
+            Others::Waiting => Some(Shortfall::Waiting),
+            Others::Alone | Others::Reached if self.instances.iter().all(Instance::is_done) => None,
+            Others::Alone | Others::Reached => Some(Shortfall::Instances),
+        }
     }
 }
 

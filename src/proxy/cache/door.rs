@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pingora::{Result, http::RequestHeader};
 use pingora_proxy::Session;
 
-use super::{Flow, answer, background};
+use super::{Flow, answer, background, purge};
 use crate::{
     cache::{
         budget::{Busy, By},
@@ -56,6 +56,10 @@ pub(in crate::proxy) async fn ask(session: &mut Session, ctx: &mut Context) -> R
     let Some(cache) = &route.cache else {
         return Ok(Asked::GoesOn);
     };
+    if purge::is_asked_for(session, cache) {
+        let reply = purge::answer(session, ctx, cache).await;
+        return Ok(Asked::Reply(Box::new(reply)));
+    }
     let has_body = !session.as_mut().is_body_empty();
     let decision = match decide(session, ctx, cache) {
         // An origin that reads the body of a GET would answer everybody by what one sent.

@@ -10,6 +10,7 @@ mod background;
 mod door;
 mod forms;
 mod phases;
+mod purge;
 mod write;
 
 use std::{sync::Arc, time::SystemTime};

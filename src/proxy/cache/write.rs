@@ -3,6 +3,7 @@
 use http::Method;
 use pingora_proxy::Session;
 
+use super::purge;
 use crate::{
     cache::{
         key::Key,
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// The origin has answered a request with `head`.
-pub(in crate::proxy) fn written(
+pub(in crate::proxy) async fn written(
     session: &Session,
     head: &pingora::http::ResponseHeader,
     ctx: &Context,
@@ -53,20 +54,15 @@ pub(in crate::proxy) fn written(
     }
     if cache.policy.purge_on_write && head.status.is_success() {
         let path = String::from_utf8_lossy(target.path);
-        let purges = family(&host, &path);
-        // Here at once: whoever has written reads what it wrote.
-        for purge in &purges {
-            cache.cache.store().purge(purge);
-        }
-        let link = std::sync::Arc::clone(cache.cache.link());
-        ctx.live().background.spawn("purge", async move {
-            link.purge(purges, Source::Write).await;
-        });
+        let site = format!("{}://{host}", client.scheme.as_str());
+        let purges = family(&site, &path);
+        // Before the answer: whoever has written reads what it wrote. The others hear of it.
+        purge::begin(ctx.live(), cache.cache.link(), purges, Source::Write).await;
     }
 }
 
 /// An item and the list that it is in, whatever their queries: `/x/7` and `/x`.
-fn family(host: &str, path: &str) -> Vec<Purge> {
+fn family(site: &str, path: &str) -> Vec<Purge> {
     let path = path.trim_end_matches('/');
     let list = path.rsplit_once('/').map_or("", |(list, _)| list);
     let mut purges = Vec::new();
@@ -75,10 +71,10 @@ fn family(host: &str, path: &str) -> Vec<Purge> {
             continue;
         }
         for what in [
-            What::Url(format!("{host}{path}")),
-            What::Url(format!("{host}{path}/")),
-            What::Prefix(format!("{host}{path}?")),
-            What::Prefix(format!("{host}{path}/?")),
+            What::Url(format!("{site}{path}")),
+            What::Url(format!("{site}{path}/")),
+            What::Prefix(format!("{site}{path}?")),
+            What::Prefix(format!("{site}{path}/?")),
         ] {
             let how = How::Hard;
             purges.push(Purge { what, how });
@@ -94,13 +90,18 @@ mod tests {
     #[test]
     fn a_write_is_about_the_item_and_its_list() {
         let of = |path| -> Vec<String> {
-            let purges = family("a", path).into_iter();
+            let purges = family("http://a", path).into_iter();
             purges
-                .map(|purge| match purge.what {
-                    What::Url(url) => url,
-                    What::Prefix(prefix) => format!("{prefix}*"),
-                    What::Tag(_) | What::All => unreachable!("writes are about paths"),
+                .map(|purge| {
+                    // The others read it as it was meant.
+                    assert_eq!(Purge::from_json(&purge.to_json()), Ok(purge.clone()));
+                    match purge.what {
+                        What::Url(url) => url,
+                        What::Prefix(prefix) => format!("{prefix}*"),
+                        What::Tag(_) | What::All => unreachable!("writes are about paths"),
+                    }
                 })
+                .map(|url| url.replace("http://", ""))
                 .collect()
         };
         assert_eq!(

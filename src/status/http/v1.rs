@@ -4,7 +4,7 @@ use std::{future::Future, path::PathBuf, sync::Arc};
 
 use axum::{
     Json,
-    extract::{ConnectInfo, Path, Query, State},
+    extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -15,10 +15,14 @@ use super::{
     extract::{Body, Optional, Part},
 };
 use crate::{
+    cache::purge::Order,
     gateway::explain::Question,
     runtime::audit::Who,
     status::actions::{Actions, BackendName, NewBackend, NewBan, Profiles, Refused, SwitchTo},
 };
+
+/// Hundreds of URLs at once.
+const LONGEST_ORDER: usize = 256 * 1024;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -48,6 +52,11 @@ pub(super) fn routes() -> Vec<Route> {
         ),
         (&["GET", "POST"], "/v1/bans", get(bans).post(ban)),
         (&["DELETE"], "/v1/bans/{address}", delete(unban)),
+        (
+            &["POST"],
+            "/v1/purge",
+            post(purge).layer(DefaultBodyLimit::max(LONGEST_ORDER)),
+        ),
         (&["POST"], "/v1/explain", post(explain)),
         (&["GET"], "/v1/profiles", get(profiles)),
         (&["POST"], "/v1/profile", post(profile)),
@@ -127,6 +136,24 @@ async fn unban(
     .await
 }
 
+async fn purge(
+    State(served): State<Served>,
+    ConnectInfo(peer): From,
+    Body(order): Body<serde_json::Value>,
+) -> Response {
+    let order = match Order::from_json(&order) {
+        Ok(order) => order,
+        Err(error) => return Refused::new(422, "bad_purge", error.to_string()).into_response(),
+    };
+    let receipt = finish(served, peer, |actions, who| async move {
+        actions.purge(who, order).await
+    });
+    match receipt.await {
+        Ok(receipt) => (receipt.status(), Json(receipt)).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
 async fn reload(
     State(served): State<Served>,
     ConnectInfo(peer): From,
@@ -204,8 +231,7 @@ async fn undrain(
     .await
 }
 
-/// Does an action to its end, whether or not the client waits for it, and tells it what came
-/// of it.
+/// Does an action and tells the client what came of it.
 async fn act<T, F>(
     served: Served,
     peer: Peer,
@@ -215,6 +241,22 @@ where
     T: Serialize + Send + 'static,
     F: Future<Output = Result<T, Refused>> + Send + 'static,
 {
+    match finish(served, peer, action).await {
+        Ok(done) => Json(done).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// Does an action to its end, whether or not the client waits for it.
+async fn finish<T, F>(
+    served: Served,
+    peer: Peer,
+    action: impl FnOnce(Arc<dyn Actions>, Who) -> F,
+) -> Result<T, Refused>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Refused>> + Send + 'static,
+{
     peer.life.allow(bounded::ACTION);
     let action = action(served.actions, peer.who);
     let (tell, told) = tokio::sync::oneshot::channel();
@@ -222,15 +264,8 @@ where
         // A client that has gone hears nothing.
         drop(tell.send(action.await));
     });
-    match told.await {
-        Ok(Ok(done)) => Json(done).into_response(),
-        Ok(Err(refused)) => refused.into_response(),
-        // The process ends, and with it what it was about to do.
-        Err(_) => Refused::new(
-            503,
-            "stopping",
-            "the gateway stops: the action was not finished",
-        )
-        .into_response(),
-    }
+    // The process ends, and with it what it was about to do.
+    let message = "the gateway stops: the action was not finished";
+    let stopping = |_| Refused::new(503, "stopping", message);
+    told.await.map_err(stopping)?
 }

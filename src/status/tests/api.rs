@@ -265,3 +265,30 @@ async fn an_action_is_finished_though_nobody_waits_for_it() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains(r#""reason":"stopping""#), "{answer}");
 }
+
+#[tokio::test]
+async fn a_purge_is_told_with_the_status_of_what_is_missing() {
+    let admin = start();
+    for (body, status) in [
+        (r#"{"url":"/a"}"#, 200),
+        (r#"{"tag":"a"}"#, 202),
+        (r#"{"prefix":"/a"}"#, 503),
+    ] {
+        let (answered, receipt) = admin.ask("POST", "/v1/purge", JSON, body).await;
+        assert_eq!(answered, status, "{receipt}");
+        assert_eq!(receipt["gateway"], "a");
+        let client = Client::new(Target::Address(admin.address));
+        let order = serde_json::from_str(body).unwrap();
+        let receipt = client.purge(&order).await.unwrap();
+        assert_eq!(receipt.is_over(), status == 200);
+    }
+    let wrong = r#"{"urls":["/a"]}"#;
+    let (status, reason, message) = admin.refused("POST", "/v1/purge", JSON, wrong).await;
+    assert_eq!((status, reason.as_str()), (422, "bad_purge"), "{message}");
+    // Many long ones are no document.
+    let url = format!(r#"{{"url":"/{}"}}"#, "x".repeat(1000));
+    let many = format!(r#"{{"purges":[{}]}}"#, vec![url; 200].join(","));
+    let (status, _) = admin.ask("POST", "/v1/purge", JSON, &many).await;
+    assert_eq!(status, 200);
+    assert_eq!(admin.done().len(), 7);
+}

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     base::{secret::Secret, tasks::Tasks},
+    cache::purge::{Order, Others, Receipt, What},
     gateway::explain::{ExplainError, Explanation, Question},
     runtime::audit::Who,
 };
@@ -134,6 +135,27 @@ impl Actions for Fake {
     async fn unban(&self, _who: Who, address: String) -> Result<BanStatus, Refused> {
         self.act(format!("unban {address}")).await?;
         Ok(BanStatus::default())
+    }
+
+    async fn purge(&self, _who: Who, order: Order) -> Result<Receipt, Refused> {
+        self.act(format!("purge {:?} {}", order.purges, order.fan_out))
+            .await?;
+        let others = match order.purges[0].what {
+            What::Tag(_) => Others::Waiting,
+            What::Prefix(_) => Others::Unreached,
+            What::Url(_) | What::All => Others::Reached,
+        };
+        Ok(Receipt {
+            others,
+            purges: order.purges,
+            gateway: "a".to_owned(),
+            id: None,
+            applied: vec![],
+            lapsed: vec![],
+            pending: vec![],
+            instances: vec![],
+            took_ms: 1.5,
+        })
     }
 
     async fn undrain(&self, _who: Who, name: BackendName) -> Result<Done, Refused> {

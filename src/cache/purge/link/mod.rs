@@ -117,6 +117,15 @@ struct Unsent {
     purges: Arc<[Purge]>,
 }
 
+/// Purges that are applied here, and on their way to the others.
+pub struct Begun {
+    /// As far as it is known.
+    pub receipt: Receipt,
+    /// `None` if there are no others.
+    ticket: Option<Arc<Ticket>>,
+    at: Instant,
+}
+
 /// How the link stands, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -207,14 +216,23 @@ impl Link {
 
     /// Applies `purges` here at once, and waits for the other gateways: five seconds at most.
     pub async fn purge(&self, purges: Vec<Purge>, source: Source) -> Receipt {
-        let start = self.clock.now();
-        let (mut receipt, ticket) = self.begin(purges, source).await;
+        let begun = self.begin(purges, source).await;
+        self.finish(begun).await
+    }
+
+    /// Waits for the other gateways: five seconds at most.
+    pub async fn finish(&self, begun: Begun) -> Receipt {
+        let Begun {
+            mut receipt,
+            ticket,
+            at,
+        } = begun;
         if let Some(ticket) = ticket {
             // Whether it came in time or not, the ticket says how far it is.
             let _in_time = timeout(PATIENCE, ticket.over()).await;
             ticket.tell(&mut receipt);
         }
-        let took = self.clock.now().saturating_duration_since(start);
+        let took = self.clock.now().saturating_duration_since(at);
         if receipt.is_over() {
             self.metrics.seconds.observe(took.as_secs_f64());
         }
@@ -222,8 +240,9 @@ impl Link {
         receipt
     }
 
-    /// Applies `purges` here; the others are told of them then.
-    async fn begin(&self, purges: Vec<Purge>, source: Source) -> (Receipt, Option<Arc<Ticket>>) {
+    /// Applies `purges` here; the others hear of them from then on, waited for or not.
+    pub async fn begin(&self, purges: Vec<Purge>, source: Source) -> Begun {
+        let at = self.clock.now();
         let mut objects = 0;
         for purge in &purges {
             let dropped = self.caches.apply(purge).await;
@@ -245,7 +264,11 @@ impl Link {
             took_ms: 0.0,
         };
         let ticket = self.enqueue(&receipt.purges, objects);
-        (receipt, ticket)
+        Begun {
+            receipt,
+            ticket,
+            at,
+        }
     }
 
     /// Has `purges`, which are applied here, sent to the others. `None` if there are none.

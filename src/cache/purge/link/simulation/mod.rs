@@ -93,7 +93,7 @@ impl Caches for Toy {
 }
 
 type Running = Pin<Box<dyn Future<Output = ()>>>;
-type Begun = Arc<Mutex<Option<(Receipt, Option<Arc<Ticket>>)>>>;
+type Told = Arc<Mutex<Option<Begun>>>;
 
 struct Gateway {
     link: Arc<Link>,
@@ -107,7 +107,7 @@ struct Asked {
     key: usize,
     version: u64,
     running: Option<Running>,
-    begun: Begun,
+    begun: Told,
 }
 
 struct World {
@@ -220,7 +220,7 @@ impl World {
     fn ask(&mut self, by: usize) {
         let key = self.rng.usize(..KEYS);
         self.origin[key] += 1;
-        let begun = Begun::default();
+        let begun = Told::default();
         let (link, into) = (Arc::clone(&self.gateways[by].link), Arc::clone(&begun));
         let purge = Purge {
             what: What::Url(format!("/{key}")),
@@ -249,9 +249,9 @@ impl World {
             return;
         }
         let guard = asked.begun.lock();
-        let (receipt, ticket) = guard.as_ref().expect("it has ended");
-        let mut receipt = receipt.clone();
-        let ticket = ticket.as_ref().expect("gateways share");
+        let begun = guard.as_ref().expect("it has ended");
+        let mut receipt = begun.receipt.clone();
+        let ticket = begun.ticket.as_ref().expect("gateways share");
         ticket.tell(&mut receipt);
         drop(guard);
         let (key, version) = (asked.key, asked.version);

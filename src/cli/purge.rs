@@ -1,0 +1,269 @@
+//! `edgeway purge`: takes stored answers out of the cache, and says who is done with it.
+
+use std::{fmt::Write as _, process::ExitCode};
+
+use serde_json::{Value, json};
+
+use super::{
+    admin::{AdminOption, Form},
+    out,
+};
+use crate::{
+    cache::purge::{Applied, Instance, Others, Receipt},
+    status::table::printable,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    what: What,
+    /// Mark what is found as stale instead of dropping it
+    #[arg(long)]
+    soft: bool,
+    /// Leave the instances of the app alone, though the configuration has a `fan_out`
+    #[arg(long)]
+    no_fan_out: bool,
+    #[command(flatten)]
+    admin: AdminOption,
+    /// Print the receipt as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+struct What {
+    /// One URL with all its forms, such as /blog, or with scheme and host
+    #[arg(long = "url", value_name = "URL")]
+    urls: Vec<String>,
+    /// Every URL that begins with it
+    #[arg(long = "prefix", value_name = "PREFIX")]
+    prefixes: Vec<String>,
+    /// Every answer that carries exactly this tag
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// Everything
+    #[arg(long)]
+    all: bool,
+}
+
+impl Options {
+    fn order(&self) -> Value {
+        let What {
+            urls,
+            prefixes,
+            tags,
+            all,
+        } = &self.what;
+        let named = [("url", urls), ("prefix", prefixes), ("tag", tags)];
+        let named = named.into_iter().flat_map(|(key, values)| {
+            let purge = move |value| json!({ key: value, "soft": self.soft });
+            values.iter().map(purge)
+        });
+        let all = all.then(|| json!({ "all": true, "soft": self.soft }));
+        let purges: Vec<Value> = named.chain(all).collect();
+        json!({ "purges": purges, "fan_out": !self.no_fan_out })
+    }
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    let order = options.order();
+    let form = if options.json { Form::Json } else { Form::Text };
+    let asked = options
+        .admin
+        .ask(form, async |client| client.purge(&order).await);
+    let receipt = match asked {
+        Ok(receipt) => receipt,
+        Err(status) => return status,
+    };
+    match form {
+        Form::Json => out::data(&serde_json::to_string_pretty(&receipt).expect("plain data")),
+        Form::Text => out::data(&told(&receipt)),
+    }
+    if receipt.is_over() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The receipt for people: what was purged, who is done with it, and who is not.
+fn told(receipt: &Receipt) -> String {
+    let mut text = String::new();
+    let mut line = |word: &str, rest: String| {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(text, "{word:<9} {}", printable(&rest));
+    };
+    for purge in &receipt.purges {
+        line("purged", purge.to_string());
+    }
+    for instance in &receipt.instances {
+        let word = if instance.is_done() { "told" } else { "failed" };
+        line(word, instance_told(instance));
+    }
+    for Applied { gateway, objects } in &receipt.applied {
+        let objects = match objects {
+            Some(1) => "1 object".to_owned(),
+            Some(count) => format!("{count} objects"),
+            None => "number of objects not known".to_owned(),
+        };
+        let place = if *gateway == receipt.gateway {
+            "asked, "
+        } else {
+            ""
+        };
+        line("applied", format!("{gateway} ({place}{objects})"));
+    }
+    for gateway in &receipt.lapsed {
+        line(
+            "lapsed",
+            format!("{gateway} (no lease: it applies this before it has one again)"),
+        );
+    }
+    for gateway in &receipt.pending {
+        line("pending", format!("{gateway} (it has not said so yet)"));
+    }
+    line("others", others(receipt));
+    text
+}
+
+fn instance_told(instance: &Instance) -> String {
+    let Instance {
+        address,
+        status,
+        error,
+    } = instance;
+    match (status, error) {
+        (_, Some(error)) => format!("{address}: {error}"),
+        (Some(status), None) => format!("{address}: {status}"),
+        (None, None) => address.clone(),
+    }
+}
+
+fn others(receipt: &Receipt) -> String {
+    let took = receipt.took_ms;
+    match receipt.others {
+        Others::Alone => "there are none: no `redis` is configured".to_owned(),
+        Others::Reached => format!("all of them are done, after {took:.0} ms"),
+        Others::Waiting => format!("not all of them are done after {took:.0} ms: ask again"),
+        Others::Unreached => {
+            "not reached: Redis is lost; they are told as soon as it is back".to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cache::purge::{Order, Purge};
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn order(arguments: &[&str]) -> Result<Order, String> {
+        let line = Line::try_parse_from([&["purge"], arguments].concat());
+        let line = line.map_err(|error| error.to_string())?;
+        Ok(Order::from_json(&line.options.order()).unwrap())
+    }
+
+    fn receipt(others: Others) -> Receipt {
+        Receipt {
+            purges: vec![
+                Purge::from_json(&json!({ "url": "/blog" })).unwrap(),
+                Purge::from_json(&json!({ "tag": "posts", "soft": true })).unwrap(),
+            ],
+            gateway: "web-1/4f2a91c3".to_owned(),
+            id: None,
+            others,
+            applied: vec![Applied {
+                gateway: "web-1/4f2a91c3".to_owned(),
+                objects: Some(2),
+            }],
+            lapsed: vec![],
+            pending: vec![],
+            instances: vec![],
+            took_ms: 61.24,
+        }
+    }
+
+    #[test]
+    fn several_things_are_purged_at_once() {
+        let order = order(&[
+            "--tag", "a", "--url", "/b", "--url", "/c", "--prefix", "/d/", "--soft",
+        ]);
+        let order = order.unwrap();
+        let shown: Vec<String> = order.purges.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "url /b (soft)",
+                "url /c (soft)",
+                "prefix /d/ (soft)",
+                "tag a (soft)"
+            ]
+        );
+        assert!(order.fan_out);
+    }
+
+    #[test]
+    fn all_is_said_and_never_meant_by_silence() {
+        assert_eq!(order(&["--all"]).unwrap().purges, [Purge::ALL]);
+        assert!(!order(&["--all", "--no-fan-out"]).unwrap().fan_out);
+        let error = order(&[]).unwrap_err();
+        assert!(error.contains("--url <URL>"), "{error}");
+    }
+
+    #[test]
+    fn a_receipt_names_everybody() {
+        let mut receipt = receipt(Others::Waiting);
+        receipt.applied.push(Applied {
+            gateway: "web-2/90ab33d0".to_owned(),
+            objects: None,
+        });
+        receipt.lapsed.push("web-3/00000001".to_owned());
+        receipt.pending.push("web-4/00000002".to_owned());
+        receipt.instances = vec![
+            Instance {
+                address: "10.0.0.1:3000".to_owned(),
+                status: Some(200),
+                error: None,
+            },
+            Instance {
+                address: "10.0.0.2:3000".to_owned(),
+                status: None,
+                error: Some("no answer within 2s".to_owned()),
+            },
+        ];
+        insta::assert_snapshot!(told(&receipt), @r"
+        purged    url /blog
+        purged    tag posts (soft)
+        told      10.0.0.1:3000: 200
+        failed    10.0.0.2:3000: no answer within 2s
+        applied   web-1/4f2a91c3 (asked, 2 objects)
+        applied   web-2/90ab33d0 (number of objects not known)
+        lapsed    web-3/00000001 (no lease: it applies this before it has one again)
+        pending   web-4/00000002 (it has not said so yet)
+        others    not all of them are done after 61 ms: ask again
+        ");
+    }
+
+    #[test]
+    fn each_outcome_is_told() {
+        for (others, last) in [
+            (Others::Alone, "there are none: no `redis` is configured"),
+            (Others::Reached, "all of them are done, after 61 ms"),
+            (
+                Others::Unreached,
+                "not reached: Redis is lost; they are told as soon as it is back",
+            ),
+        ] {
+            let text = told(&receipt(others));
+            assert_eq!(text.lines().last(), Some(&*format!("others    {last}")));
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What operators and applications purge, and how the link of purges is shown.
+
+use std::sync::Arc;
+
+use super::source::rfc3339;
+use crate::{
+    cache::purge::{Link, link::Status},
+    gateway::Gateway,
+    status::{
+        actions::Refused,
+        snapshot::{OtherGateway, PurgeLinkStatus},
+    },
+};
+
+/// What purges go through, if anything is cached.
+pub(super) fn link(gateway: &Gateway) -> Result<Arc<Link>, Refused> {
+    let is_used = gateway.routes.iter().any(|route| route.cache.is_some());
+    match &gateway.cache {
+        Some(cache) if is_used => Ok(Arc::clone(cache.link())),
+        _ => Err(Refused::new(
+            409,
+            "no_cache",
+            "no route has a cache, so there is nothing to purge: write `cache: {}` on a route",
+        )),
+    }
+}
+
+/// The link as the status shows it.
+pub(super) fn status(link: Status) -> PurgeLinkStatus {
+    let others = link.others.into_iter().map(|other| OtherGateway {
+        gateway: other.gateway,
+        leased: other.is_leased,
+        applied: other.applied.to_string(),
+    });
+    PurgeLinkStatus {
+        others: others.collect(),
+        gateway: link.gateway,
+        shared: link.is_shared,
+        leased: link.is_leased,
+        lost_since: link.lost_since.map(rfc3339),
+        last_error: link.last_error.map(|error| error.to_string()),
+        applied: link.applied.map(|id| id.to_string()),
+        unsent: link.unsent,
+        losses: link.losses,
+        gaps: link.gaps,
+        replayed: link.replayed,
+    }
+}

@@ -1,0 +1,90 @@
+//! Purges that requests ask for: the method `PURGE`, and what successful writes take out.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use pingora_proxy::Session;
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use crate::{
+    cache::purge::{Begun, How, Link, Purge, Receipt, Source, What},
+    chain::{Reply, host::public_host},
+    gateway::RouteCache,
+    proxy::context::Context,
+    runtime::live::Live,
+};
+
+/// With `1`, what is found is marked as stale rather than dropped.
+const SOFT: HeaderName = HeaderName::from_static("x-purge-soft");
+
+/// Whether a request is for the gateway rather than for the origin: `PURGE`, where somebody
+/// may purge so.
+pub(super) fn is_asked_for(session: &Session, cache: &RouteCache) -> bool {
+    session.req_header().method.as_str() == "PURGE" && !cache.cache.purgers.is_empty()
+}
+
+/// Purges the URL that was asked for, and says what came of it.
+pub(super) async fn answer(session: &Session, ctx: &Context, cache: &RouteCache) -> Reply {
+    let client = &ctx.facts.client;
+    if !cache.cache.purgers.contains(client.ip) {
+        return Reply::refuse(StatusCode::FORBIDDEN, "purge_denied")
+            .detail("You may not purge here.");
+    }
+    let request = session.req_header();
+    let host = public_host(request, client).to_ascii_lowercase();
+    let path = String::from_utf8_lossy(request.raw_path());
+    let is_soft = request.headers.get(SOFT).is_some_and(|value| value == "1");
+    let purge = Purge {
+        what: What::Url(format!("{}://{host}{path}", client.scheme.as_str())),
+        how: if is_soft { How::Soft } else { How::Hard },
+    };
+    let link = Arc::clone(cache.cache.link());
+    let live = ctx.live();
+    let receipt = match begin(live, &link, vec![purge], Source::Method).await {
+        Some(begun) => link.finish(begun).await,
+        None => {
+            return Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping")
+                .detail("The gateway stops. Ask again.");
+        }
+    };
+    live.purged(&receipt, &ctx.facts);
+    let body = summary(&receipt).to_string();
+    Reply::bytes(
+        receipt.status(),
+        HeaderValue::from_static("application/json"),
+        body,
+    )
+    .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
+}
+
+/// Numbers alone: whoever purges so need not know the gateways by name.
+fn summary(receipt: &Receipt) -> serde_json::Value {
+    let objects: u64 = receipt.applied.iter().filter_map(|it| it.objects).sum();
+    json!({
+        "purges": receipt.purges,
+        "others": receipt.others,
+        "objects": objects,
+        "applied": receipt.applied.len(),
+        "lapsed": receipt.lapsed.len(),
+        "pending": receipt.pending.len(),
+        "took_ms": receipt.took_ms,
+    })
+}
+
+/// Applies `purges` here and has the others told, even if the client leaves meanwhile. `None`
+/// if the process ends.
+pub(super) async fn begin(
+    live: &Live,
+    link: &Arc<Link>,
+    purges: Vec<Purge>,
+    source: Source,
+) -> Option<Begun> {
+    let link = Arc::clone(link);
+    let (tell, told) = oneshot::channel();
+    live.background.spawn("purge", async move {
+        // A client that has gone hears nothing.
+        drop(tell.send(link.begin(purges, source).await));
+    });
+    told.await.ok()
+}

@@ -1,0 +1,290 @@
+//! Purges as operators and applications order them: by the admin API, the command and the
+//! method `PURGE`, over gateways that share a Redis.
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    client::{Request, Response, get, post},
+    fleet::{Ran, edgeway},
+    gateway::Gateway,
+    origins::{NumberedOrigin, Origin},
+    redis::Redis,
+    wait::wait_for,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+const KEPT: &[(&str, &str)] = &[("cache-control", "max-age=600"), ("cache-tag", "posts")];
+
+async fn origin(paths: &[&str]) -> Origin<NumberedOrigin> {
+    let origin = NumberedOrigin::start().await;
+    for path in paths {
+        origin.settings().tell(path, 200, KEPT);
+    }
+    origin
+}
+
+async fn front(origin: SocketAddr, redis: &str, more: &str, route: &str) -> Gateway {
+    let gateway = Gateway::start(&format!(
+        "{redis}{more}\n\
+         audit_log: {{ file: audit.log }}\n\
+         upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\n\
+         routes:\n\
+         - {{ name: plain, match: {{ path: '/plain/*' }}, upstream: app }}\n\
+         - {{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {route} }}\n"
+    ))
+    .await;
+    if !redis.is_empty() {
+        leased(&gateway).await;
+    }
+    gateway
+}
+
+async fn leased(gateway: &Gateway) {
+    wait_for("the gateway holds a lease", SOON, async || {
+        let status = gateway.status().await;
+        (status["purges"]["leased"] == true).then_some(())
+    })
+    .await;
+}
+
+/// Two of one site, with one Redis.
+async fn two(origin: SocketAddr, redis: &Redis, route: &str) -> [Gateway; 2] {
+    // A Redis that is new knows nobody for 3 s; all that is done before waits for that.
+    let redis = format!("redis: '{}'\n", redis.url());
+    let both = [
+        front(origin, &redis, "", route).await,
+        front(origin, &redis, "", route).await,
+    ];
+    for gateway in &both {
+        wait_for("the gateways know one another", SOON, async || {
+            let status = gateway.status().await;
+            let others = status["purges"]["others"].as_array()?.len();
+            (others == 1).then_some(())
+        })
+        .await;
+    }
+    both
+}
+
+fn of_shop(request: Request) -> Request {
+    request.header("host", "shop.test")
+}
+
+async fn read(gateway: &Gateway, path: &str) -> (String, String) {
+    let answer = gateway.send(&of_shop(get(path))).await;
+    let cache = answer.header("x-cache-status").unwrap_or("-").to_owned();
+    (cache, answer.text())
+}
+
+async fn purge(gateway: &Gateway, order: &Value) -> (u16, Value) {
+    let request = post("/v1/purge", order.to_string()).header("content-type", "application/json");
+    let answer = gateway.send_admin(&request).await;
+    (answer.status(), answer.json())
+}
+
+async fn audited(gateway: &Gateway) -> Vec<Value> {
+    let file = gateway.folder().join("audit.log");
+    wait_for("the audit log has a line", SOON, async || {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let lines: Vec<Value> = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        (!lines.is_empty()).then_some(lines)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_purge_reaches_every_gateway_and_the_receipt_names_them() {
+    let redis = Redis::start().await;
+    let origin = origin(&["/a", "/b"]).await;
+    let [one, two] = two(origin.address(), &redis, "{}").await;
+    for gateway in [&one, &two] {
+        read(gateway, "/a").await;
+        read(gateway, "/b").await;
+    }
+    let (status, receipt) = purge(&one, &json!({ "url": "http://shop.test/a" })).await;
+    assert_eq!(
+        (status, &receipt["others"]),
+        (200, &json!("reached")),
+        "{receipt}"
+    );
+    let applied = receipt["applied"].as_array().unwrap();
+    let objects: Vec<&Value> = applied.iter().map(|it| &it["objects"]).collect();
+    assert_eq!(objects, [1, 1], "{receipt}");
+    assert_eq!(receipt["gateway"], applied[0]["gateway"]);
+    for gateway in [&one, &two] {
+        let (cache, body) = read(gateway, "/a").await;
+        assert_eq!(cache, "MISS");
+        assert!(["/a #3", "/a #4"].contains(&&*body), "{body}");
+        assert_eq!(read(gateway, "/b").await.0, "HIT");
+    }
+    let line = &audited(&one).await[0];
+    assert_eq!(
+        (&line["action"], &line["target"], &line["outcome"]),
+        (
+            &json!("purge"),
+            &json!("url http://shop.test/a"),
+            &json!("ok")
+        )
+    );
+    // The same by command; by tag, and soft.
+    let Ran { status, stdout, .. } = edgeway(&two, &["purge", "--tag", "posts", "--soft"]).await;
+    assert_eq!(status, Some(0), "{stdout}");
+    assert!(
+        stdout.starts_with("purged    tag posts (soft)\n"),
+        "{stdout}"
+    );
+    assert_eq!(stdout.matches("(asked, 2 objects)").count(), 1, "{stdout}");
+    assert_eq!(stdout.matches("(2 objects)").count(), 1, "{stdout}");
+    for gateway in [&one, &two] {
+        assert_eq!(read(gateway, "/b").await.0, "EXPIRED");
+    }
+    // Each shows itself and the other.
+    let Ran { stdout, .. } = edgeway(&one, &["status"]).await;
+    assert_eq!(stdout.matches("  leased  ").count(), 2, "{stdout}");
+    let page = one
+        .send_admin(&get("/status").header("accept", "text/html"))
+        .await;
+    assert!(page.text().contains("Gateways that share purges"));
+}
+
+#[tokio::test]
+async fn without_redis_this_gateway_is_all_there_is() {
+    let origin = origin(&["/a"]).await;
+    let gateway = front(origin.address(), "", "", "{}").await;
+    gateway.get("/a").await;
+    let Ran { status, stdout, .. } = edgeway(&gateway, &["purge", "--all", "--json"]).await;
+    let receipt: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((status, &receipt["others"]), (Some(0), &json!("alone")));
+    assert_eq!(receipt["applied"][0]["objects"], 1);
+    let (status, error) = purge(&gateway, &json!({ "urls": ["/a"] })).await;
+    assert_eq!(
+        (status, &error["error"]["reason"]),
+        (422, &json!("bad_purge"))
+    );
+}
+
+#[tokio::test]
+async fn where_nothing_is_cached_nothing_can_be_purged() {
+    let gateway = Gateway::start("routes: [{ match: {}, respond: ok }]\n").await;
+    let (status, error) = purge(&gateway, &json!({ "all": true })).await;
+    assert_eq!(
+        (status, &error["error"]["reason"]),
+        (409, &json!("no_cache"))
+    );
+    let Ran { status, stderr, .. } = edgeway(&gateway, &["purge", "--all"]).await;
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("no route has a cache"), "{stderr}");
+}
+
+#[tokio::test]
+async fn without_its_redis_a_gateway_purges_itself_and_says_so() {
+    let mut redis = Redis::start().await;
+    let origin = origin(&["/a"]).await;
+    let [one, two] = two(origin.address(), &redis, "{}").await;
+    for gateway in [&one, &two] {
+        read(gateway, "/a").await;
+    }
+    redis.kill();
+    let (status, receipt) = purge(&one, &json!({ "url": "/a" })).await;
+    assert_eq!(
+        (status, &receipt["others"]),
+        (503, &json!("unreached")),
+        "{receipt}"
+    );
+    assert_eq!(receipt["applied"][0]["objects"], 1);
+    assert_eq!(read(&one, "/a").await.0, "MISS");
+    assert_eq!(read(&two, "/a").await.0, "HIT");
+    let line = &audited(&one).await[0];
+    assert_eq!(
+        (&line["outcome"], &line["reason"]),
+        (&json!("ok"), &json!("unreached"))
+    );
+    let Ran { status, stdout, .. } = edgeway(&one, &["purge", "--url", "/a"]).await;
+    assert_eq!(status, Some(1));
+    assert!(stdout.contains("not reached: Redis is lost"), "{stdout}");
+    assert_eq!(one.status().await["purges"]["unsent"], 2);
+    redis.restart().await;
+    wait_for("the other one has heard of it", SOON, async || {
+        (read(&two, "/a").await.0 == "MISS").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_write_purges_its_family_and_no_more_on_the_other_gateway_too() {
+    let redis = Redis::start().await;
+    let origin = origin(&["/tasks", "/tasks/7", "/tasks/8"]).await;
+    let [one, two] = two(origin.address(), &redis, "{ purge_on_write: true }").await;
+    for gateway in [&one, &two] {
+        for path in ["/tasks", "/tasks/7", "/tasks/8"] {
+            read(gateway, path).await;
+        }
+    }
+    let wrote = one.send(&of_shop(Request::new("DELETE", "/tasks/7"))).await;
+    assert_eq!(wrote.status(), 200);
+    assert_eq!(read(&one, "/tasks").await.0, "MISS");
+    wait_for("the other one has heard of it", SOON, async || {
+        let by = "edgeway_cache_purged_objects_total{source=\"gateway\"}";
+        (two.count(by).await == 2).then_some(())
+    })
+    .await;
+    for gateway in [&one, &two] {
+        assert_eq!(read(gateway, "/tasks/8").await.0, "HIT");
+    }
+    assert_eq!(read(&two, "/tasks").await.0, "MISS");
+    assert_eq!(read(&two, "/tasks/7").await.0, "MISS");
+}
+
+fn method(path: &str) -> Request {
+    of_shop(Request::new("PURGE", path))
+}
+
+#[tokio::test]
+async fn who_is_allowed_purges_by_method() {
+    let origin = origin(&["/a", "/plain/a"]).await;
+    let allow = "trusted_proxies: [127.0.0.1]\ncache: { purge: { allow: [192.0.2.0/24] } }";
+    let gateway = front(origin.address(), "", allow, "{}").await;
+    let from = |request: Request, client: &str| request.header("x-forwarded-for", client);
+    read(&gateway, "/a").await;
+    let denied = gateway.send(&from(method("/a"), "198.51.100.7")).await;
+    assert_eq!(denied.status(), 403);
+    assert_eq!(read(&gateway, "/a").await.0, "HIT");
+    let done = gateway.send(&from(method("/a"), "192.0.2.7")).await;
+    let summary = done.json();
+    assert_eq!(
+        (done.status(), &summary["objects"]),
+        (200, &json!(1)),
+        "{summary}"
+    );
+    assert_eq!(done.header("cache-control"), Some("no-store"));
+    assert_eq!(read(&gateway, "/a").await.0, "MISS");
+    let soft = from(method("/a"), "192.0.2.7").header("x-purge-soft", "1");
+    let summary = gateway.send(&soft).await.json();
+    assert_eq!(
+        summary["purges"],
+        json!([{ "url": "http://shop.test/a", "soft": true }])
+    );
+    assert_eq!(read(&gateway, "/a").await.0, "EXPIRED");
+    assert_eq!(origin.settings().answers("/a"), 3);
+    let line = &audited(&gateway).await[0];
+    assert_eq!(
+        (&line["action"], &line["who"], &line["route"]),
+        (&json!("purge"), &json!("192.0.2.7"), &json!("app"))
+    );
+    // Where nothing is cached, it is a method like any other.
+    let passed = gateway.send(&from(method("/plain/a"), "192.0.2.7")).await;
+    assert_eq!(passed.text(), "/plain/a #1");
+}
+
+#[tokio::test]
+async fn where_nobody_may_purge_by_method_it_is_the_origins() {
+    let origin = origin(&["/a"]).await;
+    let gateway = front(origin.address(), "", "", "{}").await;
+    let passed: Response = gateway.send(&method("/a")).await;
+    assert_eq!((passed.status(), &*passed.text()), (200, "/a #1"));
+}
