@@ -138,14 +138,17 @@ fn not_kept(seen: &Recognised) -> Option<&'static str> {
             other => other,
         });
     }
-    match seen.personal {
-        Personal::No => None,
-        Personal::Cookies => Some(
-            "cookies: unless the origin says `public` or `s-maxage`, since they may say who asks",
-        ),
-        Personal::Authorization => {
-            Some("authorization: unless the origin says `public`, `s-maxage` or `must-revalidate`")
-        }
+    let Personal {
+        has_cookies,
+        has_identity,
+        is_named: _,
+    } = seen.personal;
+    if has_cookies {
+        Some("cookies: unless the origin says `public` or `s-maxage`, since they may say who asks")
+    } else if has_identity {
+        Some("authorization: unless the origin says `public`, `s-maxage` or `must-revalidate`")
+    } else {
+        None
     }
 }
 
@@ -217,8 +220,7 @@ fn stored(cache: &RouteCache, seen: &Recognised, ex: &Exchange<'_>, now: SystemT
         };
     };
     let lifetime = entry.lifetime();
-    let is_for_others =
-        seen.personal == Personal::Authorization && !policy::allows_authorization(&entry.headers);
+    let is_for_others = seen.personal.has_identity && !policy::allows_authorization(&entry.headers);
     let is_fresh = lifetime.is_fresh(now);
     let (outcome, why) = match cache.usable(&lifetime, &seen.wants, now) {
         _ if is_for_others => (CacheOutcome::Bypass, Some("authorization")),

@@ -99,10 +99,10 @@ impl RouteCache {
         Ok(Recognised {
             key: policy.key.key(ex, parts),
             shape,
-            personal: if seen.is_personal {
-                policy.personal(&head.headers)
+            personal: if seen.is_personal || ex.facts.identity.is_some() {
+                policy.personal(ex)
             } else {
-                Personal::No
+                Personal::default()
             },
             is_range: seen.is_range,
             wants: if seen.has_wants && policy.obeys_clients {

@@ -1,6 +1,7 @@
 //! The answer to a client begins: from a backend, or from the cache's phases.
 
-use http::header;
+use bytes::Bytes;
+use http::{Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -59,5 +60,18 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
         && let Some(connection) = connection
     {
         connection.write_lines(lines);
+    }
+}
+
+/// Empties `body` where the head that was sent has none (RFC 9110, 6.4.1): Pingora asks the
+/// origin with GET for what a client asks with HEAD, and leaves the body out over HTTP/1 only.
+pub(super) fn keep_head_bare(session: &Session, body: &mut Option<Bytes>) {
+    let request = session.req_header();
+    if request.version != Version::HTTP_2 || body.is_none() {
+        return;
+    }
+    let sent = session.response_written().map(|head| head.status);
+    if request.method == Method::HEAD || sent == Some(StatusCode::NOT_MODIFIED) {
+        *body = Some(Bytes::new());
     }
 }

@@ -57,6 +57,10 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
         peer.group_key = fastrand::u64(..);
         peer.options.idle_timeout = Some(Duration::from_millis(1));
     }
+    if ctx.is_background() {
+        // Nobody waits for it, and no deadline of a client's connection ends it.
+        peer.options.read_timeout = Some(upstream.timeouts.first_byte);
+    }
     ctx.tried_at = lease.since();
     if let (Protocol::H2, Some(connection)) = (upstream.protocol(), &ctx.connection) {
         let is_whole = session.as_mut().is_body_done();
@@ -124,7 +128,7 @@ pub(super) fn connected(
 
 /// A piece of the request's body is on its way, or its end.
 pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
-    if is_end {
+    if is_end && !ctx.is_background() {
         if let Some(connection) = &ctx.connection {
             connection.pace.over();
         }
@@ -152,6 +156,7 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
 /// What a backend says before its answer.
 pub(super) fn interim(head: &ResponseHeader, ctx: &Context) {
     if head.status == StatusCode::CONTINUE
+        && !ctx.is_background()
         && let Some(connection) = &ctx.connection
     {
         connection.pace.release();

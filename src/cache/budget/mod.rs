@@ -143,6 +143,13 @@ enum Kind {
     Crawl,
 }
 
+impl Permit {
+    /// Whether it is for a miss of a person.
+    pub fn is_persons(&self) -> bool {
+        self.kind == Kind::Person
+    }
+}
+
 impl Budget {
     pub fn new(upstream: &str, limits: Limits, clock: Clock, metrics: &Metrics) -> Self {
         Self {

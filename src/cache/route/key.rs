@@ -31,9 +31,21 @@ impl KeyRules {
         self.by.iter().flat_map(KeyItem::sources)
     }
 
-    /// Whether two clients who have shown who they are never share an answer.
-    pub fn names_clients(&self) -> bool {
-        self.sources().any(Source::needs_identity)
+    /// Whether the key names this one client: by what it has proven to be, and not by what
+    /// many are, such as its role.
+    pub fn names(&self, ex: &Exchange<'_>) -> bool {
+        let is_one = |source: &Source| match source {
+            Source::Claim(claim) => claim == "sub",
+            Source::User | Source::ApiKey => true,
+            _ => false,
+        };
+        let mut naming = self.sources().filter(|source| is_one(source));
+        naming.any(|source| source.value(ex).is_some())
+    }
+
+    /// What counts of a query (without its `?`).
+    pub fn query_of<'q>(&self, query: Option<&'q [u8]>) -> Option<Cow<'q, [u8]>> {
+        query.and_then(|query| self.query.of(query))
     }
 
     /// The key of the request's answer; `parts` holds what filters and the app add.
@@ -54,7 +66,7 @@ impl KeyRules {
             Some(at) => (&target[..at], Some(&target[at + 1..])),
             None => (target, None),
         };
-        let query = query.and_then(|query| self.query.of(query));
+        let query = self.query_of(query);
         let host = public_host(ex.head, &ex.facts.client);
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())

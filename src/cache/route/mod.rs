@@ -63,14 +63,21 @@ pub struct Policy {
 }
 
 /// Who asks, as far as a shared cache must know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Personal {
-    /// Nobody in particular, or somebody whom the key names.
-    No,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Personal {
     /// It has cookies that are not known to say nothing.
-    Cookies,
-    /// It has `Authorization`.
-    Authorization,
+    pub has_cookies: bool,
+    /// It has `Authorization`, or has proven who it is in another way.
+    pub has_identity: bool,
+    /// The key names this client: its answer reaches nobody else.
+    pub is_named: bool,
+}
+
+impl Personal {
+    /// An answer to this request may be meant for its client alone, and others may find it.
+    pub fn is_shared_by_mistake(self) -> bool {
+        !self.is_named && (self.has_cookies || self.has_identity)
+    }
 }
 
 impl Policy {
@@ -80,16 +87,26 @@ impl Policy {
         self.bypass.iter().find(has)
     }
 
-    /// Whether an answer to this request may be meant for its client alone.
-    pub fn personal(&self, headers: &HeaderMap) -> Personal {
-        if self.key.names_clients() {
-            return Personal::No;
+    /// Whom an answer to this request may be meant for.
+    pub fn personal(&self, ex: &Exchange<'_>) -> Personal {
+        let headers = &ex.head.headers;
+        if self.key.names(ex) {
+            return Personal {
+                is_named: true,
+                ..Personal::default()
+            };
         }
-        if headers.contains_key(header::AUTHORIZATION) {
-            return Personal::Authorization;
+        Personal {
+            has_cookies: self.has_cookies(headers),
+            has_identity: headers.contains_key(header::AUTHORIZATION)
+                || ex.facts.identity.is_some(),
+            is_named: false,
         }
+    }
+
+    fn has_cookies(&self, headers: &HeaderMap) -> bool {
         if self.anonymous.is_all() || !headers.contains_key(header::COOKIE) {
-            return Personal::No;
+            return false;
         }
         let is_known = |name: &[u8]| {
             self.anonymous.contains(name)
@@ -98,10 +115,6 @@ impl Policy {
                     .sources()
                     .any(|source| matches!(source, Source::Cookie(key) if key.as_bytes() == name))
         };
-        if query::cookie_names(headers).all(is_known) {
-            Personal::No
-        } else {
-            Personal::Cookies
-        }
+        !query::cookie_names(headers).all(is_known)
     }
 }

@@ -1,7 +1,5 @@
 //! What a route's requests are found by, and who they are from.
 
-use http::HeaderMap;
-
 use super::*;
 use crate::{
     base::clock::Clock,
@@ -34,13 +32,6 @@ fn by(items: &[&str]) -> KeyRules {
         query: Query::All,
         by: items.iter().map(|item| item.parse().unwrap()).collect(),
     }
-}
-
-fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-    lines
-        .iter()
-        .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
-        .collect()
 }
 
 fn key(rules: &KeyRules, target: &str, lines: &[(&'static str, &str)]) -> Key {
@@ -99,37 +90,62 @@ fn parts_of_the_request_tell_answers_apart() {
     );
 }
 
+/// Whom an answer may be meant for: cookies, identity, named by the key.
+fn personal(policy: &Policy, lines: &[(&'static str, &str)], user: Option<&str>) -> [bool; 3] {
+    let mut head = pingora::http::RequestHeader::build("GET", b"/", None).unwrap();
+    for (name, value) in lines {
+        head.append_header(*name, *value).unwrap();
+    }
+    let mut facts = Facts::new(Clock::test().now());
+    if let Some(user) = user {
+        facts.identity_mut().user = Some(user.into());
+    }
+    let ex = Exchange {
+        head: &head,
+        facts: &mut facts,
+    };
+    let personal = policy.personal(&ex);
+    [
+        personal.has_cookies,
+        personal.has_identity,
+        personal.is_named,
+    ]
+}
+
 #[test]
-fn who_asks_is_known_by_cookies_and_tokens() {
+fn who_asks_is_known_by_cookies_and_by_what_it_has_proven() {
     let plain = policy(KeyRules::default(), &["_ga*", "theme"]);
-    assert_eq!(plain.personal(&headers(&[])), Personal::No);
+    let of = |lines: &[(&'static str, &str)]| personal(&plain, lines, None);
+    assert_eq!(of(&[]), [false; 3]);
+    assert_eq!(of(&[("cookie", "_ga_1=x; theme=dark")]), [false; 3]);
+    assert_eq!(of(&[("cookie", "theme=dark; s=1")]), [true, false, false]);
+    assert_eq!(of(&[("authorization", "x")]), [false, true, false]);
+    // One does not hide the other.
     assert_eq!(
-        plain.personal(&headers(&[("cookie", "_ga_1=x; theme=dark")])),
-        Personal::No
+        of(&[("authorization", "x"), ("cookie", "s=1")]),
+        [true, true, false]
     );
-    assert_eq!(
-        plain.personal(&headers(&[("cookie", "theme=dark; session=1")])),
-        Personal::Cookies
-    );
-    assert_eq!(
-        plain.personal(&headers(&[("authorization", "Bearer x")])),
-        Personal::Authorization
-    );
+    // By an API key in a header of its own, say.
+    assert_eq!(personal(&plain, &[], Some("ann")), [false, true, false]);
     let everybody = policy(KeyRules::default(), &["*"]);
-    assert_eq!(
-        everybody.personal(&headers(&[("cookie", "session=1")])),
-        Personal::No
-    );
+    assert_eq!(personal(&everybody, &[("cookie", "s=1")], None), [false; 3]);
     let by_language = policy(by(&["cookie:lang"]), &[]);
     assert_eq!(
-        by_language.personal(&headers(&[("cookie", "lang=de")])),
-        Personal::No
+        personal(&by_language, &[("cookie", "lang=de")], None),
+        [false; 3]
     );
-    let by_user = policy(by(&["jwt.sub"]), &[]);
-    assert_eq!(
-        by_user.personal(&headers(&[("authorization", "x"), ("cookie", "s=1")])),
-        Personal::No
-    );
+}
+
+#[test]
+fn only_who_is_named_by_the_key_has_answers_of_its_own() {
+    let lines: &[(&'static str, &str)] = &[("authorization", "x"), ("cookie", "s=1")];
+    let by_user = policy(by(&["user"]), &[]);
+    assert_eq!(personal(&by_user, lines, Some("ann")), [false, false, true]);
+    // Nobody in particular: two of them have one key.
+    assert_eq!(personal(&by_user, lines, None), [true, true, false]);
+    // Many have a role.
+    let by_role = policy(by(&["jwt.role"]), &[]);
+    assert_eq!(personal(&by_role, lines, Some("ann")), [true, true, false]);
 }
 
 #[test]

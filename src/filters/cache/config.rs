@@ -202,7 +202,6 @@ impl RouteCacheConfig {
             stale_while_revalidate: self.stale_while_revalidate.map(|span| span.0),
             stale_if_error: self.stale_if_error.map(|span| span.0),
             stale_despite_s_maxage: self.mode == ModeConfig::App,
-            key_has_user: key.names_clients(),
             ..Rules::default()
         };
         let preset = nextjs::rules_for_next();

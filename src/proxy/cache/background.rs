@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What belongs to the one client who asked: its copy, its part, its wish for something newer.
-const OF_THE_CLIENT: [HeaderName; 9] = [
+const OF_THE_CLIENT: [HeaderName; 11] = [
     header::IF_NONE_MATCH,
     header::IF_MODIFIED_SINCE,
     header::IF_MATCH,
@@ -36,6 +36,8 @@ const OF_THE_CLIENT: [HeaderName; 9] = [
     header::CACHE_CONTROL,
     header::PRAGMA,
     header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
 ];
 
 /// Nobody waits for it, so nobody would notice that it never ends.
@@ -76,15 +78,22 @@ pub(super) fn begin(
     head.set_method(Method::GET);
     head.set_version(Version::HTTP_11);
     for name in &OF_THE_CLIENT {
-        if *name != header::AUTHORIZATION || !cache.policy.key.names_clients() {
-            head.remove_header(name);
-        }
+        head.remove_header(name);
     }
-    if flow.personal == Personal::Cookies && !varies_by(entry, &header::COOKIE) {
+    if flow.personal.has_cookies && !varies_by(entry, &header::COOKIE) {
         head.remove_header(&header::COOKIE);
         // Else a page that only members read would stay stale to the end of its window.
         flow.shape = flow.shape.map(RequestShape::without_cookies);
     }
+    let flow = Flow {
+        wants: Wants::default(),
+        personal: Personal::default(),
+        // By these the answer is judged, and not by what its client said besides.
+        headers: Arc::new(head.headers.clone()),
+        is_background: true,
+        is_pass: false,
+        ..flow
+    };
     let background = Background {
         gateway: Arc::clone(&ctx.gateway),
         route: ctx.route,
@@ -94,13 +103,7 @@ pub(super) fn begin(
         identity: ctx.facts.identity.clone(),
         upstream: ctx.upstream.clone(),
         head,
-        flow: Box::new(Flow {
-            wants: Wants::default(),
-            personal: Personal::No,
-            is_background: true,
-            is_pass: false,
-            ..flow
-        }),
+        flow: Box::new(flow),
         _claim: claim,
         permit,
     };
@@ -169,6 +172,8 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
     ctx.upstream = upstream;
     ctx.cache = Some(flow);
     ctx.facts.put(claim);
-    ctx.facts.put(permit);
+    if let Some(permit) = permit {
+        ctx.facts.put(permit);
+    }
     true
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora::{Result, http::RequestHeader};
 use pingora_proxy::Session;
 
@@ -13,7 +13,6 @@ use crate::{
         metrics::Revalidation,
         nextjs::RequestShape,
         policy::{self, Use},
-        route::Personal,
         store::{Entry, Store},
     },
     chain::{CacheFacts, CacheOutcome, Exchange, Reply},
@@ -198,6 +197,10 @@ impl Request<'_> {
             if self.seen.wants.only_if_cached {
                 return Decision::OnlyIfCached;
             }
+            if self.head.method == Method::HEAD {
+                // Nobody has asked for its body.
+                return past("head");
+            }
             if self.seen.is_range {
                 // The part that the client wants is not worth the whole.
                 return past("range");
@@ -209,8 +212,8 @@ impl Request<'_> {
             let facts = CacheFacts::new(CacheOutcome::Miss).why(why);
             return Decision::Fetch(self.flow(None), facts);
         };
-        let is_for_client = self.seen.personal != Personal::Authorization
-            || policy::allows_authorization(&entry.headers);
+        let is_for_client =
+            !self.seen.personal.has_identity || policy::allows_authorization(&entry.headers);
         if !is_for_client {
             return past("authorization");
         }
@@ -228,7 +231,8 @@ impl Request<'_> {
             Use::StaleAsAsked if is_plain => {
                 return Decision::Serve(entry, facts(CacheOutcome::Stale));
             }
-            Use::StaleWhileRevalidate if is_plain => {
+            // What is fetched in the background has not passed the filters that know who asks.
+            Use::StaleWhileRevalidate if is_plain && !self.is_known() => {
                 let facts = facts(CacheOutcome::Stale);
                 let flow = self.flow(Some(Arc::clone(&entry)));
                 return Decision::ServeAndRefresh(entry, facts, flow);
@@ -241,6 +245,10 @@ impl Request<'_> {
         Decision::Fetch(self.flow(Some(entry)), facts)
     }
 
+    fn is_known(&self) -> bool {
+        self.seen.personal.is_named || self.seen.personal.has_identity
+    }
+
     fn store(&self) -> &'static Store {
         self.cache.cache.store()
     }
@@ -251,11 +259,14 @@ impl Request<'_> {
         let Self { cache, seen, .. } = self;
         let may_fill = seen.shape.as_ref().is_none_or(RequestShape::may_fill);
         let now = self.live.world.clock.now();
-        let is_pass = seen.personal != Personal::No
+        let is_pass = seen.personal.is_shared_by_mistake()
             || !may_fill
+            || seen.wants.no_store
             || cache.cache.passes().contains(&seen.key, now);
+        let mut rules = cache.rules(seen.shape.as_ref()).clone();
+        rules.key_has_user = seen.personal.is_named;
         Box::new(Flow {
-            rules: cache.rules(seen.shape.as_ref()).clone(),
+            rules,
             headers: Arc::new(self.head.headers.clone()),
             came: self.now,
             asked: self.now,

@@ -15,6 +15,7 @@ use pingora_proxy::Session;
 use super::Flow;
 use crate::{
     cache::{
+        budget::Permit,
         nextjs::{self, RequestShape, StoreAs},
         policy::{self, Asked, Lifetime, Refusal, Times, Use, Vary},
         route::{self, Personal, TAGS},
@@ -76,8 +77,7 @@ pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<Force
     let Some(entry) = meta.extensions().get::<Arc<Entry>>() else {
         return Some(ForcedFreshness::ForceMiss);
     };
-    let may_not =
-        flow.personal == Personal::Authorization && !policy::allows_authorization(&entry.headers);
+    let may_not = flow.personal.has_identity && !policy::allows_authorization(&entry.headers);
     if may_not {
         return Some(ForcedFreshness::ForceMiss);
     }
@@ -107,6 +107,8 @@ pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<Force
         .as_ref()
         .is_none_or(|found| !Arc::ptr_eq(found, entry));
     let is_fresh = lifetime.is_fresh(now);
+    // Somebody else's answer, or one that was there already: nothing is made for it.
+    drop(ctx.facts.take::<Permit>());
     if let Some(facts) = ctx.facts.cache.as_mut() {
         facts.outcome = if is_fresh {
             CacheOutcome::Hit
@@ -234,6 +236,10 @@ pub(in crate::proxy) fn received_body(
     if session.cache.enabled() {
         upstream::received_body(is_end, ctx)?;
     }
+    if is_end {
+        // However long the client reads, the origin is done.
+        drop(ctx.facts.take::<Permit>());
+    }
     Ok(())
 }
 
@@ -282,6 +288,10 @@ pub(in crate::proxy) fn storable(
         Ok(lifetime) => lifetime,
         Err(why) => {
             uncacheable(why, facts);
+            if facts.slot::<Permit>().is_some_and(Permit::is_persons) {
+                // A stream, say: it is no page that somebody waits for.
+                drop(facts.take::<Permit>());
+            }
             if let (Some(_), Some(cached)) = (&old, &mut facts.cache) {
                 // What was stored is sent once more.
                 cached.outcome = CacheOutcome::Revalidated;
@@ -295,7 +305,10 @@ pub(in crate::proxy) fn storable(
                 if flow.found.is_none() {
                     let now = live.world.clock.now();
                     cache.cache.passes().insert(&flow.key, now);
-                } else if !status.is_server_error() {
+                } else if status.is_success()
+                    || status.is_redirection()
+                    || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+                {
                     // The origin has something else by now, and it is not to be kept: what
                     // is stored is out of date, whatever its windows say.
                     cache.cache.store().remove(&flow.key);
@@ -413,8 +426,11 @@ impl Flow {
             Some(shape) => nextjs::may_store(shape, status, headers)?,
             None => StoreAs::Said,
         };
-        if self.personal == Personal::Cookies && !policy::is_for_everybody(headers) {
+        if self.personal.has_cookies && !policy::is_for_everybody(headers) {
             return Err("cookies");
+        }
+        if self.personal.has_identity && !policy::allows_authorization(headers) {
+            return Err(Refusal::Authorization.reason());
         }
         let asked = Asked {
             method: &Method::GET,
@@ -430,7 +446,8 @@ impl Flow {
 
     /// Whether others wait for its answer.
     fn is_for_others(&self) -> bool {
-        self.personal == Personal::No && self.shape.as_ref().is_none_or(RequestShape::may_fill)
+        self.personal == Personal::default()
+            && self.shape.as_ref().is_none_or(RequestShape::may_fill)
     }
 }
 

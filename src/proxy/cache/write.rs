@@ -47,7 +47,8 @@ pub(in crate::proxy) async fn written(
         &head.headers,
     );
     for target in &gone {
-        let query = target.query.as_deref();
+        let query = cache.policy.key.query_of(target.query.as_deref());
+        let query = query.as_deref();
         let scheme = client.scheme.as_str();
         let key = Key::new(scheme, &target.authority, &target.path, query, b"");
         cache.cache.store().remove(&key);
