@@ -11,6 +11,7 @@ pub mod policy;
 pub mod purge;
 pub mod route;
 pub mod store;
+pub mod tier;
 
 use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
@@ -24,6 +25,7 @@ use self::{
     policy::Lifetime,
     purge::{Link, Purge},
     store::{Entry, Store},
+    tier::{Tiers, Watcher},
 };
 use crate::{
     base::{clock::Clock, encoding::Encoding, metrics::Metrics, net::CidrSet, redis::Redis},
@@ -38,6 +40,8 @@ pub struct Cache {
     kept: Arc<Kept>,
     memory: u64,
     max_object: u64,
+    /// The largest body of level 2, if that is used.
+    shared: Option<u64>,
     /// Whose `PURGE` is obeyed.
     pub purgers: CidrSet,
     validates_what_may_be_purged: bool,
@@ -47,6 +51,8 @@ pub struct Cache {
 pub struct Settings {
     pub memory: u64,
     pub max_object: u64,
+    /// `shared: redis`: the largest body that goes there.
+    pub shared: Option<u64>,
     pub purgers: CidrSet,
     /// `on_purge_link_lost: revalidate`.
     pub validates_what_may_be_purged: bool,
@@ -59,6 +65,7 @@ struct Kept {
     lock: &'static CacheKeyLockImpl,
     passes: Passes,
     link: Arc<Link>,
+    tiers: Arc<Tiers>,
     /// What is being fetched anew.
     claimed: Mutex<HashSet<Work>>,
     /// Who codes stored answers.
@@ -90,7 +97,7 @@ impl Zone for Kept {}
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.store.purge(&Purge::ALL);
+        self.store.forget(&Purge::ALL);
     }
 }
 
@@ -98,20 +105,31 @@ impl Cache {
     pub fn new(settings: Settings, zones: &Zones, clock: &Clock, metrics: &Metrics) -> Self {
         let kept = zones.get_or_create("cache", || {
             let store = Store::new(settings.memory, clock.clone(), metrics);
-            let caches = Arc::new(Caches { store });
+            let tiers = Arc::new(Tiers::new(store, clock, metrics));
+            store.set_watch(Box::new(Watcher(Arc::clone(&tiers))));
+            let below = Arc::clone(&tiers);
+            let caches = Arc::new(Caches {
+                store,
+                tiers: below,
+            });
             Kept {
                 store,
                 lock: Box::leak(CacheLock::new_boxed(LOCK_AGE)),
                 passes: Passes::default(),
                 link: Arc::new(Link::new(&host(), caches, clock, metrics)),
+                tiers,
                 claimed: Mutex::default(),
                 coding: Arc::new(Semaphore::new(1)),
             }
         });
+        if settings.shared.is_some() {
+            tier::register(metrics);
+        }
         Self {
             kept,
             memory: settings.memory,
             max_object: settings.max_object,
+            shared: settings.shared,
             purgers: settings.purgers,
             validates_what_may_be_purged: settings.validates_what_may_be_purged,
         }
@@ -120,11 +138,18 @@ impl Cache {
     /// What goes on beside requests as long as this configuration serves.
     pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
         self.kept.store.set_budget(self.memory);
-        Arc::clone(&self.kept.link).supervise(redis).await;
+        let tiers = self.kept.tiers.supervise(redis.clone(), self.shared);
+        let link = Arc::clone(&self.kept.link).supervise(redis);
+        let ((), ()) = tokio::join!(tiers, link);
     }
 
     pub fn store(&self) -> &'static Store {
         self.kept.store
+    }
+
+    /// What is below the store, if this configuration has it look there.
+    pub fn tiers(&self) -> Option<&Tiers> {
+        self.shared.is_some().then_some(&*self.kept.tiers)
     }
 
     pub fn lock(&self) -> &'static CacheKeyLockImpl {
@@ -184,15 +209,20 @@ impl Cache {
 /// What purges are applied to.
 struct Caches {
     store: &'static Store,
+    tiers: Arc<Tiers>,
 }
 
 impl purge::Caches for Caches {
     fn apply<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, u64> {
-        Box::pin(async move { self.store.purge(purge) })
+        Box::pin(async move {
+            let objects = self.store.purge(purge);
+            self.tiers.settle().await;
+            objects
+        })
     }
 
     fn forget(&self) -> BoxFuture<'_, u64> {
-        Box::pin(async { self.store.purge(&Purge::ALL) })
+        Box::pin(async { self.store.forget(&Purge::ALL) })
     }
 }
 

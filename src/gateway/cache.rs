@@ -17,7 +17,9 @@ use crate::{
     chain::Chain,
     config::{
         diagnostic::{Diagnostic, Place},
-        model::{self, CacheConfig, PurgeLinkLost, RouteNode, UpstreamConfig},
+        model::{
+            self, CacheConfig, PurgeLinkLost, RouteNode, SharedConfig, SharedPlace, UpstreamConfig,
+        },
         tree::{Key, Spanned},
     },
     filters::compression::Coder,
@@ -26,6 +28,9 @@ use crate::{
 
 /// Less would not hold what a fill needs.
 const LEAST: u64 = 1 << 20;
+
+/// More in one value of Redis would keep everybody else waiting.
+const MOST_SHARED: u64 = 64 << 20;
 
 /// One route's cache.
 pub struct RouteCache {
@@ -109,9 +114,11 @@ impl Compiler<'_> {
                 .help("write `cache: {}` on a route or in `defaults`, or remove the section"),
             );
         }
+        let shared = self.shared_cache(config.shared.as_ref(), max_object)?;
         let settings = Settings {
             memory,
             max_object,
+            shared,
             purgers: config.purge.allow.into_iter().collect::<CidrSet>(),
             validates_what_may_be_purged: config.on_purge_link_lost == PurgeLinkLost::Revalidate,
         };
@@ -128,6 +135,45 @@ impl Compiler<'_> {
             Arc::clone(&supervised).supervise(redis.clone())
         });
         Some(cache)
+    }
+
+    /// The largest body of level 2, if there is one; `None` if it cannot be as written.
+    #[expect(clippy::option_option, reason = "an error, no level 2, or one")]
+    fn shared_cache(
+        &mut self,
+        config: Option<&Spanned<SharedConfig>>,
+        most: u64,
+    ) -> Option<Option<u64>> {
+        let Some(Spanned { value, place }) = config else {
+            return Some(None);
+        };
+        if value.place == SharedPlace::None {
+            return Some(None);
+        }
+        if self.file.redis.is_none() {
+            self.error(
+                "edgeway::cache::shared",
+                *place,
+                "there is no Redis to share answers in".to_owned(),
+                "add `redis: redis://HOST:PORT`, or remove `shared`",
+            );
+            return None;
+        }
+        let Spanned {
+            value: max_object,
+            place: at,
+        } = &value.max_object;
+        if max_object.0 == 0 || max_object.0 > MOST_SHARED {
+            self.error(
+                "edgeway::cache::shared",
+                *at,
+                format!("`max_object: {max_object}` is out of range"),
+                "write from `1KiB` to `64MiB`, such as `1MiB`: while Redis sends a large value, \
+                 every other command waits for it",
+            );
+            return None;
+        }
+        Some(Some(max_object.0.min(most)))
     }
 
     /// The cache of a route whose filters are compiled.

@@ -79,7 +79,7 @@ pub struct Entry {
     pub variance: Variance,
     pub about: About,
     pub body: Arc<Body>,
-    pub(super) mark: Mark,
+    pub(in crate::cache) mark: Mark,
     lifetime: Lifetime,
     /// When it was purged softly: nanoseconds since 1970, 0 for never.
     stale_since: AtomicU64,

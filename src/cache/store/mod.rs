@@ -49,6 +49,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
+pub(in crate::cache) use self::target::{Target, scheme, without_rsc, without_scheme};
 use self::{
     body::own_pieces,
     evict::{Queues, Victim},
@@ -56,7 +57,6 @@ use self::{
     metrics::StoreMetrics,
     purge_log::PurgeLog,
     shard::{Hashes, Shard},
-    target::Target,
 };
 pub use self::{
     body::{Body, Whole},
@@ -117,9 +117,10 @@ pub struct Found {
 pub trait Watch: Send + Sync + fmt::Debug {
     /// It is whole, or has another head.
     fn stored(&self, entry: &Arc<Entry>);
-    /// A purge was applied.
+    /// A purge is about to be applied: whoever asks for a mark from now on may have to be kept
+    /// from what is older.
     fn purged(&self, purge: &Purge);
-    /// All variants and route extras of this URL were dropped.
+    /// All variants and route extras of this URL are about to be dropped.
     fn removed(&self, key: &Key);
 }
 
@@ -195,6 +196,12 @@ impl Store {
     /// asked: what it answers is stored only if no purge since then is about it.
     pub fn mark(&self) -> Mark {
         self.log.mark()
+    }
+
+    /// A position of the tier that gateways share was seen: what is asked for from now on is
+    /// newer than every purge up to it.
+    pub(in crate::cache) fn observe(&self, shared: u64) {
+        self.log.observe(shared);
     }
 
     /// What there is for a request. Counts as a hit of the entry.
@@ -308,22 +315,25 @@ impl Store {
     /// Takes out, or marks as stale, everything that a purge is about, here and whatever is
     /// on its way here. Gives how many answers that were.
     pub fn purge(&self, purge: &Purge) -> u64 {
+        self.tell(|watch| watch.purged(purge));
+        self.forget(purge)
+    }
+
+    /// The same in this memory alone.
+    pub fn forget(&self, purge: &Purge) -> u64 {
         let target = Target::of(&purge.what);
         self.log.note(target.clone());
-        let count = self.sweep(&target, purge.how);
-        self.tell(|watch| watch.purged(purge));
-        count
+        self.sweep(&target, purge.how)
     }
 
     /// Takes out what is stored for the URL of a key, in all variants and whatever routes add
     /// to keys: an unsafe method may have changed it (RFC 9111, 4.4). Gives how many
     /// answers that were.
     pub fn remove(&self, key: &Key) -> u64 {
+        self.tell(|watch| watch.removed(key));
         let target = Target::of_key(key);
         self.log.note(target.clone());
-        let count = self.sweep(&target, How::Hard);
-        self.tell(|watch| watch.removed(key));
-        count
+        self.sweep(&target, How::Hard)
     }
 
     /// Shows every whole entry that is there all the time, in no order; no lock is held

@@ -12,8 +12,12 @@ use crate::cache::key::Key;
 
 /// A position in the log of purges. What was asked for at a mark is stored only if no purge
 /// since then is about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mark(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    count: u64,
+    /// What was known then of the purges of a tier that gateways share.
+    pub(in crate::cache) shared: u64,
+}
 
 /// How many purges are remembered. An answer that takes longer than these is not stored.
 const MOST: usize = 16 * 1024;
@@ -25,6 +29,8 @@ const MOST_TEXT: usize = 4 * 1024 * 1024;
 pub(super) struct PurgeLog {
     /// How many there have been.
     count: AtomicU64,
+    /// The highest position of a shared tier that was seen.
+    shared: AtomicU64,
     last: RwLock<Last>,
 }
 
@@ -36,7 +42,14 @@ struct Last {
 
 impl PurgeLog {
     pub(super) fn mark(&self) -> Mark {
-        Mark(self.count.load(Ordering::Acquire))
+        Mark {
+            shared: self.shared.load(Ordering::Acquire),
+            count: self.count.load(Ordering::Acquire),
+        }
+    }
+
+    pub(super) fn observe(&self, shared: u64) {
+        self.shared.fetch_max(shared, Ordering::AcqRel);
     }
 
     /// Notes a purge. Whoever purges does so before looking for entries, and whoever stores
@@ -56,12 +69,12 @@ impl PurgeLog {
 
     /// Whether there was a purge since `mark` that is about this answer, or may have been.
     pub(super) fn raced(&self, mark: Mark, key: &Key, tags: &[Box<str>]) -> bool {
-        if self.mark() == mark {
+        if self.count.load(Ordering::Acquire) == mark.count {
             return false;
         }
         let last = self.last.read();
         let count = self.count.load(Ordering::Acquire);
-        let since = usize::try_from(count - mark.0).unwrap_or(usize::MAX);
+        let since = usize::try_from(count - mark.count).unwrap_or(usize::MAX);
         let newest = last.targets.iter().rev();
         since > last.targets.len() || newest.take(since).any(|target| target.is_about(key, tags))
     }

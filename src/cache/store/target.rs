@@ -6,7 +6,7 @@ use crate::cache::{key::Key, purge::What};
 
 /// A purge's target, ready to be compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(in crate::cache) enum Target {
     Url {
         /// `None`: any.
         scheme: Option<Box<[u8]>>,
@@ -26,7 +26,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    pub(super) fn of(what: &What) -> Self {
+    pub(in crate::cache) fn of(what: &What) -> Self {
         match what {
             What::Url(url) => {
                 let (authority, rest) = split_authority(url);
@@ -56,7 +56,7 @@ impl Target {
 
     /// The target URI of a key with everything that is stored under it (RFC 9111, 4.4),
     /// `_rsc` forms included. Other schemes are other origins.
-    pub(super) fn of_key(key: &Key) -> Self {
+    pub(in crate::cache) fn of_key(key: &Key) -> Self {
         Self::Url {
             scheme: Some(scheme(key).into()),
             authority: Some(key.authority().into()),
@@ -65,7 +65,7 @@ impl Target {
         }
     }
 
-    pub(super) fn is_about(&self, key: &Key, tags: &[Box<str>]) -> bool {
+    pub(in crate::cache) fn is_about(&self, key: &Key, tags: &[Box<str>]) -> bool {
         match self {
             Self::Url {
                 scheme: wanted,
@@ -139,7 +139,7 @@ fn split_authority(url: &str) -> (Option<String>, &str) {
 }
 
 /// Everything of the key's URL behind the scheme.
-fn without_scheme(key: &Key) -> &[u8] {
+pub(in crate::cache) fn without_scheme(key: &Key) -> &[u8] {
     let target = target_of(key).len();
     let end = key.as_bytes().len() - key.extra().len() - 1;
     &key.as_bytes()[end - target - key.authority().len()..end]
@@ -152,7 +152,7 @@ fn target_of(key: &Key) -> &[u8] {
     &key.as_bytes()[end - query - key.path().len()..end]
 }
 
-fn scheme(key: &Key) -> &[u8] {
+pub(in crate::cache) fn scheme(key: &Key) -> &[u8] {
     let scheme = key.as_bytes().len() - key.extra().len() - 1 - without_scheme(key).len() - 3;
     &key.as_bytes()[..scheme]
 }
@@ -169,7 +169,7 @@ fn pairs(query: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|pair| !is_rsc(pair))
 }
 
-fn without_rsc(query: &[u8]) -> Vec<u8> {
+pub(in crate::cache) fn without_rsc(query: &[u8]) -> Vec<u8> {
     pairs(query).collect::<Vec<_>>().join(&b'&')
 }
 

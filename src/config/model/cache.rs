@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::unplaced;
 use crate::{
@@ -11,7 +11,10 @@ use crate::{
         net::Cidr,
         units::{ByteSize, Span},
     },
-    config::tree::Spanned,
+    config::tree::{
+        Spanned,
+        short::{self, Short, read_short},
+    },
 };
 
 /// The store of answers. Routes switch it on with `cache: {}`.
@@ -22,6 +25,8 @@ pub struct CacheConfig {
     pub memory: Spanned<ByteSize>,
     /// Larger answers are not kept.
     pub max_object: Spanned<ByteSize>,
+    /// Where else answers are kept, for all gateways: `redis`, or a mapping.
+    pub shared: Option<Spanned<SharedConfig>>,
     /// What becomes of answers that may have been purged elsewhere while this gateway could
     /// not hear of it: `serve` them, or `revalidate` them with the origin first. Purges are
     /// shared once there is `redis`.
@@ -92,8 +97,71 @@ impl Default for CacheConfig {
         Self {
             memory: unplaced(ByteSize(256 << 20)),
             max_object: unplaced(ByteSize(8 << 20)),
+            shared: None,
             on_purge_link_lost: PurgeLinkLost::default(),
             purge: PurgeConfig::default(),
         }
+    }
+}
+
+/// The cache's level 2, in the Redis of the section `redis`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_text)]
+pub struct SharedConfig {
+    /// Where it is: `redis`, or `none` for no level 2.
+    #[serde(rename = "in")]
+    pub place: SharedPlace,
+    /// Larger answers are kept in memory only.
+    pub max_object: Spanned<ByteSize>,
+}
+
+/// Where gateways share answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SharedPlace {
+    #[default]
+    Redis,
+    None,
+}
+
+impl Default for SharedConfig {
+    fn default() -> Self {
+        Self {
+            place: SharedPlace::default(),
+            max_object: unplaced(ByteSize(1 << 20)),
+        }
+    }
+}
+
+impl Short for SharedConfig {
+    const WHAT: &'static str = "`redis`, `none` or a mapping such as `{ max_object: 1MiB }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        let place = match text {
+            "redis" => SharedPlace::Redis,
+            "none" => SharedPlace::None,
+            _ => return Some(Err(format!("expected {}, found `{text}`", Self::WHAT))),
+        };
+        Some(Ok(Self {
+            place,
+            ..Self::default()
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Serialize for SharedConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
     }
 }

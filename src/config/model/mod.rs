@@ -21,7 +21,7 @@ pub use self::{
     admin::{AdminConfig, AuditLogConfig},
     cache::{
         CacheConfig, ProfileCacheConfig, ProfileConfig, ProfileRouteConfig, PurgeConfig,
-        PurgeLinkLost,
+        PurgeLinkLost, SharedConfig, SharedPlace,
     },
     file::ROUTE_KEYS,
     flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},

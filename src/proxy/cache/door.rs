@@ -11,9 +11,10 @@ use crate::{
     cache::{
         budget::{Busy, By},
         metrics::Revalidation,
-        nextjs::RequestShape,
+        nextjs::{BadImage, RequestShape},
         policy::{self, Use},
-        store::{Entry, Store},
+        store::{About, Entry, Found, Store},
+        tier::Tiers,
     },
     chain::{CacheFacts, CacheOutcome, Exchange, Reply},
     gateway::{Fetching, Recognised, RouteCache},
@@ -60,7 +61,12 @@ pub(in crate::proxy) async fn ask(session: &mut Session, ctx: &mut Context) -> R
         return Ok(Asked::Reply(Box::new(reply)));
     }
     let has_body = !session.as_mut().is_body_empty();
-    let decision = match decide(session, ctx, cache) {
+    let live = Arc::clone(ctx.live());
+    let decision = match recognise(session.req_header(), ctx, cache, &live) {
+        Ok(request) => request.decided(&route.name).await,
+        Err(why) => past(why),
+    };
+    let decision = match decision {
         // An origin that reads the body of a GET would answer everybody by what one sent.
         Decision::Fetch(..) if has_body => past("body"),
         decision => decision,
@@ -158,28 +164,27 @@ struct Request<'a> {
     now: SystemTime,
 }
 
-fn decide(session: &Session, ctx: &mut Context, cache: &RouteCache) -> Decision {
-    let live = Arc::clone(ctx.live());
-    let head = session.req_header();
+/// What of the request the cache goes by; or why it goes past.
+fn recognise<'a>(
+    head: &'a RequestHeader,
+    ctx: &mut Context,
+    cache: &'a RouteCache,
+    live: &'a Live,
+) -> std::result::Result<Request<'a>, &'static str> {
     let chain = context::chain(&ctx.gateway, ctx.route);
     let upstream = ctx.upstream.as_ref().map(|upstream| &*upstream.name);
     let ex = Exchange {
         head,
         facts: &mut ctx.facts,
     };
-    match cache.recognise(&ex, upstream, chain) {
-        Ok(seen) => {
-            let request = Request {
-                head,
-                cache,
-                seen,
-                now: live.world.clock.wall(),
-                live: &live,
-            };
-            request.decide()
-        }
-        Err(why) => past(why),
-    }
+    let seen = cache.recognise(&ex, upstream, chain)?;
+    Ok(Request {
+        head,
+        cache,
+        seen,
+        now: live.world.clock.wall(),
+        live,
+    })
 }
 
 fn past(why: &'static str) -> Decision {
@@ -187,12 +192,51 @@ fn past(why: &'static str) -> Decision {
 }
 
 impl Request<'_> {
-    fn decide(self) -> Decision {
-        let bad_image = self.seen.shape.as_ref().and_then(RequestShape::bad_image);
-        if let Some(bad) = bad_image {
+    fn find(&self) -> Found {
+        self.store().find(&self.seen.key, &self.head.headers)
+    }
+
+    /// Where to look for what the store does not have. What the origin does not let anybody
+    /// keep is nowhere.
+    fn tiers(&self) -> Option<&Tiers> {
+        let tiers = self.cache.cache.tiers()?;
+        let now = self.live.world.clock.now();
+        let is_pass = self.cache.cache.passes().contains(&self.seen.key, now);
+        (!is_pass && self.bad_image().is_none()).then_some(tiers)
+    }
+
+    /// What the route says of what comes from there.
+    fn about(&self, route: &Arc<str>) -> About {
+        About {
+            route: Arc::clone(route),
+            tags: Box::default(),
+            max_object: self.cache.policy.max_object,
+            is_compressible: self.cache.coder.is_some(),
+            quota: self.cache.quota.clone(),
+        }
+    }
+
+    fn bad_image(&self) -> Option<&BadImage> {
+        self.seen.shape.as_ref().and_then(RequestShape::bad_image)
+    }
+
+    /// Looks into the store, and below it if there is nothing.
+    async fn decided(self, route: &Arc<str>) -> Decision {
+        let found = self.find();
+        let (None, Some(tiers)) = (&found.entry, self.tiers()) else {
+            return self.decide(found);
+        };
+        let here = self.about(route);
+        // It would make every request's future as large as itself.
+        Box::pin(tiers.load(&self.seen.key, &self.head.headers, &here)).await;
+        let found = self.find();
+        self.decide(found)
+    }
+
+    fn decide(self, found: Found) -> Decision {
+        if let Some(bad) = self.bad_image() {
             return Decision::BadImage(bad.to_string());
         }
-        let found = self.store().find(&self.seen.key, &self.head.headers);
         let Some(entry) = found.entry else {
             if self.seen.wants.only_if_cached {
                 return Decision::OnlyIfCached;

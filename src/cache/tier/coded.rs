@@ -1,0 +1,207 @@
+//! How an entry looks outside of memory.
+//!
+//! A version, a checksum of all that follows, the length of the head, the head, and the
+//! body as it is. Whoever reads one compares the key: what finds an entry is a hash.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::units::whole_millis,
+    cache::{
+        key::Key,
+        policy::{Lifetime, Variance, Vary},
+        store::{About, Draft, Entry, Mark},
+    },
+};
+
+/// Of this layout. What has another one is dropped.
+const VERSION: u8 = 1;
+/// Version, checksum, length of the head.
+const FIXED: usize = 9;
+
+/// Why bytes are no entry that may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Damage {
+    #[error("it was written by another version")]
+    Version,
+    #[error("its checksum is wrong")]
+    Checksum,
+    #[error("it cannot be read")]
+    Content,
+    #[error("it is of another key")]
+    Key,
+}
+
+/// An entry that was read.
+#[derive(Clone, Debug)]
+pub(super) struct Decoded {
+    pub(super) key: Key,
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) lifetime: Lifetime,
+    pub(super) vary: Vary,
+    pub(super) variance: Variance,
+    pub(super) tags: Box<[Box<str>]>,
+    pub(super) is_compressible: bool,
+    pub(super) body: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    key: Vec<u8>,
+    status: u16,
+    headers: Vec<(String, Vec<u8>)>,
+    /// Milliseconds since 1970.
+    answered: u64,
+    initial_age: u64,
+    fresh_for: u64,
+    stale_while_revalidate: u64,
+    stale_if_error: u64,
+    always_validate: bool,
+    must_revalidate: bool,
+    /// Empty for `Vary::Nothing`.
+    vary: Vec<String>,
+    variance: u128,
+    tags: Vec<String>,
+    is_compressible: bool,
+}
+
+/// `None` for what is not whole, or differs by what nobody knows.
+pub(super) fn encode(entry: &Entry) -> Option<Vec<u8>> {
+    let body = entry.body.whole()?;
+    let lifetime = entry.lifetime();
+    let names = fields(&entry.vary)?;
+    let header = |(name, value): (&HeaderName, &HeaderValue)| {
+        (name.as_str().to_owned(), value.as_bytes().to_vec())
+    };
+    let head = Head {
+        key: entry.key.as_bytes().to_vec(),
+        status: entry.status.as_u16(),
+        headers: entry.headers.iter().map(header).collect(),
+        answered: since_epoch(lifetime.answered),
+        initial_age: whole_millis(lifetime.initial_age),
+        fresh_for: whole_millis(lifetime.fresh_for),
+        stale_while_revalidate: whole_millis(lifetime.stale_while_revalidate),
+        stale_if_error: whole_millis(lifetime.stale_if_error),
+        always_validate: lifetime.always_validate,
+        must_revalidate: lifetime.must_revalidate,
+        vary: names.iter().map(|name| name.as_str().to_owned()).collect(),
+        variance: entry.variance.0,
+        tags: entry.about.tags.iter().map(ToString::to_string).collect(),
+        is_compressible: entry.about.is_compressible,
+    };
+    let head = postcard::to_allocvec(&head).ok()?;
+    let body_len = usize::try_from(body.len()).ok()?;
+    let mut bytes = Vec::with_capacity(FIXED + head.len() + body_len);
+    bytes.push(VERSION);
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&u32::try_from(head.len()).ok()?.to_be_bytes());
+    bytes.extend_from_slice(&head);
+    for segment in body.segments() {
+        bytes.extend_from_slice(segment);
+    }
+    let checksum = crc32fast::hash(&bytes[5..]);
+    bytes[1..5].copy_from_slice(&checksum.to_be_bytes());
+    Some(bytes)
+}
+
+/// `wanted` is the key that it was looked for by, if that is known.
+pub(super) fn decode(mut bytes: Bytes, wanted: Option<&Key>) -> Result<Decoded, Damage> {
+    if bytes.len() < FIXED {
+        return Err(Damage::Content);
+    }
+    if bytes.get_u8() != VERSION {
+        return Err(Damage::Version);
+    }
+    if bytes.get_u32() != crc32fast::hash(&bytes) {
+        return Err(Damage::Checksum);
+    }
+    let head_len = bytes.get_u32() as usize;
+    if bytes.len() < head_len {
+        return Err(Damage::Content);
+    }
+    let head = bytes.split_to(head_len);
+    let head: Head = postcard::from_bytes(&head).map_err(|_| Damage::Content)?;
+    if wanted.is_some_and(|wanted| wanted.as_bytes() != head.key) {
+        return Err(Damage::Key);
+    }
+    head.decoded(bytes).ok_or(Damage::Content)
+}
+
+impl Head {
+    fn decoded(self, body: Bytes) -> Option<Decoded> {
+        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        for (name, value) in &self.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            headers.append(name, HeaderValue::from_bytes(value).ok()?);
+        }
+        let names = self.vary.iter();
+        let names: Result<Vec<_>, _> = names
+            .map(|name| HeaderName::from_bytes(name.as_bytes()))
+            .collect();
+        let names = names.ok()?;
+        let millis = Duration::from_millis;
+        Some(Decoded {
+            key: Key::parse(&self.key)?,
+            status: StatusCode::from_u16(self.status).ok()?,
+            headers,
+            lifetime: Lifetime {
+                answered: SystemTime::UNIX_EPOCH.checked_add(millis(self.answered))?,
+                initial_age: millis(self.initial_age),
+                fresh_for: millis(self.fresh_for),
+                stale_while_revalidate: millis(self.stale_while_revalidate),
+                stale_if_error: millis(self.stale_if_error),
+                always_validate: self.always_validate,
+                must_revalidate: self.must_revalidate,
+            },
+            vary: match names.is_empty() {
+                true => Vary::Nothing,
+                false => Vary::Fields(names.into()),
+            },
+            variance: Variance(self.variance),
+            tags: self.tags.into_iter().map(String::into_boxed_str).collect(),
+            is_compressible: self.is_compressible,
+            body,
+        })
+    }
+}
+
+impl Decoded {
+    /// As it goes into the store: what a route says of its answers now, not then.
+    pub(super) fn draft(self, here: &About, mark: Mark) -> (Draft, Bytes) {
+        let draft = Draft {
+            key: self.key,
+            status: self.status,
+            headers: self.headers,
+            lifetime: self.lifetime,
+            vary: self.vary,
+            variance: self.variance,
+            about: About {
+                tags: self.tags,
+                // Its head was made for that, if it was; and somebody has to do it here.
+                is_compressible: self.is_compressible && here.is_compressible,
+                ..here.clone()
+            },
+            mark,
+        };
+        (draft, self.body)
+    }
+}
+
+/// `None` for what is by nothing that could be named.
+pub(super) fn fields(vary: &Vary) -> Option<&[HeaderName]> {
+    match vary {
+        Vary::Nothing => Some(&[]),
+        Vary::Fields(names) => Some(names),
+        Vary::Everything => None,
+    }
+}
+
+pub(super) fn since_epoch(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    whole_millis(since.unwrap_or_default())
+}

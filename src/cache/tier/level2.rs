@@ -1,0 +1,581 @@
+//! Level 2: entries in the Redis that gateways share.
+//!
+//! Each primary key is one hash in Redis with its variants, and lies in one of a few parts,
+//! by its path and query. Each part has its stamps of purges ([`super::stamps`]), which
+//! scripts consult in the step that reads or writes an entry: what was asked for before a
+//! purge of it is neither read nor written afterwards, by any gateway. What orders the two
+//! are positions: numbers that one counter in Redis gives to purges. A gateway notes the
+//! highest that it has seen before it asks an origin, so no clock is compared with another.
+//!
+//! A purge that cannot be stamped now waits here, and until it is, this gateway reads
+//! nothing from the parts that it is about.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::HeaderMap;
+use log::debug;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::timeout};
+
+use super::{
+    coded::{self, Decoded},
+    metrics::{Asked, TierMetrics, Written},
+    queue::Queue,
+    stamps::{self, Digest, Stamp, Subject},
+};
+use crate::{
+    base::{
+        clock::Clock,
+        redis::{Redis, Script, Unavailable},
+        units::whole_millis,
+    },
+    cache::{
+        key::Key,
+        policy::{self, Variance, Vary},
+        store::{Entry, Mark, Store},
+    },
+};
+
+/// Into how many parts entries go where keys lie on several machines.
+const PARTS: usize = 64;
+/// Stamps of URLs and tags that a part keeps. Beyond, the oldest go, and what was stored
+/// before them counts as purged.
+const STAMPS: usize = 100_000;
+/// The same of prefixes, each of which is compared with each entry that is read.
+const PREFIXES: usize = 256;
+/// Variants of one primary key.
+const VARIANTS: usize = 64;
+/// Purges of a part that wait for Redis. With more, all of the part will be purged.
+const UNSTAMPED: usize = 4096;
+/// Lists of fields that are tried before it is known by which a key's answers differ.
+const VARIES: usize = 4;
+/// For how long entries are kept at most; and beyond their use, where they can be validated.
+const LONGEST: Duration = Duration::from_hours(7 * 24);
+const TO_VALIDATE: Duration = Duration::from_hours(1);
+/// Between two attempts to stamp what waits.
+const RETRY: Duration = Duration::from_millis(100);
+/// Where in a position its own number ends, and that of the Redis that gave it begins.
+const EPOCH_AT: u32 = 56;
+
+/// Entries in one Redis.
+#[derive(Debug)]
+pub(super) struct Level2 {
+    redis: Arc<Redis>,
+    store: &'static Store,
+    clock: Clock,
+    metrics: TierMetrics,
+    /// Tells positions of this Redis from those of another one, which a reload may bring.
+    epoch: u64,
+    scripts: Scripts,
+    parts: Box<[Part]>,
+    queue: Queue,
+    /// The largest body that is written; 0 if entries are neither written nor read, and only
+    /// purges are stamped: other gateways may do both.
+    max_object: AtomicU64,
+    /// Newest first.
+    varies: ArcSwap<Vec<Vary>>,
+    stamping: tokio::sync::Mutex<()>,
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct Scripts {
+    tick: Script,
+    stamp: Script,
+    load: Script,
+    store: Script,
+}
+
+#[derive(Debug)]
+struct Part {
+    /// What its keys begin with.
+    prefix: String,
+    stamps: Vec<u8>,
+    unstamped: Mutex<VecDeque<Stamp>>,
+    /// Some purge is not stamped yet: nothing may be read.
+    is_behind: AtomicBool,
+    /// It has no stamps, so that nothing in it counts.
+    is_lost: AtomicBool,
+}
+
+impl Part {
+    fn push(&self, stamp: Stamp) {
+        let mut unstamped = self.unstamped.lock();
+        self.is_behind.store(true, Ordering::SeqCst);
+        if unstamped.len() < UNSTAMPED {
+            unstamped.push_back(stamp);
+        } else if unstamped.back() != Some(&Stamp::All) {
+            // One more, so that what is being stamped now is still at the front.
+            unstamped.push_back(Stamp::All);
+        }
+    }
+
+    /// The first `count` are stamped.
+    fn stamped(&self, count: usize) {
+        let mut unstamped = self.unstamped.lock();
+        let count = count.min(unstamped.len());
+        unstamped.drain(..count);
+        if unstamped.is_empty() {
+            self.is_behind.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Why nothing was read.
+enum Nothing {
+    Miss,
+    Error,
+}
+
+impl From<Unavailable> for Nothing {
+    fn from(_: Unavailable) -> Self {
+        Self::Error
+    }
+}
+
+impl Level2 {
+    /// `epoch` is another one for each Redis.
+    pub(super) fn new(
+        redis: Arc<Redis>,
+        store: &'static Store,
+        clock: Clock,
+        metrics: TierMetrics,
+        epoch: u8,
+    ) -> Self {
+        let count = if redis.is_cluster() { PARTS } else { 1 };
+        let part = |number| {
+            let prefix = format!("{}cache:{{{number}}}:", redis.prefix());
+            Part {
+                stamps: format!("{prefix}stamps").into_bytes(),
+                prefix,
+                unstamped: Mutex::default(),
+                is_behind: AtomicBool::new(false),
+                is_lost: AtomicBool::new(true),
+            }
+        };
+        Self {
+            parts: (0..count).map(part).collect(),
+            redis,
+            store,
+            clock,
+            metrics,
+            epoch: u64::from(epoch) << EPOCH_AT,
+            scripts: Scripts {
+                tick: Script::new(include_str!("lua/tick.lua")),
+                stamp: Script::new(concat!(
+                    include_str!("lua/common.lua"),
+                    include_str!("lua/stamp.lua")
+                )),
+                load: Script::new(concat!(
+                    include_str!("lua/common.lua"),
+                    include_str!("lua/load.lua")
+                )),
+                store: Script::new(concat!(
+                    include_str!("lua/common.lua"),
+                    include_str!("lua/store.lua")
+                )),
+            },
+            queue: Queue::default(),
+            max_object: AtomicU64::new(0),
+            varies: ArcSwap::from_pointee(vec![Vary::Nothing]),
+            stamping: tokio::sync::Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    pub(super) fn is_of(&self, redis: &Arc<Redis>) -> bool {
+        self.redis.settings() == redis.settings()
+    }
+
+    /// `None`: entries are neither written nor read from now on.
+    pub(super) fn set_max_object(&self, max_object: Option<u64>) {
+        self.max_object
+            .store(max_object.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn is_used(&self) -> bool {
+        self.max_object.load(Ordering::Relaxed) != 0
+    }
+
+    /// What the request's fields come to under each list that is tried.
+    fn guesses(&self, headers: &HeaderMap) -> Vec<(String, Variance)> {
+        let varies = self.varies.load();
+        let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
+        varies.iter().filter_map(guess).collect()
+    }
+
+    /// What requests with the same key and the same fields share.
+    pub(super) fn flight(&self, key: &Key, headers: &HeaderMap) -> u128 {
+        let guesses = self.guesses(headers);
+        let mix = |mix: u128, (_, variance): &(String, Variance)| mix.rotate_left(1) ^ variance.0;
+        guesses.iter().fold(key.hash(), mix)
+    }
+
+    /// The entry for a request, if there is one. The store's mark is from before.
+    pub(super) async fn load(&self, key: &Key, headers: &HeaderMap) -> Option<Decoded> {
+        let part = &self.parts[stamps::part(&Subject::part_of(key), self.parts.len())];
+        if !self.is_used() || part.is_behind.load(Ordering::SeqCst) {
+            return None;
+        }
+        let start = self.clock.now();
+        let read = self.read(part, key, headers).await;
+        let took = self.clock.now().saturating_duration_since(start);
+        match read {
+            Ok(decoded) => {
+                self.metrics.asked(Asked::Hit, took);
+                Some(decoded)
+            }
+            Err(Nothing::Miss) => {
+                self.metrics.asked(Asked::Miss, took);
+                None
+            }
+            Err(Nothing::Error) => {
+                self.metrics.asked(Asked::Error, took);
+                None
+            }
+        }
+    }
+
+    async fn read(&self, part: &Part, key: &Key, headers: &HeaderMap) -> Result<Decoded, Nothing> {
+        let start = self.clock.now();
+        let guesses = self.guesses(headers);
+        let mut answer = self.ask(part, key, &guesses).await?;
+        if answer.first().is_some_and(|kind| kind == b"vary") {
+            let varies = answer.get(2).map(Vec::as_slice).unwrap_or_default();
+            let known = varies_of(varies).ok_or(Nothing::Error)?;
+            let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
+            let guesses: Vec<_> = known.iter().filter_map(guess).collect();
+            known.into_iter().rev().for_each(|vary| self.learn(vary));
+            // Both questions together have the time of one.
+            let passed = self.clock.now().saturating_duration_since(start);
+            let left = self.patience().saturating_sub(passed);
+            answer = timeout(left, self.ask(part, key, &guesses))
+                .await
+                .map_err(|_elapsed| Nothing::Error)??;
+        }
+        let [kind, _, passed, bytes] =
+            <[Vec<u8>; 4]>::try_from(answer).map_err(|_| Nothing::Miss)?;
+        if kind != b"hit" {
+            return Err(Nothing::Miss);
+        }
+        self.metrics.bytes_read.inc_by(bytes.len() as u64);
+        let decoded = coded::decode(Bytes::from(bytes), Some(key));
+        let passed = number(&passed).map(Duration::from_millis);
+        let (Ok(mut decoded), Some(passed)) = (decoded, passed) else {
+            self.metrics.damaged.inc();
+            return Err(Nothing::Miss);
+        };
+        // As old as Redis says, since the clock of whoever wrote it may be another.
+        let now = self.clock.wall();
+        decoded.lifetime.answered = now.checked_sub(passed).ok_or(Nothing::Miss)?;
+        Ok(decoded)
+    }
+
+    /// Timers are late on a busy machine, as the client of Redis reckons with too.
+    fn patience(&self) -> Duration {
+        self.redis.settings().timeout / 2
+    }
+
+    async fn ask(
+        &self,
+        part: &Part,
+        key: &Key,
+        guesses: &[(String, Variance)],
+    ) -> Result<Vec<Vec<u8>>, Unavailable> {
+        let entry = part.key(key);
+        let mut args = Vec::with_capacity(2 * guesses.len());
+        for (names, variance) in guesses {
+            args.push(names.clone().into_bytes());
+            args.push(variance.0.to_be_bytes().to_vec());
+        }
+        let keys: [&[u8]; 2] = [&entry, &part.stamps];
+        let script = &self.scripts.load;
+        let answer: Vec<Vec<u8>> = self.redis.eval(script, &keys, &args).await?;
+        self.saw(part, &answer);
+        Ok(answer)
+    }
+
+    /// Takes from a script's answer how far purges are.
+    fn saw(&self, part: &Part, answer: &[Vec<u8>]) {
+        match answer.get(1).and_then(|last| number(last)) {
+            Some(last) => self.observe(last),
+            None => {
+                part.is_lost.store(true, Ordering::Relaxed);
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    fn observe(&self, position: u64) {
+        self.store.observe(self.epoch | position);
+    }
+
+    /// This list is tried first from now on.
+    fn learn(&self, vary: Vary) {
+        if self.varies.load().first() == Some(&vary) {
+            return;
+        }
+        self.varies.rcu(|varies| {
+            let others = varies.iter().filter(|it| **it != vary).cloned();
+            let mut new = vec![vary.clone()];
+            new.extend(others.take(VARIES - 1));
+            new
+        });
+    }
+
+    /// An entry is to be written, some time soon.
+    pub(super) fn stored(&self, entry: &Arc<Entry>) {
+        let most = self.max_object.load(Ordering::Relaxed);
+        let len = entry.body.whole().map(|body| body.len());
+        if len.is_none_or(|len| len > most) || most == 0 || !self.is_worth(entry) {
+            return;
+        }
+        if !self.queue.push(entry) {
+            self.metrics.wrote(Written::QueueFull);
+        }
+    }
+
+    fn is_worth(&self, entry: &Entry) -> bool {
+        let is_known = entry.vary != Vary::Everything;
+        is_known && self.time_to_live(entry) > Duration::ZERO
+    }
+
+    /// For how long it may be of use.
+    fn time_to_live(&self, entry: &Entry) -> Duration {
+        let until = entry.lifetime().usable_until();
+        let left = until.duration_since(self.clock.wall()).unwrap_or_default();
+        let more = match policy::has_validator(&entry.headers) {
+            true => TO_VALIDATE,
+            false => Duration::ZERO,
+        };
+        left.saturating_add(more).min(LONGEST)
+    }
+
+    /// A purge begins: nothing that it may be about is read until it is stamped.
+    pub(super) fn purged(&self, stamp: &Stamp) {
+        match stamp {
+            Stamp::Url { part, .. } => {
+                self.parts[stamps::part(part, self.parts.len())].push(stamp.clone());
+            }
+            Stamp::Everywhere(_) | Stamp::Prefix(_) | Stamp::All => {
+                self.parts.iter().for_each(|part| part.push(stamp.clone()));
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// As [`Level2::purged`], for what this gateway alone has found old (RFC 9111, 4.4).
+    pub(super) fn removed(&self, key: &Key) {
+        if self.is_used() {
+            self.purged(&Stamp::of_key(key));
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        let mut parts = self.parts.iter();
+        parts.any(|part| part.is_behind.load(Ordering::SeqCst))
+    }
+
+    /// Stamps what waits for it.
+    pub(super) async fn stamp(&self) -> Result<(), Unavailable> {
+        if !self.is_behind() {
+            return Ok(());
+        }
+        let _alone = self.stamping.lock().await;
+        while self.is_behind() {
+            // What comes in from here on needs a later position.
+            let waiting = |part: &Part| part.unstamped.lock().iter().cloned().collect::<Vec<_>>();
+            let waiting: Vec<_> = self.parts.iter().map(waiting).collect();
+            let position = self.tick().await?;
+            let parts = self.parts.iter().zip(&waiting);
+            let parts = parts.filter(|(_, stamps)| !stamps.is_empty());
+            let sent = parts.map(|(part, stamps)| self.send(part, position, stamps));
+            for outcome in join_all(sent).await {
+                outcome?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tick(&self) -> Result<u64, Unavailable> {
+        // With the stamps of the first part: in one that is alone they are lost together.
+        let key = format!("{}position", self.parts[0].prefix).into_bytes();
+        let none: [Vec<u8>; 0] = [];
+        self.redis.eval(&self.scripts.tick, &[&key], &none).await
+    }
+
+    async fn send(&self, part: &Part, position: u64, stamps: &[Stamp]) -> Result<(), Unavailable> {
+        let mut args = vec![
+            position.to_string().into_bytes(),
+            STAMPS.to_string().into_bytes(),
+            PREFIXES.to_string().into_bytes(),
+        ];
+        for stamp in stamps {
+            let (kind, value): (&[u8], &[u8]) = match stamp {
+                Stamp::Url { digest, .. } | Stamp::Everywhere(digest) => (b"digest", digest),
+                Stamp::Prefix(prefix) => (b"prefix", prefix),
+                Stamp::All => (b"all", b""),
+            };
+            args.extend([kind.to_vec(), value.to_vec()]);
+        }
+        let keys: [&[u8]; 1] = [&part.stamps];
+        let last: Vec<u8> = self.redis.eval(&self.scripts.stamp, &keys, &args).await?;
+        if let Some(last) = number(&last) {
+            self.observe(last);
+            part.is_lost.store(false, Ordering::Relaxed);
+        }
+        part.stamped(stamps.len());
+        Ok(())
+    }
+
+    /// Sees to it that each part has stamps, and sees how far they are.
+    async fn prepare(&self) -> Result<(), Unavailable> {
+        let is_lost = |part: &&Part| part.is_lost.load(Ordering::Relaxed);
+        let lost: Vec<_> = self.parts.iter().filter(is_lost).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let position = self.tick().await?;
+        let sent = lost.into_iter().map(|part| self.send(part, position, &[]));
+        for outcome in join_all(sent).await {
+            outcome?;
+        }
+        Ok(())
+    }
+
+    /// Writes and stamps what waits, for as long as it is polled.
+    pub(super) async fn supervise(&self) {
+        loop {
+            let done = match self.stamp().await {
+                Ok(()) if self.is_used() => self.prepare().await,
+                outcome => outcome,
+            };
+            if let Err(error) = done {
+                debug!(error:%; "level 2 of the cache waits for redis");
+            }
+            // A purge goes first: until it is stamped nothing is read.
+            while !self.is_behind()
+                && let Some(entry) = self.queue.pop()
+            {
+                let written = self.write(&entry).await;
+                self.metrics.wrote(written);
+            }
+            let is_done = done.is_ok();
+            tokio::select! {
+                () = self.queue.filled() => {}
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(RETRY), if !is_done => {}
+            }
+        }
+    }
+
+    async fn write(&self, entry: &Entry) -> Written {
+        let time_to_live = self.time_to_live(entry);
+        let Some(position) = self.position(entry.mark) else {
+            return Written::Error;
+        };
+        if !self.is_used() || time_to_live.is_zero() {
+            return Written::Older;
+        }
+        let (Some(names), Some(bytes)) = (names(&entry.vary), coded::encode(entry)) else {
+            return Written::Error;
+        };
+        let subject = Subject::new(&entry.key, &entry.about.tags);
+        let part = &self.parts[stamps::part(&subject.part, self.parts.len())];
+        let (url, target_at) = stamps::url(&entry.key);
+        let now = self.clock.wall();
+        let passed = now.duration_since(entry.answered()).unwrap_or_default();
+        let text = |number: u64| number.to_string().into_bytes();
+        let len = bytes.len() as u64;
+        let mut args = vec![
+            text(position),
+            text(whole_millis(passed)),
+            text(whole_millis(time_to_live).max(1)),
+            text(VARIANTS as u64),
+            entry.variance.0.to_be_bytes().to_vec(),
+            names.into_bytes(),
+            bytes,
+            url.to_vec(),
+            // Lua counts from one.
+            text(target_at as u64 + 1),
+        ];
+        args.extend(
+            subject
+                .digests
+                .iter()
+                .map(|digest: &Digest| digest.to_vec()),
+        );
+        let key = part.key(&entry.key);
+        let keys: [&[u8]; 2] = [&key, &part.stamps];
+        let answer: Result<Vec<Vec<u8>>, _> =
+            self.redis.eval(&self.scripts.store, &keys, &args).await;
+        let Ok(answer) = answer else {
+            return Written::Error;
+        };
+        self.saw(part, &answer);
+        match answer.first().map(Vec::as_slice) {
+            Some(b"stored") => {
+                self.metrics.bytes_written.inc_by(len);
+                self.learn(entry.vary.clone());
+                Written::Stored
+            }
+            Some(b"older") => Written::Older,
+            Some(b"purged") => Written::Purged,
+            _ => Written::Error,
+        }
+    }
+
+    /// How far purges were, as was known when an entry was asked for; `None` if of another
+    /// Redis.
+    fn position(&self, mark: Mark) -> Option<u64> {
+        let own = (1 << EPOCH_AT) - 1;
+        (mark.shared & !own == self.epoch && mark.shared & own != 0).then_some(mark.shared & own)
+    }
+
+    /// Nobody takes anything from the queue any more.
+    pub(super) fn retire(&self) {
+        self.set_max_object(None);
+        self.queue.clear();
+    }
+}
+
+impl Part {
+    fn key(&self, key: &Key) -> Vec<u8> {
+        format!("{}{:032x}", self.prefix, key.hash()).into_bytes()
+    }
+}
+
+/// As lists of fields stand in Redis; `None` for [`Vary::Everything`].
+fn names(vary: &Vary) -> Option<String> {
+    let names = coded::fields(vary)?;
+    let names: Vec<_> = names.iter().map(http::HeaderName::as_str).collect();
+    Some(names.join(","))
+}
+
+/// The same read back, each ended by a line feed.
+fn varies_of(text: &[u8]) -> Option<Vec<Vary>> {
+    let text = std::str::from_utf8(text).ok()?;
+    let vary = |line: &str| {
+        if line.is_empty() {
+            return Some(Vary::Nothing);
+        }
+        let names = line.split(',').map(|name| name.parse().ok());
+        let names: Option<Vec<http::HeaderName>> = names.collect();
+        Some(Vary::Fields(names?.into()))
+    };
+    text.lines().take(VARIES).map(vary).collect()
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}

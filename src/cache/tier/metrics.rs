@@ -1,0 +1,109 @@
+//! What is counted of lower tiers.
+
+use std::time::Duration;
+
+use crate::base::metrics::{Histogram, IntCounter, Metrics};
+
+/// Around the usual deadline, so that it shows whether that was kept.
+const BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.5, 1.0,
+];
+
+/// What came of asking a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Asked {
+    Hit,
+    Miss,
+    Error,
+}
+
+/// What became of an entry on its way down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Written {
+    Stored,
+    /// A purge since it was asked for is about it.
+    Purged,
+    /// There is a newer one.
+    Older,
+    /// The queue had no room for it.
+    QueueFull,
+    /// The tier does not work now.
+    Error,
+}
+
+impl Written {
+    const ALL: [Self; 5] = [
+        Self::Stored,
+        Self::Purged,
+        Self::Older,
+        Self::QueueFull,
+        Self::Error,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Purged => "purged",
+            Self::Older => "older",
+            Self::QueueFull => "queue_full",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Of one tier.
+#[derive(Debug)]
+pub(super) struct TierMetrics {
+    seconds: [Histogram; 3],
+    writes: [IntCounter; Written::ALL.len()],
+    pub(super) bytes_read: IntCounter,
+    pub(super) bytes_written: IntCounter,
+    pub(super) damaged: IntCounter,
+}
+
+impl TierMetrics {
+    pub(super) fn level2(metrics: &Metrics) -> Self {
+        let seconds = |result| {
+            metrics.histogram_with(
+                "edgeway_cache_level2_seconds",
+                "How long requests waited for the cache's entries in Redis, by what came of it: `hit`, `miss` or `error`.",
+                &[("result", result)],
+                BUCKETS,
+            )
+        };
+        let bytes = |direction| {
+            metrics.counter(
+                "edgeway_cache_level2_bytes_total",
+                "Bytes of entries that were `read` from Redis and `written` to it.",
+                &[("direction", direction)],
+            )
+        };
+        Self {
+            seconds: [seconds("hit"), seconds("miss"), seconds("error")],
+            writes: Written::ALL.map(|outcome| {
+                metrics.counter(
+                    "edgeway_cache_level2_writes_total",
+                    "Entries on their way to Redis: `stored`; `purged` or `older` than what is there; not written since the queue was full (`queue_full`) or Redis did not take it (`error`).",
+                    &[("outcome", outcome.name())],
+                )
+            }),
+            bytes_read: bytes("read"),
+            bytes_written: bytes("written"),
+            damaged: metrics.counter(
+                "edgeway_cache_level2_damaged_total",
+                "Entries from Redis that were not used: of another version, damaged, or of another key.",
+                &[],
+            ),
+        }
+    }
+
+    pub(super) fn asked(&self, asked: Asked, took: Duration) {
+        self.seconds[asked as usize].observe(took.as_secs_f64());
+    }
+
+    pub(super) fn wrote(&self, written: Written) {
+        self.writes[written as usize].inc();
+    }
+}
