@@ -158,9 +158,10 @@ impl Head {
                 always_validate: self.always_validate,
                 must_revalidate: self.must_revalidate,
             },
-            vary: match names.is_empty() {
-                true => Vary::Nothing,
-                false => Vary::Fields(names.into()),
+            vary: if names.is_empty() {
+                Vary::Nothing
+            } else {
+                Vary::Fields(names.into())
             },
             variance: Variance(self.variance),
             tags: self.tags.into_iter().map(String::into_boxed_str).collect(),

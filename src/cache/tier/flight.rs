@@ -22,15 +22,13 @@ impl Flights {
     pub(super) async fn lead(&self, what: u128) -> Option<Flight<'_>> {
         let over = {
             let mut all = self.0.lock();
-            match all.get(&what) {
-                Some(over) => Arc::clone(over),
-                None => {
-                    let over = Arc::new(Semaphore::new(0));
-                    all.insert(what, Arc::clone(&over));
-                    let all = self;
-                    return Some(Flight { all, what, over });
-                }
-            }
+            let Some(over) = all.get(&what) else {
+                let over = Arc::new(Semaphore::new(0));
+                all.insert(what, Arc::clone(&over));
+                let all = self;
+                return Some(Flight { all, what, over });
+            };
+            Arc::clone(over)
         };
         // It never has a permit: it is closed.
         let _closed = over.acquire().await;

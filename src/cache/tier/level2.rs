@@ -42,7 +42,7 @@ use crate::{
     cache::{
         key::Key,
         policy::{self, Variance, Vary},
-        store::{Entry, Mark, Store},
+        store::{Entry, Mark, Store, Whole},
     },
 };
 
@@ -255,7 +255,7 @@ impl Level2 {
             let known = varies_of(varies).ok_or(Nothing::Error)?;
             let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
             let guesses: Vec<_> = known.iter().filter_map(guess).collect();
-            known.into_iter().rev().for_each(|vary| self.learn(vary));
+            known.iter().rev().for_each(|vary| self.learn(vary));
             // Both questions together have the time of one.
             let passed = self.clock.now().saturating_duration_since(start);
             let left = self.patience().saturating_sub(passed);
@@ -307,12 +307,11 @@ impl Level2 {
 
     /// Takes from a script's answer how far purges are.
     fn saw(&self, part: &Part, answer: &[Vec<u8>]) {
-        match answer.get(1).and_then(|last| number(last)) {
-            Some(last) => self.observe(last),
-            None => {
-                part.is_lost.store(true, Ordering::Relaxed);
-                self.wake.notify_one();
-            }
+        if let Some(last) = answer.get(1).and_then(|last| number(last)) {
+            self.observe(last);
+        } else {
+            part.is_lost.store(true, Ordering::Relaxed);
+            self.wake.notify_one();
         }
     }
 
@@ -321,12 +320,12 @@ impl Level2 {
     }
 
     /// This list is tried first from now on.
-    fn learn(&self, vary: Vary) {
-        if self.varies.load().first() == Some(&vary) {
+    fn learn(&self, vary: &Vary) {
+        if self.varies.load().first() == Some(vary) {
             return;
         }
         self.varies.rcu(|varies| {
-            let others = varies.iter().filter(|it| **it != vary).cloned();
+            let others = varies.iter().filter(|it| *it != vary).cloned();
             let mut new = vec![vary.clone()];
             new.extend(others.take(VARIES - 1));
             new
@@ -336,7 +335,7 @@ impl Level2 {
     /// An entry is to be written, some time soon.
     pub(super) fn stored(&self, entry: &Arc<Entry>) {
         let most = self.max_object.load(Ordering::Relaxed);
-        let len = entry.body.whole().map(|body| body.len());
+        let len = entry.body.whole().map(Whole::len);
         if len.is_none_or(|len| len > most) || most == 0 || !self.is_worth(entry) {
             return;
         }
@@ -354,9 +353,10 @@ impl Level2 {
     fn time_to_live(&self, entry: &Entry) -> Duration {
         let until = entry.lifetime().usable_until();
         let left = until.duration_since(self.clock.wall()).unwrap_or_default();
-        let more = match policy::has_validator(&entry.headers) {
-            true => TO_VALIDATE,
-            false => Duration::ZERO,
+        let more = if policy::has_validator(&entry.headers) {
+            TO_VALIDATE
+        } else {
+            Duration::ZERO
         };
         left.saturating_add(more).min(LONGEST)
     }
@@ -526,7 +526,7 @@ impl Level2 {
         match answer.first().map(Vec::as_slice) {
             Some(b"stored") => {
                 self.metrics.bytes_written.inc_by(len);
-                self.learn(entry.vary.clone());
+                self.learn(&entry.vary);
                 Written::Stored
             }
             Some(b"older") => Written::Older,

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::cache::store::Entry;
+use crate::cache::store::{Entry, Whole};
 
 /// How many wait at most.
 const MOST: usize = 1024;
@@ -29,7 +29,7 @@ struct Waiting {
 impl Queue {
     /// `false` if it is full.
     pub(super) fn push(&self, entry: &Arc<Entry>) -> bool {
-        let len = entry.body.whole().map_or(0, |body| body.len());
+        let len = entry.body.whole().map_or(0, Whole::len);
         let mut waiting = self.waiting.lock();
         if waiting.entries.len() >= MOST || waiting.bytes + len > MOST_BYTES {
             return false;

@@ -1,0 +1,464 @@
+//! What is below the memory of the cache: gateways that share answers in a real Redis.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::task::JoinSet;
+
+use crate::support::{
+    client::{self, Request, Response, get, post},
+    gateway::Gateway,
+    load::{Lanes, endless},
+    origins::{NumberedOrigin, Origin},
+    redis::{Cluster, Redis},
+    wait::{pass, wait_for},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("etag", "\"a\"")];
+const WRITTEN: &str = "edgeway_cache_level2_writes_total{outcome=\"stored\"}";
+const FOUND: &str = "edgeway_cache_level2_seconds_count{result=\"hit\"}";
+const ASKED: &str = "edgeway_cache_level2_seconds_count";
+
+fn yaml(origin: SocketAddr, redis: &str, cache: &str) -> String {
+    format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]\n\
+         redis: {redis}\n\
+         cache: {cache}\n\
+         upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\n\
+         routes:\n\
+         - {{ name: app, match: {{ path: '/*' }}, upstream: app, \
+              cache: {{ purge_on_write: true }} }}\n"
+    )
+}
+
+/// A Redis that is waited for longer, where what is tested is what it holds.
+fn patient(redis: &Redis) -> String {
+    format!("{{ url: '{}', timeout: 1s }}", redis.url())
+}
+
+/// One that shares answers.
+async fn front(origin: &Origin<NumberedOrigin>, redis: &str) -> Gateway {
+    let yaml = yaml(origin.address(), redis, "{ shared: redis }");
+    let gateway = Gateway::start(&yaml).await;
+    wait_for("redis is up", SOON, async || {
+        (gateway.metric("edgeway_redis_up").await > 0.0).then_some(())
+    })
+    .await;
+    // Its first positions are seen soon after.
+    wait_for("level 2 can be written", SOON, async || {
+        let before = gateway.metric(WRITTEN).await;
+        gateway.get("/first").await;
+        pass(Duration::from_millis(50)).await;
+        (gateway.metric(WRITTEN).await > before).then_some(())
+    })
+    .await;
+    gateway
+}
+
+async fn origin(paths: &[&str]) -> Origin<NumberedOrigin> {
+    let origin = NumberedOrigin::start().await;
+    let short = [("cache-control", "max-age=1")];
+    origin.settings().tell("/first", 200, &short);
+    for path in paths {
+        origin.settings().tell(path, 200, MINUTE);
+    }
+    origin
+}
+
+/// All gateways are one site.
+fn page(path: &str) -> Request {
+    get(path).header("host", "shop")
+}
+
+async fn ask(gateway: &Gateway, path: &str) -> Response {
+    gateway.send(&page(path)).await
+}
+
+fn done(answer: &Response) -> &str {
+    answer.header("x-cache-status").unwrap_or("nothing")
+}
+
+#[track_caller]
+fn assert_answer(answer: &Response, cache: &str, body: &str) {
+    assert_eq!((done(answer), &*answer.text()), (cache, body));
+}
+
+async fn written(gateway: &Gateway, path: &str) {
+    let before = gateway.metric(WRITTEN).await;
+    let answer = ask(gateway, path).await;
+    assert_eq!(done(&answer), "MISS");
+    wait_for("it is in level 2", SOON, async || {
+        (gateway.metric(WRITTEN).await > before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_one_gateway_has_the_others_need_not_ask_for() {
+    let redis = Redis::start().await;
+    let origin = origin(&["/a"]).await;
+    let first = front(&origin, &patient(&redis)).await;
+    let second = front(&origin, &patient(&redis)).await;
+    written(&first, "/a").await;
+    pass(Duration::from_millis(1100)).await;
+    let found = second.count(FOUND).await;
+    let answer = ask(&second, "/a").await;
+    assert_answer(&answer, "HIT", "/a #1");
+    assert_eq!(answer.header("etag"), Some("\"a\""));
+    let age: u64 = answer.header("age").unwrap().parse().unwrap();
+    assert!((1..60).contains(&age), "{age}");
+    assert_eq!(second.count(FOUND).await, found + 1);
+    // From now on it has it itself.
+    assert_answer(&ask(&second, "/a").await, "HIT", "/a #1");
+    assert_eq!(second.count(FOUND).await, found + 1);
+    assert_eq!(origin.settings().answers("/a"), 1);
+}
+
+#[tokio::test]
+async fn many_who_miss_ask_redis_once() {
+    let redis = Redis::start().await;
+    let origin = origin(&["/a"]).await;
+    let first = front(&origin, &patient(&redis)).await;
+    let second = front(&origin, &patient(&redis)).await;
+    written(&first, "/a").await;
+    let asked = second.count(ASKED).await;
+    let mut set = JoinSet::new();
+    for _ in 0..100 {
+        let to = second.address();
+        set.spawn(async move { client::send(to, &page("/a")).await.expect("an answer") });
+    }
+    for answer in set.join_all().await {
+        assert_answer(&answer, "HIT", "/a #1");
+    }
+    assert_eq!(origin.settings().answers("/a"), 1);
+    // All that came while the first asked waited for it; later ones found it in memory.
+    assert!(second.count(ASKED).await <= asked + 2);
+}
+
+#[tokio::test]
+async fn variants_are_found_by_what_the_request_says() {
+    let redis = Redis::start().await;
+    let origin = origin(&[]).await;
+    let headers = [
+        ("cache-control", "max-age=60"),
+        ("vary", "accept-language, x-kind"),
+    ];
+    origin.settings().tell("/a", 200, &headers);
+    let first = front(&origin, &patient(&redis)).await;
+    let second = front(&origin, &patient(&redis)).await;
+    let of = |language| page("/a").header("accept-language", language);
+    for (count, language) in ["de", "fr"].into_iter().enumerate() {
+        let before = first.metric(WRITTEN).await;
+        let answer = first.send(&of(language)).await;
+        assert_answer(&answer, "MISS", &format!("/a #{}", count + 1));
+        wait_for("it is in level 2", SOON, async || {
+            (first.metric(WRITTEN).await > before).then_some(())
+        })
+        .await;
+    }
+    assert_answer(&second.send(&of("fr")).await, "HIT", "/a #2");
+    assert_answer(&second.send(&of("de")).await, "HIT", "/a #1");
+    assert_answer(&second.send(&of("it")).await, "MISS", "/a #3");
+    assert_answer(&ask(&second, "/a").await, "MISS", "/a #4");
+}
+
+#[tokio::test]
+async fn what_was_purged_is_not_read_by_a_gateway_that_comes_later() {
+    let redis = Redis::start().await;
+    let origin = origin(&["/a/1", "/b"]).await;
+    let first = front(&origin, &patient(&redis)).await;
+    written(&first, "/a/1").await;
+    written(&first, "/a/1?x=1").await;
+    written(&first, "/b").await;
+    assert_eq!(
+        first
+            .send(&post("/a/1", "").header("host", "shop"))
+            .await
+            .status(),
+        200
+    );
+    let later = front(&origin, &patient(&redis)).await;
+    // The second is what the write was answered with; it is the path's third request.
+    assert_answer(&ask(&later, "/a/1").await, "MISS", "/a/1 #4");
+    assert_answer(&ask(&later, "/a/1?x=1").await, "MISS", "/a/1 #5");
+    assert_answer(&ask(&later, "/b").await, "HIT", "/b #1");
+    // What was asked for after it is there again.
+    let last = front(&origin, &patient(&redis)).await;
+    wait_for("the new answer is shared", SOON, async || {
+        let answer = ask(&last, "/a/1").await;
+        (answer.text() == "/a/1 #4").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stale_answer_is_worth_its_validator() {
+    let redis = Redis::start().await;
+    let origin = origin(&[]).await;
+    let headers = [
+        ("cache-control", "max-age=60"),
+        ("etag", "\"a\""),
+        ("age", "61"),
+    ];
+    origin.settings().tell("/a", 200, &headers);
+    let first = front(&origin, &patient(&redis)).await;
+    let second = front(&origin, &patient(&redis)).await;
+    written(&first, "/a").await;
+    assert_answer(&ask(&second, "/a").await, "REVALIDATED", "/a #1");
+}
+
+#[tokio::test]
+async fn large_answers_stay_in_memory() {
+    let redis = Redis::start().await;
+    let origin = origin(&["/large", "/small"]).await;
+    origin.settings().pad("/large", 20_000);
+    let yaml = yaml(
+        origin.address(),
+        &patient(&redis),
+        "{ shared: { max_object: 16KiB } }",
+    );
+    let first = Gateway::start(&yaml).await;
+    let second = front(&origin, &patient(&redis)).await;
+    wait_for("the small one is written", SOON, async || {
+        ask(&first, "/large").await;
+        ask(&first, "/small?x").await;
+        pass(Duration::from_millis(50)).await;
+        let is_written = first.metric(WRITTEN).await > 0.0;
+        is_written.then_some(())
+    })
+    .await;
+    assert_eq!(done(&ask(&second, "/large").await), "MISS");
+}
+
+#[tokio::test]
+async fn damaged_entries_are_dropped_and_counted() {
+    let redis = Redis::start().await;
+    let origin = origin(&["/a"]).await;
+    let first = front(&origin, &patient(&redis)).await;
+    let second = front(&origin, &patient(&redis)).await;
+    written(&first, "/a").await;
+    for key in redis.cli(&["KEYS", "edgeway:cache:*"]).lines() {
+        if redis.cli(&["TYPE", key]) == "hash" {
+            let script = "for _, f in ipairs(redis.call('HKEYS', KEYS[1])) do \
+                if string.sub(f, 1, 1) == 'b' then \
+                local b = redis.call('HGET', KEYS[1], f) \
+                redis.call('HSET', KEYS[1], f, string.sub(b, 1, -2) .. '!') end end return 1";
+            assert_eq!(redis.cli(&["EVAL", script, "1", key]), "1");
+        }
+    }
+    assert_answer(&ask(&second, "/a").await, "MISS", "/a #2");
+    assert_eq!(second.count("edgeway_cache_level2_damaged_total").await, 1);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_paused_flushed_or_killed_fails_no_request() {
+    let mut redis = Redis::start().await;
+    let origin = origin(&["/a"]).await;
+    let first = front(&origin, &redis.url()).await;
+    // Each of them is a miss, in memory and below.
+    let load = endless(first.address(), 4, Lanes::Kept, |turn| {
+        page(&format!("/a?{turn}"))
+    });
+    let some_time = Duration::from_millis(700);
+    pass(some_time).await;
+    redis.pause();
+    pass(some_time).await;
+    redis.resume();
+    pass(some_time).await;
+    redis.flush();
+    pass(some_time).await;
+    redis.kill();
+    pass(some_time).await;
+    redis.restart().await;
+    pass(some_time).await;
+    let tally = load.stop().await;
+    assert_eq!(tally.errors(), 0, "{:?} {:?}", tally.failed, tally.statuses);
+    assert_eq!(tally.status(200), tally.total());
+    // The deadline is 20 ms; a machine with more to do than it can is late by some.
+    let all = first.count(ASKED).await;
+    let in_time = first
+        .count("edgeway_cache_level2_seconds_bucket{le=\"0.05\"}")
+        .await;
+    assert!(all > 0 && in_time == all, "{in_time} of {all}");
+    // It is of use again.
+    let second = front(&origin, &redis.url()).await;
+    wait_for("answers are shared again", SOON, async || {
+        let at = format!("/a?{}", fastrand::u64(..));
+        ask(&first, &at).await;
+        pass(Duration::from_millis(50)).await;
+        (done(&ask(&second, &at).await) == "HIT").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_entries_on_all_its_machines() {
+    let cluster = Cluster::start().await;
+    let redis = format!(
+        "{{ mode: cluster, nodes: [{}], timeout: 1s }}",
+        cluster.addresses()
+    );
+    let origin = origin(&["/a"]).await;
+    let first = front(&origin, &redis).await;
+    let second = front(&origin, &redis).await;
+    let paths: Vec<_> = (0..30).map(|n| format!("/a?{n}")).collect();
+    for path in &paths {
+        written(&first, path).await;
+    }
+    for path in &paths {
+        assert_eq!(done(&ask(&second, path).await), "HIT", "{path}");
+    }
+    let used = cluster.masters().into_iter().filter(|node| {
+        let keys = cluster.0[*node].cli(&["KEYS", "edgeway:cache:*"]);
+        keys.lines().any(|key| !key.ends_with("stamps"))
+    });
+    assert_eq!(used.count(), 3);
+    // Whatever their query: a write is about all of them.
+    assert_eq!(
+        first
+            .send(&post("/a", "").header("host", "shop"))
+            .await
+            .status(),
+        200
+    );
+    let later = front(&origin, &redis).await;
+    for path in &paths {
+        assert_eq!(done(&ask(&later, path).await), "MISS", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_level_2_needs_a_redis() {
+    let origin = origin(&[]).await;
+    let redis = Redis::start().await;
+    let good = yaml(origin.address(), &patient(&redis), "{ shared: redis }");
+    let gateway = Gateway::start(&good).await;
+    let bad = good.lines().filter(|line| !line.starts_with("redis:"));
+    let bad: Vec<_> = bad.collect();
+    assert!(!gateway.reload(&bad.join("\n")).await);
+    assert!(gateway.reload(&good).await);
+    assert_eq!(gateway.get("/x").await.status(), 200);
+}
+
+/// The scripts of level 2, as `redis-cli` runs them.
+struct Scripts<'a>(&'a Redis);
+
+impl Scripts<'_> {
+    fn run(&self, text: &str, keys: &[&str], args: &[&str]) -> String {
+        let text = format!(
+            "{}{text}",
+            include_str!("../../src/cache/tier/lua/common.lua")
+        );
+        let count = keys.len().to_string();
+        let call = [&["EVAL", &text, &count], keys, args].concat();
+        self.0.cli(&call).replace('\n', " ")
+    }
+
+    fn tick(&self) -> u64 {
+        let text = include_str!("../../src/cache/tier/lua/tick.lua");
+        self.run(text, &["position"], &[]).parse().unwrap()
+    }
+
+    /// Two digests and two prefixes are kept.
+    fn stamp(&self, position: u64, stamps: &[&str]) {
+        let text = include_str!("../../src/cache/tier/lua/stamp.lua");
+        let position = position.to_string();
+        let args = [&[position.as_str(), "6", "2"], stamps].concat();
+        self.run(text, &["stamps"], &args);
+    }
+
+    fn store(&self, position: u64, passed: u64, body: &str) -> String {
+        let text = include_str!("../../src/cache/tier/lua/store.lua");
+        let (position, passed) = (position.to_string(), passed.to_string());
+        let args = [
+            &position, &passed, "60000", "64", "0", "", body, "shop/a?x", "5", "u1", "t1",
+        ];
+        let answer = self.run(text, &["entry", "stamps"], &args);
+        answer.split(' ').next().unwrap_or_default().to_owned()
+    }
+
+    fn load(&self) -> String {
+        let text = include_str!("../../src/cache/tier/lua/load.lua");
+        let answer = self.run(text, &["entry", "stamps"], &["", "0"]);
+        let last = answer.rsplit(' ').next().unwrap_or_default();
+        let first = answer.split(' ').next().unwrap_or_default();
+        let told = if first == "hit" { last } else { first };
+        told.to_owned()
+    }
+}
+
+#[tokio::test]
+async fn what_was_asked_for_before_a_purge_is_neither_written_nor_read_after_it() {
+    let redis = Redis::start().await;
+    let scripts = Scripts(&redis);
+    assert_eq!(
+        (&*scripts.store(1, 0, "a"), &*scripts.load()),
+        ("lost", "lost")
+    );
+    scripts.stamp(scripts.tick(), &[]);
+    // From before the stamps were there: nobody knows what was purged then.
+    assert_eq!(scripts.store(1, 0, "a"), "purged");
+    for stamp in [
+        ["digest", "u1"],
+        ["digest", "t1"],
+        ["prefix", "shop/"],
+        ["prefix", "/a?"],
+        ["prefix", ""],
+        ["all", ""],
+    ] {
+        let before = scripts.tick();
+        assert_eq!(scripts.store(before, 0, "old"), "stored", "{stamp:?}");
+        assert_eq!(scripts.load(), "old", "{stamp:?}");
+        scripts.stamp(scripts.tick(), &stamp);
+        assert_eq!(scripts.load(), "miss", "{stamp:?}");
+        assert_eq!(scripts.store(before, 0, "late"), "purged", "{stamp:?}");
+        assert_eq!(scripts.load(), "miss", "{stamp:?}");
+        let after = scripts.tick();
+        assert_eq!(scripts.store(after, 0, "new"), "stored", "{stamp:?}");
+        assert_eq!(scripts.load(), "new", "{stamp:?}");
+    }
+    // Of others.
+    for stamp in [["digest", "u2"], ["prefix", "shop/b"], ["prefix", "/b"]] {
+        let after = scripts.tick();
+        assert_eq!(scripts.store(after, 0, "new"), "stored");
+        scripts.stamp(scripts.tick(), &stamp);
+        assert_eq!(scripts.load(), "new", "{stamp:?}");
+    }
+    // A later position that was stamped first is not lost to an earlier one.
+    let (one, two) = (scripts.tick(), scripts.tick());
+    assert_eq!(scripts.store(one, 0, "one"), "stored");
+    scripts.stamp(two, &["digest", "u1"]);
+    scripts.stamp(one, &["all", ""]);
+    assert_eq!(scripts.load(), "miss");
+    // What came later stays, whoever writes last.
+    let now = scripts.tick();
+    assert_eq!(scripts.store(now, 0, "late"), "stored");
+    assert_eq!(scripts.store(now, 5000, "early"), "older");
+    assert_eq!(scripts.load(), "late");
+}
+
+#[tokio::test]
+async fn stamps_are_bounded_and_what_is_older_than_the_oldest_counts_as_purged() {
+    let redis = Redis::start().await;
+    let scripts = Scripts(&redis);
+    scripts.stamp(scripts.tick(), &[]);
+    let old = scripts.tick();
+    assert_eq!(scripts.store(old, 0, "old"), "stored");
+    for number in 0..3 {
+        scripts.stamp(scripts.tick(), &["digest", &format!("x{number}")]);
+        assert_eq!(scripts.load(), "old", "{number}");
+    }
+    for number in 3..9 {
+        scripts.stamp(scripts.tick(), &["digest", &format!("x{number}")]);
+    }
+    assert_eq!(scripts.load(), "miss");
+    assert!(redis.cli(&["ZCARD", "stamps"]).parse::<u32>().unwrap() <= 7);
+    let now = scripts.tick();
+    assert_eq!(scripts.store(now, 0, "now"), "stored");
+    for number in 0..2 {
+        scripts.stamp(scripts.tick(), &["prefix", &format!("/p{number}")]);
+        assert_eq!(scripts.load(), "now", "{number}");
+    }
+    scripts.stamp(scripts.tick(), &["prefix", "/p2"]);
+    assert_eq!(scripts.load(), "miss");
+}
