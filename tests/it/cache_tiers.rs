@@ -40,8 +40,10 @@ fn patient(redis: &Redis) -> String {
 async fn front(origin: &Origin<NumberedOrigin>, redis: &str) -> Gateway {
     let yaml = yaml(origin.address(), redis, "{ shared: redis }");
     let gateway = Gateway::start(&yaml).await;
-    wait_for("redis is up", SOON, async || {
-        (gateway.metric("edgeway_redis_up").await > 0.0).then_some(())
+    // Until it knows its place among purges, it drops what it has.
+    wait_for("purges are followed", SOON, async || {
+        let up = gateway.metric("edgeway_cache_purge_link_up").await;
+        (up > 0.0).then_some(())
     })
     .await;
     // Its first positions are seen soon after.
@@ -356,7 +358,9 @@ impl Scripts<'_> {
 
     fn tick(&self) -> u64 {
         let text = include_str!("../../src/cache/tier/lua/tick.lua");
-        self.run(text, &["position"], &[]).parse().unwrap()
+        self.run(text, &["position"], &[])
+            .parse()
+            .expect("a position is a number")
     }
 
     /// Two digests and two prefixes are kept.
