@@ -42,6 +42,8 @@ pub struct Context {
     pub(super) answered_at: Option<Instant>,
     /// What the flood guard knows of it.
     pub(super) guarded: Guarded,
+    /// The answer is a head alone, on HTTP/2.
+    pub(super) is_bare: bool,
     /// On its way to the origin for the cache as well.
     pub(super) cache: Option<Box<Flow>>,
     in_flight: InFlight,
@@ -78,6 +80,7 @@ impl Context {
             due: None,
             answered_at: None,
             guarded: Guarded::default(),
+            is_bare: false,
             cache: None,
             in_flight: InFlight(Arc::clone(live)),
         }

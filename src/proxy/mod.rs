@@ -290,7 +290,7 @@ impl ProxyHttp for Proxy {
         if chain.has(Phase::ResponseBody) {
             chain.on_response_body(&mut ex, body, end_of_stream);
         }
-        respond::keep_head_bare(session, body);
+        respond::keep_head_bare(ctx, body);
         Ok(None)
     }
 

@@ -17,6 +17,9 @@ use crate::{
 /// Runs the response phase on `head`.
 pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx: &mut Context) {
     request::end_if_draining(session, ctx);
+    let request = session.req_header();
+    ctx.is_bare = request.version == Version::HTTP_2
+        && (request.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED);
     let started = ctx.facts.started;
     let now = ctx.answered_at;
     let now = now.unwrap_or_else(|| ctx.live().world.clock.now());
@@ -63,15 +66,11 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
     }
 }
 
-/// Empties `body` where the head that was sent has none (RFC 9110, 6.4.1): Pingora asks the
-/// origin with GET for what a client asks with HEAD, and leaves the body out over HTTP/1 only.
-pub(super) fn keep_head_bare(session: &Session, body: &mut Option<Bytes>) {
-    let request = session.req_header();
-    if request.version != Version::HTTP_2 || body.is_none() {
-        return;
-    }
-    let sent = session.response_written().map(|head| head.status);
-    if request.method == Method::HEAD || sent == Some(StatusCode::NOT_MODIFIED) {
+/// Empties `body` where the head that is sent has none (RFC 9110, 6.4.1): Pingora asks the
+/// origin with GET and without conditions for what the cache may keep, and leaves the body
+/// out over HTTP/1 only.
+pub(super) fn keep_head_bare(ctx: &Context, body: &mut Option<Bytes>) {
+    if ctx.is_bare && body.is_some() {
         *body = Some(Bytes::new());
     }
 }

@@ -574,3 +574,23 @@ async fn what_the_origin_has_taken_back_is_not_served_stale() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn over_http2_a_head_without_a_body_has_none() {
+    let headers = [("cache-control", "no-store"), ("etag", "\"a\"")];
+    let origin = origin("/a", &headers).await;
+    let gateway = front(origin.address(), "{}").await;
+    let client = http2::Client::open(gateway.address()).await;
+    // The origin does not look at the condition that Pingora takes away; we do.
+    let request = |method| {
+        http::Request::builder()
+            .method(method)
+            .uri("http://app.test/a")
+    };
+    let known = request("GET").header("if-none-match", "\"a\"");
+    let known = client.send(known, "").await.expect("an answer");
+    assert_eq!((known.status(), known.text()), (304, ""));
+    let head = client.send(request("HEAD"), "").await.expect("an answer");
+    assert_eq!((head.status(), head.text()), (200, ""));
+    assert_eq!(client.get("/a").await.text(), "/a #3");
+}

@@ -6,9 +6,13 @@ use bytes::Bytes;
 use http::{HeaderValue, header, response};
 
 use crate::{
-    base::encoding::{self, Encoding},
+    base::{
+        encoding::{self, Encoding},
+        http::varies_by,
+    },
     cache::store::Entry,
     chain::Exchange,
+    filters::compression::Offer,
     gateway::RouteCache,
     runtime::live::Live,
 };
@@ -27,7 +31,11 @@ pub(super) fn choose(
     head: &mut response::Parts,
 ) -> Option<Bytes> {
     let coder = cache.coder.as_ref()?;
-    let offer = coder.choose(ex).filter(|_| entry.about.is_compressible);
+    // What comes from a lower tier says so by its `Vary` alone.
+    let may_code = |_: &&Offer| {
+        entry.about.is_compressible && varies_by(&entry.headers, &header::ACCEPT_ENCODING)
+    };
+    let offer = coder.choose(ex).filter(may_code);
     let Some(offer) = offer else {
         ex.facts.is_coding_settled = true;
         return None;
