@@ -276,12 +276,16 @@ async fn a_redis_that_is_paused_flushed_or_killed_fails_no_request() {
     let tally = load.stop().await;
     assert_eq!(tally.errors(), 0, "{:?} {:?}", tally.failed, tally.statuses);
     assert_eq!(tally.status(200), tally.total());
-    // The deadline is 20 ms; a machine with more to do than it can is late by some.
+    // The deadline is 20 ms. Timers of a debug build beside other tests are late by more, so
+    // that here only this is shown: waits are bounded, and next to all are short.
     let all = first.count(ASKED).await;
-    let in_time = first
-        .count("edgeway_cache_level2_seconds_bucket{le=\"0.05\"}")
-        .await;
-    assert!(all > 0 && in_time == all, "{in_time} of {all}");
+    let within = async |bound: &str| {
+        let series = format!("edgeway_cache_level2_seconds_bucket{{le=\"{bound}\"}}");
+        first.count(&series).await
+    };
+    let (short, bounded) = (within("0.025").await, within("0.5").await);
+    assert!(all > 0 && bounded == all, "{bounded} of {all}");
+    assert!(short * 100 >= all * 98, "{short} of {all}");
     // It is of use again.
     let second = front(&origin, &redis.url()).await;
     wait_for("answers are shared again", SOON, async || {
