@@ -7,15 +7,19 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited};
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("edgeway/", env!("CARGO_PKG_VERSION")));
@@ -36,6 +40,10 @@ pub enum FetchError {
     Exchange(#[from] legacy::Error),
     #[error("the answer broke off: {0}")]
     Broken(String),
+    #[error("no connection: {0}")]
+    Connect(#[from] std::io::Error),
+    #[error("{}", crate::base::error::chain(.0))]
+    Http(#[from] hyper::Error),
 }
 
 /// Whose word counts for the names of servers.
@@ -115,15 +123,7 @@ impl Fetch {
         let sent = self.0.request(request.map(|()| Empty::new()));
         let exchange = async {
             let (parts, body) = sent.await?.into_parts();
-            let body = Limited::new(body, longest).collect().await;
-            let body = body.map_err(|error| {
-                if error.is::<LengthLimitError>() {
-                    FetchError::TooLong(longest)
-                } else {
-                    FetchError::Broken(crate::base::error::chain(&*error))
-                }
-            })?;
-            Ok(Response::from_parts(parts, body.to_bytes()))
+            Ok(Response::from_parts(parts, whole(body, longest).await?))
         };
         let late = |_| FetchError::Late(deadline);
         timeout(deadline, exchange).await.map_err(late)?
@@ -141,6 +141,47 @@ pub fn tls(trust: &Trust) -> Result<ClientConfig, rustls::Error> {
         Trust::Plain => config.with_root_certificates(RootCertStore::empty()),
     };
     Ok(config.with_no_client_auth())
+}
+
+/// Sends one request over a connection of its own, in HTTP/1.1, and gives the whole answer.
+/// Whoever asks sets the deadline.
+pub async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    mut request: Request<Bytes>,
+    longest: usize,
+) -> Result<Response<Bytes>, FetchError> {
+    let headers = request.headers_mut();
+    headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let answer = async {
+        let (parts, body) = sender
+            .send_request(request.map(Full::new))
+            .await?
+            .into_parts();
+        Ok(Response::from_parts(parts, whole(body, longest).await?))
+    };
+    // The connection moves the bytes of the answer, and ends no later.
+    tokio::pin!(connection);
+    tokio::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        _ended = &mut connection => answer.await,
+    }
+}
+
+/// All of a body, which has at most `longest` bytes.
+async fn whole(body: Incoming, longest: usize) -> Result<Bytes, FetchError> {
+    let body = Limited::new(body, longest).collect().await;
+    let body = body.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            FetchError::TooLong(longest)
+        } else {
+            FetchError::Broken(crate::base::error::chain(&*error))
+        }
+    })?;
+    Ok(body.to_bytes())
 }
 
 /// The authorities in a PEM file.

@@ -96,6 +96,7 @@ impl Compiler<'_> {
         let cache = self.cache();
         self.apps();
         let upstreams = self.upstreams();
+        let fan_out = self.fan_out(|name| upstreams.get(name));
         let matches: Vec<_> = self
             .file
             .routes
@@ -105,6 +106,9 @@ impl Compiler<'_> {
         let table = RouteTable::compile(&matches, &mut self.diagnostics);
         let mut used = HashSet::new();
         let file = self.file;
+        let section = file.cache.as_ref();
+        let told = section.and_then(|section| section.value.fan_out.as_ref());
+        used.extend(told.map(|told| told.upstream.value.as_str()));
         let routes: Vec<Option<Route>> = file
             .routes
             .iter()
@@ -144,6 +148,7 @@ impl Compiler<'_> {
             redis,
             trusted,
             cache,
+            fan_out,
             profiles: Profiles::new(file, self.profile, world),
             bans,
             flood_guard,

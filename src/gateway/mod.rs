@@ -10,6 +10,7 @@ mod compile;
 mod effective;
 pub mod explain;
 mod explain_cache;
+mod fan_out;
 mod flood_guard;
 mod limits;
 mod listener;
@@ -30,6 +31,7 @@ pub use self::{
     audit::AuditLog,
     cache::{Fetching, RouteCache},
     compile::{compile, compile_with},
+    fan_out::FanOut,
     flood_guard::{Challenge, FloodGuard},
     limits::Limits,
     listener::{ExceptPath, Listener, ProxyProtocol, ToHttps},
@@ -68,6 +70,8 @@ pub struct Gateway {
     pub trusted: TrustedProxies,
     /// Where answers are kept, if any are.
     pub cache: Option<Arc<Cache>>,
+    /// Who else is told of purges, if anybody.
+    pub fan_out: Option<FanOut>,
     /// What operators may switch on.
     pub profiles: Profiles,
     /// Who may ask for nothing at all.

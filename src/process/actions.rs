@@ -103,13 +103,21 @@ impl Operator {
 
     /// Purges here, in turn with upgrades, and waits for the others without.
     async fn purged(&self, order: Order) -> Result<Receipt, Refused> {
-        let (link, begun) = {
+        let gateway = self.live().gateway();
+        purges::link(&gateway)?;
+        // Instances first: what the gateways fetch from then on is new.
+        let instances = match &gateway.fan_out {
+            Some(fan_out) if order.fan_out => fan_out.tell(&order.purges).await,
+            _ => Vec::new(),
+        };
+        let (link, mut begun) = {
             let _turn = self.turn().await;
             self.control.line.is_ours()?;
             let link = purges::link(&self.live().gateway())?;
             let begun = link.begin(order.purges, Source::Admin).await;
             (link, begun)
         };
+        begun.receipt.instances = instances;
         Ok(link.finish(begun).await)
     }
 

@@ -288,3 +288,50 @@ async fn where_nobody_may_purge_by_method_it_is_the_origins() {
     let passed: Response = gateway.send(&method("/a")).await;
     assert_eq!((passed.status(), &*passed.text()), (200, "/a #1"));
 }
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+fn fan_out(more: &str) -> String {
+    format!("cache: {{ fan_out: {{ upstream: app, path: /told, token: {TOKEN} }}{more} }}")
+}
+
+#[tokio::test]
+async fn instances_are_told_before_gateways_and_named() {
+    let origin = origin(&["/a", "/told"]).await;
+    let gateway = front(origin.address(), "", &fan_out(""), "{}").await;
+    gateway.get("/a").await;
+    let (status, receipt) = purge(&gateway, &json!({ "url": "/a" })).await;
+    let told = json!([{ "address": origin.address().to_string(), "status": 200 }]);
+    assert_eq!((status, &receipt["instances"]), (200, &told), "{receipt}");
+    assert_eq!(origin.settings().answers("/told"), 1);
+    let (_, receipt) = purge(&gateway, &json!({ "url": "/a", "fan_out": false })).await;
+    assert_eq!(receipt["instances"], Value::Null);
+    assert_eq!(origin.settings().answers("/told"), 1);
+}
+
+#[tokio::test]
+async fn an_instance_that_refuses_or_is_gone_is_told_and_the_gateway_purges_all_the_same() {
+    let mut origin = origin(&["/a"]).await;
+    origin.settings().tell("/told", 401, &[]);
+    let more = fan_out(", purge: { allow: [127.0.0.1] }");
+    let gateway = front(origin.address(), "", &more, "{}").await;
+    gateway.get("/a").await;
+    let (status, receipt) = purge(&gateway, &json!({ "url": "/a" })).await;
+    assert_eq!(
+        (status, &receipt["instances"][0]["status"]),
+        (502, &json!(401))
+    );
+    assert_eq!(receipt["applied"][0]["objects"], 1);
+    assert_eq!(audited(&gateway).await[0]["reason"], "instances");
+    let by_method = gateway.send(&Request::new("PURGE", "/a")).await;
+    assert_eq!(
+        (by_method.status(), &by_method.json()["failed"]),
+        (502, &json!(1))
+    );
+    origin.stop();
+    let Ran { status, stdout, .. } = edgeway(&gateway, &["purge", "--url", "/a"]).await;
+    assert_eq!(status, Some(1));
+    assert!(stdout.contains("failed"), "{stdout}");
+    assert!(stdout.contains("no connection: "), "{stdout}");
+    assert!(!gateway.stderr().contains(TOKEN));
+}

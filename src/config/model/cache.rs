@@ -9,6 +9,7 @@ use super::unplaced;
 use crate::{
     base::{
         net::Cidr,
+        secret::Secret,
         units::{ByteSize, Span},
     },
     config::tree::{
@@ -33,6 +34,21 @@ pub struct CacheConfig {
     pub on_purge_link_lost: PurgeLinkLost,
     /// Who may purge with the method `PURGE` on the site's own listeners.
     pub purge: PurgeConfig,
+    /// The instances of an app that are told of purges before the gateways are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fan_out: Option<FanOutConfig>,
+}
+
+/// Where instances of an app take out what they have cached themselves.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FanOutConfig {
+    /// The upstream whose backends are told, all of them.
+    pub upstream: Spanned<String>,
+    /// The path that takes it, such as `/api/edgeway/revalidate`.
+    pub path: Spanned<String>,
+    /// What the gateway shows there, as `Authorization: Bearer TOKEN`.
+    pub token: Spanned<Secret>,
 }
 
 /// What becomes of answers older than the loss of the purge link.
@@ -100,6 +116,7 @@ impl Default for CacheConfig {
             shared: None,
             on_purge_link_lost: PurgeLinkLost::default(),
             purge: PurgeConfig::default(),
+            fan_out: None,
         }
     }
 }

@@ -39,14 +39,22 @@ pub(super) async fn answer(session: &Session, ctx: &Context, cache: &RouteCache)
         what: What::Url(format!("{}://{host}{path}", client.scheme.as_str())),
         how: if is_soft { How::Soft } else { How::Hard },
     };
-    let link = Arc::clone(cache.cache.link());
+    let (link, gateway) = (Arc::clone(cache.cache.link()), Arc::clone(&ctx.gateway));
     let live = ctx.live();
-    let receipt = match begin(live, &link, vec![purge], Source::Method).await {
-        Some(begun) => link.finish(begun).await,
-        None => {
-            return Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping")
-                .detail("The gateway stops. Ask again.");
-        }
+    let purges = vec![purge];
+    let work = async move {
+        // Instances first: what the gateways fetch from then on is new.
+        let instances = match &gateway.fan_out {
+            Some(fan_out) => fan_out.tell(&purges).await,
+            None => Vec::new(),
+        };
+        let mut begun = link.begin(purges, Source::Method).await;
+        begun.receipt.instances = instances;
+        link.finish(begun).await
+    };
+    let Some(receipt) = to_the_end(live, work).await else {
+        return Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping")
+            .detail("The gateway stops. Ask again.");
     };
     live.purged(&receipt, &ctx.facts);
     let body = summary(&receipt).to_string();
@@ -68,12 +76,13 @@ fn summary(receipt: &Receipt) -> serde_json::Value {
         "applied": receipt.applied.len(),
         "lapsed": receipt.lapsed.len(),
         "pending": receipt.pending.len(),
+        "instances": receipt.instances.len(),
+        "failed": receipt.instances.iter().filter(|it| !it.is_done()).count(),
         "took_ms": receipt.took_ms,
     })
 }
 
-/// Applies `purges` here and has the others told, even if the client leaves meanwhile. `None`
-/// if the process ends.
+/// Applies `purges` here and has the others told. `None` if the process ends.
 pub(super) async fn begin(
     live: &Live,
     link: &Arc<Link>,
@@ -81,10 +90,18 @@ pub(super) async fn begin(
     source: Source,
 ) -> Option<Begun> {
     let link = Arc::clone(link);
+    to_the_end(live, async move { link.begin(purges, source).await }).await
+}
+
+/// Does all of `work`, even if the client leaves meanwhile.
+async fn to_the_end<T: Send + 'static>(
+    live: &Live,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
     let (tell, told) = oneshot::channel();
     live.background.spawn("purge", async move {
         // A client that has gone hears nothing.
-        drop(tell.send(link.begin(purges, source).await));
+        drop(tell.send(work.await));
     });
     told.await.ok()
 }

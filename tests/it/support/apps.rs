@@ -29,7 +29,11 @@ pub(crate) struct NextApp;
 
 impl NextApp {
     pub(crate) async fn start() -> App {
-        App::start(Kind::Next, &[]).await
+        Self::start_with(&[]).await
+    }
+
+    pub(crate) async fn start_with(environment: &[(&str, &str)]) -> App {
+        App::start(Kind::Next, environment).await
     }
 
     /// One for all tests that leave it as it is.

@@ -1,0 +1,229 @@
+//! Tells every instance of an app what is purged, before the gateways are: what they make
+//! anew from then on is new.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{HeaderValue, Method, Request, Uri, header};
+use serde::Serialize;
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+use super::compile::Compiler;
+use crate::{
+    base::fetch::{self, FetchError},
+    cache::purge::{Instance, Purge, What},
+    config::model::FanOutConfig,
+    upstreams::{Protocol, Target, Upstream},
+};
+
+/// How long an instance may take.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Instances that are told at once.
+const AT_ONCE: usize = 16;
+/// Of an answer, which nobody reads.
+const LONGEST_ANSWER: usize = 64 * 1024;
+/// Of a token, as for the admin listener.
+const SHORTEST_TOKEN: usize = 16;
+
+/// Where instances are told.
+pub struct FanOut {
+    upstream: Arc<Upstream>,
+    path: Uri,
+    authorization: HeaderValue,
+}
+
+/// What an instance is told.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Told {
+    /// Pages by their path.
+    paths: BTreeSet<String>,
+    /// All pages at and below a path.
+    prefixes: BTreeSet<String>,
+    tags: BTreeSet<String>,
+}
+
+impl Told {
+    fn of(purges: &[Purge]) -> Self {
+        let mut told = Self::default();
+        for purge in purges {
+            match &purge.what {
+                What::Url(url) => told.paths.insert(path_of(url).to_owned()),
+                What::Prefix(prefix) => told.prefixes.insert(folder_of(prefix).to_owned()),
+                What::Tag(tag) => told.tags.insert(tag.clone()),
+                What::All => told.prefixes.insert("/".to_owned()),
+            };
+        }
+        told
+    }
+}
+
+/// An app knows its pages by path alone.
+fn path_of(url: &str) -> &str {
+    let rest = match url.split_once("://") {
+        Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
+        None => url,
+    };
+    rest.split('?').next().unwrap_or(rest)
+}
+
+/// Where the last whole segment of a prefix ends: `/blog/po` may be any page below `/blog`.
+fn folder_of(prefix: &str) -> &str {
+    let path = path_of(prefix);
+    match path.rfind('/') {
+        None | Some(0) => "/",
+        Some(at) => &path[..at],
+    }
+}
+
+impl FanOut {
+    /// Tells every instance that is known, drained or not, and says what each answered.
+    pub async fn tell(&self, purges: &[Purge]) -> Vec<Instance> {
+        let told = serde_json::to_vec(&Told::of(purges)).expect("plain data");
+        let told = Bytes::from(told);
+        let backends = self.upstream.backends();
+        let each = backends.iter().map(|backend| {
+            let (address, target) = (backend.address().to_string(), backend.target().clone());
+            let request = self.request(&target, told.clone());
+            async move {
+                let answer = timeout(DEADLINE, ask(&target, request)).await;
+                let answer = answer.unwrap_or(Err(FetchError::Late(DEADLINE)));
+                Instance {
+                    address,
+                    status: answer.as_ref().ok().copied(),
+                    error: answer.err().map(|error| error.to_string()),
+                }
+            }
+        });
+        let each: Vec<_> = each.collect();
+        stream::iter(each).buffered(AT_ONCE).collect().await
+    }
+
+    fn request(&self, target: &Target, body: Bytes) -> Request<Bytes> {
+        let host = match target {
+            Target::Inet(address) => address.to_string(),
+            Target::Unix(_) => "localhost".to_owned(),
+        };
+        let host = HeaderValue::try_from(host).expect("an address");
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.path.clone();
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, host);
+        headers.insert(header::AUTHORIZATION, self.authorization.clone());
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(header::CONTENT_TYPE, json);
+        request
+    }
+}
+
+async fn ask(target: &Target, request: Request<Bytes>) -> Result<u16, FetchError> {
+    let answer = match target {
+        Target::Inet(address) => {
+            let stream = TcpStream::connect(address).await?;
+            fetch::exchange(stream, request, LONGEST_ANSWER).await?
+        }
+        Target::Unix(path) => {
+            let stream = UnixStream::connect(path).await?;
+            fetch::exchange(stream, request, LONGEST_ANSWER).await?
+        }
+    };
+    Ok(answer.status().as_u16())
+}
+
+impl Compiler<'_> {
+    /// Where instances are told of purges, and the name of their upstream.
+    pub(super) fn fan_out<'a>(
+        &mut self,
+        upstreams: impl Fn(&str) -> Option<&'a Arc<Upstream>>,
+    ) -> Option<FanOut> {
+        let file = self.file;
+        let section = file.cache.as_ref()?;
+        let FanOutConfig {
+            upstream: name,
+            path,
+            token,
+        } = section.value.fan_out.as_ref()?;
+        let upstream = upstreams(&name.value);
+        match upstream {
+            None => self.error(
+                "edgeway::cache::fan_out",
+                name.place,
+                format!("there is no upstream `{}`", name.value),
+                "name the upstream whose instances are to be told of purges",
+            ),
+            Some(upstream)
+                if upstream.protocol() == Protocol::H2 || upstream.tls_name().is_some() =>
+            {
+                self.error(
+                    "edgeway::cache::fan_out",
+                    name.place,
+                    format!("`{}` is not spoken to in plain HTTP/1.1", name.value),
+                    "purges are told in plain HTTP/1.1 only: name an upstream without `tls` and \
+                     `protocol: h2`",
+                );
+                return None;
+            }
+            Some(_) => {}
+        }
+        let target = path.value.parse::<Uri>().ok();
+        let target = target.filter(|uri| path.value.starts_with('/') && uri.authority().is_none());
+        if target.is_none() {
+            self.error(
+                "edgeway::cache::fan_out",
+                path.place,
+                format!("`{}` is no path", path.value),
+                "write the path that each instance has for it, such as `/api/edgeway/revalidate`",
+            );
+        }
+        let text = token.value.reveal();
+        let is_fit = text.len() >= SHORTEST_TOKEN && text.bytes().all(|b| b.is_ascii_graphic());
+        let mut authorization = HeaderValue::try_from(format!("Bearer {text}")).ok();
+        if !is_fit || authorization.is_none() {
+            authorization = None;
+            self.error(
+                "edgeway::cache::fan_out",
+                token.place,
+                format!("the token needs {SHORTEST_TOKEN} visible characters or more"),
+                "`openssl rand -hex 32 > fan_out.token` makes one; then write `token: file:fan_out.token`",
+            );
+        }
+        let mut authorization = authorization?;
+        authorization.set_sensitive(true);
+        Some(FanOut {
+            upstream: Arc::clone(upstream?),
+            path: target?,
+            authorization,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn apps_are_told_of_paths_and_tags() {
+        let purges = [
+            json!({ "url": "https://shop.test/blog?page=2" }),
+            json!({ "url": "/blog" }),
+            json!({ "url": "https://shop.test" }),
+            json!({ "prefix": "/blog/po" }),
+            json!({ "prefix": "https://shop.test/a" }),
+            json!({ "tag": "posts" }),
+        ];
+        let purges = purges.map(|json| Purge::from_json(&json).unwrap());
+        let told = serde_json::to_value(Told::of(&purges)).unwrap();
+        assert_eq!(
+            told,
+            json!({ "paths": ["/", "/blog"], "prefixes": ["/", "/blog"], "tags": ["posts"] })
+        );
+        let all = Told::of(&[Purge::ALL]);
+        assert_eq!(Vec::from_iter(all.prefixes), ["/"]);
+    }
+}
