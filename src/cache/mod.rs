@@ -213,9 +213,11 @@ struct Caches {
 }
 
 impl purge::Caches for Caches {
-    fn apply<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, u64> {
+    fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>> {
         Box::pin(async move {
-            let objects = self.store.purge(purge);
+            let objects = purges.iter().map(|purge| self.store.purge(purge));
+            let objects = objects.collect();
+            // Once for all: somebody may wait for it, such as whoever has just written.
             self.tiers.settle().await;
             objects
         })

@@ -146,6 +146,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
         .spawn("watchdog", manager.watchdog(workers.clone()));
 
     let status = serve_until_the_end(&control, signals, succeeded).await;
+    control.give_up_lease().await;
     control.end();
     let flushed = tokio::task::spawn_blocking(|| log_file::flush(FLUSH)).await;
     if !flushed.unwrap_or(false) {
@@ -193,6 +194,7 @@ async fn serve_until_the_end(
         }) => {
             let leave = async {
                 control.leave().await;
+                control.give_up_lease().await;
                 // The one that serves is not to wait for us any more.
                 control.end();
             };

@@ -41,6 +41,9 @@ use crate::{
 /// How long it takes to leave once nothing is under way: last log lines, mostly.
 const STOPPED: Duration = Duration::from_secs(5);
 
+/// How long it may take to say that no purge is to wait for this process.
+const GIVE_UP: Duration = Duration::from_millis(500);
+
 /// A running process.
 pub(super) struct Control {
     pub(super) live: Arc<Live>,
@@ -312,6 +315,16 @@ impl Control {
         let predecessors = tokio::time::timeout(drain.deadline, predecessors);
         if let ((), Err(_)) = tokio::join!(self.listeners.retire(drain), predecessors) {
             warn!("processes before this one have not finished in time");
+        }
+    }
+
+    /// This process serves nobody any more: purges are not to wait for it.
+    pub(super) async fn give_up_lease(&self) {
+        let gateway = self.live.gateway();
+        if let (Some(cache), Some(redis)) = (&gateway.cache, &gateway.redis) {
+            let leaving = cache.link().leave(Arc::clone(redis));
+            // It runs out by itself otherwise.
+            let _in_time = tokio::time::timeout(GIVE_UP, leaving).await;
         }
     }
 

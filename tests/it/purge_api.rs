@@ -335,3 +335,19 @@ async fn an_instance_that_refuses_or_is_gone_is_told_and_the_gateway_purges_all_
     assert!(stdout.contains("no connection: "), "{stdout}");
     assert!(!gateway.stderr().contains(TOKEN));
 }
+
+#[tokio::test]
+async fn no_purge_waits_for_a_gateway_that_was_stopped() {
+    let redis = Redis::start().await;
+    let origin = origin(&["/a"]).await;
+    let [one, mut two] = two(origin.address(), &redis, "{}").await;
+    // A log that was begun a moment ago knows nobody for sure.
+    let (status, _) = purge(&one, &json!({ "url": "/a" })).await;
+    assert_eq!(status, 200);
+    two.terminate(SOON).await;
+    let (status, receipt) = purge(&one, &json!({ "url": "/a" })).await;
+    assert_eq!(status, 200, "{receipt}");
+    // Its lease would have lasted for up to 3 s; now nobody knows of it any more.
+    assert_eq!(receipt["lapsed"], json!([]), "{receipt}");
+    assert!(receipt["took_ms"].as_f64().unwrap() < 1500.0, "{receipt}");
+}

@@ -87,14 +87,13 @@ impl Toy {
 struct Shared(Arc<Toy>);
 
 impl Caches for Shared {
-    fn apply<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, u64> {
-        Box::pin(async move {
-            match &purge.what {
-                What::Url(url) => self.0.drop_all(|key| key == url),
-                What::Prefix(prefix) => self.0.drop_all(|key| key.starts_with(prefix)),
-                What::Tag(_) | What::All => self.0.drop_all(|_| true),
-            }
-        })
+    fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>> {
+        let apply = |purge: &Purge| match &purge.what {
+            What::Url(url) => self.0.drop_all(|key| key == url),
+            What::Prefix(prefix) => self.0.drop_all(|key| key.starts_with(prefix)),
+            What::Tag(_) | What::All => self.0.drop_all(|_| true),
+        };
+        Box::pin(async move { purges.iter().map(apply).collect() })
     }
 
     fn forget(&self) -> BoxFuture<'_, u64> {

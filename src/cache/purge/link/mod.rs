@@ -15,7 +15,7 @@ use std::{
     future::pending,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -55,10 +55,10 @@ const ALWAYS: u64 = u64::MAX;
 
 /// What purges are applied to: everything that this gateway keeps.
 pub trait Caches: Send + Sync {
-    /// Drops or marks what `purge` is about, and everything that is on its way into the
-    /// cache; how many objects. Once it is done nothing older is served from here, and
+    /// Drops or marks what `purges` are about, and everything that is on its way into the
+    /// cache; how many objects for each. Once it is done nothing older is served from here, and
     /// nothing older is written to what gateways share.
-    fn apply<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, u64>;
+    fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>>;
 
     /// Drops everything that this gateway keeps by itself, in memory and on disk, and what is
     /// on its way there; how many objects. What gateways share stays.
@@ -77,6 +77,8 @@ pub struct Link {
     trusted_until: AtomicU64,
     state: Mutex<State>,
     wake: Notify,
+    /// The lease is given up for good.
+    has_left: AtomicBool,
     /// Whoever runs the link: one at a time.
     running: tokio::sync::Mutex<()>,
 }
@@ -173,6 +175,7 @@ impl Link {
             trusted_until: AtomicU64::new(0),
             state: Mutex::default(),
             wake: Notify::new(),
+            has_left: AtomicBool::new(false),
             running: tokio::sync::Mutex::default(),
             clock: clock.clone(),
         }
@@ -243,12 +246,7 @@ impl Link {
     /// Applies `purges` here; the others hear of them from then on, waited for or not.
     pub async fn begin(&self, purges: Vec<Purge>, source: Source) -> Begun {
         let at = self.clock.now();
-        let mut objects = 0;
-        for purge in &purges {
-            let dropped = self.caches.apply(purge).await;
-            self.metrics.count(purge, source, dropped);
-            objects += dropped;
-        }
+        let objects = self.apply(&purges, source).await;
         let receipt = Receipt {
             purges,
             gateway: self.name.clone(),
@@ -269,6 +267,15 @@ impl Link {
             ticket,
             at,
         }
+    }
+
+    /// How many objects they were about.
+    async fn apply(&self, purges: &[Purge], source: Source) -> u64 {
+        let dropped = self.caches.apply(purges).await;
+        for (purge, dropped) in purges.iter().zip(&dropped) {
+            self.metrics.count(purge, source, *dropped);
+        }
+        dropped.iter().sum()
     }
 
     /// Has `purges`, which are applied here, sent to the others. `None` if there are none.
@@ -303,22 +310,29 @@ impl Link {
     /// Follows the log in `redis` for as long as it is polled. Without Redis the gateway
     /// shares with nobody.
     pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
-        let _alone = self.running.lock().await;
+        let alone = self.running.lock().await;
         self.attach(redis.as_ref().map(|redis| redis.settings()));
         let Some(redis) = redis else {
             return pending().await;
         };
         let log = Log::new(redis);
-        loop {
+        // Another question would take the lease anew.
+        while !self.has_left.load(Ordering::Acquire) {
             let pause = self.round(&log).await;
             if let Some(pause) = pause {
                 let _woken = timeout(pause, self.wake.notified()).await;
             }
         }
+        drop(alone);
+        pending::<()>().await;
     }
 
     /// Gives the lease up: this process serves nobody any more, and no purge is to wait for it.
     pub async fn leave(&self, redis: Arc<Redis>) {
+        self.has_left.store(true, Ordering::Release);
+        self.wake.notify_one();
+        // A question that is under way would take it anew.
+        let _alone = self.running.lock().await;
         if let Err(error) = Log::new(redis).leave(&self.name).await {
             ::log::debug!(error:%; "the lease of purges runs out by itself");
         }
@@ -447,15 +461,7 @@ impl Link {
         };
         let objects = match (own, purges) {
             (Some(objects), _) => objects,
-            (None, Some(purges)) => {
-                let mut objects = 0;
-                for purge in &purges {
-                    let dropped = self.caches.apply(purge).await;
-                    self.metrics.count(purge, Source::Gateway, dropped);
-                    objects += dropped;
-                }
-                objects
-            }
+            (None, Some(purges)) => self.apply(&purges, Source::Gateway).await,
             (None, None) => {
                 warn!(id:% = position.id; "a purge cannot be read: everything is dropped");
                 self.caches.forget().await

@@ -74,12 +74,14 @@ fn key_of(purge: &Purge) -> Option<usize> {
 }
 
 impl Caches for Toy {
-    fn apply<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, u64> {
+    fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>> {
         Box::pin(async move {
             meanwhile().await;
-            self.0.lock().drop_all_of(purge);
+            for purge in purges {
+                self.0.lock().drop_all_of(purge);
+            }
             meanwhile().await;
-            1
+            vec![1; purges.len()]
         })
     }
 
