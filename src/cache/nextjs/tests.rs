@@ -531,6 +531,7 @@ fn windows_of_stale_answers_end_after_a_minute() {
         let asked = Asked {
             method: &Method::GET,
             headers: &HeaderMap::new(),
+            is_named: false,
         };
         let line = format!("cache-control: {cache_control}");
         let life = store(

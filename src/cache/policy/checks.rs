@@ -35,6 +35,7 @@ pub(crate) fn cache_control(data: &[u8]) {
     let asked = Asked {
         method: &Method::GET,
         headers: &nobody,
+        is_named: false,
     };
     let times = Times {
         asked: now,

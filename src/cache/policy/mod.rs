@@ -36,10 +36,6 @@ pub use wants::{Use, Wants, after_error, judge};
 
 /// What a route says beside the origin. The default is the RFC and no more.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is an option of its own"
-)]
 pub struct Rules {
     /// For how long an answer is fresh whose origin says nothing of it.
     pub ttl: Option<Duration>,
@@ -65,9 +61,6 @@ pub struct Rules {
     /// Nothing is kept without `s-maxage` or `max-age` above zero: Next.js says what may be
     /// kept, and what says nothing is an answer of somebody's code.
     pub explicit_only: bool,
-    /// The route's key tells users apart (by `jwt.sub`, a header), so that an answer to a
-    /// request with `Authorization` reaches nobody else, and may be kept like any other.
-    pub key_has_user: bool,
 }
 
 /// When an answer was asked for, and when its head came.

@@ -19,6 +19,9 @@ pub struct Asked<'a> {
     /// `GET` also where a `HEAD` of the client was sent on as one.
     pub method: &'a Method,
     pub headers: &'a HeaderMap,
+    /// The key names its client (by `jwt.sub`, say): what comes with `Authorization` reaches
+    /// nobody else, and may be kept like any other answer.
+    pub is_named: bool,
 }
 
 /// Why an answer is not kept. [`Refusal::reason`] is the word for logs and `Cache-Status`.
@@ -84,7 +87,7 @@ pub fn store(
     if rules.force
         && let Some(ttl) = freshness::by_status(rules, status).or_else(|| forced(rules, status))
     {
-        check_authorization(request, None, rules)?;
+        check_authorization(request, None)?;
         let silent = Policy {
             directives: Directives::default(),
             reads_expires: false,
@@ -100,7 +103,7 @@ pub fn store(
     }
     let policy = Policy::of(headers);
     forbidden(&policy.directives, status)?;
-    check_authorization(request, Some(&policy.directives), rules)?;
+    check_authorization(request, Some(&policy.directives))?;
     let said = policy.directives.lifetime();
     if rules.explicit_only && said.is_none_or(|said| said.is_zero()) {
         return Err(Refusal::NotExplicit);
@@ -140,6 +143,7 @@ pub fn again(
     let asked = Asked {
         method: &Method::GET,
         headers: &HeaderMap::new(),
+        is_named: false,
     };
     let times = Times {
         asked: lifetime.answered,
@@ -206,13 +210,9 @@ fn forbidden(said: &Directives, status: StatusCode) -> Result<(), Refusal> {
 }
 
 /// RFC 9111, 3.5.
-fn check_authorization(
-    request: Asked<'_>,
-    said: Option<&Directives>,
-    rules: &Rules,
-) -> Result<(), Refusal> {
+fn check_authorization(request: Asked<'_>, said: Option<&Directives>) -> Result<(), Refusal> {
     if !request.headers.contains_key(header::AUTHORIZATION)
-        || rules.key_has_user
+        || request.is_named
         || said.is_some_and(is_allowed)
     {
         return Ok(());

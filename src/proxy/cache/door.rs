@@ -307,10 +307,7 @@ impl Request<'_> {
             || !may_fill
             || seen.wants.no_store
             || cache.cache.passes().contains(&seen.key, now);
-        let mut rules = cache.rules(seen.shape.as_ref()).clone();
-        rules.key_has_user = seen.personal.is_named;
         Box::new(Flow {
-            rules,
             headers: Arc::new(self.head.headers.clone()),
             came: self.now,
             asked: self.now,

@@ -29,7 +29,7 @@ pub(super) use self::{
 use crate::cache::{
     key::Key,
     nextjs::RequestShape,
-    policy::{Rules, Wants},
+    policy::Wants,
     route::Personal,
     store::{Entry, Mark},
 };
@@ -39,8 +39,6 @@ pub(super) struct Flow {
     pub(super) key: Key,
     wants: Wants,
     personal: Personal,
-    /// The route's rules for the upstream's app.
-    rules: Rules,
     /// What the request is to Next.js, where its rules hold.
     shape: Option<RequestShape>,
     /// What variants are told apart by.

@@ -281,7 +281,7 @@ pub(in crate::proxy) fn storable(
             headers = old.headers.clone();
             Ok(old.lifetime())
         }
-        _ => flow.lifetime(status, &headers, times),
+        _ => flow.lifetime(status, &headers, times, cache),
     };
     let facts = &mut ctx.facts;
     let lifetime = match decided {
@@ -421,6 +421,7 @@ impl Flow {
         status: StatusCode,
         headers: &HeaderMap,
         times: Times,
+        cache: &RouteCache,
     ) -> std::result::Result<Lifetime, &'static str> {
         let store_as = match &self.shape {
             Some(shape) => nextjs::may_store(shape, status, headers)?,
@@ -435,9 +436,11 @@ impl Flow {
         let asked = Asked {
             method: &Method::GET,
             headers: &self.headers,
+            is_named: self.personal.is_named,
         };
+        let rules = cache.rules(self.shape.as_ref());
         let lifetime =
-            policy::store(asked, status, headers, times, &self.rules).map_err(Refusal::reason)?;
+            policy::store(asked, status, headers, times, rules).map_err(Refusal::reason)?;
         Ok(match store_as {
             StoreAs::Said => lifetime,
             StoreAs::AtMost(most) => lifetime.at_most(most),

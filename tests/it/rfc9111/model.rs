@@ -255,6 +255,7 @@ impl Model {
         let asked = Asked {
             method: &Method::GET,
             headers: request,
+            is_named: false,
         };
         let times = Times {
             asked: now,

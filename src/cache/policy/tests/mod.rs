@@ -70,6 +70,7 @@ fn kept_with(
     let asked = Asked {
         method: &Method::GET,
         headers: &head(request),
+        is_named: false,
     };
     let status = StatusCode::from_u16(status).unwrap();
     store(asked, status, &head(answer), now(), rules).map_err(Refusal::reason)

@@ -120,7 +120,7 @@ proptest! {
         times in (0i64..1 << 33, 0i64..1 << 33),
     ) {
         let status = StatusCode::from_u16(status).unwrap();
-        let asked = Asked { method: &Method::GET, headers: &request };
+        let asked = Asked { method: &Method::GET, headers: &request, is_named: false };
         let arrival = Times { asked: at(0), answered: at(0) + secs(delay) };
         let Ok(lifetime) = store(asked, status, &answer, arrival, &rules) else {
             return Ok(());
@@ -150,7 +150,7 @@ proptest! {
         answer in headers(),
         later in 0i64..100_000,
     ) {
-        let asked = Asked { method: &Method::GET, headers: &HeaderMap::new() };
+        let asked = Asked { method: &Method::GET, headers: &HeaderMap::new(), is_named: false };
         let found = store(asked, StatusCode::OK, &answer, now(), &Rules::default());
         if let Ok(lifetime) = found {
             let plain = judge(&lifetime, &Wants::default(), at(later));

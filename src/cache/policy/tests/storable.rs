@@ -140,6 +140,7 @@ fn only_get_is_kept() {
         let asked = Asked {
             method: &method,
             headers: &HeaderMap::new(),
+            is_named: false,
         };
         let headers = head("Cache-Control: max-age=60");
         let found = store(asked, StatusCode::OK, &headers, now(), &Rules::default());
@@ -174,16 +175,13 @@ fn requests_forbid_too() {
             "{answer}"
         );
     }
-    let of_users = Rules {
-        key_has_user: true,
-        ..Rules::default()
+    let named = Asked {
+        method: &Method::GET,
+        headers: &head("Authorization: x"),
+        is_named: true,
     };
-    let found = kept_with(
-        &of_users,
-        "Authorization: x",
-        200,
-        "Cache-Control: max-age=60",
-    );
+    let answer = head("Cache-Control: max-age=60");
+    let found = store(named, StatusCode::OK, &answer, now(), &Rules::default());
     assert_eq!(found.map(drop), Ok(()));
 }
 

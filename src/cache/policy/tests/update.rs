@@ -119,6 +119,7 @@ fn a_refreshed_answer_lives_again() {
     let asked = Asked {
         method: &Method::GET,
         headers: &HeaderMap::new(),
+        is_named: false,
     };
     let lifetime = store(asked, StatusCode::OK, &stored, now(), &Rules::default()).unwrap();
     assert_eq!(lifetime.fresh_left(at(0)), secs(30));
