@@ -12,7 +12,7 @@ use crate::{
         budget::{Busy, By},
         metrics::Revalidation,
         nextjs::{BadImage, RequestShape},
-        policy::{self, Use},
+        policy::{self, Use, Variance},
         store::{About, Entry, Found, Store},
         tier::Tiers,
     },
@@ -254,7 +254,8 @@ impl Request<'_> {
                 None => "uri-miss",
             };
             let facts = CacheFacts::new(CacheOutcome::Miss).why(why);
-            return Decision::Fetch(self.flow(None), facts);
+            let variance = found.vary.map(|vary| vary.variance(&self.head.headers));
+            return Decision::Fetch(self.flow(None, variance), facts);
         };
         let is_for_client =
             !self.seen.personal.has_identity || policy::allows_authorization(&entry.headers);
@@ -278,7 +279,8 @@ impl Request<'_> {
             // What is fetched in the background has not passed the filters that know who asks.
             Use::StaleWhileRevalidate if is_plain && !self.is_known() => {
                 let facts = facts(CacheOutcome::Stale);
-                let flow = self.flow(Some(Arc::clone(&entry)));
+                let variance = Some(entry.variance);
+                let flow = self.flow(Some(Arc::clone(&entry)), variance);
                 return Decision::ServeAndRefresh(entry, facts, flow);
             }
             Use::GatewayTimeout => return Decision::OnlyIfCached,
@@ -286,7 +288,8 @@ impl Request<'_> {
             _ => "stale",
         };
         let facts = CacheFacts::new(CacheOutcome::Expired).why(why);
-        Decision::Fetch(self.flow(Some(entry)), facts)
+        let variance = Some(entry.variance);
+        Decision::Fetch(self.flow(Some(entry), variance), facts)
     }
 
     fn is_known(&self) -> bool {
@@ -298,7 +301,7 @@ impl Request<'_> {
     }
 
     /// On to the origin.
-    fn flow(self, found: Option<Arc<Entry>>) -> Box<Flow> {
+    fn flow(self, found: Option<Arc<Entry>>, variance: Option<Variance>) -> Box<Flow> {
         let mark = self.store().mark();
         let Self { cache, seen, .. } = self;
         let may_fill = seen.shape.as_ref().is_none_or(RequestShape::may_fill);
@@ -313,6 +316,7 @@ impl Request<'_> {
             asked: self.now,
             mark,
             found,
+            variance,
             confirmed: None,
             for_the_first: HeaderMap::new(),
             is_pass,

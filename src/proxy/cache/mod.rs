@@ -29,7 +29,7 @@ pub(super) use self::{
 use crate::cache::{
     key::Key,
     nextjs::RequestShape,
-    policy::Wants,
+    policy::{Variance, Wants},
     route::Personal,
     store::{Entry, Mark},
 };
@@ -51,6 +51,8 @@ pub(super) struct Flow {
     mark: Mark,
     /// What was found and may not be used as it is.
     found: Option<Arc<Entry>>,
+    /// Which variant it asks for, as far as the key's answers tell them apart.
+    variance: Option<Variance>,
     /// What a 304 said.
     confirmed: Option<HeaderMap>,
     /// Fields of the answer that are not kept, for the client who asked.

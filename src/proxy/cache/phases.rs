@@ -54,15 +54,10 @@ pub(in crate::proxy) fn key(ctx: &Context) -> Result<CacheKey> {
     };
     let mut key = CacheKey::new(flow.key.as_bytes(), String::new());
     // Requests that ask for different variants do not wait for one another.
-    let variance = match (&flow.found, route_cache(ctx)) {
-        (Some(entry), _) => entry.variance.0,
-        (None, Some(cache)) => {
-            let known = cache.cache.store().find(&flow.key, &flow.headers).vary;
-            known.map_or(0, |vary| vary.variance(&flow.headers).0)
-        }
-        (None, None) => 0,
-    };
-    key.set_primary_bin_override((flow.key.hash() ^ variance.rotate_left(1)).to_be_bytes());
+    let variant = flow
+        .variance
+        .map_or(0, |variance| variance.0.rotate_left(1));
+    key.set_primary_bin_override((flow.key.hash() ^ variant).to_be_bytes());
     key.extensions.insert(Wanted {
         key: flow.key.clone(),
         headers: Arc::clone(&flow.headers),
