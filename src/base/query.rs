@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use percent_encoding::percent_decode;
 
 /// The query of a request target, without its `?`; `None` if there is no `?`.
@@ -64,10 +64,15 @@ pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item
 
 /// The names of all cookies, over all lines.
 pub fn cookie_names(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
+    let lines = headers.get_all(header::COOKIE).iter();
+    lines.flat_map(cookie_names_in)
+}
+
+/// The names in one line of cookies. A pair without `=` is a cookie too, whose name is all of
+/// it.
+pub fn cookie_names_in(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes()
+        .split(|byte| *byte == b';')
         .map(|pair| parted(pair.trim_ascii()).0)
         .filter(|name| !name.is_empty())
 }
@@ -86,7 +91,6 @@ fn is_called(coded: &[u8], name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;

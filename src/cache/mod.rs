@@ -5,6 +5,7 @@
 pub mod budget;
 pub mod key;
 pub mod metrics;
+pub mod names;
 pub mod nextjs;
 mod passes;
 pub mod policy;

@@ -10,7 +10,7 @@ use crate::{
         Cache, Settings,
         budget::{Budget, Crawlers, Limits},
         metrics::RouteMetrics,
-        nextjs::{BuildWatch, CookieNames, NextRules, Paths},
+        nextjs::{BuildWatch, NextRules, Paths},
         route::{Mode, Policy, TagTemplate},
         store::Quota,
     },
@@ -212,14 +212,10 @@ impl Compiler<'_> {
     /// What each upstream is to one route.
     fn fetching(&mut self, policy: &Policy) -> Box<[(Arc<str>, Fetching)]> {
         let apps = self.shared.get::<Apps>().unwrap_or_default();
-        let cookies = match &policy.anonymous_cookies {
-            Some(names) => CookieNames::new(names.iter().map(|name| &**name)),
-            None => CookieNames::default(),
-        };
         let of = |(name, app): &(Arc<str>, App)| {
             let rules = || NextRules {
                 pages: policy.pages,
-                cookies: cookies.clone(),
+                cookies: policy.anonymous.clone(),
                 guarded: app.guarded.clone(),
                 build: app.build.clone(),
                 ..NextRules::default()

@@ -9,7 +9,6 @@
 
 mod answer;
 mod build;
-mod cookies;
 mod image;
 mod paths;
 mod shape;
@@ -20,10 +19,11 @@ pub use answer::{
     MOST_BRIEFLY, MOST_STALE, STALE_AT_ORIGIN, StoreAs, effective_vary, may_store, rules_for_next,
 };
 pub use build::{Build, BuildError, BuildWatch, Stamp};
-pub use cookies::{ANALYTICS, CookieNames};
 pub use image::{BadImage, ImageForms};
 pub use paths::Paths;
 pub use shape::{CREDENTIALS, RequestShape, shape};
+
+use super::names::Names;
 
 /// Which requests may put pages into the store. Files of a build and pictures are no pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub enum PageCache {
 pub struct NextRules {
     pub pages: PageCache,
     /// Cookies that change no answer, by [`PageCache::Anonymous`].
-    pub cookies: CookieNames,
+    pub cookies: Names,
     /// What the app's middleware guards, as the operator says it; `None`: as the build says.
     pub guarded: Option<Paths>,
     /// The build in the upstream's `folder`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::{BadImage, Build, ImageForms, NextRules, PageCache, cookies, paths};
+use super::{BadImage, Build, ImageForms, NextRules, PageCache, paths};
 use crate::{base::query, chain::KeyBuilder};
 
 /// Where the picture optimizer is unless the build says otherwise.
@@ -244,9 +244,12 @@ impl Seen {
     }
 
     fn cookies(&mut self, line: &HeaderValue, rules: &NextRules) {
-        self.is_draft |= cookies::names(line)
-            .any(|name| name == b"__prerender_bypass" || name == b"__next_preview_data");
-        self.has_personal_cookie = self.has_personal_cookie || !rules.cookies.have_all(line);
+        for name in query::cookie_names_in(line) {
+            // Node's parsers differ about the space before `=`.
+            let bare = name.trim_ascii_end();
+            self.is_draft |= bare == b"__prerender_bypass" || bare == b"__next_preview_data";
+            self.has_personal_cookie |= !rules.cookies.contains(name);
+        }
     }
 }
 

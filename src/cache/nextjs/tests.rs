@@ -4,7 +4,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::*;
 use crate::{
-    cache::policy::{Asked, Times, Vary, store},
+    cache::{
+        names::ANALYTICS,
+        policy::{Asked, Times, Vary, store},
+    },
     chain::KeyBuilder,
 };
 
@@ -22,7 +25,10 @@ fn headers(lines: &[&str]) -> HeaderMap {
 }
 
 fn rules() -> NextRules {
-    NextRules::default()
+    NextRules {
+        cookies: Names::new(ANALYTICS.iter().copied()),
+        ..NextRules::default()
+    }
 }
 
 fn asked_with(rules: &NextRules, target: &str, lines: &[&str]) -> RequestShape {
@@ -339,6 +345,7 @@ fn some_requests_are_not_for_the_store() {
     for (line, reason) in [
         ("cookie: a=1; __prerender_bypass=junk", "draft"),
         ("cookie: __next_preview_data=x", "draft"),
+        ("cookie: __prerender_bypass =junk", "draft"),
         ("next-action: 40ab", "next_action"),
         ("content-type: Multipart/Form-Data; boundary=x", "multipart"),
         ("x-middleware-prefetch: 1", "internal_header"),

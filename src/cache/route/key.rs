@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::names::Names;
 use crate::{
-    cache::key::Key,
+    cache::{key::Key, names::Names},
     chain::{Exchange, KeyBuilder, host::public_host},
     limits::key::{KeyItem, Source},
 };

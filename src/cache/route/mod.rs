@@ -2,7 +2,6 @@
 //! answers are found, and how long they last beside what the origin says.
 
 mod key;
-mod names;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -13,10 +12,9 @@ use http::{HeaderMap, header};
 
 pub use self::{
     key::{KeyRules, Query},
-    names::Names,
     tags::{SURROGATE_CONTROL, TAGS, TagProblem, TagTemplate, tags_of},
 };
-use super::{nextjs::PageCache, policy::Rules};
+use super::{names::Names, nextjs::PageCache, policy::Rules};
 use crate::{
     base::query,
     chain::Exchange,
@@ -45,9 +43,7 @@ pub struct Policy {
     pub key: KeyRules,
     /// A request that has any of these goes past the cache.
     pub bypass: Box<[KeyItem]>,
-    /// Cookies that say nothing of who asks, as written; `None`: those of analytics.
-    pub anonymous_cookies: Option<Box<[Box<str>]>>,
-    /// The same, to find them.
+    /// Cookies that say nothing of who asks.
     pub anonymous: Names,
     pub max_object: u64,
     pub tags: Box<[TagTemplate]>,

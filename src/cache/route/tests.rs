@@ -15,7 +15,6 @@ fn policy(key: KeyRules, anonymous: &[&str]) -> Policy {
         nextjs: Rules::default(),
         key,
         bypass: Box::default(),
-        anonymous_cookies: None,
         anonymous: Names::new(anonymous.iter().copied()),
         max_object: 1 << 20,
         tags: Box::default(),

@@ -9,9 +9,10 @@ use crate::{
     base::units::{ByteSize, Percent, Span},
     cache::{
         Cache,
+        names::{self, Names},
         nextjs::{self, PageCache},
         policy::Rules,
-        route::{KeyRules, Mode, Names, Policy, Query, TagTemplate},
+        route::{KeyRules, Mode, Policy, Query, TagTemplate},
     },
     chain::CompileCx,
     config::tree::{
@@ -233,11 +234,8 @@ impl RouteCacheConfig {
             bypass: self.bypass.into_iter().map(|item| item.value).collect(),
             anonymous: match &self.anonymous_cookies {
                 Some(names) => Names::new(names.iter().map(String::as_str)),
-                None => Names::new(nextjs::ANALYTICS.iter().copied()),
+                None => Names::new(names::ANALYTICS.iter().copied()),
             },
-            anonymous_cookies: self
-                .anonymous_cookies
-                .map(|names| names.into_iter().map(String::into_boxed_str).collect()),
             max_object: self
                 .max_object
                 .map(|max| max.value.0)

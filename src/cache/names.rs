@@ -1,5 +1,12 @@
 //! Lists of names, of which some end in `*`.
 
+/// Cookies that scripts of analytics and advertising set for themselves: no app renders by
+/// them, and hardly a visitor comes without.
+pub const ANALYTICS: &[&str] = &[
+    "_ga", "_ga_*", "_gid", "_gat*", "_gcl_*", "__utm*", "_fbp", "_fbc", "_pk_*", "_hj*", "_clck",
+    "_clsk", "_uet*", "_ttp",
+];
+
 /// Names that are taken: whole ones, and beginnings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
