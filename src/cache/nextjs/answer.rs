@@ -5,7 +5,10 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{RequestShape, shape::Kind};
-use crate::cache::policy::{Rules, Vary};
+use crate::{
+    base::http::{essence, has_token, list_of},
+    cache::policy::{Rules, Vary},
+};
 
 /// For how long a 404 or a 307 may be kept at most, where that is asked for at all: a page
 /// that is not there now may be there in a minute.
@@ -51,13 +54,13 @@ pub fn may_store(
     if headers.contains_key(header::SET_COOKIE) {
         return Err("set_cookie");
     }
-    if lines(headers, &header::VARY).any(|member| member == b"*") {
+    if list_of(headers, &header::VARY).any(|member| member == b"*") {
         return Err("vary_any");
     }
     // `private, no-store` counts even beside a CDN's own header: an app that sets that one
     // for all paths does not mean its dynamic pages.
-    if says(headers, &header::CACHE_CONTROL, b"private")
-        || says(headers, &header::CACHE_CONTROL, b"no-store")
+    if has_token(headers, &header::CACHE_CONTROL, "private")
+        || has_token(headers, &header::CACHE_CONTROL, "no-store")
     {
         return Err("not_public");
     }
@@ -112,7 +115,8 @@ fn leads_to_rsc(headers: &HeaderMap) -> bool {
 /// What `Content-Type` says must be what the key says: whatever made an app, or something
 /// between, answer with the other form, nobody gets it from the store.
 fn by_type(shape: &RequestShape, headers: &HeaderMap) -> Result<(), &'static str> {
-    let essence = essence(headers);
+    let media_type = headers.get(header::CONTENT_TYPE);
+    let essence = essence(media_type.map(HeaderValue::as_bytes).unwrap_or_default());
     if essence.eq_ignore_ascii_case(b"text/event-stream") {
         return Err("event_stream");
     }
@@ -131,16 +135,6 @@ fn by_type(shape: &RequestShape, headers: &HeaderMap) -> Result<(), &'static str
     }
 }
 
-fn essence(headers: &HeaderMap) -> &[u8] {
-    let value = headers.get(header::CONTENT_TYPE);
-    let value = value.map(HeaderValue::as_bytes).unwrap_or_default();
-    value
-        .split(|byte| *byte == b';')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii()
-}
-
 /// Whether the origin says for how long, and longer than not at all.
 fn is_permitted(headers: &HeaderMap) -> bool {
     let places = [CDN_CACHE_CONTROL, SURROGATE_CONTROL, header::CACHE_CONTROL];
@@ -151,30 +145,17 @@ fn is_permitted(headers: &HeaderMap) -> bool {
     seconds(b"s-maxage").or_else(|| seconds(b"max-age")) > Some(0)
 }
 
-/// The members of a list over all its lines.
-fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
-    headers
-        .get_all(name)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-}
-
 fn directive<'h>(
     headers: &'h HeaderMap,
     place: &HeaderName,
     name: &'static [u8],
 ) -> impl Iterator<Item = &'h [u8]> {
-    lines(headers, place).filter_map(move |member| {
+    list_of(headers, place).filter_map(move |member| {
         let end = member.iter().position(|byte| *byte == b'=');
         let (own, value) = member.split_at(end.unwrap_or(member.len()));
         let is_it = own.trim_ascii().eq_ignore_ascii_case(name);
         is_it.then(|| value.get(1..).unwrap_or_default().trim_ascii())
     })
-}
-
-fn says(headers: &HeaderMap, place: &HeaderName, name: &'static [u8]) -> bool {
-    directive(headers, place, name).next().is_some()
 }
 
 /// The least that a directive says; what is no number says nothing, so zero.
@@ -196,7 +177,7 @@ fn seconds(headers: &HeaderMap, place: &HeaderName, name: &'static [u8]) -> Opti
 }
 
 fn is(headers: &HeaderMap, name: &HeaderName, word: &[u8]) -> bool {
-    lines(headers, name).any(|value| value.eq_ignore_ascii_case(word))
+    list_of(headers, name).any(|value| value.eq_ignore_ascii_case(word))
 }
 
 /// Whether an answer was made before anybody asked, so that it is the same whatever page
