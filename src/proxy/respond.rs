@@ -1,7 +1,7 @@
 //! The answer to a client begins: from a backend, or from the cache's phases.
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     base::heads::OpenResponse,
-    chain::{CacheOutcome, Exchange, Phase, Protocol, ReadyLines},
+    chain::{CacheOutcome, Exchange, Facts, Phase, Protocol, ReadyLines},
+    runtime::connection::Connection,
 };
 
 /// Runs the response phase on `head`.
@@ -36,33 +37,47 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
     if facts.client.protocol != Protocol::Http2 {
         facts.lines = chain.ready_lines();
     }
-    let is_stored = facts.client.protocol != Protocol::Http2
-        && facts.cache.is_some_and(|cached| {
-            use CacheOutcome::{Hit, Revalidated, Stale};
-            matches!(cached.outcome, Hit | Revalidated | Stale)
-        });
-    if let (true, Some(connection), Some(date)) =
-        (is_stored, &connection, head.headers.get(header::DATE))
-    {
-        connection.write_date(date.clone());
-    }
-    if cookie.is_none() && !chain.has(Phase::Response) {
-        return;
-    }
-    let mut ex = Exchange {
-        head: session.req_header(),
-        facts,
+    let is_stored = facts.cache.is_some_and(|cached| {
+        use CacheOutcome::{Hit, Revalidated, Stale};
+        matches!(cached.outcome, Hit | Revalidated | Stale)
+    });
+    let made = if is_stored {
+        head.headers.get(header::DATE).cloned()
+    } else {
+        None
     };
-    let mut open = OpenResponse::of(head, 0);
-    if let Some(cookie) = cookie {
-        open.parts.headers.append(header::SET_COOKIE, cookie);
+    if cookie.is_some() || chain.has(Phase::Response) {
+        let mut ex = Exchange {
+            head: session.req_header(),
+            facts,
+        };
+        let mut open = OpenResponse::of(head, 0);
+        if let Some(cookie) = cookie {
+            open.parts.headers.append(header::SET_COOKIE, cookie);
+        }
+        chain.on_response(&mut ex, &mut open.parts).await;
+        open.close(head);
     }
-    chain.on_response(&mut ex, &mut open.parts).await;
-    open.close(head);
-    if let ReadyLines::Given(lines) = std::mem::take(&mut facts.lines)
-        && let Some(connection) = connection
-    {
+    leave_to_connection(facts, connection.as_deref(), made);
+}
+
+/// What the connection itself writes into a head over HTTP/1: the lines that a filter has made
+/// once for all answers, and when a stored answer was made, for which Pingora would write the
+/// time of now.
+pub(super) fn leave_to_connection(
+    facts: &mut Facts,
+    connection: Option<&Connection>,
+    made: Option<HeaderValue>,
+) {
+    let lines = std::mem::take(&mut facts.lines);
+    let Some(connection) = connection.filter(|_| facts.client.protocol != Protocol::Http2) else {
+        return;
+    };
+    if let ReadyLines::Given(lines) = lines {
         connection.write_lines(lines);
+    }
+    if let Some(made) = made {
+        connection.write_date(made);
     }
 }
 

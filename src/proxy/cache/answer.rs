@@ -14,11 +14,11 @@ use crate::{
         policy,
         store::{Entry, Whole},
     },
-    chain::{Chain, Exchange, Facts, Phase, Protocol, ReadyLines},
+    chain::{Chain, Exchange, Facts, Phase, Protocol},
     gateway::RouteCache,
     proxy::{
         context::{self, Context},
-        reply, request,
+        reply, request, respond,
     },
 };
 
@@ -84,16 +84,8 @@ pub(super) async fn send(
     };
     chain.on_response(&mut ex, parts).await;
     open.close(&mut head);
-    if let ReadyLines::Given(lines) = std::mem::take(&mut facts.lines)
-        && let Some(connection) = connection
-    {
-        connection.write_lines(lines);
-    }
-    if !is_http2
-        && let (Some(connection), Some(date)) = (&connection, entry.headers.get(header::DATE))
-    {
-        connection.write_date(date.clone());
-    }
+    let made = entry.headers.get(header::DATE).cloned();
+    respond::leave_to_connection(facts, connection.as_deref(), made);
     facts.status = head.status.as_u16();
     let is_headless = is_head || is_confirmed || has_no_body;
     let is_over = is_headless || length == 0;
