@@ -8,10 +8,15 @@ use std::{
     sync::Arc,
 };
 
+use http::HeaderName;
+
 use super::BoxFuture;
 use crate::{
-    base::{clock::Clock, metrics::Metrics},
-    config::diagnostic::{Diagnostic, Diagnostics, Place},
+    base::{clock::Clock, metrics::Metrics, own_headers::OwnHeaders},
+    config::{
+        diagnostic::{Diagnostic, Diagnostics, Place},
+        tree::Spanned,
+    },
     zones::Zones,
 };
 
@@ -117,6 +122,18 @@ impl CompileCx<'_> {
     ) {
         self.diagnostics
             .push(Diagnostic::error(code, place, message).help(help));
+    }
+
+    /// A header that is to be the gateway's own word to a backend. What is wrong with it is
+    /// reported.
+    pub fn own_header(
+        &mut self,
+        written: &Spanned<String>,
+        code: &'static str,
+    ) -> Option<HeaderName> {
+        OwnHeaders::parse(&written.value)
+            .map_err(|error| self.report_at(written.place, code, error.to_string(), error.help))
+            .ok()
     }
 
     /// Says something worth changing that is no error.

@@ -113,7 +113,7 @@ impl ApiKeyConfig {
             );
         }
         let forward = match &self.forward {
-            Some(name) => Some(forwarded(name, cx)?),
+            Some(name) => Some(cx.own_header(name, "edgeway::api_key::forward")?),
             None => None,
         };
         if found.is_wrong {
@@ -280,17 +280,5 @@ impl Found {
     ) {
         self.is_wrong = true;
         cx.report_at(place, code, message, help);
-    }
-}
-
-/// The header that names the key to the backend.
-fn forwarded(name: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderName> {
-    match OwnHeaders::parse(&name.value) {
-        Ok(name) => Some(name),
-        Err(error) => {
-            let message = error.to_string();
-            cx.report_at(name.place, "edgeway::api_key::forward", message, error.help);
-            None
-        }
     }
 }

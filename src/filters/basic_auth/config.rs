@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +68,7 @@ impl BasicAuthConfig {
         }
         let challenge = challenge(&self.realm, cx);
         let forward = match &self.forward {
-            Some(name) => Some(forwarded(name, cx)?),
+            Some(name) => Some(cx.own_header(name, "edgeway::basic_auth::forward")?),
             None => None,
         };
         if !list.is_right {
@@ -217,21 +217,4 @@ fn challenge(realm: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderVa
         return None;
     };
     Some(value)
-}
-
-/// The header that names the user to the backend.
-fn forwarded(name: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderName> {
-    match OwnHeaders::parse(&name.value) {
-        Ok(name) => Some(name),
-        Err(error) => {
-            let message = error.to_string();
-            cx.report_at(
-                name.place,
-                "edgeway::basic_auth::forward",
-                message,
-                error.help,
-            );
-            None
-        }
-    }
 }

@@ -260,14 +260,10 @@ fn names(written: &[Spanned<String>], cx: &mut CompileCx<'_>) -> Option<Vec<Head
     let mut names = Vec::with_capacity(written.len());
     let mut is_good = true;
     for text in written {
-        match OwnHeaders::parse(&text.value) {
-            Ok(name) if names.contains(&name) => {}
-            Ok(name) => names.push(name),
-            Err(error) => {
-                is_good = false;
-                let code = "edgeway::forward_auth::copy";
-                cx.report_at(text.place, code, error.to_string(), error.help);
-            }
+        match cx.own_header(text, "edgeway::forward_auth::copy") {
+            Some(name) if names.contains(&name) => {}
+            Some(name) => names.push(name),
+            None => is_good = false,
         }
     }
     is_good.then_some(names)

@@ -275,17 +275,14 @@ impl JwtConfig {
         let mut names: Vec<HeaderName> = Vec::new();
         let mut is_good = true;
         for header in self.forward.values() {
-            match OwnHeaders::parse(&header.value) {
-                Ok(name) if names.contains(&name) => {
+            match cx.own_header(header, CODE) {
+                Some(name) if names.contains(&name) => {
                     is_good = false;
                     let message = format!("two claims become `{}`", header.value);
                     cx.report_at(header.place, CODE, message, "write a name for each");
                 }
-                Ok(name) => names.push(name),
-                Err(error) => {
-                    is_good = false;
-                    cx.report_at(header.place, CODE, error.to_string(), error.help);
-                }
+                Some(name) => names.push(name),
+                None => is_good = false,
             }
         }
         is_good.then_some(names)
