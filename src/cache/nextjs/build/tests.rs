@@ -342,7 +342,7 @@ async fn the_folder_is_followed_while_the_work_is_polled() {
     folder.write(BUILD_ID, "one");
     let seen = async {
         while watch.now().id() != Some("one") {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::advance(watch::EVERY).await;
         }
     };
     tokio::select! {

@@ -13,7 +13,7 @@ use super::{Build, BuildError, Stamp};
 use crate::base::error::chain;
 
 /// How often the folder is looked at: a handful of file names.
-const EVERY: Duration = Duration::from_secs(1);
+pub(super) const EVERY: Duration = Duration::from_secs(1);
 
 /// The build that is in a folder now.
 #[derive(Debug)]
