@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -26,7 +26,8 @@ pub(super) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, 
     let mut config = fetch::tls(&trust)
         .map_err(|error| format!("the system's authorities cannot be used: {error}"))?;
     if is_insecure {
-        let verifier = Arc::new(TakesAny(Arc::clone(config.crypto_provider())));
+        let algorithms = config.crypto_provider().signature_verification_algorithms;
+        let verifier = Arc::new(TakesAny(algorithms));
         config.dangerous().set_certificate_verifier(verifier);
     }
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -35,7 +36,7 @@ pub(super) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, 
 
 /// Any certificate will do, as with `curl --insecure`. Whoever shows it must have its key.
 #[derive(Debug)]
-struct TakesAny(Arc<CryptoProvider>);
+struct TakesAny(WebPkiSupportedAlgorithms);
 
 impl ServerCertVerifier for TakesAny {
     fn verify_server_cert(
@@ -55,8 +56,7 @@ impl ServerCertVerifier for TakesAny {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
+        verify_tls12_signature(message, certificate, signed, &self.0)
     }
 
     fn verify_tls13_signature(
@@ -65,11 +65,10 @@ impl ServerCertVerifier for TakesAny {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
+        verify_tls13_signature(message, certificate, signed, &self.0)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.0.supported_schemes()
     }
 }
