@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use log::{info, warn};
 use parking_lot::Mutex;
-use pingora::apps::HttpServerApp;
+use pingora::{apps::HttpServerApp, protocols::Stream};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
@@ -30,12 +30,14 @@ use crate::{
         listener::{ListenerFacts, ListenerId},
         live::Live,
         refusal::Refuse,
+        shortcut::Shortcut,
     },
 };
 
 /// Every listener of the process, those that drain included.
 pub struct Listeners<A> {
     app: Arc<A>,
+    shortcut: Arc<dyn Shortcut<Stream>>,
     refuser: Arc<dyn Refuse>,
     live: Arc<Live>,
     workers: Handle,
@@ -87,9 +89,17 @@ impl<A> Listeners<A>
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    pub fn new(app: A, refuser: Arc<dyn Refuse>, live: &Arc<Live>, workers: Handle) -> Self {
+    /// `shortcut` leads past `app`.
+    pub fn new(
+        app: Arc<A>,
+        shortcut: Arc<dyn Shortcut<Stream>>,
+        refuser: Arc<dyn Refuse>,
+        live: &Arc<Live>,
+        workers: Handle,
+    ) -> Self {
         Self {
-            app: Arc::new(app),
+            app,
+            shortcut,
             refuser,
             live: Arc::clone(live),
             workers,
@@ -166,6 +176,7 @@ where
         let facts = ListenerFacts::new(Arc::clone(&config), id, bound.port(), metrics);
         let shared = Arc::new(Shared {
             app: Arc::clone(&self.app),
+            shortcut: Arc::clone(&self.shortcut),
             refuser: Arc::clone(&self.refuser),
             facts: ArcSwap::from_pointee(facts),
             admission: Admission::new(&config.limits, &self.live.total),

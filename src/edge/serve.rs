@@ -33,6 +33,7 @@ use crate::{
         connections::Connections,
         listener::ListenerFacts,
         refusal::{Refusal, Refuse},
+        shortcut::{Attempt, Keep, Shortcut},
     },
     tls,
 };
@@ -43,6 +44,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// What every connection of a listener shares.
 pub(super) struct Shared<A> {
     pub(super) app: Arc<A>,
+    pub(super) shortcut: Arc<dyn Shortcut<Stream>>,
     pub(super) refuser: Arc<dyn Refuse>,
     /// Of the next connection: others once the listener is called otherwise.
     pub(super) facts: ArcSwap<ListenerFacts>,
@@ -227,21 +229,45 @@ where
                 Next::Refused(refusal) => return self.refuse(io, refusal).await,
             }
             is_first = false;
+            // With none left the answer says that the connection ends.
             left = left.saturating_sub(1);
-            let mut session = ServerSession::new_http1(io as Stream);
-            // With none left this answer says that the connection ends.
-            session.set_keepalive_reuses_remaining(Some(left));
-            let Some(reused) = self.app.process_new_http(session, &self.stop).await else {
-                return;
+            let reused = if self.shortcut.suits(io.connection().fingerprint()) {
+                self.attempt(io, left).await
+            } else {
+                self.process(ServerSession::new_http1(io as Stream), left)
+                    .await
             };
-            let (stream, _) = reused.consume();
-            let Ok(same) = stream.into_any().downcast::<ConnIo>() else {
-                log::error!("a connection came back as another one");
+            let Some(same) = reused.and_then(own) else {
                 return;
             };
             io = same;
             io.idle();
         }
+    }
+
+    /// A request that is likely to need no backend.
+    async fn attempt(&self, mut io: Box<ConnIo>, left: u32) -> Option<Stream> {
+        io.keep_head();
+        let keep = Keep {
+            left,
+            is_stopping: *self.stop.borrow(),
+        };
+        match self.shortcut.attempt(io as Stream, keep).await {
+            Attempt::Over(stream) => stream,
+            Attempt::GoesOn(stream, begun) => {
+                let mut io = own(stream)?;
+                io.read_again();
+                let mut session = ServerSession::new_http1(io as Stream);
+                session.set_connection_user_context(begun);
+                self.process(session, left).await
+            }
+        }
+    }
+
+    async fn process(&self, mut session: ServerSession, left: u32) -> Option<Stream> {
+        session.set_keepalive_reuses_remaining(Some(left));
+        let reused = self.app.process_new_http(session, &self.stop).await?;
+        Some(reused.consume().0)
     }
 
     async fn refuse(&self, mut io: Box<ConnIo>, refusal: Refusal) {
@@ -257,4 +283,13 @@ where
             Err(_) => log::debug!("a client went on sending after it was refused"),
         }
     }
+}
+
+/// The connection as we know it, of what Pingora gives back.
+fn own(stream: Stream) -> Option<Box<ConnIo>> {
+    let own = stream.into_any().downcast::<ConnIo>();
+    if own.is_err() {
+        log::error!("a connection came back as another one");
+    }
+    own.ok()
 }

@@ -157,6 +157,7 @@ impl RouteMetrics {
 pub struct HttpMetrics {
     metrics: Metrics,
     pub in_flight: IntGauge,
+    pub shortcuts_missed: IntCounter,
     refused: ArcSwap<HashMap<&'static str, IntCounter>>,
 }
 
@@ -165,6 +166,11 @@ impl HttpMetrics {
         Self {
             metrics: metrics.clone(),
             in_flight: metrics.gauge("edgeway_http_in_flight", "Requests under way.", &[]),
+            shortcuts_missed: metrics.counter(
+                "edgeway_http_shortcuts_missed_total",
+                "Requests over HTTP/1 that needed a backend although their like had been answered without, so that their heads were read twice.",
+                &[],
+            ),
             refused: ArcSwap::default(),
         }
     }

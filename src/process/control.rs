@@ -79,11 +79,12 @@ impl Control {
         line: Line,
         workers: Handle,
     ) -> Arc<Self> {
-        let app = proxy::service(live);
+        let app = Arc::new(proxy::service(live));
+        let shortcut = Arc::new(proxy::Past::new(live, &app));
         let refuser = Arc::new(proxy::Refuser::new(live));
         Arc::new(Self {
             live: Arc::clone(live),
-            listeners: Listeners::new(app, refuser, live, workers),
+            listeners: Listeners::new(app, shortcut, refuser, live, workers),
             admin: Admin::default(),
             supervisor: Supervisor::start(live),
             path,

@@ -44,6 +44,8 @@ pub struct Context {
     pub(super) guarded: Guarded,
     /// The answer is a head alone, on HTTP/2.
     pub(super) is_bare: bool,
+    /// The filters have let it pass already.
+    pub(super) is_filtered: bool,
     /// On its way to the origin for the cache as well.
     pub(super) cache: Option<Box<Flow>>,
     in_flight: InFlight,
@@ -81,6 +83,7 @@ impl Context {
             answered_at: None,
             guarded: Guarded::default(),
             is_bare: false,
+            is_filtered: false,
             cache: None,
             in_flight: InFlight(Arc::clone(live)),
         }

@@ -16,12 +16,13 @@ mod refuse;
 mod reply;
 mod request;
 mod respond;
+mod shortcut;
 mod streams;
 mod to_https;
 mod tunnel;
 mod upstream;
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,8 +38,8 @@ use pingora::{
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-pub use self::refuse::Refuser;
 use self::{context::Context, error::Failure};
+pub use self::{refuse::Refuser, shortcut::Past};
 use crate::{
     base::heads::OpenResponse,
     chain::{Phase, Verdict},
@@ -78,21 +79,22 @@ pub fn service(live: &Arc<Live>) -> Service {
     proxy
 }
 
-#[async_trait]
-impl ProxyHttp for Proxy {
-    type CTX = Box<Context>;
-
-    fn new_ctx(&self) -> Box<Context> {
-        Box::new(Context::new(&self.live))
+impl Proxy {
+    /// What becomes of a request before it goes to a backend: `true` if it was answered. Its
+    /// like is answered without Pingora's proxy the next time.
+    async fn filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
+        let outcome = self.answer(session, ctx).await;
+        if let Some(connection) = &ctx.connection {
+            let head = connection.fingerprint();
+            match outcome {
+                Ok(true) => self.live.lately.insert(head),
+                _ => self.live.lately.remove(head),
+            }
+        }
+        outcome
     }
 
-    /// None: compression is a filter of ours, and a module costs a box for each request.
-    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
-
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
-        if cache::take(session, ctx) {
-            return Ok(false);
-        }
+    async fn answer(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         let reply = match request::own_answer(session, ctx).await {
             Some(reply) => reply,
             None => match cache::ask(session, ctx).await? {
@@ -111,6 +113,34 @@ impl ProxyHttp for Proxy {
         let chain = context::chain(gateway, *route);
         reply::send(session, chain, facts, &self.live.world.clock, *reply).await?;
         Ok(true)
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Box<Context>;
+
+    fn new_ctx(&self) -> Box<Context> {
+        Box::new(Context::new(&self.live))
+    }
+
+    /// None: compression is a filter of ours, and a module costs a box for each request.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    fn on_connection_reuse(
+        &self,
+        session: &mut Session,
+        ctx: &mut Box<Context>,
+        carried: Box<dyn Any + Send + Sync>,
+    ) {
+        shortcut::take_up(session, ctx, carried);
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
+        if ctx.is_filtered || cache::take(session, ctx) {
+            return Ok(false);
+        }
+        self.filter(session, ctx).await
     }
 
     /// Stale answers are fetched anew by requests of ours.

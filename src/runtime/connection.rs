@@ -29,6 +29,7 @@ use super::{
     listener::ListenerFacts,
     pace::{Bounds, Pace},
     progress::Progress,
+    shortcut::Fingerprint,
     text::ConnectionText,
 };
 use crate::{chain::Scheme, tls};
@@ -102,6 +103,8 @@ pub struct Connection {
     reader: Mutex<Option<Waker>>,
     /// The next read gives a byte that no client sent.
     makes_up_byte: AtomicBool,
+    /// Of the request under way on HTTP/1; zero if it has none.
+    fingerprint: AtomicU64,
     cut: AtomicU8,
     /// When the watching task first saw that this connection was cut.
     cut_at: AtomicU64,
@@ -166,6 +169,7 @@ impl Connection {
             is_websocket: AtomicBool::new(false),
             reader: Mutex::default(),
             makes_up_byte: AtomicBool::new(false),
+            fingerprint: AtomicU64::new(0),
             cut: AtomicU8::new(0),
             cut_at: AtomicU64::new(0),
             is_cut_told: AtomicBool::new(false),
@@ -222,12 +226,18 @@ impl Connection {
 
     /// A whole head is there. An error if its time was up just before: no request begins on
     /// a connection that was cut.
-    pub fn begin_request(&self) -> Result<(), Cut> {
+    pub fn begin_request(&self, head: Fingerprint) -> Result<(), Cut> {
+        self.fingerprint.store(head, Ordering::Relaxed);
         self.pace.restart();
         self.enter(Stage::Request);
         // With its like in `cut_in`: either we see the cut, or the cut sees our stage.
         fence(Ordering::SeqCst);
         self.was_cut().map_or(Ok(()), Err)
+    }
+
+    /// What stands for the head of the request under way on HTTP/1, if it has that.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint.load(Ordering::Relaxed)
     }
 
     pub fn stage(&self) -> Stage {

@@ -8,7 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::{admission::Total, audit::Bound, connections::Connections};
+use super::{admission::Total, audit::Bound, connections::Connections, shortcut::Lately};
 use crate::{
     base::{metrics::IntGauge, tasks::Tasks},
     gateway::{Gateway, World, metrics::HttpMetrics},
@@ -27,6 +27,8 @@ pub struct Live {
     pub connections: Connections,
     pub total: Arc<Total>,
     pub http: HttpMetrics,
+    /// What was answered without the proxy, or could have been.
+    pub lately: Lately,
     /// Requests of our own.
     pub background: Tasks,
     pub started: SystemTime,
@@ -119,6 +121,7 @@ impl Live {
             connections: Connections::new(world.clock.clone()),
             total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),
+            lately: Lately::default(),
             background: Tasks::default(),
             started: world.clock.wall(),
             started_at: world.clock.now(),

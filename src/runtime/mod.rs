@@ -13,5 +13,6 @@ pub mod pace;
 pub mod progress;
 pub mod refusal;
 pub mod reload;
+pub mod shortcut;
 pub mod supervisor;
 pub mod text;

@@ -43,6 +43,7 @@ mod rfc9111;
 mod rollout;
 mod schema;
 mod shared_limits;
+mod shortcut;
 mod shutdown;
 mod smuggling;
 mod streaming;

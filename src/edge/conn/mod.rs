@@ -68,6 +68,8 @@ pub(super) struct ConnIo {
     /// How much of what comes belongs to the request under way.
     rest: Rest,
     output: Vec<u8>,
+    /// A head that may have to be read twice.
+    head: Vec<u8>,
     /// HTTP/2 only.
     frames: Option<Box<(Frames, FrameLimits)>>,
     /// Of a `WebSocket` only.
@@ -110,6 +112,7 @@ impl ConnIo {
             scanner: Scanner::default(),
             rest: Rest::Bytes(0),
             output: Vec::new(),
+            head: Vec::new(),
             frames: None,
             websocket: None,
             connection,
@@ -188,7 +191,26 @@ impl ConnIo {
     fn begin(&mut self, head: &Head) -> Result<(), Cut> {
         let length = head.length - self.take_out(&head.dropped);
         self.rest = Rest::of(length, head.body);
-        self.connection.begin_request()
+        self.connection.begin_request(head.fingerprint)
+    }
+
+    /// Remembers the head that is about to be read, which nothing follows.
+    pub(super) fn keep_head(&mut self) {
+        self.head.clear();
+        if let Rest::Bytes(length) = self.rest {
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let head = &self.input[..length.min(self.input.len())];
+            self.head.extend_from_slice(head);
+        }
+    }
+
+    /// The head that was kept comes once more.
+    pub(super) fn read_again(&mut self) {
+        let mut input = BytesMut::with_capacity(self.head.len() + READ_BUFFER);
+        input.extend_from_slice(&self.head);
+        input.extend_from_slice(&self.input);
+        self.input = input;
+        self.rest = Rest::Bytes(self.head.len() as u64);
     }
 
     /// Takes lines out of the head, and says how many bytes those were. What stands before

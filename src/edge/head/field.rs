@@ -238,6 +238,11 @@ impl Fields {
         Ok(())
     }
 
+    /// Whether another protocol or a word before the body is asked for.
+    pub(super) fn wants_more(&self) -> bool {
+        self.singles & (Single::Expect as u8 | Single::Upgrade as u8) != 0
+    }
+
     /// What the head comes to once all of its lines were read.
     pub(super) fn end(
         &self,

@@ -12,6 +12,7 @@ const LONGEST_METHOD: usize = 32;
 /// What of a request line matters for what follows it.
 #[derive(Debug)]
 pub(super) struct RequestLine {
+    pub(super) length: usize,
     pub(super) is_http_11: bool,
     /// Of a target in absolute form: where the authority stands in the line.
     pub(super) authority: Option<std::ops::Range<usize>>,
@@ -77,6 +78,7 @@ impl RequestLine {
             }
         };
         Ok(Self {
+            length: line.len(),
             is_http_11,
             authority,
         })

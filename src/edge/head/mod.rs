@@ -14,7 +14,7 @@ mod problem;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
+use std::{hash::Hasher, ops::Range};
 
 use self::{
     field::Fields,
@@ -23,7 +23,10 @@ use self::{
     problem::Problem,
 };
 pub(super) use self::{field::is_name_byte, problem::timeout};
-use crate::{config::model::UnderscoresConfig, runtime::refusal::Refusal};
+use crate::{
+    config::model::UnderscoresConfig,
+    runtime::{refusal::Refusal, shortcut::Fingerprint},
+};
 
 /// The longest target that Pingora's URI takes, whatever is configured.
 const LONGEST_LINE: usize = 60 * 1024;
@@ -66,6 +69,8 @@ pub(super) struct Head {
     /// Lines that are to be taken out before anybody reads the head, in their order;
     /// mostly none.
     pub(super) dropped: Vec<Range<usize>>,
+    /// Of a `GET` that wants nothing else but an answer; else zero.
+    pub(super) fingerprint: Fingerprint,
 }
 
 /// What follows a head.
@@ -167,10 +172,18 @@ impl Scanner {
             .request
             .as_ref()
             .expect("it was read before the fields");
+        let body = self.fields.end(input, request, &mut self.known_host)?;
+        let is_plain = body == Body::None && !self.fields.wants_more();
+        let fingerprint = if is_plain && input.starts_with(b"GET ") {
+            fingerprint(&input[..request.length], &self.known_host)
+        } else {
+            0
+        };
         Ok(Head {
             length,
-            body: self.fields.end(input, request, &mut self.known_host)?,
+            body,
             dropped: std::mem::take(&mut self.fields.dropped),
+            fingerprint,
         })
     }
 
@@ -196,6 +209,15 @@ impl Scanner {
             _ => Problem::Control,
         }
     }
+}
+
+/// By the request line and the last host that was named: what the rest of a head says
+/// differs among clients more than it matters here.
+fn fingerprint(line: &[u8], host: &[u8]) -> Fingerprint {
+    let mut hasher = ahash::AHasher::default();
+    hasher.write(line);
+    hasher.write(host);
+    hasher.finish()
 }
 
 /// The special bytes from `at` on, as bits from the lowest, and how far that goes.

@@ -397,6 +397,29 @@ async fn read_by_pingora(head: &[u8]) -> Option<(String, Vec<u8>, usize)> {
     Some((head.method.to_string(), head.raw_path().to_vec(), lines))
 }
 
+#[test]
+fn a_fingerprint_is_of_line_and_host_of_what_wants_an_answer_only() {
+    let of = |input: &str| taken(input).fingerprint;
+    let plain = of("GET /a HTTP/1.1\r\nhost: a.test\r\n\r\n");
+    assert_ne!(plain, 0);
+    assert_eq!(
+        of("GET /a HTTP/1.1\r\ncookie: x\r\nHost: a.test\r\n\r\n"),
+        plain
+    );
+    assert_ne!(of("GET /a HTTP/1.1\r\nhost: b.test\r\n\r\n"), plain);
+    assert_ne!(of("GET /b HTTP/1.1\r\nhost: a.test\r\n\r\n"), plain);
+    for more in [
+        "GET /a HTTP/1.1\r\nhost: a.test\r\nupgrade: websocket\r\n\r\n",
+        "GET /a HTTP/1.1\r\nhost: a.test\r\nexpect: 100-continue\r\n\r\n",
+        "GET /a HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1\r\n\r\n",
+        "GET /a HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n",
+        "HEAD /a HTTP/1.1\r\nhost: a.test\r\n\r\n",
+        "POST /a HTTP/1.1\r\nhost: a.test\r\n\r\n",
+    ] {
+        assert_eq!(of(more), 0, "{more}");
+    }
+}
+
 proptest! {
     /// Or it would be refused again, without an id and unlogged.
     #[test]
