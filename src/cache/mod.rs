@@ -26,7 +26,7 @@ use self::{
     policy::Lifetime,
     purge::{Link, Purge},
     store::{Entry, Store},
-    tier::{Tiers, Watcher},
+    tier::{Tiers, Waits, Watcher},
 };
 use crate::{
     base::{clock::Clock, encoding::Encoding, metrics::Metrics, net::CidrSet, redis::Redis},
@@ -151,6 +151,11 @@ impl Cache {
     /// What is below the store, if this configuration has it look there.
     pub fn tiers(&self) -> Option<&Tiers> {
         self.shared.is_some().then_some(&*self.kept.tiers)
+    }
+
+    /// What counts how long a route's requests wait for that.
+    pub fn waits(&self, metrics: &Metrics, route: &str) -> Option<Waits> {
+        self.shared.map(|_| Waits::level2(metrics, route))
     }
 
     pub fn lock(&self) -> &'static CacheKeyLockImpl {

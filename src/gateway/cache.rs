@@ -13,6 +13,7 @@ use crate::{
         nextjs::{BuildWatch, NextRules, Paths},
         route::{Mode, Policy, TagTemplate},
         store::Quota,
+        tier::Waits,
     },
     chain::Chain,
     config::{
@@ -38,6 +39,8 @@ pub struct RouteCache {
     pub tags: Box<[TagTemplate<Slot>]>,
     pub cache: Arc<Cache>,
     pub metrics: RouteMetrics,
+    /// How long its requests wait for level 2, if that is used.
+    pub waits: Option<Waits>,
     pub quota: Option<Arc<Quota>>,
     /// What codes its answers on their way to clients.
     pub coder: Option<Arc<Coder>>,
@@ -201,6 +204,7 @@ impl Compiler<'_> {
         Some(RouteCache {
             upstreams: self.fetching(&policy),
             metrics: RouteMetrics::new(&self.world.metrics, route),
+            waits: cache.waits(&self.world.metrics, route),
             tags: tags.into(),
             quota: policy.quota.map(|bytes| cache.store().quota(route, bytes)),
             coder: chain.extension::<Coder>(),

@@ -110,6 +110,8 @@ async fn what_one_gateway_has_the_others_need_not_ask_for() {
     let age: u64 = answer.header("age").unwrap().parse().unwrap();
     assert!((1..60).contains(&age), "{age}");
     assert_eq!(second.count(FOUND).await, found + 1);
+    let of_route = format!("{ASKED}{{route=\"app\",result=\"hit\"}}");
+    assert_eq!(second.count(&of_route).await, found + 1);
     // From now on it has it itself.
     assert_answer(&ask(&second, "/a").await, "HIT", "/a #1");
     assert_eq!(second.count(FOUND).await, found + 1);

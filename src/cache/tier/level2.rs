@@ -8,13 +8,12 @@
 //! highest that it has seen before it asks an origin, so no clock is compared with another.
 //!
 //! A purge that cannot be stamped now waits here, and until it is, this gateway reads
-//! nothing from the parts that it is about.
+//! nothing that it may be about ([`Part`]).
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,12 +23,12 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::HeaderMap;
 use log::debug;
-use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
     coded::{self, Decoded},
-    metrics::{Asked, TierMetrics, Written},
+    metrics::{Asked, TierMetrics, Waits, Written},
+    part::Part,
     queue::Queue,
     stamps::{self, Digest, Stamp, Subject},
 };
@@ -55,8 +54,6 @@ const STAMPS: usize = 100_000;
 const PREFIXES: usize = 256;
 /// Variants of one primary key.
 const VARIANTS: usize = 64;
-/// Purges of a part that wait for Redis. With more, all of the part will be purged.
-const UNSTAMPED: usize = 4096;
 /// Lists of fields that are tried before it is known by which a key's answers differ.
 const VARIES: usize = 4;
 /// For how long entries are kept at most; and beyond their use, where they can be validated.
@@ -96,41 +93,6 @@ struct Scripts {
     store: Script,
 }
 
-#[derive(Debug)]
-struct Part {
-    /// What its keys begin with.
-    prefix: String,
-    stamps: Vec<u8>,
-    unstamped: Mutex<VecDeque<Stamp>>,
-    /// Some purge is not stamped yet: nothing may be read.
-    is_behind: AtomicBool,
-    /// It has no stamps, so that nothing in it counts.
-    is_lost: AtomicBool,
-}
-
-impl Part {
-    fn push(&self, stamp: Stamp) {
-        let mut unstamped = self.unstamped.lock();
-        self.is_behind.store(true, Ordering::SeqCst);
-        if unstamped.len() < UNSTAMPED {
-            unstamped.push_back(stamp);
-        } else if unstamped.back() != Some(&Stamp::All) {
-            // One more, so that what is being stamped now is still at the front.
-            unstamped.push_back(Stamp::All);
-        }
-    }
-
-    /// The first `count` are stamped.
-    fn stamped(&self, count: usize) {
-        let mut unstamped = self.unstamped.lock();
-        let count = count.min(unstamped.len());
-        unstamped.drain(..count);
-        if unstamped.is_empty() {
-            self.is_behind.store(false, Ordering::SeqCst);
-        }
-    }
-}
-
 /// Why nothing was read.
 enum Nothing {
     Miss,
@@ -153,18 +115,10 @@ impl Level2 {
         epoch: u8,
     ) -> Self {
         let count = if redis.is_cluster() { PARTS } else { 1 };
-        let part = |number| {
-            let prefix = format!("{}cache:{{{number}}}:", redis.prefix());
-            Part {
-                stamps: format!("{prefix}stamps").into_bytes(),
-                prefix,
-                unstamped: Mutex::default(),
-                is_behind: AtomicBool::new(false),
-                is_lost: AtomicBool::new(true),
-            }
-        };
         Self {
-            parts: (0..count).map(part).collect(),
+            parts: (0..count)
+                .map(|number| Part::new(redis.prefix(), number))
+                .collect(),
             redis,
             store,
             clock,
@@ -221,10 +175,17 @@ impl Level2 {
         guesses.iter().fold(key.hash(), mix)
     }
 
-    /// The entry for a request, if there is one. The store's mark is from before.
-    pub(super) async fn load(&self, key: &Key, headers: &HeaderMap) -> Option<Decoded> {
-        let part = &self.parts[stamps::part(&Subject::part_of(key), self.parts.len())];
-        if !self.is_used() || part.is_behind.load(Ordering::SeqCst) {
+    /// The entry for a request, if there is one, and how long that took is added to `waits`.
+    /// The store's mark is from before.
+    pub(super) async fn load(
+        &self,
+        key: &Key,
+        headers: &HeaderMap,
+        waits: &Waits,
+    ) -> Option<Decoded> {
+        let digest = Subject::part_of(key);
+        let part = &self.parts[stamps::part(&digest, self.parts.len())];
+        if !self.is_used() || part.awaits(&digest) {
             return None;
         }
         let start = self.clock.now();
@@ -232,15 +193,15 @@ impl Level2 {
         let took = self.clock.now().saturating_duration_since(start);
         match read {
             Ok(decoded) => {
-                self.metrics.asked(Asked::Hit, took);
+                waits.add(Asked::Hit, took);
                 Some(decoded)
             }
             Err(Nothing::Miss) => {
-                self.metrics.asked(Asked::Miss, took);
+                waits.add(Asked::Miss, took);
                 None
             }
             Err(Nothing::Error) => {
-                self.metrics.asked(Asked::Error, took);
+                waits.add(Asked::Error, took);
                 None
             }
         }
@@ -382,8 +343,7 @@ impl Level2 {
     }
 
     fn is_behind(&self) -> bool {
-        let mut parts = self.parts.iter();
-        parts.any(|part| part.is_behind.load(Ordering::SeqCst))
+        self.parts.iter().any(Part::is_behind)
     }
 
     /// Stamps what waits for it.
@@ -394,8 +354,7 @@ impl Level2 {
         let _alone = self.stamping.lock().await;
         while self.is_behind() {
             // What comes in from here on needs a later position.
-            let waiting = |part: &Part| part.unstamped.lock().iter().cloned().collect::<Vec<_>>();
-            let waiting: Vec<_> = self.parts.iter().map(waiting).collect();
+            let waiting: Vec<_> = self.parts.iter().map(Part::unstamped).collect();
             let position = self.tick().await?;
             let parts = self.parts.iter().zip(&waiting);
             let parts = parts.filter(|(_, stamps)| !stamps.is_empty());
@@ -546,12 +505,6 @@ impl Level2 {
     pub(super) fn retire(&self) {
         self.set_max_object(None);
         self.queue.clear();
-    }
-}
-
-impl Part {
-    fn key(&self, key: &Key) -> Vec<u8> {
-        format!("{}{:032x}", self.prefix, key.hash()).into_bytes()
     }
 }
 

@@ -18,6 +18,27 @@ pub(super) enum Asked {
     Error,
 }
 
+/// How long the requests of one route waited: handles, made with the configuration.
+#[derive(Debug)]
+pub struct Waits([Histogram; 3]);
+
+impl Waits {
+    pub fn level2(metrics: &Metrics, route: &str) -> Self {
+        Self(["hit", "miss", "error"].map(|result| {
+            metrics.histogram_with(
+                "edgeway_cache_level2_seconds",
+                "How long requests waited for the cache's entries in Redis, by what came of it: `hit`, `miss` or `error`.",
+                &[("route", route), ("result", result)],
+                BUCKETS,
+            )
+        }))
+    }
+
+    pub(super) fn add(&self, asked: Asked, took: Duration) {
+        self.0[asked as usize].observe(took.as_secs_f64());
+    }
+}
+
 /// What became of an entry on its way down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -56,7 +77,6 @@ impl Written {
 /// Of one tier.
 #[derive(Debug)]
 pub(super) struct TierMetrics {
-    seconds: [Histogram; 3],
     writes: [IntCounter; Written::ALL.len()],
     pub(super) bytes_read: IntCounter,
     pub(super) bytes_written: IntCounter,
@@ -65,14 +85,6 @@ pub(super) struct TierMetrics {
 
 impl TierMetrics {
     pub(super) fn level2(metrics: &Metrics) -> Self {
-        let seconds = |result| {
-            metrics.histogram_with(
-                "edgeway_cache_level2_seconds",
-                "How long requests waited for the cache's entries in Redis, by what came of it: `hit`, `miss` or `error`.",
-                &[("result", result)],
-                BUCKETS,
-            )
-        };
         let bytes = |direction| {
             metrics.counter(
                 "edgeway_cache_level2_bytes_total",
@@ -81,7 +93,6 @@ impl TierMetrics {
             )
         };
         Self {
-            seconds: [seconds("hit"), seconds("miss"), seconds("error")],
             writes: Written::ALL.map(|outcome| {
                 metrics.counter(
                     "edgeway_cache_level2_writes_total",
@@ -97,10 +108,6 @@ impl TierMetrics {
                 &[],
             ),
         }
-    }
-
-    pub(super) fn asked(&self, asked: Asked, took: Duration) {
-        self.seconds[asked as usize].observe(took.as_secs_f64());
     }
 
     pub(super) fn wrote(&self, written: Written) {

@@ -9,6 +9,7 @@ mod coded;
 mod flight;
 mod level2;
 mod metrics;
+mod part;
 mod queue;
 mod stamps;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use log::debug;
 
+pub use self::metrics::Waits;
 use self::{flight::Flights, level2::Level2, metrics::TierMetrics, stamps::Stamp};
 use super::{
     key::Key,
@@ -66,7 +68,7 @@ impl Tiers {
     /// Looks for what the memory does not have; if it is found, it is in the store then. For
     /// one question at a time per key and fields: the others wait for it. `here` is what the
     /// route says of its answers; their tags come with them.
-    pub async fn load(&self, key: &Key, headers: &HeaderMap, here: &About) {
+    pub async fn load(&self, key: &Key, headers: &HeaderMap, here: &About, waits: &Waits) {
         let Some(level2) = self.level2.load_full() else {
             return;
         };
@@ -76,7 +78,7 @@ impl Tiers {
         };
         // A purge from here on wins over what is read.
         let mark = self.store.mark();
-        if let Some(decoded) = level2.load(key, headers).await {
+        if let Some(decoded) = level2.load(key, headers, waits).await {
             let (draft, body) = decoded.draft(here, mark);
             // Purged meanwhile, too large, or not as new as what has come in: all the same.
             let _entry = self.store.insert(&draft, &[body]);

@@ -14,7 +14,7 @@ use crate::{
         nextjs::{BadImage, RequestShape},
         policy::{self, Use, Variance},
         store::{About, Entry, Found, Store},
-        tier::Tiers,
+        tier::{Tiers, Waits},
     },
     chain::{CacheFacts, CacheOutcome, Exchange, Reply},
     gateway::{Fetching, Recognised, RouteCache},
@@ -198,11 +198,12 @@ impl Request<'_> {
 
     /// Where to look for what the store does not have. What the origin does not let anybody
     /// keep is nowhere.
-    fn tiers(&self) -> Option<&Tiers> {
+    fn tiers(&self) -> Option<(&Tiers, &Waits)> {
         let tiers = self.cache.cache.tiers()?;
         let now = self.live.world.clock.now();
         let is_pass = self.cache.cache.passes().contains(&self.seen.key, now);
-        (!is_pass && self.bad_image().is_none()).then_some(tiers)
+        let waits = self.cache.waits.as_ref()?;
+        (!is_pass && self.bad_image().is_none()).then_some((tiers, waits))
     }
 
     /// What the route says of what comes from there.
@@ -223,12 +224,12 @@ impl Request<'_> {
     /// Looks into the store, and below it if there is nothing.
     async fn decided(self, route: &Arc<str>) -> Decision {
         let found = self.find();
-        let (None, Some(tiers)) = (&found.entry, self.tiers()) else {
+        let (None, Some((tiers, waits))) = (&found.entry, self.tiers()) else {
             return self.decide(found);
         };
         let here = self.about(route);
         // It would make every request's future as large as itself.
-        Box::pin(tiers.load(&self.seen.key, &self.head.headers, &here)).await;
+        Box::pin(tiers.load(&self.seen.key, &self.head.headers, &here, waits)).await;
         let found = self.find();
         self.decide(found)
     }

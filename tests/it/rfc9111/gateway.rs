@@ -21,13 +21,13 @@ use crate::support::{
     wait::wait_for,
 };
 
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 
 /// So many cases are under way at once: the machine is not the subject.
 const AT_ONCE: usize = 32;
 
 /// What the RFC would allow and the gateway does not do.
-const STRICTER: [&str; 1] = [
+pub(super) const STRICTER: [&str; 1] = [
     // Origins that answer strangers and members at one path seldom say so by `Vary`.
     "an answer that is kept is for clients with Authorization too",
 ];
@@ -37,7 +37,7 @@ const DATED_ANEW: &str = "Date is not changed";
 
 /// How the steps of a case are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// As they are: what is kept is answered at the first door.
     Plain,
     /// The same over HTTP/2.
@@ -46,13 +46,17 @@ enum Way {
     Parts,
     /// What is kept is asked for while it still comes in: the second door reads along.
     Filling,
+    /// Nothing is in memory before a step ([`super::below`]).
+    Below,
 }
 
-struct Bench {
-    gateway: Gateway,
+pub(super) struct Bench {
+    pub(super) gateway: Gateway,
+    /// What it was started with.
+    pub(super) yaml: String,
     http2: http2::Client,
     origin: Origin<ToldOrigin>,
-    slots: Arc<Semaphore>,
+    pub(super) slots: Arc<Semaphore>,
 }
 
 /// What a client got.
@@ -119,7 +123,7 @@ async fn run(
     case: &'static Case,
     _slot: OwnedSemaphorePermit,
 ) -> Option<String> {
-    let base = format!("/{}/{way:?}/{number}", prefix(case.route));
+    let base = base_of(case, way, number);
     let steps = Script::parse(case.script).steps;
     let mut at = 0;
     let mut kept = 200;
@@ -140,12 +144,15 @@ async fn run(
                 at + 1
             ));
         }
-        if step.door == Some(Door::Origin) && step.status != 304 && step.method == "GET" {
-            kept = step.status;
-        }
+        kept = step.kept_status(kept);
         at += 1;
     }
     None
+}
+
+/// Where the paths of a case begin.
+pub(super) fn base_of(case: &Case, way: Way, number: usize) -> String {
+    format!("/{}/{way:?}/{number}", prefix(case.route))
 }
 
 fn prefix(route: Route) -> &'static str {
@@ -170,7 +177,7 @@ fn can_join(step: &Step, next: &Step) -> bool {
 }
 
 impl Bench {
-    async fn start(more: &str) -> Self {
+    pub(super) async fn start(more: &str) -> Self {
         let origin = ToldOrigin::start().await;
         let rules = [
             (Route::Plain, "mode: strict"),
@@ -186,25 +193,34 @@ impl Bench {
                  cache: {{ {cache}, anonymous_cookies: ['*'] }}, security_headers: false }}\n"
             )
         });
-        let gateway = Gateway::start(&format!(
+        let yaml = format!(
             "listeners: [{{ address: 127.0.0.1:0, http2: {{ cleartext: true }} }}]\n\
              {more}\
              upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
              routes:\n{}",
             origin.address(),
             routes.concat()
-        ))
-        .await;
+        );
+        let gateway = Gateway::start(&yaml).await;
         Self {
             http2: http2::Client::open(gateway.address()).await,
             slots: Arc::new(Semaphore::new(AT_ONCE)),
             gateway,
+            yaml,
             origin,
         }
     }
 
+    /// A path that nobody has asked for, and whose answer is kept for a minute.
+    pub(super) fn told_anew(&self) -> String {
+        let path = format!("/{}/{:x}", prefix(Route::Plain), fastrand::u64(..));
+        let minute = ("Cache-Control".to_owned(), "max-age=60".to_owned());
+        self.origin.settings().tell(&path, 200, vec![minute]);
+        path
+    }
+
     /// One request, and what is wrong with its answer.
-    async fn step(&self, way: Way, step: &Step, base: &str, kept: u16) -> Vec<String> {
+    pub(super) async fn step(&self, way: Way, step: &Step, base: &str, kept: u16) -> Vec<String> {
         let path = path_of(step, base);
         self.tell(step, base);
         let before = self.origin.settings().asked(&path).len();
@@ -340,6 +356,12 @@ impl Step {
 
     fn asks_for_a_part(&self) -> bool {
         self.request.iter().any(|(name, _)| name == "Range")
+    }
+
+    /// The status of what is kept after it.
+    pub(super) fn kept_status(&self, before: u16) -> u16 {
+        let is_new = self.door == Some(Door::Origin) && self.status != 304 && self.method == "GET";
+        if is_new { self.status } else { before }
     }
 }
 

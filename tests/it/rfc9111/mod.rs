@@ -25,6 +25,7 @@
     reason = "the table is part of the tests: a case that cannot be read fails them"
 )]
 
+mod below;
 mod cases_age;
 mod cases_choosing;
 mod cases_conditional;

@@ -1,0 +1,201 @@
+//! The table against what lies below the memory: before each step of a case another gateway
+//! takes over with nothing in memory, so whatever is kept comes from below.
+//!
+//! All cases go in step with one another: a gateway for each step of the longest.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::{JoinSet, LocalSet};
+
+use super::{
+    Case, Door, Script, Step, cases,
+    gateway::{Bench, SOON, STRICTER, Way, base_of},
+};
+use crate::support::{
+    client::get,
+    gateway::Gateway,
+    redis::Redis,
+    wait::{pass, wait_for},
+};
+
+const WRITTEN: &str = "edgeway_cache_level2_writes_total{outcome=\"stored\"}";
+const FOLLOWS: &str = "edgeway_cache_purge_link_up";
+const FOUND: &str = "edgeway_cache_level2_seconds_count{result=\"hit\"}";
+
+/// What is stale, has no window and cannot be validated is not kept there: hardly anybody asks
+/// for it.
+const NOT_IN_LEVEL_2: [&str; 2] = [
+    "max-stale takes a stale answer",
+    "max-stale without a number takes any",
+];
+
+/// What a table came to.
+struct Outcome {
+    cases: usize,
+    failed: Vec<String>,
+    /// Steps that hold and were answered with what is kept, and how often it was found below.
+    kept: u64,
+    found: u64,
+}
+
+/// Where a case is.
+#[derive(Clone)]
+struct Progress {
+    case: &'static Case,
+    base: String,
+    steps: Arc<[Step]>,
+    status: u16,
+}
+
+#[tokio::test]
+async fn level_2_holds_the_table() {
+    let redis = Redis::start().await;
+    let more = format!(
+        "redis: {{ url: '{}', timeout: 1s }}\ncache: {{ shared: redis }}\n",
+        redis.url()
+    );
+    let outcome = below(&more, FOUND, &NOT_IN_LEVEL_2, async |bench| {
+        let new = Gateway::start(&bench.yaml).await;
+        wait_for("purges are followed", SOON, async || {
+            // Until it knows its place among them, it drops what it has.
+            (new.metric(FOLLOWS).await > 0.0).then_some(())
+        })
+        .await;
+        wait_for("everything is written", SOON, async || {
+            // What is asked for last is written last.
+            let last = get(&bench.told_anew()).header("host", "app.test");
+            bench.gateway.send(&last).await;
+            pass(Duration::from_millis(20)).await;
+            let ask = last.header("cache-control", "only-if-cached");
+            (new.send(&ask).await.status() == 200).then_some(())
+        })
+        .await;
+        // Nothing is before it has seen how far purges are.
+        wait_for("it writes too", SOON, async || {
+            new.get(&bench.told_anew()).await;
+            pass(Duration::from_millis(20)).await;
+            (new.metric(WRITTEN).await > 0.0).then_some(())
+        })
+        .await;
+        bench.gateway = new;
+    })
+    .await;
+    outcome.assert_held();
+}
+
+/// The control: with nothing below the cases fail, but those that keep nothing.
+#[tokio::test]
+async fn with_nothing_below_nothing_is_kept() {
+    let outcome = below("", FOUND, &[], async |bench| {
+        bench.gateway = Gateway::start(&bench.yaml).await;
+    })
+    .await;
+    let (failed, cases) = (outcome.failed.len(), outcome.cases);
+    assert!(failed * 2 > cases, "{failed} of {cases}");
+    assert_eq!((outcome.kept, outcome.found), (0, 0));
+}
+
+/// Runs the table, and has `renew` put another gateway in place before each step. `found`
+/// counts what is found below; `unlike` are the cases that do not hold there.
+async fn below(
+    more: &str,
+    found: &str,
+    unlike: &[&str],
+    renew: impl AsyncFn(&mut Bench),
+) -> Outcome {
+    let mut bench = Bench::start(more).await;
+    let held = cases().filter(|case| !STRICTER.contains(&case.name));
+    let held = held.filter(|case| !unlike.contains(&case.name));
+    let mut going: Vec<_> = held
+        .enumerate()
+        .map(|(number, case)| Progress {
+            case,
+            base: base_of(case, Way::Below, number),
+            steps: Script::parse(case.script).steps.into(),
+            status: 200,
+        })
+        .collect();
+    let mut outcome = Outcome {
+        cases: going.len(),
+        failed: Vec::new(),
+        kept: 0,
+        found: 0,
+    };
+    for at in 0.. {
+        going.retain(|progress| progress.steps.len() > at);
+        if going.is_empty() {
+            break;
+        }
+        renew(&mut bench).await;
+        let before = bench.gateway.count(found).await;
+        let shared = Arc::new(bench);
+        // While a write is told to what is below, nothing is read from there.
+        let (safe, writing): (Vec<_>, Vec<_>) = going.drain(..).partition(|it| it.is_safe(at));
+        for group in [safe, writing] {
+            let mut running = JoinSet::new();
+            let all = async {
+                for progress in group {
+                    let slot = Arc::clone(&shared.slots).acquire_owned().await;
+                    let slot = slot.expect("it is never closed");
+                    let bench = Arc::clone(&shared);
+                    running.spawn_local(async move {
+                        let _slot = slot;
+                        progress.step(&bench, at).await
+                    });
+                }
+                running.join_all().await
+            };
+            for stepped in LocalSet::new().run_until(all).await {
+                match stepped {
+                    Ok((progress, is_kept)) => {
+                        outcome.kept += u64::from(is_kept);
+                        going.push(progress);
+                    }
+                    Err(failed) => outcome.failed.push(failed),
+                }
+            }
+        }
+        bench = Arc::into_inner(shared).expect("all steps are over");
+        outcome.found += bench.gateway.count(found).await - before;
+    }
+    outcome
+}
+
+impl Progress {
+    fn is_safe(&self, at: usize) -> bool {
+        matches!(
+            &*self.steps[at].method,
+            "GET" | "HEAD" | "OPTIONS" | "TRACE"
+        )
+    }
+
+    /// Whether what is kept was of use, or what does not hold.
+    async fn step(mut self, bench: &Bench, at: usize) -> Result<(Self, bool), String> {
+        let step = &self.steps[at];
+        let wrong = bench.step(Way::Below, step, &self.base, self.status).await;
+        if !wrong.is_empty() {
+            let (name, section) = (self.case.name, self.case.section);
+            return Err(format!("{name} ({section}), step {}: {wrong:?}", at + 1));
+        }
+        let is_kept = matches!(
+            step.door,
+            Some(Door::Cache | Door::Validated | Door::Background | Door::Bridged)
+        );
+        self.status = step.kept_status(self.status);
+        Ok((self, is_kept))
+    }
+}
+
+impl Outcome {
+    fn assert_held(&self) {
+        let failed = &self.failed;
+        assert!(
+            failed.is_empty(),
+            "{}:\n{}",
+            failed.len(),
+            failed.join("\n")
+        );
+        assert!(self.kept > 100, "{}", self.kept);
+        assert!(self.found >= self.kept, "{} of {}", self.found, self.kept);
+    }
+}
