@@ -16,7 +16,9 @@ mod floods;
 mod hang;
 mod idle_close;
 mod kill;
+mod level2;
 mod overload;
+mod purge_races;
 mod redis_lost;
 mod reload_storm;
 mod rollout;
@@ -31,7 +33,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 18] = [
+const DRILLS: [&str; 20] = [
     "balance",
     "kill9",
     "idle-close",
@@ -48,6 +50,8 @@ const DRILLS: [&str; 18] = [
     "overload",
     "shared-limits",
     "redis-lost",
+    "level2",
+    "purge-races",
     "crawl",
     "cache-memory",
 ];
@@ -98,6 +102,8 @@ async fn main() -> ExitCode {
             "overload" => overload::run(&mut report).await,
             "shared-limits" => shared_limits::run(&mut report).await,
             "redis-lost" => redis_lost::run(&mut report).await,
+            "level2" => level2::run(&mut report).await,
+            "purge-races" => purge_races::run(&mut report).await,
             "crawl" => crawl::run(&mut report).await,
             "cache-memory" => cache_memory::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,

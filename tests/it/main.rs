@@ -36,6 +36,7 @@ mod profile;
 mod proxy_protocol;
 mod purge_api;
 mod purge_link;
+mod purge_races;
 mod rate_limit;
 mod redis;
 mod reload;

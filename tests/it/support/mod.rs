@@ -28,6 +28,8 @@ pub(crate) mod load;
 pub(crate) mod origins;
 pub(crate) mod pebble;
 pub(crate) mod ports;
+pub(crate) mod races;
 pub(crate) mod redis;
+pub(crate) mod relay;
 pub(crate) mod sockets;
 pub(crate) mod wait;

@@ -11,6 +11,7 @@ mod scripted;
 mod secure;
 mod streams;
 mod told;
+mod versioned;
 mod websocket;
 
 use std::{
@@ -45,6 +46,7 @@ pub(crate) use self::{
     secure::SecureOrigin,
     streams::{DripOrigin, SseOrigin},
     told::{NUMBER, ToldOrigin},
+    versioned::{Version, VersionedOrigin},
     websocket::WsOrigin,
 };
 

@@ -1,0 +1,192 @@
+//! Redis is stopped, paused, flushed, killed and brought back under a load on cached routes
+//! with level 2: no request fails or waits longer than the deadline, and gateways share
+//! answers again.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    Report,
+    support::{
+        client::{Request, get},
+        gateway::{Gateway, sum_of},
+        load::endless_paced,
+        origins::{NumberedOrigin, Origin},
+        redis::Redis,
+        wait::{pass, until, wait_for},
+    },
+};
+
+const PER_SECOND: u32 = 200;
+/// How long each state of things lasts: longer than a lease of purges.
+const WHILE: Duration = Duration::from_secs(5);
+/// How long it may take until gateways share again.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
+const LINKED: &str = "edgeway_cache_purge_link_up";
+
+/// Two gateways and what they share. The load is on both.
+struct Pair {
+    gateways: [Gateway; 2],
+    /// It ends with the pair.
+    _origin: Origin<NumberedOrigin>,
+}
+
+fn page(name: &str) -> Request {
+    get(&format!("/page?{name}")).header("host", "shop")
+}
+
+impl Pair {
+    async fn start(redis: &Redis) -> Self {
+        let origin = NumberedOrigin::start().await;
+        // Short, so that level 2 is asked for what was in memory too.
+        let short = [("cache-control", "max-age=2")];
+        origin.settings().tell("/page", 200, &short);
+        let yaml = format!(
+            "redis: {}\ncache: {{ shared: redis }}\n\
+             upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
+             routes: [{{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
+            redis.url(),
+            origin.address()
+        );
+        let pair = Self {
+            gateways: [Gateway::start(&yaml).await, Gateway::start(&yaml).await],
+            _origin: origin,
+        };
+        wait_for("purges are followed", PATIENCE, async || {
+            pair.are_linked(true).await.then_some(())
+        })
+        .await;
+        pair
+    }
+
+    async fn are_linked(&self, is_linked: bool) -> bool {
+        for gateway in &self.gateways {
+            if gateway.count(LINKED).await != u64::from(is_linked) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether the second finds what only the first was asked for.
+    async fn share(&self) -> bool {
+        let [first, second] = &self.gateways;
+        let new = page(&format!("{:x}", fastrand::u64(..)));
+        first.send(&new).await;
+        // It is written beside requests.
+        pass(Duration::from_millis(50)).await;
+        let ask = new.header("cache-control", "only-if-cached");
+        second.send(&ask).await.status() == 200
+    }
+
+    /// Redis is lost now, for whatever reason.
+    async fn lost(&self, report: &mut Report, what: &str) {
+        pass(WHILE).await;
+        report.check(
+            self.are_linked(false).await && !self.share().await,
+            format!("{what}: the link of purges is lost, and nothing is shared"),
+        );
+    }
+
+    async fn back(&self, report: &mut Report, what: &str) {
+        let begun = Instant::now();
+        let after = until(PATIENCE, &mut async || {
+            (self.are_linked(true).await && self.share().await).then(|| begun.elapsed())
+        })
+        .await;
+        report.check(
+            after.is_some_and(|after| after < BACK_WITHIN),
+            format!("{what}: the link is back and answers are shared after {after:.2?}"),
+        );
+    }
+
+    /// What the gateways say of their waits.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole things are counted"
+    )]
+    async fn waits(&self, report: &mut Report) {
+        for gateway in &self.gateways {
+            let text = gateway.admin_get("/metrics").await.text();
+            let of = |series: &str| sum_of(&text, series) as u64;
+            let within = |bound: &str| {
+                of(&format!(
+                    "edgeway_cache_level2_seconds_bucket{{route=\"app\",le=\"{bound}\"}}"
+                ))
+            };
+            let came = |result: &str| {
+                of(&format!(
+                    "edgeway_cache_level2_seconds_count{{route=\"app\",result=\"{result}\"}}"
+                ))
+            };
+            let (all, timely) = (of("edgeway_cache_level2_seconds_count"), within("0.02"));
+            Report::note(format!(
+                "level 2 was asked {all} times ({} hits, {} misses, {} errors): {} within 1 ms, \
+                 {} within 5 ms, {} within 15 ms, {timely} within 20 ms",
+                came("hit"),
+                came("miss"),
+                came("error"),
+                within("0.001"),
+                within("0.005"),
+                within("0.015"),
+            ));
+            report.check(
+                came("hit") > 0 && came("error") > 0 && timely == all,
+                format!("no wait above 20 ms: {timely} of {all}"),
+            );
+        }
+    }
+}
+
+pub(crate) async fn run(report: &mut Report) {
+    let mut redis = Redis::start().await;
+    let pair = Pair::start(&redis).await;
+    let shared = until(PATIENCE, &mut async || pair.share().await.then_some(())).await;
+    report.check(shared.is_some(), "control: the gateways share answers");
+    let load = |gateway: &Gateway| {
+        endless_paced(gateway.address(), PER_SECOND / 2, |turn| {
+            // Half of it is new to everybody, the other half is asked for at both.
+            let name = if turn % 2 == 0 {
+                format!("{:x}", fastrand::u64(..))
+            } else {
+                (turn % 40).to_string()
+            };
+            page(&name)
+        })
+    };
+    let loads = [load(&pair.gateways[0]), load(&pair.gateways[1])];
+    pass(WHILE).await;
+    redis.pause();
+    pair.lost(report, "stopped").await;
+    redis.resume();
+    pair.back(report, "resumed").await;
+    let span = (2 * WHILE).as_millis().to_string();
+    redis.cli(&["CLIENT", "PAUSE", &span, "ALL"]);
+    pair.lost(report, "paused").await;
+    redis.cli(&["CLIENT", "UNPAUSE"]);
+    pair.back(report, "unpaused").await;
+    redis.flush();
+    pair.back(report, "flushed").await;
+    redis.kill();
+    pair.lost(report, "killed").await;
+    redis.restart().await;
+    pair.back(report, "restarted").await;
+    pass(WHILE).await;
+    for load in loads {
+        let tally = load.stop().await;
+        report.check(
+            tally.status(200) == tally.total(),
+            format!("{} of {} answered", tally.status(200), tally.total()),
+        );
+        Report::note(format!(
+            "p50 {:.2?}, p99 {:.2?}, at most {:.2?}",
+            tally.quantile(0.5),
+            tally.quantile(0.99),
+            tally.quantile(1.0)
+        ));
+    }
+    pair.waits(report).await;
+}

@@ -1,0 +1,30 @@
+//! Fills against purges over two gateways, as the drill `purge-races` does it for longer.
+
+use futures_util::future::join;
+
+use crate::support::races::Course;
+
+#[tokio::test]
+async fn no_gateway_that_a_receipt_names_serves_what_is_older_than_the_purge() {
+    let course = Course::start(40, "{ shared: redis }").await;
+    let outcome = course.race(160, true).await;
+    assert_eq!(outcome.older, Vec::<String>::new());
+    assert_eq!(outcome.failed, Vec::<String>::new());
+    assert!(outcome.rounds == 160 && outcome.named >= 320, "{outcome:?}");
+    assert!(outcome.filled > 40, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn nothing_older_than_the_loss_of_the_link_is_fresh_three_seconds_after_it() {
+    let lose = async |config: &str| Course::start(8, config).await.lose(1).await;
+    let revalidate = lose("{ on_purge_link_lost: revalidate }");
+    // The control: whoever serves on serves what is older.
+    let serve = lose("{ on_purge_link_lost: serve }");
+    let (validating, serving) = join(revalidate, serve).await;
+    assert_eq!(validating.late, Vec::<String>::new());
+    assert!(
+        validating.reads > 0 && validating.early > 0,
+        "{validating:?}"
+    );
+    assert!(!serving.late.is_empty(), "{serving:?}");
+}

@@ -1,0 +1,415 @@
+//! Fills against purges: two gateways on one Redis, each over a wire of its own that fails at
+//! random, and an origin whose content changes before each purge.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use futures_util::future::{join, join_all};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    client::{self, Connection, Request, Response, get, post},
+    gateway::Gateway,
+    origins::{Origin, Version, VersionedOrigin},
+    redis::Redis,
+    relay::{Relay, Wire},
+    wait::{pass, wait_for},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a gateway without its link counts at most.
+const LEASE: Duration = Duration::from_secs(3);
+/// How slow the origin may be: fills overlap purges.
+const SLOWEST: Duration = Duration::from_millis(25);
+
+/// Two gateways of one site.
+pub(crate) struct Course {
+    redis: Redis,
+    relays: [Relay; 2],
+    gateways: [Gateway; 2],
+    /// As receipts name them.
+    names: [String; 2],
+    origin: Origin<VersionedOrigin>,
+    items: usize,
+}
+
+/// What came of the rounds.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) rounds: u64,
+    /// Reads through a gateway that the receipt names as done.
+    pub(crate) named: u64,
+    /// Those that gave something older than what was there when the purge was called.
+    pub(crate) older: Vec<String>,
+    /// The same through gateways that it does not name.
+    pub(crate) unnamed: u64,
+    pub(crate) older_unnamed: u64,
+    /// Purges that found both gateways with an answer in the cache.
+    pub(crate) filled: u64,
+    /// Receipts by what they say of the others.
+    pub(crate) others: BTreeMap<String, u64>,
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+    pub(crate) failed: Vec<String>,
+    pub(crate) took: Duration,
+}
+
+/// What a gateway without its link served.
+#[derive(Debug, Default)]
+pub(crate) struct Lost {
+    /// Soon after the loss, from before it.
+    pub(crate) early: u64,
+    /// Reads three seconds after it or later, and those that gave something from before it.
+    pub(crate) reads: u64,
+    pub(crate) late: Vec<String>,
+}
+
+/// One client of both gateways.
+#[derive(Default)]
+struct Client([Option<Connection>; 2]);
+
+/// What one read gave.
+struct Seen {
+    version: Version,
+    is_hit: bool,
+}
+
+impl Course {
+    /// `cache` is the section; each of `items` has a page.
+    pub(crate) async fn start(items: usize, cache: &str) -> Self {
+        let redis = Redis::start().await;
+        let origin = VersionedOrigin::start(items, SLOWEST).await;
+        let to: SocketAddr = redis.address().parse().expect("an address");
+        let relays = [Relay::start(to).await, Relay::start(to).await];
+        let yaml = |relay: &Relay| {
+            format!(
+                "redis: {{ url: 'redis://{}', timeout: 100ms }}\ncache: {cache}\n\
+                 upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
+                 routes: [{{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
+                relay.address(),
+                origin.address()
+            )
+        };
+        let gateways = [
+            Gateway::start(&yaml(&relays[0])).await,
+            Gateway::start(&yaml(&relays[1])).await,
+        ];
+        let mut names = [String::new(), String::new()];
+        for (gateway, name) in gateways.iter().zip(&mut names) {
+            *name = gateway.status().await["purges"]["gateway"]
+                .as_str()
+                .expect("a gateway has a name")
+                .to_owned();
+        }
+        let course = Self {
+            redis,
+            relays,
+            gateways,
+            names,
+            origin,
+            items,
+        };
+        course.linked().await;
+        // Nobody can hold a lease of a log before this one then.
+        pass(LEASE).await;
+        course
+    }
+
+    pub(crate) async fn level2_hits(&self) -> u64 {
+        let mut hits = 0;
+        for gateway in &self.gateways {
+            let found = "edgeway_cache_level2_seconds_count{result=\"hit\"}";
+            hits += gateway.count(found).await;
+        }
+        hits
+    }
+
+    /// Waits until both gateways know of one another.
+    async fn linked(&self) {
+        for gateway in &self.gateways {
+            wait_for("the gateways know one another", PATIENCE, async || {
+                let purges = gateway.status().await["purges"].take();
+                let others = purges["others"].as_array()?;
+                let is_known = others.iter().any(|other| other["leased"] == true);
+                (purges["leased"] == true && is_known).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// So many rounds, with each item in one at a time. `disturbed`: wires and Redis fail.
+    pub(crate) async fn race(&self, rounds: u64, disturbed: bool) -> Outcome {
+        let begun = Instant::now();
+        let (counter, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+        let lanes = async {
+            let lanes = (0..self.items).map(|item| self.lane(item, rounds, &counter));
+            let lanes = join_all(lanes).await;
+            is_over.store(true, Ordering::SeqCst);
+            lanes
+        };
+        let faults = async {
+            let mut faults = BTreeMap::new();
+            while disturbed && !is_over.load(Ordering::SeqCst) {
+                let fault = self.disturb().await;
+                *faults.entry(fault).or_default() += 1;
+            }
+            faults
+        };
+        let (lanes, faults) = join(lanes, faults).await;
+        self.linked().await;
+        let mut all = Outcome {
+            faults,
+            took: begun.elapsed(),
+            ..Outcome::default()
+        };
+        for lane in lanes {
+            all.add(lane);
+        }
+        all
+    }
+
+    async fn lane(&self, item: usize, rounds: u64, counter: &AtomicU64) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut client = Client::default();
+        while counter.fetch_add(1, Ordering::Relaxed) < rounds {
+            if let Err(problem) = self.round(item, &mut client, &mut outcome).await {
+                outcome.failed.push(problem);
+            }
+            outcome.rounds += 1;
+        }
+        outcome
+    }
+
+    async fn round(
+        &self,
+        item: usize,
+        client: &mut Client,
+        outcome: &mut Outcome,
+    ) -> Result<(), String> {
+        let mut hits = 0;
+        for at in [0, 1] {
+            hits += u64::from(self.read(client, at, item).await?.is_hit);
+        }
+        outcome.filled += u64::from(hits == 2);
+        let fills = (0..fastrand::usize(1..5)).map(|_| async {
+            up_to(12).await;
+            let at = fastrand::usize(..2);
+            self.read(&mut Client::default(), at, item).await
+        });
+        let purge = async {
+            up_to(8).await;
+            let current = self.origin.settings().change(item);
+            let receipt = self.purge(item).await?;
+            self.look(client, item, current, &receipt, outcome).await?;
+            Ok::<_, String>((current, receipt))
+        };
+        let (fills, purged) = join(join_all(fills), purge).await;
+        for fill in fills {
+            fill?;
+        }
+        let (current, receipt) = purged?;
+        // By now every fill that was under way is over.
+        self.look(client, item, current, &receipt, outcome).await?;
+        let others = receipt["others"].as_str().unwrap_or("nothing");
+        *outcome.others.entry(others.to_owned()).or_default() += 1;
+        Ok(())
+    }
+
+    /// One purge of an item, of any kind, at any gateway.
+    async fn purge(&self, item: usize) -> Result<Value, String> {
+        let mut order = match fastrand::u8(..3) {
+            0 => json!({ "url": format!("/{item}/page") }),
+            1 => json!({ "tag": format!("item-{item}") }),
+            _ => json!({ "prefix": format!("/{item}/") }),
+        };
+        if fastrand::u8(..4) == 0 {
+            order["soft"] = true.into();
+        }
+        let gateway = &self.gateways[fastrand::usize(..2)];
+        let request = post("/v1/purge", order.to_string());
+        let request = request.header("content-type", "application/json");
+        let answer = client::send(gateway.admin(), &request).await;
+        let answer = answer.map_err(|error| format!("{order}: {error}"))?;
+        serde_json::from_slice(&answer.body).map_err(|error| format!("{order}: {error}"))
+    }
+
+    /// What each gateway serves after a purge.
+    async fn look(
+        &self,
+        client: &mut Client,
+        item: usize,
+        current: u64,
+        receipt: &Value,
+        outcome: &mut Outcome,
+    ) -> Result<(), String> {
+        for (at, name) in self.names.iter().enumerate() {
+            let applied = receipt["applied"].as_array();
+            let is_named = applied.is_some_and(|all| all.iter().any(|it| it["gateway"] == **name));
+            let seen = self.read(client, at, item).await?;
+            let is_older = seen.version.number < current;
+            if !is_named {
+                outcome.unnamed += 1;
+                outcome.older_unnamed += u64::from(is_older);
+                continue;
+            }
+            outcome.named += 1;
+            if is_older {
+                let number = seen.version.number;
+                outcome.older.push(format!(
+                    "item {item} at {name}: version {number} instead of {current} after {receipt}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, client: &mut Client, at: usize, item: usize) -> Result<Seen, String> {
+        let ask = get(&format!("/{item}/page")).header("host", "shop");
+        let answer = client.send(at, self.gateways[at].address(), &ask).await;
+        let answer = answer.map_err(|error| format!("{}: {error}", self.names[at]))?;
+        let (status, version) = (answer.status(), Version::of(&answer));
+        match version {
+            Some(version) if status == 200 => Ok(Seen {
+                version,
+                is_hit: answer.header("x-cache-status") == Some("HIT"),
+            }),
+            _ => Err(format!("{}: {status} {}", self.names[at], answer.text())),
+        }
+    }
+
+    /// One thing goes wrong for a while, and is over.
+    async fn disturb(&self) -> &'static str {
+        between(100, 800).await;
+        let relay = &self.relays[fastrand::usize(..2)];
+        match fastrand::u8(..20) {
+            0..5 => {
+                relay.set(Wire::Cut);
+                between(50, 1500).await;
+                relay.set(Wire::Open);
+                "wire cut for a moment"
+            }
+            5..8 => {
+                relay.set(Wire::Cut);
+                between(3200, 4500).await;
+                relay.set(Wire::Open);
+                "wire cut until the lease is lost"
+            }
+            8..12 => {
+                relay.set(Wire::Stalled);
+                between(50, 1500).await;
+                relay.set(Wire::Open);
+                "wire stalled for a moment"
+            }
+            12..14 => {
+                relay.set(Wire::Stalled);
+                between(3200, 4500).await;
+                relay.set(Wire::Open);
+                "wire stalled until the lease is lost"
+            }
+            14..17 => {
+                self.redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+                "connections killed"
+            }
+            17..19 => {
+                self.redis.pause();
+                between(50, 1500).await;
+                self.redis.resume();
+                "redis paused"
+            }
+            _ => {
+                self.redis.flush();
+                "redis flushed"
+            }
+        }
+    }
+
+    /// Cuts or stalls the wire of one gateway so many times, changes and purges everything
+    /// through the other one, and looks at what the first serves meanwhile.
+    pub(crate) async fn lose(&self, times: u32) -> Lost {
+        let mut lost = Lost::default();
+        let origin = self.origin.settings();
+        for turn in 0..times {
+            let mut client = Client::default();
+            for item in 0..self.items {
+                self.read(&mut client, 1, item).await.expect("an answer");
+            }
+            let wire = [Wire::Cut, Wire::Stalled][turn as usize % 2];
+            self.relays[1].set(wire);
+            let at = origin.now();
+            for item in 0..self.items {
+                origin.change(item);
+            }
+            let purges = async {
+                for item in 0..self.items.min(8) {
+                    self.purge(item).await.expect("a receipt");
+                }
+            };
+            let reads = async {
+                while origin.now() < at + LEASE + Duration::from_secs(2) {
+                    let item = fastrand::usize(..self.items);
+                    let is_late = origin.now() >= at + LEASE;
+                    let seen = self.read(&mut client, 1, item).await.expect("an answer");
+                    let is_older = seen.version.read_at < at;
+                    lost.reads += u64::from(is_late);
+                    lost.early += u64::from(is_older && !is_late);
+                    if is_older && is_late {
+                        let version = seen.version;
+                        let passed = origin.now() - at;
+                        lost.late
+                            .push(format!("item {item}: {version:?}, {passed:?} after {at:?}"));
+                    }
+                    up_to(5).await;
+                }
+            };
+            join(purges, reads).await;
+            self.relays[1].set(Wire::Open);
+            self.linked().await;
+        }
+        lost
+    }
+}
+
+impl Client {
+    async fn send(
+        &mut self,
+        at: usize,
+        to: SocketAddr,
+        request: &Request,
+    ) -> client::Result<Response> {
+        if let Some(connection) = &mut self.0[at]
+            && let Ok(answer) = connection.send(request).await
+        {
+            return Ok(answer);
+        }
+        // None yet, or one that had come to its end.
+        let connection = self.0[at].insert(Connection::open(to).await?);
+        connection.send(request).await
+    }
+}
+
+impl Outcome {
+    fn add(&mut self, other: Self) {
+        self.rounds += other.rounds;
+        self.named += other.named;
+        self.older.extend(other.older);
+        self.unnamed += other.unnamed;
+        self.older_unnamed += other.older_unnamed;
+        self.filled += other.filled;
+        for (others, count) in other.others {
+            *self.others.entry(others).or_default() += count;
+        }
+        self.failed.extend(other.failed);
+    }
+}
+
+async fn up_to(milliseconds: u64) {
+    between(0, milliseconds).await;
+}
+
+async fn between(from: u64, to: u64) {
+    pass(Duration::from_millis(fastrand::u64(from..to))).await;
+}
