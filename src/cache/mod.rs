@@ -14,7 +14,9 @@ pub mod route;
 pub mod store;
 pub mod tier;
 
-use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet, fmt, future::pending, panic::resume_unwind, sync::Arc, time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -221,8 +223,16 @@ struct Caches {
 impl purge::Caches for Caches {
     fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>> {
         Box::pin(async move {
-            let objects = purges.iter().map(|purge| self.store.purge(purge));
-            let objects = objects.collect();
+            let purge = |store: &Store, purges: &[Purge]| {
+                let objects = purges.iter().map(|purge| store.purge(purge));
+                objects.collect()
+            };
+            let objects = if purges.iter().all(is_quick) {
+                purge(self.store, purges)
+            } else {
+                let (store, purges) = (self.store, purges.to_vec());
+                off_the_workers(move || purge(store, &purges)).await
+            };
             // Once for all: somebody may wait for it, such as whoever has just written.
             self.tiers.settle().await;
             objects
@@ -230,7 +240,28 @@ impl purge::Caches for Caches {
     }
 
     fn forget(&self) -> BoxFuture<'_, u64> {
-        Box::pin(async { self.store.forget(&Purge::ALL) })
+        let store = self.store;
+        Box::pin(off_the_workers(move || store.forget(&Purge::ALL)))
+    }
+}
+
+/// Whether it is about few answers, and they are found by the index.
+fn is_quick(purge: &Purge) -> bool {
+    match purge.what {
+        purge::What::Url(_) => true,
+        purge::What::Tag(_) | purge::What::Prefix(_) | purge::What::All => false,
+    }
+}
+
+/// What takes a second of a million answers would hold up all connections of a worker.
+async fn off_the_workers<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The process ends.
+            Err(_) => pending().await,
+        },
     }
 }
 
@@ -245,5 +276,36 @@ impl fmt::Debug for Cache {
         f.debug_struct("Cache")
             .field("memory", &self.memory)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::{
+        purge::{Caches as _, How, What},
+        *,
+    };
+
+    #[tokio::test]
+    async fn a_purge_that_may_be_about_many_answers_leaves_the_worker_to_others() {
+        let (clock, metrics) = (Clock::test(), Metrics::default());
+        let store = Store::new(1 << 20, clock.clone(), &metrics);
+        let tiers = Arc::new(Tiers::new(store, &clock, &metrics));
+        let caches = Caches { store, tiers };
+        let purge = |what| Purge {
+            what,
+            how: How::Hard,
+        };
+        let quick = [purge(What::Url("/a".into()))];
+        assert_eq!(caches.apply(&quick).now_or_never(), Some(vec![0]));
+        for what in [What::All, What::Tag("t".into()), What::Prefix("/a".into())] {
+            let long = [purge(What::Url("/a".into())), purge(what)];
+            assert_eq!(caches.apply(&long).now_or_never(), None);
+            assert_eq!(caches.apply(&long).await, [0, 0]);
+        }
+        assert_eq!(caches.forget().now_or_never(), None);
+        assert_eq!(caches.forget().await, 0);
     }
 }

@@ -21,6 +21,8 @@ use crate::{
 const PER_SECOND: u32 = 200;
 /// How long each state of things lasts: longer than a lease of purges.
 const WHILE: Duration = Duration::from_secs(5);
+/// So many turns later the other gateway is asked for the same; an even number.
+const BEHIND: u64 = 20;
 /// How long it may take until gateways share again.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,9 +42,8 @@ fn page(name: &str) -> Request {
 impl Pair {
     async fn start(redis: &Redis) -> Self {
         let origin = NumberedOrigin::start().await;
-        // Short, so that level 2 is asked for what was in memory too.
-        let short = [("cache-control", "max-age=2")];
-        origin.settings().tell("/page", 200, &short);
+        let minute = [("cache-control", "max-age=60")];
+        origin.settings().tell("/page", 200, &minute);
         let yaml = format!(
             "redis: {}\ncache: {{ shared: redis }}\n\
              upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
@@ -146,28 +147,30 @@ pub(crate) async fn run(report: &mut Report) {
     let pair = Pair::start(&redis).await;
     let shared = until(PATIENCE, &mut async || pair.share().await.then_some(())).await;
     report.check(shared.is_some(), "control: the gateways share answers");
-    let load = |gateway: &Gateway| {
-        endless_paced(gateway.address(), PER_SECOND / 2, |turn| {
-            // Half of it is new to everybody, the other half is asked for at both.
-            let name = if turn % 2 == 0 {
-                format!("{:x}", fastrand::u64(..))
+    let load = |at: usize| {
+        endless_paced(pair.gateways[at].address(), PER_SECOND / 2, move |turn| {
+            // Half of it is new to everybody, and the other gateway was asked for the other
+            // half a moment ago.
+            let is_new = turn % 2 == at as u64;
+            let name = if is_new {
+                turn
             } else {
-                (turn % 40).to_string()
+                turn.saturating_sub(BEHIND)
             };
-            page(&name)
+            page(&name.to_string())
         })
     };
-    let loads = [load(&pair.gateways[0]), load(&pair.gateways[1])];
+    let loads = [load(0), load(1)];
     pass(WHILE).await;
     redis.pause();
     pair.lost(report, "stopped").await;
     redis.resume();
     pair.back(report, "resumed").await;
-    let span = (2 * WHILE).as_millis().to_string();
+    // Nothing takes it back before: every command waits.
+    let span = (WHILE + Duration::from_secs(1)).as_millis().to_string();
     redis.cli(&["CLIENT", "PAUSE", &span, "ALL"]);
     pair.lost(report, "paused").await;
-    redis.cli(&["CLIENT", "UNPAUSE"]);
-    pair.back(report, "unpaused").await;
+    pair.back(report, "after the pause").await;
     redis.flush();
     pair.back(report, "flushed").await;
     redis.kill();

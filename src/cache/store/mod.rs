@@ -12,10 +12,12 @@
 //!
 //! A purge wins over whatever was asked for before it: see [`Store::mark`].
 //!
-//! Measured: an answer with four headers and 100 bytes of body takes 1.8 KiB, and 60 bytes
-//! more for each of its tags with the tag's text; the resident memory is within 4 % of what is
-//! counted. Of 100,000 objects with three tags each, a purge by a tag of one takes 0.06 ms, by
-//! one of 100 0.5 ms and by one of 999 86 ms, not optimised and on a busy machine.
+//! Measured with a million answers of 100 bytes with four headers and three tags each
+//! (`examples/million.rs`, on a busy machine): each takes 2.0 KB, 203 bytes of which are
+//! index; the resident memory is 0.96 × what is counted. A purge by a tag of one answer takes
+//! 6 µs, by one of 100 0.1 ms, by one of 1,000 1.6 ms, by one of 100,000 0.3 s. A prefix, which has
+//! every answer looked at, takes 0.13 s whatever it finds, and all 1.9 s; no shard is locked
+//! for longer than 256 of its answers take.
 
 mod body;
 mod entry;
@@ -164,6 +166,13 @@ impl Store {
     /// The bytes that it takes now, with fills and with what is read of what has gone.
     pub fn bytes(&self) -> u64 {
         Ledger::get(&self.ledger.live)
+    }
+
+    /// What of that finds answers, and says which of them goes next.
+    pub fn index_bytes(&self) -> u64 {
+        let shards = self.shards.iter();
+        let shards: u64 = shards.map(|part| part.read().charge.bytes()).sum();
+        shards + self.queues.lock().1.bytes()
     }
 
     /// How many answers there are, whole or under way.

@@ -12,8 +12,11 @@ use tokio::time::Instant;
 use super::{Exchange, Origin, Serve, Then};
 use crate::support::{client::Response, wait::pass};
 
-/// Answers `/7/…` with the version of item 7 and the time at which that was read; all of an
-/// item has the tag `item-7`. Half of the answers take a while from then on.
+/// How long an answer is: a small memory does not hold a hundred.
+const LENGTH: usize = 16 * 1024;
+
+/// Answers `/7/…` with the version of item 7, the time at which that was read, and some more;
+/// all of an item has the tag `item-7`. Half of the answers take a while from then on.
 pub(crate) struct VersionedOrigin {
     versions: Vec<AtomicU64>,
     began: Instant,
@@ -51,7 +54,8 @@ impl VersionedOrigin {
 impl Version {
     pub(crate) fn of(answer: &Response) -> Option<Self> {
         let text = answer.text();
-        let (number, read_at) = text.split_once(' ')?;
+        let mut words = text.split(' ');
+        let (number, read_at) = (words.next()?, words.next()?);
         Some(Self {
             number: number.parse().ok()?,
             read_at: Duration::from_micros(read_at.parse().ok()?),
@@ -69,7 +73,8 @@ impl Serve for VersionedOrigin {
         if fastrand::bool() {
             pass(self.slowest.mul_f64(fastrand::f64())).await;
         }
-        let body = format!("{number} {}", read_at.as_micros());
+        let more = "x".repeat(LENGTH);
+        let body = format!("{number} {} {more}", read_at.as_micros());
         let answer = format!(
             "HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\ncache-tag: item-{item}\r\n\
              content-length: {}\r\n\r\n{body}",

@@ -1,0 +1,135 @@
+//! A million answers with three tags each: what the cache's index takes of the memory, and how
+//! long purges take.
+//!
+//! `million [COUNT]` fills the store alone, without a gateway around it, and prints a table.
+#![allow(
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "it reports to the terminal"
+)]
+
+use std::{fs, time::Duration};
+
+use bytes::Bytes;
+use edgeway::{
+    base::{clock::Clock, metrics::Metrics},
+    cache::{
+        key::Key,
+        policy::{Lifetime, Variance, Vary},
+        purge::{How, Purge, What},
+        store::{About, Draft, Store},
+    },
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: edgeway::base::alloc::Allocator = edgeway::base::alloc::Allocator;
+
+const BODY: &[u8] = &[b'x'; 100];
+
+fn main() {
+    let count = std::env::args().nth(1);
+    let count = count.and_then(|count| count.parse().ok());
+    let count: usize = count.unwrap_or(1_000_000);
+    let clock = Clock::machine();
+    let store = Store::new(16 << 30, clock.clone(), &Metrics::default());
+    let before = resident();
+    let begun = clock.now();
+    for number in 0..count {
+        let draft = draft(store, &clock, number);
+        let stored = store.insert(&draft, &[Bytes::from_static(BODY)]);
+        assert!(stored.is_some(), "there is room for {number}");
+    }
+    let took = clock.now() - begun;
+    let grown = resident().saturating_sub(before);
+    let each = |bytes: u64| bytes as f64 / count as f64;
+    println!(
+        "{} objects, {:.2} µs each",
+        store.objects(),
+        took.as_secs_f64() * 1e6 / count as f64
+    );
+    println!("{:8.0} bytes each, as counted", each(store.bytes()));
+    println!("{:8.0} bytes of it are index", each(store.index_bytes()));
+    println!(
+        "{:8.0} bytes each of resident memory, {:.3} × what is counted",
+        each(grown),
+        grown as f64 / store.bytes() as f64
+    );
+    let tag = |tag: &str| What::Tag(tag.to_owned());
+    for (what, name) in [
+        (tag("nobody"), "a tag of nothing"),
+        (tag("item-7"), "a tag"),
+        (tag("hundred-3"), "a tag"),
+        (tag("thousand-5"), "a tag"),
+        (tag("many-4"), "a tag"),
+        (What::Url("/4/4321".to_owned()), "a URL"),
+        (What::Prefix("/2/".to_owned()), "a prefix"),
+        (What::Prefix("/none/".to_owned()), "a prefix of nothing"),
+        (What::All, "all"),
+    ] {
+        for how in [How::Soft, How::Hard] {
+            let what = what.clone();
+            let begun = clock.now();
+            let objects = store.purge(&Purge { what, how });
+            let took = clock.now() - begun;
+            println!("{took:>12.2?}  {how:?} purge of {name}: {objects} objects");
+        }
+    }
+}
+
+fn draft(store: &'static Store, clock: &Clock, number: usize) -> Draft {
+    // Half of them are in sets of a thousand, the others in sets of a hundred thousand.
+    let large = if number.is_multiple_of(2) {
+        format!("thousand-{}", number / 2000)
+    } else {
+        format!("many-{}", number / 200_000)
+    };
+    let tags = [
+        format!("item-{number}"),
+        format!("hundred-{}", number / 100),
+        large,
+    ];
+    let path = format!("/{}/{number}", number / 1000);
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::ETAG, "\"5f3759df\""),
+        (header::CACHE_CONTROL, "max-age=60"),
+        (header::DATE, "Sun, 06 Nov 1994 08:49:37 GMT"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    Draft {
+        key: Key::new("https", "shop.example.com", path.as_bytes(), None, b""),
+        status: StatusCode::OK,
+        headers,
+        lifetime: Lifetime {
+            answered: clock.wall(),
+            initial_age: Duration::ZERO,
+            fresh_for: Duration::from_hours(1),
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            always_validate: false,
+            must_revalidate: false,
+        },
+        vary: Vary::Nothing,
+        variance: Variance::default(),
+        about: About {
+            route: "app".into(),
+            tags: tags.map(Into::into).into(),
+            max_object: 1 << 20,
+            is_compressible: false,
+            quota: None,
+        },
+        mark: store.mark(),
+    }
+}
+
+/// Resident memory of this process in bytes.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or_default() * 1024
+}
