@@ -100,10 +100,9 @@ impl Course {
         ];
         let mut names = [String::new(), String::new()];
         for (gateway, name) in gateways.iter().zip(&mut names) {
-            *name = gateway.status().await["purges"]["gateway"]
-                .as_str()
-                .expect("a gateway has a name")
-                .to_owned();
+            let status = gateway.status().await;
+            let known = status["purges"]["gateway"].as_str();
+            name.push_str(known.expect("a gateway has a name"));
         }
         let course = Self {
             redis,
@@ -358,7 +357,7 @@ impl Course {
                     lost.early += u64::from(is_older && !is_late);
                     if is_older && is_late {
                         let version = seen.version;
-                        let passed = origin.now() - at;
+                        let passed = origin.now().saturating_sub(at);
                         lost.late
                             .push(format!("item {item}: {version:?}, {passed:?} after {at:?}"));
                     }
