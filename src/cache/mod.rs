@@ -12,6 +12,7 @@ pub mod policy;
 pub mod purge;
 pub mod route;
 pub mod store;
+pub mod succession;
 pub mod tier;
 
 use std::{
@@ -21,12 +22,15 @@ use std::{
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use pingora_cache::lock::{CacheKeyLockImpl, CacheLock};
+use serde::Deserialize as _;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 pub use self::passes::Passes;
 use self::{
+    key::Key,
     policy::Lifetime,
-    purge::{Link, Purge},
+    purge::{Link, Note, Position, Purge, Source},
     store::{Entry, Store},
     tier::{Tiers, Waits, Watcher},
 };
@@ -96,7 +100,19 @@ impl Drop for Claim {
     }
 }
 
-impl Zone for Kept {}
+impl Zone for Kept {
+    /// Up to where purges are applied: what the next process takes over of what is kept here
+    /// is no older than that.
+    fn export(&self) -> Option<Value> {
+        serde_json::to_value(self.link.position()?).ok()
+    }
+
+    fn import(&self, exported: &Value) {
+        if let Ok(position) = Position::deserialize(exported) {
+            self.link.resume(position);
+        }
+    }
+}
 
 impl Drop for Kept {
     fn drop(&mut self) {
@@ -195,6 +211,26 @@ impl Cache {
     /// How purges reach the other gateways.
     pub fn link(&self) -> &Arc<Link> {
         &self.kept.link
+    }
+
+    /// Takes out what is stored for the URL of a key: an unsafe request may have changed it
+    /// (RFC 9111, 4.4).
+    pub fn remove(&self, key: &Key) {
+        self.store().remove(key);
+        self.link().notes().removed(key);
+    }
+
+    /// Takes out here what the process before this one still takes out.
+    pub async fn heed(&self, note: Note) {
+        match note {
+            // It does not tell the other gateways any more.
+            Note::Purged(purges) => drop(self.link().begin(purges, Source::Gateway).await),
+            Note::Removed(key) => {
+                if let Some(key) = Key::parse(&key) {
+                    self.remove(&key);
+                }
+            }
+        }
     }
 
     /// Whether a purge that is over may have been about an answer without this gateway, and

@@ -1,7 +1,7 @@
 //! What a route's cache goes by in a request: the same for requests that are served and for
 //! those that are explained.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, Method, header};
 
@@ -12,6 +12,7 @@ use crate::{
         nextjs::{self, NextRules, RequestShape},
         policy::{self, Lifetime, Rules, Use, Wants},
         route::Personal,
+        store::About,
     },
     chain::{Chain, Exchange, KeyBuilder, Phase},
     routes::Target,
@@ -124,6 +125,17 @@ impl RouteCache {
             Use::Validate
         } else {
             policy::judge(lifetime, wants, now)
+        }
+    }
+
+    /// What this route says of an answer that comes from elsewhere than its origin.
+    pub fn about(&self, route: &Arc<str>) -> About {
+        About {
+            route: Arc::clone(route),
+            tags: Box::default(),
+            max_object: self.policy.max_object,
+            is_compressible: self.coder.is_some(),
+            quota: self.quota.clone(),
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
     actions::Operator,
+    cache::Inheritance,
     control::{Control, StartError},
     handover::Birth,
     last_good, log as own_log,
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::{
     base::log_file,
+    cache::purge::Purge,
     config::{
         diagnostic::Diagnostics,
         model::File,
@@ -115,6 +117,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
     // What was kept is not what the files say, which may stay as they are for now.
     let on_disk = || path.as_deref().map(|path| source::load(path).0);
     let read = sources.clone().or_else(on_disk).unwrap_or_default();
+    let inheritance = Inheritance::of(inherited.cache.take(), &gateway);
     let live = Arc::new(Live::new(gateway, world));
     let (line, succeeded) = Line::new(launch, &mut inherited);
     let control = Control::new(&live, file, path, read, line, workers.clone());
@@ -139,7 +142,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
         crate::cli::out::note(&hello.join("\n"));
     }
 
-    control.succeed(&mut inherited);
+    control.succeed(&mut inherited, inheritance);
     let manager = Arc::clone(&control.line.manager);
     control
         .tasks()
@@ -195,6 +198,10 @@ async fn serve_until_the_end(
             let leave = async {
                 control.leave().await;
                 control.give_up_lease().await;
+                if let Some(cache) = &control.live.gateway().cache {
+                    // We stay, and use it no more.
+                    cache.store().forget(&Purge::ALL);
+                }
                 // The one that serves is not to wait for us any more.
                 control.end();
             };

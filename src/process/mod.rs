@@ -4,6 +4,7 @@ mod actions;
 mod admin;
 mod bans;
 pub mod boot;
+mod cache;
 mod control;
 pub mod demo;
 mod files;

@@ -4,18 +4,30 @@
 //! Each has a pipe of its own, whose reading end goes from successor to successor and whose
 //! writing end ends with the process: whoever serves knows of all of them.
 
-use std::{collections::BTreeMap, io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::pending,
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use log::{debug, info};
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::unix::pipe,
     sync::watch,
 };
 
-use crate::{base::tasks::Tasks, runtime::live::Live, status::snapshot::Predecessor};
+use crate::{
+    base::tasks::Tasks,
+    cache::{Cache, purge::Note},
+    runtime::live::Live,
+    status::snapshot::Predecessor,
+};
 
 /// How often a process that finishes tells what it has left. Whoever waits for a drained
 /// backend restarts its app once nothing is under way here either.
@@ -29,7 +41,11 @@ pub(super) struct Predecessors {
     count: watch::Sender<usize>,
     /// The one that started us has not told yet that everything is ours.
     is_awaited: watch::Sender<bool>,
+    /// Called with what they take out of their caches.
+    heeds: OnceLock<Box<Heed>>,
 }
+
+type Heed = dyn Fn(Note) + Send + Sync;
 
 struct Left {
     pipe: Arc<OwnedFd>,
@@ -38,12 +54,15 @@ struct Left {
 
 impl Predecessors {
     /// Listens to them. The last one is the process that started us; `handed_over` is called
-    /// once it has told that everything is ours, or cannot tell any more.
+    /// once it has told that everything is ours, or cannot tell any more, and `heeds` with
+    /// whatever one of them still takes out of its cache.
     pub(super) fn follow(
         self: &Arc<Self>,
         pipes: Vec<OwnedFd>,
+        heeds: impl Fn(Note) + Send + Sync + 'static,
         handed_over: impl FnOnce() + Send + 'static,
     ) {
+        let _first = self.heeds.set(Box::new(heeds));
         let left = pipes.into_iter().map(|pipe| Left {
             pipe: Arc::new(pipe),
             told: None,
@@ -95,6 +114,11 @@ impl Predecessors {
         while let Some(line) = lines.next_line().await? {
             if let Some(call) = handed_over.take() {
                 call();
+            }
+            // First: what is absent of what is left counts as nothing.
+            if let (Ok(note), Some(heeds)) = (serde_json::from_str(&line), self.heeds.get()) {
+                heeds(note);
+                continue;
             }
             // The end of a line that another process of ours began to read is left out.
             let Ok(told) = serde_json::from_str::<Predecessor>(&line) else {
@@ -168,9 +192,28 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
     };
     let since: DateTime<Utc> = live.world.clock.wall().into();
     let since = since.to_rfc3339_opts(SecondsFormat::Millis, true);
+    let mut pipe = pipe;
+    let cache = live.gateway().cache.clone();
     let mut tick = tokio::time::interval(TELL);
     loop {
-        tick.tick().await;
+        let note = tokio::select! {
+            biased;
+            _ = tick.tick() => None,
+            note = next_note(cache.as_deref()) => Some(note),
+        };
+        if let Some(note) = note {
+            let Ok(mut line) = serde_json::to_vec(&note) else {
+                continue;
+            };
+            line.push(b'\n');
+            // All of it: nobody tells it again.
+            if let Err(error) = pipe.write_all(&line).await {
+                return debug!(error:%; "the successor has left");
+            }
+            // A build that knows of no such lines takes it for what is left here.
+            tick.reset_immediately();
+            continue;
+        }
         let told = Predecessor {
             pid: std::process::id(),
             version: crate::VERSION.to_owned(),
@@ -188,6 +231,13 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return debug!(error:%; "the successor has left"),
         }
+    }
+}
+
+async fn next_note(cache: Option<&Cache>) -> Note {
+    match cache {
+        Some(cache) => cache.link().notes().next().await,
+        None => pending().await,
     }
 }
 
@@ -222,6 +272,7 @@ mod tests {
     };
 
     use rustix::pipe::{PipeFlags, pipe_with};
+    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -253,13 +304,19 @@ mod tests {
         let calls = Arc::new(AtomicUsize::new(0));
         let called = Arc::clone(&calls);
         let known = Arc::new(Predecessors::default());
-        known.follow(vec![first, last], move || {
+        let (heeds, mut heeded) = mpsc::unbounded_channel();
+        let heeds = move |note| heeds.send(note).unwrap();
+        known.follow(vec![first, last], heeds, move || {
             called.fetch_add(1, Ordering::Relaxed);
         });
         first_tells.write_all(line(1, 7).as_bytes()).unwrap();
         until(|| known.list().len() == 1).await;
         // The one before the last has been succeeded long since.
         assert_eq!(calls.load(Ordering::Relaxed), 0);
+        // It still takes something out of its cache.
+        let note = "{\"removed\":[104,105]}\n";
+        first_tells.write_all(note.as_bytes()).unwrap();
+        assert_eq!(heeded.recv().await, Some(Note::Removed(b"hi".to_vec())));
         last_tells.write_all(line(2, 3).as_bytes()).unwrap();
         last_tells.write_all(line(2, 1).as_bytes()).unwrap();
         until(|| {
@@ -288,7 +345,7 @@ mod tests {
         let (last, tells) = pipe();
         let (call, mut called) = tokio::sync::oneshot::channel();
         let known = Arc::new(Predecessors::default());
-        known.follow(vec![last], move || call.send(()).unwrap());
+        known.follow(vec![last], |_| (), move || call.send(()).unwrap());
         tokio::task::yield_now().await;
         assert!(called.try_recv().is_err());
         let at_once = Duration::ZERO;
@@ -311,7 +368,7 @@ mod tests {
     async fn a_successor_that_did_not_come_takes_nothing_away() {
         let (first, mut tells) = pipe();
         let known = Arc::new(Predecessors::default());
-        known.follow(vec![first], || ());
+        known.follow(vec![first], |_| (), || ());
         let lent = known.lend().unwrap();
         assert_eq!(lent.len(), 1);
         drop(lent);

@@ -14,9 +14,10 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::Signal,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
+    cache::{self, Inheritance},
     control::Control,
     handover::{Estate, HandoverError, Inherited, Launch, Successor, Upgrades},
     init::{self, Init},
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{
     base::{error, metrics::Metrics, units::millis},
+    cache::Cache,
     status::actions::{Refused, SUCCEEDED, Upgraded},
 };
 
@@ -33,6 +35,8 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long one that is told to stop in the meantime may take to leave, or to serve all the
 /// same.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
+/// How long the last lines to a successor may take.
+const TELL_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where this process stands: what was before it, what comes after it, and who watches.
 pub(super) struct Line {
@@ -44,8 +48,22 @@ pub(super) struct Line {
     upgrades: Mutex<Upgrades>,
     /// The process that serves in the place of this one.
     successor: OnceLock<Successor>,
+    /// The process that serves is being given what is cached here.
+    giving: watch::Sender<bool>,
     /// Taken by the upgrade that succeeds.
     succeeded: Mutex<Option<oneshot::Sender<Succeeded>>>,
+}
+
+/// What there is when a successor is started.
+struct Prepared {
+    /// All that it inherits.
+    estate: Estate,
+    /// Where it is told what is left here.
+    told: OwnedFd,
+    /// What process 1 does next.
+    init: Option<Init>,
+    /// What is kept here, and where to write it.
+    cache: Option<(Arc<Cache>, OwnedFd)>,
 }
 
 /// Another process serves.
@@ -69,6 +87,7 @@ impl Line {
             init: Mutex::new(inherited.init.take()),
             upgrades: Mutex::new(inherited.upgrades),
             successor: OnceLock::new(),
+            giving: watch::Sender::new(false),
             succeeded: Mutex::new(Some(succeeded)),
         };
         (line, hears)
@@ -97,6 +116,13 @@ impl Line {
         }
     }
 
+    /// Until the process that serves has been given what is cached here.
+    async fn given(&self) {
+        let mut giving = self.giving.subscribe();
+        // The sender is ours: it is there as long as we are.
+        drop(giving.wait_for(|giving| !*giving).await);
+    }
+
     fn count(&self, metrics: &Metrics) {
         self.upgrades.lock().publish(metrics);
     }
@@ -105,7 +131,11 @@ impl Line {
 impl Control {
     /// Takes the place of the process before us, if there is one, and tells the service
     /// manager that we serve.
-    pub(super) fn succeed(self: &Arc<Self>, inherited: &mut Inherited) {
+    pub(super) fn succeed(
+        self: &Arc<Self>,
+        inherited: &mut Inherited,
+        inheritance: Option<Inheritance>,
+    ) {
         self.line.count(&self.live.world.metrics);
         let pipes = std::mem::take(&mut inherited.predecessors);
         if !inherited.is_succession() {
@@ -113,7 +143,9 @@ impl Control {
         }
         info!(processes = pipes.len(); "taking over from the process before this one");
         let control = Arc::clone(self);
-        self.line.predecessors.follow(pipes, move || {
+        let live = Arc::clone(&self.live);
+        let heeds = move |note| cache::heed(&live, note);
+        self.line.predecessors.follow(pipes, heeds, move || {
             control.line.manager.succeed();
             control.tell_manager();
             if let Some(init) = &*control.line.init.lock() {
@@ -122,6 +154,10 @@ impl Control {
             info!("the process before this one accepts no more: everything is ours");
         });
         inherited.report().serves();
+        if let Some(inheritance) = inheritance {
+            let taking = inheritance.take(Arc::clone(&self.live));
+            self.tasks().spawn("cache of the predecessor", taking);
+        }
     }
 
     /// Tells the service manager that we serve, and what it is to keep for the next process.
@@ -219,12 +255,20 @@ impl Control {
             program: self.line.launch.program().to_owned(),
             source,
         })?;
-        let (estate, told, init) = prepared;
+        let Prepared {
+            estate,
+            told,
+            init,
+            cache,
+        } = prepared;
         let outcome = self.start_successor(binary, estate).await;
         let (successor, version) = match outcome {
             Ok(started) => started,
             Err(failure) => {
                 self.line.predecessors.resume();
+                if let Some((cache, _)) = cache {
+                    cache.link().notes().end();
+                }
                 return Err(failure);
             }
         };
@@ -240,6 +284,14 @@ impl Control {
         self.line.init.lock().take();
         let telling = predecessors::tell(told, Arc::clone(&self.live));
         self.tasks().spawn("tell the successor", telling);
+        if let Some((cache, pipe)) = cache {
+            self.line.giving.send_replace(true);
+            let control = Arc::clone(self);
+            self.tasks().spawn("cache for the successor", async move {
+                cache::give(&cache, pipe, &control.live).await;
+                control.line.giving.send_replace(false);
+            });
+        }
         if let Some(succeeded) = self.line.succeeded.lock().take()
             && succeeded.send(Succeeded { pid, init }).is_err()
         {
@@ -248,8 +300,7 @@ impl Control {
         Ok((pid, version))
     }
 
-    /// All that a successor inherits; where to tell it what is left; what process 1 does next.
-    fn estate(&self) -> std::io::Result<(Estate, OwnedFd, Option<Init>)> {
+    fn estate(&self) -> std::io::Result<Prepared> {
         let sockets = self.with_sockets(|sockets| -> std::io::Result<_> {
             let owned = |(place, fd): &(String, BorrowedFd<'_>)| {
                 Ok((place.clone(), fd.try_clone_to_owned()?))
@@ -269,14 +320,29 @@ impl Control {
         upgrades.succeeded += 1;
         let mut predecessors = self.line.predecessors.lend()?;
         predecessors.push(hears);
+        let (cached, cache) = match &self.live.gateway().cache {
+            Some(cache) => {
+                let (cached, pipe) = cache::pipe()?;
+                // Whatever is taken out from here on may be there by then.
+                cache.link().notes().begin();
+                (Some(cached), Some((Arc::clone(cache), pipe)))
+            }
+            None => (None, None),
+        };
         let estate = Estate {
             sockets,
             state: self.live.world.zones.export(),
             predecessors,
             init: to_init,
+            cache: cached,
             upgrades,
         };
-        Ok((estate, told, init))
+        Ok(Prepared {
+            estate,
+            told,
+            init,
+            cache,
+        })
     }
 
     async fn start_successor(
@@ -315,8 +381,25 @@ impl Control {
 
     /// Finishes what is under way once another process serves.
     pub(super) async fn leave(&self) {
-        let drain = self.live.gateway().drain;
-        tokio::join!(self.listeners.retire(drain), self.admin.finish(drain.idle));
+        let gateway = self.live.gateway();
+        let drain = gateway.drain;
+        // As long as requests may take.
+        let given = tokio::time::timeout(drain.deadline, self.line.given());
+        let ((), (), given) = tokio::join!(
+            self.listeners.retire(drain),
+            self.admin.finish(drain.idle),
+            given
+        );
+        if given.is_err() {
+            warn!("not all that was cached has gone to the process that serves");
+        }
+        if let Some(cache) = &gateway.cache {
+            // The last requests may have taken something out.
+            let told = cache.link().notes().all_told();
+            if tokio::time::timeout(TELL_WITHIN, told).await.is_err() {
+                warn!("the process that serves does not hear what was purged here last");
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod cache;
 mod cache_attacks;
 mod cache_origin_gone;
 mod cache_tiers;
+mod cache_upgrade;
 mod cli;
 mod client_limits;
 mod config;

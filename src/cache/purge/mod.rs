@@ -9,6 +9,7 @@ mod follower;
 pub mod link;
 mod log;
 mod metrics;
+mod notes;
 mod parse;
 mod receipt;
 
@@ -17,6 +18,7 @@ pub use self::{
     link::{Begun, Caches, Link},
     log::{Id, Position},
     metrics::Source,
+    notes::{Note, Notes},
     parse::{BadPurge, MOST, Order},
     receipt::{Applied, Instance, Others, Receipt, Shortfall},
 };

@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::entry::Seat;
+use super::{entry::Seat, warmth::Warmth};
 
 const NONE: u32 = u32::MAX;
 
@@ -229,6 +229,23 @@ impl Queues {
         }
         self.parts.push(Part::default());
         self.parts.len() - 1
+    }
+
+    /// All entries: of each quota those who were asked for again, then the others, each from
+    /// the newest on.
+    pub(super) fn warmth(&self) -> Vec<Warmth> {
+        let mut all = Vec::with_capacity(self.len());
+        for part in &self.parts {
+            for list in [&part.main, &part.small] {
+                let mut next = list.newest;
+                while let Some(node) = self.nodes.get(next as usize) {
+                    let seat = node.seat.iter();
+                    all.extend(seat.map(|seat| Warmth::of(seat, node.is_main)));
+                    next = node.after;
+                }
+            }
+        }
+        all
     }
 
     #[cfg(test)]

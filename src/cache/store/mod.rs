@@ -37,6 +37,7 @@ mod sweep;
 mod target;
 #[cfg(test)]
 mod tests;
+mod warmth;
 
 use std::{
     collections::HashMap,
@@ -51,7 +52,6 @@ use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
-pub(in crate::cache) use self::target::{Target, scheme, without_rsc, without_scheme};
 use self::{
     body::own_pieces,
     evict::{Queues, Victim},
@@ -70,6 +70,10 @@ pub use self::{
     quota::Quota,
     read::Reader,
     storage::Wanted,
+};
+pub(in crate::cache) use self::{
+    target::{Target, scheme, without_rsc, without_scheme},
+    warmth::Warmth,
 };
 use crate::{
     base::{clock::Clock, encoding::Encoding, metrics::Metrics},

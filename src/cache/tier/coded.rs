@@ -25,7 +25,7 @@ const FIXED: usize = 9;
 
 /// Why bytes are no entry that may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Damage {
+pub(in crate::cache) enum Damage {
     #[error("it was written by another version")]
     Version,
     #[error("its checksum is wrong")]
@@ -38,16 +38,16 @@ pub(super) enum Damage {
 
 /// An entry that was read.
 #[derive(Clone, Debug)]
-pub(super) struct Decoded {
-    pub(super) key: Key,
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) lifetime: Lifetime,
-    pub(super) vary: Vary,
-    pub(super) variance: Variance,
-    pub(super) tags: Box<[Box<str>]>,
-    pub(super) is_compressible: bool,
-    pub(super) body: Bytes,
+pub(in crate::cache) struct Decoded {
+    pub(in crate::cache) key: Key,
+    pub(in crate::cache) status: StatusCode,
+    pub(in crate::cache) headers: HeaderMap,
+    pub(in crate::cache) lifetime: Lifetime,
+    pub(in crate::cache) vary: Vary,
+    pub(in crate::cache) variance: Variance,
+    pub(in crate::cache) tags: Box<[Box<str>]>,
+    pub(in crate::cache) is_compressible: bool,
+    pub(in crate::cache) body: Bytes,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,7 +71,7 @@ struct Head {
 }
 
 /// `None` for what is not whole, or differs by what nobody knows.
-pub(super) fn encode(entry: &Entry) -> Option<Vec<u8>> {
+pub(in crate::cache) fn encode(entry: &Entry) -> Option<Vec<u8>> {
     let body = entry.body.whole()?;
     let lifetime = entry.lifetime();
     let names = fields(&entry.vary)?;
@@ -110,7 +110,7 @@ pub(super) fn encode(entry: &Entry) -> Option<Vec<u8>> {
 }
 
 /// `wanted` is the key that it was looked for by, if that is known.
-pub(super) fn decode(mut bytes: Bytes, wanted: Option<&Key>) -> Result<Decoded, Damage> {
+pub(in crate::cache) fn decode(mut bytes: Bytes, wanted: Option<&Key>) -> Result<Decoded, Damage> {
     if bytes.len() < FIXED {
         return Err(Damage::Content);
     }
@@ -173,7 +173,7 @@ impl Head {
 
 impl Decoded {
     /// As it goes into the store: what a route says of its answers now, not then.
-    pub(super) fn draft(self, here: &About, mark: Mark) -> (Draft, Bytes) {
+    pub(in crate::cache) fn draft(self, here: &About, mark: Mark) -> (Draft, Bytes) {
         let draft = Draft {
             key: self.key,
             status: self.status,
@@ -194,7 +194,7 @@ impl Decoded {
 }
 
 /// `None` for what is by nothing that could be named.
-pub(super) fn fields(vary: &Vary) -> Option<&[HeaderName]> {
+pub(in crate::cache) fn fields(vary: &Vary) -> Option<&[HeaderName]> {
     match vary {
         Vary::Nothing => Some(&[]),
         Vary::Fields(names) => Some(names),
@@ -202,7 +202,7 @@ pub(super) fn fields(vary: &Vary) -> Option<&[HeaderName]> {
     }
 }
 
-pub(super) fn since_epoch(time: SystemTime) -> u64 {
+pub(in crate::cache) fn since_epoch(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     whole_millis(since.unwrap_or_default())
 }

@@ -5,7 +5,7 @@
 //! later, beside requests, as far as there is room for it in a queue. A tier that fails is as
 //! good as empty.
 
-mod coded;
+pub(in crate::cache) mod coded;
 mod flight;
 mod level2;
 mod metrics;

@@ -92,6 +92,8 @@ pub struct Estate {
     pub predecessors: Vec<OwnedFd>,
     /// The writing end of the pipe that process 1 of a container listens to.
     pub init: Option<OwnedFd>,
+    /// The reading end of the pipe that the cache goes through.
+    pub cache: Option<OwnedFd>,
     /// With this one counted as done: the successor is there to tell only if it is.
     pub upgrades: Upgrades,
 }
@@ -299,6 +301,7 @@ impl<'a> Parcel<'a> {
             state: file.as_raw_fd(),
             predecessors: estate.predecessors.iter().map(&mut list).collect(),
             init: estate.init.as_ref().map(&mut list),
+            cache: estate.cache.as_ref().map(&mut list),
             upgrades: estate.upgrades,
             sockets: estate
                 .sockets

@@ -35,6 +35,9 @@ struct Letter {
     /// Where process 1 of a container learns which process serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     init: Option<RawFd>,
+    /// A pipe on which the process before us writes what it has cached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cache: Option<RawFd>,
     #[serde(default)]
     upgrades: Upgrades,
     sockets: Vec<LetterSocket>,

@@ -32,6 +32,8 @@ pub struct Inherited {
     /// What the processes before us tell, for as long as they are there.
     pub predecessors: Vec<OwnedFd>,
     pub init: Option<OwnedFd>,
+    /// What the process that started us has cached comes here.
+    pub cache: Option<OwnedFd>,
     /// Of the processes before us.
     pub upgrades: Upgrades,
     report: Report,
@@ -93,6 +95,7 @@ impl Inherited {
             state,
             predecessors: predecessors?,
             init: letter.init.map(own).transpose()?,
+            cache: letter.cache.map(own).transpose()?,
             upgrades: letter.upgrades,
             report,
         })

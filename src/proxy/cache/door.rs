@@ -13,7 +13,7 @@ use crate::{
         metrics::Revalidation,
         nextjs::{BadImage, RequestShape},
         policy::{self, Use, Variance},
-        store::{About, Entry, Found, Store},
+        store::{Entry, Found, Store},
         tier::{Tiers, Waits},
     },
     chain::{CacheFacts, CacheOutcome, Exchange, Reply},
@@ -206,17 +206,6 @@ impl Request<'_> {
         (!is_pass && self.bad_image().is_none()).then_some((tiers, waits))
     }
 
-    /// What the route says of what comes from there.
-    fn about(&self, route: &Arc<str>) -> About {
-        About {
-            route: Arc::clone(route),
-            tags: Box::default(),
-            max_object: self.cache.policy.max_object,
-            is_compressible: self.cache.coder.is_some(),
-            quota: self.cache.quota.clone(),
-        }
-    }
-
     fn bad_image(&self) -> Option<&BadImage> {
         self.seen.shape.as_ref().and_then(RequestShape::bad_image)
     }
@@ -227,7 +216,7 @@ impl Request<'_> {
         let (None, Some((tiers, waits))) = (&found.entry, self.tiers()) else {
             return self.decide(found);
         };
-        let here = self.about(route);
+        let here = self.cache.about(route);
         // It would make every request's future as large as itself.
         Box::pin(tiers.load(&self.seen.key, &self.head.headers, &here, waits)).await;
         let found = self.find();

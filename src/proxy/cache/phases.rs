@@ -306,7 +306,7 @@ pub(in crate::proxy) fn storable(
                 {
                     // The origin has something else by now, and it is not to be kept: what
                     // is stored is out of date, whatever its windows say.
-                    cache.cache.store().remove(&flow.key);
+                    cache.cache.remove(&flow.key);
                 }
             }
             return refuse(why);

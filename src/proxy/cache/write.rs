@@ -51,7 +51,7 @@ pub(in crate::proxy) async fn written(
         let query = query.as_deref();
         let scheme = client.scheme.as_str();
         let key = Key::new(scheme, &target.authority, &target.path, query, b"");
-        cache.cache.store().remove(&key);
+        cache.cache.remove(&key);
     }
     if cache.policy.purge_on_write && head.status.is_success() {
         let path = String::from_utf8_lossy(target.path);

@@ -31,6 +31,7 @@ use super::{
     follower::{Follower, Step},
     log::{Answer, Entry, Id, LEASE, Lease, Log, Position, Published, Remote, draw},
     metrics::{PurgeMetrics, Source},
+    notes::Notes,
     receipt::{Applied, Others, PATIENCE, Receipt},
 };
 use crate::base::{
@@ -77,6 +78,8 @@ pub struct Link {
     trusted_until: AtomicU64,
     state: Mutex<State>,
     wake: Notify,
+    /// For the process that takes this one's place.
+    notes: Notes,
     /// The lease is given up for good.
     has_left: AtomicBool,
     /// Whoever runs the link: one at a time.
@@ -175,6 +178,7 @@ impl Link {
             trusted_until: AtomicU64::new(0),
             state: Mutex::default(),
             wake: Notify::new(),
+            notes: Notes::default(),
             has_left: AtomicBool::new(false),
             running: tokio::sync::Mutex::default(),
             clock: clock.clone(),
@@ -203,6 +207,11 @@ impl Link {
                 Trust::OnlyAfter(lost.unwrap_or(SystemTime::UNIX_EPOCH))
             }
         }
+    }
+
+    /// What is still taken out here while another process takes this one's place.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
     }
 
     /// How far the log is applied to what is kept here. Whatever is kept beyond this process
@@ -247,6 +256,7 @@ impl Link {
     pub async fn begin(&self, purges: Vec<Purge>, source: Source) -> Begun {
         let at = self.clock.now();
         let objects = self.apply(&purges, source).await;
+        self.notes.purged(&purges);
         let receipt = Receipt {
             purges,
             gateway: self.name.clone(),

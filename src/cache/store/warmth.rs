@@ -1,0 +1,65 @@
+//! What another process needs to go on as this one was: which entries are worth most, and
+//! how an entry takes its old place.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::Bytes;
+
+use super::{Draft, Entry, Store, entry::Seat};
+
+/// An entry, by how much it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cache) struct Warmth {
+    hash: u128,
+    id: u64,
+    /// As eviction counts them; one more where it was asked for again before.
+    pub(in crate::cache) hits: u8,
+}
+
+impl Warmth {
+    pub(super) fn of(seat: &Seat, is_main: bool) -> Self {
+        let hits = seat.frequency.load(Ordering::Relaxed);
+        Self {
+            hash: seat.hash,
+            id: seat.id,
+            hits: if is_main { hits + 1 } else { hits.min(1) },
+        }
+    }
+}
+
+impl Store {
+    /// Whole entries, those first that eviction would keep longest.
+    pub(in crate::cache) fn warmest_first(&self) -> Vec<Warmth> {
+        let mut all = self.queues.lock().0.warmth();
+        // Stable: of the same kind, the newest first.
+        all.sort_by_key(|one| std::cmp::Reverse(one.hits));
+        all
+    }
+
+    /// `None` if it has gone.
+    pub(in crate::cache) fn of_warmth(&self, warmth: &Warmth) -> Option<Arc<Entry>> {
+        let part = self.shard(warmth.hash).read();
+        let at = part
+            .shard
+            .slot_of_seat(&self.hashes, warmth.hash, warmth.id)?;
+        part.shard.at(at).map(Arc::clone)
+    }
+
+    /// As [`Store::insert`], and it was asked for before: what is there for it goes by that.
+    pub(in crate::cache) fn take_over(
+        &self,
+        draft: &Draft,
+        body: &[Bytes],
+        hits: u8,
+    ) -> Option<()> {
+        let entry = self.insert(draft, body)?;
+        let hits = hits.min(Seat::MOST);
+        entry.seat.frequency.fetch_max(hits, Ordering::Relaxed);
+        Some(())
+    }
+
+    /// Whether nothing has to go for so many bytes more.
+    pub(in crate::cache) fn has_room_for(&self, bytes: u64) -> bool {
+        self.bytes() + bytes <= self.budget()
+    }
+}

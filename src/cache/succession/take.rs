@@ -1,0 +1,151 @@
+//! The end of the pipe that is read.
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
+
+use super::{BATCH, FIXED, Moved};
+use crate::{
+    base::clock::Clock,
+    cache::{
+        store::{About, Mark, Store},
+        tier::coded,
+    },
+};
+
+const BUFFER: usize = 1 << 16;
+
+/// What a route of this name says of its answers; `None` if it keeps none.
+pub(super) type Abouts = Arc<dyn Fn(&str) -> Option<About> + Send + Sync>;
+
+/// A store that is to take what another process kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Heir {
+    store: &'static Store,
+    mark: Mark,
+}
+
+impl Heir {
+    /// To be made before anybody can ask this process to purge something: purges from here on
+    /// win over what comes.
+    pub fn new(store: &'static Store) -> Self {
+        Self {
+            store,
+            mark: store.mark(),
+        }
+    }
+
+    /// Reads to the end, to where it breaks off, or until the memory is full. What was taken is told in both cases.
+    pub async fn take(
+        self,
+        clock: &Clock,
+        pipe: impl AsyncRead + Unpin,
+        abouts: Abouts,
+    ) -> (Moved, io::Result<()>) {
+        let begun = clock.now();
+        let mut moved = Moved::default();
+        // Most entries may be small.
+        let pipe = BufReader::with_capacity(BUFFER, pipe);
+        let outcome = self.take_all(clock, pipe, &abouts, &mut moved).await;
+        moved.took = clock.now() - begun;
+        (moved, outcome)
+    }
+
+    async fn take_all(
+        self,
+        clock: &Clock,
+        mut pipe: impl AsyncRead + Unpin,
+        abouts: &Abouts,
+        moved: &mut Moved,
+    ) -> io::Result<()> {
+        loop {
+            let (batch, read) = self.batch(&mut pipe).await;
+            let (watch, abouts) = (clock.clone(), Arc::clone(abouts));
+            let bytes: usize = batch.iter().map(Bytes::len).sum();
+            let putting = tokio::task::spawn_blocking(move || {
+                let begun = watch.now();
+                let entries = batch.len() as u64;
+                let (taken, has_room) = self.put(batch, &abouts);
+                (taken, entries - taken, has_room, watch.now() - begun)
+            });
+            let (taken, left_out, has_room, took) = putting.await?;
+            moved.entries += taken;
+            moved.left_out += left_out;
+            moved.bytes += bytes as u64;
+            if read? == Read::End || !has_room {
+                return Ok(());
+            }
+            tokio::time::sleep(took).await;
+        }
+    }
+
+    /// Entries as they come, and whether there are more.
+    async fn batch(self, pipe: &mut (impl AsyncRead + Unpin)) -> (Vec<Bytes>, io::Result<Read>) {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while bytes < BATCH {
+            match self.entry(pipe).await {
+                Ok(Some(entry)) => {
+                    bytes += entry.len();
+                    batch.push(entry);
+                }
+                Ok(None) => return (batch, Ok(Read::End)),
+                Err(error) => return (batch, Err(error)),
+            }
+        }
+        (batch, Ok(Read::More))
+    }
+
+    async fn entry(self, pipe: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
+        let len = pipe.read_u32().await? as usize;
+        if len == 0 {
+            return Ok(None);
+        }
+        // No entry is larger than the memory that it is to go into.
+        if len < FIXED || len as u64 > self.store.budget() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut entry = BytesMut::zeroed(len);
+        pipe.read_exact(&mut entry).await?;
+        Ok(Some(entry.freeze()))
+    }
+
+    /// Gives how many were taken, and whether there is room for more.
+    fn put(self, batch: Vec<Bytes>, abouts: &Abouts) -> (u64, bool) {
+        let mut routes = HashMap::new();
+        let mut taken = 0;
+        for entry in batch {
+            if !self.store.has_room_for(entry.len() as u64) {
+                return (taken, false);
+            }
+            taken += u64::from(self.put_one(entry, &mut routes, abouts).is_some());
+        }
+        (taken, true)
+    }
+
+    fn put_one(
+        self,
+        mut bytes: Bytes,
+        routes: &mut HashMap<Bytes, Option<About>>,
+        abouts: &Abouts,
+    ) -> Option<()> {
+        let hits = bytes.get_u8();
+        let name_len = usize::from(bytes.get_u16());
+        if bytes.len() < name_len {
+            return None;
+        }
+        let name = bytes.split_to(name_len);
+        let about = || abouts(std::str::from_utf8(&name).ok()?);
+        let here = routes.entry(name.clone()).or_insert_with(about).as_ref()?;
+        let decoded = coded::decode(bytes, None).ok()?;
+        let (draft, body) = decoded.draft(here, self.mark);
+        self.store.take_over(&draft, &[body], hits)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    More,
+    End,
+}

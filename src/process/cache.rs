@@ -1,0 +1,117 @@
+//! What is cached, on its way from the process before this one and to the one after. Whatever
+//! goes wrong with it leaves a colder cache.
+
+use std::{io, os::fd::OwnedFd, sync::Arc};
+
+use log::{debug, info, warn};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use tokio::net::unix::pipe;
+
+use crate::{
+    base::units::millis,
+    cache::{
+        Cache,
+        purge::Note,
+        store::About,
+        succession::{self, Heir, Moved},
+    },
+    gateway::Gateway,
+    runtime::live::Live,
+};
+
+/// Whoever reads has something to do while the other side rests.
+const PIPE: usize = 1 << 20;
+
+/// The reading end, which the successor inherits, and the writing end.
+pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    if let Err(error) = fcntl_setpipe_size(&write, PIPE) {
+        debug!(error:%; "the pipe for the cache stays as small as it is");
+    }
+    Ok((read, write))
+}
+
+/// Gives everything to the process that serves.
+pub(super) async fn give(cache: &Cache, pipe: OwnedFd, live: &Live) {
+    let given = match pipe::Sender::from_owned_fd(pipe) {
+        Ok(pipe) => succession::give(cache.store(), &live.world.clock, pipe).await,
+        Err(error) => Err(error),
+    };
+    match given {
+        Ok(Moved {
+            entries,
+            bytes,
+            took,
+            ..
+        }) => {
+            let ms = millis(took);
+            info!(entries, bytes, ms; "what was cached has gone to the process that serves");
+        }
+        // One that has no cache any more, for example, or a smaller one.
+        Err(error) => info!(error:%; "the process that serves takes no more of what is cached"),
+    }
+}
+
+/// What the process before this one had cached.
+pub(super) struct Inheritance {
+    pipe: OwnedFd,
+    cache: Arc<Cache>,
+    heir: Heir,
+}
+
+impl Inheritance {
+    /// Must be made before anybody can reach this process.
+    pub(super) fn of(pipe: Option<OwnedFd>, gateway: &Gateway) -> Option<Self> {
+        let (pipe, cache) = (pipe?, gateway.cache.clone()?);
+        let heir = Heir::new(cache.store());
+        Some(Self { pipe, cache, heir })
+    }
+
+    /// Takes it, for as long as it comes.
+    pub(super) async fn take(self, live: Arc<Live>) {
+        let Self { pipe, cache, heir } = self;
+        let pipe = match pipe::Receiver::from_owned_fd(pipe) {
+            Ok(pipe) => pipe,
+            Err(error) => return warn!(error:%; "cannot take over what was cached"),
+        };
+        let clock = live.world.clock.clone();
+        let abouts = Arc::new(move |route: &str| about(&live.gateway(), &cache, route));
+        let (moved, outcome) = heir.take(&clock, pipe, abouts).await;
+        let Moved {
+            entries,
+            bytes,
+            left_out,
+            took,
+        } = moved;
+        let ms = millis(took);
+        match outcome {
+            Ok(()) => {
+                info!(entries, bytes, left_out, ms; "what was cached has been taken over");
+            }
+            Err(error) => warn!(
+                entries, bytes, left_out, ms, error:%;
+                "what was cached has been taken over in part"
+            ),
+        }
+    }
+}
+
+/// What the route of this name says now.
+fn about(gateway: &Gateway, cache: &Cache, route: &str) -> Option<About> {
+    let now = gateway.cache.as_ref()?;
+    if !std::ptr::eq(now.store(), cache.store()) {
+        return None;
+    }
+    let route = gateway.routes.iter().find(|it| *it.name == *route)?;
+    Some(route.cache.as_ref()?.about(&route.name))
+}
+
+/// A process before this one took that out of its cache.
+pub(super) fn heed(live: &Arc<Live>, note: Note) {
+    let Some(cache) = live.gateway().cache.clone() else {
+        return;
+    };
+    live.background.spawn("purge", async move {
+        cache.heed(note).await;
+    });
+}

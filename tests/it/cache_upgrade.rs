@@ -1,0 +1,286 @@
+//! The cache over an upgrade: the process that takes over goes on with what was kept.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::task::JoinSet;
+
+use crate::support::{
+    client::{self, Response, get, post},
+    gateway::{Gateway, is_alive},
+    load::{Lanes, endless},
+    origins::{NumberedOrigin, Origin},
+    redis::Redis,
+    wait::{pass, wait_for},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+const DONE: &str = "edgeway_upgrades_total{outcome=\"succeeded\"}";
+/// The successor's word that nothing more comes.
+const TAKEN: &str = "what was cached has been taken over";
+
+fn yaml(origin: SocketAddr, more: &str) -> String {
+    format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]\n\
+         {more}\n\
+         upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\n\
+         routes:\n\
+         - {{ name: app, match: {{ path: '/*' }}, upstream: app, \
+              cache: {{ purge_on_write: true }}, compression: {{ min_size: 10B }} }}\n\
+         - {{ name: other, match: {{ path: '/other/*' }}, upstream: app, cache: {{}} }}\n"
+    )
+}
+
+/// Answers that are 30 s old as they come, each with a tag of its own and one of all.
+async fn origin(paths: &[String]) -> Origin<NumberedOrigin> {
+    let origin = NumberedOrigin::start().await;
+    for path in paths {
+        let tags = format!("all tag{}", path.replace('/', "-"));
+        let headers = [
+            ("cache-control", "max-age=600"),
+            ("age", "30"),
+            ("content-type", "text/plain"),
+            ("surrogate-key", &tags),
+        ];
+        origin.settings().tell(path, 200, &headers);
+    }
+    origin
+}
+
+fn paths(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("/page/{n}")).collect()
+}
+
+fn done(answer: &Response) -> &str {
+    answer.header("x-cache-status").unwrap_or("nothing")
+}
+
+fn age(answer: &Response) -> u64 {
+    let age = answer.header("age").expect("a stored answer has an age");
+    age.parse().expect("an age is a number")
+}
+
+async fn fill(gateway: &Gateway, paths: &[String]) {
+    for path in paths {
+        assert_eq!(done(&gateway.get(path).await), "MISS", "{path}");
+    }
+    let first = paths.first().expect("there are some");
+    assert_eq!(done(&gateway.get(first).await), "HIT");
+}
+
+/// Waits until the new process has taken what there was, `times` upgrades from the first on.
+async fn taken(gateway: &Gateway, times: usize) {
+    wait_for("the cache is taken over", SOON, async || {
+        (gateway.stderr().matches(TAKEN).count() >= times).then_some(())
+    })
+    .await;
+}
+
+async fn purge(gateway: &Gateway, json: &str) {
+    let order = post("/v1/purge", json.to_owned()).header("content-type", "application/json");
+    let answer = gateway.send_admin(&order).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+}
+
+fn kill(pid: u32) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("no process is number 0");
+    kill_process(pid, Signal::KILL).expect("it still runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_is_served_after_an_upgrade_and_after_a_restart_it_is_not() {
+    let mut paths = paths(40);
+    paths.push("/other/x".to_owned());
+    let origin = origin(&paths).await;
+    let varies = [
+        ("cache-control", "max-age=600"),
+        ("vary", "accept-language"),
+    ];
+    origin.settings().tell("/page/varies", 200, &varies);
+    let mut gateway = Gateway::start(&yaml(origin.address(), "")).await;
+    fill(&gateway, &paths).await;
+    let in_german = get("/page/varies").header("accept-language", "de");
+    let in_french = get("/page/varies").header("accept-language", "fr");
+    gateway.send(&in_german).await;
+    gateway.send(&in_french).await;
+
+    for round in 1..=2 {
+        gateway.upgrade().await;
+        taken(&gateway, round).await;
+        assert_eq!(gateway.count("edgeway_cache_objects").await, 43);
+        for path in &paths {
+            let answer = gateway.get(path).await;
+            assert_eq!((done(&answer), answer.status()), ("HIT", 200), "{path}");
+            assert_eq!(answer.text(), format!("{path} #1"));
+            assert!((30..60).contains(&age(&answer)), "{}", age(&answer));
+            assert_eq!(origin.settings().answers(path), 1, "{path}");
+        }
+        for (request, body) in [(&in_german, "#1"), (&in_french, "#2")] {
+            let answer = gateway.send(request).await;
+            assert_eq!(done(&answer), "HIT");
+            assert!(answer.text().ends_with(body), "{}", answer.text());
+        }
+        let coded = get("/page/1").header("accept-encoding", "gzip");
+        assert_eq!(done(&gateway.send(&coded).await), "HIT");
+    }
+    // By its tag, which came along.
+    purge(&gateway, r#"{ "tag": "tag-page-7" }"#).await;
+    assert_eq!(done(&gateway.get("/page/7").await), "MISS");
+    assert_eq!(done(&gateway.get("/page/8").await), "HIT");
+
+    assert!(gateway.terminate_newest(SOON).await);
+    gateway.start_again(&[], &[]).await;
+    assert_eq!(done(&gateway.get("/page/8").await), "MISS");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_keeps_nothing_any_more_takes_nothing_over() {
+    let paths = ["/page/1".to_owned(), "/other/x".to_owned()];
+    let origin = origin(&paths).await;
+    let text = yaml(origin.address(), "");
+    let mut gateway = Gateway::start(&text).await;
+    fill(&gateway, &paths).await;
+    gateway.configure(&text.replace("upstream: app, cache: {} }", "upstream: app }"));
+    gateway.upgrade().await;
+    taken(&gateway, 1).await;
+    assert_eq!(done(&gateway.get("/page/1").await), "HIT");
+    assert_eq!(gateway.count("edgeway_cache_objects").await, 1);
+    assert_eq!(done(&gateway.get("/other/x").await), "nothing");
+}
+
+/// Enough that it is not over at once.
+async fn large(more: &str) -> (Origin<NumberedOrigin>, Gateway, Vec<String>) {
+    let paths = paths(60);
+    let origin = origin(&paths).await;
+    for path in &paths {
+        origin.settings().pad(path, 500_000);
+    }
+    let gateway = Gateway::start(&yaml(origin.address(), more)).await;
+    fill(&gateway, &paths).await;
+    (origin, gateway, paths)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_wins_while_the_cache_is_handed_over_and_after() {
+    let (_origin, mut gateway, paths) = large("").await;
+    gateway.upgrade().await;
+    purge(
+        &gateway,
+        r#"{ "purges": [{ "tag": "tag-page-3" }, { "url": "/page/59" }] }"#,
+    )
+    .await;
+    taken(&gateway, 1).await;
+    purge(&gateway, r#"{ "tag": "tag-page-4" }"#).await;
+    for path in &paths {
+        let expected = match path.as_str() {
+            "/page/3" | "/page/4" | "/page/59" => "MISS",
+            _ => "HIT",
+        };
+        assert_eq!(done(&gateway.get(path).await), expected, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_old_process_still_writes_is_gone_in_the_new_one() {
+    let paths = [
+        "/page".to_owned(),
+        "/page/1".to_owned(),
+        "/page/2".to_owned(),
+    ];
+    let origin = origin(&paths).await;
+    let mut gateway = Gateway::start(&yaml(origin.address(), "drain: { deadline: 60s }")).await;
+    fill(&gateway, &paths).await;
+    origin.settings().slow("/page/1", Duration::from_secs(4));
+    let mut writes = JoinSet::new();
+    let address = gateway.address();
+    writes.spawn(async move { client::send(address, &post("/page/1", "x")).await });
+    wait_for("the write is under way", SOON, async || {
+        (origin.settings().answers("/page/1") == 2).then_some(())
+    })
+    .await;
+    let old = gateway.upgrade().await;
+    taken(&gateway, 1).await;
+    for path in &paths {
+        assert_eq!(done(&gateway.get(path).await), "HIT", "{path}");
+    }
+    let written = writes.join_next().await.expect("there is one");
+    let written = written.expect("it does not panic");
+    assert_eq!(written.expect("the old process finishes it").status(), 200);
+    origin.settings().slow("/page/1", Duration::ZERO);
+    wait_for("the new process has heard of it", SOON, async || {
+        (done(&gateway.get("/page/1").await) == "MISS").then_some(())
+    })
+    .await;
+    // The list that it is in, as well.
+    assert_eq!(done(&gateway.get("/page").await), "MISS");
+    assert_eq!(done(&gateway.get("/page/2").await), "HIT");
+    wait_for("the old process has left", SOON, async || {
+        (!is_alive(old)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_process_that_dies_meanwhile_takes_nothing_along() {
+    let (origin, mut gateway, paths) = large("").await;
+    // Without it, the old process might have left by itself.
+    origin.settings().slow("/slow", Duration::from_mins(1));
+    let mut busy = gateway.connect().await;
+    let request = "GET /slow HTTP/1.1\r\nhost: a\r\n\r\n";
+    busy.write(request).await.expect("it is sent");
+    wait_for("it is under way", SOON, async || {
+        (origin.settings().answers("/slow") == 1).then_some(())
+    })
+    .await;
+    let load = endless(gateway.address(), 4, Lanes::Fresh, |n| {
+        get(format!("/page/{}", n % 60).as_str())
+    });
+    let old = gateway.upgrade().await;
+    kill(old);
+    taken(&gateway, 1).await;
+    pass(Duration::from_millis(200)).await;
+    let tally = load.stop().await;
+    assert!(tally.total() > 20, "{}", tally.total());
+    // Those that the killed process had in hand: it had four lanes.
+    assert!(
+        tally.errors() <= 4,
+        "{:?} {:?}",
+        tally.statuses,
+        tally.failed
+    );
+    for path in &paths {
+        assert_eq!(gateway.get(path).await.status(), 200, "{path}");
+        assert_eq!(done(&gateway.get(path).await), "HIT", "{path}");
+    }
+    assert_eq!(gateway.count(DONE).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_redis_the_new_process_knows_its_place_among_purges() {
+    let redis = Redis::start().await;
+    let paths = paths(10);
+    let origin = origin(&paths).await;
+    let text = yaml(origin.address(), &format!("redis: {}", redis.url()));
+    let (mut gateway, other) = (Gateway::start(&text).await, Gateway::start(&text).await);
+    for one in [&gateway, &other] {
+        wait_for("purges are followed", SOON, async || {
+            let up = one.metric("edgeway_cache_purge_link_up").await;
+            (up > 0.0).then_some(())
+        })
+        .await;
+    }
+    fill(&gateway, &paths).await;
+    gateway.upgrade().await;
+    taken(&gateway, 1).await;
+    wait_for("purges are followed", SOON, async || {
+        let up = gateway.metric("edgeway_cache_purge_link_up").await;
+        (up > 0.0).then_some(())
+    })
+    .await;
+    for path in &paths {
+        assert_eq!(done(&gateway.get(path).await), "HIT", "{path}");
+    }
+    purge(&other, r#"{ "tag": "tag-page-3" }"#).await;
+    assert_eq!(done(&gateway.get("/page/3").await), "MISS");
+    assert_eq!(done(&gateway.get("/page/4").await), "HIT");
+}
