@@ -32,7 +32,7 @@ use self::{
     policy::Lifetime,
     purge::{Link, Note, Position, Purge, Source},
     store::{Entry, Store},
-    tier::{Tiers, Waits, Watcher},
+    tier::{DiskSettings, DiskStatus, Tiers, Waits, Watcher},
 };
 use crate::{
     base::{clock::Clock, encoding::Encoding, metrics::Metrics, net::CidrSet, redis::Redis},
@@ -49,6 +49,7 @@ pub struct Cache {
     max_object: u64,
     /// The largest body of level 2, if that is used.
     shared: Option<u64>,
+    disk: Option<DiskSettings>,
     /// Whose `PURGE` is obeyed.
     pub purgers: CidrSet,
     validates_what_may_be_purged: bool,
@@ -60,6 +61,7 @@ pub struct Settings {
     pub max_object: u64,
     /// `shared: redis`: the largest body that goes there.
     pub shared: Option<u64>,
+    pub disk: Option<DiskSettings>,
     pub purgers: CidrSet,
     /// `on_purge_link_lost: revalidate`.
     pub validates_what_may_be_purged: bool,
@@ -117,6 +119,7 @@ impl Zone for Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         self.store.forget(&Purge::ALL);
+        self.tiers.abandon();
     }
 }
 
@@ -144,11 +147,15 @@ impl Cache {
         if settings.shared.is_some() {
             tier::register(metrics);
         }
+        if settings.disk.is_some() {
+            tier::register_disk(metrics);
+        }
         Self {
             kept,
             memory: settings.memory,
             max_object: settings.max_object,
             shared: settings.shared,
+            disk: settings.disk,
             purgers: settings.purgers,
             validates_what_may_be_purged: settings.validates_what_may_be_purged,
         }
@@ -157,8 +164,9 @@ impl Cache {
     /// What goes on beside requests as long as this configuration serves.
     pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
         self.kept.store.set_budget(self.memory);
-        let tiers = self.kept.tiers.supervise(redis.clone(), self.shared);
-        let link = Arc::clone(&self.kept.link).supervise(redis);
+        let Kept { tiers, link, .. } = &*self.kept;
+        let tiers = tiers.supervise(redis.clone(), self.shared, self.disk.clone(), link);
+        let link = Arc::clone(link).supervise(redis);
         let ((), ()) = tokio::join!(tiers, link);
     }
 
@@ -168,10 +176,27 @@ impl Cache {
 
     /// What is below the store, if this configuration has it look there.
     pub fn tiers(&self) -> Option<&Tiers> {
-        self.shared.is_some().then_some(&*self.kept.tiers)
+        let are_used = self.shared.is_some() || self.disk.is_some();
+        are_used.then_some(&*self.kept.tiers)
     }
 
-    /// What counts how long a route's requests wait for that.
+    /// How the disk stands, if there is one.
+    pub fn disk(&self) -> Option<DiskStatus> {
+        self.kept.tiers.disk()
+    }
+
+    /// Lets another process have the disk: this one does not serve any more.
+    pub async fn release_disk(&self) {
+        self.kept.tiers.release_disk(&self.kept.link).await;
+    }
+
+    /// Waits until the disk knows what was just taken out (RFC 9111, 4.4), so that no crash
+    /// brings it back.
+    pub async fn settle_disk(&self) {
+        self.kept.tiers.settle_disk().await;
+    }
+
+    /// What counts how long a route's requests wait for level 2.
     pub fn waits(&self, metrics: &Metrics, route: &str) -> Option<Waits> {
         self.shared.map(|_| Waits::level2(metrics, route))
     }
@@ -277,7 +302,11 @@ impl purge::Caches for Caches {
 
     fn forget(&self) -> BoxFuture<'_, u64> {
         let store = self.store;
-        Box::pin(off_the_workers(move || store.forget(&Purge::ALL)))
+        Box::pin(async move {
+            let objects = off_the_workers(move || store.forget(&Purge::ALL)).await;
+            self.tiers.forget().await;
+            objects
+        })
     }
 }
 

@@ -13,13 +13,14 @@ use crate::{
         nextjs::{BuildWatch, NextRules, Paths},
         route::{Mode, Policy, TagTemplate},
         store::Quota,
-        tier::Waits,
+        tier::{DiskSettings, Waits},
     },
     chain::Chain,
     config::{
         diagnostic::{Diagnostic, Place},
         model::{
-            self, CacheConfig, PurgeLinkLost, RouteNode, SharedConfig, SharedPlace, UpstreamConfig,
+            self, CacheConfig, DiskConfig, PurgeLinkLost, RouteNode, SharedConfig, SharedPlace,
+            UpstreamConfig,
         },
         tree::{Key, Spanned},
     },
@@ -29,6 +30,9 @@ use crate::{
 
 /// Less would not hold what a fill needs.
 const LEAST: u64 = 1 << 20;
+
+/// Of a disk: less would not hold a few answers.
+const LEAST_DISK: u64 = 1 << 20;
 
 /// More in one value of Redis would keep everybody else waiting.
 const MOST_SHARED: u64 = 64 << 20;
@@ -118,10 +122,12 @@ impl Compiler<'_> {
             );
         }
         let shared = self.shared_cache(config.shared.as_ref(), max_object)?;
+        let disk = self.disk_cache(config.disk.as_ref(), max_object)?;
         let settings = Settings {
             memory,
             max_object,
             shared,
+            disk,
             purgers: config.purge.allow.into_iter().collect::<CidrSet>(),
             validates_what_may_be_purged: config.on_purge_link_lost == PurgeLinkLost::Revalidate,
         };
@@ -177,6 +183,56 @@ impl Compiler<'_> {
             return None;
         }
         Some(Some(max_object.0.min(most)))
+    }
+
+    /// The disk, if there is one; `None` if it cannot be as written. The folder itself is not
+    /// looked at: that it cannot be used is no reason not to serve.
+    #[expect(clippy::option_option, reason = "an error, no disk, or one")]
+    fn disk_cache(
+        &mut self,
+        config: Option<&Spanned<DiskConfig>>,
+        most: u64,
+    ) -> Option<Option<DiskSettings>> {
+        let Some(Spanned { value, .. }) = config else {
+            return Some(None);
+        };
+        if value.folder.value.trim().is_empty() {
+            self.error(
+                "edgeway::cache::disk",
+                value.folder.place,
+                "`folder` is empty".to_owned(),
+                "write a folder for this gateway alone, such as `/var/cache/edgeway`",
+            );
+            return None;
+        }
+        let size = value.size.value.0;
+        if size < LEAST_DISK {
+            self.error(
+                "edgeway::cache::disk",
+                value.size.place,
+                format!("`size: {}` holds next to nothing", value.size.value),
+                "write `1MiB` or more, such as `2GiB`",
+            );
+            return None;
+        }
+        let max_object = value.max_object.as_ref();
+        if let Some(given) = max_object.filter(|it| it.value.0 == 0 || it.value.0 > size) {
+            self.error(
+                "edgeway::cache::disk",
+                given.place,
+                format!(
+                    "`max_object: {}` must be above 0 and at most `size: {}`",
+                    given.value, value.size.value
+                ),
+                "write a smaller `max_object`, or leave it out",
+            );
+            return None;
+        }
+        Some(Some(DiskSettings {
+            folder: self.folder.join(&value.folder.value),
+            size,
+            max_object: max_object.map_or(most, |it| it.value.0.min(most)),
+        }))
     }
 
     /// The cache of a route whose filters are compiled.

@@ -75,6 +75,8 @@ pub fn serve(setup: Setup) -> Result<u8, BootError> {
     // A worker then has no timers of ours to look at whenever it runs out of work.
     let own = worker::single().map_err(BootError::Runtime)?;
     let outcome = own.block_on(run(setup, workers.handle()));
+    // A disk that hangs keeps nobody from leaving.
+    own.shutdown_timeout(Duration::from_millis(100));
     workers.shutdown_timeout(Duration::from_millis(100));
     outcome
 }
@@ -149,7 +151,7 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
         .spawn("watchdog", manager.watchdog(workers.clone()));
 
     let status = serve_until_the_end(&control, signals, succeeded).await;
-    control.give_up_lease().await;
+    tokio::join!(control.give_up_lease(), control.release_disk());
     control.end();
     let flushed = tokio::task::spawn_blocking(|| log_file::flush(FLUSH)).await;
     if !flushed.unwrap_or(false) {

@@ -329,6 +329,14 @@ impl Control {
         }
     }
 
+    /// This process serves nobody any more, or another one does: the cache's folder is for the
+    /// next.
+    pub(super) async fn release_disk(&self) {
+        if let Some(cache) = &self.live.gateway().cache {
+            cache.release_disk().await;
+        }
+    }
+
     /// Ends what is left.
     pub(super) fn end(&self) {
         self.supervisor.stop();

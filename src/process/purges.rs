@@ -8,7 +8,7 @@ use crate::{
     gateway::Gateway,
     status::{
         actions::Refused,
-        snapshot::{OtherGateway, PurgeLinkStatus},
+        snapshot::{CacheDiskStatus, OtherGateway, PurgeLinkStatus},
     },
 };
 
@@ -23,6 +23,20 @@ pub(super) fn link(gateway: &Gateway) -> Result<Arc<Link>, Refused> {
             "no route has a cache, so there is nothing to purge: write `cache: {}` on a route",
         )),
     }
+}
+
+/// The cache's folder as the status shows it.
+pub(super) fn disk(gateway: &Gateway) -> Option<CacheDiskStatus> {
+    let disk = gateway.cache.as_ref()?.disk()?;
+    Some(CacheDiskStatus {
+        folder: disk.folder.display().to_string(),
+        state: disk.state.to_owned(),
+        since: rfc3339(disk.since),
+        last_error: disk.last_error,
+        objects: disk.objects,
+        bytes: disk.bytes,
+        budget_bytes: disk.budget,
+    })
 }
 
 /// The link as the status shows it.

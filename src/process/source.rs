@@ -115,6 +115,7 @@ impl Source for Running {
                 .cache
                 .as_ref()
                 .map(|cache| purges::status(cache.link().status())),
+            cache_disk: purges::disk(&gateway),
             routes: gateway
                 .routes
                 .iter()

@@ -279,6 +279,9 @@ impl Control {
         self.line.manager.succeeded_by(pid, &version);
         self.listeners.hand_over();
         self.supervisor.retire();
+        let releasing = Arc::clone(self);
+        let release = async move { releasing.release_disk().await };
+        self.tasks().spawn("release the disk", release);
         self.line.predecessors.leave();
         // Its end is the end of a gateway to process 1: the successor holds its own.
         self.line.init.lock().take();

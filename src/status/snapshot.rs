@@ -59,6 +59,9 @@ pub struct Snapshot {
     /// How purges reach other gateways, if anything is cached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purges: Option<PurgeLinkStatus>,
+    /// Where the cache survives restarts, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_disk: Option<CacheDiskStatus>,
     pub routes: Vec<RouteStatus>,
     pub upstreams: Vec<UpstreamStatus>,
 }
@@ -169,6 +172,24 @@ pub struct RedisStatus {
     pub since: String,
     /// What was wrong last, kept once it is right again.
     pub last_error: Option<String>,
+}
+
+/// The folder of the cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CacheDiskStatus {
+    pub folder: String,
+    /// `up`; `opening`, `busy` (another process has the folder), `catching_up` (with purges) or
+    /// `off` (given to the process that serves now); or what is wrong: `full`, `read_only`,
+    /// `missing`, `permission`, `slow`, `io`.
+    pub state: String,
+    /// Since when; RFC 3339, UTC.
+    pub since: String,
+    /// What was wrong last, kept once it is right again.
+    pub last_error: Option<String>,
+    pub objects: usize,
+    pub bytes: u64,
+    pub budget_bytes: u64,
 }
 
 /// The link of purges between gateways.

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::snapshot::{
-    BackendStatus, BanStatus, BansStatus, CertificateStatus, Predecessor, PurgeLinkStatus,
-    RedisStatus, Snapshot, State, UpstreamStatus,
+    BackendStatus, BanStatus, BansStatus, CacheDiskStatus, CertificateStatus, Predecessor,
+    PurgeLinkStatus, RedisStatus, Snapshot, State, UpstreamStatus,
 };
 
 /// The whole status as `edgeway status` prints it.
@@ -37,6 +37,11 @@ pub fn render_text(snapshot: &Snapshot) -> String {
         &mut out,
         &["GATEWAY", "PURGES", "APPLIED", "NOTES"],
         snapshot.purges.iter().flat_map(gateway_rows),
+    );
+    put_section(
+        &mut out,
+        &["CACHE FOLDER", "STATE", "SINCE", "ANSWERS", "USED", "NOTES"],
+        snapshot.cache_disk.iter().map(disk_row),
     );
     put_section(
         &mut out,
@@ -215,6 +220,23 @@ fn gateway_rows(link: &PurgeLinkStatus) -> Vec<[String; 4]> {
         [gateway, word(other.leased), applied, String::new()]
     });
     std::iter::once(own).chain(others).collect()
+}
+
+fn disk_row(disk: &CacheDiskStatus) -> [String; 6] {
+    let notes = match &disk.last_error {
+        Some(error) if disk.state == "up" => format!("last error: {error}"),
+        Some(error) => error.clone(),
+        None => String::new(),
+    };
+    let mib = |bytes: u64| (bytes + (1 << 19)) >> 20;
+    [
+        disk.folder.clone(),
+        disk.state.clone(),
+        disk.since.clone(),
+        disk.objects.to_string(),
+        format!("{} of {} MiB", mib(disk.bytes), mib(disk.budget_bytes)),
+        notes,
+    ]
 }
 
 fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 8] {
@@ -415,6 +437,15 @@ pub(super) mod tests {
                 }],
                 ..PurgeLinkStatus::default()
             }),
+            cache_disk: Some(CacheDiskStatus {
+                folder: "/var/cache/edgeway".into(),
+                state: "full".into(),
+                since: "2027-01-16T09:31:00.000Z".into(),
+                last_error: Some("No space left on device (os error 28)".into()),
+                objects: 5120,
+                bytes: 1 << 30,
+                budget_bytes: 2 << 30,
+            }),
             routes: vec![RouteStatus {
                 name: "api".into(),
                 matches: "shop.example.com/api/*".into(),
@@ -469,6 +500,9 @@ pub(super) mod tests {
         GATEWAY         PURGES  APPLIED          NOTES
         web-1/4f2a91c3  lost    1768555000000-0  this one, lost since 2027-01-16T09:30:03.000Z, no answer within 20ms, 2 unsent
         web-2/90ab33d0  leased  1768555000000-0
+
+        CACHE FOLDER        STATE  SINCE                     ANSWERS  USED              NOTES
+        /var/cache/edgeway  full   2027-01-16T09:31:00.000Z  5120     1024 of 2048 MiB  No space left on device (os error 28)
 
         UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  AVERAGE  NOTES
         web       127.0.0.1:3000  healthy  2          3100      0       4.2ms

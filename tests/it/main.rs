@@ -9,6 +9,7 @@ mod basic_auth;
 mod browser;
 mod cache;
 mod cache_attacks;
+mod cache_disk;
 mod cache_origin_gone;
 mod cache_tiers;
 mod cache_upgrade;

@@ -15,7 +15,8 @@ impl Store {
             lifetime,
             vary: entry.vary.clone(),
             variance: entry.variance,
-            mark,
+            // What it says is as old as it was: a purge that is being applied now is about it.
+            mark: entry.mark,
         };
         let mut part = self.shard(entry.key.hash()).write();
         let Some(at) = part.shard.slot_of(&self.hashes, entry) else {

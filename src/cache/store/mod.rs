@@ -217,6 +217,11 @@ impl Store {
         self.log.observe(shared);
     }
 
+    /// The same of the purges that the disk remembers.
+    pub(in crate::cache) fn observe_disk(&self, position: u64) {
+        self.log.observe_disk(position);
+    }
+
     /// What there is for a request. Counts as a hit of the entry.
     pub fn find(&self, key: &Key, headers: &HeaderMap) -> Found {
         let found = self.shard(key.hash()).read();

@@ -17,6 +17,8 @@ pub struct Mark {
     count: u64,
     /// What was known then of the purges of a tier that gateways share.
     pub(in crate::cache) shared: u64,
+    /// The same of the purges that the disk remembers.
+    pub(in crate::cache) disk: u64,
 }
 
 /// How many purges are remembered. An answer that takes longer than these is not stored.
@@ -31,6 +33,7 @@ pub(super) struct PurgeLog {
     count: AtomicU64,
     /// The highest position of a shared tier that was seen.
     shared: AtomicU64,
+    disk: AtomicU64,
     last: RwLock<Last>,
 }
 
@@ -44,12 +47,17 @@ impl PurgeLog {
     pub(super) fn mark(&self) -> Mark {
         Mark {
             shared: self.shared.load(Ordering::Acquire),
+            disk: self.disk.load(Ordering::Acquire),
             count: self.count.load(Ordering::Acquire),
         }
     }
 
     pub(super) fn observe(&self, shared: u64) {
         self.shared.fetch_max(shared, Ordering::AcqRel);
+    }
+
+    pub(super) fn observe_disk(&self, position: u64) {
+        self.disk.fetch_max(position, Ordering::AcqRel);
     }
 
     /// Notes a purge. Whoever purges does so before looking for entries, and whoever stores

@@ -31,6 +31,7 @@ use super::{
     part::Part,
     queue::Queue,
     stamps::{self, Digest, Stamp, Subject},
+    time_to_live,
 };
 use crate::{
     base::{
@@ -40,7 +41,7 @@ use crate::{
     },
     cache::{
         key::Key,
-        policy::{self, Variance, Vary},
+        policy::{Variance, Vary},
         store::{Entry, Mark, Store, Whole},
     },
 };
@@ -56,9 +57,8 @@ const PREFIXES: usize = 256;
 const VARIANTS: usize = 64;
 /// Lists of fields that are tried before it is known by which a key's answers differ.
 const VARIES: usize = 4;
-/// For how long entries are kept at most; and beyond their use, where they can be validated.
+/// For how long entries are kept at most.
 const LONGEST: Duration = Duration::from_hours(7 * 24);
-const TO_VALIDATE: Duration = Duration::from_hours(1);
 /// Between two attempts to stamp what waits.
 const RETRY: Duration = Duration::from_millis(100);
 /// Where in a position its own number ends, and that of the Redis that gave it begins.
@@ -157,7 +157,7 @@ impl Level2 {
             .store(max_object.unwrap_or(0), Ordering::Relaxed);
     }
 
-    fn is_used(&self) -> bool {
+    pub(super) fn is_used(&self) -> bool {
         self.max_object.load(Ordering::Relaxed) != 0
     }
 
@@ -312,14 +312,8 @@ impl Level2 {
 
     /// For how long it may be of use.
     fn time_to_live(&self, entry: &Entry) -> Duration {
-        let until = entry.lifetime().usable_until();
-        let left = until.duration_since(self.clock.wall()).unwrap_or_default();
-        let more = if policy::has_validator(&entry.headers) {
-            TO_VALIDATE
-        } else {
-            Duration::ZERO
-        };
-        left.saturating_add(more).min(LONGEST)
+        let now = self.clock.wall();
+        time_to_live(&entry.lifetime(), &entry.headers, now).min(LONGEST)
     }
 
     /// A purge begins: nothing that it may be about is read until it is stamped.

@@ -1,4 +1,5 @@
-//! What is below the memory: level 2, in the Redis that gateways share.
+//! What is below the memory: the disk of this gateway, and level 2, in the Redis that
+//! gateways share.
 //!
 //! A request for which the memory has nothing asks here, for a bounded time; what is found
 //! goes into the store as if it had never left it. What comes into the store is written here
@@ -6,6 +7,7 @@
 //! good as empty.
 
 pub(in crate::cache) mod coded;
+mod disk;
 mod flight;
 mod level2;
 mod metrics;
@@ -19,24 +21,37 @@ use std::{
     fmt,
     future::pending,
     sync::{Arc, atomic::AtomicU8, atomic::Ordering},
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use log::debug;
 
-pub use self::metrics::Waits;
-use self::{flight::Flights, level2::Level2, metrics::TierMetrics, stamps::Stamp};
+use self::{disk::Disk, flight::Flights, level2::Level2, metrics::TierMetrics, stamps::Stamp};
+pub use self::{
+    disk::{Settings as DiskSettings, Status as DiskStatus},
+    metrics::Waits,
+};
 use super::{
     key::Key,
-    purge::Purge,
+    policy::{self, Lifetime},
+    purge::{Link, Purge},
     store::{About, Entry, Store, Watch},
 };
 use crate::base::{clock::Clock, metrics::Metrics, redis::Redis};
 
+/// Beyond its use an answer is kept for so long where it can be validated.
+const TO_VALIDATE: Duration = Duration::from_hours(1);
+
 /// Makes the metrics known of a configuration that has level 2: from zero on.
 pub fn register(metrics: &Metrics) {
     let _handles = TierMetrics::level2(metrics);
+}
+
+/// The same for one that has a disk.
+pub fn register_disk(metrics: &Metrics) {
+    disk::register(metrics);
 }
 
 /// The tiers below one store. They outlive configurations.
@@ -44,6 +59,7 @@ pub struct Tiers {
     store: &'static Store,
     clock: Clock,
     metrics: Metrics,
+    disk: Arc<Disk>,
     level2: ArcSwapOption<Level2>,
     /// Redis after Redis.
     epochs: AtomicU8,
@@ -58,6 +74,7 @@ impl Tiers {
             store,
             clock: clock.clone(),
             metrics: metrics.clone(),
+            disk: Arc::new(Disk::new(store, clock, metrics)),
             level2: ArcSwapOption::empty(),
             epochs: AtomicU8::new(0),
             flights: Flights::default(),
@@ -65,40 +82,91 @@ impl Tiers {
         }
     }
 
-    /// Looks for what the memory does not have; if it is found, it is in the store then. For
-    /// one question at a time per key and fields: the others wait for it. `here` is what the
-    /// route says of its answers; their tags come with them.
-    pub async fn load(&self, key: &Key, headers: &HeaderMap, here: &About, waits: &Waits) {
-        let Some(level2) = self.level2.load_full() else {
-            return;
-        };
-        let flight = level2.flight(key, headers);
+    /// Looks for what the memory does not have: on disk, then in level 2. If it is found, it is
+    /// in the store then. For one question at a time per key and fields: the others wait for
+    /// it. `here` is what the route says of its answers; their tags come with them.
+    /// `waits` counts how long level 2 takes.
+    pub async fn load(&self, key: &Key, headers: &HeaderMap, here: &About, waits: Option<&Waits>) {
+        let level2 = self.level2.load_full().filter(|level2| level2.is_used());
+        let of_level2 = level2.as_ref().map_or(0, |it| it.flight(key, headers));
+        let flight = self.disk.flight(key, headers).rotate_left(64) ^ of_level2 ^ key.hash();
         let Some(_flight) = self.flights.lead(flight).await else {
             return;
         };
         // A purge from here on wins over what is read.
         let mark = self.store.mark();
-        if let Some(decoded) = level2.load(key, headers, waits).await {
+        if let Some(decoded) = self.disk.load(key, headers).await {
             let (draft, body) = decoded.draft(here, mark);
             // Purged meanwhile, too large, or not as new as what has come in: all the same.
             let _entry = self.store.insert(&draft, &[body]);
+            return;
+        }
+        let Some((level2, waits)) = level2.zip(waits) else {
+            return;
+        };
+        let mark = self.store.mark();
+        if let Some(decoded) = level2.load(key, headers, waits).await {
+            let (draft, body) = decoded.draft(here, mark);
+            if let Some(entry) = self.store.insert(&draft, &[body]) {
+                self.disk.stored(&entry);
+            }
         }
     }
 
     /// Waits until the tiers know of the purges so far, if they can be reached.
     pub async fn settle(&self) {
-        if let Some(level2) = self.level2.load_full()
-            && let Err(error) = level2.stamp().await
-        {
-            debug!(error:%; "a purge waits for level 2 of the cache");
-        }
+        let level2 = async {
+            if let Some(level2) = self.level2.load_full()
+                && let Err(error) = level2.stamp().await
+            {
+                debug!(error:%; "a purge waits for level 2 of the cache");
+            }
+        };
+        let ((), ()) = tokio::join!(level2, self.disk.settle());
+    }
+
+    /// Waits until the disk of this gateway alone knows of them.
+    pub async fn settle_disk(&self) {
+        self.disk.settle().await;
+    }
+
+    /// Drops what this gateway keeps by itself.
+    pub async fn forget(&self) {
+        self.disk.forget();
+        self.disk.settle().await;
+    }
+
+    /// How the disk stands, if there is one.
+    pub fn disk(&self) -> Option<DiskStatus> {
+        self.disk.status()
+    }
+
+    /// Lets another process have the disk: this one does not serve any more.
+    pub async fn release_disk(&self, link: &Link) {
+        self.disk.release(link).await;
+    }
+
+    /// No configuration has a cache any more.
+    pub fn abandon(&self) {
+        self.disk.abandon();
     }
 
     /// Runs what a configuration says, for as long as it is polled. `max_object` is that of
     /// level 2, if that is used; its purges are noted in Redis in any case, since gateways
     /// with other configurations may use it.
-    pub async fn supervise(&self, redis: Option<Arc<Redis>>, max_object: Option<u64>) {
+    pub async fn supervise(
+        &self,
+        redis: Option<Arc<Redis>>,
+        max_object: Option<u64>,
+        disk: Option<DiskSettings>,
+        link: &Link,
+    ) {
         let _alone = self.running.lock().await;
+        let disk = self.disk.supervise(disk, link, redis.is_some());
+        let ((), ()) = tokio::join!(disk, self.supervise_level2(redis, max_object));
+    }
+
+    async fn supervise_level2(&self, redis: Option<Arc<Redis>>, max_object: Option<u64>) {
         let Some(redis) = redis else {
             if let Some(old) = self.level2.swap(None) {
                 old.retire();
@@ -137,21 +205,36 @@ pub struct Watcher(pub Arc<Tiers>);
 
 impl Watch for Watcher {
     fn stored(&self, entry: &Arc<Entry>) {
+        self.0.disk.stored(entry);
         if let Some(level2) = &*self.0.level2.load() {
             level2.stored(entry);
         }
     }
 
     fn purged(&self, purge: &Purge) {
+        // Soft or not: what is stale may be taken from memory, and nobody misses it here.
+        let stamp = Stamp::of(&purge.what);
+        self.0.disk.purged(&stamp);
         if let Some(level2) = &*self.0.level2.load() {
-            // Soft or not: what is stale may be taken from memory, and nobody misses it here.
-            level2.purged(&Stamp::of(&purge.what));
+            level2.purged(&stamp);
         }
     }
 
     fn removed(&self, key: &Key) {
+        self.0.disk.purged(&Stamp::of_key(key));
         if let Some(level2) = &*self.0.level2.load() {
             level2.removed(key);
         }
     }
+}
+
+/// For how long an answer may be of use outside of memory.
+fn time_to_live(lifetime: &Lifetime, headers: &HeaderMap, now: SystemTime) -> Duration {
+    let left = lifetime.usable_until().duration_since(now);
+    let more = if policy::has_validator(headers) {
+        TO_VALIDATE
+    } else {
+        Duration::ZERO
+    };
+    left.unwrap_or_default().saturating_add(more)
 }

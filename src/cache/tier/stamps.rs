@@ -7,6 +7,7 @@
 
 use std::hash::Hasher;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::cache::{
@@ -18,7 +19,7 @@ use crate::cache::{
 pub(super) type Digest = [u8; 16];
 
 /// What a purge leaves behind.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stamp {
     /// All that it is about lies in the part of this digest.
     Url {

@@ -28,6 +28,9 @@ pub struct CacheConfig {
     pub max_object: Spanned<ByteSize>,
     /// Where else answers are kept, for all gateways: `redis`, or a mapping.
     pub shared: Option<Spanned<SharedConfig>>,
+    /// A folder of this gateway's own, for what is to survive its process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Spanned<DiskConfig>>,
     /// What becomes of answers that may have been purged elsewhere while this gateway could
     /// not hear of it: `serve` them, or `revalidate` them with the origin first. Purges are
     /// shared once there is `redis`.
@@ -114,11 +117,26 @@ impl Default for CacheConfig {
             memory: unplaced(ByteSize(256 << 20)),
             max_object: unplaced(ByteSize(8 << 20)),
             shared: None,
+            disk: None,
             on_purge_link_lost: PurgeLinkLost::default(),
             purge: PurgeConfig::default(),
             fan_out: None,
         }
     }
+}
+
+/// Where answers are kept over restarts.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// For this gateway alone; beside the file of the configuration if it is relative. It is
+    /// made if it is not there.
+    pub folder: Spanned<String>,
+    /// Bytes that the files of answers may take up, each rounded up to 4 KiB.
+    pub size: Spanned<ByteSize>,
+    /// Larger answers are kept in memory only; by default all that memory takes go to disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_object: Option<Spanned<ByteSize>>,
 }
 
 /// The cache's level 2, in the Redis of the section `redis`.

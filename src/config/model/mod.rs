@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     admin::{AdminConfig, AuditLogConfig},
     cache::{
-        CacheConfig, FanOutConfig, ProfileCacheConfig, ProfileConfig, ProfileRouteConfig,
-        PurgeConfig, PurgeLinkLost, SharedConfig, SharedPlace,
+        CacheConfig, DiskConfig, FanOutConfig, ProfileCacheConfig, ProfileConfig,
+        ProfileRouteConfig, PurgeConfig, PurgeLinkLost, SharedConfig, SharedPlace,
     },
     file::ROUTE_KEYS,
     flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},

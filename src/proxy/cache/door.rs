@@ -198,11 +198,11 @@ impl Request<'_> {
 
     /// Where to look for what the store does not have. What the origin does not let anybody
     /// keep is nowhere.
-    fn tiers(&self) -> Option<(&Tiers, &Waits)> {
+    fn tiers(&self) -> Option<(&Tiers, Option<&Waits>)> {
         let tiers = self.cache.cache.tiers()?;
         let now = self.live.world.clock.now();
         let is_pass = self.cache.cache.passes().contains(&self.seen.key, now);
-        let waits = self.cache.waits.as_ref()?;
+        let waits = self.cache.waits.as_ref();
         (!is_pass && self.bad_image().is_none()).then_some((tiers, waits))
     }
 

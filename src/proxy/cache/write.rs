@@ -53,6 +53,9 @@ pub(in crate::proxy) async fn written(
         let key = Key::new(scheme, &target.authority, &target.path, query, b"");
         cache.cache.remove(&key);
     }
+    if !gone.is_empty() {
+        cache.cache.settle_disk().await;
+    }
     if cache.policy.purge_on_write && head.status.is_success() {
         let path = String::from_utf8_lossy(target.path);
         let site = format!("{}://{host}", client.scheme.as_str());

@@ -20,11 +20,12 @@ use crate::support::{
 
 const WRITTEN: &str = "edgeway_cache_level2_writes_total{outcome=\"stored\"}";
 const FOLLOWS: &str = "edgeway_cache_purge_link_up";
+const FOUND_ON_DISK: &str = "edgeway_cache_disk_seconds_count{result=\"hit\"}";
 const FOUND: &str = "edgeway_cache_level2_seconds_count{result=\"hit\"}";
 
 /// What is stale, has no window and cannot be validated is not kept there: hardly anybody asks
 /// for it.
-const NOT_IN_LEVEL_2: [&str; 2] = [
+const NOT_BELOW: [&str; 2] = [
     "max-stale takes a stale answer",
     "max-stale without a number takes any",
 ];
@@ -54,7 +55,7 @@ async fn level_2_holds_the_table() {
         "redis: {{ url: '{}', timeout: 1s }}\ncache: {{ shared: redis }}\n",
         redis.url()
     );
-    let outcome = below(&more, FOUND, &NOT_IN_LEVEL_2, async |bench| {
+    let outcome = below(&more, FOUND, &NOT_BELOW, async |bench| {
         let new = Gateway::start(&bench.yaml).await;
         wait_for("purges are followed", SOON, async || {
             // Until it knows its place among them, it drops what it has.
@@ -78,6 +79,23 @@ async fn level_2_holds_the_table() {
         })
         .await;
         bench.gateway = new;
+    })
+    .await;
+    outcome.assert_held();
+}
+
+#[tokio::test]
+async fn the_disk_holds_the_table() {
+    let more = "cache: { disk: { folder: kept, size: 64MiB } }\n";
+    let outcome = below(more, FOUND_ON_DISK, &NOT_BELOW, async |bench| {
+        // What waits is written on the way out.
+        let ended = bench.gateway.terminate(SOON).await;
+        assert!(ended.success());
+        bench.gateway.start_again(&[], &[]).await;
+        wait_for("the disk is used", SOON, async || {
+            (bench.gateway.metric("edgeway_cache_disk_up").await > 0.0).then_some(())
+        })
+        .await;
     })
     .await;
     outcome.assert_held();

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod simulation;
+mod status;
 mod tickets;
 
 use std::{
@@ -25,11 +26,12 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
+pub use self::status::{Other, Status};
 use self::tickets::{Ticket, Tickets};
 use super::{
     Purge, Trust,
     follower::{Follower, Step},
-    log::{Answer, Entry, Id, LEASE, Lease, Log, Position, Published, Remote, draw},
+    log::{Answer, Entry, LEASE, Lease, Log, Position, Published, Remote, draw},
     metrics::{PurgeMetrics, Source},
     notes::Notes,
     receipt::{Applied, Others, PATIENCE, Receipt},
@@ -91,6 +93,10 @@ struct State {
     /// Of the Redis that is followed; `None` for a gateway that shares with nobody.
     settings: Option<Settings>,
     follower: Follower,
+    /// Where to go on from at the next question, as somebody has asked for.
+    resume: Option<Position>,
+    /// What followed its place was applied.
+    has_caught_up: bool,
     tickets: Tickets,
     unsent: VecDeque<Unsent>,
     /// Purges that began here, by what was drawn for them, and what was dropped.
@@ -129,38 +135,6 @@ pub struct Begun {
     /// `None` if there are no others.
     ticket: Option<Arc<Ticket>>,
     at: Instant,
-}
-
-/// How the link stands, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// This gateway's name in receipts.
-    pub gateway: String,
-    /// There is a Redis.
-    pub is_shared: bool,
-    pub is_leased: bool,
-    /// Since when purges may be over without this gateway.
-    pub lost_since: Option<SystemTime>,
-    /// Why the last question has no answer.
-    pub last_error: Option<Unavailable>,
-    /// The last entry that is applied.
-    pub applied: Option<Id>,
-    /// Purges that the others do not know of yet.
-    pub unsent: usize,
-    /// How often the lease ran out; how often all was dropped since the log had lost this
-    /// gateway's place; how many entries were applied after a loss.
-    pub losses: u64,
-    pub gaps: u64,
-    pub replayed: u64,
-    pub others: Vec<Other>,
-}
-
-/// Another gateway as the log knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Other {
-    pub gateway: String,
-    pub is_leased: bool,
-    pub applied: Id,
 }
 
 impl Link {
@@ -222,8 +196,23 @@ impl Link {
 
     /// What is kept here comes from another process, or from disk, as it was at `position`.
     /// Without this, what is there when the link is first made is dropped.
+    ///
+    /// It may be asked for at any time: what is applied again does no harm.
     pub fn resume(&self, position: Position) {
-        self.state.lock().follower.resume(position);
+        self.state.lock().resume = Some(position);
+        self.wake.notify_one();
+    }
+
+    /// Whether everything that the log held is applied to what is kept here, since the link was
+    /// made or was told to resume.
+    pub fn has_caught_up(&self) -> bool {
+        let state = self.state.lock();
+        state.has_caught_up && state.resume.is_none()
+    }
+
+    /// Whether the log cannot be reached.
+    pub fn is_cut_off(&self) -> bool {
+        self.state.lock().last_error.is_some()
     }
 
     /// Applies `purges` here at once, and waits for the other gateways: five seconds at most.
@@ -421,6 +410,12 @@ impl Link {
         let sent = self.clock.now();
         let question = {
             let mut state = self.state.lock();
+            if let Some(position) = state.resume.take() {
+                state.follower.resume(position);
+                state.has_caught_up = false;
+                // What comes from elsewhere may be older than purges that began here.
+                state.own.clear();
+            }
             let expected = state.tickets.expected(sent);
             let is_due = state.looked.is_none_or(|looked| sent >= looked + LOOK);
             let mut question = state.follower.question(&self.name);
@@ -442,6 +437,7 @@ impl Link {
         if had_place && matches!(step, Step::Forget(_)) {
             state.doubt_until = Some(now + LEASE);
         }
+        state.has_caught_up = matches!(step, Step::Rest(_));
         self.publish_trust(&state);
         if let Some(leases) = &answer.leases {
             let doubt_until = state.doubt_until;
@@ -486,6 +482,10 @@ impl Link {
     /// The log has lost this gateway's place, or never had one: what it keeps is older than
     /// purges that nobody can tell it of.
     async fn forget(&self, end: Position) {
+        if self.state.lock().resume.is_some() {
+            // What is kept by now has a place of its own.
+            return;
+        }
         let objects = self.caches.forget().await;
         let mut state = self.state.lock();
         let is_loss = state.follower.position().is_some();

@@ -1,0 +1,158 @@
+//! How the disk stands: what is told of it, and until when it is left alone.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+use log::{info, warn};
+use parking_lot::Mutex;
+
+use super::metrics::Fault;
+use crate::base::clock::Clock;
+
+/// Between two attempts.
+pub(super) const PAUSE: Duration = Duration::from_secs(3);
+/// Another process may be about to let go of the folder, as at an upgrade: that is not worth
+/// a word.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It is not in the configuration, or this process has let go of it.
+    Off,
+    Opening,
+    /// Another process has the folder.
+    Busy,
+    /// It is not known yet what was purged while nobody was here.
+    CatchingUp,
+    Up,
+    Down(Fault),
+}
+
+impl State {
+    /// As metrics, log and status call it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Opening => "opening",
+            Self::Busy => "busy",
+            Self::CatchingUp => "catching_up",
+            Self::Up => "up",
+            Self::Down(fault) => fault.name(),
+        }
+    }
+}
+
+/// How the disk stands, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub folder: PathBuf,
+    /// `up`; `opening`, `busy` (another process has the folder) or `catching_up` (with the
+    /// purges of others); or what is wrong: `full`, `read_only`, `missing`, `permission`,
+    /// `slow`, `io`.
+    pub state: &'static str,
+    pub since: SystemTime,
+    /// What was wrong last, kept once it is right again.
+    pub last_error: Option<String>,
+    pub objects: usize,
+    pub bytes: u64,
+    pub budget: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Health {
+    clock: Clock,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    since: SystemTime,
+    last_error: Option<String>,
+    retry_at: Option<Instant>,
+    busy_since: Option<Instant>,
+    /// Whether it was told that it does not work.
+    has_told: bool,
+}
+
+impl Health {
+    pub(super) fn new(clock: &Clock) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                state: State::Off,
+                since: clock.wall(),
+                last_error: None,
+                retry_at: None,
+                busy_since: None,
+                has_told: false,
+            }),
+            clock: clock.clone(),
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.inner.lock().state
+    }
+
+    pub(super) fn since(&self) -> (SystemTime, Option<String>) {
+        let inner = self.inner.lock();
+        (inner.since, inner.last_error.clone())
+    }
+
+    /// Whether it is time to try again.
+    pub(super) fn is_due(&self) -> bool {
+        let now = self.clock.now();
+        let inner = self.inner.lock();
+        matches!(inner.state, State::Down(_)) && inner.retry_at.is_none_or(|at| now >= at)
+    }
+
+    /// One line for each change. `error` says why, where something is wrong.
+    pub(super) fn set(&self, folder: &Path, state: State, error: Option<String>) {
+        let now = self.clock.now();
+        let mut inner = self.inner.lock();
+        if let State::Down(_) = state {
+            inner.retry_at = Some(now + PAUSE);
+        }
+        if inner.state != state {
+            inner.since = self.clock.wall();
+        }
+        let before = std::mem::replace(&mut inner.state, state);
+        if let Some(error) = &error {
+            inner.last_error = Some(error.clone());
+        }
+        let folder = folder.display();
+        match state {
+            State::Busy => {
+                let since = *inner.busy_since.get_or_insert(now);
+                if now.saturating_duration_since(since) >= PATIENCE && !inner.has_told {
+                    inner.has_told = true;
+                    drop(inner);
+                    warn!(folder:%; "another process has the folder of the cache: this one keeps nothing on disk until it lets go");
+                }
+                return;
+            }
+            State::Down(fault) => {
+                if before != state {
+                    inner.has_told = true;
+                    drop(inner);
+                    let reason = fault.name();
+                    let error = error.unwrap_or_default();
+                    warn!(folder:%, reason, error; "the disk of the cache does not work: serving goes on without it");
+                }
+                return;
+            }
+            State::Up => {
+                if before != State::Up {
+                    inner.has_told = false;
+                    drop(inner);
+                    info!(folder:%; "the cache is kept on disk");
+                    return;
+                }
+            }
+            State::Off | State::Opening | State::CatchingUp => {}
+        }
+        inner.busy_since = None;
+    }
+}

@@ -1,0 +1,215 @@
+//! The journal: what is remembered of purges over restarts, in one file.
+//!
+//! The file has its whole size from the beginning, filled with zeros. So a full disk takes
+//! purges all the same, an append changes no length that would have to be written as well,
+//! and a file of another length has lost its end. Records follow one another, each with
+//! its length and checksum; the first length of zero is the end. A file with anything
+//! wrong in it counts as lost, and with it all entries: what it does not tell may have been a
+//! purge of any of them.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use serde::{Deserialize, Serialize};
+
+use super::super::stamps::Digest;
+use crate::cache::purge::Position;
+
+const MAGIC: &[u8; 8] = b"EDGEWAY1";
+/// The magic and the length of the file.
+const HEAD: usize = 16;
+/// Length and checksum of a record.
+const FRAME: usize = 8;
+/// For one last record, where the file is full and no other can be made.
+const RESERVE: u64 = 64;
+
+/// One thing to remember.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Record {
+    /// The first one. Entries that were stored under another id are of another journal;
+    /// those below `floor` count as purged.
+    Begin {
+        id: u128,
+        position: u64,
+        floor: u64,
+    },
+    Digest(u64, Digest),
+    Prefix(u64, Box<[u8]>),
+    All(u64),
+    /// Fields that answers differ by.
+    Vary(Vec<String>),
+    /// The place in the log of purges up to which all is in here.
+    Followed(Position),
+}
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    /// Where the next record goes.
+    at: u64,
+    size: u64,
+}
+
+/// What a file held.
+#[derive(Debug)]
+pub(super) enum Found {
+    Whole(Journal, Vec<Record>),
+    /// Not there, cut, or changed.
+    Lost,
+}
+
+/// Why nothing was appended.
+#[derive(Debug)]
+pub(super) enum AppendError {
+    /// There is no room: it has to be written anew, without what is over.
+    Full,
+    Io(io::Error),
+}
+
+impl Journal {
+    pub(super) fn open(path: &Path) -> io::Result<Found> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path);
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Lost),
+            opened => opened?,
+        };
+        let bytes = fs::read(path)?;
+        let Some((records, at)) = read(&bytes) else {
+            return Ok(Found::Lost);
+        };
+        let journal = Self {
+            file,
+            at,
+            size: bytes.len() as u64,
+        };
+        Ok(Found::Whole(journal, records))
+    }
+
+    /// Puts a new one in the place of any other: it is all there, or the other one is.
+    pub(super) fn create(path: &Path, size: u64, records: &[Record]) -> io::Result<Self> {
+        let partial = path.with_extension("new");
+        match fs::remove_file(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut bytes = Vec::from(*MAGIC);
+        bytes.extend_from_slice(&size.to_be_bytes());
+        for record in records {
+            frame(&mut bytes, record);
+        }
+        let at = bytes.len() as u64;
+        if at + RESERVE > size {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let outcome = write_new(&partial, size, &bytes).and_then(|file| {
+            fs::rename(&partial, path)?;
+            if let Some(folder) = path.parent() {
+                File::open(folder)?.sync_all()?;
+            }
+            Ok(file)
+        });
+        if outcome.is_err() {
+            // The error that matters is the one given.
+            let _removed = fs::remove_file(&partial);
+        }
+        let file = outcome?;
+        Ok(Self { file, at, size })
+    }
+
+    /// Writes records behind the others. After an error it is as if they had not been
+    /// there.
+    pub(super) fn append(&mut self, records: &[Record]) -> Result<(), AppendError> {
+        self.append_within(records, self.size - RESERVE)
+    }
+
+    /// Everything counts as purged, in the room that is left for this.
+    pub(super) fn append_last(&mut self, position: u64) -> Result<(), AppendError> {
+        self.append_within(&[Record::All(position)], self.size)
+    }
+
+    fn append_within(&mut self, records: &[Record], most: u64) -> Result<(), AppendError> {
+        let mut bytes = Vec::new();
+        for record in records {
+            frame(&mut bytes, record);
+        }
+        if self.at + bytes.len() as u64 > most {
+            return Err(AppendError::Full);
+        }
+        // What an attempt that failed has left there is written over by the next.
+        self.file
+            .write_all_at(&bytes, self.at)
+            .map_err(AppendError::Io)?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        rustix::fs::fdatasync(&self.file).map_err(io::Error::from)
+    }
+}
+
+fn write_new(path: &Path, size: u64, bytes: &[u8]) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    match fallocate(&file, FallocateFlags::empty(), 0, size) {
+        // What cannot set room aside may still have it.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(size)?,
+        outcome => outcome?,
+    }
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()?;
+    Ok(file)
+}
+
+fn frame(bytes: &mut Vec<u8>, record: &Record) {
+    let payload = postcard::to_allocvec(record).expect("records are plain data");
+    let len = u32::try_from(payload.len()).expect("records are short");
+    bytes.extend_from_slice(&len.to_be_bytes());
+    bytes.extend_from_slice(&crc32fast::hash(&payload).to_be_bytes());
+    bytes.extend_from_slice(&payload);
+}
+
+/// The records, and where they end; `None` if anything is wrong.
+pub(super) fn read(bytes: &[u8]) -> Option<(Vec<Record>, u64)> {
+    if bytes.len() < HEAD || &bytes[..8] != MAGIC {
+        return None;
+    }
+    if bytes[8..HEAD] != (bytes.len() as u64).to_be_bytes() {
+        return None;
+    }
+    let mut records = Vec::new();
+    let mut at = HEAD;
+    while let Some(frame) = bytes.get(at..at + FRAME) {
+        let number = |from: usize| {
+            let four = frame[from..from + 4].first_chunk().copied();
+            four.map(u32::from_be_bytes)
+        };
+        let (len, checksum) = (number(0)? as usize, number(4)?);
+        if len == 0 {
+            break;
+        }
+        let payload = bytes.get(at + FRAME..(at + FRAME).checked_add(len)?)?;
+        if crc32fast::hash(payload) != checksum {
+            return None;
+        }
+        records.push(postcard::from_bytes(payload).ok()?);
+        at += FRAME + len;
+    }
+    // Behind the end nothing was ever written, but for an append that was cut off: then
+    // nobody knows how much of it there was.
+    let is_clean = bytes[at..].iter().all(|byte| *byte == 0);
+    is_clean.then_some((records, at as u64))
+}

@@ -1,0 +1,224 @@
+//! What is counted of the disk, and the words for what goes wrong there.
+
+use std::{io, time::Duration};
+
+use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
+
+/// Around the deadline, so that it shows whether that was kept.
+const BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+];
+
+/// What came of looking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Looked {
+    Hit,
+    Miss,
+    Error,
+}
+
+/// What became of an entry on its way to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Written {
+    Stored,
+    /// A purge since it was asked for is about it.
+    Purged,
+    /// It was asked for before this folder was opened, so that nobody knows what purges it is
+    /// older than.
+    Early,
+    QueueFull,
+    Error,
+}
+
+impl Written {
+    const ALL: [Self; 5] = [
+        Self::Stored,
+        Self::Purged,
+        Self::Early,
+        Self::QueueFull,
+        Self::Error,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Purged => "purged",
+            Self::Early => "early",
+            Self::QueueFull => "queue_full",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Why a file went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Dropped {
+    /// To make room.
+    Evicted,
+    Purged,
+    /// It could not be of use any more.
+    Expired,
+    /// It was cut, changed, of another version or of another key.
+    Damaged,
+}
+
+impl Dropped {
+    const ALL: [Self; 4] = [Self::Evicted, Self::Purged, Self::Expired, Self::Damaged];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Purged => "purged",
+            Self::Expired => "expired",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
+/// What is wrong with a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Fault {
+    Full,
+    ReadOnly,
+    /// The folder, or something that must be in it, is not there.
+    Missing,
+    Permission,
+    /// A deadline passed.
+    Slow,
+    Io,
+}
+
+impl Fault {
+    const ALL: [Self; 6] = [
+        Self::Full,
+        Self::ReadOnly,
+        Self::Missing,
+        Self::Permission,
+        Self::Slow,
+        Self::Io,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::ReadOnly => "read_only",
+            Self::Missing => "missing",
+            Self::Permission => "permission",
+            Self::Slow => "slow",
+            Self::Io => "io",
+        }
+    }
+
+    pub(super) fn of(error: &io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        match error.kind() {
+            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Self::Full,
+            Kind::ReadOnlyFilesystem => Self::ReadOnly,
+            Kind::NotFound | Kind::NotADirectory => Self::Missing,
+            Kind::PermissionDenied => Self::Permission,
+            Kind::TimedOut => Self::Slow,
+            _ => Self::Io,
+        }
+    }
+
+    /// What is there can be read all the same.
+    pub(super) fn allows_reading(self) -> bool {
+        matches!(self, Self::Full | Self::ReadOnly)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct DiskMetrics {
+    seconds: [Histogram; 3],
+    writes: [IntCounter; Written::ALL.len()],
+    dropped: [IntCounter; Dropped::ALL.len()],
+    errors: [IntCounter; Fault::ALL.len()],
+    pub(super) bytes_read: IntCounter,
+    pub(super) bytes_written: IntCounter,
+    pub(super) up: IntGauge,
+    pub(super) bytes: IntGauge,
+    pub(super) budget: IntGauge,
+    pub(super) objects: IntGauge,
+}
+
+impl DiskMetrics {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let seconds = |result| {
+            metrics.histogram_with(
+                "edgeway_cache_disk_seconds",
+                "How long requests waited for the cache's entries on disk, by what came of it: `hit`, `miss` or `error`.",
+                &[("result", result)],
+                BUCKETS,
+            )
+        };
+        let bytes = |direction| {
+            metrics.counter(
+                "edgeway_cache_disk_bytes_total",
+                "Bytes of entries that were `read` from disk and `written` to it.",
+                &[("direction", direction)],
+            )
+        };
+        let gauge = |name, help| metrics.gauge(name, help, &[]);
+        Self {
+            seconds: [seconds("hit"), seconds("miss"), seconds("error")],
+            writes: Written::ALL.map(|outcome| {
+                metrics.counter(
+                    "edgeway_cache_disk_writes_total",
+                    "Entries on their way to the disk: `stored`; `purged` meanwhile; asked for before the folder was opened (`early`); not written since the queue was full (`queue_full`) or the disk did not take it (`error`).",
+                    &[("outcome", outcome.name())],
+                )
+            }),
+            dropped: Dropped::ALL.map(|why| {
+                metrics.counter(
+                    "edgeway_cache_disk_dropped_total",
+                    "Entries that were taken from the disk: `evicted` to make room, `purged`, `expired`, or `damaged`: cut, changed, of another version or of another key.",
+                    &[("why", why.name())],
+                )
+            }),
+            errors: Fault::ALL.map(|kind| {
+                metrics.counter(
+                    "edgeway_cache_disk_errors_total",
+                    "What went wrong with the disk: it is `full` or `read_only`, something in the folder is `missing`, it may not be used (`permission`), it was too `slow`, or anything else (`io`).",
+                    &[("kind", kind.name())],
+                )
+            }),
+            bytes_read: bytes("read"),
+            bytes_written: bytes("written"),
+            up: gauge(
+                "edgeway_cache_disk_up",
+                "1 while entries are read from the disk and written to it; 0 while it is another process' own, waits for purges, or fails.",
+            ),
+            bytes: gauge(
+                "edgeway_cache_disk_bytes",
+                "Bytes of the files of entries, each rounded up to 4 KiB.",
+            ),
+            budget: gauge(
+                "edgeway_cache_disk_budget_bytes",
+                "What the files may come to (`cache.disk.size`).",
+            ),
+            objects: gauge("edgeway_cache_disk_objects", "Entries on disk."),
+        }
+    }
+
+    pub(super) fn looked(&self, looked: Looked, took: Duration) {
+        self.seconds[looked as usize].observe(took.as_secs_f64());
+    }
+
+    pub(super) fn wrote(&self, written: Written) {
+        self.writes[written as usize].inc();
+    }
+
+    pub(super) fn dropped_all(&self, all: &[Dropped]) {
+        for why in all {
+            self.dropped[*why as usize].inc();
+        }
+    }
+
+    pub(super) fn failed(&self, fault: Fault) {
+        self.errors[fault as usize].inc();
+    }
+}

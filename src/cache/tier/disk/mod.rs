@@ -1,0 +1,441 @@
+//! The disk below the memory: what is stored survives the process.
+//!
+//! Entries are written behind, one file each ([`object`], [`open`]); which there are is in
+//! [`index`]. What was purged is remembered in a [`journal`], and what was asked for before a
+//! purge of it is neither read nor written ([`ledger`]): a purge counts as settled once the
+//! journal has it for good. One process has the folder ([`folder`]); the one that takes its
+//! place at an upgrade waits for it. While the disk does not work ([`health`]), everything
+//! goes on as if it were empty.
+//!
+//! Nothing here touches a file on a thread that serves requests: reading and writing is done
+//! on threads for blocking work, by a bounded number of them.
+
+mod folder;
+mod health;
+mod index;
+mod journal;
+mod late;
+mod ledger;
+mod metrics;
+mod object;
+mod open;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use http::HeaderMap;
+use log::debug;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::spawn_blocking,
+    time::timeout,
+};
+
+pub use self::health::Status;
+use self::{
+    health::{Health, State},
+    index::Name,
+    metrics::{DiskMetrics, Fault, Looked, Written},
+    open::{Open, Reading},
+};
+use super::{coded::Decoded, queue::Queue, stamps::Stamp, time_to_live};
+use crate::{
+    base::{clock::Clock, metrics::Metrics},
+    cache::{
+        key::Key,
+        policy::{Variance, Vary},
+        store::{Entry, Store, Whole},
+    },
+};
+
+/// For so long a request waits for the disk; then the origin is asked.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// So many are read at once.
+const READS: usize = 16;
+/// Reads in a row that were too slow, after which the disk is left alone for a while.
+const STRIKES: u32 = 3;
+/// For so long a purge waits for the disk.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Purges while the folder is not open.
+const MISSED: usize = 4096;
+/// Where in a position its own number ends, and that of the opening that it is of begins.
+const EPOCH_AT: u32 = 56;
+
+/// What the configuration says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub folder: PathBuf,
+    /// Bytes of files, each rounded up to whole blocks.
+    pub size: u64,
+    /// Larger bodies are not written.
+    pub max_object: u64,
+}
+
+/// Makes the metrics known of a configuration that has a disk: from zero on.
+pub(super) fn register(metrics: &Metrics) {
+    let _handles = DiskMetrics::new(metrics);
+}
+
+/// The disk of one process, configured or not. It outlives configurations.
+#[derive(Debug)]
+pub(super) struct Disk {
+    store: &'static Store,
+    clock: Clock,
+    all_metrics: Metrics,
+    /// Once it is configured.
+    metrics: OnceLock<DiskMetrics>,
+    settings: ArcSwapOption<Settings>,
+    open: ArcSwapOption<Opened>,
+    /// Opening after opening.
+    epochs: AtomicU64,
+    /// Purges while it was not open.
+    missed: Mutex<Vec<Stamp>>,
+    /// The folder that was open last.
+    last_folder: Mutex<Option<PathBuf>>,
+    queue: Queue,
+    wake: Notify,
+    health: Health,
+    /// Purges that were made while nobody was here are known, or nobody can tell of them.
+    is_caught_up: AtomicBool,
+    strikes: AtomicU32,
+    reads: Arc<Semaphore>,
+    flushing: Arc<tokio::sync::Mutex<()>>,
+    /// What the last write that failed would have taken.
+    wanted: AtomicU64,
+    /// This process has let go of it for good.
+    is_released: AtomicBool,
+    late: Late,
+}
+
+/// Purges after this process has let go of its folder.
+#[derive(Debug, Default)]
+struct Late {
+    /// Where to leave them.
+    folder: Mutex<Option<PathBuf>>,
+    stamps: Mutex<Vec<Stamp>>,
+    left: Mutex<Vec<PathBuf>>,
+}
+
+/// An open folder, and what tells its positions from those of another.
+#[derive(Debug)]
+struct Opened {
+    open: Arc<Open>,
+    epoch: u64,
+}
+
+impl Disk {
+    pub(super) fn new(store: &'static Store, clock: &Clock, metrics: &Metrics) -> Self {
+        Self {
+            store,
+            clock: clock.clone(),
+            all_metrics: metrics.clone(),
+            metrics: OnceLock::new(),
+            settings: ArcSwapOption::empty(),
+            open: ArcSwapOption::empty(),
+            epochs: AtomicU64::new(0),
+            missed: Mutex::default(),
+            last_folder: Mutex::default(),
+            queue: Queue::default(),
+            wake: Notify::new(),
+            health: Health::new(clock),
+            is_caught_up: AtomicBool::new(false),
+            strikes: AtomicU32::new(0),
+            reads: Arc::new(Semaphore::new(READS)),
+            flushing: Arc::default(),
+            wanted: AtomicU64::new(0),
+            is_released: AtomicBool::new(false),
+            late: Late::default(),
+        }
+    }
+
+    fn metrics(&self) -> &DiskMetrics {
+        let make = || DiskMetrics::new(&self.all_metrics);
+        self.metrics.get_or_init(make)
+    }
+
+    /// `None` where there is no disk.
+    pub(super) fn status(&self) -> Option<Status> {
+        let settings = self.settings.load_full()?;
+        let (since, last_error) = self.health.since();
+        let open = self.open.load_full();
+        let (objects, bytes) = open.map_or((0, 0), |opened| opened.open.count());
+        Some(Status {
+            folder: settings.folder.clone(),
+            state: self.health.state().word(),
+            since,
+            last_error,
+            objects,
+            bytes,
+            budget: settings.size,
+        })
+    }
+
+    fn readable(&self) -> Option<Arc<Open>> {
+        let allows = match self.health.state() {
+            State::Up => true,
+            State::Down(fault) => fault.allows_reading(),
+            State::Off | State::Opening | State::Busy | State::CatchingUp => false,
+        };
+        let is_readable = allows && self.is_caught_up.load(Ordering::SeqCst);
+        let opened = self.open.load_full().filter(|_| is_readable)?;
+        Some(Arc::clone(&opened.open))
+    }
+
+    /// What requests with the same key and the same fields share.
+    pub(super) fn flight(&self, key: &Key, headers: &HeaderMap) -> u128 {
+        let Some(open) = self.readable() else {
+            return 0;
+        };
+        let names = names(&open, key, headers);
+        let mix = |mix: u128, name: &Name| mix.rotate_left(1) ^ name.variance;
+        names.iter().fold(key.hash(), mix)
+    }
+
+    /// The entry for a request, if there is one. The store's mark is from before.
+    pub(super) async fn load(&self, key: &Key, headers: &HeaderMap) -> Option<Decoded> {
+        let open = self.readable()?;
+        let max_object = self.settings.load_full()?.max_object;
+        let start = self.clock.now();
+        let names = open.candidates(names(&open, key, headers));
+        let (looked, decoded) = if names.is_empty() {
+            (Looked::Miss, None)
+        } else {
+            let reading = self.read(open, names, key.clone(), max_object);
+            match timeout(PATIENCE, reading).await {
+                Ok(Some(reading)) => {
+                    self.strikes.store(0, Ordering::Relaxed);
+                    let metrics = self.metrics();
+                    metrics.bytes_read.inc_by(reading.bytes);
+                    metrics.dropped_all(&reading.dropped);
+                    match reading.decoded {
+                        Some(decoded) => (Looked::Hit, Some(decoded)),
+                        None => (Looked::Miss, None),
+                    }
+                }
+                Ok(None) => (Looked::Error, None),
+                Err(_late) => {
+                    self.metrics().failed(Fault::Slow);
+                    if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES {
+                        let late = "reading took longer than 250 ms";
+                        self.set(State::Down(Fault::Slow), Some(late.to_owned()));
+                    }
+                    (Looked::Error, None)
+                }
+            }
+        };
+        let took = self.clock.now().saturating_duration_since(start);
+        self.metrics().looked(looked, took);
+        decoded
+    }
+
+    /// `None` if it went wrong.
+    async fn read(
+        &self,
+        open: Arc<Open>,
+        names: Vec<Name>,
+        key: Key,
+        max_object: u64,
+    ) -> Option<Reading> {
+        let permit = Arc::clone(&self.reads).acquire_owned().await.ok()?;
+        let now = self.clock.wall();
+        let read = spawn_blocking(move || {
+            let reading = open.read(&names, &key, max_object, now);
+            // Whoever waited may be gone: it counts as long as it goes on.
+            drop(permit);
+            reading
+        });
+        match read.await.ok()? {
+            Ok(reading) => Some(reading),
+            Err(error) => {
+                self.failed(&error);
+                None
+            }
+        }
+    }
+
+    /// An entry is to be written, some time soon.
+    pub(super) fn stored(&self, entry: &Arc<Entry>) {
+        let Some(settings) = self.settings.load_full() else {
+            return;
+        };
+        if self.is_released.load(Ordering::SeqCst) {
+            return;
+        }
+        let len = entry.body.whole().map(Whole::len);
+        let is_small = len.is_some_and(|len| len <= settings.max_object);
+        let now = self.clock.wall();
+        let left = || time_to_live(&entry.lifetime(), &entry.headers, now);
+        if !is_small || entry.vary == Vary::Everything || left().is_zero() {
+            return;
+        }
+        match self.health.state() {
+            State::Down(_) => self.metrics().wrote(Written::Error),
+            State::Off | State::Opening | State::Busy => self.metrics().wrote(Written::Early),
+            State::Up | State::CatchingUp => {
+                if !self.queue.push(entry) {
+                    self.metrics().wrote(Written::QueueFull);
+                }
+            }
+        }
+    }
+
+    /// A purge begins: nothing older that it is about is read from now on.
+    pub(super) fn purged(&self, stamp: &Stamp) {
+        let mut missed = self.missed.lock();
+        if let Some(opened) = &*self.open.load() {
+            opened.note(self.store, stamp);
+        } else if self.late.folder.lock().is_some() {
+            drop(missed);
+            let mut stamps = self.late.stamps.lock();
+            if stamps.len() >= MISSED {
+                *stamps = vec![Stamp::All];
+            }
+            stamps.push(stamp.clone());
+            return;
+        } else if missed.len() >= MISSED || *stamp == Stamp::All {
+            *missed = vec![Stamp::All];
+        } else if missed.first() != Some(&Stamp::All) && missed.last() != Some(stamp) {
+            missed.push(stamp.clone());
+        }
+        drop(missed);
+        self.wake.notify_one();
+    }
+
+    /// As [`Disk::purged`], for what the log of purges cannot tell. A folder that is not open
+    /// has its own place in the log.
+    pub(super) fn forget(&self) {
+        let missed = self.missed.lock();
+        if let Some(opened) = &*self.open.load() {
+            opened.note(self.store, &Stamp::All);
+        }
+        drop(missed);
+        self.wake.notify_one();
+    }
+
+    /// Waits until the purges so far are in the journal for good, if the disk takes them.
+    pub(super) async fn settle(&self) {
+        if timeout(SETTLE, self.settled()).await.is_err() {
+            debug!("a purge waits for the disk of the cache");
+        }
+    }
+
+    async fn settled(&self) {
+        if let Some(opened) = self.open.load_full() {
+            self.flush(&opened.open).await;
+        } else if self.late.folder.lock().is_some() {
+            self.leave_late().await;
+            // Until whoever has the folder has taken them up.
+            loop {
+                self.late.left.lock().retain(|path| path.exists());
+                if self.late.left.lock().is_empty() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    /// `false` if the disk does not take it.
+    async fn flush(&self, open: &Arc<Open>) -> bool {
+        let noted = open.noted();
+        if open.is_synced(noted) {
+            return true;
+        }
+        let turn = Arc::clone(&self.flushing).lock_owned().await;
+        if open.is_synced(noted) {
+            return true;
+        }
+        let flushed = Arc::clone(open);
+        let flushed = spawn_blocking(move || {
+            let outcome = flushed.flush();
+            // Whoever waited may be gone.
+            drop(turn);
+            outcome
+        });
+        match flushed.await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                self.failed(&error);
+                false
+            }
+            Err(_ended) => false,
+        }
+    }
+
+    /// No configuration has a cache any more. What is under way ends by itself, and with it the
+    /// lock.
+    pub(super) fn abandon(&self) {
+        let missed = self.missed.lock();
+        self.settings.store(None);
+        self.open.store(None);
+        drop(missed);
+        self.queue.clear();
+    }
+
+    async fn leave_late(&self) {
+        let stamps = std::mem::take(&mut *self.late.stamps.lock());
+        let folder = self.late.folder.lock().clone();
+        let Some(folder) = folder.filter(|_| !stamps.is_empty()) else {
+            return;
+        };
+        let left = spawn_blocking(move || late::leave(&folder, &stamps)).await;
+        match left {
+            Ok(Ok(path)) => self.late.left.lock().push(path),
+            Ok(Err(error)) => self.metrics().failed(Fault::of(&error)),
+            Err(_ended) => {}
+        }
+    }
+
+    fn failed(&self, error: &std::io::Error) {
+        // It was given away meanwhile.
+        if error.kind() == std::io::ErrorKind::NotConnected {
+            return;
+        }
+        let fault = Fault::of(error);
+        self.metrics().failed(fault);
+        self.set(State::Down(fault), Some(error.to_string()));
+    }
+
+    fn set(&self, state: State, error: Option<String>) {
+        let Some(settings) = self.settings.load_full() else {
+            return;
+        };
+        self.health.set(&settings.folder, state, error);
+        self.metrics().up.set(i64::from(state == State::Up));
+    }
+}
+
+impl Opened {
+    fn note(&self, store: &Store, stamp: &Stamp) {
+        let position = self.open.note(stamp);
+        store.observe_disk(self.epoch | position);
+    }
+
+    /// How far purges were, as was known when an entry was asked for; `None` if of another
+    /// opening.
+    fn position(&self, mark: u64) -> Option<u64> {
+        let own = (1 << EPOCH_AT) - 1;
+        (mark & !own == self.epoch && mark & own != 0).then_some(mark & own)
+    }
+}
+
+/// What the entry for a request may be called: one name for each list of fields that answers
+/// are known to differ by.
+fn names(open: &Open, key: &Key, headers: &HeaderMap) -> Vec<Name> {
+    let mut names = vec![Name::new(key, Variance::default())];
+    let varies = open.varies();
+    let of = |vary: &Vary| Name::new(key, vary.variance(headers));
+    names.extend(varies.iter().rev().map(of));
+    names
+}

@@ -1,0 +1,41 @@
+//! One entry in one file: the journal that it is of, its position among purges, and the entry
+//! as it looks outside of memory.
+
+use bytes::{Buf, Bytes};
+
+use super::super::coded::{self, Decoded};
+use crate::cache::{key::Key, store::Entry};
+
+const MAGIC: &[u8; 8] = b"EDGEWAY1";
+/// The magic, the journal's id, the position, and a checksum of them.
+const HEAD: usize = 8 + 16 + 8 + 4;
+
+/// `None` for what is not whole, or differs by what nobody knows.
+pub(super) fn encode(journal: u128, position: u64, entry: &Entry) -> Option<Vec<u8>> {
+    let coded = coded::encode(entry)?;
+    let mut bytes = Vec::with_capacity(HEAD + coded.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&journal.to_be_bytes());
+    bytes.extend_from_slice(&position.to_be_bytes());
+    let checksum = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&checksum.to_be_bytes());
+    bytes.extend_from_slice(&coded);
+    Some(bytes)
+}
+
+/// The entry and its position; `None` for what may not be used: cut, changed, of another
+/// version, journal or key.
+pub(super) fn decode(journal: u128, mut bytes: Bytes, key: &Key) -> Option<(u64, Decoded)> {
+    let head = bytes.get(..HEAD)?;
+    let checksum = crc32fast::hash(&head[..HEAD - 4]);
+    let mut head = bytes.split_to(HEAD);
+    if head.split_to(MAGIC.len()) != MAGIC.as_slice() || head.get_u128() != journal {
+        return None;
+    }
+    let position = head.get_u64();
+    if head.get_u32() != checksum {
+        return None;
+    }
+    let decoded = coded::decode(bytes, Some(key)).ok()?;
+    Some((position, decoded))
+}

@@ -1,0 +1,444 @@
+//! What is done beside requests: the folder is taken, walked, written to, tried again when it
+//! failed, and let go.
+
+use std::{
+    future::pending,
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use log::info;
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::{sleep, timeout},
+};
+
+use super::{
+    super::stamps::Stamp,
+    Disk, EPOCH_AT, Opened, Settings,
+    folder::OpenError,
+    health::{PAUSE, State},
+    metrics::{DiskMetrics, Fault, Written},
+    open::{Open, Stored},
+};
+use crate::cache::{
+    purge::Link,
+    store::{Entry, Whole},
+};
+
+/// Between two looks at whether there is anything to do.
+const TICK: Duration = Duration::from_millis(100);
+/// A disk that takes longer for one thing does not work.
+const SLOW: Duration = Duration::from_secs(5);
+/// Without Redis, purges of others are waited for as long as they wait for this gateway.
+const LEASE: Duration = Duration::from_secs(3);
+/// What waits to be written has so long when the folder is given away.
+const LAST: Duration = Duration::from_millis(500);
+/// Entries that are written in one go.
+const BATCH: usize = 32;
+/// The least that has to fit for a disk that was full to be used again.
+const PROBE: u64 = 256 << 10;
+
+/// Why the folder is to be taken anew.
+struct Lost;
+
+impl Disk {
+    /// Runs what a configuration says, for as long as it is polled. `link` tells of purges
+    /// while this process was not there, if they are shared.
+    pub(in super::super) async fn supervise(
+        self: &Arc<Self>,
+        settings: Option<Settings>,
+        link: &Link,
+        is_shared: bool,
+    ) {
+        let before = self.settings.load_full();
+        let is_same = match (&before, &settings) {
+            (Some(before), Some(after)) => before.folder == after.folder,
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_same {
+            self.let_go(None).await;
+        }
+        self.settings.store(settings.clone().map(Arc::new));
+        let Some(settings) = settings else {
+            self.queue.clear();
+            if let Some(metrics) = self.metrics.get() {
+                metrics.up.set(0);
+                metrics.budget.set(0);
+                publish(metrics, (0, 0));
+            }
+            return pending().await;
+        };
+        let budget = i64::try_from(settings.size).unwrap_or(i64::MAX);
+        self.metrics().budget.set(budget);
+        if !is_same {
+            self.set(State::Opening, None);
+        }
+        loop {
+            if self.is_released.load(Ordering::SeqCst) {
+                return pending().await;
+            }
+            let opened = match self.open.load_full() {
+                Some(opened) => opened,
+                None => match self.take(&settings).await {
+                    Ok(opened) => opened,
+                    Err(pause) => {
+                        sleep(pause).await;
+                        continue;
+                    }
+                },
+            };
+            let Lost = self.run(&opened, &settings, link, is_shared).await;
+            self.give_up(&opened).await;
+        }
+    }
+
+    /// Takes the folder; or how long to wait before the next attempt.
+    async fn take(&self, settings: &Settings) -> Result<Arc<Opened>, Duration> {
+        let root = settings.folder.clone();
+        let Some(outcome) = self.job(move || Open::take(&root)).await else {
+            return Err(PAUSE);
+        };
+        let open = match outcome {
+            Ok(open) => open,
+            Err(OpenError::Busy) => {
+                self.set(State::Busy, None);
+                return Err(TICK);
+            }
+            Err(error) => {
+                let fault = match &error {
+                    OpenError::Io { source, .. } => Fault::of(source),
+                    OpenError::NotOurs { .. } | OpenError::Busy => Fault::Permission,
+                };
+                self.metrics().failed(fault);
+                self.set(State::Down(fault), Some(error.to_string()));
+                return Err(PAUSE);
+            }
+        };
+        let opened = self.begin(open, settings);
+        if self.is_released.load(Ordering::SeqCst) {
+            // It was given away while it was taken.
+            self.give_up(&opened).await;
+            return Err(PAUSE);
+        }
+        Ok(opened)
+    }
+
+    /// The folder is there for requests from now on, and for purges.
+    fn begin(&self, open: Open, settings: &Settings) -> Arc<Opened> {
+        let epoch = self.epochs.fetch_add(1, Ordering::SeqCst).wrapping_add(1) % 128;
+        let opened = Arc::new(Opened {
+            open: Arc::new(open),
+            epoch: epoch << EPOCH_AT,
+        });
+        self.is_caught_up.store(false, Ordering::SeqCst);
+        let mut missed = self.missed.lock();
+        for stamp in missed.drain(..) {
+            opened.note(self.store, &stamp);
+        }
+        let last = self.last_folder.lock().replace(settings.folder.clone());
+        if last.is_some_and(|last| last != settings.folder) {
+            // Purges were noted in another one meanwhile.
+            opened.note(self.store, &Stamp::All);
+        }
+        let position = opened.open.position();
+        self.store.observe_disk(opened.epoch | position);
+        self.open.store(Some(Arc::clone(&opened)));
+        opened
+    }
+
+    /// Everything that is done in a folder, until it is lost.
+    async fn run(
+        self: &Arc<Self>,
+        opened: &Arc<Opened>,
+        settings: &Settings,
+        link: &Link,
+        is_shared: bool,
+    ) -> Lost {
+        let open = &opened.open;
+        let began = self.clock.now();
+        if is_shared {
+            match open.followed() {
+                // It goes on from there: what it hears again does no harm.
+                Some(place) if link.position().as_ref() != Some(&place) => link.resume(place),
+                Some(_) => {}
+                // What was purged since then nobody can tell.
+                None => self.forget(),
+            }
+        }
+        // What a process before this one has left to do.
+        if self.flush(open).await && self.health.state() != State::Up {
+            self.set(State::CatchingUp, None);
+        }
+        let mut is_shrunk = false;
+        let mut tidying: Option<JoinHandle<io::Result<()>>> = None;
+        loop {
+            if self.is_released.load(Ordering::SeqCst) {
+                return pending().await;
+            }
+            if self.health.is_due() && self.retry(open).await.is_err() {
+                return Lost;
+            }
+            self.follow(open, link, is_shared).await;
+            let passed = self.clock.now().saturating_duration_since(began);
+            let is_known =
+                !is_shared || link.has_caught_up() || (passed >= LEASE && link.is_cut_off());
+            if is_known && self.health.state() == State::CatchingUp {
+                self.is_caught_up.store(true, Ordering::SeqCst);
+                self.set(State::Up, None);
+            }
+            if tidying.as_ref().is_none_or(JoinHandle::is_finished) {
+                if let Some(done) = tidying.take() {
+                    self.done(done.await.ok());
+                }
+                // However long it takes: nobody waits for it.
+                let tidied = Arc::clone(open);
+                if open.begin_to_walk() {
+                    tidying = Some(spawn_blocking(move || tidied.walk()));
+                } else if open.begin_to_sweep() {
+                    tidying = Some(spawn_blocking(move || tidied.sweep()));
+                }
+            }
+            let is_working = !matches!(self.health.state(), State::Down(_));
+            let mut has_more = false;
+            if is_working && open.is_walked() {
+                if !std::mem::replace(&mut is_shrunk, true) {
+                    self.shrink(open, settings.size).await;
+                }
+                has_more = self.write(opened, settings.size).await;
+            } else if !is_working {
+                self.drop_queue();
+            }
+            publish(self.metrics(), open.count());
+            if !has_more {
+                tokio::select! {
+                    () = self.queue.filled() => {}
+                    () = self.wake.notified() => {}
+                    () = sleep(TICK) => {}
+                }
+            }
+        }
+    }
+
+    /// Purges: those here, those of the process before, and how far those of others are.
+    async fn follow(&self, open: &Arc<Open>, link: &Link, is_shared: bool) {
+        // Everything up to here is noted, and settled below.
+        let place = link
+            .position()
+            .filter(|_| is_shared && link.has_caught_up());
+        if matches!(self.health.state(), State::Down(_)) {
+            return;
+        }
+        if let Some(place) = place {
+            open.follow(place);
+        }
+        if !self.flush(open).await {
+            return;
+        }
+        let late = Arc::clone(open);
+        if let Some(true) = self.done(self.job(move || late.take_late()).await) {
+            self.store.observe_disk(self.epoch() | open.position());
+        }
+        if open.is_to_be_emptied() {
+            let emptied = Arc::clone(open);
+            self.done(self.job(move || emptied.empty()).await);
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.open.load().as_ref().map_or(0, |opened| opened.epoch)
+    }
+
+    async fn shrink(&self, open: &Arc<Open>, budget: u64) {
+        let shrunk = Arc::clone(open);
+        let outcome = self
+            .job(move || {
+                let mut dropped = Vec::new();
+                shrunk.shrink(budget, &mut dropped).map(|()| dropped)
+            })
+            .await;
+        let dropped = self.done(outcome).unwrap_or_default();
+        self.metrics().dropped_all(&dropped);
+    }
+
+    /// Writes what waits, a few at a time. `true` if there may be more.
+    async fn write(self: &Arc<Self>, opened: &Arc<Opened>, budget: u64) -> bool {
+        let entries: Vec<_> = std::iter::from_fn(|| self.queue.pop())
+            .take(BATCH)
+            .collect();
+        if entries.is_empty() {
+            return false;
+        }
+        let (disk, opened) = (Arc::clone(self), Arc::clone(opened));
+        let has_more = entries.len() == BATCH;
+        let written = self.job(move || disk.write_all(&opened, &entries, budget));
+        self.done(written.await);
+        has_more
+    }
+
+    fn write_all(&self, opened: &Opened, entries: &[Arc<Entry>], budget: u64) -> io::Result<()> {
+        let metrics = self.metrics();
+        let mut outcome = Ok(());
+        for entry in entries {
+            let mut dropped = Vec::new();
+            let written = match opened.position(entry.mark.disk) {
+                None => Ok(Written::Early),
+                Some(_) if outcome.is_err() => Ok(Written::Error),
+                Some(position) => opened
+                    .open
+                    .write(entry, position, budget, &mut dropped)
+                    .map(|stored| match stored {
+                        Some(Stored::Bytes(len)) => {
+                            metrics.bytes_written.inc_by(len);
+                            Written::Stored
+                        }
+                        Some(Stored::Purged) => Written::Purged,
+                        None => Written::Error,
+                    }),
+            };
+            metrics.dropped_all(&dropped);
+            metrics.wrote(*written.as_ref().unwrap_or(&Written::Error));
+            if let Err(error) = written {
+                let len = entry.body.whole().map_or(0, Whole::len);
+                self.wanted.store(len, Ordering::Relaxed);
+                outcome = Err(error);
+            }
+        }
+        outcome
+    }
+
+    fn drop_queue(&self) {
+        while self.queue.pop().is_some() {
+            self.metrics().wrote(Written::Error);
+        }
+    }
+
+    /// The disk did not work a while ago.
+    async fn retry(&self, open: &Arc<Open>) -> Result<(), Lost> {
+        let wanted = self.wanted.load(Ordering::Relaxed).max(PROBE);
+        let probed = Arc::clone(open);
+        let outcome = self
+            .job(move || {
+                if probed.folder().is_there() {
+                    probed.probe(wanted).map(|()| true)
+                } else {
+                    Ok(false)
+                }
+            })
+            .await;
+        match outcome {
+            Some(Ok(true)) => {
+                self.strikes.store(0, Ordering::Relaxed);
+                let state = if self.is_caught_up.load(Ordering::SeqCst) {
+                    State::Up
+                } else {
+                    State::CatchingUp
+                };
+                self.set(state, None);
+                Ok(())
+            }
+            Some(Ok(false)) => Err(Lost),
+            Some(Err(error)) => {
+                self.failed(&error);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Blocking work. If it takes too long, the disk does not work, which is told while it is
+    /// waited for: no more than this hangs.
+    async fn job<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let mut running: JoinHandle<T> = spawn_blocking(work);
+        let waited = timeout(SLOW, &mut running).await;
+        if let Ok(done) = waited {
+            return done.ok();
+        }
+        self.metrics().failed(Fault::Slow);
+        let late = "nothing was done for 5 s".to_owned();
+        self.set(State::Down(Fault::Slow), Some(late));
+        running.await.ok()
+    }
+
+    fn done<T>(&self, outcome: Option<io::Result<T>>) -> Option<T> {
+        match outcome? {
+            Ok(done) => Some(done),
+            Err(error) => {
+                self.failed(&error);
+                None
+            }
+        }
+    }
+
+    /// The folder is not the one that was taken any more.
+    async fn give_up(&self, opened: &Arc<Opened>) {
+        self.end(opened);
+        let open = Arc::clone(&opened.open);
+        let _closed = self.job(move || open.close()).await;
+    }
+
+    /// Lets go of the folder for good: another process serves, or this one ends. What waits is
+    /// written first, for a short while.
+    pub(in super::super) async fn release(self: &Arc<Self>, link: &Link) {
+        self.is_released.store(true, Ordering::SeqCst);
+        self.let_go(Some(link)).await;
+    }
+
+    async fn let_go(self: &Arc<Self>, link: Option<&Link>) {
+        let Some(opened) = self.open.load_full() else {
+            return;
+        };
+        let is_up = self.health.state() == State::Up;
+        if let Some(place) = link.filter(|link| is_up && link.has_caught_up())
+            && let Some(place) = place.position()
+        {
+            opened.open.follow(place);
+        }
+        let budget = self.settings.load_full().map_or(0, |it| it.size);
+        let writing = async {
+            while is_up && opened.open.is_walked() && self.write(&opened, budget).await {}
+        };
+        let _in_time = timeout(LAST, writing).await;
+        self.leave(&opened).await;
+    }
+
+    async fn leave(&self, opened: &Arc<Opened>) {
+        self.end(opened);
+        let open = Arc::clone(&opened.open);
+        let closing = spawn_blocking(move || {
+            // What was purged up to here is to be known to whoever is next.
+            let flushed = open.flush();
+            open.close();
+            flushed
+        });
+        if let Ok(Ok(Err(error))) = timeout(SLOW, closing).await {
+            self.metrics().failed(Fault::of(&error));
+        }
+        self.queue.clear();
+        if let Some(settings) = self.settings.load_full() {
+            self.health.set(&settings.folder, State::Off, None);
+            let folder = settings.folder.display();
+            info!(folder:%; "the cache's folder is given away");
+        }
+        self.metrics().up.set(0);
+    }
+
+    /// Purges go elsewhere from now on.
+    fn end(&self, opened: &Opened) {
+        let _missed = self.missed.lock();
+        self.open.store(None);
+        self.is_caught_up.store(false, Ordering::SeqCst);
+        if self.is_released.load(Ordering::SeqCst) {
+            // From here on purges are left where the next process finds them.
+            *self.late.folder.lock() = Some(opened.open.folder().late());
+        }
+    }
+}
+
+fn publish(metrics: &DiskMetrics, (objects, bytes): (usize, u64)) {
+    let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    metrics.objects.set(gauge(objects as u64));
+    metrics.bytes.set(gauge(bytes));
+}

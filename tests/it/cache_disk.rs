@@ -1,0 +1,680 @@
+//! The cache on disk: what survives the process, what does not come back, and what becomes of
+//! requests when the disk does not work.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::{task::JoinSet, time::Instant};
+
+use crate::support::{
+    client::{self, Request, Response, get, post},
+    gateway::Gateway,
+    origins::{NumberedOrigin, Origin},
+    redis::Redis,
+    wait::{pass, wait_for},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+const MINUTE: &[(&str, &str)] = &[
+    ("cache-control", "max-age=60"),
+    ("etag", "\"a\""),
+    ("cache-tag", "posts"),
+];
+const WRITTEN: &str = "edgeway_cache_disk_writes_total{outcome=\"stored\"}";
+const FOUND: &str = "edgeway_cache_disk_seconds_count{result=\"hit\"}";
+const DAMAGED: &str = "edgeway_cache_disk_dropped_total{why=\"damaged\"}";
+const UP: &str = "edgeway_cache_disk_up";
+const DISK: &str = "{ disk: { folder: kept, size: 64MiB } }";
+
+fn yaml(origin: SocketAddr, cache: &str, more: &str) -> String {
+    format!(
+        "cache: {cache}\n\
+         {more}\
+         upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\n\
+         routes:\n\
+         - {{ name: app, match: {{ path: '/*' }}, upstream: app, \
+              cache: {{}} }}\n"
+    )
+}
+
+async fn up(gateway: &Gateway) {
+    wait_for("the disk is used", SOON, async || {
+        (gateway.metric(UP).await > 0.0).then_some(())
+    })
+    .await;
+}
+
+/// Waits until the status calls the disk so.
+async fn stands(gateway: &Gateway, state: &str) {
+    wait_for(&format!("the disk is {state}"), SOON, async || {
+        let status = gateway.status().await;
+        (status["cache_disk"]["state"] == state).then_some(())
+    })
+    .await;
+}
+
+async fn front(origin: &Origin<NumberedOrigin>) -> Gateway {
+    let gateway = Gateway::start(&yaml(origin.address(), DISK, "")).await;
+    up(&gateway).await;
+    gateway
+}
+
+async fn origin(paths: &[&str]) -> Origin<NumberedOrigin> {
+    let origin = NumberedOrigin::start().await;
+    for path in paths {
+        origin.settings().tell(path, 200, MINUTE);
+    }
+    origin
+}
+
+/// Whatever the gateway's port is now.
+fn page(path: &str) -> Request {
+    get(path).header("host", "shop.test")
+}
+
+async fn ask(gateway: &Gateway, path: &str) -> Response {
+    gateway.send(&page(path)).await
+}
+
+fn done(answer: &Response) -> &str {
+    answer.header("x-cache-status").unwrap_or("nothing")
+}
+
+#[track_caller]
+fn assert_answer(answer: &Response, cache: &str, body: &str) {
+    assert_eq!((done(answer), &*answer.text()), (cache, body));
+}
+
+/// Asks, and waits until the disk has the answer.
+async fn written(gateway: &Gateway, request: &Request) -> Response {
+    let before = gateway.metric(WRITTEN).await;
+    let answer = gateway.send(request).await;
+    wait_for("it is on disk", SOON, async || {
+        (gateway.metric(WRITTEN).await > before).then_some(())
+    })
+    .await;
+    answer
+}
+
+async fn end(gateway: &mut Gateway, signal: Signal) {
+    gateway.signal(signal);
+    gateway.leaves(SOON).await;
+}
+
+async fn restart(gateway: &mut Gateway, signal: Signal) {
+    end(gateway, signal).await;
+    gateway.start_again(&[], &[]).await;
+    up(gateway).await;
+}
+
+async fn purge(gateway: &Gateway, purges: serde_json::Value) {
+    let order = json!({ "purges": purges }).to_string();
+    let request = post("/v1/purge", order).header("content-type", "application/json");
+    let answer = gateway.send_admin(&request).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+}
+
+/// The files of entries.
+fn objects(folder: &Path) -> Vec<PathBuf> {
+    let folders = fs::read_dir(folder.join("v1/objects")).expect("it is there");
+    let folders = folders.map(|it| it.expect("it can be read").path());
+    let files = folders.filter(|path| path.is_dir()).flat_map(|path| {
+        let files = fs::read_dir(path).expect("it is there");
+        files.map(|it| it.expect("it can be read").path())
+    });
+    files.collect()
+}
+
+#[tokio::test]
+async fn what_is_stored_survives_the_process_however_it_ends() {
+    let origin = origin(&["/a", "/h"]).await;
+    let headers = [
+        ("cache-control", "max-age=60"),
+        ("vary", "accept-language, x-kind"),
+    ];
+    origin.settings().tell("/v", 200, &headers);
+    let stale = [("cache-control", "max-age=1, stale-while-revalidate=60")];
+    origin.settings().tell("/s", 200, &stale);
+    let mut gateway = front(&origin).await;
+    let of = |language: &str| page("/v").header("accept-language", language);
+    for request in [page("/a"), of("de"), of("fr"), page("/s")] {
+        let answer = written(&gateway, &request).await;
+        assert_eq!(done(&answer), "MISS");
+    }
+    pass(Duration::from_millis(1100)).await;
+    for (round, signal) in [Signal::TERM, Signal::KILL].into_iter().enumerate() {
+        restart(&mut gateway, signal).await;
+        let found = gateway.count(FOUND).await;
+        let answer = ask(&gateway, "/a").await;
+        assert_answer(&answer, "HIT", "/a #1");
+        assert_eq!(answer.header("etag"), Some("\"a\""));
+        let age: u64 = answer.header("age").unwrap().parse().unwrap();
+        assert!((1..60).contains(&age), "{age}");
+        assert_eq!(gateway.count(FOUND).await, found + 1);
+        // From now on it is in memory.
+        assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #1");
+        assert_eq!(gateway.count(FOUND).await, found + 1);
+        assert_answer(&gateway.send(&of("fr")).await, "HIT", "/v #2");
+        assert_answer(&gateway.send(&of("de")).await, "HIT", "/v #1");
+        let number = 3 + round;
+        let answer = gateway.send(&of(&format!("x{number}"))).await;
+        assert_answer(&answer, "MISS", &format!("/v #{number}"));
+        assert_answer(
+            &ask(&gateway, "/s").await,
+            "STALE",
+            &format!("/s #{}", 1 + round),
+        );
+        wait_for("a new one is on disk", SOON, async || {
+            (gateway.count(WRITTEN).await >= 2).then_some(())
+        })
+        .await;
+        pass(Duration::from_millis(1100)).await;
+    }
+    // What a first request may ask for, each after a restart of its own.
+    restart(&mut gateway, Signal::KILL).await;
+    let answer = gateway
+        .send(&page("/a").header("if-none-match", "\"a\""))
+        .await;
+    assert_eq!((answer.status(), done(&answer)), (304, "HIT"));
+    restart(&mut gateway, Signal::KILL).await;
+    let answer = gateway.send(&page("/a").header("range", "bytes=1-2")).await;
+    assert_eq!((answer.status(), &*answer.text()), (206, "a "));
+    assert_eq!(origin.settings().answers("/a"), 1);
+}
+
+/// The control.
+#[tokio::test]
+async fn without_a_disk_nothing_survives() {
+    let origin = origin(&["/a"]).await;
+    let mut gateway = Gateway::start(&yaml(origin.address(), "{ memory: 64MiB }", "")).await;
+    assert_answer(&ask(&gateway, "/a").await, "MISS", "/a #1");
+    end(&mut gateway, Signal::TERM).await;
+    gateway.start_again(&[], &[]).await;
+    assert_answer(&ask(&gateway, "/a").await, "MISS", "/a #2");
+    let metrics = gateway.admin_get("/metrics").await.text();
+    assert!(!metrics.contains("edgeway_cache_disk"), "{metrics}");
+    assert!(gateway.status().await["cache_disk"].is_null());
+}
+
+#[tokio::test]
+async fn what_was_damaged_is_dropped_and_fetched_anew() {
+    let origin = origin(&["/a"]).await;
+    let mut gateway = front(&origin).await;
+    let folder = gateway.folder().join("kept");
+    written(&gateway, &page("/a")).await;
+    let damages: [fn(&mut Vec<u8>); 5] = [
+        Vec::clear,
+        |bytes| bytes.truncate(bytes.len() / 2),
+        |bytes| *bytes.last_mut().unwrap() ^= 0x20,
+        |bytes| bytes[40] ^= 1,
+        // Of another layout.
+        |bytes| bytes[7] += 1,
+    ];
+    for (number, damage) in damages.iter().enumerate() {
+        end(&mut gateway, Signal::KILL).await;
+        let [file] = &objects(&folder)[..] else {
+            panic!("one file: {:?}", objects(&folder));
+        };
+        let mut bytes = fs::read(file).unwrap();
+        damage(&mut bytes);
+        fs::write(file, bytes).unwrap();
+        gateway.start_again(&[], &[]).await;
+        up(&gateway).await;
+        let answer = written(&gateway, &page("/a")).await;
+        assert_answer(&answer, "MISS", &format!("/a #{}", number + 2));
+        assert_eq!(gateway.count(DAMAGED).await, 1, "{number}");
+    }
+    // The control: a file as it was is an answer.
+    restart(&mut gateway, Signal::KILL).await;
+    assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #6");
+    assert_eq!(gateway.count(DAMAGED).await, 0);
+}
+
+#[tokio::test]
+async fn the_folder_is_for_our_eyes_and_not_used_if_it_is_not() {
+    let origin = origin(&["/a"]).await;
+    let gateway = front(&origin).await;
+    written(&gateway, &page("/a")).await;
+    let folder = gateway.folder().join("kept");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let file = objects(&folder).remove(0);
+    for folder in [&*folder, &folder.join("v1"), file.parent().unwrap()] {
+        assert_eq!(mode(folder), 0o700, "{}", folder.display());
+    }
+    for file in [&file, &folder.join("v1/journal"), &folder.join("v1/lock")] {
+        assert_eq!(mode(file), 0o600, "{}", file.display());
+    }
+    drop(gateway);
+    let gateway = Gateway::start_in(&yaml(origin.address(), DISK, ""), |folder| {
+        let kept = folder.join("kept");
+        fs::create_dir(&kept).unwrap();
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o777)).unwrap();
+    })
+    .await;
+    stands(&gateway, "permission").await;
+    assert_eq!(done(&ask(&gateway, "/a").await), "MISS");
+    assert!(gateway.stderr().contains("can be used by others"));
+    let kept = gateway.folder().join("kept");
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o755)).unwrap();
+    stands(&gateway, "up").await;
+}
+
+#[tokio::test]
+async fn what_was_purged_does_not_come_back() {
+    let paths = ["/u/a", "/p/a", "/t/a", "/k/a", "/w/a"];
+    let origin = origin(&[]).await;
+    let plain = [("cache-control", "max-age=60")];
+    for path in paths {
+        origin.settings().tell(path, 200, &plain);
+    }
+    origin.settings().tell("/t/a", 200, MINUTE);
+    let mut gateway = front(&origin).await;
+    for path in paths {
+        written(&gateway, &page(path)).await;
+    }
+    purge(&gateway, json!([{ "url": "/u/a" }])).await;
+    purge(&gateway, json!([{ "prefix": "/p/", "soft": true }])).await;
+    purge(&gateway, json!([{ "tag": "posts" }])).await;
+    // RFC 9111, 4.4.
+    let write = post("/w/a", "x").header("host", "shop.test");
+    assert_eq!(gateway.send(&write).await.status(), 200);
+    restart(&mut gateway, Signal::KILL).await;
+    assert_answer(&ask(&gateway, "/k/a").await, "HIT", "/k/a #1");
+    for path in ["/u/a", "/p/a", "/t/a"] {
+        assert_answer(&ask(&gateway, path).await, "MISS", &format!("{path} #2"));
+    }
+    assert_answer(&ask(&gateway, "/w/a").await, "MISS", "/w/a #3");
+    wait_for("they are on disk again", SOON, async || {
+        (gateway.count(WRITTEN).await == 4).then_some(())
+    })
+    .await;
+    restart(&mut gateway, Signal::KILL).await;
+    assert_answer(&ask(&gateway, "/u/a").await, "HIT", "/u/a #2");
+    purge(&gateway, json!([{ "all": true }])).await;
+    restart(&mut gateway, Signal::KILL).await;
+    for path in paths {
+        assert_eq!(done(&ask(&gateway, path).await), "MISS", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_was_cut_is_no_journal() {
+    let origin = origin(&["/a"]).await;
+    let mut gateway = front(&origin).await;
+    written(&gateway, &page("/a")).await;
+    purge(&gateway, json!([{ "url": "/b" }])).await;
+    let journal = gateway.folder().join("kept/v1/journal");
+    for (number, cut) in [0, 20, 4000].into_iter().enumerate() {
+        end(&mut gateway, Signal::KILL).await;
+        let bytes = fs::read(&journal).unwrap();
+        fs::write(&journal, &bytes[..cut]).unwrap();
+        gateway.start_again(&[], &[]).await;
+        up(&gateway).await;
+        let answer = written(&gateway, &page("/a")).await;
+        assert_answer(&answer, "MISS", &format!("/a #{}", number + 2));
+    }
+}
+
+async fn leased(gateway: &Gateway) {
+    wait_for("the gateway holds a lease", SOON, async || {
+        let status = gateway.status().await;
+        (status["purges"]["leased"] == true).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_others_purged_while_nobody_was_here_does_not_come_back() {
+    let redis = Redis::start().await;
+    let more = format!("redis: {{ url: '{}', timeout: 1s }}\n", redis.url());
+    let origin = origin(&["/a", "/b"]).await;
+    let mut gateway = Gateway::start(&yaml(origin.address(), DISK, &more)).await;
+    up(&gateway).await;
+    leased(&gateway).await;
+    for path in ["/a", "/b"] {
+        written(&gateway, &page(path)).await;
+    }
+    // A place in the log is kept a moment after it is reached.
+    let other = Gateway::start(&yaml(origin.address(), "{ memory: 64MiB }", &more)).await;
+    leased(&other).await;
+    for signal in [Signal::TERM, Signal::KILL] {
+        restart(&mut gateway, signal).await;
+        assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #1");
+        leased(&gateway).await;
+    }
+    end(&mut gateway, Signal::KILL).await;
+    purge(&other, json!([{ "url": "/a" }])).await;
+    gateway.start_again(&[], &[]).await;
+    up(&gateway).await;
+    assert_answer(&ask(&gateway, "/a").await, "MISS", "/a #2");
+    assert_answer(&ask(&gateway, "/b").await, "HIT", "/b #1");
+    leased(&gateway).await;
+    // A log that does not have its place any more: anything may have been purged.
+    end(&mut gateway, Signal::KILL).await;
+    redis.flush();
+    leased(&other).await;
+    gateway.start_again(&[], &[]).await;
+    up(&gateway).await;
+    assert_answer(&ask(&gateway, "/b").await, "MISS", "/b #2");
+}
+
+#[tokio::test]
+async fn without_redis_the_disk_is_used_after_a_lease_as_the_section_says() {
+    let origin = origin(&["/a"]).await;
+    for (lost, expected) in [("serve", "HIT"), ("revalidate", "REVALIDATED")] {
+        let mut redis = Redis::start().await;
+        let more = format!("redis: {{ url: '{}', timeout: 1s }}\n", redis.url());
+        let cache =
+            format!("{{ disk: {{ folder: kept, size: 64MiB }}, on_purge_link_lost: {lost} }}");
+        let mut gateway = Gateway::start(&yaml(origin.address(), &cache, &more)).await;
+        up(&gateway).await;
+        leased(&gateway).await;
+        written(&gateway, &page("/a")).await;
+        restart(&mut gateway, Signal::KILL).await;
+        end(&mut gateway, Signal::KILL).await;
+        redis.kill();
+        gateway.start_again(&[], &[]).await;
+        stands(&gateway, "catching_up").await;
+        up(&gateway).await;
+        assert_eq!(done(&ask(&gateway, "/a").await), expected, "{lost}");
+        assert_eq!(gateway.count(FOUND).await, 1, "{lost}");
+    }
+}
+
+#[tokio::test]
+async fn one_process_has_the_folder_and_another_serves_without_it() {
+    let origin = origin(&["/a"]).await;
+    let mut first = front(&origin).await;
+    written(&first, &page("/a")).await;
+    let folder = first.folder().join("kept");
+    let cache = format!(
+        "{{ disk: {{ folder: {}, size: 64MiB }} }}",
+        folder.display()
+    );
+    let second = Gateway::start(&yaml(origin.address(), &cache, "")).await;
+    stands(&second, "busy").await;
+    assert_eq!(second.count(UP).await, 0);
+    wait_for("the log says so", SOON, async || {
+        let said = second.stderr();
+        said.contains("another process has the folder")
+            .then_some(())
+    })
+    .await;
+    assert_answer(&ask(&second, "/a").await, "MISS", "/a #2");
+    assert_answer(&ask(&first, "/a").await, "HIT", "/a #1");
+    // What it was told meanwhile holds once it has the folder.
+    purge(&second, json!([{ "url": "/a" }])).await;
+    end(&mut first, Signal::KILL).await;
+    up(&second).await;
+    assert_answer(&ask(&second, "/a").await, "MISS", "/a #3");
+}
+
+#[tokio::test]
+async fn after_an_upgrade_everything_is_there_within_a_second() {
+    let paths: Vec<String> = (0..50).map(|number| format!("/{number}")).collect();
+    let names: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let origin = origin(&names).await;
+    let mut gateway = front(&origin).await;
+    for path in &paths {
+        ask(&gateway, path).await;
+    }
+    // Without a pause: what waits is written on the way out.
+    gateway.upgrade().await;
+    let began = Instant::now();
+    up(&gateway).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    for path in &paths {
+        assert_answer(&ask(&gateway, path).await, "HIT", &format!("{path} #1"));
+    }
+    // Some of it may have come from memory to memory: the disk has all of it.
+    wait_for("the folder is known", SOON, async || {
+        (gateway.count("edgeway_cache_disk_objects").await == 50).then_some(())
+    })
+    .await;
+    assert!(!gateway.stderr().contains("another process has the folder"));
+}
+
+/// A write that the old process still has under way when the new one serves.
+#[tokio::test]
+async fn what_the_old_process_removes_is_gone_in_the_new_one() {
+    let origin = origin(&["/a", "/b"]).await;
+    let mut gateway = front(&origin).await;
+    for path in ["/a", "/b"] {
+        written(&gateway, &page(path)).await;
+    }
+    origin.settings().slow("/a", Duration::from_secs(3));
+    let address = gateway.address();
+    let mut writing = JoinSet::new();
+    writing.spawn(async move {
+        let write = post("/a", "x").header("host", "shop.test");
+        client::send(address, &write).await
+    });
+    wait_for("the write is under way", SOON, async || {
+        (origin.settings().answers("/a") == 2).then_some(())
+    })
+    .await;
+    gateway.upgrade().await;
+    up(&gateway).await;
+    assert_answer(&ask(&gateway, "/b").await, "HIT", "/b #1");
+    let answer = writing.join_all().await.remove(0);
+    let answer = answer.expect("the old process answers");
+    assert_eq!(answer.status(), 200);
+    origin.settings().slow("/a", Duration::ZERO);
+    // It was answered after the new process knew.
+    assert_answer(&ask(&gateway, "/a").await, "MISS", "/a #3");
+}
+
+#[tokio::test]
+async fn a_reload_switches_it_on_and_off_and_elsewhere() {
+    let origin = origin(&["/a", "/b"]).await;
+    let mut gateway = front(&origin).await;
+    for path in ["/a", "/b"] {
+        written(&gateway, &page(path)).await;
+    }
+    let off = yaml(origin.address(), "{ memory: 64MiB }", "");
+    assert!(gateway.reload(&off).await);
+    assert!(gateway.status().await["cache_disk"].is_null());
+    purge(&gateway, json!([{ "url": "/b" }])).await;
+    let on = yaml(origin.address(), DISK, "");
+    assert!(gateway.reload(&on).await);
+    up(&gateway).await;
+    restart(&mut gateway, Signal::TERM).await;
+    assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #1");
+    // Purged while it was off.
+    let answer = written(&gateway, &page("/b")).await;
+    assert_answer(&answer, "MISS", "/b #2");
+    // Another folder begins empty, and this one stays as it is.
+    let elsewhere = "{ disk: { folder: other, size: 8MiB } }";
+    let before = objects(&gateway.folder().join("kept"));
+    let elsewhere = yaml(origin.address(), elsewhere, "");
+    assert!(gateway.reload(&elsewhere).await);
+    wait_for("the other folder is used", SOON, async || {
+        let disk = &gateway.status().await["cache_disk"];
+        (disk["state"] == "up" && disk["budget_bytes"] == 8 << 20).then_some(())
+    })
+    .await;
+    assert!(objects(&gateway.folder().join("other")).is_empty());
+    assert_eq!(objects(&gateway.folder().join("kept")), before);
+    // A smaller one has room for less at once.
+    origin.settings().pad("/c", 900 << 10);
+    origin.settings().tell("/c", 200, MINUTE);
+    for number in 0..3 {
+        written(&gateway, &page(&format!("/c?{number}"))).await;
+    }
+    let smaller = "{ disk: { folder: other, size: 2MiB } }";
+    assert!(gateway.reload(&yaml(origin.address(), smaller, "")).await);
+    wait_for("it has shrunk", SOON, async || {
+        let objects = gateway.count("edgeway_cache_disk_objects").await;
+        let bytes = gateway.count("edgeway_cache_disk_bytes").await;
+        (objects == 2 && bytes <= 2 << 20).then_some(())
+    })
+    .await;
+    let evicted = "edgeway_cache_disk_dropped_total{why=\"evicted\"}";
+    assert_eq!(gateway.count(evicted).await, 1);
+    assert_eq!(objects(&gateway.folder().join("other")).len(), 2);
+}
+
+/// A gateway with its folder on a disk of its own, that goes with its process.
+struct Mounted {
+    gateway: Gateway,
+    is_root: bool,
+}
+
+impl Mounted {
+    async fn start(origin: &Origin<NumberedOrigin>, size: &str) -> Self {
+        let mounted = Self::begin(origin, size).await;
+        up(&mounted.gateway).await;
+        mounted
+    }
+
+    async fn begin(origin: &Origin<NumberedOrigin>, options: &str) -> Self {
+        let is_root = rustix::process::geteuid().is_root();
+        let own = if is_root {
+            ""
+        } else {
+            "--user --map-root-user"
+        };
+        let yaml = yaml(origin.address(), DISK, "");
+        let gateway = Gateway::start_in(&yaml, |folder| {
+            let kept = folder.join("kept");
+            fs::create_dir(&kept).expect("the folder is the test's own");
+            let program = folder.join("edgeway");
+            let script = format!(
+                "#!/bin/sh\nexec unshare --mount {own} sh -c 'mount -t tmpfs -o \
+                 {options},mode=700 none {} && exec {} \"$@\"' sh \"$@\"\n",
+                kept.display(),
+                env!("CARGO_BIN_EXE_edgeway"),
+            );
+            fs::write(&program, script).expect("the folder takes files");
+            let may_run = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(&program, may_run).expect("the file is ours");
+        })
+        .await;
+        Self { gateway, is_root }
+    }
+
+    /// As its process sees it.
+    fn kept(&self) -> PathBuf {
+        let folder = self.gateway.folder().join("kept");
+        let inside = folder.strip_prefix("/").expect("it begins there");
+        PathBuf::from(format!("/proc/{}/root", self.gateway.pid())).join(inside)
+    }
+
+    /// In the process' own view of files.
+    fn mount(&self, arguments: &[&str]) {
+        let pid = self.gateway.pid().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &pid, "--mount"]);
+        if !self.is_root {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        let done = command.args(arguments).status();
+        assert!(done.expect("nsenter is part of any Linux").success());
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_keeps_nobody_from_being_served() {
+    let origin = origin(&["/a", "/b", "/c"]).await;
+    // The journal has its room from the beginning.
+    let mounted = Mounted::start(&origin, "size=6m").await;
+    let gateway = &mounted.gateway;
+    written(gateway, &page("/a")).await;
+    let filler = mounted.kept().join("filler");
+    fs::write(&filler, vec![1; 4 << 20]).expect_err("there is no room for that");
+    for path in ["/b", "/b?1"] {
+        assert_eq!(done(&ask(gateway, path).await), "MISS");
+    }
+    stands(gateway, "full").await;
+    assert_eq!(gateway.count(UP).await, 0);
+    assert!(
+        gateway
+            .count("edgeway_cache_disk_errors_total{kind=\"full\"}")
+            .await
+            > 0
+    );
+    assert_answer(&ask(gateway, "/b").await, "HIT", "/b #1");
+    // Purges are known all the same, and what is there is read.
+    purge(gateway, json!([{ "url": "/b" }])).await;
+    assert_answer(&ask(gateway, "/b").await, "MISS", "/b #3");
+    // One line, however often it is tried.
+    pass(Duration::from_secs(4)).await;
+    let lines = gateway.stderr();
+    let told = lines.matches("the disk of the cache does not work").count();
+    assert_eq!(told, 1, "{lines}");
+    fs::remove_file(&filler).unwrap();
+    stands(gateway, "up").await;
+    written(gateway, &page("/c")).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_is_read_only_keeps_nobody_from_being_served() {
+    let origin = origin(&["/a", "/b"]).await;
+    let mounted = Mounted::start(&origin, "size=16m").await;
+    let gateway = &mounted.gateway;
+    written(gateway, &page("/a")).await;
+    // Nothing is open there, which is what a whole disk has to wait for.
+    let objects = gateway.folder().join("kept/v1/objects");
+    let objects = objects.to_str().expect("the path is ASCII");
+    mounted.mount(&["mount", "--bind", objects, objects]);
+    mounted.mount(&["mount", "-o", "remount,bind,ro", objects]);
+    assert_eq!(done(&ask(gateway, "/b").await), "MISS");
+    stands(gateway, "read_only").await;
+    assert_answer(&ask(gateway, "/b").await, "HIT", "/b #1");
+    assert_answer(&ask(gateway, "/a").await, "HIT", "/a #1");
+    purge(gateway, json!([{ "url": "/a" }])).await;
+    assert_answer(&ask(gateway, "/a").await, "MISS", "/a #2");
+    mounted.mount(&["umount", objects]);
+    stands(gateway, "up").await;
+    let answer = written(gateway, &page("/b?2")).await;
+    assert_eq!(done(&answer), "MISS");
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_no_reason_not_to_start() {
+    let origin = origin(&["/a"]).await;
+    let mounted = Mounted::begin(&origin, "size=16m,ro").await;
+    let gateway = &mounted.gateway;
+    stands(gateway, "read_only").await;
+    assert_eq!(done(&ask(gateway, "/a").await), "MISS");
+    assert_answer(&ask(gateway, "/a").await, "HIT", "/a #1");
+    let kept = gateway.folder().join("kept");
+    let kept = kept.to_str().expect("the path is ASCII");
+    mounted.mount(&["mount", "-o", "remount,rw", kept]);
+    stands(gateway, "up").await;
+    // It was asked for before anybody knew what was purged since.
+    let answer = written(gateway, &page("/a?1")).await;
+    assert_eq!(done(&answer), "MISS");
+}
+
+#[tokio::test]
+async fn a_folder_that_was_removed_is_made_anew() {
+    let origin = origin(&["/a", "/b"]).await;
+    let mut gateway = front(&origin).await;
+    written(&gateway, &page("/a")).await;
+    let folder = gateway.folder().join("kept");
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(done(&ask(&gateway, "/b").await), "MISS");
+    assert_answer(&ask(&gateway, "/a").await, "HIT", "/a #1");
+    wait_for("the folder is used again", SOON, async || {
+        let is_there = folder.join("v1/lock").exists();
+        (is_there && gateway.count(UP).await == 1).then_some(())
+    })
+    .await;
+    let answer = written(&gateway, &page("/b?1")).await;
+    assert_eq!(done(&answer), "MISS");
+    restart(&mut gateway, Signal::KILL).await;
+    assert_eq!(done(&ask(&gateway, "/b?1").await), "HIT");
+}
