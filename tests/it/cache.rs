@@ -8,7 +8,7 @@ use crate::support::{
     client::{self, Request, Response, get, post},
     gateway::Gateway,
     http2,
-    origins::{NumberedOrigin, Origin},
+    origins::{AnsweringOrigin, NumberedOrigin, Origin},
     wait::{pass, wait_for},
 };
 
@@ -377,6 +377,22 @@ async fn nobody_gets_what_is_anothers() {
         "MISS"
     );
     assert_eq!(done(&gateway.get("/a?2").await), "HIT");
+}
+
+#[tokio::test]
+async fn who_was_let_pass_by_a_service_is_somebody_without_a_name_too() {
+    let origin = origin("/a", &[("cache-control", "max-age=60")]).await;
+    let public = [("cache-control", "public, max-age=60")];
+    origin.settings().tell("/public", 200, &public);
+    let service = AnsweringOrigin::start(200, &[], "").await;
+    let asks = format!(", forward_auth: 'http://{}/verify'", service.address());
+    let gateway = front_with(origin.address(), "{}", &asks).await;
+    for _ in 0..2 {
+        assert_eq!(done(&gateway.get("/a").await), "MISS");
+    }
+    for expected in ["MISS", "HIT"] {
+        assert_eq!(done(&gateway.get("/public").await), expected);
+    }
 }
 
 #[tokio::test]

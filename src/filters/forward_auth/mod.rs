@@ -252,8 +252,11 @@ impl ForwardAuth {
         match said {
             Said::Allowed(allowed) => {
                 self.metrics.count(Outcome::Passed);
+                // Somebody was let pass, whether or not it is known who: what the backend
+                // answers may be theirs alone.
+                let identity = ex.facts.identity_mut();
                 if let Some(user) = &allowed.user {
-                    ex.facts.identity_mut().user = Some(Arc::clone(user));
+                    identity.user = Some(Arc::clone(user));
                 }
                 if !self.copied.is_empty() {
                     ex.facts.put(Told(allowed));
