@@ -678,3 +678,42 @@ async fn a_folder_that_was_removed_is_made_anew() {
     restart(&mut gateway, Signal::KILL).await;
     assert_eq!(done(&ask(&gateway, "/b?1").await), "HIT");
 }
+
+/// Whoever opens a pipe waits for somebody at its other end.
+#[tokio::test]
+async fn a_disk_that_does_not_answer_is_not_waited_for() {
+    let origin = origin(&["/a"]).await;
+    let mut gateway = front(&origin).await;
+    for number in 0..4 {
+        written(&gateway, &page(&format!("/a?{number}"))).await;
+    }
+    end(&mut gateway, Signal::TERM).await;
+    let files = objects(&gateway.folder().join("kept"));
+    assert_eq!(files.len(), 4);
+    for file in &files {
+        fs::remove_file(file).unwrap();
+        let made = Command::new("mkfifo").arg(file).status();
+        assert!(made.expect("mkfifo is part of any Linux").success());
+    }
+    gateway.start_again(&[], &[]).await;
+    up(&gateway).await;
+    for number in 0..3 {
+        let began = Instant::now();
+        let answer = ask(&gateway, &format!("/a?{number}")).await;
+        let took = began.elapsed();
+        assert_eq!(done(&answer), "MISS");
+        let waited = Duration::from_millis(250)..Duration::from_secs(3);
+        assert!(waited.contains(&took), "{took:?}");
+    }
+    let late = "edgeway_cache_disk_errors_total{kind=\"slow\"}";
+    assert_eq!(gateway.count(late).await, 3);
+    stands(&gateway, "slow").await;
+    // It is left alone for a while.
+    assert_eq!(done(&ask(&gateway, "/a?3").await), "MISS");
+    assert_eq!(gateway.count(late).await, 3);
+    // What can be done with it works.
+    up(&gateway).await;
+    // Nothing that hangs there keeps the process from leaving.
+    gateway.signal(Signal::TERM);
+    gateway.leaves(SOON).await;
+}
