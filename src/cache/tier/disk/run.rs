@@ -29,6 +29,10 @@ use crate::cache::{
 
 /// Between two looks at whether there is anything to do.
 const TICK: Duration = Duration::from_millis(100);
+/// For so long a process that has let go of the folder is likely to finish something; later it
+/// is looked after in one of so many turns.
+const DRAINING: Duration = Duration::from_mins(10);
+const SELDOM: u32 = 50;
 /// A disk that takes longer for one thing does not work.
 const SLOW: Duration = Duration::from_secs(5);
 /// Without Redis, purges of others are waited for as long as they wait for this gateway.
@@ -172,7 +176,7 @@ impl Disk {
         if self.flush(open).await && self.health.state() != State::Up {
             self.set(State::CatchingUp, None);
         }
-        let mut is_shrunk = false;
+        let (mut is_shrunk, mut turn) = (false, 0_u32);
         let mut tidying: Option<JoinHandle<io::Result<()>>> = None;
         loop {
             if self.is_released.load(Ordering::SeqCst) {
@@ -181,8 +185,10 @@ impl Disk {
             if self.health.is_due() && self.retry(open).await.is_err() {
                 return Lost;
             }
-            self.follow(open, link, is_shared).await;
             let passed = self.clock.now().saturating_duration_since(began);
+            turn = (turn + 1) % SELDOM;
+            let looks_for_late = passed < DRAINING || turn == 0;
+            self.follow(open, link, is_shared, looks_for_late).await;
             let is_known =
                 !is_shared || link.has_caught_up() || (passed >= LEASE && link.is_cut_off());
             if is_known && self.health.state() == State::CatchingUp {
@@ -223,7 +229,7 @@ impl Disk {
     }
 
     /// Purges: those here, those of the process before, and how far those of others are.
-    async fn follow(&self, open: &Arc<Open>, link: &Link, is_shared: bool) {
+    async fn follow(&self, open: &Arc<Open>, link: &Link, is_shared: bool, looks_for_late: bool) {
         // Everything up to here is noted, and settled below.
         let place = link
             .position()
@@ -237,10 +243,12 @@ impl Disk {
         if !self.flush(open).await {
             return;
         }
-        let late = Arc::clone(open);
-        if let Some(true) = self.done(self.job(move || late.take_late()).await) {
-            self.store.observe_disk(self.epoch() | open.position());
+        if looks_for_late {
+            let late = Arc::clone(open);
+            self.done(self.job(move || late.take_late()).await);
         }
+        // Those that no request has noted, too.
+        self.store.observe_disk(self.epoch() | open.position());
         if open.is_to_be_emptied() {
             let emptied = Arc::clone(open);
             self.done(self.job(move || emptied.empty()).await);
