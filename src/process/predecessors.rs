@@ -16,6 +16,7 @@ use std::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use log::{debug, info};
 use parking_lot::Mutex;
+use serde::de::IgnoredAny;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::unix::pipe,
@@ -24,7 +25,10 @@ use tokio::{
 
 use crate::{
     base::tasks::Tasks,
-    cache::{Cache, purge::Note},
+    cache::{
+        Cache,
+        purge::{Note, Purge},
+    },
     runtime::live::Live,
     status::snapshot::Predecessor,
 };
@@ -120,8 +124,14 @@ impl Predecessors {
                 heeds(note);
                 continue;
             }
-            // The end of a line that another process of ours began to read is left out.
             let Ok(told) = serde_json::from_str::<Predecessor>(&line) else {
+                // The end of a line that another process of ours began to read: it may have
+                // been about a purge.
+                if let (Err(_), Some(heeds)) =
+                    (serde_json::from_str::<IgnoredAny>(&line), self.heeds.get())
+                {
+                    heeds(Note::Purged(vec![Purge::ALL]));
+                }
                 continue;
             };
             let mut left = self.left.lock();
@@ -226,7 +236,12 @@ pub(super) async fn tell(pipe: OwnedFd, live: Arc<Live>) {
         };
         line.push(b'\n');
         match pipe.try_write(&line) {
-            Ok(_) => {}
+            // A line that is begun is ended: the next one may be a note.
+            Ok(written) => {
+                if let Err(error) = pipe.write_all(&line[written..]).await {
+                    return debug!(error:%; "the successor has left");
+                }
+            }
             // It does not read: the next line says all that this one would.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return debug!(error:%; "the successor has left"),
@@ -317,6 +332,11 @@ mod tests {
         let note = "{\"removed\":[104,105]}\n";
         first_tells.write_all(note.as_bytes()).unwrap();
         assert_eq!(heeded.recv().await, Some(Note::Removed(b"hi".to_vec())));
+        // What comes from a later version says nothing to us, and the end of a line that
+        // somebody else has begun to read may have been about anything.
+        first_tells.write_all(b"\"later\"\n:[104]}\n").unwrap();
+        let all = Note::Purged(vec![Purge::ALL]);
+        assert_eq!(heeded.recv().await, Some(all));
         last_tells.write_all(line(2, 3).as_bytes()).unwrap();
         last_tells.write_all(line(2, 1).as_bytes()).unwrap();
         until(|| {

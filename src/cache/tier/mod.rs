@@ -214,17 +214,19 @@ impl Watch for Watcher {
     fn purged(&self, purge: &Purge) {
         // Soft or not: what is stale may be taken from memory, and nobody misses it here.
         let stamp = Stamp::of(&purge.what);
-        self.0.disk.purged(&stamp);
+        // Before the disk has another position: what is read of level 2 from then on counts
+        // there as newer than this.
         if let Some(level2) = &*self.0.level2.load() {
             level2.purged(&stamp);
         }
+        self.0.disk.purged(&stamp);
     }
 
     fn removed(&self, key: &Key) {
-        self.0.disk.purged(&Stamp::of_key(key));
         if let Some(level2) = &*self.0.level2.load() {
             level2.removed(key);
         }
+        self.0.disk.purged(&Stamp::of_key(key));
     }
 }
 

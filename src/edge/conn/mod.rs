@@ -231,6 +231,9 @@ impl ConnIo {
         if self.input.is_empty() && self.input.capacity() > 2 * READ_BUFFER {
             self.input = BytesMut::new();
         }
+        if self.head.capacity() > 2 * READ_BUFFER {
+            self.head = Vec::new();
+        }
         self.connection.enter(Stage::Idle);
     }
 

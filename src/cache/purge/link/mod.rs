@@ -5,6 +5,7 @@
 //! renews the lease and says who else holds one, all at the same time, every wait has the
 //! usual deadline, and a Redis that hangs is found out by the breaker that is there anyway.
 
+mod resume;
 #[cfg(test)]
 mod simulation;
 mod status;
@@ -95,6 +96,9 @@ struct State {
     follower: Follower,
     /// Where to go on from at the next question, as somebody has asked for.
     resume: Option<Position>,
+    /// And from where once it is through with that: the place of something else that is kept
+    /// here, which is further on. It may be of another log.
+    then: Option<Position>,
     /// What followed its place was applied.
     has_caught_up: bool,
     tickets: Tickets,
@@ -186,33 +190,6 @@ impl Link {
     /// What is still taken out here while another process takes this one's place.
     pub fn notes(&self) -> &Notes {
         &self.notes
-    }
-
-    /// How far the log is applied to what is kept here. Whatever is kept beyond this process
-    /// is to be kept with a position from before it was written, for [`Link::resume`].
-    pub fn position(&self) -> Option<Position> {
-        self.state.lock().follower.position().cloned()
-    }
-
-    /// What is kept here comes from another process, or from disk, as it was at `position`.
-    /// Without this, what is there when the link is first made is dropped.
-    ///
-    /// It may be asked for at any time: what is applied again does no harm.
-    pub fn resume(&self, position: Position) {
-        self.state.lock().resume = Some(position);
-        self.wake.notify_one();
-    }
-
-    /// Whether everything that the log held is applied to what is kept here, since the link was
-    /// made or was told to resume.
-    pub fn has_caught_up(&self) -> bool {
-        let state = self.state.lock();
-        state.has_caught_up && state.resume.is_none()
-    }
-
-    /// Whether the log cannot be reached.
-    pub fn is_cut_off(&self) -> bool {
-        self.state.lock().last_error.is_some()
     }
 
     /// Applies `purges` here at once, and waits for the other gateways: five seconds at most.
@@ -410,6 +387,9 @@ impl Link {
         let sent = self.clock.now();
         let question = {
             let mut state = self.state.lock();
+            if state.has_caught_up && state.resume.is_none() {
+                state.resume = state.then.take();
+            }
             if let Some(position) = state.resume.take() {
                 state.follower.resume(position);
                 state.has_caught_up = false;
