@@ -8,6 +8,7 @@
 //! Pingora writes an answer's head and body apart; with `TCP_NODELAY` each would be its
 //! own segment and system call, and with TLS its own record.
 
+mod again;
 mod farewell;
 mod lines;
 
@@ -194,25 +195,6 @@ impl ConnIo {
         self.connection.begin_request(head.fingerprint)
     }
 
-    /// Remembers the head that is about to be read, which nothing follows.
-    pub(super) fn keep_head(&mut self) {
-        self.head.clear();
-        if let Rest::Bytes(length) = self.rest {
-            let length = usize::try_from(length).unwrap_or(usize::MAX);
-            let head = &self.input[..length.min(self.input.len())];
-            self.head.extend_from_slice(head);
-        }
-    }
-
-    /// The head that was kept comes once more.
-    pub(super) fn read_again(&mut self) {
-        let mut input = BytesMut::with_capacity(self.head.len() + READ_BUFFER);
-        input.extend_from_slice(&self.head);
-        input.extend_from_slice(&self.input);
-        self.input = input;
-        self.rest = Rest::Bytes(self.head.len() as u64);
-    }
-
     /// Takes lines out of the head, and says how many bytes those were. What stands before
     /// each moves over it, so that a body behind the head stays where it is.
     fn take_out(&mut self, lines: &[Range<usize>]) -> usize {
@@ -231,9 +213,7 @@ impl ConnIo {
         if self.input.is_empty() && self.input.capacity() > 2 * READ_BUFFER {
             self.input = BytesMut::new();
         }
-        if self.head.capacity() > 2 * READ_BUFFER {
-            self.head = Vec::new();
-        }
+        self.forget_head();
         self.connection.enter(Stage::Idle);
     }
 
