@@ -53,6 +53,8 @@ pub(super) struct Journal {
     /// Where the next record goes.
     at: u64,
     size: u64,
+    /// The folder of a new one, until its name there is for good.
+    unnamed_in: Option<File>,
 }
 
 /// What a file held.
@@ -90,11 +92,13 @@ impl Journal {
             file,
             at,
             size: bytes.len() as u64,
+            unnamed_in: None,
         };
         Ok(Found::Whole(journal, records))
     }
 
-    /// Puts a new one in the place of any other: it is all there, or the other one is.
+    /// Puts a new one in the place of any other: it is all there, or, after an error, the other
+    /// one is. Which of them a power failure leaves is open until [`Journal::sync`].
     pub(super) fn create(path: &Path, size: u64, records: &[Record]) -> io::Result<Self> {
         let partial = path.with_extension("new");
         match fs::remove_file(&partial) {
@@ -110,19 +114,24 @@ impl Journal {
         if at + RESERVE > size {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let outcome = write_new(&partial, size, &bytes).and_then(|file| {
+        // Once the name is another's, nothing may fail: whoever went on with the old file would
+        // write into one that nobody finds.
+        let outcome = path.parent().map(File::open).transpose().and_then(|folder| {
+            let file = write_new(&partial, size, &bytes)?;
             fs::rename(&partial, path)?;
-            if let Some(folder) = path.parent() {
-                File::open(folder)?.sync_all()?;
-            }
-            Ok(file)
+            Ok((file, folder))
         });
         if outcome.is_err() {
             // The error that matters is the one given.
             let _removed = fs::remove_file(&partial);
         }
-        let file = outcome?;
-        Ok(Self { file, at, size })
+        let (file, unnamed_in) = outcome?;
+        Ok(Self {
+            file,
+            at,
+            size,
+            unnamed_in,
+        })
     }
 
     /// Writes records behind the others. After an error it is as if they had not been
@@ -152,8 +161,14 @@ impl Journal {
         Ok(())
     }
 
-    pub(super) fn sync(&self) -> io::Result<()> {
-        rustix::fs::fdatasync(&self.file).map_err(io::Error::from)
+    /// Waits until all of it survives a power failure.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        rustix::fs::fdatasync(&self.file)?;
+        if let Some(folder) = &self.unnamed_in {
+            folder.sync_all()?;
+            self.unnamed_in = None;
+        }
+        Ok(())
     }
 }
 
@@ -212,4 +227,40 @@ pub(super) fn read(bytes: &[u8]) -> Option<(Vec<Record>, u64)> {
     // nobody knows how much of it there was.
     let is_clean = bytes[at..].iter().all(|byte| *byte == 0);
     is_clean.then_some((records, at as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_one_is_written_to_even_where_its_name_may_be_lost() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("journal");
+        let begin = Record::Begin {
+            id: 1,
+            position: 1,
+            floor: 0,
+        };
+        let mut old = Journal::create(&path, 1024, std::slice::from_ref(&begin)).unwrap();
+        old.sync().unwrap();
+        let mut new = Journal::create(&path, 1024, std::slice::from_ref(&begin)).unwrap();
+        // A folder that cannot be waited for.
+        let folder = new.unnamed_in.replace(File::open("/proc").unwrap());
+        assert!(new.sync().is_err() && new.sync().is_err());
+        new.append_last(7).unwrap();
+        old.append_last(5).unwrap();
+        let Found::Whole(_, found) = Journal::open(&path).unwrap() else {
+            panic!("it is whole");
+        };
+        assert_eq!(found, [begin.clone(), Record::All(7)]);
+        new.unnamed_in = folder;
+        new.sync().unwrap();
+        // What cannot be made leaves the one that is there.
+        fs::create_dir(path.with_extension("new")).unwrap();
+        assert!(Journal::create(&path, 1024, &[begin]).is_err());
+        new.append_last(8).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(read(&bytes).unwrap().0.last(), Some(&Record::All(8)));
+    }
 }

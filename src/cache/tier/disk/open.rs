@@ -95,8 +95,9 @@ impl Open {
                 .discard_objects()
                 .map_err(failed("empty the folder of"))?;
             let ledger = Ledger::new(fastrand::u128(..));
-            let journal =
+            let mut journal =
                 Journal::create(&path, JOURNAL, &ledger.records()).map_err(failed("write"))?;
+            journal.sync().map_err(failed("write"))?;
             (journal, ledger)
         };
         let open = Self {
@@ -194,7 +195,7 @@ impl Open {
             return Err(error);
         }
         if let Err(error) = journal.sync() {
-            // What the disk has of it nobody knows.
+            // What the disk has of it nobody knows, nor which of two journals.
             self.ledger.lock().give_back(Pending::WriteAnew(Vec::new()));
             return Err(error);
         }
@@ -223,7 +224,8 @@ impl Open {
                 Ok(())
             }
             Err(error) => {
-                // There is room for this still: better nothing than what was purged.
+                // The old one is still in its place, with room for this: better nothing than
+                // what was purged.
                 let position = self.note(&Stamp::All);
                 journal.append_last(position).map_err(|_| error)
             }
