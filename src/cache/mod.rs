@@ -22,7 +22,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use pingora_cache::lock::{CacheKeyLockImpl, CacheLock};
-use serde::Deserialize as _;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -102,15 +102,34 @@ impl Drop for Claim {
     }
 }
 
+/// What the next process is to know.
+#[derive(Serialize, Deserialize)]
+struct Exported {
+    /// Up to where purges are applied: what it takes over of what is kept here is no older.
+    #[serde(flatten)]
+    position: Option<Position>,
+    /// Purges were not noted in the folder of the disk.
+    #[serde(default)]
+    owes_disk: bool,
+}
+
 impl Zone for Kept {
-    /// Up to where purges are applied: what the next process takes over of what is kept here
-    /// is no older than that.
     fn export(&self) -> Option<Value> {
-        serde_json::to_value(self.link.position()?).ok()
+        let exported = Exported {
+            position: self.link.position(),
+            owes_disk: self.tiers.owes_disk(),
+        };
+        serde_json::to_value(exported).ok()
     }
 
     fn import(&self, exported: &Value) {
-        if let Ok(position) = Position::deserialize(exported) {
+        let Ok(exported) = Exported::deserialize(exported) else {
+            return;
+        };
+        if exported.owes_disk {
+            self.tiers.inherit_debt();
+        }
+        if let Some(position) = exported.position {
             self.link.resume(position);
         }
     }

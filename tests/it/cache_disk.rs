@@ -418,6 +418,35 @@ async fn one_process_has_the_folder_and_another_serves_without_it() {
 }
 
 #[tokio::test]
+async fn what_a_gateway_without_the_folder_was_told_outlives_it() {
+    let origin = origin(&["/a", "/b"]).await;
+    let mut first = front(&origin).await;
+    for path in ["/a", "/b"] {
+        written(&first, &page(path)).await;
+    }
+    let folder = first.folder().join("kept");
+    let cache = format!(
+        "{{ disk: {{ folder: {}, size: 64MiB }} }}",
+        folder.display()
+    );
+    let mut second = Gateway::start(&yaml(origin.address(), &cache, "")).await;
+    stands(&second, "busy").await;
+    purge(&second, json!([{ "url": "/a" }])).await;
+    end(&mut second, Signal::TERM).await;
+    restart(&mut first, Signal::KILL).await;
+    assert_answer(&ask(&first, "/a").await, "MISS", "/a #2");
+    assert_answer(&ask(&first, "/b").await, "HIT", "/b #1");
+    // Nor does an upgrade of it bring anything back.
+    second.start_again(&[], &[]).await;
+    stands(&second, "busy").await;
+    purge(&second, json!([{ "url": "/b" }])).await;
+    second.upgrade().await;
+    end(&mut first, Signal::KILL).await;
+    up(&second).await;
+    assert_answer(&ask(&second, "/b").await, "MISS", "/b #2");
+}
+
+#[tokio::test]
 async fn after_an_upgrade_everything_is_there_within_a_second() {
     let paths: Vec<String> = (0..50).map(|number| format!("/{number}")).collect();
     let names: Vec<&str> = paths.iter().map(String::as_str).collect();

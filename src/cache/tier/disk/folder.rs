@@ -96,6 +96,11 @@ impl Folder {
         }
     }
 
+    /// Where purges are left for whoever has the folder.
+    pub(super) fn late_in(root: &Path) -> PathBuf {
+        root.join(VERSION).join("late")
+    }
+
     /// Whether it is still the one that was taken.
     pub(super) fn is_there(&self) -> bool {
         let own = self.lock.metadata();

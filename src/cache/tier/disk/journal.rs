@@ -116,11 +116,15 @@ impl Journal {
         }
         // Once the name is another's, nothing may fail: whoever went on with the old file would
         // write into one that nobody finds.
-        let outcome = path.parent().map(File::open).transpose().and_then(|folder| {
-            let file = write_new(&partial, size, &bytes)?;
-            fs::rename(&partial, path)?;
-            Ok((file, folder))
-        });
+        let outcome = path
+            .parent()
+            .map(File::open)
+            .transpose()
+            .and_then(|folder| {
+                let file = write_new(&partial, size, &bytes)?;
+                fs::rename(&partial, path)?;
+                Ok((file, folder))
+            });
         if outcome.is_err() {
             // The error that matters is the one given.
             let _removed = fs::remove_file(&partial);

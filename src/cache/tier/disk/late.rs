@@ -2,12 +2,75 @@
 //! leaves them beside, and whoever has the folder takes them up.
 
 use std::{
-    fs, io,
+    fs, io, mem,
     path::{Path, PathBuf},
 };
 
+use parking_lot::Mutex;
+
 use super::super::stamps::Stamp;
 use crate::base::private_file;
+
+/// Purges that nobody knows but this process. With more they are of everything.
+pub(super) const MOST: usize = 4096;
+
+/// What is to be left, and what was.
+#[derive(Debug, Default)]
+pub(super) struct Late {
+    /// Where to leave it, once this process has let go.
+    folder: Mutex<Option<PathBuf>>,
+    stamps: Mutex<Vec<Stamp>>,
+    /// As far as is known nobody has taken these up.
+    left: Mutex<Vec<PathBuf>>,
+}
+
+impl Late {
+    pub(super) fn begin(&self, folder: PathBuf) {
+        *self.folder.lock() = Some(folder);
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.folder.lock().is_some()
+    }
+
+    pub(super) fn push(&self, stamp: Stamp) {
+        let mut stamps = self.stamps.lock();
+        if stamps.len() >= MOST {
+            *stamps = vec![Stamp::All];
+        } else if stamps.first() != Some(&Stamp::All) {
+            stamps.push(stamp);
+        }
+    }
+
+    /// Leaves what waits. What cannot be left waits for the next attempt. Blocks; one at a time.
+    pub(super) fn write(&self) -> io::Result<()> {
+        let Some(folder) = self.folder.lock().clone() else {
+            return Ok(());
+        };
+        let stamps = mem::take(&mut *self.stamps.lock());
+        if stamps.is_empty() {
+            return Ok(());
+        }
+        let left = leave(&folder, &stamps);
+        if left.is_err() {
+            let mut waiting = self.stamps.lock();
+            let since = mem::replace(&mut *waiting, stamps);
+            waiting.extend(since);
+        }
+        self.left.lock().push(left?);
+        Ok(())
+    }
+
+    /// Whether all that was left is taken up. Blocks.
+    pub(super) fn is_taken_up(&self) -> bool {
+        let mut left = self.left.lock().clone();
+        left.retain(|path| !path.exists());
+        let gone = left;
+        let mut left = self.left.lock();
+        left.retain(|path| !gone.contains(path));
+        left.is_empty()
+    }
+}
 
 /// Gives the file that is there until somebody has taken it up.
 pub(super) fn leave(folder: &Path, stamps: &[Stamp]) -> io::Result<PathBuf> {
@@ -48,6 +111,27 @@ fn decode(bytes: &[u8]) -> Option<Vec<Stamp>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_left_waits() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = temp.path().join("late");
+        let late = Late::default();
+        let stamp = |number| Stamp::Everywhere([number; 16]);
+        late.begin(folder.clone());
+        late.push(stamp(1));
+        assert!(late.write().is_err() && late.is_taken_up());
+        late.push(stamp(2));
+        fs::create_dir(&folder).unwrap();
+        late.write().unwrap();
+        late.write().unwrap();
+        let found = read(&folder).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].1, [stamp(1), stamp(2)]);
+        assert!(!late.is_taken_up());
+        fs::remove_file(&found[0].0).unwrap();
+        assert!(late.is_taken_up());
+    }
 
     #[test]
     fn what_is_left_is_found_and_what_is_damaged_is_everything() {

@@ -24,6 +24,7 @@ mod run;
 mod tests;
 
 use std::{
+    io,
     path::PathBuf,
     sync::{
         Arc, OnceLock,
@@ -37,8 +38,8 @@ use http::HeaderMap;
 use log::debug;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, Semaphore},
-    task::spawn_blocking,
+    sync::{Notify, OwnedMutexGuard, Semaphore},
+    task::{JoinHandle, spawn_blocking},
     time::timeout,
 };
 
@@ -46,10 +47,11 @@ pub use self::health::Status;
 use self::{
     health::{Health, State},
     index::Name,
+    late::Late,
     metrics::{DiskMetrics, Fault, Looked, Written},
     open::{Open, Reading},
 };
-use super::{coded::Decoded, queue::Queue, stamps::Stamp, time_to_live};
+use super::{Tiers, coded::Decoded, queue::Queue, stamps::Stamp, time_to_live};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     cache::{
@@ -67,10 +69,11 @@ const READS: usize = 16;
 const STRIKES: u32 = 3;
 /// For so long a purge waits for the disk.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Purges while the folder is not open.
-const MISSED: usize = 4096;
-/// Where in a position its own number ends, and that of the opening that it is of begins.
-const EPOCH_AT: u32 = 56;
+/// Where in a position its own number ends, and that of the opening that it is of begins. A
+/// process that takes a folder every 3 s has openings for a year.
+const EPOCH_AT: u32 = 40;
+/// The last opening.
+const EPOCHS: u64 = (1 << (64 - EPOCH_AT)) - 1;
 
 /// What the configuration says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,8 +104,7 @@ pub(super) struct Disk {
     epochs: AtomicU64,
     /// Purges while it was not open.
     missed: Mutex<Vec<Stamp>>,
-    /// The folder that was open last.
-    last_folder: Mutex<Option<PathBuf>>,
+    last: Mutex<Option<Last>>,
     queue: Queue,
     wake: Notify,
     health: Health,
@@ -115,16 +117,16 @@ pub(super) struct Disk {
     wanted: AtomicU64,
     /// This process has let go of it for good.
     is_released: AtomicBool,
-    late: Late,
+    late: Arc<Late>,
 }
 
-/// Purges after this process has let go of its folder.
-#[derive(Debug, Default)]
-struct Late {
-    /// Where to leave them.
-    folder: Mutex<Option<PathBuf>>,
-    stamps: Mutex<Vec<Stamp>>,
-    left: Mutex<Vec<PathBuf>>,
+/// The folder that is open, or was last.
+#[derive(Debug)]
+struct Last {
+    folder: PathBuf,
+    journal: u128,
+    /// It was given up with all purges in its journal.
+    is_whole: bool,
 }
 
 /// An open folder, and what tells its positions from those of another.
@@ -145,7 +147,7 @@ impl Disk {
             open: ArcSwapOption::empty(),
             epochs: AtomicU64::new(0),
             missed: Mutex::default(),
-            last_folder: Mutex::default(),
+            last: Mutex::default(),
             queue: Queue::default(),
             wake: Notify::new(),
             health: Health::new(clock),
@@ -155,7 +157,7 @@ impl Disk {
             flushing: Arc::default(),
             wanted: AtomicU64::new(0),
             is_released: AtomicBool::new(false),
-            late: Late::default(),
+            late: Arc::default(),
         }
     }
 
@@ -295,15 +297,10 @@ impl Disk {
         let mut missed = self.missed.lock();
         if let Some(opened) = &*self.open.load() {
             opened.note(self.store, stamp);
-        } else if self.late.folder.lock().is_some() {
-            drop(missed);
-            let mut stamps = self.late.stamps.lock();
-            if stamps.len() >= MISSED {
-                *stamps = vec![Stamp::All];
-            }
-            stamps.push(stamp.clone());
+        } else if self.late.has_begun() {
+            self.late.push(stamp.clone());
             return;
-        } else if missed.len() >= MISSED || *stamp == Stamp::All {
+        } else if missed.len() >= late::MOST || *stamp == Stamp::All {
             *missed = vec![Stamp::All];
         } else if missed.first() != Some(&Stamp::All) && missed.last() != Some(stamp) {
             missed.push(stamp.clone());
@@ -332,17 +329,28 @@ impl Disk {
 
     async fn settled(&self) {
         if let Some(opened) = self.open.load_full() {
-            self.flush(&opened.open).await;
-        } else if self.late.folder.lock().is_some() {
-            self.leave_late().await;
+            let open = &opened.open;
+            if self.answers() {
+                self.flush(open).await;
+            } else if !open.is_synced(open.noted())
+                && let Ok(turn) = Arc::clone(&self.flushing).try_lock_owned()
+            {
+                // Nobody waits: it is tried again, and until then nothing is read.
+                drop(begin_to_flush(open, turn));
+            }
+        } else if self.late.has_begun() {
             // Until whoever has the folder has taken them up.
-            loop {
-                self.late.left.lock().retain(|path| path.exists());
-                if self.late.left.lock().is_empty() {
-                    return;
-                }
+            while self.leave_late().await == Some(false) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
+        }
+    }
+
+    /// Whether the disk has an answer for whoever waits, if only that it takes nothing.
+    fn answers(&self) -> bool {
+        match self.health.state() {
+            State::Down(fault) => fault.allows_reading(),
+            State::Off | State::Opening | State::Busy | State::CatchingUp | State::Up => true,
         }
     }
 
@@ -356,14 +364,7 @@ impl Disk {
         if open.is_synced(noted) {
             return true;
         }
-        let flushed = Arc::clone(open);
-        let flushed = spawn_blocking(move || {
-            let outcome = flushed.flush();
-            // Whoever waited may be gone.
-            drop(turn);
-            outcome
-        });
-        match flushed.await {
+        match begin_to_flush(open, turn).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
                 self.failed(&error);
@@ -383,23 +384,41 @@ impl Disk {
         self.queue.clear();
     }
 
-    async fn leave_late(&self) {
-        let stamps = std::mem::take(&mut *self.late.stamps.lock());
-        let folder = self.late.folder.lock().clone();
-        let Some(folder) = folder.filter(|_| !stamps.is_empty()) else {
-            return;
-        };
-        let left = spawn_blocking(move || late::leave(&folder, &stamps)).await;
-        match left {
-            Ok(Ok(path)) => self.late.left.lock().push(path),
-            Ok(Err(error)) => self.metrics().failed(Fault::of(&error)),
-            Err(_ended) => {}
+    /// Leaves purges for whoever has the folder by now. Whether all have been taken up; `None`
+    /// if they cannot be left.
+    async fn leave_late(&self) -> Option<bool> {
+        let turn = Arc::clone(&self.flushing).lock_owned().await;
+        let late = Arc::clone(&self.late);
+        let left = spawn_blocking(move || {
+            let left = late.write().map(|()| late.is_taken_up());
+            // Whoever waited may be gone.
+            drop(turn);
+            left
+        });
+        match left.await.ok()? {
+            Ok(is_taken_up) => Some(is_taken_up),
+            Err(error) => {
+                self.metrics().failed(Fault::of(&error));
+                None
+            }
         }
     }
 
-    fn failed(&self, error: &std::io::Error) {
+    /// Whether purges are known here that the next process will not find in the folder.
+    fn owes(&self) -> bool {
+        let missed = self.missed.lock();
+        if let Some(opened) = &*self.open.load() {
+            let open = &opened.open;
+            let is_down = matches!(self.health.state(), State::Down(_));
+            return is_down && !open.is_synced(open.noted());
+        }
+        let is_whole = self.last.lock().as_ref().is_none_or(|last| last.is_whole);
+        !missed.is_empty() || !is_whole
+    }
+
+    fn failed(&self, error: &io::Error) {
         // It was given away meanwhile.
-        if error.kind() == std::io::ErrorKind::NotConnected {
+        if error.kind() == io::ErrorKind::NotConnected {
             return;
         }
         let fault = Fault::of(error);
@@ -416,6 +435,19 @@ impl Disk {
     }
 }
 
+/// What one process tells the one that takes its place.
+impl Tiers {
+    /// Whether this gateway knows of purges that may not be in the folder.
+    pub fn owes_disk(&self) -> bool {
+        self.disk.owes()
+    }
+
+    /// The process before this one did: which they were nobody knows any more.
+    pub fn inherit_debt(&self) {
+        self.disk.purged(&Stamp::All);
+    }
+}
+
 impl Opened {
     fn note(&self, store: &Store, stamp: &Stamp) {
         let position = self.open.note(stamp);
@@ -428,6 +460,16 @@ impl Opened {
         let own = (1 << EPOCH_AT) - 1;
         (mark & !own == self.epoch && mark & own != 0).then_some(mark & own)
     }
+}
+
+fn begin_to_flush(open: &Arc<Open>, turn: OwnedMutexGuard<()>) -> JoinHandle<io::Result<()>> {
+    let open = Arc::clone(open);
+    spawn_blocking(move || {
+        let outcome = open.flush();
+        // Whoever waited may be gone.
+        drop(turn);
+        outcome
+    })
 }
 
 /// What the entry for a request may be called: one name for each list of fields that answers

@@ -143,6 +143,11 @@ impl Open {
         self.varies.load_full()
     }
 
+    /// Of the journal: no other folder has the same.
+    pub(super) fn id(&self) -> u128 {
+        self.ledger.lock().id()
+    }
+
     /// Of the last purge.
     pub(super) fn position(&self) -> u64 {
         self.ledger.lock().position()

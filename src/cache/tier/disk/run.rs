@@ -4,6 +4,7 @@
 use std::{
     future::pending,
     io,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -16,8 +17,8 @@ use tokio::{
 
 use super::{
     super::stamps::Stamp,
-    Disk, EPOCH_AT, Opened, Settings,
-    folder::OpenError,
+    Disk, EPOCH_AT, EPOCHS, Last, Opened, Settings,
+    folder::{Folder, OpenError},
     health::{PAUSE, State},
     metrics::{DiskMetrics, Fault, Written},
     open::{Open, Stored},
@@ -101,6 +102,11 @@ impl Disk {
 
     /// Takes the folder; or how long to wait before the next attempt.
     async fn take(&self, settings: &Settings) -> Result<Arc<Opened>, Duration> {
+        if self.epochs.load(Ordering::SeqCst) >= EPOCHS {
+            let error = "the folder was taken too often: the gateway has to be restarted";
+            self.set(State::Down(Fault::Io), Some(error.to_owned()));
+            return Err(PAUSE);
+        }
         let root = settings.folder.clone();
         let Some(outcome) = self.job(move || Open::take(&root)).await else {
             return Err(PAUSE);
@@ -123,16 +129,16 @@ impl Disk {
         };
         let opened = self.begin(open, settings);
         if self.is_released.load(Ordering::SeqCst) {
-            // It was given away while it was taken.
-            self.give_up(&opened).await;
+            // It was given away while it was taken. What was purged before is in there by now.
+            self.leave(&opened).await;
             return Err(PAUSE);
         }
         Ok(opened)
     }
 
     /// The folder is there for requests from now on, and for purges.
-    fn begin(&self, open: Open, settings: &Settings) -> Arc<Opened> {
-        let epoch = self.epochs.fetch_add(1, Ordering::SeqCst).wrapping_add(1) % 128;
+    pub(super) fn begin(&self, open: Open, settings: &Settings) -> Arc<Opened> {
+        let epoch = self.epochs.fetch_add(1, Ordering::SeqCst) + 1;
         let opened = Arc::new(Opened {
             open: Arc::new(open),
             epoch: epoch << EPOCH_AT,
@@ -142,9 +148,18 @@ impl Disk {
         for stamp in missed.drain(..) {
             opened.note(self.store, &stamp);
         }
-        let last = self.last_folder.lock().replace(settings.folder.clone());
-        if last.is_some_and(|last| last != settings.folder) {
-            // Purges were noted in another one meanwhile.
+        let now = Last {
+            folder: settings.folder.clone(),
+            journal: opened.open.id(),
+            is_whole: false,
+        };
+        let last = self.last.lock().replace(now);
+        let is_as_left = |last: &Last| {
+            let is_same = last.folder == settings.folder && last.journal == opened.open.id();
+            is_same && last.is_whole
+        };
+        if !last.as_ref().is_none_or(is_as_left) {
+            // Purges were noted in another one meanwhile, or nowhere.
             opened.note(self.store, &Stamp::All);
         }
         let position = opened.open.position();
@@ -173,7 +188,7 @@ impl Disk {
             }
         }
         // What a process before this one has left to do.
-        if self.flush(open).await && self.health.state() != State::Up {
+        if self.patiently(self.flush(open)).await && self.health.state() != State::Up {
             self.set(State::CatchingUp, None);
         }
         let (mut is_shrunk, mut turn) = (false, 0_u32);
@@ -240,7 +255,7 @@ impl Disk {
         if let Some(place) = place {
             open.follow(place);
         }
-        if !self.flush(open).await {
+        if !self.patiently(self.flush(open)).await {
             return;
         }
         if looks_for_late {
@@ -359,15 +374,18 @@ impl Disk {
     /// Blocking work. If it takes too long, the disk does not work, which is told while it is
     /// waited for: no more than this hangs.
     async fn job<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        let mut running: JoinHandle<T> = spawn_blocking(work);
-        let waited = timeout(SLOW, &mut running).await;
-        if let Ok(done) = waited {
-            return done.ok();
+        self.patiently(spawn_blocking(work)).await.ok()
+    }
+
+    async fn patiently<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        if let Ok(done) = timeout(SLOW, &mut work).await {
+            return done;
         }
         self.metrics().failed(Fault::Slow);
         let late = "nothing was done for 5 s".to_owned();
         self.set(State::Down(Fault::Slow), Some(late));
-        running.await.ok()
+        work.await
     }
 
     fn done<T>(&self, outcome: Option<io::Result<T>>) -> Option<T> {
@@ -396,6 +414,9 @@ impl Disk {
 
     async fn let_go(self: &Arc<Self>, link: Option<&Link>) {
         let Some(opened) = self.open.load_full() else {
+            if link.is_some() {
+                self.pass_on().await;
+            }
             return;
         };
         let is_up = self.health.state() == State::Up;
@@ -412,7 +433,29 @@ impl Disk {
         self.leave(&opened).await;
     }
 
-    async fn leave(&self, opened: &Arc<Opened>) {
+    /// Another process has had the folder all the time: what was purged here is for it.
+    pub(super) async fn pass_on(&self) {
+        if self.missed_is_late() {
+            let _in_time = timeout(SLOW, self.leave_late()).await;
+        }
+    }
+
+    fn missed_is_late(&self) -> bool {
+        let settings = self.settings.load_full();
+        // Elsewhere nobody may be who takes it up, or it is none of our folders.
+        let Some(settings) = settings.filter(|_| self.health.state() == State::Busy) else {
+            return false;
+        };
+        let mut missed = self.missed.lock();
+        let is_late = self.open.load().is_none();
+        if is_late {
+            self.late.begin(Folder::late_in(&settings.folder));
+            missed.drain(..).for_each(|stamp| self.late.push(stamp));
+        }
+        is_late
+    }
+
+    pub(super) async fn leave(&self, opened: &Arc<Opened>) {
         self.end(opened);
         let open = Arc::clone(&opened.open);
         let closing = spawn_blocking(move || {
@@ -421,8 +464,14 @@ impl Disk {
             open.close();
             flushed
         });
-        if let Ok(Ok(Err(error))) = timeout(SLOW, closing).await {
-            self.metrics().failed(Fault::of(&error));
+        match timeout(SLOW, closing).await {
+            Ok(Ok(Ok(()))) => {
+                if let Some(last) = &mut *self.last.lock() {
+                    last.is_whole = true;
+                }
+            }
+            Ok(Ok(Err(error))) => self.metrics().failed(Fault::of(&error)),
+            Ok(Err(_)) | Err(_) => {}
         }
         self.queue.clear();
         if let Some(settings) = self.settings.load_full() {
@@ -434,13 +483,16 @@ impl Disk {
     }
 
     /// Purges go elsewhere from now on.
-    fn end(&self, opened: &Opened) {
+    pub(super) fn end(&self, opened: &Opened) {
         let _missed = self.missed.lock();
         self.open.store(None);
+        if let Some(last) = &mut *self.last.lock() {
+            last.is_whole = opened.open.is_synced(opened.open.noted());
+        }
         self.is_caught_up.store(false, Ordering::SeqCst);
         if self.is_released.load(Ordering::SeqCst) {
             // From here on purges are left where the next process finds them.
-            *self.late.folder.lock() = Some(opened.open.folder().late());
+            self.late.begin(opened.open.folder().late());
         }
     }
 }

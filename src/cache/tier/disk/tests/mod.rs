@@ -1,5 +1,7 @@
 //! What is read back after an end at any moment, compared with what may be.
 
+mod process;
+
 use std::{collections::HashMap, path::Path};
 
 use bytes::Bytes;

@@ -1,0 +1,159 @@
+//! One process and the folders that it has, one after the other.
+
+use super::*;
+
+struct Process {
+    disk: Arc<Disk>,
+    bench: Bench,
+}
+
+fn process() -> Process {
+    let bench = bench();
+    let disk = Arc::new(Disk::new(bench.store, &bench.clock, &Metrics::default()));
+    Process { disk, bench }
+}
+
+impl Process {
+    fn settings(&self, folder: &str) -> Settings {
+        Settings {
+            folder: self.bench.temp.path().join(folder),
+            size: 64 * MIB,
+            max_object: 8 * MIB,
+        }
+    }
+
+    fn open(&self, folder: &str) -> Arc<Opened> {
+        let settings = self.settings(folder);
+        self.disk.settings.store(Some(Arc::new(settings.clone())));
+        let open = Open::take(&settings.folder).unwrap();
+        self.disk.begin(open, &settings)
+    }
+
+    /// As if it were not there any more.
+    fn lose(&self, opened: &Opened) {
+        self.disk.end(opened);
+        opened.open.close();
+    }
+
+    fn purge(&self) {
+        self.disk.purged(&Stamp::of(&What::Url("/x".into())));
+    }
+}
+
+/// Whether everything in it counts as purged.
+fn is_all_purged(opened: &Opened) -> bool {
+    opened.open.is_to_be_emptied()
+}
+
+#[tokio::test]
+async fn a_folder_that_was_left_with_all_purges_is_as_it_was() {
+    let process = process();
+    let first = process.open("a");
+    process.purge();
+    process.disk.leave(&first).await;
+    assert!(!process.disk.owes());
+    process.purge();
+    assert!(process.disk.owes());
+    let second = process.open("a");
+    assert!(!is_all_purged(&second));
+    assert_eq!(second.open.position(), first.open.position() + 1);
+    second.open.flush().unwrap();
+    process.lose(&second);
+    assert!(!process.disk.owes());
+    assert!(!is_all_purged(&process.open("a")));
+}
+
+#[test]
+fn a_folder_that_was_lost_before_its_journal_had_all_purges_is_emptied() {
+    let process = process();
+    let first = process.open("a");
+    process.purge();
+    process.lose(&first);
+    assert!(process.disk.owes());
+    assert!(is_all_purged(&process.open("a")));
+}
+
+#[test]
+fn a_folder_that_comes_back_in_the_place_of_another_is_emptied() {
+    let process = process();
+    let path = |name: &str| process.bench.temp.path().join(name);
+    let first = process.open("a");
+    process.lose(&first);
+    // As where a volume goes, and later comes back.
+    std::fs::rename(path("a"), path("away")).unwrap();
+    let second = process.open("a");
+    process.purge();
+    second.open.flush().unwrap();
+    process.lose(&second);
+    std::fs::rename(path("a"), path("b")).unwrap();
+    std::fs::rename(path("away"), path("a")).unwrap();
+    assert!(is_all_purged(&process.open("a")));
+}
+
+#[tokio::test]
+async fn what_a_process_that_never_had_the_folder_knows_goes_to_whoever_has_it() {
+    let process = process();
+    let bench = &process.bench;
+    assert!(bench.write("/x", 1) && bench.write("/y", 1));
+    let settings = process.settings("cache");
+    process.disk.settings.store(Some(Arc::new(settings)));
+    process.purge();
+    assert!(process.disk.owes());
+    process.disk.pass_on().await;
+    assert!(process.disk.owes(), "nobody may be there");
+    process.disk.set(State::Busy, None);
+    process.disk.pass_on().await;
+    assert!(!process.disk.owes());
+    assert!(bench.open.take_late().unwrap());
+    assert!(!bench.is_there("/x") && bench.is_there("/y"));
+    // What comes later, too.
+    process.disk.purged(&Stamp::All);
+    let settling = process.disk.settle();
+    let taking = async {
+        while !bench.open.take_late().unwrap() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(settling, taking);
+    assert!(!bench.is_there("/y"));
+}
+
+#[test]
+fn openings_are_told_apart_however_many_there_are() {
+    let process = process();
+    let mut before = process.open("a");
+    for epoch in [127, 128, 129, 255, 256, EPOCHS - 1] {
+        let old = process.bench.store.mark().disk;
+        assert!(before.position(old).is_some(), "{epoch}");
+        before.open.flush().unwrap();
+        process.lose(&before);
+        process.disk.epochs.store(epoch, Ordering::SeqCst);
+        let opened = process.open("a");
+        let mark = process.bench.store.mark().disk;
+        assert_eq!(opened.position(mark), Some(opened.open.position()));
+        assert_eq!(opened.position(old), None, "{epoch}");
+        before = opened;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_is_not_waited_for_once_that_is_known() {
+    let process = process();
+    let opened = process.open("a");
+    process.disk.set(State::Up, None);
+    let hanging = Arc::clone(&process.disk.flushing).lock_owned().await;
+    process.purge();
+    let began = tokio::time::Instant::now();
+    process.disk.settle().await;
+    assert_eq!(began.elapsed(), SETTLE);
+    process.disk.set(State::Down(Fault::Slow), None);
+    let began = tokio::time::Instant::now();
+    process.disk.settle().await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert!(!opened.open.is_synced(opened.open.noted()));
+    drop(hanging);
+    // It is tried all the same.
+    process.disk.settle().await;
+    let _turn = process.disk.flushing.lock().await;
+    assert!(opened.open.is_synced(opened.open.noted()));
+}
