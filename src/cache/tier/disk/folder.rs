@@ -129,25 +129,17 @@ impl Folder {
         self.base.join("late")
     }
 
-    fn trash(&self) -> PathBuf {
+    pub(super) fn trash(&self) -> PathBuf {
         self.base.join("trash")
     }
 
     /// Puts all entries where nobody looks for them. They are there until
-    /// [`Folder::sweep`].
+    /// somebody sweeps.
     pub(super) fn discard_objects(&self) -> io::Result<()> {
         make(&self.trash())?;
         let to = self.trash().join(format!("{:032x}", fastrand::u128(..)));
         fs::rename(self.objects(), to)?;
         make(&self.objects())
-    }
-
-    /// Removes what was discarded.
-    pub(super) fn sweep(&self) -> io::Result<()> {
-        for entry in fs::read_dir(self.trash())? {
-            fs::remove_dir_all(entry?.path())?;
-        }
-        Ok(())
     }
 }
 

@@ -60,6 +60,8 @@ pub(super) struct Index {
     files: LruCache<Name, Kept>,
     blocks: u64,
     numbers: u64,
+    /// How often everything went.
+    cleared: u64,
 }
 
 impl Default for Index {
@@ -69,6 +71,7 @@ impl Default for Index {
             blocks: 0,
             // Below are those that were there at the start.
             numbers: 1 << 32,
+            cleared: 0,
         }
     }
 }
@@ -124,19 +127,27 @@ impl Index {
     }
 
     /// The one that goes first, if so many bytes more would be over the budget.
-    pub(super) fn victim(&mut self, more: u64, budget: u64) -> Option<Name> {
+    pub(super) fn victim(&self, more: u64, budget: u64) -> Option<Name> {
         let more = u64::from(blocks(more)) * BLOCK;
         if self.bytes() + more <= budget {
             return None;
         }
-        let (name, kept) = self.files.pop_lru()?;
-        self.blocks -= u64::from(kept.blocks);
-        Some(name)
+        self.files.peek_lru().map(|(name, _)| *name)
+    }
+
+    /// It cannot go now: others go before it.
+    pub(super) fn spare(&mut self, name: &Name) {
+        self.files.promote(name);
     }
 
     pub(super) fn clear(&mut self) {
         self.files.clear();
         self.blocks = 0;
+        self.cleared += 1;
+    }
+
+    pub(super) fn cleared(&self) -> u64 {
+        self.cleared
     }
 }
 
@@ -180,8 +191,13 @@ mod tests {
             [name(1), name(5)]
         );
         assert_eq!(index.victim(0, 6 * BLOCK), None);
-        let order: Vec<_> = std::iter::from_fn(|| index.victim(1, BLOCK)).collect();
-        assert_eq!(order, [4, 2, 3, 1, 5].map(name));
+        index.spare(&name(2));
+        let order = std::iter::from_fn(|| {
+            let victim = index.victim(1, BLOCK)?;
+            index.remove(&victim);
+            Some(victim)
+        });
+        assert_eq!(order.collect::<Vec<_>>(), [4, 3, 1, 5, 2].map(name));
         assert_eq!((index.len(), index.bytes()), (0, 0));
     }
 

@@ -1,11 +1,12 @@
 //! The disk below the memory: what is stored survives the process.
 //!
 //! Entries are written behind, one file each ([`object`], [`open`]); which there are is in
-//! [`index`]. What was purged is remembered in a [`journal`], and what was asked for before a
-//! purge of it is neither read nor written ([`ledger`]): a purge counts as settled once the
-//! journal has it for good. One process has the folder ([`folder`]); the one that takes its
-//! place at an upgrade waits for it. While the disk does not work ([`health`]), everything
-//! goes on as if it were empty.
+//! [`index`], as [`walk`] has found out. What was purged is remembered in a [`journal`], and
+//! what was asked for before a purge of it is neither read nor written ([`ledger`]): a purge
+//! counts as settled once the journal has it for good. One process has the folder ([`folder`]);
+//! the one that takes its place at an upgrade waits for it, and purges that the old one hears
+//! of after that are left for it ([`late`]). While the disk does not work ([`health`]),
+//! everything goes on as if it were empty.
 //!
 //! Nothing here touches a file on a thread that serves requests: reading and writing is done
 //! on threads for blocking work, by a bounded number of them.
@@ -22,6 +23,7 @@ mod open;
 mod run;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::{
     io,

@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -27,6 +27,7 @@ use super::{
     ledger::{Ledger, Pending},
     metrics::Dropped,
     object,
+    walk::Walk,
 };
 use crate::cache::{key::Key, policy::Vary, purge::Position, store::Entry};
 
@@ -34,35 +35,30 @@ use crate::cache::{key::Key, policy::Vary, purge::Position, store::Entry};
 const JOURNAL: u64 = 4 << 20;
 /// What a head may have beside the body.
 const MOST_HEAD: u64 = 1 << 20;
-/// Files that come into the index at once.
+/// Files that go in one go for a smaller budget.
 const BATCH: usize = 1024;
+/// The clock may have been set back since an answer came. Beyond this nobody knows how old it is.
+const AHEAD: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(super) struct Open {
     folder: Folder,
     journal: Mutex<Journal>,
     ledger: Mutex<Ledger>,
-    index: Mutex<Index>,
+    pub(super) index: Mutex<Index>,
     /// Names in the folder are changed by one at a time.
-    changing: Mutex<()>,
+    pub(super) changing: Mutex<()>,
     /// How many records are in the journal for good, and the last position among them.
     synced: AtomicU64,
     synced_position: AtomicU64,
     /// Everything is purged, and the files are still there.
-    is_to_be_emptied: AtomicBool,
-    has_trash: AtomicBool,
-    walk: Walk,
+    pub(super) is_to_be_emptied: AtomicBool,
+    pub(super) has_trash: AtomicBool,
+    pub(super) walk: Walk,
     /// Those of the ledger, for requests.
     varies: ArcSwap<Vec<Vary>>,
     /// Another process may have the folder by now.
     is_closed: AtomicBool,
-}
-
-/// Whether the index is complete.
-#[derive(Debug, Default)]
-struct Walk {
-    has_begun: AtomicBool,
-    is_done: AtomicBool,
 }
 
 /// What came of reading.
@@ -237,33 +233,7 @@ impl Open {
         }
     }
 
-    pub(super) fn is_to_be_emptied(&self) -> bool {
-        self.is_to_be_emptied.load(Ordering::SeqCst)
-    }
-
-    /// Takes all files away at once. What comes in from now on stays.
-    pub(super) fn empty(&self) -> io::Result<()> {
-        let changing = self.changing.lock();
-        self.may_change()?;
-        self.folder.discard_objects()?;
-        self.index.lock().clear();
-        self.is_to_be_emptied.store(false, Ordering::SeqCst);
-        self.has_trash.store(true, Ordering::SeqCst);
-        drop(changing);
-        Ok(())
-    }
-
-    /// `true` for whoever is to sweep.
-    pub(super) fn begin_to_sweep(&self) -> bool {
-        self.has_trash.swap(false, Ordering::SeqCst)
-    }
-
-    /// Removes the files that were taken away.
-    pub(super) fn sweep(&self) -> io::Result<()> {
-        self.folder.sweep()
-    }
-
-    fn may_change(&self) -> io::Result<()> {
+    pub(super) fn may_change(&self) -> io::Result<()> {
         if self.is_closed.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::NotConnected.into());
         }
@@ -335,7 +305,10 @@ impl Open {
         if is_purged(&self.ledger.lock()) {
             return Err(Dropped::Purged);
         }
-        if time_to_live(&decoded.lifetime, &decoded.headers, now).is_zero() {
+        let ahead = decoded.lifetime.answered.duration_since(now);
+        if ahead.is_ok_and(|ahead| ahead > AHEAD)
+            || time_to_live(&decoded.lifetime, &decoded.headers, now).is_zero()
+        {
             return Err(Dropped::Expired);
         }
         Ok(decoded)
@@ -355,8 +328,10 @@ impl Open {
         if !is_same {
             return Ok(());
         }
-        self.index.lock().remove(&name);
         let removed = remove_file(&path);
+        if removed.is_ok() {
+            self.index.lock().remove(&name);
+        }
         drop(changing);
         removed
     }
@@ -392,7 +367,7 @@ impl Open {
         if len > budget {
             return Ok(None);
         }
-        self.make_room(len, budget, dropped)?;
+        self.make_room(len, budget, usize::MAX, dropped)?;
         let partial = path.with_extension("tmp");
         let written = write_new(&partial, &bytes).and_then(|()| fs::rename(&partial, &path));
         if let Err(error) = written {
@@ -416,83 +391,40 @@ impl Open {
         }
     }
 
-    /// Removes what goes first until so many bytes more are within the budget.
-    fn make_room(&self, more: u64, budget: u64, dropped: &mut Vec<Dropped>) -> io::Result<()> {
-        loop {
+    /// Removes what goes first until so many bytes more are within the budget, which is `true`,
+    /// or so many files went.
+    fn make_room(
+        &self,
+        more: u64,
+        budget: u64,
+        files: usize,
+        dropped: &mut Vec<Dropped>,
+    ) -> io::Result<bool> {
+        for _ in 0..files {
             let victim = self.index.lock().victim(more, budget);
             let Some(name) = victim else {
-                return Ok(());
+                return Ok(true);
             };
-            remove_file(&self.path(name))?;
-            dropped.push(Dropped::Evicted);
+            let removed = remove_file(&self.path(name));
+            let mut index = self.index.lock();
+            if removed.is_ok() {
+                index.remove(&name);
+                dropped.push(Dropped::Evicted);
+            } else {
+                index.spare(&name);
+            }
+            drop(index);
+            removed?;
         }
+        Ok(self.index.lock().victim(more, budget).is_none())
     }
 
-    /// The same for a budget that has become smaller.
-    pub(super) fn shrink(&self, budget: u64, dropped: &mut Vec<Dropped>) -> io::Result<()> {
+    /// The same for a budget that has become smaller, some files at a time. `true` once it is
+    /// done.
+    pub(super) fn shrink(&self, budget: u64, dropped: &mut Vec<Dropped>) -> io::Result<bool> {
         let _changing = self.changing.lock();
         self.may_change()?;
-        self.make_room(0, budget, dropped)
-    }
-
-    /// `true` for whoever is to walk.
-    pub(super) fn begin_to_walk(&self) -> bool {
-        !self.walk.has_begun.swap(true, Ordering::SeqCst)
-    }
-
-    pub(super) fn is_walked(&self) -> bool {
-        self.walk.is_done.load(Ordering::SeqCst)
-    }
-
-    /// Finds out which files there are, and removes what an earlier process left behind.
-    /// Nothing may be written meanwhile.
-    pub(super) fn walk(&self) -> io::Result<()> {
-        let outcome = self.walk_all();
-        if outcome.is_err() {
-            self.walk.has_begun.store(false, Ordering::SeqCst);
-        }
-        outcome
-    }
-
-    fn walk_all(&self) -> io::Result<()> {
-        self.sweep()?;
-        let mut found = Vec::new();
-        for folder in fs::read_dir(self.folder.objects())? {
-            let folder = folder?;
-            if !folder.file_type()?.is_dir() {
-                continue;
-            }
-            for file in fs::read_dir(folder.path())? {
-                let file = file?;
-                let text = file.file_name();
-                let text = text.to_string_lossy();
-                self.may_change()?;
-                let Some(name) = Name::parse(&text) else {
-                    if text.ends_with(".tmp") {
-                        remove_file(&file.path())?;
-                    }
-                    continue;
-                };
-                match file.metadata() {
-                    Ok(data) => found.push((data.modified()?, name, data.len())),
-                    // Removed meanwhile.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        found.sort_unstable_by_key(|(at, _, _)| *at);
-        let mut number = found.len() as u64;
-        while !found.is_empty() {
-            let batch = found.split_off(found.len().saturating_sub(BATCH));
-            let mut index = self.index.lock();
-            for (_, name, len) in batch.into_iter().rev() {
-                index.insert_oldest(name, len, number);
-                number -= 1;
-            }
-        }
-        self.walk.is_done.store(true, Ordering::SeqCst);
-        Ok(())
+        self.make_room(0, budget, BATCH, dropped)
     }
 
     /// Takes up the purges of a process that had let go of the folder.
@@ -567,7 +499,7 @@ fn write_probe(path: &Path, len: u64) -> io::Result<()> {
     file.sync_data()
 }
 
-fn remove_file(path: &Path) -> io::Result<()> {
+pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

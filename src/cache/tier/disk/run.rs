@@ -225,10 +225,14 @@ impl Disk {
             let is_working = !matches!(self.health.state(), State::Down(_));
             let mut has_more = false;
             if is_working && open.is_walked() {
-                if !std::mem::replace(&mut is_shrunk, true) {
-                    self.shrink(open, settings.size).await;
+                if !is_shrunk {
+                    let outcome = self.shrink(open, settings.size).await;
+                    is_shrunk = outcome == Some(true);
+                    has_more = outcome == Some(false);
                 }
-                has_more = self.write(opened, settings.size).await;
+                if is_shrunk {
+                    has_more = self.write(opened, settings.size).await;
+                }
             } else if !is_working {
                 self.drop_queue();
             }
@@ -274,16 +278,17 @@ impl Disk {
         self.open.load().as_ref().map_or(0, |opened| opened.epoch)
     }
 
-    async fn shrink(&self, open: &Arc<Open>, budget: u64) {
+    /// `true` once it is small enough; `None` if it went wrong.
+    async fn shrink(&self, open: &Arc<Open>, budget: u64) -> Option<bool> {
         let shrunk = Arc::clone(open);
-        let outcome = self
+        let (outcome, dropped) = self
             .job(move || {
                 let mut dropped = Vec::new();
-                shrunk.shrink(budget, &mut dropped).map(|()| dropped)
+                (shrunk.shrink(budget, &mut dropped), dropped)
             })
-            .await;
-        let dropped = self.done(outcome).unwrap_or_default();
+            .await?;
         self.metrics().dropped_all(&dropped);
+        self.done(Some(outcome))
     }
 
     /// Writes what waits, a few at a time. `true` if there may be more.

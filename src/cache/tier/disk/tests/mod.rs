@@ -1,5 +1,6 @@
 //! What is read back after an end at any moment, compared with what may be.
 
+mod files;
 mod process;
 
 use std::{collections::HashMap, path::Path};

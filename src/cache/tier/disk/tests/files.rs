@@ -1,0 +1,78 @@
+//! The files of entries, and what is known of them.
+
+use super::*;
+
+/// So many files as are there, and as the index has.
+fn counted(bench: &Bench) -> (usize, usize) {
+    let folders = std::fs::read_dir(bench.open.folder().objects()).unwrap();
+    let files = folders.map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap().count());
+    (files.sum(), bench.open.count().0)
+}
+
+#[test]
+fn an_answer_from_the_future_has_no_age_and_goes() {
+    let bench = bench();
+    let names = [Name::new(&key("/a"), Variance::default())];
+    let asked = bench.clock.wall();
+    for (back, dropped) in [(59, None), (62, Some(Dropped::Expired))] {
+        assert!(bench.write("/a", 1));
+        let now = asked - Duration::from_secs(back);
+        let reading = bench.open.read(&names, &key("/a"), 8 * MIB, now).unwrap();
+        assert_eq!(reading.decoded.is_some(), dropped.is_none(), "{back}");
+        assert_eq!(reading.dropped, Vec::from_iter(dropped), "{back}");
+    }
+}
+
+#[test]
+fn what_cannot_be_removed_is_still_counted() {
+    let bench = bench();
+    for path in ["/a", "/b", "/c"] {
+        assert!(bench.write(path, 1));
+    }
+    // A file cannot be removed as one where it is none.
+    let file = bench.file("/a");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let mut dropped = Vec::new();
+    bench.open.shrink(2 * 4096, &mut dropped).unwrap_err();
+    assert_eq!((bench.open.count(), dropped.len()), ((3, 3 * 4096), 0));
+    // Others go before it then.
+    assert!(bench.open.shrink(2 * 4096, &mut dropped).unwrap());
+    assert_eq!((bench.open.count(), dropped.len()), ((2, 2 * 4096), 1));
+    assert!(!bench.file("/b").exists() && bench.file("/c").exists());
+}
+
+#[test]
+fn a_budget_shrinks_some_files_at_a_time() {
+    let bench = bench();
+    for number in 0..1030 {
+        assert!(bench.write(&format!("/{number}"), 1));
+    }
+    let mut dropped = Vec::new();
+    assert!(!bench.open.shrink(4096, &mut dropped).unwrap());
+    assert_eq!((bench.open.count().0, dropped.len()), (6, 1024));
+    assert!(bench.open.shrink(4096, &mut dropped).unwrap());
+    assert_eq!(counted(&bench), (1, 1));
+}
+
+#[test]
+fn everything_may_be_purged_while_a_folder_is_walked() {
+    let mut bench = bench();
+    for round in 0..20 {
+        for number in 0..100 {
+            assert!(bench.write(&format!("/{number}"), bench.open.position()));
+        }
+        bench.restart();
+        let walking = Arc::clone(&bench.open);
+        let walking = std::thread::spawn(move || walking.walk());
+        for _ in 0..round * 50 {
+            std::thread::yield_now();
+        }
+        bench.note(&What::All);
+        bench.open.empty().unwrap();
+        bench.open.sweep().unwrap();
+        walking.join().unwrap().unwrap();
+        assert!(bench.open.is_walked());
+        assert_eq!(counted(&bench), (0, 0), "{round}");
+    }
+}
