@@ -16,6 +16,7 @@ pub mod filters;
 pub mod fuzzing;
 pub mod gateway;
 pub mod limits;
+pub mod plugins;
 pub mod process;
 pub mod proxy;
 pub mod routes;

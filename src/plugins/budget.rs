@@ -1,0 +1,108 @@
+//! What a hook may use, and how its use of the processor is counted.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// What a hook may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Time of the processor, for one hook.
+    pub cpu: Duration,
+    /// Time that passes, with what it waits for.
+    pub wall: Duration,
+    /// Bytes of one isolate's heap.
+    pub memory: usize,
+    /// Bytes of one isolate's stack.
+    pub stack: usize,
+    /// Time of the processor for loading the plugin.
+    pub load: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cpu: Duration::from_millis(5),
+            wall: Duration::from_millis(250),
+            memory: 8 << 20,
+            stack: 256 << 10,
+            load: Duration::from_millis(100),
+        }
+    }
+}
+
+/// The processor's time of the hook that is running in an isolate. The engine asks after
+/// every 10,000 steps, so most hooks read no clock at all.
+#[derive(Debug, Default)]
+pub(super) struct Budget {
+    limit: AtomicU64,
+    /// Of this hook, before what is running now.
+    used: AtomicU64,
+    /// When the engine first asked since it was entered; zero if it has not.
+    armed_at: AtomicU64,
+    is_over: AtomicBool,
+}
+
+impl Budget {
+    /// A hook that has used `used` goes on.
+    pub(super) fn enter(&self, limit: Duration, used: Duration) {
+        self.limit.store(nanos(limit), Ordering::Relaxed);
+        self.used.store(nanos(used), Ordering::Relaxed);
+        self.armed_at.store(0, Ordering::Relaxed);
+        self.is_over.store(false, Ordering::Relaxed);
+    }
+
+    /// What the hook has used by now.
+    pub(super) fn leave(&self) -> Duration {
+        let used = self.used.load(Ordering::Relaxed) + self.running();
+        Duration::from_nanos(used)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    fn running(&self) -> u64 {
+        match self.armed_at.load(Ordering::Relaxed) {
+            0 => 0,
+            at => thread_time().saturating_sub(at),
+        }
+    }
+
+    /// For the engine: whether it is to stop.
+    pub(super) fn asks(self: &Arc<Self>) -> impl FnMut() -> bool + Send + 'static {
+        let budget = Arc::clone(self);
+        move || budget.is_spent()
+    }
+
+    fn is_spent(&self) -> bool {
+        if self.armed_at.load(Ordering::Relaxed) == 0 {
+            self.armed_at.store(thread_time().max(1), Ordering::Relaxed);
+            return false;
+        }
+        let used = self.used.load(Ordering::Relaxed) + self.running();
+        let is_over = used > self.limit.load(Ordering::Relaxed);
+        if is_over {
+            self.is_over.store(true, Ordering::Relaxed);
+        }
+        is_over
+    }
+}
+
+/// The processor's time of this thread: what others take of the machine is not the hook's
+/// fault.
+fn thread_time() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,199 @@
+//! One hook on one request: what goes in, what it waits for, and what comes out.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+use super::error::Failure;
+
+/// The hooks that a plugin may export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Hook {
+    Request,
+    CacheKey,
+    Route,
+    UpstreamRequest,
+    UpstreamResponse,
+    Response,
+    Error,
+    Log,
+}
+
+impl Hook {
+    pub const ALL: [Self; 8] = [
+        Self::Request,
+        Self::CacheKey,
+        Self::Route,
+        Self::UpstreamRequest,
+        Self::UpstreamResponse,
+        Self::Response,
+        Self::Error,
+        Self::Log,
+    ];
+
+    /// The name that a plugin exports it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request => "onRequest",
+            Self::CacheKey => "onCacheKey",
+            Self::Route => "onRoute",
+            Self::UpstreamRequest => "onUpstreamRequest",
+            Self::UpstreamResponse => "onUpstreamResponse",
+            Self::Response => "onResponse",
+            Self::Error => "onError",
+            Self::Log => "onLog",
+        }
+    }
+
+    pub(super) fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// What a hook may read.
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub method: Method,
+    /// The URL as the client sees it.
+    pub url: String,
+    pub headers: HeaderMap,
+    pub body: Option<Bytes>,
+    pub ip: String,
+    pub request_id: String,
+    pub route: String,
+    /// Of the answer, for the hooks that have one.
+    pub response: Option<(StatusCode, HeaderMap)>,
+}
+
+/// What a hook did to headers, in its order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Set(HeaderName, HeaderValue),
+    Append(HeaderName, HeaderValue),
+    Delete(HeaderName),
+}
+
+impl Change {
+    pub fn apply(self, headers: &mut HeaderMap) {
+        match self {
+            Self::Set(name, value) => {
+                headers.insert(name, value);
+            }
+            Self::Append(name, value) => {
+                headers.append(name, value);
+            }
+            Self::Delete(name) => {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
+/// An answer that a plugin made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// What a hook gave back.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Answer {
+    #[default]
+    Nothing,
+    Response(Box<Response>),
+    /// Go on with this target instead (`NextResponse.rewrite`).
+    Rewrite(String),
+    /// A name or a part of a key.
+    Text(String),
+    /// JSON, for `onLog`.
+    Json(String),
+}
+
+/// What a hook wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    pub answer: Answer,
+    /// To the headers of the request, and of the answer.
+    pub request: Vec<Change>,
+    pub response: Vec<Change>,
+    /// Another status, if the hook set one.
+    pub status: Option<StatusCode>,
+}
+
+/// What a hook waits for, by the number that its promise has.
+pub(super) struct Waiting {
+    pub(super) id: u32,
+    pub(super) work: Pin<Box<dyn Future<Output = Settled> + Send>>,
+}
+
+/// What came of it: JSON for the promise, or why it is rejected.
+pub(super) type Settled = Result<String, String>;
+
+/// The state of a hook outside of the engine.
+pub(super) struct Call {
+    pub(super) id: u32,
+    pub(super) input: Input,
+    /// As the hook sees and changes them: the request's, and the answer's.
+    pub(super) heads: [HeaderMap; 2],
+    pub(super) changes: [Vec<Change>; 2],
+    pub(super) status: Option<StatusCode>,
+    pub(super) waiting: Vec<Waiting>,
+    /// Set once the hook is over.
+    pub(super) outcome: Option<Result<Answer, Failure>>,
+    /// The processor's time so far.
+    pub(super) used: Duration,
+}
+
+impl Call {
+    pub(super) fn new(id: u32, mut input: Input) -> Self {
+        let request = std::mem::take(&mut input.headers);
+        let response = input
+            .response
+            .as_mut()
+            .map(|(_, headers)| std::mem::take(headers));
+        Self {
+            id,
+            input,
+            heads: [request, response.unwrap_or_default()],
+            changes: Default::default(),
+            status: None,
+            waiting: Vec::new(),
+            outcome: None,
+            used: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn output(self, answer: Answer) -> Output {
+        let [request, response] = self.changes;
+        Output {
+            answer,
+            request,
+            response,
+            status: self.status,
+        }
+    }
+}
+
+/// Waits until one of these is there.
+pub(super) async fn first(waiting: &mut Vec<Waiting>) -> (u32, Settled) {
+    poll_fn(|cx| poll_first(waiting, cx)).await
+}
+
+fn poll_first(waiting: &mut Vec<Waiting>, cx: &mut Context<'_>) -> Poll<(u32, Settled)> {
+    for at in 0..waiting.len() {
+        if let Poll::Ready(settled) = waiting[at].work.as_mut().poll(cx) {
+            let done = waiting.swap_remove(at);
+            return Poll::Ready((done.id, settled));
+        }
+    }
+    Poll::Pending
+}

@@ -1,0 +1,12 @@
+//! Our own functions in an isolate.
+#![allow(elided_lifetimes_in_paths, reason = "what is derived here elides them")]
+
+use rquickjs::{Function, JsLifetime};
+
+#[derive(JsLifetime)]
+pub(super) struct Entry<'js> {
+    /// Begins a hook.
+    pub(super) invoke: Function<'js>,
+    /// Keeps or rejects a promise.
+    pub(super) settle: Function<'js>,
+}

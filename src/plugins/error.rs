@@ -1,0 +1,116 @@
+//! Why a plugin did not do what it was to do.
+
+use std::fmt;
+
+use rquickjs::{CaughtError, Coerced, FromJs};
+
+/// Why a hook failed, or a plugin could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub kind: Kind,
+    /// What is wrong, in the engine's words or ours.
+    pub message: String,
+    /// Lines of `at NAME (FILE:LINE:COLUMN)`, innermost first; may be empty.
+    pub stack: String,
+}
+
+/// The fixed word of a failure, for logs and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// It threw, or gave what nobody can use.
+    Script,
+    /// It used the processor for too long.
+    Cpu,
+    /// It did not end in time.
+    Wall,
+    /// Its heap is full.
+    Memory,
+    /// It could not be loaded.
+    Load,
+}
+
+impl Kind {
+    pub const ALL: [Self; 5] = [
+        Self::Script,
+        Self::Cpu,
+        Self::Wall,
+        Self::Memory,
+        Self::Load,
+    ];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Script => "script",
+            Self::Cpu => "cpu",
+            Self::Wall => "wall",
+            Self::Memory => "memory",
+            Self::Load => "load",
+        }
+    }
+
+    /// Whether the isolate cannot be trusted any more: it was stopped in the middle.
+    pub(super) fn is_fatal(self) -> bool {
+        matches!(self, Self::Cpu | Self::Memory)
+    }
+}
+
+impl Failure {
+    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            stack: String::new(),
+        }
+    }
+
+    pub(super) fn load(message: impl Into<String>) -> Self {
+        Self::new(Kind::Load, message)
+    }
+
+    /// What the engine says.
+    pub(super) fn of(error: CaughtError<'_>) -> Self {
+        match error {
+            CaughtError::Exception(exception) => {
+                let name: Option<String> = exception.as_object().get("name").ok();
+                let message = exception.message().unwrap_or_default();
+                let is_memory = message == "out of memory";
+                Self {
+                    kind: if is_memory {
+                        Kind::Memory
+                    } else {
+                        Kind::Script
+                    },
+                    message: match name {
+                        Some(name) if message.is_empty() => name,
+                        Some(name) => format!("{name}: {message}"),
+                        None => message,
+                    },
+                    stack: exception.stack().unwrap_or_default().trim_end().to_owned(),
+                }
+            }
+            CaughtError::Value(value) => {
+                let ctx = value.ctx().clone();
+                let text = Coerced::<String>::from_js(&ctx, value);
+                let text = text.map_or_else(|_| "something".to_owned(), |text| text.0);
+                Self::new(Kind::Script, format!("it threw {text}"))
+            }
+            CaughtError::Error(rquickjs::Error::Allocation) => {
+                Self::new(Kind::Memory, "out of memory")
+            }
+            CaughtError::Error(error) => Self::new(Kind::Script, error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let first = self.stack.lines().next().map(str::trim);
+        match first {
+            Some(line) if !line.is_empty() => write!(f, " {line}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

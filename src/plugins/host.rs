@@ -1,0 +1,324 @@
+//! The functions that the objects of the Web are made of, as JavaScript calls them.
+//!
+//! Whatever belongs to a request is named by the number of its call: what a plugin keeps of
+//! a request that is over is of no use to it, and an error says so.
+
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use log::Level;
+use rquickjs::{
+    ArrayBuffer, CaughtError, Ctx, Exception, Function, Object, Result, TypedArray, Value,
+    function::Opt,
+};
+
+use super::{
+    call::{Answer, Call, Change, Response, Settled, Waiting},
+    error::Failure,
+};
+
+/// How many headers a plugin may add to a head, and how long one may be.
+const MOST_HEADERS: usize = 128;
+const LONGEST_HEADER: usize = 8 << 10;
+/// How much of a line of `console` is logged.
+const LONGEST_LINE: usize = 4 << 10;
+/// How much a hook may wait for at a time.
+const MOST_WAITING: usize = 64;
+
+/// What an isolate has beside the engine.
+pub(super) struct State {
+    /// What is running in it.
+    pub(super) call: RefCell<Option<Box<Call>>>,
+    waits: Cell<u32>,
+    log: Arc<dyn Log>,
+}
+
+/// Where lines of `console` go.
+pub(super) trait Log: Send + Sync {
+    fn line(&self, level: Level, text: &str);
+}
+
+impl State {
+    pub(super) fn new(log: Arc<dyn Log>) -> Self {
+        Self {
+            call: RefCell::default(),
+            waits: Cell::new(0),
+            log,
+        }
+    }
+
+    /// Has the hook that is running wait for `work`; the number is that of its promise.
+    pub(super) fn wait(
+        &self,
+        ctx: &Ctx<'_>,
+        work: impl Future<Output = Settled> + Send + 'static,
+    ) -> Result<u32> {
+        let mut running = self.call.borrow_mut();
+        let Some(call) = running.as_deref_mut() else {
+            return Err(Exception::throw_type(
+                ctx,
+                "only a hook can wait for something, and the plugin is being loaded",
+            ));
+        };
+        if call.waiting.len() >= MOST_WAITING {
+            let why = format!("a hook waits for {MOST_WAITING} things at most");
+            return Err(Exception::throw_range(ctx, &why));
+        }
+        let id = self.waits.get().wrapping_add(1);
+        self.waits.set(id);
+        let work = Box::pin(work);
+        call.waiting.push(Waiting { id, work });
+        Ok(id)
+    }
+
+    /// Does something with the call of that number, if it is the one that is running.
+    pub(super) fn with<T>(
+        &self,
+        ctx: &Ctx<'_>,
+        id: u32,
+        what: impl FnOnce(&mut Call) -> Result<T>,
+    ) -> Result<T> {
+        let mut running = self.call.borrow_mut();
+        match running.as_deref_mut() {
+            Some(call) if call.id == id => what(call),
+            _ => Err(Exception::throw_type(ctx, "this request is over")),
+        }
+    }
+}
+
+/// An object with all of them.
+pub(super) fn functions<'js>(ctx: &Ctx<'js>, state: &Arc<Shared>) -> Result<Object<'js>> {
+    let host = Object::new(ctx.clone())?;
+    headers(ctx, &host, state)?;
+    facts(ctx, &host, state)?;
+    outcome(ctx, &host, state)?;
+    Ok(host)
+}
+
+/// [`State`], which is used by one thread at a time: whoever has entered the isolate.
+pub(super) struct Shared(pub(super) State);
+
+fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Result<()> {
+    let s = Arc::clone(state);
+    let get = move |ctx: Ctx<'js>, call: u32, which: usize, name: String| {
+        s.0.with(&ctx, call, |call| Ok(joined(&call.heads[which & 1], &name)))
+    };
+    host.set("headerGet", Function::new(ctx.clone(), get)?)?;
+    let s = Arc::clone(state);
+    let all = move |ctx: Ctx<'js>, call: u32, which: usize| {
+        s.0.with(&ctx, call, |call| Ok(flat(&call.heads[which & 1])))
+    };
+    host.set("headerAll", Function::new(ctx.clone(), all)?)?;
+    let s = Arc::clone(state);
+    let change =
+        move |ctx: Ctx<'js>, call: u32, which: usize, how: u8, name: String, value: Opt<String>| {
+            let name = header_name(&ctx, &name)?;
+            let change = match how {
+                0 => Change::Delete(name),
+                how => {
+                    let value = header_value(&ctx, &value.0.unwrap_or_default())?;
+                    if how == 1 {
+                        Change::Set(name, value)
+                    } else {
+                        Change::Append(name, value)
+                    }
+                }
+            };
+            s.0.with(&ctx, call, |call| {
+                let which = which & 1;
+                if call.changes[which].len() >= MOST_HEADERS {
+                    let why = format!("a hook changes {MOST_HEADERS} headers at most");
+                    return Err(Exception::throw_range(&ctx, &why));
+                }
+                change.clone().apply(&mut call.heads[which]);
+                call.changes[which].push(change);
+                Ok(())
+            })
+        };
+    host.set("headerChange", Function::new(ctx.clone(), change)?)
+}
+
+fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
+    let mut values = headers.get_all(name).iter();
+    let mut text = latin(values.next()?);
+    for value in values {
+        text.push_str(", ");
+        text.push_str(&latin(value));
+    }
+    Some(text)
+}
+
+fn flat(headers: &HeaderMap) -> Vec<String> {
+    let pairs = headers.iter();
+    pairs
+        .flat_map(|(name, value)| [name.as_str().to_owned(), latin(value)])
+        .collect()
+}
+
+/// Each byte is a character, as the Fetch standard has it for header values.
+fn latin(value: &HeaderValue) -> String {
+    match value.to_str() {
+        Ok(text) => text.to_owned(),
+        Err(_) => value.as_bytes().iter().copied().map(char::from).collect(),
+    }
+}
+
+fn header_name(ctx: &Ctx<'_>, name: &str) -> Result<HeaderName> {
+    HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| Exception::throw_type(ctx, &format!("`{name}` is no name of a header")))
+}
+
+fn header_value(ctx: &Ctx<'_>, value: &str) -> Result<HeaderValue> {
+    let bytes: Option<Vec<u8>> = value
+        .trim()
+        .chars()
+        .map(|letter| u8::try_from(u32::from(letter)).ok())
+        .collect();
+    let value = bytes
+        .filter(|bytes| bytes.len() <= LONGEST_HEADER)
+        .and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
+    value.ok_or_else(|| Exception::throw_type(ctx, "this is no value of a header"))
+}
+
+fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Result<()> {
+    let s = Arc::clone(state);
+    let fact = move |ctx: Ctx<'js>, call: u32, which: u8| {
+        s.0.with(&ctx, call, |call| {
+            let input = &call.input;
+            Ok(match which {
+                0 => input.method.as_str().to_owned(),
+                1 => input.url.clone(),
+                2 => input.ip.clone(),
+                3 => input.request_id.clone(),
+                _ => input.route.clone(),
+            })
+        })
+    };
+    host.set("fact", Function::new(ctx.clone(), fact)?)?;
+    let s = Arc::clone(state);
+    let sleep = move |ctx: Ctx<'js>, millis: f64| {
+        let time = Duration::try_from_secs_f64(millis.max(0.0) / 1000.0);
+        let time = time.unwrap_or(Duration::MAX);
+        s.0.wait(&ctx, async move {
+            tokio::time::sleep(time).await;
+            Ok("null".to_owned())
+        })
+    };
+    host.set("sleep", Function::new(ctx.clone(), sleep)?)?;
+    let s = Arc::clone(state);
+    let log = move |level: u8, text: String| {
+        let level = match level {
+            0 => Level::Error,
+            1 => Level::Warn,
+            2 => Level::Info,
+            _ => Level::Debug,
+        };
+        let end = text.floor_char_boundary(LONGEST_LINE);
+        s.0.log.line(level, &text[..end]);
+    };
+    host.set("log", Function::new(ctx.clone(), log)?)
+}
+
+fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Result<()> {
+    let s = Arc::clone(state);
+    let status = move |ctx: Ctx<'js>, call: u32, status: u16| {
+        let status = status_of(&ctx, status)?;
+        s.0.with(&ctx, call, |call| {
+            call.status = Some(status);
+            Ok(())
+        })
+    };
+    host.set("status", Function::new(ctx.clone(), status)?)?;
+    let s = Arc::clone(state);
+    let done = move |ctx: Ctx<'js>, call: u32, kind: u8, text: Opt<String>| {
+        let text = text.0.unwrap_or_default();
+        let answer = match kind {
+            0 => Answer::Nothing,
+            1 => Answer::Rewrite(text),
+            2 => Answer::Text(text),
+            _ => Answer::Json(text),
+        };
+        s.0.with(&ctx, call, |call| {
+            call.outcome.get_or_insert(Ok(answer));
+            Ok(())
+        })
+    };
+    host.set("done", Function::new(ctx.clone(), done)?)?;
+    let s = Arc::clone(state);
+    let respond =
+        move |ctx: Ctx<'js>, call: u32, status: u16, headers: Vec<String>, body: Value<'js>| {
+            let response = Response {
+                status: status_of(&ctx, status)?,
+                headers: map(&ctx, &headers)?,
+                body: bytes(&body).unwrap_or_default(),
+            };
+            s.0.with(&ctx, call, |call| {
+                let answer = Answer::Response(Box::new(response));
+                call.outcome.get_or_insert(Ok(answer));
+                Ok(())
+            })
+        };
+    host.set("respond", Function::new(ctx.clone(), respond)?)?;
+    let s = Arc::clone(state);
+    let fail = move |ctx: Ctx<'js>, call: u32, thrown: Value<'js>| {
+        let exception = thrown.as_object().cloned().and_then(Exception::from_object);
+        let failure = Failure::of(match exception {
+            Some(exception) => CaughtError::Exception(exception),
+            None => CaughtError::Value(thrown),
+        });
+        s.0.with(&ctx, call, |call| {
+            call.outcome.get_or_insert(Err(failure));
+            Ok(())
+        })
+    };
+    host.set("fail", Function::new(ctx.clone(), fail)?)
+}
+
+fn status_of(ctx: &Ctx<'_>, status: u16) -> Result<StatusCode> {
+    StatusCode::from_u16(status)
+        .ok()
+        .filter(|status| (200..600).contains(&status.as_u16()))
+        .ok_or_else(|| Exception::throw_range(ctx, &format!("{status} is no status of an answer")))
+}
+
+fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(flat.len() / 2);
+    if flat.len() / 2 > MOST_HEADERS {
+        let why = format!("an answer has {MOST_HEADERS} headers at most");
+        return Err(Exception::throw_range(ctx, &why));
+    }
+    for pair in flat.chunks_exact(2) {
+        headers.append(header_name(ctx, &pair[0])?, header_value(ctx, &pair[1])?);
+    }
+    Ok(headers)
+}
+
+/// The bytes of a string, a buffer or a view of one.
+fn bytes(value: &Value<'_>) -> Option<Bytes> {
+    if let Some(text) = value.as_string() {
+        return Some(Bytes::from(text.to_string().ok()?));
+    }
+    let object = value.as_object()?;
+    let buffer = ArrayBuffer::from_object(object.clone());
+    copied(object.as_typed_array::<u8>(), buffer.as_ref())
+}
+
+#[allow(
+    unsafe_code,
+    reason = "the engine's memory may only be read while no JavaScript runs"
+)]
+fn copied(array: Option<&TypedArray<'_, u8>>, buffer: Option<&ArrayBuffer<'_>>) -> Option<Bytes> {
+    // SAFETY: it is copied at once, and the engine runs nothing until we give back.
+    let bytes = unsafe {
+        match (array, buffer) {
+            (Some(array), _) => array.as_bytes(),
+            (None, buffer) => buffer?.as_bytes(),
+        }
+    };
+    bytes.map(Bytes::copy_from_slice)
+}

@@ -1,0 +1,221 @@
+//! One instance of a plugin in an engine of its own.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
+
+use rquickjs::{CatchResultExt, Context, Ctx, Function, Module, Object, Runtime, Value};
+
+use super::{
+    budget::{Budget, Limits},
+    call::{Call, Hook, Settled},
+    entry::Entry,
+    error::{Failure, Kind},
+    host::{self, Log, Shared, State},
+    source::{Modules, Source},
+};
+
+/// What plugins find there, in the order in which it is built up.
+const WEB: [(&str, &str); 4] = [
+    ("edgeway/console.js", include_str!("web/console.js")),
+    ("edgeway/headers.js", include_str!("web/headers.js")),
+    ("edgeway/http.js", include_str!("web/http.js")),
+    ("edgeway/hooks.js", include_str!("web/hooks.js")),
+];
+
+/// A plugin that is loaded.
+pub(super) struct Isolate {
+    context: Context,
+    runtime: Runtime,
+    state: Arc<Shared>,
+    budget: Arc<Budget>,
+    limits: Limits,
+    hooks: u8,
+    calls: AtomicU32,
+    /// It was stopped in the middle of something.
+    is_broken: AtomicBool,
+}
+
+impl Isolate {
+    /// Loads a plugin.
+    pub(super) fn new(
+        source: &Arc<Source>,
+        limits: Limits,
+        config: &str,
+        log: &Arc<dyn Log>,
+    ) -> Result<Self, Failure> {
+        let out_of_memory = |_| Failure::new(Kind::Memory, "there is no memory for an engine");
+        let runtime = Runtime::new().map_err(out_of_memory)?;
+        runtime.set_max_stack_size(limits.stack);
+        runtime.set_memory_limit(limits.memory);
+        let modules = Modules(Arc::clone(source));
+        runtime.set_loader(modules.clone(), modules);
+        let budget = Arc::new(Budget::default());
+        runtime.set_interrupt_handler(Some(Box::new(budget.asks())));
+        let context = Context::full(&runtime).map_err(out_of_memory)?;
+        let state = Arc::new(Shared(State::new(Arc::clone(log))));
+        budget.enter(limits.load, std::time::Duration::ZERO);
+        let loaded = context.with(|ctx| {
+            load(&ctx, source, config, &state)
+                .catch(&ctx)
+                .map_err(Failure::of)
+        });
+        budget.leave();
+        let hooks = match loaded {
+            Ok(hooks) => hooks,
+            Err(_) if budget.is_over() => {
+                let most = limits.load;
+                return Err(Failure::load(format!(
+                    "loading it took the processor for more than {most:?}"
+                )));
+            }
+            Err(failure) => {
+                return Err(Failure {
+                    kind: Kind::Load,
+                    ..failure
+                });
+            }
+        };
+        Ok(Self {
+            context,
+            runtime,
+            state,
+            budget,
+            limits,
+            hooks,
+            calls: AtomicU32::new(0),
+            is_broken: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn has(&self, hook: Hook) -> bool {
+        self.hooks & hook.bit() != 0
+    }
+
+    /// A number for the next call.
+    pub(super) fn number(&self) -> u32 {
+        self.calls.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of its heap.
+    pub(super) fn heap(&self) -> u64 {
+        u64::try_from(self.runtime.memory_usage().malloc_size).unwrap_or(0)
+    }
+
+    /// Begins a hook.
+    pub(super) fn begin(&self, call: Box<Call>, hook: Hook) -> Box<Call> {
+        self.enter(call, |entry, call| {
+            entry.invoke.call::<_, ()>((call, hook.name()))
+        })
+    }
+
+    /// Goes on with a hook that has waited.
+    pub(super) fn settle(&self, call: Box<Call>, promise: u32, settled: Settled) -> Box<Call> {
+        self.enter(call, |entry, _| {
+            let (is_kept, json) = match settled {
+                Ok(json) => (true, json),
+                Err(why) => (false, why),
+            };
+            entry.settle.call::<_, ()>((promise, is_kept, json))
+        })
+    }
+
+    /// Runs something of a call in the engine, and all that follows from it at once.
+    fn enter(
+        &self,
+        call: Box<Call>,
+        what: impl FnOnce(&Entry<'_>, u32) -> rquickjs::Result<()>,
+    ) -> Box<Call> {
+        let (id, used) = (call.id, call.used);
+        let (call, failed) = self.context.with(|ctx| {
+            let state = &self.state.0;
+            *state.call.borrow_mut() = Some(call);
+            self.budget.enter(self.limits.cpu, used);
+            let entry = ctx.userdata::<Entry<'_>>();
+            let outcome = match &entry {
+                Some(entry) => what(entry, id).catch(&ctx).map_err(Failure::of),
+                None => Err(Failure::load("it has no entry")),
+            };
+            drop(entry);
+            // What is left to do belongs to this hook, and to no later one.
+            while !self.budget.is_over() && ctx.execute_pending_job() {}
+            (state.call.borrow_mut().take(), outcome.err())
+        });
+        let used = self.budget.leave();
+        let mut call = call.expect("nothing takes it out but this");
+        call.used = used;
+        if self.budget.is_over() {
+            let most = self.limits.cpu;
+            let why = format!("it used the processor for more than {most:?}");
+            call.outcome = Some(Err(Failure::new(Kind::Cpu, why)));
+        } else if let Some(failure) = failed {
+            call.outcome = Some(Err(failure));
+        }
+        if let Some(Err(failure)) = &call.outcome
+            && failure.kind.is_fatal()
+        {
+            self.is_broken.store(true, Ordering::Relaxed);
+        }
+        call
+    }
+}
+
+fn load<'js>(
+    ctx: &Ctx<'js>,
+    source: &Source,
+    config: &str,
+    state: &Arc<Shared>,
+) -> rquickjs::Result<u8> {
+    let host = host::functions(ctx, state)?;
+    let web = Object::new(ctx.clone())?;
+    web.set("config", ctx.json_parse(config)?)?;
+    for (name, text) in WEB {
+        let mut options = rquickjs::context::EvalOptions::default();
+        options.filename = Some(name.to_owned());
+        let part: Function<'js> = ctx.eval_with_options(text, options)?;
+        part.call::<_, ()>((host.clone(), web.clone()))?;
+    }
+    let import = Module::import(ctx, source.entry())?;
+    while ctx.execute_pending_job() {}
+    let namespace: Object<'js> = match import.result() {
+        Some(result) => result?,
+        None => {
+            return Err(rquickjs::Exception::throw_message(
+                ctx,
+                "its module waits for something: a plugin is loaded without waiting",
+            ));
+        }
+    };
+    let mut hooks = 0;
+    let names: Object<'js> = web.get("hooks")?;
+    for hook in Hook::ALL {
+        let mut exported: Value<'js> = namespace.get(hook.name())?;
+        if hook == Hook::Request {
+            for alias in ["proxy", "middleware", "default"] {
+                if exported.is_undefined() {
+                    exported = namespace.get(alias)?;
+                }
+            }
+        }
+        if exported.is_function() {
+            names.set(hook.name(), exported)?;
+            hooks |= hook.bit();
+        }
+    }
+    let entry = Entry {
+        invoke: web.get("invoke")?,
+        settle: web.get("settle")?,
+    };
+    if ctx.store_userdata(entry).is_err() {
+        return Err(rquickjs::Exception::throw_message(
+            ctx,
+            "it could not be entered",
+        ));
+    }
+    Ok(hooks)
+}

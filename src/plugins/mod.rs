@@ -1,0 +1,27 @@
+//! Plugins: JavaScript that runs on requests and answers, inside the gateway.
+//!
+//! A plugin is a folder with an ES module. [`source`] reads it, an [`isolate`] runs it, and
+//! [`Plugin`] has as many isolates as there are workers. A hook is one [`call`]: it goes in
+//! with what it may read, and comes out with what it wants changed, or with why it failed.
+//! Nothing here knows routes or Pingora; the filter `plugin` and the command line do.
+//!
+//! What a plugin may do is in `web`: JavaScript that gives it the objects of the Web, on
+//! top of the functions of [`host`].
+
+mod budget;
+pub mod call;
+mod entry;
+mod error;
+mod host;
+mod isolate;
+mod plugin;
+pub mod source;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    budget::Limits,
+    call::{Answer, Change, Hook, Input, Output, Response},
+    error::{Failure, Kind},
+    plugin::Plugin,
+};

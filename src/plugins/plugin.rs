@@ -1,0 +1,211 @@
+//! A plugin as the gateway calls it: isolates enough for all that run at a time.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use log::Level;
+use parking_lot::Mutex;
+
+use super::{
+    budget::Limits,
+    call::{Call, Hook, Input, Output, first},
+    error::{Failure, Kind},
+    host::Log,
+    isolate::Isolate,
+    source::Source,
+};
+
+/// A plugin that was loaded, for as long as a configuration has it.
+pub struct Plugin {
+    name: Arc<str>,
+    source: Arc<Source>,
+    /// As JSON.
+    config: String,
+    limits: Limits,
+    log: Arc<dyn Log>,
+    hooks: u8,
+    /// One for each worker; whoever finds one in use takes the next.
+    slots: Box<[Slot]>,
+    next: AtomicUsize,
+}
+
+struct Slot {
+    isolate: ArcSwap<Isolate>,
+    /// Held while the isolate runs.
+    turn: Mutex<()>,
+}
+
+/// Lines of `console`, by the name of the plugin.
+struct ToLog(Arc<str>);
+
+impl Log for ToLog {
+    fn line(&self, level: Level, text: &str) {
+        log::log!(target: "edgeway::plugin", level, plugin = &*self.0; "{text}");
+    }
+}
+
+impl Plugin {
+    /// Loads a plugin once for each of `workers`.
+    pub fn load(
+        name: &str,
+        source: Arc<Source>,
+        config: String,
+        limits: Limits,
+        workers: usize,
+    ) -> Result<Self, Failure> {
+        let name: Arc<str> = name.into();
+        let log: Arc<dyn Log> = Arc::new(ToLog(Arc::clone(&name)));
+        let mut slots = Vec::with_capacity(workers.max(1));
+        for _ in 0..workers.max(1) {
+            let isolate = Isolate::new(&source, limits, &config, &log)?;
+            slots.push(Slot {
+                isolate: ArcSwap::from_pointee(isolate),
+                turn: Mutex::default(),
+            });
+        }
+        let first = slots[0].isolate.load();
+        let of = |hook: &Hook| first.has(*hook).then(|| hook.bit());
+        let hooks = Hook::ALL
+            .iter()
+            .filter_map(of)
+            .fold(0, |all, bit| all | bit);
+        drop(first);
+        if hooks == 0 {
+            return Err(Failure::load(
+                "it exports none of the hooks (onRequest, onResponse, …), so it would do nothing",
+            ));
+        }
+        Ok(Self {
+            name,
+            source,
+            config,
+            limits,
+            log,
+            hooks,
+            slots: slots.into(),
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub fn has(&self, hook: Hook) -> bool {
+        self.hooks & hook.bit() != 0
+    }
+
+    pub fn isolates(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Bytes of all its heaps.
+    pub fn heap(&self) -> u64 {
+        self.slots
+            .iter()
+            .map(|slot| slot.isolate.load().heap())
+            .sum()
+    }
+
+    /// Runs a hook that it has.
+    pub async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
+        let slot = self.slot();
+        let isolate = slot.isolate.load_full();
+        let call = Box::new(Call::new(isolate.number(), input));
+        let mut call = {
+            let _turn = slot.turn.lock();
+            isolate.begin(call, hook)
+        };
+        if call.outcome.is_none() {
+            let waited = self.wait(slot, &isolate, call);
+            // Boxed: hardly any hook waits, and each would carry the room for it.
+            call = match tokio::time::timeout(self.limits.wall, Box::pin(waited)).await {
+                Ok(call) => call?,
+                Err(_) => {
+                    let most = self.limits.wall;
+                    let why = format!("it did not end within {most:?}");
+                    return Err(Failure::new(Kind::Wall, why));
+                }
+            };
+        }
+        if isolate.is_broken() {
+            self.renew(slot, &isolate);
+        }
+        match call.outcome.take() {
+            Some(Ok(answer)) => Ok(call.output(answer)),
+            Some(Err(failure)) => Err(failure),
+            None => Err(Failure::new(
+                Kind::Wall,
+                "it waits for nothing, and does not end",
+            )),
+        }
+    }
+
+    /// Goes on with a hook until it is over.
+    async fn wait(
+        &self,
+        slot: &Slot,
+        isolate: &Isolate,
+        mut call: Box<Call>,
+    ) -> Result<Box<Call>, Failure> {
+        while call.outcome.is_none() {
+            if call.waiting.is_empty() {
+                // Nothing will ever settle it; others would take the wall limit to tell.
+                std::future::pending::<()>().await;
+            }
+            let (promise, settled) = first(&mut call.waiting).await;
+            let _turn = slot.turn.lock();
+            call = isolate.settle(call, promise, settled);
+        }
+        Ok(call)
+    }
+
+    /// A slot that is free, if there is one.
+    fn slot(&self) -> &Slot {
+        let from = self.next.fetch_add(1, Ordering::Relaxed);
+        let count = self.slots.len();
+        let free = (0..count).map(|step| &self.slots[(from + step) % count]);
+        let mut free = free.filter(|slot| !slot.turn.is_locked());
+        free.next().unwrap_or(&self.slots[from % count])
+    }
+
+    /// Puts a new isolate in the place of one that was stopped in the middle.
+    fn renew(&self, slot: &Slot, broken: &Arc<Isolate>) {
+        let _turn = slot.turn.lock();
+        if !Arc::ptr_eq(&slot.isolate.load(), broken) {
+            return;
+        }
+        match Isolate::new(&self.source, self.limits, &self.config, &self.log) {
+            Ok(isolate) => slot.isolate.store(Arc::new(isolate)),
+            Err(failure) => {
+                log::error!(plugin = &*self.name, error:% = failure; "a plugin could not be loaded again");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long a hook may take at most, all in all.
+impl Plugin {
+    pub fn wall(&self) -> Duration {
+        self.limits.wall
+    }
+}

@@ -1,0 +1,148 @@
+//! A plugin's files.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use rquickjs::{
+    Ctx, Error, Module, Result,
+    loader::{ImportAttributes, Loader, Resolver},
+    module::Declared,
+};
+
+use super::error::Failure;
+
+/// The largest file of a plugin.
+const LARGEST: u64 = 4 << 20;
+
+/// The module that a plugin begins with, and those that it imports: all as they were read
+/// first, so that every isolate of it runs the same.
+#[derive(Debug)]
+pub struct Source {
+    /// What traces call the folder.
+    name: String,
+    folder: PathBuf,
+    entry: String,
+    files: Mutex<BTreeMap<String, Arc<str>>>,
+}
+
+impl Source {
+    /// `file` is the path of the first module; `name` is what logs call its folder.
+    pub fn read(name: &str, file: &Path) -> std::result::Result<Arc<Self>, Failure> {
+        let entry = file.file_name().and_then(|name| name.to_str());
+        let Some(entry) = entry else {
+            return Err(Failure::load(format!("{} is no file", file.display())));
+        };
+        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        let source = Self {
+            name: name.to_owned(),
+            folder,
+            entry: entry.to_owned(),
+            files: Mutex::default(),
+        };
+        source.file(entry)?;
+        Ok(Arc::new(source))
+    }
+
+    /// The name of the first module, as traces show it.
+    pub(super) fn entry(&self) -> String {
+        self.shown(&self.entry)
+    }
+
+    /// The files that were read, relative to the folder.
+    pub fn files(&self) -> Vec<String> {
+        self.files.lock().keys().cloned().collect()
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn shown(&self, file: &str) -> String {
+        format!("{}/{file}", self.name)
+    }
+
+    fn file(&self, file: &str) -> std::result::Result<Arc<str>, Failure> {
+        if let Some(known) = self.files.lock().get(file) {
+            return Ok(Arc::clone(known));
+        }
+        let text = read(&self.folder.join(file))
+            .map_err(|error| Failure::load(format!("{}: {error}", self.shown(file))))?;
+        let text: Arc<str> = text.into();
+        let mut files = self.files.lock();
+        Ok(Arc::clone(files.entry(file.to_owned()).or_insert(text)))
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let length = fs::metadata(path)?.len();
+    if length > LARGEST {
+        let why = format!("it has {length} bytes, and {LARGEST} may be loaded");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+    }
+    fs::read_to_string(path)
+}
+
+/// Finds and reads what a plugin imports: files of its own folder, named relatively.
+#[derive(Clone, Debug)]
+pub(super) struct Modules(pub(super) Arc<Source>);
+
+impl Resolver for Modules {
+    fn resolve<'js>(
+        &mut self,
+        _ctx: &Ctx<'js>,
+        base: &str,
+        name: &str,
+        _attributes: Option<ImportAttributes<'js>>,
+    ) -> Result<String> {
+        let prefix = format!("{}/", self.0.name);
+        if base.is_empty() {
+            return Ok(name.to_owned());
+        }
+        let refuse = |why: &str| Error::new_resolving_message(base, name, why);
+        if !name.starts_with("./") && !name.starts_with("../") {
+            return Err(refuse(
+                "a plugin imports files of its own folder, by a path that begins with ./",
+            ));
+        }
+        let base = base.strip_prefix(&prefix).unwrap_or(base);
+        let from = Path::new(base).parent().unwrap_or(Path::new(""));
+        let file = normal(&from.join(name)).ok_or_else(|| refuse("it is outside of the plugin"))?;
+        Ok(format!("{prefix}{file}"))
+    }
+}
+
+impl Loader for Modules {
+    fn load<'js>(
+        &mut self,
+        ctx: &Ctx<'js>,
+        name: &str,
+        _attributes: Option<ImportAttributes<'js>>,
+    ) -> Result<Module<'js, Declared>> {
+        let prefix = format!("{}/", self.0.name);
+        let file = name.strip_prefix(&prefix).unwrap_or(name);
+        let text = self.0.file(file);
+        let text = text.map_err(|failure| Error::new_loading_message(name, failure.message))?;
+        Module::declare(ctx.clone(), name, text.as_bytes())
+    }
+}
+
+/// The path without `.` and `..`; none if it leaves the folder.
+fn normal(path: &Path) -> Option<String> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                parts.pop()?;
+            }
+            Component::Normal(part) => parts.push(part.to_str()?),
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(parts.join("/"))
+}

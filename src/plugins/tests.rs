@@ -1,0 +1,243 @@
+//! Plugins as the gateway calls them, and what they may not do.
+
+use std::{fs, time::Duration};
+
+use http::{HeaderMap, Method, StatusCode};
+use tempfile::TempDir;
+
+use super::*;
+
+struct Loaded {
+    plugin: Plugin,
+    _folder: TempDir,
+}
+
+fn load_with(files: &[(&str, &str)], config: &str) -> Result<Loaded, Failure> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let source = source::Source::read("plugins/x", &folder.path().join("plugin.js"))?;
+    let plugin = Plugin::load("x", source, config.to_owned(), Limits::default(), 1)?;
+    Ok(Loaded {
+        plugin,
+        _folder: folder,
+    })
+}
+
+#[track_caller]
+fn load(text: &str) -> Loaded {
+    load_with(&[("plugin.js", text)], "{}").unwrap_or_else(|failure| panic!("{failure:?}"))
+}
+
+fn input() -> Input {
+    let mut headers = HeaderMap::new();
+    headers.insert("host", "a.test".parse().unwrap());
+    headers.append("accept", "text/html".parse().unwrap());
+    headers.append("accept", "*/*".parse().unwrap());
+    Input {
+        method: Method::GET,
+        url: "https://a.test/x?y=1".to_owned(),
+        headers,
+        body: None,
+        ip: "192.0.2.1".to_owned(),
+        request_id: "id".to_owned(),
+        route: "app".to_owned(),
+        response: None,
+    }
+}
+
+impl Loaded {
+    async fn request(&self) -> Result<Output, Failure> {
+        self.plugin.call(Hook::Request, input()).await
+    }
+}
+
+#[tokio::test]
+async fn a_hook_reads_a_request_and_changes_it() {
+    let loaded = load(
+        "export function onRequest(req, ctx) {
+            const seen = [req.method, req.url, req.headers.get('Accept'), req.headers.get('none')];
+            req.headers.set('X-Seen', seen.join('|'));
+            req.headers.append('x-more', ctx.ip);
+            req.headers.delete('accept');
+            if (req.headers.has('accept')) throw new Error('it is still there');
+        }",
+    );
+    let output = loaded.request().await.unwrap();
+    assert_eq!(output.answer, Answer::Nothing);
+    let mut headers = input().headers;
+    for change in output.request {
+        change.apply(&mut headers);
+    }
+    let seen = "GET|https://a.test/x?y=1|text/html, */*|";
+    assert_eq!(headers.get("x-seen").unwrap(), seen);
+    assert_eq!(headers.get("x-more").unwrap(), "192.0.2.1");
+    assert!(!headers.contains_key("accept"));
+}
+
+#[tokio::test]
+async fn a_hook_answers_at_once_or_later() {
+    let answer = "Response.json({ error: 'no' }, { status: 401, headers: { 'x-a': '1' } })";
+    let later = "new Promise((keep) => setTimeout(keep, 5))";
+    for text in [
+        format!("export const onRequest = () => {answer};"),
+        format!("export async function onRequest() {{ await {later}; return {answer}; }}"),
+        format!("export const proxy = () => {later}.then(() => {answer});"),
+    ] {
+        let output = load(&text).request().await.unwrap();
+        let Answer::Response(response) = output.answer else {
+            panic!("{output:?}");
+        };
+        assert_eq!(response.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(response.headers["content-type"], "application/json");
+        assert_eq!(response.headers["x-a"], "1");
+        assert_eq!(response.body, r#"{"error":"no"}"#);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_read_and_changed() {
+    let loaded = load(
+        "export function onResponse(res, ctx) {
+            res.headers.set('x-was', `${res.status} ${res.headers.get('server')}`);
+            res.headers.delete('server');
+            res.status = 203;
+        }",
+    );
+    let mut headers = HeaderMap::new();
+    headers.insert("server", "a".parse().unwrap());
+    let input = Input {
+        response: Some((StatusCode::OK, headers)),
+        ..input()
+    };
+    let output = loaded.plugin.call(Hook::Response, input).await.unwrap();
+    assert_eq!(
+        output.status,
+        Some(StatusCode::NON_AUTHORITATIVE_INFORMATION)
+    );
+    assert_eq!(output.response.len(), 2);
+    assert_eq!(output.request, []);
+}
+
+#[tokio::test]
+async fn errors_say_where() {
+    let loaded = load("export function onRequest() {\n  const a = null;\n  return a.b;\n}");
+    let failure = loaded.request().await.unwrap_err();
+    assert_eq!(failure.kind, Kind::Script);
+    assert!(failure.message.contains("TypeError"), "{failure:?}");
+    assert!(
+        failure.stack.contains("plugins/x/plugin.js:3:"),
+        "{failure:?}"
+    );
+    let wrong = load_with(&[("plugin.js", "export function onRequest( {")], "{}");
+    let failure = wrong.map(|_| ()).unwrap_err();
+    assert_eq!(failure.kind, Kind::Load);
+    assert!(
+        failure.to_string().contains("plugins/x/plugin.js:1:"),
+        "{failure}"
+    );
+}
+
+#[tokio::test]
+async fn modules_are_of_the_plugins_own_folder() {
+    let files = [
+        (
+            "plugin.js",
+            "import { a } from './lib/a.js'; export const onRequest = () => new Response(a);",
+        ),
+        (
+            "lib/a.js",
+            "import b from '../b.js'; export const a = 'a' + b;",
+        ),
+        ("b.js", "export default 'b';"),
+    ];
+    let output = load_with(&files, "{}").unwrap().request().await.unwrap();
+    assert!(matches!(output.answer, Answer::Response(response) if response.body == "ab"));
+    for (import, why) in [
+        ("fs", "its own folder"),
+        ("../../etc/passwd", "outside"),
+        ("/etc/passwd", "its own folder"),
+        ("./gone.js", "No such file"),
+    ] {
+        let text = format!("import '{import}'; export const onRequest = () => {{}};");
+        let failure = load_with(&[("plugin.js", &text)], "{}")
+            .map(|_| ())
+            .unwrap_err();
+        assert!(failure.message.contains(why), "{import}: {failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_stopped_and_the_next_one_is_served() {
+    for (attack, kind) in [
+        ("for (;;);", Kind::Cpu),
+        ("for (;;) { try { for (;;); } catch {} }", Kind::Cpu),
+        ("await 0; for (;;);", Kind::Cpu),
+        ("for (;;) await 0;", Kind::Cpu),
+        ("Promise.resolve().then(() => { for (;;); });", Kind::Cpu),
+        ("/(a+)+$/.test('a'.repeat(40) + 'b');", Kind::Cpu),
+        (
+            "const a = []; for (;;) a.push(new Uint8Array(1 << 16));",
+            Kind::Memory,
+        ),
+        ("const f = () => f() + 1; f();", Kind::Script),
+        ("await new Promise(() => {});", Kind::Wall),
+        (
+            "await new Promise((keep) => setTimeout(keep, 60000));",
+            Kind::Wall,
+        ),
+    ] {
+        let loaded = load(&format!(
+            "export async function onRequest(req) {{ if (req.headers.has('host')) {{ {attack} }} }}"
+        ));
+        let begun = std::time::Instant::now();
+        let failure = loaded.request().await.expect_err(attack);
+        assert_eq!(failure.kind, kind, "{attack}: {failure:?}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{attack}");
+        let quiet = Input {
+            headers: HeaderMap::new(),
+            ..input()
+        };
+        let next = loaded.plugin.call(Hook::Request, quiet).await;
+        assert_eq!(next, Ok(Output::default()), "{attack}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_of_a_request_is_of_no_use_later() {
+    let loaded = load(
+        "let kept;
+        export function onRequest(req) {
+            if (kept) return new Response(kept.headers.get('host'));
+            kept = req;
+        }",
+    );
+    assert_eq!(loaded.request().await, Ok(Output::default()));
+    let failure = loaded.request().await.unwrap_err();
+    assert!(
+        failure.message.contains("this request is over"),
+        "{failure:?}"
+    );
+}
+
+#[tokio::test]
+async fn many_calls_leave_the_heap_as_it_was() {
+    let loaded = load(
+        "export async function onRequest(req) {
+            await new Promise((keep) => setTimeout(keep, 0));
+            req.headers.set('x', String(req.headers.get('accept')).repeat(100));
+        }",
+    );
+    for _ in 0..100 {
+        loaded.request().await.unwrap();
+    }
+    let before = loaded.plugin.heap();
+    for _ in 0..1000 {
+        loaded.request().await.unwrap();
+    }
+    let after = loaded.plugin.heap();
+    assert!(after < before + before / 50, "{before} → {after}");
+}

@@ -1,0 +1,118 @@
+// `Request` and `Response` of the Fetch standard, as far as hooks have them.
+(function (host, web) {
+  const NO_BODY = [204, 205, 304];
+
+  class Response {
+    #status;
+    #body;
+    #headers;
+
+    constructor(body = null, init = {}) {
+      const status = init?.status ?? 200;
+      if (!Number.isInteger(status) || status < 200 || status > 599) {
+        throw new RangeError(`${status} is no status of an answer`);
+      }
+      if (body !== null && NO_BODY.includes(status)) {
+        throw new TypeError(`an answer of status ${status} has no body`);
+      }
+      this.#status = status;
+      this.#headers = new Headers(init?.headers);
+      this.#body = body;
+      if (typeof body === 'string' && !this.#headers.has('content-type')) {
+        this.#headers.set('content-type', 'text/plain;charset=UTF-8');
+      }
+    }
+
+    get status() {
+      return this.#status;
+    }
+
+    get ok() {
+      return this.#status >= 200 && this.#status < 300;
+    }
+
+    get headers() {
+      return this.#headers;
+    }
+
+    static json(value, init = {}) {
+      const text = JSON.stringify(value);
+      if (text === undefined) throw new TypeError('this cannot be written as JSON');
+      const headers = new Headers(init?.headers);
+      if (!headers.has('content-type')) headers.set('content-type', 'application/json');
+      return new this(text, { ...init, headers });
+    }
+
+    static redirect(url, status = 302) {
+      if (![301, 302, 303, 307, 308].includes(status)) {
+        throw new RangeError(`${status} is no status of a redirect`);
+      }
+      return new this(null, { status, headers: { location: String(url) } });
+    }
+
+    static body(response) {
+      return response.#body;
+    }
+  }
+  web.bodyOf = Response.body;
+  delete Response.body;
+
+  // The request under way.
+  class HookRequest {
+    #call;
+    #headers;
+
+    constructor(call) {
+      this.#call = call;
+    }
+
+    get method() {
+      return host.fact(this.#call, 0);
+    }
+
+    get url() {
+      return host.fact(this.#call, 1);
+    }
+
+    get ip() {
+      return host.fact(this.#call, 2);
+    }
+
+    get headers() {
+      return (this.#headers ??= web.headersOf(this.#call, 0));
+    }
+  }
+
+  // The answer under way.
+  class HookResponse {
+    #call;
+    #headers;
+    #status;
+
+    constructor(call, status) {
+      this.#call = call;
+      this.#status = status;
+    }
+
+    get status() {
+      return this.#status;
+    }
+
+    set status(status) {
+      host.status(this.#call, status);
+      this.#status = status;
+    }
+
+    get ok() {
+      return this.#status >= 200 && this.#status < 300;
+    }
+
+    get headers() {
+      return (this.#headers ??= web.headersOf(this.#call, 1));
+    }
+  }
+
+  web.requestOf = (call) => new HookRequest(call);
+  web.responseOf = (call, status) => new HookResponse(call, status);
+  globalThis.Response = Response;
+});
