@@ -16,6 +16,7 @@ pub mod headers;
 pub mod in_flight;
 pub mod jwt;
 pub mod methods;
+pub mod plugins;
 pub mod rate_limit;
 pub mod request_id;
 pub mod security_headers;
@@ -93,6 +94,7 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<request_id::RequestId>(),
     Entry::of::<timing::Timing>(),
     Entry::of::<access_log::AccessLogKind>(),
+    Entry::of::<plugins::Plugins>(),
     Entry::of::<methods::Methods>(),
     Entry::of::<access::Access>(),
     Entry::of::<in_flight::InFlight>(),

@@ -4,14 +4,17 @@
 //! a request that is over is of no use to it, and an error says so.
 
 use std::{
-    cell::{Cell, RefCell},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use log::Level;
+use parking_lot::Mutex;
 use rquickjs::{
     ArrayBuffer, CaughtError, Ctx, Exception, Function, Object, Result, TypedArray, Value,
     function::Opt,
@@ -33,8 +36,8 @@ const MOST_WAITING: usize = 64;
 /// What an isolate has beside the engine.
 pub(super) struct State {
     /// What is running in it.
-    pub(super) call: RefCell<Option<Box<Call>>>,
-    waits: Cell<u32>,
+    pub(super) call: Mutex<Option<Box<Call>>>,
+    waits: AtomicU32,
     log: Arc<dyn Log>,
 }
 
@@ -46,8 +49,8 @@ pub(super) trait Log: Send + Sync {
 impl State {
     pub(super) fn new(log: Arc<dyn Log>) -> Self {
         Self {
-            call: RefCell::default(),
-            waits: Cell::new(0),
+            call: Mutex::default(),
+            waits: AtomicU32::new(0),
             log,
         }
     }
@@ -58,7 +61,7 @@ impl State {
         ctx: &Ctx<'_>,
         work: impl Future<Output = Settled> + Send + 'static,
     ) -> Result<u32> {
-        let mut running = self.call.borrow_mut();
+        let mut running = self.call.lock();
         let Some(call) = running.as_deref_mut() else {
             return Err(Exception::throw_type(
                 ctx,
@@ -69,8 +72,7 @@ impl State {
             let why = format!("a hook waits for {MOST_WAITING} things at most");
             return Err(Exception::throw_range(ctx, &why));
         }
-        let id = self.waits.get().wrapping_add(1);
-        self.waits.set(id);
+        let id = self.waits.fetch_add(1, Ordering::Relaxed);
         let work = Box::pin(work);
         call.waiting.push(Waiting { id, work });
         Ok(id)
@@ -83,7 +85,7 @@ impl State {
         id: u32,
         what: impl FnOnce(&mut Call) -> Result<T>,
     ) -> Result<T> {
-        let mut running = self.call.borrow_mut();
+        let mut running = self.call.lock();
         match running.as_deref_mut() {
             Some(call) if call.id == id => what(call),
             _ => Err(Exception::throw_type(ctx, "this request is over")),
@@ -92,7 +94,7 @@ impl State {
 }
 
 /// An object with all of them.
-pub(super) fn functions<'js>(ctx: &Ctx<'js>, state: &Arc<Shared>) -> Result<Object<'js>> {
+pub(super) fn functions<'js>(ctx: &Ctx<'js>, state: &Arc<State>) -> Result<Object<'js>> {
     let host = Object::new(ctx.clone())?;
     headers(ctx, &host, state)?;
     facts(ctx, &host, state)?;
@@ -100,18 +102,15 @@ pub(super) fn functions<'js>(ctx: &Ctx<'js>, state: &Arc<Shared>) -> Result<Obje
     Ok(host)
 }
 
-/// [`State`], which is used by one thread at a time: whoever has entered the isolate.
-pub(super) struct Shared(pub(super) State);
-
-fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Result<()> {
+fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
     let get = move |ctx: Ctx<'js>, call: u32, which: usize, name: String| {
-        s.0.with(&ctx, call, |call| Ok(joined(&call.heads[which & 1], &name)))
+        s.with(&ctx, call, |call| Ok(joined(&call.heads[which & 1], &name)))
     };
     host.set("headerGet", Function::new(ctx.clone(), get)?)?;
     let s = Arc::clone(state);
     let all = move |ctx: Ctx<'js>, call: u32, which: usize| {
-        s.0.with(&ctx, call, |call| Ok(flat(&call.heads[which & 1])))
+        s.with(&ctx, call, |call| Ok(flat(&call.heads[which & 1])))
     };
     host.set("headerAll", Function::new(ctx.clone(), all)?)?;
     let s = Arc::clone(state);
@@ -129,7 +128,7 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Resu
                     }
                 }
             };
-            s.0.with(&ctx, call, |call| {
+            s.with(&ctx, call, |call| {
                 let which = which & 1;
                 if call.changes[which].len() >= MOST_HEADERS {
                     let why = format!("a hook changes {MOST_HEADERS} headers at most");
@@ -185,10 +184,10 @@ fn header_value(ctx: &Ctx<'_>, value: &str) -> Result<HeaderValue> {
     value.ok_or_else(|| Exception::throw_type(ctx, "this is no value of a header"))
 }
 
-fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Result<()> {
+fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
     let fact = move |ctx: Ctx<'js>, call: u32, which: u8| {
-        s.0.with(&ctx, call, |call| {
+        s.with(&ctx, call, |call| {
             let input = &call.input;
             Ok(match which {
                 0 => input.method.as_str().to_owned(),
@@ -204,7 +203,7 @@ fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Result
     let sleep = move |ctx: Ctx<'js>, millis: f64| {
         let time = Duration::try_from_secs_f64(millis.max(0.0) / 1000.0);
         let time = time.unwrap_or(Duration::MAX);
-        s.0.wait(&ctx, async move {
+        s.wait(&ctx, async move {
             tokio::time::sleep(time).await;
             Ok("null".to_owned())
         })
@@ -219,16 +218,16 @@ fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Result
             _ => Level::Debug,
         };
         let end = text.floor_char_boundary(LONGEST_LINE);
-        s.0.log.line(level, &text[..end]);
+        s.log.line(level, &text[..end]);
     };
     host.set("log", Function::new(ctx.clone(), log)?)
 }
 
-fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Result<()> {
+fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
     let status = move |ctx: Ctx<'js>, call: u32, status: u16| {
         let status = status_of(&ctx, status)?;
-        s.0.with(&ctx, call, |call| {
+        s.with(&ctx, call, |call| {
             call.status = Some(status);
             Ok(())
         })
@@ -243,7 +242,7 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Resu
             2 => Answer::Text(text),
             _ => Answer::Json(text),
         };
-        s.0.with(&ctx, call, |call| {
+        s.with(&ctx, call, |call| {
             call.outcome.get_or_insert(Ok(answer));
             Ok(())
         })
@@ -257,7 +256,7 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Resu
                 headers: map(&ctx, &headers)?,
                 body: bytes(&body).unwrap_or_default(),
             };
-            s.0.with(&ctx, call, |call| {
+            s.with(&ctx, call, |call| {
                 let answer = Answer::Response(Box::new(response));
                 call.outcome.get_or_insert(Ok(answer));
                 Ok(())
@@ -271,7 +270,7 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<Shared>) -> Resu
             Some(exception) => CaughtError::Exception(exception),
             None => CaughtError::Value(thrown),
         });
-        s.0.with(&ctx, call, |call| {
+        s.with(&ctx, call, |call| {
             call.outcome.get_or_insert(Err(failure));
             Ok(())
         })

@@ -12,7 +12,7 @@ use super::{
     call::{Call, Hook, Settled},
     entry::Entry,
     error::{Failure, Kind},
-    host::{self, Log, Shared, State},
+    host::{self, Log, State},
     source::{Modules, Source},
 };
 
@@ -28,7 +28,7 @@ const WEB: [(&str, &str); 4] = [
 pub(super) struct Isolate {
     context: Context,
     runtime: Runtime,
-    state: Arc<Shared>,
+    state: Arc<State>,
     budget: Arc<Budget>,
     limits: Limits,
     hooks: u8,
@@ -54,7 +54,7 @@ impl Isolate {
         let budget = Arc::new(Budget::default());
         runtime.set_interrupt_handler(Some(Box::new(budget.asks())));
         let context = Context::full(&runtime).map_err(out_of_memory)?;
-        let state = Arc::new(Shared(State::new(Arc::clone(log))));
+        let state = Arc::new(State::new(Arc::clone(log)));
         budget.enter(limits.load, std::time::Duration::ZERO);
         let loaded = context.with(|ctx| {
             load(&ctx, source, config, &state)
@@ -133,8 +133,8 @@ impl Isolate {
     ) -> Box<Call> {
         let (id, used) = (call.id, call.used);
         let (call, failed) = self.context.with(|ctx| {
-            let state = &self.state.0;
-            *state.call.borrow_mut() = Some(call);
+            let state = &self.state;
+            *state.call.lock() = Some(call);
             self.budget.enter(self.limits.cpu, used);
             let entry = ctx.userdata::<Entry<'_>>();
             let outcome = match &entry {
@@ -144,7 +144,7 @@ impl Isolate {
             drop(entry);
             // What is left to do belongs to this hook, and to no later one.
             while !self.budget.is_over() && ctx.execute_pending_job() {}
-            (state.call.borrow_mut().take(), outcome.err())
+            (state.call.lock().take(), outcome.err())
         });
         let used = self.budget.leave();
         let mut call = call.expect("nothing takes it out but this");
@@ -169,7 +169,7 @@ fn load<'js>(
     ctx: &Ctx<'js>,
     source: &Source,
     config: &str,
-    state: &Arc<Shared>,
+    state: &Arc<State>,
 ) -> rquickjs::Result<u8> {
     let host = host::functions(ctx, state)?;
     let web = Object::new(ctx.clone())?;

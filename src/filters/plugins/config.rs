@@ -1,0 +1,136 @@
+//! `plugins` as written, and how it compiles.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Plugins, Use};
+use crate::{
+    base::units::{ByteSize, Span},
+    chain::CompileCx,
+    config::tree::Spanned,
+    plugins::{Limits, Plugin, source::Source},
+};
+
+/// The plugins of a route, in their order.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct PluginsConfig(Vec<PluginConfig>);
+
+/// A plugin on a route.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct PluginConfig {
+    /// The file of its first module, relative to the folder of this configuration.
+    file: Spanned<String>,
+    /// What logs and metrics call it; without this its folder's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// What it finds as `ctx.config`.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    config: serde_json::Map<String, serde_json::Value>,
+    /// When `onRequest` runs: before limits and authentication, or after both.
+    #[serde(default)]
+    run: RunConfig,
+    /// What becomes of a request whose plugin fails: it goes on without, or gets 503.
+    #[serde(default)]
+    on_error: OnErrorConfig,
+    #[serde(default)]
+    limits: LimitsConfig,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum RunConfig {
+    First,
+    #[default]
+    AfterAuth,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum OnErrorConfig {
+    #[default]
+    Continue,
+    Fail,
+}
+
+/// What one hook may use.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct LimitsConfig {
+    /// Time of the processor.
+    cpu: Span,
+    /// Time that passes, with what the hook waits for.
+    wall: Span,
+    /// The heap of each instance.
+    memory: ByteSize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            cpu: Span(limits.cpu),
+            wall: Span(limits.wall),
+            memory: ByteSize(limits.memory as u64),
+        }
+    }
+}
+
+impl PluginsConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Plugins> {
+        let uses: Option<Vec<Use>> = self
+            .0
+            .into_iter()
+            .map(|plugin| plugin.compile(cx))
+            // All of them, so that all that is wrong is told at once.
+            .collect::<Vec<_>>()
+            .into_iter()
+            .collect();
+        Some(Plugins(uses?.into()))
+    }
+}
+
+impl PluginConfig {
+    fn compile(self, cx: &mut CompileCx<'_>) -> Option<Use> {
+        let path = cx.folder.join(&self.file.value);
+        let folder = path.parent().and_then(|folder| folder.file_name());
+        let name = match self.name {
+            Some(name) => name,
+            None => folder.map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+        };
+        let shown = self
+            .file
+            .value
+            .rsplit_once('/')
+            .map_or("", |(folder, _)| folder);
+        let limits = Limits {
+            cpu: self.limits.cpu.0,
+            wall: self.limits.wall.0,
+            memory: usize::try_from(self.limits.memory.0).unwrap_or(usize::MAX),
+            ..Limits::default()
+        };
+        let config = serde_json::Value::Object(self.config).to_string();
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let loaded = Source::read(shown, &path)
+            .and_then(|source| Plugin::load(&name, source, config, limits, workers));
+        match loaded {
+            Ok(plugin) => Some(Use {
+                plugin: Arc::new(plugin),
+                after_auth: self.run == RunConfig::AfterAuth,
+                continues: self.on_error == OnErrorConfig::Continue,
+            }),
+            Err(failure) => {
+                cx.report_at(
+                    self.file.place,
+                    "edgeway::plugins::load",
+                    format!("plugin `{name}` cannot be loaded: {failure}"),
+                    "the file is an ES module that exports hooks such as `onRequest`; `docs/plugins.md` tells all",
+                );
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Plugins on a route.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::Plugins;
+use crate::chain::testkit::{Check, check, refused};
+
+fn folder(text: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("x")).unwrap();
+    fs::write(folder.path().join("x/plugin.js"), text).unwrap();
+    folder
+}
+
+/// The route's plugins, each of them with `more`.
+fn route(folders: &[&TempDir], more: &str) -> String {
+    let each = folders.iter().map(|folder| {
+        let file = folder.path().join("x/plugin.js");
+        format!("- {{ file: {}{more} }}\n", file.display())
+    });
+    each.collect()
+}
+
+#[track_caller]
+fn with(text: &str, more: &str) -> Check {
+    let folder = folder(text);
+    check::<Plugins>(&route(&[&folder], more))
+}
+
+#[test]
+fn what_a_request_gets_reaches_the_plugins_behind_and_the_backend() {
+    let first = folder("export function onRequest(req) { req.headers.set('x-a', '1'); }");
+    let second = folder(
+        "export function onRequest(req) { req.headers.set('x-b', req.headers.get('x-a') + '2'); }
+         export function onUpstreamRequest(req) { req.headers.append('x-b', '3'); }",
+    );
+    let check = check::<Plugins>(&route(&[&first, &second], "")).get("/");
+    let head = check.last().upstream.as_ref().expect("it went on");
+    assert_eq!(head.headers["x-a"], "1");
+    let both: Vec<_> = head.headers.get_all("x-b").iter().collect();
+    assert_eq!(both, ["12", "3"]);
+}
+
+#[test]
+fn a_plugin_answers() {
+    let text = "export function onRequest(req, ctx) {
+        const { pathname } = { pathname: req.url.split('/')[3] };
+        if (pathname === 'a') return new Response(ctx.config.text, { status: 403, headers: { 'x-a': '1' } });
+    }";
+    let check = with(text, ", config: { text: no }")
+        .get("/b")
+        .get("/a")
+        .expect([200, 403]);
+    assert_eq!(check.last().body, b"no");
+    assert_eq!(check.last().headers["x-a"], "1");
+    assert_eq!(
+        check.last().headers["content-type"],
+        "text/plain;charset=UTF-8"
+    );
+}
+
+#[test]
+fn answers_pass_in_the_reverse_order() {
+    let of = |name: &str| {
+        folder(&format!(
+            "export function onResponse(res) {{ res.headers.append('x-order', '{name}'); res.status = 203; }}"
+        ))
+    };
+    let check = check::<Plugins>(&route(&[&of("a"), &of("b")], "")).get("/");
+    let order: Vec<_> = check.last().headers.get_all("x-order").iter().collect();
+    assert_eq!(order, ["b", "a"]);
+    assert_eq!(check.last().status, 203);
+}
+
+#[test]
+fn a_failure_ends_a_request_or_leaves_it_as_it_was() {
+    let text =
+        "export function onRequest(req) { req.headers.set('x-a', '1'); throw new Error('no'); }";
+    let check = with(text, "").get("/");
+    assert_eq!(check.last().status, 200);
+    let head = check.last().upstream.as_ref().expect("it went on");
+    assert!(!head.headers.contains_key("x-a"));
+    let check = with(text, ", on_error: fail").get("/");
+    assert_eq!(check.last().status, 503);
+    assert_eq!(check.last().reason, Some("plugin_failed"));
+}
+
+#[test]
+fn what_cannot_be_loaded_says_where() {
+    for (text, why) in [
+        ("export function onRequest( {", "/x/plugin.js:1:"),
+        ("export const a = 1;", "none of the hooks"),
+        (
+            "import 'fs'; export function onRequest() {}",
+            "its own folder",
+        ),
+        ("for (;;);", "more than 100ms"),
+        ("throw new Error('why not')", "why not"),
+        (
+            "await new Promise(() => {}); export function onRequest() {}",
+            "without waiting",
+        ),
+    ] {
+        let folder = folder(text);
+        let said = refused::<Plugins>(&route(&[&folder], "")).join("\n");
+        assert!(said.contains(why), "{text}: {said}");
+    }
+}
