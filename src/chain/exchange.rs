@@ -53,6 +53,8 @@ pub struct Facts {
     /// The answer comes in the coding that this client gets, or in none for good: it is not
     /// to be looked at again.
     pub is_coding_settled: bool,
+    /// Path and query that go to the backend instead of the client's own, as a filter said.
+    pub rewritten: Option<Box<[u8]>>,
     /// Header lines of the answer that are ready to be written.
     pub lines: ReadyLines,
     slots: Vec<Box<dyn Any + Send + Sync>>,
@@ -284,6 +286,7 @@ impl Facts {
             degraded: None,
             cache: None,
             is_coding_settled: false,
+            rewritten: None,
             started,
             first_byte: None,
             total: Duration::ZERO,

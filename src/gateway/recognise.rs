@@ -76,7 +76,9 @@ impl RouteCache {
         if let Some(upstream) = upstream {
             parts.part("upstream", upstream.as_bytes());
             if let Some(rules) = self.nextjs(upstream) {
-                let target = Target::new("", head.raw_path());
+                // What is asked of the app decides what its answer is.
+                let raw = ex.facts.rewritten.as_deref();
+                let target = Target::new("", raw.unwrap_or_else(|| head.raw_path()));
                 let (path, query) = (target.path, target.query);
                 let (method, headers) = (&head.method, &head.headers);
                 let shape = shape.insert(nextjs::shape(method, path, query, headers, rules));

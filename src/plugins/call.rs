@@ -70,6 +70,8 @@ pub struct Input {
     pub route: String,
     /// Of the answer, for the hooks that have one.
     pub response: Option<(StatusCode, HeaderMap)>,
+    /// Why the request failed, for `onError`: a fixed word.
+    pub reason: Option<&'static str>,
 }
 
 /// What a hook did to headers, in its order.

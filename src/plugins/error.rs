@@ -63,6 +63,11 @@ impl Failure {
         }
     }
 
+    /// Of a script that asks for what cannot be.
+    pub fn script(message: impl Into<String>) -> Self {
+        Self::new(Kind::Script, message)
+    }
+
     pub(super) fn load(message: impl Into<String>) -> Self {
         Self::new(Kind::Load, message)
     }

@@ -23,6 +23,7 @@ use rquickjs::{
 use super::{
     call::{Answer, Call, Change, Response, Settled, Waiting},
     error::Failure,
+    values,
 };
 
 /// How many headers a plugin may add to a head, and how long one may be.
@@ -99,6 +100,7 @@ pub(super) fn functions<'js>(ctx: &Ctx<'js>, state: &Arc<State>) -> Result<Objec
     headers(ctx, &host, state)?;
     facts(ctx, &host, state)?;
     outcome(ctx, &host, state)?;
+    values::functions(ctx, &host)?;
     Ok(host)
 }
 
@@ -311,7 +313,10 @@ fn bytes(value: &Value<'_>) -> Option<Bytes> {
     unsafe_code,
     reason = "the engine's memory may only be read while no JavaScript runs"
 )]
-fn copied(array: Option<&TypedArray<'_, u8>>, buffer: Option<&ArrayBuffer<'_>>) -> Option<Bytes> {
+pub(super) fn copied(
+    array: Option<&TypedArray<'_, u8>>,
+    buffer: Option<&ArrayBuffer<'_>>,
+) -> Option<Bytes> {
     // SAFETY: it is copied at once, and the engine runs nothing until we give back.
     let bytes = unsafe {
         match (array, buffer) {

@@ -17,10 +17,13 @@ use super::{
 };
 
 /// What plugins find there, in the order in which it is built up.
-const WEB: [(&str, &str); 4] = [
+const WEB: [(&str, &str); 7] = [
     ("edgeway/console.js", include_str!("web/console.js")),
+    ("edgeway/url.js", include_str!("web/url.js")),
+    ("edgeway/encoding.js", include_str!("web/encoding.js")),
     ("edgeway/headers.js", include_str!("web/headers.js")),
     ("edgeway/http.js", include_str!("web/http.js")),
+    ("edgeway/next.js", include_str!("web/next.js")),
     ("edgeway/hooks.js", include_str!("web/hooks.js")),
 ];
 
@@ -109,8 +112,14 @@ impl Isolate {
 
     /// Begins a hook.
     pub(super) fn begin(&self, call: Box<Call>, hook: Hook) -> Box<Call> {
+        let input = &call.input;
+        let status = input.response.as_ref().map(|(status, _)| status.as_u16());
+        let reason = input.reason;
         self.enter(call, |entry, call| {
-            entry.invoke.call::<_, ()>((call, hook.name()))
+            let (status, reason) = (status.unwrap_or(0), reason.unwrap_or_default());
+            entry
+                .invoke
+                .call::<_, ()>((call, hook.name(), status, reason))
         })
     }
 
@@ -201,6 +210,10 @@ fn load<'js>(
                     exported = namespace.get(alias)?;
                 }
             }
+        }
+        if exported.is_function() && hook == Hook::Log {
+            let why = "`onLog` is not there yet: leave it out";
+            return Err(rquickjs::Exception::throw_message(ctx, why));
         }
         if exported.is_function() {
             names.set(hook.name(), exported)?;

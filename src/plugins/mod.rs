@@ -18,6 +18,7 @@ mod plugin;
 pub mod source;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub use self::{
     budget::Limits,

@@ -19,6 +19,10 @@ use super::error::Failure;
 /// The largest file of a plugin.
 const LARGEST: u64 = 4 << 20;
 
+/// What a `proxy.js` of Next.js imports; all of it is there without.
+const NEXT_SERVER: &str = "next/server";
+const NEXT_SERVER_MODULE: &str = "export const { NextRequest, NextResponse } = globalThis;";
+
 /// The module that a plugin begins with, and those that it imports: all as they were read
 /// first, so that every isolate of it runs the same.
 #[derive(Debug)]
@@ -103,6 +107,9 @@ impl Resolver for Modules {
         if base.is_empty() {
             return Ok(name.to_owned());
         }
+        if name == NEXT_SERVER || name == "next/server.js" {
+            return Ok(NEXT_SERVER.to_owned());
+        }
         let refuse = |why: &str| Error::new_resolving_message(base, name, why);
         if !name.starts_with("./") && !name.starts_with("../") {
             return Err(refuse(
@@ -123,6 +130,9 @@ impl Loader for Modules {
         name: &str,
         _attributes: Option<ImportAttributes<'js>>,
     ) -> Result<Module<'js, Declared>> {
+        if name == NEXT_SERVER {
+            return Module::declare(ctx.clone(), name, NEXT_SERVER_MODULE);
+        }
         let prefix = format!("{}/", self.0.name);
         let file = name.strip_prefix(&prefix).unwrap_or(name);
         let text = self.0.file(file);

@@ -218,7 +218,10 @@ pub(super) async fn forward(
     let Some(connection) = &ctx.connection else {
         return Err(Error::new_in(ErrorType::Custom("no connection")));
     };
-    if let Some(route) = context::route(&ctx.gateway, ctx.route)
+    if let Some(target) = &ctx.facts.rewritten {
+        // The route's own rewrite is of the path that the client sent.
+        head.set_raw_path(target)?;
+    } else if let Some(route) = context::route(&ctx.gateway, ctx.route)
         && let Action::Forward(forward) = &route.action
         && let Some(rewrite) = &forward.rewrite
     {

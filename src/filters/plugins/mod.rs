@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 
 use crate::{
     chain::{
-        BoxFuture, CompileCx, Exchange, Filter, FilterKind, Phases, Reply, ReplyBody, Verdict,
-        host::public_host,
+        BoxFuture, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, Phases, Reply, ReplyBody,
+        Verdict, host::public_host,
     },
     plugins::{Answer, Change, Failure, Hook, Input, Output, Plugin, Response},
 };
@@ -40,7 +40,13 @@ struct Use {
 /// What the plugins of a request have done to it so far.
 #[derive(Default)]
 struct Done {
-    changes: Vec<Change>,
+    /// To the head that goes on.
+    request: Vec<Change>,
+    /// To the head of the answer, whoever gives it.
+    response: Vec<Change>,
+    /// What its answers differ by.
+    keys: Vec<String>,
+    upstream: Option<Arc<str>>,
 }
 
 impl FilterKind for Plugins {
@@ -57,9 +63,13 @@ impl Filter for Plugins {
     fn phases(&self) -> Phases {
         let mut phases = Phases::NONE;
         for each in &self.0 {
-            if each.plugin.has(Hook::Request) {
+            let asks = [Hook::Request, Hook::CacheKey, Hook::Route];
+            if asks.iter().any(|hook| each.plugin.has(*hook)) {
                 phases = phases
                     | Phases::UPSTREAM
+                    | Phases::CACHE_KEY
+                    | Phases::ROUTE
+                    | Phases::RESPONSE.asynchronous()
                     | if each.after_auth {
                         Phases::AUTHORIZED.asynchronous()
                     } else {
@@ -76,6 +86,7 @@ impl Filter for Plugins {
             phases = phases
                 | has(Hook::UpstreamRequest, Phases::UPSTREAM)
                 | has(Hook::UpstreamResponse, Phases::UPSTREAM_RESPONSE)
+                | has(Hook::Error, Phases::ERROR)
                 | has(Hook::Response, Phases::RESPONSE);
         }
         phases
@@ -95,9 +106,7 @@ impl Filter for Plugins {
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         if let Some(done) = ex.facts.slot::<Done>() {
-            for change in &done.changes {
-                change.clone().apply(headers);
-            }
+            apply(done.request.clone(), headers);
         }
     }
 
@@ -130,7 +139,51 @@ impl Filter for Plugins {
         ex: &'a mut Exchange<'_>,
         head: &'a mut response::Parts,
     ) -> BoxFuture<'a, ()> {
-        Box::pin(self.answered(ex, head, Hook::Response))
+        Box::pin(async move {
+            if let Some(done) = ex.facts.slot_mut::<Done>() {
+                apply(std::mem::take(&mut done.response), &mut head.headers);
+            }
+            self.answered(ex, head, Hook::Response).await;
+        })
+    }
+
+    fn on_error_async<'a>(
+        &'a self,
+        ex: &'a mut Exchange<'_>,
+        reply: &'a mut Reply,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            for each in self.with(Hook::Error) {
+                let answer = Some((reply.status, HeaderMap::new()));
+                let mut input = input(ex, changed(ex), answer);
+                input.reason = reply.reason;
+                let Some(output) = each.run(ex, Hook::Error, input).await else {
+                    continue;
+                };
+                if let Answer::Response(response) = output.answer {
+                    let own = self::reply(*response);
+                    reply.status = own.status;
+                    reply.body = own.body;
+                    reply.headers.extend(own.headers);
+                    return;
+                }
+            }
+        })
+    }
+
+    fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {
+        ex.facts.slot::<Done>()?.upstream.clone()
+    }
+
+    fn on_cache_key(&self, ex: &Exchange<'_>, key: &mut KeyBuilder) {
+        if let Some(target) = &ex.facts.rewritten {
+            key.part("rewritten", target);
+        }
+        if let Some(done) = ex.facts.slot::<Done>() {
+            for part in &done.keys {
+                key.part("plugin", part.as_bytes());
+            }
+        }
     }
 }
 
@@ -140,35 +193,21 @@ impl Plugins {
     }
 
     async fn request(&self, ex: &mut Exchange<'_>, after_auth: bool) -> Verdict {
-        for each in self.with(Hook::Request) {
-            if each.after_auth != after_auth {
-                continue;
-            }
-            let mut headers = ex.head.headers.clone();
-            if let Some(done) = ex.facts.slot::<Done>() {
-                apply(done.changes.clone(), &mut headers);
-            }
-            let output = match each
-                .plugin
-                .call(Hook::Request, input(ex, headers, None))
-                .await
+        for each in self.0.iter().filter(|each| each.after_auth == after_auth) {
+            if each.plugin.has(Hook::Request)
+                && let Some(reply) = each.request(ex).await
             {
-                Ok(output) => output,
-                Err(failure) => match each.failed(ex, Hook::Request, &failure) {
-                    Some(reply) => return reply.into(),
-                    None => continue,
-                },
-            };
-            let Output {
-                answer, request, ..
-            } = output;
-            match answer {
-                Answer::Response(response) => return reply(*response).into(),
-                _ => match ex.facts.slot_mut::<Done>() {
-                    Some(done) => done.changes.extend(request),
-                    None if request.is_empty() => {}
-                    None => ex.facts.put(Done { changes: request }),
-                },
+                return reply.into();
+            }
+            if each.plugin.has(Hook::CacheKey)
+                && let Some(key) = each.text(ex, Hook::CacheKey).await
+            {
+                done(ex).keys.push(key);
+            }
+            if each.plugin.has(Hook::Route)
+                && let Some(upstream) = each.text(ex, Hook::Route).await
+            {
+                done(ex).upstream.get_or_insert(upstream.into());
             }
         }
         Verdict::Next
@@ -190,6 +229,48 @@ impl Plugins {
 }
 
 impl Use {
+    async fn request(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
+        let input = input(ex, changed(ex), None);
+        let outcome = self.plugin.call(Hook::Request, input).await;
+        let outcome = outcome.and_then(|output| {
+            let rewritten = match &output.answer {
+                Answer::Rewrite(url) => Some(target(ex, url)?),
+                _ => None,
+            };
+            Ok((output, rewritten))
+        });
+        let (output, rewritten) = match outcome {
+            Ok(output) => output,
+            Err(failure) => return self.failed(ex, Hook::Request, &failure),
+        };
+        if let Answer::Response(response) = output.answer {
+            return Some(reply(*response));
+        }
+        if !self.plugin.has(Hook::CacheKey) && !output.request.is_empty() {
+            // Whatever the backend is told may be what its answer goes by.
+            let key = format!("{:?}", output.request);
+            done(ex).keys.push(key);
+        }
+        if !output.request.is_empty() || !output.response.is_empty() {
+            let done = done(ex);
+            done.request.extend(output.request);
+            done.response.extend(output.response);
+        }
+        if rewritten.is_some() {
+            ex.facts.rewritten = rewritten;
+        }
+        None
+    }
+
+    /// What a hook gives back that names something.
+    async fn text(&self, ex: &mut Exchange<'_>, hook: Hook) -> Option<String> {
+        let input = input(ex, changed(ex), None);
+        match self.run(ex, hook, input).await?.answer {
+            Answer::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Runs a hook that can only go on if it fails.
     async fn run(&self, ex: &mut Exchange<'_>, hook: Hook, input: Input) -> Option<Output> {
         match self.plugin.call(hook, input).await {
@@ -220,6 +301,37 @@ impl Use {
     }
 }
 
+fn done<'e>(ex: &'e mut Exchange<'_>) -> &'e mut Done {
+    if ex.facts.slot::<Done>().is_none() {
+        ex.facts.put(Done::default());
+    }
+    ex.facts.slot_mut().expect("it was put there")
+}
+
+/// The head as the plugins before have left it.
+fn changed(ex: &Exchange<'_>) -> HeaderMap {
+    let mut headers = ex.head.headers.clone();
+    if let Some(done) = ex.facts.slot::<Done>() {
+        apply(done.request.clone(), &mut headers);
+    }
+    headers
+}
+
+/// Path and query of a URL that a request is rewritten to: on its own host.
+fn target(ex: &Exchange<'_>, url: &str) -> Result<Box<[u8]>, Failure> {
+    let host = public_host(ex.head, &ex.facts.client);
+    let own = format!("{}://{host}/", ex.facts.client.scheme.as_str());
+    match url.strip_prefix(&own) {
+        Some(rest) => {
+            let rest = rest.split('#').next().unwrap_or_default();
+            Ok(format!("/{rest}").into_bytes().into())
+        }
+        None => Err(Failure::script(format!(
+            "a request can be rewritten to another path of {own}, and not to {url}: onRoute chooses another upstream"
+        ))),
+    }
+}
+
 fn apply(changes: Vec<Change>, headers: &mut HeaderMap) {
     for change in changes {
         change.apply(headers);
@@ -243,6 +355,7 @@ fn input(
         request_id: facts.request_id.as_str().to_owned(),
         route: facts.route.as_deref().unwrap_or_default().to_owned(),
         response,
+        reason: None,
     }
 }
 

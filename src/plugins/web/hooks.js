@@ -29,6 +29,7 @@
 
   class Context {
     #call;
+    #request;
 
     constructor(call) {
       this.#call = call;
@@ -36,6 +37,10 @@
 
     get config() {
       return web.config;
+    }
+
+    get request() {
+      return (this.#request ??= web.requestOf(this.#call));
     }
 
     get ip() {
@@ -56,8 +61,22 @@
     onRequest: (call, value) => {
       if (value === undefined || value === null) return host.done(call, 0);
       if (!(value instanceof Response)) throw new TypeError(NO_VALUE);
-      const headers = web.pairsOf(value.headers).flat();
-      return host.respond(call, value.status, headers, web.bodyOf(value) ?? '');
+      const then = web.thenOf(value);
+      const pairs = web.pairsOf(value.headers);
+      if (then.kind === 'respond') return host.respond(call, value.status, pairs.flat(), web.bodyOf(value) ?? '');
+      if (then.request) {
+        // What it has is what goes on, and what it lacks does not.
+        const request = web.headersOf(call, 0);
+        for (const [name] of web.pairsOf(request)) if (!then.request.has(name)) request.delete(name);
+        for (const [name, value] of then.request) if (request.get(name) !== value) request.set(name, value);
+      }
+      const answer = web.headersOf(call, 1);
+      for (const [name, value] of pairs) {
+        if (name === 'set-cookie') answer.append(name, value);
+        else answer.set(name, value);
+      }
+      if (then.kind === 'rewrite') return host.done(call, 1, then.url);
+      return host.done(call, 0);
     },
   };
   for (const name of ['onUpstreamRequest', 'onUpstreamResponse', 'onResponse']) {
@@ -66,18 +85,31 @@
       host.done(call, 0);
     };
   }
-  web.answers = answers;
+  for (const name of ['onCacheKey', 'onRoute']) {
+    answers[name] = (call, value) => {
+      if (value === undefined || value === null) return host.done(call, 0);
+      if (typeof value !== 'string') throw new TypeError(`${name} gives back a string or nothing`);
+      host.done(call, 2, value);
+    };
+  }
+  answers.onError = (call, value) => {
+    if (value === undefined || value === null) return host.done(call, 0);
+    if (!(value instanceof Response)) throw new TypeError(NO_VALUE);
+    host.respond(call, value.status, web.pairsOf(value.headers).flat(), web.bodyOf(value) ?? '');
+  };
 
   const starts = {
-    onRequest: (call, hook, ctx) => hook(web.requestOf(call), ctx),
-    onUpstreamRequest: (call, hook, ctx) => hook(web.requestOf(call), ctx),
+    onRequest: (call, hook, ctx) => hook(ctx.request, ctx),
+    onCacheKey: (call, hook, ctx) => hook(ctx.request, ctx),
+    onRoute: (call, hook, ctx) => hook(ctx.request, ctx),
+    onUpstreamRequest: (call, hook, ctx) => hook(ctx.request, ctx),
+    onError: (call, hook, ctx, status, reason) => hook({ status, reason }, ctx),
     onUpstreamResponse: (call, hook, ctx, status) => hook(web.responseOf(call, status), ctx),
     onResponse: (call, hook, ctx, status) => hook(web.responseOf(call, status), ctx),
   };
-  web.starts = starts;
 
-  web.invoke = (call, name, status) => {
-    const value = starts[name](call, hooks[name], new Context(call), status);
+  web.invoke = (call, name, status, reason) => {
+    const value = starts[name](call, hooks[name], new Context(call), status, reason);
     if (typeof value?.then !== 'function') return answers[name](call, value);
     value.then((value) => answers[name](call, value)).catch((error) => host.fail(call, error));
   };

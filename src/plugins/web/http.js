@@ -61,6 +61,8 @@
   class HookRequest {
     #call;
     #headers;
+    #cookies;
+    #nextUrl;
 
     constructor(call) {
       this.#call = call;
@@ -81,13 +83,23 @@
     get headers() {
       return (this.#headers ??= web.headersOf(this.#call, 0));
     }
+
+    get cookies() {
+      return (this.#cookies ??= web.cookiesOf(this.headers));
+    }
+
+    get nextUrl() {
+      return (this.#nextUrl ??= web.nextUrlOf(this.url));
+    }
   }
+  globalThis.NextRequest = HookRequest;
 
   // The answer under way.
   class HookResponse {
     #call;
     #headers;
     #status;
+    #cookies;
 
     constructor(call, status) {
       this.#call = call;
@@ -109,6 +121,10 @@
 
     get headers() {
       return (this.#headers ??= web.headersOf(this.#call, 1));
+    }
+
+    get cookies() {
+      return (this.#cookies ??= web.responseCookiesOf(this.headers));
     }
   }
 

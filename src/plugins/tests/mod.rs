@@ -1,5 +1,7 @@
 //! Plugins as the gateway calls them, and what they may not do.
 
+mod web;
+
 use std::{fs, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode};
@@ -13,6 +15,21 @@ struct Loaded {
 }
 
 fn load_with(files: &[(&str, &str)], config: &str) -> Result<Loaded, Failure> {
+    load_within(files, config, Limits::default())
+}
+
+/// With time for what a debug build takes its time for.
+fn load_slow(files: &[(&str, &str)]) -> Loaded {
+    let limits = Limits {
+        cpu: Duration::from_secs(5),
+        wall: Duration::from_secs(10),
+        load: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    load_within(files, "{}", limits).unwrap_or_else(|failure| panic!("{failure:?}"))
+}
+
+fn load_within(files: &[(&str, &str)], config: &str, limits: Limits) -> Result<Loaded, Failure> {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = folder.path().join(name);
@@ -20,7 +37,7 @@ fn load_with(files: &[(&str, &str)], config: &str) -> Result<Loaded, Failure> {
         fs::write(path, text).unwrap();
     }
     let source = source::Source::read("plugins/x", &folder.path().join("plugin.js"))?;
-    let plugin = Plugin::load("x", source, config.to_owned(), Limits::default(), 1)?;
+    let plugin = Plugin::load("x", source, config.to_owned(), limits, 1)?;
     Ok(Loaded {
         plugin,
         _folder: folder,
@@ -46,6 +63,7 @@ fn input() -> Input {
         request_id: "id".to_owned(),
         route: "app".to_owned(),
         response: None,
+        reason: None,
     }
 }
 
@@ -240,4 +258,69 @@ async fn many_calls_leave_the_heap_as_it_was() {
     }
     let after = loaded.plugin.heap();
     assert!(after < before + before / 50, "{before} → {after}");
+}
+
+#[tokio::test]
+async fn a_proxy_of_next_goes_on_rewrites_and_redirects() {
+    let loaded = load(
+        "import { NextResponse } from 'next/server';
+        export function proxy(request) {
+            const { pathname, searchParams } = request.nextUrl;
+            if (pathname === '/old') return NextResponse.redirect(new URL('/new', request.url));
+            if (pathname === '/rewrite') {
+                const url = request.nextUrl.clone();
+                url.pathname = '/to';
+                return NextResponse.rewrite(url);
+            }
+            const headers = new Headers(request.headers);
+            headers.set('x-user', request.cookies.get('user')?.value ?? 'nobody');
+            headers.delete('accept');
+            const response = NextResponse.next({ request: { headers }, headers: { 'x-a': searchParams.get('y') } });
+            response.cookies.set('seen', 'a b', { httpOnly: true, maxAge: 5 });
+            response.cookies.set('gone', '');
+            response.cookies.delete('gone');
+            return response;
+        }",
+    );
+    let at = |path: &str| Input {
+        url: format!("https://a.test{path}"),
+        ..input()
+    };
+    let run = async |path: &str| loaded.plugin.call(Hook::Request, at(path)).await.unwrap();
+    let Answer::Response(redirect) = run("/old").await.answer else {
+        panic!("no answer");
+    };
+    assert_eq!(redirect.status, StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(redirect.headers["location"], "https://a.test/new");
+    let rewritten = run("/rewrite?y=1").await;
+    assert_eq!(
+        rewritten.answer,
+        Answer::Rewrite("https://a.test/to?y=1".to_owned())
+    );
+    let mut with_cookie = at("/?y=1");
+    let cookie = "a=1; user=%C3%BC".parse().unwrap();
+    with_cookie.headers.insert("cookie", cookie);
+    let output = loaded
+        .plugin
+        .call(Hook::Request, with_cookie)
+        .await
+        .unwrap();
+    let mut headers = input().headers;
+    for change in output.request {
+        change.apply(&mut headers);
+    }
+    assert_eq!(
+        headers["x-user"].as_bytes(),
+        b"\xfc",
+        "as Fetch has it: a byte is a letter"
+    );
+    assert!(!headers.contains_key("accept"));
+    let mut answer = HeaderMap::new();
+    for change in output.response {
+        change.apply(&mut answer);
+    }
+    assert_eq!(answer["x-a"], "1");
+    let cookies: Vec<_> = answer.get_all("set-cookie").iter().collect();
+    let gone = "gone=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT";
+    assert_eq!(cookies, ["seen=a%20b; Path=/; Max-Age=5; HttpOnly", gone]);
 }

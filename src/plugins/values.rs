@@ -1,0 +1,194 @@
+//! Functions that need no request: URLs, texts, hashes.
+
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
+};
+use ring::{
+    digest, hmac,
+    rand::{SecureRandom, SystemRandom},
+};
+use rquickjs::{ArrayBuffer, Ctx, Exception, Function, Object, Result, TypedArray, function::Opt};
+use url::{Url, quirks};
+
+/// As `atob` reads it once the padding is off (Infra standard, "forgiving-base64 decode").
+const FORGIVING: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// Puts them into `host`.
+pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>) -> Result<()> {
+    host.set("urlParse", Function::new(ctx.clone(), url_parse)?)?;
+    host.set("urlSet", Function::new(ctx.clone(), url_set)?)?;
+    host.set("queryParse", Function::new(ctx.clone(), query_parse)?)?;
+    host.set("queryPrint", Function::new(ctx.clone(), query_print)?)?;
+    host.set("utf8Encode", Function::new(ctx.clone(), utf8_encode)?)?;
+    host.set("utf8Decode", Function::new(ctx.clone(), utf8_decode)?)?;
+    host.set("btoa", Function::new(ctx.clone(), btoa)?)?;
+    host.set("atob", Function::new(ctx.clone(), atob)?)?;
+    host.set("digest", Function::new(ctx.clone(), digest_of)?)?;
+    host.set("hmac", Function::new(ctx.clone(), hmac_of)?)?;
+    host.set("hmacVerify", Function::new(ctx.clone(), hmac_verify)?)?;
+    host.set("random", Function::new(ctx.clone(), random)?)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
+fn url_parse(text: String, base: Opt<Option<String>>) -> Option<Vec<String>> {
+    let base = match base.0.flatten() {
+        Some(base) => Some(Url::parse(&base).ok()?),
+        None => None,
+    };
+    let url = Url::options().base_url(base.as_ref()).parse(&text).ok()?;
+    Some(parts(&url))
+}
+
+/// In the order of the list in `web/url.js`.
+fn parts(url: &Url) -> Vec<String> {
+    let parts = [
+        quirks::href(url),
+        quirks::protocol(url),
+        quirks::username(url),
+        quirks::password(url),
+        quirks::host(url),
+        quirks::hostname(url),
+        quirks::port(url),
+        quirks::pathname(url),
+        quirks::search(url),
+        quirks::hash(url),
+        &quirks::origin(url),
+    ];
+    parts.map(str::to_owned).to_vec()
+}
+
+/// Sets a part as the standard's setters do: what cannot be set stays as it was.
+#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
+fn url_set(url: String, part: String, value: String) -> Option<Vec<String>> {
+    let mut url = Url::parse(&url).ok()?;
+    // The setters say whether they did something, which nobody asks.
+    match part.as_str() {
+        "href" => quirks::set_href(&mut url, &value).ok()?,
+        "protocol" => drop(quirks::set_protocol(&mut url, &value)),
+        "username" => drop(quirks::set_username(&mut url, &value)),
+        "password" => drop(quirks::set_password(&mut url, &value)),
+        "host" => drop(quirks::set_host(&mut url, &value)),
+        "hostname" => drop(quirks::set_hostname(&mut url, &value)),
+        "port" => drop(quirks::set_port(&mut url, &value)),
+        "pathname" => quirks::set_pathname(&mut url, &value),
+        "search" => quirks::set_search(&mut url, &value),
+        _ => quirks::set_hash(&mut url, &value),
+    }
+    Some(parts(&url))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
+fn query_parse(text: String) -> Vec<String> {
+    let pairs = form_urlencoded::parse(text.as_bytes());
+    pairs
+        .flat_map(|(name, value)| [name.into_owned(), value.into_owned()])
+        .collect()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
+fn query_print(flat: Vec<String>) -> String {
+    let mut text = form_urlencoded::Serializer::new(String::new());
+    for pair in flat.chunks_exact(2) {
+        text.append_pair(&pair[0], &pair[1]);
+    }
+    text.finish()
+}
+
+fn utf8_encode(ctx: Ctx<'_>, text: String) -> Result<ArrayBuffer<'_>> {
+    ArrayBuffer::new(ctx, text.into_bytes())
+}
+
+fn utf8_decode<'js>(bytes: TypedArray<'js, u8>, fatal: bool) -> Result<Option<String>> {
+    let bytes = super::host::copied(Some(&bytes), None).unwrap_or_default();
+    if fatal {
+        return Ok(std::str::from_utf8(&bytes).ok().map(str::to_owned));
+    }
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
+fn btoa(text: String) -> Option<String> {
+    let bytes: Option<Vec<u8>> = text
+        .chars()
+        .map(|letter| u8::try_from(letter).ok())
+        .collect();
+    Some(STANDARD.encode(bytes?))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
+fn atob(text: String) -> Option<String> {
+    let coded: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    let mut coded = coded.as_str();
+    if coded.len() % 4 == 0 {
+        coded = coded.strip_suffix('=').unwrap_or(coded);
+        coded = coded.strip_suffix('=').unwrap_or(coded);
+    }
+    let bytes = FORGIVING.decode(coded).ok()?;
+    Some(bytes.into_iter().map(char::from).collect())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
+fn digest_of<'js>(
+    ctx: Ctx<'js>,
+    hash: String,
+    data: TypedArray<'js, u8>,
+) -> Result<ArrayBuffer<'js>> {
+    let algorithm = match hash.as_str() {
+        "SHA-1" => &digest::SHA1_FOR_LEGACY_USE_ONLY,
+        "SHA-384" => &digest::SHA384,
+        "SHA-512" => &digest::SHA512,
+        _ => &digest::SHA256,
+    };
+    let data = super::host::copied(Some(&data), None).unwrap_or_default();
+    ArrayBuffer::new_copy(ctx, digest::digest(algorithm, &data).as_ref())
+}
+
+fn key<'js>(hash: &str, key: &TypedArray<'js, u8>) -> hmac::Key {
+    let algorithm = match hash {
+        "SHA-1" => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+        "SHA-384" => hmac::HMAC_SHA384,
+        "SHA-512" => hmac::HMAC_SHA512,
+        _ => hmac::HMAC_SHA256,
+    };
+    let key = super::host::copied(Some(key), None).unwrap_or_default();
+    hmac::Key::new(algorithm, &key)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
+fn hmac_of<'js>(
+    ctx: Ctx<'js>,
+    hash: String,
+    secret: TypedArray<'js, u8>,
+    data: TypedArray<'js, u8>,
+) -> Result<ArrayBuffer<'js>> {
+    let data = super::host::copied(Some(&data), None).unwrap_or_default();
+    let tag = hmac::sign(&key(&hash, &secret), &data);
+    ArrayBuffer::new_copy(ctx, tag.as_ref())
+}
+
+/// In a time that does not tell how much of the signature is right.
+#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
+fn hmac_verify<'js>(
+    hash: String,
+    secret: TypedArray<'js, u8>,
+    signature: TypedArray<'js, u8>,
+    data: TypedArray<'js, u8>,
+) -> bool {
+    let data = super::host::copied(Some(&data), None).unwrap_or_default();
+    let signature = super::host::copied(Some(&signature), None).unwrap_or_default();
+    hmac::verify(&key(&hash, &secret), &data, &signature).is_ok()
+}
+
+fn random(ctx: Ctx<'_>, length: usize) -> Result<ArrayBuffer<'_>> {
+    let mut bytes = vec![0; length.min(65_536)];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Exception::throw_message(&ctx, "the machine gives no random numbers"))?;
+    ArrayBuffer::new(ctx, bytes)
+}

@@ -1,0 +1,165 @@
+// Text, base64, and what `crypto` has.
+(function (host, web) {
+  const view = (data) => {
+    if (data instanceof ArrayBuffer) return new Uint8Array(data);
+    if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    throw new TypeError('this is no buffer of bytes');
+  };
+
+  globalThis.TextEncoder = class TextEncoder {
+    get encoding() {
+      return 'utf-8';
+    }
+
+    encode(text = '') {
+      return new Uint8Array(host.utf8Encode(String(text)));
+    }
+  };
+
+  globalThis.TextDecoder = class TextDecoder {
+    #fatal;
+    #ignoreBOM;
+
+    constructor(label = 'utf-8', options = {}) {
+      if (!/^\s*(utf-?8|unicode-1-1-utf-8)\s*$/i.test(label)) {
+        throw new RangeError(`the coding \`${label}\` is not known here, only utf-8`);
+      }
+      this.#fatal = Boolean(options?.fatal);
+      this.#ignoreBOM = Boolean(options?.ignoreBOM);
+    }
+
+    get encoding() {
+      return 'utf-8';
+    }
+
+    get fatal() {
+      return this.#fatal;
+    }
+
+    get ignoreBOM() {
+      return this.#ignoreBOM;
+    }
+
+    decode(data) {
+      if (data === undefined) return '';
+      const text = host.utf8Decode(view(data), this.#fatal);
+      if (text === undefined || text === null) throw new TypeError('this is no UTF-8');
+      return !this.#ignoreBOM && text.startsWith('\uFEFF') ? text.slice(1) : text;
+    }
+  };
+
+  const invalid = (message) => new DOMException(message, 'InvalidCharacterError');
+  globalThis.btoa = (text) => {
+    const coded = host.btoa(String(text));
+    if (coded === undefined || coded === null) throw invalid('btoa takes characters up to U+00FF');
+    return coded;
+  };
+  globalThis.atob = (text) => {
+    const plain = host.atob(String(text));
+    if (plain === undefined || plain === null) throw invalid('this is no base64');
+    return plain;
+  };
+
+  const HASHES = ['SHA-1', 'SHA-256', 'SHA-384', 'SHA-512'];
+  const hashOf = (algorithm) => {
+    const name = String(algorithm?.name ?? algorithm).toUpperCase();
+    if (!HASHES.includes(name)) {
+      throw new DOMException(`the hash \`${name}\` is not known here, only ${HASHES.join(', ')}`, 'NotSupportedError');
+    }
+    return name;
+  };
+  const isHmac = (algorithm) => {
+    const name = String(algorithm?.name ?? algorithm).toUpperCase();
+    if (name !== 'HMAC') {
+      throw new DOMException(`the algorithm \`${name}\` is not known here, only HMAC`, 'NotSupportedError');
+    }
+  };
+
+  class CryptoKey {
+    #bytes;
+    #hash;
+    #usages;
+
+    constructor(bytes, hash, usages) {
+      this.#bytes = bytes;
+      this.#hash = hash;
+      this.#usages = usages;
+    }
+
+    get type() {
+      return 'secret';
+    }
+
+    get extractable() {
+      return false;
+    }
+
+    get algorithm() {
+      return { name: 'HMAC', hash: { name: this.#hash }, length: this.#bytes.length * 8 };
+    }
+
+    get usages() {
+      return [...this.#usages];
+    }
+
+    static use(key, usage) {
+      if (!(key instanceof CryptoKey)) throw new TypeError('this is no key');
+      if (!key.#usages.includes(usage)) {
+        throw new DOMException(`this key is not for \`${usage}\``, 'InvalidAccessError');
+      }
+      return [key.#hash, key.#bytes];
+    }
+  }
+  const { use } = CryptoKey;
+  delete CryptoKey.use;
+
+  const subtle = {
+    async digest(algorithm, data) {
+      return host.digest(hashOf(algorithm), view(data));
+    },
+
+    async importKey(format, data, algorithm, extractable, usages) {
+      if (format !== 'raw') throw new DOMException('keys are imported as `raw`', 'NotSupportedError');
+      isHmac(algorithm);
+      const unknown = [...usages].find((usage) => usage !== 'sign' && usage !== 'verify');
+      if (unknown !== undefined) throw new SyntaxError(`a key of HMAC is not for \`${unknown}\``);
+      return new CryptoKey(view(data).slice(), hashOf(algorithm.hash), [...usages]);
+    },
+
+    async sign(algorithm, key, data) {
+      isHmac(algorithm);
+      return host.hmac(...use(key, 'sign'), view(data));
+    },
+
+    async verify(algorithm, key, signature, data) {
+      isHmac(algorithm);
+      return host.hmacVerify(...use(key, 'verify'), view(signature), view(data));
+    },
+  };
+
+  const MOST_RANDOM = 65536;
+  globalThis.CryptoKey = CryptoKey;
+  globalThis.crypto = {
+    subtle,
+
+    getRandomValues(array) {
+      if (!ArrayBuffer.isView(array) || array instanceof Float32Array || array instanceof Float64Array || array instanceof DataView) {
+        throw new DOMException('getRandomValues fills an array of integers', 'TypeMismatchError');
+      }
+      if (array.byteLength > MOST_RANDOM) {
+        throw new DOMException(`getRandomValues fills ${MOST_RANDOM} bytes at most`, 'QuotaExceededError');
+      }
+      view(array).set(new Uint8Array(host.random(array.byteLength)));
+      return array;
+    },
+
+    randomUUID() {
+      const bytes = new Uint8Array(host.random(16));
+      bytes[6] = (bytes[6] & 0x0f) | 0x40;
+      bytes[8] = (bytes[8] & 0x3f) | 0x80;
+      const text = [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+      return text.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+    },
+  };
+  web.bytes = view;
+});

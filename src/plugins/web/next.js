@@ -1,0 +1,213 @@
+// Cookies, and `NextRequest` and `NextResponse` as a `proxy.js` of Next.js has them.
+(function (host, web) {
+  const decode = (text) => {
+    try {
+      return decodeURIComponent(text);
+    } catch {
+      return text;
+    }
+  };
+  const parse = (header) => {
+    const cookies = new Map();
+    for (const part of (header ?? '').split(/; */)) {
+      const at = part.indexOf('=');
+      if (part === '') continue;
+      if (at < 0) cookies.set(part, 'true');
+      else cookies.set(part.slice(0, at), decode(part.slice(at + 1)));
+    }
+    return cookies;
+  };
+  const nameOf = (named) => (typeof named === 'object' && named !== null ? named.name : String(named));
+
+  // The cookies that a request brought; changes go into its head.
+  class RequestCookies {
+    #headers;
+
+    constructor(headers) {
+      this.#headers = headers;
+    }
+
+    #all() {
+      return parse(this.#headers.get('cookie'));
+    }
+
+    #write(cookies) {
+      if (cookies.size === 0) return this.#headers.delete('cookie');
+      const pairs = [...cookies].map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
+      this.#headers.set('cookie', pairs.join('; '));
+    }
+
+    get size() {
+      return this.#all().size;
+    }
+
+    get(named) {
+      const name = nameOf(named);
+      const cookies = this.#all();
+      return cookies.has(name) ? { name, value: cookies.get(name) } : undefined;
+    }
+
+    getAll(named) {
+      const all = [...this.#all()].map(([name, value]) => ({ name, value }));
+      return named === undefined ? all : all.filter(({ name }) => name === nameOf(named));
+    }
+
+    has(named) {
+      return this.#all().has(nameOf(named));
+    }
+
+    set(named, value) {
+      const cookies = this.#all();
+      cookies.set(nameOf(named), String(typeof named === 'object' ? named.value : value));
+      this.#write(cookies);
+      return this;
+    }
+
+    delete(names) {
+      const cookies = this.#all();
+      const gone = (Array.isArray(names) ? names : [names]).map((name) => cookies.delete(nameOf(name)));
+      this.#write(cookies);
+      return Array.isArray(names) ? gone : gone[0];
+    }
+
+    clear() {
+      this.#headers.delete('cookie');
+      return this;
+    }
+
+    [Symbol.iterator]() {
+      return [...this.#all()].map(([name, value]) => [name, { name, value }])[Symbol.iterator]();
+    }
+
+    toString() {
+      return this.#headers.get('cookie') ?? '';
+    }
+  }
+
+  const attributes = (cookie) => {
+    const text = [`${cookie.name}=${encodeURIComponent(cookie.value ?? '')}`, `Path=${cookie.path ?? '/'}`];
+    if (cookie.expires || cookie.expires === 0) {
+      text.push(`Expires=${(typeof cookie.expires === 'number' ? new Date(cookie.expires) : cookie.expires).toUTCString()}`);
+    }
+    if (typeof cookie.maxAge === 'number') text.push(`Max-Age=${cookie.maxAge}`);
+    if (cookie.domain) text.push(`Domain=${cookie.domain}`);
+    if (cookie.secure) text.push('Secure');
+    if (cookie.httpOnly) text.push('HttpOnly');
+    if (cookie.sameSite) text.push(`SameSite=${cookie.sameSite === true ? 'strict' : cookie.sameSite}`);
+    if (cookie.partitioned) text.push('Partitioned');
+    if (cookie.priority) text.push(`Priority=${cookie.priority}`);
+    return text.join('; ');
+  };
+
+  // The cookies that an answer sets: each once, the last one counts.
+  class ResponseCookies {
+    #headers;
+
+    constructor(headers) {
+      this.#headers = headers;
+    }
+
+    #parsed() {
+      return this.#headers.getSetCookie().map((line) => {
+        const first = line.split(';', 1)[0];
+        const at = first.indexOf('=');
+        return { name: first.slice(0, at), value: decode(first.slice(at + 1)), line };
+      });
+    }
+
+    get(named) {
+      const found = this.#parsed().findLast(({ name }) => name === nameOf(named));
+      return found && { name: found.name, value: found.value };
+    }
+
+    getAll(named) {
+      const all = this.#parsed().map(({ name, value }) => ({ name, value }));
+      return named === undefined ? all : all.filter(({ name }) => name === nameOf(named));
+    }
+
+    has(named) {
+      return this.get(named) !== undefined;
+    }
+
+    set(named, value, options) {
+      const cookie = typeof named === 'object' ? named : { name: String(named), value: String(value), ...options };
+      const others = this.#parsed().filter(({ name }) => name !== cookie.name);
+      this.#headers.delete('set-cookie');
+      for (const { line } of others) this.#headers.append('set-cookie', line);
+      this.#headers.append('set-cookie', attributes(cookie));
+      return this;
+    }
+
+    delete(named, options) {
+      const cookie = typeof named === 'object' ? named : { name: String(named), ...options };
+      return this.set({ ...cookie, value: '', expires: new Date(0) });
+    }
+
+    toString() {
+      return this.#headers.getSetCookie().join('; ');
+    }
+  }
+
+  class NextURL extends URL {
+    get locale() {
+      return '';
+    }
+
+    get basePath() {
+      return '';
+    }
+
+    clone() {
+      return new NextURL(this.href);
+    }
+  }
+
+  class NextResponse extends Response {
+    #cookies;
+    #then = { kind: 'respond' };
+
+    get cookies() {
+      return (this.#cookies ??= new ResponseCookies(this.headers));
+    }
+
+    static json(value, init) {
+      const { status, headers } = super.json(value, init);
+      return new NextResponse(JSON.stringify(value), { status, headers });
+    }
+
+    static redirect(url, init) {
+      const status = typeof init === 'number' ? init : (init?.status ?? 307);
+      if (![301, 302, 303, 307, 308].includes(status)) {
+        throw new RangeError('Failed to execute "redirect" on "response": Invalid status code');
+      }
+      const headers = new Headers(init?.headers);
+      headers.set('location', new URL(url).href);
+      return new NextResponse(null, { ...(typeof init === 'object' ? init : {}), headers, status });
+    }
+
+    static #going(then, init) {
+      const response = new NextResponse(null, init);
+      response.#then = { ...then, request: init?.request?.headers && new Headers(init.request.headers) };
+      return response;
+    }
+
+    static next(init) {
+      return NextResponse.#going({ kind: 'next' }, init);
+    }
+
+    static rewrite(url, init) {
+      return NextResponse.#going({ kind: 'rewrite', url: new URL(url).href }, init);
+    }
+
+    static then(response) {
+      return response instanceof NextResponse ? response.#then : { kind: 'respond' };
+    }
+  }
+  web.thenOf = NextResponse.then;
+  delete NextResponse.then;
+
+  web.cookiesOf = (headers) => new RequestCookies(headers);
+  web.responseCookiesOf = (headers) => new ResponseCookies(headers);
+  web.nextUrlOf = (url) => new NextURL(url);
+  globalThis.NextResponse = NextResponse;
+});

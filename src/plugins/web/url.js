@@ -1,0 +1,166 @@
+// `URL` and `URLSearchParams` of the URL standard; the gateway parses.
+(function (host, web) {
+  const PARTS = ['href', 'protocol', 'username', 'password', 'host', 'hostname', 'port', 'pathname', 'search', 'hash', 'origin'];
+
+  class URLSearchParams {
+    #pairs = [];
+    #changed = () => {};
+
+    constructor(init = '') {
+      if (typeof init === 'object' && init !== null) {
+        const pairs = typeof init[Symbol.iterator] === 'function' ? init : Object.entries(init);
+        for (const pair of pairs) {
+          const both = [...pair];
+          if (both.length !== 2) throw new TypeError('a parameter is a name and a value');
+          this.#pairs.push([String(both[0]), String(both[1])]);
+        }
+        return;
+      }
+      this.#read(String(init));
+    }
+
+    #read(text) {
+      const flat = host.queryParse(text.startsWith('?') ? text.slice(1) : text);
+      this.#pairs = [];
+      for (let at = 0; at < flat.length; at += 2) this.#pairs.push([flat[at], flat[at + 1]]);
+    }
+
+    get size() {
+      return this.#pairs.length;
+    }
+
+    append(name, value) {
+      this.#pairs.push([String(name), String(value)]);
+      this.#changed();
+    }
+
+    delete(name, value) {
+      const keeps = ([known, has]) => known !== String(name) || (value !== undefined && has !== String(value));
+      this.#pairs = this.#pairs.filter(keeps);
+      this.#changed();
+    }
+
+    get(name) {
+      return this.#pairs.find(([known]) => known === String(name))?.[1] ?? null;
+    }
+
+    getAll(name) {
+      return this.#pairs.filter(([known]) => known === String(name)).map((pair) => pair[1]);
+    }
+
+    has(name, value) {
+      return this.#pairs.some(([known, has]) => known === String(name) && (value === undefined || has === String(value)));
+    }
+
+    set(name, value) {
+      const at = this.#pairs.findIndex(([known]) => known === String(name));
+      if (at < 0) return this.append(name, value);
+      this.#pairs[at] = [String(name), String(value)];
+      this.#pairs = this.#pairs.filter(([known], index) => index <= at || known !== String(name));
+      this.#changed();
+    }
+
+    // By UTF-16 code units, and else as they were, as the standard has it.
+    sort() {
+      this.#pairs.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+      this.#changed();
+    }
+
+    forEach(callback, self) {
+      for (const [name, value] of this) callback.call(self, value, name, this);
+    }
+
+    *entries() {
+      for (const [name, value] of this.#pairs) yield [name, value];
+    }
+
+    *keys() {
+      for (const pair of this.#pairs) yield pair[0];
+    }
+
+    *values() {
+      for (const pair of this.#pairs) yield pair[1];
+    }
+
+    [Symbol.iterator]() {
+      return this.entries();
+    }
+
+    toString() {
+      return host.queryPrint(this.#pairs.flat());
+    }
+
+    get [Symbol.toStringTag]() {
+      return 'URLSearchParams';
+    }
+
+    static of(text, changed) {
+      const params = new URLSearchParams(text);
+      params.#changed = changed;
+      return params;
+    }
+
+    static read(params, text) {
+      params.#read(text);
+    }
+  }
+  const { of: paramsOf, read: readParams } = URLSearchParams;
+  delete URLSearchParams.of;
+  delete URLSearchParams.read;
+
+  class URL {
+    #parts;
+    #params;
+
+    constructor(url, base) {
+      const parts = host.urlParse(String(url), base === undefined ? undefined : String(base));
+      if (parts === undefined || parts === null) throw new TypeError(`Invalid URL: ${url}`);
+      this.#parts = parts;
+    }
+
+    static canParse(url, base) {
+      return (host.urlParse(String(url), base === undefined ? undefined : String(base)) ?? null) !== null;
+    }
+
+    static parse(url, base) {
+      return URL.canParse(url, base) ? new URL(url, base) : null;
+    }
+
+    get searchParams() {
+      const change = () => this.#set('search', this.#params.toString(), true);
+      return (this.#params ??= paramsOf(this.search, change));
+    }
+
+    #set(part, value, isOurs = false) {
+      const parts = host.urlSet(this.#parts[0], part, String(value));
+      if (part === 'href' && (parts ?? null) === null) throw new TypeError(`Invalid URL: ${value}`);
+      this.#parts = parts ?? this.#parts;
+      if (this.#params !== undefined && !isOurs && (part === 'search' || part === 'href')) {
+        readParams(this.#params, this.search);
+      }
+    }
+
+    static {
+      for (const [at, part] of PARTS.entries()) {
+        const own = { get() { return this.#parts[at]; }, enumerable: true, configurable: true };
+        if (part !== 'origin') own.set = function (value) { this.#set(part, value); };
+        Object.defineProperty(URL.prototype, part, own);
+      }
+    }
+
+    toString() {
+      return this.href;
+    }
+
+    toJSON() {
+      return this.href;
+    }
+
+    get [Symbol.toStringTag]() {
+      return 'URL';
+    }
+  }
+
+  globalThis.URLSearchParams = URLSearchParams;
+  globalThis.URL = URL;
+});
