@@ -34,13 +34,24 @@ pub(super) struct Isolate {
     state: Arc<State>,
     budget: Arc<Budget>,
     limits: Limits,
-    hooks: u8,
+    exports: Exports,
     calls: AtomicU32,
     /// It was stopped in the middle of something.
     is_broken: AtomicBool,
 }
 
+/// What a plugin's module exports.
+pub(super) struct Exports {
+    hooks: u8,
+    /// `config.matcher`, as JSON.
+    pub(super) matcher: Option<String>,
+}
+
 impl Isolate {
+    pub(super) fn exports(&self) -> &Exports {
+        &self.exports
+    }
+
     /// Loads a plugin.
     pub(super) fn new(
         source: &Arc<Source>,
@@ -65,8 +76,8 @@ impl Isolate {
                 .map_err(Failure::of)
         });
         budget.leave();
-        let hooks = match loaded {
-            Ok(hooks) => hooks,
+        let exports = match loaded {
+            Ok(exports) => exports,
             Err(_) if budget.is_over() => {
                 let most = limits.load;
                 return Err(Failure::load(format!(
@@ -86,14 +97,14 @@ impl Isolate {
             state,
             budget,
             limits,
-            hooks,
+            exports,
             calls: AtomicU32::new(0),
             is_broken: AtomicBool::new(false),
         })
     }
 
     pub(super) fn has(&self, hook: Hook) -> bool {
-        self.hooks & hook.bit() != 0
+        self.exports.hooks & hook.bit() != 0
     }
 
     /// A number for the next call.
@@ -179,7 +190,7 @@ fn load<'js>(
     source: &Source,
     config: &str,
     state: &Arc<State>,
-) -> rquickjs::Result<u8> {
+) -> rquickjs::Result<Exports> {
     let host = host::functions(ctx, state)?;
     let web = Object::new(ctx.clone())?;
     web.set("config", ctx.json_parse(config)?)?;
@@ -230,5 +241,14 @@ fn load<'js>(
             "it could not be entered",
         ));
     }
-    Ok(hooks)
+    let config: Option<Object<'js>> = namespace.get("config").ok();
+    let matcher: Option<Value<'js>> = config.and_then(|config| config.get("matcher").ok());
+    let matcher = match matcher {
+        Some(matcher) => ctx.json_stringify(matcher)?,
+        None => None,
+    };
+    Ok(Exports {
+        hooks,
+        matcher: matcher.and_then(|json| json.to_string().ok()),
+    })
 }

@@ -14,6 +14,7 @@ mod entry;
 mod error;
 mod host;
 mod isolate;
+pub mod matcher;
 mod plugin;
 pub mod source;
 #[cfg(test)]

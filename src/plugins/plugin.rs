@@ -19,6 +19,7 @@ use super::{
     error::{Failure, Kind},
     host::Log,
     isolate::Isolate,
+    matcher::{self, PathPattern},
     source::Source,
 };
 
@@ -31,6 +32,8 @@ pub struct Plugin {
     limits: Limits,
     log: Arc<dyn Log>,
     hooks: u8,
+    /// The paths of its own `config.matcher`.
+    paths: Vec<PathPattern>,
     /// One for each worker; whoever finds one in use takes the next.
     slots: Box<[Slot]>,
     next: AtomicUsize,
@@ -76,6 +79,10 @@ impl Plugin {
             .iter()
             .filter_map(of)
             .fold(0, |all, bit| all | bit);
+        let paths = match &first.exports().matcher {
+            Some(json) => matcher::read(json).map_err(Failure::load)?,
+            None => Vec::new(),
+        };
         drop(first);
         if hooks == 0 {
             return Err(Failure::load(
@@ -89,6 +96,7 @@ impl Plugin {
             limits,
             log,
             hooks,
+            paths,
             slots: slots.into(),
             next: AtomicUsize::new(0),
         })
@@ -100,6 +108,11 @@ impl Plugin {
 
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// Whether its own `config.matcher` is for this path.
+    pub fn is_for(&self, path: &str) -> bool {
+        self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.is_for(path))
     }
 
     pub fn has(&self, hook: Hook) -> bool {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +10,12 @@ use super::{Plugins, Use};
 use crate::{
     base::units::{ByteSize, Span},
     chain::CompileCx,
-    config::tree::Spanned,
-    plugins::{Limits, Plugin, source::Source},
+    config::tree::{OneOrMany, Spanned},
+    plugins::{
+        Limits, Plugin,
+        matcher::{HostPattern, Matcher, PathPattern},
+        source::Source,
+    },
 };
 
 /// The plugins of a route, in their order.
@@ -30,6 +35,14 @@ struct PluginConfig {
     /// What it finds as `ctx.config`.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     config: serde_json::Map<String, serde_json::Value>,
+    /// Which of the route's requests it is for, told without JavaScript; its own
+    /// `config.matcher` counts as well.
+    #[serde(
+        rename = "match",
+        default,
+        skip_serializing_if = "MatchConfig::is_empty"
+    )]
+    matches: MatchConfig,
     /// When `onRequest` runs: before limits and authentication, or after both.
     #[serde(default)]
     run: RunConfig,
@@ -112,6 +125,7 @@ impl PluginConfig {
             memory: usize::try_from(self.limits.memory.0).unwrap_or(usize::MAX),
             ..Limits::default()
         };
+        let matcher = self.matches.compile(cx);
         let config = serde_json::Value::Object(self.config).to_string();
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let loaded = Source::read(shown, &path)
@@ -119,6 +133,7 @@ impl PluginConfig {
         match loaded {
             Ok(plugin) => Some(Use {
                 plugin: Arc::new(plugin),
+                matcher: matcher?,
                 after_auth: self.run == RunConfig::AfterAuth,
                 continues: self.on_error == OnErrorConfig::Continue,
             }),
@@ -133,4 +148,67 @@ impl PluginConfig {
             }
         }
     }
+}
+
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct MatchConfig {
+    /// `shop.example.com` or `*.example.com`.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    host: OneOrMany<Spanned<String>>,
+    /// `/exact`, `/prefix/*` or `/users/{id}`.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    path: OneOrMany<Spanned<String>>,
+    /// `GET`, or a list of methods.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    method: OneOrMany<Spanned<String>>,
+}
+
+impl MatchConfig {
+    fn is_empty(&self) -> bool {
+        self.host.is_empty() && self.path.is_empty() && self.method.is_empty()
+    }
+
+    fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Matcher> {
+        let method = |text: &str| {
+            Method::from_bytes(text.as_bytes())
+                .map_err(|_| format!("`{text}` is no method, such as `GET`"))
+        };
+        let hosts = each(&self.host, cx, HostPattern::parse);
+        let paths = each(&self.path, cx, PathPattern::of_route);
+        let methods = each(&self.method, cx, method);
+        Some(Matcher {
+            hosts: hosts?,
+            paths: paths?,
+            methods: methods?,
+        })
+    }
+}
+
+/// What each comes to; what is wrong with one is reported where it stands.
+fn each<T>(
+    written: &OneOrMany<Spanned<String>>,
+    cx: &mut CompileCx<'_>,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Option<Vec<T>> {
+    let mut all = Some(Vec::new());
+    for one in &written.0 {
+        match read(&one.value) {
+            Ok(read) => {
+                if let Some(all) = &mut all {
+                    all.push(read);
+                }
+            }
+            Err(why) => {
+                cx.report_at(
+                    one.place,
+                    "edgeway::plugins::match",
+                    why,
+                    "`match` takes host, path and method as routes do",
+                );
+                all = None;
+            }
+        }
+    }
+    all
 }

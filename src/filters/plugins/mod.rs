@@ -17,7 +17,7 @@ use crate::{
         BoxFuture, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, Phases, Reply, ReplyBody,
         Verdict, host::public_host,
     },
-    plugins::{Answer, Change, Failure, Hook, Input, Output, Plugin, Response},
+    plugins::{Answer, Change, Failure, Hook, Input, Output, Plugin, Response, matcher::Matcher},
 };
 
 /// The fixed word of requests that a plugin's failure ends.
@@ -33,6 +33,7 @@ struct Use {
     plugin: Arc<Plugin>,
     /// Once it is known who asks, and not before limits.
     after_auth: bool,
+    matcher: Matcher,
     /// A request goes on without it if it fails.
     continues: bool,
 }
@@ -117,7 +118,7 @@ impl Filter for Plugins {
     ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             self.on_upstream(ex, headers);
-            for each in self.with(Hook::UpstreamRequest) {
+            for each in self.with(Hook::UpstreamRequest, ex) {
                 let input = input(ex, headers.clone(), None);
                 if let Some(output) = each.run(ex, Hook::UpstreamRequest, input).await {
                     apply(output.request, headers);
@@ -153,7 +154,7 @@ impl Filter for Plugins {
         reply: &'a mut Reply,
     ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            for each in self.with(Hook::Error) {
+            for each in self.with(Hook::Error, ex) {
                 let answer = Some((reply.status, HeaderMap::new()));
                 let mut input = input(ex, changed(ex), answer);
                 input.reason = reply.reason;
@@ -188,12 +189,19 @@ impl Filter for Plugins {
 }
 
 impl Plugins {
-    fn with(&self, hook: Hook) -> impl DoubleEndedIterator<Item = &Use> {
-        self.0.iter().filter(move |each| each.plugin.has(hook))
+    /// Those that have a hook, and are for this request.
+    fn with(&self, hook: Hook, ex: &Exchange<'_>) -> Vec<&Use> {
+        let uses = self.0.iter();
+        uses.filter(|each| each.plugin.has(hook) && each.is_for(ex))
+            .collect()
     }
 
     async fn request(&self, ex: &mut Exchange<'_>, after_auth: bool) -> Verdict {
-        for each in self.0.iter().filter(|each| each.after_auth == after_auth) {
+        let uses = self.0.iter();
+        for each in uses.filter(|each| each.after_auth == after_auth) {
+            if !each.is_for(ex) {
+                continue;
+            }
             if each.plugin.has(Hook::Request)
                 && let Some(reply) = each.request(ex).await
             {
@@ -215,7 +223,7 @@ impl Plugins {
 
     async fn answered(&self, ex: &mut Exchange<'_>, head: &mut response::Parts, hook: Hook) {
         // Answers pass in the reverse order of requests.
-        for each in self.with(hook).rev() {
+        for each in self.with(hook, ex).into_iter().rev() {
             let answer = Some((head.status, head.headers.clone()));
             let input = input(ex, ex.head.headers.clone(), answer);
             if let Some(output) = each.run(ex, hook, input).await {
@@ -229,6 +237,22 @@ impl Plugins {
 }
 
 impl Use {
+    /// Told without JavaScript.
+    fn is_for(&self, ex: &Exchange<'_>) -> bool {
+        let raw = ex.head.raw_path();
+        let path = raw.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let path = std::str::from_utf8(path).unwrap_or_default();
+        let host = match self.matcher.asks_for_host() {
+            true => public_host(ex.head, &ex.facts.client).to_ascii_lowercase(),
+            false => String::new(),
+        };
+        let name = host.rsplit_once(':').map_or(&*host, |(name, port)| {
+            let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
+            if is_port { name } else { &*host }
+        });
+        self.matcher.is_for(&ex.head.method, name, path) && self.plugin.is_for(path)
+    }
+
     async fn request(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
         let input = input(ex, changed(ex), None);
         let outcome = self.plugin.call(Hook::Request, input).await;

@@ -1,0 +1,353 @@
+//! Which requests a plugin is for, told without JavaScript.
+//!
+//! Two kinds of patterns: paths as routes have them (`/exact`, `/prefix/*`, `/users/{id}`),
+//! and the sources of a `config.matcher` as Next.js takes them (path-to-regexp 6:
+//! `/about/:path*`, `/((?!api|_next/static).*)`). Both are compared with the raw path.
+
+use std::fmt::Write;
+
+use fancy_regex::Regex;
+use http::Method;
+use serde::Deserialize;
+
+/// What a request must be like. An empty list asks for nothing.
+#[derive(Debug, Default)]
+pub struct Matcher {
+    pub hosts: Vec<HostPattern>,
+    pub paths: Vec<PathPattern>,
+    pub methods: Vec<Method>,
+}
+
+impl Matcher {
+    pub fn is_for(&self, method: &Method, host: &str, path: &str) -> bool {
+        (self.methods.is_empty() || self.methods.contains(method))
+            && (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.is_for(path)))
+            && (self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.is_for(host)))
+    }
+
+    pub fn asks_for_host(&self) -> bool {
+        !self.hosts.is_empty()
+    }
+}
+
+/// `shop.example.com`, or `*.example.com` for whatever is below that.
+#[derive(Debug)]
+pub enum HostPattern {
+    Exact(Box<str>),
+    /// With the dot in front.
+    Below(Box<str>),
+}
+
+impl HostPattern {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let lower = text.to_ascii_lowercase();
+        let (name, is_below) = match lower.strip_prefix('*') {
+            Some(rest) => (rest, true),
+            None => (lower.as_str(), false),
+        };
+        let is_name = name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b));
+        match (is_below, is_name && name.len() > 1) {
+            (false, true) => Ok(Self::Exact(name.into())),
+            (true, true) if name.starts_with('.') => Ok(Self::Below(name.into())),
+            _ => Err(format!(
+                "`{text}` is no host, such as `shop.example.com` or `*.example.com`"
+            )),
+        }
+    }
+
+    /// `host` is in lower case and without a port.
+    fn is_for(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => host == &**name,
+            Self::Below(name) => host.len() > name.len() && host.ends_with(&**name),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub enum PathPattern {
+    Exact(Box<str>),
+    /// `/a` of `/a/*`: itself and what is below.
+    Below(Box<str>),
+    Pattern(Box<Regex>),
+}
+
+impl PathPattern {
+    /// A path as routes have them.
+    pub fn of_route(text: &str) -> Result<Self, String> {
+        if !text.starts_with('/') {
+            return Err(format!("`{text}` is no path: it begins with `/`"));
+        }
+        if let Some(prefix) = text.strip_suffix("/*")
+            && !prefix.contains(['{', '*'])
+        {
+            return Ok(Self::Below(prefix.into()));
+        }
+        if !text.contains(['{', '*']) {
+            return Ok(Self::Exact(text.into()));
+        }
+        let mut regex = String::from("^");
+        let (body, ends_open) = match text.strip_suffix("/*") {
+            Some(body) => (body, true),
+            None => (text, false),
+        };
+        let mut rest = body;
+        while let Some(at) = rest.find(['{', '*']) {
+            regex.push_str(&regex::escape(&rest[..at]));
+            let end = rest[at..].find('}').filter(|_| rest[at..].starts_with('{'));
+            let Some(end) = end else {
+                return Err(format!(
+                    "`{text}` has a `*` that is not its end, or a `{{` without `}}`"
+                ));
+            };
+            regex.push_str("[^/]+");
+            rest = &rest[at + end + 1..];
+        }
+        regex.push_str(&regex::escape(rest));
+        regex.push_str(if ends_open { "(?:/.*)?$" } else { "$" });
+        compiled(&regex, text)
+    }
+
+    /// A source of `config.matcher`.
+    pub fn of_next(source: &str) -> Result<Self, String> {
+        compiled(&to_regex(source)?, source)
+    }
+
+    pub(super) fn is_for(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => path == &**exact,
+            Self::Below(prefix) => path
+                .strip_prefix(&**prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            // What is too hard to tell is for it: it can look itself.
+            Self::Pattern(regex) => regex.is_match(path).unwrap_or(true),
+        }
+    }
+}
+
+fn compiled(regex: &str, text: &str) -> Result<PathPattern, String> {
+    let regex = Regex::new(regex);
+    let regex = regex.map_err(|error| format!("`{text}` cannot be matched: {error}"))?;
+    Ok(PathPattern::Pattern(Box::new(regex)))
+}
+
+/// As path-to-regexp 6 makes it of such a source, with its default options.
+fn to_regex(source: &str) -> Result<String, String> {
+    if !source.starts_with('/') {
+        return Err(format!("`{source}` is no matcher: it begins with `/`"));
+    }
+    let mut regex = String::from("^");
+    let mut rest = source;
+    while let Some(next) = rest.chars().next() {
+        let (prefix, from) = match rest.strip_prefix('/') {
+            Some(after) if after.starts_with([':', '(']) => ("/", after),
+            _ => ("", rest),
+        };
+        if !from.starts_with([':', '(']) {
+            match next {
+                '\\' => {
+                    let escaped = rest[1..].chars().next();
+                    let escaped = escaped.ok_or_else(|| format!("`{source}` ends with `\\`"))?;
+                    regex.push_str(&regex::escape(escaped.encode_utf8(&mut [0; 4])));
+                    rest = &rest[1 + escaped.len_utf8()..];
+                }
+                '{' | '}' | '*' | '+' | '?' => {
+                    return Err(format!(
+                        "`{source}` has `{next}` where only a `:name` or a `(…)` may stand before it"
+                    ));
+                }
+                _ => {
+                    regex.push_str(&regex::escape(next.encode_utf8(&mut [0; 4])));
+                    rest = &rest[next.len_utf8()..];
+                }
+            }
+            continue;
+        }
+        let mut from = from;
+        if let Some(name) = from.strip_prefix(':') {
+            let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let end = end.unwrap_or(name.len());
+            if end == 0 {
+                return Err(format!("`{source}` has a `:` without a name"));
+            }
+            from = &name[end..];
+        }
+        let pattern = if from.starts_with('(') {
+            let end = group_end(from).ok_or_else(|| format!("`{source}` has a `(` without `)`"))?;
+            let pattern = &from[1..end];
+            from = &from[end + 1..];
+            pattern
+        } else {
+            "[^/#?]+?"
+        };
+        let modifier = from.chars().next().filter(|c| "*+?".contains(*c));
+        rest = &from[usize::from(modifier.is_some())..];
+        let written = match modifier {
+            Some(repeated @ ('*' | '+')) if !prefix.is_empty() => {
+                let end = if repeated == '*' { "?" } else { "" };
+                write!(
+                    regex,
+                    "(?:{prefix}(?:{pattern})(?:{prefix}(?:{pattern}))*){end}"
+                )
+            }
+            Some('?') => write!(regex, "(?:{prefix}(?:{pattern}))?"),
+            Some(repeated) => write!(regex, "(?:{pattern}){repeated}"),
+            None => write!(regex, "(?:{prefix}(?:{pattern}))"),
+        };
+        written.expect("a String takes all");
+    }
+    regex.push_str("[/#?]?$");
+    Ok(regex)
+}
+
+/// Where the parenthesis closes that `text` begins with.
+fn group_end(text: &str) -> Option<usize> {
+    let mut depth = 0;
+    let mut is_escaped = false;
+    for (at, letter) in text.char_indices() {
+        match letter {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '(' => depth += 1,
+            ')' if depth == 1 => return Some(at),
+            ')' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// `config.matcher` of a plugin, as JSON.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    One(Source),
+    Many(Vec<Source>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Source {
+    Path(String),
+    Full(Full),
+}
+
+#[derive(Deserialize)]
+struct Full {
+    source: String,
+    #[serde(flatten)]
+    more: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Reads a `config.matcher`.
+pub(super) fn read(json: &str) -> Result<Vec<PathPattern>, String> {
+    let written: Written = serde_json::from_str(json).map_err(|_| {
+        "`config.matcher` is a path such as `/about/:path*`, or a list of them".to_owned()
+    })?;
+    let sources = match written {
+        Written::One(source) => vec![source],
+        Written::Many(sources) => sources,
+    };
+    let pattern = |source: Source| match source {
+        Source::Path(path) => PathPattern::of_next(&path),
+        Source::Full(full) => match full.more.keys().next() {
+            Some(key) => Err(format!(
+                "`{key}` in `config.matcher` is not known here: look at the request in the hook instead"
+            )),
+            None => PathPattern::of_next(&full.source),
+        },
+    };
+    sources.into_iter().map(pattern).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn assert_next(source: &str, yes: &[&str], no: &[&str]) {
+        let pattern = PathPattern::of_next(source).unwrap();
+        for path in yes {
+            assert!(pattern.is_for(path), "{source} and {path}: {pattern:?}");
+        }
+        for path in no {
+            assert!(!pattern.is_for(path), "{source} and {path}: {pattern:?}");
+        }
+    }
+
+    #[test]
+    fn sources_of_next_match_as_there() {
+        assert_next(
+            "/about",
+            &["/about", "/about/"],
+            &["/about/x", "/", "/aboutx"],
+        );
+        assert_next(
+            "/about/:path*",
+            &["/about", "/about/a", "/about/a/b"],
+            &["/aboutx", "/"],
+        );
+        assert_next("/about/:path+", &["/about/a", "/about/a/b"], &["/about"]);
+        assert_next("/:lang?/x", &["/x", "/de/x"], &["/de/at/x"]);
+        assert_next("/:lang(de|en)/x", &["/de/x"], &["/fr/x", "/x"]);
+        assert_next(
+            "/post/:id(\\d{1,3})",
+            &["/post/12"],
+            &["/post/x", "/post/1234"],
+        );
+        assert_next("/a.b", &["/a.b"], &["/axb"]);
+        assert_next("/(.*)", &["/", "/a", "/a/b"], &[]);
+        let all_but = "/((?!api|_next/static|_next/image|favicon.ico).*)";
+        assert_next(
+            all_but,
+            &["/", "/a", "/xapi"],
+            &["/api/x", "/_next/static/a.js", "/favicon.ico"],
+        );
+        for wrong in ["about", "/a/:", "/(a", "/a*", "/{a}", "/a/\\"] {
+            assert!(PathPattern::of_next(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn paths_of_routes_match_as_there() {
+        let is_for =
+            |pattern: &str, path: &str| PathPattern::of_route(pattern).unwrap().is_for(path);
+        assert!(is_for("/a", "/a") && !is_for("/a", "/a/"));
+        assert!(is_for("/a/*", "/a") && is_for("/a/*", "/a/b/c") && !is_for("/a/*", "/ab"));
+        assert!(is_for("/*", "/") && is_for("/*", "/x"));
+        assert!(is_for("/u/{id}", "/u/1") && !is_for("/u/{id}", "/u/1/2"));
+        assert!(
+            is_for("/u/{id}/*", "/u/1")
+                && is_for("/u/{id}/*", "/u/1/2")
+                && !is_for("/u/{id}/*", "/u")
+        );
+        for wrong in ["a", "/a*b", "/{a"] {
+            assert!(PathPattern::of_route(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn hosts_match_whole_or_below() {
+        let is_for = |pattern: &str, host: &str| HostPattern::parse(pattern).unwrap().is_for(host);
+        assert!(is_for("A.test", "a.test") && !is_for("a.test", "b.a.test"));
+        assert!(is_for("*.a.test", "b.a.test") && is_for("*.a.test", "c.b.a.test"));
+        assert!(!is_for("*.a.test", "a.test") && !is_for("*.a.test", ".a.test"));
+        for wrong in ["", "*", "*a.test", "a test"] {
+            assert!(HostPattern::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_matcher_is_one_or_a_list() {
+        assert_eq!(read("\"/a\"").unwrap().len(), 1);
+        assert_eq!(read("[\"/a\", { \"source\": \"/b\" }]").unwrap().len(), 2);
+        assert!(
+            read("{ \"source\": \"/b\", \"has\": [] }")
+                .unwrap_err()
+                .contains("`has`")
+        );
+        assert!(read("1").is_err() && read("[\"a\"]").is_err());
+    }
+}
