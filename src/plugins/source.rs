@@ -62,6 +62,13 @@ impl Source {
         self.files.lock().keys().cloned().collect()
     }
 
+    /// Whether the files that were read are still the same.
+    pub fn is_current(&self) -> bool {
+        let files = self.files.lock().clone();
+        let mut files = files.iter();
+        files.all(|(file, text)| read(&self.folder.join(file)).is_ok_and(|now| *now == **text))
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }

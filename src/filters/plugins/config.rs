@@ -1,12 +1,19 @@
 //! `plugins` as written, and how it compiles.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Plugins, Use};
+use super::{
+    Plugins, Use,
+    loaded::{Loaded, What},
+    metrics::{Breaker, PluginMetrics},
+};
 use crate::{
     base::units::{ByteSize, Span},
     chain::CompileCx,
@@ -14,7 +21,6 @@ use crate::{
     plugins::{
         Limits, Plugin,
         matcher::{HostPattern, Matcher, PathPattern},
-        source::Source,
     },
 };
 
@@ -51,6 +57,8 @@ struct PluginConfig {
     on_error: OnErrorConfig,
     #[serde(default)]
     limits: LimitsConfig,
+    #[serde(default)]
+    breaker: BreakerConfig,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -127,16 +135,36 @@ impl PluginConfig {
         };
         let matcher = self.matches.compile(cx);
         let config = serde_json::Value::Object(self.config).to_string();
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let loaded = Source::read(shown, &path)
-            .and_then(|source| Plugin::load(&name, source, config, limits, workers));
-        match loaded {
-            Ok(plugin) => Some(Use {
-                plugin: Arc::new(plugin),
-                matcher: matcher?,
-                after_auth: self.run == RunConfig::AfterAuth,
-                continues: self.on_error == OnErrorConfig::Continue,
-            }),
+        let loaded = cx.zones.get_or_create("plugins", Loaded::default);
+        let what = What {
+            name: name.clone(),
+            shown: shown.to_owned(),
+            path,
+            config,
+            limits,
+        };
+        match loaded.get(what) {
+            Ok(plugin) => {
+                let metrics = Arc::new(PluginMetrics::new(cx.metrics, cx.route, &plugin));
+                let watched = (Arc::downgrade(&plugin), Arc::clone(&metrics));
+                cx.work.add(
+                    format!("heap of plugin {name} on {}", cx.route),
+                    move || look_at_heap(watched.0.clone(), Arc::clone(&watched.1)),
+                );
+                Some(Use {
+                    plugin,
+                    matcher: matcher?,
+                    after_auth: self.run == RunConfig::AfterAuth,
+                    continues: self.on_error == OnErrorConfig::Continue,
+                    breaker: Breaker::new(
+                        self.breaker.failures,
+                        self.breaker.window.0,
+                        self.breaker.cooldown.0,
+                    ),
+                    metrics,
+                    clock: cx.clock.clone(),
+                })
+            }
             Err(failure) => {
                 cx.report_at(
                     self.file.place,
@@ -147,6 +175,42 @@ impl PluginConfig {
                 None
             }
         }
+    }
+}
+
+/// After how many failures a plugin is left out.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct BreakerConfig {
+    failures: u32,
+    /// The time within which these must come.
+    window: Span,
+    /// For how long it is left out; then it is tried again.
+    cooldown: Span,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            window: Span(Duration::from_secs(10)),
+            cooldown: Span(Duration::from_secs(30)),
+        }
+    }
+}
+
+/// How often the heap is looked at, which takes a walk over all of it.
+const LOOK: Duration = Duration::from_secs(10);
+
+async fn look_at_heap(plugin: Weak<Plugin>, metrics: Arc<PluginMetrics>) {
+    while let Some(plugin) = plugin.upgrade() {
+        let metrics = Arc::clone(&metrics);
+        // On a thread that may wait: a hook may be running in an instance.
+        let looked = tokio::task::spawn_blocking(move || metrics.heap(&plugin));
+        if looked.await.is_err() {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -5,6 +5,8 @@
 //! changes of an answer reaches the client. A hook that fails changes nothing.
 
 mod config;
+mod loaded;
+mod metrics;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +14,9 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 
+use self::metrics::{Breaker, PluginMetrics};
 use crate::{
+    base::clock::Clock,
     chain::{
         BoxFuture, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, Phases, Reply, ReplyBody,
         Verdict, host::public_host,
@@ -36,6 +40,9 @@ struct Use {
     matcher: Matcher,
     /// A request goes on without it if it fails.
     continues: bool,
+    breaker: Breaker,
+    metrics: Arc<PluginMetrics>,
+    clock: Clock,
 }
 
 /// What the plugins of a request have done to it so far.
@@ -255,7 +262,7 @@ impl Use {
 
     async fn request(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
         let input = input(ex, changed(ex), None);
-        let outcome = self.plugin.call(Hook::Request, input).await;
+        let outcome = self.call(Hook::Request, input).await;
         let outcome = outcome.and_then(|output| {
             let rewritten = match &output.answer {
                 Answer::Rewrite(url) => Some(target(ex, url)?),
@@ -295,9 +302,37 @@ impl Use {
         }
     }
 
+    async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
+        if !self.breaker.allows(|| self.clock.now()) {
+            self.metrics.left_out();
+            return Err(Failure::script(
+                "it failed too often, and is left out for a while",
+            ));
+        }
+        let begun = self.clock.now();
+        let outcome = self.plugin.call(hook, input).await;
+        let now = self.clock.now();
+        self.metrics.called(hook, now - begun);
+        match &outcome {
+            Ok(_) if self.breaker.passed() => {
+                self.metrics.breaker(false);
+                log::info!(plugin = &**self.plugin.name(); "a plugin that was left out is called again");
+            }
+            Ok(_) => {}
+            Err(failure) => {
+                self.metrics.failed(failure);
+                if self.breaker.failed(now) {
+                    self.metrics.breaker(true);
+                    log::warn!(plugin = &**self.plugin.name(); "a plugin failed too often, and is left out for a while");
+                }
+            }
+        }
+        outcome
+    }
+
     /// Runs a hook that can only go on if it fails.
     async fn run(&self, ex: &mut Exchange<'_>, hook: Hook, input: Input) -> Option<Output> {
-        match self.plugin.call(hook, input).await {
+        match self.call(hook, input).await {
             Ok(output) => Some(output),
             Err(failure) => {
                 self.tell(ex, hook, &failure);

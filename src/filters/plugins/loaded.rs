@@ -1,0 +1,50 @@
+//! Plugins that are loaded, so that routes and configurations share them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    plugins::{Failure, Limits, Plugin, source::Source},
+    zones::Zone,
+};
+
+/// Each for as long as some configuration has it.
+#[derive(Debug, Default)]
+pub(super) struct Loaded(Mutex<HashMap<What, Weak<Plugin>>>);
+
+impl Zone for Loaded {}
+
+/// What makes a plugin another one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct What {
+    pub(super) name: String,
+    /// As the configuration writes it, and where it is.
+    pub(super) shown: String,
+    pub(super) path: std::path::PathBuf,
+    pub(super) config: String,
+    pub(super) limits: Limits,
+}
+
+impl Loaded {
+    /// The plugin that is loaded, if its files are still what they were; else a new one. Those
+    /// who have the old one keep it.
+    pub(super) fn get(&self, what: What) -> Result<Arc<Plugin>, Failure> {
+        let known = self.0.lock().get(&what).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| known.source().is_current()) {
+            return Ok(known);
+        }
+        let source = Source::read(&what.shown, &what.path)?;
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let config = what.config.clone();
+        let plugin = Plugin::load(&what.name, source, config, what.limits, workers)?;
+        let plugin = Arc::new(plugin);
+        let mut all = self.0.lock();
+        all.retain(|_, plugin| plugin.strong_count() > 0);
+        all.insert(what, Arc::downgrade(&plugin));
+        Ok(plugin)
+    }
+}

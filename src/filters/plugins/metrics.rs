@@ -1,0 +1,193 @@
+//! What is counted of a route's plugin.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    base::metrics::{Histogram, IntCounter, IntGauge, Metrics},
+    plugins::{Failure, Hook, Kind, Plugin},
+};
+
+#[derive(Debug)]
+pub(super) struct PluginMetrics {
+    /// By hook.
+    calls: Vec<IntCounter>,
+    /// By kind.
+    failures: Vec<IntCounter>,
+    /// Hooks that were left out since the breaker was open.
+    left_out: IntCounter,
+    seconds: Histogram,
+    is_open: IntGauge,
+    heap: IntGauge,
+}
+
+impl PluginMetrics {
+    pub(super) fn new(metrics: &Metrics, route: &str, plugin: &Plugin) -> Self {
+        let name = &**plugin.name();
+        let labels = [("route", route), ("plugin", name)];
+        let calls = |hook: Hook| {
+            metrics.counter(
+                "edgeway_plugin_calls_total",
+                "Hooks of plugins that were run.",
+                &[("route", route), ("plugin", name), ("hook", hook.name())],
+            )
+        };
+        let failures = |kind: &str| {
+            metrics.counter(
+                "edgeway_plugin_failures_total",
+                "Hooks of plugins that failed, by kind: `script` threw, `cpu`, `wall` and `memory` went beyond a limit, `breaker` were left out after too many of these.",
+                &[("route", route), ("plugin", name), ("kind", kind)],
+            )
+        };
+        let gauge = |name, help| metrics.gauge(name, help, &labels);
+        let isolates = gauge(
+            "edgeway_plugin_isolates",
+            "Instances of a plugin that are loaded.",
+        );
+        isolates.set(i64::try_from(plugin.isolates()).unwrap_or(i64::MAX));
+        Self {
+            calls: Hook::ALL.map(calls).into(),
+            failures: Kind::ALL.map(|kind| failures(kind.word())).into(),
+            left_out: failures("breaker"),
+            seconds: metrics.histogram(
+                "edgeway_plugin_seconds",
+                "How long hooks of plugins took, with what they waited for.",
+                &labels,
+            ),
+            is_open: gauge(
+                "edgeway_plugin_breaker_open",
+                "1 while a plugin is left out after too many failures.",
+            ),
+            heap: gauge(
+                "edgeway_plugin_heap_bytes",
+                "The heaps of a plugin's instances, as they were last looked at.",
+            ),
+        }
+    }
+
+    pub(super) fn called(&self, hook: Hook, took: Duration) {
+        self.calls[hook as usize].inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn failed(&self, failure: &Failure) {
+        let at = Kind::ALL.iter().position(|kind| *kind == failure.kind);
+        if let Some(at) = at {
+            self.failures[at].inc();
+        }
+    }
+
+    pub(super) fn left_out(&self) {
+        self.left_out.inc();
+    }
+
+    pub(super) fn breaker(&self, is_open: bool) {
+        self.is_open.set(is_open.into());
+    }
+
+    pub(super) fn heap(&self, plugin: &Plugin) {
+        self.heap
+            .set(i64::try_from(plugin.heap()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Leaves a plugin out for a while once it has failed too often. One failure more, as soon
+/// as it is tried again, and it is left out again.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    most: u32,
+    window: Duration,
+    cooldown: Duration,
+    state: parking_lot::Mutex<State>,
+    /// Whether to look at the state at all.
+    is_closed: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    failures: u32,
+    since: Option<Instant>,
+    open_until: Option<Instant>,
+}
+
+impl Breaker {
+    pub(super) fn new(most: u32, window: Duration, cooldown: Duration) -> Self {
+        Self {
+            most: most.max(1),
+            window,
+            cooldown,
+            state: parking_lot::Mutex::default(),
+            is_closed: true.into(),
+        }
+    }
+
+    /// Whether the plugin may be called.
+    pub(super) fn allows(&self, now: impl Fn() -> Instant) -> bool {
+        use std::sync::atomic::Ordering::Relaxed;
+        if self.is_closed.load(Relaxed) {
+            return true;
+        }
+        self.state
+            .lock()
+            .open_until
+            .is_none_or(|until| now() >= until)
+    }
+
+    /// `true` if it opens.
+    pub(super) fn failed(&self, now: Instant) -> bool {
+        use std::sync::atomic::Ordering::Relaxed;
+        let mut state = self.state.lock();
+        if state.open_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        let was_open = state.open_until.is_some();
+        if state.since.is_none_or(|since| now - since > self.window) {
+            state.since = Some(now);
+            state.failures = 0;
+        }
+        state.failures += 1;
+        if state.failures < self.most && !was_open {
+            return false;
+        }
+        state.open_until = Some(now + self.cooldown);
+        self.is_closed.store(false, Relaxed);
+        true
+    }
+
+    /// `true` if it closes.
+    pub(super) fn passed(&self) -> bool {
+        use std::sync::atomic::Ordering::Relaxed;
+        if self.is_closed.load(Relaxed) {
+            return false;
+        }
+        *self.state.lock() = State::default();
+        !self.is_closed.swap(true, Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Clock;
+
+    #[test]
+    fn a_breaker_opens_after_failures_close_together_and_tries_again() {
+        let clock = Clock::test();
+        let breaker = Breaker::new(3, Duration::from_secs(10), Duration::from_secs(30));
+        let now = || clock.now();
+        assert!(!breaker.failed(now()) && !breaker.failed(now()));
+        clock.advance(Duration::from_secs(11));
+        assert!(!breaker.failed(now()), "the others were long ago");
+        assert!(!breaker.failed(now()) && breaker.allows(now));
+        assert!(breaker.failed(now()) && !breaker.allows(now));
+        assert!(!breaker.failed(now()), "of a hook that had begun before");
+        clock.advance(Duration::from_secs(30));
+        assert!(breaker.allows(now));
+        assert!(
+            breaker.failed(now()) && !breaker.allows(now),
+            "one more is enough"
+        );
+        clock.advance(Duration::from_secs(30));
+        assert!(breaker.allows(now) && breaker.passed() && !breaker.passed());
+        assert!(!breaker.failed(now()) && breaker.allows(now));
+    }
+}
