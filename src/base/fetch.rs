@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
-use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -69,7 +69,7 @@ pub struct TrustError {
 
 /// A client. Cloning shares its connections.
 #[derive(Clone, Debug)]
-pub struct Fetch(legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
+pub struct Fetch(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Fetch {
     /// Reads the system's authorities, where they count.
@@ -114,13 +114,24 @@ impl Fetch {
     /// `deadline` and has at most `longest` bytes.
     pub async fn send(
         &self,
-        mut request: Request<()>,
+        request: Request<()>,
+        deadline: Duration,
+        longest: usize,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let request = request.map(|()| Bytes::new());
+        self.send_with_body(request, deadline, longest).await
+    }
+
+    /// As [`Self::send`], with a body.
+    pub async fn send_with_body(
+        &self,
+        mut request: Request<Bytes>,
         deadline: Duration,
         longest: usize,
     ) -> Result<Response<Bytes>, FetchError> {
         let headers = request.headers_mut();
         headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
-        let sent = self.0.request(request.map(|()| Empty::new()));
+        let sent = self.0.request(request.map(Full::new));
         let exchange = async {
             let (parts, body) = sent.await?.into_parts();
             Ok(Response::from_parts(parts, whole(body, longest).await?))

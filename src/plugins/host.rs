@@ -23,7 +23,8 @@ use rquickjs::{
 use super::{
     call::{Answer, Call, Change, Response, Settled, Waiting},
     error::Failure,
-    values,
+    powers::Given,
+    reach, values,
 };
 
 /// How many headers a plugin may add to a head, and how long one may be.
@@ -95,12 +96,17 @@ impl State {
 }
 
 /// An object with all of them.
-pub(super) fn functions<'js>(ctx: &Ctx<'js>, state: &Arc<State>) -> Result<Object<'js>> {
+pub(super) fn functions<'js>(
+    ctx: &Ctx<'js>,
+    state: &Arc<State>,
+    given: &Given,
+) -> Result<Object<'js>> {
     let host = Object::new(ctx.clone())?;
     headers(ctx, &host, state)?;
     facts(ctx, &host, state)?;
     outcome(ctx, &host, state)?;
     values::functions(ctx, &host)?;
+    reach::functions(ctx, &host, state, given)?;
     Ok(host)
 }
 
@@ -154,7 +160,7 @@ fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(text)
 }
 
-fn flat(headers: &HeaderMap) -> Vec<String> {
+pub(super) fn flat(headers: &HeaderMap) -> Vec<String> {
     let pairs = headers.iter();
     pairs
         .flat_map(|(name, value)| [name.as_str().to_owned(), latin(value)])
@@ -287,7 +293,7 @@ fn status_of(ctx: &Ctx<'_>, status: u16) -> Result<StatusCode> {
         .ok_or_else(|| Exception::throw_range(ctx, &format!("{status} is no status of an answer")))
 }
 
-fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
+pub(super) fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(flat.len() / 2);
     if flat.len() / 2 > MOST_HEADERS {
         let why = format!("an answer has {MOST_HEADERS} headers at most");
@@ -300,7 +306,7 @@ fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
 }
 
 /// The bytes of a string, a buffer or a view of one.
-fn bytes(value: &Value<'_>) -> Option<Bytes> {
+pub(super) fn bytes(value: &Value<'_>) -> Option<Bytes> {
     if let Some(text) = value.as_string() {
         return Some(Bytes::from(text.to_string().ok()?));
     }

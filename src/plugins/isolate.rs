@@ -13,11 +13,12 @@ use super::{
     entry::Entry,
     error::{Failure, Kind},
     host::{self, Log, State},
+    powers::Given,
     source::{Modules, Source},
 };
 
 /// What plugins find there, in the order in which it is built up.
-const WEB: [(&str, &str); 7] = [
+const WEB: [(&str, &str); 8] = [
     ("edgeway/console.js", include_str!("web/console.js")),
     ("edgeway/url.js", include_str!("web/url.js")),
     ("edgeway/encoding.js", include_str!("web/encoding.js")),
@@ -25,6 +26,7 @@ const WEB: [(&str, &str); 7] = [
     ("edgeway/http.js", include_str!("web/http.js")),
     ("edgeway/next.js", include_str!("web/next.js")),
     ("edgeway/hooks.js", include_str!("web/hooks.js")),
+    ("edgeway/reach.js", include_str!("web/reach.js")),
 ];
 
 /// A plugin that is loaded.
@@ -57,6 +59,7 @@ impl Isolate {
         source: &Arc<Source>,
         limits: Limits,
         config: &str,
+        given: &Given,
         log: &Arc<dyn Log>,
     ) -> Result<Self, Failure> {
         let out_of_memory = |_| Failure::new(Kind::Memory, "there is no memory for an engine");
@@ -71,7 +74,7 @@ impl Isolate {
         let state = Arc::new(State::new(Arc::clone(log)));
         budget.enter(limits.load, std::time::Duration::ZERO);
         let loaded = context.with(|ctx| {
-            load(&ctx, source, config, &state)
+            load(&ctx, source, config, given, &state)
                 .catch(&ctx)
                 .map_err(Failure::of)
         });
@@ -189,11 +192,18 @@ fn load<'js>(
     ctx: &Ctx<'js>,
     source: &Source,
     config: &str,
+    given: &Given,
     state: &Arc<State>,
 ) -> rquickjs::Result<Exports> {
-    let host = host::functions(ctx, state)?;
+    let host = host::functions(ctx, state, given)?;
     let web = Object::new(ctx.clone())?;
     web.set("config", ctx.json_parse(config)?)?;
+    let env = if given.env.is_empty() {
+        "{}"
+    } else {
+        &given.env
+    };
+    web.set("env", ctx.json_parse(env)?)?;
     for (name, text) in WEB {
         let mut options = rquickjs::context::EvalOptions::default();
         options.filename = Some(name.to_owned());

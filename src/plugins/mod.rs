@@ -14,8 +14,11 @@ mod entry;
 mod error;
 mod host;
 mod isolate;
+pub mod kv;
 pub mod matcher;
 mod plugin;
+pub mod powers;
+mod reach;
 pub mod source;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@ use super::{
     host::Log,
     isolate::Isolate,
     matcher::{self, PathPattern},
+    powers::{Given, Powers},
     source::Source,
 };
 
@@ -30,6 +31,7 @@ pub struct Plugin {
     /// As JSON.
     config: String,
     limits: Limits,
+    given: Given,
     log: Arc<dyn Log>,
     hooks: u8,
     /// The paths of its own `config.matcher`.
@@ -61,13 +63,15 @@ impl Plugin {
         source: Arc<Source>,
         config: String,
         limits: Limits,
+        powers: Powers,
         workers: usize,
     ) -> Result<Self, Failure> {
         let name: Arc<str> = name.into();
         let log: Arc<dyn Log> = Arc::new(ToLog(Arc::clone(&name)));
+        let given = Arc::new(powers);
         let mut slots = Vec::with_capacity(workers.max(1));
         for _ in 0..workers.max(1) {
-            let isolate = Isolate::new(&source, limits, &config, &log)?;
+            let isolate = Isolate::new(&source, limits, &config, &given, &log)?;
             slots.push(Slot {
                 isolate: ArcSwap::from_pointee(isolate),
                 turn: Mutex::default(),
@@ -94,6 +98,7 @@ impl Plugin {
             source,
             config,
             limits,
+            given,
             log,
             hooks,
             paths,
@@ -199,7 +204,13 @@ impl Plugin {
         if !Arc::ptr_eq(&slot.isolate.load(), broken) {
             return;
         }
-        match Isolate::new(&self.source, self.limits, &self.config, &self.log) {
+        match Isolate::new(
+            &self.source,
+            self.limits,
+            &self.config,
+            &self.given,
+            &self.log,
+        ) {
             Ok(isolate) => slot.isolate.store(Arc::new(isolate)),
             Err(failure) => {
                 log::error!(plugin = &*self.name, error:% = failure; "a plugin could not be loaded again");

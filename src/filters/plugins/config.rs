@@ -15,13 +15,20 @@ use super::{
     metrics::{Breaker, PluginMetrics},
 };
 use crate::{
-    base::units::{ByteSize, Span},
+    base::{
+        fetch::{Fetch, Trust},
+        redis::Redis,
+        units::{ByteSize, Span},
+    },
     chain::CompileCx,
     config::tree::{OneOrMany, Spanned},
     plugins::{
         Limits, Plugin,
+        kv::{Kv, Memory},
         matcher::{HostPattern, Matcher, PathPattern},
+        powers::{Powers, Reach},
     },
+    zones::Zone,
 };
 
 /// The plugins of a route, in their order.
@@ -59,6 +66,45 @@ struct PluginConfig {
     limits: LimitsConfig,
     #[serde(default)]
     breaker: BreakerConfig,
+    /// Variables of the environment that it finds in `ctx.env`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    env: Vec<Spanned<String>>,
+    /// Where `ctx.kv` keeps its values; without this there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kv: Option<Spanned<KvConfig>>,
+    /// Where `fetch` may ask; without this nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fetch: Option<Spanned<FetchConfig>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum KvConfig {
+    /// In this process, until it ends.
+    Memory,
+    /// In the Redis of the section `redis`, for all gateways.
+    Redis,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FetchConfig {
+    /// Origins such as `https://flags.example.com`.
+    pub(super) origins: Vec<String>,
+    /// For one answer, all of it.
+    #[serde(default = "deadline")]
+    pub(super) deadline: Span,
+    /// The longest answer.
+    #[serde(default = "max_body")]
+    pub(super) max_body: ByteSize,
+}
+
+fn deadline() -> Span {
+    Span(Duration::from_millis(200))
+}
+
+fn max_body() -> ByteSize {
+    ByteSize(256 << 10)
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -116,12 +162,9 @@ impl PluginsConfig {
 
 impl PluginConfig {
     fn compile(self, cx: &mut CompileCx<'_>) -> Option<Use> {
+        let name = self.called(cx);
+        let powers = self.powers(&name, cx);
         let path = cx.folder.join(&self.file.value);
-        let folder = path.parent().and_then(|folder| folder.file_name());
-        let name = match self.name {
-            Some(name) => name,
-            None => folder.map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-        };
         let shown = self
             .file
             .value
@@ -142,8 +185,11 @@ impl PluginConfig {
             path,
             config,
             limits,
+            env: self.env.iter().map(|name| name.value.clone()).collect(),
+            kv: self.kv.as_ref().map(|kv| kv.value),
+            fetch: self.fetch.as_ref().map(|fetch| fetch.value.clone()),
         };
-        match loaded.get(what) {
+        match loaded.get(what, powers?) {
             Ok(plugin) => {
                 let metrics = Arc::new(PluginMetrics::new(cx.metrics, cx.route, &plugin));
                 let watched = (Arc::downgrade(&plugin), Arc::clone(&metrics));
@@ -197,6 +243,94 @@ impl Default for BreakerConfig {
             cooldown: Span(Duration::from_secs(30)),
         }
     }
+}
+
+impl PluginConfig {
+    /// What logs and metrics call it.
+    fn called(&self, cx: &CompileCx<'_>) -> String {
+        if let Some(name) = &self.name {
+            return name.clone();
+        }
+        let path = cx.folder.join(&self.file.value);
+        let folder = path.parent().and_then(std::path::Path::file_name);
+        folder.map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+
+    /// What it is allowed; what cannot be given is reported.
+    fn powers(&self, plugin: &str, cx: &mut CompileCx<'_>) -> Option<Powers> {
+        let mut env = serde_json::Map::new();
+        let mut is_right = true;
+        for name in &self.env {
+            match std::env::var(&name.value) {
+                Ok(value) => {
+                    env.insert(name.value.clone(), value.into());
+                }
+                Err(_) => {
+                    let what = format!("the environment has no variable `{}`", name.value);
+                    let help = "set it where the gateway is started, or take it out of `env`";
+                    cx.report_at(name.place, "edgeway::plugins::env", what, help);
+                    is_right = false;
+                }
+            }
+        }
+        let kv = match &self.kv {
+            None => None,
+            Some(kv) if kv.value == KvConfig::Memory => {
+                let name = format!("kv of plugin {plugin}");
+                let memory = cx
+                    .zones
+                    .get_or_create(&name, || Kept(Arc::new(Memory::new(cx.clock))));
+                Some(Kv::memory(Arc::clone(&memory.0)))
+            }
+            Some(kv) => match cx.shared.get::<Redis>() {
+                Some(redis) => Some(Kv::redis(redis, plugin)),
+                None => {
+                    let what = "there is no section `redis` for this kv";
+                    let help =
+                        "add `redis: { url: redis://127.0.0.1:6379 }`, or write `kv: memory`";
+                    cx.report_at(kv.place, "edgeway::plugins::kv", what, help);
+                    is_right = false;
+                    None
+                }
+            },
+        };
+        let fetch = self
+            .fetch
+            .as_ref()
+            .map(|fetch| (fetch.place, reach(&fetch.value)));
+        let fetch = match fetch {
+            None => None,
+            Some((_, Ok(reach))) => Some(reach),
+            Some((place, Err(why))) => {
+                cx.report_at(
+                    place,
+                    "edgeway::plugins::fetch",
+                    why,
+                    "list origins: `fetch: { origins: [https://flags.example.com] }`",
+                );
+                is_right = false;
+                None
+            }
+        };
+        is_right.then(|| Powers {
+            env: serde_json::Value::Object(env).to_string(),
+            kv,
+            fetch,
+        })
+    }
+}
+
+/// The memory of a plugin's kv, over reloads.
+struct Kept(Arc<Memory>);
+
+impl Zone for Kept {}
+
+fn reach(config: &FetchConfig) -> Result<Reach, String> {
+    let client = |trust: &Trust| Fetch::new(trust);
+    let http = client(&Trust::Plain).map_err(|error| error.to_string())?;
+    let longest = usize::try_from(config.max_body.0).unwrap_or(usize::MAX);
+    let https = client(&Trust::System).ok();
+    Reach::new(&config.origins, http, https, config.deadline.0, longest)
 }
 
 /// How often the heap is looked at, which takes a walk over all of it.

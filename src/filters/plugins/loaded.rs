@@ -7,8 +7,9 @@ use std::{
 
 use parking_lot::Mutex;
 
+use super::config::{FetchConfig, KvConfig};
 use crate::{
-    plugins::{Failure, Limits, Plugin, source::Source},
+    plugins::{Failure, Limits, Plugin, powers::Powers, source::Source},
     zones::Zone,
 };
 
@@ -27,12 +28,15 @@ pub(super) struct What {
     pub(super) path: std::path::PathBuf,
     pub(super) config: String,
     pub(super) limits: Limits,
+    pub(super) env: Vec<String>,
+    pub(super) kv: Option<KvConfig>,
+    pub(super) fetch: Option<FetchConfig>,
 }
 
 impl Loaded {
     /// The plugin that is loaded, if its files are still what they were; else a new one. Those
     /// who have the old one keep it.
-    pub(super) fn get(&self, what: What) -> Result<Arc<Plugin>, Failure> {
+    pub(super) fn get(&self, what: What, powers: Powers) -> Result<Arc<Plugin>, Failure> {
         let known = self.0.lock().get(&what).and_then(Weak::upgrade);
         if let Some(known) = known.filter(|known| known.source().is_current()) {
             return Ok(known);
@@ -40,7 +44,7 @@ impl Loaded {
         let source = Source::read(&what.shown, &what.path)?;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let config = what.config.clone();
-        let plugin = Plugin::load(&what.name, source, config, what.limits, workers)?;
+        let plugin = Plugin::load(&what.name, source, config, what.limits, powers, workers)?;
         let plugin = Arc::new(plugin);
         let mut all = self.0.lock();
         all.retain(|_, plugin| plugin.strong_count() > 0);

@@ -15,7 +15,7 @@ struct Loaded {
 }
 
 fn load_with(files: &[(&str, &str)], config: &str) -> Result<Loaded, Failure> {
-    load_within(files, config, Limits::default())
+    load_within(files, config, Limits::default(), powers::Powers::default())
 }
 
 /// With time for what a debug build takes its time for.
@@ -26,10 +26,16 @@ fn load_slow(files: &[(&str, &str)]) -> Loaded {
         load: Duration::from_secs(5),
         ..Limits::default()
     };
-    load_within(files, "{}", limits).unwrap_or_else(|failure| panic!("{failure:?}"))
+    load_within(files, "{}", limits, powers::Powers::default())
+        .unwrap_or_else(|failure| panic!("{failure:?}"))
 }
 
-fn load_within(files: &[(&str, &str)], config: &str, limits: Limits) -> Result<Loaded, Failure> {
+fn load_within(
+    files: &[(&str, &str)],
+    config: &str,
+    limits: Limits,
+    powers: powers::Powers,
+) -> Result<Loaded, Failure> {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = folder.path().join(name);
@@ -37,7 +43,7 @@ fn load_within(files: &[(&str, &str)], config: &str, limits: Limits) -> Result<L
         fs::write(path, text).unwrap();
     }
     let source = source::Source::read("plugins/x", &folder.path().join("plugin.js"))?;
-    let plugin = Plugin::load("x", source, config.to_owned(), limits, 1)?;
+    let plugin = Plugin::load("x", source, config.to_owned(), limits, powers, 1)?;
     Ok(Loaded {
         plugin,
         _folder: folder,
@@ -323,4 +329,32 @@ async fn a_proxy_of_next_goes_on_rewrites_and_redirects() {
     let cookies: Vec<_> = answer.get_all("set-cookie").iter().collect();
     let gone = "gone=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT";
     assert_eq!(cookies, ["seen=a%20b; Path=/; Max-Age=5; HttpOnly", gone]);
+}
+
+#[tokio::test]
+async fn kv_and_env_are_there_if_they_were_given() {
+    let text = "export async function onRequest(req, ctx) {
+        const before = await ctx.kv.get('a');
+        await ctx.kv.put('a', { n: 1 }, { ttl: 60 });
+        const [after, count] = await Promise.all([ctx.kv.get('a'), ctx.kv.increment('n', 2)]);
+        await ctx.kv.delete('a');
+        return Response.json([before ?? null, after, count, await ctx.kv.increment('n'), ctx.env]);
+    }";
+    let clock = crate::base::clock::Clock::machine();
+    let powers = powers::Powers {
+        env: r#"{"A":"b"}"#.to_owned(),
+        kv: Some(kv::Kv::memory(std::sync::Arc::new(kv::Memory::new(&clock)))),
+        fetch: None,
+    };
+    let files = [("plugin.js", text)];
+    let loaded = load_within(&files, "{}", Limits::default(), powers).unwrap();
+    let Answer::Response(response) = loaded.request().await.unwrap().answer else {
+        panic!("no answer");
+    };
+    assert_eq!(response.body, r#"[null,{"n":1},2,3,{"A":"b"}]"#);
+    let without = load(text).request().await.unwrap_err();
+    assert!(without.message.contains("has no kv"), "{without:?}");
+    let fetches = load("export async function onRequest() { await fetch('http://a.test/'); }");
+    let failure = fetches.request().await.unwrap_err();
+    assert!(failure.message.contains("may fetch nothing"), "{failure:?}");
 }

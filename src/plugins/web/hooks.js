@@ -39,6 +39,14 @@
       return web.config;
     }
 
+    get env() {
+      return web.env;
+    }
+
+    get kv() {
+      return web.kv;
+    }
+
     get request() {
       return (this.#request ??= web.requestOf(this.#call));
     }

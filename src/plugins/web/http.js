@@ -6,6 +6,7 @@
     #status;
     #body;
     #headers;
+    #isUsed = false;
 
     constructor(body = null, init = {}) {
       const status = init?.status ?? 200;
@@ -50,10 +51,36 @@
       return new this(null, { status, headers: { location: String(url) } });
     }
 
+    get bodyUsed() {
+      return this.#isUsed;
+    }
+
+    #take() {
+      if (this.#isUsed) throw new TypeError('the body of this answer has been read');
+      this.#isUsed = this.#body !== null;
+      return this.#body ?? '';
+    }
+
+    async text() {
+      const body = this.#take();
+      return typeof body === 'string' ? body : new TextDecoder().decode(body);
+    }
+
+    async json() {
+      return JSON.parse(await this.text());
+    }
+
+    async arrayBuffer() {
+      const body = this.#take();
+      return typeof body === 'string' ? new TextEncoder().encode(body).buffer : web.bytes(body).slice().buffer;
+    }
+
     static body(response) {
       return response.#body;
     }
   }
+  // An answer that came, whose status may have no body.
+  web.fetched = (status, pairs, body) => new Response(NO_BODY.includes(status) ? null : body, { status, headers: pairs });
   web.bodyOf = Response.body;
   delete Response.body;
 

@@ -1,0 +1,297 @@
+//! What plugins remember: values under keys, for a time, each plugin its own.
+//!
+//! In the memory of this process, or in the Redis that gateways share. A Redis that is gone
+//! is an error that the plugin sees; what it does then is its own business.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use redis::cmd;
+
+use crate::base::{
+    clock::Clock,
+    redis::{Redis, Script},
+    units::whole_millis,
+};
+
+/// How many keys a plugin may have in memory.
+const MOST: usize = 10_000;
+/// How long a key and a value may be, together.
+pub(super) const LONGEST: usize = 64 << 10;
+/// How many bytes they may have in memory, all of a plugin's.
+const MOST_BYTES: usize = 8 << 20;
+
+/// Adds to a number and gives what it is then; a new one gets a time to live.
+const INCREMENT: &str = "
+local now = redis.call('INCRBY', KEYS[1], ARGV[1])
+if now == tonumber(ARGV[1]) and ARGV[2] ~= '0' then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return now";
+
+/// The values of one plugin.
+#[derive(Debug)]
+pub struct Kv {
+    store: Store,
+}
+
+#[derive(Debug)]
+enum Store {
+    Memory(Arc<Memory>),
+    Redis(Box<Remote>),
+}
+
+#[derive(Debug)]
+struct Remote {
+    redis: Arc<Redis>,
+    prefix: String,
+    increment: Script,
+}
+
+/// Values in memory.
+#[derive(Debug)]
+pub struct Memory {
+    clock: Clock,
+    values: Mutex<Values>,
+}
+
+#[derive(Debug, Default)]
+struct Values {
+    all: HashMap<String, Value>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Value {
+    text: String,
+    until: Option<std::time::Instant>,
+}
+
+impl Kv {
+    pub fn memory(memory: Arc<Memory>) -> Self {
+        Self {
+            store: Store::Memory(memory),
+        }
+    }
+
+    /// In Redis, under the name of the plugin.
+    pub fn redis(redis: Arc<Redis>, plugin: &str) -> Self {
+        let prefix = format!("{}plugin:{plugin}:", redis.prefix());
+        Self {
+            store: Store::Redis(Box::new(Remote {
+                redis,
+                prefix,
+                increment: Script::new(INCREMENT),
+            })),
+        }
+    }
+
+    pub(super) async fn get(&self, key: &str) -> Result<Option<String>, String> {
+        match &self.store {
+            Store::Memory(memory) => Ok(memory.get(key)),
+            Store::Redis(remote) => {
+                let key = remote.key(key);
+                let found = remote.redis.run(&key, cmd("GET").arg(&key)).await;
+                found.map_err(unavailable)
+            }
+        }
+    }
+
+    /// `time`: after which it is gone.
+    pub(super) async fn put(
+        &self,
+        key: &str,
+        text: String,
+        time: Option<Duration>,
+    ) -> Result<(), String> {
+        if key.len() + text.len() > LONGEST {
+            return Err(format!("a key and its value have {LONGEST} bytes at most"));
+        }
+        match &self.store {
+            Store::Memory(memory) => memory.put(key, text, time),
+            Store::Redis(remote) => {
+                let key = remote.key(key);
+                let mut command = cmd("SET");
+                command.arg(&key).arg(text);
+                if let Some(time) = time {
+                    command.arg("PX").arg(whole_millis(time).max(1));
+                }
+                let stored = remote.redis.run::<()>(&key, &command).await;
+                stored.map_err(unavailable)
+            }
+        }
+    }
+
+    pub(super) async fn delete(&self, key: &str) -> Result<(), String> {
+        match &self.store {
+            Store::Memory(memory) => {
+                memory.delete(key);
+                Ok(())
+            }
+            Store::Redis(remote) => {
+                let key = remote.key(key);
+                let gone = remote.redis.run::<u64>(&key, cmd("DEL").arg(&key)).await;
+                gone.map(drop).map_err(unavailable)
+            }
+        }
+    }
+
+    /// Adds to a number, which is none until then, and gives what it is now. `time` is that
+    /// of a number that was none.
+    pub(super) async fn increment(
+        &self,
+        key: &str,
+        by: i64,
+        time: Option<Duration>,
+    ) -> Result<i64, String> {
+        match &self.store {
+            Store::Memory(memory) => memory.increment(key, by, time),
+            Store::Redis(remote) => {
+                let key = remote.key(key);
+                let time = time.map_or(0, |time| whole_millis(time).max(1));
+                let args = [by.to_string(), time.to_string()];
+                let keys: [&[u8]; 1] = [&key];
+                let now = remote.redis.eval(&remote.increment, &keys, &args).await;
+                now.map_err(unavailable)
+            }
+        }
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> String {
+    format!("kv: {error}")
+}
+
+impl Remote {
+    fn key(&self, key: &str) -> Vec<u8> {
+        format!("{}{key}", self.prefix).into_bytes()
+    }
+}
+
+impl Memory {
+    pub fn new(clock: &Clock) -> Self {
+        Self {
+            clock: clock.clone(),
+            values: Mutex::default(),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<String> {
+        let mut values = self.values.lock();
+        values.expire(key, &self.clock);
+        values.all.get(key).map(|value| value.text.clone())
+    }
+
+    fn put(&self, key: &str, text: String, time: Option<Duration>) -> Result<(), String> {
+        let until = time.map(|time| self.clock.now() + time);
+        let mut values = self.values.lock();
+        values.remove(key);
+        let bytes = key.len() + text.len();
+        if values.all.len() >= MOST || values.bytes + bytes > MOST_BYTES {
+            values.expire_all(&self.clock);
+        }
+        if values.all.len() >= MOST || values.bytes + bytes > MOST_BYTES {
+            return Err(format!(
+                "a plugin has {MOST} keys and {MOST_BYTES} bytes at most, and all are in use"
+            ));
+        }
+        values.bytes += bytes;
+        values.all.insert(key.to_owned(), Value { text, until });
+        Ok(())
+    }
+
+    fn delete(&self, key: &str) {
+        self.values.lock().remove(key);
+    }
+
+    fn increment(&self, key: &str, by: i64, time: Option<Duration>) -> Result<i64, String> {
+        let mut values = self.values.lock();
+        values.expire(key, &self.clock);
+        let Some(value) = values.all.get_mut(key) else {
+            drop(values);
+            return self.put(key, by.to_string(), time).map(|()| by);
+        };
+        let now = value.text.parse::<i64>().ok();
+        let now = now.and_then(|now| now.checked_add(by));
+        let now = now.ok_or("kv: the value is no whole number that can be added to")?;
+        let before = std::mem::replace(&mut value.text, now.to_string());
+        let after = value.text.len();
+        values.bytes = values.bytes + after - before.len();
+        Ok(now)
+    }
+}
+
+impl Values {
+    fn remove(&mut self, key: &str) {
+        if let Some(gone) = self.all.remove(key) {
+            self.bytes -= key.len() + gone.text.len();
+        }
+    }
+
+    fn expire(&mut self, key: &str, clock: &Clock) {
+        let until = self.all.get(key).and_then(|value| value.until);
+        if until.is_some_and(|until| clock.now() >= until) {
+            self.remove(key);
+        }
+    }
+
+    fn expire_all(&mut self, clock: &Clock) {
+        let now = clock.now();
+        let is_over = |value: &Value| value.until.is_some_and(|until| now >= until);
+        let over = self.all.iter().filter(|(_, value)| is_over(value));
+        let over: Vec<String> = over.map(|(key, _)| key.clone()).collect();
+        for key in over {
+            self.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn values_are_there_for_their_time() {
+        let clock = Clock::test();
+        let kv = Kv::memory(Arc::new(Memory::new(&clock)));
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(kv.get("a").await, Ok(None));
+        kv.put("a", "1".into(), second).await.unwrap();
+        kv.put("b", "2".into(), None).await.unwrap();
+        assert_eq!(kv.increment("a", 2, None).await, Ok(3));
+        assert_eq!(kv.increment("n", 5, second).await, Ok(5));
+        assert_eq!(kv.increment("n", -1, second).await, Ok(4));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(kv.get("a").await, Ok(None));
+        assert_eq!(kv.get("n").await, Ok(None));
+        assert_eq!(kv.get("b").await, Ok(Some("2".into())));
+        kv.put("b", "x".into(), None).await.unwrap();
+        assert!(kv.increment("b", 1, None).await.is_err());
+        kv.delete("b").await.unwrap();
+        assert_eq!(kv.get("b").await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn there_is_room_for_so_much_and_no_more() {
+        let clock = Clock::test();
+        let memory = Arc::new(Memory::new(&clock));
+        let kv = Kv::memory(Arc::clone(&memory));
+        let large = "x".repeat(LONGEST - 10);
+        let fits = MOST_BYTES / (LONGEST - 1);
+        for n in 0..fits {
+            let time = (n == 0).then_some(Duration::from_secs(1));
+            kv.put(&format!("{n:08}"), large.clone(), time)
+                .await
+                .unwrap();
+        }
+        assert!(kv.put("more", large.clone(), None).await.is_err());
+        clock.advance(Duration::from_secs(1));
+        kv.put("more", large.clone(), None).await.unwrap();
+        assert!(kv.put("k", "x".repeat(LONGEST), None).await.is_err());
+        for n in 1..fits {
+            kv.delete(&format!("{n:08}")).await.unwrap();
+        }
+        kv.delete("more").await.unwrap();
+        assert_eq!(memory.values.lock().bytes, 0);
+    }
+}

@@ -1,0 +1,158 @@
+//! What a plugin may do beyond its own request, as its configuration allows it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+
+use super::kv::Kv;
+use crate::base::fetch::{Fetch, FetchError};
+
+/// What a plugin was given.
+#[derive(Default)]
+pub struct Powers {
+    /// The variables of the environment that it may read, as a JSON object.
+    pub env: String,
+    pub kv: Option<Kv>,
+    pub fetch: Option<Reach>,
+}
+
+/// Where a plugin may fetch from.
+#[derive(Debug)]
+pub struct Reach {
+    origins: Vec<Origin>,
+    http: Fetch,
+    https: Option<Fetch>,
+    deadline: Duration,
+    longest: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Origin {
+    scheme: String,
+    host: String,
+    port: u16,
+}
+
+/// An answer to a `fetch`.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Reach {
+    /// `origins`: such as `https://flags.example.com`.
+    pub fn new(
+        origins: &[String],
+        http: Fetch,
+        https: Option<Fetch>,
+        deadline: Duration,
+        longest: usize,
+    ) -> Result<Self, String> {
+        let origins = origins.iter().map(|text| {
+            let url: Uri = text.parse().map_err(|_| not_an_origin(text))?;
+            let is_whole = matches!(url.path(), "" | "/") && url.query().is_none();
+            Origin::of(&url)
+                .filter(|_| is_whole)
+                .ok_or_else(|| not_an_origin(text))
+        });
+        Ok(Self {
+            origins: origins.collect::<Result<_, _>>()?,
+            http,
+            https,
+            deadline,
+            longest,
+        })
+    }
+
+    pub(super) async fn fetch(
+        &self,
+        method: Method,
+        url: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Fetched, String> {
+        let uri: Uri = url.parse().map_err(|_| format!("`{url}` is no URL"))?;
+        let origin =
+            Origin::of(&uri).ok_or_else(|| format!("`{url}` is no URL of http or https"))?;
+        if !self.origins.contains(&origin) {
+            return Err(format!(
+                "`{}://{}` is not in the list `fetch` of this plugin",
+                origin.scheme, origin.host
+            ));
+        }
+        let client = match (&self.https, origin.scheme.as_str()) {
+            (Some(https), "https") => https,
+            (None, "https") => return Err("the system's authorities cannot be used".to_owned()),
+            _ => &self.http,
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        let answer = client.send_with_body(request, self.deadline, self.longest);
+        let answer = answer
+            .await
+            .map_err(|error: FetchError| error.to_string())?;
+        let (head, body) = answer.into_parts();
+        Ok(Fetched {
+            status: head.status,
+            headers: head.headers,
+            body,
+        })
+    }
+}
+
+impl Origin {
+    fn of(url: &Uri) -> Option<Self> {
+        let scheme = url.scheme_str()?.to_ascii_lowercase();
+        let usual = match scheme.as_str() {
+            "http" => 80,
+            "https" => 443,
+            _ => return None,
+        };
+        let authority = url.authority()?;
+        if authority.as_str().contains('@') {
+            return None;
+        }
+        Some(Self {
+            scheme,
+            host: authority.host().to_ascii_lowercase(),
+            port: authority.port_u16().unwrap_or(usual),
+        })
+    }
+}
+
+fn not_an_origin(text: &str) -> String {
+    format!("`{text}` is no origin, such as `https://flags.example.com`")
+}
+
+impl fmt::Debug for Powers {
+    /// Without values: some are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Powers")
+            .field("fetch", &self.fetch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Shared by the instances of a plugin.
+pub(super) type Given = Arc<Powers>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_compared_as_the_web_does() {
+        let of = |text: &str| Origin::of(&text.parse().unwrap());
+        assert_eq!(of("https://A.test/x?y"), of("HTTPS://a.test:443"));
+        assert_ne!(of("http://a.test"), of("https://a.test"));
+        assert_ne!(of("http://a.test:8080"), of("http://a.test"));
+        assert_eq!(of("ftp://a.test"), None);
+        assert_eq!(of("http://user@a.test"), None);
+        assert_eq!(of("/x"), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! The functions of `ctx.kv` and `fetch`.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::Method;
+use rquickjs::{Ctx, Exception, Function, Object, Result, Value, function::Opt};
+use serde_json::json;
+
+use super::{
+    host::{State, bytes, flat, map},
+    powers::{Given, Powers},
+};
+
+/// Puts them into `host`.
+pub(super) fn functions<'js>(
+    ctx: &Ctx<'js>,
+    host: &Object<'js>,
+    state: &Arc<State>,
+    given: &Given,
+) -> Result<()> {
+    let (s, given_kv) = (Arc::clone(state), Arc::clone(given));
+    let kv = move |ctx: Ctx<'js>,
+                   what: String,
+                   key: String,
+                   value: Opt<Option<String>>,
+                   by: Opt<i64>,
+                   millis: Opt<f64>| {
+        if given_kv.kv.is_none() {
+            let why =
+                "this plugin has no kv: write `kv: memory` or `kv: redis` where it is configured";
+            return Err(Exception::throw_type(&ctx, why));
+        }
+        let powers = Arc::clone(&given_kv);
+        let value = value.0.flatten().unwrap_or_default();
+        let time = millis.0.filter(|millis| *millis > 0.0);
+        let time = time.and_then(|millis| Duration::try_from_secs_f64(millis / 1000.0).ok());
+        let by = by.0.unwrap_or(1);
+        s.wait(&ctx, async move {
+            remember(&powers, &what, &key, value, by, time).await
+        })
+    };
+    host.set("kv", Function::new(ctx.clone(), kv)?)?;
+    let (s, given) = (Arc::clone(state), Arc::clone(given));
+    let fetch = move |ctx: Ctx<'js>,
+                      method: String,
+                      url: String,
+                      headers: Vec<String>,
+                      body: Value<'js>| {
+        if given.fetch.is_none() {
+            let why =
+                "this plugin may fetch nothing: list the origins in `fetch` where it is configured";
+            return Err(Exception::throw_type(&ctx, why));
+        }
+        let method = Method::from_bytes(method.as_bytes())
+            .map_err(|_| Exception::throw_type(&ctx, "this is no method"))?;
+        let headers = map(&ctx, &headers)?;
+        let body = bytes(&body).unwrap_or_default();
+        let powers = Arc::clone(&given);
+        s.wait(&ctx, async move {
+            ask(&powers, method, &url, headers, body).await
+        })
+    };
+    host.set("fetch", Function::new(ctx.clone(), fetch)?)
+}
+
+async fn remember(
+    powers: &Powers,
+    what: &str,
+    key: &str,
+    value: String,
+    by: i64,
+    time: Option<Duration>,
+) -> std::result::Result<String, String> {
+    let Some(kv) = &powers.kv else {
+        return Err("there is no kv".to_owned());
+    };
+    let json = match what {
+        "get" => kv.get(key).await?.map_or(json!(null), |text| json!(text)),
+        "put" => {
+            kv.put(key, value, time).await?;
+            json!(null)
+        }
+        "increment" => json!(kv.increment(key, by, time).await?),
+        _ => {
+            kv.delete(key).await?;
+            json!(null)
+        }
+    };
+    Ok(json.to_string())
+}
+
+async fn ask(
+    powers: &Powers,
+    method: Method,
+    url: &str,
+    headers: http::HeaderMap,
+    body: Bytes,
+) -> std::result::Result<String, String> {
+    let Some(reach) = &powers.fetch else {
+        return Err("there is nothing to fetch from".to_owned());
+    };
+    let fetched = reach.fetch(method, url, headers, body).await?;
+    // As text: JSON cannot carry bytes, and base64 of large answers costs more than it helps.
+    let text = String::from_utf8(fetched.body.to_vec())
+        .map_err(|_| format!("the answer of `{url}` is no text in UTF-8"))?;
+    let answer = json!({
+        "status": fetched.status.as_u16(),
+        "headers": flat(&fetched.headers),
+        "body": text,
+    });
+    Ok(answer.to_string())
+}

@@ -1,0 +1,55 @@
+// `fetch`, and `kv` of the context.
+(function (host, web) {
+  globalThis.fetch = async (resource, init = {}) => {
+    const url = String(resource?.url ?? resource);
+    const headers = new Headers(init?.headers ?? resource?.headers);
+    const body = init?.body ?? null;
+    if (typeof body === 'string' && !headers.has('content-type')) {
+      headers.set('content-type', 'text/plain;charset=UTF-8');
+    }
+    const method = String(init?.method ?? resource?.method ?? 'GET').toUpperCase();
+    const id = host.fetch(method, url, web.pairsOf(headers).flat(), body ?? '');
+    let answer;
+    try {
+      answer = await web.later(id);
+    } catch (error) {
+      throw new TypeError(`fetch failed: ${error.message}`);
+    }
+    const pairs = [];
+    for (let at = 0; at < answer.headers.length; at += 2) pairs.push([answer.headers[at], answer.headers[at + 1]]);
+    return web.fetched(answer.status, pairs, answer.body);
+  };
+
+  const keyOf = (key) => {
+    if (typeof key !== 'string' || key === '') throw new TypeError('a key is a string');
+    return key;
+  };
+  // Seconds, as `ttl` of other stores are.
+  const millis = (options) => {
+    const ttl = options?.ttl;
+    if (ttl === undefined) return 0;
+    if (typeof ttl !== 'number' || !(ttl > 0)) throw new TypeError('`ttl` is a number of seconds');
+    return ttl * 1000;
+  };
+  web.kv = Object.freeze({
+    async get(key) {
+      const text = await web.later(host.kv('get', keyOf(key)));
+      return text === null ? undefined : JSON.parse(text);
+    },
+
+    async put(key, value, options) {
+      const text = JSON.stringify(value);
+      if (text === undefined) throw new TypeError('this cannot be kept: it is no JSON');
+      await web.later(host.kv('put', keyOf(key), text, 0, millis(options)));
+    },
+
+    async delete(key) {
+      await web.later(host.kv('delete', keyOf(key)));
+    },
+
+    async increment(key, by = 1, options = undefined) {
+      if (!Number.isSafeInteger(by)) throw new TypeError('a whole number is added');
+      return await web.later(host.kv('increment', keyOf(key), undefined, by, millis(options)));
+    },
+  });
+});
