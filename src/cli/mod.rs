@@ -10,6 +10,7 @@ mod drain;
 mod explain;
 mod hash;
 pub(crate) mod out;
+mod plugin;
 mod profile;
 mod program;
 mod progress;
@@ -100,6 +101,8 @@ enum Command {
     /// Each URL is fetched plain and as browsers ask for it. The exit status is 1 if one of
     /// them failed.
     Warm(warm::Options),
+    /// Make, test and try plugins
+    Plugin(plugin::Options),
     /// Put a new process in the place of the running gateway, without losing a request
     ///
     /// The new one takes over the listening sockets; the old one finishes what it has. If the
@@ -143,6 +146,7 @@ pub fn main() -> ExitCode {
         Command::Unban(options) => ban::run_lift(&options),
         Command::Purge(options) => purge::run(&options),
         Command::Warm(options) => warm::run(&options),
+        Command::Plugin(options) => plugin::run(&options),
         Command::Upgrade(options) => upgrade::run(&options),
     }
 }

@@ -97,7 +97,7 @@ impl Budget {
 
 /// The processor's time of this thread: what others take of the machine is not the hook's
 /// fault.
-fn thread_time() -> u64 {
+pub(super) fn thread_time() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)

@@ -1,6 +1,7 @@
 //! One hook on one request: what goes in, what it waits for, and what comes out.
 
 use std::{
+    borrow::Cow,
     future::{Future, poll_fn},
     pin::Pin,
     task::{Context, Poll},
@@ -71,7 +72,7 @@ pub struct Input {
     /// Of the answer, for the hooks that have one.
     pub response: Option<(StatusCode, HeaderMap)>,
     /// Why the request failed, for `onError`: a fixed word.
-    pub reason: Option<&'static str>,
+    pub reason: Option<Cow<'static, str>>,
 }
 
 /// What a hook did to headers, in its order.

@@ -40,12 +40,23 @@ pub(super) struct State {
     /// What is running in it.
     pub(super) call: Mutex<Option<Box<Call>>>,
     waits: AtomicU32,
-    log: Arc<dyn Log>,
+    pub(super) log: Arc<dyn Log>,
 }
 
-/// Where lines of `console` go.
+/// What an isolate is in: where lines of `console` go, and what else it finds.
 pub(super) trait Log: Send + Sync {
     fn line(&self, level: Level, text: &str);
+
+    /// Adds to what every plugin finds.
+    fn extend<'js>(
+        &self,
+        _ctx: &Ctx<'js>,
+        _host: &Object<'js>,
+        _web: &Object<'js>,
+        _state: &Arc<State>,
+    ) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl State {

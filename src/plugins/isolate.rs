@@ -128,12 +128,12 @@ impl Isolate {
     pub(super) fn begin(&self, call: Box<Call>, hook: Hook) -> Box<Call> {
         let input = &call.input;
         let status = input.response.as_ref().map(|(status, _)| status.as_u16());
-        let reason = input.reason;
+        let reason = input.reason.clone();
         self.enter(call, |entry, call| {
             let (status, reason) = (status.unwrap_or(0), reason.unwrap_or_default());
             entry
                 .invoke
-                .call::<_, ()>((call, hook.name(), status, reason))
+                .call::<_, ()>((call, hook.name(), status, &*reason))
         })
     }
 
@@ -210,6 +210,7 @@ fn load<'js>(
         let part: Function<'js> = ctx.eval_with_options(text, options)?;
         part.call::<_, ()>((host.clone(), web.clone()))?;
     }
+    state.log.extend(ctx, &host, &web, state)?;
     let import = Module::import(ctx, source.entry())?;
     while ctx.execute_pending_job() {}
     let namespace: Object<'js> = match import.result() {

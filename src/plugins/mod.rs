@@ -12,6 +12,7 @@ mod budget;
 pub mod call;
 mod entry;
 mod error;
+pub mod harness;
 mod host;
 mod isolate;
 pub mod kv;
@@ -22,6 +23,7 @@ mod reach;
 pub mod source;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod values;
 
 pub use self::{
@@ -29,4 +31,5 @@ pub use self::{
     call::{Answer, Change, Hook, Input, Output, Response},
     error::{Failure, Kind},
     plugin::Plugin,
+    trial::{Line, Ran, Trial},
 };

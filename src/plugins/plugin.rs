@@ -66,8 +66,21 @@ impl Plugin {
         powers: Powers,
         workers: usize,
     ) -> Result<Self, Failure> {
+        let log = Arc::new(ToLog(name.into()));
+        Self::load_logging(name, source, config, limits, powers, workers, log)
+    }
+
+    /// As [`Plugin::load`]; lines of `console` go to `log`.
+    pub(super) fn load_logging(
+        name: &str,
+        source: Arc<Source>,
+        config: String,
+        limits: Limits,
+        powers: Powers,
+        workers: usize,
+        log: Arc<dyn Log>,
+    ) -> Result<Self, Failure> {
         let name: Arc<str> = name.into();
-        let log: Arc<dyn Log> = Arc::new(ToLog(Arc::clone(&name)));
         let given = Arc::new(powers);
         let mut slots = Vec::with_capacity(workers.max(1));
         for _ in 0..workers.max(1) {

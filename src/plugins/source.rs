@@ -23,6 +23,12 @@ const LARGEST: u64 = 4 << 20;
 const NEXT_SERVER: &str = "next/server";
 const NEXT_SERVER_MODULE: &str = "export const { NextRequest, NextResponse } = globalThis;";
 
+/// What tests of plugins import, and nothing else can.
+const TESTS: &str = "edgeway:test";
+const TESTS_MODULE: &str = "const kit = globalThis[Symbol.for('edgeway:test')];
+export const { assert, plugin, test } = kit;
+export default test;";
+
 /// The module that a plugin begins with, and those that it imports: all as they were read
 /// first, so that every isolate of it runs the same.
 #[derive(Debug)]
@@ -31,12 +37,27 @@ pub struct Source {
     name: String,
     folder: PathBuf,
     entry: String,
+    /// It is not a plugin, but tests of one.
+    is_test: bool,
     files: Mutex<BTreeMap<String, Arc<str>>>,
 }
 
 impl Source {
     /// `file` is the path of the first module; `name` is what logs call its folder.
     pub fn read(name: &str, file: &Path) -> std::result::Result<Arc<Self>, Failure> {
+        Self::read_as(name, file, false)
+    }
+
+    /// The same of a file with tests.
+    pub(super) fn read_tests(name: &str, file: &Path) -> std::result::Result<Arc<Self>, Failure> {
+        Self::read_as(name, file, true)
+    }
+
+    fn read_as(
+        name: &str,
+        file: &Path,
+        is_test: bool,
+    ) -> std::result::Result<Arc<Self>, Failure> {
         let entry = file.file_name().and_then(|name| name.to_str());
         let Some(entry) = entry else {
             return Err(Failure::load(format!("{} is no file", file.display())));
@@ -46,6 +67,7 @@ impl Source {
             name: name.to_owned(),
             folder,
             entry: entry.to_owned(),
+            is_test,
             files: Mutex::default(),
         };
         source.file(entry)?;
@@ -117,6 +139,9 @@ impl Resolver for Modules {
         if name == NEXT_SERVER || name == "next/server.js" {
             return Ok(NEXT_SERVER.to_owned());
         }
+        if name == TESTS && self.0.is_test {
+            return Ok(TESTS.to_owned());
+        }
         let refuse = |why: &str| Error::new_resolving_message(base, name, why);
         if !name.starts_with("./") && !name.starts_with("../") {
             return Err(refuse(
@@ -139,6 +164,9 @@ impl Loader for Modules {
     ) -> Result<Module<'js, Declared>> {
         if name == NEXT_SERVER {
             return Module::declare(ctx.clone(), name, NEXT_SERVER_MODULE);
+        }
+        if name == TESTS {
+            return Module::declare(ctx.clone(), name, TESTS_MODULE);
         }
         let prefix = format!("{}/", self.0.name);
         let file = name.strip_prefix(&prefix).unwrap_or(name);

@@ -96,6 +96,10 @@ fn every_command_says_what_it_takes() {
         "profile",
         "purge",
         "warm",
+        "plugin",
+        "plugin new",
+        "plugin test",
+        "plugin run",
         "upgrade",
     ];
     let pages = commands.map(|command| {

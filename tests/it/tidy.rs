@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["zones", "chain"],
     &["limits"],
-    &["cache"],
+    &["cache", "plugins"],
     &["routes", "filters", "upstreams", "tls"],
     &["gateway"],
     &["runtime"],

@@ -10,7 +10,7 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 
@@ -164,7 +164,7 @@ impl Filter for Plugins {
             for each in self.with(Hook::Error, ex) {
                 let answer = Some((reply.status, HeaderMap::new()));
                 let mut input = input(ex, changed(ex), answer);
-                input.reason = reply.reason;
+                input.reason = reply.reason.map(Cow::Borrowed);
                 let Some(output) = each.run(ex, Hook::Error, input).await else {
                     continue;
                 };

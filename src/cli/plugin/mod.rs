@@ -1,0 +1,76 @@
+//! `edgeway plugin`: for those who write plugins. Nothing here needs a gateway that runs.
+
+mod new;
+mod run;
+mod test;
+
+use std::{future::Future, process::ExitCode};
+
+use clap::Subcommand;
+
+use super::out;
+use crate::plugins::Failure;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Write the folder of a new plugin: a module, its tests, a README
+    New(new::Options),
+    /// Run the tests of plugins: each `*.test.js` below a folder
+    ///
+    /// They run in the engine of the gateway, and a plugin under test has the limits that it
+    /// has on a route. The exit status is 1 if one of them failed.
+    Test(test::Options),
+    /// Run a plugin on one request, and say what each hook did and how long it took
+    ///
+    /// Hooks run in the order of the gateway. The exit status is 1 if one of them failed.
+    Run(run::Options),
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    let outcome = match &options.what {
+        What::New(options) => new::run(options),
+        What::Test(options) => block_on(test::run(options)),
+        What::Run(options) => block_on(run::run(options)),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            out::note(&format!("edgeway: {why}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all went well; or why it could not be tried.
+type Outcome = Result<bool, String>;
+
+fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(work)
+}
+
+/// A failure with its trace, each line behind `indent`.
+fn trace(failure: &Failure, indent: &str) -> String {
+    let stack = failure.stack.lines().map(|line| {
+        let line = line.trim();
+        format!("    {line}")
+    });
+    let lines = failure.message.lines().map(str::to_owned).chain(stack);
+    lines
+        .map(|line| format!("{indent}{line}\n"))
+        .collect::<String>()
+}
+
+/// Milliseconds, as node prints them.
+fn millis(time: std::time::Duration) -> String {
+    format!("{:.3}ms", time.as_secs_f64() * 1000.0)
+}

@@ -1,0 +1,59 @@
+//! `edgeway plugin new NAME`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{Outcome, out};
+
+/// What a new plugin has; `NAME` stands for its name.
+const FILES: [(&str, &str); 3] = [
+    ("plugin.js", include_str!("template/plugin.js")),
+    ("plugin.test.js", include_str!("template/plugin.test.js")),
+    ("README.md", include_str!("template/README.md")),
+];
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// What it is called: letters, digits, `-` and `_`
+    name: String,
+    /// The folder that its own is made in
+    #[arg(long = "in", value_name = "FOLDER", default_value = "plugins")]
+    within: PathBuf,
+}
+
+pub(super) fn run(options: &Options) -> Outcome {
+    let name = &options.name;
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
+    if name.is_empty() || name.starts_with('-') || !name.chars().all(is_name) {
+        return Err(format!(
+            "`{name}` is no name for a plugin: it has letters, digits, `-` and `_`, such as `ab-split`"
+        ));
+    }
+    let folder = options.within.join(name);
+    write(&folder, name)?;
+    let folder = folder.display();
+    out::data(&format!(
+        "Made {folder}. Its tests: edgeway plugin test {folder}\n\
+         On a route:\n\n    plugins:\n      - file: {folder}/plugin.js\n"
+    ));
+    Ok(true)
+}
+
+fn write(folder: &Path, name: &str) -> Result<(), String> {
+    let cannot = |what: &Path, error: std::io::Error| {
+        format!("cannot make {}: {error}", what.display())
+    };
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent).map_err(|error| cannot(parent, error))?;
+    }
+    // Fails if anything is there: what somebody wrote is never overwritten.
+    fs::create_dir(folder).map_err(|error| cannot(folder, error))?;
+    for (file, text) in FILES {
+        let path = folder.join(file);
+        let text = text.replace("NAME", name);
+        fs::write(&path, text).map_err(|error| cannot(&path, error))?;
+    }
+    Ok(())
+}

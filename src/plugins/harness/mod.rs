@@ -1,0 +1,100 @@
+//! Runs tests of plugins (`*.test.js`) in the engine that plugins run in.
+//!
+//! The tests have an isolate of their own. A plugin under test has another, with the limits
+//! that it has on a route: [`kit`] has what carries requests into it and outcomes back.
+
+mod kit;
+#[cfg(test)]
+mod tests;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Method};
+use log::Level;
+
+use self::kit::Kit;
+use super::{
+    budget::Limits,
+    call::{Call, Hook, Input, first},
+    error::{Failure, Kind},
+    host::Log,
+    isolate::Isolate,
+    powers::Given,
+    source::Source,
+};
+
+/// For how long a test may wait for one thing.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Tests compare much, and nobody waits for them.
+const OF_TESTS: Limits = Limits {
+    cpu: Duration::from_secs(30),
+    wall: PATIENCE,
+    memory: 64 << 20,
+    stack: 256 << 10,
+    load: Duration::from_secs(5),
+};
+
+/// What happens while the tests of a file run.
+#[derive(Debug)]
+pub enum Event {
+    /// A line of the test's own `console`.
+    Line(Level, String),
+    Tested(Tested),
+}
+
+/// What became of a test.
+#[derive(Debug)]
+pub struct Tested {
+    pub name: String,
+    pub outcome: Result<(), Failure>,
+    pub took: Duration,
+}
+
+/// Runs the tests of a file, one after the other, and tells what happens. It fails only if
+/// the file cannot be loaded; `shown` is what traces call its folder.
+pub async fn run(
+    shown: &str,
+    file: &Path,
+    tell: Arc<dyn Fn(Event) + Send + Sync>,
+) -> Result<(), Failure> {
+    let source = Source::read_tests(shown, file)?;
+    let kit = Arc::new(Kit::new(shown, source.folder(), tell));
+    let log: Arc<dyn Log> = kit.clone();
+    let isolate = Isolate::new(&source, OF_TESTS, "{}", &Given::default(), &log)?;
+    // Tests need no request; what runs them is called as a hook is.
+    let call = Box::new(Call::new(isolate.number(), nothing()));
+    let mut call = isolate.begin(call, Hook::Request);
+    while call.outcome.is_none() {
+        if call.waiting.is_empty() {
+            let why = "it waits for nothing, and does not end";
+            call.outcome = Some(Err(Failure::new(Kind::Wall, why)));
+            break;
+        }
+        match tokio::time::timeout(PATIENCE, first(&mut call.waiting)).await {
+            Ok((promise, settled)) => call = isolate.settle(call, promise, settled),
+            Err(_) => {
+                let why = format!("it waited for more than {PATIENCE:?}");
+                call.outcome = Some(Err(Failure::new(Kind::Wall, why)));
+            }
+        }
+    }
+    if let Some(Err(failure)) = call.outcome.take() {
+        kit.stopped(&failure);
+    }
+    Ok(())
+}
+
+fn nothing() -> Input {
+    Input {
+        method: Method::GET,
+        url: String::new(),
+        headers: HeaderMap::new(),
+        body: None,
+        ip: String::new(),
+        request_id: String::new(),
+        route: String::new(),
+        response: None,
+        reason: None,
+    }
+}

@@ -1,0 +1,92 @@
+//! A plugin by itself, outside of a gateway: for its author on the command line.
+
+use std::{sync::Arc, time::Duration};
+
+use log::Level;
+use parking_lot::Mutex;
+
+use super::{
+    budget::{Limits, thread_time},
+    call::{Hook, Input, Output},
+    error::Failure,
+    host::Log,
+    kv::{Kv, Memory},
+    plugin::Plugin,
+    powers::Powers,
+    source::Source,
+};
+use crate::base::clock::Clock;
+
+/// A plugin that is called by hand, one hook at a time.
+#[derive(Debug)]
+pub struct Trial {
+    plugin: Plugin,
+    lines: Arc<Lines>,
+    clock: Clock,
+}
+
+/// A line of `console`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub level: Level,
+    pub text: String,
+}
+
+/// What came of a hook.
+#[derive(Debug)]
+pub struct Ran {
+    pub outcome: Result<Output, Failure>,
+    pub lines: Vec<Line>,
+    /// The processor's time of the thread that ran it.
+    pub cpu: Duration,
+    pub wall: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Lines(Mutex<Vec<Line>>);
+
+impl Log for Lines {
+    fn line(&self, level: Level, text: &str) {
+        let text = text.to_owned();
+        self.0.lock().push(Line { level, text });
+    }
+}
+
+impl Trial {
+    /// Loads a plugin once, with a kv of its own. Lines that it writes meanwhile belong to
+    /// its first hook. `config` and `env` are objects in JSON.
+    pub fn load(source: Arc<Source>, config: String, env: String) -> Result<Self, Failure> {
+        let clock = Clock::machine();
+        let powers = Powers {
+            env,
+            kv: Some(Kv::memory(Arc::new(Memory::new(&clock)))),
+            fetch: None,
+        };
+        let lines = Arc::new(Lines::default());
+        let log: Arc<dyn Log> = lines.clone();
+        let limits = Limits::default();
+        let plugin = Plugin::load_logging("trial", source, config, limits, powers, 1, log)?;
+        Ok(Self {
+            plugin,
+            lines,
+            clock,
+        })
+    }
+
+    pub fn has(&self, hook: Hook) -> bool {
+        self.plugin.has(hook)
+    }
+
+    /// Runs a hook. What else this thread does meanwhile counts as the hook's time.
+    pub async fn run(&self, hook: Hook, input: Input) -> Ran {
+        let (begun, cpu) = (self.clock.now(), thread_time());
+        let outcome = self.plugin.call(hook, input).await;
+        let cpu = Duration::from_nanos(thread_time().saturating_sub(cpu));
+        Ran {
+            outcome,
+            lines: std::mem::take(&mut self.lines.0.lock()),
+            cpu,
+            wall: self.clock.now().duration_since(begun),
+        }
+    }
+}
