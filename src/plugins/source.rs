@@ -53,11 +53,7 @@ impl Source {
         Self::read_as(name, file, true)
     }
 
-    fn read_as(
-        name: &str,
-        file: &Path,
-        is_test: bool,
-    ) -> std::result::Result<Arc<Self>, Failure> {
+    fn read_as(name: &str, file: &Path, is_test: bool) -> std::result::Result<Arc<Self>, Failure> {
         let entry = file.file_name().and_then(|name| name.to_str());
         let Some(entry) = entry else {
             return Err(Failure::load(format!("{} is no file", file.display())));

@@ -35,6 +35,7 @@ mod next_front;
 mod nextjs_cache;
 mod notify;
 mod observed;
+mod plugins;
 mod profile;
 mod proxy_protocol;
 mod purge_api;

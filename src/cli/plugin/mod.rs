@@ -58,13 +58,14 @@ fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
     runtime.block_on(work)
 }
 
-/// A failure with its trace, each line behind `indent`.
+/// A failure with its trace, each line behind `indent`; without what of it is ours.
 fn trace(failure: &Failure, indent: &str) -> String {
-    let stack = failure.stack.lines().map(|line| {
+    let both = failure.message.lines().chain(failure.stack.lines());
+    let lines = both.filter(|line| !line.contains("(edgeway/")).map(|line| {
         let line = line.trim();
-        format!("    {line}")
+        let indent = if line.starts_with("at ") { "    " } else { "" };
+        format!("{indent}{line}")
     });
-    let lines = failure.message.lines().map(str::to_owned).chain(stack);
     lines
         .map(|line| format!("{indent}{line}\n"))
         .collect::<String>()

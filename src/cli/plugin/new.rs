@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -42,14 +43,16 @@ pub(super) fn run(options: &Options) -> Outcome {
 }
 
 fn write(folder: &Path, name: &str) -> Result<(), String> {
-    let cannot = |what: &Path, error: std::io::Error| {
-        format!("cannot make {}: {error}", what.display())
-    };
+    let cannot =
+        |what: &Path, error: std::io::Error| format!("cannot make {}: {error}", what.display());
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent).map_err(|error| cannot(parent, error))?;
     }
     // Fails if anything is there: what somebody wrote is never overwritten.
-    fs::create_dir(folder).map_err(|error| cannot(folder, error))?;
+    fs::create_dir(folder).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => format!("{} is there already", folder.display()),
+        _ => cannot(folder, error),
+    })?;
     for (file, text) in FILES {
         let path = folder.join(file);
         let text = text.replace("NAME", name);

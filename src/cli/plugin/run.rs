@@ -79,7 +79,10 @@ pub(super) async fn run(options: &Options) -> Outcome {
     let trial = match loaded {
         Ok(trial) => trial,
         Err(failure) => {
-            out::data(&format!("{shown} cannot be loaded\n{}", trace(&failure, "  ")));
+            out::data(&format!(
+                "{shown} cannot be loaded\n{}",
+                trace(&failure, "  ")
+            ));
             return Ok(false);
         }
     };
@@ -252,7 +255,11 @@ fn put_output(text: &mut String, output: &Output) {
                     put(text, "", &format!("… {} bytes in all", body.len()));
                 }
             }
-            Err(_) => put(text, "body", &format!("{} bytes, which are no text", body.len())),
+            Err(_) => put(
+                text,
+                "body",
+                &format!("{} bytes, which are no text", body.len()),
+            ),
         }
     }
 }

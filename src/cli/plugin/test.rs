@@ -46,7 +46,9 @@ pub(super) async fn run(options: &Options) -> Outcome {
             .map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
         if files.len() == before {
             let folder = folder.display();
-            return Err(format!("there is no test in {folder}: none ends with `{ENDING}`"));
+            return Err(format!(
+                "there is no test in {folder}: none ends with `{ENDING}`"
+            ));
         }
     }
     let clock = Clock::machine();

@@ -46,11 +46,7 @@ struct Progress {
 }
 
 impl Kit {
-    pub(super) fn new(
-        shown: &str,
-        folder: &Path,
-        tell: Arc<dyn Fn(Event) + Send + Sync>,
-    ) -> Self {
+    pub(super) fn new(shown: &str, folder: &Path, tell: Arc<dyn Fn(Event) + Send + Sync>) -> Self {
         Self {
             shown: shown.to_owned(),
             folder: folder.to_owned(),
@@ -116,12 +112,7 @@ impl Kit {
         host.set("testEnded", Function::new(ctx.clone(), ended)?)
     }
 
-    fn plugins<'js>(
-        &self,
-        ctx: &Ctx<'js>,
-        host: &Object<'js>,
-        state: &Arc<State>,
-    ) -> Result<()> {
+    fn plugins<'js>(&self, ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
         let (shown, folder) = (self.shown.clone(), self.folder.clone());
         let plugins = Arc::clone(&self.plugins);
         let load = move |ctx: Ctx<'js>, file: String, config: String, env: String| -> Result<Vec<String>> {
@@ -148,8 +139,7 @@ impl Kit {
             let Some(trial) = trial else {
                 return Err(Exception::throw_message(&ctx, "there is no such plugin"));
             };
-            let (hook, input) =
-                read(&asked).map_err(|why| Exception::throw_type(&ctx, &why))?;
+            let (hook, input) = read(&asked).map_err(|why| Exception::throw_type(&ctx, &why))?;
             state.wait(&ctx, async move {
                 let ran = trial.run(hook, input.clone()).await;
                 Ok(told(&input, ran).to_string())

@@ -39,7 +39,12 @@ async fn tested(text: &str) -> Told {
     .unwrap();
     let events: Arc<Mutex<Vec<Event>>> = Arc::default();
     let all = Arc::clone(&events);
-    let loaded = run("plugins/x", &file, Arc::new(move |event| all.lock().push(event))).await;
+    let loaded = run(
+        "plugins/x",
+        &file,
+        Arc::new(move |event| all.lock().push(event)),
+    )
+    .await;
     let events = std::mem::take(&mut *events.lock());
     Told {
         events,
@@ -152,7 +157,8 @@ async fn failures_say_what_and_where() {
     assert!(told.failure("load").message.contains("plugins/x/gone.js"));
     assert!(told.failure("nested").message.contains("within a test"));
     assert!(told.tests()[5].outcome.is_ok());
-    let is_line = |event: &Event| matches!(event, Event::Line(Level::Info, text) if text == "a line");
+    let is_line =
+        |event: &Event| matches!(event, Event::Line(Level::Info, text) if text == "a line");
     assert!(told.events.iter().any(is_line), "{:?}", told.events);
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, OnceLock},
@@ -274,6 +275,8 @@ pub(crate) fn files_of_examples() -> &'static Path {
         // Of `wonderland`, quick to compare.
         let alice = "alice:$2y$04$abcdefghijklmnopqrstuujZkTwHUiJ9XdZPwKfcfDo7dMp5DjlTu\n";
         fs::write(path.join("users.htpasswd"), alice).expect("it takes files");
+        let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins");
+        symlink(plugins, path.join("plugins")).expect("it takes links");
         (folder, path)
     });
     path

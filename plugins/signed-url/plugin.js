@@ -1,0 +1,61 @@
+// signed-url: lets requests pass whose URL was signed, for a short while and for one folder.
+import { keysOf, verify } from './token.js';
+
+const SHORTEST = 32;
+
+const read = ({ secrets = [], max_ttl = 90, leeway = 0, param = 'token', cookie = 'playback' }) => {
+  if (secrets.length === 0 || secrets.some((secret) => typeof secret !== 'string' || secret.length < SHORTEST)) {
+    throw new Error(`\`secrets\` has one secret or more, each of ${SHORTEST} characters at least`);
+  }
+  return { keys: keysOf(secrets), max_ttl, leeway, param, cookie };
+};
+
+let settings;
+
+const refuse = (status, error) =>
+  Response.json({ error }, { status, headers: { 'cache-control': 'no-store', ...(status === 401 && { 'www-authenticate': 'Bearer' }) } });
+
+// The token and the URL without it: a folder of its own (`/watch/~TOKEN/…`), a parameter, or a cookie.
+const shown = (request, { param, cookie }) => {
+  const url = request.nextUrl.clone();
+  const folders = url.pathname.split('/');
+  const at = folders.findIndex((folder) => folder.startsWith('~'));
+  if (at >= 0) {
+    const [folder] = folders.splice(at, 1);
+    url.pathname = folders.join('/');
+    return { token: folder.slice(1), url, isStripped: true };
+  }
+  const token = url.searchParams.get(param);
+  if (token !== null) {
+    url.searchParams.delete(param);
+    return { token, url, isStripped: true, isParam: true };
+  }
+  return { token: cookie && request.cookies.get(cookie)?.value, url };
+};
+
+export async function onRequest(request, ctx) {
+  settings ??= read(ctx.config);
+  const { max_ttl, leeway, cookie } = settings;
+  // What a backend takes for a `/` must not be part of a name here.
+  if (/%2f|%5c/i.test(request.nextUrl.pathname)) return refuse(400, 'path_invalid');
+  const { token, url, isStripped, isParam } = shown(request, settings);
+  if (!token) return refuse(401, 'token_missing');
+  const grant = await verify(await settings.keys, token, url.pathname);
+  if (grant === undefined) return refuse(401, 'token_invalid');
+  const left = grant.expires - Date.now() / 1000;
+  if (left + leeway <= 0) return refuse(401, 'token_expired');
+  if (left > max_ttl + leeway) return refuse(401, 'token_invalid');
+  // Neither the backend nor what it logs sees the token.
+  const response = isStripped ? NextResponse.rewrite(url) : NextResponse.next();
+  if (isParam && cookie) {
+    // A playlist names its segments relatively, without the parameter.
+    response.cookies.set(cookie, token, {
+      path: grant.prefix,
+      maxAge: Math.max(1, Math.floor(left)),
+      httpOnly: true,
+      sameSite: 'lax',
+      secure: url.protocol === 'https:',
+    });
+  }
+  return response;
+}

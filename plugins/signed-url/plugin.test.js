@@ -1,0 +1,101 @@
+import { assert, plugin, test } from 'edgeway:test';
+import { sign } from './token.js';
+
+const SECRET = 'a secret of 32 characters or more';
+const OTHER = 'another secret, for when it changes';
+const { onRequest } = plugin({ config: { secrets: [SECRET] } });
+const at = (path, cookie) => onRequest(new Request(`https://video.test${path}`, { headers: cookie ? { cookie } : {} }));
+const refusal = async (done, status = 401) => {
+  assert.equal(done.response?.status, status);
+  assert.equal(done.response.headers.get('cache-control'), 'no-store');
+  return (await done.response.json()).error;
+};
+
+test('a playlist and its segments pass with one token, below its folder', async () => {
+  const token = await sign(SECRET, '/watch/42/');
+  for (const path of ['/watch/42/index.m3u8', '/watch/42/720p/segment-1.ts?part=2']) {
+    const separator = path.includes('?') ? '&' : '?';
+    const done = await at(`${path}${separator}token=${token}`);
+    assert.equal(done.response, undefined);
+    assert.equal(done.rewrite, `https://video.test${path}`);
+  }
+  for (const path of ['/watch/43/index.m3u8', '/watch/42', '/watch/', '/', '/watch/421/x', '/x/watch/42/y']) {
+    assert.equal(await refusal(await at(`${path}?token=${token}`)), 'token_invalid', path);
+  }
+});
+
+test('in the path it stays with relative names', async () => {
+  const token = await sign(SECRET, '/watch/42/');
+  const playlist = new URL(`https://video.test/watch/42/~${token}/index.m3u8`);
+  const segment = new URL('720p/segment-1.ts', playlist);
+  const done = await at(segment.pathname);
+  assert.equal(done.rewrite, 'https://video.test/watch/42/720p/segment-1.ts');
+  assert.equal(done.headers.get('set-cookie'), null);
+  // A name that leaves the folder leaves the token behind.
+  const outside = new URL('../../../43/segment-1.ts', segment);
+  assert.equal(outside.pathname, '/watch/43/segment-1.ts');
+  assert.equal(await refusal(await at(outside.pathname)), 'token_missing');
+  assert.equal(await refusal(await at(`/watch/43/~${token}/segment-1.ts`)), 'token_invalid');
+});
+
+test('the parameter becomes a cookie of the folder', async () => {
+  const token = await sign(SECRET, '/watch/42/', 60);
+  const first = await at(`/watch/42/index.m3u8?token=${token}`);
+  assert.match(first.headers.get('set-cookie'), /^playback=\d+\.2\.[\w-]+; Path=\/watch\/42\/; Max-Age=(59|60); Secure; HttpOnly; SameSite=lax$/);
+  const next = await at('/watch/42/segment-1.ts', `playback=${token}`);
+  assert.equal(next.response, undefined);
+  assert.equal(next.rewrite, undefined);
+  assert.equal(await refusal(await at('/watch/43/segment-1.ts', `playback=${token}`)), 'token_invalid');
+});
+
+test('a token ends', async () => {
+  const good = await sign(SECRET, '/watch/42/', 90, Date.now() - 85_000);
+  assert.equal((await at(`/watch/42/a?token=${good}`)).response, undefined);
+  const late = await sign(SECRET, '/watch/42/', 90, Date.now() - 91_000);
+  assert.equal(await refusal(await at(`/watch/42/a?token=${late}`)), 'token_expired');
+  const lenient = plugin({ config: { secrets: [SECRET], leeway: 5 } });
+  assert.equal((await lenient.onRequest(`https://video.test/watch/42/a?token=${late}`)).response, undefined);
+});
+
+test('one that is good for too long is not taken', async () => {
+  const token = await sign(SECRET, '/watch/42/', 3600);
+  assert.equal(await refusal(await at(`/watch/42/a?token=${token}`)), 'token_invalid');
+});
+
+test('what was not signed is refused', async () => {
+  assert.equal(await refusal(await at('/watch/42/a')), 'token_missing');
+  assert.equal(await refusal(await at('/watch/42/a?token=')), 'token_missing');
+  const token = await sign(SECRET, '/watch/42/');
+  const [expires, depth, signature] = token.split('.');
+  const flipped = signature.startsWith('A') ? `B${signature.slice(1)}` : `A${signature.slice(1)}`;
+  for (const forged of [
+    'x', `${expires}.${depth}`, `${Number(expires) + 1}.${depth}.${signature}`, `${expires}.1.${signature}`, `${expires}.0.${signature}`,
+    `${expires}.99.${signature}`, `${expires}.${depth}.${flipped}`, `${token}A`, await sign(OTHER, '/watch/42/'),
+  ]) {
+    assert.equal(await refusal(await at(`/watch/42/a?token=${forged}`)), 'token_invalid', forged);
+  }
+});
+
+test('a slash in disguise is no way out of the folder', async () => {
+  const token = await sign(SECRET, '/watch/42/');
+  for (const path of ['/watch/42/x%2F..%2F..%2F43/a', '/watch/42/%5c../a']) {
+    assert.equal(await refusal(await at(`${path}?token=${token}`), 400), 'path_invalid', path);
+  }
+  assert.equal(await refusal(await at(`/watch/42/../43/a?token=${token}`)), 'token_invalid');
+});
+
+test('two secrets are good while one takes the place of the other', async () => {
+  const both = plugin({ config: { secrets: [OTHER, SECRET] } });
+  for (const secret of [SECRET, OTHER]) {
+    const done = await both.onRequest(`https://video.test/watch/42/a?token=${await sign(secret, '/watch/42/')}`);
+    assert.equal(done.response, undefined);
+  }
+});
+
+test('short secrets are refused', async () => {
+  for (const secrets of [undefined, [], ['short'], [SECRET, '']]) {
+    await assert.rejects(plugin({ config: { secrets } }).onRequest('https://video.test/'), /32 characters/);
+  }
+});
+
+test('a token is for a folder', () => assert.rejects(sign(SECRET, '/watch/42'), TypeError));

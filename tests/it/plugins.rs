@@ -1,0 +1,443 @@
+//! The plugins of the repository: their own tests, and the route of each README in a running
+//! gateway.
+
+use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
+
+use serde_json::json;
+
+use crate::{
+    cli::edgeway,
+    support::{
+        apps::ExpressApp,
+        client::{Request, Response, get},
+        gateway::Gateway,
+        origins::{EchoOrigin, NumberedOrigin, echoed},
+    },
+};
+
+const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+
+fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn names() -> Vec<String> {
+    let entries = fs::read_dir(folder().join("plugins")).expect("the folder is there");
+    let names = entries.map(|entry| {
+        let name = entry.expect("it can be read").file_name();
+        name.to_string_lossy().into_owned()
+    });
+    names.filter(|name| name != "types").collect()
+}
+
+/// The route that a plugin's README shows.
+fn route_of(name: &str) -> String {
+    let path = folder().join("plugins").join(name).join("README.md");
+    let text = fs::read_to_string(path).expect("each has a README");
+    let (_, rest) = text.split_once("```yaml\n").expect("it shows a route");
+    let (yaml, _) = rest.split_once("```").expect("the block ends");
+    yaml.to_owned()
+}
+
+/// A gateway with that route; `edit` may put other values into it.
+async fn with(name: &str, backend: impl ToString, edit: impl FnOnce(String) -> String) -> Gateway {
+    let yaml = format!(
+        "upstreams: {{ app: {{ backends: [\"{}\"] }} }}\n{}",
+        backend.to_string(),
+        edit(route_of(name)),
+    );
+    Gateway::start_in(&yaml, |beside| {
+        symlink(folder().join("plugins"), beside.join("plugins")).expect("it takes links");
+    })
+    .await
+}
+
+async fn of(gateway: &Gateway, target: &str, headers: &[(&str, &str)]) -> Response {
+    let request = headers.iter().fold(get(target), |request, (name, value)| {
+        request.header(name, *value)
+    });
+    gateway.send(&request).await
+}
+
+#[test]
+fn each_passes_its_own_tests_and_says_how() {
+    let names = names();
+    assert!(names.len() >= 5, "{names:?}");
+    for name in &names {
+        let folder = format!("plugins/{name}");
+        let ran = edgeway(&["plugin", "test", &folder]);
+        assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
+        assert!(ran.stdout.contains("ℹ fail 0"), "{}", ran.stdout);
+        let readme = fs::read_to_string(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join(&folder)
+                .join("README.md"),
+        );
+        assert!(
+            readme
+                .unwrap()
+                .contains(&format!("edgeway plugin test {folder}"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn ab_split_gives_a_visitor_one_variant_and_the_cache_an_answer_for_each() {
+    let origin = NumberedOrigin::start().await;
+    let gateway = with("ab-split", origin.address(), |yaml| yaml).await;
+    let first = of(&gateway, "/", &[]).await;
+    let cookie = first.header("set-cookie").expect("a new visitor gets it");
+    let variant = cookie.split(';').next().unwrap().to_owned();
+    assert!(variant == "ab=a" || variant == "ab=b", "{cookie}");
+    assert_eq!(first.header("vary"), Some("Cookie"));
+    // From now on it is the same, and no other cookie is set.
+    let again = of(&gateway, "/", &[("cookie", &variant)]).await;
+    assert_eq!(again.header("set-cookie"), None);
+    assert_eq!(again.header("x-cache-status"), Some("HIT"));
+    assert_eq!(again.text(), first.text());
+    let other = if variant == "ab=a" { "ab=b" } else { "ab=a" };
+    let other = of(&gateway, "/", &[("cookie", other)]).await;
+    assert_eq!(other.header("x-cache-status"), Some("MISS"));
+    assert_eq!(origin.settings().answers("/"), 2);
+}
+
+#[tokio::test]
+async fn ab_split_tells_the_backend_and_clients_cannot() {
+    let origin = EchoOrigin::start().await;
+    let gateway = with("ab-split", origin.address(), |yaml| yaml).await;
+    let headers = [("cookie", "ab=b"), ("x-variant", "z")];
+    let seen = of(&gateway, "/", &headers).await.json();
+    assert_eq!(echoed(&seen, "x-variant"), Some("b"));
+}
+
+#[tokio::test]
+async fn bot_filter_refuses_what_says_that_it_is_one() {
+    let origin = EchoOrigin::start().await;
+    let gateway = with("bot-filter", origin.address(), |yaml| yaml).await;
+    let refused = of(&gateway, "/", &[("user-agent", "sqlmap/1.8")]).await;
+    assert_eq!(refused.status(), 403);
+    assert_eq!(origin.counts().requests(), 0);
+    for agent in [BROWSER, "our-monitor/1 (SemrushBot)"] {
+        let passed = of(&gateway, "/", &[("user-agent", agent)]).await;
+        assert_eq!(passed.status(), 200, "{agent}");
+    }
+    assert_eq!(origin.counts().requests(), 2);
+}
+
+#[tokio::test]
+async fn maintenance_closes_the_site_to_all_but_those_who_work_on_it() {
+    let origin = EchoOrigin::start().await;
+    let gateway = with("maintenance", origin.address(), |yaml| yaml).await;
+    let page = of(&gateway, "/", &[("accept", "text/html")]).await;
+    assert_eq!(page.status(), 503);
+    assert_eq!(page.header("retry-after"), Some("600"));
+    assert!(
+        page.text().contains("<h1>Back soon</h1>"),
+        "{}",
+        page.text()
+    );
+    let json = of(&gateway, "/", &[]).await;
+    assert_eq!(
+        (json.status(), &json.json()["error"]),
+        (503, &json!("maintenance"))
+    );
+    assert_eq!(of(&gateway, "/health", &[]).await.status(), 200);
+    // Those who work on it, and everybody once it is over; both by a reload.
+    let base = format!(
+        "upstreams: {{ app: {{ backends: [\"{}\"] }} }}\n",
+        origin.address()
+    );
+    let route = route_of("maintenance");
+    for (from, to) in [("10.0.0.0/8", "127.0.0.0/8"), ("on: true", "on: false")] {
+        assert!(route.contains(from));
+        let open = gateway
+            .reload(&format!("{base}{}", route.replace(from, to)))
+            .await;
+        assert!(open, "{}", gateway.stderr());
+        assert_eq!(of(&gateway, "/", &[]).await.status(), 200, "{to}");
+        assert!(gateway.reload(&format!("{base}{route}")).await);
+        assert_eq!(of(&gateway, "/", &[]).await.status(), 503);
+    }
+}
+
+const SECRET: &str = "replace this by 32 random characters, or more";
+
+/// What an app in node makes, by the file that the README names.
+fn signed_in_node(prefix: &str, seconds: i64, ago: u64) -> String {
+    let main = "const { sign } = await import(process.argv[1]);
+        const [secret, prefix, seconds, ago] = process.argv.slice(2);
+        console.log(await sign(secret, prefix, Number(seconds), Date.now() - Number(ago) * 1000));";
+    let module = folder().join("plugins/signed-url/token.js");
+    let ran = Command::new("node")
+        .args(["--input-type=module", "-e", main])
+        .arg(module)
+        .args([SECRET, prefix, &seconds.to_string(), &ago.to_string()])
+        .output()
+        .expect("node is there");
+    assert!(
+        ran.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+}
+
+/// S-78: a token of 90 seconds, for the playlist and the segments of one folder.
+#[tokio::test]
+async fn signed_url_opens_one_folder_for_ninety_seconds() {
+    let origin = EchoOrigin::start().await;
+    let gateway = with("signed-url", origin.address(), |yaml| yaml).await;
+    assert_eq!(
+        of(&gateway, "/watch/42/index.m3u8", &[]).await.status(),
+        401
+    );
+    let token = signed_in_node("/watch/42/", 90, 0);
+    let playlist = of(
+        &gateway,
+        &format!("/watch/42/index.m3u8?token={token}&q=1"),
+        &[],
+    )
+    .await;
+    assert_eq!(playlist.status(), 200);
+    assert_eq!(playlist.json()["target"], "/watch/42/index.m3u8?q=1");
+    // Segments: by the cookie, and by the folder of the token.
+    let cookie = playlist.header("set-cookie").expect("segments need it");
+    assert!(cookie.contains("Path=/watch/42/; Max-Age="), "{cookie}");
+    let cookie = cookie.split(';').next().unwrap();
+    let segment = of(&gateway, "/watch/42/720p/1.ts", &[("cookie", cookie)]).await;
+    assert_eq!(segment.status(), 200);
+    let segment = of(&gateway, &format!("/watch/42/~{token}/720p/1.ts"), &[]).await;
+    assert_eq!(segment.json()["target"], "/watch/42/720p/1.ts");
+    // Another folder, and later.
+    let other = of(
+        &gateway,
+        &format!("/watch/43/index.m3u8?token={token}"),
+        &[],
+    )
+    .await;
+    assert_eq!(
+        (other.status(), &other.json()["error"]),
+        (401, &json!("token_invalid"))
+    );
+    let at = async |ago| {
+        let token = signed_in_node("/watch/42/", 90, ago);
+        of(&gateway, &format!("/watch/42/a?token={token}"), &[]).await
+    };
+    assert_eq!(at(80).await.status(), 200);
+    let late = at(96).await;
+    assert_eq!(
+        (late.status(), &late.json()["error"]),
+        (401, &json!("token_expired"))
+    );
+    assert_eq!(origin.counts().requests(), 4);
+    // As a parameter it is in no log.
+    let lines = gateway.log_lines(7).await;
+    let lines = lines
+        .iter()
+        .filter(|line| !line["path"].as_str().unwrap().contains('~'));
+    let lines: Vec<String> = lines.map(ToString::to_string).collect();
+    let signature = token.rsplit('.').next().unwrap();
+    assert!(!lines.concat().contains(signature), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn api_key_guards_an_express_app() {
+    let app = ExpressApp::start().await;
+    let gateway = with("api-key", app.address(), |yaml| {
+        // The app's `/echo` shows what reaches it.
+        yaml.replace("/api/*", "/*")
+    })
+    .await;
+    let nobody = of(&gateway, "/api/items", &[("x-client", "acme")]).await;
+    assert_eq!(
+        (nobody.status(), &nobody.json()["error"]),
+        (401, &json!("api_key_missing"))
+    );
+    let wrong = of(&gateway, "/api/items", &[("x-api-key", "ek_acme")]).await;
+    assert_eq!(wrong.json()["error"], "api_key_invalid");
+    let key = ("x-api-key", "ek_acme_example");
+    let write = |key: &str| {
+        Request::new("POST", "/api/items")
+            .header("x-api-key", key)
+            .header("content-type", "application/json")
+            .body(json!({ "name": "cup" }).to_string())
+    };
+    assert_eq!(gateway.send(&write("ek_acme_example")).await.status(), 201);
+    assert_eq!(
+        gateway.send(&write("ek_globex_example")).await.status(),
+        403
+    );
+    let list = of(&gateway, "/api/items", &[key]).await;
+    assert_eq!(list.json()[0]["name"], "cup");
+    let seen = of(&gateway, "/echo", &[key, ("x-client", "root")])
+        .await
+        .json();
+    assert_eq!(seen["headers"]["x-client"], "acme");
+    assert_eq!(seen["headers"]["x-plan"], "gold");
+    assert_eq!(seen["headers"]["x-api-key"], json!(null));
+    assert_eq!(app.stats().await["writes"], 1);
+    // The hashes are those that the command line makes.
+    let made = crate::cli::edgeway_fed(
+        &["hash", "api-key", "--stdin", "acme"],
+        "ek_acme_example_of_twenty",
+    );
+    assert!(made.stdout.starts_with("acme sha256:"), "{}", made.stdout);
+}
+
+#[tokio::test]
+async fn a_guard_that_fails_lets_nobody_pass() {
+    let origin = EchoOrigin::start().await;
+    let short = |yaml: String| yaml.replace(SECRET, "short");
+    let gateway = with("signed-url", origin.address(), short).await;
+    let token = signed_in_node("/watch/42/", 90, 0);
+    let failed = of(&gateway, &format!("/watch/42/a?token={token}"), &[]).await;
+    assert_eq!(failed.status(), 503);
+    assert_eq!(origin.counts().requests(), 0);
+    assert!(
+        gateway.stderr().contains("32 characters"),
+        "{}",
+        gateway.stderr()
+    );
+}
+
+fn new_plugin(within: &Path) -> String {
+    let plugins = within.join("plugins").display().to_string();
+    let made = edgeway(&["plugin", "new", "hello", "--in", &plugins]);
+    assert_eq!(made.status, 0, "{}", made.stderr);
+    format!("{plugins}/hello")
+}
+
+#[test]
+fn a_new_plugin_passes_its_tests_and_is_never_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = new_plugin(folder.path());
+    let ran = edgeway(&["plugin", "test", &made]);
+    assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
+    assert!(
+        ran.stdout.contains("ℹ tests 3\nℹ pass 3\nℹ fail 0\n"),
+        "{}",
+        ran.stdout
+    );
+    let plugin = Path::new(&made).join("plugin.js");
+    fs::write(&plugin, "// mine").unwrap();
+    let plugins = folder.path().join("plugins").display().to_string();
+    let again = edgeway(&["plugin", "new", "hello", "--in", &plugins]);
+    assert_eq!(again.status, 1);
+    assert!(
+        again.stderr.contains("is there already"),
+        "{}",
+        again.stderr
+    );
+    assert_eq!(fs::read_to_string(&plugin).unwrap(), "// mine");
+    for name in ["", "../x", "a/b", "a b", ".x"] {
+        let refused = edgeway(&["plugin", "new", name, "--in", &plugins]);
+        assert_eq!(refused.status, 1, "{name}");
+        assert!(
+            refused.stderr.contains("no name for a plugin"),
+            "{}",
+            refused.stderr
+        );
+    }
+}
+
+#[test]
+fn a_run_says_what_a_plugin_did_and_where_it_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = new_plugin(folder.path());
+    let file = format!("{made}/plugin.js");
+    let run = |more: &[&str]| edgeway(&[&["plugin", "run", &file, "GET"], more].concat());
+    let answered = run(&[
+        "/hello",
+        "--config",
+        "{\"greeting\":\"hi\"}",
+        "--client",
+        "192.0.2.7",
+    ]);
+    assert_eq!(answered.status, 0, "{}", answered.stderr);
+    assert!(
+        answered
+            .stdout
+            .starts_with("onRequest           answers 200 OK  ("),
+        "{}",
+        answered.stdout
+    );
+    assert!(
+        answered.stdout.contains("  body      hi, 192.0.2.7\n"),
+        "{}",
+        answered.stdout
+    );
+    let on = run(&["https://shop.test/", "--status", "404"]);
+    assert!(
+        on.stdout.contains("  request   set x-plugin: hello\n"),
+        "{}",
+        on.stdout
+    );
+    assert!(
+        on.stdout.contains("  answer    set x-plugin: hello\n"),
+        "{}",
+        on.stdout
+    );
+
+    let text = "export function onRequest(request) {\n  console.warn('here');\n  const a = null;\n  return a.b;\n}\n";
+    fs::write(&file, text).unwrap();
+    let failed = run(&["/"]);
+    assert_eq!(failed.status, 1);
+    for part in [
+        "failed (script)",
+        "TypeError",
+        &format!("({file}:4:"),
+        "console   warn  here",
+    ] {
+        assert!(failed.stdout.contains(part), "{part}: {}", failed.stdout);
+    }
+    fs::write(&file, "export function onRequest( {").unwrap();
+    let broken = run(&["/"]);
+    assert_eq!(broken.status, 1);
+    assert!(
+        broken.stdout.contains(&format!("{file}:1:")),
+        "{}",
+        broken.stdout
+    );
+    for wrong in [
+        vec!["no"],
+        vec!["/", "--config", "[]"],
+        vec!["/", "-H", "x"],
+    ] {
+        let refused = run(&wrong);
+        assert_eq!((refused.status, &*refused.stdout), (1, ""), "{wrong:?}");
+        assert!(
+            refused.stderr.starts_with("edgeway: `"),
+            "{}",
+            refused.stderr
+        );
+    }
+}
+
+#[test]
+fn tests_that_fail_say_so_and_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = new_plugin(folder.path());
+    let test = format!("{made}/more.test.js");
+    let text = "import { assert, test } from 'edgeway:test';\ntest('one', () => {});\ntest('two', () => {\n  assert.equal(1, 2);\n});\n";
+    fs::write(&test, text).unwrap();
+    let ran = edgeway(&["plugin", "test", &made]);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.stdout.contains("ℹ tests 5\nℹ pass 4\nℹ fail 1\n"),
+        "{}",
+        ran.stdout
+    );
+    let end = ran
+        .stdout
+        .split("✖ failing tests:")
+        .nth(1)
+        .expect("it names them");
+    assert!(end.contains("AssertionError: expected 2, got 1"), "{end}");
+    assert!(end.contains(&format!("({test}:4:")), "{end}");
+    assert!(!end.contains("edgeway/"), "{end}");
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let none = edgeway(&["plugin", "test", &empty.display().to_string()]);
+    assert_eq!(none.status, 1);
+    assert!(none.stderr.contains("no test in"), "{}", none.stderr);
+}
