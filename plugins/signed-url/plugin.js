@@ -3,9 +3,10 @@ import { keysOf, verify } from './token.js';
 
 const SHORTEST = 32;
 
-const read = ({ secrets = [], max_ttl = 90, leeway = 0, param = 'token', cookie = 'playback' }) => {
+const read = ({ secrets: written = [], secrets_from = [], max_ttl = 90, leeway = 0, param = 'token', cookie = 'playback' }, env) => {
+  const secrets = [...written, ...secrets_from.map((name) => env[name])];
   if (secrets.length === 0 || secrets.some((secret) => typeof secret !== 'string' || secret.length < SHORTEST)) {
-    throw new Error(`\`secrets\` has one secret or more, each of ${SHORTEST} characters at least`);
+    throw new Error(`\`secrets\` and \`secrets_from\` have one secret or more, each of ${SHORTEST} characters at least`);
   }
   return { keys: keysOf(secrets), max_ttl, leeway, param, cookie };
 };
@@ -34,7 +35,7 @@ const shown = (request, { param, cookie }) => {
 };
 
 export async function onRequest(request, ctx) {
-  settings ??= read(ctx.config);
+  settings ??= read(ctx.config, ctx.env);
   const { max_ttl, leeway, cookie } = settings;
   // What a backend takes for a `/` must not be part of a name here.
   if (/%2f|%5c/i.test(request.nextUrl.pathname)) return refuse(400, 'path_invalid');

@@ -92,6 +92,14 @@ test('two secrets are good while one takes the place of the other', async () => 
   }
 });
 
+test('secrets may come from the environment', async () => {
+  const { onRequest } = plugin({ config: { secrets_from: ['PLAYBACK'] }, env: { PLAYBACK: OTHER } });
+  const done = await onRequest(`https://video.test/watch/42/a?token=${await sign(OTHER, '/watch/42/')}`);
+  assert.equal(done.response, undefined);
+  const unset = plugin({ config: { secrets_from: ['PLAYBACK'] } });
+  await assert.rejects(unset.onRequest('https://video.test/'), /32 characters/);
+});
+
 test('short secrets are refused', async () => {
   for (const secrets of [undefined, [], ['short'], [SECRET, '']]) {
     await assert.rejects(plugin({ config: { secrets } }).onRequest('https://video.test/'), /32 characters/);

@@ -74,8 +74,8 @@ pub(super) async fn run(options: &Options) -> Outcome {
     let env = env(&options.env)?;
     let shown = options.file.display().to_string();
     let folder = shown.rsplit_once('/').map_or(".", |(folder, _)| folder);
-    let loaded = Source::read(folder, &options.file)
-        .and_then(|source| Trial::load(source, config, env));
+    let loaded =
+        Source::read(folder, &options.file).and_then(|source| Trial::load(source, config, env));
     let trial = match loaded {
         Ok(trial) => trial,
         Err(failure) => {
@@ -115,8 +115,8 @@ pub(super) async fn run(options: &Options) -> Outcome {
 fn env(names: &[String]) -> Result<String, String> {
     let mut all = serde_json::Map::new();
     for name in names {
-        let value = std::env::var(name)
-            .map_err(|_| format!("the environment has no variable `{name}`"))?;
+        let value =
+            std::env::var(name).map_err(|_| format!("the environment has no variable `{name}`"))?;
         all.insert(name.clone(), value.into());
     }
     Ok(Value::Object(all).to_string())

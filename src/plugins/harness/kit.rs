@@ -115,7 +115,11 @@ impl Kit {
     fn plugins<'js>(&self, ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
         let (shown, folder) = (self.shown.clone(), self.folder.clone());
         let plugins = Arc::clone(&self.plugins);
-        let load = move |ctx: Ctx<'js>, file: String, config: String, env: String| -> Result<Vec<String>> {
+        let load = move |ctx: Ctx<'js>,
+                         file: String,
+                         config: String,
+                         env: String|
+              -> Result<Vec<String>> {
             let name = file.trim_start_matches("./");
             let loaded = Source::read(&shown, &folder.join(name))
                 .and_then(|source| Trial::load(source, config, env));

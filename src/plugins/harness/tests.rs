@@ -55,11 +55,13 @@ async fn tested(text: &str) -> Told {
 
 impl Told {
     fn tests(&self) -> Vec<&Tested> {
-        let tested = |event| match event {
-            Event::Tested(tested) => Some(tested),
-            Event::Line(..) => None,
-        };
-        self.events.iter().filter_map(tested).collect()
+        let mut all = Vec::new();
+        for event in &self.events {
+            if let Event::Tested(tested) = event {
+                all.push(tested);
+            }
+        }
+        all
     }
 
     #[track_caller]

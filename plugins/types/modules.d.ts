@@ -1,0 +1,70 @@
+// Modules that the gateway has built in. (A file without imports: so they are declared, not added to.)
+
+declare module 'next/server' {
+  export const NextResponse: typeof globalThis.NextResponse;
+  export type NextResponse = globalThis.NextResponse;
+  export type NextRequest = import('./plugin.d.ts').HookRequest;
+}
+
+/** What `edgeway plugin test` gives to tests. */
+declare module 'edgeway:test' {
+  type Ask = Request | string | URL;
+
+  interface CallContext {
+    ip?: string;
+    requestId?: string;
+    route?: string;
+    /** For hooks that get an answer. */
+    request?: Ask;
+  }
+
+  interface Done {
+    /** The plugin's own answer. */
+    response?: Response;
+    /** Where the request is rewritten to. */
+    rewrite?: string;
+    /** What `onCacheKey` or `onRoute` gave back. */
+    value?: string;
+    /** The request as it goes on. */
+    request: Request;
+    /** Of the answer under way, with what the hook changed. */
+    status?: number;
+    headers: Headers;
+    console: { level: 'error' | 'warn' | 'info' | 'debug'; text: string }[];
+    /** Milliseconds. */
+    cpu: number;
+    wall: number;
+  }
+
+  interface Loaded {
+    /** The names of those that it exports. */
+    hooks: string[];
+    onRequest(request: Ask, context?: CallContext): Promise<Done>;
+    onCacheKey(request: Ask, context?: CallContext): Promise<Done>;
+    onRoute(request: Ask, context?: CallContext): Promise<Done>;
+    onUpstreamRequest(request: Ask, context?: CallContext): Promise<Done>;
+    onUpstreamResponse(response: Response, context?: CallContext): Promise<Done>;
+    onResponse(response: Response, context?: CallContext): Promise<Done>;
+    onError(failed: { status: number; reason?: string }, context?: CallContext): Promise<Done>;
+  }
+
+  export function test(name: string, run: () => unknown): void;
+  export default test;
+
+  /** Loads the plugin as a route does: `./plugin.js` unless `file` says otherwise. */
+  export function plugin(options?: { file?: string; config?: object; env?: { [name: string]: string } }): Loaded;
+
+  type Expected = RegExp | (new (...values: any[]) => Error) | ((error: any) => boolean) | { [key: string]: unknown };
+
+  export const assert: {
+    (value: unknown, message?: string): asserts value;
+    ok(value: unknown, message?: string): asserts value;
+    /** By `Object.is`. */
+    equal(actual: unknown, expected: unknown, message?: string): void;
+    notEqual(actual: unknown, expected: unknown, message?: string): void;
+    deepEqual(actual: unknown, expected: unknown, message?: string): void;
+    match(text: unknown, expression: RegExp, message?: string): void;
+    throws(run: () => unknown, expected?: Expected | string, message?: string): void;
+    rejects(what: Promise<unknown> | (() => Promise<unknown>), expected?: Expected | string, message?: string): Promise<void>;
+  };
+}

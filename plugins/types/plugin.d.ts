@@ -1,0 +1,138 @@
+/// <reference path="./modules.d.ts" />
+
+// Types of Edgeway plugins. What they mean: docs/plugins.md.
+
+
+type Awaitable<T> = T | Promise<T>;
+
+/** Anything that JSON can say. */
+export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
+
+export interface Cookie {
+  name: string;
+  value: string;
+}
+
+/** The attributes of a cookie that an answer sets. */
+export interface CookieOptions {
+  domain?: string;
+  expires?: Date | number;
+  httpOnly?: boolean;
+  /** In seconds. */
+  maxAge?: number;
+  partitioned?: boolean;
+  /** `/` if absent. */
+  path?: string;
+  priority?: 'low' | 'medium' | 'high';
+  sameSite?: true | 'strict' | 'lax' | 'none';
+  secure?: boolean;
+}
+
+/** The cookies that a request brought; changes go into its head. */
+export interface RequestCookies extends Iterable<[string, Cookie]> {
+  readonly size: number;
+  get(name: string | { name: string }): Cookie | undefined;
+  getAll(name?: string | { name: string }): Cookie[];
+  has(name: string | { name: string }): boolean;
+  set(name: string, value: string): this;
+  set(cookie: Cookie): this;
+  delete(name: string): boolean;
+  delete(names: string[]): boolean[];
+  clear(): this;
+  toString(): string;
+}
+
+/** The cookies that an answer sets. */
+export interface ResponseCookies {
+  get(name: string | { name: string }): Cookie | undefined;
+  getAll(name?: string | { name: string }): Cookie[];
+  has(name: string | { name: string }): boolean;
+  set(name: string, value: string, options?: CookieOptions): this;
+  set(cookie: Cookie & CookieOptions): this;
+  delete(name: string, options?: CookieOptions): this;
+  delete(cookie: { name: string } & CookieOptions): this;
+  toString(): string;
+}
+
+/** A URL that a proxy of Next.js can copy and change. */
+export interface NextURL extends URL {
+  readonly basePath: string;
+  readonly locale: string;
+  clone(): NextURL;
+}
+
+/** The request under way. What is set in its headers reaches the backend. */
+export interface HookRequest {
+  readonly method: string;
+  /** As the client sees it. */
+  readonly url: string;
+  readonly ip: string;
+  readonly headers: Headers;
+  readonly cookies: RequestCookies;
+  readonly nextUrl: NextURL;
+}
+
+/** The answer under way. */
+export interface HookResponse {
+  status: number;
+  readonly ok: boolean;
+  readonly headers: Headers;
+  readonly cookies: ResponseCookies;
+}
+
+/** Values under keys, the plugin's own. */
+export interface Kv {
+  get<T = Json>(key: string): Promise<T | undefined>;
+  /** `ttl` in seconds; without it the value stays. */
+  put(key: string, value: Json, options?: { ttl?: number }): Promise<void>;
+  delete(key: string): Promise<void>;
+  increment(key: string, by?: number, options?: { ttl?: number }): Promise<number>;
+}
+
+export interface Context<Config = { [key: string]: any }> {
+  readonly config: Config;
+  readonly env: { readonly [name: string]: string };
+  readonly kv: Kv;
+  readonly request: HookRequest;
+  readonly ip: string;
+  readonly requestId: string;
+  readonly route: string;
+}
+
+/** Why there is no answer of the backend. */
+export interface Failed {
+  readonly status: number;
+  /** A fixed word, the same as in logs and metrics; may be empty. */
+  readonly reason: string;
+}
+
+export type OnRequest<C = any> = (request: HookRequest, ctx: Context<C>) => Awaitable<Response | null | undefined | void>;
+export type OnCacheKey<C = any> = (request: HookRequest, ctx: Context<C>) => Awaitable<string | null | undefined | void>;
+export type OnRoute<C = any> = (request: HookRequest, ctx: Context<C>) => Awaitable<string | null | undefined | void>;
+export type OnUpstreamRequest<C = any> = (request: HookRequest, ctx: Context<C>) => Awaitable<void>;
+export type OnUpstreamResponse<C = any> = (response: HookResponse, ctx: Context<C>) => Awaitable<void>;
+export type OnResponse<C = any> = (response: HookResponse, ctx: Context<C>) => Awaitable<void>;
+export type OnError<C = any> = (failed: Failed, ctx: Context<C>) => Awaitable<Response | null | undefined | void>;
+
+interface NextResponseInit extends ResponseInit {
+  request?: { headers?: Headers };
+}
+
+/** As in Next.js. */
+interface NextResponseConstructor {
+  new (body?: BodyInit | null, init?: ResponseInit): NextResponse;
+  readonly prototype: NextResponse;
+  json(value: any, init?: ResponseInit): NextResponse;
+  redirect(url: string | URL, init?: number | ResponseInit): NextResponse;
+  /** To another path of the same host. */
+  rewrite(url: string | URL, init?: NextResponseInit): NextResponse;
+  next(init?: NextResponseInit): NextResponse;
+}
+
+declare global {
+  interface NextResponse extends Response {
+    readonly cookies: ResponseCookies;
+  }
+  /** There without an import; `next/server` has it too. */
+  var NextResponse: NextResponseConstructor;
+}
