@@ -300,6 +300,33 @@ async fn a_guard_that_fails_lets_nobody_pass() {
     );
 }
 
+#[test]
+fn check_says_where_a_plugin_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = new_plugin(folder.path());
+    let yaml = "listeners: [{ address: 127.0.0.1:8080 }]
+routes:
+  - match: { path: /* }
+    respond: ok
+    plugins: [{ file: plugins/hello/plugin.js }]
+";
+    let config = folder.path().join("edgeway.yaml");
+    fs::write(&config, yaml).unwrap();
+    let config = config.display().to_string();
+    let right = edgeway(&["check", "-c", &config]);
+    assert_eq!(right.status, 0, "{}", right.stderr);
+    let text = "// a comment\nexport function onRequest(request {}\n";
+    fs::write(Path::new(&made).join("plugin.js"), text).unwrap();
+    let wrong = edgeway(&["check", "-c", &config]);
+    assert_eq!(wrong.status, 1);
+    for part in [
+        "edgeway.yaml:5:23: error: plugin `hello` cannot be loaded",
+        "plugins/hello/plugin.js:2:",
+    ] {
+        assert!(wrong.stderr.contains(part), "{part}: {}", wrong.stderr);
+    }
+}
+
 fn new_plugin(within: &Path) -> String {
     let plugins = within.join("plugins").display().to_string();
     let made = edgeway(&["plugin", "new", "hello", "--in", &plugins]);

@@ -4,7 +4,7 @@ mod new;
 mod run;
 mod test;
 
-use std::{future::Future, process::ExitCode};
+use std::{fmt::Write as _, future::Future, process::ExitCode};
 
 use clap::Subcommand;
 
@@ -61,14 +61,14 @@ fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
 /// A failure with its trace, each line behind `indent`; without what of it is ours.
 fn trace(failure: &Failure, indent: &str) -> String {
     let both = failure.message.lines().chain(failure.stack.lines());
-    let lines = both.filter(|line| !line.contains("(edgeway/")).map(|line| {
+    let mut text = String::new();
+    for line in both.filter(|line| !line.contains("(edgeway/")) {
         let line = line.trim();
-        let indent = if line.starts_with("at ") { "    " } else { "" };
-        format!("{indent}{line}")
-    });
-    lines
-        .map(|line| format!("{indent}{line}\n"))
-        .collect::<String>()
+        let deeper = if line.starts_with("at ") { "    " } else { "" };
+        // Writing to a string cannot fail.
+        let _infallible = writeln!(text, "{indent}{deeper}{line}");
+    }
+    text
 }
 
 /// Milliseconds, as node prints them.

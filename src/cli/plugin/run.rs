@@ -163,7 +163,7 @@ fn input(options: &Options) -> Result<Input, String> {
         Some(path) => format!("http://localhost/{path}"),
         None => options.url.clone(),
     };
-    let url = Url::parse(&whole).ok().filter(|url| url.has_host());
+    let url = Url::parse(&whole).ok().filter(Url::has_host);
     let url = url.ok_or_else(|| {
         format!(
             "`{}` is neither a path such as /x nor a URL such as https://shop.example.com/x",

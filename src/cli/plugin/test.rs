@@ -1,6 +1,7 @@
 //! `edgeway plugin test DIR`, which prints as node's test runner does.
 
 use std::{
+    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -145,7 +146,8 @@ fn summary(count: &Count, took: Duration) -> String {
             .as_ref()
             .err()
             .map_or_else(String::new, |failure: &Failure| trace(failure, "  "));
-        text.push_str(&format!("\n{file}\n{}\n{why}", line(test)));
+        // Writing to a string cannot fail.
+        let _infallible = write!(text, "\n{file}\n{}\n{why}", line(test));
     }
     text
 }

@@ -42,10 +42,6 @@ pub const ROUTE_KEYS: &[&str] = &[
     "websocket",
 ];
 
-// What the design has and this version has not: refused by name, so that nobody takes a
-// key that does nothing for protection.
-const ROUTE_LATER: &[&str] = &["plugins"];
-
 type Entry = (Key, Node);
 
 impl File {
@@ -85,7 +81,7 @@ impl Sections<'_> {
             return None;
         };
         for (key, _) in entries {
-            self.known(key, KEYS, &[], &[], self.node);
+            self.known(key, KEYS, &[], self.node);
         }
         Some(File {
             listeners: self.listeners(),
@@ -137,7 +133,7 @@ impl Sections<'_> {
         let filters = self.filters;
         if let Some(level) = self.node.get("defaults") {
             for (key, _) in &entries {
-                self.known(key, &[], filters, ROUTE_LATER, level);
+                self.known(key, &[], filters, level);
             }
         }
         entries
@@ -164,7 +160,7 @@ impl Sections<'_> {
                 filters.push((key.clone(), value.clone()));
             } else if ROUTE_KEYS.contains(&key.name.as_str()) {
                 keys.push((key.clone(), value.clone()));
-            } else if let Some(meant) = self.known(key, ROUTE_KEYS, self.filters, ROUTE_LATER, node)
+            } else if let Some(meant) = self.known(key, ROUTE_KEYS, self.filters, node)
                 && ROUTE_KEYS.contains(&meant.as_str())
             {
                 // Told. Read on as if it were right, for what is wrong in its value.
@@ -189,15 +185,10 @@ impl Sections<'_> {
         key: &Key,
         keys: &[&str],
         filters: &[&str],
-        later: &[&str],
         level: &Node,
     ) -> Option<String> {
         let name = key.name.as_str();
         if keys.contains(&name) || filters.contains(&name) {
-            return None;
-        }
-        if later.contains(&name) {
-            self.found.push(not_yet(key));
             return None;
         }
         let absent = || {
@@ -278,15 +269,6 @@ impl Sections<'_> {
             }
         }
     }
-}
-
-fn not_yet(key: &Key) -> Diagnostic {
-    Diagnostic::error(
-        "edgeway::config::not_supported_yet",
-        key.place,
-        format!("`{}` is not supported yet", key.name),
-    )
-    .help("remove it: a key is never accepted and ignored")
 }
 
 /// A file's first character, for what the whole of it lacks.

@@ -176,21 +176,6 @@ routes:
 }
 
 #[test]
-fn what_comes_later_is_refused_by_name() {
-    let text = r#"
-listeners: [{ address: ":443" }]
-upstreams: { a: { backends: [127.0.0.1:1] } }
-defaults: { plugins: [] }
-routes: [{ match: {}, upstream: a, plugins: [] }]
-"#;
-    let told = file(text).unwrap_err();
-    assert_eq!(told.len(), 2, "{told:#?}");
-    for problem in told {
-        assert!(problem.contains("is not supported yet"), "{problem}");
-    }
-}
-
-#[test]
 fn listeners_and_routes_are_needed() {
     assert_eq!(
         file("admin: {}").unwrap_err(),

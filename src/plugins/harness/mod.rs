@@ -71,12 +71,12 @@ pub async fn run(
             call.outcome = Some(Err(Failure::new(Kind::Wall, why)));
             break;
         }
-        match tokio::time::timeout(PATIENCE, first(&mut call.waiting)).await {
-            Ok((promise, settled)) => call = isolate.settle(call, promise, settled),
-            Err(_) => {
-                let why = format!("it waited for more than {PATIENCE:?}");
-                call.outcome = Some(Err(Failure::new(Kind::Wall, why)));
-            }
+        let next = tokio::time::timeout(PATIENCE, first(&mut call.waiting)).await;
+        if let Ok((promise, settled)) = next {
+            call = isolate.settle(call, promise, settled);
+        } else {
+            let why = format!("it waited for more than {PATIENCE:?}");
+            call.outcome = Some(Err(Failure::new(Kind::Wall, why)));
         }
     }
     if let Some(Err(failure)) = call.outcome.take() {
