@@ -104,12 +104,13 @@ fn utf8_encode(ctx: Ctx<'_>, text: String) -> Result<ArrayBuffer<'_>> {
     ArrayBuffer::new(ctx, text.into_bytes())
 }
 
-fn utf8_decode<'js>(bytes: TypedArray<'js, u8>, fatal: bool) -> Result<Option<String>> {
+#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
+fn utf8_decode(bytes: TypedArray<'_, u8>, fatal: bool) -> Option<String> {
     let bytes = super::host::copied(Some(&bytes), None).unwrap_or_default();
     if fatal {
-        return Ok(std::str::from_utf8(&bytes).ok().map(str::to_owned));
+        return std::str::from_utf8(&bytes).ok().map(str::to_owned);
     }
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
@@ -125,7 +126,7 @@ fn btoa(text: String) -> Option<String> {
 fn atob(text: String) -> Option<String> {
     let coded: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     let mut coded = coded.as_str();
-    if coded.len() % 4 == 0 {
+    if coded.len().is_multiple_of(4) {
         coded = coded.strip_suffix('=').unwrap_or(coded);
         coded = coded.strip_suffix('=').unwrap_or(coded);
     }
@@ -149,7 +150,7 @@ fn digest_of<'js>(
     ArrayBuffer::new_copy(ctx, digest::digest(algorithm, &data).as_ref())
 }
 
-fn key<'js>(hash: &str, key: &TypedArray<'js, u8>) -> hmac::Key {
+fn key(hash: &str, key: &TypedArray<'_, u8>) -> hmac::Key {
     let algorithm = match hash {
         "SHA-1" => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
         "SHA-384" => hmac::HMAC_SHA384,
