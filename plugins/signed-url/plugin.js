@@ -26,10 +26,12 @@ const shown = (request, { param, cookie }) => {
     url.pathname = folders.join('/');
     return { token: folder.slice(1), url, isStripped: true };
   }
-  const token = url.searchParams.get(param);
-  if (token !== null) {
-    url.searchParams.delete(param);
-    return { token, url, isStripped: true, isParam: true };
+  // The rest of the query goes on as it was written.
+  const pairs = url.search.slice(1).split('&');
+  const [own] = pairs.filter((pair) => pair.startsWith(`${param}=`));
+  if (own !== undefined) {
+    url.search = pairs.filter((pair) => !pair.startsWith(`${param}=`)).join('&');
+    return { token: own.slice(param.length + 1), url, isStripped: true, isParam: true };
   }
   return { token: cookie && request.cookies.get(cookie)?.value, url };
 };

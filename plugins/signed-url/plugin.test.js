@@ -19,6 +19,8 @@ test('a playlist and its segments pass with one token, below its folder', async 
     assert.equal(done.response, undefined);
     assert.equal(done.rewrite, `https://video.test${path}`);
   }
+  const done = await at(`/watch/42/a?x=%20+%C3%BC&token=${token}&y`);
+  assert.equal(done.rewrite, 'https://video.test/watch/42/a?x=%20+%C3%BC&y');
   for (const path of ['/watch/43/index.m3u8', '/watch/42', '/watch/', '/', '/watch/421/x', '/x/watch/42/y']) {
     assert.equal(await refusal(await at(`${path}?token=${token}`)), 'token_invalid', path);
   }

@@ -179,7 +179,8 @@ fn signed_in_node(prefix: &str, seconds: i64, ago: u64) -> String {
         "{}",
         String::from_utf8_lossy(&ran.stderr)
     );
-    String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+    let token = String::from_utf8(ran.stdout).expect("tokens are ASCII");
+    token.trim().to_owned()
 }
 
 /// S-78: a token of 90 seconds, for the playlist and the segments of one folder.
@@ -238,6 +239,34 @@ async fn signed_url_opens_one_folder_for_ninety_seconds() {
     let lines: Vec<String> = lines.map(ToString::to_string).collect();
     let signature = token.rsplit('.').next().unwrap();
     assert!(!lines.concat().contains(signature), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn signed_url_shares_what_the_cache_keeps_as_its_readme_says() {
+    let origin = NumberedOrigin::start().await;
+    let cached = "upstream: app\n    cache: { ttl: 1min, key: { ignore_query: [token] }, anonymous_cookies: [playback] }";
+    let gateway = with("signed-url", origin.address(), |yaml| {
+        yaml.replace("upstream: app", cached)
+    })
+    .await;
+    let tokens = [60, 90].map(|seconds| signed_in_node("/watch/42/", seconds, 0));
+    for (token, outcome) in tokens.iter().zip(["MISS", "HIT"]) {
+        let playlist = of(&gateway, &format!("/watch/42/a.m3u8?token={token}"), &[]).await;
+        assert_eq!(playlist.header("x-cache-status"), Some(outcome));
+        assert!(
+            playlist
+                .header("set-cookie")
+                .expect("each has its own")
+                .contains(token)
+        );
+    }
+    for (token, outcome) in tokens.iter().zip(["MISS", "HIT"]) {
+        let cookie = format!("playback={token}");
+        let segment = of(&gateway, "/watch/42/1.ts", &[("cookie", &cookie)]).await;
+        assert_eq!(segment.header("x-cache-status"), Some(outcome));
+    }
+    // What is kept is for nobody without a token.
+    assert_eq!(of(&gateway, "/watch/42/1.ts", &[]).await.status(), 401);
 }
 
 #[tokio::test]
