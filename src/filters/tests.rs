@@ -35,14 +35,27 @@ fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
 fn mapping(entry: &Entry) -> Option<(Value, Vec<(String, Value)>)> {
     let mut generator = SchemaGenerator::default();
     let schema = entry.schema(&mut generator).to_value();
+    keys_of(&schema, &Value::Object(generator.take_definitions(true)))
+}
+
+/// The same of what a filter has a list of.
+fn item(entry: &Entry) -> Option<(Value, Vec<(String, Value)>)> {
+    let mut generator = SchemaGenerator::default();
+    let schema = entry.schema(&mut generator).to_value();
     let definitions = Value::Object(generator.take_definitions(true));
     let forms = forms(&schema, &definitions);
+    let list = forms.into_iter().find(|form| form["type"] == "array")?;
+    keys_of(&list["items"], &definitions)
+}
+
+fn keys_of(schema: &Value, definitions: &Value) -> Option<(Value, Vec<(String, Value)>)> {
+    let forms = forms(schema, definitions);
     let full = forms.into_iter().find(|form| form["type"] == "object")?;
     let properties = full["properties"].as_object()?.clone();
     let properties = properties
         .into_iter()
         .map(|(key, schema)| {
-            let mut whole = resolved(&schema, &definitions);
+            let mut whole = resolved(&schema, definitions);
             // What is said of the property counts more than what is said of its type.
             if let Some(description) = schema.get("description") {
                 whole["description"] = description.clone();
@@ -105,11 +118,15 @@ fn what_is_printed_of_a_default_reads_back_as_the_same() {
 #[test]
 fn a_slip_of_the_finger_in_a_key_is_told_with_what_was_meant() {
     for entry in FILTERS {
-        let Some((_, keys)) = mapping(entry) else {
+        let written = |key: &str| match mapping(entry) {
+            Some(_) => format!("{{ {key}x: 1 }}"),
+            None => format!("[{{ {key}x: 1 }}]"),
+        };
+        let Some((_, keys)) = mapping(entry).or_else(|| item(entry)) else {
             continue;
         };
         for (key, _) in keys {
-            let (compiled, diagnostics) = compile(entry, &format!("{{ {key}x: 1 }}"));
+            let (compiled, diagnostics) = compile(entry, &written(&key));
             assert!(!compiled, "{}.{key}x was accepted", entry.name);
             let told = diagnostics.list().iter().any(|problem| {
                 problem.message.contains(&format!("`{key}x`"))
@@ -125,7 +142,8 @@ fn a_slip_of_the_finger_in_a_key_is_told_with_what_was_meant() {
 
 #[test]
 fn a_filter_without_keys_refuses_a_mapping() {
-    for entry in FILTERS.iter().filter(|entry| mapping(entry).is_none()) {
+    let without = |entry: &&Entry| mapping(entry).is_none() && item(entry).is_none();
+    for entry in FILTERS.iter().filter(without) {
         let mut generator = SchemaGenerator::default();
         let schema = entry.schema(&mut generator).to_value().to_string();
         let all = format!("{schema}{:?}", generator.take_definitions(true));
@@ -139,7 +157,7 @@ fn a_filter_without_keys_refuses_a_mapping() {
 #[test]
 fn an_editor_is_told_what_each_key_does_and_which_there_are() {
     for entry in FILTERS {
-        let Some((full, keys)) = mapping(entry) else {
+        let Some((full, keys)) = mapping(entry).or_else(|| item(entry)) else {
             continue;
         };
         assert_eq!(full["additionalProperties"], false, "{}", entry.name);
@@ -158,7 +176,8 @@ fn each_page_of_the_docs_names_every_key() {
         let path = docs.join(format!("{}.md", entry.name));
         let page = std::fs::read_to_string(&path)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        for (key, _) in mapping(entry).map_or_else(Vec::new, |(_, keys)| keys) {
+        let keys = mapping(entry).or_else(|| item(entry));
+        for (key, _) in keys.map_or_else(Vec::new, |(_, keys)| keys) {
             assert!(
                 page.contains(&format!("`{key}`")),
                 "{}: nothing about `{key}`",
