@@ -18,6 +18,7 @@ mod idle_close;
 mod kill;
 mod level2;
 mod overload;
+mod plugin_attacks;
 mod purge_races;
 mod redis_lost;
 mod reload_storm;
@@ -33,7 +34,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 20] = [
+const DRILLS: [&str; 21] = [
     "balance",
     "kill9",
     "idle-close",
@@ -54,6 +55,7 @@ const DRILLS: [&str; 20] = [
     "purge-races",
     "crawl",
     "cache-memory",
+    "plugin-attacks",
 ];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
@@ -105,6 +107,7 @@ async fn main() -> ExitCode {
             "level2" => level2::run(&mut report).await,
             "purge-races" => purge_races::run(&mut report).await,
             "crawl" => crawl::run(&mut report).await,
+            "plugin-attacks" => plugin_attacks::run(&mut report).await,
             "cache-memory" => cache_memory::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,
             _ => hang::run(&mut report).await,

@@ -1,0 +1,149 @@
+//! Plugins that loop, swallow memory, recurse or never end, while others are served: the
+//! offender gets the answer that was configured, the others hardly notice, and nothing of it
+//! stays behind.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    Report,
+    support::{
+        client::get,
+        gateway::{Gateway, rss_of},
+        load::paced,
+    },
+};
+
+const ATTACKS: [(&str, &str); 9] = [
+    ("loop", "for (;;);"),
+    ("caught", "for (;;) { try { for (;;); } catch {} }"),
+    ("awaited", "await 0; for (;;);"),
+    ("microtasks", "for (;;) await 0;"),
+    ("behind", "Promise.resolve().then(() => { for (;;); });"),
+    ("regex", "/(a+)+$/.test('a'.repeat(40) + 'b');"),
+    (
+        "memory",
+        "const all = []; for (;;) all.push(new Uint8Array(1 << 16));",
+    ),
+    ("recursion", "const f = () => f() + 1; f();"),
+    ("never", "await new Promise(() => {});"),
+];
+/// The wall limit of a plugin, and what a busy machine adds to it.
+const WALL: Duration = Duration::from_millis(250);
+const SLACK: Duration = Duration::from_millis(250);
+const RATE: u32 = 200;
+/// Attacks in a second: each holds a worker for the 5 ms that it is given.
+const ATTACKERS: u32 = 10;
+const LENGTH: Duration = Duration::from_secs(3);
+const PAIRS: usize = 5;
+const KILLS: usize = 10_000;
+
+/// A plugin that does what the path asks for.
+fn plugin() -> String {
+    let cases = ATTACKS
+        .iter()
+        .map(|(name, code)| format!("    case '{name}': {{ {code} break; }}\n"));
+    format!(
+        "export async function onRequest(req) {{\n  switch (req.nextUrl.pathname.split('/')[2]) {{\n{}  }}\n}}\n",
+        cases.collect::<String>()
+    )
+}
+
+const QUIET: &str = "export function onRequest(req) {
+  if (req.headers.get('x-none')) return new Response('no', { status: 403 });
+  req.headers.set('x-seen', req.headers.get('host'));
+}
+";
+
+async fn front() -> Gateway {
+    let yaml = "
+listeners: [{ address: 127.0.0.1:0, limits: { connections_per_ip: 10000 } }]
+routes:
+- match: { path: /attack/* }
+  respond: { body: went on }
+  plugins:
+  - { file: plugins/attack/plugin.js, on_error: fail, breaker: { failures: 4000000000 } }
+- match: { path: /quiet }
+  respond: { body: quiet }
+  plugins: [{ file: plugins/quiet/plugin.js }]
+";
+    Gateway::start_in(yaml, |folder| {
+        for (name, text) in [("attack", plugin()), ("quiet", QUIET.to_owned())] {
+            let folder = folder.join("plugins").join(name);
+            std::fs::create_dir_all(&folder).expect("the folder is ours");
+            std::fs::write(folder.join("plugin.js"), text).expect("the folder is ours");
+        }
+    })
+    .await
+}
+
+pub(crate) async fn run(report: &mut Report) {
+    let gateway = front().await;
+    let to = gateway.address();
+    for (kind, _) in ATTACKS {
+        let begun = Instant::now();
+        let answer = gateway.get(&format!("/attack/{kind}")).await;
+        let took = begun.elapsed();
+        report.check(
+            answer.status() == 503 && took <= WALL + SLACK,
+            format_args!("{kind}: {} after {took:?}", answer.status()),
+        );
+    }
+    let mut ratios = Vec::new();
+    for _ in 0..PAIRS {
+        let quiet = paced(to, RATE, LENGTH, |_| get("/quiet")).await;
+        report.check(quiet.errors() == 0, "others are all answered");
+        let attacks = paced(to, ATTACKERS, LENGTH, |n| {
+            let kind = ATTACKS[usize::try_from(n).unwrap_or(0) % ATTACKS.len()].0;
+            get(&format!("/attack/{kind}"))
+        });
+        let others = paced(to, RATE, LENGTH, |_| get("/quiet"));
+        let (beside, attacks) = tokio::join!(others, attacks);
+        report.check(
+            beside.errors() == 0,
+            "others are all answered beside attacks",
+        );
+        report.check(
+            attacks.status(503) == attacks.total(),
+            format_args!("{} attacks get what was configured", attacks.total()),
+        );
+        let (most, slowest) = (quiet.quantile(1.0), beside.quantile(1.0));
+        report.check(
+            slowest <= most + Duration::from_millis(250),
+            format_args!("others' slowest {slowest:?}, {most:?} in quiet"),
+        );
+        let (p90, beside) = (quiet.quantile(0.9), beside.quantile(0.9));
+        let ratio = beside.as_secs_f64() / p90.as_secs_f64();
+        Report::note(format_args!(
+            "others' p90 {p90:?} in quiet, {beside:?} beside attacks: {ratio:.2} ×"
+        ));
+        ratios.push(ratio);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let middle = ratios[PAIRS / 2];
+    report.check(
+        middle <= 1.3,
+        format_args!("the middle of {PAIRS} pairs is {middle:.2} ×, at most 1.3"),
+    );
+    let mut before = 0;
+    for kill in 0..KILLS {
+        if kill == KILLS / 10 {
+            before = rss_of(gateway.pid());
+        }
+        let kind = ["loop", "memory", "recursion"][kill % 3];
+        let answer = gateway.get(&format!("/attack/{kind}")).await;
+        if answer.status() != 503 {
+            report.check(false, format_args!("{kind}: {}", answer.status()));
+            return;
+        }
+    }
+    let after = rss_of(gateway.pid());
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    report.check(
+        after < before + (8 << 20),
+        format_args!(
+            "{KILLS} kills: resident memory {:.1} MiB after a tenth of them, {:.1} MiB after all",
+            mib(before),
+            mib(after)
+        ),
+    );
+}
