@@ -18,8 +18,8 @@ use http::{HeaderMap, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
-    Chain, Class, Client, CompileCx, Exchange, Facts, Filter, FilterKind, Identity, Named, Phases,
-    Reply, Shared, Verdict, Work,
+    Chain, Class, Client, CompileCx, Exchange, Facts, Filter, FilterKind, Identity, KeyBuilder,
+    Named, Phases, Reply, Shared, Verdict, Work,
 };
 use crate::{
     base::{
@@ -295,6 +295,29 @@ impl Check {
     #[track_caller]
     pub fn last(&self) -> &Answer {
         self.answers.last().expect("a request was sent")
+    }
+
+    /// What the filter adds to the cache key of a GET with these headers that it lets pass.
+    #[track_caller]
+    pub fn key(&self, headers: &[(&'static str, &str)]) -> KeyBuilder {
+        let mut head = RequestHeader::build("GET", b"/", None).expect("a head");
+        for (name, value) in headers {
+            head.append_header(*name, *value).expect("a header");
+        }
+        let mut facts = Facts::new(self.clock.now());
+        let mut ex = Exchange {
+            head: &head,
+            facts: &mut facts,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let verdict = runtime.block_on(self.chain.on_request(&mut ex));
+        assert!(matches!(verdict, Verdict::Next), "it did not pass");
+        let mut key = KeyBuilder::default();
+        self.chain.on_cache_key(&ex, &mut key);
+        key
     }
 
     async fn exchange(&self, head: RequestHeader, body: &[&[u8]]) -> Answer {

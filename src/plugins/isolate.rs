@@ -115,6 +115,11 @@ impl Isolate {
         self.calls.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// No further hook is to begin in it.
+    pub(super) fn condemn(&self) {
+        self.is_broken.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)
     }

@@ -161,14 +161,16 @@ impl Plugin {
         if call.outcome.is_none() {
             let waited = self.wait(slot, &isolate, call);
             // Boxed: hardly any hook waits, and each would carry the room for it.
-            call = match tokio::time::timeout(self.limits.wall, Box::pin(waited)).await {
-                Ok(call) => call?,
-                Err(_) => {
-                    let most = self.limits.wall;
-                    let why = format!("it did not end within {most:?}");
-                    return Err(Failure::new(Kind::Wall, why));
-                }
+            let waited = tokio::time::timeout(self.limits.wall, Box::pin(waited)).await;
+            let Ok(waited) = waited else {
+                // What it waits for in the engine would stay there for ever.
+                isolate.condemn();
+                self.renew(slot, &isolate);
+                let most = self.limits.wall;
+                let why = format!("it did not end within {most:?}");
+                return Err(Failure::new(Kind::Wall, why));
             };
+            call = waited?;
         }
         if isolate.is_broken() {
             self.renew(slot, &isolate);

@@ -261,16 +261,13 @@ impl PluginConfig {
         let mut env = serde_json::Map::new();
         let mut is_right = true;
         for name in &self.env {
-            match std::env::var(&name.value) {
-                Ok(value) => {
-                    env.insert(name.value.clone(), value.into());
-                }
-                Err(_) => {
-                    let what = format!("the environment has no variable `{}`", name.value);
-                    let help = "set it where the gateway is started, or take it out of `env`";
-                    cx.report_at(name.place, "edgeway::plugins::env", what, help);
-                    is_right = false;
-                }
+            if let Ok(value) = std::env::var(&name.value) {
+                env.insert(name.value.clone(), value.into());
+            } else {
+                let what = format!("the environment has no variable `{}`", name.value);
+                let help = "set it where the gateway is started, or take it out of `env`";
+                cx.report_at(name.place, "edgeway::plugins::env", what, help);
+                is_right = false;
             }
         }
         let kv = match &self.kv {
@@ -282,17 +279,17 @@ impl PluginConfig {
                     .get_or_create(&name, || Kept(Arc::new(Memory::new(cx.clock))));
                 Some(Kv::memory(Arc::clone(&memory.0)))
             }
-            Some(kv) => match cx.shared.get::<Redis>() {
-                Some(redis) => Some(Kv::redis(redis, plugin)),
-                None => {
+            Some(kv) => {
+                let redis = cx.shared.get::<Redis>();
+                if redis.is_none() {
                     let what = "there is no section `redis` for this kv";
                     let help =
                         "add `redis: { url: redis://127.0.0.1:6379 }`, or write `kv: memory`";
                     cx.report_at(kv.place, "edgeway::plugins::kv", what, help);
                     is_right = false;
-                    None
                 }
-            },
+                redis.map(|redis| Kv::redis(redis, plugin))
+            }
         };
         let fetch = self
             .fetch

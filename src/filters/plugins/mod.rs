@@ -214,13 +214,11 @@ impl Plugins {
             {
                 return reply.into();
             }
-            if each.plugin.has(Hook::CacheKey)
-                && let Some(key) = each.text(ex, Hook::CacheKey).await
-            {
-                done(ex).keys.push(key);
+            if each.plugin.has(Hook::CacheKey) {
+                each.key(ex).await;
             }
             if each.plugin.has(Hook::Route)
-                && let Some(upstream) = each.text(ex, Hook::Route).await
+                && let Ok(Some(upstream)) = each.text(ex, Hook::Route).await
             {
                 done(ex).upstream.get_or_insert(upstream.into());
             }
@@ -249,9 +247,10 @@ impl Use {
         let raw = ex.head.raw_path();
         let path = raw.split(|byte| *byte == b'?').next().unwrap_or_default();
         let path = std::str::from_utf8(path).unwrap_or_default();
-        let host = match self.matcher.asks_for_host() {
-            true => public_host(ex.head, &ex.facts.client).to_ascii_lowercase(),
-            false => String::new(),
+        let host = if self.matcher.asks_for_host() {
+            public_host(ex.head, &ex.facts.client).to_ascii_lowercase()
+        } else {
+            String::new()
         };
         let name = host.rsplit_once(':').map_or(&*host, |(name, port)| {
             let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
@@ -293,13 +292,26 @@ impl Use {
         None
     }
 
+    /// What the answers of a request differ by, as the plugin says. If it cannot say, by all
+    /// that plugins have changed: nobody gets what was made for somebody else.
+    async fn key(&self, ex: &mut Exchange<'_>) {
+        let key = match self.text(ex, Hook::CacheKey).await {
+            Ok(key) => key,
+            Err(()) => Some(format!("{:?}", done(ex).request)),
+        };
+        if let Some(key) = key {
+            done(ex).keys.push(key);
+        }
+    }
+
     /// What a hook gives back that names something.
-    async fn text(&self, ex: &mut Exchange<'_>, hook: Hook) -> Option<String> {
+    async fn text(&self, ex: &mut Exchange<'_>, hook: Hook) -> Result<Option<String>, ()> {
         let input = input(ex, changed(ex), None);
-        match self.run(ex, hook, input).await?.answer {
+        let output = self.run(ex, hook, input).await.ok_or(())?;
+        Ok(match output.answer {
             Answer::Text(text) => Some(text),
             _ => None,
-        }
+        })
     }
 
     async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {

@@ -119,3 +119,20 @@ fn a_proxy_rewrites_and_adds_to_the_answer() {
     let text = "export const proxy = () => NextResponse.rewrite('https://other.test/x');";
     assert_eq!(with(text, ", on_error: fail").get("/").last().status, 503);
 }
+
+#[test]
+fn a_key_that_cannot_be_told_is_made_of_what_was_changed() {
+    let keys = |text: &str| {
+        let check = with(text, "");
+        ["user=ann", "user=bob"].map(|cookie| check.key(&[("cookie", cookie)]))
+    };
+    let sets = "export const onRequest = (req) => req.headers.set('x-user', req.cookies.get('user').value) ?? undefined;";
+    let [ann, bob] = keys(sets);
+    assert_ne!(ann, bob, "what the backend is told counts");
+    let [ann, bob] = keys(&format!("{sets} export const onCacheKey = () => 'same';"));
+    assert_eq!(ann, bob, "unless the plugin says what counts");
+    let [ann, bob] = keys(&format!(
+        "{sets} export const onCacheKey = () => {{ throw 1; }};"
+    ));
+    assert_ne!(ann, bob, "and it can say so");
+}
