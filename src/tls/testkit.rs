@@ -1,6 +1,6 @@
 //! Certificates for tests inside the crate.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
 
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use tempfile::TempDir;
@@ -56,6 +56,8 @@ pub(crate) fn files_of(file: &File) -> TempDir {
     };
     // Named by the examples of filters.
     put(Path::new("users.htpasswd"), USERS);
+    let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins");
+    symlink(plugins, folder.path().join("plugins")).unwrap();
     for tls in file.listeners.iter().filter_map(|l| l.value.tls.as_ref()) {
         for certificate in &tls.value.certificates.0 {
             let certificate = &certificate.value;
