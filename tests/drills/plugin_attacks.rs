@@ -2,7 +2,9 @@
 //! offender gets the answer that was configured, the others hardly notice, and nothing of it
 //! stays behind.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::{
     Report,
