@@ -365,31 +365,53 @@ impl fmt::Debug for Cache {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
+    use std::thread::{self, ThreadId};
 
     use super::{
+        key::Key,
         purge::{Caches as _, How, What},
+        store::Watch,
         *,
     };
+
+    /// The threads that purges were applied on.
+    #[derive(Debug, Default)]
+    struct Threads(Arc<Mutex<Vec<ThreadId>>>);
+
+    impl Watch for Threads {
+        fn stored(&self, _entry: &Arc<Entry>) {}
+
+        fn purged(&self, _purge: &Purge) {
+            self.0.lock().push(thread::current().id());
+        }
+
+        fn removed(&self, _key: &Key) {}
+    }
 
     #[tokio::test]
     async fn a_purge_that_may_be_about_many_answers_leaves_the_worker_to_others() {
         let (clock, metrics) = (Clock::test(), Metrics::default());
         let store = Store::new(1 << 20, clock.clone(), &metrics);
+        let threads = Arc::default();
+        assert!(store.set_watch(Box::new(Threads(Arc::clone(&threads)))));
         let tiers = Arc::new(Tiers::new(store, &clock, &metrics));
         let caches = Caches { store, tiers };
+        let worker = thread::current().id();
         let purge = |what| Purge {
             what,
             how: How::Hard,
         };
-        let quick = [purge(What::Url("/a".into()))];
-        assert_eq!(caches.apply(&quick).now_or_never(), Some(vec![0]));
+        let applied_here = || {
+            let threads = std::mem::take(&mut *threads.lock());
+            threads.iter().all(|thread| *thread == worker)
+        };
+        assert_eq!(caches.apply(&[purge(What::Url("/a".into()))]).await, [0]);
+        assert!(applied_here(), "one URL is quick");
         for what in [What::All, What::Tag("t".into()), What::Prefix("/a".into())] {
             let long = [purge(What::Url("/a".into())), purge(what)];
-            assert_eq!(caches.apply(&long).now_or_never(), None);
             assert_eq!(caches.apply(&long).await, [0, 0]);
+            assert!(!applied_here(), "{long:?}");
         }
-        assert_eq!(caches.forget().now_or_never(), None);
         assert_eq!(caches.forget().await, 0);
     }
 }

@@ -55,6 +55,9 @@ pub struct Facts {
     pub is_coding_settled: bool,
     /// Path and query that go to the backend instead of the client's own, as a filter said.
     pub rewritten: Option<Box<[u8]>>,
+    /// What a filter has said of the request that goes on, for requests of ours as well that
+    /// fetch the same answer anew.
+    pub carried: Option<Arc<dyn Any + Send + Sync>>,
     /// Header lines of the answer that are ready to be written.
     pub lines: ReadyLines,
     slots: Vec<Box<dyn Any + Send + Sync>>,
@@ -287,6 +290,7 @@ impl Facts {
             cache: None,
             is_coding_settled: false,
             rewritten: None,
+            carried: None,
             started,
             first_byte: None,
             total: Duration::ZERO,

@@ -84,6 +84,12 @@ pub enum Change {
 }
 
 impl Change {
+    pub fn name(&self) -> &HeaderName {
+        match self {
+            Self::Set(name, _) | Self::Append(name, _) | Self::Delete(name) => name,
+        }
+    }
+
     pub fn apply(self, headers: &mut HeaderMap) {
         match self {
             Self::Set(name, value) => {

@@ -1,7 +1,7 @@
 //! The plugins of the repository: their own tests, and the route of each README in a running
 //! gateway.
 
-use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Command, time::Duration};
 
 use serde_json::json;
 
@@ -12,8 +12,11 @@ use crate::{
         client::{Request, Response, get},
         gateway::Gateway,
         origins::{EchoOrigin, NumberedOrigin, echoed},
+        wait::wait_for,
     },
 };
+
+const SOON: Duration = Duration::from_secs(10);
 
 const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
@@ -496,4 +499,46 @@ fn tests_that_fail_say_so_and_where() {
     let none = edgeway(&["plugin", "test", &empty.display().to_string()]);
     assert_eq!(none.status, 1);
     assert!(none.stderr.contains("no test in"), "{}", none.stderr);
+}
+
+#[tokio::test]
+async fn what_is_fetched_anew_is_what_the_plugin_made_of_the_request() {
+    let origin = NumberedOrigin::start().await;
+    let stale = [
+        ("cache-control", "max-age=60, stale-while-revalidate=600"),
+        ("age", "61"),
+        ("vary", "x-none"),
+    ];
+    origin.settings().tell("/b", 200, &stale);
+    origin
+        .settings()
+        .tell("/a", 200, &[("cache-control", "max-age=60")]);
+    let yaml = format!(
+        "upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
+         routes:\n\
+         - {{ match: {{ path: '/*' }}, upstream: app, cache: {{}}, plugins: [{{ file: x/plugin.js }}] }}\n",
+        origin.address()
+    );
+    let gateway = Gateway::start_in(&yaml, |folder| {
+        let text = "export const proxy = (req) => NextResponse.rewrite(new URL('/b', req.url));";
+        fs::create_dir(folder.join("x")).expect("the folder is ours");
+        fs::write(folder.join("x/plugin.js"), text).expect("the folder is ours");
+    })
+    .await;
+    let cached = |answer: &Response| answer.header("x-cache-status").unwrap_or("").to_owned();
+    assert_eq!(gateway.get("/a").await.text(), "/b #1");
+    origin
+        .settings()
+        .tell("/b", 200, &[("cache-control", "max-age=60")]);
+    let answer = gateway.get("/a").await;
+    assert_eq!(
+        (cached(&answer), answer.text()),
+        ("STALE".to_owned(), "/b #1".to_owned())
+    );
+    let fresh = wait_for("the new answer is there", SOON, async || {
+        let answer = gateway.get("/a").await;
+        (cached(&answer) == "HIT").then_some(answer)
+    });
+    assert_eq!(fresh.await.text(), "/b #2");
+    assert_eq!(origin.settings().answers("/a"), 0);
 }

@@ -43,6 +43,12 @@ impl PluginMetrics {
             "edgeway_plugin_isolates",
             "Instances of a plugin that are loaded.",
         );
+        let is_open = gauge(
+            "edgeway_plugin_breaker_open",
+            "1 while a plugin is left out after too many failures.",
+        );
+        // With each configuration it is tried again.
+        is_open.set(0);
         isolates.set(i64::try_from(plugin.isolates()).unwrap_or(i64::MAX));
         Self {
             calls: Hook::ALL.map(calls).into(),
@@ -53,10 +59,7 @@ impl PluginMetrics {
                 "How long hooks of plugins took, with what they waited for.",
                 &labels,
             ),
-            is_open: gauge(
-                "edgeway_plugin_breaker_open",
-                "1 while a plugin is left out after too many failures.",
-            ),
+            is_open,
             heap: gauge(
                 "edgeway_plugin_heap_bytes",
                 "The heaps of a plugin's instances, as they were last looked at.",

@@ -13,6 +13,7 @@ mod tests;
 use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
+use url::{Position, Url};
 
 use self::metrics::{Breaker, PluginMetrics};
 use crate::{
@@ -45,11 +46,13 @@ struct Use {
     clock: Clock,
 }
 
-/// What the plugins of a request have done to it so far.
+/// What the plugins of a request have done to the head that goes on. It is carried along to
+/// requests that fetch the same answer anew.
+struct Sent(Vec<Change>);
+
+/// What the plugins of a request have done besides.
 #[derive(Default)]
 struct Done {
-    /// To the head that goes on.
-    request: Vec<Change>,
     /// To the head of the answer, whoever gives it.
     response: Vec<Change>,
     /// What its answers differ by.
@@ -101,7 +104,11 @@ impl Filter for Plugins {
     }
 
     fn needs_every_header(&self) -> bool {
-        self.0.iter().any(|each| each.plugin.has(Hook::Response))
+        // What a proxy adds to the answer, such as a policy with a nonce, takes the place of
+        // what others would.
+        let adds = [Hook::Request, Hook::Response];
+        let mut uses = self.0.iter();
+        uses.any(|each| adds.iter().any(|hook| each.plugin.has(*hook)))
     }
 
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
@@ -113,9 +120,7 @@ impl Filter for Plugins {
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
-        if let Some(done) = ex.facts.slot::<Done>() {
-            apply(done.request.clone(), headers);
-        }
+        apply_to_request(sent(ex), headers);
     }
 
     fn on_upstream_async<'a>(
@@ -128,7 +133,7 @@ impl Filter for Plugins {
             for each in self.with(Hook::UpstreamRequest, ex) {
                 let input = input(ex, headers.clone(), None);
                 if let Some(output) = each.run(ex, Hook::UpstreamRequest, input).await {
-                    apply(output.request, headers);
+                    apply_to_request(&output.request, headers);
                 }
             }
         })
@@ -149,7 +154,7 @@ impl Filter for Plugins {
     ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             if let Some(done) = ex.facts.slot_mut::<Done>() {
-                apply(std::mem::take(&mut done.response), &mut head.headers);
+                apply(&std::mem::take(&mut done.response), &mut head.headers);
             }
             self.answered(ex, head, Hook::Response).await;
         })
@@ -232,9 +237,17 @@ impl Plugins {
             let answer = Some((head.status, head.headers.clone()));
             let input = input(ex, ex.head.headers.clone(), answer);
             if let Some(output) = each.run(ex, hook, input).await {
-                apply(output.response, &mut head.headers);
+                apply(&output.response, &mut head.headers);
                 if let Some(status) = output.status {
-                    head.status = status;
+                    if has_body(status) == has_body(head.status) {
+                        head.status = status;
+                    } else {
+                        let why = format!(
+                            "an answer of status {} cannot become one of {status}: one of them has no body",
+                            head.status
+                        );
+                        each.tell(ex, hook, &Failure::script(why));
+                    }
                 }
             }
         }
@@ -244,9 +257,7 @@ impl Plugins {
 impl Use {
     /// Told without JavaScript.
     fn is_for(&self, ex: &Exchange<'_>) -> bool {
-        let raw = ex.head.raw_path();
-        let path = raw.split(|byte| *byte == b'?').next().unwrap_or_default();
-        let path = std::str::from_utf8(path).unwrap_or_default();
+        let path = &*path_of(ex.head.raw_path());
         let host = if self.matcher.asks_for_host() {
             public_host(ex.head, &ex.facts.client).to_ascii_lowercase()
         } else {
@@ -256,6 +267,7 @@ impl Use {
             let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
             if is_port { name } else { &*host }
         });
+        let name = name.strip_suffix('.').unwrap_or(name);
         self.matcher.is_for(&ex.head.method, name, path) && self.plugin.is_for(path)
     }
 
@@ -281,10 +293,12 @@ impl Use {
             let key = format!("{:?}", output.request);
             done(ex).keys.push(key);
         }
-        if !output.request.is_empty() || !output.response.is_empty() {
-            let done = done(ex);
-            done.request.extend(output.request);
-            done.response.extend(output.response);
+        if !output.request.is_empty() {
+            let all = [sent(ex), &output.request].concat();
+            ex.facts.carried = Some(Arc::new(Sent(all)));
+        }
+        if !output.response.is_empty() {
+            done(ex).response.extend(output.response);
         }
         if rewritten.is_some() {
             ex.facts.rewritten = rewritten;
@@ -297,7 +311,7 @@ impl Use {
     async fn key(&self, ex: &mut Exchange<'_>) {
         let key = match self.text(ex, Hook::CacheKey).await {
             Ok(key) => key,
-            Err(()) => Some(format!("{:?}", done(ex).request)),
+            Err(()) => Some(format!("{:?}", sent(ex))),
         };
         if let Some(key) = key {
             done(ex).keys.push(key);
@@ -372,6 +386,12 @@ impl Use {
     }
 }
 
+/// What is no text is compared all the same: a route may have taken it.
+fn path_of(raw: &[u8]) -> Cow<'_, str> {
+    let path = raw.split(|byte| *byte == b'?').next().unwrap_or_default();
+    String::from_utf8_lossy(path)
+}
+
 fn done<'e>(ex: &'e mut Exchange<'_>) -> &'e mut Done {
     if ex.facts.slot::<Done>().is_none() {
         ex.facts.put(Done::default());
@@ -379,33 +399,78 @@ fn done<'e>(ex: &'e mut Exchange<'_>) -> &'e mut Done {
     ex.facts.slot_mut().expect("it was put there")
 }
 
+fn sent<'e>(ex: &'e Exchange<'_>) -> &'e [Change] {
+    let carried = ex.facts.carried.as_ref();
+    let sent = carried.and_then(|carried| carried.downcast_ref::<Sent>());
+    sent.map_or(&[], |sent| &sent.0)
+}
+
 /// The head as the plugins before have left it.
 fn changed(ex: &Exchange<'_>) -> HeaderMap {
     let mut headers = ex.head.headers.clone();
-    if let Some(done) = ex.facts.slot::<Done>() {
-        apply(done.request.clone(), &mut headers);
-    }
+    apply_to_request(sent(ex), &mut headers);
     headers
+}
+
+/// As the client sees it; a client of HTTP/1.0 may have named no host.
+fn origin(ex: &Exchange<'_>) -> String {
+    let host = match public_host(ex.head, &ex.facts.client) {
+        "" => "localhost",
+        host => host,
+    };
+    format!("{}://{host}", ex.facts.client.scheme.as_str())
 }
 
 /// Path and query of a URL that a request is rewritten to: on its own host.
 fn target(ex: &Exchange<'_>, url: &str) -> Result<Box<[u8]>, Failure> {
-    let host = public_host(ex.head, &ex.facts.client);
-    let own = format!("{}://{host}/", ex.facts.client.scheme.as_str());
-    match url.strip_prefix(&own) {
-        Some(rest) => {
-            let rest = rest.split('#').next().unwrap_or_default();
-            Ok(format!("/{rest}").into_bytes().into())
-        }
-        None => Err(Failure::script(format!(
+    let own = origin(ex);
+    let parsed = Url::parse(&own).ok().zip(Url::parse(url).ok());
+    match parsed {
+        // Compared as the Web does it: the client may write its host in many ways.
+        Some((own, to)) if own.origin() == to.origin() => Ok(to
+            [Position::BeforePath..Position::AfterQuery]
+            .as_bytes()
+            .into()),
+        _ => Err(Failure::script(format!(
             "a request can be rewritten to another path of {own}, and not to {url}: onRoute chooses another upstream"
         ))),
     }
 }
 
-fn apply(changes: Vec<Change>, headers: &mut HeaderMap) {
-    for change in changes {
-        change.apply(headers);
+fn has_body(status: StatusCode) -> bool {
+    !matches!(
+        status,
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+    )
+}
+
+/// What belongs to the connection and to the framing is the gateway's own; a plugin's word
+/// about it is passed over, as browsers do it with forbidden names.
+fn is_ours(name: &HeaderName) -> bool {
+    const OURS: [&str; 9] = [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    ];
+    OURS.contains(&name.as_str())
+}
+
+fn apply(changes: &[Change], headers: &mut HeaderMap) {
+    for change in changes.iter().filter(|change| !is_ours(change.name())) {
+        change.clone().apply(headers);
+    }
+}
+
+fn apply_to_request(changes: &[Change], headers: &mut HeaderMap) {
+    let others = |change: &&Change| !is_ours(change.name()) && *change.name() != header::HOST;
+    for change in changes.iter().filter(others) {
+        change.clone().apply(headers);
     }
 }
 
@@ -415,11 +480,10 @@ fn input(
     response: Option<(StatusCode, HeaderMap)>,
 ) -> Input {
     let facts = &*ex.facts;
-    let host = public_host(ex.head, &facts.client);
     let target = String::from_utf8_lossy(ex.head.raw_path());
     Input {
         method: ex.head.method.clone(),
-        url: format!("{}://{host}{target}", facts.client.scheme.as_str()),
+        url: format!("{}{target}", origin(ex)),
         headers,
         body: None,
         ip: facts.client.ip.to_string(),
@@ -430,14 +494,6 @@ fn input(
     }
 }
 
-/// What belongs to the connection and to the framing is the gateway's own.
-const OURS: [HeaderName; 4] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::TRANSFER_ENCODING,
-    header::DATE,
-];
-
 fn reply(response: Response) -> Reply {
     let Response {
         status,
@@ -445,9 +501,7 @@ fn reply(response: Response) -> Reply {
         body,
     } = response;
     let content_type = headers.remove(header::CONTENT_TYPE);
-    for name in &OURS {
-        headers.remove(name);
-    }
+    headers.remove(header::DATE);
     let mut reply = Reply::empty(status);
     if !body.is_empty() {
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -456,9 +510,8 @@ fn reply(response: Response) -> Reply {
             body,
         };
     }
-    let headers = headers
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone()));
+    let headers = headers.iter().filter(|(name, _)| !is_ours(name));
+    let headers = headers.map(|(name, value)| (name.clone(), value.clone()));
     reply.headers.extend(headers);
     reply
 }

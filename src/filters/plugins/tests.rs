@@ -136,3 +136,76 @@ fn a_key_that_cannot_be_told_is_made_of_what_was_changed() {
     ));
     assert_ne!(ann, bob, "and it can say so");
 }
+
+#[test]
+fn framing_and_host_are_not_a_plugins_to_change() {
+    let text = "export function onRequest(req) {
+        for (const name of ['Transfer-Encoding', 'Connection', 'Content-Length', 'Upgrade', 'host', 'x-a']) {
+            req.headers.set(name, 'x');
+        }
+    }
+    export function onResponse(res) {
+        res.headers.set('transfer-encoding', 'chunked');
+        res.headers.set('content-length', '1');
+        res.headers.set('x-a', '1');
+        res.status = 204;
+    }";
+    let check = with(text, "").get("/");
+    let head = &check.last().upstream.as_ref().expect("it went on").headers;
+    assert_eq!(head["x-a"], "x");
+    for name in [
+        "transfer-encoding",
+        "connection",
+        "content-length",
+        "upgrade",
+    ] {
+        assert!(!head.contains_key(name), "{name}");
+        assert!(head.get("host").is_none_or(|host| host != "x"));
+    }
+    let answer = check.last();
+    assert_eq!(
+        (answer.status, answer.headers["x-a"].to_str().unwrap()),
+        (200, "1")
+    );
+    assert!(!answer.headers.contains_key("transfer-encoding"));
+}
+
+#[test]
+fn a_path_that_is_no_text_and_a_host_with_a_dot_are_matched_too() {
+    assert_eq!(
+        super::path_of(b"/watch/\xff.ts?x=\xff"),
+        "/watch/\u{fffd}.ts"
+    );
+    let guard = "export const onRequest = () => new Response('no', { status: 403 });";
+    let matcher = format!("export const config = {{ matcher: '/watch/:path*' }}; {guard}");
+    let check = with(&matcher, "").get("/watch/\u{e9}");
+    assert_eq!(check.last().status, 403);
+    assert_eq!(check.get("/other").last().status, 200);
+    for (host, status) in [
+        ("shop.test", 403),
+        ("Shop.test.:80", 403),
+        ("a.shop.test", 200),
+    ] {
+        let check = with(guard, ", match: { host: shop.test }");
+        let check = check.send("GET", "/", &[("host", host)], &[]);
+        assert_eq!(check.last().status, status, "{host}");
+    }
+}
+
+#[test]
+fn a_rewrite_holds_however_the_host_is_written_and_without_one() {
+    let text = "export const proxy = (req) => NextResponse.rewrite(new URL('/b?x=1', req.url));";
+    for host in ["shop.test", "SHOP.test", "shop.test:", "shop.test:0080", ""] {
+        let headers = [("host", host)];
+        let headers = if host.is_empty() {
+            &[][..]
+        } else {
+            &headers[..]
+        };
+        let check = with(text, ", on_error: fail").send("GET", "/a", headers, &[]);
+        assert_eq!(check.last().status, 200, "{host}");
+    }
+    let seen = "export const onRequest = (req) => new Response(new URL(req.url).pathname);";
+    let check = with(seen, "").send("GET", "/admin/x", &[], &[]);
+    assert_eq!(check.last().body, b"/admin/x");
+}

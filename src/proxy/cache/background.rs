@@ -1,7 +1,7 @@
 //! Fetches a stale answer anew while it is served: one request of ours for each, with what
 //! the route's filters would add but without the client's own concerns.
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use http::{HeaderName, Method, Version, header};
 use pingora::http::RequestHeader;
@@ -51,6 +51,9 @@ pub(in crate::proxy) struct Background {
     client: Client,
     class: Class,
     identity: Option<Box<Identity>>,
+    /// What filters have made of the request: the key that its answer is kept under goes by it.
+    rewritten: Option<Box<[u8]>>,
+    carried: Option<Arc<dyn Any + Send + Sync>>,
     upstream: Option<Arc<Upstream>>,
     head: RequestHeader,
     flow: Box<Flow>,
@@ -101,6 +104,8 @@ pub(super) fn begin(
         client: ctx.facts.client.clone(),
         class: ctx.facts.class,
         identity: ctx.facts.identity.clone(),
+        rewritten: ctx.facts.rewritten.clone(),
+        carried: ctx.facts.carried.clone(),
         upstream: ctx.upstream.clone(),
         head,
         flow: Box::new(flow),
@@ -153,6 +158,8 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
         client,
         class,
         identity,
+        rewritten,
+        carried,
         upstream,
         head,
         flow,
@@ -167,6 +174,8 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
     ctx.facts.client = client;
     ctx.facts.class = class;
     ctx.facts.identity = identity;
+    ctx.facts.rewritten = rewritten;
+    ctx.facts.carried = carried;
     ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
     ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Expired));
     ctx.upstream = upstream;
