@@ -38,23 +38,27 @@ impl Default for Limits {
 }
 
 /// The processor's time of the hook that is running in an isolate. The engine asks after
-/// every 10,000 steps, so most hooks read no clock at all.
+/// every 10,000 steps, so most hooks read no clock at all. One that is entered over and over
+/// takes so few at a time that the engine may never ask twice: it is counted from the start.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     limit: AtomicU64,
     /// Of this hook, before what is running now.
     used: AtomicU64,
-    /// When the engine first asked since it was entered; zero if it has not.
+    /// Since when it is counted: from the start, or from when the engine first asked; zero if
+    /// it has not.
     armed_at: AtomicU64,
     is_over: AtomicBool,
 }
 
 impl Budget {
-    /// A hook that has used `used` goes on.
-    pub(super) fn enter(&self, limit: Duration, used: Duration) {
+    /// A hook that has used `used` goes on. `is_counted`: from here on, not only once the
+    /// engine asks.
+    pub(super) fn enter(&self, limit: Duration, used: Duration, is_counted: bool) {
         self.limit.store(nanos(limit), Ordering::Relaxed);
         self.used.store(nanos(used), Ordering::Relaxed);
-        self.armed_at.store(0, Ordering::Relaxed);
+        let armed_at = if is_counted { thread_time().max(1) } else { 0 };
+        self.armed_at.store(armed_at, Ordering::Relaxed);
         self.is_over.store(false, Ordering::Relaxed);
     }
 

@@ -4,12 +4,14 @@ use std::{
     borrow::Cow,
     future::{Future, poll_fn},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use parking_lot::Mutex;
 
 use super::error::Failure;
 
@@ -144,6 +146,25 @@ pub(super) struct Waiting {
     pub(super) work: Pin<Box<dyn Future<Output = Settled> + Send>>,
 }
 
+/// All that a hook waits for. What is left of it when the hook is over, or is given up, has
+/// a promise in the engine that nothing will ever settle: it is to be forgotten there.
+pub(super) struct Waits {
+    pub(super) all: Vec<Waiting>,
+    forgotten: Forgotten,
+}
+
+/// The numbers of promises that an instance is to forget.
+pub(super) type Forgotten = Arc<Mutex<Vec<u32>>>;
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        if !self.all.is_empty() {
+            let left = self.all.iter().map(|waiting| waiting.id);
+            self.forgotten.lock().extend(left);
+        }
+    }
+}
+
 /// What came of it: JSON for the promise, or why it is rejected.
 pub(super) type Settled = Result<String, String>;
 
@@ -155,15 +176,17 @@ pub(super) struct Call {
     pub(super) heads: [HeaderMap; 2],
     pub(super) changes: [Vec<Change>; 2],
     pub(super) status: Option<StatusCode>,
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) waiting: Waits,
     /// Set once the hook is over.
     pub(super) outcome: Option<Result<Answer, Failure>>,
     /// The processor's time so far.
     pub(super) used: Duration,
+    /// How often it was in the engine.
+    pub(super) entries: u32,
 }
 
 impl Call {
-    pub(super) fn new(id: u32, mut input: Input) -> Self {
+    pub(super) fn new(id: u32, mut input: Input, forgotten: Forgotten) -> Self {
         let request = std::mem::take(&mut input.headers);
         let response = input
             .response
@@ -175,9 +198,13 @@ impl Call {
             heads: [request, response.unwrap_or_default()],
             changes: Default::default(),
             status: None,
-            waiting: Vec::new(),
+            waiting: Waits {
+                all: Vec::new(),
+                forgotten,
+            },
             outcome: None,
             used: Duration::ZERO,
+            entries: 0,
         }
     }
 

@@ -9,4 +9,6 @@ pub(super) struct Entry<'js> {
     pub(super) invoke: Function<'js>,
     /// Keeps or rejects a promise.
     pub(super) settle: Function<'js>,
+    /// Drops promises that nothing will settle.
+    pub(super) forget: Function<'js>,
 }

@@ -21,7 +21,7 @@ use rquickjs::{
 };
 
 use super::{
-    call::{Answer, Call, Change, Response, Settled, Waiting},
+    call::{Answer, Call, Change, Forgotten, Response, Settled, Waiting},
     error::Failure,
     powers::Given,
     reach, values,
@@ -40,6 +40,8 @@ pub(super) struct State {
     /// What is running in it.
     pub(super) call: Mutex<Option<Box<Call>>>,
     waits: AtomicU32,
+    /// What nothing will settle any more.
+    pub(super) forgotten: Forgotten,
     pub(super) log: Arc<dyn Log>,
 }
 
@@ -64,6 +66,7 @@ impl State {
         Self {
             call: Mutex::default(),
             waits: AtomicU32::new(0),
+            forgotten: Forgotten::default(),
             log,
         }
     }
@@ -81,13 +84,13 @@ impl State {
                 "only a hook can wait for something, and the plugin is being loaded",
             ));
         };
-        if call.waiting.len() >= MOST_WAITING {
+        if call.waiting.all.len() >= MOST_WAITING {
             let why = format!("a hook waits for {MOST_WAITING} things at most");
             return Err(Exception::throw_range(ctx, &why));
         }
         let id = self.waits.fetch_add(1, Ordering::Relaxed);
         let work = Box::pin(work);
-        call.waiting.push(Waiting { id, work });
+        call.waiting.all.push(Waiting { id, work });
         Ok(id)
     }
 

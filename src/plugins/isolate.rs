@@ -1,15 +1,18 @@
 //! One instance of a plugin in an engine of its own.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use rquickjs::{CatchResultExt, Context, Ctx, Function, Module, Object, Runtime, Value};
 
 use super::{
     budget::{Budget, Limits},
-    call::{Call, Hook, Settled},
+    call::{Call, Hook, Input, Settled},
     entry::Entry,
     error::{Failure, Kind},
     host::{self, Log, State},
@@ -28,6 +31,10 @@ const WEB: [(&str, &str); 8] = [
     ("edgeway/hooks.js", include_str!("web/hooks.js")),
     ("edgeway/reach.js", include_str!("web/reach.js")),
 ];
+
+/// From which entry of a hook its time is counted from the start: most are entered less
+/// often, and need no clock.
+const COUNTED_FROM: u32 = 8;
 
 /// A plugin that is loaded.
 pub(super) struct Isolate {
@@ -72,7 +79,7 @@ impl Isolate {
         runtime.set_interrupt_handler(Some(Box::new(budget.asks())));
         let context = Context::full(&runtime).map_err(out_of_memory)?;
         let state = Arc::new(State::new(Arc::clone(log)));
-        budget.enter(limits.load, std::time::Duration::ZERO);
+        budget.enter(limits.load, Duration::ZERO, false);
         let loaded = context.with(|ctx| {
             load(&ctx, source, config, given, &state)
                 .catch(&ctx)
@@ -110,9 +117,10 @@ impl Isolate {
         self.exports.hooks & hook.bit() != 0
     }
 
-    /// A number for the next call.
-    pub(super) fn number(&self) -> u32 {
-        self.calls.fetch_add(1, Ordering::Relaxed)
+    /// The next call.
+    pub(super) fn call(&self, input: Input) -> Box<Call> {
+        let id = self.calls.fetch_add(1, Ordering::Relaxed);
+        Box::new(Call::new(id, input, Arc::clone(&self.state.forgotten)))
     }
 
     /// No further hook is to begin in it.
@@ -156,15 +164,24 @@ impl Isolate {
     /// Runs something of a call in the engine, and all that follows from it at once.
     fn enter(
         &self,
-        call: Box<Call>,
+        mut call: Box<Call>,
         what: impl FnOnce(&Entry<'_>, u32) -> rquickjs::Result<()>,
     ) -> Box<Call> {
-        let (id, used) = (call.id, call.used);
+        call.entries = call.entries.saturating_add(1);
+        let (id, used, is_counted) = (call.id, call.used, call.entries >= COUNTED_FROM);
         let (call, failed) = self.context.with(|ctx| {
             let state = &self.state;
-            *state.call.lock() = Some(call);
-            self.budget.enter(self.limits.cpu, used);
             let entry = ctx.userdata::<Entry<'_>>();
+            let forgotten = std::mem::take(&mut *state.forgotten.lock());
+            if let (Some(entry), false) = (&entry, forgotten.is_empty()) {
+                // Not on the account of this hook.
+                self.budget.enter(self.limits.load, Duration::ZERO, false);
+                if entry.forget.call::<_, ()>((forgotten,)).is_err() {
+                    self.condemn();
+                }
+            }
+            *state.call.lock() = Some(call);
+            self.budget.enter(self.limits.cpu, used, is_counted);
             let outcome = match &entry {
                 Some(entry) => what(entry, id).catch(&ctx).map_err(Failure::of),
                 None => Err(Failure::load("it has no entry")),
@@ -177,7 +194,8 @@ impl Isolate {
         let used = self.budget.leave();
         let mut call = call.expect("nothing takes it out but this");
         call.used = used;
-        if self.budget.is_over() {
+        let is_over = call.outcome.is_none() && used > self.limits.cpu;
+        if self.budget.is_over() || is_over {
             let most = self.limits.cpu;
             let why = format!("it used the processor for more than {most:?}");
             call.outcome = Some(Err(Failure::new(Kind::Cpu, why)));
@@ -250,6 +268,7 @@ fn load<'js>(
     let entry = Entry {
         invoke: web.get("invoke")?,
         settle: web.get("settle")?,
+        forget: web.get("forget")?,
     };
     if ctx.store_userdata(entry).is_err() {
         return Err(rquickjs::Exception::throw_message(

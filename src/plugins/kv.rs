@@ -20,6 +20,8 @@ const MOST: usize = 10_000;
 pub(super) const LONGEST: usize = 64 << 10;
 /// How many bytes they may have in memory, all of a plugin's.
 const MOST_BYTES: usize = 8 << 20;
+/// What is to last longer is kept for good: neither clocks nor Redis count that far.
+const LONGEST_TIME: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Adds to a number and gives what it is then; a new one gets a time to live.
 const INCREMENT: &str = "
@@ -107,6 +109,7 @@ impl Kv {
         if key.len() + text.len() > LONGEST {
             return Err(format!("a key and its value have {LONGEST} bytes at most"));
         }
+        let time = time.filter(|time| *time <= LONGEST_TIME);
         match &self.store {
             Store::Memory(memory) => memory.put(key, text, time),
             Store::Redis(remote) => {
@@ -144,6 +147,7 @@ impl Kv {
         by: i64,
         time: Option<Duration>,
     ) -> Result<i64, String> {
+        let time = time.filter(|time| *time <= LONGEST_TIME);
         match &self.store {
             Store::Memory(memory) => memory.increment(key, by, time),
             Store::Redis(remote) => {
@@ -183,21 +187,7 @@ impl Memory {
     }
 
     fn put(&self, key: &str, text: String, time: Option<Duration>) -> Result<(), String> {
-        let until = time.map(|time| self.clock.now() + time);
-        let mut values = self.values.lock();
-        values.remove(key);
-        let bytes = key.len() + text.len();
-        if values.all.len() >= MOST || values.bytes + bytes > MOST_BYTES {
-            values.expire_all(&self.clock);
-        }
-        if values.all.len() >= MOST || values.bytes + bytes > MOST_BYTES {
-            return Err(format!(
-                "a plugin has {MOST} keys and {MOST_BYTES} bytes at most, and all are in use"
-            ));
-        }
-        values.bytes += bytes;
-        values.all.insert(key.to_owned(), Value { text, until });
-        Ok(())
+        self.values.lock().put(key, text, time, &self.clock)
     }
 
     fn delete(&self, key: &str) {
@@ -208,8 +198,9 @@ impl Memory {
         let mut values = self.values.lock();
         values.expire(key, &self.clock);
         let Some(value) = values.all.get_mut(key) else {
-            drop(values);
-            return self.put(key, by.to_string(), time).map(|()| by);
+            // Under the same lock: others may count the same for the first time.
+            let put = values.put(key, by.to_string(), time, &self.clock);
+            return put.map(|()| by);
         };
         let now = value.text.parse::<i64>().ok();
         let now = now.and_then(|now| now.checked_add(by));
@@ -222,6 +213,37 @@ impl Memory {
 }
 
 impl Values {
+    /// What is refused leaves the old value as it was.
+    fn put(
+        &mut self,
+        key: &str,
+        text: String,
+        time: Option<Duration>,
+        clock: &Clock,
+    ) -> Result<(), String> {
+        let bytes = key.len() + text.len();
+        if !self.has_room(key, bytes) {
+            self.expire_all(clock);
+        }
+        if !self.has_room(key, bytes) {
+            return Err(format!(
+                "a plugin has {MOST} keys and {MOST_BYTES} bytes at most, and all are in use"
+            ));
+        }
+        let until = time.and_then(|time| clock.now().checked_add(time));
+        self.remove(key);
+        self.bytes += bytes;
+        self.all.insert(key.to_owned(), Value { text, until });
+        Ok(())
+    }
+
+    /// Whether there is room for so many bytes in the place of what the key has.
+    fn has_room(&self, key: &str, bytes: usize) -> bool {
+        let old = self.all.get(key).map(|value| key.len() + value.text.len());
+        let others = self.all.len() - usize::from(old.is_some());
+        others < MOST && self.bytes - old.unwrap_or(0) + bytes <= MOST_BYTES
+    }
+
     fn remove(&mut self, key: &str) {
         if let Some(gone) = self.all.remove(key) {
             self.bytes -= key.len() + gone.text.len();
@@ -293,5 +315,60 @@ mod tests {
         }
         kv.delete("more").await.unwrap();
         assert_eq!(memory.values.lock().bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_leaves_the_old_value() {
+        let kv = Kv::memory(Arc::new(Memory::new(&Clock::test())));
+        kv.put("00000000", "old".into(), None).await.unwrap();
+        let large = "x".repeat(LONGEST - 8);
+        for n in 1..(MOST_BYTES / LONGEST) {
+            let put = kv.put(&format!("{n:08}"), large.clone(), None).await;
+            put.unwrap();
+        }
+        kv.put("11111111", "x".repeat(LONGEST - 100), None)
+            .await
+            .unwrap();
+        assert!(kv.put("00000000", large.clone(), None).await.is_err());
+        assert_eq!(kv.get("00000000").await, Ok(Some("old".into())));
+        // What a key has counts as free for itself.
+        kv.put("00000001", large, None).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_time_that_no_clock_counts_is_for_good() {
+        let clock = Clock::test();
+        let kv = Kv::memory(Arc::new(Memory::new(&clock)));
+        let times = [Duration::MAX, Duration::from_secs(u64::MAX >> 1)];
+        for time in times {
+            kv.put("a", "1".into(), Some(time)).await.unwrap();
+            assert_eq!(kv.increment("n", 1, Some(time)).await, Ok(1));
+            clock.advance(Duration::from_hours(1));
+            assert_eq!(kv.get("a").await, Ok(Some("1".into())));
+            assert_eq!(kv.get("n").await, Ok(Some("1".into())));
+            kv.delete("n").await.unwrap();
+        }
+    }
+
+    #[test]
+    fn numbers_that_many_count_for_the_first_time_lose_nothing() {
+        const THREADS: usize = 4;
+        const KEYS: usize = 2000;
+        let memory = Memory::new(&Clock::test());
+        let begin = std::sync::Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    begin.wait();
+                    for key in 0..KEYS {
+                        memory.increment(&key.to_string(), 1, None).unwrap();
+                    }
+                });
+            }
+        });
+        for key in 0..KEYS {
+            let counted = memory.get(&key.to_string());
+            assert_eq!(counted, Some(THREADS.to_string()), "{key}");
+        }
     }
 }

@@ -112,7 +112,13 @@ impl PathPattern {
 
     /// A source of `config.matcher`.
     pub fn of_next(source: &str) -> Result<Self, String> {
-        compiled(&to_regex(source)?, source)
+        // A page is also what Next.js makes of it for its own scripts, and a guard of the one
+        // guards the other: so a build adds these to each source (16, the widest).
+        let (body, suffix) = match source {
+            "/" => (String::new(), ROOT_SUFFIX),
+            _ => (to_regex(source)?, SUFFIX),
+        };
+        compiled(&format!("^{PREFIX}{body}{suffix}[/#?]?$"), source)
     }
 
     pub(super) fn is_for(&self, path: &str) -> bool {
@@ -127,18 +133,25 @@ impl PathPattern {
     }
 }
 
+/// Data of the pages router.
+const PREFIX: &str = "(?:/_next/data/[^/]+)?";
+/// Such data, and what the app router sends to its own scripts.
+const SUFFIX: &str = r"(?:\.json|\.rsc|\.segments/.+\.segment\.rsc)?";
+const ROOT_SUFFIX: &str =
+    r"(?:/(?:/?index|/?index\.json|/?index(?:\.rsc|\.segments/.+\.segment\.rsc)))?";
+
 fn compiled(regex: &str, text: &str) -> Result<PathPattern, String> {
     let regex = Regex::new(regex);
     let regex = regex.map_err(|error| format!("`{text}` cannot be matched: {error}"))?;
     Ok(PathPattern::Pattern(Box::new(regex)))
 }
 
-/// As path-to-regexp 6 makes it of such a source, with its default options.
+/// As path-to-regexp 6 makes it of such a source, with its default options, but for the ends.
 fn to_regex(source: &str) -> Result<String, String> {
     if !source.starts_with('/') {
         return Err(format!("`{source}` is no matcher: it begins with `/`"));
     }
-    let mut regex = String::from("^");
+    let mut regex = String::new();
     let mut rest = source;
     while let Some(next) = rest.chars().next() {
         let (prefix, from) = match rest.strip_prefix('/') {
@@ -198,7 +211,6 @@ fn to_regex(source: &str) -> Result<String, String> {
         };
         written.expect("a String takes all");
     }
-    regex.push_str("[/#?]?$");
     Ok(regex)
 }
 
@@ -308,6 +320,42 @@ mod tests {
         for wrong in ["about", "/a/:", "/(a", "/a*", "/{a}", "/a/\\"] {
             assert!(PathPattern::of_next(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_source_is_for_what_next_makes_of_the_page_too() {
+        assert_next(
+            "/dashboard/:path*",
+            &[
+                "/_next/data/BUILD/dashboard.json",
+                "/_next/data/BUILD/dashboard/a/b.json",
+                "/dashboard.rsc",
+                "/dashboard/a.rsc",
+                "/dashboard.segments/_tree.segment.rsc",
+            ],
+            &[
+                "/_next/data/BUILD/about.json",
+                "/_next/data/dashboard.json",
+                "/_next/static/dashboard.json",
+                "/dashboard.txt",
+                "/x/dashboard.json",
+            ],
+        );
+        assert_next(
+            "/secret",
+            &["/secret", "/secret.rsc", "/_next/data/B/secret.json"],
+            &["/secret/a", "/_next/data/B/secret/a.json", "/secretxjson"],
+        );
+        assert_next(
+            "/",
+            &["/", "/index", "/_next/data/B/index.json", "/index.rsc"],
+            &["/a", "/_next/data/B/a.json", "/a.rsc"],
+        );
+        assert_next(
+            "/((?!api).*)",
+            &["/_next/data/B/a.json"],
+            &["/api/a", "/api.json"],
+        );
     }
 
     #[test]

@@ -152,25 +152,18 @@ impl Plugin {
     /// Runs a hook that it has.
     pub async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
         let slot = self.slot();
-        let isolate = slot.isolate.load_full();
-        let call = Box::new(Call::new(isolate.number(), input));
-        let mut call = {
-            let _turn = slot.turn.lock();
-            isolate.begin(call, hook)
-        };
+        let (isolate, mut call) = self.begin(slot, hook, input)?;
         if call.outcome.is_none() {
             let waited = self.wait(slot, &isolate, call);
             // Boxed: hardly any hook waits, and each would carry the room for it.
             let waited = tokio::time::timeout(self.limits.wall, Box::pin(waited)).await;
-            let Ok(waited) = waited else {
+            let Some(waited) = waited.ok().flatten() else {
                 // What it waits for in the engine would stay there for ever.
                 isolate.condemn();
                 self.renew(slot, &isolate);
-                let most = self.limits.wall;
-                let why = format!("it did not end within {most:?}");
-                return Err(Failure::new(Kind::Wall, why));
+                return Err(self.too_long());
             };
-            call = waited?;
+            call = waited;
         }
         if isolate.is_broken() {
             self.renew(slot, &isolate);
@@ -185,23 +178,47 @@ impl Plugin {
         }
     }
 
-    /// Goes on with a hook until it is over.
-    async fn wait(
+    fn too_long(&self) -> Failure {
+        let most = self.limits.wall;
+        Failure::new(Kind::Wall, format!("it did not end within {most:?}"))
+    }
+
+    /// Begins a hook in the isolate that is there once it is its turn: the one before it may
+    /// have been stopped meanwhile.
+    fn begin(
         &self,
         slot: &Slot,
-        isolate: &Isolate,
-        mut call: Box<Call>,
-    ) -> Result<Box<Call>, Failure> {
+        hook: Hook,
+        input: Input,
+    ) -> Result<(Arc<Isolate>, Box<Call>), Failure> {
+        let _turn = slot.turn.lock();
+        let mut isolate = slot.isolate.load_full();
+        if isolate.is_broken() {
+            isolate = Arc::new(self.another()?);
+            slot.isolate.store(Arc::clone(&isolate));
+        }
+        let call = isolate.begin(isolate.call(input), hook);
+        Ok((isolate, call))
+    }
+
+    /// Goes on with a hook until it is over; `None` if it does not end in time.
+    async fn wait(&self, slot: &Slot, isolate: &Isolate, mut call: Box<Call>) -> Option<Box<Call>> {
+        let begun = tokio::time::Instant::now();
         while call.outcome.is_none() {
-            if call.waiting.is_empty() {
+            // What is there at once never lets others run, nor the timer outside tell.
+            tokio::task::consume_budget().await;
+            if begun.elapsed() >= self.limits.wall {
+                return None;
+            }
+            if call.waiting.all.is_empty() {
                 // Nothing will ever settle it; others would take the wall limit to tell.
                 std::future::pending::<()>().await;
             }
-            let (promise, settled) = first(&mut call.waiting).await;
+            let (promise, settled) = first(&mut call.waiting.all).await;
             let _turn = slot.turn.lock();
             call = isolate.settle(call, promise, settled);
         }
-        Ok(call)
+        Some(call)
     }
 
     /// A slot that is free, if there is one.
@@ -213,19 +230,18 @@ impl Plugin {
         free.next().unwrap_or(&self.slots[from % count])
     }
 
+    fn another(&self) -> Result<Isolate, Failure> {
+        let (limits, config) = (self.limits, &self.config);
+        Isolate::new(&self.source, limits, config, &self.given, &self.log)
+    }
+
     /// Puts a new isolate in the place of one that was stopped in the middle.
     fn renew(&self, slot: &Slot, broken: &Arc<Isolate>) {
         let _turn = slot.turn.lock();
         if !Arc::ptr_eq(&slot.isolate.load(), broken) {
             return;
         }
-        match Isolate::new(
-            &self.source,
-            self.limits,
-            &self.config,
-            &self.given,
-            &self.log,
-        ) {
+        match self.another() {
             Ok(isolate) => slot.isolate.store(Arc::new(isolate)),
             Err(failure) => {
                 log::error!(plugin = &*self.name, error:% = failure; "a plugin could not be loaded again");

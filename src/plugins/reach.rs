@@ -12,6 +12,26 @@ use super::{
     powers::{Given, Powers},
 };
 
+/// Methods that the Fetch standard refuses.
+const REFUSED: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
+/// Headers that say how a request is sent, which is ours to say: a plugin that sets them
+/// does so in vain, as the Fetch standard has it. Those that this keeps from scripts for the
+/// sake of a browser's user (`cookie`, `origin`, `referer`) may be passed on here.
+const OURS: [&str; 12] = [
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// Puts them into `host`.
 pub(super) fn functions<'js>(
     ctx: &Ctx<'js>,
@@ -53,8 +73,13 @@ pub(super) fn functions<'js>(
             return Err(Exception::throw_type(&ctx, why));
         }
         let method = Method::from_bytes(method.as_bytes())
-            .map_err(|_| Exception::throw_type(&ctx, "this is no method"))?;
-        let headers = map(&ctx, &headers)?;
+            .ok()
+            .filter(|method| !REFUSED.contains(&method.as_str()))
+            .ok_or_else(|| Exception::throw_type(&ctx, "this is no method to fetch by"))?;
+        let mut headers = map(&ctx, &headers)?;
+        for name in OURS {
+            headers.remove(name);
+        }
         let body = bytes(&body).unwrap_or_default();
         let powers = Arc::clone(&given);
         s.wait(&ctx, async move {

@@ -177,6 +177,7 @@ impl PluginConfig {
             ..Limits::default()
         };
         let matcher = self.matches.compile(cx);
+        let redis = self.redis(cx).map(|redis| Arc::as_ptr(&redis).addr());
         let config = serde_json::Value::Object(self.config).to_string();
         let loaded = cx.zones.get_or_create("plugins", Loaded::default);
         let what = What {
@@ -187,6 +188,7 @@ impl PluginConfig {
             limits,
             env: self.env.iter().map(|name| name.value.clone()).collect(),
             kv: self.kv.as_ref().map(|kv| kv.value),
+            redis,
             fetch: self.fetch.as_ref().map(|fetch| fetch.value.clone()),
         };
         match loaded.get(what, powers?) {
@@ -256,6 +258,15 @@ impl PluginConfig {
         folder.map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }
 
+    /// The Redis that its kv is in.
+    fn redis(&self, cx: &CompileCx<'_>) -> Option<Arc<Redis>> {
+        let is_there = self
+            .kv
+            .as_ref()
+            .is_some_and(|kv| kv.value == KvConfig::Redis);
+        is_there.then(|| cx.shared.get::<Redis>()).flatten()
+    }
+
     /// What it is allowed; what cannot be given is reported.
     fn powers(&self, plugin: &str, cx: &mut CompileCx<'_>) -> Option<Powers> {
         let mut env = serde_json::Map::new();
@@ -280,7 +291,7 @@ impl PluginConfig {
                 Some(Kv::memory(Arc::clone(&memory.0)))
             }
             Some(kv) => {
-                let redis = cx.shared.get::<Redis>();
+                let redis = self.redis(cx);
                 if redis.is_none() {
                     let what = "there is no section `redis` for this kv";
                     let help =

@@ -30,6 +30,9 @@ pub(super) struct What {
     pub(super) limits: Limits,
     pub(super) env: Vec<String>,
     pub(super) kv: Option<KvConfig>,
+    /// Where the Redis of `kv` is in memory. The plugin keeps that for as long as it lives
+    /// itself, so another one is elsewhere.
+    pub(super) redis: Option<usize>,
     pub(super) fetch: Option<FetchConfig>,
 }
 
@@ -50,5 +53,35 @@ impl Loaded {
         all.retain(|_, plugin| plugin.strong_count() > 0);
         all.insert(what, Arc::downgrade(&plugin));
         Ok(plugin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_redis_makes_another_plugin() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plugin.js");
+        std::fs::write(&path, "export function onRequest() {}").unwrap();
+        let loaded = Loaded::default();
+        let get = |redis: Option<usize>| {
+            let what = What {
+                name: "x".to_owned(),
+                shown: String::new(),
+                path: path.clone(),
+                config: "{}".to_owned(),
+                limits: Limits::default(),
+                env: Vec::new(),
+                kv: Some(KvConfig::Redis),
+                redis,
+                fetch: None,
+            };
+            loaded.get(what, Powers::default()).unwrap()
+        };
+        let first = get(Some(1));
+        assert!(Arc::ptr_eq(&first, &get(Some(1))));
+        assert!(!Arc::ptr_eq(&first, &get(Some(2))));
     }
 }

@@ -15,7 +15,7 @@ use log::Level;
 use self::kit::Kit;
 use super::{
     budget::Limits,
-    call::{Call, Hook, Input, first},
+    call::{Hook, Input, first},
     error::{Failure, Kind},
     host::Log,
     isolate::Isolate,
@@ -63,15 +63,15 @@ pub async fn run(
     let log: Arc<dyn Log> = kit.clone();
     let isolate = Isolate::new(&source, OF_TESTS, "{}", &Given::default(), &log)?;
     // Tests need no request; what runs them is called as a hook is.
-    let call = Box::new(Call::new(isolate.number(), nothing()));
+    let call = isolate.call(nothing());
     let mut call = isolate.begin(call, Hook::Request);
     while call.outcome.is_none() {
-        if call.waiting.is_empty() {
+        if call.waiting.all.is_empty() {
             let why = "it waits for nothing, and does not end";
             call.outcome = Some(Err(Failure::new(Kind::Wall, why)));
             break;
         }
-        let next = tokio::time::timeout(PATIENCE, first(&mut call.waiting)).await;
+        let next = tokio::time::timeout(PATIENCE, first(&mut call.waiting.all)).await;
         if let Ok((promise, settled)) = next {
             call = isolate.settle(call, promise, settled);
         } else {

@@ -1,5 +1,6 @@
 //! Plugins as the gateway calls them, and what they may not do.
 
+mod engine;
 mod web;
 
 use std::{fs, time::Duration};

@@ -17,6 +17,14 @@
 
   // A timer belongs to the hook that sets it, and ends with it.
   const cleared = new Set();
+  // What hooks that are over had not waited for. Nothing runs for it.
+  web.forget = (ids) => {
+    for (const id of ids) {
+      waiting.delete(id);
+      cleared.delete(id);
+    }
+  };
+
   globalThis.setTimeout = (callback, millis = 0, ...values) => {
     if (typeof callback !== 'function') throw new TypeError('setTimeout calls a function');
     const id = host.sleep(Number(millis) || 0);

@@ -1,0 +1,222 @@
+//! What hooks leave behind in an instance, and those that never let go of it.
+
+use std::sync::Arc;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::*;
+use crate::base::{
+    clock::Clock,
+    fetch::{Fetch, Trust},
+};
+
+/// With a kv, and with `fetch` of this origin.
+fn powers(origin: &str) -> powers::Powers {
+    let http = Fetch::new(&Trust::Plain).unwrap();
+    let (second, longest) = (Duration::from_secs(1), 1 << 10);
+    let reach = powers::Reach::new(&[origin.to_owned()], http, None, second, longest);
+    powers::Powers {
+        env: String::new(),
+        kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&Clock::machine())))),
+        fetch: Some(reach.unwrap()),
+    }
+}
+
+fn load_with_powers(text: &str, limits: Limits, origin: &str) -> Loaded {
+    load_within(&[("plugin.js", text)], "{}", limits, powers(origin))
+        .unwrap_or_else(|failure| panic!("{failure:?}"))
+}
+
+const LOOPS: [&str; 2] = [
+    "for (;;) await ctx.kv.get('a');",
+    "for (;;) { try { await fetch('http://other.test/'); } catch {} }",
+];
+
+#[tokio::test]
+async fn loops_over_what_is_there_at_once_are_stopped_by_both_limits() {
+    let patient = Limits {
+        cpu: Duration::from_mins(1),
+        ..Limits::default()
+    };
+    let busy = Limits {
+        wall: Duration::from_mins(1),
+        ..Limits::default()
+    };
+    for attack in LOOPS {
+        for (limits, kind) in [(busy, Kind::Cpu), (patient, Kind::Wall)] {
+            let text = format!(
+                "export async function onRequest(req, ctx) {{ if (req.headers.has('host')) {{ {attack} }} }}"
+            );
+            let loaded = load_with_powers(&text, limits, "http://a.test");
+            let clock = Clock::machine();
+            let begun = clock.now();
+            let failure = loaded.request().await.expect_err(attack);
+            assert_eq!(failure.kind, kind, "{attack}: {failure:?}");
+            assert!(clock.now() - begun < Duration::from_secs(5), "{attack}");
+            let quiet = Input {
+                headers: HeaderMap::new(),
+                ..input()
+            };
+            let next = loaded.plugin.call(Hook::Request, quiet).await;
+            assert_eq!(next, Ok(Output::default()), "{attack}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_loop_over_what_is_there_at_once_lets_others_run() {
+    let limits = Limits {
+        cpu: Duration::from_mins(1),
+        ..Limits::default()
+    };
+    let text = format!(
+        "export async function onRequest(req, ctx) {{ {} }}",
+        LOOPS[0]
+    );
+    let loaded = load_with_powers(&text, limits, "http://a.test");
+    let other = async {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = loaded.request() => panic!("it ended first: {ended:?}"),
+        () = other => {}
+    }
+}
+
+#[tokio::test]
+async fn what_a_hook_did_not_wait_for_leaves_nothing_behind() {
+    let loaded = load(
+        "let ran = 0;
+        export async function onRequest(req) {
+            if (req.headers.get('x-count')) return new Response(String(ran));
+            const big = new Uint8Array(2000);
+            for (let n = 0; n < 8; n++) setTimeout(() => (ran += big.length), 60000);
+            clearTimeout(setTimeout(() => {}, 60000));
+            if (req.headers.get('x-given-up')) await new Promise(() => {});
+        }",
+    );
+    let given_up = || {
+        let mut input = input();
+        input.headers.insert("x-given-up", "1".parse().unwrap());
+        input
+    };
+    let round = async |times: usize| {
+        for _ in 0..times {
+            loaded.request().await.unwrap();
+            // As when the client is gone.
+            let call = loaded.plugin.call(Hook::Request, given_up());
+            tokio::select! {
+                biased;
+                ended = call => panic!("{ended:?}"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        loaded.request().await.unwrap();
+        loaded.plugin.heap()
+    };
+    let before = round(20).await;
+    let after = round(500).await;
+    assert!(after < before + before / 10, "{before} → {after}");
+    let mut asks = input();
+    asks.headers.insert("x-count", "1".parse().unwrap());
+    let output = loaded.plugin.call(Hook::Request, asks).await.unwrap();
+    assert!(matches!(output.answer, Answer::Response(response) if response.body == "0"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_hook_begins_where_one_was_stopped() {
+    let loaded = Arc::new(load(
+        "let isSpoilt = false;
+        export function onRequest(req) {
+            if (req.headers.has('x-spoil')) { isSpoilt = true; for (;;); }
+            if (isSpoilt) throw new Error('spoilt');
+        }",
+    ));
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..60 {
+        let loaded = Arc::clone(&loaded);
+        calls.spawn(async move {
+            let mut input = input();
+            if n % 6 == 0 {
+                input.headers.insert("x-spoil", "1".parse().unwrap());
+            }
+            loaded.plugin.call(Hook::Request, input).await.map(drop)
+        });
+    }
+    let mut stopped = 0;
+    for ended in calls.join_all().await {
+        if let Err(failure) = ended {
+            assert_eq!(failure.kind, Kind::Cpu, "{failure:?}");
+            stopped += 1;
+        }
+    }
+    assert_eq!(stopped, 10);
+}
+
+#[tokio::test]
+async fn fetch_says_itself_how_a_request_is_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let text = "export async function onRequest(req, ctx) {
+        for (const method of ['CONNECT', 'trace', 'TRACK']) {
+            try {
+                await fetch(ORIGIN, { method });
+                return new Response(method);
+            } catch (error) {
+                if (!(error instanceof TypeError) || !error.message.includes('no method')) throw error;
+            }
+        }
+        const headers = {
+            host: 'evil.test', 'Content-Length': '3', 'transfer-encoding': 'chunked',
+            connection: 'x-a', upgrade: 'x', 'x-a': 'b', cookie: 'c=d',
+        };
+        const answer = await fetch(ORIGIN, { method: 'POST', headers, body: 'four' });
+        return new Response(await answer.text());
+    }";
+    let origin = format!("http://{address}");
+    let text = text.replace("ORIGIN", &format!("'{origin}/'"));
+    let limits = Limits {
+        wall: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let loaded = load_with_powers(&text, limits, &origin);
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"four") {
+            assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0);
+        }
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        stream.write_all(answer).await.unwrap();
+        String::from_utf8(seen).unwrap().to_ascii_lowercase()
+    };
+    let (output, seen) = tokio::join!(loaded.request(), serve);
+    let answer = output.unwrap().answer;
+    assert!(
+        matches!(&answer, Answer::Response(response) if response.body == "ok"),
+        "{answer:?}"
+    );
+    for there in [
+        "x-a: b",
+        "cookie: c=d",
+        "content-length: 4",
+        &format!("host: {address}"),
+    ] {
+        assert!(seen.contains(&format!("{there}\r\n")), "{there}: {seen}");
+    }
+    for gone in [
+        "evil",
+        "chunked",
+        "upgrade",
+        "connection: x-a",
+        "content-length: 3",
+    ] {
+        assert!(!seen.contains(gone), "{gone}: {seen}");
+    }
+}
