@@ -62,7 +62,7 @@ const LONGEST: Duration = Duration::from_hours(7 * 24);
 /// Between two attempts to stamp what waits.
 const RETRY: Duration = Duration::from_millis(100);
 /// Where in a position its own number ends, and that of the Redis that gave it begins.
-const EPOCH_AT: u32 = 40;
+const EPOCH_AT: u32 = 56;
 
 /// Entries in one Redis.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl Level2 {
         store: &'static Store,
         clock: Clock,
         metrics: TierMetrics,
-        epoch: u32,
+        epoch: u8,
     ) -> Self {
         let count = if redis.is_cluster() { PARTS } else { 1 };
         Self {
@@ -123,7 +123,7 @@ impl Level2 {
             store,
             clock,
             metrics,
-            epoch: u64::from(epoch & 0xff_ffff) << EPOCH_AT,
+            epoch: u64::from(epoch) << EPOCH_AT,
             scripts: Scripts {
                 tick: Script::new(include_str!("lua/tick.lua")),
                 stamp: Script::new(concat!(

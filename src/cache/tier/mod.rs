@@ -20,7 +20,7 @@ mod tests;
 use std::{
     fmt,
     future::pending,
-    sync::{Arc, atomic::AtomicU32, atomic::Ordering},
+    sync::{Arc, atomic::AtomicU8, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -62,7 +62,7 @@ pub struct Tiers {
     disk: Arc<Disk>,
     level2: ArcSwapOption<Level2>,
     /// Redis after Redis.
-    epochs: AtomicU32,
+    epochs: AtomicU8,
     flights: Flights,
     /// Whoever runs them: one at a time.
     running: tokio::sync::Mutex<()>,
@@ -76,7 +76,7 @@ impl Tiers {
             metrics: metrics.clone(),
             disk: Arc::new(Disk::new(store, clock, metrics)),
             level2: ArcSwapOption::empty(),
-            epochs: AtomicU32::new(0),
+            epochs: AtomicU8::new(0),
             flights: Flights::default(),
             running: tokio::sync::Mutex::default(),
         }
