@@ -1,6 +1,6 @@
 //! What a plugin may do beyond its own request, as its configuration allows it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
@@ -20,9 +20,8 @@ pub struct Powers {
 /// Where a plugin may fetch from.
 #[derive(Debug)]
 pub struct Reach {
-    origins: Vec<Origin>,
-    http: Fetch,
-    https: Option<Fetch>,
+    /// Each with the client that asks there.
+    origins: Vec<(Origin, Fetch)>,
     deadline: Duration,
     longest: usize,
 }
@@ -44,24 +43,19 @@ pub(super) struct Fetched {
 
 impl Reach {
     /// `origins`: such as `https://flags.example.com`.
-    pub fn new(
-        origins: &[String],
-        http: Fetch,
-        https: Option<Fetch>,
-        deadline: Duration,
-        longest: usize,
-    ) -> Result<Self, String> {
+    ///
+    /// Reads the system's authorities if one of them is of https.
+    pub fn new(origins: &[String], deadline: Duration, longest: usize) -> Result<Self, String> {
         let origins = origins.iter().map(|text| {
             let url: Uri = text.parse().map_err(|_| not_an_origin(text))?;
             let is_whole = matches!(url.path(), "" | "/") && url.query().is_none();
-            Origin::of(&url)
-                .filter(|_| is_whole)
-                .ok_or_else(|| not_an_origin(text))
+            let origin = Origin::of(&url).filter(|_| is_whole);
+            let origin = origin.ok_or_else(|| not_an_origin(text))?;
+            let client = Fetch::to(&url, Path::new(""), None);
+            Ok((origin, client.map_err(|error| error.to_string())?))
         });
         Ok(Self {
-            origins: origins.collect::<Result<_, _>>()?,
-            http,
-            https,
+            origins: origins.collect::<Result<_, String>>()?,
             deadline,
             longest,
         })
@@ -77,16 +71,12 @@ impl Reach {
         let uri: Uri = url.parse().map_err(|_| format!("`{url}` is no URL"))?;
         let origin =
             Origin::of(&uri).ok_or_else(|| format!("`{url}` is no URL of http or https"))?;
-        if !self.origins.contains(&origin) {
+        let listed = self.origins.iter().find(|(listed, _)| *listed == origin);
+        let Some((_, client)) = listed else {
             return Err(format!(
                 "`{}://{}` is not in the list `fetch` of this plugin",
                 origin.scheme, origin.host
             ));
-        }
-        let client = match (&self.https, origin.scheme.as_str()) {
-            (Some(https), "https") => https,
-            (None, "https") => return Err("the system's authorities cannot be used".to_owned()),
-            _ => &self.http,
         };
         let mut request = Request::new(body);
         *request.method_mut() = method;

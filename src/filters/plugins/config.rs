@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{
     base::{
-        fetch::{Fetch, Trust},
         redis::Redis,
         units::{ByteSize, Span},
     },
@@ -334,11 +333,8 @@ struct Kept(Arc<Memory>);
 impl Zone for Kept {}
 
 fn reach(config: &FetchConfig) -> Result<Reach, String> {
-    let client = |trust: &Trust| Fetch::new(trust);
-    let http = client(&Trust::Plain).map_err(|error| error.to_string())?;
     let longest = usize::try_from(config.max_body.0).unwrap_or(usize::MAX);
-    let https = client(&Trust::System).ok();
-    Reach::new(&config.origins, http, https, config.deadline.0, longest)
+    Reach::new(&config.origins, config.deadline.0, longest)
 }
 
 /// How often the heap is looked at, which takes a walk over all of it.

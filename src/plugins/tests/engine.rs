@@ -8,16 +8,12 @@ use tokio::{
 };
 
 use super::*;
-use crate::base::{
-    clock::Clock,
-    fetch::{Fetch, Trust},
-};
+use crate::base::clock::Clock;
 
 /// With a kv, and with `fetch` of this origin.
 fn powers(origin: &str) -> powers::Powers {
-    let http = Fetch::new(&Trust::Plain).unwrap();
     let (second, longest) = (Duration::from_secs(1), 1 << 10);
-    let reach = powers::Reach::new(&[origin.to_owned()], http, None, second, longest);
+    let reach = powers::Reach::new(&[origin.to_owned()], second, longest);
     powers::Powers {
         env: String::new(),
         kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&Clock::machine())))),
