@@ -15,6 +15,7 @@ use crate::{
     base::{clock::Clock, metrics::Metrics, own_headers::OwnHeaders},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
+        source::Beside,
         tree::Spanned,
     },
     zones::Zones,
@@ -42,6 +43,9 @@ pub struct CompileCx<'a> {
     pub shared: &'a Shared,
     /// What is to run beside requests, as long as this configuration serves.
     pub work: &'a mut Work,
+    /// Files that are read for it: a configuration that is watched is read anew when they
+    /// change.
+    pub beside: &'a mut Beside,
     pub diagnostics: &'a mut Diagnostics,
 }
 

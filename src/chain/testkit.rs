@@ -153,12 +153,14 @@ fn compile<K: FilterKind>(
         zones: &zones,
         shared: &none,
         work: &mut work,
+        beside: &mut crate::config::source::Beside::default(),
         diagnostics: &mut diagnostics,
     };
     share(&mut cx, &mut shared);
     let mut cx = CompileCx {
         shared: &shared,
         work: &mut also,
+        beside: &mut crate::config::source::Beside::default(),
         diagnostics: cx.diagnostics,
         ..cx
     };

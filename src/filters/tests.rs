@@ -25,6 +25,7 @@ fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
         zones: &crate::zones::Zones::default(),
         shared: &crate::chain::Shared::default(),
         work: &mut crate::chain::Work::default(),
+        beside: &mut crate::config::source::Beside::default(),
         diagnostics: &mut diagnostics,
     };
     (entry.compile(&node, &mut cx).is_some(), diagnostics)

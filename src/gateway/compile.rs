@@ -21,6 +21,7 @@ use crate::{
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
         model::{File, MatchConfig, OneOrMany, RouteNode},
+        source::Beside,
         tree::{Key, Node, Spanned},
     },
     limits::Bans,
@@ -40,6 +41,7 @@ pub(super) struct Compiler<'a> {
     /// Query parameters that are secrets somewhere: a request that misses its route by a
     /// letter has them as well.
     secret_queries: Arc<[String]>,
+    beside: Beside,
     pub(super) diagnostics: Diagnostics,
 }
 
@@ -49,6 +51,18 @@ pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, D
     compile_with(file, folder, world, Wanted::Same)
 }
 
+/// As [`compile`]; files that are read for it, or would be, are noted whatever comes of it.
+pub fn compile_noting(
+    file: &File,
+    folder: &Path,
+    world: &World,
+    beside: &mut Beside,
+) -> (Option<Gateway>, Diagnostics) {
+    let (gateway, diagnostics, read) = compile_all(file, folder, world, Wanted::Same);
+    *beside = read;
+    (gateway, diagnostics)
+}
+
 /// As [`compile`], with the profile that is wanted.
 pub fn compile_with(
     file: &File,
@@ -56,6 +70,16 @@ pub fn compile_with(
     world: &World,
     profile: Wanted<'_>,
 ) -> (Option<Gateway>, Diagnostics) {
+    let (gateway, diagnostics, _) = compile_all(file, folder, world, profile);
+    (gateway, diagnostics)
+}
+
+fn compile_all(
+    file: &File,
+    folder: &Path,
+    world: &World,
+    profile: Wanted<'_>,
+) -> (Option<Gateway>, Diagnostics, Beside) {
     let mut compiler = Compiler {
         file,
         folder,
@@ -69,14 +93,13 @@ pub fn compile_with(
         shared: Shared::default(),
         work: Work::default(),
         secret_queries: secret_queries(file),
+        beside: Beside::default(),
         diagnostics: Diagnostics::default(),
     };
     let gateway = compiler.gateway();
     let diagnostics = compiler.diagnostics;
-    if diagnostics.has_errors() {
-        return (None, diagnostics);
-    }
-    (gateway, diagnostics)
+    let gateway = gateway.filter(|_| !diagnostics.has_errors());
+    (gateway, diagnostics, compiler.beside)
 }
 
 impl Compiler<'_> {
@@ -188,6 +211,7 @@ impl Compiler<'_> {
             zones: &self.world.zones,
             shared: &self.shared,
             work: &mut self.work,
+            beside: &mut self.beside,
             diagnostics: &mut self.diagnostics,
         }
     }

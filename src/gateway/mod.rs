@@ -30,7 +30,7 @@ pub use self::{
     admin::Admin,
     audit::AuditLog,
     cache::{Fetching, RouteCache},
-    compile::{compile, compile_with},
+    compile::{compile, compile_noting, compile_with},
     fan_out::FanOut,
     flood_guard::{Challenge, FloodGuard},
     limits::Limits,

@@ -90,6 +90,7 @@ impl Plugin {
                 turn: Mutex::default(),
             });
         }
+        source.close();
         let first = slots[0].isolate.load();
         let of = |hook: &Hook| first.has(*hook).then(|| hook.bit());
         let hooks = Hook::ALL

@@ -1,10 +1,13 @@
 //! A plugin's files.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Component, Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -15,6 +18,7 @@ use rquickjs::{
 };
 
 use super::error::Failure;
+use crate::config::source::Beside;
 
 /// The largest file of a plugin.
 const LARGEST: u64 = 4 << 20;
@@ -40,6 +44,10 @@ pub struct Source {
     /// It is not a plugin, but tests of one.
     is_test: bool,
     files: Mutex<BTreeMap<String, Arc<str>>>,
+    /// What was asked for and could not be read.
+    missed: Mutex<BTreeSet<String>>,
+    /// No further file is read: by now it may be of another version.
+    is_whole: AtomicBool,
 }
 
 impl Source {
@@ -65,6 +73,8 @@ impl Source {
             entry: entry.to_owned(),
             is_test,
             files: Mutex::default(),
+            missed: Mutex::default(),
+            is_whole: AtomicBool::new(false),
         };
         source.file(entry)?;
         Ok(Arc::new(source))
@@ -84,7 +94,26 @@ impl Source {
     pub fn is_current(&self) -> bool {
         let files = self.files.lock().clone();
         let mut files = files.iter();
+        let missed = self.missed.lock().clone();
         files.all(|(file, text)| read(&self.folder.join(file)).is_ok_and(|now| *now == **text))
+            && missed
+                .iter()
+                .all(|file| read(&self.folder.join(file)).is_err())
+    }
+
+    /// Which files it goes by.
+    pub fn note(&self, beside: &mut Beside) {
+        for (file, text) in &*self.files.lock() {
+            beside.read(self.folder.join(file), text.as_bytes());
+        }
+        for file in &*self.missed.lock() {
+            beside.missed(self.folder.join(file));
+        }
+    }
+
+    /// What was read by now is all that it has.
+    pub(super) fn close(&self) {
+        self.is_whole.store(true, Ordering::Relaxed);
     }
 
     pub fn folder(&self) -> &Path {
@@ -99,8 +128,16 @@ impl Source {
         if let Some(known) = self.files.lock().get(file) {
             return Ok(Arc::clone(known));
         }
-        let text = read(&self.folder.join(file))
-            .map_err(|error| Failure::load(format!("{}: {error}", self.shown(file))))?;
+        if self.is_whole.load(Ordering::Relaxed) {
+            return Err(Failure::load(format!(
+                "{}: it was not imported when the plugin was loaded, and is not read later",
+                self.shown(file)
+            )));
+        }
+        let text = read(&self.folder.join(file)).map_err(|error| {
+            self.missed.lock().insert(file.to_owned());
+            Failure::load(format!("{}: {error}", self.shown(file)))
+        })?;
         let text: Arc<str> = text.into();
         let mut files = self.files.lock();
         Ok(Arc::clone(files.entry(file.to_owned()).or_insert(text)))

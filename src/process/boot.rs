@@ -24,7 +24,7 @@ use crate::{
     config::{
         diagnostic::Diagnostics,
         model::File,
-        source::{self, Sources},
+        source::{self, Beside, Sources},
     },
     edge::worker,
     gateway::{self, World},
@@ -108,7 +108,8 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
         .as_deref()
         .and_then(std::path::Path::parent)
         .unwrap_or(std::path::Path::new(""));
-    let (gateway, diagnostics) = gateway::compile(&file, folder, &world);
+    let mut beside = Beside::default();
+    let (gateway, diagnostics) = gateway::compile_noting(&file, folder, &world, &mut beside);
     let Some(gateway) = gateway else {
         return Err(BootError::Config { diagnostics });
     };
@@ -118,7 +119,8 @@ async fn run(setup: Setup, workers: &Handle) -> Result<u8, BootError> {
     let signals = Signals::listen().map_err(BootError::Signals)?;
     // What was kept is not what the files say, which may stay as they are for now.
     let on_disk = || path.as_deref().map(|path| source::load(path).0);
-    let read = sources.clone().or_else(on_disk).unwrap_or_default();
+    let mut read = sources.clone().or_else(on_disk).unwrap_or_default();
+    read.beside = beside;
     let inheritance = Inheritance::of(inherited.cache.take(), &gateway);
     let live = Arc::new(Live::new(gateway, world));
     let (line, succeeded) = Line::new(launch, &mut inherited);

@@ -34,7 +34,7 @@ pub struct Mistaken {
 pub fn read(live: &Live, path: &Path) -> Result<Candidate, Mistaken> {
     live.world.zones.begin();
     let Loaded {
-        sources,
+        mut sources,
         mut diagnostics,
         file,
     } = gateway::load(path);
@@ -45,7 +45,8 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Mistaken> {
         });
     };
     let folder = path.parent().unwrap_or(Path::new(""));
-    let (gateway, found) = gateway::compile(&file, folder, &live.world);
+    let beside = &mut sources.beside;
+    let (gateway, found) = gateway::compile_noting(&file, folder, &live.world, beside);
     diagnostics.extend(found);
     let Some(gateway) = gateway else {
         return Err(Mistaken {

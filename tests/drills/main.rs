@@ -19,6 +19,7 @@ mod kill;
 mod level2;
 mod overload;
 mod plugin_attacks;
+mod plugin_reload;
 mod purge_races;
 mod redis_lost;
 mod reload_storm;
@@ -34,7 +35,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 21] = [
+const DRILLS: [&str; 22] = [
     "balance",
     "kill9",
     "idle-close",
@@ -56,6 +57,7 @@ const DRILLS: [&str; 21] = [
     "crawl",
     "cache-memory",
     "plugin-attacks",
+    "plugin-reload",
 ];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
@@ -108,6 +110,7 @@ async fn main() -> ExitCode {
             "purge-races" => purge_races::run(&mut report).await,
             "crawl" => crawl::run(&mut report).await,
             "plugin-attacks" => plugin_attacks::run(&mut report).await,
+            "plugin-reload" => plugin_reload::run(&mut report).await,
             "cache-memory" => cache_memory::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,
             _ => hang::run(&mut report).await,

@@ -67,3 +67,90 @@ async fn a_configuration_may_end_the_watch_and_begin_it_again() {
     let taken = "edgeway_config_reloads_total{outcome=\"ok\"}";
     assert_eq!(gateway.count(taken).await, 3);
 }
+
+fn plugins(names: &[&str]) -> String {
+    let list = names
+        .iter()
+        .map(|name| format!("{{ file: plugins/{name}/plugin.js }}"));
+    let list: Vec<_> = list.collect();
+    format!(
+        "watch: {{ debounce: 50ms }}\n\
+         routes: [{{ match: {{ path: / }}, respond: none, plugins: [{}] }}]\n",
+        list.join(", ")
+    )
+}
+
+/// A plugin that answers with what another of its modules says.
+async fn with_plugin(text: &str) -> Gateway {
+    Gateway::start_in(&plugins(&["x"]), |folder| {
+        let plugin = folder.join("plugins/x");
+        fs::create_dir_all(plugin.join("lib")).expect("the folder is ours");
+        let main = "import { text } from './lib/text.js';
+            export const onRequest = () => new Response(text);";
+        fs::write(plugin.join("plugin.js"), main).expect("the folder is ours");
+        fs::write(plugin.join("lib/text.js"), says_it(text)).expect("the folder is ours");
+        fs::write(plugin.join("lib/unused.js"), "never read").expect("the folder is ours");
+    })
+    .await
+}
+
+fn says_it(text: &str) -> String {
+    format!("export const text = '{text}';")
+}
+
+#[tokio::test]
+async fn files_of_plugins_are_watched_and_one_that_does_not_load_leaves_the_one_before() {
+    let gateway = with_plugin("one").await;
+    let plugin = gateway.folder().join("plugins/x");
+    until_it_says(&gateway, "one").await;
+    // A module that the first one imports.
+    fs::write(plugin.join("lib/text.js"), says_it("two")).unwrap();
+    until_it_says(&gateway, "two").await;
+    let broken = "export const text = ;";
+    fs::write(plugin.join("lib/text.js"), broken).unwrap();
+    let refused = "edgeway_config_reloads_total{outcome=\"refused\"}";
+    gateway.counts(refused, 1).await;
+    let why = "plugins/x/lib/text.js:1:";
+    assert!(gateway.stderr().contains(why), "{}", gateway.stderr());
+    let status = gateway.status().await;
+    let error = status["config"]["last_error"].as_str().unwrap_or_default();
+    assert!(error.contains(why), "{error}");
+    assert_eq!(gateway.count("edgeway_config_last_reload_success").await, 0);
+    assert_eq!(gateway.get("/").await.text(), "two");
+    // It is put right, and then by a rename, as editors do it.
+    fs::write(plugin.join("lib/text.js"), says_it("three")).unwrap();
+    until_it_says(&gateway, "three").await;
+    fs::write(plugin.join("lib/new"), says_it("four")).unwrap();
+    fs::rename(plugin.join("lib/new"), plugin.join("lib/text.js")).unwrap();
+    until_it_says(&gateway, "four").await;
+    // Files that nobody imports are none of it.
+    let taken = "edgeway_config_reloads_total{outcome=\"ok\"}";
+    let before = gateway.count(taken).await;
+    fs::write(plugin.join("lib/unused.js"), "still never read").unwrap();
+    fs::write(plugin.join("lib/text.js"), says_it("five")).unwrap();
+    until_it_says(&gateway, "five").await;
+    assert_eq!(gateway.count(taken).await, before + 1);
+    assert_eq!(gateway.count(refused).await, 1);
+}
+
+#[tokio::test]
+async fn a_module_that_is_missed_is_waited_for() {
+    let gateway = with_plugin("one").await;
+    let lib = gateway.folder().join("plugins/x/lib/text.js");
+    fs::remove_file(&lib).unwrap();
+    let refused = "edgeway_config_reloads_total{outcome=\"refused\"}";
+    gateway.counts(refused, 1).await;
+    assert_eq!(gateway.get("/").await.text(), "one");
+    fs::write(&lib, says_it("two")).unwrap();
+    until_it_says(&gateway, "two").await;
+    // So is the plugin itself.
+    gateway.configure(&plugins(&["y", "x"]));
+    gateway.counts(refused, 2).await;
+    assert_eq!(gateway.get("/").await.text(), "two");
+    let folder = gateway.folder().join("plugins/y");
+    fs::create_dir(gateway.folder().join("plugins/new")).unwrap();
+    let text = "export const onRequest = () => new Response('three');";
+    fs::write(gateway.folder().join("plugins/new/plugin.js"), text).unwrap();
+    fs::rename(gateway.folder().join("plugins/new"), folder).unwrap();
+    until_it_says(&gateway, "three").await;
+}

@@ -1,5 +1,6 @@
 //! The files of a configuration: the main one, what it includes, and the environment.
 
+mod beside;
 mod expand;
 mod kept;
 mod merge;
@@ -13,7 +14,7 @@ use std::{
 };
 
 use self::expand::Expander;
-pub use self::kept::Kept;
+pub use self::{beside::Beside, kept::Kept};
 use super::{
     diagnostic::{Diagnostic, Diagnostics, Place},
     tree::{Key, Node, Value, parse_with},
@@ -30,6 +31,8 @@ pub struct Sources {
     pub files: Vec<(PathBuf, String)>,
     /// What `include` looked for by patterns, which may find others later.
     pub patterns: Vec<PathBuf>,
+    /// What compiling it has read besides; nothing before.
+    pub beside: Beside,
 }
 
 /// A place as people count: from 1, columns in characters.

@@ -118,6 +118,7 @@ fn compile_beside(yaml: &str, secret_queries: &[String]) -> (super::AccessLog, C
             zones: &crate::zones::Zones::default(),
             shared: &crate::chain::Shared::default(),
             work: &mut crate::chain::Work::default(),
+            beside: &mut crate::config::source::Beside::default(),
             diagnostics: &mut diagnostics,
         },
     );

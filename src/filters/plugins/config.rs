@@ -190,7 +190,7 @@ impl PluginConfig {
             redis,
             fetch: self.fetch.as_ref().map(|fetch| fetch.value.clone()),
         };
-        match loaded.get(what, powers?) {
+        match loaded.get(what, powers?, cx.beside) {
             Ok(plugin) => {
                 let metrics = Arc::new(PluginMetrics::new(cx.metrics, cx.route, &plugin));
                 let watched = (Arc::downgrade(&plugin), Arc::clone(&metrics));

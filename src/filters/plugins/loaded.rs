@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::config::{FetchConfig, KvConfig};
 use crate::{
+    config::source::Beside,
     plugins::{Failure, Limits, Plugin, powers::Powers, source::Source},
     zones::Zone,
 };
@@ -39,16 +40,25 @@ pub(super) struct What {
 impl Loaded {
     /// The plugin that is loaded, if its files are still what they were; else a new one. Those
     /// who have the old one keep it.
-    pub(super) fn get(&self, what: What, powers: Powers) -> Result<Arc<Plugin>, Failure> {
+    pub(super) fn get(
+        &self,
+        what: What,
+        powers: Powers,
+        beside: &mut Beside,
+    ) -> Result<Arc<Plugin>, Failure> {
         let known = self.0.lock().get(&what).and_then(Weak::upgrade);
         if let Some(known) = known.filter(|known| known.source().is_current()) {
+            known.source().note(beside);
             return Ok(known);
         }
-        let source = Source::read(&what.shown, &what.path)?;
+        let source = Source::read(&what.shown, &what.path)
+            .inspect_err(|_| beside.missed(what.path.clone()))?;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let config = what.config.clone();
-        let plugin = Plugin::load(&what.name, source, config, what.limits, powers, workers)?;
-        let plugin = Arc::new(plugin);
+        let files = Arc::clone(&source);
+        let plugin = Plugin::load(&what.name, source, config, what.limits, powers, workers);
+        files.note(beside);
+        let plugin = Arc::new(plugin?);
         let mut all = self.0.lock();
         all.retain(|_, plugin| plugin.strong_count() > 0);
         all.insert(what, Arc::downgrade(&plugin));
@@ -78,7 +88,8 @@ mod tests {
                 redis,
                 fetch: None,
             };
-            loaded.get(what, Powers::default()).unwrap()
+            let beside = &mut Beside::default();
+            loaded.get(what, Powers::default(), beside).unwrap()
         };
         let first = get(Some(1));
         assert!(Arc::ptr_eq(&first, &get(Some(1))));

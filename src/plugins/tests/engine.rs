@@ -26,6 +26,33 @@ fn load_with_powers(text: &str, limits: Limits, origin: &str) -> Loaded {
         .unwrap_or_else(|failure| panic!("{failure:?}"))
 }
 
+#[tokio::test]
+async fn a_module_that_is_imported_later_is_of_the_version_that_was_loaded_or_none() {
+    let text = "import './a.js';
+        export async function onRequest(req) {
+            req.headers.set('x-a', (await import('./a.js')).version);
+            try { await import('./b.js'); } catch (error) { req.headers.set('x-b', error.message); }
+        }";
+    let version = "export const version = '1';";
+    let files = [("plugin.js", text), ("a.js", version), ("b.js", version)];
+    let loaded = load_with(&files, "{}").unwrap();
+    fs::write(
+        loaded.folder.path().join("a.js"),
+        "export const version = '2';",
+    )
+    .unwrap();
+    let mut headers = HeaderMap::new();
+    for change in loaded.request().await.unwrap().request {
+        change.apply(&mut headers);
+    }
+    assert_eq!(headers["x-a"], "1");
+    let why = headers["x-b"].to_str().unwrap();
+    assert!(
+        why.contains("plugins/x/b.js: it was not imported when"),
+        "{why}"
+    );
+}
+
 const LOOPS: [&str; 2] = [
     "for (;;) await ctx.kv.get('a');",
     "for (;;) { try { await fetch('http://other.test/'); } catch {} }",

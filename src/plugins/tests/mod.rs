@@ -12,7 +12,7 @@ use super::*;
 
 struct Loaded {
     plugin: Plugin,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 fn load_with(files: &[(&str, &str)], config: &str) -> Result<Loaded, Failure> {
@@ -45,10 +45,7 @@ fn load_within(
     }
     let source = source::Source::read("plugins/x", &folder.path().join("plugin.js"))?;
     let plugin = Plugin::load("x", source, config.to_owned(), limits, powers, 1)?;
-    Ok(Loaded {
-        plugin,
-        _folder: folder,
-    })
+    Ok(Loaded { plugin, folder })
 }
 
 #[track_caller]

@@ -76,7 +76,7 @@ impl Places {
     pub(super) fn of(path: &Path, sources: &Sources) -> Self {
         let mut found = Found::default();
         let files = sources.files.iter().map(|(path, _)| path.as_path());
-        for file in files.chain([path]) {
+        for file in files.chain([path]).chain(sources.beside.paths()) {
             found.file(&absolute(file), LINKS);
         }
         for pattern in &sources.patterns {

@@ -42,6 +42,7 @@ fn compile_in(folder: &Path, config: &RouteConfig, mut diagnostics: Diagnostics)
         zones: &crate::zones::Zones::default(),
         shared: &crate::chain::Shared::default(),
         work: &mut crate::chain::Work::default(),
+        beside: &mut crate::config::source::Beside::default(),
         diagnostics: &mut diagnostics,
     };
     let action = Action::compile(config, &mut cx);

@@ -100,6 +100,7 @@ impl Bench {
             zones: &crate::zones::Zones::default(),
             shared: &crate::chain::Shared::default(),
             work: &mut crate::chain::Work::default(),
+            beside: &mut crate::config::source::Beside::default(),
             diagnostics: &mut diagnostics,
         };
         let key = Key {

@@ -32,6 +32,7 @@ pub(super) fn compiled(yaml: &str) -> Jwt {
             zones: &Zones::default(),
             shared: &Shared::default(),
             work: &mut Work::default(),
+            beside: &mut crate::config::source::Beside::default(),
             diagnostics: &mut diagnostics,
         },
     );
