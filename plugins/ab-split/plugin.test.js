@@ -7,7 +7,7 @@ test('a new visitor gets a variant and a cookie', async () => {
   const done = await onRequest(visit());
   assert.equal(done.response, undefined);
   assert.equal(done.request.headers.get('x-variant'), 'b');
-  assert.match(done.headers.get('set-cookie'), /^ab=b; Path=\/; Max-Age=2592000; Secure; SameSite=lax$/);
+  assert.match(done.headers.get('set-cookie'), /^ab=b; Path=\/; Expires=[\w, :]+ GMT; Max-Age=2592000; Secure; SameSite=lax$/);
 });
 
 test('whoever has one keeps it', async () => {

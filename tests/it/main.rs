@@ -32,6 +32,7 @@ mod jwt;
 mod last_good;
 mod metrics_page;
 mod next_front;
+mod next_proxy;
 mod nextjs_cache;
 mod notify;
 mod observed;

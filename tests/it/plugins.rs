@@ -206,7 +206,10 @@ async fn signed_url_opens_one_folder_for_ninety_seconds() {
     assert_eq!(playlist.json()["target"], "/watch/42/index.m3u8?q=1");
     // Segments: by the cookie, and by the folder of the token.
     let cookie = playlist.header("set-cookie").expect("segments need it");
-    assert!(cookie.contains("Path=/watch/42/; Max-Age="), "{cookie}");
+    assert!(
+        cookie.contains("; Path=/watch/42/; Expires=") && cookie.contains(" GMT; Max-Age="),
+        "{cookie}"
+    );
     let cookie = cookie.split(';').next().unwrap();
     let segment = of(&gateway, "/watch/42/720p/1.ts", &[("cookie", cookie)]).await;
     assert_eq!(segment.status(), 200);

@@ -80,13 +80,14 @@
       const then = web.thenOf(value);
       const pairs = web.pairsOf(value.headers);
       if (then.kind === 'respond') return host.respond(call, value.status, pairs.flat(), web.bodyOf(value) ?? '');
+      const answer = web.headersOf(call, 1);
+      if (then.url) web.tellRewrite(host.fact(call, 1), web.headersOf(call, 0), then.url, answer);
       if (then.request) {
         // What it has is what goes on, and what it lacks does not.
         const request = web.headersOf(call, 0);
         for (const [name] of web.pairsOf(request)) if (!then.request.has(name)) request.delete(name);
         for (const [name, value] of then.request) if (request.get(name) !== value) request.set(name, value);
       }
-      const answer = web.headersOf(call, 1);
       for (const [name, value] of pairs) {
         if (name === 'set-cookie') answer.append(name, value);
         else answer.set(name, value);

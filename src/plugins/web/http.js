@@ -116,7 +116,7 @@
     }
 
     get nextUrl() {
-      return (this.#nextUrl ??= web.nextUrlOf(this.url));
+      return (this.#nextUrl ??= web.nextUrlOf(this.url, this.headers));
     }
   }
   globalThis.NextRequest = HookRequest;

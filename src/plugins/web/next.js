@@ -1,10 +1,11 @@
 // Cookies, and `NextRequest` and `NextResponse` as a `proxy.js` of Next.js has them.
 (function (host, web) {
+  // What cannot be decoded is no cookie, as in Next.js.
   const decode = (text) => {
     try {
       return decodeURIComponent(text);
     } catch {
-      return text;
+      return undefined;
     }
   };
   const parse = (header) => {
@@ -13,7 +14,10 @@
       const at = part.indexOf('=');
       if (part === '') continue;
       if (at < 0) cookies.set(part, 'true');
-      else cookies.set(part.slice(0, at), decode(part.slice(at + 1)));
+      else {
+        const value = decode(part.slice(at + 1));
+        if (value !== undefined) cookies.set(part.slice(0, at), value);
+      }
     }
     return cookies;
   };
@@ -86,8 +90,9 @@
 
   const attributes = (cookie) => {
     const text = [`${cookie.name}=${encodeURIComponent(cookie.value ?? '')}`, `Path=${cookie.path ?? '/'}`];
-    if (cookie.expires || cookie.expires === 0) {
-      text.push(`Expires=${(typeof cookie.expires === 'number' ? new Date(cookie.expires) : cookie.expires).toUTCString()}`);
+    const expires = cookie.maxAge ? Date.now() + cookie.maxAge * 1000 : cookie.expires;
+    if (expires || expires === 0) {
+      text.push(`Expires=${(typeof expires === 'number' ? new Date(expires) : expires).toUTCString()}`);
     }
     if (typeof cookie.maxAge === 'number') text.push(`Max-Age=${cookie.maxAge}`);
     if (cookie.domain) text.push(`Domain=${cookie.domain}`);
@@ -111,7 +116,7 @@
       return this.#headers.getSetCookie().map((line) => {
         const first = line.split(';', 1)[0];
         const at = first.indexOf('=');
-        return { name: first.slice(0, at), value: decode(first.slice(at + 1)), line };
+        return { name: first.slice(0, at), value: decode(first.slice(at + 1)) ?? first.slice(at + 1), line };
       });
     }
 
@@ -208,6 +213,22 @@
 
   web.cookiesOf = (headers) => new RequestCookies(headers);
   web.responseCookiesOf = (headers) => new ResponseCookies(headers);
-  web.nextUrlOf = (url) => new NextURL(url);
+
+  // A click in the browser asks for data (`rsc`) with a parameter that is none of the page's:
+  // no proxy sees it.
+  const MARK = '_rsc';
+  web.nextUrlOf = (url, headers) => {
+    const next = new NextURL(url);
+    if (headers.has('rsc') && next.searchParams.has(MARK)) next.searchParams.delete(MARK);
+    return next;
+  };
+
+  // A click is told where it was rewritten to, which the address in the browser goes by.
+  web.tellRewrite = (url, request, to, answer) => {
+    if (!request.has('rsc')) return;
+    const [from, target] = [web.nextUrlOf(url, request), new URL(to)];
+    if (target.pathname !== from.pathname) answer.set('x-nextjs-rewritten-path', target.pathname);
+    if (target.search !== from.search && target.search !== '') answer.set('x-nextjs-rewritten-query', target.search.slice(1));
+  };
   globalThis.NextResponse = NextResponse;
 });

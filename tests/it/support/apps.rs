@@ -2,10 +2,11 @@
 //! same port.
 
 use std::{
-    fs::File,
+    fs::{self, File},
+    io,
     net::{Ipv4Addr, SocketAddr},
-    os::unix::process::CommandExt,
-    path::PathBuf,
+    os::unix::{fs::symlink, process::CommandExt},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -49,6 +50,38 @@ impl NextApp {
         }
         apps
     }
+
+    /// The same build, as if it had no `proxy.js`.
+    pub(crate) async fn start_without_proxy() -> App {
+        let folder = Kind::NextBare.folder();
+        lay_out_without_proxy(&Kind::Next.folder(), &folder).expect("the target folder is ours");
+        App::start(Kind::NextBare, &[]).await
+    }
+}
+
+/// Links to all of an app but the manifest that says what its proxy is for.
+fn lay_out_without_proxy(app: &Path, folder: &Path) -> io::Result<()> {
+    const MANIFEST: &str = "functions-config-manifest.json";
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    for (below, but) in [
+        ("", ".next"),
+        (".next", "server"),
+        (".next/server", MANIFEST),
+    ] {
+        fs::create_dir_all(folder.join(below))?;
+        for entry in fs::read_dir(app.join(below))? {
+            let entry = entry?;
+            if entry.file_name() != but {
+                symlink(entry.path(), folder.join(below).join(entry.file_name()))?;
+            }
+        }
+    }
+    fs::write(
+        folder.join(".next/server").join(MANIFEST),
+        r#"{"version":1,"functions":{}}"#,
+    )
 }
 
 /// The small apps of older versions: `/isr`, and `/secret` behind a middleware.
@@ -92,22 +125,29 @@ impl ExpressApp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Next,
+    /// Without its `proxy.js`.
+    NextBare,
     Next15,
     Next14,
     Express,
 }
 
+fn apps() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps")
+}
+
 impl Kind {
     pub(crate) fn folder(self) -> PathBuf {
         let name = match self {
+            Self::NextBare => {
+                return Path::new(env!("CARGO_TARGET_TMPDIR")).join("next-without-proxy");
+            }
             Self::Next => "next",
             Self::Next15 => "next15",
             Self::Next14 => "next14",
             Self::Express => "express",
         };
-        PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/apps")
-            .join(name)
+        apps().join(name)
     }
 
     /// What `next build` made.
@@ -117,7 +157,7 @@ impl Kind {
 
     pub(crate) fn health(self) -> &'static str {
         match self {
-            Self::Next => "/api/health",
+            Self::Next | Self::NextBare => "/api/health",
             Self::Next15 | Self::Next14 => "/login",
             Self::Express => "/health",
         }
@@ -125,7 +165,9 @@ impl Kind {
 
     pub(crate) fn require_build(self) {
         let built = match self {
-            Self::Next | Self::Next15 | Self::Next14 => self.build().join("BUILD_ID"),
+            Self::Next | Self::NextBare | Self::Next15 | Self::Next14 => {
+                self.build().join("BUILD_ID")
+            }
             Self::Express => self.folder().join("node_modules/express"),
         };
         assert!(
@@ -137,9 +179,11 @@ impl Kind {
 
     fn command(self, port: u16) -> Command {
         let mut command = Command::new("node");
-        command.arg("--import").arg("../end-with-parent.js");
+        command
+            .arg("--import")
+            .arg(apps().join("end-with-parent.js"));
         match self {
-            Self::Next | Self::Next15 | Self::Next14 => command
+            Self::Next | Self::NextBare | Self::Next15 | Self::Next14 => command
                 .arg("node_modules/next/dist/bin/next")
                 .args(["start", "-H", "127.0.0.1", "-p"])
                 .arg(port.to_string()),
@@ -235,7 +279,7 @@ impl App {
     /// How many feeds the app's clients have left before their end.
     pub(crate) async fn cancelled_feeds(&self) -> u64 {
         let (stats, name) = match self.kind {
-            Kind::Next | Kind::Next15 | Kind::Next14 => {
+            Kind::Next | Kind::NextBare | Kind::Next15 | Kind::Next14 => {
                 (self.get("/api/sse?stats").await.json(), "cancelled")
             }
             Kind::Express => (self.stats().await, "cancelledFeeds"),

@@ -1,0 +1,15 @@
+import { answer } from '../../../lib/instance.js';
+
+export const dynamic = 'force-dynamic';
+
+/** Says what the proxy has made of the request. */
+function echo(request) {
+  const named = [...request.headers].filter(([name]) => name.startsWith('x-edge') || name === 'cookie');
+  const { pathname, search } = new URL(request.url);
+  return answer(
+    { method: request.method, pathname, search, headers: Object.fromEntries(named) },
+    { headers: { 'x-from': 'app' } },
+  );
+}
+
+export { echo as GET, echo as POST };

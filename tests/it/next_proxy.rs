@@ -1,0 +1,219 @@
+//! The `proxy.js` of the Next.js app at the edge: what it does there is what it does in Next.js.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    apps::{App, Kind, NextApp},
+    client::{Request, Response},
+    gateway::Gateway,
+};
+
+const HOST: &str = "shop.test";
+
+/// Below `/edge` a case of `proxy.js` each, others besides.
+const TARGETS: [&str; 32] = [
+    "/edge",
+    "/edge/",
+    "/edge?q=1",
+    "/edge/none",
+    "/edge/none/a/b?x=1&x=2",
+    "/edge/login",
+    "/edge/login?next=a.b&n=1",
+    "/edge/moved/first-post",
+    "/edge/moved/a%20b?page=2",
+    "/edge/see",
+    "/edge/away",
+    "/edge/plain",
+    "/edge/leave",
+    "/edge/rewrite/a",
+    "/edge/rewrite/a/b?x=1&y=%C3%A4",
+    "/edge/post",
+    "/edge/gone",
+    "/edge/variant",
+    "/edge/variant/deep?from=here",
+    "/edge/headers",
+    "/edge/headers/a%2Fb?q=a+b",
+    "/edge/init",
+    "/edge/cookies",
+    "/edge/url/a?b=1&b=2&c=+",
+    "/edge/json",
+    "/edge/text",
+    "/edge/empty",
+    "/edge/later",
+    "/secret",
+    "/secret/deeper",
+    // None of the proxy's.
+    "/secrets",
+    "/isr",
+];
+
+/// Who it is, the method, and headers.
+type Visitor = (&'static str, &'static str, Headers);
+type Headers = &'static [(&'static str, &'static str)];
+
+/// Each target is asked for by each of these.
+const VISITORS: [Visitor; 7] = [
+    ("nobody", "GET", &[]),
+    (
+        "a browser",
+        "GET",
+        &[
+            ("accept", "text/html"),
+            ("accept-language", "de-CH, de;q=0.9"),
+            ("x-edge-forged", "1"),
+        ],
+    ),
+    (
+        "a member",
+        "GET",
+        &[("cookie", "auth=ok; variant=b; count=7")],
+    ),
+    (
+        "odd cookies",
+        "GET",
+        &[(
+            "cookie",
+            "count=%31; a; b=; =c; words=%C3%A4%20b; count=2; x=%E0%A4%A",
+        )],
+    ),
+    ("a look at the head", "HEAD", &[("cookie", "variant=a")]),
+    (
+        "a click",
+        "GET",
+        &[("rsc", "1"), ("accept", "*/*"), ("cookie", "auth=ok")],
+    ),
+    ("a form", "POST", &[("cookie", "auth=no")]),
+];
+
+fn requests() -> impl Iterator<Item = (String, Request)> {
+    TARGETS.iter().flat_map(|target| {
+        VISITORS.iter().map(move |(who, method, headers)| {
+            // As the router in the browser marks it.
+            let mark = match (*who == "a click", target.contains('?')) {
+                (false, _) => "",
+                (true, false) => "?_rsc=",
+                (true, true) => "&_rsc=",
+            };
+            let target = &format!("{target}{mark}");
+            let mut request = Request::new(method, target).header("host", HOST);
+            for (name, value) in *headers {
+                request = request.header(name, *value);
+            }
+            if *method == "POST" {
+                request = request.header("content-length", "0");
+            }
+            (format!("{method} {target} by {who}"), request)
+        })
+    })
+}
+
+/// What the proxy sets for its client.
+const TO_CLIENTS: [&str; 4] = ["x-edge", "x-edge-cookies", "x-edge-url", "x-edge-variant"];
+
+/// What a client sees of it that may not differ.
+fn seen(answer: &Response) -> Value {
+    let cookies = answer.head.headers_named("set-cookie");
+    let mut cookies: Vec<String> = cookies.map(without_seconds).collect();
+    cookies.sort_unstable();
+    let location = answer.header("location").map(|location| {
+        let base = url::Url::parse(&format!("http://{HOST}/")).expect("it is one");
+        base.join(location).map_or(location.to_owned(), Into::into)
+    });
+    let mut own: Vec<String> = [
+        "x-edge",
+        "x-edge-variant",
+        "x-edge-cookies",
+        "x-edge-url",
+        "x-from",
+        "allow",
+    ]
+    .iter()
+    .filter_map(|name| Some(format!("{name}: {}", answer.header(name)?)))
+    .collect();
+    own.extend(
+        ["x-nextjs-rewritten-path", "x-nextjs-rewritten-query"]
+            .iter()
+            .filter_map(|name| Some(format!("{name}: {}", answer.header(name)?))),
+    );
+    let content_type = answer.header("content-type").unwrap_or("");
+    // What the app's own route was told, or the proxy's answer.
+    let body = if content_type.contains("json") && !answer.body.is_empty() {
+        let mut body = answer.json();
+        if let Some(body) = body.as_object_mut() {
+            body.remove("instance");
+            // Next.js tells its app of headers that are for the client.
+            if let Some(headers) = body.get_mut("headers").and_then(Value::as_object_mut) {
+                headers.retain(|name, _| !TO_CLIENTS.contains(&name.as_str()));
+            }
+        }
+        body
+    } else if content_type.contains("text/plain") {
+        answer.text().into()
+    } else {
+        Value::Null
+    };
+    json!({
+        "status": answer.status(),
+        "location": location,
+        "cookies": cookies,
+        "headers": own,
+        "type": content_type.split(';').next(),
+        "body": body,
+    })
+}
+
+/// When a cookie ends that is given for so many seconds.
+fn without_seconds(cookie: &str) -> String {
+    let parts = cookie.split("; ");
+    let parts = parts.map(|part| match part.strip_prefix("Expires=") {
+        Some(_) if cookie.contains("Max-Age=") => "Expires=then",
+        _ => part,
+    });
+    parts.collect::<Vec<_>>().join("; ")
+}
+
+async fn front(app: &App, plugins: &str) -> Gateway {
+    let yaml = format!(
+        "
+upstreams: {{ web: {{ app: nextjs, backends: ['{}'], health: {{ path: /api/health }} }} }}
+routes:
+  - {{ match: {{ path: /* }}, upstream: web{plugins} }}
+",
+        app.address()
+    );
+    Gateway::start_in(&yaml, |folder| {
+        let from = Kind::Next.folder().join("proxy.js");
+        fs::create_dir(folder.join("edge")).expect("the folder is ours");
+        fs::copy(from, folder.join("edge/proxy.js")).expect("the app has one");
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_proxy_does_at_the_edge_what_it_does_in_next() {
+    let (inside, without) = (NextApp::start().await, NextApp::start_without_proxy().await);
+    let next = front(&inside, "").await;
+    let edge = front(
+        &without,
+        ", plugins: [{ file: edge/proxy.js, on_error: fail }]",
+    )
+    .await;
+    let bare = front(&without, "").await;
+    let (mut count, mut differ, mut differ_without) = (0, Vec::new(), 0);
+    for (what, request) in requests() {
+        let expected = seen(&next.send(&request).await);
+        let got = seen(&edge.send(&request).await);
+        count += 1;
+        if got != expected {
+            differ.push(format!("{what}\n  next {expected}\n  edge {got}"));
+        }
+        differ_without += usize::from(seen(&bare.send(&request).await) != expected);
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+    assert!(count > 200, "{count}");
+    // The app alone does nothing of it.
+    assert!(differ_without > 150, "{differ_without}");
+    assert_eq!(edge.count("edgeway_plugin_failures_total").await, 0);
+}
