@@ -20,6 +20,7 @@ pub mod matcher;
 mod plugin;
 pub mod powers;
 mod reach;
+pub mod schema;
 pub mod source;
 #[cfg(test)]
 mod tests;

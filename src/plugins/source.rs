@@ -144,7 +144,7 @@ impl Source {
     }
 }
 
-fn read(path: &Path) -> io::Result<String> {
+pub(super) fn read(path: &Path) -> io::Result<String> {
     let length = fs::metadata(path)?.len();
     if length > LARGEST {
         let why = format!("it has {length} bytes, and {LARGEST} may be loaded");

@@ -13,6 +13,7 @@ use super::{
     kv::{Kv, Memory},
     plugin::Plugin,
     powers::Powers,
+    schema::ConfigSchema,
     source::Source,
 };
 use crate::base::clock::Clock;
@@ -56,6 +57,9 @@ impl Trial {
     /// Loads a plugin once, with a kv of its own. Lines that it writes meanwhile belong to
     /// its first hook. `config` and `env` are objects in JSON.
     pub fn load(source: Arc<Source>, config: String, env: String) -> Result<Self, Failure> {
+        if let Some(schema) = ConfigSchema::beside(source.folder())? {
+            schema.demand(&config)?;
+        }
         let clock = Clock::machine();
         let powers = Powers {
             env,

@@ -362,6 +362,31 @@ routes:
     }
 }
 
+#[test]
+fn a_config_that_a_plugins_schema_refuses_is_shown_where_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = new_plugin(folder.path());
+    let check = |config: &str| {
+        let yaml = format!(
+            "listeners: [{{ address: 127.0.0.1:0 }}]\nroutes:\n- match: {{ path: /* }}\n  respond: {{ body: hi }}\n  plugins:\n  - file: plugins/hello/plugin.js\n    config: {config}\n"
+        );
+        let path = folder.path().join("edgeway.yaml");
+        fs::write(&path, yaml).unwrap();
+        edgeway(&["check", "-c", &path.display().to_string()])
+    };
+    assert_eq!(check("{ greeting: hi }").status, 0);
+    let refused = check("{ greeting: 5 }");
+    assert_eq!(refused.status, 1);
+    let why = "edgeway.yaml:7:25: error: `config.greeting` is number, and not string";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
+    let file = format!("{made}/plugin.js");
+    let config = r#"{ "greting": "hi" }"#;
+    let run = edgeway(&["plugin", "run", &file, "GET", "/hello", "--config", config]);
+    assert_eq!(run.status, 1);
+    let why = "`config.greting` is not a key that it knows (as its config.schema.json says)";
+    assert!(run.stdout.contains(why), "{}", run.stdout);
+}
+
 fn new_plugin(within: &Path) -> String {
     let plugins = within.join("plugins").display().to_string();
     let made = edgeway(&["plugin", "new", "hello", "--in", &plugins]);

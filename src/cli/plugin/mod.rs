@@ -19,7 +19,7 @@ pub(super) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Write the folder of a new plugin: a module, its tests, a README
+    /// Write the folder of a new plugin: a module, its tests, the schema of its config, a README
     New(new::Options),
     /// Run the tests of plugins: each `*.test.js` below a folder
     ///

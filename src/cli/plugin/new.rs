@@ -9,9 +9,13 @@ use std::{
 use super::{Outcome, out};
 
 /// What a new plugin has; `NAME` stands for its name.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("plugin.js", include_str!("template/plugin.js")),
     ("plugin.test.js", include_str!("template/plugin.test.js")),
+    (
+        "config.schema.json",
+        include_str!("template/config.schema.json"),
+    ),
     ("README.md", include_str!("template/README.md")),
 ];
 

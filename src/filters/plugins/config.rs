@@ -1,6 +1,7 @@
 //! `plugins` as written, and how it compiles.
 
 use std::{
+    path::Path,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -13,6 +14,7 @@ use super::{
     Plugins, Use,
     loaded::{Loaded, What},
     metrics::{Breaker, PluginMetrics},
+    written::OwnConfig,
 };
 use crate::{
     base::{
@@ -26,6 +28,7 @@ use crate::{
         kv::{Kv, Memory},
         matcher::{HostPattern, Matcher, PathPattern},
         powers::{Powers, Reach},
+        schema::{self, ConfigSchema},
     },
     zones::Zone,
 };
@@ -45,8 +48,8 @@ struct PluginConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     /// What it finds as `ctx.config`.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    config: serde_json::Map<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "OwnConfig::is_empty")]
+    config: OwnConfig,
     /// Which of the route's requests it is for, told without JavaScript; its own
     /// `config.matcher` counts as well.
     #[serde(
@@ -177,7 +180,8 @@ impl PluginConfig {
         };
         let matcher = self.matches.compile(cx);
         let redis = self.redis(cx).map(|redis| Arc::as_ptr(&redis).addr());
-        let config = serde_json::Value::Object(self.config).to_string();
+        let is_right = self.obeys_its_schema(&name, &path, cx);
+        let config = serde_json::Value::Object(self.config.json).to_string();
         let loaded = cx.zones.get_or_create("plugins", Loaded::default);
         let what = What {
             name: name.clone(),
@@ -190,7 +194,8 @@ impl PluginConfig {
             redis,
             fetch: self.fetch.as_ref().map(|fetch| fetch.value.clone()),
         };
-        match loaded.get(what, powers?, cx.beside) {
+        let powers = powers.filter(|_| is_right)?;
+        match loaded.get(what, powers, cx.beside) {
             Ok(plugin) => {
                 let metrics = Arc::new(PluginMetrics::new(cx.metrics, cx.route, &plugin));
                 let watched = (Arc::downgrade(&plugin), Arc::clone(&metrics));
@@ -255,6 +260,38 @@ impl PluginConfig {
         let path = cx.folder.join(&self.file.value);
         let folder = path.parent().and_then(std::path::Path::file_name);
         folder.map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+
+    /// Whether `config` is what the plugin's own schema says, if it has one; what is wrong
+    /// with either is reported.
+    fn obeys_its_schema(&self, name: &str, path: &Path, cx: &mut CompileCx<'_>) -> bool {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        // Before it is read: a change meanwhile is seen. It may also come later.
+        cx.beside.missed(folder.join(schema::FILE));
+        let schema = match ConfigSchema::beside(folder) {
+            Ok(Some(schema)) => schema,
+            Ok(None) => return true,
+            Err(failure) => {
+                cx.report_at(
+                    self.file.place,
+                    "edgeway::plugins::schema",
+                    format!("plugin `{name}` cannot be loaded: {failure}"),
+                    "it is a JSON Schema of draft 2020-12 that says what `config` may be",
+                );
+                return false;
+            }
+        };
+        let all = schema.check(&serde_json::Value::Object(self.config.json.clone()));
+        for wrong in &all {
+            let place = self.config.place(&wrong.at);
+            cx.report_at(
+                place.unwrap_or(self.file.place),
+                "edgeway::plugins::config",
+                format!("{wrong}: plugin `{name}` does not take it so"),
+                format!("the plugin's `{}` says what it takes", schema::FILE),
+            );
+        }
+        all.is_empty()
     }
 
     /// The Redis that its kv is in.

@@ -9,6 +9,7 @@ mod loaded;
 mod metrics;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::{borrow::Cow, sync::Arc};
 

@@ -106,6 +106,32 @@ fn what_cannot_be_loaded_says_where() {
 }
 
 #[test]
+fn config_is_what_the_plugins_own_schema_says() {
+    let text = "export const onRequest = (req, ctx) => new Response(String(ctx.config.ttl));";
+    let folder = folder(text);
+    let schema = folder.path().join("x/config.schema.json");
+    fs::write(
+        &schema,
+        r#"{ "additionalProperties": false, "properties": { "ttl": { "type": "integer" } } }"#,
+    )
+    .unwrap();
+    let check = check::<Plugins>(&route(&[&folder], ", config: { ttl: 5 }")).get("/");
+    assert_eq!(check.last().body, b"5");
+    let mut said = refused::<Plugins>(&route(&[&folder], ", config: { ttl: 5s, tll: 5 }"));
+    said.sort();
+    assert_eq!(
+        said,
+        [
+            "`config.tll` is not a key that it knows: plugin `x` does not take it so; help: the plugin's `config.schema.json` says what it takes",
+            "`config.ttl` is string, and not integer: plugin `x` does not take it so; help: the plugin's `config.schema.json` says what it takes",
+        ]
+    );
+    fs::write(&schema, "{").unwrap();
+    let said = refused::<Plugins>(&route(&[&folder], "")).join("\n");
+    assert!(said.contains("is no JSON Schema"), "{said}");
+}
+
+#[test]
 fn a_proxy_rewrites_and_adds_to_the_answer() {
     let text = "export function proxy(request) {
         const response = NextResponse.next({ headers: { 'x-a': '1' } });

@@ -1,0 +1,144 @@
+//! A plugin's `config` as written: what it says, and where its parts stand.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value as Json};
+
+use crate::{
+    config::{
+        diagnostic::Place,
+        tree::{Node, Value},
+    },
+    plugins::schema::Step,
+};
+
+/// A mapping with whatever the plugin takes.
+#[derive(Debug, Default)]
+pub(super) struct OwnConfig {
+    pub(super) json: Map<String, Json>,
+    /// None if it is not written.
+    node: Option<Node>,
+}
+
+impl OwnConfig {
+    pub(super) fn is_empty(&self) -> bool {
+        self.json.is_empty()
+    }
+
+    /// Where a value stands, or the innermost that there is above it.
+    pub(super) fn place(&self, at: &[Step]) -> Option<Place> {
+        let mut node = self.node.as_ref()?;
+        let mut place = node.place;
+        for step in at {
+            let next = match (step, &node.value) {
+                (Step::Key(key), Value::Map(_)) => node.entry(key).map(|(key, node)| {
+                    // What is wrong with a key's value is shown at the value; a mapping is
+                    // long, and its key says more.
+                    let is_long = matches!(node.value, Value::Map(_) | Value::List(_));
+                    let place = if is_long { key.place } else { node.place };
+                    (place, node)
+                }),
+                (Step::Item(at), Value::List(items)) => {
+                    items.get(*at).map(|node| (node.place, node))
+                }
+                _ => None,
+            };
+            let Some((found, inner)) = next else {
+                break;
+            };
+            (place, node) = (found, inner);
+        }
+        Some(place)
+    }
+}
+
+impl<'de> Deserialize<'de> for OwnConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let node = Node::deserialize(d)?;
+        match json(&node) {
+            Json::Object(json) => Ok(Self {
+                json,
+                node: Some(node),
+            }),
+            _ => Err(de::Error::invalid_type(
+                de::Unexpected::Other(&node.kind()),
+                &"a mapping",
+            )),
+        }
+    }
+}
+
+fn json(node: &Node) -> Json {
+    match &node.value {
+        Value::Null => Json::Null,
+        Value::Bool(flag) => (*flag).into(),
+        Value::Integer(number) => (*number).into(),
+        // JSON has no word for what is no number.
+        Value::Float(number) => (*number).into(),
+        Value::Text(text) => text.as_str().into(),
+        Value::List(items) => items.iter().map(json).collect(),
+        Value::Map(entries) => entries
+            .iter()
+            .map(|(key, node)| (key.name.clone(), json(node)))
+            .collect(),
+    }
+}
+
+impl Serialize for OwnConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.json.serialize(s)
+    }
+}
+
+impl JsonSchema for OwnConfig {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        Map::<String, Json>::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Map::<String, Json>::json_schema(generator)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{diagnostic::Diagnostics, tree};
+
+    #[test]
+    fn what_is_wrong_is_shown_where_it_stands() {
+        let yaml = "a: { b: [1, 0x10, x] }\nc: 1.5\n";
+        let mut diagnostics = Diagnostics::default();
+        let config: OwnConfig = tree::parse(yaml, 0, &mut diagnostics)
+            .and_then(|node| tree::read(&node, &mut diagnostics))
+            .unwrap_or_else(|| panic!("{diagnostics:?}"));
+        let json = serde_json::json!({ "a": { "b": [1, 16, "x"] }, "c": 1.5 });
+        assert_eq!(Json::Object(config.json.clone()), json);
+        let key = |key: &str| Step::Key(key.to_owned());
+        let shown = |at: &[Step]| {
+            let place = config.place(at).unwrap();
+            &yaml[place.start as usize..place.end as usize]
+        };
+        assert_eq!(shown(&[key("a"), key("b"), Step::Item(2)]), "x");
+        assert_eq!(shown(&[key("c")]), "1.5");
+        assert_eq!(shown(&[key("a"), key("b")]), "b", "a list is long");
+        assert_eq!(shown(&[key("a"), key("gone")]), "a", "what is above it");
+        assert_eq!(OwnConfig::default().place(&[key("a")]), None);
+    }
+
+    #[test]
+    fn what_is_no_mapping_is_refused() {
+        let mut diagnostics = Diagnostics::default();
+        let config: Option<OwnConfig> = tree::parse("[1]", 0, &mut diagnostics)
+            .and_then(|node| tree::read(&node, &mut diagnostics));
+        assert!(config.is_none());
+        let said = &diagnostics.list()[0].message;
+        assert_eq!(said, "expected a mapping, found a list");
+    }
+}

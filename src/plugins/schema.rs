@@ -1,0 +1,255 @@
+//! What a plugin says of its own `config`: a JSON Schema in a file beside its module.
+
+use std::{error::Error, fmt, path::Path};
+
+use boon::{Compiler, ErrorKind, InstanceToken, SchemaIndex, Schemas, UrlLoader, ValidationError};
+use serde_json::Value;
+
+use super::{error::Failure, source};
+
+/// The file's name.
+pub const FILE: &str = "config.schema.json";
+
+/// The address that the schema has for itself; nothing is read from there.
+const ADDRESS: &str = "plugin:///config.schema.json";
+
+/// How many things that are wrong are told at once.
+const MOST: usize = 20;
+
+/// The schema of a plugin's `config` (draft 2020-12, or the one that its `$schema` names).
+/// Formats are checked; a `default` is for editors, and is not filled in.
+pub struct ConfigSchema {
+    schemas: Schemas,
+    index: SchemaIndex,
+}
+
+/// What is wrong with a `config`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// Keys and positions from `config` down to the value. An unknown key is the last of
+    /// them.
+    pub at: Vec<Step>,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Key(String),
+    Item(usize),
+}
+
+impl ConfigSchema {
+    /// The one in this folder, if there is one.
+    pub fn beside(folder: &Path) -> Result<Option<Self>, Failure> {
+        let path = folder.join(FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = source::read(&path).map_err(|error| no_schema(&error))?;
+        Self::parse(&text).map(Some)
+    }
+
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let json: Value = serde_json::from_str(text).map_err(|error| no_schema(&error))?;
+        let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+        compiler.use_loader(Box::new(Nowhere));
+        compiler.enable_format_assertions();
+        let index = compiler
+            .add_resource(ADDRESS, json)
+            .and_then(|()| compiler.compile(ADDRESS, &mut schemas));
+        match index {
+            Ok(index) => Ok(Self { schemas, index }),
+            // The alternate form has the cause.
+            Err(error) => Err(no_schema(&format_args!("{error:#}"))),
+        }
+    }
+
+    /// All that is wrong with this `config`.
+    pub fn check(&self, config: &Value) -> Vec<Wrong> {
+        let mut all = Vec::new();
+        if let Err(error) = self.schemas.validate(config, self.index) {
+            collect(&error, &mut all);
+        }
+        all.truncate(MOST);
+        all
+    }
+
+    /// As one failure, where nothing but that can be told.
+    pub(super) fn demand(&self, config: &str) -> Result<(), Failure> {
+        let config = serde_json::from_str(config)
+            .map_err(|error| Failure::load(format!("its `config` is no JSON: {error}")))?;
+        let all = self.check(&config);
+        if all.is_empty() {
+            return Ok(());
+        }
+        let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+        Err(Failure::load(format!(
+            "{} (as its {FILE} says)",
+            all.join("; ")
+        )))
+    }
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`config")?;
+        for step in &self.at {
+            match step {
+                Step::Key(key) => write!(f, ".{key}")?,
+                Step::Item(at) => write!(f, "[{at}]")?,
+            }
+        }
+        write!(f, "` {}", self.why)
+    }
+}
+
+impl fmt::Debug for ConfigSchema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConfigSchema").finish_non_exhaustive()
+    }
+}
+
+fn no_schema(why: &dyn fmt::Display) -> Failure {
+    Failure::load(format!("{FILE} is no JSON Schema: {why}"))
+}
+
+/// A schema is whole by itself: what it refers to is in it.
+struct Nowhere;
+
+impl UrlLoader for Nowhere {
+    fn load(&self, _url: &str) -> Result<Value, Box<dyn Error>> {
+        Err("a schema refers to nothing but itself".into())
+    }
+}
+
+/// Those that say something: the others only say that one of these does.
+fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
+    let here: Vec<Step> = steps(error);
+    let mut say = |key: Option<&str>, why: String| {
+        let key = key.map(|key| Step::Key(key.to_owned()));
+        let at = here.iter().cloned().chain(key).collect();
+        let wrong = Wrong { at, why };
+        if !all.contains(&wrong) {
+            all.push(wrong);
+        }
+    };
+    match &error.kind {
+        ErrorKind::AnyOf | ErrorKind::OneOf(None) if !error.causes.is_empty() => {
+            // Each of them would be right by itself, so none of them alone is what is wrong.
+            let mut choices = Vec::new();
+            for cause in &error.causes {
+                collect(cause, &mut choices);
+            }
+            let mut choices: Vec<String> = choices.into_iter().map(|choice| choice.why).collect();
+            choices.dedup();
+            say(None, choices.join(", or "));
+        }
+        ErrorKind::AdditionalProperties { got } => {
+            for key in got {
+                say(Some(key), "is not a key that it knows".to_owned());
+            }
+        }
+        ErrorKind::Required { want } => {
+            for key in want {
+                say(Some(key), "is missing".to_owned());
+            }
+        }
+        ErrorKind::Type { got, want } => {
+            let want: Vec<String> = want.iter().map(|kind| kind.to_string()).collect();
+            say(None, format!("is {got}, and not {}", want.join(" or ")));
+        }
+        ErrorKind::FalseSchema => say(None, "may not be there".to_owned()),
+        kind if error.causes.is_empty() => say(None, format!("does not fit: {kind}")),
+        _ => {
+            for cause in &error.causes {
+                collect(cause, all);
+            }
+        }
+    }
+}
+
+fn steps(error: &ValidationError<'_, '_>) -> Vec<Step> {
+    let tokens = error.instance_location.tokens.iter();
+    tokens
+        .map(|token| match token {
+            InstanceToken::Prop(key) => Step::Key(key.to_string()),
+            InstanceToken::Item(at) => Step::Item(*at),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn said(schema: &Value, config: &Value) -> Vec<String> {
+        let schema = ConfigSchema::parse(&schema.to_string()).unwrap();
+        let all = schema.check(config);
+        all.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place_and_all_at_once() {
+        let schema = json!({
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["secret"],
+            "properties": {
+                "secret": { "type": "string", "minLength": 3 },
+                "hosts": { "type": "array", "items": { "type": "string", "format": "hostname" } },
+                "mode": { "enum": ["on", "off"] },
+                "ttl": { "anyOf": [{ "type": "integer" }, { "type": "null" }] },
+            },
+        });
+        let right = json!({ "secret": "abc", "hosts": ["a.test"], "mode": "on", "ttl": null });
+        assert_eq!(said(&schema, &right), [""; 0]);
+        let wrong = json!({ "hosts": ["a.test", 5], "mode": "x", "ttl": "1s", "sercet": "abc" });
+        let mut said = said(&schema, &wrong);
+        said.sort();
+        assert_eq!(
+            said,
+            [
+                "`config.hosts[1]` is number, and not string",
+                "`config.mode` does not fit: value must be one of 'on', 'off'",
+                "`config.secret` is missing",
+                "`config.sercet` is not a key that it knows",
+                "`config.ttl` is string, and not integer, or is string, and not null",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_schema_says_why() {
+        for (text, why) in [
+            ("{", "EOF"),
+            (r#"{ "type": "text" }"#, "metaschema"),
+            (r#"{ "$ref": "file:///etc/passwd" }"#, "nothing but itself"),
+            (r#"{ "$ref": "other.json" }"#, "nothing but itself"),
+            (r##"{ "$ref": "#/$defs/gone" }"##, "gone"),
+        ] {
+            let failure = ConfigSchema::parse(text).unwrap_err();
+            assert!(failure.message.contains(why), "{text}: {failure:?}");
+            assert!(failure.message.starts_with(FILE), "{failure:?}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        assert!(ConfigSchema::beside(folder.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_is_followed() {
+        let tree = json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$ref": "#/$defs/tree",
+            "$defs": { "tree": {
+                "type": "object",
+                "properties": { "next": { "$ref": "#/$defs/tree" } },
+                "unevaluatedProperties": false,
+            } },
+        });
+        assert_eq!(said(&tree, &json!({ "next": { "next": {} } })), [""; 0]);
+        assert!(!said(&tree, &json!({ "next": { "nxet": {} } })).is_empty());
+    }
+}
