@@ -1,6 +1,7 @@
 //! `plugins` as written, and how it compiles.
 
 use std::{
+    num::NonZeroU32,
     path::Path,
     sync::{Arc, Weak},
     time::Duration,
@@ -61,9 +62,13 @@ struct PluginConfig {
     /// When `onRequest` runs: before limits and authentication, or after both.
     #[serde(default)]
     run: RunConfig,
-    /// What becomes of a request whose plugin fails: it goes on without, or gets 503.
-    #[serde(default)]
-    on_error: OnErrorConfig,
+    /// What it decides: who may pass (`auth`). Without an answer of such a plugin nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    role: Option<RoleConfig>,
+    /// What becomes of a request whose plugin fails: it goes on without (the default), or
+    /// gets 503.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    on_error: Option<Spanned<OnErrorConfig>>,
     #[serde(default)]
     limits: LimitsConfig,
     #[serde(default)]
@@ -117,10 +122,15 @@ enum RunConfig {
     AfterAuth,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum RoleConfig {
+    Auth,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum OnErrorConfig {
-    #[default]
     Continue,
     Fail,
 }
@@ -181,6 +191,7 @@ impl PluginConfig {
         let matcher = self.matches.compile(cx);
         let redis = self.redis(cx).map(|redis| Arc::as_ptr(&redis).addr());
         let is_right = self.obeys_its_schema(&name, &path, cx);
+        let on_error = self.on_error(&name, cx);
         let config = serde_json::Value::Object(self.config.json).to_string();
         let loaded = cx.zones.get_or_create("plugins", Loaded::default);
         let what = What {
@@ -195,6 +206,7 @@ impl PluginConfig {
             fetch: self.fetch.as_ref().map(|fetch| fetch.value.clone()),
         };
         let powers = powers.filter(|_| is_right)?;
+        let on_error = on_error?;
         match loaded.get(what, powers, cx.beside) {
             Ok(plugin) => {
                 let metrics = Arc::new(PluginMetrics::new(cx.metrics, cx.route, &plugin));
@@ -207,7 +219,7 @@ impl PluginConfig {
                     plugin,
                     matcher: matcher?,
                     after_auth: self.run == RunConfig::AfterAuth,
-                    continues: self.on_error == OnErrorConfig::Continue,
+                    continues: on_error == OnErrorConfig::Continue,
                     breaker: Breaker::new(
                         self.breaker.failures,
                         self.breaker.window.0,
@@ -234,7 +246,7 @@ impl PluginConfig {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct BreakerConfig {
-    failures: u32,
+    failures: NonZeroU32,
     /// The time within which these must come.
     window: Span,
     /// For how long it is left out; then it is tried again.
@@ -244,7 +256,7 @@ struct BreakerConfig {
 impl Default for BreakerConfig {
     fn default() -> Self {
         Self {
-            failures: 5,
+            failures: const { NonZeroU32::new(5).expect("it is not zero") },
             window: Span(Duration::from_secs(10)),
             cooldown: Span(Duration::from_secs(30)),
         }
@@ -260,6 +272,24 @@ impl PluginConfig {
         let path = cx.folder.join(&self.file.value);
         let folder = path.parent().and_then(std::path::Path::file_name);
         folder.map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+
+    /// What becomes of requests when it fails; one that decides who may pass has no choice.
+    fn on_error(&self, plugin: &str, cx: &mut CompileCx<'_>) -> Option<OnErrorConfig> {
+        match (self.role, &self.on_error) {
+            (Some(RoleConfig::Auth), Some(written)) if written.value == OnErrorConfig::Continue => {
+                cx.report_at(
+                    written.place,
+                    "edgeway::plugins::role",
+                    format!("plugin `{plugin}` decides who may pass, and would let everybody pass when it fails"),
+                    "write `on_error: fail`, or remove it; without `role: auth` both are allowed",
+                );
+                None
+            }
+            (Some(RoleConfig::Auth), _) => Some(OnErrorConfig::Fail),
+            (None, Some(written)) => Some(written.value),
+            (None, None) => Some(OnErrorConfig::Continue),
+        }
     }
 
     /// Whether `config` is what the plugin's own schema says, if it has one; what is wrong

@@ -1,6 +1,9 @@
 //! What is counted of a route's plugin.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
 use crate::{
     base::metrics::{Histogram, IntCounter, IntGauge, Metrics},
@@ -113,9 +116,9 @@ struct State {
 }
 
 impl Breaker {
-    pub(super) fn new(most: u32, window: Duration, cooldown: Duration) -> Self {
+    pub(super) fn new(most: NonZeroU32, window: Duration, cooldown: Duration) -> Self {
         Self {
-            most: most.max(1),
+            most: most.get(),
             window,
             cooldown,
             state: parking_lot::Mutex::default(),
@@ -175,7 +178,11 @@ mod tests {
     #[test]
     fn a_breaker_opens_after_failures_close_together_and_tries_again() {
         let clock = Clock::test();
-        let breaker = Breaker::new(3, Duration::from_secs(10), Duration::from_secs(30));
+        let breaker = Breaker::new(
+            NonZeroU32::new(3).unwrap(),
+            Duration::from_secs(10),
+            Duration::from_secs(30),
+        );
         let now = || clock.now();
         assert!(!breaker.failed(now()) && !breaker.failed(now()));
         clock.advance(Duration::from_secs(11));

@@ -84,6 +84,31 @@ fn a_failure_ends_a_request_or_leaves_it_as_it_was() {
 }
 
 #[test]
+fn one_that_decides_who_may_pass_lets_nobody_pass_when_it_fails() {
+    let text = "export function onRequest() { throw new Error('no'); }";
+    for more in [", role: auth", ", role: auth, on_error: fail"] {
+        let check = with(text, more).get("/");
+        assert_eq!(check.last().status, 503, "{more}");
+        assert_eq!(check.last().reason, Some("plugin_failed"));
+    }
+    let folder = folder(text);
+    let said = refused::<Plugins>(&route(&[&folder], ", role: auth, on_error: continue"));
+    assert_eq!(
+        said,
+        [
+            "plugin `x` decides who may pass, and would let everybody pass when it fails; help: write `on_error: fail`, or remove it; without `role: auth` both are allowed"
+        ]
+    );
+}
+
+#[test]
+fn a_breaker_that_opens_after_no_failure_is_refused() {
+    let folder = folder("export function onRequest() {}");
+    let said = refused::<Plugins>(&route(&[&folder], ", breaker: { failures: 0 }")).join("\n");
+    assert!(said.contains("from 1 to 4294967295"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_loaded_says_where() {
     for (text, why) in [
         ("export function onRequest( {", "/x/plugin.js:1:"),
