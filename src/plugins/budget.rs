@@ -23,6 +23,18 @@ pub struct Limits {
     pub stack: usize,
     /// Time of the processor for loading the plugin.
     pub load: Duration,
+    /// Where its hooks run.
+    pub isolation: Isolation,
+}
+
+/// Where hooks run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Isolation {
+    /// On the thread that the request is on.
+    #[default]
+    Worker,
+    /// On threads of the plugin's own.
+    Thread,
 }
 
 impl Default for Limits {
@@ -33,6 +45,7 @@ impl Default for Limits {
             memory: 8 << 20,
             stack: 256 << 10,
             load: Duration::from_millis(100),
+            isolation: Isolation::default(),
         }
     }
 }

@@ -23,6 +23,8 @@ pub enum Kind {
     Cpu,
     /// It did not end in time.
     Wall,
+    /// It did not even come out of the engine in time, and a thread is held by it.
+    Stuck,
     /// Its heap is full.
     Memory,
     /// It could not be loaded.
@@ -30,10 +32,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Script,
         Self::Cpu,
         Self::Wall,
+        Self::Stuck,
         Self::Memory,
         Self::Load,
     ];
@@ -43,6 +46,7 @@ impl Kind {
             Self::Script => "script",
             Self::Cpu => "cpu",
             Self::Wall => "wall",
+            Self::Stuck => "stuck",
             Self::Memory => "memory",
             Self::Load => "load",
         }

@@ -11,7 +11,7 @@ use std::{
 use rquickjs::{CatchResultExt, Context, Ctx, Function, Module, Object, Runtime, Value};
 
 use super::{
-    budget::{Budget, Limits},
+    budget::{Budget, Isolation, Limits},
     call::{Call, Hook, Input, Settled},
     entry::Entry,
     error::{Failure, Kind},
@@ -168,7 +168,10 @@ impl Isolate {
         what: impl FnOnce(&Entry<'_>, u32) -> rquickjs::Result<()>,
     ) -> Box<Call> {
         call.entries = call.entries.saturating_add(1);
-        let (id, used, is_counted) = (call.id, call.used, call.entries >= COUNTED_FROM);
+        // On a thread of its own a clock costs little beside the way there, and what calls
+        // expensive functions is stopped when the engine asks first.
+        let is_counted = call.entries >= COUNTED_FROM || self.limits.isolation == Isolation::Thread;
+        let (id, used) = (call.id, call.used);
         let (call, failed) = self.context.with(|ctx| {
             let state = &self.state;
             let entry = ctx.userdata::<Entry<'_>>();

@@ -24,11 +24,12 @@ pub mod schema;
 pub mod source;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod trial;
 mod values;
 
 pub use self::{
-    budget::Limits,
+    budget::{Isolation, Limits},
     call::{Answer, Change, Hook, Input, Output, Response},
     error::{Failure, Kind},
     plugin::Plugin,

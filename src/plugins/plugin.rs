@@ -14,7 +14,7 @@ use log::Level;
 use parking_lot::Mutex;
 
 use super::{
-    budget::Limits,
+    budget::{Isolation, Limits},
     call::{Call, Hook, Input, Output, first},
     error::{Failure, Kind},
     host::Log,
@@ -22,6 +22,7 @@ use super::{
     matcher::{self, PathPattern},
     powers::{Given, Powers},
     source::Source,
+    threads::{MOST_STUCK, Threads},
 };
 
 /// A plugin that was loaded, for as long as a configuration has it.
@@ -39,12 +40,23 @@ pub struct Plugin {
     /// One for each worker; whoever finds one in use takes the next.
     slots: Box<[Slot]>,
     next: AtomicUsize,
+    /// In their place, if it has threads of its own.
+    threads: Option<Threads>,
 }
 
 struct Slot {
     isolate: ArcSwap<Isolate>,
     /// Held while the isolate runs.
     turn: Mutex<()>,
+}
+
+impl Slot {
+    fn new(isolate: Arc<Isolate>) -> Self {
+        Self {
+            isolate: ArcSwap::new(isolate),
+            turn: Mutex::default(),
+        }
+    }
 }
 
 /// Lines of `console`, by the name of the plugin.
@@ -82,16 +94,13 @@ impl Plugin {
     ) -> Result<Self, Failure> {
         let name: Arc<str> = name.into();
         let given = Arc::new(powers);
-        let mut slots = Vec::with_capacity(workers.max(1));
+        let mut isolates = Vec::with_capacity(workers.max(1));
         for _ in 0..workers.max(1) {
             let isolate = Isolate::new(&source, limits, &config, &given, &log)?;
-            slots.push(Slot {
-                isolate: ArcSwap::from_pointee(isolate),
-                turn: Mutex::default(),
-            });
+            isolates.push(Arc::new(isolate));
         }
         source.close();
-        let first = slots[0].isolate.load();
+        let first = Arc::clone(&isolates[0]);
         let of = |hook: &Hook| first.has(*hook).then(|| hook.bit());
         let hooks = Hook::ALL
             .iter()
@@ -107,6 +116,16 @@ impl Plugin {
                 "it exports none of the hooks (onRequest, onResponse, …), so it would do nothing",
             ));
         }
+        let (slots, threads) = match limits.isolation {
+            Isolation::Worker => (isolates.into_iter().map(Slot::new).collect(), None),
+            Isolation::Thread => {
+                let (source, config) = (Arc::clone(&source), config.clone());
+                let (given, log) = (Arc::clone(&given), Arc::clone(&log));
+                let make = Box::new(move || Isolate::new(&source, limits, &config, &given, &log));
+                let threads = Threads::start(Arc::clone(&name), limits, isolates, make)?;
+                (Box::default(), Some(threads))
+            }
+        };
         Ok(Self {
             name,
             source,
@@ -116,8 +135,9 @@ impl Plugin {
             log,
             hooks,
             paths,
-            slots: slots.into(),
+            slots,
             next: AtomicUsize::new(0),
+            threads,
         })
     }
 
@@ -139,11 +159,25 @@ impl Plugin {
     }
 
     pub fn isolates(&self) -> usize {
-        self.slots.len()
+        let threads = self.threads.as_ref();
+        threads.map_or(self.slots.len(), Threads::count)
+    }
+
+    /// How many threads it holds in the engine beyond the time of a hook.
+    pub fn stuck(&self) -> usize {
+        self.threads.as_ref().map_or(0, Threads::stuck)
+    }
+
+    /// Whether as many are stuck as may be: no hook begins until one comes back.
+    pub fn is_out_of_threads(&self) -> bool {
+        self.stuck() >= MOST_STUCK
     }
 
     /// Bytes of all its heaps.
     pub fn heap(&self) -> u64 {
+        if let Some(threads) = &self.threads {
+            return threads.heap();
+        }
         self.slots
             .iter()
             .map(|slot| slot.isolate.load().heap())
@@ -152,6 +186,10 @@ impl Plugin {
 
     /// Runs a hook that it has.
     pub async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
+        if let Some(threads) = &self.threads {
+            // Boxed: most plugins have none, and each call would carry the room for it.
+            return Box::pin(threads.call(hook, input)).await;
+        }
         let slot = self.slot();
         let (isolate, mut call) = self.begin(slot, hook, input)?;
         if call.outcome.is_none() {

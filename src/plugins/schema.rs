@@ -2,7 +2,10 @@
 
 use std::{error::Error, fmt, path::Path};
 
-use boon::{Compiler, ErrorKind, InstanceToken, SchemaIndex, Schemas, UrlLoader, ValidationError};
+use boon::{
+    CompileError, Compiler, ErrorKind, InstanceToken, SchemaIndex, Schemas, UrlLoader,
+    ValidationError,
+};
 use serde_json::Value;
 
 use super::{error::Failure, source};
@@ -54,14 +57,11 @@ impl ConfigSchema {
         let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
         compiler.use_loader(Box::new(Nowhere));
         compiler.enable_format_assertions();
-        let index = compiler
-            .add_resource(ADDRESS, json)
-            .and_then(|()| compiler.compile(ADDRESS, &mut schemas));
-        match index {
-            Ok(index) => Ok(Self { schemas, index }),
-            // The alternate form has the cause.
-            Err(error) => Err(no_schema(&format_args!("{error:#}"))),
-        }
+        // The alternate form has the cause.
+        let refused = |error: CompileError| no_schema(&format_args!("{error:#}"));
+        compiler.add_resource(ADDRESS, json).map_err(refused)?;
+        let index = compiler.compile(ADDRESS, &mut schemas).map_err(refused)?;
+        Ok(Self { schemas, index })
     }
 
     /// All that is wrong with this `config`.

@@ -387,6 +387,49 @@ fn a_config_that_a_plugins_schema_refuses_is_shown_where_it_stands() {
     assert!(run.stdout.contains(why), "{}", run.stdout);
 }
 
+#[tokio::test]
+async fn a_plugin_that_the_engine_cannot_stop_holds_nobody_if_it_has_threads() {
+    let yaml = "
+routes:
+- match: { path: /* }
+  respond: { body: went on }
+  plugins:
+  - file: plugins/x/plugin.js
+    on_error: fail
+    isolation: thread
+    breaker: { failures: 1000 }
+";
+    let text = "const text = 'y'.repeat(200000);
+        export function onRequest(request) {
+            if (request.nextUrl.pathname === '/stuck') for (;;) text.indexOf('yx');
+        }";
+    let gateway = Gateway::start_in(yaml, |folder| {
+        fs::create_dir_all(folder.join("plugins/x")).unwrap();
+        fs::write(folder.join("plugins/x/plugin.js"), text).unwrap();
+    })
+    .await;
+    assert_eq!(gateway.get("/").await.text(), "went on");
+    let begun = tokio::time::Instant::now();
+    assert_eq!(gateway.get("/stuck").await.status(), 503);
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    let failures = "edgeway_plugin_failures_total{kind=\"stuck\"}";
+    gateway.counts(failures, 1).await;
+    assert_eq!(gateway.count("edgeway_plugin_stuck_threads").await, 1);
+    assert_eq!(gateway.get("/").await.text(), "went on");
+    // As many as may be: then it is left out before its thousand failures.
+    let is_open = async || {
+        assert_eq!(gateway.get("/stuck").await.status(), 503);
+        let open = gateway.count("edgeway_plugin_breaker_open").await;
+        (open == 1).then_some(())
+    };
+    wait_for("its breaker opens", SOON, is_open).await;
+    assert_eq!(gateway.get("/").await.status(), 503);
+}
+
 fn new_plugin(within: &Path) -> String {
     let plugins = within.join("plugins").display().to_string();
     let made = edgeway(&["plugin", "new", "hello", "--in", &plugins]);

@@ -25,7 +25,7 @@ use crate::{
     chain::CompileCx,
     config::tree::{OneOrMany, Spanned},
     plugins::{
-        Limits, Plugin,
+        Isolation, Limits, Plugin,
         kv::{Kv, Memory},
         matcher::{HostPattern, Matcher, PathPattern},
         powers::{Powers, Reach},
@@ -71,6 +71,10 @@ struct PluginConfig {
     on_error: Option<Spanned<OnErrorConfig>>,
     #[serde(default)]
     limits: LimitsConfig,
+    /// Where its hooks run: on the worker that has the request, or on threads of its own,
+    /// for heavy ones.
+    #[serde(default)]
+    isolation: IsolationConfig,
     #[serde(default)]
     breaker: BreakerConfig,
     /// Variables of the environment that it finds in `ctx.env`.
@@ -135,6 +139,14 @@ enum OnErrorConfig {
     Fail,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum IsolationConfig {
+    #[default]
+    Worker,
+    Thread,
+}
+
 /// What one hook may use.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -186,6 +198,10 @@ impl PluginConfig {
             cpu: self.limits.cpu.0,
             wall: self.limits.wall.0,
             memory: usize::try_from(self.limits.memory.0).unwrap_or(usize::MAX),
+            isolation: match self.isolation {
+                IsolationConfig::Worker => Isolation::Worker,
+                IsolationConfig::Thread => Isolation::Thread,
+            },
             ..Limits::default()
         };
         let matcher = self.matches.compile(cx);

@@ -21,6 +21,7 @@ pub(super) struct PluginMetrics {
     seconds: Histogram,
     is_open: IntGauge,
     heap: IntGauge,
+    stuck: IntGauge,
 }
 
 impl PluginMetrics {
@@ -37,7 +38,7 @@ impl PluginMetrics {
         let failures = |kind: &str| {
             metrics.counter(
                 "edgeway_plugin_failures_total",
-                "Hooks of plugins that failed, by kind: `script` threw, `cpu`, `wall` and `memory` went beyond a limit, `breaker` were left out after too many of these.",
+                "Hooks of plugins that failed, by kind: `script` threw, `cpu`, `wall` and `memory` went beyond a limit, `stuck` held a thread of the plugin's own beyond it or found no other, `breaker` were left out after too many of these.",
                 &[("route", route), ("plugin", name), ("kind", kind)],
             )
         };
@@ -67,6 +68,10 @@ impl PluginMetrics {
                 "edgeway_plugin_heap_bytes",
                 "The heaps of a plugin's instances, as they were last looked at.",
             ),
+            stuck: gauge(
+                "edgeway_plugin_stuck_threads",
+                "Threads of a plugin (`isolation: thread`) that the engine holds beyond the time of a hook, as they were last looked at.",
+            ),
         }
     }
 
@@ -82,6 +87,11 @@ impl PluginMetrics {
         }
     }
 
+    pub(super) fn stuck(&self, plugin: &Plugin) {
+        self.stuck
+            .set(i64::try_from(plugin.stuck()).unwrap_or(i64::MAX));
+    }
+
     pub(super) fn left_out(&self) {
         self.left_out.inc();
     }
@@ -93,6 +103,7 @@ impl PluginMetrics {
     pub(super) fn heap(&self, plugin: &Plugin) {
         self.heap
             .set(i64::try_from(plugin.heap()).unwrap_or(i64::MAX));
+        self.stuck(plugin);
     }
 }
 
@@ -159,6 +170,18 @@ impl Breaker {
         true
     }
 
+    /// Opens however few failures there were; `true` if it was not open.
+    pub(super) fn open(&self, now: Instant) -> bool {
+        use std::sync::atomic::Ordering::Relaxed;
+        let mut state = self.state.lock();
+        if state.open_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        state.open_until = Some(now + self.cooldown);
+        self.is_closed.store(false, Relaxed);
+        true
+    }
+
     /// `true` if it closes.
     pub(super) fn passed(&self) -> bool {
         use std::sync::atomic::Ordering::Relaxed;
@@ -199,5 +222,6 @@ mod tests {
         clock.advance(Duration::from_secs(30));
         assert!(breaker.allows(now) && breaker.passed() && !breaker.passed());
         assert!(!breaker.failed(now()) && breaker.allows(now));
+        assert!(breaker.open(now()) && !breaker.open(now()) && !breaker.allows(now));
     }
 }

@@ -23,7 +23,9 @@ use crate::{
         BoxFuture, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, Phases, Reply, ReplyBody,
         Verdict, host::public_host,
     },
-    plugins::{Answer, Change, Failure, Hook, Input, Output, Plugin, Response, matcher::Matcher},
+    plugins::{
+        Answer, Change, Failure, Hook, Input, Kind, Output, Plugin, Response, matcher::Matcher,
+    },
 };
 
 /// The fixed word of requests that a plugin's failure ends.
@@ -348,7 +350,11 @@ impl Use {
             Ok(_) => {}
             Err(failure) => {
                 self.metrics.failed(failure);
-                if self.breaker.failed(now) {
+                let is_full = failure.kind == Kind::Stuck && self.plugin.is_out_of_threads();
+                if failure.kind == Kind::Stuck {
+                    self.metrics.stuck(&self.plugin);
+                }
+                if self.breaker.failed(now) || (is_full && self.breaker.open(now)) {
                     self.metrics.breaker(true);
                     log::warn!(plugin = &**self.plugin.name(); "a plugin failed too often, and is left out for a while");
                 }

@@ -14,7 +14,7 @@ use log::Level;
 
 use self::kit::Kit;
 use super::{
-    budget::Limits,
+    budget::{Isolation, Limits},
     call::{Hook, Input, first},
     error::{Failure, Kind},
     host::Log,
@@ -33,6 +33,7 @@ const OF_TESTS: Limits = Limits {
     memory: 64 << 20,
     stack: 256 << 10,
     load: Duration::from_secs(5),
+    isolation: Isolation::Worker,
 };
 
 /// What happens while the tests of a file run.

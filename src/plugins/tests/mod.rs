@@ -1,6 +1,7 @@
 //! Plugins as the gateway calls them, and what they may not do.
 
 mod engine;
+mod threads;
 mod web;
 
 use std::{fs, time::Duration};

@@ -1,0 +1,175 @@
+//! Plugins with threads of their own.
+
+use super::*;
+
+/// Each call of `indexOf` is one step to the engine, which asks for the processor's time
+/// after 10,000 of them.
+const STUCK: &str = "
+    const text = 'y'.repeat(20000);
+    export function onRequest(req) {
+        if (req.method === 'POST') for (;;) text.indexOf('yx');
+        return new Response('quiet');
+    }";
+const SOON: Duration = Duration::from_mins(1);
+
+fn on_threads(text: &str, wall: Duration, workers: usize) -> Loaded {
+    let limits = Limits {
+        wall,
+        load: Duration::from_secs(5),
+        isolation: Isolation::Thread,
+        ..Limits::default()
+    };
+    loaded(text, limits, workers)
+}
+
+fn loaded(text: &str, limits: Limits, workers: usize) -> Loaded {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("plugin.js"), text).unwrap();
+    let source = source::Source::read("plugins/x", &folder.path().join("plugin.js")).unwrap();
+    let powers = powers::Powers::default();
+    let plugin = Plugin::load("x", source, "{}".to_owned(), limits, powers, workers);
+    Loaded {
+        plugin: plugin.unwrap_or_else(|failure| panic!("{failure:?}")),
+        folder,
+    }
+}
+
+fn attack() -> Input {
+    Input {
+        method: Method::POST,
+        ..input()
+    }
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(SOON, async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.expect("it comes to that");
+}
+
+fn is_quiet(outcome: &Result<Output, Failure>) -> bool {
+    matches!(outcome, Ok(Output { answer: Answer::Response(answer), .. }) if answer.body == "quiet")
+}
+
+#[tokio::test]
+async fn a_hook_on_a_thread_does_what_it_does_on_a_worker() {
+    let text = "export async function onRequest(req, ctx) {
+        const both = await Promise.all([1, 2].map((n) => new Promise((keep) => setTimeout(() => keep(n), n))));
+        req.headers.set('x-both', both.join());
+        return new Response(ctx.ip);
+    }";
+    let output = on_threads(text, Duration::from_secs(5), 2)
+        .request()
+        .await
+        .unwrap();
+    assert_eq!(output, load(text).request().await.unwrap());
+    assert_eq!(output.request.len(), 1);
+}
+
+#[tokio::test]
+async fn limits_hold_on_threads_and_the_next_hook_is_served() {
+    for (attack, kind) in [
+        ("for (;;);", Kind::Cpu),
+        ("await 0; for (;;);", Kind::Cpu),
+        ("for (;;) await 0;", Kind::Cpu),
+        (
+            "const a = []; for (;;) a.push(new Uint8Array(1 << 16));",
+            Kind::Memory,
+        ),
+        ("throw new Error('no');", Kind::Script),
+        ("await new Promise(() => {});", Kind::Wall),
+        (
+            "await new Promise((keep) => setTimeout(keep, 60000));",
+            Kind::Wall,
+        ),
+    ] {
+        let text = format!(
+            "export async function onRequest(req) {{ if (req.method === 'POST') {{ {attack} }} return new Response('quiet'); }}"
+        );
+        let loaded = on_threads(&text, Duration::from_millis(500), 1);
+        let failure = loaded.plugin.call(Hook::Request, self::attack()).await;
+        let failure = failure.expect_err(attack);
+        assert_eq!(failure.kind, kind, "{attack}: {failure:?}");
+        assert!(is_quiet(&loaded.request().await), "{attack}");
+        assert_eq!(loaded.plugin.stuck(), 0, "{attack}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_thread_that_is_stuck_is_told_in_time_and_others_are_served() {
+    let wall = Duration::from_millis(100);
+    let loaded = on_threads(STUCK, wall, 1);
+    let begun = tokio::time::Instant::now();
+    let failure = loaded.plugin.call(Hook::Request, attack()).await;
+    let failure = failure.expect_err("it does not end");
+    assert_eq!(failure.kind, Kind::Stuck, "{failure:?}");
+    assert!(begun.elapsed() < wall * 2, "{:?}", begun.elapsed());
+    assert_eq!(loaded.plugin.stuck(), 1);
+    assert!(!loaded.plugin.is_out_of_threads());
+    // The thread that takes its place may have to begin anew.
+    let next = async { while !is_quiet(&loaded.request().await) {} };
+    let next = tokio::time::timeout(SOON, next).await;
+    assert!(next.is_ok() && loaded.plugin.stuck() == 1);
+    until(|| loaded.plugin.stuck() == 0).await;
+    assert!(is_quiet(&loaded.request().await));
+    // On a worker the same holds whoever runs it for as long as it takes.
+    let limits = Limits {
+        wall,
+        ..Limits::default()
+    };
+    let held = self::loaded(STUCK, limits, 1);
+    let begun = tokio::time::Instant::now();
+    let failure = held.plugin.call(Hook::Request, attack()).await.unwrap_err();
+    assert_eq!(failure.kind, Kind::Cpu, "{failure:?}");
+    assert!(begun.elapsed() > wall, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn no_more_threads_are_stuck_than_may_be() {
+    let loaded = on_threads(STUCK, Duration::from_millis(50), 1);
+    until_full(&loaded).await;
+    assert_eq!(loaded.plugin.stuck(), crate::plugins::threads::MOST_STUCK);
+    let begun = tokio::time::Instant::now();
+    let failure = loaded.request().await.unwrap_err();
+    assert_eq!(failure.kind, Kind::Stuck, "{failure:?}");
+    assert!(begun.elapsed() < Duration::from_millis(40), "at once");
+    until(|| loaded.plugin.stuck() == 0).await;
+    let next = async { while !is_quiet(&loaded.request().await) {} };
+    let next = tokio::time::timeout(SOON, next).await;
+    assert!(next.is_ok(), "its threads came back");
+}
+
+async fn until_full(loaded: &Loaded) {
+    let attacks = async {
+        while !loaded.plugin.is_out_of_threads() {
+            let attacked = loaded.plugin.call(Hook::Request, attack()).await;
+            attacked.expect_err("it does not end");
+        }
+    };
+    let attacks = tokio::time::timeout(SOON, attacks).await;
+    attacks.expect("each attack holds a thread");
+}
+
+#[tokio::test]
+async fn a_hook_that_nobody_waits_for_any_more_leaves_nothing_behind() {
+    let text = "let kept = 0;
+        export async function onRequest(req) {
+            if (req.method === 'POST') { kept += 1; await new Promise((keep) => setTimeout(keep, 60000)); }
+            return new Response(String(kept));
+        }";
+    let loaded = on_threads(text, Duration::from_secs(20), 1);
+    for _ in 0..3 {
+        let call = loaded.plugin.call(Hook::Request, attack());
+        let gone = tokio::time::timeout(Duration::from_millis(30), call).await;
+        assert!(gone.is_err());
+    }
+    let output = loaded.request().await.unwrap();
+    let Answer::Response(answer) = output.answer else {
+        panic!("no answer");
+    };
+    // The same instance as before: it was not taken for stuck.
+    assert_eq!(answer.body, "3");
+}

@@ -1,0 +1,418 @@
+//! Threads of a plugin's own (`isolation: thread`): whoever waits for a hook is held no
+//! longer than its wall limit, whatever the engine does meanwhile.
+//!
+//! A lane is a thread with an isolate; all lanes take hooks from one queue. One that is in
+//! the engine when a hook's time is over is stuck: it is given up and another takes its
+//! place. It ends when the engine comes back, which it does: each call of a native function
+//! ends at some time, and the engine asks for the processor's time after so many of them.
+
+use std::{collections::VecDeque, fmt, sync::Arc, thread};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::thread::Pid;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use super::{
+    budget::Limits,
+    call::{Call, Hook, Input, Output, Settled, first},
+    error::{Failure, Kind},
+    isolate::Isolate,
+};
+
+/// How many threads of a plugin may be stuck before no more hooks begin. There are never more
+/// threads than these and one for each worker.
+pub(super) const MOST_STUCK: usize = 4;
+/// How many hooks may wait for a lane.
+const MOST_QUEUED: usize = 1024;
+/// What is stuck gives way to requests: it takes the processor for nothing. Not as far as can
+/// be: on a busy machine it would not come back for minutes.
+const LESS_URGENT: i32 = 10;
+
+/// Makes another isolate of the plugin.
+pub(super) type Make = Box<dyn Fn() -> Result<Isolate, Failure> + Send + Sync>;
+
+/// The lanes of a plugin. They end with it.
+pub(super) struct Threads(Arc<Shared>);
+
+struct Shared {
+    name: Arc<str>,
+    limits: Limits,
+    make: Make,
+    /// How many lanes there are if all is well.
+    wanted: usize,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    lanes: Vec<Lane>,
+    /// Threads that were given up, and have not come back.
+    stuck: usize,
+    /// The number of the next lane or job.
+    next: u64,
+    is_closed: bool,
+}
+
+#[derive(Default)]
+struct Lane {
+    id: u64,
+    isolate: Option<Arc<Isolate>>,
+    thread: Option<Pid>,
+    /// The job that it is at, and since when.
+    running: Option<(u64, Instant)>,
+}
+
+struct Job {
+    id: u64,
+    what: What,
+    done: oneshot::Sender<Result<Step, Failure>>,
+}
+
+enum What {
+    Begin(Hook, Box<Input>),
+    /// Goes on in the isolate that it began in, on that lane.
+    Settle(Step, u32, Settled),
+}
+
+/// A hook that has come out of the engine.
+struct Step {
+    lane: u64,
+    isolate: Arc<Isolate>,
+    call: Box<Call>,
+}
+
+impl Threads {
+    /// One lane for each of these isolates.
+    pub(super) fn start(
+        name: Arc<str>,
+        limits: Limits,
+        isolates: Vec<Arc<Isolate>>,
+        make: Make,
+    ) -> Result<Self, Failure> {
+        let shared = Arc::new(Shared {
+            name,
+            limits,
+            make,
+            wanted: isolates.len(),
+            state: Mutex::default(),
+            work: Condvar::new(),
+        });
+        // Ends those that were started if one cannot be.
+        let threads = Self(shared);
+        for isolate in isolates {
+            let id = threads.0.state.lock().lane();
+            let started = threads.0.start(id, Some(isolate));
+            started.map_err(|error| Failure::load(format!("it gets no thread: {error}")))?;
+        }
+        Ok(threads)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.wanted
+    }
+
+    pub(super) fn stuck(&self) -> usize {
+        self.0.state.lock().stuck
+    }
+
+    /// Bytes of the heaps of those lanes that are doing nothing: the others cannot be looked
+    /// at. Nothing begins meanwhile.
+    pub(super) fn heap(&self) -> u64 {
+        let state = self.0.state.lock();
+        let idle = state.lanes.iter().filter(|lane| lane.running.is_none());
+        idle.filter_map(|lane| lane.isolate.as_ref())
+            .map(|isolate| isolate.heap())
+            .sum()
+    }
+
+    /// Runs a hook, and gives up when its time is over.
+    pub(super) async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
+        let until = Instant::now() + self.0.limits.wall;
+        let mut step = self.step(until, What::Begin(hook, Box::new(input))).await?;
+        loop {
+            if let Some(outcome) = step.call.outcome.take() {
+                return outcome.map(|answer| step.call.output(answer));
+            }
+            let waiting = &mut step.call.waiting.all;
+            let settled = if waiting.is_empty() {
+                // Nothing will ever settle it; others would take the wall limit to tell.
+                sleep_until(until).await;
+                None
+            } else {
+                timeout_at(until, first(waiting)).await.ok()
+            };
+            // What is there at once never lets the timer tell.
+            let settled = settled.filter(|_| Instant::now() < until);
+            let Some((promise, settled)) = settled else {
+                // What it waits for in the engine would stay there for ever.
+                step.isolate.condemn();
+                return Err(self.0.too_long());
+            };
+            let next = What::Settle(step, promise, settled);
+            step = self.step(until, next).await?;
+        }
+    }
+
+    async fn step(&self, until: Instant, what: What) -> Result<Step, Failure> {
+        let (done, answer) = oneshot::channel();
+        let id = self.0.post(what, done)?;
+        match timeout_at(until, answer).await {
+            Ok(Ok(step)) => step,
+            Ok(Err(_)) => Err(Failure::new(
+                Kind::Stuck,
+                "the instance that it waited in is stuck in another hook",
+            )),
+            Err(_) => {
+                let is_stuck = self.0.give_up(id);
+                let failure = self.0.too_long();
+                Err(if is_stuck {
+                    Failure::new(Kind::Stuck, format!("{failure}, and its thread is stuck"))
+                } else {
+                    failure
+                })
+            }
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.is_closed = true;
+        state.jobs.clear();
+        self.0.work.notify_all();
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Adds a lane that has no thread yet.
+    fn lane(&mut self) -> u64 {
+        let id = self.number();
+        self.lanes.push(Lane {
+            id,
+            ..Lane::default()
+        });
+        id
+    }
+
+    fn of(&mut self, lane: u64) -> Option<&mut Lane> {
+        self.lanes.iter_mut().find(|each| each.id == lane)
+    }
+
+    /// What this lane may do next.
+    fn take(&mut self, lane: u64) -> Option<Job> {
+        let is_for = |job: &Job| match &job.what {
+            What::Begin(..) => true,
+            What::Settle(step, ..) => step.lane == lane,
+        };
+        let at = self.jobs.iter().position(is_for)?;
+        self.jobs.remove(at)
+    }
+}
+
+impl Shared {
+    fn too_long(&self) -> Failure {
+        let most = self.limits.wall;
+        Failure::new(Kind::Wall, format!("it did not end within {most:?}"))
+    }
+
+    /// Queues a job, and gives its number.
+    fn post(
+        &self,
+        what: What,
+        done: oneshot::Sender<Result<Step, Failure>>,
+    ) -> Result<u64, Failure> {
+        let mut state = self.state.lock();
+        let begins = matches!(what, What::Begin(..));
+        if begins && state.stuck >= MOST_STUCK {
+            let why = format!("{MOST_STUCK} of its threads are stuck, and it gets no more");
+            return Err(Failure::new(Kind::Stuck, why));
+        }
+        if begins && state.jobs.len() >= MOST_QUEUED {
+            let why = format!("{MOST_QUEUED} hooks wait for its threads already");
+            return Err(Failure::new(Kind::Wall, why));
+        }
+        if let What::Settle(step, ..) = &what {
+            let lane = step.lane;
+            if state.of(lane).is_none() {
+                let why = "the instance that it waited in is stuck in another hook";
+                return Err(Failure::new(Kind::Stuck, why));
+            }
+        }
+        let id = state.number();
+        state.jobs.push_back(Job { id, what, done });
+        drop(state);
+        if begins {
+            self.work.notify_one();
+        } else {
+            // One of them alone can do it.
+            self.work.notify_all();
+        }
+        Ok(id)
+    }
+
+    /// Nobody waits for this job any more. `true` if a lane is stuck in it. So are those
+    /// that others have gone away from.
+    fn give_up(self: &Arc<Self>, job: u64) -> bool {
+        let mut state = self.state.lock();
+        state.jobs.retain(|queued| queued.id != job);
+        let is_stuck = |lane: &mut Lane| {
+            lane.running.is_some_and(|(running, since)| {
+                running == job || since.elapsed() >= self.limits.wall
+            })
+        };
+        let stuck: Vec<Lane> = state.lanes.extract_if(.., is_stuck).collect();
+        let is_own = |lane: &Lane| lane.running.is_some_and(|(running, _)| running == job);
+        let is_in_it = stuck.iter().any(is_own);
+        for lane in stuck {
+            state.stuck += 1;
+            let is_of_lane =
+                |job: &Job| matches!(&job.what, What::Settle(step, ..) if step.lane == lane.id);
+            state.jobs.retain(|job| !is_of_lane(job));
+            if let Some(isolate) = &lane.isolate {
+                isolate.condemn();
+            }
+            give_way(lane.thread);
+        }
+        self.fill(state);
+        is_in_it
+    }
+
+    /// Starts the lanes that are missing, if there may be as many.
+    fn fill(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        let mut missing = Vec::new();
+        let is_short = |state: &State| {
+            !state.is_closed
+                && state.lanes.len() < self.wanted
+                && state.lanes.len() + state.stuck < self.wanted + MOST_STUCK
+        };
+        while is_short(&state) {
+            missing.push(state.lane());
+        }
+        drop(state);
+        for id in missing {
+            if let Err(error) = self.start(id, None) {
+                log::error!(plugin = &*self.name, error:%; "a plugin gets no thread in the place of one that is stuck");
+                self.state.lock().lanes.retain(|lane| lane.id != id);
+            }
+        }
+    }
+
+    fn start(self: &Arc<Self>, id: u64, isolate: Option<Arc<Isolate>>) -> std::io::Result<()> {
+        let shared = Arc::clone(self);
+        let thread = thread::Builder::new().name(format!("plugin {}", self.name));
+        thread.spawn(move || shared.serve(id, isolate)).map(drop)
+    }
+
+    /// What the thread of a lane does.
+    fn serve(self: &Arc<Self>, id: u64, mut isolate: Option<Arc<Isolate>>) {
+        if let Some(lane) = self.state.lock().of(id) {
+            lane.thread = Some(rustix::thread::gettid());
+            lane.isolate.clone_from(&isolate);
+        }
+        while let Some(Job { what, done, .. }) = self.next(id) {
+            let outcome = match what {
+                // Nobody waits for it: its client is gone.
+                What::Begin(..) if done.is_closed() => continue,
+                What::Begin(hook, input) => self.whole(id, &mut isolate).map(|isolate| {
+                    let call = isolate.begin(isolate.call(*input), hook);
+                    Step {
+                        lane: id,
+                        isolate,
+                        call,
+                    }
+                }),
+                What::Settle(step, promise, settled) => {
+                    let call = step.isolate.settle(step.call, promise, settled);
+                    Ok(Step { call, ..step })
+                }
+            };
+            // Not the hook's time: what follows is for the next one.
+            if !self.is_idle(id) {
+                break;
+            }
+            // Whoever has gone away has left the call to be dropped.
+            let _gone = done.send(outcome);
+            if let Err(failure) = self.whole(id, &mut isolate) {
+                log::error!(plugin = &*self.name, error:% = failure; "a plugin could not be loaded again");
+            }
+        }
+        self.leave(id);
+    }
+
+    /// The lane's isolate, or another one if that was stopped in the middle.
+    fn whole(&self, id: u64, isolate: &mut Option<Arc<Isolate>>) -> Result<Arc<Isolate>, Failure> {
+        if let Some(isolate) = isolate.as_ref().filter(|isolate| !isolate.is_broken()) {
+            return Ok(Arc::clone(isolate));
+        }
+        let new = Arc::new((self.make)()?);
+        *isolate = Some(Arc::clone(&new));
+        if let Some(lane) = self.state.lock().of(id) {
+            lane.isolate = Some(Arc::clone(&new));
+        }
+        Ok(new)
+    }
+
+    /// The job is done; `false` if the lane was given up meanwhile.
+    fn is_idle(&self, id: u64) -> bool {
+        let mut state = self.state.lock();
+        let lane = state.of(id);
+        lane.map(|lane| lane.running = None).is_some()
+    }
+
+    /// Waits for the next job of a lane; `None` if there will be none.
+    fn next(&self, id: u64) -> Option<Job> {
+        let mut state = self.state.lock();
+        loop {
+            if state.is_closed {
+                return None;
+            }
+            state.of(id)?.running = None;
+            if let Some(job) = state.take(id) {
+                let running = Some((job.id, Instant::now()));
+                state.of(id)?.running = running;
+                return Some(job);
+            }
+            self.work.wait(&mut state);
+        }
+    }
+
+    /// A thread ends. One that was stuck makes room for another; its own place among the
+    /// others is lost, since only root may raise what was lowered.
+    fn leave(self: &Arc<Self>, id: u64) {
+        let mut state = self.state.lock();
+        if state.of(id).is_none() {
+            state.stuck = state.stuck.saturating_sub(1);
+        }
+        self.fill(state);
+    }
+}
+
+/// The kernel knows the urgency of each thread; elsewhere that of a whole process is all
+/// that can be set.
+#[cfg(target_os = "linux")]
+fn give_way(thread: Option<Pid>) {
+    if let Some(thread) = thread {
+        // Without it the thread takes its share as before.
+        let _kept = rustix::process::setpriority_process(Some(thread), LESS_URGENT);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_way(_thread: Option<Pid>) {}
+
+impl fmt::Debug for Threads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Threads").finish_non_exhaustive()
+    }
+}
