@@ -20,6 +20,7 @@ mod level2;
 mod overload;
 mod plugin_attacks;
 mod plugin_reload;
+mod plugin_soak;
 mod purge_races;
 mod redis_lost;
 mod reload_storm;
@@ -35,7 +36,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 22] = [
+const DRILLS: [&str; 23] = [
     "balance",
     "kill9",
     "idle-close",
@@ -58,6 +59,7 @@ const DRILLS: [&str; 22] = [
     "cache-memory",
     "plugin-attacks",
     "plugin-reload",
+    "plugin-soak",
 ];
 
 /// The outcome of one drill: each check is printed, a broken one is remembered.
@@ -111,6 +113,7 @@ async fn main() -> ExitCode {
             "crawl" => crawl::run(&mut report).await,
             "plugin-attacks" => plugin_attacks::run(&mut report).await,
             "plugin-reload" => plugin_reload::run(&mut report).await,
+            "plugin-soak" => plugin_soak::run(&mut report).await,
             "cache-memory" => cache_memory::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,
             _ => hang::run(&mut report).await,

@@ -2,16 +2,17 @@
 //! offender gets the answer that was configured, the others hardly notice, and nothing of it
 //! stays behind.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
     Report,
     support::{
-        client::get,
+        client::{Request, get},
         gateway::{Gateway, rss_of},
         load::paced,
+        wait::{pass, wait_for},
     },
 };
 
@@ -38,6 +39,9 @@ const ATTACKERS: u32 = 10;
 const LENGTH: Duration = Duration::from_secs(3);
 const PAIRS: usize = 5;
 const KILLS: usize = 10_000;
+/// The engine asks whether to stop after 10,000 steps, and each of these is one: seconds.
+const NATIVE: &str = "const text = 'y'.repeat(200000); for (;;) text.indexOf('yx');";
+const NATIVE_KILLS: usize = 20;
 
 /// A plugin that does what the path asks for.
 fn plugin() -> String {
@@ -64,12 +68,24 @@ routes:
   respond: { body: went on }
   plugins:
   - { file: plugins/attack/plugin.js, on_error: fail, breaker: { failures: 4000000000 } }
+- match: { path: /native }
+  respond: { body: went on }
+  plugins:
+  - file: plugins/native/plugin.js
+    on_error: fail
+    isolation: thread
+    breaker: { failures: 4000000000, cooldown: 100ms }
 - match: { path: /quiet }
   respond: { body: quiet }
   plugins: [{ file: plugins/quiet/plugin.js }]
 ";
     Gateway::start_in(yaml, |folder| {
-        for (name, text) in [("attack", plugin()), ("quiet", QUIET.to_owned())] {
+        let native = format!("export function onRequest() {{ {NATIVE} }}");
+        for (name, text) in [
+            ("attack", plugin()),
+            ("native", native),
+            ("quiet", QUIET.to_owned()),
+        ] {
             let folder = folder.join("plugins").join(name);
             std::fs::create_dir_all(&folder).expect("the folder is ours");
             std::fs::write(folder.join("plugin.js"), text).expect("the folder is ours");
@@ -90,14 +106,26 @@ pub(crate) async fn run(report: &mut Report) {
             format_args!("{kind}: {} after {took:?}", answer.status()),
         );
     }
+    beside_others(report, to, |n| {
+        let kind = ATTACKS[usize::try_from(n).unwrap_or(0) % ATTACKS.len()].0;
+        get(&format!("/attack/{kind}"))
+    })
+    .await;
+    many(report, &gateway).await;
+    native(report, &gateway).await;
+}
+
+/// What others notice of attacks.
+async fn beside_others(
+    report: &mut Report,
+    to: SocketAddr,
+    attack: impl Fn(u64) -> Request + Copy + Send + Sync + 'static,
+) {
     let mut ratios = Vec::new();
     for _ in 0..PAIRS {
         let quiet = paced(to, RATE, LENGTH, |_| get("/quiet")).await;
         report.check(quiet.errors() == 0, "others are all answered");
-        let attacks = paced(to, ATTACKERS, LENGTH, |n| {
-            let kind = ATTACKS[usize::try_from(n).unwrap_or(0) % ATTACKS.len()].0;
-            get(&format!("/attack/{kind}"))
-        });
+        let attacks = paced(to, ATTACKERS, LENGTH, attack);
         let others = paced(to, RATE, LENGTH, |_| get("/quiet"));
         let (beside, attacks) = tokio::join!(others, attacks);
         report.check(
@@ -126,6 +154,10 @@ pub(crate) async fn run(report: &mut Report) {
         middle <= 1.3,
         format_args!("the middle of {PAIRS} pairs is {middle:.2} ×, at most 1.3"),
     );
+}
+
+/// Many kills, one after the other.
+async fn many(report: &mut Report, gateway: &Gateway) {
     let mut before = 0;
     for kill in 0..KILLS {
         if kill == KILLS / 10 {
@@ -139,7 +171,6 @@ pub(crate) async fn run(report: &mut Report) {
         }
     }
     let after = rss_of(gateway.pid());
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     report.check(
         after < before + (8 << 20),
         format_args!(
@@ -148,4 +179,65 @@ pub(crate) async fn run(report: &mut Report) {
             mib(after)
         ),
     );
+}
+
+/// A plugin that the engine itself cannot stop for seconds, on threads of its own.
+async fn native(report: &mut Report, gateway: &Gateway) {
+    let begun = Instant::now();
+    let answer = gateway.get("/native").await;
+    let took = begun.elapsed();
+    report.check(
+        answer.status() == 503 && took >= WALL && took <= WALL + SLACK,
+        format_args!("indexOf: {} after {took:?}", answer.status()),
+    );
+    beside_others(report, gateway.address(), |_| get("/native")).await;
+    none_stuck(gateway).await;
+    let before = rss_of(gateway.pid());
+    let begun = Instant::now();
+    let (mut kills, mut slowest) = (0, Duration::ZERO);
+    while kills < NATIVE_KILLS {
+        let begun = Instant::now();
+        let answer = gateway.get("/native").await;
+        let took = begun.elapsed();
+        if answer.status() != 503 {
+            report.check(false, format_args!("indexOf: {}", answer.status()));
+            return;
+        }
+        if took < WALL {
+            // As many are stuck as may be.
+            pass(WALL).await;
+            continue;
+        }
+        slowest = slowest.max(took);
+        kills += 1;
+    }
+    none_stuck(gateway).await;
+    report.check(
+        slowest <= WALL + SLACK,
+        format_args!("the slowest of {kills} answers after {slowest:?}"),
+    );
+    let after = rss_of(gateway.pid());
+    report.check(
+        after < before + (8 << 20),
+        format_args!(
+            "{kills} threads that were stuck, in {:?}: resident memory {:.1} MiB before, {:.1} MiB after",
+            begun.elapsed(),
+            mib(before),
+            mib(after)
+        ),
+    );
+}
+
+/// The gateway looks at it every 10 s.
+async fn none_stuck(gateway: &Gateway) {
+    pass(Duration::from_secs(11)).await;
+    let is_none = async || {
+        let stuck = gateway.metric("edgeway_plugin_stuck_threads").await;
+        (stuck == 0.0).then_some(())
+    };
+    wait_for("threads come back", Duration::from_mins(2), is_none).await;
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
