@@ -29,6 +29,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use crate::filters::{self, own::Own};
+
 /// Exit status of a refused configuration (`EX_CONFIG` of sysexits.h): systemd's
 /// `RestartPreventExitStatus` keeps it from being tried for ever.
 pub const EX_CONFIG: u8 = 78;
@@ -122,6 +124,15 @@ struct ConfigOption {
         default_value = "edgeway.yaml"
     )]
     config: PathBuf,
+}
+
+/// As [`main`], for a program with filters of its own beside the built-in ones.
+pub fn main_with(own: impl IntoIterator<Item = Own>) -> ExitCode {
+    if let Err(error) = filters::own::register(own) {
+        out::note(&format!("edgeway: {error}"));
+        return ExitCode::FAILURE;
+    }
+    main()
 }
 
 /// Runs the program with the process's own arguments.

@@ -16,6 +16,7 @@ pub mod headers;
 pub mod in_flight;
 pub mod jwt;
 pub mod methods;
+pub mod own;
 pub mod plugins;
 pub mod rate_limit;
 pub mod request_id;
@@ -37,6 +38,7 @@ use crate::{
 };
 
 /// A kind of filter with its types erased.
+#[derive(Clone, Copy)]
 pub struct Entry {
     pub name: &'static str,
     pub on_by_default: bool,
@@ -89,7 +91,7 @@ impl Entry {
     }
 }
 
-/// Every kind of filter. The list's order is the chain's order on requests.
+/// Every kind of filter that is built in. The list's order is the chain's order on requests.
 pub const FILTERS: &[Entry] = &[
     Entry::of::<request_id::RequestId>(),
     Entry::of::<timing::Timing>(),
@@ -113,6 +115,7 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<security_headers::SecurityHeaders>(),
 ];
 
-pub fn find(name: &str) -> Option<&'static Entry> {
-    FILTERS.iter().find(|entry| entry.name == name)
+/// Those, and what a program has of its own ([`own`]) at its places between them.
+pub fn all() -> &'static [Entry] {
+    own::all()
 }

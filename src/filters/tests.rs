@@ -189,11 +189,3 @@ fn each_page_of_the_docs_names_every_key() {
         assert!(page.contains(&example), "{}: no example", path.display());
     }
 }
-
-#[test]
-fn names_are_found_and_only_those() {
-    for entry in FILTERS {
-        assert_eq!(find(entry.name).map(|found| found.name), Some(entry.name));
-    }
-    assert!(find("compresion").is_none());
-}

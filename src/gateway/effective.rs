@@ -7,7 +7,7 @@ use crate::{
         model::File,
         tree::{Key, Node, Value},
     },
-    filters::{Entry, FILTERS},
+    filters::{self, Entry},
 };
 
 /// The filters of a route that says `own`, in the registry's order; of what no route takes
@@ -17,7 +17,7 @@ pub(super) fn filters<'a>(
     place: Place,
     own: &'a [(Key, Node)],
 ) -> impl Iterator<Item = (&'static Entry, Node)> + use<'a> {
-    FILTERS
+    filters::all()
         .iter()
         .filter_map(move |entry| Some((entry, node(file, place, entry, own)?)))
 }

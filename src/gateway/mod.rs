@@ -156,7 +156,7 @@ pub fn load_text(name: &str, text: &str) -> Loaded {
 fn read(
     (sources, tree, mut diagnostics): (Sources, Option<crate::config::tree::Node>, Diagnostics),
 ) -> Loaded {
-    let names: Vec<&str> = filters::FILTERS.iter().map(|entry| entry.name).collect();
+    let names: Vec<&str> = filters::all().iter().map(|entry| entry.name).collect();
     let file = tree.and_then(|tree| File::read(&tree, &names, &mut diagnostics));
     Loaded {
         sources,

@@ -8,7 +8,7 @@ use crate::{
         AcmeConfig, AdminConfig, AuditLogConfig, CacheConfig, DrainConfig, FloodGuardConfig,
         ListenerConfig, ProfileConfig, RedisConfig, RouteConfig, UpstreamConfig, WatchConfig,
     },
-    filters::FILTERS,
+    filters,
     limits::config::LimitConfig,
 };
 
@@ -178,7 +178,7 @@ fn has_type(schema: &Value, name: &str) -> bool {
 
 /// Each filter's key and what may stand there: its own form, or a switch.
 fn filters(generator: &mut SchemaGenerator) -> Map<String, Value> {
-    FILTERS
+    filters::all()
         .iter()
         .map(|entry| {
             let own = entry.schema(generator);

@@ -36,6 +36,7 @@ mod next_proxy;
 mod nextjs_cache;
 mod notify;
 mod observed;
+mod own_gateway;
 mod plugins;
 mod profile;
 mod proxy_protocol;

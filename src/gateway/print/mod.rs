@@ -12,7 +12,7 @@ use crate::{
         model::{BackendTarget, File, RouteNode, StatusSet, UpstreamConfig},
         tree::{Key, Node},
     },
-    filters::FILTERS,
+    filters,
     routes::Action,
     upstreams::Upstream,
 };
@@ -185,7 +185,7 @@ fn filters(file: &File, own: &[(Key, Node)]) -> Map<String, Value> {
     let mut on: Map<String, Value> = of(own)
         .filter_map(|(entry, node)| Some((entry.name.to_owned(), entry.print(&node)?)))
         .collect();
-    let always = FILTERS.iter().filter(|entry| entry.on_by_default);
+    let always = filters::all().iter().filter(|entry| entry.on_by_default);
     let shared = of(&[]).map(|(entry, _)| entry).chain(always);
     for entry in shared {
         on.entry(entry.name).or_insert(Value::Bool(false));

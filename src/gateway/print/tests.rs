@@ -58,7 +58,7 @@ fn examples(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn every_example_prints_as_what_reads_back_the_same() {
     let examples = examples(&Path::new(env!("CARGO_MANIFEST_DIR")).join("conf"));
-    assert!(examples.len() > FILTERS.len());
+    assert!(examples.len() > crate::filters::FILTERS.len());
     for path in examples {
         let loaded = load(&path);
         let file = loaded.file.unwrap();

@@ -1,0 +1,104 @@
+//! Says when an API will be gone (RFC 8594), and answers 410 from then on.
+
+use std::time::SystemTime;
+
+use chrono::DateTime;
+use edgeway::{
+    base::clock::Clock,
+    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
+    config::tree::Spanned,
+};
+use http::{HeaderName, HeaderValue, StatusCode, header, response};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+const SUNSET: HeaderName = HeaderName::from_static("sunset");
+
+/// When what this route serves will be gone.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SunsetConfig {
+    /// The moment, such as `2030-01-31T00:00:00Z`; from then on requests get 410.
+    at: Spanned<String>,
+    /// What takes its place: a URL for the header `Link`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    successor: Option<Spanned<String>>,
+}
+
+/// The compiled filter.
+#[derive(Debug)]
+pub(crate) struct Sunset {
+    at: SystemTime,
+    /// The same, as the header has it.
+    date: HeaderValue,
+    link: Option<HeaderValue>,
+    clock: Clock,
+}
+
+impl FilterKind for Sunset {
+    const NAME: &'static str = "sunset";
+    type Config = SunsetConfig;
+    type Filter = Self;
+
+    fn compile(config: SunsetConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
+        let at = DateTime::parse_from_rfc3339(&config.at.value).map_err(|error| {
+            cx.report_at(
+                config.at.place,
+                "sunset::at",
+                format!("`{}` is no moment: {error}", config.at.value),
+                "write one such as `2030-01-31T00:00:00Z`",
+            );
+        });
+        let link = match &config.successor {
+            None => Ok(None),
+            Some(url) => {
+                HeaderValue::try_from(format!("<{}>; rel=\"successor-version\"", url.value))
+                    .map(Some)
+                    .map_err(|_| {
+                        cx.report_at(
+                            url.place,
+                            "sunset::successor",
+                            format!("`{}` cannot stand in a header", url.value),
+                            "write a URL such as `https://api.example.com/v2`",
+                        );
+                    })
+            }
+        };
+        let at = at.ok()?.to_utc();
+        let date = at.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        Some(Self {
+            at: at.into(),
+            date: HeaderValue::try_from(date).ok()?,
+            link: link.ok()?,
+            clock: cx.clock.clone(),
+        })
+    }
+}
+
+impl Filter for Sunset {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST | Phases::RESPONSE
+    }
+
+    fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
+        if self.clock.wall() < self.at {
+            return Verdict::Next;
+        }
+        Reply::refuse(StatusCode::GONE, "sunset")
+            .detail("This address is no longer served.")
+            .into()
+    }
+
+    /// Replies of our own pass here too, so that a 410 says where to go.
+    fn on_response(&self, _ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        head.headers.insert(SUNSET, self.date.clone());
+        if let Some(link) = &self.link {
+            head.headers.append(header::LINK, link.clone());
+        }
+    }
+
+    fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
+        let at = self.date.to_str().unwrap_or_default();
+        vec![format!("410 from {at} on")]
+    }
+}

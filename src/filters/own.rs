@@ -1,0 +1,130 @@
+//! Filters that a program has of its own, made of this library: they take their places in the
+//! registry before anything is read, and are no different from there on.
+
+use std::sync::OnceLock;
+
+use super::{Entry, FILTERS};
+use crate::{chain::FilterKind, config::model::ROUTE_KEYS};
+
+/// A kind of filter and where its requests meet it.
+#[derive(Clone, Copy)]
+pub struct Own {
+    entry: Entry,
+    /// The name of the one behind it; without that it is the last on requests.
+    before: Option<&'static str>,
+}
+
+impl Own {
+    /// Requests meet it right before the kind `name`, and answers right behind it.
+    pub const fn before<K: FilterKind>(name: &'static str) -> Self {
+        Self {
+            entry: Entry::of::<K>(),
+            before: Some(name),
+        }
+    }
+
+    /// Requests meet it behind all others, and answers before them.
+    pub const fn last<K: FilterKind>() -> Self {
+        Self {
+            entry: Entry::of::<K>(),
+            before: None,
+        }
+    }
+}
+
+/// Why filters cannot be added.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OwnError {
+    #[error("the filter `{0}` needs another name: that one is taken")]
+    Taken(&'static str),
+    #[error("the filter `{0}` is to stand before `{1}`, and there is no such filter")]
+    NoPlace(&'static str, &'static str),
+    #[error("filters are added once, before a configuration is read")]
+    TooLate,
+}
+
+static ALL: OnceLock<Box<[Entry]>> = OnceLock::new();
+
+/// Adds these to the filters of this process.
+pub fn register(own: impl IntoIterator<Item = Own>) -> Result<(), OwnError> {
+    let all = with(own)?;
+    ALL.set(all).map_err(|_| OwnError::TooLate)
+}
+
+pub(super) fn all() -> &'static [Entry] {
+    ALL.get_or_init(|| FILTERS.into())
+}
+
+fn with(own: impl IntoIterator<Item = Own>) -> Result<Box<[Entry]>, OwnError> {
+    let mut all = FILTERS.to_vec();
+    for Own { entry, before } in own {
+        let is_taken = all.iter().any(|other| other.name == entry.name);
+        if is_taken || ROUTE_KEYS.contains(&entry.name) {
+            return Err(OwnError::Taken(entry.name));
+        }
+        let at = match before {
+            None => all.len(),
+            Some(name) => all
+                .iter()
+                .position(|other| other.name == name)
+                .ok_or(OwnError::NoPlace(entry.name, name))?,
+        };
+        all.insert(at, entry);
+    }
+    Ok(all.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        chain::{CompileCx, Filter, Phases},
+        config::tree::Spanned,
+    };
+
+    /// Does nothing, under a name.
+    struct Named<const NAME: usize>;
+
+    const NAMES: [&str; 3] = ["mine", "cors", "upstream"];
+
+    impl<const NAME: usize> FilterKind for Named<NAME> {
+        const NAME: &'static str = NAMES[NAME];
+        type Config = Vec<Spanned<String>>;
+        type Filter = Self;
+
+        fn compile(_: Self::Config, _: &mut CompileCx<'_>) -> Option<Self> {
+            Some(Self)
+        }
+    }
+
+    impl<const NAME: usize> Filter for Named<NAME> {
+        fn phases(&self) -> Phases {
+            Phases::NONE
+        }
+    }
+
+    #[test]
+    fn own_filters_stand_where_they_are_put() {
+        let all = with([Own::before::<Named<0>>("cors")]).unwrap_or_default();
+        let names: Vec<_> = all.iter().map(|entry| entry.name).collect();
+        let at = names.iter().position(|name| *name == "mine").unwrap();
+        assert_eq!(names[at + 1], "cors");
+        assert_eq!(names.len(), FILTERS.len() + 1);
+        let last = with([Own::last::<Named<0>>()]).unwrap_or_default();
+        assert_eq!(last.last().map(|entry| entry.name), Some("mine"));
+    }
+
+    #[test]
+    fn names_that_are_taken_and_places_that_are_not_there_are_refused() {
+        let why = |own: Own| with([own]).err();
+        assert_eq!(why(Own::last::<Named<1>>()), Some(OwnError::Taken("cors")));
+        let route_key = Some(OwnError::Taken("upstream"));
+        assert_eq!(why(Own::last::<Named<2>>()), route_key);
+        assert_eq!(
+            why(Own::before::<Named<0>>("corz")),
+            Some(OwnError::NoPlace("mine", "corz"))
+        );
+        let twice = with([Own::last::<Named<0>>(), Own::last::<Named<0>>()]);
+        assert_eq!(twice.err(), Some(OwnError::Taken("mine")));
+    }
+}
