@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import urllib.request
 
 from . import fleet as places
 from .fleet import Fleet, Trouble, free_ports
@@ -144,6 +145,22 @@ class Edgeway(Proxy):
             "BENCH_ADMIN": f"127.0.0.1:{self.admin}",
             "BENCH_LOG": str(self.fleet.folder / "edgeway-access.log"),
         }
+
+    def prove(self, workload: Workload) -> None:
+        """As all do; and plugins run where they are to, and nowhere else."""
+        before = self.calls()
+        super().prove(workload)
+        ran = self.calls() - before
+        if ran != workload.hooks:
+            raise Trouble(f"{self.name} ran {ran} hooks of plugins, and not {workload.hooks}")
+
+    def calls(self) -> int:
+        """How many hooks of plugins have run without a failure."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=30) as page:
+            lines = page.read().decode().splitlines()
+        count = {"edgeway_plugin_calls_total": 1, "edgeway_plugin_failures_total": -1}
+        return sum(count.get(line.partition("{")[0], 0) * int(float(line.rpartition(" ")[2]))
+                   for line in lines if not line.startswith("#"))
 
     def version(self) -> str:
         return output([str(self.settings.edgeway.resolve()), "--version"])

@@ -17,6 +17,9 @@ class Workload:
     body_bytes: int = 0
     keep_alive: bool = True
     tls: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+    # How many hooks of plugins Edgeway has to run for it.
+    hooks: int = 0
 
     @property
     def idles(self) -> bool:
@@ -34,6 +37,7 @@ class Workload:
         method = "POST" if body else "GET"
         host = NAME if self.tls else "127.0.0.1"
         head = f"{method} {self.path} HTTP/1.1\r\nHost: {host}:{port}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in self.headers)
         if body:
             head += f"Content-Length: {len(body)}\r\n"
         if not self.keep_alive:
@@ -42,14 +46,22 @@ class Workload:
 
     def lua(self) -> str | None:
         """The load generator's script, where one is needed."""
-        if not self.body_bytes:
-            return None
-        return f'wrk.method = "POST"\nwrk.body = string.rep("x", {self.body_bytes})\n'
+        script = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in self.headers)
+        if self.body_bytes:
+            script += f'wrk.method = "POST"\nwrk.body = string.rep("x", {self.body_bytes})\n'
+        return script or None
 
+
+# What the plugins of `plugin-3h` and its like read.
+BROWSER = (("Accept", "text/html"), ("Accept-Language", "de-CH"), ("Cookie", "plan=gold"))
 
 WORKLOADS = {
     "plain-1k": Workload("/1k", 1024),
     "limit-1k": Workload("/1l", 1024),
+    "plain-1k-3h": Workload("/1k", 1024, headers=BROWSER),
+    "plugin-3h": Workload("/1p", 1024, headers=BROWSER, hooks=1),
+    "plugin-5": Workload("/5p", 1024, headers=BROWSER, hooks=5),
+    "plugin-miss": Workload("/1m", 1024, headers=BROWSER),
     "plain-64k": Workload("/64k", 65536),
     "cache-1k": Workload("/c1k", 1024),
     "cache-64k": Workload("/c64k", 65536),
