@@ -14,6 +14,10 @@ declare module 'edgeway:test' {
     ip?: string;
     requestId?: string;
     route?: string;
+    /** Claims, for `ctx.jwt`. */
+    jwt?: object;
+    /** A place, for `ctx.geo`. */
+    geo?: object;
     /** For hooks that get an answer. */
     request?: Ask;
   }
@@ -36,6 +40,16 @@ declare module 'edgeway:test' {
     wall: number;
   }
 
+  /** What `fetch` of the plugin gets: an answer, or why there is none. */
+  interface FetchAnswer {
+    status?: number;
+    headers?: { [name: string]: string };
+    body?: string;
+    /** The body as JSON, in place of `body`. */
+    json?: unknown;
+    error?: string;
+  }
+
   interface Loaded {
     /** The names of those that it exports. */
     hooks: string[];
@@ -52,7 +66,7 @@ declare module 'edgeway:test' {
   export default test;
 
   /** Loads the plugin as a route does: `./plugin.js` unless `file` says otherwise. */
-  export function plugin(options?: { file?: string; config?: object; env?: { [name: string]: string } }): Loaded;
+  export function plugin(options?: { file?: string; config?: object; env?: { [name: string]: string }; fetch?: { [url: string]: FetchAnswer | FetchAnswer[] } }): Loaded;
 
   type Expected = RegExp | (new (...values: any[]) => Error) | ((error: any) => boolean) | { [key: string]: unknown };
 

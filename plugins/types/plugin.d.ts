@@ -61,6 +61,22 @@ export interface NextURL extends URL {
   clone(): NextURL;
 }
 
+/** Where a client is; what the files do not say is absent. */
+export interface Place {
+  /** Two letters: `DE`. */
+  readonly country?: string;
+  readonly continent?: string;
+  /** In English. */
+  readonly city?: string;
+  /** Of ISO 3166-2, without the country: `BY`. */
+  readonly region?: string;
+  readonly latitude?: number;
+  readonly longitude?: number;
+  readonly timezone?: string;
+  readonly asn?: number;
+  readonly organization?: string;
+}
+
 /** The request under way. What is set in its headers reaches the backend. */
 export interface HookRequest {
   readonly method: string;
@@ -70,6 +86,15 @@ export interface HookRequest {
   readonly headers: Headers;
   readonly cookies: RequestCookies;
   readonly nextUrl: NextURL;
+  /** Where the configuration says `body`: JSON and forms; otherwise `null`. */
+  readonly body: Uint8Array | null;
+  readonly bodyUsed: boolean;
+  /** Rejects where there is a body that was not read. */
+  text(): Promise<string>;
+  json(): Promise<any>;
+  arrayBuffer(): Promise<ArrayBuffer>;
+  /** Of `application/x-www-form-urlencoded`. */
+  formData(): Promise<FormData>;
 }
 
 /** The answer under way. */
@@ -95,6 +120,10 @@ export interface Context<Config = { [key: string]: any }> {
   readonly kv: Kv;
   readonly request: HookRequest;
   readonly ip: string;
+  /** The claims of the token that the filter `jwt` has verified. */
+  readonly jwt?: { readonly [claim: string]: Json };
+  /** Where the client is, by the files of the section `geo`. */
+  readonly geo?: Place;
   readonly requestId: string;
   readonly route: string;
 }

@@ -10,6 +10,7 @@ pub(crate) mod digits;
 pub mod encoding;
 pub mod error;
 pub mod fetch;
+pub mod geo;
 pub mod heads;
 pub mod http;
 pub mod log_file;

@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use super::{CacheFacts, Identity, Noted};
+use super::{Body, CacheFacts, Identity, Noted};
 
 /// A request on its way through the gateway.
 pub struct Exchange<'a> {
@@ -44,6 +44,8 @@ pub struct Facts {
     pub status: u16,
     pub bytes_sent: u64,
     pub bytes_received: u64,
+    /// The request's body, as far as a filter wanted it.
+    pub body: Body,
     /// Why the request was refused or failed: a fixed word.
     pub reason: Option<&'static str>,
     /// Why it was let pass with less than was meant for it: a fixed word, for the log.
@@ -298,6 +300,7 @@ impl Facts {
             status: 0,
             bytes_sent: 0,
             bytes_received: 0,
+            body: Body::NotRead,
             reason: None,
             lines: ReadyLines::NotTaken,
             slots: Vec::new(),

@@ -5,6 +5,7 @@
 //! a route asked for costs nothing. See `docs/adding-a-filter.md`.
 
 mod auth;
+mod body;
 mod cached;
 mod compile;
 mod exchange;
@@ -28,6 +29,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
     auth::{AuthMetrics, Outcome, Refusal},
+    body::Body,
     cached::{CacheFacts, CacheOutcome},
     compile::{CompileCx, Shared, Work},
     exchange::{Class, Client, Exchange, Facts, Protocol, ReadyLines, RequestId, Scheme},
@@ -35,7 +37,7 @@ pub use self::{
     key::KeyBuilder,
     phase::{Phase, Phases},
     reply::{Reply, ReplyBody},
-    run::{Chain, Named},
+    run::{Chain, Named, Round, Turn},
 };
 
 /// A boxed future, as the asynchronous hooks return it.
@@ -112,6 +114,13 @@ pub trait Filter: Send + Sync + 'static {
     /// `edgeway explain`. Changes nothing: no counter moves and nobody is asked.
     fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
         Vec::new()
+    }
+
+    /// How many bytes of the body are to be in [`Facts::body`] before this filter's hook of
+    /// `phase`, which is [`Phase::Request`] or [`Phase::Authorized`]. Asked only while nobody
+    /// has read it.
+    fn wants_body(&self, _ex: &Exchange<'_>, _phase: Phase) -> Option<usize> {
+        None
     }
 
     /// Before anything is sent on; may answer.

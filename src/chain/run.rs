@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, response};
 
-use super::{Exchange, Filter, KeyBuilder, Phase, Phases, ReadyLines, Reply, Verdict};
+use super::{Body, Exchange, Filter, KeyBuilder, Phase, Phases, ReadyLines, Reply, Verdict};
 
 /// A compiled filter and the YAML key that it came from.
 #[derive(Clone)]
@@ -18,6 +18,30 @@ pub struct Named {
 struct Step {
     filter: Arc<dyn Filter>,
     is_async: bool,
+}
+
+/// How far a request has come in its filters.
+#[derive(Debug, Default)]
+pub struct Round {
+    request: usize,
+    authorized: usize,
+}
+
+/// Why the request hooks came back.
+#[derive(Debug)]
+#[must_use]
+pub enum Turn {
+    Over(Verdict),
+    /// The next filter wants so many bytes of the body.
+    Body(usize),
+}
+
+fn wanted(step: &Step, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
+    // Synchronous filters are those that cost nothing, and none of them reads a body.
+    if !step.is_async || ex.facts.body != Body::NotRead {
+        return None;
+    }
+    step.filter.wants_body(ex, phase)
 }
 
 /// The filters of one route, one list for each phase.
@@ -130,29 +154,40 @@ impl Chain {
     }
 
     /// Both request hooks: the second round begins once every filter has let the request
-    /// pass in the first, so it knows who asks.
-    pub async fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
-        for step in &self.request {
+    /// pass in the first, so it knows who asks. It comes back before its end when a filter
+    /// wants the body, and goes on with the same `round` once that is in [`Facts::body`].
+    ///
+    /// [`Facts::body`]: super::Facts::body
+    pub async fn on_request(&self, ex: &mut Exchange<'_>, round: &mut Round) -> Turn {
+        while let Some(step) = self.request.get(round.request) {
+            if let Some(most) = wanted(step, ex, Phase::Request) {
+                return Turn::Body(most);
+            }
+            round.request += 1;
             let verdict = if step.is_async {
                 step.filter.on_request_async(ex).await
             } else {
                 step.filter.on_request(ex)
             };
             if let Verdict::Reply(_) = verdict {
-                return verdict;
+                return Turn::Over(verdict);
             }
         }
-        for step in &self.authorized {
+        while let Some(step) = self.authorized.get(round.authorized) {
+            if let Some(most) = wanted(step, ex, Phase::Authorized) {
+                return Turn::Body(most);
+            }
+            round.authorized += 1;
             let verdict = if step.is_async {
                 step.filter.on_authorized_async(ex).await
             } else {
                 step.filter.on_authorized(ex)
             };
             if let Verdict::Reply(_) = verdict {
-                return verdict;
+                return Turn::Over(verdict);
             }
         }
-        Verdict::Next
+        Turn::Over(Verdict::Next)
     }
 
     pub async fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {

@@ -18,8 +18,8 @@ use http::{HeaderMap, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
-    Chain, Class, Client, CompileCx, Exchange, Facts, Filter, FilterKind, Identity, KeyBuilder,
-    Named, Phases, Reply, Shared, Verdict, Work,
+    Body, Chain, Class, Client, CompileCx, Exchange, Facts, Filter, FilterKind, Identity,
+    KeyBuilder, Named, Phases, Reply, Round, Shared, Turn, Verdict, Work,
 };
 use crate::{
     base::{
@@ -315,8 +315,9 @@ impl Check {
             .enable_all()
             .build()
             .expect("a runtime");
-        let verdict = runtime.block_on(self.chain.on_request(&mut ex));
-        assert!(matches!(verdict, Verdict::Next), "it did not pass");
+        let mut round = Round::default();
+        let turn = runtime.block_on(self.chain.on_request(&mut ex, &mut round));
+        assert!(matches!(turn, Turn::Over(Verdict::Next)), "it did not pass");
         let mut key = KeyBuilder::default();
         self.chain.on_cache_key(&ex, &mut key);
         key
@@ -331,8 +332,20 @@ impl Check {
             head: &head,
             facts: &mut facts,
         };
-        if let Verdict::Reply(reply) = self.chain.on_request(&mut ex).await {
-            return self.reply(&mut ex, *reply).await;
+        let mut round = Round::default();
+        loop {
+            match self.chain.on_request(&mut ex, &mut round).await {
+                Turn::Over(Verdict::Next) => break,
+                Turn::Over(Verdict::Reply(reply)) => return self.reply(&mut ex, *reply).await,
+                Turn::Body(most) => {
+                    let whole = body.concat();
+                    ex.facts.body = if whole.len() <= most {
+                        Body::Whole(whole.into())
+                    } else {
+                        Body::TooLong
+                    };
+                }
+            }
         }
         let mut upstream = head.clone();
         let mut open = OpenRequest::of(&mut upstream, 0);

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 
 use super::{
-    BoxFuture, Chain, Exchange, Facts, Filter, KeyBuilder, Named, Phase, Phases, Reply, Verdict,
+    BoxFuture, Chain, Exchange, Facts, Filter, KeyBuilder, Named, Phase, Phases, Reply, Round,
+    Turn, Verdict,
 };
 use crate::base::clock::Clock;
 
@@ -126,7 +127,8 @@ fn calls(spies: &[(&'static str, Phases, bool)]) -> (Vec<String>, Chain) {
             head: &head,
             facts: &mut facts,
         };
-        if let Verdict::Reply(mut reply) = chain.on_request(&mut ex).await {
+        let turn = chain.on_request(&mut ex, &mut Round::default()).await;
+        if let Turn::Over(Verdict::Reply(mut reply)) = turn {
             chain.on_error(&mut ex, &mut reply).await;
         } else {
             let mut headers = HeaderMap::new();

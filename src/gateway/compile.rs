@@ -41,7 +41,7 @@ pub(super) struct Compiler<'a> {
     /// Query parameters that are secrets somewhere: a request that misses its route by a
     /// letter has them as well.
     secret_queries: Arc<[String]>,
-    beside: Beside,
+    pub(super) beside: Beside,
     pub(super) diagnostics: Diagnostics,
 }
 
@@ -111,6 +111,7 @@ impl Compiler<'_> {
         let drain = self.drain();
         let audit = self.audit();
         let redis = self.redis();
+        self.geo();
         let trusted = self.trusted();
         let world = self.world;
         let bans = Bans::of(&world.zones, &world.clock, &world.metrics);

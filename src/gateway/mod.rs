@@ -12,6 +12,7 @@ pub mod explain;
 mod explain_cache;
 mod fan_out;
 mod flood_guard;
+mod geo;
 mod limits;
 mod listener;
 pub mod metrics;

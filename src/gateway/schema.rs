@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::model::{
         AcmeConfig, AdminConfig, AuditLogConfig, CacheConfig, DrainConfig, FloodGuardConfig,
-        ListenerConfig, ProfileConfig, RedisConfig, RouteConfig, UpstreamConfig, WatchConfig,
+        GeoConfig, ListenerConfig, ProfileConfig, RedisConfig, RouteConfig, UpstreamConfig,
+        WatchConfig,
     },
     filters,
     limits::config::LimitConfig,
@@ -19,6 +20,7 @@ pub fn document() -> Value {
     let admin = generator.subschema_for::<AdminConfig>();
     let audit_log = generator.subschema_for::<AuditLogConfig>();
     let flood_guard = generator.subschema_for::<FloodGuardConfig>();
+    let geo = generator.subschema_for::<GeoConfig>();
     let cache = generator.subschema_for::<CacheConfig>();
     let acme = generator.subschema_for::<AcmeConfig>();
     let drain = generator.subschema_for::<DrainConfig>();
@@ -56,6 +58,7 @@ pub fn document() -> Value {
             "access_log": access_log,
             "audit_log": or_empty(audit_log.as_value()),
             "flood_guard": or_empty(flood_guard.as_value()),
+            "geo": or_empty(geo.as_value()),
             "cache": or_empty(cache.as_value()),
             "profiles": {
                 "description": "Named overrides, which `edgeway profile NAME` switches on.",

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 
-use super::error::Failure;
+use super::{body::Body, error::Failure, known::Known};
 
 /// The hooks that a plugin may export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,10 +67,11 @@ pub struct Input {
     /// The URL as the client sees it.
     pub url: String,
     pub headers: HeaderMap,
-    pub body: Option<Bytes>,
+    pub body: Body,
     pub ip: String,
     pub request_id: String,
     pub route: String,
+    pub known: Known,
     /// Of the answer, for the hooks that have one.
     pub response: Option<(StatusCode, HeaderMap)>,
     /// Why the request failed, for `onError`: a fixed word.

@@ -21,8 +21,10 @@ use rquickjs::{
 };
 
 use super::{
+    body,
     call::{Answer, Call, Change, Forgotten, Response, Settled, Waiting},
     error::Failure,
+    known,
     powers::Given,
     reach, values,
 };
@@ -118,6 +120,8 @@ pub(super) fn functions<'js>(
     let host = Object::new(ctx.clone())?;
     headers(ctx, &host, state)?;
     facts(ctx, &host, state)?;
+    known::functions(ctx, &host, state)?;
+    body::functions(ctx, &host, state)?;
     outcome(ctx, &host, state)?;
     values::functions(ctx, &host)?;
     reach::functions(ctx, &host, state, given)?;

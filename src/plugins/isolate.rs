@@ -21,12 +21,13 @@ use super::{
 };
 
 /// What plugins find there, in the order in which it is built up.
-const WEB: [(&str, &str); 8] = [
+const WEB: [(&str, &str); 9] = [
     ("edgeway/console.js", include_str!("web/console.js")),
     ("edgeway/url.js", include_str!("web/url.js")),
     ("edgeway/encoding.js", include_str!("web/encoding.js")),
     ("edgeway/headers.js", include_str!("web/headers.js")),
     ("edgeway/http.js", include_str!("web/http.js")),
+    ("edgeway/body.js", include_str!("web/body.js")),
     ("edgeway/next.js", include_str!("web/next.js")),
     ("edgeway/hooks.js", include_str!("web/hooks.js")),
     ("edgeway/reach.js", include_str!("web/reach.js")),

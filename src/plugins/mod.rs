@@ -8,6 +8,7 @@
 //! What a plugin may do is in `web`: JavaScript that gives it the objects of the Web, on
 //! top of the functions of [`host`].
 
+mod body;
 mod budget;
 pub mod call;
 mod entry;
@@ -15,6 +16,7 @@ mod error;
 pub mod harness;
 mod host;
 mod isolate;
+mod known;
 pub mod kv;
 pub mod matcher;
 mod plugin;
@@ -29,9 +31,11 @@ mod trial;
 mod values;
 
 pub use self::{
+    body::Body,
     budget::{Isolation, Limits},
     call::{Answer, Change, Hook, Input, Output, Response},
     error::{Failure, Kind},
+    known::Known,
     plugin::Plugin,
     trial::{Line, Ran, Trial},
 };

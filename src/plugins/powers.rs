@@ -1,9 +1,16 @@
 //! What a plugin may do beyond its own request, as its configuration allows it.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use parking_lot::Mutex;
 
 use super::kv::Kv;
 use crate::base::fetch::{Fetch, FetchError};
@@ -22,6 +29,8 @@ pub struct Powers {
 pub struct Reach {
     /// Each with the client that asks there.
     origins: Vec<(Origin, Fetch)>,
+    /// What a test says that there is, and nothing else.
+    answers: Option<Answers>,
     deadline: Duration,
     longest: usize,
 }
@@ -34,11 +43,30 @@ struct Origin {
 }
 
 /// An answer to a `fetch`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Fetched {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+}
+
+/// What URLs answer, or why they do not, one time after the other; the last one stays.
+#[derive(Debug, Default)]
+pub(super) struct Answers(pub(super) Mutex<HashMap<String, VecDeque<Result<Fetched, String>>>>);
+
+impl Answers {
+    fn next(&self, url: &str) -> Result<Fetched, String> {
+        let mut all = self.0.lock();
+        let Some(answers) = all.get_mut(url) else {
+            return Err(format!("the test has no answer of `{url}`"));
+        };
+        let next = if answers.len() > 1 {
+            answers.pop_front()
+        } else {
+            answers.front().cloned()
+        };
+        next.unwrap_or_else(|| Err(format!("the test has no answer of `{url}`")))
+    }
 }
 
 impl Reach {
@@ -56,9 +84,20 @@ impl Reach {
         });
         Ok(Self {
             origins: origins.collect::<Result<_, String>>()?,
+            answers: None,
             deadline,
             longest,
         })
+    }
+
+    /// Nobody is asked: `answers` has what each URL says.
+    pub(super) fn answering(answers: Answers) -> Self {
+        Self {
+            origins: Vec::new(),
+            answers: Some(answers),
+            deadline: Duration::ZERO,
+            longest: 0,
+        }
     }
 
     pub(super) async fn fetch(
@@ -68,6 +107,9 @@ impl Reach {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Fetched, String> {
+        if let Some(answers) = &self.answers {
+            return answers.next(url);
+        }
         let uri: Uri = url.parse().map_err(|_| format!("`{url}` is no URL"))?;
         let origin =
             Origin::of(&uri).ok_or_else(|| format!("`{url}` is no URL of http or https"))?;

@@ -12,7 +12,7 @@ use super::{
     host::Log,
     kv::{Kv, Memory},
     plugin::Plugin,
-    powers::Powers,
+    powers::{Powers, Reach},
     schema::ConfigSchema,
     source::Source,
 };
@@ -57,6 +57,16 @@ impl Trial {
     /// Loads a plugin once, with a kv of its own. Lines that it writes meanwhile belong to
     /// its first hook. `config` and `env` are objects in JSON.
     pub fn load(source: Arc<Source>, config: String, env: String) -> Result<Self, Failure> {
+        Self::load_reaching(source, config, env, None)
+    }
+
+    /// As [`Trial::load`], with something to fetch from.
+    pub(super) fn load_reaching(
+        source: Arc<Source>,
+        config: String,
+        env: String,
+        fetch: Option<Reach>,
+    ) -> Result<Self, Failure> {
         if let Some(schema) = ConfigSchema::beside(source.folder())? {
             schema.demand(&config)?;
         }
@@ -64,7 +74,7 @@ impl Trial {
         let powers = Powers {
             env,
             kv: Some(Kv::memory(Arc::new(Memory::new(&clock)))),
-            fetch: None,
+            fetch,
         };
         let lines = Arc::new(Lines::default());
         let log: Arc<dyn Log> = lines.clone();

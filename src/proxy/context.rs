@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use pingora::http::RequestHeader;
 
-use super::{cache::Flow, guard::Guarded};
+use super::{body::Early, cache::Flow, guard::Guarded};
 use crate::{
     chain::{Chain, Exchange, Facts, Reply},
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
@@ -36,6 +36,8 @@ pub struct Context {
     pub(super) is_websocket: bool,
     /// Of the body that was read, what no client sent.
     pub(super) made_up_bytes: u64,
+    /// What became of the body before the request went on.
+    pub(super) early: Early,
     /// When the whole must be over, of a request to a backend by HTTP/2.
     pub(super) due: Option<Instant>,
     /// When the backend's answer began.
@@ -79,6 +81,7 @@ impl Context {
             reply: None,
             is_websocket: false,
             made_up_bytes: 0,
+            early: Early::default(),
             due: None,
             answered_at: None,
             guarded: Guarded::default(),

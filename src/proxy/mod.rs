@@ -1,6 +1,7 @@
 //! Our hooks in Pingora's proxy. Each takes the request's snapshot of the configuration
 //! and calls the chain; what a feature does lives in its filter.
 
+mod body;
 mod cache;
 mod challenge;
 mod context;
@@ -254,6 +255,7 @@ impl ProxyHttp for Proxy {
         if body.is_none() && !end_of_stream {
             return Ok(());
         }
+        body::go_on(body, ctx);
         upstream::sent_body(body.as_ref(), end_of_stream, ctx);
         let (chain, mut ex) = ctx.exchange(session.req_header());
         if chain.has(Phase::RequestBody) {

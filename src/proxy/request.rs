@@ -7,7 +7,7 @@ use pingora::{Error, ErrorType, Result, http::RequestHeader};
 use pingora_proxy::Session;
 
 use super::{
-    challenge,
+    body, challenge,
     context::{self, Context},
     error::Failure,
     forwarded::{self, Forwarding},
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     base::query,
     chain::{
-        Client, Exchange, Phase, Protocol, Reply, RequestId, Verdict,
+        Client, Exchange, Phase, Protocol, Reply, RequestId, Round, Turn, Verdict,
         host::{public_host, requested_host},
     },
     config::model::App,
@@ -149,6 +149,20 @@ fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Bo
 /// The request filters, then the route's action. A reply if either answers.
 async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> {
     let is_upgrade = is_websocket(session.req_header());
+    let mut round = Round::default();
+    loop {
+        let (chain, mut ex) = ctx.exchange(session.req_header());
+        match chain.on_request(&mut ex, &mut round).await {
+            Turn::Over(Verdict::Next) => break,
+            Turn::Over(Verdict::Reply(reply)) => return Some(reply),
+            Turn::Body(most) => {
+                // Boxed, since every request's future would be as large.
+                if let Err(failure) = Box::pin(body::read(session, ctx, most)).await {
+                    return Some(failure.into());
+                }
+            }
+        }
+    }
     let Context {
         gateway,
         route,
@@ -160,10 +174,7 @@ async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> 
     } = ctx;
     let head = session.req_header();
     let chain = context::chain(gateway, *route);
-    let mut ex = Exchange { head, facts };
-    if let Verdict::Reply(reply) = chain.on_request(&mut ex).await {
-        return Some(reply);
-    }
+    let ex = Exchange { head, facts };
     let action = &context::route(gateway, *route)?.action;
     let forward = match action {
         Action::Forward(forward) => forward,
@@ -260,6 +271,9 @@ pub(super) async fn forward(
         chain.on_upstream(&mut ex, open.headers()).await;
     }
     open.close(head);
+    if ctx.early.has_continued {
+        head.remove_header(&header::EXPECT);
+    }
     if session.req_header().version == http::Version::HTTP_10 {
         name_host(head, ctx)?;
     }

@@ -1,5 +1,9 @@
 //! Certificates for tests inside the crate.
 
+// As the end-to-end tests make it.
+#[path = "../../tests/it/support/mmdb.rs"]
+mod mmdb;
+
 use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
 
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
@@ -56,6 +60,8 @@ pub(crate) fn files_of(file: &File) -> TempDir {
     };
     // Named by the examples of filters.
     put(Path::new("users.htpasswd"), USERS);
+    let city = folder.path().join("GeoLite2-City.mmdb");
+    fs::write(city, mmdb::loopback_in_munich()).unwrap();
     let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins");
     symlink(plugins, folder.path().join("plugins")).unwrap();
     for tls in file.listeners.iter().filter_map(|l| l.value.tls.as_ref()) {

@@ -11,6 +11,7 @@ use crate::{
         apps::ExpressApp,
         client::{Request, Response, get},
         gateway::Gateway,
+        mmdb::loopback_in_munich,
         origins::{EchoOrigin, NumberedOrigin, echoed},
         wait::wait_for,
     },
@@ -24,7 +25,7 @@ fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn names() -> Vec<String> {
+pub(crate) fn names() -> Vec<String> {
     let entries = fs::read_dir(folder().join("plugins")).expect("the folder is there");
     let names = entries.map(|entry| {
         let name = entry.expect("it can be read").file_name();
@@ -34,7 +35,7 @@ fn names() -> Vec<String> {
 }
 
 /// The route that a plugin's README shows.
-fn route_of(name: &str) -> String {
+pub(crate) fn route_of(name: &str) -> String {
     let path = folder().join("plugins").join(name).join("README.md");
     let text = fs::read_to_string(path).expect("each has a README");
     let (_, rest) = text.split_once("```yaml\n").expect("it shows a route");
@@ -43,7 +44,11 @@ fn route_of(name: &str) -> String {
 }
 
 /// A gateway with that route; `edit` may put other values into it.
-async fn with(name: &str, backend: impl ToString, edit: impl FnOnce(String) -> String) -> Gateway {
+pub(crate) async fn with(
+    name: &str,
+    backend: impl ToString,
+    edit: impl FnOnce(String) -> String,
+) -> Gateway {
     let yaml = format!(
         "upstreams: {{ app: {{ backends: [\"{}\"] }} }}\n{}",
         backend.to_string(),
@@ -51,11 +56,12 @@ async fn with(name: &str, backend: impl ToString, edit: impl FnOnce(String) -> S
     );
     Gateway::start_in(&yaml, |beside| {
         symlink(folder().join("plugins"), beside.join("plugins")).expect("it takes links");
+        fs::write(beside.join("GeoLite2-City.mmdb"), loopback_in_munich()).expect("it is ours");
     })
     .await
 }
 
-async fn of(gateway: &Gateway, target: &str, headers: &[(&str, &str)]) -> Response {
+pub(crate) async fn of(gateway: &Gateway, target: &str, headers: &[(&str, &str)]) -> Response {
     let request = headers.iter().fold(get(target), |request, (name, value)| {
         request.header(name, *value)
     });
@@ -65,7 +71,7 @@ async fn of(gateway: &Gateway, target: &str, headers: &[(&str, &str)]) -> Respon
 #[test]
 fn each_passes_its_own_tests_and_says_how() {
     let names = names();
-    assert!(names.len() >= 5, "{names:?}");
+    assert!(names.len() >= 8, "{names:?}");
     for name in &names {
         let folder = format!("plugins/{name}");
         let ran = edgeway(&["plugin", "test", &folder]);

@@ -29,7 +29,7 @@ enum What {
     /// Run a plugin on one request, and say what each hook did and how long it took
     ///
     /// Hooks run in the order of the gateway. The exit status is 1 if one of them failed.
-    Run(run::Options),
+    Run(Box<run::Options>),
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {

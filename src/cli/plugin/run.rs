@@ -1,14 +1,18 @@
 //! `edgeway plugin run FILE METHOD URL`.
 
-use std::{fmt::Write as _, net::IpAddr, path::PathBuf};
+use std::{fmt::Write as _, net::IpAddr, path::PathBuf, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use super::{Outcome, millis, out, trace};
-use crate::plugins::{
-    Answer, Change, Hook, Input, Line, Output, Ran, Response, Trial, source::Source,
+use crate::{
+    base::geo::Whereabouts,
+    plugins::{
+        Answer, Body, Change, Hook, Input, Known, Line, Output, Ran, Response, Trial,
+        source::Source,
+    },
 };
 
 /// How much of a body is printed.
@@ -34,6 +38,9 @@ pub(super) struct Options {
     /// A header of the request, as with curl: `Name: value`
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
     headers: Vec<String>,
+    /// The body of the request, as text
+    #[arg(short, long, value_name = "TEXT")]
+    data: Option<String>,
     /// What it finds as `ctx.config`: an object in JSON
     #[arg(long, value_name = "JSON", default_value = "{}")]
     config: String,
@@ -46,6 +53,12 @@ pub(super) struct Options {
     /// The route's name
     #[arg(long, value_name = "NAME", default_value = "app")]
     route: String,
+    /// The claims of its token, `ctx.jwt`: an object in JSON
+    #[arg(long, value_name = "JSON")]
+    jwt: Option<String>,
+    /// Where the client is, `ctx.geo`: an object in JSON
+    #[arg(long, value_name = "JSON")]
+    geo: Option<String>,
     /// The status that the backend answers with
     #[arg(long, value_name = "STATUS", default_value = "200")]
     status: u16,
@@ -66,11 +79,8 @@ pub(super) async fn run(options: &Options) -> Outcome {
     let status = StatusCode::from_u16(options.status)
         .map_err(|_| format!("{} is no status", options.status))?;
     let answer = headers(&options.answer)?;
-    let config = match serde_json::from_str(&options.config) {
-        Ok(Value::Object(object)) => Value::Object(object).to_string(),
-        Ok(_) => return Err("`--config` takes an object, such as {\"cookie\": \"ab\"}".to_owned()),
-        Err(error) => return Err(format!("`--config` is no JSON: {error}")),
-    };
+    let config = object("--config", &options.config, r#"{"cookie": "ab"}"#)?;
+    let config = Value::Object(config).to_string();
     let env = env(&options.env)?;
     let shown = options.file.display().to_string();
     let folder = shown.rsplit_once('/').map_or(".", |(folder, _)| folder);
@@ -109,6 +119,27 @@ pub(super) async fn run(options: &Options) -> Outcome {
         }
     }
     Ok(way.is_well)
+}
+
+fn object(option: &str, text: &str, example: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(format!("`{option}` takes an object, such as {example}")),
+        Err(error) => Err(format!("`{option}` is no JSON: {error}")),
+    }
+}
+
+fn known(options: &Options) -> Result<Known, String> {
+    let claims = options.jwt.as_deref();
+    let claims = claims.map(|text| object("--jwt", text, r#"{"sub": "ann"}"#));
+    let place = options.geo.as_deref();
+    let place = place.map(|text| object("--geo", text, r#"{"country": "DE"}"#));
+    Ok(Known {
+        claims: claims.transpose()?.map(Arc::new),
+        place: place
+            .transpose()?
+            .map(|place| Whereabouts::said(Value::Object(place).to_string())),
+    })
 }
 
 /// The variables of these names, as an object in JSON.
@@ -184,10 +215,14 @@ fn input(options: &Options) -> Result<Input, String> {
         method,
         url: url.to_string(),
         headers: all,
-        body: None,
+        body: match &options.data {
+            Some(data) => Body::Whole(data.clone().into()),
+            None => Body::None,
+        },
         ip: options.client.to_string(),
         request_id: "run".to_owned(),
         route: options.route.clone(),
+        known: known(options)?,
         response: None,
         reason: None,
     })

@@ -4,6 +4,7 @@ mod admin;
 mod cache;
 mod file;
 mod flood_guard;
+mod geo;
 mod listener;
 mod redis;
 mod route;
@@ -25,6 +26,7 @@ pub use self::{
     },
     file::ROUTE_KEYS,
     flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},
+    geo::GeoConfig,
     listener::{
         AcmeConfig, CertificateConfig, ChallengeConfig, ClientCertificateConfig, Http2Config,
         LimitsConfig, ListenerConfig, MinVersionConfig, ProxyProtocolConfig, TlsConfig,
@@ -63,6 +65,7 @@ pub struct File {
     pub audit_log: Option<AuditLogConfig>,
     pub redis: Option<Spanned<RedisConfig>>,
     pub flood_guard: Option<Spanned<FloodGuardConfig>>,
+    pub geo: Option<Spanned<GeoConfig>>,
     pub cache: Option<Spanned<CacheConfig>>,
     /// Raw: the overlays are made of what is written.
     pub profiles: Vec<(Key, Node)>,

@@ -30,7 +30,7 @@ impl Beside {
         self.0.insert(path, Some(stamp));
     }
 
-    /// A file that could not be used, as it is now: another one in its place may do.
+    /// A file as it is now, whatever was read of it: one that could not be used may be replaced.
     pub fn missed(&mut self, path: PathBuf) {
         let stamp = look(&path);
         self.0.insert(path, stamp);

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Plugins, Use,
+    body::BodyConfig,
     loaded::{Loaded, What},
     metrics::{Breaker, PluginMetrics},
     written::OwnConfig,
@@ -80,6 +81,9 @@ struct PluginConfig {
     /// Variables of the environment that it finds in `ctx.env`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     env: Vec<Spanned<String>>,
+    /// JSON and forms are read before `onRequest`; without this no body is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body: Option<BodyConfig>,
     /// Where `ctx.kv` keeps its values; without this there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kv: Option<Spanned<KvConfig>>,
@@ -205,6 +209,10 @@ impl PluginConfig {
             ..Limits::default()
         };
         let matcher = self.matches.compile(cx);
+        let body = match &self.body {
+            Some(body) => body.compile(cx).map(Some),
+            None => Some(None),
+        };
         let redis = self.redis(cx).map(|redis| Arc::as_ptr(&redis).addr());
         let is_right = self.obeys_its_schema(&name, &path, cx);
         let on_error = self.on_error(&name, cx);
@@ -243,6 +251,8 @@ impl PluginConfig {
                     ),
                     metrics,
                     clock: cx.clock.clone(),
+                    geo: cx.shared.get(),
+                    body: body?,
                 })
             }
             Err(failure) => {

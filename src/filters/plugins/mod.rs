@@ -4,6 +4,7 @@
 //! What a plugin changes of a request reaches the plugins behind it and the backend; what it
 //! changes of an answer reaches the client. A hook that fails changes nothing.
 
+mod body;
 mod config;
 mod loaded;
 mod metrics;
@@ -18,13 +19,17 @@ use url::{Position, Url};
 
 use self::metrics::{Breaker, PluginMetrics};
 use crate::{
-    base::clock::Clock,
+    base::{
+        clock::Clock,
+        geo::{Geo, Whereabouts},
+    },
     chain::{
-        BoxFuture, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, Phases, Reply, ReplyBody,
-        Verdict, host::public_host,
+        BoxFuture, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, Phase, Phases, Reply,
+        ReplyBody, Verdict, host::public_host,
     },
     plugins::{
-        Answer, Change, Failure, Hook, Input, Kind, Output, Plugin, Response, matcher::Matcher,
+        Answer, Change, Failure, Hook, Input, Kind, Known, Output, Plugin, Response,
+        matcher::Matcher,
     },
 };
 
@@ -47,6 +52,9 @@ struct Use {
     breaker: Breaker,
     metrics: Arc<PluginMetrics>,
     clock: Clock,
+    geo: Option<Arc<Geo>>,
+    /// The longest body that it gets, if it gets any.
+    body: Option<usize>,
 }
 
 /// What the plugins of a request have done to the head that goes on. It is carried along to
@@ -114,6 +122,18 @@ impl Filter for Plugins {
         uses.any(|each| adds.iter().any(|hook| each.plugin.has(*hook)))
     }
 
+    fn wants_body(&self, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
+        let after_auth = phase == Phase::Authorized;
+        let is_meant = |each: &&Use| each.body.is_some() && each.is_for(ex);
+        let mut now = self.0.iter().filter(|each| each.after_auth == after_auth);
+        if !now.any(|each| is_meant(&each)) || !body::is_read(ex.head) {
+            return None;
+        }
+        // It is read once, for those as well whose turn is later.
+        let all = self.0.iter().filter(is_meant);
+        all.filter_map(|each| each.body).max()
+    }
+
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         Box::pin(self.request(ex, false))
     }
@@ -134,7 +154,7 @@ impl Filter for Plugins {
         Box::pin(async move {
             self.on_upstream(ex, headers);
             for each in self.with(Hook::UpstreamRequest, ex) {
-                let input = input(ex, headers.clone(), None);
+                let input = each.input(ex, headers.clone(), None);
                 if let Some(output) = each.run(ex, Hook::UpstreamRequest, input).await {
                     apply_to_request(&output.request, headers);
                 }
@@ -171,7 +191,8 @@ impl Filter for Plugins {
         Box::pin(async move {
             for each in self.with(Hook::Error, ex) {
                 let answer = Some((reply.status, HeaderMap::new()));
-                let mut input = input(ex, changed(ex), answer);
+                let headers = changed(ex);
+                let mut input = each.input(ex, headers, answer);
                 input.reason = reply.reason.map(Cow::Borrowed);
                 let Some(output) = each.run(ex, Hook::Error, input).await else {
                     continue;
@@ -238,7 +259,8 @@ impl Plugins {
         // Answers pass in the reverse order of requests.
         for each in self.with(hook, ex).into_iter().rev() {
             let answer = Some((head.status, head.headers.clone()));
-            let input = input(ex, ex.head.headers.clone(), answer);
+            let headers = ex.head.headers.clone();
+            let input = each.input(ex, headers, answer);
             if let Some(output) = each.run(ex, hook, input).await {
                 apply(&output.response, &mut head.headers);
                 if let Some(status) = output.status {
@@ -275,7 +297,8 @@ impl Use {
     }
 
     async fn request(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
-        let input = input(ex, changed(ex), None);
+        let headers = changed(ex);
+        let input = self.input(ex, headers, None);
         let outcome = self.call(Hook::Request, input).await;
         let outcome = outcome.and_then(|output| {
             let rewritten = match &output.answer {
@@ -323,12 +346,46 @@ impl Use {
 
     /// What a hook gives back that names something.
     async fn text(&self, ex: &mut Exchange<'_>, hook: Hook) -> Result<Option<String>, ()> {
-        let input = input(ex, changed(ex), None);
+        let headers = changed(ex);
+        let input = self.input(ex, headers, None);
         let output = self.run(ex, hook, input).await.ok_or(())?;
         Ok(match output.answer {
             Answer::Text(text) => Some(text),
             _ => None,
         })
+    }
+
+    fn input(
+        &self,
+        ex: &mut Exchange<'_>,
+        headers: HeaderMap,
+        response: Option<(StatusCode, HeaderMap)>,
+    ) -> Input {
+        if let Some(geo) = &self.geo
+            && ex.facts.slot::<Whereabouts>().is_none()
+        {
+            let address = ex.facts.client.ip;
+            ex.facts.put(Whereabouts::of(Arc::clone(geo), address));
+        }
+        let facts = &*ex.facts;
+        let target = String::from_utf8_lossy(ex.head.raw_path());
+        let identity = facts.identity.as_ref();
+        let claims = identity.and_then(|identity| identity.claims.as_ref());
+        Input {
+            method: ex.head.method.clone(),
+            url: format!("{}{target}", origin(ex)),
+            headers,
+            body: body::given(ex.head, &facts.body, self.body),
+            ip: facts.client.ip.to_string(),
+            request_id: facts.request_id.as_str().to_owned(),
+            route: facts.route.as_deref().unwrap_or_default().to_owned(),
+            known: Known {
+                claims: claims.map(|claims| Arc::clone(&claims.0)),
+                place: facts.slot::<Whereabouts>().cloned(),
+            },
+            response,
+            reason: None,
+        }
     }
 
     async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
@@ -478,26 +535,6 @@ fn apply_to_request(changes: &[Change], headers: &mut HeaderMap) {
     let others = |change: &&Change| !is_ours(change.name()) && *change.name() != header::HOST;
     for change in changes.iter().filter(others) {
         change.clone().apply(headers);
-    }
-}
-
-fn input(
-    ex: &Exchange<'_>,
-    headers: HeaderMap,
-    response: Option<(StatusCode, HeaderMap)>,
-) -> Input {
-    let facts = &*ex.facts;
-    let target = String::from_utf8_lossy(ex.head.raw_path());
-    Input {
-        method: ex.head.method.clone(),
-        url: format!("{}{target}", origin(ex)),
-        headers,
-        body: None,
-        ip: facts.client.ip.to_string(),
-        request_id: facts.request_id.as_str().to_owned(),
-        route: facts.route.as_deref().unwrap_or_default().to_owned(),
-        response,
-        reason: None,
     }
 }
 

@@ -49,6 +49,9 @@ pub fn yaml(file: &File, gateway: &Gateway) -> String {
     if let Some(flood_guard) = &file.flood_guard {
         document["flood_guard"] = value(flood_guard);
     }
+    if let Some(geo) = &file.geo {
+        document["geo"] = value(geo);
+    }
     if let Some(cache) = &file.cache {
         document["cache"] = value(cache);
     }

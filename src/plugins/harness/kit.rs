@@ -13,15 +13,17 @@ use log::Level;
 use parking_lot::Mutex;
 use rquickjs::{Ctx, Exception, Function, Object, Result, context::EvalOptions, function::Opt};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{Event, Tested};
+use super::{Event, Tested, answers};
 use crate::{
-    base::clock::Clock,
+    base::{clock::Clock, geo::Whereabouts},
     plugins::{
+        body::Body,
         call::{Answer, Change, Hook, Input, Output},
         error::{Failure, Kind},
         host::{Log, State},
+        known::Known,
         source::Source,
         trial::{Line, Ran, Trial},
     },
@@ -118,11 +120,16 @@ impl Kit {
         let load = move |ctx: Ctx<'js>,
                          file: String,
                          config: String,
-                         env: String|
+                         env: String,
+                         fetch: Opt<Option<String>>|
               -> Result<Vec<String>> {
             let name = file.trim_start_matches("./");
+            let reach = fetch.0.flatten().map(|fetch| answers::read(&fetch));
+            let reach = reach
+                .transpose()
+                .map_err(|why| Exception::throw_type(&ctx, &why))?;
             let loaded = Source::read(&shown, &folder.join(name))
-                .and_then(|source| Trial::load(source, config, env));
+                .and_then(|source| Trial::load_reaching(source, config, env, reach));
             let trial = loaded.map_err(|failure| {
                 // Its own trace says more than that of the test.
                 let text = format!("{}\n{}", failure.message, failure.stack);
@@ -189,9 +196,12 @@ struct Asked {
     method: String,
     url: String,
     headers: Vec<(String, String)>,
+    body: Option<String>,
     ip: String,
     request_id: String,
     route: String,
+    jwt: Option<Map<String, Value>>,
+    geo: Option<Map<String, Value>>,
     /// Of the answer, for hooks that have one.
     status: Option<u16>,
     answer: Vec<(String, String)>,
@@ -215,10 +225,18 @@ fn read(asked: &str) -> std::result::Result<(Hook, Input), String> {
         method,
         url: asked.url,
         headers: headers(asked.headers)?,
-        body: None,
+        body: asked
+            .body
+            .map_or(Body::None, |body| Body::Whole(body.into())),
         ip: asked.ip,
         request_id: asked.request_id,
         route: asked.route,
+        known: Known {
+            claims: asked.jwt.map(Arc::new),
+            place: asked
+                .geo
+                .map(|geo| Whereabouts::said(Value::Object(geo).to_string())),
+        },
         response,
         reason: asked.reason.map(Into::into),
     };
@@ -227,7 +245,7 @@ fn read(asked: &str) -> std::result::Result<(Hook, Input), String> {
 }
 
 /// Each character is a byte, as the Fetch standard has it for header values.
-fn headers(pairs: Vec<(String, String)>) -> std::result::Result<HeaderMap, String> {
+pub(super) fn headers(pairs: Vec<(String, String)>) -> std::result::Result<HeaderMap, String> {
     let mut headers = HeaderMap::with_capacity(pairs.len());
     for (name, value) in pairs {
         let bytes: Option<Vec<u8>> = value

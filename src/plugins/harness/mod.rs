@@ -3,6 +3,7 @@
 //! The tests have an isolate of their own. A plugin under test has another, with the limits
 //! that it has on a route: [`kit`] has what carries requests into it and outcomes back.
 
+mod answers;
 mod kit;
 #[cfg(test)]
 mod tests;
@@ -14,11 +15,13 @@ use log::Level;
 
 use self::kit::Kit;
 use super::{
+    body::Body,
     budget::{Isolation, Limits},
     call::{Hook, Input, first},
     error::{Failure, Kind},
     host::Log,
     isolate::Isolate,
+    known::Known,
     powers::Given,
     source::Source,
 };
@@ -91,10 +94,11 @@ fn nothing() -> Input {
         method: Method::GET,
         url: String::new(),
         headers: HeaderMap::new(),
-        body: None,
+        body: Body::None,
         ip: String::new(),
         request_id: String::new(),
         route: String::new(),
+        known: Known::default(),
         response: None,
         reason: None,
     }

@@ -7,12 +7,19 @@
     #url;
     #method;
     #headers;
+    #body;
 
     constructor(input, init = {}) {
       const from = input instanceof Request ? input : undefined;
       this.#url = new URL(from?.url ?? input).href;
       this.#method = String(init?.method ?? from?.method ?? 'GET');
       this.#headers = new Headers(init?.headers ?? from?.headers);
+      const body = init?.body ?? from?.body ?? null;
+      this.#body = body === null ? null : String(body);
+      if (body !== null && !this.#headers.has('content-type')) {
+        const form = body instanceof URLSearchParams;
+        this.#headers.set('content-type', form ? 'application/x-www-form-urlencoded;charset=UTF-8' : 'text/plain;charset=UTF-8');
+      }
     }
 
     get url() {
@@ -25,6 +32,11 @@
 
     get headers() {
       return this.#headers;
+    }
+
+    // As text, which is what tests have.
+    get body() {
+      return this.#body;
     }
   }
   globalThis.Request ??= Request;
@@ -49,9 +61,12 @@
       method: request.method,
       url: request.url,
       headers,
+      body: request.body ?? null,
       ip: context.ip ?? '127.0.0.1',
       requestId: context.requestId ?? 'test',
       route: context.route ?? 'test',
+      jwt: context.jwt ?? null,
+      geo: context.geo ?? null,
       status: isAnswer || isError ? subject.status : null,
       answer: isAnswer && subject.headers ? web.pairsOf(subject.headers) : [],
       reason: isError ? (subject.reason ?? null) : null,
@@ -77,8 +92,16 @@
     };
   };
 
-  const plugin = ({ file = './plugin.js', config = {}, env = {} } = {}) => {
-    const [number, ...has] = host.pluginLoad(String(file), JSON.stringify(config), JSON.stringify(env));
+  // Answers to `fetch`, with headers as pairs.
+  const answersOf = (fetch) => {
+    const one = (answer) => ({ ...answer, headers: web.pairsOf(new Headers(answer?.headers)) });
+    const all = Object.entries(fetch).map(([url, answers]) => [url, Array.isArray(answers) ? answers.map(one) : one(answers)]);
+    return JSON.stringify(Object.fromEntries(all));
+  };
+
+  const plugin = ({ file = './plugin.js', config = {}, env = {}, fetch } = {}) => {
+    const answers = fetch === undefined ? null : answersOf(fetch);
+    const [number, ...has] = host.pluginLoad(String(file), JSON.stringify(config), JSON.stringify(env), answers);
     const loaded = { hooks: has };
     for (const hook of HOOKS) {
       loaded[hook] = (subject, context) => {

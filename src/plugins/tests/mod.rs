@@ -63,10 +63,11 @@ fn input() -> Input {
         method: Method::GET,
         url: "https://a.test/x?y=1".to_owned(),
         headers,
-        body: None,
+        body: Body::None,
         ip: "192.0.2.1".to_owned(),
         request_id: "id".to_owned(),
         route: "app".to_owned(),
+        known: Known::default(),
         response: None,
         reason: None,
     }

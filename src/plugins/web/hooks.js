@@ -35,9 +35,13 @@
     if (waiting.has(id)) cleared.add(id);
   };
 
+  const told = (json) => (json === null || json === undefined ? undefined : JSON.parse(json));
+
   class Context {
     #call;
     #request;
+    #jwt = told;
+    #geo = told;
 
     constructor(call) {
       this.#call = call;
@@ -61,6 +65,17 @@
 
     get ip() {
       return host.fact(this.#call, 2);
+    }
+
+    // Read once, and by whoever asks.
+    get jwt() {
+      if (this.#jwt === told) this.#jwt = told(host.claims(this.#call));
+      return this.#jwt;
+    }
+
+    get geo() {
+      if (this.#geo === told) this.#geo = told(host.place(this.#call));
+      return this.#geo;
     }
 
     get requestId() {

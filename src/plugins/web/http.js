@@ -90,9 +90,38 @@
     #headers;
     #cookies;
     #nextUrl;
+    #reader;
 
     constructor(call) {
       this.#call = call;
+    }
+
+    get #body() {
+      return (this.#reader ??= web.bodyReader(this.#call, () => this.headers));
+    }
+
+    get body() {
+      return this.#body.body();
+    }
+
+    get bodyUsed() {
+      return this.#body.isUsed;
+    }
+
+    async text() {
+      return this.#body.text();
+    }
+
+    async json() {
+      return JSON.parse(this.#body.text());
+    }
+
+    async arrayBuffer() {
+      return this.#body.arrayBuffer();
+    }
+
+    async formData() {
+      return this.#body.formData();
     }
 
     get method() {

@@ -16,6 +16,8 @@ use rcgen::{
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto::CryptoProvider};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
+use super::mmdb::loopback_in_munich;
+
 /// Who signs.
 #[derive(Debug)]
 pub(crate) struct Authority {
@@ -275,6 +277,7 @@ pub(crate) fn files_of_examples() -> &'static Path {
         // Of `wonderland`, quick to compare.
         let alice = "alice:$2y$04$abcdefghijklmnopqrstuujZkTwHUiJ9XdZPwKfcfDo7dMp5DjlTu\n";
         fs::write(path.join("users.htpasswd"), alice).expect("it takes files");
+        fs::write(path.join("GeoLite2-City.mmdb"), loopback_in_munich()).expect("it takes files");
         let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins");
         symlink(plugins, path.join("plugins")).expect("it takes links");
         (folder, path)

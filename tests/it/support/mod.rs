@@ -25,6 +25,7 @@ pub(crate) mod gateway;
 pub(crate) mod grpc;
 pub(crate) mod http2;
 pub(crate) mod load;
+pub(crate) mod mmdb;
 pub(crate) mod origins;
 pub(crate) mod pebble;
 pub(crate) mod ports;

@@ -1,0 +1,50 @@
+import { assert, plugin, test } from 'edgeway:test';
+
+const germany = { country: 'DE', city: 'Köln', region: 'NW', latitude: 50.9, timezone: 'Europe/Berlin' };
+const ask = (path = '/', headers = {}) => new Request(`https://shop.test${path}`, { headers });
+
+test('the backend learns the country', async () => {
+  const { onRequest } = plugin();
+  const { request } = await onRequest(ask(), { geo: germany });
+  assert.equal(request.headers.get('x-country'), 'DE');
+});
+
+test('what is not known is said so, and clients cannot say otherwise', async () => {
+  const { onRequest } = plugin();
+  for (const geo of [undefined, {}]) {
+    const { request } = await onRequest(ask('/', { 'x-country': 'DE' }), { geo });
+    assert.equal(request.headers.get('x-country'), 'XX');
+  }
+});
+
+test('other headers as they are named', async () => {
+  const { onRequest } = plugin({ config: { headers: { 'x-city': 'city', 'x-lat': 'latitude', 'x-tz': 'timezone' } } });
+  const { request } = await onRequest(ask(), { geo: germany });
+  assert.equal(request.headers.get('x-city'), 'K%C3%B6ln');
+  assert.equal(request.headers.get('x-lat'), '50.9');
+  assert.equal(request.headers.get('x-tz'), 'Europe/Berlin');
+  assert.equal(request.headers.get('x-country'), null);
+});
+
+test('the front page leads to the pages of a country', async () => {
+  const { onRequest } = plugin({ config: { redirect: { DE: '/de/' } } });
+  const { response } = await onRequest(ask('/?a=b'), { geo: germany });
+  assert.equal(response.status, 307);
+  assert.equal(response.headers.get('location'), '/de/?a=b');
+  assert.equal(response.headers.get('cache-control'), 'private, no-store');
+  for (const [path, headers, geo] of [
+    ['/shop', {}, germany],
+    ['/', { cookie: 'locale=en' }, germany],
+    ['/', {}, { country: 'FR' }],
+    ['/', {}, undefined],
+    ['/', {}, { country: 'toString' }],
+  ]) {
+    assert.equal((await onRequest(ask(path, headers), { geo })).response, undefined, `${path} ${geo?.country}`);
+  }
+});
+
+test('what leads elsewhere, or is not known of places, is refused', () => {
+  for (const config of [{ redirect: { DE: '//evil.test' } }, { redirect: { DE: 'https://evil.test/' } }, { headers: { 'x-a': 'planet' } }]) {
+    assert.throws(() => plugin({ config }));
+  }
+});

@@ -1,0 +1,192 @@
+//! Where an address is, by files in `MaxMind`'s format (`.mmdb`).
+
+use std::{
+    fmt,
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use maxminddb::{MaxMindDbError, Reader};
+use serde::{Deserialize, Serialize};
+
+/// Files that are asked one after the other: `MaxMind` has cities and networks in two.
+#[derive(Clone)]
+pub struct Geo(Box<[Arc<Database>]>);
+
+/// A file, read whole: one that is replaced on disk is no danger to who reads it.
+pub struct Database(Reader<Vec<u8>>);
+
+/// What is known of a place. What the files do not say is absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Place {
+    /// Two letters, ISO 3166-1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub country: Option<String>,
+    /// Two letters: `EU`, `NA`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continent: Option<String>,
+    /// In English.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub city: Option<String>,
+    /// The part of ISO 3166-2 behind the country: `BY` of `DE-BY`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latitude: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longitude: Option<f64>,
+    /// Such as `Europe/Berlin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// The number of the network, and who runs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asn: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub organization: Option<String>,
+}
+
+/// What is read of a record: the fields of the files of countries, cities and networks.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Record<'a> {
+    #[serde(borrow)]
+    country: Coded<'a>,
+    #[serde(borrow)]
+    continent: Continent<'a>,
+    #[serde(borrow)]
+    city: Named<'a>,
+    #[serde(borrow)]
+    subdivisions: Vec<Coded<'a>>,
+    #[serde(borrow)]
+    location: Location<'a>,
+    autonomous_system_number: Option<u32>,
+    autonomous_system_organization: Option<&'a str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Coded<'a> {
+    iso_code: Option<&'a str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Continent<'a> {
+    code: Option<&'a str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Named<'a> {
+    #[serde(borrow)]
+    names: Names<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Names<'a> {
+    en: Option<&'a str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Location<'a> {
+    latitude: Option<f64>,
+    longitude: Option<f64>,
+    time_zone: Option<&'a str>,
+}
+
+impl Database {
+    pub fn read(path: &Path) -> Result<Self, MaxMindDbError> {
+        Reader::open_readfile(path).map(Self)
+    }
+}
+
+impl Geo {
+    pub fn new(databases: Vec<Arc<Database>>) -> Self {
+        Self(databases.into())
+    }
+
+    /// Where an address is; `None` if no file knows it.
+    pub fn place(&self, address: IpAddr) -> Option<Place> {
+        let mut place = None;
+        for database in &self.0 {
+            let record = database.0.lookup(address);
+            match record.and_then(|found| found.decode::<Record<'_>>()) {
+                Ok(Some(record)) => place.get_or_insert_with(Place::default).add(&record),
+                Ok(None) => {}
+                Err(error) => log::debug!(error:%; "a record of an address cannot be read"),
+            }
+        }
+        place
+    }
+}
+
+impl Place {
+    /// Adds what is not known yet.
+    fn add(&mut self, record: &Record<'_>) {
+        let add = |known: &mut Option<String>, said: Option<&str>| {
+            if known.is_none() {
+                *known = said.map(str::to_owned);
+            }
+        };
+        add(&mut self.country, record.country.iso_code);
+        add(&mut self.continent, record.continent.code);
+        add(&mut self.city, record.city.names.en);
+        let region = record.subdivisions.first();
+        add(&mut self.region, region.and_then(|part| part.iso_code));
+        add(&mut self.timezone, record.location.time_zone);
+        add(
+            &mut self.organization,
+            record.autonomous_system_organization,
+        );
+        self.latitude = self.latitude.or(record.location.latitude);
+        self.longitude = self.longitude.or(record.location.longitude);
+        self.asn = self.asn.or(record.autonomous_system_number);
+    }
+}
+
+impl fmt::Debug for Geo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Geo").finish_non_exhaustive()
+    }
+}
+
+/// The place of one address, looked up when somebody asks, and once for all who do.
+#[derive(Clone, Debug)]
+pub struct Whereabouts(Arc<Asked>);
+
+#[derive(Debug)]
+struct Asked {
+    of: Option<(Arc<Geo>, IpAddr)>,
+    /// As JSON.
+    place: OnceLock<Option<Box<str>>>,
+}
+
+impl Whereabouts {
+    pub fn of(geo: Arc<Geo>, address: IpAddr) -> Self {
+        Self(Arc::new(Asked {
+            of: Some((geo, address)),
+            place: OnceLock::new(),
+        }))
+    }
+
+    /// What somebody says, as JSON, and no file.
+    pub fn said(json: String) -> Self {
+        Self(Arc::new(Asked {
+            of: None,
+            place: OnceLock::from(Some(json.into())),
+        }))
+    }
+
+    /// As JSON; `None` if no file knows the address.
+    pub fn json(&self) -> Option<&str> {
+        let look = || {
+            let (geo, address) = self.0.of.as_ref()?;
+            let json = serde_json::to_string(&geo.place(*address)?).ok()?;
+            Some(json.into())
+        };
+        self.0.place.get_or_init(look).as_deref()
+    }
+}

@@ -1,0 +1,103 @@
+//! Bodies of requests, for plugins that ask for them.
+
+use http::{HeaderMap, Version, header};
+use pingora::http::RequestHeader;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::units::ByteSize,
+    chain::{Body, CompileCx},
+    config::{diagnostic::Place, tree::Spanned},
+    plugins,
+};
+
+/// As much as can be read and still be sent on.
+const MOST: u64 = 64 << 10;
+
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct BodyConfig {
+    /// A longer one is not read; 64 KiB at most.
+    max: Spanned<ByteSize>,
+}
+
+impl Default for BodyConfig {
+    fn default() -> Self {
+        Self {
+            max: Spanned {
+                value: ByteSize(MOST),
+                place: Place::default(),
+            },
+        }
+    }
+}
+
+impl BodyConfig {
+    pub(super) fn compile(&self, cx: &mut CompileCx<'_>) -> Option<usize> {
+        let most = self.max.value.0;
+        if !(1..=MOST).contains(&most) {
+            cx.report_at(
+                self.max.place,
+                "edgeway::plugins::body",
+                format!("`max: {}` is out of range", self.max.value),
+                "write from 1 byte to `64KiB`: a body is kept whole until it goes on",
+            );
+            return None;
+        }
+        usize::try_from(most).ok()
+    }
+}
+
+/// Whether a request has a body of a kind that is read for plugins.
+pub(super) fn is_read(head: &RequestHeader) -> bool {
+    let is_plain = head
+        .headers
+        .get(header::CONTENT_ENCODING)
+        .is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    is_plain && has_body(head) && is_json_or_form(&head.headers)
+}
+
+/// What a plugin that gets bodies of `most` bytes has of this one.
+pub(super) fn given(head: &RequestHeader, read: &Body, most: Option<usize>) -> plugins::Body {
+    const NOT_ASKED: &str = "write `body: {}` where the plugin is configured";
+    const TOO_LONG: &str = "it is longer than `body.max`";
+    const OTHER: &str = "it is neither JSON nor a form of names and values, or it is coded";
+    let Some(most) = most else {
+        return unread(head, NOT_ASKED);
+    };
+    match read {
+        Body::NotRead => unread(head, OTHER),
+        Body::Whole(bytes) if bytes.is_empty() => plugins::Body::None,
+        Body::Whole(bytes) if bytes.len() <= most => plugins::Body::Whole(bytes.clone()),
+        Body::TooLong | Body::Whole(_) => plugins::Body::Unread(TOO_LONG),
+    }
+}
+
+fn unread(head: &RequestHeader, why: &'static str) -> plugins::Body {
+    if has_body(head) {
+        plugins::Body::Unread(why)
+    } else {
+        plugins::Body::None
+    }
+}
+
+/// HTTP/2 needs to say neither length nor coding; there a type tells.
+fn has_body(head: &RequestHeader) -> bool {
+    match head.headers.get(header::CONTENT_LENGTH) {
+        Some(length) => length != "0",
+        None if head.version == Version::HTTP_2 => head.headers.contains_key(header::CONTENT_TYPE),
+        None => head.headers.contains_key(header::TRANSFER_ENCODING),
+    }
+}
+
+fn is_json_or_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default();
+    let kind = kind.trim().to_ascii_lowercase();
+    match &*kind {
+        "application/json" | "application/x-www-form-urlencoded" => true,
+        kind => kind.starts_with("application/") && kind.ends_with("+json"),
+    }
+}

@@ -1,0 +1,85 @@
+//! What a test says that `fetch` of a plugin gets.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::kit::headers;
+use crate::plugins::powers::{Answers, Fetched, Reach};
+
+/// By URL: an answer, or a list of them for one time after the other.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Many(Vec<Answer>),
+    One(Answer),
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+    /// The body as JSON, in place of `body`.
+    json: Option<Value>,
+    /// It does not answer, and why.
+    error: Option<String>,
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self {
+            status: 200,
+            headers: Vec::new(),
+            body: String::new(),
+            json: None,
+            error: None,
+        }
+    }
+}
+
+pub(super) fn read(json: &str) -> Result<Reach, String> {
+    let written: HashMap<String, Written> = serde_json::from_str(json).map_err(|_| {
+        "`fetch` has answers by URL: { status, headers, body }, { json } or { error }".to_owned()
+    })?;
+    let answers = Answers::default();
+    for (url, written) in written {
+        let all = match written {
+            Written::Many(all) => all,
+            Written::One(one) => vec![one],
+        };
+        let all = all.into_iter().map(Answer::made);
+        let all = all.collect::<Result<_, String>>()?;
+        answers.0.lock().insert(url, all);
+    }
+    Ok(Reach::answering(answers))
+}
+
+impl Answer {
+    /// What `fetch` gets; fails only if nobody could answer like that.
+    fn made(self) -> Result<Result<Fetched, String>, String> {
+        if let Some(error) = self.error {
+            return Ok(Err(error));
+        }
+        let mut headers = headers(self.headers)?;
+        let body = match self.json {
+            Some(json) => {
+                let json_type = header::HeaderValue::from_static("application/json");
+                headers.entry(header::CONTENT_TYPE).or_insert(json_type);
+                json.to_string()
+            }
+            None => self.body,
+        };
+        let status = StatusCode::from_u16(self.status)
+            .map_err(|_| format!("{} is no status of an answer", self.status))?;
+        Ok(Ok(Fetched {
+            status,
+            headers,
+            body: Bytes::from(body),
+        }))
+    }
+}

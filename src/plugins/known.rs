@@ -1,0 +1,37 @@
+//! What is known of who asks: the claims of a token, and the place of an address.
+
+use std::sync::Arc;
+
+use rquickjs::{Ctx, Function, Object, Result};
+use serde_json::{Map, Value};
+
+use super::host::State;
+use crate::base::geo::Whereabouts;
+
+/// What a hook finds in its context if it asks: either costs nothing before.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The claims of a token that was verified.
+    pub claims: Option<Arc<Map<String, Value>>>,
+    pub place: Option<Whereabouts>,
+}
+
+/// Puts them into `host`.
+pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
+    let s = Arc::clone(state);
+    let claims = move |ctx: Ctx<'js>, call: u32| {
+        s.with(&ctx, call, |call| {
+            let claims = call.input.known.claims.as_ref();
+            Ok(claims.and_then(|claims| serde_json::to_string(&**claims).ok()))
+        })
+    };
+    host.set("claims", Function::new(ctx.clone(), claims)?)?;
+    let s = Arc::clone(state);
+    let place = move |ctx: Ctx<'js>, call: u32| {
+        s.with(&ctx, call, |call| {
+            let place = call.input.known.place.as_ref();
+            Ok(place.and_then(|place| place.json().map(str::to_owned)))
+        })
+    };
+    host.set("place", Function::new(ctx.clone(), place)?)
+}

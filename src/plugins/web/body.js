@@ -1,0 +1,86 @@
+// Bodies of requests, and `FormData` as far as forms of names and values have it.
+(function (host, web) {
+  class FormData {
+    #pairs = [];
+
+    static of(pairs) {
+      const form = new FormData();
+      form.#pairs = pairs;
+      return form;
+    }
+
+    append(name, value) {
+      this.#pairs.push([String(name), String(value)]);
+    }
+
+    set(name, value) {
+      const at = this.#pairs.findIndex(([other]) => other === String(name));
+      if (at < 0) return this.append(name, value);
+      this.#pairs = this.#pairs.filter(([other], index) => other !== String(name) || index === at);
+      this.#pairs[at] = [String(name), String(value)];
+    }
+
+    delete(name) {
+      this.#pairs = this.#pairs.filter(([other]) => other !== String(name));
+    }
+
+    get(name) {
+      return this.#pairs.find(([other]) => other === String(name))?.[1] ?? null;
+    }
+
+    getAll(name) {
+      return this.#pairs.filter(([other]) => other === String(name)).map(([, value]) => value);
+    }
+
+    has(name) {
+      return this.#pairs.some(([other]) => other === String(name));
+    }
+
+    forEach(callback, self) {
+      for (const [name, value] of this.#pairs) callback.call(self, value, name, this);
+    }
+
+    *keys() {
+      for (const [name] of this.#pairs) yield name;
+    }
+
+    *values() {
+      for (const [, value] of this.#pairs) yield value;
+    }
+
+    *entries() {
+      for (const [name, value] of this.#pairs) yield [name, value];
+    }
+
+    [Symbol.iterator]() {
+      return this.entries();
+    }
+  }
+  const formOf = FormData.of;
+  delete FormData.of;
+  globalThis.FormData = FormData;
+
+  // What reads the body of the request of a call; once, as in the Fetch standard.
+  web.bodyReader = (call, headers) => {
+    let isUsed = false;
+    const take = (read) => {
+      if (isUsed) throw new TypeError('the body of this request has been read');
+      const body = read(call);
+      isUsed = host.hasBody(call);
+      return body;
+    };
+    return {
+      get isUsed() {
+        return isUsed;
+      },
+      body: () => (host.hasBody(call) ? new Uint8Array(host.bodyBytes(call)) : null),
+      text: () => take(host.bodyText),
+      arrayBuffer: () => take(host.bodyBytes),
+      formData() {
+        const type = (headers().get('content-type') ?? '').split(';', 1)[0].trim().toLowerCase();
+        if (type !== 'application/x-www-form-urlencoded') throw new TypeError('the body of this request is no form of names and values');
+        return formOf([...new URLSearchParams(take(host.bodyText))]);
+      },
+    };
+  };
+});

@@ -1,0 +1,344 @@
+//! Plugins that read the bodies of requests, which reach the backend as they came.
+
+use std::{fs, net::SocketAddr};
+
+use axum::{Router, body::Bytes, extract::DefaultBodyLimit, http::HeaderMap};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinSet};
+
+use crate::{
+    cli::edgeway,
+    support::{
+        apps::ExpressApp,
+        client::{Connection, Request, Response, post},
+        gateway::Gateway,
+        http2,
+    },
+};
+
+/// Says what it sees of a body, in a header that the backend gives back.
+const SHOWS: &str = "export async function onRequest(request) {
+    const seen = { body: request.body?.length ?? null };
+    try {
+        const text = await request.text();
+        seen.length = text.length;
+        seen.used = request.bodyUsed;
+    } catch (error) {
+        seen.error = error.message;
+    }
+    request.headers.set('x-seen', JSON.stringify(seen));
+}";
+
+/// Gives each body back as it is, with what the plugin has seen.
+async fn mirror(tasks: &mut JoinSet<()>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("there is a port");
+    let address = listener.local_addr().expect("it is bound");
+    let app = Router::new()
+        .fallback(async |headers: HeaderMap, body: Bytes| {
+            let kept = ["x-seen", "expect", "transfer-encoding", "content-length"];
+            let kept = kept.map(|name| {
+                headers
+                    .get(name)
+                    .map(|value| (format!("x-was-{name}"), value.clone()))
+            });
+            let kept: HeaderMap = kept
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (name.parse().expect("it is a name"), value))
+                .collect();
+            (kept, body)
+        })
+        .layer(DefaultBodyLimit::disable());
+    tasks.spawn(async move {
+        axum::serve(listener, app).await.expect("it serves");
+    });
+    address
+}
+
+async fn start(backend: impl ToString, plugins: &str, files: &[(&str, &str)]) -> Gateway {
+    let yaml = format!(
+        "upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}\nroutes:\n  - {{ match: {{ path: /* }}, upstream: app, plugins: [{plugins}] }}\n",
+        backend.to_string()
+    );
+    let yaml = format!(
+        "listeners: [{{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }} }}]\n{yaml}"
+    );
+    Gateway::start_in(&yaml, |folder| {
+        for (name, text) in files {
+            fs::create_dir(folder.join(name)).expect("the folder is ours");
+            fs::write(folder.join(name).join("plugin.js"), text).expect("the folder is ours");
+        }
+    })
+    .await
+}
+
+fn seen(answer: &Response) -> Value {
+    let seen = answer.header("x-was-x-seen").expect("the plugin has run");
+    serde_json::from_str(seen).expect("it is JSON")
+}
+
+fn json_of(bytes: usize) -> String {
+    // Each part is another, so that an order that changes is seen.
+    let mut text: String = (0..).map(|n| format!("{n},")).take(bytes).collect();
+    text.truncate(bytes);
+    text
+}
+
+const SLOW: &str = "limits: { cpu: 100ms, wall: 2s }";
+
+#[tokio::test]
+async fn a_body_is_read_and_goes_on_as_it_came() {
+    let mut tasks = JoinSet::new();
+    let backend = mirror(&mut tasks).await;
+    let plugin = format!("{{ file: x/plugin.js, body: {{}}, {SLOW} }}");
+    let gateway = start(backend, &plugin, &[("x", SHOWS)]).await;
+    let as_json =
+        |request: Request| request.header("content-type", "application/json; charset=utf-8");
+    for bytes in [1, 1000, 20_000, 65_536] {
+        let text = json_of(bytes);
+        let answer = gateway.send(&as_json(post("/", text.clone()))).await;
+        assert_eq!(answer.text(), text, "{bytes}");
+        let whole = json!({ "body": bytes, "length": bytes, "used": true });
+        assert_eq!(seen(&answer), whole);
+        assert_eq!(
+            answer.header("x-was-content-length"),
+            Some(&*bytes.to_string())
+        );
+    }
+    // In pieces, without a length.
+    for (pieces, each) in [(1, 10), (3, 1000), (40, 1000)] {
+        let text = json_of(pieces * each);
+        let chunks = text.as_bytes().chunks(each).map(<[u8]>::to_vec);
+        let answer = gateway
+            .send(&as_json(Request::new("POST", "/").chunks(chunks)))
+            .await;
+        assert_eq!(answer.text(), text, "{pieces}");
+        assert_eq!(seen(&answer)["length"], text.len());
+    }
+    // An empty one, with a length and in pieces.
+    for empty in [post("/", ""), Request::new("POST", "/").chunks::<&str>([])] {
+        let answer = gateway.send(&as_json(empty)).await;
+        assert_eq!((answer.status(), answer.text()), (200, String::new()));
+        assert_eq!(
+            seen(&answer),
+            json!({ "body": null, "length": 0, "used": false })
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_long_or_of_another_kind_is_not_there_and_goes_on_untouched() {
+    let mut tasks = JoinSet::new();
+    let backend = mirror(&mut tasks).await;
+    let plugin = format!("{{ file: x/plugin.js, body: {{ max: 4KiB }}, {SLOW} }}");
+    let gateway = start(backend, &plugin, &[("x", SHOWS)]).await;
+    let send = async |kind: &str, request: Request| {
+        let answer = gateway.send(&request.header("content-type", kind)).await;
+        assert_eq!(answer.status(), 200);
+        answer
+    };
+    for bytes in [4097, 70_000, 1_000_000] {
+        let text = json_of(bytes);
+        let answer = send("application/json", post("/", text.clone())).await;
+        assert_eq!(answer.text(), text);
+        let seen = seen(&answer);
+        assert_eq!(seen["body"], json!(null));
+        assert!(
+            seen["error"]
+                .as_str()
+                .unwrap()
+                .contains("longer than `body.max`"),
+            "{seen}"
+        );
+        // In pieces of many sizes: one of them is where Pingora keeps no more.
+        for each in [1000, 30_000, 65_000, 200_000] {
+            let chunks = text.as_bytes().chunks(each).map(<[u8]>::to_vec);
+            let answer = send("application/json", Request::new("POST", "/").chunks(chunks)).await;
+            assert!(answer.text() == text, "{bytes} in pieces of {each}");
+            assert!(
+                answer
+                    .header("x-was-x-seen")
+                    .unwrap()
+                    .contains("longer than")
+            );
+        }
+    }
+    let image = send("image/png", post("/", "abc")).await;
+    assert_eq!(image.text(), "abc");
+    assert!(
+        seen(&image)["error"]
+            .as_str()
+            .unwrap()
+            .contains("neither JSON nor a form")
+    );
+    // The control: one byte less.
+    let fits = send("application/vnd.api+json", post("/", json_of(4096))).await;
+    assert_eq!(seen(&fits)["length"], 4096);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_leave_gets_it() {
+    let mut tasks = JoinSet::new();
+    let backend = mirror(&mut tasks).await;
+    let plugin = format!("{{ file: x/plugin.js, body: {{}}, {SLOW} }}");
+    let gateway = start(backend, &plugin, &[("x", SHOWS)]).await;
+    let mut client = Connection::open(gateway.address())
+        .await
+        .expect("it listens");
+    let head = "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-type: application/json\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n";
+    client.write(head).await.expect("it takes it");
+    assert_eq!(client.read_interim().await.expect("leave"), 100);
+    client.write("true").await.expect("it takes it");
+    let head = client.read_head().await.expect("an answer");
+    let answer = client.finish(head).await.expect("an answer");
+    assert_eq!(answer.text(), "true");
+    assert_eq!(answer.header("x-was-expect"), None);
+}
+
+#[tokio::test]
+async fn bodies_come_by_http2_too() {
+    let mut tasks = JoinSet::new();
+    let backend = mirror(&mut tasks).await;
+    let plugin = format!("{{ file: x/plugin.js, body: {{}}, {SLOW} }}");
+    let gateway = start(backend, &plugin, &[("x", SHOWS)]).await;
+    let client = http2::Client::open(gateway.address()).await;
+    for (bytes, is_seen) in [
+        (2, true),
+        (40_000, true),
+        (48 << 10, true),
+        (60_000, false),
+        (200_000, false),
+    ] {
+        let text = json_of(bytes);
+        let request = http2::request("POST", "/").header("content-type", "application/json");
+        let answer = client.send(request, text.clone()).await.expect("an answer");
+        assert!(answer.text() == text, "{bytes}");
+        let seen = answer.header("x-was-x-seen").unwrap();
+        assert_eq!(seen.contains("longer than"), !is_seen, "{bytes}: {seen}");
+    }
+    let none = client.get("/").await;
+    assert_eq!(
+        none.header("x-was-x-seen"),
+        Some(r#"{"body":null,"length":0,"used":false}"#)
+    );
+}
+
+#[tokio::test]
+async fn a_plugin_answers_by_the_body_in_front_of_an_app() {
+    let app = ExpressApp::start().await;
+    let text = "export async function onRequest(request) {
+        if (request.method !== 'POST') return;
+        if (request.headers.get('content-type').startsWith('application/json')) {
+            const { name } = await request.json();
+            if (name === 'evil') return Response.json({ error: 'refused' }, { status: 422 });
+            return;
+        }
+        const form = await request.formData();
+        return Response.json({ all: [...form], a: form.get('a'), two: form.getAll('b') });
+    }
+    export async function onUpstreamRequest(request) {
+        if (request.method === 'POST') request.headers.set('x-name', (await request.json()).name);
+    }";
+    // A plugin before it that asks for less, and one without: neither takes anything away.
+    let plugins = format!(
+        "{{ file: y/plugin.js, body: {{ max: 5B }}, {SLOW}, run: first }}, {{ file: x/plugin.js, body: {{ max: 1KiB }}, on_error: fail, {SLOW} }}, {{ file: z/plugin.js, {SLOW} }}"
+    );
+    let gateway = start(app.address(), &plugins, &[("x", text), ("y", SHOWS), ("z", "export const onRequest = (request) => request.headers.set('x-z', 'seen') ?? undefined;")]).await;
+    let ask = |path: &str, kind: &str, body: &str| {
+        post(path, body.to_owned()).header("content-type", kind)
+    };
+    let evil = gateway
+        .send(&ask("/api/items", "application/json", r#"{"name":"evil"}"#))
+        .await;
+    assert_eq!(evil.status(), 422);
+    let cup = gateway
+        .send(&ask("/api/items", "application/json", r#"{"name":"cup"}"#))
+        .await;
+    assert_eq!((cup.status(), &cup.json()["name"]), (201, &json!("cup")));
+    let echo = gateway
+        .send(&ask("/echo", "application/json", r#"{"name":"cup"}"#))
+        .await
+        .json();
+    assert_eq!(
+        (&echo["length"], &echo["headers"]["x-name"]),
+        (&json!(14), &json!("cup"))
+    );
+    assert!(
+        echo["headers"]["x-seen"]
+            .as_str()
+            .unwrap()
+            .contains("longer than"),
+        "{echo}"
+    );
+    let form = gateway
+        .send(&ask(
+            "/",
+            "application/x-www-form-urlencoded",
+            "a=1+2&b=%C3%BC&b=",
+        ))
+        .await;
+    assert_eq!(
+        form.json(),
+        json!({ "all": [["a", "1 2"], ["b", "ü"], ["b", ""]], "a": "1 2", "two": ["ü", ""] })
+    );
+    // What a guard cannot read does not pass it.
+    let padded = format!("{{\"name\":\"evil\",\"x\":\"{}\"}}", "x".repeat(2000));
+    let long = gateway
+        .send(&ask("/api/items", "application/json", &padded))
+        .await;
+    assert_eq!(long.status(), 503);
+    assert!(
+        gateway.stderr().contains("longer than `body.max`"),
+        "{}",
+        gateway.stderr()
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_read_before_a_client_is_known() {
+    let mut tasks = JoinSet::new();
+    let backend = mirror(&mut tasks).await;
+    // Every method but GET is refused before the plugin's turn.
+    let plugin = format!("{{ file: x/plugin.js, body: {{}}, {SLOW} }}], methods: [GET");
+    let gateway = start(backend, &plugin, &[("x", SHOWS)]).await;
+    let mut client = Connection::open(gateway.address())
+        .await
+        .expect("it listens");
+    // Its body never comes, and the answer is there all the same.
+    let head = "POST / HTTP/1.1\r\nhost: a.test\r\ncontent-type: application/json\r\ncontent-length: 4\r\n\r\n";
+    client.write(head).await.expect("it takes it");
+    let head = client.read_head().await.expect("an answer");
+    assert_eq!(head.status, 405);
+}
+
+#[test]
+fn a_body_has_bounds_that_check_tells() {
+    let folder = tempfile::tempdir().expect("there is room");
+    fs::write(folder.path().join("plugin.js"), SHOWS).expect("it is ours");
+    let config = folder.path().join("edgeway.yaml");
+    let check = |body: &str| {
+        let yaml = format!(
+            "listeners: [{{ address: 127.0.0.1:8080 }}]\nroutes:\n  - {{ match: {{ path: /* }}, respond: ok, plugins: [{{ file: plugin.js, body: {body} }}] }}\n"
+        );
+        fs::write(&config, yaml).expect("it is ours");
+        edgeway(&["check", "-c", &config.display().to_string()])
+    };
+    for good in ["{}", "{ max: 64KiB }", "{ max: 1B }"] {
+        let right = check(good);
+        assert_eq!(right.status, 0, "{}", right.stderr);
+    }
+    for bad in ["{ max: 65KiB }", "{ max: 0B }"] {
+        let wrong = check(bad);
+        assert_eq!(wrong.status, 1, "{bad}");
+        assert!(wrong.stderr.contains("is out of range"), "{}", wrong.stderr);
+    }
+    let file = folder.path().join("plugin.js").display().to_string();
+    let ran = edgeway(&["plugin", "run", &file, "POST", "/", "--data", "{}"]);
+    assert!(
+        ran.stdout.contains(r#"{"body":2,"length":2,"used":true}"#),
+        "{}",
+        ran.stdout
+    );
+}
