@@ -249,6 +249,11 @@ fn load<'js>(
             ));
         }
     };
+    let transform: Value<'js> = namespace.get("transform")?;
+    if transform.is_function() {
+        let why = "it exports `transform`: bodies of answers are not changed by plugins, so nothing would call it; leave it out, or give it another name";
+        return Err(rquickjs::Exception::throw_message(ctx, why));
+    }
     let mut hooks = 0;
     let names: Object<'js> = web.get("hooks")?;
     for hook in Hook::ALL {

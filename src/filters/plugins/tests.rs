@@ -114,6 +114,10 @@ fn what_cannot_be_loaded_says_where() {
         ("export function onRequest( {", "/x/plugin.js:1:"),
         ("export const a = 1;", "none of the hooks"),
         (
+            "export function onRequest() {} export const transform = (chunk) => chunk;",
+            "bodies of answers are not changed by plugins",
+        ),
+        (
             "import 'fs'; export function onRequest() {}",
             "its own folder",
         ),
