@@ -27,8 +27,8 @@ declare module 'edgeway:test' {
     response?: Response;
     /** Where the request is rewritten to. */
     rewrite?: string;
-    /** What `onCacheKey` or `onRoute` gave back. */
-    value?: string;
+    /** What `onCacheKey`, `onRoute` or `onLog` gave back. */
+    value?: any;
     /** The request as it goes on. */
     request: Request;
     /** Of the answer under way, with what the hook changed. */
@@ -60,6 +60,7 @@ declare module 'edgeway:test' {
     onUpstreamResponse(response: Response, context?: CallContext): Promise<Done>;
     onResponse(response: Response, context?: CallContext): Promise<Done>;
     onError(failed: { status: number; reason?: string }, context?: CallContext): Promise<Done>;
+    onLog(entry: { [name: string]: unknown }, context?: CallContext): Promise<Done>;
   }
 
   export function test(name: string, run: () => unknown): void;

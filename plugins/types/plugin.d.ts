@@ -114,10 +114,29 @@ export interface Kv {
   increment(key: string, by?: number, options?: { ttl?: number }): Promise<number>;
 }
 
+/** What the gateway's log gets, with the plugin's name and the request's id. */
+export interface Log {
+  error(message: unknown, fields?: { [name: string]: unknown }): void;
+  warn(message: unknown, fields?: { [name: string]: unknown }): void;
+  info(message: unknown, fields?: { [name: string]: unknown }): void;
+  debug(message: unknown, fields?: { [name: string]: unknown }): void;
+}
+
+type Labels = { [name: string]: string | number | boolean };
+
+/** Served with those of the gateway as `edgeway_plugin_user_…`. */
+export interface Metrics {
+  counter(name: string, labels?: Labels): { inc(by?: number): void };
+  /** Of seconds. */
+  histogram(name: string, labels?: Labels): { observe(value: number): void };
+}
+
 export interface Context<Config = { [key: string]: any }> {
   readonly config: Config;
   readonly env: { readonly [name: string]: string };
   readonly kv: Kv;
+  readonly log: Log;
+  readonly metrics: Metrics;
   readonly request: HookRequest;
   readonly ip: string;
   /** The claims of the token that the filter `jwt` has verified. */
@@ -126,6 +145,8 @@ export interface Context<Config = { [key: string]: any }> {
   readonly geo?: Place;
   readonly requestId: string;
   readonly route: string;
+  /** The hook is over without it, and it goes on for 5 s at most. */
+  waitUntil(promise: unknown): void;
 }
 
 /** Why there is no answer of the backend. */
@@ -135,6 +156,40 @@ export interface Failed {
   readonly reason: string;
 }
 
+/** What became of a request, as the access log says it. */
+export interface LogEntry {
+  readonly id: string;
+  readonly client: string;
+  readonly listener: string;
+  readonly method: string;
+  readonly scheme: 'http' | 'https';
+  readonly host: string;
+  readonly path: string;
+  readonly protocol: string;
+  /** 0 if the client left before an answer. */
+  readonly status: number;
+  readonly bytes_in: number;
+  readonly bytes_out: number;
+  readonly route: string | null;
+  readonly class: string;
+  readonly upstream: string | null;
+  readonly backend: string | null;
+  readonly tries: number;
+  readonly upstream_status: number | null;
+  readonly cache: string | null;
+  readonly cache_why: string | null;
+  readonly total_ms: number;
+  readonly first_byte_ms: number | null;
+  readonly upstream_ms: number | null;
+  readonly reason: string | null;
+  readonly limit: string | null;
+  readonly user: string | null;
+}
+
+/** What its line gets besides. */
+export type LogFields = { [name: string]: string | number | boolean | null | undefined };
+
+export type OnLog<C = any> = (entry: LogEntry, ctx: Context<C>) => Awaitable<LogFields | null | undefined | void>;
 export type OnRequest<C = any> = (request: HookRequest, ctx: Context<C>) => Awaitable<Response | null | undefined | void>;
 export type OnCacheKey<C = any> = (request: HookRequest, ctx: Context<C>) => Awaitable<string | null | undefined | void>;
 export type OnRoute<C = any> = (request: HookRequest, ctx: Context<C>) => Awaitable<string | null | undefined | void>;

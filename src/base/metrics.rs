@@ -9,7 +9,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use parking_lot::Mutex;
@@ -19,6 +19,8 @@ use prometheus::{
     proto::{LabelPair, MetricFamily},
 };
 pub use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::user_metrics::{self, UserMetrics};
 
 /// Latency buckets in seconds: half a millisecond to half a minute.
 pub const SECONDS: &[f64] = &[
@@ -33,6 +35,8 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     state: Mutex<State>,
+    /// Whose names are their own.
+    users: Mutex<Vec<Weak<UserMetrics>>>,
 }
 
 #[derive(Debug, Default)]
@@ -228,10 +232,27 @@ impl Metrics {
         found
     }
 
+    /// Serves these as well, for as long as somebody has them.
+    pub fn serve_too(&self, users: &Arc<UserMetrics>) {
+        let mut all = self.0.users.lock();
+        all.retain(|users| users.strong_count() > 0);
+        all.push(Arc::downgrade(users));
+    }
+
     /// Everything in Prometheus' text format 0.0.4.
     pub fn text(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(16 * 1024);
-        if let Err(error) = TextEncoder::new().encode(&self.0.registry.gather(), &mut out) {
+        let mut families = self.0.registry.gather();
+        let users: Vec<_> = self
+            .0
+            .users
+            .lock()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let theirs = users.iter().flat_map(|users| users.collect());
+        families.extend(user_metrics::merge(theirs));
+        if let Err(error) = TextEncoder::new().encode(&families, &mut out) {
             log::error!(error:%; "cannot print the metrics");
         }
         out

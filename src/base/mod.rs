@@ -27,3 +27,4 @@ pub mod secret;
 pub mod tasks;
 pub mod units;
 pub mod unix_socket;
+pub mod user_metrics;

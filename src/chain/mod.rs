@@ -12,6 +12,7 @@ mod exchange;
 pub mod host;
 mod identity;
 mod key;
+mod late;
 mod phase;
 mod reply;
 mod run;
@@ -35,6 +36,7 @@ pub use self::{
     exchange::{Class, Client, Exchange, Facts, Protocol, ReadyLines, RequestId, Scheme},
     identity::{Claims, Identity, Noted},
     key::KeyBuilder,
+    late::{LateFields, LogFields},
     phase::{Phase, Phases},
     reply::{Reply, ReplyBody},
     run::{Chain, Named, Round, Turn},
@@ -221,5 +223,7 @@ pub trait Filter: Send + Sync + 'static {
     fn on_response_body(&self, _ex: &mut Exchange<'_>, _chunk: &mut Option<Bytes>, _end: bool) {}
 
     /// After the last byte, whatever became of the request.
-    fn on_log(&self, _ex: &Exchange<'_>) {}
+    ///
+    /// What takes time is put into `late`, and a filter that writes a line waits for it there.
+    fn on_log(&self, _ex: &Exchange<'_>, _late: &mut Option<LateFields>) {}
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, response};
 
-use super::{Body, Exchange, Filter, KeyBuilder, Phase, Phases, ReadyLines, Reply, Verdict};
+use super::{
+    Body, Exchange, Filter, KeyBuilder, LateFields, Phase, Phases, ReadyLines, Reply, Verdict,
+};
 
 /// A compiled filter and the YAML key that it came from.
 #[derive(Clone)]
@@ -80,7 +82,12 @@ impl Chain {
                 .collect();
             if matches!(
                 phase,
-                Phase::UpstreamResponse | Phase::Response | Phase::Error | Phase::ResponseBody
+                Phase::UpstreamResponse
+                    | Phase::Response
+                    | Phase::Error
+                    | Phase::ResponseBody
+                    // The log itself comes early in the registry, and is to know what others tell.
+                    | Phase::Log
             ) {
                 steps.reverse();
             }
@@ -263,8 +270,12 @@ impl Chain {
     }
 
     pub fn on_log(&self, ex: &Exchange<'_>) {
+        let mut late: Option<LateFields> = None;
         for step in &self.log {
-            step.filter.on_log(ex);
+            step.filter.on_log(ex, &mut late);
+        }
+        if let Some(late) = late {
+            late.begin();
         }
     }
 }

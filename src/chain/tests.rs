@@ -96,7 +96,7 @@ impl Filter for Spy {
         self.note("response_body");
     }
 
-    fn on_log(&self, _ex: &Exchange<'_>) {
+    fn on_log(&self, _ex: &Exchange<'_>, _late: &mut Option<super::LateFields>) {
         self.note("log");
     }
 }
@@ -156,8 +156,8 @@ fn requests_meet_filters_in_order_and_answers_in_reverse() {
             "b.upstream",
             "b.response",
             "a.response",
-            "a.log",
-            "b.log"
+            "b.log",
+            "a.log"
         ]
     );
 }

@@ -90,7 +90,11 @@ fn compile_all(
             .iter()
             .map(|(key, _)| key.name.clone())
             .collect(),
-        shared: Shared::default(),
+        shared: {
+            let mut shared = Shared::default();
+            shared.insert(Arc::new(world.late.clone()));
+            shared
+        },
         work: Work::default(),
         secret_queries: secret_queries(file),
         beside: Beside::default(),

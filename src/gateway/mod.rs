@@ -40,7 +40,7 @@ pub use self::{
     recognise::Recognised,
 };
 use crate::{
-    base::{clock::Clock, metrics::Metrics, net::TrustedProxies, redis::Redis},
+    base::{clock::Clock, metrics::Metrics, net::TrustedProxies, redis::Redis, tasks::Tasks},
     cache::Cache,
     chain::{Chain, Work},
     config::{
@@ -124,6 +124,8 @@ pub struct World {
     pub zones: Arc<Zones>,
     pub metrics: Metrics,
     pub clock: Clock,
+    /// What requests leave to be done; a process that stops finishes it.
+    pub late: Tasks,
     /// Of what operators decided of backends.
     pub keeper: Arc<Keeper>,
     /// The runtime of requests; `None` where they run on that of whoever asks.

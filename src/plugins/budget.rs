@@ -17,6 +17,8 @@ pub struct Limits {
     pub cpu: Duration,
     /// Time that passes, with what it waits for.
     pub wall: Duration,
+    /// Time that passes with what a hook left to be done.
+    pub wait_until: Duration,
     /// Bytes of one isolate's heap.
     pub memory: usize,
     /// Bytes of one isolate's stack.
@@ -42,6 +44,7 @@ impl Default for Limits {
         Self {
             cpu: Duration::from_millis(5),
             wall: Duration::from_millis(250),
+            wait_until: Duration::from_secs(5),
             memory: 8 << 20,
             stack: 256 << 10,
             load: Duration::from_millis(100),

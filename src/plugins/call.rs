@@ -76,6 +76,8 @@ pub struct Input {
     pub response: Option<(StatusCode, HeaderMap)>,
     /// Why the request failed, for `onError`: a fixed word.
     pub reason: Option<Cow<'static, str>>,
+    /// What became of the request, for `onLog`: an object in JSON.
+    pub entry: Option<String>,
 }
 
 /// What a hook did to headers, in its order.
@@ -184,6 +186,11 @@ pub(super) struct Call {
     pub(super) used: Duration,
     /// How often it was in the engine.
     pub(super) entries: u32,
+    /// How many promises of `ctx.waitUntil` are not settled, and why one was rejected.
+    pub(super) promises: u32,
+    pub(super) broken: Option<Failure>,
+    /// The hook is over, and its promises go on.
+    pub(super) is_late: bool,
 }
 
 impl Call {
@@ -206,11 +213,19 @@ impl Call {
             outcome: None,
             used: Duration::ZERO,
             entries: 0,
+            promises: 0,
+            broken: None,
+            is_late: false,
         }
     }
 
-    pub(super) fn output(self, answer: Answer) -> Output {
-        let [request, response] = self.changes;
+    /// Whether nothing is left to wait for.
+    pub(super) fn is_over(&self) -> bool {
+        self.outcome.is_some() || (self.is_late && self.promises == 0)
+    }
+
+    pub(super) fn output(&mut self, answer: Answer) -> Output {
+        let [request, response] = std::mem::take(&mut self.changes);
         Output {
             answer,
             request,

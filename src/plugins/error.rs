@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rquickjs::{CaughtError, Coerced, FromJs};
+use rquickjs::{CaughtError, Coerced, Exception, FromJs, Value};
 
 /// Why a hook failed, or a plugin could not be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,15 @@ impl Failure {
 
     pub(super) fn load(message: impl Into<String>) -> Self {
         Self::new(Kind::Load, message)
+    }
+
+    /// What a plugin has thrown.
+    pub(super) fn thrown(thrown: Value<'_>) -> Self {
+        let exception = thrown.as_object().cloned().and_then(Exception::from_object);
+        Self::of(match exception {
+            Some(exception) => CaughtError::Exception(exception),
+            None => CaughtError::Value(thrown),
+        })
     }
 
     /// What the engine says.

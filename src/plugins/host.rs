@@ -16,8 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use log::Level;
 use parking_lot::Mutex;
 use rquickjs::{
-    ArrayBuffer, CaughtError, Ctx, Exception, Function, Object, Result, TypedArray, Value,
-    function::Opt,
+    ArrayBuffer, Ctx, Exception, Function, Object, Result, TypedArray, Value, function::Opt,
 };
 
 use super::{
@@ -27,13 +26,14 @@ use super::{
     known,
     powers::Given,
     reach, values,
+    words::{self, Said},
 };
 
 /// How many headers a plugin may add to a head, and how long one may be.
 const MOST_HEADERS: usize = 128;
 const LONGEST_HEADER: usize = 8 << 10;
 /// How much of a line of `console` is logged.
-const LONGEST_LINE: usize = 4 << 10;
+pub(super) const LONGEST_LINE: usize = 4 << 10;
 /// How much a hook may wait for at a time.
 const MOST_WAITING: usize = 64;
 
@@ -50,6 +50,11 @@ pub(super) struct State {
 /// What an isolate is in: where lines of `console` go, and what else it finds.
 pub(super) trait Log: Send + Sync {
     fn line(&self, level: Level, text: &str);
+
+    /// A line of `ctx.log`.
+    fn said(&self, said: &Said<'_>) {
+        self.line(said.level, &said.line());
+    }
 
     /// Adds to what every plugin finds.
     fn extend<'js>(
@@ -111,6 +116,16 @@ impl State {
     }
 }
 
+impl Call {
+    /// Nobody sees what is changed once the hook is over, though its work goes on.
+    fn still(&self, ctx: &Ctx<'_>) -> Result<()> {
+        if self.is_late {
+            return Err(Exception::throw_type(ctx, "this request is over"));
+        }
+        Ok(())
+    }
+}
+
 /// An object with all of them.
 pub(super) fn functions<'js>(
     ctx: &Ctx<'js>,
@@ -125,6 +140,7 @@ pub(super) fn functions<'js>(
     outcome(ctx, &host, state)?;
     values::functions(ctx, &host)?;
     reach::functions(ctx, &host, state, given)?;
+    words::functions(ctx, &host, state, given)?;
     Ok(host)
 }
 
@@ -156,6 +172,7 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
             };
             s.with(&ctx, call, |call| {
                 let which = which & 1;
+                call.still(&ctx)?;
                 if call.changes[which].len() >= MOST_HEADERS {
                     let why = format!("a hook changes {MOST_HEADERS} headers at most");
                     return Err(Exception::throw_range(&ctx, &why));
@@ -236,17 +253,20 @@ fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<
     };
     host.set("sleep", Function::new(ctx.clone(), sleep)?)?;
     let s = Arc::clone(state);
-    let log = move |level: u8, text: String| {
-        let level = match level {
-            0 => Level::Error,
-            1 => Level::Warn,
-            2 => Level::Info,
-            _ => Level::Debug,
-        };
+    let log = move |at: u8, text: String| {
         let end = text.floor_char_boundary(LONGEST_LINE);
-        s.log.line(level, &text[..end]);
+        s.log.line(level(at), &text[..end]);
     };
     host.set("log", Function::new(ctx.clone(), log)?)
+}
+
+pub(super) fn level(at: u8) -> Level {
+    match at {
+        0 => Level::Error,
+        1 => Level::Warn,
+        2 => Level::Info,
+        _ => Level::Debug,
+    }
 }
 
 fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
@@ -254,6 +274,7 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     let status = move |ctx: Ctx<'js>, call: u32, status: u16| {
         let status = status_of(&ctx, status)?;
         s.with(&ctx, call, |call| {
+            call.still(&ctx)?;
             call.status = Some(status);
             Ok(())
         })
@@ -291,11 +312,7 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     host.set("respond", Function::new(ctx.clone(), respond)?)?;
     let s = Arc::clone(state);
     let fail = move |ctx: Ctx<'js>, call: u32, thrown: Value<'js>| {
-        let exception = thrown.as_object().cloned().and_then(Exception::from_object);
-        let failure = Failure::of(match exception {
-            Some(exception) => CaughtError::Exception(exception),
-            None => CaughtError::Value(thrown),
-        });
+        let failure = Failure::thrown(thrown);
         s.with(&ctx, call, |call| {
             call.outcome.get_or_insert(Err(failure));
             Ok(())

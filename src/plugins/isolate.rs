@@ -1,6 +1,7 @@
 //! One instance of a plugin in an engine of its own.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -21,7 +22,7 @@ use super::{
 };
 
 /// What plugins find there, in the order in which it is built up.
-const WEB: [(&str, &str); 9] = [
+const WEB: [(&str, &str); 10] = [
     ("edgeway/console.js", include_str!("web/console.js")),
     ("edgeway/url.js", include_str!("web/url.js")),
     ("edgeway/encoding.js", include_str!("web/encoding.js")),
@@ -31,6 +32,7 @@ const WEB: [(&str, &str); 9] = [
     ("edgeway/next.js", include_str!("web/next.js")),
     ("edgeway/hooks.js", include_str!("web/hooks.js")),
     ("edgeway/reach.js", include_str!("web/reach.js")),
+    ("edgeway/words.js", include_str!("web/words.js")),
 ];
 
 /// From which entry of a hook its time is counted from the start: most are entered less
@@ -142,12 +144,16 @@ impl Isolate {
     pub(super) fn begin(&self, call: Box<Call>, hook: Hook) -> Box<Call> {
         let input = &call.input;
         let status = input.response.as_ref().map(|(status, _)| status.as_u16());
-        let reason = input.reason.clone();
+        let told = input
+            .entry
+            .clone()
+            .map(Cow::Owned)
+            .or_else(|| input.reason.clone());
         self.enter(call, |entry, call| {
-            let (status, reason) = (status.unwrap_or(0), reason.unwrap_or_default());
+            let (status, told) = (status.unwrap_or(0), told.unwrap_or_default());
             entry
                 .invoke
-                .call::<_, ()>((call, hook.name(), status, &*reason))
+                .call::<_, ()>((call, hook.name(), status, &*told))
         })
     }
 
@@ -264,10 +270,6 @@ fn load<'js>(
                     exported = namespace.get(alias)?;
                 }
             }
-        }
-        if exported.is_function() && hook == Hook::Log {
-            let why = "`onLog` is not there yet: leave it out";
-            return Err(rquickjs::Exception::throw_message(ctx, why));
         }
         if exported.is_function() {
             names.set(hook.name(), exported)?;

@@ -18,10 +18,12 @@ mod host;
 mod isolate;
 mod known;
 pub mod kv;
+pub mod late;
 pub mod matcher;
 mod plugin;
 pub mod powers;
 mod reach;
+pub mod report;
 pub mod schema;
 pub mod source;
 #[cfg(test)]
@@ -29,6 +31,7 @@ mod tests;
 mod threads;
 mod trial;
 mod values;
+mod words;
 
 pub use self::{
     body::Body,

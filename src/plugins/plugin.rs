@@ -3,14 +3,14 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use log::Level;
+use log::{Level, Record};
 use parking_lot::Mutex;
 
 use super::{
@@ -19,32 +19,36 @@ use super::{
     error::{Failure, Kind},
     host::Log,
     isolate::Isolate,
+    late::Rest,
     matcher::{self, PathPattern},
     powers::{Given, Powers},
     source::Source,
     threads::{MOST_STUCK, Threads},
+    words::Said,
 };
 
 /// A plugin that was loaded, for as long as a configuration has it.
 pub struct Plugin {
     name: Arc<str>,
     source: Arc<Source>,
+    version: Arc<str>,
+    loaded: OnceLock<SystemTime>,
     /// As JSON.
     config: String,
-    limits: Limits,
-    given: Given,
+    pub(super) limits: Limits,
+    pub(super) given: Given,
     log: Arc<dyn Log>,
     hooks: u8,
     /// The paths of its own `config.matcher`.
     paths: Vec<PathPattern>,
     /// One for each worker; whoever finds one in use takes the next.
-    slots: Box<[Slot]>,
+    pub(super) slots: Box<[Slot]>,
     next: AtomicUsize,
     /// In their place, if it has threads of its own.
-    threads: Option<Threads>,
+    pub(super) threads: Option<Threads>,
 }
 
-struct Slot {
+pub(super) struct Slot {
     isolate: ArcSwap<Isolate>,
     /// Held while the isolate runs.
     turn: Mutex<()>,
@@ -65,6 +69,23 @@ struct ToLog(Arc<str>);
 impl Log for ToLog {
     fn line(&self, level: Level, text: &str) {
         log::log!(target: "edgeway::plugin", level, plugin = &*self.0; "{text}");
+    }
+
+    fn said(&self, said: &Said<'_>) {
+        let own = [("plugin", &*self.0), ("request_id", said.request_id)];
+        let fields = said.fields.iter();
+        let fields = fields.map(|(name, value)| (name.as_str(), value.as_str()));
+        let all: Vec<(&str, &str)> = own.into_iter().chain(fields).collect();
+        let mut record = Record::builder();
+        record
+            .level(said.level)
+            .target("edgeway::plugin")
+            // The bound on lines goes by their place: each plugin has its own.
+            .file(Some(&self.0))
+            .key_values(&all);
+        if said.level <= log::max_level() {
+            log::logger().log(&record.args(format_args!("{}", said.text)).build());
+        }
     }
 }
 
@@ -128,7 +149,9 @@ impl Plugin {
         };
         Ok(Self {
             name,
+            version: source.version().into(),
             source,
+            loaded: OnceLock::new(),
             config,
             limits,
             given,
@@ -143,6 +166,16 @@ impl Plugin {
 
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// A short hash of its files.
+    pub fn version(&self) -> &Arc<str> {
+        &self.version
+    }
+
+    /// When it was loaded; whoever loads it says so first.
+    pub fn loaded(&self, now: SystemTime) -> SystemTime {
+        *self.loaded.get_or_init(|| now)
     }
 
     pub fn source(&self) -> &Source {
@@ -185,15 +218,19 @@ impl Plugin {
     }
 
     /// Runs a hook that it has.
-    pub async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
+    pub async fn call(self: &Arc<Self>, hook: Hook, input: Input) -> Result<Output, Failure> {
         if let Some(threads) = &self.threads {
             // Boxed: most plugins have none, and each call would carry the room for it.
-            return Box::pin(threads.call(hook, input)).await;
+            let (outcome, step) = Box::pin(threads.call(hook, input)).await?;
+            if is_left(&outcome, &step.call) {
+                self.go_on(Rest::Thread(step));
+            }
+            return outcome;
         }
         let slot = self.slot();
         let (isolate, mut call) = self.begin(slot, hook, input)?;
         if call.outcome.is_none() {
-            let waited = self.wait(slot, &isolate, call);
+            let waited = Self::wait(slot, &isolate, call, self.limits.wall);
             // Boxed: hardly any hook waits, and each would carry the room for it.
             let waited = tokio::time::timeout(self.limits.wall, Box::pin(waited)).await;
             let Some(waited) = waited.ok().flatten() else {
@@ -207,14 +244,19 @@ impl Plugin {
         if isolate.is_broken() {
             self.renew(slot, &isolate);
         }
-        match call.outcome.take() {
+        let outcome = match call.outcome.take() {
             Some(Ok(answer)) => Ok(call.output(answer)),
             Some(Err(failure)) => Err(failure),
             None => Err(Failure::new(
                 Kind::Wall,
                 "it waits for nothing, and does not end",
             )),
+        };
+        if is_left(&outcome, &call) {
+            let at = self.slots.iter().position(|own| std::ptr::eq(own, slot));
+            self.go_on(Rest::Worker(at.unwrap_or(0), isolate, call));
         }
+        outcome
     }
 
     fn too_long(&self) -> Failure {
@@ -241,12 +283,17 @@ impl Plugin {
     }
 
     /// Goes on with a hook until it is over; `None` if it does not end in time.
-    async fn wait(&self, slot: &Slot, isolate: &Isolate, mut call: Box<Call>) -> Option<Box<Call>> {
+    pub(super) async fn wait(
+        slot: &Slot,
+        isolate: &Isolate,
+        mut call: Box<Call>,
+        wall: Duration,
+    ) -> Option<Box<Call>> {
         let begun = tokio::time::Instant::now();
-        while call.outcome.is_none() {
+        while !call.is_over() {
             // What is there at once never lets others run, nor the timer outside tell.
             tokio::task::consume_budget().await;
-            if begun.elapsed() >= self.limits.wall {
+            if begun.elapsed() >= wall {
                 return None;
             }
             if call.waiting.all.is_empty() {
@@ -275,7 +322,7 @@ impl Plugin {
     }
 
     /// Puts a new isolate in the place of one that was stopped in the middle.
-    fn renew(&self, slot: &Slot, broken: &Arc<Isolate>) {
+    pub(super) fn renew(&self, slot: &Slot, broken: &Arc<Isolate>) {
         let _turn = slot.turn.lock();
         if !Arc::ptr_eq(&slot.isolate.load(), broken) {
             return;
@@ -287,6 +334,12 @@ impl Plugin {
             }
         }
     }
+}
+
+/// Whether a hook has left something to be done, or to be told, and can still do it.
+fn is_left(outcome: &Result<Output, Failure>, call: &Call) -> bool {
+    let is_stopped = matches!(outcome, Err(failure) if failure.kind.is_fatal());
+    !is_stopped && (call.promises > 0 || call.broken.is_some())
 }
 
 impl fmt::Debug for Plugin {

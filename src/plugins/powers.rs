@@ -12,8 +12,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use parking_lot::Mutex;
 
-use super::kv::Kv;
-use crate::base::fetch::{Fetch, FetchError};
+use super::{kv::Kv, late::Late};
+use crate::base::{
+    fetch::{Fetch, FetchError},
+    user_metrics::UserMetrics,
+};
 
 /// What a plugin was given.
 #[derive(Default)]
@@ -22,6 +25,10 @@ pub struct Powers {
     pub env: String,
     pub kv: Option<Kv>,
     pub fetch: Option<Reach>,
+    /// What it counts itself.
+    pub metrics: Arc<UserMetrics>,
+    /// What it leaves to be done.
+    pub late: Late,
 }
 
 /// Where a plugin may fetch from.

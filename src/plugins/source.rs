@@ -11,6 +11,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use ring::digest::{Context, SHA256};
 use rquickjs::{
     Ctx, Error, Module, Result,
     loader::{ImportAttributes, Loader, Resolver},
@@ -109,6 +110,24 @@ impl Source {
         for file in &*self.missed.lock() {
             beside.missed(self.folder.join(file));
         }
+    }
+
+    /// A short hash of its files, by which versions are told apart.
+    pub(super) fn version(&self) -> String {
+        let mut digest = Context::new(&SHA256);
+        for (file, text) in &*self.files.lock() {
+            for part in [file.as_bytes(), text.as_bytes()] {
+                digest.update(&(part.len() as u64).to_be_bytes());
+                digest.update(part);
+            }
+        }
+        let digest = digest.finish();
+        let start = digest.as_ref().first_chunk::<8>().copied();
+        // Six bytes of it.
+        format!(
+            "{:012x}",
+            u64::from_be_bytes(start.unwrap_or_default()) >> 16
+        )
     }
 
     /// What was read by now is all that it has.

@@ -80,10 +80,10 @@ enum What {
 }
 
 /// A hook that has come out of the engine.
-struct Step {
+pub(super) struct Step {
     lane: u64,
     isolate: Arc<Isolate>,
-    call: Box<Call>,
+    pub(super) call: Box<Call>,
 }
 
 impl Threads {
@@ -130,14 +130,26 @@ impl Threads {
             .sum()
     }
 
-    /// Runs a hook, and gives up when its time is over.
-    pub(super) async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
+    /// Runs a hook, and gives up when its time is over. What it left to be done is in the
+    /// step beside its outcome.
+    pub(super) async fn call(
+        &self,
+        hook: Hook,
+        input: Input,
+    ) -> Result<(Result<Output, Failure>, Step), Failure> {
         let until = Instant::now() + self.0.limits.wall;
-        let mut step = self.step(until, What::Begin(hook, Box::new(input))).await?;
-        loop {
-            if let Some(outcome) = step.call.outcome.take() {
-                return outcome.map(|answer| step.call.output(answer));
-            }
+        let step = self.step(until, What::Begin(hook, Box::new(input))).await?;
+        let mut step = self.rest(step, until).await?;
+        let outcome = match step.call.outcome.take() {
+            Some(outcome) => outcome.map(|answer| step.call.output(answer)),
+            None => Err(self.0.too_long()),
+        };
+        Ok((outcome, step))
+    }
+
+    /// Goes on with a call until it is over.
+    pub(super) async fn rest(&self, mut step: Step, until: Instant) -> Result<Step, Failure> {
+        while !step.call.is_over() {
             let waiting = &mut step.call.waiting.all;
             let settled = if waiting.is_empty() {
                 // Nothing will ever settle it; others would take the wall limit to tell.
@@ -153,9 +165,12 @@ impl Threads {
                 step.isolate.condemn();
                 return Err(self.0.too_long());
             };
+            // However long it may wait, the engine is held no longer than by a hook.
+            let within = until.min(Instant::now() + self.0.limits.wall);
             let next = What::Settle(step, promise, settled);
-            step = self.step(until, next).await?;
+            step = self.step(within, next).await?;
         }
+        Ok(step)
     }
 
     async fn step(&self, until: Instant, what: What) -> Result<Step, Failure> {

@@ -11,6 +11,7 @@ use super::{
     error::Failure,
     host::Log,
     kv::{Kv, Memory},
+    late::Late,
     plugin::Plugin,
     powers::{Powers, Reach},
     schema::ConfigSchema,
@@ -21,7 +22,8 @@ use crate::base::clock::Clock;
 /// A plugin that is called by hand, one hook at a time.
 #[derive(Debug)]
 pub struct Trial {
-    plugin: Plugin,
+    plugin: Arc<Plugin>,
+    late: Late,
     lines: Arc<Lines>,
     clock: Clock,
 }
@@ -71,17 +73,21 @@ impl Trial {
             schema.demand(&config)?;
         }
         let clock = Clock::machine();
+        let late = Late::default();
         let powers = Powers {
             env,
+            late: late.clone(),
             kv: Some(Kv::memory(Arc::new(Memory::new(&clock)))),
             fetch,
+            metrics: Arc::default(),
         };
         let lines = Arc::new(Lines::default());
         let log: Arc<dyn Log> = lines.clone();
         let limits = Limits::default();
         let plugin = Plugin::load_logging("trial", source, config, limits, powers, 1, log)?;
         Ok(Self {
-            plugin,
+            plugin: Arc::new(plugin),
+            late,
             lines,
             clock,
         })
@@ -96,11 +102,14 @@ impl Trial {
         let (begun, cpu) = (self.clock.now(), thread_time());
         let outcome = self.plugin.call(hook, input).await;
         let cpu = Duration::from_nanos(thread_time().saturating_sub(cpu));
+        let wall = self.clock.now().duration_since(begun);
+        // What it left to be done is part of what its author wants to see.
+        self.late.join().await;
         Ran {
             outcome,
             lines: std::mem::take(&mut self.lines.0.lock()),
             cpu,
-            wall: self.clock.now().duration_since(begun),
+            wall,
         }
     }
 }

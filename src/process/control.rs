@@ -25,7 +25,7 @@ use crate::{
         source::Sources,
     },
     edge::listeners::{Inherit, Listeners, PrepareError},
-    gateway::Gateway,
+    gateway::{Drain, Gateway},
     proxy,
     runtime::{
         live::{Live, Taken},
@@ -314,8 +314,20 @@ impl Control {
         }
         let predecessors = self.line.predecessors.gone();
         let predecessors = tokio::time::timeout(drain.deadline, predecessors);
-        if let ((), Err(_)) = tokio::join!(self.listeners.retire(drain), predecessors) {
+        if let ((), Err(_)) = tokio::join!(self.finish_requests(drain), predecessors) {
             warn!("processes before this one have not finished in time");
+        }
+    }
+
+    /// Lets connections end, and then what their requests have left to be done.
+    pub(super) async fn finish_requests(&self, drain: Drain) {
+        let clock = &self.live.world.clock;
+        let begun = clock.now();
+        self.listeners.retire(drain).await;
+        let left = drain.deadline.saturating_sub(clock.now() - begun);
+        let late = self.live.world.late.join();
+        if tokio::time::timeout(left, late).await.is_err() {
+            warn!("what plugins left to be done has not ended in time");
         }
     }
 

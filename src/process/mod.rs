@@ -13,6 +13,7 @@ mod init;
 pub mod last_good;
 pub mod log;
 mod notify;
+mod plugins;
 mod predecessors;
 mod private_program;
 mod profile;

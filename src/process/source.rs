@@ -7,7 +7,7 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::{bans, control::Control, purges};
+use super::{bans, control::Control, plugins, purges};
 use crate::{
     edge::listeners::Opened,
     gateway::explain::{self, ExplainError, Explanation, Look, Question},
@@ -116,6 +116,7 @@ impl Source for Running {
                 .as_ref()
                 .map(|cache| purges::status(cache.link().status())),
             cache_disk: purges::disk(&gateway),
+            plugins: plugins::status(&gateway),
             routes: gateway
                 .routes
                 .iter()

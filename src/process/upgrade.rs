@@ -389,7 +389,7 @@ impl Control {
         // As long as requests may take.
         let given = tokio::time::timeout(drain.deadline, self.line.given());
         let ((), (), given) = tokio::join!(
-            self.listeners.retire(drain),
+            self.finish_requests(drain),
             self.admin.finish(drain.idle),
             given
         );

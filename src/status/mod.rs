@@ -5,6 +5,7 @@ pub mod actions;
 pub mod client;
 pub mod http;
 pub mod metrics_page;
+mod plugins;
 pub mod snapshot;
 pub mod table;
 #[cfg(test)]

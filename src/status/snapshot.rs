@@ -62,6 +62,9 @@ pub struct Snapshot {
     /// Where the cache survives restarts, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_disk: Option<CacheDiskStatus>,
+    /// Each version that is loaded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plugins: Vec<PluginStatus>,
     pub routes: Vec<RouteStatus>,
     pub upstreams: Vec<UpstreamStatus>,
 }
@@ -239,6 +242,35 @@ pub struct RouteStatus {
     pub action: String,
     /// The YAML keys of its filters, in the order of the chain.
     pub filters: Vec<String>,
+}
+
+/// A plugin that is loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PluginStatus {
+    pub name: String,
+    pub file: String,
+    /// A short hash of its files.
+    pub version: String,
+    /// RFC 3339, UTC.
+    pub loaded_at: String,
+    pub isolates: usize,
+    /// Of all its isolates, as they were last looked at.
+    pub heap_bytes: u64,
+    pub routes: Vec<PluginRouteStatus>,
+}
+
+/// A plugin on one route, since the process began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PluginRouteStatus {
+    pub route: String,
+    /// Hooks that were run.
+    pub calls: u64,
+    /// By kind, as in metrics; only those that there were.
+    pub failures: BTreeMap<String, u64>,
+    /// It has failed too often and is not called for a while.
+    pub left_out: bool,
 }
 
 /// One upstream, as `upstreams::snapshot` tells it; what is not named here is kept as it is.

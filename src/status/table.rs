@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::snapshot::{
-    BackendStatus, BanStatus, BansStatus, CacheDiskStatus, CertificateStatus, Predecessor,
-    PurgeLinkStatus, RedisStatus, Snapshot, State, UpstreamStatus,
+use super::{
+    plugins,
+    snapshot::{
+        BackendStatus, BanStatus, BansStatus, CacheDiskStatus, CertificateStatus, Predecessor,
+        PurgeLinkStatus, RedisStatus, Snapshot, State, UpstreamStatus,
+    },
 };
 
 /// The whole status as `edgeway status` prints it.
@@ -60,6 +63,13 @@ pub fn render_text(snapshot: &Snapshot) -> String {
             .iter()
             .flat_map(|upstream| upstream.backends.iter().map(move |b| (upstream, b)))
             .map(|(upstream, backend)| backend_row(upstream, backend)),
+    );
+    put_section(
+        &mut out,
+        &[
+            "PLUGIN", "FILE", "VERSION", "LOADED", "ROUTES", "CALLS", "FAILED", "HEAP", "NOTES",
+        ],
+        snapshot.plugins.iter().map(plugins::row),
     );
     put_section(
         &mut out,
@@ -446,6 +456,7 @@ pub(super) mod tests {
                 bytes: 1 << 30,
                 budget_bytes: 2 << 30,
             }),
+            plugins: vec![plugins::example()],
             routes: vec![RouteStatus {
                 name: "api".into(),
                 matches: "shop.example.com/api/*".into(),
@@ -507,6 +518,9 @@ pub(super) mod tests {
         UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  AVERAGE  NOTES
         web       127.0.0.1:3000  healthy  2          3100      0       4.2ms
         web       127.0.0.1:3001  ejected  0          120       9       -        weight 2, out for 4s (errors), check 1s ago: connection refused
+
+        PLUGIN    FILE                        VERSION       LOADED                    ROUTES   CALLS  FAILED  HEAP          NOTES
+        ab-split  plugins/ab-split/plugin.js  0f1e2d3c4b5a  2027-01-16T09:00:00.000Z  api web  3400   7       300 KiB in 2  cpu 2, script 5, left out on api
 
         ROUTE  MATCH                   ACTION        FILTERS
         api    shop.example.com/api/*  upstream api  request_id access_log

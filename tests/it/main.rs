@@ -39,6 +39,7 @@ mod observed;
 mod own_gateway;
 mod plugin_bodies;
 mod plugin_facts;
+mod plugin_words;
 mod plugins;
 mod profile;
 mod proxy_protocol;

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, net::IpAddr, path::PathBuf, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{Outcome, millis, out, trace};
@@ -71,6 +71,8 @@ pub(super) struct Options {
 struct Way {
     trial: Trial,
     input: Input,
+    /// The status of the plugin's own answer.
+    answered: Option<StatusCode>,
     is_well: bool,
 }
 
@@ -99,6 +101,7 @@ pub(super) async fn run(options: &Options) -> Outcome {
     let mut way = Way {
         trial,
         input,
+        answered: None,
         is_well: true,
     };
     let mut is_answered = false;
@@ -118,6 +121,8 @@ pub(super) async fn run(options: &Options) -> Outcome {
             way.meet(hook).await;
         }
     }
+    way.log();
+    way.meet(Hook::Log).await;
     Ok(way.is_well)
 }
 
@@ -154,6 +159,24 @@ fn env(names: &[String]) -> Result<String, String> {
 }
 
 impl Way {
+    /// The request is over: what is known of it without a gateway.
+    fn log(&mut self) {
+        let own = self.answered.map(|status| (status, HeaderMap::new()));
+        let answer = own.as_ref().or(self.input.response.as_ref());
+        let url = Url::parse(&self.input.url).ok();
+        let entry = json!({
+            "status": answer.map(|(status, _)| status.as_u16()),
+            "method": self.input.method.as_str(),
+            "host": url.as_ref().and_then(Url::host_str),
+            "path": url.as_ref().map(Url::path),
+            "client": self.input.ip,
+            "id": self.input.request_id,
+            "route": self.input.route,
+        });
+        self.input.entry = Some(entry.to_string());
+        self.input.response = None;
+    }
+
     /// Runs a hook if the plugin has it, and prints what came of it. It may have answered.
     async fn meet(&mut self, hook: Hook) -> bool {
         if !self.trial.has(hook) {
@@ -177,7 +200,10 @@ impl Way {
             apply(response, headers);
             *was = status.unwrap_or(*was);
         }
-        matches!(answer, Answer::Response(_))
+        if let Answer::Response(response) = &answer {
+            self.answered = Some(response.status);
+        }
+        self.answered.is_some()
     }
 }
 
@@ -225,6 +251,7 @@ fn input(options: &Options) -> Result<Input, String> {
         known: known(options)?,
         response: None,
         reason: None,
+        entry: None,
     })
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     escape::{put_address, put_compat, put_json, put_millis},
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     base::{digits::put_number, log_file::Stamp},
-    chain::{Exchange, Facts},
+    chain::{Exchange, Facts, LogFields},
 };
 
 /// Longer ones are cut: a client could fill the disk with them.
@@ -44,6 +45,65 @@ impl LineFormat {
             Self::Json => line.put_json(out, stamp),
             Self::Compat => line.put_compat(out, stamp),
         }
+    }
+
+    /// A line that was put before, and the fields that came later.
+    pub(super) fn put_with(self, out: &mut Vec<u8>, line: &[u8], fields: &LogFields) {
+        let end: &[u8] = match self {
+            Self::Json => b"}\n",
+            Self::Compat => b"\n",
+        };
+        out.extend_from_slice(line.strip_suffix(end).unwrap_or(line));
+        match self {
+            Self::Json => put_json_fields(out, fields),
+            Self::Compat => put_compat_fields(out, fields),
+        }
+        out.extend_from_slice(end);
+    }
+}
+
+fn put_json_fields(out: &mut Vec<u8>, fields: &LogFields) {
+    let mut before = &b",\"plugins\":{"[..];
+    for (plugin, fields) in fields {
+        out.extend_from_slice(before);
+        before = b",";
+        out.push(b'"');
+        put_json(out, plugin.as_bytes());
+        out.extend_from_slice(b"\":{");
+        for (index, (name, value)) in fields.iter().enumerate() {
+            out.extend_from_slice(if index == 0 { b"\"" } else { b",\"" });
+            put_json(out, name.as_bytes());
+            out.extend_from_slice(b"\":");
+            put_value(out, value, put_json);
+        }
+        out.push(b'}');
+    }
+    if !fields.is_empty() {
+        out.push(b'}');
+    }
+}
+
+fn put_compat_fields(out: &mut Vec<u8>, fields: &LogFields) {
+    for (plugin, fields) in fields {
+        for (name, value) in fields {
+            out.extend_from_slice(b" plugin.");
+            // Spaces would make two columns of it.
+            put_compat(out, plugin.replace([' ', '='], "_").as_bytes());
+            out.push(b'.');
+            put_compat(out, name.as_bytes());
+            out.push(b'=');
+            put_value(out, value, put_compat);
+        }
+    }
+}
+
+fn put_value(out: &mut Vec<u8>, value: &Value, put: fn(&mut Vec<u8>, &[u8])) {
+    if let Value::String(text) = value {
+        out.push(b'"');
+        put(out, text.as_bytes());
+        out.push(b'"');
+    } else {
+        out.extend_from_slice(value.to_string().as_bytes());
     }
 }
 

@@ -11,7 +11,7 @@ mod redact;
 #[cfg(test)]
 mod tests;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use self::{
     config::AccessLogConfig,
@@ -21,9 +21,9 @@ use self::{
 use crate::{
     base::{
         clock::Clock,
-        log_file::{Counts, Kind, Rotation, Target, User},
+        log_file::{Counts, Kind, Rotation, Stamp, Target, User},
     },
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases},
+    chain::{CompileCx, Exchange, Filter, FilterKind, LateFields, Phases},
 };
 
 /// What the log's writer counts.
@@ -67,7 +67,7 @@ pub struct AccessLog {
     counts: Counts,
     /// Made by the first line: `edgeway check`, and a configuration that is refused for
     /// another reason, open no file and change no rotation.
-    writer: OnceLock<User>,
+    writer: OnceLock<Arc<User>>,
 }
 
 impl Filter for AccessLog {
@@ -75,20 +75,26 @@ impl Filter for AccessLog {
         Phases::LOG
     }
 
-    fn on_log(&self, ex: &Exchange<'_>) {
+    fn on_log(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
         let writer = self.writer.get_or_init(|| {
-            User::join(
+            Arc::new(User::join(
                 &self.target,
                 self.rotation.clone(),
                 &self.clock,
                 &self.counts,
-            )
+            ))
         });
         let line = Line {
             ex,
             wall: self.clock.wall(),
             redact: &self.redact,
         };
-        writer.push(|out, stamp| self.format.put(out, stamp, &line));
+        let Some(late) = late else {
+            return writer.push(|out, stamp| self.format.put(out, stamp, &line));
+        };
+        let mut text = Vec::new();
+        self.format.put(&mut text, &mut Stamp::default(), &line);
+        let (writer, format) = (Arc::clone(writer), self.format);
+        late.then(move |fields| writer.push(|out, _| format.put_with(out, &text, fields)));
     }
 }

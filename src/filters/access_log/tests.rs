@@ -78,10 +78,11 @@ fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
     facts.identity_mut().user = Some("ann \"x\"".into());
     clock.advance(Duration::from_micros(12_345));
     facts.total = Duration::from_micros(12_345);
-    filter.on_log(&Exchange {
+    let ex = Exchange {
         head: &head,
         facts: &mut facts,
-    });
+    };
+    filter.on_log(&ex, &mut None);
     drop(filter);
     wait_for("the line is there", || {
         std::fs::read(&path).is_ok_and(|bytes| bytes.ends_with(b"\n"))
@@ -197,10 +198,11 @@ fn bare_line(format: &str, method: &str, target: &[u8]) -> String {
     let (filter, clock, _metrics) = compile(&yaml);
     let head = pingora::http::RequestHeader::build(method, target, None).unwrap();
     let mut facts = Facts::new(clock.now());
-    filter.on_log(&Exchange {
+    let ex = Exchange {
         head: &head,
         facts: &mut facts,
-    });
+    };
+    filter.on_log(&ex, &mut None);
     drop(filter);
     wait_for("the line is there", || {
         std::fs::read(&path).is_ok_and(|bytes| bytes.ends_with(b"\n"))

@@ -15,19 +15,22 @@ use super::{
     Plugins, Use,
     body::BodyConfig,
     loaded::{Loaded, What},
-    metrics::{Breaker, PluginMetrics},
+    metrics::{Breaker, PluginMetrics, Version},
     written::OwnConfig,
 };
 use crate::{
     base::{
         redis::Redis,
+        tasks::Tasks,
         units::{ByteSize, Span},
+        user_metrics::UserMetrics,
     },
     chain::CompileCx,
     config::tree::{OneOrMany, Spanned},
     plugins::{
         Isolation, Limits, Plugin,
         kv::{Kv, Memory},
+        late::{Late, Rooms},
         matcher::{HostPattern, Matcher, PathPattern},
         powers::{Powers, Reach},
         schema::{self, ConfigSchema},
@@ -159,6 +162,8 @@ struct LimitsConfig {
     cpu: Span,
     /// Time that passes, with what the hook waits for.
     wall: Span,
+    /// Time that passes with what the hook leaves to be done (`ctx.waitUntil`).
+    wait_until: Span,
     /// The heap of each instance.
     memory: ByteSize,
 }
@@ -169,6 +174,7 @@ impl Default for LimitsConfig {
         Self {
             cpu: Span(limits.cpu),
             wall: Span(limits.wall),
+            wait_until: Span(limits.wait_until),
             memory: ByteSize(limits.memory as u64),
         }
     }
@@ -201,6 +207,7 @@ impl PluginConfig {
         let limits = Limits {
             cpu: self.limits.cpu.0,
             wall: self.limits.wall.0,
+            wait_until: self.limits.wait_until.0,
             memory: usize::try_from(self.limits.memory.0).unwrap_or(usize::MAX),
             isolation: match self.isolation {
                 IsolationConfig::Worker => Isolation::Worker,
@@ -233,6 +240,8 @@ impl PluginConfig {
         let on_error = on_error?;
         match loaded.get(what, powers, cx.beside) {
             Ok(plugin) => {
+                plugin.loaded(cx.clock.wall());
+                self::version(&plugin, cx);
                 let metrics = Arc::new(PluginMetrics::new(cx.metrics, cx.route, &plugin));
                 let watched = (Arc::downgrade(&plugin), Arc::clone(&metrics));
                 cx.work.add(
@@ -240,6 +249,7 @@ impl PluginConfig {
                     move || look_at_heap(watched.0.clone(), Arc::clone(&watched.1)),
                 );
                 Some(Use {
+                    file: self.file.value.as_str().into(),
                     plugin,
                     matcher: matcher?,
                     after_auth: self.run == RunConfig::AfterAuth,
@@ -253,6 +263,8 @@ impl PluginConfig {
                     clock: cx.clock.clone(),
                     geo: cx.shared.get(),
                     body: body?,
+                    late: tasks(cx),
+                    logs: Rooms::default(),
                 })
             }
             Err(failure) => {
@@ -416,9 +428,53 @@ impl PluginConfig {
             env: serde_json::Value::Object(env).to_string(),
             kv,
             fetch,
+            metrics: metrics(plugin, cx),
+            late: late(plugin, cx),
         })
     }
 }
+
+/// What a plugin counts goes on over reloads.
+fn metrics(plugin: &str, cx: &CompileCx<'_>) -> Arc<UserMetrics> {
+    let name = format!("metrics of plugin {plugin}");
+    let counted = cx.zones.get_or_create(&name, || {
+        let counted = Arc::new(UserMetrics::new(plugin, cx.metrics));
+        cx.metrics.serve_too(&counted);
+        Counted(counted)
+    });
+    Arc::clone(&counted.0)
+}
+
+/// All routes that share a plugin's name share the room for what it leaves to be done.
+fn late(plugin: &str, cx: &CompileCx<'_>) -> Late {
+    let name = format!("work of plugin {plugin}");
+    let late = cx
+        .zones
+        .get_or_create(&name, || Left(Late::of(plugin, tasks(cx), cx.metrics)));
+    late.0.clone()
+}
+
+/// What a process that stops waits for.
+fn tasks(cx: &CompileCx<'_>) -> Tasks {
+    let tasks = cx.shared.get::<Tasks>();
+    tasks.map_or_else(Tasks::default, |tasks| Tasks::clone(&tasks))
+}
+
+/// The series of a version ends with the last configuration that has it.
+fn version(plugin: &Plugin, cx: &CompileCx<'_>) {
+    let (name, version) = (&**plugin.name(), &**plugin.version());
+    let zone = format!("version {version} of plugin {name} on {}", cx.route);
+    let known = || Version::new(cx.metrics, [cx.route, name, version]);
+    cx.zones.get_or_create(&zone, known);
+}
+
+struct Left(Late);
+
+impl Zone for Left {}
+
+struct Counted(Arc<UserMetrics>);
+
+impl Zone for Counted {}
 
 /// The memory of a plugin's kv, over reloads.
 struct Kept(Arc<Memory>);

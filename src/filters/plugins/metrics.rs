@@ -8,6 +8,7 @@ use std::{
 use crate::{
     base::metrics::{Histogram, IntCounter, IntGauge, Metrics},
     plugins::{Failure, Hook, Kind, Plugin},
+    zones::Zone,
 };
 
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) struct PluginMetrics {
     failures: Vec<IntCounter>,
     /// Hooks that were left out since the breaker was open.
     left_out: IntCounter,
+    /// `onLog` of requests that too many others were ahead of.
+    busy: IntCounter,
     seconds: Histogram,
     is_open: IntGauge,
     heap: IntGauge,
@@ -38,7 +41,7 @@ impl PluginMetrics {
         let failures = |kind: &str| {
             metrics.counter(
                 "edgeway_plugin_failures_total",
-                "Hooks of plugins that failed, by kind: `script` threw, `cpu`, `wall` and `memory` went beyond a limit, `stuck` held a thread of the plugin's own beyond it or found no other, `breaker` were left out after too many of these.",
+                "Hooks of plugins that failed, by kind: `script` threw, `cpu`, `wall` and `memory` went beyond a limit, `stuck` held a thread of the plugin's own beyond it or found no other, `breaker` were left out after too many of these, and `busy` (`onLog` only) since too many were under way.",
                 &[("route", route), ("plugin", name), ("kind", kind)],
             )
         };
@@ -58,6 +61,7 @@ impl PluginMetrics {
             calls: Hook::ALL.map(calls).into(),
             failures: Kind::ALL.map(|kind| failures(kind.word())).into(),
             left_out: failures("breaker"),
+            busy: failures("busy"),
             seconds: metrics.histogram(
                 "edgeway_plugin_seconds",
                 "How long hooks of plugins took, with what they waited for.",
@@ -96,6 +100,27 @@ impl PluginMetrics {
         self.left_out.inc();
     }
 
+    pub(super) fn calls(&self) -> u64 {
+        self.calls.iter().map(IntCounter::get).sum()
+    }
+
+    /// By their words; only those that there were.
+    pub(super) fn failures(&self) -> Vec<(&'static str, u64)> {
+        let kinds = Kind::ALL.iter().map(|kind| kind.word());
+        let kinds = kinds.zip(self.failures.iter().map(IntCounter::get));
+        let others = [("breaker", self.left_out.get()), ("busy", self.busy.get())];
+        let all = kinds.chain(others);
+        all.filter(|(_, count)| *count > 0).collect()
+    }
+
+    pub(super) fn last_heap(&self) -> u64 {
+        u64::try_from(self.heap.get()).unwrap_or(0)
+    }
+
+    pub(super) fn busy(&self) {
+        self.busy.inc();
+    }
+
     pub(super) fn breaker(&self, is_open: bool) {
         self.is_open.set(is_open.into());
     }
@@ -104,6 +129,41 @@ impl PluginMetrics {
         self.heap
             .set(i64::try_from(plugin.heap()).unwrap_or(i64::MAX));
         self.stuck(plugin);
+    }
+}
+
+/// Which version of a plugin is on a route, for as long as it is.
+pub(super) struct Version {
+    metrics: Metrics,
+    /// Route, plugin and version.
+    values: [String; 3],
+}
+
+impl Version {
+    const FAMILY: &'static str = "edgeway_plugin_info";
+
+    pub(super) fn new(metrics: &Metrics, values: [&str; 3]) -> Self {
+        let version = Self {
+            metrics: metrics.clone(),
+            values: values.map(str::to_owned),
+        };
+        let help =
+            "1; the labels say which version of a plugin is loaded, as a short hash of its files.";
+        metrics.gauge(Self::FAMILY, help, &version.labels()).set(1);
+        version
+    }
+
+    fn labels(&self) -> [(&'static str, &str); 3] {
+        let [route, plugin, version] = &self.values;
+        [("route", route), ("plugin", plugin), ("version", version)]
+    }
+}
+
+impl Zone for Version {}
+
+impl Drop for Version {
+    fn drop(&mut self) {
+        self.metrics.forget(Self::FAMILY, &self.labels());
     }
 }
 

@@ -6,13 +6,15 @@
 
 mod body;
 mod config;
+mod entry;
 mod loaded;
 mod metrics;
+mod reports;
 #[cfg(test)]
 mod tests;
 mod written;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{any::Any, borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use url::{Position, Url};
@@ -22,13 +24,14 @@ use crate::{
     base::{
         clock::Clock,
         geo::{Geo, Whereabouts},
+        tasks::Tasks,
     },
     chain::{
-        BoxFuture, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, Phase, Phases, Reply,
-        ReplyBody, Verdict, host::public_host,
+        BoxFuture, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, LateFields, Phase, Phases,
+        Reply, ReplyBody, Verdict, host::public_host,
     },
     plugins::{
-        Answer, Change, Failure, Hook, Input, Kind, Known, Output, Plugin, Response,
+        Answer, Change, Failure, Hook, Input, Kind, Known, Output, Plugin, Response, late::Rooms,
         matcher::Matcher,
     },
 };
@@ -38,12 +41,14 @@ const FAILED: &str = "plugin_failed";
 
 /// The compiled filter: a route's plugins in their order.
 #[derive(Debug)]
-pub struct Plugins(Box<[Use]>);
+pub struct Plugins(Arc<[Use]>);
 
 /// A plugin on a route.
 #[derive(Debug)]
 struct Use {
     plugin: Arc<Plugin>,
+    /// As the configuration writes it.
+    file: Arc<str>,
     /// Once it is known who asks, and not before limits.
     after_auth: bool,
     matcher: Matcher,
@@ -55,6 +60,9 @@ struct Use {
     geo: Option<Arc<Geo>>,
     /// The longest body that it gets, if it gets any.
     body: Option<usize>,
+    /// Where `onLog` runs, and for how many requests at a time.
+    late: Tasks,
+    logs: Rooms,
 }
 
 /// What the plugins of a request have done to the head that goes on. It is carried along to
@@ -84,7 +92,7 @@ impl FilterKind for Plugins {
 impl Filter for Plugins {
     fn phases(&self) -> Phases {
         let mut phases = Phases::NONE;
-        for each in &self.0 {
+        for each in self.0.iter() {
             let asks = [Hook::Request, Hook::CacheKey, Hook::Route];
             if asks.iter().any(|hook| each.plugin.has(*hook)) {
                 phases = phases
@@ -109,7 +117,8 @@ impl Filter for Plugins {
                 | has(Hook::UpstreamRequest, Phases::UPSTREAM)
                 | has(Hook::UpstreamResponse, Phases::UPSTREAM_RESPONSE)
                 | has(Hook::Error, Phases::ERROR)
-                | has(Hook::Response, Phases::RESPONSE);
+                | has(Hook::Response, Phases::RESPONSE)
+                | has(Hook::Log, Phases::LOG);
         }
         phases
     }
@@ -132,6 +141,10 @@ impl Filter for Plugins {
         // It is read once, for those as well whose turn is later.
         let all = self.0.iter().filter(is_meant);
         all.filter_map(|each| each.body).max()
+    }
+
+    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::new(self.reports()))
     }
 
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
@@ -221,6 +234,10 @@ impl Filter for Plugins {
                 key.part("plugin", part.as_bytes());
             }
         }
+    }
+
+    fn on_log(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
+        self.logged(ex, late);
     }
 }
 
@@ -367,7 +384,24 @@ impl Use {
             let address = ex.facts.client.ip;
             ex.facts.put(Whereabouts::of(Arc::clone(geo), address));
         }
+        self.input_of(ex, headers, response)
+    }
+
+    /// The same of a request that is not to be changed any more.
+    fn input_of(
+        &self,
+        ex: &Exchange<'_>,
+        headers: HeaderMap,
+        response: Option<(StatusCode, HeaderMap)>,
+    ) -> Input {
         let facts = &*ex.facts;
+        let place = facts.slot::<Whereabouts>().cloned();
+        let asked = || {
+            Some(Whereabouts::of(
+                Arc::clone(self.geo.as_ref()?),
+                facts.client.ip,
+            ))
+        };
         let target = String::from_utf8_lossy(ex.head.raw_path());
         let identity = facts.identity.as_ref();
         let claims = identity.and_then(|identity| identity.claims.as_ref());
@@ -381,10 +415,11 @@ impl Use {
             route: facts.route.as_deref().unwrap_or_default().to_owned(),
             known: Known {
                 claims: claims.map(|claims| Arc::clone(&claims.0)),
-                place: facts.slot::<Whereabouts>().cloned(),
+                place: place.or_else(asked),
             },
             response,
             reason: None,
+            entry: None,
         }
     }
 
@@ -440,13 +475,17 @@ impl Use {
         Some(Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, FAILED))
     }
 
-    fn tell(&self, ex: &mut Exchange<'_>, hook: Hook, failure: &Failure) {
-        ex.facts.degraded = Some(FAILED);
+    fn warn(&self, hook: Hook, request_id: &str, failure: &Failure) {
         log::warn!(
             plugin = &**self.plugin.name(), hook = hook.name(), kind = failure.kind.word(),
-            request_id = ex.facts.request_id.as_str(), error:% = failure;
+            request_id, error:% = failure;
             "a plugin failed"
         );
+    }
+
+    fn tell(&self, ex: &mut Exchange<'_>, hook: Hook, failure: &Failure) {
+        ex.facts.degraded = Some(FAILED);
+        self.warn(hook, ex.facts.request_id.as_str(), failure);
     }
 }
 

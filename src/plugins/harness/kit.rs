@@ -206,6 +206,7 @@ struct Asked {
     status: Option<u16>,
     answer: Vec<(String, String)>,
     reason: Option<String>,
+    entry: Option<String>,
 }
 
 fn read(asked: &str) -> std::result::Result<(Hook, Input), String> {
@@ -239,6 +240,7 @@ fn read(asked: &str) -> std::result::Result<(Hook, Input), String> {
         },
         response,
         reason: asked.reason.map(Into::into),
+        entry: asked.entry,
     };
     let hook = hook.ok_or_else(|| format!("there is no hook `{}`", asked.hook))?;
     Ok((hook, input))
@@ -313,7 +315,8 @@ fn done(input: &Input, output: Output) -> Value {
             });
         }
         Answer::Rewrite(url) => told["rewrite"] = url.into(),
-        Answer::Text(text) | Answer::Json(text) => told["value"] = text.into(),
+        Answer::Text(text) => told["value"] = text.into(),
+        Answer::Json(text) => told["value"] = serde_json::from_str(&text).unwrap_or_default(),
     }
     told
 }

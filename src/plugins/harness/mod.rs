@@ -33,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const OF_TESTS: Limits = Limits {
     cpu: Duration::from_secs(30),
     wall: PATIENCE,
+    wait_until: PATIENCE,
     memory: 64 << 20,
     stack: 256 << 10,
     load: Duration::from_secs(5),
@@ -101,5 +102,6 @@ fn nothing() -> Input {
         known: Known::default(),
         response: None,
         reason: None,
+        entry: None,
     }
 }

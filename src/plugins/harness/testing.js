@@ -1,6 +1,6 @@
 // `edgeway:test`: what tests of plugins import.
 (function (host, web) {
-  const HOOKS = ['onRequest', 'onCacheKey', 'onRoute', 'onUpstreamRequest', 'onUpstreamResponse', 'onResponse', 'onError'];
+  const HOOKS = ['onRequest', 'onCacheKey', 'onRoute', 'onUpstreamRequest', 'onUpstreamResponse', 'onResponse', 'onError', 'onLog'];
 
   // A request that a test makes up.
   class Request {
@@ -50,7 +50,8 @@
   const call = async (number, hook, subject, context = {}) => {
     const isAnswer = hook === 'onResponse' || hook === 'onUpstreamResponse';
     const isError = hook === 'onError';
-    const given = isAnswer || isError ? (context.request ?? 'http://localhost/') : subject;
+    const isLog = hook === 'onLog';
+    const given = isAnswer || isError || isLog ? (context.request ?? 'http://localhost/') : subject;
     const request = asRequest(given);
     if (typeof request?.url !== 'string') throw new TypeError(`${hook} is called with a Request or a URL`);
     if ((isAnswer || isError) && !Number.isInteger(subject?.status)) throw new TypeError(`${hook} is called with what has a status`);
@@ -69,6 +70,7 @@
       geo: context.geo ?? null,
       status: isAnswer || isError ? subject.status : null,
       answer: isAnswer && subject.headers ? web.pairsOf(subject.headers) : [],
+      entry: isLog ? JSON.stringify(subject ?? {}) : null,
       reason: isError ? (subject.reason ?? null) : null,
     };
     const told = await web.later(host.pluginCall(number, JSON.stringify(asked)));

@@ -1,7 +1,5 @@
 //! What hooks leave behind in an instance, and those that never let go of it.
 
-use std::sync::Arc;
-
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -18,6 +16,7 @@ fn powers(origin: &str) -> powers::Powers {
         env: String::new(),
         kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&Clock::machine())))),
         fetch: Some(reach.unwrap()),
+        ..powers::Powers::default()
     }
 }
 

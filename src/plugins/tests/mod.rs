@@ -3,8 +3,9 @@
 mod engine;
 mod threads;
 mod web;
+mod words;
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode};
 use tempfile::TempDir;
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 
 struct Loaded {
-    plugin: Plugin,
+    plugin: Arc<Plugin>,
     folder: TempDir,
 }
 
@@ -46,6 +47,7 @@ fn load_within(
     }
     let source = source::Source::read("plugins/x", &folder.path().join("plugin.js"))?;
     let plugin = Plugin::load("x", source, config.to_owned(), limits, powers, 1)?;
+    let plugin = Arc::new(plugin);
     Ok(Loaded { plugin, folder })
 }
 
@@ -70,6 +72,7 @@ fn input() -> Input {
         known: Known::default(),
         response: None,
         reason: None,
+        entry: None,
     }
 }
 
@@ -352,8 +355,8 @@ async fn kv_and_env_are_there_if_they_were_given() {
     let clock = crate::base::clock::Clock::machine();
     let powers = powers::Powers {
         env: r#"{"A":"b"}"#.to_owned(),
-        kv: Some(kv::Kv::memory(std::sync::Arc::new(kv::Memory::new(&clock)))),
-        fetch: None,
+        kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&clock)))),
+        ..powers::Powers::default()
     };
     let files = [("plugin.js", text)];
     let loaded = load_within(&files, "{}", Limits::default(), powers).unwrap();

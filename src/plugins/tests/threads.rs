@@ -29,7 +29,9 @@ fn loaded(text: &str, limits: Limits, workers: usize) -> Loaded {
     let powers = powers::Powers::default();
     let plugin = Plugin::load("x", source, "{}".to_owned(), limits, powers, workers);
     Loaded {
-        plugin: plugin.unwrap_or_else(|failure| panic!("{failure:?}")),
+        plugin: plugin
+            .unwrap_or_else(|failure| panic!("{failure:?}"))
+            .into(),
         folder,
     }
 }

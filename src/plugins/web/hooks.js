@@ -42,6 +42,7 @@
     #request;
     #jwt = told;
     #geo = told;
+    #log;
 
     constructor(call) {
       this.#call = call;
@@ -57,6 +58,18 @@
 
     get kv() {
       return web.kv;
+    }
+
+    get log() {
+      return (this.#log ??= web.logOf(this.#call));
+    }
+
+    get metrics() {
+      return web.metrics;
+    }
+
+    waitUntil(promise) {
+      web.waitUntil(this.#call, promise);
     }
 
     get request() {
@@ -130,18 +143,36 @@
     host.respond(call, value.status, web.pairsOf(value.headers).flat(), web.bodyOf(value) ?? '');
   };
 
+  const MOST_FIELDS = 16;
+  const LONGEST_FIELDS = 2048;
+  const isField = (value) => value === null || ['string', 'boolean'].includes(typeof value) || Number.isFinite(value);
+  answers.onLog = (call, value) => {
+    if (value === undefined || value === null) return host.done(call, 0);
+    if (typeof value !== 'object') throw new TypeError('onLog gives back an object or nothing');
+    const fields = Object.entries(value).filter(([, value]) => value !== undefined);
+    for (const [name, value] of fields) {
+      if (!/^\w{1,64}$/.test(name)) throw new TypeError(`\`${name}\` is no name of a field`);
+      if (!isField(value)) throw new TypeError(`the field \`${name}\` is no text, number, boolean or null`);
+    }
+    const text = JSON.stringify(Object.fromEntries(fields));
+    if (fields.length > MOST_FIELDS) throw new RangeError(`onLog gives back ${MOST_FIELDS} fields at most`);
+    if (text.length > LONGEST_FIELDS) throw new RangeError(`onLog gives back ${LONGEST_FIELDS} letters of JSON at most`);
+    host.done(call, 3, text);
+  };
+
   const starts = {
     onRequest: (call, hook, ctx) => hook(ctx.request, ctx),
     onCacheKey: (call, hook, ctx) => hook(ctx.request, ctx),
     onRoute: (call, hook, ctx) => hook(ctx.request, ctx),
     onUpstreamRequest: (call, hook, ctx) => hook(ctx.request, ctx),
     onError: (call, hook, ctx, status, reason) => hook({ status, reason }, ctx),
+    onLog: (call, hook, ctx, status, entry) => hook(JSON.parse(entry), ctx),
     onUpstreamResponse: (call, hook, ctx, status) => hook(web.responseOf(call, status), ctx),
     onResponse: (call, hook, ctx, status) => hook(web.responseOf(call, status), ctx),
   };
 
-  web.invoke = (call, name, status, reason) => {
-    const value = starts[name](call, hooks[name], new Context(call), status, reason);
+  web.invoke = (call, name, status, told) => {
+    const value = starts[name](call, hooks[name], new Context(call), status, told);
     if (typeof value?.then !== 'function') return answers[name](call, value);
     value.then((value) => answers[name](call, value)).catch((error) => host.fail(call, error));
   };

@@ -1,0 +1,331 @@
+//! Metrics whose names are known only while the gateway runs: those of plugins, bounded in
+//! number, beside the gateway's own.
+
+use std::collections::{BTreeMap, HashMap};
+
+use parking_lot::Mutex;
+use prometheus::{Counter, Histogram, HistogramOpts, Opts, core::Collector, proto::MetricFamily};
+
+use super::metrics::{IntCounter, Metrics, SECONDS};
+
+/// So that nobody takes them for the gateway's own. In two, since it is no metric itself.
+const PREFIX: &str = concat!("edgeway", "_plugin_user_");
+const HELP: &str = "Counted by plugins.";
+/// The label that says whose it is.
+const OWNER: &str = "plugin";
+
+/// Series of one owner; each has some kilobytes with what reads it.
+const MOST_SERIES: usize = 100;
+const MOST_LABELS: usize = 8;
+const LONGEST_NAME: usize = 64;
+const LONGEST_VALUE: usize = 128;
+
+/// The metrics of one plugin.
+#[derive(Debug)]
+pub struct UserMetrics {
+    owner: String,
+    state: Mutex<State>,
+    /// What there was no room for.
+    refused: IntCounter,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    families: BTreeMap<String, Family>,
+    series: usize,
+    has_warned: bool,
+}
+
+#[derive(Debug)]
+struct Family {
+    kind: UserKind,
+    /// Sorted; all series have the same.
+    labels: Vec<String>,
+    series: HashMap<Vec<String>, Series>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserKind {
+    Counter,
+    Histogram,
+}
+
+#[derive(Debug)]
+enum Series {
+    Counter(Counter),
+    Histogram(Histogram),
+}
+
+impl Default for UserMetrics {
+    /// Those of nobody, which are not served.
+    fn default() -> Self {
+        Self::new("", &Metrics::default())
+    }
+}
+
+impl UserMetrics {
+    /// Those of `owner`, served with `metrics` for as long as they are held.
+    pub fn new(owner: &str, metrics: &Metrics) -> Self {
+        Self {
+            owner: owner.to_owned(),
+            state: Mutex::default(),
+            refused: metrics.counter(
+                "edgeway_plugin_user_refused_total",
+                "Values of plugins' own metrics that were not counted, since a plugin has 100 series at most.",
+                &[(OWNER, owner)],
+            ),
+        }
+    }
+
+    /// Counts a value; beyond the bound it is refused in silence, but for a line in the log.
+    ///
+    /// # Errors
+    /// Why there can be no such metric.
+    pub fn count(
+        &self,
+        kind: UserKind,
+        name: &str,
+        mut labels: Vec<(String, String)>,
+        value: f64,
+    ) -> Result<(), String> {
+        check(kind, name, &labels, value)?;
+        labels.sort();
+        let (names, values): (Vec<_>, Vec<_>) = labels.into_iter().unzip();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(format!("`{name}` has a label twice"));
+        }
+        let mut state = self.state.lock();
+        let State {
+            families,
+            series,
+            has_warned,
+        } = &mut *state;
+        if let Some(known) = families.get(name) {
+            if known.kind != kind {
+                return Err(format!("`{name}` is a {} already", known.kind.name()));
+            }
+            if known.labels != names {
+                let labels = known.labels.join("`, `");
+                return Err(format!(
+                    "`{name}` has these labels, and no others: `{labels}`"
+                ));
+            }
+        }
+        let known = families
+            .get(name)
+            .and_then(|family| family.series.get(&values));
+        if let Some(known) = known {
+            known.count(value);
+            return Ok(());
+        }
+        if *series >= MOST_SERIES {
+            self.refused.inc();
+            if !std::mem::replace(has_warned, true) {
+                log::warn!(plugin = &*self.owner, metric = name; "a plugin has too many metrics: those beyond 100 series are not counted");
+            }
+            return Ok(());
+        }
+        let labels = names.iter().cloned().zip(values.iter().cloned());
+        let labels = labels.chain([(OWNER.to_owned(), self.owner.clone())]);
+        let made = Series::new(kind, name, labels.collect())?;
+        made.count(value);
+        *series += 1;
+        let family = families.entry(name.to_owned()).or_insert_with(|| Family {
+            kind,
+            labels: names,
+            series: HashMap::new(),
+        });
+        family.series.insert(values, made);
+        Ok(())
+    }
+
+    /// As the text format wants them, a family for each name.
+    pub(super) fn collect(&self) -> Vec<MetricFamily> {
+        let state = self.state.lock();
+        let series = state.families.values().flat_map(|f| f.series.values());
+        series.flat_map(Series::collect).collect()
+    }
+}
+
+impl UserKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+impl Series {
+    fn new(kind: UserKind, name: &str, labels: HashMap<String, String>) -> Result<Self, String> {
+        let whole = match kind {
+            UserKind::Counter => format!("{PREFIX}{name}_total"),
+            UserKind::Histogram => format!("{PREFIX}{name}"),
+        };
+        let opts = Opts::new(whole, HELP).const_labels(labels);
+        let made = match kind {
+            UserKind::Counter => Counter::with_opts(opts).map(Self::Counter),
+            UserKind::Histogram => {
+                let opts = HistogramOpts::from(opts).buckets(SECONDS.to_vec());
+                Histogram::with_opts(opts).map(Self::Histogram)
+            }
+        };
+        made.map_err(|error| format!("`{name}` can be no metric: {error}"))
+    }
+
+    fn count(&self, value: f64) {
+        match self {
+            Self::Counter(counter) => counter.inc_by(value),
+            Self::Histogram(histogram) => histogram.observe(value),
+        }
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        match self {
+            Self::Counter(counter) => counter.collect(),
+            Self::Histogram(histogram) => histogram.collect(),
+        }
+    }
+}
+
+fn check(
+    kind: UserKind,
+    name: &str,
+    labels: &[(String, String)],
+    value: f64,
+) -> Result<(), String> {
+    if !is_name(name) {
+        return Err(format!("`{name}` is no name of a metric, such as `logins`"));
+    }
+    // What the gateway and the text format put behind names would be taken for this.
+    let taken = ["_total", "_bucket", "_sum", "_count"];
+    if let Some(end) = taken.iter().find(|end| name.ends_with(**end)) {
+        return Err(format!(
+            "a name of a metric does not end with `{end}`: `{name}`"
+        ));
+    }
+    if labels.len() > MOST_LABELS {
+        return Err(format!("`{name}` has more than {MOST_LABELS} labels"));
+    }
+    for (label, value) in labels {
+        if !is_name(label) || label.starts_with("__") || [OWNER, "le"].contains(&&**label) {
+            return Err(format!("`{label}` is no name of a label"));
+        }
+        if value.len() > LONGEST_VALUE {
+            return Err(format!(
+                "the label `{label}` of `{name}` is longer than {LONGEST_VALUE} bytes"
+            ));
+        }
+    }
+    let is_right = value.is_finite() && (value >= 0.0 || kind == UserKind::Histogram);
+    if !is_right {
+        return Err(format!("`{name}` cannot count {value}"));
+    }
+    Ok(())
+}
+
+fn is_name(text: &str) -> bool {
+    text.len() <= LONGEST_NAME
+        && text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Puts series of one name together.
+pub(super) fn merge(all: impl IntoIterator<Item = MetricFamily>) -> Vec<MetricFamily> {
+    let mut by_name: BTreeMap<String, MetricFamily> = BTreeMap::new();
+    for mut family in all {
+        match by_name.get_mut(family.name()) {
+            Some(known) => known.mut_metric().append(family.mut_metric()),
+            None => {
+                by_name.insert(family.name().to_owned(), family);
+            }
+        }
+    }
+    by_name.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    fn two() -> (Metrics, [Arc<UserMetrics>; 2]) {
+        let metrics = Metrics::default();
+        let users = ["a", "b"].map(|name| Arc::new(UserMetrics::new(name, &metrics)));
+        for user in &users {
+            metrics.serve_too(user);
+        }
+        (metrics, users)
+    }
+
+    fn text(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.text()).unwrap()
+    }
+
+    #[test]
+    fn two_plugins_share_a_name_and_have_their_own_series() {
+        let (metrics, [a, b]) = two();
+        let (counter, histogram) = (UserKind::Counter, UserKind::Histogram);
+        a.count(counter, "logins", labels(&[("how", "form")]), 1.0)
+            .unwrap();
+        a.count(counter, "logins", labels(&[("how", "form")]), 2.0)
+            .unwrap();
+        b.count(counter, "logins", labels(&[("how", "a\"\n")]), 1.0)
+            .unwrap();
+        b.count(histogram, "waited", Vec::new(), 0.002).unwrap();
+        let said = text(&metrics);
+        for line in [
+            "edgeway_plugin_user_logins_total{how=\"form\",plugin=\"a\"} 3",
+            "edgeway_plugin_user_logins_total{how=\"a\\\"\\n\",plugin=\"b\"} 1",
+            "edgeway_plugin_user_waited_bucket{plugin=\"b\",le=\"0.0025\"} 1",
+            "edgeway_plugin_user_waited_count{plugin=\"b\"} 1",
+        ] {
+            assert!(said.contains(&format!("{line}\n")), "{line}: {said}");
+        }
+        let head = "# TYPE edgeway_plugin_user_logins_total counter";
+        assert_eq!(said.matches(head).count(), 1, "{said}");
+        drop(b);
+        assert!(!text(&metrics).contains("plugin_user_waited"));
+    }
+
+    #[test]
+    fn what_is_no_metric_is_told_and_what_is_too_much_is_counted() {
+        let (metrics, [a, _b]) = two();
+        let counter = UserKind::Counter;
+        for (name, pairs, value) in [
+            ("no name", &[][..], 1.0),
+            ("", &[], 1.0),
+            ("x_total", &[], 1.0),
+            ("x", &[("plugin", "b")], 1.0),
+            ("x", &[("le", "1")], 1.0),
+            ("x", &[("a-b", "1")], 1.0),
+            ("x", &[("a", "1"), ("a", "2")], 1.0),
+            ("x", &[], -1.0),
+            ("x", &[], f64::NAN),
+        ] {
+            let counted = a.count(counter, name, labels(pairs), value);
+            assert!(counted.is_err(), "{name} {pairs:?} {value}");
+        }
+        a.count(counter, "x", labels(&[("n", "0")]), 1.0).unwrap();
+        let other = a.count(UserKind::Histogram, "x", labels(&[("n", "0")]), 1.0);
+        assert!(other.unwrap_err().contains("is a counter"));
+        assert!(a.count(counter, "x", labels(&[("m", "0")]), 1.0).is_err());
+        for n in 0..150 {
+            let labels = labels(&[("n", &n.to_string())]);
+            a.count(counter, "x", labels, 1.0).unwrap();
+        }
+        let said = text(&metrics);
+        let series = said.matches("edgeway_plugin_user_x_total{").count();
+        assert_eq!(series, MOST_SERIES);
+        let refused = "edgeway_plugin_user_refused_total{plugin=\"a\"} 50\n";
+        assert!(said.contains(refused), "{said}");
+    }
+}

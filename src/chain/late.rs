@@ -1,0 +1,100 @@
+//! What is told of a request only some time after it is over: fields of its log line.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde_json::{Map, Value};
+
+use super::BoxFuture;
+use crate::base::tasks::Tasks;
+
+/// By the name of the plugin that tells them.
+pub type LogFields = BTreeMap<Arc<str>, Map<String, Value>>;
+
+/// Fields that the line of a request waits for.
+pub struct LateFields {
+    tasks: Tasks,
+    work: BoxFuture<'static, LogFields>,
+    line: Line,
+}
+
+/// Writes a line once: without fields if nobody has told them by the time that it is dropped.
+#[derive(Default)]
+struct Line(Option<Write>);
+
+type Write = Box<dyn FnOnce(&LogFields) + Send>;
+
+impl LateFields {
+    /// `work` must end by itself; it runs among `tasks`.
+    pub fn new(tasks: Tasks, work: impl Future<Output = LogFields> + Send + 'static) -> Self {
+        Self {
+            tasks,
+            work: Box::pin(work),
+            line: Line::default(),
+        }
+    }
+
+    /// Has the line written with the fields, in place of whoever calls this.
+    pub fn then(&mut self, write: impl FnOnce(&LogFields) + Send + 'static) {
+        self.line = Line(Some(Box::new(write)));
+    }
+
+    /// Begins, behind the request.
+    pub(super) fn begin(self) {
+        let Self { tasks, work, line } = self;
+        tasks.spawn("log fields", async move {
+            let mut line = line;
+            line.write(&work.await);
+        });
+    }
+}
+
+impl Line {
+    fn write(&mut self, fields: &LogFields) {
+        if let Some(write) = self.0.take() {
+            write(fields);
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.write(&LogFields::new());
+    }
+}
+
+impl fmt::Debug for LateFields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LateFields").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    async fn written(end: impl AsyncFnOnce(&Tasks), work: BoxFuture<'static, LogFields>) -> usize {
+        let (tasks, lines) = (Tasks::default(), Arc::new(Mutex::new(Vec::new())));
+        let mut late = LateFields::new(tasks.clone(), work);
+        let line = Arc::clone(&lines);
+        late.then(move |fields| line.lock().push(fields.len()));
+        late.begin();
+        end(&tasks).await;
+        let lines = lines.lock();
+        assert_eq!(lines.len(), 1, "a line is written once");
+        lines[0]
+    }
+
+    #[tokio::test]
+    async fn a_line_has_what_was_told_or_goes_without() {
+        let told = || LogFields::from([("x".into(), Map::new())]);
+        let all = async |tasks: &Tasks| tasks.join().await;
+        assert_eq!(written(all, Box::pin(async move { told() })).await, 1);
+        let ends = async |tasks: &Tasks| {
+            tasks.stop();
+            tasks.join().await;
+        };
+        assert_eq!(written(ends, Box::pin(std::future::pending())).await, 0);
+    }
+}

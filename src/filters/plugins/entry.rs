@@ -1,0 +1,111 @@
+//! `onLog`: what became of a request, told to plugins behind it, and what they add to its line.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::{Plugins, Use, path_of};
+use crate::{
+    chain::{Exchange, LateFields, LogFields, host::public_host},
+    plugins::{Answer, Hook, Input},
+};
+
+impl Plugins {
+    /// Has the hooks run once the request is over; its line waits for what they give back.
+    pub(super) fn logged(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
+        let mut calls = Vec::new();
+        let mut entry: Option<String> = None;
+        for (at, each) in self.0.iter().enumerate() {
+            if !each.plugin.has(Hook::Log) || !each.is_for(ex) {
+                continue;
+            }
+            let Some(room) = each.logs.one() else {
+                each.metrics.busy();
+                continue;
+            };
+            let entry = entry.get_or_insert_with(|| told(ex).to_string());
+            let input = Input {
+                entry: Some(entry.clone()),
+                ..each.input_of(ex, ex.head.headers.clone(), None)
+            };
+            calls.push((at, input, room));
+        }
+        let Some((first, ..)) = calls.first() else {
+            return;
+        };
+        let (uses, tasks) = (Arc::clone(&self.0), self.0[*first].late.clone());
+        *late = Some(LateFields::new(tasks, async move {
+            let mut fields = LogFields::new();
+            for (at, input, room) in calls {
+                let each = &uses[at];
+                if let Some(told) = each.log(input).await.filter(|told| !told.is_empty()) {
+                    let name = Arc::clone(each.plugin.name());
+                    fields.entry(name).or_default().extend(told);
+                }
+                drop(room);
+            }
+            fields
+        }));
+    }
+}
+
+impl Use {
+    /// A failure opens no breaker: no request is to be refused since a line was not told.
+    async fn log(&self, input: Input) -> Option<Map<String, Value>> {
+        if !self.breaker.allows(|| self.clock.now()) {
+            self.metrics.left_out();
+            return None;
+        }
+        let id = input.request_id.clone();
+        let begun = self.clock.now();
+        let outcome = self.plugin.call(Hook::Log, input).await;
+        self.metrics.called(Hook::Log, self.clock.now() - begun);
+        match outcome {
+            Ok(output) => match output.answer {
+                Answer::Json(text) => serde_json::from_str(&text).ok(),
+                _ => None,
+            },
+            Err(failure) => {
+                self.metrics.failed(&failure);
+                self.warn(Hook::Log, &id, &failure);
+                None
+            }
+        }
+    }
+}
+
+/// As the access log says it, but for the query, which may hold secrets: the plugin knows
+/// which of them it may pass on, and finds it in `ctx.request`.
+fn told(ex: &Exchange<'_>) -> Value {
+    let facts = &*ex.facts;
+    let (client, upstream) = (&facts.client, &facts.upstream);
+    let millis = |time: std::time::Duration| time.as_secs_f64() * 1000.0;
+    let user = facts.identity.as_ref().and_then(|who| who.user.as_deref());
+    json!({
+        "id": facts.request_id.as_str(),
+        "client": client.ip.to_string(),
+        "listener": &*client.listener,
+        "method": ex.head.method.as_str(),
+        "scheme": client.scheme.as_str(),
+        "host": public_host(ex.head, client),
+        "path": path_of(ex.head.raw_path()),
+        "protocol": client.protocol.as_str(),
+        "status": facts.status,
+        "bytes_in": facts.bytes_received,
+        "bytes_out": facts.bytes_sent,
+        "route": facts.route.as_deref(),
+        "class": facts.class.name(),
+        "upstream": upstream.name.as_deref(),
+        "backend": upstream.backend.as_deref(),
+        "tries": upstream.tries,
+        "upstream_status": Some(upstream.status).filter(|status| *status != 0),
+        "cache": facts.cache.map(|cached| cached.outcome.name()),
+        "cache_why": facts.cache.and_then(|cached| cached.why),
+        "total_ms": millis(facts.total),
+        "first_byte_ms": facts.first_byte.map(millis),
+        "upstream_ms": upstream.first_byte.map(millis),
+        "reason": facts.why(),
+        "limit": facts.limit.as_deref(),
+        "user": user,
+    })
+}

@@ -1,0 +1,29 @@
+//! What the gateway's status tells of a route's plugins.
+
+use std::sync::Arc;
+
+use super::{Plugins, Use};
+use crate::plugins::report::{Report, Reports};
+
+impl Plugins {
+    pub(super) fn reports(&self) -> Reports {
+        let uses = Arc::clone(&self.0);
+        Reports::new(move || uses.iter().map(Use::report).collect())
+    }
+}
+
+impl Use {
+    fn report(&self) -> Report {
+        Report {
+            name: Arc::clone(self.plugin.name()),
+            file: Arc::clone(&self.file),
+            version: Arc::clone(self.plugin.version()),
+            loaded: self.plugin.loaded(self.clock.wall()),
+            isolates: self.plugin.isolates(),
+            heap: self.metrics.last_heap(),
+            calls: self.metrics.calls(),
+            failures: self.metrics.failures(),
+            is_left_out: !self.breaker.allows(|| self.clock.now()),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! What hooks leave to be done once they are over: `ctx.waitUntil`.
+//!
+//! It goes on in the instance that the hook ran in, with the limits of a hook but a longer
+//! wall, and nobody waits for it but a process that stops.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    call::Call,
+    error::{Failure, Kind},
+    isolate::Isolate,
+    plugin::{Plugin, Slot},
+    threads::Step,
+};
+use crate::base::{
+    metrics::{IntCounter, Metrics},
+    tasks::Tasks,
+};
+
+/// How much may be under way at a time, of one plugin: each holds on to a request.
+const MOST: usize = 256;
+
+/// Where such work runs, and what is counted of it.
+#[derive(Clone, Debug, Default)]
+pub struct Late {
+    tasks: Tasks,
+    rooms: Rooms,
+    counts: Option<Counts>,
+}
+
+#[derive(Clone, Debug)]
+struct Counts {
+    done: IntCounter,
+    failed: IntCounter,
+    dropped: IntCounter,
+}
+
+impl Late {
+    /// That of a plugin; `tasks` are what a process that stops waits for.
+    pub fn of(plugin: &str, tasks: Tasks, metrics: &Metrics) -> Self {
+        let counter = |outcome| {
+            metrics.counter(
+                "edgeway_plugin_wait_until_total",
+                "Hooks of plugins that left something to be done (`ctx.waitUntil`), by what came of it: `done`, `failed`, or `dropped` since too much was under way.",
+                &[("plugin", plugin), ("outcome", outcome)],
+            )
+        };
+        Self {
+            tasks,
+            rooms: Rooms::default(),
+            counts: Some(Counts {
+                done: counter("done"),
+                failed: counter("failed"),
+                dropped: counter("dropped"),
+            }),
+        }
+    }
+
+    /// Waits for what is under way.
+    pub async fn join(&self) {
+        self.tasks.join().await;
+    }
+
+    fn count(&self, of: impl Fn(&Counts) -> &IntCounter) {
+        if let Some(counts) = &self.counts {
+            of(counts).inc();
+        }
+    }
+}
+
+/// Room for so much at a time.
+#[derive(Clone, Debug, Default)]
+pub struct Rooms(Arc<AtomicUsize>);
+
+/// A place among those under way, until it is dropped.
+#[derive(Debug)]
+pub struct Room(Arc<AtomicUsize>);
+
+impl Rooms {
+    /// Room for one more, if there is any.
+    pub fn one(&self) -> Option<Room> {
+        let room = Room(Arc::clone(&self.0));
+        (self.0.fetch_add(1, Ordering::Relaxed) < MOST).then_some(room)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A call that is over but for what it left.
+pub(super) enum Rest {
+    /// In the slot of this number.
+    Worker(usize, Arc<Isolate>, Box<Call>),
+    Thread(Step),
+}
+
+impl Rest {
+    fn call(&mut self) -> &mut Call {
+        match self {
+            Self::Worker(.., call) => call,
+            Self::Thread(step) => &mut step.call,
+        }
+    }
+}
+
+impl Plugin {
+    /// Has the rest of a call done, which its hook does not wait for.
+    pub(super) fn go_on(self: &Arc<Self>, mut rest: Rest) {
+        let late = &self.given.late;
+        let call = rest.call();
+        let Some(room) = late.rooms.one() else {
+            late.count(|counts| &counts.dropped);
+            log::warn!(
+                plugin = &**self.name(), request_id = &*call.input.request_id;
+                "what a plugin left to be done is dropped: too much is under way"
+            );
+            return;
+        };
+        call.is_late = true;
+        // It has the processor for as long as a hook, and its own changed nothing.
+        call.used = Duration::ZERO;
+        let plugin = Arc::clone(self);
+        let name = format!("work of plugin {}", self.name());
+        late.tasks.spawn(name, async move {
+            let _room = room;
+            plugin.finish(rest).await;
+        });
+    }
+
+    async fn finish(&self, mut rest: Rest) {
+        let id = rest.call().input.request_id.clone();
+        let failure = match rest {
+            Rest::Worker(at, isolate, call) => {
+                let slot = &self.slots[at];
+                let failure = self.worker(slot, &isolate, call).await;
+                if isolate.is_broken() {
+                    self.renew(slot, &isolate);
+                }
+                failure
+            }
+            Rest::Thread(step) => self.thread(step).await,
+        };
+        let late = &self.given.late;
+        let Some(failure) = failure else {
+            return late.count(|counts| &counts.done);
+        };
+        late.count(|counts| &counts.failed);
+        log::warn!(
+            plugin = &**self.name(), hook = "waitUntil", kind = failure.kind.word(),
+            request_id = &*id, error:% = failure;
+            "a plugin failed"
+        );
+    }
+
+    async fn worker(&self, slot: &Slot, isolate: &Isolate, call: Box<Call>) -> Option<Failure> {
+        let wall = self.limits.wait_until;
+        let waited = tokio::time::timeout(wall, Self::wait(slot, isolate, call, wall)).await;
+        if let Some(call) = waited.ok().flatten() {
+            return failure_of(call);
+        }
+        // What it waits for in the engine would stay there for ever.
+        isolate.condemn();
+        Some(self.unfinished())
+    }
+
+    async fn thread(&self, step: Step) -> Option<Failure> {
+        let until = Instant::now() + self.limits.wait_until;
+        let ended = self.threads.as_ref()?.rest(step, until).await;
+        match ended {
+            Ok(step) => failure_of(step.call),
+            Err(failure) if failure.kind == Kind::Wall => Some(self.unfinished()),
+            Err(failure) => Some(failure),
+        }
+    }
+
+    fn unfinished(&self) -> Failure {
+        let wall = self.limits.wait_until;
+        let why = format!("what it left to be done did not end within {wall:?}");
+        Failure::new(Kind::Wall, why)
+    }
+}
+
+fn failure_of(mut call: Box<Call>) -> Option<Failure> {
+    match call.outcome.take() {
+        Some(Err(failure)) => Some(failure),
+        _ => call.broken.take(),
+    }
+}

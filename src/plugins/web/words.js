@@ -1,0 +1,33 @@
+// What a plugin says by `ctx`: `log`, `metrics` and `waitUntil`.
+(function (host, web) {
+  // Pairs of names and texts; what is no text is shown as JSON has it.
+  const pairsOf = (object, what) => {
+    if (object === undefined || object === null) return [];
+    if (typeof object !== 'object') throw new TypeError(`${what} are an object`);
+    const flat = [];
+    for (const [name, value] of Object.entries(object)) {
+      if (value !== undefined) flat.push(name, web.show(value));
+    }
+    return flat;
+  };
+
+  web.logOf = (call) => {
+    const at = (level) => (message, fields) => host.say(call, level, web.show(message), pairsOf(fields, 'fields'));
+    return Object.freeze({ error: at(0), warn: at(1), info: at(2), debug: at(3) });
+  };
+
+  const metric = (kind) => (name, labels) => {
+    const pairs = pairsOf(labels, 'labels');
+    const count = (value) => host.count(kind, String(name), pairs, Number(value));
+    return Object.freeze(kind === 0 ? { inc: (by = 1) => count(by) } : { observe: count });
+  };
+  web.metrics = Object.freeze({ counter: metric(0), histogram: metric(1) });
+
+  web.waitUntil = (call, promise) => {
+    host.promise(call);
+    Promise.resolve(promise).then(
+      () => host.kept(call),
+      (error) => host.broken(call, error),
+    );
+  };
+});

@@ -1,0 +1,160 @@
+//! The functions of `ctx.log`, `ctx.metrics` and `ctx.waitUntil`.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use log::Level;
+use rquickjs::{Ctx, Exception, Function, Object, Result, Value, function::Opt};
+
+use super::{
+    error::Failure,
+    host::{LONGEST_LINE, State, level},
+    powers::Given,
+};
+use crate::base::user_metrics::UserKind;
+
+/// How many fields a line of `ctx.log` may have.
+const MOST_FIELDS: usize = 16;
+const LONGEST_NAME: usize = 64;
+/// How many promises a hook may leave behind.
+const MOST_PROMISES: u32 = 16;
+
+/// What a plugin says of a request.
+#[derive(Debug)]
+pub(super) struct Said<'a> {
+    pub(super) level: Level,
+    pub(super) request_id: &'a str,
+    pub(super) text: &'a str,
+    /// Fit to be written as `name=value`.
+    pub(super) fields: &'a [(String, String)],
+}
+
+impl Said<'_> {
+    /// As one line without the request.
+    pub(super) fn line(&self) -> String {
+        let mut line = self.text.to_owned();
+        for (name, value) in self.fields {
+            // Writing to a String cannot fail.
+            let _infallible = write!(line, " {name}={value}");
+        }
+        line
+    }
+}
+
+/// Puts them into `host`.
+pub(super) fn functions<'js>(
+    ctx: &Ctx<'js>,
+    host: &Object<'js>,
+    state: &Arc<State>,
+    given: &Given,
+) -> Result<()> {
+    let s = Arc::clone(state);
+    let say = move |ctx: Ctx<'js>, call: u32, at: u8, text: String, flat: Vec<String>| {
+        let fields = fields(&ctx, flat)?;
+        let id = s.with(&ctx, call, |call| Ok(call.input.request_id.clone()))?;
+        s.log.said(&Said {
+            level: level(at),
+            request_id: &id,
+            text: &one_line(&text),
+            fields: &fields,
+        });
+        Result::Ok(())
+    };
+    host.set("say", Function::new(ctx.clone(), say)?)?;
+    let metrics = Arc::clone(given);
+    let count = move |ctx: Ctx<'js>, kind: u8, name: String, labels: Vec<String>, value: f64| {
+        let kind = match kind {
+            0 => UserKind::Counter,
+            _ => UserKind::Histogram,
+        };
+        let counted = metrics.metrics.count(kind, &name, pairs(labels), value);
+        counted.map_err(|why| Exception::throw_type(&ctx, &why))
+    };
+    host.set("count", Function::new(ctx.clone(), count)?)?;
+    promises(ctx, host, state)
+}
+
+fn promises<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
+    let s = Arc::clone(state);
+    let promise = move |ctx: Ctx<'js>, call: u32| {
+        s.with(&ctx, call, |call| {
+            if call.promises >= MOST_PROMISES {
+                let why = format!("a hook leaves {MOST_PROMISES} things to be done at most");
+                return Err(Exception::throw_range(&ctx, &why));
+            }
+            call.promises += 1;
+            Ok(())
+        })
+    };
+    host.set("promise", Function::new(ctx.clone(), promise)?)?;
+    let s = Arc::clone(state);
+    let kept = move |ctx: Ctx<'js>, call: u32| {
+        s.with(&ctx, call, |call| {
+            call.promises = call.promises.saturating_sub(1);
+            Ok(())
+        })
+    };
+    host.set("kept", Function::new(ctx.clone(), kept)?)?;
+    let s = Arc::clone(state);
+    let broken = move |ctx: Ctx<'js>, call: u32, thrown: Opt<Value<'js>>| {
+        let failure = match thrown.0 {
+            Some(thrown) => Failure::thrown(thrown),
+            None => Failure::script("it was rejected"),
+        };
+        s.with(&ctx, call, |call| {
+            call.promises = call.promises.saturating_sub(1);
+            call.broken.get_or_insert(failure);
+            Ok(())
+        })
+    };
+    host.set("broken", Function::new(ctx.clone(), broken)?)
+}
+
+fn pairs(flat: Vec<String>) -> Vec<(String, String)> {
+    let mut flat = flat.into_iter();
+    std::iter::from_fn(|| flat.next().zip(flat.next())).collect()
+}
+
+fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
+    let mut room = LONGEST_LINE;
+    let mut fields = pairs(flat);
+    if fields.len() > MOST_FIELDS {
+        let why = format!("a line of the log has {MOST_FIELDS} fields at most");
+        return Err(Exception::throw_range(ctx, &why));
+    }
+    for (name, value) in &mut fields {
+        let is_name = !name.is_empty()
+            && name.len() <= LONGEST_NAME
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        // What the gateway says itself.
+        if !is_name || ["plugin", "request_id"].contains(&&**name) {
+            let why = format!("`{name}` is no name of a field");
+            return Err(Exception::throw_type(ctx, &why));
+        }
+        value.truncate(value.floor_char_boundary(room));
+        room -= value.len();
+        let is_word = |b: u8| b.is_ascii_graphic() && !b"\"=\\".contains(&b);
+        if value.is_empty() || !value.bytes().all(is_word) {
+            *value = format!("{value:?}");
+        }
+    }
+    Ok(fields)
+}
+
+/// A client's words may be in it, and are not to look like lines of their own.
+fn one_line(text: &str) -> String {
+    let text = &text[..text.floor_char_boundary(LONGEST_LINE)];
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        if letter.is_control() {
+            line.extend(letter.escape_default());
+        } else {
+            line.push(letter);
+        }
+    }
+    line
+}

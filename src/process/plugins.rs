@@ -1,0 +1,50 @@
+//! The plugins of the routes as the admin listener shows them.
+
+use std::collections::BTreeMap;
+
+use super::source::rfc3339;
+use crate::{
+    gateway::Gateway,
+    plugins::report::{Report, Reports},
+    status::snapshot::{PluginRouteStatus, PluginStatus},
+};
+
+/// Each version of each plugin once, with the routes that it is on.
+pub(super) fn status(gateway: &Gateway) -> Vec<PluginStatus> {
+    let mut found: BTreeMap<_, PluginStatus> = BTreeMap::new();
+    for route in &gateway.routes {
+        let reports = route.chain.extension::<Reports>();
+        for report in reports.iter().flat_map(|reports| reports.ask()) {
+            let key = (
+                report.name.clone(),
+                report.file.clone(),
+                report.version.clone(),
+                report.loaded,
+            );
+            let plugin = found.entry(key).or_insert_with(|| plugin(&report));
+            plugin.routes.push(PluginRouteStatus {
+                route: route.name.to_string(),
+                calls: report.calls,
+                failures: report
+                    .failures
+                    .into_iter()
+                    .map(|(kind, count)| (kind.to_owned(), count))
+                    .collect(),
+                left_out: report.is_left_out,
+            });
+        }
+    }
+    found.into_values().collect()
+}
+
+fn plugin(report: &Report) -> PluginStatus {
+    PluginStatus {
+        name: report.name.to_string(),
+        file: report.file.to_string(),
+        version: report.version.to_string(),
+        loaded_at: rfc3339(report.loaded),
+        isolates: report.isolates,
+        heap_bytes: report.heap,
+        routes: Vec::new(),
+    }
+}
