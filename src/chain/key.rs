@@ -7,6 +7,11 @@
 pub struct KeyBuilder(Vec<u8>);
 
 impl KeyBuilder {
+    /// With room for what most keys have.
+    pub fn roomy() -> Self {
+        Self(Vec::with_capacity(128))
+    }
+
     /// Adds one part. `name` says what it is, so that two filters never collide.
     pub fn part(&mut self, name: &'static str, value: &[u8]) {
         for bytes in [name.as_bytes(), value] {

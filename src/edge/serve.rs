@@ -246,18 +246,20 @@ where
     }
 
     /// A request that is likely to need no backend.
-    async fn attempt(&self, mut io: Box<ConnIo>, left: u32) -> Option<Stream> {
-        io.keep_head();
+    async fn attempt(&self, io: Box<ConnIo>, left: u32) -> Option<Stream> {
+        let head = io.head();
         let keep = Keep {
             left,
             is_stopping: *self.stop.borrow(),
         };
-        match self.shortcut.attempt(io as Stream, keep).await {
-            Attempt::Over(stream) => stream,
+        match self.shortcut.attempt(io as Stream, &head, keep).await {
+            Attempt::Over(stream) => {
+                let mut io = own(stream?)?;
+                io.skip_head();
+                Some(io as Stream)
+            }
             Attempt::GoesOn(stream, begun) => {
-                let mut io = own(stream)?;
-                io.read_again();
-                let mut session = ServerSession::new_http1(io as Stream);
+                let mut session = ServerSession::new_http1(stream);
                 session.set_connection_user_context(begun);
                 self.process(session, left).await
             }

@@ -168,7 +168,7 @@ impl HttpMetrics {
             in_flight: metrics.gauge("edgeway_http_in_flight", "Requests under way.", &[]),
             shortcuts_missed: metrics.counter(
                 "edgeway_http_shortcuts_missed_total",
-                "Requests over HTTP/1 that needed a backend although their like had been answered without, so that their heads were read twice.",
+                "Requests over HTTP/1 that needed a backend although their like had been answered without, so that they were tried past the proxy in vain.",
                 &[],
             ),
             refused: ArcSwap::default(),

@@ -71,7 +71,7 @@ impl RouteCache {
         if head.method != Method::GET && head.method != Method::HEAD {
             return Err("method");
         }
-        let mut parts = KeyBuilder::default();
+        let mut parts = KeyBuilder::roomy();
         let mut shape = None;
         if let Some(upstream) = upstream {
             parts.part("upstream", upstream.as_bytes());

@@ -1,32 +1,32 @@
 //! Answers to ACME authorities, before routes, redirects and filters see the request.
 
 use http::{HeaderValue, Method, StatusCode};
-use pingora_proxy::Session;
+use pingora::http::RequestHeader;
 
 use super::{context::Context, request};
 use crate::{
     chain::{Reply, RequestId},
+    runtime::connection::Connection,
     tls::acme::{Answer, FORWARDED, PREFIX},
 };
 
 /// Whether this may be an authority's question that somebody here can answer.
 #[inline]
-pub(super) fn is_asked(session: &Session, ctx: &Context) -> bool {
+pub(super) fn is_asked(head: &RequestHeader, ctx: &Context) -> bool {
     let Some(acme) = &ctx.gateway.acme else {
         return false;
     };
-    acme.is_asked()
-        && session
-            .req_header()
-            .raw_path()
-            .starts_with(PREFIX.as_bytes())
+    acme.is_asked() && head.raw_path().starts_with(PREFIX.as_bytes())
 }
 
 /// The answer to an authority's question. None for every other request, and for questions
 /// that an app may have an answer to.
-pub(super) async fn answer(session: &Session, ctx: &mut Context) -> Option<Box<Reply>> {
+pub(super) async fn answer(
+    head: &RequestHeader,
+    connection: Option<&Connection>,
+    ctx: &mut Context,
+) -> Option<Box<Reply>> {
     let acme = ctx.gateway.acme.as_ref()?;
-    let head = session.req_header();
     let path = head.raw_path();
     let token = path.strip_prefix(PREFIX.as_bytes())?;
     let token = std::str::from_utf8(token).ok()?;
@@ -45,8 +45,7 @@ pub(super) async fn answer(session: &Session, ctx: &mut Context) -> Option<Box<R
         Answer::NoIssuer => Reply::refuse(StatusCode::BAD_GATEWAY, "acme_no_issuer")
             .detail("The gateway that asks for certificates does not answer."),
     };
-    let connection = request::connection(session)?;
-    ctx.facts.client = request::client(head, &connection, &ctx.gateway);
+    ctx.facts.client = request::client(head, connection?, &ctx.gateway);
     // The request filters never see it, and it is to be found in the log.
     ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
     Some(Box::new(reply))

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use pingora::http::RequestHeader;
 
-use super::{body::Early, cache::Flow, guard::Guarded};
+use super::{body::Early, cache::Flow, course::Course, guard::Guarded};
 use crate::{
     chain::{Chain, Exchange, Facts, Reply},
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
@@ -46,8 +46,8 @@ pub struct Context {
     pub(super) guarded: Guarded,
     /// The answer is a head alone, on HTTP/2.
     pub(super) is_bare: bool,
-    /// The filters have let it pass already.
-    pub(super) is_filtered: bool,
+    /// What the shortcut has found out about it.
+    pub(super) course: Option<Box<Course>>,
     /// On its way to the origin for the cache as well.
     pub(super) cache: Option<Box<Flow>>,
     in_flight: InFlight,
@@ -86,7 +86,7 @@ impl Context {
             answered_at: None,
             guarded: Guarded::default(),
             is_bare: false,
-            is_filtered: false,
+            course: None,
             cache: None,
             in_flight: InFlight(Arc::clone(live)),
         }

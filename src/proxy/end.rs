@@ -1,6 +1,7 @@
 //! How requests end: with a failure's reply, and in the log.
 
-use pingora::Error;
+use http::StatusCode;
+use pingora::{Error, http::RequestHeader};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{
@@ -69,8 +70,38 @@ pub(super) async fn failed(
     }
 }
 
+/// An answer of ours broke off: its client has gone, or was cut off.
+pub(super) fn broke_off(error: &Error, status: StatusCode, ctx: &mut Context) {
+    let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
+    let failure = Failure::of(error, upstream::expired(error, ctx), cut);
+    ctx.facts.reason = Some(failure.reason());
+    ctx.facts.status = status.as_u16();
+    failure.report(&ctx.facts, error);
+}
+
+/// What a request came to on the wire.
+pub(super) struct Passed<'a> {
+    pub(super) request: &'a RequestHeader,
+    /// Of bodies.
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    /// Of the head that has begun, if one has.
+    pub(super) status: Option<StatusCode>,
+}
+
+impl<'a> Passed<'a> {
+    pub(super) fn of(session: &'a Session) -> Self {
+        Self {
+            request: session.req_header(),
+            sent: session.body_bytes_sent() as u64,
+            received: session.body_bytes_read() as u64,
+            status: reply::begun(session).map(|head| head.status),
+        }
+    }
+}
+
 /// Counts the request, and has it logged.
-pub(super) fn log(live: &Live, session: &Session, ctx: &mut Context) {
+pub(super) fn log(live: &Live, passed: &Passed<'_>, ctx: &mut Context) {
     let now = live.world.clock.now();
     let Context {
         gateway,
@@ -80,19 +111,18 @@ pub(super) fn log(live: &Live, session: &Session, ctx: &mut Context) {
         made_up_bytes,
         ..
     } = ctx;
-    facts.bytes_sent = session.body_bytes_sent() as u64;
-    facts.bytes_received = session.body_bytes_read() as u64 - *made_up_bytes;
+    facts.bytes_sent = passed.sent;
+    facts.bytes_received = passed.received - *made_up_bytes;
     if facts.status == 0 {
-        facts.status = reply::begun(session)
-            .map_or(Failure::ClientGone.status(), |head| head.status)
-            .as_u16();
+        let status = passed.status.unwrap_or(Failure::ClientGone.status());
+        facts.status = status.as_u16();
     }
     facts.total = now - facts.started;
     if let (Some(cached), Some(cache)) = (&facts.cache, context::cache(gateway, *route)) {
         cache.metrics.count(cached);
     }
     let metrics = context::metrics(gateway, *route);
-    let request = session.req_header();
+    let request = passed.request;
     metrics.count(&request.method, facts.status);
     metrics.seconds.observe(facts.total.as_secs_f64());
     if let Some(first_byte) = facts.first_byte {

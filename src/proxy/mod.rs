@@ -5,6 +5,8 @@ mod body;
 mod cache;
 mod challenge;
 mod context;
+mod course;
+mod direct;
 mod end;
 mod error;
 pub mod forwarded;
@@ -80,43 +82,6 @@ pub fn service(live: &Arc<Live>) -> Service {
     proxy
 }
 
-impl Proxy {
-    /// What becomes of a request before it goes to a backend: `true` if it was answered. Its
-    /// like is answered without Pingora's proxy the next time.
-    async fn filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
-        let outcome = self.answer(session, ctx).await;
-        if let Some(connection) = &ctx.connection {
-            let head = connection.fingerprint();
-            match outcome {
-                Ok(true) => self.live.lately.insert(head),
-                _ => self.live.lately.remove(head),
-            }
-        }
-        outcome
-    }
-
-    async fn answer(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
-        let reply = match request::own_answer(session, ctx).await {
-            Some(reply) => reply,
-            None => match cache::ask(session, ctx).await? {
-                cache::Asked::Answered => return Ok(true),
-                cache::Asked::GoesOn => return Ok(false),
-                cache::Asked::Reply(reply) => reply,
-            },
-        };
-        request::end_if_draining(session, ctx);
-        let Context {
-            gateway,
-            route,
-            facts,
-            ..
-        } = &mut **ctx;
-        let chain = context::chain(gateway, *route);
-        reply::send(session, chain, facts, &self.live.world.clock, *reply).await?;
-        Ok(true)
-    }
-}
-
 #[async_trait]
 impl ProxyHttp for Proxy {
     type CTX = Box<Context>;
@@ -138,10 +103,10 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
-        if ctx.is_filtered || cache::take(session, ctx) {
+        if cache::take(session, ctx) {
             return Ok(false);
         }
-        self.filter(session, ctx).await
+        course::run(&self.live, session, ctx).await
     }
 
     /// Stale answers are fetched anew by requests of ours.
@@ -372,7 +337,7 @@ impl ProxyHttp for Proxy {
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Box<Context>) {
         upstream::over(ctx);
         if !ctx.is_background() {
-            end::log(&self.live, session, ctx);
+            end::log(&self.live, &end::Passed::of(session), ctx);
         }
     }
 

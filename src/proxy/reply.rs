@@ -133,7 +133,7 @@ pub(super) async fn linger(session: &mut Session) {
 }
 
 /// The `Date` of now (RFC 9110, 6.6.1), made once a second on each thread.
-fn date(clock: &Clock) -> HeaderValue {
+pub(super) fn date(clock: &Clock) -> HeaderValue {
     thread_local! {
         static LAST: RefCell<(u64, HeaderValue)> =
             const { RefCell::new((0, HeaderValue::from_static(""))) };

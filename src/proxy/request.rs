@@ -7,7 +7,7 @@ use pingora::{Error, ErrorType, Result, http::RequestHeader};
 use pingora_proxy::Session;
 
 use super::{
-    body, challenge,
+    challenge,
     context::{self, Context},
     error::Failure,
     forwarded::{self, Forwarding},
@@ -27,17 +27,31 @@ use crate::{
     runtime::connection::Connection,
 };
 
-/// Our own answer to a request; none if it goes to a backend.
-pub(super) async fn own_answer(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> {
-    if challenge::is_asked(session, ctx) {
+/// How a request came through its filters.
+pub(super) enum Filtered {
+    /// One of them, or the route's action, answers.
+    Reply(Box<Reply>),
+    /// The next one wants so many bytes of the body.
+    Body(usize),
+    Passed,
+}
+
+/// Our own answer to a request that came on `connection`, before any filter; none if it may
+/// go on.
+pub(super) async fn own_answer(
+    head: &mut RequestHeader,
+    connection: Option<Arc<Connection>>,
+    ctx: &mut Context,
+) -> Option<Box<Reply>> {
+    if challenge::is_asked(head, ctx) {
         // Boxed, since every request's future would be as large.
-        let answer = Box::pin(challenge::answer(session, ctx)).await;
+        let answer = Box::pin(challenge::answer(head, connection.as_deref(), ctx)).await;
         if answer.is_some() {
             return answer;
         }
     }
-    match begin(session, ctx) {
-        Ok(()) => filter(session, ctx).await,
+    match begin(head, connection, ctx) {
+        Ok(()) => None,
         Err(reply) => {
             // The request filters never see it, and it is to be found in the log.
             ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
@@ -57,9 +71,12 @@ pub(super) fn end_if_draining(session: &mut Session, ctx: &Context) {
 
 /// Fixes what later hooks go by: client, target, route, class. The answer to a request that
 /// gets no further than this.
-fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Box<Reply>> {
-    let connection = connection(session).ok_or(Failure::Internal)?;
-    let head = session.req_header();
+fn begin(
+    head: &mut RequestHeader,
+    connection: Option<Arc<Connection>>,
+    ctx: &mut Context,
+) -> std::result::Result<(), Box<Reply>> {
+    let connection = connection.ok_or(Failure::Internal)?;
     let is_http2 = head.version == http::Version::HTTP_2;
     ctx.facts.client = client(head, &connection, &ctx.gateway);
     ctx.watch = Some(connection.request_watch(is_http2));
@@ -67,22 +84,15 @@ fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Bo
         connection.pace.hold();
     }
     let connection = ctx.connection.insert(connection);
-    if is_http2 {
-        let listener = connection.listener.config();
-        // A client that reads its other streams only leaves this one's answer waiting.
-        session.set_write_timeout(Some(listener.limits.send_timeout));
-    }
     ctx.guarded = guard::enter(&ctx.gateway, &ctx.facts.client)?;
     if is_http2 {
         let listener = connection.listener.config();
-        http2::settle(session.req_header_mut(), &listener, &connection.text)?;
+        http2::settle(head, &listener, &connection.text)?;
     }
 
-    let head = session.req_header();
     let normal = routes::normalise(head.raw_path()).map_err(|_| Failure::BadPath)?;
     let authority = normal.authority.map(<[u8]>::to_vec);
     if let Some(target) = normal.rewritten() {
-        let head = session.req_header_mut();
         head.set_raw_path(&target).map_err(|_| Failure::BadPath)?;
         if let Some(authority) = authority {
             // RFC 9112, 3.2.2: the target's authority counts, and `Host` becomes it.
@@ -92,7 +102,7 @@ fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Bo
         }
     }
 
-    let head = session.req_header();
+    let head = &*head;
     let text = ctx.connection.as_ref().map(|connection| &connection.text);
     let known = match (text, head.headers.get(header::HOST)) {
         (Some(text), Some(raw)) => text.host(raw),
@@ -146,23 +156,22 @@ fn begin(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Bo
     }
 }
 
-/// The request filters, then the route's action. A reply if either answers.
-async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> {
-    let is_upgrade = is_websocket(session.req_header());
-    let mut round = Round::default();
-    loop {
-        let (chain, mut ex) = ctx.exchange(session.req_header());
-        match chain.on_request(&mut ex, &mut round).await {
-            Turn::Over(Verdict::Next) => break,
-            Turn::Over(Verdict::Reply(reply)) => return Some(reply),
-            Turn::Body(most) => {
-                // Boxed, since every request's future would be as large.
-                if let Err(failure) = Box::pin(body::read(session, ctx, most)).await {
-                    return Some(failure.into());
-                }
-            }
-        }
+/// The request filters, from where `round` is, then the route's action.
+pub(super) async fn filter(head: &RequestHeader, ctx: &mut Context, round: &mut Round) -> Filtered {
+    let (chain, mut ex) = ctx.exchange(head);
+    match chain.on_request(&mut ex, round).await {
+        Turn::Over(Verdict::Next) => match act(head, ctx) {
+            Some(reply) => Filtered::Reply(reply),
+            None => Filtered::Passed,
+        },
+        Turn::Over(Verdict::Reply(reply)) => Filtered::Reply(reply),
+        Turn::Body(most) => Filtered::Body(most),
     }
+}
+
+/// The route's action. A reply if that is one.
+fn act(head: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
+    let is_upgrade = is_websocket(head);
     let Context {
         gateway,
         route,
@@ -172,7 +181,6 @@ async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> 
         is_websocket,
         ..
     } = ctx;
-    let head = session.req_header();
     let chain = context::chain(gateway, *route);
     let ex = Exchange { head, facts };
     let action = &context::route(gateway, *route)?.action;
@@ -203,6 +211,23 @@ async fn filter(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> 
         // Another filter chose it: what the configuration says was checked.
         return Some(Box::new(Failure::Upgrade.reply()));
     }
+    None
+}
+
+/// What holds for Pingora's session of a request before anything is known of it.
+pub(super) fn enter(session: &mut Session, connection: Option<&Connection>) {
+    if session.req_header().version != http::Version::HTTP_2 {
+        return;
+    }
+    if let Some(connection) = connection {
+        let listener = connection.listener.config();
+        // A client that reads its other streams only leaves this one's answer waiting.
+        session.set_write_timeout(Some(listener.limits.send_timeout));
+    }
+}
+
+/// What holds for the session of a request that goes to a backend. A reply if it cannot.
+pub(super) async fn settle(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> {
     // No timeouts of Pingora's on the client's side of a tunnel or a long answer:
     // the deadlines of `runtime::deadline` see both sides.
     session.set_read_timeout(None);

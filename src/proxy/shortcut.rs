@@ -1,33 +1,47 @@
 //! Answers what needs no backend without Pingora's proxy: see [`crate::runtime::shortcut`].
 //!
-//! The hooks are those of the proxy, in its order, up to where it would go on to a backend.
+//! A request is decided on as the proxy would do it, by a copy of its head and before anything
+//! of it is read. What is stored is written at once; another answer of ours gets a session
+//! for it; all else goes to the proxy, which takes up what was decided.
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, mem::MaybeUninit, sync::Arc};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use http::{HeaderName, HeaderValue, Method, Uri, Version, header, uri::PathAndQuery};
 use pingora::{
-    Error,
+    Error, ErrorType,
     http::RequestHeader,
-    protocols::{
-        Stream,
-        http::{ReusableHttpStream, ServerSession},
-    },
+    protocols::{Stream, http::ReusableHttpStream},
 };
 use pingora_proxy::{Session, SubrequestSpawner};
 
-use super::{Proxy, Service, context::Context, end, upstream};
-use crate::runtime::{
-    live::Live,
-    shortcut::{Attempt, Fingerprint, Keep, Shortcut},
+use super::{
+    Service, cache,
+    context::Context,
+    course::{self, Course},
+    direct::Direct,
+    end, upstream,
 };
+use crate::{
+    cache::store::Entry,
+    runtime::{
+        connection::Connection,
+        live::Live,
+        shortcut::{Attempt, Fingerprint, Keep, Shortcut},
+    },
+};
+
+/// A head with more fields is left to the session.
+const MOST_FIELDS: usize = 64;
 
 /// The way past `service`.
 pub struct Past {
-    hooks: Proxy,
+    live: Arc<Live>,
     service: Arc<Service>,
 }
 
-/// A request on its way through the filters, and past them.
+/// A request that was decided on without a session.
 pub(super) struct Carried {
     ctx: Box<Context>,
     head: RequestHeader,
@@ -36,43 +50,98 @@ pub(super) struct Carried {
 impl Past {
     pub fn new(live: &Arc<Live>, service: &Arc<Service>) -> Self {
         Self {
-            hooks: Proxy {
-                live: Arc::clone(live),
-            },
+            live: Arc::clone(live),
             service: Arc::clone(service),
         }
     }
 
-    async fn attempt(&self, stream: Stream, keep: Keep) -> Attempt<Stream> {
+    async fn attempt(&self, mut stream: Stream, head: &Bytes, keep: Keep) -> Attempt<Stream> {
+        let Some(mut request) = parse(head) else {
+            // It was scanned, so Pingora's own words for it are wanted.
+            return Attempt::GoesOn(stream, None);
+        };
+        let connection = connection(&stream);
+        let mut ctx = Box::new(Context::new(&self.live));
+        let course = course::decide(&mut request, connection, &mut ctx).await;
+        match course {
+            Course::Stored(entry, None) if let Some(keeps) = keeps(&request, &ctx, keep) => {
+                let mut client = Direct::new(&mut stream, &request, keeps);
+                let is_sent = self.send(&mut client, &mut ctx, &entry).await;
+                if is_sent && keeps {
+                    return Attempt::Over(Some(stream));
+                }
+                stream.shutdown().await;
+                Attempt::Over(None)
+            }
+            Course::GoesOn(_) => {
+                self.live.http.shortcuts_missed.inc();
+                ctx.course = Some(Box::new(course));
+                let head = request;
+                Attempt::GoesOn(stream, Some(Box::new(Carried { ctx, head })))
+            }
+            course => {
+                ctx.course = Some(Box::new(course));
+                // Boxed: most are sent above, and each would carry the room for it.
+                Box::pin(self.answer(stream, request, ctx, keep)).await
+            }
+        }
+    }
+
+    /// Sends what is stored without a session; `false` if the client could not be told all.
+    async fn send(&self, client: &mut Direct<'_>, ctx: &mut Context, entry: &Arc<Entry>) -> bool {
+        let live = &self.live;
+        let mut sent = cache::send_direct(client, ctx, entry).await;
+        course::remember(live, ctx, sent.is_ok());
+        let status = client.status;
+        if let Err(error) = &mut sent {
+            if *error.etype() == ErrorType::WriteError {
+                error.as_down();
+            }
+            end::broke_off(error, status.unwrap_or_default(), ctx);
+        }
+        upstream::over(ctx);
+        let passed = end::Passed {
+            request: client.request,
+            sent: client.sent,
+            received: 0,
+            status,
+        };
+        end::log(live, &passed, ctx);
+        sent.is_ok()
+    }
+
+    /// Answers by a session, which reads the head once more.
+    async fn answer(
+        &self,
+        stream: Stream,
+        request: RequestHeader,
+        mut ctx: Box<Context>,
+        keep: Keep,
+    ) -> Attempt<Stream> {
         let mut session = Session::new_h1(stream);
         let client = &mut session.downstream_session;
         client.set_keepalive_reuses_remaining(Some(keep.left));
         if !matches!(client.read_request().await, Ok(true)) {
-            // It was scanned, so Pingora's own words for it are wanted.
-            return goes_on(session, None);
+            log::error!("a head that was read is none to Pingora");
+            return Attempt::Over(None);
         }
+        *session.req_header_mut() = request;
         if keep.is_stopping {
             session.set_keepalive(None);
         }
-        let mut ctx = Box::new(Context::new(&self.hooks.live));
         if ctx.gateway.cache.is_some() {
             let service = Arc::clone(&self.service);
             session.subrequest_spawner = Some(SubrequestSpawner::new(service));
         }
-        match self.hooks.filter(&mut session, &mut ctx).await {
-            Ok(true) => self.over(session, &mut ctx).await,
-            Ok(false) => {
-                self.hooks.live.http.shortcuts_missed.inc();
-                let head = session.req_header().clone();
-                goes_on(session, Some(Box::new(Carried { ctx, head })))
-            }
+        match course::run(&self.live, &mut session, &mut ctx).await {
+            Ok(_) => self.over(session, &mut ctx).await,
             Err(error) => self.failed(session, &mut ctx, &error).await,
         }
     }
 
     async fn over(&self, session: Session, ctx: &mut Context) -> Attempt<Stream> {
         upstream::over(ctx);
-        end::log(&self.hooks.live, &session, ctx);
+        end::log(&self.live, &end::Passed::of(&session), ctx);
         Attempt::Over(finish(session).await)
     }
 
@@ -82,10 +151,10 @@ impl Past {
         ctx: &mut Context,
         error: &Error,
     ) -> Attempt<Stream> {
-        let live = &self.hooks.live;
+        let live = &self.live;
         let failed = end::failed(live, &mut session, error, ctx).await;
         upstream::over(ctx);
-        end::log(live, &session, ctx);
+        end::log(live, &end::Passed::of(&session), ctx);
         let stream = if failed.can_reuse_downstream {
             finish(session).await
         } else {
@@ -95,18 +164,62 @@ impl Past {
     }
 }
 
+/// The head as Pingora would have read it, but for the spelling of its names.
+fn parse(head: &Bytes) -> Option<RequestHeader> {
+    let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut read = httparse::Request::new(&mut []);
+    read.parse_with_uninit_headers(head, &mut room).ok()?;
+    // As its bytes are, it is found again in the URI.
+    let target = read
+        .path
+        .filter(|target| target.starts_with('/') && target.is_ascii())?;
+    let target = PathAndQuery::from_maybe_shared(head.slice_ref(target.as_bytes())).ok()?;
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = Method::from_bytes(read.method?.as_bytes()).ok()?;
+    parts.uri = Uri::from(target);
+    parts.version = match read.version? {
+        1 => Version::HTTP_11,
+        _ => Version::HTTP_10,
+    };
+    parts.headers.reserve(read.headers.len());
+    for field in read.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).ok()?;
+        parts.headers.append(name, value);
+    }
+    Some(RequestHeader::from(parts))
+}
+
+/// Whether another request may follow on the connection; none where Pingora is to say it.
+fn keeps(request: &RequestHeader, ctx: &Context, keep: Keep) -> Option<bool> {
+    if request.version != Version::HTTP_11 {
+        return None;
+    }
+    let is_kept = match request
+        .headers
+        .get(header::CONNECTION)
+        .map(HeaderValue::as_bytes)
+    {
+        None => true,
+        Some(value) if value.eq_ignore_ascii_case(b"keep-alive") => true,
+        Some(value) if value.eq_ignore_ascii_case(b"close") => false,
+        Some(_) => return None,
+    };
+    let connection = ctx.connection.as_ref()?;
+    Some(is_kept && keep.left > 0 && !keep.is_stopping && !connection.listener.is_draining())
+}
+
+/// The connection that `stream` is of.
+fn connection(stream: &Stream) -> Option<Arc<Connection>> {
+    let digest = stream.get_proxy_digest()?;
+    let connection = digest.user_data.as_ref()?;
+    connection.downcast_ref::<Arc<Connection>>().map(Arc::clone)
+}
+
 async fn finish(session: Session) -> Option<Stream> {
     // What went wrong is the client's, which is gone.
     let stream: Option<ReusableHttpStream> = session.downstream_session.finish().await.ok()?;
     Some(stream?.into_parts().0)
-}
-
-fn goes_on(session: Session, carried: Option<Box<dyn Any + Send + Sync>>) -> Attempt<Stream> {
-    match *session.downstream_session {
-        ServerSession::H1(session) => Attempt::GoesOn(session.into_inner(), carried),
-        // It was made of a stream above.
-        _ => Attempt::Over(None),
-    }
 }
 
 /// The request that the proxy begins is one that was carried on; as far as that got.
@@ -121,15 +234,80 @@ pub(super) fn take_up(
     let Carried { ctx: begun, head } = *carried;
     *session.req_header_mut() = head;
     *ctx = begun;
-    ctx.is_filtered = true;
 }
 
 impl Shortcut<Stream> for Past {
     fn suits(&self, head: Fingerprint) -> bool {
-        self.hooks.live.lately.contains(head)
+        self.live.lately.contains(head)
     }
 
-    fn attempt(&self, stream: Stream, keep: Keep) -> BoxFuture<'_, Attempt<Stream>> {
-        Box::pin(self.attempt(stream, keep))
+    fn attempt<'a>(
+        &'a self,
+        stream: Stream,
+        head: &'a Bytes,
+        keep: Keep,
+    ) -> BoxFuture<'a, Attempt<Stream>> {
+        Box::pin(self.attempt(stream, head, keep))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora::protocols::{http::ServerSession, l4::stream::Stream as Socket};
+    use proptest::prelude::*;
+    use tokio::{io::AsyncWriteExt, net::UnixStream};
+
+    use super::*;
+
+    async fn read_by_pingora(head: &[u8]) -> RequestHeader {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(head).await.unwrap();
+        let mut session = ServerSession::new_http1(Box::new(Socket::from(ours)));
+        assert!(session.read_request().await.unwrap());
+        session.req_header().clone()
+    }
+
+    #[track_caller]
+    fn check(head: &str) {
+        let read = parse(&Bytes::copy_from_slice(head.as_bytes())).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let pingoras = runtime.block_on(read_by_pingora(head.as_bytes()));
+        assert_eq!(read.method, pingoras.method);
+        assert_eq!(read.version, pingoras.version);
+        assert_eq!(read.raw_path(), pingoras.raw_path());
+        assert_eq!(read.uri, pingoras.uri);
+        assert_eq!(read.headers, pingoras.headers);
+    }
+
+    proptest! {
+        #[test]
+        fn a_head_is_what_pingora_reads(
+            target in r"/[!$%&'()*+,./0-9:;=@A-Z\[\]^_a-z{|}~-]{0,40}(\?[!$-;=?-~]{0,40})?",
+            version in 0..2,
+            lines in proptest::collection::vec(
+                "(x[a-zA-Z0-9!$*_.|~-]{0,20}|Cookie|accept):[ \t]?[ -~\t\u{a1}-\u{ff}]{0,40}\r\n",
+                0..12,
+            ),
+        ) {
+            let lines = lines.concat();
+            check(&format!("GET {target} HTTP/1.{version}\r\nHost: a.test\r\n{lines}\r\n"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_head_is_left_to_pingora() {
+        let of = |head: &str| parse(&Bytes::copy_from_slice(head.as_bytes()));
+        assert!(of("GET http://a.test/x HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());
+        assert!(of("GET * HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());
+        assert!(of("GET /\u{e9} HTTP/1.1\r\nhost: a.test\r\n\r\n").is_none());
+        let many = "a: b\r\n".repeat(MOST_FIELDS + 1);
+        assert!(of(&format!("GET / HTTP/1.1\r\n{many}\r\n")).is_none());
+        check(&format!(
+            "GET / HTTP/1.1\r\n{}\r\n",
+            "a: b\r\n".repeat(MOST_FIELDS)
+        ));
     }
 }

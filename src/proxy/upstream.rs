@@ -220,6 +220,10 @@ pub(super) fn answered(
     if is_internal {
         forwarded::strip_internal_response(head);
     }
+    if head.status == StatusCode::NO_CONTENT {
+        // Not to be there (RFC 9110, 8.6), and whoever keeps the answer would wait for it.
+        head.remove_header(&header::CONTENT_LENGTH);
+    }
     if !has_location {
         return Ok(());
     }

@@ -13,6 +13,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 /// What stands for the request line and the host of a request. Zero is nobody's.
@@ -64,9 +65,9 @@ pub trait Shortcut<S>: Send + Sync {
     /// Whether it is worth a try.
     fn suits(&self, head: Fingerprint) -> bool;
 
-    /// Tries it with what is read from `stream`: a `GET` that has no body, and asks for
-    /// neither another protocol nor a word in between.
-    fn attempt(&self, stream: S, keep: Keep) -> BoxFuture<'_, Attempt<S>>;
+    /// Tries it for a `GET` that has no body, and asks for neither another protocol nor a
+    /// word in between. Its `head` is what is read next from `stream`.
+    fn attempt<'a>(&'a self, stream: S, head: &'a Bytes, keep: Keep) -> BoxFuture<'a, Attempt<S>>;
 }
 
 /// Whether a connection may go on after this request.
@@ -80,9 +81,9 @@ pub struct Keep {
 
 /// What came of it.
 pub enum Attempt<S> {
-    /// The request is over; the connection goes on, or not.
+    /// The request is over; the connection goes on, or not. Its head may not have been read.
     Over(Option<S>),
-    /// It is for the proxy, which reads it again, as one that continues this.
+    /// It is for the proxy, as one that continues this. Its head was not read.
     GoesOn(S, Option<Box<dyn Any + Send + Sync>>),
 }
 

@@ -610,3 +610,16 @@ async fn over_http2_a_head_without_a_body_has_none() {
     assert_eq!((head.status(), head.text()), (200, ""));
     assert_eq!(client.get("/a").await.text(), "/a #3");
 }
+
+#[tokio::test]
+async fn an_answer_without_content_may_name_a_length_and_is_kept_all_the_same() {
+    let origin = origin("/a", MINUTE).await;
+    origin.settings().tell("/a", 204, MINUTE);
+    let gateway = front(origin.address(), "{}").await;
+    for expected in ["MISS", "HIT", "HIT"] {
+        let answer = gateway.get("/a").await;
+        assert_answer(&answer, expected, "");
+        assert_eq!(answer.status(), 204);
+        assert_eq!(answer.header("content-length"), None);
+    }
+}

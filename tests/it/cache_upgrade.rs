@@ -211,8 +211,10 @@ async fn what_the_old_process_still_writes_is_gone_in_the_new_one() {
         (done(&gateway.get("/page/1").await) == "MISS").then_some(())
     })
     .await;
-    // The list that it is in, as well.
-    assert_eq!(done(&gateway.get("/page").await), "MISS");
+    wait_for("and of the list that it is in", SOON, async || {
+        (done(&gateway.get("/page").await) == "MISS").then_some(())
+    })
+    .await;
     assert_eq!(done(&gateway.get("/page/2").await), "HIT");
     wait_for("the old process has left", SOON, async || {
         (!is_alive(old)).then_some(())

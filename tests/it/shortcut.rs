@@ -1,7 +1,7 @@
 //! Requests that are likely to need no backend are tried without the proxy. Those that need
 //! one after all lose nothing by it, and nothing is done twice.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
@@ -134,4 +134,115 @@ async fn a_client_that_ends_its_connection_with_a_hit_has_it_ended() {
         assert_eq!(answer.header("location"), Some("/new"));
     }
     assert_eq!(gateway.count(MISSED).await, 0);
+}
+
+/// What two answers may differ by: when they were given, and to which request.
+fn lasting(answer: &Response) -> Vec<(String, String)> {
+    let passing = [
+        "age",
+        "x-request-id",
+        "ratelimit",
+        "x-cache-status",
+        "cache-status",
+    ];
+    let mut headers: Vec<_> = answer
+        .head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+        .filter(|(name, _)| !passing.contains(&name.as_str()))
+        .collect();
+    headers.sort();
+    headers
+}
+
+#[tokio::test]
+async fn a_hit_is_the_same_whichever_way_it_goes() {
+    let origin = NumberedOrigin::start().await;
+    let kept = ("cache-control", "max-age=600");
+    let html = ("content-type", "text/html; charset=utf-8");
+    let tell = |path: &str, status, headers: &[(&str, &str)], pad| {
+        origin.settings().tell(path, status, headers);
+        origin.settings().pad(path, pad);
+    };
+    tell("/small", 200, &[kept], 0);
+    tell("/coded", 200, &[kept, html], 20_000);
+    tell("/long", 200, &[kept], 3_000_000);
+    tell("/tagged", 200, &[kept, ("etag", "\"a\"")], 0);
+    tell("/none", 204, &[kept], 0);
+    tell("/lost", 404, &[kept], 0);
+    let now = SystemTime::UNIX_EPOCH.elapsed().expect("it is after 1970");
+    let before = SystemTime::UNIX_EPOCH + now - Duration::from_secs(100);
+    let date = httpdate::fmt_http_date(before);
+    tell("/dated", 200, &[kept, ("date", &date)], 0);
+    let gateway = front(origin.address()).await;
+    let cases = [
+        ("/small", None, 200),
+        ("/coded", Some(("accept-encoding", "gzip")), 200),
+        ("/long", None, 200),
+        ("/tagged", Some(("if-none-match", "\"a\"")), 304),
+        ("/none", None, 204),
+        ("/lost", None, 404),
+        ("/dated", None, 200),
+    ];
+    for (path, header, status) in cases {
+        let mut request = get(path);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        gateway.get(path).await;
+        // The proxy's, then the one past it, over and over.
+        let first = gateway.send(&request).await;
+        let mut client = gateway.connect().await;
+        for _ in 0..4 {
+            let again = client.send(&request).await.unwrap();
+            assert_eq!(again.status(), status, "{path}");
+            assert_eq!(again.header("x-cache-status"), Some("HIT"), "{path}");
+            if path == "/coded" {
+                // Coded on its way at first, and kept so later: by its bytes it may differ.
+                assert_eq!(again.header("content-encoding"), Some("gzip"));
+                assert!(again.body.starts_with(&[0x1f, 0x8b]), "{path}");
+                continue;
+            }
+            assert_eq!(lasting(&again), lasting(&first), "{path}");
+            assert!(again.body == first.body, "{path}");
+        }
+        assert_eq!(origin.settings().answers(path), 1, "{path}");
+    }
+    assert_eq!(gateway.count(MISSED).await, 0);
+    let lines = gateway.log_lines(6 * cases.len()).await;
+    let long = lines.iter().filter(|line| line["path"] == "/long");
+    let bytes: Vec<_> = long.map(|line| line["bytes_out"].as_u64()).collect();
+    assert_eq!(bytes, [Some(3_000_008); 6], "{lines:#?}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_a_hit_is_logged() {
+    let origin = NumberedOrigin::start().await;
+    let kept = [("cache-control", "max-age=600")];
+    origin.settings().tell("/long", 200, &kept);
+    origin.settings().pad("/long", 15_000_000);
+    let gateway = Gateway::start(&format!(
+        "
+cache: {{ max_object: 32MiB }}
+upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
+routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]
+",
+        origin.address()
+    ))
+    .await;
+    for _ in 0..2 {
+        gateway.get("/long").await;
+    }
+    let mut client = gateway.connect().await;
+    let head = client.start(&get("/long")).await.unwrap();
+    assert_eq!(head.status, 200);
+    drop(client);
+    let lines = gateway.log_lines(3).await;
+    let last = &lines[2];
+    assert_eq!(last["status"], 200, "{last:#}");
+    assert_eq!(last["reason"], "client_gone", "{last:#}");
+    assert!(last["bytes_out"].as_u64().unwrap() < 15_000_000, "{last:#}");
+    let idle = async || (gateway.count("edgeway_http_in_flight").await == 0).then_some(());
+    wait_for("no request under way", SOON, idle).await;
 }

@@ -69,8 +69,6 @@ pub(super) struct ConnIo {
     /// How much of what comes belongs to the request under way.
     rest: Rest,
     output: Vec<u8>,
-    /// A head that may have to be read twice.
-    head: Vec<u8>,
     /// HTTP/2 only.
     frames: Option<Box<(Frames, FrameLimits)>>,
     /// Of a `WebSocket` only.
@@ -113,7 +111,6 @@ impl ConnIo {
             scanner: Scanner::default(),
             rest: Rest::Bytes(0),
             output: Vec::new(),
-            head: Vec::new(),
             frames: None,
             websocket: None,
             connection,
@@ -213,7 +210,6 @@ impl ConnIo {
         if self.input.is_empty() && self.input.capacity() > 2 * READ_BUFFER {
             self.input = BytesMut::new();
         }
-        self.forget_head();
         self.connection.enter(Stage::Idle);
     }
 

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Version, header};
-use pingora::{Error, ErrorType, Result, http::ResponseHeader};
+use http::{HeaderValue, Method, StatusCode, Version, header, response};
+use pingora::{
+    Error, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+};
 use pingora_proxy::Session;
 
 use super::forms;
 use crate::{
-    base::heads::OpenResponse,
     cache::{
         policy,
         store::{Entry, Whole},
@@ -18,9 +20,51 @@ use crate::{
     gateway::RouteCache,
     proxy::{
         context::{self, Context},
+        direct::Direct,
         reply, request, respond,
     },
 };
+
+/// A stored answer as one client is to get it.
+struct Ready<'e> {
+    head: response::Parts,
+    /// When it was made.
+    made: Option<HeaderValue>,
+    body: Option<Content<'e>>,
+}
+
+/// What is sent of an answer.
+enum Content<'e> {
+    Plain(&'e Whole),
+    Coded(Bytes),
+}
+
+/// Where an answer goes.
+trait Client {
+    fn request(&self) -> &RequestHeader;
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()>;
+}
+
+impl Client for Session {
+    fn request(&self) -> &RequestHeader {
+        self.req_header()
+    }
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        self.write_response_body(piece, is_last).await
+    }
+}
+
+impl Client for Direct<'_> {
+    fn request(&self) -> &RequestHeader {
+        self.request
+    }
+
+    async fn piece(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        self.write(piece, is_last).await
+    }
+}
 
 /// Sends `entry`, all of which is there.
 pub(super) async fn send(
@@ -29,44 +73,93 @@ pub(super) async fn send(
     cache: &RouteCache,
     entry: &Arc<Entry>,
 ) -> Result<()> {
+    request::end_if_draining(session, ctx);
+    let Ready { head, made, body } = prepare(session.req_header(), ctx, cache, entry).await?;
+    let is_http2 = session.req_header().version == Version::HTTP_2;
+    let chain = context::chain(&ctx.gateway, ctx.route);
+    respond::leave_to_connection(&mut ctx.facts, ctx.connection.as_deref(), made);
+    let head = Box::new(ResponseHeader::from(head));
+    let is_over = body.is_none();
+    session
+        .write_response_header(head, is_over && !is_http2)
+        .await?;
+    if let Some(body) = body {
+        write(session, chain, &mut ctx.facts, body).await?;
+    } else if is_http2 {
+        // Pingora passes no end with a head on HTTP/2.
+        session.write_response_body(None, true).await?;
+    }
+    if !is_http2 {
+        // A body that came with the request is in the way of the next one.
+        reply::linger(session).await;
+    }
+    Ok(())
+}
+
+/// As [`send`], without a session of Pingora's.
+pub(in crate::proxy) async fn send_direct(
+    client: &mut Direct<'_>,
+    ctx: &mut Context,
+    entry: &Arc<Entry>,
+) -> Result<()> {
+    let gateway = Arc::clone(&ctx.gateway);
+    let Some(cache) = context::cache(&gateway, ctx.route) else {
+        return Err(Error::new_in(ErrorType::Custom("no cache")));
+    };
+    let Ready { head, body, .. } = prepare(client.request, ctx, cache, entry).await?;
+    let lines = std::mem::take(&mut ctx.facts.lines);
+    let clock = &ctx.live().world.clock;
+    client.head(head, &lines, body.is_none(), clock).await?;
+    match body {
+        Some(body) => {
+            let chain = context::chain(&gateway, ctx.route);
+            write(client, chain, &mut ctx.facts, body).await
+        }
+        None => Ok(()),
+    }
+}
+
+/// What `request` gets of `entry`, after the response phase.
+async fn prepare<'e>(
+    request: &RequestHeader,
+    ctx: &mut Context,
+    cache: &RouteCache,
+    entry: &'e Arc<Entry>,
+) -> Result<Ready<'e>> {
     let Some(body) = entry.body.whole() else {
         return Err(Error::new_in(ErrorType::Custom("not whole")));
     };
-    request::end_if_draining(session, ctx);
-    let now = ctx.live().world.clock.now();
-    let wall = ctx.live().world.clock.wall();
+    let live = Arc::clone(ctx.live());
+    let now = live.world.clock.now();
     ctx.facts.first_byte = Some(now - ctx.facts.started);
-    let request = session.req_header();
     let is_head = request.method == Method::HEAD;
-    let is_http2 = request.version == Version::HTTP_2;
     let is_confirmed = policy::not_modified(
         &request.headers,
         &request.method,
         entry.status,
         &entry.headers,
     );
-    let mut head = ResponseHeader::build_no_case(entry.status, None)?;
-    let mut open = OpenResponse::of(&mut head, 0);
-    let parts = &mut open.parts;
-    parts.headers.clone_from(&entry.headers);
-    let age = entry.lifetime().age(wall).as_secs();
-    parts.headers.insert(header::AGE, HeaderValue::from(age));
+    let (mut head, ()) = http::Response::new(()).into_parts();
+    head.status = entry.status;
+    head.headers.clone_from(&entry.headers);
+    // As it was when the answer was found fit for use.
+    let age = ctx.facts.cache.and_then(|cached| cached.age);
+    let age = age.unwrap_or_else(|| entry.lifetime().age(live.world.clock.wall()));
+    head.headers
+        .insert(header::AGE, HeaderValue::from(age.as_secs()));
     let length = body.len();
     let has_no_body = entry.status == StatusCode::NO_CONTENT;
     if is_confirmed {
-        parts.status = StatusCode::NOT_MODIFIED;
-        policy::to_not_modified(&mut parts.headers);
+        head.status = StatusCode::NOT_MODIFIED;
+        policy::to_not_modified(&mut head.headers);
     } else if !has_no_body {
-        parts
-            .headers
+        head.headers
             .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let live = Arc::clone(ctx.live());
     let Context {
         gateway,
         route,
         facts,
-        connection,
         ..
     } = ctx;
     let chain = context::chain(gateway, *route);
@@ -80,46 +173,27 @@ pub(super) async fn send(
     let form = if is_confirmed {
         None
     } else {
-        forms::choose(&live, cache, entry, &mut ex, parts)
+        forms::choose(&live, cache, entry, &mut ex, &mut head)
     };
-    chain.on_response(&mut ex, parts).await;
-    open.close(&mut head);
-    let made = entry.headers.get(header::DATE).cloned();
-    respond::leave_to_connection(facts, connection.as_deref(), made);
+    chain.on_response(&mut ex, &mut head).await;
     facts.status = head.status.as_u16();
     let is_headless = is_head || is_confirmed || has_no_body;
     let is_over = is_headless || length == 0;
-    session
-        .write_response_header(Box::new(head), is_over && !is_http2)
-        .await?;
-    if !is_over {
-        let body = form.map_or(Content::Plain(body), Content::Coded);
-        write(session, chain, facts, body).await?;
-    } else if is_http2 {
-        // Pingora passes no end with a head on HTTP/2.
-        session.write_response_body(None, true).await?;
-    }
-    if !is_http2 {
-        // A body that came with the request is in the way of the next one.
-        reply::linger(session).await;
-    }
-    Ok(())
-}
-
-/// What is sent of an answer.
-enum Content<'a> {
-    Plain(&'a Whole),
-    Coded(Bytes),
+    Ok(Ready {
+        head,
+        made: entry.headers.get(header::DATE).cloned(),
+        body: (!is_over).then(|| form.map_or(Content::Plain(body), Content::Coded)),
+    })
 }
 
 async fn write(
-    session: &mut Session,
+    client: &mut impl Client,
     chain: &Chain,
     facts: &mut Facts,
     body: Content<'_>,
 ) -> Result<()> {
     let body = match body {
-        Content::Coded(form) => return session.write_response_body(Some(form), true).await,
+        Content::Coded(form) => return client.piece(Some(form), true).await,
         Content::Plain(body) => body,
     };
     let mut left = body.len();
@@ -128,7 +202,7 @@ async fn write(
         let mut piece = Some(chunk.clone());
         if chain.has(Phase::ResponseBody) {
             let mut ex = Exchange {
-                head: session.req_header(),
+                head: client.request(),
                 facts,
             };
             chain.on_response_body(&mut ex, &mut piece, left == 0);
@@ -136,7 +210,7 @@ async fn write(
         if left > 0 && piece.as_ref().is_none_or(Bytes::is_empty) {
             continue;
         }
-        session.write_response_body(piece, left == 0).await?;
+        client.piece(piece, left == 0).await?;
     }
     Ok(())
 }

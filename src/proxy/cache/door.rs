@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use pingora::{Result, http::RequestHeader};
+use pingora::{Error, ErrorType, Result, http::RequestHeader};
 use pingora_proxy::Session;
 
 use super::{Flow, answer, background, purge};
@@ -18,19 +18,12 @@ use crate::{
     },
     chain::{CacheFacts, CacheOutcome, Exchange, Reply},
     gateway::{Fetching, Recognised, RouteCache},
-    proxy::context::{self, Context},
+    proxy::{
+        context::{self, Context},
+        course::Course,
+    },
     runtime::live::Live,
 };
-
-/// What became of a request at the first door.
-pub(in crate::proxy) enum Asked {
-    /// It was answered.
-    Answered,
-    /// This is the answer.
-    Reply(Box<Reply>),
-    /// It goes on: with a [`Flow`] in the context, through the cache's phases.
-    GoesOn,
-}
 
 /// What the request may be answered with.
 enum Decision {
@@ -44,84 +37,99 @@ enum Decision {
     Past(CacheFacts),
 }
 
-/// Answers from the store, or prepares the way to the origin.
-pub(in crate::proxy) async fn ask(session: &mut Session, ctx: &mut Context) -> Result<Asked> {
+/// What becomes of a request at the first door: an answer from the store, one of ours, or
+/// the way to the origin.
+pub(in crate::proxy) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Course {
     if ctx.is_websocket {
-        return Ok(Asked::GoesOn);
+        return Course::GoesOn(None);
     }
     let gateway = Arc::clone(&ctx.gateway);
     let Some(route) = context::route(&gateway, ctx.route) else {
-        return Ok(Asked::GoesOn);
+        return Course::GoesOn(None);
     };
     let Some(cache) = &route.cache else {
-        return Ok(Asked::GoesOn);
+        return Course::GoesOn(None);
     };
-    if purge::is_asked_for(session, cache) {
-        let reply = purge::answer(session, ctx, cache).await;
-        return Ok(Asked::Reply(Box::new(reply)));
+    if purge::is_asked_for(head, cache) {
+        let reply = purge::answer(head, ctx, cache).await;
+        return Course::Reply(Box::new(reply));
     }
-    let has_body = !session.as_mut().is_body_empty();
     let live = Arc::clone(ctx.live());
-    let decision = match recognise(session.req_header(), ctx, cache, &live) {
+    let decision = match recognise(head, ctx, cache, &live) {
         Ok(request) => request.decided(&route.name).await,
         Err(why) => past(why),
     };
-    let decision = match decision {
-        // An origin that reads the body of a GET would answer everybody by what one sent.
-        Decision::Fetch(..) if has_body => past("body"),
-        decision => decision,
-    };
-    match decision {
-        Decision::Serve(entry, facts) => {
-            ctx.facts.cache = Some(facts);
-            answer::send(session, ctx, cache, &entry).await?;
-            Ok(Asked::Answered)
-        }
-        Decision::ServeAndRefresh(entry, facts, flow) => {
-            let fetching = fetching(ctx, cache);
-            let by = if is_crawler(session, fetching) {
-                By::Crawler
-            } else {
-                By::Person
-            };
-            match fetching.map(|fetching| fetching.budget.revalidate(by)) {
-                Some(None) => cache.metrics.revalidation(Revalidation::Postponed),
-                permit => {
-                    background::begin(session, ctx, cache, *flow, &entry, permit.flatten());
-                }
-            }
-            ctx.facts.cache = Some(facts);
-            answer::send(session, ctx, cache, &entry).await?;
-            Ok(Asked::Answered)
-        }
+    let (facts, course) = match decision {
+        Decision::Serve(entry, facts) => (facts, Course::Stored(entry, None)),
+        Decision::ServeAndRefresh(entry, facts, flow) => (facts, Course::Stored(entry, Some(flow))),
         Decision::OnlyIfCached => {
-            ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Miss).why("only-if-cached"));
             let reply = Reply::refuse(StatusCode::GATEWAY_TIMEOUT, "only_if_cached")
                 .detail("Nothing that may be used is stored, and you asked for nothing else.");
-            Ok(Asked::Reply(Box::new(reply)))
+            let facts = CacheFacts::new(CacheOutcome::Miss).why("only-if-cached");
+            (facts, Course::Reply(Box::new(reply)))
         }
         Decision::BadImage(said) => {
-            ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Bypass).why("image"));
             let text = HeaderValue::from_static("text/plain; charset=utf-8");
             let reply = Reply::bytes(StatusCode::BAD_REQUEST, text, said);
-            Ok(Asked::Reply(Box::new(reply)))
+            let facts = CacheFacts::new(CacheOutcome::Bypass).why("image");
+            (facts, Course::Reply(Box::new(reply)))
         }
-        Decision::Fetch(flow, facts) => {
-            ctx.facts.cache = Some(facts);
-            if let Err(busy) = place(session, ctx, cache).await {
-                let reply = Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, busy.reason())
-                    .retry_after(busy.retry_after)
-                    .detail("This page is being made for others first. Please come back.");
-                return Ok(Asked::Reply(Box::new(reply)));
+        Decision::Fetch(flow, facts) => (facts, Course::GoesOn(Some(flow))),
+        Decision::Past(facts) => (facts, Course::GoesOn(None)),
+    };
+    ctx.facts.cache = Some(facts);
+    course
+}
+
+/// Sends what is stored; with a flow, a new one is fetched meanwhile.
+pub(in crate::proxy) async fn serve(
+    session: &mut Session,
+    ctx: &mut Context,
+    entry: &Arc<Entry>,
+    refresh: Option<Box<Flow>>,
+) -> Result<()> {
+    let gateway = Arc::clone(&ctx.gateway);
+    let Some(cache) = context::cache(&gateway, ctx.route) else {
+        return Err(Error::new_in(ErrorType::Custom("no cache")));
+    };
+    if let Some(flow) = refresh {
+        let fetching = fetching(ctx, cache);
+        let by = if is_crawler(session, fetching) {
+            By::Crawler
+        } else {
+            By::Person
+        };
+        match fetching.map(|fetching| fetching.budget.revalidate(by)) {
+            Some(None) => cache.metrics.revalidation(Revalidation::Postponed),
+            permit => {
+                background::begin(session, ctx, cache, *flow, entry, permit.flatten());
             }
-            ctx.cache = Some(flow);
-            Ok(Asked::GoesOn)
-        }
-        Decision::Past(facts) => {
-            ctx.facts.cache = Some(facts);
-            Ok(Asked::GoesOn)
         }
     }
+    answer::send(session, ctx, cache, entry).await
+}
+
+/// Lets a request go to the origin for the cache as well; a reply if it may not go now.
+pub(in crate::proxy) async fn fetch(
+    session: &mut Session,
+    ctx: &mut Context,
+    flow: Box<Flow>,
+) -> Option<Box<Reply>> {
+    if !session.as_mut().is_body_empty() {
+        // An origin that reads the body of a GET would answer everybody by what one sent.
+        ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Bypass).why("body"));
+        return None;
+    }
+    let gateway = Arc::clone(&ctx.gateway);
+    let cache = context::cache(&gateway, ctx.route)?;
+    if let Err(busy) = place(session, ctx, cache).await {
+        let reply = Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, busy.reason())
+            .retry_after(busy.retry_after)
+            .detail("This page is being made for others first. Please come back.");
+        return Some(Box::new(reply));
+    }
+    ctx.cache = Some(flow);
+    None
 }
 
 fn fetching<'c>(ctx: &Context, cache: &'c RouteCache) -> Option<&'c Fetching> {

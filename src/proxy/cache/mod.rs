@@ -18,8 +18,9 @@ use std::{sync::Arc, time::SystemTime};
 use http::HeaderMap;
 
 pub(super) use self::{
+    answer::send_direct,
     background::take,
-    door::{Asked, ask},
+    door::{ask, fetch, serve},
     phases::{
         answered, complete, enable, forward, hit, key, not_modified, received_body, serves_stale,
         storable,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use pingora_proxy::Session;
+use pingora::http::RequestHeader;
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -20,18 +20,17 @@ const SOFT: HeaderName = HeaderName::from_static("x-purge-soft");
 
 /// Whether a request is for the gateway rather than for the origin: `PURGE`, where somebody
 /// may purge so.
-pub(super) fn is_asked_for(session: &Session, cache: &RouteCache) -> bool {
-    session.req_header().method.as_str() == "PURGE" && !cache.cache.purgers.is_empty()
+pub(super) fn is_asked_for(request: &RequestHeader, cache: &RouteCache) -> bool {
+    request.method.as_str() == "PURGE" && !cache.cache.purgers.is_empty()
 }
 
 /// Purges the URL that was asked for, and says what came of it.
-pub(super) async fn answer(session: &Session, ctx: &Context, cache: &RouteCache) -> Reply {
+pub(super) async fn answer(request: &RequestHeader, ctx: &Context, cache: &RouteCache) -> Reply {
     let client = &ctx.facts.client;
     if !cache.cache.purgers.contains(client.ip) {
         return Reply::refuse(StatusCode::FORBIDDEN, "purge_denied")
             .detail("You may not purge here.");
     }
-    let request = session.req_header();
     let host = public_host(request, client).to_ascii_lowercase();
     let path = String::from_utf8_lossy(request.raw_path());
     let is_soft = request.headers.get(SOFT).is_some_and(|value| value == "1");

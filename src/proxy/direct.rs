@@ -1,0 +1,168 @@
+//! An answer over HTTP/1.1 that is written as it is, without a session of Pingora's.
+//!
+//! For a small answer from the cache that session costs more than all the rest: a second
+//! map of names, a body writer, buffers of their own. What it would write is written here,
+//! for the one case that is worth it: a `GET` without a body, whose answer is there.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header, response};
+use pingora::{
+    ErrorType, OrErr, Result,
+    http::{RequestHeader, ResponseHeader},
+    protocols::Stream,
+};
+use tokio::io::AsyncWriteExt;
+
+use super::reply;
+use crate::{base::clock::Clock, chain::ReadyLines};
+
+/// Room for most heads.
+const HEAD: usize = 1024;
+
+/// The client of one request.
+pub(super) struct Direct<'a> {
+    stream: &'a mut Stream,
+    pub(super) request: &'a RequestHeader,
+    /// Whether another request may follow.
+    keeps: bool,
+    is_chunked: bool,
+    /// Bytes of the body.
+    pub(super) sent: u64,
+    /// Of the head that has begun.
+    pub(super) status: Option<StatusCode>,
+}
+
+impl<'a> Direct<'a> {
+    pub(super) fn new(stream: &'a mut Stream, request: &'a RequestHeader, keeps: bool) -> Self {
+        Self {
+            stream,
+            request,
+            keeps,
+            is_chunked: false,
+            sent: 0,
+            status: None,
+        }
+    }
+
+    /// Writes the head of the answer.
+    pub(super) async fn head(
+        &mut self,
+        head: response::Parts,
+        lines: &ReadyLines,
+        is_last: bool,
+        clock: &Clock,
+    ) -> Result<()> {
+        let said = Said::of(&head.headers);
+        self.is_chunked = !is_last && !said.has_length;
+        let status = head.status;
+        let head = self.text(head, &said, lines, clock);
+        self.status = Some(status);
+        self.stream
+            .write_all(&head)
+            .await
+            .or_err(WRITE.0, WRITE.1)?;
+        if is_last { self.flush().await } else { Ok(()) }
+    }
+
+    /// Writes a piece of its body.
+    pub(super) async fn write(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        let piece = piece.unwrap_or_default();
+        let written = if self.is_chunked {
+            self.chunk(&piece, is_last).await
+        } else {
+            self.stream.write_all(&piece).await
+        };
+        written.or_err(WRITE.0, WRITE.1)?;
+        self.sent += piece.len() as u64;
+        if is_last { self.flush().await } else { Ok(()) }
+    }
+
+    /// RFC 9112, 7.1.
+    async fn chunk(&mut self, piece: &[u8], is_last: bool) -> std::io::Result<()> {
+        if !piece.is_empty() {
+            let size = format!("{:X}\r\n", piece.len());
+            self.stream.write_all(size.as_bytes()).await?;
+            self.stream.write_all(piece).await?;
+            self.stream.write_all(b"\r\n").await?;
+        }
+        if is_last {
+            self.stream.write_all(b"0\r\n\r\n").await?;
+        }
+        Ok(())
+    }
+
+    fn text(
+        &self,
+        mut head: response::Parts,
+        said: &Said,
+        lines: &ReadyLines,
+        clock: &Clock,
+    ) -> Vec<u8> {
+        if said.has_connection {
+            // Said below, whatever a filter had to say of it.
+            head.headers.remove(header::CONNECTION);
+        }
+        let mut text = Vec::with_capacity(HEAD);
+        text.extend_from_slice(b"HTTP/1.1 ");
+        text.extend_from_slice(head.status.as_str().as_bytes());
+        text.push(b' ');
+        let phrase = head.status.canonical_reason().unwrap_or_default();
+        text.extend_from_slice(phrase.as_bytes());
+        text.extend_from_slice(b"\r\n");
+        if let ReadyLines::Given(lines) = lines {
+            text.extend_from_slice(lines);
+        }
+        if !said.has_date {
+            text.extend_from_slice(b"Date: ");
+            text.extend_from_slice(reply::date(clock).as_bytes());
+            text.extend_from_slice(b"\r\n");
+        }
+        if self.is_chunked && !said.has_coding {
+            text.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+        ResponseHeader::from(head).header_to_h1_wire(&mut text);
+        let connection: &[u8] = if self.keeps {
+            b"Connection: keep-alive\r\n\r\n"
+        } else {
+            b"Connection: close\r\n\r\n"
+        };
+        text.extend_from_slice(connection);
+        text
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.stream.flush().await.or_err(WRITE.0, WRITE.1)
+    }
+}
+
+const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing an answer");
+
+/// Which of the fields are there that matter to the connection. One pass costs less than
+/// looking each of them up.
+#[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is the presence of a header"
+)]
+struct Said {
+    has_length: bool,
+    has_coding: bool,
+    has_date: bool,
+    has_connection: bool,
+}
+
+impl Said {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut said = Self::default();
+        for name in headers.keys() {
+            match *name {
+                header::CONTENT_LENGTH => said.has_length = true,
+                header::TRANSFER_ENCODING => said.has_coding = true,
+                header::DATE => said.has_date = true,
+                header::CONNECTION => said.has_connection = true,
+                _ => {}
+            }
+        }
+        said
+    }
+}
