@@ -3,7 +3,7 @@
 //!
 //! All cases go in step with one another: a gateway for each step of the longest.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::task::{JoinSet, LocalSet};
 
@@ -86,8 +86,20 @@ async fn level_2_holds_the_table() {
 
 #[tokio::test]
 async fn the_disk_holds_the_table() {
-    let more = "cache: { disk: { folder: kept, size: 64MiB } }\n";
-    let outcome = below(more, FOUND_ON_DISK, &NOT_BELOW, async |bench| {
+    // What a disk does not give in time is fetched, and a machine may be busy with its own.
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    let folder = folder.unwrap();
+    let kept = folder.path().join("kept");
+    let more = format!(
+        "cache: {{ disk: {{ folder: '{}', size: 64MiB }} }}\n",
+        kept.display()
+    );
+    let outcome = below(&more, FOUND_ON_DISK, &NOT_BELOW, async |bench| {
         // What waits is written on the way out.
         let ended = bench.gateway.terminate(SOON).await;
         assert!(ended.success());
