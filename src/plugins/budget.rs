@@ -65,7 +65,15 @@ pub(super) struct Budget {
     /// it has not.
     armed_at: AtomicU64,
     is_over: AtomicBool,
+    /// Bytes that functions of ours went over.
+    passed: AtomicU64,
 }
+
+/// After so many bytes a function of ours asks as well. Going over them takes less than a
+/// millisecond.
+const PIECE: u64 = 64 << 10;
+/// What each call of one counts for beside its bytes.
+const CALL: u64 = 64;
 
 impl Budget {
     /// A hook that has used `used` goes on. `is_counted`: from here on, not only once the
@@ -99,6 +107,14 @@ impl Budget {
     pub(super) fn asks(self: &Arc<Self>) -> impl FnMut() -> bool + Send + 'static {
         let budget = Arc::clone(self);
         move || budget.is_spent()
+    }
+
+    /// A function of ours goes over so many bytes: to the engine each is one step, however long
+    /// it takes. `false` if the hook is to stop.
+    pub(super) fn passes(&self, bytes: usize) -> bool {
+        let more = (bytes as u64).saturating_add(CALL);
+        let before = self.passed.fetch_add(more, Ordering::Relaxed);
+        before / PIECE == before.wrapping_add(more) / PIECE || !self.is_spent()
     }
 
     fn is_spent(&self) -> bool {

@@ -21,6 +21,7 @@ use rquickjs::{
 
 use super::{
     body,
+    budget::Budget,
     call::{Answer, Call, Change, Forgotten, Response, Settled, Waiting},
     error::Failure,
     known,
@@ -45,6 +46,7 @@ pub(super) struct State {
     /// What nothing will settle any more.
     pub(super) forgotten: Forgotten,
     pub(super) log: Arc<dyn Log>,
+    budget: Arc<Budget>,
 }
 
 /// What an isolate is in: where lines of `console` go, and what else it finds.
@@ -69,12 +71,13 @@ pub(super) trait Log: Send + Sync {
 }
 
 impl State {
-    pub(super) fn new(log: Arc<dyn Log>) -> Self {
+    pub(super) fn new(log: Arc<dyn Log>, budget: &Arc<Budget>) -> Self {
         Self {
             call: Mutex::default(),
             waits: AtomicU32::new(0),
             forgotten: Forgotten::default(),
             log,
+            budget: Arc::clone(budget),
         }
     }
 
@@ -138,7 +141,7 @@ pub(super) fn functions<'js>(
     known::functions(ctx, &host, state)?;
     body::functions(ctx, &host, state)?;
     outcome(ctx, &host, state)?;
-    values::functions(ctx, &host)?;
+    values::functions(ctx, &host, &state.budget)?;
     reach::functions(ctx, &host, state, given)?;
     words::functions(ctx, &host, state, given)?;
     Ok(host)

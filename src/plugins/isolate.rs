@@ -81,7 +81,7 @@ impl Isolate {
         let budget = Arc::new(Budget::default());
         runtime.set_interrupt_handler(Some(Box::new(budget.asks())));
         let context = Context::full(&runtime).map_err(out_of_memory)?;
-        let state = Arc::new(State::new(Arc::clone(log)));
+        let state = Arc::new(State::new(Arc::clone(log), &budget));
         budget.enter(limits.load, Duration::ZERO, false);
         let loaded = context.with(|ctx| {
             load(&ctx, source, config, given, &state)

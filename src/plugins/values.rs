@@ -1,5 +1,7 @@
 //! Functions that need no request: URLs, texts, hashes.
 
+use std::sync::Arc;
+
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
@@ -8,8 +10,12 @@ use ring::{
     digest, hmac,
     rand::{SecureRandom, SystemRandom},
 };
-use rquickjs::{ArrayBuffer, Ctx, Exception, Function, Object, Result, TypedArray, function::Opt};
+use rquickjs::{
+    ArrayBuffer, Ctx, Error, Exception, Function, Object, Result, TypedArray, function::Opt,
+};
 use url::{Url, quirks};
+
+use super::budget::Budget;
 
 /// As `atob` reads it once the padding is off (Infra standard, "forgiving-base64 decode").
 const FORGIVING: GeneralPurpose = GeneralPurpose::new(
@@ -19,20 +25,108 @@ const FORGIVING: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Puts them into `host`.
-pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>) -> Result<()> {
-    host.set("urlParse", Function::new(ctx.clone(), url_parse)?)?;
-    host.set("urlSet", Function::new(ctx.clone(), url_set)?)?;
-    host.set("queryParse", Function::new(ctx.clone(), query_parse)?)?;
-    host.set("queryPrint", Function::new(ctx.clone(), query_print)?)?;
-    host.set("utf8Encode", Function::new(ctx.clone(), utf8_encode)?)?;
-    host.set("utf8Decode", Function::new(ctx.clone(), utf8_decode)?)?;
-    host.set("btoa", Function::new(ctx.clone(), btoa)?)?;
-    host.set("atob", Function::new(ctx.clone(), atob)?)?;
-    host.set("digest", Function::new(ctx.clone(), digest_of)?)?;
-    host.set("hmac", Function::new(ctx.clone(), hmac_of)?)?;
-    host.set("hmacVerify", Function::new(ctx.clone(), hmac_verify)?)?;
+/// Puts them into `host`. Each is a step to the engine, whatever it goes over, so they have
+/// `budget` asked themselves.
+pub(super) fn functions<'js>(
+    ctx: &Ctx<'js>,
+    host: &Object<'js>,
+    budget: &Arc<Budget>,
+) -> Result<()> {
+    texts(ctx, host, budget)?;
+    let b = Arc::clone(budget);
+    let digest = move |ctx: Ctx<'js>, hash: String, data: TypedArray<'js, u8>| {
+        pass(&ctx, &b, data.len())?;
+        digest_of(ctx, hash, data)
+    };
+    host.set("digest", Function::new(ctx.clone(), digest)?)?;
+    let b = Arc::clone(budget);
+    let hmac = move |ctx: Ctx<'js>,
+                     hash: String,
+                     secret: TypedArray<'js, u8>,
+                     data: TypedArray<'js, u8>| {
+        pass(&ctx, &b, secret.len() + data.len())?;
+        hmac_of(ctx, hash, secret, data)
+    };
+    host.set("hmac", Function::new(ctx.clone(), hmac)?)?;
+    let b = Arc::clone(budget);
+    let verify = move |ctx: Ctx<'js>,
+                       hash: String,
+                       secret: TypedArray<'js, u8>,
+                       signature: TypedArray<'js, u8>,
+                       data: TypedArray<'js, u8>| {
+        pass(&ctx, &b, secret.len() + signature.len() + data.len())?;
+        Ok::<_, Error>(hmac_verify(hash, secret, signature, data))
+    };
+    host.set("hmacVerify", Function::new(ctx.clone(), verify)?)?;
+    let b = Arc::clone(budget);
+    let random = move |ctx: Ctx<'js>, length: usize| {
+        pass(&ctx, &b, length)?;
+        random(ctx, length)
+    };
     host.set("random", Function::new(ctx.clone(), random)?)
+}
+
+fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<Budget>) -> Result<()> {
+    let b = Arc::clone(budget);
+    let parse = move |ctx: Ctx<'js>, text: String, base: Opt<Option<String>>| {
+        pass(&ctx, &b, text.len())?;
+        Ok::<_, Error>(url_parse(text, base))
+    };
+    host.set("urlParse", Function::new(ctx.clone(), parse)?)?;
+    let b = Arc::clone(budget);
+    let set = move |ctx: Ctx<'js>, url: String, part: String, value: String| {
+        pass(&ctx, &b, url.len() + value.len())?;
+        Ok::<_, Error>(url_set(url, part, value))
+    };
+    host.set("urlSet", Function::new(ctx.clone(), set)?)?;
+    let b = Arc::clone(budget);
+    let parse = move |ctx: Ctx<'js>, text: String| {
+        pass(&ctx, &b, text.len())?;
+        Ok::<_, Error>(query_parse(text))
+    };
+    host.set("queryParse", Function::new(ctx.clone(), parse)?)?;
+    let b = Arc::clone(budget);
+    let print = move |ctx: Ctx<'js>, flat: Vec<String>| {
+        pass(&ctx, &b, flat.iter().map(String::len).sum())?;
+        Ok::<_, Error>(query_print(flat))
+    };
+    host.set("queryPrint", Function::new(ctx.clone(), print)?)?;
+    let b = Arc::clone(budget);
+    let encode = move |ctx: Ctx<'js>, text: String| {
+        pass(&ctx, &b, text.len())?;
+        // A copy, which counts as the plugin's memory.
+        ArrayBuffer::new_copy(ctx, text.as_bytes())
+    };
+    host.set("utf8Encode", Function::new(ctx.clone(), encode)?)?;
+    let b = Arc::clone(budget);
+    let decode = move |ctx: Ctx<'js>, bytes: TypedArray<'js, u8>, fatal: bool| {
+        pass(&ctx, &b, bytes.len())?;
+        Ok::<_, Error>(utf8_decode(bytes, fatal))
+    };
+    host.set("utf8Decode", Function::new(ctx.clone(), decode)?)?;
+    let b = Arc::clone(budget);
+    let encode = move |ctx: Ctx<'js>, text: String| {
+        pass(&ctx, &b, text.len())?;
+        Ok::<_, Error>(btoa(text))
+    };
+    host.set("btoa", Function::new(ctx.clone(), encode)?)?;
+    let b = Arc::clone(budget);
+    let decode = move |ctx: Ctx<'js>, text: String| {
+        pass(&ctx, &b, text.len())?;
+        Ok::<_, Error>(atob(text))
+    };
+    host.set("atob", Function::new(ctx.clone(), decode)?)
+}
+
+fn pass(ctx: &Ctx<'_>, budget: &Budget, bytes: usize) -> Result<()> {
+    if budget.passes(bytes) {
+        return Ok(());
+    }
+    // Whoever catches it gets no further: the next step asks again.
+    Err(Exception::throw_message(
+        ctx,
+        "this hook used the processor for too long",
+    ))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
@@ -98,10 +192,6 @@ fn query_print(flat: Vec<String>) -> String {
         text.append_pair(&pair[0], &pair[1]);
     }
     text.finish()
-}
-
-fn utf8_encode(ctx: Ctx<'_>, text: String) -> Result<ArrayBuffer<'_>> {
-    ArrayBuffer::new(ctx, text.into_bytes())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
@@ -191,5 +281,5 @@ fn random(ctx: Ctx<'_>, length: usize) -> Result<ArrayBuffer<'_>> {
     SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_| Exception::throw_message(&ctx, "the machine gives no random numbers"))?;
-    ArrayBuffer::new(ctx, bytes)
+    ArrayBuffer::new_copy(ctx, bytes)
 }

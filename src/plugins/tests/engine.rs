@@ -242,3 +242,25 @@ async fn fetch_says_itself_how_a_request_is_sent() {
         assert!(!seen.contains(gone), "{gone}: {seen}");
     }
 }
+
+#[tokio::test]
+async fn functions_that_are_one_step_to_the_engine_are_counted_by_what_they_go_over() {
+    for attack in [
+        "const all = []; for (;;) all.push(new TextEncoder().encode(text));",
+        "const bytes = new TextEncoder().encode(text); for (;;) crypto.subtle.digest('SHA-256', bytes);",
+        "const bytes = new TextEncoder().encode(text); for (;;) { try { new TextDecoder().decode(bytes); } catch {} }",
+        "for (;;) { try { btoa(text); } catch {} }",
+        "for (;;) new URL(text, 'http://a.test');",
+    ] {
+        let text = format!(
+            "export async function onRequest() {{ const text = 'x'.repeat(1 << 20); {attack} }}"
+        );
+        let loaded = load(&text);
+        let clock = Clock::machine();
+        let begun = clock.now();
+        let failure = loaded.request().await.expect_err(attack);
+        let is_stopped = matches!(failure.kind, Kind::Cpu | Kind::Memory);
+        assert!(is_stopped, "{attack}: {failure:?}");
+        assert!(clock.now() - begun < Duration::from_secs(2), "{attack}");
+    }
+}
