@@ -2,7 +2,7 @@
 //! offender gets the answer that was configured, the others hardly notice, and nothing of it
 //! stays behind.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -96,7 +96,6 @@ routes:
 
 pub(crate) async fn run(report: &mut Report) {
     let gateway = front().await;
-    let to = gateway.address();
     for (kind, _) in ATTACKS {
         let begun = Instant::now();
         let answer = gateway.get(&format!("/attack/{kind}")).await;
@@ -106,7 +105,7 @@ pub(crate) async fn run(report: &mut Report) {
             format_args!("{kind}: {} after {took:?}", answer.status()),
         );
     }
-    beside_others(report, to, |n| {
+    beside_others(report, &gateway, |n| {
         let kind = ATTACKS[usize::try_from(n).unwrap_or(0) % ATTACKS.len()].0;
         get(&format!("/attack/{kind}"))
     })
@@ -118,11 +117,14 @@ pub(crate) async fn run(report: &mut Report) {
 /// What others notice of attacks.
 async fn beside_others(
     report: &mut Report,
-    to: SocketAddr,
+    gateway: &Gateway,
     attack: impl Fn(u64) -> Request + Copy + Send + Sync + 'static,
 ) {
+    let to = gateway.address();
     let mut ratios = Vec::new();
     for _ in 0..PAIRS {
+        // What the pair before has left would make its quiet a loud one.
+        none_stuck(gateway).await;
         let quiet = paced(to, RATE, LENGTH, |_| get("/quiet")).await;
         report.check(quiet.errors() == 0, "others are all answered");
         let attacks = paced(to, ATTACKERS, LENGTH, attack);
@@ -190,7 +192,7 @@ async fn native(report: &mut Report, gateway: &Gateway) {
         answer.status() == 503 && took >= WALL && took <= WALL + SLACK,
         format_args!("indexOf: {} after {took:?}", answer.status()),
     );
-    beside_others(report, gateway.address(), |_| get("/native")).await;
+    beside_others(report, gateway, |_| get("/native")).await;
     none_stuck(gateway).await;
     let before = rss_of(gateway.pid());
     let begun = Instant::now();
