@@ -32,14 +32,43 @@ impl Tasks {
         })
     }
 
-    /// Waits until every task that was started so far has ended. Ends them if it is dropped.
+    /// Waits until every task has ended, those included that these start meanwhile. Ends those
+    /// that it waits for if it is dropped.
     pub async fn join(&self) {
-        let mut tasks = std::mem::take(&mut *self.0.lock());
-        while tasks.join_next().await.is_some() {}
+        loop {
+            let mut tasks = std::mem::take(&mut *self.0.lock());
+            if tasks.is_empty() {
+                return;
+            }
+            while tasks.join_next().await.is_some() {}
+        }
     }
 
     /// Ends every task of this owner at its next await.
     pub fn stop(&self) {
         self.0.lock().abort_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_task_starts_is_waited_for_as_well() {
+        let (tasks, is_done) = (Tasks::default(), Arc::new(AtomicBool::new(false)));
+        let (inner, done) = (tasks.clone(), Arc::clone(&is_done));
+        tasks.spawn("outer", async move {
+            // Once `join` has taken what there was.
+            tokio::task::yield_now().await;
+            inner.spawn("inner", async move {
+                tokio::task::yield_now().await;
+                done.store(true, Ordering::Relaxed);
+            });
+        });
+        tasks.join().await;
+        assert!(is_done.load(Ordering::Relaxed));
     }
 }
