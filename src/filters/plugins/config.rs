@@ -246,7 +246,13 @@ impl PluginConfig {
                 let watched = (Arc::downgrade(&plugin), Arc::clone(&metrics));
                 cx.work.add(
                     format!("heap of plugin {name} on {}", cx.route),
-                    move || look_at_heap(watched.0.clone(), Arc::clone(&watched.1)),
+                    move || {
+                        let (plugin, metrics) = watched.clone();
+                        if let Some(plugin) = plugin.upgrade() {
+                            metrics.taken(&plugin);
+                        }
+                        look_at_heap(plugin, metrics)
+                    },
                 );
                 Some(Use {
                     file: self.file.value.as_str().into(),

@@ -22,6 +22,7 @@ pub(super) struct PluginMetrics {
     /// `onLog` of requests that too many others were ahead of.
     busy: IntCounter,
     seconds: Histogram,
+    isolates: IntGauge,
     is_open: IntGauge,
     heap: IntGauge,
     stuck: IntGauge,
@@ -54,10 +55,8 @@ impl PluginMetrics {
             "edgeway_plugin_breaker_open",
             "1 while a plugin is left out after too many failures.",
         );
-        // With each configuration it is tried again.
-        is_open.set(0);
-        isolates.set(i64::try_from(plugin.isolates()).unwrap_or(i64::MAX));
         Self {
+            isolates,
             calls: Hook::ALL.map(calls).into(),
             failures: Kind::ALL.map(|kind| failures(kind.word())).into(),
             left_out: failures("breaker"),
@@ -77,6 +76,15 @@ impl PluginMetrics {
                 "Threads of a plugin (`isolation: thread`) that the engine holds beyond the time of a hook, as they were last looked at.",
             ),
         }
+    }
+
+    /// The configuration has taken over: until then the gauges are those of the one before it,
+    /// and it may be refused.
+    pub(super) fn taken(&self, plugin: &Plugin) {
+        // With each configuration it is tried again.
+        self.is_open.set(0);
+        self.isolates
+            .set(i64::try_from(plugin.isolates()).unwrap_or(i64::MAX));
     }
 
     pub(super) fn called(&self, hook: Hook, took: Duration) {
@@ -256,7 +264,37 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::clock::Clock;
+    use crate::{
+        base::clock::Clock,
+        plugins::{Limits, powers::Powers, source::Source},
+    };
+
+    #[test]
+    fn a_configuration_that_is_not_taken_leaves_the_gauges_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plugin.js");
+        std::fs::write(&path, "export function onRequest() {}").unwrap();
+        let load = |isolates| {
+            let source = Source::read("x", &path).unwrap();
+            let (limits, powers) = (Limits::default(), Powers::default());
+            Plugin::load("x", source, "{}".to_owned(), limits, powers, isolates).unwrap()
+        };
+        let (metrics, one, two) = (Metrics::default(), load(1), load(2));
+        let says = |open: u8, isolates: u8| {
+            let text = String::from_utf8(metrics.text()).unwrap();
+            for (name, value) in [("breaker_open", open), ("isolates", isolates)] {
+                let line = format!("edgeway_plugin_{name}{{plugin=\"x\",route=\"r\"}} {value}\n");
+                assert!(text.contains(&line), "{line}: {text}");
+            }
+        };
+        let runs = PluginMetrics::new(&metrics, "r", &one);
+        runs.taken(&one);
+        runs.breaker(true);
+        let candidate = PluginMetrics::new(&metrics, "r", &two);
+        says(1, 1);
+        candidate.taken(&two);
+        says(0, 2);
+    }
 
     #[test]
     fn a_breaker_opens_after_failures_close_together_and_tries_again() {
