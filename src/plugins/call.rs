@@ -153,6 +153,8 @@ pub(super) struct Waiting {
 /// a promise in the engine that nothing will ever settle: it is to be forgotten there.
 pub(super) struct Waits {
     pub(super) all: Vec<Waiting>,
+    /// What is there, and is not in the engine yet.
+    pub(super) settling: Option<u32>,
     forgotten: Forgotten,
 }
 
@@ -161,9 +163,9 @@ pub(super) type Forgotten = Arc<Mutex<Vec<u32>>>;
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        if !self.all.is_empty() {
+        if !self.all.is_empty() || self.settling.is_some() {
             let left = self.all.iter().map(|waiting| waiting.id);
-            self.forgotten.lock().extend(left);
+            self.forgotten.lock().extend(left.chain(self.settling));
         }
     }
 }
@@ -208,6 +210,7 @@ impl Call {
             status: None,
             waiting: Waits {
                 all: Vec::new(),
+                settling: None,
                 forgotten,
             },
             outcome: None,
@@ -248,4 +251,23 @@ fn poll_first(waiting: &mut Vec<Waiting>, cx: &mut Context<'_>) -> Poll<(u32, Se
         }
     }
     Poll::Pending
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_and_does_not_reach_the_engine_is_forgotten_as_well() {
+        let forgotten = Forgotten::default();
+        let mut waits = Waits {
+            all: Vec::new(),
+            settling: Some(7),
+            forgotten: Arc::clone(&forgotten),
+        };
+        let work = Box::pin(std::future::pending());
+        waits.all.push(Waiting { id: 8, work });
+        drop(waits);
+        assert_eq!(*forgotten.lock(), [8, 7]);
+    }
 }

@@ -158,7 +158,8 @@ impl Isolate {
     }
 
     /// Goes on with a hook that has waited.
-    pub(super) fn settle(&self, call: Box<Call>, promise: u32, settled: Settled) -> Box<Call> {
+    pub(super) fn settle(&self, mut call: Box<Call>, promise: u32, settled: Settled) -> Box<Call> {
+        call.waiting.settling = None;
         self.enter(call, |entry, _| {
             let (is_kept, json) = match settled {
                 Ok(json) => (true, json),

@@ -165,33 +165,43 @@ impl Threads {
                 step.isolate.condemn();
                 return Err(self.0.too_long());
             };
-            // However long it may wait, the engine is held no longer than by a hook.
-            let within = until.min(Instant::now() + self.0.limits.wall);
+            // Its time may be over before a lane takes it.
+            step.call.waiting.settling = Some(promise);
             let next = What::Settle(step, promise, settled);
-            step = self.step(within, next).await?;
+            step = self.step(until, next).await?;
         }
         Ok(step)
     }
 
+    /// However long `until` is away, the engine is held no longer than by a hook.
     async fn step(&self, until: Instant, what: What) -> Result<Step, Failure> {
-        let (done, answer) = oneshot::channel();
+        let (done, mut answer) = oneshot::channel();
         let id = self.0.post(what, done)?;
-        match timeout_at(until, answer).await {
-            Ok(Ok(step)) => step,
-            Ok(Err(_)) => Err(Failure::new(
-                Kind::Stuck,
-                "the instance that it waited in is stuck in another hook",
-            )),
-            Err(_) => {
-                let is_stuck = self.0.give_up(id);
-                let failure = self.0.too_long();
-                Err(if is_stuck {
-                    Failure::new(Kind::Stuck, format!("{failure}, and its thread is stuck"))
-                } else {
-                    failure
-                })
+        let mut within = until.min(Instant::now() + self.0.limits.wall);
+        loop {
+            match timeout_at(within, &mut answer).await {
+                Ok(Ok(step)) => return step,
+                Ok(Err(_)) => {
+                    return Err(Failure::new(
+                        Kind::Stuck,
+                        "the instance that it waited in is stuck in another hook",
+                    ));
+                }
+                Err(_) => {}
+            }
+            let longer = self.0.most(id).map(|most| until.min(most));
+            match longer {
+                Some(longer) if longer > Instant::now() => within = longer,
+                _ => break,
             }
         }
+        let is_stuck = self.0.give_up(id);
+        let failure = self.0.too_long();
+        Err(if is_stuck {
+            Failure::new(Kind::Stuck, format!("{failure}, and its thread is stuck"))
+        } else {
+            failure
+        })
     }
 }
 
@@ -274,6 +284,19 @@ impl Shared {
             self.work.notify_all();
         }
         Ok(id)
+    }
+
+    /// Until when a job may have an answer: its time in the engine begins when a lane takes it.
+    /// `None` if no lane will.
+    fn most(&self, job: u64) -> Option<Instant> {
+        let state = self.state.lock();
+        let mut running = state.lanes.iter().filter_map(|lane| lane.running);
+        let since = running.find(|(running, _)| *running == job);
+        let since = since.map(|(_, since)| since).or_else(|| {
+            let is_queued = state.jobs.iter().any(|queued| queued.id == job);
+            is_queued.then(Instant::now)
+        });
+        Some(since? + self.limits.wall)
     }
 
     /// Nobody waits for this job any more. `true` if a lane is stuck in it. So are those

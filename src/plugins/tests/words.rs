@@ -245,3 +245,37 @@ async fn work_of_a_plugin_with_threads_goes_on_there() {
     bench.late.join().await;
     bench.ended("failed", 1);
 }
+
+#[tokio::test]
+async fn work_that_waits_for_its_turn_on_a_thread_has_its_time_from_there() {
+    let text = "export function onRequest(req, ctx) {
+        ctx.waitUntil(new Promise((keep) => setTimeout(keep, 100)).then(() => {
+            for (const end = Date.now() + 60; Date.now() < end; );
+        }));
+    }";
+    let metrics = Metrics::default();
+    let late = late::Late::of("x", Tasks::default(), &metrics);
+    let powers = powers::Powers {
+        late: late.clone(),
+        ..powers::Powers::default()
+    };
+    let limits = Limits {
+        cpu: Duration::from_secs(5),
+        wait_until: Duration::from_secs(30),
+        isolation: Isolation::Thread,
+        ..Limits::default()
+    };
+    let loaded = load_within(&[("plugin.js", text)], "{}", limits, powers)
+        .unwrap_or_else(|failure| panic!("{failure:?}"));
+    // One thread, which is busy with all of them for more than twice the wall limit.
+    for _ in 0..10 {
+        loaded.request().await.unwrap();
+    }
+    late.join().await;
+    Bench {
+        loaded,
+        metrics,
+        late,
+    }
+    .ended("done", 10);
+}
