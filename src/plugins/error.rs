@@ -4,11 +4,14 @@ use std::fmt;
 
 use rquickjs::{CaughtError, Coerced, Exception, FromJs, Value};
 
+use super::{host::LONGEST_LINE, words::one_line};
+
 /// Why a hook failed, or a plugin could not be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub kind: Kind,
-    /// What is wrong, in the engine's words or ours.
+    /// What is wrong, in the engine's words or ours; no longer than a line of `console`, but it
+    /// may be several lines.
     pub message: String,
     /// Lines of `at NAME (FILE:LINE:COLUMN)`, innermost first; may be empty.
     pub stack: String,
@@ -62,7 +65,7 @@ impl Failure {
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: cut(message.into()),
             stack: String::new(),
         }
     }
@@ -98,12 +101,12 @@ impl Failure {
                     } else {
                         Kind::Script
                     },
-                    message: match name {
+                    message: cut(match name {
                         Some(name) if message.is_empty() => name,
                         Some(name) => format!("{name}: {message}"),
                         None => message,
-                    },
-                    stack: exception.stack().unwrap_or_default().trim_end().to_owned(),
+                    }),
+                    stack: cut(exception.stack().unwrap_or_default().trim_end().to_owned()),
                 }
             }
             CaughtError::Value(value) => {
@@ -120,12 +123,19 @@ impl Failure {
     }
 }
 
+/// A plugin may throw whatever its heap has room for.
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(LONGEST_LINE));
+    text
+}
+
+/// One line, for logs: a client's words may be in it.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
+        f.write_str(&one_line(&self.message))?;
         let first = self.stack.lines().next().map(str::trim);
         match first {
-            Some(line) if !line.is_empty() => write!(f, " {line}"),
+            Some(line) if !line.is_empty() => write!(f, " {}", one_line(line)),
             _ => Ok(()),
         }
     }

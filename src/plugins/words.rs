@@ -143,7 +143,7 @@ fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
 }
 
 /// A client's words may be in it, and are not to look like lines of their own.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let text = &text[..text.floor_char_boundary(LONGEST_LINE)];
     if !text.contains(char::is_control) {
         return text.to_owned();

@@ -370,3 +370,21 @@ async fn kv_and_env_are_there_if_they_were_given() {
     let failure = fetches.request().await.unwrap_err();
     assert!(failure.message.contains("may fetch nothing"), "{failure:?}");
 }
+
+#[tokio::test]
+async fn what_is_thrown_is_told_in_one_line_and_no_longer_than_one_of_the_log() {
+    for thrown in [
+        "new Error('a\\nINFO b\\u001b' + 'é'.repeat(9000))",
+        "'a\\nINFO b\\u001b' + 'é'.repeat(9000)",
+        "Object.assign(new Error('x'), { stack: 'at a\\u001b' + 'é'.repeat(9000) })",
+    ] {
+        let loaded = load(&format!(
+            "export function onRequest() {{ throw {thrown}; }}"
+        ));
+        let failure = loaded.request().await.unwrap_err();
+        assert!(failure.message.len() <= 4096 && failure.stack.len() <= 4096);
+        let told = failure.to_string();
+        assert!(!told.contains(char::is_control), "{told}");
+        assert!(told.contains("\\u{1b}"), "{told}");
+    }
+}
