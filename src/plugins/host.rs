@@ -32,7 +32,7 @@ use super::{
 
 /// How many headers a plugin may add to a head, and how long one may be.
 const MOST_HEADERS: usize = 128;
-const LONGEST_HEADER: usize = 8 << 10;
+pub(super) const LONGEST_HEADER: usize = 8 << 10;
 /// How much of a line of `console` is logged.
 pub(super) const LONGEST_LINE: usize = 4 << 10;
 /// How much a hook may wait for at a time.
@@ -343,6 +343,26 @@ pub(super) fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
     Ok(headers)
 }
 
+/// How many bytes a string has. The engine's own copy is on the account of its heap; one that
+/// has no room there is too long for whoever asks.
+pub(super) fn length(text: &rquickjs::String<'_>) -> usize {
+    let text = text.clone().to_cstring();
+    text.map_or(usize::MAX, |text| text.len())
+}
+
+/// As [`bytes`]; `Err` if there are more than `most`, which are not copied.
+pub(super) fn few_bytes(value: &Value<'_>, most: usize) -> std::result::Result<Bytes, ()> {
+    let is_short = match value.as_string() {
+        Some(text) => length(text) <= most,
+        None => value.as_object().is_none_or(|object| {
+            let buffer = ArrayBuffer::from_object(object.clone());
+            let array = object.as_typed_array::<u8>();
+            read(array, buffer.as_ref(), <[u8]>::len).is_none_or(|length| length <= most)
+        }),
+    };
+    is_short.then(|| bytes(value).unwrap_or_default()).ok_or(())
+}
+
 /// The bytes of a string, a buffer or a view of one.
 pub(super) fn bytes(value: &Value<'_>) -> Option<Bytes> {
     if let Some(text) = value.as_string() {
@@ -353,20 +373,34 @@ pub(super) fn bytes(value: &Value<'_>) -> Option<Bytes> {
     copied(object.as_typed_array::<u8>(), buffer.as_ref())
 }
 
-#[allow(
-    unsafe_code,
-    reason = "the engine's memory may only be read while no JavaScript runs"
-)]
+/// How many bytes an array has, whatever a plugin has made of its `length`. To ask the engine
+/// for that may run something, which may be stopped.
+pub(super) fn size(array: &TypedArray<'_, u8>) -> usize {
+    read(Some(array), None, <[u8]>::len).unwrap_or(0)
+}
+
 pub(super) fn copied(
     array: Option<&TypedArray<'_, u8>>,
     buffer: Option<&ArrayBuffer<'_>>,
 ) -> Option<Bytes> {
-    // SAFETY: it is copied at once, and the engine runs nothing until we give back.
+    read(array, buffer, Bytes::copy_from_slice)
+}
+
+#[allow(
+    unsafe_code,
+    reason = "the engine's memory may only be read while no JavaScript runs"
+)]
+fn read<T>(
+    array: Option<&TypedArray<'_, u8>>,
+    buffer: Option<&ArrayBuffer<'_>>,
+    what: fn(&[u8]) -> T,
+) -> Option<T> {
+    // SAFETY: it is read at once, and the engine runs nothing until we give back.
     let bytes = unsafe {
         match (array, buffer) {
             (Some(array), _) => array.as_bytes(),
             (None, buffer) => buffer?.as_bytes(),
         }
     };
-    bytes.map(Bytes::copy_from_slice)
+    bytes.map(what)
 }

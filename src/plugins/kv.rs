@@ -17,7 +17,7 @@ use crate::base::{
 /// How many keys a plugin may have in memory.
 const MOST: usize = 10_000;
 /// How long a key and a value may be, together.
-pub(super) const LONGEST: usize = 64 << 10;
+const LONGEST: usize = 64 << 10;
 /// How many bytes they may have in memory, all of a plugin's.
 const MOST_BYTES: usize = 8 << 20;
 /// What is to last longer is kept for good: neither clocks nor Redis count that far.
@@ -30,6 +30,14 @@ if now == tonumber(ARGV[1]) and ARGV[2] ~= '0' then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 return now";
+
+/// Whether a key and its value are short enough to be kept, by their bytes.
+pub(super) fn fits(key: usize, text: usize) -> Result<(), String> {
+    if key.saturating_add(text) > LONGEST {
+        return Err(format!("a key and its value have {LONGEST} bytes at most"));
+    }
+    Ok(())
+}
 
 /// The values of one plugin.
 #[derive(Debug)]
@@ -106,9 +114,7 @@ impl Kv {
         text: String,
         time: Option<Duration>,
     ) -> Result<(), String> {
-        if key.len() + text.len() > LONGEST {
-            return Err(format!("a key and its value have {LONGEST} bytes at most"));
-        }
+        fits(key.len(), text.len())?;
         let time = time.filter(|time| *time <= LONGEST_TIME);
         match &self.store {
             Store::Memory(memory) => memory.put(key, text, time),

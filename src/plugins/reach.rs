@@ -8,9 +8,14 @@ use rquickjs::{Ctx, Exception, Function, Object, Result, Value, function::Opt};
 use serde_json::json;
 
 use super::{
-    host::{State, bytes, flat, map},
+    host::{LONGEST_HEADER, State, few_bytes, flat, length, map},
+    kv,
     powers::{Given, Powers},
 };
+
+/// How long the body of a request may be. It is held until the request is sent, and a hook may
+/// wait for many.
+const LONGEST_BODY: usize = 256 << 10;
 
 /// Methods that the Fetch standard refuses.
 const REFUSED: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
@@ -42,8 +47,8 @@ pub(super) fn functions<'js>(
     let (s, given_kv) = (Arc::clone(state), Arc::clone(given));
     let kv = move |ctx: Ctx<'js>,
                    what: String,
-                   key: String,
-                   value: Opt<Option<String>>,
+                   key: rquickjs::String<'js>,
+                   value: Opt<Option<rquickjs::String<'js>>>,
                    by: Opt<i64>,
                    millis: Opt<f64>| {
         if given_kv.kv.is_none() {
@@ -52,7 +57,12 @@ pub(super) fn functions<'js>(
             return Err(Exception::throw_type(&ctx, why));
         }
         let powers = Arc::clone(&given_kv);
-        let value = value.0.flatten().unwrap_or_default();
+        let value = value.0.flatten();
+        // Before they are anywhere but in its own heap.
+        kv::fits(length(&key), value.as_ref().map_or(0, length))
+            .map_err(|why| Exception::throw_message(&ctx, &why))?;
+        let key = key.to_string()?;
+        let value = value.map_or_else(|| Ok(String::new()), |value| value.to_string())?;
         let time = millis.0.filter(|millis| *millis > 0.0);
         let time = time.and_then(|millis| Duration::try_from_secs_f64(millis / 1000.0).ok());
         let by = by.0.unwrap_or(1);
@@ -64,7 +74,7 @@ pub(super) fn functions<'js>(
     let (s, given) = (Arc::clone(state), Arc::clone(given));
     let fetch = move |ctx: Ctx<'js>,
                       method: String,
-                      url: String,
+                      url: rquickjs::String<'js>,
                       headers: Vec<String>,
                       body: Value<'js>| {
         if given.fetch.is_none() {
@@ -72,6 +82,11 @@ pub(super) fn functions<'js>(
                 "this plugin may fetch nothing: list the origins in `fetch` where it is configured";
             return Err(Exception::throw_type(&ctx, why));
         }
+        if length(&url) > LONGEST_HEADER {
+            let why = format!("a URL to fetch has {LONGEST_HEADER} bytes at most");
+            return Err(Exception::throw_type(&ctx, &why));
+        }
+        let url = url.to_string()?;
         let method = Method::from_bytes(method.as_bytes())
             .ok()
             .filter(|method| !REFUSED.contains(&method.as_str()))
@@ -80,7 +95,10 @@ pub(super) fn functions<'js>(
         for name in OURS {
             headers.remove(name);
         }
-        let body = bytes(&body).unwrap_or_default();
+        let body = few_bytes(&body, LONGEST_BODY).map_err(|()| {
+            let why = format!("a body to fetch with has {LONGEST_BODY} bytes at most");
+            Exception::throw_type(&ctx, &why)
+        })?;
         let powers = Arc::clone(&given);
         s.wait(&ctx, async move {
             ask(&powers, method, &url, headers, body).await

@@ -15,7 +15,7 @@ use rquickjs::{
 };
 use url::{Url, quirks};
 
-use super::budget::Budget;
+use super::{budget::Budget, host::size};
 
 /// As `atob` reads it once the padding is off (Infra standard, "forgiving-base64 decode").
 const FORGIVING: GeneralPurpose = GeneralPurpose::new(
@@ -35,7 +35,7 @@ pub(super) fn functions<'js>(
     texts(ctx, host, budget)?;
     let b = Arc::clone(budget);
     let digest = move |ctx: Ctx<'js>, hash: String, data: TypedArray<'js, u8>| {
-        pass(&ctx, &b, data.len())?;
+        pass(&ctx, &b, size(&data))?;
         digest_of(ctx, hash, data)
     };
     host.set("digest", Function::new(ctx.clone(), digest)?)?;
@@ -44,7 +44,7 @@ pub(super) fn functions<'js>(
                      hash: String,
                      secret: TypedArray<'js, u8>,
                      data: TypedArray<'js, u8>| {
-        pass(&ctx, &b, secret.len() + data.len())?;
+        pass(&ctx, &b, size(&secret) + size(&data))?;
         hmac_of(ctx, hash, secret, data)
     };
     host.set("hmac", Function::new(ctx.clone(), hmac)?)?;
@@ -54,7 +54,7 @@ pub(super) fn functions<'js>(
                        secret: TypedArray<'js, u8>,
                        signature: TypedArray<'js, u8>,
                        data: TypedArray<'js, u8>| {
-        pass(&ctx, &b, secret.len() + signature.len() + data.len())?;
+        pass(&ctx, &b, size(&secret) + size(&signature) + size(&data))?;
         Ok::<_, Error>(hmac_verify(hash, secret, signature, data))
     };
     host.set("hmacVerify", Function::new(ctx.clone(), verify)?)?;
@@ -100,7 +100,7 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<Budget>) -> Resul
     host.set("utf8Encode", Function::new(ctx.clone(), encode)?)?;
     let b = Arc::clone(budget);
     let decode = move |ctx: Ctx<'js>, bytes: TypedArray<'js, u8>, fatal: bool| {
-        pass(&ctx, &b, bytes.len())?;
+        pass(&ctx, &b, size(&bytes))?;
         Ok::<_, Error>(utf8_decode(bytes, fatal))
     };
     host.set("utf8Decode", Function::new(ctx.clone(), decode)?)?;

@@ -264,3 +264,61 @@ async fn functions_that_are_one_step_to_the_engine_are_counted_by_what_they_go_o
         assert!(clock.now() - begun < Duration::from_secs(2), "{attack}");
     }
 }
+
+#[tokio::test]
+async fn what_is_too_long_is_refused_before_anybody_copies_it() {
+    let text = "const why = async (what) => { try { await what(); } catch (error) { return `${error.name}: ${error.message}`; } };
+    const MOST = 256 << 10;
+    const bodies = ['x'.repeat(MOST + 1), 'é'.repeat(MOST / 2 + 1), new Uint8Array(MOST + 1), new ArrayBuffer(MOST + 1)];
+    const spoofed = Object.defineProperty(new Uint8Array(MOST + 1), 'length', { value: 1 });
+    export async function onRequest(req, ctx) {
+        const said = [];
+        for (const body of [...bodies, spoofed]) said.push(await why(() => fetch('ORIGIN/', { method: 'POST', body })));
+        said.push(await why(() => fetch('ORIGIN/' + 'x'.repeat(8192))));
+        said.push(await why(() => fetch('ORIGIN/', { headers: { a: 'x'.repeat(8193) } })));
+        said.push(await why(() => ctx.kv.put('k', 'x'.repeat(64 << 10))));
+        said.push(await why(() => ctx.kv.get('k'.repeat((64 << 10) + 1))));
+        said.push(await why(() => fetch('ORIGIN/', { method: 'POST', body: 'x'.repeat(MOST) })));
+        said.push(await why(() => ctx.kv.put('k', 'x'.repeat((64 << 10) - 3))));
+        return new Response(said.join('\\n'));
+    }";
+    // Nobody listens there.
+    let origin = "http://127.0.0.1:1";
+    let limits = Limits {
+        cpu: Duration::from_secs(5),
+        wall: Duration::from_secs(10),
+        load: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let loaded = load_with_powers(&text.replace("ORIGIN", origin), limits, origin);
+    let Answer::Response(response) = loaded.request().await.unwrap().answer else {
+        panic!("no answer");
+    };
+    let said = String::from_utf8(response.body.to_vec()).unwrap();
+    let said: Vec<&str> = said.split('\n').collect();
+    assert_eq!(said.len(), 11, "{said:?}");
+    for line in &said[..5] {
+        assert_eq!(
+            *line,
+            "TypeError: a body to fetch with has 262144 bytes at most"
+        );
+    }
+    assert_eq!(said[5], "TypeError: a URL to fetch has 8192 bytes at most");
+    assert_eq!(said[6], "TypeError: this is no value of a header");
+    for line in &said[7..9] {
+        assert_eq!(*line, "Error: a key and its value have 65536 bytes at most");
+    }
+    assert!(said[9].starts_with("TypeError: fetch failed: "), "{said:?}");
+    assert_eq!(said[10], "");
+}
+
+#[tokio::test]
+async fn a_length_that_is_none_ends_nothing_but_the_hook() {
+    let loaded = load(
+        "export async function onRequest() {
+            const bytes = Object.defineProperty(new Uint8Array(3), 'length', { value: 'x' });
+            await crypto.subtle.digest('SHA-256', bytes);
+        }",
+    );
+    assert_eq!(loaded.request().await, Ok(Output::default()));
+}
