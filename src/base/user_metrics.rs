@@ -70,7 +70,7 @@ impl UserMetrics {
             owner: owner.to_owned(),
             state: Mutex::default(),
             refused: metrics.counter(
-                "edgeway_plugin_user_refused_total",
+                "edgeway_plugin_metrics_refused_total",
                 "Values of plugins' own metrics that were not counted, since a plugin has 100 series at most.",
                 &[(OWNER, owner)],
             ),
@@ -325,7 +325,7 @@ mod tests {
         let said = text(&metrics);
         let series = said.matches("edgeway_plugin_user_x_total{").count();
         assert_eq!(series, MOST_SERIES);
-        let refused = "edgeway_plugin_user_refused_total{plugin=\"a\"} 50\n";
+        let refused = "edgeway_plugin_metrics_refused_total{plugin=\"a\"} 50\n";
         assert!(said.contains(refused), "{said}");
     }
 }
