@@ -100,6 +100,11 @@ pub trait Filter: Send + Sync + 'static {
         false
     }
 
+    /// Whether it does so for this answer. Asked only of those that may.
+    fn needs_every_header_now(&self, _ex: &Exchange<'_>) -> bool {
+        true
+    }
+
     /// What other parts of the gateway go by that this filter was told, found by its type.
     /// Asked once, when the route is compiled.
     fn extension(&self) -> Option<std::sync::Arc<dyn std::any::Any + Send + Sync>> {

@@ -63,7 +63,8 @@ pub struct Chain {
     request_body: Box<[Step]>,
     response_body: Box<[Step]>,
     log: Box<[Step]>,
-    takes_lines: bool,
+    /// Filters that may want every header of an answer.
+    in_need: Box<[Arc<dyn Filter>]>,
     dropped_queries: Box<[Box<str>]>,
 }
 
@@ -105,9 +106,11 @@ impl Chain {
             request_body: steps(Phase::RequestBody),
             response_body: steps(Phase::ResponseBody),
             log: steps(Phase::Log),
-            takes_lines: !filters
+            in_need: filters
                 .iter()
-                .any(|named| named.filter.needs_every_header()),
+                .filter(|named| named.filter.needs_every_header())
+                .map(|named| Arc::clone(&named.filter))
+                .collect(),
             dropped_queries: filters
                 .iter()
                 .flat_map(|named| named.filter.dropped_queries())
@@ -118,8 +121,9 @@ impl Chain {
     }
 
     /// What [`super::Facts::lines`] begins with for an answer over HTTP/1.
-    pub fn ready_lines(&self) -> ReadyLines {
-        if self.takes_lines {
+    pub fn ready_lines(&self, ex: &Exchange<'_>) -> ReadyLines {
+        let mut in_need = self.in_need.iter();
+        if !in_need.any(|filter| filter.needs_every_header_now(ex)) {
             ReadyLines::Taken
         } else {
             ReadyLines::NotTaken

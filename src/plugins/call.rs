@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     future::{Future, poll_fn},
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -68,7 +69,8 @@ pub struct Input {
     pub url: String,
     pub headers: HeaderMap,
     pub body: Body,
-    pub ip: String,
+    /// None in a trial that names none.
+    pub ip: Option<IpAddr>,
     pub request_id: String,
     pub route: String,
     pub known: Known,

@@ -5,8 +5,8 @@ use rquickjs::{Function, JsLifetime};
 
 #[derive(JsLifetime)]
 pub(super) struct Entry<'js> {
-    /// Begins a hook.
-    pub(super) invoke: Function<'js>,
+    /// What begins each hook, in the order of [`super::Hook::ALL`].
+    pub(super) begin: Vec<Option<Function<'js>>>,
     /// Keeps or rejects a promise.
     pub(super) settle: Function<'js>,
     /// Drops promises that nothing will settle.

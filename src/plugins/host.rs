@@ -16,7 +16,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use log::Level;
 use parking_lot::Mutex;
 use rquickjs::{
-    ArrayBuffer, Ctx, Exception, Function, Object, Result, TypedArray, Value, function::Opt,
+    ArrayBuffer, Coerced, Ctx, Exception, Function, IntoJs, Object, Result, TypedArray, Value,
+    function::Opt,
 };
 
 use super::{
@@ -149,43 +150,57 @@ pub(super) fn functions<'js>(
 
 fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
-    let get = move |ctx: Ctx<'js>, call: u32, which: usize, name: String| {
-        s.with(&ctx, call, |call| Ok(joined(&call.heads[which & 1], &name)))
+    let get = move |ctx: Ctx<'js>, head: u32, Coerced(name): Coerced<String>| {
+        let (call, which) = head_of(head);
+        let joined = s.with(&ctx, call, |call| Ok(joined(&call.heads[which], &name)))?;
+        match joined {
+            Some(text) => text.into_js(&ctx),
+            None => Ok(Value::new_null(ctx)),
+        }
     };
     host.set("headerGet", Function::new(ctx.clone(), get)?)?;
     let s = Arc::clone(state);
-    let all = move |ctx: Ctx<'js>, call: u32, which: usize| {
-        s.with(&ctx, call, |call| Ok(flat(&call.heads[which & 1])))
+    let all = move |ctx: Ctx<'js>, head: u32| {
+        let (call, which) = head_of(head);
+        s.with(&ctx, call, |call| Ok(flat(&call.heads[which])))
     };
     host.set("headerAll", Function::new(ctx.clone(), all)?)?;
     let s = Arc::clone(state);
-    let change =
-        move |ctx: Ctx<'js>, call: u32, which: usize, how: u8, name: String, value: Opt<String>| {
-            let name = header_name(&ctx, &name)?;
-            let change = match how {
-                0 => Change::Delete(name),
-                how => {
-                    let value = header_value(&ctx, &value.0.unwrap_or_default())?;
-                    if how == 1 {
-                        Change::Set(name, value)
-                    } else {
-                        Change::Append(name, value)
-                    }
+    let change = move |ctx: Ctx<'js>,
+                       head: u32,
+                       how: u8,
+                       name: Coerced<String>,
+                       value: Opt<Coerced<String>>| {
+        let (call, which) = head_of(head);
+        let name = header_name(&ctx, &name.0)?;
+        let change = match how {
+            0 => Change::Delete(name),
+            how => {
+                let value = header_value(&ctx, &value.0.map(|value| value.0).unwrap_or_default())?;
+                if how == 1 {
+                    Change::Set(name, value)
+                } else {
+                    Change::Append(name, value)
                 }
-            };
-            s.with(&ctx, call, |call| {
-                let which = which & 1;
-                call.still(&ctx)?;
-                if call.changes[which].len() >= MOST_HEADERS {
-                    let why = format!("a hook changes {MOST_HEADERS} headers at most");
-                    return Err(Exception::throw_range(&ctx, &why));
-                }
-                change.clone().apply(&mut call.heads[which]);
-                call.changes[which].push(change);
-                Ok(())
-            })
+            }
         };
+        s.with(&ctx, call, |call| {
+            call.still(&ctx)?;
+            if call.changes[which].len() >= MOST_HEADERS {
+                let why = format!("a hook changes {MOST_HEADERS} headers at most");
+                return Err(Exception::throw_range(&ctx, &why));
+            }
+            change.clone().apply(&mut call.heads[which]);
+            call.changes[which].push(change);
+            Ok(())
+        })
+    };
     host.set("headerChange", Function::new(ctx.clone(), change)?)
+}
+
+/// The call and which of its heads: 0 of the request, 1 of the answer.
+fn head_of(head: u32) -> (u32, usize) {
+    (head / 2, usize::from(head % 2 == 1))
 }
 
 fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -238,7 +253,7 @@ fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<
             Ok(match which {
                 0 => input.method.as_str().to_owned(),
                 1 => input.url.clone(),
-                2 => input.ip.clone(),
+                2 => input.ip.map(|ip| ip.to_string()).unwrap_or_default(),
                 3 => input.request_id.clone(),
                 _ => input.route.clone(),
             })

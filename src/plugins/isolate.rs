@@ -13,7 +13,7 @@ use rquickjs::{CatchResultExt, Context, Ctx, Function, Module, Object, Runtime, 
 
 use super::{
     budget::{Budget, Isolation, Limits},
-    call::{Call, Hook, Input, Settled},
+    call::{Answer, Call, Hook, Input, Settled},
     entry::Entry,
     error::{Failure, Kind},
     host::{self, Log, State},
@@ -38,6 +38,10 @@ const WEB: [(&str, &str); 10] = [
 /// From which entry of a hook its time is counted from the start: most are entered less
 /// often, and need no clock.
 const COUNTED_FROM: u32 = 8;
+
+/// Numbers of calls begin anew after so many: twice a number, and 1, is still a small integer
+/// to the engine.
+const CALLS: u32 = 1 << 29;
 
 /// A plugin that is loaded.
 pub(super) struct Isolate {
@@ -122,7 +126,7 @@ impl Isolate {
 
     /// The next call.
     pub(super) fn call(&self, input: Input) -> Box<Call> {
-        let id = self.calls.fetch_add(1, Ordering::Relaxed);
+        let id = self.calls.fetch_add(1, Ordering::Relaxed) % CALLS;
         Box::new(Call::new(id, input, Arc::clone(&self.state.forgotten)))
     }
 
@@ -150,10 +154,13 @@ impl Isolate {
             .map(Cow::Owned)
             .or_else(|| input.reason.clone());
         self.enter(call, |entry, call| {
-            let (status, told) = (status.unwrap_or(0), told.unwrap_or_default());
-            entry
-                .invoke
-                .call::<_, ()>((call, hook.name(), status, &*told))
+            let begin = entry.begin[hook as usize].as_ref();
+            let Some(begin) = begin else { return Ok(true) };
+            let is_over = match told {
+                Some(told) => begin.call::<_, Option<bool>>((call, status, &*told))?,
+                None => begin.call::<_, Option<bool>>((call, status))?,
+            };
+            Ok(is_over == Some(true))
         })
     }
 
@@ -165,15 +172,17 @@ impl Isolate {
                 Ok(json) => (true, json),
                 Err(why) => (false, why),
             };
-            entry.settle.call::<_, ()>((promise, is_kept, json))
+            entry.settle.call::<_, ()>((promise, is_kept, json))?;
+            Ok(false)
         })
     }
 
-    /// Runs something of a call in the engine, and all that follows from it at once.
+    /// Runs something of a call in the engine, and all that follows from it at once. `what`
+    /// says whether the hook is over and wants nothing.
     fn enter(
         &self,
         mut call: Box<Call>,
-        what: impl FnOnce(&Entry<'_>, u32) -> rquickjs::Result<()>,
+        what: impl FnOnce(&Entry<'_>, u32) -> rquickjs::Result<bool>,
     ) -> Box<Call> {
         call.entries = call.entries.saturating_add(1);
         // On a thread of its own a clock costs little beside the way there, and what calls
@@ -200,7 +209,11 @@ impl Isolate {
             drop(entry);
             // What is left to do belongs to this hook, and to no later one.
             while !self.budget.is_over() && ctx.execute_pending_job() {}
-            (state.call.lock().take(), outcome.err())
+            let mut call = state.call.lock().take();
+            if let (Ok(true), Some(call)) = (&outcome, &mut call) {
+                call.outcome.get_or_insert(Ok(Answer::Nothing));
+            }
+            (call, outcome.err())
         });
         let used = self.budget.leave();
         let mut call = call.expect("nothing takes it out but this");
@@ -262,7 +275,9 @@ fn load<'js>(
         return Err(rquickjs::Exception::throw_message(ctx, why));
     }
     let mut hooks = 0;
-    let names: Object<'js> = web.get("hooks")?;
+    let own: Object<'js> = web.get("hooks")?;
+    let entry_of: Function<'js> = web.get("entryOf")?;
+    let mut begin = Vec::with_capacity(Hook::ALL.len());
     for hook in Hook::ALL {
         let mut exported: Value<'js> = namespace.get(hook.name())?;
         if hook == Hook::Request {
@@ -273,12 +288,16 @@ fn load<'js>(
             }
         }
         if exported.is_function() {
-            names.set(hook.name(), exported)?;
             hooks |= hook.bit();
+        } else {
+            exported = own.get(hook.name())?;
         }
+        let is_there = exported.is_function();
+        let entry = is_there.then(|| entry_of.call((hook.name(), exported)));
+        begin.push(entry.transpose()?);
     }
     let entry = Entry {
-        invoke: web.get("invoke")?,
+        begin,
         settle: web.get("settle")?,
         forget: web.get("forget")?,
     };

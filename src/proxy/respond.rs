@@ -35,7 +35,9 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
     } = ctx;
     let chain = context::chain(gateway, *route);
     if facts.client.protocol != Protocol::Http2 {
-        facts.lines = chain.ready_lines();
+        let head = session.req_header();
+        let lines = chain.ready_lines(&Exchange { head, facts });
+        facts.lines = lines;
     }
     let is_stored = facts.cache.is_some_and(|cached| {
         use CacheOutcome::{Hit, Revalidated, Stale};

@@ -195,6 +195,10 @@ fn keeps(request: &RequestHeader, ctx: &Context, keep: Keep) -> Option<bool> {
     if request.version != Version::HTTP_11 {
         return None;
     }
+    let mut lines = request.headers.get_all(header::CONNECTION).iter();
+    if lines.nth(1).is_some() {
+        return None;
+    }
     let is_kept = match request
         .headers
         .get(header::CONNECTION)

@@ -245,7 +245,7 @@ fn input(options: &Options) -> Result<Input, String> {
             Some(data) => Body::Whole(data.clone().into()),
             None => Body::None,
         },
-        ip: options.client.to_string(),
+        ip: Some(options.client),
         request_id: "run".to_owned(),
         route: options.route.clone(),
         known: known(options)?,

@@ -6,6 +6,7 @@
 
 mod body;
 mod config;
+mod done;
 mod entry;
 mod loaded;
 mod metrics;
@@ -14,12 +15,22 @@ mod reports;
 mod tests;
 mod written;
 
-use std::{any::Any, borrow::Cow, sync::Arc};
+use std::{
+    any::Any,
+    borrow::Cow,
+    future::ready,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
+use http::{HeaderMap, HeaderValue, StatusCode, header, response};
 use url::{Position, Url};
 
-use self::metrics::{Breaker, PluginMetrics};
+use self::{
+    done::{Done, apply, apply_to_request, changed, done, is_ours, sent},
+    metrics::{Breaker, PluginMetrics},
+};
 use crate::{
     base::{
         clock::Clock,
@@ -31,7 +42,7 @@ use crate::{
         Reply, ReplyBody, Verdict, host::public_host,
     },
     plugins::{
-        Answer, Change, Failure, Hook, Input, Kind, Known, Output, Plugin, Response, late::Rooms,
+        Answer, Failure, Hook, Input, Kind, Known, Output, Plugin, Response, late::Rooms,
         matcher::Matcher,
     },
 };
@@ -65,20 +76,6 @@ struct Use {
     logs: Rooms,
 }
 
-/// What the plugins of a request have done to the head that goes on. It is carried along to
-/// requests that fetch the same answer anew.
-struct Sent(Vec<Change>);
-
-/// What the plugins of a request have done besides.
-#[derive(Default)]
-struct Done {
-    /// To the head of the answer, whoever gives it.
-    response: Vec<Change>,
-    /// What its answers differ by.
-    keys: Vec<String>,
-    upstream: Option<Arc<str>>,
-}
-
 impl FilterKind for Plugins {
     const NAME: &'static str = "plugins";
     type Config = config::PluginsConfig;
@@ -95,16 +92,18 @@ impl Filter for Plugins {
         for each in self.0.iter() {
             let asks = [Hook::Request, Hook::CacheKey, Hook::Route];
             if asks.iter().any(|hook| each.plugin.has(*hook)) {
+                phases = phases | Phases::UPSTREAM | Phases::CACHE_KEY | Phases::RESPONSE;
+            }
+            if asks.iter().any(|hook| each.plugin.has(*hook)) || each.body.is_some() {
                 phases = phases
-                    | Phases::UPSTREAM
-                    | Phases::CACHE_KEY
-                    | Phases::ROUTE
-                    | Phases::RESPONSE.asynchronous()
                     | if each.after_auth {
                         Phases::AUTHORIZED.asynchronous()
                     } else {
                         Phases::REQUEST.asynchronous()
                     };
+            }
+            if each.plugin.has(Hook::Route) {
+                phases = phases | Phases::ROUTE;
             }
             let has = |hook, phase: Phases| {
                 if each.plugin.has(hook) {
@@ -131,6 +130,11 @@ impl Filter for Plugins {
         uses.any(|each| adds.iter().any(|hook| each.plugin.has(*hook)))
     }
 
+    fn needs_every_header_now(&self, ex: &Exchange<'_>) -> bool {
+        let adds = |done: &Done| !done.response.is_empty();
+        ex.facts.slot::<Done>().is_some_and(adds) || self.first(Hook::Response, ex).is_some()
+    }
+
     fn wants_body(&self, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
         let after_auth = phase == Phase::Authorized;
         let is_meant = |each: &&Use| each.body.is_some() && each.is_for(ex);
@@ -148,11 +152,11 @@ impl Filter for Plugins {
     }
 
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        Box::pin(self.request(ex, false))
+        self.begin(ex, false)
     }
 
     fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        Box::pin(self.request(ex, true))
+        self.begin(ex, true)
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
@@ -164,8 +168,11 @@ impl Filter for Plugins {
         ex: &'a mut Exchange<'_>,
         headers: &'a mut HeaderMap,
     ) -> BoxFuture<'a, ()> {
+        self.on_upstream(ex, headers);
+        if self.first(Hook::UpstreamRequest, ex).is_none() {
+            return Box::pin(ready(()));
+        }
         Box::pin(async move {
-            self.on_upstream(ex, headers);
             for each in self.with(Hook::UpstreamRequest, ex) {
                 let input = each.input(ex, headers.clone(), None);
                 if let Some(output) = each.run(ex, Hook::UpstreamRequest, input).await {
@@ -183,17 +190,22 @@ impl Filter for Plugins {
         Box::pin(self.answered(ex, head, Hook::UpstreamResponse))
     }
 
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        if let Some(done) = ex.facts.slot_mut::<Done>() {
+            apply(&std::mem::take(&mut done.response), &mut head.headers);
+        }
+    }
+
     fn on_response_async<'a>(
         &'a self,
         ex: &'a mut Exchange<'_>,
         head: &'a mut response::Parts,
     ) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            if let Some(done) = ex.facts.slot_mut::<Done>() {
-                apply(&std::mem::take(&mut done.response), &mut head.headers);
-            }
-            self.answered(ex, head, Hook::Response).await;
-        })
+        self.on_response(ex, head);
+        if self.first(Hook::Response, ex).is_none() {
+            return Box::pin(ready(()));
+        }
+        Box::pin(self.answered(ex, head, Hook::Response))
     }
 
     fn on_error_async<'a>(
@@ -229,11 +241,7 @@ impl Filter for Plugins {
         if let Some(target) = &ex.facts.rewritten {
             key.part("rewritten", target);
         }
-        if let Some(done) = ex.facts.slot::<Done>() {
-            for part in &done.keys {
-                key.part("plugin", part.as_bytes());
-            }
-        }
+        done::put_keys(ex, key);
     }
 
     fn on_log(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
@@ -249,10 +257,27 @@ impl Plugins {
             .collect()
     }
 
-    async fn request(&self, ex: &mut Exchange<'_>, after_auth: bool) -> Verdict {
-        let uses = self.0.iter();
-        for each in uses.filter(|each| each.after_auth == after_auth) {
-            if !each.is_for(ex) {
+    /// The first of them.
+    fn first(&self, hook: Hook, ex: &Exchange<'_>) -> Option<&Use> {
+        let mut uses = self.0.iter();
+        uses.find(|each| each.plugin.has(hook) && each.is_for(ex))
+    }
+
+    /// The hooks of a request; a future that is hardly any if none is for it.
+    fn begin<'a>(&'a self, ex: &'a mut Exchange<'_>, after_auth: bool) -> BoxFuture<'a, Verdict> {
+        let mut uses = self.0.iter();
+        let first = uses.position(|each| each.after_auth == after_auth && each.is_for(ex));
+        match first {
+            Some(first) => Box::pin(self.request(ex, after_auth, first)),
+            // Nothing, which takes no room.
+            None => Box::pin(Passes),
+        }
+    }
+
+    /// `first` is known to be for it.
+    async fn request(&self, ex: &mut Exchange<'_>, after_auth: bool, first: usize) -> Verdict {
+        for (place, each) in self.0.iter().enumerate().skip(first) {
+            if each.after_auth != after_auth || (place != first && !each.is_for(ex)) {
                 continue;
             }
             if each.plugin.has(Hook::Request)
@@ -261,7 +286,8 @@ impl Plugins {
                 return reply.into();
             }
             if each.plugin.has(Hook::CacheKey) {
-                each.key(ex).await;
+                let said = each.text(ex, Hook::CacheKey).await;
+                done::differ(ex, place, said);
             }
             if each.plugin.has(Hook::Route)
                 && let Ok(Some(upstream)) = each.text(ex, Hook::Route).await
@@ -281,7 +307,7 @@ impl Plugins {
             if let Some(output) = each.run(ex, hook, input).await {
                 apply(&output.response, &mut head.headers);
                 if let Some(status) = output.status {
-                    if has_body(status) == has_body(head.status) {
+                    if framing(status) == framing(head.status) {
                         head.status = status;
                     } else {
                         let why = format!(
@@ -296,21 +322,33 @@ impl Plugins {
     }
 }
 
+/// The verdict of nobody.
+struct Passes;
+
+impl Future for Passes {
+    type Output = Verdict;
+
+    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Verdict> {
+        Poll::Ready(Verdict::Next)
+    }
+}
+
 impl Use {
     /// Told without JavaScript.
     fn is_for(&self, ex: &Exchange<'_>) -> bool {
         let path = &*path_of(ex.head.raw_path());
-        let host = if self.matcher.asks_for_host() {
-            public_host(ex.head, &ex.facts.client).to_ascii_lowercase()
+        let is_meant = |host: &str| self.matcher.is_for(&ex.head.method, host, path);
+        let is_meant = if self.matcher.asks_for_host() {
+            let host = public_host(ex.head, &ex.facts.client).to_ascii_lowercase();
+            let name = host.rsplit_once(':').map_or(&*host, |(name, port)| {
+                let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
+                if is_port { name } else { &*host }
+            });
+            is_meant(name.strip_suffix('.').unwrap_or(name))
         } else {
-            String::new()
+            is_meant("")
         };
-        let name = host.rsplit_once(':').map_or(&*host, |(name, port)| {
-            let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
-            if is_port { name } else { &*host }
-        });
-        let name = name.strip_suffix('.').unwrap_or(name);
-        self.matcher.is_for(&ex.head.method, name, path) && self.plugin.is_for(path)
+        is_meant && self.plugin.is_for(path)
     }
 
     async fn request(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
@@ -331,15 +369,7 @@ impl Use {
         if let Answer::Response(response) = output.answer {
             return Some(reply(*response));
         }
-        if !self.plugin.has(Hook::CacheKey) && !output.request.is_empty() {
-            // Whatever the backend is told may be what its answer goes by.
-            let key = format!("{:?}", output.request);
-            done(ex).keys.push(key);
-        }
-        if !output.request.is_empty() {
-            let all = [sent(ex), &output.request].concat();
-            ex.facts.carried = Some(Arc::new(Sent(all)));
-        }
+        done::send(ex, output.request, !self.plugin.has(Hook::CacheKey));
         if !output.response.is_empty() {
             done(ex).response.extend(output.response);
         }
@@ -347,18 +377,6 @@ impl Use {
             ex.facts.rewritten = rewritten;
         }
         None
-    }
-
-    /// What the answers of a request differ by, as the plugin says. If it cannot say, by all
-    /// that plugins have changed: nobody gets what was made for somebody else.
-    async fn key(&self, ex: &mut Exchange<'_>) {
-        let key = match self.text(ex, Hook::CacheKey).await {
-            Ok(key) => key,
-            Err(()) => Some(format!("{:?}", sent(ex))),
-        };
-        if let Some(key) = key {
-            done(ex).keys.push(key);
-        }
     }
 
     /// What a hook gives back that names something.
@@ -402,15 +420,20 @@ impl Use {
                 facts.client.ip,
             ))
         };
-        let target = String::from_utf8_lossy(ex.head.raw_path());
+        let mut url = origin(ex);
+        let target = ex.head.raw_path();
+        match str::from_utf8(target) {
+            Ok(target) => url.push_str(target),
+            Err(_) => url.push_str(&String::from_utf8_lossy(target)),
+        }
         let identity = facts.identity.as_ref();
         let claims = identity.and_then(|identity| identity.claims.as_ref());
         Input {
             method: ex.head.method.clone(),
-            url: format!("{}{target}", origin(ex)),
+            url,
             headers,
             body: body::given(ex.head, &facts.body, self.body),
-            ip: facts.client.ip.to_string(),
+            ip: Some(facts.client.ip),
             request_id: facts.request_id.as_str().to_owned(),
             route: facts.route.as_deref().unwrap_or_default().to_owned(),
             known: Known {
@@ -491,28 +514,8 @@ impl Use {
 
 /// What is no text is compared all the same: a route may have taken it.
 fn path_of(raw: &[u8]) -> Cow<'_, str> {
-    let path = raw.split(|byte| *byte == b'?').next().unwrap_or_default();
-    String::from_utf8_lossy(path)
-}
-
-fn done<'e>(ex: &'e mut Exchange<'_>) -> &'e mut Done {
-    if ex.facts.slot::<Done>().is_none() {
-        ex.facts.put(Done::default());
-    }
-    ex.facts.slot_mut().expect("it was put there")
-}
-
-fn sent<'e>(ex: &'e Exchange<'_>) -> &'e [Change] {
-    let carried = ex.facts.carried.as_ref();
-    let sent = carried.and_then(|carried| carried.downcast_ref::<Sent>());
-    sent.map_or(&[], |sent| &sent.0)
-}
-
-/// The head as the plugins before have left it.
-fn changed(ex: &Exchange<'_>) -> HeaderMap {
-    let mut headers = ex.head.headers.clone();
-    apply_to_request(sent(ex), &mut headers);
-    headers
+    let path = memchr::memchr(b'?', raw).map_or(raw, |end| &raw[..end]);
+    str::from_utf8(path).map_or_else(|_| String::from_utf8_lossy(path), Cow::Borrowed)
 }
 
 /// As the client sees it; a client of HTTP/1.0 may have named no host.
@@ -521,7 +524,13 @@ fn origin(ex: &Exchange<'_>) -> String {
         "" => "localhost",
         host => host,
     };
-    format!("{}://{host}", ex.facts.client.scheme.as_str())
+    let scheme = ex.facts.client.scheme.as_str();
+    // Room for most targets as well.
+    let mut origin = String::with_capacity(128);
+    origin.push_str(scheme);
+    origin.push_str("://");
+    origin.push_str(host);
+    origin
 }
 
 /// Path and query of a URL that a request is rewritten to: on its own host.
@@ -540,40 +549,12 @@ fn target(ex: &Exchange<'_>, url: &str) -> Result<Box<[u8]>, Failure> {
     }
 }
 
-fn has_body(status: StatusCode) -> bool {
-    !matches!(
-        status,
-        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
-    )
-}
-
-/// What belongs to the connection and to the framing is the gateway's own; a plugin's word
-/// about it is passed over, as browsers do it with forbidden names.
-fn is_ours(name: &HeaderName) -> bool {
-    const OURS: [&str; 9] = [
-        "connection",
-        "content-length",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
-    ];
-    OURS.contains(&name.as_str())
-}
-
-fn apply(changes: &[Change], headers: &mut HeaderMap) {
-    for change in changes.iter().filter(|change| !is_ours(change.name())) {
-        change.clone().apply(headers);
-    }
-}
-
-fn apply_to_request(changes: &[Change], headers: &mut HeaderMap) {
-    let others = |change: &&Change| !is_ours(change.name()) && *change.name() != header::HOST;
-    for change in changes.iter().filter(others) {
-        change.clone().apply(headers);
+/// How a client tells where such an answer ends: one kind cannot become another.
+fn framing(status: StatusCode) -> u8 {
+    match status {
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => 0,
+        StatusCode::RESET_CONTENT => 1,
+        _ => 2,
     }
 }
 

@@ -264,3 +264,36 @@ fn a_rewrite_holds_however_the_host_is_written_and_without_one() {
     let check = with(seen, "").send("GET", "/admin/x", &[], &[]);
     assert_eq!(check.last().body, b"/admin/x");
 }
+
+#[test]
+fn two_plugins_that_say_the_same_say_it_of_different_things() {
+    let of = |name: &str| {
+        folder(&format!(
+            "export function onCacheKey(req) {{ return req.headers.get('{name}') ?? undefined; }}"
+        ))
+    };
+    let (first, second) = (of("x-a"), of("x-b"));
+    let check = check::<Plugins>(&route(&[&first, &second], ""));
+    let key = |headers: &[(&'static str, &str)]| check.key(headers);
+    assert_ne!(key(&[("x-a", "de")]), key(&[("x-b", "de")]));
+    assert_eq!(key(&[("x-a", "de")]), key(&[("x-a", "de")]));
+    assert_ne!(
+        key(&[("x-a", "de"), ("x-b", "en")]),
+        key(&[("x-a", "en"), ("x-b", "de")])
+    );
+}
+
+#[test]
+fn the_body_is_there_for_a_plugin_that_only_tells_the_backend() {
+    let text = "export async function onUpstreamRequest(req) {
+        req.headers.set('x-name', (await req.json()).name);
+    }";
+    let check = with(text, ", body: {}").send(
+        "POST",
+        "/",
+        &[("content-type", "application/json")],
+        &[br#"{"name":"ann"}"#],
+    );
+    let head = check.last().upstream.as_ref().expect("it went on");
+    assert_eq!(head.headers["x-name"], "ann");
+}

@@ -229,7 +229,7 @@ fn read(asked: &str) -> std::result::Result<(Hook, Input), String> {
         body: asked
             .body
             .map_or(Body::None, |body| Body::Whole(body.into())),
-        ip: asked.ip,
+        ip: asked.ip.parse().ok(),
         request_id: asked.request_id,
         route: asked.route,
         known: Known {

@@ -96,7 +96,7 @@ fn nothing() -> Input {
         url: String::new(),
         headers: HeaderMap::new(),
         body: Body::None,
-        ip: String::new(),
+        ip: None,
         request_id: String::new(),
         route: String::new(),
         known: Known::default(),

@@ -66,7 +66,7 @@ fn input() -> Input {
         url: "https://a.test/x?y=1".to_owned(),
         headers,
         body: Body::None,
-        ip: "192.0.2.1".to_owned(),
+        ip: Some("192.0.2.1".parse().unwrap()),
         request_id: "id".to_owned(),
         route: "app".to_owned(),
         known: Known::default(),

@@ -13,10 +13,21 @@
     return text;
   };
 
+  // What `Headers` of a head of the request under way are made of, and that head: twice the
+  // number of its call, and 1 more for the head of the answer.
+  const HEAD = Symbol('head');
+  let head = 0;
+
   class Headers {
-    #list = [];
+    // Pairs, or the number of a head. One field, since each costs as much as reading a header.
+    #list;
 
     constructor(init) {
+      if (init === HEAD) {
+        this.#list = head;
+        return;
+      }
+      this.#list = [];
       if (init === undefined || init === null) return;
       if (typeof init !== 'object') throw new TypeError('Headers are made of an object or pairs');
       const pairs = typeof init[Symbol.iterator] === 'function' ? init : Object.entries(init);
@@ -28,17 +39,22 @@
     }
 
     append(name, value) {
-      this.#list.push([nameOf(name), valueOf(value)]);
+      const list = this.#list;
+      if (typeof list === 'number') host.headerChange(list, 2, name, value);
+      else list.push([nameOf(name), valueOf(value)]);
     }
 
     delete(name) {
+      if (typeof this.#list === 'number') return host.headerChange(this.#list, 0, name);
       const wanted = nameOf(name);
       this.#list = this.#list.filter(([known]) => known !== wanted);
     }
 
     get(name) {
+      const list = this.#list;
+      if (typeof list === 'number') return host.headerGet(list, name);
       const wanted = nameOf(name);
-      const values = this.#list.filter(([known]) => known === wanted);
+      const values = list.filter(([known]) => known === wanted);
       return values.length === 0 ? null : values.map((pair) => pair[1]).join(', ');
     }
 
@@ -47,6 +63,7 @@
     }
 
     set(name, value) {
+      if (typeof this.#list === 'number') return host.headerChange(this.#list, 1, name, value);
       const wanted = nameOf(name);
       const text = valueOf(value);
       const at = this.#list.findIndex(([known]) => known === wanted);
@@ -95,52 +112,21 @@
       return 'Headers';
     }
 
-    static list(headers) {
-      return headers.#list;
-    }
-  }
-  const listOf = Headers.list;
-  delete Headers.list;
-
-  // A head of the request under way; `which`: 0 of the request, 1 of the answer.
-  class HeadHeaders extends Headers {
-    #call;
-    #which;
-
-    constructor(call, which) {
-      super();
-      this.#call = call;
-      this.#which = which;
-    }
-
-    append(name, value) {
-      host.headerChange(this.#call, this.#which, 2, String(name), String(value));
-    }
-
-    delete(name) {
-      host.headerChange(this.#call, this.#which, 0, String(name));
-    }
-
-    get(name) {
-      return host.headerGet(this.#call, this.#which, String(name)) ?? null;
-    }
-
-    set(name, value) {
-      host.headerChange(this.#call, this.#which, 1, String(name), String(value));
-    }
-
     static pairs(headers) {
-      if (!(#call in headers)) return undefined;
-      const flat = host.headerAll(headers.#call, headers.#which);
+      const list = headers.#list;
+      if (typeof list !== 'number') return list;
+      const flat = host.headerAll(list);
       const pairs = [];
       for (let at = 0; at < flat.length; at += 2) pairs.push([flat[at], flat[at + 1]]);
       return pairs;
     }
   }
-  const pairsOfHead = HeadHeaders.pairs;
-  delete HeadHeaders.pairs;
+  web.pairsOf = Headers.pairs;
+  delete Headers.pairs;
 
-  web.pairsOf = (headers) => pairsOfHead(headers) ?? listOf(headers);
-  web.headersOf = (call, which) => new HeadHeaders(call, which);
+  web.headersOf = (call, which) => {
+    head = call * 2 + which;
+    return new Headers(HEAD);
+  };
   globalThis.Headers = Headers;
 });

@@ -1,6 +1,7 @@
 // How the gateway calls hooks, and how what they wait for comes back to them.
 (function (host, web) {
-  const hooks = (web.hooks = {});
+  // Hooks of whoever runs a module that exports none, such as a file of tests.
+  web.hooks = {};
   const waiting = new Map();
 
   // The promise of what the gateway does meanwhile.
@@ -38,14 +39,21 @@
   const told = (json) => (json === null || json === undefined ? undefined : JSON.parse(json));
 
   class Context {
-    #call;
-    #request;
-    #jwt = told;
-    #geo = told;
-    #log;
+    // The request, or the number of the call until somebody asks for it.
+    #of;
+    // What few hooks ask for: each field costs every one of them.
+    #more;
 
-    constructor(call) {
-      this.#call = call;
+    constructor(of) {
+      this.#of = of;
+    }
+
+    get #call() {
+      return typeof this.#of === 'number' ? this.#of : web.callOf(this.#of);
+    }
+
+    get #kept() {
+      return (this.#more ??= {});
     }
 
     get config() {
@@ -61,7 +69,7 @@
     }
 
     get log() {
-      return (this.#log ??= web.logOf(this.#call));
+      return (this.#kept.log ??= web.logOf(this.#call));
     }
 
     get metrics() {
@@ -73,7 +81,8 @@
     }
 
     get request() {
-      return (this.#request ??= web.requestOf(this.#call));
+      if (typeof this.#of === 'number') this.#of = web.requestOf(this.#of);
+      return this.#of;
     }
 
     get ip() {
@@ -82,13 +91,15 @@
 
     // Read once, and by whoever asks.
     get jwt() {
-      if (this.#jwt === told) this.#jwt = told(host.claims(this.#call));
-      return this.#jwt;
+      const kept = this.#kept;
+      if (!('jwt' in kept)) kept.jwt = told(host.claims(this.#call));
+      return kept.jwt;
     }
 
     get geo() {
-      if (this.#geo === told) this.#geo = told(host.place(this.#call));
-      return this.#geo;
+      const kept = this.#kept;
+      if (!('geo' in kept)) kept.geo = told(host.place(this.#call));
+      return kept.geo;
     }
 
     get requestId() {
@@ -160,20 +171,30 @@
     host.done(call, 3, text);
   };
 
+  const asked = (call, hook) => {
+    const request = web.requestOf(call);
+    return hook(request, new Context(request));
+  };
   const starts = {
-    onRequest: (call, hook, ctx) => hook(ctx.request, ctx),
-    onCacheKey: (call, hook, ctx) => hook(ctx.request, ctx),
-    onRoute: (call, hook, ctx) => hook(ctx.request, ctx),
-    onUpstreamRequest: (call, hook, ctx) => hook(ctx.request, ctx),
-    onError: (call, hook, ctx, status, reason) => hook({ status, reason }, ctx),
-    onLog: (call, hook, ctx, status, entry) => hook(JSON.parse(entry), ctx),
-    onUpstreamResponse: (call, hook, ctx, status) => hook(web.responseOf(call, status), ctx),
-    onResponse: (call, hook, ctx, status) => hook(web.responseOf(call, status), ctx),
+    onRequest: asked,
+    onCacheKey: asked,
+    onRoute: asked,
+    onUpstreamRequest: asked,
+    onError: (call, hook, status, reason) => hook({ status, reason: reason ?? '' }, new Context(call)),
+    onLog: (call, hook, status, entry) => hook(JSON.parse(entry), new Context(call)),
+    onUpstreamResponse: (call, hook, status) => hook(web.responseOf(call, status), new Context(call)),
+    onResponse: (call, hook, status) => hook(web.responseOf(call, status), new Context(call)),
   };
 
-  web.invoke = (call, name, status, told) => {
-    const value = starts[name](call, hooks[name], new Context(call), status, told);
-    if (typeof value?.then !== 'function') return answers[name](call, value);
-    value.then((value) => answers[name](call, value)).catch((error) => host.fail(call, error));
+  // What begins a hook: gives back `true` if it is over, and wants nothing.
+  web.entryOf = (name, hook) => {
+    const start = starts[name];
+    const answer = answers[name];
+    return (call, status, told) => {
+      const value = start(call, hook, status, told);
+      if (value === undefined) return true;
+      if (typeof value?.then !== 'function') return answer(call, value);
+      value.then((value) => answer(call, value)).catch((error) => host.fail(call, error));
+    };
   };
 });

@@ -88,16 +88,23 @@
   class HookRequest {
     #call;
     #headers;
-    #cookies;
-    #nextUrl;
-    #reader;
+    // What few hooks ask for: each field costs every one of them.
+    #more;
 
     constructor(call) {
       this.#call = call;
     }
 
+    get #kept() {
+      return (this.#more ??= {});
+    }
+
     get #body() {
-      return (this.#reader ??= web.bodyReader(this.#call, () => this.headers));
+      return (this.#kept.reader ??= web.bodyReader(this.#call, () => this.headers));
+    }
+
+    static call(request) {
+      return request.#call;
     }
 
     get body() {
@@ -141,13 +148,15 @@
     }
 
     get cookies() {
-      return (this.#cookies ??= web.cookiesOf(this.headers));
+      return (this.#kept.cookies ??= web.cookiesOf(this.headers));
     }
 
     get nextUrl() {
-      return (this.#nextUrl ??= web.nextUrlOf(this.url, this.headers));
+      return (this.#kept.nextUrl ??= web.nextUrlOf(this.url, this.headers));
     }
   }
+  web.callOf = HookRequest.call;
+  delete HookRequest.call;
   globalThis.NextRequest = HookRequest;
 
   // The answer under way.

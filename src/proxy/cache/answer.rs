@@ -163,13 +163,13 @@ async fn prepare<'e>(
         ..
     } = ctx;
     let chain = context::chain(gateway, *route);
-    if facts.client.protocol != Protocol::Http2 {
-        facts.lines = chain.ready_lines();
-    }
     let mut ex = Exchange {
         head: request,
         facts,
     };
+    if ex.facts.client.protocol != Protocol::Http2 {
+        ex.facts.lines = chain.ready_lines(&ex);
+    }
     let form = if is_confirmed {
         None
     } else {
