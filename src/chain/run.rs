@@ -123,10 +123,10 @@ impl Chain {
     /// What [`super::Facts::lines`] begins with for an answer over HTTP/1.
     pub fn ready_lines(&self, ex: &Exchange<'_>) -> ReadyLines {
         let mut in_need = self.in_need.iter();
-        if !in_need.any(|filter| filter.needs_every_header_now(ex)) {
-            ReadyLines::Taken
-        } else {
+        if in_need.any(|filter| filter.needs_every_header_now(ex)) {
             ReadyLines::NotTaken
+        } else {
+            ReadyLines::Taken
         }
     }
 

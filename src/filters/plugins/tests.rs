@@ -291,7 +291,10 @@ fn the_body_is_there_for_a_plugin_that_only_tells_the_backend() {
     let check = with(text, ", body: {}").send(
         "POST",
         "/",
-        &[("content-type", "application/json")],
+        &[
+            ("content-type", "application/json"),
+            ("content-length", "14"),
+        ],
         &[br#"{"name":"ann"}"#],
     );
     let head = check.last().upstream.as_ref().expect("it went on");
