@@ -105,6 +105,19 @@ pub trait Filter: Send + Sync + 'static {
         true
     }
 
+    /// Whether this filter is for some of its route's requests only, as [`Filter::is_for`]
+    /// tells. Asked once, when the route is compiled.
+    fn is_selective(&self) -> bool {
+        false
+    }
+
+    /// Whether it is for this request: asked once for each, and one that it is not for costs
+    /// nothing more. Goes by the head and the client alone, since no filter has run. Where
+    /// several filters choose, a hook may be called all the same.
+    fn is_for(&self, _ex: &Exchange<'_>) -> bool {
+        true
+    }
+
     /// What other parts of the gateway go by that this filter was told, found by its type.
     /// Asked once, when the route is compiled.
     fn extension(&self) -> Option<std::sync::Arc<dyn std::any::Any + Send + Sync>> {

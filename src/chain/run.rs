@@ -66,6 +66,8 @@ pub struct Chain {
     /// Filters that may want every header of an answer.
     in_need: Box<[Arc<dyn Filter>]>,
     dropped_queries: Box<[Box<str>]>,
+    /// A filter that is not for every request, and the chain of the others.
+    short: Option<(Arc<dyn Filter>, Box<Chain>)>,
 }
 
 impl Chain {
@@ -116,8 +118,27 @@ impl Chain {
                 .flat_map(|named| named.filter.dropped_queries())
                 .cloned()
                 .collect(),
+            short: filters
+                .iter()
+                .position(|named| named.filter.is_selective())
+                .map(|at| {
+                    let mut others = filters.clone();
+                    let choosing = others.remove(at).filter;
+                    (choosing, Box::new(Self::new(others)))
+                }),
             all: filters.into(),
         }
+    }
+
+    /// Whether [`Chain::short`] is enough for this request.
+    pub fn is_short_for(&self, ex: &Exchange<'_>) -> bool {
+        let short = self.short.as_ref();
+        short.is_some_and(|(choosing, _)| !choosing.is_for(ex))
+    }
+
+    /// The chain without the filter that is not for every request, if there is one.
+    pub fn short(&self) -> &Self {
+        self.short.as_ref().map_or(self, |(_, short)| short)
     }
 
     /// What [`super::Facts::lines`] begins with for an answer over HTTP/1.

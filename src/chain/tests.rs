@@ -231,3 +231,63 @@ fn the_first_filter_that_names_an_upstream_wins_and_key_parts_add_up() {
     let verdict = chain.on_request_body(&mut ex, &mut None, true);
     assert!(matches!(verdict, Verdict::Reply(_)));
 }
+
+/// Is for `/a` alone.
+struct Choosing(Arc<Spy>);
+
+impl Filter for Choosing {
+    fn phases(&self) -> Phases {
+        self.0.phases
+    }
+
+    fn is_selective(&self) -> bool {
+        true
+    }
+
+    fn is_for(&self, ex: &Exchange<'_>) -> bool {
+        ex.head.raw_path() == b"/a"
+    }
+
+    fn on_log(&self, ex: &Exchange<'_>, late: &mut Option<super::LateFields>) {
+        self.0.on_log(ex, late);
+    }
+}
+
+#[test]
+fn a_request_that_a_filter_is_not_for_meets_the_others_alone() {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let spy = |name, phases| {
+        Arc::new(Spy {
+            name,
+            phases,
+            calls: Arc::clone(&calls),
+            answers: false,
+        })
+    };
+    let choosing = Choosing(spy("choosing", Phases::LOG | Phases::RESPONSE));
+    let filters: [(_, Arc<dyn Filter>); 2] = [
+        ("choosing", Arc::new(choosing)),
+        ("other", spy("other", Phases::LOG)),
+    ];
+    let named = filters.map(|(name, filter)| Named { name, filter });
+    let chain = Chain::new(named.into());
+    for (path, expected) in [
+        ("/a", &["other.log", "choosing.log"][..]),
+        ("/b", &["other.log"]),
+    ] {
+        let head = RequestHeader::build("GET", path.as_bytes(), None).unwrap();
+        let mut facts = Facts::new(Clock::test().now());
+        let facts = &mut facts;
+        let ex = Exchange { head: &head, facts };
+        let is_short = chain.is_short_for(&ex);
+        let own = if is_short { chain.short() } else { &chain };
+        assert_eq!(
+            (is_short, own.has(Phase::Response)),
+            (path == "/b", path == "/a")
+        );
+        own.on_log(&ex);
+        assert_eq!(std::mem::take(&mut *calls.lock()), expected, "{path}");
+    }
+    let (_, plain) = self::calls(&[("a", Phases::LOG, false)]);
+    assert!(std::ptr::eq(plain.short(), &raw const plain));
+}

@@ -4,7 +4,7 @@
 //! and the sources of a `config.matcher` as Next.js takes them (path-to-regexp 6:
 //! `/about/:path*`, `/((?!api|_next/static).*)`). Both are compared with the raw path.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
 use fancy_regex::Regex;
 use http::Method;
@@ -19,14 +19,25 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    pub fn is_for(&self, method: &Method, host: &str, path: &str) -> bool {
-        (self.methods.is_empty() || self.methods.contains(method))
-            && (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.is_for(path)))
-            && (self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.is_for(host)))
+    /// `host`, in lower case and without a port, is asked for only if all else fits.
+    pub fn is_for<'h>(
+        &self,
+        method: &Method,
+        path: &str,
+        host: impl FnOnce() -> Cow<'h, str>,
+    ) -> bool {
+        let is_met = (self.methods.is_empty() || self.methods.contains(method))
+            && (self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.is_for(path)));
+        if !is_met || self.hosts.is_empty() {
+            return is_met;
+        }
+        let host = host();
+        self.hosts.iter().any(|pattern| pattern.is_for(&host))
     }
 
-    pub fn asks_for_host(&self) -> bool {
-        !self.hosts.is_empty()
+    /// Whether it asks for nothing.
+    pub fn is_for_all(&self) -> bool {
+        self.methods.is_empty() && self.paths.is_empty() && self.hosts.is_empty()
     }
 }
 

@@ -187,6 +187,11 @@ impl Plugin {
         self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.is_for(path))
     }
 
+    /// Whether it has such a matcher.
+    pub fn has_paths(&self) -> bool {
+        !self.paths.is_empty()
+    }
+
     pub fn has(&self, hook: Hook) -> bool {
         self.hooks & hook.bit() != 0
     }
@@ -347,12 +352,5 @@ impl fmt::Debug for Plugin {
         f.debug_struct("Plugin")
             .field("name", &self.name)
             .finish_non_exhaustive()
-    }
-}
-
-/// How long a hook may take at most, all in all.
-impl Plugin {
-    pub fn wall(&self) -> Duration {
-        self.limits.wall
     }
 }

@@ -13,11 +13,19 @@ use crate::{
     upstreams::{BackendId, Lease, Upstream},
 };
 
+/// Where a request belongs.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    route: usize,
+    /// Its route has a filter that is not for it.
+    is_short: bool,
+}
+
 /// One request's state. Boxed, since Pingora moves it about.
 pub struct Context {
     /// The configuration this request began with; it sees no other.
     pub(super) gateway: Arc<Gateway>,
-    pub(super) route: Option<usize>,
+    pub(super) route: Option<Place>,
     pub(super) params: Params,
     pub(super) facts: Facts,
     pub(super) connection: Option<Arc<Connection>>,
@@ -108,27 +116,42 @@ impl Context {
         let facts = &mut self.facts;
         (chain(&self.gateway, self.route), Exchange { head, facts })
     }
+
+    /// The request is one of `route`.
+    pub(super) fn enter(&mut self, index: usize, head: &RequestHeader) {
+        let Some(route) = self.gateway.route(index) else {
+            return;
+        };
+        let facts = &mut self.facts;
+        facts.route = Some(Arc::clone(&route.name));
+        self.upstream.clone_from(&route.upstream);
+        let is_short = route.chain.is_short_for(&Exchange { head, facts });
+        self.route = Some(Place {
+            route: index,
+            is_short,
+        });
+    }
 }
 
 /// The route's chain and metrics, or those of requests without a route. A function of two
 /// fields, so that the others can be borrowed beside it.
-pub(super) fn chain(gateway: &Gateway, route: Option<usize>) -> &Chain {
-    route
-        .and_then(|index| gateway.route(index))
-        .map_or(&gateway.fallback, |route| &route.chain)
+pub(super) fn chain(gateway: &Gateway, place: Option<Place>) -> &Chain {
+    match (route(gateway, place), place) {
+        (Some(route), Some(place)) if place.is_short => route.chain.short(),
+        (Some(route), _) => &route.chain,
+        (None, _) => &gateway.fallback,
+    }
 }
 
-pub(super) fn metrics(gateway: &Gateway, route: Option<usize>) -> &RouteMetrics {
-    route
-        .and_then(|index| gateway.route(index))
-        .map_or(&gateway.fallback_metrics, |route| &route.metrics)
+pub(super) fn metrics(gateway: &Gateway, place: Option<Place>) -> &RouteMetrics {
+    route(gateway, place).map_or(&gateway.fallback_metrics, |route| &route.metrics)
 }
 
 /// The cache of the route, if it has one.
-pub(super) fn cache(gateway: &Gateway, index: Option<usize>) -> Option<&RouteCache> {
-    route(gateway, index)?.cache.as_ref()
+pub(super) fn cache(gateway: &Gateway, place: Option<Place>) -> Option<&RouteCache> {
+    route(gateway, place)?.cache.as_ref()
 }
 
-pub(super) fn route(gateway: &Gateway, route: Option<usize>) -> Option<&Route> {
-    route.and_then(|index| gateway.route(index))
+pub(super) fn route(gateway: &Gateway, place: Option<Place>) -> Option<&Route> {
+    gateway.route(place?.route)
 }

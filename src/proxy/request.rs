@@ -132,8 +132,8 @@ fn begin(
         return Err(reply);
     }
     ctx.facts.class = routes::classify(target.path, head);
-    ctx.route = ctx.gateway.table.find(&target, head, &mut ctx.params);
-    if ctx.route.is_none() && !ctx.gateway.table.serves_host(&host) {
+    let found = ctx.gateway.table.find(&target, head, &mut ctx.params);
+    if found.is_none() && !ctx.gateway.table.serves_host(&host) {
         return Err(Failure::UnknownHost.into());
     }
     let redirect = ctx.connection.as_ref().and_then(|connection| {
@@ -145,13 +145,12 @@ fn begin(
             &ctx.facts.client,
         )
     });
-    if let Some(route) = context::route(&ctx.gateway, ctx.route) {
-        ctx.facts.route = Some(Arc::clone(&route.name));
-        ctx.upstream.clone_from(&route.upstream);
+    if let Some(index) = found {
+        ctx.enter(index, head);
     }
     match redirect {
         Some(reply) => Err(reply),
-        None if ctx.route.is_none() => Err(Failure::NoRoute.into()),
+        None if found.is_none() => Err(Failure::NoRoute.into()),
         None => Ok(()),
     }
 }

@@ -122,6 +122,15 @@ impl Filter for Plugins {
         phases
     }
 
+    fn is_selective(&self) -> bool {
+        let chooses = |each: &Use| !each.matcher.is_for_all() || each.plugin.has_paths();
+        self.0.iter().all(chooses)
+    }
+
+    fn is_for(&self, ex: &Exchange<'_>) -> bool {
+        self.0.iter().any(|each| each.is_for(ex))
+    }
+
     fn needs_every_header(&self) -> bool {
         // What a proxy adds to the answer, such as a policy with a nonce, takes the place of
         // what others would.
@@ -337,17 +346,7 @@ impl Use {
     /// Told without JavaScript.
     fn is_for(&self, ex: &Exchange<'_>) -> bool {
         let path = &*path_of(ex.head.raw_path());
-        let is_meant = |host: &str| self.matcher.is_for(&ex.head.method, host, path);
-        let is_meant = if self.matcher.asks_for_host() {
-            let host = public_host(ex.head, &ex.facts.client).to_ascii_lowercase();
-            let name = host.rsplit_once(':').map_or(&*host, |(name, port)| {
-                let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
-                if is_port { name } else { &*host }
-            });
-            is_meant(name.strip_suffix('.').unwrap_or(name))
-        } else {
-            is_meant("")
-        };
+        let is_meant = self.matcher.is_for(&ex.head.method, path, || host_of(ex));
         is_meant && self.plugin.is_for(path)
     }
 
@@ -516,6 +515,20 @@ impl Use {
 fn path_of(raw: &[u8]) -> Cow<'_, str> {
     let path = memchr::memchr(b'?', raw).map_or(raw, |end| &raw[..end]);
     str::from_utf8(path).map_or_else(|_| String::from_utf8_lossy(path), Cow::Borrowed)
+}
+
+/// The public host as matchers have it: in lower case, without port and final dot.
+fn host_of<'e>(ex: &'e Exchange<'_>) -> Cow<'e, str> {
+    let host = public_host(ex.head, &ex.facts.client);
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
+        if is_port { name } else { host }
+    });
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Cow::Owned(name.to_ascii_lowercase());
+    }
+    Cow::Borrowed(name)
 }
 
 /// As the client sees it; a client of HTTP/1.0 may have named no host.

@@ -20,7 +20,10 @@ use crate::{
     },
     chain::{CacheFacts, CacheOutcome, Class, Client, Identity, RequestId},
     gateway::{Gateway, RouteCache},
-    proxy::{context::Context, request},
+    proxy::{
+        context::{Context, Place},
+        request,
+    },
     routes::Params,
     upstreams::Upstream,
 };
@@ -46,7 +49,7 @@ const LONGEST: Duration = Duration::from_mins(2);
 /// What the request that fetches anew goes by.
 pub(in crate::proxy) struct Background {
     gateway: Arc<Gateway>,
-    route: Option<usize>,
+    route: Option<Place>,
     params: Params,
     client: Client,
     class: Class,
