@@ -18,9 +18,7 @@ pub(super) async fn failed(
     error: &Error,
     ctx: &mut Context,
 ) -> FailToProxy {
-    let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
-    let failure = Failure::of(error, upstream::expired(error, ctx), cut);
-    let failure = upstream::look_round(failure, ctx);
+    let failure = upstream::look_round(failure(error, ctx), ctx);
     let planned = ctx.reply.take();
     let is_planned = planned.is_some();
     let is_background = ctx.is_background();
@@ -47,7 +45,7 @@ pub(super) async fn failed(
     if begun.is_some() || (is_gone && !is_planned) {
         // What has begun cannot be taken back: the connection is cut, so that nobody
         // takes the part for the whole.
-        facts.status = begun.map_or(failure.status(), |head| head.status).as_u16();
+        facts.status = status(begun.map(|head| head.status), failure);
         return FailToProxy {
             error_code: 0,
             can_reuse_downstream: false,
@@ -70,13 +68,23 @@ pub(super) async fn failed(
     }
 }
 
-/// An answer of ours broke off: its client has gone, or was cut off.
-pub(super) fn broke_off(error: &Error, status: StatusCode, ctx: &mut Context) {
-    let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
-    let failure = Failure::of(error, upstream::expired(error, ctx), cut);
+/// An answer of ours broke off: its client has gone, or was cut off. `begun`: the status of
+/// its head.
+pub(super) fn broke_off(error: &Error, begun: Option<StatusCode>, ctx: &mut Context) {
+    let failure = failure(error, ctx);
     ctx.facts.reason = Some(failure.reason());
-    ctx.facts.status = status.as_u16();
+    ctx.facts.status = status(begun, failure);
     failure.report(&ctx.facts, error);
+}
+
+fn failure(error: &Error, ctx: &Context) -> Failure {
+    let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
+    Failure::of(error, upstream::expired(error, ctx), cut)
+}
+
+/// What is logged of an answer that is not whole: what the client was told, if it was.
+fn status(begun: Option<StatusCode>, failure: Failure) -> u16 {
+    begun.unwrap_or(failure.status()).as_u16()
 }
 
 /// What a request came to on the wire.
@@ -140,4 +148,16 @@ pub(super) fn log(live: &Live, passed: &Passed<'_>, ctx: &mut Context) {
         head: request,
         facts,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_never_began_has_the_status_of_its_failure() {
+        assert_eq!(status(Some(StatusCode::OK), Failure::ClientGone), 200);
+        assert_eq!(status(None, Failure::ClientGone), 499);
+        assert_eq!(status(None, Failure::Internal), 500);
+    }
 }

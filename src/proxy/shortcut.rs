@@ -97,7 +97,7 @@ impl Past {
             if *error.etype() == ErrorType::WriteError {
                 error.as_down();
             }
-            end::broke_off(error, status.unwrap_or_default(), ctx);
+            end::broke_off(error, status, ctx);
         }
         upstream::over(ctx);
         let passed = end::Passed {
