@@ -55,7 +55,7 @@ pub struct Context {
     /// The answer is a head alone, on HTTP/2.
     pub(super) is_bare: bool,
     /// What the shortcut has found out about it.
-    pub(super) course: Option<Box<Course>>,
+    pub(super) course: Option<Course>,
     /// On its way to the origin for the cache as well.
     pub(super) cache: Option<Box<Flow>>,
     in_flight: InFlight,

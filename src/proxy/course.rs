@@ -33,7 +33,7 @@ pub(super) enum Course {
 /// answered without Pingora's proxy the next time.
 pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -> Result<bool> {
     let course = if let Some(course) = ctx.course.take() {
-        *course
+        course
     } else {
         let connection = request::connection(session);
         request::enter(session, connection.as_deref());

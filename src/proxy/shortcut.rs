@@ -75,12 +75,12 @@ impl Past {
             }
             Course::GoesOn(_) => {
                 self.live.http.shortcuts_missed.inc();
-                ctx.course = Some(Box::new(course));
+                ctx.course = Some(course);
                 let head = request;
                 Attempt::GoesOn(stream, Some(Box::new(Carried { ctx, head })))
             }
             course => {
-                ctx.course = Some(Box::new(course));
+                ctx.course = Some(course);
                 // Boxed: most are sent above, and each would carry the room for it.
                 Box::pin(self.answer(stream, request, ctx, keep)).await
             }

@@ -25,17 +25,8 @@ use crate::{
     runtime::live::Live,
 };
 
-/// What the request may be answered with.
-enum Decision {
-    Serve(Arc<Entry>, CacheFacts),
-    /// The same, and a new one is fetched meanwhile.
-    ServeAndRefresh(Arc<Entry>, CacheFacts, Box<Flow>),
-    OnlyIfCached,
-    /// The app would refuse this picture in these words.
-    BadImage(String),
-    Fetch(Box<Flow>, CacheFacts),
-    Past(CacheFacts),
-}
+/// What becomes of a request, and what its line says of the cache.
+type Decision = (CacheFacts, Course);
 
 /// What becomes of a request at the first door: an answer from the store, one of ours, or
 /// the way to the origin.
@@ -55,27 +46,9 @@ pub(in crate::proxy) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Co
         return Course::Reply(Box::new(reply));
     }
     let live = Arc::clone(ctx.live());
-    let decision = match recognise(head, ctx, cache, &live) {
+    let (facts, course) = match recognise(head, ctx, cache, &live) {
         Ok(request) => request.decided(&route.name).await,
         Err(why) => past(why),
-    };
-    let (facts, course) = match decision {
-        Decision::Serve(entry, facts) => (facts, Course::Stored(entry, None)),
-        Decision::ServeAndRefresh(entry, facts, flow) => (facts, Course::Stored(entry, Some(flow))),
-        Decision::OnlyIfCached => {
-            let reply = Reply::refuse(StatusCode::GATEWAY_TIMEOUT, "only_if_cached")
-                .detail("Nothing that may be used is stored, and you asked for nothing else.");
-            let facts = CacheFacts::new(CacheOutcome::Miss).why("only-if-cached");
-            (facts, Course::Reply(Box::new(reply)))
-        }
-        Decision::BadImage(said) => {
-            let text = HeaderValue::from_static("text/plain; charset=utf-8");
-            let reply = Reply::bytes(StatusCode::BAD_REQUEST, text, said);
-            let facts = CacheFacts::new(CacheOutcome::Bypass).why("image");
-            (facts, Course::Reply(Box::new(reply)))
-        }
-        Decision::Fetch(flow, facts) => (facts, Course::GoesOn(Some(flow))),
-        Decision::Past(facts) => (facts, Course::GoesOn(None)),
     };
     ctx.facts.cache = Some(facts);
     course
@@ -196,7 +169,23 @@ fn recognise<'a>(
 }
 
 fn past(why: &'static str) -> Decision {
-    Decision::Past(CacheFacts::new(CacheOutcome::Bypass).why(why))
+    let facts = CacheFacts::new(CacheOutcome::Bypass).why(why);
+    (facts, Course::GoesOn(None))
+}
+
+fn only_if_cached() -> Decision {
+    let reply = Reply::refuse(StatusCode::GATEWAY_TIMEOUT, "only_if_cached")
+        .detail("Nothing that may be used is stored, and you asked for nothing else.");
+    let facts = CacheFacts::new(CacheOutcome::Miss).why("only-if-cached");
+    (facts, Course::Reply(Box::new(reply)))
+}
+
+/// The app would refuse this picture in these words.
+fn refuse_image(bad: &BadImage) -> Decision {
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    let reply = Reply::bytes(StatusCode::BAD_REQUEST, text, bad.to_string());
+    let facts = CacheFacts::new(CacheOutcome::Bypass).why("image");
+    (facts, Course::Reply(Box::new(reply)))
 }
 
 impl Request<'_> {
@@ -233,11 +222,11 @@ impl Request<'_> {
 
     fn decide(self, found: Found) -> Decision {
         if let Some(bad) = self.bad_image() {
-            return Decision::BadImage(bad.to_string());
+            return refuse_image(bad);
         }
         let Some(entry) = found.entry else {
             if self.seen.wants.only_if_cached {
-                return Decision::OnlyIfCached;
+                return only_if_cached();
             }
             if self.head.method == Method::HEAD {
                 // Nobody has asked for its body.
@@ -253,7 +242,8 @@ impl Request<'_> {
             };
             let facts = CacheFacts::new(CacheOutcome::Miss).why(why);
             let variance = found.vary.map(|vary| vary.variance(&self.head.headers));
-            return Decision::Fetch(self.flow(None, variance), facts);
+            let flow = self.flow(None, variance);
+            return (facts, Course::GoesOn(Some(flow)));
         };
         let is_for_client =
             !self.seen.personal.has_identity || policy::allows_authorization(&entry.headers);
@@ -270,24 +260,27 @@ impl Request<'_> {
         let is_plain = !self.seen.is_range && entry.is_whole();
         let usable = self.cache.usable(&lifetime, &self.seen.wants, self.now);
         let why = match usable {
-            Use::Fresh if is_plain => return Decision::Serve(entry, facts(CacheOutcome::Hit)),
+            Use::Fresh if is_plain => {
+                return (facts(CacheOutcome::Hit), Course::Stored(entry, None));
+            }
             Use::StaleAsAsked if is_plain => {
-                return Decision::Serve(entry, facts(CacheOutcome::Stale));
+                return (facts(CacheOutcome::Stale), Course::Stored(entry, None));
             }
             // What is fetched in the background has not passed the filters that know who asks.
             Use::StaleWhileRevalidate if is_plain && !self.is_known() => {
                 let facts = facts(CacheOutcome::Stale);
                 let variance = Some(entry.variance);
                 let flow = self.flow(Some(Arc::clone(&entry)), variance);
-                return Decision::ServeAndRefresh(entry, facts, flow);
+                return (facts, Course::Stored(entry, Some(flow)));
             }
-            Use::GatewayTimeout => return Decision::OnlyIfCached,
+            Use::GatewayTimeout => return only_if_cached(),
             _ if lifetime.is_fresh(self.now) => "request",
             _ => "stale",
         };
         let facts = CacheFacts::new(CacheOutcome::Expired).why(why);
         let variance = Some(entry.variance);
-        Decision::Fetch(self.flow(Some(entry), variance), facts)
+        let flow = self.flow(Some(entry), variance);
+        (facts, Course::GoesOn(Some(flow)))
     }
 
     fn is_known(&self) -> bool {
