@@ -24,7 +24,7 @@ use super::{
     powers::{Given, Powers},
     source::Source,
     threads::{MOST_STUCK, Threads},
-    words::Said,
+    words::{Said, one_line},
 };
 
 /// A plugin that was loaded, for as long as a configuration has it.
@@ -63,12 +63,27 @@ impl Slot {
     }
 }
 
-/// Lines of `console`, by the name of the plugin.
+/// Lines of `console` and of `ctx.log`, by the name of the plugin.
 struct ToLog(Arc<str>);
+
+impl ToLog {
+    fn write(&self, level: Level, text: &str, fields: &[(&str, &str)]) {
+        let mut record = Record::builder();
+        record
+            .level(level)
+            .target("edgeway::plugin")
+            // The bound on lines goes by their place: each plugin has its own.
+            .file(Some(&self.0))
+            .key_values(&fields);
+        if level <= log::max_level() {
+            log::logger().log(&record.args(format_args!("{text}")).build());
+        }
+    }
+}
 
 impl Log for ToLog {
     fn line(&self, level: Level, text: &str) {
-        log::log!(target: "edgeway::plugin", level, plugin = &*self.0; "{text}");
+        self.write(level, &one_line(text), &[("plugin", &self.0)]);
     }
 
     fn said(&self, said: &Said<'_>) {
@@ -76,16 +91,7 @@ impl Log for ToLog {
         let fields = said.fields.iter();
         let fields = fields.map(|(name, value)| (name.as_str(), value.as_str()));
         let all: Vec<(&str, &str)> = own.into_iter().chain(fields).collect();
-        let mut record = Record::builder();
-        record
-            .level(said.level)
-            .target("edgeway::plugin")
-            // The bound on lines goes by their place: each plugin has its own.
-            .file(Some(&self.0))
-            .key_values(&all);
-        if said.level <= log::max_level() {
-            log::logger().log(&record.args(format_args!("{}", said.text)).build());
-        }
+        self.write(said.level, said.text, &all);
     }
 }
 

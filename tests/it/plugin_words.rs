@@ -76,6 +76,20 @@ async fn the_log_and_the_metrics_have_what_a_plugin_says() {
 }
 
 #[tokio::test]
+async fn a_line_of_console_is_one_line_of_the_log() {
+    let text = "export function onRequest(request) {
+        console.warn('seen', decodeURIComponent(request.nextUrl.search));
+    }";
+    let (_origin, gateway) = with(text, "").await;
+    gateway.get("/?a%0AERROR%20b%0D%1B[2Kc").await;
+    let line = "WARN  edgeway::plugin] seen ?a\\nERROR b\\r\\u{1b}[2Kc plugin=x\n";
+    wait_for("the line", SOON, async || {
+        gateway.stderr().contains(line).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn work_is_done_behind_the_answer() {
     let (origin, gateway) = with(LATE, "").await;
     let answer = gateway.get("/").await;
