@@ -192,25 +192,27 @@ fn parse(head: &Bytes) -> Option<RequestHeader> {
 
 /// Whether another request may follow on the connection; none where Pingora is to say it.
 fn keeps(request: &RequestHeader, ctx: &Context, keep: Keep) -> Option<bool> {
+    let is_kept = asks_to_keep(request)?;
+    let connection = ctx.connection.as_ref()?;
+    Some(is_kept && keep.left > 0 && !keep.is_stopping && !connection.listener.is_draining())
+}
+
+/// The client's word about it, if it is a plain one.
+fn asks_to_keep(request: &RequestHeader) -> Option<bool> {
     if request.version != Version::HTTP_11 {
         return None;
     }
     let mut lines = request.headers.get_all(header::CONNECTION).iter();
-    if lines.nth(1).is_some() {
+    let first = lines.next().map(HeaderValue::as_bytes);
+    if lines.next().is_some() {
         return None;
     }
-    let is_kept = match request
-        .headers
-        .get(header::CONNECTION)
-        .map(HeaderValue::as_bytes)
-    {
-        None => true,
-        Some(value) if value.eq_ignore_ascii_case(b"keep-alive") => true,
-        Some(value) if value.eq_ignore_ascii_case(b"close") => false,
-        Some(_) => return None,
-    };
-    let connection = ctx.connection.as_ref()?;
-    Some(is_kept && keep.left > 0 && !keep.is_stopping && !connection.listener.is_draining())
+    match first {
+        None => Some(true),
+        Some(value) if value.eq_ignore_ascii_case(b"keep-alive") => Some(true),
+        Some(value) if value.eq_ignore_ascii_case(b"close") => Some(false),
+        Some(_) => None,
+    }
 }
 
 /// The connection that `stream` is of.
@@ -299,6 +301,28 @@ mod tests {
             let lines = lines.concat();
             check(&format!("GET {target} HTTP/1.{version}\r\nHost: a.test\r\n{lines}\r\n"));
         }
+    }
+
+    #[test]
+    fn what_is_no_plain_word_about_the_connection_is_left_to_pingora() {
+        let asks = |lines: &str| {
+            let head = format!("GET / HTTP/1.1\r\nhost: a.test\r\n{lines}\r\n");
+            asks_to_keep(&parse(&Bytes::from(head)).unwrap())
+        };
+        assert_eq!(asks(""), Some(true));
+        assert_eq!(asks("connection: Keep-Alive\r\n"), Some(true));
+        assert_eq!(asks("Connection: CLOSE\r\n"), Some(false));
+        assert_eq!(asks("connection: close, x-a\r\n"), None);
+        assert_eq!(
+            asks("connection: keep-alive\r\nconnection: close\r\n"),
+            None
+        );
+        assert_eq!(
+            asks("connection: close\r\nx: y\r\nconnection: close\r\n"),
+            None
+        );
+        let old = Bytes::from_static(b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n");
+        assert_eq!(asks_to_keep(&parse(&old).unwrap()), None);
     }
 
     #[test]

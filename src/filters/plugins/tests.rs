@@ -193,6 +193,23 @@ fn a_key_that_cannot_be_told_is_made_of_what_was_changed() {
 }
 
 #[test]
+fn a_status_with_a_body_does_not_become_one_without_or_the_other_way() {
+    // A 205 has no body and says so by its length, other than a 204 (RFC 9110, 15.3.6).
+    for (from, to, then) in [
+        (200, 205, 200),
+        (205, 200, 205),
+        (204, 205, 204),
+        (205, 204, 205),
+        (204, 304, 304),
+        (200, 203, 203),
+    ] {
+        let text = format!("export function onResponse(res) {{ res.status = {to}; }}");
+        let check = with(&text, "").backend(from, &[], &[]).get("/");
+        assert_eq!(check.last().status, then, "{from} to {to}");
+    }
+}
+
+#[test]
 fn framing_and_host_are_not_a_plugins_to_change() {
     let text = "export function onRequest(req) {
         for (const name of ['Transfer-Encoding', 'Connection', 'Content-Length', 'Upgrade', 'host', 'x-a']) {

@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, StatusCode};
 use tempfile::TempDir;
 
 use super::*;
+use crate::base::clock::Clock;
 
 struct Loaded {
     plugin: Arc<Plugin>,
@@ -76,9 +77,34 @@ fn input() -> Input {
     }
 }
 
+/// A plugin that does this to a request with a `host`, and nothing to another.
+fn attacking(attack: &str) -> String {
+    format!(
+        "export async function onRequest(req, ctx) {{ if (req.headers.has('host')) {{ {attack} }} }}"
+    )
+}
+
 impl Loaded {
     async fn request(&self) -> Result<Output, Failure> {
         self.plugin.call(Hook::Request, input()).await
+    }
+
+    /// Why a request was ended, which took no longer than `within`.
+    async fn is_stopped(&self, attack: &str, within: Duration) -> Failure {
+        let clock = Clock::machine();
+        let begun = clock.now();
+        let failure = self.request().await.expect_err(attack);
+        assert!(clock.now() - begun < within, "{attack}");
+        failure
+    }
+
+    async fn serves_the_next(&self, attack: &str) {
+        let quiet = Input {
+            headers: HeaderMap::new(),
+            ..input()
+        };
+        let next = self.plugin.call(Hook::Request, quiet).await;
+        assert_eq!(next, Ok(Output::default()), "{attack}");
     }
 }
 
@@ -217,20 +243,10 @@ async fn what_does_not_end_is_stopped_and_the_next_one_is_served() {
             Kind::Wall,
         ),
     ] {
-        let loaded = load(&format!(
-            "export async function onRequest(req) {{ if (req.headers.has('host')) {{ {attack} }} }}"
-        ));
-        let clock = crate::base::clock::Clock::machine();
-        let begun = clock.now();
-        let failure = loaded.request().await.expect_err(attack);
+        let loaded = load(&attacking(attack));
+        let failure = loaded.is_stopped(attack, Duration::from_secs(2)).await;
         assert_eq!(failure.kind, kind, "{attack}: {failure:?}");
-        assert!(clock.now() - begun < Duration::from_secs(2), "{attack}");
-        let quiet = Input {
-            headers: HeaderMap::new(),
-            ..input()
-        };
-        let next = loaded.plugin.call(Hook::Request, quiet).await;
-        assert_eq!(next, Ok(Output::default()), "{attack}");
+        loaded.serves_the_next(attack).await;
     }
 }
 
@@ -352,7 +368,7 @@ async fn kv_and_env_are_there_if_they_were_given() {
         await ctx.kv.delete('a');
         return Response.json([before ?? null, after, count, await ctx.kv.increment('n'), ctx.env]);
     }";
-    let clock = crate::base::clock::Clock::machine();
+    let clock = Clock::machine();
     let powers = powers::Powers {
         env: r#"{"A":"b"}"#.to_owned(),
         kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&clock)))),

@@ -1,7 +1,7 @@
 //! What a plugin says by `ctx`: log, metrics, and work that goes on.
 
 use super::*;
-use crate::base::{clock::Clock, metrics::Metrics, tasks::Tasks, user_metrics::UserMetrics};
+use crate::base::{metrics::Metrics, tasks::Tasks, user_metrics::UserMetrics};
 
 struct Bench {
     loaded: Loaded,
