@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use rquickjs::{CaughtError, Coerced, Exception, FromJs, Value};
+use rquickjs::{CaughtError, Exception, FromJs, Value};
 
-use super::{host::LONGEST_LINE, words::one_line};
+use super::{host::LONGEST_LINE, text::Text, words::one_line};
 
 /// Why a hook failed, or a plugin could not be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,8 +92,12 @@ impl Failure {
     pub(super) fn of(error: CaughtError<'_>) -> Self {
         match error {
             CaughtError::Exception(exception) => {
-                let name: Option<String> = exception.as_object().get("name").ok();
-                let message = exception.message().unwrap_or_default();
+                let told = |what: &str| {
+                    let text = exception.as_object().get::<_, Option<Text>>(what);
+                    text.ok().flatten().map(|text| text.0)
+                };
+                let name = told("name");
+                let message = told("message").unwrap_or_default();
                 let is_memory = message == "out of memory";
                 Self {
                     kind: if is_memory {
@@ -106,12 +110,12 @@ impl Failure {
                         Some(name) => format!("{name}: {message}"),
                         None => message,
                     }),
-                    stack: cut(exception.stack().unwrap_or_default().trim_end().to_owned()),
+                    stack: cut(told("stack").unwrap_or_default().trim_end().to_owned()),
                 }
             }
             CaughtError::Value(value) => {
                 let ctx = value.ctx().clone();
-                let text = Coerced::<String>::from_js(&ctx, value);
+                let text = Text::from_js(&ctx, value);
                 let text = text.map_or_else(|_| "something".to_owned(), |text| text.0);
                 Self::new(Kind::Script, format!("it threw {text}"))
             }

@@ -16,8 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use log::Level;
 use parking_lot::Mutex;
 use rquickjs::{
-    ArrayBuffer, Coerced, Ctx, Exception, Function, IntoJs, Object, Result, TypedArray, Value,
-    function::Opt,
+    ArrayBuffer, Ctx, Exception, Function, IntoJs, Object, Result, TypedArray, Value, function::Opt,
 };
 
 use super::{
@@ -27,7 +26,9 @@ use super::{
     error::Failure,
     known,
     powers::Given,
-    reach, values,
+    reach,
+    text::{self, Text, Texts},
+    values,
     words::{self, Said},
 };
 
@@ -36,6 +37,11 @@ const MOST_HEADERS: usize = 128;
 pub(super) const LONGEST_HEADER: usize = 8 << 10;
 /// How much of a line of `console` is logged.
 pub(super) const LONGEST_LINE: usize = 4 << 10;
+/// How long the body of an own answer may be. It is held until its client has read it, outside
+/// of the plugin's memory.
+const LONGEST_ANSWER: usize = 1 << 20;
+/// How long what a hook gives back as text may be: a URL, a part of a key, a name.
+const LONGEST_SAID: usize = 8 << 10;
 /// How much a hook may wait for at a time.
 const MOST_WAITING: usize = 64;
 
@@ -150,7 +156,7 @@ pub(super) fn functions<'js>(
 
 fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
-    let get = move |ctx: Ctx<'js>, head: u32, Coerced(name): Coerced<String>| {
+    let get = move |ctx: Ctx<'js>, head: u32, Text(name): Text| {
         let (call, which) = head_of(head);
         let joined = s.with(&ctx, call, |call| Ok(joined(&call.heads[which], &name)))?;
         match joined {
@@ -166,13 +172,9 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     };
     host.set("headerAll", Function::new(ctx.clone(), all)?)?;
     let s = Arc::clone(state);
-    let change = move |ctx: Ctx<'js>,
-                       head: u32,
-                       how: u8,
-                       name: Coerced<String>,
-                       value: Opt<Coerced<String>>| {
+    let change = move |ctx: Ctx<'js>, head: u32, how: u8, Text(name): Text, value: Opt<Text>| {
         let (call, which) = head_of(head);
-        let name = header_name(&ctx, &name.0)?;
+        let name = header_name(&ctx, &name)?;
         let change = match how {
             0 => Change::Delete(name),
             how => {
@@ -271,7 +273,7 @@ fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<
     };
     host.set("sleep", Function::new(ctx.clone(), sleep)?)?;
     let s = Arc::clone(state);
-    let log = move |at: u8, text: String| {
+    let log = move |at: u8, Text(text): Text| {
         let end = text.floor_char_boundary(LONGEST_LINE);
         s.log.line(level(at), &text[..end]);
     };
@@ -299,8 +301,17 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     };
     host.set("status", Function::new(ctx.clone(), status)?)?;
     let s = Arc::clone(state);
-    let done = move |ctx: Ctx<'js>, call: u32, kind: u8, text: Opt<String>| {
-        let text = text.0.unwrap_or_default();
+    let done = move |ctx: Ctx<'js>, call: u32, kind: u8, text: Opt<Text>| {
+        let text = text.0.map(|text| text.0).unwrap_or_default();
+        if text.len() > LONGEST_SAID {
+            let what = if kind == 1 {
+                "the URL of a rewrite"
+            } else {
+                "what a hook gives back"
+            };
+            let why = format!("{what} has {LONGEST_SAID} bytes at most");
+            return Err(Exception::throw_range(&ctx, &why));
+        }
         let answer = match kind {
             0 => Answer::Nothing,
             1 => Answer::Rewrite(text),
@@ -315,11 +326,15 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     host.set("done", Function::new(ctx.clone(), done)?)?;
     let s = Arc::clone(state);
     let respond =
-        move |ctx: Ctx<'js>, call: u32, status: u16, headers: Vec<String>, body: Value<'js>| {
+        move |ctx: Ctx<'js>, call: u32, status: u16, Texts(headers): Texts, body: Value<'js>| {
             let response = Response {
                 status: status_of(&ctx, status)?,
                 headers: map(&ctx, &headers)?,
-                body: bytes(&body).unwrap_or_default(),
+                body: few_bytes(&body, LONGEST_ANSWER).map_err(|()| {
+                    let why =
+                        format!("the body of an own answer has {LONGEST_ANSWER} bytes at most");
+                    Exception::throw_range(&ctx, &why)
+                })?,
             };
             s.with(&ctx, call, |call| {
                 let answer = Answer::Response(Box::new(response));
@@ -358,34 +373,25 @@ pub(super) fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
     Ok(headers)
 }
 
-/// How many bytes a string has. The engine's own copy is on the account of its heap; one that
-/// has no room there is too long for whoever asks.
-pub(super) fn length(text: &rquickjs::String<'_>) -> usize {
-    let text = text.clone().to_cstring();
-    text.map_or(usize::MAX, |text| text.len())
-}
-
-/// As [`bytes`]; `Err` if there are more than `most`, which are not copied.
+/// The bytes of a string, a buffer or a view of one; `Err` if there are more than `most`, which
+/// are not copied.
 pub(super) fn few_bytes(value: &Value<'_>, most: usize) -> std::result::Result<Bytes, ()> {
-    let is_short = match value.as_string() {
-        Some(text) => length(text) <= most,
-        None => value.as_object().is_none_or(|object| {
-            let buffer = ArrayBuffer::from_object(object.clone());
-            let array = object.as_typed_array::<u8>();
-            read(array, buffer.as_ref(), <[u8]>::len).is_none_or(|length| length <= most)
-        }),
-    };
-    is_short.then(|| bytes(value).unwrap_or_default()).ok_or(())
-}
-
-/// The bytes of a string, a buffer or a view of one.
-pub(super) fn bytes(value: &Value<'_>) -> Option<Bytes> {
     if let Some(text) = value.as_string() {
-        return Some(Bytes::from(text.to_string().ok()?));
+        if text::length(text) > most {
+            return Err(());
+        }
+        return text::read(text).map(Bytes::from).map_err(|_| ());
     }
-    let object = value.as_object()?;
+    let Some(object) = value.as_object() else {
+        return Ok(Bytes::new());
+    };
     let buffer = ArrayBuffer::from_object(object.clone());
-    copied(object.as_typed_array::<u8>(), buffer.as_ref())
+    let array = object.as_typed_array::<u8>();
+    let length = read(array, buffer.as_ref(), <[u8]>::len);
+    if length.is_some_and(|length| length > most) {
+        return Err(());
+    }
+    Ok(copied(array, buffer.as_ref()).unwrap_or_default())
 }
 
 /// How many bytes an array has, whatever a plugin has made of its `length`. To ask the engine

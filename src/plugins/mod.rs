@@ -28,6 +28,7 @@ pub mod schema;
 pub mod source;
 #[cfg(test)]
 mod tests;
+mod text;
 mod threads;
 mod trial;
 mod values;

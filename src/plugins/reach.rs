@@ -8,9 +8,10 @@ use rquickjs::{Ctx, Exception, Function, Object, Result, Value, function::Opt};
 use serde_json::json;
 
 use super::{
-    host::{LONGEST_HEADER, State, few_bytes, flat, length, map},
+    host::{LONGEST_HEADER, State, few_bytes, flat, map},
     kv,
     powers::{Given, Powers},
+    text::{self, Text, Texts, length},
 };
 
 /// How long the body of a request may be. It is held until the request is sent, and a hook may
@@ -61,8 +62,8 @@ pub(super) fn functions<'js>(
         // Before they are anywhere but in its own heap.
         kv::fits(length(&key), value.as_ref().map_or(0, length))
             .map_err(|why| Exception::throw_message(&ctx, &why))?;
-        let key = key.to_string()?;
-        let value = value.map_or_else(|| Ok(String::new()), |value| value.to_string())?;
+        let key = text::read(&key)?;
+        let value = value.map_or_else(|| Ok(String::new()), |value| text::read(&value))?;
         let time = millis.0.filter(|millis| *millis > 0.0);
         let time = time.and_then(|millis| Duration::try_from_secs_f64(millis / 1000.0).ok());
         let by = by.0.unwrap_or(1);
@@ -73,9 +74,9 @@ pub(super) fn functions<'js>(
     host.set("kv", Function::new(ctx.clone(), kv)?)?;
     let (s, given) = (Arc::clone(state), Arc::clone(given));
     let fetch = move |ctx: Ctx<'js>,
-                      method: String,
+                      Text(method): Text,
                       url: rquickjs::String<'js>,
-                      headers: Vec<String>,
+                      Texts(headers): Texts,
                       body: Value<'js>| {
         if given.fetch.is_none() {
             let why =
@@ -86,7 +87,7 @@ pub(super) fn functions<'js>(
             let why = format!("a URL to fetch has {LONGEST_HEADER} bytes at most");
             return Err(Exception::throw_type(&ctx, &why));
         }
-        let url = url.to_string()?;
+        let url = text::read(&url)?;
         let method = Method::from_bytes(method.as_bytes())
             .ok()
             .filter(|method| !REFUSED.contains(&method.as_str()))

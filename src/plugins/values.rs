@@ -15,7 +15,11 @@ use rquickjs::{
 };
 use url::{Url, quirks};
 
-use super::{budget::Budget, host::size};
+use super::{
+    budget::Budget,
+    host::size,
+    text::{Text, Texts},
+};
 
 /// As `atob` reads it once the padding is off (Infra standard, "forgiving-base64 decode").
 const FORGIVING: GeneralPurpose = GeneralPurpose::new(
@@ -68,31 +72,31 @@ pub(super) fn functions<'js>(
 
 fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<Budget>) -> Result<()> {
     let b = Arc::clone(budget);
-    let parse = move |ctx: Ctx<'js>, text: String, base: Opt<Option<String>>| {
+    let parse = move |ctx: Ctx<'js>, Text(text): Text, base: Opt<Option<Text>>| {
         pass(&ctx, &b, text.len())?;
         Ok::<_, Error>(url_parse(text, base))
     };
     host.set("urlParse", Function::new(ctx.clone(), parse)?)?;
     let b = Arc::clone(budget);
-    let set = move |ctx: Ctx<'js>, url: String, part: String, value: String| {
+    let set = move |ctx: Ctx<'js>, Text(url): Text, part: String, Text(value): Text| {
         pass(&ctx, &b, url.len() + value.len())?;
         Ok::<_, Error>(url_set(url, part, value))
     };
     host.set("urlSet", Function::new(ctx.clone(), set)?)?;
     let b = Arc::clone(budget);
-    let parse = move |ctx: Ctx<'js>, text: String| {
+    let parse = move |ctx: Ctx<'js>, Text(text): Text| {
         pass(&ctx, &b, text.len())?;
         Ok::<_, Error>(query_parse(text))
     };
     host.set("queryParse", Function::new(ctx.clone(), parse)?)?;
     let b = Arc::clone(budget);
-    let print = move |ctx: Ctx<'js>, flat: Vec<String>| {
+    let print = move |ctx: Ctx<'js>, Texts(flat): Texts| {
         pass(&ctx, &b, flat.iter().map(String::len).sum())?;
         Ok::<_, Error>(query_print(flat))
     };
     host.set("queryPrint", Function::new(ctx.clone(), print)?)?;
     let b = Arc::clone(budget);
-    let encode = move |ctx: Ctx<'js>, text: String| {
+    let encode = move |ctx: Ctx<'js>, Text(text): Text| {
         pass(&ctx, &b, text.len())?;
         // A copy, which counts as the plugin's memory.
         ArrayBuffer::new_copy(ctx, text.as_bytes())
@@ -105,13 +109,13 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<Budget>) -> Resul
     };
     host.set("utf8Decode", Function::new(ctx.clone(), decode)?)?;
     let b = Arc::clone(budget);
-    let encode = move |ctx: Ctx<'js>, text: String| {
+    let encode = move |ctx: Ctx<'js>, Text(text): Text| {
         pass(&ctx, &b, text.len())?;
         Ok::<_, Error>(btoa(text))
     };
     host.set("btoa", Function::new(ctx.clone(), encode)?)?;
     let b = Arc::clone(budget);
-    let decode = move |ctx: Ctx<'js>, text: String| {
+    let decode = move |ctx: Ctx<'js>, Text(text): Text| {
         pass(&ctx, &b, text.len())?;
         Ok::<_, Error>(atob(text))
     };
@@ -130,9 +134,9 @@ fn pass(ctx: &Ctx<'_>, budget: &Budget, bytes: usize) -> Result<()> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn url_parse(text: String, base: Opt<Option<String>>) -> Option<Vec<String>> {
+fn url_parse(text: String, base: Opt<Option<Text>>) -> Option<Vec<String>> {
     let base = match base.0.flatten() {
-        Some(base) => Some(Url::parse(&base).ok()?),
+        Some(Text(base)) => Some(Url::parse(&base).ok()?),
         None => None,
     };
     let url = Url::options().base_url(base.as_ref()).parse(&text).ok()?;

@@ -9,6 +9,7 @@ use super::{
     error::Failure,
     host::{LONGEST_LINE, State, level},
     powers::Given,
+    text::{Text, Texts},
 };
 use crate::base::user_metrics::UserKind;
 
@@ -48,7 +49,7 @@ pub(super) fn functions<'js>(
     given: &Given,
 ) -> Result<()> {
     let s = Arc::clone(state);
-    let say = move |ctx: Ctx<'js>, call: u32, at: u8, text: String, flat: Vec<String>| {
+    let say = move |ctx: Ctx<'js>, call: u32, at: u8, Text(text): Text, Texts(flat): Texts| {
         let fields = fields(&ctx, flat)?;
         let id = s.with(&ctx, call, |call| Ok(call.input.request_id.clone()))?;
         s.log.said(&Said {
@@ -61,14 +62,15 @@ pub(super) fn functions<'js>(
     };
     host.set("say", Function::new(ctx.clone(), say)?)?;
     let metrics = Arc::clone(given);
-    let count = move |ctx: Ctx<'js>, kind: u8, name: String, labels: Vec<String>, value: f64| {
-        let kind = match kind {
-            0 => UserKind::Counter,
-            _ => UserKind::Histogram,
+    let count =
+        move |ctx: Ctx<'js>, kind: u8, Text(name): Text, Texts(labels): Texts, value: f64| {
+            let kind = match kind {
+                0 => UserKind::Counter,
+                _ => UserKind::Histogram,
+            };
+            let counted = metrics.metrics.count(kind, &name, pairs(labels), value);
+            counted.map_err(|why| Exception::throw_type(&ctx, &why))
         };
-        let counted = metrics.metrics.count(kind, &name, pairs(labels), value);
-        counted.map_err(|why| Exception::throw_type(&ctx, &why))
-    };
     host.set("count", Function::new(ctx.clone(), count)?)?;
     promises(ctx, host, state)
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{Plugins, Use, path_of};
 use crate::{
     chain::{Exchange, LateFields, LogFields, host::public_host},
-    plugins::{Answer, Hook, Input},
+    plugins::{Answer, Failure, Hook, Input},
 };
 
 impl Plugins {
@@ -60,11 +60,14 @@ impl Use {
         let begun = self.clock.now();
         let outcome = self.plugin.call(Hook::Log, input).await;
         self.metrics.called(Hook::Log, self.clock.now() - begun);
-        match outcome {
-            Ok(output) => match output.answer {
-                Answer::Json(text) => serde_json::from_str(&text).ok(),
-                _ => None,
-            },
+        let fields = outcome.and_then(|output| match output.answer {
+            Answer::Json(text) => serde_json::from_str(&text).map_err(|error| {
+                Failure::script(format!("what onLog gave back is no object: {error}"))
+            }),
+            _ => Ok(None),
+        });
+        match fields {
+            Ok(fields) => fields,
             Err(failure) => {
                 self.metrics.failed(&failure);
                 self.warn(Hook::Log, &id, &failure);

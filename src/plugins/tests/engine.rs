@@ -19,7 +19,7 @@ fn powers(origin: &str) -> powers::Powers {
     }
 }
 
-fn load_with_powers(text: &str, limits: Limits, origin: &str) -> Loaded {
+pub(super) fn load_with_powers(text: &str, limits: Limits, origin: &str) -> Loaded {
     load_within(&[("plugin.js", text)], "{}", limits, powers(origin))
         .unwrap_or_else(|failure| panic!("{failure:?}"))
 }

@@ -61,7 +61,7 @@ note('Headers', () => {
   headers.delete('B');
   return [[...headers], headers.get('X-a'), headers.get('none'), headers.has('C'), headers.getSetCookie(), [...headers.keys()]];
 });
-for (const [name, value] of [['a b', 'x'], ['', 'x'], ['a', 'x\ny'], ['a', '\0'], ['ü', 'x']]) {
+for (const [name, value] of [['a b', 'x'], ['', 'x'], ['a', 'x\ny'], ['a', '\0'], ['ü', 'x'], ['a', 'ü'], ['a', 'ā'], ['a', '\ud800']]) {
   note(`Headers ${JSON.stringify([name, value])}`, () => [...new Headers([[name, value]])]);
 }
 note('Headers of a list of three', () => [...new Headers([['a', 'b', 'c']])]);
@@ -83,6 +83,13 @@ for (const [body, status] of [['x', 204], [null, 204], ['x', 99], ['x', 600], [n
 }
 note('Response.redirect 200', () => Response.redirect('https://a.test/', 200).status);
 
+const HALF = 'a\ud800b';
+note('half a pair in a URL', () => [new URL(`https://a.test/${HALF}?${HALF}#${HALF}`).href, new URL(HALF, 'https://a.test').href]);
+note('half a pair in a part of a URL', () => Object.assign(new URL('https://a.test/'), { pathname: HALF, search: HALF }).href);
+note('half a pair in a query', () => [String(new URLSearchParams([[HALF, HALF]])), [...new URLSearchParams(`a=${HALF}`)]]);
+note('half a pair in TextEncoder', () => hex(new TextEncoder().encode(HALF)));
+note('half a pair in btoa', () => btoa(HALF));
+
 note('TextEncoder', () => [...new TextEncoder().encode('aü€😀')]);
 note('TextDecoder', () => new TextDecoder().decode(new Uint8Array([239, 187, 191, 97, 195, 188, 255])));
 note('TextDecoder fatal', () => new TextDecoder('utf-8', { fatal: true }).decode(new Uint8Array([255])));
@@ -91,7 +98,18 @@ note('TextDecoder of a view', () => new TextDecoder().decode(new Uint8Array([97,
 for (const text of ['', 'a', 'ab', 'abc', '\xff\x00', '€']) note(`btoa ${text}`, () => btoa(text));
 for (const text of ['', 'YQ==', 'YQ', ' Y W I = ', 'YQ=', 'Y', '!', '/+8=']) note(`atob ${text}`, () => [...atob(text)].map((c) => c.charCodeAt(0)));
 
+const BODIES = {
+  text: 'ü', half: HALF, number: 5, boolean: false, object: {}, none: null, undefined: undefined, form: new URLSearchParams({ a: 'b c' }),
+  buffer: new Uint8Array([97, 98]).buffer, view: new Uint8Array([97, 98, 99]).subarray(1), words: new Uint16Array([0x6261]),
+  data: new DataView(new Uint8Array([97, 98, 99]).buffer, 1, 1),
+};
+
 const later = async () => {
+  for (const [name, body] of Object.entries(BODIES)) {
+    const response = new Response(body);
+    const bytes = hex(await new Response(body).arrayBuffer());
+    seen.push([`a body of ${name}`, [[...response.headers], await response.text(), bytes]]);
+  }
   const data = new TextEncoder().encode('message');
   for (const hash of ['SHA-1', 'SHA-256', 'sha-384', { name: 'SHA-512' }]) {
     seen.push([`digest ${JSON.stringify(hash)}`, hex(await crypto.subtle.digest(hash, data))]);

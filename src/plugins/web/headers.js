@@ -9,7 +9,7 @@
   };
   const valueOf = (value) => {
     const text = String(value).replace(/^[\t\n\r ]+|[\t\n\r ]+$/g, '');
-    if (/[\0\r\n]/.test(text)) throw new TypeError('this is no value of a header');
+    if (/[\0\r\n\u0100-\uffff]/.test(text)) throw new TypeError('this is no value of a header');
     return text;
   };
 

@@ -165,7 +165,9 @@
       if (!/^\w{1,64}$/.test(name)) throw new TypeError(`\`${name}\` is no name of a field`);
       if (!isField(value)) throw new TypeError(`the field \`${name}\` is no text, number, boolean or null`);
     }
-    const text = JSON.stringify(Object.fromEntries(fields));
+    // JSON has a way to write half a surrogate pair, which nobody else reads.
+    const whole = (value) => (typeof value === 'string' ? value.toWellFormed() : value);
+    const text = JSON.stringify(Object.fromEntries(fields.map(([name, value]) => [name, whole(value)])));
     if (fields.length > MOST_FIELDS) throw new RangeError(`onLog gives back ${MOST_FIELDS} fields at most`);
     if (text.length > LONGEST_FIELDS) throw new RangeError(`onLog gives back ${LONGEST_FIELDS} letters of JSON at most`);
     host.done(call, 3, text);

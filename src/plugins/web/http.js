@@ -2,6 +2,15 @@
 (function (host, web) {
   const NO_BODY = [204, 205, 304];
 
+  // What a body is made of, as text or bytes, and the type that it then has.
+  web.bodyFrom = (body) => {
+    if (body === undefined || body === null) return [null];
+    if (body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return [web.bytes(body)];
+    if (body instanceof FormData) throw new TypeError('a form is sent as `new URLSearchParams([...form])`, and not as FormData');
+    const isForm = body instanceof URLSearchParams;
+    return [String(body).toWellFormed(), isForm ? 'application/x-www-form-urlencoded;charset=UTF-8' : 'text/plain;charset=UTF-8'];
+  };
+
   class Response {
     #status;
     #body;
@@ -18,10 +27,9 @@
       }
       this.#status = status;
       this.#headers = new Headers(init?.headers);
-      this.#body = body;
-      if (typeof body === 'string' && !this.#headers.has('content-type')) {
-        this.#headers.set('content-type', 'text/plain;charset=UTF-8');
-      }
+      const [content, type] = web.bodyFrom(body);
+      this.#body = content;
+      if (type !== undefined && !this.#headers.has('content-type')) this.#headers.set('content-type', type);
     }
 
     get status() {

@@ -3,10 +3,8 @@
   globalThis.fetch = async (resource, init = {}) => {
     const url = String(resource?.url ?? resource);
     const headers = new Headers(init?.headers ?? resource?.headers);
-    const body = init?.body ?? null;
-    if (typeof body === 'string' && !headers.has('content-type')) {
-      headers.set('content-type', 'text/plain;charset=UTF-8');
-    }
+    const [body, type] = web.bodyFrom(init?.body);
+    if (type !== undefined && !headers.has('content-type')) headers.set('content-type', type);
     const method = String(init?.method ?? resource?.method ?? 'GET').toUpperCase();
     const id = host.fetch(method, url, web.pairsOf(headers).flat(), body ?? '');
     let answer;

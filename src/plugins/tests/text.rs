@@ -1,0 +1,152 @@
+//! What leaves the engine as text: half a surrogate pair is lost nowhere, and nothing is too long.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::{engine::load_with_powers, *};
+
+async fn said(text: &str, hook: Hook) -> Result<Output, Failure> {
+    let input = Input {
+        entry: Some("{}".to_owned()),
+        ..input()
+    };
+    load(text).plugin.call(hook, input).await
+}
+
+async fn answered(text: &str) -> Response {
+    match said(text, Hook::Request).await.unwrap().answer {
+        Answer::Response(response) => *response,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn half_a_pair_is_sent_as_one_letter() {
+    let body = async |make: &str| {
+        let text = format!("export const onRequest = () => new Response({make});");
+        answered(&text).await.body
+    };
+    assert_eq!(body("'a\\ud800b\\ud83d\\ude00'").await, "a\u{fffd}b😀");
+    assert_eq!(body("'é\\udc00'").await, "é\u{fffd}");
+    let key = "export const onCacheKey = () => 'a\\ud800';";
+    let key = said(key, Hook::CacheKey).await.unwrap().answer;
+    assert_eq!(key, Answer::Text("a\u{fffd}".to_owned()));
+    let fields = "export const onLog = () => ({ a: 'b\\ud800' });";
+    let fields = said(fields, Hook::Log).await.unwrap().answer;
+    assert_eq!(fields, Answer::Json("{\"a\":\"b\u{fffd}\"}".to_owned()));
+    let rewrite = "import { NextResponse } from 'next/server';
+        export const proxy = () => NextResponse.rewrite('https://a.test/\\ud800');";
+    let rewrite = said(rewrite, Hook::Request).await.unwrap().answer;
+    let to = "https://a.test/%EF%BF%BD";
+    assert_eq!(rewrite, Answer::Rewrite(to.to_owned()));
+}
+
+#[tokio::test]
+async fn half_a_pair_is_no_value_of_a_header() {
+    for wrong in [
+        "req.headers.set('x-a', '\\ud800')",
+        "req.headers.append('\\ud800', 'a')",
+        "new Headers({ 'x-a': '\\ud800' })",
+        "new Response(null, { headers: { 'x-a': 'ā' } })",
+    ] {
+        let text = format!("export function onRequest(req) {{ {wrong}; }}");
+        let failure = said(&text, Hook::Request).await.expect_err(wrong);
+        assert!(failure.message.starts_with("TypeError: "), "{failure:?}");
+        assert!(failure.message.contains("of a header"), "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn half_a_pair_does_not_hide_what_was_thrown_or_written() {
+    for thrown in ["new Error('no\\ud800')", "'no\\ud800'"] {
+        let text = format!("export function onRequest() {{ throw {thrown}; }}");
+        let failure = said(&text, Hook::Request).await.expect_err(thrown);
+        assert!(failure.message.ends_with("no\u{fffd}"), "{failure:?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let text = "export function onRequest(req, ctx) {
+        console.warn('a\\ud800');
+        ctx.log.info('b\\ud800', { c: 'd\\ud800' });
+    }";
+    fs::write(folder.path().join("plugin.js"), text).unwrap();
+    let source = source::Source::read("x", &folder.path().join("plugin.js")).unwrap();
+    let trial = Trial::load(source, "{}".to_owned(), "{}".to_owned()).unwrap();
+    let ran = trial.run(Hook::Request, input()).await;
+    assert_eq!(ran.outcome, Ok(Output::default()));
+    let lines: Vec<_> = ran.lines.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(lines, ["a\u{fffd}", "b\u{fffd} c=\"d\u{fffd}\""]);
+}
+
+#[tokio::test]
+async fn half_a_pair_goes_out_to_others_and_into_the_kv() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let text = "export async function onRequest(req, ctx) {
+        await ctx.kv.put('k\\ud800', 'a\\ud800');
+        const kept = await ctx.kv.get('k\\ud800');
+        const answer = await fetch('ORIGIN/', { method: 'POST', body: 'a\\ud800b' });
+        return new Response(`${kept === 'a\\ud800'} ${await answer.text()}`);
+    }";
+    let limits = Limits {
+        wall: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let loaded = load_with_powers(&text.replace("ORIGIN", &origin), limits, &origin);
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"b") {
+            assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0);
+        }
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        stream.write_all(answer).await.unwrap();
+        String::from_utf8(seen).unwrap()
+    };
+    let (output, seen) = tokio::join!(loaded.request(), serve);
+    assert!(seen.contains("content-length: 5\r\n"), "{seen}");
+    assert!(seen.ends_with("\r\n\r\na\u{fffd}b"), "{seen}");
+    let answer = output.unwrap().answer;
+    assert!(
+        matches!(&answer, Answer::Response(response) if response.body == "true ok"),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_own_answer_has_a_bound() {
+    const MOST: usize = 1 << 20;
+    for (body, most) in [
+        ("'x'.repeat(N)", MOST),
+        ("'é'.repeat(N)", MOST / 2),
+        ("new Uint8Array(N)", MOST),
+        ("new Uint16Array(N)", MOST / 2),
+    ] {
+        let text = |count: usize| {
+            let body = body.replace('N', &count.to_string());
+            format!("export const onRequest = async () => new Response({body});")
+        };
+        assert_eq!(answered(&text(most)).await.body.len(), MOST, "{body}");
+        let failure = said(&text(most + 1), Hook::Request).await.expect_err(body);
+        let why = "RangeError: the body of an own answer has 1048576 bytes at most";
+        assert_eq!(failure.message, why, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_hook_gives_back_as_text_has_a_bound() {
+    let rewrite = "import { NextResponse } from 'next/server';
+        export const proxy = () => NextResponse.rewrite('https://a.test/?' + 'x'.repeat(8192));";
+    let failure = said(rewrite, Hook::Request).await.unwrap_err();
+    let why = "RangeError: the URL of a rewrite has 8192 bytes at most";
+    assert_eq!(failure.message, why);
+    for (name, hook) in [("onCacheKey", Hook::CacheKey), ("onRoute", Hook::Route)] {
+        let text = |count| format!("export const {name} = () => 'é'.repeat({count});");
+        let output = said(&text(4096), hook).await.unwrap();
+        assert!(matches!(output.answer, Answer::Text(text) if text.len() == 8192));
+        let failure = said(&text(4097), hook).await.unwrap_err();
+        let why = "RangeError: what a hook gives back has 8192 bytes at most";
+        assert_eq!(failure.message, why);
+    }
+}

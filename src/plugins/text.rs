@@ -1,0 +1,79 @@
+//! Strings of JavaScript, as they leave the engine.
+
+use rquickjs::{Coerced, Ctx, Error, FromJs, Result, String as JsString, Value};
+
+/// A string as the Web's standards pass it on (`USVString`): half a surrogate pair, which no
+/// text in UTF-8 can have, becomes U+FFFD. What is no string is made one.
+pub(super) struct Text(pub(super) String);
+
+/// Many of them.
+pub(super) struct Texts(pub(super) Vec<String>);
+
+impl<'js> FromJs<'js> for Text {
+    fn from_js(ctx: &Ctx<'js>, value: Value<'js>) -> Result<Self> {
+        let Coerced(text) = Coerced::<JsString<'js>>::from_js(ctx, value)?;
+        read(&text).map(Self)
+    }
+}
+
+impl<'js> FromJs<'js> for Texts {
+    fn from_js(ctx: &Ctx<'js>, value: Value<'js>) -> Result<Self> {
+        let texts = Vec::<Text>::from_js(ctx, value)?;
+        Ok(Self(texts.into_iter().map(|text| text.0).collect()))
+    }
+}
+
+/// How many bytes a string has. The engine's own copy is on the account of its heap; one that
+/// has no room there is too long for whoever asks.
+pub(super) fn length(text: &JsString<'_>) -> usize {
+    let text = text.clone().to_cstring();
+    text.map_or(usize::MAX, |text| text.len())
+}
+
+#[allow(
+    unsafe_code,
+    reason = "the engine's bytes may be no UTF-8, which its own `&str` takes them for"
+)]
+pub(super) fn read(text: &JsString<'_>) -> Result<String> {
+    // None means that its heap is full, which the engine has thrown.
+    let text = text.clone().to_cstring().map_err(|_| Error::Exception)?;
+    // SAFETY: it has so many bytes for as long as `text` is there.
+    let bytes = unsafe { std::slice::from_raw_parts(text.as_ptr().cast::<u8>(), text.len()) };
+    Ok(match str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => mended(bytes.to_vec()),
+    })
+}
+
+/// The engine writes half a pair as if it were a character: in three bytes, as many as those of
+/// U+FFFD.
+fn mended(mut bytes: Vec<u8>) -> String {
+    let mut at = 0;
+    while let Some(three) = bytes.get_mut(at..at + 3) {
+        if three[0] == 0xed && three[1] >= 0xa0 {
+            three.copy_from_slice("\u{fffd}".as_bytes());
+        }
+        at += 1;
+    }
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_pair_becomes_one_letter_and_all_others_stay() {
+        let half = |low: u8| [0xed, 0xa0 | low, 0x80];
+        let all = [
+            &half(0)[..],
+            "a\u{d7ff}\u{e000}é😀".as_bytes(),
+            &half(0x1f),
+            &half(0x0f),
+            "\u{d000}".as_bytes(),
+        ];
+        let text = mended(all.concat());
+        assert_eq!(text, "\u{fffd}a\u{d7ff}\u{e000}é😀\u{fffd}\u{fffd}\u{d000}");
+    }
+}
