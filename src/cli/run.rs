@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::{ConfigOption, EX_CONFIG, check, out};
 use crate::{
     base::error,
+    config::source::{Kept, Sources},
     gateway::{self, Loaded},
     process::{boot, handover::Birth, last_good, log},
 };
@@ -53,7 +54,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     }
     let Some(file) = loaded.file else {
         report.refuses(&check::report(&loaded));
-        return refused(options);
+        return refused(options, &loaded.sources);
     };
     let setup = boot::Setup {
         birth,
@@ -72,7 +73,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(boot::BootError::Config { diagnostics }) => {
             refuse(&check::render(&loaded.sources, &diagnostics));
-            refused(options)
+            refused(options, &loaded.sources)
         }
         Err(error) => {
             refuse(&format!("edgeway: {}", error::chain(&error)));
@@ -99,16 +100,28 @@ fn load(options: &Options) -> Result<(Loaded, Vec<String>), last_good::LastGoodE
 }
 
 /// Says what there is to start from instead.
-fn refused(options: &Options) -> ExitCode {
+fn refused(options: &Options, sources: &Sources) -> ExitCode {
     let path = options.config.config.display();
-    if !options.last_good
-        && let Ok(found) = last_good::find(&options.config.config)
-    {
-        out::note(&format!(
-            "edgeway: the configuration is refused; the last good one, of {}, is kept\n\
-             help: repair the file, or start from what is kept: `edgeway run --config {path} --last-good`",
-            found.since()
-        ));
+    if options.last_good {
+        out::note(
+            "edgeway: the last good configuration is refused: what it names is not as it was when it served\n\
+             help: only the configuration's own texts are kept; put back the file or the value that is shown above",
+        );
+    } else if let Ok(found) = last_good::find(&options.config.config) {
+        let since = found.since();
+        // That the same is refused again helps nobody.
+        let note = if found.kept == Kept::new(sources) {
+            format!(
+                "edgeway: the configuration is refused, and its texts are those of the last good one, of {since}: what they name has changed since\n\
+                 help: put back the file or the value that is shown above; `--last-good` would be refused as well"
+            )
+        } else {
+            format!(
+                "edgeway: the configuration is refused; the last good one, of {since}, is kept\n\
+                 help: repair the file, or start from what is kept: `edgeway run --config {path} --last-good`"
+            )
+        };
+        out::note(&note);
     }
     ExitCode::from(EX_CONFIG)
 }

@@ -92,6 +92,43 @@ async fn a_start_from_the_last_good_serves_what_its_files_no_longer_say() {
     assert_eq!(fs::read_to_string(&bundle).unwrap(), kept);
 }
 
+#[tokio::test]
+async fn a_plugin_that_was_broken_on_the_disk_is_told_and_no_start_is_promised() {
+    let yaml = "routes: [{ match: { path: /* }, plugins: [{ file: x/plugin.js }], respond: ok }]\n";
+    let plugin = "export const onRequest = () => new Response('from the plugin');\n";
+    let mut gateway = Gateway::start_prepared(yaml, &[], |folder| {
+        fs::create_dir(folder.join("x")).expect("the folder takes files");
+        fs::write(folder.join("x/plugin.js"), plugin).expect("the folder takes files");
+    })
+    .await;
+    wait_for("the configuration is kept", WITHIN, async || {
+        bundles(gateway.folder()).into_iter().next()
+    })
+    .await;
+    gateway.terminate(WITHIN).await;
+    let file = gateway.folder().join("x/plugin.js");
+    fs::write(&file, "export const onRequest = ( => {\n").unwrap();
+
+    let refused = |arguments: &[&str]| {
+        let refused = run(gateway.folder(), arguments);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(EX_CONFIG), "{said}");
+        assert!(said.contains("x/plugin.js:1:"), "{said}");
+        said
+    };
+    let said = refused(&[]);
+    assert!(said.contains("what they name has changed"), "{said}");
+    assert!(!said.contains("edgeway.yaml --last-good"), "{said}");
+    let said = refused(&["--last-good"]);
+    assert!(said.contains("put back the file"), "{said}");
+
+    // What is kept goes with whatever the plugin is now.
+    fs::write(&file, plugin).unwrap();
+    fs::write(gateway.folder().join("edgeway.yaml"), "routes: [{}]\n").unwrap();
+    gateway.start_again(&["--last-good"], &[]).await;
+    assert_eq!(gateway.get("/").await.text(), "from the plugin");
+}
+
 #[test]
 fn where_nothing_was_kept_there_is_nothing_to_start_from() {
     let folder = tempfile::tempdir().unwrap();
