@@ -18,6 +18,8 @@
   const HEAD = Symbol('head');
   let head = 0;
 
+  const { headerGet, headerChange } = host;
+
   class Headers {
     // Pairs, or the number of a head. One field, since each costs as much as reading a header.
     #list;
@@ -40,19 +42,19 @@
 
     append(name, value) {
       const list = this.#list;
-      if (typeof list === 'number') host.headerChange(list, 2, name, value);
+      if (typeof list === 'number') headerChange(list, 2, name, value);
       else list.push([nameOf(name), valueOf(value)]);
     }
 
     delete(name) {
-      if (typeof this.#list === 'number') return host.headerChange(this.#list, 0, name);
+      if (typeof this.#list === 'number') return headerChange(this.#list, 0, name);
       const wanted = nameOf(name);
       this.#list = this.#list.filter(([known]) => known !== wanted);
     }
 
     get(name) {
       const list = this.#list;
-      if (typeof list === 'number') return host.headerGet(list, name);
+      if (typeof list === 'number') return headerGet(list, name);
       const wanted = nameOf(name);
       const values = list.filter(([known]) => known === wanted);
       return values.length === 0 ? null : values.map((pair) => pair[1]).join(', ');
@@ -63,7 +65,7 @@
     }
 
     set(name, value) {
-      if (typeof this.#list === 'number') return host.headerChange(this.#list, 1, name, value);
+      if (typeof this.#list === 'number') return headerChange(this.#list, 1, name, value);
       const wanted = nameOf(name);
       const text = valueOf(value);
       const at = this.#list.findIndex(([known]) => known === wanted);
@@ -110,6 +112,10 @@
 
     get [Symbol.toStringTag]() {
       return 'Headers';
+    }
+
+    static {
+      web.callOfHeaders = (headers) => headers.#list >>> 1;
     }
 
     static pairs(headers) {

@@ -38,22 +38,24 @@
 
   const told = (json) => (json === null || json === undefined ? undefined : JSON.parse(json));
 
+  const { fact } = host;
+  const { callOf, requestOf, responseOf } = web;
+  let numberOf;
+  let keptOf;
+  // As spare with fields as the request is.
   class Context {
     // The request, or the number of the call until somebody asks for it.
     #of;
-    // What few hooks ask for: each field costs every one of them.
+    // What few hooks ask for.
     #more;
 
     constructor(of) {
       this.#of = of;
     }
 
-    get #call() {
-      return typeof this.#of === 'number' ? this.#of : web.callOf(this.#of);
-    }
-
-    get #kept() {
-      return (this.#more ??= {});
+    static {
+      numberOf = (ctx) => (typeof ctx.#of === 'number' ? ctx.#of : callOf(ctx.#of));
+      keptOf = (ctx) => (ctx.#more ??= {});
     }
 
     get config() {
@@ -69,7 +71,7 @@
     }
 
     get log() {
-      return (this.#kept.log ??= web.logOf(this.#call));
+      return (keptOf(this).log ??= web.logOf(numberOf(this)));
     }
 
     get metrics() {
@@ -77,37 +79,37 @@
     }
 
     waitUntil(promise) {
-      web.waitUntil(this.#call, promise);
+      web.waitUntil(numberOf(this), promise);
     }
 
     get request() {
-      if (typeof this.#of === 'number') this.#of = web.requestOf(this.#of);
+      if (typeof this.#of === 'number') this.#of = requestOf(this.#of);
       return this.#of;
     }
 
     get ip() {
-      return host.fact(this.#call, 2);
+      return fact(numberOf(this), 2);
     }
 
     // Read once, and by whoever asks.
     get jwt() {
-      const kept = this.#kept;
-      if (!('jwt' in kept)) kept.jwt = told(host.claims(this.#call));
+      const kept = keptOf(this);
+      if (!('jwt' in kept)) kept.jwt = told(host.claims(numberOf(this)));
       return kept.jwt;
     }
 
     get geo() {
-      const kept = this.#kept;
-      if (!('geo' in kept)) kept.geo = told(host.place(this.#call));
+      const kept = keptOf(this);
+      if (!('geo' in kept)) kept.geo = told(host.place(numberOf(this)));
       return kept.geo;
     }
 
     get requestId() {
-      return host.fact(this.#call, 3);
+      return fact(numberOf(this), 3);
     }
 
     get route() {
-      return host.fact(this.#call, 4);
+      return fact(numberOf(this), 4);
     }
   }
 
@@ -174,7 +176,7 @@
   };
 
   const asked = (call, hook) => {
-    const request = web.requestOf(call);
+    const request = requestOf(call);
     return hook(request, new Context(request));
   };
   const starts = {
@@ -184,8 +186,8 @@
     onUpstreamRequest: asked,
     onError: (call, hook, status, reason) => hook({ status, reason: reason ?? '' }, new Context(call)),
     onLog: (call, hook, status, entry) => hook(JSON.parse(entry), new Context(call)),
-    onUpstreamResponse: (call, hook, status) => hook(web.responseOf(call, status), new Context(call)),
-    onResponse: (call, hook, status) => hook(web.responseOf(call, status), new Context(call)),
+    onUpstreamResponse: (call, hook, status) => hook(responseOf(call, status), new Context(call)),
+    onResponse: (call, hook, status) => hook(responseOf(call, status), new Context(call)),
   };
 
   // What begins a hook: gives back `true` if it is over, and wants nothing.

@@ -1,6 +1,8 @@
 // `Request` and `Response` of the Fetch standard, as far as hooks have them.
 (function (host, web) {
   const NO_BODY = [204, 205, 304];
+  const { fact } = host;
+  const { headersOf, callOfHeaders } = web;
 
   // What a body is made of, as text or bytes, and the type that it then has.
   web.bodyFrom = (body) => {
@@ -92,79 +94,77 @@
   web.bodyOf = Response.body;
   delete Response.body;
 
-  // The request under way.
+  // The request under way. Two private fields and no private method: the engine has room for
+  // two in each object, and each further one costs as much as reading a header.
+  let callOf;
+  let keptOf;
+  let readerOf;
   class HookRequest {
-    #call;
-    #headers;
-    // What few hooks ask for: each field costs every one of them.
+    // Its headers, or the number of the call until somebody asks for them.
+    #of;
+    // What few hooks ask for.
     #more;
 
     constructor(call) {
-      this.#call = call;
+      this.#of = call;
     }
 
-    get #kept() {
-      return (this.#more ??= {});
-    }
-
-    get #body() {
-      return (this.#kept.reader ??= web.bodyReader(this.#call, () => this.headers));
-    }
-
-    static call(request) {
-      return request.#call;
+    static {
+      callOf = (request) => (typeof request.#of === 'number' ? request.#of : callOfHeaders(request.#of));
+      keptOf = (request) => (request.#more ??= {});
+      readerOf = (request) => (keptOf(request).reader ??= web.bodyReader(callOf(request), () => request.headers));
     }
 
     get body() {
-      return this.#body.body();
+      return readerOf(this).body();
     }
 
     get bodyUsed() {
-      return this.#body.isUsed;
+      return readerOf(this).isUsed;
     }
 
     async text() {
-      return this.#body.text();
+      return readerOf(this).text();
     }
 
     async json() {
-      return JSON.parse(this.#body.text());
+      return JSON.parse(readerOf(this).text());
     }
 
     async arrayBuffer() {
-      return this.#body.arrayBuffer();
+      return readerOf(this).arrayBuffer();
     }
 
     async formData() {
-      return this.#body.formData();
+      return readerOf(this).formData();
     }
 
     get method() {
-      return host.fact(this.#call, 0);
+      return fact(callOf(this), 0);
     }
 
     get url() {
-      return host.fact(this.#call, 1);
+      return fact(callOf(this), 1);
     }
 
     get ip() {
-      return host.fact(this.#call, 2);
+      return fact(callOf(this), 2);
     }
 
     get headers() {
-      return (this.#headers ??= web.headersOf(this.#call, 0));
+      if (typeof this.#of === 'number') this.#of = headersOf(this.#of, 0);
+      return this.#of;
     }
 
     get cookies() {
-      return (this.#kept.cookies ??= web.cookiesOf(this.headers));
+      return (keptOf(this).cookies ??= web.cookiesOf(this.headers));
     }
 
     get nextUrl() {
-      return (this.#kept.nextUrl ??= web.nextUrlOf(this.url, this.headers));
+      return (keptOf(this).nextUrl ??= web.nextUrlOf(this.url, this.headers));
     }
   }
-  web.callOf = HookRequest.call;
-  delete HookRequest.call;
+  web.callOf = callOf;
   globalThis.NextRequest = HookRequest;
 
   // The answer under way.
@@ -193,7 +193,7 @@
     }
 
     get headers() {
-      return (this.#headers ??= web.headersOf(this.#call, 1));
+      return (this.#headers ??= headersOf(this.#call, 1));
     }
 
     get cookies() {
