@@ -4,7 +4,7 @@ use std::fmt;
 
 use rquickjs::{CaughtError, Exception, FromJs, Value};
 
-use super::{host::LONGEST_LINE, text::Text, words::one_line};
+use super::{hints, host::LONGEST_LINE, text::Text, words::one_line};
 
 /// Why a hook failed, or a plugin could not be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,8 +97,12 @@ impl Failure {
                     text.ok().flatten().map(|text| text.0)
                 };
                 let name = told("name");
-                let message = told("message").unwrap_or_default();
+                let mut message = told("message").unwrap_or_default();
                 let is_memory = message == "out of memory";
+                if let Some(hint) = hints::of(&message) {
+                    message.push_str(": ");
+                    message.push_str(hint);
+                }
                 Self {
                     kind: if is_memory {
                         Kind::Memory
@@ -115,9 +119,16 @@ impl Failure {
             }
             CaughtError::Value(value) => {
                 let ctx = value.ctx().clone();
+                // What is no `Error` may still know where it was made, such as a DOMException.
+                let object = value.as_object();
+                let stack = object.and_then(|object| object.get::<_, Option<Text>>("stack").ok());
+                let stack = stack.flatten().map(|text| text.0);
                 let text = Text::from_js(&ctx, value);
                 let text = text.map_or_else(|_| "something".to_owned(), |text| text.0);
-                Self::new(Kind::Script, format!("it threw {text}"))
+                Self {
+                    stack: cut(stack.unwrap_or_default().trim_end().to_owned()),
+                    ..Self::new(Kind::Script, format!("it threw {text}"))
+                }
             }
             CaughtError::Error(rquickjs::Error::Allocation) => {
                 Self::new(Kind::Memory, "out of memory")
@@ -137,8 +148,11 @@ fn cut(mut text: String) -> String {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&one_line(&self.message))?;
-        let first = self.stack.lines().next().map(str::trim);
-        match first {
+        // The first line that its author has written: those before are ours or the engine's.
+        let mut lines = self.stack.lines().map(str::trim);
+        let others = ["(edgeway/", "(native)", "<input>"];
+        let own = lines.find(|line| !others.iter().any(|other| line.contains(other)));
+        match own {
             Some(line) if !line.is_empty() => write!(f, " {}", one_line(line)),
             _ => Ok(()),
         }

@@ -16,6 +16,7 @@ use super::{
     call::{Answer, Call, Hook, Input, Settled},
     entry::Entry,
     error::{Failure, Kind},
+    exports,
     host::{self, Log, State},
     powers::Given,
     source::{Modules, Source},
@@ -269,11 +270,7 @@ fn load<'js>(
             ));
         }
     };
-    let transform: Value<'js> = namespace.get("transform")?;
-    if transform.is_function() {
-        let why = "it exports `transform`: bodies of answers are not changed by plugins, so nothing would call it; leave it out, or give it another name";
-        return Err(rquickjs::Exception::throw_message(ctx, why));
-    }
+    exports::demand(ctx, &namespace)?;
     let mut hooks = 0;
     let own: Object<'js> = web.get("hooks")?;
     let entry_of: Function<'js> = web.get("entryOf")?;
@@ -281,7 +278,7 @@ fn load<'js>(
     for hook in Hook::ALL {
         let mut exported: Value<'js> = namespace.get(hook.name())?;
         if hook == Hook::Request {
-            for alias in ["proxy", "middleware", "default"] {
+            for alias in exports::ALIASES {
                 if exported.is_undefined() {
                     exported = namespace.get(alias)?;
                 }
@@ -307,14 +304,8 @@ fn load<'js>(
             "it could not be entered",
         ));
     }
-    let config: Option<Object<'js>> = namespace.get("config").ok();
-    let matcher: Option<Value<'js>> = config.and_then(|config| config.get("matcher").ok());
-    let matcher = match matcher {
-        Some(matcher) => ctx.json_stringify(matcher)?,
-        None => None,
-    };
     Ok(Exports {
         hooks,
-        matcher: matcher.and_then(|json| json.to_string().ok()),
+        matcher: exports::matcher(ctx, &namespace)?,
     })
 }

@@ -273,6 +273,9 @@ pub(super) fn read(json: &str) -> Result<Vec<PathPattern>, String> {
         Written::One(source) => vec![source],
         Written::Many(sources) => sources,
     };
+    if sources.is_empty() {
+        return Err("`config.matcher` is an empty list, so the plugin would be for no request: leave it out to be for all".to_owned());
+    }
     let pattern = |source: Source| match source {
         Source::Path(path) => PathPattern::of_next(&path),
         Source::Full(full) => match full.more.keys().next() {
@@ -408,5 +411,6 @@ mod tests {
                 .contains("`has`")
         );
         assert!(read("1").is_err() && read("[\"a\"]").is_err());
+        assert!(read("[]").unwrap_err().contains("no request"));
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
 use rquickjs::{
-    Ctx, Error, Module, Result,
+    Ctx, Error, Exception, Module, Result,
     loader::{ImportAttributes, Loader, Resolver},
     module::Declared,
 };
@@ -67,6 +67,8 @@ impl Source {
         let Some(entry) = entry else {
             return Err(Failure::load(format!("{} is no file", file.display())));
         };
+        // Of a file that is written without a folder.
+        let name = if name.is_empty() { "." } else { name };
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
         let source = Self {
             name: name.to_owned(),
@@ -139,6 +141,31 @@ impl Source {
         &self.folder
     }
 
+    /// The line of a trace that stands for an import, if it is found. Not of one in a hook,
+    /// whose time a search would take: that has a trace of its own.
+    fn place_of(&self, importer: &str, name: &str) -> Option<String> {
+        if self.is_whole.load(Ordering::Relaxed) {
+            return None;
+        }
+        let text = Arc::clone(self.files.lock().get(importer)?);
+        let quoted = |quote: char| text.find(&format!("{quote}{name}{quote}"));
+        let at = quoted('\'').or_else(|| quoted('"'))?;
+        let before = &text[..at];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
+        Some(format!("    at {}:{line}:{column}", self.shown(importer)))
+    }
+
+    /// What a file that is not there may have been meant to be.
+    fn meant(&self, file: &str) -> Option<&'static str> {
+        if self.is_whole.load(Ordering::Relaxed) {
+            return None;
+        }
+        let endings = [".js", ".mjs", "/index.js"];
+        let is_there = |ending: &&&str| self.folder.join(format!("{file}{ending}")).is_file();
+        endings.iter().find(is_there).copied()
+    }
+
     fn shown(&self, file: &str) -> String {
         format!("{}/{file}", self.name)
     }
@@ -146,6 +173,9 @@ impl Source {
     fn file(&self, file: &str) -> std::result::Result<Arc<str>, Failure> {
         if let Some(known) = self.files.lock().get(file) {
             return Ok(Arc::clone(known));
+        }
+        if let Some(why) = not_javascript(file) {
+            return Err(Failure::load(format!("{}: {why}", self.shown(file))));
         }
         if self.is_whole.load(Ordering::Relaxed) {
             return Err(Failure::load(format!(
@@ -163,6 +193,18 @@ impl Source {
     }
 }
 
+/// Why such a file cannot be a module.
+fn not_javascript(file: &str) -> Option<&'static str> {
+    let ending = Path::new(file).extension()?.to_str()?;
+    match ending {
+        "ts" | "mts" | "cts" | "tsx" => Some(
+            "it is TypeScript, and the gateway runs JavaScript: `npx esbuild plugin.ts --bundle --format=esm --target=es2022 --external:next/server --outfile=plugin.js` makes that of it",
+        ),
+        "json" => Some("JSON is not imported: write it as a module, `export default { … };`"),
+        _ => None,
+    }
+}
+
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let length = fs::metadata(path)?.len();
     if length > LARGEST {
@@ -176,10 +218,41 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
 #[derive(Clone, Debug)]
 pub(super) struct Modules(pub(super) Arc<Source>);
 
+/// What is imported of Node without saying so, most of all.
+const OF_NODE: [&str; 12] = [
+    "buffer",
+    "child_process",
+    "crypto",
+    "events",
+    "fs",
+    "fs/promises",
+    "http",
+    "https",
+    "os",
+    "path",
+    "stream",
+    "util",
+];
+
+impl Modules {
+    /// The error of an import, at its place.
+    fn refused(&self, ctx: &Ctx<'_>, importer: &str, name: &str, why: &str) -> Error {
+        let message = format!("`{name}` cannot be imported: {why}");
+        let place = self.0.place_of(importer, name);
+        let thrown = Exception::from_message(ctx.clone(), &message).and_then(|exception| {
+            if let Some(place) = place {
+                exception.as_object().set("stack", place)?;
+            }
+            Ok(exception.throw())
+        });
+        thrown.unwrap_or_else(|error| error)
+    }
+}
+
 impl Resolver for Modules {
     fn resolve<'js>(
         &mut self,
-        _ctx: &Ctx<'js>,
+        ctx: &Ctx<'js>,
         base: &str,
         name: &str,
         _attributes: Option<ImportAttributes<'js>>,
@@ -194,15 +267,34 @@ impl Resolver for Modules {
         if name == TESTS && self.0.is_test {
             return Ok(TESTS.to_owned());
         }
-        let refuse = |why: &str| Error::new_resolving_message(base, name, why);
-        if !name.starts_with("./") && !name.starts_with("../") {
-            return Err(refuse(
-                "a plugin imports files of its own folder, by a path that begins with ./",
-            ));
-        }
         let base = base.strip_prefix(&prefix).unwrap_or(base);
+        let refuse = |why: &str| self.refused(ctx, base, name, why);
+        if !name.starts_with("./") && !name.starts_with("../") {
+            let what = if self.0.is_test {
+                "; tests have `test`, `plugin` and `assert` of `edgeway:test`"
+            } else if name.starts_with("node:") || OF_NODE.contains(&name) {
+                "; nothing of Node is there"
+            } else if name.starts_with('/') {
+                ""
+            } else {
+                "; a bundler puts packages into one file with it"
+            };
+            return Err(refuse(&format!(
+                "a plugin imports files of its own folder, by a path that begins with ./{what}"
+            )));
+        }
         let from = Path::new(base).parent().unwrap_or(Path::new(""));
         let file = normal(&from.join(name)).ok_or_else(|| refuse("it is outside of the plugin"))?;
+        // Here and not when it is loaded: only now it is known who imports it.
+        if let Err(failure) = self.0.file(&file) {
+            let meant = self.0.meant(&file);
+            let meant = meant.map(|ending| format!("; did you mean `{name}{ending}`?"));
+            return Err(refuse(&format!(
+                "{}{}",
+                failure.message,
+                meant.unwrap_or_default()
+            )));
+        }
         Ok(format!("{prefix}{file}"))
     }
 }

@@ -238,6 +238,16 @@ async fn only_tests_find_what_is_for_tests() {
     let refused = crate::plugins::Trial::load(source, "{}".to_owned(), "{}".to_owned());
     let failure = refused.map(|_| ()).unwrap_err();
     assert!(failure.message.contains("its own folder"), "{failure:?}");
+    for text in [
+        "import t from 'node:test';",
+        "import { describe } from 'edgeway:test';",
+    ] {
+        let failure = tested(text).await.loaded.unwrap_err();
+        assert!(
+            failure.message.contains("`test`, `plugin` and `assert`"),
+            "{failure:?}"
+        );
+    }
     let told = tested("nothing();").await;
     assert!(told.loaded.unwrap_err().message.contains("nothing"));
 }

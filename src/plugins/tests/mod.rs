@@ -224,6 +224,136 @@ async fn modules_are_of_the_plugins_own_folder() {
     }
 }
 
+/// Why a plugin of these files is not loaded, in one line.
+#[track_caller]
+fn refused(files: &[(&str, &str)]) -> String {
+    let refused = load_with(files, "{}").map(|_| ());
+    refused.unwrap_err().to_string()
+}
+
+#[test]
+fn an_import_that_cannot_be_is_told_at_its_place() {
+    for (import, why) in [
+        ("node:fs", "nothing of Node"),
+        ("fs", "nothing of Node"),
+        ("jose", "a bundler"),
+        ("./b", "did you mean `./b.js`?"),
+        ("./data.json", "JSON is not imported"),
+        ("./c.ts", "esbuild"),
+    ] {
+        let text = format!("// é\n  import '{import}';\nexport const onRequest = () => {{}};");
+        let said = refused(&[
+            ("plugin.js", &text),
+            ("b.js", ""),
+            ("data.json", "{}"),
+            ("c.ts", ""),
+        ]);
+        let whole = format!("`{import}` cannot be imported: ");
+        assert!(said.contains(&whole) && said.contains(why), "{said}");
+        assert!(said.ends_with("at plugins/x/plugin.js:2:10"), "{said}");
+    }
+}
+
+#[test]
+fn an_export_that_nothing_would_call_is_refused() {
+    let hook = "export function onRequest() {}";
+    for (text, why) in [
+        (
+            "export function onReqeust() {}",
+            "did you mean `onRequest`?",
+        ),
+        (
+            "export function onrequest() {}",
+            "did you mean `onRequest`?",
+        ),
+        ("export function Proxy() {}", "did you mean `proxy`?"),
+        (
+            "export function onStart() {}",
+            "`onStart`, which is no hook",
+        ),
+        ("export const onLog = 'x';", "`onLog` is no function"),
+        ("export default { fetch() {} };", "an object with `fetch`"),
+        ("export default { onLog() {} };", "an object with `onLog`"),
+        (
+            "export const config = { matchers: '/x' };",
+            "`config.matchers`",
+        ),
+        (
+            "export const config = { matcher: () => true };",
+            "is a path",
+        ),
+        ("export const config = { matcher: [] };", "no request"),
+    ] {
+        let said = refused(&[("plugin.js", &format!("{text} {hook}"))]);
+        assert!(said.contains(why), "{text}: {said}");
+    }
+    for text in [
+        "export function once() {} export function on() {} export const onTime = 5;",
+        "export const config = { runtime: 'nodejs', matcher: '/x' };",
+        "export default { a: 1 };",
+        "export const config = undefined;",
+    ] {
+        load(&format!("{text} {hook}"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_from_elsewhere_has_a_hint_and_the_authors_own_line() {
+    for (text, why) in [
+        ("process.env.A", "`ctx.env`"),
+        ("Buffer.from('a')", "Uint8Array"),
+        ("require('a')", "ES module"),
+        ("new ReadableStream()", "no streams"),
+        ("request instanceof Request", "`NextRequest`"),
+        ("new NextRequest('https://a.test/')", "makes no NextRequest"),
+        ("request.clone()", "new Headers"),
+        ("JSON.parse('{')", "SyntaxError"),
+        ("new Headers(3)", "an object or pairs"),
+        ("new Response({ a: 1 })", "`Response.json(…)`"),
+        ("crypto.subtle.importKey('jwk', {})", "imported as `raw`"),
+    ] {
+        let text = format!("export async function onRequest(request) {{\n  await {text};\n}}");
+        let failure = load(&text).request().await.unwrap_err();
+        let said = failure.to_string();
+        assert!(said.contains(why), "{said}");
+        assert!(said.contains("plugins/x/plugin.js:2:"), "{failure:?}");
+    }
+    let text = "import { userAgent } from 'next/server'; export function onRequest() {}";
+    let said = refused(&[("plugin.js", text)]);
+    assert!(said.contains("`import type`"), "{said}");
+}
+
+#[tokio::test]
+async fn a_body_is_what_it_is_made_of_or_an_error() {
+    let loaded = load(
+        "export async function onRequest() {
+            const of = async (body) => { const made = new Response(body); return [await made.text(), made.headers.get('content-type')]; };
+            const text = 'text/plain;charset=UTF-8';
+            return Response.json([
+                await of(42), await of(true), await of(new URLSearchParams({ a: 'b c' })),
+                await of(new Uint16Array([97, 98])), await of(new DataView(new Uint8Array([99]).buffer)), await of(undefined),
+            ]);
+        }",
+    );
+    let Answer::Response(response) = loaded.request().await.unwrap().answer else {
+        panic!("no answer");
+    };
+    let said: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+    let text = "text/plain;charset=UTF-8";
+    let form = "application/x-www-form-urlencoded;charset=UTF-8";
+    assert_eq!(
+        said,
+        serde_json::json!([
+            ["42", text],
+            ["true", text],
+            ["a=b+c", form],
+            ["a\0b\0", null],
+            ["c", null],
+            ["", null]
+        ])
+    );
+}
+
 #[tokio::test]
 async fn what_does_not_end_is_stopped_and_the_next_one_is_served() {
     for (attack, kind) in [

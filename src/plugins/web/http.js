@@ -10,6 +10,9 @@
     if (body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return [web.bytes(body)];
     if (body instanceof FormData) throw new TypeError('a form is sent as `new URLSearchParams([...form])`, and not as FormData');
     const isForm = body instanceof URLSearchParams;
+    if (typeof body === 'object' && !isForm) {
+      throw new TypeError('a body is text or bytes: `Response.json(…)` or `JSON.stringify(…)` makes it of an object');
+    }
     return [String(body).toWellFormed(), isForm ? 'application/x-www-form-urlencoded;charset=UTF-8' : 'text/plain;charset=UTF-8'];
   };
 
@@ -106,7 +109,15 @@
     #more;
 
     constructor(call) {
+      if (typeof call !== 'number') {
+        throw new TypeError('a plugin makes no NextRequest: `NextResponse.next({ request: { headers } })` says what goes on');
+      }
       this.#of = call;
+    }
+
+    // Two that change one head would not be as in Fetch.
+    clone() {
+      throw new TypeError('request.clone() is not there: `new Headers(request.headers)` copies its headers');
     }
 
     static {

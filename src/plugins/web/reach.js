@@ -3,8 +3,10 @@
   globalThis.fetch = async (resource, init = {}) => {
     const url = String(resource?.url ?? resource);
     const headers = new Headers(init?.headers ?? resource?.headers);
-    const [body, type] = web.bodyFrom(init?.body);
+    let [body, type] = web.bodyFrom(init?.body);
     if (type !== undefined && !headers.has('content-type')) headers.set('content-type', type);
+    // The request under way, passed on: it is refused if its body was not read.
+    if (body === null && resource instanceof NextRequest && !['GET', 'HEAD'].includes(resource.method)) body = await resource.arrayBuffer();
     const method = String(init?.method ?? resource?.method ?? 'GET').toUpperCase();
     const id = host.fetch(method, url, web.pairsOf(headers).flat(), body ?? '');
     let answer;

@@ -1,0 +1,111 @@
+//! What a plugin exports: whatever nothing would call, or read, is an error when it is loaded.
+
+use rquickjs::{Ctx, Exception, Object, Result, Value};
+
+use super::call::Hook;
+
+/// What else is taken for `onRequest`.
+pub(super) const ALIASES: [&str; 3] = ["proxy", "middleware", "default"];
+
+/// What Next.js has in `config` beside the matcher. It chooses engines and places there, of
+/// which there is one here.
+const WITHOUT_MEANING: [&str; 3] = ["runtime", "regions", "unstable_allowDynamic"];
+
+/// How many letters a name may be away from another one to be taken for it.
+const NEAR: usize = 2;
+
+/// Refuses what its author cannot have meant.
+pub(super) fn demand<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<()> {
+    let refuse = |why: &str| Err(Exception::throw_message(ctx, why));
+    for name in namespace.keys::<String>() {
+        let name = name?;
+        let value: Value<'js> = namespace.get(&*name)?;
+        let is_hook = Hook::ALL.iter().any(|hook| hook.name() == name);
+        if is_hook && !value.is_function() {
+            return refuse(&format!("its export `{name}` is no function"));
+        }
+        if name == "transform" && value.is_function() {
+            return refuse(
+                "it exports `transform`: bodies of answers are not changed by plugins, so nothing would call it; leave it out, or give it another name",
+            );
+        }
+        if name == "default"
+            && let Some(object) = value.as_object().filter(|_| !value.is_function())
+        {
+            let calls = |name: &str| object.get::<_, Value<'_>>(name).map(|v| v.is_function());
+            if calls("fetch")? {
+                return refuse(
+                    "its default export is an object with `fetch`, as of other gateways: write `export function onRequest(request, ctx)`, which gives back a Response, or nothing for what goes on to the backend",
+                );
+            }
+            for hook in Hook::ALL {
+                if calls(hook.name())? {
+                    let hook = hook.name();
+                    return refuse(&format!(
+                        "its default export is an object with `{hook}`, where nothing looks for it: write `export function {hook}(…)`"
+                    ));
+                }
+            }
+        }
+        if !is_hook && value.is_function() {
+            if let Some(hook) = meant(&name) {
+                return refuse(&format!(
+                    "it exports `{name}`, which is no hook: did you mean `{hook}`?"
+                ));
+            }
+            if is_named_as_a_hook(&name) {
+                let all = Hook::ALL.map(Hook::name).join(", ");
+                return refuse(&format!(
+                    "it exports `{name}`, which is no hook, so nothing would call it: they are {all}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The `config.matcher` that it exports, as JSON.
+pub(super) fn matcher<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<Option<String>> {
+    let refuse = |why: &str| Err(Exception::throw_message(ctx, why));
+    let config: Value<'js> = namespace.get("config")?;
+    let Some(config) = config.as_object() else {
+        return Ok(None);
+    };
+    for key in config.keys::<String>() {
+        let key = key?;
+        if key != "matcher" && !WITHOUT_MEANING.contains(&&*key) {
+            return refuse(&format!(
+                "`config.{key}` is not known: the export `config` has `matcher`, and what the YAML says comes as `ctx.config`"
+            ));
+        }
+    }
+    let matcher: Value<'js> = config.get("matcher")?;
+    if matcher.is_undefined() {
+        return Ok(None);
+    }
+    match ctx.json_stringify(matcher)? {
+        Some(json) => json.to_string().map(Some),
+        None => refuse("`config.matcher` is a path such as `/about/:path*`, or a list of them"),
+    }
+}
+
+/// The hook that such a name must have meant.
+fn meant(name: &str) -> Option<&'static str> {
+    if ALIASES.contains(&name) {
+        return None;
+    }
+    let hooks = Hook::ALL.map(Hook::name);
+    let lower = name.to_ascii_lowercase();
+    let mut all = hooks.iter().chain(&ALIASES[..2]);
+    if let Some(same) = all.find(|known| known.eq_ignore_ascii_case(name)) {
+        return Some(same);
+    }
+    let far = |hook: &&'static str| strsim::osa_distance(&hook.to_ascii_lowercase(), &lower);
+    let nearest = hooks.into_iter().min_by_key(far)?;
+    (far(&nearest) <= NEAR).then_some(nearest)
+}
+
+fn is_named_as_a_hook(name: &str) -> bool {
+    let rest = name.strip_prefix("on");
+    rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()))
+}
