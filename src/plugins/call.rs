@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
+use url::{Position, Url};
 
 use super::{body::Body, error::Failure, known::Known};
 
@@ -132,6 +133,28 @@ pub enum Answer {
     Text(String),
     /// JSON, for `onLog`.
     Json(String),
+}
+
+/// Path and query of a URL that a request is rewritten to: on its own host. `own` is the
+/// request's URL, or its origin.
+pub fn rewritten(own: &str, url: &str) -> Result<Box<[u8]>, Failure> {
+    let parsed = Url::parse(own).ok().zip(Url::parse(url).ok());
+    match parsed {
+        // Compared as the Web does it: the client may write its host in many ways.
+        Some((own, to)) if own.origin() == to.origin() => Ok(to
+            [Position::BeforePath..Position::AfterQuery]
+            .as_bytes()
+            .into()),
+        _ => {
+            let own = parsed.map_or_else(
+                || own.to_owned(),
+                |(own, _)| own.origin().ascii_serialization(),
+            );
+            Err(Failure::script(format!(
+                "a request can be rewritten to another path of {own}, and not to {url}: onRoute chooses another upstream"
+            )))
+        }
+    }
 }
 
 /// What a hook wants.

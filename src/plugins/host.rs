@@ -65,6 +65,15 @@ pub(super) trait Log: Send + Sync {
         self.line(said.level, &said.line());
     }
 
+    /// What a hook left to be done has failed.
+    fn left_undone(&self, plugin: &str, request_id: &str, failure: &Failure) {
+        log::warn!(
+            plugin = plugin, hook = "waitUntil", kind = failure.kind.word(),
+            request_id = request_id, error:% = failure;
+            "a plugin failed"
+        );
+    }
+
     /// Adds to what every plugin finds.
     fn extend<'js>(
         &self,

@@ -156,11 +156,7 @@ impl Plugin {
             return late.count(|counts| &counts.done);
         };
         late.count(|counts| &counts.failed);
-        log::warn!(
-            plugin = &**self.name(), hook = "waitUntil", kind = failure.kind.word(),
-            request_id = &*id, error:% = failure;
-            "a plugin failed"
-        );
+        self.log.left_undone(self.name(), &id, &failure);
     }
 
     async fn worker(&self, slot: &Slot, isolate: &Isolate, call: Box<Call>) -> Option<Failure> {

@@ -37,7 +37,7 @@ pub struct Plugin {
     config: String,
     pub(super) limits: Limits,
     pub(super) given: Given,
-    log: Arc<dyn Log>,
+    pub(super) log: Arc<dyn Log>,
     hooks: u8,
     /// The paths of its own `config.matcher`.
     paths: Vec<PathPattern>,

@@ -18,6 +18,11 @@ use crate::base::{
     user_metrics::UserMetrics,
 };
 
+/// For how long an answer to `fetch` is waited for, and how long it may be, unless the
+/// configuration says otherwise.
+pub const FETCH_DEADLINE: Duration = Duration::from_millis(200);
+pub const LONGEST_FETCHED: usize = 256 << 10;
+
 /// What a plugin was given.
 #[derive(Default)]
 pub struct Powers {
@@ -81,6 +86,9 @@ impl Reach {
     ///
     /// Reads the system's authorities if one of them is of https.
     pub fn new(origins: &[String], deadline: Duration, longest: usize) -> Result<Self, String> {
+        if origins.is_empty() {
+            return Err("`origins` is empty, so `fetch` could ask nobody".to_owned());
+        }
         let origins = origins.iter().map(|text| {
             let url: Uri = text.parse().map_err(|_| not_an_origin(text))?;
             let is_whole = matches!(url.path(), "" | "/") && url.query().is_none();

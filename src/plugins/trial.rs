@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::{
     budget::{Limits, thread_time},
-    call::{Hook, Input, Output},
+    call::{Answer, Hook, Input, Output, rewritten},
     error::Failure,
     host::Log,
     kv::{Kv, Memory},
@@ -53,6 +53,10 @@ impl Log for Lines {
         let text = text.to_owned();
         self.0.lock().push(Line { level, text });
     }
+
+    fn left_undone(&self, _plugin: &str, _request_id: &str, failure: &Failure) {
+        self.line(Level::Warn, &format!("waitUntil failed: {failure}"));
+    }
 }
 
 impl Trial {
@@ -63,7 +67,7 @@ impl Trial {
     }
 
     /// As [`Trial::load`], with something to fetch from.
-    pub(super) fn load_reaching(
+    pub fn load_reaching(
         source: Arc<Source>,
         config: String,
         env: String,
@@ -93,18 +97,31 @@ impl Trial {
         })
     }
 
+    /// Whether its own `config.matcher` is for this path.
+    pub fn is_for(&self, path: &str) -> bool {
+        self.plugin.is_for(path)
+    }
+
     pub fn has(&self, hook: Hook) -> bool {
         self.plugin.has(hook)
     }
 
     /// Runs a hook. What else this thread does meanwhile counts as the hook's time.
     pub async fn run(&self, hook: Hook, input: Input) -> Ran {
+        let url = input.url.clone();
         let (begun, cpu) = (self.clock.now(), thread_time());
         let outcome = self.plugin.call(hook, input).await;
         let cpu = Duration::from_nanos(thread_time().saturating_sub(cpu));
         let wall = self.clock.now().duration_since(begun);
         // What it left to be done is part of what its author wants to see.
         self.late.join().await;
+        // As the gateway has it.
+        let outcome = outcome.and_then(|output| {
+            if let Answer::Rewrite(to) = &output.answer {
+                rewritten(&url, to)?;
+            }
+            Ok(output)
+        });
         Ran {
             outcome,
             lines: std::mem::take(&mut self.lines.0.lock()),

@@ -11,6 +11,7 @@ use crate::{
     base::geo::Whereabouts,
     plugins::{
         Answer, Body, Change, Hook, Input, Known, Line, Output, Ran, Response, Trial,
+        powers::{FETCH_DEADLINE, LONGEST_FETCHED, Reach},
         source::Source,
     },
 };
@@ -38,7 +39,7 @@ pub(super) struct Options {
     /// A header of the request, as with curl: `Name: value`
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
     headers: Vec<String>,
-    /// The body of the request, as text
+    /// The body of the request, as text; a form if no header says otherwise
     #[arg(short, long, value_name = "TEXT")]
     data: Option<String>,
     /// What it finds as `ctx.config`: an object in JSON
@@ -50,6 +51,9 @@ pub(super) struct Options {
     /// The client's address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     client: IpAddr,
+    /// An origin that its `fetch` may ask, such as `https://flags.example.com`
+    #[arg(long, value_name = "ORIGIN")]
+    fetch: Vec<String>,
     /// The route's name
     #[arg(long, value_name = "NAME", default_value = "app")]
     route: String,
@@ -86,8 +90,10 @@ pub(super) async fn run(options: &Options) -> Outcome {
     let env = env(&options.env)?;
     let shown = options.file.display().to_string();
     let folder = shown.rsplit_once('/').map_or(".", |(folder, _)| folder);
-    let loaded =
-        Source::read(folder, &options.file).and_then(|source| Trial::load(source, config, env));
+    let fetch = (!options.fetch.is_empty()).then(|| reach(&options.fetch));
+    let fetch = fetch.transpose()?;
+    let loaded = Source::read(folder, &options.file)
+        .and_then(|source| Trial::load_reaching(source, config, env, fetch));
     let trial = match loaded {
         Ok(trial) => trial,
         Err(failure) => {
@@ -98,6 +104,14 @@ pub(super) async fn run(options: &Options) -> Outcome {
             return Ok(false);
         }
     };
+    let path = Url::parse(&input.url);
+    let path = path.as_ref().map_or("/", Url::path);
+    if !trial.is_for(path) {
+        out::data(&format!(
+            "its `config.matcher` is not for {path}: no hook runs\n"
+        ));
+        return Ok(true);
+    }
     let mut way = Way {
         trial,
         input,
@@ -132,6 +146,11 @@ fn object(option: &str, text: &str, example: &str) -> Result<Map<String, Value>,
         Ok(_) => Err(format!("`{option}` takes an object, such as {example}")),
         Err(error) => Err(format!("`{option}` is no JSON: {error}")),
     }
+}
+
+/// As a route has it without more being said.
+fn reach(origins: &[String]) -> Result<Reach, String> {
+    Reach::new(origins, FETCH_DEADLINE, LONGEST_FETCHED)
 }
 
 fn known(options: &Options) -> Result<Known, String> {
@@ -220,7 +239,8 @@ fn input(options: &Options) -> Result<Input, String> {
         Some(path) => format!("http://localhost/{path}"),
         None => options.url.clone(),
     };
-    let url = Url::parse(&whole).ok().filter(Url::has_host);
+    let is_http = |url: &Url| url.has_host() && matches!(url.scheme(), "http" | "https");
+    let url = Url::parse(&whole).ok().filter(is_http);
     let url = url.ok_or_else(|| {
         format!(
             "`{}` is neither a path such as /x nor a URL such as https://shop.example.com/x",
@@ -237,6 +257,11 @@ fn input(options: &Options) -> Result<Input, String> {
         all.remove(header::HOST);
     }
     all.extend(given);
+    if options.data.is_some() && !all.contains_key(header::CONTENT_TYPE) {
+        // As curl has it.
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        all.insert(header::CONTENT_TYPE, form);
+    }
     Ok(Input {
         method,
         url: url.to_string(),

@@ -25,7 +25,6 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, StatusCode, header, response};
-use url::{Position, Url};
 
 use self::{
     done::{Done, apply, apply_to_request, changed, done, is_ours, sent},
@@ -42,8 +41,8 @@ use crate::{
         Reply, ReplyBody, Verdict, host::public_host,
     },
     plugins::{
-        Answer, Failure, Hook, Input, Kind, Known, Output, Plugin, Response, late::Rooms,
-        matcher::Matcher,
+        Answer, Failure, Hook, Input, Kind, Known, Output, Plugin, Response, call::rewritten,
+        late::Rooms, matcher::Matcher,
     },
 };
 
@@ -356,7 +355,10 @@ impl Use {
         let outcome = self.call(Hook::Request, input).await;
         let outcome = outcome.and_then(|output| {
             let rewritten = match &output.answer {
-                Answer::Rewrite(url) => Some(target(ex, url)?),
+                Answer::Rewrite(url) => {
+                    let target = rewritten(&origin(ex), url);
+                    Some(target.inspect_err(|failure| self.count(failure))?)
+                }
                 _ => None,
             };
             Ok((output, rewritten))
@@ -454,27 +456,30 @@ impl Use {
         }
         let begun = self.clock.now();
         let outcome = self.plugin.call(hook, input).await;
-        let now = self.clock.now();
-        self.metrics.called(hook, now - begun);
+        self.metrics.called(hook, self.clock.now() - begun);
         match &outcome {
             Ok(_) if self.breaker.passed() => {
                 self.metrics.breaker(false);
                 log::info!(plugin = &**self.plugin.name(); "a plugin that was left out is called again");
             }
             Ok(_) => {}
-            Err(failure) => {
-                self.metrics.failed(failure);
-                let is_full = failure.kind == Kind::Stuck && self.plugin.is_out_of_threads();
-                if failure.kind == Kind::Stuck {
-                    self.metrics.stuck(&self.plugin);
-                }
-                if self.breaker.failed(now) || (is_full && self.breaker.open(now)) {
-                    self.metrics.breaker(true);
-                    log::warn!(plugin = &**self.plugin.name(); "a plugin failed too often, and is left out for a while");
-                }
-            }
+            Err(failure) => self.count(failure),
         }
         outcome
+    }
+
+    /// A hook has failed, or wants what cannot be.
+    fn count(&self, failure: &Failure) {
+        let now = self.clock.now();
+        self.metrics.failed(failure);
+        let is_full = failure.kind == Kind::Stuck && self.plugin.is_out_of_threads();
+        if failure.kind == Kind::Stuck {
+            self.metrics.stuck(&self.plugin);
+        }
+        if self.breaker.failed(now) || (is_full && self.breaker.open(now)) {
+            self.metrics.breaker(true);
+            log::warn!(plugin = &**self.plugin.name(); "a plugin failed too often, and is left out for a while");
+        }
     }
 
     /// Runs a hook that can only go on if it fails.
@@ -544,22 +549,6 @@ fn origin(ex: &Exchange<'_>) -> String {
     origin.push_str("://");
     origin.push_str(host);
     origin
-}
-
-/// Path and query of a URL that a request is rewritten to: on its own host.
-fn target(ex: &Exchange<'_>, url: &str) -> Result<Box<[u8]>, Failure> {
-    let own = origin(ex);
-    let parsed = Url::parse(&own).ok().zip(Url::parse(url).ok());
-    match parsed {
-        // Compared as the Web does it: the client may write its host in many ways.
-        Some((own, to)) if own.origin() == to.origin() => Ok(to
-            [Position::BeforePath..Position::AfterQuery]
-            .as_bytes()
-            .into()),
-        _ => Err(Failure::script(format!(
-            "a request can be rewritten to another path of {own}, and not to {url}: onRoute chooses another upstream"
-        ))),
-    }
 }
 
 /// How a client tells where such an answer ends: one kind cannot become another.
