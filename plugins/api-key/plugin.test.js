@@ -51,7 +51,7 @@ test('a key may be for some methods only', async () => {
   assert.equal(write.response.status, 403);
 });
 
-test('a key in the place of a hash is refused, and not repeated', async () => {
-  const { onRequest } = plugin({ config: { keys: [{ name: 'acme', hash: 'ek_acme' }] } });
-  await assert.rejects(onRequest(ask({ 'x-api-key': 'ek_acme' })), (error) => /`acme` has not/.test(error.message) && !/ek_acme/.test(error.message));
+test('a key in the place of a hash is refused, and not repeated', () => {
+  const config = { keys: [{ name: 'acme', hash: 'ek_acme' }] };
+  assert.throws(() => plugin({ config }), (error) => /`config.keys\[0\].hash` does not match/.test(error.message) && !/ek_acme/.test(error.message));
 });

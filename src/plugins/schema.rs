@@ -19,6 +19,9 @@ const ADDRESS: &str = "plugin:///config.schema.json";
 /// How many things that are wrong are told at once.
 const MOST: usize = 20;
 
+/// How it is told of a key whose name is wrong.
+const WRONG_NAME: &str = "has a name that";
+
 /// The schema of a plugin's `config` (draft 2020-12, or the one that its `$schema` names).
 /// Formats are checked; a `default` is for editors, and is not filled in.
 pub struct ConfigSchema {
@@ -71,6 +74,15 @@ impl ConfigSchema {
             collect(&error, &mut all);
         }
         all.truncate(MOST);
+        for wrong in &mut all {
+            // The validator does not tell where a name stands that does not fit.
+            if let [Step::Key(key)] = &*wrong.at
+                && wrong.why.starts_with(WRONG_NAME)
+                && let Some(at) = find(config, key)
+            {
+                wrong.at = at;
+            }
+        }
         all
     }
 
@@ -122,6 +134,26 @@ impl UrlLoader for Nowhere {
     }
 }
 
+/// The first place of a key.
+fn find(value: &Value, key: &str) -> Option<Vec<Step>> {
+    let below = |step: Step, value: &Value| {
+        let mut at = find(value, key)?;
+        at.insert(0, step);
+        Some(at)
+    };
+    match value {
+        Value::Object(map) if map.contains_key(key) => Some(vec![Step::Key(key.to_owned())]),
+        Value::Object(map) => map
+            .iter()
+            .find_map(|(name, value)| below(Step::Key(name.clone()), value)),
+        Value::Array(items) => {
+            let mut items = items.iter().enumerate();
+            items.find_map(|(at, value)| below(Step::Item(at), value))
+        }
+        _ => None,
+    }
+}
+
 /// Those that say something: the others only say that one of these does.
 fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
     let here: Vec<Step> = steps(error);
@@ -140,9 +172,15 @@ fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
             for cause in &error.causes {
                 collect(cause, &mut choices);
             }
-            let mut choices: Vec<String> = choices.into_iter().map(|choice| choice.why).collect();
+            let is_deeper = choices.iter().any(|choice| choice.at.len() > here.len());
+            let lead = if is_deeper { "does not fit: " } else { "" };
+            let said = |choice: Wrong| match choice.at.get(here.len()) {
+                Some(Step::Key(key)) => format!("`{key}` {}", choice.why),
+                _ => choice.why,
+            };
+            let mut choices: Vec<String> = choices.into_iter().map(said).collect();
             choices.dedup();
-            say(None, choices.join(", or "));
+            say(None, format!("{lead}{}", choices.join(", or ")));
         }
         ErrorKind::AdditionalProperties { got } => {
             for key in got {
@@ -157,6 +195,18 @@ fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
         ErrorKind::Type { got, want } => {
             let want: Vec<String> = want.iter().map(|kind| kind.to_string()).collect();
             say(None, format!("is {got}, and not {}", want.join(" or ")));
+        }
+        // The value is not repeated: it may be a secret.
+        ErrorKind::Pattern { want, .. } => say(None, format!("does not match `{want}`")),
+        ErrorKind::Format { want, .. } => say(None, format!("is no `{want}`")),
+        ErrorKind::PropertyName { prop } => {
+            let mut names = Vec::new();
+            for cause in &error.causes {
+                collect(cause, &mut names);
+            }
+            let why: Vec<String> = names.into_iter().map(|name| name.why).collect();
+            let why = why.join(" and ");
+            say(Some(prop), format!("{WRONG_NAME} {why}"));
         }
         ErrorKind::FalseSchema => say(None, "may not be there".to_owned()),
         kind if error.causes.is_empty() => say(None, format!("does not fit: {kind}")),
@@ -217,6 +267,33 @@ mod tests {
                 "`config.secret` is missing",
                 "`config.sercet` is not a key that it knows",
                 "`config.ttl` is string, and not integer, or is string, and not null",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_repeated_and_names_are() {
+        let schema = json!({
+            "anyOf": [{ "required": ["key"] }, { "required": ["keys"] }],
+            "properties": {
+                "key": { "pattern": "^sha256:" },
+                "of": { "format": "ipv4" },
+                "headers": { "propertyNames": { "pattern": "^x-" } },
+            },
+        });
+        assert_eq!(
+            said(&schema, &json!({})),
+            ["`config` does not fit: `key` is missing, or `keys` is missing"]
+        );
+        let wrong = json!({ "key": "secret", "of": "secret", "headers": { "a": 1 } });
+        let mut said = said(&schema, &wrong);
+        said.sort();
+        assert_eq!(
+            said,
+            [
+                "`config.headers.a` has a name that does not match `^x-`",
+                "`config.key` does not match `^sha256:`",
+                "`config.of` is no `ipv4`",
             ]
         );
     }

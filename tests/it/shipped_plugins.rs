@@ -251,9 +251,17 @@ fn each_has_a_schema_of_its_configuration() {
     for (name, wrong) in [
         ("ab-split", json!({ "variants": { "a": -1 } })),
         ("api-key", json!({ "keys": [{ "name": "acme" }] })),
+        (
+            "api-key",
+            json!({ "keys": [{ "name": "acme", "hash": "ek_acme" }] }),
+        ),
         ("bot-filter", json!({ "action": "kill" })),
         ("maintenance", json!({ "on": "yes" })),
+        ("maintenance", json!({ "bypass": ["10.0.0.0/99"] })),
+        ("maintenance", json!({ "bypass": ["office"] })),
         ("signed-url", json!({ "secrets": "one" })),
+        ("signed-url", json!({ "secrets": ["short"] })),
+        ("signed-url", json!({ "leeway": 1 })),
         ("jwt-claims", json!({ "headers": { "x user": "sub" } })),
         ("geo-header", json!({ "redirect": { "DE": "//evil.test" } })),
         ("feature-flags", json!({ "refresh": 1 })),

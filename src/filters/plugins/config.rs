@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroU32,
-    path::Path,
+    path::{Component, Path},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use super::{
     body::BodyConfig,
     loaded::{Loaded, What},
     metrics::{Breaker, PluginMetrics, Version},
-    written::OwnConfig,
+    written::{OwnConfig, some_bytes, some_name, some_time},
 };
 use crate::{
     base::{
@@ -32,7 +32,7 @@ use crate::{
         kv::{Kv, Memory},
         late::{Late, Rooms},
         matcher::{HostPattern, Matcher, PathPattern},
-        powers::{Powers, Reach},
+        powers::{FETCH_DEADLINE, LONGEST_FETCHED, Powers, Reach},
         schema::{self, ConfigSchema},
     },
     zones::Zone,
@@ -50,7 +50,11 @@ struct PluginConfig {
     /// The file of its first module, relative to the folder of this configuration.
     file: Spanned<String>,
     /// What logs and metrics call it; without this its folder's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "some_name"
+    )]
     name: Option<String>,
     /// What it finds as `ctx.config`.
     #[serde(default, skip_serializing_if = "OwnConfig::is_empty")]
@@ -110,19 +114,19 @@ pub(super) struct FetchConfig {
     /// Origins such as `https://flags.example.com`.
     pub(super) origins: Vec<String>,
     /// For one answer, all of it.
-    #[serde(default = "deadline")]
+    #[serde(default = "deadline", deserialize_with = "some_time")]
     pub(super) deadline: Span,
     /// The longest answer.
-    #[serde(default = "max_body")]
+    #[serde(default = "max_body", deserialize_with = "some_bytes")]
     pub(super) max_body: ByteSize,
 }
 
 fn deadline() -> Span {
-    Span(Duration::from_millis(200))
+    Span(FETCH_DEADLINE)
 }
 
 fn max_body() -> ByteSize {
-    ByteSize(256 << 10)
+    ByteSize(LONGEST_FETCHED as u64)
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -159,10 +163,13 @@ enum IsolationConfig {
 #[serde(default, deny_unknown_fields)]
 struct LimitsConfig {
     /// Time of the processor.
+    #[serde(deserialize_with = "some_time")]
     cpu: Span,
     /// Time that passes, with what the hook waits for.
+    #[serde(deserialize_with = "some_time")]
     wall: Span,
     /// Time that passes with what the hook leaves to be done (`ctx.waitUntil`).
+    #[serde(deserialize_with = "some_time")]
     wait_until: Span,
     /// The heap of each instance.
     memory: ByteSize,
@@ -292,8 +299,10 @@ impl PluginConfig {
 struct BreakerConfig {
     failures: NonZeroU32,
     /// The time within which these must come.
+    #[serde(deserialize_with = "some_time")]
     window: Span,
     /// For how long it is left out; then it is tried again.
+    #[serde(deserialize_with = "some_time")]
     cooldown: Span,
 }
 
@@ -314,8 +323,19 @@ impl PluginConfig {
             return name.clone();
         }
         let path = cx.folder.join(&self.file.value);
-        let folder = path.parent().and_then(std::path::Path::file_name);
-        folder.map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+        // Whole, and without dots: a folder may be written as none at all.
+        let path = std::path::absolute(&path).unwrap_or(path);
+        let mut folders = Vec::new();
+        for part in path.parent().into_iter().flat_map(Path::components) {
+            match part {
+                Component::ParentDir => drop(folders.pop()),
+                Component::Normal(name) => folders.push(name.to_string_lossy()),
+                _ => {}
+            }
+        }
+        let root = || path.file_stem().map(std::ffi::OsStr::to_string_lossy);
+        let name = folders.pop().or_else(root).unwrap_or_default();
+        name.into_owned()
     }
 
     /// What becomes of requests when it fails; one that decides who may pass has no choice.

@@ -109,6 +109,53 @@ fn a_breaker_that_opens_after_no_failure_is_refused() {
 }
 
 #[test]
+fn a_rewrite_that_cannot_be_is_a_failure_that_counts() {
+    let text = "export const proxy = () => NextResponse.rewrite('https://other.test/x');";
+    let mut check = with(text, ", on_error: fail, breaker: { failures: 2 }");
+    for _ in 0..3 {
+        check = check.get("/");
+    }
+    let text = String::from_utf8(check.metrics.text()).unwrap();
+    for counted in [
+        r#"kind="script",plugin="x""#,
+        r#"kind="breaker",plugin="x""#,
+    ] {
+        let line = text.lines().find(|line| line.contains(counted));
+        let count = if counted.contains("script") {
+            " 2"
+        } else {
+            " 1"
+        };
+        assert!(line.is_some_and(|line| line.ends_with(count)), "{text}");
+    }
+}
+
+#[test]
+fn what_would_never_do_anything_is_refused() {
+    let folder = folder("export function onRequest() {}");
+    for (more, why) in [
+        ("limits: { cpu: 0 }", "longer than zero"),
+        ("limits: { wall: 0s }", "longer than zero"),
+        ("limits: { wait_until: 0s }", "longer than zero"),
+        ("breaker: { window: 0s }", "longer than zero"),
+        ("breaker: { cooldown: 0s }", "longer than zero"),
+        ("fetch: { origins: [] }", "`origins` is empty"),
+        (
+            "fetch: { origins: [http://a.test], deadline: 0s }",
+            "longer than zero",
+        ),
+        (
+            "fetch: { origins: [http://a.test], max_body: 0 }",
+            "more than zero",
+        ),
+        ("name: ' '", "the name is empty"),
+    ] {
+        let said = refused::<Plugins>(&route(&[&folder], &format!(", {more}"))).join("\n");
+        assert!(said.contains(why), "{more}: {said}");
+    }
+}
+
+#[test]
 fn what_cannot_be_loaded_says_where() {
     for (text, why) in [
         ("export function onRequest( {", "/x/plugin.js:1:"),

@@ -1,4 +1,5 @@
-//! A plugin's `config` as written: what it says, and where its parts stand.
+//! A plugin's `config` as written: what it says, and where its parts stand; and values that
+//! are not to be zero.
 
 use std::borrow::Cow;
 
@@ -7,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value as Json};
 
 use crate::{
+    base::units::{ByteSize, Span},
     config::{
         diagnostic::Place,
         tree::{Node, Value},
@@ -104,6 +106,35 @@ impl JsonSchema for OwnConfig {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         Map::<String, Json>::json_schema(generator)
     }
+}
+
+/// Within no time no hook would ever be done.
+pub(super) fn some_time<'de, D: Deserializer<'de>>(d: D) -> Result<Span, D::Error> {
+    let span = Span::deserialize(d)?;
+    if span.0.is_zero() {
+        let why = "the time must be longer than zero; write `5ms`, or remove the key";
+        return Err(de::Error::custom(why));
+    }
+    Ok(span)
+}
+
+pub(super) fn some_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<ByteSize, D::Error> {
+    let size = ByteSize::deserialize(d)?;
+    if size.0 == 0 {
+        let why = "the size must be more than zero; write `64KiB`, or remove the key";
+        return Err(de::Error::custom(why));
+    }
+    Ok(size)
+}
+
+/// Logs, metrics and a kv are found by it.
+pub(super) fn some_name<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    let name = Option::<String>::deserialize(d)?;
+    if name.as_deref().is_some_and(|name| name.trim().is_empty()) {
+        let why = "the name is empty; write one such as `guard`, or remove the key";
+        return Err(de::Error::custom(why));
+    }
+    Ok(name)
 }
 
 #[cfg(test)]
