@@ -3,7 +3,14 @@
 declare module 'next/server' {
   export const NextResponse: typeof globalThis.NextResponse;
   export type NextResponse = globalThis.NextResponse;
+  export const NextRequest: abstract new () => import('./plugin.d.ts').HookRequest;
   export type NextRequest = import('./plugin.d.ts').HookRequest;
+  /** The second argument of a proxy is `ctx`, which has `waitUntil`. */
+  export type NextFetchEvent = import('./plugin.d.ts').Context;
+  export type NextProxy = (request: NextRequest, event: NextFetchEvent) => Response | null | undefined | void | Promise<Response | null | undefined | void>;
+  export type NextMiddleware = NextProxy;
+  export type ProxyConfig = import('./plugin.d.ts').ProxyConfig;
+  export type MiddlewareConfig = ProxyConfig;
 }
 
 /** What `edgeway plugin test` gives to tests. */

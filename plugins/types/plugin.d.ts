@@ -198,6 +198,15 @@ export type OnUpstreamResponse<C = any> = (response: HookResponse, ctx: Context<
 export type OnResponse<C = any> = (response: HookResponse, ctx: Context<C>) => Awaitable<void>;
 export type OnError<C = any> = (failed: Failed, ctx: Context<C>) => Awaitable<Response | null | undefined | void>;
 
+/** The export `config`: which paths the plugin is for, as in Next.js. */
+export interface ProxyConfig {
+  matcher?: string | (string | { source: string })[];
+  /** Known from Next.js, and without meaning here. */
+  runtime?: string;
+  regions?: string | string[];
+  unstable_allowDynamic?: string | string[];
+}
+
 interface NextResponseInit extends ResponseInit {
   request?: { headers?: Headers };
 }
