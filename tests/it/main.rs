@@ -37,6 +37,7 @@ mod nextjs_cache;
 mod notify;
 mod observed;
 mod own_gateway;
+mod plugin_author;
 mod plugin_bodies;
 mod plugin_facts;
 mod plugin_words;

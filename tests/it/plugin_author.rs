@@ -1,0 +1,103 @@
+//! What who writes a plugin is told, before any gateway runs it.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use crate::{
+    cli::{Ran, edgeway},
+    support::origins::EchoOrigin,
+};
+
+struct Written(TempDir);
+
+impl Written {
+    fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().expect("there is room");
+        fs::write(folder.path().join("plugin.js"), text).expect("it is ours");
+        Self(folder)
+    }
+
+    fn run(&self, more: &[&str]) -> Ran {
+        let file = self.0.path().join("plugin.js").display().to_string();
+        edgeway(&[&["plugin", "run", &file], more].concat())
+    }
+}
+
+#[test]
+fn a_run_goes_by_the_plugins_own_matcher() {
+    let written = Written::new(
+        "export const config = { matcher: '/a/:path*' };
+         export const proxy = () => new Response('here');",
+    );
+    let there = written.run(&["GET", "/a/b"]);
+    assert!(there.stdout.contains("answers 200"), "{}", there.stdout);
+    let elsewhere = written.run(&["GET", "/b"]);
+    let said = "its `config.matcher` is not for /b: no hook runs\n";
+    assert_eq!((elsewhere.status, &*elsewhere.stdout), (0, said));
+}
+
+#[test]
+fn a_run_refuses_what_the_gateway_would() {
+    let rewrites =
+        Written::new("export const proxy = () => NextResponse.rewrite('https://other.test/x');");
+    let ran = rewrites.run(&["GET", "https://a.test/"]);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.stdout.contains("another path of https://a.test,"),
+        "{}",
+        ran.stdout
+    );
+    let ran = rewrites.run(&["GET", "ftp://a.test/"]);
+    assert_eq!(ran.status, 1);
+    assert!(ran.stderr.contains("neither a path"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_run_shows_what_was_left_undone_and_reads_a_form() {
+    let written = Written::new(
+        "export async function onRequest(request, ctx) {
+             ctx.waitUntil(Promise.reject(new TypeError('too late')));
+             const form = await request.formData();
+             return new Response(form.get('a'));
+         }",
+    );
+    let ran = written.run(&["POST", "/", "-d", "a=b%20c"]);
+    assert!(ran.stdout.contains("body      b c\n"), "{}", ran.stdout);
+    assert!(
+        ran.stdout
+            .contains("warn  waitUntil failed: TypeError: too late at onRequest"),
+        "{}",
+        ran.stdout
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_fetches_from_the_origins_that_it_is_told() {
+    let origin = EchoOrigin::start().await;
+    let url = format!("http://{}", origin.address());
+    let ran = tokio::task::spawn_blocking(move || {
+        let written = Written::new(
+            "export async function onRequest(request, ctx) {
+                 const answer = await fetch(ctx.config.url, request);
+                 return new Response(String(answer.status));
+             }",
+        );
+        let config = format!(r#"{{ "url": "{url}/x" }}"#);
+        let told = ["GET", "/", "--config", &config];
+        let without = written.run(&told);
+        assert!(
+            without.stdout.contains("may fetch nothing"),
+            "{}",
+            without.stdout
+        );
+        written.run(&[&told[..], &["--fetch", &url]].concat())
+    });
+    let ran = ran.await.expect("it runs");
+    assert!(
+        ran.stdout.contains("body      200\n"),
+        "{}{}",
+        ran.stdout,
+        ran.stderr
+    );
+}
