@@ -16,7 +16,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use log::Level;
 use parking_lot::Mutex;
 use rquickjs::{
-    ArrayBuffer, Ctx, Exception, Function, IntoJs, Object, Result, TypedArray, Value, function::Opt,
+    Array, ArrayBuffer, Ctx, Exception, Function, IntoJs, Object, Result, TypedArray, Value,
+    function::Opt,
 };
 
 use super::{
@@ -27,7 +28,7 @@ use super::{
     known,
     powers::Given,
     reach,
-    text::{self, Text, Texts},
+    text::{self, Text},
     values,
     words::{self, Said},
 };
@@ -97,12 +98,23 @@ impl State {
         }
     }
 
+    /// A function of ours goes over so many bytes, see [`Budget::passes`].
+    pub(super) fn pass(&self, ctx: &Ctx<'_>, bytes: usize) -> Result<()> {
+        values::pass(ctx, &self.budget, bytes)
+    }
+
+    /// The strings of an array, within bounds.
+    pub(super) fn texts(&self, ctx: &Ctx<'_>, array: &Array<'_>) -> Result<Vec<String>> {
+        values::texts_of(ctx, &self.budget, array)
+    }
+
     /// Has the hook that is running wait for `work`; the number is that of its promise.
     pub(super) fn wait(
         &self,
         ctx: &Ctx<'_>,
         work: impl Future<Output = Settled> + Send + 'static,
     ) -> Result<u32> {
+        self.pass(ctx, 0)?;
         let mut running = self.call.lock();
         let Some(call) = running.as_deref_mut() else {
             return Err(Exception::throw_type(
@@ -127,6 +139,7 @@ impl State {
         id: u32,
         what: impl FnOnce(&mut Call) -> Result<T>,
     ) -> Result<T> {
+        self.pass(ctx, 0)?;
         let mut running = self.call.lock();
         match running.as_deref_mut() {
             Some(call) if call.id == id => what(call),
@@ -167,9 +180,13 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     let s = Arc::clone(state);
     let get = move |ctx: Ctx<'js>, head: u32, Text(name): Text| {
         let (call, which) = head_of(head);
+        s.pass(&ctx, name.len())?;
         let joined = s.with(&ctx, call, |call| Ok(joined(&call.heads[which], &name)))?;
         match joined {
-            Some(text) => text.into_js(&ctx),
+            Some(text) => {
+                s.pass(&ctx, text.len())?;
+                text.into_js(&ctx)
+            }
             None => Ok(Value::new_null(ctx)),
         }
     };
@@ -177,17 +194,22 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     let s = Arc::clone(state);
     let all = move |ctx: Ctx<'js>, head: u32| {
         let (call, which) = head_of(head);
-        s.with(&ctx, call, |call| Ok(flat(&call.heads[which])))
+        let all = s.with(&ctx, call, |call| Ok(flat(&call.heads[which])))?;
+        s.pass(&ctx, all.iter().map(String::len).sum())?;
+        Result::Ok(all)
     };
     host.set("headerAll", Function::new(ctx.clone(), all)?)?;
     let s = Arc::clone(state);
     let change = move |ctx: Ctx<'js>, head: u32, how: u8, Text(name): Text, value: Opt<Text>| {
         let (call, which) = head_of(head);
+        s.pass(&ctx, name.len())?;
         let name = header_name(&ctx, &name)?;
         let change = match how {
             0 => Change::Delete(name),
             how => {
-                let value = header_value(&ctx, &value.0.map(|value| value.0).unwrap_or_default())?;
+                let value = value.0.map(|value| value.0).unwrap_or_default();
+                s.pass(&ctx, value.len())?;
+                let value = header_value(&ctx, &value)?;
                 if how == 1 {
                     Change::Set(name, value)
                 } else {
@@ -245,6 +267,8 @@ fn header_name(ctx: &Ctx<'_>, name: &str) -> Result<HeaderName> {
 }
 
 fn header_value(ctx: &Ctx<'_>, value: &str) -> Result<HeaderValue> {
+    // A letter has two bytes at most, of those that may be there.
+    let value = &value[..value.floor_char_boundary(2 * LONGEST_HEADER + 2)];
     let bytes: Option<Vec<u8>> = value
         .trim()
         .chars()
@@ -282,9 +306,11 @@ fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<
     };
     host.set("sleep", Function::new(ctx.clone(), sleep)?)?;
     let s = Arc::clone(state);
-    let log = move |at: u8, Text(text): Text| {
+    let log = move |ctx: Ctx<'js>, at: u8, Text(text): Text| {
+        s.pass(&ctx, text.len())?;
         let end = text.floor_char_boundary(LONGEST_LINE);
         s.log.line(level(at), &text[..end]);
+        Result::Ok(())
     };
     host.set("log", Function::new(ctx.clone(), log)?)
 }
@@ -335,11 +361,14 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     host.set("done", Function::new(ctx.clone(), done)?)?;
     let s = Arc::clone(state);
     let respond =
-        move |ctx: Ctx<'js>, call: u32, status: u16, Texts(headers): Texts, body: Value<'js>| {
+        move |ctx: Ctx<'js>, call: u32, status: u16, headers: Array<'js>, body: Value<'js>| {
+            let body = few_bytes(&body, LONGEST_ANSWER);
+            // It was gone over even if it is too long.
+            s.pass(&ctx, body.as_ref().map_or(LONGEST_ANSWER, Bytes::len))?;
             let response = Response {
                 status: status_of(&ctx, status)?,
-                headers: map(&ctx, &headers)?,
-                body: few_bytes(&body, LONGEST_ANSWER).map_err(|()| {
+                headers: map(&ctx, &s.texts(&ctx, &headers)?)?,
+                body: body.map_err(|()| {
                     let why =
                         format!("the body of an own answer has {LONGEST_ANSWER} bytes at most");
                     Exception::throw_range(&ctx, &why)

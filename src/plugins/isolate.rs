@@ -83,25 +83,26 @@ impl Isolate {
         runtime.set_memory_limit(limits.memory);
         let modules = Modules(Arc::clone(source));
         runtime.set_loader(modules.clone(), modules);
-        let budget = Arc::new(Budget::default());
+        let budget = Arc::new(Budget::new(limits.stack));
         runtime.set_interrupt_handler(Some(Box::new(budget.asks())));
         let context = Context::full(&runtime).map_err(out_of_memory)?;
         let state = Arc::new(State::new(Arc::clone(log), &budget));
-        budget.enter(limits.load, Duration::ZERO, false);
         let loaded = context.with(|ctx| {
-            load(&ctx, source, config, given, &state)
+            budget.enter(&ctx, limits.load, Duration::ZERO, false);
+            load(&ctx, source, config, given, &state, &budget)
                 .catch(&ctx)
                 .map_err(Failure::of)
         });
         budget.leave();
+        // Whatever came of it: it was stopped in the middle.
+        if budget.is_over() {
+            let most = limits.load;
+            return Err(Failure::load(format!(
+                "loading it took the processor for more than {most:?}"
+            )));
+        }
         let exports = match loaded {
             Ok(exports) => exports,
-            Err(_) if budget.is_over() => {
-                let most = limits.load;
-                return Err(Failure::load(format!(
-                    "loading it took the processor for more than {most:?}"
-                )));
-            }
             Err(failure) => {
                 return Err(Failure {
                     kind: Kind::Load,
@@ -196,13 +197,14 @@ impl Isolate {
             let forgotten = std::mem::take(&mut *state.forgotten.lock());
             if let (Some(entry), false) = (&entry, forgotten.is_empty()) {
                 // Not on the account of this hook.
-                self.budget.enter(self.limits.load, Duration::ZERO, false);
+                self.budget
+                    .enter(&ctx, self.limits.load, Duration::ZERO, false);
                 if entry.forget.call::<_, ()>((forgotten,)).is_err() {
                     self.condemn();
                 }
             }
             *state.call.lock() = Some(call);
-            self.budget.enter(self.limits.cpu, used, is_counted);
+            self.budget.enter(&ctx, self.limits.cpu, used, is_counted);
             let outcome = match &entry {
                 Some(entry) => what(entry, id).catch(&ctx).map_err(Failure::of),
                 None => Err(Failure::load("it has no entry")),
@@ -242,6 +244,7 @@ fn load<'js>(
     config: &str,
     given: &Given,
     state: &Arc<State>,
+    budget: &Budget,
 ) -> rquickjs::Result<Exports> {
     let host = host::functions(ctx, state, given)?;
     let web = Object::new(ctx.clone())?;
@@ -259,8 +262,9 @@ fn load<'js>(
         part.call::<_, ()>((host.clone(), web.clone()))?;
     }
     state.log.extend(ctx, &host, &web, state)?;
+    forget_traces(ctx)?;
     let import = Module::import(ctx, source.entry())?;
-    while ctx.execute_pending_job() {}
+    while !budget.is_over() && ctx.execute_pending_job() {}
     let namespace: Object<'js> = match import.result() {
         Some(result) => result?,
         None => {
@@ -308,4 +312,12 @@ fn load<'js>(
         hooks,
         matcher: exports::matcher(ctx, &namespace)?,
     })
+}
+
+/// What the engine has beyond the language to shape traces is no part of the Web, and it never
+/// lets go of what `stackTraceLimit` was: it could not be freed then.
+fn forget_traces(ctx: &Ctx<'_>) -> rquickjs::Result<()> {
+    let errors: Object<'_> = ctx.globals().get("Error")?;
+    errors.remove("stackTraceLimit")?;
+    errors.remove("prepareStackTrace")
 }

@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, fmt::Write};
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 use http::Method;
 use serde::Deserialize;
 
@@ -144,6 +144,10 @@ impl PathPattern {
     }
 }
 
+/// How often a pattern goes back in a path before it is too hard to tell. It is asked several
+/// times for each request, and clients choose the paths.
+const MOST_STEPS_BACK: usize = 20_000;
+
 /// Data of the pages router.
 const PREFIX: &str = "(?:/_next/data/[^/]+)?";
 /// Such data, and what the app router sends to its own scripts.
@@ -152,7 +156,9 @@ const ROOT_SUFFIX: &str =
     r"(?:/(?:/?index|/?index\.json|/?index(?:\.rsc|\.segments/.+\.segment\.rsc)))?";
 
 fn compiled(regex: &str, text: &str) -> Result<PathPattern, String> {
-    let regex = Regex::new(regex);
+    let regex = RegexBuilder::new(regex)
+        .backtrack_limit(MOST_STEPS_BACK)
+        .build();
     let regex = regex.map_err(|error| format!("`{text}` cannot be matched: {error}"))?;
     Ok(PathPattern::Pattern(Box::new(regex)))
 }
@@ -370,6 +376,20 @@ mod tests {
             &["/_next/data/B/a.json"],
             &["/api/a", "/api.json"],
         );
+    }
+
+    #[test]
+    fn what_is_too_hard_to_tell_is_told_soon() {
+        let all_but = PathPattern::of_next("/((?!api|_next/static).*)").unwrap();
+        let guarded = PathPattern::of_next("/((?:(?!secret).)*)").unwrap();
+        let hard = PathPattern::of_next("/((?:(?!x)(?:a|aa))*c)").unwrap();
+        let long = format!("/{}b", "a".repeat(4000));
+        assert!(all_but.is_for(&long) && guarded.is_for(&long));
+        assert!(!hard.is_for("/aaab"));
+        let clock = crate::base::clock::Clock::machine();
+        let begun = clock.now();
+        assert!(hard.is_for(&long), "the plugin can look itself");
+        assert!(clock.now() - begun < std::time::Duration::from_millis(250));
     }
 
     #[test]

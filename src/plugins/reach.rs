@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Method;
-use rquickjs::{Ctx, Exception, Function, Object, Result, Value, function::Opt};
+use rquickjs::{Array, Ctx, Exception, Function, Object, Result, Value, function::Opt};
 use serde_json::json;
 
 use super::{
     host::{LONGEST_HEADER, State, few_bytes, flat, map},
     kv,
     powers::{Given, Powers},
-    text::{self, Text, Texts, length},
+    text::{self, Text, length},
 };
 
 /// How long the body of a request may be. It is held until the request is sent, and a hook may
@@ -60,8 +60,9 @@ pub(super) fn functions<'js>(
         let powers = Arc::clone(&given_kv);
         let value = value.0.flatten();
         // Before they are anywhere but in its own heap.
-        kv::fits(length(&key), value.as_ref().map_or(0, length))
-            .map_err(|why| Exception::throw_message(&ctx, &why))?;
+        let (long, more) = (length(&key), value.as_ref().map_or(0, length));
+        s.pass(&ctx, long.saturating_add(more))?;
+        kv::fits(long, more).map_err(|why| Exception::throw_message(&ctx, &why))?;
         let key = text::read(&key)?;
         let value = value.map_or_else(|| Ok(String::new()), |value| text::read(&value))?;
         let time = millis.0.filter(|millis| *millis > 0.0);
@@ -76,14 +77,16 @@ pub(super) fn functions<'js>(
     let fetch = move |ctx: Ctx<'js>,
                       Text(method): Text,
                       url: rquickjs::String<'js>,
-                      Texts(headers): Texts,
+                      headers: Array<'js>,
                       body: Value<'js>| {
         if given.fetch.is_none() {
             let why =
                 "this plugin may fetch nothing: list the origins in `fetch` where it is configured";
             return Err(Exception::throw_type(&ctx, why));
         }
-        if length(&url) > LONGEST_HEADER {
+        let long = length(&url);
+        s.pass(&ctx, long)?;
+        if long > LONGEST_HEADER {
             let why = format!("a URL to fetch has {LONGEST_HEADER} bytes at most");
             return Err(Exception::throw_type(&ctx, &why));
         }
@@ -92,10 +95,12 @@ pub(super) fn functions<'js>(
             .ok()
             .filter(|method| !REFUSED.contains(&method.as_str()))
             .ok_or_else(|| Exception::throw_type(&ctx, "this is no method to fetch by"))?;
-        let mut headers = map(&ctx, &headers)?;
+        let mut headers = map(&ctx, &s.texts(&ctx, &headers)?)?;
         for name in OURS {
             headers.remove(name);
         }
+        // It is gone over even if it is too long.
+        s.pass(&ctx, LONGEST_BODY)?;
         let body = few_bytes(&body, LONGEST_BODY).map_err(|()| {
             let why = format!("a body to fetch with has {LONGEST_BODY} bytes at most");
             Exception::throw_type(&ctx, &why)

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Component, Path, PathBuf},
     sync::{
         Arc,
@@ -23,6 +24,9 @@ use crate::config::source::Beside;
 
 /// The largest file of a plugin.
 const LARGEST: u64 = 4 << 20;
+
+/// The longest path of an import, as files have them.
+const LONGEST_PATH: usize = 4096;
 
 /// What a `proxy.js` of Next.js imports; all of it is there without.
 const NEXT_SERVER: &str = "next/server";
@@ -206,12 +210,22 @@ fn not_javascript(file: &str) -> Option<&'static str> {
 }
 
 pub(super) fn read(path: &Path) -> io::Result<String> {
-    let length = fs::metadata(path)?.len();
+    let known = fs::metadata(path)?;
+    // A pipe or a device may never end, nor even begin.
+    if !known.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut text = String::new();
+    // It may grow meanwhile.
+    let read = fs::File::open(path)?
+        .take(LARGEST + 1)
+        .read_to_string(&mut text);
+    let length = known.len().max(text.len() as u64);
     if length > LARGEST {
         let why = format!("it has {length} bytes, and {LARGEST} may be loaded");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
     }
-    fs::read_to_string(path)
+    read.map(|_| text)
 }
 
 /// Finds and reads what a plugin imports: files of its own folder, named relatively.
@@ -266,6 +280,12 @@ impl Resolver for Modules {
         }
         if name == TESTS && self.0.is_test {
             return Ok(TESTS.to_owned());
+        }
+        // The name of each file that is not there is remembered.
+        if name.len() > LONGEST_PATH {
+            let start = &name[..name.floor_char_boundary(64)];
+            let why = "its path is too long";
+            return Err(Error::new_resolving_message(base, start, why));
         }
         let base = base.strip_prefix(&prefix).unwrap_or(base);
         let refuse = |why: &str| self.refused(ctx, base, name, why);

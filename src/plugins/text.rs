@@ -6,20 +6,10 @@ use rquickjs::{Coerced, Ctx, Error, FromJs, Result, String as JsString, Value};
 /// text in UTF-8 can have, becomes U+FFFD. What is no string is made one.
 pub(super) struct Text(pub(super) String);
 
-/// Many of them.
-pub(super) struct Texts(pub(super) Vec<String>);
-
 impl<'js> FromJs<'js> for Text {
     fn from_js(ctx: &Ctx<'js>, value: Value<'js>) -> Result<Self> {
         let Coerced(text) = Coerced::<JsString<'js>>::from_js(ctx, value)?;
         read(&text).map(Self)
-    }
-}
-
-impl<'js> FromJs<'js> for Texts {
-    fn from_js(ctx: &Ctx<'js>, value: Value<'js>) -> Result<Self> {
-        let texts = Vec::<Text>::from_js(ctx, value)?;
-        Ok(Self(texts.into_iter().map(|text| text.0).collect()))
     }
 }
 

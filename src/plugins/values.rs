@@ -11,15 +11,11 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 use rquickjs::{
-    ArrayBuffer, Ctx, Error, Exception, Function, Object, Result, TypedArray, function::Opt,
+    Array, ArrayBuffer, Ctx, Error, Exception, Function, Object, Result, TypedArray, function::Opt,
 };
 use url::{Url, quirks};
 
-use super::{
-    budget::Budget,
-    host::size,
-    text::{Text, Texts},
-};
+use super::{budget::Budget, host::size, text::Text};
 
 /// As `atob` reads it once the padding is off (Infra standard, "forgiving-base64 decode").
 const FORGIVING: GeneralPurpose = GeneralPurpose::new(
@@ -28,6 +24,10 @@ const FORGIVING: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::RequireNone)
         .with_decode_allow_trailing_bits(true),
 );
+
+/// How many strings a function takes at a time, and how many bytes they may have together.
+const MOST_TEXTS: u32 = 64 << 10;
+const LONGEST_TEXTS: usize = 8 << 20;
 
 /// Puts them into `host`. Each is a step to the engine, whatever it goes over, so they have
 /// `budget` asked themselves.
@@ -90,8 +90,8 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<Budget>) -> Resul
     };
     host.set("queryParse", Function::new(ctx.clone(), parse)?)?;
     let b = Arc::clone(budget);
-    let print = move |ctx: Ctx<'js>, Texts(flat): Texts| {
-        pass(&ctx, &b, flat.iter().map(String::len).sum())?;
+    let print = move |ctx: Ctx<'js>, flat: Array<'js>| {
+        let flat = texts_of(&ctx, &b, &flat)?;
         Ok::<_, Error>(query_print(flat))
     };
     host.set("queryPrint", Function::new(ctx.clone(), print)?)?;
@@ -122,11 +122,36 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<Budget>) -> Resul
     host.set("atob", Function::new(ctx.clone(), decode)?)
 }
 
-fn pass(ctx: &Ctx<'_>, budget: &Budget, bytes: usize) -> Result<()> {
+/// The strings of an array. A plugin may have the same one in it a million times, which costs
+/// it nothing, and us all of them.
+pub(super) fn texts_of(ctx: &Ctx<'_>, budget: &Budget, array: &Array<'_>) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    let mut room = LONGEST_TEXTS;
+    // The engine's own count of them knows no more than 2³¹, and panics.
+    let length: f64 = array.as_object().get("length")?;
+    for at in 0..=MOST_TEXTS {
+        if f64::from(at) >= length {
+            break;
+        }
+        let Text(text) = array.get(at as usize)?;
+        pass(ctx, budget, text.len())?;
+        if text.len() > room || at == MOST_TEXTS {
+            let why = format!(
+                "a list of texts has {MOST_TEXTS} of them and {LONGEST_TEXTS} bytes at most"
+            );
+            return Err(Exception::throw_range(ctx, &why));
+        }
+        room -= text.len();
+        texts.push(text);
+    }
+    Ok(texts)
+}
+
+pub(super) fn pass(ctx: &Ctx<'_>, budget: &Budget, bytes: usize) -> Result<()> {
     if budget.passes(bytes) {
         return Ok(());
     }
-    // Whoever catches it gets no further: the next step asks again.
+    // Whoever catches it gets no further: the engine calls nothing any more.
     Err(Exception::throw_message(
         ctx,
         "this hook used the processor for too long",

@@ -3,13 +3,13 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use log::Level;
-use rquickjs::{Ctx, Exception, Function, Object, Result, Value, function::Opt};
+use rquickjs::{Array, Ctx, Exception, Function, Object, Result, Value, function::Opt};
 
 use super::{
     error::Failure,
     host::{LONGEST_LINE, State, level},
     powers::Given,
-    text::{Text, Texts},
+    text::Text,
 };
 use crate::base::user_metrics::UserKind;
 
@@ -49,8 +49,9 @@ pub(super) fn functions<'js>(
     given: &Given,
 ) -> Result<()> {
     let s = Arc::clone(state);
-    let say = move |ctx: Ctx<'js>, call: u32, at: u8, Text(text): Text, Texts(flat): Texts| {
-        let fields = fields(&ctx, flat)?;
+    let say = move |ctx: Ctx<'js>, call: u32, at: u8, Text(text): Text, flat: Array<'js>| {
+        s.pass(&ctx, text.len())?;
+        let fields = fields(&ctx, s.texts(&ctx, &flat)?)?;
         let id = s.with(&ctx, call, |call| Ok(call.input.request_id.clone()))?;
         s.log.said(&Said {
             level: level(at),
@@ -61,16 +62,17 @@ pub(super) fn functions<'js>(
         Result::Ok(())
     };
     host.set("say", Function::new(ctx.clone(), say)?)?;
-    let metrics = Arc::clone(given);
-    let count =
-        move |ctx: Ctx<'js>, kind: u8, Text(name): Text, Texts(labels): Texts, value: f64| {
-            let kind = match kind {
-                0 => UserKind::Counter,
-                _ => UserKind::Histogram,
-            };
-            let counted = metrics.metrics.count(kind, &name, pairs(labels), value);
-            counted.map_err(|why| Exception::throw_type(&ctx, &why))
+    let (s, metrics) = (Arc::clone(state), Arc::clone(given));
+    let count = move |ctx: Ctx<'js>, kind: u8, Text(name): Text, labels: Array<'js>, value: f64| {
+        s.pass(&ctx, name.len())?;
+        let labels = s.texts(&ctx, &labels)?;
+        let kind = match kind {
+            0 => UserKind::Counter,
+            _ => UserKind::Histogram,
         };
+        let counted = metrics.metrics.count(kind, &name, pairs(labels), value);
+        counted.map_err(|why| Exception::throw_type(&ctx, &why))
+    };
     host.set("count", Function::new(ctx.clone(), count)?)?;
     promises(ctx, host, state)
 }
@@ -98,6 +100,13 @@ fn promises<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resu
     host.set("kept", Function::new(ctx.clone(), kept)?)?;
     let s = Arc::clone(state);
     let broken = move |ctx: Ctx<'js>, call: u32, thrown: Opt<Value<'js>>| {
+        // One of them is told, and each may be as long as its heap.
+        if s.with(&ctx, call, |call| Ok(call.broken.is_some()))? {
+            return s.with(&ctx, call, |call| {
+                call.promises = call.promises.saturating_sub(1);
+                Ok(())
+            });
+        }
         let failure = match thrown.0 {
             Some(thrown) => Failure::thrown(thrown),
             None => Failure::script("it was rejected"),

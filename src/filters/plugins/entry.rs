@@ -38,7 +38,7 @@ impl Plugins {
             let mut fields = LogFields::new();
             for (at, input, room) in calls {
                 let each = &uses[at];
-                if let Some(told) = each.log(input).await.filter(|told| !told.is_empty()) {
+                if let Some(told) = each.log(input).await.filter(are_fields) {
                     let name = Arc::clone(each.plugin.name());
                     fields.entry(name).or_default().extend(told);
                 }
@@ -77,6 +77,24 @@ impl Use {
     }
 }
 
+/// How many fields a plugin adds to a line, and how long their names may be.
+const MOST_FIELDS: usize = 16;
+const LONGEST_NAME: usize = 64;
+
+/// Whether they can stand in a line. JavaScript of ours has looked at them with better words,
+/// unless the plugin has changed what that goes by.
+fn are_fields(told: &Map<String, Value>) -> bool {
+    let is_name = |name: &str| {
+        let mut bytes = name.bytes();
+        (1..=LONGEST_NAME).contains(&name.len())
+            && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    let is_single = |value: &Value| !value.is_object() && !value.is_array();
+    let mut fields = told.iter();
+    (1..=MOST_FIELDS).contains(&told.len())
+        && fields.all(|(name, value)| is_name(name) && is_single(value))
+}
+
 /// As the access log says it, but for the query, which may hold secrets: the plugin knows
 /// which of them it may pass on, and finds it in `ctx.request`.
 fn told(ex: &Exchange<'_>) -> Value {
@@ -111,4 +129,27 @@ fn told(ex: &Exchange<'_>) -> Value {
         "limit": facts.limit.as_deref(),
         "user": user,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_can_stand_in_a_line() {
+        let fits = |json: Value| are_fields(json.as_object().expect("it is one"));
+        assert!(fits(json!({ "a_1": "x y", "b": null, "c": 1.5 })));
+        for wrong in [
+            json!({}),
+            json!({ "": 1 }),
+            json!({ "a status=200": 1 }),
+            json!({ "a\nb": 1 }),
+            json!({ "a": { "b": 1 } }),
+            json!({ "a": [1] }),
+            json!({ "a".repeat(65): 1 }),
+            (0..17).map(|n| (format!("a{n}"), json!(1))).collect(),
+        ] {
+            assert!(!fits(wrong.clone()), "{wrong}");
+        }
+    }
 }

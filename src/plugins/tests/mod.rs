@@ -1,6 +1,7 @@
 //! Plugins as the gateway calls them, and what they may not do.
 
 mod engine;
+mod escapes;
 mod text;
 mod threads;
 mod web;

@@ -2,27 +2,32 @@
 (function (host, web) {
   // Hooks of whoever runs a module that exports none, such as a file of tests.
   web.hooks = {};
-  const waiting = new Map();
+  // A map or set whose functions are those of now, whatever a plugin makes of them.
+  const own = (collection, ...names) => {
+    for (const name of names) collection[name] = collection[name];
+    return collection;
+  };
+  const waiting = own(new Map(), 'get', 'set', 'delete', 'has');
 
   // The promise of what the gateway does meanwhile.
   const later = (id) => new Promise((keep, reject) => waiting.set(id, [keep, reject]));
   web.later = later;
 
   web.settle = (id, isKept, json) => {
-    const [keep, reject] = waiting.get(id) ?? [];
+    const both = waiting.get(id);
     waiting.delete(id);
-    if (keep === undefined) return;
-    if (isKept) keep(JSON.parse(json));
-    else reject(new Error(json));
+    if (both === undefined) return;
+    if (isKept) both[0](JSON.parse(json));
+    else both[1](new Error(json));
   };
 
   // A timer belongs to the hook that sets it, and ends with it.
-  const cleared = new Set();
+  const cleared = own(new Set(), 'add', 'delete');
   // What hooks that are over had not waited for. Nothing runs for it.
   web.forget = (ids) => {
-    for (const id of ids) {
-      waiting.delete(id);
-      cleared.delete(id);
+    for (let at = 0; at < ids.length; at++) {
+      waiting.delete(ids[at]);
+      cleared.delete(ids[at]);
     }
   };
 
