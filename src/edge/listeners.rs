@@ -281,6 +281,10 @@ impl<A> Open<A> {
     }
 }
 
+/// How often what is left at the deadline is cut, a second apart. What has a worker to itself,
+/// such as a plugin in a native call, cannot be: the process leaves without it.
+const CUTS: u32 = 5;
+
 /// A listener that accepts no more, and whose connections are still there.
 struct Closing {
     name: Arc<str>,
@@ -305,10 +309,11 @@ impl Closing {
                 connections.end(self.id, Which::Idle);
             }
             warn!(listener = &*self.name; "cutting what is still under way");
-            loop {
+            for _ in 0..CUTS {
                 connections.end(self.id, Which::All);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
+            warn!(listener = &*self.name; "leaving connections that do not end: what they run does not come back");
         };
         tokio::select! {
             ended = &mut self.serving => {

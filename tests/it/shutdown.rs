@@ -202,3 +202,26 @@ async fn in_the_middle_of_a_frame_there_is_a_cut_and_no_false_frame() {
     assert!(gateway.leaves(SOON).await.success());
     drop(backend);
 }
+
+/// The engine cannot be stopped inside of such a call, and this one takes minutes.
+#[tokio::test]
+async fn a_worker_that_does_not_come_back_keeps_no_process_from_leaving() {
+    let yaml = "
+drain: { idle: 100ms, deadline: 500ms }
+routes: [{ match: { path: /* }, plugins: [{ file: x/plugin.js }], respond: ok }]
+";
+    let plugin = "export const onRequest = () => new Response(Array(2 ** 32 - 1).join());";
+    let mut gateway = Gateway::start_in(yaml, |folder| {
+        std::fs::create_dir(folder.join("x")).expect("the folder takes files");
+        std::fs::write(folder.join("x/plugin.js"), plugin).expect("the folder takes files");
+    })
+    .await;
+    let mut connection = gateway.connect().await;
+    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    connection
+        .write(request)
+        .await
+        .expect("the connection is open");
+    pass(Duration::from_secs(1)).await;
+    assert!(gateway.terminate(SOON * 3).await.success());
+}
