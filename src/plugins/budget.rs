@@ -3,12 +3,11 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use rquickjs::{Ctx, qjs};
 use rustix::time::{ClockId, clock_gettime};
 
 /// What a hook may use.
@@ -66,10 +65,6 @@ pub(super) struct Budget {
     /// it has not.
     armed_at: AtomicU64,
     is_over: AtomicBool,
-    /// The engine, once it runs a plugin's code.
-    engine: AtomicPtr<qjs::JSRuntime>,
-    /// Bytes of its stack.
-    stack: usize,
     /// Bytes that functions of ours went over.
     passed: AtomicU64,
 }
@@ -77,32 +72,18 @@ pub(super) struct Budget {
 /// After so many bytes a function of ours asks as well. Going over them takes less than a
 /// millisecond.
 const PIECE: u64 = 64 << 10;
-/// The stack ends so far below its top: as addresses are counted, above all there are, wherever
-/// the engine takes its top for.
-const NO_STACK: usize = 1 << (usize::BITS - 1);
 /// What each call of one counts for beside its bytes.
 const CALL: u64 = 64;
 
 impl Budget {
-    /// Of an engine with so many bytes of stack.
-    pub(super) fn new(stack: usize) -> Self {
-        Self {
-            stack,
-            ..Self::default()
-        }
-    }
-
-    /// A hook that has used `used` goes on in the engine of `ctx`. `is_counted`: from here on,
-    /// not only once the engine asks.
-    pub(super) fn enter(&self, ctx: &Ctx<'_>, limit: Duration, used: Duration, is_counted: bool) {
-        self.know(ctx);
+    /// A hook that has used `used` goes on. `is_counted`: from here on, not only once the
+    /// engine asks.
+    pub(super) fn enter(&self, limit: Duration, used: Duration, is_counted: bool) {
         self.limit.store(nanos(limit), Ordering::Relaxed);
         self.used.store(nanos(used), Ordering::Relaxed);
         let armed_at = if is_counted { thread_time().max(1) } else { 0 };
         self.armed_at.store(armed_at, Ordering::Relaxed);
-        if self.is_over.swap(false, Ordering::Relaxed) {
-            self.leave_stack(self.stack);
-        }
+        self.is_over.store(false, Ordering::Relaxed);
     }
 
     /// What the hook has used by now.
@@ -143,35 +124,10 @@ impl Budget {
         }
         let used = self.used.load(Ordering::Relaxed) + self.running();
         let is_over = used > self.limit.load(Ordering::Relaxed);
-        if is_over && !self.is_over.swap(true, Ordering::Relaxed) {
-            // Promises swallow the stop: what was stopped in an asynchronous function, or in
-            // what makes a promise, goes on behind it, and is asked again only after as many
-            // steps. So it can call nothing any more.
-            self.leave_stack(NO_STACK);
+        if is_over {
+            self.is_over.store(true, Ordering::Relaxed);
         }
         is_over
-    }
-
-    #[allow(unsafe_code, reason = "the engine has no other name for itself")]
-    fn know(&self, ctx: &Ctx<'_>) {
-        // SAFETY: a context that runs is of an engine that is there.
-        let engine = unsafe { qjs::JS_GetRuntime(ctx.as_raw().as_ptr()) };
-        self.engine.store(engine, Ordering::Relaxed);
-    }
-
-    /// From here on no more of the stack is to be had.
-    #[allow(
-        unsafe_code,
-        reason = "whoever asks is called by the engine, which can be locked no second time"
-    )]
-    fn leave_stack(&self, bytes: usize) {
-        let engine = self.engine.load(Ordering::Relaxed);
-        let bytes = qjs::size_t::try_from(bytes).unwrap_or(qjs::size_t::MAX);
-        if !engine.is_null() {
-            // SAFETY: it is there as long as it calls us or we call it, and nobody else has it
-            // meanwhile.
-            unsafe { qjs::JS_SetMaxStackSize(engine, bytes) }
-        }
     }
 }
 

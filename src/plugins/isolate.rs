@@ -83,12 +83,12 @@ impl Isolate {
         runtime.set_memory_limit(limits.memory);
         let modules = Modules(Arc::clone(source));
         runtime.set_loader(modules.clone(), modules);
-        let budget = Arc::new(Budget::new(limits.stack));
+        let budget = Arc::new(Budget::default());
         runtime.set_interrupt_handler(Some(Box::new(budget.asks())));
         let context = Context::full(&runtime).map_err(out_of_memory)?;
         let state = Arc::new(State::new(Arc::clone(log), &budget));
         let loaded = context.with(|ctx| {
-            budget.enter(&ctx, limits.load, Duration::ZERO, false);
+            budget.enter(limits.load, Duration::ZERO, false);
             load(&ctx, source, config, given, &state, &budget)
                 .catch(&ctx)
                 .map_err(Failure::of)
@@ -197,14 +197,13 @@ impl Isolate {
             let forgotten = std::mem::take(&mut *state.forgotten.lock());
             if let (Some(entry), false) = (&entry, forgotten.is_empty()) {
                 // Not on the account of this hook.
-                self.budget
-                    .enter(&ctx, self.limits.load, Duration::ZERO, false);
+                self.budget.enter(self.limits.load, Duration::ZERO, false);
                 if entry.forget.call::<_, ()>((forgotten,)).is_err() {
                     self.condemn();
                 }
             }
             *state.call.lock() = Some(call);
-            self.budget.enter(&ctx, self.limits.cpu, used, is_counted);
+            self.budget.enter(self.limits.cpu, used, is_counted);
             let outcome = match &entry {
                 Some(entry) => what(entry, id).catch(&ctx).map_err(Failure::of),
                 None => Err(Failure::load("it has no entry")),

@@ -11,7 +11,8 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 use rquickjs::{
-    Array, ArrayBuffer, Ctx, Error, Exception, Function, Object, Result, TypedArray, function::Opt,
+    Array, ArrayBuffer, Ctx, Error, Exception, Function, Object, Result, TypedArray, Value,
+    function::Opt, qjs,
 };
 use url::{Url, quirks};
 
@@ -151,11 +152,20 @@ pub(super) fn pass(ctx: &Ctx<'_>, budget: &Budget, bytes: usize) -> Result<()> {
     if budget.passes(bytes) {
         return Ok(());
     }
-    // Whoever catches it gets no further: the engine calls nothing any more.
-    Err(Exception::throw_message(
-        ctx,
-        "this hook used the processor for too long",
-    ))
+    let _thrown = Exception::throw_message(ctx, "this hook used the processor for too long");
+    let stop = ctx.catch();
+    stop_for_good(ctx, &stop);
+    Err(ctx.throw(stop))
+}
+
+/// Whoever caught it would go on, and copy its texts once more before it is asked again.
+#[allow(
+    unsafe_code,
+    reason = "the engine's own stop is made so, and there is no other way"
+)]
+fn stop_for_good(ctx: &Ctx<'_>, stop: &Value<'_>) {
+    // SAFETY: both are of the engine that runs.
+    unsafe { qjs::JS_SetUncatchableError(ctx.as_raw().as_ptr(), stop.as_raw()) }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]

@@ -1,50 +1,16 @@
-//! Ways round the limits: what swallows the engine's stop, what grows outside of its heap, and
-//! what spoils our own functions.
+//! Ways round the limits: what grows outside of the engine's heap, and what spoils our own
+//! functions.
 
 use super::*;
 use crate::base::clock::Clock;
 
-/// Each of them turns what stops it into a promise that is rejected, and goes on.
-const SWALLOWS: [&str; 7] = [
-    "const f = async () => { for (;;); }; for (;;) f();",
-    "const f = async () => { for (;;); }; for (;;) { try { f(); } catch {} finally { try { f(); } catch {} } }",
-    "for (;;) new Promise(() => { for (;;); });",
-    "for (;;) Promise.resolve({ get then() { for (;;); } });",
-    "for (;;) (async function* () { for (;;); })().next();",
-    "for (;;) Array.fromAsync([1, 2]);",
-    "for (;;) import({ toString() { for (;;); } });",
-];
-
-#[tokio::test]
-async fn a_stop_that_is_swallowed_stops_all_the_same() {
-    for attack in SWALLOWS {
-        for asynchronous in ["", "async "] {
-            let loaded = load(&format!(
-                "export {asynchronous}function onRequest(req) {{ if (req.headers.has('host')) {{ {attack} }} }}"
-            ));
-            let clock = Clock::machine();
-            let begun = clock.now();
-            let failure = loaded.request().await.expect_err(attack);
-            let is_stopped = matches!(failure.kind, Kind::Cpu | Kind::Memory);
-            assert!(is_stopped, "{attack}: {failure:?}");
-            assert!(clock.now() - begun < Duration::from_secs(2), "{attack}");
-            let quiet = Input {
-                headers: HeaderMap::new(),
-                ..input()
-            };
-            let next = loaded.plugin.call(Hook::Request, quiet).await;
-            assert_eq!(next, Ok(Output::default()), "{attack}");
-        }
-    }
-}
-
 #[test]
 fn what_never_ends_loading_is_refused() {
     let doubling = "const p = Promise.resolve(); const f = () => { p.then(f); p.then(f); }; f();";
-    for attack in SWALLOWS.into_iter().chain([
+    for attack in [
         doubling,
         "export const config = { get matcher() { for (;;); } };",
-    ]) {
+    ] {
         let text = format!("export function onRequest() {{}}; {attack}");
         let clock = Clock::machine();
         let begun = clock.now();
