@@ -225,7 +225,12 @@ async fn commands_share_the_connections_and_come_back_to_whoever_asked() {
             "{number}: {answer:?}"
         );
     }
-    assert_eq!(redis.clients().len(), 2);
+    assert!(redis.clients().len() <= 2, "{:?}", redis.clients());
+    // Those that a starved machine was late for are made anew.
+    wait_for("both connections are there", BACK_WITHIN, async || {
+        (redis.clients().len() == 2).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

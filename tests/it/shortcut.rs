@@ -4,9 +4,10 @@
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
+use tokio::net::TcpSocket;
 
 use crate::support::{
-    client::{Request, Response, get},
+    client::{Connection, Request, Response, get},
     gateway::Gateway,
     origins::NumberedOrigin,
     wait::wait_for,
@@ -234,7 +235,11 @@ routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]
     for _ in 0..2 {
         gateway.get("/long").await;
     }
-    let mut client = gateway.connect().await;
+    // What the kernel keeps for a client may grow until all of it fits.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    let stream = socket.connect(gateway.address()).await.unwrap();
+    let mut client = Connection::over(stream, gateway.address().to_string());
     let head = client.start(&get("/long")).await.unwrap();
     assert_eq!(head.status, 200);
     drop(client);

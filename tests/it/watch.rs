@@ -111,7 +111,11 @@ async fn files_of_plugins_are_watched_and_one_that_does_not_load_leaves_the_one_
     let refused = "edgeway_config_reloads_total{outcome=\"refused\"}";
     gateway.counts(refused, 1).await;
     let why = "plugins/x/lib/text.js:1:";
-    assert!(gateway.stderr().contains(why), "{}", gateway.stderr());
+    // It is counted before it is told.
+    wait_for("the log says where", SOON, async || {
+        gateway.stderr().contains(why).then_some(())
+    })
+    .await;
     let status = gateway.status().await;
     let error = status["config"]["last_error"].as_str().unwrap_or_default();
     assert!(error.contains(why), "{error}");

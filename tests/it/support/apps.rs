@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -53,17 +53,24 @@ impl NextApp {
 
     /// The same build, as if it had no `proxy.js`.
     pub(crate) async fn start_without_proxy() -> App {
-        let folder = Kind::NextBare.folder();
-        lay_out_without_proxy(&Kind::Next.folder(), &folder).expect("the target folder is ours");
+        lay_out(Kind::NextBare, &json!({})).expect("the target folder is ours");
         App::start(Kind::NextBare, &[]).await
+    }
+
+    /// The same build, as if its `proxy.js` had these matchers. For one test.
+    pub(crate) async fn start_with_matchers(matchers: &Value) -> App {
+        let functions = json!({ "/_middleware": { "runtime": "nodejs", "matchers": matchers } });
+        lay_out(Kind::NextMatching, &functions).expect("the target folder is ours");
+        App::start(Kind::NextMatching, &[]).await
     }
 }
 
-/// Links to all of an app but the manifest that says what its proxy is for.
-fn lay_out_without_proxy(app: &Path, folder: &Path) -> io::Result<()> {
+/// Links to all of the app but the manifest that says what its proxy is for.
+fn lay_out(kind: Kind, functions: &Value) -> io::Result<()> {
     const MANIFEST: &str = "functions-config-manifest.json";
+    let (app, folder) = (Kind::Next.folder(), kind.folder());
     if folder.exists() {
-        fs::remove_dir_all(folder)?;
+        fs::remove_dir_all(&folder)?;
     }
     for (below, but) in [
         ("", ".next"),
@@ -80,7 +87,7 @@ fn lay_out_without_proxy(app: &Path, folder: &Path) -> io::Result<()> {
     }
     fs::write(
         folder.join(".next/server").join(MANIFEST),
-        r#"{"version":1,"functions":{}}"#,
+        json!({ "version": 1, "functions": functions }).to_string(),
     )
 }
 
@@ -127,6 +134,8 @@ pub(crate) enum Kind {
     Next,
     /// Without its `proxy.js`.
     NextBare,
+    /// With other matchers of its `proxy.js`.
+    NextMatching,
     Next15,
     Next14,
     Express,
@@ -136,12 +145,15 @@ fn apps() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps")
 }
 
+fn made(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
 impl Kind {
     pub(crate) fn folder(self) -> PathBuf {
         let name = match self {
-            Self::NextBare => {
-                return Path::new(env!("CARGO_TARGET_TMPDIR")).join("next-without-proxy");
-            }
+            Self::NextBare => return made("next-without-proxy"),
+            Self::NextMatching => return made("next-with-matchers"),
             Self::Next => "next",
             Self::Next15 => "next15",
             Self::Next14 => "next14",
@@ -157,7 +169,7 @@ impl Kind {
 
     pub(crate) fn health(self) -> &'static str {
         match self {
-            Self::Next | Self::NextBare => "/api/health",
+            Self::Next | Self::NextBare | Self::NextMatching => "/api/health",
             Self::Next15 | Self::Next14 => "/login",
             Self::Express => "/health",
         }
@@ -165,7 +177,7 @@ impl Kind {
 
     pub(crate) fn require_build(self) {
         let built = match self {
-            Self::Next | Self::NextBare | Self::Next15 | Self::Next14 => {
+            Self::Next | Self::NextBare | Self::NextMatching | Self::Next15 | Self::Next14 => {
                 self.build().join("BUILD_ID")
             }
             Self::Express => self.folder().join("node_modules/express"),
@@ -183,10 +195,12 @@ impl Kind {
             .arg("--import")
             .arg(apps().join("end-with-parent.js"));
         match self {
-            Self::Next | Self::NextBare | Self::Next15 | Self::Next14 => command
-                .arg("node_modules/next/dist/bin/next")
-                .args(["start", "-H", "127.0.0.1", "-p"])
-                .arg(port.to_string()),
+            Self::Next | Self::NextBare | Self::NextMatching | Self::Next15 | Self::Next14 => {
+                command
+                    .arg("node_modules/next/dist/bin/next")
+                    .args(["start", "-H", "127.0.0.1", "-p"])
+                    .arg(port.to_string())
+            }
             Self::Express => command.arg("server.js").env("PORT", port.to_string()),
         };
         command
@@ -279,7 +293,7 @@ impl App {
     /// How many feeds the app's clients have left before their end.
     pub(crate) async fn cancelled_feeds(&self) -> u64 {
         let (stats, name) = match self.kind {
-            Kind::Next | Kind::NextBare | Kind::Next15 | Kind::Next14 => {
+            Kind::Next | Kind::NextBare | Kind::NextMatching | Kind::Next15 | Kind::Next14 => {
                 (self.get("/api/sse?stats").await.json(), "cancelled")
             }
             Kind::Express => (self.stats().await, "cancelledFeeds"),

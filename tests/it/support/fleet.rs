@@ -80,7 +80,7 @@ impl Fleet {
         let script = dir.path().join("systemctl");
         let program = match kind {
             Kind::Express => "server.js",
-            Kind::Next | Kind::NextBare | Kind::Next15 | Kind::Next14 => {
+            Kind::Next | Kind::NextBare | Kind::NextMatching | Kind::Next15 | Kind::Next14 => {
                 "node_modules/next/dist/bin/next start -H 127.0.0.1 -p $port"
             }
         };
