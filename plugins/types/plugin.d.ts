@@ -198,9 +198,22 @@ export type OnUpstreamResponse<C = any> = (response: HookResponse, ctx: Context<
 export type OnResponse<C = any> = (response: HookResponse, ctx: Context<C>) => Awaitable<void>;
 export type OnError<C = any> = (failed: Failed, ctx: Context<C>) => Awaitable<Response | null | undefined | void>;
 
-/** The export `config`: which paths the plugin is for, as in Next.js. */
+/** What is asked of a request beside its path; `value` is a regular expression for all of it. */
+export type MatcherCondition =
+  | { type: 'header' | 'cookie' | 'query'; key: string; value?: string }
+  | { type: 'host'; key?: undefined; value: string };
+
+export interface MatcherEntry {
+  source: string;
+  /** All of them must be there, … */
+  has?: MatcherCondition[];
+  /** … and none of these. */
+  missing?: MatcherCondition[];
+}
+
+/** The export `config`: which requests the plugin is for, as in Next.js. */
 export interface ProxyConfig {
-  matcher?: string | (string | { source: string })[];
+  matcher?: string | MatcherEntry | (string | MatcherEntry)[];
   /** Known from Next.js, and without meaning here. */
   runtime?: string;
   regions?: string | string[];

@@ -79,6 +79,11 @@ impl Failure {
         Self::new(Kind::Load, message)
     }
 
+    /// Where the heap has no room for an `Error`, the engine throws `null`.
+    pub(super) fn is_null(&self) -> bool {
+        self.message == "it threw null"
+    }
+
     /// What a plugin has thrown.
     pub(super) fn thrown(thrown: Value<'_>) -> Self {
         let exception = thrown.as_object().cloned().and_then(Exception::from_object);

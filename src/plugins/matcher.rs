@@ -2,13 +2,16 @@
 //!
 //! Two kinds of patterns: paths as routes have them (`/exact`, `/prefix/*`, `/users/{id}`),
 //! and the sources of a `config.matcher` as Next.js takes them (path-to-regexp 6:
-//! `/about/:path*`, `/((?!api|_next/static).*)`). Both are compared with the raw path.
+//! `/about/:path*`, `/((?!api|_next/static).*)`). Both are compared with the raw path; what a
+//! `config.matcher` says of the head beside it is in [`conditions`].
 
 use std::{borrow::Cow, fmt::Write};
 
 use fancy_regex::{Regex, RegexBuilder};
 use http::Method;
 use serde::Deserialize;
+
+use super::conditions::{self, Asked, Conditions};
 
 /// What a request must be like. An empty list asks for nothing.
 #[derive(Debug, Default)]
@@ -75,6 +78,21 @@ impl HostPattern {
             Self::Below(name) => host.len() > name.len() && host.ends_with(&**name),
         }
     }
+}
+
+/// An authority as [`HostPattern`]s have it: in lower case, without port and final dot.
+pub fn host_name(authority: &str) -> Cow<'_, str> {
+    let name = authority
+        .rsplit_once(':')
+        .map_or(authority, |(name, port)| {
+            let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
+            if is_port { name } else { authority }
+        });
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Cow::Owned(name.to_ascii_lowercase());
+    }
+    Cow::Borrowed(name)
 }
 
 #[derive(Debug)]
@@ -144,8 +162,8 @@ impl PathPattern {
     }
 }
 
-/// How often a pattern goes back in a path before it is too hard to tell. It is asked several
-/// times for each request, and clients choose the paths.
+/// How often an expression goes back in a path or a value before it is too hard to tell. It is asked several
+/// times for each request, and clients choose what it looks at.
 const MOST_STEPS_BACK: usize = 20_000;
 
 /// Data of the pages router.
@@ -156,11 +174,15 @@ const ROOT_SUFFIX: &str =
     r"(?:/(?:/?index|/?index\.json|/?index(?:\.rsc|\.segments/.+\.segment\.rsc)))?";
 
 fn compiled(regex: &str, text: &str) -> Result<PathPattern, String> {
-    let regex = RegexBuilder::new(regex)
-        .backtrack_limit(MOST_STEPS_BACK)
-        .build();
-    let regex = regex.map_err(|error| format!("`{text}` cannot be matched: {error}"))?;
+    let regex = bounded(regex).map_err(|why| format!("`{text}` cannot be matched: {why}"))?;
     Ok(PathPattern::Pattern(Box::new(regex)))
+}
+
+/// An expression that gives up where it is too hard to tell.
+pub(super) fn bounded(regex: &str) -> Result<Regex, fancy_regex::Error> {
+    RegexBuilder::new(regex)
+        .backtrack_limit(MOST_STEPS_BACK)
+        .build()
 }
 
 /// As path-to-regexp 6 makes it of such a source, with its default options, but for the ends.
@@ -270,10 +292,49 @@ struct Full {
     more: serde_json::Map<String, serde_json::Value>,
 }
 
+/// An entry of a plugin's own `config.matcher`.
+#[derive(Debug)]
+pub(super) struct OwnPattern {
+    path: PathPattern,
+    conditions: Option<Box<Conditions>>,
+}
+
+impl OwnPattern {
+    fn read(source: Source) -> Result<Self, String> {
+        let (source, mut more) = match source {
+            Source::Path(path) => (path, serde_json::Map::new()),
+            Source::Full(Full { source, more }) => (source, more),
+        };
+        let conditions = conditions::take(&mut more)?;
+        if let Some(key) = more.keys().next() {
+            return Err(unknown(key));
+        }
+        let path = PathPattern::of_next(&source)?;
+        Ok(Self { path, conditions })
+    }
+
+    /// `asked` is wanted only if the path fits and there is something to be asked of it.
+    pub(super) fn is_for<'r>(&self, path: &str, asked: impl FnOnce() -> Asked<'r>) -> bool {
+        let conditions = self.conditions.as_ref();
+        self.path.is_for(path) && conditions.is_none_or(|conditions| conditions.hold(&asked()))
+    }
+}
+
+fn unknown(key: &str) -> String {
+    let instead = match key {
+        "locale" => {
+            "leave it out, since a source is compared with the whole path, languages included"
+        }
+        "regexp" => "write what it is for as `source`",
+        _ => "there are `source`, `has` and `missing`; what else matters the hook looks at itself",
+    };
+    format!("`{key}` in `config.matcher` is not known here: {instead}")
+}
+
 /// Reads a `config.matcher`.
-pub(super) fn read(json: &str) -> Result<Vec<PathPattern>, String> {
+pub(super) fn read(json: &str) -> Result<Vec<OwnPattern>, String> {
     let written: Written = serde_json::from_str(json).map_err(|_| {
-        "`config.matcher` is a path such as `/about/:path*`, or a list of them".to_owned()
+        "`config.matcher` is a path such as `/about/:path*`, an object with one as its `source`, or a list of them".to_owned()
     })?;
     let sources = match written {
         Written::One(source) => vec![source],
@@ -282,16 +343,7 @@ pub(super) fn read(json: &str) -> Result<Vec<PathPattern>, String> {
     if sources.is_empty() {
         return Err("`config.matcher` is an empty list, so the plugin would be for no request: leave it out to be for all".to_owned());
     }
-    let pattern = |source: Source| match source {
-        Source::Path(path) => PathPattern::of_next(&path),
-        Source::Full(full) => match full.more.keys().next() {
-            Some(key) => Err(format!(
-                "`{key}` in `config.matcher` is not known here: look at the request in the hook instead"
-            )),
-            None => PathPattern::of_next(&full.source),
-        },
-    };
-    sources.into_iter().map(pattern).collect()
+    sources.into_iter().map(OwnPattern::read).collect()
 }
 
 #[cfg(test)]
@@ -379,17 +431,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_hard_to_tell_is_told_soon() {
+    fn what_takes_too_many_steps_is_for_the_plugin() {
         let all_but = PathPattern::of_next("/((?!api|_next/static).*)").unwrap();
         let guarded = PathPattern::of_next("/((?:(?!secret).)*)").unwrap();
         let hard = PathPattern::of_next("/((?:(?!x)(?:a|aa))*c)").unwrap();
-        let long = format!("/{}b", "a".repeat(4000));
-        assert!(all_but.is_for(&long) && guarded.is_for(&long));
-        assert!(!hard.is_for("/aaab"));
-        let clock = crate::base::clock::Clock::machine();
-        let begun = clock.now();
-        assert!(hard.is_for(&long), "the plugin can look itself");
-        assert!(clock.now() - begun < std::time::Duration::from_millis(250));
+        let long = |count| format!("/{}b", "a".repeat(count));
+        assert!(all_but.is_for(&long(4000)) && guarded.is_for(&long(4000)));
+        // 4,789 steps back: it is told that this is no match.
+        assert!(!hard.is_for(&long(14)));
+        // 139,102 steps would tell it too.
+        assert!(hard.is_for(&long(21)), "the plugin can look itself");
     }
 
     #[test]
@@ -422,14 +473,35 @@ mod tests {
     }
 
     #[test]
+    fn the_head_is_looked_at_only_where_the_path_fits_and_something_is_asked_of_it() {
+        let read = |json| read(json).unwrap().remove(0);
+        let unasked = || -> Asked<'_> { panic!("it was looked at") };
+        assert!(read("\"/a\"").is_for("/a", unasked));
+        let none = read(r#"{ "source": "/a", "has": [], "missing": [] }"#);
+        assert!(none.is_for("/a", unasked));
+        let has = read(r#"{ "source": "/a", "has": [{ "type": "query", "key": "b" }] }"#);
+        assert!(!has.is_for("/b", unasked));
+        let headers = http::HeaderMap::new();
+        let asked = |target: &'static str| Asked {
+            headers: &headers,
+            target: target.as_bytes(),
+            host: Cow::Borrowed("a.test"),
+        };
+        assert!(has.is_for("/a", || asked("/a?b=1")) && !has.is_for("/a", || asked("/a")));
+    }
+
+    #[test]
     fn a_matcher_is_one_or_a_list() {
         assert_eq!(read("\"/a\"").unwrap().len(), 1);
         assert_eq!(read("[\"/a\", { \"source\": \"/b\" }]").unwrap().len(), 2);
-        assert!(
-            read("{ \"source\": \"/b\", \"has\": [] }")
-                .unwrap_err()
-                .contains("`has`")
-        );
+        for (key, instead) in [
+            ("locale", "leave it out"),
+            ("regexp", "`source`"),
+            ("have", "`has` and `missing`"),
+        ] {
+            let why = read(&format!("{{ \"source\": \"/b\", \"{key}\": false }}")).unwrap_err();
+            assert!(why.contains(key) && why.contains(instead), "{why}");
+        }
         assert!(read("1").is_err() && read("[\"a\"]").is_err());
         assert!(read("[]").unwrap_err().contains("no request"));
     }

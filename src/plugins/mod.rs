@@ -11,9 +11,11 @@
 mod body;
 mod budget;
 pub mod call;
+mod conditions;
 mod entry;
 mod error;
 mod exports;
+mod expression;
 pub mod harness;
 mod hints;
 mod host;
@@ -28,6 +30,7 @@ mod reach;
 pub mod report;
 pub mod schema;
 pub mod source;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -40,6 +43,7 @@ pub use self::{
     body::Body,
     budget::{Isolation, Limits},
     call::{Answer, Change, Hook, Input, Output, Response},
+    conditions::Asked,
     error::{Failure, Kind},
     known::Known,
     plugin::Plugin,

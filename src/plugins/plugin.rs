@@ -16,11 +16,12 @@ use parking_lot::Mutex;
 use super::{
     budget::{Isolation, Limits},
     call::{Call, Hook, Input, Output, first},
+    conditions::Asked,
     error::{Failure, Kind},
     host::Log,
     isolate::Isolate,
     late::Rest,
-    matcher::{self, PathPattern},
+    matcher::{self, OwnPattern},
     powers::{Given, Powers},
     source::Source,
     threads::{MOST_STUCK, Threads},
@@ -39,11 +40,10 @@ pub struct Plugin {
     pub(super) given: Given,
     pub(super) log: Arc<dyn Log>,
     hooks: u8,
-    /// The paths of its own `config.matcher`.
-    paths: Vec<PathPattern>,
-    /// One for each worker; whoever finds one in use takes the next.
+    /// Its own `config.matcher`.
+    matcher: Vec<OwnPattern>,
+    /// One for each worker; whoever finds its own in use takes the next.
     pub(super) slots: Box<[Slot]>,
-    next: AtomicUsize,
     /// In their place, if it has threads of its own.
     pub(super) threads: Option<Threads>,
 }
@@ -61,6 +61,12 @@ impl Slot {
             turn: Mutex::default(),
         }
     }
+}
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// The number of this thread among those that call plugins.
+    static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Lines of `console` and of `ctx.log`, by the name of the plugin.
@@ -133,7 +139,7 @@ impl Plugin {
             .iter()
             .filter_map(of)
             .fold(0, |all, bit| all | bit);
-        let paths = match &first.exports().matcher {
+        let matcher = match &first.exports().matcher {
             Some(json) => matcher::read(json).map_err(Failure::load)?,
             None => Vec::new(),
         };
@@ -163,9 +169,8 @@ impl Plugin {
             given,
             log,
             hooks,
-            paths,
+            matcher,
             slots,
-            next: AtomicUsize::new(0),
             threads,
         })
     }
@@ -188,14 +193,15 @@ impl Plugin {
         &self.source
     }
 
-    /// Whether its own `config.matcher` is for this path.
-    pub fn is_for(&self, path: &str) -> bool {
-        self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.is_for(path))
+    /// Whether its own `config.matcher` is for this path, and what is asked for besides.
+    pub fn is_for<'r>(&self, path: &str, asked: impl Fn() -> Asked<'r>) -> bool {
+        let mut own = self.matcher.iter();
+        self.matcher.is_empty() || own.any(|pattern| pattern.is_for(path, &asked))
     }
 
     /// Whether it has such a matcher.
-    pub fn has_paths(&self) -> bool {
-        !self.paths.is_empty()
+    pub fn has_matcher(&self) -> bool {
+        !self.matcher.is_empty()
     }
 
     pub fn has(&self, hook: Hook) -> bool {
@@ -318,9 +324,10 @@ impl Plugin {
         Some(call)
     }
 
-    /// A slot that is free, if there is one.
+    /// A slot that is free, if there is one; best the one whose heap is in the caches of this
+    /// thread's processor.
     fn slot(&self) -> &Slot {
-        let from = self.next.fetch_add(1, Ordering::Relaxed);
+        let from = THREAD.with(|number| *number);
         let count = self.slots.len();
         let free = (0..count).map(|step| &self.slots[(from + step) % count]);
         let mut free = free.filter(|slot| !slot.turn.is_locked());

@@ -2,16 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::header;
 use log::Level;
 use parking_lot::Mutex;
+use url::{Position, Url};
 
 use super::{
     budget::{Limits, thread_time},
     call::{Answer, Hook, Input, Output, rewritten},
+    conditions::Asked,
     error::Failure,
     host::Log,
     kv::{Kv, Memory},
     late::Late,
+    matcher::host_name,
     plugin::Plugin,
     powers::{Powers, Reach},
     schema::ConfigSchema,
@@ -97,9 +101,20 @@ impl Trial {
         })
     }
 
-    /// Whether its own `config.matcher` is for this path.
-    pub fn is_for(&self, path: &str) -> bool {
-        self.plugin.is_for(path)
+    /// Whether its own `config.matcher` is for this request.
+    pub fn is_for(&self, input: &Input) -> bool {
+        let url = Url::parse(&input.url).ok();
+        let path = url.as_ref().map_or("/", Url::path);
+        let target = url
+            .as_ref()
+            .map_or(path, |url| &url[Position::BeforePath..Position::AfterQuery]);
+        let host = input.headers.get(header::HOST);
+        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+        self.plugin.is_for(path, || Asked {
+            headers: &input.headers,
+            target: target.as_bytes(),
+            host: host_name(host),
+        })
     }
 
     pub fn has(&self, hook: Hook) -> bool {

@@ -8,6 +8,7 @@ use crate::support::{
     apps::{App, Kind, NextApp},
     client::{Request, Response},
     gateway::Gateway,
+    origins::EchoOrigin,
 };
 
 const HOST: &str = "shop.test";
@@ -175,18 +176,28 @@ fn without_seconds(cookie: &str) -> String {
 }
 
 async fn front(app: &App, plugins: &str) -> Gateway {
+    front_with(app.address(), plugins, str::to_owned).await
+}
+
+/// `edit` may change the plugin.
+async fn front_with(
+    app: impl ToString,
+    plugins: &str,
+    edit: impl FnOnce(&str) -> String,
+) -> Gateway {
     let yaml = format!(
         "
 upstreams: {{ web: {{ app: nextjs, backends: ['{}'], health: {{ path: /api/health }} }} }}
 routes:
   - {{ match: {{ path: /* }}, upstream: web{plugins} }}
 ",
-        app.address()
+        app.to_string()
     );
     Gateway::start_in(&yaml, |folder| {
         let from = Kind::Next.folder().join("proxy.js");
         fs::create_dir(folder.join("edge")).expect("the folder is ours");
-        fs::copy(from, folder.join("edge/proxy.js")).expect("the app has one");
+        let text = edit(&fs::read_to_string(from).expect("the app has one"));
+        fs::write(folder.join("edge/proxy.js"), text).expect("the folder is ours");
     })
     .await
 }
@@ -216,4 +227,127 @@ async fn a_proxy_does_at_the_edge_what_it_does_in_next() {
     // The app alone does nothing of it.
     assert!(differ_without > 150, "{differ_without}");
     assert_eq!(edge.count("edgeway_plugin_failures_total").await, 0);
+}
+
+/// `has` and `missing`, each for a path of its own.
+fn conditions() -> Vec<Value> {
+    let prefetch = json!([
+        { "type": "header", "key": "next-router-prefetch" },
+        { "type": "header", "key": "purpose", "value": "prefetch" },
+    ]);
+    let mut all = vec![
+        json!({ "missing": prefetch }),
+        json!({ "has": [{ "type": "query", "key": "a" }, { "type": "cookie", "key": "auth" }] }),
+        json!({ "has": [], "missing": [] }),
+    ];
+    for (kind, key, value) in [
+        ("header", "X-A", ""),
+        ("header", "x-a", "1, 2"),
+        ("header", "x-a", "1|\u{c3}\u{a4}"),
+        ("header", "x-a", "(?<name>\\d)(?!,).*"),
+        ("header", "user-agent", "one"),
+        ("header", "cookie", "auth=no; auth=ok"),
+        ("header", "host", "shop\\.test.*"),
+        ("cookie", "auth", ""),
+        ("cookie", "auth", "ok"),
+        ("cookie", "auth", "\u{e4} b"),
+        ("cookie", "auth", "[%\\d]+"),
+        ("query", "a", ""),
+        ("query", "a", "x"),
+        ("query", "a", "x y|"),
+        ("host", "", "shop\\.test"),
+        ("host", "", "shop"),
+        ("host", "", "(?<shop>.*)\\.test"),
+        ("host", "", "Shop\\.test"),
+    ] {
+        let mut condition = json!({ "type": kind });
+        for (name, text) in [("key", key), ("value", value)] {
+            if !text.is_empty() {
+                condition[name] = text.into();
+            }
+        }
+        all.push(json!({ "has": [condition] }));
+        all.push(json!({ "missing": [condition] }));
+    }
+    all
+}
+
+/// A query, and lines of the head.
+const HEADS: [(&str, Headers); 29] = [
+    ("", &[]),
+    ("", &[("purpose", "prefetch")]),
+    ("", &[("Purpose", "Prefetch")]),
+    ("", &[("next-router-prefetch", "1"), ("rsc", "1")]),
+    ("", &[("next-router-prefetch", "")]),
+    ("", &[("x-a", "1")]),
+    ("", &[("X-A", "1"), ("x-a", "2")]),
+    ("", &[("x-a", "")]),
+    ("", &[("x-a", "\u{e4}")]),
+    ("", &[("user-agent", "one")]),
+    ("", &[("user-agent", "one"), ("user-agent", "two")]),
+    ("", &[("user-agent", "two"), ("user-agent", "one")]),
+    ("", &[("cookie", "auth=ok")]),
+    ("", &[("cookie", "auth=no; auth=ok")]),
+    ("", &[("cookie", "auth=no"), ("cookie", "auth=ok")]),
+    ("", &[("cookie", "a=1; auth; auth = \"ok\" ")]),
+    ("", &[("cookie", "auth=")]),
+    ("", &[("cookie", "auth=\"\"; Auth=ok")]),
+    ("", &[("cookie", "auth=%C3%A4%20b")]),
+    ("", &[("cookie", "auth=100%")]),
+    ("?a=1", &[("cookie", "auth=1")]),
+    ("?a", &[("cookie", "auth=1")]),
+    ("?a=&a=", &[]),
+    ("?a=x&a=y", &[]),
+    ("?b=1&a=y&%61=x", &[]),
+    ("?a=x+y", &[]),
+    ("?A=x&b=?a=x", &[]),
+    ("", &[("host", "Shop.test:8080")]),
+    ("", &[("host", "shop.test.shop")]),
+];
+
+#[tokio::test]
+async fn a_matcher_looks_at_the_head_as_in_next() {
+    let conditions = conditions();
+    let with_paths = |key: &str, path: &dyn Fn(usize) -> String| -> Value {
+        let all = conditions.iter().enumerate();
+        let all = all.map(|(number, conditions)| {
+            let mut matcher = conditions.clone();
+            matcher[key] = path(number).into();
+            matcher
+        });
+        all.collect()
+    };
+    let inside =
+        NextApp::start_with_matchers(&with_paths("regexp", &|n| format!("^/edge/init/{n}$"))).await;
+    let next = front(&inside, "").await;
+    // What is behind the edge has no proxy.
+    let origin = EchoOrigin::start().await;
+    let own = with_paths("source", &|n| format!("/edge/init/{n}"));
+    let plugins = ", plugins: [{ file: edge/proxy.js, on_error: fail }]";
+    let edge = front_with(origin.address(), plugins, |text| {
+        let (_, rest) = text.split_once(";\n").expect("the import");
+        let (_, rest) = rest.split_once(";\n").expect("its matcher");
+        format!("import {{ NextResponse }} from 'next/server';\nexport const config = {{ matcher: {own} }};\n{rest}")
+    })
+    .await;
+    let (mut differ, mut counts) = (Vec::new(), [0, 0]);
+    for (number, asked) in conditions.iter().enumerate() {
+        for (query, headers) in HEADS {
+            let mut request = Request::new("GET", &format!("/edge/init/{number}{query}"));
+            if !headers.iter().any(|(name, _)| *name == "host") {
+                request = request.header("host", HOST);
+            }
+            for (name, value) in headers {
+                request = request.header(name, *value);
+            }
+            let expected = next.send(&request).await.header("x-edge").is_some();
+            let got = edge.send(&request).await.header("x-edge").is_some();
+            counts[usize::from(expected)] += 1;
+            if got != expected {
+                differ.push(format!("{query} {headers:?} in next {expected}: {asked}"));
+            }
+        }
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+    assert!(counts[0] > 300 && counts[1] > 300, "{counts:?}");
 }

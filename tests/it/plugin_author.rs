@@ -33,8 +33,42 @@ fn a_run_goes_by_the_plugins_own_matcher() {
     let there = written.run(&["GET", "/a/b"]);
     assert!(there.stdout.contains("answers 200"), "{}", there.stdout);
     let elsewhere = written.run(&["GET", "/b"]);
-    let said = "its `config.matcher` is not for /b: no hook runs\n";
+    let said = "its `config.matcher` is not for this request to http://localhost/b: no hook runs\n";
     assert_eq!((elsewhere.status, &*elsewhere.stdout), (0, said));
+}
+
+#[test]
+fn a_run_goes_by_what_the_matcher_asks_of_the_head() {
+    let written = Written::new(
+        "export const config = { matcher: [{
+             source: '/a/:path*',
+             has: [{ type: 'query', key: 'q', value: '[0-9]+' }, { type: 'host', value: 'a.test' }],
+             missing: [{ type: 'header', key: 'Purpose', value: 'prefetch' }, { type: 'cookie', key: 'no' }],
+         }] };
+         export const proxy = () => new Response('here');",
+    );
+    let runs = |more: &[&str]| {
+        let ran = written.run(&[&["GET"], more].concat());
+        assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
+        ran.stdout.contains("answers 200")
+    };
+    assert!(runs(&["http://a.test:81/a/b?q=7"]));
+    assert!(runs(&["/a?q=7", "-H", "Host: A.test"]));
+    assert!(!runs(&["http://a.test/a/b?q=x"]) && !runs(&["http://a.test/b?q=7"]));
+    assert!(!runs(&["http://b.test/a?q=7"]));
+    assert!(!runs(&["http://a.test/a?q=7", "-H", "purpose: prefetch"]));
+    assert!(!runs(&["http://a.test/a?q=7", "-H", "cookie: a=b; no=1"]));
+    let wrong = Written::new(
+        "export const config = { matcher: { source: '/a', has: [{ type: 'method', key: 'GET' }] } };
+         export const proxy = () => {};",
+    );
+    let ran = wrong.run(&["GET", "/a"]);
+    let said = "a condition of `has` in `config.matcher` is of type `method`: there are `header`,";
+    assert!(
+        ran.status == 1 && ran.stdout.contains(said),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[test]

@@ -104,11 +104,10 @@ pub(super) async fn run(options: &Options) -> Outcome {
             return Ok(false);
         }
     };
-    let path = Url::parse(&input.url);
-    let path = path.as_ref().map_or("/", Url::path);
-    if !trial.is_for(path) {
+    if !trial.is_for(&input) {
         out::data(&format!(
-            "its `config.matcher` is not for {path}: no hook runs\n"
+            "its `config.matcher` is not for this request to {}: no hook runs\n",
+            input.url
         ));
         return Ok(true);
     }

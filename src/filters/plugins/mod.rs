@@ -41,8 +41,10 @@ use crate::{
         Reply, ReplyBody, Verdict, host::public_host,
     },
     plugins::{
-        Answer, Failure, Hook, Input, Kind, Known, Output, Plugin, Response, call::rewritten,
-        late::Rooms, matcher::Matcher,
+        Answer, Asked, Failure, Hook, Input, Kind, Known, Output, Plugin, Response,
+        call::rewritten,
+        late::Rooms,
+        matcher::{Matcher, host_name},
     },
 };
 
@@ -122,7 +124,7 @@ impl Filter for Plugins {
     }
 
     fn is_selective(&self) -> bool {
-        let chooses = |each: &Use| !each.matcher.is_for_all() || each.plugin.has_paths();
+        let chooses = |each: &Use| !each.matcher.is_for_all() || each.plugin.has_matcher();
         self.0.iter().all(chooses)
     }
 
@@ -344,9 +346,15 @@ impl Future for Passes {
 impl Use {
     /// Told without JavaScript.
     fn is_for(&self, ex: &Exchange<'_>) -> bool {
-        let path = &*path_of(ex.head.raw_path());
-        let is_meant = self.matcher.is_for(&ex.head.method, path, || host_of(ex));
-        is_meant && self.plugin.is_for(path)
+        let target = ex.head.raw_path();
+        let path = &*path_of(target);
+        let host = || host_name(public_host(ex.head, &ex.facts.client));
+        let asked = || Asked {
+            headers: &ex.head.headers,
+            target,
+            host: host(),
+        };
+        self.matcher.is_for(&ex.head.method, path, host) && self.plugin.is_for(path, asked)
     }
 
     async fn request(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
@@ -520,20 +528,6 @@ impl Use {
 fn path_of(raw: &[u8]) -> Cow<'_, str> {
     let path = memchr::memchr(b'?', raw).map_or(raw, |end| &raw[..end]);
     str::from_utf8(path).map_or_else(|_| String::from_utf8_lossy(path), Cow::Borrowed)
-}
-
-/// The public host as matchers have it: in lower case, without port and final dot.
-fn host_of<'e>(ex: &'e Exchange<'_>) -> Cow<'e, str> {
-    let host = public_host(ex.head, &ex.facts.client);
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
-        if is_port { name } else { host }
-    });
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return Cow::Owned(name.to_ascii_lowercase());
-    }
-    Cow::Borrowed(name)
 }
 
 /// As the client sees it; a client of HTTP/1.0 may have named no host.

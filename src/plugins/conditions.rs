@@ -1,0 +1,483 @@
+//! What a `config.matcher` asks of a request beside its path: `has` and `missing`, as in
+//! Next.js, which looks at the head as node gives it (its `matchHas`).
+
+use std::borrow::Cow;
+
+use fancy_regex::Regex;
+use http::{HeaderMap, HeaderName, header};
+use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value};
+
+use super::expression::anchored;
+use crate::base::query::query_of;
+
+/// What conditions look at: the request as the client sent it.
+#[derive(Clone, Debug)]
+pub struct Asked<'r> {
+    pub headers: &'r HeaderMap,
+    /// With its query.
+    pub target: &'r [u8],
+    /// In lower case and without a port.
+    pub host: Cow<'r, str>,
+}
+
+/// All of `has` are met, and none of `missing`.
+#[derive(Debug)]
+pub(super) struct Conditions {
+    has: Vec<Condition>,
+    missing: Vec<Condition>,
+}
+
+impl Conditions {
+    pub(super) fn hold(&self, asked: &Asked<'_>) -> bool {
+        // What is too hard to tell is for the plugin: it can look itself.
+        let mut missing = self.missing.iter();
+        self.has
+            .iter()
+            .all(|each| each.is_met(asked) != Some(false))
+            && missing.all(|each| each.is_met(asked) != Some(true))
+    }
+}
+
+#[derive(Debug)]
+struct Condition {
+    place: Place,
+    /// Without one whatever is there will do.
+    value: Option<Box<Regex>>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Header(HeaderName),
+    Cookie(Box<str>),
+    Query(Box<str>),
+    Host,
+}
+
+impl Condition {
+    /// `None` if it is too hard to tell.
+    fn is_met(&self, asked: &Asked<'_>) -> Option<bool> {
+        match (self.place.value(asked), &self.value) {
+            (None, _) => Some(false),
+            (Some(_), None) => Some(true),
+            (Some(value), Some(regex)) => regex.is_match(&*value).ok(),
+        }
+    }
+}
+
+impl Place {
+    /// What is there; nothing is as good as what is not there.
+    fn value<'r>(&self, asked: &'r Asked<'_>) -> Option<Cow<'r, str>> {
+        let value = match self {
+            Self::Header(name) => header(asked.headers, name)?,
+            Self::Cookie(name) => cookie(asked.headers, name)?,
+            Self::Query(name) => return parameter(query_of(asked.target)?, name),
+            Self::Host => Cow::Borrowed(&*asked.host),
+        };
+        Some(value).filter(|value| !value.is_empty())
+    }
+}
+
+/// Of which node keeps the first.
+const SINGLE: [HeaderName; 18] = [
+    header::AGE,
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::ETAG,
+    header::EXPIRES,
+    header::FROM,
+    header::HOST,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::LAST_MODIFIED,
+    header::LOCATION,
+    header::MAX_FORWARDS,
+    header::PROXY_AUTHORIZATION,
+    header::REFERER,
+    header::RETRY_AFTER,
+    header::SERVER,
+    header::USER_AGENT,
+];
+
+fn header<'r>(headers: &'r HeaderMap, name: &HeaderName) -> Option<Cow<'r, str>> {
+    let mut lines = headers.get_all(name).iter();
+    let mut whole = text(lines.next()?.as_bytes());
+    let mark = if *name == header::COOKIE { "; " } else { ", " };
+    for line in lines.filter(|_| !SINGLE.contains(name)) {
+        let whole = whole.to_mut();
+        whole.push_str(mark);
+        whole.push_str(&text(line.as_bytes()));
+    }
+    Some(whole)
+}
+
+/// A head as node reads it: each byte is a letter.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    match str::from_utf8(bytes) {
+        Ok(text) if text.is_ascii() => Cow::Borrowed(text),
+        _ => Cow::Owned(bytes.iter().copied().map(char::from).collect()),
+    }
+}
+
+/// The first of that name, as the package `cookie` reads it.
+fn cookie<'r>(headers: &'r HeaderMap, name: &str) -> Option<Cow<'r, str>> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    let mut pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let value = pairs.find_map(|pair| {
+        let at = memchr::memchr(b'=', pair)?;
+        let (own, value) = (pair[..at].trim_ascii(), pair[at + 1..].trim_ascii());
+        (text(own) == name).then_some(value)
+    })?;
+    let value = match value {
+        [b'"', quoted @ .., _] => quoted,
+        b"\"" => b"",
+        value => value,
+    };
+    let value = text(value);
+    Some(match decoded(&value) {
+        Some(decoded) => Cow::Owned(decoded),
+        None => value,
+    })
+}
+
+/// As `decodeURIComponent` has it; `None` if there is nothing to decode, or it cannot be.
+fn decoded(text: &str) -> Option<String> {
+    let mut coded = text.split('%').skip(1).peekable();
+    coded.peek()?;
+    let is_code = |code: &str| {
+        let digits = code.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    let bytes = coded
+        .all(is_code)
+        .then(|| percent_decode_str(text).collect());
+    String::from_utf8(bytes?).ok()
+}
+
+/// The last of that name. One alone that is empty is as good as none, several are not.
+fn parameter<'r>(query: &'r [u8], name: &str) -> Option<Cow<'r, str>> {
+    let pairs = form_urlencoded::parse(query);
+    let mut values = pairs.filter_map(|(own, value)| (own == name).then_some(value));
+    let first = values.next()?;
+    match values.last() {
+        Some(last) => Some(last),
+        None => Some(first).filter(|value| !value.is_empty()),
+    }
+}
+
+/// Takes `has` and `missing` out of an entry; `None` if there is nothing to be asked.
+pub(super) fn take(entry: &mut Map<String, Value>) -> Result<Option<Box<Conditions>>, String> {
+    let mut list = |key: &str| match entry.remove(key) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(all)) => all.into_iter().map(|each| read(key, each)).collect(),
+        Some(_) => Err(format!(
+            "`{key}` in `config.matcher` is a list, such as `[{EXAMPLE}]`"
+        )),
+    };
+    let (has, missing): (Vec<_>, Vec<_>) = (list("has")?, list("missing")?);
+    let is_any = !has.is_empty() || !missing.is_empty();
+    Ok(is_any.then(|| Box::new(Conditions { has, missing })))
+}
+
+const EXAMPLE: &str = "{ type: 'header', key: 'purpose', value: 'prefetch' }";
+
+/// Reads a condition of `list`.
+fn read(list: &str, written: Value) -> Result<Condition, String> {
+    let refuse = |why: &str| Err(format!("a condition of `{list}` in `config.matcher` {why}"));
+    let Value::Object(mut written) = written else {
+        return refuse(&format!("is no object such as `{EXAMPLE}`"));
+    };
+    let mut texts = [None, None, None];
+    for (name, text) in ["type", "key", "value"].iter().zip(&mut texts) {
+        *text = match written.remove(*name) {
+            None => None,
+            Some(Value::String(text)) => Some(text),
+            Some(_) => return refuse(&format!("has a `{name}` that is no text")),
+        };
+    }
+    if let Some(other) = written.keys().next() {
+        return refuse(&format!(
+            "has `{other}`, which is not known: there are `type`, `key` and `value`"
+        ));
+    }
+    let [kind, key, value] = texts;
+    let value = value.filter(|value| !value.is_empty());
+    let Some(kind) = kind else {
+        return refuse("has no `type`: it is `header`, `cookie`, `query` or `host`");
+    };
+    let place = match (&*kind, key.filter(|key| !key.is_empty())) {
+        ("host", None) if value.is_some() => Place::Host,
+        ("host", _) => {
+            return refuse(
+                "is of type `host`, which has a `value` and no `key`: write `{ type: 'host', value: 'shop.example.com' }`",
+            );
+        }
+        ("header" | "cookie" | "query", None) => {
+            return refuse(&format!(
+                "is of type `{kind}` and has no `key`: write which, such as `{{ type: '{kind}', key: 'name' }}`"
+            ));
+        }
+        ("header", Some(key)) => match HeaderName::from_bytes(key.as_bytes()) {
+            Ok(name) => Place::Header(name),
+            Err(_) => return refuse(&format!("has the `key` `{key}`, which is no header's name")),
+        },
+        ("cookie", Some(key)) => Place::Cookie(key.into()),
+        ("query", Some(key)) => Place::Query(key.into()),
+        _ => {
+            return refuse(&format!(
+                "is of type `{kind}`: there are `header`, `cookie`, `query` and `host`; what else matters the hook looks at itself"
+            ));
+        }
+    };
+    let value = match value.map(|value| anchored(&value)).transpose() {
+        Ok(value) => value.map(Box::new),
+        Err(why) => {
+            return refuse(&format!(
+                "has a `value` that is no regular expression: {why}"
+            ));
+        }
+    };
+    Ok(Condition { place, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use serde_json::json;
+
+    use super::*;
+
+    fn conditions(written: Value) -> Result<Option<Box<Conditions>>, String> {
+        let Value::Object(mut entry) = written else {
+            panic!("an entry is an object");
+        };
+        take(&mut entry)
+    }
+
+    /// `asked` is the query and then lines of the head.
+    #[track_caller]
+    fn assert_hold(written: &Value, asked: &[&str], expected: bool) {
+        let conditions = conditions(written.clone()).unwrap().unwrap();
+        let mut headers = HeaderMap::new();
+        for line in &asked[1..] {
+            let (name, value) = line.split_once(": ").unwrap();
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            // Each letter is a byte.
+            let value: Vec<u8> = value.chars().map(|c| u8::try_from(c).unwrap()).collect();
+            headers.append(name, HeaderValue::from_bytes(&value).unwrap());
+        }
+        let target = format!("/a{}", asked[0]);
+        let asked = Asked {
+            headers: &headers,
+            target: target.as_bytes(),
+            host: Cow::Borrowed("shop.test"),
+        };
+        assert_eq!(conditions.hold(&asked), expected, "{written} {asked:?}");
+    }
+
+    fn one(kind: &str, key: &str, value: Option<&str>) -> Value {
+        json!({ "type": kind, "key": key, "value": value.unwrap_or("") })
+    }
+
+    #[track_caller]
+    fn assert_met(condition: &Value, yes: &[&[&str]], no: &[&[&str]]) {
+        for (all, is_met) in [(yes, true), (no, false)] {
+            for asked in all {
+                assert_hold(&json!({ "has": [condition] }), asked, is_met);
+                assert_hold(&json!({ "missing": [condition] }), asked, !is_met);
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_is_there_or_is_like_its_value() {
+        assert_met(
+            &one("header", "X-A", None),
+            &[&["", "x-a: 1"], &["", "x-a: ", "x-a: "], &["", "x-a: é"]],
+            &[&[""], &["", "x-a: "], &["", "x-b: 1"]],
+        );
+        assert_met(
+            &one("header", "purpose", Some("pre.*")),
+            &[
+                &["", "purpose: prefetch"],
+                &["", "purpose: pre", "purpose: x"],
+            ],
+            &[
+                &["", "purpose: Prefetch"],
+                &["", "purpose: no pre"],
+                &["", "purpose: x", "purpose: pre"],
+            ],
+        );
+        assert_met(
+            &one("header", "x-a", Some("1, 2")),
+            &[&["", "x-a: 1", "x-a: 2"]],
+            &[&["", "x-a: 1"]],
+        );
+        assert_met(
+            &one("header", "user-agent", Some("a")),
+            &[&["", "user-agent: a", "user-agent: b"]],
+            &[&["", "user-agent: b", "user-agent: a"]],
+        );
+        assert_met(
+            &one("header", "cookie", Some("a=1; b=2")),
+            &[&["", "cookie: a=1", "cookie: b=2"]],
+            &[],
+        );
+    }
+
+    #[test]
+    fn a_cookie_is_decoded_and_the_first_counts() {
+        assert_met(
+            &one("cookie", "auth", None),
+            &[
+                &["", "cookie: a=1; auth=x"],
+                &["", "cookie: auth; auth=1"],
+                &["", "cookie: a=b", "cookie: auth=1"],
+            ],
+            &[
+                &[""],
+                &["", "cookie: auth"],
+                &["", "cookie: auth="],
+                &["", "cookie: auth=\"\""],
+                &["", "cookie: auth=; auth=1"],
+                &["", "cookie: Auth=1; aauth=1"],
+            ],
+        );
+        assert_met(
+            &one("cookie", "a", Some("ä b")),
+            &[
+                &["", "cookie: a=%C3%A4%20b"],
+                &["", "cookie: a = \"ä%20b\" ; c=d"],
+                &["", "cookie: a=ä b; a=c"],
+            ],
+            &[
+                &["", "cookie: a=%E4 b"],
+                &["", "cookie: a=ä+b"],
+                &["", "cookie: a=c; a=ä b"],
+            ],
+        );
+        assert_met(
+            &one("cookie", "a", Some("100%|%4|%E0%A4%A%20")),
+            &[
+                &["", "cookie: a=100%"],
+                &["", "cookie: a=%4"],
+                &["", "cookie: a=%E0%A4%A%20"],
+            ],
+            &[],
+        );
+    }
+
+    #[test]
+    fn of_several_parameters_the_last_counts() {
+        assert_met(
+            &one("query", "a", None),
+            &[&["?b&a=1"], &["?%61=1"], &["?a=&a="], &["?a=1&a="]],
+            &[
+                &[""],
+                &["?"],
+                &["?a"],
+                &["?a=&b=1"],
+                &["?A=1"],
+                &["?b=?a=1"],
+            ],
+        );
+        assert_met(
+            &one("query", "a", Some("x y|")),
+            &[&["?a=x+y"], &["?a=1&a=x%20y"], &["?a=1&a="], &["?a=1"]],
+            &[&["?a="], &["?b=x+y"]],
+        );
+        assert_met(
+            &one("query", "a", Some("x")),
+            &[&["?a=y&a=x"]],
+            &[&["?a=x&a=y"]],
+        );
+    }
+
+    #[test]
+    fn a_host_is_like_its_value() {
+        let host = |value: &str| json!({ "type": "host", "value": value });
+        assert_met(&host("shop\\.test"), &[&[""]], &[]);
+        assert_met(&host("(?<name>.*)\\.test"), &[&[""]], &[]);
+        assert_met(&host("shop"), &[], &[&[""]]);
+        assert_met(&host("Shop\\.test"), &[], &[&[""]]);
+    }
+
+    #[test]
+    fn all_are_had_and_none_may_be_there() {
+        let prefetch = json!({ "missing": [
+            { "type": "header", "key": "next-router-prefetch" },
+            { "type": "header", "key": "purpose", "value": "prefetch" },
+        ] });
+        assert_hold(&prefetch, &[""], true);
+        assert_hold(&prefetch, &["", "purpose: other"], true);
+        assert_hold(&prefetch, &["", "purpose: prefetch"], false);
+        assert_hold(&prefetch, &["", "next-router-prefetch: 1"], false);
+        let both = json!({
+            "has": [one("query", "a", None), one("cookie", "b", None)],
+            "missing": [one("header", "c", None)],
+        });
+        assert_hold(&both, &["?a=1", "cookie: b=1"], true);
+        assert_hold(&both, &["?a=1"], false);
+        assert_hold(&both, &["", "cookie: b=1"], false);
+        assert_hold(&both, &["?a=1", "cookie: b=1", "c: 1"], false);
+    }
+
+    #[test]
+    fn what_is_too_hard_to_tell_is_for_the_plugin() {
+        let hard = one("query", "a", Some("(?:(?!x)(?:a|aa))*c"));
+        let query = format!("?a={}b", "a".repeat(100));
+        assert_hold(&json!({ "has": [hard] }), &[&query], true);
+        assert_hold(&json!({ "missing": [hard] }), &[&query], true);
+    }
+
+    #[test]
+    fn what_is_no_condition_is_said() {
+        for (list, why) in [
+            (json!({ "type": "header", "key": "a" }), "a list, such as"),
+            (json!(["header"]), "no object such as"),
+            (json!([{ "key": "a" }]), "no `type`: it is `header`"),
+            (
+                json!([{ "type": "method", "key": "a" }]),
+                "`method`: there are",
+            ),
+            (json!([{ "type": "query" }]), "type: 'query', key: 'name'"),
+            (json!([{ "type": "cookie", "key": "" }]), "no `key`"),
+            (
+                json!([{ "type": "header", "key": "a b" }]),
+                "no header's name",
+            ),
+            (
+                json!([{ "type": "header", "key": 1 }]),
+                "`key` that is no text",
+            ),
+            (
+                json!([{ "type": "query", "key": "a", "value": true }]),
+                "`value` that is no text",
+            ),
+            (
+                json!([{ "type": "query", "key": "a", "value": "(" }]),
+                "no regular expression: `(`",
+            ),
+            (
+                json!([{ "type": "query", "key": "a", "values": "b" }]),
+                "has `values`",
+            ),
+            (json!([{ "type": "host" }]), "no `key`: write"),
+            (
+                json!([{ "type": "host", "key": "a", "value": "b" }]),
+                "no `key`: write",
+            ),
+        ] {
+            for key in ["has", "missing"] {
+                let said = conditions(json!({ key: list })).unwrap_err();
+                assert!(said.contains(why) && said.contains(key), "{list}: {said}");
+            }
+        }
+        assert!(
+            conditions(json!({ "has": [], "missing": [] }))
+                .unwrap()
+                .is_none()
+        );
+    }
+}

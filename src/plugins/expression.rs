@@ -1,0 +1,187 @@
+//! Regular expressions of JavaScript (without flags), written as the ones that are matched here.
+//!
+//! What is written the same and means something else is written anew. `\b` is left as it is: it
+//! knows the letters of all languages, and not those of ASCII alone.
+
+use std::fmt::Write;
+
+use fancy_regex::Regex;
+
+use super::matcher::bounded;
+
+/// One for what it matches as a whole, as `new RegExp('^' + text + '$')` does: in `a|b` either
+/// end is left open.
+pub(super) fn anchored(text: &str) -> Result<Regex, String> {
+    let why = |why: String| format!("`{text}` cannot be matched: {why}");
+    let regex = translated(&format!("^{text}$")).map_err(why)?;
+    bounded(&regex).map_err(|error| why(error.to_string()))
+}
+
+const ANY_BUT_LINE_ENDS: &str = r"[^\n\r\u2028\u2029]";
+
+fn translated(text: &str) -> Result<String, String> {
+    let mut regex = String::with_capacity(text.len() + 16);
+    let mut is_class = false;
+    let mut rest = text;
+    while let Some(letter) = rest.chars().next() {
+        let after = &rest[letter.len_utf8()..];
+        rest = match (letter, is_class) {
+            ('\\', _) => escape(after, is_class, &mut regex)?,
+            ('[', false) => {
+                let (start, after) = match after.strip_prefix('^') {
+                    Some(after) => ("[^", after),
+                    None => ("[", after),
+                };
+                if let Some(after) = after.strip_prefix(']') {
+                    regex.push_str(if start == "[" { "(?!)" } else { r"(?s:.)" });
+                    after
+                } else {
+                    regex.push_str(start);
+                    is_class = true;
+                    after
+                }
+            }
+            (']', true) => {
+                is_class = false;
+                regex.push(']');
+                after
+            }
+            // Sets in sets and their operators, which are plain letters there.
+            ('[' | '&' | '~', true) | (']' | '}', false) => {
+                regex.push('\\');
+                regex.push(letter);
+                after
+            }
+            ('.', false) => {
+                regex.push_str(ANY_BUT_LINE_ENDS);
+                after
+            }
+            ('{', false) => count(after, &mut regex),
+            _ => {
+                regex.push(letter);
+                after
+            }
+        };
+    }
+    Ok(regex)
+}
+
+/// How often something is repeated, behind its `{`; otherwise that is a plain letter.
+fn count<'t>(after: &'t str, regex: &mut String) -> &'t str {
+    let end = after.find('}').map(|end| end + 1);
+    let is_count = |count: &str| {
+        let (least, most) = count.split_once(',').unwrap_or((count, ""));
+        let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        !least.is_empty() && are_digits(least) && are_digits(most)
+    };
+    if let Some(end) = end.filter(|end| is_count(&after[..end - 1])) {
+        regex.push('{');
+        regex.push_str(&after[..end]);
+        &after[end..]
+    } else {
+        regex.push_str(r"\{");
+        after
+    }
+}
+
+/// What follows a `\`; gives back what is left.
+fn escape<'t>(after: &'t str, is_class: bool, regex: &mut String) -> Result<&'t str, String> {
+    let letter = after.chars().next().ok_or("it ends with `\\`")?;
+    let (escaped, rest) = after.split_at(letter.len_utf8());
+    let hex = |digits: usize| {
+        let hex = rest.get(..digits);
+        hex.filter(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    let class = match letter {
+        'd' => Some("0-9"),
+        'w' => Some("0-9A-Za-z_"),
+        _ => None,
+    };
+    match (letter, class) {
+        (_, Some(class)) if is_class => regex.push_str(class),
+        (_, Some(class)) => write!(regex, "[{class}]").expect("a String takes all"),
+        ('D', _) => regex.push_str("[^0-9]"),
+        ('W', _) => regex.push_str("[^0-9A-Za-z_]"),
+        ('b', _) if is_class => regex.push_str(r"\x08"),
+        ('s' | 'S' | 'b' | 'B' | 'f' | 'n' | 'r' | 't' | 'v' | '1'..='9' | 'k', _) => {
+            regex.push('\\');
+            regex.push(letter);
+        }
+        ('0', _) => regex.push_str(r"\x00"),
+        ('c', _) => return Err("`\\c` is not known here: write `\\x` and two digits".to_owned()),
+        ('x' | 'u', _) => {
+            if let Some(digits) = hex(if letter == 'x' { 2 } else { 4 }) {
+                write!(regex, "\\{letter}{digits}").expect("a String takes all");
+                return Ok(&rest[digits.len()..]);
+            }
+            regex.push(letter);
+        }
+        // Any other stands for itself.
+        _ => regex.push_str(&regex::escape(escaped)),
+    }
+    Ok(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn assert_matches(text: &str, yes: &[&str], no: &[&str]) {
+        let regex = anchored(text).unwrap();
+        for value in yes {
+            assert!(
+                regex.is_match(value).unwrap(),
+                "{text} and {value}: {regex}"
+            );
+        }
+        for value in no {
+            assert!(
+                !regex.is_match(value).unwrap(),
+                "{text} and {value}: {regex}"
+            );
+        }
+    }
+
+    /// Each line was compared with what node says.
+    #[test]
+    fn values_are_matched_as_in_javascript() {
+        assert_matches(
+            "prefetch",
+            &["prefetch"],
+            &["prefetch2", "Prefetch", "prefetch\n"],
+        );
+        assert_matches("a|b", &["ax", "xb"], &["xax", "bx"]);
+        assert_matches(
+            "(?<id>\\d+)-(?!x)\\w*",
+            &["1-", "12-a_B"],
+            &["1-x", "1-é", "٣-a"],
+        );
+        assert_matches("[\\d.-]+[^\\w]", &["1.-é", "1 "], &["1a", "٣ "]);
+        assert_matches("\\D\\W", &["٣é", "a "], &["1 ", "aa"]);
+        assert_matches("a.c", &["abc", "aéc"], &["a\nc", "a\rc", "a\u{2028}c"]);
+        assert_matches("[[a&&b~~c]+", &["[a&b~c"], &["d"]);
+        assert_matches("[]|x", &["yx"], &["a"]);
+        assert_matches("a[^]b", &["a\nb", "a]b"], &["ab"]);
+        assert_matches("[\\]\\[\\b]", &["]", "[", "\u{8}"], &["b"]);
+        assert_matches("a{2}b{1,}c{,3}{x}", &["aabbc{,3}{x}"], &["aabc"]);
+        assert_matches("\\/\\h\\z\\K\\-\\_\\é", &["/hzK-_é"], &["/a"]);
+        assert_matches("\\x41\\u0042\\xg\\u1", &["ABxgu1"], &["AB"]);
+        assert_matches("(a)\\1(?<n>b)\\k<n>", &["aabb"], &["aab"]);
+        assert_matches("(?:en|de)(?=x).*", &["enx", "dex"], &["en", "fr"]);
+        assert_matches("a]}", &["a]}"], &["a"]);
+        assert_matches("\\s+", &[" \t"], &["", "a"]);
+        assert_matches(".*\\bbot\\b.*", &["a bot/1"], &["robots"]);
+    }
+
+    #[test]
+    fn what_cannot_be_matched_is_said() {
+        for wrong in ["(", "[a", "\\cA", "\\ud83d", "a**b(", "(?<é"] {
+            let why = anchored(wrong).unwrap_err();
+            assert!(
+                why.contains("cannot be matched") && why.contains(wrong),
+                "{why}"
+            );
+        }
+    }
+}
