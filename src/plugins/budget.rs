@@ -3,12 +3,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use rustix::time::{ClockId, clock_gettime};
+
+use super::steps::{self, Steps};
 
 /// What a hook may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +58,7 @@ impl Default for Limits {
 /// The processor's time of the hook that is running in an isolate. The engine asks after
 /// every 10,000 steps, so most hooks read no clock at all. One that is entered over and over
 /// takes so few at a time that the engine may never ask twice: it is counted from the start.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Budget {
     limit: AtomicU64,
     /// Of this hook, before what is running now.
@@ -67,6 +69,10 @@ pub(super) struct Budget {
     is_over: AtomicBool,
     /// Bytes that functions of ours went over.
     passed: AtomicU64,
+    pub(super) steps: Steps,
+    /// What was used when the engine last asked, and how many steps it had from there.
+    asked_at: AtomicU64,
+    left: AtomicU32,
 }
 
 /// After so many bytes a function of ours asks as well. Going over them takes less than a
@@ -74,6 +80,14 @@ pub(super) struct Budget {
 const PIECE: u64 = 64 << 10;
 /// What each call of one counts for beside its bytes.
 const CALL: u64 = 64;
+/// How many nanoseconds a step takes at most if the engine is to ask at its own pace. It takes
+/// some 100 of them but where it is a call of a native function that goes over much.
+const SLOW: u64 = 2_000;
+/// Where steps are slow it asks after so many nanoseconds.
+const OFTEN: u64 = 500_000;
+/// Steps of a hook before the first question, and the second, where that is worth its price.
+const FIRST: u32 = 64;
+const SECOND: u32 = 512;
 
 impl Budget {
     /// A hook that has used `used` goes on. `is_counted`: from here on, not only once the
@@ -84,6 +98,16 @@ impl Budget {
         let armed_at = if is_counted { thread_time().max(1) } else { 0 };
         self.armed_at.store(armed_at, Ordering::Relaxed);
         self.is_over.store(false, Ordering::Relaxed);
+        self.asked_at.store(nanos(used), Ordering::Relaxed);
+    }
+
+    /// The next hook is asked early, so that one whose steps are slow is found out early. It
+    /// takes a tenth of a millisecond.
+    pub(super) fn ask_early(&self) {
+        if self.left.load(Ordering::Relaxed) == FIRST {
+            return;
+        }
+        self.ask_after(FIRST);
     }
 
     /// What the hook has used by now.
@@ -105,8 +129,12 @@ impl Budget {
 
     /// For the engine: whether it is to stop.
     pub(super) fn asks(self: &Arc<Self>) -> impl FnMut() -> bool + Send + 'static {
-        let budget = Arc::clone(self);
-        move || budget.is_spent()
+        let own = Arc::clone(self);
+        move || {
+            // Steps of ours have it called within itself: what it holds is not used after them.
+            let budget = Arc::clone(&own);
+            !budget.steps.are_ours() && budget.is_asked()
+        }
     }
 
     /// A function of ours goes over so many bytes: to the engine each is one step, however long
@@ -115,6 +143,34 @@ impl Budget {
         let more = (bytes as u64).saturating_add(CALL);
         let before = self.passed.fetch_add(more, Ordering::Relaxed);
         before / PIECE == before.wrapping_add(more) / PIECE || !self.is_spent()
+    }
+
+    fn is_asked(&self) -> bool {
+        let is_over = self.is_spent();
+        if !is_over {
+            self.keep_pace();
+        }
+        is_over
+    }
+
+    /// Has the engine ask often where each step takes long.
+    fn keep_pace(&self) {
+        let used = self.used.load(Ordering::Relaxed) + self.running();
+        let since = used.saturating_sub(self.asked_at.swap(used, Ordering::Relaxed));
+        let steps = self.left.swap(steps::ALL, Ordering::Relaxed);
+        let pace = since / u64::from(steps.max(1));
+        if pace > SLOW {
+            let left = u32::try_from(OFTEN / pace).unwrap_or(1).max(1);
+            self.ask_after(left);
+        } else if steps == FIRST {
+            // Those were as much ours as the hook's.
+            self.ask_after(SECOND);
+        }
+    }
+
+    fn ask_after(&self, steps: u32) {
+        self.steps.leave(steps);
+        self.left.store(steps, Ordering::Relaxed);
     }
 
     fn is_spent(&self) -> bool {
@@ -126,6 +182,7 @@ impl Budget {
         let is_over = used > self.limit.load(Ordering::Relaxed);
         if is_over {
             self.is_over.store(true, Ordering::Relaxed);
+            self.steps.stop();
         }
         is_over
     }

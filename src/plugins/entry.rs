@@ -12,3 +12,9 @@ pub(super) struct Entry<'js> {
     /// Drops promises that nothing will settle.
     pub(super) forget: Function<'js>,
 }
+
+/// Does nothing; kept for as long as there is an engine, see [`super::steps`].
+#[derive(JsLifetime)]
+pub(super) struct Nothing<'js>(
+    #[expect(dead_code, reason = "kept, and called by its address")] pub(super) Function<'js>,
+);

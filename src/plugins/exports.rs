@@ -11,7 +11,9 @@ pub(super) const ALIASES: [&str; 3] = ["proxy", "middleware", "default"];
 /// which there is one here.
 const WITHOUT_MEANING: [&str; 3] = ["runtime", "regions", "unstable_allowDynamic"];
 
-/// How many letters a name may be away from another one to be taken for it.
+/// How many letters a name may be away from a hook's to be taken for it, if it begins as they
+/// do. What is enough for keys of a configuration, which are all known, would take
+/// `sendResponse` for a hook, and `log`, `error` or `route`.
 const NEAR: usize = 2;
 
 /// Refuses what its author cannot have meant.
@@ -102,7 +104,7 @@ fn meant(name: &str) -> Option<&'static str> {
     }
     let far = |hook: &&'static str| strsim::osa_distance(&hook.to_ascii_lowercase(), &lower);
     let nearest = hooks.into_iter().min_by_key(far)?;
-    (far(&nearest) <= NEAR).then_some(nearest)
+    (lower.starts_with('o') && far(&nearest) <= NEAR).then_some(nearest)
 }
 
 fn is_named_as_a_hook(name: &str) -> bool {

@@ -170,6 +170,9 @@ pub(super) fn functions<'js>(
     known::functions(ctx, &host, state)?;
     body::functions(ctx, &host, state)?;
     outcome(ctx, &host, state)?;
+    let s = Arc::clone(state);
+    let room = move |is_reading: bool| s.budget.steps.read(is_reading);
+    host.set("room", Function::new(ctx.clone(), room)?)?;
     values::functions(ctx, &host, &state.budget)?;
     reach::functions(ctx, &host, state, given)?;
     words::functions(ctx, &host, state, given)?;

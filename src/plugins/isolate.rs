@@ -23,7 +23,8 @@ use super::{
 };
 
 /// What plugins find there, in the order in which it is built up.
-const WEB: [(&str, &str); 10] = [
+const WEB: [(&str, &str); 11] = [
+    ("edgeway/code.js", include_str!("web/code.js")),
     ("edgeway/console.js", include_str!("web/console.js")),
     ("edgeway/url.js", include_str!("web/url.js")),
     ("edgeway/encoding.js", include_str!("web/encoding.js")),
@@ -39,6 +40,11 @@ const WEB: [(&str, &str); 10] = [
 /// From which entry of a hook its time is counted from the start: most are entered less
 /// often, and need no clock.
 const COUNTED_FROM: u32 = 8;
+
+/// Bytes that the heap may have beyond its limit while a plugin is loaded.
+const LOADING: usize = 32 << 20;
+/// A heap that has no more room than this is full.
+const FULL: u64 = 16 << 10;
 
 /// Numbers of calls begin anew after so many: twice a number, and 1, is still a small integer
 /// to the engine.
@@ -80,15 +86,22 @@ impl Isolate {
         let out_of_memory = |_| Failure::new(Kind::Memory, "there is no memory for an engine");
         let runtime = Runtime::new().map_err(out_of_memory)?;
         runtime.set_max_stack_size(limits.stack);
-        runtime.set_memory_limit(limits.memory);
         let modules = Modules(Arc::clone(source));
         runtime.set_loader(modules.clone(), modules);
         let budget = Arc::new(Budget::default());
+        let allow = |bytes: usize| {
+            runtime.set_memory_limit(bytes);
+            budget.steps.set_memory(bytes);
+        };
+        // The engine reads a module as if there were always memory.
+        allow(limits.memory.saturating_add(LOADING));
         runtime.set_interrupt_handler(Some(Box::new(budget.asks())));
         let context = Context::full(&runtime).map_err(out_of_memory)?;
         let state = Arc::new(State::new(Arc::clone(log), &budget));
         let loaded = context.with(|ctx| {
             budget.enter(limits.load, Duration::ZERO, false);
+            let counted = budget.steps.count(&ctx);
+            counted.catch(&ctx).map_err(Failure::of)?;
             load(&ctx, source, config, given, &state, &budget)
                 .catch(&ctx)
                 .map_err(Failure::of)
@@ -110,7 +123,8 @@ impl Isolate {
                 });
             }
         };
-        Ok(Self {
+        allow(limits.memory);
+        let isolate = Self {
             context,
             runtime,
             state,
@@ -119,7 +133,13 @@ impl Isolate {
             exports,
             calls: AtomicU32::new(0),
             is_broken: AtomicBool::new(false),
-        })
+        };
+        let (heap, most) = (isolate.heap(), limits.memory);
+        if heap > most as u64 {
+            let why = format!("its heap has {heap} bytes once it is loaded, of {most} at most");
+            return Err(Failure::load(why));
+        }
+        Ok(isolate)
     }
 
     pub(super) fn has(&self, hook: Hook) -> bool {
@@ -139,6 +159,11 @@ impl Isolate {
 
     pub(super) fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)
+    }
+
+    /// Has the next hook asked early whether it is to stop, see [`Budget::ask_early`].
+    pub(super) fn ask_early(&self) {
+        self.context.with(|_| self.budget.ask_early());
     }
 
     /// Bytes of its heap.
@@ -227,6 +252,12 @@ impl Isolate {
             call.outcome = Some(Err(Failure::new(Kind::Cpu, why)));
         } else if let Some(failure) = failed {
             call.outcome = Some(Err(failure));
+        }
+        if let Some(Err(failure)) = &mut call.outcome
+            && failure.is_null()
+            && self.heap() + FULL >= self.limits.memory as u64
+        {
+            *failure = Failure::new(Kind::Memory, "out of memory");
         }
         if let Some(Err(failure)) = &call.outcome
             && failure.kind.is_fatal()

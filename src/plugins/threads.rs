@@ -358,6 +358,9 @@ impl Shared {
             lane.thread = Some(rustix::thread::gettid());
             lane.isolate.clone_from(&isolate);
         }
+        if let Some(isolate) = &isolate {
+            isolate.ask_early();
+        }
         while let Some(Job { what, done, .. }) = self.next(id) {
             let outcome = match what {
                 // Nobody waits for it: its client is gone.
@@ -381,8 +384,11 @@ impl Shared {
             }
             // Whoever has gone away has left the call to be dropped.
             let _gone = done.send(outcome);
-            if let Err(failure) = self.whole(id, &mut isolate) {
-                log::error!(plugin = &*self.name, error:% = failure; "a plugin could not be loaded again");
+            match self.whole(id, &mut isolate) {
+                Ok(isolate) => isolate.ask_early(),
+                Err(failure) => {
+                    log::error!(plugin = &*self.name, error:% = failure; "a plugin could not be loaded again");
+                }
             }
         }
         self.leave(id);

@@ -20,8 +20,11 @@ fn powers(origin: &str) -> powers::Powers {
 }
 
 pub(super) fn load_with_powers(text: &str, limits: Limits, origin: &str) -> Loaded {
+    try_with_powers(text, limits, origin).unwrap_or_else(|failure| panic!("{failure:?}"))
+}
+
+pub(super) fn try_with_powers(text: &str, limits: Limits, origin: &str) -> Result<Loaded, Failure> {
     load_within(&[("plugin.js", text)], "{}", limits, powers(origin))
-        .unwrap_or_else(|failure| panic!("{failure:?}"))
 }
 
 #[tokio::test]

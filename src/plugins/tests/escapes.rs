@@ -4,13 +4,143 @@
 use super::*;
 use crate::base::clock::Clock;
 
+/// Each of them turns what stops it into a promise that is rejected, and goes on.
+const SWALLOWS: [&str; 10] = [
+    "const f = async () => { for (;;); }; for (;;) f();",
+    "const f = async () => { for (;;); }; for (;;) { try { f(); } catch {} finally { try { f(); } catch {} } }",
+    "for (;;) new Promise(() => { for (;;); });",
+    "for (;;) Promise.resolve({ get then() { for (;;); } });",
+    "for (;;) (async function* () { for (;;); })().next();",
+    "for (;;) Array.fromAsync([1, 2]);",
+    "for (;;) import({ toString() { for (;;); } });",
+    "const f = () => new Promise(() => { f(); for (;;); }); for (;;) f();",
+    "const g = (async function* () { for (;;) yield 1; })(); for (;;) g.next();",
+    "for (;;) new Promise(() => { while (true) /(a+)+$/.test('a'.repeat(40) + 'b'); });",
+];
+
+/// The heap is full to its last bytes when these are to be stopped.
+const FULL: [&str; 5] = [
+    "for (;;) { try { for (;;); } catch {} }",
+    "const f = async () => { for (;;); }; for (;;) { try { f(); } catch {} }",
+    "const f = async () => { throw 1; }; for (;;) { try { f(); } catch {} all[--at] = 0; }",
+    "const f = async () => { throw 1; }; for (;;) { try { for (;;) f(); } catch {} all[--at] = 0; }",
+    "for (;;) { try { new Promise(() => { for (;;); }); } catch {} all[--at] = 0; }",
+];
+
+#[tokio::test]
+async fn a_stop_that_is_swallowed_stops_all_the_same() {
+    for attack in SWALLOWS {
+        for asynchronous in ["", "async "] {
+            let loaded = load(&format!(
+                "export {asynchronous}function onRequest(req) {{ if (req.headers.has('host')) {{ {attack} }} }}"
+            ));
+            let clock = Clock::machine();
+            let begun = clock.now();
+            let failure = loaded.request().await.expect_err(attack);
+            let is_stopped = matches!(failure.kind, Kind::Cpu | Kind::Memory);
+            assert!(is_stopped, "{attack}: {failure:?}");
+            assert!(clock.now() - begun < Duration::from_secs(2), "{attack}");
+            let quiet = Input {
+                headers: HeaderMap::new(),
+                ..input()
+            };
+            let next = loaded.plugin.call(Hook::Request, quiet).await;
+            assert_eq!(next, Ok(Output::default()), "{attack}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_room_left_is_stopped_too() {
+    for attack in FULL {
+        for is_async in ["", "async "] {
+            let text = format!(
+                "let all = new Array(40000).fill(0), at = 0;
+                const objects = () => {{ for (;;) all[at++] = {{}}; }};
+                const texts = () => {{ for (;;) all[at++] = `${{at}}x`; }};
+                export {is_async}function onRequest() {{
+                    try {{ objects(); }} catch {{}}
+                    try {{ texts(); }} catch {{}}
+                    {attack}
+                }}"
+            );
+            let limits = Limits {
+                memory: 2 << 20,
+                cpu: Duration::from_millis(100),
+                ..Limits::default()
+            };
+            let loaded = engine::load_with_powers(&text, limits, "http://a.test");
+            let failure = loaded.request().await.expect_err(attack);
+            let is_stopped = matches!(failure.kind, Kind::Cpu | Kind::Memory);
+            assert!(is_stopped, "{attack}: {failure:?}");
+        }
+    }
+}
+
+/// Whatever meets a heap without room, the engine goes on, and can be freed.
+#[tokio::test]
+async fn a_heap_may_be_full_at_any_place() {
+    let text = r#"const kept = new Map();
+        class Own extends Map { #a = [1]; get a() { return this.#a; } static { this.b = {}; } }
+        function* numbers() { for (let n = 0; n < 5; n++) yield { n }; }
+        async function* later() { for (let n = 0; n < 5; n++) yield await { n }; }
+        const broken = async (one) => { await one; throw new Error('x'); };
+        export async function onRequest(req, ctx) {
+            const own = new Own([[{}, []]]);
+            const list = [...numbers()].map((one) => ({ ...one, own })).sort((a, b) => b.n - a.n);
+            for await (const one of later()) list.push(one);
+            await Promise.all(list.map(broken).map((one) => one.catch(() => 1)));
+            await Promise.allSettled([Promise.reject(1), Promise.any([Promise.reject(2)]), new Promise((keep, no) => no())]);
+            const text = JSON.stringify(JSON.parse('[1,{"a":[2,"é"]}]')) + 'a-b-c'.replace(/(b)|(?<n>c)/g, (all) => `${all}!`);
+            const parts = text.split(/,/).join('|').padStart(300, 'é').toUpperCase().normalize('NFD');
+            req.headers.set('x-a', new URL('http://a.test/?b=c#d').searchParams.get('b'));
+            for (const [name, value] of req.headers) kept.set(name + parts.length, value);
+            try { null.x; } catch (error) { ctx.log.info(error.stack); }
+            const proxy = new Proxy({}, { get: (target, name) => [target, name], ownKeys: () => ['a'] });
+            Reflect.ownKeys(proxy).concat(proxy.a, Object.entries(own), [new Uint8Array(64).subarray(3), 10n ** 40n, Symbol('s')]);
+            label: for (const a in { b: 1, c: 2 }) { try { continue label; } finally { kept.clear(); } }
+            const { a = new Date(0).toISOString(), ...rest } = Object.create({ z: 1 }, { y: { value: 1, enumerable: true } });
+            Promise.resolve().then(() => rest.y);
+            const made = new Function('a', 'if (a) { let b = 1; for (const c of [1]) { b += c; } return [b, { a }, `${a}`]; }');
+            eval(`(${made.constructor('return class { #a = 1; get a() { return this.#a; } }')})`);
+            const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', new Uint8Array(9)));
+            return new Response(new TextEncoder().encode(parts + a), { headers: { 'x-c': btoa(String.fromCharCode(...digest)) } });
+        }"#;
+    let with = |memory| {
+        let limits = Limits {
+            memory,
+            wall: Duration::from_millis(500),
+            ..Limits::default()
+        };
+        engine::try_with_powers(text, limits, "http://a.test")
+    };
+    let whole = with(8 << 20).unwrap();
+    whole.request().await.unwrap();
+    let heap = usize::try_from(whole.plugin.heap()).unwrap();
+    let (mut failed, mut done) = (0, 0);
+    // The engine's memory comes in units of 16 bytes.
+    for unit in (0..4000).step_by(33) {
+        let Ok(loaded) = with(heap - (8 << 10) + 16 * unit) else {
+            continue;
+        };
+        match loaded.request().await {
+            Ok(_) => done += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    assert!(
+        failed > 20 && done > 20,
+        "{failed} failed, {done} were done"
+    );
+}
+
 #[test]
 fn what_never_ends_loading_is_refused() {
     let doubling = "const p = Promise.resolve(); const f = () => { p.then(f); p.then(f); }; f();";
-    for attack in [
+    for attack in SWALLOWS.into_iter().chain([
         doubling,
         "export const config = { get matcher() { for (;;); } };",
-    ] {
+    ]) {
         let text = format!("export function onRequest() {{}}; {attack}");
         let clock = Clock::machine();
         let begun = clock.now();
@@ -144,15 +274,18 @@ async fn what_a_plugin_makes_of_maps_and_lists_is_not_what_we_forget_by() {
         "const loop = () => { for (;;); };
         for (const kind of [Map, Set]) for (const name of ['get', 'set', 'has', 'add', 'delete']) kind.prototype[name] = loop;
         Array.prototype[Symbol.iterator] = loop;
-        export function onRequest(req) { setTimeout(() => {}, 60000); }",
+        let calls = 0;
+        export function onRequest(req) { setTimeout(() => {}, 60000); req.headers.set('x-calls', String(++calls)); }",
     );
     for _ in 0..20 {
-        assert_eq!(loaded.request().await, Ok(Output::default()));
+        loaded.request().await.unwrap();
     }
-    let clock = Clock::machine();
-    let begun = clock.now();
-    loaded.request().await.unwrap();
-    assert!(clock.now() - begun < Duration::from_millis(80));
+    // An instance that had been stopped in such a loop would have begun to count anew.
+    let mut headers = HeaderMap::new();
+    for change in loaded.request().await.unwrap().request {
+        change.apply(&mut headers);
+    }
+    assert_eq!(headers["x-calls"], "21");
 }
 
 #[test]

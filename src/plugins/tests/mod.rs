@@ -9,7 +9,7 @@ mod words;
 
 use std::{fs, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tempfile::TempDir;
 
 use super::*;
@@ -255,6 +255,27 @@ fn an_import_that_cannot_be_is_told_at_its_place() {
     }
 }
 
+#[tokio::test]
+async fn code_can_be_made_of_text() {
+    let loaded = load(
+        "export function onRequest(req) {
+            const kinds = [() => {}, async () => {}, function* () {}, async function* () {}];
+            const made = kinds.map((kind) => kind.constructor('a', 'return a + 1'));
+            const same = made.every((one, at) => Object.getPrototypeOf(one) === Object.getPrototypeOf(kinds[at]));
+            class Own extends Function {}
+            const own = new Own('return 3');
+            const is = own instanceof Own && own instanceof Function && kinds[0] instanceof Function;
+            let why;
+            try { new Function('('); } catch (error) { why = error.name; }
+            req.headers.set('x-made', [same, is, made[0](1), Function('return 2')(), own(), eval('4'), why].join());
+        }",
+    );
+    let output = loaded.request().await.unwrap();
+    let value = HeaderValue::from_static("true,true,2,2,3,4,SyntaxError");
+    let name = HeaderName::from_static("x-made");
+    assert_eq!(output.request, [Change::Set(name, value)]);
+}
+
 #[test]
 fn an_export_that_nothing_would_call_is_refused() {
     let hook = "export function onRequest() {}";
@@ -290,6 +311,9 @@ fn an_export_that_nothing_would_call_is_refused() {
     }
     for text in [
         "export function once() {} export function on() {} export const onTime = 5;",
+        "export function one() {} export function helper() {} export function nonce() {}",
+        "export function sendResponse() {} export function parseRequest() {}",
+        "export function log() {} export function error() {} export function route() {} export function request() {}",
         "export const config = { runtime: 'nodejs', matcher: '/x' };",
         "export default { a: 1 };",
         "export const config = undefined;",
