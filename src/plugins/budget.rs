@@ -89,6 +89,31 @@ const OFTEN: u64 = 500_000;
 const FIRST: u32 = 64;
 const SECOND: u32 = 512;
 
+/// Whether the hooks of a plugin are to be asked early whether they are to stop, for all its
+/// instances. What held the processor for long comes again, and would hold it each time.
+#[derive(Debug, Default)]
+pub(super) struct Wary(AtomicU32);
+
+impl Wary {
+    /// For so many hooks.
+    const HOOKS: u32 = 10_000;
+
+    /// One has held the processor, or a thread.
+    pub(super) fn begin(&self) {
+        self.0.store(Self::HOOKS, Ordering::Relaxed);
+    }
+
+    /// A hook begins.
+    pub(super) fn counts(&self) -> bool {
+        let left = self.0.load(Ordering::Relaxed);
+        if left > 0 {
+            // Two at a time may count as one.
+            self.0.store(left - 1, Ordering::Relaxed);
+        }
+        left > 0
+    }
+}
+
 impl Budget {
     /// A hook that has used `used` goes on. `is_counted`: from here on, not only once the
     /// engine asks.
@@ -101,8 +126,8 @@ impl Budget {
         self.asked_at.store(nanos(used), Ordering::Relaxed);
     }
 
-    /// The next hook is asked early, so that one whose steps are slow is found out early. It
-    /// takes a tenth of a millisecond.
+    /// The hook that begins is asked early, so that one whose steps are slow is found out early.
+    /// It takes some 50 µs, and as long once more within the hook.
     pub(super) fn ask_early(&self) {
         if self.left.load(Ordering::Relaxed) == FIRST {
             return;
@@ -157,8 +182,12 @@ impl Budget {
     fn keep_pace(&self) {
         let used = self.used.load(Ordering::Relaxed) + self.running();
         let since = used.saturating_sub(self.asked_at.swap(used, Ordering::Relaxed));
-        let steps = self.left.swap(steps::ALL, Ordering::Relaxed);
-        let pace = since / u64::from(steps.max(1));
+        // Before the first question, as many as there are.
+        let steps = match self.left.swap(steps::ALL, Ordering::Relaxed) {
+            0 => steps::ALL,
+            steps => steps,
+        };
+        let pace = since / u64::from(steps);
         if pace > SLOW {
             let left = u32::try_from(OFTEN / pace).unwrap_or(1).max(1);
             self.ask_after(left);

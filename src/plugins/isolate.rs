@@ -12,7 +12,7 @@ use std::{
 use rquickjs::{CatchResultExt, Context, Ctx, Function, Module, Object, Runtime, Value};
 
 use super::{
-    budget::{Budget, Isolation, Limits},
+    budget::{Budget, Isolation, Limits, Wary},
     call::{Answer, Call, Hook, Input, Settled},
     entry::Entry,
     error::{Failure, Kind},
@@ -46,6 +46,9 @@ const LOADING: usize = 32 << 20;
 /// A heap that has no more room than this is full.
 const FULL: u64 = 16 << 10;
 
+/// A hook that took so many times what it may take of the processor made calls that take long.
+const SLOW: u32 = 2;
+
 /// Numbers of calls begin anew after so many: twice a number, and 1, is still a small integer
 /// to the engine.
 const CALLS: u32 = 1 << 29;
@@ -57,6 +60,7 @@ pub(super) struct Isolate {
     state: Arc<State>,
     budget: Arc<Budget>,
     limits: Limits,
+    wary: Arc<Wary>,
     exports: Exports,
     calls: AtomicU32,
     /// It was stopped in the middle of something.
@@ -82,6 +86,7 @@ impl Isolate {
         config: &str,
         given: &Given,
         log: &Arc<dyn Log>,
+        wary: &Arc<Wary>,
     ) -> Result<Self, Failure> {
         let out_of_memory = |_| Failure::new(Kind::Memory, "there is no memory for an engine");
         let runtime = Runtime::new().map_err(out_of_memory)?;
@@ -130,6 +135,7 @@ impl Isolate {
             state,
             budget,
             limits,
+            wary: Arc::clone(wary),
             exports,
             calls: AtomicU32::new(0),
             is_broken: AtomicBool::new(false),
@@ -161,9 +167,10 @@ impl Isolate {
         self.is_broken.load(Ordering::Relaxed)
     }
 
-    /// Has the next hook asked early whether it is to stop, see [`Budget::ask_early`].
-    pub(super) fn ask_early(&self) {
-        self.context.with(|_| self.budget.ask_early());
+    /// As [`Isolate::condemn`]: a hook that does not come out holds a thread.
+    pub(super) fn give_up(&self) {
+        self.condemn();
+        self.wary.begin();
     }
 
     /// Bytes of its heap.
@@ -227,6 +234,9 @@ impl Isolate {
                     self.condemn();
                 }
             }
+            if call.entries == 1 && self.wary.counts() {
+                self.budget.ask_early();
+            }
             *state.call.lock() = Some(call);
             self.budget.enter(self.limits.cpu, used, is_counted);
             let outcome = match &entry {
@@ -245,6 +255,9 @@ impl Isolate {
         let used = self.budget.leave();
         let mut call = call.expect("nothing takes it out but this");
         call.used = used;
+        if used > self.limits.cpu.saturating_mul(SLOW) {
+            self.wary.begin();
+        }
         let is_over = call.outcome.is_none() && used > self.limits.cpu;
         if self.budget.is_over() || is_over {
             let most = self.limits.cpu;

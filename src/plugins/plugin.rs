@@ -14,7 +14,7 @@ use log::{Level, Record};
 use parking_lot::Mutex;
 
 use super::{
-    budget::{Isolation, Limits},
+    budget::{Isolation, Limits, Wary},
     call::{Call, Hook, Input, Output, first},
     conditions::Asked,
     error::{Failure, Kind},
@@ -37,6 +37,7 @@ pub struct Plugin {
     /// As JSON.
     config: String,
     pub(super) limits: Limits,
+    wary: Arc<Wary>,
     pub(super) given: Given,
     pub(super) log: Arc<dyn Log>,
     hooks: u8,
@@ -127,9 +128,10 @@ impl Plugin {
     ) -> Result<Self, Failure> {
         let name: Arc<str> = name.into();
         let given = Arc::new(powers);
+        let wary = Arc::default();
         let mut isolates = Vec::with_capacity(workers.max(1));
         for _ in 0..workers.max(1) {
-            let isolate = Isolate::new(&source, limits, &config, &given, &log)?;
+            let isolate = Isolate::new(&source, limits, &config, &given, &log, &wary)?;
             isolates.push(Arc::new(isolate));
         }
         source.close();
@@ -154,7 +156,9 @@ impl Plugin {
             Isolation::Thread => {
                 let (source, config) = (Arc::clone(&source), config.clone());
                 let (given, log) = (Arc::clone(&given), Arc::clone(&log));
-                let make = Box::new(move || Isolate::new(&source, limits, &config, &given, &log));
+                let wary = Arc::clone(&wary);
+                let make =
+                    Box::new(move || Isolate::new(&source, limits, &config, &given, &log, &wary));
                 let threads = Threads::start(Arc::clone(&name), limits, isolates, make)?;
                 (Box::default(), Some(threads))
             }
@@ -168,6 +172,7 @@ impl Plugin {
             limits,
             given,
             log,
+            wary,
             hooks,
             matcher,
             slots,
@@ -335,8 +340,8 @@ impl Plugin {
     }
 
     fn another(&self) -> Result<Isolate, Failure> {
-        let (limits, config) = (self.limits, &self.config);
-        Isolate::new(&self.source, limits, config, &self.given, &self.log)
+        let (source, limits, config) = (&self.source, self.limits, &self.config);
+        Isolate::new(source, limits, config, &self.given, &self.log, &self.wary)
     }
 
     /// Puts a new isolate in the place of one that was stopped in the middle.

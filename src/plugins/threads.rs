@@ -318,7 +318,7 @@ impl Shared {
                 |job: &Job| matches!(&job.what, What::Settle(step, ..) if step.lane == lane.id);
             state.jobs.retain(|job| !is_of_lane(job));
             if let Some(isolate) = &lane.isolate {
-                isolate.condemn();
+                isolate.give_up();
             }
             give_way(lane.thread);
         }
@@ -358,9 +358,6 @@ impl Shared {
             lane.thread = Some(rustix::thread::gettid());
             lane.isolate.clone_from(&isolate);
         }
-        if let Some(isolate) = &isolate {
-            isolate.ask_early();
-        }
         while let Some(Job { what, done, .. }) = self.next(id) {
             let outcome = match what {
                 // Nobody waits for it: its client is gone.
@@ -384,11 +381,8 @@ impl Shared {
             }
             // Whoever has gone away has left the call to be dropped.
             let _gone = done.send(outcome);
-            match self.whole(id, &mut isolate) {
-                Ok(isolate) => isolate.ask_early(),
-                Err(failure) => {
-                    log::error!(plugin = &*self.name, error:% = failure; "a plugin could not be loaded again");
-                }
+            if let Err(failure) = self.whole(id, &mut isolate) {
+                log::error!(plugin = &*self.name, error:% = failure; "a plugin could not be loaded again");
             }
         }
         self.leave(id);

@@ -66,7 +66,14 @@ pub async fn run(
     let source = Source::read_tests(shown, file)?;
     let kit = Arc::new(Kit::new(shown, source.folder(), tell));
     let log: Arc<dyn Log> = kit.clone();
-    let isolate = Isolate::new(&source, OF_TESTS, "{}", &Given::default(), &log)?;
+    let isolate = Isolate::new(
+        &source,
+        OF_TESTS,
+        "{}",
+        &Given::default(),
+        &log,
+        &Arc::default(),
+    )?;
     // Tests need no request; what runs them is called as a hook is.
     let call = isolate.call(nothing());
     let mut call = isolate.begin(call, Hook::Request);

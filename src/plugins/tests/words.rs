@@ -3,7 +3,7 @@
 use super::*;
 use crate::base::{metrics::Metrics, tasks::Tasks, user_metrics::UserMetrics};
 
-struct Bench {
+pub(super) struct Bench {
     loaded: Loaded,
     metrics: Metrics,
     late: late::Late,
@@ -14,7 +14,7 @@ fn bench(text: &str, wait_until: Duration) -> Bench {
     bench_in(text, wait_until, Isolation::Worker)
 }
 
-fn bench_in(text: &str, wait_until: Duration, isolation: Isolation) -> Bench {
+pub(super) fn bench_in(text: &str, wait_until: Duration, isolation: Isolation) -> Bench {
     let metrics = Metrics::default();
     let user = Arc::new(UserMetrics::new("x", &metrics));
     metrics.serve_too(&user);
@@ -45,13 +45,19 @@ impl Bench {
         assert!(text.contains(&format!("{line}\n")), "{line}: {text}");
     }
 
+    pub(super) fn count(&self, series: &str) -> u64 {
+        let text = String::from_utf8(self.metrics.text()).unwrap();
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(series));
+        lines.next().unwrap().trim().parse().unwrap()
+    }
+
     fn ended(&self, outcome: &str, times: u32) {
         self.counts(&format!(
             "edgeway_plugin_wait_until_total{{outcome=\"{outcome}\",plugin=\"x\"}} {times}"
         ));
     }
 
-    async fn with(&self, name: &'static str) -> Result<Output, Failure> {
+    pub(super) async fn with(&self, name: &'static str) -> Result<Output, Failure> {
         let mut input = input();
         input.headers.insert(name, "1".parse().unwrap());
         self.loaded.plugin.call(Hook::Request, input).await

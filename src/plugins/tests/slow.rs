@@ -1,0 +1,41 @@
+//! Loops of native calls that take long: to the engine each is one step.
+
+use super::{words::bench_in, *};
+
+/// Each turn is counted, since its time is the machine's matter.
+const LOOP: &str = "const text = 'y'.repeat(800000);
+    export function onRequest(req, ctx) {
+        if (!req.headers.has('x-loop')) return new Response('quiet');
+        const turns = ctx.metrics.counter('turns');
+        for (;;) { turns.inc(); text.indexOf('yx'); }
+    }";
+
+#[tokio::test]
+async fn once_one_was_stopped_late_the_next_are_stopped_early() {
+    let bench = bench_in(LOOP, Duration::from_secs(5), Isolation::Worker);
+    let mut before = 0;
+    let mut turns = Vec::new();
+    for _ in 0..3 {
+        let failure = bench.with("x-loop").await.expect_err("it does not end");
+        assert_eq!(failure.kind, Kind::Cpu, "{failure:?}");
+        let all = bench.count("edgeway_plugin_user_turns_total{plugin=\"x\"}");
+        turns.push(all - before);
+        before = all;
+        bench.with("x-quiet").await.unwrap();
+    }
+    assert!(turns[1].max(turns[2]) * 4 < turns[0], "{turns:?}");
+}
+
+#[tokio::test]
+async fn on_threads_one_is_stuck_and_the_next_are_stopped() {
+    let bench = bench_in(LOOP, Duration::from_secs(5), Isolation::Thread);
+    let failure = bench.with("x-loop").await.expect_err("it does not end");
+    assert_eq!(failure.kind, Kind::Stuck, "{failure:?}");
+    // Those that wait for the thread that takes its place may be told that it is too late.
+    while bench.with("x-quiet").await.is_err() {}
+    for _ in 0..3 {
+        let failure = bench.with("x-loop").await.expect_err("it does not end");
+        assert_eq!(failure.kind, Kind::Cpu, "{failure:?}");
+        bench.with("x-quiet").await.unwrap();
+    }
+}
