@@ -1,7 +1,10 @@
 //! What one configuration says otherwise than another, by name. Only what is said counts:
 //! not where it stands, and not in which order listeners and routes are written.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +20,14 @@ pub struct Changes {
     pub listeners: Delta,
     pub routes: Delta,
     pub upstreams: Delta,
+    /// By the versions of their files, which the configuration only names.
+    pub plugins: Delta,
     /// Other top-level keys that say something else, or that are in one of the two only.
     pub sections: Vec<String>,
 }
+
+/// The versions that there are of each name.
+pub type Versions = BTreeMap<String, BTreeSet<String>>;
 
 /// The names of one kind of thing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +47,7 @@ impl Changes {
             listeners: Delta::between(listeners(old), listeners(new)),
             routes: Delta::between(routes(old), routes(new)),
             upstreams: Delta::between(upstreams(old), upstreams(new)),
+            plugins: Delta::default(),
             sections: sections(&old.tree, &new.tree),
         }
     }
@@ -47,6 +56,7 @@ impl Changes {
         self.listeners.is_empty()
             && self.routes.is_empty()
             && self.upstreams.is_empty()
+            && self.plugins.is_empty()
             && self.sections.is_empty()
     }
 
@@ -57,6 +67,7 @@ impl Changes {
             ("listener", &self.listeners),
             ("route", &self.routes),
             ("upstream", &self.upstreams),
+            ("plugin", &self.plugins),
         ] {
             for (sign, names) in [
                 ('+', &delta.added),
@@ -117,6 +128,22 @@ impl Delta {
             }
         }
         delta
+    }
+
+    pub fn between_versions(old: &Versions, new: &Versions) -> Self {
+        let missing_in = |here: &Versions, there: &Versions| -> Vec<String> {
+            let names = here.keys().filter(|name| !there.contains_key(*name));
+            names.cloned().collect()
+        };
+        let is_other = |(name, now): (&String, _)| {
+            let other = old.get(name).is_some_and(|before| before != now);
+            other.then(|| name.clone())
+        };
+        Self {
+            added: missing_in(new, old),
+            removed: missing_in(old, new),
+            changed: new.iter().filter_map(is_other).collect(),
+        }
     }
 
     fn push(&mut self, name: String, list: impl FnOnce(&mut Self) -> &mut Vec<String>) {
@@ -314,6 +341,32 @@ routes:
         ] {
             assert_eq!(between(old, &new), expected, "{new}");
         }
+    }
+
+    #[test]
+    fn names_with_other_versions_have_changed() {
+        let versions = |all: &[(&str, &[&str])]| -> Versions {
+            let own = |(name, versions): &(&str, &[&str])| {
+                let versions = versions.iter().map(|&version| version.to_owned());
+                ((*name).to_owned(), versions.collect())
+            };
+            all.iter().map(own).collect()
+        };
+        let old = versions(&[("gone", &["1"]), ("same", &["1", "2"]), ("other", &["1"])]);
+        let new = versions(&[
+            ("new", &["1"]),
+            ("same", &["1", "2"]),
+            ("other", &["1", "2"]),
+        ]);
+        let changes = Changes {
+            plugins: Delta::between_versions(&old, &new),
+            ..Changes::default()
+        };
+        assert_eq!(
+            changes.lines(),
+            ["+ plugin new", "- plugin gone", "~ plugin other"]
+        );
+        assert!(Delta::between_versions(&old, &old).is_empty());
     }
 
     #[test]

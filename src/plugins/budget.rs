@@ -58,19 +58,24 @@ impl Default for Limits {
 /// The processor's time of the hook that is running in an isolate. The engine asks after
 /// every 10,000 steps, so most hooks read no clock at all. One that is entered over and over
 /// takes so few at a time that the engine may never ask twice: it is counted from the start.
+///
+/// A pause of a virtual machine is the time of whatever thread it falls on, by several
+/// milliseconds: what passes between two looks at the clock counts for half the limit at most.
 #[derive(Default)]
 pub(super) struct Budget {
     limit: AtomicU64,
-    /// Of this hook, before what is running now.
+    /// What counts of this hook.
     used: AtomicU64,
-    /// Since when it is counted: from the start, or from when the engine first asked; zero if
-    /// it has not.
-    armed_at: AtomicU64,
+    /// The time at the last look: at the start, or when the engine first asked; zero if it has
+    /// not.
+    looked_at: AtomicU64,
+    /// What passed since it was entered.
+    held: AtomicU64,
     is_over: AtomicBool,
     /// Bytes that functions of ours went over.
     passed: AtomicU64,
     pub(super) steps: Steps,
-    /// What was used when the engine last asked, and how many steps it had from there.
+    /// What had passed when the engine last asked, and how many steps it had from there.
     asked_at: AtomicU64,
     left: AtomicU32,
 }
@@ -120,10 +125,11 @@ impl Budget {
     pub(super) fn enter(&self, limit: Duration, used: Duration, is_counted: bool) {
         self.limit.store(nanos(limit), Ordering::Relaxed);
         self.used.store(nanos(used), Ordering::Relaxed);
-        let armed_at = if is_counted { thread_time().max(1) } else { 0 };
-        self.armed_at.store(armed_at, Ordering::Relaxed);
+        let now = if is_counted { thread_time().max(1) } else { 0 };
+        self.looked_at.store(now, Ordering::Relaxed);
         self.is_over.store(false, Ordering::Relaxed);
-        self.asked_at.store(nanos(used), Ordering::Relaxed);
+        self.held.store(0, Ordering::Relaxed);
+        self.asked_at.store(0, Ordering::Relaxed);
     }
 
     /// The hook that begins is asked early, so that one whose steps are slow is found out early.
@@ -135,21 +141,37 @@ impl Budget {
         self.ask_after(FIRST);
     }
 
-    /// What the hook has used by now.
+    /// What counts of the hook by now.
     pub(super) fn leave(&self) -> Duration {
-        let used = self.used.load(Ordering::Relaxed) + self.running();
-        Duration::from_nanos(used)
+        if self.is_counted() {
+            self.look();
+        }
+        Duration::from_nanos(self.used.load(Ordering::Relaxed))
     }
 
     pub(super) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    fn running(&self) -> u64 {
-        match self.armed_at.load(Ordering::Relaxed) {
-            0 => 0,
-            at => thread_time().saturating_sub(at),
-        }
+    /// What has passed since it was entered, as far as it was counted.
+    pub(super) fn held(&self) -> Duration {
+        Duration::from_nanos(self.held.load(Ordering::Relaxed))
+    }
+
+    fn is_counted(&self) -> bool {
+        self.looked_at.load(Ordering::Relaxed) > 0
+    }
+
+    fn look(&self) {
+        let now = thread_time().max(1);
+        let before = match self.looked_at.swap(now, Ordering::Relaxed) {
+            0 => now,
+            before => before,
+        };
+        let passed = now.saturating_sub(before);
+        self.held.fetch_add(passed, Ordering::Relaxed);
+        let counts = passed.min(self.limit.load(Ordering::Relaxed) / 2);
+        self.used.fetch_add(counts, Ordering::Relaxed);
     }
 
     /// For the engine: whether it is to stop.
@@ -180,8 +202,8 @@ impl Budget {
 
     /// Has the engine ask often where each step takes long.
     fn keep_pace(&self) {
-        let used = self.used.load(Ordering::Relaxed) + self.running();
-        let since = used.saturating_sub(self.asked_at.swap(used, Ordering::Relaxed));
+        let held = self.held.load(Ordering::Relaxed);
+        let since = held.saturating_sub(self.asked_at.swap(held, Ordering::Relaxed));
         // Before the first question, as many as there are.
         let steps = match self.left.swap(steps::ALL, Ordering::Relaxed) {
             0 => steps::ALL,
@@ -203,11 +225,8 @@ impl Budget {
     }
 
     fn is_spent(&self) -> bool {
-        if self.armed_at.load(Ordering::Relaxed) == 0 {
-            self.armed_at.store(thread_time().max(1), Ordering::Relaxed);
-            return false;
-        }
-        let used = self.used.load(Ordering::Relaxed) + self.running();
+        self.look();
+        let used = self.used.load(Ordering::Relaxed);
         let is_over = used > self.limit.load(Ordering::Relaxed);
         if is_over {
             self.is_over.store(true, Ordering::Relaxed);
@@ -227,4 +246,47 @@ pub(super) fn thread_time() -> u64 {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn work(time: Duration) {
+        let until = thread_time() + nanos(time);
+        while thread_time() < until {}
+    }
+
+    #[test]
+    fn a_pause_of_the_machine_stops_no_hook() {
+        let limit = Duration::from_millis(5);
+        let budget = Budget::default();
+        budget.enter(limit, Duration::ZERO, true);
+        for _ in 0..2 {
+            work(limit * 4);
+            assert!(!budget.is_spent());
+        }
+        work(limit);
+        assert!(budget.is_spent() && budget.is_over());
+        assert!(budget.held() > limit * 8);
+        // One that goes on has used what it had.
+        budget.enter(limit, limit, true);
+        work(Duration::from_micros(1));
+        assert!(budget.is_spent());
+    }
+
+    #[test]
+    fn a_hook_that_is_asked_once_is_not_counted() {
+        let limit = Duration::from_millis(1);
+        let budget = Budget::default();
+        budget.enter(limit, Duration::ZERO, false);
+        work(limit * 2);
+        assert_eq!(budget.leave(), Duration::ZERO);
+        assert!(!budget.is_spent());
+        for _ in 0..3 {
+            work(limit);
+            budget.is_spent();
+        }
+        assert!(budget.is_over());
+    }
 }

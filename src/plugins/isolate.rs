@@ -46,7 +46,7 @@ const LOADING: usize = 32 << 20;
 /// A heap that has no more room than this is full.
 const FULL: u64 = 16 << 10;
 
-/// A hook that took so many times what it may take of the processor made calls that take long.
+/// A hook that is stopped after so many times its limit made calls that take long.
 const SLOW: u32 = 2;
 
 /// Numbers of calls begin anew after so many: twice a number, and 1, is still a small integer
@@ -234,10 +234,12 @@ impl Isolate {
                     self.condemn();
                 }
             }
-            if call.entries == 1 && self.wary.counts() {
+            let is_watched = call.entries == 1 && self.wary.counts();
+            if is_watched {
                 self.budget.ask_early();
             }
             *state.call.lock() = Some(call);
+            let is_counted = is_counted || is_watched;
             self.budget.enter(self.limits.cpu, used, is_counted);
             let outcome = match &entry {
                 Some(entry) => what(entry, id).catch(&ctx).map_err(Failure::of),
@@ -255,11 +257,11 @@ impl Isolate {
         let used = self.budget.leave();
         let mut call = call.expect("nothing takes it out but this");
         call.used = used;
-        if used > self.limits.cpu.saturating_mul(SLOW) {
-            self.wary.begin();
-        }
         let is_over = call.outcome.is_none() && used > self.limits.cpu;
         if self.budget.is_over() || is_over {
+            if self.budget.held() > self.limits.cpu.saturating_mul(SLOW) {
+                self.wary.begin();
+            }
             let most = self.limits.cpu;
             let why = format!("it used the processor for more than {most:?}");
             call.outcome = Some(Err(Failure::new(Kind::Cpu, why)));

@@ -12,14 +12,14 @@ use tokio::{runtime::Handle, sync::watch};
 use super::{
     actions::Operator,
     admin::{Admin, AdminError, Kept},
-    last_good,
+    last_good, plugins,
     source::Running,
     upgrade::Line,
 };
 use crate::{
     base::{error, tasks::Tasks, units::millis},
     config::{
-        changes::Changes,
+        changes::{Changes, Delta},
         diagnostic::{Diagnostic, Diagnostics},
         model::File,
         source::Sources,
@@ -161,7 +161,10 @@ impl Control {
                 return Err(refused);
             }
         };
-        let profile = self.live.gateway().profiles.active.clone();
+        let (profile, before) = {
+            let gateway = self.live.gateway();
+            (gateway.profiles.active.clone(), plugins::versions(&gateway))
+        };
         let (generation, zones) = match self.take(&candidate, Taken::Read).await {
             Ok(taken) => taken,
             Err(refused) => {
@@ -171,7 +174,11 @@ impl Control {
                 return Err(refused);
             }
         };
-        let changes = Changes::between(file, &candidate.file);
+        let after = plugins::versions(&candidate.gateway);
+        let changes = Changes {
+            plugins: Delta::between_versions(&before, &after),
+            ..Changes::between(file, &candidate.file)
+        };
         *file = candidate.file;
         let keeping = last_good::keep_later(path.to_owned(), candidate.sources.clone());
         self.tasks().spawn("last good", keeping);

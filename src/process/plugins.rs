@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::source::rfc3339;
 use crate::{
+    config::changes::Versions,
     gateway::Gateway,
     plugins::report::{Report, Reports},
     status::snapshot::{PluginRouteStatus, PluginStatus},
@@ -35,6 +36,15 @@ pub(super) fn status(gateway: &Gateway) -> Vec<PluginStatus> {
         }
     }
     found.into_values().collect()
+}
+
+/// The versions of each plugin by its name.
+pub(super) fn versions(gateway: &Gateway) -> Versions {
+    let mut found = Versions::new();
+    for plugin in status(gateway) {
+        found.entry(plugin.name).or_default().insert(plugin.version);
+    }
+    found
 }
 
 fn plugin(report: &Report) -> PluginStatus {

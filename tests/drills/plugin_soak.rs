@@ -82,6 +82,12 @@ async fn soak(report: &mut Report, isolation: &str, calls: u64) {
         tenth.errors() + rest.errors() == 0 && tenth.total() + rest.total() == calls,
         format_args!("{calls} requests on `{isolation}`, all answered"),
     );
+    if tenth.errors() + rest.errors() > 0 {
+        for tally in [&tenth, &rest] {
+            eprintln!("{:?} {:?}", tally.statuses, tally.failed);
+        }
+        eprintln!("{}", gateway.stderr());
+    }
     let shown = |before: f64, after: f64| {
         format!(
             "{:.2} MiB after a tenth, {:.2} MiB after all",

@@ -106,6 +106,12 @@ async fn files_of_plugins_are_watched_and_one_that_does_not_load_leaves_the_one_
     // A module that the first one imports.
     fs::write(plugin.join("lib/text.js"), says_it("two")).unwrap();
     until_it_says(&gateway, "two").await;
+    wait_for("the log says what", SOON, async || {
+        let log = gateway.stderr();
+        log.contains("configuration reloaded: ~ plugin x")
+            .then_some(())
+    })
+    .await;
     let broken = "export const text = ;";
     fs::write(plugin.join("lib/text.js"), broken).unwrap();
     let refused = "edgeway_config_reloads_total{outcome=\"refused\"}";
