@@ -84,9 +84,9 @@ async fn soak(report: &mut Report, isolation: &str, calls: u64) {
     );
     if tenth.errors() + rest.errors() > 0 {
         for tally in [&tenth, &rest] {
-            eprintln!("{:?} {:?}", tally.statuses, tally.failed);
+            Report::note(format_args!("{:?} {:?}", tally.statuses, tally.failed));
         }
-        eprintln!("{}", gateway.stderr());
+        Report::note(gateway.stderr());
     }
     let shown = |before: f64, after: f64| {
         format!(
