@@ -32,7 +32,9 @@ async fn on_threads_one_is_stuck_and_the_next_are_stopped() {
     let failure = bench.with("x-loop").await.expect_err("it does not end");
     assert_eq!(failure.kind, Kind::Stuck, "{failure:?}");
     // Those that wait for the thread that takes its place may be told that it is too late.
-    while bench.with("x-quiet").await.is_err() {}
+    let quiet = async { while bench.with("x-quiet").await.is_err() {} };
+    let quiet = tokio::time::timeout(Duration::from_mins(1), quiet).await;
+    quiet.expect("a thread takes its place");
     for _ in 0..3 {
         let failure = bench.with("x-loop").await.expect_err("it does not end");
         assert_eq!(failure.kind, Kind::Cpu, "{failure:?}");
