@@ -48,7 +48,8 @@ struct Condition {
 
 #[derive(Debug)]
 enum Place {
-    Header(HeaderName),
+    /// What stands between its lines; without, the first alone counts.
+    Header(HeaderName, Option<&'static str>),
     Cookie(Box<str>),
     Query(Box<str>),
     Host,
@@ -69,7 +70,7 @@ impl Place {
     /// What is there; nothing is as good as what is not there.
     fn value<'r>(&self, asked: &'r Asked<'_>) -> Option<Cow<'r, str>> {
         let value = match self {
-            Self::Header(name) => header(asked.headers, name)?,
+            Self::Header(name, mark) => header(asked.headers, name, *mark)?,
             Self::Cookie(name) => cookie(asked.headers, name)?,
             Self::Query(name) => return parameter(query_of(asked.target)?, name),
             Self::Host => Cow::Borrowed(&*asked.host),
@@ -100,11 +101,22 @@ const SINGLE: [HeaderName; 18] = [
     header::USER_AGENT,
 ];
 
-fn header<'r>(headers: &'r HeaderMap, name: &HeaderName) -> Option<Cow<'r, str>> {
+fn mark(name: &HeaderName) -> Option<&'static str> {
+    let mark = if *name == header::COOKIE { "; " } else { ", " };
+    (!SINGLE.contains(name)).then_some(mark)
+}
+
+fn header<'r>(
+    headers: &'r HeaderMap,
+    name: &HeaderName,
+    mark: Option<&str>,
+) -> Option<Cow<'r, str>> {
     let mut lines = headers.get_all(name).iter();
     let mut whole = text(lines.next()?.as_bytes());
-    let mark = if *name == header::COOKIE { "; " } else { ", " };
-    for line in lines.filter(|_| !SINGLE.contains(name)) {
+    let Some(mark) = mark else {
+        return Some(whole);
+    };
+    for line in lines {
         let whole = whole.to_mut();
         whole.push_str(mark);
         whole.push_str(&text(line.as_bytes()));
@@ -219,7 +231,10 @@ fn read(list: &str, written: Value) -> Result<Condition, String> {
             ));
         }
         ("header", Some(key)) => match HeaderName::from_bytes(key.as_bytes()) {
-            Ok(name) => Place::Header(name),
+            Ok(name) => {
+                let mark = mark(&name);
+                Place::Header(name, mark)
+            }
             Err(_) => return refuse(&format!("has the `key` `{key}`, which is no header's name")),
         },
         ("cookie", Some(key)) => Place::Cookie(key.into()),

@@ -46,9 +46,6 @@ const LOADING: usize = 32 << 20;
 /// A heap that has no more room than this is full.
 const FULL: u64 = 16 << 10;
 
-/// A hook that is stopped after so many times its limit made calls that take long.
-const SLOW: u32 = 2;
-
 /// Numbers of calls begin anew after so many: twice a number, and 1, is still a small integer
 /// to the engine.
 const CALLS: u32 = 1 << 29;
@@ -259,7 +256,7 @@ impl Isolate {
         call.used = used;
         let is_over = call.outcome.is_none() && used > self.limits.cpu;
         if self.budget.is_over() || is_over {
-            if self.budget.held() > self.limits.cpu.saturating_mul(SLOW) {
+            if self.budget.is_late() {
                 self.wary.begin();
             }
             let most = self.limits.cpu;

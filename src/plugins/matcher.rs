@@ -162,8 +162,8 @@ impl PathPattern {
     }
 }
 
-/// How often an expression goes back in a path or a value before it is too hard to tell. It is asked several
-/// times for each request, and clients choose what it looks at.
+/// How often an expression goes back in a path or a value before it is too hard to tell. It is
+/// asked several times for each request, and clients choose what it looks at.
 const MOST_STEPS_BACK: usize = 20_000;
 
 /// Data of the pages router.
