@@ -22,6 +22,7 @@ use crate::{
     edge::worker,
     status::{
         actions::Refused,
+        admin_socket,
         client::{Client, ClientError, Target},
     },
 };
@@ -35,11 +36,11 @@ const DEFAULT: SocketAddr =
 pub(super) struct AdminOption {
     #[command(flatten)]
     config: ConfigOption,
-    /// The admin listener's address; what the configuration says if absent, or 127.0.0.1:9900
+    /// The admin listener's address, instead of its socket; the token is shown there
     #[arg(long, value_name = "IP:PORT", env = "EDGEWAY_ADMIN")]
     admin: Option<SocketAddr>,
-    /// The admin listener's unix socket, instead of its address
-    #[arg(long, value_name = "PATH")]
+    /// The admin listener's unix socket; what the configuration says if absent, or the usual one
+    #[arg(long, value_name = "PATH", env = "EDGEWAY_ADMIN_SOCKET")]
     socket: Option<PathBuf>,
     /// The file of the token that the address asks for; what the configuration says if absent
     #[arg(long, value_name = "FILE", env = "EDGEWAY_ADMIN_TOKEN_FILE")]
@@ -142,8 +143,10 @@ impl Written {
         let admin = tree.as_ref().and_then(|tree| tree.get("admin"));
         let config = admin.and_then(admin_config).unwrap_or_default();
         let mut targets = Vec::new();
-        if let Some(socket) = config.socket {
-            targets.push(Target::Socket(sources.folder().join(socket.value)));
+        match config.socket.map(|socket| socket.value) {
+            None => targets.extend(admin_socket::likely().into_iter().map(Target::Socket)),
+            Some(off) if off.as_os_str() == "off" => {}
+            Some(path) => targets.push(Target::Socket(sources.folder().join(path))),
         }
         match config.address.map(|address| address.value) {
             None => targets.push(Target::Address(DEFAULT)),
@@ -220,6 +223,11 @@ mod tests {
         )
     }
 
+    fn usual() -> impl Iterator<Item = String> {
+        let paths = admin_socket::likely().into_iter();
+        paths.map(|path| path.display().to_string())
+    }
+
     #[test]
     fn the_configuration_says_where_its_gateway_is() {
         for (yaml, expected) in [
@@ -233,13 +241,13 @@ mod tests {
                 "admin: { socket: admin.sock, address: off }",
                 vec!["./admin.sock"],
             ),
+            ("admin: { socket: off }", vec!["127.0.0.1:9900"]),
             ("admin: { address: [ }", vec!["127.0.0.1:9900"]),
         ] {
-            assert_eq!(
-                targets(yaml),
-                (expected.into_iter().map(str::to_owned).collect(), None),
-                "{yaml}"
-            );
+            let is_usual = !yaml.contains("socket");
+            let usual = is_usual.then(usual).into_iter().flatten();
+            let expected = usual.chain(expected.into_iter().map(str::to_owned));
+            assert_eq!(targets(yaml), (expected.collect(), None), "{yaml}");
         }
     }
 
@@ -257,6 +265,8 @@ mod tests {
     #[test]
     fn nothing_to_read_leaves_the_usual_place() {
         let written = Written::read(Path::new("/nowhere/edgeway.yaml"));
-        assert_eq!(written.targets, [Target::Address(DEFAULT)]);
+        let found = written.targets.iter().map(Target::to_string);
+        let usual = usual().chain([DEFAULT.to_string()]);
+        assert_eq!(found.collect::<Vec<_>>(), usual.collect::<Vec<_>>());
     }
 }

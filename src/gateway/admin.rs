@@ -12,18 +12,29 @@ const SHORTEST_TOKEN: usize = 16;
 #[derive(Clone, Debug, Default)]
 pub struct Admin {
     pub address: Option<SocketAddr>,
-    pub socket: Option<PathBuf>,
+    pub socket: AdminSocket,
     /// There is one wherever `address` is not of the loopback network.
     pub token: Option<Secret>,
+}
+
+/// Place of the admin socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AdminSocket {
+    /// Where commands look for it without being told: that depends on machine and user.
+    #[default]
+    Usual,
+    At(PathBuf),
+    Off,
 }
 
 impl Compiler<'_> {
     pub(super) fn admin(&mut self) -> Admin {
         let config = &self.file.admin;
-        let socket = config
-            .socket
-            .as_ref()
-            .map(|socket| self.folder.join(&socket.value));
+        let socket = match &config.socket {
+            None => AdminSocket::Usual,
+            Some(socket) if socket.value.as_os_str() == "off" => AdminSocket::Off,
+            Some(socket) => AdminSocket::At(self.folder.join(&socket.value)),
+        };
         Admin {
             address: self.admin_address(),
             socket,
@@ -90,6 +101,7 @@ impl Compiler<'_> {
 mod tests {
     use std::path::Path;
 
+    use super::AdminSocket;
     use crate::gateway::{World, compile, load_text};
 
     fn told(admin: &str) -> Vec<String> {
@@ -126,6 +138,24 @@ mod tests {
                  as `127.0.0.1:9900`"
             ]
         );
+    }
+
+    #[test]
+    fn there_is_a_socket_unless_it_is_off() {
+        let socket = |admin: &str| {
+            let yaml = format!(
+                "listeners: [{{ address: 127.0.0.1:8080 }}]\n\
+                 routes: [{{ match: {{}}, respond: ok }}]\n{admin}"
+            );
+            let file = load_text("t.yaml", &yaml).file.unwrap();
+            let (gateway, _) = compile(&file, Path::new("/etc"), &World::default());
+            gateway.unwrap().admin.socket
+        };
+        assert_eq!(socket(""), AdminSocket::Usual);
+        assert_eq!(socket("admin: { address: off }"), AdminSocket::Usual);
+        assert_eq!(socket("admin: { socket: off }"), AdminSocket::Off);
+        let at = AdminSocket::At("/etc/a.sock".into());
+        assert_eq!(socket("admin: { socket: a.sock }"), at);
     }
 
     #[test]

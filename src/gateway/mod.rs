@@ -28,7 +28,7 @@ use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 use self::metrics::RouteMetrics;
 pub use self::{
     address::ListenAddress,
-    admin::Admin,
+    admin::{Admin, AdminSocket},
     audit::AuditLog,
     cache::{Fetching, RouteCache},
     compile::{compile, compile_noting, compile_with},

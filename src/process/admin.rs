@@ -13,22 +13,21 @@ use log::{debug, info};
 use parking_lot::Mutex;
 
 use crate::{
-    base::{
-        tasks::Tasks,
-        unix_socket::{self, SocketError},
-    },
+    base::{tasks::Tasks, unix_socket::SocketError},
     edge::listeners::Inherit,
-    gateway,
+    gateway::{self, AdminSocket},
     status::{
-        self,
+        self, admin_socket,
         http::{Connections, Served},
     },
 };
 
-/// Of the admin socket: for the gateway's own user.
-const MODE: u32 = 0o600;
 /// Connections that may wait there; the system's own default.
 const BACKLOG: i32 = 128;
+
+/// Where the configuration does not say where it is.
+const USUAL_HELP: &str =
+    ", where it is unless the configuration says otherwise (`admin: { socket: PATH }`, or `off`)";
 
 /// The admin listeners that are open.
 #[derive(Default)]
@@ -78,9 +77,10 @@ pub enum AdminError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot open the admin listener on {}", path.display())]
+    #[error("cannot open the admin listener on {}{help}", path.display())]
     Socket {
         path: PathBuf,
+        help: &'static str,
         #[source]
         source: SocketError,
     },
@@ -111,13 +111,19 @@ impl Admin {
                 })?
             }
         };
-        let socket = match (&wanted.socket, &*self.socket.lock()) {
+        let is_usual = wanted.socket == AdminSocket::Usual;
+        let path = match &wanted.socket {
+            AdminSocket::Usual => Some(admin_socket::usual()),
+            AdminSocket::At(path) => Some(path.clone()),
+            AdminSocket::Off => None,
+        };
+        let socket = match (&path, &*self.socket.lock()) {
             (None, _) => Change::Close,
             (Some(wanted), Some(open)) if open.written == *wanted => Change::Keep,
             (Some(path), _) => {
                 let bound = match inherit(&place(path)) {
                     Some(socket) => Ok(socket.into()),
-                    None => unix_socket::bind(path, MODE, BACKLOG),
+                    None => admin_socket::open(path, is_usual, BACKLOG),
                 };
                 let opened = bound.and_then(|bound| {
                     let shared = bound.as_fd().try_clone_to_owned()?;
@@ -125,6 +131,7 @@ impl Admin {
                 });
                 opened.map_err(|source| AdminError::Socket {
                     path: path.clone(),
+                    help: if is_usual { USUAL_HELP } else { "" },
                     source,
                 })?
             }

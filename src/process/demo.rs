@@ -22,7 +22,7 @@ use super::{
     boot::{self, BootError, Setup},
     handover::Birth,
 };
-use crate::{base::tasks::Tasks, edge::worker, gateway};
+use crate::{base::tasks::Tasks, edge::worker, gateway, status::admin_socket};
 
 /// The demonstration's own configuration; the marks are filled with real addresses.
 const CONFIG: &str = include_str!("demo.yaml");
@@ -53,6 +53,8 @@ pub fn serve(birth: Birth, address: SocketAddr, admin: SocketAddr) -> Result<u8,
             diagnostics: loaded.diagnostics,
         });
     };
+    let socket = admin_socket::usual();
+    let socket = socket.display();
     let hello = format!(
         r"
 Edgeway serves on http://{address}, before two instances of a small shop and an API.
@@ -66,8 +68,8 @@ Try:
   head -c 5000 /dev/zero | curl -i --data-binary @- http://{address}/api/echo
   # server-sent events, each as it happens
   curl -N http://{address}/api/events
-  # routes, upstreams, health; /metrics is for Prometheus
-  curl -s http://{admin}/status
+  # routes, upstreams, health; http://{admin}/metrics is for Prometheus
+  curl -s --unix-socket {socket} http://localhost/status
 
 The configuration is src/process/demo.yaml. Ctrl-C ends it.
 "

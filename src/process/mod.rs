@@ -15,7 +15,6 @@ pub mod log;
 mod notify;
 mod plugins;
 mod predecessors;
-mod private_program;
 mod profile;
 mod purges;
 mod ready;

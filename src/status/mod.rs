@@ -2,6 +2,7 @@
 //! plain data; the admin listener that serves both; and the client of the command line.
 
 pub mod actions;
+pub mod admin_socket;
 pub mod client;
 pub mod http;
 pub mod metrics_page;

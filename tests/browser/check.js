@@ -4,7 +4,7 @@
 // - `api`: `/api/echo` for pages of `front` at 127.0.0.1, `/api/echo/closed` for no other origin, and nothing else;
 // - `strict`, the control of much: a Content-Security-Policy without inline scripts, inline styles and pictures; no WebSockets;
 // - `odd`, too: `no-referrer`, and the headers of React's requests taken away;
-// - `admin`: the admin listener of `front`;
+// - `admin` and `token`: the admin listener of `front`, and what it asks for;
 // - `secure`: as `front`, over TLS with a certificate that nobody signed; `secureOld` without HTTP/2.
 //
 // It prints `{"passed": [names], "failed": [{"check", "why", "said"}]}`.
@@ -12,7 +12,7 @@ import assert from 'node:assert/strict';
 
 import { holding, isAlive, legibility, shot, stop, takeSaid, visit, waitFor } from './bench.js';
 
-const { front, api, strict, odd, admin, secure, secureOld } = JSON.parse(process.argv[2]);
+const { front, api, strict, odd, admin, token, secure, secureOld } = JSON.parse(process.argv[2]);
 const isCsp = (line) => line.includes('Content Security Policy');
 
 const checks = {
@@ -308,6 +308,7 @@ const checks = {
         const { page, problems, leave } = await visit(`${admin}/status`, {
           colorScheme,
           viewport: { width, height: 800 },
+          extraHTTPHeaders: { authorization: `Bearer ${token}` },
         });
         assert.match(await page.textContent('h1'), /serving/);
         const { contrast, fits } = await legibility(page);

@@ -1,7 +1,14 @@
 //! The admin API as operators use it and as others try it: with the real program, and every
 //! action in the audit log.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -148,7 +155,7 @@ async fn a_refused_reload_is_told_as_check_tells_it() {
     assert_eq!(lines[0]["outcome"], "refused");
     assert_eq!(lines[0]["reason"], "config");
     assert!(lines[0]["message"].as_str().unwrap().contains("upstrem"));
-    assert!(lines[1]["who"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert_eq!(lines[1]["who"], "unix");
     assert_eq!(lines[1]["generation"], 1);
 
     // A mistake in the file hides no gateway from the commands.
@@ -240,18 +247,22 @@ async fn backends_are_drained_added_and_removed() {
 async fn a_token_opens_the_address_and_the_socket_needs_none() {
     let gateway = start(&with_token()).await;
     for path in ["/status", "/metrics", "/v1/status", "/nothing"] {
-        let answer = gateway.admin_get(path).await;
+        let answer = gateway.send_admin_tcp(&get(path)).await;
         assert_eq!(answer.status(), 401, "{path}");
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         assert!(!answer.text().contains("127.0.0.1:1"));
-        let right = gateway.send_admin(&bearer(get(path), TOKEN)).await;
+        let right = gateway.send_admin_tcp(&bearer(get(path), TOKEN)).await;
         assert_ne!(right.status(), 401, "{path}");
     }
     for path in ["/healthz", "/readyz"] {
-        assert_eq!(gateway.admin_get(path).await.status(), 200, "{path}");
+        assert_eq!(
+            gateway.send_admin_tcp(&get(path)).await.status(),
+            200,
+            "{path}"
+        );
     }
     let wrong = bearer(post("/v1/reload", ""), &TOKEN.replace('0', "1"));
-    let wrong = gateway.send_admin(&wrong).await;
+    let wrong = gateway.send_admin_tcp(&wrong).await;
     assert_eq!(wrong.json()["error"]["reason"], "token_wrong");
 
     // The commands find the token as they find the gateway.
@@ -270,7 +281,9 @@ async fn a_token_opens_the_address_and_the_socket_needs_none() {
     let socket = over_socket(&gateway, &["status"]);
     assert_eq!(socket.status, 0, "{}", socket.stderr);
 
-    let metrics = gateway.send_admin(&bearer(get("/metrics"), TOKEN)).await;
+    let metrics = gateway
+        .send_admin_tcp(&bearer(get("/metrics"), TOKEN))
+        .await;
     let metrics = metrics.text();
     for counted in [
         "edgeway_admin_refused_total{reason=\"token_missing\"} 5",
@@ -299,17 +312,112 @@ async fn a_token_opens_the_address_and_the_socket_needs_none() {
     }
 }
 
+/// By default: nothing is said of the admin listener but a port for this test.
+#[tokio::test]
+async fn whoever_runs_on_this_machine_sees_health_and_counts_and_does_nothing() {
+    let gateway = Gateway::start(
+        "upstreams: { web: { backends: [127.0.0.1:1, 127.0.0.1:2] } }\n\
+         routes: [{ match: {}, upstream: web }]\n",
+    )
+    .await;
+    let fill = |path: &str| {
+        path.replace("{upstream}", "web")
+            .replace("{address}", "127.0.0.1:1")
+    };
+    let mut closed = 0;
+    for (method, path) in edgeway::status::http::paths() {
+        let path = fill(path);
+        let mut request = Request::new(method, &path);
+        if method == "POST" {
+            request = json_post(&path, &json!({ "address": "127.0.0.1:3" }));
+        }
+        let answer = gateway.send_admin_tcp(&request).await;
+        if ["/metrics", "/healthz", "/readyz"].contains(&&*path) {
+            assert_ne!(answer.status(), 403, "{path}");
+            continue;
+        }
+        assert_eq!(answer.status(), 403, "{method} {path}");
+        let error = answer.json()["error"].clone();
+        assert_eq!(error["reason"], "socket_only", "{method} {path}");
+        closed += 1;
+    }
+    let refused = "edgeway_admin_refused_total{reason=\"socket_only\"}";
+    assert_eq!(gateway.count(refused).await, closed);
+    // Nothing was drained, added or reloaded; the control: the socket's user does all that.
+    let backends = async || {
+        let status = gateway.status().await;
+        let all = status["upstreams"][0]["backends"]
+            .as_array()
+            .unwrap()
+            .clone();
+        all.into_iter()
+            .map(|backend| backend["state"].clone())
+            .collect::<Vec<_>>()
+    };
+    let before = backends().await;
+    assert!(
+        before.len() == 2 && !before.contains(&json!("drained")),
+        "{before:?}"
+    );
+    assert_eq!(gateway.count("edgeway_config_generation").await, 1);
+    let drain = json_post("/v1/upstreams/web/backends/127.0.0.1:1/drain", &json!({}));
+    assert_eq!(gateway.send_admin(&drain).await.status(), 200);
+    assert_eq!(backends().await[0], json!("drained"));
+
+    // The commands find the socket as the gateway does.
+    let folder = gateway.folder().join("run");
+    let status = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .args(["status", "--json", "-c", "nowhere.yaml"])
+        .env("RUNTIME_DIRECTORY", &folder)
+        .output()
+        .expect("the binary starts");
+    assert!(status.status.success(), "{status:?}");
+}
+
+/// Tries as another user to open the socket, and its folder's way to it is free.
+#[tokio::test]
+async fn a_user_without_rights_cannot_open_the_socket() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("only root can become somebody else");
+        return;
+    }
+    let gateway = start(WITH_ALL).await;
+    let socket = gateway.admin_socket();
+    let everybody = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(gateway.folder(), everybody).unwrap();
+    let tries = |uid: u32| {
+        let asks = ["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-X", "POST"];
+        let ran = Command::new("curl")
+            .args(asks)
+            .args(["--unix-socket", socket, "http://localhost/v1/reload"])
+            .uid(uid)
+            .gid(uid)
+            .current_dir("/")
+            .output()
+            .expect("curl is there");
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    };
+    // Nobody.
+    assert_eq!(tries(65534), "000");
+    assert_eq!(gateway.count("edgeway_config_generation").await, 1);
+    assert_eq!(tries(0), "200", "the control");
+}
+
 #[tokio::test]
 async fn another_token_holds_from_the_reload_on() {
     let gateway = start(&with_token()).await;
     let other = TOKEN.replace('0', "x");
     fs::write(gateway.folder().join("token"), &other).unwrap();
-    let before = gateway.send_admin(&bearer(get("/status"), &other)).await;
+    let before = gateway
+        .send_admin_tcp(&bearer(get("/status"), &other))
+        .await;
     assert_eq!(before.status(), 401);
     assert_eq!(over_socket(&gateway, &["reload"]).status, 0);
-    let after = gateway.send_admin(&bearer(get("/status"), &other)).await;
+    let after = gateway
+        .send_admin_tcp(&bearer(get("/status"), &other))
+        .await;
     assert_eq!(after.status(), 200);
-    let old = gateway.send_admin(&bearer(get("/status"), TOKEN)).await;
+    let old = gateway.send_admin_tcp(&bearer(get("/status"), TOKEN)).await;
     assert_eq!(old.status(), 401);
 }
 
@@ -327,21 +435,22 @@ async fn an_address_of_the_network_answers_with_a_token_under_any_name() {
 
 #[tokio::test]
 async fn pages_of_other_sites_and_rebound_names_do_nothing() {
-    let gateway = start(WITH_ALL).await;
-    let reload = || post("/v1/reload", "");
+    let gateway = start(&with_token()).await;
+    let reload = || bearer(post("/v1/reload", ""), TOKEN);
     for (name, value, status) in [
         ("origin", "https://evil.test", 403),
         ("sec-fetch-site", "cross-site", 403),
         ("host", "evil.test:9900", 421),
         ("content-type", "text/plain", 415),
     ] {
-        let answer = gateway.send_admin(&reload().header(name, value)).await;
+        let answer = gateway.send_admin_tcp(&reload().header(name, value)).await;
         assert_eq!(answer.status(), status, "{name}");
     }
-    assert_eq!(gateway.admin_get("/v1/reload").await.status(), 405);
+    let looked = bearer(get("/v1/reload"), TOKEN);
+    assert_eq!(gateway.send_admin_tcp(&looked).await.status(), 405);
     assert_eq!(gateway.count("edgeway_config_generation").await, 1);
     assert_eq!(gateway.count("edgeway_admin_refused_total").await, 3);
-    assert_eq!(gateway.send_admin(&reload()).await.status(), 200);
+    assert_eq!(gateway.send_admin_tcp(&reload()).await.status(), 200);
     assert_eq!(gateway.count("edgeway_config_generation").await, 2);
 }
 

@@ -22,6 +22,8 @@ const BROWSER: &str = "/usr/bin/chromium";
 /// About three times what a busy machine needs.
 const LIMIT: Duration = Duration::from_mins(4);
 
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
 const CHECKS: &[&str] = &[
     "a page comes alive",
     "a link changes the page in place",
@@ -75,7 +77,9 @@ routes:
     upstream: sockets
     websocket: true
 ";
-    let front = serve(whole).await;
+    // Where a browser may look: it shows a token.
+    let admin = format!("admin: {{ address: 127.0.0.1:0, token: {TOKEN} }}");
+    let front = serve(&format!("{admin}{whole}")).await;
     let folder = tempfile::tempdir().expect("a folder for the test can be made");
     let secure = serve(&format!("{}{whole}", tls(folder.path(), true))).await;
     let old = serve(&format!("{}{whole}", tls(folder.path(), false))).await;
@@ -126,6 +130,7 @@ routes:
         "strict": url(&strict.address().to_string()),
         "odd": url(&odd.address().to_string()),
         "admin": url(&front.admin().to_string()),
+        "token": TOKEN,
         "secure": format!("https://{}", secure.address()),
         "secureOld": format!("https://{}", old.address()),
     }))

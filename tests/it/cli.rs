@@ -37,6 +37,7 @@ pub(crate) fn edgeway_fed(arguments: &[&str], input: &str) -> Ran {
         .env_remove("EDGEWAY_CONFIG")
         .env_remove("EDGEWAY_THREADS")
         .env_remove("EDGEWAY_ADMIN")
+        .env_remove("EDGEWAY_ADMIN_SOCKET")
         .env_remove("EDGEWAY_ADMIN_TOKEN_FILE")
         .env_remove("EDGEWAY_LOG")
         .env_remove("RUST_LOG")

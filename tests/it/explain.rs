@@ -217,10 +217,10 @@ async fn the_running_gateway_says_what_it_has_stored() {
     let now = explain(&["Cache-Control: no-cache"]).await;
     assert_eq!(now["outcome"], "EXPIRED");
 
-    let admin = gateway.admin().to_string();
+    let admin = gateway.admin_socket().to_owned();
     let url = url.clone();
     let ran = tokio::task::spawn_blocking(move || {
-        edgeway(&["explain", "--live", "--admin", &admin, "GET", &url])
+        edgeway(&["explain", "--live", "--socket", &admin, "GET", &url])
     });
     let ran = ran.await.expect("it ends");
     assert_eq!(ran.status, 0, "{}", ran.stderr);

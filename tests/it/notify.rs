@@ -244,6 +244,7 @@ fn start(yaml: &str, dir: &TempDir, kept: &[(String, OwnedFd)], notify: &str) ->
         .arg(&file)
         .env("NOTIFY_SOCKET", notify)
         .env("XDG_STATE_HOME", dir.path())
+        .env("RUNTIME_DIRECTORY", dir.path().join("run"))
         .current_dir(dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -284,7 +285,7 @@ async fn sockets_that_the_manager_keeps_refuse_nobody_over_a_crash_and_a_restart
         listener(port, "web"),
         path.display()
     ));
-    let yaml = format!("admin: {{ address: off }}\n{yaml}");
+    let yaml = format!("admin: {{ address: off, socket: off }}\n{yaml}");
     let to = ([127, 0, 0, 1], port).into();
     let mut child = start(&yaml, &dir, &[], &manager.path());
     manager.heard("READY=1").await;
@@ -356,7 +357,7 @@ async fn sockets_of_an_earlier_configuration_are_not_kept_for_ever() {
         listener(free_port(), "web"),
         path.display()
     ));
-    let yaml = format!("admin: {{ address: off }}\n{yaml}");
+    let yaml = format!("admin: {{ address: off, socket: off }}\n{yaml}");
     let mut child = start(&yaml, &dir, &kept, &manager.path());
     drop(kept);
     manager.heard("READY=1").await;

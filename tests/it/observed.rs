@@ -153,13 +153,16 @@ async fn requests_under_way_are_seen_as_such() {
 async fn the_admin_listener_answers_reads_alone_and_only_to_this_machine() {
     let origin = EchoOrigin::start().await;
     let gateway = front(origin.address(), "").await;
-    for (target, wanted) in [
-        ("/healthz", 200),
-        ("/readyz", 200),
-        ("/status", 200),
-        ("/no", 404),
+    for (target, wanted, over_tcp) in [
+        ("/healthz", 200, 200),
+        ("/readyz", 200, 200),
+        ("/metrics", 200, 200),
+        ("/status", 200, 403),
+        ("/no", 404, 403),
     ] {
         assert_eq!(gateway.admin_get(target).await.status(), wanted, "{target}");
+        let over = gateway.send_admin_tcp(&get(target)).await;
+        assert_eq!(over.status(), over_tcp, "{target}");
     }
     let status = gateway
         .send_admin(&get("/status").header("accept", "application/json"))
@@ -169,6 +172,7 @@ async fn the_admin_listener_answers_reads_alone_and_only_to_this_machine() {
     assert_eq!(status["listeners"][0]["name"], "web");
     let rebound = get("/status").header("host", "evil.test");
     assert_eq!(gateway.send_admin(&rebound).await.status(), 421);
+    assert_eq!(gateway.send_admin_tcp(&rebound).await.status(), 421);
     assert_eq!(
         gateway
             .send_admin(&Request::new("POST", "/status"))

@@ -134,9 +134,9 @@ async fn the_profile_is_kept_over_reloads_and_upgrades_until_it_is_gone() {
 #[tokio::test]
 async fn the_command_lists_and_switches() {
     let (gateway, _origin) = start().await;
-    let admin = gateway.admin().to_string();
+    let admin = gateway.admin_socket().to_owned();
     let run = async |arguments: &[&str]| -> Ran {
-        let mut all: Vec<String> = vec!["profile".into(), "--admin".into(), admin.clone()];
+        let mut all: Vec<String> = vec!["profile".into(), "--socket".into(), admin.clone()];
         all.extend(arguments.iter().map(|it| (*it).to_owned()));
         let ran = tokio::task::spawn_blocking(move || {
             edgeway(&all.iter().map(String::as_str).collect::<Vec<_>>())

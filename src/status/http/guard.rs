@@ -27,7 +27,8 @@ pub(super) enum Reach {
     /// Whoever may open the socket's file, which the file system decides: no token is asked
     /// for.
     Socket,
-    /// Whoever runs on this machine, browsers with foreign pages among them.
+    /// Whoever runs on this machine, browsers with foreign pages and apps that can be made
+    /// to ask among them.
     Loopback,
     /// Whoever the network lets through.
     Network,
@@ -40,14 +41,16 @@ pub enum Reason {
     CrossSite,
     TokenMissing,
     TokenWrong,
+    SocketOnly,
 }
 
 impl Reason {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Host,
         Self::CrossSite,
         Self::TokenMissing,
         Self::TokenWrong,
+        Self::SocketOnly,
     ];
 
     /// The fixed word of answer, audit log and metric.
@@ -57,6 +60,7 @@ impl Reason {
             Self::CrossSite => "cross_site",
             Self::TokenMissing => "token_missing",
             Self::TokenWrong => "token_wrong",
+            Self::SocketOnly => "socket_only",
         }
     }
 
@@ -80,6 +84,12 @@ impl Reason {
             Self::CrossSite => (403, "a page of another site may not act here"),
             Self::TokenMissing => (401, "this needs `Authorization: Bearer TOKEN`"),
             Self::TokenWrong => (401, "this is not the token of the gateway"),
+            Self::SocketOnly => (
+                403,
+                "over TCP without a token there are /metrics, /healthz and /readyz alone: use the \
+                 admin socket, as the gateway's own user or the group `edgeway`, or write a \
+                 `token` beside `admin.address`",
+            ),
         };
         Refused::new(status, self.word(), message)
     }
@@ -133,21 +143,24 @@ pub(super) async fn pass(
 impl Guard {
     fn check(&self, request: &Request) -> Result<(), Reason> {
         let headers = request.headers();
-        if self.reach == Reach::Loopback && !names_this_machine(headers) {
+        // A socket may be forwarded to where a browser is.
+        if self.reach != Reach::Network && !names_this_machine(headers) {
             return Err(Reason::Host);
         }
         if !request.method().is_safe() && is_of_another_site(headers) {
             return Err(Reason::CrossSite);
         }
-        if self.reach == Reach::Socket || pages::OPEN.contains(&request.uri().path()) {
+        let path = request.uri().path();
+        if self.reach == Reach::Socket || pages::HEALTH.contains(&path) {
             return Ok(());
         }
         match (self.actions.token(), self.reach) {
             (Some(token), _) => has_token(headers, &token),
+            (None, Reach::Loopback) if path == pages::METRICS => Ok(()),
+            (None, Reach::Loopback) => Err(Reason::SocketOnly),
             // The configuration demands a token there. Should there be none all the same,
             // nobody is let in.
-            (None, Reach::Network) => Err(Reason::TokenMissing),
-            (None, Reach::Loopback | Reach::Socket) => Ok(()),
+            (None, Reach::Network | Reach::Socket) => Err(Reason::TokenMissing),
         }
     }
 }

@@ -20,13 +20,15 @@ use crate::{
 
 /// The paths that say how the process is, and nothing of what it serves: open to whatever
 /// may connect.
-pub(super) const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+pub(super) const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
+/// Counts, open to whoever runs on this machine unless there is a token.
+pub(super) const METRICS: &str = "/metrics";
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        (&["GET"], "/metrics", get(metrics)),
-        (&["GET"], OPEN[0], get(|| async { "ok\n" })),
-        (&["GET"], OPEN[1], get(ready)),
+        (&["GET"], METRICS, get(metrics)),
+        (&["GET"], HEALTH[0], get(|| async { "ok\n" })),
+        (&["GET"], HEALTH[1], get(ready)),
         (&["GET"], "/status", get(status)),
     ]
 }

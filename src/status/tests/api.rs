@@ -7,7 +7,6 @@ use serde_json::Value;
 use super::*;
 use crate::status::http::paths;
 
-const TOKEN: &str = "0123456789abcdef";
 const JSON: &str = "Host: localhost\r\nContent-Type: application/json\r\n";
 const DRAIN: &str = "/v1/upstreams/web/backends/127.0.0.1:3000/drain";
 
@@ -218,6 +217,46 @@ async fn with_a_token_only_health_is_open() {
     assert_eq!(last, Some(Reason::TokenWrong));
 }
 
+/// Over TCP without a token nothing is told but counts and health, and nothing is done: by
+/// the list that the routes are made of, so that a new one is closed as well.
+#[tokio::test]
+async fn without_a_token_only_metrics_and_health_are_open() {
+    let admin = start_on("127.0.0.1:0", Fake::default());
+    let mut paths = all_paths();
+    let open = ["/metrics", "/healthz", "/readyz"];
+    let spelled = open.iter().map(|path| ("GET", path.to_string()));
+    paths.extend(spelled.flat_map(|(method, path)| {
+        let others = [
+            format!("{path}/"),
+            format!("/{path}"),
+            format!("{path}/../v1/status"),
+            path.replacen('e', "%65", 1),
+        ];
+        others.map(|path| (method, path))
+    }));
+    paths.push(("GET", "http://localhost/v1/status".to_owned()));
+    paths.push(("GET", "/nothing".to_owned()));
+    let mut closed = 0;
+    for (listed, path) in paths {
+        for method in [
+            "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", listed,
+        ] {
+            let headers = format!("{JSON}Authorization: Bearer {TOKEN}\r\n");
+            let answer = admin.send(method, &path, &headers).await;
+            let is_refused = answer.starts_with("HTTP/1.1 403 ");
+            assert_eq!(
+                is_refused,
+                !open.contains(&&*path),
+                "{method} {path}: {answer}"
+            );
+            closed += usize::from(is_refused);
+        }
+    }
+    assert!(admin.done().is_empty());
+    let refused = admin.fake.turned_away.lock();
+    assert_eq!(*refused, vec![Reason::SocketOnly; closed]);
+}
+
 #[tokio::test]
 async fn what_others_can_reach_is_closed_without_a_token_and_takes_any_host_with_one() {
     let other_name = "Host: gateway.internal:9900\r\n";
@@ -277,7 +316,8 @@ async fn a_purge_is_told_with_the_status_of_what_is_missing() {
         let (answered, receipt) = admin.ask("POST", "/v1/purge", JSON, body).await;
         assert_eq!(answered, status, "{receipt}");
         assert_eq!(receipt["gateway"], "a");
-        let client = Client::new(Target::Address(admin.address));
+        let mut client = Client::new(Target::Address(admin.address));
+        client.token = admin.shown.clone();
         let order = serde_json::from_str(body).unwrap();
         let receipt = client.purge(&order).await.unwrap();
         assert_eq!(receipt.is_over(), status == 200);

@@ -185,6 +185,8 @@ impl Actions for Fake {
 
 struct Admin {
     address: std::net::SocketAddr,
+    /// Shown with each request, for tests that are about something else.
+    shown: Option<Secret>,
     fake: Arc<Fake>,
     /// Actions are owned here.
     actions: Tasks,
@@ -195,9 +197,17 @@ fn start() -> Admin {
     start_with(Fake::default())
 }
 
-fn start_with(fake: Fake) -> Admin {
-    start_on("127.0.0.1:0", fake)
+/// One with a token that each request shows, unless `fake` has its own.
+fn start_with(mut fake: Fake) -> Admin {
+    let shown = fake.token.is_none().then(|| Secret::new(TOKEN));
+    fake.token = fake.token.or_else(|| shown.clone());
+    Admin {
+        shown,
+        ..start_on("127.0.0.1:0", fake)
+    }
 }
+
+const TOKEN: &str = "0123456789abcdef";
 
 fn start_on(address: &str, fake: Fake) -> Admin {
     let listener = std::net::TcpListener::bind(address).unwrap();
@@ -215,6 +225,7 @@ fn start_on(address: &str, fake: Fake) -> Admin {
     });
     Admin {
         address,
+        shown: None,
         fake,
         actions,
         _tasks: tasks,
@@ -245,8 +256,12 @@ impl Admin {
         body: &str,
     ) -> String {
         let length = body.len();
-        let request =
-            format!("{method} {path} HTTP/1.1\r\ncontent-length: {length}\r\n{headers}\r\n{body}");
+        let token = self.shown.as_ref();
+        let token = token.map(|token| format!("Authorization: Bearer {}\r\n", token.reveal()));
+        let token = token.unwrap_or_default();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\ncontent-length: {length}\r\n{token}{headers}\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         // Ends since each answer closes its connection.
@@ -337,7 +352,12 @@ async fn names_are_escaped_on_the_page() {
     }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (actions, tasks, fake) = (Tasks::default(), Tasks::default(), Arc::default());
+    let (actions, tasks) = (Tasks::default(), Tasks::default());
+    let shown = Secret::new(TOKEN);
+    let fake = Arc::new(Fake {
+        token: Some(shown.clone()),
+        ..Fake::default()
+    });
     let served = served(Arc::new(Hostile), &fake, &actions);
     tasks.spawn("admin", async move {
         serve_tcp(listener, served, &Connections::default())
@@ -346,6 +366,7 @@ async fn names_are_escaped_on_the_page() {
     });
     let admin = Admin {
         address,
+        shown: Some(shown),
         fake,
         actions,
         _tasks: tasks,

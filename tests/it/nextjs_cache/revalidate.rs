@@ -27,6 +27,7 @@ async fn front(apps: &[App], redis: &Redis) -> Gateway {
     let gateway = Gateway::start(&format!(
         "
 redis: '{}'
+admin: {{ address: 127.0.0.1:0, token: {TOKEN} }}
 cache:
   fan_out: {{ upstream: web, path: /api/edgeway/revalidate, token: {TOKEN} }}
 upstreams:
@@ -68,6 +69,7 @@ async fn revalidate(gateway: &Gateway, paths: &str) -> Value {
     let ran = Command::new("node")
         .args(["--input-type=module", "--eval", &script])
         .env("EDGEWAY_ADMIN_URL", format!("http://{}", gateway.admin()))
+        .env("EDGEWAY_ADMIN_TOKEN", TOKEN)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()

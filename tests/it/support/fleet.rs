@@ -223,7 +223,7 @@ async fn run(gateway: &Gateway, arguments: &[&str], environment: &[(&str, &str)]
         stderr,
     } = Command::new(env!("CARGO_BIN_EXE_edgeway"))
         .args(arguments)
-        .env("EDGEWAY_ADMIN", gateway.admin().to_string())
+        .env("EDGEWAY_ADMIN_SOCKET", gateway.admin_socket())
         .envs(environment.iter().copied())
         .current_dir(gateway.folder())
         .stdin(Stdio::null())

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 
 use super::{
     client::{self, Connection, Request, Response, get},
@@ -38,6 +39,8 @@ struct Ready {
     listeners: Vec<ReadyListener>,
     #[serde(default)]
     admin: Option<SocketAddr>,
+    #[serde(default)]
+    admin_socket: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -104,6 +107,12 @@ impl Gateway {
             .expect("the admin listener is on an address")
     }
 
+    /// The unix socket that commands are given with `--socket`.
+    pub(crate) fn admin_socket(&self) -> &str {
+        let socket = self.ready.admin_socket.as_deref();
+        socket.expect("there is an admin socket")
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.dir.path()
     }
@@ -164,7 +173,17 @@ impl Gateway {
         self.send(&get(target)).await
     }
 
+    /// Over the socket, as the gateway's own user.
     pub(crate) async fn send_admin(&self, request: &Request) -> Response {
+        let stream = UnixStream::connect(self.admin_socket()).await;
+        let stream = stream.expect("the admin socket can be opened");
+        let mut connection = Connection::over(stream, "localhost".to_owned());
+        let sent = connection.send(request).await;
+        sent.expect("the admin listener answers")
+    }
+
+    /// Over TCP, as whoever runs on this machine.
+    pub(crate) async fn send_admin_tcp(&self, request: &Request) -> Response {
         let sent = client::send(self.admin(), request).await;
         sent.expect("the admin listener answers")
     }
@@ -319,6 +338,8 @@ async fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (C
         .arg(&file)
         .args(arguments)
         .env_remove("STATE_DIRECTORY")
+        // Where its admin socket is unless the configuration says otherwise.
+        .env("RUNTIME_DIRECTORY", dir.join("run"))
         .env("XDG_STATE_HOME", dir.join("state"))
         .envs(environment.iter().copied())
         .env("EDGEWAY_READY_FILE", &ready_file)

@@ -231,8 +231,7 @@ impl Course {
         let gateway = &self.gateways[fastrand::usize(..2)];
         let request = post("/v1/purge", order.to_string());
         let request = request.header("content-type", "application/json");
-        let answer = client::send(gateway.admin(), &request).await;
-        let answer = answer.map_err(|error| format!("{order}: {error}"))?;
+        let answer = gateway.send_admin(&request).await;
         serde_json::from_slice(&answer.body).map_err(|error| format!("{order}: {error}"))
     }
 
