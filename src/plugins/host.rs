@@ -242,8 +242,10 @@ fn head_of(head: u32) -> (u32, usize) {
 fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let mut values = headers.get_all(name).iter();
     let mut text = latin(values.next()?);
+    // RFC 9113, 8.2.3: cookies of several lines are one list.
+    let is_cookie = name.eq_ignore_ascii_case("cookie");
     for value in values {
-        text.push_str(", ");
+        text.push_str(if is_cookie { "; " } else { ", " });
         text.push_str(&latin(value));
     }
     Some(text)

@@ -208,7 +208,7 @@ async fn a_proxy_does_at_the_edge_what_it_does_in_next() {
     let next = front(&inside, "").await;
     let edge = front(
         &without,
-        ", plugins: [{ file: edge/proxy.js, on_error: fail }]",
+        ", plugins: [{ file: edge/proxy.js, on_error: refuse }]",
     )
     .await;
     let bare = front(&without, "").await;
@@ -226,6 +226,124 @@ async fn a_proxy_does_at_the_edge_what_it_does_in_next() {
     assert!(count > 200, "{count}");
     // The app alone does nothing of it.
     assert!(differ_without > 150, "{differ_without}");
+    assert_eq!(edge.count("edgeway_plugin_failures_total").await, 0);
+}
+
+/// Names of headers that answers have, and values.
+const ANSWERED: [&str; 7] = [
+    "x-out-a",
+    "x-out-b",
+    "x-from",
+    "vary",
+    "set-cookie",
+    "www-authenticate",
+    "link",
+];
+const SENT: [&str; 4] = ["x-edge-a", "x-edge-b", "x-edge-c", "cookie"];
+const VALUES: [&str; 6] = ["1", "two", "a=b", "3, 4", "x-out-a", "c=d; e=f"];
+
+/// A list of what is done to headers of these names.
+fn changes(random: &mut fastrand::Rng, names: &[&str], most: usize) -> Value {
+    let count = random.usize(..=most);
+    let all = (0..count).map(|_| {
+        let how = ["append", "append", "append", "set", "delete"][random.usize(..5)];
+        let (name, value) = (
+            names[random.usize(..names.len())],
+            VALUES[random.usize(..6)],
+        );
+        match how {
+            "delete" => json!([how, name]),
+            _ => json!([how, name, value]),
+        }
+    });
+    all.collect()
+}
+
+/// Headers of an answer by name, whatever lines they come in.
+fn listed(answer: &Response) -> Value {
+    let all = ANSWERED.iter().map(|name| {
+        let values = answer.head.headers_named(name);
+        let lines = values.map(|line| match *name {
+            "set-cookie" => vec![without_seconds(line)],
+            "vary" => line
+                .split(',')
+                .map(|one| one.trim().to_ascii_lowercase())
+                .collect(),
+            _ => line.split(", ").map(str::to_owned).collect(),
+        });
+        let mut values: Vec<String> = lines.flatten().collect();
+        values.sort_unstable();
+        if *name == "vary" {
+            values.dedup();
+        }
+        (*name, values)
+    });
+    json!({
+        "status": answer.status(),
+        "headers": all.collect::<std::collections::BTreeMap<_, _>>(),
+        "app": answer.json()["headers"],
+    })
+}
+
+/// Whatever values of whatever headers a proxy gives, its client and its app get what Next.js
+/// gives them.
+#[tokio::test]
+async fn several_values_of_a_header_arrive_as_in_next() {
+    let says = |what: &str| {
+        std::env::var(format!("EDGEWAY_NEXT_HEADERS_{what}"))
+            .ok()?
+            .parse()
+            .ok()
+    };
+    let seed = says("SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("EDGEWAY_NEXT_HEADERS_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (inside, without) = (NextApp::start().await, NextApp::start_without_proxy().await);
+    let next = front(&inside, "").await;
+    let plugins = ", plugins: [{ file: edge/proxy.js, on_error: refuse }]";
+    let edge = front(&without, plugins).await;
+    let (mut differ, mut several) = (Vec::new(), 0);
+    let count = says("CASES").unwrap_or(150);
+    for _ in 0..count {
+        let random = &mut random;
+        let origin: Vec<_> = (0..random.usize(..4))
+            .map(|_| [ANSWERED[random.usize(..7)], VALUES[random.usize(..6)]])
+            .collect();
+        let mut ask = json!({ "answered": changes(random, &ANSWERED, 6), "origin": origin });
+        if random.bool() {
+            ask["sent"] = changes(random, &SENT, 5);
+        }
+        if random.u8(..4) == 0 {
+            ask["cookies"] = json!([["count", "1"], ["words", "a b"]]);
+        }
+        let mut request = Request::new("GET", "/edge/many")
+            .header("host", HOST)
+            .header("x-ask", ask.to_string())
+            .header("cookie", "auth=ok; b=1");
+        for _ in 0..random.u8(..3) {
+            let value = VALUES[random.usize(..6)];
+            request = request.header(SENT[random.usize(..3)], value);
+        }
+        let expected = listed(&next.send(&request).await);
+        let got = listed(&edge.send(&request).await);
+        let values = expected["headers"].as_object().expect("it is one").values();
+        several += values
+            .filter(|all| all.as_array().is_some_and(|all| all.len() > 1))
+            .count();
+        if got != expected {
+            differ.push(format!("{ask}\n  next {expected}\n  edge {got}"));
+        }
+    }
+    assert!(
+        differ.is_empty(),
+        "{}: {}",
+        differ.len(),
+        differ[..differ.len().min(5)].join("\n")
+    );
+    assert!(
+        several > usize::try_from(count).expect("not so many") / 2,
+        "{several}"
+    );
     assert_eq!(edge.count("edgeway_plugin_failures_total").await, 0);
 }
 
@@ -323,7 +441,7 @@ async fn a_matcher_looks_at_the_head_as_in_next() {
     // What is behind the edge has no proxy.
     let origin = EchoOrigin::start().await;
     let own = with_paths("source", &|n| format!("/edge/init/{n}"));
-    let plugins = ", plugins: [{ file: edge/proxy.js, on_error: fail }]";
+    let plugins = ", plugins: [{ file: edge/proxy.js, on_error: refuse }]";
     let edge = front_with(origin.address(), plugins, |text| {
         let (_, rest) = text.split_once(";\n").expect("the import");
         let (_, rest) = rest.split_once(";\n").expect("its matcher");

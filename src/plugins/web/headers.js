@@ -13,6 +13,9 @@
     return text;
   };
 
+  // Cookies of several lines are one list (RFC 9113, 8.2.3), as Node has them.
+  const between = (name) => (name === 'cookie' ? '; ' : ', ');
+
   // What `Headers` of a head of the request under way are made of, and that head: twice the
   // number of its call, and 1 more for the head of the answer.
   const HEAD = Symbol('head');
@@ -57,7 +60,7 @@
       if (typeof list === 'number') return headerGet(list, name);
       const wanted = nameOf(name);
       const values = list.filter(([known]) => known === wanted);
-      return values.length === 0 ? null : values.map((pair) => pair[1]).join(', ');
+      return values.length === 0 ? null : values.map((pair) => pair[1]).join(between(wanted));
     }
 
     has(name) {
@@ -94,7 +97,7 @@
       for (const name of names) {
         const values = pairs.filter((pair) => pair[0] === name).map((pair) => pair[1]);
         if (name === 'set-cookie') yield* values.map((value) => [name, value]);
-        else yield [name, values.join(', ')];
+        else yield [name, values.join(between(name))];
       }
     }
 

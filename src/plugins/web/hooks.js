@@ -118,6 +118,9 @@
     }
   }
 
+  // Headers that stand beside what the backend says by the same name, as in Next.js; any other
+  // takes its place.
+  const BESIDE = ['set-cookie', 'vary', 'www-authenticate', 'proxy-authenticate'];
   const NO_VALUE = 'a hook gives back nothing or a Response';
   const answers = {
     onRequest: (call, value) => {
@@ -134,9 +137,11 @@
         for (const [name] of web.pairsOf(request)) if (!then.request.has(name)) request.delete(name);
         for (const [name, value] of then.request) if (request.get(name) !== value) request.set(name, value);
       }
+      const put = [];
       for (const [name, value] of pairs) {
-        if (name === 'set-cookie') answer.append(name, value);
+        if (BESIDE.includes(name) || put.includes(name)) answer.append(name, value);
         else answer.set(name, value);
+        put.push(name);
       }
       if (then.kind === 'rewrite') return host.done(call, 1, then.url);
       return host.done(call, 0);

@@ -60,6 +60,18 @@ const edge = {
     response.headers.append('vary', 'accept-language');
     return response;
   },
+  // What the request asks for: lists of `[how, name, value]` for what goes on and for the answer.
+  many(request) {
+    const { sent, answered = [], cookies = [] } = JSON.parse(request.headers.get('x-ask') ?? '{}');
+    const work = (headers, list) => {
+      for (const [how, ...what] of list) headers[how](...what);
+      return headers;
+    };
+    const response = NextResponse.next(sent && { request: { headers: work(new Headers(request.headers), sent) } });
+    work(response.headers, answered);
+    for (const [name, value] of cookies) response.cookies.set(name, value);
+    return response;
+  },
   init: () => NextResponse.next({ headers: { 'x-edge': 'init', 'x-from': 'proxy' } }),
   cookies(request) {
     const response = NextResponse.next();

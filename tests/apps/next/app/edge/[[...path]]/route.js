@@ -2,13 +2,14 @@ import { answer } from '../../../lib/instance.js';
 
 export const dynamic = 'force-dynamic';
 
-/** Says what the proxy has made of the request. */
+/** Says what the proxy has made of the request, with the headers that it asks for. */
 function echo(request) {
   const named = [...request.headers].filter(([name]) => name.startsWith('x-edge') || name === 'cookie');
   const { pathname, search } = new URL(request.url);
+  const { origin = [] } = JSON.parse(request.headers.get('x-ask') ?? '{}');
   return answer(
     { method: request.method, pathname, search, headers: Object.fromEntries(named) },
-    { headers: { 'x-from': 'app' } },
+    { headers: [['x-from', 'app'], ...origin] },
   );
 }
 
