@@ -64,6 +64,9 @@ impl Default for Limits {
 #[derive(Default)]
 pub(super) struct Budget {
     limit: AtomicU64,
+    /// Times of the clock and of this thread's processor when it was entered.
+    entered: AtomicU64,
+    began: AtomicU64,
     /// What counts of this hook.
     used: AtomicU64,
     /// The time at the last look: at the start, or when the engine first asked; zero if it has
@@ -125,7 +128,11 @@ impl Budget {
     pub(super) fn enter(&self, limit: Duration, used: Duration, is_counted: bool) {
         self.limit.store(nanos(limit), Ordering::Relaxed);
         self.used.store(nanos(used), Ordering::Relaxed);
-        let now = if is_counted { thread_time().max(1) } else { 0 };
+        let began = thread_time().max(1);
+        self.entered
+            .store(time_of(ClockId::Monotonic), Ordering::Relaxed);
+        self.began.store(began, Ordering::Relaxed);
+        let now = if is_counted { began } else { 0 };
         self.looked_at.store(now, Ordering::Relaxed);
         self.is_over.store(false, Ordering::Relaxed);
         self.held.store(0, Ordering::Relaxed);
@@ -153,11 +160,20 @@ impl Budget {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Whether more than twice the limit has passed since it was entered: it makes calls that
-    /// take long.
+    /// Whether it has held the processor for more than twice the limit since it was entered,
+    /// whether or not the engine asked meanwhile: it makes calls that take long. A pause of the
+    /// machine is not told from these, so as much as the limit is passed over.
     pub(super) fn is_late(&self) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
-        self.held.load(Ordering::Relaxed) / 2 > limit
+        // The processor's time is no longer than that, and takes a call of the kernel to tell.
+        nanos(self.passed_by()) / 2 > limit
+            && (thread_time() - self.began.load(Ordering::Relaxed)) / 2 > limit
+    }
+
+    /// Time since it was entered.
+    pub(super) fn passed_by(&self) -> Duration {
+        let entered = self.entered.load(Ordering::Relaxed);
+        Duration::from_nanos(time_of(ClockId::Monotonic).saturating_sub(entered))
     }
 
     fn is_counted(&self) -> bool {
@@ -241,7 +257,11 @@ impl Budget {
 /// The processor's time of this thread: what others take of the machine is not the hook's
 /// fault.
 pub(super) fn thread_time() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time_of(ClockId::ThreadCPUTime)
+}
+
+fn time_of(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

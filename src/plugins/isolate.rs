@@ -255,13 +255,19 @@ impl Isolate {
         let mut call = call.expect("nothing takes it out but this");
         call.used = used;
         let is_over = call.outcome.is_none() && used > self.limits.cpu;
-        if self.budget.is_over() || is_over {
-            if self.budget.is_late() {
+        // One that came back all the same has used as much: what it wants is not done.
+        let is_late = self.budget.is_late();
+        if self.budget.is_over() || is_over || is_late {
+            if is_late {
                 self.wary.begin();
             }
             let most = self.limits.cpu;
             let why = format!("it used the processor for more than {most:?}");
             call.outcome = Some(Err(Failure::new(Kind::Cpu, why)));
+        } else if self.budget.passed_by() > self.limits.wall {
+            let most = self.limits.wall;
+            let why = format!("it did not end within {most:?}");
+            call.outcome = Some(Err(Failure::new(Kind::Wall, why)));
         } else if let Some(failure) = failed {
             call.outcome = Some(Err(failure));
         }

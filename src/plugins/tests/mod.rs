@@ -2,6 +2,7 @@
 
 mod engine;
 mod escapes;
+mod patterns;
 mod slow;
 mod text;
 mod threads;
