@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::{HeaderMap, header};
 use rquickjs::{ArrayBuffer, Ctx, Exception, Function, Object, Result};
 
 use super::host::State;
@@ -17,7 +18,38 @@ pub enum Body {
     Unread(&'static str),
 }
 
+/// As much as can be read and still be sent on.
+pub const MOST: usize = 64 << 10;
+
+/// Why a body is not there.
+pub const TOO_LONG: &str = "it is longer than `body.max`";
+pub const OTHER: &str = "it is neither JSON nor a form of names and values, or it is coded";
+
+/// Whether these headers are those of a body that is read for plugins.
+pub fn is_read(headers: &HeaderMap) -> bool {
+    let coding = headers.get(header::CONTENT_ENCODING);
+    let is_plain = coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default();
+    let kind = kind.trim().to_ascii_lowercase();
+    let is_json_or_form = match &*kind {
+        "application/json" | "application/x-www-form-urlencoded" => true,
+        kind => kind.starts_with("application/") && kind.ends_with("+json"),
+    };
+    is_plain && is_json_or_form
+}
+
 impl Body {
+    /// One that was read, for a plugin that gets no more than `most` bytes.
+    pub fn read(bytes: &Bytes, most: usize) -> Self {
+        match bytes.len() {
+            0 => Self::None,
+            length if length <= most => Self::Whole(bytes.clone()),
+            _ => Self::Unread(TOO_LONG),
+        }
+    }
+
     fn bytes(&self, ctx: &Ctx<'_>) -> Result<&[u8]> {
         match self {
             Self::None => Ok(&[]),

@@ -8,7 +8,7 @@
 //! What a plugin may do is in `web`: JavaScript that gives it the objects of the Web, on
 //! top of the functions of [`host`].
 
-mod body;
+pub mod body;
 mod budget;
 pub mod call;
 mod conditions;
@@ -17,6 +17,7 @@ mod error;
 mod exports;
 mod expression;
 pub mod harness;
+pub mod heads;
 mod hints;
 mod host;
 mod isolate;

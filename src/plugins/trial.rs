@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use http::header;
 use log::Level;
 use parking_lot::Mutex;
-use url::{Position, Url};
 
 use super::{
     budget::{Limits, thread_time},
@@ -67,15 +66,16 @@ impl Trial {
     /// Loads a plugin once, with a kv of its own. Lines that it writes meanwhile belong to
     /// its first hook. `config` and `env` are objects in JSON.
     pub fn load(source: Arc<Source>, config: String, env: String) -> Result<Self, Failure> {
-        Self::load_reaching(source, config, env, None)
+        Self::load_within(source, config, env, None, Limits::default())
     }
 
-    /// As [`Trial::load`], with something to fetch from.
-    pub fn load_reaching(
+    /// As [`Trial::load`], with something to fetch from, and with limits of its own.
+    pub fn load_within(
         source: Arc<Source>,
         config: String,
         env: String,
         fetch: Option<Reach>,
+        limits: Limits,
     ) -> Result<Self, Failure> {
         if let Some(schema) = ConfigSchema::beside(source.folder())? {
             schema.demand(&config)?;
@@ -91,7 +91,6 @@ impl Trial {
         };
         let lines = Arc::new(Lines::default());
         let log: Arc<dyn Log> = lines.clone();
-        let limits = Limits::default();
         let plugin = Plugin::load_logging("trial", source, config, limits, powers, 1, log)?;
         Ok(Self {
             plugin: Arc::new(plugin),
@@ -103,11 +102,10 @@ impl Trial {
 
     /// Whether its own `config.matcher` is for this request.
     pub fn is_for(&self, input: &Input) -> bool {
-        let url = Url::parse(&input.url).ok();
-        let path = url.as_ref().map_or("/", Url::path);
-        let target = url
-            .as_ref()
-            .map_or(path, |url| &url[Position::BeforePath..Position::AfterQuery]);
+        // As it came, and not as the Web would write it.
+        let (_, rest) = input.url.split_once("://").unwrap_or_default();
+        let target = rest.find('/').map_or("/", |begin| &rest[begin..]);
+        let path = target.split('?').next().unwrap_or_default();
         let host = input.headers.get(header::HOST);
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
         self.plugin.is_for(path, || Asked {

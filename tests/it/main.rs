@@ -40,6 +40,7 @@ mod own_gateway;
 mod plugin_author;
 mod plugin_bodies;
 mod plugin_facts;
+mod plugin_run;
 mod plugin_words;
 mod plugins;
 mod profile;

@@ -1,6 +1,7 @@
 //! `edgeway plugin`: for those who write plugins. Nothing here needs a gateway that runs.
 
 mod new;
+mod printed;
 mod run;
 mod test;
 

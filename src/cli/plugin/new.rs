@@ -41,7 +41,9 @@ pub(super) fn run(options: &Options) -> Outcome {
     let folder = folder.display();
     out::data(&format!(
         "Made {folder}. Its tests: edgeway plugin test {folder}\n\
-         On a route:\n\n    plugins:\n      - file: {folder}/plugin.js\n"
+         On a route:\n\n    plugins:\n      - file: {folder}/plugin.js\n        on_error: continue\n\n\
+         `on_error` says what becomes of requests when it fails: `continue`, or `refuse` (503).\n\
+         One that decides who may pass has `role: auth` instead.\n"
     ));
     Ok(true)
 }

@@ -1,32 +1,30 @@
 //! `edgeway plugin run FILE METHOD URL`.
 
-use std::{fmt::Write as _, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use super::{Outcome, millis, out, trace};
+use super::{
+    Outcome, out,
+    printed::{printed, shown},
+    trace,
+};
 use crate::{
-    base::geo::Whereabouts,
+    base::{geo::Whereabouts, units::Span},
     plugins::{
-        Answer, Body, Change, Hook, Input, Known, Line, Output, Ran, Response, Trial,
+        Answer, Body, Change, Failure, Hook, Input, Known, Limits, Output, Response, Trial, body,
+        call::rewritten,
+        heads,
         powers::{FETCH_DEADLINE, LONGEST_FETCHED, Reach},
         source::Source,
     },
 };
 
-/// How much of a body is printed.
-const MOST_PRINTED: usize = 4 << 10;
-
-/// In the order of the gateway: what a request meets, and what an answer does.
-const ON_REQUEST: [Hook; 4] = [
-    Hook::Request,
-    Hook::CacheKey,
-    Hook::Route,
-    Hook::UpstreamRequest,
-];
-const ON_ANSWER: [Hook; 2] = [Hook::UpstreamResponse, Hook::Response];
+/// The fixed word of a request that a plugin's failure ends.
+const FAILED: &str = "plugin_failed";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -69,22 +67,63 @@ pub(super) struct Options {
     /// A header of the backend's answer
     #[arg(long = "answer-header", value_name = "HEADER")]
     answer: Vec<String>,
+    /// Fate of the request if `onRequest` or `onRoute` fails, as the route says it; one with
+    /// `role: auth` refuses
+    #[arg(long, value_name = "WHAT", default_value = "refuse")]
+    on_error: OnError,
+    /// The name of an upstream that `onRoute` may choose; any if none is named
+    #[arg(long = "upstream", value_name = "NAME")]
+    upstreams: Vec<String>,
+    /// Time of the processor that a hook may use
+    #[arg(long, value_name = "TIME", default_value = "5ms")]
+    cpu: Span,
+    /// Time that may pass in a hook
+    #[arg(long, value_name = "TIME", default_value = "250ms")]
+    wall: Span,
+    /// Print what became of request and answer as JSON, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OnError {
+    Refuse,
+    Continue,
 }
 
 /// A request on its way through the hooks.
-struct Way {
+struct Way<'o> {
+    options: &'o Options,
     trial: Trial,
+    /// As the client sent it.
     input: Input,
-    /// The status of the plugin's own answer.
-    answered: Option<StatusCode>,
+    /// Changed for whatever is behind.
+    headers: HeaderMap,
+    /// To be done to the answer, whoever gives it.
+    added: Vec<Change>,
+    target: Option<String>,
+    upstream: Option<String>,
     is_well: bool,
+}
+
+/// An answer on its way back.
+pub(super) struct Head {
+    status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Option<Bytes>,
+    reason: Option<&'static str>,
 }
 
 pub(super) async fn run(options: &Options) -> Outcome {
     let input = input(options)?;
     let status = StatusCode::from_u16(options.status)
         .map_err(|_| format!("{} is no status", options.status))?;
-    let answer = headers(&options.answer)?;
+    let answer = Head {
+        status,
+        headers: headers(&options.answer)?,
+        body: None,
+        reason: None,
+    };
     let config = object("--config", &options.config, r#"{"cookie": "ab"}"#)?;
     let config = Value::Object(config).to_string();
     let env = env(&options.env)?;
@@ -92,8 +131,13 @@ pub(super) async fn run(options: &Options) -> Outcome {
     let folder = shown.rsplit_once('/').map_or(".", |(folder, _)| folder);
     let fetch = (!options.fetch.is_empty()).then(|| reach(&options.fetch));
     let fetch = fetch.transpose()?;
+    let limits = Limits {
+        cpu: options.cpu.0,
+        wall: options.wall.0,
+        ..Limits::default()
+    };
     let loaded = Source::read(folder, &options.file)
-        .and_then(|source| Trial::load_reaching(source, config, env, fetch));
+        .and_then(|source| Trial::load_within(source, config, env, fetch, limits));
     let trial = match loaded {
         Ok(trial) => trial,
         Err(failure) => {
@@ -104,38 +148,39 @@ pub(super) async fn run(options: &Options) -> Outcome {
             return Ok(false);
         }
     };
-    if !trial.is_for(&input) {
-        out::data(&format!(
-            "its `config.matcher` is not for this request to {}: no hook runs\n",
-            input.url
-        ));
-        return Ok(true);
-    }
+    let is_meant = trial.is_for(&input);
     let mut way = Way {
+        options,
         trial,
+        headers: input.headers.clone(),
         input,
-        answered: None,
+        added: Vec::new(),
+        target: None,
+        upstream: None,
         is_well: true,
     };
-    let mut is_answered = false;
-    for hook in ON_REQUEST {
-        is_answered |= way.meet(hook).await;
-        if is_answered {
-            break;
-        }
+    if !is_meant {
+        way.say(&format!(
+            "its `config.matcher` is not for this request to {}: no hook runs\n",
+            way.input.url
+        ));
+        way.tell(true, &answer);
+        return Ok(true);
     }
-    if !is_answered {
-        // What was added to the answer so far stands behind what the backend says.
-        let added = way.input.response.take().map(|(_, headers)| headers);
+    let own = way.request().await;
+    let is_sent = own.is_none();
+    let mut head = if let Some(own) = own {
+        own
+    } else {
+        way.sent().await;
         let mut answer = answer;
-        answer.extend(added.unwrap_or_default());
-        way.input.response = Some((status, answer));
-        for hook in ON_ANSWER {
-            way.meet(hook).await;
-        }
-    }
-    way.log();
-    way.meet(Hook::Log).await;
+        way.answered(Hook::UpstreamResponse, &mut answer).await;
+        heads::apply(&way.added, &mut answer.headers);
+        answer
+    };
+    way.answered(Hook::Response, &mut head).await;
+    way.logged(&head).await;
+    way.tell(is_sent, &head);
     Ok(way.is_well)
 }
 
@@ -176,66 +221,243 @@ fn env(names: &[String]) -> Result<String, String> {
     Ok(Value::Object(all).to_string())
 }
 
-impl Way {
+impl Way<'_> {
+    fn say(&self, text: &str) {
+        if !self.options.json {
+            out::data(text);
+        }
+    }
+
+    /// Runs a hook if the plugin has it, and prints what came of it.
+    async fn meet(
+        &mut self,
+        hook: Hook,
+        headers: &HeaderMap,
+        response: Option<(StatusCode, HeaderMap)>,
+        told: Told,
+    ) -> Option<Result<Output, Failure>> {
+        if !self.trial.has(hook) {
+            return None;
+        }
+        let input = Input {
+            headers: headers.clone(),
+            response,
+            reason: told.reason.map(Cow::Borrowed),
+            entry: told.entry,
+            ..self.input.clone()
+        };
+        let mut ran = self.trial.run(hook, input).await;
+        if let (Hook::Route, Ok(Output { answer, .. })) = (hook, &ran.outcome)
+            && let Answer::Text(name) = answer
+            && !self.options.upstreams.is_empty()
+            && !self.options.upstreams.contains(name)
+        {
+            ran.outcome = Err(Failure::script(format!("there is no upstream `{name}`")));
+        }
+        self.say(&printed(hook, &ran));
+        self.is_well &= ran.outcome.is_ok();
+        Some(ran.outcome)
+    }
+
+    /// A failed hook that can end the request: the answer if it does.
+    async fn failed(&mut self) -> Option<Head> {
+        if self.options.on_error == OnError::Continue {
+            self.say("                    the request goes on without it (`on_error: continue`)\n");
+            return None;
+        }
+        self.say(
+            "                    the request is refused: 503 plugin_failed (`on_error: refuse`)\n",
+        );
+        let mut head = Head {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            headers: HeaderMap::new(),
+            body: None,
+            reason: Some(FAILED),
+        };
+        let told = Told {
+            reason: Some(FAILED),
+            entry: None,
+        };
+        let response = Some((head.status, HeaderMap::new()));
+        let headers = self.headers.clone();
+        let outcome = self.meet(Hook::Error, &headers, response, told).await;
+        if let Some(Ok(Output {
+            answer: Answer::Response(response),
+            ..
+        })) = outcome
+        {
+            let reason = head.reason;
+            head = own(*response);
+            head.reason = reason;
+        }
+        Some(head)
+    }
+
+    /// What a request meets before it goes on; the answer if it does not.
+    async fn request(&mut self) -> Option<Head> {
+        let none = Told::default;
+        let headers = self.headers.clone();
+        match self.meet(Hook::Request, &headers, None, none()).await {
+            None => {}
+            Some(Err(_)) => {
+                if let Some(head) = self.failed().await {
+                    return Some(head);
+                }
+            }
+            Some(Ok(output)) => {
+                if let Answer::Response(response) = output.answer {
+                    return Some(own(*response));
+                }
+                if let Answer::Rewrite(url) = &output.answer
+                    && let Ok(target) = rewritten(&self.input.url, url)
+                {
+                    self.target = Some(String::from_utf8_lossy(&target).into_owned());
+                }
+                heads::apply_to_request(&output.request, &mut self.headers);
+                self.added.extend(output.response);
+            }
+        }
+        let headers = self.headers.clone();
+        self.meet(Hook::CacheKey, &headers, None, none()).await;
+        match self.meet(Hook::Route, &headers, None, none()).await {
+            Some(Err(_)) => self.failed().await,
+            Some(Ok(Output {
+                answer: Answer::Text(name),
+                ..
+            })) => {
+                self.upstream = Some(name);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// What it meets on its way to the backend.
+    async fn sent(&mut self) {
+        let headers = self.headers.clone();
+        let told = Told::default();
+        let outcome = self.meet(Hook::UpstreamRequest, &headers, None, told).await;
+        if let Some(Ok(output)) = outcome {
+            heads::apply_to_request(&output.request, &mut self.headers);
+        }
+    }
+
+    /// What an answer meets.
+    async fn answered(&mut self, hook: Hook, head: &mut Head) {
+        let headers = self.input.headers.clone();
+        let response = Some((head.status, head.headers.clone()));
+        let outcome = self.meet(hook, &headers, response, Told::default()).await;
+        let Some(Ok(output)) = outcome else {
+            return;
+        };
+        heads::apply(&output.response, &mut head.headers);
+        match output
+            .status
+            .map(|to| (to, heads::may_become(head.status, to)))
+        {
+            None => {}
+            Some((to, Ok(()))) => head.status = to,
+            Some((_, Err(failure))) => {
+                self.say(&trace(&failure, "  "));
+                self.is_well = false;
+            }
+        }
+    }
+
     /// The request is over: what is known of it without a gateway.
-    fn log(&mut self) {
-        let own = self.answered.map(|status| (status, HeaderMap::new()));
-        let answer = own.as_ref().or(self.input.response.as_ref());
+    async fn logged(&mut self, head: &Head) {
         let url = Url::parse(&self.input.url).ok();
         let entry = json!({
-            "status": answer.map(|(status, _)| status.as_u16()),
+            "status": head.status.as_u16(),
             "method": self.input.method.as_str(),
             "host": url.as_ref().and_then(Url::host_str),
-            "path": url.as_ref().map(Url::path),
+            "path": path_of(&self.input.url).split('?').next(),
             "client": self.input.ip,
             "id": self.input.request_id,
             "route": self.input.route,
+            "reason": head.reason,
         });
-        self.input.entry = Some(entry.to_string());
-        self.input.response = None;
+        let told = Told {
+            reason: None,
+            entry: Some(entry.to_string()),
+        };
+        let headers = self.input.headers.clone();
+        self.meet(Hook::Log, &headers, None, told).await;
     }
 
-    /// Runs a hook if the plugin has it, and prints what came of it. It may have answered.
-    async fn meet(&mut self, hook: Hook) -> bool {
-        if !self.trial.has(hook) {
-            return false;
+    /// What became of both, as JSON.
+    fn tell(&self, is_sent: bool, head: &Head) {
+        if !self.options.json {
+            return;
         }
-        let ran = self.trial.run(hook, self.input.clone()).await;
-        out::data(&printed(hook, &ran));
-        let Ok(Output {
-            answer,
-            request,
-            response,
-            status,
-        }) = ran.outcome
-        else {
-            self.is_well = false;
-            return false;
-        };
-        apply(request, &mut self.input.headers);
-        if !response.is_empty() || status.is_some() {
-            let (was, headers) = self.input.response.get_or_insert_default();
-            apply(response, headers);
-            *was = status.unwrap_or(*was);
-        }
-        if let Answer::Response(response) = &answer {
-            self.answered = Some(response.status);
-        }
-        self.answered.is_some()
+        let target = self.target.as_deref();
+        let request = is_sent.then(|| {
+            json!({
+                "method": self.input.method.as_str(),
+                "target": target.unwrap_or(path_of(&self.input.url)),
+                "headers": lines(&self.headers),
+                "upstream": self.upstream,
+            })
+        });
+        let body = head.body.as_ref();
+        let told = json!({
+            "request": request,
+            "answer": {
+                "status": head.status.as_u16(),
+                "headers": lines(&head.headers),
+                "body": body.map(|body| String::from_utf8_lossy(body)),
+                "reason": head.reason,
+            },
+        });
+        out::data(&format!("{told:#}\n"));
     }
 }
 
-fn apply(changes: Vec<Change>, headers: &mut HeaderMap) {
-    for change in changes {
-        change.apply(headers);
+/// What a hook is told beside the request.
+#[derive(Default)]
+struct Told {
+    reason: Option<&'static str>,
+    entry: Option<String>,
+}
+
+/// A plugin's own answer as it is sent.
+pub(super) fn own(response: Response) -> Head {
+    let (content_type, response) = response.sent();
+    let mut headers = response.headers;
+    if let Some(content_type) = content_type {
+        headers.insert(header::CONTENT_TYPE, content_type);
     }
+    Head {
+        status: response.status,
+        headers,
+        body: Some(response.body),
+        reason: None,
+    }
+}
+
+/// Each header with its lines.
+fn lines(headers: &HeaderMap) -> Value {
+    let names = headers.keys();
+    let all = names.map(|name| {
+        let values = headers.get_all(name).iter().map(shown);
+        (name.to_string(), values.collect::<Vec<_>>().into())
+    });
+    Value::Object(all.collect())
+}
+
+/// Path and query of a URL, as they were written.
+fn path_of(url: &str) -> &str {
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    rest.find('/').map_or("/", |begin| &rest[begin..])
 }
 
 fn input(options: &Options) -> Result<Input, String> {
     let method = Method::from_bytes(options.method.as_bytes())
         .map_err(|_| format!("`{}` is no method, such as GET", options.method))?;
+    let given = headers(&options.headers)?;
+    let host = given.get(header::HOST).and_then(|host| host.to_str().ok());
     let whole = match options.url.strip_prefix('/') {
-        Some(path) => format!("http://localhost/{path}"),
+        Some(path) => format!("http://{}/{path}", host.unwrap_or("localhost")),
         None => options.url.clone(),
     };
     let is_http = |url: &Url| url.has_host() && matches!(url.scheme(), "http" | "https");
@@ -251,24 +473,37 @@ fn input(options: &Options) -> Result<Input, String> {
     if let Ok(host) = HeaderValue::from_str(authority) {
         all.insert(header::HOST, host);
     }
-    let given = headers(&options.headers)?;
     if given.contains_key(header::HOST) {
         all.remove(header::HOST);
     }
     all.extend(given);
-    if options.data.is_some() && !all.contains_key(header::CONTENT_TYPE) {
-        // As curl has it.
-        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-        all.insert(header::CONTENT_TYPE, form);
+    if let Some(data) = &options.data {
+        if !all.contains_key(header::CONTENT_TYPE) {
+            // As curl has it.
+            let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+            all.insert(header::CONTENT_TYPE, form);
+        }
+        all.insert(header::CONTENT_LENGTH, data.len().into());
     }
+    // As it was written, since that is what the gateway matches.
+    let behind = whole.split_once("://").map_or("", |(_, rest)| rest);
+    let has_path = behind
+        .find(['/', '?'])
+        .is_some_and(|at| behind[at..].starts_with('/'));
+    let url = match whole.split_once('#') {
+        _ if !has_path => url.to_string(),
+        Some((whole, _)) => whole.to_owned(),
+        None => whole,
+    };
     Ok(Input {
         method,
-        url: url.to_string(),
-        headers: all,
+        url,
         body: match &options.data {
-            Some(data) => Body::Whole(data.clone().into()),
             None => Body::None,
+            Some(_) if !body::is_read(&all) => Body::Unread(body::OTHER),
+            Some(data) => Body::read(&data.clone().into(), body::MOST),
         },
+        headers: all,
         ip: Some(options.client),
         request_id: "run".to_owned(),
         route: options.route.clone(),
@@ -289,84 +524,4 @@ fn headers(given: &[String]) -> Result<HeaderMap, String> {
         headers.append(name, value);
     }
     Ok(headers)
-}
-
-fn printed(hook: Hook, ran: &Ran) -> String {
-    let what = match &ran.outcome {
-        Err(failure) => format!("failed ({})", failure.kind.word()),
-        Ok(output) => match &output.answer {
-            Answer::Nothing => "goes on".to_owned(),
-            Answer::Response(response) => format!("answers {}", response.status),
-            Answer::Rewrite(url) => format!("goes on to {url}"),
-            Answer::Text(text) | Answer::Json(text) => format!("gives `{text}`"),
-        },
-    };
-    let mut text = format!(
-        "{:<20}{what}  ({} of the processor, {} in all)\n",
-        hook.name(),
-        millis(ran.cpu),
-        millis(ran.wall),
-    );
-    match &ran.outcome {
-        Err(failure) => text.push_str(&trace(failure, "  ")),
-        Ok(output) => put_output(&mut text, output),
-    }
-    for Line { level, text: line } in &ran.lines {
-        let level = level.as_str().to_ascii_lowercase();
-        put(&mut text, "console", &format!("{level:<6}{line}"));
-    }
-    text
-}
-
-fn put_output(text: &mut String, output: &Output) {
-    for (key, changes) in [("request", &output.request), ("answer", &output.response)] {
-        for change in changes {
-            put(text, key, &change_of(change));
-        }
-    }
-    if let Some(status) = output.status {
-        put(text, "answer", &format!("status {status}"));
-    }
-    if let Answer::Response(response) = &output.answer {
-        let Response { headers, body, .. } = &**response;
-        for (name, value) in headers {
-            put(text, "header", &format!("{name}: {}", shown(value)));
-        }
-        match std::str::from_utf8(body) {
-            Ok("") => {}
-            Ok(body) => {
-                let end = body.floor_char_boundary(MOST_PRINTED);
-                put(text, "body", body[..end].trim_end());
-                if end < body.len() {
-                    put(text, "", &format!("… {} bytes in all", body.len()));
-                }
-            }
-            Err(_) => put(
-                text,
-                "body",
-                &format!("{} bytes, which are no text", body.len()),
-            ),
-        }
-    }
-}
-
-fn change_of(change: &Change) -> String {
-    match change {
-        Change::Set(name, value) => format!("set {name}: {}", shown(value)),
-        Change::Append(name, value) => format!("append {name}: {}", shown(value)),
-        Change::Delete(name) => format!("delete {name}"),
-    }
-}
-
-fn shown(value: &HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes()).into_owned()
-}
-
-/// Lines of `value` behind `key`, indented.
-fn put(text: &mut String, key: &str, value: &str) {
-    for (at, line) in value.lines().enumerate() {
-        let key = if at == 0 { key } else { "" };
-        // Writing to a string cannot fail.
-        let _infallible = writeln!(text, "  {key:<10}{line}");
-    }
 }

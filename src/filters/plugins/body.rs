@@ -1,6 +1,6 @@
 //! Bodies of requests, for plugins that ask for them.
 
-use http::{HeaderMap, Version, header};
+use http::{Version, header};
 use pingora::http::RequestHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,8 +12,7 @@ use crate::{
     plugins,
 };
 
-/// As much as can be read and still be sent on.
-const MOST: u64 = 64 << 10;
+const MOST: u64 = plugins::body::MOST as u64;
 
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -51,26 +50,19 @@ impl BodyConfig {
 
 /// Whether a request has a body of a kind that is read for plugins.
 pub(super) fn is_read(head: &RequestHeader) -> bool {
-    let is_plain = head
-        .headers
-        .get(header::CONTENT_ENCODING)
-        .is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
-    is_plain && has_body(head) && is_json_or_form(&head.headers)
+    has_body(head) && plugins::body::is_read(&head.headers)
 }
 
 /// What a plugin that gets bodies of `most` bytes has of this one.
 pub(super) fn given(head: &RequestHeader, read: &Body, most: Option<usize>) -> plugins::Body {
     const NOT_ASKED: &str = "write `body: {}` where the plugin is configured";
-    const TOO_LONG: &str = "it is longer than `body.max`";
-    const OTHER: &str = "it is neither JSON nor a form of names and values, or it is coded";
     let Some(most) = most else {
         return unread(head, NOT_ASKED);
     };
     match read {
-        Body::NotRead => unread(head, OTHER),
-        Body::Whole(bytes) if bytes.is_empty() => plugins::Body::None,
-        Body::Whole(bytes) if bytes.len() <= most => plugins::Body::Whole(bytes.clone()),
-        Body::TooLong | Body::Whole(_) => plugins::Body::Unread(TOO_LONG),
+        Body::NotRead => unread(head, plugins::body::OTHER),
+        Body::Whole(bytes) => plugins::Body::read(bytes, most),
+        Body::TooLong => plugins::Body::Unread(plugins::body::TOO_LONG),
     }
 }
 
@@ -88,16 +80,5 @@ fn has_body(head: &RequestHeader) -> bool {
         Some(length) => length != "0",
         None if head.version == Version::HTTP_2 => head.headers.contains_key(header::CONTENT_TYPE),
         None => head.headers.contains_key(header::TRANSFER_ENCODING),
-    }
-}
-
-fn is_json_or_form(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE);
-    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default();
-    let kind = kind.trim().to_ascii_lowercase();
-    match &*kind {
-        "application/json" | "application/x-www-form-urlencoded" => true,
-        kind => kind.starts_with("application/") && kind.ends_with("+json"),
     }
 }

@@ -1,7 +1,6 @@
 //! `plugins` as written, and how it compiles.
 
 use std::{
-    num::NonZeroU32,
     path::{Component, Path},
     sync::{Arc, Weak},
     time::Duration,
@@ -14,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     Plugins, Use,
     body::BodyConfig,
+    breaker::{Breaker, BreakerConfig},
+    failure::{OnErrorConfig, RoleConfig},
     loaded::{Loaded, What},
-    metrics::{Breaker, PluginMetrics, Version},
+    metrics::{PluginMetrics, Version},
     written::{OwnConfig, some_bytes, some_name, some_time},
 };
 use crate::{
@@ -46,9 +47,9 @@ pub struct PluginsConfig(Vec<PluginConfig>);
 /// A plugin on a route.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct PluginConfig {
+pub(super) struct PluginConfig {
     /// The file of its first module, relative to the folder of this configuration.
-    file: Spanned<String>,
+    pub(super) file: Spanned<String>,
     /// What logs and metrics call it; without this its folder's name.
     #[serde(
         default,
@@ -70,21 +71,22 @@ struct PluginConfig {
     /// When `onRequest` runs: before limits and authentication, or after both.
     #[serde(default)]
     run: RunConfig,
-    /// What it decides: who may pass (`auth`). Without an answer of such a plugin nobody does.
+    /// Says that it decides who may pass (`auth`). While it fails nobody does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    role: Option<RoleConfig>,
-    /// What becomes of a request whose plugin fails: it goes on without (the default), or
-    /// gets 503.
+    pub(super) role: Option<Spanned<RoleConfig>>,
+    /// Fate of a request whose plugin fails: it goes on without (`continue`), or gets 503
+    /// (`refuse`). A plugin with `onRequest` says this or has a `role`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    on_error: Option<Spanned<OnErrorConfig>>,
+    pub(super) on_error: Option<Spanned<OnErrorConfig>>,
     #[serde(default)]
     limits: LimitsConfig,
     /// Where its hooks run: on the worker that has the request, or on threads of its own,
     /// for heavy ones.
     #[serde(default)]
     isolation: IsolationConfig,
-    #[serde(default)]
-    breaker: BreakerConfig,
+    /// When a plugin with `on_error: continue` is left out; any other is always asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) breaker: Option<Spanned<BreakerConfig>>,
     /// Variables of the environment that it finds in `ctx.env`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     env: Vec<Spanned<String>>,
@@ -135,19 +137,6 @@ enum RunConfig {
     First,
     #[default]
     AfterAuth,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum RoleConfig {
-    Auth,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum OnErrorConfig {
-    Continue,
-    Fail,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -202,7 +191,7 @@ impl PluginsConfig {
 }
 
 impl PluginConfig {
-    fn compile(self, cx: &mut CompileCx<'_>) -> Option<Use> {
+    fn compile(mut self, cx: &mut CompileCx<'_>) -> Option<Use> {
         let name = self.called(cx);
         let powers = self.powers(&name, cx);
         let path = cx.folder.join(&self.file.value);
@@ -229,8 +218,8 @@ impl PluginConfig {
         };
         let redis = self.redis(cx).map(|redis| Arc::as_ptr(&redis).addr());
         let is_right = self.obeys_its_schema(&name, &path, cx);
-        let on_error = self.on_error(&name, cx);
-        let config = serde_json::Value::Object(self.config.json).to_string();
+        let config = std::mem::take(&mut self.config.json);
+        let config = serde_json::Value::Object(config).to_string();
         let loaded = cx.zones.get_or_create("plugins", Loaded::default);
         let what = What {
             name: name.clone(),
@@ -244,9 +233,9 @@ impl PluginConfig {
             fetch: self.fetch.as_ref().map(|fetch| fetch.value.clone()),
         };
         let powers = powers.filter(|_| is_right)?;
-        let on_error = on_error?;
         match loaded.get(what, powers, cx.beside) {
             Ok(plugin) => {
+                let on_error = self.on_error(&plugin, cx)?;
                 plugin.loaded(cx.clock.wall());
                 self::version(&plugin, cx);
                 let metrics = Arc::new(PluginMetrics::new(cx.metrics, cx.route, &plugin));
@@ -266,12 +255,14 @@ impl PluginConfig {
                     plugin,
                     matcher: matcher?,
                     after_auth: self.run == RunConfig::AfterAuth,
-                    continues: on_error == OnErrorConfig::Continue,
-                    breaker: Breaker::new(
-                        self.breaker.failures,
-                        self.breaker.window.0,
-                        self.breaker.cooldown.0,
-                    ),
+                    breaker: match on_error {
+                        OnErrorConfig::Continue => {
+                            let written = self.breaker.map(|written| written.value);
+                            Some(Breaker::new(written.unwrap_or_default().rule()))
+                        }
+                        OnErrorConfig::Refuse => None,
+                    },
+                    upstreams: cx.upstreams.into(),
                     metrics,
                     clock: cx.clock.clone(),
                     geo: cx.shared.get(),
@@ -289,29 +280,6 @@ impl PluginConfig {
                 );
                 None
             }
-        }
-    }
-}
-
-/// After how many failures a plugin is left out.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-struct BreakerConfig {
-    failures: NonZeroU32,
-    /// The time within which these must come.
-    #[serde(deserialize_with = "some_time")]
-    window: Span,
-    /// For how long it is left out; then it is tried again.
-    #[serde(deserialize_with = "some_time")]
-    cooldown: Span,
-}
-
-impl Default for BreakerConfig {
-    fn default() -> Self {
-        Self {
-            failures: const { NonZeroU32::new(5).expect("it is not zero") },
-            window: Span(Duration::from_secs(10)),
-            cooldown: Span(Duration::from_secs(30)),
         }
     }
 }
@@ -336,24 +304,6 @@ impl PluginConfig {
         let root = || path.file_stem().map(std::ffi::OsStr::to_string_lossy);
         let name = folders.pop().or_else(root).unwrap_or_default();
         name.into_owned()
-    }
-
-    /// What becomes of requests when it fails; one that decides who may pass has no choice.
-    fn on_error(&self, plugin: &str, cx: &mut CompileCx<'_>) -> Option<OnErrorConfig> {
-        match (self.role, &self.on_error) {
-            (Some(RoleConfig::Auth), Some(written)) if written.value == OnErrorConfig::Continue => {
-                cx.report_at(
-                    written.place,
-                    "edgeway::plugins::role",
-                    format!("plugin `{plugin}` decides who may pass, and would let everybody pass when it fails"),
-                    "write `on_error: fail`, or remove it; without `role: auth` both are allowed",
-                );
-                None
-            }
-            (Some(RoleConfig::Auth), _) => Some(OnErrorConfig::Fail),
-            (None, Some(written)) => Some(written.value),
-            (None, None) => Some(OnErrorConfig::Continue),
-        }
     }
 
     /// Whether `config` is what the plugin's own schema says, if it has one; what is wrong

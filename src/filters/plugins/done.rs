@@ -3,11 +3,11 @@
 
 use std::{ops::Range, sync::Arc};
 
-use http::{HeaderMap, HeaderName, header};
+use http::HeaderMap;
 
 use crate::{
     chain::{Exchange, KeyBuilder},
-    plugins::Change,
+    plugins::{Change, heads::apply_to_request},
 };
 
 /// What the plugins of a request have done to the head that goes on. It is carried along to
@@ -99,34 +99,4 @@ pub(super) fn changed(ex: &Exchange<'_>) -> HeaderMap {
     let mut headers = ex.head.headers.clone();
     apply_to_request(sent(ex), &mut headers);
     headers
-}
-
-/// What belongs to the connection and to the framing is the gateway's own; a plugin's word
-/// about it is passed over, as browsers do it with forbidden names.
-pub(super) fn is_ours(name: &HeaderName) -> bool {
-    const OURS: [&str; 9] = [
-        "connection",
-        "content-length",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
-    ];
-    OURS.contains(&name.as_str())
-}
-
-pub(super) fn apply(changes: &[Change], headers: &mut HeaderMap) {
-    for change in changes.iter().filter(|change| !is_ours(change.name())) {
-        change.clone().apply(headers);
-    }
-}
-
-pub(super) fn apply_to_request(changes: &[Change], headers: &mut HeaderMap) {
-    let others = |change: &&Change| !is_ours(change.name()) && *change.name() != header::HOST;
-    for change in changes.iter().filter(others) {
-        change.clone().apply(headers);
-    }
 }

@@ -52,10 +52,7 @@ impl Plugins {
 impl Use {
     /// A failure opens no breaker: no request is to be refused since a line was not told.
     async fn log(&self, input: Input) -> Option<Map<String, Value>> {
-        if !self.breaker.allows(|| self.clock.now()) {
-            self.metrics.left_out();
-            return None;
-        }
+        self.is_asked().ok()?;
         let id = input.request_id.clone();
         let begun = self.clock.now();
         let outcome = self.plugin.call(Hook::Log, input).await;

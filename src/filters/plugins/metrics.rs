@@ -1,9 +1,6 @@
 //! What is counted of a route's plugin.
 
-use std::{
-    num::NonZeroU32,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use crate::{
     base::metrics::{Histogram, IntCounter, IntGauge, Metrics},
@@ -175,99 +172,10 @@ impl Drop for Version {
     }
 }
 
-/// Leaves a plugin out for a while once it has failed too often. One failure more, as soon
-/// as it is tried again, and it is left out again.
-#[derive(Debug)]
-pub(super) struct Breaker {
-    most: u32,
-    window: Duration,
-    cooldown: Duration,
-    state: parking_lot::Mutex<State>,
-    /// Whether to look at the state at all.
-    is_closed: std::sync::atomic::AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    failures: u32,
-    since: Option<Instant>,
-    open_until: Option<Instant>,
-}
-
-impl Breaker {
-    pub(super) fn new(most: NonZeroU32, window: Duration, cooldown: Duration) -> Self {
-        Self {
-            most: most.get(),
-            window,
-            cooldown,
-            state: parking_lot::Mutex::default(),
-            is_closed: true.into(),
-        }
-    }
-
-    /// Whether the plugin may be called.
-    pub(super) fn allows(&self, now: impl Fn() -> Instant) -> bool {
-        use std::sync::atomic::Ordering::Relaxed;
-        if self.is_closed.load(Relaxed) {
-            return true;
-        }
-        self.state
-            .lock()
-            .open_until
-            .is_none_or(|until| now() >= until)
-    }
-
-    /// `true` if it opens.
-    pub(super) fn failed(&self, now: Instant) -> bool {
-        use std::sync::atomic::Ordering::Relaxed;
-        let mut state = self.state.lock();
-        if state.open_until.is_some_and(|until| now < until) {
-            return false;
-        }
-        let was_open = state.open_until.is_some();
-        if state.since.is_none_or(|since| now - since > self.window) {
-            state.since = Some(now);
-            state.failures = 0;
-        }
-        state.failures += 1;
-        if state.failures < self.most && !was_open {
-            return false;
-        }
-        state.open_until = Some(now + self.cooldown);
-        self.is_closed.store(false, Relaxed);
-        true
-    }
-
-    /// Opens however few failures there were; `true` if it was not open.
-    pub(super) fn open(&self, now: Instant) -> bool {
-        use std::sync::atomic::Ordering::Relaxed;
-        let mut state = self.state.lock();
-        if state.open_until.is_some_and(|until| now < until) {
-            return false;
-        }
-        state.open_until = Some(now + self.cooldown);
-        self.is_closed.store(false, Relaxed);
-        true
-    }
-
-    /// `true` if it closes.
-    pub(super) fn passed(&self) -> bool {
-        use std::sync::atomic::Ordering::Relaxed;
-        if self.is_closed.load(Relaxed) {
-            return false;
-        }
-        *self.state.lock() = State::default();
-        !self.is_closed.swap(true, Relaxed)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        base::clock::Clock,
-        plugins::{Limits, powers::Powers, source::Source},
-    };
+    use crate::plugins::{Limits, powers::Powers, source::Source};
 
     #[test]
     fn a_configuration_that_is_not_taken_leaves_the_gauges_alone() {
@@ -294,32 +202,5 @@ mod tests {
         says(1, 1);
         candidate.taken(&two);
         says(0, 2);
-    }
-
-    #[test]
-    fn a_breaker_opens_after_failures_close_together_and_tries_again() {
-        let clock = Clock::test();
-        let breaker = Breaker::new(
-            NonZeroU32::new(3).unwrap(),
-            Duration::from_secs(10),
-            Duration::from_secs(30),
-        );
-        let now = || clock.now();
-        assert!(!breaker.failed(now()) && !breaker.failed(now()));
-        clock.advance(Duration::from_secs(11));
-        assert!(!breaker.failed(now()), "the others were long ago");
-        assert!(!breaker.failed(now()) && breaker.allows(now));
-        assert!(breaker.failed(now()) && !breaker.allows(now));
-        assert!(!breaker.failed(now()), "of a hook that had begun before");
-        clock.advance(Duration::from_secs(30));
-        assert!(breaker.allows(now));
-        assert!(
-            breaker.failed(now()) && !breaker.allows(now),
-            "one more is enough"
-        );
-        clock.advance(Duration::from_secs(30));
-        assert!(breaker.allows(now) && breaker.passed() && !breaker.passed());
-        assert!(!breaker.failed(now()) && breaker.allows(now));
-        assert!(breaker.open(now()) && !breaker.open(now()) && !breaker.allows(now));
     }
 }

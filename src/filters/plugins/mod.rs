@@ -5,9 +5,12 @@
 //! changes of an answer reaches the client. A hook that fails changes nothing.
 
 mod body;
+mod breaker;
+mod call;
 mod config;
 mod done;
 mod entry;
+mod failure;
 mod loaded;
 mod metrics;
 mod reports;
@@ -24,11 +27,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, HeaderValue, StatusCode, header, response};
+use http::{HeaderMap, StatusCode, response};
 
 use self::{
-    done::{Done, apply, apply_to_request, changed, done, is_ours, sent},
-    metrics::{Breaker, PluginMetrics},
+    breaker::Breaker,
+    done::{Done, changed, done, sent},
+    metrics::PluginMetrics,
 };
 use crate::{
     base::{
@@ -41,15 +45,13 @@ use crate::{
         Reply, ReplyBody, Verdict, host::public_host,
     },
     plugins::{
-        Answer, Asked, Failure, Hook, Input, Kind, Known, Output, Plugin, Response,
+        Answer, Asked, Failure, Hook, Input, Known, Plugin, Response,
         call::rewritten,
+        heads::{apply, apply_to_request, may_become},
         late::Rooms,
         matcher::{Matcher, host_name},
     },
 };
-
-/// The fixed word of requests that a plugin's failure ends.
-const FAILED: &str = "plugin_failed";
 
 /// The compiled filter: a route's plugins in their order.
 #[derive(Debug)]
@@ -64,9 +66,11 @@ struct Use {
     /// Once it is known who asks, and not before limits.
     after_auth: bool,
     matcher: Matcher,
-    /// A request goes on without it if it fails.
-    continues: bool,
-    breaker: Breaker,
+    /// Of one that requests go on without if it fails. One that guards something has none: it
+    /// is never left out.
+    breaker: Option<Breaker>,
+    /// The names that `onRoute` may give back.
+    upstreams: Arc<[String]>,
     metrics: Arc<PluginMetrics>,
     clock: Clock,
     geo: Option<Arc<Geo>>,
@@ -300,9 +304,9 @@ impl Plugins {
                 done::differ(ex, place, said);
             }
             if each.plugin.has(Hook::Route)
-                && let Ok(Some(upstream)) = each.text(ex, Hook::Route).await
+                && let Some(reply) = each.route(ex).await
             {
-                done(ex).upstream.get_or_insert(upstream.into());
+                return reply.into();
             }
         }
         Verdict::Next
@@ -317,14 +321,9 @@ impl Plugins {
             if let Some(output) = each.run(ex, hook, input).await {
                 apply(&output.response, &mut head.headers);
                 if let Some(status) = output.status {
-                    if framing(status) == framing(head.status) {
-                        head.status = status;
-                    } else {
-                        let why = format!(
-                            "an answer of status {} cannot become one of {status}: one of them has no body",
-                            head.status
-                        );
-                        each.tell(ex, hook, &Failure::script(why));
+                    match may_become(head.status, status) {
+                        Ok(()) => head.status = status,
+                        Err(failure) => each.tell(ex, hook, &failure),
                     }
                 }
             }
@@ -360,12 +359,13 @@ impl Use {
     async fn request(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
         let headers = changed(ex);
         let input = self.input(ex, headers, None);
+        let client = input.ip;
         let outcome = self.call(Hook::Request, input).await;
         let outcome = outcome.and_then(|output| {
             let rewritten = match &output.answer {
                 Answer::Rewrite(url) => {
                     let target = rewritten(&origin(ex), url);
-                    Some(target.inspect_err(|failure| self.count(failure))?)
+                    Some(target.inspect_err(|failure| self.count(client, failure))?)
                 }
                 _ => None,
             };
@@ -386,6 +386,32 @@ impl Use {
             ex.facts.rewritten = rewritten;
         }
         None
+    }
+
+    /// Asks for the upstream, unless one before it has chosen.
+    async fn route(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
+        let headers = changed(ex);
+        let input = self.input(ex, headers, None);
+        let client = input.ip;
+        let outcome = self.call(Hook::Route, input).await;
+        let outcome = outcome.and_then(|output| match output.answer {
+            Answer::Text(name) if self.upstreams.contains(&name) => Ok(Some(name)),
+            Answer::Text(name) => {
+                let why = format!("there is no upstream `{name}`");
+                let failure = Failure::script(why);
+                self.count(client, &failure);
+                Err(failure)
+            }
+            _ => Ok(None),
+        });
+        match outcome {
+            Ok(Some(name)) => {
+                done(ex).upstream.get_or_insert(name.into());
+                None
+            }
+            Ok(None) => None,
+            Err(failure) => self.failed(ex, Hook::Route, &failure),
+        }
     }
 
     /// What a hook gives back that names something.
@@ -454,74 +480,6 @@ impl Use {
             entry: None,
         }
     }
-
-    async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
-        if !self.breaker.allows(|| self.clock.now()) {
-            self.metrics.left_out();
-            return Err(Failure::script(
-                "it failed too often, and is left out for a while",
-            ));
-        }
-        let begun = self.clock.now();
-        let outcome = self.plugin.call(hook, input).await;
-        self.metrics.called(hook, self.clock.now() - begun);
-        match &outcome {
-            Ok(_) if self.breaker.passed() => {
-                self.metrics.breaker(false);
-                log::info!(plugin = &**self.plugin.name(); "a plugin that was left out is called again");
-            }
-            Ok(_) => {}
-            Err(failure) => self.count(failure),
-        }
-        outcome
-    }
-
-    /// A hook has failed, or wants what cannot be.
-    fn count(&self, failure: &Failure) {
-        let now = self.clock.now();
-        self.metrics.failed(failure);
-        let is_full = failure.kind == Kind::Stuck && self.plugin.is_out_of_threads();
-        if failure.kind == Kind::Stuck {
-            self.metrics.stuck(&self.plugin);
-        }
-        if self.breaker.failed(now) || (is_full && self.breaker.open(now)) {
-            self.metrics.breaker(true);
-            log::warn!(plugin = &**self.plugin.name(); "a plugin failed too often, and is left out for a while");
-        }
-    }
-
-    /// Runs a hook that can only go on if it fails.
-    async fn run(&self, ex: &mut Exchange<'_>, hook: Hook, input: Input) -> Option<Output> {
-        match self.call(hook, input).await {
-            Ok(output) => Some(output),
-            Err(failure) => {
-                self.tell(ex, hook, &failure);
-                None
-            }
-        }
-    }
-
-    /// What becomes of a request whose plugin failed: a reply if it is to end.
-    fn failed(&self, ex: &mut Exchange<'_>, hook: Hook, failure: &Failure) -> Option<Reply> {
-        self.tell(ex, hook, failure);
-        if self.continues {
-            return None;
-        }
-        Some(Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, FAILED))
-    }
-
-    fn warn(&self, hook: Hook, request_id: &str, failure: &Failure) {
-        log::warn!(
-            plugin = &**self.plugin.name(), hook = hook.name(), kind = failure.kind.word(),
-            request_id, error:% = failure;
-            "a plugin failed"
-        );
-    }
-
-    fn tell(&self, ex: &mut Exchange<'_>, hook: Hook, failure: &Failure) {
-        ex.facts.degraded = Some(FAILED);
-        self.warn(hook, ex.facts.request_id.as_str(), failure);
-    }
 }
 
 /// What is no text is compared all the same: a route may have taken it.
@@ -545,32 +503,16 @@ fn origin(ex: &Exchange<'_>) -> String {
     origin
 }
 
-/// How a client tells where such an answer ends: one kind cannot become another.
-fn framing(status: StatusCode) -> u8 {
-    match status {
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => 0,
-        StatusCode::RESET_CONTENT => 1,
-        _ => 2,
-    }
-}
-
 fn reply(response: Response) -> Reply {
-    let Response {
-        status,
-        mut headers,
-        body,
-    } = response;
-    let content_type = headers.remove(header::CONTENT_TYPE);
-    headers.remove(header::DATE);
-    let mut reply = Reply::empty(status);
-    if !body.is_empty() {
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    let (content_type, response) = response.sent();
+    let mut reply = Reply::empty(response.status);
+    if let Some(content_type) = content_type {
         reply.body = ReplyBody::Bytes {
-            content_type: content_type.unwrap_or(text),
-            body,
+            content_type,
+            body: response.body,
         };
     }
-    let headers = headers.iter().filter(|(name, _)| !is_ours(name));
+    let headers = response.headers.iter();
     let headers = headers.map(|(name, value)| (name.clone(), value.clone()));
     reply.headers.extend(headers);
     reply

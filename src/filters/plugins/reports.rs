@@ -23,7 +23,8 @@ impl Use {
             heap: self.metrics.last_heap(),
             calls: self.metrics.calls(),
             failures: self.metrics.failures(),
-            is_left_out: !self.breaker.allows(|| self.clock.now()),
+            is_left_out: (self.breaker.as_ref())
+                .is_some_and(|breaker| breaker.is_open(|| self.clock.now())),
         }
     }
 }

@@ -14,8 +14,19 @@ fn folder(text: &str) -> TempDir {
     folder
 }
 
-/// The route's plugins, each of them with `more`.
+/// The route's plugins, each of them with `more`; requests go on if one fails and `more` does
+/// not say otherwise.
 fn route(folders: &[&TempDir], more: &str) -> String {
+    let says = more.contains("on_error") || more.contains("role:");
+    let more = if says {
+        more.to_owned()
+    } else {
+        format!(", on_error: continue{more}")
+    };
+    written(folders, &more)
+}
+
+fn written(folders: &[&TempDir], more: &str) -> String {
     let each = folders.iter().map(|folder| {
         let file = folder.path().join("x/plugin.js");
         format!("- {{ file: {}{more} }}\n", file.display())
@@ -78,7 +89,7 @@ fn a_failure_ends_a_request_or_leaves_it_as_it_was() {
     assert_eq!(check.last().status, 200);
     let head = check.last().upstream.as_ref().expect("it went on");
     assert!(!head.headers.contains_key("x-a"));
-    let check = with(text, ", on_error: fail").get("/");
+    let check = with(text, ", on_error: refuse").get("/");
     assert_eq!(check.last().status, 503);
     assert_eq!(check.last().reason, Some("plugin_failed"));
 }
@@ -86,19 +97,155 @@ fn a_failure_ends_a_request_or_leaves_it_as_it_was() {
 #[test]
 fn one_that_decides_who_may_pass_lets_nobody_pass_when_it_fails() {
     let text = "export function onRequest() { throw new Error('no'); }";
-    for more in [", role: auth", ", role: auth, on_error: fail"] {
+    for more in [", role: auth", ", role: auth, on_error: refuse"] {
         let check = with(text, more).get("/");
         assert_eq!(check.last().status, 503, "{more}");
         assert_eq!(check.last().reason, Some("plugin_failed"));
     }
-    let folder = folder(text);
-    let said = refused::<Plugins>(&route(&[&folder], ", role: auth, on_error: continue"));
-    assert_eq!(
-        said,
-        [
-            "plugin `x` decides who may pass, and would let everybody pass when it fails; help: write `on_error: fail`, or remove it; without `role: auth` both are allowed"
-        ]
+}
+
+#[test]
+fn a_plugin_that_sees_requests_says_what_its_failure_means() {
+    let (asked, told) = (
+        "export const onRequest = () => {};",
+        "export const onResponse = () => {};",
     );
+    for (text, more, wanted) in [
+        (
+            asked,
+            "",
+            "plugin `x` has `onRequest`, and nothing says what becomes of requests when it fails; help: write `role: auth` if it decides who may pass, `on_error: refuse` if no request is to pass without it, or `on_error: continue` if requests go on without it",
+        ),
+        (
+            asked,
+            ", on_error: fail",
+            "`fail` is now called `refuse`; help: write `on_error: refuse`",
+        ),
+        (
+            asked,
+            ", role: auth, on_error: continue",
+            "plugin `x` decides who may pass, and would let everybody pass when it fails; help: write `on_error: refuse`, or remove it; without `role: auth` both are allowed",
+        ),
+        (
+            told,
+            ", role: auth",
+            "plugin `x` has no `onRequest`, so it cannot decide who may pass; help: remove `role`, or export `onRequest`",
+        ),
+        (
+            told,
+            ", on_error: refuse",
+            "plugin `x` has neither `onRequest` nor `onRoute`, so it can refuse no request; help: remove `on_error`: another hook that fails leaves everything as it was",
+        ),
+        (
+            asked,
+            ", role: auth, breaker: { failures: 5 }",
+            "plugin `x` refuses requests when it fails, and is never left out; help: remove `breaker`: such a plugin is asked for each request, so that what one client sends decides for that client alone",
+        ),
+    ] {
+        let folder = folder(text);
+        let said = refused::<Plugins>(&written(&[&folder], more));
+        assert_eq!(said, [wanted], "{text} {more}");
+    }
+    let folder = folder(told);
+    let check = check::<Plugins>(&written(&[&folder], ""));
+    assert_eq!(check.get("/").last().status, 200);
+}
+
+/// A guard that throws for some, lets some pass and refuses the others; each client sends what
+/// it likes.
+const GUARD: &str = "export function onRequest(req) {
+        const shown = req.headers.get('x-shown');
+        if (shown === 'throw') null.it;
+        if (shown === 'loop') for (;;);
+        if (shown !== 'good') return new Response('no', { status: 401 });
+    }";
+
+/// Random numbers and how many cases to draw from them: `EDGEWAY_<NAME>_SEED` and
+/// `EDGEWAY_<NAME>_CASES` say others.
+fn drawn(name: &str, count: u64) -> (fastrand::Rng, u64) {
+    let says = |what: &str| {
+        std::env::var(format!("EDGEWAY_{name}_{what}"))
+            .ok()?
+            .parse()
+            .ok()
+    };
+    let seed = says("SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("EDGEWAY_{name}_SEED={seed}");
+    (
+        fastrand::Rng::with_seed(seed),
+        says("CASES").unwrap_or(count),
+    )
+}
+
+/// A guard answers each request by what that request says, whatever others send.
+#[test]
+fn no_client_opens_or_closes_a_guard_for_others() {
+    let wanted = |shown: &str| match shown {
+        "good" => 200,
+        "throw" | "loop" => 503,
+        _ => 401,
+    };
+    for more in [", role: auth", ", on_error: refuse"] {
+        let mut check = with(GUARD, more);
+        let (mut random, count) = drawn("GUARD", 400);
+        for number in 0..count {
+            // Thirty in a row now and then; loops cost the processor's time each.
+            let shown = match random.u8(..100) {
+                0..40 => "throw",
+                40..41 => "loop",
+                41..80 => "good",
+                _ => "bad",
+            };
+            let times = if random.u8(..50) == 0 { 30 } else { 1 };
+            let client = std::net::IpAddr::from([192, 0, 2, random.u8(..5)]);
+            check = check.client(|known| known.ip = client);
+            for _ in 0..if shown == "loop" { 1 } else { times } {
+                check = check.send("GET", "/", &[("x-shown", shown)], &[]);
+                let status = check.last().status;
+                assert_eq!(status, wanted(shown), "{more}, request {number}: {shown}");
+            }
+            if random.u8(..20) == 0 {
+                check = check.advance("31s");
+            }
+        }
+    }
+}
+
+/// The control: where the breaker may leave a plugin out, a mixture does so.
+#[test]
+fn a_plugin_that_requests_go_on_without_is_left_out_for_the_failures_of_several() {
+    let left_out = |clients: u8| {
+        let mut check = with(GUARD, ", on_error: continue");
+        for number in 0..30 {
+            let client = std::net::IpAddr::from([192, 0, 2, number % clients]);
+            check = check.client(|known| known.ip = client);
+            check = check.send("GET", "/", &[("x-shown", "throw")], &[]);
+            assert_eq!(check.last().status, 200);
+        }
+        check = check.send("GET", "/", &[("x-shown", "bad")], &[]);
+        check.last().status == 200
+    };
+    assert!(!left_out(1) && !left_out(2));
+    assert!(left_out(3));
+}
+
+#[test]
+fn an_upstream_that_does_not_exist_is_a_failure_that_counts() {
+    let text = "export const onRoute = (req) => req.headers.get('x-to') ?? undefined;";
+    for (more, to, status) in [
+        ("", "web", 200),
+        ("", "nowhere", 200),
+        (", on_error: refuse", "web", 200),
+        (", on_error: refuse", "nowhere", 503),
+    ] {
+        let check = with(text, more).send("GET", "/", &[("x-to", to)], &[]);
+        assert_eq!(check.last().status, status, "{more} {to}");
+        let counted = String::from_utf8(check.metrics.text()).unwrap();
+        let failures = r#"edgeway_plugin_failures_total{kind="script",plugin="x",route="test"} "#;
+        let line = counted.lines().find_map(|line| line.strip_prefix(failures));
+        let expected = if to == "web" { "0" } else { "1" };
+        assert_eq!(line, Some(expected), "{more} {to}");
+    }
 }
 
 #[test]
@@ -111,7 +258,10 @@ fn a_breaker_that_opens_after_no_failure_is_refused() {
 #[test]
 fn a_rewrite_that_cannot_be_is_a_failure_that_counts() {
     let text = "export const proxy = () => NextResponse.rewrite('https://other.test/x');";
-    let mut check = with(text, ", on_error: fail, breaker: { failures: 2 }");
+    let mut check = with(
+        text,
+        ", on_error: continue, breaker: { failures: 2, clients: 1 }",
+    );
     for _ in 0..3 {
         check = check.get("/");
     }
@@ -219,7 +369,7 @@ fn a_proxy_rewrites_and_adds_to_the_answer() {
     assert_eq!(check.last().headers["set-cookie"], "seen=1; Path=/");
     // Another host is not this gateway's to fetch.
     let text = "export const proxy = () => NextResponse.rewrite('https://other.test/x');";
-    assert_eq!(with(text, ", on_error: fail").get("/").last().status, 503);
+    assert_eq!(with(text, ", on_error: refuse").get("/").last().status, 503);
 }
 
 #[test]
@@ -321,7 +471,7 @@ fn a_rewrite_holds_however_the_host_is_written_and_without_one() {
         } else {
             &headers[..]
         };
-        let check = with(text, ", on_error: fail").send("GET", "/a", headers, &[]);
+        let check = with(text, ", on_error: refuse").send("GET", "/a", headers, &[]);
         assert_eq!(check.last().status, 200, "{host}");
     }
     let seen = "export const onRequest = (req) => new Response(new URL(req.url).pathname);";

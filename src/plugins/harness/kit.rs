@@ -20,6 +20,7 @@ use crate::{
     base::{clock::Clock, geo::Whereabouts},
     plugins::{
         body::Body,
+        budget::Limits,
         call::{Answer, Change, Hook, Input, Output},
         error::{Failure, Kind},
         host::{Log, State},
@@ -128,8 +129,9 @@ impl Kit {
             let reach = reach
                 .transpose()
                 .map_err(|why| Exception::throw_type(&ctx, &why))?;
-            let loaded = Source::read(&shown, &folder.join(name))
-                .and_then(|source| Trial::load_reaching(source, config, env, reach));
+            let loaded = Source::read(&shown, &folder.join(name)).and_then(|source| {
+                Trial::load_within(source, config, env, reach, Limits::default())
+            });
             let trial = loaded.map_err(|failure| {
                 // Its own trace says more than that of the test.
                 let text = format!("{}\n{}", failure.message, failure.stack);

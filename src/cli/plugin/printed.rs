@@ -1,0 +1,100 @@
+//! What a hook of `edgeway plugin run` did, as text.
+
+use std::fmt::Write as _;
+
+use http::{HeaderValue, header};
+
+use super::{
+    millis,
+    run::{Head, own},
+    trace,
+};
+use crate::plugins::{Answer, Change, Hook, Line, Output, Ran, heads};
+
+/// How much of a body is printed.
+const MOST_PRINTED: usize = 4 << 10;
+
+pub(super) fn printed(hook: Hook, ran: &Ran) -> String {
+    let what = match &ran.outcome {
+        Err(failure) => format!("failed ({})", failure.kind.word()),
+        Ok(output) => match &output.answer {
+            Answer::Nothing => "goes on".to_owned(),
+            Answer::Response(response) => format!("answers {}", response.status),
+            Answer::Rewrite(url) => format!("goes on to {url}"),
+            Answer::Text(text) | Answer::Json(text) => format!("gives `{text}`"),
+        },
+    };
+    let mut text = format!(
+        "{:<20}{what}  ({} of the processor, {} in all)\n",
+        hook.name(),
+        millis(ran.cpu),
+        millis(ran.wall),
+    );
+    match &ran.outcome {
+        Err(failure) => text.push_str(&trace(failure, "  ")),
+        Ok(output) => put_output(&mut text, output),
+    }
+    for Line { level, text: line } in &ran.lines {
+        let level = level.as_str().to_ascii_lowercase();
+        put(&mut text, "console", &format!("{level:<6}{line}"));
+    }
+    text
+}
+
+fn put_output(text: &mut String, output: &Output) {
+    for (key, changes) in [("request", &output.request), ("answer", &output.response)] {
+        for change in changes {
+            let is_passed_over = heads::is_ours(change.name())
+                || (key == "request" && *change.name() == header::HOST);
+            let key = if is_passed_over { "passed" } else { key };
+            let over = if is_passed_over { "over: " } else { "" };
+            put(text, key, &format!("{over}{}", change_of(change)));
+        }
+    }
+    if let Some(status) = output.status {
+        put(text, "answer", &format!("status {status}"));
+    }
+    if let Answer::Response(response) = &output.answer {
+        let Head { headers, body, .. } = own((**response).clone());
+        let body = body.unwrap_or_default();
+        for (name, value) in &headers {
+            put(text, "header", &format!("{name}: {}", shown(value)));
+        }
+        match std::str::from_utf8(&body) {
+            Ok("") => {}
+            Ok(body) => {
+                let end = body.floor_char_boundary(MOST_PRINTED);
+                put(text, "body", body[..end].trim_end());
+                if end < body.len() {
+                    put(text, "", &format!("… {} bytes in all", body.len()));
+                }
+            }
+            Err(_) => put(
+                text,
+                "body",
+                &format!("{} bytes, which are no text", body.len()),
+            ),
+        }
+    }
+}
+
+fn change_of(change: &Change) -> String {
+    match change {
+        Change::Set(name, value) => format!("set {name}: {}", shown(value)),
+        Change::Append(name, value) => format!("append {name}: {}", shown(value)),
+        Change::Delete(name) => format!("delete {name}"),
+    }
+}
+
+pub(super) fn shown(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+/// Lines of `value` behind `key`, indented.
+fn put(text: &mut String, key: &str, value: &str) {
+    for (at, line) in value.lines().enumerate() {
+        let key = if at == 0 { key } else { "" };
+        // Writing to a string cannot fail.
+        let _infallible = writeln!(text, "  {key:<10}{line}");
+    }
+}

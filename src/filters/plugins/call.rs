@@ -1,0 +1,108 @@
+//! Hooks of a route's plugins as they are called: counted, and with what their failures mean.
+
+use std::net::IpAddr;
+
+use http::StatusCode;
+
+use super::{Use, breaker::Asks};
+use crate::{
+    chain::{Exchange, Reply},
+    plugins::{Failure, Hook, Input, Kind, Output},
+};
+
+/// The fixed word of requests that a plugin's failure ends.
+const FAILED: &str = "plugin_failed";
+
+impl Use {
+    pub(super) async fn call(&self, hook: Hook, input: Input) -> Result<Output, Failure> {
+        self.is_asked()?;
+        let client = input.ip;
+        let begun = self.clock.now();
+        let outcome = self.plugin.call(hook, input).await;
+        self.metrics.called(hook, self.clock.now() - begun);
+        match (&outcome, &self.breaker) {
+            (Ok(_), Some(breaker)) => breaker.passed(),
+            (Ok(_), None) => {}
+            (Err(failure), _) => self.count(client, failure),
+        }
+        outcome
+    }
+
+    /// `Err` while it is left out.
+    pub(super) fn is_asked(&self) -> Result<(), Failure> {
+        let Some(breaker) = &self.breaker else {
+            return Ok(());
+        };
+        match breaker.asks(|| self.clock.now()) {
+            Asks::Yes => {}
+            Asks::Again => {
+                self.metrics.breaker(false);
+                log::info!(plugin = &**self.plugin.name(); "a plugin that was left out is called again");
+            }
+            Asks::No => {
+                self.metrics.left_out();
+                return Err(Failure::script(
+                    "it failed too often, and is left out for a while",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A hook for this client has failed, or wants what cannot be.
+    pub(super) fn count(&self, client: Option<IpAddr>, failure: &Failure) {
+        self.metrics.failed(failure);
+        if failure.kind == Kind::Stuck {
+            self.metrics.stuck(&self.plugin);
+        }
+        if let Some(breaker) = &self.breaker
+            && breaker.failed(client, self.clock.now())
+        {
+            self.metrics.breaker(true);
+            log::warn!(plugin = &**self.plugin.name(); "a plugin failed too often, and is left out for a while");
+        }
+    }
+
+    /// Runs a hook that can only go on if it fails.
+    pub(super) async fn run(
+        &self,
+        ex: &mut Exchange<'_>,
+        hook: Hook,
+        input: Input,
+    ) -> Option<Output> {
+        match self.call(hook, input).await {
+            Ok(output) => Some(output),
+            Err(failure) => {
+                self.tell(ex, hook, &failure);
+                None
+            }
+        }
+    }
+
+    /// What becomes of a request whose plugin failed: a reply if it is to end.
+    pub(super) fn failed(
+        &self,
+        ex: &mut Exchange<'_>,
+        hook: Hook,
+        failure: &Failure,
+    ) -> Option<Reply> {
+        self.tell(ex, hook, failure);
+        if self.breaker.is_some() {
+            return None;
+        }
+        Some(Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, FAILED))
+    }
+
+    pub(super) fn warn(&self, hook: Hook, request_id: &str, failure: &Failure) {
+        log::warn!(
+            plugin = &**self.plugin.name(), hook = hook.name(), kind = failure.kind.word(),
+            request_id, error:% = failure;
+            "a plugin failed"
+        );
+    }
+
+    pub(super) fn tell(&self, ex: &mut Exchange<'_>, hook: Hook, failure: &Failure) {
+        ex.facts.degraded = Some(FAILED);
+        self.warn(hook, ex.facts.request_id.as_str(), failure);
+    }
+}

@@ -1,0 +1,100 @@
+//! What a plugin's failure means for requests, as its configuration has to say.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use super::config::PluginConfig;
+use crate::{
+    chain::CompileCx,
+    plugins::{Hook, Plugin},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RoleConfig {
+    Auth,
+}
+
+/// Fate of a request whose plugin fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OnErrorConfig {
+    /// It goes on as if there were no such plugin.
+    Continue,
+    /// It gets 503.
+    Refuse,
+}
+
+impl<'de> Deserialize<'de> for OnErrorConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match &*String::deserialize(d)? {
+            "continue" => Ok(Self::Continue),
+            "refuse" => Ok(Self::Refuse),
+            "fail" => Err(de::Error::custom(
+                "`fail` is now called `refuse`\nhelp: write `on_error: refuse`",
+            )),
+            other => Err(de::Error::unknown_variant(other, &["continue", "refuse"])),
+        }
+    }
+}
+
+impl PluginConfig {
+    /// What becomes of requests when it fails. One that sees requests has to say so: it may
+    /// be what keeps some of them out.
+    pub(super) fn on_error(
+        &self,
+        plugin: &Plugin,
+        cx: &mut CompileCx<'_>,
+    ) -> Option<OnErrorConfig> {
+        let name = plugin.name();
+        let is_asked = plugin.has(Hook::Request);
+        let what = match (&self.role, &self.on_error) {
+            (Some(_), Some(on_error)) if on_error.value == OnErrorConfig::Continue => {
+                let what = "decides who may pass, and would let everybody pass when it fails";
+                let help =
+                    "write `on_error: refuse`, or remove it; without `role: auth` both are allowed";
+                Err((on_error.place, what, help))
+            }
+            (Some(role), _) if !is_asked => {
+                let what = "has no `onRequest`, so it cannot decide who may pass";
+                let help = "remove `role`, or export `onRequest`";
+                Err((role.place, what, help))
+            }
+            (None, Some(on_error))
+                if on_error.value == OnErrorConfig::Refuse
+                    && !is_asked
+                    && !plugin.has(Hook::Route) =>
+            {
+                let what = "has neither `onRequest` nor `onRoute`, so it can refuse no request";
+                let help = "remove `on_error`: another hook that fails leaves everything as it was";
+                Err((on_error.place, what, help))
+            }
+            (None, None) if is_asked => {
+                let what =
+                    "has `onRequest`, and nothing says what becomes of requests when it fails";
+                let help = "write `role: auth` if it decides who may pass, `on_error: refuse` if no \
+                            request is to pass without it, or `on_error: continue` if requests go \
+                            on without it";
+                Err((self.file.place, what, help))
+            }
+            (Some(_), _) => Ok(OnErrorConfig::Refuse),
+            (None, Some(on_error)) => Ok(on_error.value),
+            (None, None) => Ok(OnErrorConfig::Continue),
+        };
+        let found = what.map_err(|(place, what, help)| {
+            let what = format!("plugin `{name}` {what}");
+            cx.report_at(place, "edgeway::plugins::on_error", what, help);
+        });
+        if let (Ok(OnErrorConfig::Refuse), Some(breaker)) = (&found, &self.breaker) {
+            cx.report_at(
+                breaker.place,
+                "edgeway::plugins::breaker",
+                format!("plugin `{name}` refuses requests when it fails, and is never left out"),
+                "remove `breaker`: such a plugin is asked for each request, so that what one \
+                 client sends decides for that client alone",
+            );
+            return None;
+        }
+        found.ok()
+    }
+}

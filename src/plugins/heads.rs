@@ -1,0 +1,79 @@
+//! Heads as hooks may change them: what of them is the gateway's own.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::{
+    call::{Change, Response},
+    error::Failure,
+};
+
+/// Whether a header belongs to the connection or to the framing, which are the gateway's own: a
+/// plugin's word about it is passed over, as browsers do it with forbidden names.
+pub fn is_ours(name: &HeaderName) -> bool {
+    const OURS: [&str; 9] = [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    ];
+    OURS.contains(&name.as_str())
+}
+
+/// Does to the headers of an answer what a hook wants.
+pub fn apply(changes: &[Change], headers: &mut HeaderMap) {
+    for change in changes.iter().filter(|change| !is_ours(change.name())) {
+        change.clone().apply(headers);
+    }
+}
+
+/// Does to the headers of a request what a hook wants.
+pub fn apply_to_request(changes: &[Change], headers: &mut HeaderMap) {
+    let others = |change: &&Change| !is_ours(change.name()) && *change.name() != header::HOST;
+    for change in changes.iter().filter(others) {
+        change.clone().apply(headers);
+    }
+}
+
+/// Refuses another status for an answer that would have no body then, or one.
+pub fn may_become(from: StatusCode, to: StatusCode) -> Result<(), Failure> {
+    if framing(from) == framing(to) {
+        return Ok(());
+    }
+    Err(Failure::script(format!(
+        "an answer of status {from} cannot become one of {to}: one of them has no body"
+    )))
+}
+
+/// How a client tells where such an answer ends: one kind cannot become another.
+fn framing(status: StatusCode) -> u8 {
+    match status {
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => 0,
+        StatusCode::RESET_CONTENT => 1,
+        _ => 2,
+    }
+}
+
+impl Response {
+    /// Its type, if it has a body, and what else of its headers is sent.
+    pub fn sent(mut self) -> (Option<HeaderValue>, Self) {
+        let content_type = self.headers.remove(header::CONTENT_TYPE);
+        self.headers.remove(header::DATE);
+        let ours: Vec<HeaderName> = self
+            .headers
+            .keys()
+            .filter(|n| is_ours(n))
+            .cloned()
+            .collect();
+        for name in ours {
+            self.headers.remove(name);
+        }
+        let text = || HeaderValue::from_static("text/plain; charset=utf-8");
+        let content_type = (!self.body.is_empty()).then(|| content_type.unwrap_or_else(text));
+        (content_type, self)
+    }
+}

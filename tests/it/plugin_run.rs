@@ -1,0 +1,324 @@
+//! `edgeway plugin run` against a gateway: what it says becomes of a request is what becomes of
+//! it.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::edgeway,
+    support::{
+        client::{Request, Response},
+        gateway::Gateway,
+        origins::EchoOrigin,
+    },
+};
+
+const HOST: &str = "shop.test";
+
+/// Each hook does what the request asks for in `X-Ask`.
+const PLUGIN: &str = "
+export const config = { matcher: ['/a/:path*', '/b'] };
+const askOf = (headers) => JSON.parse(headers.get('x-ask') ?? '{}');
+const work = (headers, list = []) => { for (const [how, ...what] of list) headers[how](...what); };
+const trouble = (ask, hook) => {
+  if (ask.trouble?.[0] !== hook) return;
+  if (ask.trouble[1] === 'loop') for (;;);
+  throw new Error('no');
+};
+export async function onRequest(request, ctx) {
+  const ask = askOf(request.headers);
+  trouble(ask, 'onRequest');
+  work(request.headers, ask.request);
+  request.headers.set('x-seen-url', request.url);
+  request.headers.set('x-seen-body', request.body === null ? 'none' : encodeURIComponent(await request.text()));
+  if (ask.answer) return new Response(ask.answer.body, ask.answer);
+  if (ask.rewrite) return NextResponse.rewrite(new URL(ask.rewrite, request.url), { headers: ask.next });
+  if (ask.next) return NextResponse.next({ headers: ask.next });
+}
+export function onRoute(request) {
+  const ask = askOf(request.headers);
+  request.headers.set('x-route', 'in vain');
+  trouble(ask, 'onRoute');
+  return ask.upstream;
+}
+export function onUpstreamRequest(request) {
+  const ask = askOf(request.headers);
+  request.headers.set('x-upstream', request.headers.get('x-a') ?? 'none');
+  trouble(ask, 'onUpstreamRequest');
+  work(request.headers, ask.upstreamRequest);
+}
+export function onUpstreamResponse(response, ctx) {
+  const ask = askOf(ctx.request.headers);
+  trouble(ask, 'onUpstreamResponse');
+  work(response.headers, ask.upstreamResponse);
+}
+export function onResponse(response, ctx) {
+  const ask = askOf(ctx.request.headers);
+  response.headers.set('x-was', `${response.status} ${response.headers.get('x-out')} ${ctx.request.headers.get('x-a')}`);
+  trouble(ask, 'onResponse');
+  work(response.headers, ask.response);
+  if (ask.status) response.status = ask.status;
+}
+export function onError(error, ctx) {
+  const ask = askOf(ctx.request.headers);
+  if (ask.error) return new Response(error.reason, ask.error);
+}
+";
+
+const NAMES: [&str; 8] = [
+    "x-a",
+    "x-b",
+    "x-out",
+    "vary",
+    "cookie",
+    "connection",
+    "content-length",
+    "host",
+];
+const OUT: [&str; 6] = [
+    "x-out",
+    "x-b",
+    "vary",
+    "set-cookie",
+    "transfer-encoding",
+    "te",
+];
+const VALUES: [&str; 4] = ["1", "two, 2", "a=b; c=d", "x-a"];
+const TARGETS: [&str; 8] = [
+    "/a",
+    "/a/b?x=1",
+    "/a//b",
+    "/b",
+    "/b/c",
+    "/",
+    "/a/%41?q=%20",
+    "/other",
+];
+
+struct Drawn(fastrand::Rng);
+
+impl Drawn {
+    fn one<'t>(&mut self, of: &[&'t str]) -> &'t str {
+        of[self.0.usize(..of.len())]
+    }
+
+    fn in_a(&mut self, many: u8) -> bool {
+        self.0.u8(..many) == 0
+    }
+
+    fn changes(&mut self, names: &[&str]) -> Value {
+        let count = self.0.usize(..4);
+        let all = (0..count).map(|_| {
+            let name = self.one(names);
+            match self.0.u8(..4) {
+                0 => json!(["delete", name]),
+                1 => json!(["set", name, self.one(&VALUES)]),
+                _ => json!(["append", name, self.one(&VALUES)]),
+            }
+        });
+        all.collect()
+    }
+
+    fn pairs(&mut self) -> Value {
+        let count = self.0.usize(..4);
+        let all = (0..count).map(|_| json!([self.one(&OUT[..4]), self.one(&VALUES)]));
+        all.collect()
+    }
+
+    fn ask(&mut self) -> Value {
+        let mut ask = json!({
+            "request": self.changes(&NAMES),
+            "upstreamRequest": self.changes(&NAMES),
+            "upstreamResponse": self.changes(&OUT),
+            "response": self.changes(&OUT),
+        });
+        match self.0.u8(..8) {
+            0 | 1 => {
+                let status = [200, 201, 204, 302, 404, 503][self.0.usize(..6)];
+                let body = (status != 204 && !self.in_a(4)).then_some("own");
+                ask["answer"] = json!({ "body": body, "status": status, "headers": self.pairs() });
+            }
+            2 => {
+                ask["rewrite"] = self
+                    .one(&["/c?y=2", "/a/../d", "http://other.test/"])
+                    .into()
+            }
+            3 | 4 => ask["next"] = self.pairs(),
+            _ => {}
+        }
+        if self.in_a(3) {
+            let hook = self.one(&[
+                "onRequest",
+                "onRoute",
+                "onUpstreamRequest",
+                "onUpstreamResponse",
+                "onResponse",
+            ]);
+            let how = if self.in_a(6) { "loop" } else { "throw" };
+            ask["trouble"] = json!([hook, how]);
+        }
+        if self.in_a(4) {
+            ask["upstream"] = self.one(&["app", "second", "nowhere"]).into();
+        }
+        if self.in_a(5) {
+            ask["status"] = [200, 203, 204, 404][self.0.usize(..4)].into();
+        }
+        if self.in_a(2) {
+            ask["error"] = json!({ "status": 500, "headers": self.pairs() });
+        }
+        ask
+    }
+}
+
+fn kept(name: &str) -> bool {
+    name != "x-ask"
+        && !name.starts_with("x-forwarded")
+        && name != "x-real-ip"
+        && (name.starts_with("x-") || ["vary", "set-cookie", "cookie"].contains(&name))
+}
+
+/// Names with their values, as far as both can know them.
+fn told_headers(headers: &Value) -> Value {
+    let all = headers.as_object().expect("names and lines").iter();
+    let all = all.filter(|(name, _)| kept(name));
+    all.map(|(name, lines)| (name.clone(), lines.clone()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+fn seen_headers<'h>(pairs: impl Iterator<Item = (&'h str, &'h str)>) -> Value {
+    let mut all = serde_json::Map::new();
+    for (name, value) in pairs {
+        let name = name.to_ascii_lowercase();
+        if kept(&name) {
+            let lines = all.entry(name).or_insert_with(|| json!([]));
+            lines.as_array_mut().expect("it is one").push(value.into());
+        }
+    }
+    all.into()
+}
+
+/// What the gateway did, in the form of `plugin run --json`.
+fn seen(answer: &Response) -> Value {
+    let is_echo = answer.header("content-type") == Some("application/json");
+    let request = is_echo.then(|| {
+        let seen = answer.json();
+        let pairs = seen["headers"].as_array().expect("pairs").clone();
+        let pairs: Vec<_> = pairs.iter().collect();
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let pairs: Vec<_> = pairs.iter().map(|p| (text(&p[0]), text(&p[1]))).collect();
+        let pairs = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        json!({ "method": seen["method"], "target": seen["target"], "headers": seen_headers(pairs) })
+    });
+    let headers = &answer.head.headers;
+    let pairs = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    json!({
+        "request": request,
+        "status": answer.status(),
+        "headers": seen_headers(pairs),
+    })
+}
+
+fn told(file: &Path, method: &str, target: &str, more: &[String]) -> Value {
+    let file = file.display().to_string();
+    let url = format!("http://{HOST}{target}");
+    let mut all = vec![
+        "plugin", "run", &file, method, &url, "--json", "--wall", "5s",
+    ];
+    all.extend(["--upstream", "app", "--upstream", "second"]);
+    all.extend(more.iter().map(String::as_str));
+    let ran = edgeway(&all);
+    let told: Value = serde_json::from_str(&ran.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}{}", ran.stdout, ran.stderr));
+    let request = &told["request"];
+    json!({
+        "request": (!request.is_null()).then(|| json!({
+            "method": request["method"],
+            "target": request["target"],
+            "headers": told_headers(&request["headers"]),
+        })),
+        "status": told["answer"]["status"],
+        "headers": told_headers(&told["answer"]["headers"]),
+    })
+}
+
+#[tokio::test]
+async fn a_run_says_what_a_gateway_does() {
+    let says = |what: &str| {
+        std::env::var(format!("EDGEWAY_PLUGIN_RUN_{what}"))
+            .ok()?
+            .parse()
+            .ok()
+    };
+    let seed = says("SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("EDGEWAY_PLUGIN_RUN_SEED={seed}");
+    let mut drawn = Drawn(fastrand::Rng::with_seed(seed));
+    let origin = EchoOrigin::start().await;
+    let address = origin.address();
+    let gateway_with = async |on_error: &str| {
+        let yaml = format!(
+            "upstreams:\n  app: {{ backends: ['{address}'], health: false }}\n  second: {{ backends: ['{address}'], health: false }}\nroutes:\n- match: {{ path: /* }}\n  upstream: app\n  plugins: [{{ file: x/plugin.js, on_error: {on_error}, body: {{}}, limits: {{ wall: 5s }}{} }}]\n",
+            if on_error == "continue" {
+                ", breaker: { failures: 4000000000 }"
+            } else {
+                ""
+            },
+        );
+        Gateway::start_in(&yaml, |folder| {
+            fs::create_dir(folder.join("x")).expect("the folder is ours");
+            fs::write(folder.join("x/plugin.js"), PLUGIN).expect("the folder is ours");
+        })
+        .await
+    };
+    let gateways = [gateway_with("refuse").await, gateway_with("continue").await];
+    let file = gateways[0].folder().join("x/plugin.js");
+    let (mut differ, mut statuses) = (Vec::new(), std::collections::BTreeSet::new());
+    for _ in 0..says("CASES").unwrap_or(120) {
+        let refuses = drawn.0.bool();
+        let ask = drawn.ask().to_string();
+        let target = drawn.one(&TARGETS);
+        let mut headers = vec![("x-ask", ask.as_str())];
+        for _ in 0..drawn.0.u8(..3) {
+            headers.push((drawn.one(&["x-a", "x-b", "cookie"]), drawn.one(&VALUES)));
+        }
+        let body = drawn
+            .in_a(3)
+            .then(|| drawn.one(&["{\"a\":1}", "a=1&b=%C3%A4", "plain"]));
+        if body.is_some() {
+            let kind = drawn.one(&["application/json", "text/plain", "application/x+json; x=y"]);
+            headers.push(("content-type", kind));
+        }
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let mut request = Request::new(method, target).header("host", HOST);
+        let on_error = if refuses { "refuse" } else { "continue" };
+        let mut more = vec!["--on-error".to_owned(), on_error.to_owned()];
+        for (name, value) in &headers {
+            request = request.header(name, *value);
+            more.extend(["-H".to_owned(), format!("{name}: {value}")]);
+        }
+        if let Some(body) = body {
+            request = request.body(body);
+            more.extend(["--data".to_owned(), body.to_owned()]);
+        }
+        let answer = gateways[usize::from(!refuses)].send(&request).await;
+        let (expected, mut got) = (seen(&answer), told(&file, method, target, &more));
+        if expected["request"].is_null() && expected["status"] != 503 && answer.body.is_empty() {
+            // An answer without a body shows nothing of what the backend got.
+            got["request"] = Value::Null;
+        }
+        statuses.insert(answer.status());
+        if got != expected {
+            let what = format!("{on_error} {method} {target} {headers:?} {body:?}");
+            differ.push(format!("{what}\n  gateway {expected}\n  run     {got}"));
+        }
+    }
+    let shown = differ[..differ.len().min(4)].join("\n");
+    assert!(differ.is_empty(), "{}:\n{shown}", differ.len());
+    assert!(
+        statuses.len() > 4 && statuses.contains(&503),
+        "{statuses:?}"
+    );
+}
