@@ -69,24 +69,22 @@ routes:
 - match: { path: /attack/* }
   respond: { body: went on }
   plugins:
-  - { file: plugins/attack/plugin.js, on_error: fail, breaker: { failures: 4000000000 } }
+  - { file: plugins/attack/plugin.js, on_error: refuse }
 - match: { path: /native }
   respond: { body: went on }
   plugins:
   - file: plugins/native/plugin.js
-    on_error: fail
+    on_error: refuse
     isolation: thread
-    breaker: { failures: 4000000000, cooldown: 100ms }
 - match: { path: /call }
   respond: { body: went on }
   plugins:
   - file: plugins/call/plugin.js
-    on_error: fail
+    on_error: refuse
     isolation: thread
-    breaker: { failures: 4000000000, cooldown: 100ms }
 - match: { path: /quiet }
   respond: { body: quiet }
-  plugins: [{ file: plugins/quiet/plugin.js }]
+  plugins: [{ file: plugins/quiet/plugin.js, on_error: refuse }]
 ";
     Gateway::start_in(yaml, |folder| {
         let on_request = |code: &str| format!("export function onRequest() {{ {code} }}");

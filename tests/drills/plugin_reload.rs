@@ -119,7 +119,7 @@ pub(crate) async fn run(report: &mut Report) {
 listeners: [{{ address: 127.0.0.1:0, limits: {{ connections_per_ip: 1000 }} }}]
 upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
 routes:
-- {{ match: {{ path: /* }}, upstream: app, plugins: [{{ file: plugins/x/plugin.js, on_error: fail }}] }}
+- {{ match: {{ path: /* }}, upstream: app, plugins: [{{ file: plugins/x/plugin.js, on_error: refuse }}] }}
 ",
         origin.address()
     );

@@ -50,7 +50,7 @@ listeners: [{{ address: 127.0.0.1:0, limits: {{ connections_per_ip: 10000 }} }}]
 routes:
 - match: {{ path: /* }}
   respond: {{ body: went on }}
-  plugins: [{{ file: plugins/soak/plugin.js, kv: memory, on_error: fail, isolation: {isolation} }}]
+  plugins: [{{ file: plugins/soak/plugin.js, kv: memory, on_error: refuse, isolation: {isolation} }}]
 "
     );
     Gateway::start_in(&yaml, |folder| {

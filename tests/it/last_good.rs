@@ -94,7 +94,7 @@ async fn a_start_from_the_last_good_serves_what_its_files_no_longer_say() {
 
 #[tokio::test]
 async fn a_plugin_that_was_broken_on_the_disk_is_told_and_no_start_is_promised() {
-    let yaml = "routes: [{ match: { path: /* }, plugins: [{ file: x/plugin.js }], respond: ok }]\n";
+    let yaml = "routes: [{ match: { path: /* }, plugins: [{ file: x/plugin.js, on_error: continue }], respond: ok }]\n";
     let plugin = "export const onRequest = () => new Response('from the plugin');\n";
     let mut gateway = Gateway::start_prepared(yaml, &[], |folder| {
         fs::create_dir(folder.join("x")).expect("the folder takes files");

@@ -86,7 +86,8 @@ fn json_of(bytes: usize) -> String {
     text
 }
 
-const SLOW: &str = "limits: { cpu: 100ms, wall: 2s }";
+const LIMITS: &str = "limits: { cpu: 100ms, wall: 2s }";
+const SLOW: &str = "limits: { cpu: 100ms, wall: 2s }, on_error: continue";
 
 #[tokio::test]
 async fn a_body_is_read_and_goes_on_as_it_came() {
@@ -243,7 +244,7 @@ async fn a_plugin_answers_by_the_body_in_front_of_an_app() {
     }";
     // A plugin before it that asks for less, and one without: neither takes anything away.
     let plugins = format!(
-        "{{ file: y/plugin.js, body: {{ max: 5B }}, {SLOW}, run: first }}, {{ file: x/plugin.js, body: {{ max: 1KiB }}, on_error: fail, {SLOW} }}, {{ file: z/plugin.js, {SLOW} }}"
+        "{{ file: y/plugin.js, body: {{ max: 5B }}, {SLOW}, run: first }}, {{ file: x/plugin.js, body: {{ max: 1KiB }}, on_error: refuse, {LIMITS} }}, {{ file: z/plugin.js, {SLOW} }}"
     );
     let gateway = start(app.address(), &plugins, &[("x", text), ("y", SHOWS), ("z", "export const onRequest = (request) => request.headers.set('x-z', 'seen') ?? undefined;")]).await;
     let ask = |path: &str, kind: &str, body: &str| {
@@ -320,7 +321,7 @@ fn a_body_has_bounds_that_check_tells() {
     let config = folder.path().join("edgeway.yaml");
     let check = |body: &str| {
         let yaml = format!(
-            "listeners: [{{ address: 127.0.0.1:8080 }}]\nroutes:\n  - {{ match: {{ path: /* }}, respond: ok, plugins: [{{ file: plugin.js, body: {body} }}] }}\n"
+            "listeners: [{{ address: 127.0.0.1:8080 }}]\nroutes:\n  - {{ match: {{ path: /* }}, respond: ok, plugins: [{{ file: plugin.js, on_error: continue, body: {body} }}] }}\n"
         );
         fs::write(&config, yaml).expect("it is ours");
         edgeway(&["check", "-c", &config.display().to_string()])

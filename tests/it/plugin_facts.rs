@@ -25,7 +25,7 @@ fn token(secret: &str, claims: &Value) -> String {
 
 fn yaml(top: &str, route: &str, run: &str) -> String {
     format!(
-        "{top}\nroutes:\n  - {{ match: {{ path: /* }}, respond: ok, {route} plugins: [{{ file: x/plugin.js{run} }}] }}\n"
+        "{top}\nroutes:\n  - {{ match: {{ path: /* }}, respond: ok, {route} plugins: [{{ file: x/plugin.js, on_error: refuse{run} }}] }}\n"
     )
 }
 

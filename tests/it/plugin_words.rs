@@ -25,7 +25,7 @@ routes:
 - name: app
   match: {{ path: '/*' }}
   upstream: app
-  plugins: [{{ file: x/plugin.js, config: {{ origin: 'http://{address}' }}, fetch: {{ origins: ['http://{address}'], deadline: 5s }}{more} }}]
+  plugins: [{{ file: x/plugin.js, on_error: continue, config: {{ origin: 'http://{address}' }}, fetch: {{ origins: ['http://{address}'], deadline: 5s }}{more} }}]
 "
     );
     let gateway = Gateway::start_in(&yaml, |folder| {
@@ -193,7 +193,7 @@ routes: [{{ match: {{ path: '/*' }}, upstream: app, plugins: [{{ file: x/plugin.
 #[tokio::test]
 async fn the_status_knows_each_plugin_and_its_version() {
     let text = "export function onRequest(request) { if (request.nextUrl.pathname === '/no') throw new Error('no'); }";
-    let (origin, gateway) = with(text, ", breaker: { failures: 2 }").await;
+    let (origin, gateway) = with(text, ", breaker: { failures: 2, clients: 1 }").await;
     gateway.get("/").await;
     let status = gateway.status().await;
     let plugin = status["plugins"][0].clone();

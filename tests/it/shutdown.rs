@@ -208,7 +208,7 @@ async fn in_the_middle_of_a_frame_there_is_a_cut_and_no_false_frame() {
 async fn a_worker_that_does_not_come_back_keeps_no_process_from_leaving() {
     let yaml = "
 drain: { idle: 100ms, deadline: 500ms }
-routes: [{ match: { path: /* }, plugins: [{ file: x/plugin.js }], respond: ok }]
+routes: [{ match: { path: /* }, plugins: [{ file: x/plugin.js, on_error: continue }], respond: ok }]
 ";
     let plugin = "export const onRequest = () => new Response(Array(2 ** 32 - 1).join());";
     let mut gateway = Gateway::start_in(yaml, |folder| {

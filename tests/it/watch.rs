@@ -71,7 +71,7 @@ async fn a_configuration_may_end_the_watch_and_begin_it_again() {
 fn plugins(names: &[&str]) -> String {
     let list = names
         .iter()
-        .map(|name| format!("{{ file: plugins/{name}/plugin.js }}"));
+        .map(|name| format!("{{ file: plugins/{name}/plugin.js, on_error: continue }}"));
     let list: Vec<_> = list.collect();
     format!(
         "watch: {{ debounce: 50ms }}\n\
