@@ -3,10 +3,10 @@
 //!
 //! A lane is a thread with an isolate; all lanes take hooks from one queue. One that is in
 //! the engine when a hook's time is over is stuck: it is given up and another takes its
-//! place. It ends when the engine comes back, which it does: each call of a native function
+//! place. One client may hold few of them, so that it leaves some to others. It ends when the engine comes back, which it does: each call of a native function
 //! ends at some time, and the engine asks for the processor's time after so many of them.
 
-use std::{collections::VecDeque, fmt, sync::Arc, thread};
+use std::{collections::VecDeque, fmt, net::IpAddr, sync::Arc, thread};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::thread::Pid;
@@ -21,10 +21,13 @@ use super::{
     error::{Failure, Kind},
     isolate::Isolate,
 };
+use crate::base::net::subscriber;
 
 /// How many threads of a plugin may be stuck before no more hooks begin. There are never more
 /// threads than these and one for each worker.
 pub(super) const MOST_STUCK: usize = 4;
+/// How many of these may be in hooks for one client, before none begins for it.
+const MOST_STUCK_OF_ONE: usize = MOST_STUCK / 2;
 /// How many hooks may wait for a lane.
 const MOST_QUEUED: usize = 1024;
 /// What is stuck gives way to requests: it takes the processor for nothing. Not as far as can
@@ -51,8 +54,8 @@ struct Shared {
 struct State {
     jobs: VecDeque<Job>,
     lanes: Vec<Lane>,
-    /// Threads that were given up, and have not come back.
-    stuck: usize,
+    /// Lanes that were given up and have not come back, each with its client.
+    stuck: Vec<(u64, Option<IpAddr>)>,
     /// The number of the next lane or job.
     next: u64,
     is_closed: bool,
@@ -65,10 +68,12 @@ struct Lane {
     thread: Option<Pid>,
     /// The job that it is at, and since when.
     running: Option<(u64, Instant)>,
+    client: Option<IpAddr>,
 }
 
 struct Job {
     id: u64,
+    client: Option<IpAddr>,
     what: What,
     done: oneshot::Sender<Result<Step, Failure>>,
 }
@@ -77,6 +82,17 @@ enum What {
     Begin(Hook, Box<Input>),
     /// Goes on in the isolate that it began in, on that lane.
     Settle(Step, u32, Settled),
+}
+
+impl What {
+    /// Whoever it is done for: an address of IPv4, or a /64 of IPv6.
+    fn client(&self) -> Option<IpAddr> {
+        let input = match self {
+            Self::Begin(_, input) => input,
+            Self::Settle(step, ..) => &step.call.input,
+        };
+        input.ip.map(subscriber)
+    }
 }
 
 /// A hook that has come out of the engine.
@@ -117,7 +133,7 @@ impl Threads {
     }
 
     pub(super) fn stuck(&self) -> usize {
-        self.0.state.lock().stuck
+        self.0.state.lock().stuck.len()
     }
 
     /// Bytes of the heaps of those lanes that are doing nothing: the others cannot be looked
@@ -230,6 +246,12 @@ impl State {
         id
     }
 
+    /// Whether this client holds as many threads as it may.
+    fn is_held_by(&self, client: Option<IpAddr>) -> bool {
+        let held = self.stuck.iter().filter(|(_, holder)| *holder == client);
+        client.is_some() && held.count() >= MOST_STUCK_OF_ONE
+    }
+
     fn of(&mut self, lane: u64) -> Option<&mut Lane> {
         self.lanes.iter_mut().find(|each| each.id == lane)
     }
@@ -259,7 +281,12 @@ impl Shared {
     ) -> Result<u64, Failure> {
         let mut state = self.state.lock();
         let begins = matches!(what, What::Begin(..));
-        if begins && state.stuck >= MOST_STUCK {
+        let client = what.client();
+        if begins && state.is_held_by(client) {
+            let why = "this client holds as many of its threads as may be";
+            return Err(Failure::new(Kind::Stuck, why));
+        }
+        if begins && state.stuck.len() >= MOST_STUCK {
             let why = format!("{MOST_STUCK} of its threads are stuck, and it gets no more");
             return Err(Failure::new(Kind::Stuck, why));
         }
@@ -275,7 +302,12 @@ impl Shared {
             }
         }
         let id = state.number();
-        state.jobs.push_back(Job { id, what, done });
+        state.jobs.push_back(Job {
+            id,
+            client,
+            what,
+            done,
+        });
         drop(state);
         if begins {
             self.work.notify_one();
@@ -313,7 +345,13 @@ impl Shared {
         let is_own = |lane: &Lane| lane.running.is_some_and(|(running, _)| running == job);
         let is_in_it = stuck.iter().any(is_own);
         for lane in stuck {
-            state.stuck += 1;
+            state.stuck.push((lane.id, lane.client));
+            if state.is_held_by(lane.client) {
+                // Those that wait are told at once: what they wait on is gone.
+                let is_next =
+                    |job: &Job| job.client == lane.client && matches!(job.what, What::Begin(..));
+                state.jobs.retain(|job| !is_next(job));
+            }
             let is_of_lane =
                 |job: &Job| matches!(&job.what, What::Settle(step, ..) if step.lane == lane.id);
             state.jobs.retain(|job| !is_of_lane(job));
@@ -332,7 +370,7 @@ impl Shared {
         let is_short = |state: &State| {
             !state.is_closed
                 && state.lanes.len() < self.wanted
-                && state.lanes.len() + state.stuck < self.wanted + MOST_STUCK
+                && state.lanes.len() + state.stuck.len() < self.wanted + MOST_STUCK
         };
         while is_short(&state) {
             missing.push(state.lane());
@@ -417,8 +455,9 @@ impl Shared {
             }
             state.of(id)?.running = None;
             if let Some(job) = state.take(id) {
-                let running = Some((job.id, Instant::now()));
-                state.of(id)?.running = running;
+                let lane = state.of(id)?;
+                lane.running = Some((job.id, Instant::now()));
+                lane.client = job.client;
                 return Some(job);
             }
             self.work.wait(&mut state);
@@ -429,9 +468,7 @@ impl Shared {
     /// others is lost, since only root may raise what was lowered.
     fn leave(self: &Arc<Self>, id: u64) {
         let mut state = self.state.lock();
-        if state.of(id).is_none() {
-            state.stuck = state.stuck.saturating_sub(1);
-        }
+        state.stuck.retain(|(lane, _)| *lane != id);
         self.fill(state);
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     cli::edgeway,
     support::{
         apps::ExpressApp,
-        client::{Request, Response, get},
+        client::{Connection, Request, Response, get},
         gateway::Gateway,
         mmdb::loopback_in_munich,
         origins::{EchoOrigin, NumberedOrigin, echoed},
@@ -427,12 +427,17 @@ routes:
     gateway.counts(failures, 1).await;
     assert_eq!(gateway.count("edgeway_plugin_stuck_threads").await, 1);
     assert_eq!(gateway.get("/").await.text(), "went on");
-    // As many as may be: no hook begins until one of them comes back, and no longer.
+    // As many as one client may hold: no hook begins for it until one of them comes back, and
+    // others are served.
     let is_full = async || {
         assert_eq!(gateway.get("/stuck").await.status(), 503);
         (gateway.get("/").await.status() == 503).then_some(())
     };
-    wait_for("it is out of threads", SOON, is_full).await;
+    wait_for("it holds two", SOON, is_full).await;
+    let other = std::net::IpAddr::from([127, 0, 0, 2]);
+    let other = Connection::open_from(other, gateway.address()).await;
+    let answer = other.expect("it is open").send(&get("/")).await;
+    assert_eq!(answer.expect("it is answered").status(), 200);
     let is_served = async || (gateway.get("/").await.status() == 200).then_some(());
     wait_for("a thread comes back", SOON * 6, is_served).await;
     assert_eq!(gateway.count("edgeway_plugin_breaker_open").await, 0);

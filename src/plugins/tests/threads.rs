@@ -37,8 +37,14 @@ fn loaded(text: &str, limits: Limits, workers: usize) -> Loaded {
 }
 
 fn attack() -> Input {
+    attack_of(9)
+}
+
+/// That of one client of several.
+fn attack_of(number: u8) -> Input {
     Input {
         method: Method::POST,
+        ip: Some([198, 51, 100, number].into()),
         ..input()
     }
 }
@@ -146,11 +152,32 @@ async fn no_more_threads_are_stuck_than_may_be() {
     until_quiet(&loaded).await;
 }
 
+#[tokio::test]
+async fn one_client_leaves_threads_to_others() {
+    let wall = Duration::from_millis(100);
+    let loaded = on_threads(STUCK, wall, 1);
+    for _ in 0..20 {
+        let attacked = loaded.plugin.call(Hook::Request, attack()).await;
+        let failure = attacked.expect_err("it does not end");
+        assert_eq!(failure.kind, Kind::Stuck, "{failure:?}");
+        assert!(!loaded.plugin.is_out_of_threads());
+        // Somebody else is served, but for the moment in which a thread is started.
+        until_quiet(&loaded).await;
+        if failure.message.contains("this client holds") {
+            return;
+        }
+    }
+    panic!("it holds as many as it likes");
+}
+
 async fn until_full(loaded: &Loaded) {
     let attacks = async {
-        while !loaded.plugin.is_out_of_threads() {
-            let attacked = loaded.plugin.call(Hook::Request, attack()).await;
+        for number in (0..4).cycle() {
+            let attacked = loaded.plugin.call(Hook::Request, attack_of(number)).await;
             attacked.expect_err("it does not end");
+            if loaded.plugin.is_out_of_threads() {
+                break;
+            }
         }
     };
     let attacks = tokio::time::timeout(SOON, attacks).await;
