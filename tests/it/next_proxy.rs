@@ -273,7 +273,8 @@ fn listed(answer: &Response) -> Value {
         });
         let mut values: Vec<String> = lines.flatten().collect();
         values.sort_unstable();
-        if *name == "vary" {
+        // Next.js sends one of two cookies that are the same.
+        if ["vary", "set-cookie"].contains(name) {
             values.dedup();
         }
         (*name, values)
@@ -309,11 +310,18 @@ async fn several_values_of_a_header_arrive_as_in_next() {
         let origin: Vec<_> = (0..random.usize(..4))
             .map(|_| [ANSWERED[random.usize(..7)], VALUES[random.usize(..6)]])
             .collect();
-        let mut ask = json!({ "answered": changes(random, &ANSWERED, 6), "origin": origin });
+        // In Next.js `response.cookies` forgets cookies that were put into the headers: these
+        // stay here, so one request has the one or the other.
+        let sets_cookies = random.u8(..4) == 0;
+        let names = ANSWERED.into_iter();
+        let names: Vec<_> = names
+            .filter(|name| !sets_cookies || *name != "set-cookie")
+            .collect();
+        let mut ask = json!({ "answered": changes(random, &names, 6), "origin": origin });
         if random.bool() {
             ask["sent"] = changes(random, &SENT, 5);
         }
-        if random.u8(..4) == 0 {
+        if sets_cookies {
             ask["cookies"] = json!([["count", "1"], ["words", "a b"]]);
         }
         let mut request = Request::new("GET", "/edge/many")

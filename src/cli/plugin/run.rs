@@ -169,7 +169,8 @@ pub(super) async fn run(options: &Options) -> Outcome {
     }
     let own = way.request().await;
     let is_sent = own.is_none();
-    let mut head = if let Some(own) = own {
+    let mut head = if let Some(mut own) = own {
+        heads::apply(&way.added, &mut own.headers);
         own
     } else {
         way.sent().await;
