@@ -1,6 +1,9 @@
 //! What Pingora carries for us through the hooks of one request.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
 
 use pingora::http::RequestHeader;
 
@@ -54,6 +57,10 @@ pub struct Context {
     pub(super) guarded: Guarded,
     /// The answer is a head alone, on HTTP/2.
     pub(super) is_bare: bool,
+    /// The filters have been told of the end of the response's body.
+    pub(super) is_body_over: bool,
+    /// The client left while its response went into the cache, which goes on.
+    pub(super) has_client_left: AtomicBool,
     /// What the shortcut has found out about it.
     pub(super) course: Option<Course>,
     /// On its way to the origin for the cache as well.
@@ -94,6 +101,8 @@ impl Context {
             answered_at: None,
             guarded: Guarded::default(),
             is_bare: false,
+            is_body_over: false,
+            has_client_left: AtomicBool::new(false),
             course: None,
             cache: None,
             in_flight: InFlight(Arc::clone(live)),

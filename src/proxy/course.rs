@@ -11,7 +11,7 @@ use super::{
     body,
     cache::{self, Flow},
     context::{self, Context},
-    reply,
+    end, reply,
     request::{self, Filtered},
 };
 use crate::{
@@ -43,6 +43,7 @@ pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -
         }
     };
     let outcome = follow(live, course, session, ctx).await;
+    let outcome = outcome.map_err(end::of_client);
     remember(live, ctx, matches!(outcome, Ok(true)));
     outcome
 }

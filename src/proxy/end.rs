@@ -1,7 +1,9 @@
 //! How requests end: with a failure's reply, and in the log.
 
+use std::sync::atomic::Ordering;
+
 use http::StatusCode;
-use pingora::{Error, http::RequestHeader};
+use pingora::{Error, ErrorSource, ErrorType, http::RequestHeader};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{
@@ -75,6 +77,37 @@ pub(super) fn broke_off(error: &Error, begun: Option<StatusCode>, ctx: &mut Cont
     ctx.facts.reason = Some(failure.reason());
     ctx.facts.status = status(begun, failure);
     failure.report(&ctx.facts, error);
+}
+
+/// Notes that a response from Pingora's cache phases broke off: those ask nobody what failed.
+pub(super) fn note_break(session: &Session, error: Option<&Error>, ctx: &mut Context) {
+    if ctx.facts.status != 0 {
+        return;
+    }
+    let begun = reply::begun(session).map(|head| head.status);
+    if let Some(error) = error {
+        broke_off(error, begun, ctx);
+    } else if ctx.has_client_left.load(Ordering::Relaxed) {
+        let left = Error::new_down(ErrorType::ConnectionClosed);
+        broke_off(&left, begun, ctx);
+    }
+}
+
+/// Names the client as the source of an error in writing a response of ours, which Pingora
+/// leaves open.
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "Pingora's errors come and go in boxes"
+)]
+pub(super) fn of_client(mut error: Box<Error>) -> Box<Error> {
+    let is_write = matches!(
+        error.etype(),
+        ErrorType::WriteError | ErrorType::WriteTimedout
+    );
+    if is_write && *error.esource() == ErrorSource::Unset {
+        error.as_down();
+    }
+    error
 }
 
 fn failure(error: &Error, ctx: &Context) -> Failure {

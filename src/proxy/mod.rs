@@ -9,6 +9,7 @@ mod course;
 mod direct;
 mod end;
 mod error;
+mod final_headers;
 pub mod forwarded;
 mod grpc;
 mod guard;
@@ -25,7 +26,11 @@ mod to_https;
 mod tunnel;
 mod upstream;
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -177,7 +182,11 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         ctx: &mut Box<Context>,
     ) -> Result<Box<HttpPeer>> {
-        upstream::peer(session, ctx).await
+        let peer = upstream::peer(session, ctx).await?;
+        if streams::is_h2(ctx) {
+            final_headers::install(session);
+        }
+        Ok(peer)
     }
 
     async fn connected_to_upstream(
@@ -241,7 +250,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
     ) -> Result<()> {
         if is_interim(head) {
-            upstream::interim(head, ctx);
+            respond::interim(session, head, ctx).await;
             return Ok(());
         }
         upstream::answered(session, head, ctx)?;
@@ -283,11 +292,7 @@ impl ProxyHttp for Proxy {
         if !session.cache.enabled() {
             upstream::received_body(end_of_stream, ctx)?;
         }
-        let (chain, mut ex) = ctx.exchange(session.req_header());
-        if chain.has(Phase::ResponseBody) {
-            chain.on_response_body(&mut ex, body, end_of_stream);
-        }
-        respond::keep_head_bare(ctx, body);
+        respond::body(session, ctx, body, end_of_stream);
         Ok(None)
     }
 
@@ -334,9 +339,10 @@ impl ProxyHttp for Proxy {
         end::failed(&self.live, session, error, ctx).await
     }
 
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Box<Context>) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
         upstream::over(ctx);
         if !ctx.is_background() {
+            end::note_break(session, error, ctx);
             end::log(&self.live, &end::Passed::of(session), ctx);
         }
     }
@@ -349,10 +355,13 @@ impl ProxyHttp for Proxy {
     fn suppress_proxy_warn_log(
         &self,
         _: &Session,
-        _: &Box<Context>,
+        ctx: &Box<Context>,
         _: &Error,
-        _: ProxyWarnLogContext,
+        what: ProxyWarnLogContext,
     ) -> bool {
+        if what == ProxyWarnLogContext::DownstreamCache {
+            ctx.has_client_left.store(true, Ordering::Relaxed);
+        }
         true
     }
 }

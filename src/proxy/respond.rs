@@ -6,8 +6,9 @@ use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::{
+    cache,
     context::{self, Context},
-    request, upstream,
+    final_headers, request, streams, upstream,
 };
 use crate::{
     base::heads::OpenResponse,
@@ -26,6 +27,8 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
     let now = now.unwrap_or_else(|| ctx.live().world.clock.now());
     ctx.facts.first_byte = Some(now - started);
     let cookie = upstream::cookie(ctx);
+    let is_h2 = streams::is_h2(ctx);
+    let was_encoded = is_h2 && head.headers.contains_key(header::CONTENT_ENCODING);
     let Context {
         gateway,
         route,
@@ -61,6 +64,68 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
         open.close(head);
     }
     leave_to_connection(facts, connection.as_deref(), made);
+    if facts.client.protocol == Protocol::Http10 {
+        without_chunks(session, head);
+    }
+    if is_h2 {
+        let is_encoded = !was_encoded && head.headers.contains_key(header::CONTENT_ENCODING);
+        final_headers::expect(session, is_encoded);
+    }
+}
+
+/// RFC 9112, 6.1: HTTP/1.0 knows no chunks. A body without a length ends with its connection.
+fn without_chunks(session: &mut Session, head: &mut ResponseHeader) {
+    head.remove_header(&header::TRANSFER_ENCODING);
+    let has_no_body = session.req_header().method == Method::HEAD
+        || matches!(
+            head.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    if !has_no_body && !head.headers.contains_key(header::CONTENT_LENGTH) {
+        session.set_keepalive(None);
+    }
+}
+
+/// Passes on what a backend says before its response.
+pub(super) async fn interim(session: &mut Session, head: &ResponseHeader, ctx: &Context) {
+    upstream::interim(head, ctx);
+    if ctx.is_background() {
+        return;
+    }
+    match ctx.facts.client.protocol {
+        // RFC 9110, 15.2: it knows none.
+        Protocol::Http10 => session.set_ignore_info_resp(true),
+        Protocol::Http11 if session.cache.enabled() && head.status != StatusCode::CONTINUE => {
+            // Pingora drops it if the headers of a response that is stored come in the same
+            // read, and would write it a second time if they do not.
+            session.set_ignore_info_resp(false);
+            let written = session.as_mut().write_response_header_ref(head).await;
+            session.set_ignore_info_resp(true);
+            if let Err(error) = written {
+                log::debug!(error:%; "a client left before its response");
+            }
+        }
+        Protocol::Http11 | Protocol::Http2 => {}
+    }
+}
+
+/// Runs the filters on a piece of the body, and tells them of its end: once, whatever way the
+/// response takes.
+pub(super) fn body(
+    session: &mut Session,
+    ctx: &mut Context,
+    body: &mut Option<Bytes>,
+    end_of_stream: bool,
+) {
+    if !ctx.is_body_over {
+        let is_end = end_of_stream || cache::has_read_all(session);
+        ctx.is_body_over = is_end;
+        let (chain, mut ex) = ctx.exchange(session.req_header());
+        if chain.has(Phase::ResponseBody) {
+            chain.on_response_body(&mut ex, body, is_end);
+        }
+    }
+    keep_head_bare(ctx, body);
 }
 
 /// What the connection itself writes into a head over HTTP/1: the lines that a filter has made
@@ -86,7 +151,7 @@ pub(super) fn leave_to_connection(
 /// Empties `body` where the head that is sent has none (RFC 9110, 6.4.1): Pingora asks the
 /// origin with GET and without conditions for what the cache may keep, and leaves the body
 /// out over HTTP/1 only.
-pub(super) fn keep_head_bare(ctx: &Context, body: &mut Option<Bytes>) {
+fn keep_head_bare(ctx: &Context, body: &mut Option<Bytes>) {
     if ctx.is_bare && body.is_some() {
         *body = Some(Bytes::new());
     }

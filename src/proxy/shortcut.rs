@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderName, HeaderValue, Method, Uri, Version, header, uri::PathAndQuery};
 use pingora::{
-    Error, ErrorType,
+    Error,
     http::RequestHeader,
     protocols::{Stream, http::ReusableHttpStream},
 };
@@ -90,13 +90,11 @@ impl Past {
     /// Sends what is stored without a session; `false` if the client could not be told all.
     async fn send(&self, client: &mut Direct<'_>, ctx: &mut Context, entry: &Arc<Entry>) -> bool {
         let live = &self.live;
-        let mut sent = cache::send_direct(client, ctx, entry).await;
+        let sent = cache::send_direct(client, ctx, entry).await;
+        let sent = sent.map_err(end::of_client);
         course::remember(live, ctx, sent.is_ok());
         let status = client.status;
-        if let Err(error) = &mut sent {
-            if *error.etype() == ErrorType::WriteError {
-                error.as_down();
-            }
+        if let Err(error) = &sent {
             end::broke_off(error, status, ctx);
         }
         upstream::over(ctx);

@@ -184,7 +184,7 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
     // The control: one that is too long is refused before a byte of it is sent.
     let mut client = Connection::open(gateway.address()).await.unwrap();
     client.write(head(65 * MIB)).await.unwrap();
-    assert_eq!(client.read_interim().await.unwrap(), 413);
+    assert_eq!(client.read_answer().await.unwrap().status(), 413);
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ routes:
         assert_eq!(client.read_interim().await.unwrap(), 100);
         client.write_chunk(&[b'x'; 2000]).await.unwrap();
         client.write_chunk(b"").await.unwrap();
-        client.read_head().await.unwrap().status
+        client.read_answer().await.unwrap().status()
     };
     assert_eq!(refused("1000B").await, 413);
     // The control: below the limit it arrives.
@@ -234,7 +234,7 @@ async fn downloads_arrive_whole_and_a_cut_is_seen_as_a_cut() {
         .await
         .unwrap();
     client.piece().await.unwrap();
-    drop(client);
+    client.leave("leaving is what is tested");
     wait_for(
         "the app's download was cut",
         Duration::from_secs(1),

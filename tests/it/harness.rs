@@ -145,7 +145,7 @@ async fn a_feed_that_is_left_is_counted() {
     connection.start(&get("/")).await.unwrap();
     connection.piece().await.unwrap().unwrap();
     assert_eq!(origin.counts().cancelled(), 0);
-    drop(connection);
+    connection.leave("leaving is what is tested");
     wait_for("the origin noticed", SOON, async || {
         (origin.counts().cancelled() == 1).then_some(())
     })

@@ -94,7 +94,7 @@ routes:
 
     let mut old = Connection::open(gateway.address()).await.unwrap();
     old.write("GET / HTTP/1.0\r\n\r\n").await.unwrap();
-    assert_eq!(old.read_head().await.unwrap().status, 400);
+    assert_eq!(old.read_answer().await.unwrap().status(), 400);
 
     let gateway = Gateway::start(&config("{ port: 8443, except: [/open/*] }")).await;
     let moved = gateway.send(&get("/x").header("host", "[::1]:8080")).await;

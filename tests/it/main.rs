@@ -6,6 +6,7 @@ mod api_key;
 mod balance;
 mod bans;
 mod basic_auth;
+mod bodies;
 mod browser;
 mod cache;
 mod cache_attacks;

@@ -242,7 +242,7 @@ routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]
     let mut client = Connection::over(stream, gateway.address().to_string());
     let head = client.start(&get("/long")).await.unwrap();
     assert_eq!(head.status, 200);
-    drop(client);
+    client.leave("leaving is what is tested");
     let lines = gateway.log_lines(3).await;
     let last = &lines[2];
     assert_eq!(last["status"], 200, "{last:#}");

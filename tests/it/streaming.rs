@@ -197,7 +197,7 @@ async fn a_client_that_leaves_a_feed_ends_it_at_the_origin() {
     .await;
     assert_eq!(left, None);
 
-    drop(client);
+    client.leave("a feed has no end");
     wait_for(
         "the origin's feed has ended",
         Duration::from_secs(1),
@@ -219,7 +219,7 @@ async fn a_client_that_leaves_is_known_to_the_real_apps() {
         client.start(&get(target)).await.unwrap();
         client.piece().await.unwrap().unwrap();
         assert_eq!(app.cancelled_feeds().await, 0);
-        drop(client);
+        client.leave("a feed has no end");
         wait_for(
             "the app's feed has ended",
             Duration::from_secs(1),

@@ -131,6 +131,7 @@ async fn ends_alone(settings: &str, path: &str, status: u16, reason: &str) {
         let piece = tokio::time::timeout(WITHIN, sibling.piece()).await;
         assert!(piece.expect("it goes on").unwrap().is_some());
     }
+    sibling.leave("a feed has no end");
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ impl Storage for Store {
             return Ok(None);
         };
         let reader = entry.body.reader();
-        Ok(Some((entry.meta()?, Box::new(Hit { reader }))))
+        Ok(Some((entry.meta()?, Box::new(Hit::new(reader)))))
     }
 
     /// The reader of the request that writes.
@@ -113,7 +113,7 @@ impl Storage for Store {
         };
         let attached = entry.body.filling().map(|filling| filling.attach(true));
         let reader = Reader::of(&entry.body, attached);
-        Ok(Some((entry.meta()?, Box::new(Hit { reader }))))
+        Ok(Some((entry.meta()?, Box::new(Hit::new(reader)))))
     }
 
     async fn get_miss_handler(
@@ -198,16 +198,42 @@ impl Store {
 }
 
 /// Reads an entry for Pingora.
+///
+/// Where Pingora reads for a client while the origin still sends, or after a 304, it ends with
+/// a task for which no body filter is called. So the end comes twice here: first as an empty
+/// piece, which passes the filters and at which [`has_ended`] is true, then as `None`.
 #[derive(Debug)]
 struct Hit {
     reader: Reader,
+    has_ended: bool,
+}
+
+impl Hit {
+    fn new(reader: Reader) -> Self {
+        Self {
+            reader,
+            has_ended: false,
+        }
+    }
+}
+
+/// Tells whether all of what `handler` was to read has been read, and the empty piece that
+/// says so was given.
+pub fn has_ended(handler: &HitHandler) -> bool {
+    let hit = handler.as_any().downcast_ref::<Hit>();
+    hit.is_some_and(|hit| hit.has_ended)
 }
 
 #[async_trait]
 impl HandleHit for Hit {
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
         let next = self.reader.next().await;
-        next.or_err(ErrorType::ReadError, "while reading from the cache")
+        let next = next.or_err(ErrorType::ReadError, "while reading from the cache")?;
+        if next.is_none() && !self.has_ended {
+            self.has_ended = true;
+            return Ok(Some(Bytes::new()));
+        }
+        Ok(next)
     }
 
     async fn finish(
@@ -221,6 +247,11 @@ impl HandleHit for Hit {
 
     fn can_seek(&self) -> bool {
         self.reader.can_seek()
+    }
+
+    /// Not from one range to the next: each would look like the end.
+    fn can_seek_multipart(&self) -> bool {
+        false
     }
 
     fn seek(&mut self, start: usize, end: Option<usize>) -> Result<()> {

@@ -22,8 +22,8 @@ pub(super) use self::{
     background::take,
     door::{ask, fetch, serve},
     phases::{
-        answered, complete, enable, forward, hit, key, not_modified, received_body, serves_stale,
-        storable,
+        answered, complete, enable, forward, has_read_all, hit, key, not_modified, received_body,
+        serves_stale, storable,
     },
     write::written,
 };

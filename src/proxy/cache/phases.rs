@@ -8,7 +8,8 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 use pingora_cache::{
-    CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, NoCacheReason, RespCacheable,
+    CacheKey, CacheMeta, CacheOptionOverrides, CachePhase, ForcedFreshness, NoCacheReason,
+    RespCacheable,
 };
 use pingora_proxy::Session;
 
@@ -19,7 +20,7 @@ use crate::{
         nextjs::{self, RequestShape, StoreAs},
         policy::{self, Asked, Lifetime, Refusal, Times, Use, Vary},
         route::{self, Personal, TAGS},
-        store::{About, Draft, Entry, Refresh, Wanted},
+        store::{self, About, Draft, Entry, Refresh, Wanted},
     },
     chain::{CacheOutcome, Facts},
     gateway::RouteCache,
@@ -236,6 +237,25 @@ pub(in crate::proxy) fn received_body(
         drop(ctx.facts.take::<Permit>());
     }
     Ok(())
+}
+
+/// Tells whether the client's reader has read all of a stored body, or of one that is being
+/// stored: Pingora says nothing of that end to body filters.
+pub(in crate::proxy) fn has_read_all(session: &mut Session) -> bool {
+    let cache = &mut session.cache;
+    let reader = match cache.phase() {
+        CachePhase::Miss | CachePhase::Expired => cache.miss_body_reader(),
+        CachePhase::Hit
+        | CachePhase::Stale
+        | CachePhase::StaleUpdating
+        | CachePhase::Revalidated
+        | CachePhase::RevalidatedNoCache(_) => Some(cache.hit_handler()),
+        CachePhase::Disabled(_)
+        | CachePhase::Uninit
+        | CachePhase::Bypass
+        | CachePhase::CacheKey => None,
+    };
+    reader.is_some_and(|reader| store::has_ended(reader))
 }
 
 /// Whether the origin's answer may be kept.

@@ -1,5 +1,8 @@
 //! An HTTP/1 client that hides nothing: what goes out is what was written, and each piece of a
 //! body is kept with the moment it came.
+//!
+//! Each body is verified to its end, by what it says itself ([`super::verify`]): a connection
+//! that is dropped within a body fails its test, unless that has said why ([`Connection::leave`]).
 
 use std::{
     io,
@@ -13,6 +16,8 @@ use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use thiserror::Error;
+
+use super::verify::{self, Verifier};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -33,6 +38,7 @@ pub(crate) struct Request {
     target: String,
     headers: Vec<(String, String)>,
     body: Body,
+    is_http10: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -64,7 +70,14 @@ impl Request {
             target: target.to_owned(),
             headers: Vec::new(),
             body: Body::None,
+            is_http10: false,
         }
+    }
+
+    /// In HTTP/1.0.
+    pub(crate) fn http10(mut self) -> Self {
+        self.is_http10 = true;
+        self
     }
 
     /// Adds a header; `host` and the body's length are written for you unless given here.
@@ -106,7 +119,8 @@ impl Request {
     }
 
     fn head(&self, host: &str) -> String {
-        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
+        let version = if self.is_http10 { "1.0" } else { "1.1" };
+        let mut head = format!("{} {} HTTP/{version}\r\n", self.method, self.target);
         if !self.names("host") {
             head.push_str(&format!("host: {host}\r\n"));
         }
@@ -151,6 +165,8 @@ pub(crate) enum ClientError {
     Cut { got: usize },
     #[error("not HTTP: {0}")]
     Malformed(String),
+    #[error("a body that does not hold: {0}")]
+    Unsound(String),
     #[error("nothing came for {PATIENCE:?}")]
     Stuck,
 }
@@ -171,6 +187,8 @@ pub(crate) struct Head {
     pub(crate) headers: Vec<(String, String)>,
     /// Since the request's first byte was written.
     pub(crate) at: Duration,
+    /// Statuses of what came before it, such as 103.
+    pub(crate) interim: Vec<u16>,
 }
 
 impl Head {
@@ -189,12 +207,14 @@ impl Head {
     }
 }
 
-/// A whole answer.
+/// A whole answer, whose body was verified.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     pub(crate) head: Head,
     /// The body, with the framing taken off.
     pub(crate) body: Bytes,
+    /// What followed the last chunk.
+    pub(crate) trailers: Vec<(String, String)>,
     /// The body as it came, each piece with its moment since the request's first byte.
     pub(crate) pieces: Vec<(Duration, Bytes)>,
 }
@@ -206,6 +226,16 @@ impl Response {
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.header(name)
+    }
+
+    /// The body, with its content coding taken off too.
+    #[track_caller]
+    pub(crate) fn decoded(&self) -> Vec<u8> {
+        let coding = self.header("content-encoding").unwrap_or_default();
+        if self.body.is_empty() {
+            return Vec::new();
+        }
+        verify::decoded(coding, &self.body).expect("it was verified as it came")
     }
 
     pub(crate) fn text(&self) -> String {
@@ -255,6 +285,27 @@ pub(crate) struct Connection<S = TcpStream> {
     framing: Framing,
     started: Instant,
     body_bytes: usize,
+    /// Of the body that is being read.
+    verifier: Option<Verifier>,
+    owed: Owed,
+    trailers: Vec<(String, String)>,
+    /// What is sent is written by hand, and answers may follow one another.
+    is_by_hand: bool,
+    is_http10: bool,
+}
+
+/// A body that is still to be read and verified.
+#[derive(Debug, Default)]
+struct Owed(Option<String>);
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some(what) = self.0.take()
+            && !std::thread::panicking()
+        {
+            panic!("{what} was not read to its end: do that, or say why not (`leave`)");
+        }
+    }
 }
 
 impl Connection {
@@ -316,7 +367,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             framing: Framing::Ended,
             started: Instant::now(),
             body_bytes: 0,
+            verifier: None,
+            owed: Owed::default(),
+            trailers: Vec::new(),
+            is_by_hand: false,
+            is_http10: false,
         }
+    }
+
+    /// Leaves the body that is being read unread, for a reason; the stream may go on.
+    pub(crate) fn leave(mut self, _why: &'static str) -> S {
+        self.owed.0 = None;
+        self.stream
     }
 
     /// The stream itself, for what comes after an upgrade.
@@ -333,6 +395,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Sends the request and reads the answer's head.
     pub(crate) async fn start(&mut self, request: &Request) -> Result<Head> {
         self.started = Instant::now();
+        if let Some(what) = self.owed.0.take() {
+            return Err(ClientError::Unsound(format!(
+                "{what} was not read to its end"
+            )));
+        }
+        self.nothing_follows()?;
+        self.is_by_hand = false;
+        self.is_http10 = request.is_http10;
         let sent = self.write_request(request).await;
         match self.read_head_for(&request.method).await {
             // An origin may answer before it took all of a body, and close.
@@ -352,38 +422,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(Response {
             head,
             body: body.freeze(),
+            trailers: std::mem::take(&mut self.trailers),
             pieces,
         })
+    }
+
+    /// Nothing may come before it is asked for.
+    fn nothing_follows(&self) -> Result<()> {
+        if self.is_by_hand || self.buffer.is_empty() {
+            return Ok(());
+        }
+        let bytes = self.buffer.len();
+        let text = String::from_utf8_lossy(&self.buffer[..bytes.min(200)]);
+        let what = format!("{bytes} bytes follow the end of an answer: {text:?}");
+        Err(ClientError::Unsound(what))
     }
 
     async fn write_request(&mut self, request: &Request) -> Result<()> {
         let head = request.head(&self.host);
         match &request.body {
             // Head and body in one write, as most clients do.
-            Body::Whole(body) => self.write([head.as_bytes(), body].concat()).await,
-            Body::None => self.write(head).await,
+            Body::Whole(body) => self.put([head.as_bytes(), body].concat()).await,
+            Body::None => self.put(head).await,
             Body::Chunks(chunks) => {
-                self.write(head).await?;
+                self.put(head).await?;
                 for chunk in chunks {
-                    self.write_chunk(chunk).await?;
+                    self.put_chunk(chunk).await?;
                 }
-                self.write("0\r\n\r\n").await
+                self.put("0\r\n\r\n").await
             }
             Body::Filler { bytes, chunked } => {
-                self.write(head).await?;
+                self.put(head).await?;
                 let piece = vec![b'x'; PIECE];
                 let mut left = *bytes;
                 while left > 0 {
                     let part = &piece[..PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
                     if *chunked {
-                        self.write_chunk(part).await?;
+                        self.put_chunk(part).await?;
                     } else {
-                        self.write(part).await?;
+                        self.put(part).await?;
                     }
                     left -= part.len() as u64;
                 }
                 if *chunked {
-                    self.write("0\r\n\r\n").await?;
+                    self.put("0\r\n\r\n").await?;
                 }
                 Ok(())
             }
@@ -392,6 +474,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Bytes as they are.
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
+        self.is_by_hand = true;
+        self.put(bytes).await
+    }
+
+    async fn put(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
         timeout(PATIENCE, self.stream.write_all(bytes.as_ref()))
             .await
             .map_err(|_| ClientError::Stuck)??;
@@ -399,8 +486,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     pub(crate) async fn write_chunk(&mut self, bytes: &[u8]) -> Result<()> {
+        self.is_by_hand = true;
+        self.put_chunk(bytes).await
+    }
+
+    async fn put_chunk(&mut self, bytes: &[u8]) -> Result<()> {
         let head = format!("{:x}\r\n", bytes.len());
-        self.write([head.as_bytes(), bytes, b"\r\n"].concat()).await
+        self.put([head.as_bytes(), bytes, b"\r\n"].concat()).await
     }
 
     /// The head of an answer to a request that was written by hand.
@@ -408,15 +500,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.read_head_for("GET").await
     }
 
+    /// The whole answer to such a request.
+    pub(crate) async fn read_answer(&mut self) -> Result<Response> {
+        let head = self.read_head().await?;
+        self.finish(head).await
+    }
+
     async fn read_head_for(&mut self, method: &str) -> Result<Head> {
+        let mut interim = Vec::new();
         loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
                 let raw = self.buffer.split_to(end + 4);
-                let head = self.parse_head(&raw, method)?;
+                let mut head = self.parse_head(&raw, method)?;
                 // 100 Continue and the like come before the answer; 101 is one.
                 if (100..200).contains(&head.status) && head.status != 101 {
+                    interim.push(head.status);
                     continue;
                 }
+                head.interim = interim;
                 return Ok(head);
             }
             match self.fill().await {
@@ -460,32 +561,59 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             status,
             headers,
             at: self.started.elapsed(),
+            interim: Vec::new(),
         };
         let no_body = method == "HEAD" || matches!(status, 100..200 | 204 | 304);
         self.body_bytes = 0;
+        self.trailers.clear();
+        self.verifier = None;
         self.framing = if no_body {
             Framing::Ended
-        } else if head
-            .header("transfer-encoding")
-            .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
-        {
-            Framing::Chunk(None)
-        } else if let Some(length) = head.header("content-length") {
-            match length.parse() {
-                Ok(0) => Framing::Ended,
-                Ok(length) => Framing::Length(length),
-                Err(_) => {
-                    return Err(ClientError::Malformed(format!("content-length: {length}")));
-                }
-            }
         } else {
-            Framing::UntilClose
+            framing(&head, self.is_http10)?
         };
+        if !no_body {
+            let header = |name: &str| head.header(name).map(str::to_owned);
+            self.verifier = Some(Verifier::of(status, &header));
+            let target = format!("the body of a {status} to {method}");
+            self.owed.0 = (self.framing != Framing::Ended).then_some(target);
+        }
+        if self.framing == Framing::Ended {
+            self.verified()?;
+            if status >= 200 {
+                self.nothing_follows()?;
+            }
+        }
         Ok(head)
+    }
+
+    /// The body has ended; does it hold?
+    fn verified(&mut self) -> Result<()> {
+        self.owed.0 = None;
+        match self.verifier.take() {
+            Some(verifier) => verifier.end().map_err(ClientError::Unsound),
+            None => Ok(()),
+        }
     }
 
     /// The next piece of the body as it comes, `None` once the body has ended as it should.
     pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>> {
+        let piece = self.next_piece().await;
+        let piece = piece.inspect_err(|_| self.owed.0 = None)?;
+        if let (Some(piece), Some(verifier)) = (&piece, &mut self.verifier)
+            && let Err(why) = verifier.take(piece)
+        {
+            self.owed.0 = None;
+            return Err(ClientError::Unsound(why));
+        }
+        if self.framing == Framing::Ended {
+            self.verified()?;
+            self.nothing_follows()?;
+        }
+        Ok(piece)
+    }
+
+    async fn next_piece(&mut self) -> Result<Option<Bytes>> {
         loop {
             match self.framing {
                 Framing::Ended => return Ok(None),
@@ -497,11 +625,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         continue;
                     }
                 }
-                // The last chunk: an empty line follows (none of our origins sends trailers).
+                // The last chunk: trailers may follow, and an empty line does.
                 Framing::Chunk(Some(0)) => {
                     if let Some(end) = find(&self.buffer, b"\r\n") {
-                        self.buffer.advance(end + 2);
-                        self.framing = Framing::Ended;
+                        let line = self.buffer.split_to(end + 2);
+                        if end == 0 {
+                            self.framing = Framing::Ended;
+                        } else {
+                            let line = String::from_utf8_lossy(&line[..end]).into_owned();
+                            let (name, value) = line
+                                .split_once(':')
+                                .ok_or_else(|| ClientError::Malformed(line.clone()))?;
+                            let trailer = (name.to_owned(), value.trim().to_owned());
+                            self.trailers.push(trailer);
+                        }
                         continue;
                     }
                 }
@@ -555,9 +692,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 });
             }
         }
-        self.buffer.advance(2);
+        let end = self.buffer.split_to(2);
         self.framing = Framing::Chunk(None);
-        Ok(())
+        if &end[..] == b"\r\n" {
+            Ok(())
+        } else {
+            Err(ClientError::Malformed(format!("{end:?} ends a chunk")))
+        }
     }
 
     fn take(&mut self, at_most: u64) -> Bytes {
@@ -592,11 +733,37 @@ pub(crate) async fn send(to: SocketAddr, request: &Request) -> Result<Response> 
     Connection::open(to).await?.send(request).await
 }
 
+/// RFC 9112, 7.1: extensions may follow the digits, and spaces may not.
 fn chunk_size(line: &[u8]) -> Result<u64> {
     let text = String::from_utf8_lossy(line);
-    let digits = text.trim_end().split(';').next().unwrap_or_default();
-    u64::from_str_radix(digits.trim(), 16)
-        .map_err(|_| ClientError::Malformed(format!("chunk head {text:?}")))
+    let digits = text.trim_end_matches("\r\n");
+    let digits = digits.split(';').next().unwrap_or_default();
+    let is_plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u64::from_str_radix(digits, 16)
+        .ok()
+        .filter(|_| is_plain)
+        .ok_or_else(|| ClientError::Malformed(format!("chunk head {text:?}")))
+}
+
+/// How the body of an answer is framed (RFC 9112, 6.3).
+fn framing(head: &Head, is_http10: bool) -> Result<Framing> {
+    let lengths: Vec<_> = head.headers_named("content-length").collect();
+    let codings: Vec<_> = head.headers_named("transfer-encoding").collect();
+    let bad = || ClientError::Malformed(format!("framed by {codings:?} and {lengths:?}"));
+    match (&codings[..], &lengths[..]) {
+        ([coding], []) if coding.eq_ignore_ascii_case("chunked") && !is_http10 => {
+            Ok(Framing::Chunk(None))
+        }
+        ([], [length]) if length.bytes().all(|digit| digit.is_ascii_digit()) => {
+            match length.parse() {
+                Ok(0) => Ok(Framing::Ended),
+                Ok(length) => Ok(Framing::Length(length)),
+                Err(_) => Err(bad()),
+            }
+        }
+        ([], []) => Ok(Framing::UntilClose),
+        _ => Err(bad()),
+    }
 }
 
 /// Where `what` begins in `bytes`.

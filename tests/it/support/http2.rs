@@ -11,11 +11,13 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client::SendRequest};
 use http::{HeaderMap, Request};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
     time::timeout,
 };
+
+use super::verify::Verifier;
 
 /// No single step may take longer; a hang is a failed test, not a stuck one.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -85,6 +87,14 @@ impl Client {
     pub(crate) async fn open_with(address: SocketAddr, builder: &mut h2::client::Builder) -> Self {
         let stream = TcpStream::connect(address).await.expect("it listens");
         stream.set_nodelay(true).expect("an option of any socket");
+        Self::over(stream, builder).await
+    }
+
+    /// Over a stream that is open, with TLS say.
+    pub(crate) async fn over<S>(stream: S, builder: &mut h2::client::Builder) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (send, connection) = builder
             .handshake(stream)
             .await
@@ -112,12 +122,13 @@ impl Client {
         body: impl Into<Bytes>,
     ) -> Result<Answer, h2::Error> {
         let body = body.into();
+        let is_head = request.method_ref() == Some(&http::Method::HEAD);
         let (answer, mut stream) = self.begin(request, body.is_empty()).await?;
         if !body.is_empty() {
             // It may be refused before it is all there: then the answer says so.
             drop(upload(&mut stream, body, true).await);
         }
-        within(whole(answer)).await
+        within(read(answer, is_head)).await
     }
 
     pub(crate) async fn get(&self, target: &str) -> Answer {
@@ -169,14 +180,34 @@ pub(crate) async fn endless(to: SocketAddr, target: &str, stop: &AtomicBool) -> 
     tally
 }
 
-/// The rest of an answer.
+/// The rest of an answer to anything but `HEAD`, whose body is verified.
 pub(crate) async fn whole(answer: h2::client::ResponseFuture) -> Result<Answer, h2::Error> {
+    read(answer, false).await
+}
+
+async fn read(answer: h2::client::ResponseFuture, is_head: bool) -> Result<Answer, h2::Error> {
     let (head, mut body) = answer.await?.into_parts();
+    let header = |name: &str| {
+        let value = head.headers.get(name)?;
+        Some(value.to_str().expect("a header is text").to_owned())
+    };
+    let status = head.status.as_u16();
+    let has_body = !is_head && !matches!(status, 204 | 304);
+    let mut verifier = has_body.then(|| Verifier::of(status, &header));
     let mut all = BytesMut::new();
     while let Some(piece) = next(&mut body).await? {
         all.extend_from_slice(&piece);
+        if let Some(verifier) = &mut verifier {
+            let held = verifier.take(&piece);
+            held.unwrap_or_else(|why| panic!("a body that does not hold: {why}"));
+        }
     }
     let trailers = body.trailers().await?;
+    assert!(has_body || all.is_empty(), "a body where none may be");
+    if let Some(verifier) = verifier {
+        let held = verifier.end();
+        held.unwrap_or_else(|why| panic!("a body that does not hold: {why}"));
+    }
     Ok(Answer {
         head,
         body: all.freeze(),

@@ -33,4 +33,5 @@ pub(crate) mod races;
 pub(crate) mod redis;
 pub(crate) mod relay;
 pub(crate) mod sockets;
+pub(crate) mod verify;
 pub(crate) mod wait;

@@ -7,6 +7,7 @@ mod failing;
 mod http2;
 mod numbered;
 mod plain;
+pub(crate) mod planned;
 mod scripted;
 mod secure;
 mod streams;
