@@ -48,6 +48,9 @@ pub(super) async fn failed(
         // What has begun cannot be taken back: the connection is cut, so that nobody
         // takes the part for the whole.
         facts.status = status(begun.map(|head| head.status), failure);
+        if let Some(connection) = connection {
+            connection.break_off();
+        }
         return FailToProxy {
             error_code: 0,
             can_reuse_downstream: false,

@@ -65,7 +65,7 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
     }
     leave_to_connection(facts, connection.as_deref(), made);
     if facts.client.protocol == Protocol::Http10 {
-        without_chunks(session, head);
+        without_chunks(session, head, connection.as_deref());
     }
     if is_h2 {
         let is_encoded = !was_encoded && head.headers.contains_key(header::CONTENT_ENCODING);
@@ -74,7 +74,11 @@ pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx:
 }
 
 /// RFC 9112, 6.1: HTTP/1.0 knows no chunks. A body without a length ends with its connection.
-fn without_chunks(session: &mut Session, head: &mut ResponseHeader) {
+fn without_chunks(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    connection: Option<&Connection>,
+) {
     head.remove_header(&header::TRANSFER_ENCODING);
     let has_no_body = session.req_header().method == Method::HEAD
         || matches!(
@@ -83,6 +87,9 @@ fn without_chunks(session: &mut Session, head: &mut ResponseHeader) {
         );
     if !has_no_body && !head.headers.contains_key(header::CONTENT_LENGTH) {
         session.set_keepalive(None);
+        if let Some(connection) = connection {
+            connection.end_body();
+        }
     }
 }
 

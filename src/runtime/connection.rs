@@ -99,6 +99,8 @@ pub struct Connection {
     /// Both sides speak something else than HTTP from here on.
     is_tunnel: AtomicBool,
     is_websocket: AtomicBool,
+    /// The response that is written ends with the connection, and in no other way.
+    ends_body: AtomicBool,
     /// Reads a WebSocket.
     reader: Mutex<Option<Waker>>,
     /// The next read gives a byte that no client sent.
@@ -167,6 +169,7 @@ impl Connection {
             has_lines: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
             is_websocket: AtomicBool::new(false),
+            ends_body: AtomicBool::new(false),
             reader: Mutex::default(),
             makes_up_byte: AtomicBool::new(false),
             fingerprint: AtomicU64::new(0),
@@ -331,7 +334,24 @@ impl Connection {
 
     /// Ends this connection at once, in both directions: nothing more is answered.
     pub(super) fn end(&self) {
-        shut_down(&self.socket.lock(), rustix::net::Shutdown::Both);
+        if !self.break_off() {
+            shut_down(&self.socket.lock(), rustix::net::Shutdown::Both);
+        }
+    }
+
+    /// The end of this connection is the end of the response that is written from here on.
+    pub fn end_body(&self) {
+        self.ends_body.store(true, Ordering::Relaxed);
+    }
+
+    /// Resets the connection if its end would pass for that of the response; `false` if its
+    /// client sees in another way that the response is cut.
+    pub fn break_off(&self) -> bool {
+        let ends_body = self.ends_body.load(Ordering::Relaxed);
+        if ends_body {
+            reset(&self.socket.lock());
+        }
+        ends_body
     }
 
     /// Ends this connection: a WebSocket's client is told that we go away, as soon as the
@@ -502,6 +522,21 @@ fn shut_down(socket: &MutexGuard<'_, Option<RawFd>>, how: rustix::net::Shutdown)
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     if let Err(error) = rustix::net::shutdown(fd, how) {
         log::debug!(error:%; "a client was gone before its connection was ended");
+    }
+}
+
+/// RFC 9112, 8: what ends with its connection is whole, unless that ends in an error.
+#[allow(
+    unsafe_code,
+    reason = "the socket's owner lets go of it under the lock that is held here"
+)]
+fn reset(socket: &MutexGuard<'_, Option<RawFd>>) {
+    let Some(fd) = **socket else { return };
+    // SAFETY: as in `shut_down`.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    if let Err(error) = rustix::net::connect_unspec(fd) {
+        log::debug!(error:%; "a client's connection could not be reset");
+        shut_down(socket, rustix::net::Shutdown::Both);
     }
 }
 

@@ -27,6 +27,7 @@ mod reload_storm;
 mod rollout;
 mod shared_limits;
 mod slow_clients;
+mod slow_readers;
 #[path = "../it/support/mod.rs"]
 mod support;
 mod testssl;
@@ -36,7 +37,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 23] = [
+const DRILLS: [&str; 24] = [
     "balance",
     "kill9",
     "idle-close",
@@ -46,6 +47,7 @@ const DRILLS: [&str; 23] = [
     "hang",
     "floods",
     "slow-clients",
+    "slow-readers",
     "reload-storm",
     "all-down",
     "rollout",
@@ -102,6 +104,7 @@ async fn main() -> ExitCode {
             "websocket" => websocket::run(&mut report).await,
             "floods" => floods::run(&mut report).await,
             "slow-clients" => slow_clients::run(&mut report).await,
+            "slow-readers" => slow_readers::run(&mut report).await,
             "reload-storm" => reload_storm::run(&mut report).await,
             "rollout" => rollout::run(&mut report).await,
             "upgrade-storm" => upgrade_storm::run(&mut report).await,

@@ -17,11 +17,11 @@ use tokio_rustls::TlsConnector;
 
 use crate::support::{
     certificates::Authority,
-    client::{Connection, Request, get},
+    client::{ClientError, Connection, Request, get},
     gateway::Gateway,
     http2,
     origins::{
-        Origin, ScriptedOrigin,
+        Origin, ScriptedOrigin, SseOrigin,
         planned::{Framing, Hints, Plan, PlannedHttp2, PlannedOrigin, Plans},
     },
     verify,
@@ -767,4 +767,67 @@ async fn a_client_that_leaves_while_a_response_is_stored_is_what_the_log_says() 
         (site.gateway.count(counted).await == 2).then_some(())
     })
     .await;
+}
+
+/// A feed that is cut, by the drain's deadline or by the origin's end, is seen to be cut: by a
+/// missing last chunk, by TLS, by a stream that is not ended, by a reset.
+#[tokio::test]
+async fn what_is_cut_is_seen_to_be_cut() {
+    for by_drain in [true, false] {
+        let mut origin = SseOrigin::start(Duration::from_millis(20)).await;
+        let authority = Authority::new();
+        let mut gateway = Gateway::start_in(
+            &format!(
+                "
+listeners:
+  - {{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }} }}
+  - {{ address: \"127.0.0.1:0\", name: tls, tls: {{ certificates: {{ cert: site.pem, key: site.key }} }} }}
+drain: {{ idle: 100ms, deadline: 700ms }}
+upstreams: {{ web: {{ backends: [\"{}\"], health: false }} }}
+routes: [{{ match: {{ path: /* }}, upstream: web }}]
+",
+                origin.address()
+            ),
+            |folder| authority.site(&[SITE]).write(folder, "site"),
+        )
+        .await;
+        let request = get("/").header("host", SITE);
+        let mut old = gateway.connect().await;
+        let old_head = old
+            .start(&request.clone().http10())
+            .await
+            .expect("it is fed");
+        let mut new = gateway.connect().await;
+        let new_head = new.start(&request).await.expect("it is fed");
+        let tls = gateway
+            .listener("tls")
+            .parse()
+            .expect("it is on an address");
+        let trust = Arc::new(authority.trust());
+        let tls = Connection::open_tls(tls, SITE, &trust).await;
+        let mut tls = tls.expect("it listens");
+        let tls_head = tls.start(&request).await.expect("it is fed");
+        let http2 = http2::Client::open(gateway.address()).await;
+        let http2 = http2.send(http2::request("GET", "/"), "");
+        let cut = async {
+            pass(Duration::from_millis(300)).await;
+            if by_drain {
+                gateway.terminate(SOON).await;
+            } else {
+                origin.stop();
+            }
+        };
+        let (old, new, tls, http2, ()) = tokio::join!(
+            old.finish(old_head),
+            new.finish(new_head),
+            tls.finish(tls_head),
+            http2,
+            cut,
+        );
+        for (name, outcome) in [("1.0", old), ("1.1", new), ("tls", tls)] {
+            let is_cut = outcome.as_ref().is_err_and(ClientError::is_cut);
+            assert!(is_cut, "{name}, by the drain: {by_drain}: {outcome:?}");
+        }
+        assert!(http2.is_err(), "by the drain: {by_drain}: {http2:?}");
+    }
 }

@@ -1,0 +1,154 @@
+//! Hundreds of clients that take 3 MB each and hardly read: how much the gateway holds for
+//! each of them, by every way that a response takes.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::ClientConfig;
+use tokio::{io::AsyncWriteExt, net::TcpSocket};
+
+use crate::{
+    Report,
+    support::{
+        certificates::Authority,
+        client::{Connection, get},
+        gateway::Gateway,
+        http2,
+        origins::BigOrigin,
+        wait::pass,
+    },
+};
+
+const CLIENTS: usize = 300;
+const BYTES: usize = 3_000_000;
+const KIB: u64 = 1024;
+/// What the kernel keeps for a client, and does not count here.
+const RECEIVED: u32 = 64 << 10;
+const SITE: &str = "slow.test";
+
+/// The ways, and what a client may cost on each in KiB.
+const WAYS: [(&str, &str, Client, u64); 7] = [
+    ("a hit", "/kept?bytes=3000000", Client::Plain, 32),
+    ("a hit by TLS", "/kept?bytes=3000000", Client::Tls, 160),
+    ("a hit by HTTP/2", "/kept?bytes=3000000", Client::Http2, 160),
+    ("proxied", "/big?bytes=3000000", Client::Plain, 520),
+    (
+        "proxied, in chunks",
+        "/big?bytes=3000000&chunked=1",
+        Client::Plain,
+        520,
+    ),
+    ("proxied by TLS", "/big?bytes=3000000", Client::Tls, 640),
+    (
+        "proxied by HTTP/2",
+        "/big?bytes=3000000",
+        Client::Http2,
+        640,
+    ),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Client {
+    Plain,
+    Tls,
+    Http2,
+}
+
+/// Keeps a connection open whose response is not read.
+#[expect(dead_code, reason = "held, and never looked at")]
+enum Held {
+    Plain(tokio::net::TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>),
+}
+
+pub(crate) async fn run(report: &mut Report) {
+    let origin = BigOrigin::start().await;
+    let authority = Authority::new();
+    for (name, target, client, most) in WAYS {
+        let gateway = Gateway::start_in(
+            &format!(
+                "
+listeners:
+  - {{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }}, limits: {{ connections_per_ip: 1000, send_timeout: 60s }} }}
+  - {{ address: \"127.0.0.1:0\", name: tls, tls: {{ certificates: {{ cert: site.pem, key: site.key }} }}, limits: {{ connections_per_ip: 1000, send_timeout: 60s }} }}
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+routes:
+  - {{ match: {{ path: /kept }}, upstream: app, cache: {{ ttl: 1h, force: true }} }}
+  - {{ match: {{ path: /* }}, upstream: app }}
+",
+                origin.address()
+            ),
+            |folder| authority.site(&[SITE]).write(folder, "site"),
+        )
+        .await;
+        // Stored where it is to be, and each thread has been busy once.
+        for _ in 0..20 {
+            let whole = gateway.get(target).await;
+            assert_eq!(whole.body.len(), BYTES);
+        }
+        let before = gateway.rss();
+        let trust = Arc::new(authority.trust());
+        let mut held = Vec::new();
+        for _ in 0..CLIENTS {
+            held.push(begin(&gateway, client, target, &trust).await);
+        }
+        pass(Duration::from_secs(2)).await;
+        let each = gateway.rss().saturating_sub(before) / CLIENTS as u64 / KIB;
+        report.check(
+            each <= most,
+            format!("{name}: {each} KiB for each of {CLIENTS} clients (at most {most})"),
+        );
+        drop(held);
+    }
+}
+
+async fn begin(gateway: &Gateway, client: Client, target: &str, trust: &Arc<ClientConfig>) -> Held {
+    const WHY: &str = "a client that does not read is what is measured";
+    match client {
+        Client::Plain => {
+            let stream = connect(gateway.address()).await;
+            let mut connection = Connection::over(stream, SITE.to_owned());
+            connection.start(&get(target)).await.expect("it answers");
+            Held::Plain(connection.leave(WHY))
+        }
+        Client::Tls => {
+            let to = gateway.listener("tls").parse().expect("an address");
+            let stream = connect(to).await;
+            let name = SITE.try_into().expect("a name");
+            let stream = tokio_rustls::TlsConnector::from(Arc::clone(trust))
+                .connect(name, stream)
+                .await
+                .expect("the certificate holds");
+            let mut connection = Connection::over(stream, SITE.to_owned());
+            connection.start(&get(target)).await.expect("it answers");
+            Held::Tls(Box::new(connection.leave(WHY)))
+        }
+        Client::Http2 => {
+            // As much room as can be, and nobody who reads: by hand.
+            let mut stream = connect(gateway.address()).await;
+            let room: u32 = 16 << 20;
+            let window = [&[0, 4][..], &room.to_be_bytes()].concat();
+            let begin = [
+                http2::PREFACE.to_vec(),
+                http2::frame(http2::SETTINGS, 0, 0, &window),
+                http2::frame(http2::WINDOW_UPDATE, 0, 0, &room.to_be_bytes()),
+                http2::frame(
+                    http2::HEADERS,
+                    http2::END_HEADERS | http2::END_STREAM,
+                    1,
+                    &http2::block("GET", target),
+                ),
+            ];
+            let sent = stream.write_all(&begin.concat()).await;
+            sent.expect("it takes it");
+            Held::Plain(stream)
+        }
+    }
+}
+
+async fn connect(to: SocketAddr) -> tokio::net::TcpStream {
+    let socket = TcpSocket::new_v4().expect("sockets are to be had");
+    socket
+        .set_recv_buffer_size(RECEIVED)
+        .expect("an option of any socket");
+    socket.connect(to).await.expect("it listens")
+}
