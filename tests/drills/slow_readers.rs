@@ -28,8 +28,8 @@ const SITE: &str = "slow.test";
 /// The ways, and what a client may cost on each in KiB.
 const WAYS: [(&str, &str, Client, u64); 7] = [
     ("a hit", "/kept?bytes=3000000", Client::Plain, 32),
-    ("a hit by TLS", "/kept?bytes=3000000", Client::Tls, 160),
-    ("a hit by HTTP/2", "/kept?bytes=3000000", Client::Http2, 160),
+    ("a hit by TLS", "/kept?bytes=3000000", Client::Tls, 96),
+    ("a hit by HTTP/2", "/kept?bytes=3000000", Client::Http2, 96),
     ("proxied", "/big?bytes=3000000", Client::Plain, 520),
     (
         "proxied, in chunks",

@@ -190,6 +190,21 @@ impl Ask {
         }
     }
 
+    /// Asks for a part of it, for its headers alone, or whether it is still the same.
+    fn draw_part(&mut self, plan: &Plan, random: &mut fastrand::Rng) {
+        let last = plan.size.saturating_sub(1).max(1);
+        let (a, b) = (random.usize(..last), random.usize(..last));
+        let (a, b) = (a.min(b), a.max(b));
+        match random.u8(..7) {
+            0 => self.method = "HEAD",
+            1 => self.if_none_match = Some(plan.tag()),
+            2 => self.range = Some(format!("bytes={a}-")),
+            3 => self.range = Some(format!("bytes=-{}", b + 1)),
+            4 => self.range = Some(format!("bytes=0-0,{b}-{b}")),
+            _ => self.range = Some(format!("bytes={a}-{b}")),
+        }
+    }
+
     fn is_tls(&self) -> bool {
         matches!(self.protocol, Protocol::Tls | Protocol::TlsHttp2)
     }
@@ -483,28 +498,7 @@ async fn case(site: &Site, number: u64, seed: u64) -> Result<usize, String> {
                 ask = Ask::draw(random);
             }
             match way {
-                "parts" => {
-                    let last = plan.size.saturating_sub(1).max(1);
-                    let (a, b) = (random.usize(..last), random.usize(..last));
-                    let (a, b) = (a.min(b), a.max(b));
-                    ask.range = Some(match random.u8(..5) {
-                        0 => format!("bytes={a}-"),
-                        1 => format!("bytes=-{}", b + 1),
-                        2 => format!("bytes=0-0,{b}-{b}"),
-                        _ => format!("bytes={a}-{b}"),
-                    });
-                    match random.u8(..6) {
-                        0 => {
-                            ask.range = None;
-                            ask.method = "HEAD";
-                        }
-                        1 => {
-                            ask.range = None;
-                            ask.if_none_match = Some(plan.tag());
-                        }
-                        _ => {}
-                    }
-                }
+                "parts" => ask.draw_part(&plan, random),
                 "bypass" => ask.is_bypass = true,
                 _ => {}
             }

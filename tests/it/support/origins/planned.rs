@@ -39,6 +39,7 @@ pub(crate) enum Hints {
 
 /// One response.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn for itself")]
 pub(crate) struct Plan {
     pub(crate) status: u16,
     pub(crate) size: usize,
@@ -128,14 +129,14 @@ impl Plan {
 /// What paths stand for.
 #[derive(Debug, Default)]
 pub(crate) struct Plans {
-    plans: Mutex<HashMap<String, Arc<Plan>>>,
+    by_path: Mutex<HashMap<String, Arc<Plan>>>,
     failing: Mutex<HashSet<String>>,
     asked: Mutex<HashMap<String, u32>>,
 }
 
 impl Plans {
     pub(crate) fn set(&self, path: &str, plan: Plan) {
-        self.plans.lock().insert(path.to_owned(), Arc::new(plan));
+        self.by_path.lock().insert(path.to_owned(), Arc::new(plan));
     }
 
     /// From now on this path gets 503.
@@ -154,7 +155,7 @@ impl Plans {
         if self.failing.lock().contains(path) {
             return None;
         }
-        let found = self.plans.lock().get(path).cloned();
+        let found = self.by_path.lock().get(path).cloned();
         Some(found.unwrap_or_else(|| panic!("nothing is planned for {path}")))
     }
 }
