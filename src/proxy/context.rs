@@ -13,7 +13,7 @@ use crate::{
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
     routes::Params,
     runtime::{connection::Connection, deadline::Watch, live::Live},
-    upstreams::{BackendId, Lease, Upstream},
+    upstreams::{BackendId, Lease, UpgradeGate, Upstream},
 };
 
 /// Where a request belongs.
@@ -45,8 +45,8 @@ pub struct Context {
     pub(super) reply: Option<Box<Reply>>,
     /// The request asks for a WebSocket, and the route takes one.
     pub(super) is_websocket: bool,
-    /// Of the body that was read, what no client sent.
-    pub(super) made_up_bytes: u64,
+    /// Holds back the response to an upgrade until the request has ended.
+    pub(super) upgrade: Option<Arc<UpgradeGate>>,
     /// What became of the body before the request went on.
     pub(super) early: Early,
     /// When the whole must be over, of a request to a backend by HTTP/2.
@@ -95,7 +95,7 @@ impl Context {
             tried_at: now,
             reply: None,
             is_websocket: false,
-            made_up_bytes: 0,
+            upgrade: None,
             early: Early::default(),
             due: None,
             answered_at: None,

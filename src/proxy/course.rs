@@ -109,10 +109,11 @@ async fn follow(
             return Ok(true);
         }
         Course::GoesOn(flow) => {
-            let mut refused = request::settle(session, ctx).await;
-            if let (None, Some(flow)) = (&refused, flow) {
-                refused = cache::fetch(session, ctx, flow).await;
-            }
+            request::settle(session);
+            let refused = match flow {
+                Some(flow) => cache::fetch(session, ctx, flow).await,
+                None => None,
+            };
             match refused {
                 Some(reply) => reply,
                 None => return Ok(false),

@@ -152,11 +152,10 @@ pub(super) fn log(live: &Live, passed: &Passed<'_>, ctx: &mut Context) {
         route,
         facts,
         connection,
-        made_up_bytes,
         ..
     } = ctx;
     facts.bytes_sent = passed.sent;
-    facts.bytes_received = passed.received - *made_up_bytes;
+    facts.bytes_received = passed.received;
     if facts.status == 0 {
         let status = passed.status.unwrap_or(Failure::ClientGone.status());
         facts.status = status.as_u16();

@@ -47,6 +47,10 @@ pub(crate) enum Failure {
     UnknownHost,
     /// The route lets no upgrade pass.
     Upgrade,
+    /// What asks for a WebSocket is no handshake (RFC 6455, 4.2.1).
+    Handshake,
+    /// A WebSocket of another version than ours.
+    WebsocketVersion,
     /// No backend has an address yet.
     NoBackend,
     /// Every backend is at its bound, and the queue is full or did not move.
@@ -73,7 +77,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     #[cfg(test)]
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 29] = [
         Self::ClientGone,
         Self::BadRequest,
         Self::Method,
@@ -90,6 +94,8 @@ impl Failure {
         Self::NoRoute,
         Self::UnknownHost,
         Self::Upgrade,
+        Self::Handshake,
+        Self::WebsocketVersion,
         Self::NoBackend,
         Self::Overload,
         Self::Connect,
@@ -122,6 +128,8 @@ impl Failure {
             Self::NoRoute => "no_route",
             Self::UnknownHost => "unknown_host",
             Self::Upgrade => "upgrade",
+            Self::Handshake => "websocket_handshake",
+            Self::WebsocketVersion => "websocket_version",
             Self::NoBackend => "no_backend",
             Self::Overload => "overload",
             Self::Connect => "upstream_connect",
@@ -141,9 +149,13 @@ impl Failure {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::ClientGone => StatusCode::from_u16(499).expect("three digits"),
-            Self::BadRequest | Self::BadPath | Self::BadHost | Self::BadHeader | Self::Upgrade => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadRequest
+            | Self::BadPath
+            | Self::BadHost
+            | Self::BadHeader
+            | Self::Upgrade
+            | Self::Handshake => StatusCode::BAD_REQUEST,
+            Self::WebsocketVersion => StatusCode::UPGRADE_REQUIRED,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::LongLine => StatusCode::URI_TOO_LONG,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
@@ -179,6 +191,8 @@ impl Failure {
             Self::NoRoute => "There is nothing at this address.",
             Self::UnknownHost => "No site of this name is served here.",
             Self::Upgrade => "This address does not take WebSocket connections.",
+            Self::Handshake => "What asks for a WebSocket is not its handshake.",
+            Self::WebsocketVersion => "WebSockets of version 13 are served, and no others.",
             Self::NoBackend | Self::Overload => {
                 "The site is busy right now. Please try again in a moment."
             }
@@ -203,7 +217,22 @@ impl Failure {
                 http::header::ALLOW,
                 http::HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
             ),
-            Self::BadRequest | Self::BadPath | Self::BadHost | Self::BodyTimeout => reply.closing(),
+            // RFC 6455, 4.4; RFC 9110, 15.5.22.
+            Self::WebsocketVersion => reply
+                .header(
+                    http::header::SEC_WEBSOCKET_VERSION,
+                    http::HeaderValue::from_static("13"),
+                )
+                .header(
+                    http::header::UPGRADE,
+                    http::HeaderValue::from_static("websocket"),
+                ),
+            Self::BadRequest
+            | Self::BadPath
+            | Self::BadHost
+            | Self::BodyTimeout
+            | Self::Upgrade
+            | Self::Handshake => reply.closing(),
             _ => reply,
         }
     }

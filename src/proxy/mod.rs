@@ -23,8 +23,8 @@ mod respond;
 mod shortcut;
 mod streams;
 mod to_https;
-mod tunnel;
 mod upstream;
+mod websocket;
 
 use std::{
     any::Any,

@@ -13,7 +13,7 @@ use super::{
     forwarded::{self, Forwarding},
     guard, http2,
     streams::is_h2,
-    to_https, tunnel,
+    to_https, websocket,
 };
 use crate::{
     base::query,
@@ -170,7 +170,7 @@ pub(super) async fn filter(head: &RequestHeader, ctx: &mut Context, round: &mut 
 
 /// The route's action. A reply if that is one.
 fn act(head: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
-    let is_upgrade = is_websocket(head);
+    let is_upgrade = websocket::is_asked_for(head);
     let Context {
         gateway,
         route,
@@ -195,6 +195,9 @@ fn act(head: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
     if is_upgrade {
         if forward.websocket.is_none() {
             return Some(Box::new(Failure::Upgrade.reply()));
+        }
+        if let Err(failure) = websocket::check_request(head) {
+            return Some(Box::new(failure.reply()));
         }
         *is_websocket = true;
     }
@@ -225,23 +228,11 @@ pub(super) fn enter(session: &mut Session, connection: Option<&Connection>) {
     }
 }
 
-/// What holds for the session of a request that goes to a backend. A reply if it cannot.
-pub(super) async fn settle(session: &mut Session, ctx: &mut Context) -> Option<Box<Reply>> {
+/// What holds for the session of a request that goes to a backend.
+pub(super) fn settle(session: &mut Session) {
     // No timeouts of Pingora's on the client's side of a tunnel or a long answer:
     // the deadlines of `runtime::deadline` see both sides.
     session.set_read_timeout(None);
-    if ctx.is_websocket
-        && let Some(connection) = &ctx.connection
-    {
-        match tunnel::settle(session, connection).await {
-            Ok(made_up) => ctx.made_up_bytes = made_up,
-            Err(error) => {
-                log::debug!(error:%; "an upgrade request could not be settled");
-                return Some(Failure::ClientGone.into());
-            }
-        }
-    }
-    None
 }
 
 /// Makes `head`, a copy of the client's, the one that goes to the backend.
@@ -361,14 +352,4 @@ pub(super) fn client(head: &RequestHeader, connection: &Connection, gateway: &Ga
         listener: Arc::clone(&connection.listener.name),
         listener_port: connection.listener.port,
     }
-}
-
-/// Asks for a WebSocket (RFC 6455, 4.1). Every other upgrade is dropped, and any of a
-/// version that knows none (RFC 9110, 7.8).
-fn is_websocket(head: &RequestHeader) -> bool {
-    head.version == http::Version::HTTP_11
-        && head
-            .headers
-            .get(header::UPGRADE)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }

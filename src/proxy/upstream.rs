@@ -19,12 +19,13 @@ use super::{
     error::Failure,
     forwarded, reply,
     streams::{self, is_h2},
+    websocket,
 };
 use crate::{
     base::units::whole_millis,
     chain::host::public_host,
     runtime::deadline::Expired,
-    upstreams::{Ask, Failure as TryFailure, Outcome, Protocol, Unavailable},
+    upstreams::{Ask, Failure as TryFailure, Outcome, Protocol, Unavailable, UpgradeGate},
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -51,7 +52,13 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
             return fail(ctx, Failure::Overload);
         }
     };
-    let mut peer = upstream.peer(&lease);
+    let mut peer = if ctx.is_websocket {
+        let gate = Arc::<UpgradeGate>::default();
+        ctx.upgrade = Some(Arc::clone(&gate));
+        upstream.upgrade_peer(&lease, gate)
+    } else {
+        upstream.peer(&lease)
+    };
     if ctx.stale_tries > 0 {
         // A pool group of its own: nothing that has gone stale is found in it.
         peer.group_key = fastrand::u64(..);
@@ -105,11 +112,17 @@ pub(super) fn connected(
     let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) else {
         return;
     };
-    let local = digest
+    let mut fd = fd;
+    let mut local = digest
         .and_then(|digest| digest.socket_digest.as_ref())
         .and_then(|digest| digest.local_addr())
         .and_then(|address| address.as_inet())
         .copied();
+    if let Some(gate) = &ctx.upgrade {
+        gate.close();
+        let Some(socket) = gate.socket() else { return };
+        (fd, local) = (socket.fd, socket.local);
+    }
     let connections = &ctx.live().connections;
     let timeouts = &upstream.timeouts;
     let now = connections.millis(ctx.tried_at);
@@ -135,6 +148,9 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
         if let Some(watch) = &ctx.watch {
             watch.body.over();
         }
+    }
+    if is_end && let Some(gate) = &ctx.upgrade {
+        gate.request_ended();
     }
     let Some(body) = body.filter(|body| !body.is_empty()) else {
         return;
@@ -178,6 +194,16 @@ pub(super) fn answered(
     ctx.facts.upstream.status = head.status.as_u16();
     ctx.facts.upstream.first_byte = Some(now - ctx.tried_at);
     lease.backend().learn_keep_alive(seen.keep_alive);
+    if head.status == StatusCode::SWITCHING_PROTOCOLS
+        && !(ctx.is_websocket && websocket::is_answered(session.req_header(), head))
+    {
+        // It lives and has answered; what it says means nothing.
+        let answered = Outcome::Status(head.status.as_u16());
+        if let Some(lease) = ctx.lease.take() {
+            lease.finish(answered);
+        }
+        return bad_switch(ctx.is_websocket);
+    }
     if let 502..=504 = head.status.as_u16()
         && may_retry(session, ctx, TryFailure::Status(head.status.as_u16()))
     {
@@ -217,6 +243,9 @@ pub(super) fn answered(
         // What the backend promises us says nothing of our own connections.
         head.remove_header(&KEEP_ALIVE);
     }
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        websocket::begin(head)?;
+    }
     if is_internal {
         forwarded::strip_internal_response(head);
     }
@@ -237,6 +266,15 @@ pub(super) fn answered(
         }
     }
     Ok(())
+}
+
+fn bad_switch(is_asked: bool) -> Result<()> {
+    let why = if is_asked {
+        "the backend's 101 does not answer the handshake"
+    } else {
+        "the backend switched to a protocol that nobody asked for"
+    };
+    Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up())
 }
 
 fn public_location(

@@ -103,8 +103,6 @@ pub struct Connection {
     ends_body: AtomicBool,
     /// Reads a WebSocket.
     reader: Mutex<Option<Waker>>,
-    /// The next read gives a byte that no client sent.
-    makes_up_byte: AtomicBool,
     /// Of the request under way on HTTP/1; zero if it has none.
     fingerprint: AtomicU64,
     cut: AtomicU8,
@@ -171,7 +169,6 @@ impl Connection {
             is_websocket: AtomicBool::new(false),
             ends_body: AtomicBool::new(false),
             reader: Mutex::default(),
-            makes_up_byte: AtomicBool::new(false),
             fingerprint: AtomicU64::new(0),
             cut: AtomicU8::new(0),
             cut_at: AtomicU64::new(0),
@@ -406,19 +403,6 @@ impl Connection {
         }
         self.has_lines.store(false, Ordering::Relaxed);
         Some(std::mem::take(&mut *self.lines.lock()))
-    }
-
-    /// The next read behind a whole request gives a byte that no client sent: see
-    /// `proxy::tunnel`.
-    pub fn make_up_byte(&self) {
-        self.makes_up_byte.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether that byte is to be given now.
-    #[inline]
-    pub fn takes_made_up_byte(&self) -> bool {
-        self.makes_up_byte.load(Ordering::Relaxed)
-            && self.makes_up_byte.swap(false, Ordering::Relaxed)
     }
 
     /// HTTP is over: what comes is passed on as it is.

@@ -31,6 +31,7 @@ mod target;
 mod tests;
 mod tls;
 mod trust;
+mod upgrade;
 mod wire;
 
 use std::{
@@ -62,6 +63,7 @@ pub use self::{
     system::authorities_file,
     target::Target,
     tls::is_alert,
+    upgrade::{UpgradeGate, UpgradeSocket},
     wire::Protocol,
 };
 use self::{
@@ -71,6 +73,7 @@ use self::{
     members::Sources,
     peer::Pool,
     queue::{Left, Patience},
+    upgrade::UpgradeConnector,
     wire::Wire,
 };
 use crate::config::model::{App, TimeoutsConfig};
@@ -229,6 +232,17 @@ impl Upstream {
     /// Where the lease's request goes. Reads and writes have no bound of Pingora's.
     pub fn peer(&self, lease: &Lease) -> Box<HttpPeer> {
         lease.backend().peer(self.pool)
+    }
+
+    /// [`Upstream::peer`] for a request that asks for another protocol: a connection of its
+    /// own, whose response is held back by `gate`.
+    pub fn upgrade_peer(&self, lease: &Lease, gate: Arc<UpgradeGate>) -> Box<HttpPeer> {
+        let mut peer = self.peer(lease);
+        // A pool group of its own: what was refused goes to nobody else.
+        peer.group_key = fastrand::u64(..);
+        peer.options.idle_timeout = Some(Duration::from_millis(1));
+        peer.options.custom_l4 = Some(Arc::new(UpgradeConnector { gate }));
+        peer
     }
 
     /// What is spoken to the backends.

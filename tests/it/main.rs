@@ -25,6 +25,7 @@ mod failover;
 mod flood_guard;
 mod forward_auth;
 mod grpc;
+mod handshakes;
 mod harness;
 mod hosts;
 mod http2;

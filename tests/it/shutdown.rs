@@ -185,7 +185,7 @@ async fn in_the_middle_of_a_frame_there_is_a_cut_and_no_false_frame() {
     let mut head = [0; 4096];
     assert!(backend.read(&mut head).await.unwrap() > 0);
     let switch = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
-        upgrade: websocket\r\n\r\n";
+        upgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     backend.write_all(switch).await.unwrap();
     // A frame of a mebibyte, of which a little comes.
     let frame = [&[0x82, 127, 0, 0, 0, 0, 0, 0x10, 0, 0][..], &[b'x'; 1000]].concat();

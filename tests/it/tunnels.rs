@@ -40,8 +40,8 @@ async fn answer_and_echo(mut stream: TcpStream, answer: &str) -> io::Result<()> 
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?.to_ascii_lowercase());
     }
-    if find(&head, b"content-length").is_some() {
-        // What was made up on the way came through: no echo tells the test.
+    if find(&head, b"content-length").is_some() || find(&head, b"transfer-encoding").is_some() {
+        // A handshake frames no body: no echo tells the test.
         return Ok(());
     }
     let mut buffer = [0; 512];
@@ -74,8 +74,8 @@ fn upgrade() -> Request {
 
 #[tokio::test]
 async fn a_backend_that_switches_at_once_gets_its_tunnel() {
-    let switch =
-        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     let (origin, _serving) = hasty_origin(switch).await;
     let gateway = front(origin).await;
     for turn in 0..30 {
@@ -89,7 +89,6 @@ async fn a_backend_that_switches_at_once_gets_its_tunnel() {
         assert!(read.is_ok(), "tunnel {turn} ended: {read:?}");
         assert_eq!(&back, b"echo");
     }
-    // What was made up to get there is nobody's.
     let line = &gateway.log_lines(30).await[0];
     assert_eq!(line["bytes_in"], 4, "{line}");
 }

@@ -380,10 +380,6 @@ impl AsyncRead for ConnIo {
             return gone.map(Err);
         }
         if this.rest.is_whole() && !is_tunnel {
-            if this.connection.takes_made_up_byte() {
-                buf.put_slice(b"-");
-                return Poll::Ready(Ok(()));
-            }
             return this.poll_hold(cx);
         }
         if !this.input.is_empty() {

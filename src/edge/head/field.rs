@@ -22,7 +22,6 @@ pub(super) struct Fields {
     host: Option<Range<usize>>,
     length: Option<u64>,
     is_chunked: bool,
-    is_websocket: bool,
     /// A bit for each of [`Single`] that was there.
     singles: u8,
     /// Lines to take out.
@@ -118,7 +117,7 @@ impl Fields {
             (6, b'o') if is(b"origin") => self.single(Single::Origin),
             (6, b'e') if is(b"expect") => self.expect(value),
             (7, b'r') if is(b"referer") => self.single(Single::Referer),
-            (7, b'u') if is(b"upgrade") => self.upgrade(value),
+            (7, b'u') if is(b"upgrade") => self.single(Single::Upgrade),
             (12, b'c') if is(b"content-type") => self.single(Single::ContentType),
             (13, b'a') if is(b"authorization") => self.single(Single::Authorization),
             (14, b'c') if is(b"content-length") => self.length(value),
@@ -225,19 +224,6 @@ impl Fields {
         }
     }
 
-    fn upgrade(&mut self, value: &[u8]) -> Result<(), Problem> {
-        self.single(Single::Upgrade)?;
-        for protocol in value.split(|byte| *byte == b',') {
-            let name = protocol.trim_ascii();
-            let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
-            if is(b"h2c") || is(b"h2") {
-                return Err(Problem::Http2Upgrade);
-            }
-            self.is_websocket |= is(b"websocket");
-        }
-        Ok(())
-    }
-
     /// Whether another protocol or a word before the body is asked for.
     pub(super) fn wants_more(&self) -> bool {
         self.singles & (Single::Expect as u8 | Single::Upgrade as u8) != 0
@@ -269,9 +255,6 @@ impl Fields {
             (false, None | Some(0)) => Body::None,
             (false, Some(length)) => Body::Length(length),
         };
-        if self.is_websocket && body != Body::None {
-            return Err(Problem::BodyOfUpgrade);
-        }
         Ok(body)
     }
 }

@@ -42,8 +42,6 @@ pub(super) enum Problem {
     Coding,
     CodingNotImplemented,
     OldCoding,
-    BodyOfUpgrade,
-    Http2Upgrade,
     Expectation,
     Timeout,
 }
@@ -75,10 +73,8 @@ impl Problem {
             | Self::TwoLengths
             | Self::LengthAndCoding
             | Self::Coding
-            | Self::OldCoding
-            | Self::BodyOfUpgrade => (bad, "bad_framing"),
+            | Self::OldCoding => (bad, "bad_framing"),
             Self::CodingNotImplemented => (StatusCode::NOT_IMPLEMENTED, "bad_framing"),
-            Self::Http2Upgrade => (bad, "upgrade"),
             Self::Expectation => (StatusCode::EXPECTATION_FAILED, "expectation"),
             Self::Timeout => (StatusCode::REQUEST_TIMEOUT, "header_timeout"),
         }
@@ -117,8 +113,6 @@ impl Problem {
             Self::Coding => "The Transfer-Encoding is not `chunked`.",
             Self::CodingNotImplemented => "No Transfer-Encoding but `chunked` is served.",
             Self::OldCoding => "There is a Transfer-Encoding, which HTTP/1.0 does not know.",
-            Self::BodyOfUpgrade => "A request for a WebSocket has a body.",
-            Self::Http2Upgrade => "No upgrade to HTTP/2 is served.",
             Self::Expectation => "No expectation but `100-continue` is met.",
             Self::Timeout => "The request took too long to arrive.",
         }

@@ -250,6 +250,8 @@ pub(super) fn open_upstream(
     if cx.is_websocket {
         headers.insert(header::CONNECTION, UPGRADE);
         headers.insert(header::UPGRADE, WEBSOCKET);
+        // Of no bytes: a handshake has no framing (RFC 6455, 4.1).
+        headers.remove(header::CONTENT_LENGTH);
     }
     Ok(open)
 }

@@ -653,15 +653,7 @@ fn rules() -> Vec<Case> {
         ("a fragment", 400, get("/#x", "")),
         ("a quote in the target", 400, get("/\"", "")),
         (
-            "h2c",
-            400,
-            get(
-                "/",
-                "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n",
-            ),
-        ),
-        (
-            "h2c among others",
+            "a WebSocket, where none is taken, and h2c",
             400,
             get("/", "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n"),
         ),

@@ -55,6 +55,16 @@ fn cases() -> Vec<(&'static str, String, Vec<&'static str>)> {
         ),
         ("a long head", get(&cookie), vec![""]),
         ("a hundred headers", get(&many), vec![""]),
+        (
+            "h2c, which nobody needs to speak",
+            get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"),
+            vec![""],
+        ),
+        (
+            "a protocol that the connection does not go with",
+            post("Upgrade: websocket\r\nContent-Length: 2\r\n", "ab"),
+            vec!["ab", ""],
+        ),
         ("an empty value", get("X:\r\n"), vec![""]),
         ("spaces around a value", get("X: \t y \t\r\n"), vec![""]),
         ("no space before a value", get("X:y\r\n"), vec![""]),

@@ -1,0 +1,227 @@
+//! The handshake of a WebSocket (RFC 6455, 4): whether a request asks for one, and whether the
+//! backend's 101 answers what was asked.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderName, Method, Version, header};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+
+use super::error::Failure;
+use crate::base::http::has_token;
+
+const CONNECTION: HeaderName = header::CONNECTION;
+const UPGRADE: HeaderName = header::UPGRADE;
+const WEBSOCKET: &str = "websocket";
+/// RFC 6455, 1.3: what the key is hashed with.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// Sixteen bytes in base64.
+const KEY: usize = 24;
+
+/// Whether the request asks for a WebSocket. Every other upgrade is left out on the way to a
+/// backend, as is a protocol that no `Connection: Upgrade` goes with (RFC 9110, 7.8), and any
+/// in a version that knows none.
+#[inline]
+pub(super) fn is_asked_for(head: &RequestHeader) -> bool {
+    head.version == Version::HTTP_11
+        && head.headers.contains_key(UPGRADE)
+        && has_token(&head.headers, &UPGRADE, WEBSOCKET)
+        && has_token(&head.headers, &CONNECTION, "upgrade")
+}
+
+/// Checks a request that asks for a WebSocket (RFC 6455, 4.2.1).
+pub(super) fn check_request(head: &RequestHeader) -> std::result::Result<(), Failure> {
+    let headers = &head.headers;
+    let length = headers.get(header::CONTENT_LENGTH);
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || length.is_some_and(|length| length.as_bytes() != b"0");
+    if head.method != Method::GET || has_body {
+        return Err(Failure::Handshake);
+    }
+    match only(headers, &header::SEC_WEBSOCKET_VERSION) {
+        Some(b"13") => {}
+        _ => return Err(Failure::WebsocketVersion),
+    }
+    match only(headers, &header::SEC_WEBSOCKET_KEY) {
+        Some(key) if is_key(key) => Ok(()),
+        _ => Err(Failure::Handshake),
+    }
+}
+
+/// Whether a 101 to `request` begins the WebSocket that it asked for (RFC 6455, 4.1).
+pub(super) fn is_answered(request: &RequestHeader, head: &ResponseHeader) -> bool {
+    let Some(key) = only(&request.headers, &header::SEC_WEBSOCKET_KEY) else {
+        return false;
+    };
+    let upgrade = only(&head.headers, &UPGRADE);
+    upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(WEBSOCKET.as_bytes()))
+        && has_token(&head.headers, &CONNECTION, "upgrade")
+        && only(&head.headers, &header::SEC_WEBSOCKET_ACCEPT) == Some(accept(key).as_bytes())
+}
+
+/// Makes the head of a 101 say what the client asked for, and nothing of a body, which it has
+/// none of (RFC 9110, 15.2).
+pub(super) fn begin(head: &mut ResponseHeader) -> Result<()> {
+    head.remove_header(&header::CONTENT_LENGTH);
+    head.remove_header(&header::TRANSFER_ENCODING);
+    head.insert_header(CONNECTION, "Upgrade")?;
+    head.insert_header(UPGRADE, WEBSOCKET)
+}
+
+/// The proof that somebody has read the key.
+fn accept(key: &[u8]) -> String {
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat());
+    STANDARD.encode(hash)
+}
+
+fn is_key(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.len() == KEY && key.ends_with(b"==") && key[..KEY - 2].iter().all(is_digit)
+}
+
+/// The field's value, without the space around it, if it stands once.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
+    let mut lines = headers.get_all(name).iter();
+    let value = lines.next()?;
+    lines
+        .next()
+        .is_none()
+        .then(|| value.as_bytes().trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SAMPLE: [(&str, &str); 4] = [
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    fn request(method: &str, fields: &[(&str, &str)]) -> RequestHeader {
+        let mut head = RequestHeader::build(method, b"/ws", None).unwrap();
+        head.set_version(Version::HTTP_11);
+        for (name, value) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            head.append_header(name, *value).unwrap();
+        }
+        head
+    }
+
+    /// The sample with one field replaced, or left out.
+    fn with(name: &str, value: Option<&str>) -> RequestHeader {
+        let mut head = request("GET", &SAMPLE);
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        head.remove_header(&name);
+        if let Some(value) = value {
+            head.append_header(name, value).unwrap();
+        }
+        head
+    }
+
+    #[test]
+    fn who_names_both_the_protocol_and_the_connection_asks_for_it() {
+        assert!(is_asked_for(&request("GET", &SAMPLE)));
+        assert!(is_asked_for(&with("connection", Some("UPGRADE"))));
+        assert!(is_asked_for(&with("upgrade", Some("h2c, WebSocket"))));
+        for head in [
+            with("connection", None),
+            with("connection", Some("keep-alive")),
+            with("connection", Some("upgrades")),
+            with("upgrade", None),
+            with("upgrade", Some("h2c")),
+            with("upgrade", Some("websockets")),
+        ] {
+            assert!(!is_asked_for(&head), "{head:?}");
+        }
+        let mut old = request("GET", &SAMPLE);
+        old.set_version(Version::HTTP_10);
+        assert!(!is_asked_for(&old));
+    }
+
+    #[test]
+    fn a_handshake_is_as_the_rfc_has_it() {
+        assert_eq!(check_request(&request("GET", &SAMPLE)), Ok(()));
+        assert_eq!(check_request(&with("content-length", Some("0"))), Ok(()));
+        for (head, failure) in [
+            (request("POST", &SAMPLE), Failure::Handshake),
+            (with("content-length", Some("2")), Failure::Handshake),
+            (
+                with("transfer-encoding", Some("chunked")),
+                Failure::Handshake,
+            ),
+            (
+                with("sec-websocket-version", None),
+                Failure::WebsocketVersion,
+            ),
+            (
+                with("sec-websocket-version", Some("8")),
+                Failure::WebsocketVersion,
+            ),
+            (with("sec-websocket-key", None), Failure::Handshake),
+            (
+                with("sec-websocket-key", Some("dGhlIHNhbXBsZSBub25jZQ")),
+                Failure::Handshake,
+            ),
+            (
+                with("sec-websocket-key", Some("dGhlIHNhbXBsZSBub25jZQ=a")),
+                Failure::Handshake,
+            ),
+            (
+                with("sec-websocket-key", Some("dGhlIHNhbXBsZSBub25-ZQ==")),
+                Failure::Handshake,
+            ),
+        ] {
+            assert_eq!(check_request(&head), Err(failure), "{head:?}");
+        }
+        let mut twice = request("GET", &SAMPLE);
+        twice
+            .append_header(header::SEC_WEBSOCKET_KEY, SAMPLE[3].1)
+            .unwrap();
+        assert_eq!(check_request(&twice), Err(Failure::Handshake));
+    }
+
+    fn response(fields: &[(&str, &str)]) -> ResponseHeader {
+        let mut head = ResponseHeader::build(101, None).unwrap();
+        for (name, value) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            head.append_header(name, *value).unwrap();
+        }
+        head
+    }
+
+    #[test]
+    fn an_answer_is_the_one_to_this_key() {
+        // RFC 6455, 1.3.
+        let right = [
+            ("connection", "Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        ];
+        let asked = request("GET", &SAMPLE);
+        assert!(is_answered(&asked, &response(&right)));
+        for left_out in 0..right.len() {
+            let mut fields = right.to_vec();
+            fields.remove(left_out);
+            assert!(!is_answered(&asked, &response(&fields)), "{fields:?}");
+        }
+        let other = with("sec-websocket-key", Some("AAAAAAAAAAAAAAAAAAAAAA=="));
+        assert!(!is_answered(&other, &response(&right)));
+        let mut protocol = right;
+        protocol[1].1 = "h2c";
+        assert!(!is_answered(&asked, &response(&protocol)));
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_of_sixteen_bytes_passes_and_no_other(bytes in prop::collection::vec(any::<u8>(), 0..24)) {
+            prop_assert_eq!(is_key(STANDARD.encode(&bytes).as_bytes()), bytes.len() == 16);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! A connection to a backend for one upgrade (RFC 9110, 7.8), whose response is read only once
+//! Pingora has ended the request before it.
+//!
+//! Pingora 0.9.1 passes the end of a request without a body to the loop that talks to the
+//! backend, as a message. If that loop reads the 101 first, it takes the message for the end
+//! of the tunnel (`proxy_h1.rs`: `send_body_to1`, and `was_upgraded` behind it), and a backend
+//! on the same machine is often that fast. With the message comes a flush: until then nothing
+//! is read here.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, RawFd},
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora::{
+    Result,
+    connectors::L4Connect,
+    protocols::l4::{
+        ext::{connect, connect_uds, set_tcp_keepalive},
+        socket::SocketAddr as PingoraAddress,
+        stream::Stream,
+        virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream},
+    },
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+/// Everything passes: before the request, and once it has ended.
+const OPEN: u8 = 0;
+/// The request is being sent.
+const CLOSED: u8 = 1;
+/// The request's end is on its way to the loop that talks to the backend.
+const ENDING: u8 = 2;
+
+/// Says when a response to an upgrade may be read.
+///
+/// Goes from open to closed, to ending and to open again, each by one party: `close` and
+/// `request_ended` are the request's own, the flush is its connection's.
+#[derive(Debug, Default)]
+pub struct UpgradeGate {
+    state: AtomicU8,
+    /// Waits for the gate to open.
+    reader: Mutex<Option<Waker>>,
+    socket: OnceLock<UpgradeSocket>,
+}
+
+/// A backend's socket by number, and our own address on it.
+#[derive(Clone, Copy, Debug)]
+pub struct UpgradeSocket {
+    pub fd: RawFd,
+    pub local: Option<SocketAddr>,
+}
+
+impl UpgradeGate {
+    /// Nothing is read until the request has ended: the connection is there.
+    pub fn close(&self) {
+        self.state.store(CLOSED, Ordering::SeqCst);
+    }
+
+    /// Pingora is told next that the request has ended.
+    pub fn request_ended(&self) {
+        self.pass(CLOSED, ENDING);
+    }
+
+    /// The socket, once it is connected. Pingora knows none: it sees a virtual one.
+    pub fn socket(&self) -> Option<UpgradeSocket> {
+        self.socket.get().copied()
+    }
+
+    fn flushed(&self) {
+        if self.pass(ENDING, OPEN)
+            && let Some(reader) = self.reader.lock().take()
+        {
+            reader.wake();
+        }
+    }
+
+    fn pass(&self, from: u8, to: u8) -> bool {
+        self.state
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.state.load(Ordering::SeqCst) == OPEN {
+            return Poll::Ready(());
+        }
+        *self.reader.lock() = Some(cx.waker().clone());
+        // It may have opened in between.
+        if self.state.load(Ordering::SeqCst) == OPEN {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+/// Connects as Pingora would, and puts the gate before what is read.
+#[derive(Debug)]
+pub(super) struct UpgradeConnector {
+    pub(super) gate: Arc<UpgradeGate>,
+}
+
+#[async_trait]
+impl L4Connect for UpgradeConnector {
+    async fn connect(&self, address: &PingoraAddress) -> Result<Stream> {
+        let socket = match address {
+            PingoraAddress::Inet(address) => Socket::Tcp(connect(address, None).await?),
+            PingoraAddress::Unix(address) => {
+                let path = address.as_pathname().unwrap_or("".as_ref());
+                Socket::Unix(connect_uds(path).await?)
+            }
+        };
+        // Each peer connects once.
+        let _first = self.gate.socket.set(socket.known());
+        let gate = Arc::clone(&self.gate);
+        let gated = Box::new(GatedSocket { socket, gate });
+        Ok(Stream::from(VirtualSocketStream::new(gated)))
+    }
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    fn known(&self) -> UpgradeSocket {
+        match self {
+            Self::Tcp(socket) => UpgradeSocket {
+                fd: socket.as_raw_fd(),
+                local: socket.local_addr().ok(),
+            },
+            Self::Unix(socket) => UpgradeSocket {
+                fd: socket.as_raw_fd(),
+                local: None,
+            },
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GatedSocket {
+    socket: Socket,
+    gate: Arc<UpgradeGate>,
+}
+
+impl VirtualSocket for GatedSocket {
+    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
+        let Socket::Tcp(socket) = &self.socket else {
+            return Ok(());
+        };
+        match option {
+            VirtualSockOpt::NoDelay => socket.set_nodelay(true),
+            VirtualSockOpt::KeepAlive(keep_alive) => {
+                set_tcp_keepalive(socket, &keep_alive).map_err(io::Error::other)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for GatedSocket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.gate.poll_open(cx));
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for GatedSocket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, data),
+            Socket::Unix(socket) => Pin::new(socket).poll_write(cx, data),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            Socket::Unix(socket) => Pin::new(socket).poll_flush(cx),
+        })?;
+        self.gate.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn gated() -> (Arc<UpgradeGate>, GatedSocket, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let gate = Arc::<UpgradeGate>::default();
+        let socket = Socket::Unix(ours);
+        let io = GatedSocket {
+            socket,
+            gate: Arc::clone(&gate),
+        };
+        (gate, io, theirs)
+    }
+
+    /// Whether a byte that is there is read.
+    async fn reads(io: &mut GatedSocket) -> bool {
+        let read = tokio::time::timeout(std::time::Duration::from_millis(50), io.read_u8());
+        read.await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_response_is_read_behind_the_flush_that_follows_the_requests_end() {
+        let (gate, mut io, mut backend) = gated();
+        backend.write_all(b"abcd").await.unwrap();
+        assert!(reads(&mut io).await, "before the request, such as for TLS");
+        gate.close();
+        io.flush().await.unwrap();
+        assert!(!reads(&mut io).await, "the head's own flush opens nothing");
+        gate.request_ended();
+        assert!(!reads(&mut io).await);
+        io.flush().await.unwrap();
+        assert!(reads(&mut io).await);
+        // Ends of what passes in the tunnel close nothing.
+        gate.request_ended();
+        assert!(reads(&mut io).await);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_gate_is_woken() {
+        let (gate, io, mut backend) = gated();
+        gate.close();
+        backend.write_all(b"a").await.unwrap();
+        let (mut read, mut write) = tokio::io::split(io);
+        let mut reader = tokio::task::JoinSet::new();
+        reader.spawn(async move { read.read_u8().await });
+        tokio::task::yield_now().await;
+        gate.request_ended();
+        write.flush().await.unwrap();
+        let byte = reader.join_next().await.unwrap().unwrap().unwrap();
+        assert_eq!(byte, b'a');
+    }
+}
