@@ -1,9 +1,13 @@
-//! What of a request is meant for the next hop only, and so ends here (RFC 9110, 7.6.1).
+//! What of a request or response is meant for the next hop only, and so ends here (RFC 9110,
+//! 7.6.1).
 //!
-//! Pingora could take it away too. It looks every name up, two dozen times for each
+//! Of requests, Pingora could take it away too. It looks every name up, two dozen times for each
 //! request; here it is part of the one pass that [`super::forwarded`] makes over the names.
 
 use http::{HeaderMap, HeaderName, header};
+use pingora::http::ResponseHeader;
+
+use crate::base::http::list_of;
 
 /// More names than this in `Connection` are an attempt at making us work.
 const MOST_NOMINATED: usize = 10;
@@ -54,6 +58,54 @@ pub(super) fn nominated(
         }
     }
     Ok(())
+}
+
+/// Whether a response's header of this name ends here, whatever its value. `Connection` does
+/// as well, but what is sent has one of its own.
+#[inline]
+pub(super) fn ends_here(name: &str) -> bool {
+    match name.as_bytes() {
+        [b'u', ..] => name == "upgrade",
+        [b'k', ..] => name == "keep-alive",
+        [b'p', b'r', b'o', b'x', b'y', ..] => name.starts_with("proxy-"),
+        [b't', b'e'] => true,
+        [b'h', ..] => name == "http2-settings",
+        _ => false,
+    }
+}
+
+/// Whether `Connection` names nothing but what becomes of it.
+#[inline]
+pub(super) fn is_plain(connection: &[u8]) -> bool {
+    connection.eq_ignore_ascii_case(b"keep-alive") || connection.eq_ignore_ascii_case(b"close")
+}
+
+/// Takes away what of a response ends here, and what its `Connection` names.
+#[cold]
+pub(super) fn strip_response(head: &mut ResponseHeader) {
+    const CONNECTION: HeaderName = header::CONNECTION;
+    let mut doomed: Vec<HeaderName> = list_of(&head.headers, &CONNECTION)
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .filter(|name| !is_for_all(name.as_str()))
+        .collect();
+    let names = head.headers.keys();
+    doomed.extend(names.filter(|name| ends_here(name.as_str())).cloned());
+    doomed.push(CONNECTION);
+    for name in doomed {
+        head.remove_header(&name);
+    }
+}
+
+/// Whether every recipient needs the field, so that `Connection` cannot name it (RFC 9110,
+/// 7.6.1): a response without its `Cache-Control` would be shared, and one without its
+/// length be none.
+fn is_for_all(name: &str) -> bool {
+    name.ends_with("cache-control")
+        || name.starts_with("content-")
+        || matches!(
+            name,
+            "transfer-encoding" | "vary" | "set-cookie" | "expires" | "pragma" | "date" | "age"
+        )
 }
 
 /// Whether `TE` says that the client takes trailers: the one thing that it may say in
@@ -114,6 +166,41 @@ mod tests {
             assert_eq!(named(&[line]), Err(BadConnection), "{line}");
         }
         assert!(named(&["a,b,c,d,e,f,g,h,i"]).is_ok());
+    }
+
+    #[test]
+    fn a_response_keeps_what_is_for_everybody() {
+        let mut head = ResponseHeader::build(200, None).unwrap();
+        for (name, value) in [
+            ("Connection", "x-mine, Close"),
+            ("Connection", "cache-control, Content-Length, UPGRADE"),
+            ("Keep-Alive", "timeout=5"),
+            ("Upgrade", "h2c"),
+            ("Proxy-Authenticate", "Basic"),
+            ("Proxy-Connection", "close"),
+            ("TE", "trailers"),
+            ("X-Mine", "1"),
+            ("X-Mine", "2"),
+            ("X-Other", "3"),
+            ("Cache-Control", "private"),
+            ("Content-Length", "0"),
+            ("Upgrade-Insecure", "4"),
+            ("Test", "5"),
+        ] {
+            head.append_header(name, value).unwrap();
+        }
+        strip_response(&mut head);
+        let mut left: Vec<&str> = head.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        let kept = [
+            "cache-control",
+            "content-length",
+            "test",
+            "upgrade-insecure",
+        ];
+        assert_eq!(left, [&kept[..], &["x-other"]].concat());
+        // Pingora panics if its map of spellings and the headers drift apart.
+        head.header_to_h1_wire(&mut bytes::BytesMut::new());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use pingora_proxy::Session;
 use super::{
     context::Context,
     error::Failure,
-    forwarded, reply,
+    forwarded, hop, reply,
     streams::{self, is_h2},
     websocket,
 };
@@ -170,7 +170,9 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
 }
 
 /// What a backend says before its answer.
-pub(super) fn interim(head: &ResponseHeader, ctx: &Context) {
+pub(super) fn interim(head: &mut ResponseHeader, ctx: &Context) {
+    // Pingora writes such a head as it is.
+    hop::strip_response(head);
     if head.status == StatusCode::CONTINUE
         && !ctx.is_background()
         && let Some(connection) = &ctx.connection
@@ -239,9 +241,13 @@ pub(super) fn answered(
         }
     }
     let (is_internal, has_location) = (seen.is_internal, seen.has_location);
+    let ends_here = seen.ends_here;
     if seen.keep_alive.is_some() {
         // What the backend promises us says nothing of our own connections.
         head.remove_header(&KEEP_ALIVE);
+    }
+    if ends_here {
+        hop::strip_response(head);
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         websocket::begin(head)?;
@@ -513,6 +519,8 @@ struct Seen<'h> {
     has_location: bool,
     /// Some name is between a framework and its server.
     is_internal: bool,
+    /// Something is for us alone, and not `Keep-Alive`.
+    ends_here: bool,
 }
 
 /// What an answer streams by its type, if its pauses are meant to be.
@@ -545,10 +553,14 @@ impl<'h> Seen<'h> {
                     seen.streams = Streams::of(value.as_bytes());
                 }
                 header::LOCATION | header::CONTENT_LOCATION => seen.has_location = true,
+                header::CONNECTION => seen.ends_here |= !hop::is_plain(value.as_bytes()),
                 _ if *name == KEEP_ALIVE => {
                     seen.keep_alive = seen.keep_alive.or(Some(value));
                 }
-                _ => seen.is_internal |= forwarded::is_internal_response(name),
+                _ => {
+                    seen.is_internal |= forwarded::is_internal_response(name);
+                    seen.ends_here |= hop::ends_here(name.as_str());
+                }
             }
         }
         seen

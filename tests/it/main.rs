@@ -27,6 +27,7 @@ mod forward_auth;
 mod grpc;
 mod handshakes;
 mod harness;
+mod hop_headers;
 mod hosts;
 mod http2;
 mod in_flight;

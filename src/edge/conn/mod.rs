@@ -416,6 +416,13 @@ impl AsyncRead for ConnIo {
     }
 }
 
+/// Whether these bytes begin a head of Pingora's that comes before a response.
+#[inline]
+fn is_interim(data: &[u8]) -> bool {
+    const INTERIM: &[u8] = b"HTTP/1.1 1";
+    data.starts_with(INTERIM) && !data[INTERIM.len()..].starts_with(b"01")
+}
+
 impl AsyncWrite for ConnIo {
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -427,7 +434,13 @@ impl AsyncWrite for ConnIo {
             let write = Pin::new(&mut this.transport).poll_write(cx, data);
             return this.wrote(write);
         }
-        let lines = this.connection.take_lines();
+        // Lines for a response are none of what comes before it, such as early hints, even if
+        // both are written together.
+        let lines = if is_interim(data) {
+            None
+        } else {
+            this.connection.take_lines()
+        };
         if this.connection.is_websocket() {
             return this.poll_put_frames(cx, data, lines.as_ref());
         }
