@@ -44,11 +44,12 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
         client: ctx.facts.client.ip,
         at: ctx.live().world.clock.now(),
         tried: &ctx.tried,
+        is_upgrade: ctx.is_websocket,
     };
     let lease = match upstream.acquire(&ask).await {
         Ok(lease) => lease,
         Err(Unavailable::NoBackend) => return fail(ctx, Failure::NoBackend),
-        Err(Unavailable::QueueFull | Unavailable::QueueTimeout) => {
+        Err(Unavailable::QueueFull | Unavailable::QueueTimeout | Unavailable::StreamsFull) => {
             return fail(ctx, Failure::Overload);
         }
     };
@@ -212,6 +213,13 @@ pub(super) fn answered(
         let mut error = Error::new_up(ErrorType::HTTPStatus(head.status.as_u16()));
         error.set_retry(true);
         return Err(error);
+    }
+    let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    if (is_switch || seen.streams != Streams::Nothing)
+        && let Some(lease) = &mut ctx.lease
+        && !lease.begin_stream()
+    {
+        return fail(ctx, Failure::Overload);
     }
     ctx.answered_at = Some(now);
     if let (Some(watch), Streams::Grpc) = (&ctx.watch, seen.streams) {

@@ -82,14 +82,15 @@ pub(super) struct StickyValue {
 pub(super) struct BackendState {
     pub(super) address: Arc<str>,
     pub(super) id: BackendId,
-    /// Invariant: below [`DRAINED`] the number of leases on this backend. Only
-    /// [`BackendState::reserve`] adds, only a lease's drop subtracts, each by one; never
-    /// above `max_in_flight` of the configuration that added. `SeqCst`, for the queue's
-    /// sake (`queue.rs`).
+    /// Invariant: the leases on this backend, each once: below [`STREAM`] those with a place
+    /// of `max_in_flight`, from there up to [`DRAINED`] those of streams that have begun. Only
+    /// [`BackendState::reserve`] adds a place, only [`BackendState::begin_stream`] makes a
+    /// stream of one, only a lease's drop takes either away; neither is ever above the bound
+    /// of the configuration that added. `SeqCst`, for the queue's sake (`queue.rs`).
     ///
     /// The bit [`DRAINED`] is in the same word, so that nobody gets a place once it is
     /// set: who then sees no lease sees the last of them.
-    places: AtomicU32,
+    leases: AtomicU64,
     /// The verdict of active checks; true where there are none. Written by the
     /// supervisor only, always together with `health`.
     healthy: AtomicBool,
@@ -117,9 +118,21 @@ pub(super) struct BackendState {
 }
 
 /// No new requests: an operator said so.
-const DRAINED: u32 = 1 << 31;
-/// So many leases leave the bit alone.
-const MOST_PLACES: u32 = DRAINED - 1;
+const DRAINED: u64 = 1 << 63;
+/// One lease of a stream.
+const STREAM: u64 = 1 << 32;
+/// So many streams leave the bit alone.
+const MAX_STREAMS: u32 = (1 << 31) - 1;
+
+/// The places that are taken.
+fn places(leases: u64) -> u32 {
+    u32::try_from(leases % STREAM).expect("what is left is less than that")
+}
+
+/// The streams that have begun.
+fn streams(leases: u64) -> u32 {
+    u32::try_from((leases & !DRAINED) / STREAM).expect("31 bits are left of it")
+}
 
 impl Drop for BackendState {
     /// Nobody knows the address any more: its series end with it, or `/metrics` would
@@ -177,7 +190,7 @@ impl BackendState {
         Self {
             id: BackendId(hash64(address.as_bytes())),
             address,
-            places: AtomicU32::new(0),
+            leases: AtomicU64::new(0),
             healthy: AtomicBool::new(health.is_up()),
             ejected_until: AtomicU64::new(0),
             returned_at: AtomicU64::new(0),
@@ -193,43 +206,74 @@ impl BackendState {
         }
     }
 
+    /// Requests and streams.
     pub(super) fn in_flight(&self) -> u32 {
-        self.places.load(Ordering::SeqCst) & !DRAINED
+        let leases = self.leases.load(Ordering::SeqCst);
+        places(leases).saturating_add(streams(leases))
+    }
+
+    /// Streams that have begun.
+    pub(super) fn streams(&self) -> u32 {
+        streams(self.leases.load(Ordering::SeqCst))
     }
 
     pub(super) fn is_drained(&self) -> bool {
-        self.places.load(Ordering::SeqCst) & DRAINED != 0
+        self.leases.load(Ordering::SeqCst) & DRAINED != 0
     }
 
     /// Begins or ends the drain. True if that changed.
     pub(super) fn set_drained(&self, drained: bool) -> bool {
         let before = if drained {
-            self.places.fetch_or(DRAINED, Ordering::SeqCst)
+            self.leases.fetch_or(DRAINED, Ordering::SeqCst)
         } else {
-            self.places.fetch_and(!DRAINED, Ordering::SeqCst)
+            self.leases.fetch_and(!DRAINED, Ordering::SeqCst)
         };
         (before & DRAINED != 0) != drained
     }
 
     /// It is not drained, and fewer than `max` places are in use.
     pub(super) fn has_place(&self, max: u32) -> bool {
-        self.places.load(Ordering::SeqCst) < max.min(MOST_PLACES)
+        let leases = self.leases.load(Ordering::SeqCst);
+        leases & DRAINED == 0 && places(leases) < max
     }
 
     /// Takes a place if there is one ([`BackendState::has_place`]).
     pub(super) fn reserve(&self, max: u32) -> bool {
-        let max = max.min(MOST_PLACES);
-        self.places
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
-                (now < max).then_some(now + 1)
+        self.leases
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |leases| {
+                (leases & DRAINED == 0 && places(leases) < max).then_some(leases + 1)
             })
             .is_ok()
     }
 
     /// Gives a place back.
     pub(super) fn release(&self) {
-        let before = self.places.fetch_sub(1, Ordering::SeqCst);
-        debug_assert!(before & !DRAINED > 0, "a place was given back twice");
+        let before = self.leases.fetch_sub(1, Ordering::SeqCst);
+        debug_assert!(places(before) > 0, "a place was given back twice");
+    }
+
+    /// There are fewer streams than `max`.
+    #[inline]
+    pub(super) fn has_room_for_stream(&self, max: u32) -> bool {
+        self.streams() < max
+    }
+
+    /// Gives a place back for one among the streams, if there are fewer than `max`. A backend
+    /// that is drained takes it as well: the request was there before.
+    pub(super) fn begin_stream(&self, max: u32) -> bool {
+        let max = max.min(MAX_STREAMS);
+        self.leases
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |leases| {
+                debug_assert!(places(leases) > 0, "a stream begins as a request");
+                (streams(leases) < max).then_some(leases + STREAM - 1)
+            })
+            .is_ok()
+    }
+
+    /// A stream is over.
+    pub(super) fn end_stream(&self) {
+        let before = self.leases.fetch_sub(STREAM, Ordering::SeqCst);
+        debug_assert!(streams(before) > 0, "a stream has ended twice");
     }
 
     pub(super) fn is_healthy(&self) -> bool {

@@ -80,6 +80,7 @@ impl Upstream {
             eject: EjectPolicy::from(&config.eject),
             slow_start: config.slow_start.map_or(Duration::ZERO, |span| span.0),
             max_in_flight: config.max_in_flight.per_backend,
+            max_streams: config.max_streams,
             metrics: UpstreamMetrics::new(cx.metrics, &name),
             roster: ArcSwap::default(),
             registry: cx.metrics.clone(),

@@ -19,6 +19,8 @@ pub struct Lease {
     /// Nanoseconds of the upstream's epoch.
     since: u64,
     by_cookie: bool,
+    /// Among the streams, and no place of `max_in_flight`.
+    is_stream: bool,
 }
 
 /// What came of one try.
@@ -49,6 +51,7 @@ impl Lease {
             backend,
             since,
             by_cookie,
+            is_stream: false,
         }
     }
 
@@ -63,6 +66,18 @@ impl Lease {
 
     pub(super) fn came_by_cookie(&self) -> bool {
         self.by_cookie
+    }
+
+    /// The response has begun and goes on for as long as both sides like: the lease gives its
+    /// place back and counts among the backend's streams. `false` if there are as many as may
+    /// be.
+    pub fn begin_stream(&mut self) -> bool {
+        let Backend { state, shared, .. } = &*self.backend;
+        if !self.is_stream && state.begin_stream(shared.max_streams) {
+            self.is_stream = true;
+            shared.live.queue.wake();
+        }
+        self.is_stream
     }
 
     /// Tells what came of the try: feeds latency, passive health and metrics, and gives
@@ -130,7 +145,11 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.backend.state.release();
+        if self.is_stream {
+            self.backend.state.end_stream();
+        } else {
+            self.backend.state.release();
+        }
         self.backend.shared.live.queue.wake();
     }
 }

@@ -154,6 +154,8 @@ pub(super) struct Shared {
     pub(super) slow_start: Duration,
     /// Requests at once to one backend.
     pub(super) max_in_flight: u32,
+    /// Streams at once to one backend.
+    pub(super) max_streams: u32,
     pub(super) metrics: UpstreamMetrics,
     pub(super) registry: Metrics,
     pub(super) keeper: Arc<Keeper>,

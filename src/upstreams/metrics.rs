@@ -52,6 +52,7 @@ pub(super) struct BackendMetrics {
     pub(super) ejections: IntCounter,
     pub(super) healthy: IntGauge,
     pub(super) in_flight: IntGauge,
+    pub(super) streams: IntGauge,
     pub(super) draining: IntGauge,
 }
 
@@ -60,6 +61,7 @@ const EJECTIONS: &str = "edgeway_upstream_ejections_total";
 const HEALTHY: &str = "edgeway_backend_healthy";
 const DRAINING: &str = "edgeway_backend_draining";
 const IN_FLIGHT: &str = "edgeway_backend_in_flight";
+const STREAMS: &str = "edgeway_backend_streams";
 const OUTCOMES: [&str; 6] = [
     "ok",
     "connect_failed",
@@ -102,6 +104,11 @@ impl BackendMetrics {
                 &labels,
             ),
             in_flight: metrics.gauge(IN_FLIGHT, "Requests under way to a backend.", &labels),
+            streams: metrics.gauge(
+                STREAMS,
+                "Those of them that are streams: WebSockets, event feeds and gRPC calls.",
+                &labels,
+            ),
             draining: metrics.gauge(
                 DRAINING,
                 "1 while a backend is drained: it gets no new requests.",
@@ -122,7 +129,7 @@ impl BackendMetrics {
                 ],
             );
         }
-        for name in [EJECTIONS, HEALTHY, IN_FLIGHT, DRAINING] {
+        for name in [EJECTIONS, HEALTHY, IN_FLIGHT, STREAMS, DRAINING] {
             metrics.forget(name, &[("upstream", upstream), ("backend", backend)]);
         }
     }

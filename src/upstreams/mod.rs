@@ -45,7 +45,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
 use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 
@@ -139,6 +139,23 @@ pub struct Ask<'a> {
     pub at: Instant,
     /// The backends of earlier tries: chosen again only if no other is in rotation.
     pub tried: &'a [BackendId],
+    /// It asks for a WebSocket, and may have one.
+    pub is_upgrade: bool,
+}
+
+impl Ask<'_> {
+    /// Whether the response, as far as the request tells, is a stream. Looked at only where
+    /// a backend has as many as it may have.
+    #[cold]
+    fn is_for_stream(&self) -> bool {
+        let begins = |name: HeaderName, text: &[u8]| {
+            let value = self.head.headers.get(name);
+            value.is_some_and(|value| value.as_bytes().starts_with(text))
+        };
+        self.is_upgrade
+            || begins(header::ACCEPT, b"text/event-stream")
+            || begins(header::CONTENT_TYPE, b"application/grpc")
+    }
 }
 
 /// Why a request got no place.
@@ -150,6 +167,9 @@ pub enum Unavailable {
     /// It waited for as long as one may.
     #[error("all backends are busy and none came free in time")]
     QueueTimeout,
+    /// It asks for a stream, and every backend has as many as it may have.
+    #[error("all backends have as many streams as they may have")]
+    StreamsFull,
     /// There is no address to connect to: DNS has given none so far, or all are drained.
     #[error("no backend is known that may get requests")]
     NoBackend,
@@ -161,6 +181,7 @@ impl Unavailable {
         match self {
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::StreamsFull => "streams_full",
             Self::NoBackend => "no_backend",
         }
     }
@@ -170,6 +191,7 @@ impl Unavailable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blocked {
     Full,
+    Streams,
     Empty,
 }
 
@@ -224,6 +246,8 @@ impl Upstream {
         match self.try_acquire(ask, now) {
             Ok(lease) => Some(Ok(lease)),
             Err(Blocked::Full) => None,
+            // It would hold up those behind it for as long as streams last.
+            Err(Blocked::Streams) => Some(Err(Unavailable::StreamsFull)),
             Err(Blocked::Empty) if self.awaiting_dns.load(Ordering::Relaxed) => None,
             Err(Blocked::Empty) => Some(Err(Unavailable::NoBackend)),
         }
@@ -376,7 +400,18 @@ impl Upstream {
             in_panic,
             by_share: false,
         };
-        self.offer(members, ask, now, terms).ok_or(Blocked::Full)
+        let offered = self.offer(members, ask, now, terms);
+        offered.ok_or_else(|| {
+            let max_streams = self.shared.max_streams;
+            let mut usable = members.list.iter().filter(|b| is_usable(b)).peekable();
+            let is_full = usable.peek().is_some()
+                && usable.all(|backend| !backend.state.has_room_for_stream(max_streams));
+            if is_full && ask.is_for_stream() {
+                Blocked::Streams
+            } else {
+                Blocked::Full
+            }
+        })
     }
 
     /// Whether all backends are out, so that all are to be used: all but those that are
@@ -398,10 +433,12 @@ impl Upstream {
 
     fn offer(&self, members: &Members, ask: &Ask<'_>, now: u64, terms: Terms<'_>) -> Option<Lease> {
         let max = self.shared.max_in_flight;
+        let max_streams = self.shared.max_streams;
         let slow_start = self.shared.slow_start;
         let admits = |backend: &Backend| {
             (terms.in_panic || backend.state.is_up(now))
                 && backend.state.has_place(max)
+                && (backend.state.has_room_for_stream(max_streams) || !ask.is_for_stream())
                 && !terms.tried.contains(&backend.id())
                 && (!terms.by_share || takes_its_share(backend, slow_start, now))
         };

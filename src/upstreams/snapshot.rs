@@ -103,6 +103,7 @@ impl Upstream {
             let gauges = &backend.metrics;
             gauges.healthy.set(backend.state.is_up(now).into());
             gauges.in_flight.set(backend.in_flight().into());
+            gauges.streams.set(backend.state.streams().into());
             gauges.draining.set(backend.is_drained().into());
         }
     }

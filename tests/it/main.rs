@@ -33,6 +33,7 @@ mod http2;
 mod in_flight;
 mod jwt;
 mod last_good;
+mod long_streams;
 mod metrics_page;
 mod next_front;
 mod next_proxy;

@@ -41,6 +41,12 @@ pub struct UpstreamConfig {
     pub eject: EjectConfig,
     #[serde(default)]
     pub max_in_flight: InFlightConfig,
+    /// Streams at once to one backend: each WebSocket, event feed (`text/event-stream`) and gRPC
+    /// call whose response has begun. They hold no place of `max_in_flight`; whoever asks for
+    /// one beyond the bound gets 503.
+    #[serde(default = "max_streams", deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub max_streams: u32,
     /// A backend that comes back gets its share over this long; `0` at once.
     #[serde(default)]
     pub slow_start: Option<Span>,
@@ -72,6 +78,10 @@ pub struct UpstreamConfig {
     /// rendered for crawlers.
     #[serde(default = "revalidations")]
     pub revalidations: Spanned<u32>,
+}
+
+fn max_streams() -> u32 {
+    10_000
 }
 
 fn revalidations() -> Spanned<u32> {

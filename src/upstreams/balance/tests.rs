@@ -174,6 +174,7 @@ fn ask<T>(
         client: CLIENT,
         at: upstream.shared.clock.now(),
         tried: &[],
+        is_upgrade: false,
     };
     then(upstream.try_acquire(&ask, upstream.shared.now()).unwrap())
 }

@@ -4,6 +4,7 @@ mod dns;
 mod handover;
 mod operate;
 mod storm;
+mod streams;
 
 use std::{
     collections::HashMap,
@@ -132,6 +133,7 @@ pub(super) fn take(upstream: &Upstream, tried: &[BackendId]) -> Option<Lease> {
         client: CLIENT,
         at: upstream.shared.clock.now(),
         tried,
+        is_upgrade: false,
     };
     upstream.try_acquire(&ask, upstream.shared.now()).ok()
 }
@@ -143,6 +145,7 @@ async fn acquire(upstream: &Upstream) -> Result<Lease, Unavailable> {
         client: CLIENT,
         at: upstream.shared.clock.now(),
         tried: &[],
+        is_upgrade: false,
     };
     upstream.acquire(&ask).await
 }

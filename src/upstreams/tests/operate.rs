@@ -71,6 +71,7 @@ fn a_cookie_does_not_lead_to_a_drained_backend_and_is_replaced() {
             client: super::CLIENT,
             at: upstream.shared.clock.now(),
             tried: &[],
+            is_upgrade: false,
         };
         upstream
             .try_acquire(&ask, upstream.shared.now())
