@@ -426,28 +426,27 @@ pub(super) fn failed(
         let retry = ctx.stale_tries < MAX_STALE && is_repeatable(session);
         ctx.stale_tries += u32::from(retry);
         error.set_retry(retry);
-        if !retry {
-            return error;
+        // Nobody has to do anything about it.
+        log::debug!(retry, error:%; "a pooled connection was gone as it was used");
+        return error;
+    }
+    if let Some(lease) = ctx.lease.take() {
+        ctx.tried.push(lease.backend().id());
+        if failure == Failure::Tls {
+            lease.backend().report_tls(&error);
         }
-    } else {
-        if let Some(lease) = ctx.lease.take() {
-            ctx.tried.push(lease.backend().id());
-            if failure == Failure::Tls {
-                lease.backend().report_tls(&error);
-            }
-            lease.finish(match failure {
-                Failure::Tls => Outcome::ConnectFailed,
-                Failure::FirstByte | Failure::Idle | Failure::Total => Outcome::Timeout,
-                _ => Outcome::Reset,
-            });
-        }
-        let retry = matches!(failure, Failure::Reset | Failure::Tls)
-            && ctx.answered_at.is_none()
-            && may_retry(session, ctx, TryFailure::Reset);
-        error.set_retry(retry);
-        if !retry {
-            return error;
-        }
+        lease.finish(match failure {
+            Failure::Tls => Outcome::ConnectFailed,
+            Failure::FirstByte | Failure::Idle | Failure::Total => Outcome::Timeout,
+            _ => Outcome::Reset,
+        });
+    }
+    let retry = matches!(failure, Failure::Reset | Failure::Tls)
+        && ctx.answered_at.is_none()
+        && may_retry(session, ctx, TryFailure::Reset);
+    error.set_retry(retry);
+    if !retry {
+        return error;
     }
     note_retry(ctx, failure, &error);
     error
