@@ -14,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, server};
+use http::HeaderMap;
 use pingora::{
     apps::HttpServerApp,
     protocols::{
@@ -181,6 +182,16 @@ where
                 }
             }
             Ok(Ok(Some(H2Accept::Session(mut session)))) => {
+                if has_space_around(&session.req_header().headers) {
+                    // RFC 9113, 8.1.1: no stream is taken along by another's error.
+                    session.shutdown_with_reason(Reason::PROTOCOL_ERROR);
+                    shared.refuser.stream_refused(connection, "h2_malformed");
+                    malformed += 1;
+                    if malformed >= MALFORMED {
+                        return Ended::Cut(Cut::Malformed);
+                    }
+                    continue;
+                }
                 if is_reset(&mut session) {
                     // It costs no more than this, however many there are.
                     shared.refuser.stream_refused(connection, "client_gone");
@@ -208,6 +219,16 @@ where
             frames.graceful_shutdown();
         }
     }
+}
+
+/// A value begins or ends with a space or a tab (RFC 9113, 8.2.1): whoever trims it sees
+/// another one than who does not.
+fn has_space_around(headers: &HeaderMap) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    headers.values().any(|value| {
+        let value = value.as_bytes();
+        is_space(value.first()) || is_space(value.last())
+    })
 }
 
 /// The client has taken the request back already: what came with it in one piece was read

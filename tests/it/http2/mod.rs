@@ -12,8 +12,8 @@ use crate::support::{
     client::get,
     gateway::Gateway,
     http2::{
-        Answer, Client, END_HEADERS, END_STREAM, Frames, HEADERS, PREFACE, RST_STREAM, SETTINGS,
-        block, field, frame, next, request, upload, whole,
+        Answer, Client, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PREFACE, RST_STREAM,
+        SETTINGS, block, field, frame, next, request, upload, whole,
     },
     origins::{
         BigOrigin, DripOrigin, EchoOrigin, Failure, ResettingOrigin, ScriptedOrigin, SseOrigin,
@@ -203,6 +203,74 @@ async fn headers_between_neighbours_reset_the_stream() {
         .unwrap();
     assert_eq!(frames.until(HEADERS).await.unwrap().stream, 3);
     assert_eq!(origin.counts().requests(), 1);
+}
+
+/// RFC 9113, 8.2.1: what one program trims and another does not is two values.
+#[tokio::test]
+async fn space_around_a_value_resets_the_stream() {
+    let origin = EchoOrigin::start().await;
+    let gateway = gateway(CLEARTEXT, origin.address(), "").await;
+    let mut frames = Frames::open(gateway.address()).await;
+    let whole = END_HEADERS | END_STREAM;
+    let mut stream = 1;
+    for value in [" a", "a ", "\ta", "a\t", " ", "\t", "a b \t"] {
+        for name in ["x-user", "cookie", "accept"] {
+            let bad = [block("GET", "/"), field(name, value)].concat();
+            frames
+                .write(&frame(HEADERS, whole, stream, &bad))
+                .await
+                .unwrap();
+            let reset = frames.until(RST_STREAM).await.unwrap();
+            assert_eq!(
+                (reset.stream, &reset.payload[..]),
+                (stream, &[0, 0, 0, 1][..]),
+                "{name}: {value:?}"
+            );
+            stream += 2;
+        }
+    }
+    assert_eq!(origin.counts().requests(), 0);
+    // The control: space within.
+    let good = [
+        block("GET", "/"),
+        field("x-user", "a b"),
+        field("x-none", ""),
+    ]
+    .concat();
+    frames
+        .write(&frame(HEADERS, whole, stream, &good))
+        .await
+        .unwrap();
+    assert_eq!(frames.until(HEADERS).await.unwrap().stream, stream);
+    assert_eq!(origin.counts().requests(), 1);
+}
+
+/// The `h2` crate drops both before anyone sees them, so rule, key and backend agree.
+#[tokio::test]
+async fn fragments_and_pseudo_headers_in_trailers_reach_nobody() {
+    let origin = EchoOrigin::start().await;
+    let gateway = gateway(CLEARTEXT, origin.address(), "").await;
+    let mut frames = Frames::open(gateway.address()).await;
+    let whole = END_HEADERS | END_STREAM;
+    let asked = block("GET", "/small/x#/fixed");
+    frames
+        .write(&frame(HEADERS, whole, 1, &asked))
+        .await
+        .unwrap();
+    assert_eq!(frames.until(HEADERS).await.unwrap().stream, 1);
+    let posted = block("POST", "/small/y");
+    let trailers = [field(":path", "/fixed"), field("x-last", "1")].concat();
+    for piece in [
+        frame(HEADERS, END_HEADERS, 3, &posted),
+        frame(DATA, 0, 3, b"body"),
+        frame(HEADERS, whole, 3, &trailers),
+    ] {
+        frames.write(&piece).await.unwrap();
+    }
+    assert_eq!(frames.until(HEADERS).await.unwrap().stream, 3);
+    let log = gateway.log_lines(2).await;
+    assert!(log.iter().all(|line| line["path"] != "/fixed"), "{log:#?}");
+    line(&log, "path", "/small/x");
 }
 
 #[tokio::test]
