@@ -13,6 +13,7 @@ pub mod fetch;
 pub mod geo;
 pub mod heads;
 pub mod http;
+pub mod http_date;
 pub mod log_file;
 pub mod loopback;
 pub mod metrics;

@@ -6,7 +6,7 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use super::freshness::http_date;
+use crate::base::http_date;
 
 /// Whether the client has this answer already, so that a 304 is all it needs.
 ///
@@ -37,8 +37,8 @@ pub fn not_modified(
     let modified = stored
         .get(header::LAST_MODIFIED)
         .or_else(|| stored.get(header::DATE));
-    let modified = modified.and_then(|value| http_date(value.as_bytes()));
-    match (http_date(since.as_bytes()), modified) {
+    let modified = modified.and_then(|value| http_date::parse(value.as_bytes()));
+    match (http_date::parse(since.as_bytes()), modified) {
         (Some(since), Some(modified)) => modified <= since,
         _ => false,
     }

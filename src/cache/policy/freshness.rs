@@ -9,7 +9,7 @@ use super::{
     directives::{LONGEST, Window, seconds},
     targeted::Policy,
 };
-use crate::base::http::list_of;
+use crate::base::{http::list_of, http_date};
 
 /// What a guess may come to at most. RFC 9111, 4.2.2 leaves it to us; a day is where RFC
 /// 7234 began to warn.
@@ -77,7 +77,7 @@ fn explicit(policy: &Policy, headers: &HeaderMap, times: Times) -> Option<Durati
     }
     // Of several the first counts; what is no date has expired (RFC 9111, 5.3).
     let expires = headers.get(header::EXPIRES)?;
-    let Some(expires) = http_date(expires.as_bytes()) else {
+    let Some(expires) = http_date::parse(expires.as_bytes()) else {
         return Some(Duration::ZERO);
     };
     let date = date_of(headers).unwrap_or_else(|| whole_seconds(times.answered));
@@ -91,7 +91,7 @@ fn explicit(policy: &Policy, headers: &HeaderMap, times: Times) -> Option<Durati
 
 fn heuristic(headers: &HeaderMap, times: Times, rules: &Rules) -> Option<Duration> {
     let share = rules.heuristic.filter(|share| *share > 0.0)?;
-    let modified = http_date(headers.get(header::LAST_MODIFIED)?.as_bytes())?;
+    let modified = http_date::parse(headers.get(header::LAST_MODIFIED)?.as_bytes())?;
     let date = date_of(headers).unwrap_or(times.answered);
     let unchanged = date.duration_since(modified).ok()?;
     let guess = Duration::try_from_secs_f64(unchanged.as_secs_f64() * share).ok()?;
@@ -174,7 +174,7 @@ pub(super) fn lifetime(
 pub(super) fn date_of(headers: &HeaderMap) -> Option<SystemTime> {
     headers
         .get(header::DATE)
-        .and_then(|date| http_date(date.as_bytes()))
+        .and_then(|date| http_date::parse(date.as_bytes()))
 }
 
 /// Without the fraction of a second, as `Date` would give it.
@@ -183,29 +183,4 @@ fn whole_seconds(time: SystemTime) -> SystemTime {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
-}
-
-/// The three forms of RFC 9110, 5.6.7, and nothing else. Case does not matter: RFC 9111,
-/// 4.2 asks caches for that.
-pub(super) fn http_date(value: &[u8]) -> Option<SystemTime> {
-    // The longest, with `Wednesday`, has 33.
-    let value = value.trim_ascii();
-    if value.len() > 40 || !value.is_ascii() {
-        return None;
-    }
-    let mut is_inside = false;
-    let mut text = String::with_capacity(value.len());
-    for byte in value {
-        let letter = if is_inside {
-            byte.to_ascii_lowercase()
-        } else {
-            byte.to_ascii_uppercase()
-        };
-        is_inside = byte.is_ascii_alphabetic();
-        text.push(char::from(letter));
-    }
-    if let Some(rest) = text.strip_suffix("Gmt") {
-        text = format!("{rest}GMT");
-    }
-    httpdate::parse_http_date(&text).ok()
 }

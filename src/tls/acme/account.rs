@@ -31,7 +31,7 @@ use super::{
     order::OrderError,
     store::{Store, StoreError, StoredAccount},
 };
-use crate::base::clock::Clock;
+use crate::base::{clock::Clock, http_date};
 
 /// How long one exchange with the authority may take.
 const EXCHANGE: Duration = Duration::from_secs(30);
@@ -274,10 +274,7 @@ fn wait_of(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     match text.parse::<u32>() {
         Ok(seconds) => Some(Duration::from_secs(seconds.into())),
-        Err(_) => httpdate::parse_http_date(text)
-            .ok()?
-            .duration_since(now)
-            .ok(),
+        Err(_) => http_date::parse(text.as_bytes())?.duration_since(now).ok(),
     }
 }
 
