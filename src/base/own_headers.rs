@@ -34,6 +34,10 @@ impl OwnHeaders {
         Self(names.into_iter().collect())
     }
 
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.0.iter()
+    }
+
     /// A name that may be the gateway's own word.
     pub fn parse(text: &str) -> Result<HeaderName, OwnHeaderError> {
         let refuse = |message: String, help| OwnHeaderError { message, help };

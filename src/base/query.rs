@@ -22,6 +22,19 @@ pub fn values<'a>(query: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [
     })
 }
 
+/// The name of a parameter, as apps read it.
+pub fn name_of(parameter: &[u8]) -> Cow<'_, [u8]> {
+    let (name, _) = parted(parameter);
+    if name.contains(&b'+') {
+        let spaced: Vec<u8> = name
+            .iter()
+            .map(|byte| if *byte == b'+' { b' ' } else { *byte })
+            .collect();
+        return Cow::Owned(decoded(&spaced).into_owned());
+    }
+    decoded(name)
+}
+
 /// A value of [`values`] without its coding.
 pub fn decoded(value: &[u8]) -> Cow<'_, [u8]> {
     percent_decode(value).into()
@@ -58,7 +71,8 @@ pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
         .filter_map(move |pair| {
             let (own, value) = parted(pair.trim_ascii());
-            (own == name).then_some(value)
+            // Frameworks take the space round `=` away.
+            (own.trim_ascii_end() == name).then_some(value.trim_ascii_start())
         })
 }
 

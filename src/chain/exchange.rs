@@ -114,6 +114,19 @@ pub struct Client {
     pub listener: Arc<str>,
     /// Port of the listener, 0 for a unix socket.
     pub listener_port: u16,
+    pub certificate: Certificate,
+}
+
+/// The client's certificate, as far as one was asked for in the handshake.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Certificate {
+    /// The listener asks nobody for one.
+    #[default]
+    NotAsked,
+    /// It was asked and has shown none.
+    Absent,
+    /// A verified one, by the SHA-256 of it in lower-case hex.
+    Verified(HeaderValue),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +217,7 @@ impl Default for Client {
             protocol: Protocol::Http11,
             listener: Arc::clone(&NO_NAME),
             listener_port: 0,
+            certificate: Certificate::NotAsked,
         }
     }
 }

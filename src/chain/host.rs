@@ -6,6 +6,7 @@ use pingora::http::RequestHeader;
 use super::{Client, Scheme};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 /// The authority that the client asked for, as it stands in its address bar: with the
 /// port, unless it is the scheme's own. Empty if the client named none.
@@ -73,6 +74,15 @@ fn without_default_port(host: &[u8], scheme: Scheme) -> &[u8] {
         Scheme::Https => b":443",
     };
     host.strip_suffix(default).unwrap_or(host)
+}
+
+/// A trusted proxy's word on the port.
+pub fn forwarded_port<'h>(head: &'h RequestHeader, client: &Client) -> Option<&'h str> {
+    if !client.is_trusted {
+        return None;
+    }
+    first_element(head, &X_FORWARDED_PORT)
+        .filter(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
 /// The first of a list that proxies append to: what the outermost one saw.

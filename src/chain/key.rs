@@ -12,6 +12,11 @@ impl KeyBuilder {
         Self(Vec::with_capacity(128))
     }
 
+    /// Adds parts that were framed before.
+    pub fn framed(&mut self, parts: &Self) {
+        self.0.extend_from_slice(&parts.0);
+    }
+
     /// Adds one part. `name` says what it is, so that two filters never collide.
     pub fn part(&mut self, name: &'static str, value: &[u8]) {
         for bytes in [name.as_bytes(), value] {

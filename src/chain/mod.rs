@@ -15,6 +15,7 @@ mod key;
 mod late;
 mod phase;
 mod reply;
+mod request_changes;
 mod run;
 #[cfg(test)]
 pub mod testkit;
@@ -33,12 +34,15 @@ pub use self::{
     body::Body,
     cached::{CacheFacts, CacheOutcome},
     compile::{CompileCx, Shared, Work},
-    exchange::{Class, Client, Exchange, Facts, Protocol, ReadyLines, RequestId, Scheme},
+    exchange::{
+        Certificate, Class, Client, Exchange, Facts, Protocol, ReadyLines, RequestId, Scheme,
+    },
     identity::{Claims, Identity, Noted},
     key::KeyBuilder,
     late::{LateFields, LogFields},
     phase::{Phase, Phases},
     reply::{Reply, ReplyBody},
+    request_changes::RequestChanges,
     run::{Chain, Named, Round, Turn},
 };
 
@@ -177,6 +181,20 @@ pub trait Filter: Send + Sync + 'static {
     ) -> BoxFuture<'a, ()> {
         self.on_upstream(ex, headers);
         Box::pin(async {})
+    }
+
+    /// Headers that this filter's [`Filter::on_upstream`] may change. A stored response that
+    /// varies by one of them is found by the value that the backend would get, and that costs
+    /// more. Asked once, when the route is compiled, of filters with that phase.
+    fn request_changes(&self) -> RequestChanges {
+        RequestChanges::Any
+    }
+
+    /// Tells that [`Filter::on_upstream`] without its twin does all that will be done to this
+    /// request, so that it can be called to see the outcome, again and again. Otherwise no
+    /// stored response that varies by a header is for this request.
+    fn knows_request_changes(&self, _ex: &Exchange<'_>) -> bool {
+        !self.phases().is_async(Phase::Upstream)
     }
 
     /// The backend's answer, before a cache would store it.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, response};
 
 use super::{
-    Body, Exchange, Filter, KeyBuilder, LateFields, Phase, Phases, ReadyLines, Reply, Verdict,
+    Body, Exchange, Filter, KeyBuilder, LateFields, Phase, Phases, ReadyLines, Reply,
+    RequestChanges, Verdict,
 };
 
 /// A compiled filter and the YAML key that it came from.
@@ -230,6 +231,26 @@ impl Chain {
                 step.filter.on_upstream(ex, headers);
             }
         }
+    }
+
+    /// All headers that the filters may change on the way to a backend.
+    pub fn request_changes(&self) -> RequestChanges {
+        self.upstream
+            .iter()
+            .map(|step| step.filter.request_changes())
+            .fold(RequestChanges::NONE, RequestChanges::and)
+    }
+
+    /// Does to `headers` what [`Chain::on_upstream`] would do; `false` if that cannot be known
+    /// beforehand.
+    pub fn foresee_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) -> bool {
+        self.upstream.iter().all(|step| {
+            let is_known = step.filter.knows_request_changes(ex);
+            if is_known {
+                step.filter.on_upstream(ex, headers);
+            }
+            is_known
+        })
     }
 
     pub async fn on_upstream_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use super::compile::Compiler;
+use super::{
+    compile::Compiler,
+    route_identity::{OwnParts, RouteIdentity},
+};
 use crate::{
     base::{net::CidrSet, redis::Redis},
     cache::{
@@ -11,6 +14,7 @@ use crate::{
         budget::{Budget, Crawlers, Limits},
         metrics::RouteMetrics,
         nextjs::{BuildWatch, NextRules, Paths},
+        policy::Unchanged,
         route::{Mode, Policy, TagTemplate},
         store::Quota,
         tier::{DiskSettings, Waits},
@@ -25,6 +29,7 @@ use crate::{
         tree::{Key, Spanned},
     },
     filters::compression::Coder,
+    limits::key::Source,
     routes::{ParamNames, Slot},
 };
 
@@ -48,6 +53,12 @@ pub struct RouteCache {
     pub quota: Option<Arc<Quota>>,
     /// What codes its answers on their way to clients.
     pub coder: Option<Arc<Coder>>,
+    /// The headers of its requests that the origin gets as they are.
+    pub unchanged: Arc<Unchanged>,
+    /// What its keys begin with for requests to the route's own upstream.
+    pub(super) own: Option<OwnParts>,
+    /// Of all that the route does to requests and to what is stored.
+    pub(super) identity: RouteIdentity,
     /// For each upstream: a filter may choose another one than the route's.
     upstreams: Box<[(Arc<str>, Fetching)]>,
 }
@@ -257,7 +268,29 @@ impl Compiler<'_> {
                 ),
             }
         }
+        let unchanged = Unchanged::new(chain.request_changes());
+        for source in policy.key.sources() {
+            if let Source::Header(name) = source
+                && unchanged.names(name)
+            {
+                self.error(
+                    "edgeway::cache::key",
+                    node.place,
+                    format!(
+                        "`key.by` names `header:{name}`, which a filter of this route writes: the \
+                         client's own value says nothing of what the origin gets"
+                    ),
+                    "name what the filter goes by, such as `jwt.sub`, `user` or `client.ip`",
+                );
+            }
+        }
+        let identity = self.route_identity(node);
+        let upstream = node.config.upstream.as_ref();
+        let own = upstream.map(|name| OwnParts::new(&name.value, identity));
         Some(RouteCache {
+            unchanged: Arc::new(unchanged),
+            own,
+            identity,
             upstreams: self.fetching(&policy),
             metrics: RouteMetrics::new(&self.world.metrics, route),
             waits: cache.waits(&self.world.metrics, route),

@@ -153,7 +153,8 @@ pub fn explain(
             Look::IntoTheStore => explain_cache::now(gateway),
             Look::AtTheRules => None,
         };
-        explain_cache::explain(route, &ex, (&target, &params), now)
+        let rewritten = sent_on(route, &target, &params);
+        explain_cache::explain(route, &ex, (&target, &params), rewritten.as_deref(), now)
     });
     Ok(Explanation {
         host: host.to_string(),

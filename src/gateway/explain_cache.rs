@@ -9,7 +9,7 @@ use crate::{
     base::units::Span,
     cache::{
         nextjs::RequestShape,
-        policy::{self, Rules, Use, Vary},
+        policy::{Rules, SentHeaders, Use, Vary},
         route::{Mode, Personal},
         store::{Entry, Whole},
     },
@@ -78,11 +78,13 @@ pub(super) fn explain(
     route: &Route,
     ex: &Exchange<'_>,
     (target, params): (&Target<'_>, &Params),
+    rewritten: Option<&str>,
     now: Option<SystemTime>,
 ) -> Option<ExplainedCache> {
     let cache = route.cache.as_ref()?;
     let upstream = route.upstream.as_ref().map(|upstream| &*upstream.name);
-    let seen = cache.recognise(ex, upstream, &route.chain);
+    let rewritten = rewritten.map(str::as_bytes);
+    let seen = cache.recognise(ex, upstream, rewritten, &route.chain);
     let is_nextjs = upstream.is_some_and(|name| cache.nextjs(name).is_some());
     let tag = |tag: &crate::cache::route::TagTemplate<_>| {
         tag.render(|slot| params.get(*slot, target.path))
@@ -122,6 +124,7 @@ fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
         "internal_header" => "it has a header that parts of Next.js send to one another",
         "multipart" => "it has a form for a body",
         "router_headers" => "it has a header of the router twice, or a very long one",
+        "unclear" => "it has several values of a part of the key, or a very long one",
         "draft" => "it has a cookie of draft mode",
         "authorization" => "it has `Authorization`",
         "page_cache_off" => "`pages: off`",
@@ -141,12 +144,15 @@ fn not_kept(seen: &Recognised) -> Option<&'static str> {
     let Personal {
         has_cookies,
         has_identity,
+        has_certificate,
         is_named: _,
     } = seen.personal;
     if has_cookies {
         Some("cookies: unless the origin says `public` or `s-maxage`, since they may say who asks")
     } else if has_identity {
         Some("authorization: unless the origin says `public`, `s-maxage` or `must-revalidate`")
+    } else if has_certificate {
+        Some("certificate: unless the origin says `public` or `s-maxage`")
     } else {
         None
     }
@@ -206,7 +212,9 @@ fn said(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
 
 fn stored(cache: &RouteCache, seen: &Recognised, ex: &Exchange<'_>, now: SystemTime) -> Stored {
     let store = cache.cache.store();
-    let (found, variants) = store.peek(&seen.key, &ex.head.headers);
+    // Without a connection: nobody is forwarded, so the client's own headers stand in.
+    let client = SentHeaders::whole(&ex.head.headers);
+    let (found, variants) = store.peek(&seen.key, client);
     let Some(entry) = found.entry else {
         let why = match found.vary {
             Some(_) => "vary-miss: other variants of it are stored",
@@ -220,7 +228,7 @@ fn stored(cache: &RouteCache, seen: &Recognised, ex: &Exchange<'_>, now: SystemT
         };
     };
     let lifetime = entry.lifetime();
-    let is_for_others = seen.personal.has_identity && !policy::allows_authorization(&entry.headers);
+    let is_for_others = !seen.personal.may_read(&entry.headers);
     let is_fresh = lifetime.is_fresh(now);
     let (outcome, why) = match cache.usable(&lifetime, &seen.wants, now) {
         _ if is_for_others => (CacheOutcome::Bypass, Some("authorization")),
@@ -279,10 +287,11 @@ impl StoredEntry {
 /// What is framed in a key beside the URL.
 fn parts(extra: &[u8]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for (name, value) in KeyBuilder::parts(extra) {
-        let value = text(value);
+    for (name, value_bytes) in KeyBuilder::parts(extra) {
+        let value = text(value_bytes);
         match (name, lines.last_mut()) {
             (b"by", _) => lines.push(value.into_owned()),
+            (b"route", _) => lines.push(format!("route: {}", hex(value_bytes))),
             (b"by none of", _) => lines.push(format!("no {value}")),
             // The value of the part before.
             (b"=", Some(last)) if value.is_empty() && last.starts_with("no ") => {}
@@ -300,11 +309,13 @@ fn parts(extra: &[u8]) -> Vec<String> {
 fn text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains(char::is_control) => Cow::Borrowed(text),
-        _ => {
-            let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
-            Cow::Owned(digits.collect())
-        }
+        _ => Cow::Owned(hex(bytes)),
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+    digits.collect()
 }
 
 /// The wall clock of the gateway's cache, if it has one.

@@ -21,6 +21,7 @@ pub mod profiles;
 mod rate_limits;
 mod recognise;
 mod redis;
+mod route_identity;
 pub mod schema;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};

@@ -14,7 +14,10 @@ use crate::{
         route::Personal,
         store::About,
     },
-    chain::{Chain, Exchange, KeyBuilder, Phase},
+    chain::{
+        Certificate, Chain, Exchange, KeyBuilder, Phase,
+        host::{forwarded_port, public_host, requested_host},
+    },
     routes::Target,
 };
 
@@ -59,12 +62,36 @@ pub struct Recognised {
     pub is_range: bool,
 }
 
+/// Parts of the key for what the origin is told of a client beyond scheme and host: that it
+/// was asked for a certificate, and what a trusted proxy says of the address.
+fn trust_class(ex: &Exchange<'_>, parts: &mut KeyBuilder) {
+    let client = &ex.facts.client;
+    match client.certificate {
+        Certificate::NotAsked => {}
+        Certificate::Absent => parts.part("client certificate", b"none"),
+        Certificate::Verified(_) => parts.part("client certificate", b"verified"),
+    }
+    if !client.is_trusted {
+        return;
+    }
+    // The origin gets both: `Host` as it came, and the one in the address bar.
+    let (named, public) = (requested_host(ex.head), public_host(ex.head, client));
+    if !named.eq_ignore_ascii_case(public.as_bytes()) {
+        parts.part("host", &named.to_ascii_lowercase());
+    }
+    if let Some(port) = forwarded_port(ex.head, client) {
+        parts.part("port", port.as_bytes());
+    }
+}
+
 impl RouteCache {
-    /// What of a request to `upstream` counts; or why it goes past the cache.
+    /// What of a request to `upstream` counts; or why it goes past the cache. `rewritten` is
+    /// the target that the route makes of the client's, for apps whose rules go by it.
     pub fn recognise(
         &self,
         ex: &Exchange<'_>,
         upstream: Option<&str>,
+        rewritten: Option<&[u8]>,
         chain: &Chain,
     ) -> Result<Recognised, &'static str> {
         let head = ex.head;
@@ -73,20 +100,21 @@ impl RouteCache {
         }
         let mut parts = KeyBuilder::roomy();
         let mut shape = None;
-        if let Some(upstream) = upstream {
-            parts.part("upstream", upstream.as_bytes());
-            if let Some(rules) = self.nextjs(upstream) {
-                // What is asked of the app decides what its answer is.
-                let raw = ex.facts.rewritten.as_deref();
-                let target = Target::new("", raw.unwrap_or_else(|| head.raw_path()));
-                let (path, query) = (target.path, target.query);
-                let (method, headers) = (&head.method, &head.headers);
-                let shape = shape.insert(nextjs::shape(method, path, query, headers, rules));
-                if let Some(why) = shape.bypass() {
-                    return Err(why);
-                }
-                shape.key_parts(&mut parts);
+        match (&self.own, upstream) {
+            (Some(own), Some(upstream)) if own.is_of(upstream) => parts.framed(own.parts()),
+            _ => self.identity.put(upstream, &mut parts),
+        }
+        if let Some(rules) = upstream.and_then(|upstream| self.nextjs(upstream)) {
+            // What is asked of the app decides what its answer is.
+            let raw = ex.facts.rewritten.as_deref().or(rewritten);
+            let target = Target::new("", raw.unwrap_or_else(|| head.raw_path()));
+            let (path, query) = (target.path, target.query);
+            let (method, headers) = (&head.method, &head.headers);
+            let shape = shape.insert(nextjs::shape(method, path, query, headers, rules));
+            if let Some(why) = shape.bypass() {
+                return Err(why);
             }
+            shape.key_parts(&mut parts);
         }
         let policy = &self.policy;
         if policy.bypass(ex).is_some() {
@@ -99,19 +127,24 @@ impl RouteCache {
         if chain.has(Phase::CacheKey) {
             chain.on_cache_key(ex, &mut parts);
         }
+        let client = &ex.facts.client;
+        if client.certificate != Certificate::NotAsked || client.is_trusted {
+            trust_class(ex, &mut parts);
+        }
+        let has_certificate = matches!(client.certificate, Certificate::Verified(_));
         Ok(Recognised {
-            key: policy.key.key(ex, parts),
+            key: policy.key.key(ex, parts)?,
             shape,
-            personal: if seen.is_personal || ex.facts.identity.is_some() {
+            personal: if seen.is_personal || ex.facts.identity.is_some() || has_certificate {
                 policy.personal(ex)
             } else {
                 Personal::default()
             },
             is_range: seen.is_range,
-            wants: if seen.has_wants && policy.obeys_clients {
-                Wants::of(&head.headers)
-            } else {
-                Wants::default()
+            wants: match (seen.has_wants, &policy.client_directives) {
+                (false, _) => Wants::default(),
+                (true, None) => Wants::of(&head.headers).without_demands(),
+                (true, Some(_)) => Wants::of(&head.headers),
             },
         })
     }

@@ -2,12 +2,12 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
 use pingora_proxy::Session;
 
 use super::{
-    challenge,
+    cache, challenge,
     context::{self, Context},
     error::Failure,
     forwarded::{self, Forwarding},
@@ -16,15 +16,15 @@ use super::{
     to_https, websocket,
 };
 use crate::{
-    base::query,
+    base::{heads::OpenRequest, query},
     chain::{
-        Client, Exchange, Phase, Protocol, Reply, RequestId, Round, Turn, Verdict,
+        Certificate, Client, Exchange, Phase, Protocol, Reply, RequestId, Round, Turn, Verdict,
         host::{public_host, requested_host},
     },
     config::model::App,
     gateway::Gateway,
     routes::{self, Action, Target},
-    runtime::connection::Connection,
+    runtime::connection::{Connection, Shown},
 };
 
 /// How a request came through its filters.
@@ -265,19 +265,10 @@ pub(super) async fn forward(
     {
         head.set_raw_path(&target)?;
     }
-    let mut open = forwarded::open_upstream(
-        head,
-        &Forwarding {
-            client: &ctx.facts.client,
-            trusted: &ctx.gateway.trusted,
-            text: &connection.text,
-            shown: connection.shown(),
-            app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
-            is_websocket: ctx.is_websocket,
-            takes_trailers: is_h2(ctx),
-        },
-    )
-    .map_err(|_| Error::new_down(ErrorType::InvalidHTTPHeader))?;
+    if let Some(target) = cache::target(head.raw_path(), ctx) {
+        head.set_raw_path(&target)?;
+    }
+    let mut open = open(head, connection, ctx)?;
     if chain.has(Phase::Upstream) {
         let mut ex = Exchange {
             head: session.req_header(),
@@ -293,6 +284,47 @@ pub(super) async fn forward(
         name_host(head, ctx)?;
     }
     Ok(())
+}
+
+/// Opens `head`, a copy of the client's, as a backend gets it but for what filters do.
+fn open(head: &mut RequestHeader, connection: &Connection, ctx: &Context) -> Result<OpenRequest> {
+    let forwarding = Forwarding {
+        client: &ctx.facts.client,
+        trusted: &ctx.gateway.trusted,
+        text: &connection.text,
+        shown: connection.shown(),
+        app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
+        is_websocket: ctx.is_websocket,
+        takes_trailers: is_h2(ctx),
+    };
+    forwarded::open_upstream(head, &forwarding)
+        .map_err(|_| Error::new_down(ErrorType::InvalidHTTPHeader))
+}
+
+/// The target that the route makes of the client's, if it makes another one.
+pub(super) fn rewritten(head: &RequestHeader, ctx: &Context) -> Option<Vec<u8>> {
+    let Action::Forward(forward) = &context::route(&ctx.gateway, ctx.route)?.action else {
+        return None;
+    };
+    let rewrite = forward.rewrite.as_ref()?;
+    let target = Target::new("", head.raw_path());
+    rewrite.apply(&target, &ctx.params).ok()?
+}
+
+/// The headers that a backend would get of the client's `head`; `None` if that cannot be known
+/// before it is sent on.
+///
+/// Made by what sends requests on, so that no list of ours can differ from it.
+#[cold]
+pub(super) fn sent_headers(head: &RequestHeader, ctx: &mut Context) -> Option<HeaderMap> {
+    let mut sent = head.clone();
+    let connection = ctx.connection.as_ref()?;
+    let mut open = open(&mut sent, connection, ctx).ok()?;
+    let (chain, mut ex) = ctx.exchange(head);
+    let is_known = chain.foresee_upstream(&mut ex, open.headers());
+    let headers = std::mem::take(open.headers());
+    open.close(&mut sent);
+    is_known.then_some(headers)
 }
 
 /// HTTP/1.0 may leave `Host` out, and a backend is spoken to in HTTP/1.1, which may not: it
@@ -351,5 +383,10 @@ pub(super) fn client(head: &RequestHeader, connection: &Connection, gateway: &Ga
         },
         listener: Arc::clone(&connection.listener.name),
         listener_port: connection.listener.port,
+        certificate: match connection.tls.as_ref().map(|_| connection.shown()) {
+            None | Some(Shown::NotAsked) => Certificate::NotAsked,
+            Some(Shown::Nothing) => Certificate::Absent,
+            Some(Shown::Verified(shown)) => Certificate::Verified(shown.fingerprint.clone()),
+        },
     }
 }

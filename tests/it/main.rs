@@ -67,6 +67,7 @@ mod streaming;
 mod support;
 mod tidy;
 mod tls;
+mod transparency;
 mod tunnels;
 mod upgrade;
 mod upstream_h2;

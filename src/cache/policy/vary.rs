@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, header};
 use ring::digest::{Context, SHA256};
 
-use crate::base::http::list_of;
+use crate::{base::http::list_of, chain::RequestChanges};
 
 /// `Vary` of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,6 +99,106 @@ impl Vary {
             .expect("SHA-256 has 32 bytes");
         Variance(u128::from_be_bytes(*half))
     }
+}
+
+/// Headers of a request, as far as they are known to reach the origin.
+///
+/// What responses vary by is what the origin was sent (RFC 9110, 12.5.5), and that is not
+/// what the client sent where the gateway writes a header or takes one away.
+#[derive(Clone, Copy, Debug)]
+pub struct SentHeaders<'h> {
+    headers: &'h HeaderMap,
+    /// Of which `headers` has the client's own value; `None` if they are what the origin gets.
+    unchanged: Option<&'h Unchanged>,
+}
+
+/// Headers that reach the origin as the client sends them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unchanged(RequestChanges);
+
+impl<'h> SentHeaders<'h> {
+    /// All of them, as the origin gets them.
+    pub fn whole(headers: &'h HeaderMap) -> Self {
+        Self {
+            headers,
+            unchanged: None,
+        }
+    }
+
+    /// Those of the client's that reach the origin as they are.
+    pub fn of_client(headers: &'h HeaderMap, unchanged: &'h Unchanged) -> Self {
+        Self {
+            headers,
+            unchanged: Some(unchanged),
+        }
+    }
+
+    /// What the origin gets in the fields of `vary`; `None` if that cannot be told from these
+    /// headers.
+    pub fn variance(&self, vary: &Vary) -> Option<Variance> {
+        if let (Vary::Fields(fields), Some(unchanged)) = (vary, self.unchanged)
+            && (names_headers_of_the_hop(self.headers)
+                || !fields.iter().all(|name| unchanged.contains(name)))
+        {
+            return None;
+        }
+        Some(vary.variance(self.headers))
+    }
+}
+
+impl Unchanged {
+    /// Of a route whose filters make these changes.
+    pub fn new(changes: RequestChanges) -> Self {
+        Self(changes)
+    }
+
+    pub fn contains(&self, name: &HeaderName) -> bool {
+        is_left_alone(name) && !self.is_changed(name)
+    }
+
+    fn is_changed(&self, name: &HeaderName) -> bool {
+        self.0 == RequestChanges::Any || self.names(name)
+    }
+
+    /// Tells that a filter of the route is known to change this header.
+    pub fn names(&self, name: &HeaderName) -> bool {
+        let RequestChanges::Only { names, prefixes } = &self.0 else {
+            return false;
+        };
+        let begins = |prefix: &str| name.as_str().starts_with(prefix);
+        names.contains(name) || prefixes.iter().any(|prefix| begins(prefix))
+    }
+}
+
+/// Names that the gateway itself never writes and never takes away, whoever the client is.
+/// A list of what is safe: a name that is missing here only costs time.
+pub fn is_left_alone(name: &HeaderName) -> bool {
+    match *name {
+        header::ACCEPT
+        | header::ACCEPT_CHARSET
+        | header::ACCEPT_ENCODING
+        | header::ACCEPT_LANGUAGE
+        | header::AUTHORIZATION
+        | header::COOKIE
+        | header::DNT
+        | header::ORIGIN
+        | header::REFERER
+        | header::USER_AGENT => true,
+        _ => {
+            let name = name.as_str();
+            name.starts_with("sec-")
+                || name.starts_with("next-router-")
+                || matches!(name, "rsc" | "next-url" | "save-data" | "x-requested-with")
+        }
+    }
+}
+
+/// `Connection` names headers that end here (RFC 9110, 7.6.1).
+fn names_headers_of_the_hop(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONNECTION).iter().any(|value| {
+        let is = |word: &str| value.as_bytes().eq_ignore_ascii_case(word.as_bytes());
+        !is("keep-alive") && !is("close")
+    })
 }
 
 /// What may be done to a field's value without changing what it means.

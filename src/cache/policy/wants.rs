@@ -70,6 +70,24 @@ impl Wants {
         }
     }
 
+    /// Tells that it may send a request to the origin although what is stored is fresh.
+    pub fn demands(&self) -> bool {
+        self.no_cache || self.max_age.is_some() || self.min_fresh.is_some()
+    }
+
+    /// The same without that: what is left costs the origin nothing. `no-store` keeps what
+    /// this client gets out of the store, `only-if-cached` spares the origin, and the two
+    /// that take stale responses do too.
+    #[must_use]
+    pub fn without_demands(self) -> Self {
+        Self {
+            no_cache: false,
+            max_age: None,
+            min_fresh: None,
+            ..self
+        }
+    }
+
     fn asks_for_validation(&self) -> bool {
         self.no_cache || self.max_age.is_some_and(|most| most.is_zero())
     }

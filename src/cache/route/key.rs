@@ -3,15 +3,18 @@
 use std::borrow::Cow;
 
 use crate::{
+    base::query,
     cache::{key::Key, names::Names},
     chain::{Exchange, KeyBuilder, host::public_host},
-    limits::key::{KeyItem, Source},
+    limits::key::{KeyItem, Sent, Source},
 };
 
 /// What a route's answers are found by, beside scheme, host and path.
 #[derive(Debug, Default)]
 pub struct KeyRules {
     pub query: Query,
+    /// Parameters that do not count reach the origin all the same.
+    pub passes_unkeyed: bool,
     /// Parts of the request that answers differ by.
     pub by: Box<[KeyItem]>,
 }
@@ -35,11 +38,35 @@ impl KeyRules {
     pub fn names(&self, ex: &Exchange<'_>) -> bool {
         let is_one = |source: &Source| match source {
             Source::Claim(claim) => claim == "sub",
-            Source::User | Source::ApiKey => true,
+            Source::User | Source::ApiKey | Source::Certificate => true,
             _ => false,
         };
         let mut naming = self.sources().filter(|source| is_one(source));
         naming.any(|source| source.value(ex).is_some())
+    }
+
+    /// `target` as the origin gets it, where others may get the response: without what they
+    /// may not have sent, but for parameters of the name `kept`. `None` if it is to stay as
+    /// it is.
+    pub fn target_of(&self, target: &[u8], kept: Option<&[u8]>) -> Option<Vec<u8>> {
+        if self.passes_unkeyed || self.query.is_all() {
+            return None;
+        }
+        let query = query::query_of(target)?;
+        let stays = |parameter: &&[u8]| {
+            self.query.counts(parameter)
+                || kept.is_some_and(|kept| query::name_of(parameter) == kept)
+        };
+        let mut parameters = query.split(|byte| *byte == b'&');
+        if parameters.all(|parameter| stays(&parameter)) {
+            return None;
+        }
+        let mut sent = target[..target.len() - query.len() - 1].to_vec();
+        for (number, parameter) in query.split(|byte| *byte == b'&').filter(stays).enumerate() {
+            sent.push(if number == 0 { b'?' } else { b'&' });
+            sent.extend_from_slice(parameter);
+        }
+        Some(sent)
     }
 
     /// What counts of a query (without its `?`).
@@ -47,17 +74,29 @@ impl KeyRules {
         query.and_then(|query| self.query.of(query))
     }
 
-    /// The key of the request's answer; `parts` holds what filters and the app add.
-    pub fn key(&self, ex: &Exchange<'_>, mut parts: KeyBuilder) -> Key {
+    /// The key of the request's response; `parts` holds what filters and the app add. An
+    /// error if it is not clear what the request has of some part: backends differ in which of
+    /// several values counts.
+    pub fn key(&self, ex: &Exchange<'_>, mut parts: KeyBuilder) -> Result<Key, &'static str> {
         for item in &self.by {
             for source in item.sources() {
-                let value = source.value(ex);
+                let value = match source.sent(ex) {
+                    Sent::Nothing => None,
+                    Sent::One(value) => Some(value),
+                    Sent::Unclear => return Err("unclear"),
+                };
                 // What is absent differs from what is empty.
                 parts.part(
                     if value.is_some() { "by" } else { "by none of" },
                     source.to_string().as_bytes(),
                 );
                 parts.part("=", &value.unwrap_or_default());
+                if source.needs_identity()
+                    && let Some(issuer) = issuer(ex)
+                {
+                    // Two issuers may give one name to two people.
+                    parts.part("issuer", issuer.as_bytes());
+                }
             }
         }
         let target = ex.head.raw_path();
@@ -72,28 +111,40 @@ impl KeyRules {
         } else {
             Cow::Borrowed(host)
         };
-        Key::new(
+        Ok(Key::new(
             ex.facts.client.scheme.as_str(),
             &host,
             path,
             query.as_deref(),
             parts.as_bytes(),
-        )
+        ))
     }
 }
 
+fn issuer<'e>(ex: &'e Exchange<'_>) -> Option<Cow<'e, str>> {
+    let claims = ex.facts.identity.as_ref()?.claims.as_ref()?;
+    claims.text("iss")
+}
+
 impl Query {
+    /// Tells that all parameters do.
+    pub fn is_all(&self) -> bool {
+        matches!(self, Self::All)
+    }
+
+    /// Tells that a parameter is part of the key, by its name as apps read it.
+    fn counts(&self, parameter: &[u8]) -> bool {
+        let name = || query::name_of(parameter);
+        match self {
+            Self::All => true,
+            Self::Without(names) => !names.contains(&name()),
+            Self::Only(names) => names.contains(&name()),
+        }
+    }
+
     /// What counts of a query; `None` if nothing is left of it.
     fn of<'q>(&self, query: &'q [u8]) -> Option<Cow<'q, [u8]>> {
-        let counts = |parameter: &&[u8]| {
-            let name = parameter.split(|byte| *byte == b'=').next();
-            let name = name.unwrap_or_default();
-            match self {
-                Self::All => true,
-                Self::Without(names) => !names.contains(name),
-                Self::Only(names) => names.contains(name),
-            }
-        };
+        let counts = |parameter: &&[u8]| self.counts(parameter);
         let mut parameters = query.split(|byte| *byte == b'&');
         if parameters.all(|parameter| counts(&parameter)) {
             return Some(Cow::Borrowed(query));

@@ -1,6 +1,7 @@
 //! What one route says of its cache, compiled: whose requests go past it, by which key
 //! answers are found, and how long they last beside what the origin says.
 
+mod client_directives;
 mod key;
 mod tags;
 #[cfg(test)]
@@ -11,13 +12,18 @@ use std::time::Duration;
 use http::{HeaderMap, header};
 
 pub use self::{
+    client_directives::ClientDirectives,
     key::{KeyRules, Query},
     tags::{SURROGATE_CONTROL, TAGS, TagProblem, TagTemplate, tags_of},
 };
-use super::{names::Names, nextjs::PageCache, policy::Rules};
+use super::{
+    names::Names,
+    nextjs::PageCache,
+    policy::{self, Rules},
+};
 use crate::{
     base::query,
-    chain::Exchange,
+    chain::{Certificate, Exchange},
     limits::key::{KeyItem, Source},
 };
 
@@ -50,8 +56,8 @@ pub struct Policy {
     pub purge_on_write: bool,
     /// What browsers are told instead of the origin's `max-age`.
     pub browser_ttl: Option<Duration>,
-    /// `Cache-Control` of requests counts.
-    pub obeys_clients: bool,
+    /// Clients may have their requests sent to the origin past what is fresh.
+    pub client_directives: Option<ClientDirectives>,
     /// For how long a request waits for another one's answer before it asks the origin itself.
     pub wait: Duration,
     /// Bytes that answers of this route may take up of the store.
@@ -60,26 +66,39 @@ pub struct Policy {
 
 /// Who asks, as far as a shared cache must know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a way to be somebody"
+)]
 pub struct Personal {
     /// It has cookies that are not known to say nothing.
     pub has_cookies: bool,
     /// It has `Authorization`, or has proven who it is in another way.
     pub has_identity: bool,
+    /// It came with a certificate of its own.
+    pub has_certificate: bool,
     /// The key names this client: its answer reaches nobody else.
     pub is_named: bool,
 }
 
 impl Personal {
+    /// Whether what is stored for others is for this request too, as far as `headers` of the
+    /// stored response say.
+    pub fn may_read(self, headers: &HeaderMap) -> bool {
+        (!self.has_identity || policy::allows_authorization(headers))
+            && (!self.has_certificate || policy::is_for_everybody(headers))
+    }
+
     /// An answer to this request may be meant for its client alone, and others may find it.
     pub fn is_shared_by_mistake(self) -> bool {
-        !self.is_named && (self.has_cookies || self.has_identity)
+        !self.is_named && (self.has_cookies || self.has_identity || self.has_certificate)
     }
 }
 
 impl Policy {
     /// The part of the request that sends it past the cache, if one does.
     pub fn bypass(&self, ex: &Exchange<'_>) -> Option<&KeyItem> {
-        let has = |item: &&KeyItem| item.sources().iter().all(|s| s.value(ex).is_some());
+        let has = |item: &&KeyItem| item.sources().iter().all(|s| s.sent(ex).is_there());
         self.bypass.iter().find(has)
     }
 
@@ -96,6 +115,7 @@ impl Policy {
             has_cookies: self.has_cookies(headers),
             has_identity: headers.contains_key(header::AUTHORIZATION)
                 || ex.facts.identity.is_some(),
+            has_certificate: matches!(ex.facts.client.certificate, Certificate::Verified(_)),
             is_named: false,
         }
     }

@@ -20,7 +20,7 @@ fn policy(key: KeyRules, anonymous: &[&str]) -> Policy {
         tags: Box::default(),
         purge_on_write: false,
         browser_ttl: None,
-        obeys_clients: true,
+        client_directives: None,
         wait: Duration::from_secs(5),
         quota: None,
     }
@@ -29,6 +29,7 @@ fn policy(key: KeyRules, anonymous: &[&str]) -> Policy {
 fn by(items: &[&str]) -> KeyRules {
     KeyRules {
         query: Query::All,
+        passes_unkeyed: false,
         by: items.iter().map(|item| item.parse().unwrap()).collect(),
     }
 }
@@ -44,7 +45,7 @@ fn key(rules: &KeyRules, target: &str, lines: &[(&'static str, &str)]) -> Key {
         head: &head,
         facts: &mut facts,
     };
-    rules.key(&ex, KeyBuilder::default())
+    rules.key(&ex, KeyBuilder::default()).unwrap()
 }
 
 #[test]
@@ -74,6 +75,37 @@ fn the_query_counts_as_sent_unless_the_route_says_otherwise() {
         key(&only, "/a?x=1&page=2", &[]).query(),
         Some(&b"page=2"[..])
     );
+}
+
+#[test]
+fn parameters_are_compared_by_their_decoded_names_and_taken_out() {
+    let without = KeyRules {
+        query: Query::Without(Names::new(["utm_*", "a b"])),
+        ..KeyRules::default()
+    };
+    let sent = |rules: &KeyRules, target: &str| {
+        let sent = rules.target_of(target.as_bytes(), Some(b"_rsc"));
+        sent.map(|sent| String::from_utf8(sent).unwrap())
+    };
+    for (target, expected) in [
+        ("/x?%75tm_a=1&b=%32", Some("/x?b=%32")),
+        ("/x?utm_a", Some("/x")),
+        ("/x?a+b=1&a%20b=2&c", Some("/x?c")),
+        ("/x?b=utm_a", None),
+        ("/x?utm_a&_rsc=1", Some("/x?_rsc=1")),
+        ("/x?", None),
+        ("/x", None),
+    ] {
+        assert_eq!(sent(&without, target).as_deref(), expected, "{target}");
+        let keyed = key(&without, target, &[]);
+        let same = key(&without, expected.unwrap_or(target), &[]);
+        assert_eq!(keyed, same, "{target}");
+    }
+    let passes = KeyRules {
+        passes_unkeyed: true,
+        ..without
+    };
+    assert_eq!(sent(&passes, "/x?utm_a=1"), None);
 }
 
 #[test]

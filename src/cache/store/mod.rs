@@ -79,7 +79,7 @@ use crate::{
     base::{clock::Clock, encoding::Encoding, metrics::Metrics},
     cache::{
         key::Key,
-        policy::{Lifetime, Variance, Vary},
+        policy::{Lifetime, SentHeaders, Variance, Vary},
         purge::{How, Purge},
     },
 };
@@ -116,6 +116,9 @@ pub struct Found {
     pub entry: Option<Arc<Entry>>,
     /// What the key's newest answer varies by, if there is one.
     pub vary: Option<Vary>,
+    /// Some variants go by headers of which it is not known what the origin would get: they
+    /// were passed over.
+    pub is_unclear: bool,
 }
 
 /// Lower tiers, which are told what happens here. Called without locks, on the task that did
@@ -223,7 +226,7 @@ impl Store {
     }
 
     /// What there is for a request. Counts as a hit of the entry.
-    pub fn find(&self, key: &Key, headers: &HeaderMap) -> Found {
+    pub fn find(&self, key: &Key, headers: SentHeaders<'_>) -> Found {
         let found = self.shard(key.hash()).read();
         let found = found.shard.find(&self.hashes, key, headers);
         if let Some(entry) = &found.entry {

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use hashbrown::{HashTable, hash_table::Entry as TableEntry};
-use http::HeaderMap;
 
 use super::{Found, entry::Entry, evict::grow, target::Target};
 use crate::cache::{
     key::Key,
-    policy::{Variance, Vary},
+    policy::{SentHeaders, Variance, Vary},
 };
 
 const NONE: u32 = u32::MAX;
@@ -126,8 +125,9 @@ impl Shard {
 
     /// The variant for this request: of those that match, one under way before all others,
     /// then that with the latest head (RFC 9111, 4.1). `vary` is that of the newest.
-    pub(super) fn find(&self, hashes: &Hashes, key: &Key, request: &HeaderMap) -> Found {
+    pub(super) fn find(&self, hashes: &Hashes, key: &Key, request: SentHeaders<'_>) -> Found {
         let mut computed: Option<(&Vary, Variance)> = None;
+        let mut is_unclear = false;
         let mut best: Option<&Arc<Entry>> = None;
         let mut newest: Option<&Arc<Entry>> = None;
         for (_, entry) in self.variants(hashes, key) {
@@ -142,7 +142,10 @@ impl Shard {
                 (Vary::Nothing, _) => Variance::default(),
                 (vary, Some((last, variance))) if last == vary => variance,
                 (vary, _) => {
-                    let variance = vary.variance(request);
+                    let Some(variance) = request.variance(vary) else {
+                        is_unclear = true;
+                        continue;
+                    };
                     computed = Some((vary, variance));
                     variance
                 }
@@ -154,6 +157,7 @@ impl Shard {
         Found {
             entry: best.cloned(),
             vary: newest.map(|entry| entry.vary.clone()),
+            is_unclear,
         }
     }
 

@@ -22,7 +22,11 @@ use pingora_cache::{
 };
 
 use super::{Draft, Entry, Fill, Reader, Refresh, Store};
-use crate::cache::{key::Key, purge::How};
+use crate::cache::{
+    key::Key,
+    policy::{SentHeaders, Unchanged},
+    purge::How,
+};
 
 /// What a request wants of the cache: in the extensions of its [`CacheKey`].
 #[derive(Clone, Debug)]
@@ -30,9 +34,18 @@ pub struct Wanted {
     pub key: Key,
     /// The head that variants are chosen by.
     pub headers: Arc<HeaderMap>,
+    /// Of which it has the client's own value; `None` if it is the head that the origin gets.
+    pub unchanged: Option<Arc<Unchanged>>,
 }
 
 impl Wanted {
+    fn sent(&self) -> SentHeaders<'_> {
+        match &self.unchanged {
+            Some(unchanged) => SentHeaders::of_client(&self.headers, unchanged),
+            None => SentHeaders::whole(&self.headers),
+        }
+    }
+
     /// The key for Pingora: its locks and purges of one key go by [`Key::hash`].
     pub fn into_cache_key(self) -> CacheKey {
         let mut key = CacheKey::new(self.key.as_bytes(), String::new());
@@ -87,7 +100,7 @@ impl Storage for Store {
         let Some(wanted) = key.extensions.get::<Wanted>() else {
             return Ok(None);
         };
-        let Some(entry) = self.find(&wanted.key, &wanted.headers).entry else {
+        let Some(entry) = self.find(&wanted.key, wanted.sent()).entry else {
             return Ok(None);
         };
         let reader = entry.body.reader();

@@ -11,7 +11,7 @@ use crate::{
     base::{clock::Clock, metrics::Metrics},
     cache::{
         key::Key,
-        policy::{Lifetime, Variance, Vary},
+        policy::{Lifetime, SentHeaders, Variance, Vary},
         purge::{How, Purge, What},
         store::{About, Draft, Entry, Store},
     },
@@ -90,7 +90,8 @@ impl Process {
     }
 
     fn find_for(&self, path: &str, request: &HeaderMap) -> Option<Arc<Entry>> {
-        self.store.find(&key(path), request).entry
+        let found = self.store.find(&key(path), SentHeaders::whole(request));
+        found.entry
     }
 
     fn find(&self, path: &str) -> Option<Arc<Entry>> {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Of this layout. What has another one is dropped.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Version, checksum, length of the head.
 const FIXED: usize = 9;
 

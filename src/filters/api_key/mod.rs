@@ -16,7 +16,7 @@ use crate::{
     base::{clock::Clock, credential::ApiKeyHash, own_headers::OwnHeaders},
     chain::{
         AuthMetrics, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal, Reply,
-        Verdict,
+        RequestChanges, Verdict,
     },
     limits::{
         gcra::{Decision, Quota},
@@ -137,6 +137,11 @@ impl Filter for ApiKey {
         identity.api_key = Some(Arc::clone(&key.name));
         identity.user.get_or_insert_with(|| Arc::clone(&key.name));
         Verdict::Next
+    }
+
+    fn request_changes(&self) -> RequestChanges {
+        let stripped = self.strip.then(|| self.header.clone());
+        RequestChanges::names(stripped.into_iter().chain(self.own.names().cloned()))
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {

@@ -19,7 +19,7 @@ use crate::{
     base::{clock::Clock, credential::PasswordHash, own_headers::OwnHeaders},
     chain::{
         AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
-        Verdict,
+        RequestChanges, Verdict,
     },
 };
 
@@ -80,6 +80,11 @@ impl Filter for BasicAuth {
 
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         Box::pin(self.decide(ex))
+    }
+
+    fn request_changes(&self) -> RequestChanges {
+        let stripped = self.strip.then_some(header::AUTHORIZATION);
+        RequestChanges::names(stripped.into_iter().chain(self.own.names().cloned()))
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {

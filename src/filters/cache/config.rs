@@ -6,21 +6,24 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    base::units::{ByteSize, Percent, Span},
+    base::units::{ByteSize, Percent, Rate, Span},
     cache::{
         Cache,
         names::{self, Names},
         nextjs::{self, PageCache},
         policy::Rules,
-        route::{KeyRules, Mode, Policy, Query, TagTemplate},
+        route::{ClientDirectives, KeyRules, Mode, Policy, Query, TagTemplate},
     },
     chain::CompileCx,
     config::tree::{
         Spanned,
         short::{self, Short, read_short},
     },
-    limits::key::KeyItem,
+    limits::{gcra::Quota, key::KeyItem, memory::Table},
 };
+
+/// Addresses whose demands are counted at once.
+const MAX_KEYS: usize = 100_000;
 
 /// What is kept of a route's answers: `{}` or `true` for what the origin allows, or a mapping.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -78,14 +81,27 @@ pub struct RouteCacheConfig {
     /// What browsers are told as `max-age` instead of what the origin says.
     #[serde(skip_serializing_if = "Option::is_none")]
     browser_ttl: Option<Span>,
-    /// `Cache-Control` of requests counts: `no-cache`, `max-age`, `only-if-cached` and the rest.
-    client_directives: bool,
+    /// What a client says in `Cache-Control` that sends its request to the origin although
+    /// something fresh is stored counts too: `no-cache`, `max-age`, `min-fresh`, `Pragma`.
+    /// Browsers reload with it. `true`, or how often one address may.
+    client_directives: ClientDirectivesConfig,
     /// For how long a request waits for the answer to another one of the same key before it
     /// asks the origin itself.
     wait: Span,
     /// Bytes that answers of this route may take up of `cache.memory`.
     #[serde(skip_serializing_if = "Option::is_none")]
     quota: Option<Spanned<ByteSize>>,
+}
+
+/// How far clients may have their requests sent to the origin.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+struct ClientDirectivesConfig {
+    /// Off with `enabled: false`.
+    enabled: bool,
+    /// How often one address may. Beyond, it gets what is stored.
+    per_address: Spanned<Rate>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -115,10 +131,89 @@ struct KeyConfig {
     /// Parameters that do not count, such as `utm_*`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ignore_query: Vec<String>,
+    /// Parameters that do not count reach the origin all the same. Without it they are taken
+    /// out of the address: one client could else choose for all what they say.
+    pass_unkeyed: bool,
     /// Parts of the request that answers differ by: `header:NAME`, `cookie:NAME`, `jwt.sub`,
     /// `api_key`, `user`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     by: Vec<Spanned<KeyItem>>,
+}
+
+impl ClientDirectivesConfig {
+    fn new(enabled: bool) -> Self {
+        let per_address = Rate {
+            count: 10,
+            per: Duration::from_mins(1),
+        };
+        Self {
+            enabled,
+            per_address: Spanned::nowhere(per_address),
+        }
+    }
+
+    /// An error was reported if that is `None`.
+    #[expect(clippy::option_option, reason = "an error, off, or on")]
+    fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Option<ClientDirectives>> {
+        let Spanned { value: rate, place } = self.per_address;
+        let Some(quota) = Quota::new(rate.count, rate.per, rate.count) else {
+            cx.report_at(
+                place,
+                "edgeway::cache::client_directives",
+                format!("no client could ever be heard at `per_address: {rate}`"),
+                "write a rate such as `10/min`, or `client_directives: false`",
+            );
+            return None;
+        };
+        let counts = || {
+            cx.zones
+                .get_or_create("cache client_directives", || Table::new(MAX_KEYS, cx.clock))
+        };
+        let on = || ClientDirectives::new(quota, counts(), cx.route);
+        Some(self.enabled.then(on))
+    }
+}
+
+impl Default for ClientDirectivesConfig {
+    fn default() -> Self {
+        Self::new(false)
+    }
+}
+
+impl Short for ClientDirectivesConfig {
+    const WHAT: &'static str = "`true`, `false` or a mapping such as `{ per_address: 10/min }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        /// Whoever writes a rate means it to count.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written {
+            enabled: Option<bool>,
+            per_address: Option<Spanned<Rate>>,
+        }
+        let written = Written::deserialize(d)?;
+        let mut config = Self::new(written.enabled.unwrap_or(true));
+        if let Some(rate) = written.per_address {
+            config.per_address = rate;
+        }
+        Ok(config)
+    }
+
+    fn flag(enabled: bool) -> Option<Result<Self, String>> {
+        Some(Ok(Self::new(enabled)))
+    }
+}
+
+impl<'de> Deserialize<'de> for ClientDirectivesConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        read_short(d)
+    }
+}
+
+impl Serialize for ClientDirectivesConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
 }
 
 impl Default for RouteCacheConfig {
@@ -139,7 +234,7 @@ impl Default for RouteCacheConfig {
             tags: Vec::new(),
             purge_on_write: false,
             browser_ttl: None,
-            client_directives: true,
+            client_directives: ClientDirectivesConfig::default(),
             wait: Span(Duration::from_secs(5)),
             quota: None,
         }
@@ -178,6 +273,7 @@ impl RouteCacheConfig {
         let by_status = self.by_status(cx)?;
         let tags = self.tags(cx)?;
         let key = self.key(cx)?;
+        let client_directives = self.client_directives.compile(cx)?;
         if self.force {
             self.warn_of_force(cx)?;
         }
@@ -244,7 +340,7 @@ impl RouteCacheConfig {
             tags,
             purge_on_write: self.purge_on_write,
             browser_ttl: self.browser_ttl.map(|span| span.0),
-            obeys_clients: self.client_directives,
+            client_directives,
             wait: self.wait.0,
             quota: self.quota.map(|quota| quota.value.0),
         })
@@ -291,6 +387,7 @@ impl RouteCacheConfig {
         let KeyConfig {
             query,
             ignore_query,
+            pass_unkeyed,
             by,
         } = &self.key;
         let ignored = || Names::new(ignore_query.iter().map(String::as_str));
@@ -308,8 +405,17 @@ impl RouteCacheConfig {
             None if ignore_query.is_empty() => Query::All,
             None => Query::Without(ignored()),
         };
+        if *pass_unkeyed && query.is_all() {
+            cx.report(
+                "edgeway::cache::query",
+                "`pass_unkeyed` lets parameters pass that do not count, and all of them do",
+                "write `ignore_query: [utm_*]` beside it, or remove it",
+            );
+            return None;
+        }
         Some(KeyRules {
             query,
+            passes_unkeyed: *pass_unkeyed,
             by: by.iter().map(|item| item.value.clone()).collect(),
         })
     }

@@ -20,7 +20,7 @@ use crate::{
         http::{Weakened, content_length, decimal, has_token, list, list_of, varies_by, weakened},
         metrics::{IntCounter, Metrics},
     },
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Protocol},
+    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Protocol, RequestChanges},
 };
 
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
@@ -96,6 +96,10 @@ impl Filter for Compression {
 
     fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         Some(Arc::clone(&self.coder) as _)
+    }
+
+    fn request_changes(&self) -> RequestChanges {
+        RequestChanges::names([header::ACCEPT_ENCODING])
     }
 
     /// The origin is asked for plain bytes: coding happens once, here, and what a cache

@@ -29,7 +29,7 @@ use crate::{
     },
     chain::{
         AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
-        Verdict, host::public_host,
+        RequestChanges, Verdict, host::public_host,
     },
 };
 
@@ -147,6 +147,10 @@ impl Filter for ForwardAuth {
             }
             self.conclude(ex, said)
         })
+    }
+
+    fn request_changes(&self) -> RequestChanges {
+        RequestChanges::names(self.own.names().cloned())
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {

@@ -8,7 +8,7 @@ mod tests;
 use http::{HeaderMap, HeaderName, HeaderValue, response};
 
 use self::template::Template;
-use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Phases};
+use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Phases, RequestChanges};
 
 /// The compiled filter.
 #[derive(Debug)]
@@ -51,6 +51,20 @@ impl Filter for Headers {
 
     fn needs_every_header(&self) -> bool {
         !self.response.is_empty()
+    }
+
+    fn request_changes(&self) -> RequestChanges {
+        let Changes {
+            remove,
+            remove_prefixes,
+            set,
+            add,
+        } = &self.request;
+        let written = set.iter().chain(add).map(|(name, _)| name);
+        RequestChanges::Only {
+            names: remove.iter().chain(written).cloned().collect(),
+            prefixes: remove_prefixes.to_vec(),
+        }
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {

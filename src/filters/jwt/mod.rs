@@ -32,7 +32,7 @@ use crate::{
     base::{clock::Clock, own_headers::OwnHeaders, recent::Recent},
     chain::{
         AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
-        Verdict,
+        RequestChanges, Verdict,
     },
 };
 
@@ -187,6 +187,15 @@ impl Filter for Jwt {
             };
             self.conclude(ex, judged)
         })
+    }
+
+    fn request_changes(&self) -> RequestChanges {
+        let stripped = match self.strip {
+            Strip::Everywhere => &*self.sources,
+            Strip::Query | Strip::Nowhere => &[],
+        };
+        let stripped = stripped.iter().filter_map(Source::header);
+        RequestChanges::names(stripped.chain(self.own.names().cloned()))
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {

@@ -63,6 +63,15 @@ impl Source {
         }
     }
 
+    /// The header that [`Self::strip`] changes, if it changes one.
+    pub(super) fn header(&self) -> Option<HeaderName> {
+        match self {
+            Self::Header(name) => Some(name.clone()),
+            Self::Cookie(_) => Some(header::COOKIE),
+            Self::Query(_) => None,
+        }
+    }
+
     /// Takes the token out of the headers for the backend.
     pub(super) fn strip(&self, headers: &mut HeaderMap) {
         match self {

@@ -173,6 +173,10 @@ impl Filter for Plugins {
         self.begin(ex, true)
     }
 
+    fn knows_request_changes(&self, ex: &Exchange<'_>) -> bool {
+        self.first(Hook::UpstreamRequest, ex).is_none()
+    }
+
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         apply_to_request(sent(ex), headers);
     }

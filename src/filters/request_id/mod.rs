@@ -8,7 +8,9 @@ mod traceparent;
 use http::{HeaderMap, HeaderName, response};
 
 use self::traceparent::IdOrigin;
-use crate::chain::{self, CompileCx, Exchange, Filter, FilterKind, Phases, Verdict};
+use crate::chain::{
+    self, CompileCx, Exchange, Filter, FilterKind, Phases, RequestChanges, Verdict,
+};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -51,6 +53,15 @@ impl Filter for RequestId {
             ex.facts.request_id = chain::RequestId::random(fastrand::u64(..), fastrand::u64(..));
         }
         Verdict::Next
+    }
+
+    fn request_changes(&self) -> RequestChanges {
+        let more = if self.traceparent {
+            vec![TRACEPARENT, TRACESTATE]
+        } else {
+            Vec::new()
+        };
+        RequestChanges::names(more.into_iter().chain([self.header.clone()]))
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {

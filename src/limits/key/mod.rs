@@ -10,6 +10,7 @@ use http::HeaderName;
 use ring::digest::{Context, SHA256};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
         net::{neighbourhood, subscriber},
         query,
     },
-    chain::Exchange,
+    chain::{Certificate, Exchange},
     config::{diagnostic::suggest, tree::OneOrMany},
 };
 
@@ -54,6 +55,18 @@ pub enum Source {
     ApiKey,
     /// Whoever an identity filter has found.
     User,
+    /// The SHA-256 of the client's certificate.
+    Certificate,
+}
+
+/// What a request has of one part, byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sent<'e> {
+    Nothing,
+    One(Cow<'e, [u8]>),
+    /// Several values, or one that is too long: which of them a backend would take, nobody
+    /// knows.
+    Unclear,
 }
 
 /// How keys become 128 bits.
@@ -81,7 +94,7 @@ const MAX_VALUE: usize = 4096;
 /// More parts tell nobody apart any better.
 const MAX_PARTS: usize = 4;
 
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "client.ip",
     "client.network",
     "header:NAME",
@@ -92,6 +105,7 @@ const NAMES: [&str; 10] = [
     "jwt.CLAIM",
     "api_key",
     "user",
+    "client.certificate",
 ];
 
 impl Default for KeyList {
@@ -160,14 +174,31 @@ impl Source {
             Self::ClientNetwork => Octets::of(neighbourhood(ex.facts.client.ip))
                 .to_vec()
                 .into(),
-            Self::Header(name) => ex.header(name)?.as_bytes().trim_ascii().into(),
+            Self::Header(name) => {
+                let mut values = ex.head.headers.get_all(name).iter();
+                let first = values.next()?;
+                if values.any(|other| other != first) {
+                    return None;
+                }
+                first.as_bytes().trim_ascii().into()
+            }
             Self::Cookie(name) => {
                 let mut values = query::cookies(&ex.head.headers, name.as_bytes());
-                unquoted(values.next()?).into()
+                let first = values.next()?;
+                // Some frameworks take the first of several, others the last.
+                if values.any(|other| other != first) {
+                    return None;
+                }
+                query::decoded(unquoted(first))
             }
             Self::Query(name) => {
                 let query = query::query_of(ex.head.raw_path())?;
-                of_form(query::values(query, name.as_bytes()).next()?)
+                let mut values = query::values(query, name.as_bytes());
+                let first = values.next()?;
+                if values.any(|other| other != first) {
+                    return None;
+                }
+                of_form(first)
             }
             Self::Host => host(ex.host()),
             Self::Route => ex.facts.route.as_deref().unwrap_or("-").as_bytes().into(),
@@ -191,8 +222,51 @@ impl Source {
                 .as_deref()?
                 .as_bytes()
                 .into(),
+            Self::Certificate => match &ex.facts.client.certificate {
+                Certificate::Verified(fingerprint) => fingerprint.as_bytes().into(),
+                Certificate::NotAsked | Certificate::Absent => return None,
+            },
         };
         (1..=MAX_VALUE).contains(&value.len()).then_some(value)
+    }
+
+    /// What the request has of it, byte for byte as a backend gets it, for whoever must tell
+    /// apart all that a backend could.
+    pub fn sent<'e>(&'e self, ex: &'e Exchange<'_>) -> Sent<'e> {
+        match self {
+            Self::Header(name) => {
+                let lines = ex.head.headers.get_all(name).iter();
+                Sent::of(lines.map(|line| line.as_bytes().trim_ascii()))
+            }
+            Self::Cookie(name) => Sent::of(query::cookies(&ex.head.headers, name.as_bytes())),
+            Self::Query(name) => {
+                let query = query::query_of(ex.head.raw_path()).unwrap_or_default();
+                let pairs = query.split(|byte| *byte == b'&');
+                // Many parsers take `name[]` and `name[x]` for `name`.
+                let named = pairs.filter(|pair| {
+                    let own = query::name_of(pair);
+                    let rest = own.strip_prefix(name.as_bytes());
+                    rest.is_some_and(|rest| matches!(rest, [] | [b'[', ..]))
+                });
+                Sent::of(named)
+            }
+            Self::Claim(path) => {
+                let claims = ex.facts.identity.as_ref().and_then(|it| it.claims.as_ref());
+                match (claims.and_then(|claims| claims.get(path)), self.value(ex)) {
+                    (_, Some(value)) => Sent::One(value),
+                    (None | Some(Value::Null), None) => Sent::Nothing,
+                    // A list, say.
+                    (Some(_), None) => Sent::Unclear,
+                }
+            }
+            Self::ClientIp
+            | Self::ClientNetwork
+            | Self::Host
+            | Self::Route
+            | Self::ApiKey
+            | Self::User
+            | Self::Certificate => self.value(ex).map_or(Sent::Nothing, Sent::One),
+        }
     }
 
     /// Takes the part into the hash with its kind and name, so that no value of one part
@@ -217,10 +291,25 @@ impl Source {
             Self::Claim(name) => (b'j', name.as_str()),
             Self::ApiKey => (b'k', ""),
             Self::User => (b'u', ""),
+            Self::Certificate => (b'f', ""),
         };
         hasher.part(kind, name.as_bytes());
         hasher.part(b'=', &value);
         true
+    }
+}
+
+impl<'e> Sent<'e> {
+    fn of(mut values: impl Iterator<Item = &'e [u8]>) -> Self {
+        match (values.next(), values.next()) {
+            (None, _) => Self::Nothing,
+            (Some(value), None) if value.len() <= MAX_VALUE => Self::One(value.into()),
+            (Some(_), _) => Self::Unclear,
+        }
+    }
+
+    pub fn is_there(&self) -> bool {
+        *self != Self::Nothing
     }
 }
 
@@ -382,6 +471,7 @@ impl FromStr for Source {
             "route" => Self::Route,
             "api_key" => Self::ApiKey,
             "user" => Self::User,
+            "client.certificate" => Self::Certificate,
             _ => return Err(unknown()),
         })
     }
@@ -418,6 +508,7 @@ impl fmt::Display for Source {
             Self::Claim(name) => write!(f, "jwt.{name}"),
             Self::ApiKey => f.write_str("api_key"),
             Self::User => f.write_str("user"),
+            Self::Certificate => f.write_str("client.certificate"),
         }
     }
 }
@@ -479,8 +570,8 @@ impl JsonSchema for KeyItem {
         json_schema!({
             "type": "string",
             "description": "a part of a request: `client.ip`, `client.network`, `header:NAME`, \
-                            `cookie:NAME`, `query:NAME`, `host`, `route`, `jwt.CLAIM`, `api_key` \
-                            or `user`; or several joined by `+`"
+                            `cookie:NAME`, `query:NAME`, `host`, `route`, `jwt.CLAIM`, `api_key`, \
+                            `user` or `client.certificate`; or several joined by `+`"
         })
     }
 }

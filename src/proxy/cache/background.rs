@@ -96,6 +96,8 @@ pub(super) fn begin(
         personal: Personal::default(),
         // By these the answer is judged, and not by what its client said besides.
         headers: Arc::new(head.headers.clone()),
+        // Made anew of those, if they are needed.
+        sent: None,
         is_background: true,
         is_pass: false,
         ..flow

@@ -1,6 +1,6 @@
 //! The first door: a request is answered from the store, if that may be.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{mem, net::IpAddr, sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
@@ -12,7 +12,7 @@ use crate::{
         budget::{Busy, By},
         metrics::Revalidation,
         nextjs::{BadImage, RequestShape},
-        policy::{self, Use, Variance},
+        policy::{SentHeaders, Use, Variance},
         store::{Entry, Found, Store},
         tier::{Tiers, Waits},
     },
@@ -21,6 +21,7 @@ use crate::{
     proxy::{
         context::{self, Context},
         course::Course,
+        request,
     },
     runtime::live::Live,
 };
@@ -47,7 +48,7 @@ pub(in crate::proxy) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Co
     }
     let live = Arc::clone(ctx.live());
     let (facts, course) = match recognise(head, ctx, cache, &live) {
-        Ok(request) => request.decided(&route.name).await,
+        Ok(request) => request.decided(&route.name, ctx).await,
         Err(why) => past(why),
     };
     ctx.facts.cache = Some(facts);
@@ -143,6 +144,9 @@ struct Request<'a> {
     live: &'a Live,
     seen: Recognised,
     now: SystemTime,
+    client: IpAddr,
+    /// The headers that the origin would get, once they were needed.
+    sent: Option<Arc<HeaderMap>>,
 }
 
 /// What of the request the cache goes by; or why it goes past.
@@ -154,17 +158,21 @@ fn recognise<'a>(
 ) -> std::result::Result<Request<'a>, &'static str> {
     let chain = context::chain(&ctx.gateway, ctx.route);
     let upstream = ctx.upstream.as_ref().map(|upstream| &*upstream.name);
+    let has_rules = upstream.is_some_and(|upstream| cache.nextjs(upstream).is_some());
+    let rewritten = has_rules.then(|| request::rewritten(head, ctx)).flatten();
     let ex = Exchange {
         head,
         facts: &mut ctx.facts,
     };
-    let seen = cache.recognise(&ex, upstream, chain)?;
+    let seen = cache.recognise(&ex, upstream, rewritten.as_deref(), chain)?;
     Ok(Request {
         head,
         cache,
         seen,
         now: live.world.clock.wall(),
         live,
+        client: ctx.facts.client.ip,
+        sent: None,
     })
 }
 
@@ -189,8 +197,25 @@ fn refuse_image(bad: &BadImage) -> Decision {
 }
 
 impl Request<'_> {
-    fn find(&self) -> Found {
-        self.store().find(&self.seen.key, &self.head.headers)
+    /// By the headers that the origin would get: mostly they are the client's as far as that
+    /// matters, else they are made.
+    fn find(&mut self, ctx: &mut Context) -> Found {
+        let found = self.store().find(&self.seen.key, self.sent());
+        if !found.is_unclear || self.sent.is_some() {
+            return found;
+        }
+        self.sent = request::sent_headers(self.head, ctx).map(Arc::new);
+        if self.sent.is_none() {
+            return found;
+        }
+        self.store().find(&self.seen.key, self.sent())
+    }
+
+    fn sent(&self) -> SentHeaders<'_> {
+        match &self.sent {
+            Some(sent) => SentHeaders::whole(sent),
+            None => SentHeaders::of_client(&self.head.headers, &self.cache.unchanged),
+        }
     }
 
     /// Where to look for what the store does not have. What the origin does not let anybody
@@ -208,19 +233,37 @@ impl Request<'_> {
     }
 
     /// Looks into the store, and below it if there is nothing.
-    async fn decided(self, route: &Arc<str>) -> Decision {
-        let found = self.find();
-        let (None, Some((tiers, waits))) = (&found.entry, self.tiers()) else {
+    async fn decided(mut self, route: &Arc<str>, ctx: &mut Context) -> Decision {
+        let found = self.find(ctx);
+        if found.entry.is_some() || self.tiers().is_none() {
             return self.decide(found);
-        };
-        let here = self.cache.about(route);
-        // It would make every request's future as large as itself.
-        Box::pin(tiers.load(&self.seen.key, &self.head.headers, &here, waits)).await;
-        let found = self.find();
+        }
+        if self.sent.is_none() {
+            self.sent = request::sent_headers(self.head, ctx).map(Arc::new);
+        }
+        if let Some((tiers, waits)) = self.tiers() {
+            let here = self.cache.about(route);
+            let headers = self.sent.as_deref().unwrap_or(&self.head.headers);
+            // It would make every request's future as large as itself.
+            Box::pin(tiers.load(&self.seen.key, headers, &here, waits)).await;
+        }
+        let found = self.find(ctx);
         self.decide(found)
     }
 
-    fn decide(self, found: Found) -> Decision {
+    /// What the client demands of what is stored, if it may.
+    fn hear_client(&mut self) {
+        if !self.seen.wants.demands() {
+            return;
+        }
+        let now = self.live.world.clock.now();
+        let heard = self.cache.policy.client_directives.as_ref();
+        if !heard.is_some_and(|heard| heard.hears(self.client, now)) {
+            self.seen.wants = mem::take(&mut self.seen.wants).without_demands();
+        }
+    }
+
+    fn decide(mut self, found: Found) -> Decision {
         if let Some(bad) = self.bad_image() {
             return refuse_image(bad);
         }
@@ -241,15 +284,18 @@ impl Request<'_> {
                 None => "uri-miss",
             };
             let facts = CacheFacts::new(CacheOutcome::Miss).why(why);
-            let variance = found.vary.map(|vary| vary.variance(&self.head.headers));
+            let variance = found.vary.and_then(|vary| self.sent().variance(&vary));
             let flow = self.flow(None, variance);
             return (facts, Course::GoesOn(Some(flow)));
         };
-        let is_for_client =
-            !self.seen.personal.has_identity || policy::allows_authorization(&entry.headers);
-        if !is_for_client {
-            return past("authorization");
+        if !self.seen.personal.may_read(&entry.headers) {
+            return past(if self.seen.personal.has_identity {
+                "authorization"
+            } else {
+                "certificate"
+            });
         }
+        self.hear_client();
         let lifetime = entry.lifetime();
         let facts = |outcome| CacheFacts {
             ttl: Some(lifetime.ttl(self.now)),
@@ -284,7 +330,8 @@ impl Request<'_> {
     }
 
     fn is_known(&self) -> bool {
-        self.seen.personal.is_named || self.seen.personal.has_identity
+        let personal = self.seen.personal;
+        personal.is_named || personal.has_identity || personal.has_certificate
     }
 
     fn store(&self) -> &'static Store {
@@ -294,7 +341,9 @@ impl Request<'_> {
     /// On to the origin.
     fn flow(self, found: Option<Arc<Entry>>, variance: Option<Variance>) -> Box<Flow> {
         let mark = self.store().mark();
-        let Self { cache, seen, .. } = self;
+        let Self {
+            cache, seen, sent, ..
+        } = self;
         let may_fill = seen.shape.as_ref().is_none_or(RequestShape::may_fill);
         let now = self.live.world.clock.now();
         let is_pass = seen.personal.is_shared_by_mistake()
@@ -303,6 +352,7 @@ impl Request<'_> {
             || cache.cache.passes().contains(&seen.key, now);
         Box::new(Flow {
             headers: Arc::new(self.head.headers.clone()),
+            sent,
             came: self.now,
             asked: self.now,
             mark,

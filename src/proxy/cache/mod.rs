@@ -23,7 +23,7 @@ pub(super) use self::{
     door::{ask, fetch, serve},
     phases::{
         answered, complete, enable, forward, has_read_all, hit, key, not_modified, received_body,
-        serves_stale, storable,
+        serves_stale, storable, target,
     },
     write::written,
 };
@@ -42,8 +42,10 @@ pub(super) struct Flow {
     personal: Personal,
     /// What the request is to Next.js, where its rules hold.
     shape: Option<RequestShape>,
-    /// What variants are told apart by.
+    /// The client's, by which its response is judged.
     headers: Arc<HeaderMap>,
+    /// Those that the origin would get, if they were needed: variants are told apart by them.
+    sent: Option<Arc<HeaderMap>>,
     /// When the request came: an answer that is younger is as good as its own.
     came: SystemTime,
     /// When the origin was asked last.

@@ -18,7 +18,7 @@ use crate::{
     cache::{
         budget::Permit,
         nextjs::{self, RequestShape, StoreAs},
-        policy::{self, Asked, Lifetime, Refusal, Times, Use, Vary},
+        policy::{self, Asked, Lifetime, Refusal, SentHeaders, Times, Use, Variance, Vary},
         route::{self, Personal, TAGS},
         store::{self, About, Draft, Entry, Refresh, Wanted},
     },
@@ -26,7 +26,7 @@ use crate::{
     gateway::RouteCache,
     proxy::{
         context::{self, Context},
-        upstream,
+        request, upstream,
     },
     routes::{Params, Target},
 };
@@ -59,9 +59,17 @@ pub(in crate::proxy) fn key(ctx: &Context) -> Result<CacheKey> {
         .variance
         .map_or(0, |variance| variance.0.rotate_left(1));
     key.set_primary_bin_override((flow.key.hash() ^ variant).to_be_bytes());
+    let (headers, unchanged) = match &flow.sent {
+        Some(sent) => (sent, None),
+        None => (
+            &flow.headers,
+            route_cache(ctx).map(|it| Arc::clone(&it.unchanged)),
+        ),
+    };
     key.extensions.insert(Wanted {
         key: flow.key.clone(),
-        headers: Arc::clone(&flow.headers),
+        headers: Arc::clone(headers),
+        unchanged,
     });
     Ok(key)
 }
@@ -73,8 +81,7 @@ pub(in crate::proxy) fn hit(meta: &CacheMeta, ctx: &mut Context) -> Option<Force
     let Some(entry) = meta.extensions().get::<Arc<Entry>>() else {
         return Some(ForcedFreshness::ForceMiss);
     };
-    let may_not = flow.personal.has_identity && !policy::allows_authorization(&entry.headers);
-    if may_not {
+    if !flow.personal.may_read(&entry.headers) {
         return Some(ForcedFreshness::ForceMiss);
     }
     let lifetime = entry.lifetime();
@@ -196,6 +203,18 @@ pub(in crate::proxy) fn forward(head: &mut RequestHeader, ctx: &mut Context) {
     }
 }
 
+/// `target` without the parameters that are not in the key; `None` if it is to stay.
+pub(in crate::proxy) fn target(target: &[u8], ctx: &Context) -> Option<Vec<u8>> {
+    let flow = ctx.cache.as_ref()?;
+    if ctx.facts.rewritten.is_some() {
+        // All of it is in the key.
+        return None;
+    }
+    // Next.js checks its hash of headers that are in the key, and redirects to the right one.
+    let kept = flow.shape.as_ref().map(|_| &b"_rsc"[..]);
+    route_cache(ctx)?.policy.key.target_of(target, kept)
+}
+
 /// The origin's head, before it is stored.
 pub(in crate::proxy) fn answered(session: &Session, head: &ResponseHeader, ctx: &mut Context) {
     let status = head.status;
@@ -264,13 +283,28 @@ pub(in crate::proxy) fn storable(
     head: &ResponseHeader,
     ctx: &mut Context,
 ) -> RespCacheable {
-    let refuse = |why| RespCacheable::Uncacheable(NoCacheReason::Custom(why));
-    let live = Arc::clone(ctx.live());
     let gateway = Arc::clone(&ctx.gateway);
-    let cache = context::route(&gateway, ctx.route).and_then(|route| route.cache.as_ref());
-    let (Some(flow), Some(cache)) = (ctx.cache.as_mut(), cache) else {
+    let cache = context::cache(&gateway, ctx.route);
+    // Taken out, since what the origin was sent is made from the whole context.
+    let (Some(mut flow), Some(cache)) = (ctx.cache.take(), cache) else {
         return refuse("no flow");
     };
+    let decided = judge(session, head, ctx, (&mut *flow, cache));
+    ctx.cache = Some(flow);
+    decided
+}
+
+fn refuse(why: &'static str) -> RespCacheable {
+    RespCacheable::Uncacheable(NoCacheReason::Custom(why))
+}
+
+fn judge(
+    session: &Session,
+    head: &ResponseHeader,
+    ctx: &mut Context,
+    (flow, cache): (&mut Flow, &RouteCache),
+) -> RespCacheable {
+    let live = Arc::clone(ctx.live());
     let confirmed = flow.confirmed.take();
     let old = confirmed.as_ref().and_then(|_| stored(session));
     let (status, mut headers) = match (&old, &confirmed) {
@@ -298,9 +332,13 @@ pub(in crate::proxy) fn storable(
         }
         _ => flow.lifetime(status, &headers, times, cache),
     };
+    let variant = decided.and_then(|lifetime| {
+        let variant = flow.variant(session.req_header(), &headers, ctx, cache)?;
+        Ok((lifetime, variant))
+    });
     let facts = &mut ctx.facts;
-    let lifetime = match decided {
-        Ok(lifetime) => lifetime,
+    let (lifetime, variant) = match variant {
+        Ok(decided) => decided,
         Err(why) => {
             uncacheable(why, facts);
             if facts.slot::<Permit>().is_some_and(Permit::is_persons) {
@@ -318,8 +356,10 @@ pub(in crate::proxy) fn storable(
             // What one client is refused says nothing of what others may get.
             if flow.is_for_others() && why != Refusal::RequestNoStore.reason() {
                 if flow.found.is_none() {
-                    let now = live.world.clock.now();
-                    cache.cache.passes().insert(&flow.key, now);
+                    if !is_error(status) {
+                        let now = live.world.clock.now();
+                        cache.cache.passes().insert(&flow.key, now);
+                    }
                 } else if status.is_success()
                     || status.is_redirection()
                     || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
@@ -332,7 +372,7 @@ pub(in crate::proxy) fn storable(
             return refuse(why);
         }
     };
-    if lifetime.fresh_for <= lifetime.initial_age {
+    if lifetime.fresh_for <= lifetime.initial_age && !is_error(status) {
         // Those who wait would find nothing that they may use.
         cache
             .cache
@@ -359,6 +399,7 @@ pub(in crate::proxy) fn storable(
         status,
         headers,
         lifetime,
+        variant,
     };
     match answer.store(flow, cache, about, old) {
         Ok(meta) => RespCacheable::Cacheable(meta),
@@ -366,11 +407,17 @@ pub(in crate::proxy) fn storable(
     }
 }
 
+/// A failure says nothing of what the next request gets: it does not end collapsing.
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}
+
 /// An answer that may be kept.
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
     lifetime: Lifetime,
+    variant: (Vary, Variance),
 }
 
 impl Answer {
@@ -386,16 +433,8 @@ impl Answer {
             status,
             mut headers,
             lifetime,
+            variant: (vary, variance),
         } = self;
-        let mut vary = match &flow.shape {
-            Some(shape) => nextjs::effective_vary(shape, &headers, Vary::of(&headers)),
-            None => Vary::of(&headers),
-        };
-        if cache.coder.is_some() && !headers.contains_key(header::CONTENT_ENCODING) {
-            // The origin was asked for plain bytes, whatever the client takes.
-            vary = vary.without(&header::ACCEPT_ENCODING);
-        }
-        let variance = vary.variance(&flow.headers);
         for name in &TAGS {
             headers.remove(name);
         }
@@ -430,6 +469,31 @@ impl Answer {
 }
 
 impl Flow {
+    /// By what other responses to this URL differ from this one, and what its request had of
+    /// that; or why nobody can tell.
+    fn variant(
+        &self,
+        request: &RequestHeader,
+        headers: &HeaderMap,
+        ctx: &mut Context,
+        cache: &RouteCache,
+    ) -> std::result::Result<(Vary, Variance), &'static str> {
+        let mut vary = match &self.shape {
+            Some(shape) => nextjs::effective_vary(shape, headers, Vary::of(headers)),
+            None => Vary::of(headers),
+        };
+        if cache.coder.is_some() {
+            // The origin is always asked for plain bytes, whatever the client takes.
+            vary = vary.without(&header::ACCEPT_ENCODING);
+        }
+        let client = SentHeaders::of_client(&self.headers, &cache.unchanged);
+        let variance = client.variance(&vary).or_else(|| {
+            let sent = request::sent_headers(request, ctx)?;
+            SentHeaders::whole(&sent).variance(&vary)
+        });
+        Ok((vary, variance.ok_or("vary-unknown")?))
+    }
+
     /// For how long this answer may be used; or why it is not kept.
     fn lifetime(
         &self,
@@ -447,6 +511,9 @@ impl Flow {
         }
         if self.personal.has_identity && !policy::allows_authorization(headers) {
             return Err(Refusal::Authorization.reason());
+        }
+        if self.personal.has_certificate && !policy::is_for_everybody(headers) {
+            return Err("certificate");
         }
         let asked = Asked {
             method: &Method::GET,

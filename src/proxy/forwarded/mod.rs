@@ -19,7 +19,7 @@ use crate::{
     },
     chain::{
         Client, Scheme,
-        host::{first_element, public_host_with},
+        host::{first_element, forwarded_port, public_host_with},
     },
     config::model::App,
     runtime::{
@@ -254,15 +254,6 @@ pub(super) fn open_upstream(
         headers.remove(header::CONTENT_LENGTH);
     }
     Ok(open)
-}
-
-/// A trusted proxy's word on the port.
-fn forwarded_port<'h>(head: &'h RequestHeader, client: &Client) -> Option<&'h str> {
-    if !client.is_trusted {
-        return None;
-    }
-    first_element(head, &X_FORWARDED_PORT)
-        .filter(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
 /// The client first, the peer last.

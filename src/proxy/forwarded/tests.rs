@@ -1,7 +1,9 @@
 //! What origins are told, and what clients cannot make them believe.
 
 use super::*;
-use crate::{base::net::Cidr, chain::host::public_host, tls::ClientCertificate};
+use crate::{
+    base::net::Cidr, cache::policy::is_left_alone, chain::host::public_host, tls::ClientCertificate,
+};
 
 const LOCAL: &str = "127.0.0.1";
 
@@ -69,6 +71,44 @@ fn value<'h>(head: &'h RequestHeader, name: &str) -> &'h str {
 fn values<const N: usize>(head: &RequestHeader, expected: [(&str, &str); N]) {
     for (name, text) in expected {
         assert_eq!(value(head, name), text, "{name}");
+    }
+}
+
+/// The cache tells variants apart by the client's own value of these.
+#[test]
+fn what_is_said_to_be_left_alone_is() {
+    let names = [
+        "accept",
+        "accept-charset",
+        "accept-encoding",
+        "accept-language",
+        "authorization",
+        "cookie",
+        "dnt",
+        "origin",
+        "referer",
+        "user-agent",
+        "sec-fetch-mode",
+        "sec-ch-ua",
+        "next-router-state-tree",
+        "next-router-prefetch",
+        "rsc",
+        "next-url",
+        "save-data",
+        "x-requested-with",
+    ];
+    for networks in [&[][..], &["127.0.0.0/8"]] {
+        for app in [App::None, App::Node, App::Nextjs] {
+            for name in names {
+                let lines = [("Host", "a.test"), (name, "one"), (name, "two")];
+                let seen = upstream(networks, app, head("/", &lines));
+                let values: Vec<_> = seen.headers.get_all(name).iter().collect();
+                assert_eq!(values, ["one", "two"], "{name}");
+                assert!(is_left_alone(&HeaderName::from_static(name)));
+                let seen = upstream(networks, app, head("/", &lines[..1]));
+                assert!(!seen.headers.contains_key(name), "{name}");
+            }
+        }
     }
 }
 

@@ -190,7 +190,7 @@ impl Bench {
             let prefix = prefix(route);
             format!(
                 "- {{ name: {prefix}, match: {{ path: '/{prefix}/*' }}, upstream: app, \
-                 cache: {{ {cache}, anonymous_cookies: ['*'] }}, security_headers: false }}\n"
+                 cache: {{ {cache}, anonymous_cookies: ['*'], client_directives: {{ per_address: 100000/s }} }}, security_headers: false }}\n"
             )
         });
         let yaml = format!(

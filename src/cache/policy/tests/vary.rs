@@ -1,6 +1,7 @@
 //! RFC 9111, 4.1.
 
 use super::*;
+use crate::chain::RequestChanges;
 
 fn same(vary: &str, one: &str, other: &str) -> bool {
     let vary = Vary::of(&head(&format!("Vary: {vary}")));
@@ -101,4 +102,45 @@ fn what_may_matter_makes_a_difference() {
     ] {
         assert!(!same(vary, one, other), "{vary}: {one} | {other}");
     }
+}
+
+fn variance(vary: &str, request: &str, changes: RequestChanges) -> Option<Variance> {
+    let vary = Vary::of(&head(&format!("Vary: {vary}")));
+    let headers = head(request);
+    let unchanged = Unchanged::new(changes);
+    SentHeaders::of_client(&headers, &unchanged).variance(&vary)
+}
+
+#[test]
+fn only_what_reaches_the_origin_as_it_is_tells_variants_apart() {
+    let none = || RequestChanges::NONE;
+    let names = |name: &'static str| RequestChanges::names([HeaderName::from_static(name)]);
+    let prefix = || RequestChanges::Only {
+        names: Vec::new(),
+        prefixes: vec!["accept-".into()],
+    };
+    for (vary, changes) in [
+        ("X-Real-IP", none()),
+        ("X-Forwarded-Host", none()),
+        ("Host", none()),
+        ("Foo", none()),
+        ("Accept-Language, X-Client-Verify", none()),
+        ("Accept-Language", names("accept-language")),
+        ("Accept-Language", prefix()),
+        ("Accept", RequestChanges::Any),
+    ] {
+        assert_eq!(variance(vary, "Foo: 1", changes), None, "{vary}");
+    }
+    for (vary, changes) in [
+        ("Accept-Language", none()),
+        ("Accept, Cookie", names("accept-language")),
+        ("Accept", prefix()),
+        ("RSC, Next-Router-State-Tree, Next-URL", none()),
+    ] {
+        assert_ne!(variance(vary, "Foo: 1", changes), None, "{vary}");
+    }
+    let nominated = "Connection: keep-alive, accept-language\nAccept-Language: de";
+    assert_eq!(variance("Accept-Language", nominated, none()), None);
+    let kept = "Connection: keep-alive\nAccept-Language: de";
+    assert_ne!(variance("Accept-Language", kept, none()), None);
 }

@@ -93,7 +93,9 @@ impl Bench {
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.store.find(key, &HeaderMap::new()).entry
+        self.store
+            .find(key, SentHeaders::whole(&HeaderMap::new()))
+            .entry
     }
 
     pub(super) fn purge(&self, what: What, how: How) -> u64 {
@@ -273,7 +275,10 @@ fn the_variant_is_the_latest_that_matches() {
         let draft = bench.varied(&page, "accept-language", lang);
         bench.put(&draft, lang.as_bytes()).unwrap();
     }
-    let find = |fields: &[(&'static str, &str)]| bench.store.find(&page, &headers(fields));
+    let find = |fields: &[(&'static str, &str)]| {
+        let headers = headers(fields);
+        bench.store.find(&page, SentHeaders::whole(&headers))
+    };
     let body = |found: &Found| {
         let entry = found.entry.as_ref()?;
         Some(entry.body.whole()?.segments()[0].clone())
@@ -306,9 +311,13 @@ fn variants_of_one_key_are_bounded() {
         bench.put(&draft, b"x").unwrap();
     }
     assert_eq!(bench.store.objects(), 64);
-    let last = bench.store.find(&page, &headers(&[("user-agent", "199")]));
+    let find = |agent: &str| {
+        let headers = headers(&[("user-agent", agent)]);
+        bench.store.find(&page, SentHeaders::whole(&headers))
+    };
+    let last = find("199");
     assert!(last.entry.is_some());
-    let first = bench.store.find(&page, &headers(&[("user-agent", "0")]));
+    let first = find("0");
     assert!(first.entry.is_none());
 }
 

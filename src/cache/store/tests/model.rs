@@ -54,7 +54,10 @@ impl Page {
     fn find(self, bench: &Bench) -> Option<Arc<Entry>> {
         let lang = LANGS[usize::from(self.lang)];
         let request = headers(&[("accept-language", lang)]);
-        bench.store.find(&self.key(), &request).entry
+        bench
+            .store
+            .find(&self.key(), SentHeaders::whole(&request))
+            .entry
     }
 }
 

@@ -8,6 +8,7 @@ async fn lookup(bench: &Bench, page: &Key) -> Option<(CacheMeta, HitHandler)> {
     let wanted = Wanted {
         key: page.clone(),
         headers: Arc::default(),
+        unchanged: None,
     };
     let trace = Span::inactive().handle();
     let found = bench.store.lookup(&wanted.into_cache_key(), &trace).await;
@@ -38,6 +39,7 @@ async fn a_miss_is_written_read_along_and_hit() {
     let wanted = Wanted {
         key: page.clone(),
         headers: Arc::default(),
+        unchanged: None,
     };
     let (cache_key, trace) = (wanted.into_cache_key(), Span::inactive().handle());
     let mut draft = bench.draft(&page);
@@ -114,6 +116,7 @@ async fn a_broken_off_answer_is_an_error_to_pingora() {
     let wanted = Wanted {
         key: page.clone(),
         headers: Arc::default(),
+        unchanged: None,
     };
     let cache_key = wanted.into_cache_key();
     let meta = meta_with(Arc::new(bench.draft(&page)));
@@ -148,6 +151,7 @@ async fn a_validated_answer_gets_its_new_head_and_one_key_is_purged() {
     let wanted = Wanted {
         key: page.clone(),
         headers: Arc::default(),
+        unchanged: None,
     };
     let cache_key = wanted.into_cache_key();
     let meta = meta_with(Arc::new(refresh));

@@ -8,6 +8,7 @@ mod http2;
 mod numbered;
 mod plain;
 pub(crate) mod planned;
+mod reflecting;
 mod scripted;
 mod secure;
 mod streams;
@@ -43,6 +44,7 @@ pub(crate) use self::{
     http2::Http2Origin,
     numbered::NumberedOrigin,
     plain::{BigOrigin, EchoOrigin, SlowOrigin, echoed},
+    reflecting::ReflectingOrigin,
     scripted::ScriptedOrigin,
     secure::SecureOrigin,
     streams::{DripOrigin, SseOrigin},

@@ -1,0 +1,54 @@
+//! How often one address may have its requests sent to the origin past what is stored.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    base::net::subscriber,
+    limits::{gcra::Quota, key::Hasher, memory::Table},
+};
+
+/// The bound of one route.
+pub struct ClientDirectives {
+    quota: Quota,
+    counts: Arc<Table>,
+    /// Of the route: each has a bucket for each address.
+    begun: Hasher,
+}
+
+impl ClientDirectives {
+    pub fn new(quota: Quota, counts: Arc<Table>, route: &str) -> Self {
+        let mut begun = counts.hashing().begin();
+        begun.part(b'r', route.as_bytes());
+        Self {
+            quota,
+            counts,
+            begun,
+        }
+    }
+
+    /// Counts a demand of `client`; `false` if it has made too many.
+    pub fn hears(&self, client: IpAddr, now: Instant) -> bool {
+        let mut hasher = self.begun.clone();
+        match subscriber(client) {
+            IpAddr::V4(address) => hasher.part(b'i', &address.octets()),
+            IpAddr::V6(address) => hasher.part(b'i', &address.octets()),
+        }
+        let decision = self
+            .counts
+            .take(hasher.finish(), &self.quota, 1, Duration::ZERO, now);
+        decision.passes()
+    }
+}
+
+impl fmt::Debug for ClientDirectives {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientDirectives")
+            .field("quota", &self.quota)
+            .finish_non_exhaustive()
+    }
+}

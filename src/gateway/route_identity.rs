@@ -1,0 +1,260 @@
+//! What one route makes of its requests and of what it stores, as a part of cache keys: two
+//! routes share a stored response only if the origin would have been asked the same.
+
+use ring::digest::{Context, SHA256};
+
+use super::{compile::Compiler, effective};
+use crate::{
+    chain::KeyBuilder,
+    config::{
+        model::RouteNode,
+        tree::{Node, Value},
+    },
+};
+
+/// Filters that neither change what the origin is sent, nor say who asks, nor change what is
+/// stored: routes that differ in these alone share what they store. A filter that is not named
+/// here tells routes apart.
+const INDIFFERENT: [&str; 11] = [
+    "access",
+    "access_log",
+    "body_limit",
+    "cors",
+    "csrf",
+    "in_flight",
+    "methods",
+    "rate_limit",
+    "request_id",
+    "security_headers",
+    "timing",
+];
+
+/// The keys of `cache` that say what of a request does not matter, and what may be stored.
+/// The others say for how long, and may change without emptying the cache.
+const OF_CACHE: [&str; 7] = [
+    "anonymous_cookies",
+    "bypass",
+    "force",
+    "key",
+    "mode",
+    "pages",
+    "pass_unkeyed",
+];
+
+/// A digest of a route, the same on every gateway with the same configuration and after each
+/// reload that leaves the route as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RouteIdentity([u8; 8]);
+
+/// The parts of a key that are the same for all requests of a route, framed beforehand.
+#[derive(Clone, Debug)]
+pub(super) struct OwnParts {
+    upstream: Box<str>,
+    parts: KeyBuilder,
+}
+
+impl OwnParts {
+    pub(super) fn new(upstream: &str, identity: RouteIdentity) -> Self {
+        let mut parts = KeyBuilder::default();
+        identity.put(Some(upstream), &mut parts);
+        Self {
+            upstream: upstream.into(),
+            parts,
+        }
+    }
+
+    pub(super) fn is_of(&self, upstream: &str) -> bool {
+        *self.upstream == *upstream
+    }
+
+    pub(super) fn parts(&self) -> &KeyBuilder {
+        &self.parts
+    }
+}
+
+impl RouteIdentity {
+    /// The part of a key that names it.
+    pub(super) const PART: &str = "route";
+
+    pub(super) fn put(self, upstream: Option<&str>, parts: &mut KeyBuilder) {
+        if let Some(upstream) = upstream {
+            parts.part("upstream", upstream.as_bytes());
+        }
+        parts.part(Self::PART, &self.0);
+    }
+}
+
+impl Compiler<'_> {
+    pub(super) fn route_identity(&self, node: &RouteNode) -> RouteIdentity {
+        let mut text = Text(Context::new(&SHA256));
+        if let Some(rewrite) = &node.config.rewrite {
+            // It puts together what the patterns have matched.
+            let matches = &node.config.matches.value;
+            let written = (&matches.host, &matches.path, &matches.path_regex, rewrite);
+            text.part(&serde_json::to_vec(&written).unwrap_or_default());
+        }
+        for (entry, filter) in effective::filters(self.file, node.place, &node.filters) {
+            if INDIFFERENT.contains(&entry.name) {
+                continue;
+            }
+            match entry.name {
+                "cache" => {
+                    for key in OF_CACHE {
+                        text.optional(filter.get(key));
+                    }
+                }
+                // What clients get of a stored response is made for each of them.
+                "headers" => {
+                    if let Some(request) = filter.get("request") {
+                        text.part(b"headers");
+                        text.node(request);
+                    }
+                }
+                "compression" => text.part(b"compression"),
+                name => {
+                    text.part(name.as_bytes());
+                    text.node(&filter);
+                }
+            }
+        }
+        text.finish()
+    }
+}
+
+/// Nodes as they are hashed: each begins with its kind and its length.
+struct Text(Context);
+
+impl Text {
+    fn part(&mut self, bytes: &[u8]) {
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    fn optional(&mut self, node: Option<&Node>) {
+        match node {
+            Some(node) => self.node(node),
+            None => self.0.update(b"-"),
+        }
+    }
+
+    fn node(&mut self, node: &Node) {
+        match &node.value {
+            Value::Null => self.0.update(b"0"),
+            Value::Bool(flag) => self.0.update(&[b'b', u8::from(*flag)]),
+            Value::Integer(number) => {
+                self.0.update(b"i");
+                self.0.update(&number.to_le_bytes());
+            }
+            Value::Float(number) => {
+                self.0.update(b"f");
+                self.0.update(&number.to_bits().to_le_bytes());
+            }
+            Value::Text(text) => {
+                self.0.update(b"t");
+                self.part(text.as_bytes());
+            }
+            Value::List(nodes) => {
+                self.0.update(b"l");
+                self.0.update(&(nodes.len() as u64).to_le_bytes());
+                for node in nodes {
+                    self.node(node);
+                }
+            }
+            Value::Map(entries) => {
+                // The order in which keys are written says nothing.
+                let mut entries: Vec<_> = entries.iter().collect();
+                entries.sort_unstable_by(|a, b| a.0.name.cmp(&b.0.name));
+                self.0.update(b"m");
+                self.0.update(&(entries.len() as u64).to_le_bytes());
+                for (key, node) in entries {
+                    self.part(key.name.as_bytes());
+                    self.node(node);
+                }
+            }
+        }
+    }
+
+    fn finish(self) -> RouteIdentity {
+        let digest = self.0.finish();
+        let half = digest.as_ref().first_chunk().copied();
+        RouteIdentity(half.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::gateway::{World, compile, load_text};
+
+    /// The identities of the routes with these keys, all to one upstream.
+    #[track_caller]
+    fn identities<const N: usize>(routes: [&str; N]) -> [RouteIdentity; N] {
+        let route = |(number, keys): (usize, &&str)| {
+            format!(
+                "  - {{ name: r{number}, match: {{ path: '/{number}/*' }}, upstream: web, {keys} }}\n"
+            )
+        };
+        let routes: Vec<String> = routes.iter().enumerate().map(route).collect();
+        let yaml = "listeners: [{ address: '127.0.0.1:0' }]\n\
+            upstreams: { web: { backends: ['127.0.0.1:1'] } }\nroutes:\n"
+            .to_owned()
+            + &routes.concat();
+        let file = load_text("test.yaml", &yaml).file.expect("it can be read");
+        let (gateway, diagnostics) = compile(&file, Path::new("."), &World::default());
+        let gateway = gateway.unwrap_or_else(|| panic!("{diagnostics:?}"));
+        std::array::from_fn(|index| gateway.routes[index].cache.as_ref().unwrap().identity)
+    }
+
+    #[test]
+    fn routes_are_the_same_if_the_origin_is_asked_the_same() {
+        let [plain, same @ ..] = identities([
+            "cache: {}",
+            "cache: { ttl: 5min, tags: [a], stale_if_error: 1h, quota: 1MiB }",
+            "cache: true, security_headers: false, timing: true, methods: [GET]",
+            "cache: {}, headers: { response: { set: { X-A: b } } }",
+            "cache: { client_directives: true }, access_log: false",
+        ]);
+        for (number, same) in same.into_iter().enumerate() {
+            assert_eq!(same, plain, "{number}");
+        }
+    }
+
+    #[test]
+    fn routes_differ_if_the_origin_is_asked_something_else() {
+        let all = identities([
+            "cache: {}",
+            "cache: {}, compression: false",
+            "cache: {}, rewrite: { prefix: /1, with: / }",
+            "cache: {}, rewrite: { prefix: /1, with: / } ",
+            "cache: {}, headers: { request: { set: { X-A: b } } }",
+            "cache: {}, headers: { request: { set: { X-A: c } } }",
+            "cache: { anonymous_cookies: [a] }",
+            "cache: { anonymous_cookies: ['*'] }",
+            "cache: { key: { ignore_query: [a] } }",
+            "cache: { key: { ignore_query: [a], pass_unkeyed: true } }",
+            "cache: { key: { by: ['header:X-A'] } }",
+            "cache: { bypass: ['header:X-A'] }",
+            "cache: { mode: strict }",
+            "cache: {}, jwt: { keys: 'thirty-two bytes that nobody else knows' }",
+            "cache: {}, jwt: { keys: 'thirty-two other bytes, as unknown as those' }",
+        ]);
+        for (number, one) in all.iter().enumerate() {
+            let others = all.iter().enumerate();
+            let same: Vec<usize> = others
+                .filter(|(_, it)| *it == one)
+                .map(|(at, _)| at)
+                .collect();
+            assert_eq!(same, [number]);
+        }
+    }
+
+    #[test]
+    fn every_indifferent_filter_is_one() {
+        for name in INDIFFERENT {
+            let mut all = crate::filters::FILTERS.iter();
+            assert!(all.any(|entry| entry.name == name), "{name}");
+        }
+    }
+}

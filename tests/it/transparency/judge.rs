@@ -1,0 +1,177 @@
+//! Whether the origin could have given to one request what it gave to another.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::draw::Route;
+use crate::support::client::Response;
+
+/// What the origin was asked, as its response tells, and what it said of that.
+#[derive(Clone, Debug)]
+pub(super) struct Reflection {
+    origin: String,
+    target: String,
+    headers: Vec<(String, String)>,
+    cache_control: String,
+    vary: BTreeSet<String>,
+    /// The route that the gateway took for the request.
+    pub(super) route: usize,
+}
+
+impl Reflection {
+    /// `None` for what is none of the origin's.
+    pub(super) fn of(response: &Response) -> Option<Self> {
+        if response.status() != 200 {
+            return None;
+        }
+        let body = response.json();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let pairs = body["headers"].as_array().expect("a list").iter();
+        let vary = response.head.headers_named("vary");
+        Some(Self {
+            origin: text(&body["origin"]),
+            target: text(&body["target"]),
+            headers: pairs.map(|pair| (text(&pair[0]), text(&pair[1]))).collect(),
+            cache_control: response.header("cache-control").unwrap_or_default().into(),
+            vary: vary
+                .flat_map(|line| line.split(','))
+                .map(|name| name.trim().to_ascii_lowercase())
+                .collect(),
+            route: response.header("x-route")?.parse().ok()?,
+        })
+    }
+
+    pub(super) fn vary(&self) -> &BTreeSet<String> {
+        &self.vary
+    }
+
+    fn values(&self, name: &str) -> Vec<&str> {
+        let headers = self.headers.iter();
+        let named = headers.filter(|(own, _)| own.eq_ignore_ascii_case(name));
+        named.map(|(_, value)| value.as_str()).collect()
+    }
+
+    fn host(&self, name: &str) -> Option<String> {
+        let [host] = self.values(name)[..] else {
+            return None;
+        };
+        let is_https = self.values("x-forwarded-proto") == ["https"];
+        let own_port = if is_https { ":443" } else { ":80" };
+        let host = host.to_ascii_lowercase();
+        Some(host.strip_suffix(own_port).unwrap_or(&host).to_owned())
+    }
+
+    fn cookies(&self, name: &str) -> Vec<&str> {
+        let lines = self.values("cookie").into_iter();
+        let pairs = lines.flat_map(|line| line.split(';'));
+        let named = pairs.filter_map(|pair| {
+            let (own, value) = pair.trim().split_once('=')?;
+            (own.trim() == name).then_some(value)
+        });
+        named.collect()
+    }
+
+    fn target_without(&self, unkeyed: &[&str]) -> String {
+        let Some((path, query)) = self.target.split_once('?') else {
+            return self.target.clone();
+        };
+        let decoded = |name: &str| {
+            let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+            name.into_owned()
+        };
+        let is_keyed = |pair: &&str| {
+            let name = decoded(pair.split('=').next().unwrap_or_default());
+            !unkeyed.iter().any(|own| name.starts_with(own))
+        };
+        let kept: Vec<&str> = query.split('&').filter(is_keyed).collect();
+        match kept[..] {
+            [] => path.to_owned(),
+            _ => format!("{path}?{}", kept.join("&")),
+        }
+    }
+
+    fn says(&self, directive: &str) -> bool {
+        let mut all = self.cache_control.split(',').map(str::trim);
+        all.any(|own| own == directive || own.starts_with(&format!("{directive}=")))
+    }
+}
+
+/// Compares `stored`, what the origin was asked when it gave the response, with `own`, what it
+/// would be asked for this request. Nothing that is not named here or in `Vary` matters by RFC
+/// 9111, 4.
+pub(super) fn may_be_served(
+    stored: &Reflection,
+    own: &Reflection,
+    route: &Route,
+) -> Result<(), String> {
+    let same = |what: &str, is_same: bool| {
+        is_same
+            .then_some(())
+            .ok_or_else(|| format!("another {what}"))
+    };
+    same("origin", stored.origin == own.origin)?;
+    let unkeyed = route.passed_parameters();
+    let targets = [stored, own].map(|it| it.target_without(unkeyed));
+    same("target", targets[0] == targets[1])?;
+    same("host", stored.host("host") == own.host("host"))?;
+    let public = "x-forwarded-host";
+    same("public host", stored.host(public) == own.host(public))?;
+    for name in ["x-forwarded-proto", "x-forwarded-port", "x-client-verify"] {
+        same(name, stored.values(name) == own.values(name))?;
+    }
+    for name in &stored.vary {
+        // What Edgeway itself makes of a response differs by this, not the response.
+        let is_ours = name == "accept-encoding" && route.compresses;
+        if name == "host" || is_ours {
+            continue;
+        }
+        let joined = |it: &Reflection| -> Vec<String> {
+            let values = it.values(name).join(", ");
+            values
+                .split(',')
+                .map(|part| part.trim().to_owned())
+                .collect()
+        };
+        same(
+            &format!("{name}, by which it varies"),
+            joined(stored) == joined(own),
+        )?;
+    }
+    for part in &route.key {
+        match part.split_once(':') {
+            Some(("header", name)) => {
+                same(part, stored.values(name) == own.values(name))?;
+                same("value than one", stored.values(name).len() <= 1)?;
+            }
+            Some(("cookie", name)) => {
+                same(part, stored.cookies(name) == own.cookies(name))?;
+                same("value than one", stored.cookies(name).len() <= 1)?;
+            }
+            _ => same(part, stored.values("x-user-id") == own.values("x-user-id"))?,
+        }
+    }
+    personal(stored, own, route)
+}
+
+/// What was made for one client reaches others only if the origin says that it may.
+fn personal(stored: &Reflection, own: &Reflection, route: &Route) -> Result<(), String> {
+    let is_for_all = stored.says("public") || stored.says("s-maxage");
+    for name in ["authorization", "x-user-id", "x-client-cert-fingerprint"] {
+        let (theirs, mine) = (stored.values(name), own.values(name));
+        let is_allowed =
+            is_for_all || (stored.says("must-revalidate") && name != "x-client-cert-fingerprint");
+        if !theirs.is_empty() && theirs != mine && !is_allowed && !route.names_user() {
+            return Err(format!("it was made for whoever has another {name}"));
+        }
+    }
+    let cookies = stored.values("cookie");
+    let is_known = route.ignores_cookies || route.names_user();
+    if !is_known && !cookies.is_empty() && !is_for_all && cookies != own.values("cookie") {
+        return Err("it was made for whoever has other cookies".to_owned());
+    }
+    match stored.says("private") || stored.says("no-store") {
+        true => Err("it was not to be stored".to_owned()),
+        false => Ok(()),
+    }
+}
