@@ -88,11 +88,11 @@ const VALUES: [&str; 4] = ["1", "two, 2", "a=b; c=d", "x-a"];
 const TARGETS: [&str; 8] = [
     "/a",
     "/a/b?x=1",
-    "/a//b",
+    "/a/b/c",
     "/b",
     "/b/c",
     "/",
-    "/a/%41?q=%20",
+    "/a/%20?q=%20",
     "/other",
 ];
 
