@@ -80,6 +80,11 @@ pub fn open(path: &Path, is_usual: bool, backlog: i32) -> Result<UnixListener, S
     }
     let group = fs::read_to_string("/etc/group").ok();
     let group = group.and_then(|groups| id_of(&groups, GROUP));
+    open_for(path, group, backlog)
+}
+
+/// Listens at `path` for the gateway's own user, and for a group if it may be given to it.
+fn open_for(path: &Path, group: Option<u32>, backlog: i32) -> Result<UnixListener, SocketError> {
     let listener = unix_socket::bind(path, MODE, backlog)?;
     // Nobody but its owner could open it so far.
     if let Some(group) = group
@@ -174,12 +179,16 @@ mod tests {
         assert_eq!(id_of("edgeway:x\n", GROUP), None);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(NAME);
-        let _listener = open(&path, false, 8).unwrap();
-        let found = fs::symlink_metadata(&path).unwrap();
-        let here = id_of(&fs::read_to_string("/etc/group").unwrap(), GROUP);
-        match here {
-            Some(group) if found.gid() == group => assert_eq!(found.mode() & 0o777, 0o660),
-            _ => assert_eq!(found.mode() & 0o777, 0o600),
+        let own = rustix::process::getegid().as_raw();
+        let is_root = rustix::process::geteuid().is_root();
+        for (group, mode) in [(None, 0o600), (Some(own), 0o660), (Some(own + 4242), 0o660)] {
+            let _listener = open_for(&path, group, 8).unwrap();
+            let found = fs::symlink_metadata(&path).unwrap();
+            // Only root gives a socket to a group that it is not in.
+            let is_given = is_root || group.is_none_or(|group| group == own);
+            let mode = if is_given { mode } else { 0o600 };
+            assert_eq!(found.mode() & 0o777, mode, "{group:?}");
+            assert_eq!(found.gid(), group.filter(|_| is_given).unwrap_or(own));
         }
     }
 }
