@@ -1,13 +1,24 @@
 //! Users whose passwords the command line hashed, at a running gateway.
 
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     cli::edgeway_fed,
     support::{
-        client::get,
+        client::{Connection, get},
         gateway::Gateway,
         origins::{EchoOrigin, echoed},
+        wait::pass,
     },
 };
 
@@ -60,4 +71,75 @@ routes:
     assert!(gateway.reload(&yaml).await);
     assert_eq!(ask("/", "bob:builder").await.status(), 401);
     assert_eq!(ask("/", "alice:wonderland").await.status(), 200);
+}
+
+/// The status that these credentials get at `to`, shown from an address of ours.
+async fn login(to: SocketAddr, from: &str, credentials: String) -> u16 {
+    let from: IpAddr = from.parse().expect("an address");
+    let open = Connection::open_from(from, to).await;
+    let shown = format!("Basic {}", STANDARD.encode(credentials));
+    let request = get("/").header("Authorization", shown);
+    let answer = open.expect("it listens").send(&request).await;
+    answer.expect("it answers").status()
+}
+
+#[tokio::test]
+async fn one_address_that_guesses_locks_nobody_out() {
+    const FLOOD: usize = 90;
+    let users = ["ann", "bob", "eve"].map(|user| {
+        let ran = edgeway_fed(&["hash", "password", "--user", user], "wonderland");
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        ran.stdout
+    });
+    let origin = EchoOrigin::start().await;
+    let yaml = format!(
+        "upstreams: {{ web: {{ backends: [\"{}\"], health: false }} }}
+routes:
+  - {{ match: {{ path: /* }}, upstream: web, basic_auth: {{ file: users }} }}
+",
+        origin.address()
+    );
+    let gateway = Gateway::start_in(&yaml, |folder| {
+        std::fs::write(folder.join("users"), users.concat()).unwrap();
+    })
+    .await;
+    let to = gateway.address();
+    let began = Instant::now();
+    assert_eq!(login(to, "127.0.0.3", "ann:wrong".to_owned()).await, 401);
+    let one = began.elapsed();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut flood = JoinSet::new();
+    for client in 0..FLOOD {
+        let stop = Arc::clone(&stop);
+        flood.spawn(async move {
+            let mut statuses = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let guess = format!("ann:guess-{client}-{}", statuses.len());
+                statuses.push(login(to, "127.0.0.1", guess).await);
+            }
+            statuses
+        });
+    }
+    // They are at it.
+    pass(one * 4).await;
+    for user in ["ann", "bob", "eve"] {
+        let began = Instant::now();
+        assert_eq!(
+            login(to, "127.0.0.2", format!("{user}:wonderland")).await,
+            200
+        );
+        let took = began.elapsed();
+        // A turn of the flood that runs, one more of its address, and its own.
+        assert!(
+            took < one * 20 + Duration::from_secs(2),
+            "{took:?}, one takes {one:?}"
+        );
+    }
+    stop.store(true, Ordering::Relaxed);
+    let statuses = flood.join_all().await.concat();
+    // The control: the flood was one, and most of it was told to come back.
+    let busy = statuses.iter().filter(|status| **status == 503).count();
+    assert!(busy > statuses.len() / 2, "{busy} of {}", statuses.len());
+    assert!(statuses.iter().all(|status| [401, 503].contains(status)));
 }

@@ -1,15 +1,15 @@
 //! Compares passwords with slow hashes: a few at once, and each only once in a while.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::HashMap,
+    net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
 
+use super::turns::Turns;
 use crate::{
     base::{
         credential::PasswordHash,
@@ -22,8 +22,6 @@ use crate::{
 const REMEMBERED: Duration = Duration::from_mins(5);
 /// So many are remembered.
 const MOST: usize = 16_384;
-/// So many may wait for their comparison.
-const MOST_WAITING: usize = 64;
 
 /// What came of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +32,45 @@ pub(super) enum Compared {
     Busy,
 }
 
+/// Credentials to compare.
+pub(super) struct Asked<'a> {
+    pub(super) shown: Fingerprint,
+    pub(super) hash: &'a Arc<PasswordHash>,
+    pub(super) password: Vec<u8>,
+    /// There is a user of that name.
+    pub(super) is_somebody: bool,
+    /// Of the client; of IPv6 one for all that a subscriber has.
+    pub(super) address: IpAddr,
+    pub(super) now: Instant,
+}
+
 /// Everybody's comparisons. Lives on over reloads, and is nobody else's to know.
 pub(super) struct Checks {
     /// When credentials were right last.
     known: Recent<Instant>,
-    turns: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    turns: Arc<Turns>,
+    /// Credentials that are being compared: whoever shows the same waits for that.
+    in_flight: Mutex<HashMap<Fingerprint, Arc<Comparison>>>,
+}
+
+/// What came of one comparison, once it is over.
+type Comparison = tokio::sync::Mutex<Option<Compared>>;
+
+/// Takes part in the comparison of some credentials, and is the last to leave or not.
+struct Joined<'a> {
+    checks: &'a Checks,
+    shown: Fingerprint,
+    comparison: Arc<Comparison>,
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        let mut in_flight = self.checks.in_flight.lock();
+        // The map's and ours.
+        if Arc::strong_count(&self.comparison) <= 2 {
+            in_flight.remove(&self.shown);
+        }
+    }
 }
 
 impl Zone for Checks {}
@@ -50,18 +81,9 @@ impl Default for Checks {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             known: Recent::new(MOST),
-            turns: Arc::new(Semaphore::new((cores / 2).max(1))),
-            waiting: AtomicUsize::new(0),
+            turns: Turns::new((cores / 2).max(1)),
+            in_flight: Mutex::default(),
         }
-    }
-}
-
-/// Counts one who waits, to the end of its wait however it ends.
-struct Waits<'a>(&'a AtomicUsize);
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -71,42 +93,35 @@ impl Checks {
         self.known.fingerprint([list, name.as_bytes(), password])
     }
 
-    /// Compares, unless these credentials were right a short time ago.
+    /// Compares, unless these credentials were right a short time ago. Those at one address
+    /// that wait for it have a share, so that none of them keeps others out.
     ///
     /// For nobody (`is_somebody` is false) it takes as long, and what was right is not
     /// remembered: a second answer that came at once would tell somebody's password.
-    pub(super) async fn verify(
-        &self,
-        shown: Fingerprint,
-        hash: &Arc<PasswordHash>,
-        password: Vec<u8>,
-        is_somebody: bool,
-        now: Instant,
-    ) -> Compared {
+    pub(super) async fn verify(&self, asked: Asked<'_>) -> Compared {
+        let Asked { shown, now, .. } = asked;
         if self.is_known(shown, now) {
             return Compared::Right;
         }
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MOST_WAITING {
-            drop(Waits(&self.waiting));
-            return Compared::Busy;
+        let joined = self.join(shown);
+        let mut outcome = joined.comparison.lock().await;
+        if let Some(compared) = *outcome {
+            // Another request with the same credentials was first.
+            return compared;
         }
-        let _waits = Waits(&self.waiting);
-        let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else {
+        let Some(turn) = self.turns.next(asked.address).await else {
             return Compared::Busy;
         };
-        // Another request of the same page was first.
-        if self.is_known(shown, now) {
-            return Compared::Right;
-        }
-        let hash = Arc::clone(hash);
+        let hash = Arc::clone(asked.hash);
+        let password = asked.password;
         // A comparison goes on when its client has left, and so does its turn.
         let compared = tokio::task::spawn_blocking(move || {
             let is_right = hash.verify(&password);
             drop(turn);
             is_right
         });
-        match compared.await {
-            Ok(true) if is_somebody => {
+        let compared = match compared.await {
+            Ok(true) if asked.is_somebody => {
                 self.known.insert(shown, now);
                 Compared::Right
             }
@@ -115,6 +130,18 @@ impl Checks {
                 log::warn!(error:%; "a password could not be compared");
                 Compared::Wrong
             }
+        };
+        *outcome = Some(compared);
+        compared
+    }
+
+    fn join(&self, shown: Fingerprint) -> Joined<'_> {
+        let mut in_flight = self.in_flight.lock();
+        let comparison = Arc::clone(in_flight.entry(shown).or_default());
+        Joined {
+            checks: self,
+            shown,
+            comparison,
         }
     }
 
@@ -134,29 +161,61 @@ mod tests {
         Arc::new(text.parse().unwrap())
     }
 
+    fn asked<'a>(shown: Fingerprint, hash: &'a Arc<PasswordHash>, password: &[u8]) -> Asked<'a> {
+        Asked {
+            shown,
+            hash,
+            password: password.to_vec(),
+            is_somebody: true,
+            address: [192, 0, 2, 1].into(),
+            now: Clock::test().now(),
+        }
+    }
+
     #[tokio::test]
     async fn a_client_that_leaves_frees_no_turn_before_its_comparison_is_over() {
         let checks = Checks::default();
-        let (turns, now) = (checks.turns.available_permits(), Clock::test().now());
+        let turns = checks.turns.free();
         let (hash, shown) = (hash(10), checks.fingerprint(b"", "alice", b"x"));
-        let compared = checks.verify(shown, &hash, b"x".to_vec(), true, now);
+        let compared = checks.verify(asked(shown, &hash, b"x"));
         let left = tokio::time::timeout(Duration::ZERO, compared).await;
         assert!(left.is_err());
-        assert_eq!(checks.turns.available_permits(), turns - 1);
-        assert_eq!(checks.waiting.load(Ordering::Relaxed), 0);
-        let all = u32::try_from(turns).unwrap();
-        drop(checks.turns.acquire_many(all).await.unwrap());
+        assert_eq!(checks.turns.free(), turns - 1);
+        assert!(checks.in_flight.lock().is_empty());
+        while checks.turns.free() < turns {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_credentials_are_compared_once() {
+        let checks = Checks::default();
+        let hash = hash(8);
+        for (password, expected) in [
+            (&b"x"[..], Compared::Wrong),
+            (b"wonderland", Compared::Right),
+        ] {
+            let shown = checks.fingerprint(b"", "alice", password);
+            // Many more than an address has a share of.
+            let all = (0..100).map(|_| checks.verify(asked(shown, &hash, password)));
+            let all = futures_util::future::join_all(all).await;
+            assert!(all.iter().all(|compared| *compared == expected), "{all:?}");
+            assert!(checks.in_flight.lock().is_empty());
+        }
     }
 
     #[tokio::test]
     async fn somebodys_password_is_not_remembered_for_nobody() {
         let checks = Checks::default();
-        let (hash, now) = (hash(4), Clock::test().now());
+        let hash = hash(4);
         let shown = checks.fingerprint(b"", "carol", b"wonderland");
         for (is_somebody, expected) in [(false, Compared::Wrong), (true, Compared::Right)] {
-            let password = b"wonderland".to_vec();
-            let compared = checks.verify(shown, &hash, password, is_somebody, now);
-            assert_eq!(compared.await, expected);
+            let asked = Asked {
+                is_somebody,
+                ..asked(shown, &hash, b"wonderland")
+            };
+            let now = asked.now;
+            assert_eq!(checks.verify(asked).await, expected);
             assert_eq!(checks.is_known(shown, now), is_somebody);
         }
     }

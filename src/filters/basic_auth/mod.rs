@@ -1,22 +1,23 @@
 //! Lets users pass who know their password (RFC 7617).
 //!
 //! A password is compared with a slow hash, on threads that may wait and never more at once
-//! than the machine bears. Who was recognised is remembered for a while, by a keyed hash of
+//! than the machine bears; addresses of clients take turns at it. Who was recognised is remembered for a while, by a keyed hash of
 //! what was shown, so that a page with forty files costs one comparison.
 
 mod check;
 mod config;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::{collections::HashMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use self::check::{Checks, Compared};
+use self::check::{Asked, Checks, Compared};
 use crate::{
-    base::{clock::Clock, credential::PasswordHash, own_headers::OwnHeaders},
+    base::{clock::Clock, credential::PasswordHash, net::subscriber, own_headers::OwnHeaders},
     chain::{
         AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
         RequestChanges, Verdict,
@@ -64,6 +65,14 @@ impl FilterKind for BasicAuth {
 impl Filter for BasicAuth {
     fn phases(&self) -> Phases {
         Phases::REQUEST.asynchronous() | Phases::UPSTREAM
+    }
+
+    fn own_headers(&self) -> &[HeaderName] {
+        self.own.names()
+    }
+
+    fn credential_headers(&self) -> Vec<HeaderName> {
+        vec![header::AUTHORIZATION]
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
@@ -118,10 +127,15 @@ impl BasicAuth {
         };
         let now = self.clock.now();
         let shown = self.checks.fingerprint(&self.list, &name, &password);
-        let compared = self
-            .checks
-            .verify(shown, hash, password, user.is_some(), now);
-        match compared.await {
+        let asked = Asked {
+            shown,
+            hash,
+            password,
+            is_somebody: user.is_some(),
+            address: subscriber(ex.facts.client.ip),
+            now,
+        };
+        match self.checks.verify(asked).await {
             Compared::Right => {}
             Compared::Wrong => {
                 let known = user.map(|user| &*user.name);
