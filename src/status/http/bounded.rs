@@ -1,7 +1,8 @@
-//! Bounds on admin connections: how many at once, and how long one may live.
+//! Bounds on admin connections: how many at once, how long one may live, and how much it may
+//! send.
 //!
-//! The HTTP library that axum drives here waits for a request head without a deadline,
-//! so whoever may connect could hold connections for ever. An action may take longer than a
+//! The HTTP library that axum drives here waits for a request head without a deadline, and
+//! for hundreds of kilobytes of it, so whoever may connect could hold connections for ever. An action may take longer than a
 //! look; its connection is given more time once the request is there.
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -30,6 +31,10 @@ const CONNECTIONS: usize = 128;
 
 /// Longer than any look of ours takes, over loopback.
 const LIFE: Duration = Duration::from_secs(15);
+
+/// All that a connection may send before its head was taken: the longest head, and what is
+/// read beyond its end.
+const MAX_READ: usize = super::guard::MAX_HEAD + 64 * 1024;
 
 /// Longer than any action takes: one upgrade after another that waits for its new process.
 pub(super) const ACTION: Duration = Duration::from_mins(2);
@@ -114,6 +119,7 @@ impl<L: Listener> Listener for Bounded<L> {
             inner,
             end: Box::pin(tokio::time::sleep_until(life.end())),
             life: Arc::new(life),
+            read: 0,
             _permit: permit,
         };
         (short, address)
@@ -132,6 +138,7 @@ impl<L: Listener> Listener for Bounded<L> {
 pub(super) struct Life {
     began: Instant,
     millis: AtomicU64,
+    has_head: AtomicBool,
 }
 
 impl Life {
@@ -139,7 +146,13 @@ impl Life {
         Self {
             began: Instant::now(),
             millis: AtomicU64::new(whole_millis(span)),
+            has_head: AtomicBool::new(false),
         }
+    }
+
+    /// Its head was taken: a body may follow, which has a bound of its own.
+    pub(super) fn take_body(&self) {
+        self.has_head.store(true, Ordering::Relaxed);
     }
 
     /// From now on it may go on for `span`, or for as long as it might anyway.
@@ -159,6 +172,8 @@ pub(super) struct Short<T> {
     life: Arc<Life>,
     /// Fires at the end that `life` had when it was set; then it is looked at again.
     end: Pin<Box<Sleep>>,
+    /// How many bytes have come.
+    read: usize,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -191,7 +206,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Short<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check(cx)?;
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        if self.read > MAX_READ && !self.life.has_head.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        self.read = self.read.saturating_add(buffer.filled().len() - before);
+        polled
     }
 }
 
@@ -247,6 +268,29 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(connection);
         assert_eq!(bounded.open.permits.available_permits(), CONNECTIONS);
+    }
+
+    #[tokio::test]
+    async fn whoever_sends_more_than_any_request_has_is_cut() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut bounded = Bounded::new(listener, &Connections::default());
+        let client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut connection, _) = bounded.accept().await;
+        let sending = async move {
+            let mut client = client;
+            // It is cut in the middle.
+            drop(tokio::io::AsyncWriteExt::write_all(&mut client, &[b'x'; 3 * MAX_READ]).await);
+        };
+        let mut all = Vec::new();
+        let reading = async {
+            let read = connection.read_to_end(&mut all).await;
+            drop(connection);
+            read
+        };
+        let (read, ()) = tokio::join!(reading, sending);
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert!(all.len() < 2 * MAX_READ, "{}", all.len());
     }
 
     #[tokio::test(start_paused = true)]

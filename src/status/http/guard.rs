@@ -21,6 +21,10 @@ use crate::{
     status::actions::{Actions, Refused},
 };
 
+/// The longest head and the most headers, as the edge takes them without being told otherwise.
+pub(super) const MAX_HEAD: usize = 32 * 1024;
+const MAX_HEADERS: usize = 128;
+
 /// Who can reach an admin listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
@@ -37,6 +41,7 @@ pub(super) enum Reach {
 /// Why somebody was turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
+    LongHead,
     Host,
     CrossSite,
     TokenMissing,
@@ -45,7 +50,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::LongHead,
         Self::Host,
         Self::CrossSite,
         Self::TokenMissing,
@@ -56,6 +62,7 @@ impl Reason {
     /// The fixed word of answer, audit log and metric.
     pub const fn word(self) -> &'static str {
         match self {
+            Self::LongHead => "long_head",
             Self::Host => "host",
             Self::CrossSite => "cross_site",
             Self::TokenMissing => "token_missing",
@@ -77,6 +84,10 @@ impl Reason {
 
     fn refused(self) -> Refused {
         let (status, message) = match self {
+            Self::LongHead => (
+                431,
+                "a request here has at most 128 headers, and a head of at most 32 KiB",
+            ),
             Self::Host => (
                 421,
                 "the admin listener answers to localhost and loopback addresses only",
@@ -109,7 +120,10 @@ pub(super) async fn pass(
     next: Next,
 ) -> Response {
     let mut response = match guard.check(&request) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            peer.life.take_body();
+            next.run(request).await
+        }
         Err(reason) => {
             let path = request.uri().path();
             guard.actions.turned_away(peer.who, reason, path);
@@ -143,8 +157,11 @@ pub(super) async fn pass(
 impl Guard {
     fn check(&self, request: &Request) -> Result<(), Reason> {
         let headers = request.headers();
+        if !is_bounded(request) {
+            return Err(Reason::LongHead);
+        }
         // A socket may be forwarded to where a browser is.
-        if self.reach != Reach::Network && !names_this_machine(headers) {
+        if self.reach != Reach::Network && !names_this_machine(request) {
             return Err(Reason::Host);
         }
         if !request.method().is_safe() && is_of_another_site(headers) {
@@ -165,14 +182,29 @@ impl Guard {
     }
 }
 
+/// Whether the head is one that the edge would take.
+fn is_bounded(request: &Request) -> bool {
+    let headers = request.headers();
+    let lines = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    let target = request.uri().path_and_query();
+    let target = target.map_or(0, |target| target.as_str().len());
+    headers.len() <= MAX_HEADERS && lines.sum::<usize>() + target <= MAX_HEAD
+}
+
 /// A web page can make a browser on this machine ask `http://its-own-name:9900/`, with a
 /// name that it then resolves to 127.0.0.1 (DNS rebinding), and read the answer. The `Host`
-/// header gives it away. Browsers always send one; HTTP/1.0 tools need not.
-fn names_this_machine(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::HOST)
-        .iter()
-        .all(|host| host.to_str().is_ok_and(is_loopback_host))
+/// header gives it away, and so does the authority of a target in absolute form, which counts
+/// before it (RFC 9112, 3.2.2). Browsers always send one; HTTP/1.0 tools need not.
+fn names_this_machine(request: &Request) -> bool {
+    let authority = request.uri().authority();
+    authority.is_none_or(|authority| is_loopback_host(authority.host()))
+        && request
+            .headers()
+            .get_all(header::HOST)
+            .iter()
+            .all(|host| host.to_str().is_ok_and(is_loopback_host))
 }
 
 /// A page of ours would say so; programs say nothing of it. The page of another site cannot
@@ -261,6 +293,47 @@ mod tests {
         let twice = ("authorization", "Bearer 0123456789abcdef");
         assert_eq!(check(&[]), Err(Reason::TokenMissing));
         assert_eq!(check(&[twice, twice]), Err(Reason::TokenMissing));
+    }
+
+    fn request(target: &str, host: &str, count: usize, length: usize) -> Request {
+        let mut request = Request::builder().uri(target).header("host", host);
+        for at in 1..count {
+            request = request.header(format!("x-{at}"), "v".repeat(length));
+        }
+        request.body(axum::body::Body::empty()).unwrap()
+    }
+
+    #[test]
+    fn a_name_that_is_not_this_machines_counts_wherever_it_stands() {
+        for (target, host, is_ours) in [
+            ("/status", "localhost:9900", true),
+            ("/status", "evil.test", false),
+            ("http://127.0.0.1:9900/status", "127.0.0.1:9900", true),
+            ("http://evil.test:9900/status", "127.0.0.1:9900", false),
+            ("http://127.0.0.1:9900/status", "evil.test", false),
+            ("http://localhost@evil.test/status", "localhost", false),
+            ("http://localhost:1@evil.test/status", "localhost", false),
+        ] {
+            let request = request(target, host, 1, 0);
+            assert_eq!(names_this_machine(&request), is_ours, "{target} {host}");
+        }
+    }
+
+    #[test]
+    fn heads_are_bounded_as_at_the_edge() {
+        for (count, length, is_bounded) in [
+            (1, 0, true),
+            (MAX_HEADERS, 10, true),
+            (MAX_HEADERS + 1, 1, false),
+            (5, MAX_HEAD / 4, false),
+        ] {
+            let request = request("/status", "localhost", count, length);
+            assert_eq!(
+                super::is_bounded(&request),
+                is_bounded,
+                "{count} × {length}"
+            );
+        }
     }
 
     #[test]
