@@ -5,6 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
 
 /// What stands in place of a secret wherever one is printed.
 pub const REDACTED: &str = "[redacted]";
@@ -78,6 +79,34 @@ pub fn by_name<S: Serializer, V: AsRef<str>>(
             .iter()
             .map(|(name, value)| (name, shown(name, value.as_ref()))),
     )
+}
+
+/// Takes out of plain data the texts and numbers that are secrets by their names, in lists too.
+pub fn redact_by_name(data: &mut Value) {
+    match data {
+        Value::Object(map) => {
+            for (name, value) in map {
+                let is_several = name.strip_suffix('s').map(|one| shown(one, "x"));
+                if shown(name, "x") == REDACTED || is_several == Some(REDACTED) {
+                    redact(value);
+                } else {
+                    redact_by_name(value);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(redact_by_name),
+        _ => {}
+    }
+}
+
+/// Takes this value out, and what stands in it: keys of mappings stay.
+pub fn redact(value: &mut Value) {
+    match value {
+        Value::Null | Value::Bool(_) => {}
+        Value::Number(_) | Value::String(_) => *value = REDACTED.into(),
+        Value::Array(items) => items.iter_mut().for_each(redact),
+        Value::Object(map) => map.values_mut().for_each(redact),
+    }
 }
 
 /// A password, key or token; written in YAML as `file:PATH` or `${NAME}`.
@@ -157,6 +186,23 @@ mod tests {
         for name in ["X-Monkey", "Keep-Alive", "zip_code", "Cookie-Policy"] {
             assert_eq!(shown(name, "hunter2"), "hunter2", "{name}");
         }
+    }
+
+    #[test]
+    fn plain_data_loses_what_its_names_give_away() {
+        let mut data = serde_json::json!({
+            "name": "a", "apiKey": "b", "keys": ["c"], "tokens": "d",
+            "list": [{ "password": 1234, "secret": { "x": ["e"], "y": true } }],
+        });
+        redact_by_name(&mut data);
+        let hidden = REDACTED;
+        assert_eq!(
+            data,
+            serde_json::json!({
+                "name": "a", "apiKey": hidden, "keys": [hidden], "tokens": hidden,
+                "list": [{ "password": hidden, "secret": { "x": [hidden], "y": true } }],
+            })
+        );
     }
 
     #[test]

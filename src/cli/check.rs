@@ -93,7 +93,9 @@ pub(super) fn run(options: &Options) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if options.print {
-        out::data(&print::yaml(file, gateway));
+        let expanded = sources.expanded.iter().map(|(place, _)| *place);
+        let hidden: Vec<_> = expanded.chain(diagnostics.hidden()).collect();
+        out::data(&print::yaml(file, gateway, &hidden));
     } else if options.format == Format::Text {
         let path = options.config.config.display();
         out::note(&format!("{path}: the configuration is well formed"));

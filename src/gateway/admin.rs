@@ -114,7 +114,7 @@ mod tests {
         let (gateway, diagnostics) = compile(&file, Path::new("."), &World::default());
         assert_eq!(gateway.is_some(), diagnostics.list().is_empty());
         if let Some(gateway) = gateway {
-            let printed = crate::gateway::print::yaml(&file, &gateway);
+            let printed = crate::gateway::print::yaml(&file, &gateway, &[]);
             assert!(!printed.contains("0123456789"), "{printed}");
             assert!(!format!("{:?}", gateway.admin).contains("0123456789"));
         }

@@ -27,7 +27,12 @@ const WRONG_NAME: &str = "has a name that";
 pub struct ConfigSchema {
     schemas: Schemas,
     index: SchemaIndex,
+    /// As it is written.
+    json: Value,
 }
+
+/// Schemas within schemas are followed so far.
+const MAX_DEPTH: usize = 32;
 
 /// What is wrong with a `config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,9 +67,70 @@ impl ConfigSchema {
         compiler.enable_format_assertions();
         // The alternate form has the cause.
         let refused = |error: CompileError| no_schema(&format_args!("{error:#}"));
-        compiler.add_resource(ADDRESS, json).map_err(refused)?;
+        compiler
+            .add_resource(ADDRESS, json.clone())
+            .map_err(refused)?;
         let index = compiler.compile(ADDRESS, &mut schemas).map_err(refused)?;
-        Ok(Self { schemas, index })
+        Ok(Self {
+            schemas,
+            index,
+            json,
+        })
+    }
+
+    /// Where a `config` has secrets: what the schema calls `writeOnly`, or a `password`.
+    pub fn secrets(&self, config: &Value) -> Vec<Vec<Step>> {
+        let mut all = Vec::new();
+        self.secrets_in(&self.json, config, &mut Vec::new(), 0, &mut all);
+        all
+    }
+
+    fn secrets_in(
+        &self,
+        schema: &Value,
+        config: &Value,
+        at: &mut Vec<Step>,
+        depth: usize,
+        all: &mut Vec<Vec<Step>>,
+    ) {
+        if depth > MAX_DEPTH {
+            return;
+        }
+        if schema["writeOnly"] == true || schema["format"] == "password" {
+            all.push(at.clone());
+            return;
+        }
+        if let Some(pointer) = schema["$ref"].as_str().and_then(|r| r.strip_prefix('#'))
+            && let Some(other) = self.json.pointer(pointer)
+        {
+            self.secrets_in(other, config, at, depth + 1, all);
+        }
+        for choice in ["allOf", "anyOf", "oneOf"] {
+            for other in schema[choice].as_array().into_iter().flatten() {
+                self.secrets_in(other, config, at, depth + 1, all);
+            }
+        }
+        let mut below = |step: Step, schema: &Value, value: &Value| {
+            at.push(step);
+            self.secrets_in(schema, value, at, depth + 1, all);
+            at.pop();
+        };
+        match config {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    let own = schema["properties"].get(key);
+                    let schema = own.unwrap_or(&schema["additionalProperties"]);
+                    below(Step::Key(key.clone()), schema, value);
+                }
+            }
+            Value::Array(items) => {
+                for (at, value) in items.iter().enumerate() {
+                    let own = schema["prefixItems"].get(at);
+                    below(Step::Item(at), own.unwrap_or(&schema["items"]), value);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// All that is wrong with this `config`.
@@ -296,6 +362,33 @@ mod tests {
                 "`config.of` is no `ipv4`",
             ]
         );
+    }
+
+    #[test]
+    fn secrets_are_where_the_schema_says_so() {
+        let schema = json!({
+            "properties": {
+                "salt": { "$ref": "#/$defs/hidden" },
+                "pins": { "items": { "type": "string", "format": "password" } },
+                "other": { "type": "string" },
+            },
+            "additionalProperties": { "anyOf": [{ "type": "number" }, { "writeOnly": true }] },
+            "$defs": { "hidden": { "writeOnly": true, "type": "string" } },
+        });
+        let schema = ConfigSchema::parse(&schema.to_string()).unwrap();
+        let config = json!({ "salt": "a", "pins": ["b", "c"], "other": "d", "more": "e" });
+        let key = |key: &str| Step::Key(key.to_owned());
+        let expected = [
+            vec![key("more")],
+            vec![key("pins"), Step::Item(0)],
+            vec![key("pins"), Step::Item(1)],
+            vec![key("salt")],
+        ];
+        let mut secrets = schema.secrets(&config);
+        secrets.sort_by_key(|at| format!("{at:?}"));
+        let mut expected = expected.to_vec();
+        expected.sort_by_key(|at| format!("{at:?}"));
+        assert_eq!(secrets, expected);
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn editors_accept_every_effective_value() {
         let file = gateway::load(&path).file.expect("it is well formed");
         let (gateway, _) = gateway::compile(&file, files_of_examples(), &World::default());
         let gateway = gateway.expect("it is well formed");
-        editor.accepts(&path, &gateway::print::yaml(&file, &gateway));
+        editor.accepts(&path, &gateway::print::yaml(&file, &gateway, &[]));
     }
 }
 

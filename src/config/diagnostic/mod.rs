@@ -1,5 +1,6 @@
 //! Problems of a configuration: what, where, why, and what to write instead.
 
+mod mask;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,8 @@ pub struct Diagnostic {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics {
     list: Vec<Diagnostic>,
+    /// Places of secrets that nothing in the text gives away.
+    hidden: Vec<Place>,
 }
 
 impl Diagnostic {
@@ -89,6 +92,16 @@ impl Diagnostics {
         }
     }
 
+    /// What stands there is a secret, and is not to be shown.
+    pub fn hide(&mut self, place: Place) {
+        self.hidden.push(place);
+    }
+
+    /// The places of [`Self::hide`].
+    pub fn hidden(&self) -> impl Iterator<Item = Place> {
+        self.hidden.iter().copied()
+    }
+
     pub fn list(&self) -> &[Diagnostic] {
         &self.list
     }
@@ -101,6 +114,7 @@ impl Diagnostics {
         for diagnostic in other.list {
             self.push(diagnostic);
         }
+        self.hidden.extend(other.hidden);
     }
 }
 

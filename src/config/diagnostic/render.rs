@@ -8,7 +8,7 @@ use miette::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Diagnostic, Diagnostics, Place, Severity};
+use super::{Diagnostic, Diagnostics, Place, Severity, mask::Mask};
 use crate::config::source::{Location, Sources};
 
 /// How problems are shown.
@@ -58,12 +58,13 @@ impl Diagnostics {
 
     /// All problems, and a summary line where people read it; empty if there are none.
     pub fn render(&self, sources: &Sources, style: Style) -> String {
-        let sorted = self.sorted();
+        let mask = Mask::of(sources, &self.hidden);
+        let sorted = self.sorted().into_iter().map(|one| mask.diagnostic(one));
         let mut out = String::new();
         match style {
             Style::Graphical { colour } => {
                 for problem in sorted {
-                    out.push_str(&graphical(problem, sources, colour));
+                    out.push_str(&graphical(&problem, sources, &mask.shown, colour));
                     out.push('\n');
                 }
                 if let Some(summary) = self.summary() {
@@ -73,7 +74,7 @@ impl Diagnostics {
             }
             Style::Lines => {
                 for problem in sorted {
-                    out.push_str(&problem.line(sources));
+                    out.push_str(&problem.plain_line(sources));
                     out.push('\n');
                 }
             }
@@ -89,9 +90,10 @@ impl Diagnostics {
 impl Diagnostics {
     /// All problems as plain data, in the order of their places.
     pub fn problems(&self, sources: &Sources) -> Vec<Problem> {
+        let mask = Mask::of(sources, &self.hidden);
         self.sorted()
             .into_iter()
-            .map(|problem| Problem::new(problem, sources))
+            .map(|problem| Problem::new(&mask.diagnostic(problem), sources))
             .collect()
     }
 }
@@ -151,6 +153,11 @@ impl Problem {
 impl Diagnostic {
     /// `conf/x.yaml:12:5: error: …; help: …`, on one line.
     pub fn line(&self, sources: &Sources) -> String {
+        let mask = Mask::of(sources, &[]);
+        mask.diagnostic(self).plain_line(sources)
+    }
+
+    fn plain_line(&self, sources: &Sources) -> String {
         let Location {
             file, line, column, ..
         } = sources.locate(self.place);
@@ -167,7 +174,8 @@ impl Diagnostic {
     }
 }
 
-fn graphical(problem: &Diagnostic, sources: &Sources, colour: bool) -> String {
+/// `shown` has the texts that may be shown.
+fn graphical(problem: &Diagnostic, sources: &Sources, shown: &Sources, colour: bool) -> String {
     let at = sources.locate(problem.place);
     let severity = match (colour, problem.severity) {
         (false, severity) => severity.word().to_owned(),
@@ -189,7 +197,7 @@ fn graphical(problem: &Diagnostic, sources: &Sources, colour: bool) -> String {
         .with_wrap_lines(false)
         .with_context_lines(1)
         .with_links(false);
-    let report = Report::of(problem, sources);
+    let report = Report::of(problem, shown);
     snippet(&mut out, &handler, &report);
     for other in &report.elsewhere {
         snippet(&mut out, &handler, other);

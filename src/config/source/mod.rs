@@ -33,6 +33,8 @@ pub struct Sources {
     pub patterns: Vec<PathBuf>,
     /// What compiling it has read besides; nothing before.
     pub beside: Beside,
+    /// Values that name variables of the environment, and what they read as.
+    pub expanded: Vec<(Place, String)>,
 }
 
 /// A place as people count: from 1, columns in characters.
@@ -249,12 +251,20 @@ impl<'a> Loader<'a> {
             environment: self.environment,
             folder: &self.folder,
         };
-        let mut node = parse_with(
+        let mut expanded = Vec::new();
+        let node = parse_with(
             text,
             file,
             &mut self.diagnostics,
-            &mut |scalar, place, diagnostics| expander.expand(scalar, place, diagnostics),
-        )?;
+            &mut |scalar, place, diagnostics| {
+                let now = expander.expand(scalar, place, diagnostics);
+                let value = now.as_ref().filter(|_| scalar.contains("${"));
+                expanded.extend(value.map(|value| (place, value.clone())));
+                now
+            },
+        );
+        self.sources.expanded.extend(expanded);
+        let mut node = node?;
         let Value::Map(entries) = &mut node.value else {
             return Some(node);
         };

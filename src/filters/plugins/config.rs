@@ -325,7 +325,13 @@ impl PluginConfig {
                 return false;
             }
         };
-        let all = schema.check(&serde_json::Value::Object(self.config.json.clone()));
+        let config = serde_json::Value::Object(self.config.json.clone());
+        for secret in schema.secrets(&config) {
+            if let Some(place) = self.config.place(&secret) {
+                cx.diagnostics.hide(place);
+            }
+        }
+        let all = schema.check(&config);
         for wrong in &all {
             let place = self.config.place(&wrong.at);
             cx.report_at(

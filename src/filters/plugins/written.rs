@@ -8,7 +8,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    base::units::{ByteSize, Span},
+    base::{
+        secret,
+        units::{ByteSize, Span},
+    },
     config::{
         diagnostic::Place,
         tree::{Node, Value},
@@ -90,7 +93,9 @@ fn json(node: &Node) -> Json {
 
 impl Serialize for OwnConfig {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        self.json.serialize(s)
+        let mut shown = Json::Object(self.json.clone());
+        secret::redact_by_name(&mut shown);
+        shown.serialize(s)
     }
 }
 

@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::{Gateway, ListenAddress, Route, effective, profiles, rate_limits};
 use crate::{
-    base::units::Span,
+    base::{secret, units::Span},
     config::{
         diagnostic::Place,
         model::{BackendTarget, File, RouteNode, StatusSet, UpstreamConfig},
-        tree::{Key, Node},
+        tree::{self, Key, Node},
     },
     filters,
     routes::Action,
@@ -19,12 +19,17 @@ use crate::{
 
 /// The filter whose shared settings have a section of their own.
 const ACCESS_LOG: &str = "access_log";
+/// The filter whose settings are others' to define.
+const PLUGINS: &str = "plugins";
 
 /// A configuration and what it was compiled to, with defaults filled in.
 ///
 /// What only shows while requests run, such as an idle time that is learned from
 /// backends, is said in comments ahead.
-pub fn yaml(file: &File, gateway: &Gateway) -> String {
+///
+/// `hidden`: places of values that plugins get and that are secrets by where they come from,
+/// or by what the plugin's schema says.
+pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
     let mut document = json!({
         "listeners": listeners(file, gateway),
         "admin": admin(file, gateway),
@@ -61,7 +66,7 @@ pub fn yaml(file: &File, gateway: &Gateway) -> String {
     if !file.rate_limits.is_empty() {
         document["rate_limits"] = rate_limits::print(file);
     }
-    let mut defaults = filters(file, &[]);
+    let mut defaults = filters(file, &[], hidden);
     if let Some(access_log) = defaults.remove(ACCESS_LOG) {
         document[ACCESS_LOG] = access_log;
     }
@@ -78,7 +83,7 @@ pub fn yaml(file: &File, gateway: &Gateway) -> String {
     document["defaults"] = Value::Object(defaults);
     let routes = file.routes.iter().zip(&gateway.routes);
     document["routes"] = routes
-        .map(|(node, route)| self::route(file, node, route))
+        .map(|(node, route)| self::route(file, node, route, hidden))
         .collect();
     tidy(&mut document);
     text + &serde_saphyr::to_string(&document).expect("plain data")
@@ -154,7 +159,7 @@ fn remarks(config: &UpstreamConfig, upstream: &Upstream) -> Vec<String> {
     idle.into_iter().chain(health).collect()
 }
 
-fn route(file: &File, node: &RouteNode, route: &Route) -> Value {
+fn route(file: &File, node: &RouteNode, route: &Route, hidden: &[Place]) -> Value {
     let config = &node.config;
     let mut printed = value(config);
     printed["name"] = json!(route.name);
@@ -176,17 +181,23 @@ fn route(file: &File, node: &RouteNode, route: &Route) -> Value {
         }
     }
     if let Value::Object(printed) = &mut printed {
-        printed.extend(filters(file, &node.filters));
+        printed.extend(filters(file, &node.filters, hidden));
     }
     printed
 }
 
 /// The filters of a route, those that are off and might be on included; the defaults'
 /// of no route.
-fn filters(file: &File, own: &[(Key, Node)]) -> Map<String, Value> {
+fn filters(file: &File, own: &[(Key, Node)], hidden: &[Place]) -> Map<String, Value> {
     let of = |own| effective::filters(file, Place::default(), own);
     let mut on: Map<String, Value> = of(own)
-        .filter_map(|(entry, node)| Some((entry.name.to_owned(), entry.print(&node)?)))
+        .filter_map(|(entry, node)| {
+            let mut printed = entry.print(&node)?;
+            if entry.name == PLUGINS {
+                hide(&mut printed, &node, hidden);
+            }
+            Some((entry.name.to_owned(), printed))
+        })
         .collect();
     let always = filters::all().iter().filter(|entry| entry.on_by_default);
     let shared = of(&[]).map(|(entry, _)| entry).chain(always);
@@ -194,6 +205,29 @@ fn filters(file: &File, own: &[(Key, Node)]) -> Map<String, Value> {
         on.entry(entry.name).or_insert(Value::Bool(false));
     }
     on
+}
+
+/// Takes out of `printed` what `node` has at the places of secrets.
+fn hide(printed: &mut Value, node: &Node, hidden: &[Place]) {
+    if hidden.contains(&node.place) {
+        secret::redact(printed);
+        return;
+    }
+    match (printed, &node.value) {
+        (Value::Object(map), tree::Value::Map(entries)) => {
+            for (key, node) in entries {
+                if let Some(printed) = map.get_mut(&key.name) {
+                    hide(printed, node, hidden);
+                }
+            }
+        }
+        (Value::Array(list), tree::Value::List(items)) => {
+            for (printed, node) in list.iter_mut().zip(items) {
+                hide(printed, node, hidden);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn value(section: &impl Serialize) -> Value {

@@ -20,7 +20,7 @@ fn print(name: &str, yaml: &str, folder: &Path) -> (String, usize) {
         .unwrap_or_else(|| panic!("{name}: {:#?}\n{yaml}", loaded.diagnostics));
     let (gateway, diagnostics) = compile(&file, folder, &World::default());
     let gateway = gateway.unwrap_or_else(|| panic!("{name}: {diagnostics:#?}\n{yaml}"));
-    (super::yaml(&file, &gateway), diagnostics.list().len())
+    (super::yaml(&file, &gateway, &[]), diagnostics.list().len())
 }
 
 #[track_caller]
@@ -65,8 +65,16 @@ fn every_example_prints_as_what_reads_back_the_same() {
         let folder = testkit::files_of(&file);
         let folder = folder.path();
         let (gateway, diagnostics) = compile(&file, folder, &World::default());
-        let printed = yaml(&file, &gateway.unwrap());
+        let printed = yaml(&file, &gateway.unwrap(), &[]);
         let name = path.display().to_string();
+        if printed.contains("plugins:") && printed.contains(secret::REDACTED) {
+            // What is left of a secret is none that a plugin's schema would take.
+            assert!(
+                load_text(&name, &printed).file.is_some(),
+                "{name}\n{printed}"
+            );
+            continue;
+        }
         let (again, warnings) = print(&name, &printed, folder);
         assert_eq!(again, printed, "{name}");
         assert!(warnings <= diagnostics.list().len(), "{name}\n{printed}");
@@ -129,7 +137,7 @@ fn secrets_are_not_said_of_what_a_route_takes_either() {
     let gateway = gateway.unwrap();
     let said = &gateway.routes[0].matches;
     assert_eq!(said, "/* header X-A=b header X-Purge-Key=[redacted]");
-    assert!(!super::yaml(&file, &gateway).contains("hunter2"));
+    assert!(!super::yaml(&file, &gateway, &[]).contains("hunter2"));
 }
 
 #[test]
