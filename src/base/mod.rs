@@ -24,6 +24,7 @@ pub mod private_file;
 pub mod query;
 pub mod recent;
 pub mod redis;
+pub mod reserved_headers;
 pub mod secret;
 pub mod tasks;
 pub mod units;

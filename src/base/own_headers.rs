@@ -3,6 +3,8 @@
 
 use http::{HeaderMap, HeaderName, header};
 
+use super::reserved_headers::is_known;
+
 /// Names that clients cannot send.
 #[derive(Clone, Debug, Default)]
 pub struct OwnHeaders(Box<[HeaderName]>);
@@ -38,6 +40,10 @@ impl OwnHeaders {
         self.0.iter()
     }
 
+    pub fn as_slice(&self) -> &[HeaderName] {
+        &self.0
+    }
+
     /// A name that may be the gateway's own word.
     pub fn parse(text: &str) -> Result<HeaderName, OwnHeaderError> {
         let refuse = |message: String, help| OwnHeaderError { message, help };
@@ -45,8 +51,7 @@ impl OwnHeaders {
             let message = format!("`{text}` is not a header name");
             return Err(refuse(message, "write a name such as `X-User-Id`"));
         };
-        let is_forwarded = name.as_str().starts_with("x-forwarded-");
-        if TAKEN.contains(&name) || is_forwarded || name == "x-real-ip" {
+        if TAKEN.contains(&name) || is_known(&name) {
             let message = format!("`{text}` has a meaning of its own on the way to a backend");
             let help = "write a name that nothing else uses, such as `X-User-Id`";
             return Err(refuse(message, help));

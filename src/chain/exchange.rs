@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use super::{Body, CacheFacts, Identity, Noted};
+use super::{Body, CacheFacts, ClientCertificate, Identity, Noted};
 
 /// A request on its way through the gateway.
 pub struct Exchange<'a> {
@@ -125,8 +125,8 @@ pub enum Certificate {
     NotAsked,
     /// It was asked and has shown none.
     Absent,
-    /// A verified one, by the SHA-256 of it in lower-case hex.
-    Verified(HeaderValue),
+    /// One that was verified there.
+    Verified(Arc<ClientCertificate>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 mod auth;
 mod body;
 mod cached;
+mod client_certificate;
 mod compile;
 mod exchange;
 pub mod host;
@@ -25,7 +26,7 @@ mod tests;
 use std::{future::Future, pin::Pin};
 
 use bytes::Bytes;
-use http::{HeaderMap, response};
+use http::{HeaderMap, HeaderName, response};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -33,6 +34,7 @@ pub use self::{
     auth::{AuthMetrics, Outcome, Refusal},
     body::Body,
     cached::{CacheFacts, CacheOutcome},
+    client_certificate::ClientCertificate,
     compile::{CompileCx, Shared, Work},
     exchange::{
         Certificate, Class, Client, Exchange, Facts, Protocol, ReadyLines, RequestId, Scheme,
@@ -132,6 +134,18 @@ pub trait Filter: Send + Sync + 'static {
     /// target that goes to the backend. Asked once, when the route is compiled.
     fn dropped_queries(&self) -> &[Box<str>] {
         &[]
+    }
+
+    /// Request headers that this filter writes as its own word to a backend: no request of any
+    /// route has them before. Asked once, when the route is compiled.
+    fn own_headers(&self) -> &[HeaderName] {
+        &[]
+    }
+
+    /// Request headers that this filter reads to find out who asks, so that they are the
+    /// client's to send. Asked once, when the route is compiled.
+    fn credential_headers(&self) -> Vec<HeaderName> {
+        Vec::new()
     }
 
     /// What this filter would look at in such a request, one line each, for

@@ -23,6 +23,9 @@ pub(super) struct Options {
     /// The client's address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     client: IpAddr,
+    /// The listener that it comes by [default: the first one]
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
     /// Ask the running gateway, which also knows what its cache has for the request
     #[arg(long)]
     live: bool,
@@ -39,6 +42,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         url: options.url.clone(),
         headers: options.headers.clone(),
         client: options.client,
+        listener: options.listener.clone(),
     };
     if options.live {
         return options.admin.print(

@@ -8,6 +8,7 @@ pub mod api_key;
 pub mod basic_auth;
 pub mod body_limit;
 pub mod cache;
+pub mod client_cert;
 pub mod compression;
 pub mod cors;
 pub mod csrf;
@@ -99,6 +100,7 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<plugins::Plugins>(),
     Entry::of::<methods::Methods>(),
     Entry::of::<access::Access>(),
+    Entry::of::<client_cert::ClientCert>(),
     Entry::of::<in_flight::InFlight>(),
     Entry::of::<rate_limit::RateLimit>(),
     Entry::of::<body_limit::BodyLimit>(),

@@ -125,6 +125,7 @@ impl Compiler<'_> {
         self.apps();
         let upstreams = self.upstreams();
         let fan_out = self.fan_out(|name| upstreams.get(name));
+        self.check_listeners(&listeners);
         let matches: Vec<_> = self
             .file
             .routes
@@ -142,6 +143,7 @@ impl Compiler<'_> {
             .iter()
             .map(|node| self.route(node, &upstreams, &mut used))
             .collect();
+        let reserved = self.reserved(&routes);
         // A name that was misspelt is used where it stands.
         let is_unclear = self.diagnostics.has_errors();
         for (key, _) in &self.file.upstreams {
@@ -175,6 +177,7 @@ impl Compiler<'_> {
             audit,
             redis,
             trusted,
+            reserved,
             cache,
             fan_out,
             profiles: Profiles::new(file, self.profile, world),
@@ -320,12 +323,14 @@ impl Compiler<'_> {
         }
         let chain = Chain::new(self.filters(node.place, &name, &node.filters));
         let cache = self.route_cache(node, &name, &chain);
+        let pass_headers = self.pass_headers(node);
         let mut cx = self.cx(node.place, &name);
         let action = Action::compile(&node.config, &mut cx)?;
         Some(Route {
             matches: describe(&node.config.matches.value),
             place: node.place,
             chain,
+            pass_headers,
             action,
             upstream,
             metrics: RouteMetrics::new(&self.world.metrics, &name),
@@ -381,6 +386,9 @@ fn describe(config: &MatchConfig) -> String {
         texts(&config.method),
         format!("{}{path}", texts(&config.host)),
     ];
+    if !config.listener.0.is_empty() {
+        words.push(format!("listener {}", texts(&config.listener)));
+    }
     for (what, demands) in [
         ("header", &config.header),
         ("query", &config.query),

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 pub use super::explain_cache::{ExplainedCache, ExplainedKey, Stored, StoredEntry};
 use super::{Gateway, Route, explain_cache};
 use crate::{
-    base::clock::Clock,
+    base::{clock::Clock, reserved_headers::Reserved},
     chain::{Exchange, Facts, Named, Phase, Scheme},
     routes::{self, Action, Params, Target, Why},
 };
@@ -30,6 +30,9 @@ pub struct Question {
     pub headers: Vec<String>,
     #[serde(default = "localhost")]
     pub client: IpAddr,
+    /// The name of the listener that it comes by; the first one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
 }
 
 const fn localhost() -> IpAddr {
@@ -126,20 +129,28 @@ pub fn explain(
     head.set_raw_path(&normal)
         .map_err(|_| ExplainError::Url(question.url.clone()))?;
     let named = head.headers.get(header::HOST);
-    let host = routes::host_of(named.map_or(&b""[..], HeaderValue::as_bytes))?;
-    let target = Target::new(&host, &normal);
+    let host = routes::host_of(named.map_or(&b""[..], HeaderValue::as_bytes))?.into_owned();
+    let mut facts = Facts::new(Clock::default().now());
+    facts.client.ip = question.client.to_canonical();
+    facts.client.peer = facts.client.ip;
+    if question.url.starts_with("https://") {
+        facts.client.scheme = Scheme::Https;
+    }
+    let first = || Some(Arc::clone(&gateway.listeners.first()?.name));
+    let listener = question.listener.as_deref().map(Arc::from).or_else(first);
+    facts.client.listener = listener.unwrap_or_default();
+    let listener = Arc::clone(&facts.client.listener);
+    settle(&mut head, gateway, &facts);
+    let target = Target {
+        listener: &listener,
+        ..Target::new(&host, &normal)
+    };
     let mut params = Params::default();
     let found = gateway.table.find(&target, &head, &mut params);
     let route = found.and_then(|index| gateway.route(index));
     let chain = route.map_or(&gateway.fallback, |route| &route.chain);
-    let mut facts = Facts::new(Clock::default().now());
     facts.route = route.map(|route| Arc::clone(&route.name));
     facts.class = routes::classify(target.path, &head);
-    facts.client.ip = question.client.to_canonical();
-    if question.url.starts_with("https://") {
-        facts.client.scheme = Scheme::Https;
-    }
-    facts.client.peer = facts.client.ip;
     let ex = Exchange {
         head: &head,
         facts: &mut facts,
@@ -157,7 +168,7 @@ pub fn explain(
         explain_cache::explain(route, &ex, (&target, &params), rewritten.as_deref(), now)
     });
     Ok(Explanation {
-        host: host.to_string(),
+        host: host.clone(),
         target: String::from_utf8_lossy(&normal).into_owned(),
         rewritten_from: (normal != raw.as_bytes()).then(|| raw.to_owned()),
         class: routes::classify(target.path, &head).name().to_owned(),
@@ -204,6 +215,38 @@ fn request<'u>(
         }
     }
     Ok((head, raw))
+}
+
+/// Takes out of the head what no client can send, and writes who asks where routes look at it.
+fn settle(head: &mut RequestHeader, gateway: &Gateway, facts: &Facts) {
+    let is_reserved = |name: &&HeaderName| {
+        let found = gateway.reserved.find(name.as_str().as_bytes());
+        matches!(found, Some(Reserved::Always | Reserved::Untrusted))
+    };
+    let doomed: Vec<HeaderName> = head.headers.keys().filter(is_reserved).cloned().collect();
+    for name in doomed {
+        head.remove_header(&name);
+    }
+    if !gateway.reserved.is_read() {
+        return;
+    }
+    let ip = facts.client.ip.to_string();
+    let host = head.headers.get(header::HOST).cloned();
+    let said = [
+        ("x-real-ip", HeaderValue::from_str(&ip).ok()),
+        ("x-forwarded-for", HeaderValue::from_str(&ip).ok()),
+        (
+            "x-forwarded-proto",
+            Some(HeaderValue::from_static(facts.client.scheme.as_str())),
+        ),
+        ("x-forwarded-host", host),
+    ];
+    for (name, value) in said {
+        if let Some(value) = value {
+            let inserted = head.insert_header(name, value);
+            debug_assert!(inserted.is_ok(), "four names more");
+        }
+    }
 }
 
 impl ExplainedFilter {

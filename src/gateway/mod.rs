@@ -21,10 +21,13 @@ pub mod profiles;
 mod rate_limits;
 mod recognise;
 mod redis;
+mod reserved;
 mod route_identity;
 pub mod schema;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+
+use http::HeaderName;
 
 use self::metrics::RouteMetrics;
 pub use self::{
@@ -41,7 +44,10 @@ pub use self::{
     recognise::Recognised,
 };
 use crate::{
-    base::{clock::Clock, metrics::Metrics, net::TrustedProxies, redis::Redis, tasks::Tasks},
+    base::{
+        clock::Clock, metrics::Metrics, net::TrustedProxies, redis::Redis,
+        reserved_headers::ReservedHeaders, tasks::Tasks,
+    },
     cache::Cache,
     chain::{Chain, Work},
     config::{
@@ -70,6 +76,8 @@ pub struct Gateway {
     /// What is shared with other gateways is in it.
     pub redis: Option<Arc<Redis>>,
     pub trusted: TrustedProxies,
+    /// What no client can send.
+    pub reserved: ReservedHeaders,
     /// Where answers are kept, if any are.
     pub cache: Option<Arc<Cache>>,
     /// Who else is told of purges, if anybody.
@@ -111,6 +119,8 @@ pub struct Route {
     pub matches: String,
     pub place: Place,
     pub chain: Chain,
+    /// Overrides of the request that reach its backend.
+    pub pass_headers: Box<[HeaderName]>,
     pub action: Action,
     /// The upstream of the action, if it has one.
     pub upstream: Option<Arc<Upstream>>,

@@ -2,7 +2,7 @@
 //! 7.6.1).
 //!
 //! Of requests, Pingora could take it away too. It looks every name up, two dozen times for each
-//! request; here it is part of the one pass that [`super::forwarded`] makes over the names.
+//! request; here it is part of the passes that [`super::forwarded`] makes over the names.
 
 use http::{HeaderMap, HeaderName, header};
 use pingora::http::ResponseHeader;
@@ -33,11 +33,20 @@ pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
     }
 }
 
-/// Adds to `doomed` what `Connection` says is between the client and us.
+/// Adds to `doomed` what `Connection` says is between the client and us, but for headers that
+/// are so in any case: those are still to be read here.
 pub(super) fn nominated(
     headers: &HeaderMap,
     doomed: &mut Vec<HeaderName>,
 ) -> Result<(), BadConnection> {
+    let mut lines = headers.get_all(header::CONNECTION).iter();
+    if let (Some(line), None) = (lines.next(), lines.next()) {
+        // What nearly all requests say.
+        let is = |word: &[u8]| line.as_bytes().eq_ignore_ascii_case(word);
+        if is(b"keep-alive") || is(b"close") || is(b"upgrade") {
+            return Ok(());
+        }
+    }
     let tokens = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -49,9 +58,10 @@ pub(super) fn nominated(
             return Err(BadConnection);
         }
         match token.to_ascii_lowercase().as_slice() {
-            // By far the most frequent; what they name goes away in any case.
-            b"keep-alive" | b"close" | b"upgrade" => {}
-            b"host" | b"x-forwarded-for" | b"x-forwarded-host" | b"x-forwarded-proto" => {
+            b"close" => {}
+            name if is_hop_by_hop(name) => {}
+            b"host" | b"content-length" | b"x-forwarded-for" | b"x-forwarded-host"
+            | b"x-forwarded-proto" => {
                 return Err(BadConnection);
             }
             name => doomed.push(HeaderName::from_bytes(name).map_err(|_| BadConnection)?),
@@ -145,6 +155,7 @@ mod tests {
             (&["keep-alive"][..], &[][..]),
             (&["close, X-Mine"], &["x-mine"]),
             (&["Upgrade", " , x-a,, COOKIE"], &["x-a", "cookie"]),
+            (&["TE, keep-alive, Connection", "x-a"], &["x-a"]),
             (&[""], &[]),
         ] {
             assert_eq!(named(lines).unwrap(), names, "{lines:?}");
@@ -155,6 +166,7 @@ mod tests {
     fn what_cannot_be_obeyed_is_refused() {
         for line in [
             "Host",
+            "Content-Length",
             "x-forwarded-FOR",
             "close, x-forwarded-host",
             "X-Forwarded-Proto",

@@ -79,6 +79,8 @@ fn begin(
     let connection = connection.ok_or(Failure::Internal)?;
     let is_http2 = head.version == http::Version::HTTP_2;
     ctx.facts.client = client(head, &connection, &ctx.gateway);
+    let is_trusted = ctx.facts.client.is_trusted;
+    forwarded::strip(head, &ctx.gateway.reserved, is_trusted).map_err(|_| Failure::BadHeader)?;
     ctx.watch = Some(connection.request_watch(is_http2));
     if head.method != http::Method::GET && head.headers.contains_key(header::EXPECT) {
         connection.pace.hold();
@@ -102,7 +104,9 @@ fn begin(
         }
     }
 
-    let head = &*head;
+    if ctx.gateway.reserved.is_read() {
+        write_forwarding(head, ctx);
+    }
     let text = ctx.connection.as_ref().map(|connection| &connection.text);
     let known = match (text, head.headers.get(header::HOST)) {
         (Some(text), Some(raw)) => text.host(raw),
@@ -125,7 +129,10 @@ fn begin(
     {
         return Err(Failure::WrongName.into());
     }
-    let target = Target::new(&host, head.raw_path());
+    let target = Target {
+        listener: &ctx.facts.client.listener,
+        ..Target::new(&host, head.raw_path())
+    };
     if ctx.guarded.is_suspicious()
         && let Some(reply) = guard::challenge(ctx, head, &target)
     {
@@ -146,12 +153,41 @@ fn begin(
         )
     });
     if let Some(index) = found {
+        if ctx.gateway.reserved.passes_overrides()
+            && let Some(route) = ctx.gateway.route(index)
+        {
+            forwarded::keep_passing(head, &route.pass_headers);
+        }
         ctx.enter(index, head);
     }
     match redirect {
         Some(reply) => Err(reply),
         None if found.is_none() => Err(Failure::NoRoute.into()),
         None => Ok(()),
+    }
+}
+
+/// Writes who asks into the head: something besides backends looks at it there.
+#[cold]
+fn write_forwarding(head: &mut RequestHeader, ctx: &Context) {
+    let Some(connection) = &ctx.connection else {
+        return;
+    };
+    let who = forwarding(ctx, connection);
+    forwarded::write(head, &who);
+}
+
+/// What the gateway says of the request's client.
+fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Forwarding<'c> {
+    Forwarding {
+        client: &ctx.facts.client,
+        trusted: &ctx.gateway.trusted,
+        text: &connection.text,
+        shown: connection.shown(),
+        app: App::None,
+        is_websocket: false,
+        takes_trailers: false,
+        is_written: false,
     }
 }
 
@@ -268,7 +304,7 @@ pub(super) async fn forward(
     if let Some(target) = cache::target(head.raw_path(), ctx) {
         head.set_raw_path(&target)?;
     }
-    let mut open = open(head, connection, ctx)?;
+    let mut open = open(head, connection, ctx);
     if chain.has(Phase::Upstream) {
         let mut ex = Exchange {
             head: session.req_header(),
@@ -287,18 +323,15 @@ pub(super) async fn forward(
 }
 
 /// Opens `head`, a copy of the client's, as a backend gets it but for what filters do.
-fn open(head: &mut RequestHeader, connection: &Connection, ctx: &Context) -> Result<OpenRequest> {
+fn open(head: &mut RequestHeader, connection: &Connection, ctx: &Context) -> OpenRequest {
     let forwarding = Forwarding {
-        client: &ctx.facts.client,
-        trusted: &ctx.gateway.trusted,
-        text: &connection.text,
-        shown: connection.shown(),
         app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
         is_websocket: ctx.is_websocket,
         takes_trailers: is_h2(ctx),
+        is_written: ctx.gateway.reserved.is_read(),
+        ..forwarding(ctx, connection)
     };
     forwarded::open_upstream(head, &forwarding)
-        .map_err(|_| Error::new_down(ErrorType::InvalidHTTPHeader))
 }
 
 /// The target that the route makes of the client's, if it makes another one.
@@ -319,7 +352,7 @@ pub(super) fn rewritten(head: &RequestHeader, ctx: &Context) -> Option<Vec<u8>> 
 pub(super) fn sent_headers(head: &RequestHeader, ctx: &mut Context) -> Option<HeaderMap> {
     let mut sent = head.clone();
     let connection = ctx.connection.as_ref()?;
-    let mut open = open(&mut sent, connection, ctx).ok()?;
+    let mut open = open(&mut sent, connection, ctx);
     let (chain, mut ex) = ctx.exchange(head);
     let is_known = chain.foresee_upstream(&mut ex, open.headers());
     let headers = std::mem::take(open.headers());
@@ -386,7 +419,7 @@ pub(super) fn client(head: &RequestHeader, connection: &Connection, gateway: &Ga
         certificate: match connection.tls.as_ref().map(|_| connection.shown()) {
             None | Some(Shown::NotAsked) => Certificate::NotAsked,
             Some(Shown::Nothing) => Certificate::Absent,
-            Some(Shown::Verified(shown)) => Certificate::Verified(shown.fingerprint.clone()),
+            Some(Shown::Verified(shown)) => Certificate::Verified(Arc::clone(shown)),
         },
     }
 }

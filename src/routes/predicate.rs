@@ -23,6 +23,8 @@ use super::{Problem, Target};
 pub(super) struct Predicates {
     /// Any method if empty.
     methods: Vec<Method>,
+    /// Any listener if empty.
+    listeners: Vec<Box<str>>,
     headers: Vec<(HeaderName, Want)>,
     queries: Vec<(Vec<u8>, Want)>,
     cookies: Vec<(Vec<u8>, Want)>,
@@ -46,6 +48,7 @@ pub(super) struct Rank {
     queries: Reverse<usize>,
     cookies: Reverse<usize>,
     methods: usize,
+    listeners: usize,
     any_values: usize,
     like_values: usize,
     text: Vec<String>,
@@ -55,6 +58,7 @@ pub(super) struct Rank {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Miss<'a> {
     Method(&'a [Method]),
+    Listener(&'a [Box<str>]),
     Header(&'a HeaderName),
     Query(&'a [u8]),
     Cookie(&'a [u8]),
@@ -72,6 +76,7 @@ impl Predicates {
             text: Vec::new(),
         };
         let methods = read.methods(&config.method.0);
+        let listeners = read.listeners(&config.listener.0);
         let headers = read.list("header", &config.header, header_name);
         let queries = read.list("query", &config.query, query_name);
         let cookies = read.list("cookie", &config.cookie, cookie_name);
@@ -81,17 +86,23 @@ impl Predicates {
             headers.chain(others)
         };
         let rank = Rank {
-            count: Reverse(wants().count() + usize::from(!methods.is_empty())),
+            count: Reverse(
+                wants().count()
+                    + usize::from(!methods.is_empty())
+                    + usize::from(!listeners.is_empty()),
+            ),
             headers: Reverse(headers.len()),
             queries: Reverse(queries.len()),
             cookies: Reverse(cookies.len()),
             methods: methods.len(),
+            listeners: listeners.len(),
             any_values: wants().filter(|w| matches!(w, Want::Any)).count(),
             like_values: wants().filter(|w| matches!(w, Want::Like(_))).count(),
             text: read.text,
         };
         Self {
             methods,
+            listeners,
             headers,
             queries,
             cookies,
@@ -111,6 +122,11 @@ impl Predicates {
     pub(super) fn miss(&self, target: &Target<'_>, head: &RequestHeader) -> Option<Miss<'_>> {
         if !self.methods.is_empty() && !self.methods.contains(&head.method) {
             return Some(Miss::Method(&self.methods));
+        }
+        if !self.listeners.is_empty()
+            && !self.listeners.iter().any(|name| **name == *target.listener)
+        {
+            return Some(Miss::Listener(&self.listeners));
         }
         for (name, want) in &self.headers {
             let mut values = head.headers.get_all(name).iter();
@@ -190,6 +206,17 @@ impl Reader<'_> {
             self.text.push(format!("method {}", names.join(",")));
         }
         names.iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// Whether there are such listeners is checked where they are known.
+    fn listeners(&mut self, written: &[Spanned<String>]) -> Vec<Box<str>> {
+        let mut names: Vec<&str> = written.iter().map(|name| name.value.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        if !names.is_empty() {
+            self.text.push(format!("listener {}", names.join(",")));
+        }
+        names.into_iter().map(Box::from).collect()
     }
 
     fn list<N>(
@@ -290,6 +317,7 @@ impl fmt::Display for Miss<'_> {
                 }
                 Ok(())
             }
+            Self::Listener(names) => write!(f, "listener is not {}", names.join(" or ")),
             Self::Header(name) => write!(f, "header `{name}` does not match"),
             Self::Query(name) => {
                 write!(

@@ -14,6 +14,8 @@ pub struct Target<'a> {
     pub path: &'a [u8],
     /// Without the `?`; `None` if there was no `?`.
     pub query: Option<&'a [u8]>,
+    /// The name of the listener that the request came by; empty where no route asks for it.
+    pub listener: &'a str,
 }
 
 /// A request target in normal form.
@@ -67,11 +69,13 @@ impl<'a> Target<'a> {
                 host,
                 path: &normal[..at],
                 query: Some(&normal[at + 1..]),
+                listener: "",
             },
             None => Self {
                 host,
                 path: normal,
                 query: None,
+                listener: "",
             },
         }
     }

@@ -32,7 +32,10 @@ use super::{
     shortcut::Fingerprint,
     text::ConnectionText,
 };
-use crate::{chain::Scheme, tls};
+use crate::{
+    chain::{ClientCertificate, Scheme},
+    tls,
+};
 
 /// How long a connection that was cut may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -120,7 +123,7 @@ pub enum Shown<'a> {
     /// The listener asks nobody for a certificate.
     NotAsked,
     Nothing,
-    Verified(&'a tls::ClientCertificate),
+    Verified(&'a Arc<ClientCertificate>),
 }
 
 /// What a connection waits for.
@@ -200,7 +203,7 @@ impl Connection {
         let Some(server) = &config.tls else {
             return Shown::NotAsked;
         };
-        let client = self.tls.as_ref().and_then(|tls| tls.client.as_deref());
+        let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
         match client {
             Some(client) => Shown::Verified(client),
             None if server.asks_clients => Shown::Nothing,

@@ -6,7 +6,7 @@ use rustls::{ServerConnection, server::Acceptor};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{StartHandshake, server::TlsStream};
 
-use super::{ClientCertificate, Facts, Protocol, Server, certificates::is_challenge};
+use super::{Facts, Protocol, Server, certificates::is_challenge, client};
 
 /// Takes a usual `ClientHello` in one read.
 const HELLO: usize = 2048;
@@ -102,7 +102,7 @@ impl Server {
             // A resumed session brings the certificate of the first one, which may have run
             // out since.
             Some([leaf, ..]) => {
-                let client = ClientCertificate::read(leaf, self.now());
+                let client = client::read(leaf, self.now());
                 Some(client.ok_or(Failed::ClientCertificate)?.into())
             }
             _ => None,

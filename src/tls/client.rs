@@ -11,29 +11,20 @@ use x509_parser::{
     x509::X509Name,
 };
 
-/// A client's certificate, as origins are told of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
-    /// The subject's distinguished name (RFC 4514), in ASCII.
-    pub subject: HeaderValue,
-    /// SHA-256 of the certificate in DER, in lower-case hex.
-    pub fingerprint: HeaderValue,
-}
+use crate::chain::ClientCertificate;
 
-impl ClientCertificate {
-    /// Of a certificate that was verified; none if it runs out before `now`, in seconds
-    /// since 1970.
-    pub(super) fn read(certificate: &CertificateDer<'_>, now: i64) -> Option<Self> {
-        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        if parsed.validity().not_after.timestamp() < now {
-            return None;
-        }
-        let hash = digest::digest(&digest::SHA256, certificate);
-        Some(Self {
-            subject: HeaderValue::try_from(rfc4514(parsed.subject())).ok()?,
-            fingerprint: HeaderValue::try_from(hex(hash.as_ref())).ok()?,
-        })
+/// What origins are told of a certificate that was verified; none if it runs out before
+/// `now`, in seconds since 1970.
+pub(super) fn read(certificate: &CertificateDer<'_>, now: i64) -> Option<ClientCertificate> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    if parsed.validity().not_after.timestamp() < now {
+        return None;
     }
+    let hash = digest::digest(&digest::SHA256, certificate);
+    Some(ClientCertificate {
+        subject: HeaderValue::try_from(rfc4514(parsed.subject())).ok()?,
+        fingerprint: HeaderValue::try_from(hex(hash.as_ref())).ok()?,
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -178,7 +169,7 @@ mod tests {
 
     #[track_caller]
     fn check(parts: &[(DnType, DnValue)], expected: &str) {
-        let client = ClientCertificate::read(&made(parts), 0).unwrap();
+        let client = read(&made(parts), 0).unwrap();
         assert_eq!(client.subject, expected);
     }
 
@@ -223,15 +214,15 @@ mod tests {
     fn a_certificate_that_has_run_out_says_nothing() {
         let certificate = made(&[(DnType::CommonName, utf8("ann"))]);
         let end = 1_893_456_000;
-        assert!(ClientCertificate::read(&certificate, end).is_some());
-        assert!(ClientCertificate::read(&certificate, end + 1).is_none());
-        assert!(ClientCertificate::read(&CertificateDer::from(vec![0x30, 0]), 0).is_none());
+        assert!(read(&certificate, end).is_some());
+        assert!(read(&certificate, end + 1).is_none());
+        assert!(read(&CertificateDer::from(vec![0x30, 0]), 0).is_none());
     }
 
     #[test]
     fn the_fingerprint_is_the_hash_of_the_whole_certificate() {
         let certificate = made(&[]);
-        let client = ClientCertificate::read(&certificate, 0).unwrap();
+        let client = read(&certificate, 0).unwrap();
         let hash = digest::digest(&digest::SHA256, &certificate);
         let expected: Vec<u8> = hash.as_ref().to_vec();
         let text = client.fingerprint.to_str().unwrap();

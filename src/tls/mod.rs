@@ -18,9 +18,8 @@ mod watch;
 
 use std::sync::Arc;
 
-pub use self::{
-    accept::Failed, certificates::Certificates, client::ClientCertificate, server::Server,
-};
+pub use self::{accept::Failed, certificates::Certificates, server::Server};
+use crate::chain::ClientCertificate;
 
 /// What a handshake settled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

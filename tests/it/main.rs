@@ -30,6 +30,7 @@ mod harness;
 mod hop_headers;
 mod hosts;
 mod http2;
+mod identity;
 mod in_flight;
 mod jwt;
 mod last_good;

@@ -41,6 +41,7 @@ pub const ROUTE_KEYS: &[&str] = &[
     "respond",
     "rewrite",
     "websocket",
+    "pass_headers",
 ];
 
 type Entry = (Key, Node);

@@ -38,6 +38,12 @@ pub struct RouteConfig {
     /// Lets WebSocket upgrades pass.
     #[serde(default)]
     pub websocket: Option<Spanned<WebsocketConfig>>,
+    /// Headers that make a request another one for some apps, and reach the backend on this
+    /// route only: `X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override`,
+    /// `X-Original-URL`, `X-Original-URI`, `X-Rewrite-URL`, `Proxy`. No rule of the gateway
+    /// goes by what they say.
+    #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
+    pub pass_headers: OneOrMany<Spanned<String>>,
 }
 
 /// `true`, or `{ idle: 1h }`.
@@ -75,6 +81,9 @@ pub struct MatchConfig {
     /// `GET`, or a list of methods.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub method: OneOrMany<Spanned<String>>,
+    /// The name of a listener, or a list of them: requests that came by it.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub listener: OneOrMany<Spanned<String>>,
     /// Header → value; `"*"` for any value, `~` before a regular expression.
     #[serde(
         skip_serializing_if = "BTreeMap::is_empty",

@@ -91,6 +91,14 @@ impl Filter for ApiKey {
         Phases::REQUEST | Phases::UPSTREAM
     }
 
+    fn own_headers(&self) -> &[HeaderName] {
+        self.own.as_slice()
+    }
+
+    fn credential_headers(&self) -> Vec<HeaderName> {
+        vec![self.header.clone()]
+    }
+
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
         let shown = self.shown(ex);
         let shown = match (shown, self.find(shown)) {

@@ -68,7 +68,7 @@ impl Filter for BasicAuth {
     }
 
     fn own_headers(&self) -> &[HeaderName] {
-        self.own.names()
+        self.own.as_slice()
     }
 
     fn credential_headers(&self) -> Vec<HeaderName> {

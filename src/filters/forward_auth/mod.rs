@@ -108,6 +108,14 @@ impl Filter for ForwardAuth {
         }
     }
 
+    fn own_headers(&self) -> &[HeaderName] {
+        self.own.as_slice()
+    }
+
+    fn credential_headers(&self) -> Vec<HeaderName> {
+        self.sent.to_vec()
+    }
+
     fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
         let mut lines = vec![format!("asks {} for at most {:?}", self.url, self.deadline)];
         let cache = self.cache.as_ref();

@@ -143,6 +143,14 @@ impl Filter for Jwt {
         &self.dropped
     }
 
+    fn own_headers(&self) -> &[HeaderName] {
+        self.own.as_slice()
+    }
+
+    fn credential_headers(&self) -> Vec<HeaderName> {
+        self.sources.iter().filter_map(Source::header).collect()
+    }
+
     fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
         let places: Vec<String> = self.sources.iter().map(Source::describe).collect();
         let algorithms: Vec<&str> = self.rules.algorithms.iter().map(|alg| alg.name()).collect();

@@ -223,7 +223,7 @@ impl Source {
                 .as_bytes()
                 .into(),
             Self::Certificate => match &ex.facts.client.certificate {
-                Certificate::Verified(fingerprint) => fingerprint.as_bytes().into(),
+                Certificate::Verified(shown) => shown.fingerprint.as_bytes().into(),
                 Certificate::NotAsked | Certificate::Absent => return None,
             },
         };

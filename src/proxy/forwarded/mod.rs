@@ -3,15 +3,17 @@
 //! Pure functions over heads. They run for every request, so each is one pass over the
 //! headers, and values that depend only on the connection come ready-made.
 
+mod reserved;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::hop::{self, BadConnection};
+pub(super) use self::reserved::{keep_passing, strip};
+use super::hop;
 use crate::{
     base::{
         heads::OpenRequest,
@@ -181,68 +183,108 @@ pub struct Forwarding<'a> {
     pub is_websocket: bool,
     /// The backend's answer may end in trailers, and they reach the client.
     pub takes_trailers: bool,
+    /// [`write`] was called before.
+    pub is_written: bool,
+}
+
+/// Who asks for which site, as headers say it.
+struct Said {
+    chain: HeaderValue,
+    public: Option<HeaderValue>,
+    port: HeaderValue,
+}
+
+impl Said {
+    fn of(head: &RequestHeader, cx: &Forwarding<'_>) -> Self {
+        let client = cx.client;
+        let known = head
+            .headers
+            .get(header::HOST)
+            .and_then(|whole| cx.text.host(whole))
+            .filter(|known| known.scheme == client.scheme && !client.is_trusted);
+        let (public, port) = match known {
+            Some(known) => (Some(known.public.clone()), known.port.clone()),
+            None => public_and_port(head, client, cx.text),
+        };
+        let chain = if client.is_trusted {
+            chain_value(&hops(head, client.peer, cx.trusted))
+        } else {
+            cx.text.ip(client.ip)
+        };
+        Self {
+            chain,
+            public,
+            port,
+        }
+    }
+
+    fn write(self, headers: &mut HeaderMap, cx: &Forwarding<'_>) {
+        headers.insert(X_FORWARDED_FOR, self.chain);
+        match self.public {
+            Some(public) => headers.insert(X_FORWARDED_HOST, public),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
+        let proto = match cx.client.scheme {
+            Scheme::Http => HTTP,
+            Scheme::Https => HTTPS,
+        };
+        headers.insert(X_FORWARDED_PROTO, proto);
+        headers.insert(X_FORWARDED_PORT, self.port);
+        headers.insert(X_REAL_IP, cx.text.ip(cx.client.ip));
+        match cx.shown {
+            Shown::NotAsked => {}
+            Shown::Nothing => {
+                headers.insert(X_CLIENT_VERIFY, NONE);
+            }
+            Shown::Verified(certificate) => {
+                headers.insert(X_CLIENT_VERIFY, SUCCESS);
+                headers.insert(X_CLIENT_CERT_SUBJECT, certificate.subject.clone());
+                headers.insert(X_CLIENT_CERT_FINGERPRINT, certificate.fingerprint.clone());
+            }
+        }
+    }
+}
+
+impl Forwarding<'_> {
+    /// How many names [`Said::write`] may add.
+    fn room(&self) -> usize {
+        match self.shown {
+            Shown::NotAsked => ROOM,
+            Shown::Nothing | Shown::Verified(_) => ROOM + 3,
+        }
+    }
+}
+
+/// Writes who asks into the client's own head, for those that look at it before a backend
+/// does: predicates of routes, keys, logs and plugins.
+pub(super) fn write(head: &mut RequestHeader, cx: &Forwarding<'_>) {
+    let said = Said::of(head, cx);
+    let mut open = OpenRequest::of(head, cx.room());
+    said.write(open.headers(), cx);
+    open.close(head);
 }
 
 /// Opens a copy of the client's head and makes it fit for a backend: takes away what was
-/// for us only and what only proxies and frameworks may say, and writes who asks.
+/// for us only and what only frameworks may say, and writes who asks. What the client cannot
+/// say at all [`strip`] has taken away.
 ///
 /// `Host` stays what the client sent. `X-Forwarded-For` begins with the resolved client:
 /// what stands left of it is hearsay, and an app that reads the leftmost entry would
 /// believe it.
-pub(super) fn open_upstream(
-    upstream: &mut RequestHeader,
-    cx: &Forwarding<'_>,
-) -> Result<OpenRequest, BadConnection> {
-    let client = cx.client;
-    let whole = upstream.headers.get(header::HOST);
-    let known = whole
-        .and_then(|whole| cx.text.host(whole))
-        .filter(|known| known.scheme == client.scheme && !client.is_trusted);
-    let (public, port) = match known {
-        Some(known) => (Some(known.public.clone()), known.port.clone()),
-        None => public_and_port(upstream, client, cx.text),
-    };
-    let chain = if client.is_trusted {
-        chain_value(&hops(upstream, client.peer, cx.trusted))
-    } else {
-        cx.text.ip(client.ip)
-    };
-    let doomed = doomed_names(upstream, client.is_trusted)?;
+pub(super) fn open_upstream(upstream: &mut RequestHeader, cx: &Forwarding<'_>) -> OpenRequest {
+    let said = (!cx.is_written).then(|| Said::of(upstream, cx));
+    let doomed = doomed_names(upstream);
     let wants_trailers = cx.takes_trailers && hop::wants_trailers(&upstream.headers);
     if cx.app == App::Nextjs {
         strip_internal_query(upstream);
     }
-    let more = match cx.shown {
-        Shown::NotAsked => 0,
-        Shown::Nothing | Shown::Verified(_) => 3,
-    };
-    let mut open = OpenRequest::of(upstream, ROOM + more);
+    let mut open = OpenRequest::of(upstream, cx.room());
     let headers = open.headers();
     for name in &doomed {
         headers.remove(name);
     }
-    headers.insert(X_FORWARDED_FOR, chain);
-    match public {
-        Some(public) => headers.insert(X_FORWARDED_HOST, public),
-        None => headers.remove(X_FORWARDED_HOST),
-    };
-    let proto = match client.scheme {
-        Scheme::Http => HTTP,
-        Scheme::Https => HTTPS,
-    };
-    headers.insert(X_FORWARDED_PROTO, proto);
-    headers.insert(X_FORWARDED_PORT, port);
-    headers.insert(X_REAL_IP, cx.text.ip(client.ip));
-    match cx.shown {
-        Shown::NotAsked => {}
-        Shown::Nothing => {
-            headers.insert(X_CLIENT_VERIFY, NONE);
-        }
-        Shown::Verified(certificate) => {
-            headers.insert(X_CLIENT_VERIFY, SUCCESS);
-            headers.insert(X_CLIENT_CERT_SUBJECT, certificate.subject.clone());
-            headers.insert(X_CLIENT_CERT_FINGERPRINT, certificate.fingerprint.clone());
-        }
+    if let Some(said) = said {
+        said.write(headers, cx);
     }
     if wants_trailers {
         headers.insert(header::TE, TRAILERS);
@@ -253,7 +295,7 @@ pub(super) fn open_upstream(
         // Of no bytes: a handshake has no framing (RFC 6455, 4.1).
         headers.remove(header::CONTENT_LENGTH);
     }
-    Ok(open)
+    open
 }
 
 /// The client first, the peer last.
@@ -271,32 +313,22 @@ fn chain_value(hops: &Hops) -> HeaderValue {
 }
 
 /// The headers of this request that must not reach a backend; mostly none, and then this
-/// allocates nothing. Names that [`open_upstream`] writes anew are not among them.
-fn doomed_names(head: &RequestHeader, is_trusted: bool) -> Result<Vec<HeaderName>, BadConnection> {
+/// allocates nothing.
+fn doomed_names(head: &RequestHeader) -> Vec<HeaderName> {
     let mut doomed = Vec::new();
     for name in head.headers.keys() {
         let text = name.as_str().as_bytes();
-        let strip = match text[0] {
-            b'x' if is_client_certificate(text) => true,
-            b'x' if text.starts_with(b"x-") => {
-                is_internal_x(&text[2..], head) || (!is_trusted && is_claim_x(&text[2..]))
-            }
+        let is_doomed = match text[0] {
+            b'x' => text.starts_with(b"x-") && is_internal_x(&text[2..], head),
             b'n' => text == b"next-resume",
-            b'f' => !is_trusted && text == b"forwarded",
-            b't' => hop::is_hop_by_hop(text) || (!is_trusted && text == b"true-client-ip"),
-            b'c' if text == b"connection" => {
-                hop::nominated(&head.headers, &mut doomed)?;
-                true
-            }
-            b'c' => !is_trusted && text == b"cf-connecting-ip",
-            b'h' | b'k' | b'p' | b'u' => hop::is_hop_by_hop(text),
+            b'c' | b'h' | b'k' | b'p' | b't' | b'u' => hop::is_hop_by_hop(text),
             _ => false,
         };
-        if strip {
+        if is_doomed {
             doomed.push(name.clone());
         }
     }
-    Ok(doomed)
+    doomed
 }
 
 /// Headers by which frameworks talk to themselves; `name` without its `x-`.
@@ -313,40 +345,6 @@ fn is_internal_x(name: &[u8], head: &RequestHeader) -> bool {
         }
         Some(b'p') => name.starts_with(b"prerender-revalidate"),
         Some(b'v') => name.starts_with(b"vercel-"),
-        _ => false,
-    }
-}
-
-/// Words on the client's certificate, which are ours alone. Many apps take an underscore
-/// for a hyphen.
-fn is_client_certificate(name: &[u8]) -> bool {
-    let Some(rest) = name.get(2..) else {
-        return false;
-    };
-    // Most begin otherwise.
-    if !rest.starts_with(b"client") {
-        return false;
-    }
-    let is_like = |name: &[u8], begin: &[u8]| {
-        name.len() >= begin.len()
-            && name
-                .iter()
-                .zip(begin)
-                .all(|(byte, wanted)| byte == wanted || (*byte == b'_' && *wanted == b'-'))
-    };
-    is_like(name, b"x-client-cert") || is_like(name, b"x-client-verify")
-}
-
-/// Claims about the client that only a proxy could know; `name` without its `x-`.
-fn is_claim_x(name: &[u8]) -> bool {
-    match name.first() {
-        Some(b'f') => {
-            name.strip_prefix(b"forwarded-").is_some_and(|rest| {
-                // These four are about to be overwritten.
-                !matches!(rest, b"for" | b"host" | b"proto" | b"port")
-            })
-        }
-        Some(b'c') => name == b"client-ip" || name == b"cluster-client-ip",
         _ => false,
     }
 }

@@ -1,0 +1,393 @@
+//! Request headers that a client cannot send: what the gateway itself says of a client, what
+//! only other proxies could know, and what turns a request into another one behind every rule.
+//!
+//! Compiled once for a whole configuration, so that a request costs one look at each name.
+
+use std::collections::BTreeSet;
+
+use http::HeaderName;
+
+/// The names that are taken out of requests before a route is chosen.
+#[derive(Clone, Debug)]
+pub struct ReservedHeaders {
+    /// For the last five bits of a name's first byte, the lengths that a reserved name with
+    /// such a beginning has, modulo 64. Most names of most requests end here.
+    lengths: [u64; 32],
+    /// Names that routes write for their backends.
+    own: BTreeSet<Box<[u8]>>,
+    /// Those of [`OVERRIDES`] that some route lets pass.
+    passing: BTreeSet<&'static str>,
+    /// Something besides backends looks at the gateway's own headers.
+    is_read: bool,
+}
+
+/// Why a name is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// Taken away, whoever sends it.
+    Always,
+    /// Taken away unless one of the trusted proxies sends it.
+    Untrusted,
+    /// `Connection`, which names headers that end here.
+    Connection,
+}
+
+/// What a proxy in front may say of its client.
+pub const FROM_PROXIES: [&str; 4] = [
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+];
+
+/// Headers by which one request stands for another one: no rule has seen that one. A route
+/// can let them pass.
+pub const OVERRIDES: [&str; 7] = [
+    // CGI makes `HTTP_PROXY` of it (httpoxy, CVE-2016-5385).
+    "proxy",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
+/// Words on a client that only some proxy could know, and those that the gateway writes.
+const CLAIMS: [&str; 28] = [
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
+    "client-ip",
+    "fastly-client-ip",
+    "forwarded",
+    "forwarded-for",
+    "front-end-https",
+    "proxy-client-ip",
+    "true-client-ip",
+    "wl-proxy-client-ip",
+    "x-appengine-user-ip",
+    "x-arr-clientcert",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-forward-for",
+    "x-forwarded",
+    "x-original-for",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-original-proto",
+    "x-originating-ip",
+    "x-real-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+    "x-url-scheme",
+];
+
+/// Beginnings of such words. All begin with `x`: see [`ReservedHeaders::new`].
+const CLAIM_PREFIXES: [&str; 6] = [
+    "x-amzn-mtls-",
+    "x-client-cert",
+    "x-client-verify",
+    "x-envoy-",
+    "x-forwarded-",
+    "x-ssl-client-",
+];
+
+/// What the gateway writes into every request that goes to a backend.
+const WRITTEN: [&str; 3] = ["x-real-ip", "x-client-cert", "x-client-verify"];
+
+/// No reserved name is longer.
+const LONGEST: usize = 256;
+
+/// A name as the laxest backend reads it: lighttpd makes one character of everything that is
+/// no letter or digit, PHP of dots, CGI and WSGI of hyphens.
+struct Folded {
+    bytes: [u8; LONGEST],
+    length: usize,
+}
+
+impl Folded {
+    /// Of the beginning of `name`, if that is longer.
+    fn of(name: &[u8]) -> Self {
+        let mut bytes = [0; LONGEST];
+        let length = name.len().min(LONGEST);
+        for (folded, byte) in bytes.iter_mut().zip(name) {
+            *folded = if byte.is_ascii_alphanumeric() {
+                byte.to_ascii_lowercase()
+            } else {
+                b'-'
+            };
+        }
+        Self { bytes, length }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// Why a name can be none that a route writes, or asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NeverSeen {
+    /// A route writes it for its backend.
+    Own,
+    /// No request has it when its route is chosen.
+    Claim,
+    /// No route lets it pass.
+    Override,
+}
+
+impl ReservedHeaders {
+    /// `own`: what any route writes for its backend; `passing`: those of [`OVERRIDES`] that
+    /// any route lets pass; `is_read`: something besides backends looks at the gateway's own
+    /// headers.
+    pub fn new<'n>(
+        own: impl IntoIterator<Item = &'n HeaderName>,
+        passing: impl IntoIterator<Item = &'n str>,
+        is_read: bool,
+    ) -> Self {
+        let own: BTreeSet<Box<[u8]>> = own
+            .into_iter()
+            .map(|name| Folded::of(name.as_str().as_bytes()).bytes().into())
+            .collect();
+        let passing: Vec<&str> = passing.into_iter().collect();
+        let passing: BTreeSet<&'static str> = OVERRIDES
+            .into_iter()
+            .filter(|name| passing.iter().any(|other| other.eq_ignore_ascii_case(name)))
+            .collect();
+        let mut lengths = [0; 32];
+        // Beginnings go on at any length.
+        lengths[usize::from(b'x' & 31)] = u64::MAX;
+        let exact = CLAIMS.iter().chain(&OVERRIDES).chain(&["connection"]);
+        let exact = exact.map(|name| name.as_bytes());
+        for name in exact.chain(own.iter().map(|name| &**name)) {
+            lengths[usize::from(name[0] & 31)] |= 1 << (name.len() & 63);
+        }
+        Self {
+            lengths,
+            own,
+            passing,
+            is_read,
+        }
+    }
+
+    /// Whether something besides backends looks at the gateway's own headers, so that they
+    /// are to be there before a route is chosen.
+    pub fn is_read(&self) -> bool {
+        self.is_read
+    }
+
+    /// Whether some route lets one of [`OVERRIDES`] pass, so that the others are to take it
+    /// away themselves.
+    pub fn passes_overrides(&self) -> bool {
+        !self.passing.is_empty()
+    }
+
+    /// Why a request's header of this name, in lower case, is not simply a client's.
+    #[inline]
+    pub fn find(&self, name: &[u8]) -> Option<Reserved> {
+        let first = *name.first()?;
+        if self.lengths[usize::from(first & 31)] >> (name.len() & 63) & 1 == 0 {
+            return None;
+        }
+        self.find_among(name)
+    }
+
+    fn find_among(&self, name: &[u8]) -> Option<Reserved> {
+        if name == b"connection" {
+            return Some(Reserved::Connection);
+        }
+        let folded = Folded::of(name);
+        let folded = folded.bytes();
+        let is = |known: &str| known.as_bytes() == folded;
+        if FROM_PROXIES.iter().any(|known| known.as_bytes() == name) {
+            return Some(Reserved::Untrusted);
+        }
+        let is_reserved = begins_as_claim(folded)
+            || OVERRIDES
+                .iter()
+                .any(|known| is(known) && !(self.passing.contains(known) && name == folded))
+            || (name.len() <= LONGEST && self.own.contains(folded));
+        is_reserved.then_some(Reserved::Always)
+    }
+
+    /// Why a demand on this header never holds; none if it may.
+    pub fn never_seen(&self, name: &HeaderName) -> Option<NeverSeen> {
+        if is_claim(name) {
+            return Some(NeverSeen::Claim);
+        }
+        let name = name.as_str();
+        if self.own.contains(name.as_bytes()) {
+            return Some(NeverSeen::Own);
+        }
+        let is_override = OVERRIDES.contains(&name) && !self.passing.contains(name);
+        is_override.then_some(NeverSeen::Override)
+    }
+}
+
+/// Whether the name has a meaning of its own already, whatever a configuration says.
+pub fn is_known(name: &HeaderName) -> bool {
+    let folded = Folded::of(name.as_str().as_bytes());
+    begins_as_claim(folded.bytes()) || OVERRIDES.contains(&name.as_str())
+}
+
+/// Whether the gateway takes it away, and writes nothing in its place.
+pub fn is_claim(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    let is_written = WRITTEN.iter().any(|known| text.starts_with(known));
+    !is_written
+        && !FROM_PROXIES.contains(&text)
+        && begins_as_claim(Folded::of(text.as_bytes()).bytes())
+}
+
+fn begins_as_claim(folded: &[u8]) -> bool {
+    CLAIMS.iter().any(|known| known.as_bytes() == folded)
+        || CLAIM_PREFIXES
+            .iter()
+            .any(|prefix| folded.starts_with(prefix.as_bytes()))
+}
+
+/// Whether a text of the configuration may be about a header that the gateway writes.
+pub fn names_a_written_header(text: &str) -> bool {
+    let folded: Vec<u8> = text
+        .bytes()
+        .map(|byte| match byte {
+            b'_' => b'-',
+            byte => byte.to_ascii_lowercase(),
+        })
+        .collect();
+    let has = |name: &str| {
+        let name = name.as_bytes();
+        folded.windows(name.len()).any(|part| part == name)
+    };
+    WRITTEN.into_iter().chain(FROM_PROXIES).any(has)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reserved() -> ReservedHeaders {
+        let own = [
+            HeaderName::from_static("x-user-id"),
+            HeaderName::from_static("remote-user"),
+        ];
+        ReservedHeaders::new(&own, ["X-HTTP-Method-Override"], false)
+    }
+
+    /// What the tables are to say, without tables.
+    fn is_taken(name: &str) -> bool {
+        let folded: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
+        let exact = CLAIMS.iter().chain(&OVERRIDES);
+        let is_exact = exact
+            .chain(&["x-user-id", "remote-user"])
+            .any(|known| *known == folded);
+        let begins = CLAIM_PREFIXES
+            .iter()
+            .any(|prefix| folded.starts_with(prefix));
+        (is_exact || begins) && !FROM_PROXIES.contains(&name) && name != "x-http-method-override"
+    }
+
+    /// A reserved name in a spelling that some backend folds, or a name that is near one.
+    fn name() -> impl Strategy<Value = String> {
+        let known: Vec<&str> = CLAIMS
+            .into_iter()
+            .chain(OVERRIDES)
+            .chain(CLAIM_PREFIXES)
+            .chain(FROM_PROXIES)
+            .chain([
+                "x-user-id",
+                "remote-user",
+                "accept",
+                "cookie",
+                "x-requested-with",
+            ])
+            .collect();
+        let separators = proptest::sample::select(vec!['-', '_', '.', '!', '~', '|']);
+        let with = (
+            proptest::sample::select(known),
+            separators,
+            "[a-z0-9_-]{0,12}",
+            0..4u8,
+        );
+        with.prop_map(|(known, separator, more, how)| {
+            let spelt = known.replace('-', &separator.to_string());
+            match how {
+                0 => spelt,
+                1 => known.to_owned(),
+                2 => format!("{spelt}{more}"),
+                _ => format!("{more}{known}"),
+            }
+        })
+        .prop_filter("a name", |name| !name.is_empty())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn tables_say_what_the_lists_say(name in name()) {
+            let found = reserved().find(name.as_bytes());
+            prop_assert_eq!(found == Some(Reserved::Always), is_taken(&name), "{}", name);
+            let from_proxies = FROM_PROXIES.contains(&name.as_str());
+            prop_assert_eq!(found == Some(Reserved::Untrusted), from_proxies, "{}", name);
+        }
+    }
+
+    #[test]
+    fn a_demand_that_never_holds_is_told() {
+        let reserved = reserved();
+        let why = |name: &'static str| reserved.never_seen(&HeaderName::from_static(name));
+        assert_eq!(why("x-user-id"), Some(NeverSeen::Own));
+        assert_eq!(why("cf-connecting-ip"), Some(NeverSeen::Claim));
+        assert_eq!(why("x-forwarded-prefix"), Some(NeverSeen::Claim));
+        assert_eq!(why("proxy"), Some(NeverSeen::Override));
+        for name in [
+            "x-http-method-override",
+            "x-forwarded-proto",
+            "x-real-ip",
+            "x-client-verify",
+            "x-client-cert-subject",
+            "x-version",
+        ] {
+            assert_eq!(why(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_names_a_written_header_is_found() {
+        for text in [
+            "header:X-Real-IP",
+            "{x_forwarded_proto}",
+            "~x-client-verify",
+        ] {
+            assert!(names_a_written_header(text), "{text}");
+        }
+        for text in ["x-forwarded", "x-realm", "client.ip", ""] {
+            assert!(!names_a_written_header(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn connection_is_pointed_out_and_others_cost_one_look() {
+        let reserved = reserved();
+        assert_eq!(reserved.find(b"connection"), Some(Reserved::Connection));
+        for name in [
+            "host",
+            "user-agent",
+            "accept",
+            "cookie",
+            "cache-control",
+            "x-a",
+        ] {
+            assert_eq!(reserved.find(name.as_bytes()), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `client_cert` as written, and how it compiles.
+
+use regex::bytes::{Regex, RegexBuilder};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ClientCert, Subject};
+use crate::{
+    chain::{AuthMetrics, CompileCx},
+    config::tree::{OneOrMany, Spanned},
+};
+
+/// Hexadecimal digits of a SHA-256.
+const DIGITS: usize = 64;
+
+/// Asks for a certificate of the client, which the listener's `client_ca` has verified; others
+/// get 403. `true` takes any.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientCertConfig {
+    /// The subject as RFC 4514 writes it, the last part first, such as `CN=ann,O=Example`; `~`
+    /// before a regular expression for the whole of it. One, or a list of which one must fit.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    subject: OneOrMany<Spanned<String>>,
+    /// The SHA-256 of the certificate in hexadecimal digits, with or without colons. One, or a
+    /// list of which one must fit.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    fingerprint: OneOrMany<Spanned<String>>,
+}
+
+impl ClientCertConfig {
+    pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<ClientCert> {
+        let subjects: Vec<_> = self.subject.0.iter().map(|s| subject(s, cx)).collect();
+        let fingerprints = self.fingerprint.0.iter().map(|f| fingerprint(f, cx));
+        let fingerprints: Vec<_> = fingerprints.collect();
+        Some(ClientCert {
+            subjects: subjects.into_iter().collect::<Option<_>>()?,
+            fingerprints: fingerprints.into_iter().collect::<Option<_>>()?,
+            metrics: AuthMetrics::new("client_cert", cx.route, cx.metrics),
+        })
+    }
+}
+
+fn subject(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<Subject> {
+    const CODE: &str = "edgeway::client_cert::subject";
+    let text = written.value.as_str();
+    if let Some(pattern) = text.strip_prefix('~') {
+        // The whole of it: a subject of another CA's may have anything within its parts.
+        return match whole(pattern) {
+            Ok(regex) => Some(Subject::Like(regex)),
+            Err(error) => {
+                let error = error.to_string();
+                let why = error.lines().last().unwrap_or_default().trim();
+                let why = why.strip_prefix("error: ").unwrap_or(why);
+                let message = format!("`{pattern}` is not a regular expression: {why}");
+                let help = "write one such as `~CN=[a-z]+,O=Example`";
+                cx.report_at(written.place, CODE, message, help);
+                None
+            }
+        };
+    }
+    if !text.contains('=') || !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        let message = format!("`{}` is not a subject", text.escape_debug());
+        let help = "write all of it by RFC 4514, such as `CN=ann,O=Example`, as \
+                    `openssl x509 -noout -subject -nameopt RFC2253` prints it";
+        cx.report_at(written.place, CODE, message, help);
+        return None;
+    }
+    Some(Subject::Exact(text.into()))
+}
+
+fn whole(pattern: &str) -> Result<Regex, regex::Error> {
+    // By itself first: a stray bracket could close the group around it.
+    Regex::new(pattern)?;
+    RegexBuilder::new(&format!("^(?:{pattern})$"))
+        .unicode(false)
+        .build()
+}
+
+fn fingerprint(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<Box<str>> {
+    let digits: String = written.value.chars().filter(|c| *c != ':').collect();
+    if digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Some(digits.to_ascii_lowercase().into());
+    }
+    cx.report_at(
+        written.place,
+        "edgeway::client_cert::fingerprint",
+        format!("`{}` is not a SHA-256", written.value.escape_debug()),
+        "write the 64 digits that `openssl x509 -noout -fingerprint -sha256` prints",
+    );
+    None
+}

@@ -1,0 +1,196 @@
+//! What no client can send, found over all routes; and what routes ask of listeners.
+
+use std::sync::Arc;
+
+use http::{HeaderName, header};
+
+use super::{Listener, Route, compile::Compiler};
+use crate::{
+    base::reserved_headers::{
+        NeverSeen, OVERRIDES, ReservedHeaders, is_claim, names_a_written_header,
+    },
+    config::{
+        diagnostic::suggest,
+        model::RouteNode,
+        tree::{Node, Spanned, Value},
+    },
+    filters,
+};
+
+/// Credentials of HTTP itself: a route may write them for its backend, and others read them.
+const CREDENTIALS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
+
+impl Compiler<'_> {
+    /// The headers that are taken out of requests, by all that routes write and let pass.
+    pub(super) fn reserved(&mut self, routes: &[Option<Route>]) -> ReservedHeaders {
+        let compiled = || routes.iter().flatten();
+        let filters = |route: &'_ Route| route.chain.filters().to_vec();
+        let mut own: Vec<HeaderName> = Vec::new();
+        let mut read: Vec<HeaderName> = Vec::new();
+        for filter in compiled().flat_map(filters) {
+            own.extend_from_slice(filter.filter.own_headers());
+            read.extend(filter.filter.credential_headers());
+        }
+        own.retain(|name| !CREDENTIALS.contains(name));
+        for route in compiled() {
+            let credentials = route.chain.filters().iter();
+            let lost = credentials
+                .flat_map(|named| named.filter.credential_headers())
+                .find(is_claim);
+            if let Some(name) = lost {
+                self.error(
+                    "edgeway::headers::claim",
+                    route.place,
+                    format!("a filter reads `{name}`, which is taken out of every request"),
+                    "read another header: this one is a claim that only proxies could make",
+                );
+            }
+            let both = route.chain.filters().iter().find_map(|named| {
+                let mut own = named.filter.own_headers().iter();
+                own.find(|name| !CREDENTIALS.contains(name) && read.contains(name))
+            });
+            if let Some(name) = both {
+                self.error(
+                    "edgeway::headers::own",
+                    route.place,
+                    format!(
+                        "`{name}` tells the backend who asks, so no client may send it, and a \
+                         filter reads it from clients"
+                    ),
+                    "write another name where it is forwarded, such as `X-Auth-User`",
+                );
+            }
+        }
+        let passing = compiled().flat_map(|route| &route.pass_headers);
+        let passing: Vec<&str> = passing.map(HeaderName::as_str).collect();
+        let reserved = ReservedHeaders::new(&own, passing, self.reads_written_headers());
+        self.check_header_predicates(&reserved);
+        reserved
+    }
+
+    /// Whether anything in the configuration looks at a header that the gateway writes.
+    fn reads_written_headers(&self) -> bool {
+        let file = self.file;
+        let predicates = file.routes.iter().flat_map(|route| {
+            let names = route.config.matches.value.header.keys();
+            names.map(String::as_str)
+        });
+        let routes = file.routes.iter().flat_map(|route| &route.filters);
+        let written = routes.chain(&file.defaults).chain(&file.rate_limits);
+        let mut written = written.chain(&file.access_log);
+        // A plugin sees all headers, and so may a filter of a program's own.
+        let is_open = filters::all().len() != filters::FILTERS.len();
+        is_open
+            || { predicates }.any(names_a_written_header)
+            || written.any(|(key, node)| key.name == "plugins" || names_one(node))
+    }
+
+    /// A demand on a header that no request has would never hold.
+    fn check_header_predicates(&mut self, reserved: &ReservedHeaders) {
+        let file = self.file;
+        for route in &file.routes {
+            for (name, value) in &route.config.matches.value.header {
+                let parsed = HeaderName::from_bytes(name.as_bytes()).ok();
+                let Some(why) = parsed.and_then(|name| reserved.never_seen(&name)) else {
+                    continue;
+                };
+                let (why, help) = match why {
+                    NeverSeen::Own => (
+                        "the gateway writes it for a backend once a route is chosen",
+                        "remove it: filters decide by who asks",
+                    ),
+                    NeverSeen::Claim => (
+                        "it is a claim about the client, which is taken away",
+                        "remove it; `X-Real-IP`, `X-Forwarded-Proto`, `-Host`, `-Port` and \
+                         `X-Client-Verify` have the gateway's own values",
+                    ),
+                    NeverSeen::Override => (
+                        "no route lets it pass",
+                        "remove it, or let it pass with `pass_headers`",
+                    ),
+                };
+                self.error(
+                    "edgeway::route::reserved_header",
+                    value.place,
+                    format!("no request has `{name}` when its route is chosen: {why}"),
+                    help,
+                );
+            }
+        }
+    }
+
+    /// The overrides that a route lets pass.
+    pub(super) fn pass_headers(&mut self, node: &RouteNode) -> Box<[HeaderName]> {
+        let mut passing = Vec::new();
+        for Spanned { value, place } in &node.config.pass_headers.0 {
+            let known = OVERRIDES
+                .into_iter()
+                .find(|known| known.eq_ignore_ascii_case(value));
+            if let Some(known) = known {
+                passing.push(HeaderName::from_static(known));
+                continue;
+            }
+            self.error(
+                "edgeway::route::pass_headers",
+                *place,
+                format!(
+                    "`{}` is none of the headers that a route can let pass",
+                    value.escape_debug()
+                ),
+                format!(
+                    "they are {}; others pass anyway, or never",
+                    OVERRIDES.join(", ")
+                ),
+            );
+        }
+        passing.into()
+    }
+
+    /// Listeners that routes name are there, and ask for certificates where a route wants one.
+    pub(super) fn check_listeners(&mut self, listeners: &[Arc<Listener>]) {
+        let file = self.file;
+        let names: Vec<&str> = listeners.iter().map(|listener| &*listener.name).collect();
+        if self.diagnostics.has_errors() && names.is_empty() {
+            return;
+        }
+        for node in &file.routes {
+            let bound = &node.config.matches.value.listener.0;
+            for Spanned { value, place } in bound {
+                if !names.contains(&value.as_str()) {
+                    let help = suggest(value, names.iter().copied(), "they are");
+                    let message = format!("no listener is called `{}`", value.escape_debug());
+                    self.error("edgeway::route::unknown_listener", *place, message, help);
+                }
+            }
+            let asked = super::effective::filters(file, node.place, &node.filters);
+            let asked = { asked }.find(|(entry, _)| entry.name == "client_cert");
+            let Some((_, wanted)) = asked else { continue };
+            let takes = |listener: &&Arc<Listener>| {
+                bound.is_empty() || bound.iter().any(|name| *name.value == *listener.name)
+            };
+            let asks = |listener: &Arc<Listener>| {
+                listener.tls.as_ref().is_some_and(|tls| tls.asks_clients)
+            };
+            if !listeners.iter().filter(takes).any(asks) {
+                self.error(
+                    "edgeway::client_cert::nobody_asks",
+                    wanted.place,
+                    "no listener of this route asks clients for a certificate: nobody could pass"
+                        .to_owned(),
+                    "write `client_ca: ca.pem` in a listener's `tls`",
+                );
+            }
+        }
+    }
+}
+
+fn names_one(node: &Node) -> bool {
+    match &node.value {
+        Value::Text(text) => names_a_written_header(text),
+        Value::List(items) => items.iter().any(names_one),
+        Value::Map(entries) => entries
+            .iter()
+            .any(|(key, node)| names_a_written_header(&key.name) || names_one(node)),
+        _ => false,
+    }
+}
