@@ -59,6 +59,7 @@ mod reload;
 mod rfc9111;
 mod rollout;
 mod schema;
+mod secrets;
 mod shared_limits;
 mod shipped_plugins;
 mod shortcut;

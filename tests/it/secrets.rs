@@ -1,0 +1,347 @@
+//! A secret in a configuration is shown nowhere: not by `check`, whatever mistake stands beside
+//! it, not by `check --print`, and not by a gateway that runs.
+#![allow(clippy::print_stdout, reason = "a seed is to be found in the output")]
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+use edgeway::{
+    config::diagnostic::Style,
+    gateway::{self, World, print, schema},
+};
+use serde_json::Value;
+
+use crate::{
+    cli::edgeway,
+    support::{
+        client::get,
+        gateway::Gateway,
+        origins::{EchoOrigin, echoed},
+    },
+};
+
+/// `EDGEWAY_SECRETS_CASES` for longer runs.
+const CASES: usize = 2000;
+
+/// Where the schema has secrets: keys from the top, `*` for any name.
+fn places(schema: &Value) -> BTreeSet<Vec<String>> {
+    fn walk(
+        (all, schema): (&Value, &Value),
+        at: &mut Vec<String>,
+        seen: &mut Vec<String>,
+        found: &mut BTreeSet<Vec<String>>,
+    ) {
+        if let Some(reference) = schema["$ref"].as_str() {
+            if reference.ends_with("/Secret") {
+                found.insert(at.clone());
+            } else if !seen.iter().any(|other| other == reference) {
+                seen.push(reference.to_owned());
+                let inner = all.pointer(&reference[1..]).expect("it is there");
+                walk((all, inner), at, seen, found);
+                seen.pop();
+            }
+        }
+        for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+            at.push(name.clone());
+            walk((all, inner), at, seen, found);
+            at.pop();
+        }
+        if schema["additionalProperties"].is_object() {
+            at.push("*".to_owned());
+            walk((all, &schema["additionalProperties"]), at, seen, found);
+            at.pop();
+        }
+        let choices = ["anyOf", "oneOf", "allOf"];
+        let lists = choices.iter().filter_map(|key| schema[*key].as_array());
+        for inner in lists.flatten().chain(schema.get("items")) {
+            walk((all, inner), at, seen, found);
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(
+        (schema, schema),
+        &mut Vec::new(),
+        &mut Vec::new(),
+        &mut found,
+    );
+    found
+}
+
+/// Secrets that other keys are known for.
+const NAMED: [&[&str]; 8] = [
+    &["routes", "headers", "request", "set", "Authorization"],
+    &["routes", "headers", "request", "set", "X-Api-Key"],
+    &["routes", "match", "header", "X-Purge-Token"],
+    &["routes", "plugins", "config", "apiKey"],
+    &["routes", "plugins", "config", "inner", "password"],
+    &["routes", "jwt", "keys"],
+    &["routes", "jwt", "keys", "key"],
+    &["redis", "url"],
+];
+
+/// The lines of a mapping down to the secret, and how deep that stands.
+fn lines(at: &[String], value: &str) -> (Vec<String>, usize) {
+    let is_route = at[0] == "routes";
+    let mut lines = vec!["listeners: [{ address: 127.0.0.1:8080 }]".to_owned()];
+    let mut depth = 0;
+    for (index, key) in at.iter().enumerate() {
+        let key = if key == "*" { "ann" } else { key };
+        let is_last = index + 1 == at.len();
+        let value = if is_last {
+            format!(" {value}")
+        } else {
+            String::new()
+        };
+        if key == "match" {
+            // The route has one: it gets another, which is a mistake as well.
+            lines.push(format!("{}match:", " ".repeat(depth)));
+        } else {
+            lines.push(format!("{}{key}:{value}", " ".repeat(depth)));
+        }
+        depth += 2;
+        if index == 0 && is_route {
+            lines.push("  - respond: ok".to_owned());
+            if at[1] != "match" {
+                lines.push("    match: { path: /* }".to_owned());
+            }
+            depth = 4;
+        }
+    }
+    if !is_route {
+        lines.push("routes: [{ match: {}, respond: ok }]".to_owned());
+    }
+    (lines, depth - 2)
+}
+
+/// The text with a mistake beside the secret, or in it.
+fn drawn(at: &[String], secret: &str, random: &mut fastrand::Rng) -> String {
+    let digits = secret.bytes().all(|byte| byte.is_ascii_digit());
+    let value = match random.u8(..10) {
+        0 => format!("\"{secret}\""),
+        1 => format!("'{secret}'"),
+        2 => format!("[{secret}]"),
+        3 => format!("\"{secret}"),
+        4 => format!("{secret} # {secret}"),
+        5 => format!("[a, {secret}]"),
+        _ if at == ["redis", "url"] => format!("redis://u:{secret}@127.0.0.1:6379"),
+        _ if at.last().is_some_and(|key| key == "Authorization") && !digits => {
+            format!("Bearer {secret}")
+        }
+        _ => secret.to_owned(),
+    };
+    let value = match value {
+        value if at == ["redis", "url"] && !value.starts_with("redis:") => {
+            format!("redis://u:{secret}@127.0.0.1:6379")
+        }
+        value => value,
+    };
+    let (mut lines, depth) = lines(at, &value);
+    let of_secret = lines
+        .iter()
+        .rposition(|line| line.contains(secret))
+        .expect("it is there");
+    let mistakes = [
+        "bogus: 1",
+        "bogus: [a, b",
+        "bogus: {a: b",
+        "\tbogus: 1",
+        "- bogus",
+        "bogus",
+        "timeout: soon",
+        "realm: [1]",
+        "\"bogus: 1",
+        "bogus: *anchor",
+    ];
+    let mistake = mistakes[random.usize(..mistakes.len())];
+    let indentation = depth + [0, 0, 0, 1, 2][random.usize(..5)];
+    let mistake = format!("{}{mistake}", " ".repeat(indentation));
+    match random.u8(..6) {
+        0 | 1 => lines.insert(of_secret, mistake),
+        2 | 3 => lines.insert(of_secret + 1, mistake),
+        4 => {
+            // A slip of the finger in the key itself.
+            let line = lines[of_secret].clone();
+            let key = at.last().expect("it has keys");
+            // Where any name may stand, another one is nobody's secret.
+            let is_free = at
+                .iter()
+                .any(|key| matches!(&**key, "set" | "header" | "config"));
+            if key.len() > 6 && !is_free {
+                let at = random.usize(1..key.len() - 1);
+                let mut slip = key.clone();
+                slip.remove(at);
+                lines[of_secret] = line.replacen(key.as_str(), &slip, 1);
+            }
+        }
+        _ => {}
+    }
+    lines.join("\n") + "\n"
+}
+
+/// All that a check of `text` shows, in every style, and what is printed if it is well formed.
+fn shown(text: &str) -> (String, bool) {
+    let loaded = gateway::load_text("edgeway.yaml", text);
+    let mut diagnostics = loaded.diagnostics;
+    let mut out = String::new();
+    if let Some(file) = &loaded.file {
+        let (gateway, found) = gateway::compile(file, Path::new("."), &World::default());
+        diagnostics.extend(found);
+        if let Some(gateway) = &gateway {
+            out.push_str(&print::yaml(file, gateway, &[]));
+        }
+    }
+    let is_printed = !out.is_empty();
+    for style in [
+        Style::Graphical { colour: false },
+        Style::Lines,
+        Style::Json,
+    ] {
+        out.push_str(&diagnostics.render(&loaded.sources, style));
+    }
+    for one in diagnostics.sorted() {
+        out.push_str(&one.line(&loaded.sources));
+    }
+    (out, is_printed)
+}
+
+#[test]
+fn no_mistake_beside_a_secret_shows_it() {
+    let cases = std::env::var("EDGEWAY_SECRETS_CASES");
+    let cases = cases.map_or(CASES, |cases| cases.parse().expect("a number"));
+    let seed = std::env::var("EDGEWAY_SECRETS_SEED");
+    let seed = seed.map_or_else(
+        |_| fastrand::u64(..),
+        |seed| seed.parse().expect("a number"),
+    );
+    println!("EDGEWAY_SECRETS_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut places: Vec<Vec<String>> = places(&schema::document()).into_iter().collect();
+    assert!(places.len() >= 6, "{places:?}");
+    let named = NAMED
+        .iter()
+        .map(|at| at.iter().map(|key| (*key).to_owned()).collect());
+    places.extend(named);
+    let (mut printed, mut without) = (0, 0);
+    for case in 0..cases {
+        let at = &places[case % places.len()];
+        let secret: String = if random.u8(..4) == 0 {
+            (0..12)
+                .map(|_| char::from(random.u8(b'1'..=b'9')))
+                .collect()
+        } else {
+            (0..40).map(|_| random.alphanumeric()).collect()
+        };
+        let text = drawn(at, &secret, &mut random);
+        let (out, is_printed) = shown(&text);
+        assert!(
+            !out.contains(&secret),
+            "seed {seed}, case {case}:\n{text}\n{out}"
+        );
+        printed += usize::from(is_printed);
+        // The control: the same under names that are nobody's secrets is shown.
+        let plain = text.replace(at.last().expect("it has keys").as_str(), "colour");
+        without += usize::from(shown(&plain).0.contains(&secret));
+    }
+    assert!(
+        printed > cases / 50,
+        "only {printed} of {cases} were well formed"
+    );
+    assert!(
+        without > cases / 4,
+        "the control shows only {without} of {cases}"
+    );
+}
+
+#[test]
+fn plugins_keep_what_their_schema_or_the_environment_makes_a_secret() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text);
+    let yaml = "listeners: [{ address: 127.0.0.1:8080 }]
+routes:
+  - match: { path: /* }
+    respond: ok
+    plugins:
+      - file: plugin.js
+        on_error: continue
+        config: { salt: marker-1, pepper: 'marker-2', colour: red, from: '${MARKER}', inner: { apiKey: marker-4 } }
+";
+    let plugin = "export const onRequest = () => {};";
+    let schema = r#"{ "properties": { "salt": { "writeOnly": true }, "pepper": { "format": "password" } } }"#;
+    for (name, text) in [
+        ("edgeway.yaml", yaml),
+        ("plugin.js", plugin),
+        ("config.schema.json", schema),
+    ] {
+        write(name, text).expect("it takes files");
+    }
+    let file = folder.path().join("edgeway.yaml");
+    let ran = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .args(["check", "--print", "--config"])
+        .arg(file)
+        .env("MARKER", "marker-3")
+        .output()
+        .expect("the program runs");
+    let printed = String::from_utf8_lossy(&ran.stdout);
+    let noted = String::from_utf8_lossy(&ran.stderr);
+    assert!(
+        ran.status.success() && printed.contains("red"),
+        "{printed}{noted}"
+    );
+    assert!(
+        !printed.contains("marker") && !noted.contains("marker"),
+        "{printed}{noted}"
+    );
+}
+
+#[tokio::test]
+async fn a_gateway_that_runs_shows_no_secret_of_its_configuration() {
+    let origin = EchoOrigin::start().await;
+    let marker = |number: u32| format!("marker{number}marker{number}marker{number}marker{number}");
+    let yaml = format!(
+        "
+upstreams: {{ web: {{ backends: [\"{}\"], health: false }} }}
+rate_limits: {{ all: {{ rate: 100/s, key: client.ip }} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: web
+    rate_limit: [all]
+    headers: {{ request: {{ set: {{ Authorization: Bearer {}, X-Backend-Key: {} }} }} }}
+  - match: {{ path: /token, header: {{ X-Purge-Token: {} }} }}
+    respond: ok
+",
+        origin.address(),
+        marker(2),
+        marker(3),
+        marker(4)
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let seen = gateway.get("/a?token=marker5").await.json();
+    // The control: the app gets it.
+    assert_eq!(echoed(&seen, "x-backend-key"), Some(&*marker(3)));
+    let purge = get("/token").header("X-Purge-Token", marker(4));
+    assert_eq!(gateway.send(&purge).await.text(), "ok");
+    let mut told = String::new();
+    for path in [
+        "/status",
+        "/metrics",
+        "/v1/status",
+        "/v1/upstreams",
+        "/v1/bans",
+    ] {
+        told.push_str(&gateway.admin_get(path).await.text());
+    }
+    let bad = yaml.replace("rate: 100/s", "rate: many, bogus: 1");
+    let bad = bad.replace("X-Backend-Key:", "X Backend Key:");
+    assert!(!gateway.reload(&bad).await);
+    told.push_str(&gateway.stderr());
+    let lines = gateway.log_lines(2).await;
+    told.push_str(&Value::from(lines).to_string());
+    let file = gateway.folder().join("edgeway.yaml");
+    let file = file.to_str().expect("a plain path");
+    for command in [&["check"][..], &["explain", "GET", "/token"]] {
+        let ran = edgeway(&[command, &["--config", file]].concat());
+        told.push_str(&ran.stdout);
+        told.push_str(&ran.stderr);
+    }
+    assert!(told.contains("edgeway_"), "{told}");
+    assert!(!told.contains("marker"), "{told}");
+}
