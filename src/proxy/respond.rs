@@ -94,7 +94,7 @@ fn without_chunks(
 }
 
 /// Passes on what a backend says before its response.
-pub(super) async fn interim(session: &mut Session, head: &ResponseHeader, ctx: &Context) {
+pub(super) async fn interim(session: &mut Session, head: &mut ResponseHeader, ctx: &Context) {
     upstream::interim(head, ctx);
     if ctx.is_background() {
         return;
