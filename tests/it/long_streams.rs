@@ -78,7 +78,7 @@ async fn three_hundred_sockets_keep_nobody_from_a_page() {
     for _ in 0..20 {
         let mut feed = gateway.connect().await;
         assert_eq!(feed.start(&get("/sse")).await.unwrap().status, 200);
-        feeds.push(feed);
+        feeds.push(feed.leave("a feed has no end"));
     }
     until_leases(&gateway, (320, 320)).await;
     for _ in 0..10 {
@@ -113,6 +113,7 @@ async fn streams_have_a_bound_of_their_own() {
     let mut open = sockets::open_many(gateway.address(), 2).await;
     let mut feed = gateway.connect().await;
     assert_eq!(feed.start(&get("/sse")).await.unwrap().status, 200);
+    let feed = feed.leave("a feed has no end");
     until_leases(&gateway, (3, 3)).await;
     // Refused at once, and in nobody's way: the queue would have it wait for half a minute.
     let began = std::time::Instant::now();
@@ -132,6 +133,7 @@ async fn streams_have_a_bound_of_their_own() {
     until_leases(&gateway, (2, 2)).await;
     open.push(sockets::open(gateway.address()).await);
     assert_eq!(sockets::alive(&mut open).await, 2);
+    drop(feed);
 }
 
 #[tokio::test]
