@@ -3,7 +3,12 @@
 //! In the memory of this process, or in the Redis that gateways share. A Redis that is gone
 //! is an error that the plugin sees; what it does then is its own business.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use redis::cmd;
@@ -86,7 +91,7 @@ impl Kv {
 
     /// In Redis, under the name of the plugin.
     pub fn redis(redis: Arc<Redis>, plugin: &str) -> Self {
-        let prefix = format!("{}plugin:{plugin}:", redis.prefix());
+        let prefix = prefix(redis.prefix(), plugin);
         Self {
             store: Store::Redis(Box::new(Remote {
                 redis,
@@ -165,6 +170,28 @@ impl Kv {
                 now.map_err(unavailable)
             }
         }
+    }
+}
+
+/// What the keys of a plugin begin with. The length of its name is part of it: no name and key
+/// together are another name and key.
+fn prefix(all: &str, plugin: &str) -> String {
+    format!("{all}kv:{}:{plugin}:", plugin.len())
+}
+
+/// The plugins of one configuration that have a kv, by their names: each name has one.
+#[derive(Debug, Default)]
+pub struct Owners(Mutex<HashMap<String, PathBuf>>);
+
+impl Owners {
+    /// The file that has the kv of this name already, if it is another one.
+    pub fn claim(&self, name: &str, file: &Path) -> Option<PathBuf> {
+        let file = file.canonicalize().unwrap_or_else(|_| file.to_path_buf());
+        let mut owners = self.0.lock();
+        let owner = owners
+            .entry(name.to_owned())
+            .or_insert_with(|| file.clone());
+        (*owner != file).then(|| owner.clone())
     }
 }
 
@@ -354,6 +381,58 @@ mod tests {
             assert_eq!(kv.get("n").await, Ok(Some("1".into())));
             kv.delete("n").await.unwrap();
         }
+    }
+
+    /// Invariant: two plugins have no key in common, whatever they are called and whatever they
+    /// ask for.
+    #[test]
+    fn no_key_of_a_plugin_is_one_of_another() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut text = |longest: usize| -> String {
+            let letters = [":", "a", "1", "2", "kv", "{", "}", "é", "", "kv:1:a"];
+            let len = random.usize(..longest);
+            (0..len)
+                .map(|_| letters[random.usize(..letters.len())])
+                .collect()
+        };
+        let mut owners: HashMap<String, (String, String)> = HashMap::new();
+        let mut without_length: HashMap<String, String> = HashMap::new();
+        let (mut seen, mut would_meet) = (0, 0);
+        for _ in 0..100_000 {
+            let (plugin, key) = (text(4), text(4));
+            let whole = format!("{}{key}", prefix("edgeway:", &plugin));
+            let owner = owners
+                .entry(whole)
+                .or_insert_with(|| (plugin.clone(), key.clone()));
+            assert_eq!(*owner, (plugin.clone(), key.clone()));
+            seen += 1;
+            // The control: without the length they do meet.
+            let plain = format!("{plugin}:{key}");
+            let owner = without_length
+                .entry(plain)
+                .or_insert_with(|| plugin.clone());
+            would_meet += u32::from(*owner != plugin);
+        }
+        assert!(seen > 1000 && would_meet > 100, "{would_meet} of {seen}");
+    }
+
+    #[test]
+    fn one_name_is_of_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = ["one.js", "other.js"].map(|name| folder.path().join(name));
+        std::fs::write(&one, "").unwrap();
+        std::fs::write(&other, "").unwrap();
+        let owners = Owners::default();
+        assert_eq!(owners.claim("a", &one), None);
+        assert_eq!(owners.claim("a", &folder.path().join("./one.js")), None);
+        assert_eq!(owners.claim("b", &other), None);
+        assert!(
+            owners
+                .claim("a", &other)
+                .is_some_and(|first| first.ends_with("one.js"))
+        );
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::{
     failure::{OnErrorConfig, RoleConfig},
     loaded::{Loaded, What},
     metrics::{PluginMetrics, Version},
+    owners,
     written::{OwnConfig, some_bytes, some_name, some_time},
 };
 use crate::{
@@ -367,6 +368,8 @@ impl PluginConfig {
                 is_right = false;
             }
         }
+        let kv_at = self.kv.as_ref().map(|kv| kv.place);
+        is_right &= kv_at.is_none_or(|at| owners::owns(plugin, &self.file.value, at, cx));
         let kv = match &self.kv {
             None => None,
             Some(kv) if kv.value == KvConfig::Memory => {

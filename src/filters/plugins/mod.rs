@@ -13,6 +13,7 @@ mod entry;
 mod failure;
 mod loaded;
 mod metrics;
+mod owners;
 mod reports;
 #[cfg(test)]
 mod tests;
