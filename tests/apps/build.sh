@@ -57,6 +57,30 @@ build() {
 }
 
 build apps/next proxy.js lib public
+
+# deploys NAME DEPLOYMENT TEXT: a build of the smallest app, kept under its name.
+deploys() {
+    cd apps/next/deploys
+    built=$(stamp ../package-lock.json next.config.js app)
+    if ! is_fresh "builds/$1/.stamp" "$built"; then
+        rm -rf .next "builds/$1"
+        mkdir -p builds
+        export DEPLOYMENT="$2" TEXT="$3"
+        quietly "next build in tests/apps/next/deploys" node ../node_modules/next/dist/bin/next build
+        unset DEPLOYMENT TEXT
+        rm -rf .next/cache
+        echo "$built" >.next/.stamp
+        mv .next "builds/$1"
+    fi
+    cd ../../..
+}
+
+# With a `deploymentId` that a team leaves as it is, with another one, and without.
+deploys fixed-one d1 one
+deploys fixed-two d1 two
+deploys moved d2 two
+deploys plain-one "" one
+deploys plain-two "" one
 # Older ones, as small as their cases need.
 build apps/next15 middleware.js
 build apps/next14 middleware.js

@@ -1,6 +1,11 @@
 //! What a deploy does to what is kept (R6).
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{front_with, router, status_of, warm};
 use crate::support::{
@@ -39,4 +44,85 @@ async fn a_deploy_empties_pages_but_not_the_files_of_the_build() {
     .await;
     assert_ne!(status_of(&gateway.send(&kept[1]).await), "HIT");
     assert_eq!(status_of(&gateway.send(&kept[2]).await), "HIT");
+}
+
+/// A build of `tests/apps/next/deploys`.
+fn built(name: &str) -> PathBuf {
+    let builds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/next/deploys/builds");
+    let build = builds.join(name);
+    let is_there = build.join("BUILD_ID").exists();
+    assert!(is_there, "`{name}` is not built: run tests/apps/build.sh");
+    build
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Invariant: a deploy empties the pages, whatever `BUILD_ID` says; anything else does not.
+/// The folder is swapped as teams do it: a link is set anew, or the files are written over.
+#[tokio::test]
+async fn each_real_build_is_another_one_and_a_copy_is_not() {
+    let id = |name: &str| fs::read_to_string(built(name).join("BUILD_ID")).unwrap();
+    // The reason for all of this.
+    assert_eq!(id("fixed-one"), id("fixed-two"));
+    assert_eq!(id("fixed-one"), id("moved"));
+    let app = NextApp::shared().await;
+    warm(app, &[get("/isr")]).await;
+    for (before, after) in [
+        // Another `deploymentId`.
+        ("fixed-two", "moved"),
+        // The same one, the same code, and another page.
+        ("fixed-one", "fixed-two"),
+        ("plain-one", "plain-two"),
+    ] {
+        for by_link in [true, false] {
+            let temp = tempfile::tempdir().unwrap();
+            let folder = temp.path().join("current");
+            if by_link {
+                symlink(built(before), &folder).unwrap();
+            } else {
+                copy(&built(before), &folder);
+            }
+            let gateway = front_with(app, &format!("folder: {}", folder.display())).await;
+            let is_hit = async || status_of(&gateway.get("/isr").await) == "HIT";
+            wait_for("the page is kept", Duration::from_secs(10), async || {
+                is_hit().await.then_some(())
+            })
+            .await;
+            // A copy of the same build, as a container brings it, with other times.
+            let again = temp.path().join("again");
+            copy(&built(before), &again);
+            if by_link {
+                let new = temp.path().join("new");
+                symlink(&again, &new).unwrap();
+                fs::rename(&new, &folder).unwrap();
+            } else {
+                copy(&again, &folder);
+            }
+            pass(Duration::from_millis(2500)).await;
+            assert!(is_hit().await, "{before} is copied, by_link: {by_link}");
+            if by_link {
+                let new = temp.path().join("newer");
+                symlink(built(after), &new).unwrap();
+                fs::rename(&new, &folder).unwrap();
+            } else {
+                copy(&built(after), &folder);
+            }
+            let what = format!("{before} gives way to {after}, by_link: {by_link}");
+            wait_for(&what, Duration::from_secs(10), async || {
+                (!is_hit().await).then_some(())
+            })
+            .await;
+        }
+    }
 }

@@ -4,9 +4,11 @@
 //! The folder also holds the keys of draft mode and of server actions. The files that are
 //! made for them (`prerender-manifest.json`, `server/preview-props.json`) are never opened.
 //! Next.js 15 also writes them into `server/middleware-manifest.json`, beside the matchers:
-//! of a file nothing is kept but what a field here names, and no error quotes one.
+//! of a file nothing is kept but what a field here names, or one digest of all ([`identity`]),
+//! and no error quotes one.
 
 mod guards;
+mod identity;
 mod watch;
 
 use std::{
@@ -16,7 +18,6 @@ use std::{
 };
 
 use serde::{Deserialize, de::DeserializeOwned};
-use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::{BadImage, image, image::Images};
 
@@ -31,8 +32,16 @@ const FUNCTIONS: &str = "server/functions-config-manifest.json";
 /// Where earlier ones say what `middleware.js` guards.
 const MIDDLEWARE: &str = "server/middleware-manifest.json";
 
-/// All that is read.
-const FILES: [&str; 5] = [BUILD_ID, ROUTES, IMAGES, FUNCTIONS, MIDDLEWARE];
+/// What is written anew with each build, the last of it at its end.
+const FILES: [&str; 7] = [
+    BUILD_ID,
+    ROUTES,
+    IMAGES,
+    FUNCTIONS,
+    MIDDLEWARE,
+    identity::SERVER_FILES,
+    identity::TRACE,
+];
 
 /// The manifests of the largest apps have a few megabytes.
 const LARGEST: u64 = 32 * 1024 * 1024;
@@ -124,10 +133,12 @@ impl Build {
         if let Some(middleware) = middleware {
             guards.add(&folder.join(MIDDLEWARE), middleware.matchers())?;
         }
-        let mut hasher = SipHasher13::new();
-        std::hash::Hasher::write(&mut hasher, id.as_bytes());
+        let mark = identity::of(folder).map_err(|source| BuildError::Read {
+            file: folder.to_path_buf(),
+            source,
+        })?;
         Ok(Self {
-            mark: hasher.finish128().as_u128(),
+            mark,
             id: Some(id.into()),
             base_path: routes.map(|routes| routes.base_path).unwrap_or_default(),
             guards,
@@ -152,7 +163,7 @@ impl Build {
         self.id.as_deref()
     }
 
-    /// The same in a form that needs no memory; 0 if there is none.
+    /// What tells this build from every other; 0 if there is none.
     pub(super) fn mark(&self) -> u128 {
         self.mark
     }

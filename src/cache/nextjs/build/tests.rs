@@ -287,6 +287,73 @@ fn pages_are_kept_by_build_and_its_files_are_not() {
     }
 }
 
+/// Invariant: what a build's own files say anew is another build; what the app writes while it
+/// runs, and a copy of the folder, is not.
+#[test]
+fn a_build_is_another_one_if_anything_that_tells_is() {
+    let routes = |id: &str| format!("{{ \"version\": 3, \"deploymentId\": \"{id}\" }}");
+    let files = |routes: &str| -> Vec<(String, String)> {
+        [
+            (BUILD_ID, "build-TfctsWXpff2fKS"),
+            (ROUTES, routes),
+            (FUNCTIONS, SECRET),
+            (identity::SERVER_FILES, "{}"),
+            (identity::TRACE, "[{\"duration\":1}]"),
+            ("build-manifest.json", "{}"),
+            ("server/app/page.js", "one"),
+            ("server/chunks/a.js", "code"),
+        ]
+        .map(|(name, text)| (name.to_owned(), text.to_owned()))
+        .into()
+    };
+    let mark = |files: &[(String, String)]| {
+        let folder = Folder::new(&[]);
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        folder.build().mark()
+    };
+    let first = files(&routes("d1"));
+    assert_eq!(mark(&first), mark(&first), "a copy");
+    assert_ne!(mark(&first), mark(&files(&routes("d2"))), "deploymentId");
+    for at in 0..first.len() {
+        let mut other = first.clone();
+        // Of the same length.
+        other[at].1 = other[at].1.replace(['1', 'o', 's', '{'], " ");
+        if other[at].0 == FUNCTIONS || other[at].0 == ROUTES {
+            other[at].1.clone_from(&first[at].1);
+            other[at].1.push(' ');
+        }
+        if other[at].1 != first[at].1 {
+            assert_ne!(mark(&first), mark(&other), "{}", other[at].0);
+        }
+        let mut without = first.clone();
+        if without.remove(at).0 != BUILD_ID {
+            assert_ne!(mark(&first), mark(&without), "without {}", first[at].0);
+        }
+    }
+    for (name, text) in [
+        ("server/app/index.html", "rendered anew"),
+        ("server/app/index.meta", "{}"),
+        ("server/route-cache/a", "x"),
+        ("cache/x.js", "x"),
+        ("prerender-manifest.json", "{ \"preview\": 1 }"),
+        ("server/server-reference-manifest.js", "key"),
+        ("server/preview-props.json", "key"),
+    ] {
+        let mut later = first.clone();
+        later.push((name.to_owned(), text.to_owned()));
+        assert_eq!(mark(&first), mark(&later), "{name}");
+    }
+    // What is moved from one file to another is told.
+    let mut moved = first.clone();
+    moved.swap(6, 7);
+    (moved[6].0, moved[7].0) = (first[6].0.clone(), first[7].0.clone());
+    assert_ne!(mark(&first), mark(&moved));
+}
+
 #[test]
 fn an_app_below_a_path_has_its_files_there() {
     let routes = r#"{ "version": 3, "basePath": "/docs" }"#;

@@ -103,7 +103,11 @@ impl BuildWatch {
         match Build::read(&self.folder) {
             Ok(build) => {
                 let build = Arc::new(build);
-                self.build.store(Arc::clone(&build));
+                let before = self.build.swap(Arc::clone(&build));
+                if before.mark() == build.mark() {
+                    // Copied or touched, and not built again.
+                    return Look::Same;
+                }
                 Look::Changed(build)
             }
             Err(error) => {

@@ -1,0 +1,107 @@
+//! Which build it is: a digest of everything that tells.
+//!
+//! `BUILD_ID` alone does not: of an app with `deploymentId` it is the same for every build
+//! (Next.js 16.2), and a team that leaves its `deploymentId` as it is deploys builds that
+//! differ in nothing but the code of the server and in what was rendered beforehand. So the
+//! manifests count, the code, and the build's own trace, which has the times of its steps.
+//! All of them are the same wherever the folder is copied to, and none changes while the app
+//! runs. Pages that were rendered beforehand do: the app writes new ones into their places.
+
+use std::{
+    fs::{self, File},
+    hash::Hasher,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use super::{BUILD_ID, FUNCTIONS, IMAGES, MIDDLEWARE, ROUTES};
+
+pub(super) const TRACE: &str = "trace";
+pub(super) const SERVER_FILES: &str = "required-server-files.json";
+
+/// What tells, as far as it is there.
+const TELLING: [&str; 9] = [
+    BUILD_ID,
+    ROUTES,
+    IMAGES,
+    FUNCTIONS,
+    MIDDLEWARE,
+    SERVER_FILES,
+    TRACE,
+    "build-manifest.json",
+    "app-build-manifest.json",
+];
+
+/// Made for a key of the app: never opened.
+const SECRET: [&str; 2] = ["server-reference-manifest.js", "prerender-manifest.js"];
+
+/// Files of code at most, and folders in folders; what is beyond does not count.
+const MAX_FILES: usize = 100_000;
+const MAX_DEPTH: usize = 32;
+
+/// The digest of the build in `folder`.
+pub(super) fn of(folder: &Path) -> io::Result<u128> {
+    let mut hasher = SipHasher13::new();
+    for name in TELLING {
+        add(&mut hasher, folder, Path::new(name))?;
+    }
+    let mut code = Vec::new();
+    list(folder, Path::new("server"), 0, &mut code)?;
+    code.sort_unstable();
+    for name in &code {
+        add(&mut hasher, folder, name)?;
+    }
+    Ok(hasher.finish128().as_u128())
+}
+
+/// A file's name and what is in it, both framed; nothing if it is not there.
+fn add(hasher: &mut SipHasher13, folder: &Path, name: &Path) -> io::Result<()> {
+    let mut file = match File::open(folder.join(name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let bytes = name.as_os_str().as_encoded_bytes();
+    hasher.write(&(bytes.len() as u64).to_be_bytes());
+    hasher.write(bytes);
+    let mut piece = vec![0; 1 << 16];
+    let mut len = 0_u64;
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => {
+                hasher.write(&piece[..read]);
+                len += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    hasher.write(&len.to_be_bytes());
+    Ok(())
+}
+
+/// The code in a folder, links left aside.
+fn list(root: &Path, folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    let entries = match fs::read_dir(root.join(folder)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let (name, kind) = (entry.file_name(), entry.file_type()?);
+        let path = folder.join(&name);
+        if kind.is_dir() && depth < MAX_DEPTH {
+            list(root, &path, depth + 1, found)?;
+        }
+        let is_code = path
+            .extension()
+            .is_some_and(|it| it == "js" || it == "mjs" || it == "cjs");
+        let is_secret = SECRET.iter().any(|secret| *secret == name);
+        if kind.is_file() && is_code && !is_secret && found.len() < MAX_FILES {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
