@@ -6,7 +6,7 @@ use pingora::http::RequestHeader;
 
 use crate::{
     base::net::TrustedProxies,
-    cache::policy,
+    cache::{policy, tier},
     chain::{Client, Scheme, host::public_host},
     config::diagnostic::Style,
     edge,
@@ -20,7 +20,7 @@ use crate::{
 pub type Check = fn(&[u8]);
 
 /// Each target: the folder of its seeds, and its check.
-pub const TARGETS: [(&str, Check); 9] = [
+pub const TARGETS: [(&str, Check); 10] = [
     ("head", edge::checks::head),
     ("chunks", edge::checks::chunks),
     ("proxy_protocol", edge::checks::proxy_protocol),
@@ -30,6 +30,7 @@ pub const TARGETS: [(&str, Check); 9] = [
     ("jwt", jwt::checks::token),
     ("config", config),
     ("cache_control", policy::checks::cache_control),
+    ("coded", tier::checks::coded),
 ];
 
 /// The target of this name.
@@ -259,6 +260,11 @@ mod tests {
     #[test]
     fn configurations_hold_what_they_promise() {
         run("config", 3, &["conf/examples", "tests/it/config/bad"]);
+    }
+
+    #[test]
+    fn stored_entries_hold_what_they_promise() {
+        run("coded", ROUNDS, &[]);
     }
 
     /// The control: of what the changes come to, a check that has a hole is told.

@@ -185,6 +185,7 @@ impl Cache {
         self.kept.store.set_budget(self.memory);
         let Kept { tiers, link, .. } = &*self.kept;
         let tiers = tiers.supervise(redis.clone(), self.shared, self.disk.clone(), link);
+        link.set_validates(self.validates_what_may_be_purged);
         let link = Arc::clone(link).supervise(redis);
         let ((), ()) = tokio::join!(tiers, link);
     }
@@ -332,7 +333,7 @@ impl purge::Caches for Caches {
 /// Whether it is about few answers, and they are found by the index.
 fn is_quick(purge: &Purge) -> bool {
     match purge.what {
-        purge::What::Url(_) => true,
+        purge::What::Url(_) | purge::What::Written(_) => true,
         purge::What::Tag(_) | purge::What::Prefix(_) | purge::What::All => false,
     }
 }

@@ -132,6 +132,7 @@ impl Compiler<'_> {
                 .help("write `cache: {}` on a route or in `defaults`, or remove the section"),
             );
         }
+        self.signed_redis()?;
         let shared = self.shared_cache(config.shared.as_ref(), max_object)?;
         let disk = self.disk_cache(config.disk.as_ref(), max_object)?;
         let settings = Settings {
@@ -175,7 +176,7 @@ impl Compiler<'_> {
                 "edgeway::cache::shared",
                 *place,
                 "there is no Redis to share answers in".to_owned(),
-                "add `redis: redis://HOST:PORT`, or remove `shared`",
+                "add `redis: { url: redis://HOST:PORT, secret: file:PATH }`, or remove `shared`",
             );
             return None;
         }

@@ -25,6 +25,7 @@ use crate::{
         tree::{Key, Node, Spanned},
     },
     limits::Bans,
+    plugins::kv::Owners,
     routes::{Action, RouteTable},
     upstreams::{Protocol, Upstream},
 };
@@ -115,6 +116,7 @@ impl Compiler<'_> {
         let drain = self.drain();
         let audit = self.audit();
         let redis = self.redis();
+        self.shared.insert(Arc::new(Owners::default()));
         self.geo();
         let trusted = self.trusted();
         let world = self.world;

@@ -51,7 +51,7 @@ impl Told {
         let mut told = Self::default();
         for purge in purges {
             match &purge.what {
-                What::Url(url) => told.paths.insert(path_of(url).to_owned()),
+                What::Url(url) | What::Written(url) => told.paths.insert(path_of(url).to_owned()),
                 What::Prefix(prefix) => told.prefixes.insert(folder_of(prefix).to_owned()),
                 What::Tag(tag) => told.tags.insert(tag.clone()),
                 What::All => told.prefixes.insert("/".to_owned()),

@@ -11,6 +11,7 @@ mod effective;
 pub mod explain;
 mod explain_cache;
 mod fan_out;
+mod fleet;
 mod flood_guard;
 mod geo;
 mod limits;

@@ -171,6 +171,7 @@ impl RouteCache {
             max_object: self.policy.max_object,
             is_compressible: self.coder.is_some(),
             quota: self.quota.clone(),
+            keeps_private: self.policy.plain.force,
         }
     }
 

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::compile::Compiler;
 use crate::{
     base::{
-        redis::{Identity, Mode, Node, Redis, Settings, Tls, Url},
+        redis::{Identity, Mode, Node, Redis, Settings, Signer, Tls, Url},
         secret::Secret,
     },
     config::{
@@ -124,6 +124,7 @@ impl Compiler<'_> {
                 "write from 1 to 64 characters without spaces and braces, such as `edgeway:`",
             );
         }
+        let secrets = self.redis_secrets(config);
         let Target {
             mode,
             nodes,
@@ -153,6 +154,7 @@ impl Compiler<'_> {
             timeout,
             connections: config.connections.value.try_into().unwrap_or(1),
             prefix: prefix.clone(),
+            signer: Signer::new(&secrets),
         };
         if let Err(error) = settings.check() {
             self.error(

@@ -48,7 +48,7 @@ impl Pair {
             "redis: {}\ncache: {{ shared: redis }}\n\
              upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
              routes: [{{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
-            redis.url(),
+            redis.section(""),
             origin.address()
         );
         let pair = Self {

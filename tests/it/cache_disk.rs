@@ -334,7 +334,7 @@ async fn leased(gateway: &Gateway) {
 #[tokio::test]
 async fn what_others_purged_while_nobody_was_here_does_not_come_back() {
     let redis = Redis::start().await;
-    let more = format!("redis: {{ url: '{}', timeout: 1s }}\n", redis.url());
+    let more = format!("redis: {}\n", redis.section(", timeout: 1s"));
     let origin = origin(&["/a", "/b"]).await;
     let mut gateway = Gateway::start(&yaml(origin.address(), DISK, &more)).await;
     up(&gateway).await;
@@ -371,7 +371,7 @@ async fn without_redis_the_disk_is_used_after_a_lease_as_the_section_says() {
     let origin = origin(&["/a"]).await;
     for (lost, expected) in [("serve", "HIT"), ("revalidate", "REVALIDATED")] {
         let mut redis = Redis::start().await;
-        let more = format!("redis: {{ url: '{}', timeout: 1s }}\n", redis.url());
+        let more = format!("redis: {}\n", redis.section(", timeout: 1s"));
         let cache =
             format!("{{ disk: {{ folder: kept, size: 64MiB }}, on_purge_link_lost: {lost} }}");
         let mut gateway = Gateway::start(&yaml(origin.address(), &cache, &more)).await;

@@ -9,7 +9,7 @@ use crate::support::{
     gateway::Gateway,
     load::{Lanes, endless},
     origins::{NumberedOrigin, Origin},
-    redis::{Cluster, Redis},
+    redis::{Cluster, Redis, SECRET},
     wait::{pass, wait_for},
 };
 
@@ -33,7 +33,7 @@ fn yaml(origin: SocketAddr, redis: &str, cache: &str) -> String {
 
 /// A Redis that is waited for longer, where what is tested is what it holds.
 fn patient(redis: &Redis) -> String {
-    format!("{{ url: '{}', timeout: 1s }}", redis.url())
+    redis.section(", timeout: 1s")
 }
 
 /// One that shares answers.
@@ -254,11 +254,102 @@ async fn damaged_entries_are_dropped_and_counted() {
     assert_eq!(second.count("edgeway_cache_level2_damaged_total").await, 1);
 }
 
+/// Runs a script over each variant of each entry: `key`, its field of the body `f`, the body `b`.
+fn forge(redis: &Redis, script: &str) {
+    let script = format!(
+        "for _, f in ipairs(redis.call('HKEYS', KEYS[1])) do if string.sub(f, 1, 1) == 'b' then \
+         local key, b = KEYS[1], redis.call('HGET', KEYS[1], f) {script} end end return 1"
+    );
+    for key in redis.cli(&["KEYS", "edgeway:cache:*"]).lines() {
+        if redis.cli(&["TYPE", key]) == "hash" {
+            assert_eq!(redis.cli(&["EVAL", &script, "1", key]), "1");
+        }
+    }
+}
+
+async fn refused(gateway: &Gateway, reason: &str) -> u64 {
+    let name = format!("edgeway_cache_level2_damaged_total{{reason=\"{reason}\"}}");
+    gateway.count(&name).await
+}
+
+/// Who can write to Redis and does not know the secret of the fleet puts no page into a cache.
+#[tokio::test]
+async fn what_the_fleet_has_not_signed_is_served_to_nobody() {
+    let redis = Redis::start().await;
+    let origin = origin(&["/a", "/b"]).await;
+    let first = front(&origin, &patient(&redis)).await;
+    written(&first, "/a").await;
+    let foreign = patient(&redis).replace("0123", "another secret ");
+    for (number, (reason, script, section)) in [
+        ("version", r"redis.call('HSET', key, f, '\1' .. string.sub(b, 34))", patient(&redis)),
+        ("signature", "redis.call('HSET', key, f, string.sub(b, 1, 33) .. string.gsub(string.sub(b, 34), '/a', '/x'))", patient(&redis)),
+        ("signature", r"redis.call('HSET', key, f, '\2' .. string.rep('x', 32) .. string.sub(b, 34))", patient(&redis)),
+        ("signature", "redis.call('HSET', key, f, b)", foreign),
+        ("damaged", r"redis.call('HSET', key, f, '\2')", patient(&redis)),
+        ("bounds", "redis.call('HSET', key, f, string.rep(b, 30000))", patient(&redis)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("/a?{number}");
+        written(&first, &path).await;
+        forge(&redis, script);
+        let other = front(&origin, &section).await;
+        wait_for("level 2 is asked", SOON, async || {
+            let answer = ask(&other, &path).await;
+            assert_ne!(done(&answer), "STALE");
+            (refused(&other, reason).await > 0).then_some(())
+        })
+        .await;
+        redis.flush();
+        drop(other);
+        wait_for("level 2 can be written", SOON, async || {
+            let before = first.metric(WRITTEN).await;
+            ask(&first, &format!("/first?{number}")).await;
+            pass(Duration::from_millis(50)).await;
+            (first.metric(WRITTEN).await > before).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_is_copied_to_another_key_is_refused() {
+    let redis = Redis::start().await;
+    let origin = origin(&["/a", "/b"]).await;
+    let first = front(&origin, &patient(&redis)).await;
+    written(&first, "/a").await;
+    let before = redis.cli(&["KEYS", "edgeway:cache:*"]);
+    written(&first, "/b").await;
+    let after = redis.cli(&["KEYS", "edgeway:cache:*"]);
+    let own = after
+        .lines()
+        .find(|key| !before.contains(key) && redis.cli(&["TYPE", key]) == "hash")
+        .expect("the key of /b");
+    let page = before
+        .lines()
+        .filter(|key| redis.cli(&["TYPE", key]) == "hash");
+    let copied = page.map(|key| {
+        let script = "local own \
+             for _, f in ipairs(redis.call('HKEYS', KEYS[2])) do \
+             if string.sub(f, 1, 1) == 'v' then own = string.sub(f, 2) end end \
+             for _, f in ipairs(redis.call('HKEYS', KEYS[1])) do \
+             if string.sub(f, 1, 1) == 'b' then \
+             redis.call('HSET', KEYS[2], 'b' .. own .. string.sub(f, 18), redis.call('HGET', KEYS[1], f)) \
+             end end return 1";
+        redis.cli(&["EVAL", script, "2", key, own])
+    });
+    assert!(copied.count() > 0);
+    let second = front(&origin, &patient(&redis)).await;
+    assert_answer(&ask(&second, "/b").await, "MISS", "/b #2");
+    assert_eq!(refused(&second, "key").await, 1);
+}
+
 #[tokio::test]
 async fn a_redis_that_is_paused_flushed_or_killed_fails_no_request() {
     let mut redis = Redis::start().await;
     let origin = origin(&["/a"]).await;
-    let first = front(&origin, &redis.url()).await;
+    let first = front(&origin, &redis.section("")).await;
     // Each of them is a miss, in memory and below.
     let load = endless(first.address(), 4, Lanes::Kept, |turn| {
         page(&format!("/a?{turn}"))
@@ -289,7 +380,7 @@ async fn a_redis_that_is_paused_flushed_or_killed_fails_no_request() {
     assert!(all > 0 && bounded == all, "{bounded} of {all}");
     assert!(short * 100 >= all * 98, "{short} of {all}");
     // It is of use again.
-    let second = front(&origin, &redis.url()).await;
+    let second = front(&origin, &redis.section("")).await;
     wait_for("answers are shared again", SOON, async || {
         let at = format!("/a?{}", fastrand::u64(..));
         ask(&first, &at).await;
@@ -303,7 +394,7 @@ async fn a_redis_that_is_paused_flushed_or_killed_fails_no_request() {
 async fn a_cluster_keeps_entries_on_all_its_machines() {
     let cluster = Cluster::start().await;
     let redis = format!(
-        "{{ mode: cluster, nodes: [{}], timeout: 1s }}",
+        "{{ mode: cluster, nodes: [{}], secret: '{SECRET}', timeout: 1s }}",
         cluster.addresses()
     );
     let origin = origin(&["/a"]).await;
@@ -381,15 +472,25 @@ impl Scripts<'_> {
         let text = include_str!("../../src/cache/tier/lua/store.lua");
         let (position, passed) = (position.to_string(), passed.to_string());
         let args = [
-            &position, &passed, "60000", "64", "0", "", body, "shop/a?x", "5", "u1", "t1",
+            &position, &passed, "60000", "64", "0", "", body, "shop/a?x", "5", "hash", "7", "8",
+            "u1", "t1",
         ];
-        let answer = self.run(text, &["entry", "stamps"], &args);
+        let keys = ["entry", "stamps", "marker", "writes"];
+        let answer = self.run(text, &keys, &args);
         answer.split(' ').next().unwrap_or_default().to_owned()
+    }
+
+    /// What a write has changed.
+    fn written(&self, position: u64, key: &str, slot: &str) {
+        let text = include_str!("../../src/cache/tier/lua/written.lua");
+        let position = position.to_string();
+        self.run(text, &["stamps", "writes", key], &[&position, slot]);
     }
 
     fn load(&self) -> String {
         let text = include_str!("../../src/cache/tier/lua/load.lua");
-        let answer = self.run(text, &["entry", "stamps"], &["", "0"]);
+        let keys = ["entry", "stamps", "marker"];
+        let answer = self.run(text, &keys, &["99", "hash", "", "0"]);
         let last = answer.rsplit(' ').next().unwrap_or_default();
         let first = answer.split(' ').next().unwrap_or_default();
         let told = if first == "hit" { last } else { first };
@@ -445,6 +546,40 @@ async fn what_was_asked_for_before_a_purge_is_neither_written_nor_read_after_it(
     assert_eq!(scripts.store(now, 0, "late"), "stored");
     assert_eq!(scripts.store(now, 5000, "early"), "older");
     assert_eq!(scripts.load(), "late");
+}
+
+/// Writes leave nothing behind that grows, and take out nothing but what they are about.
+#[tokio::test]
+async fn what_was_written_to_is_neither_written_nor_read_after_it() {
+    let redis = Redis::start().await;
+    let scripts = Scripts(&redis);
+    scripts.stamp(scripts.tick(), &[]);
+    for key in ["entry", "marker"] {
+        let before = scripts.tick();
+        assert_eq!(scripts.store(before, 0, "old"), "stored", "{key}");
+        assert_eq!(scripts.load(), "old");
+        scripts.written(scripts.tick(), key, "7");
+        assert_eq!(scripts.load(), "miss", "{key}");
+        assert_eq!(scripts.store(before, 0, "late"), "purged", "{key}");
+        assert_eq!(scripts.load(), "miss", "{key}");
+        let after = scripts.tick();
+        assert_eq!(scripts.store(after, 0, "new"), "stored", "{key}");
+        assert_eq!(scripts.load(), "new", "{key}");
+        for number in 9..2000 {
+            let other = format!("other{number}");
+            if number % 100 == 0 {
+                scripts.written(scripts.tick(), &other, &(number % 50 + 9).to_string());
+            }
+        }
+        assert_eq!(scripts.load(), "new", "{key}");
+    }
+    // A marker that Redis has dropped takes what it stood for with it.
+    redis.cli(&["DEL", "marker"]);
+    assert_eq!(scripts.load(), "miss");
+    let now = scripts.tick();
+    assert_eq!(scripts.store(now, 0, "again"), "stored");
+    assert_eq!(scripts.load(), "again");
+    assert!(redis.cli(&["ZCARD", "stamps"]).parse::<u32>().unwrap() <= 3);
 }
 
 #[tokio::test]

@@ -262,7 +262,7 @@ async fn with_redis_the_new_process_knows_its_place_among_purges() {
     let redis = Redis::start().await;
     let paths = paths(10);
     let origin = origin(&paths).await;
-    let text = yaml(origin.address(), &format!("redis: {}", redis.url()));
+    let text = yaml(origin.address(), &format!("redis: {}", redis.section("")));
     let (mut gateway, other) = (Gateway::start(&text).await, Gateway::start(&text).await);
     for one in [&gateway, &other] {
         wait_for("purges are followed", SOON, async || {

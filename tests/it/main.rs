@@ -11,6 +11,7 @@ mod browser;
 mod cache;
 mod cache_attacks;
 mod cache_disk;
+mod cache_floods;
 mod cache_origin_gone;
 mod cache_tiers;
 mod cache_upgrade;

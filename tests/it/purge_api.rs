@@ -10,8 +10,9 @@ use crate::support::{
     fleet::{Ran, edgeway},
     gateway::Gateway,
     origins::{NumberedOrigin, Origin},
-    redis::Redis,
-    wait::wait_for,
+    redis::{Redis, SECRET},
+    relay::{Relay, Wire},
+    wait::{pass, wait_for},
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -52,7 +53,7 @@ async fn leased(gateway: &Gateway) {
 /// Two of one site, with one Redis.
 async fn two(origin: SocketAddr, redis: &Redis, route: &str) -> [Gateway; 2] {
     // A Redis that is new knows nobody for 3 s; all that is done before waits for that.
-    let redis = format!("redis: '{}'\n", redis.url());
+    let redis = format!("redis: {}\n", redis.section(""));
     let both = [
         front(origin, &redis, "", route).await,
         front(origin, &redis, "", route).await,
@@ -350,4 +351,61 @@ async fn no_purge_waits_for_a_gateway_that_was_stopped() {
     // Its lease would have lasted for up to 3 s; now nobody knows of it any more.
     assert_eq!(receipt["lapsed"], json!([]), "{receipt}");
     assert!(receipt["took_ms"].as_f64().unwrap() < 1500.0, "{receipt}");
+}
+
+/// Invariant: no receipt says 200 while a gateway that was known a moment ago serves what is
+/// older; it is named instead.
+#[tokio::test]
+async fn a_receipt_names_who_may_still_serve_what_is_older() {
+    for (lost, status) in [("serve", 202), ("revalidate", 200)] {
+        let redis = Redis::start().await;
+        let to: SocketAddr = redis.address().parse().expect("an address");
+        let relay = Relay::start(to).await;
+        let origin = origin(&["/a", "/b"]).await;
+        let section = |address: &str| {
+            let url = format!("redis://{address}");
+            let secret = format!("secret: '{SECRET}'");
+            format!("redis: {{ url: '{url}', {secret}, timeout: 200ms }}\n")
+        };
+        let more = format!("cache: {{ on_purge_link_lost: {lost} }}");
+        let one = front(origin.address(), &section(&redis.address()), &more, "{}").await;
+        let through = section(&relay.address().to_string());
+        let two = front(origin.address(), &through, &more, "{}").await;
+        let name = two.status().await["purges"]["gateway"].clone();
+        wait_for("the gateways know one another", SOON, async || {
+            let (status, _) = purge(&one, &json!({ "url": "/other" })).await;
+            let others = one.status().await["purges"]["others"].take();
+            (status == 200 && others.as_array()?.len() == 1).then_some(())
+        })
+        .await;
+        for path in ["/a", "/b"] {
+            read(&two, path).await;
+        }
+        // Cut off for longer than its lease lasts.
+        relay.set(Wire::Cut);
+        wait_for("it has no lease", SOON, async || {
+            let leased = two.status().await["purges"]["leased"].take();
+            (leased == false).then_some(())
+        })
+        .await;
+        pass(Duration::from_millis(300)).await;
+        let (found, receipt) = purge(&one, &json!({ "url": "/a" })).await;
+        assert_eq!(found, status, "{lost}: {receipt}");
+        assert_eq!(receipt["lapsed"], json!([name]), "{lost}: {receipt}");
+        let (cache, _) = read(&two, "/a").await;
+        assert_eq!(cache == "HIT", status == 202, "{lost}: {cache}");
+        // Redis loses all that it had while the other one is away.
+        redis.flush();
+        let (found, receipt) = purge(&one, &json!({ "url": "/b" })).await;
+        assert_eq!(found, status, "{lost}: {receipt}");
+        let named = if status == 202 { "pending" } else { "lapsed" };
+        assert_eq!(receipt[named], json!([name]), "{lost}: {receipt}");
+        relay.set(Wire::Open);
+        wait_for("all is well again", SOON, async || {
+            let (status, _) = purge(&one, &json!({ "url": "/b" })).await;
+            (status == 200).then_some(())
+        })
+        .await;
+        assert_ne!(read(&two, "/b").await.0, "HIT");
+    }
 }

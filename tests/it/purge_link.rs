@@ -14,7 +14,8 @@ use edgeway::{
     base::{
         clock::Clock,
         metrics::Metrics,
-        redis::{Identity, Mode, Node, Redis as Client, Settings},
+        redis::{Identity, Mode, Node, Redis as Client, Settings, Signer},
+        secret::Secret,
         tasks::Tasks,
     },
     cache::purge::{Caches, How, Link, Others, Purge, Receipt, Source, Trust, What},
@@ -24,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::support::{
-    redis::{Cluster, Redis},
+    redis::{Cluster, Redis, SECRET},
     wait::{pass, wait_for},
 };
 
@@ -48,6 +49,7 @@ fn settings(redis: &Redis) -> Settings {
         timeout: Duration::from_millis(200),
         connections: 1,
         prefix: "test:".to_owned(),
+        signer: Signer::new(&[Secret::new(SECRET)]),
     }
 }
 
@@ -91,7 +93,7 @@ impl Caches for Shared {
         let apply = |purge: &Purge| match &purge.what {
             What::Url(url) => self.0.drop_all(|key| key == url),
             What::Prefix(prefix) => self.0.drop_all(|key| key.starts_with(prefix)),
-            What::Tag(_) | What::All => self.0.drop_all(|_| true),
+            What::Tag(_) | What::Written(_) | What::All => self.0.drop_all(|_| true),
         };
         Box::pin(async move { purges.iter().map(apply).collect() })
     }
@@ -204,6 +206,9 @@ async fn who_cannot_say_so_is_waited_for_until_its_lease_runs_out() {
     let redis = Redis::start().await;
     let [a, b, c] = three(&redis).await;
     b.fill("/x", 1);
+    b.link.set_validates(true);
+    // Each question says so, and each tenth of a second has one.
+    pass(Duration::from_millis(500)).await;
     b.tasks.stop();
     c.link.leave(Arc::clone(&c.client)).await;
     c.tasks.stop();
@@ -274,6 +279,8 @@ async fn who_goes_on_from_a_position_keeps_what_was_not_purged_since() {
     let redis = Redis::start().await;
     let [a, b, _c] = three(&redis).await;
     let position = b.link.position().expect("it follows");
+    b.link.set_validates(true);
+    pass(Duration::from_millis(500)).await;
     b.tasks.stop();
     assert!(a.purge("/x").await.is_over());
     let d = Gateway::start("d", settings(&redis));
@@ -319,6 +326,57 @@ async fn in_a_cluster_the_log_lies_on_one_machine() {
     assert!(receipt.is_over(), "{receipt:?}");
     assert_eq!(names(&receipt), [a.link.name(), b.link.name()]);
     assert_eq!(b.toy.get("/x"), None);
+}
+
+/// With `on_purge_link_lost: serve` it goes on with what it has: nobody is told otherwise.
+#[tokio::test]
+async fn who_serves_without_a_lease_is_named_until_it_has_applied_it() {
+    let redis = Redis::start().await;
+    let [a, b, c] = three(&redis).await;
+    b.fill("/x", 1);
+    b.tasks.stop();
+    c.link.leave(Arc::clone(&c.client)).await;
+    c.tasks.stop();
+    let receipt = a.purge("/x").await;
+    assert_eq!(receipt.others, Others::Waiting, "{receipt:?}");
+    assert_eq!(receipt.lapsed, [b.link.name()], "{receipt:?}");
+    assert_eq!(b.toy.get("/x"), Some(1));
+    let redis_of_b = Some(Arc::clone(&b.client));
+    b.tasks.spawn("redis", Arc::clone(&b.client).supervise());
+    b.tasks
+        .spawn("purges", Arc::clone(&b.link).supervise(redis_of_b));
+    b.leased(true).await;
+    let receipt = a.purge("/x").await;
+    assert!(receipt.is_over(), "{receipt:?}");
+    assert_eq!(b.toy.get("/x"), None);
+}
+
+/// A Redis that comes back with nothing in it: who was there before is known all the same.
+#[tokio::test]
+async fn after_a_flush_who_was_there_before_is_waited_for_or_named() {
+    let redis = Redis::start().await;
+    let [a, b, c] = three(&redis).await;
+    c.link.leave(Arc::clone(&c.client)).await;
+    c.tasks.stop();
+    wait_for("who has left is not known any more", PATIENCE, async || {
+        (a.link.status().others.len() == 1).then_some(())
+    })
+    .await;
+    b.fill("/x", 1);
+    b.tasks.stop();
+    redis.flush();
+    let receipt = a.purge("/x").await;
+    assert_eq!(receipt.others, Others::Waiting, "{receipt:?}");
+    assert_eq!(receipt.pending, [b.link.name()], "{receipt:?}");
+    assert_eq!(b.toy.get("/x"), Some(1));
+    let redis_of_b = Some(Arc::clone(&b.client));
+    b.tasks.spawn("redis", Arc::clone(&b.client).supervise());
+    b.tasks
+        .spawn("purges", Arc::clone(&b.link).supervise(redis_of_b));
+    b.leased(true).await;
+    assert_eq!(b.toy.get("/x"), None);
+    let receipt = a.purge("/x").await;
+    assert!(receipt.is_over(), "{receipt:?}");
 }
 
 /// Fills race purges while the connections of the link are cut, the log is flushed, and

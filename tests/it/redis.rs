@@ -89,6 +89,7 @@ fn settings(mode: Mode, addresses: &str) -> Settings {
         timeout: Duration::from_millis(20),
         connections: 2,
         prefix: "test:".to_owned(),
+        signer: None,
     }
 }
 

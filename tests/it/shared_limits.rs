@@ -47,6 +47,7 @@ async fn shared(mode: Mode, addresses: &str) -> (Shared, Tasks) {
         timeout: TIMEOUT,
         connections: 2,
         prefix: "test:".to_owned(),
+        signer: None,
     };
     let client = Arc::new(Client::new(
         settings,

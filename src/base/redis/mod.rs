@@ -8,6 +8,7 @@ mod links;
 mod metrics;
 mod script;
 mod settings;
+mod signer;
 mod slots;
 mod supervise;
 
@@ -31,6 +32,7 @@ use self::{
 pub use self::{
     script::Script,
     settings::{Identity, Mode, Node, Settings, SettingsError, Tls, Url},
+    signer::{SHORTEST, Signer, TAG},
 };
 use super::{clock::Clock, metrics::Metrics, units::Span};
 

@@ -9,6 +9,7 @@ use redis::{
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 
+use super::Signer;
 use crate::base::secret::Secret;
 
 /// How long the client of a cluster waits for one machine before it looks for another.
@@ -33,6 +34,8 @@ pub struct Settings {
     pub connections: usize,
     /// What every key begins with.
     pub prefix: String,
+    /// Signs what gateways believe of one another. `None`: nothing of the kind is there.
+    pub signer: Option<Signer>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -394,6 +397,7 @@ mod tests {
             timeout: Duration::from_millis(20),
             connections: 2,
             prefix: "p:".to_owned(),
+            signer: Signer::new(&[Secret::new("hunter4")]),
         };
         assert!(!format!("{settings:?}").contains("hunter"));
         assert_eq!(settings.address(), "m by a:1,b:2");

@@ -30,7 +30,9 @@ pub use cache_status::{CacheStatus, Forward, Served};
 pub use conditional::{has_validator, not_modified, to_not_modified};
 pub use invalidate::{Target, invalidates};
 pub use merge::{clean, date, for_the_first, merge, updates};
-pub use storable::{Asked, Refusal, again, allows_authorization, is_for_everybody, store};
+pub use storable::{
+    Asked, Refusal, again, allows_authorization, is_for_everybody, may_be_kept, store,
+};
 pub use vary::{SentHeaders, Unchanged, Variance, Vary, is_left_alone};
 pub use wants::{Use, Wants, after_error, judge};
 

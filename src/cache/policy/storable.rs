@@ -156,6 +156,26 @@ pub fn again(
     })
 }
 
+/// Whether a response that somebody else has decided to keep may be kept at all.
+/// `keeps_private`: the route keeps what its origin forbids ([`Rules::force`]).
+pub fn may_be_kept(status: StatusCode, headers: &HeaderMap, keeps_private: bool) -> bool {
+    let asked = Asked {
+        method: &Method::GET,
+        headers: &HeaderMap::new(),
+        is_named: false,
+    };
+    let is_of_one_connection = [
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        header::UPGRADE,
+    ]
+    .iter()
+    .any(|name| headers.contains_key(name));
+    !is_of_one_connection
+        && whatever_is_said(asked, status, headers).is_ok()
+        && (keeps_private || forbidden(&Policy::of(headers).directives, status).is_ok())
+}
+
 /// What no word of the origin or the route can allow.
 fn whatever_is_said(
     request: Asked<'_>,

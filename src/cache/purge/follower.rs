@@ -139,7 +139,7 @@ mod tests {
         base::clock::Clock,
         cache::purge::{
             Purge,
-            log::{Generation, LEASE},
+            log::{Content, Generation, LEASE},
         },
     };
 
@@ -153,7 +153,7 @@ mod tests {
     fn entry(number: u64) -> Entry {
         Entry {
             position: at(number),
-            purges: Some(vec![Purge::ALL]),
+            content: Content::Purges(vec![Purge::ALL]),
         }
     }
 

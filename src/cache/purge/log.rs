@@ -6,13 +6,19 @@
 //! end each, and no keys with a time to live: those are the first that a full Redis drops
 //! under `volatile-ttl`, and a lease that is gone too early would let a purge pass its
 //! gateway by.
+//!
+//! Purges, and what a gateway says of how far it is, are signed with the secret of the fleet:
+//! the scripts only carry both.
 
 use std::{collections::VecDeque, fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::Purge;
-use crate::base::redis::{FromRedisValue, ParsingError, Redis, Script, Unavailable, Value};
+use super::{
+    Purge,
+    raw::{RawAnswer, RawEntry, RawLease, RawPublished},
+};
+use crate::base::redis::{FromRedisValue, Redis, Script, Signer, TAG, Unavailable};
 
 /// How long a lease lasts, by the clock of Redis.
 pub(super) const LEASE: Duration = Duration::from_secs(3);
@@ -39,8 +45,17 @@ pub struct Position {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) position: Position,
-    /// `None`: of a version that writes what this one cannot read.
-    pub(super) purges: Option<Vec<Purge>>,
+    pub(super) content: Content,
+}
+
+/// What an entry holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Purges(Vec<Purge>),
+    /// Of a version that writes what this one cannot read.
+    Unknown,
+    /// Written by nobody who knows the secret of the fleet.
+    Unsigned,
 }
 
 /// A gateway's lease.
@@ -52,6 +67,8 @@ pub(super) struct Lease {
     pub(super) applied: Id,
     /// What it dropped for the last entries.
     pub(super) done: Vec<(Id, u64)>,
+    /// Without a lease it asks the origin before it serves what may have been purged.
+    pub(super) validates: bool,
 }
 
 /// What a gateway asks.
@@ -60,6 +77,8 @@ pub(super) struct Question {
     pub(super) gateway: String,
     pub(super) position: Option<Position>,
     pub(super) done: VecDeque<(Id, u64)>,
+    /// `on_purge_link_lost: revalidate`.
+    pub(super) validates: bool,
     pub(super) wants_leases: bool,
     /// Entries that are to be there still.
     pub(super) expected: Vec<Position>,
@@ -116,6 +135,7 @@ pub(super) trait Remote: Sync {
 
 pub(super) struct Log {
     redis: Arc<Redis>,
+    signer: Signer,
     keys: [Vec<u8>; 2],
     sync: Script,
     publish: Script,
@@ -127,6 +147,11 @@ impl Log {
         let key = |name| format!("{}{{purge}}:{name}", redis.prefix()).into_bytes();
         Self {
             keys: [key("log"), key("gateways")],
+            signer: redis
+                .settings()
+                .signer
+                .clone()
+                .unwrap_or_else(Signer::alone),
             redis,
             sync: Script::new(concat!(
                 include_str!("ensure.lua"),
@@ -172,36 +197,115 @@ impl Remote for Log {
             Some(Position { id, drawn }) => args.extend([id.to_string(), drawn.clone()]),
             None => args.extend([String::new(), String::new()]),
         }
-        args.push(written(&question.done));
+        args.push(self.claim(question));
         args.push(AT_ONCE.to_string());
         args.push(u8::from(question.wants_leases).to_string());
         for Position { id, drawn } in &question.expected {
             args.extend([id.to_string(), drawn.clone()]);
         }
-        let RawAnswer(answer) = self.eval(&self.sync, &args).await?;
+        let raw: RawAnswer = self.eval(&self.sync, &args).await?;
+        let leases = || raw.leases.into_iter().map(|lease| self.lease(lease));
         Ok(Answer {
-            leases: answer.leases.filter(|_| question.wants_leases),
-            ..answer
+            generation: raw.generation,
+            leased: raw.leased,
+            leases: question.wants_leases.then(|| leases().collect()),
+            follows: if raw.is_in_log {
+                let entries = raw.entries.into_iter();
+                Follows::Entries(entries.map(|entry| self.entry(entry)).collect())
+            } else {
+                Follows::Gap(raw.end)
+            },
+            is_there: raw.is_there,
         })
     }
 
     async fn publish(&self, drawn: &str, purges: &[Purge]) -> Result<Published, Unavailable> {
-        let text = serde_json::to_string(purges).expect("purges are plain JSON");
+        let text = self.text(drawn, purges);
         let mut args = Self::common();
         args.extend([drawn.to_owned(), text, KEPT.to_string()]);
-        let RawPublished {
-            id,
-            generation,
-            leases,
-        } = self.eval(&self.publish, &args).await?;
+        let raw: RawPublished = self.eval(&self.publish, &args).await?;
+        let leases = raw.leases.into_iter().map(|lease| self.lease(lease));
         let drawn = drawn.to_owned();
         Ok(Published {
-            position: Position { id, drawn },
-            generation,
-            leases,
+            position: Position { id: raw.id, drawn },
+            generation: raw.generation,
+            leases: leases.collect(),
         })
     }
 }
+
+/// What is signed, and what is made of what others have signed.
+impl Log {
+    /// Purges as they stand in the log: a signature, and their JSON.
+    fn text(&self, drawn: &str, purges: &[Purge]) -> String {
+        let json = serde_json::to_string(purges).expect("purges are plain JSON");
+        let parts = self.parts(drawn, &json);
+        format!("{}{json}", self.signer.sign_text(PURGE, &parts))
+    }
+
+    fn parts<'a>(&'a self, name: &'a str, text: &'a str) -> [&'a [u8]; 3] {
+        let prefix = self.redis.prefix();
+        [prefix.as_bytes(), name.as_bytes(), text.as_bytes()]
+    }
+
+    fn entry(&self, RawEntry { position, text }: RawEntry) -> Entry {
+        let signed = text.split_at_checked(2 * TAG);
+        let signed = signed.filter(|(tag, json)| {
+            let parts = self.parts(&position.drawn, json);
+            self.signer.verifies_text(PURGE, &parts, tag)
+        });
+        let content = match signed {
+            // The first entry of a log is no purge.
+            None if text.is_empty() => Content::Purges(Vec::new()),
+            None => Content::Unsigned,
+            Some((_, json)) => serde_json::from_str(json).map_or(Content::Unknown, Content::Purges),
+        };
+        Entry { position, content }
+    }
+
+    /// What a gateway says of itself: what it dropped for the last entries, signed together
+    /// with its place.
+    fn claim(&self, question: &Question) -> String {
+        let mode = if question.validates {
+            VALIDATES
+        } else {
+            SERVES
+        };
+        let done = format!("{mode}{}", written(&question.done));
+        let place = question.position.as_ref();
+        let place = place.map(|place| place.id.to_string()).unwrap_or_default();
+        let claim = format!("{place} {done}");
+        let parts = self.parts(&question.gateway, &claim);
+        format!("{done}~{}", self.signer.sign_text(LEASE_OF, &parts))
+    }
+
+    /// What nobody who knows the secret has said is not believed: such a gateway counts as one
+    /// that has applied nothing.
+    fn lease(&self, raw: RawLease) -> Lease {
+        let (done, tag) = raw.done.split_once('~').unwrap_or((&raw.done, ""));
+        let claim = format!("{} {done}", raw.applied);
+        let parts = self.parts(&raw.gateway, &claim);
+        let is_signed = self.signer.verifies_text(LEASE_OF, &parts, tag);
+        Lease {
+            left: raw.left,
+            applied: if is_signed { raw.applied } else { Id(0, 0) },
+            done: if is_signed {
+                read(done.trim_start_matches([VALIDATES, SERVES]))
+            } else {
+                Vec::new()
+            },
+            validates: is_signed && done.starts_with(VALIDATES),
+            gateway: raw.gateway,
+        }
+    }
+}
+
+/// What a gateway does without a lease: `on_purge_link_lost`.
+const VALIDATES: char = 'v';
+const SERVES: char = 's';
+
+const PURGE: &str = "purge";
+const LEASE_OF: &str = "lease of purges";
 
 /// 128 bits that nobody else draws.
 pub(super) fn draw() -> String {
@@ -250,104 +354,6 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
-/// Values of an answer one after the other.
-struct Values(std::vec::IntoIter<Value>);
-
-impl Values {
-    fn of(value: Value) -> Result<Self, ParsingError> {
-        Ok(Self(Vec::<Value>::from_redis_value(value)?.into_iter()))
-    }
-
-    fn value(&mut self) -> Value {
-        self.0.next().unwrap_or(Value::Nil)
-    }
-
-    fn next<T: FromRedisValue>(&mut self) -> Result<T, ParsingError> {
-        T::from_redis_value(self.value())
-    }
-
-    fn id(&mut self) -> Result<Id, ParsingError> {
-        self.next::<String>()?.parse().map_err(ParsingError::from)
-    }
-
-    fn generation(&mut self) -> Result<Generation, ParsingError> {
-        let (name, age) = (self.next()?, self.next::<i64>()?);
-        let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
-        Ok(Generation { name, age })
-    }
-
-    fn leases(&mut self) -> Result<Vec<Lease>, ParsingError> {
-        let mut leases = Vec::new();
-        for value in Self::of(self.value())?.0 {
-            let mut values = Self::of(value)?;
-            leases.push(Lease {
-                gateway: values.next()?,
-                left: values.next()?,
-                applied: values.id()?,
-                done: read(&values.next::<String>()?),
-            });
-        }
-        Ok(leases)
-    }
-}
-
-struct RawAnswer(Answer);
-
-impl FromRedisValue for RawAnswer {
-    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        let mut values = Values::of(value)?;
-        let is_in_log = values.next::<i64>()? == 1;
-        let generation = values.generation()?;
-        let left = u64::try_from(values.next::<i64>()?).unwrap_or(0);
-        let mut entries = Vec::new();
-        for value in Values::of(values.value())?.0 {
-            let mut values = Values::of(value)?;
-            let (id, drawn) = (values.id()?, values.next()?);
-            let text: String = values.next()?;
-            // The first entry of a log is no purge.
-            let purges = match text.as_str() {
-                "" => Some(Vec::new()),
-                text => serde_json::from_str(text).ok(),
-            };
-            let position = Position { id, drawn };
-            entries.push(Entry { position, purges });
-        }
-        let follows = if is_in_log {
-            Follows::Entries(entries)
-        } else {
-            let last = entries.pop();
-            let last = last.ok_or_else(|| ParsingError::from("the log has no end".to_owned()))?;
-            Follows::Gap(last.position)
-        };
-        let leases = Some(values.leases()?);
-        let is_there = values.next::<Vec<i64>>()?;
-        Ok(Self(Answer {
-            generation,
-            leased: (left > 0).then(|| Duration::from_millis(left)),
-            follows,
-            leases,
-            is_there: is_there.into_iter().map(|there| there == 1).collect(),
-        }))
-    }
-}
-
-struct RawPublished {
-    id: Id,
-    generation: Generation,
-    leases: Vec<Lease>,
-}
-
-impl FromRedisValue for RawPublished {
-    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        let mut values = Values::of(value)?;
-        Ok(Self {
-            id: values.id()?,
-            generation: values.generation()?,
-            leases: values.leases()?,
-        })
-    }
-}
-
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Log").finish_non_exhaustive()
@@ -357,6 +363,12 @@ impl fmt::Debug for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::{
+        clock::Clock,
+        metrics::Metrics,
+        redis::{Identity, Mode, Settings},
+        secret::Secret,
+    };
 
     #[test]
     fn ids_are_in_the_order_of_the_log() {
@@ -387,51 +399,97 @@ mod tests {
         assert_eq!(read("x,1-0,2-0=y,3-0=1"), [(Id(3, 0), 1)]);
     }
 
+    fn log(secrets: &[&str], prefix: &str) -> Log {
+        let secrets: Vec<_> = secrets.iter().map(|text| Secret::new(*text)).collect();
+        let settings = Settings {
+            mode: Mode::Single,
+            nodes: Vec::new(),
+            identity: Identity::default(),
+            database: 0,
+            tls: None,
+            timeout: Duration::from_millis(20),
+            connections: 1,
+            prefix: prefix.to_owned(),
+            signer: Signer::new(&secrets),
+        };
+        let redis = Redis::new(settings, Clock::test(), &Metrics::default(), None);
+        Log::new(Arc::new(redis))
+    }
+
     #[test]
-    fn an_answer_is_read_or_refused() {
-        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        let entry = |body| Value::Array(vec![text("5-0"), text("ab"), text(body)]);
-        let answer = |is_in_log, entries| {
-            RawAnswer::from_redis_value(Value::Array(vec![
-                Value::Int(is_in_log),
-                text("g 1"),
-                Value::Int(100),
-                Value::Int(3000),
-                Value::Array(entries),
-                Value::Array(vec![Value::Array(vec![
-                    text("a"),
-                    Value::Int(-7),
-                    text("4-0"),
-                    text("4-0=1"),
-                ])]),
-                Value::Array(vec![Value::Int(1), Value::Int(0)]),
-            ]))
-            .map(|raw| raw.0)
+    fn only_what_the_fleet_has_signed_is_read() {
+        let (ours, new) = (log(&["a"], "p:"), log(&["b", "a"], "p:"));
+        let entry = |log: &Log, drawn: &str, text: &str| {
+            let position = Position {
+                id: Id(5, 0),
+                drawn: drawn.to_owned(),
+            };
+            let text = text.to_owned();
+            log.entry(RawEntry { position, text }).content
         };
-        let position = Position {
-            id: Id(5, 0),
-            drawn: "ab".to_owned(),
+        let purges = vec![Purge::ALL];
+        let text = ours.text("d", &purges);
+        assert_eq!(entry(&ours, "d", &text), Content::Purges(purges.clone()));
+        assert_eq!(entry(&new, "d", &text), Content::Purges(purges));
+        // The first of a log.
+        assert_eq!(entry(&ours, "d", ""), Content::Purges(vec![]));
+        let unsigned = [
+            entry(&ours, "d", r#"[{"all":true}]"#),
+            entry(&ours, "d", &text[..2 * TAG]),
+            entry(&ours, "e", &text),
+            entry(&ours, "d", &text.replace("all", "alt")),
+            entry(&ours, "d", &format!("é{text}")),
+            entry(&ours, "d", &new.text("d", &[Purge::ALL])),
+            entry(&log(&["a"], "q:"), "d", &text),
+            entry(&log(&[], "p:"), "d", &text),
+        ];
+        for content in unsigned {
+            assert_eq!(content, Content::Unsigned);
+        }
+        let parts = ours.parts("d", "[{}]");
+        let later = format!("{}[{{}}]", ours.signer.sign_text(PURGE, &parts));
+        assert_eq!(entry(&ours, "d", &later), Content::Unknown);
+    }
+
+    #[test]
+    fn a_gateway_that_nobody_has_signed_for_has_applied_nothing() {
+        let (ours, other) = (log(&["a"], "p:"), log(&["b"], "p:"));
+        let question = Question {
+            gateway: "g".to_owned(),
+            position: Some(Position {
+                id: Id(7, 1),
+                drawn: "d".to_owned(),
+            }),
+            done: VecDeque::from([(Id(7, 1), 3)]),
+            ..Question::default()
         };
-        let read = answer(
-            1,
-            vec![entry(r#"[{"tag":"x"}]"#), entry(""), entry("later")],
-        )
-        .unwrap();
-        let Follows::Entries(entries) = read.follows else {
-            panic!("{read:?}");
+        let done = ours.claim(&question);
+        let raw = |gateway: &str, applied, done: &str| RawLease {
+            gateway: gateway.to_owned(),
+            left: 9,
+            applied,
+            done: done.to_owned(),
         };
-        let purges: Vec<Option<usize>> = entries
-            .iter()
-            .map(|entry| entry.purges.as_ref().map(Vec::len))
-            .collect();
-        assert_eq!(purges, [Some(1), Some(0), None]);
-        assert_eq!(read.leased, Some(LEASE));
-        assert_eq!(read.is_there, [true, false]);
-        assert_eq!(read.leases.unwrap()[0].left, -7);
-        let read = answer(0, vec![entry("")]).unwrap();
-        assert_eq!(read.follows, Follows::Gap(position));
-        assert!(answer(0, vec![]).is_err());
-        assert!(RawAnswer::from_redis_value(Value::Array(vec![])).is_err());
-        assert!(RawPublished::from_redis_value(Value::Nil).is_err());
+        let told = ours.lease(raw("g", Id(7, 1), &done));
+        assert_eq!((told.applied, told.done), (Id(7, 1), vec![(Id(7, 1), 3)]));
+        assert!(!told.validates);
+        let done_validating = ours.claim(&Question {
+            validates: true,
+            ..question.clone()
+        });
+        assert!(ours.lease(raw("g", Id(7, 1), &done_validating)).validates);
+        for forged in [
+            ours.lease(raw("g", Id(8, 0), &done)),
+            ours.lease(raw("h", Id(7, 1), &done)),
+            ours.lease(raw("g", Id(7, 1), "7-1=3")),
+            ours.lease(raw("g", Id(7, 1), &done.replacen('s', "v", 1))),
+            ours.lease(raw("g", Id(7, 1), &done.replace("=3", "=4"))),
+            other.lease(raw("g", Id(7, 1), &done)),
+        ] {
+            assert_eq!(
+                (forged.applied, forged.done, forged.left),
+                (Id(0, 0), vec![], 9)
+            );
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::{How, Purge, What};
 use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
 
-const KINDS: [&str; 4] = ["url", "prefix", "tag", "all"];
+const KINDS: [&str; 5] = ["url", "prefix", "tag", "all", "written"];
 const HOWS: [&str; 2] = ["hard", "soft"];
 
 /// Whence a purge came to this gateway.
@@ -23,11 +23,12 @@ const SOURCES: [&str; 4] = ["admin", "method", "write", "gateway"];
 
 pub(super) struct PurgeMetrics {
     /// By kind, how and source.
-    purges: [[[IntCounter; 4]; 2]; 4],
+    purges: [[[IntCounter; 4]; 2]; KINDS.len()],
     objects: [IntCounter; 4],
     pub(super) up: IntGauge,
     pub(super) losses: IntCounter,
     pub(super) gaps: IntCounter,
+    pub(super) unsigned: IntCounter,
     pub(super) unsent: IntGauge,
     pub(super) seconds: Histogram,
 }
@@ -37,7 +38,7 @@ impl PurgeMetrics {
         let purges = |kind, how, source| {
             metrics.counter(
                 "edgeway_cache_purges_total",
-                "Purges that were applied, by kind (`url`, `prefix`, `tag`, `all`), how (`hard`, `soft`) and source: `admin` (the admin API), `method` (`PURGE`), `write` (`purge_on_write`), `gateway` (another one).",
+                "Purges that were applied, by kind (`url`, `prefix`, `tag`, `all`, and `written`: what a write has changed), how (`hard`, `soft`) and source: `admin` (the admin API), `method` (`PURGE`), `write` (`purge_on_write`), `gateway` (another one).",
                 &[("kind", kind), ("how", how), ("source", source)],
             )
         };
@@ -68,6 +69,11 @@ impl PurgeMetrics {
                 "How often everything that was kept was dropped, since the log of purges had lost this gateway's place.",
                 &[],
             ),
+            unsigned: metrics.counter(
+                "edgeway_cache_purges_unsigned_total",
+                "Purges in Redis that were left out: written by nobody who knows the fleet's secret.",
+                &[],
+            ),
             unsent: metrics.gauge(
                 "edgeway_cache_purges_unsent",
                 "Purges that the other gateways do not know of yet.",
@@ -87,6 +93,7 @@ impl PurgeMetrics {
             What::Prefix(_) => 1,
             What::Tag(_) => 2,
             What::All => 3,
+            What::Written(_) => 4,
         };
         let how = match purge.how {
             How::Hard => 0,

@@ -11,6 +11,7 @@ mod log;
 mod metrics;
 mod notes;
 mod parse;
+mod raw;
 mod receipt;
 
 pub use self::{
@@ -34,6 +35,10 @@ pub enum What {
     Prefix(String),
     /// Every answer that carries exactly this tag.
     Tag(String),
+    /// What a write to this URL of a path has changed (`purge_on_write`): the item and the list
+    /// that it is in, whatever their queries, with a slash at the end or without. Only gateways
+    /// say so.
+    Written(String),
     All,
 }
 

@@ -1,19 +1,25 @@
 //! What a process still takes out while another one takes its place: that one hears of it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+
+use log::warn;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::Purge;
+use super::{Purge, What};
 use crate::cache::key::Key;
 
-/// What is told at most. With one more, the other process is to drop all.
+/// Purges of operators that are told at most. With one more, the other process is to drop all.
 const MOST: usize = 4096;
+/// What writes have changed, which anybody can cause, and its bytes. With more, what comes first
+/// is told: the other process does not read.
+const MAX_WRITTEN: usize = 64 * 1024;
+const MAX_WRITTEN_BYTES: usize = 16 << 20;
 
 /// Something that was taken out here, as one line of JSON.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Note {
     /// These purges began here.
@@ -33,6 +39,9 @@ pub struct Notes {
 #[derive(Debug, Default)]
 struct Queue {
     notes: VecDeque<Note>,
+    /// What writes have changed, each once.
+    written: HashSet<Note>,
+    bytes: usize,
     /// The one that was taken last is not on its way yet.
     is_telling: bool,
 }
@@ -49,33 +58,36 @@ impl Notes {
     }
 
     pub(in crate::cache) fn purged(&self, purges: &[Purge]) {
-        self.add(|| Note::Purged(purges.to_vec()));
+        let is_written = |purge: &Purge| matches!(purge.what, What::Written(_));
+        let mut queue = self.queue.lock();
+        let Some(queue) = &mut *queue else {
+            return;
+        };
+        let note = Note::Purged(purges.to_vec());
+        if purges.iter().all(is_written) {
+            queue.add_written(note);
+        } else if queue.notes.len() < MOST {
+            queue.notes.push_back(note);
+        } else {
+            warn!(purges = MOST; "more purges wait for the next process than are kept: it drops all");
+            queue.notes.clear();
+            queue.notes.push_back(Note::Purged(vec![Purge::ALL]));
+        }
+        self.more.notify_one();
     }
 
     pub(in crate::cache) fn removed(&self, key: &Key) {
-        self.add(|| Note::Removed(key.as_bytes().to_vec()));
-    }
-
-    fn add(&self, note: impl FnOnce() -> Note) {
-        let mut queue = self.queue.lock();
-        let Some(Queue { notes, .. }) = &mut *queue else {
-            return;
-        };
-        if notes.len() >= MOST {
-            notes.clear();
-            notes.push_back(Note::Purged(vec![Purge::ALL]));
-        } else {
-            notes.push_back(note());
+        if let Some(queue) = &mut *self.queue.lock() {
+            queue.add_written(Note::Removed(key.as_bytes().to_vec()));
+            self.more.notify_one();
         }
-        drop(queue);
-        self.more.notify_one();
     }
 
     /// Waits for the next one. Whoever asks again has told the one before.
     pub async fn next(&self) -> Note {
         loop {
             let next = self.queue.lock().as_mut().and_then(|queue| {
-                let next = queue.notes.pop_front();
+                let next = queue.notes.pop_front().or_else(|| queue.next_written());
                 queue.is_telling = next.is_some();
                 next
             });
@@ -91,11 +103,48 @@ impl Notes {
     pub async fn all_told(&self) {
         loop {
             let told = self.told.notified();
-            let is_left = |queue: &Queue| queue.is_telling || !queue.notes.is_empty();
+            let is_left = |queue: &Queue| {
+                queue.is_telling || !queue.notes.is_empty() || !queue.written.is_empty()
+            };
             if !self.queue.lock().as_ref().is_some_and(is_left) {
                 return;
             }
             told.await;
+        }
+    }
+}
+
+impl Queue {
+    fn add_written(&mut self, note: Note) {
+        let bytes = self.bytes + note.bytes();
+        if self.written.len() < MAX_WRITTEN
+            && bytes <= MAX_WRITTEN_BYTES
+            && self.written.insert(note)
+        {
+            self.bytes = bytes;
+        }
+    }
+
+    fn next_written(&mut self) -> Option<Note> {
+        let note = self.written.iter().next()?.clone();
+        self.written.remove(&note);
+        self.bytes -= note.bytes();
+        Some(note)
+    }
+}
+
+impl Note {
+    /// Of its text.
+    fn bytes(&self) -> usize {
+        let of = |purge: &Purge| match &purge.what {
+            What::Url(text) | What::Prefix(text) | What::Tag(text) | What::Written(text) => {
+                text.len()
+            }
+            What::All => 0,
+        };
+        match self {
+            Self::Purged(purges) => purges.iter().map(of).sum(),
+            Self::Removed(key) => key.len(),
         }
     }
 }
@@ -130,15 +179,45 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_than_can_be_told_is_everything() {
+    async fn more_of_operators_than_can_be_told_is_everything() {
         let notes = Notes::default();
         notes.begin();
         for n in 0..=MOST {
-            notes.removed(&Key::new("http", "a", n.to_string().as_bytes(), None, b""));
+            let tag = serde_json::json!({ "tag": n.to_string() });
+            notes.purged(&[Purge::from_json(&tag).unwrap()]);
         }
         assert_eq!(notes.next().await, Note::Purged(vec![Purge::ALL]));
         notes.end();
         notes.purged(&[Purge::ALL]);
         assert!(notes.queue.lock().is_none());
+    }
+
+    /// Invariant: what anybody writes is told as it is, and never as everything.
+    #[tokio::test]
+    async fn no_number_of_writes_is_everything() {
+        let notes = Notes::default();
+        notes.begin();
+        let key = |n: usize| Key::new("http", "a", n.to_string().as_bytes(), None, b"");
+        for n in 0..3 * MOST {
+            notes.removed(&key(n));
+            notes.removed(&key(n / 2));
+            let written = serde_json::json!({ "written": format!("http://a/{}", n / 3) });
+            notes.purged(&[Purge::from_json(&written).unwrap()]);
+        }
+        let mut told = HashSet::new();
+        for _ in 0..3 * MOST + MOST {
+            let note = notes.next().await;
+            assert_ne!(note, Note::Purged(vec![Purge::ALL]));
+            assert!(told.insert(note));
+        }
+        assert!((0..3 * MOST).all(|n| told.contains(&Note::Removed(key(n).as_bytes().to_vec()))));
+        assert!(futures_util::poll!(Box::pin(notes.next())).is_pending());
+        for n in 0..2 * MAX_WRITTEN {
+            notes.removed(&key(n));
+        }
+        let queue = notes.queue.lock();
+        let queue = queue.as_ref().unwrap();
+        assert!(queue.notes.is_empty() && queue.written.len() == MAX_WRITTEN);
+        assert!(queue.bytes <= MAX_WRITTEN_BYTES);
     }
 }

@@ -43,6 +43,7 @@ impl Order {
         let fan_out = take_flag(&mut object, "fan_out")?.unwrap_or(true);
         let Some(list) = object.remove("purges") else {
             let purges = vec![Purge::from_object(object)?];
+            purges[0].may_be_ordered()?;
             return Ok(Self { purges, fan_out });
         };
         if let Some(key) = object.keys().next() {
@@ -64,7 +65,8 @@ impl Order {
             Purge::from_json(value)
                 .map_err(|BadPurge(why)| BadPurge(format!("purges[{at}]: {why}")))
         });
-        let purges = purges.collect::<Result<_, _>>()?;
+        let purges = purges.collect::<Result<Vec<_>, _>>()?;
+        purges.iter().try_for_each(Purge::may_be_ordered)?;
         Ok(Self { purges, fan_out })
     }
 
@@ -79,6 +81,14 @@ impl Purge {
         match value {
             Value::Object(object) => Self::from_object(object.clone()),
             _ => bad(format!("a purge is a JSON object: {SHAPES}")),
+        }
+    }
+
+    /// Writes are told by gateways alone.
+    fn may_be_ordered(&self) -> Result<(), BadPurge> {
+        match self.what {
+            What::Written(_) => bad(format!("`written` is not known: {SHAPES}")),
+            What::Url(_) | What::Prefix(_) | What::Tag(_) | What::All => Ok(()),
         }
     }
 
@@ -100,6 +110,7 @@ impl Purge {
             "url" => What::Url(place(key, value)?),
             "prefix" => What::Prefix(place(key, value)?),
             "tag" => What::Tag(tag(value)?),
+            "written" => What::Written(written(value)?),
             "all" if *value == Value::Bool(true) => What::All,
             "all" => return bad("`all` can only be `true`"),
             other => return bad(format!("`{}` is not known: {SHAPES}", other.escape_debug())),
@@ -113,6 +124,7 @@ impl Purge {
             What::Url(url) => ("url", json!(url)),
             What::Prefix(prefix) => ("prefix", json!(prefix)),
             What::Tag(tag) => ("tag", json!(tag)),
+            What::Written(url) => ("written", json!(url)),
             What::All => ("all", json!(true)),
         };
         object.insert(key.to_owned(), value);
@@ -181,6 +193,15 @@ fn place(key: &str, value: &Value) -> Result<String, BadPurge> {
     Ok(text.to_owned())
 }
 
+/// A URL as some client wrote it, whatever is in it: what one gateway has taken, all others can
+/// read.
+fn written(value: &Value) -> Result<String, BadPurge> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        _ => bad("`written` is a string"),
+    }
+}
+
 fn tag(value: &Value) -> Result<String, BadPurge> {
     let text = text("tag", value)?;
     // Tags are separated by commas and spaces in `Cache-Tag` and `Surrogate-Key`; those of
@@ -230,6 +251,7 @@ impl fmt::Display for Purge {
             What::Url(url) => write!(f, "url {url}")?,
             What::Prefix(prefix) => write!(f, "prefix {prefix}")?,
             What::Tag(tag) => write!(f, "tag {tag}")?,
+            What::Written(url) => write!(f, "written {url}")?,
             What::All => f.write_str("all")?,
         }
         match self.how {
@@ -284,6 +306,27 @@ mod tests {
         assert!(!order(r#"{"all":true,"fan_out":false}"#).unwrap().fan_out);
     }
 
+    /// Whatever a client writes to: an entry that cannot be read would make everybody drop all.
+    #[test]
+    fn what_was_written_to_is_read_whatever_it_is() {
+        let long = format!("http://a/{}", "x".repeat(2 * LONGEST));
+        for url in [
+            "http://a/\u{3000}\u{a0}b",
+            "http://a/\u{fffd}#",
+            &long,
+            "",
+            "x y",
+        ] {
+            let purge = Purge {
+                what: What::Written(url.to_owned()),
+                how: How::Hard,
+            };
+            let json = serde_json::to_string(&[purge.clone()]).unwrap();
+            let read: Vec<Purge> = serde_json::from_str(&json).unwrap();
+            assert_eq!(read, [purge]);
+        }
+    }
+
     #[test]
     fn many_purges_are_one_short_line() {
         let url = |path: &str| Purge {
@@ -306,6 +349,11 @@ mod tests {
         refuse(r#"{"url":"/a","tag":"b"}"#, "not of `url` and `tag`");
         refuse(r#"{"urls":"/a"}"#, "`urls` is not known");
         refuse(r#"{"all":false}"#, "`all` can only be `true`");
+        refuse(r#"{"written":"http://a/b"}"#, "`written` is not known");
+        refuse(
+            r#"{"purges":[{"written":"http://a/b"}]}"#,
+            "`written` is not known",
+        );
         refuse(r#"{"url":"blog"}"#, "is a path such as `/blog`");
         refuse(r#"{"url":"https:///blog"}"#, "is a path such as `/blog`");
         refuse(r#"{"url":"/a b"}"#, "encode it");

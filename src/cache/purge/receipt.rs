@@ -28,8 +28,9 @@ pub struct Receipt {
     pub others: Others,
     /// Who serves nothing older, this gateway first.
     pub applied: Vec<Applied>,
-    /// Whose lease ran out: they apply it before they have one again, and serve older answers
-    /// until then as `on_purge_link_lost` says there.
+    /// Whose lease ran out: they apply it before they have one again. Until then they ask the
+    /// origin first, or, with `on_purge_link_lost: serve`, serve what is older, and the purge is
+    /// not over.
     pub lapsed: Vec<String>,
     /// Who has a lease and has not said so within the time that was waited.
     pub pending: Vec<String>,
@@ -45,10 +46,10 @@ pub struct Receipt {
 pub enum Others {
     /// There is no Redis: this gateway knows of no other.
     Alone,
-    /// Every other one has applied it, or its lease has run out.
+    /// Every other one has applied it, or asks the origin before it serves what is older.
     Reached,
-    /// They can read it, but some have not said that they have, or it is not known yet who
-    /// there is.
+    /// They can read it, but some have not said that they have, some serve without a lease, or
+    /// it is not known yet who there is.
     Waiting,
     /// Redis is lost: they do not know of it. It is sent as soon as Redis is back.
     Unreached,
@@ -150,16 +151,73 @@ pub(super) struct Waiting {
     me: String,
     position: Position,
     generation: String,
-    others: BTreeMap<String, Standing>,
+    others: BTreeMap<String, Other>,
     /// Until then there may be gateways that believe in leases which the log has lost.
     not_before: Option<Instant>,
+}
+
+/// Another gateway, as far as this purge is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Other {
+    standing: Standing,
+    /// The generation of the log that it was in last. One that is in none of those since may
+    /// still serve: it has not heard of them.
+    generation: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Awaited,
     Applied(Option<u64>),
-    Lapsed,
+    /// Without a lease; whether it serves what is older.
+    Lapsed {
+        serves: bool,
+    },
+    /// It has given its lease up, or was not heard of for long.
+    Gone,
+}
+
+impl Standing {
+    fn is_done(self) -> bool {
+        match self {
+            Self::Awaited | Self::Lapsed { serves: true } => false,
+            Self::Applied(_) | Self::Lapsed { serves: false } | Self::Gone => true,
+        }
+    }
+}
+
+/// A gateway that was in the log a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) generation: String,
+    pub(super) seen: Instant,
+    pub(super) validates: bool,
+}
+
+/// For so long a gateway is remembered that is in no log any more.
+pub(super) const REMEMBERED: Duration = Duration::from_mins(1);
+
+/// Who was there a moment ago, by name.
+#[derive(Debug, Default)]
+pub(super) struct Peers(pub(super) BTreeMap<String, Peer>);
+
+impl Peers {
+    /// As the log tells now. Who is not in the log that it was in has left it.
+    pub(super) fn see(&mut self, me: &str, generation: &str, leases: &[Lease], now: Instant) {
+        let is_here = |name: &str| leases.iter().any(|lease| lease.gateway == name);
+        self.0.retain(|name, peer| {
+            let is_remembered = now.saturating_duration_since(peer.seen) < REMEMBERED;
+            is_here(name) || (peer.generation != generation && is_remembered)
+        });
+        for lease in leases.iter().filter(|lease| lease.gateway != me) {
+            let peer = Peer {
+                generation: generation.to_owned(),
+                seen: now,
+                validates: lease.validates,
+            };
+            self.0.insert(lease.gateway.clone(), peer);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +229,7 @@ pub(super) enum Progress {
 }
 
 impl Waiting {
-    pub(super) fn new(me: &str, published: &Published) -> Self {
+    pub(super) fn new(me: &str, published: &Published, peers: &Peers) -> Self {
         let mut waiting = Self {
             me: me.to_owned(),
             position: published.position.clone(),
@@ -179,7 +237,7 @@ impl Waiting {
             others: BTreeMap::new(),
             not_before: None,
         };
-        waiting.learn(&published.leases);
+        waiting.learn(published, peers);
         waiting
     }
 
@@ -188,30 +246,37 @@ impl Waiting {
     }
 
     /// It is in the log once more, since that has lost it.
-    pub(super) fn again(&mut self, published: &Published, now: Instant) {
+    pub(super) fn again(&mut self, published: &Published, peers: &Peers, now: Instant) {
         self.position = published.position.clone();
         self.generation.clone_from(&published.generation.name);
         self.not_before = Some(now + LEASE);
-        for standing in self.others.values_mut() {
+        for Other { standing, .. } in self.others.values_mut() {
             // Who has applied it has applied it, wherever it read it.
-            if !matches!(standing, Standing::Applied(_)) {
+            if !matches!(standing, Standing::Applied(_) | Standing::Gone) {
                 *standing = Standing::Awaited;
             }
         }
-        self.learn(&published.leases);
+        self.learn(published, peers);
     }
 
-    fn learn(&mut self, leases: &[Lease]) {
-        for Lease { gateway, left, .. } in leases {
-            if *gateway == self.me {
-                continue;
+    fn learn(&mut self, published: &Published, peers: &Peers) {
+        let generation = &published.generation.name;
+        for lease in &published.leases {
+            if lease.gateway != self.me {
+                let other = self.others.entry(lease.gateway.clone());
+                let other = other.or_insert_with(|| Other {
+                    standing: standing_of(lease),
+                    generation: generation.clone(),
+                });
+                other.generation.clone_from(generation);
             }
-            let fresh = if *left > 0 {
-                Standing::Awaited
-            } else {
-                Standing::Lapsed
+        }
+        for (name, peer) in &peers.0 {
+            let other = || Other {
+                standing: Standing::Awaited,
+                generation: peer.generation.clone(),
             };
-            self.others.entry(gateway.clone()).or_insert(fresh);
+            self.others.entry(name.clone()).or_insert_with(other);
         }
     }
 
@@ -219,26 +284,36 @@ impl Waiting {
     pub(super) fn observe(
         &mut self,
         view: &View,
+        peers: &Peers,
         doubt_until: Option<Instant>,
         now: Instant,
     ) -> Progress {
         if view.generation.name != self.generation || !view.is_there {
             return Progress::Lost;
         }
-        for (gateway, standing) in &mut self.others {
-            if matches!(standing, Standing::Applied(_)) {
+        for (gateway, other) in &mut self.others {
+            if matches!(other.standing, Standing::Applied(_) | Standing::Gone) {
                 continue;
             }
             let lease = view.leases.iter().find(|lease| lease.gateway == *gateway);
-            *standing = match lease {
+            if lease.is_some() {
+                other.generation.clone_from(&self.generation);
+            }
+            other.standing = match lease {
                 Some(lease) if lease.applied >= self.position.id => {
                     let mut done = lease.done.iter();
                     let told = done.find(|(id, _)| *id == self.position.id);
                     Standing::Applied(told.map(|(_, objects)| *objects))
                 }
-                Some(lease) if lease.left > 0 => Standing::Awaited,
-                // Run out, or given up.
-                _ => Standing::Lapsed,
+                Some(lease) => standing_of(lease),
+                None if other.generation == self.generation => Standing::Gone,
+                // It was in the log before this one, and may not know that there is another.
+                // By the time that this counts, any lease that it believes in has run out.
+                None => match peers.0.get(gateway) {
+                    Some(peer) if peer.validates => Standing::Lapsed { serves: false },
+                    Some(_) => Standing::Awaited,
+                    None => Standing::Gone,
+                },
             };
         }
         // A log that was begun a moment ago does not know yet who holds a lease of the one
@@ -248,7 +323,8 @@ impl Waiting {
             .not_before
             .max(doubt_until)
             .is_none_or(|until| now >= until);
-        if is_young || !is_sure || self.others.values().any(|s| *s == Standing::Awaited) {
+        let mut others = self.others.values();
+        if is_young || !is_sure || others.any(|other| !other.standing.is_done()) {
             return Progress::Waiting;
         }
         Progress::Over
@@ -262,17 +338,24 @@ impl Waiting {
         } else {
             Others::Waiting
         };
-        for (gateway, standing) in &self.others {
+        for (gateway, other) in &self.others {
             let gateway = gateway.clone();
-            match standing {
+            match other.standing {
                 Standing::Awaited => receipt.pending.push(gateway),
-                Standing::Applied(objects) => receipt.applied.push(Applied {
-                    gateway,
-                    objects: *objects,
-                }),
-                Standing::Lapsed => receipt.lapsed.push(gateway),
+                Standing::Applied(objects) => receipt.applied.push(Applied { gateway, objects }),
+                Standing::Lapsed { .. } => receipt.lapsed.push(gateway),
+                Standing::Gone => {}
             }
         }
+    }
+}
+
+fn standing_of(lease: &Lease) -> Standing {
+    if lease.left > 0 {
+        Standing::Awaited
+    } else {
+        let serves = !lease.validates;
+        Standing::Lapsed { serves }
     }
 }
 
@@ -292,6 +375,14 @@ mod tests {
             left,
             applied: Id(applied, 0),
             done: vec![(Id(applied, 0), 3)],
+            validates: true,
+        }
+    }
+
+    fn serving(gateway: &str) -> Lease {
+        Lease {
+            validates: false,
+            ..lease(gateway, 2000, 8)
         }
     }
 
@@ -337,6 +428,14 @@ mod tests {
         receipt
     }
 
+    fn waiting(published: &Published) -> Waiting {
+        Waiting::new("me", published, &Peers::default())
+    }
+
+    fn observe(waiting: &mut Waiting, view: &View, now: Instant) -> Progress {
+        waiting.observe(view, &Peers::default(), None, now)
+    }
+
     #[test]
     fn it_is_over_when_each_has_applied_it_or_is_out() {
         let now = Clock::test().now();
@@ -345,28 +444,30 @@ mod tests {
             lease("a", 2000, 8),
             lease("b", 900, 8),
             lease("c", -40, 2),
+            lease("e", 2000, 2),
         ];
-        let mut waiting = Waiting::new("me", &published(9, leases));
+        let mut waiting = waiting(&published(9, leases));
         let first = view(vec![
             lease("a", 2900, 9),
             lease("b", 500, 8),
             lease("c", -80, 2),
+            lease("e", 2000, 2),
         ]);
-        assert_eq!(waiting.observe(&first, None, now), Progress::Waiting);
+        assert_eq!(observe(&mut waiting, &first, now), Progress::Waiting);
         let receipt = told(&waiting, false);
-        assert_eq!(receipt.pending, ["b"]);
+        assert_eq!(receipt.pending, ["b", "e"]);
         assert_eq!(receipt.lapsed, ["c"]);
         assert_eq!(receipt.applied[0].objects, Some(3));
         assert_eq!(receipt.others, Others::Waiting);
         assert!(!receipt.is_over());
-        // `d` came later, with nothing in its cache.
+        // `d` came later, with nothing in its cache, and `e` has left.
         let then = view(vec![
             lease("a", 2900, 12),
             lease("b", -1, 8),
             lease("c", 100, 9),
             lease("d", 2000, 1),
         ]);
-        assert_eq!(waiting.observe(&then, None, now), Progress::Over);
+        assert_eq!(observe(&mut waiting, &then, now), Progress::Over);
         let receipt = told(&waiting, true);
         assert_eq!(receipt.lapsed, ["b"]);
         let applied: Vec<&str> = receipt.applied.iter().map(|a| a.gateway.as_str()).collect();
@@ -375,47 +476,116 @@ mod tests {
     }
 
     #[test]
+    fn who_serves_without_a_lease_keeps_it_from_being_over_and_is_named() {
+        let now = Clock::test().now();
+        let serving = |left, applied| Lease {
+            validates: false,
+            ..lease("a", left, applied)
+        };
+        let mut waiting = waiting(&published(9, vec![serving(100, 8)]));
+        for left in [100, -1, -50_000] {
+            let progress = observe(&mut waiting, &view(vec![serving(left, 8)]), now);
+            assert_eq!(progress, Progress::Waiting, "{left}");
+        }
+        let receipt = told(&waiting, false);
+        assert_eq!(
+            (receipt.status(), &*receipt.lapsed),
+            (StatusCode::ACCEPTED, &["a".to_owned()][..])
+        );
+        // It is back, and has applied it before it has a lease.
+        let progress = observe(&mut waiting, &view(vec![serving(2000, 9)]), now);
+        assert_eq!(progress, Progress::Over);
+        assert_eq!(told(&waiting, true).status(), StatusCode::OK);
+    }
+
+    #[test]
     fn a_log_that_lost_the_purge_gets_it_again_and_time_to_be_sure() {
         let clock = Clock::test();
-        let mut waiting = Waiting::new("me", &published(9, vec![lease("a", 2000, 8)]));
+        let mut waiting = waiting(&published(9, vec![lease("a", 2000, 8)]));
+        let mut peers = Peers::default();
+        peers.see("me", "g", &[serving("a")], clock.now());
         let flushed = View {
             is_there: false,
             ..view(vec![])
         };
-        let lost = waiting.observe(&flushed, None, clock.now());
+        let lost = waiting.observe(&flushed, &peers, None, clock.now());
         assert_eq!(lost, Progress::Lost);
-        waiting.again(&published(4, vec![]), clock.now());
-        // Nobody says anything of `a`: it may believe in its lease.
-        let empty = view(vec![]);
-        let progress = waiting.observe(&empty, None, clock.now());
+        let generation = Generation {
+            name: "h".to_owned(),
+            age: OLD,
+        };
+        let again = Published {
+            generation: generation.clone(),
+            ..published(4, vec![])
+        };
+        waiting.again(&again, &peers, clock.now());
+        // Nobody says anything of `a`: it may believe in its lease, or serve without one.
+        let empty = View {
+            generation,
+            ..view(vec![])
+        };
+        let mut later = |by: Duration, peers: &mut Peers| {
+            clock.advance(by);
+            peers.see("me", "h", &[], clock.now());
+            waiting.observe(&empty, peers, None, clock.now())
+        };
+        assert_eq!(later(Duration::ZERO, &mut peers), Progress::Waiting);
+        assert_eq!(later(LEASE, &mut peers), Progress::Waiting);
+        assert_eq!(
+            later(Duration::from_secs(50), &mut peers),
+            Progress::Waiting
+        );
+        // Nobody has heard of it for long.
+        assert_eq!(later(Duration::from_secs(10), &mut peers), Progress::Over);
+        assert!(peers.0.is_empty());
+    }
+
+    #[test]
+    fn who_was_there_before_the_log_was_lost_is_waited_for_and_named() {
+        let clock = Clock::test();
+        let mut peers = Peers::default();
+        let both = [serving("a"), lease("b", 2000, 8), lease("me", 9, 8)];
+        peers.see("me", "before", &both, clock.now());
+        // `b` is in the new one; nobody has said anything of `a`.
+        peers.see("me", "g", &[lease("b", 2000, 1)], clock.now());
+        let mut waiting = Waiting::new("me", &published(9, vec![]), &peers);
+        let now = clock.now();
+        let some = view(vec![lease("b", 2000, 9)]);
+        let progress = waiting.observe(&some, &peers, None, now);
         assert_eq!(progress, Progress::Waiting);
-        clock.advance(LEASE);
-        assert_eq!(waiting.observe(&empty, None, clock.now()), Progress::Over);
-        assert_eq!(told(&waiting, true).lapsed, ["a"]);
+        let receipt = told(&waiting, false);
+        assert_eq!(receipt.pending, ["a"]);
+        assert_eq!(receipt.status(), StatusCode::ACCEPTED);
+        let all = view(vec![lease("b", 2000, 9), lease("a", 2000, 9)]);
+        assert_eq!(waiting.observe(&all, &peers, None, now), Progress::Over);
+        // Who leaves the log that it is in is not waited for.
+        peers.see("me", "g", &[lease("a", 2000, 9)], now);
+        assert_eq!(peers.0.keys().collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]
     fn a_young_log_and_a_link_in_doubt_wait() {
         let clock = Clock::test();
-        let mut waiting = Waiting::new("me", &published(9, vec![]));
+        let mut waiting = waiting(&published(9, vec![]));
         let young = View {
             generation: generation(LEASE / 2),
             ..view(vec![])
         };
         assert_eq!(
-            waiting.observe(&young, None, clock.now()),
+            observe(&mut waiting, &young, clock.now()),
             Progress::Waiting
         );
         let until = Some(clock.now() + LEASE);
         let old = view(vec![]);
-        assert_eq!(waiting.observe(&old, until, clock.now()), Progress::Waiting);
+        let mut in_doubt = |now| waiting.observe(&old, &Peers::default(), until, now);
+        assert_eq!(in_doubt(clock.now()), Progress::Waiting);
         clock.advance(LEASE);
-        assert_eq!(waiting.observe(&old, until, clock.now()), Progress::Over);
+        assert_eq!(in_doubt(clock.now()), Progress::Over);
     }
 
     #[test]
     fn a_receipt_is_read_as_it_was_written() {
-        let waiting = Waiting::new("me", &published(9, vec![lease("a", 1, 8)]));
+        let waiting = waiting(&published(9, vec![lease("a", 1, 8)]));
         let mut receipt = told(&waiting, false);
         receipt.purges.push(Purge::ALL);
         let json = serde_json::to_string(&receipt).unwrap();

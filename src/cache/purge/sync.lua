@@ -21,7 +21,9 @@ if place == '' or not is_there(place, drawn) then
 else
   local follow = redis.call('XRANGE', log, '(' .. place, '+', 'COUNT', ARGV[7])
   for i, entry in ipairs(follow) do
-    answer[5][i] = {entry[1], entry[2][2], entry[2][4] or ''}
+    local text = entry[2][4] or ''
+    -- More is nothing that a gateway has written.
+    answer[5][i] = {entry[1], entry[2][2], #text > 4194304 and '?' or text}
   end
   local known = redis.call('HGET', gateways, gateway)
   local ends, id, said = string.match(known or '', '^(%d+) (%S+) (%S*)$')

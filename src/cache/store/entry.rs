@@ -39,6 +39,8 @@ pub struct About {
     pub is_compressible: bool,
     /// The bytes of its route, if they are limited.
     pub quota: Option<Arc<Quota>>,
+    /// The route keeps what its origin forbids.
+    pub keeps_private: bool,
 }
 
 /// An answer that is to be stored.

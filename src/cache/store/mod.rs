@@ -72,7 +72,7 @@ pub use self::{
     storage::{Wanted, has_ended},
 };
 pub(in crate::cache) use self::{
-    target::{Target, scheme, without_rsc, without_scheme},
+    target::{Target, scheme, without_rsc, without_scheme, without_slash},
     warmth::Warmth,
 };
 use crate::{
@@ -336,8 +336,22 @@ impl Store {
     /// Takes out, or marks as stale, everything that a purge is about, here and whatever is
     /// on its way here. Gives how many answers that were.
     pub fn purge(&self, purge: &Purge) -> u64 {
+        self.foretell(&Target::of(&purge.what));
         self.tell(|watch| watch.purged(purge));
         self.forget(purge)
+    }
+
+    /// What is on its way to a lower tier is kept from there before that is asked whether it
+    /// has anything that a write may have changed.
+    fn foretell(&self, target: &Target) {
+        if matches!(target, Target::Written { .. } | Target::Url { .. }) {
+            self.log.note(target.clone());
+        }
+    }
+
+    /// Whether there was a purge since an entry was asked for that is about it.
+    pub(in crate::cache) fn is_outdated(&self, entry: &Entry) -> bool {
+        self.log.raced(entry.mark, &entry.key, &entry.about.tags)
     }
 
     /// The same in this memory alone.
@@ -351,8 +365,9 @@ impl Store {
     /// to keys: an unsafe method may have changed it (RFC 9111, 4.4). Gives how many
     /// answers that were.
     pub fn remove(&self, key: &Key) -> u64 {
-        self.tell(|watch| watch.removed(key));
         let target = Target::of_key(key);
+        self.foretell(&target);
+        self.tell(|watch| watch.removed(key));
         self.log.note(target.clone());
         self.sweep(&target, How::Hard)
     }

@@ -1,13 +1,19 @@
 //! The last purges, so that an answer that was asked for before one is not stored after it.
+//!
+//! Purges of one URL, and of what a write has changed, are most of all, and anybody can cause
+//! them: a table of fixed size has the number of the last one at the place of its host and URL.
+//! Two that share a place keep one response too many out of the store, and nothing that is
+//! there goes for it. All others are few, and are kept one by one.
 
 use std::{
     collections::VecDeque,
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use ahash::RandomState;
 use parking_lot::RwLock;
 
-use super::target::Target;
+use super::target::{Target, without_rsc, without_slash};
 use crate::cache::key::Key;
 
 /// A position in the log of purges. What was asked for at a mark is stored only if no purge
@@ -21,11 +27,18 @@ pub struct Mark {
     pub(in crate::cache) disk: u64,
 }
 
-/// How many purges are remembered. An answer that takes longer than these is not stored.
+/// How many purges are remembered one by one. An answer that takes longer than these is not
+/// stored.
 const MOST: usize = 16 * 1024;
 
 /// How many bytes of text they may have.
 const MOST_TEXT: usize = 4 * 1024 * 1024;
+
+/// Hosts share this many regions of the table, so that a flood of writes at one host is of no
+/// concern to most others.
+const REGIONS: usize = 32;
+/// Places in a region.
+const PLACES: usize = 16 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct PurgeLog {
@@ -35,12 +48,18 @@ pub(super) struct PurgeLog {
     shared: AtomicU64,
     disk: AtomicU64,
     last: RwLock<Last>,
+    /// The number of the last purge of each place; empty before the first.
+    table: RwLock<Vec<u64>>,
+    seeds: RandomState,
 }
 
 #[derive(Debug, Default)]
 struct Last {
-    targets: VecDeque<Target>,
+    /// With their numbers.
+    targets: VecDeque<(u64, Target)>,
     text: usize,
+    /// The number of the last one that is not remembered any more.
+    forgotten: u64,
 }
 
 impl PurgeLog {
@@ -63,16 +82,34 @@ impl PurgeLog {
     /// Notes a purge. Whoever purges does so before looking for entries, and whoever stores
     /// asks [`PurgeLog::raced`] with the shard locked: one of them sees the other.
     pub(super) fn note(&self, target: Target) {
+        let places = self.places(&target);
+        if places[0].is_none() {
+            self.note_one(target);
+            return;
+        }
+        let mut table = self.table.write();
+        if table.is_empty() {
+            // Memory that is touched place by place.
+            *table = vec![0; REGIONS * PLACES];
+        }
+        let number = self.count.fetch_add(1, Ordering::AcqRel) + 1;
+        for place in places.into_iter().flatten() {
+            table[place] = number;
+        }
+    }
+
+    fn note_one(&self, target: Target) {
         let mut last = self.last.write();
+        let number = self.count.fetch_add(1, Ordering::AcqRel) + 1;
         last.text += target.text();
-        last.targets.push_back(target);
+        last.targets.push_back((number, target));
         while last.targets.len() > MOST || last.text > MOST_TEXT {
-            let Some(oldest) = last.targets.pop_front() else {
+            let Some((number, oldest)) = last.targets.pop_front() else {
                 break;
             };
             last.text -= oldest.text();
+            last.forgotten = number;
         }
-        self.count.fetch_add(1, Ordering::Release);
     }
 
     /// Whether there was a purge since `mark` that is about this answer, or may have been.
@@ -80,11 +117,64 @@ impl PurgeLog {
         if self.count.load(Ordering::Acquire) == mark.count {
             return false;
         }
+        let table = self.table.read();
+        if !table.is_empty() {
+            let query = without_rsc(key.query().unwrap_or_default());
+            let url = self.url(key.authority(), key.path(), &query);
+            let written = self.written(key.authority(), without_slash(key.path()));
+            let is_later = |place: usize| table[place] > mark.count;
+            if is_later(url) || is_later(written) {
+                return true;
+            }
+        }
+        drop(table);
         let last = self.last.read();
-        let count = self.count.load(Ordering::Acquire);
-        let since = usize::try_from(count - mark.count).unwrap_or(usize::MAX);
         let newest = last.targets.iter().rev();
-        since > last.targets.len() || newest.take(since).any(|target| target.is_about(key, tags))
+        last.forgotten > mark.count
+            || newest
+                .take_while(|(number, _)| *number > mark.count)
+                .any(|(_, target)| target.is_about(key, tags))
+    }
+
+    /// Where a purge stands in the table; nowhere if it is to be remembered by itself.
+    fn places(&self, target: &Target) -> [Option<usize>; 2] {
+        match target {
+            Target::Url {
+                authority: Some(authority),
+                path,
+                query,
+                ..
+            } => [Some(self.url(authority, path, query)), None],
+            Target::Written {
+                authority,
+                item,
+                list,
+            } => {
+                let list = list.as_ref();
+                [
+                    Some(self.written(authority, item)),
+                    list.map(|list| self.written(authority, list)),
+                ]
+            }
+            Target::Url { .. } | Target::Prefix { .. } | Target::Tag(_) | Target::All => {
+                [None, None]
+            }
+        }
+    }
+
+    fn url(&self, authority: &[u8], path: &[u8], query: &[u8]) -> usize {
+        self.place(authority, (path, query))
+    }
+
+    fn written(&self, authority: &[u8], path: &[u8]) -> usize {
+        self.place(authority, path)
+    }
+
+    fn place(&self, authority: &[u8], rest: impl std::hash::Hash) -> usize {
+        let below =
+            |hash: u64, most: usize| usize::from(u16::try_from(hash >> 48).unwrap_or(0)) % most;
+        let region = below(self.seeds.hash_one(authority), REGIONS);
+        region * PLACES + below(self.seeds.hash_one((authority, rest)), PLACES)
     }
 }
 
@@ -102,11 +192,31 @@ mod tests {
         let log = PurgeLog::default();
         let before = log.mark();
         assert!(!log.raced(before, &key("/x"), &[]));
-        log.note(Target::of(&What::Url("/x".into())));
+        for what in [
+            What::Url("/x".into()),
+            What::Url("https://a/x".into()),
+            What::Written("http://a/x".into()),
+            What::Written("http://a/x/7".into()),
+        ] {
+            let before = log.mark();
+            log.note(Target::of(&what));
+            let after = log.mark();
+            assert!(log.raced(before, &key("/x"), &[]), "{what:?}");
+            assert!(!log.raced(before, &key("/y"), &[]), "{what:?}");
+            assert!(!log.raced(after, &key("/x"), &[]), "{what:?}");
+        }
+        let mark = log.mark();
+        log.note(Target::of_key(&Key::new(
+            "https",
+            "a",
+            b"/q",
+            Some(b"b=1&_rsc=2"),
+            b"",
+        )));
+        let of = |query: &[u8]| Key::new("https", "a", b"/q", Some(query), b"other");
+        assert!(log.raced(mark, &of(b"b=1"), &[]) && log.raced(mark, &of(b"_rsc=3&b=1"), &[]));
+        assert!(!log.raced(mark, &of(b"b=2"), &[]) && !log.raced(mark, &key("/q"), &[]));
         let after = log.mark();
-        assert!(log.raced(before, &key("/x"), &[]));
-        assert!(!log.raced(before, &key("/y"), &[]));
-        assert!(!log.raced(after, &key("/x"), &[]));
         log.note(Target::of(&What::Tag("t".into())));
         assert!(log.raced(after, &key("/x"), &["t".into()]));
         assert!(!log.raced(after, &key("/x"), &["tt".into()]));
@@ -125,5 +235,27 @@ mod tests {
         let mark = log.mark();
         log.note(Target::of(&What::Prefix("x".repeat(MOST_TEXT))));
         assert!(log.raced(mark, &key("/other"), &[]));
+    }
+
+    /// Whatever anybody writes to, what is on its way for other hosts is stored, most of all.
+    #[test]
+    fn a_flood_of_writes_keeps_next_to_nothing_out() {
+        let log = PurgeLog::default();
+        let before = log.mark();
+        for n in 0..20_000 {
+            let url = format!("http://flooded/{n}/x");
+            log.note(Target::of(&What::Written(url)));
+        }
+        let of = |host: &str| {
+            let raced = |n: &u32| {
+                let key = Key::new("http", host, format!("/p{n}").as_bytes(), None, b"");
+                log.raced(before, &key, &[])
+            };
+            (0..100).filter(raced).count()
+        };
+        let kept_out: usize = (0..64).map(|n| of(&format!("host{n}"))).sum();
+        assert!(kept_out < 800, "{kept_out} of 6400");
+        let written = Key::new("http", "flooded", b"/17/x", Some(b"any"), b"");
+        assert!(log.raced(before, &written, &[]));
     }
 }

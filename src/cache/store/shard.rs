@@ -279,15 +279,14 @@ impl Shard {
     /// The slots that may be about a target; `None` if all have to be looked at.
     pub(super) fn candidates(&self, hashes: &Hashes, target: &Target) -> Option<Vec<u32>> {
         match target {
-            Target::Url { path, .. } => {
-                let hash = hashes.bytes(path);
-                let head = self.paths.find(hash, |head| head.hash == hash);
-                let after = |at: &u32| {
-                    let next = self.slots[*at as usize].path_after;
-                    (next != NONE).then_some(next)
-                };
-                let slots = std::iter::successors(head.map(|head| head.first), after);
-                Some(slots.collect())
+            Target::Url { path, .. } => Some(self.of_path(hashes, path).collect()),
+            Target::Written { item, list, .. } => {
+                let mut found = Vec::new();
+                for path in [Some(item), list.as_ref()].into_iter().flatten() {
+                    found.extend(self.of_path(hashes, path));
+                    found.extend(self.of_path(hashes, &[path, &b"/"[..]].concat()));
+                }
+                Some(found)
             }
             Target::Tag(tag) => {
                 let hash = hashes.bytes(tag.as_bytes());
@@ -302,6 +301,17 @@ impl Shard {
             }
             Target::Prefix { .. } | Target::All => None,
         }
+    }
+
+    /// The slots of a path, and of those that have its hash.
+    fn of_path(&self, hashes: &Hashes, path: &[u8]) -> impl Iterator<Item = u32> {
+        let hash = hashes.bytes(path);
+        let head = self.paths.find(hash, |head| head.hash == hash);
+        let after = |at: &u32| {
+            let next = self.slots[*at as usize].path_after;
+            (next != NONE).then_some(next)
+        };
+        std::iter::successors(head.map(|head| head.first), after)
     }
 
     fn entry(&self, at: u32) -> &Arc<Entry> {

@@ -22,6 +22,12 @@ pub(in crate::cache) enum Target {
         prefix: Box<[u8]>,
     },
     Tag(Box<str>),
+    /// Paths without their last slash; no list where there is none. Of any query.
+    Written {
+        authority: Box<[u8]>,
+        item: Box<[u8]>,
+        list: Option<Box<[u8]>>,
+    },
     All,
 }
 
@@ -50,6 +56,18 @@ impl Target {
                 }
             }
             What::Tag(tag) => Self::Tag(tag.as_str().into()),
+            What::Written(url) => {
+                let (authority, rest) = split_authority(url);
+                let path = rest.split(['?', '#']).next().unwrap_or_default();
+                let item = path.trim_end_matches('/').as_bytes();
+                let list = item.iter().rposition(|byte| *byte == b'/');
+                let list = list.map(|at| &item[..at]).filter(|list| !list.is_empty());
+                Self::Written {
+                    authority: authority.unwrap_or_default().into_bytes().into(),
+                    item: item.into(),
+                    list: list.map(Into::into),
+                }
+            }
             What::All => Self::All,
         }
     }
@@ -90,6 +108,16 @@ impl Target {
                 url.starts_with(prefix)
             }
             Self::Tag(tag) => tags.contains(tag),
+            Self::Written {
+                authority,
+                item,
+                list,
+            } => {
+                let path = without_slash(key.path());
+                key.authority() == &**authority
+                    && !path.is_empty()
+                    && (path == &**item || list.as_deref().is_some_and(|list| path == list))
+            }
             Self::All => true,
         }
     }
@@ -109,6 +137,11 @@ impl Target {
             }
             Self::Prefix { prefix, .. } => prefix.len(),
             Self::Tag(tag) => tag.len(),
+            Self::Written {
+                authority,
+                item,
+                list,
+            } => authority.len() + item.len() + list.as_ref().map_or(0, |list| list.len()),
             Self::All => 0,
         };
         text + size_of::<Self>()
@@ -155,6 +188,11 @@ fn target_of(key: &Key) -> &[u8] {
 pub(in crate::cache) fn scheme(key: &Key) -> &[u8] {
     let scheme = key.as_bytes().len() - key.extra().len() - 1 - without_scheme(key).len() - 3;
     &key.as_bytes()[..scheme]
+}
+
+/// `/a` of `/a/`: a write does not tell the two apart.
+pub(in crate::cache) fn without_slash(path: &[u8]) -> &[u8] {
+    path.strip_suffix(b"/").unwrap_or(path)
 }
 
 /// Next.js adds `_rsc=HASH` to the address of a page when it asks for its data.
@@ -284,6 +322,38 @@ mod tests {
         assert!(target.is_about(&plain, &[]));
         assert!(!target.is_about(&key("http://shop/a?x=1"), &[]));
         assert!(!target.is_about(&key("https://shop/a"), &[]));
+    }
+
+    #[test]
+    fn a_write_is_about_the_item_and_its_list_with_any_query() {
+        check(
+            &What::Written("http://Shop/api/tasks/7".into()),
+            &[
+                "https://shop/api/tasks/7",
+                "http://shop/api/tasks/7/",
+                "http://shop/api/tasks/7?x=1",
+                "http://shop/api/tasks/7/?x",
+                "http://shop/api/tasks",
+                "http://shop/api/tasks/?page=2",
+            ],
+            &[
+                "http://other/api/tasks/7",
+                "http://shop/api/tasks/71",
+                "http://shop/api/tasks/7/a",
+                "http://shop/api",
+                "http://shop/",
+            ],
+        );
+        check(
+            &What::Written("http://shop/tasks/?q".into()),
+            &["http://shop/tasks", "http://shop/tasks/?a"],
+            &["http://shop/", "http://shop/?q", "http://shop/tasks/7"],
+        );
+        check(
+            &What::Written("http://shop/".into()),
+            &[],
+            &["http://shop/", "http://shop/?q", "http://shop/a"],
+        );
     }
 
     #[test]

@@ -56,6 +56,7 @@ fn about(route: &str) -> About {
         max_object: 8 * MIB,
         is_compressible: false,
         quota: None,
+        keeps_private: false,
     }
 }
 

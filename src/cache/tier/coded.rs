@@ -2,26 +2,38 @@
 //!
 //! A version, a checksum of all that follows, the length of the head, the head, and the
 //! body as it is. Whoever reads one compares the key: what finds an entry is a hash.
+//!
+//! What is read is held to bounds, wherever it comes from: a checksum says that bytes are as
+//! they were written, and not who wrote them.
 
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     base::units::whole_millis,
     cache::{
         key::Key,
-        policy::{Lifetime, Variance, Vary},
+        policy::{self, Lifetime, Variance, Vary},
         store::{About, Draft, Entry, Mark},
     },
 };
 
 /// Of this layout. What has another one is dropped.
-const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 2;
 /// Version, checksum, length of the head.
 const FIXED: usize = 9;
+
+/// Bytes of a head, key and tags included.
+pub(in crate::cache) const MAX_HEAD: usize = 1 << 20;
+/// Headers of a response, four times what an origin may send over HTTP/1.
+const MAX_HEADERS: usize = 1024;
+const MAX_TAGS: usize = 1024;
+const MAX_VARY: usize = 64;
+/// No lifetime is longer: what `policy` makes of the largest number.
+const MAX_SPAN: Duration = Duration::from_secs(1 << 31);
 
 /// Why bytes are no entry that may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +46,8 @@ pub(in crate::cache) enum Damage {
     Content,
     #[error("it is of another key")]
     Key,
+    #[error("it is larger than any entry")]
+    Bounds,
 }
 
 /// An entry that was read.
@@ -75,6 +89,10 @@ pub(in crate::cache) fn encode(entry: &Entry) -> Option<Vec<u8>> {
     let body = entry.body.whole()?;
     let lifetime = entry.lifetime();
     let names = fields(&entry.vary)?;
+    let counts = [entry.headers.len(), names.len(), entry.about.tags.len()];
+    if !are_within_bounds(counts) {
+        return None;
+    }
     let header = |(name, value): (&HeaderName, &HeaderValue)| {
         (name.as_str().to_owned(), value.as_bytes().to_vec())
     };
@@ -95,6 +113,9 @@ pub(in crate::cache) fn encode(entry: &Entry) -> Option<Vec<u8>> {
         is_compressible: entry.about.is_compressible,
     };
     let head = postcard::to_allocvec(&head).ok()?;
+    if head.len() > MAX_HEAD {
+        return None;
+    }
     let body_len = usize::try_from(body.len()).ok()?;
     let mut bytes = Vec::with_capacity(FIXED + head.len() + body_len);
     bytes.push(VERSION);
@@ -124,20 +145,44 @@ pub(in crate::cache) fn decode(mut bytes: Bytes, wanted: Option<&Key>) -> Result
     if bytes.len() < head_len {
         return Err(Damage::Content);
     }
+    if head_len > MAX_HEAD {
+        return Err(Damage::Bounds);
+    }
     let head = bytes.split_to(head_len);
     let head: Head = postcard::from_bytes(&head).map_err(|_| Damage::Content)?;
     if wanted.is_some_and(|wanted| wanted.as_bytes() != head.key) {
         return Err(Damage::Key);
     }
+    if !head.is_within_bounds() {
+        return Err(Damage::Bounds);
+    }
     head.decoded(bytes).ok_or(Damage::Content)
 }
 
+/// Headers, names in `Vary`, tags.
+fn are_within_bounds([headers, vary, tags]: [usize; 3]) -> bool {
+    headers <= MAX_HEADERS && vary <= MAX_VARY && tags <= MAX_TAGS
+}
+
 impl Head {
+    fn is_within_bounds(&self) -> bool {
+        let spans = [
+            self.initial_age,
+            self.fresh_for,
+            self.stale_while_revalidate,
+            self.stale_if_error,
+        ];
+        are_within_bounds([self.headers.len(), self.vary.len(), self.tags.len()])
+            && spans.iter().all(|span| *span <= whole_millis(MAX_SPAN))
+    }
+
     fn decoded(self, body: Bytes) -> Option<Decoded> {
-        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        let mut headers = HeaderMap::try_with_capacity(self.headers.len()).ok()?;
         for (name, value) in &self.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-            headers.append(name, HeaderValue::from_bytes(value).ok()?);
+            headers
+                .try_append(name, HeaderValue::from_bytes(value).ok()?)
+                .ok()?;
         }
         let names = self.vary.iter();
         let names: Result<Vec<_>, _> = names
@@ -172,6 +217,18 @@ impl Head {
 }
 
 impl Decoded {
+    /// What a cache that got this from its origin would keep: for an entry that somebody else
+    /// has decided to keep. `keeps_private`: the route keeps what its origin forbids.
+    pub(in crate::cache) fn may_be_kept(&self, keeps_private: bool) -> bool {
+        let mut lengths = self.headers.get_all(header::CONTENT_LENGTH).iter();
+        let is_whole = match (lengths.next(), lengths.next()) {
+            (None, _) => true,
+            (Some(one), None) => one.as_bytes() == self.body.len().to_string().as_bytes(),
+            (Some(_), Some(_)) => false,
+        };
+        is_whole && policy::may_be_kept(self.status, &self.headers, keeps_private)
+    }
+
     /// As it goes into the store: what a route says of its answers now, not then.
     pub(in crate::cache) fn draft(self, here: &About, mark: Mark) -> (Draft, Bytes) {
         let draft = Draft {

@@ -1,11 +1,15 @@
 //! Level 2: entries in the Redis that gateways share.
 //!
-//! Each primary key is one hash in Redis with its variants, and lies in one of a few parts,
+//! Each URL is one hash in Redis with its keys' variants, and lies in one of a few parts,
 //! by its path and query. Each part has its stamps of purges ([`super::stamps`]), which
 //! scripts consult in the step that reads or writes an entry: what was asked for before a
 //! purge of it is neither read nor written afterwards, by any gateway. What orders the two
 //! are positions: numbers that one counter in Redis gives to purges. A gateway notes the
 //! highest that it has seen before it asks an origin, so no clock is compared with another.
+//!
+//! Writes, which anybody can send, leave no stamps: what they have changed is taken out where it
+//! is, and a table of fixed size keeps out what was asked for before. What is of one host and
+//! path has one marker, without which it does not count.
 //!
 //! A purge that cannot be stamped now waits here, and until it is, this gateway reads
 //! nothing that it may be about ([`Part`]).
@@ -15,28 +19,31 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::HeaderMap;
-use log::debug;
+use log::{debug, warn};
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    coded::{self, Decoded},
-    metrics::{Asked, TierMetrics, Waits, Written},
+    coded::Decoded,
+    lists::{VARIES, names, number, varies_of},
+    metrics::{Asked, Dropped, TierMetrics, Waits, Written},
     part::Part,
     queue::Queue,
-    stamps::{self, Digest, Stamp, Subject},
+    signed,
+    stamps::{self, Digest, Stamp, Subject, Written as Write},
     time_to_live,
 };
 use crate::{
     base::{
         clock::Clock,
-        redis::{Redis, Script, Unavailable},
+        redis::{Redis, Script, Signer, Unavailable},
         units::whole_millis,
     },
     cache::{
@@ -53,12 +60,16 @@ const PARTS: usize = 64;
 const STAMPS: usize = 100_000;
 /// The same of prefixes, each of which is compared with each entry that is read.
 const PREFIXES: usize = 256;
-/// Variants of one primary key.
-const VARIANTS: usize = 64;
-/// Lists of fields that are tried before it is known by which a key's answers differ.
-const VARIES: usize = 4;
+/// Variants of all keys of one URL.
+const VARIANTS: usize = 128;
+/// Slots of one region in the table of what was written to, all parts together.
+const SLOTS: u32 = 4096;
 /// For how long entries are kept at most.
 const LONGEST: Duration = Duration::from_hours(7 * 24);
+/// By so much the clocks of two gateways may differ.
+const SKEW: Duration = Duration::from_mins(1);
+/// Between two lines about entries that are not used.
+const TELL: Duration = Duration::from_mins(1);
 /// Between two attempts to stamp what waits.
 const RETRY: Duration = Duration::from_millis(100);
 /// Where in a position its own number ends, and that of the Redis that gave it begins.
@@ -68,6 +79,7 @@ const EPOCH_AT: u32 = 56;
 #[derive(Debug)]
 pub(super) struct Level2 {
     redis: Arc<Redis>,
+    signer: Signer,
     store: &'static Store,
     clock: Clock,
     metrics: TierMetrics,
@@ -83,12 +95,15 @@ pub(super) struct Level2 {
     varies: ArcSwap<Vec<Vary>>,
     stamping: tokio::sync::Mutex<()>,
     wake: Notify,
+    /// When it was last told of entries that were not used.
+    told: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
 struct Scripts {
     tick: Script,
     stamp: Script,
+    written: Script,
     load: Script,
     store: Script,
 }
@@ -119,10 +134,16 @@ impl Level2 {
             parts: (0..count)
                 .map(|number| Part::new(redis.prefix(), number))
                 .collect(),
+            signer: redis
+                .settings()
+                .signer
+                .clone()
+                .unwrap_or_else(Signer::alone),
             redis,
             store,
             clock,
             metrics,
+            told: Mutex::new(None),
             epoch: u64::from(epoch) << EPOCH_AT,
             scripts: Scripts {
                 tick: Script::new(include_str!("lua/tick.lua")),
@@ -130,6 +151,7 @@ impl Level2 {
                     include_str!("lua/common.lua"),
                     include_str!("lua/stamp.lua")
                 )),
+                written: Script::new(include_str!("lua/written.lua")),
                 load: Script::new(concat!(
                     include_str!("lua/common.lua"),
                     include_str!("lua/load.lua")
@@ -181,15 +203,16 @@ impl Level2 {
         &self,
         key: &Key,
         headers: &HeaderMap,
+        keeps_private: bool,
         waits: &Waits,
     ) -> Option<Decoded> {
         let digest = Subject::part_of(key);
         let part = &self.parts[stamps::part(&digest, self.parts.len())];
-        if !self.is_used() || part.awaits(&digest) {
+        if !self.is_used() || part.awaits(key, &digest) {
             return None;
         }
         let start = self.clock.now();
-        let read = self.read(part, key, headers).await;
+        let read = self.read(part, key, headers, keeps_private).await;
         let took = self.clock.now().saturating_duration_since(start);
         match read {
             Ok(decoded) => {
@@ -207,7 +230,13 @@ impl Level2 {
         }
     }
 
-    async fn read(&self, part: &Part, key: &Key, headers: &HeaderMap) -> Result<Decoded, Nothing> {
+    async fn read(
+        &self,
+        part: &Part,
+        key: &Key,
+        headers: &HeaderMap,
+        keeps_private: bool,
+    ) -> Result<Decoded, Nothing> {
         let start = self.clock.now();
         let guesses = self.guesses(headers);
         let mut answer = self.ask(part, key, &guesses).await?;
@@ -224,22 +253,39 @@ impl Level2 {
                 .await
                 .map_err(|_elapsed| Nothing::Error)??;
         }
+        if answer.first().is_some_and(|kind| kind == b"large") {
+            return Err(self.dropped(Dropped::Bounds, key));
+        }
         let [kind, _, passed, bytes] =
             <[Vec<u8>; 4]>::try_from(answer).map_err(|_| Nothing::Miss)?;
         if kind != b"hit" {
             return Err(Nothing::Miss);
         }
         self.metrics.bytes_read.inc_by(bytes.len() as u64);
-        let decoded = coded::decode(Bytes::from(bytes), Some(key));
+        let (bytes, prefix) = (Bytes::from(bytes), self.redis.prefix());
+        let mut decoded = signed::decode(&self.signer, prefix, bytes, key, keeps_private)
+            .map_err(|why| self.dropped(why, key))?;
         let passed = number(&passed).map(Duration::from_millis);
-        let (Ok(mut decoded), Some(passed)) = (decoded, passed) else {
-            self.metrics.damaged.inc();
-            return Err(Nothing::Miss);
-        };
-        // As old as Redis says, since the clock of whoever wrote it may be another.
+        let passed = passed.ok_or_else(|| self.dropped(Dropped::Damaged, key))?;
+        // As old as Redis says, since clocks differ; but not much younger than is signed.
         let now = self.clock.wall();
+        let signed = now.duration_since(decoded.lifetime.answered);
+        let passed = passed.max(signed.unwrap_or_default().saturating_sub(SKEW));
         decoded.lifetime.answered = now.checked_sub(passed).ok_or(Nothing::Miss)?;
         Ok(decoded)
+    }
+
+    /// Counts what is not used, and tells of it once in a while.
+    fn dropped(&self, why: Dropped, key: &Key) -> Nothing {
+        self.metrics.dropped(why);
+        let now = self.clock.now();
+        let mut told = self.told.lock();
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) {
+            *told = Some(now);
+            drop(told);
+            warn!(reason = why.name(), url = key.url(); "an entry of the cache in redis is not used");
+        }
+        Nothing::Miss
     }
 
     /// Timers are late on a busy machine, as the client of Redis reckons with too.
@@ -253,13 +299,17 @@ impl Level2 {
         key: &Key,
         guesses: &[(String, Variance)],
     ) -> Result<Vec<Vec<u8>>, Unavailable> {
-        let entry = part.key(key);
-        let mut args = Vec::with_capacity(2 * guesses.len());
+        let (entry, marker) = (part.key(key), part.marker(&stamps::place(key)));
+        let mut args = Vec::with_capacity(2 + 2 * guesses.len());
+        let most = self.max_object.load(Ordering::Relaxed);
+        let most = most.saturating_add(signed::MAX_OVERHEAD);
+        args.push(most.to_string().into_bytes());
+        args.push(key.hash().to_be_bytes().to_vec());
         for (names, variance) in guesses {
             args.push(names.clone().into_bytes());
             args.push(variance.0.to_be_bytes().to_vec());
         }
-        let keys: [&[u8]; 2] = [&entry, &part.stamps];
+        let keys: [&[u8]; 3] = [&entry, &part.stamps, &marker];
         let script = &self.scripts.load;
         let answer: Vec<Vec<u8>> = self.redis.eval(script, &keys, &args).await?;
         self.saw(part, &answer);
@@ -318,22 +368,18 @@ impl Level2 {
 
     /// A purge begins: nothing that it may be about is read until it is stamped.
     pub(super) fn purged(&self, stamp: &Stamp) {
-        match stamp {
-            Stamp::Url { part, .. } => {
-                self.parts[stamps::part(part, self.parts.len())].push(stamp.clone());
-            }
-            Stamp::Everywhere(_) | Stamp::Prefix(_) | Stamp::All => {
-                self.parts.iter().for_each(|part| part.push(stamp.clone()));
-            }
+        let one = match stamp {
+            // What this gateway alone has found old (RFC 9111, 4.4).
+            Stamp::Written(Write { url: Some(_), .. }) if !self.is_used() => return,
+            Stamp::Written(Write { url: Some(url), .. }) => Some(url.part),
+            Stamp::Url { part, .. } => Some(*part),
+            Stamp::Written(_) | Stamp::Everywhere(_) | Stamp::Prefix(_) | Stamp::All => None,
+        };
+        match one {
+            Some(part) => self.parts[stamps::part(&part, self.parts.len())].push(stamp.clone()),
+            None => self.parts.iter().for_each(|part| part.push(stamp.clone())),
         }
         self.wake.notify_one();
-    }
-
-    /// As [`Level2::purged`], for what this gateway alone has found old (RFC 9111, 4.4).
-    pub(super) fn removed(&self, key: &Key) {
-        if self.is_used() {
-            self.purged(&Stamp::of_key(key));
-        }
     }
 
     fn is_behind(&self) -> bool {
@@ -351,8 +397,18 @@ impl Level2 {
             let waiting: Vec<_> = self.parts.iter().map(Part::unstamped).collect();
             let position = self.tick().await?;
             let parts = self.parts.iter().zip(&waiting);
-            let parts = parts.filter(|(_, stamps)| !stamps.is_empty());
-            let sent = parts.map(|(part, stamps)| self.send(part, position, stamps));
+            let sent = parts.map(|(part, (stamps, written))| async move {
+                if !stamps.is_empty() {
+                    self.send(part, position, stamps).await?;
+                }
+                if !written.is_empty() {
+                    self.send_written(part, position, written).await?;
+                }
+                if !(stamps.is_empty() && written.is_empty()) {
+                    part.stamped(stamps.len());
+                }
+                Ok(())
+            });
             for outcome in join_all(sent).await {
                 outcome?;
             }
@@ -377,6 +433,8 @@ impl Level2 {
             let (kind, value): (&[u8], &[u8]) = match stamp {
                 Stamp::Url { digest, .. } | Stamp::Everywhere(digest) => (b"digest", digest),
                 Stamp::Prefix(prefix) => (b"prefix", prefix),
+                // They go another way.
+                Stamp::Written(_) => continue,
                 Stamp::All => (b"all", b""),
             };
             args.extend([kind.to_vec(), value.to_vec()]);
@@ -387,8 +445,40 @@ impl Level2 {
             self.observe(last);
             part.is_lost.store(false, Ordering::Relaxed);
         }
-        part.stamped(stamps.len());
         Ok(())
+    }
+
+    /// Takes out what writes have changed, if it is there, and has what is on its way be kept
+    /// out. However many there are, nothing else goes for it.
+    async fn send_written(
+        &self,
+        part: &Part,
+        position: u64,
+        written: &[Write],
+    ) -> Result<(), Unavailable> {
+        let doomed: Vec<_> = written.iter().map(|written| part.doomed(written)).collect();
+        let mut keys: Vec<&[u8]> = vec![&part.stamps, &part.writes];
+        keys.extend(doomed.iter().map(Vec::as_slice));
+        let mut args = vec![position.to_string()];
+        let slots = self.slots();
+        args.extend(
+            written
+                .iter()
+                .map(|written| written.slot(slots).to_string()),
+        );
+        let script = &self.scripts.written;
+        let last: Vec<u8> = self.redis.eval(script, &keys, &args).await?;
+        match number(&last) {
+            Some(last) => self.observe(last),
+            None => part.is_lost.store(true, Ordering::Relaxed),
+        }
+        Ok(())
+    }
+
+    /// Of each region of the table that says when something was written to.
+    fn slots(&self) -> u32 {
+        let parts = u32::try_from(self.parts.len()).unwrap_or(1);
+        SLOTS / parts
     }
 
     /// Sees to it that each part has stamps, and sees how far they are.
@@ -440,7 +530,8 @@ impl Level2 {
         if !self.is_used() || time_to_live.is_zero() {
             return Written::Older;
         }
-        let (Some(names), Some(bytes)) = (names(&entry.vary), coded::encode(entry)) else {
+        let bytes = signed::encode(&self.signer, self.redis.prefix(), entry);
+        let (Some(names), Some(bytes)) = (names(&entry.vary), bytes) else {
             return Written::Error;
         };
         let subject = Subject::new(&entry.key, &entry.about.tags);
@@ -461,15 +552,21 @@ impl Level2 {
             url.to_vec(),
             // Lua counts from one.
             text(target_at as u64 + 1),
+            entry.key.hash().to_be_bytes().to_vec(),
         ];
+        let slots = stamps::slots(&entry.key, self.slots());
+        args.extend(slots.map(|slot| text(u64::from(slot))));
         args.extend(
             subject
                 .digests
                 .iter()
                 .map(|digest: &Digest| digest.to_vec()),
         );
-        let key = part.key(&entry.key);
-        let keys: [&[u8]; 2] = [&key, &part.stamps];
+        let (key, marker) = (
+            part.key(&entry.key),
+            part.marker(&stamps::place(&entry.key)),
+        );
+        let keys: [&[u8]; 4] = [&key, &part.stamps, &marker, &part.writes];
         let answer: Result<Vec<Vec<u8>>, _> =
             self.redis.eval(&self.scripts.store, &keys, &args).await;
         let Ok(answer) = answer else {
@@ -500,29 +597,4 @@ impl Level2 {
         self.set_max_object(None);
         self.queue.clear();
     }
-}
-
-/// As lists of fields stand in Redis; `None` for [`Vary::Everything`].
-fn names(vary: &Vary) -> Option<String> {
-    let names = coded::fields(vary)?;
-    let names: Vec<_> = names.iter().map(http::HeaderName::as_str).collect();
-    Some(names.join(","))
-}
-
-/// The same read back, each ended by a line feed.
-fn varies_of(text: &[u8]) -> Option<Vec<Vary>> {
-    let text = std::str::from_utf8(text).ok()?;
-    let vary = |line: &str| {
-        if line.is_empty() {
-            return Some(Vary::Nothing);
-        }
-        let names = line.split(',').map(|name| name.parse().ok());
-        let names: Option<Vec<http::HeaderName>> = names.collect();
-        Some(Vary::Fields(names?.into()))
-    };
-    text.lines().take(VARIES).map(vary).collect()
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::coded::Damage;
 use crate::base::metrics::{Histogram, IntCounter, Metrics};
 
 /// Around the usual deadline, so that it shows whether that was kept.
@@ -74,13 +75,60 @@ impl Written {
     }
 }
 
+/// Why an entry that was read is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Dropped {
+    Version,
+    /// Written by nobody who knows the secret of the fleet.
+    Signature,
+    Damaged,
+    Key,
+    Bounds,
+    /// No shared cache may keep it.
+    Policy,
+}
+
+impl Dropped {
+    const ALL: [Self; 6] = [
+        Self::Version,
+        Self::Signature,
+        Self::Damaged,
+        Self::Key,
+        Self::Bounds,
+        Self::Policy,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Signature => "signature",
+            Self::Damaged => "damaged",
+            Self::Key => "key",
+            Self::Bounds => "bounds",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+impl From<Damage> for Dropped {
+    fn from(damage: Damage) -> Self {
+        match damage {
+            Damage::Version => Self::Version,
+            Damage::Checksum | Damage::Content => Self::Damaged,
+            Damage::Key => Self::Key,
+            Damage::Bounds => Self::Bounds,
+        }
+    }
+}
+
 /// Of one tier.
 #[derive(Debug)]
 pub(super) struct TierMetrics {
     writes: [IntCounter; Written::ALL.len()],
     pub(super) bytes_read: IntCounter,
     pub(super) bytes_written: IntCounter,
-    pub(super) damaged: IntCounter,
+    dropped: [IntCounter; Dropped::ALL.len()],
 }
 
 impl TierMetrics {
@@ -102,12 +150,18 @@ impl TierMetrics {
             }),
             bytes_read: bytes("read"),
             bytes_written: bytes("written"),
-            damaged: metrics.counter(
-                "edgeway_cache_level2_damaged_total",
-                "Entries from Redis that were not used: of another version, damaged, or of another key.",
-                &[],
-            ),
+            dropped: Dropped::ALL.map(|why| {
+                metrics.counter(
+                    "edgeway_cache_level2_damaged_total",
+                    "Entries from Redis that were not used, by reason: `version` (of another one), `signature` (written by nobody who knows the fleet's secret), `damaged`, `key` (of another one), `bounds` (larger than any entry), `policy` (no shared cache may keep it).",
+                    &[("reason", why.name())],
+                )
+            }),
         }
+    }
+
+    pub(super) fn dropped(&self, why: Dropped) {
+        self.dropped[why as usize].inc();
     }
 
     pub(super) fn wrote(&self, written: Written) {

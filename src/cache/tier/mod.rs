@@ -6,13 +6,17 @@
 //! later, beside requests, as far as there is room for it in a queue. A tier that fails is as
 //! good as empty.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod checks;
 pub(in crate::cache) mod coded;
 mod disk;
 mod flight;
 mod level2;
+mod lists;
 mod metrics;
 mod part;
 mod queue;
+mod signed;
 mod stamps;
 #[cfg(test)]
 mod tests;
@@ -105,7 +109,7 @@ impl Tiers {
             return;
         };
         let mark = self.store.mark();
-        if let Some(decoded) = level2.load(key, headers, waits).await {
+        if let Some(decoded) = level2.load(key, headers, here.keeps_private, waits).await {
             let (draft, body) = decoded.draft(here, mark);
             if let Some(entry) = self.store.insert(&draft, &[body]) {
                 self.disk.stored(&entry);
@@ -213,20 +217,22 @@ impl Watch for Watcher {
 
     fn purged(&self, purge: &Purge) {
         // Soft or not: what is stale may be taken from memory, and nobody misses it here.
-        let stamp = Stamp::of(&purge.what);
-        // Before the disk has another position: what is read of level 2 from then on counts
-        // there as newer than this.
+        for stamp in Stamp::of(&purge.what) {
+            // Before the disk has another position: what is read of level 2 from then on
+            // counts there as newer than this.
+            if let Some(level2) = &*self.0.level2.load() {
+                level2.purged(&stamp);
+            }
+            self.0.disk.purged(&stamp);
+        }
+    }
+
+    fn removed(&self, key: &Key) {
+        let stamp = Stamp::of_key(key);
         if let Some(level2) = &*self.0.level2.load() {
             level2.purged(&stamp);
         }
         self.0.disk.purged(&stamp);
-    }
-
-    fn removed(&self, key: &Key) {
-        if let Some(level2) = &*self.0.level2.load() {
-            level2.removed(key);
-        }
-        self.0.disk.purged(&Stamp::of_key(key));
     }
 }
 

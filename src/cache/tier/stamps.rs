@@ -13,10 +13,13 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use crate::cache::{
     key::Key,
     purge::What,
-    store::{Target, scheme, without_rsc, without_scheme},
+    store::{Target, scheme, without_rsc, without_scheme, without_slash},
 };
 
 pub(super) type Digest = [u8; 16];
+
+/// Of hosts.
+const REGIONS: u8 = 32;
 
 /// What a purge leaves behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,36 +34,73 @@ pub(super) enum Stamp {
     /// What URLs without their scheme, or paths, begin with.
     Prefix(Box<[u8]>),
     All,
+    /// What a write has changed, which anybody can cause: it counts only where it finds
+    /// something.
+    Written(Written),
+}
+
+/// What a write has changed: one URL of one origin, or all of a path of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct Written {
+    /// Of host and path, which all that it is about have in common.
+    pub(super) place: Digest,
+    /// Of the host: floods at one host are kept apart from most others.
+    pub(super) region: u8,
+    /// `None`: whatever the query.
+    pub(super) url: Option<OneUrl>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct OneUrl {
+    /// All that it is about lies in the part of this digest.
+    pub(super) part: Digest,
+    pub(super) digest: Digest,
+}
+
+impl Written {
+    /// Where in a table of so many slots for each region it is remembered for those that are on
+    /// their way.
+    pub(super) fn slot(&self, slots: u32) -> u32 {
+        slot(self.region, &self.digest(), slots)
+    }
+
+    /// What entries that it is about have among their digests.
+    pub(super) fn digest(&self) -> Digest {
+        self.url.map_or(self.place, |url| url.digest)
+    }
 }
 
 impl Stamp {
-    pub(super) fn of(what: &What) -> Self {
-        Self::of_target(Target::of(what))
-    }
-
-    /// Everything under the URL of a key, for RFC 9111, 4.4.
-    pub(super) fn of_key(key: &Key) -> Self {
-        Self::of_target(Target::of_key(key))
-    }
-
-    fn of_target(target: Target) -> Self {
-        match target {
+    pub(super) fn of(what: &What) -> Vec<Self> {
+        let one = match Target::of(what) {
+            Target::Written {
+                authority,
+                item,
+                list,
+            } => {
+                let written = |path: &[u8]| {
+                    Self::Written(Written {
+                        place: digest(b"place", &[&authority, path]),
+                        region: region(&authority),
+                        url: None,
+                    })
+                };
+                let paths = [Some(item), list].into_iter().flatten();
+                return paths.map(|path| written(&path)).collect();
+            }
             Target::Url {
-                scheme,
                 authority,
                 path,
                 query,
+                ..
             } => Self::Url {
                 part: digest(b"path", &[&path, &query]),
-                digest: match (scheme, authority) {
-                    (Some(scheme), Some(authority)) => {
-                        digest(b"origin", &[&scheme, &authority, &path, &query])
-                    }
-                    (None, Some(authority)) => digest(b"url", &[&authority, &path, &query]),
-                    (_, None) => digest(b"path", &[&path, &query]),
+                digest: match authority {
+                    Some(authority) => digest(b"url", &[&authority, &path, &query]),
+                    None => digest(b"path", &[&path, &query]),
                 },
             },
-            // Every write purges its path with whatever query.
+            // A path with whatever query.
             Target::Prefix { prefix, .. } => match prefix.split_last() {
                 Some((b'?', path)) if !path.contains(&b'?') => {
                     Self::Everywhere(digest(b"queries", &[path]))
@@ -69,8 +109,42 @@ impl Stamp {
             },
             Target::Tag(tag) => Self::Everywhere(digest(b"tag", &[tag.as_bytes()])),
             Target::All => Self::All,
-        }
+        };
+        vec![one]
     }
+
+    /// Everything under the URL of a key, for RFC 9111, 4.4.
+    pub(super) fn of_key(key: &Key) -> Self {
+        let query = without_rsc(key.query().unwrap_or_default());
+        let (path, authority) = (key.path(), key.authority());
+        Self::Written(Written {
+            place: place(key),
+            region: region(authority),
+            url: Some(OneUrl {
+                part: digest(b"path", &[path, &query]),
+                digest: digest(b"origin", &[scheme(key), authority, path, &query]),
+            }),
+        })
+    }
+}
+
+/// Of the host and the path of a key.
+pub(super) fn place(key: &Key) -> Digest {
+    digest(b"place", &[key.authority(), without_slash(key.path())])
+}
+
+/// Of a host, below [`REGIONS`].
+fn region(authority: &[u8]) -> u8 {
+    digest(b"host", &[authority])[0] % REGIONS
+}
+
+/// Of the one URL that a key is of.
+pub(super) fn origin(key: &Key) -> Digest {
+    let query = without_rsc(key.query().unwrap_or_default());
+    digest(
+        b"origin",
+        &[scheme(key), key.authority(), key.path(), &query],
+    )
 }
 
 /// What of an entry purges can be about.
@@ -90,6 +164,7 @@ impl Subject {
             part,
             digest(b"url", &[authority, path, &query]),
             digest(b"origin", &[scheme(key), authority, path, &query]),
+            place(key),
         ];
         if key.query().is_some() {
             let whole = [authority, path].concat();
@@ -104,6 +179,17 @@ impl Subject {
         let query = without_rsc(key.query().unwrap_or_default());
         digest(b"path", &[key.path(), &query])
     }
+}
+
+fn slot(region: u8, digest: &Digest, slots: u32) -> u32 {
+    let number = u32::from_be_bytes([digest[4], digest[5], digest[6], digest[7]]);
+    u32::from(region) * slots + number % slots
+}
+
+/// The slots of everything that writes can say of a key.
+pub(super) fn slots(key: &Key, slots: u32) -> [u32; 2] {
+    let region = region(key.authority());
+    [place(key), origin(key)].map(|digest| slot(region, &digest, slots))
 }
 
 /// Which of `parts` a digest is of.

@@ -33,6 +33,7 @@ fn about() -> About {
         max_object: 8 * MIB,
         is_compressible: true,
         quota: None,
+        keeps_private: false,
     }
 }
 
@@ -143,7 +144,7 @@ proptest! {
         path in "/(x|y|x/y|)",
         query in proptest::option::of("(|a=1|_rsc=2|a=1&_rsc=2|_rsc|b)"),
         tags in vec("(t|u)", 0..3),
-        kind in 0..4,
+        kind in 0..5,
         purged in "((|https://|http://)(shop|SHOP|a:81))?/(x|y|x/y|)(|\\?|\\?a=1|\\?_rsc=3|\\?a)",
     ) {
         let query = query.as_deref().map(str::as_bytes);
@@ -153,10 +154,12 @@ proptest! {
             0 => What::Url(purged),
             1 => What::Prefix(purged),
             2 => What::Tag("t".to_owned()),
+            3 => What::Written(format!("http://shop{}", purged.trim_start_matches("https://").trim_start_matches("http://").trim_start_matches(|c| c != '/'))),
             _ => What::All,
         };
         let is_about = Target::of(&what).is_about(&key, &tags);
-        let found = finds(&Stamp::of(&what), &key, &tags);
+        let stamps = Stamp::of(&what);
+        let found = stamps.iter().any(|stamp| finds(stamp, &key, &tags));
         prop_assert_eq!(found, is_about, "{:?} {:?}", what, key);
         prop_assert!(finds(&Stamp::of_key(&key), &key, &tags));
     }
@@ -179,6 +182,14 @@ fn finds(stamp: &Stamp, key: &Key, tags: &[Box<str>]) -> bool {
             url.starts_with(prefix) || url[at..].starts_with(prefix)
         }
         Stamp::All => true,
+        Stamp::Written(written) => {
+            let is_found = has(&written.digest());
+            assert!(
+                !is_found || written.place == stamps::place(key),
+                "looked for elsewhere"
+            );
+            is_found
+        }
     }
 }
 
@@ -219,6 +230,164 @@ fn every_damaged_byte_is_found_out() {
         let other = coded::decode(Bytes::from(other), None);
         assert_eq!(other.unwrap_err(), Damage::Version);
     }
+}
+
+/// How an entry looks, by its parts, so that tests can make what no gateway would.
+#[derive(Clone, Debug, serde::Serialize)]
+struct AnyHead {
+    key: Vec<u8>,
+    status: u16,
+    headers: Vec<(String, Vec<u8>)>,
+    times: [u64; 5],
+    flags: [bool; 2],
+    vary: Vec<String>,
+    variance: u128,
+    tags: Vec<String>,
+    is_compressible: bool,
+}
+
+impl AnyHead {
+    fn new() -> Self {
+        Self {
+            key: key("/a").as_bytes().to_vec(),
+            status: 200,
+            headers: vec![("content-type".to_owned(), b"text/html".to_vec())],
+            times: [1_700_000_000_000, 0, 60_000, 0, 0],
+            flags: [false, false],
+            vary: Vec::new(),
+            variance: 0,
+            tags: Vec::new(),
+            is_compressible: false,
+        }
+    }
+
+    /// With a right checksum, and a head of this length if one is given.
+    fn entry(&self, body: &[u8], head_len: Option<u32>) -> Bytes {
+        let head = postcard::to_allocvec(self).unwrap();
+        let len = head_len.unwrap_or(u32::try_from(head.len()).unwrap());
+        let rest = [&len.to_be_bytes()[..], &head, body].concat();
+        let checksum = crc32fast::hash(&rest).to_be_bytes();
+        [&[coded::VERSION][..], &checksum, &rest].concat().into()
+    }
+}
+
+/// Nothing that a decoder gives is larger than an entry can be.
+#[track_caller]
+fn assert_bounded(decoded: &coded::Decoded) {
+    assert!(decoded.headers.len() <= 1024 && decoded.tags.len() <= 1024);
+    let spans = [decoded.lifetime.fresh_for, decoded.lifetime.initial_age];
+    assert!(
+        spans
+            .iter()
+            .all(|span| *span <= Duration::from_secs(1 << 31))
+    );
+    assert!(decoded.key.as_bytes().len() <= coded::MAX_HEAD);
+}
+
+fn mutations() -> u32 {
+    let asked = std::env::var("CODED_CASES").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or(20_000)
+}
+
+/// Invariant: whatever the bytes, and whoever wrote them, reading an entry neither panics nor
+/// gives one that is larger than a gateway would write.
+#[test]
+fn whatever_is_changed_in_an_entry_is_refused_or_within_bounds() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let page = key("/a");
+    let (mut read, mut refused) = (0, 0);
+    for _ in 0..mutations() {
+        let mut head = AnyHead::new();
+        for _ in 0..random.usize(1..4) {
+            let many = [0, 1, 3, 1024, 1025, 3000][random.usize(..6)];
+            let text = |random: &mut fastrand::Rng| -> String {
+                let len = random.usize(..12);
+                (0..len).map(|_| char::from(random.u8(..128))).collect()
+            };
+            match random.u8(..9) {
+                0 => head.status = random.u16(..),
+                1 => {
+                    let name = text(&mut random);
+                    let value = text(&mut random).into_bytes();
+                    head.headers
+                        .extend((0..many).map(|_| (name.clone(), value.clone())));
+                }
+                2 => {
+                    head.headers
+                        .extend((0..many).map(|n| (format!("x-{n}"), Vec::new())));
+                }
+                3 => head.times[random.usize(..5)] = random.u64(..) >> random.u8(..64),
+                4 => head.vary = (0..many).map(|_| text(&mut random)).collect(),
+                5 => head.tags = (0..many).map(|_| text(&mut random)).collect(),
+                6 if !head.key.is_empty() => {
+                    let at = random.usize(..head.key.len());
+                    head.key[at] = random.u8(..);
+                }
+                7 => head.key = text(&mut random).into_bytes(),
+                _ => head.variance = random.u128(..),
+            }
+        }
+        let len = (random.u8(..8) == 0).then(|| random.u32(..) >> random.u8(..32));
+        let wanted = random.bool().then_some(&page);
+        match coded::decode(head.entry(b"body", len), wanted) {
+            Ok(decoded) => {
+                assert_bounded(&decoded);
+                let _kept = decoded.may_be_kept(random.bool());
+                read += 1;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(
+        read > 100 && refused > 100,
+        "{read} read, {refused} refused"
+    );
+}
+
+#[test]
+fn an_object_with_forty_thousand_headers_is_out_of_bounds() {
+    let mut head = AnyHead::new();
+    assert!(coded::decode(head.entry(b"x", None), Some(&key("/a"))).is_ok());
+    for count in [1025, 20_000, 40_000, 70_000] {
+        head.headers = (0..count).map(|n| (format!("x{n}"), Vec::new())).collect();
+        let read = coded::decode(head.entry(b"x", None), Some(&key("/a")));
+        assert_eq!(read.unwrap_err(), Damage::Bounds, "{count}");
+    }
+}
+
+#[test]
+fn what_no_shared_cache_may_keep_is_not_taken_from_others() {
+    let kept = |name: &str, value: &str, keeps_private| {
+        let mut head = AnyHead::new();
+        head.headers
+            .push((name.to_owned(), value.as_bytes().to_vec()));
+        let decoded = coded::decode(head.entry(b"body", None), None).unwrap();
+        decoded.may_be_kept(keeps_private)
+    };
+    for (name, value) in [
+        ("set-cookie", "a=b"),
+        ("set-cookie2", "a=b"),
+        ("vary", "*"),
+        ("content-type", "text/event-stream"),
+        ("transfer-encoding", "chunked"),
+        ("connection", "close"),
+        ("content-length", "5"),
+    ] {
+        let is_kept = kept(name, value, true);
+        // The first type counts.
+        assert_eq!(is_kept, name == "content-type", "{name}: {value}");
+    }
+    for said in ["private", "no-store", "private=\"x\", max-age=9"] {
+        assert!(!kept("cache-control", said, false), "{said}");
+        assert!(kept("cache-control", said, true), "{said}");
+    }
+    assert!(kept("content-length", "4", false) && kept("vary", "accept", false));
+    let mut part = AnyHead::new();
+    part.status = 206;
+    let part = coded::decode(part.entry(b"", None), None).unwrap();
+    assert!(!part.may_be_kept(true));
 }
 
 #[test]

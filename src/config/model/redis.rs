@@ -11,7 +11,7 @@ use crate::{
         units::Span,
     },
     config::tree::{
-        Spanned,
+        OneOrMany, Spanned,
         short::{self, Short, read_short},
     },
 };
@@ -34,6 +34,10 @@ pub struct RedisConfig {
     pub username: Option<Spanned<String>>,
     /// `file:PATH` or `${NAME}`.
     pub password: Option<Spanned<Secret>>,
+    /// Signs what gateways read of one another in Redis: stored responses and purges. `file:PATH`
+    /// or `${NAME}`, the same for all gateways; of a list the first signs, and all are believed.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub secret: OneOrMany<Spanned<Secret>>,
     /// `true` for TLS with the system's authorities, or a mapping.
     pub tls: Option<Spanned<RedisTlsConfig>>,
     /// The most that a request waits for Redis; then it goes on without.
@@ -53,6 +57,7 @@ impl Default for RedisConfig {
             sentinel: None,
             username: None,
             password: None,
+            secret: OneOrMany::default(),
             tls: None,
             timeout: Spanned::nowhere(Span(Duration::from_millis(20))),
             connections: Spanned::nowhere(2),

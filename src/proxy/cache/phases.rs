@@ -391,6 +391,7 @@ fn judge(
         max_object: cache.policy.max_object,
         is_compressible: false,
         quota: cache.quota.clone(),
+        keeps_private: cache.policy.plain.force,
     };
     flow.for_the_first = policy::for_the_first(&headers);
     policy::clean(&mut headers);

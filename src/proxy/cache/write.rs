@@ -58,72 +58,10 @@ pub(in crate::proxy) async fn written(
     }
     if cache.policy.purge_on_write && head.status.is_success() {
         let path = String::from_utf8_lossy(target.path);
-        let site = format!("{}://{host}", client.scheme.as_str());
-        let purges = family(&site, &path);
-        // Before the answer: whoever has written reads what it wrote. The others hear of it.
+        let what = What::Written(format!("{}://{host}{path}", client.scheme.as_str()));
+        let how = How::Hard;
+        // Before the response: whoever has written reads what it wrote. The others hear of it.
+        let purges = vec![Purge { what, how }];
         purge::begin(ctx.live(), cache.cache.link(), purges, Source::Write).await;
-    }
-}
-
-/// An item and the list that it is in, whatever their queries: `/x/7` and `/x`.
-fn family(site: &str, path: &str) -> Vec<Purge> {
-    let path = path.trim_end_matches('/');
-    let list = path.rsplit_once('/').map_or("", |(list, _)| list);
-    let mut purges = Vec::new();
-    for path in [path, list] {
-        if path.is_empty() {
-            continue;
-        }
-        for what in [
-            What::Url(format!("{site}{path}")),
-            What::Url(format!("{site}{path}/")),
-            What::Prefix(format!("{site}{path}?")),
-            What::Prefix(format!("{site}{path}/?")),
-        ] {
-            let how = How::Hard;
-            purges.push(Purge { what, how });
-        }
-    }
-    purges
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_write_is_about_the_item_and_its_list() {
-        let of = |path| -> Vec<String> {
-            let purges = family("http://a", path).into_iter();
-            purges
-                .map(|purge| {
-                    // The others read it as it was meant.
-                    assert_eq!(Purge::from_json(&purge.to_json()), Ok(purge.clone()));
-                    match purge.what {
-                        What::Url(url) => url,
-                        What::Prefix(prefix) => format!("{prefix}*"),
-                        What::Tag(_) | What::All => unreachable!("writes are about paths"),
-                    }
-                })
-                .map(|url| url.replace("http://", ""))
-                .collect()
-        };
-        assert_eq!(
-            of("/api/tasks/7"),
-            [
-                "a/api/tasks/7",
-                "a/api/tasks/7/",
-                "a/api/tasks/7?*",
-                "a/api/tasks/7/?*",
-                "a/api/tasks",
-                "a/api/tasks/",
-                "a/api/tasks?*",
-                "a/api/tasks/?*"
-            ]
-        );
-        assert_eq!(
-            of("/tasks"),
-            ["a/tasks", "a/tasks/", "a/tasks?*", "a/tasks/?*"]
-        );
     }
 }

@@ -143,7 +143,7 @@ impl Actions for Fake {
         let others = match order.purges[0].what {
             What::Tag(_) => Others::Waiting,
             What::Prefix(_) => Others::Unreached,
-            What::Url(_) | What::All => Others::Reached,
+            What::Url(_) | What::Written(_) | What::All => Others::Reached,
         };
         Ok(Receipt {
             others,

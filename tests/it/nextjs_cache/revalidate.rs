@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_secs(10);
 async fn front(apps: &[App], redis: &Redis) -> Gateway {
     let gateway = Gateway::start(&format!(
         "
-redis: '{}'
+redis: {}
 admin: {{ address: 127.0.0.1:0, token: {TOKEN} }}
 cache:
   fan_out: {{ upstream: web, path: /api/edgeway/revalidate, token: {TOKEN} }}
@@ -40,7 +40,7 @@ routes:
     upstream: web
     cache: {{}}
 ",
-        redis.url(),
+        redis.section(""),
         folder(Kind::Next),
         backends(apps),
     ))

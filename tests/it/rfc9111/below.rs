@@ -52,8 +52,8 @@ struct Progress {
 async fn level_2_holds_the_table() {
     let redis = Redis::start().await;
     let more = format!(
-        "redis: {{ url: '{}', timeout: 1s }}\ncache: {{ shared: redis }}\n",
-        redis.url()
+        "redis: {}\ncache: {{ shared: redis }}\n",
+        redis.section(", timeout: 1s")
     );
     let outcome = below(&more, FOUND, &NOT_BELOW, async |bench| {
         let new = Gateway::start(&bench.yaml).await;

@@ -16,7 +16,7 @@ use super::{
     client::{self, Connection, Request, Response, get, post},
     gateway::Gateway,
     origins::{Origin, Version, VersionedOrigin},
-    redis::Redis,
+    redis::{Redis, SECRET},
     relay::{Relay, Wire},
     wait::{pass, wait_for},
 };
@@ -87,7 +87,7 @@ impl Course {
         let relays = [Relay::start(to).await, Relay::start(to).await];
         let yaml = |relay: &Relay| {
             format!(
-                "redis: {{ url: 'redis://{}', timeout: 100ms }}\ncache: {cache}\n\
+                "redis: {{ url: 'redis://{}', secret: '{SECRET}', timeout: 100ms }}\ncache: {cache}\n\
                  upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
                  routes: [{{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
                 relay.address(),
@@ -342,8 +342,9 @@ impl Course {
                 origin.change(item);
             }
             let purges = async {
-                for item in 0..self.items.min(8) {
-                    self.purge(item).await.expect("a receipt");
+                let purges = (0..self.items.min(8)).map(|item| self.purge(item));
+                for receipt in join_all(purges).await {
+                    receipt.expect("a receipt");
                 }
             };
             let reads = async {

@@ -19,6 +19,9 @@ use super::{
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
+/// Of every fleet here, so that two gateways believe one another.
+pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
 /// One running server; it is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Redis {
@@ -111,6 +114,11 @@ impl Redis {
 
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What a section `redis` has in it for gateways that share a cache.
+    pub(crate) fn section(&self, more: &str) -> String {
+        format!("{{ url: '{}', secret: '{SECRET}'{more} }}", self.url())
     }
 
     pub(crate) fn url(&self) -> String {

@@ -5,11 +5,13 @@
 //! renews the lease and says who else holds one, all at the same time, every wait has the
 //! usual deadline, and a Redis that hangs is found out by the breaker that is there anyway.
 
+mod outgoing;
 mod resume;
 #[cfg(test)]
 mod simulation;
 mod status;
 mod tickets;
+mod writes;
 
 use std::{
     collections::VecDeque,
@@ -28,14 +30,17 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
 pub use self::status::{Other, Status};
-use self::tickets::{Ticket, Tickets};
+use self::{
+    tickets::{Ticket, Tickets},
+    writes::Writes,
+};
 use super::{
     Purge, Trust,
     follower::{Follower, Step},
-    log::{Answer, Entry, LEASE, Lease, Log, Position, Published, Remote, draw},
+    log::{Answer, Content, Entry, LEASE, Lease, Log, Position, Remote},
     metrics::{PurgeMetrics, Source},
     notes::Notes,
-    receipt::{Applied, Others, PATIENCE, Receipt},
+    receipt::{Applied, Others, PATIENCE, Peers, Receipt},
 };
 use crate::base::{
     clock::Clock,
@@ -50,8 +55,8 @@ const POLL: Duration = Duration::from_millis(100);
 const POLL_WAITED_FOR: Duration = Duration::from_millis(20);
 /// Leases of others are asked for this often at least, for the status.
 const LOOK: Duration = Duration::from_secs(1);
-/// Purges that wait for Redis. With one more than that, the others are told to drop all.
-const UNSENT: usize = 256;
+/// Between two lines of the log about purges that nobody has signed.
+const TELL: Duration = Duration::from_mins(1);
 /// Own purges that are known again in the log. More than wait for Redis.
 const OWN: usize = 1024;
 /// `trusted_until` of a gateway that shares with nobody.
@@ -83,6 +88,8 @@ pub struct Link {
     wake: Notify,
     /// For the process that takes this one's place.
     notes: Notes,
+    /// Without a lease the origin is asked before what may have been purged is served.
+    validates: AtomicBool,
     /// The lease is given up for good.
     has_left: AtomicBool,
     /// Whoever runs the link: one at a time.
@@ -103,20 +110,37 @@ struct State {
     has_caught_up: bool,
     tickets: Tickets,
     unsent: VecDeque<Unsent>,
+    /// What writes have changed and is not in `unsent` yet.
+    writes: Writes,
+    /// When some of them were published last.
+    wrote: Option<Instant>,
+    told_lost: Option<Instant>,
     /// Purges that began here, by what was drawn for them, and what was dropped.
     own: VecDeque<(String, u64)>,
     others: Vec<Lease>,
+    /// Who was there a moment ago, whatever has become of the log since.
+    peers: Peers,
     looked: Option<Instant>,
     /// Until then there may be gateways that believe in leases which the log has lost.
     doubt_until: Option<Instant>,
     lost_since: Option<SystemTime>,
     last_error: Option<Unavailable>,
+    /// When it was last told of purges that nobody has signed.
+    told_unsigned: Option<Instant>,
     losses: u64,
     gaps: u64,
     replayed: u64,
 }
 
 impl State {
+    /// A purge that began here.
+    fn remember(&mut self, drawn: &str, objects: u64) {
+        self.own.push_back((drawn.to_owned(), objects));
+        if self.own.len() > OWN {
+            self.own.pop_front();
+        }
+    }
+
     /// The log may be another one than it was.
     fn compare(&mut self, generation: &str, now: Instant) {
         let known = self.follower.generation();
@@ -157,6 +181,7 @@ impl Link {
             state: Mutex::default(),
             wake: Notify::new(),
             notes: Notes::default(),
+            validates: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
             running: tokio::sync::Mutex::default(),
             clock: clock.clone(),
@@ -185,6 +210,11 @@ impl Link {
                 Trust::OnlyAfter(lost.unwrap_or(SystemTime::UNIX_EPOCH))
             }
         }
+    }
+
+    /// What becomes here of what may have been purged, without a lease: the others are told.
+    pub fn set_validates(&self, validates: bool) {
+        self.validates.store(validates, Ordering::Relaxed);
     }
 
     /// What is still taken out here while another process takes this one's place.
@@ -254,35 +284,6 @@ impl Link {
         dropped.iter().sum()
     }
 
-    /// Has `purges`, which are applied here, sent to the others. `None` if there are none.
-    fn enqueue(&self, purges: &[Purge], objects: u64) -> Option<Arc<Ticket>> {
-        let mut state = self.state.lock();
-        state.settings.as_ref()?;
-        let mut unsent = Unsent {
-            drawn: draw(),
-            purges: purges.into(),
-        };
-        if state.unsent.len() >= UNSENT {
-            // Too much to tell one by one. What is dropped here for it was dropped before.
-            warn!(purges = UNSENT; "more purges wait for redis than are kept: all will be purged");
-            unsent.purges = [Purge::ALL].into();
-            let all = unsent.clone();
-            state.tickets.replace(&all.drawn, &all.purges);
-            state.unsent.clear();
-        }
-        state.own.push_back((unsent.drawn.clone(), objects));
-        if state.own.len() > OWN {
-            state.own.pop_front();
-        }
-        let now = self.clock.now();
-        let ticket = state.tickets.open(&unsent.drawn, &unsent.purges, now);
-        state.unsent.push_back(unsent);
-        self.count_unsent(&state);
-        drop(state);
-        self.wake.notify_one();
-        Some(ticket)
-    }
-
     /// Follows the log in `redis` for as long as it is polled. Without Redis the gateway
     /// shares with nobody.
     pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
@@ -318,6 +319,7 @@ impl Link {
         let mut state = self.state.lock();
         if settings.is_none() {
             state.unsent.clear();
+            state.writes.clear();
             state.others.clear();
             state.lost_since = None;
             self.trusted_until.store(ALWAYS, Ordering::Release);
@@ -359,28 +361,9 @@ impl Link {
         };
         self.judge();
         let is_waited_for = self.state.lock().tickets.are_waited_for(self.clock.now());
-        pause.map(|()| if is_waited_for { POLL_WAITED_FOR } else { POLL })
-    }
-
-    /// Publishes what waits, in its order.
-    async fn send(&self, log: &impl Remote) -> Result<(), Unavailable> {
-        loop {
-            let Some(Unsent { drawn, purges }) = self.state.lock().unsent.front().cloned() else {
-                return Ok(());
-            };
-            let published = log.publish(&drawn, &purges).await?;
-            self.published(&published);
-        }
-    }
-
-    fn published(&self, published: &Published) {
-        let now = self.clock.now();
-        let mut state = self.state.lock();
-        let drawn = &published.position.drawn;
-        state.unsent.retain(|unsent| unsent.drawn != *drawn);
-        self.count_unsent(&state);
-        state.compare(&published.generation.name, now);
-        state.tickets.published(&self.name, published, now);
+        let has_more = self.state.lock().writes.len() > 0;
+        let is_soon = is_waited_for || has_more;
+        pause.map(|()| if is_soon { POLL_WAITED_FOR } else { POLL })
     }
 
     async fn ask(&self, log: &impl Remote) -> Result<Step, Unavailable> {
@@ -399,6 +382,7 @@ impl Link {
             let expected = state.tickets.expected(sent);
             let is_due = state.looked.is_none_or(|looked| sent >= looked + LOOK);
             let mut question = state.follower.question(&self.name);
+            question.validates = self.validates.load(Ordering::Relaxed);
             question.wants_leases = is_due || !expected.is_empty();
             question.expected = expected;
             question
@@ -420,10 +404,14 @@ impl Link {
         state.has_caught_up = matches!(step, Step::Rest(_));
         self.publish_trust(&state);
         if let Some(leases) = &answer.leases {
-            let doubt_until = state.doubt_until;
-            let lost = state
-                .tickets
-                .observe(expected, answer, leases, doubt_until, now);
+            let State {
+                tickets,
+                peers,
+                doubt_until,
+                ..
+            } = &mut *state;
+            peers.see(&self.name, &answer.generation.name, leases, now);
+            let lost = tickets.observe(expected, answer, leases, peers, *doubt_until, now);
             for (drawn, purges) in lost {
                 if state.unsent.iter().all(|unsent| unsent.drawn != drawn) {
                     state.unsent.push_back(Unsent { drawn, purges });
@@ -438,25 +426,44 @@ impl Link {
     }
 
     /// Applies an entry of the log, unless it began here.
-    async fn take(&self, Entry { position, purges }: Entry) {
+    async fn take(&self, Entry { position, content }: Entry) {
         let own = {
             let state = self.state.lock();
             let mut own = state.own.iter();
             own.find(|(drawn, _)| *drawn == position.drawn)
                 .map(|(_, objects)| *objects)
         };
-        let objects = match (own, purges) {
+        let objects = match (own, content) {
             (Some(objects), _) => objects,
-            (None, Some(purges)) => self.apply(&purges, Source::Gateway).await,
-            (None, None) => {
+            (None, Content::Purges(purges)) => self.apply(&purges, Source::Gateway).await,
+            (None, Content::Unknown) => {
                 warn!(id:% = position.id; "a purge cannot be read: everything is dropped");
                 self.caches.forget().await
+            }
+            // Whoever wrote it has no say here; a gateway that has another secret does not
+            // believe that it was applied, either.
+            (None, Content::Unsigned) => {
+                self.refused(&position);
+                0
             }
         };
         let is_late = self.trust() != Trust::All;
         let mut state = self.state.lock();
         state.replayed += u64::from(is_late);
         state.follower.applied(position, objects);
+    }
+
+    /// Counts a purge that nobody of the fleet has signed, and tells of it once in a while.
+    fn refused(&self, position: &Position) {
+        self.metrics.unsigned.inc();
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let told = state.told_unsigned;
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) {
+            state.told_unsigned = Some(now);
+            drop(state);
+            warn!(id:% = position.id; "a purge in redis is not signed with the secret of `redis`: it is left out");
+        }
     }
 
     /// The log has lost this gateway's place, or never had one: what it keeps is older than
@@ -515,40 +522,6 @@ impl Link {
                 }
             }
             (Some(_), Some(_)) => {}
-        }
-    }
-
-    fn count_unsent(&self, state: &State) {
-        let unsent = i64::try_from(state.unsent.len()).unwrap_or(i64::MAX);
-        self.metrics.unsent.set(unsent);
-    }
-
-    pub fn status(&self) -> Status {
-        let trust = self.trust();
-        let state = self.state.lock();
-        Status {
-            gateway: self.name.clone(),
-            is_shared: state.settings.is_some(),
-            is_leased: state.settings.is_some() && trust == Trust::All,
-            lost_since: match trust {
-                Trust::All => None,
-                Trust::OnlyAfter(since) => Some(since),
-            },
-            last_error: state.last_error,
-            applied: state.follower.position().map(|position| position.id),
-            unsent: state.unsent.len(),
-            losses: state.losses,
-            gaps: state.gaps,
-            replayed: state.replayed,
-            others: state
-                .others
-                .iter()
-                .map(|lease| Other {
-                    gateway: lease.gateway.clone(),
-                    is_leased: lease.left > 0,
-                    applied: lease.applied,
-                })
-                .collect(),
         }
     }
 }

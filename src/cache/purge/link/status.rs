@@ -2,7 +2,10 @@
 
 use std::time::SystemTime;
 
-use super::super::log::Id;
+use super::{
+    super::{Trust, log::Id},
+    Link,
+};
 use crate::base::redis::Unavailable;
 
 /// One link.
@@ -35,4 +38,35 @@ pub struct Other {
     pub gateway: String,
     pub is_leased: bool,
     pub applied: Id,
+}
+
+impl Link {
+    pub fn status(&self) -> Status {
+        let trust = self.trust();
+        let state = self.state.lock();
+        Status {
+            gateway: self.name.clone(),
+            is_shared: state.settings.is_some(),
+            is_leased: state.settings.is_some() && trust == Trust::All,
+            lost_since: match trust {
+                Trust::All => None,
+                Trust::OnlyAfter(since) => Some(since),
+            },
+            last_error: state.last_error,
+            applied: state.follower.position().map(|position| position.id),
+            unsent: state.unsent.len() + state.writes.len(),
+            losses: state.losses,
+            gaps: state.gaps,
+            replayed: state.replayed,
+            others: state
+                .others
+                .iter()
+                .map(|lease| Other {
+                    gateway: lease.gateway.clone(),
+                    is_leased: lease.left > 0,
+                    applied: lease.applied,
+                })
+                .collect(),
+        }
+    }
 }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::super::{
     Purge,
     log::{Answer, Lease, Position, Published},
-    receipt::{Others, PATIENCE, Progress, Receipt, View, Waiting},
+    receipt::{Others, PATIENCE, Peers, Progress, Receipt, View, Waiting},
 };
 
 /// Whether a purge is still in the log is looked after for this long, whoever waits for it:
@@ -84,13 +84,19 @@ impl Tickets {
         self.0.iter().any(|ticket| now < ticket.began + PATIENCE)
     }
 
-    pub(super) fn published(&mut self, me: &str, published: &Published, now: Instant) {
+    pub(super) fn published(
+        &mut self,
+        me: &str,
+        published: &Published,
+        peers: &Peers,
+        now: Instant,
+    ) {
         for ticket in &self.0 {
             let mut inner = ticket.inner.lock();
             if inner.drawn == published.position.drawn {
                 match &mut inner.waiting {
-                    Some(waiting) => waiting.again(published, now),
-                    none => *none = Some(Waiting::new(me, published)),
+                    Some(waiting) => waiting.again(published, peers, now),
+                    none => *none = Some(Waiting::new(me, published, peers)),
                 }
             }
         }
@@ -114,6 +120,7 @@ impl Tickets {
         expected: &[Position],
         answer: &Answer,
         leases: &[Lease],
+        peers: &Peers,
         doubt_until: Option<Instant>,
         now: Instant,
     ) -> Vec<(String, Arc<[Purge]>)> {
@@ -134,7 +141,7 @@ impl Tickets {
                 leases: leases.to_vec(),
                 is_there: *is_there,
             };
-            match waiting.observe(&view, doubt_until, now) {
+            match waiting.observe(&view, peers, doubt_until, now) {
                 Progress::Waiting => true,
                 Progress::Lost => {
                     lost.push((inner.drawn.clone(), Arc::clone(&inner.purges)));

@@ -70,6 +70,7 @@ impl Bench {
                 max_object: 8 * MIB,
                 is_compressible: true,
                 quota: None,
+                keeps_private: false,
             },
             mark: self.store.mark(),
         }

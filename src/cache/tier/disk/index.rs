@@ -1,21 +1,31 @@
 //! Which entries there are, so that nobody looks for one in vain, and which go first.
 //!
-//! About 100 bytes for each entry. An entry takes 4 KiB of the disk at least, so that this is
-//! bounded by the size of the tier: 512 MiB of small answers have 131,072 entries, and 13 MB
+//! About 250 bytes for each entry. An entry takes 4 KiB of the disk at least, so that this is
+//! bounded by the size of the tier: 512 MiB of small answers have 131,072 entries, and 33 MB
 //! of index.
+//!
+//! Names say of which host and path an entry is, and of which URL: what a write has changed is
+//! found without reading a file.
+
+use std::collections::{BTreeSet, HashMap};
 
 use lru::LruCache;
 
+use super::super::stamps::{self, Digest, Written};
 use crate::cache::{key::Key, policy::Variance};
 
 /// Files take up whole blocks.
 const BLOCK: u64 = 4096;
 
 /// What a file is found by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Name {
     pub(super) hash: u128,
     pub(super) variance: u128,
+    /// Of host and path.
+    pub(super) place: u64,
+    /// Of scheme, host, path and query.
+    pub(super) url: u64,
 }
 
 impl Name {
@@ -23,29 +33,59 @@ impl Name {
         Self {
             hash: key.hash(),
             variance: variance.0,
+            place: short(&stamps::place(key)),
+            url: short(&stamps::origin(key)),
+        }
+    }
+
+    /// The same key for another request.
+    pub(super) fn with(self, variance: Variance) -> Self {
+        Self {
+            variance: variance.0,
+            ..self
         }
     }
 
     /// As the file is called, and the folder that it is in.
     pub(super) fn file(self) -> (String, String) {
-        let Self { hash, variance } = self;
+        let Self {
+            hash,
+            variance,
+            place,
+            url,
+        } = self;
         (
             format!("{:02x}", hash >> 120),
-            format!("{hash:032x}-{variance:032x}"),
+            format!("{hash:032x}-{variance:032x}-{place:016x}-{url:016x}"),
         )
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let (hash, variance) = text.split_once('-')?;
-        let number = |text: &str| {
-            let is_plain = text.len() == 32 && !text.starts_with('+');
+        let mut parts = text.split('-');
+        let mut next = |len: usize| {
+            let text = parts.next()?;
+            let is_plain = text.len() == len && !text.starts_with('+');
             is_plain.then(|| u128::from_str_radix(text, 16).ok())?
         };
-        Some(Self {
-            hash: number(hash)?,
-            variance: number(variance)?,
-        })
+        let name = Self {
+            hash: next(32)?,
+            variance: next(32)?,
+            place: u64::try_from(next(16)?).ok()?,
+            url: u64::try_from(next(16)?).ok()?,
+        };
+        parts.next().is_none().then_some(name)
     }
+
+    /// A name of a version whose names told less.
+    pub(super) fn is_old(text: &str) -> bool {
+        let is_hex = |part: &str| part.len() == 32 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        text.split_once('-')
+            .is_some_and(|(hash, variance)| is_hex(hash) && is_hex(variance))
+    }
+}
+
+fn short(digest: &Digest) -> u64 {
+    digest.first_chunk().copied().map_or(0, u64::from_be_bytes)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +98,10 @@ struct Kept {
 #[derive(Debug)]
 pub(super) struct Index {
     files: LruCache<Name, Kept>,
+    /// By place and by URL.
+    found: BTreeSet<(u64, Name)>,
+    /// What is about to be written, by place and by URL.
+    announced: HashMap<u64, u32>,
     blocks: u64,
     numbers: u64,
     /// How often everything went.
@@ -68,6 +112,8 @@ impl Default for Index {
     fn default() -> Self {
         Self {
             files: LruCache::unbounded(),
+            found: BTreeSet::new(),
+            announced: HashMap::new(),
             blocks: 0,
             // Below are those that were there at the start.
             numbers: 1 << 32,
@@ -103,6 +149,7 @@ impl Index {
             number: self.numbers,
         };
         self.blocks += u64::from(kept.blocks);
+        self.found.extend([(name.place, name), (name.url, name)]);
         if let Some(before) = self.files.put(name, kept) {
             self.blocks -= u64::from(before.blocks);
         }
@@ -116,6 +163,7 @@ impl Index {
         }
         let blocks = blocks(len);
         self.blocks += u64::from(blocks);
+        self.found.extend([(name.place, name), (name.url, name)]);
         self.files.put(name, Kept { blocks, number });
         self.files.demote(&name);
     }
@@ -123,6 +171,45 @@ impl Index {
     pub(super) fn remove(&mut self, name: &Name) {
         if let Some(kept) = self.files.pop(name) {
             self.blocks -= u64::from(kept.blocks);
+            self.found.remove(&(name.place, *name));
+            self.found.remove(&(name.url, *name));
+        }
+    }
+
+    /// What a write may have changed.
+    pub(super) fn of(&self, written: &Written) -> Vec<Name> {
+        let digest = short(&written.digest());
+        let least = Name::default();
+        let from = self.found.range((digest, least)..);
+        from.take_while(|(found, _)| *found == digest)
+            .map(|(_, name)| *name)
+            .collect()
+    }
+
+    /// Whether there is something that a write may have changed, or soon will be.
+    pub(super) fn has(&self, written: &Written) -> bool {
+        let digest = short(&written.digest());
+        let mut from = self.found.range((digest, Name::default())..);
+        let is_there = from.next().is_some_and(|(found, _)| *found == digest);
+        is_there || self.announced.contains_key(&digest)
+    }
+
+    /// It is about to be written: from now on writes count that are about it.
+    pub(super) fn announce(&mut self, name: &Name) {
+        for digest in [name.place, name.url] {
+            *self.announced.entry(digest).or_default() += 1;
+        }
+    }
+
+    /// It is written, or will not be.
+    pub(super) fn retract(&mut self, name: &Name) {
+        for digest in [name.place, name.url] {
+            if let Some(count) = self.announced.get_mut(&digest) {
+                *count -= 1;
+                if *count == 0 {
+                    self.announced.remove(&digest);
+                }
+            }
         }
     }
 
@@ -142,6 +229,7 @@ impl Index {
 
     pub(super) fn clear(&mut self) {
         self.files.clear();
+        self.found.clear();
         self.blocks = 0;
         self.cleared += 1;
     }
@@ -163,6 +251,8 @@ mod tests {
         Name {
             hash: number << 120,
             variance: number,
+            place: u64::try_from(number).unwrap() / 2,
+            url: u64::try_from(number).unwrap() + 1000,
         }
     }
 
@@ -171,9 +261,11 @@ mod tests {
         let (folder, file) = name(0xab).file();
         assert_eq!(folder, "ab");
         assert_eq!(Name::parse(&file), Some(name(0xab)));
-        for wrong in ["", "ab-cd", &file[1..], &format!("{file}.tmp"), "+-+"] {
+        let old = &file[..65];
+        for wrong in ["", "ab-cd", &file[1..], &format!("{file}.tmp"), "+-+", old] {
             assert_eq!(Name::parse(wrong), None, "{wrong}");
         }
+        assert!(Name::is_old(old) && !Name::is_old(&file) && !Name::is_old("probe.tmp"));
     }
 
     #[test]
@@ -199,6 +291,40 @@ mod tests {
         });
         assert_eq!(order.collect::<Vec<_>>(), [4, 3, 1, 5, 2].map(name));
         assert_eq!((index.len(), index.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_a_write_has_changed_is_found() {
+        let mut index = Index::default();
+        let page = |path: &str, query: Option<&[u8]>| {
+            Key::new("http", "a", path.as_bytes(), query, b"extra")
+        };
+        let of = |key: &Key| Name::new(key, Variance(7));
+        let (one, other) = (of(&page("/a", Some(b"x"))), of(&page("/a/", Some(b"y"))));
+        index.insert(one, 1);
+        index.insert_oldest(other, 1, 1);
+        index.insert(of(&page("/b", None)), 1);
+        let url = |key: &Key| match stamps::Stamp::of_key(key) {
+            stamps::Stamp::Written(written) => written,
+            stamp => panic!("{stamp:?}"),
+        };
+        let exact = url(&page("/a", Some(b"x")));
+        let any = Written { url: None, ..exact };
+        assert_eq!(index.of(&exact), [one]);
+        let mut all = index.of(&any);
+        all.sort_unstable_by_key(|name| *name != one);
+        assert_eq!(all, [one, other]);
+        index.remove(&one);
+        assert!(index.has(&any) && !index.has(&exact));
+        index.announce(&one);
+        index.announce(&one);
+        index.retract(&one);
+        assert!(index.has(&exact));
+        index.retract(&one);
+        assert!(!index.has(&exact));
+        index.clear();
+        assert!(!index.has(&any));
+        assert_eq!(index.of(&any), []);
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub(super) enum Record {
     Vary(Vec<String>),
     /// The place in the log of purges up to which all is in here.
     Followed(Position),
+    /// As a digest, left by a write.
+    Written(u64, Digest),
 }
 
 #[derive(Debug)]

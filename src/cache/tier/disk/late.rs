@@ -2,24 +2,21 @@
 //! leaves them beside, and whoever has the folder takes them up.
 
 use std::{
-    fs, io, mem,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use parking_lot::Mutex;
 
-use super::super::stamps::Stamp;
+use super::{super::stamps::Stamp, missed::Missed};
 use crate::base::private_file;
-
-/// Purges that nobody knows but this process. With more they are of everything.
-pub(super) const MOST: usize = 4096;
 
 /// What is to be left, and what was.
 #[derive(Debug, Default)]
 pub(super) struct Late {
     /// Where to leave it, once this process has let go.
     folder: Mutex<Option<PathBuf>>,
-    stamps: Mutex<Vec<Stamp>>,
+    stamps: Mutex<Missed>,
     /// As far as is known nobody has taken these up.
     left: Mutex<Vec<PathBuf>>,
 }
@@ -34,12 +31,7 @@ impl Late {
     }
 
     pub(super) fn push(&self, stamp: Stamp) {
-        let mut stamps = self.stamps.lock();
-        if stamps.len() >= MOST {
-            *stamps = vec![Stamp::All];
-        } else if stamps.first() != Some(&Stamp::All) {
-            stamps.push(stamp);
-        }
+        self.stamps.lock().push(stamp);
     }
 
     /// Leaves what waits. What cannot be left waits for the next attempt. Blocks; one at a time.
@@ -47,15 +39,18 @@ impl Late {
         let Some(folder) = self.folder.lock().clone() else {
             return Ok(());
         };
-        let stamps = mem::take(&mut *self.stamps.lock());
+        let stamps = self.stamps.lock().take();
         if stamps.is_empty() {
             return Ok(());
         }
         let left = leave(&folder, &stamps);
         if left.is_err() {
             let mut waiting = self.stamps.lock();
-            let since = mem::replace(&mut *waiting, stamps);
-            waiting.extend(since);
+            let since = waiting.take();
+            stamps
+                .into_iter()
+                .chain(since)
+                .for_each(|stamp| waiting.push(stamp));
         }
         self.left.lock().push(left?);
         Ok(())

@@ -5,7 +5,7 @@
 //! bounded: beyond, what is older than the oldest that was forgotten counts as purged.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -14,7 +14,7 @@ use http::HeaderName;
 use super::{
     super::{
         coded,
-        stamps::{self, Digest, Stamp, Subject},
+        stamps::{self, Digest, Stamp, Subject, Written},
     },
     journal::Record,
 };
@@ -39,6 +39,13 @@ pub(super) struct Ledger {
     digests: HashMap<Digest, u64>,
     /// Oldest first; with those that have another position by now.
     order: VecDeque<(Digest, u64)>,
+    /// Everything that writes up to here have changed is removed, so that what is remembered
+    /// of them is of no use any more but to what is on its way.
+    tidied: u64,
+    /// What was asked for before is not written.
+    unwritable: u64,
+    /// Those that writes have left.
+    written: HashSet<Digest>,
     prefixes: VecDeque<(u64, Box<[u8]>)>,
     prefix_text: usize,
     varies: Vec<Vary>,
@@ -66,6 +73,9 @@ impl Ledger {
             floor: 0,
             digests: HashMap::new(),
             order: VecDeque::new(),
+            tidied: 0,
+            unwritable: 0,
+            written: HashSet::new(),
             prefixes: VecDeque::new(),
             prefix_text: 0,
             varies: Vec::new(),
@@ -95,7 +105,14 @@ impl Ledger {
         for record in records {
             match record {
                 Record::Begin { .. } => return None,
-                Record::Digest(position, digest) => ledger.stamp_digest(position, digest),
+                Record::Digest(position, digest) => {
+                    ledger.stamp_digest(position, digest);
+                    ledger.written.remove(&digest);
+                }
+                Record::Written(position, digest) => {
+                    ledger.stamp_digest(position, digest);
+                    ledger.written.insert(digest);
+                }
                 Record::Prefix(position, prefix) => ledger.stamp_prefix(position, prefix),
                 Record::All(position) => ledger.stamp_all(position),
                 Record::Vary(names) => {
@@ -128,7 +145,14 @@ impl Ledger {
         let record = match stamp {
             Stamp::Url { digest, .. } | Stamp::Everywhere(digest) => {
                 self.stamp_digest(position, *digest);
+                self.written.remove(digest);
                 Record::Digest(position, *digest)
+            }
+            Stamp::Written(written) => {
+                let digest = written.digest();
+                self.stamp_digest(position, digest);
+                self.written.insert(digest);
+                Record::Written(position, digest)
             }
             // One that is longer than any URL is about nothing, or a mistake.
             Stamp::Prefix(prefix) if prefix.len() <= PREFIX_TEXT / 16 => {
@@ -174,8 +198,33 @@ impl Ledger {
         };
         if self.digests.get(&digest) == Some(&position) {
             self.digests.remove(&digest);
-            self.floor = self.floor.max(position);
+            if self.written.remove(&digest) && position <= self.tidied {
+                self.unwritable = self.unwritable.max(position);
+            } else {
+                self.floor = self.floor.max(position);
+            }
         }
+    }
+
+    /// What writes have changed that were noted by an earlier process: looked up as if each was
+    /// of a place, which is as good.
+    pub(super) fn written(&self) -> impl Iterator<Item = Written> {
+        let digests = self.written.iter();
+        digests.map(|digest| Written {
+            place: *digest,
+            region: 0,
+            url: None,
+        })
+    }
+
+    /// All that writes up to this position have changed is removed.
+    pub(super) fn tidied(&mut self, position: u64) {
+        self.tidied = self.tidied.max(position);
+    }
+
+    /// Whether an entry that was asked for at `position` is not to be written.
+    pub(super) fn is_unwritable(&self, position: u64, key: &Key, tags: &[Box<str>]) -> bool {
+        position < self.unwritable || self.is_purged(position, key, tags)
     }
 
     fn stamp_prefix(&mut self, position: u64, prefix: Box<[u8]>) {
@@ -201,6 +250,7 @@ impl Ledger {
         self.floor = self.floor.max(position);
         self.digests = HashMap::new();
         self.order = VecDeque::new();
+        self.written = HashSet::new();
         self.prefixes.clear();
         self.prefix_text = 0;
     }
@@ -311,7 +361,13 @@ impl Ledger {
         }));
         let is_last = |(digest, at): &&(Digest, u64)| self.digests.get(digest) == Some(at);
         let digests = self.order.iter().filter(is_last);
-        records.extend(digests.map(|(digest, at)| Record::Digest(*at, *digest)));
+        records.extend(digests.map(|(digest, at)| {
+            if self.written.contains(digest) {
+                Record::Written(*at, *digest)
+            } else {
+                Record::Digest(*at, *digest)
+            }
+        }));
         let prefixes = self.prefixes.iter();
         records.extend(prefixes.map(|(at, prefix)| Record::Prefix(*at, prefix.clone())));
         records.extend(self.followed.clone().map(Record::Followed));

@@ -11,6 +11,7 @@
 //! Nothing here touches a file on a thread that serves requests: reading and writing is done
 //! on threads for blocking work, by a bounded number of them.
 
+mod changed;
 mod folder;
 mod health;
 mod index;
@@ -18,6 +19,7 @@ mod journal;
 mod late;
 mod ledger;
 mod metrics;
+mod missed;
 mod object;
 mod open;
 mod run;
@@ -51,6 +53,7 @@ use self::{
     index::Name,
     late::Late,
     metrics::{DiskMetrics, Fault, Looked, Written},
+    missed::Missed,
     open::{Open, Reading},
 };
 use super::{Tiers, coded::Decoded, queue::Queue, stamps::Stamp, time_to_live};
@@ -105,7 +108,7 @@ pub(super) struct Disk {
     /// Opening after opening.
     epochs: AtomicU64,
     /// Purges while it was not open.
-    missed: Mutex<Vec<Stamp>>,
+    missed: Mutex<Missed>,
     last: Mutex<Option<Last>>,
     queue: Queue,
     wake: Notify,
@@ -298,13 +301,15 @@ impl Disk {
     pub(super) fn purged(&self, stamp: &Stamp) {
         let mut missed = self.missed.lock();
         if let Some(opened) = &*self.open.load() {
+            if !opened.open.heeds(stamp) {
+                // Whoever writes what nobody has leaves nothing behind.
+                return;
+            }
             opened.note(self.store, stamp);
         } else if self.late.has_begun() {
             self.late.push(stamp.clone());
             return;
-        } else if missed.len() >= late::MOST || *stamp == Stamp::All {
-            *missed = vec![Stamp::All];
-        } else if missed.first() != Some(&Stamp::All) && missed.last() != Some(stamp) {
+        } else {
             missed.push(stamp.clone());
         }
         drop(missed);
@@ -477,9 +482,10 @@ fn begin_to_flush(open: &Arc<Open>, turn: OwnedMutexGuard<()>) -> JoinHandle<io:
 /// What the entry for a request may be called: one name for each list of fields that answers
 /// are known to differ by.
 fn names(open: &Open, key: &Key, headers: &HeaderMap) -> Vec<Name> {
-    let mut names = vec![Name::new(key, Variance::default())];
+    let first = Name::new(key, Variance::default());
+    let mut names = vec![first];
     let varies = open.varies();
-    let of = |vary: &Vary| Name::new(key, vary.variance(headers));
+    let of = |vary: &Vary| first.with(vary.variance(headers));
     names.extend(varies.iter().rev().map(of));
     names
 }

@@ -23,9 +23,9 @@ pub(super) fn encode(journal: u128, position: u64, entry: &Entry) -> Option<Vec<
     Some(bytes)
 }
 
-/// The entry and its position; `None` for what may not be used: cut, changed, of another
+/// The entry, of any key if that is not known, and its position; `None` for what may not be used: cut, changed, of another
 /// version, journal or key.
-pub(super) fn decode(journal: u128, mut bytes: Bytes, key: &Key) -> Option<(u64, Decoded)> {
+pub(super) fn decode(journal: u128, mut bytes: Bytes, key: Option<&Key>) -> Option<(u64, Decoded)> {
     let head = bytes.get(..HEAD)?;
     let checksum = crc32fast::hash(&head[..HEAD - 4]);
     let mut head = bytes.split_to(HEAD);
@@ -36,6 +36,6 @@ pub(super) fn decode(journal: u128, mut bytes: Bytes, key: &Key) -> Option<(u64,
     if head.get_u32() != checksum {
         return None;
     }
-    let decoded = coded::decode(bytes, Some(key)).ok()?;
+    let decoded = coded::decode(bytes, key).ok()?;
     Some((position, decoded))
 }

@@ -20,6 +20,7 @@ use rustix::fs::OFlags;
 
 use super::{
     super::{coded::Decoded, stamps::Stamp, time_to_live},
+    changed::Changed,
     folder::{Folder, OpenError, make},
     index::{Index, Name},
     journal::{AppendError, Found, Journal, Record},
@@ -44,8 +45,10 @@ const AHEAD: Duration = Duration::from_mins(1);
 pub(super) struct Open {
     folder: Folder,
     journal: Mutex<Journal>,
-    ledger: Mutex<Ledger>,
+    pub(super) ledger: Mutex<Ledger>,
     pub(super) index: Mutex<Index>,
+    /// What writes have changed.
+    pub(super) changed: Changed,
     /// Names in the folder are changed by one at a time.
     pub(super) changing: Mutex<()>,
     /// How many records are in the journal for good, and the last position among them.
@@ -105,8 +108,9 @@ impl Open {
             has_trash: AtomicBool::new(false),
             folder,
             journal: Mutex::new(journal),
-            ledger: Mutex::new(ledger),
             index: Mutex::default(),
+            changed: Changed::new(ledger.written()),
+            ledger: Mutex::new(ledger),
             changing: Mutex::default(),
             walk: Walk::default(),
             is_closed: AtomicBool::new(false),
@@ -163,6 +167,9 @@ impl Open {
     pub(super) fn note(&self, stamp: &Stamp) -> u64 {
         let mut ledger = self.ledger.lock();
         let position = ledger.note(stamp);
+        if let Stamp::Written(written) = stamp {
+            self.changed.noted(written);
+        }
         if *stamp == Stamp::All {
             self.is_to_be_emptied.store(true, Ordering::SeqCst);
         }
@@ -240,7 +247,7 @@ impl Open {
         Ok(())
     }
 
-    fn path(&self, name: Name) -> PathBuf {
+    pub(super) fn path(&self, name: Name) -> PathBuf {
         let (folder, file) = name.file();
         self.folder.objects().join(folder).join(file)
     }
@@ -300,9 +307,9 @@ impl Open {
 
     fn judge(&self, bytes: Bytes, key: &Key, now: SystemTime) -> Result<Decoded, Dropped> {
         let id = self.ledger.lock().id();
-        let (position, decoded) = object::decode(id, bytes, key).ok_or(Dropped::Damaged)?;
+        let (position, decoded) = object::decode(id, bytes, Some(key)).ok_or(Dropped::Damaged)?;
         let is_purged = |ledger: &Ledger| ledger.is_purged(position, key, &decoded.tags);
-        if is_purged(&self.ledger.lock()) {
+        if self.changed.has_staged(key) || is_purged(&self.ledger.lock()) {
             return Err(Dropped::Purged);
         }
         let ahead = decoded.lifetime.answered.duration_since(now);
@@ -315,7 +322,7 @@ impl Open {
     }
 
     /// Removes what was read, if nothing else has its place by now.
-    fn remove(&self, name: Name, read: &File) -> io::Result<()> {
+    pub(super) fn remove(&self, name: Name, read: &File) -> io::Result<()> {
         let path = self.path(name);
         let changing = self.changing.lock();
         if self.may_change().is_err() {
@@ -351,7 +358,7 @@ impl Open {
         }
         let id = {
             let ledger = self.ledger.lock();
-            if ledger.is_purged(position, &entry.key, &entry.about.tags) {
+            if ledger.is_unwritable(position, &entry.key, &entry.about.tags) {
                 return Ok(Some(Stored::Purged));
             }
             ledger.id()
@@ -431,7 +438,9 @@ impl Open {
     pub(super) fn take_late(&self) -> io::Result<bool> {
         let found = late::read(&self.folder.late())?;
         for stamp in found.iter().flat_map(|(_, stamps)| stamps) {
-            self.note(stamp);
+            if self.heeds(stamp) {
+                self.note(stamp);
+            }
         }
         if found.is_empty() {
             return Ok(false);
@@ -460,7 +469,7 @@ pub(super) enum Stored {
     Purged,
 }
 
-fn open_for_reading(path: &Path) -> io::Result<File> {
+pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())

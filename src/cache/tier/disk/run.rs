@@ -145,8 +145,10 @@ impl Disk {
         });
         self.is_caught_up.store(false, Ordering::SeqCst);
         let mut missed = self.missed.lock();
-        for stamp in missed.drain(..) {
-            opened.note(self.store, &stamp);
+        for stamp in missed.take() {
+            if opened.open.heeds(&stamp) {
+                opened.note(self.store, &stamp);
+            }
         }
         let now = Last {
             folder: settings.folder.clone(),
@@ -266,6 +268,11 @@ impl Disk {
             let late = Arc::clone(open);
             self.done(self.job(move || late.take_late()).await);
         }
+        if open.has_changed() {
+            // What writes have changed goes for good, so that nobody has to remember it.
+            let tidied = Arc::clone(open);
+            self.done(self.job(move || tidied.tidy()).await);
+        }
         // Those that no request has noted, too.
         self.store.observe_disk(self.epoch() | open.position());
         if open.is_to_be_emptied() {
@@ -314,17 +321,25 @@ impl Disk {
             let written = match opened.position(entry.mark.disk) {
                 None => Ok(Written::Early),
                 Some(_) if outcome.is_err() => Ok(Written::Error),
-                Some(position) => opened
-                    .open
-                    .write(entry, position, budget, &mut dropped)
-                    .map(|stored| match stored {
+                Some(position) => {
+                    // From here on writes that are about it count in this tier; those before
+                    // are known to the store.
+                    let announced = opened.open.announce(entry);
+                    let written = if self.store.is_outdated(entry) {
+                        Ok(Some(Stored::Purged))
+                    } else {
+                        opened.open.write(entry, position, budget, &mut dropped)
+                    };
+                    drop(announced);
+                    written.map(|stored| match stored {
                         Some(Stored::Bytes(len)) => {
                             metrics.bytes_written.inc_by(len);
                             Written::Stored
                         }
                         Some(Stored::Purged) => Written::Purged,
                         None => Written::Error,
-                    }),
+                    })
+                }
             };
             metrics.dropped_all(&dropped);
             metrics.wrote(*written.as_ref().unwrap_or(&Written::Error));
@@ -455,7 +470,10 @@ impl Disk {
         let is_late = self.open.load().is_none();
         if is_late {
             self.late.begin(Folder::late_in(&settings.folder));
-            missed.drain(..).for_each(|stamp| self.late.push(stamp));
+            missed
+                .take()
+                .into_iter()
+                .for_each(|stamp| self.late.push(stamp));
         }
         is_late
     }

@@ -96,7 +96,7 @@ impl Open {
                 number -= 1;
             }
         }
-        self.walk.is_done.store(true, Ordering::SeqCst);
+        self.unstage(|| self.walk.is_done.store(true, Ordering::SeqCst));
         Ok(())
     }
 
@@ -123,7 +123,7 @@ impl Open {
                     if let Some(data) = there(file.metadata())? {
                         found.push((data.modified()?, name, data.len()));
                     }
-                } else if text.ends_with(".tmp") {
+                } else if text.ends_with(".tmp") || Name::is_old(&text) {
                     let _changing = self.changing.lock();
                     self.may_change()?;
                     remove_file(&file.path())?;

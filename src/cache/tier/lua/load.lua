@@ -1,16 +1,19 @@
--- KEYS: entry, stamps. ARGV: pairs of a list of fields and the request's variance in them.
-local key, stamps = KEYS[1], KEYS[2]
+-- KEYS: entries of a URL, stamps, marker. ARGV: the most bytes of an entry, the key's hash, then
+-- pairs of a list of fields and the request's variance in them.
+local key, stamps, marker, hash = KEYS[1], KEYS[2], KEYS[3], ARGV[2]
 local low = low_of(stamps)
 if not low then
   return { 'lost' }
 end
 local last = redis.call('ZSCORE', stamps, '=')
-local varies = redis.call('HGET', key, 'v')
-if not varies then
+local least = tonumber(redis.call('GET', marker) or '')
+local varies = redis.call('HGET', key, 'v' .. hash)
+-- More is nothing that a gateway has written.
+if not least or not varies or #varies > 4096 then
   return { 'miss', last }
 end
 local variances = {}
-for i = 1, #ARGV, 2 do
+for i = 3, #ARGV, 2 do
   variances[ARGV[i]] = ARGV[i + 1]
 end
 for vary in string.gmatch(varies, '([^\n]*)\n') do
@@ -18,14 +21,18 @@ for vary in string.gmatch(varies, '([^\n]*)\n') do
   if not variance then
     return { 'vary', last, varies }
   end
-  local about = redis.call('HGET', key, 'm' .. variance)
+  local name = hash .. variance
+  local about = redis.call('HGET', key, 'm' .. name)
   if about then
     about = cmsgpack.unpack(about)
-    if is_purged(stamps, low, about) then
-      redis.call('HDEL', key, 'm' .. variance, 'b' .. variance)
+    if tonumber(about[1]) < least or is_purged(stamps, low, about) then
+      redis.call('HDEL', key, 'm' .. name, 'b' .. name)
     else
       local passed = math.max(0, now() - about[2])
-      return { 'hit', last, text(passed), redis.call('HGET', key, 'b' .. variance) or '' }
+      if redis.call('HSTRLEN', key, 'b' .. name) > tonumber(ARGV[1]) then
+        return { 'large', last }
+      end
+      return { 'hit', last, text(passed), redis.call('HGET', key, 'b' .. name) or '' }
     end
   end
 end

@@ -1,23 +1,32 @@
--- KEYS: entry, stamps. ARGV: position, milliseconds since the answer, time to live, most
--- variants, variance, list of fields, entry, URL, where its path begins, digests.
-local key, stamps = KEYS[1], KEYS[2]
+-- KEYS: entries of a URL, stamps, marker, writes. ARGV: position, milliseconds since the answer,
+-- time to live, most variants, variance, list of fields, entry, URL, where its path begins, the
+-- key's hash, two slots of the table of writes, digests.
+local key, stamps, marker, writes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local low = low_of(stamps)
 if not low then
   return { 'lost' }
 end
+local position, lasts, hash = tonumber(ARGV[1]), tonumber(ARGV[3]), ARGV[10]
 local last = redis.call('ZSCORE', stamps, '=')
 local about = { ARGV[1], now() - tonumber(ARGV[2]), ARGV[8], tonumber(ARGV[9]) }
-for i = 10, #ARGV do
+for i = 13, #ARGV do
   about[#about + 1] = ARGV[i]
 end
-if is_purged(stamps, low, about) then
+for _, at in ipairs(redis.call('HMGET', writes, ARGV[11], ARGV[12])) do
+  if at and tonumber(at) > position then
+    return { 'purged', last }
+  end
+end
+local least = tonumber(redis.call('GET', marker) or '')
+if (least and position < least) or is_purged(stamps, low, about) then
   return { 'purged', last }
 end
-local variance, vary = ARGV[5], ARGV[6]
-local old = redis.call('HGET', key, 'm' .. variance)
+local vary, name = ARGV[6], hash .. ARGV[5]
+local old = redis.call('HGET', key, 'm' .. name)
 if old then
   old = cmsgpack.unpack(old)
-  if old[2] > about[2] and not is_purged(stamps, low, old) then
+  local counts = least and tonumber(old[1]) >= least
+  if counts and old[2] > about[2] and not is_purged(stamps, low, old) then
     return { 'older', last }
   end
 elseif redis.call('HLEN', key) > 2 * tonumber(ARGV[4]) then
@@ -25,13 +34,19 @@ elseif redis.call('HLEN', key) > 2 * tonumber(ARGV[4]) then
 end
 -- The newest first, and no more than anybody would ask for.
 local varies, count = vary .. '\n', 1
-for known in string.gmatch(redis.call('HGET', key, 'v') or '', '([^\n]*)\n') do
+for known in string.gmatch(redis.call('HGET', key, 'v' .. hash) or '', '([^\n]*)\n') do
   if known ~= vary and count < 4 then
     varies, count = varies .. known .. '\n', count + 1
   end
 end
-redis.call('HSET', key, 'v', varies, 'm' .. variance, cmsgpack.pack(about), 'b' .. variance, ARGV[7])
-if redis.call('PTTL', key) < tonumber(ARGV[3]) then
-  redis.call('PEXPIRE', key, ARGV[3])
+redis.call('HSET', key, 'v' .. hash, varies, 'm' .. name, cmsgpack.pack(about), 'b' .. name, ARGV[7])
+if redis.call('PTTL', key) < lasts then
+  redis.call('PEXPIRE', key, lasts)
+end
+-- What was there before the marker was does not count by it.
+if not least then
+  redis.call('SET', marker, ARGV[1], 'PX', lasts)
+elseif redis.call('PTTL', marker) < lasts then
+  redis.call('PEXPIRE', marker, lasts)
 end
 return { 'stored', last }

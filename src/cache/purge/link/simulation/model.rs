@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use super::{
     super::super::{
         Id, Position, Purge,
-        log::{Answer, Entry, Follows, Generation, Lease, Published, Question, Remote, draw},
+        log::{
+            Answer, Content, Entry, Follows, Generation, Lease, Published, Question, Remote, draw,
+        },
     },
     GATEWAYS, meanwhile,
 };
@@ -37,8 +39,9 @@ pub(super) struct Data {
     gateways: BTreeMap<String, Held>,
 }
 
-/// When a lease ends, the entry that was applied, and what was dropped.
-type Held = (u64, Id, Vec<(Id, u64)>);
+/// When a lease ends, the entry that was applied, what was dropped, and whether the gateway
+/// validates without one.
+type Held = (u64, Id, Vec<(Id, u64)>, bool);
 
 impl Data {
     fn ensure(&mut self, now: u64) -> Generation {
@@ -64,7 +67,7 @@ impl Data {
         };
         self.log.push(Entry {
             position,
-            purges: Some(purges),
+            content: Content::Purges(purges),
         });
         let over = self.log.len().saturating_sub(LOG_KEPT);
         self.log.drain(..over);
@@ -75,11 +78,12 @@ impl Data {
         self.gateways.retain(|_, (ends, ..)| now < *ends + 60_000);
         let leases = self.gateways.iter();
         leases
-            .map(|(gateway, (ends, applied, done))| Lease {
+            .map(|(gateway, (ends, applied, done, validates))| Lease {
                 gateway: gateway.clone(),
                 left: i64::try_from(*ends).unwrap() - i64::try_from(now).unwrap(),
                 applied: *applied,
                 done: done.clone(),
+                validates: *validates,
             })
             .collect()
     }
@@ -104,11 +108,13 @@ impl Data {
         let known = self.gateways.get(&question.gateway);
         let mut left = known.map_or(0, |(ends, ..)| ends.saturating_sub(now));
         if left > 0 || entries.is_empty() {
-            let is_same = known.is_some_and(|(_, id, _)| *id == place.id);
+            let is_same = known.is_some_and(|(_, id, _, validates)| {
+                *id == place.id && *validates == question.validates
+            });
             if !(2000..=3000).contains(&left) || !is_same {
                 left = 3000;
                 let done = question.done.iter().copied().collect();
-                let lease = (now + left, place.id, done);
+                let lease = (now + left, place.id, done, question.validates);
                 self.gateways.insert(question.gateway.clone(), lease);
             }
         } else {

@@ -76,6 +76,7 @@ impl Bench {
                 max_object: 8 * MIB,
                 is_compressible: false,
                 quota: None,
+                keeps_private: false,
             },
             mark: self.store.mark(),
         };
@@ -108,7 +109,9 @@ impl Bench {
     }
 
     fn note(&self, what: &What) {
-        self.open.note(&Stamp::of(what));
+        for stamp in Stamp::of(what) {
+            self.open.note(&stamp);
+        }
     }
 
     /// The process ends, and another one takes the folder.
@@ -339,8 +342,8 @@ fn purges_of_who_has_let_go_are_taken_up() {
     let mut bench = bench();
     assert!(bench.write("/a", 1) && bench.write("/b", 1));
     let folder = bench.open.folder().late();
-    let stamp = Stamp::of(&What::Url("/a".into()));
-    let path = late::leave(&folder, &[stamp]).unwrap();
+    let stamps = Stamp::of(&What::Url("/a".into()));
+    let path = late::leave(&folder, &stamps).unwrap();
     assert!(bench.open.take_late().unwrap());
     assert!(!path.exists());
     bench.restart();
@@ -501,7 +504,7 @@ proptest! {
     /// What a ledger says survives being written down.
     #[test]
     fn a_ledger_is_read_as_it_was(
-        purges in vec((0_u8..4, 0_u8..6), 0..40),
+        purges in vec((0_u8..5, 0_u8..6), 0..40),
         asked in vec((0_u64..50, 0_u8..6), 20),
     ) {
         let mut ledger = Ledger::new(1);
@@ -510,10 +513,13 @@ proptest! {
                 0 => What::Url(format!("/{number}")),
                 1 => What::Prefix(format!("/{number}")),
                 2 => What::Tag(number.to_string()),
+                3 => What::Written(format!("http://shop/{number}")),
                 _ if number == 0 => What::All,
                 _ => What::Url(format!("other/{number}")),
             };
-            ledger.note(&Stamp::of(&what));
+            for stamp in Stamp::of(&what) {
+                ledger.note(&stamp);
+            }
         }
         ledger.follow(Position { id: Id(3, 1), drawn: "x".to_owned() });
         let again = Ledger::read(ledger.records()).unwrap();

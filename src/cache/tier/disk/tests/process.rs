@@ -36,7 +36,7 @@ impl Process {
     }
 
     fn purge(&self) {
-        self.disk.purged(&Stamp::of(&What::Url("/x".into())));
+        self.disk.purged(&Stamp::of(&What::Url("/x".into()))[0]);
     }
 }
 

@@ -1,0 +1,33 @@
+//! Lists of fields, and numbers, as they stand in Redis.
+
+use super::coded;
+use crate::cache::policy::Vary;
+
+/// Lists of fields that are tried before it is known by which a key's answers differ.
+pub(super) const VARIES: usize = 4;
+
+/// As lists of fields stand in Redis; `None` for [`Vary::Everything`].
+pub(super) fn names(vary: &Vary) -> Option<String> {
+    let names = coded::fields(vary)?;
+    let names: Vec<_> = names.iter().map(http::HeaderName::as_str).collect();
+    Some(names.join(","))
+}
+
+/// The same read back, each ended by a line feed.
+pub(super) fn varies_of(text: &[u8]) -> Option<Vec<Vary>> {
+    let text = std::str::from_utf8(text).ok()?;
+    let vary = |line: &str| {
+        if line.is_empty() {
+            return Some(Vary::Nothing);
+        }
+        let names = line.split(',').map(|name| name.parse().ok());
+        let names: Option<Vec<http::HeaderName>> = names.collect();
+        Some(Vary::Fields(names?.into()))
+    };
+    text.lines().take(VARIES).map(vary).collect()
+}
+
+/// A number as scripts write them.
+pub(super) fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}

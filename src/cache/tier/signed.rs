@@ -1,0 +1,58 @@
+//! How an entry looks in Redis: a version, the signature of the fleet, and the entry.
+//!
+//! The entry names its key and its variant, so that one which was copied to another place is
+//! found out, and the prefix of all keys is signed with it.
+
+use bytes::{Buf, Bytes};
+
+use super::{
+    coded::{self, Decoded},
+    metrics::Dropped,
+};
+use crate::{
+    base::redis::{Signer, TAG},
+    cache::{key::Key, store::Entry},
+};
+
+/// Of this layout; the first had no signature.
+const VERSION: u8 = 2;
+/// Bytes beside a body at most.
+pub(super) const MAX_OVERHEAD: u64 = (coded::MAX_HEAD + TAG + 64) as u64;
+
+const KIND: &str = "cache entry";
+
+/// `None` for what is not whole, or differs by what nobody knows.
+pub(super) fn encode(signer: &Signer, prefix: &str, entry: &Entry) -> Option<Vec<u8>> {
+    let coded = coded::encode(entry)?;
+    let mut bytes = Vec::with_capacity(1 + TAG + coded.len());
+    bytes.push(VERSION);
+    bytes.extend_from_slice(&signer.sign(KIND, &[prefix.as_bytes(), &coded]));
+    bytes.extend_from_slice(&coded);
+    Some(bytes)
+}
+
+/// Nothing of it is looked at before its signature is.
+pub(super) fn decode(
+    signer: &Signer,
+    prefix: &str,
+    mut bytes: Bytes,
+    wanted: &Key,
+    keeps_private: bool,
+) -> Result<Decoded, Dropped> {
+    if bytes.first() != Some(&VERSION) {
+        return Err(Dropped::Version);
+    }
+    if bytes.len() < 1 + TAG {
+        return Err(Dropped::Damaged);
+    }
+    bytes.advance(1);
+    let tag = bytes.split_to(TAG);
+    if !signer.verifies(KIND, &[prefix.as_bytes(), &bytes], &tag) {
+        return Err(Dropped::Signature);
+    }
+    let decoded = coded::decode(bytes, Some(wanted))?;
+    if !decoded.may_be_kept(keeps_private) {
+        return Err(Dropped::Policy);
+    }
+    Ok(decoded)
+}

@@ -1,0 +1,47 @@
+//! The secret of the fleet: what gateways read of one another in Redis is signed with it.
+
+use super::compile::Compiler;
+use crate::{
+    base::{redis::SHORTEST, secret::Secret},
+    config::{model::RedisConfig, tree::Spanned},
+};
+
+const MAKE_A_SECRET: &str = "run `openssl rand -base64 32 > /etc/edgeway/redis-secret` once, copy the \
+                             file to every gateway, and write `redis: { url: redis://HOST:PORT, \
+                             secret: file:/etc/edgeway/redis-secret }`";
+
+impl Compiler<'_> {
+    /// The secrets of the fleet, each long enough.
+    pub(super) fn redis_secrets(&mut self, config: &RedisConfig) -> Vec<Secret> {
+        for Spanned { value, place } in &config.secret.0 {
+            if value.reveal().len() < SHORTEST {
+                self.error(
+                    "edgeway::redis::secret",
+                    *place,
+                    "this secret is shorter than 32 characters: it could be guessed".to_owned(),
+                    MAKE_A_SECRET,
+                );
+            }
+        }
+        let secrets = config.secret.0.iter();
+        secrets.map(|secret| secret.value.clone()).collect()
+    }
+
+    /// Gateways believe what is read of one another for a cache: that has to be signed.
+    pub(super) fn signed_redis(&mut self) -> Option<()> {
+        let Some(Spanned { value, place }) = self.file.redis.as_ref() else {
+            return Some(());
+        };
+        if !value.secret.is_empty() {
+            return Some(());
+        }
+        self.error(
+            "edgeway::redis::secret",
+            *place,
+            "`redis` has no `secret`: whoever can write there could serve any page of the cache"
+                .to_owned(),
+            MAKE_A_SECRET,
+        );
+        None
+    }
+}
