@@ -33,7 +33,7 @@ is_fresh() {
     [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]
 }
 
-for folder in apps/next apps/next15 apps/next14 apps/express browser; do
+for folder in apps/next apps/next15 apps/next14 apps/express apps/frameworks browser; do
     installed=$(stamp $folder/package.json $folder/package-lock.json $folder/.npmrc)
     if ! is_fresh $folder/node_modules/.stamp "$installed"; then
         quietly "npm ci in tests/$folder" npm ci --prefix $folder

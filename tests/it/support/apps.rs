@@ -128,6 +128,25 @@ impl ExpressApp {
     }
 }
 
+/// An app of a few handlers in one of many frameworks: `tests/apps/frameworks/server.js`.
+pub(crate) struct FrameworkApp;
+
+impl FrameworkApp {
+    pub(crate) const ALL: [&str; 7] = [
+        "express4",
+        "express5",
+        "fastify",
+        "fastify_loose",
+        "hono",
+        "koa",
+        "nest",
+    ];
+
+    pub(crate) async fn start(name: &'static str) -> App {
+        App::start(Kind::Framework(name), &[]).await
+    }
+}
+
 /// Which of the apps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -139,6 +158,7 @@ pub(crate) enum Kind {
     Next15,
     Next14,
     Express,
+    Framework(&'static str),
 }
 
 fn apps() -> PathBuf {
@@ -158,6 +178,7 @@ impl Kind {
             Self::Next15 => "next15",
             Self::Next14 => "next14",
             Self::Express => "express",
+            Self::Framework(_) => "frameworks",
         };
         apps().join(name)
     }
@@ -171,7 +192,7 @@ impl Kind {
         match self {
             Self::Next | Self::NextBare | Self::NextMatching => "/api/health",
             Self::Next15 | Self::Next14 => "/login",
-            Self::Express => "/health",
+            Self::Express | Self::Framework(_) => "/health",
         }
     }
 
@@ -181,6 +202,7 @@ impl Kind {
                 self.build().join("BUILD_ID")
             }
             Self::Express => self.folder().join("node_modules/express"),
+            Self::Framework(_) => self.folder().join("node_modules/.stamp"),
         };
         assert!(
             built.exists(),
@@ -202,6 +224,10 @@ impl Kind {
                     .arg(port.to_string())
             }
             Self::Express => command.arg("server.js").env("PORT", port.to_string()),
+            Self::Framework(name) => command
+                .arg("server.js")
+                .arg(name)
+                .env("PORT", port.to_string()),
         };
         command
             .current_dir(self.folder())
@@ -296,7 +322,7 @@ impl App {
             Kind::Next | Kind::NextBare | Kind::NextMatching | Kind::Next15 | Kind::Next14 => {
                 (self.get("/api/sse?stats").await.json(), "cancelled")
             }
-            Kind::Express => (self.stats().await, "cancelledFeeds"),
+            Kind::Express | Kind::Framework(_) => (self.stats().await, "cancelledFeeds"),
         };
         stats[name].as_u64().expect("the app counts its feeds")
     }

@@ -79,7 +79,7 @@ impl Fleet {
         let first_port = free_ports(room);
         let script = dir.path().join("systemctl");
         let program = match kind {
-            Kind::Express => "server.js",
+            Kind::Express | Kind::Framework(_) => "server.js",
             Kind::Next | Kind::NextBare | Kind::NextMatching | Kind::Next15 | Kind::Next14 => {
                 "node_modules/next/dist/bin/next start -H 127.0.0.1 -p $port"
             }
