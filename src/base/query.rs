@@ -76,6 +76,65 @@ pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item
         })
 }
 
+/// The values of the parameter `name` as forms are read: names and values decoded, `+` for a
+/// space. `name[]` and `name[x]` count as well, since many parsers make a list of them.
+pub fn form_values<'a>(
+    query: &'a [u8],
+    name: &'a [u8],
+) -> impl Iterator<Item = Cow<'a, [u8]>> + use<'a> {
+    query.split(|byte| *byte == b'&').filter_map(move |pair| {
+        let (own, value) = parted(pair);
+        let own = form_decoded(own);
+        let rest = own.strip_prefix(name)?;
+        matches!(rest, [] | [b'[', ..]).then(|| form_decoded(value))
+    })
+}
+
+fn form_decoded(text: &[u8]) -> Cow<'_, [u8]> {
+    if !text.contains(&b'+') {
+        return percent_decode(text).into();
+    }
+    let spaced: Vec<u8> = text
+        .iter()
+        .map(|byte| if *byte == b'+' { b' ' } else { *byte })
+        .collect();
+    Cow::Owned(percent_decode(&spaced).collect())
+}
+
+/// The values of the cookie `name` as apps read them (the package `cookie` of npm): without
+/// space and quotes around, and decoded if that can be.
+pub fn cookie_values<'a>(
+    headers: &'a HeaderMap,
+    name: &'a [u8],
+) -> impl Iterator<Item = Cow<'a, [u8]>> + use<'a> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(move |pair| {
+        let (own, value) = parted(pair);
+        (own.trim_ascii() == name).then(|| cookie_decoded(value))
+    })
+}
+
+fn cookie_decoded(value: &[u8]) -> Cow<'_, [u8]> {
+    let value = value.trim_ascii();
+    let value = match value {
+        [b'"', inner @ .., b'"'] => inner,
+        _ => value,
+    };
+    if !value.contains(&b'%') {
+        return Cow::Borrowed(value);
+    }
+    // As `decodeURIComponent`: all of it, or nothing.
+    let is_code = |code: &[u8]| code.len() > 1 && code[..2].iter().all(u8::is_ascii_hexdigit);
+    let decoded: Vec<u8> = percent_decode(value).collect();
+    let can_be = value.split(|byte| *byte == b'%').skip(1).all(is_code);
+    if can_be && std::str::from_utf8(&decoded).is_ok() {
+        Cow::Owned(decoded)
+    } else {
+        Cow::Borrowed(value)
+    }
+}
+
 /// The names of all cookies, over all lines.
 pub fn cookie_names(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(header::COOKIE).iter();
@@ -149,6 +208,29 @@ mod tests {
         }
         let found: Vec<&[u8]> = cookies(&headers, b"sid").collect();
         assert_eq!(found, [&b"x=y"[..], b"2"]);
+    }
+
+    #[test]
+    fn parameters_and_cookies_are_read_as_apps_read_them() {
+        let form = |query: &str| -> Vec<String> {
+            form_values(query.as_bytes(), b"mode")
+                .map(|value| String::from_utf8_lossy(&value).into_owned())
+                .collect()
+        };
+        assert_eq!(form("mode=a+b&m%6Fde=%61%2B&Mode=c"), ["a b", "a+"]);
+        assert_eq!(form("mode[]=a&mode%5Bx%5D=b&modes=c&mode"), ["a", "b", ""]);
+        let cookie = |line: &'static str| -> Vec<String> {
+            let mut headers = HeaderMap::new();
+            headers.append(header::COOKIE, HeaderValue::from_static(line));
+            cookie_values(&headers, b"sid")
+                .map(|value| String::from_utf8_lossy(&value).into_owned())
+                .collect()
+        };
+        assert_eq!(cookie("sid=%61%20; sid =\"b\" ;sid=c"), ["a ", "b", "c"]);
+        assert_eq!(
+            cookie("sid=%zz; sid=%ff%61; sid=\"; asid=1"),
+            ["%zz", "%ff%61", "\""]
+        );
     }
 
     proptest! {

@@ -62,6 +62,22 @@ pub enum Verdict {
     Reply(Box<Reply>),
 }
 
+/// What a filter protects a path by.
+///
+/// A route with such a filter is guarded: a request that some app would take for one of its
+/// paths is the route's too, however it is spelled (`docs/routing.md`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Guard {
+    /// By nothing.
+    #[default]
+    None,
+    /// By how much may be asked of it.
+    Limit,
+    /// By who may pass, and with what. It is asked for any path that may be one of its own,
+    /// even where another route takes the request.
+    Access,
+}
+
 /// A kind of filter: its YAML key, its configuration as written, and how that compiles.
 pub trait FilterKind: 'static {
     /// The YAML key, such as `body_limit`.
@@ -99,6 +115,17 @@ pub trait FilterKind: 'static {
 pub trait Filter: Send + Sync + 'static {
     /// The hooks to call. Asked once, when the route is compiled.
     fn phases(&self) -> Phases;
+
+    /// What it protects its route's paths by. Asked once, when the route is compiled.
+    fn guard(&self) -> Guard {
+        Guard::None
+    }
+
+    /// A filter that does nothing but guard, of one that does more; `None` if it is that
+    /// itself. Asked once, when the route is compiled.
+    fn guard_alone(&self) -> Option<std::sync::Arc<dyn Filter>> {
+        None
+    }
 
     /// Whether this filter's response phase looks at headers that other filters set. Those
     /// may otherwise go past it, as [`ReadyLines`].

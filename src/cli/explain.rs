@@ -97,6 +97,12 @@ fn text(explanation: &Explanation) -> String {
             (None, _) => "none: 404",
         },
     );
+    if let Some(spelling) = &explanation.spelling {
+        line("", &format!("by folded spelling: it guards {spelling}"));
+    }
+    for other in &explanation.also_guarded_by {
+        line("", &format!("and what {other} asks of who may pass"));
+    }
     if let Some(action) = &explanation.action {
         line("action", action);
     }

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     Drain, Gateway, Profiles, Route, World, effective,
+    guards::{self, Guards},
     metrics::{self, NO_ROUTE, RouteMetrics},
     profiles::{self, Wanted},
 };
@@ -17,7 +18,7 @@ use crate::{
         net::{Cidr, TrustedProxies},
         secret,
     },
-    chain::{Chain, CompileCx, Named, Shared, Work},
+    chain::{Chain, CompileCx, Guard, Named, Shared, Work},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
         model::{File, MatchConfig, OneOrMany, RouteNode},
@@ -26,7 +27,7 @@ use crate::{
     },
     limits::Bans,
     plugins::kv::Owners,
-    routes::{Action, RouteTable},
+    routes::{Action, RouteTable, Slashes},
     upstreams::{Protocol, Upstream},
 };
 
@@ -43,6 +44,7 @@ pub(super) struct Compiler<'a> {
     /// letter has them as well.
     secret_queries: Arc<[String]>,
     pub(super) beside: Beside,
+    pub(super) guards: Guards,
     pub(super) diagnostics: Diagnostics,
 }
 
@@ -99,6 +101,7 @@ fn compile_all(
         work: Work::default(),
         secret_queries: secret_queries(file),
         beside: Beside::default(),
+        guards: Guards::default(),
         diagnostics: Diagnostics::default(),
     };
     let gateway = compiler.gateway();
@@ -128,13 +131,14 @@ impl Compiler<'_> {
         let upstreams = self.upstreams();
         let fan_out = self.fan_out(|name| upstreams.get(name));
         self.check_listeners(&listeners);
+        let slashes = self.slashes();
         let matches: Vec<_> = self
             .file
             .routes
             .iter()
             .map(|route| (&route.config.matches.value, route.place))
             .collect();
-        let table = RouteTable::compile(&matches, &mut self.diagnostics);
+        let mut table = RouteTable::compile(&matches, slashes, &mut self.diagnostics);
         let mut used = HashSet::new();
         let file = self.file;
         let section = file.cache.as_ref();
@@ -146,6 +150,9 @@ impl Compiler<'_> {
             .map(|node| self.route(node, &upstreams, &mut used))
             .collect();
         let reserved = self.reserved(&routes);
+        if let Some(table) = &mut table {
+            self.guard(table, &matches, &routes, slashes);
+        }
         // A name that was misspelt is used where it stands.
         let is_unclear = self.diagnostics.has_errors();
         for (key, _) in &self.file.upstreams {
@@ -161,7 +168,7 @@ impl Compiler<'_> {
             }
         }
         let none: Arc<str> = NO_ROUTE.into();
-        let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]));
+        let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]).0);
         if !is_unclear {
             self.unused_rate_limits();
             self.check_profiles();
@@ -180,6 +187,7 @@ impl Compiler<'_> {
             redis,
             trusted,
             reserved,
+            slashes,
             cache,
             fan_out,
             profiles: Profiles::new(file, self.profile, world),
@@ -267,6 +275,17 @@ impl Compiler<'_> {
         }
     }
 
+    pub(super) fn slashes(&mut self) -> Slashes {
+        let merges = self.file.merge_slashes.as_ref();
+        let slashes = if merges.is_none_or(|merges| merges.value) {
+            Slashes::Merge
+        } else {
+            Slashes::Keep
+        };
+        self.shared.insert(Arc::new(slashes));
+        slashes
+    }
+
     fn trusted(&mut self) -> TrustedProxies {
         let mut networks = Vec::new();
         let file = self.file;
@@ -323,16 +342,21 @@ impl Compiler<'_> {
                 );
             }
         }
-        let chain = Chain::new(self.filters(node.place, &name, &node.filters));
+        let (filters, guards) = self.filters(node.place, &name, &node.filters);
+        let access = guards::access(&filters);
+        let chain = Chain::new(filters);
         let cache = self.route_cache(node, &name, &chain);
         let pass_headers = self.pass_headers(node);
         let mut cx = self.cx(node.place, &name);
         let action = Action::compile(&node.config, &mut cx)?;
+        let guarding = self.guarding(node, guards, &action);
         Some(Route {
             matches: describe(&node.config.matches.value),
             place: node.place,
             chain,
             pass_headers,
+            guarding,
+            access,
             action,
             upstream,
             metrics: RouteMetrics::new(&self.world.metrics, &name),
@@ -341,9 +365,16 @@ impl Compiler<'_> {
         })
     }
 
-    /// The filters of one route, in the registry's order.
-    fn filters(&mut self, place: Place, route: &str, own: &[(Key, Node)]) -> Vec<Named> {
+    /// The filters of one route, in the registry's order, and the numbers of those that
+    /// protect it.
+    fn filters(
+        &mut self,
+        place: Place,
+        route: &str,
+        own: &[(Key, Node)],
+    ) -> (Vec<Named>, BTreeSet<u32>) {
         let mut filters = Vec::new();
+        let mut guards = BTreeSet::new();
         let secret_queries = Arc::clone(&self.secret_queries);
         for (entry, mut node) in effective::filters(self.file, place, own) {
             if let Some((_, profile)) = self.profile
@@ -353,13 +384,16 @@ impl Compiler<'_> {
             }
             let mut cx = self.cx_with(node.place, route, &secret_queries);
             if let Some(filter) = entry.compile(&node, &mut cx) {
+                if filter.guard() != Guard::None {
+                    guards.insert(self.guards.number(entry.name, &node));
+                }
                 filters.push(Named {
                     name: entry.name,
                     filter,
                 });
             }
         }
-        filters
+        (filters, guards)
     }
 }
 

@@ -15,7 +15,7 @@ use super::{Gateway, Route, explain_cache};
 use crate::{
     base::{clock::Clock, reserved_headers::Reserved},
     chain::{Exchange, Facts, Named, Phase, Scheme},
-    routes::{self, Action, Params, Target, Why},
+    routes::{self, Action, Guarded, Params, Target, Why},
 };
 
 /// A request to explain.
@@ -58,6 +58,12 @@ pub struct Explanation {
     pub rewritten_from: Option<String>,
     pub class: String,
     pub route: Option<String>,
+    /// The path as the route guards it, if another spelling of it is what was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spelling: Option<String>,
+    /// Routes whose guards are asked as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_guarded_by: Vec<String>,
     /// What is answered if no route takes the request.
     pub without_route: Option<u16>,
     pub action: Option<String>,
@@ -121,7 +127,8 @@ pub fn explain(
     look: Look,
 ) -> Result<Explanation, ExplainError> {
     let (mut head, raw) = request(&question.method, &question.url, &question.headers)?;
-    let normal = routes::normalise(raw.as_bytes())?;
+    let normal = routes::normalise(raw.as_bytes(), gateway.slashes)?;
+    let has_spellings = normal.has_spellings;
     let normal = normal
         .rewritten()
         .unwrap_or_else(|| raw.as_bytes().to_vec());
@@ -146,7 +153,12 @@ pub fn explain(
         ..Target::new(&host, &normal)
     };
     let mut params = Params::default();
-    let found = gateway.table.find(&target, &head, &mut params);
+    let literal = gateway.table.find(&target, &head, &mut params);
+    let guarded = literal
+        .filter(|literal| gateway.table.lacks_guards(*literal, has_spellings))
+        .and_then(|literal| gateway.table.guarded(&target, &head, literal, &mut params));
+    let found = guarded.as_ref().map(|guarded| guarded.route).or(literal);
+    let name_of = |route: &usize| gateway.route(*route).map(|route| route.name.to_string());
     let route = found.and_then(|index| gateway.route(index));
     let chain = route.map_or(&gateway.fallback, |route| &route.chain);
     facts.route = route.map(|route| Arc::clone(&route.name));
@@ -173,6 +185,13 @@ pub fn explain(
         rewritten_from: (normal != raw.as_bytes()).then(|| raw.to_owned()),
         class: routes::classify(target.path, &head).name().to_owned(),
         route: route.map(|route| route.name.to_string()),
+        spelling: guarded
+            .as_ref()
+            .map(|guarded| String::from_utf8_lossy(&guarded.reading).into_owned()),
+        also_guarded_by: guarded
+            .iter()
+            .flat_map(|guarded| guarded.also.iter().filter_map(name_of))
+            .collect(),
         without_route: match found {
             Some(_) => None,
             None if gateway.table.serves_host(&host) => Some(404),
@@ -185,7 +204,7 @@ pub fn explain(
             .unwrap_or_default(),
         filters: explained,
         cache,
-        considered: considered(gateway, &target, &head),
+        considered: considered(gateway, &target, &head, guarded.as_ref()),
     })
 }
 
@@ -264,7 +283,12 @@ impl ExplainedFilter {
     }
 }
 
-fn considered(gateway: &Gateway, target: &Target<'_>, head: &RequestHeader) -> Vec<Considered> {
+fn considered(
+    gateway: &Gateway,
+    target: &Target<'_>,
+    head: &RequestHeader,
+    guarded: Option<&Guarded>,
+) -> Vec<Considered> {
     let name = |index: usize| {
         gateway
             .route(index)
@@ -277,15 +301,22 @@ fn considered(gateway: &Gateway, target: &Target<'_>, head: &RequestHeader) -> V
         Why::Path => "another path".to_owned(),
         Why::Host => "another host".to_owned(),
     };
-    gateway
+    let by_spelling = guarded.map(|guarded| Considered {
+        route: name(guarded.route),
+        why: format!(
+            "guards this path by folded spelling, as {}",
+            String::from_utf8_lossy(&guarded.reading)
+        ),
+    });
+    let literal = gateway
         .table
         .explain(target, head)
         .into_iter()
         .map(|considered| Considered {
             route: name(considered.route),
             why: why(considered.why),
-        })
-        .collect()
+        });
+    by_spelling.into_iter().chain(literal).collect()
 }
 
 fn parameters(

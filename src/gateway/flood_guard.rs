@@ -21,7 +21,7 @@ use crate::{
         clearance::Clearance,
         flood::{UnderWay, Windows},
     },
-    routes,
+    routes::{self, Slashes},
 };
 
 /// A window that is shorter says little, and one that is longer refuses for too long.
@@ -205,7 +205,8 @@ impl Compiler<'_> {
             key,
             lasts,
         } = &config.value;
-        let target = target(&redirect.value);
+        let slashes = self.slashes();
+        let target = target(&redirect.value, slashes);
         let mut wrong = |place: Place, what: String, help: &str| {
             self.error("edgeway::flood_guard::challenge", place, what, help);
         };
@@ -294,7 +295,7 @@ fn in_window(rate: Rate, window: Duration) -> u64 {
 }
 
 /// Host, if it names one, and path of a place to send a browser to.
-fn target(url: &str) -> Option<(Option<String>, String)> {
+fn target(url: &str, slashes: Slashes) -> Option<(Option<String>, String)> {
     let is_plain = url.bytes().all(|b| b.is_ascii_graphic()) && !url.contains('#');
     // `//host` is another site's, and a browser takes `/\host` for the same.
     let is_path = url.starts_with('/') && !url[1..].starts_with(['/', '\\']);
@@ -307,7 +308,7 @@ fn target(url: &str) -> Option<(Option<String>, String)> {
         None if is_path => None,
         _ => return None,
     };
-    let normal = routes::normalise(uri.path().as_bytes()).ok()?;
+    let normal = routes::normalise(uri.path().as_bytes(), slashes).ok()?;
     let path = match normal.rewritten() {
         Some(path) => String::from_utf8(path).ok()?,
         None => uri.path().to_owned(),

@@ -14,6 +14,7 @@ mod fan_out;
 mod fleet;
 mod flood_guard;
 mod geo;
+mod guards;
 mod limits;
 mod listener;
 pub mod metrics;
@@ -58,7 +59,7 @@ use crate::{
     },
     filters,
     limits::Bans,
-    routes::{Action, RouteTable},
+    routes::{Action, Guarding, RouteTable, Slashes},
     tls::acme::Acme,
     upstreams::{Keeper, Upstream},
     zones::Zones,
@@ -79,6 +80,8 @@ pub struct Gateway {
     pub trusted: TrustedProxies,
     /// What no client can send.
     pub reserved: ReservedHeaders,
+    /// What becomes of repeated slashes in a path.
+    pub slashes: Slashes,
     /// Where answers are kept, if any are.
     pub cache: Option<Arc<Cache>>,
     /// Who else is told of purges, if anybody.
@@ -122,6 +125,10 @@ pub struct Route {
     pub chain: Chain,
     /// Overrides of the request that reach its backend.
     pub pass_headers: Box<[HeaderName]>,
+    /// How it is protected.
+    pub guarding: Guarding,
+    /// Its filters that say who may pass, for requests of its paths that another route takes.
+    pub access: Chain,
     pub action: Action,
     /// The upstream of the action, if it has one.
     pub upstream: Option<Arc<Upstream>>,

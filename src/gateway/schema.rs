@@ -68,6 +68,11 @@ pub fn document() -> Value {
             "acme": or_empty(acme.as_value()),
             "drain": or_empty(drain.as_value()),
             "watch": or_empty(watch.as_value()),
+            "merge_slashes": {
+                "description": "Repeated slashes of a path become one, for routes and for backends; `false` leaves them.",
+                "type": ["boolean", "null"],
+                "default": true,
+            },
             "redis": or_empty(redis.as_value()),
             "rate_limits": {
                 "description": "Named limits, which routes apply with `rate_limit`.",

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use url::{Position, Url};
 
 use super::{body::Body, error::Failure, known::Known};
+use crate::base::target::{Slashes, join, normalise};
 
 /// The hooks that a plugin may export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,15 +137,20 @@ pub enum Answer {
 }
 
 /// Path and query of a URL that a request is rewritten to: on its own host. `own` is the
-/// request's URL, or its origin.
-pub fn rewritten(own: &str, url: &str) -> Result<Box<[u8]>, Failure> {
+/// request's URL, or its origin. In normal form, as the backend gets every target.
+pub fn rewritten(own: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, Failure> {
     let parsed = Url::parse(own).ok().zip(Url::parse(url).ok());
     match parsed {
         // Compared as the Web does it: the client may write its host in many ways.
-        Some((own, to)) if own.origin() == to.origin() => Ok(to
-            [Position::BeforePath..Position::AfterQuery]
-            .as_bytes()
-            .into()),
+        Some((own, to)) if own.origin() == to.origin() => {
+            let target = &to[Position::BeforePath..Position::AfterQuery];
+            match normalise(target.as_bytes(), slashes) {
+                Ok(normal) => Ok(join(&normal.path, normal.query).into()),
+                Err(why) => Err(Failure::script(format!(
+                    "a request cannot be rewritten to {target}: {why}"
+                ))),
+            }
+        }
         _ => {
             let own = parsed.map_or_else(
                 || own.to_owned(),

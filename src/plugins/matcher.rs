@@ -2,7 +2,8 @@
 //!
 //! Two kinds of patterns: paths as routes have them (`/exact`, `/prefix/*`, `/users/{id}`),
 //! and the sources of a `config.matcher` as Next.js takes them (path-to-regexp 6:
-//! `/about/:path*`, `/((?!api|_next/static).*)`). Both are compared with the raw path; what a
+//! `/about/:path*`, `/((?!api|_next/static).*)`). Both are compared with the raw path, and
+//! those of guards with every reading of it (`base::spelling`) too; what a
 //! `config.matcher` says of the head beside it is in [`conditions`].
 
 use std::{borrow::Cow, fmt::Write};
@@ -36,6 +37,22 @@ impl Matcher {
         }
         let host = host();
         self.hosts.iter().any(|pattern| pattern.is_for(&host))
+    }
+
+    /// As [`Matcher::is_for`], of a path that some app reads so.
+    pub fn is_for_reading<'h>(
+        &self,
+        method: &Method,
+        reading: &str,
+        host: impl FnOnce() -> Cow<'h, str>,
+    ) -> bool {
+        let mut paths = self.paths.iter();
+        (self.paths.is_empty() || paths.any(|pattern| pattern.is_for_reading(reading)))
+            && (self.methods.is_empty() || self.methods.contains(method))
+            && (self.hosts.is_empty() || {
+                let host = host();
+                self.hosts.iter().any(|pattern| pattern.is_for(&host))
+            })
     }
 
     /// Whether it asks for nothing.
@@ -100,7 +117,8 @@ pub enum PathPattern {
     Exact(Box<str>),
     /// `/a` of `/a/*`: itself and what is below.
     Below(Box<str>),
-    Pattern(Box<Regex>),
+    /// The second without case, for guards.
+    Pattern(Box<Regex>, Box<Regex>),
 }
 
 impl PathPattern {
@@ -157,7 +175,25 @@ impl PathPattern {
                 .strip_prefix(&**prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
             // What is too hard to tell is for it: it can look itself.
-            Self::Pattern(regex) => regex.is_match(path).unwrap_or(true),
+            Self::Pattern(regex, _) => regex.is_match(path).unwrap_or(true),
+        }
+    }
+
+    /// Whether it is for a path that some app reads so (`base::spelling`).
+    fn is_for_reading(&self, reading: &str) -> bool {
+        let starts = |prefix: &str| {
+            let (start, rest) = reading.as_bytes().split_at_checked(prefix.len())?;
+            start
+                .eq_ignore_ascii_case(prefix.as_bytes())
+                .then_some(rest)
+        };
+        match self {
+            Self::Exact(exact) => starts(exact.trim_end_matches('/'))
+                .is_some_and(|rest| rest.is_empty() || (reading == "/" && &**exact == "/")),
+            Self::Below(prefix) => {
+                starts(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+            }
+            Self::Pattern(_, folded) => folded.is_match(reading).unwrap_or(true),
         }
     }
 }
@@ -174,8 +210,12 @@ const ROOT_SUFFIX: &str =
     r"(?:/(?:/?index|/?index\.json|/?index(?:\.rsc|\.segments/.+\.segment\.rsc)))?";
 
 fn compiled(regex: &str, text: &str) -> Result<PathPattern, String> {
-    let regex = bounded(regex).map_err(|why| format!("`{text}` cannot be matched: {why}"))?;
-    Ok(PathPattern::Pattern(Box::new(regex)))
+    let bounded = |regex: &str| {
+        let regex = bounded(regex).map_err(|why| format!("`{text}` cannot be matched: {why}"));
+        regex.map(Box::new)
+    };
+    let folded = bounded(&format!("(?i){regex}"))?;
+    Ok(PathPattern::Pattern(bounded(regex)?, folded))
 }
 
 /// An expression that gives up where it is too hard to tell.
@@ -311,6 +351,17 @@ impl OwnPattern {
         }
         let path = PathPattern::of_next(&source)?;
         Ok(Self { path, conditions })
+    }
+
+    /// As [`OwnPattern::is_for`], of a path that some app reads so.
+    pub(super) fn is_for_reading<'r>(
+        &self,
+        reading: &str,
+        asked: impl FnOnce() -> Asked<'r>,
+    ) -> bool {
+        let conditions = self.conditions.as_ref();
+        self.path.is_for_reading(reading)
+            && conditions.is_none_or(|conditions| conditions.hold(&asked()))
     }
 
     /// `asked` is wanted only if the path fits and there is something to be asked of it.

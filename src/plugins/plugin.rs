@@ -204,6 +204,12 @@ impl Plugin {
         self.matcher.is_empty() || own.any(|pattern| pattern.is_for(path, &asked))
     }
 
+    /// As [`Plugin::is_for`], of a path that some app reads so.
+    pub fn is_for_reading<'r>(&self, reading: &str, asked: impl Fn() -> Asked<'r>) -> bool {
+        let mut own = self.matcher.iter();
+        self.matcher.is_empty() || own.any(|pattern| pattern.is_for_reading(reading, &asked))
+    }
+
     /// Whether it has such a matcher.
     pub fn has_matcher(&self) -> bool {
         !self.matcher.is_empty()

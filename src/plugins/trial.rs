@@ -20,7 +20,7 @@ use super::{
     schema::ConfigSchema,
     source::Source,
 };
-use crate::base::clock::Clock;
+use crate::base::{clock::Clock, target::Slashes};
 
 /// A plugin that is called by hand, one hook at a time.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl Trial {
         // As the gateway has it.
         let outcome = outcome.and_then(|output| {
             if let Answer::Rewrite(to) = &output.answer {
-                rewritten(&url, to)?;
+                rewritten(&url, to, Slashes::default())?;
             }
             Ok(output)
         });

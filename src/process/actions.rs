@@ -105,6 +105,11 @@ impl Operator {
     async fn purged(&self, order: Order) -> Result<Receipt, Refused> {
         let gateway = self.live().gateway();
         purges::link(&gateway)?;
+        let purges = order.purges.iter().map(|purge| {
+            let purge = purge.clone().in_normal_form(gateway.slashes);
+            purge.map_err(|bad| Refused::new(422, "bad_purge", bad.to_string()))
+        });
+        let purges = purges.collect::<Result<Vec<_>, _>>()?;
         // Instances first: what the gateways fetch from then on is new.
         let instances = match &gateway.fan_out {
             Some(fan_out) if order.fan_out => fan_out.tell(&order.purges).await,
@@ -114,7 +119,7 @@ impl Operator {
             let _turn = self.turn().await;
             self.control.line.is_ours()?;
             let link = purges::link(&self.live().gateway())?;
-            let begun = link.begin(order.purges, Source::Admin).await;
+            let begun = link.begin(purges, Source::Admin).await;
             (link, begun)
         };
         begun.receipt.instances = instances;

@@ -9,7 +9,7 @@ use pingora::http::RequestHeader;
 
 use super::{body::Early, cache::Flow, course::Course, guard::Guarded};
 use crate::{
-    chain::{Chain, Exchange, Facts, Reply},
+    chain::{Chain, Exchange, Facts, Reply, Round},
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
     routes::Params,
     runtime::{connection::Connection, deadline::Watch, live::Live},
@@ -65,7 +65,16 @@ pub struct Context {
     pub(super) course: Option<Course>,
     /// On its way to the origin for the cache as well.
     pub(super) cache: Option<Box<Flow>>,
+    /// Whose guards are asked before the route's own filters, if others' are as well.
+    pub(super) also: Option<Box<Also>>,
     in_flight: InFlight,
+}
+
+/// Routes that guard a request which another one takes, and how far it has come in them.
+#[derive(Default)]
+pub(super) struct Also {
+    pub(super) routes: std::collections::VecDeque<usize>,
+    pub(super) round: Round,
 }
 
 /// Counts a request in, and out again whatever becomes of it.
@@ -105,6 +114,7 @@ impl Context {
             has_client_left: AtomicBool::new(false),
             course: None,
             cache: None,
+            also: None,
             in_flight: InFlight(Arc::clone(live)),
         }
     }

@@ -8,7 +8,7 @@ use pingora_proxy::Session;
 
 use super::{
     cache, challenge,
-    context::{self, Context},
+    context::{self, Also, Context},
     error::Failure,
     forwarded::{self, Forwarding},
     guard, http2,
@@ -23,7 +23,7 @@ use crate::{
     },
     config::model::App,
     gateway::Gateway,
-    routes::{self, Action, Target},
+    routes::{self, Action, Params, Target},
     runtime::connection::{Connection, Shown},
 };
 
@@ -92,7 +92,9 @@ fn begin(
         http2::settle(head, &listener, &connection.text)?;
     }
 
-    let normal = routes::normalise(head.raw_path()).map_err(|_| Failure::BadPath)?;
+    let normal =
+        routes::normalise(head.raw_path(), ctx.gateway.slashes).map_err(|_| Failure::BadPath)?;
+    let has_spellings = normal.has_spellings;
     let authority = normal.authority.map(<[u8]>::to_vec);
     if let Some(target) = normal.rewritten() {
         head.set_raw_path(&target).map_err(|_| Failure::BadPath)?;
@@ -139,7 +141,14 @@ fn begin(
         return Err(reply);
     }
     ctx.facts.class = routes::classify(target.path, head);
-    let found = ctx.gateway.table.find(&target, head, &mut ctx.params);
+    let mut found = ctx.gateway.table.find(&target, head, &mut ctx.params);
+    if let Some(literal) = found
+        && ctx.gateway.table.lacks_guards(literal, has_spellings)
+    {
+        let (route, also) = guarded(&ctx.gateway, literal, (&target, &*head), &mut ctx.params);
+        found = Some(route);
+        ctx.also = also;
+    }
     if found.is_none() && !ctx.gateway.table.serves_host(&host) {
         return Err(Failure::UnknownHost.into());
     }
@@ -191,8 +200,68 @@ fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Forwarding<'c
     }
 }
 
+/// The route of a request that is one of `literal` by its path as it came: another one, if
+/// some app takes the path for one that is guarded. Beside it, whose guards are asked as well.
+#[cold]
+fn guarded(
+    gateway: &Gateway,
+    literal: usize,
+    (target, head): (&Target<'_>, &RequestHeader),
+    params: &mut Params,
+) -> (usize, Option<Box<Also>>) {
+    let Some(guarded) = gateway.table.guarded(target, head, literal, params) else {
+        return (literal, None);
+    };
+    let also = (!guarded.also.is_empty()).then(|| {
+        Box::new(Also {
+            routes: guarded.also.into(),
+            round: Round::default(),
+        })
+    });
+    (guarded.route, also)
+}
+
+/// The guards of other routes, if the request has to pass some. `None` once it has.
+async fn pass_others(head: &RequestHeader, ctx: &mut Context) -> Option<Filtered> {
+    let Context {
+        gateway,
+        facts,
+        also,
+        ..
+    } = ctx;
+    let others = also.as_mut()?;
+    while let Some(route) = others
+        .routes
+        .front()
+        .and_then(|route| gateway.route(*route))
+    {
+        let mut ex = Exchange {
+            head,
+            facts: &mut *facts,
+        };
+        match route.access.on_request(&mut ex, &mut others.round).await {
+            Turn::Over(Verdict::Next) => {}
+            Turn::Over(Verdict::Reply(reply)) => return Some(Filtered::Reply(reply)),
+            Turn::Body(most) => return Some(Filtered::Body(most)),
+        }
+        if let Action::Respond(respond) = &route.action {
+            return Some(Filtered::Reply(Box::new(respond.reply(head))));
+        }
+        others.routes.pop_front();
+        others.round = Round::default();
+    }
+    *also = None;
+    None
+}
+
 /// The request filters, from where `round` is, then the route's action.
 pub(super) async fn filter(head: &RequestHeader, ctx: &mut Context, round: &mut Round) -> Filtered {
+    if ctx.also.is_some() {
+        // Boxed, since every request's future would be as large.
+        if let Some(filtered) = Box::pin(pass_others(head, ctx)).await {
+            return filtered;
+        }
+    }
     let (chain, mut ex) = ctx.exchange(head);
     match chain.on_request(&mut ex, round).await {
         Turn::Over(Verdict::Next) => match act(head, ctx) {

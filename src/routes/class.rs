@@ -7,6 +7,8 @@ use crate::chain::Class;
 
 static NEXT_ACTION: HeaderName = HeaderName::from_static("next-action");
 
+const API: &[u8] = b"/api";
+
 /// Endings of files that only a build makes. Not `json`, `xml` or `txt`: apps make those
 /// on demand.
 const STATIC_ENDINGS: [&str; 10] = [
@@ -21,7 +23,7 @@ const IMAGE_ENDINGS: [&str; 9] = [
 /// The path's say comes before a header's wherever a client could pick a wider limit by
 /// a header of its own: `/api/` stays [`Class::Api`] with a prefetch header too.
 pub fn classify(path: &[u8], head: &RequestHeader) -> Class {
-    if is_at(path, b"/api") {
+    if is_api(path) {
         return Class::Api;
     }
     match head.method {
@@ -82,6 +84,13 @@ fn is_at(path: &[u8], prefix: &[u8]) -> bool {
     matches!(path.strip_prefix(prefix), Some([] | [b'/', ..]))
 }
 
+/// `/api` and what is below it, in any spelling that an app may take for it: another class
+/// may have a wider limit.
+fn is_api(path: &[u8]) -> bool {
+    let (start, rest) = path.split_at(path.len().min(API.len()));
+    start.eq_ignore_ascii_case(API) && matches!(rest, [] | [b'/' | b';' | b'%', ..])
+}
+
 fn ending(path: &[u8]) -> Option<&[u8]> {
     // No ending that counts is longer than five bytes, so the rest need not be looked at.
     let tail = &path[path.len().saturating_sub(6)..];
@@ -132,6 +141,10 @@ mod tests {
         check("GET", "/api", &[], Class::Api);
         check("GET", "/api/x.js", &[], Class::Api);
         check("GET", "/apix", &[], Class::Page);
+        check("GET", "/API/x.js", &[], Class::Api);
+        check("GET", "/api;a=b/x.js", &[], Class::Api);
+        check("GET", "/api%2Fx.js", &[], Class::Api);
+        check("GET", "/ap", &[], Class::Page);
     }
 
     #[test]

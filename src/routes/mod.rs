@@ -10,7 +10,6 @@ mod params;
 mod pattern;
 mod predicate;
 mod table;
-mod target;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -20,8 +19,11 @@ pub use self::{
     action::{Action, Forward, Redirect, Respond, Rewrite, Websocket},
     class::classify,
     params::{ParamNames, Params, Slot},
-    table::{Considered, RouteTable, Why},
-    target::{BadTarget, Normalised, Target, host_of, normalise},
+    table::{Considered, Guarded, Guarding, RouteTable, Why},
+};
+pub use crate::base::{
+    host::host_of,
+    target::{BadTarget, Normalised, Slashes, Target, normalise},
 };
 
 /// What is wrong with a piece of the configuration, before its place is known.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::config::model::MatchConfig;
 
-use super::pattern::PathPattern;
+use super::{Slashes, pattern::PathPattern};
 
 /// The most names one route may use in its paths.
 pub(super) const MAX_PARAMS: usize = 8;
@@ -67,6 +67,16 @@ impl Params {
         self.values[usize::from(slot.0)] = (range.start, range.end);
     }
 
+    /// Moves each value to where `place` says that it is.
+    pub(super) fn move_to(&mut self, place: impl Fn(Range<usize>) -> Range<usize>) {
+        for (start, end) in self.values.iter_mut().chain([&mut self.rest]) {
+            Range {
+                start: *start,
+                end: *end,
+            } = place(*start..*end);
+        }
+    }
+
     pub(super) fn set_rest(&mut self, range: Range<usize>) {
         self.rest = (range.start, range.end);
     }
@@ -94,7 +104,7 @@ impl ParamNames {
             .path
             .0
             .iter()
-            .filter_map(|text| PathPattern::parse(&text.value).ok())
+            .filter_map(|text| PathPattern::parse(&text.value, Slashes::Keep).ok())
             .collect();
         let mut names = Vec::<Name>::new();
         for pattern in &patterns {

@@ -1,7 +1,9 @@
 //! Host and path patterns as a route writes them.
 
+use crate::base::spelling;
+
 use super::{
-    Problem, host_of, normalise,
+    Problem, Slashes, host_of, normalise,
     params::{MAX_PARAMS, RESERVED},
 };
 
@@ -130,14 +132,14 @@ impl PathPattern {
         self.is_prefix && self.segments.is_empty()
     }
 
-    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
+    pub(super) fn parse(text: &str, slashes: Slashes) -> Result<Self, Problem> {
         let Some(inner) = text.strip_prefix('/') else {
             return Err(Problem::new(
                 format!("`{text}` is not a path: it does not begin with `/`"),
                 format!("write `/{text}`"),
             ));
         };
-        check_normal(text)?;
+        check_normal(text, slashes)?;
         let (inner, is_prefix) = match inner.strip_suffix('*') {
             Some("") => return Ok(Self::any()),
             Some(inner) => match inner.strip_suffix('/') {
@@ -156,6 +158,45 @@ impl PathPattern {
         };
         pattern.check_names(text)?;
         Ok(pattern)
+    }
+
+    /// The same path in every reading of an app ([`spelling`]).
+    pub(super) fn folded(&self) -> Vec<Self> {
+        let mut segments: Vec<Vec<Segment>> = Vec::new();
+        for segment in &self.segments {
+            let forms: Vec<Vec<Segment>> = match segment {
+                Segment::Literal(text) => spelling::pieces(text)
+                    .map(|form| form.into_iter().map(Segment::Literal).collect())
+                    .collect(),
+                Segment::Param(_) => vec![vec![segment.clone()]],
+            };
+            if segments.len() < forms.len() {
+                let whole = segments.first().cloned().unwrap_or_default();
+                segments.resize(forms.len(), whole);
+            }
+            for (at, whole) in segments.iter_mut().enumerate() {
+                let form = forms.get(at).or_else(|| forms.first());
+                whole.extend(form.into_iter().flatten().cloned());
+            }
+        }
+        let mut folded: Vec<Self> = Vec::new();
+        for mut segments in segments {
+            if segments.is_empty() && !self.is_prefix {
+                // `/` alone.
+                segments.push(Segment::Literal(Vec::new()));
+            }
+            let form = Self {
+                segments,
+                is_prefix: self.is_prefix,
+            };
+            if !folded.contains(&form) {
+                folded.push(form);
+            }
+        }
+        if folded.is_empty() {
+            folded.push(self.clone());
+        }
+        folded
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -192,7 +233,7 @@ impl PathPattern {
 }
 
 /// A path that no request can have after [`normalise`] would be a route that never matches.
-fn check_normal(text: &str) -> Result<(), Problem> {
+fn check_normal(text: &str, slashes: Slashes) -> Result<(), Problem> {
     let refuse =
         |why: &str, help: String| Err(Problem::new(format!("`{text}` is not a path: {why}"), help));
     if let Some((path, _)) = text.split_once('?') {
@@ -211,11 +252,11 @@ fn check_normal(text: &str) -> Result<(), Problem> {
             .collect();
         return refuse("it has letters beyond ASCII", format!("write `{coded}`"));
     }
-    match normalise(text.as_bytes()) {
+    match normalise(text.as_bytes(), slashes) {
         Ok(normal) => match normal.rewritten() {
             None => Ok(()),
             Some(path) => refuse(
-                "it has dot segments, which are resolved before a route is chosen",
+                "requests have another form of it when a route is chosen",
                 format!("write `{}`", String::from_utf8_lossy(&path)),
             ),
         },
@@ -318,7 +359,10 @@ mod tests {
             "/{x}/*",
             "/v1:run",
         ] {
-            assert_eq!(PathPattern::parse(text).unwrap().to_string(), text);
+            assert_eq!(
+                PathPattern::parse(text, Slashes::Keep).unwrap().to_string(),
+                text
+            );
         }
     }
 
@@ -342,6 +386,8 @@ mod tests {
                 "write `/*` at the end; templates call what it took `{rest}`",
             ),
             ("/a/../b", "write `/b`"),
+            ("/a//b", "write `/a/b`"),
+            ("/%61/%c3%a9", "write `/a/%C3%A9`"),
             ("/a?b=c", "write `path: /a` and the query in `query`"),
             ("/café", "write `/caf%C3%A9`"),
             ("/{a}/{a}", "give each segment a name of its own"),
@@ -352,7 +398,11 @@ mod tests {
             ),
             ("/a b", "write the path as clients send it"),
         ] {
-            assert_eq!(PathPattern::parse(text).unwrap_err().help, help, "{text}");
+            assert_eq!(
+                PathPattern::parse(text, Slashes::Merge).unwrap_err().help,
+                help,
+                "{text}"
+            );
         }
     }
 

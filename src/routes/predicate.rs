@@ -8,7 +8,7 @@ use pingora::http::RequestHeader;
 use regex::bytes::Regex;
 
 use crate::{
-    base::query::cookies,
+    base::query::{cookie_values, form_values},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place, closest},
         model::MatchConfig,
@@ -29,6 +29,10 @@ pub(super) struct Predicates {
     queries: Vec<(Vec<u8>, Want)>,
     cookies: Vec<(Vec<u8>, Want)>,
     rank: Rank,
+    /// Whose route is guarded. Of several values of one name an app may take any: a guarded
+    /// route takes the request if one fits, so that another value leads nobody around it, and
+    /// an open one only if all do, so that another value leads nobody into it.
+    is_guarded: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -107,7 +111,12 @@ impl Predicates {
             queries,
             cookies,
             rank,
+            is_guarded: false,
         }
+    }
+
+    pub(super) fn guard(&mut self, is_guarded: bool) {
+        self.is_guarded = is_guarded;
     }
 
     pub(super) fn rank(&self) -> &Rank {
@@ -135,16 +144,26 @@ impl Predicates {
             }
         }
         for (name, want) in &self.queries {
-            if !query_values(target.query, name).any(|value| want.takes(value)) {
+            let values = form_values(target.query.unwrap_or_default(), name);
+            if !self.holds(values.map(|value| want.takes(&value))) {
                 return Some(Miss::Query(name));
             }
         }
         for (name, want) in &self.cookies {
-            if !cookies(&head.headers, name).any(|value| want.takes(value)) {
+            let values = cookie_values(&head.headers, name);
+            if !self.holds(values.map(|value| want.takes(&value))) {
                 return Some(Miss::Cookie(name));
             }
         }
         None
+    }
+
+    /// Whether a demand holds whose values fit or do not.
+    fn holds(&self, mut fits: impl Iterator<Item = bool>) -> bool {
+        if self.is_guarded {
+            return fits.any(|fits| fits);
+        }
+        fits.next() == Some(true) && fits.all(|fits| fits)
     }
 }
 
@@ -155,22 +174,6 @@ impl Want {
             Self::Like(regex) => regex.is_match(value),
             Self::Any => true,
         }
-    }
-}
-
-/// The values of one name, as they were sent: nothing is decoded.
-fn query_values<'a>(query: Option<&'a [u8]>, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    query
-        .unwrap_or_default()
-        .split(|&b| b == b'&')
-        .filter_map(move |pair| value_of(pair, name))
-}
-
-fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    match pair.strip_prefix(name)? {
-        [] => Some(&[]),
-        [b'=', value @ ..] => Some(value),
-        _ => None,
     }
 }
 
@@ -300,7 +303,7 @@ fn plain_name(name: &str, kind: &str, separators: &str) -> Result<Vec<u8>, Probl
     if name.is_empty() || !name.chars().all(is_plain) {
         return Err(Problem::new(
             format!("`{name}` is not the name of a {kind}"),
-            "write it as clients send it; it is not decoded",
+            "write it decoded, in visible ASCII without separators",
         ));
     }
     Ok(name.as_bytes().to_vec())

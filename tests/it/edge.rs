@@ -81,13 +81,32 @@ routes:
         "/a%5cb",
         "/a\\b",
         "/%2E./private/a",
+        "/public/..;/private/a",
+        "/public/%2e%2e;a=b/private/a",
     ] {
         assert_eq!(gateway.get(target).await.status(), 400, "{target}");
     }
     assert_eq!(origin.counts().requests(), 0);
-    // The control: other octets pass as they were written.
-    let target = "/%69sr/a%2Fb//c?d=../e";
-    assert_eq!(gateway.get(target).await.json()["target"], target);
+    // The control: what means the same reaches the origin in one form, whatever it came in.
+    for (target, sent) in [
+        ("/%69sr/a%2fb//c?d=../%65", "/isr/a%2Fb/c?d=../%65"),
+        ("//caf%c3%a9/@a%2Fb/", "/caf%C3%A9/@a%2Fb/"),
+        ("http://a.test//%7Eme/", "/~me/"),
+    ] {
+        let seen = gateway.get(target).await.json();
+        assert_eq!(seen["target"], sent, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn repeated_slashes_stay_where_they_are_wanted() {
+    let origin = EchoOrigin::start().await;
+    let config = upstream(origin.address(), "");
+    let routes = "routes:\n  - { match: { path: /* }, upstream: app }\n  - { match: { path: /a/* }, respond: a }\n";
+    let merges = Gateway::start(&format!("{config}\n{routes}")).await;
+    assert_eq!(merges.get("//a/b").await.text(), "a");
+    let keeps = Gateway::start(&format!("merge_slashes: false\n{config}\n{routes}")).await;
+    assert_eq!(keeps.get("//a/b").await.json()["target"], "//a/b");
 }
 
 #[tokio::test]

@@ -66,6 +66,7 @@ mod shipped_plugins;
 mod shortcut;
 mod shutdown;
 mod smuggling;
+mod spellings;
 mod streaming;
 mod support;
 mod tidy;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
 use super::{How, Purge, What};
+use crate::base::target::{Slashes, join, normalise};
 
 /// Purges in one order.
 pub const MOST: usize = 256;
@@ -133,6 +134,43 @@ impl Purge {
         }
         Value::Object(object)
     }
+}
+
+impl Purge {
+    /// The same purge of what is stored: keys have the normal form of a path, and whoever
+    /// purges may spell it otherwise.
+    pub fn in_normal_form(self, slashes: Slashes) -> Result<Self, BadPurge> {
+        let what = match self.what {
+            What::Url(url) => What::Url(normal(&url, "", slashes)?),
+            // Behind it more may follow, so that a dot at its end is none of a dot segment.
+            What::Prefix(prefix) => What::Prefix(normal(&prefix, "x", slashes)?),
+            What::Tag(_) | What::Written(_) | What::All => self.what,
+        };
+        Ok(Self { what, ..self })
+    }
+}
+
+/// A URL or a path with its path in normal form, as if `more` followed.
+fn normal(url: &str, more: &str, slashes: Slashes) -> Result<String, BadPurge> {
+    let from = match url.split_once("://") {
+        Some((scheme, rest)) if !url.starts_with('/') => {
+            let end = rest.find(['/', '?']).unwrap_or(rest.len());
+            scheme.len() + "://".len() + end
+        }
+        _ => 0,
+    };
+    let (origin, target) = url.split_at(from);
+    if !target.starts_with('/') {
+        // Of a whole origin, or with a query alone.
+        return Ok(url.to_owned());
+    }
+    let whole = format!("{target}{more}");
+    let normal = normalise(whole.as_bytes(), slashes)
+        .map_err(|why| BadPurge(format!("nothing can be stored as `{url}`: {why}")))?;
+    let target = join(&normal.path, normal.query);
+    let target = String::from_utf8_lossy(&target);
+    let target = target.strip_suffix(more).unwrap_or(&target);
+    Ok(format!("{origin}{target}"))
 }
 
 impl Purge {
@@ -325,6 +363,37 @@ mod tests {
             let read: Vec<Purge> = serde_json::from_str(&json).unwrap();
             assert_eq!(read, [purge]);
         }
+    }
+
+    #[test]
+    fn what_is_stored_is_found_by_any_spelling() {
+        let normal = |json: Value| {
+            let purge = Purge::from_json(&json).unwrap();
+            let normal = purge.in_normal_form(Slashes::Merge);
+            normal.map_or_else(|bad| bad.to_string(), |purge| purge.to_string())
+        };
+        for (json, expected) in [
+            (json!({ "url": "/%69sr//a?b=%61" }), "url /isr/a?b=%61"),
+            (
+                json!({ "url": "https://x.test/caf\u{e9}" }),
+                "url https://x.test/caf%C3%A9",
+            ),
+            (json!({ "url": "https://x.test" }), "url https://x.test"),
+            (
+                json!({ "prefix": "/a/../blog/%c3%a9" }),
+                "prefix /blog/%C3%A9",
+            ),
+            (json!({ "prefix": "/a/." }), "prefix /a/."),
+            (json!({ "prefix": "/a?x=" }), "prefix /a?x="),
+            (json!({ "tag": "/%61" }), "tag /%61"),
+        ] {
+            assert_eq!(normal(json), expected);
+        }
+        let refused = normal(json!({ "url": "/a%00" }));
+        assert_eq!(
+            refused,
+            "nothing can be stored as `/a%00`: the path has a coded NUL"
+        );
     }
 
     #[test]

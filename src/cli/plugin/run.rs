@@ -13,7 +13,7 @@ use super::{
     trace,
 };
 use crate::{
-    base::{geo::Whereabouts, units::Span},
+    base::{geo::Whereabouts, target::Slashes, units::Span},
     plugins::{
         Answer, Body, Change, Failure, Hook, Input, Known, Limits, Output, Response, Trial, body,
         call::rewritten,
@@ -310,7 +310,7 @@ impl Way<'_> {
                     return Some(own(*response));
                 }
                 if let Answer::Rewrite(url) = &output.answer
-                    && let Ok(target) = rewritten(&self.input.url, url)
+                    && let Ok(target) = rewritten(&self.input.url, url, Slashes::default())
                 {
                     self.target = Some(String::from_utf8_lossy(&target).into_owned());
                 }

@@ -29,6 +29,7 @@ const KEYS: &[&str] = &[
     "profiles",
     "drain",
     "watch",
+    "merge_slashes",
     "include",
 ];
 
@@ -42,6 +43,7 @@ pub const ROUTE_KEYS: &[&str] = &[
     "rewrite",
     "websocket",
     "pass_headers",
+    "spelling",
 ];
 
 type Entry = (Key, Node);
@@ -104,6 +106,7 @@ impl Sections<'_> {
             rate_limits: self.mapping("rate_limits"),
             drain: self.section("drain").unwrap_or_default(),
             watch: self.section("watch"),
+            merge_slashes: self.section("merge_slashes"),
         })
     }
 

@@ -35,7 +35,7 @@ pub use self::{
     redis::{RedisConfig, RedisMode, RedisTlsConfig, RedisUrl, SentinelConfig},
     route::{
         MaintenanceConfig, MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig,
-        WebsocketConfig,
+        SpellingConfig, WebsocketConfig,
     },
     upstream::{
         App, BackendConfig, BackendTarget, EjectConfig, HealthConfig, InFlightConfig, PoolConfig,
@@ -73,6 +73,8 @@ pub struct File {
     pub tree: Arc<Node>,
     pub drain: Spanned<DrainConfig>,
     pub watch: Option<Spanned<WatchConfig>>,
+    /// Repeated slashes of a path become one, unless this is `false`.
+    pub merge_slashes: Option<Spanned<bool>>,
 }
 
 /// One route as written, its filters left raw.

@@ -44,6 +44,19 @@ pub struct RouteConfig {
     /// goes by what they say.
     #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
     pub pass_headers: OneOrMany<Spanned<String>>,
+    /// Which spellings of its paths a guarded route takes: every one that some app may take
+    /// for them (`folded`, the default), or no other (`exact`).
+    #[serde(default)]
+    pub spelling: Option<Spanned<SpellingConfig>>,
+}
+
+/// `folded` or `exact`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SpellingConfig {
+    #[default]
+    Folded,
+    Exact,
 }
 
 /// `true`, or `{ idle: 1h }`.

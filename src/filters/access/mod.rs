@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use crate::{
     base::net::CidrSet,
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
+    chain::{CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
 };
 
 /// The compiled filter.
@@ -33,6 +33,10 @@ impl FilterKind for Access {
 impl Filter for Access {
     fn phases(&self) -> Phases {
         Phases::REQUEST
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

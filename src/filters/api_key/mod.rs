@@ -15,8 +15,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::{
     base::{clock::Clock, credential::ApiKeyHash, own_headers::OwnHeaders},
     chain::{
-        AuthMetrics, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal, Reply,
-        RequestChanges, Verdict,
+        AuthMetrics, CompileCx, Exchange, Filter, FilterKind, Guard, Outcome, Phases, Refusal,
+        Reply, RequestChanges, Verdict,
     },
     limits::{
         gcra::{Decision, Quota},
@@ -97,6 +97,10 @@ impl Filter for ApiKey {
 
     fn credential_headers(&self) -> Vec<HeaderName> {
         vec![self.header.clone()]
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {

@@ -19,8 +19,8 @@ use self::check::{Asked, Checks, Compared};
 use crate::{
     base::{clock::Clock, credential::PasswordHash, net::subscriber, own_headers::OwnHeaders},
     chain::{
-        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
-        RequestChanges, Verdict,
+        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
+        Refusal, RequestChanges, Verdict,
     },
 };
 
@@ -73,6 +73,10 @@ impl Filter for BasicAuth {
 
     fn credential_headers(&self) -> Vec<HeaderName> {
         vec![header::AUTHORIZATION]
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {

@@ -7,7 +7,7 @@ mod tests;
 use bytes::Bytes;
 use http::{StatusCode, header};
 
-use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict};
+use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict};
 
 /// The compiled filter.
 #[derive(Debug)]
@@ -32,6 +32,10 @@ impl FilterKind for BodyLimit {
 impl Filter for BodyLimit {
     fn phases(&self) -> Phases {
         Phases::REQUEST | Phases::REQUEST_BODY
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Limit
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

@@ -13,8 +13,8 @@ use http::{HeaderValue, StatusCode};
 use regex::bytes::Regex;
 
 use crate::chain::{
-    AuthMetrics, Certificate, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Reply,
-    Verdict,
+    AuthMetrics, Certificate, CompileCx, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
+    Reply, Verdict,
 };
 
 /// The compiled filter.
@@ -46,6 +46,10 @@ impl FilterKind for ClientCert {
 impl Filter for ClientCert {
     fn phases(&self) -> Phases {
         Phases::REQUEST
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {

@@ -12,7 +12,9 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
     base::origin::{Origin, OriginPattern},
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict, host::public_host},
+    chain::{
+        CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict, host::public_host,
+    },
 };
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -38,6 +40,10 @@ impl FilterKind for Csrf {
 impl Filter for Csrf {
     fn phases(&self) -> Phases {
         Phases::REQUEST
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

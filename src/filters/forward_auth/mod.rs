@@ -28,8 +28,8 @@ use crate::{
         recent::{Fingerprint, Recent},
     },
     chain::{
-        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
-        RequestChanges, Verdict, host::public_host,
+        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
+        Refusal, RequestChanges, Verdict, host::public_host,
     },
 };
 
@@ -114,6 +114,10 @@ impl Filter for ForwardAuth {
 
     fn credential_headers(&self) -> Vec<HeaderName> {
         self.sent.to_vec()
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
     }
 
     fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {

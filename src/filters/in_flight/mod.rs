@@ -11,7 +11,7 @@ use http::StatusCode;
 
 use self::counts::{Counts, KeyPlace, RoutePlace};
 use crate::{
-    chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
+    chain::{CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
     limits::key::KeyList,
 };
 
@@ -47,6 +47,10 @@ impl Filter for InFlight {
         } else {
             Phases::REQUEST
         }
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Limit
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

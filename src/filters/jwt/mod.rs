@@ -31,8 +31,8 @@ use self::{
 use crate::{
     base::{clock::Clock, own_headers::OwnHeaders, recent::Recent},
     chain::{
-        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Outcome, Phases, Refusal,
-        RequestChanges, Verdict,
+        AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
+        Refusal, RequestChanges, Verdict,
     },
 };
 
@@ -137,6 +137,10 @@ impl Filter for Jwt {
         } else {
             request
         }
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
     }
 
     fn dropped_queries(&self) -> &[Box<str>] {

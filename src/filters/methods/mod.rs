@@ -6,7 +6,7 @@ mod tests;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
-use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict};
+use crate::chain::{CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict};
 
 const REQUEST_METHOD: HeaderName = header::ACCESS_CONTROL_REQUEST_METHOD;
 
@@ -31,6 +31,10 @@ impl FilterKind for Methods {
 impl Filter for Methods {
     fn phases(&self) -> Phases {
         Phases::REQUEST
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Plugins, Use,
+    Plugins, Use, Whose,
     body::BodyConfig,
     breaker::{Breaker, BreakerConfig},
     failure::{OnErrorConfig, RoleConfig},
@@ -187,7 +187,7 @@ impl PluginsConfig {
             .collect::<Vec<_>>()
             .into_iter()
             .collect();
-        Some(Plugins(uses?.into()))
+        Some(Plugins(uses?.into(), Whose::All))
     }
 }
 
@@ -266,6 +266,11 @@ impl PluginConfig {
                     upstreams: cx.upstreams.into(),
                     metrics,
                     clock: cx.clock.clone(),
+                    is_guard: self
+                        .role
+                        .as_ref()
+                        .is_some_and(|role| role.value == RoleConfig::Auth),
+                    slashes: cx.shared.get().map(|slashes| *slashes).unwrap_or_default(),
                     geo: cx.shared.get(),
                     body: body?,
                     late: tasks(cx),

@@ -4,6 +4,7 @@
 //! What a plugin changes of a request reaches the plugins behind it and the backend; what it
 //! changes of an answer reaches the client. A hook that fails changes nothing.
 
+mod asked;
 mod body;
 mod breaker;
 mod call;
@@ -39,24 +40,33 @@ use crate::{
     base::{
         clock::Clock,
         geo::{Geo, Whereabouts},
+        target::Slashes,
         tasks::Tasks,
     },
     chain::{
-        BoxFuture, CompileCx, Exchange, Filter, FilterKind, KeyBuilder, LateFields, Phase, Phases,
-        Reply, ReplyBody, Verdict, host::public_host,
+        BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, KeyBuilder, LateFields, Phase,
+        Phases, Reply, ReplyBody, Verdict, host::public_host,
     },
     plugins::{
-        Answer, Asked, Failure, Hook, Input, Known, Plugin, Response,
+        Answer, Failure, Hook, Input, Known, Plugin, Response,
         call::rewritten,
         heads::{apply, apply_to_request, may_become},
         late::Rooms,
-        matcher::{Matcher, host_name},
+        matcher::Matcher,
     },
 };
 
 /// The compiled filter: a route's plugins in their order.
 #[derive(Debug)]
-pub struct Plugins(Arc<[Use]>);
+pub struct Plugins(Arc<[Use]>, Whose);
+
+/// Whose hooks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    All,
+    /// Those of plugins that say who may pass.
+    Guards,
+}
 
 /// A plugin on a route.
 #[derive(Debug)]
@@ -74,6 +84,9 @@ struct Use {
     upstreams: Arc<[String]>,
     metrics: Arc<PluginMetrics>,
     clock: Clock,
+    slashes: Slashes,
+    /// Says who may pass (`role: auth`).
+    is_guard: bool,
     geo: Option<Arc<Geo>>,
     /// The longest body that it gets, if it gets any.
     body: Option<usize>,
@@ -128,6 +141,18 @@ impl Filter for Plugins {
         phases
     }
 
+    fn guard(&self) -> Guard {
+        if self.0.iter().any(|each| each.is_guard) {
+            Guard::Access
+        } else {
+            Guard::None
+        }
+    }
+
+    fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
+        Some(Arc::new(Self(Arc::clone(&self.0), Whose::Guards)))
+    }
+
     fn is_selective(&self) -> bool {
         let chooses = |each: &Use| !each.matcher.is_for_all() || each.plugin.has_matcher();
         self.0.iter().all(chooses)
@@ -152,7 +177,7 @@ impl Filter for Plugins {
 
     fn wants_body(&self, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
         let after_auth = phase == Phase::Authorized;
-        let is_meant = |each: &&Use| each.body.is_some() && each.is_for(ex);
+        let is_meant = |each: &&Use| each.body.is_some() && self.runs(each) && each.is_for(ex);
         let mut now = self.0.iter().filter(|each| each.after_auth == after_auth);
         if !now.any(|each| is_meant(&each)) || !body::is_read(ex.head) {
             return None;
@@ -276,6 +301,10 @@ impl Plugins {
             .collect()
     }
 
+    fn runs(&self, each: &Use) -> bool {
+        self.1 == Whose::All || each.is_guard
+    }
+
     /// The first of them.
     fn first(&self, hook: Hook, ex: &Exchange<'_>) -> Option<&Use> {
         let mut uses = self.0.iter();
@@ -285,7 +314,8 @@ impl Plugins {
     /// The hooks of a request; a future that is hardly any if none is for it.
     fn begin<'a>(&'a self, ex: &'a mut Exchange<'_>, after_auth: bool) -> BoxFuture<'a, Verdict> {
         let mut uses = self.0.iter();
-        let first = uses.position(|each| each.after_auth == after_auth && each.is_for(ex));
+        let first = uses
+            .position(|each| each.after_auth == after_auth && self.runs(each) && each.is_for(ex));
         match first {
             Some(first) => Box::pin(self.request(ex, after_auth, first)),
             // Nothing, which takes no room.
@@ -296,7 +326,8 @@ impl Plugins {
     /// `first` is known to be for it.
     async fn request(&self, ex: &mut Exchange<'_>, after_auth: bool, first: usize) -> Verdict {
         for (place, each) in self.0.iter().enumerate().skip(first) {
-            if each.after_auth != after_auth || (place != first && !each.is_for(ex)) {
+            let is_meant = || place == first || (self.runs(each) && each.is_for(ex));
+            if each.after_auth != after_auth || !is_meant() {
                 continue;
             }
             if each.plugin.has(Hook::Request)
@@ -348,19 +379,6 @@ impl Future for Passes {
 }
 
 impl Use {
-    /// Told without JavaScript.
-    fn is_for(&self, ex: &Exchange<'_>) -> bool {
-        let target = ex.head.raw_path();
-        let path = &*path_of(target);
-        let host = || host_name(public_host(ex.head, &ex.facts.client));
-        let asked = || Asked {
-            headers: &ex.head.headers,
-            target,
-            host: host(),
-        };
-        self.matcher.is_for(&ex.head.method, path, host) && self.plugin.is_for(path, asked)
-    }
-
     async fn request(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
         let headers = changed(ex);
         let input = self.input(ex, headers, None);
@@ -369,7 +387,7 @@ impl Use {
         let outcome = outcome.and_then(|output| {
             let rewritten = match &output.answer {
                 Answer::Rewrite(url) => {
-                    let target = rewritten(&origin(ex), url);
+                    let target = rewritten(&origin(ex), url, self.slashes);
                     Some(target.inspect_err(|failure| self.count(client, failure))?)
                 }
                 _ => None,

@@ -21,7 +21,7 @@ use http::{StatusCode, response};
 
 use crate::{
     base::clock::Clock,
-    chain::{BoxFuture, CompileCx, Exchange, Filter, FilterKind, Phases, Reply, Verdict},
+    chain::{BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
     limits::{
         gcra::Decision,
         key::Key,
@@ -118,6 +118,10 @@ impl Filter for RateLimit {
             phases = phases | Phases::RESPONSE;
         }
         phases
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Limit
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

@@ -45,6 +45,9 @@ pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
     if let Some(watch) = &file.watch {
         document["watch"] = value(watch);
     }
+    if let Some(merge_slashes) = &file.merge_slashes {
+        document["merge_slashes"] = value(merge_slashes);
+    }
     if let Some(audit_log) = &file.audit_log {
         document["audit_log"] = value(audit_log);
     }

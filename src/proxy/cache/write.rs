@@ -12,7 +12,7 @@ use crate::{
     },
     chain::host::public_host,
     proxy::context::{self, Context},
-    routes::Target,
+    routes::{Target, normalise},
 };
 
 /// The origin has answered a request with `head`.
@@ -47,10 +47,14 @@ pub(in crate::proxy) async fn written(
         &head.headers,
     );
     for target in &gone {
+        // Of what has none, nothing is stored.
+        let Ok(normal) = normalise(&target.path, ctx.gateway.slashes) else {
+            continue;
+        };
         let query = cache.policy.key.query_of(target.query.as_deref());
         let query = query.as_deref();
         let scheme = client.scheme.as_str();
-        let key = Key::new(scheme, &target.authority, &target.path, query, b"");
+        let key = Key::new(scheme, &target.authority, &normal.path, query, b"");
         cache.cache.remove(&key);
     }
     if !gone.is_empty() {

@@ -16,7 +16,7 @@ use crate::{
 
 pub use self::{redirect::Redirect, respond::Respond, rewrite::Rewrite};
 
-use super::{ParamNames, Problem};
+use super::{ParamNames, Problem, Slashes};
 
 /// What a route does. Just one of them.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Action {
         let is_known = check_upstream(&upstream.value, upstream.place, cx);
         let rewrite = match &config.rewrite {
             Some(rewrite) => {
-                let compiled = Rewrite::compile(&rewrite.value, &names);
+                let compiled = Rewrite::compile(&rewrite.value, &names, slashes(cx));
                 let compiled = told(compiled, "edgeway::route::bad_rewrite", rewrite.place, cx);
                 Some(compiled.flatten()?)
             }
@@ -79,6 +79,11 @@ impl Action {
             })
         })
     }
+}
+
+/// As the configuration has them.
+fn slashes(cx: &CompileCx<'_>) -> Slashes {
+    cx.shared.get().map(|slashes| *slashes).unwrap_or_default()
 }
 
 /// A route does one thing, and `rewrite` and `websocket` belong to `upstream`.

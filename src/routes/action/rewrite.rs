@@ -3,17 +3,20 @@
 use regex::bytes::Regex;
 
 use crate::{
+    base::target::join,
     config::model::RewriteConfig,
     routes::{
-        BadTarget, ParamNames, Params, Problem, Target, normalise,
-        target::join,
+        BadTarget, ParamNames, Params, Problem, Slashes, Target, normalise,
         template::{Part, Piece, Template},
     },
 };
 
 /// A compiled rewrite.
 #[derive(Debug)]
-pub struct Rewrite(Kind);
+pub struct Rewrite {
+    kind: Kind,
+    slashes: Slashes,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -35,6 +38,7 @@ impl Rewrite {
     pub(super) fn compile(
         config: &RewriteConfig,
         names: &ParamNames,
+        slashes: Slashes,
     ) -> Result<Option<Self>, Problem> {
         let with = config.with.value.as_str();
         check_text(with)?;
@@ -66,7 +70,7 @@ impl Rewrite {
                 match prefix {
                     Some(prefix) => {
                         let prefix = prefix.value.as_str();
-                        check_prefix(prefix)?;
+                        check_prefix(prefix, slashes)?;
                         trim_slash(&mut template);
                         Kind::Prefix {
                             prefix: prefix.trim_end_matches('/').as_bytes().to_vec(),
@@ -77,7 +81,7 @@ impl Rewrite {
                 }
             }
         };
-        Ok(Some(Self(kind)))
+        Ok(Some(Self { kind, slashes }))
     }
 
     /// The request target for the upstream; `None` if it stays as it is.
@@ -98,7 +102,7 @@ impl Rewrite {
         let mut joined = Vec::with_capacity(path.len() + 1);
         joined.extend_from_slice(lead);
         joined.extend_from_slice(tail);
-        let normal = normalise(&joined)?.path;
+        let normal = normalise(&joined, self.slashes)?.path;
         Ok(Some(join(&normal, target.query)))
     }
 
@@ -107,7 +111,7 @@ impl Rewrite {
             return None;
         }
         let mut out = Vec::with_capacity(target.path.len() + 16);
-        match &self.0 {
+        match &self.kind {
             Kind::Prefix { prefix, with } => {
                 let left = target.path.strip_prefix(prefix.as_slice())?;
                 if !matches!(left, [] | [b'/', ..]) {
@@ -163,7 +167,7 @@ fn check_text(with: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_prefix(prefix: &str) -> Result<(), Problem> {
+fn check_prefix(prefix: &str, slashes: Slashes) -> Result<(), Problem> {
     let help = match prefix.strip_suffix("/*").or(prefix.strip_suffix('*')) {
         Some("") => "write `prefix: /`".to_owned(),
         Some(prefix) => format!("write `prefix: {prefix}`"),
@@ -171,7 +175,7 @@ fn check_prefix(prefix: &str) -> Result<(), Problem> {
         None if prefix.contains(['{', '}']) => {
             "leave `prefix` out: `with` is then the whole new path".to_owned()
         }
-        None => match normalise(prefix.as_bytes()) {
+        None => match normalise(prefix.as_bytes(), slashes) {
             Ok(normal) if normal.rewritten().is_none() && normal.query.is_none() => return Ok(()),
             _ => "write the beginning of the path as clients send it".to_owned(),
         },

@@ -30,7 +30,7 @@ fn read(yaml: &str, diagnostics: &mut Diagnostics) -> RouteConfig {
 
 fn compile_in(folder: &Path, config: &RouteConfig, mut diagnostics: Diagnostics) -> Compiled {
     let matches: (&MatchConfig, Place) = (&config.matches.value, config.matches.place);
-    let table = RouteTable::compile(&[matches], &mut diagnostics);
+    let table = RouteTable::compile(&[matches], Slashes::Merge, &mut diagnostics);
     let mut cx = CompileCx {
         place: Place::default(),
         route: "test",

@@ -9,7 +9,7 @@ use crate::{
         model::MatchConfig,
     },
     routes::{
-        ParamNames, Problem,
+        ParamNames, Problem, Slashes,
         params::MAX_PARAMS,
         pattern::{HostPattern, PathPattern, Segment},
         predicate::Predicates,
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-use super::{Group, RegexEntry, Regexes, Route, RouteTable};
+use super::{Group, Guarding, RegexEntry, Regexes, Route, RouteTable, guards::Guards};
 
 /// A route with its patterns read.
 struct Parsed {
@@ -57,12 +57,13 @@ impl RouteTable {
     /// that is wrong, and gives `None` if anything was.
     pub fn compile(
         routes: &[(&MatchConfig, Place)],
+        slashes: Slashes,
         diagnostics: &mut Diagnostics,
     ) -> Option<Self> {
         let mut own = Diagnostics::default();
         let parsed: Vec<Parsed> = routes
             .iter()
-            .map(|(config, place)| parse(config, *place, &mut own))
+            .map(|(config, place)| parse(config, *place, slashes, &mut own))
             .collect();
         let drafts = draft(&parsed, &mut own);
         warn_of_shadows(&parsed, &drafts, &mut own);
@@ -71,9 +72,81 @@ impl RouteTable {
         diagnostics.extend(own);
         table
     }
+
+    /// Has the routes guard every spelling of their paths. `routes` are those that the table
+    /// was compiled of, and `guarding` says how each is protected.
+    pub fn guard(
+        &mut self,
+        routes: &[(&MatchConfig, Place)],
+        guarding: &[Guarding],
+        slashes: Slashes,
+        diagnostics: &mut Diagnostics,
+    ) {
+        // What is wrong with them was told when the table was compiled.
+        let mut told = Diagnostics::default();
+        for (route, guarding) in self.routes.iter_mut().zip(guarding) {
+            route.predicates.guard(!guarding.guards.is_empty());
+        }
+        let mut parsed = Vec::<Parsed>::with_capacity(routes.len());
+        for (config, place) in routes {
+            parsed.push(parse(config, *place, slashes, &mut told));
+        }
+        let is_odd = |(facts, guarding): (&Parsed, &Guarding)| {
+            let mut paths = facts.paths.iter();
+            guarding.takes_spellings() && paths.any(|(path, _)| path.is_odd())
+        };
+        let has_odd_paths = parsed.iter().zip(guarding).any(is_odd);
+        self.guards = Guards::new(guarding, has_odd_paths, || {
+            folded(&mut parsed, guarding);
+            for (facts, guarding) in parsed.iter_mut().zip(guarding) {
+                facts.predicates.guard(!guarding.guards.is_empty());
+            }
+            let mut drafts = draft(&parsed, &mut Diagnostics::default());
+            for entries in drafts.values_mut().flat_map(BTreeMap::values_mut) {
+                // Of two that nothing else tells apart, the guarded one comes first.
+                entries.sort_by_key(|entry| {
+                    let route = entry.route;
+                    (
+                        parsed[route].predicates.rank(),
+                        guarding[route].guards.is_empty(),
+                    )
+                });
+            }
+            build(parsed, drafts, diagnostics)
+        });
+    }
 }
 
-fn parse(config: &MatchConfig, place: Place, diagnostics: &mut Diagnostics) -> Parsed {
+/// Of each route with its paths folded: what it is in every reading, but for those that take
+/// no other spelling.
+fn folded(parsed: &mut [Parsed], guarding: &[Guarding]) {
+    for (facts, guarding) in parsed.iter_mut().zip(guarding) {
+        let paths = std::mem::take(&mut facts.paths);
+        if guarding.is_exact && !guarding.guards.is_empty() {
+            continue;
+        }
+        for (path, place) in paths {
+            match path {
+                Path::Pattern(pattern) => {
+                    let forms = pattern.folded().into_iter();
+                    facts
+                        .paths
+                        .extend(forms.map(|form| (Path::Pattern(form), place)));
+                }
+                Path::Regex(text) => facts
+                    .paths
+                    .push((Path::Regex(format!("(?i){text}")), place)),
+            }
+        }
+    }
+}
+
+fn parse(
+    config: &MatchConfig,
+    place: Place,
+    slashes: Slashes,
+    diagnostics: &mut Diagnostics,
+) -> Parsed {
     let mut report = |code, place, problem: Problem| {
         diagnostics.push(Diagnostic::error(code, place, problem.message).help(problem.help));
     };
@@ -86,7 +159,7 @@ fn parse(config: &MatchConfig, place: Place, diagnostics: &mut Diagnostics) -> P
     }
     let mut paths = Vec::new();
     for path in &config.path.0 {
-        match PathPattern::parse(&path.value) {
+        match PathPattern::parse(&path.value, slashes) {
             Ok(pattern) => paths.push((Path::Pattern(pattern), path.place)),
             Err(problem) => report("edgeway::route::bad_path", path.place, problem),
         }
@@ -127,6 +200,14 @@ fn parse(config: &MatchConfig, place: Place, diagnostics: &mut Diagnostics) -> P
 }
 
 impl Path {
+    /// Another path that looks plain is a spelling of one of its own.
+    fn is_odd(&self) -> bool {
+        match self {
+            Self::Pattern(pattern) => pattern.folded() != std::slice::from_ref(pattern),
+            Self::Regex(_) => true,
+        }
+    }
+
     fn key(&self) -> PathKey {
         match self {
             Self::Pattern(pattern) if pattern.is_any() => PathKey::CatchAll,
@@ -279,6 +360,7 @@ fn build(
         below: HashMap::default(),
         any: None,
         routes: Vec::new(),
+        guards: None,
     };
     for (host, draft) in drafts {
         let index = table.groups.len();

@@ -6,11 +6,15 @@
 //! does not stop.
 
 mod build;
+mod guards;
 
 use std::{collections::HashMap, fmt, ops::ControlFlow};
 
 use pingora::http::RequestHeader;
 use regex::bytes::{Regex, RegexSet};
+
+use self::guards::Guards;
+pub use self::guards::{Guarded, Guarding};
 
 use super::{
     ParamNames, Params, Target,
@@ -28,6 +32,8 @@ pub struct RouteTable {
     below: HashMap<Box<str>, usize, ahash::RandomState>,
     any: Option<usize>,
     routes: Vec<Route>,
+    /// None if no path is guarded, or every one is likewise.
+    guards: Option<Guards>,
 }
 
 /// What the search needs of a route besides where it stands.

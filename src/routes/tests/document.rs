@@ -7,7 +7,7 @@ use crate::{
         model::MatchConfig,
         tree::{self, Value},
     },
-    routes::{RouteTable, normalise},
+    routes::{RouteTable, Slashes, normalise},
 };
 
 const PAGE: &str = include_str!("../../../docs/routing.md");
@@ -46,7 +46,7 @@ fn the_example_is_true() {
     }
     let routes: Vec<(&MatchConfig, Place)> =
         matches.iter().map(|m| (m, Place::default())).collect();
-    let table = RouteTable::compile(&routes, &mut diagnostics);
+    let table = RouteTable::compile(&routes, Slashes::Merge, &mut diagnostics);
     assert_eq!(diagnostics.list(), []);
     let compiled = Compiled {
         yaml: PAGE[start..end].to_owned(),
@@ -69,9 +69,10 @@ fn the_example_is_true() {
 #[test]
 fn what_the_page_says_is_refused_is_refused() {
     for path in [
-        "/%2e", "/a/.%2E", "/..%2f", "/%00", "/%5c", "/\\", "/ ", "/#", "/?#", "/%x",
+        "/%2e", "/a/.%2E", "/..%2f", "/%00", "/%5c", "/..;", "/.;a/", "/..%3B", "/\\", "/ ", "/#",
+        "/?#", "/%x",
     ] {
-        let refused = normalise(path.as_bytes()).unwrap_err();
+        let refused = normalise(path.as_bytes(), Slashes::Merge).unwrap_err();
         assert_eq!(refused.reason(), "bad_path", "{path}");
     }
 }

@@ -688,6 +688,7 @@ fn rules() -> Vec<Case> {
         ("a long head", 431, get("/", &format!("X: {longer}\r\n"))),
         ("many headers", 431, get("/", &many)),
         ("a dot segment in code", 400, get("/%2e%2e/x", "")),
+        ("a dot segment with parameters", 400, get("/x/..;/y", "")),
         ("a backslash", 400, get("/\\x", "")),
     ]
     .map(|(name, status, raw)| case(name, status, raw, false))

@@ -1,0 +1,114 @@
+//! The one form of a host, before a route is chosen.
+
+use std::{borrow::Cow, net::Ipv6Addr};
+
+use super::target::BadTarget;
+
+const PLAIN: u8 = 0;
+const UPPER: u8 = 1;
+const COLON: u8 = 2;
+const BAD: u8 = 3;
+
+/// What each byte of a host and its port calls for.
+const HOST: [u8; 256] = {
+    let mut kind = [BAD; 256];
+    let mut byte = 0u8;
+    while byte < 0x80 {
+        kind[byte as usize] = match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => PLAIN,
+            b'A'..=b'Z' => UPPER,
+            b':' => COLON,
+            _ => BAD,
+        };
+        byte += 1;
+    }
+    kind
+};
+
+/// The host that an authority (a `Host` header) names: lower case, without port and
+/// without the trailing dot; an IPv6 address in brackets, in its short form.
+///
+/// # Errors
+/// If it is neither empty nor a name nor an address.
+pub fn host_of(authority: &[u8]) -> Result<Cow<'_, str>, BadTarget> {
+    if let Some(rest) = authority.strip_prefix(b"[") {
+        let rest = std::str::from_utf8(rest).map_err(|_| BadTarget::Host)?;
+        let (address, port) = rest.split_once(']').ok_or(BadTarget::Host)?;
+        let address: Ipv6Addr = address.parse().map_err(|_| BadTarget::Host)?;
+        return match port.strip_prefix(':') {
+            Some(port) if is_port(port.as_bytes()) => Ok(Cow::Owned(format!("[{address}]"))),
+            None if port.is_empty() => Ok(Cow::Owned(format!("[{address}]"))),
+            _ => Err(BadTarget::Host),
+        };
+    }
+    let mut end = authority.len();
+    let mut has_upper = false;
+    for (at, byte) in authority.iter().enumerate() {
+        match HOST[usize::from(*byte)] {
+            PLAIN => {}
+            UPPER => has_upper = true,
+            COLON if at > 0 && is_port(&authority[at + 1..]) => {
+                end = at;
+                break;
+            }
+            _ => return Err(BadTarget::Host),
+        }
+    }
+    let host = &authority[..end];
+    let name = host.strip_suffix(b".").unwrap_or(host);
+    // One dot at the end is the root's; of two, others might leave one, or both.
+    if name.is_empty() != host.is_empty() || name.ends_with(b".") || name.len() > 253 {
+        return Err(BadTarget::Host);
+    }
+    let name = std::str::from_utf8(name).map_err(|_| BadTarget::Host)?;
+    if has_upper {
+        return Ok(Cow::Owned(name.to_ascii_lowercase()));
+    }
+    Ok(Cow::Borrowed(name))
+}
+
+fn is_port(text: &[u8]) -> bool {
+    text.len() <= 5 && text.iter().all(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn hosts_lose_case_port_and_trailing_dot() {
+        for (authority, host) in [
+            ("Example.COM", "example.com"),
+            ("example.com:8080", "example.com"),
+            ("example.com.", "example.com"),
+            ("example.com.:80", "example.com"),
+            ("example.com:", "example.com"),
+            ("my_app", "my_app"),
+            ("127.0.0.1:3000", "127.0.0.1"),
+            ("[::1]:3000", "[::1]"),
+            ("[0:0:0:0:0:0:0:1]", "[::1]"),
+            ("", ""),
+        ] {
+            assert_eq!(host_of(authority.as_bytes()).as_deref(), Ok(host));
+        }
+        for authority in [
+            "a b", "a/b", "a@b", "::1", "[::1", "[x]", "[::1]x", ":80", ".", "..", "a.test..",
+            "a:b", "é", "a,b", "a:999999", "a%2e",
+        ] {
+            assert_eq!(
+                host_of(authority.as_bytes()),
+                Err(BadTarget::Host),
+                "{authority}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(raw in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _unused = host_of(&raw).is_ok();
+        }
+    }
+}

@@ -1,0 +1,494 @@
+//! The spellings of a path: in which other ways apps read one that is in normal form.
+//!
+//! Frameworks and servers fold case, slashes, parameters (`;…`) and encodings, each in its own
+//! way. A [`Reading`] is what one of them makes of a path. Whoever guards a path guards each
+//! path that has a reading in common with it.
+
+use std::ops::Range;
+
+use super::target::coded;
+
+/// Bytes of a path, each with its place in the path as it came.
+type Text = Vec<(u8, usize)>;
+
+/// One way to read a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Begins with `/`; in small letters, without empty segments and without a slash at its
+    /// end. It may have bytes that no path has, since some are decoded.
+    path: Vec<u8>,
+    /// Where each of its bytes was.
+    from: Vec<usize>,
+    /// Where its last byte ended.
+    end: usize,
+}
+
+/// How much of an encoding is taken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decoding {
+    None,
+    /// Once, but for what has a meaning in a path, such as an encoded slash.
+    Kept,
+    Once,
+    Twice,
+    /// Until nothing is encoded any more.
+    Whole,
+}
+
+/// What becomes of `;` (and of what ends a path once it is decoded) and the rest behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parameters {
+    Keep,
+    /// Taken out of each segment.
+    Strip,
+    /// Nothing behind it is the path's.
+    Cut,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dots {
+    Keep,
+    Resolve,
+}
+
+const DECODINGS: [Decoding; 5] = [
+    Decoding::None,
+    Decoding::Kept,
+    Decoding::Once,
+    Decoding::Twice,
+    Decoding::Whole,
+];
+
+/// The readings of a path in normal form, each once; the one that changes least is the first.
+pub fn readings(path: &[u8]) -> Vec<Reading> {
+    let mut found: Vec<Reading> = Vec::new();
+    let decodings = if path.contains(&b'%') {
+        &DECODINGS[..]
+    } else {
+        &DECODINGS[..1]
+    };
+    let mut last = Text::new();
+    for decoding in decodings {
+        let text = decoded(path, *decoding);
+        if text == last {
+            continue;
+        }
+        let has = |bytes: &[u8]| text.iter().any(|(byte, _)| bytes.contains(byte));
+        let parameters: &[Parameters] = if has(b";?#") {
+            &[Parameters::Keep, Parameters::Strip, Parameters::Cut]
+        } else {
+            &[Parameters::Keep]
+        };
+        // A path in normal form has dot segments only once it is decoded, or cut.
+        let dots: &[Dots] = if has(b".") {
+            &[Dots::Keep, Dots::Resolve]
+        } else {
+            &[Dots::Keep]
+        };
+        for parameters in parameters {
+            for dots in dots {
+                let reading = read(&text, path.len(), *parameters, *dots);
+                if found.iter().all(|known| known.path != reading.path) {
+                    found.push(reading);
+                }
+            }
+        }
+        last = text;
+    }
+    let pages: Vec<Reading> = found.iter().filter_map(Reading::page).collect();
+    for page in pages {
+        if found.iter().all(|known| known.path != page.path) {
+            found.push(page);
+        }
+    }
+    found
+}
+
+/// Whether it may be the address of what Next.js makes of another path.
+#[inline]
+pub(super) fn is_of_page(path: &[u8]) -> bool {
+    path.starts_with(DATA) || path.ends_with(RSC)
+}
+
+/// Data of the pages router of Next.js: `/_next/data/BUILD/page.json`.
+const DATA: &[u8] = b"/_next/data/";
+/// What the app router sends to its own scripts: `/page.rsc`, and
+/// `/page.segments/x.segment.rsc`.
+const RSC: &[u8] = b".rsc";
+const SEGMENTS: &[u8] = b".segments/";
+
+/// The segments of a piece of a pattern in each of the readings, in one order for all pieces.
+/// Nothing is cut: behind a cut there may be more of the pattern.
+pub fn pieces(piece: &[u8]) -> impl Iterator<Item = Vec<Vec<u8>>> {
+    let all = DECODINGS.iter().flat_map(|decoding| {
+        [
+            (*decoding, Parameters::Keep),
+            (*decoding, Parameters::Strip),
+        ]
+    });
+    all.map(|(decoding, parameters)| {
+        let text = decoded(piece, decoding);
+        let reading = read(&text, piece.len(), parameters, Dots::Keep);
+        let segments = reading.path.split(|byte| *byte == b'/');
+        segments
+            .filter(|segment| !segment.is_empty())
+            .map(<[u8]>::to_vec)
+            .collect()
+    })
+}
+
+impl Reading {
+    pub fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    /// The page of Next.js that this is made of.
+    fn page(&self) -> Option<Self> {
+        let path = &*self.path;
+        let part = if let Some(rest) = path.strip_prefix(DATA) {
+            let build = rest.iter().position(|byte| *byte == b'/')?;
+            let page = rest[build..].strip_suffix(b".json")?;
+            DATA.len() + build..DATA.len() + build + page.len()
+        } else {
+            let whole = path.strip_suffix(RSC)?;
+            let mut parts = whole.windows(SEGMENTS.len());
+            0..parts
+                .position(|part| part == SEGMENTS)
+                .unwrap_or(whole.len())
+        };
+        // The page at the root is called so.
+        let part = if path.get(part.clone()) == Some(b"/index") {
+            part.start..part.start + 1
+        } else {
+            part
+        };
+        Some(Self {
+            path: path
+                .get(part.clone())
+                .filter(|page| !page.is_empty())?
+                .to_vec(),
+            from: self.from[part.clone()].to_vec(),
+            end: self.origin(part).end,
+        })
+    }
+
+    /// The same with a slash at its end, which some patterns ask for.
+    #[must_use]
+    pub fn with_slash(mut self) -> Self {
+        if self.path.len() > 1 {
+            self.path.push(b'/');
+            self.from.push(self.end);
+        }
+        self
+    }
+
+    /// Where a part of it stands in the path as it came.
+    pub fn origin(&self, part: Range<usize>) -> Range<usize> {
+        let at = |place: usize| self.from.get(place).copied().unwrap_or(self.end);
+        if part.is_empty() {
+            return 0..0;
+        }
+        at(part.start)..at(part.end)
+    }
+}
+
+/// In small letters.
+fn decoded(path: &[u8], decoding: Decoding) -> Text {
+    let raw: Text = path.iter().copied().zip(0..).collect();
+    let text = match decoding {
+        Decoding::None => raw,
+        Decoding::Kept => once(&raw, b"/\\;?#%"),
+        Decoding::Once => once(&raw, b""),
+        Decoding::Twice => once(&once(&raw, b""), b""),
+        Decoding::Whole => whole(&raw),
+    };
+    folded(&without_overlong(text))
+}
+
+fn once(text: &Text, kept: &[u8]) -> Text {
+    let mut out = Text::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(&(byte, from)) = text.get(at) {
+        if let Some(code) = code_at(text, at).filter(|code| !kept.contains(code)) {
+            out.push((code, from));
+            at += 3;
+        } else {
+            out.push((byte, from));
+            at += 1;
+        }
+    }
+    out
+}
+
+/// One pass: what a decoded byte completes is decoded at once.
+fn whole(text: &Text) -> Text {
+    let mut out = Text::with_capacity(text.len());
+    for byte in text {
+        out.push(*byte);
+        while let Some(start) = out.len().checked_sub(3)
+            && let Some(code) = code_at(&out, start)
+        {
+            let from = out[start].1;
+            out.truncate(start);
+            out.push((code, from));
+        }
+    }
+    out
+}
+
+/// The byte that `%xx` at `at` stands for.
+fn code_at(text: &Text, at: usize) -> Option<u8> {
+    let three = [text.get(at)?.0, text.get(at + 1)?.0, text.get(at + 2)?.0];
+    coded(&three, 0).filter(|_| three[0] == b'%')
+}
+
+/// Old decoders take the long forms of an ASCII byte in UTF-8 (RFC 3629, 10) for that byte.
+fn without_overlong(text: Text) -> Text {
+    if text.iter().all(|(byte, _)| byte.is_ascii()) {
+        return text;
+    }
+    let byte = |at: usize| text.get(at).map_or(0, |(byte, _)| *byte);
+    let is_next = |at: usize| (0x80..0xc0).contains(&byte(at));
+    let mut out = Text::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(&(first, from)) = text.get(at) {
+        let length = match first {
+            0xc0 | 0xc1 if is_next(at + 1) => 2,
+            0xe0 if matches!(byte(at + 1), 0x80 | 0x81) && is_next(at + 2) => 3,
+            0xf0 if byte(at + 1) == 0x80
+                && matches!(byte(at + 2), 0x80 | 0x81)
+                && is_next(at + 3) =>
+            {
+                4
+            }
+            _ => 1,
+        };
+        let code = match length {
+            1 => first,
+            // Six bits are in the last byte, and the seventh in the one before it.
+            _ => (byte(at + length - 2) & 1) << 6 | byte(at + length - 1) & 0x3f,
+        };
+        out.push((code, from));
+        at += length;
+    }
+    out
+}
+
+fn folded(text: &Text) -> Text {
+    let mut out = Text::with_capacity(text.len());
+    if text.iter().all(|(byte, _)| byte.is_ascii()) {
+        out.extend(
+            text.iter()
+                .map(|(byte, from)| (byte.to_ascii_lowercase(), *from)),
+        );
+        return out;
+    }
+    let bytes: Vec<u8> = text.iter().map(|(byte, _)| *byte).collect();
+    let mut at = 0;
+    for chunk in bytes.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            let from = text[at].1;
+            at += letter.len_utf8();
+            // The one letter whose small form is not that of its capital.
+            let letter = if letter == 'ſ' { 's' } else { letter };
+            for small in letter.to_lowercase() {
+                let mut room = [0; 4];
+                let small = small.encode_utf8(&mut room).bytes();
+                out.extend(small.map(|byte| (byte, from)));
+            }
+        }
+        for byte in chunk.invalid() {
+            out.push((*byte, text[at].1));
+            at += 1;
+        }
+    }
+    out
+}
+
+fn read(text: &Text, end: usize, parameters: Parameters, dots: Dots) -> Reading {
+    let mut reading = Reading {
+        path: Vec::with_capacity(text.len()),
+        from: Vec::with_capacity(text.len()),
+        end,
+    };
+    // Where the segment begins whose bytes come, if one has begun.
+    let mut slash = Some(0);
+    let mut begun = 0;
+    let mut is_skipped = false;
+    for &(byte, from) in text {
+        match byte {
+            b'/' | b'\\' => {
+                reading.finish(begun, dots);
+                slash = slash.or(Some(from));
+                is_skipped = false;
+                continue;
+            }
+            b';' | b'?' | b'#' if parameters != Parameters::Keep => {
+                if parameters == Parameters::Cut || byte != b';' {
+                    reading.end = slash.unwrap_or(from);
+                    slash = None;
+                    break;
+                }
+                is_skipped = true;
+            }
+            // Parsers of URLs leave them out.
+            b'\t' | b'\r' | b'\n' => continue,
+            _ => {}
+        }
+        if is_skipped {
+            continue;
+        }
+        if let Some(slash) = slash.take() {
+            begun = reading.path.len();
+            reading.path.push(b'/');
+            reading.from.push(slash);
+        }
+        reading.path.push(byte);
+        reading.from.push(from);
+    }
+    reading.finish(begun, dots);
+    if let Some(slash) = slash {
+        reading.end = slash;
+    }
+    if reading.path.is_empty() {
+        reading.path.push(b'/');
+        reading.from.push(0);
+    }
+    reading
+}
+
+impl Reading {
+    /// A segment that began at `begun` is over.
+    fn finish(&mut self, begun: usize, dots: Dots) {
+        if dots == Dots::Keep {
+            return;
+        }
+        let keep = match self.path.get(begun..) {
+            Some(b"/.") => begun,
+            Some(b"/..") => {
+                let before = &self.path[..begun];
+                before.iter().rposition(|byte| *byte == b'/').unwrap_or(0)
+            }
+            _ => return,
+        };
+        self.path.truncate(keep);
+        self.from.truncate(keep);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(path: &str) -> Vec<String> {
+        let readings = readings(path.as_bytes()).into_iter();
+        readings
+            .map(|reading| String::from_utf8_lossy(&reading.path).into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a_path_has_the_readings_of_apps() {
+        for (path, expected) in [
+            ("/", &["/"][..]),
+            ("/a/b", &["/a/b"]),
+            ("/API/Admin/", &["/api/admin"]),
+            ("//a///b", &["/a/b"]),
+            ("/api;a=b/x", &["/api;a=b/x", "/api/x", "/api"]),
+            ("/api/;x", &["/api/;x", "/api"]),
+            ("/api%2Fx", &["/api%2fx", "/api/x"]),
+            ("/%2561pi", &["/%2561pi", "/%61pi", "/api"]),
+            ("/a%252Fb", &["/a%252fb", "/a%2fb", "/a/b"]),
+            (
+                "/x/%252e%252E/api",
+                &["/x/%252e%252e/api", "/x/%2e%2e/api", "/x/../api", "/api"],
+            ),
+            ("/api%3Fx/y", &["/api%3fx/y", "/api?x/y", "/api"]),
+            ("/a%25255Cb", &["/a%25255cb", "/a%255cb", "/a%5cb", "/a/b"]),
+            ("/%C3%89", &["/%c3%89", "/é"]),
+            ("/%E2%84%AA%C5%BF", &["/%e2%84%aa%c5%bf", "/ks"]),
+            ("/api%C0%AFx", &["/api%c0%afx", "/api/x"]),
+            ("/api%E0%80%AFx", &["/api%e0%80%afx", "/api/x"]),
+            ("/ap%09i", &["/ap%09i", "/api"]),
+            (
+                "/_next/data/b1/A/b.json",
+                &["/_next/data/b1/a/b.json", "/a/b"],
+            ),
+            (
+                "/_next/data/b1/index.json",
+                &["/_next/data/b1/index.json", "/"],
+            ),
+            ("/a/b.rsc", &["/a/b.rsc", "/a/b"]),
+            (
+                "/a.segments/_tree.segment.rsc",
+                &["/a.segments/_tree.segment.rsc", "/a"],
+            ),
+            ("/a%FFb", &["/a%ffb", "/a\u{fffd}b"]),
+        ] {
+            assert_eq!(all(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_found_in_the_path_as_it_came() {
+        let origin = |path: &str, nth: usize, part: &str| {
+            let reading = readings(path.as_bytes()).remove(nth);
+            let text = String::from_utf8(reading.path.clone()).unwrap();
+            let at = text.find(part).unwrap();
+            let range = reading.origin(at..at + part.len());
+            path[range].to_owned()
+        };
+        assert_eq!(origin("/API/Ab/c", 0, "ab"), "Ab");
+        assert_eq!(origin("/API/Ab/", 0, "ab"), "Ab");
+        assert_eq!(origin("/API//Ab", 0, "ab"), "Ab");
+        assert_eq!(origin("/%2561pi/%2541b", 2, "ab"), "%2541b");
+        assert_eq!(origin("/a;x=y/b;z", 1, "b"), "b;z");
+        assert_eq!(origin("/a%2Fb/c", 1, "b"), "b");
+        assert_eq!(origin("/a/B;c/d", 2, "b"), "B");
+    }
+
+    #[test]
+    fn a_piece_of_a_pattern_has_as_many_forms_as_any_other() {
+        let forms = |piece: &str| pieces(piece.as_bytes()).collect::<Vec<_>>();
+        assert_eq!(forms("api").len(), forms("a%252Fb;c").len());
+        assert!(forms("API").iter().all(|form| *form == [b"api"]));
+        assert_eq!(forms("@a%2Fb")[0], [b"@a%2fb"]);
+        assert_eq!(forms("@a%2Fb")[4], [&b"@a"[..], b"b"]);
+        assert_eq!(forms("")[0], [b""; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn readings_are_few_and_have_one_form(path in "/([aA./;?%2f5cC0-9#\\\\é]|%25|%2[fFeE]|%C0){0,24}") {
+            let all = readings(path.as_bytes());
+            prop_assert!((1..=60).contains(&all.len()));
+            for reading in &all {
+                let text = &reading.path;
+                prop_assert_eq!(text.first(), Some(&b'/'));
+                prop_assert!(text.len() == 1 || text.last() != Some(&b'/'));
+                prop_assert!(!text.windows(2).any(|two| two == b"//"));
+                prop_assert!(!text.iter().any(u8::is_ascii_uppercase));
+                prop_assert_eq!(text.len(), reading.from.len());
+                let whole = reading.origin(0..text.len());
+                prop_assert!(whole.end <= path.len() && whole.start <= whole.end);
+            }
+        }
+
+        #[test]
+        fn what_is_decoded_at_once_is_what_is_decoded_again_and_again(path in "/(%25|25|2|5|%|f|F){0,16}") {
+            let mut text: Text = path.bytes().zip(0..).collect();
+            let all = whole(&text);
+            loop {
+                let next = once(&text, b"");
+                if next.len() == text.len() {
+                    break;
+                }
+                text = next;
+            }
+            let bytes = |text: &Text| text.iter().map(|(byte, _)| *byte).collect::<Vec<_>>();
+            prop_assert_eq!(bytes(&all), bytes(&text));
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! The one form of a request target, which is matched, kept, logged and sent on.
+//!
+//! RFC 3986, 6.2.2: unreserved bytes are decoded, hexadecimal digits are capitals, dot
+//! segments are resolved; repeated slashes become one. What has no honest meaning is refused.
+//! An encoded slash stays: names such as `@scope%2Fpackage` live on it.
+
+use std::borrow::Cow;
+
+use super::spelling::is_of_page;
+
+/// What routes are matched against. Path and query are in normal form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// As [`super::host::host_of`] gives it; empty if the client named none.
+    pub host: &'a str,
+    /// Begins with `/`, or is `*`.
+    pub path: &'a [u8],
+    /// Without the `?`; `None` if there was no `?`.
+    pub query: Option<&'a [u8]>,
+    /// The name of the listener that the request came by; empty where no route asks for it.
+    pub listener: &'a str,
+}
+
+/// Treatment of repeated slashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Slashes {
+    /// They become one.
+    #[default]
+    Merge,
+    Keep,
+}
+
+/// A request target in normal form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Normalised<'a> {
+    pub path: Cow<'a, [u8]>,
+    pub query: Option<&'a [u8]>,
+    /// Of an absolute-form target. RFC 9112, 3.2.2: it counts, and not `Host`.
+    pub authority: Option<&'a [u8]>,
+    /// The path may have another spelling that some app takes for the same
+    /// ([`super::spelling`]); false is certain.
+    pub has_spellings: bool,
+}
+
+/// Why a request is answered with 400 before a route is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadTarget {
+    #[error("the request target is neither a path, nor an http URL, nor `*`")]
+    Form,
+    #[error("the request target has a control byte, a space or a `#`")]
+    Byte,
+    #[error("the path has a backslash, plain or coded")]
+    Backslash,
+    #[error("the path has a `%` without two hexadecimal digits")]
+    Percent,
+    #[error("the path has a coded NUL")]
+    Nul,
+    #[error("the path has a coded dot segment")]
+    CodedDots,
+    #[error("the path has a dot segment with parameters, such as `..;`")]
+    DotParameters,
+    #[error("the host is not a name or an address")]
+    Host,
+}
+
+impl BadTarget {
+    /// The word for log, metric and status page.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Host => "bad_host",
+            Self::Form
+            | Self::Byte
+            | Self::Backslash
+            | Self::Percent
+            | Self::Nul
+            | Self::CodedDots
+            | Self::DotParameters => "bad_path",
+        }
+    }
+}
+
+impl<'a> Target<'a> {
+    /// Splits a target that is in normal form already.
+    pub fn new(host: &'a str, normal: &'a [u8]) -> Self {
+        match normal.iter().position(|&b| b == b'?') {
+            Some(at) => Self {
+                host,
+                path: &normal[..at],
+                query: Some(&normal[at + 1..]),
+                listener: "",
+            },
+            None => Self {
+                host,
+                path: normal,
+                query: None,
+                listener: "",
+            },
+        }
+    }
+}
+
+impl Normalised<'_> {
+    /// The target to send on and to match, or `None` if the one that came is in normal
+    /// form already.
+    pub fn rewritten(&self) -> Option<Vec<u8>> {
+        if self.authority.is_none() && matches!(self.path, Cow::Borrowed(_)) {
+            return None;
+        }
+        Some(join(&self.path, self.query))
+    }
+}
+
+/// Path and query as one target.
+pub fn join(path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
+    let mut target = Vec::with_capacity(path.len() + 1 + query.map_or(0, <[u8]>::len));
+    target.extend_from_slice(path);
+    if let Some(query) = query {
+        target.push(b'?');
+        target.extend_from_slice(query);
+    }
+    target
+}
+
+/// Brings a request target into normal form.
+///
+/// One pass over the bytes; allocates only if something is to be changed.
+///
+/// # Errors
+/// If the target could be read in two ways: see [`BadTarget`].
+pub fn normalise(raw: &[u8], slashes: Slashes) -> Result<Normalised<'_>, BadTarget> {
+    let (authority, rest) = match raw {
+        [b'/', ..] => (None, raw),
+        [b'*'] => {
+            return Ok(Normalised {
+                path: Cow::Borrowed(raw),
+                query: None,
+                authority: None,
+                has_spellings: false,
+            });
+        }
+        _ => {
+            let (authority, rest) = split_absolute(raw)?;
+            (Some(authority), rest)
+        }
+    };
+    let Scanned { end, found } = scan(rest)?;
+    let query = rest.get(end + 1..);
+    if query.is_some_and(has_bad_byte) {
+        return Err(BadTarget::Byte);
+    }
+    let to_change = match slashes {
+        Slashes::Merge => DOTS | BYTES | SLASHES,
+        Slashes::Keep => DOTS | BYTES,
+    };
+    let path = match &rest[..end] {
+        [] => Cow::Borrowed(b"/".as_slice()),
+        path if found & to_change != 0 => Cow::Owned(rebuilt(path, found, slashes)),
+        path => Cow::Borrowed(path),
+    };
+    let has_spellings =
+        found & (SPELLINGS | SLASHES) != 0 || matches!(*path, [_, .., b'/']) || is_of_page(&path);
+    Ok(Normalised {
+        path,
+        query,
+        authority,
+        has_spellings,
+    })
+}
+
+/// `http://host/path?query` into `host` and `/path?query`; the path may be missing.
+fn split_absolute(raw: &[u8]) -> Result<(&[u8], &[u8]), BadTarget> {
+    let starts = |scheme: &str| {
+        raw.get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
+    };
+    let from = ["http://", "https://"]
+        .into_iter()
+        .find(|scheme| starts(scheme))
+        .ok_or(BadTarget::Form)?
+        .len();
+    let rest = &raw[from..];
+    let end = rest
+        .iter()
+        .position(|b| matches!(b, b'/' | b'?' | b'\\' | b'#'))
+        .unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at(end);
+    if authority.is_empty() || matches!(rest, [b'\\' | b'#', ..]) {
+        return Err(BadTarget::Form);
+    }
+    Ok((authority, rest))
+}
+
+struct Scanned {
+    /// Where the path ends: at the `?`, or at the end.
+    end: usize,
+    /// What is in it: a sum of the flags below.
+    found: u8,
+}
+
+/// Dot segments.
+const DOTS: u8 = 1;
+/// Bytes that are written otherwise in normal form.
+const BYTES: u8 = 2;
+/// Repeated slashes.
+const SLASHES: u8 = 4;
+/// Bytes that apps fold: capitals, parameters, what is encoded.
+const SPELLINGS: u8 = 8;
+
+const PLAIN: u8 = 0;
+const DOT: u8 = 1;
+const PERCENT: u8 = 2;
+const QUESTION: u8 = 3;
+const BACKSLASH: u8 = 4;
+const BAD: u8 = 5;
+const SLASH: u8 = 6;
+const FOLDED: u8 = 7;
+const HIGH: u8 = 8;
+
+/// What each byte of a path calls for.
+const KIND: [u8; 256] = {
+    let mut kind = [PLAIN; 256];
+    let mut byte = 0;
+    while byte <= 0x20 {
+        kind[byte] = BAD;
+        byte += 1;
+    }
+    let mut byte = b'A';
+    while byte <= b'Z' {
+        kind[byte as usize] = FOLDED;
+        byte += 1;
+    }
+    let mut byte = 0x80;
+    while byte < 256 {
+        kind[byte] = HIGH;
+        byte += 1;
+    }
+    kind[0x7f] = BAD;
+    kind[b'#' as usize] = BAD;
+    kind[b'.' as usize] = DOT;
+    kind[b'/' as usize] = SLASH;
+    kind[b';' as usize] = FOLDED;
+    kind[b'%' as usize] = PERCENT;
+    kind[b'?' as usize] = QUESTION;
+    kind[b'\\' as usize] = BACKSLASH;
+    kind
+};
+
+fn scan(path: &[u8]) -> Result<Scanned, BadTarget> {
+    let mut found = 0;
+    let mut at = 0;
+    while let Some(&byte) = path.get(at) {
+        let step = match KIND[usize::from(byte)] {
+            PLAIN => 1,
+            SLASH => {
+                if path.get(at + 1) == Some(&b'/') {
+                    found |= SLASHES;
+                }
+                1
+            }
+            DOT => {
+                if is_dot_segment(path, at)? {
+                    found |= DOTS;
+                }
+                1
+            }
+            FOLDED => {
+                found |= SPELLINGS;
+                1
+            }
+            PERCENT => {
+                found |= scan_coded(path, at)?;
+                3
+            }
+            HIGH => {
+                found |= BYTES | SPELLINGS;
+                1
+            }
+            QUESTION => break,
+            BACKSLASH => return Err(BadTarget::Backslash),
+            _ => return Err(BadTarget::Byte),
+        };
+        at += step;
+    }
+    Ok(Scanned { end: at, found })
+}
+
+/// What `%xx` at `at` calls for.
+fn scan_coded(path: &[u8], at: usize) -> Result<u8, BadTarget> {
+    let byte = coded(path, at).ok_or(BadTarget::Percent)?;
+    match byte {
+        0 => return Err(BadTarget::Nul),
+        b'\\' => return Err(BadTarget::Backslash),
+        b'.' if is_dot_segment(path, at)? => return Err(BadTarget::CodedDots),
+        _ => {}
+    }
+    let has_small_digit = path[at + 1..at + 3].iter().any(u8::is_ascii_lowercase);
+    if is_unreserved(byte) || has_small_digit {
+        Ok(BYTES | SPELLINGS)
+    } else {
+        Ok(SPELLINGS)
+    }
+}
+
+/// RFC 3986, 2.3.
+pub(super) const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// Whether its case is all that an app may fold of a path in normal form.
+pub fn is_plain(path: &[u8]) -> bool {
+    let is_odd = |byte: &u8| match KIND[usize::from(*byte)] {
+        FOLDED => *byte == b';',
+        kind => matches!(kind, PERCENT | HIGH),
+    };
+    !path.iter().any(is_odd)
+        && !path.windows(2).any(|two| two == b"//")
+        && matches!(path, [b'/'] | [b'/', .., b'!'..=b'.' | b'0'..=b'~'])
+        && !is_of_page(path)
+}
+
+/// [`Normalised::has_spellings`] of a path that is in normal form.
+pub fn has_spellings(path: &[u8]) -> bool {
+    let is_folded = |byte: &u8| matches!(KIND[usize::from(*byte)], FOLDED | PERCENT | HIGH);
+    path.iter().any(is_folded)
+        || path.windows(2).any(|two| two == b"//")
+        || matches!(path, [_, .., b'/'])
+        || is_of_page(path)
+}
+
+/// The path in normal form.
+fn rebuilt(path: &[u8], found: u8, slashes: Slashes) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while let Some(&byte) = path.get(at) {
+        at += 1;
+        match byte {
+            b'%' => {
+                let byte = coded(path, at - 1).unwrap_or(byte);
+                at += 2;
+                put(&mut out, byte, is_unreserved(byte));
+            }
+            b'/' if slashes == Slashes::Merge && out.last() == Some(&b'/') => {}
+            _ => put(&mut out, byte, byte.is_ascii()),
+        }
+    }
+    if found & DOTS == 0 {
+        return out;
+    }
+    resolve_dots(&out)
+}
+
+fn put(out: &mut Vec<u8>, byte: u8, is_plain: bool) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    if is_plain {
+        out.push(byte);
+    } else {
+        let (high, low) = (
+            DIGITS[usize::from(byte >> 4)],
+            DIGITS[usize::from(byte & 15)],
+        );
+        out.extend_from_slice(&[b'%', high, low]);
+    }
+}
+
+/// Whether a dot segment begins with the (plain or coded) dot at `at`.
+///
+/// A backend may decode before it splits, so `%2f` ends a segment here too: `..%2f` is
+/// as bad as `%2e%2e/`.
+fn is_dot_segment(path: &[u8], at: usize) -> Result<bool, BadTarget> {
+    let before = &path[..at];
+    let after_coded_slash = at >= 3 && coded(path, at - 3) == Some(b'/') && before[at - 3] == b'%';
+    if !after_coded_slash && before.last().is_some_and(|&b| b != b'/') {
+        return Ok(false);
+    }
+    let mut is_coded = after_coded_slash;
+    let mut next = at;
+    for _ in 0..2 {
+        match path.get(next) {
+            Some(b'.') => next += 1,
+            Some(b'%') if coded(path, next) == Some(b'.') => {
+                next += 3;
+                is_coded = true;
+            }
+            _ => break,
+        }
+    }
+    match path.get(next) {
+        None | Some(b'/' | b'?') => {}
+        // Some take parameters off a segment before they resolve it.
+        Some(b';') => return Err(BadTarget::DotParameters),
+        Some(b'%') => match coded(path, next) {
+            Some(b'/') => is_coded = true,
+            Some(b';') => return Err(BadTarget::DotParameters),
+            _ => return Ok(false),
+        },
+        Some(_) => return Ok(false),
+    }
+    if is_coded {
+        Err(BadTarget::CodedDots)
+    } else {
+        Ok(true)
+    }
+}
+
+/// The byte that `%xx` at `at` stands for.
+pub(super) fn coded(path: &[u8], at: usize) -> Option<u8> {
+    let hex = |byte: u8| char::from(byte).to_digit(16);
+    let (high, low) = (hex(*path.get(at + 1)?)?, hex(*path.get(at + 2)?)?);
+    u8::try_from(high << 4 | low).ok()
+}
+
+fn has_bad_byte(query: &[u8]) -> bool {
+    query.iter().any(|&b| KIND[usize::from(b)] == BAD)
+}
+
+/// RFC 3986, 5.2.4.
+fn resolve_dots(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    let mut segments = path[1..].split(|&b| b == b'/').peekable();
+    while let Some(segment) = segments.next() {
+        let is_last = segments.peek().is_none();
+        match segment {
+            b"." => {}
+            b".." => out.truncate(out.iter().rposition(|&b| b == b'/').unwrap_or(0)),
+            _ => {
+                out.push(b'/');
+                out.extend_from_slice(segment);
+                continue;
+            }
+        }
+        if is_last {
+            out.push(b'/');
+        }
+    }
+    if out.is_empty() {
+        out.push(b'/');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

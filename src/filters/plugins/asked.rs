@@ -1,0 +1,36 @@
+//! Whether a plugin is for a request, told without JavaScript.
+
+use super::{Use, path_of};
+use crate::{
+    base::{spelling::readings, target::has_spellings},
+    chain::{Exchange, host::public_host},
+    plugins::{Asked, matcher::host_name},
+};
+
+impl Use {
+    /// Told without JavaScript.
+    pub(super) fn is_for(&self, ex: &Exchange<'_>) -> bool {
+        let target = ex.head.raw_path();
+        let path = &*path_of(target);
+        let host = || host_name(public_host(ex.head, &ex.facts.client));
+        let asked = || Asked {
+            headers: &ex.head.headers,
+            target,
+            host: host(),
+        };
+        let is_met =
+            self.matcher.is_for(&ex.head.method, path, host) && self.plugin.is_for(path, asked);
+        if is_met || !self.is_guard {
+            return is_met;
+        }
+        // Nobody gets around a guard by a spelling that the app takes for one of its paths.
+        let has_paths = !self.matcher.paths.is_empty() || self.plugin.has_matcher();
+        has_paths
+            && has_spellings(path.as_bytes())
+            && readings(path.as_bytes()).iter().any(|reading| {
+                let reading = String::from_utf8_lossy(reading.path());
+                let own = self.matcher.is_for_reading(&ex.head.method, &reading, host);
+                own && self.plugin.is_for_reading(&reading, asked)
+            })
+    }
+}

@@ -1,0 +1,250 @@
+//! No spelling leads around a guarded route.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Routes and what guards each, by one letter for each guard; `=` before them for
+/// `spelling: exact`.
+fn guarded(yaml: &str, guards: &[&str]) -> Compiled {
+    let mut compiled = compile(yaml);
+    let mut diagnostics = Diagnostics::default();
+    let node = tree::parse(yaml, 0, &mut diagnostics).unwrap();
+    let list: Vec<tree::Spanned<MatchConfig>> = tree::read(&node, &mut diagnostics).unwrap();
+    let routes: Vec<(&MatchConfig, Place)> = list.iter().map(|m| (&m.value, m.place)).collect();
+    let guarding: Vec<Guarding> = guards
+        .iter()
+        .map(|letters| Guarding {
+            guards: letters
+                .trim_start_matches('=')
+                .bytes()
+                .map(u32::from)
+                .collect(),
+            reaches_app: true,
+            is_exact: letters.starts_with('='),
+        })
+        .collect();
+    let table = compiled.table.as_mut().unwrap();
+    table.guard(&routes, &guarding, Slashes::Merge, &mut diagnostics);
+    assert_eq!(diagnostics.list(), []);
+    compiled
+}
+
+/// The route, and those whose guards are asked as well.
+fn taken(compiled: &Compiled, line: &str, params: &mut Params) -> Option<(usize, Vec<usize>)> {
+    let (method, url) = line.split_once(' ').unwrap();
+    let (host, path) = url.split_at(url.find('/').unwrap());
+    let normal = normalise(path.as_bytes(), Slashes::Merge).ok()?;
+    let path = crate::base::target::join(&normal.path, normal.query);
+    let head = request(method, std::str::from_utf8(&path).unwrap(), &[]);
+    let target = Target::new(host, &path);
+    let table = compiled.table.as_ref().unwrap();
+    let literal = table.find(&target, &head, params)?;
+    if table.lacks_guards(literal, normal.has_spellings)
+        && let Some(guarded) = table.guarded(&target, &head, literal, params)
+    {
+        return Some((guarded.route, guarded.also));
+    }
+    Some((literal, Vec::new()))
+}
+
+#[track_caller]
+fn check(compiled: &Compiled, cases: &[(&str, usize, &[usize])]) {
+    for (line, route, also) in cases {
+        let found = taken(compiled, line, &mut Params::default());
+        assert_eq!(found, Some((*route, also.to_vec())), "{line}");
+    }
+}
+
+#[test]
+fn a_guarded_route_takes_every_spelling_of_its_paths() {
+    let all = guarded(
+        "[{ path: [/*] }, { path: [/api/*] }, { path: [/admin] }, { path: ['/u/{id}'] }]",
+        &["", "a", "b", "c"],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/x", 0, &[]),
+            ("GET h/X/", 0, &[]),
+            ("GET h/api/x", 1, &[]),
+            ("GET h/API/x", 1, &[]),
+            ("GET h/Api", 1, &[]),
+            ("GET h/%61pi/x", 1, &[]),
+            ("GET h/%2561pi/x", 1, &[]),
+            ("GET h//api/x", 1, &[]),
+            ("GET h/api;a=b/x", 1, &[]),
+            ("GET h/api%2Fx", 1, &[]),
+            ("GET h/api%252fx", 1, &[]),
+            ("GET h/%2Fapi/x", 1, &[]),
+            ("GET h/x/%252e%252e/api", 1, &[]),
+            ("GET h/API?x=1", 1, &[]),
+            ("GET h/admin/", 2, &[]),
+            ("GET h/Admin%2F", 2, &[]),
+            ("GET h/admin;x/y", 2, &[]),
+            ("GET h/admin%3Fx", 2, &[]),
+            ("GET h/admin/x", 0, &[]),
+            ("GET h/U/5", 3, &[]),
+            ("GET h/u/5/", 3, &[]),
+            ("GET h/U/a%2Fb", 3, &[]),
+            ("GET h/U/;a", 3, &[]),
+            ("GET h/U/5/x", 0, &[]),
+            ("GET h/_next/data/b1/api/x.json", 1, &[]),
+            ("GET h/admin.rsc", 2, &[]),
+            ("GET h/apis/X", 0, &[]),
+        ],
+    );
+}
+
+#[test]
+fn values_are_where_the_path_as_it_came_has_them() {
+    let all = guarded("[{ path: [/*] }, { path: ['/u/{id}/*'] }]", &["", "a"]);
+    let mut params = Params::default();
+    let found = taken(&all, "GET h/U/Ab%2Dc/X%2f/y/", &mut params);
+    assert_eq!(found, Some((1, Vec::new())));
+    let path = b"/U/Ab-c/X%2F/y/";
+    let slot = all.table.as_ref().unwrap().params_of(1).slot("id").unwrap();
+    assert_eq!(params.get(slot, path), b"Ab-c");
+    assert_eq!(params.rest(path), b"X%2F/y");
+}
+
+#[test]
+fn an_open_route_below_a_guarded_one_stays_open() {
+    let all = guarded(
+        "[{ path: [/*] }, { path: [/api/*] }, { path: [/api/open/*] }, { path: [/api/hook], method: [POST] }]",
+        &["", "a", "", ""],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/api/open/X", 2, &[]),
+            ("GET h/API/open/x", 0, &[]),
+            ("GET h/api/open/%252e%252e/x", 1, &[]),
+            ("POST h/api/hook/", 1, &[]),
+            ("POST h/API/hook", 0, &[]),
+            ("GET h/API/hook", 1, &[]),
+        ],
+    );
+}
+
+#[test]
+fn every_guard_that_may_be_meant_is_asked() {
+    let all = guarded(
+        "[{ path: [/*] }, { path: [/api/*] }, { path: [/files/*] }, { path: [/both/*] }, { path: [/same/*] }]",
+        &["w", "a", "f", "aw", "w"],
+    );
+    check(
+        &all,
+        &[
+            // What the route of the path as it came asks is not lost.
+            ("GET h/API/x", 1, &[0]),
+            ("GET h/BOTH/x", 3, &[]),
+            ("GET h/SAME/x", 0, &[]),
+            // Two readings, two routes.
+            ("GET h/FILES/%252e%252e/api/x", 2, &[1, 0]),
+        ],
+    );
+}
+
+#[test]
+fn hosts_predicates_and_regular_expressions_count_as_ever() {
+    let all = guarded(
+        "[{ path: [/*] }, { host: [b.test], path: [/api/*] }, { path: [/w/*], method: [POST] },
+          { path_regex: '^/Rx/\\d+/?$' }, { path: [/q], query: { mode: admin } }, { path: [/q] },
+          { path: [/o], query: { open: '1' } }, { path: [/o] }]",
+        &["", "a", "b", "c", "d", "", "", "e"],
+    );
+    check(
+        &all,
+        &[
+            ("GET a.test/API/x", 0, &[]),
+            ("GET b.test/API/x", 1, &[]),
+            ("POST h/W/x", 2, &[]),
+            ("GET h/W/x", 0, &[]),
+            ("GET h/rx/1", 3, &[]),
+            ("GET h/RX/1/", 3, &[]),
+            ("GET h/q?mode=admin", 4, &[]),
+            ("GET h/q?mode=user&m%6Fde=%61dmin", 4, &[]),
+            ("GET h/q?mode[]=admin", 4, &[]),
+            ("GET h/Q?mode=admin", 4, &[]),
+            ("GET h/q?mode=user", 5, &[]),
+            ("GET h/o?open=1", 6, &[]),
+            ("GET h/o?open=1&open=0", 7, &[]),
+            ("GET h/o?open=1&open[]=0", 7, &[]),
+        ],
+    );
+}
+
+#[test]
+fn a_guarded_path_that_is_spelled_oddly_itself_is_guarded_in_plain_letters() {
+    let all = guarded(
+        "[{ path: [/*] }, { path: [/API/*] }, { path: [/admin/] }, { path: [/a%2Fb] }]",
+        &["", "a", "b", "c"],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/api/x", 1, &[]),
+            ("GET h/admin", 2, &[]),
+            ("GET h/a/b", 3, &[]),
+            ("GET h/x", 0, &[]),
+        ],
+    );
+}
+
+#[test]
+fn a_route_that_wants_exact_spelling_gets_no_other() {
+    let all = guarded(
+        "[{ path: [/*] }, { path: [/api/*] }, { path: [/x] }]",
+        &["", "=a", "b"],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/API/x", 0, &[]),
+            ("GET h/api/X", 1, &[]),
+            ("GET h/X", 2, &[]),
+        ],
+    );
+    let alone = guarded("[{ path: [/*] }, { path: [/api/*] }]", &["", "=a"]);
+    assert!(!alone.table.as_ref().unwrap().lacks_guards(0, true));
+}
+
+proptest! {
+    /// An app that folds in one of the ways that there are: what it takes for a guarded path,
+    /// the gateway guards.
+    #[test]
+    fn no_app_that_folds_is_reached_past_a_guard(
+        path in "(/|/{0,2}([aA]|%61|%2561|%41)([pP]|%70)[iI](/|;x=y/|%2[fF]|%252f|//|/;/|/\\./|/x/%252e%252e/)?([a-cA-C]|%2e|;|%3b|%3F){0,4}/?)",
+        decodes in 0..4_usize,
+        strips in any::<bool>(),
+    ) {
+        let all = guarded(
+            "[{ path: [/*] }, { path: [/api/*] }, { path: ['/api/{x}'] }]",
+            &["", "a", "ab"],
+        );
+        let found = taken(&all, &format!("GET h{path}"), &mut Params::default());
+        let Some((route, _)) = found else {
+            // Refused.
+            return Ok(());
+        };
+        let normal = normalise(path.as_bytes(), Slashes::Merge).unwrap();
+        let mut seen = normal.path.into_owned();
+        for _ in 0..decodes {
+            seen = percent_encoding::percent_decode(&seen).collect();
+        }
+        let seen = String::from_utf8_lossy(&seen).to_lowercase();
+        let mut segments: Vec<&str> = Vec::new();
+        for segment in seen.split('/') {
+            let segment = if strips { segment.split(';').next().unwrap() } else { segment };
+            match segment {
+                "" | "." => {}
+                ".." => drop(segments.pop()),
+                _ => segments.push(segment),
+            }
+        }
+        if segments.first() == Some(&"api") {
+            prop_assert_ne!(route, 0, "{} is {:?}", path, segments);
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! What a rule saw is what the app gets: no spelling of a path leads around a guarded route.
+//!
+//! Real frameworks say which spellings they take for one of their handlers' paths.
+
+use std::fmt::Write;
+
+use edgeway::routes::{Slashes, normalise};
+
+use crate::{
+    cli::edgeway_fed,
+    support::{
+        apps::{App, FrameworkApp, NextApp},
+        client::{Request, Response, get},
+        gateway::Gateway,
+    },
+};
+
+const GUARDED: [&str; 3] = ["admin", "item", "nested"];
+
+/// Paths of handlers that are guarded, and of others.
+const PATHS: [&str; 6] = [
+    "/api/admin",
+    "/api/items/7",
+    "/api/items/a%2Fb",
+    "/api/nested/deep/thing",
+    "/api",
+    "/open",
+];
+
+/// Cases, from the environment for long runs by hand.
+fn cases() -> usize {
+    let cases = std::env::var("SPELLING_CASES");
+    cases.map_or(60, |cases| cases.parse().expect("a number"))
+}
+
+fn random(what: &str) -> fastrand::Rng {
+    let seed = std::env::var("SPELLING_SEED");
+    let seed = seed.map_or_else(
+        |_| fastrand::u64(..),
+        |seed| seed.parse().expect("a number"),
+    );
+    println!("{what}: SPELLING_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+fn coded(byte: u8, random: &mut fastrand::Rng) -> String {
+    if random.bool() {
+        format!("%{byte:02X}")
+    } else {
+        format!("%{byte:02x}")
+    }
+}
+
+/// A path as somebody spells it who looks for a way around.
+fn spelled(path: &str, random: &mut fastrand::Rng) -> String {
+    const PIECES: [&str; 24] = [
+        "/",
+        "//",
+        "/./",
+        ";x=y",
+        ";",
+        "%2f",
+        "%2F",
+        "%252f",
+        "%5c",
+        "\\",
+        "%00",
+        "..;/",
+        "/../",
+        "/%2e%2e/",
+        "%252e%252e%252f",
+        "%3f",
+        "%23",
+        "+",
+        "%20",
+        "%09",
+        "%c0%af",
+        "é",
+        "%zz",
+        ".",
+    ];
+    let mut out = String::new();
+    let rate = random.f64() / 3.0;
+    for byte in path.bytes() {
+        let letter = char::from(byte);
+        if random.f64() > rate {
+            out.push(letter);
+            continue;
+        }
+        match random.u8(..7) {
+            0 | 1 => out.push(letter.to_ascii_uppercase()),
+            2 => out.push_str(&coded(byte, random)),
+            3 => {
+                let code = coded(byte, random);
+                write!(out, "%25{}", &code[1..]).expect("a String takes all");
+            }
+            4 if byte == b'/' => out.push_str("//"),
+            5 if byte == b'/' => out.push_str("/./"),
+            _ => {
+                out.push(letter);
+                out.push_str(PIECES[random.usize(..PIECES.len())]);
+            }
+        }
+    }
+    match random.u8(..8) {
+        0 => out.push('/'),
+        1 => out.push_str(";a=b"),
+        2 => out.push_str("%2f"),
+        3 => out.insert_str(0, "/x/.."),
+        4 => out.insert(0, '/'),
+        5 => out.push_str("?a=/api/admin"),
+        _ => {}
+    }
+    if !out.starts_with('/') {
+        out.insert(0, '/');
+    }
+    out
+}
+
+/// A gateway in front of apps, each by three hosts: `NAME.test` guards all of `/api/*`,
+/// `one.NAME.test` each handler alone, and `exact.NAME.test` guards no spelling.
+async fn front(apps: &[(&str, &App)]) -> (Gateway, String) {
+    let made = edgeway_fed(&["hash", "api-key", "friend"], "");
+    let key = made.stderr.trim().rsplit(' ').next().unwrap().to_owned();
+    let mut upstreams = String::from("upstreams:\n");
+    let mut routes = String::from("routes:\n");
+    for (name, app) in apps {
+        let address = app.address();
+        let guard = format!("upstream: {name}, api_key: {{ file: friends.keys }}");
+        write!(
+            upstreams,
+            "  {name}: {{ backends: [\"{address}\"], health: false }}\n"
+        )
+        .unwrap();
+        write!(
+            routes,
+            "
+  - {{ match: {{ host: [{name}.test, one.{name}.test, exact.{name}.test] }}, upstream: {name} }}
+  - {{ match: {{ host: {name}.test, path: /api/* }}, {guard} }}
+  - {{ match: {{ host: exact.{name}.test, path: /api/* }}, {guard}, spelling: exact }}
+  - {{ match: {{ host: one.{name}.test, path: [/api/admin, \"/api/items/{{id}}\", /api/nested/deep/*] }}, {guard} }}
+"
+        )
+        .unwrap();
+    }
+    let gateway = Gateway::start_in(&format!("{upstreams}{routes}"), |folder| {
+        std::fs::write(folder.join("friends.keys"), &made.stdout).unwrap();
+    })
+    .await;
+    (gateway, key)
+}
+
+fn on(host: &str, target: &str) -> Request {
+    get(target).header("host", host.to_owned())
+}
+
+fn handler(answer: &Response) -> Option<&str> {
+    answer.header("x-handler")
+}
+
+fn is_guarded(answer: &Response) -> bool {
+    handler(answer).is_some_and(|handler| GUARDED.contains(&handler))
+}
+
+async fn all_apps() -> Vec<(&'static str, App)> {
+    let mut apps = Vec::new();
+    for name in FrameworkApp::ALL {
+        apps.push((name, FrameworkApp::start(name).await));
+    }
+    apps
+}
+
+#[tokio::test]
+async fn no_spelling_reaches_a_guarded_handler_without_its_key() {
+    let apps = all_apps().await;
+    let named: Vec<(&str, &App)> = apps.iter().map(|(name, app)| (*name, app)).collect();
+    let (gateway, key) = front(&named).await;
+    let mut random = random("spellings of paths");
+    let (mut reached, mut stepped_around) = (0, 0);
+    for _ in 0..cases() {
+        let target = spelled(random.choice(PATHS).unwrap(), &mut random);
+        let normal = normalise(target.as_bytes(), Slashes::Merge);
+        let normal = normal.map(|normal| {
+            let target = normal.rewritten().unwrap_or_else(|| target.clone().into());
+            String::from_utf8(target).expect("it is ASCII")
+        });
+        for (name, app) in &apps {
+            for host in [format!("{name}.test"), format!("one.{name}.test")] {
+                let answer = gateway.send(&on(&host, &target)).await;
+                assert!(!is_guarded(&answer), "{host} {target}: {answer:?}");
+                if normal.is_err() {
+                    assert_eq!(answer.status(), 400, "{host} {target}");
+                }
+            }
+            let Ok(normal) = &normal else { continue };
+            // With the key the app is asked for the normal form, and nothing else is changed.
+            let request = on(&format!("{name}.test"), &target).header("x-api-key", key.clone());
+            let answer = gateway.send(&request).await;
+            let own = app.send(&on(&format!("{name}.test"), normal)).await;
+            let of = |answer: &Response| (answer.status(), handler(answer).map(str::to_owned));
+            assert_eq!(of(&answer), of(&own), "{name} {target} as {normal}");
+            reached += usize::from(is_guarded(&answer));
+            // The control: without the fold some spelling leads around the guard.
+            let exact = gateway
+                .send(&on(&format!("exact.{name}.test"), &target))
+                .await;
+            stepped_around += usize::from(is_guarded(&exact));
+        }
+    }
+    println!("{reached} reached a guarded handler, {stepped_around} would without a key");
+    assert!(reached > 0 && stepped_around > 0);
+}
+
+#[tokio::test]
+async fn the_spellings_that_are_known_are_guarded() {
+    let apps = all_apps().await;
+    let named: Vec<(&str, &App)> = apps.iter().map(|(name, app)| (*name, app)).collect();
+    let (gateway, key) = front(&named).await;
+    for (name, _) in &apps {
+        for target in [
+            "/api/admin",
+            "/API/admin",
+            "/%61pi/admin",
+            "/api/admin/",
+            "//api/admin",
+            "/api;a=b/admin",
+            "/api/admin;x",
+            "/api%2fadmin",
+            "/%2561pi/admin",
+            "/x/%252e%252e/api/admin",
+        ] {
+            let of = async |host: String, key: Option<&str>| {
+                let request = on(&host, target);
+                let request = match key {
+                    Some(key) => request.header("x-api-key", key.to_owned()),
+                    None => request,
+                };
+                gateway.send(&request).await.status()
+            };
+            for host in [format!("{name}.test"), format!("one.{name}.test")] {
+                assert_eq!(of(host.clone(), None).await, 401, "{host} {target}");
+                assert_ne!(of(host.clone(), Some(&key)).await, 401, "{host} {target}");
+            }
+        }
+        let refused = gateway
+            .send(&on(&format!("{name}.test"), "/x/..;/api/admin"))
+            .await;
+        assert_eq!(refused.status(), 400);
+        let open = gateway.send(&on(&format!("{name}.test"), "/open")).await;
+        assert_eq!(handler(&open), Some("open"));
+        // A name with an encoded slash is one segment to whoever reads it so.
+        let item = on(&format!("one.{name}.test"), "/api/items/%40scope%2fpackage");
+        let item = gateway.send(&item.header("x-api-key", key.clone())).await;
+        assert_eq!(handler(&item), Some("item"), "{name}");
+    }
+    // The control: without the fold these apps answer anybody.
+    for (name, target) in [
+        ("express4", "/API/admin"),
+        ("express5", "/API/admin"),
+        ("koa", "/API/admin"),
+        ("nest", "/API/admin/"),
+        ("fastify_loose", "/API/admin;x"),
+    ] {
+        let host = format!("exact.{name}.test");
+        let around = gateway.send(&on(&host, target)).await;
+        assert_eq!(handler(&around), Some("admin"), "{name} {target}");
+    }
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_next_js_path_leads_around_a_guard() {
+    let app = NextApp::shared().await;
+    let (gateway, key) = front(&[("next", app)]).await;
+    let mut random = random("spellings for Next.js");
+    let is_hello = |answer: &Response| answer.status() == 200 && answer.text().contains("world");
+    let mut reached = 0;
+    for _ in 0..cases() {
+        let target = spelled("/api/hello", &mut random);
+        let answer = gateway.send(&on("next.test", &target)).await;
+        assert!(!is_hello(&answer), "{target}: {answer:?}");
+        let with_key = on("next.test", &target).header("x-api-key", key.clone());
+        reached += usize::from(is_hello(&gateway.send(&with_key).await));
+    }
+    let plain = on("next.test", "/api/hello").header("x-api-key", key.clone());
+    assert!(is_hello(&gateway.send(&plain).await));
+    println!("{reached} reached the handler");
+    // Next.js still says where a path with a slash at its end is.
+    let slash = on("next.test", "/api/hello/").header("x-api-key", key);
+    let moved = gateway.send(&slash).await;
+    assert_eq!(
+        (moved.status(), moved.header("location")),
+        (308, Some("/api/hello"))
+    );
+    // A page that is asked for by letters in code is the page, for everybody.
+    let page = gateway.send(&on("next.test", "/%69sr")).await;
+    assert_eq!(page.status(), 200);
+}
+
+#[tokio::test]
+async fn limits_count_every_spelling_that_reaches_the_handler() {
+    let app = FrameworkApp::start("express4").await;
+    let config = |more: &str| {
+        format!(
+            "
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+rate_limits: {{ login: {{ rate: 3/h, burst: 3 }}, wide: 1000/s }}
+defaults: {{ rate_limit: [wide] }}
+routes:
+  - {{ match: {{ path: /* }}, upstream: app }}
+  - {{ match: {{ path: /api/admin }}, upstream: app, rate_limit: [login]{more} }}
+",
+            app.address()
+        )
+    };
+    let statuses = async |config: String| {
+        let gateway = Gateway::start(&config).await;
+        let mut statuses = Vec::new();
+        for target in [
+            "/api/admin",
+            "/API/admin",
+            "/api/admin/",
+            "/Api/%61dmin",
+            "/api/Admin/",
+        ] {
+            statuses.push(gateway.get(target).await.status());
+        }
+        statuses
+    };
+    assert_eq!(statuses(config("")).await, [200, 200, 200, 429, 429]);
+    // The control.
+    assert_eq!(statuses(config(", spelling: exact")).await, [200; 5]);
+}
+
+#[tokio::test]
+async fn a_route_that_refuses_refuses_every_spelling() {
+    let app = FrameworkApp::start("express5").await;
+    let gateway = Gateway::start(&format!(
+        "
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+routes:
+  - {{ match: {{ path: /* }}, upstream: app }}
+  - {{ match: {{ path: /api/* }}, respond: 403 }}
+",
+        app.address()
+    ))
+    .await;
+    for target in ["/api/admin", "/API/admin", "/API/admin/", "/api%2Fadmin"] {
+        assert_eq!(gateway.get(target).await.status(), 403, "{target}");
+    }
+    assert_eq!(handler(&gateway.get("/OPEN").await), Some("open"));
+}
+
+#[tokio::test]
+async fn a_plugin_that_guards_is_asked_for_every_spelling() {
+    let app = FrameworkApp::start("express4").await;
+    let config = |role: &str| {
+        format!(
+            "
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+    plugins: [{{ file: guard/index.js, {role}, match: {{ path: /api/* }} }}]
+",
+            app.address()
+        )
+    };
+    let guard = |folder: &std::path::Path| {
+        let folder = folder.join("guard");
+        std::fs::create_dir(&folder).unwrap();
+        let code = "export function onRequest(request) {
+  if (!request.headers.has('x-key')) return new Response('who?', { status: 401 });
+}";
+        std::fs::write(folder.join("index.js"), code).unwrap();
+    };
+    let gateway = Gateway::start_in(&config("role: auth"), guard).await;
+    for target in ["/api/admin", "/API/admin", "/Api/admin/", "/api%2Fadmin"] {
+        assert_eq!(gateway.get(target).await.status(), 401, "{target}");
+    }
+    let known = gateway.send(&get("/API/admin").header("x-key", "1")).await;
+    assert_eq!(handler(&known), Some("admin"));
+    assert_eq!(handler(&gateway.get("/OPEN").await), Some("open"));
+    // The control: one that does not guard is for its own paths alone.
+    let gateway = Gateway::start_in(&config("on_error: continue"), guard).await;
+    assert_eq!(handler(&gateway.get("/API/admin").await), Some("admin"));
+}
