@@ -273,8 +273,8 @@ fn listed(answer: &Response) -> Value {
         });
         let mut values: Vec<String> = lines.flatten().collect();
         values.sort_unstable();
-        // Next.js sends one of two cookies that are the same.
-        if ["vary", "set-cookie"].contains(name) {
+        // Of two values that are the same, Next.js sends one.
+        if ["vary", "set-cookie", "www-authenticate"].contains(name) {
             values.dedup();
         }
         (*name, values)
