@@ -24,8 +24,8 @@ setup: ## check the tools, and install Debian packages that are missing
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests: ## the same, and what the end-to-end tests need: a browser, Redis, openssl, pebble
-	@scripts/setup chromium openssl pebble curl redis-server
+setup-tests: ## the same, and what the end-to-end tests need: a browser, Redis, openssl, pebble, Python
+	@scripts/setup chromium openssl pebble curl python3 redis-server
 
 .PHONY: setup-drills
 setup-drills: ## the same, and what the drills need: a load generator, Redis, testssl.sh

@@ -84,13 +84,14 @@ pub(super) fn broke_off(error: &Error, begun: Option<StatusCode>, ctx: &mut Cont
 
 /// Notes that a response from Pingora's cache phases broke off: those ask nobody what failed.
 pub(super) fn note_break(session: &Session, error: Option<&Error>, ctx: &mut Context) {
-    if ctx.facts.status != 0 {
+    let has_left = ctx.has_client_left.load(Ordering::Relaxed);
+    if ctx.facts.status != 0 || (error.is_none() && !has_left) {
         return;
     }
     let begun = reply::begun(session).map(|head| head.status);
     if let Some(error) = error {
         broke_off(error, begun, ctx);
-    } else if ctx.has_client_left.load(Ordering::Relaxed) {
+    } else {
         let left = Error::new_down(ErrorType::ConnectionClosed);
         broke_off(&left, begun, ctx);
     }

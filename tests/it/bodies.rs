@@ -106,6 +106,7 @@ cache: {{ purge: {{ allow: [127.0.0.0/8] }} }}
 upstreams:
   web: {{ backends: [\"{}\"], health: false, retry: {{ attempts: 1 }} }}
   h2: {{ backends: [\"{}\"], health: false, protocol: h2, retry: {{ attempts: 1 }} }}
+  down: {{ backends: [\"127.0.0.1:1\"], health: false, retry: {{ attempts: 1 }} }}
 routes:
   - {{ match: {{ path: /kept/* }}, upstream: web, cache: {{}}, compression: {{ min_size: 1 }} }}
   - {{ match: {{ path: /kept-plain/* }}, upstream: web, cache: {{}}, compression: false }}
@@ -114,6 +115,9 @@ routes:
   - {{ match: {{ path: /passed-plain/* }}, upstream: web, compression: false }}
   - {{ match: {{ path: /kept-h2/* }}, upstream: h2, cache: {{}} }}
   - {{ match: {{ path: /passed-h2/* }}, upstream: h2 }}
+  - {{ match: {{ path: /down }}, upstream: down }}
+  - {{ match: {{ path: /down-kept }}, upstream: down, cache: {{}}, compression: {{ min_size: 1 }} }}
+  - {{ match: {{ path: /said }}, respond: hello, compression: {{ min_size: 1 }} }}
 ",
             origin.address(),
             http2.address(),
@@ -510,6 +514,46 @@ async fn case(site: &Site, number: u64, seed: u64) -> Result<usize, String> {
     match outcome {
         Ok(()) => Ok(bodies),
         Err(why) => Err(format!("case {number} ({way}, {path}): {why}\n  {plan:?}")),
+    }
+}
+
+#[tokio::test]
+async fn what_the_gateway_says_itself_arrives_whole() {
+    let site = Site::start().await;
+    let protocols = [
+        Protocol::Http10,
+        Protocol::Http11,
+        Protocol::Http2,
+        Protocol::Tls,
+        Protocol::TlsHttp2,
+    ];
+    for protocol in protocols {
+        for accepts in ACCEPTED {
+            for (path, status) in [
+                ("/said", 200),
+                ("/down", 502),
+                ("/down-kept", 502),
+                ("/nowhere", 404),
+            ] {
+                let ask = Ask {
+                    protocol,
+                    method: "GET",
+                    accepts,
+                    range: None,
+                    if_none_match: None,
+                    is_bypass: false,
+                };
+                let got = ask.send(&site, path).await;
+                let got = got.unwrap_or_else(|why| panic!("{path}: {ask:?}: {why}"));
+                assert_eq!(got.status, status, "{path}: {ask:?}");
+                assert!(!got.body.is_empty(), "{path}: {ask:?}");
+                let is_chunked = got.headers.contains_key("transfer-encoding");
+                assert!(
+                    !is_chunked || protocol != Protocol::Http10,
+                    "{path}: {ask:?}"
+                );
+            }
+        }
     }
 }
 
