@@ -52,10 +52,6 @@ impl Filter for ClientCert {
         Guard::Access
     }
 
-    fn guard(&self) -> Guard {
-        Guard::Access
-    }
-
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
         let wanted = match (self.subjects.len(), self.fingerprints.len()) {
             (0, 0) => "any certificate of a client passes".to_owned(),
