@@ -24,15 +24,15 @@ setup: ## check the tools, and install Debian packages that are missing
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests: ## the same, and what the end-to-end tests need: a browser, Redis, openssl, pebble, Python
-	@scripts/setup chromium openssl pebble curl python3 redis-server
+setup-tests: ## the same, and what the end-to-end tests need: a browser, Redis, openssl, pebble, other gateways, Python
+	@scripts/setup chromium openssl pebble curl python3 python3-venv redis-server nginx haproxy caddy
 
 .PHONY: setup-drills
 setup-drills: ## the same, and what the drills need: a load generator, Redis, testssl.sh
 	@scripts/setup nghttp2-client openssl testssl.sh redis-server wrk
 
 .PHONY: apps
-apps: ## install and build what the end-to-end tests run in node
+apps: ## install and build what the end-to-end tests run in node and Python
 	@tests/apps/build.sh
 
 .PHONY: schema

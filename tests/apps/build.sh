@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs and builds what the end-to-end tests run in node: the apps, and what drives the browser.
+# Installs and builds what the end-to-end tests run in node and Python: the apps, peers, and what drives the browser.
 # Does nothing for what is fresh, says nothing unless it fails.
 set -eu
 cd "$(dirname "$0")/.."
@@ -33,13 +33,20 @@ is_fresh() {
     [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]
 }
 
-for folder in apps/next apps/next15 apps/next14 apps/express apps/frameworks browser; do
+for folder in apps/next apps/next15 apps/next14 apps/express apps/frameworks apps/peers browser; do
     installed=$(stamp $folder/package.json $folder/package-lock.json $folder/.npmrc)
     if ! is_fresh $folder/node_modules/.stamp "$installed"; then
         quietly "npm ci in tests/$folder" npm ci --prefix $folder
         echo "$installed" >$folder/node_modules/.stamp
     fi
 done
+
+installed=$(stamp apps/peers/requirements.txt)
+if ! is_fresh apps/peers/.venv/.stamp "$installed"; then
+    quietly "python3 -m venv in tests/apps/peers" python3 -m venv --clear apps/peers/.venv
+    quietly "pip install in tests/apps/peers" apps/peers/.venv/bin/pip install --disable-pip-version-check -r apps/peers/requirements.txt
+    echo "$installed" >apps/peers/.venv/.stamp
+fi
 
 # build FOLDER SOURCE…
 build() {

@@ -3,6 +3,7 @@
 mod acme;
 mod admin_api;
 mod api_key;
+mod backends;
 mod balance;
 mod bans;
 mod basic_auth;

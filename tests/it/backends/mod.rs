@@ -1,0 +1,360 @@
+//! Every kind of backend that is not ours, for everything that a backend is asked for: plain
+//! responses, streams, uploads, connections that are kept and closed, sockets, failures.
+//! The clients of sockets are not ours either; what they send is drawn.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: what goes wrong here fails the test, and says so"
+)]
+
+mod peers;
+
+use std::{net::SocketAddr, process::Output, time::Duration};
+
+use ring::digest::{SHA256, digest};
+use tokio::process::Command;
+
+use self::peers::{Kind, Peer, folder, python};
+use crate::support::{
+    apps::NextApp,
+    client::{ClientError, Request, get},
+    gateway::Gateway,
+    wait::pass,
+};
+
+const PATIENCE: Duration = Duration::from_mins(2);
+
+async fn front(backend: SocketAddr) -> Gateway {
+    Gateway::start(&format!(
+        "
+listeners: [{{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }} }}]
+upstreams:
+  app: {{ backends: [\"{backend}\"], health: false, eject: {{ errors: 0 }} }}
+routes:
+  - match: {{ path: /ws }}
+    upstream: app
+    websocket: true
+  - match: {{ path: /* }}
+    upstream: app
+    body_limit: false
+"
+    ))
+    .await
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Seed of what is drawn; from the environment for a run that is to be like another.
+fn seed() -> u64 {
+    let given = std::env::var("EDGEWAY_SEED").ok();
+    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
+    println!("seed {seed}");
+    seed
+}
+
+/// Sockets of each client.
+fn sockets() -> usize {
+    let given = std::env::var("EDGEWAY_SOCKETS").ok();
+    given.map_or(8, |count| count.parse().expect("a number"))
+}
+
+/// All that an origin of ours is asked for, through what passes it on or not.
+async fn check(mut peer: Peer, origin: Option<Peer>) {
+    let gateway = front(peer.address()).await;
+    let mut random = fastrand::Rng::with_seed(seed());
+    plain(&gateway).await;
+    streams(&gateway, "/stream?pieces=5&every=100").await;
+    uploads(&gateway, &mut random).await;
+    kept_and_closed(&gateway).await;
+    failures(&gateway, peer.kind()).await;
+    websockets(&gateway, &mut random).await;
+    curl(&gateway).await;
+    peer.kill().await;
+    for _ in 0..3 {
+        let refused = gateway.get("/plain").await;
+        assert!(
+            matches!(refused.status(), 502 | 503),
+            "{}",
+            refused.status()
+        );
+    }
+    drop(origin);
+}
+
+async fn plain(gateway: &Gateway) {
+    let mut connection = gateway.connect().await;
+    for _ in 0..5 {
+        let answer = connection.send(&get("/plain")).await.unwrap();
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "plain"));
+        let head = connection
+            .send(&Request::new("HEAD", "/plain"))
+            .await
+            .unwrap();
+        assert_eq!((head.status(), head.body.len()), (200, 0));
+    }
+}
+
+/// Pieces arrive as they are sent: the first well before the last.
+async fn streams(gateway: &Gateway, target: &str) {
+    let answer = gateway.get(target).await;
+    assert_eq!(answer.status(), 200);
+    let text = "piece 0\npiece 1\npiece 2\npiece 3\npiece 4\n";
+    assert_eq!(answer.text(), text);
+    let (first, last) = (answer.arrival_of("piece 0"), answer.arrival_of("piece 4"));
+    let apart = last
+        .expect("it came")
+        .saturating_sub(first.expect("it came"));
+    assert!(apart > Duration::from_millis(250), "{apart:?}");
+}
+
+async fn uploads(gateway: &Gateway, random: &mut fastrand::Rng) {
+    let mut connection = gateway.connect().await;
+    for case in 0..10 {
+        let length = *random
+            .choice(&[0, 1, 1000, 65_535, 65_536, 65_537, 1_000_000, 3_000_000])
+            .expect("some");
+        let body: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+            .take(length)
+            .collect();
+        let asked = Request::new("POST", "/upload");
+        let asked = if case % 2 == 0 {
+            asked.body(body.clone())
+        } else {
+            let piece = random.usize(1..100_000);
+            asked.chunks(body.chunks(piece).map(<[u8]>::to_vec))
+        };
+        let answer = connection.send(&asked).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let told = answer.json();
+        assert_eq!(told["length"], length, "case {case}");
+        assert_eq!(
+            told["sha256"],
+            hex(digest(&SHA256, &body).as_ref()),
+            "case {case}"
+        );
+    }
+}
+
+/// Connections are used again, and one that the backend has closed meanwhile costs nobody a
+/// request.
+async fn kept_and_closed(gateway: &Gateway) {
+    for round in 0..3 {
+        for _ in 0..8 {
+            assert_eq!(gateway.get("/plain").await.status(), 200, "round {round}");
+        }
+        // It closes what idles for a second; some requests meet that very moment.
+        pass(Duration::from_millis(985 + round * 10)).await;
+        let together = futures_util::future::join_all((0..4).map(|_| gateway.get("/plain")));
+        assert!(
+            together.await.iter().all(|answer| answer.status() == 200),
+            "round {round}"
+        );
+        pass(Duration::from_millis(1300)).await;
+        let posted = gateway
+            .send(&Request::new("POST", "/upload").body("late"))
+            .await;
+        assert_eq!(posted.status(), 200, "round {round}");
+    }
+    // What was tried again is no line in the log.
+    let said = gateway.stderr();
+    assert!(
+        !said.contains("ERROR") && !said.contains("trying again"),
+        "{said}"
+    );
+}
+
+/// What the backend fails with arrives as it is, or cut where it was cut.
+async fn failures(gateway: &Gateway, kind: Kind) {
+    let answer = gateway.get("/fails").await;
+    assert_eq!(
+        (answer.status(), answer.text().as_str()),
+        (500, "it failed")
+    );
+    assert_eq!(answer.header("x-kept"), Some("1"));
+    for framing in ["length", "chunks"] {
+        let mut connection = gateway.connect().await;
+        let cut = connection
+            .send(&get(&format!("/die?framing={framing}")))
+            .await;
+        match cut {
+            Err(ClientError::Cut { .. }) => {}
+            // Caddy 2.6 ends a body in chunks as if it were whole: nobody behind it can tell.
+            Ok(answer) if kind == Kind::Caddy && framing == "chunks" => {
+                assert_eq!(answer.text(), "the first of it");
+            }
+            other => panic!("{framing}: {other:?}"),
+        }
+    }
+    assert_eq!(gateway.get("/plain").await.status(), 200);
+}
+
+/// Clients by `ws` and by Python's `websockets` draw messages, fragments and ends.
+async fn websockets(gateway: &Gateway, random: &mut fastrand::Rng) {
+    let url = format!("ws://{}/ws", gateway.address());
+    let count = sockets().to_string();
+    let mut node = Command::new("node");
+    node.current_dir(folder()).arg("client.js");
+    let mut python = python();
+    python.arg("client.py");
+    for mut client in [node, python] {
+        let seed = random.u32(..).to_string();
+        client.args([&url, &seed, &count]);
+        let ran = run(&mut client).await;
+        let told = String::from_utf8_lossy(&ran.stdout);
+        assert!(
+            ran.status.success() && told.contains("sockets"),
+            "{client:?}: {ran:?}"
+        );
+    }
+}
+
+async fn run(command: &mut Command) -> Output {
+    let ran = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
+    ran.unwrap_or_else(|_| panic!("{command:?} hangs"))
+        .expect("it is installed")
+}
+
+/// A client that most people have.
+async fn curl(gateway: &Gateway) {
+    let url = |path: &str| format!("http://{}{path}", gateway.address());
+    for how in [
+        &["--http1.1"][..],
+        &["--http2"],
+        &["--http2-prior-knowledge"],
+        &["--http1.0"],
+    ] {
+        let mut command = Command::new("curl");
+        let shown = run(command
+            .args(["-sS", "-m", "20"])
+            .args(how)
+            .arg(url("/plain")))
+        .await;
+        assert_eq!(
+            String::from_utf8_lossy(&shown.stdout),
+            "plain",
+            "{how:?}: {shown:?}"
+        );
+    }
+    let mut command = Command::new("curl");
+    let body = [
+        "-sS",
+        "-m",
+        "20",
+        "-H",
+        "transfer-encoding: chunked",
+        "--data-binary",
+        "four",
+    ];
+    let sent = run(command.args(body).arg(url("/upload"))).await;
+    assert!(
+        String::from_utf8_lossy(&sent.stdout).contains("\"length\""),
+        "{sent:?}"
+    );
+}
+
+#[tokio::test]
+async fn node_http_and_ws() {
+    let peer = Peer::start(Kind::Node).await;
+    let gateway = front(peer.address()).await;
+    // One connection for all that come one after the other.
+    let first = gateway.get("/connection").await.text();
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/connection").await.text(), first);
+    }
+    drop(gateway);
+    check(peer, None).await;
+}
+
+#[tokio::test]
+async fn uvicorn() {
+    check(Peer::start(Kind::Uvicorn).await, None).await;
+}
+
+async fn check_before_node(kind: Kind) {
+    let origin = Peer::start(Kind::Node).await;
+    let peer = Peer::start_before(kind, Some(&origin)).await;
+    check(peer, Some(origin)).await;
+}
+
+#[tokio::test]
+async fn nginx() {
+    check_before_node(Kind::Nginx).await;
+}
+
+#[tokio::test]
+async fn haproxy() {
+    check_before_node(Kind::Haproxy).await;
+}
+
+#[tokio::test]
+async fn caddy() {
+    check_before_node(Kind::Caddy).await;
+}
+
+#[tokio::test]
+async fn python_websockets() {
+    let mut peer = Peer::start(Kind::Websockets).await;
+    let gateway = front(peer.address()).await;
+    let mut random = fastrand::Rng::with_seed(seed());
+    websockets(&gateway, &mut random).await;
+    // It speaks nothing else, and says so.
+    assert_eq!(gateway.get("/ws").await.status(), 426);
+    peer.kill().await;
+    assert!(matches!(gateway.get("/ws").await.status(), 502 | 503));
+}
+
+/// Next.js has no WebSocket of its own, and ends no response in the middle.
+#[tokio::test]
+async fn next_js() {
+    let mut app = NextApp::start().await;
+    let gateway = front(app.address()).await;
+    let mut connection = gateway.connect().await;
+    for _ in 0..5 {
+        let answer = connection.send(&get("/api/hello")).await.unwrap();
+        assert_eq!(answer.json()["hello"], "world");
+    }
+    let pieces = gateway.get("/api/chunked").await;
+    let (first, last) = (pieces.arrival_of("first"), pieces.arrival_of("last"));
+    assert!(last.expect("it came") - first.expect("it came") > Duration::from_millis(500));
+    let mut random = fastrand::Rng::with_seed(seed());
+    for case in 0..6 {
+        let body = "x".repeat(random.usize(..300_000));
+        let asked = Request::new("POST", "/api/echo");
+        let asked = if case % 2 == 0 {
+            asked.body(body.clone())
+        } else {
+            asked.chunks(body.as_bytes().chunks(10_000).map(<[u8]>::to_vec))
+        };
+        assert_eq!(
+            connection.send(&asked).await.unwrap().json()["length"],
+            body.len()
+        );
+    }
+    let missing = gateway.get("/api/none").await;
+    assert_eq!(missing.status(), 404);
+    // Longer than Node keeps a connection: what was closed meanwhile costs nobody a request.
+    pass(Duration::from_millis(5200)).await;
+    assert_eq!(
+        gateway
+            .send(&Request::new("POST", "/api/echo").body("late"))
+            .await
+            .status(),
+        200
+    );
+    let again = connection.send(&get("/api/hello")).await.unwrap();
+    assert_eq!(again.status(), 200);
+    app.kill();
+    assert!(matches!(
+        gateway.get("/api/hello").await.status(),
+        502 | 503
+    ));
+    assert!(
+        !gateway.stderr().contains("ERROR pingora"),
+        "{}",
+        gateway.stderr()
+    );
+}
