@@ -148,26 +148,28 @@ fn note(secret: &str, pieces: &mut Vec<String>) {
             pieces.push(text.chars().take(SHOWN).collect());
         }
     };
-    let text = secret.trim();
-    let inner = text.trim_matches(['"', '\'']);
-    add(inner);
-    inner.lines().for_each(&mut add);
-    // As they read, where that is another text.
-    if let Ok(text) = serde_json::from_str::<String>(&format!("\"{inner}\"")) {
-        add(&text);
-    }
-    add(&inner.replace("''", "'"));
-    if let Ok(number) = inner.parse::<f64>() {
-        add(&number.to_string());
-    }
-    let hex = inner
-        .strip_prefix("0x")
-        .map(|digits| i64::from_str_radix(digits, 16));
-    let octal = inner
-        .strip_prefix("0o")
-        .map(|digits| i64::from_str_radix(digits, 8));
-    for number in [hex, octal].into_iter().flatten().flatten() {
-        add(&number.to_string());
+    add(secret.trim().trim_matches(['"', '\'']));
+    // Line by line, and without the comment behind it.
+    for part in secret.lines().flat_map(|line| line.split(" #")) {
+        let inner = part.trim().trim_matches(['"', '\'']);
+        add(inner);
+        // As they read, where that is another text.
+        if let Ok(text) = serde_json::from_str::<String>(&format!("\"{inner}\"")) {
+            add(&text);
+        }
+        add(&inner.replace("''", "'"));
+        if let Ok(number) = inner.parse::<f64>() {
+            add(&number.to_string());
+        }
+        let hex = inner
+            .strip_prefix("0x")
+            .map(|digits| i64::from_str_radix(digits, 16));
+        let octal = inner
+            .strip_prefix("0o")
+            .map(|digits| i64::from_str_radix(digits, 8));
+        for number in [hex, octal].into_iter().flatten().flatten() {
+            add(&number.to_string());
+        }
     }
 }
 
@@ -521,7 +523,7 @@ mod tests {
         let sources = Sources {
             files: vec![(
                 "a.yaml".into(),
-                "token: 0x10000\npassword: ${P}\n".to_owned(),
+                "token: 0x10000\npassword: ${P}\nusers:\n  ann: 725111 # why\n".to_owned(),
             )],
             expanded: vec![(
                 Place {
@@ -536,6 +538,7 @@ mod tests {
         let mask = Mask::of(&sources, &[]);
         assert_eq!(mask.text("found 65536"), "found [redacted]");
         assert_eq!(mask.text("found `hunter2`"), "found `[redacted]`");
+        assert_eq!(mask.text("found 725111"), "found [redacted]");
         assert_eq!(mask.text("found `other`"), "found `other`");
     }
 }
