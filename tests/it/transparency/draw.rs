@@ -259,9 +259,10 @@ routes:
             1 => {
                 let name = HOSTS[drawn.host];
                 let port = one(random, &["", ":80", ":443", ":8080"]);
-                let name = match random.bool() {
-                    true => name.to_ascii_uppercase(),
-                    false => name.to_owned(),
+                let name = if random.bool() {
+                    name.to_ascii_uppercase()
+                } else {
+                    name.to_owned()
                 };
                 drawn.headers[0].1 = format!("{name}{port}");
             }

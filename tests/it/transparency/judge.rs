@@ -170,8 +170,8 @@ fn personal(stored: &Reflection, own: &Reflection, route: &Route) -> Result<(), 
     if !is_known && !cookies.is_empty() && !is_for_all && cookies != own.values("cookie") {
         return Err("it was made for whoever has other cookies".to_owned());
     }
-    match stored.says("private") || stored.says("no-store") {
-        true => Err("it was not to be stored".to_owned()),
-        false => Ok(()),
+    if stored.says("private") || stored.says("no-store") {
+        return Err("it was not to be stored".to_owned());
     }
+    Ok(())
 }
