@@ -392,7 +392,8 @@ impl Drawn {
 pub(super) fn is_alike(one: &Drawn, other: &Drawn, stored: &Reflection) -> bool {
     let is_secure = |it: &Drawn| matches!(it.by, By::Tls | By::Asked(_));
     let mut vary = stored.vary().iter();
-    one.target == other.target
+    stored.is_storable()
+        && one.target == other.target
         && one.values("host") == other.values("host")
         && is_secure(one) == is_secure(other)
         && one.values("authorization") == other.values("authorization")

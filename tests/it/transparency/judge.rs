@@ -72,6 +72,18 @@ impl Reflection {
         named.collect()
     }
 
+    fn cookie_names(&self) -> Vec<&str> {
+        let lines = self.values("cookie").into_iter();
+        let pairs = lines.flat_map(|line| line.split(';'));
+        pairs
+            .filter_map(|pair| pair.trim().split('=').next())
+            .collect()
+    }
+
+    pub(super) fn is_storable(&self) -> bool {
+        !self.says("private") && !self.says("no-store")
+    }
+
     fn target_without(&self, unkeyed: &[&str]) -> String {
         let Some((path, query)) = self.target.split_once('?') else {
             return self.target.clone();
@@ -165,13 +177,16 @@ fn personal(stored: &Reflection, own: &Reflection, route: &Route) -> Result<(), 
             return Err(format!("it was made for whoever has another {name}"));
         }
     }
-    let cookies = stored.values("cookie");
     let is_known = route.ignores_cookies || route.names_user();
-    if !is_known && !cookies.is_empty() && !is_for_all && cookies != own.values("cookie") {
+    let is_keyed = |name: &str| route.key.contains(&&*format!("cookie:{name}"));
+    let has_others = !stored.cookie_names().into_iter().all(is_keyed);
+    let is_same = stored.values("cookie") == own.values("cookie");
+    if !is_known && has_others && !is_for_all && !is_same {
         return Err("it was made for whoever has other cookies".to_owned());
     }
-    if stored.says("private") || stored.says("no-store") {
-        return Err("it was not to be stored".to_owned());
+    if stored.is_storable() {
+        Ok(())
+    } else {
+        Err("it was not to be stored".to_owned())
     }
-    Ok(())
 }
