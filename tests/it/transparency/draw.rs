@@ -163,6 +163,10 @@ impl Route {
         }
     }
 
+    pub(super) fn knows_users(&self) -> bool {
+        self.jwt.is_some()
+    }
+
     pub(super) fn names_user(&self) -> bool {
         self.key.contains(&"jwt.sub")
     }

@@ -170,6 +170,10 @@ pub(super) fn may_be_served(
 fn personal(stored: &Reflection, own: &Reflection, route: &Route) -> Result<(), String> {
     let is_for_all = stored.says("public") || stored.says("s-maxage");
     for name in ["authorization", "x-user-id", "x-client-cert-fingerprint"] {
+        if name == "x-user-id" && !route.knows_users() {
+            // Any header of a client's, to an origin that was told of none.
+            continue;
+        }
         let (theirs, mine) = (stored.values(name), own.values(name));
         let is_allowed =
             is_for_all || (stored.says("must-revalidate") && name != "x-client-cert-fingerprint");
