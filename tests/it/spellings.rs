@@ -75,7 +75,7 @@ fn spelled(path: &str, random: &mut fastrand::Rng) -> String {
         "%20",
         "%09",
         "%c0%af",
-        "é",
+        "%c3%a9",
         "%zz",
         ".",
     ];

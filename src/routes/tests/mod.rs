@@ -27,7 +27,7 @@ fn compile(yaml: &str) -> Compiled {
     let list: Vec<tree::Spanned<MatchConfig>> =
         tree::read(&node, &mut diagnostics).unwrap_or_else(|| panic!("{diagnostics:#?}"));
     let routes: Vec<(&MatchConfig, Place)> = list.iter().map(|m| (&m.value, m.place)).collect();
-    let table = RouteTable::compile(&routes, Slashes::Merge, &mut diagnostics);
+    let table = RouteTable::compile(&routes, Slashes::Keep, &mut diagnostics);
     Compiled {
         yaml: yaml.to_owned(),
         table,
