@@ -545,7 +545,9 @@ async fn what_the_gateway_says_itself_arrives_whole() {
                 };
                 let got = ask.send(&site, path).await;
                 let got = got.unwrap_or_else(|why| panic!("{path}: {ask:?}: {why}"));
-                assert_eq!(got.status, status, "{path}: {ask:?}");
+                // After some failures the backend is out of rotation, and the status another.
+                let is_right = got.status == status || (status, got.status) == (502, 503);
+                assert!(is_right, "{path}: {ask:?}: {}", got.status);
                 assert!(!got.body.is_empty(), "{path}: {ask:?}");
                 let is_chunked = got.headers.contains_key("transfer-encoding");
                 assert!(

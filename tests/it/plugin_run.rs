@@ -85,8 +85,11 @@ const OUT: [&str; 6] = [
     "te",
 ];
 const VALUES: [&str; 4] = ["1", "two, 2", "a=b; c=d", "x-a"];
-const TARGETS: [&str; 8] = [
+const TARGETS: [&str; 11] = [
     "/a",
+    "/a//b",
+    "/a/./%41?x=%41",
+    "/%62/c/../%2fd",
     "/a/b?x=1",
     "/a/b/c",
     "/b",

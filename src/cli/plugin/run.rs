@@ -13,7 +13,11 @@ use super::{
     trace,
 };
 use crate::{
-    base::{geo::Whereabouts, target::Slashes, units::Span},
+    base::{
+        geo::Whereabouts,
+        target::{self, Slashes},
+        units::Span,
+    },
     plugins::{
         Answer, Body, Change, Failure, Hook, Input, Known, Limits, Output, Response, Trial, body,
         call::rewritten,
@@ -452,6 +456,22 @@ fn path_of(url: &str) -> &str {
     rest.find('/').map_or("/", |begin| &rest[begin..])
 }
 
+/// The URL with its path in the form that the gateway matches and sends on.
+fn in_normal_form(url: String) -> Result<String, String> {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let path = url[start..].find('/').map_or(url.len(), |at| start + at);
+    let normal = target::normalise(&url.as_bytes()[path..], Slashes::Merge)
+        .map_err(|why| format!("`{url}`: {why}; the gateway refuses it with 400"))?;
+    let Some(rewritten) = normal.rewritten() else {
+        return Ok(url);
+    };
+    Ok(format!(
+        "{}{}",
+        &url[..path],
+        String::from_utf8_lossy(&rewritten)
+    ))
+}
+
 fn input(options: &Options) -> Result<Input, String> {
     let method = Method::from_bytes(options.method.as_bytes())
         .map_err(|_| format!("`{}` is no method, such as GET", options.method))?;
@@ -496,6 +516,7 @@ fn input(options: &Options) -> Result<Input, String> {
         Some((whole, _)) => whole.to_owned(),
         None => whole,
     };
+    let url = in_normal_form(url)?;
     Ok(Input {
         method,
         url,
