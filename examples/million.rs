@@ -120,6 +120,7 @@ fn draft(store: &'static Store, clock: &Clock, number: usize) -> Draft {
             tags: tags.map(Into::into).into(),
             max_object: 1 << 20,
             is_compressible: false,
+            keeps_private: false,
             quota: None,
         },
         mark: store.mark(),

@@ -224,10 +224,11 @@ impl Control {
         });
         match read.await {
             Ok(Ok(candidate)) => Ok(candidate),
-            Ok(Err(Mistaken {
-                sources,
-                diagnostics,
-            })) => {
+            Ok(Err(mistaken)) => {
+                let Mistaken {
+                    sources,
+                    diagnostics,
+                } = *mistaken;
                 let refused = Refused::configuration(&sources, &diagnostics);
                 self.sources.send_replace(Arc::new(sources));
                 Err(refused)

@@ -31,7 +31,7 @@ pub struct Mistaken {
 
 /// Reads and compiles what is at `path`. It reads files, so it is for a thread that may
 /// wait; one at a time, and what it gives is taken or refused before the next.
-pub fn read(live: &Live, path: &Path) -> Result<Candidate, Mistaken> {
+pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<Mistaken>> {
     live.world.zones.begin();
     let Loaded {
         mut sources,
@@ -39,20 +39,20 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Mistaken> {
         file,
     } = gateway::load(path);
     let Some(file) = file else {
-        return Err(Mistaken {
+        return Err(Box::new(Mistaken {
             sources,
             diagnostics,
-        });
+        }));
     };
     let folder = path.parent().unwrap_or(Path::new(""));
     let beside = &mut sources.beside;
     let (gateway, found) = gateway::compile_noting(&file, folder, &live.world, beside);
     diagnostics.extend(found);
     let Some(gateway) = gateway else {
-        return Err(Mistaken {
+        return Err(Box::new(Mistaken {
             sources,
             diagnostics,
-        });
+        }));
     };
     Ok(Candidate {
         file,

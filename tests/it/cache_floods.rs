@@ -1,5 +1,10 @@
 //! Writes that anybody can send, by the thousand: they take out what they are about, on every
 //! tier and at every gateway, and nothing else.
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::disallowed_methods,
+    reason = "the code of tests: counts are small, and what is spawned is waited for"
+)]
 
 use std::{
     collections::{BTreeSet, HashMap},

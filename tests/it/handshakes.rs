@@ -3,16 +3,11 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
 )]
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use parking_lot::Mutex;
@@ -340,12 +335,12 @@ async fn exchanges(gateway: &Gateway, origin: &RawOrigin, cases: usize, is_hasty
             let mut seen = Vec::new();
             let mut body = None;
             while body.is_none_or(|body| seen.len() < body + expected.len()) {
-                if read.read_buf(&mut seen).await.expect("it is open") == 0 {
-                    panic!(
-                        "{context}: it ended after {:?}",
-                        seen.escape_ascii().to_string()
-                    );
-                }
+                let more = read.read_buf(&mut seen).await.expect("it is open");
+                assert!(
+                    more > 0,
+                    "{context}: it ended after {}",
+                    seen.escape_ascii()
+                );
                 if body.is_none() {
                     body = find(&seen, b"\r\n\r\n").map(|end| end + 4);
                 }
@@ -528,11 +523,11 @@ async fn a_backend_cannot_switch_to_what_nobody_asked_for() {
                 .header("connection", "upgrade")
                 .header("upgrade", "h2c"),
         ] {
-            let began = Instant::now();
+            let began = tokio::time::Instant::now();
             assert_eq!(gateway.send(&asked).await.status(), 502, "{asked:?}");
             assert!(began.elapsed() < Duration::from_secs(2), "{asked:?}");
         }
-        let began = Instant::now();
+        let began = tokio::time::Instant::now();
         assert_eq!(client.get(path).await.status(), 502, "{path} by HTTP/2");
         assert!(began.elapsed() < Duration::from_secs(2), "{path}");
     }
@@ -571,7 +566,7 @@ async fn a_101_has_to_answer_the_handshake() {
                 pieces: 1,
             });
             let mut client = gateway.connect().await;
-            let began = Instant::now();
+            let began = tokio::time::Instant::now();
             let head = client.start(&handshake()).await.expect("an answer");
             assert_eq!(head.status, status, "{lines:?}");
             if status != 101 {

@@ -116,7 +116,7 @@ async fn streams_have_a_bound_of_their_own() {
     let feed = feed.leave("a feed has no end");
     until_leases(&gateway, (3, 3)).await;
     // Refused at once, and in nobody's way: the queue would have it wait for half a minute.
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     assert_eq!(refused(&gateway).await, 503);
     let asked = get("/sse").header("accept", "text/event-stream");
     assert_eq!(gateway.send(&asked).await.status(), 503);

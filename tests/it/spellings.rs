@@ -2,6 +2,12 @@
 //!
 //! Real frameworks say which spellings they take for one of their handlers' paths.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests: what goes wrong here fails the test, and says so"
+)]
+
 use std::fmt::Write;
 
 use edgeway::routes::{Slashes, normalise};
@@ -127,19 +133,18 @@ async fn front(apps: &[(&str, &App)]) -> (Gateway, String) {
     for (name, app) in apps {
         let address = app.address();
         let guard = format!("upstream: {name}, api_key: {{ file: friends.keys }}");
-        write!(
+        writeln!(
             upstreams,
-            "  {name}: {{ backends: [\"{address}\"], health: false }}\n"
+            "  {name}: {{ backends: [\"{address}\"], health: false }}"
         )
         .unwrap();
-        write!(
+        writeln!(
             routes,
             "
   - {{ match: {{ host: [{name}.test, one.{name}.test, exact.{name}.test] }}, upstream: {name} }}
   - {{ match: {{ host: {name}.test, path: /api/* }}, {guard} }}
   - {{ match: {{ host: exact.{name}.test, path: /api/* }}, {guard}, spelling: exact }}
-  - {{ match: {{ host: one.{name}.test, path: [/api/admin, \"/api/items/{{id}}\", /api/nested/deep/*] }}, {guard} }}
-"
+  - {{ match: {{ host: one.{name}.test, path: [/api/admin, \"/api/items/{{id}}\", /api/nested/deep/*] }}, {guard} }}"
         )
         .unwrap();
     }

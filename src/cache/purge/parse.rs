@@ -359,7 +359,7 @@ mod tests {
                 what: What::Written(url.to_owned()),
                 how: How::Hard,
             };
-            let json = serde_json::to_string(&[purge.clone()]).unwrap();
+            let json = serde_json::to_string(std::slice::from_ref(&purge)).unwrap();
             let read: Vec<Purge> = serde_json::from_str(&json).unwrap();
             assert_eq!(read, [purge]);
         }

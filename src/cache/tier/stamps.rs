@@ -85,7 +85,9 @@ impl Stamp {
                         url: None,
                     })
                 };
+                // The root is no item of a list: the URL itself is another purge.
                 let paths = [Some(item), list].into_iter().flatten();
+                let paths = paths.filter(|path| !path.is_empty());
                 return paths.map(|path| written(&path)).collect();
             }
             Target::Url {

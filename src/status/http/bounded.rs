@@ -280,7 +280,7 @@ mod tests {
         let sending = async move {
             let mut client = client;
             // It is cut in the middle.
-            drop(tokio::io::AsyncWriteExt::write_all(&mut client, &[b'x'; 3 * MAX_READ]).await);
+            drop(tokio::io::AsyncWriteExt::write_all(&mut client, &vec![b'x'; 3 * MAX_READ]).await);
         };
         let mut all = Vec::new();
         let reading = async {

@@ -162,6 +162,9 @@ async fn below(
         // While a write is told to what is below, nothing is read from there.
         let (safe, writing): (Vec<_>, Vec<_>) = going.drain(..).partition(|it| it.is_safe(at));
         for group in [safe, writing] {
+            // What is on its way to Redis while a write to another place with the same slot of
+            // the table is told there is left out, so all of it is to be there first.
+            pass(Duration::from_millis(300)).await;
             let mut running = JoinSet::new();
             let all = async {
                 for progress in group {

@@ -5,6 +5,7 @@
 //! one has stored is compared with that.
 #![allow(
     clippy::format_push_string,
+    clippy::panic,
     reason = "tests: what goes wrong here fails them, and says so"
 )]
 
