@@ -223,11 +223,26 @@ async fn a_flood_of_writes_takes_out_what_it_is_about_and_nothing_else() {
         (one.metric("edgeway_cache_disk_up").await > 0.0).then_some(())
     })
     .await;
-    assert_right("disk", &pages(&one).await);
+    // What a disk does not give in time is fetched, and a machine may be busy with its own: of
+    // those that nobody wrote to, nearly all are there.
+    let on_disk = pages(&one).await;
+    let (mut there, mut untouched) = (0, 0);
+    for (page, (is_hit, text)) in on_disk.iter().enumerate() {
+        if written.contains(&page) {
+            assert_ne!(*text, first[page].1, "seed {seed}: disk: {page} is stale");
+        } else {
+            untouched += 1;
+            there += usize::from(*is_hit && *text == first[page].1);
+        }
+    }
+    assert!(
+        there * 10 >= untouched * 9,
+        "seed {seed}: {there} of {untouched}"
+    );
     let found = one
         .count("edgeway_cache_disk_seconds_count{result=\"hit\"}")
         .await;
-    assert!(found >= (KEPT - written.len()) as u64, "{found} from disk");
+    assert!(found >= there as u64, "{found} from disk");
 }
 
 /// What is on its way while somebody writes to it is not served to whoever has written, from

@@ -406,7 +406,7 @@ routes:
     isolation: thread
 ";
     // One call, of seconds.
-    let text = "const [text, part] = ['y'.repeat(140000), 'y'.repeat(70000) + 'x'];
+    let text = "const [text, part] = ['y'.repeat(100000), 'y'.repeat(50000) + 'x'];
         export function onRequest(request) {
             if (request.nextUrl.pathname === '/stuck') text.indexOf(part);
         }";
@@ -439,7 +439,8 @@ routes:
     let answer = other.expect("it is open").send(&get("/")).await;
     assert_eq!(answer.expect("it is answered").status(), 200);
     let is_served = async || (gateway.get("/").await.status() == 200).then_some(());
-    wait_for("a thread comes back", SOON * 6, is_served).await;
+    // They get what the machine's other work leaves.
+    wait_for("a thread comes back", SOON * 18, is_served).await;
     assert_eq!(gateway.count("edgeway_plugin_breaker_open").await, 0);
 }
 
