@@ -250,7 +250,7 @@ async fn a_broken_build_stops_at_the_first_and_no_user_meets_it() {
     let gateway = front(&fleet.backends(3), HEALTH).await;
     let load = endless(gateway.address(), 4, Lanes::Kept, request);
     fleet.build("broken");
-    let rollout = ["rollout", "web", "--timeout", "2s"];
+    let rollout = ["rollout", "web", "--timeout", "5s"];
     let command = ["--", "systemctl", "restart", "node-app@{port}"];
     let ran = fleet
         .edgeway(&gateway, &[&rollout[..], &command].concat())
@@ -258,7 +258,7 @@ async fn a_broken_build_stops_at_the_first_and_no_user_meets_it() {
     assert_eq!(ran.status, Some(1), "{ran:?}");
     let first = fleet.address(0);
     for said in [
-        format!("web/{first}: did not come back within 2s"),
+        format!("web/{first}: did not come back within 5s"),
         "connection refused".to_owned(),
         format!("edgeway undrain web/{first}"),
         format!("not restarted: {}, {}", fleet.address(1), fleet.address(2)),

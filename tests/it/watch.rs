@@ -34,7 +34,11 @@ async fn changed_files_are_taken_in_and_broken_ones_change_nothing() {
     })
     .await;
     assert_eq!(gateway.get("/").await.text(), "three");
-    assert!(gateway.stderr().contains("unknown key `repond`"));
+    wait_for("the log says why", SOON, async || {
+        let said = gateway.stderr();
+        said.contains("unknown key `repond`").then_some(())
+    })
+    .await;
     gateway.configure(&says("five"));
     until_it_says(&gateway, "five").await;
     assert_eq!(gateway.count(refused).await, 1);

@@ -235,6 +235,12 @@ pub(in crate::proxy) fn complete(head: &mut ResponseHeader, ctx: &mut Context) -
     let Some(flow) = &ctx.cache else {
         return Ok(());
     };
+    if head.status == StatusCode::RANGE_NOT_SATISFIABLE {
+        // Pingora makes it of the headers of the whole, whose digests are none of its body.
+        for name in ["content-digest", "repr-digest", "content-md5"] {
+            head.remove_header(name);
+        }
+    }
     for (name, value) in &flow.for_the_first {
         head.append_header(name, value)?;
     }
