@@ -182,8 +182,12 @@ async fn no_spelling_reaches_a_guarded_handler_without_its_key() {
     let (gateway, key) = front(&named).await;
     let mut random = random("spellings of paths");
     let (mut reached, mut stepped_around) = (0, 0);
-    for _ in 0..cases() {
-        let target = spelled(random.choice(PATHS).unwrap(), &mut random);
+    for case in 0..cases() {
+        // The first one is known to some of them, so that the control never comes to nothing.
+        let target = match case {
+            0 => "/API/admin".to_owned(),
+            _ => spelled(random.choice(PATHS).unwrap(), &mut random),
+        };
         let normal = normalise(target.as_bytes(), Slashes::Merge);
         let normal = normal.map(|normal| {
             let target = normal.rewritten().unwrap_or_else(|| target.clone().into());
