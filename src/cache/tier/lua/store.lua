@@ -12,16 +12,26 @@ local about = { ARGV[1], now() - tonumber(ARGV[2]), ARGV[8], tonumber(ARGV[9]) }
 for i = 13, #ARGV do
   about[#about + 1] = ARGV[i]
 end
+local vary, name = ARGV[6], hash .. ARGV[5]
+-- A slot of the table of writes stands for many URLs, so what is refused may be the newest
+-- response there is: an older one must not outlast it.
+local function refuse()
+  local old = redis.call('HGET', key, 'm' .. name)
+  old = old and cmsgpack.unpack(old)
+  if old and tonumber(old[1]) <= position and old[2] <= about[2] then
+    redis.call('HDEL', key, 'm' .. name, 'b' .. name)
+  end
+  return { 'purged', last }
+end
 for _, at in ipairs(redis.call('HMGET', writes, ARGV[11], ARGV[12])) do
   if at and tonumber(at) > position then
-    return { 'purged', last }
+    return refuse()
   end
 end
 local least = tonumber(redis.call('GET', marker) or '')
 if (least and position < least) or is_purged(stamps, low, about) then
-  return { 'purged', last }
+  return refuse()
 end
-local vary, name = ARGV[6], hash .. ARGV[5]
 local old = redis.call('HGET', key, 'm' .. name)
 if old then
   old = cmsgpack.unpack(old)

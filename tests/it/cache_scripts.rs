@@ -1,0 +1,194 @@
+//! The scripts of level 2 of the cache: what a response meets that is on its way to Redis.
+
+use crate::support::redis::Redis;
+
+/// The scripts of level 2, as `redis-cli` runs them.
+struct Scripts<'a>(&'a Redis);
+
+impl Scripts<'_> {
+    fn run(&self, text: &str, keys: &[&str], args: &[&str]) -> String {
+        let text = format!(
+            "{}{text}",
+            include_str!("../../src/cache/tier/lua/common.lua")
+        );
+        let count = keys.len().to_string();
+        let call = [&["EVAL", &text, &count], keys, args].concat();
+        self.0.cli(&call).replace('\n', " ")
+    }
+
+    fn tick(&self) -> u64 {
+        let text = include_str!("../../src/cache/tier/lua/tick.lua");
+        self.run(text, &["position"], &[])
+            .parse()
+            .expect("a position is a number")
+    }
+
+    /// Two digests and two prefixes are kept.
+    fn stamp(&self, position: u64, stamps: &[&str]) {
+        let text = include_str!("../../src/cache/tier/lua/stamp.lua");
+        let position = position.to_string();
+        let args = [&[position.as_str(), "6", "2"], stamps].concat();
+        self.run(text, &["stamps"], &args);
+    }
+
+    fn store(&self, position: u64, passed: u64, body: &str) -> String {
+        let text = include_str!("../../src/cache/tier/lua/store.lua");
+        let (position, passed) = (position.to_string(), passed.to_string());
+        let args = [
+            &position, &passed, "60000", "64", "0", "", body, "shop/a?x", "5", "hash", "7", "8",
+            "u1", "t1",
+        ];
+        let keys = ["entry", "stamps", "marker", "writes"];
+        let answer = self.run(text, &keys, &args);
+        answer.split(' ').next().unwrap_or_default().to_owned()
+    }
+
+    /// What a write has changed.
+    fn written(&self, position: u64, key: &str, slot: &str) {
+        let text = include_str!("../../src/cache/tier/lua/written.lua");
+        let position = position.to_string();
+        self.run(text, &["stamps", "writes", key], &[&position, slot]);
+    }
+
+    fn load(&self) -> String {
+        let text = include_str!("../../src/cache/tier/lua/load.lua");
+        let keys = ["entry", "stamps", "marker"];
+        let answer = self.run(text, &keys, &["99", "hash", "", "0"]);
+        let last = answer.rsplit(' ').next().unwrap_or_default();
+        let first = answer.split(' ').next().unwrap_or_default();
+        let told = if first == "hit" { last } else { first };
+        told.to_owned()
+    }
+}
+
+#[tokio::test]
+async fn what_was_asked_for_before_a_purge_is_neither_written_nor_read_after_it() {
+    let redis = Redis::start().await;
+    let scripts = Scripts(&redis);
+    assert_eq!(
+        (&*scripts.store(1, 0, "a"), &*scripts.load()),
+        ("lost", "lost")
+    );
+    scripts.stamp(scripts.tick(), &[]);
+    // From before the stamps were there: nobody knows what was purged then.
+    assert_eq!(scripts.store(1, 0, "a"), "purged");
+    for stamp in [
+        ["digest", "u1"],
+        ["digest", "t1"],
+        ["prefix", "shop/"],
+        ["prefix", "/a?"],
+        ["prefix", ""],
+        ["all", ""],
+    ] {
+        let before = scripts.tick();
+        assert_eq!(scripts.store(before, 0, "old"), "stored", "{stamp:?}");
+        assert_eq!(scripts.load(), "old", "{stamp:?}");
+        scripts.stamp(scripts.tick(), &stamp);
+        assert_eq!(scripts.load(), "miss", "{stamp:?}");
+        assert_eq!(scripts.store(before, 0, "late"), "purged", "{stamp:?}");
+        assert_eq!(scripts.load(), "miss", "{stamp:?}");
+        let after = scripts.tick();
+        assert_eq!(scripts.store(after, 0, "new"), "stored", "{stamp:?}");
+        assert_eq!(scripts.load(), "new", "{stamp:?}");
+    }
+    // Of others.
+    for stamp in [["digest", "u2"], ["prefix", "shop/b"], ["prefix", "/b"]] {
+        let after = scripts.tick();
+        assert_eq!(scripts.store(after, 0, "new"), "stored");
+        scripts.stamp(scripts.tick(), &stamp);
+        assert_eq!(scripts.load(), "new", "{stamp:?}");
+    }
+    // A later position that was stamped first is not lost to an earlier one.
+    let (one, two) = (scripts.tick(), scripts.tick());
+    assert_eq!(scripts.store(one, 0, "one"), "stored");
+    scripts.stamp(two, &["digest", "u1"]);
+    scripts.stamp(one, &["all", ""]);
+    assert_eq!(scripts.load(), "miss");
+    // What came later stays, whoever writes last.
+    let now = scripts.tick();
+    assert_eq!(scripts.store(now, 0, "late"), "stored");
+    assert_eq!(scripts.store(now, 5000, "early"), "older");
+    assert_eq!(scripts.load(), "late");
+}
+
+/// Writes leave nothing behind that grows, and take out nothing but what they are about.
+#[tokio::test]
+async fn what_was_written_to_is_neither_written_nor_read_after_it() {
+    let redis = Redis::start().await;
+    let scripts = Scripts(&redis);
+    scripts.stamp(scripts.tick(), &[]);
+    for key in ["entry", "marker"] {
+        let before = scripts.tick();
+        assert_eq!(scripts.store(before, 0, "old"), "stored", "{key}");
+        assert_eq!(scripts.load(), "old");
+        scripts.written(scripts.tick(), key, "7");
+        assert_eq!(scripts.load(), "miss", "{key}");
+        assert_eq!(scripts.store(before, 0, "late"), "purged", "{key}");
+        assert_eq!(scripts.load(), "miss", "{key}");
+        let after = scripts.tick();
+        assert_eq!(scripts.store(after, 0, "new"), "stored", "{key}");
+        assert_eq!(scripts.load(), "new", "{key}");
+        for number in 9..2000 {
+            let other = format!("other{number}");
+            if number % 100 == 0 {
+                scripts.written(scripts.tick(), &other, &(number % 50 + 9).to_string());
+            }
+        }
+        assert_eq!(scripts.load(), "new", "{key}");
+    }
+    // A marker that Redis has dropped takes what it stood for with it.
+    redis.cli(&["DEL", "marker"]);
+    assert_eq!(scripts.load(), "miss");
+    let now = scripts.tick();
+    assert_eq!(scripts.store(now, 0, "again"), "stored");
+    assert_eq!(scripts.load(), "again");
+    assert!(redis.cli(&["ZCARD", "stamps"]).parse::<u32>().unwrap() <= 3);
+}
+
+/// A write elsewhere may have the slot of this URL, and keeps out what is on its way.
+#[tokio::test]
+async fn a_response_that_is_refused_leaves_no_older_one_behind() {
+    let redis = Redis::start().await;
+    let scripts = Scripts(&redis);
+    scripts.stamp(scripts.tick(), &[]);
+    for slot in ["7", "8"] {
+        let before = scripts.tick();
+        assert_eq!(scripts.store(before, 5000, "older"), "stored", "{slot}");
+        scripts.written(scripts.tick(), "elsewhere", slot);
+        assert_eq!(scripts.load(), "older", "{slot}");
+        assert_eq!(scripts.store(before, 9000, "oldest"), "purged", "{slot}");
+        assert_eq!(scripts.load(), "older", "{slot}");
+        assert_eq!(scripts.store(before, 0, "newer"), "purged", "{slot}");
+        assert_eq!(scripts.load(), "miss", "{slot}");
+        let after = scripts.tick();
+        assert_eq!(scripts.store(after, 0, "newest"), "stored", "{slot}");
+        assert_eq!(scripts.load(), "newest", "{slot}");
+        redis.cli(&["DEL", "entry"]);
+    }
+}
+
+#[tokio::test]
+async fn stamps_are_bounded_and_what_is_older_than_the_oldest_counts_as_purged() {
+    let redis = Redis::start().await;
+    let scripts = Scripts(&redis);
+    scripts.stamp(scripts.tick(), &[]);
+    let old = scripts.tick();
+    assert_eq!(scripts.store(old, 0, "old"), "stored");
+    for number in 0..3 {
+        scripts.stamp(scripts.tick(), &["digest", &format!("x{number}")]);
+        assert_eq!(scripts.load(), "old", "{number}");
+    }
+    for number in 3..9 {
+        scripts.stamp(scripts.tick(), &["digest", &format!("x{number}")]);
+    }
+    assert_eq!(scripts.load(), "miss");
+    assert!(redis.cli(&["ZCARD", "stamps"]).parse::<u32>().unwrap() <= 7);
+    let now = scripts.tick();
+    assert_eq!(scripts.store(now, 0, "now"), "stored");
+    for number in 0..2 {
+        scripts.stamp(scripts.tick(), &["prefix", &format!("/p{number}")]);
+        assert_eq!(scripts.load(), "now", "{number}");
+    }
+    scripts.stamp(scripts.tick(), &["prefix", "/p2"]);
+    assert_eq!(scripts.load(), "miss");
+}
