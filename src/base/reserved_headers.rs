@@ -17,7 +17,8 @@ pub struct ReservedHeaders {
     own: BTreeSet<Box<[u8]>>,
     /// Those of [`OVERRIDES`] that some route lets pass.
     passing: BTreeSet<&'static str>,
-    /// Something besides backends looks at the gateway's own headers.
+    /// Something besides backends looks at the gateway's own headers before a route is chosen,
+    /// or on every route.
     is_read: bool,
 }
 
@@ -142,7 +143,7 @@ pub enum NeverSeen {
 impl ReservedHeaders {
     /// `own`: what any route writes for its backend; `passing`: those of [`OVERRIDES`] that
     /// any route lets pass; `is_read`: something besides backends looks at the gateway's own
-    /// headers.
+    /// headers before a route is chosen, or on every route.
     pub fn new<'n>(
         own: impl IntoIterator<Item = &'n HeaderName>,
         passing: impl IntoIterator<Item = &'n str>,
@@ -173,8 +174,7 @@ impl ReservedHeaders {
         }
     }
 
-    /// Whether something besides backends looks at the gateway's own headers, so that they
-    /// are to be there before a route is chosen.
+    /// Whether the gateway's own headers are to be there before a route is chosen.
     pub fn is_read(&self) -> bool {
         self.is_read
     }

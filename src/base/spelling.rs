@@ -107,14 +107,21 @@ pub fn readings(path: &[u8]) -> Vec<Reading> {
 /// Whether it may be the address of what Next.js makes of another path.
 #[inline]
 pub(super) fn is_of_page(path: &[u8]) -> bool {
-    path.starts_with(DATA) || path.ends_with(RSC)
+    path.ends_with(RSC) || path.ends_with(JSON) && data_at(path).is_some()
+}
+
+/// Where the address of data begins, behind the app's `basePath`.
+fn data_at(path: &[u8]) -> Option<usize> {
+    path.windows(DATA.len()).position(|part| part == DATA)
 }
 
 /// Data of the pages router of Next.js: `/_next/data/BUILD/page.json`.
 const DATA: &[u8] = b"/_next/data/";
-/// What the app router sends to its own scripts: `/page.rsc`, and
+const JSON: &[u8] = b".json";
+/// What the app router sends to its own scripts: `/page.rsc`, `/page.prefetch.rsc`, and
 /// `/page.segments/x.segment.rsc`.
 const RSC: &[u8] = b".rsc";
+const PREFETCH: &[u8] = b".prefetch";
 const SEGMENTS: &[u8] = b".segments/";
 
 /// The segments of a piece of a pattern in each of the readings, in one order for all pieces.
@@ -145,30 +152,31 @@ impl Reading {
     /// The page of Next.js that this is made of.
     fn page(&self) -> Option<Self> {
         let path = &*self.path;
-        let part = if let Some(rest) = path.strip_prefix(DATA) {
-            let build = rest.iter().position(|byte| *byte == b'/')?;
-            let page = rest[build..].strip_suffix(b".json")?;
-            DATA.len() + build..DATA.len() + build + page.len()
+        let (base, page) = if let Some(base) = data_at(path) {
+            let build = base + DATA.len();
+            let from = build + path[build..].iter().position(|byte| *byte == b'/')?;
+            let page = path[from..].strip_suffix(JSON)?;
+            (0..base, from..from + page.len())
         } else {
             let whole = path.strip_suffix(RSC)?;
+            let whole = whole.strip_suffix(PREFETCH).unwrap_or(whole);
             let mut parts = whole.windows(SEGMENTS.len());
-            0..parts
-                .position(|part| part == SEGMENTS)
-                .unwrap_or(whole.len())
+            let end = parts.position(|part| part == SEGMENTS);
+            (0..0, 0..end.unwrap_or(whole.len()))
         };
         // The page at the root is called so.
-        let part = if path.get(part.clone()) == Some(b"/index") {
-            part.start..part.start + 1
-        } else {
-            part
+        let page = match &path[page.clone()] {
+            b"/index" if base.is_empty() => page.start..page.start + 1,
+            b"/index" => page.start..page.start,
+            _ => page,
         };
-        Some(Self {
-            path: path
-                .get(part.clone())
-                .filter(|page| !page.is_empty())?
-                .to_vec(),
-            from: self.from[part.clone()].to_vec(),
-            end: self.origin(part).end,
+        let read = [&path[base.clone()], &path[page.clone()]].concat();
+        let from = [&self.from[base.clone()], &self.from[page.clone()]].concat();
+        let last = if page.is_empty() { base } else { page };
+        (!read.is_empty()).then(|| Self {
+            path: read,
+            from,
+            end: self.origin(last).end,
         })
     }
 
@@ -289,9 +297,9 @@ fn folded(text: &Text) -> Text {
         for letter in chunk.valid().chars() {
             let from = text[at].1;
             at += letter.len_utf8();
-            // The one letter whose small form is not that of its capital.
-            let letter = if letter == 'ſ' { 's' } else { letter };
-            for small in letter.to_lowercase() {
+            // Letters of one capital (σ and ς, s and ſ) are one letter.
+            let capitals = letter.to_uppercase();
+            for small in capitals.flat_map(char::to_lowercase) {
                 let mut room = [0; 4];
                 let small = small.encode_utf8(&mut room).bytes();
                 out.extend(small.map(|byte| (byte, from)));
@@ -420,6 +428,17 @@ mod tests {
                 "/_next/data/b1/index.json",
                 &["/_next/data/b1/index.json", "/"],
             ),
+            (
+                "/shop/_next/data/b1/a/b.json",
+                &["/shop/_next/data/b1/a/b.json", "/shop/a/b"],
+            ),
+            (
+                "/shop/_next/data/b1/index.json",
+                &["/shop/_next/data/b1/index.json", "/shop"],
+            ),
+            ("/_next/data/b1/a.js", &["/_next/data/b1/a.js"]),
+            ("/a.prefetch.rsc", &["/a.prefetch.rsc", "/a"]),
+            ("/%CE%A3%CF%82", &["/%ce%a3%cf%82", "/σσ"]),
             ("/a/b.rsc", &["/a/b.rsc", "/a/b"]),
             (
                 "/a.segments/_tree.segment.rsc",

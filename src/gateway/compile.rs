@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Drain, Gateway, Profiles, Route, World, effective,
-    guards::{self, Guards},
+    guards::{GuardAlone, Guards},
     metrics::{self, NO_ROUTE, RouteMetrics},
     profiles::{self, Wanted},
 };
@@ -343,20 +343,20 @@ impl Compiler<'_> {
             }
         }
         let (filters, guards) = self.filters(node.place, &name, &node.filters);
-        let access = guards::access(&filters);
         let chain = Chain::new(filters);
         let cache = self.route_cache(node, &name, &chain);
         let pass_headers = self.pass_headers(node);
         let mut cx = self.cx(node.place, &name);
         let action = Action::compile(&node.config, &mut cx)?;
-        let guarding = self.guarding(node, guards, &action);
+        let guarding = self.guarding(node, &guards, &action);
         Some(Route {
             matches: describe(&node.config.matches.value),
             place: node.place,
             chain,
             pass_headers,
+            reads_written: self.reads_written(node),
             guarding,
-            access,
+            guards,
             action,
             upstream,
             metrics: RouteMetrics::new(&self.world.metrics, &name),
@@ -365,16 +365,15 @@ impl Compiler<'_> {
         })
     }
 
-    /// The filters of one route, in the registry's order, and the numbers of those that
-    /// protect it.
+    /// The filters of one route, in the registry's order, and those that protect it.
     fn filters(
         &mut self,
         place: Place,
         route: &str,
         own: &[(Key, Node)],
-    ) -> (Vec<Named>, BTreeSet<u32>) {
+    ) -> (Vec<Named>, Box<[GuardAlone]>) {
         let mut filters = Vec::new();
-        let mut guards = BTreeSet::new();
+        let mut guards = Vec::new();
         let secret_queries = Arc::clone(&self.secret_queries);
         for (entry, mut node) in effective::filters(self.file, place, own) {
             if let Some((_, profile)) = self.profile
@@ -384,16 +383,18 @@ impl Compiler<'_> {
             }
             let mut cx = self.cx_with(node.place, route, &secret_queries);
             if let Some(filter) = entry.compile(&node, &mut cx) {
-                if filter.guard() != Guard::None {
-                    guards.insert(self.guards.number(entry.name, &node));
-                }
-                filters.push(Named {
+                let named = Named {
                     name: entry.name,
                     filter,
-                });
+                };
+                if named.filter.guard() != Guard::None {
+                    let number = self.guards.number(entry.name, &node);
+                    guards.push(GuardAlone::new(number, &named));
+                }
+                filters.push(named);
             }
         }
-        (filters, guards)
+        (filters, guards.into())
     }
 }
 

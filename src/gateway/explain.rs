@@ -155,9 +155,14 @@ pub fn explain(
     let mut params = Params::default();
     let literal = gateway.table.find(&target, &head, &mut params);
     let guarded = literal
-        .filter(|literal| gateway.table.lacks_guards(*literal, has_spellings))
+        .as_ref()
+        .filter(|literal| gateway.table.lacks_guards(literal.route, has_spellings))
         .and_then(|literal| gateway.table.guarded(&target, &head, literal, &mut params));
-    let found = guarded.as_ref().map(|guarded| guarded.route).or(literal);
+    let (found, also) = match (&guarded, literal) {
+        (Some(guarded), _) => (Some(guarded.route), guarded.also.clone()),
+        (None, Some(literal)) => (Some(literal.route), literal.also),
+        (None, None) => (None, Vec::new()),
+    };
     let name_of = |route: &usize| gateway.route(*route).map(|route| route.name.to_string());
     let route = found.and_then(|index| gateway.route(index));
     let chain = route.map_or(&gateway.fallback, |route| &route.chain);
@@ -188,10 +193,7 @@ pub fn explain(
         spelling: guarded
             .as_ref()
             .map(|guarded| String::from_utf8_lossy(&guarded.reading).into_owned()),
-        also_guarded_by: guarded
-            .iter()
-            .flat_map(|guarded| guarded.also.iter().filter_map(name_of))
-            .collect(),
+        also_guarded_by: also.iter().filter_map(name_of).collect(),
         without_route: match found {
             Some(_) => None,
             None if gateway.table.serves_host(&host) => Some(404),
@@ -246,7 +248,8 @@ fn settle(head: &mut RequestHeader, gateway: &Gateway, facts: &Facts) {
     for name in doomed {
         head.remove_header(&name);
     }
-    if !gateway.reserved.is_read() {
+    let mut routes = gateway.routes.iter();
+    if !gateway.reserved.is_read() && !routes.any(|route| route.reads_written) {
         return;
     }
     let ip = facts.client.ip.to_string();
@@ -302,7 +305,7 @@ fn considered(
         Why::Host => "another host".to_owned(),
     };
     let by_spelling = guarded.map(|guarded| Considered {
-        route: name(guarded.route),
+        route: name(guarded.by),
         why: format!(
             "guards this path by folded spelling, as {}",
             String::from_utf8_lossy(&guarded.reading)

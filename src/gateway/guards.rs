@@ -38,19 +38,36 @@ impl Guards {
     }
 }
 
-/// The filters of a route that say who may pass, for requests that another route takes.
-pub(super) fn access(filters: &[Named]) -> Chain {
-    let access = filters.iter().filter_map(|named| {
-        let is_access = named.filter.guard() == Guard::Access;
-        is_access.then(|| Named {
-            name: named.name,
-            filter: named
-                .filter
-                .guard_alone()
-                .unwrap_or_else(|| Arc::clone(&named.filter)),
-        })
-    });
-    Chain::new(access.collect())
+/// A filter that guards a route, for requests that another route takes.
+pub struct GuardAlone {
+    /// The same for what is written the same.
+    number: u32,
+    is_access: bool,
+    named: Named,
+}
+
+impl GuardAlone {
+    pub(super) fn new(number: u32, named: &Named) -> Self {
+        let alone = named.filter.guard_alone();
+        Self {
+            number,
+            is_access: named.filter.guard() == Guard::Access,
+            named: Named {
+                name: named.name,
+                filter: alone.unwrap_or_else(|| Arc::clone(&named.filter)),
+            },
+        }
+    }
+}
+
+impl Route {
+    /// The guards of this route that a request has not been asked for yet; it has been from
+    /// now on.
+    pub fn guards_beside(&self, asked: &mut BTreeSet<u32>) -> Chain {
+        let guards = self.guards.iter();
+        let missing = guards.filter(|guard| asked.insert(guard.number));
+        Chain::new(missing.map(|guard| guard.named.clone()).collect())
+    }
 }
 
 impl Compiler<'_> {
@@ -58,16 +75,28 @@ impl Compiler<'_> {
     pub(super) fn guarding(
         &mut self,
         node: &RouteNode,
-        mut guards: BTreeSet<u32>,
+        filters: &[GuardAlone],
         action: &Action,
     ) -> Guarding {
-        if matches!(action, Action::Respond(respond) if respond.status().as_u16() >= 400) {
+        let mut guards: BTreeSet<u32> = filters.iter().map(|guard| guard.number).collect();
+        let refuses =
+            matches!(action, Action::Respond(respond) if respond.status().as_u16() >= 400);
+        if refuses {
             guards.insert(self.guards.another());
         }
         let spelling = node.config.spelling.as_ref();
+        let (upstream, rewrites) = match action {
+            Action::Forward(forward) => (
+                Some(Arc::clone(&forward.upstream)),
+                forward.rewrite.is_some(),
+            ),
+            Action::Redirect(_) | Action::Respond(_) => (None, false),
+        };
         Guarding {
             guards,
-            reaches_app: matches!(action, Action::Forward(_)),
+            has_access: refuses || filters.iter().any(|guard| guard.is_access),
+            upstream,
+            rewrites,
             is_exact: spelling.is_some_and(|spelling| spelling.value == SpellingConfig::Exact),
         }
     }
@@ -90,23 +119,33 @@ impl Compiler<'_> {
         let nodes = self.file.routes.iter();
         let all: Vec<(&RouteNode, &Guarding)> = nodes.zip(&guarding).collect();
         for (guarded, guarding) in &all {
-            let lacks = |own: &Guarding| own.reaches_app && !guarding.guards.is_subset(&own.guards);
             if let Some(spelling) = &guarded.config.spelling
-                && !all.iter().any(|(_, own)| lacks(own))
+                && !all.iter().any(|(_, own)| own.leads_past(guarding))
             {
                 self.diagnostics.push(needless(spelling.place));
             }
             if guarding.guards.is_empty() || guarding.is_exact {
                 continue;
             }
-            let beside = |(other, own): &&(&RouteNode, &Guarding)| {
-                lacks(own) && upstream(other) == upstream(guarded)
-            };
-            let mut open = all.iter().filter(beside);
-            if let Some(regex) = &guarded.config.matches.value.path_regex
-                && let Some((other, _)) = open.clone().next()
-            {
-                self.diagnostics.push(beside_regex(regex.place, other));
+            let mut lacking = all.iter().filter(|(_, own)| own.leads_past(guarding));
+            let beside =
+                |(other, _): &&(&RouteNode, &Guarding)| upstream(other) == upstream(guarded);
+            let mut open = lacking.clone().filter(beside);
+            if let Some(regex) = &guarded.config.matches.value.path_regex {
+                // A route that refuses does so for whatever app there is.
+                let other = match upstream(guarded) {
+                    Some(_) => open.clone().next(),
+                    None => lacking.next(),
+                };
+                if let Some((other, _)) = other {
+                    self.diagnostics.push(beside_regex(regex.place, other));
+                }
+            }
+            let any_host = open
+                .clone()
+                .find(|(other, _)| takes_other_hosts(other, guarded));
+            if let Some((other, _)) = any_host {
+                self.diagnostics.push(beside_host(other, guarded));
             }
             if let Some((other, _)) = open.find(|(other, _)| leads_into(other, guarded)) {
                 self.diagnostics.push(behind_rewrite(other, guarded));
@@ -145,20 +184,65 @@ fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
     .related(other.place, "takes the others without these filters")
 }
 
-/// Whether a rewrite of `other` can make a path of `guarded` that the client chooses.
+/// Whether a rewrite of `other` can make a path of `guarded`.
 fn leads_into(other: &RouteNode, guarded: &RouteNode) -> bool {
     let Some(rewrite) = other.config.rewrite.as_ref() else {
         return false;
     };
-    if rewrite.value.prefix.is_none() || other.config.upstream.is_none() {
+    if other.config.upstream.is_none() {
         return false;
     }
-    let with = rewrite.value.with.value.trim_end_matches('/');
+    let with = rewrite.value.with.value.as_str();
+    let fixed = with.split(['{', '$']).next().unwrap_or_default();
+    let is_open = rewrite.value.prefix.is_some() || fixed.len() < with.len();
+    let fixed = fixed.trim_end_matches('/');
     let mut paths = guarded.config.matches.value.path.0.iter();
     paths.any(|path| {
-        let rest = path.value.strip_prefix(with);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        let own = path.value.split(['{', '*']).next().unwrap_or_default();
+        let is_pattern = own.len() < path.value.len();
+        let own = own.trim_end_matches('/');
+        own == fixed || is_open && own.starts_with(fixed) || is_pattern && is_below(fixed, own)
     })
+}
+
+/// Whether a path lies below another one.
+fn is_below(path: &str, other: &str) -> bool {
+    let rest = path.strip_prefix(other);
+    rest.is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Whether `other` takes the paths of `guarded` for hosts that this one does not name.
+fn takes_other_hosts(other: &RouteNode, guarded: &RouteNode) -> bool {
+    let (open, own) = (&other.config.matches.value, &guarded.config.matches.value);
+    if own.host.0.is_empty() || !open.host.0.is_empty() || other.config.rewrite.is_some() {
+        return false;
+    }
+    let covers = |path: &str| {
+        let mut wide = open
+            .path
+            .0
+            .iter()
+            .filter_map(|path| path.value.strip_suffix("/*"));
+        open.path.0.is_empty() && open.path_regex.is_none()
+            || wide.any(|wide| wide.is_empty() || wide == path || is_below(path, wide))
+    };
+    // An app that goes by host has all its paths below one.
+    let mut paths = own.path.0.iter().map(|path| path.value.as_str());
+    paths.any(|path| path != "/*" && covers(path))
+}
+
+fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {
+    Diagnostic::warning(
+        "edgeway::route::guarded_host",
+        guarded.config.matches.place,
+        format!(
+            "these paths are guarded for the hosts that are named; for any other host they go to \
+             `{}` and the same upstream",
+            other.name()
+        ),
+    )
+    .help("leave `host` out here, name hosts at the other route, or give it the same filters")
+    .related(other.place, "takes any host")
 }
 
 fn behind_rewrite(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {

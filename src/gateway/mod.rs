@@ -40,6 +40,7 @@ pub use self::{
     compile::{compile, compile_noting, compile_with},
     fan_out::FanOut,
     flood_guard::{Challenge, FloodGuard},
+    guards::GuardAlone,
     limits::Limits,
     listener::{ExceptPath, Listener, ProxyProtocol, ToHttps},
     profiles::Profiles,
@@ -125,10 +126,12 @@ pub struct Route {
     pub chain: Chain,
     /// Overrides of the request that reach its backend.
     pub pass_headers: Box<[HeaderName]>,
+    /// One of its filters looks at headers that the gateway writes.
+    pub reads_written: bool,
     /// How it is protected.
     pub guarding: Guarding,
-    /// Its filters that say who may pass, for requests of its paths that another route takes.
-    pub access: Chain,
+    /// What guards it, for requests of its paths that another route takes.
+    pub guards: Box<[GuardAlone]>,
     pub action: Action,
     /// The upstream of the action, if it has one.
     pub upstream: Option<Arc<Upstream>>,

@@ -68,21 +68,25 @@ impl Compiler<'_> {
         reserved
     }
 
-    /// Whether anything in the configuration looks at a header that the gateway writes.
+    /// Whether something looks at a header that the gateway writes before a route is chosen, or
+    /// on every route.
     fn reads_written_headers(&self) -> bool {
         let file = self.file;
-        let predicates = file.routes.iter().flat_map(|route| {
+        let mut predicates = file.routes.iter().flat_map(|route| {
             let names = route.config.matches.value.header.keys();
             names.map(String::as_str)
         });
-        let routes = file.routes.iter().flat_map(|route| &route.filters);
-        let written = routes.chain(&file.defaults).chain(&file.rate_limits);
-        let mut written = written.chain(&file.access_log);
-        // A plugin sees all headers, and so may a filter of a program's own.
+        let mut shared = file.rate_limits.iter().chain(&file.access_log);
+        // A filter of a program's own sees all headers.
         let is_open = filters::all().len() != filters::FILTERS.len();
-        is_open
-            || { predicates }.any(names_a_written_header)
-            || written.any(|(key, node)| key.name == "plugins" || names_one(node))
+        is_open || predicates.any(names_a_written_header) || shared.any(|(_, node)| names_one(node))
+    }
+
+    /// Whether a filter of this route looks at a header that the gateway writes. A plugin sees
+    /// all of them.
+    pub(super) fn reads_written(&self, route: &RouteNode) -> bool {
+        let mut filters = super::effective::filters(self.file, route.place, &route.filters);
+        filters.any(|(entry, node)| entry.name == "plugins" || names_one(&node))
     }
 
     /// A demand on a header that no request has would never hold.

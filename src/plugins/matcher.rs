@@ -55,6 +55,11 @@ impl Matcher {
             })
     }
 
+    /// Whether a path that is written plainly may be another spelling of one of its own.
+    pub fn has_odd_paths(&self) -> bool {
+        self.paths.iter().any(PathPattern::is_odd)
+    }
+
     /// Whether it asks for nothing.
     pub fn is_for_all(&self) -> bool {
         self.methods.is_empty() && self.paths.is_empty() && self.hosts.is_empty()
@@ -117,8 +122,19 @@ pub enum PathPattern {
     Exact(Box<str>),
     /// `/a` of `/a/*`: itself and what is below.
     Below(Box<str>),
-    /// The second without case, for guards.
-    Pattern(Box<Regex>, Box<Regex>),
+    Pattern {
+        regex: Box<Regex>,
+        /// Without case, for guards.
+        folded: Box<Regex>,
+        is_odd: bool,
+    },
+}
+
+/// Whether apps fold something of a path that is written so: a plain path may be another
+/// spelling of it.
+fn is_odd(path: &str) -> bool {
+    let is_folded = |byte: u8| byte.is_ascii_uppercase() || matches!(byte, b'%' | b';' | 0x80..);
+    path.bytes().any(is_folded) || (path.len() > 1 && path.ends_with('/'))
 }
 
 impl PathPattern {
@@ -175,7 +191,15 @@ impl PathPattern {
                 .strip_prefix(&**prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
             // What is too hard to tell is for it: it can look itself.
-            Self::Pattern(regex, _) => regex.is_match(path).unwrap_or(true),
+            Self::Pattern { regex, .. } => regex.is_match(path).unwrap_or(true),
+        }
+    }
+
+    /// Whether a path that is written plainly may be another spelling of one of its own.
+    fn is_odd(&self) -> bool {
+        match self {
+            Self::Exact(path) | Self::Below(path) => is_odd(path),
+            Self::Pattern { is_odd, .. } => *is_odd,
         }
     }
 
@@ -193,7 +217,7 @@ impl PathPattern {
             Self::Below(prefix) => {
                 starts(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
             }
-            Self::Pattern(_, folded) => folded.is_match(reading).unwrap_or(true),
+            Self::Pattern { folded, .. } => folded.is_match(reading).unwrap_or(true),
         }
     }
 }
@@ -215,7 +239,11 @@ fn compiled(regex: &str, text: &str) -> Result<PathPattern, String> {
         regex.map(Box::new)
     };
     let folded = bounded(&format!("(?i){regex}"))?;
-    Ok(PathPattern::Pattern(bounded(regex)?, folded))
+    Ok(PathPattern::Pattern {
+        regex: bounded(regex)?,
+        folded,
+        is_odd: is_odd(text),
+    })
 }
 
 /// An expression that gives up where it is too hard to tell.
@@ -362,6 +390,11 @@ impl OwnPattern {
         let conditions = self.conditions.as_ref();
         self.path.is_for_reading(reading)
             && conditions.is_none_or(|conditions| conditions.hold(&asked()))
+    }
+
+    /// Whether a path that is written plainly may be another spelling of one of its own.
+    pub(super) fn has_odd_path(&self) -> bool {
+        self.path.is_odd()
     }
 
     /// `asked` is wanted only if the path fits and there is something to be asked of it.

@@ -215,6 +215,11 @@ impl Plugin {
         !self.matcher.is_empty()
     }
 
+    /// Whether a path that is written plainly may be another spelling of one of its matcher.
+    pub fn has_odd_paths(&self) -> bool {
+        self.matcher.iter().any(OwnPattern::has_odd_path)
+    }
+
     pub fn has(&self, hook: Hook) -> bool {
         self.hooks & hook.bit() != 0
     }

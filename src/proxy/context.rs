@@ -1,6 +1,7 @@
 //! What Pingora carries for us through the hooks of one request.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
@@ -70,10 +71,10 @@ pub struct Context {
     in_flight: InFlight,
 }
 
-/// Routes that guard a request which another one takes, and how far it has come in them.
-#[derive(Default)]
+/// Routes that guard a request which another one takes, with their guards, and how far it has
+/// come in them.
 pub(super) struct Also {
-    pub(super) routes: std::collections::VecDeque<usize>,
+    pub(super) routes: VecDeque<(usize, Chain)>,
     pub(super) round: Round,
 }
 

@@ -1,6 +1,6 @@
 //! The request's way in: who asks, for what, by which route; and the head that goes on.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
@@ -23,7 +23,7 @@ use crate::{
     },
     config::model::App,
     gateway::Gateway,
-    routes::{self, Action, Params, Target},
+    routes::{self, Action, Literal, Params, Target},
     runtime::connection::{Connection, Shown},
 };
 
@@ -142,13 +142,14 @@ fn begin(
     }
     ctx.facts.class = routes::classify(target.path, head);
     let mut found = ctx.gateway.table.find(&target, head, &mut ctx.params);
-    if let Some(literal) = found
-        && ctx.gateway.table.lacks_guards(literal, has_spellings)
+    if let Some(literal) = &mut found
+        && (!literal.also.is_empty()
+            || ctx.gateway.table.lacks_guards(literal.route, has_spellings))
     {
-        let (route, also) = guarded(&ctx.gateway, literal, (&target, &*head), &mut ctx.params);
-        found = Some(route);
-        ctx.also = also;
+        let asked = (&target, &*head, has_spellings);
+        ctx.also = guarded(&ctx.gateway, literal, asked, &mut ctx.params);
     }
+    let found = found.map(|literal| literal.route);
     if found.is_none() && !ctx.gateway.table.serves_host(&host) {
         return Err(Failure::UnknownHost.into());
     }
@@ -167,6 +168,9 @@ fn begin(
         {
             forwarded::keep_passing(head, &route.pass_headers);
         }
+        if !ctx.gateway.reserved.is_read() && reads_written(ctx, index) {
+            write_forwarding(head, ctx);
+        }
         ctx.enter(index, head);
     }
     match redirect {
@@ -174,6 +178,17 @@ fn begin(
         None if found.is_none() => Err(Failure::NoRoute.into()),
         None => Ok(()),
     }
+}
+
+/// Whether filters that the request has to pass look at what the gateway writes.
+fn reads_written(ctx: &Context, route: usize) -> bool {
+    let reads = |index| {
+        ctx.gateway
+            .route(index)
+            .is_some_and(|route| route.reads_written)
+    };
+    let also = ctx.also.as_deref();
+    reads(route) || also.is_some_and(|also| also.routes.iter().any(|(index, _)| reads(*index)))
 }
 
 /// Writes who asks into the head: something besides backends looks at it there.
@@ -200,25 +215,35 @@ fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Forwarding<'c
     }
 }
 
-/// The route of a request that is one of `literal` by its path as it came: another one, if
-/// some app takes the path for one that is guarded. Beside it, whose guards are asked as well.
+/// Finds what guards a request besides its route's own filters: routes that some app takes its
+/// path for, and those of other values of a name. The route becomes one of them if that one
+/// leads to the same app.
 #[cold]
 fn guarded(
     gateway: &Gateway,
-    literal: usize,
-    (target, head): (&Target<'_>, &RequestHeader),
+    literal: &mut Literal,
+    (target, head, has_spellings): (&Target<'_>, &RequestHeader, bool),
     params: &mut Params,
-) -> (usize, Option<Box<Also>>) {
-    let Some(guarded) = gateway.table.guarded(target, head, literal, params) else {
-        return (literal, None);
-    };
-    let also = (!guarded.also.is_empty()).then(|| {
+) -> Option<Box<Also>> {
+    let table = &gateway.table;
+    if table.lacks_guards(literal.route, has_spellings)
+        && let Some(guarded) = table.guarded(target, head, literal, params)
+    {
+        literal.route = guarded.route;
+        literal.also = guarded.also;
+    }
+    let mut asked = gateway.route(literal.route)?.guarding.guards.clone();
+    let routes = literal.also.iter().filter_map(|index| {
+        let route = gateway.route(*index)?;
+        Some((*index, route.guards_beside(&mut asked)))
+    });
+    let routes: VecDeque<_> = routes.collect();
+    (!routes.is_empty()).then(|| {
         Box::new(Also {
-            routes: guarded.also.into(),
+            routes,
             round: Round::default(),
         })
-    });
-    (guarded.route, also)
+    })
 }
 
 /// The guards of other routes, if the request has to pass some. `None` once it has.
@@ -230,21 +255,20 @@ async fn pass_others(head: &RequestHeader, ctx: &mut Context) -> Option<Filtered
         ..
     } = ctx;
     let others = also.as_mut()?;
-    while let Some(route) = others
-        .routes
-        .front()
-        .and_then(|route| gateway.route(*route))
-    {
+    while let Some((index, chain)) = others.routes.front() {
         let mut ex = Exchange {
             head,
             facts: &mut *facts,
         };
-        match route.access.on_request(&mut ex, &mut others.round).await {
+        match chain.on_request(&mut ex, &mut others.round).await {
             Turn::Over(Verdict::Next) => {}
             Turn::Over(Verdict::Reply(reply)) => return Some(Filtered::Reply(reply)),
             Turn::Body(most) => return Some(Filtered::Body(most)),
         }
-        if let Action::Respond(respond) = &route.action {
+        let action = gateway.route(*index).map(|route| &route.action);
+        if let Some(Action::Respond(respond)) = action
+            && respond.status().as_u16() >= 400
+        {
             return Some(Filtered::Reply(Box::new(respond.reply(head))));
         }
         others.routes.pop_front();

@@ -19,7 +19,7 @@ pub use self::{
     action::{Action, Forward, Redirect, Respond, Rewrite, Websocket},
     class::classify,
     params::{ParamNames, Params, Slot},
-    table::{Considered, Guarded, Guarding, RouteTable, Why},
+    table::{Considered, Guarded, Guarding, Literal, RouteTable, Why},
 };
 pub use crate::base::{
     host::host_of,

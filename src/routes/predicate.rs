@@ -29,10 +29,22 @@ pub(super) struct Predicates {
     queries: Vec<(Vec<u8>, Want)>,
     cookies: Vec<(Vec<u8>, Want)>,
     rank: Rank,
-    /// Whose route is guarded. Of several values of one name an app may take any: a guarded
+    /// The route says who may pass. Of several values of one name an app may take any: such a
     /// route takes the request if one fits, so that another value leads nobody around it, and
     /// an open one only if all do, so that another value leads nobody into it.
     is_guarded: bool,
+}
+
+/// What a request is to the predicates of a route.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fit<'a> {
+    Yes,
+    /// Of several values of one name some fit and others do not: the app decides which one
+    /// counts. `is_taken`: the route takes the request all the same.
+    Unclear {
+        is_taken: bool,
+    },
+    No(Miss<'a>),
 }
 
 #[derive(Clone, Debug)]
@@ -127,44 +139,65 @@ impl Predicates {
         self.rank.count.0 == 0
     }
 
-    /// The first demand that the request does not meet.
-    pub(super) fn miss(&self, target: &Target<'_>, head: &RequestHeader) -> Option<Miss<'_>> {
+    /// Compares a request with every demand.
+    pub(super) fn fit(&self, target: &Target<'_>, head: &RequestHeader) -> Fit<'_> {
         if !self.methods.is_empty() && !self.methods.contains(&head.method) {
-            return Some(Miss::Method(&self.methods));
+            return Fit::No(Miss::Method(&self.methods));
         }
         if !self.listeners.is_empty()
             && !self.listeners.iter().any(|name| **name == *target.listener)
         {
-            return Some(Miss::Listener(&self.listeners));
+            return Fit::No(Miss::Listener(&self.listeners));
         }
+        let mut fit = Fit::Yes;
         for (name, want) in &self.headers {
-            let mut values = head.headers.get_all(name).iter();
-            if !values.any(|value| want.takes(value.as_bytes())) {
-                return Some(Miss::Header(name));
+            let values = head.headers.get_all(name).iter();
+            match of_several(values.map(|value| want.takes(value.as_bytes()))) {
+                Some(true) => {}
+                Some(false) => fit = fit.unclear(true),
+                None => return Fit::No(Miss::Header(name)),
             }
         }
         for (name, want) in &self.queries {
             let values = form_values(target.query.unwrap_or_default(), name);
-            if !self.holds(values.map(|value| want.takes(&value))) {
-                return Some(Miss::Query(name));
+            match of_several(values.map(|value| want.takes(&value))) {
+                Some(true) => {}
+                Some(false) => fit = fit.unclear(self.is_guarded),
+                None => return Fit::No(Miss::Query(name)),
             }
         }
         for (name, want) in &self.cookies {
             let values = cookie_values(&head.headers, name);
-            if !self.holds(values.map(|value| want.takes(&value))) {
-                return Some(Miss::Cookie(name));
+            match of_several(values.map(|value| want.takes(&value))) {
+                Some(true) => {}
+                Some(false) => fit = fit.unclear(self.is_guarded),
+                None => return Fit::No(Miss::Cookie(name)),
             }
         }
-        None
+        fit
     }
+}
 
-    /// Whether a demand holds whose values fit or do not.
-    fn holds(&self, mut fits: impl Iterator<Item = bool>) -> bool {
-        if self.is_guarded {
-            return fits.any(|fits| fits);
+impl Fit<'_> {
+    fn unclear(self, is_taken: bool) -> Self {
+        match self {
+            Self::Yes => Self::Unclear { is_taken },
+            Self::Unclear { is_taken: before } => Self::Unclear {
+                is_taken: before && is_taken,
+            },
+            Self::No(_) => self,
         }
-        fits.next() == Some(true) && fits.all(|fits| fits)
     }
+}
+
+/// Whether all of several values fit, or only some; `None` if none does.
+fn of_several(fits: impl Iterator<Item = bool>) -> Option<bool> {
+    let (mut any, mut all) = (false, true);
+    for fits in fits {
+        any |= fits;
+        all &= fits;
+    }
+    any.then_some(all)
 }
 
 impl Want {

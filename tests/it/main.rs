@@ -28,6 +28,7 @@ mod failover;
 mod flood_guard;
 mod forward_auth;
 mod grpc;
+mod guards_beside;
 mod handshakes;
 mod harness;
 mod hop_headers;

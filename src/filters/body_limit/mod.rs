@@ -4,6 +4,8 @@ mod config;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{StatusCode, header};
 
@@ -38,6 +40,10 @@ impl Filter for BodyLimit {
         Guard::Limit
     }
 
+    fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
+        Some(Arc::new(Announced(Self { max: self.max })))
+    }
+
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
         match ex.header(&header::CONTENT_LENGTH) {
             Some(length) if !self.allows(length.as_bytes()) => too_large(),
@@ -69,6 +75,36 @@ impl Filter for BodyLimit {
             return too_large();
         }
         Verdict::Next
+    }
+}
+
+/// The limit for requests that another route takes. Nobody counts what they send, so they say
+/// how much it is.
+struct Announced(BodyLimit);
+
+impl Filter for Announced {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Limit
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        // Of HTTP/2 nothing tells whether there is a body.
+        let may_have_one = ex.head.version != http::Version::HTTP_2
+            || !matches!(
+                ex.head.method.as_str(),
+                "GET" | "HEAD" | "OPTIONS" | "DELETE"
+            );
+        if is_counted(ex) && may_have_one {
+            return Reply::refuse(StatusCode::LENGTH_REQUIRED, "body_limit")
+                .detail("This address takes a body only with its length (`Content-Length`).")
+                .closing()
+                .into();
+        }
+        self.0.on_request(ex)
     }
 }
 

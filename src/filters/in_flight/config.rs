@@ -1,5 +1,7 @@
 //! `in_flight` as written, and how it compiles.
 
+use std::sync::Arc;
+
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
@@ -115,7 +117,7 @@ impl RouteInFlightConfig {
         Some(InFlight {
             counts,
             max,
-            per_key: per_key.map(|max| PerKey { max, key }),
+            per_key: per_key.map(|max| Arc::new(PerKey { max, key })),
         })
     }
 }

@@ -21,7 +21,7 @@ pub struct InFlight {
     /// whichever it began with.
     counts: Arc<Counts>,
     max: Option<u32>,
-    per_key: Option<PerKey>,
+    per_key: Option<Arc<PerKey>>,
 }
 
 /// A bound for each client.
@@ -53,18 +53,25 @@ impl Filter for InFlight {
         Guard::Limit
     }
 
+    fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
+        Some(Arc::new(Beside(Self {
+            counts: Arc::clone(&self.counts),
+            max: self.max,
+            per_key: self.per_key.clone(),
+        })))
+    }
+
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
         // Refused, it holds no place while its answer is read.
         let Some(place) = Counts::enter(&self.counts, self.max) else {
-            return refuse(
-                "in_flight",
-                "This address has as much to do as it can. Please try again in a moment.",
-            );
+            return too_many();
         };
-        if !self.waits_for_identity()
-            && let Some(refusal) = self.enter_key(ex)
-        {
-            return refusal;
+        if !self.waits_for_identity() {
+            match self.enter_key(ex) {
+                Ok(None) => {}
+                Ok(Some(place)) => ex.facts.put::<KeyPlace>(place),
+                Err(refusal) => return refusal,
+            }
         }
         ex.facts.put::<RoutePlace>(place);
         Verdict::Next
@@ -72,8 +79,12 @@ impl Filter for InFlight {
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
         match self.enter_key(ex) {
-            None => Verdict::Next,
-            Some(refusal) => {
+            Ok(None) => Verdict::Next,
+            Ok(Some(place)) => {
+                ex.facts.put::<KeyPlace>(place);
+                Verdict::Next
+            }
+            Err(refusal) => {
                 drop(ex.facts.take::<RoutePlace>());
                 refusal
             }
@@ -84,7 +95,7 @@ impl Filter for InFlight {
         let route = self
             .max
             .map(|max| format!("at most {max} requests of the route under way"));
-        let per_key = self.per_key.as_ref().map(|PerKey { max, key }| {
+        let per_key = self.per_key.as_deref().map(|PerKey { max, key }| {
             let by = match key.chosen(ex) {
                 Some(item) => item.to_string(),
                 None => "client.ip, for want of another".to_owned(),
@@ -97,25 +108,64 @@ impl Filter for InFlight {
 
 impl InFlight {
     fn waits_for_identity(&self) -> bool {
-        let key = self.per_key.as_ref().map(|per_key| &per_key.key);
+        let key = self.per_key.as_deref().map(|per_key| &per_key.key);
         key.is_some_and(KeyList::needs_identity)
     }
 
-    /// Takes a place among those of the client; why not, if it has too many.
-    fn enter_key(&self, ex: &mut Exchange<'_>) -> Option<Verdict> {
-        let PerKey { max, key } = self.per_key.as_ref()?;
+    /// A place among those of the client, if they are bounded; why not, if it has too many.
+    fn enter_key(&self, ex: &Exchange<'_>) -> Result<Option<KeyPlace>, Verdict> {
+        let Some(PerKey { max, key }) = self.per_key.as_deref() else {
+            return Ok(None);
+        };
         let key = key.resolve(ex, self.counts.hashing());
-        match Counts::enter_key(&self.counts, key, *max) {
-            Some(place) => {
-                ex.facts.put::<KeyPlace>(place);
-                None
-            }
-            None => Some(refuse(
+        let place = Counts::enter_key(&self.counts, key, *max);
+        place.map(Some).ok_or_else(|| {
+            refuse(
                 "in_flight_key",
                 "Too many of your requests are under way. Please wait for their answers.",
-            )),
-        }
+            )
+        })
     }
+}
+
+/// The bounds of a route for requests that another route takes.
+struct Beside(InFlight);
+
+/// The places of a request at routes that did not take it.
+#[derive(Default)]
+struct Places(Vec<Place>);
+
+type Place = (RoutePlace, Option<KeyPlace>);
+
+impl Filter for Beside {
+    fn phases(&self) -> Phases {
+        Phases::AUTHORIZED
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Limit
+    }
+
+    fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
+        let Some(place) = Counts::enter(&self.0.counts, self.0.max) else {
+            return too_many();
+        };
+        let key = match self.0.enter_key(ex) {
+            Ok(key) => key,
+            Err(refusal) => return refusal,
+        };
+        let mut places = ex.facts.take::<Places>().unwrap_or_default();
+        places.0.push((place, key));
+        ex.facts.put(places);
+        Verdict::Next
+    }
+}
+
+fn too_many() -> Verdict {
+    refuse(
+        "in_flight",
+        "This address has as much to do as it can. Please try again in a moment.",
+    )
 }
 
 /// 503 and not 429: the request is not one too many, it only came too soon.

@@ -35,9 +35,9 @@ fn route(max: Option<u32>, per_key: Option<(u32, &str)>) -> Route {
         filter: InFlight {
             counts: Arc::new(Counts::new(&metrics, "r")),
             max,
-            per_key: per_key.map(|(max, yaml)| PerKey {
-                max,
-                key: key(yaml),
+            per_key: per_key.map(|(max, yaml)| {
+                let key = key(yaml);
+                Arc::new(PerKey { max, key })
             }),
         },
         metrics,

@@ -25,12 +25,16 @@ impl Use {
         }
         // Nobody gets around a guard by a spelling that the app takes for one of its paths.
         let has_paths = !self.matcher.paths.is_empty() || self.plugin.has_matcher();
+        let raw = path.as_bytes();
+        let is_read_so = |reading: &[u8]| {
+            let reading = String::from_utf8_lossy(reading);
+            let own = self.matcher.is_for_reading(&ex.head.method, &reading, host);
+            own && self.plugin.is_for_reading(&reading, asked)
+        };
         has_paths
-            && has_spellings(path.as_bytes())
-            && readings(path.as_bytes()).iter().any(|reading| {
-                let reading = String::from_utf8_lossy(reading.path());
-                let own = self.matcher.is_for_reading(&ex.head.method, &reading, host);
-                own && self.plugin.is_for_reading(&reading, asked)
+            && (self.has_odd_paths || has_spellings(raw))
+            && readings(raw).into_iter().any(|reading| {
+                is_read_so(reading.path()) || is_read_so(reading.with_slash().path())
             })
     }
 }

@@ -253,6 +253,8 @@ impl PluginConfig {
                 );
                 Some(Use {
                     file: self.file.value.as_str().into(),
+                    has_odd_paths: plugin.has_odd_paths()
+                        || matcher.as_ref().is_some_and(Matcher::has_odd_paths),
                     plugin,
                     matcher: matcher?,
                     after_auth: self.run == RunConfig::AfterAuth,

@@ -77,6 +77,8 @@ struct Use {
     /// Once it is known who asks, and not before limits.
     after_auth: bool,
     matcher: Matcher,
+    /// A path that is written plainly may be another spelling of one that it is for.
+    has_odd_paths: bool,
     /// Of one that requests go on without if it fails. One that guards something has none: it
     /// is never left out.
     breaker: Option<Breaker>,

@@ -6,6 +6,7 @@
 //! known of it, so that guessing tokens is no way round a limit.
 
 mod answer;
+mod beside;
 mod config;
 mod remote;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::{
 
 use http::{StatusCode, response};
 
+use self::beside::Beside;
 use crate::{
     base::clock::Clock,
     chain::{BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
@@ -37,7 +39,7 @@ const REASON: &str = "rate_limit";
 #[derive(Debug)]
 pub struct RateLimit {
     /// All of the route's.
-    charges: Box<[Charge]>,
+    charges: Arc<[Charge]>,
     /// So many, from the first on, need not know who asks.
     early: usize,
     clock: Clock,
@@ -48,6 +50,13 @@ pub struct RateLimit {
 struct Charge {
     limit: Arc<Limit>,
     cost: u32,
+}
+
+impl Charge {
+    /// It may hold a request back, or asks Redis.
+    fn waits(&self) -> bool {
+        !self.limit.max_delay.is_zero() || self.limit.remote.is_some()
+    }
 }
 
 /// What one request has taken so far.
@@ -100,8 +109,7 @@ impl FilterKind for RateLimit {
 
 impl Filter for RateLimit {
     fn phases(&self) -> Phases {
-        let waits =
-            |charge: &Charge| !charge.limit.max_delay.is_zero() || charge.limit.remote.is_some();
+        let waits = Charge::waits;
         let (early, late) = self.charges.split_at(self.early);
         let round = |phase: Phases, charges: &[Charge], waits: bool| match charges {
             [] => Phases::NONE,
@@ -122,6 +130,10 @@ impl Filter for RateLimit {
 
     fn guard(&self) -> Guard {
         Guard::Limit
+    }
+
+    fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
+        Some(Arc::new(Beside::new(self)))
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

@@ -88,7 +88,9 @@ impl Compiled {
         let head = RequestHeader::build("GET", b"/", None).unwrap();
         let mut params = Params::default();
         let table = self.table.as_ref().expect("a table");
-        let found = table.find(&target, &head, &mut params);
+        let found = table
+            .find(&target, &head, &mut params)
+            .map(|found| found.route);
         assert_eq!(found, Some(0), "{url} does not reach the route");
         act(self.action(), &target, &params)
     }

@@ -85,30 +85,29 @@ impl RouteTable {
         // What is wrong with them was told when the table was compiled.
         let mut told = Diagnostics::default();
         for (route, guarding) in self.routes.iter_mut().zip(guarding) {
-            route.predicates.guard(!guarding.guards.is_empty());
+            route.predicates.guard(guarding.has_access);
         }
         let mut parsed = Vec::<Parsed>::with_capacity(routes.len());
         for (config, place) in routes {
             parsed.push(parse(config, *place, slashes, &mut told));
         }
-        let is_odd = |(facts, guarding): (&Parsed, &Guarding)| {
-            let mut paths = facts.paths.iter();
-            guarding.takes_spellings() && paths.any(|(path, _)| path.is_odd())
-        };
-        let has_odd_paths = parsed.iter().zip(guarding).any(is_odd);
-        self.guards = Guards::new(guarding, has_odd_paths, || {
+        let is_odd = |facts: &Parsed| facts.paths.iter().any(|(path, _)| path.is_odd());
+        let odd: Vec<bool> = parsed.iter().map(is_odd).collect();
+        self.guards = Guards::new(guarding, &odd, || {
             folded(&mut parsed, guarding);
             for (facts, guarding) in parsed.iter_mut().zip(guarding) {
-                facts.predicates.guard(!guarding.guards.is_empty());
+                facts.predicates.guard(guarding.has_access);
             }
             let mut drafts = draft(&parsed, &mut Diagnostics::default());
             for entries in drafts.values_mut().flat_map(BTreeMap::values_mut) {
-                // Of two that nothing else tells apart, the guarded one comes first.
+                // Of two that nothing else tells apart, the one that says who may pass comes
+                // first, then the one with more guards.
                 entries.sort_by_key(|entry| {
-                    let route = entry.route;
+                    let guarding = &guarding[entry.route];
                     (
-                        parsed[route].predicates.rank(),
-                        guarding[route].guards.is_empty(),
+                        parsed[entry.route].predicates.rank(),
+                        !guarding.has_access,
+                        std::cmp::Reverse(guarding.guards.len()),
                     )
                 });
             }

@@ -19,7 +19,7 @@ pub use self::guards::{Guarded, Guarding};
 use super::{
     ParamNames, Params, Target,
     pattern::HostPattern,
-    predicate::Predicates,
+    predicate::{Fit, Predicates},
     trie::{Captures, Leaf, Trie},
 };
 
@@ -98,6 +98,15 @@ pub enum Why {
     Host,
 }
 
+/// The route of a request by its path as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Literal {
+    pub route: usize,
+    /// Other routes that take the request if another one of several values of a name counts,
+    /// and have guards that this one lacks.
+    pub also: Vec<usize>,
+}
+
 impl RouteTable {
     /// The most specific route that takes the request, and what its parameters took.
     pub fn find(
@@ -105,16 +114,29 @@ impl RouteTable {
         target: &Target<'_>,
         head: &RequestHeader,
         params: &mut Params,
-    ) -> Option<usize> {
-        let found = self.walk(target, &mut |hit| {
+    ) -> Option<Literal> {
+        let mut taken = None;
+        let mut also = Vec::new();
+        let _found = self.walk(target, &mut |hit| {
             let route = hit.leaf.route;
-            if self.routes[route].predicates.miss(target, head).is_some() {
-                return ControlFlow::Continue(());
+            let (is_taken, goes_on) = match self.routes[route].predicates.fit(target, head) {
+                Fit::No(_) => return ControlFlow::Continue(()),
+                Fit::Yes => (true, ControlFlow::Break(())),
+                Fit::Unclear { is_taken } => (is_taken, ControlFlow::Continue(())),
+            };
+            if is_taken && taken.is_none() {
+                hit.fill(target.path, &self.routes[route].names, params);
+                taken = Some(route);
+            } else {
+                also.push(route);
             }
-            hit.fill(target.path, &self.routes[route].names, params);
-            ControlFlow::Break(route)
+            goes_on
         });
-        found.break_value()
+        let route = taken?;
+        if !also.is_empty() {
+            also = self.lacked(route, also);
+        }
+        Some(Literal { route, also })
     }
 
     /// What becomes of each route when this request is looked up: first those whose host
@@ -127,11 +149,14 @@ impl RouteTable {
             if list.iter().any(|considered| considered.route == route) {
                 return ControlFlow::Continue(());
             }
-            let miss = self.routes[route].predicates.miss(target, head);
-            let why = match (miss, matched) {
-                (Some(miss), _) => Why::Predicate(miss.to_string()),
-                (None, Some(first)) => Why::LessSpecific(first),
-                (None, None) => {
+            let fit = self.routes[route].predicates.fit(target, head);
+            let why = match (fit, matched) {
+                (Fit::No(miss), _) => Why::Predicate(miss.to_string()),
+                (Fit::Unclear { is_taken: false }, _) => {
+                    Why::Predicate("only some of several values match".to_owned())
+                }
+                (_, Some(first)) => Why::LessSpecific(first),
+                (_, None) => {
                     matched = Some(route);
                     Why::Matched
                 }

@@ -4,26 +4,32 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Routes and what guards each, by one letter for each guard; `=` before them for
-/// `spelling: exact`.
+/// What guards a route, by one letter for each guard, capital for a limit; `=` before them for
+/// `spelling: exact`. Behind a `>` what its requests come to: another app, nothing for a
+/// redirect; with `!` it rewrites.
+fn guarding(letters: &str) -> Guarding {
+    let (letters, upstream) = letters.split_once('>').unwrap_or((letters, "app"));
+    let guards = letters.trim_start_matches('=');
+    Guarding {
+        guards: guards.bytes().map(u32::from).collect(),
+        has_access: guards.bytes().any(|letter| letter.is_ascii_lowercase()),
+        upstream: match upstream.trim_end_matches('!') {
+            "" => None,
+            name => Some(name.into()),
+        },
+        rewrites: upstream.ends_with('!'),
+        is_exact: letters.starts_with('='),
+    }
+}
+
+/// Routes and what guards each.
 fn guarded(yaml: &str, guards: &[&str]) -> Compiled {
     let mut compiled = compile(yaml);
     let mut diagnostics = Diagnostics::default();
     let node = tree::parse(yaml, 0, &mut diagnostics).unwrap();
     let list: Vec<tree::Spanned<MatchConfig>> = tree::read(&node, &mut diagnostics).unwrap();
     let routes: Vec<(&MatchConfig, Place)> = list.iter().map(|m| (&m.value, m.place)).collect();
-    let guarding: Vec<Guarding> = guards
-        .iter()
-        .map(|letters| Guarding {
-            guards: letters
-                .trim_start_matches('=')
-                .bytes()
-                .map(u32::from)
-                .collect(),
-            reaches_app: true,
-            is_exact: letters.starts_with('='),
-        })
-        .collect();
+    let guarding: Vec<Guarding> = guards.iter().map(|letters| guarding(letters)).collect();
     let table = compiled.table.as_mut().unwrap();
     table.guard(&routes, &guarding, Slashes::Merge, &mut diagnostics);
     assert_eq!(diagnostics.list(), []);
@@ -40,12 +46,12 @@ fn taken(compiled: &Compiled, line: &str, params: &mut Params) -> Option<(usize,
     let target = Target::new(host, &path);
     let table = compiled.table.as_ref().unwrap();
     let literal = table.find(&target, &head, params)?;
-    if table.lacks_guards(literal, normal.has_spellings)
-        && let Some(guarded) = table.guarded(&target, &head, literal, params)
+    if table.lacks_guards(literal.route, normal.has_spellings)
+        && let Some(guarded) = table.guarded(&target, &head, &literal, params)
     {
         return Some((guarded.route, guarded.also));
     }
-    Some((literal, Vec::new()))
+    Some((literal.route, literal.also))
 }
 
 #[track_caller]
@@ -171,6 +177,144 @@ fn hosts_predicates_and_regular_expressions_count_as_ever() {
             ("GET h/o?open=1", 6, &[]),
             ("GET h/o?open=1&open=0", 7, &[]),
             ("GET h/o?open=1&open[]=0", 7, &[]),
+        ],
+    );
+}
+
+#[test]
+fn what_another_app_or_a_redirect_takes_hides_no_guard() {
+    for beside in [">", ">two", ">two!"] {
+        let all = guarded(
+            "[{ path: [/*] }, { path: [/docs/*] }, { path: [/docs] }, { path: [/account/], method: [GET] }, { path: [/account] }]",
+            &["B", "Ba", beside, beside, "Bb"],
+        );
+        check(
+            &all,
+            &[
+                ("GET h/docs/", 1, &[]),
+                ("GET h/docs", 2, &[]),
+                ("GET h/DOCS/", 1, &[]),
+                ("GET h/DOCS", 1, &[]),
+                ("GET h/docs;x/", 1, &[]),
+                ("GET h/doc%2573/", 1, &[]),
+                ("GET h/ACCOUNT", 4, &[]),
+                ("GET h/Account/", 4, &[]),
+                ("GET h/account;x", 4, &[]),
+            ],
+        );
+    }
+    // Whatever comes first in the file.
+    for order in [[0, 1], [1, 0]] {
+        let paths = ["{ path: [/account/] }", "{ path: [/account] }"];
+        let guards = ["", "a"];
+        let all = guarded(
+            &format!(
+                "[{}, {}, {{ path: [/*] }}]",
+                paths[order[0]], paths[order[1]]
+            ),
+            &[guards[order[0]], guards[order[1]], ""],
+        );
+        check(&all, &[("GET h/ACCOUNT", order[1], &[])]);
+    }
+}
+
+#[test]
+fn nothing_reaches_an_app_or_a_path_that_its_own_route_does_not_lead_to() {
+    for other in ["a>internal", "a>internal!", "a>app!", "A>app!", "a>"] {
+        let all = guarded("[{ path: [/*] }, { path: [/api/*] }]", &["", other]);
+        check(
+            &all,
+            &[
+                ("GET h/api/x", 1, &[]),
+                ("GET h/API/x", 0, &[1]),
+                ("GET h/admin/%252e%252e/api/x", 0, &[1]),
+            ],
+        );
+    }
+    let all = guarded("[{ path: [/*] }, { path: [/api/*] }]", &[">app!", "a"]);
+    check(&all, &[("GET h/API/x", 0, &[1])]);
+}
+
+#[test]
+fn a_route_that_rewrites_takes_its_own_paths_in_other_letters() {
+    let all = guarded(
+        "[{ path: [/api/*] }, { path: [/*] }, { path: ['/u/{id}'] }]",
+        &[">app!", "a", ">app!"],
+    );
+    check(
+        &all,
+        &[("GET h/api/Products", 0, &[]), ("GET h/u/ABC", 2, &[])],
+    );
+}
+
+#[test]
+fn limits_of_all_readings_count() {
+    let all = guarded("[{ path: [/*] }, { path: [/upload/*] }]", &["L", "M"]);
+    check(
+        &all,
+        &[
+            ("GET h/UPLOAD/x", 1, &[0]),
+            ("GET h/profile/%252e%252e/upload", 1, &[0]),
+            ("GET h/profile/X", 0, &[]),
+        ],
+    );
+}
+
+#[test]
+fn of_several_values_none_leads_around_a_guard() {
+    let all = guarded(
+        "[{ path: [/doc], query: { view: public } }, { path: [/doc] },
+          { path: [/limit], query: { view: public } }, { path: [/limit] },
+          { path: [/plan], cookie: { plan: free } }, { path: [/plan] },
+          { path: [/two], header: { x-int: '1' } }, { path: [/two] }]",
+        &["B", "Ba", "BL", "B", "Bb", "Bc", "B", "Bd"],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/doc?view=public", 0, &[]),
+            ("GET h/doc?view=public&view=public", 0, &[]),
+            ("GET h/doc?view=public&view=secret", 1, &[]),
+            ("GET h/doc?view=secret&view=public", 1, &[]),
+            ("GET h/limit?view=public&view=x", 3, &[2]),
+        ],
+    );
+    let table = all.table.as_ref().unwrap();
+    let find = |path: &str, headers: &[(&str, &str)]| {
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let head = request("GET", path, &headers);
+        let found = table.find(
+            &Target::new("h", path.as_bytes()),
+            &head,
+            &mut Params::default(),
+        );
+        found.map(|found| (found.route, found.also)).unwrap()
+    };
+    assert_eq!(find("/plan", &[("cookie", "plan=free")]), (4, vec![]));
+    let both = [("cookie", "plan=free; plan=gold")];
+    assert_eq!(find("/plan", &both), (4, vec![5]));
+    assert_eq!(find("/two", &[("x-int", "1")]), (6, vec![]));
+    let both = [("x-int", "1"), ("x-int", "2")];
+    assert_eq!(find("/two", &both), (6, vec![7]));
+}
+
+#[test]
+fn a_slash_that_no_app_has_seen_guards_nothing_but_regular_expressions() {
+    let all = guarded(
+        "[{ path: [/*] }, { path: [/account] }, { path: [/account/*] }, { path_regex: '^/Rx/$' }]",
+        &["", "", "a", "b"],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/account", 1, &[]),
+            ("GET h/ACCOUNT", 0, &[]),
+            ("GET h/ACCOUNT/", 2, &[]),
+            ("GET h/account/X", 2, &[]),
+            ("GET h/RX", 3, &[]),
         ],
     );
 }

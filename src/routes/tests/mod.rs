@@ -59,7 +59,9 @@ impl Compiled {
         let head = request(method, path, &headers);
         let target = Target::new(host, path.as_bytes());
         let mut params = Params::default();
-        let found = table.find(&target, &head, &mut params);
+        let found = table
+            .find(&target, &head, &mut params)
+            .map(|found| found.route);
         let explained = table.explain(&target, &head);
         let matched = explained.iter().find(|c| c.why == Why::Matched);
         assert_eq!(

@@ -1,0 +1,62 @@
+//! The limits of a route for a request that another route takes: they count it, and leave what
+//! that route's own limits tell the client alone.
+
+use std::{ops::Range, sync::Arc};
+
+use super::{Charge, RateLimit, Taken};
+use crate::chain::{BoxFuture, Exchange, Filter, Guard, Phases, Verdict};
+
+/// All limits of a route, asked at once when it is known who asks.
+pub(super) struct Beside(RateLimit);
+
+impl Beside {
+    pub(super) fn new(limits: &RateLimit) -> Self {
+        Self(RateLimit {
+            charges: Arc::clone(&limits.charges),
+            early: limits.early,
+            clock: limits.clock.clone(),
+        })
+    }
+
+    fn all(&self) -> Range<usize> {
+        0..self.0.charges.len()
+    }
+}
+
+impl Filter for Beside {
+    fn phases(&self) -> Phases {
+        if self.0.charges.iter().any(Charge::waits) {
+            Phases::AUTHORIZED.asynchronous()
+        } else {
+            Phases::AUTHORIZED
+        }
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Limit
+    }
+
+    fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
+        let own = ex.facts.take::<Taken>();
+        let outcome = self.0.apply_at_once(self.all(), ex);
+        put_back(ex, own);
+        outcome.into()
+    }
+
+    fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            let own = ex.facts.take::<Taken>();
+            let verdict = self.0.apply_waiting(self.all(), ex).await;
+            put_back(ex, own);
+            verdict
+        })
+    }
+}
+
+/// What was taken here is nothing that the route's own limits know.
+fn put_back(ex: &mut Exchange<'_>, own: Option<Taken>) {
+    drop(ex.facts.take::<Taken>());
+    if let Some(own) = own {
+        ex.facts.put(own);
+    }
+}
