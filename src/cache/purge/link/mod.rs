@@ -440,11 +440,11 @@ impl Link {
                 warn!(id:% = position.id; "a purge cannot be read: everything is dropped");
                 self.caches.forget().await
             }
-            // Whoever wrote it has no say here; a gateway that has another secret does not
-            // believe that it was applied, either.
+            // It may have been a purge of the fleet, whose receipt is to be true. Whoever can
+            // write it can take the log away, which comes to the same.
             (None, Content::Unsigned) => {
                 self.refused(&position);
-                0
+                self.caches.forget().await
             }
         };
         let is_late = self.trust() != Trust::All;
@@ -462,7 +462,7 @@ impl Link {
         if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) {
             state.told_unsigned = Some(now);
             drop(state);
-            warn!(id:% = position.id; "a purge in redis is not signed with the secret of `redis`: it is left out");
+            warn!(id:% = position.id; "a purge in redis is not signed with the secret of `redis`: everything is dropped");
         }
     }
 
