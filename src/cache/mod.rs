@@ -3,6 +3,7 @@
 //! business of `proxy`.
 
 pub mod budget;
+mod digest;
 pub mod key;
 pub mod metrics;
 pub mod names;
