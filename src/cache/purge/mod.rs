@@ -18,7 +18,7 @@ mod written;
 pub(in crate::cache) use self::written::{Place, Written, long, place, split_authority};
 pub use self::{
     follower::Trust,
-    link::{Begun, Caches, Link},
+    link::{Awaited, Begun, Caches, Link},
     log::{Id, Position},
     metrics::Source,
     notes::{Note, Notes},

@@ -136,6 +136,6 @@ impl Link {
     }
 }
 
-fn is_written(purge: &Purge) -> bool {
+pub(super) fn is_written(purge: &Purge) -> bool {
     matches!(purge.what, What::Written(_))
 }
