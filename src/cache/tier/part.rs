@@ -23,8 +23,6 @@ const LOOKED_AT: usize = 64;
 #[derive(Debug, Default)]
 struct Unstamped {
     stamps: VecDeque<Stamp>,
-    /// The last of `stamps` is not on its way.
-    is_open: bool,
     written: HashSet<Written>,
     /// The same in their order.
     queue: VecDeque<Written>,
@@ -85,12 +83,11 @@ impl Unstamped {
         self.came.stamps += 1;
         if self.stamps.len() < UNSTAMPED {
             self.stamps.push_back(stamp);
-        } else if !(self.is_open && self.stamps.back() == Some(&Stamp::All)) {
+        } else if self.stamps.back() != Some(&Stamp::All) {
             // One more, so that what is being stamped now is still at the front, and this one
-            // gets a later position.
+            // gets a later position: where that is on its way, it is alone.
             self.stamps.push_back(Stamp::All);
         }
-        self.is_open = true;
     }
 }
 
@@ -211,7 +208,6 @@ impl Part {
             unstamped.stamps.clear();
             unstamped.stamps.push_back(Stamp::All);
         }
-        unstamped.is_open = false;
         Round {
             stamps: unstamped.stamps.iter().cloned().collect(),
             written: unstamped.sent.iter().copied().collect(),
