@@ -3,6 +3,7 @@
 //! business of `proxy`.
 
 pub mod budget;
+mod digest;
 pub mod key;
 pub mod metrics;
 pub mod names;
@@ -30,7 +31,7 @@ pub use self::passes::Passes;
 use self::{
     key::Key,
     policy::Lifetime,
-    purge::{Link, Note, Position, Purge, Source},
+    purge::{Awaited, Link, Note, Position, Purge, Source},
     store::{Entry, Store},
     tier::{DiskSettings, DiskStatus, Tiers, Waits, Watcher},
 };
@@ -308,16 +309,16 @@ impl purge::Caches for Caches {
                 let objects = purges.iter().map(|purge| store.purge(purge));
                 objects.collect()
             };
-            let objects = if purges.iter().all(is_quick) {
-                purge(self.store, purges)
-            } else {
-                let (store, purges) = (self.store, purges.to_vec());
-                off_the_workers(move || purge(store, &purges)).await
-            };
-            // Once for all: somebody may wait for it, such as whoever has just written.
-            self.tiers.settle().await;
-            objects
+            if purges.iter().all(is_quick) {
+                return purge(self.store, purges);
+            }
+            let (store, purges) = (self.store, purges.to_vec());
+            off_the_workers(move || purge(store, &purges)).await
         })
+    }
+
+    fn settle(&self, awaited: Awaited) -> BoxFuture<'_, bool> {
+        Box::pin(self.tiers.settle(awaited))
     }
 
     fn forget(&self) -> BoxFuture<'_, u64> {

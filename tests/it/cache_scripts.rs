@@ -164,6 +164,48 @@ async fn a_response_that_is_refused_leaves_no_older_one_behind() {
         assert_eq!(scripts.store(after, 0, "newest"), "stored", "{slot}");
         assert_eq!(scripts.load(), "newest", "{slot}");
         redis.cli(&["DEL", "entry"]);
+        // The gateway that is refused has heard of positions long ago, and asked a moment ago.
+        let lagging = scripts.tick();
+        scripts.written(scripts.tick(), "elsewhere", slot);
+        let now = scripts.tick();
+        assert_eq!(scripts.store(now, 5000, "old"), "stored", "{slot}");
+        assert_eq!(scripts.load(), "old", "{slot}");
+        assert_eq!(scripts.store(lagging, 9000, "older"), "purged", "{slot}");
+        assert_eq!(scripts.load(), "old", "{slot}");
+        assert_eq!(scripts.store(lagging, 0, "new"), "purged", "{slot}");
+        assert_eq!(scripts.load(), "miss", "{slot}");
+        redis.cli(&["DEL", "entry"]);
+    }
+}
+
+/// What waits to be stored is stored whatever waits to be stamped: the stamp takes it out.
+#[tokio::test]
+async fn what_is_stored_before_the_purge_of_it_is_stamped_goes_with_the_stamp() {
+    let redis = Redis::start().await;
+    let scripts = Scripts(&redis);
+    scripts.stamp(scripts.tick(), &[]);
+    for what in ["entry", "marker", "u1", "t1", "shop/", "/a?", "all"] {
+        let take_out = |position| match what {
+            "entry" | "marker" => scripts.written(position, what, "7"),
+            "u1" | "t1" => scripts.stamp(position, &["digest", what]),
+            "all" => scripts.stamp(position, &["all", ""]),
+            prefix => scripts.stamp(position, &["prefix", prefix]),
+        };
+        // Asked for before the purge began, and after its position was drawn.
+        let before = scripts.tick();
+        let purge = scripts.tick();
+        assert_eq!(scripts.store(before, 0, "old"), "stored", "{what}");
+        assert_eq!(scripts.load(), "old", "{what}");
+        take_out(purge);
+        assert_eq!(scripts.load(), "miss", "{what}");
+        assert_eq!(scripts.store(before, 0, "again"), "purged", "{what}");
+        // An earlier position that comes later makes nothing of it undone.
+        take_out(before);
+        assert_eq!(scripts.store(before, 0, "again"), "purged", "{what}");
+        assert_eq!(scripts.load(), "miss", "{what}");
+        let after = scripts.tick();
+        assert_eq!(scripts.store(after, 0, "new"), "stored", "{what}");
+        assert_eq!(scripts.load(), "new", "{what}");
     }
 }
 

@@ -55,6 +55,7 @@ mod plugins;
 mod profile;
 mod proxy_protocol;
 mod purge_api;
+mod purge_floods;
 mod purge_link;
 mod purge_races;
 mod rate_limit;

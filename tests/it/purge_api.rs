@@ -3,6 +3,7 @@
 
 use std::{fs, net::SocketAddr, time::Duration};
 
+use futures_util::future::join;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -407,5 +408,54 @@ async fn a_receipt_names_who_may_still_serve_what_is_older() {
         })
         .await;
         assert_ne!(read(&two, "/b").await.0, "HIT");
+    }
+}
+
+/// Invariant: no receipt says 200 while a gateway serves what is older, whoever writes Redis
+/// without the secret: a purge that was made unreadable has everything dropped.
+#[tokio::test]
+async fn a_purge_that_somebody_has_spoilt_in_redis_is_no_purge_that_was_applied() {
+    for spoilt in ["x", "", "[]"] {
+        let redis = Redis::start().await;
+        let to: SocketAddr = redis.address().parse().expect("an address");
+        let relay = Relay::start(to).await;
+        let origin = origin(&["/a", "/b"]).await;
+        let section = |address: &str| {
+            let url = format!("redis://{address}");
+            format!("redis: {{ url: '{url}', secret: '{SECRET}', timeout: 1s }}\n")
+        };
+        let one = front(origin.address(), &section(&redis.address()), "", "{}").await;
+        let through = section(&relay.address().to_string());
+        let two = front(origin.address(), &through, "", "{}").await;
+        wait_for("the gateways know one another", SOON, async || {
+            let (status, _) = purge(&one, &json!({ "url": "/other" })).await;
+            let others = one.status().await["purges"]["others"].take();
+            (status == 200 && others.as_array()?.len() == 1).then_some(())
+        })
+        .await;
+        let old = read(&two, "/a").await.1;
+        assert_eq!(read(&two, "/a").await, ("HIT".to_owned(), old.clone()));
+        // It hears of the purge only once that is another one.
+        relay.set(Wire::Stalled);
+        let last = redis.cli(&["XLEN", "edgeway:{purge}:log"]);
+        let spoil = async {
+            wait_for("the purge is in the log", SOON, async || {
+                (redis.cli(&["XLEN", "edgeway:{purge}:log"]) != last).then_some(())
+            })
+            .await;
+            let script = "local all = redis.call('XRANGE', KEYS[1], '-', '+') \
+                 redis.call('DEL', KEYS[1]) \
+                 for i, e in ipairs(all) do \
+                 if i == #all then redis.call('XADD', KEYS[1], e[1], 'n', e[2][2], 'p', ARGV[1]) \
+                 else redis.call('XADD', KEYS[1], e[1], unpack(e[2])) end end return #all";
+            redis.cli(&["EVAL", script, "1", "edgeway:{purge}:log", spoilt]);
+            relay.set(Wire::Open);
+        };
+        let order = json!({ "url": "/a" });
+        let ((status, receipt), ()) = join(purge(&one, &order), spoil).await;
+        assert_eq!(status, 200, "{receipt}");
+        let now = read(&two, "/a").await.1;
+        assert_ne!(now, old, "{spoilt:?}: {receipt}");
+        assert_eq!(two.count("edgeway_cache_purges_unsigned_total").await, 1);
     }
 }

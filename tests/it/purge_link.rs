@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,7 +18,7 @@ use edgeway::{
         secret::Secret,
         tasks::Tasks,
     },
-    cache::purge::{Caches, How, Link, Others, Purge, Receipt, Source, Trust, What},
+    cache::purge::{Awaited, Caches, How, Link, Others, Purge, Receipt, Source, Trust, What},
 };
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
@@ -58,6 +58,8 @@ fn settings(redis: &Redis) -> Settings {
 struct Toy {
     stored: Mutex<HashMap<String, u64>>,
     purges: AtomicU64,
+    /// What gateways share does not know of purges.
+    is_behind: AtomicBool,
 }
 
 impl Toy {
@@ -96,6 +98,10 @@ impl Caches for Shared {
             What::Tag(_) | What::Written(_) | What::All => self.0.drop_all(|_| true),
         };
         Box::pin(async move { purges.iter().map(apply).collect() })
+    }
+
+    fn settle(&self, _awaited: Awaited) -> BoxFuture<'_, bool> {
+        Box::pin(async { !self.0.is_behind.load(Ordering::SeqCst) })
     }
 
     fn forget(&self) -> BoxFuture<'_, u64> {
@@ -326,6 +332,25 @@ async fn in_a_cluster_the_log_lies_on_one_machine() {
     assert!(receipt.is_over(), "{receipt:?}");
     assert_eq!(names(&receipt), [a.link.name(), b.link.name()]);
     assert_eq!(b.toy.get("/x"), None);
+}
+
+/// Whoever begins to serve now would read there what is older.
+#[tokio::test]
+async fn a_purge_is_not_over_before_what_gateways_share_knows_of_it() {
+    let redis = Redis::start().await;
+    let [a, b, _c] = three(&redis).await;
+    b.fill("/x", 1);
+    a.toy.is_behind.store(true, Ordering::SeqCst);
+    let receipt = a.purge("/x").await;
+    assert_eq!(receipt.others, Others::Waiting, "{receipt:?}");
+    assert_eq!((receipt.applied.len(), b.toy.get("/x")), (3, None));
+    let known = async {
+        pass(Duration::from_millis(300)).await;
+        a.toy.is_behind.store(false, Ordering::SeqCst);
+    };
+    let (receipt, ()) = tokio::join!(a.purge("/x"), known);
+    assert!(receipt.is_over(), "{receipt:?}");
+    assert!(receipt.took_ms >= 300.0, "{receipt:?}");
 }
 
 /// With `on_purge_link_lost: serve` it goes on with what it has: nobody is told otherwise.

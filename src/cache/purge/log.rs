@@ -255,8 +255,8 @@ impl Log {
             self.signer.verifies_text(PURGE, &parts, tag)
         });
         let content = match signed {
-            // The first entry of a log is no purge.
-            None if text.is_empty() => Content::Purges(Vec::new()),
+            // The first entry of a log is no purge and has no signature, but nobody's place is
+            // before it.
             None => Content::Unsigned,
             Some((_, json)) => serde_json::from_str(json).map_or(Content::Unknown, Content::Purges),
         };
@@ -431,9 +431,8 @@ mod tests {
         let text = ours.text("d", &purges);
         assert_eq!(entry(&ours, "d", &text), Content::Purges(purges.clone()));
         assert_eq!(entry(&new, "d", &text), Content::Purges(purges));
-        // The first of a log.
-        assert_eq!(entry(&ours, "d", ""), Content::Purges(vec![]));
         let unsigned = [
+            entry(&ours, "d", ""),
             entry(&ours, "d", r#"[{"all":true}]"#),
             entry(&ours, "d", &text[..2 * TAG]),
             entry(&ours, "e", &text),

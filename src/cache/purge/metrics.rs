@@ -71,7 +71,7 @@ impl PurgeMetrics {
             ),
             unsigned: metrics.counter(
                 "edgeway_cache_purges_unsigned_total",
-                "Purges in Redis that were left out: written by nobody who knows the fleet's secret.",
+                "Purges in Redis that nobody who knows the fleet's secret has signed: everything was dropped for each.",
                 &[],
             ),
             unsent: metrics.gauge(

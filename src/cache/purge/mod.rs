@@ -13,10 +13,12 @@ mod notes;
 mod parse;
 mod raw;
 mod receipt;
+mod written;
 
+pub(in crate::cache) use self::written::{Place, Written, long, place, split_authority};
 pub use self::{
     follower::Trust,
-    link::{Begun, Caches, Link},
+    link::{Awaited, Begun, Caches, Link},
     log::{Id, Position},
     metrics::Source,
     notes::{Note, Notes},

@@ -14,7 +14,10 @@ use ahash::RandomState;
 use parking_lot::RwLock;
 
 use super::target::{Target, without_rsc, without_slash};
-use crate::cache::key::Key;
+use crate::cache::{
+    key::Key,
+    purge::{self, Place, Written},
+};
 
 /// A position in the log of purges. What was asked for at a mark is stored only if no purge
 /// since then is about it.
@@ -121,7 +124,11 @@ impl PurgeLog {
         if !table.is_empty() {
             let query = without_rsc(key.query().unwrap_or_default());
             let url = self.url(key.authority(), key.path(), &query);
-            let written = self.written(key.authority(), without_slash(key.path()));
+            let path = without_slash(key.path());
+            let written = match purge::long(path) {
+                Some(_) => self.place(key.authority(), &purge::place(key.authority(), path)[..]),
+                None => self.place(key.authority(), path),
+            };
             let is_later = |place: usize| table[place] > mark.count;
             if is_later(url) || is_later(written) {
                 return true;
@@ -145,16 +152,16 @@ impl PurgeLog {
                 query,
                 ..
             } => [Some(self.url(authority, path, query)), None],
-            Target::Written {
+            Target::Written(Written {
                 authority,
                 item,
                 list,
-            } => {
-                let list = list.as_ref();
-                [
-                    Some(self.written(authority, item)),
-                    list.map(|list| self.written(authority, list)),
-                ]
+            }) => {
+                let place = |place: &Place| match place {
+                    Place::Path(path) => self.place(authority, &**path),
+                    Place::Digests { place, .. } => self.place(authority, &place[..]),
+                };
+                [Some(place(item)), list.as_ref().map(place)]
             }
             Target::Url { .. } | Target::Prefix { .. } | Target::Tag(_) | Target::All => {
                 [None, None]
@@ -164,10 +171,6 @@ impl PurgeLog {
 
     fn url(&self, authority: &[u8], path: &[u8], query: &[u8]) -> usize {
         self.place(authority, (path, query))
-    }
-
-    fn written(&self, authority: &[u8], path: &[u8]) -> usize {
-        self.place(authority, path)
     }
 
     fn place(&self, authority: &[u8], rest: impl std::hash::Hash) -> usize {
@@ -205,6 +208,13 @@ mod tests {
             assert!(!log.raced(before, &key("/y"), &[]), "{what:?}");
             assert!(!log.raced(after, &key("/x"), &[]), "{what:?}");
         }
+        let long = format!("/{}", "x".repeat(500));
+        let before = log.mark();
+        log.note(Target::of(&What::Written(format!("http://a{long}/7"))));
+        for path in [&long, &format!("{long}/"), &format!("{long}/7")] {
+            assert!(log.raced(before, &key(path), &[]));
+        }
+        assert!(!log.raced(before, &key(&format!("{long}/8")), &[]));
         let mark = log.mark();
         log.note(Target::of_key(&Key::new(
             "https",

@@ -9,10 +9,16 @@ use std::sync::Arc;
 use ahash::RandomState;
 use hashbrown::{HashTable, hash_table::Entry as TableEntry};
 
-use super::{Found, entry::Entry, evict::grow, target::Target};
+use super::{
+    Found,
+    entry::Entry,
+    evict::grow,
+    target::{Target, without_slash},
+};
 use crate::cache::{
     key::Key,
     policy::{SentHeaders, Variance, Vary},
+    purge::{self, Place, Written},
 };
 
 const NONE: u32 = u32::MAX;
@@ -32,6 +38,15 @@ impl Hashes {
 
     fn bytes(&self, bytes: &[u8]) -> u64 {
         self.0.hash_one(bytes)
+    }
+
+    /// A long path is found by its digest, without its last slash, since that is all that other
+    /// gateways tell of it.
+    fn path(&self, path: &[u8]) -> u64 {
+        match purge::long(without_slash(path)) {
+            Some(digest) => self.bytes(&digest),
+            None => self.bytes(path),
+        }
     }
 }
 
@@ -280,11 +295,18 @@ impl Shard {
     pub(super) fn candidates(&self, hashes: &Hashes, target: &Target) -> Option<Vec<u32>> {
         match target {
             Target::Url { path, .. } => Some(self.of_path(hashes, path).collect()),
-            Target::Written { item, list, .. } => {
+            Target::Written(Written { item, list, .. }) => {
                 let mut found = Vec::new();
-                for path in [Some(item), list.as_ref()].into_iter().flatten() {
-                    found.extend(self.of_path(hashes, path));
-                    found.extend(self.of_path(hashes, &[path, &b"/"[..]].concat()));
+                for place in [Some(item), list.as_ref()].into_iter().flatten() {
+                    match place {
+                        Place::Path(path) => {
+                            found.extend(self.of_path(hashes, path));
+                            found.extend(self.of_path(hashes, &[path, &b"/"[..]].concat()));
+                        }
+                        Place::Digests { path, .. } => {
+                            found.extend(self.of_hash(hashes.bytes(path)));
+                        }
+                    }
                 }
                 Some(found)
             }
@@ -305,7 +327,10 @@ impl Shard {
 
     /// The slots of a path, and of those that have its hash.
     fn of_path(&self, hashes: &Hashes, path: &[u8]) -> impl Iterator<Item = u32> {
-        let hash = hashes.bytes(path);
+        self.of_hash(hashes.path(path))
+    }
+
+    fn of_hash(&self, hash: u64) -> impl Iterator<Item = u32> {
         let head = self.paths.find(hash, |head| head.hash == hash);
         let after = |at: &u32| {
             let next = self.slots[*at as usize].path_after;
@@ -364,7 +389,7 @@ impl Shard {
     }
 
     fn link_path(&mut self, hashes: &Hashes, path: &[u8], at: u32) {
-        let after = link(&mut self.paths, hashes.bytes(path), at);
+        let after = link(&mut self.paths, hashes.path(path), at);
         self.slots[at as usize].path_after = after;
         if after != NONE {
             self.slots[after as usize].path_before = at;
@@ -378,7 +403,7 @@ impl Shard {
             self.slots[after as usize].path_before = before;
         }
         if before == NONE {
-            unlink(&mut self.paths, hashes.bytes(path), after);
+            unlink(&mut self.paths, hashes.path(path), after);
         } else {
             self.slots[before as usize].path_after = after;
         }

@@ -2,7 +2,10 @@
 
 use std::mem::size_of;
 
-use crate::cache::{key::Key, purge::What};
+use crate::cache::{
+    key::Key,
+    purge::{Place, What, Written, split_authority},
+};
 
 /// A purge's target, ready to be compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +25,7 @@ pub(in crate::cache) enum Target {
         prefix: Box<[u8]>,
     },
     Tag(Box<str>),
-    /// Paths without their last slash; no list where there is none. Of any query.
-    Written {
-        authority: Box<[u8]>,
-        item: Box<[u8]>,
-        list: Option<Box<[u8]>>,
-    },
+    Written(Written),
     All,
 }
 
@@ -56,18 +54,7 @@ impl Target {
                 }
             }
             What::Tag(tag) => Self::Tag(tag.as_str().into()),
-            What::Written(url) => {
-                let (authority, rest) = split_authority(url);
-                let path = rest.split(['?', '#']).next().unwrap_or_default();
-                let item = path.trim_end_matches('/').as_bytes();
-                let list = item.iter().rposition(|byte| *byte == b'/');
-                let list = list.map(|at| &item[..at]).filter(|list| !list.is_empty());
-                Self::Written {
-                    authority: authority.unwrap_or_default().into_bytes().into(),
-                    item: item.into(),
-                    list: list.map(Into::into),
-                }
-            }
+            What::Written(url) => Self::Written(Written::of(url)),
             What::All => Self::All,
         }
     }
@@ -108,15 +95,16 @@ impl Target {
                 url.starts_with(prefix)
             }
             Self::Tag(tag) => tags.contains(tag),
-            Self::Written {
+            Self::Written(Written {
                 authority,
                 item,
                 list,
-            } => {
+            }) => {
                 let path = without_slash(key.path());
+                let is_about = |place: &Place| place.is_about(authority, path);
                 key.authority() == &**authority
                     && !path.is_empty()
-                    && (path == &**item || list.as_deref().is_some_and(|list| path == list))
+                    && (is_about(item) || list.as_ref().is_some_and(is_about))
             }
             Self::All => true,
         }
@@ -137,38 +125,21 @@ impl Target {
             }
             Self::Prefix { prefix, .. } => prefix.len(),
             Self::Tag(tag) => tag.len(),
-            Self::Written {
+            Self::Written(Written {
                 authority,
                 item,
                 list,
-            } => authority.len() + item.len() + list.as_ref().map_or(0, |list| list.len()),
+            }) => {
+                let text = |place: &Place| match place {
+                    Place::Path(path) => path.len(),
+                    Place::Digests { .. } => 0,
+                };
+                authority.len() + text(item) + list.as_ref().map_or(0, text)
+            }
             Self::All => 0,
         };
         text + size_of::<Self>()
     }
-}
-
-/// `https://Shop:443/x` is `shop` and `/x`; of a path alone the authority is `None`.
-fn split_authority(url: &str) -> (Option<String>, &str) {
-    if url.starts_with('/') {
-        return (None, url);
-    }
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (Some(scheme), rest),
-        None => (None, url),
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, target) = rest.split_at(end);
-    let mut authority = authority.to_ascii_lowercase();
-    let own_port = match scheme {
-        Some(scheme) if scheme.eq_ignore_ascii_case("https") => ":443",
-        Some(_) => ":80",
-        None => "",
-    };
-    if !own_port.is_empty() && authority.ends_with(own_port) {
-        authority.truncate(authority.len() - own_port.len());
-    }
-    (Some(authority), target)
 }
 
 /// Everything of the key's URL behind the scheme.
@@ -353,6 +324,25 @@ mod tests {
             &What::Written("http://shop/".into()),
             &[],
             &["http://shop/", "http://shop/?q", "http://shop/a"],
+        );
+    }
+
+    /// Paths that are told by digests.
+    #[test]
+    fn a_write_to_a_long_url_is_about_the_same() {
+        let long = "x".repeat(200);
+        let url = |rest: &str| format!("https://shop/{long}{rest}");
+        check(
+            &What::Written(url("/7")),
+            &[&url("/7"), &url("/7/?q"), &url(""), &url("/?q")],
+            &[&url("/8"), &url("/7/a"), &url("x"), "https://shop/"],
+        );
+        let other = url("/7").replace("shop", "other");
+        check(&What::Written(url("/7")), &[], &[&other]);
+        check(
+            &What::Written(format!("http://shop/list/{long}")),
+            &["https://shop/list?page=2"],
+            &["https://shop/list/x", "https://shop/"],
         );
     }
 

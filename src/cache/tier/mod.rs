@@ -31,6 +31,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use log::debug;
+use tokio::time::timeout;
 
 use self::{disk::Disk, flight::Flights, level2::Level2, metrics::TierMetrics, stamps::Stamp};
 pub use self::{
@@ -40,13 +41,15 @@ pub use self::{
 use super::{
     key::Key,
     policy::{self, Lifetime},
-    purge::{Link, Purge},
+    purge::{Awaited, Link, Purge},
     store::{About, Entry, Store, Watch},
 };
 use crate::base::{clock::Clock, metrics::Metrics, redis::Redis};
 
 /// Beyond its use an answer is kept for so long where it can be validated.
 const TO_VALIDATE: Duration = Duration::from_hours(1);
+/// For so long whoever purges waits for a tier.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Makes the metrics known of a configuration that has level 2: from zero on.
 pub fn register(metrics: &Metrics) {
@@ -117,16 +120,28 @@ impl Tiers {
         }
     }
 
-    /// Waits until the tiers know of the purges so far, if they can be reached.
-    pub async fn settle(&self) {
+    /// Waits until the tiers know of what is awaited, if they can be reached: a second at most.
+    /// `false` if level 2 does not know of it in time: what it may be about is not read here
+    /// until it does.
+    pub async fn settle(&self, awaited: Awaited) -> bool {
         let level2 = async {
-            if let Some(level2) = self.level2.load_full()
-                && let Err(error) = level2.stamp().await
-            {
-                debug!(error:%; "a purge waits for level 2 of the cache");
+            let Some(level2) = self.level2.load_full() else {
+                return true;
+            };
+            match timeout(SETTLE, level2.stamp(awaited)).await {
+                Ok(Ok(())) => true,
+                Ok(Err(error)) => {
+                    debug!(error:%; "a purge waits for level 2 of the cache");
+                    false
+                }
+                Err(_elapsed) => {
+                    debug!("a purge waits for its turn at level 2 of the cache");
+                    false
+                }
             }
         };
-        let ((), ()) = tokio::join!(level2, self.disk.settle());
+        let (is_settled, ()) = tokio::join!(level2, self.disk.settle());
+        is_settled
     }
 
     /// Waits until the disk of this gateway alone knows of them.

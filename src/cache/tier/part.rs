@@ -8,7 +8,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::stamps::{self, Digest, Stamp, Written};
-use crate::cache::key::Key;
+use crate::cache::{key::Key, purge::Awaited};
 
 /// Purges that wait for Redis. With more, all of the part will be purged.
 const UNSTAMPED: usize = 4096;
@@ -24,8 +24,43 @@ const LOOKED_AT: usize = 64;
 struct Unstamped {
     stamps: VecDeque<Stamp>,
     written: HashSet<Written>,
-    /// Those of `written` that are on their way.
+    /// The same in their order.
+    queue: VecDeque<Written>,
+    /// Those that writes have left and that are on their way.
     sent: HashSet<Written>,
+    /// How many there have been.
+    came: Count,
+    /// How many of those are stamped.
+    done: Count,
+}
+
+/// Numbers of stamps, of operators and of writes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    stamps: u64,
+    written: u64,
+}
+
+/// What a round stamps.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    pub(super) stamps: Vec<Stamp>,
+    pub(super) written: Vec<Written>,
+    /// How many there were once it is done.
+    until: Count,
+}
+
+impl Round {
+    pub(super) fn is_empty(&self) -> bool {
+        self.stamps.is_empty() && self.written.is_empty()
+    }
+}
+
+/// What somebody waits for in one part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Until {
+    stamps: u64,
+    written: u64,
 }
 
 impl Unstamped {
@@ -35,6 +70,24 @@ impl Unstamped {
 
     fn has(&self, written: &Written) -> bool {
         self.written.contains(written) || self.sent.contains(written)
+    }
+
+    fn push_written(&mut self, written: Written) {
+        if self.written.len() < MAX_WRITTEN && self.written.insert(written) {
+            self.queue.push_back(written);
+            self.came.written += 1;
+        }
+    }
+
+    fn push_stamp(&mut self, stamp: Stamp) {
+        self.came.stamps += 1;
+        if self.stamps.len() < UNSTAMPED {
+            self.stamps.push_back(stamp);
+        } else if self.stamps.back() != Some(&Stamp::All) {
+            // One more, so that what is being stamped now is still at the front, and this one
+            // gets a later position: where that is on its way, it is alone.
+            self.stamps.push_back(Stamp::All);
+        }
     }
 }
 
@@ -91,17 +144,27 @@ impl Part {
     pub(super) fn push(&self, stamp: Stamp) {
         let mut unstamped = self.unstamped.lock();
         self.is_behind.store(true, Ordering::SeqCst);
-        let stamps = &mut unstamped.stamps;
         if let Stamp::Written(written) = stamp {
-            if unstamped.written.len() < MAX_WRITTEN {
-                unstamped.written.insert(written);
-            }
-        } else if stamps.len() < UNSTAMPED {
-            stamps.push_back(stamp);
-        } else if stamps.back() != Some(&Stamp::All) {
-            // One more, so that what is being stamped now is still at the front.
-            stamps.push_back(Stamp::All);
+            unstamped.push_written(written);
+        } else {
+            unstamped.push_stamp(stamp);
         }
+    }
+
+    /// What is to be stamped for whoever waits from now on, and nothing that comes later.
+    pub(super) fn until(&self, awaited: Awaited) -> Until {
+        let came = self.unstamped.lock().came;
+        let (stamps, written) = match awaited {
+            Awaited::Own => (0, 0),
+            Awaited::Purges => (came.stamps, 0),
+            Awaited::Writes => (came.stamps, came.written),
+        };
+        Until { stamps, written }
+    }
+
+    pub(super) fn is_done(&self, until: &Until) -> bool {
+        let done = self.unstamped.lock().done;
+        done.stamps >= until.stamps && done.written >= until.written
     }
 
     pub(super) fn is_behind(&self) -> bool {
@@ -128,26 +191,51 @@ impl Part {
         stamps.len() > LOOKED_AT || stamps.iter().any(is_about) || is_written()
     }
 
-    /// What is to be stamped next.
-    pub(super) fn unstamped(&self) -> (Vec<Stamp>, Vec<Written>) {
-        let mut unstamped = self.unstamped.lock();
+    /// What is to be stamped next: all purges of operators, whatever there is of writes, and
+    /// some of those. One round at a time.
+    pub(super) fn round(&self) -> Round {
+        let mut guard = self.unstamped.lock();
+        let unstamped = &mut *guard;
         if unstamped.sent.is_empty() {
-            let next = unstamped.written.iter().take(WRITTEN_AT_ONCE);
-            let next: HashSet<_> = next.copied().collect();
-            unstamped.written.retain(|written| !next.contains(written));
-            unstamped.sent = next;
+            let count = unstamped.queue.len().min(WRITTEN_AT_ONCE);
+            for written in unstamped.queue.drain(..count) {
+                unstamped.written.remove(&written);
+                unstamped.sent.insert(written);
+            }
         }
-        let stamps = unstamped.stamps.iter().cloned().collect();
-        (stamps, unstamped.sent.iter().copied().collect())
+        if unstamped.stamps.len() > UNSTAMPED {
+            // Nothing of it is on its way, so this says as much.
+            unstamped.stamps.clear();
+            unstamped.stamps.push_back(Stamp::All);
+        }
+        Round {
+            stamps: unstamped.stamps.iter().cloned().collect(),
+            written: unstamped.sent.iter().copied().collect(),
+            until: Count {
+                stamps: unstamped.came.stamps,
+                written: unstamped.came.written - unstamped.queue.len() as u64,
+            },
+        }
     }
 
-    /// The first `count` are stamped, and what writes have changed that was to be stamped
-    /// with them.
-    pub(super) fn stamped(&self, count: usize) {
+    /// The purges of operators of a round are stamped.
+    pub(super) fn stamped(&self, round: &Round) {
         let mut unstamped = self.unstamped.lock();
-        let count = count.min(unstamped.stamps.len());
+        let count = round.stamps.len().min(unstamped.stamps.len());
         unstamped.stamps.drain(..count);
+        unstamped.done.stamps = round.until.stamps;
+        self.tell(&unstamped);
+    }
+
+    /// And what writes have changed.
+    pub(super) fn stamped_written(&self, round: &Round) {
+        let mut unstamped = self.unstamped.lock();
         unstamped.sent.clear();
+        unstamped.done.written = round.until.written;
+        self.tell(&unstamped);
+    }
+
+    fn tell(&self, unstamped: &Unstamped) {
         if unstamped.is_empty() {
             self.is_behind.store(false, Ordering::SeqCst);
         }
@@ -163,6 +251,11 @@ mod tests {
         Key::new("https", "shop", path.as_bytes(), None, b"")
     }
 
+    fn finish(part: &Part, round: &Round) {
+        part.stamped(round);
+        part.stamped_written(round);
+    }
+
     #[test]
     fn a_write_keeps_back_what_it_is_about_and_nothing_else() {
         let part = Part::new("edgeway:", 0);
@@ -173,9 +266,10 @@ mod tests {
         part.push(Stamp::of_key(&key("/a")));
         assert!(part.is_behind());
         assert_eq!((awaits(&part, "/a"), awaits(&part, "/b")), (true, false));
-        assert_eq!(part.unstamped().1.len(), 1);
+        let round = part.round();
+        assert_eq!(round.written.len(), 1);
         assert!(awaits(&part, "/a"), "it is on its way");
-        part.stamped(0);
+        finish(&part, &round);
         assert_eq!((awaits(&part, "/a"), part.is_behind()), (false, false));
         for stamp in Stamp::of(&What::Written("https://shop/c/7".into())) {
             part.push(stamp);
@@ -214,9 +308,90 @@ mod tests {
         for n in 0..UNSTAMPED + 10 {
             part.push(Stamp::of(&What::Url(format!("/{n}"))).remove(0));
         }
-        let (unstamped, _) = part.unstamped();
-        assert_eq!(unstamped.len(), UNSTAMPED + 1);
-        assert_eq!(unstamped.last(), Some(&Stamp::All));
+        assert_eq!(part.round().stamps, [Stamp::All]);
+    }
+
+    /// Invariant: whoever waits waits for all that came before, for nothing that comes after, and
+    /// for no write unless it is one.
+    #[test]
+    fn whoever_waits_waits_for_what_came_before_and_for_no_more() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..20 {
+            let part = Part::new("edgeway:", 0);
+            let (mut number, mut waiting) = (0, Vec::new());
+            // Positions of rounds, the last one at which each was stamped.
+            let (mut position, mut stamped) = (0_u64, Vec::new());
+            let mut round: Option<(u64, Round)> = None;
+            for _ in 0..random.usize(1..300) {
+                match random.u8(..20) {
+                    0..12 => {
+                        number += 1;
+                        part.push(Stamp::of_key(&key(&format!("/{number}"))));
+                    }
+                    12 => {
+                        let at_once = match random.u8(..8) {
+                            0 => random.usize(UNSTAMPED..UNSTAMPED + 3),
+                            _ => random.usize(1..3),
+                        };
+                        for _ in 0..at_once {
+                            number += 1;
+                            let what = What::Url(format!("/{number}"));
+                            part.push(Stamp::of(&what).remove(0));
+                        }
+                        let what = What::Url(format!("/{number}"));
+                        let stamp = Stamp::of(&what).remove(0);
+                        let until = part.until(Awaited::Purges);
+                        waiting.push((stamp, position, until));
+                    }
+                    13 | 14 if round.is_none() => {
+                        position += 1;
+                        round = Some((position, part.round()));
+                    }
+                    15..17 => {
+                        if let Some((at, round)) = round.take() {
+                            finish(&part, &round);
+                            let stamps = round.stamps.into_iter();
+                            stamped.extend(stamps.map(|stamp| (stamp, at)));
+                        }
+                    }
+                    // It was given up, or Redis had no answer.
+                    17 => drop(round.take()),
+                    _ => {}
+                }
+                waiting.retain(|(stamp, after, until)| {
+                    let is_done = part.is_done(until);
+                    let mut later = stamped.iter().filter(|(_, at)| at > after);
+                    let is_stamped = later.any(|(it, _)| it == stamp || *it == Stamp::All);
+                    assert_eq!(is_done, is_stamped, "seed {seed}: {stamp:?}");
+                    !is_done
+                });
+                stamped.retain(|(_, at)| waiting.iter().any(|(_, after, _)| at > after));
+            }
+            // One round is enough, whatever there is of writes.
+            let round = part.round();
+            finish(&part, &round);
+            assert!(waiting.iter().all(|(.., until)| part.is_done(until)));
+        }
+    }
+
+    #[test]
+    fn writes_are_stamped_in_their_order() {
+        let part = Part::new("edgeway:", 0);
+        let write = |n: usize| part.push(Stamp::of_key(&key(&format!("/{n}"))));
+        (0..WRITTEN_AT_ONCE).for_each(write);
+        let first = part.until(Awaited::Writes);
+        (0..10 * WRITTEN_AT_ONCE).for_each(write);
+        let second = part.until(Awaited::Writes);
+        assert!(!part.is_done(&first) && part.is_done(&part.until(Awaited::Own)));
+        let mut rounds = 0;
+        while !part.is_done(&second) {
+            finish(&part, &part.round());
+            rounds += 1;
+            assert!(part.is_done(&first));
+        }
+        assert_eq!((rounds, part.is_behind()), (10, false));
     }
 
     /// Whatever anybody writes to: what is stored of others is read all the while.
@@ -230,10 +405,10 @@ mod tests {
         assert!(!part.awaits(&page, &Subject::part_of(&page)));
         let mut sent = HashSet::new();
         while part.is_behind() {
-            let (stamps, written) = part.unstamped();
-            assert!(stamps.is_empty() && written.len() <= WRITTEN_AT_ONCE);
-            sent.extend(written);
-            part.stamped(0);
+            let round = part.round();
+            assert!(round.stamps.is_empty() && round.written.len() <= WRITTEN_AT_ONCE);
+            finish(&part, &round);
+            sent.extend(round.written);
         }
         assert_eq!(sent.len(), MAX_WRITTEN);
     }

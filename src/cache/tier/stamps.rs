@@ -5,18 +5,15 @@
 //! whether it was purged since it was asked for is a few look-ups, whatever the number of
 //! purges. Two purges with one digest would purge a little too much, never too little.
 
-use std::hash::Hasher;
-
 use serde::{Deserialize, Serialize};
-use siphasher::sip128::{Hasher128, SipHasher13};
 
+pub(super) use crate::cache::digest::Digest;
 use crate::cache::{
+    digest::digest,
     key::Key,
-    purge::What,
+    purge::{self, Place, What},
     store::{Target, scheme, without_rsc, without_scheme, without_slash},
 };
-
-pub(super) type Digest = [u8; 16];
 
 /// Of hosts.
 const REGIONS: u8 = 32;
@@ -73,22 +70,26 @@ impl Written {
 impl Stamp {
     pub(super) fn of(what: &What) -> Vec<Self> {
         let one = match Target::of(what) {
-            Target::Written {
+            Target::Written(purge::Written {
                 authority,
                 item,
                 list,
-            } => {
-                let written = |path: &[u8]| {
+            }) => {
+                let written = |place| {
                     Self::Written(Written {
-                        place: digest(b"place", &[&authority, path]),
+                        place,
                         region: region(&authority),
                         url: None,
                     })
                 };
-                // The root is no item of a list: the URL itself is another purge.
-                let paths = [Some(item), list].into_iter().flatten();
-                let paths = paths.filter(|path| !path.is_empty());
-                return paths.map(|path| written(&path)).collect();
+                let places = [Some(item), list].into_iter().flatten();
+                let places = places.filter_map(|place| match place {
+                    // The root is no item of a list: the URL itself is another purge.
+                    Place::Path(path) if path.is_empty() => None,
+                    Place::Path(path) => Some(purge::place(&authority, &path)),
+                    Place::Digests { place, .. } => Some(place),
+                });
+                return places.map(written).collect();
             }
             Target::Url {
                 authority,
@@ -132,7 +133,7 @@ impl Stamp {
 
 /// Of the host and the path of a key.
 pub(super) fn place(key: &Key) -> Digest {
-    digest(b"place", &[key.authority(), without_slash(key.path())])
+    purge::place(key.authority(), without_slash(key.path()))
 }
 
 /// Of a host, below [`REGIONS`].
@@ -202,14 +203,4 @@ pub(super) fn part(digest: &Digest, parts: usize) -> usize {
 /// A key's URL without its scheme, and where in it the path begins.
 pub(super) fn url(key: &Key) -> (&[u8], usize) {
     (without_scheme(key), key.authority().len())
-}
-
-fn digest(kind: &[u8], parts: &[&[u8]]) -> Digest {
-    let mut hasher = SipHasher13::new();
-    hasher.write(kind);
-    for part in parts {
-        hasher.write(&(part.len() as u64).to_be_bytes());
-        hasher.write(part);
-    }
-    hasher.finish128().as_u128().to_be_bytes()
 }

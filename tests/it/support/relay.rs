@@ -1,6 +1,10 @@
 //! A wire that can be cut: what comes to a port of its own goes on to another one.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    future::pending,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -8,9 +12,12 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
+
+use super::wait::turn_of;
 
 /// How a relay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +39,11 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) async fn start(to: SocketAddr) -> Self {
+        Self::far(to, Duration::ZERO).await
+    }
+
+    /// Everything takes so long each way.
+    pub(crate) async fn far(to: SocketAddr, delay: Duration) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -45,7 +57,7 @@ impl Relay {
                     continue;
                 };
                 if *state.borrow() != Wire::Cut {
-                    connections.spawn(carry(stream, to, state.clone()));
+                    connections.spawn(carry(stream, to, state.clone(), delay));
                 }
             }
         });
@@ -65,7 +77,7 @@ impl Relay {
     }
 }
 
-async fn carry(stream: TcpStream, to: SocketAddr, wire: watch::Receiver<Wire>) {
+async fn carry(stream: TcpStream, to: SocketAddr, wire: watch::Receiver<Wire>, delay: Duration) {
     let Ok(beyond) = TcpStream::connect(to).await else {
         return;
     };
@@ -77,27 +89,63 @@ async fn carry(stream: TcpStream, to: SocketAddr, wire: watch::Receiver<Wire>) {
     let (from_there, to_there) = beyond.into_split();
     // With either way gone both ends are dropped.
     tokio::select! {
-        () = pump(from_here, to_there, wire.clone()) => {}
-        () = pump(from_there, to_here, wire) => {}
+        () = pump(from_here, to_there, wire.clone(), delay) => {}
+        () = pump(from_there, to_here, wire, delay) => {}
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: watch::Receiver<Wire>) {
+/// Until all of it went on, or the wire is cut.
+async fn pump(
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    wire: watch::Receiver<Wire>,
+    delay: Duration,
+) {
+    let (send, receive) = mpsc::channel(1024);
+    let reading = async {
+        take(from, send, wire.clone(), delay).await;
+        pending::<()>().await;
+    };
+    tokio::select! {
+        () = reading => {}
+        () = give(to, receive, wire.clone()) => {}
+    }
+}
+
+/// What came, and when it is due at the other end.
+type Piece = (Instant, Vec<u8>);
+
+async fn take(
+    mut from: OwnedReadHalf,
+    send: mpsc::Sender<Piece>,
+    mut wire: watch::Receiver<Wire>,
+    delay: Duration,
+) {
     let mut buffer = vec![0; 16 * 1024];
-    let mut cut = wire.clone();
     loop {
         let read = tokio::select! {
             read = from.read(&mut buffer) => read.unwrap_or(0),
-            _ = cut.wait_for(|wire| *wire == Wire::Cut) => 0,
+            _ = wire.wait_for(|wire| *wire == Wire::Cut) => 0,
         };
-        let Ok(now) = wire
-            .wait_for(|wire| *wire != Wire::Stalled)
-            .await
-            .map(|now| *now)
-        else {
+        let piece = (Instant::now() + delay, buffer[..read].to_vec());
+        if read == 0 || send.send(piece).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn give(
+    mut to: OwnedWriteHalf,
+    mut receive: mpsc::Receiver<Piece>,
+    mut wire: watch::Receiver<Wire>,
+) {
+    while let Some((due, bytes)) = receive.recv().await {
+        turn_of(due).await;
+        let now = wire.wait_for(|wire| *wire != Wire::Stalled).await;
+        let Ok(now) = now.map(|now| *now) else {
             return;
         };
-        if read == 0 || now == Wire::Cut || to.write_all(&buffer[..read]).await.is_err() {
+        if now == Wire::Cut || to.write_all(&bytes).await.is_err() {
             return;
         }
     }

@@ -31,6 +31,7 @@ use tokio::{sync::Notify, time::timeout};
 
 pub use self::status::{Other, Status};
 use self::{
+    outgoing::is_written,
     tickets::{Ticket, Tickets},
     writes::Writes,
 };
@@ -62,12 +63,39 @@ const OWN: usize = 1024;
 /// `trusted_until` of a gateway that shares with nobody.
 const ALWAYS: u64 = u64::MAX;
 
+/// What somebody who has purged waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// What this gateway keeps by itself: who has told of a write sees to what gateways share.
+    Own,
+    /// And purges of operators in what gateways share, whatever there is of writes.
+    Purges,
+    /// And what writes have changed.
+    Writes,
+}
+
+impl Awaited {
+    /// By the gateway that was asked.
+    fn of(purges: &[Purge]) -> Self {
+        if purges.iter().all(is_written) {
+            Self::Writes
+        } else {
+            Self::Purges
+        }
+    }
+}
+
 /// What purges are applied to: everything that this gateway keeps.
 pub trait Caches: Send + Sync {
     /// Drops or marks what `purges` are about, and everything that is on its way into the
     /// cache; how many objects for each. Once it is done nothing older is served from here, and
-    /// nothing older is written to what gateways share.
+    /// nothing older is written to what gateways share, where it would be read.
     fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>>;
+
+    /// Waits, a second or so at most, until what outlives this process, or is read by gateways
+    /// that are not there yet, knows of what was applied. `false` if what gateways share does not
+    /// know of it in time.
+    fn settle(&self, awaited: Awaited) -> BoxFuture<'_, bool>;
 
     /// Drops everything that this gateway keeps by itself, in memory and on disk, and what is
     /// on its way there; how many objects. What gateways share stays.
@@ -162,6 +190,8 @@ pub struct Begun {
     pub receipt: Receipt,
     /// `None` if there are no others.
     ticket: Option<Arc<Ticket>>,
+    /// What gateways share knows of it.
+    is_settled: bool,
     at: Instant,
 }
 
@@ -233,12 +263,24 @@ impl Link {
         let Begun {
             mut receipt,
             ticket,
+            mut is_settled,
             at,
         } = begun;
         if let Some(ticket) = ticket {
+            let settled = async {
+                while !is_settled {
+                    tokio::time::sleep(POLL).await;
+                    is_settled = self.caches.settle(Awaited::of(&receipt.purges)).await;
+                }
+            };
             // Whether it came in time or not, the ticket says how far it is.
-            let _in_time = timeout(PATIENCE, ticket.over()).await;
+            let both = async { tokio::join!(ticket.over(), settled) };
+            let _in_time = timeout(PATIENCE, both).await;
             ticket.tell(&mut receipt);
+            if !is_settled && receipt.others == Others::Reached {
+                // Who begins now would read there what is older.
+                receipt.others = Others::Waiting;
+            }
         }
         let took = self.clock.now().saturating_duration_since(at);
         if receipt.is_over() {
@@ -267,10 +309,13 @@ impl Link {
             instances: Vec::new(),
             took_ms: 0.0,
         };
+        // The others hear of it whatever becomes of the tiers here.
         let ticket = self.enqueue(&receipt.purges, objects);
+        let is_settled = self.caches.settle(Awaited::of(&receipt.purges)).await;
         Begun {
             receipt,
             ticket,
+            is_settled,
             at,
         }
     }
@@ -345,8 +390,13 @@ impl Link {
         let pause = match answer {
             Ok(Step::Rest(_)) => Some(()),
             Ok(Step::Apply(entries)) => {
+                let since = self.clock.now();
                 for entry in entries {
                     self.take(entry).await;
+                    // The lease is renewed by the next question, which brings the others again.
+                    if self.clock.now().saturating_duration_since(since) >= LEASE / 3 {
+                        break;
+                    }
                 }
                 None
             }
@@ -435,16 +485,24 @@ impl Link {
         };
         let objects = match (own, content) {
             (Some(objects), _) => objects,
-            (None, Content::Purges(purges)) => self.apply(&purges, Source::Gateway).await,
+            (None, Content::Purges(purges)) => {
+                let objects = self.apply(&purges, Source::Gateway).await;
+                let awaited = match Awaited::of(&purges) {
+                    Awaited::Writes => Awaited::Own,
+                    other => other,
+                };
+                self.caches.settle(awaited).await;
+                objects
+            }
             (None, Content::Unknown) => {
                 warn!(id:% = position.id; "a purge cannot be read: everything is dropped");
                 self.caches.forget().await
             }
-            // Whoever wrote it has no say here; a gateway that has another secret does not
-            // believe that it was applied, either.
+            // It may have been a purge of the fleet, whose receipt is to be true. Whoever can
+            // write it can take the log away, which comes to the same.
             (None, Content::Unsigned) => {
                 self.refused(&position);
-                0
+                self.caches.forget().await
             }
         };
         let is_late = self.trust() != Trust::All;
@@ -462,7 +520,7 @@ impl Link {
         if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) {
             state.told_unsigned = Some(now);
             drop(state);
-            warn!(id:% = position.id; "a purge in redis is not signed with the secret of `redis`: it is left out");
+            warn!(id:% = position.id; "a purge in redis is not signed with the secret of `redis`: everything is dropped");
         }
     }
 

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
     use crate::{
         base::{clock::Clock, metrics::Metrics},
-        cache::purge::{Caches, Purge, log::Id},
+        cache::purge::{Awaited, Caches, Purge, log::Id},
     };
 
     struct Nothing;
@@ -57,6 +57,10 @@ mod tests {
     impl Caches for Nothing {
         fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>> {
             Box::pin(async move { vec![0; purges.len()] })
+        }
+
+        fn settle(&self, _awaited: Awaited) -> BoxFuture<'_, bool> {
+            Box::pin(async { true })
         }
 
         fn forget(&self) -> BoxFuture<'_, u64> {

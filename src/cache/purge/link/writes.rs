@@ -1,26 +1,32 @@
 //! What writes have changed and the others are to hear of. Anybody can write, so it is bounded
-//! by host, and never comes to a purge of everything.
+//! by host, and never comes to a purge of everything. A long URL counts as much as a short one,
+//! since it is told in few bytes ([`Written::short`]).
 
 use std::{
     collections::{BTreeMap, HashSet},
     ops::Bound,
 };
 
-use super::super::{How, Purge, What};
+use super::super::{How, Purge, What, Written};
 
 /// Paths of one host. With more, all of that host goes at the others, and of no other.
 const MAX_OF_HOST: usize = 16 * 1024;
-/// Of all hosts. With more, what comes first is told.
+/// Of all hosts, each of a few hundred bytes at most. With more, the host that has most of them
+/// has all of it go at the others, if that is more than its share.
 const MAX: usize = 64 * 1024;
-const MAX_BYTES: usize = 8 << 20;
+/// What any host may have. If none has more, what comes first is told.
+const SHARE: usize = MAX / 16;
+/// Bytes of scheme and host.
+const LONGEST_HOST: usize = 300;
 
 #[derive(Debug, Default)]
 pub(super) struct Writes {
     hosts: BTreeMap<Box<str>, Host>,
     count: usize,
-    bytes: usize,
     /// Whose turn was last.
     last: Box<str>,
+    /// No host has more than its share, and none of them has got more since.
+    are_all_small: bool,
 }
 
 #[derive(Debug)]
@@ -33,7 +39,7 @@ enum Host {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
     Kept,
-    /// All of its host is to go.
+    /// All of a host is to go, of this one or of one that had more than its share.
     Folded,
     /// It is not told: there are too many hosts.
     Lost,
@@ -50,37 +56,64 @@ impl Writes {
 
     /// `url` has a scheme, a host and a path.
     pub(super) fn push(&mut self, url: &str) -> Pushed {
+        let url = Written::short(url);
         let after_scheme = url.find("://").map_or(0, |at| at + 3);
-        let path_at = url[after_scheme..].find('/');
+        let path_at = url[after_scheme..].find(['/', '#']);
         let path_at = path_at.map_or(url.len(), |at| after_scheme + at);
         let (host, path) = url.split_at(path_at);
-        let bytes = host.len() + path.len();
-        let is_full = self.count >= MAX || self.bytes + bytes > MAX_BYTES;
-        let known = self.hosts.get_mut(host);
-        let (is_new, is_many) = match &known {
+        if host.len() > LONGEST_HOST {
+            return Pushed::Lost;
+        }
+        match self.hosts.get(host) {
             Some(Host::All) => return Pushed::Folded,
             Some(Host::Paths(paths)) if paths.contains(path) => return Pushed::Kept,
-            Some(Host::Paths(paths)) => (false, paths.len() >= MAX_OF_HOST),
-            None => (true, false),
-        };
-        if is_many || (is_full && !is_new) {
-            if let Some(Host::Paths(paths)) = self.hosts.insert(host.into(), Host::All) {
-                self.count -= paths.len() - 1;
-                let freed: usize = paths.iter().map(|path| path.len() + host.len()).sum();
-                self.bytes -= freed - host.len();
+            Some(Host::Paths(paths)) if paths.len() >= MAX_OF_HOST => {
+                self.fold(host.into());
+                return Pushed::Folded;
             }
-            return Pushed::Folded;
+            Some(Host::Paths(_)) | None => {}
         }
-        if is_full {
-            return Pushed::Lost;
+        let mut pushed = Pushed::Kept;
+        if self.count >= MAX {
+            let Some(largest) = self.largest() else {
+                return Pushed::Lost;
+            };
+            pushed = Pushed::Folded;
+            let is_own = *largest == *host;
+            self.fold(largest);
+            if is_own {
+                return pushed;
+            }
         }
         let of_host = self.hosts.entry(host.into());
         if let Host::Paths(paths) = of_host.or_insert_with(|| Host::Paths(HashSet::new())) {
             paths.insert(path.into());
+            self.are_all_small &= paths.len() <= SHARE;
         }
         self.count += 1;
-        self.bytes += bytes;
-        Pushed::Kept
+        pushed
+    }
+
+    /// The host that has most, if that is more than its share.
+    fn largest(&mut self) -> Option<Box<str>> {
+        if self.are_all_small {
+            return None;
+        }
+        let count = |host: &Host| match host {
+            Host::Paths(paths) => paths.len(),
+            Host::All => 1,
+        };
+        let hosts = self.hosts.iter().map(|(name, host)| (count(host), name));
+        let largest = hosts.max().filter(|(count, _)| *count > SHARE);
+        let largest = largest.map(|(_, name)| name.clone());
+        self.are_all_small = largest.is_none();
+        largest
+    }
+
+    fn fold(&mut self, host: Box<str>) {
+        if let Some(Host::Paths(paths)) = self.hosts.insert(host, Host::All) {
+            self.count -= paths.len() - 1;
+        }
     }
 
     /// Some of them, about so many bytes: of each host in turn, so that nobody waits for
@@ -111,7 +144,6 @@ impl Writes {
             Host::All => {
                 self.hosts.remove(host);
                 self.count -= 1;
-                self.bytes -= host.len();
                 let prefix = format!("{host}/");
                 let len = prefix.len();
                 return Some((What::Prefix(prefix), len));
@@ -124,7 +156,6 @@ impl Writes {
             self.hosts.remove(host);
         }
         self.count -= 1;
-        self.bytes -= host.len() + path.len();
         let url = format!("{host}{path}");
         let len = url.len();
         Some((What::Written(url), len))
@@ -185,8 +216,18 @@ mod tests {
             }
             wanted.retain(|(host, _)| !folded.contains(host));
             assert!(wanted.iter().all(|one| told.contains(one)));
-            assert_eq!((writes.len(), writes.bytes), (0, 0));
+            assert_eq!(writes.len(), 0);
         }
+    }
+
+    fn write(writes: &mut Writes, url: &str) -> Pushed {
+        let pushed = writes.push(url);
+        let counted = writes.hosts.values().map(|host| match host {
+            Host::Paths(paths) => paths.len(),
+            Host::All => 1,
+        });
+        assert_eq!(writes.len(), counted.sum::<usize>());
+        pushed
     }
 
     #[test]
@@ -195,10 +236,63 @@ mod tests {
         for n in 0..MAX {
             assert_eq!(writes.push(&format!("http://h{n}/a")), Pushed::Kept);
         }
-        assert_eq!(writes.push("http://more/a"), Pushed::Lost);
-        assert_eq!(writes.push("http://h1/b"), Pushed::Folded);
-        assert_eq!(writes.len(), MAX);
+        assert_eq!(write(&mut writes, "http://more/a"), Pushed::Lost);
+        // Of a host that waits already, and has no more than its share.
+        assert_eq!(write(&mut writes, "http://h1/b"), Pushed::Lost);
         assert_eq!(writes.take(1).len(), 1);
-        assert_eq!(writes.push("http://more/a"), Pushed::Kept);
+        assert_eq!(write(&mut writes, "http://more/a"), Pushed::Kept);
+        let long = format!("http://{}/a", "h".repeat(LONGEST_HOST));
+        assert_eq!(write(&mut writes, &long), Pushed::Lost);
+    }
+
+    /// Whoever has more than its share pays for it.
+    #[test]
+    fn a_full_log_costs_the_host_that_has_most_of_it() {
+        let mut writes = Writes::default();
+        for n in 0..MAX_OF_HOST {
+            assert_eq!(writes.push(&format!("http://flooded/{n}")), Pushed::Kept);
+        }
+        for n in 0..MAX - MAX_OF_HOST {
+            let url = format!("http://h{}/{n}", n % 100);
+            assert_eq!(writes.push(&url), Pushed::Kept);
+        }
+        assert_eq!(write(&mut writes, "http://h1/last"), Pushed::Folded);
+        assert_eq!(write(&mut writes, "http://flooded/more"), Pushed::Folded);
+        assert_eq!(writes.len(), MAX - MAX_OF_HOST + 2);
+        assert_eq!(write(&mut writes, "http://more/a"), Pushed::Kept);
+        let mut folded = Vec::new();
+        while writes.len() > 0 {
+            for purge in writes.take(4096) {
+                if let What::Prefix(prefix) = purge.what {
+                    folded.push(prefix);
+                }
+            }
+        }
+        assert_eq!(folded, ["http://flooded/"]);
+    }
+
+    /// However long the URLs of one host, another one has its turn soon.
+    #[test]
+    fn a_long_url_takes_little_room() {
+        let mut writes = Writes::default();
+        let tail = "x".repeat(8000);
+        for n in 0..4000 {
+            let host = if n % 2 == 0 { 0 } else { n };
+            let url = format!("http://h{host}/{n}/{tail}");
+            assert_eq!(writes.push(&url), Pushed::Kept);
+        }
+        assert_eq!(writes.push("http://shop/a"), Pushed::Kept);
+        let mut batches = 0;
+        loop {
+            batches += 1;
+            let some = writes.take(4096);
+            let json = serde_json::to_string(&some).unwrap();
+            assert!(some.len() >= 15 && json.len() < 5000, "{json}");
+            let shop = What::Written("http://shop/a".into());
+            if some.iter().any(|purge| purge.what == shop) {
+                break;
+            }
+        }
+        assert!(batches < 2001 / 15, "{batches}");
     }
 }

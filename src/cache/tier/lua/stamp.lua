@@ -50,5 +50,6 @@ for _, purged in ipairs(prefixes) do
 end
 redis.call('ZREM', stamps, low[1])
 redis.call('ZADD', stamps, 0, 'P' .. cmsgpack.pack(kept), text(floor), '!')
-redis.call('ZADD', stamps, 'GT', ARGV[1], '=')
+-- Never below what is purged: another gateway may have had a later position and been first.
+redis.call('ZADD', stamps, 'GT', text(math.max(tonumber(ARGV[1]), floor)), '=')
 return redis.call('ZSCORE', stamps, '=')

@@ -14,11 +14,12 @@ for i = 13, #ARGV do
 end
 local vary, name = ARGV[6], hash .. ARGV[5]
 -- A slot of the table of writes stands for many URLs, so what is refused may be the newest
--- response there is: an older one must not outlast it.
+-- response there is: an older one must not outlast it. Positions say nothing of that: a gateway
+-- that has not heard of Redis for a while has a low one for what it has just asked for.
 local function refuse()
   local old = redis.call('HGET', key, 'm' .. name)
   old = old and cmsgpack.unpack(old)
-  if old and tonumber(old[1]) <= position and old[2] <= about[2] then
+  if old and old[2] <= about[2] then
     redis.call('HDEL', key, 'm' .. name, 'b' .. name)
   end
   return { 'purged', last }

@@ -85,6 +85,13 @@ impl Caches for Toy {
         })
     }
 
+    fn settle(&self, _awaited: Awaited) -> BoxFuture<'_, bool> {
+        Box::pin(async {
+            meanwhile().await;
+            true
+        })
+    }
+
     fn forget(&self) -> BoxFuture<'_, u64> {
         Box::pin(async move {
             meanwhile().await;

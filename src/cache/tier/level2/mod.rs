@@ -14,6 +14,8 @@
 //! A purge that cannot be stamped now waits here, and until it is, this gateway reads
 //! nothing that it may be about ([`Part`]).
 
+mod stamping;
+
 use std::{
     sync::{
         Arc,
@@ -24,7 +26,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::future::join_all;
 use http::HeaderMap;
 use log::{debug, warn};
 use parking_lot::Mutex;
@@ -55,21 +56,16 @@ use crate::{
 
 /// Into how many parts entries go where keys lie on several machines.
 const PARTS: usize = 64;
-/// Stamps of URLs and tags that a part keeps. Beyond, the oldest go, and what was stored
-/// before them counts as purged.
-const STAMPS: usize = 100_000;
-/// The same of prefixes, each of which is compared with each entry that is read.
-const PREFIXES: usize = 256;
 /// Variants of all keys of one URL.
 const VARIANTS: usize = 128;
-/// Slots of one region in the table of what was written to, all parts together.
-const SLOTS: u32 = 4096;
 /// For how long entries are kept at most.
 const LONGEST: Duration = Duration::from_hours(7 * 24);
 /// By so much the clocks of two gateways may differ.
 const SKEW: Duration = Duration::from_mins(1);
 /// Between two lines about entries that are not used.
 const TELL: Duration = Duration::from_mins(1);
+/// Entries that are written between two rounds of stamps.
+const WRITTEN_AT_ONCE: usize = 64;
 /// Between two attempts to stamp what waits.
 const RETRY: Duration = Duration::from_millis(100);
 /// Where in a position its own number ends, and that of the Redis that gave it begins.
@@ -146,19 +142,19 @@ impl Level2 {
             told: Mutex::new(None),
             epoch: u64::from(epoch) << EPOCH_AT,
             scripts: Scripts {
-                tick: Script::new(include_str!("lua/tick.lua")),
+                tick: Script::new(include_str!("../lua/tick.lua")),
                 stamp: Script::new(concat!(
-                    include_str!("lua/common.lua"),
-                    include_str!("lua/stamp.lua")
+                    include_str!("../lua/common.lua"),
+                    include_str!("../lua/stamp.lua")
                 )),
-                written: Script::new(include_str!("lua/written.lua")),
+                written: Script::new(include_str!("../lua/written.lua")),
                 load: Script::new(concat!(
-                    include_str!("lua/common.lua"),
-                    include_str!("lua/load.lua")
+                    include_str!("../lua/common.lua"),
+                    include_str!("../lua/load.lua")
                 )),
                 store: Script::new(concat!(
-                    include_str!("lua/common.lua"),
-                    include_str!("lua/store.lua")
+                    include_str!("../lua/common.lua"),
+                    include_str!("../lua/store.lua")
                 )),
             },
             queue: Queue::default(),
@@ -386,140 +382,41 @@ impl Level2 {
         self.parts.iter().any(Part::is_behind)
     }
 
-    /// Stamps what waits for it.
-    pub(super) async fn stamp(&self) -> Result<(), Unavailable> {
-        if !self.is_behind() {
-            return Ok(());
-        }
-        let _alone = self.stamping.lock().await;
-        while self.is_behind() {
-            // What comes in from here on needs a later position.
-            let waiting: Vec<_> = self.parts.iter().map(Part::unstamped).collect();
-            let position = self.tick().await?;
-            let parts = self.parts.iter().zip(&waiting);
-            let sent = parts.map(|(part, (stamps, written))| async move {
-                if !stamps.is_empty() {
-                    self.send(part, position, stamps).await?;
-                }
-                if !written.is_empty() {
-                    self.send_written(part, position, written).await?;
-                }
-                if !(stamps.is_empty() && written.is_empty()) {
-                    part.stamped(stamps.len());
-                }
-                Ok(())
-            });
-            for outcome in join_all(sent).await {
-                outcome?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn tick(&self) -> Result<u64, Unavailable> {
-        // With the stamps of the first part: in one that is alone they are lost together.
-        let key = format!("{}position", self.parts[0].prefix).into_bytes();
-        let none: [Vec<u8>; 0] = [];
-        self.redis.eval(&self.scripts.tick, &[&key], &none).await
-    }
-
-    async fn send(&self, part: &Part, position: u64, stamps: &[Stamp]) -> Result<(), Unavailable> {
-        let mut args = vec![
-            position.to_string().into_bytes(),
-            STAMPS.to_string().into_bytes(),
-            PREFIXES.to_string().into_bytes(),
-        ];
-        for stamp in stamps {
-            let (kind, value): (&[u8], &[u8]) = match stamp {
-                Stamp::Url { digest, .. } | Stamp::Everywhere(digest) => (b"digest", digest),
-                Stamp::Prefix(prefix) => (b"prefix", prefix),
-                // They go another way.
-                Stamp::Written(_) => continue,
-                Stamp::All => (b"all", b""),
-            };
-            args.extend([kind.to_vec(), value.to_vec()]);
-        }
-        let keys: [&[u8]; 1] = [&part.stamps];
-        let last: Vec<u8> = self.redis.eval(&self.scripts.stamp, &keys, &args).await?;
-        if let Some(last) = number(&last) {
-            self.observe(last);
-            part.is_lost.store(false, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Takes out what writes have changed, if it is there, and has what is on its way be kept
-    /// out. However many there are, nothing else goes for it.
-    async fn send_written(
-        &self,
-        part: &Part,
-        position: u64,
-        written: &[Write],
-    ) -> Result<(), Unavailable> {
-        let doomed: Vec<_> = written.iter().map(|written| part.doomed(written)).collect();
-        let mut keys: Vec<&[u8]> = vec![&part.stamps, &part.writes];
-        keys.extend(doomed.iter().map(Vec::as_slice));
-        let mut args = vec![position.to_string()];
-        let slots = self.slots();
-        args.extend(
-            written
-                .iter()
-                .map(|written| written.slot(slots).to_string()),
-        );
-        let script = &self.scripts.written;
-        let last: Vec<u8> = self.redis.eval(script, &keys, &args).await?;
-        match number(&last) {
-            Some(last) => self.observe(last),
-            None => part.is_lost.store(true, Ordering::Relaxed),
-        }
-        Ok(())
-    }
-
-    /// Of each region of the table that says when something was written to.
-    fn slots(&self) -> u32 {
-        let parts = u32::try_from(self.parts.len()).unwrap_or(1);
-        SLOTS / parts
-    }
-
-    /// Sees to it that each part has stamps, and sees how far they are.
-    async fn prepare(&self) -> Result<(), Unavailable> {
-        let is_lost = |part: &&Part| part.is_lost.load(Ordering::Relaxed);
-        let lost: Vec<_> = self.parts.iter().filter(is_lost).collect();
-        if lost.is_empty() {
-            return Ok(());
-        }
-        let position = self.tick().await?;
-        let sent = lost.into_iter().map(|part| self.send(part, position, &[]));
-        for outcome in join_all(sent).await {
-            outcome?;
-        }
-        Ok(())
-    }
-
-    /// Writes and stamps what waits, for as long as it is polled.
+    /// Writes and stamps what waits, for as long as it is polled. However many write, there is
+    /// room for both.
     pub(super) async fn supervise(&self) {
         loop {
-            let done = match self.stamp().await {
+            let done = match self.stamp_some().await {
                 Ok(()) if self.is_used() => self.prepare().await,
                 outcome => outcome,
             };
             if let Err(error) = done {
                 debug!(error:%; "level 2 of the cache waits for redis");
             }
-            // A purge goes first: until it is stamped nothing is read.
-            while !self.is_behind()
-                && let Some(entry) = self.queue.pop()
-            {
-                let written = self.write(&entry).await;
-                self.metrics.wrote(written);
-            }
+            let has_more = self.write_some().await;
             let is_done = done.is_ok();
+            if is_done && (has_more || self.is_behind()) {
+                continue;
+            }
             tokio::select! {
                 () = self.queue.filled() => {}
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(RETRY), if !is_done => {}
             }
         }
+    }
+
+    /// Writes some of what waits, whatever is to be stamped still: that takes it out. Whether
+    /// there may be more.
+    async fn write_some(&self) -> bool {
+        for _ in 0..WRITTEN_AT_ONCE {
+            let Some(entry) = self.queue.pop() else {
+                return false;
+            };
+            let written = self.write(&entry).await;
+            self.metrics.wrote(written);
+        }
+        true
     }
 
     async fn write(&self, entry: &Entry) -> Written {

@@ -1,0 +1,247 @@
+//! What a write to a URL has changed: the item and the list that it is in.
+//!
+//! Anybody can write, so what gateways tell one another of it has few bytes however long the URL
+//! is. A long path is told by two digests, behind a `#`, which no URL has that a client asked
+//! for: `http://shop#DIGESTS/list`, or `#DIGESTS#DIGESTS` if the list is long too. To a gateway
+//! of a version without them that is a URL without a path, which is about nothing; another form
+//! of JSON would be a purge that it cannot read, and have it drop everything.
+
+use std::borrow::Cow;
+
+use crate::cache::digest::{Digest, digest};
+
+/// Bytes of a path that is told as it is.
+pub(in crate::cache) const LONGEST: usize = 128;
+
+/// Paths are without their last slash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cache) struct Written {
+    pub(in crate::cache) authority: Box<[u8]>,
+    pub(in crate::cache) item: Place,
+    /// `None` where there is none.
+    pub(in crate::cache) list: Option<Place>,
+}
+
+/// A path of a host, with any query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cache) enum Place {
+    Path(Box<[u8]>),
+    /// A long one.
+    Digests {
+        /// Finds it in memory, where paths are of any host.
+        path: Digest,
+        /// With its host.
+        place: Digest,
+    },
+}
+
+impl Place {
+    fn new(authority: &[u8], path: &[u8]) -> Self {
+        match long(path) {
+            Some(digest) => Self::Digests {
+                path: digest,
+                place: place(authority, path),
+            },
+            None => Self::Path(path.into()),
+        }
+    }
+
+    pub(in crate::cache) fn is_about(&self, authority: &[u8], path: &[u8]) -> bool {
+        match self {
+            Self::Path(own) => **own == *path,
+            Self::Digests { place: own, .. } => {
+                path.len() > LONGEST && *own == place(authority, path)
+            }
+        }
+    }
+}
+
+/// Of a host and a path, which has no slash at its end.
+pub(in crate::cache) fn place(authority: &[u8], path: &[u8]) -> Digest {
+    digest(b"place", &[authority, path])
+}
+
+/// Of a path that is not told as it is.
+pub(in crate::cache) fn long(path: &[u8]) -> Option<Digest> {
+    (path.len() > LONGEST).then(|| digest(b"long path", &[path]))
+}
+
+impl Written {
+    pub(in crate::cache) fn of(url: &str) -> Self {
+        let (authority, rest) = split_authority(url);
+        let authority = authority.unwrap_or_default().into_bytes();
+        if let Some((item, list)) = rest.strip_prefix('#').and_then(read) {
+            return Self {
+                authority: authority.into(),
+                item,
+                list,
+            };
+        }
+        let path = item_of(rest);
+        let list = path.rfind('/').map(|at| &path[..at]);
+        let list = list.filter(|list| !list.is_empty());
+        let place = |path: &str| Place::new(&authority, path.as_bytes());
+        let (item, list) = (place(path), list.map(place));
+        Self {
+            authority: authority.into(),
+            item,
+            list,
+        }
+    }
+
+    /// A URL in few bytes that is about the same.
+    pub(super) fn short(url: &str) -> Cow<'_, str> {
+        let (_, rest) = split_authority(url);
+        let origin = &url[..url.len() - rest.len()];
+        let path = item_of(rest);
+        if path.len() > LONGEST {
+            let Self { item, list, .. } = Self::of(url);
+            let mut short = origin.to_owned();
+            write(&mut short, &item);
+            if let Some(list) = list {
+                write(&mut short, &list);
+            }
+            return Cow::Owned(short);
+        }
+        let is_short = match rest.strip_prefix('#') {
+            Some(digests) => read(digests).is_some(),
+            None => rest.len() <= path.len() + 1,
+        };
+        if is_short {
+            return Cow::Borrowed(url);
+        }
+        Cow::Owned(format!("{origin}{path}/"))
+    }
+}
+
+/// The path of a URL's rest without slashes at its end.
+fn item_of(rest: &str) -> &str {
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    path.trim_end_matches('/')
+}
+
+fn write(text: &mut String, place: &Place) {
+    match place {
+        Place::Path(path) => text.push_str(&String::from_utf8_lossy(path)),
+        Place::Digests { path, place } => {
+            text.push('#');
+            for digest in [path, place] {
+                text.push_str(&format!("{:032x}", u128::from_be_bytes(*digest)));
+            }
+        }
+    }
+}
+
+/// What is behind the first `#`.
+fn read(text: &str) -> Option<(Place, Option<Place>)> {
+    let (item, rest) = digests(text)?;
+    let list = match rest.strip_prefix('#') {
+        Some(rest) => match digests(rest)? {
+            (list, "") => Some(list),
+            _ => return None,
+        },
+        None if rest.is_empty() => None,
+        None if rest.starts_with('/') && rest.len() <= LONGEST => {
+            Some(Place::Path(rest.as_bytes().into()))
+        }
+        None => return None,
+    };
+    Some((item, list))
+}
+
+fn digests(text: &str) -> Option<(Place, &str)> {
+    let (path, rest) = text.split_at_checked(32)?;
+    let (place, rest) = rest.split_at_checked(32)?;
+    let digest = |text: &str| {
+        let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = is_hex.then(|| u128::from_str_radix(text, 16).ok())?;
+        number.map(u128::to_be_bytes)
+    };
+    let place = Place::Digests {
+        path: digest(path)?,
+        place: digest(place)?,
+    };
+    Some((place, rest))
+}
+
+/// `https://Shop:443/x` is `shop` and `/x`; of a path alone the authority is `None`.
+pub(in crate::cache) fn split_authority(url: &str) -> (Option<String>, &str) {
+    if url.starts_with('/') {
+        return (None, url);
+    }
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, url),
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    let mut authority = authority.to_ascii_lowercase();
+    let own_port = match scheme {
+        Some(scheme) if scheme.eq_ignore_ascii_case("https") => ":443",
+        Some(_) => ":80",
+        None => "",
+    };
+    if !own_port.is_empty() && authority.ends_with(own_port) {
+        authority.truncate(authority.len() - own_port.len());
+    }
+    (Some(authority), target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Invariant: whatever is written to, it is told in few bytes, and what is told is about the
+    /// same.
+    #[test]
+    fn what_is_told_is_short_and_about_the_same() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut long = 0;
+        for _ in 0..2000 {
+            let host = ["shop", "Shop:443", "a:81", "b:80"][random.usize(..4)];
+            let scheme = ["http", "https"][random.usize(..2)];
+            let mut path = String::new();
+            for _ in 0..random.usize(..4) {
+                let len = [0, 1, 5, LONGEST - 1, LONGEST, LONGEST + 1, 7000][random.usize(..7)];
+                path.push('/');
+                path.push_str(&["x", "é", "#", "?"][random.usize(..4)].repeat(len));
+            }
+            path.push_str(&"/".repeat([0, 1, 2, 7000][random.usize(..4)]));
+            let url = format!("{scheme}://{host}{path}");
+            let (short, whole) = (Written::short(&url), Written::of(&url));
+            assert_eq!(Written::of(&short), whole, "seed {seed}: {short}");
+            assert_eq!(Written::short(&short), short, "seed {seed}");
+            assert!(short.len() <= host.len() + 2 * 65 + LONGEST + 8, "{short}");
+            long += usize::from(short.contains('#'));
+        }
+        assert!(long > 100);
+    }
+
+    #[test]
+    fn nothing_else_is_read_as_digests() {
+        let long = format!("http://a/list/{}", "x".repeat(LONGEST));
+        let short = Written::short(&long).into_owned();
+        assert!(
+            short.starts_with("http://a#") && short.ends_with("/list"),
+            "{short}"
+        );
+        let digests = &short["http://a#".len()..short.len() - "/list".len()];
+        let list = format!("/{}", "y".repeat(LONGEST));
+        for other in [
+            format!("#{}", &digests[1..]),
+            format!("#{digests}list"),
+            format!("#{digests}#"),
+            format!("#{digests}#{digests}/"),
+            format!("#{digests}{list}"),
+            format!("#+{}", &digests[1..]),
+            format!("#{}é{}", &digests[..31], &digests[..31]),
+            format!("/#{digests}"),
+            format!("/x#{digests}"),
+        ] {
+            let written = Written::of(&format!("http://a{other}"));
+            assert!(matches!(written.item, Place::Path(_)), "{other}");
+        }
+    }
+}
