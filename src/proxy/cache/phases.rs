@@ -360,7 +360,8 @@ fn judge(
                 return refuse(why);
             }
             // What one client is refused says nothing of what others may get.
-            if flow.is_for_others() && why != Refusal::RequestNoStore.reason() {
+            let is_for_others = flow.is_for_others() || flow.is_background;
+            if is_for_others && why != Refusal::RequestNoStore.reason() {
                 if flow.found.is_none() {
                     if !is_error(status) {
                         let now = live.world.clock.now();

@@ -1,0 +1,83 @@
+//! What is stored belongs to whoever gets it: what one client's request makes of a response
+//! reaches nobody else.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::support::{
+    client::{Request, Response, get},
+    gateway::Gateway,
+    origins::{Origin, ToldOrigin},
+    wait::wait_for,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Fresh for a minute that is over as it comes.
+const STALE: &str = "public, max-age=60, stale-while-revalidate=600";
+
+async fn front(origin: SocketAddr, routes: &str) -> Gateway {
+    Gateway::start(&format!(
+        "upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\nroutes:\n{routes}"
+    ))
+    .await
+}
+
+async fn plain_front(origin: SocketAddr) -> Gateway {
+    front(
+        origin,
+        "- { match: { path: '/*' }, upstream: app, cache: {} }\n",
+    )
+    .await
+}
+
+fn tell(origin: &Origin<ToldOrigin>, path: &str, status: u16, headers: &[(&str, &str)]) {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let headers = headers.iter().map(owned).collect();
+    origin.settings().tell(path, status, headers);
+}
+
+fn asked(origin: &Origin<ToldOrigin>, path: &str) -> usize {
+    origin.settings().asked(path).len()
+}
+
+fn done(response: &Response) -> &str {
+    response.header("x-cache-status").unwrap_or("nothing")
+}
+
+fn with_cookie(path: &str, cookie: &str) -> Request {
+    get(path).header("cookie", cookie)
+}
+
+/// Sends a request, which is for a stale page, until a background refresh of it is over: then
+/// the page is fresh, or the next refresh begins.
+async fn refresh(gateway: &Gateway, origin: &Origin<ToldOrigin>, path: &str, request: &Request) {
+    let before = asked(origin, path);
+    wait_for("a refresh is over", SOON, async || {
+        let response = gateway.send(request).await;
+        (done(&response) != "STALE" || asked(origin, path) > before + 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refresh_that_carries_cookies_is_kept_only_if_it_is_for_everybody() {
+    let origin = ToldOrigin::start().await;
+    let gateway = plain_front(origin.address()).await;
+    for (path, next, is_kept) in [
+        ("/own", "max-age=600", false),
+        ("/all", "public, max-age=600", true),
+        ("/shared", "s-maxage=600", true),
+    ] {
+        let first = [("cache-control", STALE), ("age", "61"), ("vary", "Cookie")];
+        tell(&origin, path, 200, &first);
+        let alice = with_cookie(path, "sid=alice");
+        assert_eq!(done(&gateway.send(&alice).await), "MISS");
+        tell(&origin, path, 200, &[("cache-control", next)]);
+        refresh(&gateway, &origin, path, &alice).await;
+        for other in [get(path), with_cookie(path, "sid=bob")] {
+            let response = gateway.send(&other).await;
+            let is_alices = response.text() == format!("{path} #2");
+            assert_eq!(is_alices, is_kept, "{path}: {other:?}");
+        }
+    }
+}
