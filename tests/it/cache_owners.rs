@@ -81,3 +81,38 @@ async fn a_refresh_that_carries_cookies_is_kept_only_if_it_is_for_everybody() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_304_takes_nothing_out_of_vary() {
+    let origin = ToldOrigin::start().await;
+    let gateway = plain_front(origin.address()).await;
+    for (path, vary) in [
+        ("/narrower", "Accept-Encoding"),
+        ("/other", "Accept-Language"),
+        ("/everything", "*"),
+    ] {
+        let first = [
+            ("cache-control", "public, max-age=60"),
+            ("age", "61"),
+            ("vary", "Cookie"),
+            ("etag", "\"a\""),
+        ];
+        tell(&origin, path, 200, &first);
+        let (alice, bob) = (with_cookie(path, "sid=a"), with_cookie(path, "sid=b"));
+        assert_eq!(done(&gateway.send(&alice).await), "MISS");
+        let next = [
+            ("cache-control", "public, max-age=600"),
+            ("vary", vary),
+            ("etag", "\"a\""),
+        ];
+        tell(&origin, path, 304, &next);
+        let validated = gateway.send(&alice).await;
+        assert_eq!(done(&validated), "REVALIDATED");
+        assert_eq!(validated.text(), format!("{path} #1"));
+        tell(&origin, path, 200, &next);
+        for other in [&bob, &get(path)] {
+            let response = gateway.send(other).await;
+            assert_ne!(response.text(), format!("{path} #1"), "{other:?}");
+        }
+    }
+}
