@@ -32,7 +32,8 @@ struct Seen {
     /// The client asks for more than its copy to be confirmed. The origin knows.
     has_precondition: bool,
     has_wants: bool,
-    is_personal: bool,
+    has_cookies: bool,
+    has_authorization: bool,
     is_range: bool,
 }
 
@@ -43,7 +44,8 @@ impl Seen {
             match *name {
                 header::IF_MATCH | header::IF_UNMODIFIED_SINCE => seen.has_precondition = true,
                 header::CACHE_CONTROL | header::PRAGMA => seen.has_wants = true,
-                header::AUTHORIZATION | header::COOKIE => seen.is_personal = true,
+                header::AUTHORIZATION => seen.has_authorization = true,
+                header::COOKIE => seen.has_cookies = true,
                 header::RANGE => seen.is_range = true,
                 _ => {}
             }
@@ -124,6 +126,9 @@ impl RouteCache {
         if seen.has_precondition {
             return Err("precondition");
         }
+        if self.is_unclear(&head.headers) {
+            return Err("unclear");
+        }
         if chain.has(Phase::CacheKey) {
             chain.on_cache_key(ex, &mut parts);
         }
@@ -132,13 +137,17 @@ impl RouteCache {
             trust_class(ex, &mut parts);
         }
         let has_certificate = matches!(client.certificate, Certificate::Verified(_));
+        let is_anybodys = !seen.has_authorization
+            && !seen.has_cookies
+            && ex.facts.identity.is_none()
+            && !has_certificate;
         Ok(Recognised {
             key: policy.key.key(ex, parts)?,
             shape,
-            personal: if seen.is_personal || ex.facts.identity.is_some() || has_certificate {
-                policy.personal(ex)
-            } else {
+            personal: if is_anybodys {
                 Personal::default()
+            } else {
+                policy.personal(ex)
             },
             is_range: seen.is_range,
             wants: match (seen.has_wants, &policy.client_directives) {
@@ -147,6 +156,12 @@ impl RouteCache {
                 (true, Some(_)) => Wants::of(&head.headers),
             },
         })
+    }
+
+    /// Whether the request has a header that this route lets pass and that is in no key: an
+    /// origin answers by it.
+    fn is_unclear(&self, headers: &HeaderMap) -> bool {
+        self.passing.iter().any(|name| headers.contains_key(name))
     }
 
     /// The rules of Next.js for this upstream, if they hold.

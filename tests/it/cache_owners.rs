@@ -83,6 +83,49 @@ async fn a_refresh_that_carries_cookies_is_kept_only_if_it_is_for_everybody() {
 }
 
 #[tokio::test]
+async fn a_header_that_one_route_lets_pass_reaches_no_stored_response() {
+    let origin = ToldOrigin::start().await;
+    let gateway = front(
+        origin.address(),
+        "- { name: passing, match: { path: /po/*, header: { X-Int: '1' } }, upstream: app, pass_headers: [X-Original-URL], cache: {} }
+- { name: keyed, match: { path: /po/*, header: { X-Int: '2' } }, upstream: app, pass_headers: [X-Original-URL], cache: { key: { by: ['header:X-Original-URL'] } } }
+- { name: same, match: { path: /po/*, header: { X-Int: '3' } }, upstream: app, cache: { key: { by: ['header:X-Original-URL'] } } }
+- { name: plain, match: { path: /po/* }, upstream: app, cache: {} }
+",
+    )
+    .await;
+    tell(&origin, "/po/a", 200, &[("cache-control", "max-age=600")]);
+    let by = |kind: &str, url: &str| {
+        let request = get("/po/a").header("x-int", kind);
+        match url {
+            "" => request,
+            url => request.header("x-original-url", url),
+        }
+    };
+    // Everybody would get what one asked for.
+    for _ in 0..2 {
+        let response = gateway.send(&by("1", "/admin")).await;
+        assert_eq!(done(&response), "BYPASS");
+    }
+    for (request, expected) in [
+        (by("1", ""), "MISS"),
+        (by("1", ""), "HIT"),
+        (get("/po/a"), "MISS"),
+        (get("/po/a"), "HIT"),
+        // The key names it: each value has its own.
+        (by("2", "/admin"), "MISS"),
+        (by("2", "/admin"), "HIT"),
+        (by("2", "/other"), "MISS"),
+        (by("2", ""), "MISS"),
+        // The same key, but the origin is not shown it.
+        (by("3", "/admin"), "MISS"),
+    ] {
+        let response = gateway.send(&request).await;
+        assert_eq!(done(&response), expected, "{request:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_304_takes_nothing_out_of_vary() {
     let origin = ToldOrigin::start().await;
     let gateway = plain_front(origin.address()).await;
