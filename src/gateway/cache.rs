@@ -61,6 +61,8 @@ pub struct RouteCache {
     pub(super) own: Option<OwnParts>,
     /// Of all that the route does to requests and to what is stored.
     pub(super) identity: RouteIdentity,
+    /// Cookies of some names are in the key or go past the cache.
+    pub(super) goes_by_cookies: bool,
     /// Of `pass_headers` those that are not in the key: an origin answers by them.
     pub(super) passing: Box<[HeaderName]>,
     /// For each upstream: a filter may choose another one than the route's.
@@ -301,6 +303,7 @@ impl Compiler<'_> {
             unchanged: Arc::new(unchanged),
             own,
             identity,
+            goes_by_cookies: policy.goes_by_cookies(),
             passing: passing.iter().filter(is_unkeyed).cloned().collect(),
             upstreams: self.fetching(&policy),
             metrics: RouteMetrics::new(&self.world.metrics, route),

@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, header};
 
 use super::RouteCache;
 use crate::{
+    base::query,
     cache::{
         key::Key,
         nextjs::{self, NextRules, RequestShape},
@@ -126,7 +127,7 @@ impl RouteCache {
         if seen.has_precondition {
             return Err("precondition");
         }
-        if self.is_unclear(&head.headers) {
+        if self.is_unclear(&head.headers, &seen) {
             return Err("unclear");
         }
         if chain.has(Phase::CacheKey) {
@@ -158,10 +159,12 @@ impl RouteCache {
         })
     }
 
-    /// Whether the request has a header that this route lets pass and that is in no key: an
-    /// origin answers by it.
-    fn is_unclear(&self, headers: &HeaderMap) -> bool {
-        self.passing.iter().any(|name| headers.contains_key(name))
+    /// Whether nobody can tell what of the request an origin answers by: cookies that
+    /// frameworks part in more than one way, where some of them count, or a header that this
+    /// route lets pass and that is in no key.
+    fn is_unclear(&self, headers: &HeaderMap, seen: &Seen) -> bool {
+        (self.goes_by_cookies && seen.has_cookies && !query::are_cookies_clear(headers))
+            || self.passing.iter().any(|name| headers.contains_key(name))
     }
 
     /// The rules of Next.js for this upstream, if they hold.

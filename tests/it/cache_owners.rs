@@ -159,3 +159,51 @@ async fn a_304_takes_nothing_out_of_vary() {
         }
     }
 }
+
+#[tokio::test]
+async fn cookies_that_frameworks_cut_differently_go_past_a_cache_that_goes_by_them() {
+    let origin = ToldOrigin::start().await;
+    let gateway = front(
+        origin.address(),
+        "- { match: { path: /bypass/* }, upstream: app, cache: { anonymous_cookies: [theme], bypass: ['cookie:sid'] } }
+- { match: { path: /key/* }, upstream: app, cache: { key: { by: ['cookie:sid'] } } }
+- { match: { path: /anonymous/* }, upstream: app, cache: { anonymous_cookies: ['theme*'] } }
+- { match: { path: /all/* }, upstream: app, cache: { anonymous_cookies: ['*'] } }
+- { match: { path: /* }, upstream: app, cache: {} }
+",
+    )
+    .await;
+    let public = [("cache-control", "public, max-age=600")];
+    for path in ["/bypass/a", "/key/a", "/anonymous/a", "/a"] {
+        tell(&origin, path, 200, &public);
+        let goes_by_cookies = matches!(path, "/bypass/a" | "/key/a");
+        gateway.get(path).await;
+        for line in [
+            "theme=a sid=x",
+            "theme=a\tsid=x",
+            "theme=a; \u{a0}sid=x",
+            "theme=\"a; sid=x; b=\"",
+            "theme =a",
+            "$theme=a",
+        ] {
+            let response = gateway.send(&with_cookie(path, line)).await;
+            let expected = if goes_by_cookies { "BYPASS" } else { "HIT" };
+            assert_eq!(done(&response), expected, "{path} {line:?}");
+        }
+        for line in ["theme=a", " theme=a;  dark=1,2;", "theme=\"a b\""] {
+            let response = gateway.send(&with_cookie(path, line)).await;
+            assert_eq!(done(&response), "HIT", "{path} {line:?}");
+        }
+    }
+    // Who may have others than those that say nothing leaves nothing for others.
+    for (path, line, expected) in [
+        ("/anonymous/b", "theme=a sid=x", "MISS"),
+        ("/anonymous/c", "theme=a; theme_b=c", "HIT"),
+        ("/all/a", "theme=a sid=x", "HIT"),
+    ] {
+        tell(&origin, path, 200, &[("cache-control", "max-age=600")]);
+        let request = with_cookie(path, line);
+        assert_eq!(done(&gateway.send(&request).await), "MISS", "{path}");
+        assert_eq!(done(&gateway.get(path).await), expected, "{path}");
+    }
+}
