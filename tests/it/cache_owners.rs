@@ -207,3 +207,41 @@ async fn cookies_that_frameworks_cut_differently_go_past_a_cache_that_goes_by_th
         assert_eq!(done(&gateway.get(path).await), expected, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_response_with_more_tags_than_are_kept_is_not_stored() {
+    let origin = ToldOrigin::start().await;
+    let gateway = front(
+        origin.address(),
+        "- { name: app, match: { path: '/*' }, upstream: app, cache: { tags: [own] } }\n",
+    )
+    .await;
+    let list = |count: usize| -> String {
+        let tags: Vec<String> = (0..count).map(|number| format!("t{number}")).collect();
+        tags.join(",")
+    };
+    for (path, name, tags, is_stored) in [
+        ("/most", "cache-tag", list(256), true),
+        ("/more", "cache-tag", list(257), false),
+        (
+            "/spaces",
+            "surrogate-key",
+            list(257).replace(',', " "),
+            false,
+        ),
+        ("/longest", "cache-tag", "x".repeat(256), true),
+        ("/longer", "cache-tag", "x".repeat(257), false),
+        ("/empty", "cache-tag", ",".repeat(300), true),
+        ("/same", "cache-tag", "a,".repeat(300), true),
+    ] {
+        let told = [("cache-control", "max-age=600"), (name, tags.as_str())];
+        tell(&origin, path, 200, &told);
+        let first = gateway.get(path).await;
+        let status = first.header("cache-status").unwrap_or_default();
+        assert_eq!(status.contains("tags"), !is_stored, "{path}: {status}");
+        assert_eq!(status.contains("stored"), is_stored, "{path}: {status}");
+        let second = gateway.get(path).await;
+        let expected = if is_stored { "HIT" } else { "MISS" };
+        assert_eq!(done(&second), expected, "{path}");
+    }
+}

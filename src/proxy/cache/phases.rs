@@ -338,12 +338,17 @@ fn judge(
         }
         _ => flow.lifetime(status, &headers, times, cache),
     };
-    let variant = decided.and_then(|lifetime| {
+    let judged = decided.and_then(|lifetime| {
         let variant = flow.variant(session.req_header(), &headers, ctx, cache)?;
-        Ok((lifetime, variant))
+        let tags = match &old {
+            // It keeps those that it has.
+            Some(_) => Box::default(),
+            None => tags(session, &ctx.params, cache, &headers)?,
+        };
+        Ok((lifetime, variant, tags))
     });
     let facts = &mut ctx.facts;
-    let (lifetime, variant) = match variant {
+    let (lifetime, variant, tags) = match judged {
         Ok(decided) => decided,
         Err(why) => {
             uncacheable(why, facts);
@@ -394,7 +399,7 @@ fn judge(
     }
     let about = About {
         route: facts.route.clone().unwrap_or_else(|| Arc::from("")),
-        tags: tags(session, &ctx.params, cache, &headers),
+        tags,
         max_object: cache.policy.max_object,
         is_compressible: false,
         quota: cache.quota.clone(),
@@ -567,23 +572,23 @@ fn meta(status: StatusCode, headers: &HeaderMap, lifetime: &Lifetime) -> Result<
     Ok(CacheMeta::new(until, from, 0, 0, head))
 }
 
-/// Those of the route and those that the origin gave.
+/// Those of the route and those that the origin gave; or that these are too many.
 fn tags(
     session: &Session,
     params: &Params,
     cache: &RouteCache,
     headers: &HeaderMap,
-) -> Box<[Box<str>]> {
+) -> std::result::Result<Box<[Box<str>]>, &'static str> {
     let target = Target::new("", session.req_header().raw_path());
     let own = cache
         .tags
         .iter()
         .map(|tag| tag.render(|slot| params.get(*slot, target.path)));
-    let mut tags: Vec<Box<str>> = own.map(String::into_boxed_str).collect();
-    tags.extend(route::tags_of(headers));
+    let mut tags = route::tags_of(headers)?;
+    tags.extend(own.map(String::into_boxed_str));
     tags.sort_unstable();
     tags.dedup();
-    tags.into()
+    Ok(tags.into())
 }
 
 /// The stored answer that the phases have in hand.
