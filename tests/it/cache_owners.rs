@@ -245,3 +245,35 @@ async fn a_response_with_more_tags_than_are_kept_is_not_stored() {
         assert_eq!(done(&second), expected, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_clients_own_header_leaves_what_others_have_stored() {
+    let origin = ToldOrigin::start().await;
+    let gateway = plain_front(origin.address()).await;
+    let stale = [("cache-control", STALE), ("age", "61")];
+    tell(&origin, "/a", 200, &stale);
+    gateway.get("/a").await;
+    // The origin says this of a request with a header that is in no key.
+    tell(&origin, "/a", 200, &[("cache-control", "no-store")]);
+    let evil = get("/a").header("x-evil", "1");
+    refresh(&gateway, &origin, "/a", &evil).await;
+    tell(&origin, "/a", 200, &stale);
+    assert_eq!(done(&gateway.get("/a").await), "STALE");
+
+    tell(&origin, "/b", 200, &[("cache-control", "no-store")]);
+    gateway.send(&get("/b").header("x-evil", "1")).await;
+    tell(&origin, "/b", 200, &[("cache-control", "max-age=600")]);
+    origin.settings().hold("/b");
+    let mut readers = Vec::new();
+    for expected in ["MISS", "HIT", "HIT"] {
+        let mut connection = gateway.connect().await;
+        let head = connection.start(&get("/b")).await.expect("a head");
+        assert_eq!(head.header("x-cache-status"), Some(expected));
+        readers.push((connection, head));
+    }
+    origin.settings().release("/b");
+    for (mut connection, head) in readers {
+        connection.finish(head).await.expect("a body");
+    }
+    assert_eq!(asked(&origin, "/b"), 2);
+}

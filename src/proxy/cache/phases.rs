@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use pingora::{
     Error, ErrorSource, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -17,16 +17,17 @@ use super::Flow;
 use crate::{
     cache::{
         budget::Permit,
-        nextjs::{self, RequestShape, StoreAs},
-        policy::{self, Asked, Lifetime, Refusal, SentHeaders, Times, Use, Variance, Vary},
-        route::{self, Personal, TAGS},
+        nextjs,
+        policy::{self, Lifetime, Refusal, Times, Use, Variance, Vary},
+        route::{self, TAGS},
         store::{self, About, Draft, Entry, Refresh, Wanted},
+        unusual::unusual_headers,
     },
     chain::{CacheOutcome, Facts},
     gateway::RouteCache,
     proxy::{
         context::{self, Context},
-        request, upstream,
+        upstream,
     },
     routes::{Params, Target},
 };
@@ -369,12 +370,13 @@ fn judge(
             if is_for_others && why != Refusal::RequestNoStore.reason() {
                 if flow.found.is_none() {
                     if !is_error(status) {
-                        let now = live.world.clock.now();
-                        cache.cache.passes().insert(&flow.key, now);
+                        flow.pass(cache, live.world.clock.now());
                     }
-                } else if status.is_success()
+                } else if (status.is_success()
                     || status.is_redirection()
-                    || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+                    || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE))
+                    // It may have answered by one of these.
+                    && unusual_headers(&flow.headers).next().is_none()
                 {
                     // The origin has something else by now, and it is not to be kept: what
                     // is stored is out of date, whatever its windows say.
@@ -386,10 +388,8 @@ fn judge(
     };
     if lifetime.fresh_for <= lifetime.initial_age && !is_error(status) {
         // Those who wait would find nothing that they may use.
-        cache
-            .cache
-            .passes()
-            .insert(&flow.key, live.world.clock.now());
+        flow.variance = Some(variant.1);
+        flow.pass(cache, live.world.clock.now());
     }
     if let Some(cached) = &mut facts.cache {
         cached.is_stored = true;
@@ -478,74 +478,6 @@ impl Answer {
             }));
         }
         Ok(meta)
-    }
-}
-
-impl Flow {
-    /// By what other responses to this URL differ from this one, and what its request had of
-    /// that; or why nobody can tell.
-    fn variant(
-        &self,
-        request: &RequestHeader,
-        headers: &HeaderMap,
-        ctx: &mut Context,
-        cache: &RouteCache,
-    ) -> std::result::Result<(Vary, Variance), &'static str> {
-        let mut vary = match &self.shape {
-            Some(shape) => nextjs::effective_vary(shape, headers, Vary::of(headers)),
-            None => Vary::of(headers),
-        };
-        if cache.coder.is_some() {
-            // The origin is always asked for plain bytes, whatever the client takes.
-            vary = vary.without(&header::ACCEPT_ENCODING);
-        }
-        let client = SentHeaders::of_client(&self.headers, &cache.unchanged);
-        let variance = client.variance(&vary).or_else(|| {
-            let sent = request::sent_headers(request, ctx)?;
-            SentHeaders::whole(&sent).variance(&vary)
-        });
-        Ok((vary, variance.ok_or("vary-unknown")?))
-    }
-
-    /// For how long this answer may be used; or why it is not kept.
-    fn lifetime(
-        &self,
-        status: StatusCode,
-        headers: &HeaderMap,
-        times: Times,
-        cache: &RouteCache,
-    ) -> std::result::Result<Lifetime, &'static str> {
-        let store_as = match &self.shape {
-            Some(shape) => nextjs::may_store(shape, status, headers)?,
-            None => StoreAs::Said,
-        };
-        if self.personal.has_cookies && !policy::is_for_everybody(headers) {
-            return Err("cookies");
-        }
-        if self.personal.has_identity && !policy::allows_authorization(headers) {
-            return Err(Refusal::Authorization.reason());
-        }
-        if self.personal.has_certificate && !policy::is_for_everybody(headers) {
-            return Err("certificate");
-        }
-        let asked = Asked {
-            method: &Method::GET,
-            headers: &self.headers,
-            is_named: self.personal.is_named,
-        };
-        let rules = cache.rules(self.shape.as_ref());
-        let lifetime =
-            policy::store(asked, status, headers, times, rules).map_err(Refusal::reason)?;
-        Ok(match store_as {
-            StoreAs::Said => lifetime,
-            StoreAs::AtMost(most) => lifetime.at_most(most),
-        })
-    }
-
-    /// Whether others wait for its answer.
-    fn is_for_others(&self) -> bool {
-        self.personal == Personal::default()
-            && self.shape.as_ref().is_none_or(RequestShape::may_fill)
     }
 }
 
