@@ -277,3 +277,35 @@ async fn a_clients_own_header_leaves_what_others_have_stored() {
     }
     assert_eq!(asked(&origin, "/b"), 2);
 }
+
+#[tokio::test]
+async fn a_write_through_a_route_without_a_cache_removes_what_another_route_has_stored() {
+    let origin = ToldOrigin::start().await;
+    let gateway = front(
+        origin.address(),
+        "- { match: { path: /m/*, method: [GET, HEAD] }, upstream: app, cache: { key: { ignore_query: ['utm_*'] } } }
+- { match: { path: /m/* }, upstream: app }
+",
+    )
+    .await;
+    let fresh = [("cache-control", "max-age=600")];
+    tell(&origin, "/m/a", 200, &fresh);
+    for method in ["POST", "PUT", "DELETE", "PATCH", "PURGE-IT"] {
+        gateway.get("/m/a").await;
+        assert_eq!(done(&gateway.get("/m/a").await), "HIT");
+        gateway.get("/m/a?page=1").await;
+        let written = gateway.send(&Request::new(method, "/m/a?page=1")).await;
+        assert_eq!(written.status(), 200);
+        assert_eq!(done(&gateway.get("/m/a?page=1").await), "MISS", "{method}");
+        assert_eq!(done(&gateway.get("/m/a").await), "HIT", "{method}");
+        gateway.send(&Request::new(method, "/m/a")).await;
+        assert_eq!(done(&gateway.get("/m/a").await), "MISS", "{method}");
+    }
+    // What is safe, and what has failed, has written nothing.
+    let other = Request::new("OPTIONS", "/m/a");
+    gateway.send(&other).await;
+    assert_eq!(done(&gateway.get("/m/a").await), "HIT");
+    tell(&origin, "/m/a", 500, &fresh);
+    gateway.send(&Request::new("POST", "/m/a")).await;
+    assert_eq!(done(&gateway.get("/m/a").await), "HIT");
+}
