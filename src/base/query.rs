@@ -150,6 +150,100 @@ pub fn cookie_names_in(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
         .filter(|name| !name.is_empty())
 }
 
+/// Whether all frameworks find the same cookies in a request: those that the functions here
+/// find.
+///
+/// That is so of one line in the grammar of RFC 6265, 4.2.1, in which a value may also have
+/// commas, and blanks between quotes. Outside of it they part ways: npm's `cookie` 0.6 takes
+/// U+00A0 away like a blank, koa keeps the blanks round `=`, Python's `SimpleCookie` cuts at
+/// blanks, takes `;` between quotes for a part of the value, and ends at what it does not know.
+pub fn are_cookies_clear(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => true,
+        (Some(line), None) => is_clear_line(line),
+        // What stands before an origin may join them with a comma.
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Whether all frameworks find the same cookies in a line; see [`are_cookies_clear`].
+pub fn is_clear_line(line: &HeaderValue) -> bool {
+    let line = line.as_bytes();
+    let spaces = line.iter().rev().take_while(|byte| **byte == b' ').count();
+    let line = &line[..line.len() - spaces];
+    if line.iter().all(|byte| matches!(byte, b' ' | b';')) {
+        return true;
+    }
+    let line = line.strip_suffix(b";").unwrap_or(line);
+    let mut pairs = line.split(|byte| *byte == b';').map(without_spaces);
+    pairs.next().is_some_and(|first| {
+        // Where no cookie stands before them, `SimpleCookie` refuses the line for these.
+        is_clear_pair(first) && !is_attribute(parted(first).0)
+    }) && pairs.all(is_clear_pair)
+}
+
+/// Whether some framework may read a cookie that the functions here do not find, behind a blank
+/// of some kind.
+pub fn may_hide_cookies(headers: &HeaderMap) -> bool {
+    let is_odd = |line: &HeaderValue| {
+        let line = line.as_bytes();
+        let is_printable = |byte: &u8| matches!(byte, b' '..=b'~');
+        !line.iter().all(is_printable) || line.split(|byte| *byte == b';').any(has_inner_blank)
+    };
+    headers.get_all(header::COOKIE).iter().any(is_odd)
+}
+
+fn has_inner_blank(pair: &[u8]) -> bool {
+    let (name, value) = parted(pair);
+    let (name, value) = (name.trim_ascii(), value.trim_ascii());
+    let is_quoted = matches!(value, [b'"', inner @ .., b'"'] if !inner.contains(&b'"'));
+    name.contains(&b' ') || (!is_quoted && value.contains(&b' '))
+}
+
+fn without_spaces(pair: &[u8]) -> &[u8] {
+    let spaces = pair.iter().take_while(|byte| **byte == b' ').count();
+    &pair[spaces..]
+}
+
+fn is_clear_pair(pair: &[u8]) -> bool {
+    let Some(at) = pair.iter().position(|byte| *byte == b'=') else {
+        return false;
+    };
+    let (name, value) = (&pair[..at], &pair[at + 1..]);
+    // `$Version` and its like are about the cookies beside them, to some (RFC 2965).
+    let is_name =
+        !name.is_empty() && name[0] != b'$' && name.iter().all(|byte| is_token_byte(*byte));
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+    let is_value = match value {
+        [b'"', inner @ .., b'"'] => inner.iter().all(|byte| is_plain(byte) || *byte == b' '),
+        value => value.iter().all(is_plain),
+    };
+    is_name && is_value
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether a name is that of an attribute of `Set-Cookie`.
+fn is_attribute(name: &[u8]) -> bool {
+    const ATTRIBUTES: [&str; 10] = [
+        "comment",
+        "domain",
+        "expires",
+        "httponly",
+        "max-age",
+        "partitioned",
+        "path",
+        "samesite",
+        "secure",
+        "version",
+    ];
+    let mut attributes = ATTRIBUTES.iter();
+    attributes.any(|attribute| name.eq_ignore_ascii_case(attribute.as_bytes()))
+}
+
 fn parted(pair: &[u8]) -> (&[u8], &[u8]) {
     match pair.iter().position(|byte| *byte == b'=') {
         Some(at) => (&pair[..at], &pair[at + 1..]),
@@ -233,7 +327,225 @@ mod tests {
         );
     }
 
+    fn line(bytes: &[u8]) -> HeaderValue {
+        HeaderValue::from_bytes(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_line_of_cookies_is_clear_if_frameworks_agree_on_it() {
+        for clear in [
+            "",
+            ";; ",
+            "a=1",
+            "a=1; b=2",
+            "a=1;b=2;   c=3;",
+            "a=; b==x=",
+            "a=\"b c\"; d=\"\"",
+            "a={stamp:'x',necessary:true}; __Host-sid=%20",
+            "a=1; path=/; Version=2",
+        ] {
+            assert!(is_clear_line(&line(clear.as_bytes())), "{clear}");
+        }
+        for unclear in [
+            &b"a=1; \xa0sid=2"[..],
+            b"a=\xe9; sid=2",
+            b"a=1 sid=2",
+            b"a=1\tsid=2",
+            b"a=1;\tsid=2",
+            b"a =1; b= 2",
+            b"a=1 ; b=2",
+            b"a=\"1; sid=2; b=\"",
+            b"a=x\"y\"; sid=2",
+            b"a=\"\\\"; sid=2",
+            b"a; sid=2",
+            b"=1; sid=2",
+            b"a=1;; sid=2",
+            b"; sid=2",
+            b"$Version=1; sid=2",
+            b"a[b]=1; sid=2",
+            b"a@b=1; sid=2",
+            b"Path=/; sid=2",
+        ] {
+            assert!(!is_clear_line(&line(unclear)), "{}", unclear.escape_ascii());
+        }
+        let mut headers = HeaderMap::new();
+        assert!(are_cookies_clear(&headers));
+        headers.append(header::COOKIE, line(b"a=1"));
+        assert!(are_cookies_clear(&headers));
+        headers.append(header::COOKIE, line(b"b=1"));
+        assert!(!are_cookies_clear(&headers));
+    }
+
+    #[test]
+    fn blanks_and_odd_bytes_may_hide_cookies() {
+        for (bytes, expected) in [
+            (&b""[..], false),
+            (b"a=1; sid=2; ", false),
+            (b"a = 1 ;b=\"x y\"; c={\"d\":1}; d", false),
+            (b"\xa0sid=1; sid=2", true),
+            (b"sid=2; a=1 sid=1", true),
+            (b"sid=2; a sid=1", true),
+            (b"sid=2;\tsid=1", true),
+            (b"sid=2; a=\"b\" sid=\"1\"", true),
+        ] {
+            let headers = HeaderMap::from_iter([(header::COOKIE, line(bytes))]);
+            assert_eq!(
+                may_hide_cookies(&headers),
+                expected,
+                "{}",
+                bytes.escape_ascii()
+            );
+        }
+    }
+
+    type Cookies = Vec<(Vec<u8>, Vec<u8>)>;
+
+    fn without_quotes(value: &[u8]) -> &[u8] {
+        match value {
+            [b'"', inner @ .., b'"'] => inner,
+            _ => value,
+        }
+    }
+
+    /// npm's `cookie` 0.6, as Node gives it a line: a character for each byte.
+    fn npm(line: &[u8]) -> Cookies {
+        let trim = |text: &[u8]| {
+            let text: String = text.iter().map(|byte| char::from(*byte)).collect();
+            let trimmed = text.trim_matches(|c: char| c.is_whitespace() && c != '\u{85}');
+            trimmed.chars().map(|c| c as u8).collect::<Vec<u8>>()
+        };
+        let mut found = Cookies::new();
+        for pair in line.split(|byte| *byte == b';') {
+            let Some(at) = pair.iter().position(|byte| *byte == b'=') else {
+                continue;
+            };
+            let (name, value) = (trim(&pair[..at]), trim(&pair[at + 1..]));
+            if found.iter().all(|(own, _)| *own != name) {
+                found.push((name, without_quotes(&value).to_vec()));
+            }
+        }
+        found
+    }
+
+    /// koa's `cookies`: the value of one.
+    fn koa(line: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+        let name = regex::escape(std::str::from_utf8(name).unwrap());
+        let pattern = format!("(?-u)(?:^|;) *{name}=([^;]*)");
+        let pattern = regex::bytes::Regex::new(&pattern).unwrap();
+        let value = pattern.captures(line)?.get(1).unwrap().as_bytes();
+        Some(without_quotes(value).to_vec())
+    }
+
+    /// Python's `SimpleCookie`; the last of a name.
+    fn simple_cookie(line: &[u8]) -> Cookies {
+        const NAME: &str = r"\w!#%&'~_`><@,:/$*+\-.^|)(?}{=";
+        let pattern = format!(
+            r#"(?-u)^\s*([{NAME}]+?)(\s*=\s*("(?:[^\\"]|\\.)*"|\w{{3}},\s[\w\s-]{{9,11}}\s[\d:]{{8}}\sGMT|[{NAME}\[\]]*))?\s*(\s+|;|$)"#
+        );
+        let pattern = regex::bytes::Regex::new(&pattern).unwrap();
+        let (mut at, mut found) = (0, Cookies::new());
+        while at < line.len() {
+            let Some(pair) = pattern.captures(&line[at..]) else {
+                break;
+            };
+            at += pair.get(0).unwrap().end();
+            let name = pair.get(1).unwrap().as_bytes();
+            match pair.get(3) {
+                _ if name[0] == b'$' => {}
+                _ if is_attribute(name) && found.is_empty() => return Cookies::new(),
+                _ if is_attribute(name) => {}
+                None => return Cookies::new(),
+                Some(value) => {
+                    let value = without_quotes(value.as_bytes()).to_vec();
+                    found.retain(|(own, _)| own != name);
+                    found.push((name.to_vec(), value));
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn the_models_differ_where_frameworks_do() {
+        let pair = |name: &str, value: &str| -> (Vec<u8>, Vec<u8>) { (name.into(), value.into()) };
+        let (a, sid) = (pair("a", "1"), pair("sid", "2"));
+        assert_eq!(npm(b"a=1; \xa0sid=2"), [a.clone(), sid.clone()]);
+        assert_eq!(simple_cookie(b"a=1; \xa0sid=2"), [a.clone()]);
+        assert_eq!(simple_cookie(b"a=1 sid=2"), [a.clone(), sid]);
+        assert_eq!(npm(b"a=1 sid=2"), [pair("a", "1 sid=2")]);
+        assert_eq!(simple_cookie(b"a=\"1; sid=2\""), [pair("a", "1; sid=2")]);
+        assert_eq!(simple_cookie(b"a=1;; sid=2"), [a]);
+        assert_eq!(koa(b"a=1; sid =2", b"sid"), None);
+        assert_eq!(koa(b"a=1; sid=2", b"sid"), Some(b"2".to_vec()));
+    }
+
+    fn any_line() -> impl Strategy<Value = Vec<u8>> {
+        let name = proptest::sample::select(vec!["a", "b", "sid", "path", "__Host-c"]);
+        let value = proptest::sample::select(vec!["", "1", "a=b", "\"x y\"", "{1,2}", "[]"]);
+        let pair = (name, value).prop_map(|(name, value)| format!("{name}={value}").into_bytes());
+        let odd = proptest::sample::select(vec![
+            &b" "[..],
+            b"\t",
+            b"\xa0",
+            b"\x85",
+            b"\"",
+            b"\\",
+            b"$",
+            b"[",
+            b"a",
+            b"=",
+            b";",
+            b"; ",
+        ]);
+        let odd = odd.prop_map(<[u8]>::to_vec);
+        let piece = prop_oneof![
+            12 => (pair, any::<bool>()).prop_map(|(mut pair, is_spaced)| {
+                pair.extend_from_slice(if is_spaced { &b"; "[..] } else { b";" });
+                pair
+            }),
+            1 => odd,
+        ];
+        proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+    }
+
     proptest! {
+        #[test]
+        fn frameworks_read_a_clear_line_as_we_do(bytes in any_line()) {
+            let line = line(&bytes);
+            if !is_clear_line(&line) {
+                let headers = HeaderMap::from_iter([(header::COOKIE, line)]);
+                let finds = |name: &[u8]| cookies(&headers, name).next().is_some();
+                let mut all = npm(&bytes);
+                all.extend(simple_cookie(&bytes));
+                all.retain(|(name, _)| !name.contains(&b'='));
+                prop_assert!(may_hide_cookies(&headers) || all.iter().all(|it| finds(&it.0)));
+                return Ok(());
+            }
+            let bytes = line.as_bytes().trim_ascii();
+            let headers = HeaderMap::from_iter([(header::COOKIE, line.clone())]);
+            let mut names: Vec<&[u8]> = cookie_names(&headers).collect();
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            let is_once = names.len() == count;
+            let (npm, python) = (npm(bytes), simple_cookie(bytes));
+            let sorted = |all: &Cookies| {
+                let mut names: Vec<Vec<u8>> = all.iter().map(|(name, _)| name.clone()).collect();
+                names.sort_unstable();
+                names
+            };
+            prop_assert_eq!(&sorted(&npm), &names);
+            names.retain(|name| !is_attribute(name));
+            prop_assert_eq!(&sorted(&python), &names);
+            for name in names {
+                let value = without_quotes(cookies(&headers, name).next().unwrap());
+                let is = |all: &Cookies| all.contains(&(name.to_vec(), value.to_vec()));
+                prop_assert!(is(&npm));
+                prop_assert!(!is_once || is(&python));
+                prop_assert_eq!(koa(bytes, name), Some(value.to_vec()));
+            }
+        }
+
         #[test]
         fn no_target_keeps_what_is_taken_out(target in "[/?&=%a-c0-9tT]{0,40}") {
             let names = [Box::from("a"), Box::from("t")];

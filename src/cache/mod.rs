@@ -15,6 +15,7 @@ pub mod route;
 pub mod store;
 pub mod succession;
 pub mod tier;
+pub mod unusual;
 
 use std::{
     collections::HashSet, fmt, future::pending, panic::resume_unwind, sync::Arc, time::Duration,

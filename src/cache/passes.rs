@@ -1,18 +1,24 @@
-//! Keys whose answers are not kept, remembered for a while: their requests do not wait for
-//! one another, since none of them will leave an answer for the next.
+//! Requests whose responses are not kept, remembered for a while: their like do not wait for
+//! one another, since none of them will leave a response for the next.
 
 use std::time::{Duration, Instant};
 
-use super::key::Key;
-use crate::base::recent::Recent;
+use http::HeaderMap;
+
+use super::{key::Key, policy::Variance, unusual::unusual_headers};
+use crate::base::recent::{Fingerprint, Recent};
 
 /// How many are remembered.
 const MOST: usize = 65_536;
 
-/// For how long. Longer would only cost collapsing where an answer becomes fit to be kept.
+/// For how long. Longer would only cost collapsing where a response becomes fit to be kept.
 const LASTS: Duration = Duration::from_secs(30);
 
-/// The keys, each with when it is forgotten.
+/// The requests, each with when it is forgotten.
+///
+/// A request is its key, what it has of the fields that the stored responses vary by, and its
+/// client's unusual headers: an origin may answer by one of these without a word, and whoever
+/// sends it does not end collapsing for the others.
 pub struct Passes(Recent<Instant>);
 
 impl Default for Passes {
@@ -22,32 +28,68 @@ impl Default for Passes {
 }
 
 impl Passes {
-    pub fn contains(&self, key: &Key, now: Instant) -> bool {
-        let of = self.0.fingerprint([key.as_bytes()]);
+    pub fn contains(
+        &self,
+        key: &Key,
+        variance: Option<Variance>,
+        headers: &HeaderMap,
+        now: Instant,
+    ) -> bool {
+        let of = self.fingerprint(key, variance, headers);
         self.0.get(of).is_some_and(|until| now < until)
     }
 
-    /// An answer to `key` was not kept.
-    pub fn insert(&self, key: &Key, now: Instant) {
-        let of = self.0.fingerprint([key.as_bytes()]);
+    /// A response to this request was not kept.
+    pub fn insert(&self, key: &Key, variance: Option<Variance>, headers: &HeaderMap, now: Instant) {
+        let of = self.fingerprint(key, variance, headers);
         self.0.insert(of, now + LASTS);
+    }
+
+    fn fingerprint(
+        &self,
+        key: &Key,
+        variance: Option<Variance>,
+        headers: &HeaderMap,
+    ) -> Fingerprint {
+        // Where nothing is stored, nothing is known to vary.
+        let variance = variance.unwrap_or_default().0.to_be_bytes();
+        let own = unusual_headers(headers);
+        let own = own.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        self.0
+            .fingerprint([key.as_bytes(), &variance].into_iter().chain(own))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderName, HeaderValue};
+
     use super::*;
     use crate::base::clock::Clock;
 
     #[test]
-    fn a_key_is_remembered_for_a_while() {
+    fn a_request_is_remembered_for_a_while() {
         let clock = Clock::test();
         let passes = Passes::default();
         let key = |path: &[u8]| Key::new("http", "a", path, None, b"");
-        passes.insert(&key(b"/a"), clock.now());
-        assert!(passes.contains(&key(b"/a"), clock.now()));
-        assert!(!passes.contains(&key(b"/b"), clock.now()));
+        let with = |name: &'static str| {
+            let name = HeaderName::from_static(name);
+            HeaderMap::from_iter([(name, HeaderValue::from_static("1"))])
+        };
+        let (none, a, b) = (HeaderMap::new(), key(b"/a"), key(b"/b"));
+        passes.insert(&a, None, &none, clock.now());
+        for (key, variance, headers, expected) in [
+            (&a, None, &none, true),
+            (&a, Some(Variance(0)), &none, true),
+            (&a, Some(Variance(1)), &none, false),
+            (&a, None, &with("accept"), true),
+            (&a, None, &with("x-evil"), false),
+            (&b, None, &none, false),
+        ] {
+            let is_there = passes.contains(key, variance, headers, clock.now());
+            assert_eq!(is_there, expected, "{variance:?} {headers:?}");
+        }
         clock.advance(LASTS);
-        assert!(!passes.contains(&key(b"/a"), clock.now()));
+        assert!(!passes.contains(&a, None, &none, clock.now()));
     }
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderName;
+
 use super::{
     compile::Compiler,
     route_identity::{OwnParts, RouteIdentity},
@@ -59,6 +61,10 @@ pub struct RouteCache {
     pub(super) own: Option<OwnParts>,
     /// Of all that the route does to requests and to what is stored.
     pub(super) identity: RouteIdentity,
+    /// Cookies of some names are in the key or go past the cache.
+    pub(super) goes_by_cookies: bool,
+    /// Of `pass_headers` those that are not in the key: an origin answers by them.
+    pub(super) passing: Box<[HeaderName]>,
     /// For each upstream: a filter may choose another one than the route's.
     upstreams: Box<[(Arc<str>, Fetching)]>,
 }
@@ -253,6 +259,7 @@ impl Compiler<'_> {
         node: &RouteNode,
         route: &str,
         chain: &Chain,
+        passing: &[HeaderName],
     ) -> Option<RouteCache> {
         let policy = chain.extension::<Policy>()?;
         let cache = self.shared.get::<Cache>()?;
@@ -285,13 +292,19 @@ impl Compiler<'_> {
                 );
             }
         }
-        let identity = self.route_identity(node);
+        let is_unkeyed = |name: &&HeaderName| {
+            let mut sources = policy.key.sources();
+            !sources.any(|source| matches!(source, Source::Header(keyed) if keyed == *name))
+        };
+        let identity = self.route_identity(node, passing);
         let upstream = node.config.upstream.as_ref();
         let own = upstream.map(|name| OwnParts::new(&name.value, identity));
         Some(RouteCache {
             unchanged: Arc::new(unchanged),
             own,
             identity,
+            goes_by_cookies: policy.goes_by_cookies(),
+            passing: passing.iter().filter(is_unkeyed).cloned().collect(),
             upstreams: self.fetching(&policy),
             metrics: RouteMetrics::new(&self.world.metrics, route),
             waits: cache.waits(&self.world.metrics, route),

@@ -344,8 +344,8 @@ impl Compiler<'_> {
         }
         let (filters, guards) = self.filters(node.place, &name, &node.filters);
         let chain = Chain::new(filters);
-        let cache = self.route_cache(node, &name, &chain);
         let pass_headers = self.pass_headers(node);
+        let cache = self.route_cache(node, &name, &chain, &pass_headers);
         let mut cx = self.cx(node.place, &name);
         let action = Action::compile(&node.config, &mut cx)?;
         let guarding = self.guarding(node, &guards, &action);

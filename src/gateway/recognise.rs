@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, header};
 
 use super::RouteCache;
 use crate::{
+    base::query,
     cache::{
         key::Key,
         nextjs::{self, NextRules, RequestShape},
@@ -32,7 +33,8 @@ struct Seen {
     /// The client asks for more than its copy to be confirmed. The origin knows.
     has_precondition: bool,
     has_wants: bool,
-    is_personal: bool,
+    has_cookies: bool,
+    has_authorization: bool,
     is_range: bool,
 }
 
@@ -43,7 +45,8 @@ impl Seen {
             match *name {
                 header::IF_MATCH | header::IF_UNMODIFIED_SINCE => seen.has_precondition = true,
                 header::CACHE_CONTROL | header::PRAGMA => seen.has_wants = true,
-                header::AUTHORIZATION | header::COOKIE => seen.is_personal = true,
+                header::AUTHORIZATION => seen.has_authorization = true,
+                header::COOKIE => seen.has_cookies = true,
                 header::RANGE => seen.is_range = true,
                 _ => {}
             }
@@ -124,6 +127,9 @@ impl RouteCache {
         if seen.has_precondition {
             return Err("precondition");
         }
+        if self.is_unclear(&head.headers, &seen) {
+            return Err("unclear");
+        }
         if chain.has(Phase::CacheKey) {
             chain.on_cache_key(ex, &mut parts);
         }
@@ -132,13 +138,17 @@ impl RouteCache {
             trust_class(ex, &mut parts);
         }
         let has_certificate = matches!(client.certificate, Certificate::Verified(_));
+        let is_anybodys = !seen.has_authorization
+            && !seen.has_cookies
+            && ex.facts.identity.is_none()
+            && !has_certificate;
         Ok(Recognised {
             key: policy.key.key(ex, parts)?,
             shape,
-            personal: if seen.is_personal || ex.facts.identity.is_some() || has_certificate {
-                policy.personal(ex)
-            } else {
+            personal: if is_anybodys {
                 Personal::default()
+            } else {
+                policy.personal(ex)
             },
             is_range: seen.is_range,
             wants: match (seen.has_wants, &policy.client_directives) {
@@ -147,6 +157,14 @@ impl RouteCache {
                 (true, Some(_)) => Wants::of(&head.headers),
             },
         })
+    }
+
+    /// Whether nobody can tell what of the request an origin answers by: cookies that
+    /// frameworks part in more than one way, where some of them count, or a header that this
+    /// route lets pass and that is in no key.
+    fn is_unclear(&self, headers: &HeaderMap, seen: &Seen) -> bool {
+        (self.goes_by_cookies && seen.has_cookies && !query::are_cookies_clear(headers))
+            || self.passing.iter().any(|name| headers.contains_key(name))
     }
 
     /// The rules of Next.js for this upstream, if they hold.

@@ -1,6 +1,7 @@
 //! What one route makes of its requests and of what it stores, as a part of cache keys: two
 //! routes share a stored response only if the origin would have been asked the same.
 
+use http::HeaderName;
 use ring::digest::{Context, SHA256};
 
 use super::{compile::Compiler, effective};
@@ -85,8 +86,18 @@ impl RouteIdentity {
 }
 
 impl Compiler<'_> {
-    pub(super) fn route_identity(&self, node: &RouteNode) -> RouteIdentity {
+    /// `passing` are the headers that this route lets through, and others do not.
+    pub(super) fn route_identity(&self, node: &RouteNode, passing: &[HeaderName]) -> RouteIdentity {
         let mut text = Text(Context::new(&SHA256));
+        if !passing.is_empty() {
+            let mut names: Vec<&str> = passing.iter().map(HeaderName::as_str).collect();
+            names.sort_unstable();
+            names.dedup();
+            text.part(b"pass_headers");
+            for name in names {
+                text.part(name.as_bytes());
+            }
+        }
         if let Some(rewrite) = &node.config.rewrite {
             // It puts together what the patterns have matched.
             let matches = &node.config.matches.value;
@@ -237,6 +248,8 @@ mod tests {
             "cache: { key: { by: ['header:X-A'] } }",
             "cache: { bypass: ['header:X-A'] }",
             "cache: { mode: strict }",
+            "cache: {}, pass_headers: X-Original-URL",
+            "cache: {}, pass_headers: [X-Original-URL, X-Rewrite-URL]",
             "cache: {}, jwt: { keys: 'thirty-two bytes that nobody else knows' }",
             "cache: {}, jwt: { keys: 'thirty-two other bytes, as unknown as those' }",
         ]);
@@ -248,6 +261,15 @@ mod tests {
                 .collect();
             assert_eq!(same, [number]);
         }
+    }
+
+    #[test]
+    fn headers_that_pass_are_a_set() {
+        let [one, other] = identities([
+            "cache: {}, pass_headers: [X-Original-URL, Proxy]",
+            "cache: {}, pass_headers: [proxy, x-original-url, Proxy]",
+        ]);
+        assert_eq!(one, other);
     }
 
     #[test]

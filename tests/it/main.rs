@@ -14,6 +14,7 @@ mod cache_attacks;
 mod cache_disk;
 mod cache_floods;
 mod cache_origin_gone;
+mod cache_owners;
 mod cache_scripts;
 mod cache_tiers;
 mod cache_upgrade;

@@ -13,6 +13,9 @@ pub(super) const IMAGE: &str = "/_next/image";
 const FILES: &[u8] = b"/_next/static/";
 const DATA: &[u8] = b"/_next/data/";
 
+/// Cookies of a request for a draft.
+const DRAFT: [&[u8]; 2] = [b"__prerender_bypass", b"__next_preview_data"];
+
 /// A name of a segment longer than this is not the router's.
 const LONGEST_SEGMENT: usize = 1024;
 
@@ -244,10 +247,17 @@ impl Seen {
     }
 
     fn cookies(&mut self, line: &HeaderValue, rules: &NextRules) {
+        if !query::is_clear_line(line) {
+            // The app may read other cookies than these.
+            let line = line.as_bytes();
+            let names = |name: &&[u8]| memchr::memmem::find(line, name).is_some();
+            self.is_draft |= DRAFT.iter().any(names);
+            self.has_personal_cookie |= !rules.cookies.is_all();
+        }
         for name in query::cookie_names_in(line) {
             // Node's parsers differ about the space before `=`.
             let bare = name.trim_ascii_end();
-            self.is_draft |= bare == b"__prerender_bypass" || bare == b"__next_preview_data";
+            self.is_draft |= DRAFT.contains(&bare);
             self.has_personal_cookie |= !rules.cookies.contains(name);
         }
     }

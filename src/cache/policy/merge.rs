@@ -2,10 +2,10 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header, header::Entry};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{conditional, freshness::date_of, targeted::unkept_fields};
-use crate::base::http::{list_of, varies_by};
+use crate::base::http::list_of;
 
 /// Fields between two neighbours, and those that are for one client only. `Set-Cookie` is
 /// among them: that of an answer keeps it out of the cache, that of a 304 does not get in.
@@ -101,15 +101,15 @@ pub fn updates(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
 /// `Content-Length`, `Content-Encoding`, `Content-Range`. Browsers leave out more, since
 /// they keep what they made of a body; we keep its bytes.
 ///
-/// `Accept-Encoding` stays in `Vary` where it was: Next.js sends its 304s without, and then
-/// clients would get codings that they cannot read. `Age` and `Date` are those of the 304
-/// or none, so that the merged head tells the age of its newest confirmation.
+/// `Vary` only grows: the stored body is still one of several, whatever a 304 leaves out, as
+/// those of Next.js do with `Accept-Encoding`. Else one variant would become everybody's.
+/// `Age` and `Date` are those of the 304 or none, so that the merged head tells the age of
+/// its newest confirmation.
 ///
 /// What comes of it goes through [`super::store`] again, and [`clean`] after that.
 pub fn merge(stored: &mut HeaderMap, not_modified: &HeaderMap) {
-    const ACCEPT_ENCODING: HeaderName = header::ACCEPT_ENCODING;
     let nominated = nominated(not_modified);
-    let varied = stored.contains_key(header::VARY) && varies_by(stored, &ACCEPT_ENCODING);
+    let varied = fields_of_vary(stored);
     stored.remove(header::AGE);
     stored.remove(header::DATE);
     for name in not_modified.keys() {
@@ -125,9 +125,7 @@ pub fn merge(stored: &mut HeaderMap, not_modified: &HeaderMap) {
             stored.append(name.clone(), value);
         }
     }
-    if varied && !varies_by(stored, &ACCEPT_ENCODING) {
-        add_to_vary(stored);
-    }
+    vary_also_by(stored, &varied);
 }
 
 /// What says of which bytes the stored body is. A 304 that names another `ETag` is not about
@@ -145,10 +143,32 @@ fn belongs_to_the_body(name: &HeaderName) -> bool {
     )
 }
 
-fn add_to_vary(headers: &mut HeaderMap) {
-    let added = HeaderValue::from_static("Accept-Encoding");
-    match headers.entry(header::VARY) {
-        Entry::Occupied(mut lines) => lines.append(added),
-        Entry::Vacant(place) => drop(place.insert(added)),
+/// What `Vary` names, as it is written.
+fn fields_of_vary(headers: &HeaderMap) -> Vec<Vec<u8>> {
+    const VARY: HeaderName = header::VARY;
+    if !headers.contains_key(VARY) {
+        return Vec::new();
+    }
+    list_of(headers, &VARY).map(<[u8]>::to_vec).collect()
+}
+
+/// Adds those of `fields` that `Vary` does not name, in a line of their own.
+fn vary_also_by(headers: &mut HeaderMap, fields: &[Vec<u8>]) {
+    if fields.is_empty() {
+        return;
+    }
+    let named = fields_of_vary(headers);
+    let is_missing = |field: &&[u8]| {
+        let mut named = named.iter();
+        !named.any(|name| name == b"*" || name.eq_ignore_ascii_case(field))
+    };
+    let fields = fields.iter().map(Vec::as_slice);
+    let missing: Vec<&[u8]> = fields.filter(is_missing).collect();
+    if missing.is_empty() {
+        return;
+    }
+    // What could not be written would have come from a header as well.
+    if let Ok(line) = HeaderValue::from_bytes(&missing.join(&b", "[..])) {
+        headers.append(header::VARY, line);
     }
 }

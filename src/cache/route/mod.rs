@@ -102,6 +102,13 @@ impl Policy {
         self.bypass.iter().find(has)
     }
 
+    /// Tells that cookies of some names decide where a response is looked for, or whether.
+    pub fn goes_by_cookies(&self) -> bool {
+        let bypass = self.bypass.iter().flat_map(KeyItem::sources);
+        let mut all = self.key.sources().chain(bypass);
+        all.any(|source| matches!(source, Source::Cookie(_)))
+    }
+
     /// Whom an answer to this request may be meant for.
     pub fn personal(&self, ex: &Exchange<'_>) -> Personal {
         let headers = &ex.head.headers;
@@ -123,6 +130,10 @@ impl Policy {
     fn has_cookies(&self, headers: &HeaderMap) -> bool {
         if self.anonymous.is_all() || !headers.contains_key(header::COOKIE) {
             return false;
+        }
+        if !query::are_cookies_clear(headers) {
+            // The app behind may read others than these.
+            return true;
         }
         let is_known = |name: &[u8]| {
             self.anonymous.contains(name)

@@ -13,22 +13,31 @@ pub const TAGS: [HeaderName; 2] = [SURROGATE_KEY, CACHE_TAG];
 /// The same, and looked at again when the answer is validated.
 pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
-/// More tags of one answer are not kept, nor longer ones: they would be the larger part of it.
-const MOST: usize = 64;
+/// The most tags of one response, and the bytes of the longest: twice what Next.js lets a page
+/// have. With more they would be the larger part of it.
+const MOST: usize = 256;
 const LONGEST: usize = 256;
 
-/// The tags that the origin gave an answer.
-pub fn tags_of(headers: &HeaderMap) -> impl Iterator<Item = Box<str>> {
-    [(CACHE_TAG, b','), (SURROGATE_KEY, b' ')]
-        .into_iter()
-        .flat_map(|(name, separator)| {
-            let lines = headers.get_all(name).into_iter();
-            lines.flat_map(move |line| line.as_bytes().split(move |byte| *byte == separator))
-        })
-        .filter_map(|tag| std::str::from_utf8(tag.trim_ascii()).ok())
-        .filter(|tag| (1..=LONGEST).contains(&tag.len()))
-        .take(MOST)
-        .map(Box::from)
+/// The tags that the origin gave a response; or that it is not to be kept, since a purge by a
+/// tag that was left out would not find it.
+pub fn tags_of(headers: &HeaderMap) -> Result<Vec<Box<str>>, &'static str> {
+    let mut tags = Vec::new();
+    for (name, separator) in [(CACHE_TAG, b','), (SURROGATE_KEY, b' ')] {
+        if !headers.contains_key(&name) {
+            continue;
+        }
+        let lines = headers.get_all(&name).into_iter();
+        let written = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == separator));
+        // No purge could name what is no text.
+        let texts = written.filter_map(|tag| std::str::from_utf8(tag.trim_ascii()).ok());
+        tags.extend(texts.filter(|tag| !tag.is_empty()).map(Box::<str>::from));
+    }
+    tags.sort_unstable();
+    tags.dedup();
+    if tags.len() > MOST || tags.iter().any(|tag| tag.len() > LONGEST) {
+        return Err("tags");
+    }
+    Ok(tags)
 }
 
 /// A tag, compiled with the slots of its placeholders.

@@ -176,12 +176,13 @@ fn several_values_are_as_good_as_none() {
             match source {
                 "header:X-Id" => request("/", &[("x-id", "a"), ("x-id", "b")]),
                 "cookie:sid" => request("/", &[("cookie", "sid=7"), ("cookie", "sid=8")]),
+                "cookie:id" => request("/", &[("cookie", "id=7; a=1 id=8")]),
                 _ => request("/?q=a&%71=b", &[]),
             }
             .from("192.0.2.1"),
         );
     };
-    for source in ["header:X-Id", "cookie:sid", "query:q"] {
+    for source in ["header:X-Id", "cookie:sid", "cookie:id", "query:q"] {
         nothing(source);
     }
 }

@@ -91,9 +91,16 @@ pub(super) fn begin(
         // Else a page that only members read would stay stale to the end of its window.
         flow.shape = flow.shape.map(RequestShape::without_cookies);
     }
+    let personal = Personal {
+        // Those that the entry varies by go along: the response may be this client's own.
+        has_cookies: flow.personal.has_cookies && head.headers.contains_key(&header::COOKIE),
+        // `Authorization` stays here; whom the filters have found goes along.
+        has_identity: ctx.facts.identity.is_some(),
+        ..flow.personal
+    };
     let flow = Flow {
         wants: Wants::default(),
-        personal: Personal::default(),
+        personal,
         // By these the answer is judged, and not by what its client said besides.
         headers: Arc::new(head.headers.clone()),
         // Made anew of those, if they are needed.

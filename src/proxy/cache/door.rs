@@ -12,7 +12,7 @@ use crate::{
         budget::{Busy, By},
         metrics::Revalidation,
         nextjs::{BadImage, RequestShape},
-        policy::{SentHeaders, Use, Variance},
+        policy::{SentHeaders, Use, Variance, Vary},
         store::{Entry, Found, Store},
         tier::{Tiers, Waits},
     },
@@ -220,12 +220,18 @@ impl Request<'_> {
 
     /// Where to look for what the store does not have. What the origin does not let anybody
     /// keep is nowhere.
-    fn tiers(&self) -> Option<(&Tiers, Option<&Waits>)> {
+    fn tiers(&self, vary: Option<&Vary>) -> Option<(&Tiers, Option<&Waits>)> {
         let tiers = self.cache.cache.tiers()?;
-        let now = self.live.world.clock.now();
-        let is_pass = self.cache.cache.passes().contains(&self.seen.key, now);
+        let is_pass = self.is_pass(vary.and_then(|vary| self.sent().variance(vary)));
         let waits = self.cache.waits.as_ref();
         (!is_pass && self.bad_image().is_none()).then_some((tiers, waits))
+    }
+
+    /// Whether a response to its like was not kept lately.
+    fn is_pass(&self, variance: Option<Variance>) -> bool {
+        let now = self.live.world.clock.now();
+        let passes = self.cache.cache.passes();
+        passes.contains(&self.seen.key, variance, &self.head.headers, now)
     }
 
     fn bad_image(&self) -> Option<&BadImage> {
@@ -235,13 +241,13 @@ impl Request<'_> {
     /// Looks into the store, and below it if there is nothing.
     async fn decided(mut self, route: &Arc<str>, ctx: &mut Context) -> Decision {
         let found = self.find(ctx);
-        if found.entry.is_some() || self.tiers().is_none() {
+        if found.entry.is_some() || self.tiers(found.vary.as_ref()).is_none() {
             return self.decide(found);
         }
         if self.sent.is_none() {
             self.sent = request::sent_headers(self.head, ctx).map(Arc::new);
         }
-        if let Some((tiers, waits)) = self.tiers() {
+        if let Some((tiers, waits)) = self.tiers(found.vary.as_ref()) {
             let here = self.cache.about(route);
             let headers = self.sent.as_deref().unwrap_or(&self.head.headers);
             // It would make every request's future as large as itself.
@@ -341,15 +347,12 @@ impl Request<'_> {
     /// On to the origin.
     fn flow(self, found: Option<Arc<Entry>>, variance: Option<Variance>) -> Box<Flow> {
         let mark = self.store().mark();
-        let Self {
-            cache, seen, sent, ..
-        } = self;
-        let may_fill = seen.shape.as_ref().is_none_or(RequestShape::may_fill);
-        let now = self.live.world.clock.now();
-        let is_pass = seen.personal.is_shared_by_mistake()
-            || !may_fill
-            || seen.wants.no_store
-            || cache.cache.passes().contains(&seen.key, now);
+        let shape = self.seen.shape.as_ref();
+        let is_pass = self.seen.personal.is_shared_by_mistake()
+            || !shape.is_none_or(RequestShape::may_fill)
+            || self.seen.wants.no_store
+            || self.is_pass(variance);
+        let Self { seen, sent, .. } = self;
         Box::new(Flow {
             headers: Arc::new(self.head.headers.clone()),
             sent,

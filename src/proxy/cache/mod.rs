@@ -8,6 +8,7 @@
 mod answer;
 mod background;
 mod door;
+mod flow;
 mod forms;
 mod phases;
 mod purge;

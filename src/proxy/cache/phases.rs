@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use pingora::{
     Error, ErrorSource, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -17,16 +17,17 @@ use super::Flow;
 use crate::{
     cache::{
         budget::Permit,
-        nextjs::{self, RequestShape, StoreAs},
-        policy::{self, Asked, Lifetime, Refusal, SentHeaders, Times, Use, Variance, Vary},
-        route::{self, Personal, TAGS},
+        nextjs,
+        policy::{self, Lifetime, Refusal, Times, Use, Variance, Vary},
+        route::{self, TAGS},
         store::{self, About, Draft, Entry, Refresh, Wanted},
+        unusual::unusual_headers,
     },
     chain::{CacheOutcome, Facts},
     gateway::RouteCache,
     proxy::{
         context::{self, Context},
-        request, upstream,
+        upstream,
     },
     routes::{Params, Target},
 };
@@ -338,12 +339,17 @@ fn judge(
         }
         _ => flow.lifetime(status, &headers, times, cache),
     };
-    let variant = decided.and_then(|lifetime| {
+    let judged = decided.and_then(|lifetime| {
         let variant = flow.variant(session.req_header(), &headers, ctx, cache)?;
-        Ok((lifetime, variant))
+        let tags = match &old {
+            // It keeps those that it has.
+            Some(_) => Box::default(),
+            None => tags(session, &ctx.params, cache, &headers)?,
+        };
+        Ok((lifetime, variant, tags))
     });
     let facts = &mut ctx.facts;
-    let (lifetime, variant) = match variant {
+    let (lifetime, variant, tags) = match judged {
         Ok(decided) => decided,
         Err(why) => {
             uncacheable(why, facts);
@@ -360,15 +366,17 @@ fn judge(
                 return refuse(why);
             }
             // What one client is refused says nothing of what others may get.
-            if flow.is_for_others() && why != Refusal::RequestNoStore.reason() {
+            let is_for_others = flow.is_for_others() || flow.is_background;
+            if is_for_others && why != Refusal::RequestNoStore.reason() {
                 if flow.found.is_none() {
                     if !is_error(status) {
-                        let now = live.world.clock.now();
-                        cache.cache.passes().insert(&flow.key, now);
+                        flow.pass(cache, live.world.clock.now());
                     }
-                } else if status.is_success()
+                } else if (status.is_success()
                     || status.is_redirection()
-                    || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+                    || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE))
+                    // It may have answered by one of these.
+                    && unusual_headers(&flow.headers).next().is_none()
                 {
                     // The origin has something else by now, and it is not to be kept: what
                     // is stored is out of date, whatever its windows say.
@@ -380,10 +388,8 @@ fn judge(
     };
     if lifetime.fresh_for <= lifetime.initial_age && !is_error(status) {
         // Those who wait would find nothing that they may use.
-        cache
-            .cache
-            .passes()
-            .insert(&flow.key, live.world.clock.now());
+        flow.variance = Some(variant.1);
+        flow.pass(cache, live.world.clock.now());
     }
     if let Some(cached) = &mut facts.cache {
         cached.is_stored = true;
@@ -393,7 +399,7 @@ fn judge(
     }
     let about = About {
         route: facts.route.clone().unwrap_or_else(|| Arc::from("")),
-        tags: tags(session, &ctx.params, cache, &headers),
+        tags,
         max_object: cache.policy.max_object,
         is_compressible: false,
         quota: cache.quota.clone(),
@@ -475,74 +481,6 @@ impl Answer {
     }
 }
 
-impl Flow {
-    /// By what other responses to this URL differ from this one, and what its request had of
-    /// that; or why nobody can tell.
-    fn variant(
-        &self,
-        request: &RequestHeader,
-        headers: &HeaderMap,
-        ctx: &mut Context,
-        cache: &RouteCache,
-    ) -> std::result::Result<(Vary, Variance), &'static str> {
-        let mut vary = match &self.shape {
-            Some(shape) => nextjs::effective_vary(shape, headers, Vary::of(headers)),
-            None => Vary::of(headers),
-        };
-        if cache.coder.is_some() {
-            // The origin is always asked for plain bytes, whatever the client takes.
-            vary = vary.without(&header::ACCEPT_ENCODING);
-        }
-        let client = SentHeaders::of_client(&self.headers, &cache.unchanged);
-        let variance = client.variance(&vary).or_else(|| {
-            let sent = request::sent_headers(request, ctx)?;
-            SentHeaders::whole(&sent).variance(&vary)
-        });
-        Ok((vary, variance.ok_or("vary-unknown")?))
-    }
-
-    /// For how long this answer may be used; or why it is not kept.
-    fn lifetime(
-        &self,
-        status: StatusCode,
-        headers: &HeaderMap,
-        times: Times,
-        cache: &RouteCache,
-    ) -> std::result::Result<Lifetime, &'static str> {
-        let store_as = match &self.shape {
-            Some(shape) => nextjs::may_store(shape, status, headers)?,
-            None => StoreAs::Said,
-        };
-        if self.personal.has_cookies && !policy::is_for_everybody(headers) {
-            return Err("cookies");
-        }
-        if self.personal.has_identity && !policy::allows_authorization(headers) {
-            return Err(Refusal::Authorization.reason());
-        }
-        if self.personal.has_certificate && !policy::is_for_everybody(headers) {
-            return Err("certificate");
-        }
-        let asked = Asked {
-            method: &Method::GET,
-            headers: &self.headers,
-            is_named: self.personal.is_named,
-        };
-        let rules = cache.rules(self.shape.as_ref());
-        let lifetime =
-            policy::store(asked, status, headers, times, rules).map_err(Refusal::reason)?;
-        Ok(match store_as {
-            StoreAs::Said => lifetime,
-            StoreAs::AtMost(most) => lifetime.at_most(most),
-        })
-    }
-
-    /// Whether others wait for its answer.
-    fn is_for_others(&self) -> bool {
-        self.personal == Personal::default()
-            && self.shape.as_ref().is_none_or(RequestShape::may_fill)
-    }
-}
-
 fn uncacheable(why: &'static str, facts: &mut Facts) {
     if let Some(facts) = &mut facts.cache {
         facts.is_stored = false;
@@ -566,23 +504,23 @@ fn meta(status: StatusCode, headers: &HeaderMap, lifetime: &Lifetime) -> Result<
     Ok(CacheMeta::new(until, from, 0, 0, head))
 }
 
-/// Those of the route and those that the origin gave.
+/// Those of the route and those that the origin gave; or that these are too many.
 fn tags(
     session: &Session,
     params: &Params,
     cache: &RouteCache,
     headers: &HeaderMap,
-) -> Box<[Box<str>]> {
+) -> std::result::Result<Box<[Box<str>]>, &'static str> {
     let target = Target::new("", session.req_header().raw_path());
     let own = cache
         .tags
         .iter()
         .map(|tag| tag.render(|slot| params.get(*slot, target.path)));
-    let mut tags: Vec<Box<str>> = own.map(String::into_boxed_str).collect();
-    tags.extend(route::tags_of(headers));
+    let mut tags = route::tags_of(headers)?;
+    tags.extend(own.map(String::into_boxed_str));
     tags.sort_unstable();
     tags.dedup();
-    tags.into()
+    Ok(tags.into())
 }
 
 /// The stored answer that the phases have in hand.

@@ -1,6 +1,7 @@
 //! What a successful write makes of stored answers (RFC 9111, 4.4): they are gone.
 
 use http::Method;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::purge;
@@ -10,17 +11,13 @@ use crate::{
         policy,
         purge::{How, Purge, Source, What},
     },
-    chain::host::public_host,
+    chain::host::{public_host, requested_host},
     proxy::context::{self, Context},
-    routes::{Target, normalise},
+    routes::{self, Target, normalise},
 };
 
 /// The origin has answered a request with `head`.
-pub(in crate::proxy) async fn written(
-    session: &Session,
-    head: &pingora::http::ResponseHeader,
-    ctx: &Context,
-) {
+pub(in crate::proxy) async fn written(session: &Session, head: &ResponseHeader, ctx: &Context) {
     let request = session.req_header();
     if matches!(
         request.method,
@@ -28,9 +25,10 @@ pub(in crate::proxy) async fn written(
     ) {
         return;
     }
-    let Some(cache) = context::route(&ctx.gateway, ctx.route).and_then(|r| r.cache.as_ref()) else {
+    let Some(cache) = &ctx.gateway.cache else {
         return;
     };
+    let own_cache = context::cache(&ctx.gateway, ctx.route);
     let client = &ctx.facts.client;
     let host = public_host(request, client).to_ascii_lowercase();
     let target = Target::new(&host, request.raw_path());
@@ -46,26 +44,51 @@ pub(in crate::proxy) async fn written(
         &own,
         &head.headers,
     );
+    let mut is_removed = false;
     for target in &gone {
         // Of what has none, nothing is stored.
         let Ok(normal) = normalise(&target.path, ctx.gateway.slashes) else {
             continue;
         };
-        let query = cache.policy.key.query_of(target.query.as_deref());
-        let query = query.as_deref();
-        let scheme = client.scheme.as_str();
-        let key = Key::new(scheme, &target.authority, &normal.path, query, b"");
-        cache.cache.remove(&key);
+        if own_cache.is_none() && !is_cached_elsewhere(request, ctx, &normal.path) {
+            continue;
+        }
+        let remove = |query: Option<&[u8]>| {
+            let scheme = client.scheme.as_str();
+            let key = Key::new(scheme, &target.authority, &normal.path, query, b"");
+            cache.remove(&key);
+        };
+        let sent = target.query.as_deref();
+        remove(sent);
+        is_removed = true;
+        // Other routes may count other parameters than this one.
+        let counted = own_cache.map(|own| own.policy.key.query_of(sent));
+        if let Some(counted) = counted.filter(|counted| counted.as_deref() != sent) {
+            remove(counted.as_deref());
+        }
     }
-    if !gone.is_empty() {
-        cache.cache.settle_disk().await;
+    if is_removed {
+        cache.settle_disk().await;
     }
-    if cache.policy.purge_on_write && head.status.is_success() {
+    if own_cache.is_some_and(|own| own.policy.purge_on_write) && head.status.is_success() {
         let path = String::from_utf8_lossy(target.path);
         let what = What::Written(format!("{}://{host}{path}", client.scheme.as_str()));
         let how = How::Hard;
         // Before the response: whoever has written reads what it wrote. The others hear of it.
         let purges = vec![Purge { what, how }];
-        purge::begin(ctx.live(), cache.cache.link(), purges, Source::Write).await;
+        purge::begin(ctx.live(), cache.link(), purges, Source::Write).await;
     }
+}
+
+/// Whether a route with a cache takes the same host and path for other requests.
+fn is_cached_elsewhere(request: &RequestHeader, ctx: &Context, path: &[u8]) -> bool {
+    let Ok(host) = routes::host_of(requested_host(request)) else {
+        return false;
+    };
+    let target = Target::new(&host, path);
+    let has_cache = |route| {
+        let route = ctx.gateway.route(route);
+        route.is_some_and(|route| route.cache.is_some())
+    };
+    ctx.gateway.table.some_route(&target, has_cache)
 }

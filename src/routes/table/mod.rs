@@ -178,6 +178,19 @@ impl RouteTable {
         list
     }
 
+    /// Whether one of the routes that take this host and path, whatever else they demand, is
+    /// one that `is` tells.
+    pub fn some_route(&self, target: &Target<'_>, is: impl Fn(usize) -> bool) -> bool {
+        let found = self.walk(target, &mut |hit| {
+            if is(hit.leaf.route) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        found.is_break()
+    }
+
     /// Whether some route takes requests for this host, whatever their path. True of every
     /// host if no route names one.
     pub fn serves_host(&self, host: &str) -> bool {

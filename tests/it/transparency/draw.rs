@@ -17,6 +17,11 @@ const SECRETS: [&str; 2] = [
     "thirty-two others, which nobody knows either",
 ];
 
+/// Places in [`VARY`].
+const COOKIE: usize = 4;
+const LANGUAGE: usize = 5;
+const ENCODING: usize = 10;
+
 /// One route.
 #[derive(Clone, Debug)]
 pub(super) struct Route {
@@ -26,6 +31,7 @@ pub(super) struct Route {
     upstream: usize,
     rewrite: Option<&'static str>,
     headers: Option<&'static str>,
+    passes_override: bool,
     /// Which secret its tokens are signed with.
     jwt: Option<usize>,
     pub(super) compresses: bool,
@@ -33,7 +39,7 @@ pub(super) struct Route {
     passes_unkeyed: bool,
     pub(super) key: Vec<&'static str>,
     pub(super) ignores_cookies: bool,
-    bypass: Option<&'static str>,
+    pub(super) bypass: Option<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -71,7 +77,7 @@ fn one<T: Copy>(random: &mut Rng, of: &[T]) -> T {
 impl Route {
     fn draw(random: &mut Rng, host: usize, predicate: &'static str) -> Self {
         let jwt = one(random, &[None, None, Some(0), Some(1)]);
-        let parts = ["header:X-Tenant", "cookie:lang"];
+        let parts = ["header:X-Tenant", "cookie:lang", "header:X-Original-URL"];
         let mut key: Vec<_> = parts.into_iter().filter(|_| random.u8(..4) == 0).collect();
         if jwt.is_some() && random.bool() {
             key.push("jwt.sub");
@@ -96,6 +102,7 @@ impl Route {
                     Some("add: { X-Set: '{host}' }, remove: ['X-Api-*']"),
                 ],
             ),
+            passes_override: random.u8(..3) == 0,
             jwt,
             compresses: random.bool(),
             query,
@@ -128,6 +135,9 @@ impl Route {
             "    headers: {{ response: {{ set: {{ X-Route: '{number}' }} }}{} }}\n",
             request.unwrap_or_default()
         ));
+        if self.passes_override {
+            yaml.push_str("    pass_headers: [X-Original-URL]\n");
+        }
         if let Some(secret) = self.jwt {
             yaml.push_str(&format!(
                 "    jwt: {{ keys: '{}', optional: true, forward: {{ sub: X-User-Id }} }}\n",
@@ -188,11 +198,21 @@ impl Configuration {
                 }
             }
         }
-        let paths = (0..3).map(|_| {
+        let paths = (0..3).map(|number| {
             // What is not to be stored is seldom of use here.
             let any = random.usize(..CACHE_CONTROL.len());
-            let control = one(random, &[0, 0, 1, 1, 2, 3, any]);
-            format!("/{control}-{}", random.usize(..VARY.len()))
+            let fresh = one(random, &[0, 0, 1, 1, 2, 3, any]);
+            let vary = random.usize(..VARY.len());
+            if number > 0 {
+                return format!("/{fresh}-{vary}");
+            }
+            // Now stale, and then fresh with another `Vary`; perhaps the same all the while.
+            let stale = one(random, &[6, 6, 6, 7, 8, 9]);
+            let vary = one(random, &[COOKIE, COOKIE, LANGUAGE, vary]);
+            let any = random.usize(..VARY.len());
+            let other = one(random, &[0, ENCODING, vary, any]);
+            let tag = one(random, &["", "-e"]);
+            format!("/{stale}-{vary}-{fresh}-{other}{tag}")
         });
         let mut configuration = Self {
             routes,
@@ -323,7 +343,8 @@ fn token(sub: &str, issuer: &str, secret: usize) -> String {
 }
 
 fn header(random: &mut Rng) -> (&'static str, String) {
-    const PLAIN: [(&str, &[&str]); 15] = [
+    const PLAIN: [(&str, &[&str]); 16] = [
+        ("x-original-url", &["/admin", "/b"]),
         ("x-kind", &["one"]),
         ("x-tenant", &["a", "b"]),
         ("accept-language", &["de", "en"]),
@@ -340,7 +361,14 @@ fn header(random: &mut Rng) -> (&'static str, String) {
         ("x-forwarded-port", &["81", "444"]),
         ("forwarded", &["for=10.0.0.9"]),
     ];
-    const COOKIES: [&str; 9] = [
+    const COOKIES: [&str; 16] = [
+        "sid=1; \u{a0}lang=de",
+        "sid=1 lang=de",
+        "sid=\"1; lang=de\"",
+        "; lang=de",
+        "sid; lang=de",
+        "sid=1\tpreview=1",
+        "lang=de; $x=\"; preview=1\"",
         "k=1",
         "lang=de",
         "lang=en",

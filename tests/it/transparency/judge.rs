@@ -13,7 +13,9 @@ pub(super) struct Reflection {
     origin: String,
     target: String,
     headers: Vec<(String, String)>,
+    /// What it said of the response, and what it has said of it since.
     cache_control: String,
+    cache_control_now: String,
     vary: BTreeSet<String>,
     /// The route that the gateway took for the request.
     pub(super) route: usize,
@@ -28,15 +30,19 @@ impl Reflection {
         let body = response.json();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let pairs = body["headers"].as_array().expect("a list").iter();
+        // A response that was validated has the headers of a 304: it varies by both.
         let vary = response.head.headers_named("vary");
+        let vary = vary.chain(body["vary"].as_str());
         Some(Self {
             origin: text(&body["origin"]),
             target: text(&body["target"]),
             headers: pairs.map(|pair| (text(&pair[0]), text(&pair[1]))).collect(),
-            cache_control: response.header("cache-control").unwrap_or_default().into(),
+            cache_control: text(&body["cache_control"]),
+            cache_control_now: response.header("cache-control").unwrap_or_default().into(),
             vary: vary
                 .flat_map(|line| line.split(','))
                 .map(|name| name.trim().to_ascii_lowercase())
+                .filter(|name| !name.is_empty())
                 .collect(),
             route: response.header("x-route")?.parse().ok()?,
         })
@@ -62,22 +68,30 @@ impl Reflection {
         Some(host.strip_suffix(own_port).unwrap_or(&host).to_owned())
     }
 
-    fn cookies(&self, name: &str) -> Vec<&str> {
-        let lines = self.values("cookie").into_iter();
-        let pairs = lines.flat_map(|line| line.split(';'));
-        let named = pairs.filter_map(|pair| {
-            let (own, value) = pair.trim().split_once('=')?;
-            (own.trim() == name).then_some(value)
-        });
-        named.collect()
+    /// The cookies as frameworks read them, each in its way: names and values.
+    fn readings(&self) -> [Vec<(String, String)>; 4] {
+        let line = self.values("cookie").join("; ");
+        [
+            // npm's `cookie`: blanks of any kind do not count.
+            pairs(line.split(';').map(str::trim)),
+            // koa's `cookies`: those round `=` do.
+            pairs(line.split(';').map(|pair| pair.trim_start_matches(' '))),
+            // Python's `SimpleCookie`: a blank is an end as well, and `;` between quotes is none.
+            pairs(cut_outside_of_quotes(&line, true).into_iter()),
+            pairs(cut_outside_of_quotes(&line, false).into_iter()),
+        ]
     }
 
-    fn cookie_names(&self) -> Vec<&str> {
-        let lines = self.values("cookie").into_iter();
-        let pairs = lines.flat_map(|line| line.split(';'));
-        pairs
-            .filter_map(|pair| pair.trim().split('=').next())
-            .collect()
+    /// What all ways to read it say of one cookie.
+    fn cookies(&self, name: &str) -> [Vec<String>; 4] {
+        self.readings().map(|pairs| {
+            let named = pairs.into_iter().filter(|(own, _)| own == name);
+            named.map(|(_, value)| value).collect()
+        })
+    }
+
+    fn has_cookie(&self, name: &str) -> bool {
+        self.cookies(name).iter().any(|values| !values.is_empty())
     }
 
     pub(super) fn is_storable(&self) -> bool {
@@ -104,9 +118,28 @@ impl Reflection {
     }
 
     fn says(&self, directive: &str) -> bool {
-        let mut all = self.cache_control.split(',').map(str::trim);
+        let lines = [&self.cache_control, &self.cache_control_now];
+        let mut all = lines
+            .into_iter()
+            .flat_map(|line| line.split([',', '\r']).map(str::trim));
         all.any(|own| own == directive || own.starts_with(&format!("{directive}=")))
     }
+}
+
+fn pairs<'p>(pairs: impl Iterator<Item = &'p str>) -> Vec<(String, String)> {
+    pairs
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn cut_outside_of_quotes(line: &str, at_blanks: bool) -> Vec<&str> {
+    let mut is_quoted = false;
+    let parts = line.split(|c: char| {
+        is_quoted ^= c == '"';
+        !is_quoted && (c == ';' || (at_blanks && c.is_ascii_whitespace()))
+    });
+    parts.map(str::trim).collect()
 }
 
 /// Compares `stored`, what the origin was asked when it gave the response, with `own`, what it
@@ -126,6 +159,8 @@ pub(super) fn may_be_served(
     let unkeyed = route.passed_parameters();
     let targets = [stored, own].map(|it| it.target_without(unkeyed));
     same("target", targets[0] == targets[1])?;
+    let by = "x-original-url";
+    same("original URL", stored.values(by) == own.values(by))?;
     same("host", stored.host("host") == own.host("host"))?;
     let public = "x-forwarded-host";
     same("public host", stored.host(public) == own.host(public))?;
@@ -158,10 +193,15 @@ pub(super) fn may_be_served(
             }
             Some(("cookie", name)) => {
                 same(part, stored.cookies(name) == own.cookies(name))?;
-                same("value than one", stored.cookies(name).len() <= 1)?;
+                let [npm, ..] = stored.cookies(name);
+                same("value than one", npm.len() <= 1)?;
             }
             _ => same(part, stored.values("x-user-id") == own.values("x-user-id"))?,
         }
+    }
+    if let Some(name) = route.bypass.and_then(|part| part.strip_prefix("cookie:")) {
+        let has_one = stored.has_cookie(name) || own.has_cookie(name);
+        same("way than past the cache", !has_one)?;
     }
     personal(stored, own, route)
 }
@@ -183,7 +223,9 @@ fn personal(stored: &Reflection, own: &Reflection, route: &Route) -> Result<(), 
     }
     let is_known = route.ignores_cookies || route.names_user();
     let is_keyed = |name: &str| route.key.contains(&&*format!("cookie:{name}"));
-    let has_others = !stored.cookie_names().into_iter().all(is_keyed);
+    let readings = stored.readings();
+    let mut names = readings.iter().flatten().map(|(name, _)| name.as_str());
+    let has_others = !names.all(is_keyed);
     let is_same = stored.values("cookie") == own.values("cookie");
     if !is_known && has_others && !is_for_all && !is_same {
         return Err("it was made for whoever has other cookies".to_owned());

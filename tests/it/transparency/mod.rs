@@ -30,13 +30,18 @@ use crate::support::{
 };
 
 /// What the origins may say; the path of a request chooses.
-const CACHE_CONTROL: [&str; 6] = [
+const CACHE_CONTROL: [&str; 10] = [
     "max-age=600",
     "public, max-age=600",
     "s-maxage=600",
     "max-age=600, must-revalidate",
     "private, max-age=600",
     "no-store",
+    // Stale as it comes: within its window, or to be validated.
+    "public, max-age=60, stale-while-revalidate=600\r\nage: 61",
+    "max-age=60, stale-while-revalidate=600\r\nage: 61",
+    "public, max-age=60\r\nage: 61",
+    "max-age=60\r\nage: 61",
 ];
 const VARY: [&str; 14] = [
     "",
@@ -175,7 +180,7 @@ async fn check(seed: u64, configuration: &Configuration) -> (usize, usize) {
             continue;
         };
         let route = configuration.route(&own);
-        if got.header("x-cache-status") == Some("HIT") {
+        if matches!(got.header("x-cache-status"), Some("HIT" | "STALE")) {
             hits += 1;
             let got = Reflection::of(&got).expect("it is the origin's");
             if let Err(why) = judge::may_be_served(&got, &own, route) {

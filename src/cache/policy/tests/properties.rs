@@ -173,6 +173,12 @@ proptest! {
         prop_assert_eq!(once.get("content-encoding"), stored.get("content-encoding"));
         let cookies = |headers: &HeaderMap| headers.get_all("set-cookie").iter().count();
         prop_assert!(cookies(&once) == cookies(&stored));
+        if let (Vary::Fields(before), Vary::Fields(after)) = (Vary::of(&stored), Vary::of(&once)) {
+            prop_assert!(before.iter().all(|name| after.contains(name)));
+        }
+        if Vary::of(&stored) != Vary::Nothing {
+            prop_assert_ne!(Vary::of(&once), Vary::Nothing);
+        }
     }
 
     #[test]

@@ -84,13 +84,20 @@ fn what_belongs_to_the_body_or_to_one_client_stays_out() {
 }
 
 #[test]
-fn accept_encoding_stays_in_vary() {
+fn vary_only_grows() {
     let coded = "Vary: rsc, Accept-Encoding";
     check_merge(coded, "Vary: rsc", "Vary: rsc\nVary: Accept-Encoding");
-    check_merge(coded, "Vary: accept-encoding", "Vary: accept-encoding");
+    check_merge(
+        coded,
+        "Vary: accept-encoding",
+        "Vary: accept-encoding\nVary: rsc",
+    );
     check_merge(coded, "Vary: *", "Vary: *");
     check_merge(coded, "X: 1", &format!("{coded}\nX: 1"));
-    check_merge("Vary: rsc", "Vary: other", "Vary: other");
+    check_merge("Vary: rsc", "Vary: other", "Vary: other\nVary: rsc");
+    check_merge("Vary: a, b\nVary: C", "Vary: c", "Vary: c\nVary: a, b");
+    check_merge("Vary: *", "Vary: a", "Vary: a\nVary: *");
+    check_merge("Vary: Cookie", "Connection: vary\nVary: a", "Vary: Cookie");
     check_merge("X: 1", "Vary: other", "X: 1\nVary: other");
 }
 

@@ -1,0 +1,91 @@
+//! What of a request that goes to the origin decides whether its response is kept.
+
+use std::time::Instant;
+
+use http::{HeaderMap, Method, StatusCode, header};
+use pingora::http::RequestHeader;
+
+use super::Flow;
+use crate::{
+    cache::{
+        nextjs::{self, RequestShape, StoreAs},
+        policy::{self, Asked, Lifetime, Refusal, SentHeaders, Times, Variance, Vary},
+        route::Personal,
+    },
+    gateway::RouteCache,
+    proxy::{context::Context, request},
+};
+
+impl Flow {
+    /// By what other responses to this URL differ from this one, and what its request had of
+    /// that; or why nobody can tell.
+    pub(super) fn variant(
+        &self,
+        request: &RequestHeader,
+        headers: &HeaderMap,
+        ctx: &mut Context,
+        cache: &RouteCache,
+    ) -> std::result::Result<(Vary, Variance), &'static str> {
+        let mut vary = match &self.shape {
+            Some(shape) => nextjs::effective_vary(shape, headers, Vary::of(headers)),
+            None => Vary::of(headers),
+        };
+        if cache.coder.is_some() {
+            // The origin is always asked for plain bytes, whatever the client takes.
+            vary = vary.without(&header::ACCEPT_ENCODING);
+        }
+        let client = SentHeaders::of_client(&self.headers, &cache.unchanged);
+        let variance = client.variance(&vary).or_else(|| {
+            let sent = request::sent_headers(request, ctx)?;
+            SentHeaders::whole(&sent).variance(&vary)
+        });
+        Ok((vary, variance.ok_or("vary-unknown")?))
+    }
+
+    /// For how long this answer may be used; or why it is not kept.
+    pub(super) fn lifetime(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        times: Times,
+        cache: &RouteCache,
+    ) -> std::result::Result<Lifetime, &'static str> {
+        let store_as = match &self.shape {
+            Some(shape) => nextjs::may_store(shape, status, headers)?,
+            None => StoreAs::Said,
+        };
+        if self.personal.has_cookies && !policy::is_for_everybody(headers) {
+            return Err("cookies");
+        }
+        if self.personal.has_identity && !policy::allows_authorization(headers) {
+            return Err(Refusal::Authorization.reason());
+        }
+        if self.personal.has_certificate && !policy::is_for_everybody(headers) {
+            return Err("certificate");
+        }
+        let asked = Asked {
+            method: &Method::GET,
+            headers: &self.headers,
+            is_named: self.personal.is_named,
+        };
+        let rules = cache.rules(self.shape.as_ref());
+        let lifetime =
+            policy::store(asked, status, headers, times, rules).map_err(Refusal::reason)?;
+        Ok(match store_as {
+            StoreAs::Said => lifetime,
+            StoreAs::AtMost(most) => lifetime.at_most(most),
+        })
+    }
+
+    /// Its like do not wait for one another for a while.
+    pub(super) fn pass(&self, cache: &RouteCache, now: Instant) {
+        let passes = cache.cache.passes();
+        passes.insert(&self.key, self.variance, &self.headers, now);
+    }
+
+    /// Whether others wait for its answer.
+    pub(super) fn is_for_others(&self) -> bool {
+        self.personal == Personal::default()
+            && self.shape.as_ref().is_none_or(RequestShape::may_fill)
+    }
+}

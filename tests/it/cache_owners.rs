@@ -1,0 +1,311 @@
+//! What is stored belongs to whoever gets it: what one client's request makes of a response
+//! reaches nobody else.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::support::{
+    client::{Request, Response, get},
+    gateway::Gateway,
+    origins::{Origin, ToldOrigin},
+    wait::wait_for,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Fresh for a minute that is over as it comes.
+const STALE: &str = "public, max-age=60, stale-while-revalidate=600";
+
+async fn front(origin: SocketAddr, routes: &str) -> Gateway {
+    Gateway::start(&format!(
+        "upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\nroutes:\n{routes}"
+    ))
+    .await
+}
+
+async fn plain_front(origin: SocketAddr) -> Gateway {
+    front(
+        origin,
+        "- { match: { path: '/*' }, upstream: app, cache: {} }\n",
+    )
+    .await
+}
+
+fn tell(origin: &Origin<ToldOrigin>, path: &str, status: u16, headers: &[(&str, &str)]) {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let headers = headers.iter().map(owned).collect();
+    origin.settings().tell(path, status, headers);
+}
+
+fn asked(origin: &Origin<ToldOrigin>, path: &str) -> usize {
+    origin.settings().asked(path).len()
+}
+
+fn done(response: &Response) -> &str {
+    response.header("x-cache-status").unwrap_or("nothing")
+}
+
+fn with_cookie(path: &str, cookie: &str) -> Request {
+    get(path).header("cookie", cookie)
+}
+
+/// Sends a request, which is for a stale page, until a background refresh of it is over: then
+/// the page is fresh, or the next refresh begins.
+async fn refresh(gateway: &Gateway, origin: &Origin<ToldOrigin>, path: &str, request: &Request) {
+    let before = asked(origin, path);
+    wait_for("a refresh is over", SOON, async || {
+        let response = gateway.send(request).await;
+        (done(&response) != "STALE" || asked(origin, path) > before + 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refresh_that_carries_cookies_is_kept_only_if_it_is_for_everybody() {
+    let origin = ToldOrigin::start().await;
+    let gateway = plain_front(origin.address()).await;
+    for (path, next, is_kept) in [
+        ("/own", "max-age=600", false),
+        ("/all", "public, max-age=600", true),
+        ("/shared", "s-maxage=600", true),
+    ] {
+        let first = [("cache-control", STALE), ("age", "61"), ("vary", "Cookie")];
+        tell(&origin, path, 200, &first);
+        let alice = with_cookie(path, "sid=alice");
+        assert_eq!(done(&gateway.send(&alice).await), "MISS");
+        tell(&origin, path, 200, &[("cache-control", next)]);
+        refresh(&gateway, &origin, path, &alice).await;
+        for other in [get(path), with_cookie(path, "sid=bob")] {
+            let response = gateway.send(&other).await;
+            let is_alices = response.text() == format!("{path} #2");
+            assert_eq!(is_alices, is_kept, "{path}: {other:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_one_route_lets_pass_reaches_no_stored_response() {
+    let origin = ToldOrigin::start().await;
+    let gateway = front(
+        origin.address(),
+        "- { name: passing, match: { path: /po/*, header: { X-Int: '1' } }, upstream: app, pass_headers: [X-Original-URL], cache: {} }
+- { name: keyed, match: { path: /po/*, header: { X-Int: '2' } }, upstream: app, pass_headers: [X-Original-URL], cache: { key: { by: ['header:X-Original-URL'] } } }
+- { name: same, match: { path: /po/*, header: { X-Int: '3' } }, upstream: app, cache: { key: { by: ['header:X-Original-URL'] } } }
+- { name: plain, match: { path: /po/* }, upstream: app, cache: {} }
+",
+    )
+    .await;
+    tell(&origin, "/po/a", 200, &[("cache-control", "max-age=600")]);
+    let by = |kind: &str, url: &str| {
+        let request = get("/po/a").header("x-int", kind);
+        match url {
+            "" => request,
+            url => request.header("x-original-url", url),
+        }
+    };
+    // Everybody would get what one asked for.
+    for _ in 0..2 {
+        let response = gateway.send(&by("1", "/admin")).await;
+        assert_eq!(done(&response), "BYPASS");
+    }
+    for (request, expected) in [
+        (by("1", ""), "MISS"),
+        (by("1", ""), "HIT"),
+        (get("/po/a"), "MISS"),
+        (get("/po/a"), "HIT"),
+        // The key names it: each value has its own.
+        (by("2", "/admin"), "MISS"),
+        (by("2", "/admin"), "HIT"),
+        (by("2", "/other"), "MISS"),
+        (by("2", ""), "MISS"),
+        // The same key, but the origin is not shown it.
+        (by("3", "/admin"), "MISS"),
+    ] {
+        let response = gateway.send(&request).await;
+        assert_eq!(done(&response), expected, "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_304_takes_nothing_out_of_vary() {
+    let origin = ToldOrigin::start().await;
+    let gateway = plain_front(origin.address()).await;
+    for (path, vary) in [
+        ("/narrower", "Accept-Encoding"),
+        ("/other", "Accept-Language"),
+        ("/everything", "*"),
+    ] {
+        let first = [
+            ("cache-control", "public, max-age=60"),
+            ("age", "61"),
+            ("vary", "Cookie"),
+            ("etag", "\"a\""),
+        ];
+        tell(&origin, path, 200, &first);
+        let (alice, bob) = (with_cookie(path, "sid=a"), with_cookie(path, "sid=b"));
+        assert_eq!(done(&gateway.send(&alice).await), "MISS");
+        let next = [
+            ("cache-control", "public, max-age=600"),
+            ("vary", vary),
+            ("etag", "\"a\""),
+        ];
+        tell(&origin, path, 304, &next);
+        let validated = gateway.send(&alice).await;
+        assert_eq!(done(&validated), "REVALIDATED");
+        assert_eq!(validated.text(), format!("{path} #1"));
+        tell(&origin, path, 200, &next);
+        for other in [&bob, &get(path)] {
+            let response = gateway.send(other).await;
+            assert_ne!(response.text(), format!("{path} #1"), "{other:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn cookies_that_frameworks_cut_differently_go_past_a_cache_that_goes_by_them() {
+    let origin = ToldOrigin::start().await;
+    let gateway = front(
+        origin.address(),
+        "- { match: { path: /bypass/* }, upstream: app, cache: { anonymous_cookies: [theme], bypass: ['cookie:sid'] } }
+- { match: { path: /key/* }, upstream: app, cache: { key: { by: ['cookie:sid'] } } }
+- { match: { path: /anonymous/* }, upstream: app, cache: { anonymous_cookies: ['theme*'] } }
+- { match: { path: /all/* }, upstream: app, cache: { anonymous_cookies: ['*'] } }
+- { match: { path: /* }, upstream: app, cache: {} }
+",
+    )
+    .await;
+    let public = [("cache-control", "public, max-age=600")];
+    for path in ["/bypass/a", "/key/a", "/anonymous/a", "/a"] {
+        tell(&origin, path, 200, &public);
+        let goes_by_cookies = matches!(path, "/bypass/a" | "/key/a");
+        gateway.get(path).await;
+        for line in [
+            "theme=a sid=x",
+            "theme=a\tsid=x",
+            "theme=a; \u{a0}sid=x",
+            "theme=\"a; sid=x; b=\"",
+            "theme =a",
+            "$theme=a",
+        ] {
+            let response = gateway.send(&with_cookie(path, line)).await;
+            let expected = if goes_by_cookies { "BYPASS" } else { "HIT" };
+            assert_eq!(done(&response), expected, "{path} {line:?}");
+        }
+        for line in ["theme=a", " theme=a;  dark=1,2;", "theme=\"a b\""] {
+            let response = gateway.send(&with_cookie(path, line)).await;
+            assert_eq!(done(&response), "HIT", "{path} {line:?}");
+        }
+    }
+    // Who may have others than those that say nothing leaves nothing for others.
+    for (path, line, expected) in [
+        ("/anonymous/b", "theme=a sid=x", "MISS"),
+        ("/anonymous/c", "theme=a; theme_b=c", "HIT"),
+        ("/all/a", "theme=a sid=x", "HIT"),
+    ] {
+        tell(&origin, path, 200, &[("cache-control", "max-age=600")]);
+        let request = with_cookie(path, line);
+        assert_eq!(done(&gateway.send(&request).await), "MISS", "{path}");
+        assert_eq!(done(&gateway.get(path).await), expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_response_with_more_tags_than_are_kept_is_not_stored() {
+    let origin = ToldOrigin::start().await;
+    let gateway = front(
+        origin.address(),
+        "- { name: app, match: { path: '/*' }, upstream: app, cache: { tags: [own] } }\n",
+    )
+    .await;
+    let list = |count: usize| -> String {
+        let tags: Vec<String> = (0..count).map(|number| format!("t{number}")).collect();
+        tags.join(",")
+    };
+    for (path, name, tags, is_stored) in [
+        ("/most", "cache-tag", list(256), true),
+        ("/more", "cache-tag", list(257), false),
+        (
+            "/spaces",
+            "surrogate-key",
+            list(257).replace(',', " "),
+            false,
+        ),
+        ("/longest", "cache-tag", "x".repeat(256), true),
+        ("/longer", "cache-tag", "x".repeat(257), false),
+        ("/empty", "cache-tag", ",".repeat(300), true),
+        ("/same", "cache-tag", "a,".repeat(300), true),
+    ] {
+        let told = [("cache-control", "max-age=600"), (name, tags.as_str())];
+        tell(&origin, path, 200, &told);
+        let first = gateway.get(path).await;
+        let status = first.header("cache-status").unwrap_or_default();
+        assert_eq!(status.contains("tags"), !is_stored, "{path}: {status}");
+        assert_eq!(status.contains("stored"), is_stored, "{path}: {status}");
+        let second = gateway.get(path).await;
+        let expected = if is_stored { "HIT" } else { "MISS" };
+        assert_eq!(done(&second), expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_clients_own_header_leaves_what_others_have_stored() {
+    let origin = ToldOrigin::start().await;
+    let gateway = plain_front(origin.address()).await;
+    let stale = [("cache-control", STALE), ("age", "61")];
+    tell(&origin, "/a", 200, &stale);
+    gateway.get("/a").await;
+    // The origin says this of a request with a header that is in no key.
+    tell(&origin, "/a", 200, &[("cache-control", "no-store")]);
+    let evil = get("/a").header("x-evil", "1");
+    refresh(&gateway, &origin, "/a", &evil).await;
+    tell(&origin, "/a", 200, &stale);
+    assert_eq!(done(&gateway.get("/a").await), "STALE");
+
+    tell(&origin, "/b", 200, &[("cache-control", "no-store")]);
+    gateway.send(&get("/b").header("x-evil", "1")).await;
+    tell(&origin, "/b", 200, &[("cache-control", "max-age=600")]);
+    origin.settings().hold("/b");
+    let mut readers = Vec::new();
+    for expected in ["MISS", "HIT", "HIT"] {
+        let mut connection = gateway.connect().await;
+        let head = connection.start(&get("/b")).await.expect("a head");
+        assert_eq!(head.header("x-cache-status"), Some(expected));
+        readers.push((connection, head));
+    }
+    origin.settings().release("/b");
+    for (mut connection, head) in readers {
+        connection.finish(head).await.expect("a body");
+    }
+    assert_eq!(asked(&origin, "/b"), 2);
+}
+
+#[tokio::test]
+async fn a_write_through_a_route_without_a_cache_removes_what_another_route_has_stored() {
+    let origin = ToldOrigin::start().await;
+    let gateway = front(
+        origin.address(),
+        "- { match: { path: /m/*, method: [GET, HEAD] }, upstream: app, cache: { key: { ignore_query: ['utm_*'] } } }
+- { match: { path: /m/* }, upstream: app }
+",
+    )
+    .await;
+    let fresh = [("cache-control", "max-age=600")];
+    tell(&origin, "/m/a", 200, &fresh);
+    for method in ["POST", "PUT", "DELETE", "PATCH", "PURGE-IT"] {
+        gateway.get("/m/a").await;
+        assert_eq!(done(&gateway.get("/m/a").await), "HIT");
+        gateway.get("/m/a?page=1").await;
+        let written = gateway.send(&Request::new(method, "/m/a?page=1")).await;
+        assert_eq!(written.status(), 200);
+        assert_eq!(done(&gateway.get("/m/a?page=1").await), "MISS", "{method}");
+        assert_eq!(done(&gateway.get("/m/a").await), "HIT", "{method}");
+        gateway.send(&Request::new(method, "/m/a")).await;
+        assert_eq!(done(&gateway.get("/m/a").await), "MISS", "{method}");
+    }
+    // What is safe, and what has failed, has written nothing.
+    let other = Request::new("OPTIONS", "/m/a");
+    gateway.send(&other).await;
+    assert_eq!(done(&gateway.get("/m/a").await), "HIT");
+    tell(&origin, "/m/a", 500, &fresh);
+    gateway.send(&Request::new("POST", "/m/a")).await;
+    assert_eq!(done(&gateway.get("/m/a").await), "HIT");
+}
