@@ -20,7 +20,8 @@ async fn front(upstreams: &[(&str, std::net::SocketAddr)], routes: &str) -> Gate
         })
         .collect();
     Gateway::start(&format!(
-        "listeners: [{{ address: 127.0.0.1:0 }}]\nupstreams:\n{upstreams}routes:\n{routes}"
+        "listeners: [{{ address: 127.0.0.1:0 }}]\n\
+         rate_limits: {{ few: {{ rate: 2/h, burst: 2 }} }}\nupstreams:\n{upstreams}routes:\n{routes}"
     ))
     .await
 }
@@ -116,7 +117,7 @@ async fn limits_of_the_path_as_it_came_and_of_its_readings_count() {
         &[("app", app.address())],
         "- { match: { path: /* }, upstream: app, body_limit: 1kB }
 - { match: { path: /upload/* }, upstream: app, body_limit: 10MB }
-- { match: { path: /few/* }, upstream: app, rate_limit: { rate: 2/h, burst: 2 } }
+- { match: { path: /few/* }, upstream: app, rate_limit: few }
 - { match: { path: /one/* }, upstream: app, body_limit: 1kB, in_flight: 1 }
 ",
     )
