@@ -59,6 +59,7 @@ mod purge_races;
 mod rate_limit;
 mod redis;
 mod reload;
+mod response_headers;
 mod rfc9111;
 mod rollout;
 mod schema;

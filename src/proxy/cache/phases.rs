@@ -237,7 +237,7 @@ pub(in crate::proxy) fn complete(head: &mut ResponseHeader, ctx: &mut Context) -
     };
     if head.status == StatusCode::RANGE_NOT_SATISFIABLE {
         // Pingora makes it of the headers of the whole, whose digests are none of its body.
-        for name in ["content-digest", "repr-digest", "content-md5"] {
+        for name in ["content-digest", "repr-digest", "digest", "content-md5"] {
             head.remove_header(name);
         }
     }
