@@ -495,7 +495,7 @@ fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
     };
     let is_idempotent = session.req_header().method.is_idempotent();
     let is_whole = !session.as_ref().retry_buffer_truncated();
-    reply::begun(session).is_none()
+    !reply::is_on_its_way(session)
         && upstream.retry(
             // A stale connection was no try of the backend.
             ctx.facts.upstream.tries - ctx.stale_tries,
@@ -509,7 +509,7 @@ fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
 fn is_repeatable(session: &Session) -> bool {
     session.req_header().method.is_idempotent()
         && !session.as_ref().retry_buffer_truncated()
-        && reply::begun(session).is_none()
+        && !reply::is_on_its_way(session)
 }
 
 fn websocket_idle(ctx: &Context) -> Option<Duration> {

@@ -68,6 +68,7 @@ mod shared_limits;
 mod shipped_plugins;
 mod shortcut;
 mod shutdown;
+mod slow_readers;
 mod smuggling;
 mod spellings;
 mod streaming;

@@ -24,6 +24,9 @@ pub(super) const WINDOW: u64 = 1024 * 1024;
 pub(super) const STALL: Duration = Duration::from_secs(10);
 const LEAST: u64 = 128 * 1024;
 
+/// How much of the piece being filled a reader gets at once: a copy, which a slow one keeps.
+const COPIED: usize = 16 * 1024;
+
 /// Why a reader gets no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Died {
@@ -356,8 +359,9 @@ impl Attached {
                 is_last: true,
             }
         } else if sealed == state.sealed.len() && state.tail.len() > offset {
+            let end = state.tail.len().min(offset + COPIED);
             Piece {
-                bytes: Bytes::copy_from_slice(&state.tail[offset..]),
+                bytes: Bytes::copy_from_slice(&state.tail[offset..end]),
                 is_last: false,
             }
         } else if let Some(whole) = body.whole() {

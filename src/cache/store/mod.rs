@@ -69,7 +69,7 @@ pub use self::{
     purge_log::Mark,
     quota::Quota,
     read::Reader,
-    storage::{Wanted, has_ended},
+    storage::{Wanted, has_ended, leave},
 };
 pub(in crate::cache) use self::{
     target::{Target, scheme, without_rsc, without_scheme, without_slash},

@@ -237,6 +237,13 @@ pub fn has_ended(handler: &HitHandler) -> bool {
     hit.is_some_and(|hit| hit.has_ended)
 }
 
+/// Ends what `handler` reads: nobody waits for it any more.
+pub fn leave(handler: &mut HitHandler) {
+    if let Some(hit) = handler.as_any_mut().downcast_mut::<Hit>() {
+        hit.reader.leave();
+    }
+}
+
 #[async_trait]
 impl HandleHit for Hit {
     async fn read_body(&mut self) -> Result<Option<Bytes>> {

@@ -8,6 +8,7 @@
 mod answer;
 mod background;
 mod door;
+mod fill;
 mod forms;
 mod phases;
 mod purge;
@@ -21,9 +22,9 @@ pub(super) use self::{
     answer::send_direct,
     background::take,
     door::{ask, fetch, serve},
+    fill::{has_read_all, received_body},
     phases::{
-        answered, complete, enable, forward, has_read_all, hit, key, not_modified, received_body,
-        serves_stale, storable, target,
+        answered, complete, enable, forward, hit, key, not_modified, serves_stale, storable, target,
     },
     write::written,
 };

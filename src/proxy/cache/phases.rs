@@ -8,8 +8,7 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 use pingora_cache::{
-    CacheKey, CacheMeta, CacheOptionOverrides, CachePhase, ForcedFreshness, NoCacheReason,
-    RespCacheable,
+    CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, NoCacheReason, RespCacheable,
 };
 use pingora_proxy::Session;
 
@@ -20,13 +19,13 @@ use crate::{
         nextjs::{self, RequestShape, StoreAs},
         policy::{self, Asked, Lifetime, Refusal, SentHeaders, Times, Use, Variance, Vary},
         route::{self, Personal, TAGS},
-        store::{self, About, Draft, Entry, Refresh, Wanted},
+        store::{About, Draft, Entry, Refresh, Wanted},
     },
     chain::{CacheOutcome, Facts},
     gateway::RouteCache,
     proxy::{
         context::{self, Context},
-        request, upstream,
+        request,
     },
     routes::{Params, Target},
 };
@@ -245,42 +244,6 @@ pub(in crate::proxy) fn complete(head: &mut ResponseHeader, ctx: &mut Context) -
         head.append_header(name, value)?;
     }
     Ok(())
-}
-
-/// A piece of what comes from the origin, on its way into the store: the deadlines of the
-/// backend go by it, and not by how fast the client reads.
-pub(in crate::proxy) fn received_body(
-    session: &Session,
-    is_end: bool,
-    ctx: &mut Context,
-) -> Result<()> {
-    if session.cache.enabled() {
-        upstream::received_body(is_end, ctx)?;
-    }
-    if is_end {
-        // However long the client reads, the origin is done.
-        drop(ctx.facts.take::<Permit>());
-    }
-    Ok(())
-}
-
-/// Tells whether the client's reader has read all of a stored body, or of one that is being
-/// stored: Pingora says nothing of that end to body filters.
-pub(in crate::proxy) fn has_read_all(session: &mut Session) -> bool {
-    let cache = &mut session.cache;
-    let reader = match cache.phase() {
-        CachePhase::Miss | CachePhase::Expired => cache.miss_body_reader(),
-        CachePhase::Hit
-        | CachePhase::Stale
-        | CachePhase::StaleUpdating
-        | CachePhase::Revalidated
-        | CachePhase::RevalidatedNoCache(_) => Some(cache.hit_handler()),
-        CachePhase::Disabled(_)
-        | CachePhase::Uninit
-        | CachePhase::Bypass
-        | CachePhase::CacheKey => None,
-    };
-    reader.is_some_and(|reader| store::has_ended(reader))
 }
 
 /// Whether the origin's answer may be kept.

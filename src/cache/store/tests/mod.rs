@@ -268,6 +268,22 @@ async fn an_own_reader_that_takes_nothing_ends_the_transfer_with_bounded_memory(
     assert_eq!(error, FillError::NoReader);
 }
 
+#[tokio::test]
+async fn what_is_still_being_filled_is_copied_in_small_pieces() {
+    let bench = bench(10 * MIB);
+    let mut draft = bench.draft(&key("/a"));
+    draft.headers.insert(header::CONTENT_LENGTH, 200_000.into());
+    let mut fill = bench.store.begin(&draft);
+    let mut reader = fill.entry().body.reader();
+    fill.write(Bytes::from(vec![1; 150_000])).await.unwrap();
+    let mut read = 0;
+    while read < 150_000 {
+        let piece = reader.next().await.unwrap().unwrap();
+        assert!(piece.len() <= 16 * 1024, "{}", piece.len());
+        read += piece.len();
+    }
+}
+
 #[test]
 fn the_variant_is_the_latest_that_matches() {
     let bench = bench(10 * MIB);
