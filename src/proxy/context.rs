@@ -7,7 +7,13 @@ use std::{
 
 use pingora::http::RequestHeader;
 
-use super::{body::Early, cache::Flow, course::Course, error::Failure, guard::Guarded};
+use super::{
+    body::Early,
+    cache::{ClientStream, Flow},
+    course::Course,
+    error::Failure,
+    guard::Guarded,
+};
 use crate::{
     chain::{Chain, Exchange, Facts, Reply, Round},
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
@@ -61,6 +67,8 @@ pub struct Context {
     pub(super) is_body_over: bool,
     /// How the client left while its response went into the cache, which goes on.
     pub(super) client_left: OnceLock<Failure>,
+    /// The client's stream by HTTP/2, if its response goes into the cache.
+    pub(super) stream: Option<Arc<ClientStream>>,
     /// What the shortcut has found out about it.
     pub(super) course: Option<Course>,
     /// On its way to the origin for the cache as well.
@@ -112,6 +120,7 @@ impl Context {
             is_bare: false,
             is_body_over: false,
             client_left: OnceLock::new(),
+            stream: None,
             course: None,
             cache: None,
             also: None,

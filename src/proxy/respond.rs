@@ -135,6 +135,7 @@ pub(super) fn body(
         }
     }
     keep_head_bare(ctx, body);
+    cache::decouple(session, ctx, body.as_ref());
 }
 
 /// What the connection itself writes into a head over HTTP/1: the lines that a filter has made

@@ -63,7 +63,7 @@ use self::{
 pub use self::{
     body::{Body, Whole},
     entry::{About, Draft, Entry, Refresh},
-    fill::{Fill, FillError},
+    fill::{Client, Fill, FillError},
     filling::Died,
     metrics::Pass,
     purge_log::Mark,

@@ -12,6 +12,7 @@ mod fill;
 mod forms;
 mod phases;
 mod purge;
+mod stream;
 mod write;
 
 use std::{sync::Arc, time::SystemTime};
@@ -26,6 +27,7 @@ pub(super) use self::{
     phases::{
         answered, complete, enable, forward, hit, key, not_modified, serves_stale, storable, target,
     },
+    stream::{ClientStream, decouple},
     write::written,
 };
 use crate::cache::{

@@ -12,7 +12,7 @@ use pingora_cache::{
 };
 use pingora_proxy::Session;
 
-use super::Flow;
+use super::{Flow, stream};
 use crate::{
     cache::{
         budget::Permit,
@@ -45,6 +45,11 @@ pub(in crate::proxy) fn enable(session: &mut Session, ctx: &Context) {
     session
         .cache
         .enable(cache.cache.store(), None, None, lock, Some(bounds));
+    if !flow.is_background {
+        // Over HTTP/1 Pingora then goes on storing while the client does not read: others may
+        // wait for the same response.
+        session.set_proxy_tasks_enabled(true);
+    }
 }
 
 /// The key as Pingora takes it. Its hash serves the lock only: the store goes by ours.
@@ -258,8 +263,9 @@ pub(in crate::proxy) fn storable(
     let (Some(mut flow), Some(cache)) = (ctx.cache.take(), cache) else {
         return refuse("no flow");
     };
-    let decided = judge(session, head, ctx, (&mut *flow, cache));
+    let mut decided = judge(session, head, ctx, (&mut *flow, cache));
     ctx.cache = Some(flow);
+    stream::name_client(&mut decided, ctx);
     decided
 }
 
