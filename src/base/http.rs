@@ -125,6 +125,14 @@ pub fn weighted(member: &[u8]) -> Option<(&[u8], Weight)> {
     (!name.is_empty()).then_some((name, weight))
 }
 
+/// Whether `value` begins with `text`, which is in lower case, in any case.
+#[inline]
+pub fn begins_with(value: &[u8], text: &[u8]) -> bool {
+    value
+        .get(..text.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(text))
+}
+
 /// `text/html` of `text/html; charset=utf-8`, its case as sent.
 pub fn essence(content_type: &[u8]) -> &[u8] {
     let end = content_type

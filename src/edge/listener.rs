@@ -29,6 +29,10 @@ use crate::{base::unix_socket, gateway::ListenAddress, runtime::live::Live};
 
 /// Connections that may wait for `accept`; the kernel's own limit if that is lower.
 const BACKLOG: i32 = 4096;
+/// How much of what is not yet sent waits in the kernel for each client. Without a bound it
+/// takes MiB for one that does not read.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
 /// How long an accept loop rests when there are no file descriptors left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 /// The reason word of such a rest, counted once for each time that it comes to one.
@@ -104,9 +108,10 @@ impl Bound {
     pub(super) fn adopt(address: &ListenAddress, socket: OwnedFd) -> Result<Self, BindError> {
         let adopt = || match address {
             ListenAddress::Tcp(_) | ListenAddress::All(_) => {
-                let socket = std::net::TcpListener::from(socket);
+                let socket = RawSocket::from(socket);
                 socket.set_nonblocking(true)?;
-                TcpListener::from_std(socket).map(BoundSocket::Tcp)
+                bound_unsent(&socket)?;
+                TcpListener::from_std(socket.into()).map(BoundSocket::Tcp)
             }
             ListenAddress::Unix { path, mode } => {
                 let socket = std::os::unix::net::UnixListener::from(socket);
@@ -265,9 +270,22 @@ fn tcp(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(!dual_stack)?;
     }
+    bound_unsent(&socket)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Bounds what the kernel keeps unsent for each connection that `socket` accepts: on Linux
+/// they have the options of the socket that listens.
+#[cfg(target_os = "linux")]
+fn bound_unsent(socket: &RawSocket) -> io::Result<()> {
+    socket.set_tcp_notsent_lowat(UNSENT)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bound_unsent(_socket: &RawSocket) -> io::Result<()> {
+    Ok(())
 }
 
 fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
@@ -287,4 +305,29 @@ pub(super) fn follow(address: &ListenAddress) {
 
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_connection_has_the_bound_of_its_listener() {
+        let any = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+        let new = Bound::bind(&any).unwrap();
+        let taken_over = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let taken_over = Bound::adopt(&any, taken_over.into()).unwrap();
+        for bound in [new, taken_over] {
+            let address: SocketAddr = bound.address().parse().unwrap();
+            let _client = TcpStream::connect(address).await.unwrap();
+            let BoundSocket::Tcp(listener) = &bound.0 else {
+                panic!("it is bound to an address")
+            };
+            let (accepted, _) = listener.accept().await.unwrap();
+            let unsent = socket2::SockRef::from(&accepted).tcp_notsent_lowat();
+            assert_eq!(unsent.unwrap(), UNSENT);
+        }
+    }
 }

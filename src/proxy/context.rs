@@ -2,13 +2,19 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock},
     time::Instant,
 };
 
 use pingora::http::RequestHeader;
 
-use super::{body::Early, cache::Flow, course::Course, guard::Guarded};
+use super::{
+    body::Early,
+    cache::{ClientStream, Flow},
+    course::Course,
+    error::Failure,
+    guard::Guarded,
+};
 use crate::{
     chain::{Chain, Exchange, Facts, Reply, Round},
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
@@ -60,8 +66,10 @@ pub struct Context {
     pub(super) is_bare: bool,
     /// The filters have been told of the end of the response's body.
     pub(super) is_body_over: bool,
-    /// The client left while its response went into the cache, which goes on.
-    pub(super) has_client_left: AtomicBool,
+    /// How the client left while its response went into the cache, which goes on.
+    pub(super) client_left: OnceLock<Failure>,
+    /// The client's stream by HTTP/2, if its response goes into the cache.
+    pub(super) stream: Option<Arc<ClientStream>>,
     /// What the shortcut has found out about it.
     pub(super) course: Option<Course>,
     /// On its way to the origin for the cache as well.
@@ -112,7 +120,8 @@ impl Context {
             guarded: Guarded::default(),
             is_bare: false,
             is_body_over: false,
-            has_client_left: AtomicBool::new(false),
+            client_left: OnceLock::new(),
+            stream: None,
             course: None,
             cache: None,
             also: None,

@@ -1,7 +1,5 @@
 //! How requests end: with a failure's reply, and in the log.
 
-use std::sync::atomic::Ordering;
-
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType, http::RequestHeader};
 use pingora_proxy::{FailToProxy, Session};
@@ -42,9 +40,13 @@ pub(super) async fn failed(
             can_reuse_downstream: false,
         };
     }
+    if reply::begun(session).is_none() {
+        reply::settle(session);
+    }
+    let is_pending = session.has_pending_downstream_tasks();
     let begun = reply::begun(session);
     let is_gone = matches!(failure, Failure::ClientGone | Failure::SendTimeout);
-    if begun.is_some() || (is_gone && !is_planned) {
+    if begun.is_some() || is_pending || (is_gone && !is_planned) {
         // What has begun cannot be taken back: the connection is cut, so that nobody
         // takes the part for the whole.
         facts.status = status(begun.map(|head| head.status), failure);
@@ -84,7 +86,7 @@ pub(super) fn broke_off(error: &Error, begun: Option<StatusCode>, ctx: &mut Cont
 
 /// Notes that a response from Pingora's cache phases broke off: those ask nobody what failed.
 pub(super) fn note_break(session: &Session, error: Option<&Error>, ctx: &mut Context) {
-    let has_left = ctx.has_client_left.load(Ordering::Relaxed);
+    let has_left = ctx.client_left.get().is_some();
     if ctx.facts.status != 0 || (error.is_none() && !has_left) {
         return;
     }
@@ -116,7 +118,11 @@ pub(super) fn of_client(mut error: Box<Error>) -> Box<Error> {
 
 fn failure(error: &Error, ctx: &Context) -> Failure {
     let cut = ctx.connection.as_ref().and_then(|c| c.request_cut());
-    Failure::of(error, upstream::expired(error, ctx), cut)
+    match (ctx.client_left.get(), cut) {
+        // What ended the storing of its response is nothing that it has seen.
+        (Some(left), None) if *error.esource() != ErrorSource::Upstream => *left,
+        _ => Failure::of(error, upstream::expired(error, ctx), cut),
+    }
 }
 
 /// What is logged of an answer that is not whole: what the client was told, if it was.

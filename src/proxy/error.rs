@@ -6,6 +6,7 @@ use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::{
+    cache::store::Died,
     chain::{Facts, Reply},
     runtime::{connection::Cut, deadline::Expired},
     upstreams::is_alert,
@@ -239,8 +240,11 @@ impl Failure {
 
     /// Tells operators that a request failed so, and where.
     pub(crate) fn report(self, facts: &Facts, error: &Error) {
-        // A client that left is none of ours, and TLS has a line of its backend's own.
-        if *error.esource() == ErrorSource::Downstream || self == Self::Tls {
+        // A client that left is none of ours, TLS has a line of its backend's own, and the
+        // request that stored the response has told why that broke off.
+        let is_clients = *error.esource() == ErrorSource::Downstream
+            || matches!(self, Self::ClientGone | Self::SendTimeout);
+        if is_clients || self == Self::Tls || died(error).is_some() {
             log::debug!(reason = self.reason(), error:%; "a request ended early");
             return;
         }
@@ -310,7 +314,20 @@ impl Failure {
                 | E::H2Error => Self::ClientGone,
                 _ => Self::BadRequest,
             },
-            ErrorSource::Internal | ErrorSource::Unset => Self::Internal,
+            ErrorSource::Internal | ErrorSource::Unset => match died(error) {
+                // The response that it read along with broke off, which is the backend's doing.
+                Some(Died::Writer) => Self::Reset,
+                Some(Died::TooSlow) => Self::SendTimeout,
+                None => Self::Internal,
+            },
+        }
+    }
+
+    /// How a client left whose response goes into the cache all the same.
+    pub(crate) fn of_leaving(error: &Error) -> Self {
+        match error.etype() {
+            ErrorType::WriteTimedout => Self::SendTimeout,
+            _ => Self::ClientGone,
         }
     }
 }
@@ -319,6 +336,11 @@ impl From<Failure> for Box<Reply> {
     fn from(failure: Failure) -> Self {
         Box::new(failure.reply())
     }
+}
+
+/// Why a response that was read while it was being stored has no more.
+fn died(error: &Error) -> Option<Died> {
+    error.root_cause().downcast_ref().copied()
 }
 
 /// What came is no HTTP/2 at all.

@@ -5,20 +5,24 @@ use std::{fmt::Write as _, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::chain::{Reply, ReplyBody};
+use crate::{
+    base::http::begins_with,
+    chain::{Reply, ReplyBody},
+};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+const CONTENT_TYPE_TEXT: &str = "application/grpc";
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static(CONTENT_TYPE_TEXT);
 
 /// Whether this `Content-Type` is gRPC's own, in any encoding of messages. gRPC-Web is not:
 /// it is plain HTTP to all on its way.
 pub(super) fn is_grpc(content_type: &HeaderValue) -> bool {
-    content_type
-        .as_bytes()
-        .strip_prefix(b"application/grpc")
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+    const GRPC: &[u8] = CONTENT_TYPE_TEXT.as_bytes();
+    let text = content_type.as_bytes();
+    // RFC 9110, 8.3.1: in any case.
+    begins_with(text, GRPC) && matches!(text.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
 }
 
 /// Whether these headers are of a call, or of the answer to one.
@@ -121,6 +125,7 @@ mod tests {
         for (text, expected) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),
+            ("Application/gRPC+proto", true),
             ("application/grpc; charset=utf-8", true),
             ("application/grpc-web", false),
             ("application/grpc-web+proto", false),

@@ -4,7 +4,7 @@
 //! Of requests, Pingora could take it away too. It looks every name up, two dozen times for each
 //! request; here it is part of the passes that [`super::forwarded`] makes over the names.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
 
 use crate::base::http::list_of;
@@ -101,11 +101,19 @@ pub(super) fn strip_response(head: &mut ResponseHeader) {
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| !is_for_all(name.as_str()))
         .collect();
+    // RFC 9110, 15.5.22: which protocol is required. WebSocket is the one that passes here.
+    let requires_websocket = head.status == StatusCode::UPGRADE_REQUIRED
+        && list_of(&head.headers, &header::UPGRADE).any(|it| it.eq_ignore_ascii_case(b"websocket"));
     let names = head.headers.keys();
     doomed.extend(names.filter(|name| ends_here(name.as_str())).cloned());
     doomed.push(CONNECTION);
     for name in doomed {
         head.remove_header(&name);
+    }
+    if requires_websocket {
+        let websocket = HeaderValue::from_static("websocket");
+        head.insert_header(header::UPGRADE, websocket)
+            .expect("a name and a value of HTTP");
     }
 }
 
@@ -138,8 +146,6 @@ fn is_token_byte(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn named(lines: &[&'static str]) -> Result<Vec<String>, BadConnection> {
@@ -219,6 +225,24 @@ mod tests {
         assert_eq!(left, kept);
         // Pingora panics if its map of spellings and the headers drift apart.
         head.header_to_h1_wire(&mut bytes::BytesMut::new());
+    }
+
+    #[test]
+    fn what_is_required_is_said_if_it_can_be_had() {
+        for (status, upgrade, expected) in [
+            (426, "websocket", Some("websocket")),
+            (426, "h2c, WebSocket", Some("websocket")),
+            (426, "h2c", None),
+            (400, "websocket", None),
+        ] {
+            let mut head = ResponseHeader::build(status, None).unwrap();
+            head.append_header("Connection", "upgrade").unwrap();
+            head.append_header("Upgrade", upgrade).unwrap();
+            strip_response(&mut head);
+            let told = head.headers.get(header::UPGRADE);
+            let told = told.map(|told| told.to_str().unwrap());
+            assert_eq!(told, expected, "{status} {upgrade}");
+        }
     }
 
     #[test]

@@ -26,11 +26,7 @@ mod to_https;
 mod upstream;
 mod websocket;
 
-use std::{
-    any::Any,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -356,11 +352,12 @@ impl ProxyHttp for Proxy {
         &self,
         _: &Session,
         ctx: &Box<Context>,
-        _: &Error,
+        error: &Error,
         what: ProxyWarnLogContext,
     ) -> bool {
         if what == ProxyWarnLogContext::DownstreamCache {
-            ctx.has_client_left.store(true, Ordering::Relaxed);
+            // The first reason counts.
+            ctx.client_left.get_or_init(|| Failure::of_leaving(error));
         }
         true
     }

@@ -4,6 +4,7 @@
 use std::{cell::RefCell, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Result,
@@ -115,6 +116,20 @@ pub(super) fn begun(session: &Session) -> Option<&ResponseHeader> {
     session.response_written().filter(|head| {
         !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS
     })
+}
+
+/// Writes what of a response waits for its client, as far as that takes it now: a part of a
+/// head may be out already.
+pub(super) fn settle(session: &mut Session) {
+    if session.has_pending_downstream_tasks() {
+        // Whether it was written shows in what has begun, and in what still waits.
+        drop(session.write_downstream_proxy_tasks().now_or_never());
+    }
+}
+
+/// Whether anything of a response is written, or about to be.
+pub(super) fn is_on_its_way(session: &Session) -> bool {
+    begun(session).is_some() || session.has_pending_downstream_tasks()
 }
 
 /// Reads what the client still sends of a body that nobody wants. Closing with bytes

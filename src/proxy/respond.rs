@@ -19,6 +19,8 @@ use crate::{
 /// Runs the response phase on `head`.
 pub(super) async fn begin(session: &mut Session, head: &mut ResponseHeader, ctx: &mut Context) {
     request::end_if_draining(session, ctx);
+    // RFC 9110, 6.2: a response has the version of who sends it. Pingora leaves the origin's.
+    head.set_version(Version::HTTP_11);
     let request = session.req_header();
     ctx.is_bare = request.version == Version::HTTP_2
         && (request.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED);
@@ -133,6 +135,7 @@ pub(super) fn body(
         }
     }
     keep_head_bare(ctx, body);
+    cache::decouple(session, ctx, body.as_ref());
 }
 
 /// What the connection itself writes into a head over HTTP/1: the lines that a filter has made

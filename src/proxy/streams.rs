@@ -9,6 +9,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result, http::RequestHeader};
 
 use super::{context::Context, grpc};
 use crate::{
+    base::http::begins_with,
     gateway::Limits,
     runtime::deadline::Expired,
     upstreams::{Protocol, Timeouts},
@@ -91,7 +92,7 @@ fn silence(request: &Request<'_>, timeouts: &Timeouts) -> Option<Duration> {
 fn asks_for_events(headers: &HeaderMap) -> bool {
     headers
         .get(header::ACCEPT)
-        .is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"))
+        .is_some_and(|accept| begins_with(accept.as_bytes(), b"text/event-stream"))
 }
 
 /// Which of a stream's bounds `error` tells of, if it does.

@@ -22,7 +22,7 @@ use super::{
     websocket,
 };
 use crate::{
-    base::units::whole_millis,
+    base::{http::begins_with, units::whole_millis},
     chain::host::public_host,
     runtime::deadline::Expired,
     upstreams::{Ask, Failure as TryFailure, Outcome, Protocol, Unavailable, UpgradeGate},
@@ -264,8 +264,10 @@ pub(super) fn answered(
         forwarded::strip_internal_response(head);
     }
     if head.status == StatusCode::NO_CONTENT {
-        // Not to be there (RFC 9110, 8.6), and whoever keeps the answer would wait for it.
+        // Neither is to be there (RFC 9110, 8.6; RFC 9112, 6.1), and whoever keeps the answer
+        // would wait for a body.
         head.remove_header(&header::CONTENT_LENGTH);
+        head.remove_header(&header::TRANSFER_ENCODING);
     }
     if !has_location {
         return Ok(());
@@ -493,7 +495,7 @@ fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
     };
     let is_idempotent = session.req_header().method.is_idempotent();
     let is_whole = !session.as_ref().retry_buffer_truncated();
-    reply::begun(session).is_none()
+    !reply::is_on_its_way(session)
         && upstream.retry(
             // A stale connection was no try of the backend.
             ctx.facts.upstream.tries - ctx.stale_tries,
@@ -507,7 +509,7 @@ fn may_retry(session: &Session, ctx: &Context, failure: TryFailure) -> bool {
 fn is_repeatable(session: &Session) -> bool {
     session.req_header().method.is_idempotent()
         && !session.as_ref().retry_buffer_truncated()
-        && reply::begun(session).is_none()
+        && !reply::is_on_its_way(session)
 }
 
 fn websocket_idle(ctx: &Context) -> Option<Duration> {
@@ -541,9 +543,9 @@ enum Streams {
 
 impl Streams {
     fn of(content_type: &[u8]) -> Self {
-        if content_type.starts_with(b"text/event-stream") {
+        if begins_with(content_type, b"text/event-stream") {
             Self::Events
-        } else if content_type.starts_with(b"application/grpc") {
+        } else if begins_with(content_type, b"application/grpc") {
             Self::Grpc
         } else {
             Self::Nothing

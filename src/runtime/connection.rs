@@ -257,6 +257,18 @@ impl Connection {
         *self.socket.lock() = Some(fd);
     }
 
+    /// Asks something of the client's socket; `None` once that is gone.
+    #[allow(
+        unsafe_code,
+        reason = "the socket's owner lets go of it under the lock that is held here"
+    )]
+    pub fn ask_socket<T>(&self, ask: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        let socket = self.socket.lock();
+        let fd = (*socket)?;
+        // SAFETY: as in `shut_down`.
+        Some(ask(unsafe { BorrowedFd::borrow_raw(fd) }))
+    }
+
     /// The client's socket is about to be closed.
     pub fn socket_gone(&self) {
         *self.socket.lock() = None;

@@ -76,7 +76,10 @@ use self::{
     upgrade::UpgradeConnector,
     wire::Wire,
 };
-use crate::config::model::{App, TimeoutsConfig};
+use crate::{
+    base::http::begins_with,
+    config::model::{App, TimeoutsConfig},
+};
 
 /// A named group of backends, compiled.
 pub struct Upstream {
@@ -150,7 +153,7 @@ impl Ask<'_> {
     fn is_for_stream(&self) -> bool {
         let begins = |name: HeaderName, text: &[u8]| {
             let value = self.head.headers.get(name);
-            value.is_some_and(|value| value.as_bytes().starts_with(text))
+            value.is_some_and(|value| begins_with(value.as_bytes(), text))
         };
         self.is_upgrade
             || begins(header::ACCEPT, b"text/event-stream")

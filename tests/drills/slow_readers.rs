@@ -29,16 +29,16 @@ const SITE: &str = "slow.test";
 /// The ways, and what a client may cost on each in KiB.
 const WAYS: [(&str, &str, Client, u64); 7] = [
     ("a hit", "/kept?bytes=7000000", Client::Plain, 32),
-    ("a hit by TLS", "/kept?bytes=7000000", Client::Tls, 96),
+    ("a hit by TLS", "/kept?bytes=7000000", Client::Tls, 144),
     ("a hit by HTTP/2", "/kept?bytes=7000000", Client::Http2, 160),
-    ("proxied", "/big?bytes=7000000", Client::Plain, 560),
+    ("proxied", "/big?bytes=7000000", Client::Plain, 720),
     (
         "proxied, in chunks",
         "/big?bytes=7000000&chunked=1",
         Client::Plain,
         560,
     ),
-    ("proxied by TLS", "/big?bytes=7000000", Client::Tls, 640),
+    ("proxied by TLS", "/big?bytes=7000000", Client::Tls, 800),
     (
         "proxied by HTTP/2",
         "/big?bytes=7000000",
@@ -81,13 +81,15 @@ routes:
             |folder| authority.site(&[SITE]).write(folder, "site"),
         )
         .await;
+        let trust = Arc::new(authority.trust());
         // Stored where it is to be, and each thread has been busy once.
-        for _ in 0..20 {
-            let whole = gateway.get(target).await;
-            assert_eq!(whole.body.len(), BYTES);
+        for turn in 0..20 {
+            let (status, length) = whole(&gateway, client, target, &trust).await;
+            assert_eq!(length, BYTES);
+            let is_hit = status.as_deref() == Some("HIT");
+            assert_eq!(is_hit, turn > 0 && target.starts_with("/kept"), "{name}");
         }
         let before = gateway.rss();
-        let trust = Arc::new(authority.trust());
         let mut held = Vec::new();
         for _ in 0..CLIENTS {
             held.push(begin(&gateway, client, target, &trust).await);
@@ -102,13 +104,45 @@ routes:
     }
 }
 
+/// What `X-Cache-Status` says to such a client, and how long the body is that it reads.
+async fn whole(
+    gateway: &Gateway,
+    client: Client,
+    target: &str,
+    trust: &Arc<ClientConfig>,
+) -> (Option<String>, usize) {
+    const STATUS: &str = "x-cache-status";
+    let response = match client {
+        Client::Plain => {
+            let stream = connect(gateway.address()).await;
+            let mut connection = Connection::over(stream, SITE.to_owned());
+            connection.send(&get(target)).await
+        }
+        Client::Tls => {
+            let to = gateway.listener("tls").parse().expect("an address");
+            let connection = Connection::open_tls(to, SITE, trust).await;
+            connection.expect("it listens").send(&get(target)).await
+        }
+        Client::Http2 => {
+            let client = http2::Client::open(gateway.address()).await;
+            let answer = client.get(target).await;
+            let status = answer.header(STATUS).map(str::to_owned);
+            return (status, answer.body.len());
+        }
+    };
+    let response = response.expect("it answers");
+    let status = response.header(STATUS).map(str::to_owned);
+    (status, response.body.len())
+}
+
 async fn begin(gateway: &Gateway, client: Client, target: &str, trust: &Arc<ClientConfig>) -> Held {
     const WHY: &str = "a client that does not read is what is measured";
     match client {
         Client::Plain => {
             let stream = connect(gateway.address()).await;
             let mut connection = Connection::over(stream, SITE.to_owned());
-            connection.start(&get(target)).await.expect("it answers");
+            let head = connection.start(&get(target)).await.expect("it answers");
+            assert_way(target, head.header("x-cache-status"));
             Held::Plain(connection.leave(WHY))
         }
         Client::Tls => {
@@ -120,7 +154,8 @@ async fn begin(gateway: &Gateway, client: Client, target: &str, trust: &Arc<Clie
                 .await
                 .expect("the certificate holds");
             let mut connection = Connection::over(stream, SITE.to_owned());
-            connection.start(&get(target)).await.expect("it answers");
+            let head = connection.start(&get(target)).await.expect("it answers");
+            assert_way(target, head.header("x-cache-status"));
             Held::Tls(Box::new(connection.leave(WHY)))
         }
         Client::Http2 => {
@@ -144,6 +179,12 @@ async fn begin(gateway: &Gateway, client: Client, target: &str, trust: &Arc<Clie
             Held::Plain(stream)
         }
     }
+}
+
+#[track_caller]
+fn assert_way(target: &str, status: Option<&str>) {
+    let expected = target.starts_with("/kept").then_some("HIT");
+    assert_eq!(status.filter(|status| *status == "HIT"), expected);
 }
 
 async fn connect(to: SocketAddr) -> tokio::net::TcpStream {

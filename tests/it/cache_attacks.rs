@@ -42,6 +42,12 @@ async fn an_answer_that_breaks_off_is_broken_for_all_who_read_along_and_not_kept
         let broken = connection.finish(head).await.expect_err("no whole answer");
         assert!(broken.is_cut(), "{broken:?}");
     }
+    // All of them by the same fault, which is reported once.
+    for line in gateway.log_lines(3).await {
+        assert_eq!(line["reason"], "upstream_reset", "{line:#}");
+    }
+    let reported = gateway.stderr().matches("a request failed").count();
+    assert_eq!(reported, 1, "{}", gateway.stderr());
     origin.resume().await;
     origin.settings().release("/a");
     let next = gateway.get("/a").await;

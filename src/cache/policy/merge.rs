@@ -139,6 +139,7 @@ fn belongs_to_the_body(name: &HeaderName) -> bool {
             | "content-md5"
             | "content-digest"
             | "repr-digest"
+            | "digest"
             | "etag"
     )
 }

@@ -1,12 +1,14 @@
 //! Who writes an answer into the store while it comes from an origin.
 
 use std::{
+    fmt,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
+use tokio::time::Instant;
 
 use super::{
     Draft, Entry, Pass, Reader, Store,
@@ -25,6 +27,21 @@ pub enum FillError {
     NoReader,
 }
 
+/// For how long readers of a response of unknown length may take nothing of it before it is
+/// passed on only.
+const STANDSTILL: Duration = Duration::from_secs(2);
+
+/// How often it is asked whether a client takes more: seldom where it does not for long.
+const ASK: Duration = Duration::from_millis(1);
+const ASK_AT_MOST: Duration = Duration::from_millis(250);
+
+/// Who asked for a response that is stored on its way.
+pub trait Client: fmt::Debug + Send + Sync {
+    /// Whether it takes more of its response, or has left: the task that writes the response
+    /// is to look after it.
+    fn is_ready(&self) -> bool;
+}
+
 /// An answer being stored. Dropped before [`Fill::finish`] it has died: its readers get an
 /// error after the bytes that came, and what was stored before it stays.
 #[derive(Debug)]
@@ -36,6 +53,7 @@ pub struct Fill {
     /// What of [`Ledger::filling`] is ours.
     reserved: u64,
     passed: Option<Pass>,
+    client: Option<Arc<dyn Client>>,
 }
 
 impl Fill {
@@ -53,6 +71,7 @@ impl Fill {
             filling,
             reserved: 0,
             passed: None,
+            client: None,
         };
         let expected = fill.expected.unwrap_or_default();
         if draft.vary == Vary::Everything {
@@ -71,6 +90,11 @@ impl Fill {
     /// What readers find.
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
+    }
+
+    /// Whose reader is read by the task that writes.
+    pub fn set_client(&mut self, client: &Arc<dyn Client>) {
+        self.client = Some(Arc::clone(client));
     }
 
     /// The reader of the request that writes. The others wait for one another; for this one
@@ -109,6 +133,9 @@ impl Fill {
             } else if log.raced(self.entry.mark, &self.entry.key, &about.tags) {
                 self.pass(Pass::Purged);
             }
+        }
+        if self.passed.is_none() && self.expected.is_none() {
+            self.keep_pace().await;
         }
         let data = match self.passed {
             None => self.keep(data),
@@ -258,14 +285,44 @@ impl Fill {
         filling.fetch_sub(reserved, Ordering::Relaxed);
     }
 
+    /// Lets a response of unknown length come no faster than the fastest of its readers takes
+    /// it: it may turn out to be too large to be kept, and what they have not read then is
+    /// kept for them alone.
+    async fn keep_pace(&mut self) {
+        let Some(client) = self.client.clone() else {
+            return;
+        };
+        let begun = Instant::now();
+        let mut ask = ASK;
+        while self.filling.are_all_behind() && !client.is_ready() {
+            if begun.elapsed() >= STANDSTILL {
+                self.pass(Pass::Slow);
+                return;
+            }
+            self.filling.wait_for_read(ask).await;
+            ask = (2 * ask).min(ASK_AT_MOST);
+        }
+    }
+
     /// Waits until readers have taken enough of an answer that is not kept.
     async fn room(&self) -> Result<(), FillError> {
+        let mut ask = ASK;
         loop {
             match self.filling.room() {
                 Room::Free => return Ok(()),
                 Room::NoReader => return Err(FillError::NoReader),
                 Room::Wait => self.filling.wait_for_readers().await,
                 Room::Slow(behind) => {
+                    let client = self.client.as_ref().filter(|_| behind < 2 * WINDOW);
+                    if let Some(client) = client {
+                        if client.is_ready() {
+                            return Ok(());
+                        }
+                        tokio::time::sleep(ask).await;
+                        self.filling.slowed(ask);
+                        ask = (2 * ask).min(ASK_AT_MOST);
+                        continue;
+                    }
                     let pause = pause(behind);
                     tokio::time::sleep(pause).await;
                     self.filling.slowed(pause);

@@ -19,10 +19,16 @@ use super::{body::Body, memory::Charge, read::Piece};
 /// How far the slowest reader of a passed body may be behind.
 pub(super) const WINDOW: u64 = 1024 * 1024;
 
+/// How far the writer's own reader may be behind: its task reads no further for it alone.
+pub(super) const OWN_WINDOW: u64 = 256 * 1024;
+
 /// A reader for whom the writer waits comes on by [`LEAST`] bytes in this time, or is
 /// dropped, so that one client cannot hold up all others.
 pub(super) const STALL: Duration = Duration::from_secs(10);
 const LEAST: u64 = 128 * 1024;
+
+/// How much of the piece being filled a reader gets at once: a copy, which a slow one keeps.
+const COPIED: usize = 16 * 1024;
 
 /// Why a reader gets no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +84,13 @@ struct Place {
     waited: Duration,
 }
 
+impl Place {
+    fn is_behind(&self, len: u64) -> bool {
+        let window = if self.is_own { OWN_WINDOW } else { WINDOW };
+        len - self.at > window
+    }
+}
+
 /// What the writer has to do before it may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Room {
@@ -125,6 +138,7 @@ impl Filling {
             state.readers.insert(id, place);
         }
         drop(state);
+        self.read.notify_waiters();
         Attached {
             filling: Arc::clone(self),
             id,
@@ -215,7 +229,7 @@ impl Filling {
         let mut room = Room::NoReader;
         for place in state.readers.values() {
             let behind = state.len - place.at;
-            let needs = match (behind > WINDOW, place.is_own) {
+            let needs = match (place.is_behind(state.len), place.is_own) {
                 (false, _) => Room::Free,
                 (true, true) => Room::Slow(behind),
                 (true, false) => return Room::Wait,
@@ -244,6 +258,21 @@ impl Filling {
             }
         }
         self.drop_slow(|place| !place.is_own);
+    }
+
+    /// Whether somebody reads it, and nobody is close behind the writer.
+    pub(super) fn are_all_behind(&self) -> bool {
+        let state = self.state.lock();
+        let len = state.len;
+        let mut places = state.readers.values();
+        !state.readers.is_empty() && places.all(|place| len - place.at > OWN_WINDOW)
+    }
+
+    /// Waits until a reader comes, comes on or goes, and for no longer than `most`.
+    pub(super) async fn wait_for_read(&self, most: Duration) {
+        let read = self.read.notified();
+        // That the time is up is as good.
+        let _elapsed = tokio::time::timeout(most, read).await;
     }
 
     /// Says that the writer slowed down for so long for its own reader, which is dropped when
@@ -278,8 +307,7 @@ impl Filling {
         let mut state = self.state.lock();
         let len = state.len;
         state.readers.retain(|_, place| {
-            let is_behind = len - place.at > WINDOW;
-            !(which(place) && is_behind && place.at - place.watched < LEAST)
+            !(which(place) && place.is_behind(len) && place.at - place.watched < LEAST)
         });
         state.trim();
         drop(state);
@@ -356,8 +384,9 @@ impl Attached {
                 is_last: true,
             }
         } else if sealed == state.sealed.len() && state.tail.len() > offset {
+            let end = state.tail.len().min(offset + COPIED);
             Piece {
-                bytes: Bytes::copy_from_slice(&state.tail[offset..]),
+                bytes: Bytes::copy_from_slice(&state.tail[offset..end]),
                 is_last: false,
             }
         } else if let Some(whole) = body.whole() {
@@ -377,11 +406,8 @@ impl Attached {
         place.at += piece.bytes.len() as u64;
         place.segment = segment + usize::from(piece.is_last);
         state.trim();
-        let is_passed = state.is_passed;
         drop(guard);
-        if is_passed {
-            self.filling.read.notify_waiters();
-        }
+        self.filling.read.notify_waiters();
         Some(Ok(Some(piece)))
     }
 }

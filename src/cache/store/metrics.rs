@@ -23,10 +23,18 @@ pub enum Pass {
     Purged,
     /// `Vary: *`.
     Vary,
+    /// Nobody who reads it takes anything, and how long it is nobody knows.
+    Slow,
 }
 
 impl Pass {
-    const ALL: [Self; 4] = [Self::TooLarge, Self::NoRoom, Self::Purged, Self::Vary];
+    const ALL: [Self; 5] = [
+        Self::TooLarge,
+        Self::NoRoom,
+        Self::Purged,
+        Self::Vary,
+        Self::Slow,
+    ];
 
     /// As in metrics and logs.
     pub const fn name(self) -> &'static str {
@@ -35,6 +43,7 @@ impl Pass {
             Self::NoRoom => "no_room",
             Self::Purged => "purged",
             Self::Vary => "vary",
+            Self::Slow => "slow",
         }
     }
 }

@@ -63,13 +63,13 @@ use self::{
 pub use self::{
     body::{Body, Whole},
     entry::{About, Draft, Entry, Refresh},
-    fill::{Fill, FillError},
+    fill::{Client, Fill, FillError},
     filling::Died,
     metrics::Pass,
     purge_log::Mark,
     quota::Quota,
     read::Reader,
-    storage::{Wanted, has_ended},
+    storage::{Wanted, has_ended, leave},
 };
 pub(in crate::cache) use self::{
     target::{Target, scheme, without_rsc, without_scheme, without_slash},

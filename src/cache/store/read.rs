@@ -86,6 +86,11 @@ impl Reader {
         Ok(None)
     }
 
+    /// Lets go of what is still being written, for good.
+    pub fn leave(&mut self) {
+        self.attached = None;
+    }
+
     /// Whether [`Reader::seek`] works: the body is whole.
     pub fn can_seek(&self) -> bool {
         self.body.whole().is_some()

@@ -21,7 +21,7 @@ use pingora_cache::{
     trace::SpanHandle,
 };
 
-use super::{Draft, Entry, Fill, Reader, Refresh, Store};
+use super::{Client, Draft, Entry, Fill, Reader, Refresh, Store};
 use crate::cache::{
     key::Key,
     policy::{SentHeaders, Unchanged},
@@ -137,7 +137,10 @@ impl Storage for Store {
     ) -> Result<MissHandler> {
         let draft = meta.extensions().get::<Arc<Draft>>();
         let draft = draft.or_err(ErrorType::InternalError, "an answer to store has no draft")?;
-        let fill = Fill::begin(self, draft);
+        let mut fill = Fill::begin(self, draft);
+        if let Some(client) = meta.extensions().get::<Arc<dyn Client>>() {
+            fill.set_client(client);
+        }
         Ok(Box::new(Miss {
             tag: fill.entry().seat.id.to_be_bytes(),
             written: 0,
@@ -235,6 +238,13 @@ impl Hit {
 pub fn has_ended(handler: &HitHandler) -> bool {
     let hit = handler.as_any().downcast_ref::<Hit>();
     hit.is_some_and(|hit| hit.has_ended)
+}
+
+/// Ends what `handler` reads: nobody waits for it any more.
+pub fn leave(handler: &mut HitHandler) {
+    if let Some(hit) = handler.as_any_mut().downcast_mut::<Hit>() {
+        hit.reader.leave();
+    }
 }
 
 #[async_trait]

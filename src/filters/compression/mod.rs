@@ -17,7 +17,10 @@ use self::types::Types;
 use crate::{
     base::{
         encoding::{Accepted, Encoder, Encoding},
-        http::{Weakened, content_length, decimal, has_token, list, list_of, varies_by, weakened},
+        http::{
+            Weakened, begins_with, content_length, decimal, has_token, list, list_of, varies_by,
+            weakened,
+        },
         metrics::{IntCounter, Metrics},
     },
     chain::{CompileCx, Exchange, Filter, FilterKind, Phases, Protocol, RequestChanges},
@@ -28,12 +31,14 @@ const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("Accept-Encoding");
 
 /// What speaks of the bytes as the origin sent them: their length, ranges and digests.
-const OF_THE_PLAIN_BYTES: [HeaderName; 5] = [
+const OF_THE_PLAIN_BYTES: [HeaderName; 6] = [
     header::CONTENT_LENGTH,
     header::ACCEPT_RANGES,
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
+    // RFC 3230, which those two replace.
+    HeaderName::from_static("digest"),
 ];
 
 /// The compiled filter.
@@ -246,7 +251,7 @@ impl Coder {
             match name.as_str().as_bytes() {
                 // gRPC codes each message by itself, and ends in trailers that a coded body
                 // would not leave room for.
-                b"content-type" if value.as_bytes().starts_with(b"application/grpc") => {
+                b"content-type" if begins_with(value.as_bytes(), b"application/grpc") => {
                     return false;
                 }
                 b"content-type" => content_type = content_type.or(Some(value)),

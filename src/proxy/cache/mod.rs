@@ -8,10 +8,12 @@
 mod answer;
 mod background;
 mod door;
+mod fill;
 mod flow;
 mod forms;
 mod phases;
 mod purge;
+mod stream;
 mod write;
 
 use std::{sync::Arc, time::SystemTime};
@@ -22,10 +24,11 @@ pub(super) use self::{
     answer::send_direct,
     background::take,
     door::{ask, fetch, serve},
+    fill::{has_read_all, received_body},
     phases::{
-        answered, complete, enable, forward, has_read_all, hit, key, not_modified, received_body,
-        serves_stale, storable, target,
+        answered, complete, enable, forward, hit, key, not_modified, serves_stale, storable, target,
     },
+    stream::{ClientStream, decouple},
     write::written,
 };
 use crate::cache::{

@@ -8,26 +8,25 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 use pingora_cache::{
-    CacheKey, CacheMeta, CacheOptionOverrides, CachePhase, ForcedFreshness, NoCacheReason,
-    RespCacheable,
+    CacheKey, CacheMeta, CacheOptionOverrides, ForcedFreshness, NoCacheReason, RespCacheable,
 };
 use pingora_proxy::Session;
 
-use super::Flow;
+use super::{Flow, stream};
 use crate::{
     cache::{
         budget::Permit,
         nextjs,
         policy::{self, Lifetime, Refusal, Times, Use, Variance, Vary},
         route::{self, TAGS},
-        store::{self, About, Draft, Entry, Refresh, Wanted},
+        store::{About, Draft, Entry, Refresh, Wanted},
         unusual::unusual_headers,
     },
     chain::{CacheOutcome, Facts},
     gateway::RouteCache,
     proxy::{
         context::{self, Context},
-        upstream,
+        request,
     },
     routes::{Params, Target},
 };
@@ -47,6 +46,11 @@ pub(in crate::proxy) fn enable(session: &mut Session, ctx: &Context) {
     session
         .cache
         .enable(cache.cache.store(), None, None, lock, Some(bounds));
+    if !flow.is_background {
+        // Over HTTP/1 Pingora then goes on storing while the client does not read: others may
+        // wait for the same response.
+        session.set_proxy_tasks_enabled(true);
+    }
 }
 
 /// The key as Pingora takes it. Its hash serves the lock only: the store goes by ours.
@@ -238,7 +242,7 @@ pub(in crate::proxy) fn complete(head: &mut ResponseHeader, ctx: &mut Context) -
     };
     if head.status == StatusCode::RANGE_NOT_SATISFIABLE {
         // Pingora makes it of the headers of the whole, whose digests are none of its body.
-        for name in ["content-digest", "repr-digest", "content-md5"] {
+        for name in ["content-digest", "repr-digest", "digest", "content-md5"] {
             head.remove_header(name);
         }
     }
@@ -246,42 +250,6 @@ pub(in crate::proxy) fn complete(head: &mut ResponseHeader, ctx: &mut Context) -
         head.append_header(name, value)?;
     }
     Ok(())
-}
-
-/// A piece of what comes from the origin, on its way into the store: the deadlines of the
-/// backend go by it, and not by how fast the client reads.
-pub(in crate::proxy) fn received_body(
-    session: &Session,
-    is_end: bool,
-    ctx: &mut Context,
-) -> Result<()> {
-    if session.cache.enabled() {
-        upstream::received_body(is_end, ctx)?;
-    }
-    if is_end {
-        // However long the client reads, the origin is done.
-        drop(ctx.facts.take::<Permit>());
-    }
-    Ok(())
-}
-
-/// Tells whether the client's reader has read all of a stored body, or of one that is being
-/// stored: Pingora says nothing of that end to body filters.
-pub(in crate::proxy) fn has_read_all(session: &mut Session) -> bool {
-    let cache = &mut session.cache;
-    let reader = match cache.phase() {
-        CachePhase::Miss | CachePhase::Expired => cache.miss_body_reader(),
-        CachePhase::Hit
-        | CachePhase::Stale
-        | CachePhase::StaleUpdating
-        | CachePhase::Revalidated
-        | CachePhase::RevalidatedNoCache(_) => Some(cache.hit_handler()),
-        CachePhase::Disabled(_)
-        | CachePhase::Uninit
-        | CachePhase::Bypass
-        | CachePhase::CacheKey => None,
-    };
-    reader.is_some_and(|reader| store::has_ended(reader))
 }
 
 /// Whether the origin's answer may be kept.
@@ -296,8 +264,9 @@ pub(in crate::proxy) fn storable(
     let (Some(mut flow), Some(cache)) = (ctx.cache.take(), cache) else {
         return refuse("no flow");
     };
-    let decided = judge(session, head, ctx, (&mut *flow, cache));
+    let mut decided = judge(session, head, ctx, (&mut *flow, cache));
     ctx.cache = Some(flow);
+    stream::name_client(&mut decided, ctx);
     decided
 }
 

@@ -268,6 +268,77 @@ async fn an_own_reader_that_takes_nothing_ends_the_transfer_with_bounded_memory(
     assert_eq!(error, FillError::NoReader);
 }
 
+/// A client that takes nothing.
+#[derive(Debug)]
+struct Idle;
+
+impl Client for Idle {
+    fn is_ready(&self) -> bool {
+        false
+    }
+}
+
+fn idle() -> Arc<dyn Client> {
+    Arc::new(Idle)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_of_unknown_length_is_held_for_nobody_who_takes_nothing() {
+    let bench = bench(100 * MIB);
+    let mut fill = bench.store.begin(&bench.draft(&key("/a")));
+    fill.set_client(&idle());
+    let _own = fill.own_reader();
+    let chunk = Bytes::from(vec![1; 64 * 1024]);
+    let mut written = 0;
+    let error = loop {
+        match fill.write(chunk.clone()).await {
+            Ok(()) => written += chunk.len() as u64,
+            Err(error) => break error,
+        }
+        assert!(written <= 512 * 1024, "{written}");
+    };
+    assert_eq!(error, FillError::NoReader);
+    assert_eq!(fill.passed(), Some(Pass::Slow));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_of_unknown_length_is_kept_as_fast_as_somebody_reads_it() {
+    let bench = bench(100 * MIB);
+    let page = key("/a");
+    let mut fill = bench.store.begin(&bench.draft(&page));
+    fill.set_client(&idle());
+    let _own = fill.own_reader();
+    let reads = fill.entry().body.reader();
+    let chunk = Bytes::from(vec![1; 64 * 1024]);
+    let written = async {
+        for _ in 0..64 {
+            fill.write(chunk.clone()).await.unwrap();
+        }
+        fill.finish().unwrap()
+    };
+    let begun = tokio::time::Instant::now();
+    let (read, stored) = tokio::join!(read_all(reads), written);
+    assert_eq!(read.unwrap().len() as u64, 4 * MIB);
+    assert!(stored.is_some());
+    assert!(begun.elapsed() < Duration::from_secs(1), "{begun:?}");
+}
+
+#[tokio::test]
+async fn what_is_still_being_filled_is_copied_in_small_pieces() {
+    let bench = bench(10 * MIB);
+    let mut draft = bench.draft(&key("/a"));
+    draft.headers.insert(header::CONTENT_LENGTH, 200_000.into());
+    let mut fill = bench.store.begin(&draft);
+    let mut reader = fill.entry().body.reader();
+    fill.write(Bytes::from(vec![1; 150_000])).await.unwrap();
+    let mut read = 0;
+    while read < 150_000 {
+        let piece = reader.next().await.unwrap().unwrap();
+        assert!(piece.len() <= 16 * 1024, "{}", piece.len());
+        read += piece.len();
+    }
+}
+
 #[test]
 fn the_variant_is_the_latest_that_matches() {
     let bench = bench(10 * MIB);

@@ -1,0 +1,97 @@
+//! What of a backend's headers is ours to say: framing, version, and what it requires.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::support::{
+    gateway::Gateway,
+    http2,
+    origins::{Origin, ScriptedOrigin},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+async fn front(script: &[(&str, &str)]) -> (Gateway, Origin<ScriptedOrigin>) {
+    let origin = ScriptedOrigin::start(script).await;
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }} }}]
+upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
+routes:
+  - {{ match: {{ path: '/kept/*' }}, upstream: app, cache: {{}} }}
+  - {{ match: {{ path: '/*' }}, upstream: app }}
+",
+        origin.address()
+    ))
+    .await;
+    (gateway, origin)
+}
+
+/// What a client gets of a scripted response over HTTP/1, as it came.
+async fn raw(gateway: &Gateway, path: &str, version: &str, end: &[u8]) -> String {
+    let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
+    let asked =
+        format!("GET {path} HTTP/{version}\r\nhost: app.test\r\nconnection: keep-alive\r\n\r\n");
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    let mut raw = Vec::new();
+    let reading = async {
+        while !raw.ends_with(end) {
+            if stream.read_buf(&mut raw).await.unwrap() == 0 {
+                break;
+            }
+        }
+    };
+    timeout(SOON, reading).await.expect("it comes");
+    String::from_utf8(raw).expect("it is text")
+}
+
+#[tokio::test]
+async fn a_response_without_content_has_no_chunks() {
+    let none = "HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\ncache-control: max-age=60\r\n\r\n0\r\n\r\n";
+    let (gateway, _origin) = front(&[("/a", none), ("/kept/a", none)]).await;
+    for path in ["/a", "/kept/a", "/kept/a"] {
+        let got = raw(&gateway, path, "1.1", b"\r\n\r\n").await;
+        assert!(got.starts_with("HTTP/1.1 204"), "{got}");
+        assert!(!got.to_lowercase().contains("transfer-encoding"), "{got}");
+        assert!(got.ends_with("\r\n\r\n"), "{got}");
+    }
+}
+
+#[tokio::test]
+async fn a_response_has_the_version_of_who_sends_it() {
+    let old = "HTTP/1.0 200 OK\r\ncontent-length: 2\r\ncache-control: max-age=60\r\n\r\nok";
+    let (gateway, _origin) = front(&[("/a", old), ("/kept/a", old), ("/kept/b", old)]).await;
+    for (path, version) in [
+        ("/a", "1.1"),
+        ("/a", "1.0"),
+        ("/kept/a", "1.1"),
+        ("/kept/a", "1.1"),
+        ("/kept/b", "1.0"),
+    ] {
+        let got = raw(&gateway, path, version, b"ok").await;
+        assert!(
+            got.starts_with("HTTP/1.1 200"),
+            "{path} in {version}: {got}"
+        );
+        let connection = "\r\nConnection: keep-alive\r\n";
+        assert!(got.contains(connection), "{path} in {version}: {got}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_backend_requires_is_said() {
+    let required = "HTTP/1.1 426 Upgrade Required\r\nupgrade: WebSocket\r\nconnection: upgrade\r\ncontent-length: 2\r\n\r\nno";
+    let (gateway, _origin) = front(&[("/a", required)]).await;
+    let got = raw(&gateway, "/a", "1.1", b"no").await.to_lowercase();
+    assert!(got.starts_with("http/1.1 426"), "{got}");
+    assert!(got.contains("\r\nupgrade: websocket\r\n"), "{got}");
+    // RFC 9113, 8.2.2: nothing of a connection's own.
+    let client = http2::Client::open(gateway.address()).await;
+    let answer = client.get("/a").await;
+    assert_eq!((answer.status(), answer.header("upgrade")), (426, None));
+}
