@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Plugins, Use, Whose,
     body::BodyConfig,
-    breaker::{Breaker, BreakerConfig},
+    breaker::BreakerConfig,
     failure::{OnErrorConfig, RoleConfig},
     loaded::{Loaded, What},
     metrics::{PluginMetrics, Version},
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     base::{
+        breaker::Breaker,
         redis::Redis,
         tasks::Tasks,
         units::{ByteSize, Span},

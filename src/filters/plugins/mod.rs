@@ -32,13 +32,13 @@ use std::{
 use http::{HeaderMap, StatusCode, response};
 
 use self::{
-    breaker::Breaker,
     done::{Done, changed, done, sent},
     metrics::PluginMetrics,
 };
 use crate::{
     base::{
         clock::Clock,
+        breaker::Breaker,
         geo::{Geo, Whereabouts},
         target::Slashes,
         tasks::Tasks,
