@@ -299,7 +299,11 @@ async fn a_token_opens_the_address_and_the_socket_needs_none() {
     // Nothing that the gateway says has the token in it.
     let file = gateway.folder().join("edgeway.yaml");
     let printed = edgeway(&["check", "--print", "-c", file.to_str().unwrap()]);
-    assert!(printed.stdout.contains("file:token"), "{}", printed.stdout);
+    assert!(
+        printed.stdout.contains("token: file:/"),
+        "{}",
+        printed.stdout
+    );
     let audit = fs::read_to_string(gateway.folder().join("audit.log")).unwrap();
     for text in [
         printed.stdout,
