@@ -126,22 +126,21 @@ impl State {
 
 impl Neighbourhood {
     fn enter(&mut self, subscriber: IpAddr) -> Option<oneshot::Receiver<Turn>> {
-        let known = self.0.iter().position(|line| line.subscriber == subscriber);
-        let place = match known {
-            Some(place) => place,
-            None => {
-                if self.0.len() >= MAX_SUBSCRIBERS {
-                    self.forget_who_left();
-                }
-                if self.0.len() >= MAX_SUBSCRIBERS {
-                    return None;
-                }
-                self.0.push_back(Line {
-                    subscriber,
-                    waiting: VecDeque::new(),
-                });
-                self.0.len() - 1
+        let mut lines = self.0.iter();
+        let place = if let Some(place) = lines.position(|line| line.subscriber == subscriber) {
+            place
+        } else {
+            if self.0.len() >= MAX_SUBSCRIBERS {
+                self.forget_who_left();
             }
+            if self.0.len() >= MAX_SUBSCRIBERS {
+                return None;
+            }
+            self.0.push_back(Line {
+                subscriber,
+                waiting: VecDeque::new(),
+            });
+            self.0.len() - 1
         };
         let line = self.0.get_mut(place)?;
         line.waiting.retain(|waits| !waits.is_closed());

@@ -404,8 +404,7 @@ fn plugins(text: &str) -> Vec<Range<usize>> {
         let open = text[name.end()..line].find(['{', '[']);
         let flow = open.map_or(line, |at| close(text, name.end() + at));
         // A list may stand as deep as its key; what is behind it is hidden for nothing.
-        let block = text[line..].len();
-        let block = same_or_deeper(text, name.start()).unwrap_or(line + block);
+        let block = same_or_deeper(text, name.start()).unwrap_or(text.len());
         found.push(name.start()..flow.max(block));
     }
     found

@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn who_asks_the_same_has_the_same_gate_while_somebody_has_it() {
         let gates = Gates::default();
-        let url = |text| Uri::from_static(text);
+        let url = Uri::from_static;
         let first = gates.get_or_create(&url("http://a/?key=1"), 9);
         let same = gates.get_or_create(&url("http://a/?key=1"), 9);
         assert!(Arc::ptr_eq(&first, &same));
