@@ -4,6 +4,7 @@
 pub mod accept;
 #[cfg(feature = "jemalloc")]
 pub mod alloc;
+pub(crate) mod breaker;
 pub mod clock;
 pub mod credential;
 pub(crate) mod digits;
@@ -30,6 +31,7 @@ pub mod secret;
 pub mod spelling;
 pub mod target;
 pub mod tasks;
+pub(crate) mod turns;
 pub mod units;
 pub mod unix_socket;
 pub mod user_metrics;

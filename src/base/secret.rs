@@ -1,8 +1,9 @@
 //! A text that must not be seen: redacted in `Debug`, in dumps and in `edgeway check --print`.
 //! Some are known by their type, others by the name beside them.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range, sync::LazyLock};
 
+use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
@@ -12,7 +13,7 @@ pub const REDACTED: &str = "[redacted]";
 
 /// Words that make a name a secret's: of a query, a header, a cookie. With `=` before it,
 /// the whole name only.
-pub const NAMES: [&str; 24] = [
+pub const NAMES: [&str; 25] = [
     "token",
     "accesstoken",
     "idtoken",
@@ -20,6 +21,7 @@ pub const NAMES: [&str; 24] = [
     "key",
     "apikey",
     "password",
+    "pass",
     "passwd",
     "passphrase",
     "pwd",
@@ -39,8 +41,73 @@ pub const NAMES: [&str; 24] = [
     "=code",
 ];
 
+/// Words that end names without a mark between (`dbpassword`).
+const SUFFIXES: [&[u8]; 3] = [b"password", b"passwd", b"secret"];
+
+/// Secrets that look like ones: the password of a URL, credentials of HTTP, hashes of
+/// passwords, private keys.
+static SHAPES: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(
+        r#"(?s)://[^\s/"'@]*:([^\s"']+)@|(?i:\b(?:bearer|basic)[ \t]+)([\w.~+/=-]{8,})|(\$(?:argon2\w*|2[abxy])\$[^\s"'}]+)|-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)(?:-----END|\z)"#,
+    )
+    .expect("it is tested")
+});
+
+/// A URL with a query, to its end.
+static QUERY: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r#"://[^\s"'?]*\?[^\s"'#`]*"#).expect("it is tested"));
+
+/// The parts of a text that are secrets by their shape.
+pub fn shapes(text: &str) -> Vec<Range<usize>> {
+    let mut found: Vec<_> = SHAPES
+        .captures_iter(text)
+        .flat_map(|shape| {
+            let groups = shape.iter().skip(1).flatten();
+            groups.map(|group| group.range()).collect::<Vec<_>>()
+        })
+        .collect();
+    for url in QUERY.find_iter(text) {
+        let mut at = url.start() + url.as_str().find('?').unwrap_or_default() + 1;
+        for pair in text[at..url.end()].split('&') {
+            if let Some((name, value)) = pair.split_once('=')
+                && !value.is_empty()
+                // A place for something else, or hidden already.
+                && !value.starts_with(['{', '$', '*', '['])
+                && shown(name, "x") == REDACTED
+            {
+                let from = at + name.len() + 1;
+                found.push(from..from + value.len());
+            }
+            at += pair.len() + 1;
+        }
+    }
+    found.sort_by_key(|span| span.start);
+    found
+}
+
+/// The text without the secrets that look like ones.
+pub fn without_shapes(text: &str) -> Cow<'_, str> {
+    let found = shapes(text);
+    if found.is_empty() {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut from = 0;
+    for span in found {
+        if span.start < from {
+            continue;
+        }
+        out.push_str(&text[from..span.start]);
+        out.push_str(REDACTED);
+        from = span.end;
+    }
+    out.push_str(&text[from..]);
+    out.into()
+}
+
 /// Whether a name is `word` (in lower case), or ends with it where a word begins: after
-/// something that is no letter, or at a capital (`reset_token`, `resetToken`).
+/// something that is no letter, or at a capital (`reset_token`, `resetToken`). Some words need
+/// no beginning.
 pub fn is_named(name: &[u8], word: &[u8], is_whole: bool) -> bool {
     let Some(start) = name.len().checked_sub(word.len()) else {
         return false;
@@ -52,7 +119,10 @@ pub fn is_named(name: &[u8], word: &[u8], is_whole: bool) -> bool {
         return true;
     };
     let is_capital = name[start..].first().is_some_and(u8::is_ascii_uppercase);
-    !is_whole && (!before.is_ascii_alphabetic() || (is_capital && before.is_ascii_lowercase()))
+    !is_whole
+        && (!before.is_ascii_alphabetic()
+            || (is_capital && before.is_ascii_lowercase())
+            || SUFFIXES.contains(&word))
 }
 
 /// What may be shown of the value that goes by this name.
@@ -67,6 +137,14 @@ pub fn shown<'a>(name: &str, value: &'a str) -> &'a str {
     } else {
         value
     }
+}
+
+/// A URL as logs and pages show it: its query, which may have a key in it, is left out.
+pub fn without_query(url: &http::Uri) -> String {
+    let scheme = url.scheme_str().unwrap_or_default();
+    let authority = url.authority().map_or("", |authority| authority.as_str());
+    let query = if url.query().is_some() { "?…" } else { "" };
+    format!("{scheme}://{authority}{}{query}", url.path())
 }
 
 /// Serializes names and values, without those that are secrets by their names.
@@ -110,17 +188,38 @@ pub fn redact(value: &mut Value) {
 }
 
 /// A password, key or token; written in YAML as `file:PATH` or `${NAME}`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+#[derive(Clone)]
+pub struct Secret {
+    text: String,
+    /// The path of a `file:PATH`, which is no secret.
+    file: Option<Box<str>>,
+}
+
+/// Two are the same that say the same, wherever they stand.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Secret {}
 
 impl Secret {
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self {
+            text: text.into(),
+            file: None,
+        }
     }
 
     /// The secret itself. Whoever calls this answers for where it goes.
     pub fn reveal(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The file that it was read from.
+    pub fn file(&self) -> Option<&str> {
+        self.file.as_deref()
     }
 }
 
@@ -135,10 +234,13 @@ impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
         let Some(path) = text.strip_prefix("file:") else {
-            return Ok(Self(text));
+            return Ok(Self::new(text));
         };
         match std::fs::read_to_string(path) {
-            Ok(content) => Ok(Self(content.trim_end_matches(['\r', '\n']).to_owned())),
+            Ok(content) => Ok(Self {
+                text: content.trim_end_matches(['\r', '\n']).to_owned(),
+                file: Some(path.into()),
+            }),
             Err(error) => Err(de::Error::custom(format_args!(
                 "cannot read the secret in `{path}`: {error}"
             ))),
@@ -147,8 +249,12 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 impl Serialize for Secret {
+    /// As it was written where that is no secret itself.
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(REDACTED)
+        match self.file() {
+            Some(path) => s.collect_str(&format_args!("file:{path}")),
+            None => s.serialize_str(REDACTED),
+        }
     }
 }
 
@@ -178,12 +284,82 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_in_a_file_is_printed_as_its_path() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hunter2\n").unwrap();
+        let written = format!("\"file:{}\"", file.path().display());
+        let secret: Secret = serde_json::from_str(&written).unwrap();
+        assert_eq!(secret.reveal(), "hunter2");
+        assert_eq!(serde_json::to_string(&secret).unwrap(), written);
+        assert_eq!(format!("{secret:?}"), REDACTED);
+        assert_eq!(secret, Secret::new("hunter2"));
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_query() {
+        for (url, shown) in [
+            (
+                "http://127.0.0.1:9/verify?token=hunter2",
+                "http://127.0.0.1:9/verify?…",
+            ),
+            ("https://a.test", "https://a.test/"),
+        ] {
+            assert_eq!(without_query(&url.parse().unwrap()), shown);
+        }
+    }
+
+    #[test]
+    fn some_secrets_are_known_by_their_shapes() {
+        for (text, without) in [
+            (
+                "https://u:hunter2@a.test/x",
+                "https://u:[redacted]@a.test/x",
+            ),
+            ("Bearer hunter2hunter2", "Bearer [redacted]"),
+            (
+                "http://a.test/v?api_key=hunter2&b=c#d",
+                "http://a.test/v?api_key=[redacted]&b=c#d",
+            ),
+            ("$2y$10$abcdefghij", "[redacted]"),
+            (
+                "see `http://a/?a=b&token=c`",
+                "see `http://a/?a=b&token=[redacted]`",
+            ),
+        ] {
+            assert_eq!(without_shapes(text), without);
+            assert_eq!(without_shapes(without), without, "once more");
+        }
+        for text in [
+            "https://a.test/login?token={token}&code=${CODE}",
+            "http://a.test/?colour=red",
+            "Bearer {jwt}",
+        ] {
+            assert_eq!(without_shapes(text), text);
+        }
+    }
+
+    #[test]
     fn some_secrets_are_known_by_their_names() {
-        for name in ["Authorization", "X-Api-Key", "session", "Cookie", "code"] {
+        for name in [
+            "Authorization",
+            "X-Api-Key",
+            "session",
+            "Cookie",
+            "code",
+            "smtp_pass",
+            "dbpassword",
+            "clientsecret",
+        ] {
             assert_eq!(shown(name, "hunter2"), REDACTED, "{name}");
             assert_eq!(shown(name, "*"), "*", "{name}");
         }
-        for name in ["X-Monkey", "Keep-Alive", "zip_code", "Cookie-Policy"] {
+        for name in [
+            "X-Monkey",
+            "Keep-Alive",
+            "zip_code",
+            "Cookie-Policy",
+            "bypass",
+        ] {
             assert_eq!(shown(name, "hunter2"), "hunter2", "{name}");
         }
     }

@@ -128,6 +128,18 @@ impl CompileCx<'_> {
             .push(Diagnostic::error(code, place, message).help(help));
     }
 
+    /// Says something worth changing that is no error, at a place of its own.
+    pub fn warn_at(
+        &mut self,
+        place: Place,
+        code: &'static str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.diagnostics
+            .push(Diagnostic::warning(code, place, message).help(help));
+    }
+
     /// A header that is to be the gateway's own word to a backend. What is wrong with it is
     /// reported.
     pub fn own_header(
@@ -147,7 +159,6 @@ impl CompileCx<'_> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.diagnostics
-            .push(Diagnostic::warning(code, self.place, message).help(help));
+        self.warn_at(self.place, code, message, help);
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use super::{Body, CacheFacts, ClientCertificate, Identity, Noted};
+use super::{Body, CacheFacts, ClientCertificate, Identity, Noted, Reply};
 
 /// A request on its way through the gateway.
 pub struct Exchange<'a> {
@@ -50,6 +50,9 @@ pub struct Facts {
     pub reason: Option<&'static str>,
     /// Why it was let pass with less than was meant for it: a fixed word, for the log.
     pub degraded: Option<&'static str>,
+    /// The reply that ends it before anything of it goes to a backend, as a filter decided in
+    /// the upstream phase.
+    pub refused: Option<Box<Reply>>,
     /// What the cache did; `None` on a route without one.
     pub cache: Option<CacheFacts>,
     /// The answer comes in the coding that this client gets, or in none for good: it is not
@@ -303,6 +306,7 @@ impl Facts {
             limit: None,
             noted: None,
             degraded: None,
+            refused: None,
             cache: None,
             is_coding_settled: false,
             rewritten: None,

@@ -223,12 +223,16 @@ impl Chain {
         Turn::Over(Verdict::Next)
     }
 
+    /// Ends with the first filter that refuses the request after all (`Facts::refused`).
     pub async fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         for step in &self.upstream {
             if step.is_async {
                 step.filter.on_upstream_async(ex, headers).await;
             } else {
                 step.filter.on_upstream(ex, headers);
+            }
+            if ex.facts.refused.is_some() {
+                return;
             }
         }
     }

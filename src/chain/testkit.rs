@@ -107,6 +107,15 @@ pub fn check_with<K: FilterKind>(
     check
 }
 
+/// What there is to say of `yaml`, which `K` takes.
+#[track_caller]
+pub fn warnings<K: FilterKind>(yaml: &str) -> Vec<String> {
+    let (check, diagnostics) = compile::<K>(yaml, |_, _| {});
+    assert!(check.is_some(), "`{yaml}` was refused: {diagnostics:#?}");
+    let messages = diagnostics.list().iter().map(|told| told.message.clone());
+    messages.collect()
+}
+
 /// The messages with which `K` refuses `yaml`.
 #[track_caller]
 pub fn refused<K: FilterKind>(yaml: &str) -> Vec<String> {
@@ -351,6 +360,9 @@ impl Check {
         let mut open = OpenRequest::of(&mut upstream, 0);
         self.chain.on_upstream(&mut ex, open.headers()).await;
         open.close(&mut upstream);
+        if let Some(reply) = ex.facts.refused.take() {
+            return self.reply(&mut ex, *reply).await;
+        }
         for (index, chunk) in body.iter().enumerate() {
             let mut chunk = Some(Bytes::copy_from_slice(chunk));
             let end = index + 1 == body.len();

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 pub use super::explain_cache::{ExplainedCache, ExplainedKey, Stored, StoredEntry};
 use super::{Gateway, Route, explain_cache};
 use crate::{
-    base::{clock::Clock, reserved_headers::Reserved},
+    base::{clock::Clock, reserved_headers::Reserved, secret},
     chain::{Exchange, Facts, Named, Phase, Scheme},
     routes::{self, Action, Guarded, Params, Target, Why},
 };
@@ -199,7 +199,10 @@ pub fn explain(
             None if gateway.table.serves_host(&host) => Some(404),
             None => Some(421),
         },
-        action: route.map(|route| what_it_does(route, &target, &params)),
+        action: route.map(|route| {
+            let action = what_it_does(route, &target, &params);
+            secret::without_shapes(&action).into_owned()
+        }),
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
         parameters: found
             .map(|index| parameters(gateway, index, &target, &params))
@@ -281,7 +284,12 @@ impl ExplainedFilter {
                 .filter(|phase| phases.wants(*phase))
                 .map(|phase| phase.name().to_owned())
                 .collect(),
-            notes: named.filter.explain(ex),
+            notes: named
+                .filter
+                .explain(ex)
+                .iter()
+                .map(|note| secret::without_shapes(note).into_owned())
+                .collect(),
         }
     }
 }

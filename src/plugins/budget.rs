@@ -166,8 +166,13 @@ impl Budget {
     pub(super) fn is_late(&self) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
         // The processor's time is no longer than that, and takes a call of the kernel to tell.
-        nanos(self.passed_by()) / 2 > limit
-            && (thread_time() - self.began.load(Ordering::Relaxed)) / 2 > limit
+        nanos(self.passed_by()) / 2 > limit && nanos(self.thread_time()) / 2 > limit
+    }
+
+    /// Time of this thread's processor since it was entered.
+    pub(super) fn thread_time(&self) -> Duration {
+        let began = self.began.load(Ordering::Relaxed);
+        Duration::from_nanos(thread_time().saturating_sub(began))
     }
 
     /// Time since it was entered.

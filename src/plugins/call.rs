@@ -217,6 +217,8 @@ pub(super) struct Call {
     pub(super) outcome: Option<Result<Answer, Failure>>,
     /// The processor's time so far.
     pub(super) used: Duration,
+    /// Time of the thread's processor while it was in the engine, of one that waits.
+    pub(super) held: Duration,
     /// How often it was in the engine.
     pub(super) entries: u32,
     /// How many promises of `ctx.waitUntil` are not settled, and why one was rejected.
@@ -246,6 +248,7 @@ impl Call {
             },
             outcome: None,
             used: Duration::ZERO,
+            held: Duration::ZERO,
             entries: 0,
             promises: 0,
             broken: None,

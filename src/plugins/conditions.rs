@@ -29,6 +29,24 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
+    /// A condition that a client meets or not as it likes: its list, and what it looks at.
+    pub(super) fn clients_choice(&self) -> Option<String> {
+        let of = |list, conditions: &[Condition]| {
+            let mut places = conditions.iter().map(|condition| &condition.place);
+            places.find_map(|place| {
+                let (what, name) = match place {
+                    Place::Header(name, _) => ("header", name.as_str()),
+                    Place::Cookie(name) => ("cookie", &**name),
+                    Place::Query(name) => ("query", &**name),
+                    // Routes go by it as well.
+                    Place::Host => return None,
+                };
+                Some(format!("`{list}` of the {what} `{name}`"))
+            })
+        };
+        of("has", &self.has).or_else(|| of("missing", &self.missing))
+    }
+
     pub(super) fn hold(&self, asked: &Asked<'_>) -> bool {
         // What is too hard to tell is for the plugin: it can look itself.
         let mut missing = self.missing.iter();

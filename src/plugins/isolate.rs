@@ -256,7 +256,11 @@ impl Isolate {
         call.used = used;
         let is_over = call.outcome.is_none() && used > self.limits.cpu;
         // One that came back all the same has used as much: what it wants is not done.
-        let is_late = self.budget.is_late();
+        if call.entries > 1 || call.outcome.is_none() {
+            call.held += self.budget.thread_time();
+        }
+        // What it waits for between does not make it less.
+        let is_late = self.budget.is_late() || call.held / 2 > self.limits.cpu;
         if self.budget.is_over() || is_over || is_late {
             if is_late {
                 self.wary.begin();

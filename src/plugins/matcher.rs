@@ -363,6 +363,7 @@ struct Full {
 /// An entry of a plugin's own `config.matcher`.
 #[derive(Debug)]
 pub(super) struct OwnPattern {
+    source: Box<str>,
     path: PathPattern,
     conditions: Option<Box<Conditions>>,
 }
@@ -378,7 +379,11 @@ impl OwnPattern {
             return Err(unknown(key));
         }
         let path = PathPattern::of_next(&source)?;
-        Ok(Self { path, conditions })
+        Ok(Self {
+            source: source.into(),
+            path,
+            conditions,
+        })
     }
 
     /// As [`OwnPattern::is_for`], of a path that some app reads so.
@@ -402,6 +407,20 @@ impl OwnPattern {
         let conditions = self.conditions.as_ref();
         self.path.is_for(path) && conditions.is_none_or(|conditions| conditions.hold(&asked()))
     }
+}
+
+/// The entries that a request is for or not as its client likes, each with the condition that
+/// leaves it to the client; not those whose source has an entry without conditions too.
+pub(super) fn clients_choice(entries: &[OwnPattern]) -> Vec<(&str, String)> {
+    let is_always = |source: &str| {
+        let mut entries = entries.iter();
+        entries.any(|entry| *entry.source == *source && entry.conditions.is_none())
+    };
+    let chosen = entries.iter().filter_map(|entry| {
+        let condition = entry.conditions.as_ref()?.clients_choice()?;
+        Some((&*entry.source, condition))
+    });
+    chosen.filter(|(source, _)| !is_always(source)).collect()
 }
 
 fn unknown(key: &str) -> String {

@@ -210,6 +210,12 @@ impl Plugin {
         self.matcher.is_empty() || own.any(|pattern| pattern.is_for_reading(reading, &asked))
     }
 
+    /// Entries of its matcher that a request is for or not as its client likes, each with the
+    /// condition that leaves it to the client.
+    pub fn clients_choice(&self) -> Vec<(&str, String)> {
+        matcher::clients_choice(&self.matcher)
+    }
+
     /// Whether it has such a matcher.
     pub fn has_matcher(&self) -> bool {
         !self.matcher.is_empty()

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use log::{debug, info};
+use log::{debug, info, warn};
 use parking_lot::Mutex;
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 /// Connections that may wait there; the system's own default.
 const BACKLOG: i32 = 128;
 
-/// Where the configuration does not say where it is.
+/// Help where the configuration does not say where it is.
 const USUAL_HELP: &str =
     ", where it is unless the configuration says otherwise (`admin: { socket: PATH }`, or `off`)";
 
@@ -129,11 +129,22 @@ impl Admin {
                     let shared = bound.as_fd().try_clone_to_owned()?;
                     Ok(Change::Open(path.clone(), bound, shared))
                 });
-                opened.map_err(|source| AdminError::Socket {
-                    path: path.clone(),
-                    help: if is_usual { USUAL_HELP } else { "" },
-                    source,
-                })?
+                match opened {
+                    Ok(opened) => opened,
+                    // Whoever takes the place of a folder in `/tmp` keeps no gateway from
+                    // starting. Another gateway of this user is a mistake of its own.
+                    Err(SocketError::Io(error)) if is_usual => {
+                        warn!(path:?, error:%; "no admin socket: the commands do not reach this gateway; write `admin: {{ socket: PATH }}`, or `off`");
+                        Change::Close
+                    }
+                    Err(source) => {
+                        return Err(AdminError::Socket {
+                            path: path.clone(),
+                            help: if is_usual { USUAL_HELP } else { "" },
+                            source,
+                        });
+                    }
+                }
             }
         };
         Ok(Prepared { tcp, socket })

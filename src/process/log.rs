@@ -22,19 +22,29 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// How often ended windows are looked for; one that nobody logs in any more ends as well.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What is logged where `EDGEWAY_LOG` does not say.
+/// The level where `EDGEWAY_LOG` says none.
+const DEFAULT: &str = "info";
+
+/// Levels of crates that `EDGEWAY_LOG` does not name, whatever it says of all.
 ///
-/// What `pingora_proxy` reports of requests ours says with route, backend and reason; its
-/// other crates speak of their own inner state (descriptors that are not what they were),
-/// which nobody else sees, so their errors stay on.
-const DEFAULT: &str = "info,pingora=off,pingora_core=error,pingora_proxy=off";
+/// What `pingora_proxy` reports of requests ours says with route, backend and reason, and at
+/// `debug` it writes whole heads and bodies; its other crates speak of their own inner state
+/// (descriptors that are not what they were), which nobody else sees, so their errors stay on.
+const QUIET: [(&str, &str); 3] = [
+    ("pingora", "off"),
+    ("pingora_core", "error"),
+    ("pingora_proxy", "off"),
+];
 
 static LOGGER: OnceLock<Bounded> = OnceLock::new();
 
 /// Sets up the log. `EDGEWAY_LOG` takes `env_logger`'s filters.
 pub fn init() {
-    let env = env_logger::Env::new().filter_or("EDGEWAY_LOG", DEFAULT);
-    let inner = env_logger::Builder::from_env(env)
+    let written = std::env::var("EDGEWAY_LOG");
+    let style = std::env::var(env_logger::DEFAULT_WRITE_STYLE_ENV);
+    let inner = env_logger::Builder::new()
+        .parse_filters(&filters(written.as_deref().unwrap_or(DEFAULT)))
+        .parse_write_style(style.as_deref().unwrap_or_default())
         .format_timestamp_millis()
         .build();
     let filter = inner.filter();
@@ -43,6 +53,25 @@ pub fn init() {
     if log::set_logger(logger).is_ok() {
         log::set_max_level(filter);
     }
+}
+
+/// These filters, and those of crates that they do not name.
+fn filters(written: &str) -> String {
+    let is_named = |name: &str| {
+        let mut parts = written.split(',');
+        parts.any(|part| part.split('=').next().is_some_and(|of| of.trim() == name))
+    };
+    let quiet = QUIET.iter().filter(|(name, _)| !is_named(name));
+    let quiet: String = quiet
+        .map(|(name, level)| format!("{name}={level},"))
+        .collect();
+    // As `env_logger` takes it.
+    let written = if written.trim().is_empty() {
+        "error"
+    } else {
+        written
+    };
+    quiet + written
 }
 
 /// Says what was left out as windows end, for ever.
@@ -299,6 +328,26 @@ mod tests {
             let lines = self.lines();
             let lines: Vec<_> = lines.iter().map(|(l, n)| (l.as_str(), *n)).collect();
             assert_eq!(lines, expected);
+        }
+    }
+
+    #[test]
+    fn crates_that_write_whole_requests_are_quiet_unless_they_are_named() {
+        let quiet = "pingora=off,pingora_core=error,pingora_proxy=off,";
+        for (written, expected) in [
+            ("debug", format!("{quiet}debug")),
+            ("", format!("{quiet}error")),
+            ("edgeway=trace,warn", format!("{quiet}edgeway=trace,warn")),
+            (
+                "info,pingora_proxy=debug",
+                "pingora=off,pingora_core=error,info,pingora_proxy=debug".to_owned(),
+            ),
+            (
+                "pingora_core::listeners=trace",
+                format!("{quiet}pingora_core::listeners=trace"),
+            ),
+        ] {
+            assert_eq!(filters(written), expected);
         }
     }
 

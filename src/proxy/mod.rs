@@ -207,6 +207,11 @@ impl ProxyHttp for Proxy {
         streams::check_protocol(head, ctx)?;
         cache::forward(head, ctx);
         request::forward(session, head, ctx).await?;
+        if let Some(refusal) = ctx.facts.refused.take() {
+            ctx.reply = Some(refusal);
+            // Nothing of it was sent, and no other backend is to get it.
+            return Err(Error::new_down(ErrorType::Custom("refused")));
+        }
         let app = ctx.upstream.as_ref().map_or(App::None, |u| u.app);
         if request::is_too_long(head, app) {
             ctx.reply = Some(Box::new(Failure::LongHead.reply()));

@@ -75,11 +75,11 @@ fn folders(uid: u32, var: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
 /// # Errors
 /// When something else is there, or the folder is not ours to write.
 pub fn open(path: &Path, is_usual: bool, backlog: i32) -> Result<UnixListener, SocketError> {
-    if let (true, Some(folder)) = (is_usual, path.parent()) {
-        make(folder)?;
-    }
     let group = fs::read_to_string("/etc/group").ok();
     let group = group.and_then(|groups| id_of(&groups, GROUP));
+    if let (true, Some(folder)) = (is_usual, path.parent()) {
+        make(folder, group)?;
+    }
     open_for(path, group, backlog)
 }
 
@@ -95,13 +95,20 @@ fn open_for(path: &Path, group: Option<u32>, backlog: i32) -> Result<UnixListene
     Ok(listener)
 }
 
-/// Makes a folder that others cannot write, or finds that there is one.
-fn make(folder: &Path) -> io::Result<()> {
+/// Makes a folder that others cannot write and the group may enter, or finds that there is one.
+fn make(folder: &Path, group: Option<u32>) -> io::Result<()> {
     let uid = rustix::process::geteuid().as_raw();
-    let made = DirBuilder::new().mode(0o750).create(folder);
-    match made {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+    match DirBuilder::new().mode(0o750).create(folder) {
+        Ok(()) => {
+            if let Some(group) = group
+                && let Err(error) = lchown(folder, None, Some(group))
+            {
+                // Then it is for its owner alone, as the socket in it is.
+                log::debug!(error:%, folder:?; "the folder is not given to the group");
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
     }
     if is_somebody_elses(folder, uid) {
         let why = format!("{} can be changed by others", folder.display());
@@ -169,6 +176,24 @@ mod tests {
         assert!(error.to_string().contains("can be changed by others"));
         // Where it is written, the folder is the operator's matter.
         assert!(open(&path, false, 8).is_ok());
+    }
+
+    #[test]
+    fn a_folder_that_is_made_is_for_the_group_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = rustix::process::getegid().as_raw();
+        let is_root = rustix::process::geteuid().is_root();
+        for (name, group) in [("a", None), ("b", Some(own)), ("c", Some(own + 4242))] {
+            let made = folder.path().join(name);
+            make(&made, group).unwrap();
+            let found = fs::symlink_metadata(&made).unwrap();
+            let given = group.filter(|group| is_root || *group == own);
+            assert_eq!(found.gid(), given.unwrap_or(own), "{name}");
+            assert_eq!(found.mode() & 0o777, 0o750);
+            // One that is there stays as it is.
+            make(&made, Some(own)).unwrap();
+            assert_eq!(fs::symlink_metadata(&made).unwrap().gid(), found.gid());
+        }
     }
 
     #[test]

@@ -299,7 +299,11 @@ async fn a_token_opens_the_address_and_the_socket_needs_none() {
     // Nothing that the gateway says has the token in it.
     let file = gateway.folder().join("edgeway.yaml");
     let printed = edgeway(&["check", "--print", "-c", file.to_str().unwrap()]);
-    assert!(printed.stdout.contains("[redacted]"), "{}", printed.stdout);
+    assert!(
+        printed.stdout.contains("token: file:/"),
+        "{}",
+        printed.stdout
+    );
     let audit = fs::read_to_string(gateway.folder().join("audit.log")).unwrap();
     for text in [
         printed.stdout,
@@ -401,6 +405,9 @@ async fn a_user_without_rights_cannot_open_the_socket() {
     assert_eq!(tries(65534), "000");
     assert_eq!(gateway.count("edgeway_config_generation").await, 1);
     assert_eq!(tries(0), "200", "the control");
+    // And of the rights: the same user, where the socket's mode lets it in.
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(tries(65534), "200", "the control");
 }
 
 #[tokio::test]

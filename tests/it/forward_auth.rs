@@ -1,12 +1,19 @@
 //! A service beside the gateway that says who may pass, until it dies.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
 
 use crate::support::{
     certificates::{Authority, Wanted},
-    client::{get, post},
+    client::{self, Request, Response, get, post},
     gateway::Gateway,
     origins::{AnsweringOrigin, EchoOrigin, SecureOrigin, echoed},
+    ports::free_port,
     wait::wait_for,
 };
 
@@ -17,7 +24,8 @@ async fn the_service_decides_and_its_death_denies_at_once() {
     let origin = EchoOrigin::start().await;
     let mut service = AnsweringOrigin::start(200, &[("X-User", "ann")], "").await;
     let yaml = format!(
-        "upstreams: {{ app: {{ backends: [\"{}\"] }} }}
+        "trusted_proxies: [127.0.0.1]
+upstreams: {{ app: {{ backends: [\"{}\"] }} }}
 routes:
   - match: {{ path: /* }}
     upstream: app
@@ -35,7 +43,7 @@ routes:
         .header("host", "shop.example.com")
         .header("cookie", "sid=1")
         .header("x-user", "root")
-        .header("x-forwarded-for", "6.6.6.6")
+        .header("x-forwarded-for", "203.0.113.9")
         .header("x-forwarded-uri", "/open/");
     let passed = gateway.send(&ask).await;
     assert_eq!(passed.status(), 200);
@@ -53,7 +61,7 @@ routes:
         ("x-forwarded-proto", "http"),
         ("x-forwarded-host", "shop.example.com"),
         ("x-forwarded-uri", "/cart?id=7"),
-        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-for", "203.0.113.9"),
         ("cookie", "sid=1"),
     ] {
         assert_eq!(asked.header(name), Some(value), "{name}");
@@ -76,8 +84,8 @@ routes:
 
     service.stop();
     let before = origin.counts().requests();
-    for _ in 0..20 {
-        let refused = gateway.get("/").await;
+    for number in 0..20 {
+        let refused = gateway.send(&from(&format!("192.0.2.{number}"), "")).await;
         assert_eq!(refused.status(), 503);
         assert!(refused.header("retry-after").is_some());
     }
@@ -162,4 +170,124 @@ routes:
     .await;
     assert_eq!(gateway.get("/").await.status(), 200);
     assert_eq!(gateway.get("/theirs/").await.status(), 503);
+}
+
+/// A service in Node, whose heads have at most 16 KiB: it lets pass who has the cookie `ok`, and
+/// leaves one that asks for it without a response.
+struct Verifier {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Verifier {
+    fn drop(&mut self) {
+        // It may have ended by itself; the test says why.
+        let _gone = self.child.kill();
+        let _code = self.child.wait();
+    }
+}
+
+impl Verifier {
+    async fn start() -> Self {
+        let port = free_port();
+        let program = format!(
+            "require('node:http').createServer((req, res) => {{
+  const cookie = req.headers.cookie ?? '';
+  if (cookie.startsWith('hang')) return;
+  res.statusCode = cookie.startsWith('ok') ? 204 : 401;
+  res.end();
+}}).listen({port}, '127.0.0.1');
+process.stdin.on('end', () => process.exit()).resume();
+"
+        );
+        let child = Command::new("node")
+            .args(["-e", &program])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("node is installed");
+        let service = Self { child, port };
+        let address = (std::net::Ipv4Addr::LOCALHOST, port).into();
+        wait_for("the service answers", SOON, async || {
+            client::send(address, &get("/")).await.ok()
+        })
+        .await;
+        service
+    }
+}
+
+/// A gateway in front of `backend` that asks this service, and believes what its clients say of
+/// their addresses.
+async fn asking(service: &Verifier, backend: impl ToString, more: &str) -> Gateway {
+    Gateway::start(&format!(
+        "trusted_proxies: [127.0.0.1]
+upstreams: {{ app: {{ backends: [\"{}\"] }} }}
+routes: [{{ match: {{}}, upstream: app, forward_auth: {{ url: \"http://127.0.0.1:{}/\", {more} }} }}]
+",
+        backend.to_string(),
+        service.port
+    ))
+    .await
+}
+
+fn from(address: &str, cookie: &str) -> Request {
+    get("/")
+        .header("x-forwarded-for", address)
+        .header("cookie", cookie)
+}
+
+#[tokio::test]
+async fn a_request_that_the_service_finds_faulty_is_refused_alone() {
+    let (origin, service) = (EchoOrigin::start().await, Verifier::start().await);
+    let large = format!("x={}", "a".repeat(17_000));
+    for on_error in ["deny", "allow"] {
+        let more = format!("on_error: {on_error}");
+        let gateway = asking(&service, origin.address(), &more).await;
+        let before = origin.counts().requests();
+        for _ in 0..20 {
+            let refused = gateway.send(&from("192.0.2.1", &large)).await;
+            assert_eq!(refused.status(), 431, "{on_error}");
+        }
+        // The service goes on to be asked: nobody is let pass unjudged, nobody is locked out.
+        let stranger = gateway.send(&from("198.51.100.1", "no")).await;
+        assert_eq!(stranger.status(), 401, "{on_error}");
+        assert_eq!(origin.counts().requests(), before);
+        let user = gateway.send(&from("198.51.100.1", "ok")).await;
+        assert_eq!(user.status(), 200, "{on_error}");
+        let lines = gateway.log_lines(22).await;
+        let denied = lines
+            .iter()
+            .filter(|line| line["reason"] == "forward_auth_denied");
+        assert_eq!(denied.count(), 21);
+    }
+}
+
+#[tokio::test]
+async fn one_client_that_holds_all_places_keeps_nobody_out() {
+    let (origin, service) = (EchoOrigin::start().await, Verifier::start().await);
+    for on_error in ["deny", "allow"] {
+        let more = format!("max_in_flight: 2, timeout: 1s, on_error: {on_error}");
+        let gateway = asking(&service, origin.address(), &more).await;
+        let to = gateway.address();
+        let mut flood: JoinSet<Response> = (0..40)
+            .map(|_| async move {
+                let sent = client::send(to, &from("192.0.2.1", "hang")).await;
+                sent.expect("it is answered")
+            })
+            .collect();
+        // Two are asked and eight wait; none of the others passes.
+        for _ in 0..30 {
+            let refused = flood.join_next().await.unwrap().unwrap();
+            assert_eq!(refused.status(), 503, "{on_error}");
+            assert!(refused.header("retry-after").is_some());
+        }
+        let user = gateway.send(&from("198.51.100.1", "ok")).await;
+        assert_eq!(user.status(), 200, "{on_error}");
+        assert!(!flood.is_empty(), "they still wait");
+        let lines = gateway.log_lines(31).await;
+        let busy = lines
+            .iter()
+            .filter(|line| line["reason"] == "forward_auth_busy");
+        assert!(busy.count() >= 30, "{lines:?}");
+        let _ended = flood.join_all().await;
+    }
 }

@@ -342,6 +342,79 @@ async fn a_guard_that_fails_lets_nobody_pass() {
     );
 }
 
+#[tokio::test]
+async fn a_guard_that_fails_on_the_way_to_a_backend_sends_nothing_there() {
+    let origin = EchoOrigin::start().await;
+    let yaml = format!(
+        "upstreams: {{ app: {{ backends: [\"{}\"] }} }}
+routes:
+  - match: {{ path: /* }}
+    upstream: app
+    cache: {{}}
+    plugins: [{{ file: guard.js, role: auth }}]
+",
+        origin.address()
+    );
+    // It fails for what this client sends, before it takes away what no client may say.
+    let gateway = Gateway::start_in(&yaml, |folder| {
+        let guard = "export function onRequest() {}
+export function onUpstreamRequest(request) {
+  decodeURIComponent(request.headers.get('x-bad') ?? '');
+  request.headers.delete('x-role');
+}
+";
+        fs::write(folder.join("guard.js"), guard).unwrap();
+    })
+    .await;
+    let forged = [("x-role", "admin"), ("x-bad", "%ff")];
+    for _ in 0..20 {
+        let refused = of(&gateway, "/", &forged).await;
+        assert_eq!(refused.status(), 503);
+    }
+    assert_eq!(origin.counts().requests(), 0);
+    let lines = gateway.log_lines(20).await;
+    let is_told = |line: &serde_json::Value| line["reason"] == "plugin_failed";
+    assert!(lines.iter().all(is_told), "{lines:?}");
+    let passed = of(&gateway, "/", &forged[..1]).await;
+    assert_eq!(echoed(&passed.json(), "x-role"), None);
+}
+
+#[tokio::test]
+async fn what_a_plugin_says_of_a_client_no_client_says_on_any_route() {
+    let origin = EchoOrigin::start().await;
+    for (reserved, forged) in [
+        (", identity_headers: [X-User-Id]", None),
+        ("", Some("root")),
+    ] {
+        let yaml = format!(
+            "upstreams: {{ app: {{ backends: [\"{}\"] }} }}
+routes:
+  - match: {{ path: /account/* }}
+    upstream: app
+    plugins: [{{ file: guard.js, role: auth{reserved} }}]
+  - match: {{ path: /* }}
+    upstream: app
+",
+            origin.address()
+        );
+        let gateway = Gateway::start_in(&yaml, |folder| {
+            let guard =
+                "export function onRequest(request) { request.headers.set('x-user-id', 'ann'); }";
+            fs::write(folder.join("guard.js"), guard).unwrap();
+        })
+        .await;
+        for name in ["X-User-Id", "X_User_Id", "x-user_id"] {
+            let headers = [(name, "root")];
+            let known = of(&gateway, "/account/", &headers).await.json();
+            assert_eq!(echoed(&known, "x-user-id"), Some("ann"));
+            let open = of(&gateway, "/", &headers).await.json();
+            // A name with an underscore passes nowhere.
+            let forged = forged.filter(|_| !name.contains('_'));
+            assert_eq!(echoed(&open, name), forged, "{name}");
+        }
+    }
+}
+
 #[test]
 fn check_says_where_a_plugin_is_wrong() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,19 +4,17 @@
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use edgeway::{
     config::diagnostic::Style,
     gateway::{self, World, print, schema},
 };
 use serde_json::Value;
 
-use crate::{
-    cli::edgeway,
-    support::{
-        client::get,
-        gateway::Gateway,
-        origins::{EchoOrigin, echoed},
-    },
+use crate::support::{
+    client::{get, post},
+    gateway::Gateway,
+    origins::{EchoOrigin, echoed},
 };
 
 /// `EDGEWAY_SECRETS_CASES` for longer runs.
@@ -67,12 +65,18 @@ fn places(schema: &Value) -> BTreeSet<Vec<String>> {
 }
 
 /// Secrets that other keys are known for.
-const NAMED: [&[&str]; 8] = [
+const NAMED: [&[&str]; 14] = [
     &["routes", "headers", "request", "set", "Authorization"],
     &["routes", "headers", "request", "set", "X-Api-Key"],
     &["routes", "match", "header", "X-Purge-Token"],
     &["routes", "plugins", "config", "apiKey"],
     &["routes", "plugins", "config", "inner", "password"],
+    &["routes", "plugins", "config", "salt"],
+    &["routes", "plugins", "config", "inner", "salt"],
+    &["routes", "plugins", "config", "smtp_pass"],
+    &["routes", "plugins", "config", "dbpassword"],
+    &["routes", "headers", "request", "set", "X-Weird"],
+    &["routes", "forward_auth", "url"],
     &["routes", "jwt", "keys"],
     &["routes", "jwt", "keys", "key"],
     &["redis", "url"],
@@ -131,6 +135,11 @@ fn drawn(at: &[String], secret: &str, random: &mut fastrand::Rng) -> String {
     let value = match value {
         value if at == ["redis", "url"] && !value.starts_with("redis:") => {
             format!("redis://u:{secret}@127.0.0.1:6379")
+        }
+        // By its shape alone.
+        _ if at.last().is_some_and(|key| key == "X-Weird") => format!("Bearer {secret}"),
+        _ if at == ["routes", "forward_auth", "url"] => {
+            format!("http://127.0.0.1:9/verify?a=b&api_key={secret}")
         }
         value => value,
     };
@@ -239,6 +248,7 @@ fn no_mistake_beside_a_secret_shows_it() {
         printed += usize::from(is_printed);
         // The control: the same under names that are nobody's secrets is shown.
         let plain = text.replace(at.last().expect("it has keys").as_str(), "colour");
+        let plain = plain.replace("plugins:", "colours:");
         without += usize::from(shown(&plain).0.contains(&secret));
     }
     assert!(
@@ -292,56 +302,151 @@ routes:
     );
 }
 
-#[tokio::test]
-async fn a_gateway_that_runs_shows_no_secret_of_its_configuration() {
-    let origin = EchoOrigin::start().await;
-    let marker = |number: u32| format!("marker{number}marker{number}marker{number}marker{number}");
+/// A gateway with a secret of each kind, and these secrets.
+async fn with_all_secrets(backend: impl ToString) -> (Gateway, String, Vec<String>) {
+    let marker = |number: u32| format!("marker{number:02}").repeat(5);
+    let hash = bcrypt::hash(marker(1), 4).expect("it is hashed");
     let yaml = format!(
         "
-upstreams: {{ web: {{ backends: [\"{}\"], health: false }} }}
+admin: {{ address: 127.0.0.1:0, socket: admin.sock, token: {} }}
+audit_log: {{ file: audit.log }}
+redis: {{ url: 'redis://u:{}@127.0.0.1:1/0', secret: {} }}
+upstreams: {{ web: {{ backends: ['{}'], health: false }} }}
 rate_limits: {{ all: {{ rate: 100/s, key: client.ip }} }}
 routes:
   - match: {{ path: /* }}
     upstream: web
     rate_limit: [all]
-    headers: {{ request: {{ set: {{ Authorization: Bearer {}, X-Backend-Key: {} }} }} }}
+    headers: {{ request: {{ set: {{ Authorization: Bearer {}, X-Backend-Key: {}, X-Weird: Bearer {} }} }} }}
   - match: {{ path: /token, header: {{ X-Purge-Token: {} }} }}
     respond: ok
+  - match: {{ path: /jwt }}
+    upstream: web
+    jwt: {{ keys: {} }}
+  - match: {{ path: /basic }}
+    upstream: web
+    basic_auth: {{ users: {{ ann: '{hash}' }} }}
+  - match: {{ path: /asked }}
+    upstream: web
+    forward_auth: 'http://127.0.0.1:1/verify?api_key={}'
+  - match: {{ path: /keys }}
+    upstream: web
+    jwt: {{ jwks: 'http://127.0.0.1:1/keys?api_key={}' }}
+  - match: {{ path: /moved }}
+    redirect: {{ to: 'https://u:{}@a.test/' }}
+  - match: {{ path: /plugin }}
+    upstream: web
+    plugins:
+      - file: plugin.js
+        role: auth
+        config: {{ apiKey: {}, smtp_pass: {}, endpoint: 'https://u:{}@a.test/', from: '${{MARKER}}' }}
 ",
-        origin.address(),
         marker(2),
         marker(3),
-        marker(4)
+        marker(4),
+        backend.to_string(),
+        marker(5),
+        marker(6),
+        marker(7),
+        marker(8),
+        marker(9),
+        marker(10),
+        marker(11),
+        marker(12),
+        marker(13),
+        marker(14),
+        marker(15),
     );
-    let gateway = Gateway::start(&yaml).await;
-    let seen = gateway.get("/a?token=marker5").await.json();
+    let gateway = Gateway::start_prepared(&yaml, &[("MARKER", &marker(16))], |folder| {
+        let plugin =
+            "export function onRequest(request, ctx) { throw new Error(Object.keys(ctx.config)); }";
+        fs::write(folder.join("plugin.js"), plugin).expect("it takes files");
+    })
+    .await;
+    let secrets = (1..=16).map(marker).chain([hash]).collect();
+    (gateway, yaml, secrets)
+}
+
+#[tokio::test]
+async fn a_gateway_that_runs_shows_no_secret_of_its_configuration() {
+    let origin = EchoOrigin::start().await;
+    let (gateway, yaml, secrets) = with_all_secrets(origin.address()).await;
+    let seen = gateway.get("/a?token=marker99").await.json();
     // The control: the app gets it.
-    assert_eq!(echoed(&seen, "x-backend-key"), Some(&*marker(3)));
-    let purge = get("/token").header("X-Purge-Token", marker(4));
+    assert_eq!(echoed(&seen, "x-backend-key"), Some(&*secrets[5]));
+    let purge = get("/token").header("X-Purge-Token", secrets[7].as_str());
     assert_eq!(gateway.send(&purge).await.text(), "ok");
+    // Whatever fails, and what is said of it.
+    let wrong = format!("Basic {}", STANDARD.encode("ann:wrong"));
+    for path in ["/jwt", "/basic", "/asked", "/keys", "/plugin"] {
+        let request = get(path).header("authorization", wrong.as_str());
+        let status = gateway.send(&request).await.status();
+        assert!(status >= 400, "{path}: {status}");
+    }
     let mut told = String::new();
     for path in [
+        "/",
         "/status",
         "/metrics",
+        "/healthz",
+        "/readyz",
         "/v1/status",
         "/v1/upstreams",
         "/v1/bans",
+        "/v1/profiles",
+        "/v1/nothing",
     ] {
         told.push_str(&gateway.admin_get(path).await.text());
+    }
+    for path in [
+        "/a", "/token", "/jwt", "/basic", "/asked", "/keys", "/moved", "/plugin",
+    ] {
+        let question = format!("{{\"method\":\"GET\",\"url\":\"http://localhost{path}\"}}");
+        let explained = post("/v1/explain", question).header("content-type", "application/json");
+        let explained = gateway.send_admin(&explained).await;
+        assert_eq!(explained.status(), 200, "{path}");
+        told.push_str(&explained.text());
     }
     let bad = yaml.replace("rate: 100/s", "rate: many, bogus: 1");
     let bad = bad.replace("X-Backend-Key:", "X Backend Key:");
     assert!(!gateway.reload(&bad).await);
+    let refused = gateway.send_admin(&post("/v1/reload", "")).await;
+    told.push_str(&refused.text());
     told.push_str(&gateway.stderr());
-    let lines = gateway.log_lines(2).await;
+    let lines = gateway.log_lines(7).await;
     told.push_str(&Value::from(lines).to_string());
+    let audit = gateway.folder().join("audit.log");
+    told.push_str(&fs::read_to_string(audit).expect("refusals are in it"));
     let file = gateway.folder().join("edgeway.yaml");
     let file = file.to_str().expect("a plain path");
-    for command in [&["check"][..], &["explain", "GET", "/token"]] {
-        let ran = edgeway(&[command, &["--config", file]].concat());
-        told.push_str(&ran.stdout);
-        told.push_str(&ran.stderr);
+    let command = |arguments: &[&str]| {
+        let ran = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+            .args(arguments)
+            .args(["--config", file])
+            .env("MARKER", &secrets[15])
+            .output()
+            .expect("the program runs");
+        [ran.stdout, ran.stderr].map(|out| String::from_utf8_lossy(&out).into_owned())
+    };
+    told.extend(command(&["check"]));
+    gateway.configure(&yaml);
+    for arguments in [
+        &["check", "--print"][..],
+        &["explain", "GET", "/token"],
+        &["explain", "GET", "/asked"],
+        &["explain", "GET", "/keys"],
+        &["explain", "GET", "/moved"],
+    ] {
+        told.extend(command(arguments));
     }
-    assert!(told.contains("edgeway_"), "{told}");
+    for part in ["edgeway_", "forward_auth_unavailable", "[redacted]"] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    for (secret, number) in secrets.iter().zip(1..) {
+        assert!(
+            !told.contains(secret.as_str()),
+            "secret {number} is in {told}"
+        );
+    }
     assert!(!told.contains("marker"), "{told}");
 }

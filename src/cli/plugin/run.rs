@@ -171,13 +171,15 @@ pub(super) async fn run(options: &Options) -> Outcome {
         way.tell(true, &answer);
         return Ok(true);
     }
-    let own = way.request().await;
+    let mut own = way.request().await;
+    if own.is_none() {
+        own = way.sent().await;
+    }
     let is_sent = own.is_none();
     let mut head = if let Some(mut own) = own {
         heads::apply(&way.added, &mut own.headers);
         own
     } else {
-        way.sent().await;
         let mut answer = answer;
         way.answered(Hook::UpstreamResponse, &mut answer).await;
         heads::apply(&way.added, &mut answer.headers);
@@ -337,13 +339,18 @@ impl Way<'_> {
         }
     }
 
-    /// What it meets on its way to the backend.
-    async fn sent(&mut self) {
+    /// What it meets on its way to the backend: the answer if that ends it.
+    async fn sent(&mut self) -> Option<Head> {
         let headers = self.headers.clone();
         let told = Told::default();
         let outcome = self.meet(Hook::UpstreamRequest, &headers, None, told).await;
-        if let Some(Ok(output)) = outcome {
-            heads::apply_to_request(&output.request, &mut self.headers);
+        match outcome {
+            None => None,
+            Some(Err(_)) => self.failed().await,
+            Some(Ok(output)) => {
+                heads::apply_to_request(&output.request, &mut self.headers);
+                None
+            }
         }
     }
 

@@ -5,7 +5,10 @@ use std::{ops::Range, sync::LazyLock};
 
 use regex::Regex;
 
-use super::{Diagnostic, Place};
+use super::{
+    Diagnostic, Place,
+    extent::{close, deeper, items, plain_end, same_or_deeper, unquote},
+};
 use crate::{
     base::secret::{self, REDACTED},
     config::source::Sources,
@@ -15,15 +18,6 @@ use crate::{
 static KEY: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
         r#"(?m)(?:^|[\s{\[,#])(?:"([^"\n]+)"|'([^'\n]+)'|([\w.-]+))[ \t]*:(?:[ \t]|\r?$|["'\[{])"#,
-    )
-    .expect("it is tested")
-});
-
-/// Secrets that look like ones: the password of a URL, credentials of HTTP, hashes of
-/// passwords, private keys.
-static SHAPES: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(
-        r#"(?s)://[^\s/"'@]*:([^\s"']+)@|(?i:\b(?:bearer|basic)[ \t]+)([\w.~+/=-]{8,})|(\$(?:argon2\w*|2[abxy])\$[^\s"'}]+)|-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)(?:-----END|\z)"#,
     )
     .expect("it is tested")
 });
@@ -59,6 +53,8 @@ const NO_SECRETS: [&str; 6] = [
 const SHORTEST: usize = 4;
 /// Shorter ones may well stand elsewhere for something else.
 const LONG_ENOUGH: usize = 6;
+/// The same of values that need not be secrets.
+const LONG_ENOUGH_OF_ANYTHING: usize = 12;
 /// What messages show of a text.
 const SHOWN: usize = 60;
 
@@ -95,6 +91,16 @@ impl Mask {
                     again.extend(others.map(|(at, same)| at..at + same.len()));
                 }
             }
+            // Most of these are none, and short ones are words of messages.
+            for span in &found.opaque {
+                let value = text.get(span.clone()).unwrap_or_default();
+                if value.len() >= LONG_ENOUGH_OF_ANYTHING {
+                    note(value, &mut pieces);
+                    let others = text.match_indices(value);
+                    again.extend(others.map(|(at, same)| at..at + same.len()));
+                }
+            }
+            found.spans.append(&mut found.opaque);
             found.spans.extend(again);
             for (place, value) in &sources.expanded {
                 let at = place.start as usize;
@@ -192,6 +198,8 @@ fn stars(text: &str, spans: &[Range<usize>]) -> String {
 struct Found {
     /// What is to be hidden.
     spans: Vec<Range<usize>>,
+    /// The same, where whatever stands there may be one.
+    opaque: Vec<Range<usize>>,
     /// Where secrets stand, those that only name a variable too.
     values: Vec<Range<usize>>,
 }
@@ -199,12 +207,10 @@ struct Found {
 impl Found {
     fn in_text(text: &str) -> Self {
         let mut found = Self::default();
-        for shape in SHAPES.captures_iter(text) {
-            for group in shape.iter().skip(1).flatten() {
-                found.spans.push(group.range());
-                found.values.push(group.range());
-            }
+        for shape in secret::shapes(text) {
+            found.hide(shape);
         }
+        let plugins = plugins(text);
         let mut at = 0;
         while let Some(key) = KEY.captures_at(text, at) {
             let whole = key.get(0).expect("it matched").range();
@@ -220,6 +226,10 @@ impl Found {
                 .map_or(at, |c| name.end() + c + 1);
             if name.as_str() == "users" {
                 found.nested(text, colon, name.start(), true);
+            } else if plugins.iter().any(|part| part.contains(&name.start()))
+                && is_config(name.as_str())
+            {
+                found.all(text, colon, name.start());
             } else if is_secret(name.as_str()) {
                 found.value(text, colon, name.start(), name.as_str());
             }
@@ -293,6 +303,78 @@ impl Found {
         }
     }
 
+    /// All that stands below a key but the names of keys: which of a plugin's values are
+    /// secrets only its schema says, and whoever reads may not have come to it.
+    fn all(&mut self, text: &str, colon: usize, key: usize) {
+        let line = text[colon..]
+            .find('\n')
+            .map_or(text.len(), |end| colon + end);
+        let open = text[colon..line].find(['{', '[']).map(|at| colon + at);
+        match open {
+            // A mapping of several lines, or to the end of a text that never closes it.
+            Some(open) => self.flow(text, open + 1..close(text, open)),
+            None => self.opaque(text, colon..line),
+        }
+        for line in deeper(text, colon, key) {
+            self.line(text, line);
+        }
+    }
+
+    /// A line of a block, whose value is hidden, or the whole of it if there is no key.
+    fn line(&mut self, text: &str, line: Range<usize>) {
+        let inner = &text[line.clone()];
+        let start = match KEY.captures(inner) {
+            Some(key) => key.iter().skip(1).flatten().next().map_or(0, |name| {
+                inner[name.end()..]
+                    .find(':')
+                    .map_or(0, |at| name.end() + at + 1)
+            }),
+            None => inner.len() - inner.trim_start_matches([' ', '-']).len(),
+        };
+        self.opaque(text, line.start + start..line.end);
+    }
+
+    /// What stands between braces or brackets, without the names of keys on the first level.
+    fn flow(&mut self, text: &str, within: Range<usize>) {
+        let mut from = within.start;
+        let inside = &text[within.clone()];
+        for key in KEY.captures_iter(inside) {
+            let Some(name) = key.iter().skip(1).flatten().next() else {
+                continue;
+            };
+            let start = within.start + name.start();
+            if start > from {
+                self.opaque(text, from..start);
+            }
+            let colon = text[within.start + name.end()..within.end].find(':');
+            from = within.start + name.end() + colon.map_or(0, |at| at + 1);
+        }
+        if from < within.end {
+            self.opaque(text, from..within.end);
+        }
+    }
+
+    /// Hides what is between blanks and the marks of YAML.
+    fn opaque(&mut self, text: &str, span: Range<usize>) {
+        const MARKS: [char; 13] = [
+            ' ', '\t', '\r', '\n', ',', '{', '}', '[', ']', '|', '>', '\'', '"',
+        ];
+        let inner = &text[span.clone()];
+        let start = span.start + inner.len() - inner.trim_start_matches(MARKS).len();
+        let mut end = span.start + inner.trim_end_matches(MARKS).len();
+        if start >= end {
+            return;
+        }
+        // The brace of a variable is no mark.
+        if text[start..end].starts_with("${") && text[end..].starts_with('}') {
+            end += 1;
+        }
+        self.values.push(start..end);
+        if !is_public(&text[start..end], "config") {
+            self.opaque.push(start..end);
+        }
+    }
+
     fn scalar(&mut self, text: &str, span: Range<usize>, name: &str) {
         let value = text.get(span.clone()).unwrap_or_default();
         self.values.push(span.clone());
@@ -305,6 +387,31 @@ impl Found {
         self.values.push(span.clone());
         self.spans.push(span);
     }
+}
+
+/// Where the lists of plugins stand.
+fn plugins(text: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    for key in KEY.captures_iter(text) {
+        let Some(name) = key.iter().skip(1).flatten().next() else {
+            continue;
+        };
+        if strsim::damerau_levenshtein(name.as_str(), "plugins") > 1 {
+            continue;
+        }
+        let line = text[name.end()..].find('\n');
+        let line = line.map_or(text.len(), |end| name.end() + end);
+        let open = text[name.end()..line].find(['{', '[']);
+        let flow = open.map_or(line, |at| close(text, name.end() + at));
+        // A list may stand as deep as its key; what is behind it is hidden for nothing.
+        let block = same_or_deeper(text, name.start()).unwrap_or(text.len());
+        found.push(name.start()..flow.max(block));
+    }
+    found
+}
+
+fn is_config(name: &str) -> bool {
+    strsim::damerau_levenshtein(name, "config") <= 1
 }
 
 fn is_secret(name: &str) -> bool {
@@ -343,125 +450,6 @@ fn is_public(value: &str, name: &str) -> bool {
         || (is_key && !value.contains(' ') && file.iter().any(|end| value.ends_with(end)))
 }
 
-/// The lines behind the one of `at` that are indented more than the one in which `key` stands,
-/// without their line ends.
-fn deeper(text: &str, at: usize, key: usize) -> Vec<Range<usize>> {
-    let first = text[..key].rfind('\n').map_or(0, |end| end + 1);
-    // A list's dash is part of the indentation of what stands behind it.
-    let indentation = |line: &str| line.len() - line.trim_start_matches([' ', '-']).len();
-    let least = indentation(&text[first..]);
-    let mut lines = Vec::new();
-    let mut from = text[at..].find('\n').map_or(text.len(), |end| at + end + 1);
-    while from < text.len() {
-        let end = text[from..].find('\n').map_or(text.len(), |end| from + end);
-        let line = text[from..end].trim_end_matches('\r');
-        let is_empty = line.trim().is_empty();
-        if !is_empty && indentation(line) <= least {
-            break;
-        }
-        if !is_empty {
-            lines.push(from..from + line.len());
-        }
-        from = end + 1;
-    }
-    lines
-}
-
-/// Where a plain value ends, and whether it stands within braces or brackets of its line.
-fn plain_end(text: &str, start: usize) -> (usize, bool) {
-    let line = text[..start].rfind('\n').map_or(0, |end| end + 1);
-    let depth = text[line..start]
-        .bytes()
-        .fold(0i32, |depth, byte| match byte {
-            b'{' | b'[' => depth + 1,
-            b'}' | b']' => depth - 1,
-            _ => depth,
-        });
-    let rest = text[start..].lines().next().unwrap_or_default();
-    let is_flow = depth > 0;
-    let end = if is_flow {
-        rest.find([',', '}', ']'])
-    } else {
-        rest.find(" #")
-    };
-    let value = rest[..end.unwrap_or(rest.len())].trim_end();
-    (start + value.len(), is_flow)
-}
-
-/// Behind the quote that closes the one at `start`; the text's end if none does.
-fn unquote(text: &str, start: usize, quote: u8) -> usize {
-    let bytes = text.as_bytes();
-    let mut at = start + 1;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'\\' if quote == b'"' => at += 1,
-            byte if byte == quote => {
-                if quote == b'\'' && bytes.get(at + 1) == Some(&quote) {
-                    at += 1;
-                } else {
-                    return at + 1;
-                }
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    text.len()
-}
-
-/// The bracket or brace that closes the one at `start`; the text's end if none does.
-fn close(text: &str, start: usize) -> usize {
-    let bytes = text.as_bytes();
-    let (mut at, mut depth) = (start, 0);
-    while at < bytes.len() {
-        match bytes[at] {
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => {
-                depth -= 1;
-                if depth == 0 {
-                    return at;
-                }
-            }
-            quote @ (b'"' | b'\'') if at > start && b" ,[{:\n".contains(&bytes[at - 1]) => {
-                at = unquote(text, at, quote) - 1;
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    text.len()
-}
-
-/// What stands between the commas of a list or mapping, mappings and lists within it left out.
-fn items(text: &str, within: Range<usize>) -> Vec<Range<usize>> {
-    let bytes = text.as_bytes();
-    let mut items = Vec::new();
-    let (mut from, mut at) = (within.start, within.start);
-    let end = within.end.min(bytes.len());
-    let mut is_scalar = true;
-    while at < end {
-        match bytes[at] {
-            b'{' | b'[' => {
-                is_scalar = false;
-                at = close(text, at);
-            }
-            quote @ (b'"' | b'\'') => at = unquote(text, at, quote) - 1,
-            b',' => {
-                if is_scalar {
-                    items.push(from..at);
-                }
-                (from, is_scalar) = (at + 1, true);
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    if is_scalar && from < end {
-        items.push(from..end);
-    }
-    items
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -469,7 +457,8 @@ mod tests {
     #[track_caller]
     fn check(text: &str, shown: &str) {
         let found = Found::in_text(text);
-        assert_eq!(stars(text, &found.spans), shown, "{text}");
+        let spans = [found.spans, found.opaque].concat();
+        assert_eq!(stars(text, &spans), shown, "{text}");
     }
 
     #[test]
@@ -494,6 +483,35 @@ mod tests {
             ("- { key: abc }\n- { b: c }", "- { key: *** }\n- { b: c }"),
             ("keys: [abc, file:x]", "keys: [***, file:x]"),
             ("token: \"abc\nd: e", "token: ****\n****"),
+        ] {
+            check(text, shown);
+        }
+    }
+
+    #[test]
+    fn values_of_plugins_are_hidden_and_their_keys_are_not() {
+        for (text, shown) in [
+            (
+                "plugins:\n- file: a.js\n  config:\n    salt: abc # d\n    list:\n    - e\n  name: f",
+                "plugins:\n- file: a.js\n  config:\n    salt: *******\n    list:\n    - *\n  name: f",
+            ),
+            (
+                "plugins: [{ file: a.js, config: { salt: abc, b: [c, d] }, name: f }]",
+                "plugins: [{ file: a.js, config: { salt: ***, b: [****] }, name: f }]",
+            ),
+            (
+                "  plugins:\n    - config: { salt: 'abc',\n        b: |\n",
+                "  plugins:\n    - config: { salt: '***',\n        b: |\n",
+            ),
+            (
+                "plugin:\n- confg: { salt: abc\nroutes: []",
+                "plugin:\n- confg: { salt: ***\nroutes: []",
+            ),
+            (
+                "plugins: [{ config: { a: '${B}', c: true } }]",
+                "plugins: [{ config: { a: '${B}', c: true } }]",
+            ),
+            ("config: { salt: abc }", "config: { salt: abc }"),
         ] {
             check(text, shown);
         }

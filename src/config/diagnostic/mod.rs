@@ -1,5 +1,6 @@
 //! Problems of a configuration: what, where, why, and what to write instead.
 
+mod extent;
 mod mask;
 mod render;
 #[cfg(test)]

@@ -120,24 +120,24 @@ impl Default for RedisTlsConfig {
 
 /// A URL that may hold a password, which is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(String);
+pub struct RedisUrl(Secret);
 
 impl RedisUrl {
     pub fn reveal(&self) -> &str {
-        &self.0
+        self.0.reveal()
     }
 }
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = || {
-            let (scheme, rest) = self.0.split_once("://")?;
+            let (scheme, rest) = self.reveal().split_once("://")?;
             // The last one, since passwords may be written with anything in them.
             let (who, place) = rest.rsplit_once('@')?;
             let (user, _) = who.split_once(':')?;
             Some(format!("{scheme}://{user}:{REDACTED}@{place}"))
         };
-        f.write_str(&shown().unwrap_or_else(|| self.0.clone()))
+        f.write_str(&shown().unwrap_or_else(|| self.reveal().to_owned()))
     }
 }
 
@@ -150,13 +150,16 @@ impl fmt::Debug for RedisUrl {
 impl<'de> Deserialize<'de> for RedisUrl {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         // `file:PATH` as for any secret.
-        Ok(Self(Secret::deserialize(d)?.reveal().to_owned()))
+        Secret::deserialize(d).map(Self)
     }
 }
 
 impl Serialize for RedisUrl {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        match self.0.file() {
+            Some(_) => self.0.serialize(s),
+            None => s.collect_str(self),
+        }
     }
 }
 
@@ -184,7 +187,7 @@ impl Short for RedisConfig {
 
     fn text(url: &str) -> Option<Result<Self, String>> {
         Some(Ok(Self {
-            url: Some(Spanned::nowhere(RedisUrl(url.to_owned()))),
+            url: Some(Spanned::nowhere(RedisUrl(Secret::new(url)))),
             ..Self::default()
         }))
     }
@@ -242,7 +245,7 @@ mod tests {
             ("rediss://:hun@ter2@h", "rediss://:[redacted]@h"),
             ("redis://u:a/b@h/1", "redis://u:[redacted]@h/1"),
         ] {
-            let url = RedisUrl(url.to_owned());
+            let url = RedisUrl(Secret::new(url));
             assert_eq!(url.to_string(), shown);
             assert_eq!(format!("{url:?}"), shown);
             assert_eq!(serde_json::to_value(&url).unwrap(), shown);

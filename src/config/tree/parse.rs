@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
 use super::{Key, Node, Value, scalar, syntax::Wrong};
-use crate::config::diagnostic::{Diagnostic, Diagnostics, Place};
+use crate::{
+    base::secret::REDACTED,
+    config::diagnostic::{Diagnostic, Diagnostics, Place},
+};
 
 /// Deeper nesting is refused: no configuration needs it, and the stack has an end.
 const MAX_DEPTH: usize = 64;
@@ -194,6 +197,16 @@ impl<'t> Builder<'t, '_, '_> {
     fn scalar(&mut self, text: &str, style: ScalarStyle, place: Place) -> Node {
         let expanded = (self.expand)(text, place, self.diagnostics);
         let text = expanded.as_deref().unwrap_or(text);
+        if text.contains(REDACTED) {
+            self.diagnostics.push(
+                Diagnostic::error(
+                    "edgeway::yaml::redacted",
+                    place,
+                    "this is what `check --print` shows instead of a secret",
+                )
+                .help("write `file:PATH` or `${NAME}`"),
+            );
+        }
         let value = match style {
             ScalarStyle::Plain => scalar::plain(text),
             _ => Value::Text(text.to_owned()),

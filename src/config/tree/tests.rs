@@ -31,6 +31,19 @@ fn cut(text: &str, place: Place) -> &str {
 }
 
 #[test]
+fn what_stands_for_a_secret_is_read_as_none() {
+    for text in [
+        "a: '[redacted]'",
+        "a: Bearer [redacted]",
+        "a: [\"redis://u:[redacted]@h/1\"]",
+    ] {
+        let said = problems(text).join("\n");
+        let wanted = "this is what `check --print` shows instead of a secret; write `file:PATH` or `${NAME}`";
+        assert!(said.contains(wanted), "{text}: {said}");
+    }
+}
+
+#[test]
 fn places_are_byte_offsets_also_after_other_scripts() {
     for text in [
         "a: ü\nkey: [x, 'süß', \"q\"] # é\nb: 7\nlast: { m: 𝄞, n: 1 }\n",

@@ -9,11 +9,11 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::turns::Turns;
 use crate::{
     base::{
         credential::PasswordHash,
         recent::{Fingerprint, Recent},
+        turns::Turns,
     },
     zones::Zone,
 };
@@ -39,8 +39,7 @@ pub(super) struct Asked<'a> {
     pub(super) password: Vec<u8>,
     /// There is a user of that name.
     pub(super) is_somebody: bool,
-    /// Of the client; of IPv6 one for all that a subscriber has.
-    pub(super) address: IpAddr,
+    pub(super) client: IpAddr,
     pub(super) now: Instant,
 }
 
@@ -93,8 +92,8 @@ impl Checks {
         self.known.fingerprint([list, name.as_bytes(), password])
     }
 
-    /// Compares, unless these credentials were right a short time ago. Those at one address
-    /// that wait for it have a share, so that none of them keeps others out.
+    /// Compares, unless these credentials were right a short time ago. Clients that wait for it
+    /// take turns, so that none of them keeps others out.
     ///
     /// For nobody (`is_somebody` is false) it takes as long, and what was right is not
     /// remembered: a second answer that came at once would tell somebody's password.
@@ -109,7 +108,7 @@ impl Checks {
             // Another request with the same credentials was first.
             return compared;
         }
-        let Some(turn) = self.turns.next(asked.address).await else {
+        let Some(turn) = self.turns.next(asked.client).await else {
             return Compared::Busy;
         };
         let hash = Arc::clone(asked.hash);
@@ -167,7 +166,7 @@ mod tests {
             hash,
             password: password.to_vec(),
             is_somebody: true,
-            address: [192, 0, 2, 1].into(),
+            client: [192, 0, 2, 1].into(),
             now: Clock::test().now(),
         }
     }

@@ -1,14 +1,14 @@
 //! Lets users pass who know their password (RFC 7617).
 //!
 //! A password is compared with a slow hash, on threads that may wait and never more at once
-//! than the machine bears; addresses of clients take turns at it. Who was recognised is remembered for a while, by a keyed hash of
-//! what was shown, so that a page with forty files costs one comparison.
+//! than the machine bears; clients take turns at it (`base::turns`). Who was recognised is
+//! remembered for a while, by a keyed hash of what was shown, so that a page with forty files
+//! costs one comparison.
 
 mod check;
 mod config;
 #[cfg(test)]
 mod tests;
-mod turns;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use self::check::{Asked, Checks, Compared};
 use crate::{
-    base::{clock::Clock, credential::PasswordHash, net::subscriber, own_headers::OwnHeaders},
+    base::{clock::Clock, credential::PasswordHash, own_headers::OwnHeaders},
     chain::{
         AuthMetrics, BoxFuture, CompileCx, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
         Refusal, RequestChanges, Verdict,
@@ -136,7 +136,7 @@ impl BasicAuth {
             hash,
             password,
             is_somebody: user.is_some(),
-            address: subscriber(ex.facts.client.ip),
+            client: ex.facts.client.ip,
             now,
         };
         match self.checks.verify(asked).await {

@@ -6,9 +6,11 @@ use http::{HeaderName, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Cache, ForwardAuth, gate::Gate};
+use super::{Cache, ForwardAuth, gate::Gates};
 use crate::{
-    base::{fetch::Fetch, own_headers::OwnHeaders, recent::Recent, units::Span},
+    base::{
+        fetch::Fetch, own_headers::OwnHeaders, recent::Recent, secret::without_query, units::Span,
+    },
     chain::{AuthMetrics, CompileCx},
     config::tree::{
         Spanned,
@@ -40,8 +42,8 @@ const ASKED: [&str; 8] = [
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
 pub struct ForwardAuthConfig {
-    /// Whom to ask, such as `http://127.0.0.1:9000/verify`. 2xx lets the request pass; 401, 403
-    /// and redirects go to the client.
+    /// Whom to ask, such as `http://127.0.0.1:9000/verify`. 2xx lets the request pass; 4xx and
+    /// redirects go to the client.
     url: Spanned<String>,
     /// A PEM file with the authorities that count for this URL, instead of the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,10 +62,11 @@ pub struct ForwardAuthConfig {
     /// How long an answer holds for whoever asks the same; not at all if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<Spanned<Span>>,
-    /// What becomes of requests that nobody can judge: `deny` (503) or `allow`.
+    /// What becomes of requests while the service fails (no response, or 5xx): `deny` (503) or
+    /// `allow`.
     on_error: OnError,
-    /// How many questions may be under way to this URL; requests beyond that count as ones that
-    /// nobody can judge.
+    /// Questions in flight to this URL. Beyond that clients take turns, for no longer than
+    /// twice `timeout`; then it is 503, reason `forward_auth_busy`.
     max_in_flight: Spanned<u32>,
 }
 
@@ -138,13 +141,12 @@ impl ForwardAuthConfig {
         if !is_bound {
             return None;
         }
-        let now = cx.clock.now();
-        let gate = format!("forward_auth {url}");
+        let gates = cx.zones.get_or_create("forward_auth", Gates::default);
         Some(ForwardAuth {
-            gate: cx.zones.get_or_create(&gate, || Gate::new(now)),
+            gate: gates.get_or_create(&url, self.max_in_flight.value),
+            shown: without_query(&url).into(),
             url,
             fetch,
-            most_in_flight: self.max_in_flight.value,
             deadline: self.timeout.value.0,
             sent: sent.into(),
             own: OwnHeaders::new(copied.iter().cloned()),

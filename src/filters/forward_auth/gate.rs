@@ -1,95 +1,126 @@
-//! How many questions are under way to one service, and a pause for one that does not answer:
-//! a dead service holds up no more requests than it must.
+//! Questions in flight to one service, and a pause for one that fails: a dead service holds up
+//! no more requests than it must, and no client closes it for the others.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    net::IpAddr,
+    num::{NonZeroU8, NonZeroU32},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
-use crate::zones::Zone;
+use http::Uri;
+use parking_lot::Mutex;
 
-/// Failures in a row after which the service is asked by one request in a while only.
-const PATIENCE: u32 = 5;
-const WHILE: Duration = Duration::from_secs(1);
+use crate::{
+    base::{
+        breaker::{Asks, Breaker, Rule},
+        turns::{Turn, Turns},
+    },
+    zones::Zone,
+};
+
+/// A pause after five failures of three clients, if they are half of what was asked.
+const RULE: Rule = Rule {
+    failures: const { NonZeroU32::new(5).expect("it is not zero") },
+    clients: const { NonZeroU8::new(3).expect("it is not zero") },
+    window: Duration::from_secs(10),
+    cooldown: Duration::from_secs(1),
+};
+
+/// The gates of all services that some configuration asks.
+#[derive(Default)]
+pub(super) struct Gates(Mutex<Vec<Weak<Gate>>>);
+
+impl Zone for Gates {}
+
+impl Gates {
+    /// One for whoever asks the same URL with the same bound.
+    pub(super) fn get_or_create(&self, url: &Uri, most: u32) -> Arc<Gate> {
+        let mut gates = self.0.lock();
+        gates.retain(|gate| gate.strong_count() > 0);
+        let mut known = gates.iter().filter_map(Weak::upgrade);
+        if let Some(same) = known.find(|gate| gate.url == *url && gate.most == most) {
+            return same;
+        }
+        let gate = Arc::new(Gate::new(url.clone(), most));
+        gates.push(Arc::downgrade(&gate));
+        gate
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Gate {
-    born: Instant,
-    in_flight: AtomicU32,
-    /// In a row.
-    failures: AtomicU32,
-    /// When it may be asked again, in milliseconds since `born`; counts from `PATIENCE`
-    /// failures on.
-    next: AtomicU64,
+    url: Uri,
+    most: u32,
+    breaker: Breaker,
+    places: Arc<Turns>,
 }
 
-impl Zone for Gate {}
+/// Why a question is not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// The service has failed for several clients, and rests.
+    Rests,
+    /// All places are taken, and too many wait already, or this one has for too long.
+    Full,
+}
+
+/// Leave to ask.
+#[derive(Debug)]
+pub(super) struct Slot<'a> {
+    gate: &'a Gate,
+    client: IpAddr,
+    /// For the first time after a pause.
+    pub(super) is_again: bool,
+    _place: Turn,
+}
 
 impl Gate {
-    pub(super) fn new(now: Instant) -> Self {
+    fn new(url: Uri, most: u32) -> Self {
         Self {
-            born: now,
-            in_flight: AtomicU32::new(0),
-            failures: AtomicU32::new(0),
-            next: AtomicU64::new(0),
+            url,
+            most,
+            breaker: Breaker::new(RULE),
+            places: Turns::new(most.try_into().unwrap_or(usize::MAX)),
         }
     }
 
-    /// Leave to ask; none while `most` do, or while the service rests.
-    pub(super) fn enter(&self, most: u32, now: Instant) -> Option<Slot<'_>> {
-        if self.failures.load(Ordering::Relaxed) >= PATIENCE {
-            let next = self.next.load(Ordering::Relaxed);
-            let now = self.millis(now);
-            let after = now + self.millis(self.born + WHILE);
-            let is_mine = now >= next
-                && self
-                    .next
-                    .compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed)
-                    .is_ok();
-            if !is_mine {
-                return None;
-            }
+    /// Leave to ask for this client, which waits for its turn at a place no longer than
+    /// `patience`.
+    pub(super) async fn enter(
+        &self,
+        client: IpAddr,
+        patience: Duration,
+        now: impl Fn() -> Instant,
+    ) -> Result<Slot<'_>, Closed> {
+        let asks = self.breaker.asks(&now);
+        if asks == Asks::No {
+            return Err(Closed::Rests);
         }
-        let slot = Slot(self);
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        (before < most).then_some(slot)
-    }
-
-    fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.born).as_millis()).unwrap_or(u64::MAX)
+        let place = tokio::time::timeout(patience, self.places.next(client)).await;
+        let place = place.ok().flatten().ok_or(Closed::Full)?;
+        // The service may have failed for those who had the places.
+        if self.breaker.is_open(now) {
+            return Err(Closed::Rests);
+        }
+        Ok(Slot {
+            gate: self,
+            client,
+            is_again: asks == Asks::Again,
+            _place: place,
+        })
     }
 }
-
-/// One question under way, also if whoever asks gives up.
-#[derive(Debug)]
-pub(super) struct Slot<'a>(&'a Gate);
 
 impl Slot<'_> {
-    /// The service has said something; whether it had not for a while.
-    pub(super) fn answered(&self) -> bool {
-        let gate = self.0;
-        // Most find it as it is, and write nothing that others read.
-        gate.failures.load(Ordering::Relaxed) > 0
-            && gate.failures.swap(0, Ordering::Relaxed) >= PATIENCE
+    /// The service has said something.
+    pub(super) fn answered(&self) {
+        self.gate.breaker.passed();
     }
 
-    /// It has not; whether it rests from now on.
+    /// It has failed; `true` if it rests from now on.
     pub(super) fn failed(&self, now: Instant) -> bool {
-        let gate = self.0;
-        let next = gate.millis(now + WHILE);
-        gate.next.store(next, Ordering::Relaxed);
-        // From far above it would begin anew.
-        let step = |failures: u32| Some(failures.saturating_add(1));
-        let before = gate
-            .failures
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, step);
-        before == Ok(PATIENCE - 1)
-    }
-}
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.gate.breaker.failed(Some(self.client), now)
     }
 }
 
@@ -98,41 +129,63 @@ mod tests {
     use super::*;
     use crate::base::clock::Clock;
 
-    #[test]
-    fn so_many_at_once_and_no_more() {
-        let clock = Clock::test();
-        let gate = Gate::new(clock.now());
-        let first = gate.enter(2, clock.now()).unwrap();
-        let second = gate.enter(2, clock.now());
-        assert!(second.is_some());
-        assert!(gate.enter(2, clock.now()).is_none());
-        drop(first);
-        assert!(gate.enter(2, clock.now()).is_some());
-        drop(second);
-        assert_eq!(gate.in_flight.load(Ordering::Relaxed), 0);
+    fn client(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
+    fn gate(most: u32) -> Gate {
+        Gate::new(Uri::from_static("http://127.0.0.1:1/"), most)
+    }
+
+    #[tokio::test]
+    async fn questions_beyond_the_bound_wait_for_a_place_and_not_for_ever() {
+        let (clock, gate) = (Clock::test(), gate(2));
+        let enter = |last, patience| gate.enter(client(last), patience, || clock.now());
+        let soon = Duration::from_millis(5);
+        let first = enter(1, soon).await.unwrap();
+        let _second = enter(1, soon).await.unwrap();
+        assert_eq!(enter(2, soon).await.unwrap_err(), Closed::Full);
+        let waits = enter(2, Duration::from_secs(20));
+        let (third, ()) = tokio::join!(waits, async { drop(first) });
+        assert!(third.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_service_that_fails_for_several_rests_and_is_asked_again() {
+        let (clock, gate) = (Clock::test(), gate(9));
+        let enter = |last| gate.enter(client(last), Duration::ZERO, || clock.now());
+        for _ in 0..100 {
+            assert!(!enter(1).await.unwrap().failed(clock.now()), "one client");
+        }
+        assert!(!enter(2).await.unwrap().failed(clock.now()));
+        assert!(enter(3).await.unwrap().failed(clock.now()));
+        assert_eq!(enter(4).await.unwrap_err(), Closed::Rests);
+        clock.advance(RULE.cooldown);
+        assert!(enter(4).await.unwrap().is_again);
+        assert!(!enter(4).await.unwrap().is_again);
     }
 
     #[test]
-    fn a_service_that_fails_is_asked_once_in_a_while_until_it_answers() {
-        let clock = Clock::test();
-        let gate = Gate::new(clock.now());
-        let ask = || gate.enter(9, clock.now());
-        for count in 1..=PATIENCE {
-            let rests = ask().unwrap().failed(clock.now());
-            assert_eq!(rests, count == PATIENCE);
+    fn who_asks_the_same_has_the_same_gate_while_somebody_has_it() {
+        let gates = Gates::default();
+        let url = Uri::from_static;
+        let first = gates.get_or_create(&url("http://a/?key=1"), 9);
+        let same = gates.get_or_create(&url("http://a/?key=1"), 9);
+        assert!(Arc::ptr_eq(&first, &same));
+        for (other, most) in [("http://a/?key=2", 9), ("http://a/?key=1", 8)] {
+            assert!(!Arc::ptr_eq(
+                &first,
+                &gates.get_or_create(&url(other), most)
+            ));
         }
-        assert!(ask().is_none());
-        clock.advance(WHILE);
-        // One of them, whatever becomes of it.
-        let probe = ask().unwrap();
-        assert!(ask().is_none());
-        assert!(!probe.failed(clock.now()));
-        drop(probe);
-        assert!(ask().is_none());
-        clock.advance(WHILE);
-        assert!(ask().unwrap().answered());
-        assert!(!ask().unwrap().answered());
-        assert!(!ask().unwrap().failed(clock.now()));
-        assert!(ask().is_some());
+        assert_eq!(
+            gates
+                .0
+                .lock()
+                .iter()
+                .filter(|gate| gate.strong_count() > 0)
+                .count(),
+            1
+        );
     }
 }

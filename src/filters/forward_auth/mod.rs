@@ -8,6 +8,7 @@ mod tests;
 mod verdict;
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,14 +17,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use log::{info, warn};
 
 use self::{
-    gate::Gate,
-    verdict::{Allowed, Verdict as Said},
+    gate::{Closed, Gate},
+    verdict::{Allowed, NoVerdict, Verdict as Said},
 };
 use crate::{
     base::{
         clock::Clock,
         error,
-        fetch::Fetch,
+        fetch::{Fetch, FetchError},
         own_headers::OwnHeaders,
         recent::{Fingerprint, Recent},
     },
@@ -44,20 +45,23 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The word for a request that cannot be asked about.
 const UNAVAILABLE: &str = "forward_auth_unavailable";
+/// The word for one that finds no place to ask.
+const BUSY: &str = "forward_auth_busy";
 /// The word for one that the service refuses.
 const DENIED: &str = "forward_auth_denied";
 
 /// A page that says no, or a form to log in.
-const LONGEST_ANSWER: usize = 64 * 1024;
+const LONGEST_RESPONSE: usize = 64 * 1024;
 
 /// The compiled filter.
 #[derive(Debug)]
 pub struct ForwardAuth {
     url: Uri,
+    /// The URL without its query, which may have a key in it.
+    shown: Box<str>,
     fetch: Fetch,
     /// Shared by all routes that ask this URL.
     gate: Arc<Gate>,
-    most_in_flight: u32,
     deadline: Duration,
     /// The client's headers that the service sees.
     sent: Box<[HeaderName]>,
@@ -83,6 +87,16 @@ struct Cache {
 struct Kept {
     said: Said,
     until: Instant,
+}
+
+/// Why the service says nothing of a request.
+enum Unjudged {
+    /// It fails, or rests: `on_error` decides.
+    Fails,
+    /// It has no place for this question.
+    Busy,
+    /// Whatever it says of this request means nothing; others may be judged.
+    Unclear,
 }
 
 /// What the backend is to be told of this request.
@@ -121,11 +135,14 @@ impl Filter for ForwardAuth {
     }
 
     fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
-        let mut lines = vec![format!("asks {} for at most {:?}", self.url, self.deadline)];
+        let mut lines = vec![format!(
+            "asks {} for at most {:?}",
+            self.shown, self.deadline
+        )];
         let cache = self.cache.as_ref();
         lines.extend(cache.map(|cache| format!("what it says holds for {:?}", cache.lasts)));
         if self.is_lenient {
-            lines.push("without an answer requests pass".to_owned());
+            lines.push("while the service fails requests pass".to_owned());
         }
         lines
     }
@@ -133,7 +150,7 @@ impl Filter for ForwardAuth {
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             let Some(question) = self.question(ex) else {
-                return self.unavailable(ex);
+                return self.unjudged(ex, Unjudged::Unclear);
             };
             let cached = self.cache.as_ref().map(|cache| {
                 let fingerprint = self.fingerprint(cache, &question);
@@ -145,8 +162,9 @@ impl Filter for ForwardAuth {
             {
                 return self.conclude(ex, kept.said);
             }
-            let Some(said) = self.ask(question).await else {
-                return self.unavailable(ex);
+            let said = match self.ask(question, ex.facts.client.ip).await {
+                Ok(said) => said,
+                Err(unjudged) => return self.unjudged(ex, unjudged),
             };
             if let Some((cache, fingerprint)) = cached
                 && said.may_be_kept()
@@ -237,31 +255,43 @@ impl ForwardAuth {
         cache.recent.fingerprint(parts)
     }
 
-    /// `None` if there is no answer, or one that says nothing.
-    async fn ask(&self, question: Request<()>) -> Option<Said> {
-        let slot = self.gate.enter(self.most_in_flight, self.clock.now())?;
-        let answer = self
-            .fetch
-            .send(question, self.deadline, LONGEST_ANSWER)
-            .await;
-        let problem = match answer {
-            Ok(answer) => match Said::of(answer, &self.copied, self.user.as_ref()) {
-                Ok(said) => {
-                    if slot.answered() {
-                        info!(url:% = self.url; "the service that is asked who may pass answers again");
-                    }
-                    return Some(said);
-                }
-                Err(status) => format!("it answered {status}"),
-            },
-            Err(error) => error::chain(&error),
+    async fn ask(&self, question: Request<()>, client: IpAddr) -> Result<Said, Unjudged> {
+        let now = || self.clock.now();
+        let slot = match self.gate.enter(client, self.deadline * 2, now).await {
+            Ok(slot) => slot,
+            Err(Closed::Rests) => return Err(Unjudged::Fails),
+            Err(Closed::Full) => return Err(Unjudged::Busy),
         };
-        if slot.failed(self.clock.now()) {
-            warn!(url:% = self.url, error = problem.as_str(); "the service that is asked who may pass is of no use; it is asked once a second");
-        } else {
-            warn!(url:% = self.url, error = problem.as_str(); "there is no verdict on a request");
+        if slot.is_again {
+            info!(url = &*self.shown; "the service that is asked who may pass is asked again");
         }
-        None
+        let response = self
+            .fetch
+            .send(question, self.deadline, LONGEST_RESPONSE)
+            .await;
+        let (problem, is_failure) = match response {
+            Ok(response) => match Said::of(response, &self.copied, self.user.as_ref()) {
+                Ok(said) => {
+                    slot.answered();
+                    return Ok(said);
+                }
+                Err(NoVerdict::Fails(status)) => (format!("it answered {status}"), true),
+                Err(NoVerdict::Unclear(status)) => (format!("it answered {status}"), false),
+            },
+            // It may repeat what the client has sent.
+            Err(error @ FetchError::TooLong(_)) => (error::chain(&error), false),
+            Err(error) => (error::chain(&error), true),
+        };
+        if is_failure && slot.failed(now()) {
+            warn!(url = &*self.shown, error = problem.as_str(); "the service that is asked who may pass is of no use; it is asked again in a second");
+        } else {
+            warn!(url = &*self.shown, error = problem.as_str(); "there is no verdict on a request");
+        }
+        Err(if is_failure {
+            Unjudged::Fails
+        } else {
+            Unjudged::Unclear
+        })
     }
 
     fn conclude(&self, ex: &mut Exchange<'_>, said: Said) -> Verdict {
@@ -288,14 +318,22 @@ impl ForwardAuth {
         }
     }
 
-    fn unavailable(&self, ex: &mut Exchange<'_>) -> Verdict {
-        if self.is_lenient {
-            self.metrics.count(Outcome::Unavailable);
-            ex.facts.degraded = Some(UNAVAILABLE);
-            return Verdict::Next;
-        }
-        let refusal = Refusal::new(Outcome::Unavailable, UNAVAILABLE)
-            .detail("Nobody can say at the moment who may do this.")
+    /// Only a service that fails may be gone without: what one client can bring about for its
+    /// own request lets nobody pass.
+    fn unjudged(&self, ex: &mut Exchange<'_>, why: Unjudged) -> Verdict {
+        let (reason, detail) = match why {
+            Unjudged::Fails if self.is_lenient => {
+                self.metrics.count(Outcome::Unavailable);
+                ex.facts.degraded = Some(UNAVAILABLE);
+                return Verdict::Next;
+            }
+            Unjudged::Fails | Unjudged::Unclear => {
+                (UNAVAILABLE, "Nobody can say at the moment who may do this.")
+            }
+            Unjudged::Busy => (BUSY, "Too many requests are being judged."),
+        };
+        let refusal = Refusal::new(Outcome::Unavailable, reason)
+            .detail(detail)
             .retry_after(1);
         self.metrics.refuse(ex.facts, refusal)
     }

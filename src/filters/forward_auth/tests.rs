@@ -250,21 +250,17 @@ fn a_no_and_the_way_to_log_in_go_to_the_client_as_they_are() {
 #[test]
 fn what_is_neither_yes_nor_no_is_no() {
     let service = Service::new(500);
+    let unavailable = Some("forward_auth_unavailable");
     for (status, headers) in [
         (500, vec![]),
-        (404, vec![]),
-        (429, vec![]),
+        (503, vec![]),
         // Nowhere to go.
         (302, vec![]),
         (304, vec![("location", "/")]),
     ] {
         service.set(|script| (script.status, script.headers) = (status, headers));
         let check = service.filter("").get("/");
-        assert_eq!(
-            check.last().reason,
-            Some("forward_auth_unavailable"),
-            "{status}"
-        );
+        assert_eq!(check.last().reason, unavailable, "{status}");
         assert_eq!(check.last().headers["retry-after"], "1");
         let _ = check.expect([503]);
     }
@@ -275,34 +271,73 @@ fn what_is_neither_yes_nor_no_is_no() {
     let _ = service.filter("").get("/").expect([503]);
     service.set(|script| script.hangs = true);
     let check = service.filter(", timeout: 50ms").get("/");
-    assert_eq!(check.last().reason, Some("forward_auth_unavailable"));
+    assert_eq!(check.last().reason, unavailable);
     let _ = check.expect([503]);
+}
+
+/// A client of its own for each number.
+fn by(check: Check, number: u8) -> Check {
+    check.client(|client| client.ip = [192, 0, 2, number].into())
+}
+
+#[test]
+fn what_one_client_brings_about_closes_nothing_for_others_and_opens_nothing_for_it() {
+    for (on_error, unjudged) in [("deny", 503), ("allow", 200)] {
+        let service = Service::new(431);
+        let mut check = service.filter(&format!(", cache: 10s, on_error: {on_error}"));
+        // About this request, and the client is told what.
+        for status in [400, 404, 413, 414, 421, 429, 431] {
+            service.set(|script| script.status = status);
+            for _ in 0..10 {
+                check = by(check, 1).get("/");
+                assert_eq!(check.last().reason, Some("forward_auth_denied"));
+                assert!(!check.last().is_strike);
+                check = check.expect([status]);
+            }
+        }
+        assert_eq!(service.asked(), 70, "none is remembered");
+        assert_eq!(counted(&check.metrics, "denied"), 70);
+        // What means nothing lets nobody pass either.
+        for (status, length) in [(302, 0), (200, 65 * 1024)] {
+            service.set(|script| (script.status, script.body) = (status, "x".repeat(length)));
+            for _ in 0..10 {
+                check = by(check, 1).get("/").expect([503]);
+            }
+        }
+        // Nor do failures of one client say anything of others.
+        service.set(|script| (script.status, script.body) = (500, String::new()));
+        for _ in 0..20 {
+            check = by(check, 1).get("/").expect([unjudged]);
+        }
+        assert_eq!(service.asked(), 110);
+        service.set(|script| script.status = 403);
+        let _ = by(check, 2).get("/").expect([403]);
+    }
 }
 
 #[test]
 fn a_service_that_fails_is_left_alone_and_found_again() {
     let service = Service::new(500);
     let mut check = service.filter("");
-    for _ in 0..20 {
-        check = check.get("/").expect([503]);
+    for number in 0..20 {
+        check = by(check, number % 3).get("/").expect([503]);
     }
     assert_eq!(service.asked(), 5);
-    check = check.advance("1s").get("/").get("/").expect([503, 503]);
-    assert_eq!(service.asked(), 6);
+    check = check.advance("1s");
+    for number in 0..20 {
+        check = by(check, number % 3).get("/").expect([503]);
+    }
+    assert_eq!(service.asked(), 10);
     service.set(|script| script.status = 200);
-    check = check
-        .advance("1s")
-        .get("/")
-        .get("/")
-        .get("/")
-        .expect([200, 200, 200]);
-    assert_eq!(service.asked(), 9);
+    check = check.advance("1s").get("/").get("/").get("/");
+    check = check.expect([200, 200, 200]);
+    assert_eq!(service.asked(), 13);
     // A no is an answer.
     service.set(|script| script.status = 403);
-    for _ in 0..20 {
-        check = check.get("/").expect([403]);
+    for number in 0..20 {
+        check = by(check, number % 3).get("/").expect([403]);
     }
-    assert_eq!(service.asked(), 29);
+    assert_eq!(service.asked(), 33);
 }
 
 #[test]

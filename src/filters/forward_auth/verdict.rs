@@ -34,6 +34,15 @@ pub(super) struct Denied {
     body: Bytes,
 }
 
+/// What is neither a yes nor a no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoVerdict {
+    /// The service fails (5xx).
+    Fails(StatusCode),
+    /// It says something that means nothing here, of this request.
+    Unclear(StatusCode),
+}
+
 /// What is between the service and us, or what the gateway writes itself.
 const OURS: [HeaderName; 11] = [
     header::CONNECTION,
@@ -50,12 +59,13 @@ const OURS: [HeaderName; 11] = [
 ];
 
 impl Verdict {
-    /// The status, if it says neither yes nor no.
+    /// What a status means. One of the class 4xx is about this request, whatever is wrong with
+    /// it: it is a no, which says nothing of other requests.
     pub(super) fn of(
         answer: Response<Bytes>,
         copied: &[HeaderName],
         user: Option<&HeaderName>,
-    ) -> Result<Self, StatusCode> {
+    ) -> Result<Self, NoVerdict> {
         let (mut parts, body) = answer.into_parts();
         let headers = &mut parts.headers;
         match parts.status.as_u16() {
@@ -68,11 +78,12 @@ impl Verdict {
                     may_be_kept: may_be_kept(headers),
                 })))
             }
-            401 | 403 => Ok(Self::denied(parts.status, parts.headers, body)),
+            400..=499 => Ok(Self::denied(parts.status, parts.headers, body)),
             301 | 302 | 303 | 307 | 308 if headers.contains_key(header::LOCATION) => {
                 Ok(Self::denied(parts.status, parts.headers, body))
             }
-            _ => Err(parts.status),
+            500..=599 => Err(NoVerdict::Fails(parts.status)),
+            _ => Err(NoVerdict::Unclear(parts.status)),
         }
     }
 
@@ -87,12 +98,18 @@ impl Verdict {
         }))
     }
 
-    /// Whether it is meant for whoever asks the same, too: a cookie is for one, and a way to a
-    /// form to log in for one time.
+    /// Whether it is meant for whoever asks the same, too: a cookie is for one; a way to a form
+    /// to log in, or what was wrong with one question, for one time.
     pub(super) fn may_be_kept(&self) -> bool {
         match self {
             Self::Allowed(allowed) => allowed.may_be_kept,
-            Self::Denied(denied) => !denied.status.is_redirection() && may_be_kept(&denied.headers),
+            Self::Denied(denied) => {
+                let is_no = matches!(
+                    denied.status,
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+                );
+                is_no && may_be_kept(&denied.headers)
+            }
         }
     }
 }
@@ -106,10 +123,10 @@ fn may_be_kept(headers: &HeaderMap) -> bool {
 impl Denied {
     pub(super) fn outcome(&self) -> Outcome {
         match self.status {
-            StatusCode::FORBIDDEN => Outcome::Denied,
             StatusCode::UNAUTHORIZED => Outcome::Invalid,
             // To where one logs in.
-            _ => Outcome::Missing,
+            status if status.is_redirection() => Outcome::Missing,
+            _ => Outcome::Denied,
         }
     }
 

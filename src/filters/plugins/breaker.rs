@@ -1,21 +1,16 @@
-//! Leaves a plugin out for a while that fails for everybody.
-//!
-//! What a client sends can make a plugin fail, so the failures of one client say nothing of
-//! the others: a breaker opens only for failures of several clients that are most of what the
-//! plugin did. A plugin that guards something has none: it is asked for each request.
+//! When a plugin that fails is left out, as written. A plugin that guards something has no
+//! breaker: it is asked for each request.
 
 use std::{
-    net::IpAddr,
     num::{NonZeroU8, NonZeroU32},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::written::some_time;
-use crate::base::{net::subscriber, units::Span};
+use crate::base::{breaker::Rule, units::Span};
 
 /// After how many failures a plugin is left out that requests go on without.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
@@ -53,185 +48,5 @@ impl BreakerConfig {
             window: self.window.0,
             cooldown: self.cooldown.0,
         }
-    }
-}
-
-/// Leaves a plugin out once it has failed too often, and tries it again after a while, as if
-/// nothing had been.
-#[derive(Debug)]
-pub(super) struct Breaker {
-    rule: Rule,
-    state: parking_lot::Mutex<State>,
-    /// Whether to look at the state at all.
-    is_closed: AtomicBool,
-    /// Hooks that came back well since the window began.
-    passed: AtomicU64,
-}
-
-/// When it opens, and for how long.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rule {
-    pub(super) failures: NonZeroU32,
-    /// Clients whose requests must have failed.
-    pub(super) clients: NonZeroU8,
-    pub(super) window: Duration,
-    pub(super) cooldown: Duration,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    failures: u64,
-    /// The clients of these failures, no more than the rule asks for.
-    clients: Vec<IpAddr>,
-    since: Option<Instant>,
-    open_until: Option<Instant>,
-}
-
-/// Whether a plugin is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asks {
-    Yes,
-    /// For the first time since it was left out.
-    Again,
-    No,
-}
-
-impl Breaker {
-    pub(super) fn new(rule: Rule) -> Self {
-        Self {
-            rule,
-            state: parking_lot::Mutex::default(),
-            is_closed: true.into(),
-            passed: AtomicU64::new(0),
-        }
-    }
-
-    pub(super) fn is_open(&self, now: impl Fn() -> Instant) -> bool {
-        let until = || self.state.lock().open_until;
-        !self.is_closed.load(Ordering::Relaxed) && until().is_some_and(|until| now() < until)
-    }
-
-    /// Whether the plugin is to be called; closes once its time is over.
-    pub(super) fn asks(&self, now: impl Fn() -> Instant) -> Asks {
-        if self.is_closed.load(Ordering::Relaxed) {
-            return Asks::Yes;
-        }
-        let mut state = self.state.lock();
-        match state.open_until {
-            Some(until) if now() < until => Asks::No,
-            Some(_) => {
-                *state = State::default();
-                self.is_closed.store(true, Ordering::Relaxed);
-                Asks::Again
-            }
-            None => Asks::Yes,
-        }
-    }
-
-    /// A hook for this client failed; `true` if the breaker opens.
-    pub(super) fn failed(&self, client: Option<IpAddr>, now: Instant) -> bool {
-        let mut state = self.state.lock();
-        if state.open_until.is_some() {
-            return false;
-        }
-        let window = self.rule.window;
-        if state.since.is_none_or(|since| now - since > window) {
-            *state = State {
-                since: Some(now),
-                ..State::default()
-            };
-            self.passed.store(0, Ordering::Relaxed);
-        }
-        state.failures += 1;
-        let wanted = usize::from(self.rule.clients.get());
-        if let Some(client) = client.map(subscriber)
-            && state.clients.len() < wanted
-            && !state.clients.contains(&client)
-        {
-            state.clients.push(client);
-        }
-        if state.failures < self.rule.failures.get().into()
-            || state.clients.len() < wanted
-            || state.failures < self.passed.load(Ordering::Relaxed)
-        {
-            return false;
-        }
-        state.open_until = Some(now + self.rule.cooldown);
-        self.is_closed.store(false, Ordering::Relaxed);
-        true
-    }
-
-    /// A hook came back well.
-    pub(super) fn passed(&self) {
-        self.passed.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::clock::Clock;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn breaker(failures: u32, clients: u8) -> Breaker {
-        Breaker::new(Rule {
-            failures: failures.try_into().unwrap(),
-            clients: clients.try_into().unwrap(),
-            window: SECOND * 10,
-            cooldown: SECOND * 30,
-        })
-    }
-
-    fn client(number: u8) -> IpAddr {
-        IpAddr::from([192, 0, 2, number])
-    }
-
-    #[test]
-    fn a_breaker_opens_after_failures_close_together_and_tries_again() {
-        let clock = Clock::test();
-        let breaker = breaker(3, 1);
-        let now = || clock.now();
-        let fails = || breaker.failed(Some(client(1)), now());
-        assert!(!fails() && !fails());
-        clock.advance(SECOND * 11);
-        assert!(!fails(), "the others were long ago");
-        assert!(!fails() && breaker.asks(now) == Asks::Yes);
-        assert!(fails() && breaker.asks(now) == Asks::No && breaker.is_open(now));
-        assert!(!fails(), "of a hook that had begun before");
-        clock.advance(SECOND * 30);
-        assert!(!breaker.is_open(now));
-        assert_eq!(breaker.asks(now), Asks::Again);
-        assert_eq!(breaker.asks(now), Asks::Yes);
-        assert!(!fails() && !fails(), "it begins anew");
-        assert!(fails() && breaker.asks(now) == Asks::No);
-    }
-
-    #[test]
-    fn one_client_opens_it_for_nobody() {
-        let clock = Clock::test();
-        let breaker = breaker(5, 3);
-        let v6 = |host: u16| Some(IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, host]));
-        for host in 0..1000 {
-            assert!(!breaker.failed(Some(client(1)), clock.now()));
-            assert!(!breaker.failed(v6(host), clock.now()), "one subscriber");
-        }
-        assert!(breaker.failed(Some(client(2)), clock.now()));
-    }
-
-    #[test]
-    fn a_plugin_that_does_more_than_it_fails_is_not_left_out() {
-        let clock = Clock::test();
-        let breaker = breaker(5, 3);
-        for number in 0..100 {
-            assert!(!breaker.failed(Some(client(number % 3)), clock.now()));
-            breaker.passed();
-            breaker.passed();
-        }
-        assert_eq!(breaker.asks(|| clock.now()), Asks::Yes);
-        for number in 0..101 {
-            breaker.failed(Some(client(number)), clock.now());
-        }
-        assert_eq!(breaker.asks(|| clock.now()), Asks::No);
     }
 }

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use http::StatusCode;
 
-use super::{Use, breaker::Asks};
+use super::Use;
 use crate::{
+    base::breaker::Asks,
     chain::{Exchange, Reply},
     plugins::{Failure, Hook, Input, Kind, Output},
 };

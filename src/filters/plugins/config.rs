@@ -6,14 +6,14 @@ use std::{
     time::Duration,
 };
 
-use http::Method;
+use http::{HeaderName, Method, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Plugins, Use, Whose,
     body::BodyConfig,
-    breaker::{Breaker, BreakerConfig},
+    breaker::BreakerConfig,
     failure::{OnErrorConfig, RoleConfig},
     loaded::{Loaded, What},
     metrics::{PluginMetrics, Version},
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     base::{
+        breaker::Breaker,
         redis::Redis,
         tasks::Tasks,
         units::{ByteSize, Span},
@@ -75,6 +76,10 @@ pub(super) struct PluginConfig {
     /// Says that it decides who may pass (`auth`). While it fails nobody does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) role: Option<Spanned<RoleConfig>>,
+    /// Headers that it writes for the backend, such as `X-User-Id`. No client can send them, on
+    /// any route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    identity_headers: Vec<Spanned<String>>,
     /// Fate of a request whose plugin fails: it goes on without (`continue`), or gets 503
     /// (`refuse`). A plugin with `onRequest` says this or has a `role`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,6 +184,7 @@ impl Default for LimitsConfig {
 
 impl PluginsConfig {
     pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Plugins> {
+        let own = self.identity_headers(cx);
         let uses: Option<Vec<Use>> = self
             .0
             .into_iter()
@@ -187,7 +193,35 @@ impl PluginsConfig {
             .collect::<Vec<_>>()
             .into_iter()
             .collect();
-        Some(Plugins(uses?.into(), Whose::All))
+        Some(Plugins {
+            uses: uses?.into(),
+            whose: Whose::All,
+            own: own?.into(),
+        })
+    }
+
+    /// The headers that its plugins write for backends, and no client.
+    fn identity_headers(&self, cx: &mut CompileCx<'_>) -> Option<Vec<HeaderName>> {
+        const CODE: &str = "edgeway::plugins::identity_headers";
+        let mut names = Vec::new();
+        let mut is_good = true;
+        for written in self.0.iter().flat_map(|plugin| &plugin.identity_headers) {
+            match cx.own_header(written, CODE) {
+                Some(header::AUTHORIZATION | header::COOKIE) => {
+                    is_good = false;
+                    let what = format!(
+                        "`{}` is what clients prove with who they are",
+                        written.value
+                    );
+                    let help = "name a header that clients have no use for, such as `X-User-Id`";
+                    cx.report_at(written.place, CODE, what, help);
+                }
+                Some(name) if names.contains(&name) => {}
+                Some(name) => names.push(name),
+                None => is_good = false,
+            }
+        }
+        is_good.then_some(names)
     }
 }
 

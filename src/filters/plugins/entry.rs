@@ -15,7 +15,7 @@ impl Plugins {
     pub(super) fn logged(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
         let mut calls = Vec::new();
         let mut entry: Option<String> = None;
-        for (at, each) in self.0.iter().enumerate() {
+        for (at, each) in self.uses.iter().enumerate() {
             if !each.plugin.has(Hook::Log) || !each.is_for(ex) {
                 continue;
             }
@@ -33,7 +33,7 @@ impl Plugins {
         let Some((first, ..)) = calls.first() else {
             return;
         };
-        let (uses, tasks) = (Arc::clone(&self.0), self.0[*first].late.clone());
+        let (uses, tasks) = (Arc::clone(&self.uses), self.uses[*first].late.clone());
         *late = Some(LateFields::new(tasks, async move {
             let mut fields = LogFields::new();
             for (at, input, room) in calls {

@@ -63,9 +63,10 @@ impl PluginConfig {
             (None, Some(on_error))
                 if on_error.value == OnErrorConfig::Refuse
                     && !is_asked
-                    && !plugin.has(Hook::Route) =>
+                    && !plugin.has(Hook::Route)
+                    && !plugin.has(Hook::UpstreamRequest) =>
             {
-                let what = "has neither `onRequest` nor `onRoute`, so it can refuse no request";
+                let what = "has none of `onRequest`, `onRoute` and `onUpstreamRequest`, so it can refuse no request";
                 let help = "remove `on_error`: another hook that fails leaves everything as it was";
                 Err((on_error.place, what, help))
             }
@@ -81,6 +82,20 @@ impl PluginConfig {
             (None, Some(on_error)) => Ok(on_error.value),
             (None, None) => Ok(OnErrorConfig::Continue),
         };
+        if self.role.is_some() {
+            for (source, condition) in plugin.clients_choice() {
+                cx.warn_at(
+                    self.file.place,
+                    "edgeway::plugins::clients_choice",
+                    format!(
+                        "plugin `{name}` decides who may pass, and a client decides whether it is \
+                         asked: the entry `{source}` of its `config.matcher` has {condition}"
+                    ),
+                    "write the entry without `has` and `missing`, and let `onRequest` look at \
+                     what they say",
+                );
+            }
+        }
         let found = what.map_err(|(place, what, help)| {
             let what = format!("plugin `{name}` {what}");
             cx.report_at(place, "edgeway::plugins::on_error", what, help);

@@ -2,7 +2,8 @@
 //! kept in bounds.
 //!
 //! What a plugin changes of a request reaches the plugins behind it and the backend; what it
-//! changes of an answer reaches the client. A hook that fails changes nothing.
+//! changes of an answer reaches the client. A hook that fails changes nothing; one that requests
+//! do not go on without (`on_error: refuse`) ends them.
 
 mod asked;
 mod body;
@@ -29,15 +30,15 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, StatusCode, response};
+use http::{HeaderMap, HeaderName, StatusCode, response};
 
 use self::{
-    breaker::Breaker,
     done::{Done, changed, done, sent},
     metrics::PluginMetrics,
 };
 use crate::{
     base::{
+        breaker::Breaker,
         clock::Clock,
         geo::{Geo, Whereabouts},
         target::Slashes,
@@ -58,7 +59,12 @@ use crate::{
 
 /// The compiled filter: a route's plugins in their order.
 #[derive(Debug)]
-pub struct Plugins(Arc<[Use]>, Whose);
+pub struct Plugins {
+    uses: Arc<[Use]>,
+    whose: Whose,
+    /// Headers that plugins write for backends, and no client.
+    own: Arc<[HeaderName]>,
+}
 
 /// Whose hooks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +116,7 @@ impl FilterKind for Plugins {
 impl Filter for Plugins {
     fn phases(&self) -> Phases {
         let mut phases = Phases::NONE;
-        for each in self.0.iter() {
+        for each in self.uses.iter() {
             let asks = [Hook::Request, Hook::CacheKey, Hook::Route];
             if asks.iter().any(|hook| each.plugin.has(*hook)) {
                 phases = phases | Phases::UPSTREAM | Phases::CACHE_KEY | Phases::RESPONSE;
@@ -144,31 +150,39 @@ impl Filter for Plugins {
     }
 
     fn guard(&self) -> Guard {
-        if self.0.iter().any(|each| each.is_guard) {
+        if self.uses.iter().any(|each| each.is_guard) {
             Guard::Access
         } else {
             Guard::None
         }
     }
 
+    fn own_headers(&self) -> &[HeaderName] {
+        &self.own
+    }
+
     fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
-        Some(Arc::new(Self(Arc::clone(&self.0), Whose::Guards)))
+        Some(Arc::new(Self {
+            uses: Arc::clone(&self.uses),
+            whose: Whose::Guards,
+            own: Arc::clone(&self.own),
+        }))
     }
 
     fn is_selective(&self) -> bool {
         let chooses = |each: &Use| !each.matcher.is_for_all() || each.plugin.has_matcher();
-        self.0.iter().all(chooses)
+        self.uses.iter().all(chooses)
     }
 
     fn is_for(&self, ex: &Exchange<'_>) -> bool {
-        self.0.iter().any(|each| each.is_for(ex))
+        self.uses.iter().any(|each| each.is_for(ex))
     }
 
     fn needs_every_header(&self) -> bool {
         // What a proxy adds to the answer, such as a policy with a nonce, takes the place of
         // what others would.
         let adds = [Hook::Request, Hook::Response];
-        let mut uses = self.0.iter();
+        let mut uses = self.uses.iter();
         uses.any(|each| adds.iter().any(|hook| each.plugin.has(*hook)))
     }
 
@@ -180,12 +194,15 @@ impl Filter for Plugins {
     fn wants_body(&self, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
         let after_auth = phase == Phase::Authorized;
         let is_meant = |each: &&Use| each.body.is_some() && self.runs(each) && each.is_for(ex);
-        let mut now = self.0.iter().filter(|each| each.after_auth == after_auth);
+        let mut now = self
+            .uses
+            .iter()
+            .filter(|each| each.after_auth == after_auth);
         if !now.any(|each| is_meant(&each)) || !body::is_read(ex.head) {
             return None;
         }
         // It is read once, for those as well whose turn is later.
-        let all = self.0.iter().filter(is_meant);
+        let all = self.uses.iter().filter(is_meant);
         all.filter_map(|each| each.body).max()
     }
 
@@ -221,8 +238,16 @@ impl Filter for Plugins {
         Box::pin(async move {
             for each in self.with(Hook::UpstreamRequest, ex) {
                 let input = each.input(ex, headers.clone(), None);
-                if let Some(output) = each.run(ex, Hook::UpstreamRequest, input).await {
-                    apply_to_request(&output.request, headers);
+                match each.call(Hook::UpstreamRequest, input).await {
+                    Ok(output) => apply_to_request(&output.request, headers),
+                    Err(failure) => {
+                        // What a guard takes away or writes itself is the client's own now.
+                        let refusal = each.failed(ex, Hook::UpstreamRequest, &failure);
+                        if let Some(reply) = refusal {
+                            ex.facts.refused = Some(Box::new(reply));
+                            return;
+                        }
+                    }
                 }
             }
         })
@@ -298,24 +323,24 @@ impl Filter for Plugins {
 impl Plugins {
     /// Those that have a hook, and are for this request.
     fn with(&self, hook: Hook, ex: &Exchange<'_>) -> Vec<&Use> {
-        let uses = self.0.iter();
+        let uses = self.uses.iter();
         uses.filter(|each| each.plugin.has(hook) && each.is_for(ex))
             .collect()
     }
 
     fn runs(&self, each: &Use) -> bool {
-        self.1 == Whose::All || each.is_guard
+        self.whose == Whose::All || each.is_guard
     }
 
     /// The first of them.
     fn first(&self, hook: Hook, ex: &Exchange<'_>) -> Option<&Use> {
-        let mut uses = self.0.iter();
+        let mut uses = self.uses.iter();
         uses.find(|each| each.plugin.has(hook) && each.is_for(ex))
     }
 
     /// The hooks of a request; a future that is hardly any if none is for it.
     fn begin<'a>(&'a self, ex: &'a mut Exchange<'_>, after_auth: bool) -> BoxFuture<'a, Verdict> {
-        let mut uses = self.0.iter();
+        let mut uses = self.uses.iter();
         let first = uses
             .position(|each| each.after_auth == after_auth && self.runs(each) && each.is_for(ex));
         match first {
@@ -327,7 +352,7 @@ impl Plugins {
 
     /// `first` is known to be for it.
     async fn request(&self, ex: &mut Exchange<'_>, after_auth: bool, first: usize) -> Verdict {
-        for (place, each) in self.0.iter().enumerate().skip(first) {
+        for (place, each) in self.uses.iter().enumerate().skip(first) {
             let is_meant = || place == first || (self.runs(each) && each.is_for(ex));
             if each.after_auth != after_auth || !is_meant() {
                 continue;

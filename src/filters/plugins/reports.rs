@@ -7,7 +7,7 @@ use crate::plugins::report::{Report, Reports};
 
 impl Plugins {
     pub(super) fn reports(&self) -> Reports {
-        let uses = Arc::clone(&self.0);
+        let uses = Arc::clone(&self.uses);
         Reports::new(move || uses.iter().map(Use::report).collect())
     }
 }

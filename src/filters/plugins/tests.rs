@@ -1,5 +1,7 @@
 //! Plugins on a route.
 
+mod guards;
+
 use std::fs;
 
 use tempfile::TempDir;
@@ -134,7 +136,7 @@ fn a_plugin_that_sees_requests_says_what_its_failure_means() {
         (
             told,
             ", on_error: refuse",
-            "plugin `x` has neither `onRequest` nor `onRoute`, so it can refuse no request; help: remove `on_error`: another hook that fails leaves everything as it was",
+            "plugin `x` has none of `onRequest`, `onRoute` and `onUpstreamRequest`, so it can refuse no request; help: remove `on_error`: another hook that fails leaves everything as it was",
         ),
         (
             asked,

@@ -1,6 +1,8 @@
 //! `edgeway check --print`: the configuration with every effective value, as YAML that
 //! reads back as the same gateway. Secrets are redacted.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -237,7 +239,8 @@ fn value(section: &impl Serialize) -> Value {
     serde_json::to_value(section).expect("a configuration is plain data")
 }
 
-/// Leaves out what is not set, and keeps `${` from being read as a variable.
+/// Leaves out what is not set and what looks like a secret, and keeps `${` from being read as a
+/// variable.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -245,8 +248,15 @@ fn tidy(value: &mut Value) {
             map.values_mut().for_each(tidy);
         }
         Value::Array(list) => list.iter_mut().for_each(tidy),
-        Value::String(text) if text.contains("${") => *text = text.replace("${", "$${"),
-        _ => {}
+        Value::String(text) => {
+            if let Cow::Owned(shown) = secret::without_shapes(text) {
+                *text = shown;
+            }
+            if text.contains("${") {
+                *text = text.replace("${", "$${");
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

@@ -41,3 +41,37 @@ async fn on_threads_one_is_stuck_and_the_next_are_stopped() {
         bench.with("x-quiet").await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn what_is_used_adds_up_over_waits() {
+    let text = "const text = 'y'.repeat(800000);
+        export async function onRequest(req, ctx) {
+            for (let turn = 0; turn < Number(req.headers.get('accept') ?? 0); turn++) {
+                const begun = Date.now();
+                while (Date.now() - begun < 60) text.indexOf('yx');
+                await ctx.kv.get('a');
+            }
+        }";
+    let limits = Limits {
+        cpu: Duration::from_millis(40),
+        wall: Duration::from_secs(20),
+        load: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let powers = powers::Powers {
+        kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&Clock::machine())))),
+        ..powers::Powers::default()
+    };
+    let loaded = load_within(&[("plugin.js", text)], "{}", limits, powers).unwrap();
+    // Each turn is less than twice the limit, and five are more, unless the machine has others
+    // to serve all the while.
+    for _ in 0..20 {
+        let mut input = input();
+        input.headers.insert("accept", "5".parse().unwrap());
+        if let Err(failure) = loaded.plugin.call(Hook::Request, input).await {
+            assert_eq!(failure.kind, Kind::Cpu, "{failure:?}");
+            return;
+        }
+    }
+    panic!("it used five times 60 ms, again and again");
+}

@@ -1,6 +1,10 @@
 //! A set of keys behind a URL, as written, and how it compiles.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    hash::{Hash as _, Hasher as _},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use http::Uri;
 use schemars::JsonSchema;
@@ -128,11 +132,19 @@ impl JwksConfig {
             return None;
         }
         // Other authorities may vouch for other keys.
-        let zone = match &self.ca {
-            Some(ca) => format!("jwks {} by {}", self.url, ca.value.display()),
-            None => format!("jwks {}", self.url),
+        let (shown, query) = match self.url.split_once(['?', '#']) {
+            // Zones and tasks are called so in logs, and a query may have a key in it.
+            Some((shown, query)) => {
+                let mut hasher = std::hash::DefaultHasher::new();
+                query.hash(&mut hasher);
+                (shown, format!("?{:x}", hasher.finish()))
+            }
+            None => (self.url.as_str(), String::new()),
         };
-        let shown = self.url.split(['?', '#']).next().unwrap_or_default();
+        let zone = match &self.ca {
+            Some(ca) => format!("jwks {shown}{query} by {}", ca.value.display()),
+            None => format!("jwks {shown}{query}"),
+        };
         let jwks = cx
             .zones
             .get_or_create(&zone, || Jwks::new(shown, cx.clock, cx.metrics));

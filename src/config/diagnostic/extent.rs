@@ -1,0 +1,140 @@
+//! Ends of values in a text of YAML, which may be broken.
+
+use std::ops::Range;
+
+/// The lines behind the one of `at` that are indented more than the one in which `key` stands,
+/// without their line ends.
+pub(super) fn deeper(text: &str, at: usize, key: usize) -> Vec<Range<usize>> {
+    let first = text[..key].rfind('\n').map_or(0, |end| end + 1);
+    // A list's dash is part of the indentation of what stands behind it.
+    let indentation = |line: &str| line.len() - line.trim_start_matches([' ', '-']).len();
+    let least = indentation(&text[first..]);
+    let mut lines = Vec::new();
+    let mut from = text[at..].find('\n').map_or(text.len(), |end| at + end + 1);
+    while from < text.len() {
+        let end = text[from..].find('\n').map_or(text.len(), |end| from + end);
+        let line = text[from..end].trim_end_matches('\r');
+        let is_empty = line.trim().is_empty();
+        if !is_empty && indentation(line) <= least {
+            break;
+        }
+        if !is_empty {
+            lines.push(from..from + line.len());
+        }
+        from = end + 1;
+    }
+    lines
+}
+
+/// Where a plain value ends, and whether it stands within braces or brackets of its line.
+pub(super) fn plain_end(text: &str, start: usize) -> (usize, bool) {
+    let line = text[..start].rfind('\n').map_or(0, |end| end + 1);
+    let depth = text[line..start]
+        .bytes()
+        .fold(0i32, |depth, byte| match byte {
+            b'{' | b'[' => depth + 1,
+            b'}' | b']' => depth - 1,
+            _ => depth,
+        });
+    let rest = text[start..].lines().next().unwrap_or_default();
+    let is_flow = depth > 0;
+    let end = if is_flow {
+        rest.find([',', '}', ']'])
+    } else {
+        rest.find(" #")
+    };
+    let value = rest[..end.unwrap_or(rest.len())].trim_end();
+    (start + value.len(), is_flow)
+}
+
+/// Behind the quote that closes the one at `start`; the text's end if none does.
+pub(super) fn unquote(text: &str, start: usize, quote: u8) -> usize {
+    let bytes = text.as_bytes();
+    let mut at = start + 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' if quote == b'"' => at += 1,
+            byte if byte == quote => {
+                if quote == b'\'' && bytes.get(at + 1) == Some(&quote) {
+                    at += 1;
+                } else {
+                    return at + 1;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    text.len()
+}
+
+/// The bracket or brace that closes the one at `start`; the text's end if none does.
+pub(super) fn close(text: &str, start: usize) -> usize {
+    let bytes = text.as_bytes();
+    let (mut at, mut depth) = (start, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth -= 1;
+                if depth == 0 {
+                    return at;
+                }
+            }
+            quote @ (b'"' | b'\'') if at > start && b" ,[{:\n".contains(&bytes[at - 1]) => {
+                at = unquote(text, at, quote) - 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    text.len()
+}
+
+/// What stands between the commas of a list or mapping, mappings and lists within it left out.
+pub(super) fn items(text: &str, within: Range<usize>) -> Vec<Range<usize>> {
+    let bytes = text.as_bytes();
+    let mut items = Vec::new();
+    let (mut from, mut at) = (within.start, within.start);
+    let end = within.end.min(bytes.len());
+    let mut is_scalar = true;
+    while at < end {
+        match bytes[at] {
+            b'{' | b'[' => {
+                is_scalar = false;
+                at = close(text, at);
+            }
+            quote @ (b'"' | b'\'') => at = unquote(text, at, quote) - 1,
+            b',' => {
+                if is_scalar {
+                    items.push(from..at);
+                }
+                (from, is_scalar) = (at + 1, true);
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    if is_scalar && from < end {
+        items.push(from..end);
+    }
+    items
+}
+
+/// The end of the lines behind the one of `key` that are indented as much, or are of a list
+/// there; `None` at the text's end.
+pub(super) fn same_or_deeper(text: &str, key: usize) -> Option<usize> {
+    let first = text[..key].rfind('\n').map_or(0, |end| end + 1);
+    let indentation = |line: &str| line.len() - line.trim_start_matches(' ').len();
+    let least = key - first;
+    let mut from = key + text[key..].find('\n')? + 1;
+    while from < text.len() {
+        let end = text[from..].find('\n').map_or(text.len(), |end| from + end);
+        let line = text[from..end].trim_end_matches('\r');
+        if !line.trim().is_empty() && indentation(line) < least {
+            return Some(from);
+        }
+        from = end + 1;
+    }
+    None
+}
