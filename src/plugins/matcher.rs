@@ -12,6 +12,8 @@ use fancy_regex::{Regex, RegexBuilder};
 use http::Method;
 use serde::Deserialize;
 
+pub use super::host_pattern::{HostPattern, host_name};
+
 use super::conditions::{self, Asked, Conditions};
 
 /// What a request must be like. An empty list asks for nothing.
@@ -64,57 +66,6 @@ impl Matcher {
     pub fn is_for_all(&self) -> bool {
         self.methods.is_empty() && self.paths.is_empty() && self.hosts.is_empty()
     }
-}
-
-/// `shop.example.com`, or `*.example.com` for whatever is below that.
-#[derive(Debug)]
-pub enum HostPattern {
-    Exact(Box<str>),
-    /// With the dot in front.
-    Below(Box<str>),
-}
-
-impl HostPattern {
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let lower = text.to_ascii_lowercase();
-        let (name, is_below) = match lower.strip_prefix('*') {
-            Some(rest) => (rest, true),
-            None => (lower.as_str(), false),
-        };
-        let is_name = name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b));
-        match (is_below, is_name && name.len() > 1) {
-            (false, true) => Ok(Self::Exact(name.into())),
-            (true, true) if name.starts_with('.') => Ok(Self::Below(name.into())),
-            _ => Err(format!(
-                "`{text}` is no host, such as `shop.example.com` or `*.example.com`"
-            )),
-        }
-    }
-
-    /// `host` is in lower case and without a port.
-    fn is_for(&self, host: &str) -> bool {
-        match self {
-            Self::Exact(name) => host == &**name,
-            Self::Below(name) => host.len() > name.len() && host.ends_with(&**name),
-        }
-    }
-}
-
-/// An authority as [`HostPattern`]s have it: in lower case, without port and final dot.
-pub fn host_name(authority: &str) -> Cow<'_, str> {
-    let name = authority
-        .rsplit_once(':')
-        .map_or(authority, |(name, port)| {
-            let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
-            if is_port { name } else { authority }
-        });
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return Cow::Owned(name.to_ascii_lowercase());
-    }
-    Cow::Borrowed(name)
 }
 
 #[derive(Debug)]

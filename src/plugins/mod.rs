@@ -20,6 +20,7 @@ pub mod harness;
 pub mod heads;
 mod hints;
 mod host;
+mod host_pattern;
 mod isolate;
 mod known;
 pub mod kv;

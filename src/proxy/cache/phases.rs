@@ -24,10 +24,7 @@ use crate::{
     },
     chain::{CacheOutcome, Facts},
     gateway::RouteCache,
-    proxy::{
-        context::{self, Context},
-        request,
-    },
+    proxy::context::{self, Context},
     routes::{Params, Target},
 };
 
