@@ -62,7 +62,7 @@ fn filters(written: &str) -> String {
         parts.any(|part| part.split('=').next().is_some_and(|of| of.trim() == name))
     };
     let quiet = QUIET.iter().filter(|(name, _)| !is_named(name));
-    let quiet: String = quiet
+    let quiet: Vec<String> = quiet
         .map(|(name, level)| format!("{name}={level},"))
         .collect();
     // As `env_logger` takes it.
@@ -71,7 +71,7 @@ fn filters(written: &str) -> String {
     } else {
         written
     };
-    quiet + written
+    quiet.concat() + written
 }
 
 /// Says what was left out as windows end, for ever.

@@ -13,12 +13,13 @@ use crate::support::{
 const CLOSED: &str = "access: { allow: [10.0.0.0/8] }";
 
 async fn front(upstreams: &[(&str, std::net::SocketAddr)], routes: &str) -> Gateway {
-    let upstreams: String = upstreams
+    let upstreams: Vec<String> = upstreams
         .iter()
         .map(|(name, address)| {
             format!("  {name}: {{ backends: [\"{address}\"], health: false }}\n")
         })
         .collect();
+    let upstreams = upstreams.concat();
     Gateway::start(&format!(
         "listeners: [{{ address: 127.0.0.1:0 }}]\n\
          rate_limits: {{ few: {{ rate: 2/h, burst: 2 }} }}\nupstreams:\n{upstreams}routes:\n{routes}"

@@ -27,7 +27,7 @@ use crate::support::{
     wait::wait_for,
 };
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 const HOUR: &[(&str, &str)] = &[("cache-control", "max-age=3600")];
 const IN_REDIS: &str = "edgeway_cache_level2_writes_total{outcome=\"stored\"}";
 const FAR: Duration = Duration::from_millis(30);
@@ -180,7 +180,7 @@ impl Flood {
         .await;
     }
 
-    async fn is_over(mut self) {
+    async fn end(mut self) {
         while let Some(lane) = self.lanes.join_next().await {
             lane.expect("the lane is at its end");
         }
@@ -298,7 +298,7 @@ async fn writes_to_long_urls_of_any_host_cost_the_others_nothing() {
             _ => of_shop(request),
         }
     });
-    flood.is_over().await;
+    flood.end().await;
     // The item, and the list that it is in.
     for page in [0, 1] {
         let response = far.send(&of_shop(post(&long(page * 4), "x"))).await;

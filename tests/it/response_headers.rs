@@ -34,14 +34,16 @@ routes:
 
 /// What a client gets of a scripted response over HTTP/1, as it came.
 async fn raw(gateway: &Gateway, path: &str, version: &str, end: &[u8]) -> String {
-    let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
+    let mut stream = TcpStream::connect(gateway.address())
+        .await
+        .expect("it listens");
     let asked =
         format!("GET {path} HTTP/{version}\r\nhost: app.test\r\nconnection: keep-alive\r\n\r\n");
-    stream.write_all(asked.as_bytes()).await.unwrap();
+    stream.write_all(asked.as_bytes()).await.expect("it reads");
     let mut raw = Vec::new();
     let reading = async {
         while !raw.ends_with(end) {
-            if stream.read_buf(&mut raw).await.unwrap() == 0 {
+            if stream.read_buf(&mut raw).await.expect("it responds") == 0 {
                 break;
             }
         }

@@ -6,7 +6,7 @@
 //! of a version without them that is a URL without a path, which is about nothing; another form
 //! of JSON would be a purge that it cannot read, and have it drop everything.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt::Write as _};
 
 use crate::cache::digest::{Digest, digest};
 
@@ -126,7 +126,8 @@ fn write(text: &mut String, place: &Place) {
         Place::Digests { path, place } => {
             text.push('#');
             for digest in [path, place] {
-                text.push_str(&format!("{:032x}", u128::from_be_bytes(*digest)));
+                // A string takes all that is written.
+                let _ = write!(text, "{:032x}", u128::from_be_bytes(*digest));
             }
         }
     }

@@ -90,6 +90,7 @@ struct Kept {
 }
 
 /// Why the service says nothing of a request.
+#[derive(Clone, Copy)]
 enum Unjudged {
     /// It fails, or rests: `on_error` decides.
     Fails,

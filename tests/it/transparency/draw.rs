@@ -24,6 +24,7 @@ const ENCODING: usize = 10;
 
 /// One route.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one key of a route")]
 pub(super) struct Route {
     host: usize,
     /// Which requests it takes of those that fit its path: all, or those with this.
