@@ -199,6 +199,31 @@ impl PathPattern {
         folded
     }
 
+    pub(super) fn ends_in_slash(&self) -> bool {
+        matches!(&*self.segments, [_, .., Segment::Literal(last)] if last.is_empty())
+    }
+
+    /// A folded pattern with the slash that it ended in.
+    pub(super) fn with_slash(&self) -> Self {
+        let mut with_slash = self.clone();
+        with_slash.segments.push(Segment::Literal(Vec::new()));
+        with_slash
+    }
+
+    /// The pattern with nothing in its last parameter: Fastify takes `/items/` for
+    /// `/items/:id`.
+    pub(super) fn with_empty_end(&self) -> Option<Self> {
+        let (Segment::Param(_), before) = self.segments.split_last()? else {
+            return None;
+        };
+        let mut segments = before.to_vec();
+        segments.push(Segment::Literal(Vec::new()));
+        (!self.is_prefix).then_some(Self {
+            segments,
+            is_prefix: false,
+        })
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(|segment| match segment {
             Segment::Param(name) => Some(name.as_str()),

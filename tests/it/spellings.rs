@@ -24,11 +24,12 @@ use crate::{
 const GUARDED: [&str; 3] = ["admin", "item", "nested"];
 
 /// Paths of handlers that are guarded, and of others.
-const PATHS: [&str; 6] = [
+const PATHS: [&str; 7] = [
     "/api/admin",
     "/api/items/7",
     "/api/items/a%2Fb",
     "/api/nested/deep/thing",
+    "/api/items/",
     "/api",
     "/open",
 ];

@@ -29,6 +29,8 @@ struct Parsed {
 
 enum Path {
     Pattern(PathPattern),
+    /// A folded pattern whose last parameter is empty, as some apps allow it.
+    EmptyEnd(PathPattern),
     Regex(String),
 }
 
@@ -100,11 +102,13 @@ impl RouteTable {
             }
             let mut drafts = draft(&parsed, &mut Diagnostics::default());
             for entries in drafts.values_mut().flat_map(BTreeMap::values_mut) {
-                // Of two that nothing else tells apart, the one that says who may pass comes
-                // first, then the one with more guards.
+                // Who writes the path itself comes first. Of two that nothing else tells apart,
+                // the one that says who may pass, then the one with more guards.
                 entries.sort_by_key(|entry| {
                     let guarding = &guarding[entry.route];
+                    let (path, _) = &parsed[entry.route].paths[entry.path];
                     (
+                        matches!(path, Path::EmptyEnd(_)),
                         parsed[entry.route].predicates.rank(),
                         !guarding.has_access,
                         std::cmp::Reverse(guarding.guards.len()),
@@ -126,11 +130,16 @@ fn folded(parsed: &mut [Parsed], guarding: &[Guarding]) {
         }
         for (path, place) in paths {
             match path {
-                Path::Pattern(pattern) => {
-                    let forms = pattern.folded().into_iter();
-                    facts
-                        .paths
-                        .extend(forms.map(|form| (Path::Pattern(form), place)));
+                Path::Pattern(pattern) | Path::EmptyEnd(pattern) => {
+                    for form in pattern.folded() {
+                        if let Some(empty) = form.with_empty_end() {
+                            facts.paths.push((Path::EmptyEnd(empty), place));
+                        }
+                        if pattern.ends_in_slash() {
+                            facts.paths.push((Path::Pattern(form.with_slash()), place));
+                        }
+                        facts.paths.push((Path::Pattern(form), place));
+                    }
                 }
                 Path::Regex(text) => facts
                     .paths
@@ -202,7 +211,9 @@ impl Path {
     /// Another path that looks plain is a spelling of one of its own.
     fn is_odd(&self) -> bool {
         match self {
-            Self::Pattern(pattern) => pattern.folded() != std::slice::from_ref(pattern),
+            Self::Pattern(pattern) | Self::EmptyEnd(pattern) => {
+                pattern.folded() != std::slice::from_ref(pattern)
+            }
             Self::Regex(_) => true,
         }
     }
@@ -210,7 +221,7 @@ impl Path {
     fn key(&self) -> PathKey {
         match self {
             Self::Pattern(pattern) if pattern.is_any() => PathKey::CatchAll,
-            Self::Pattern(pattern) => {
+            Self::Pattern(pattern) | Self::EmptyEnd(pattern) => {
                 let segments = pattern.segments.iter().map(|segment| match segment {
                     Segment::Literal(text) => Some(text.clone()),
                     Segment::Param(_) => None,
@@ -225,7 +236,7 @@ impl Path {
 impl std::fmt::Display for Path {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Pattern(pattern) => pattern.fmt(f),
+            Self::Pattern(pattern) | Self::EmptyEnd(pattern) => pattern.fmt(f),
             Self::Regex(text) => f.write_str(text),
         }
     }
@@ -396,7 +407,9 @@ fn group(parsed: &[Parsed], draft: Draft, diagnostics: &mut Diagnostics) -> Grou
             PathKey::Regex(_, text) => regexes.push((text, leaves, entries[0].place)),
             PathKey::Pattern(..) => {
                 let first = &entries[0];
-                if let (Path::Pattern(pattern), _) = &parsed[first.route].paths[first.path] {
+                if let (Path::Pattern(pattern) | Path::EmptyEnd(pattern), _) =
+                    &parsed[first.route].paths[first.path]
+                {
                     trie.insert(pattern, leaves);
                 }
             }
@@ -412,7 +425,7 @@ fn group(parsed: &[Parsed], draft: Draft, diagnostics: &mut Diagnostics) -> Grou
 fn leaf(parsed: &[Parsed], entry: &Entry) -> Leaf {
     let facts = &parsed[entry.route];
     let slots = match &facts.paths[entry.path].0 {
-        Path::Pattern(pattern) => pattern
+        Path::Pattern(pattern) | Path::EmptyEnd(pattern) => pattern
             .names()
             .filter_map(|name| facts.names.any_slot(name))
             .collect(),

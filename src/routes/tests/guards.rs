@@ -248,6 +248,25 @@ fn a_route_that_rewrites_takes_its_own_paths_in_other_letters() {
 }
 
 #[test]
+fn a_parameter_of_a_guarded_path_may_be_empty() {
+    let all = guarded(
+        "[{ path: [/*] }, { path: ['/items/{id}'] }, { path: ['/users/{id}'] }, { path: [/users/] }]",
+        &["", "a", "b", ""],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/items/7", 1, &[]),
+            ("GET h/items/", 1, &[]),
+            ("GET h/ITEMS/7/../", 1, &[]),
+            ("GET h/items", 0, &[]),
+            ("GET h/users/", 3, &[]),
+            ("GET h/users/7", 2, &[]),
+        ],
+    );
+}
+
+#[test]
 fn limits_of_all_readings_count() {
     let all = guarded("[{ path: [/*] }, { path: [/upload/*] }]", &["L", "M"]);
     check(
