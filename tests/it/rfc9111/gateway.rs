@@ -107,6 +107,21 @@ async fn hold(ways: &[Way], more: &str) {
     };
     let failed = LocalSet::new().run_until(all).await;
     let failed: Vec<_> = failed.into_iter().flatten().collect();
+    let once: Vec<&String> = failed.iter().map(|(why, _)| why).collect();
+    assert!(once.len() <= 2, "{}:\n{once:#?}", once.len());
+    // A write of another case may have the place of this one in the log of purges, which keeps
+    // its response out. Alone it holds.
+    let mut twice = Vec::new();
+    for (_, again) in &failed {
+        let slot = Arc::clone(&bench.slots).acquire_owned().await;
+        let slot = slot.expect("it is never closed");
+        let (way, number, case) = *again;
+        let bench = Arc::clone(&bench);
+        let ran = run(bench, way, number + AGAIN, case, slot);
+        let ran = LocalSet::new().run_until(ran).await;
+        twice.extend(ran.map(|(why, _)| why));
+    }
+    let failed = twice;
     assert!(
         failed.is_empty(),
         "{}:\n{}",
@@ -115,14 +130,17 @@ async fn hold(ways: &[Way], more: &str) {
     );
 }
 
-/// What of a case does not hold.
+/// Added to the number of a case that runs once more.
+const AGAIN: usize = 10_000;
+
+/// What of a case does not hold, and which case that is.
 async fn run(
     bench: Arc<Bench>,
     way: Way,
     number: usize,
     case: &'static Case,
     _slot: OwnedSemaphorePermit,
-) -> Option<String> {
+) -> Option<(String, (Way, usize, &'static Case))> {
     let base = base_of(case, way, number);
     let steps = Script::parse(case.script).steps;
     let mut at = 0;
@@ -139,10 +157,8 @@ async fn run(
         };
         if !wrong.is_empty() {
             let (name, section) = (case.name, case.section);
-            return Some(format!(
-                "{name} ({section}), {way:?}, step {}: {wrong:?}",
-                at + 1
-            ));
+            let why = format!("{name} ({section}), {way:?}, step {}: {wrong:?}", at + 1);
+            return Some((why, (way, number, case)));
         }
         kept = step.kept_status(kept);
         at += 1;
