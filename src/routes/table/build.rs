@@ -1,7 +1,10 @@
 //! From routes as written to the table: reads patterns, sorts them into their groups,
 //! and refuses routes that nothing could tell apart.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     config::{
@@ -95,7 +98,8 @@ impl RouteTable {
         }
         let is_odd = |facts: &Parsed| facts.paths.iter().any(|(path, _)| path.is_odd());
         let odd: Vec<bool> = parsed.iter().map(is_odd).collect();
-        self.guards = Guards::new(guarding, &odd, || {
+        self.guarding = guarding.into();
+        self.guards = Guards::new(&self.guarding, &odd, || {
             folded(&mut parsed, guarding);
             for (facts, guarding) in parsed.iter_mut().zip(guarding) {
                 facts.predicates.guard(guarding.has_access);
@@ -370,6 +374,7 @@ fn build(
         below: HashMap::default(),
         any: None,
         routes: Vec::new(),
+        guarding: Arc::default(),
         guards: None,
     };
     for (host, draft) in drafts {

@@ -73,7 +73,7 @@ pub(super) struct Guards {
     /// The same routes with folded paths.
     pub(super) folded: Box<RouteTable>,
     /// How each route is protected.
-    of: Vec<Guarding>,
+    of: Arc<[Guarding]>,
     /// Of each route: it reaches an app without some guard that another route has.
     lacking: Vec<bool>,
     /// A path that is written plainly may be another spelling of a guarded one too, which is
@@ -93,7 +93,7 @@ impl Guards {
     /// `None` if nothing is guarded that could be asked for in another spelling. `odd`: the
     /// routes with paths that are spelled oddly themselves.
     pub(super) fn new(
-        guarding: &[Guarding],
+        guarding: &Arc<[Guarding]>,
         odd: &[bool],
         folded: impl FnOnce() -> RouteTable,
     ) -> Option<Self> {
@@ -113,7 +113,7 @@ impl Guards {
         let has_odd_paths = odd.any(|(route, is_odd)| *is_odd && is_lacked(route));
         lacking.contains(&true).then(|| Self {
             folded: Box::new(folded()),
-            of: guarding.to_vec(),
+            of: Arc::clone(guarding),
             lacking,
             has_odd_paths,
         })
@@ -183,21 +183,6 @@ impl Guards {
     fn has_all(&self, route: usize, other: usize) -> bool {
         self.of[other].guards.is_subset(&self.of[route].guards)
     }
-
-    /// Those of `others`, each once, that have guards which neither `route` has nor one
-    /// before them.
-    fn lacked(&self, route: usize, others: impl IntoIterator<Item = usize>) -> Vec<usize> {
-        let mut asked = self.of[route].guards.clone();
-        let mut lacked = Vec::new();
-        for other in others {
-            let guards = &self.of[other].guards;
-            if !guards.is_subset(&asked) {
-                asked.extend(guards);
-                lacked.push(other);
-            }
-        }
-        lacked
-    }
 }
 
 impl RouteTable {
@@ -210,10 +195,28 @@ impl RouteTable {
             .is_some_and(|guards| (has_spellings || guards.has_odd_paths) && guards.lacking[route])
     }
 
+    /// Those of `others`, each once, that have guards which neither `route` has nor one
+    /// before them.
     #[cold]
-    pub(super) fn lacked(&self, route: usize, others: Vec<usize>) -> Vec<usize> {
-        let guards = self.guards.as_ref();
-        guards.map_or_else(Vec::new, |guards| guards.lacked(route, others))
+    pub(super) fn lacked(
+        &self,
+        route: usize,
+        others: impl IntoIterator<Item = usize>,
+    ) -> Vec<usize> {
+        // Empty until the routes are told how they are protected.
+        let Some(own) = self.guarding.get(route) else {
+            return Vec::new();
+        };
+        let mut asked = own.guards.clone();
+        let mut lacked = Vec::new();
+        for other in others {
+            let guards = &self.guarding[other].guards;
+            if !guards.is_subset(&asked) {
+                asked.extend(guards);
+                lacked.push(other);
+            }
+        }
+        lacked
     }
 
     /// The guards of a request by the readings of its path, if some app takes the path for one
@@ -269,7 +272,7 @@ impl RouteTable {
         let (by, reading) = first?;
         let route = moved.unwrap_or(literal.route);
         let others = asked.into_iter().chain(literal.also.iter().copied());
-        let also = guards.lacked(route, others.chain([literal.route]));
+        let also = self.lacked(route, others.chain([literal.route]));
         Some(Guarded {
             route,
             by,

@@ -8,7 +8,7 @@
 mod build;
 mod guards;
 
-use std::{collections::HashMap, fmt, ops::ControlFlow};
+use std::{collections::HashMap, fmt, ops::ControlFlow, sync::Arc};
 
 use pingora::http::RequestHeader;
 use regex::bytes::{Regex, RegexSet};
@@ -32,6 +32,9 @@ pub struct RouteTable {
     below: HashMap<Box<str>, usize, ahash::RandomState>,
     any: Option<usize>,
     routes: Vec<Route>,
+    /// How each route is protected, which counts for other values of a request too, whatever
+    /// its path.
+    guarding: Arc<[Guarding]>,
     /// None if no path is guarded, or every one is likewise.
     guards: Option<Guards>,
 }

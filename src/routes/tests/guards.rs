@@ -321,6 +321,27 @@ fn of_several_values_none_leads_around_a_guard() {
 }
 
 #[test]
+fn other_values_lead_around_no_guard_of_exact_paths() {
+    let all = guarded(
+        "[{ path: [/doc], header: { x-part: open } }, { path: [/doc] }]",
+        &["", "=a"],
+    );
+    let table = all.table.as_ref().unwrap();
+    let find = |values: &[&str]| {
+        let lines: Vec<_> = values
+            .iter()
+            .map(|value| ("x-part".to_owned(), (*value).to_owned()))
+            .collect();
+        let head = request("GET", "/doc", &lines);
+        let found = table.find(&Target::new("h", b"/doc"), &head, &mut Params::default());
+        found.map(|found| (found.route, found.also)).unwrap()
+    };
+    assert_eq!(find(&["open"]), (0, vec![]));
+    assert_eq!(find(&["open", "closed"]), (0, vec![1]));
+    assert_eq!(find(&["closed"]), (1, vec![]));
+}
+
+#[test]
 fn a_slash_that_no_app_has_seen_guards_nothing_but_regular_expressions() {
     let all = guarded(
         "[{ path: [/*] }, { path: [/account] }, { path: [/account/*] }, { path_regex: '^/Rx/$' }]",
