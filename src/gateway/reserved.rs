@@ -10,9 +10,9 @@ use crate::{
         NeverSeen, OVERRIDES, ReservedHeaders, is_claim, names_a_written_header,
     },
     config::{
-        diagnostic::suggest,
+        diagnostic::{Place, suggest},
         model::RouteNode,
-        tree::{Node, Spanned, Value},
+        tree::{Key, Node, Spanned, Value},
     },
     filters,
 };
@@ -68,8 +68,8 @@ impl Compiler<'_> {
         reserved
     }
 
-    /// Whether something looks at a header that the gateway writes before a route is chosen, or
-    /// on every route.
+    /// Whether something looks at a header that the gateway writes before a route is chosen, on
+    /// every route, or where no route takes a request.
     fn reads_written_headers(&self) -> bool {
         let file = self.file;
         let mut predicates = file.routes.iter().flat_map(|route| {
@@ -79,13 +79,21 @@ impl Compiler<'_> {
         let mut shared = file.rate_limits.iter().chain(&file.access_log);
         // A filter of a program's own sees all headers.
         let is_open = filters::all().len() != filters::FILTERS.len();
-        is_open || predicates.any(names_a_written_header) || shared.any(|(_, node)| names_one(node))
+        is_open
+            || predicates.any(names_a_written_header)
+            || shared.any(|(_, node)| names_one(node))
+            || self.read_written(Place::default(), &[])
     }
 
     /// Whether a filter of this route looks at a header that the gateway writes. A plugin sees
     /// all of them.
     pub(super) fn reads_written(&self, route: &RouteNode) -> bool {
-        let mut filters = super::effective::filters(self.file, route.place, &route.filters);
+        self.read_written(route.place, &route.filters)
+    }
+
+    /// The same of the filters of a route that says `own`.
+    fn read_written(&self, place: Place, own: &[(Key, Node)]) -> bool {
+        let mut filters = super::effective::filters(self.file, place, own);
         filters.any(|(entry, node)| entry.name == "plugins" || names_one(&node))
     }
 

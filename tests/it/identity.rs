@@ -516,6 +516,35 @@ routes:
 }
 
 #[tokio::test]
+async fn plugins_see_the_address_of_a_client_where_no_route_is() {
+    let yaml = "
+defaults: { plugins: [{ file: saw.js, on_error: continue }] }
+routes:
+  - { match: { path: /here }, respond: here }
+  - { match: { path: /plain }, respond: plain, plugins: false }
+";
+    let gateway = Gateway::start_in(yaml, |folder| {
+        let text = "export function onResponse(response, ctx) {
+  response.headers.set('x-saw', ctx.request.headers.get('x-real-ip') ?? 'nothing');
+}";
+        std::fs::write(folder.join("saw.js"), text).expect("the folder is ours");
+    })
+    .await;
+    for (path, status, saw) in [
+        ("/here", 200, Some("127.0.0.1")),
+        ("/nowhere", 404, Some("127.0.0.1")),
+        ("/plain", 200, None),
+    ] {
+        for claim in [None, Some("192.0.2.7")] {
+            let request = claim.map_or_else(|| get(path), |ip| get(path).header("X-Real-IP", ip));
+            let response = gateway.send(&request).await;
+            assert_eq!(response.status(), status, "{path}");
+            assert_eq!(response.header("x-saw"), saw, "{path} {claim:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_connection_names_is_seen_by_no_rule_either() {
     let origin = EchoOrigin::start().await;
     let gateway = Gateway::start(&format!(
