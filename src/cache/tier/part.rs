@@ -36,7 +36,7 @@ struct Unstamped {
 
 /// Numbers of stamps, of operators and of writes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Count {
+pub(super) struct Count {
     stamps: u64,
     written: u64,
 }
@@ -54,13 +54,6 @@ impl Round {
     pub(super) fn is_empty(&self) -> bool {
         self.stamps.is_empty() && self.written.is_empty()
     }
-}
-
-/// What somebody waits for in one part.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Until {
-    stamps: u64,
-    written: u64,
 }
 
 impl Unstamped {
@@ -152,17 +145,17 @@ impl Part {
     }
 
     /// What is to be stamped for whoever waits from now on, and nothing that comes later.
-    pub(super) fn until(&self, awaited: Awaited) -> Until {
+    pub(super) fn until(&self, awaited: Awaited) -> Count {
         let came = self.unstamped.lock().came;
         let (stamps, written) = match awaited {
             Awaited::Own => (0, 0),
             Awaited::Purges => (came.stamps, 0),
             Awaited::Writes => (came.stamps, came.written),
         };
-        Until { stamps, written }
+        Count { stamps, written }
     }
 
-    pub(super) fn is_done(&self, until: &Until) -> bool {
+    pub(super) fn is_done(&self, until: &Count) -> bool {
         let done = self.unstamped.lock().done;
         done.stamps >= until.stamps && done.written >= until.written
     }
