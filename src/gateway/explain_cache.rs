@@ -291,7 +291,7 @@ fn parts(extra: &[u8]) -> Vec<String> {
         let value = text(value_bytes);
         match (name, lines.last_mut()) {
             (b"by", _) => lines.push(value.into_owned()),
-            (b"route", _) => lines.push(format!("route: {}", hex(value_bytes))),
+            (b"route", _) => lines.push(format!("route: {}", hex::encode(value_bytes))),
             (b"by none of", _) => lines.push(format!("no {value}")),
             // The value of the part before.
             (b"=", Some(last)) if value.is_empty() && last.starts_with("no ") => {}
@@ -309,13 +309,8 @@ fn parts(extra: &[u8]) -> Vec<String> {
 fn text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains(char::is_control) => Cow::Borrowed(text),
-        _ => Cow::Owned(hex(bytes)),
+        _ => Cow::Owned(hex::encode(bytes)),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
-    digits.collect()
 }
 
 /// The wall clock of the gateway's cache, if it has one.

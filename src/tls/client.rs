@@ -23,17 +23,8 @@ pub(super) fn read(certificate: &CertificateDer<'_>, now: i64) -> Option<ClientC
     let hash = digest::digest(&digest::SHA256, certificate);
     Some(ClientCertificate {
         subject: HeaderValue::try_from(rfc4514(parsed.subject())).ok()?,
-        fingerprint: HeaderValue::try_from(hex(hash.as_ref())).ok()?,
+        fingerprint: HeaderValue::try_from(hex::encode(hash)).ok()?,
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect()
 }
 
 /// A distinguished name as RFC 4514 writes it: the last part first. Whatever is not
@@ -127,7 +118,7 @@ fn escape(value: &str, text: &mut String) {
             b' '..=b'~' => text.push(char::from(byte)),
             _ => {
                 text.push('\\');
-                text.push_str(&hex(&[byte]));
+                text.push_str(&hex::encode([byte]));
             }
         }
     }
@@ -138,7 +129,7 @@ fn ber(value: &Any<'_>) -> String {
     use x509_parser::der_parser::asn1_rs::ToDer;
     value
         .to_der_vec()
-        .map(|bytes| hex(&bytes))
+        .map(hex::encode)
         .unwrap_or_default()
 }
 

@@ -4,7 +4,7 @@
 //! They belong to a listener and to what decides about client certificates there: a session
 //! that began under other authorities opens nothing.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
@@ -85,7 +85,7 @@ impl Zone for Sessions {
     fn export(&self) -> Option<Value> {
         let turned = *self.turned.lock();
         let secrets = self.tickets.export();
-        let keys = secrets.iter().map(|s| hex(s.as_bytes())).collect();
+        let keys = secrets.iter().map(|s| hex::encode(s.as_bytes())).collect();
         serde_json::to_value(Exported { keys, turned }).ok()
     }
 
@@ -93,7 +93,7 @@ impl Zone for Sessions {
         let Ok(Exported { keys, turned }) = Exported::deserialize(exported) else {
             return;
         };
-        let secret = |key: &String| TicketSecret::from_bytes(&bytes(key)?);
+        let secret = |key: &String| TicketSecret::from_bytes(&hex::decode(key).ok()?);
         let secrets: Option<Vec<_>> = keys.iter().map(secret).collect();
         if let Some(secrets) = secrets.filter(|secrets| !secrets.is_empty()) {
             self.tickets.import(&secrets);
@@ -122,28 +122,8 @@ impl Clients {
             digest.update(&(authority.len() as u64).to_be_bytes());
             digest.update(authority);
         }
-        Self(format!(", clients {}", hex(digest.finish().as_ref())))
+        Self(format!(", clients {}", hex::encode(digest.finish())))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // A text takes everything.
-        let _always = write!(text, "{byte:02x}");
-    }
-    text
-}
-
-fn bytes(hex: &str) -> Option<Vec<u8>> {
-    let (pairs, []) = hex.as_bytes().as_chunks::<2>() else {
-        return None;
-    };
-    let byte = |pair: &[u8; 2]| {
-        let digit = |byte: u8| char::from(byte).to_digit(16);
-        u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()
-    };
-    pairs.iter().map(byte).collect()
 }
 
 #[cfg(test)]

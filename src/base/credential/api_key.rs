@@ -51,14 +51,9 @@ impl FromStr for ApiKeyHash {
         let Some(digits) = text.trim().strip_prefix(SCHEME) else {
             return Err(bad("this is no hash of an API key"));
         };
-        if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(bad("this hash has not 64 hexadecimal digits"));
-        }
         let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).expect("digits are ASCII");
-            *byte = u8::from_str_radix(pair, 16).expect("digits were checked");
-        }
+        hex::decode_to_slice(digits, &mut bytes)
+            .map_err(|_| bad("this hash has not 64 hexadecimal digits"))?;
         Ok(Self(bytes))
     }
 }
@@ -66,7 +61,7 @@ impl FromStr for ApiKeyHash {
 impl fmt::Display for ApiKeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(SCHEME)?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(self.0))
     }
 }
 

@@ -1,6 +1,5 @@
 //! A Lua script, sent by its hash.
 
-use std::fmt::Write as _;
 
 use redis::{Cmd, ToRedisArgs};
 
@@ -15,12 +14,10 @@ impl Script {
     pub fn new(text: &'static str) -> Self {
         // Redis names scripts so; nothing rests on its strength.
         let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
-        let mut hash = String::with_capacity(40);
-        for byte in digest.as_ref() {
-            // Writing to a String cannot fail.
-            let _infallible = write!(hash, "{byte:02x}");
+        Self {
+            text,
+            hash: hex::encode(digest),
         }
-        Self { text, hash }
     }
 
     pub(super) fn by_hash(&self, keys: &[&[u8]], args: &[impl ToRedisArgs]) -> Cmd {

@@ -55,26 +55,16 @@ impl Signer {
 
     /// A signature in letters.
     pub fn sign_text(&self, kind: &str, parts: &[&[u8]]) -> String {
-        letters(self.sign(kind, parts))
+        hex::encode(self.sign(kind, parts))
     }
 
     pub fn verifies_text(&self, kind: &str, parts: &[&[u8]], text: &str) -> bool {
         let mut keys = self.0.iter();
         keys.any(|(key, _)| {
-            let own = letters(signed(key, kind, parts));
+            let own = hex::encode(signed(key, kind, parts));
             own.as_bytes().ct_eq(text.as_bytes()).into()
         })
     }
-}
-
-fn letters(tag: [u8; TAG]) -> String {
-    use fmt::Write as _;
-    let mut text = String::with_capacity(2 * TAG);
-    for byte in tag {
-        // Writing to a String cannot fail.
-        let _infallible = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 fn signed(key: &hmac::Key, kind: &str, parts: &[&[u8]]) -> [u8; TAG] {

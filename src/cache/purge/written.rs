@@ -6,7 +6,7 @@
 //! of a version without them that is a URL without a path, which is about nothing; another form
 //! of JSON would be a purge that it cannot read, and have it drop everything.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::borrow::Cow;
 
 use crate::cache::digest::{Digest, digest};
 
@@ -126,8 +126,7 @@ fn write(text: &mut String, place: &Place) {
         Place::Digests { path, place } => {
             text.push('#');
             for digest in [path, place] {
-                // A string takes all that is written.
-                let _ = write!(text, "{:032x}", u128::from_be_bytes(*digest));
+                text.push_str(&hex::encode(digest));
             }
         }
     }
@@ -154,9 +153,9 @@ fn digests(text: &str) -> Option<(Place, &str)> {
     let (path, rest) = text.split_at_checked(32)?;
     let (place, rest) = rest.split_at_checked(32)?;
     let digest = |text: &str| {
-        let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let number = is_hex.then(|| u128::from_str_radix(text, 16).ok())?;
-        number.map(u128::to_be_bytes)
+        let mut digest = Digest::default();
+        hex::decode_to_slice(text, &mut digest).ok()?;
+        Some(digest)
     };
     let place = Place::Digests {
         path: digest(path)?,
