@@ -34,6 +34,11 @@ pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     })
 }
 
+/// Tells the bytes of tokens (RFC 9110, 5.6.2) from others.
+pub fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// The iterator that [`list`] returns.
 #[derive(Clone, Debug)]
 pub struct List<'a> {
@@ -125,7 +130,7 @@ pub fn weighted(member: &[u8]) -> Option<(&[u8], Weight)> {
     (!name.is_empty()).then_some((name, weight))
 }
 
-/// Whether `value` begins with `text`, which is in lower case, in any case.
+/// Compares the beginning of `value` with `text`, which is in lower case, ignoring case.
 #[inline]
 pub fn begins_with(value: &[u8], text: &[u8]) -> bool {
     value

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderValue, header};
 use percent_encoding::percent_decode;
 
+use super::http::is_token_byte;
+
 /// The query of a request target, without its `?`; `None` if there is no `?`.
 pub fn query_of(target: &[u8]) -> Option<&[u8]> {
     let mark = target.iter().position(|byte| *byte == b'?')?;
@@ -220,10 +222,6 @@ fn is_clear_pair(pair: &[u8]) -> bool {
         value => value.iter().all(is_plain),
     };
     is_name && is_value
-}
-
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Whether a name is that of an attribute of `Set-Cookie`.

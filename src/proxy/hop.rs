@@ -7,7 +7,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
 
-use crate::base::http::list_of;
+use crate::base::http::{is_token_byte, list_of};
 
 /// More names than this in `Connection` are an attempt at making us work.
 const MOST_NOMINATED: usize = 10;
@@ -137,11 +137,6 @@ pub(super) fn wants_trailers(headers: &HeaderMap) -> bool {
         .iter()
         .flat_map(|line| line.as_bytes().split(|b| *b == b','))
         .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-}
-
-/// RFC 9110, 5.6.2.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
