@@ -1,8 +1,7 @@
-//! Leaves something out for a while that fails for everybody: a plugin, a service that is asked.
+//! Circuit breakers of what requests ask: plugins, and services such as that of `forward_auth`.
 //!
-//! What a client sends can make it fail, so the failures of one client say nothing of the
-//! others: a breaker opens only for failures of several clients that are most of what was
-//! done.
+//! A client can make its own requests fail, so its failures say nothing of other clients: a
+//! breaker opens only if most calls failed, and those of several clients did.
 
 use std::{
     net::IpAddr,
@@ -13,13 +12,12 @@ use std::{
 
 use super::net::subscriber;
 
-/// Leaves something out once it has failed too often, and tries it again after a while, as if
-/// nothing had been.
+/// A circuit breaker: opens once calls failed too often, and closes after its cooldown.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     rule: Rule,
     state: parking_lot::Mutex<State>,
-    /// Whether to look at the state at all.
+    /// Spares calls the lock while the breaker is closed.
     is_closed: AtomicBool,
     /// Calls that came back well since the window began.
     passed: AtomicU64,
@@ -44,7 +42,7 @@ struct State {
     open_until: Option<Instant>,
 }
 
-/// Whether it is asked.
+/// A breaker's decision on one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asks {
     Yes,
@@ -68,7 +66,7 @@ impl Breaker {
         !self.is_closed.load(Ordering::Relaxed) && until().is_some_and(|until| now() < until)
     }
 
-    /// Whether it is to be called; closes once its time is over.
+    /// Decides on a call, and closes the breaker once its cooldown is over.
     pub(crate) fn asks(&self, now: impl Fn() -> Instant) -> Asks {
         if self.is_closed.load(Ordering::Relaxed) {
             return Asks::Yes;
