@@ -127,10 +127,7 @@ fn escape(value: &str, text: &mut String) {
 /// The value in BER, in hex.
 fn ber(value: &Any<'_>) -> String {
     use x509_parser::der_parser::asn1_rs::ToDer;
-    value
-        .to_der_vec()
-        .map(hex::encode)
-        .unwrap_or_default()
+    value.to_der_vec().map(hex::encode).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! A Lua script, sent by its hash.
 
-
 use redis::{Cmd, ToRedisArgs};
 
 /// A script of ours and its SHA-1, by which Redis knows it once it has run.
