@@ -100,7 +100,9 @@ pub(super) fn segment(text: &str) -> String {
 fn trouble(error: ClientError) -> Trouble {
     match error {
         ClientError::Refused { refused, .. } => Trouble::Refused(refused.message),
-        ClientError::Stranger { .. } => Trouble::Refused(error.to_string()),
+        ClientError::Stranger { .. } | ClientError::Withheld { .. } => {
+            Trouble::Refused(error.to_string())
+        }
         ClientError::Connect { .. } | ClientError::Answer { .. } | ClientError::Slow { .. } => {
             Trouble::Away(error.to_string())
         }

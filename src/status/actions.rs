@@ -185,6 +185,9 @@ pub struct Done {
 /// The reason of [`Refused`] where another process serves by now: it can be asked.
 pub const SUCCEEDED: &str = "succeeded";
 
+/// The reason of [`Refused`] where a token is asked for and none was shown.
+pub const TOKEN_MISSING: &str = "token_missing";
+
 /// Why an action was not done, or not to its end. It left everything as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     Snapshot,
-    actions::{Refused, SUCCEEDED},
+    actions::{Refused, SUCCEEDED, TOKEN_MISSING},
 };
 use crate::{
     base::{error, secret::Secret},
@@ -64,6 +64,11 @@ pub enum ClientError {
     Slow { target: Target, deadline: Duration },
     #[error("{target} does not answer as a gateway does")]
     Stranger { target: Target },
+    #[error(
+        "{target} asks for the token, which it was not shown: nobody serves {socket}, so it may \
+         be anybody's. If the gateway is there, name it: `--admin {target}`"
+    )]
+    Withheld { target: Target, socket: Target },
     #[error("the gateway at {target} refused: {refused}")]
     Refused {
         target: Target,
@@ -77,7 +82,8 @@ pub enum ClientError {
 pub struct Client {
     /// Where it may be, the likeliest first; the next is tried where nobody is to be reached.
     pub targets: Vec<Target>,
-    /// Shown at an address, not at a socket.
+    /// Shown at an address, not at a socket. Where nobody serves a socket, any user of the
+    /// machine can listen at the address behind it in `targets`, and is not shown it.
     pub token: Option<Secret>,
 }
 
@@ -149,9 +155,11 @@ impl Client {
     ) -> Result<T, ClientError> {
         let mut targets = self.targets.iter().peekable();
         let mut successions = 0;
+        let mut unserved = None;
         loop {
             let target = *targets.peek().expect("a client has a target");
-            let question = self.request(target, &method, path, body.as_ref());
+            let token = self.token.as_ref().filter(|_| unserved.is_none());
+            let question = request(target, token, &method, path, body.as_ref());
             let asked = timeout(deadline, ask(target, question)).await;
             let answer = match asked {
                 Err(_) => Err(ClientError::Slow {
@@ -159,7 +167,11 @@ impl Client {
                     deadline,
                 }),
                 // Nothing was asked yet, so asking another does nothing twice.
-                Ok(Err(ClientError::Connect { .. })) if targets.len() > 1 => {
+                Ok(Err(ClientError::Connect { source, .. })) if targets.len() > 1 => {
+                    let is_closed = source.kind() == io::ErrorKind::PermissionDenied;
+                    if matches!(target, Target::Socket(_)) && !is_closed {
+                        unserved = Some(target);
+                    }
                     targets.next();
                     continue;
                 }
@@ -174,41 +186,51 @@ impl Client {
                     successions += 1;
                     tokio::time::sleep(SUCCESSION).await;
                 }
+                Err(ClientError::Refused { target, refused })
+                    if refused.reason == TOKEN_MISSING && self.token.is_some() =>
+                {
+                    return Err(match unserved {
+                        Some(socket) => ClientError::Withheld {
+                            target,
+                            socket: socket.clone(),
+                        },
+                        None => ClientError::Refused { target, refused },
+                    });
+                }
                 answer => return answer,
             }
         }
     }
+}
 
-    fn request(
-        &self,
-        target: &Target,
-        method: &Method,
-        path: &str,
-        body: Option<&Bytes>,
-    ) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body.cloned().unwrap_or_default()));
-        *request.method_mut() = method.clone();
-        *request.uri_mut() = path.parse().expect("paths of ours");
-        let headers = request.headers_mut();
-        let host = match target {
-            Target::Socket(_) => "localhost".to_owned(),
-            Target::Address(address) => address.to_string(),
-        };
-        headers.insert(header::HOST, host.parse().expect("an address"));
-        let json = header::HeaderValue::from_static("application/json");
-        headers.insert(header::ACCEPT, json.clone());
-        if body.is_some() {
-            headers.insert(header::CONTENT_TYPE, json);
-        }
-        if let (Target::Address(_), Some(token)) = (target, &self.token)
-            && let Ok(mut value) =
-                header::HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
-        {
-            value.set_sensitive(true);
-            headers.insert(header::AUTHORIZATION, value);
-        }
-        request
+fn request(
+    target: &Target,
+    token: Option<&Secret>,
+    method: &Method,
+    path: &str,
+    body: Option<&Bytes>,
+) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body.cloned().unwrap_or_default()));
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = path.parse().expect("paths of ours");
+    let headers = request.headers_mut();
+    let host = match target {
+        Target::Socket(_) => "localhost".to_owned(),
+        Target::Address(address) => address.to_string(),
+    };
+    headers.insert(header::HOST, host.parse().expect("an address"));
+    let json = header::HeaderValue::from_static("application/json");
+    headers.insert(header::ACCEPT, json.clone());
+    if body.is_some() {
+        headers.insert(header::CONTENT_TYPE, json);
     }
+    if let (Target::Address(_), Some(token)) = (target, token)
+        && let Ok(mut value) = header::HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
+    {
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    request
 }
 
 type Answer = (u16, Bytes);
@@ -347,6 +369,52 @@ mod tests {
             panic!("{error}");
         };
         assert_eq!((refused.status, &*refused.reason), (409, "busy"));
+    }
+
+    /// Invariant: whoever listens where a stopped gateway did never sees its token.
+    #[tokio::test]
+    async fn the_token_is_shown_to_nobody_who_took_the_place_of_a_gateway() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = folder.path().join("gone.sock");
+        let dead = folder.path().join("dead.sock");
+        drop(UnixListener::bind(&dead).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Target::Address(listener.local_addr().unwrap());
+        let asked = |sockets: &[&PathBuf]| {
+            let sockets = sockets.iter().map(|path| Target::Socket((*path).clone()));
+            let client = Client {
+                targets: sockets.chain([address.clone()]).collect(),
+                token: Some(Secret::new("a-token-of-16-letters".to_owned())),
+            };
+            let listener = &listener;
+            async move {
+                let serve = async {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    let mut room = [0; 1024];
+                    let length = stream.read(&mut room).await.unwrap();
+                    let refusal = "{\"error\":{\"status\":401,\"reason\":\"token_missing\",\
+                                   \"message\":\"no token\"}}";
+                    let response = format!(
+                        "HTTP/1.1 401 Unauthorized\r\ncontent-length: {}\r\n\r\n{refusal}",
+                        refusal.len()
+                    );
+                    stream.write_all(response.as_bytes()).await.unwrap();
+                    String::from_utf8_lossy(&room[..length]).into_owned()
+                };
+                let (seen, error) = tokio::join!(serve, client.snapshot());
+                (seen.contains("a-token-of"), error.unwrap_err())
+            }
+        };
+        for sockets in [&[&gone][..], &[&dead], &[&gone, &dead]] {
+            let (is_shown, error) = asked(sockets).await;
+            assert!(!is_shown, "{sockets:?}");
+            let text = error.to_string();
+            assert!(text.contains(&format!("--admin {address}")), "{text}");
+        }
+        // Named alone, it is shown.
+        let (is_shown, error) = asked(&[]).await;
+        assert!(is_shown);
+        assert!(matches!(error, ClientError::Refused { .. }), "{error}");
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use crate::{
         metrics::{IntCounter, Metrics},
         secret::Secret,
     },
-    status::actions::{Actions, Refused},
+    status::actions::{Actions, Refused, TOKEN_MISSING},
 };
 
 /// The longest head and the most headers, as the edge takes them without being told otherwise.
@@ -65,7 +65,7 @@ impl Reason {
             Self::LongHead => "long_head",
             Self::Host => "host",
             Self::CrossSite => "cross_site",
-            Self::TokenMissing => "token_missing",
+            Self::TokenMissing => TOKEN_MISSING,
             Self::TokenWrong => "token_wrong",
             Self::SocketOnly => "socket_only",
         }
