@@ -22,6 +22,11 @@ pub fn not_modified(
     if status != StatusCode::OK || (method != Method::GET && method != Method::HEAD) {
         return false;
     }
+    // One pass over the names costs less than a lookup of each.
+    let mut names = request.keys();
+    if !names.any(|name| matches!(*name, header::IF_NONE_MATCH | header::IF_MODIFIED_SINCE)) {
+        return false;
+    }
     // RFC 9110, 13.1.3: beside `If-None-Match` the date is not looked at.
     if request.contains_key(header::IF_NONE_MATCH) {
         return request
