@@ -13,11 +13,17 @@ demo: setup ## build Edgeway and serve the built-in demonstration on 127.0.0.1:8
 	exec target/release/edgeway demo
 
 .PHONY: test
-test: setup-tests apps ## format, lints, unit, and end-to-end tests with real apps and a browser
+test: setup-tests ## format, lints, unit, and end-to-end tests with real apps and a browser
+	@$(MAKE) --no-print-directory --output-sync=line -j2 apps build-tests
+	@scripts/slow-crates
+	scripts/run-tests
+
+# The systemd test needs the same library: built here, it is not compiled once more.
+.PHONY: build-tests
+build-tests:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) clippy --test drills --test systemd --locked -- -D warnings
-	$(CARGO) test --locked
+	$(CARGO) clippy --all-targets --test drills --test systemd --locked -- -D warnings
+	$(CARGO) test --no-run --locked --lib --bins --examples --test it --test systemd --timings
 
 .PHONY: setup
 setup: ## check the tools, and install Debian packages that are missing
@@ -54,12 +60,12 @@ UNITDIR ?= $(SYSCONFDIR)/systemd/system
 
 .PHONY: install
 install: ## build a release and install the program, its systemd units and a starter configuration
-	$(CARGO) build --release --locked --bin edgeway
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' UNITDIR='$(UNITDIR)' scripts/install target/release/edgeway
+	$(CARGO) build --profile dist --locked --bin edgeway
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' UNITDIR='$(UNITDIR)' scripts/install target/dist/edgeway
 
 .PHONY: compare
 compare: setup ## measure Edgeway, bare Pingora and nginx side by side
-	$(CARGO) build --release --locked --bin edgeway --example bare
+	$(CARGO) build --profile dist --locked --bin edgeway --example bare
 	load-tests/compare
 
 .PHONY: drills

@@ -28,7 +28,10 @@ fn program() -> PathBuf {
     // and so would those of the next build without.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+        let is_of_test = text == "RUSTC_BOOTSTRAP"
+            || text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST_");
+        if is_of_test {
             build.env_remove(&name);
         }
     }
