@@ -33,7 +33,7 @@ pub(super) struct Line<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum LineFormat {
-    /// One JSON object.
+    /// A JSON object.
     #[default]
     Json,
     /// nginx' `combined` line, then `X-Cache-Status:`, the request id and times.
