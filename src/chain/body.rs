@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-/// Part of the body read for filters that asked for it ([`super::Filter::wants_body`]). The backend
+/// Part of the body read for filters that need it ([`super::Filter::wants_body`]). The backend
 /// still gets the whole body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Body {
-    /// No filter has asked for the body.
+    /// No filter needs the body.
     #[default]
     NotRead,
     /// The whole body; empty for a request without a body.

@@ -59,7 +59,7 @@ impl CacheOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheFacts {
     pub outcome: CacheOutcome,
-    /// Reason word why no stored response was used, or why the response is not stored.
+    /// Reason for not using a stored response, or for not storing the response: a fixed word.
     pub why: Option<&'static str>,
     /// Seconds until the stored response turns stale; negative once it is stale.
     pub ttl: Option<i64>,

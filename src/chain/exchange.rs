@@ -46,9 +46,10 @@ pub struct Facts {
     pub bytes_received: u64,
     /// Request body, as far as a filter wanted it.
     pub body: Body,
-    /// Reason word why the request was refused or failed.
+    /// Reason for the refusal or failure of the request: a fixed word.
     pub reason: Option<&'static str>,
-    /// Reason word, for the log, why the request passed with less than its full checks or service.
+    /// Reason, for the log, why the request passed with less than its full checks or service: a
+    /// fixed word.
     pub degraded: Option<&'static str>,
     /// Reply that ends the request before anything of it is sent to a backend; set by a filter in
     /// the upstream phase.

@@ -1,7 +1,7 @@
 //! Contract between the gateway and its filters: everything that a filter author must read.
 //!
 //! A filter is compiled once per route from its YAML ([`FilterKind::compile`]) and then acts in the
-//! phases that it asked for ([`Filter::phases`]). A phase that no filter of a route asked for costs
+//! phases that it declares ([`Filter::phases`]). A phase that no filter of a route declares costs
 //! nothing. See `docs/adding-a-filter.md`.
 
 mod auth;
@@ -71,10 +71,10 @@ pub enum Guard {
     /// No protection.
     #[default]
     None,
-    /// Limits the number of requests or their cost.
+    /// Limits how much clients may send: rate, requests in flight, or body size.
     Limit,
-    /// Limits the clients that may pass, and the content they may send. The filter is called for
-    /// any path that may be one of its route's, even if another route takes the request.
+    /// Restricts which clients and requests may pass. The filter is called for any path that may be
+    /// one of its route's, even if another route takes the request.
     Access,
 }
 
@@ -111,7 +111,7 @@ pub trait FilterKind: 'static {
 /// Request phases run in the order of the registry, response phases in reverse order. Response
 /// headers are passed as bare parts, taken out of Pingora's types once for all filters of a phase.
 /// For a hook with an `_async` twin, one of the two is called, as [`Filter::phases`] specifies;
-/// hooks that were not asked for are never called.
+/// hooks that are not declared are never called.
 pub trait Filter: Send + Sync + 'static {
     /// Returns the hooks to call. Called once, when the route is compiled.
     fn phases(&self) -> Phases;
