@@ -473,8 +473,8 @@ fn metrics(plugin: &str, cx: &CompileCx<'_>) -> Arc<UserMetrics> {
     Arc::clone(&counted.0)
 }
 
-/// Returns the queue of work that the plugin leaves behind, shared by all routes with this plugin's
-/// name.
+/// Returns the bounded background work of a plugin (`ctx.waitUntil`), shared by all routes with
+/// this plugin's name.
 fn late(plugin: &str, cx: &CompileCx<'_>) -> Late {
     let name = format!("work of plugin {plugin}");
     let late = cx
