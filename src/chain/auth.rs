@@ -1,5 +1,4 @@
-//! What identity filters share: the counts of what became of requests, and the one way in
-//! which they refuse.
+//! Request counts and refusals that all identity filters share.
 
 use std::time::Duration;
 
@@ -8,22 +7,22 @@ use http::{HeaderValue, StatusCode, header};
 use super::{Facts, Noted, Reply, Verdict};
 use crate::base::metrics::{IntCounter, Metrics};
 
-/// The word in the audit log for a refusal of an identity filter.
+/// Action of identity filters' refusals in the audit log.
 const ACTION: &str = "auth";
 
-/// What became of a request at an identity filter.
+/// Result of a request at an identity filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Outcome {
-    /// It has proven who it is.
+    /// The client has proven its identity.
     Passed,
-    /// It brought nothing to prove it with.
+    /// The request carries no credentials.
     Missing,
-    /// What it brought proves nothing.
+    /// The credentials are invalid.
     Invalid,
-    /// It has proven who it is, and that is not enough.
+    /// The client has proven its identity, but is not permitted.
     Denied,
-    /// What it brought cannot be judged at the moment.
+    /// The credentials cannot be checked at the moment.
     Unavailable,
 }
 
@@ -46,7 +45,8 @@ impl Outcome {
         }
     }
 
-    /// RFC 9110, 15.5.2 and 15.5.4: who is unknown may try again, who is known may not.
+    /// RFC 9110, 15.5.2 and 15.5.4: an unknown client may retry with credentials, a known client
+    /// may not.
     fn status(self) -> StatusCode {
         match self {
             Self::Passed => StatusCode::OK,
@@ -57,7 +57,7 @@ impl Outcome {
     }
 }
 
-/// The counters of one identity filter of one route.
+/// Counters of one identity filter of one route.
 #[derive(Clone, Debug)]
 pub struct AuthMetrics([IntCounter; 5]);
 
@@ -76,12 +76,12 @@ impl AuthMetrics {
         }))
     }
 
-    /// Counts a request that goes on.
+    /// Counts a request that continues.
     pub fn count(&self, outcome: Outcome) {
         self.0[outcome as usize].inc();
     }
 
-    /// Counts a request that does not go on, and leaves word for the audit log.
+    /// Counts a request that is refused, and records it for the audit log.
     pub fn refuse(&self, facts: &mut Facts, refusal: Refusal) -> Verdict {
         let mut reply = Reply::refuse(refusal.outcome.status(), refusal.reason);
         self.note(facts, refusal.outcome, &reply, refusal.subject);
@@ -97,7 +97,8 @@ impl AuthMetrics {
         reply.into()
     }
 
-    /// As [`Self::refuse`], for a filter with an answer of its own.
+    /// Counts and records a refusal as [`Self::refuse`] does, for a filter that makes its own
+    /// reply.
     pub fn note(
         &self,
         facts: &mut Facts,
@@ -110,13 +111,13 @@ impl AuthMetrics {
             action: ACTION,
             reason: reply.reason.unwrap_or(outcome.name()),
             subject,
-            // Whoever is shown the way to log in is not guessing.
+            // A client that is redirected to the login page is not guessing credentials.
             is_strike: reply.status == StatusCode::UNAUTHORIZED,
         }));
     }
 }
 
-/// A refusal in the making.
+/// Builder of a refusal.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Refusal {
@@ -129,7 +130,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// `reason` is the fixed word of log, metric and audit log.
+    /// Starts a refusal; `reason` is the fixed word in the log, the metric and the audit log.
     pub fn new(outcome: Outcome, reason: &'static str) -> Self {
         Self {
             outcome,
@@ -141,26 +142,26 @@ impl Refusal {
         }
     }
 
-    /// One sentence for the reader of the page.
+    /// Adds one sentence for the reader of the error page.
     pub fn detail(mut self, detail: &'static str) -> Self {
         self.detail = Some(detail);
         self
     }
 
-    /// The `WWW-Authenticate` that goes with it; a 401 must have one (RFC 9110, 15.5.2).
+    /// Adds the `WWW-Authenticate` header that a 401 must have (RFC 9110, 15.5.2).
     pub fn challenge(mut self, challenge: HeaderValue) -> Self {
         self.challenge = Some(challenge);
         self
     }
 
-    /// After how many seconds another try makes sense.
+    /// Adds the number of seconds after which a retry makes sense.
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self
     }
 
-    /// Whom it is about, where that is proven: never what a client merely says, and never a
-    /// secret.
+    /// Adds the proven identity that the refusal is about. Never an unverified claim of the client,
+    /// and never a secret.
     pub fn subject(mut self, subject: Option<&str>) -> Self {
         self.subject = subject.map(str::to_owned);
         self

@@ -1,16 +1,16 @@
-//! The body of a request as a filter has it before the request goes on.
+//! Request body as a filter gets it before the request is sent on.
 
 use bytes::Bytes;
 
-/// What has been read of the body for filters that asked for it ([`super::Filter::wants_body`]).
-/// It goes to the backend all the same.
+/// Part of the body read for filters that need it ([`super::Filter::wants_body`]). The backend
+/// still gets the whole body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Body {
-    /// Nobody has asked for it.
+    /// No filter needs the body.
     #[default]
     NotRead,
-    /// All of it; a request without a body has an empty one.
+    /// The whole body; empty for a request without a body.
     Whole(Bytes),
-    /// It is longer than what was asked for.
+    /// The body is longer than the filter's limit.
     TooLong,
 }

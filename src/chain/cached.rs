@@ -1,23 +1,23 @@
-//! What the cache did for one request: for the answer's headers, the log and metrics.
+//! Result of the cache for one request, for the response headers, the log and metrics.
 
 use std::time::Duration;
 
-/// The word of `X-Cache-Status`.
+/// Value of `X-Cache-Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum CacheOutcome {
-    /// Answered from the store, fresh.
+    /// A fresh stored response was used.
     Hit,
-    /// Nothing fitting was stored; the origin answered.
+    /// No stored response matched; the origin sent the response.
     Miss,
-    /// Answered from the store, past its time: while a new one is fetched, or since the
-    /// origin failed.
+    /// A stale stored response was used, either while it is revalidated or because the origin
+    /// failed.
     Stale,
-    /// What was stored is past its time, and the origin gave a new answer.
+    /// The stored response was stale, and the origin sent a new one.
     Expired,
-    /// What was stored is past its time, and the origin said that it still holds.
+    /// The stored response was stale, and the origin confirmed that it is still valid.
     Revalidated,
-    /// The request went past the cache.
+    /// The request bypassed the cache.
     Bypass,
 }
 
@@ -42,7 +42,7 @@ impl CacheOutcome {
         }
     }
 
-    /// The same as a metric's label.
+    /// Value of the metric's label.
     pub fn label(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -55,21 +55,21 @@ impl CacheOutcome {
     }
 }
 
-/// What is known of a request on a route with a cache.
+/// Cache facts of a request on a route with a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheFacts {
     pub outcome: CacheOutcome,
-    /// Why the store did not answer, or why the answer is not kept: a fixed word.
+    /// Reason for not using a stored response, or for not storing the response: a fixed word.
     pub why: Option<&'static str>,
-    /// Until the stored answer is stale; negative once it is.
+    /// Seconds until the stored response turns stale; negative once it is stale.
     pub ttl: Option<i64>,
-    /// Of the stored answer that was sent.
+    /// Age of the stored response that was sent.
     pub age: Option<Duration>,
-    /// The origin's answer went into the store.
+    /// True if the origin's response was stored.
     pub is_stored: bool,
-    /// The answer came on another request's way to the origin.
+    /// True if the request was collapsed into another request to the origin.
     pub is_collapsed: bool,
-    /// What the origin answered; 0 if it was not asked.
+    /// Status of the origin's response; 0 if no request was sent to the origin.
     pub origin_status: u16,
 }
 

@@ -1,11 +1,11 @@
-//! What a handshake has proven of a client.
+//! Facts about a client that the TLS handshake has proven.
 
 use http::HeaderValue;
 
-/// A client's certificate that was verified, as filters and origins are told of it.
+/// A verified client certificate, as filters and origins see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
-    /// The subject's distinguished name (RFC 4514), in ASCII.
+    /// Distinguished name of the subject (RFC 4514), in ASCII.
     pub subject: HeaderValue,
     /// SHA-256 of the certificate in DER, in lower-case hex.
     pub fingerprint: HeaderValue,

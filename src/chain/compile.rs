@@ -1,4 +1,4 @@
-//! What a filter gets to compile with.
+//! Context for compiling a filter.
 
 use std::{
     any::{Any, TypeId},
@@ -21,35 +21,35 @@ use crate::{
     zones::Zones,
 };
 
-/// The surroundings of one filter (or route, or upstream) while it is compiled.
+/// Context of one filter (or route, or upstream) while it is compiled.
 ///
-/// Reporting never ends the compilation: it goes on to find the next problem.
+/// A reported problem never ends the compilation: it continues to find the next problem.
 pub struct CompileCx<'a> {
-    /// Where the thing being compiled stands in the YAML.
+    /// Position in the YAML of the item being compiled.
     pub place: Place,
-    /// The route's name as metrics and logs show it.
+    /// Name of the route in metrics and logs.
     pub route: &'a str,
-    /// The folder of the main file: relative paths start here.
+    /// Folder of the main file; relative paths are resolved against it.
     pub folder: &'a Path,
-    /// Names of the upstreams that exist.
+    /// Names of all upstreams.
     pub upstreams: &'a [String],
-    /// Query parameters of the route whose values are secrets by its filters' configuration.
+    /// Query parameters of the route whose values are secrets according to its filters'
+    /// configuration.
     pub secret_queries: &'a [String],
     pub clock: &'a Clock,
     pub metrics: &'a Metrics,
     /// Live state that outlives this configuration.
     pub zones: &'a Zones,
-    /// What the file's own sections were compiled to before any route.
+    /// Compiled top-level sections of the file; they are compiled before any route.
     pub shared: &'a Shared,
-    /// What is to run beside requests, as long as this configuration serves.
+    /// Background work that runs as long as this configuration serves.
     pub work: &'a mut Work,
-    /// Files that are read for it: a configuration that is watched is read anew when they
-    /// change.
+    /// Files that the item reads. A watched configuration is reloaded when one of them changes.
     pub beside: &'a mut Beside,
     pub diagnostics: &'a mut Diagnostics,
 }
 
-/// What several filters or routes use and the file says once, each thing by its type.
+/// Values that several filters or routes use and the file states once, keyed by type.
 #[derive(Default)]
 pub struct Shared(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
@@ -70,16 +70,15 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Work beside requests that filters ask for: it begins when the configuration serves and
-/// ends with it.
+/// Background work of filters. It starts when the configuration begins to serve and ends with it.
 #[derive(Default)]
 pub struct Work(Vec<(String, Start)>);
 
 type Start = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 impl Work {
-    /// Has `start` called once this configuration serves; `name` is what logs call it by.
-    /// Two filters that share what they work on give it one name, and it runs once.
+    /// Registers `start`, to be called once this configuration serves; logs show `name`. Two
+    /// filters that share the work give the same name, and it runs once.
     pub fn add<F>(&mut self, name: impl Into<String>, start: impl Fn() -> F + Send + Sync + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -90,7 +89,7 @@ impl Work {
         }
     }
 
-    /// Each by its name, begun anew.
+    /// Starts all work again and returns it with the names.
     pub fn begin(&self) -> impl Iterator<Item = (&str, BoxFuture<'static, ()>)> {
         self.0.iter().map(|(name, start)| (name.as_str(), start()))
     }
@@ -105,7 +104,7 @@ impl fmt::Debug for Work {
 }
 
 impl CompileCx<'_> {
-    /// Reports a problem of this filter at its own place.
+    /// Reports a problem at the place of this filter.
     pub fn report(
         &mut self,
         code: &'static str,
@@ -116,7 +115,7 @@ impl CompileCx<'_> {
         self.report_at(place, code, message, help);
     }
 
-    /// Reports a problem at a place of its own.
+    /// Reports a problem at the given place.
     pub fn report_at(
         &mut self,
         place: Place,
@@ -128,7 +127,7 @@ impl CompileCx<'_> {
             .push(Diagnostic::error(code, place, message).help(help));
     }
 
-    /// Says something worth changing that is no error, at a place of its own.
+    /// Reports a warning, which is no error, at the given place.
     pub fn warn_at(
         &mut self,
         place: Place,
@@ -140,8 +139,8 @@ impl CompileCx<'_> {
             .push(Diagnostic::warning(code, place, message).help(help));
     }
 
-    /// A header that is to be the gateway's own word to a backend. What is wrong with it is
-    /// reported.
+    /// Parses the name of a header that only the gateway may send to a backend. Reports an invalid
+    /// name.
     pub fn own_header(
         &mut self,
         written: &Spanned<String>,
@@ -152,7 +151,7 @@ impl CompileCx<'_> {
             .ok()
     }
 
-    /// Says something worth changing that is no error.
+    /// Reports a warning, which is no error, at the place of this filter.
     pub fn warn(
         &mut self,
         code: &'static str,

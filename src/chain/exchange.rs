@@ -1,4 +1,4 @@
-//! One request as filters see it: heads, client, route, facts for the log, typed slots.
+//! A request as filters see it: headers, client, route, facts for the log, typed slots.
 
 use std::{
     any::Any,
@@ -15,102 +15,104 @@ use super::{Body, CacheFacts, ClientCertificate, Identity, Noted, Reply};
 
 /// A request on its way through the gateway.
 pub struct Exchange<'a> {
-    /// The request head as the client sent it.
+    /// Request line and headers as the client sent them.
     pub head: &'a RequestHeader,
     pub facts: &'a mut Facts,
 }
 
-/// All that is known of one request; becomes its log line.
+/// Everything known about one request; becomes its log line.
 #[derive(Debug)]
 pub struct Facts {
     pub client: Client,
     pub request_id: RequestId,
-    /// The route's name, or `None` while none has matched.
+    /// Name of the route, or `None` before a route has matched.
     pub route: Option<Arc<str>>,
     pub class: Class,
-    /// Who the client has proven to be; `None` while it has proven nothing.
+    /// Proven identity of the client; `None` if nothing is proven.
     pub identity: Option<Box<Identity>>,
-    /// The rate limit that refused or delayed the request.
+    /// Name of the rate limit that refused or delayed the request.
     pub limit: Option<Arc<str>>,
-    /// What is to stand in the audit log besides; written when the request is over.
+    /// Entry for the audit log; written when the request is over.
     pub noted: Option<Box<Noted>>,
     pub started: Instant,
-    /// From the first byte of the request's head to the first byte of the answer.
+    /// Time from the first byte of the request to the first byte of the response.
     pub first_byte: Option<Duration>,
-    /// From the first byte of the request's head to the end of the answer; zero until then.
+    /// Time from the first byte of the request to the end of the response; zero until then.
     pub total: Duration,
     pub upstream: UpstreamFacts,
-    /// Status sent to the client; 0 while none was, and for ever if the client left first.
+    /// Status sent to the client; 0 until one is sent, and if the client disconnects first.
     pub status: u16,
     pub bytes_sent: u64,
     pub bytes_received: u64,
-    /// The request's body, as far as a filter wanted it.
+    /// Request body, as far as a filter wanted it.
     pub body: Body,
-    /// Why the request was refused or failed: a fixed word.
+    /// Reason for the refusal or failure of the request: a fixed word.
     pub reason: Option<&'static str>,
-    /// Why it was let pass with less than was meant for it: a fixed word, for the log.
+    /// Reason, for the log, why the request passed with less than its full checks or service: a
+    /// fixed word.
     pub degraded: Option<&'static str>,
-    /// The reply that ends it before anything of it goes to a backend, as a filter decided in
+    /// Reply that ends the request before anything of it is sent to a backend; set by a filter in
     /// the upstream phase.
     pub refused: Option<Box<Reply>>,
-    /// What the cache did; `None` on a route without one.
+    /// Result of the cache; `None` on a route without a cache.
     pub cache: Option<CacheFacts>,
-    /// The answer comes in the coding that this client gets, or in none for good: it is not
-    /// to be looked at again.
+    /// Set once the response has the content coding that this client gets, or will never have one:
+    /// filters must not negotiate it again.
     pub is_coding_settled: bool,
-    /// Path and query that go to the backend instead of the client's own, as a filter said.
+    /// Path and query that a filter set for the backend in place of the client's own.
     pub rewritten: Option<Box<[u8]>>,
-    /// What a filter has said of the request that goes on, for requests of ours as well that
-    /// fetch the same answer anew.
+    /// Changes that a filter made to the request sent on; also used for background requests that
+    /// fetch the same response again.
     pub carried: Option<Arc<dyn Any + Send + Sync>>,
-    /// Header lines of the answer that are ready to be written.
+    /// Header lines of the response that are ready to be written.
     pub lines: ReadyLines,
     slots: Vec<Box<dyn Any + Send + Sync>>,
 }
 
-/// Header lines of an answer that go out as they are, beside the head's own.
+/// Header lines of a response that are written as they are, besides those in the header map.
 ///
-/// A dozen headers that never change cost a hundred instructions each to put into a map, to
-/// take out and to write, and next to nothing as one piece of text.
+/// A dozen headers that never change cost a hundred instructions each to insert into a map, take
+/// out and write. As one piece of text they cost next to nothing.
 #[derive(Clone, Debug, Default)]
 pub enum ReadyLines {
-    /// Headers go into the head, where every filter and HTTP/2 find them.
+    /// Headers go into the header map, where every filter and HTTP/2 find them.
     #[default]
     NotTaken,
-    /// The head goes out as HTTP/1, and no filter still to come asks for every header.
+    /// The response is sent as HTTP/1, and no later filter needs every header.
     Taken,
-    /// To be written. Each line ends with CRLF, and its name is in the head nowhere.
+    /// Lines to write. Each line ends with CRLF, and its name is not in the header map.
     Given(Arc<[u8]>),
 }
 
-/// What a request met upstream.
+/// Facts about the request at the upstream.
 #[derive(Debug, Default)]
 pub struct UpstreamFacts {
     pub name: Option<Arc<str>>,
-    /// The backend of the last try.
+    /// Backend of the last attempt.
     pub backend: Option<Arc<str>>,
     pub tries: u32,
-    /// Status the backend gave; 0 if it gave none.
+    /// Status of the backend's response; 0 if there was none.
     pub status: u16,
-    /// From the request's start to the last try's start.
+    /// Time from the start of the request to the start of the last attempt.
     pub started: Option<Duration>,
-    /// From the last try's start to the head of its answer.
+    /// Time from the start of the last attempt to its response headers.
     pub first_byte: Option<Duration>,
-    /// The backend's connection came from the pool.
+    /// True if the backend connection came from the pool.
     pub reused: bool,
 }
 
-/// Who asks.
+/// The client of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// The client's address: the peer's, or the one that a trusted proxy names.
+    /// Address of the client: the peer's own, or the one reported by a trusted proxy.
     pub ip: IpAddr,
-    /// The peer's own address.
+    /// Address of the peer.
     pub peer: IpAddr,
     pub port: u16,
-    /// The peer is one of `trusted_proxies`.
+    /// True if the peer is listed in `trusted_proxies`.
     pub is_trusted: bool,
-    /// The scheme the client used, as far as we know: ours, or a trusted proxy's word.
+    /// Scheme the client used, as far as known: the listener's, or the one reported by a trusted
+    /// proxy.
     pub scheme: Scheme,
     pub protocol: Protocol,
     /// Name of the listener.
@@ -120,15 +122,15 @@ pub struct Client {
     pub certificate: Certificate,
 }
 
-/// The client's certificate, as far as one was asked for in the handshake.
+/// Client certificate, if the handshake requested one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Certificate {
-    /// The listener asks nobody for one.
+    /// The listener requests no certificates.
     #[default]
     NotAsked,
-    /// It was asked and has shown none.
+    /// The listener requested a certificate and the client sent none.
     Absent,
-    /// One that was verified there.
+    /// The certificate was verified in the handshake.
     Verified(Arc<ClientCertificate>),
 }
 
@@ -145,22 +147,22 @@ pub enum Protocol {
     Http2,
 }
 
-/// The request's class, fixed once by the route match: what limits, cache and metrics go by.
+/// Class of a request, set once by the route match; limits, cache and metrics use it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Class {
-    /// Files that a build produced: `/_next/static/*`, and file endings of scripts, styles, fonts.
+    /// Build output: `/_next/static/*`, and file extensions of scripts, styles, fonts.
     Static,
-    /// Pictures: `/_next/image` and image file endings.
+    /// Images: `/_next/image` and file extensions of images.
     Image,
-    /// A router's prefetch.
+    /// A prefetch of a router.
     Prefetch,
-    /// A navigation: HTML, or the RSC form of one.
+    /// A navigation: HTML, or its RSC form.
     #[default]
     Page,
     /// A server action.
     Action,
-    /// Everything below `/api/`, and whatever is neither of the others.
+    /// Everything below `/api/`, and everything in no other class.
     Api,
 }
 
@@ -205,11 +207,11 @@ impl Protocol {
     }
 }
 
-/// Every request's facts begin with it, so it is made once.
+/// Shared empty name: every `Facts` starts with it, so it is allocated once.
 static NO_NAME: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
 impl Default for Client {
-    /// Nobody in particular, for tests and for `explain`.
+    /// Placeholder client for tests and for `explain`.
     fn default() -> Self {
         Self {
             ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -225,9 +227,9 @@ impl Default for Client {
     }
 }
 
-/// A request id: 32 hexadecimal digits of ours, or a trusted proxy's own, up to 64 bytes.
+/// A request id: 32 hexadecimal digits generated here, or up to 64 bytes from a trusted proxy.
 ///
-/// Kept as the header value that it becomes, on the way in and on the way back.
+/// Stored as the header value that both the request and the response carry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RequestId(HeaderValue);
 
@@ -238,7 +240,7 @@ impl RequestId {
         Self(HeaderValue::from_static(""))
     }
 
-    /// A fresh one from 128 random bits.
+    /// Makes a new id from 128 random bits.
     pub fn random(high: u64, low: u64) -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 32];
@@ -251,8 +253,8 @@ impl RequestId {
         Self(HeaderValue::from_bytes(&text).expect("made of digits"))
     }
 
-    /// An id that somebody else chose; `None` if it is empty, too long or has bytes
-    /// outside `[A-Za-z0-9._:=+/@-]`.
+    /// Accepts an id from outside; `None` if it is empty, too long or has bytes outside
+    /// `[A-Za-z0-9._:=+/@-]`.
     pub fn foreign(bytes: &[u8]) -> Option<Self> {
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"._:=+/@-".contains(b);
         if bytes.is_empty() || bytes.len() > Self::MAX || !bytes.iter().all(plain) {
@@ -269,7 +271,7 @@ impl RequestId {
         self.0.to_str().unwrap_or_default()
     }
 
-    /// Its bytes, all of them visible ASCII that needs no quoting anywhere.
+    /// Returns the bytes of the id: visible ASCII that needs no quoting anywhere.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
@@ -286,12 +288,12 @@ impl fmt::Debug for RequestId {
 }
 
 impl Facts {
-    /// The fixed word for what was not as it should be, if anything was.
+    /// Returns the reason word of the refusal, failure or degradation, if any.
     pub fn why(&self) -> Option<&'static str> {
         self.reason.or(self.degraded)
     }
 
-    /// Where identity filters write down what the client has proven.
+    /// Returns the identity, which identity filters fill in; creates an empty one if there is none.
     pub fn identity_mut(&mut self) -> &mut Identity {
         self.identity.get_or_insert_default()
     }
@@ -325,8 +327,8 @@ impl Facts {
         }
     }
 
-    /// This filter's own state, if it has put one. `T` is private to the filter's folder,
-    /// so nobody else can reach it.
+    /// Returns this filter's own state, if it has put any. `T` is private to the filter's folder,
+    /// so no other filter can reach it.
     pub fn slot<T: Any + Send + Sync>(&self) -> Option<&T> {
         self.slots.iter().find_map(|slot| slot.downcast_ref())
     }
@@ -335,7 +337,7 @@ impl Facts {
         self.slots.iter_mut().find_map(|slot| slot.downcast_mut())
     }
 
-    /// Puts, or replaces, this filter's own state.
+    /// Stores or replaces this filter's own state.
     pub fn put<T: Any + Send + Sync>(&mut self, value: T) {
         match self.slot_mut::<T>() {
             Some(slot) => *slot = value,
@@ -352,17 +354,17 @@ impl Facts {
 }
 
 impl Exchange<'_> {
-    /// The first value of a request header.
+    /// Returns the first value of a request header.
     pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
         self.head.headers.get(name)
     }
 
-    /// The first value of a request header as text; `None` if absent or not visible ASCII.
+    /// Returns the first value of a request header as text; `None` if absent or not visible ASCII.
     pub fn header_str(&self, name: &HeaderName) -> Option<&str> {
         self.header(name)?.to_str().ok()
     }
 
-    /// The `Host` the client named, with its port if it had one.
+    /// Returns the host that the client sent, with its port if it has one.
     pub fn host(&self) -> &str {
         self.head
             .uri

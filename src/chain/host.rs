@@ -1,4 +1,4 @@
-//! The host of a request: what the client named, and what stands in its address bar.
+//! Host of a request: as the client sent it, and as it appears in the browser's address bar.
 
 use http::{HeaderName, HeaderValue, header};
 use pingora::http::RequestHeader;
@@ -8,16 +8,16 @@ use super::{Client, Scheme};
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// The authority that the client asked for, as it stands in its address bar: with the
-/// port, unless it is the scheme's own. Empty if the client named none.
+/// Returns the authority (`host:port`) of the request as it appears in the browser's address bar:
+/// with the port, unless it is the scheme's default. Empty if the client sent none.
 pub fn public_host<'h>(head: &'h RequestHeader, client: &Client) -> &'h str {
     let host = public_host_with(head, client, head.headers.get(header::HOST));
-    // What is no plain ASCII is no host either, and was refused before it found a route.
+    // A host that is not plain ASCII is invalid, and was refused before a route matched.
     std::str::from_utf8(host).unwrap_or_default()
 }
 
-/// [`public_host`] of a head whose `Host` was looked up already. In bytes: on the way to a
-/// backend nothing need know that they are text.
+/// Returns [`public_host`] of a request whose `Host` was looked up already. Returns bytes: for
+/// requests to a backend no check that they are text is needed.
 pub fn public_host_with<'h>(
     head: &'h RequestHeader,
     client: &Client,
@@ -35,7 +35,7 @@ pub fn public_host_with<'h>(
     without_default_port(host, client.scheme)
 }
 
-/// What the client itself named: the target's authority before `Host` (RFC 9112, 3.2.2).
+/// Returns the host that the client sent: the target's authority before `Host` (RFC 9112, 3.2.2).
 pub fn requested_host(head: &RequestHeader) -> &[u8] {
     requested_host_with(head, head.headers.get(header::HOST))
 }
@@ -50,7 +50,7 @@ fn requested_host_with<'h>(head: &'h RequestHeader, host: Option<&'h HeaderValue
     host.map(HeaderValue::as_bytes).unwrap_or_default()
 }
 
-/// The authority of a target in absolute form, which Pingora leaves out of the URI.
+/// Returns the authority of a target in absolute form, which Pingora leaves out of the URI.
 fn target_authority(target: &[u8]) -> Option<&str> {
     if target.first() == Some(&b'/') {
         return None;
@@ -76,7 +76,7 @@ fn without_default_port(host: &[u8], scheme: Scheme) -> &[u8] {
     host.strip_suffix(default).unwrap_or(host)
 }
 
-/// A trusted proxy's word on the port.
+/// Returns the port reported by a trusted proxy.
 pub fn forwarded_port<'h>(head: &'h RequestHeader, client: &Client) -> Option<&'h str> {
     if !client.is_trusted {
         return None;
@@ -85,7 +85,8 @@ pub fn forwarded_port<'h>(head: &'h RequestHeader, client: &Client) -> Option<&'
         .filter(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
-/// The first of a list that proxies append to: what the outermost one saw.
+/// Returns the first element of a list that proxies append to: the value set by the outermost
+/// proxy.
 pub fn first_element<'h>(head: &'h RequestHeader, name: &HeaderName) -> Option<&'h str> {
     let text = head.headers.get(name)?.to_str().ok()?;
     Some(text.split(',').next().unwrap_or(text).trim())

@@ -1,29 +1,29 @@
-//! Who a client has proven to be, as identity filters leave it for limits, headers and logs.
+//! Proven identity of a client, as identity filters leave it for limits, headers and logs.
 
 use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Map, Value};
 
-/// What identity filters (`jwt`, `api_key`, `basic_auth`, `forward_auth`) have found out.
-/// Nothing in here is the client's mere word.
+/// Results of the identity filters (`jwt`, `api_key`, `basic_auth`, `forward_auth`). Holds nothing
+/// that the client claims without proof.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
-    /// Claims of a token whose signature and times are right.
+    /// Claims of a token with a valid signature and valid times.
     pub claims: Option<Claims>,
-    /// The name of the API key, never the key.
+    /// Name of the API key, never the key.
     pub api_key: Option<Arc<str>>,
-    /// Who that is, for logs and for `user` keys: `sub`, the key's name, the user's name.
+    /// Name of the user, for logs and for `user` keys: `sub`, the key's name, or the user's name.
     pub user: Option<Arc<str>>,
 }
 
-/// The claims of a verified token.
+/// Claims of a verified token.
 #[derive(Clone, Debug, Default)]
 pub struct Claims(pub Arc<Map<String, Value>>);
 
 impl Claims {
-    /// A claim as text: strings as they are, numbers and truth values printed; `None` for
-    /// what is absent, null, a list or a mapping. `path` may lead inwards: `realm.role`;
-    /// a claim whose own name has dots wins.
+    /// Returns a claim as text: strings as they are, numbers and booleans printed; `None` for a
+    /// claim that is absent, null, a list or a mapping. `path` may name a nested claim:
+    /// `realm.role`; a claim whose own name contains dots wins.
     pub fn text(&self, path: &str) -> Option<Cow<'_, str>> {
         match self.get(path)? {
             Value::String(text) => Some(Cow::Borrowed(text)),
@@ -33,7 +33,7 @@ impl Claims {
         }
     }
 
-    /// A claim as it stands in the token.
+    /// Returns a claim as it is in the token.
     pub fn get(&self, path: &str) -> Option<&Value> {
         if let Some(value) = self.0.get(path) {
             return Some(value);
@@ -44,17 +44,17 @@ impl Claims {
     }
 }
 
-/// One thing that the audit log is to have of a request.
+/// An entry of the audit log about a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Noted {
-    /// Such as `auth` or `ban`.
+    /// Action, such as `auth` or `ban`.
     pub action: &'static str,
-    /// The fixed word of log and metric.
+    /// Reason word, the same in log and metric.
     pub reason: &'static str,
-    /// Whom it is about, if that is known: a user, a key's name. Never a secret.
+    /// User or name of the key that the entry is about, if known. Never a secret.
     pub subject: Option<String>,
-    /// The client has shown nothing that proves who it is: once too often is a ban, where the
-    /// configuration says so.
+    /// True if the client has sent no valid credentials: too many strikes are a ban, if the
+    /// configuration has bans.
     pub is_strike: bool,
 }
 

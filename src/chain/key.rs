@@ -1,23 +1,23 @@
-//! A cache key in the making: parts that cannot run into one another.
+//! Builder of cache keys whose parts cannot run into one another.
 
-/// Collects the parts of a cache key, each framed by its length.
+/// Collects the parts of a cache key, each prefixed with its length.
 ///
 /// `("ab", "c")` and `("a", "bc")` are different keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyBuilder(Vec<u8>);
 
 impl KeyBuilder {
-    /// With room for what most keys have.
+    /// Starts a key with enough capacity for most keys.
     pub fn roomy() -> Self {
         Self(Vec::with_capacity(128))
     }
 
-    /// Adds parts that were framed before.
+    /// Adds parts that are already length-prefixed.
     pub fn framed(&mut self, parts: &Self) {
         self.0.extend_from_slice(&parts.0);
     }
 
-    /// Adds one part. `name` says what it is, so that two filters never collide.
+    /// Adds one part. `name` identifies its kind, so that two filters never collide.
     pub fn part(&mut self, name: &'static str, value: &[u8]) {
         for bytes in [name.as_bytes(), value] {
             self.0
@@ -30,7 +30,7 @@ impl KeyBuilder {
         &self.0
     }
 
-    /// The parts that were framed in `bytes`, name and value; up to what is none.
+    /// Returns the parts in `bytes` as name and value; stops at the first invalid one.
     pub fn parts(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         std::iter::from_fn(move || Some((framed(&mut bytes)?, framed(&mut bytes)?)))
     }

@@ -1,4 +1,4 @@
-//! What is told of a request only some time after it is over: fields of its log line.
+//! Log fields that are known only some time after the request is over.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -7,24 +7,24 @@ use serde_json::{Map, Value};
 use super::BoxFuture;
 use crate::base::tasks::Tasks;
 
-/// By the name of the plugin that tells them.
+/// Log fields by the name of the plugin that sets them.
 pub type LogFields = BTreeMap<Arc<str>, Map<String, Value>>;
 
-/// Fields that the line of a request waits for.
+/// Fields that the log line of a request waits for.
 pub struct LateFields {
     tasks: Tasks,
     work: BoxFuture<'static, LogFields>,
     line: Line,
 }
 
-/// Writes a line once: without fields if nobody has told them by the time that it is dropped.
+/// Writes a line once: without fields if there are none by the time it is dropped.
 #[derive(Default)]
 struct Line(Option<Write>);
 
 type Write = Box<dyn FnOnce(&LogFields) + Send>;
 
 impl LateFields {
-    /// `work` must end by itself; it runs among `tasks`.
+    /// Creates the fields from `work`, which runs among `tasks` and must end by itself.
     pub fn new(tasks: Tasks, work: impl Future<Output = LogFields> + Send + 'static) -> Self {
         Self {
             tasks,
@@ -33,12 +33,12 @@ impl LateFields {
         }
     }
 
-    /// Has the line written with the fields, in place of whoever calls this.
+    /// Sets the callback that writes the line with the fields, in place of the caller.
     pub fn then(&mut self, write: impl FnOnce(&LogFields) + Send + 'static) {
         self.line = Line(Some(Box::new(write)));
     }
 
-    /// Begins, behind the request.
+    /// Starts the work after the request.
     pub(super) fn begin(self) {
         let Self { tasks, work, line } = self;
         tasks.spawn("log fields", async move {

@@ -1,8 +1,8 @@
-//! The contract between the gateway and its filters: all that a filter author must read.
+//! Contract between the gateway and its filters: everything that a filter author must read.
 //!
-//! A filter is compiled once per route from its YAML ([`FilterKind::compile`]) and then
-//! acts in the phases that it asked for ([`Filter::phases`]). A phase that no filter of
-//! a route asked for costs nothing. See `docs/adding-a-filter.md`.
+//! A filter is compiled once per route from its YAML ([`FilterKind::compile`]) and then acts in the
+//! phases that it declares ([`Filter::phases`]). A phase that no filter of a route declares costs
+//! nothing. See `docs/adding-a-filter.md`.
 
 mod auth;
 mod body;
@@ -48,173 +48,175 @@ pub use self::{
     run::{Chain, Named, Round, Turn},
 };
 
-/// A boxed future, as the asynchronous hooks return it.
+/// A boxed future, the return type of the asynchronous hooks.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What a filter says of a request.
+/// Decision of a filter about a request.
 #[derive(Debug)]
 #[must_use]
 pub enum Verdict {
-    /// Go on with the next filter.
+    /// Continue with the next filter.
     Next,
-    /// Answer with this and ask nobody further. The reply passes the response phase,
-    /// so it carries security, CORS and request-id headers like any answer.
+    /// Send this reply and call no further filter. The reply passes the response phase, so it
+    /// carries security, CORS and request-id headers like any response.
     Reply(Box<Reply>),
 }
 
-/// What a filter protects a path by.
+/// Kind of protection that a filter gives to a path.
 ///
-/// A route with such a filter is guarded: a request that some app would take for one of its
-/// paths is the route's too, however it is spelled (`docs/routing.md`).
+/// A route with such a filter is guarded: it also gets every request that some app would take for
+/// one of its paths, however the path is spelled (`docs/routing.md`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Guard {
-    /// By nothing.
+    /// No protection.
     #[default]
     None,
-    /// By how much may be asked of it.
+    /// Limits how much clients may send: rate, requests in flight, or body size.
     Limit,
-    /// By who may pass, and with what. It is asked for any path that may be one of its own,
-    /// even where another route takes the request.
+    /// Restricts which clients and requests may pass. The filter is called for any path that may be
+    /// one of its route's, even if another route takes the request.
     Access,
 }
 
-/// A kind of filter: its YAML key, its configuration as written, and how that compiles.
+/// A kind of filter: its YAML key, its configuration as written, and its compilation.
 pub trait FilterKind: 'static {
     /// The YAML key, such as `body_limit`.
     const NAME: &'static str;
 
-    /// On for every route that does not say `NAME: false`, with the configuration of an
+    /// True if the filter is on for every route without `NAME: false`; its configuration is then an
     /// empty mapping.
     const ON_BY_DEFAULT: bool = false;
 
-    /// The configuration as written. `deny_unknown_fields`, doc comments (they become
-    /// the schema's text), safe defaults; `{}` must be readable if the filter is on by default.
-    /// It is written with every default filled in, for `edgeway check --print`, and reads
-    /// back as the same.
+    /// The configuration as written, with `deny_unknown_fields`, doc comments (they become the
+    /// schema's text) and safe defaults; `{}` must be valid if the filter is on by default.
+    /// `edgeway check --print` prints it with every default filled in, and the output parses to the
+    /// same configuration.
     type Config: DeserializeOwned + Serialize + JsonSchema;
 
     type Filter: Filter;
 
-    /// Names of query parameters whose values are secrets by this configuration: the access
-    /// log of the route does not write them.
+    /// Returns the names of query parameters whose values this configuration declares secret. The
+    /// access log of the route omits these values.
     fn secret_queries(_config: &Self::Config) -> Vec<String> {
         Vec::new()
     }
 
-    /// Checks and compiles. Problems go to `cx` (which goes on to the next filter), and
-    /// `None` means that one was reported.
+    /// Checks and compiles the configuration. Problems are reported to `cx` (which continues with
+    /// the next filter); `None` means that one was reported.
     fn compile(config: Self::Config, cx: &mut CompileCx<'_>) -> Option<Self::Filter>;
 }
 
-/// One compiled filter of one route.
+/// A compiled filter of a route.
 ///
-/// Request phases run in the order of the registry, response phases in the reverse one.
-/// Heads come as bare parts, taken out of Pingora's types once for all filters of a phase.
-/// A hook with an `_async` twin is called as the one or the other, as
-/// [`Filter::phases`] says; hooks that were not asked for are never called.
+/// Request phases run in the order of the registry, response phases in reverse order. Response
+/// headers are passed as bare parts, taken out of Pingora's types once for all filters of a phase.
+/// For a hook with an `_async` twin, one of the two is called, as [`Filter::phases`] specifies;
+/// hooks that are not declared are never called.
 pub trait Filter: Send + Sync + 'static {
-    /// The hooks to call. Asked once, when the route is compiled.
+    /// Returns the hooks to call. Called once, when the route is compiled.
     fn phases(&self) -> Phases;
 
-    /// What it protects its route's paths by. Asked once, when the route is compiled.
+    /// Returns the protection of its route's paths. Called once, when the route is compiled.
     fn guard(&self) -> Guard {
         Guard::None
     }
 
-    /// A filter that does nothing but guard, of one that does more; `None` if it is that
-    /// itself. Asked once, when the route is compiled.
+    /// Returns a filter with the guard alone, for a filter that does more than guard; `None` if
+    /// this filter can be used as the guard itself. Called once, when the route is compiled.
     fn guard_alone(&self) -> Option<std::sync::Arc<dyn Filter>> {
         None
     }
 
-    /// Whether this filter's response phase looks at headers that other filters set. Those
-    /// may otherwise go past it, as [`ReadyLines`].
+    /// Returns true if the response phase of this filter reads headers that other filters set.
+    /// Otherwise these may bypass it as [`ReadyLines`].
     fn needs_every_header(&self) -> bool {
         false
     }
 
-    /// Whether it does so for this answer. Asked only of those that may.
+    /// Returns true if the filter does so for this response. Called only if `needs_every_header` is
+    /// true.
     fn needs_every_header_now(&self, _ex: &Exchange<'_>) -> bool {
         true
     }
 
-    /// Whether this filter is for some of its route's requests only, as [`Filter::is_for`]
-    /// tells. Asked once, when the route is compiled.
+    /// Returns true if this filter handles only some requests of its route, as decided by
+    /// [`Filter::is_for`]. Called once, when the route is compiled.
     fn is_selective(&self) -> bool {
         false
     }
 
-    /// Whether it is for this request: asked once for each, and one that it is not for costs
-    /// nothing more. Goes by the head and the client alone, since no filter has run. Where
-    /// several filters choose, a hook may be called all the same.
+    /// Returns true if the filter handles this request. Called once per request; a request that the
+    /// filter does not handle costs nothing more. Decides by the request headers and the client
+    /// alone, since no filter has run yet. With several selective filters, a hook may be called
+    /// nevertheless.
     fn is_for(&self, _ex: &Exchange<'_>) -> bool {
         true
     }
 
-    /// What other parts of the gateway go by that this filter was told, found by its type.
-    /// Asked once, when the route is compiled.
+    /// Returns configuration of this filter that other parts of the gateway use, looked up by its
+    /// type. Called once, when the route is compiled.
     fn extension(&self) -> Option<std::sync::Arc<dyn std::any::Any + Send + Sync>> {
         None
     }
 
-    /// Names of query parameters that were for this filter alone: they are taken out of the
-    /// target that goes to the backend. Asked once, when the route is compiled.
+    /// Returns the names of query parameters meant for this filter alone; they are removed from the
+    /// target sent to the backend. Called once, when the route is compiled.
     fn dropped_queries(&self) -> &[Box<str>] {
         &[]
     }
 
-    /// Request headers that this filter writes as its own word to a backend: no request of any
-    /// route has them before. Asked once, when the route is compiled.
+    /// Returns the request headers that only this filter may set for a backend; they are removed
+    /// from requests of every route before. Called once, when the route is compiled.
     fn own_headers(&self) -> &[HeaderName] {
         &[]
     }
 
-    /// Request headers that this filter reads to find out who asks, so that they are the
-    /// client's to send. Asked once, when the route is compiled.
+    /// Returns the request headers that this filter reads to identify the client, so that clients
+    /// may send them. Called once, when the route is compiled.
     fn credential_headers(&self) -> Vec<HeaderName> {
         Vec::new()
     }
 
-    /// What this filter would look at in such a request, one line each, for
-    /// `edgeway explain`. Changes nothing: no counter moves and nobody is asked.
+    /// Describes the checks this filter would make on such a request, one line each, for
+    /// `edgeway explain`. Has no side effects: no counter changes and no other system is queried.
     fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
         Vec::new()
     }
 
-    /// How many bytes of the body are to be in [`Facts::body`] before this filter's hook of
-    /// `phase`, which is [`Phase::Request`] or [`Phase::Authorized`]. Asked only while nobody
-    /// has read it.
+    /// Returns the number of body bytes to read into [`Facts::body`] before this filter's hook of
+    /// `phase`, which is [`Phase::Request`] or [`Phase::Authorized`]. Called only while the body is
+    /// unread.
     fn wants_body(&self, _ex: &Exchange<'_>, _phase: Phase) -> Option<usize> {
         None
     }
 
-    /// Before anything is sent on; may answer.
+    /// Called before anything is sent on; may reply.
     fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
         Verdict::Next
     }
 
-    /// As [`Filter::on_request`], for those that wait.
+    /// Async variant of [`Filter::on_request`], for filters that wait.
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         let verdict = self.on_request(ex);
         Box::pin(async move { verdict })
     }
 
-    /// Once every filter of the route has let the request pass, so that
-    /// [`Facts::identity`] says who asks; may answer.
+    /// Called once every filter of the route has let the request pass, so that [`Facts::identity`]
+    /// is known; may reply.
     fn on_authorized(&self, _ex: &mut Exchange<'_>) -> Verdict {
         Verdict::Next
     }
 
-    /// As [`Filter::on_authorized`], for those that wait.
+    /// Async variant of [`Filter::on_authorized`], for filters that wait.
     fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         let verdict = self.on_authorized(ex);
         Box::pin(async move { verdict })
     }
 
-    /// The headers that go to the backend, once for each try.
+    /// Changes the headers sent to the backend; called once per attempt.
     fn on_upstream(&self, _ex: &mut Exchange<'_>, _headers: &mut HeaderMap) {}
 
-    /// As [`Filter::on_upstream`], for those that wait.
+    /// Async variant of [`Filter::on_upstream`], for filters that wait.
     fn on_upstream_async<'a>(
         &'a self,
         ex: &'a mut Exchange<'_>,
@@ -224,24 +226,24 @@ pub trait Filter: Send + Sync + 'static {
         Box::pin(async {})
     }
 
-    /// Headers that this filter's [`Filter::on_upstream`] may change. A stored response that
-    /// varies by one of them is found by the value that the backend would get, and that costs
-    /// more. Asked once, when the route is compiled, of filters with that phase.
+    /// Returns the headers that this filter's [`Filter::on_upstream`] may change. A stored response
+    /// that varies by one of them is looked up by the value that the backend would get, which costs
+    /// more. Called once, when the route is compiled, for filters with that phase.
     fn request_changes(&self) -> RequestChanges {
         RequestChanges::Any
     }
 
-    /// Tells that [`Filter::on_upstream`] without its twin does all that will be done to this
-    /// request, so that it can be called to see the outcome, again and again. Otherwise no
-    /// stored response that varies by a header is for this request.
+    /// Returns true if [`Filter::on_upstream`] without its twin makes every change to this request,
+    /// so that it can be called repeatedly to preview the outcome. Otherwise no stored response
+    /// that varies by a header is used for this request.
     fn knows_request_changes(&self, _ex: &Exchange<'_>) -> bool {
         !self.phases().is_async(Phase::Upstream)
     }
 
-    /// The backend's answer, before a cache would store it.
+    /// Changes the backend's response headers, before a cache stores the response.
     fn on_upstream_response(&self, _ex: &mut Exchange<'_>, _head: &mut response::Parts) {}
 
-    /// As [`Filter::on_upstream_response`], for those that wait.
+    /// Async variant of [`Filter::on_upstream_response`], for filters that wait.
     fn on_upstream_response_async<'a>(
         &'a self,
         ex: &'a mut Exchange<'_>,
@@ -251,10 +253,10 @@ pub trait Filter: Send + Sync + 'static {
         Box::pin(async {})
     }
 
-    /// The answer to this client: proxied, from a cache, or our own reply.
+    /// Changes the headers of the response to this client: proxied, from a cache, or a reply.
     fn on_response(&self, _ex: &mut Exchange<'_>, _head: &mut response::Parts) {}
 
-    /// As [`Filter::on_response`], for those that wait.
+    /// Async variant of [`Filter::on_response`], for filters that wait.
     fn on_response_async<'a>(
         &'a self,
         ex: &'a mut Exchange<'_>,
@@ -264,10 +266,10 @@ pub trait Filter: Send + Sync + 'static {
         Box::pin(async {})
     }
 
-    /// A reply of our own that reports a failure, before it becomes a head.
+    /// Changes a reply that reports a failure, before its headers are built.
     fn on_error(&self, _ex: &mut Exchange<'_>, _reply: &mut Reply) {}
 
-    /// As [`Filter::on_error`], for those that wait.
+    /// Async variant of [`Filter::on_error`], for filters that wait.
     fn on_error_async<'a>(
         &'a self,
         ex: &'a mut Exchange<'_>,
@@ -277,16 +279,17 @@ pub trait Filter: Send + Sync + 'static {
         Box::pin(async {})
     }
 
-    /// Another upstream than the route's, by name; the first filter that names one wins.
+    /// Returns the name of an upstream to use in place of the route's; the first filter that names
+    /// one wins.
     fn on_route(&self, _ex: &Exchange<'_>) -> Option<std::sync::Arc<str>> {
         None
     }
 
-    /// Parts that join the cache key.
+    /// Adds parts to the cache key.
     fn on_cache_key(&self, _ex: &Exchange<'_>, _key: &mut KeyBuilder) {}
 
-    /// A chunk of the request body; `end` with the last one, which may be empty.
-    /// A reply ends the request; it reaches the client only if no answer has begun.
+    /// Handles a chunk of the request body; `end` is set with the last chunk, which may be empty. A
+    /// reply ends the request; it reaches the client only if no response has begun.
     fn on_request_body(
         &self,
         _ex: &mut Exchange<'_>,
@@ -296,11 +299,11 @@ pub trait Filter: Send + Sync + 'static {
         Verdict::Next
     }
 
-    /// A chunk of the response body. Synchronous, as Pingora's hook is.
+    /// Handles a chunk of the response body. Synchronous, as Pingora's hook is.
     fn on_response_body(&self, _ex: &mut Exchange<'_>, _chunk: &mut Option<Bytes>, _end: bool) {}
 
-    /// After the last byte, whatever became of the request.
+    /// Called after the last byte, also if the request failed.
     ///
-    /// What takes time is put into `late`, and a filter that writes a line waits for it there.
+    /// Slow work goes into `late`, and a filter that writes a log line waits for it there.
     fn on_log(&self, _ex: &Exchange<'_>, _late: &mut Option<LateFields>) {}
 }

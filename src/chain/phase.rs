@@ -1,8 +1,8 @@
-//! Which hooks a filter wants called, and whether as their asynchronous twins.
+//! Sets of hooks that a filter wants called, each synchronous or asynchronous.
 
 use std::ops::BitOr;
 
-/// One hook of [`Filter`](super::Filter).
+/// A hook of [`Filter`](super::Filter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
@@ -35,7 +35,7 @@ impl Phase {
         Self::Log,
     ];
 
-    /// The phase's name in `edgeway explain`.
+    /// Returns the name of the phase in `edgeway explain`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Request => "request",
@@ -88,8 +88,8 @@ impl Phases {
         }
     }
 
-    /// The same phases through their asynchronous twins. Only the request, authorized, upstream,
-    /// upstream-response, response and error hooks have one.
+    /// Returns the same phases with their asynchronous twins. Only the request, authorized,
+    /// upstream, upstream-response, response and error hooks have one.
     #[must_use]
     pub const fn asynchronous(self) -> Self {
         const TWINS: u16 = Phase::Request.bit()

@@ -1,4 +1,4 @@
-//! Replies of our own: what a filter or a route action answers instead of a backend.
+//! Replies: responses that a filter or a route action makes in place of a backend.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::base::units::whole_seconds;
 
-/// A response that we make ourselves.
+/// A response that the gateway makes itself.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: StatusCode,
     /// Headers beyond `Content-Type`, `Content-Length` and `Date`, which the writer sets.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: ReplyBody,
-    /// The fixed word that log, metric and status page use, or `None` for an answer
-    /// that refuses nothing (a redirect, a preflight).
+    /// Reason word in log, metric and status page, or `None` for a reply that refuses nothing (a
+    /// redirect, a preflight).
     pub reason: Option<&'static str>,
-    /// Closes the client's connection after this answer.
+    /// True if the client connection is closed after this reply.
     pub close: bool,
 }
 
@@ -25,8 +25,8 @@ pub struct Reply {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplyBody {
     Empty,
-    /// The small built-in page that explains the status, as HTML, JSON or text, by the
-    /// client's `Accept`; `detail` is one sentence for the reader.
+    /// Built-in page that explains the status, as HTML, JSON or text according to the client's
+    /// `Accept`; `detail` is one sentence for the reader.
     Page {
         detail: Option<&'static str>,
     },
@@ -37,7 +37,7 @@ pub enum ReplyBody {
 }
 
 impl Reply {
-    /// A refusal or failure with the built-in page.
+    /// Makes a refusal or failure with the built-in page.
     pub fn refuse(status: StatusCode, reason: &'static str) -> Self {
         Self {
             status,
@@ -48,7 +48,7 @@ impl Reply {
         }
     }
 
-    /// An answer without a body, such as a redirect or a preflight.
+    /// Makes a reply without a body, such as a redirect or a preflight.
     pub fn empty(status: StatusCode) -> Self {
         Self {
             status,
@@ -59,7 +59,7 @@ impl Reply {
         }
     }
 
-    /// A fixed answer.
+    /// Makes a reply with a fixed body.
     pub fn bytes(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
         Self {
             status,
@@ -79,7 +79,7 @@ impl Reply {
         self
     }
 
-    /// One sentence for the reader of the built-in page.
+    /// Adds one sentence for the reader of the built-in page.
     #[must_use]
     pub fn detail(mut self, detail: &'static str) -> Self {
         if let ReplyBody::Page { detail: slot } = &mut self.body {
@@ -88,14 +88,14 @@ impl Reply {
         self
     }
 
-    /// `Retry-After` in whole seconds, rounded up: who came earlier would come in vain.
+    /// Adds `Retry-After` in whole seconds, rounded up: an earlier retry would be refused again.
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
         let seconds = whole_seconds(wait).max(1);
         self.header(header::RETRY_AFTER, HeaderValue::from(seconds))
     }
 
-    /// Closes the client's connection after this answer.
+    /// Closes the client connection after this reply.
     #[must_use]
     pub fn closing(mut self) -> Self {
         self.close = true;

@@ -1,13 +1,13 @@
-//! Headers that filters change on the way to a backend, as far as that is known beforehand.
+//! Headers that filters change on the way to a backend, as far as they are known in advance.
 
 use http::HeaderName;
 
-/// Headers of requests that a filter may set, add or remove.
+/// Request headers that a filter may set, add or remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestChanges {
-    /// Nobody can tell which.
+    /// Any header: the names are not known in advance.
     Any,
-    /// These, and those whose names begin so (in lower case).
+    /// Headers with these names, or with names that begin with one of the prefixes (in lower case).
     Only {
         names: Vec<HeaderName>,
         prefixes: Vec<Box<str>>,
@@ -27,7 +27,7 @@ impl RequestChanges {
         }
     }
 
-    /// The changes of two filters.
+    /// Combines the changes of two filters.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {

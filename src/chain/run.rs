@@ -1,4 +1,4 @@
-//! A route's filters, sorted by phase when the route is compiled.
+//! Filters of a route, sorted by phase when the route is compiled.
 
 use std::sync::Arc;
 
@@ -10,32 +10,32 @@ use super::{
     RequestChanges, Verdict,
 };
 
-/// A compiled filter and the YAML key that it came from.
+/// A compiled filter and its YAML key.
 #[derive(Clone)]
 pub struct Named {
     pub name: &'static str,
     pub filter: Arc<dyn Filter>,
 }
 
-/// One hook to call: the filter, and which twin.
+/// A hook to call: the filter, and the twin to use.
 struct Step {
     filter: Arc<dyn Filter>,
     is_async: bool,
 }
 
-/// How far a request has come in its filters.
+/// Progress of a request through the request hooks of its filters.
 #[derive(Debug, Default)]
 pub struct Round {
     request: usize,
     authorized: usize,
 }
 
-/// Why the request hooks came back.
+/// Reason why the request hooks returned.
 #[derive(Debug)]
 #[must_use]
 pub enum Turn {
     Over(Verdict),
-    /// The next filter wants so many bytes of the body.
+    /// The next filter wants this many bytes of the body.
     Body(usize),
 }
 
@@ -47,7 +47,7 @@ fn wanted(step: &Step, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
     step.filter.wants_body(ex, phase)
 }
 
-/// The filters of one route, one list for each phase.
+/// Filters of one route, one list for each phase.
 ///
 /// The asynchronous runners hold no future for a list without asynchronous filters.
 #[derive(Default)]
@@ -64,10 +64,10 @@ pub struct Chain {
     request_body: Box<[Step]>,
     response_body: Box<[Step]>,
     log: Box<[Step]>,
-    /// Filters that may want every header of an answer.
+    /// Filters that may need every header of a response.
     in_need: Box<[Arc<dyn Filter>]>,
     dropped_queries: Box<[Box<str>]>,
-    /// A filter that is not for every request, and the chain of the others.
+    /// A selective filter, and the chain without it.
     short: Option<(Arc<dyn Filter>, Box<Chain>)>,
 }
 
@@ -90,7 +90,8 @@ impl Chain {
                     | Phase::Response
                     | Phase::Error
                     | Phase::ResponseBody
-                    // The log itself comes early in the registry, and is to know what others tell.
+                    // The access log comes early in the registry, and needs the fields of the other
+                    // filters.
                     | Phase::Log
             ) {
                 steps.reverse();
@@ -131,18 +132,18 @@ impl Chain {
         }
     }
 
-    /// Whether [`Chain::short`] is enough for this request.
+    /// Returns true if [`Chain::short`] is enough for this request.
     pub fn is_short_for(&self, ex: &Exchange<'_>) -> bool {
         let short = self.short.as_ref();
         short.is_some_and(|(choosing, _)| !choosing.is_for(ex))
     }
 
-    /// The chain without the filter that is not for every request, if there is one.
+    /// Returns the chain without its selective filter, or the chain itself if there is none.
     pub fn short(&self) -> &Self {
         self.short.as_ref().map_or(self, |(_, short)| short)
     }
 
-    /// What [`super::Facts::lines`] begins with for an answer over HTTP/1.
+    /// Returns the initial value of [`super::Facts::lines`] for a response over HTTP/1.
     pub fn ready_lines(&self, ex: &Exchange<'_>) -> ReadyLines {
         let mut in_need = self.in_need.iter();
         if in_need.any(|filter| filter.needs_every_header_now(ex)) {
@@ -152,19 +153,19 @@ impl Chain {
         }
     }
 
-    /// The filters in the order in which requests meet them, for `explain` and status.
+    /// Returns the filters in the order in which requests meet them, for `explain` and status.
     pub fn filters(&self) -> &[Named] {
         &self.all
     }
 
-    /// What a filter of the route was told, by its type.
+    /// Returns the first extension of type `T` among the route's filters.
     pub fn extension<T: std::any::Any + Send + Sync>(&self) -> Option<Arc<T>> {
         self.all
             .iter()
             .find_map(|named| named.filter.extension()?.downcast().ok())
     }
 
-    /// Query parameters that no backend gets to see.
+    /// Returns the query parameters that are never sent to a backend.
     pub fn dropped_queries(&self) -> &[Box<str>] {
         &self.dropped_queries
     }
@@ -186,9 +187,9 @@ impl Chain {
         !list.is_empty()
     }
 
-    /// Both request hooks: the second round begins once every filter has let the request
-    /// pass in the first, so it knows who asks. It comes back before its end when a filter
-    /// wants the body, and goes on with the same `round` once that is in [`Facts::body`].
+    /// Calls both request hooks. The second round begins once every filter has let the request pass
+    /// in the first, so the identity is known. Returns early if a filter wants the body; the caller
+    /// calls it again with the same `round` once the body is in [`Facts::body`].
     ///
     /// [`Facts::body`]: super::Facts::body
     pub async fn on_request(&self, ex: &mut Exchange<'_>, round: &mut Round) -> Turn {
@@ -223,7 +224,7 @@ impl Chain {
         Turn::Over(Verdict::Next)
     }
 
-    /// Ends with the first filter that refuses the request after all (`Facts::refused`).
+    /// Stops at the first filter that refuses the request after all (`Facts::refused`).
     pub async fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         for step in &self.upstream {
             if step.is_async {
@@ -237,7 +238,7 @@ impl Chain {
         }
     }
 
-    /// All headers that the filters may change on the way to a backend.
+    /// Returns all headers that the filters may change on the way to a backend.
     pub fn request_changes(&self) -> RequestChanges {
         self.upstream
             .iter()
@@ -245,8 +246,8 @@ impl Chain {
             .fold(RequestChanges::NONE, RequestChanges::and)
     }
 
-    /// Does to `headers` what [`Chain::on_upstream`] would do; `false` if that cannot be known
-    /// beforehand.
+    /// Applies to `headers` the changes that [`Chain::on_upstream`] would make; returns `false` if
+    /// they cannot be known in advance.
     pub fn foresee_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) -> bool {
         self.upstream.iter().all(|step| {
             let is_known = step.filter.knows_request_changes(ex);
@@ -287,7 +288,7 @@ impl Chain {
         }
     }
 
-    /// The upstream that a filter chose; the first one that chooses wins.
+    /// Returns the upstream that a filter chose; the first filter that chooses one wins.
     pub fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {
         self.route.iter().find_map(|step| step.filter.on_route(ex))
     }

@@ -35,7 +35,7 @@ use crate::{
     zones::Zones,
 };
 
-/// A filter under test, and what it answered so far.
+/// A filter under test, and the responses so far.
 pub struct Check {
     chain: Chain,
     pub clock: Clock,
@@ -44,13 +44,13 @@ pub struct Check {
     class: Class,
     identity: Option<Identity>,
     answers: Vec<Answer>,
-    /// What the pretended backend answers.
+    /// The fake backend.
     backend: Backend,
     behind: Arc<AtomicU16>,
 }
 
-/// A filter behind the one under test that refuses every request with a status, unless
-/// that is 0.
+/// A filter behind the one under test that refuses every request with a status, unless the status
+/// is 0.
 struct Behind(Arc<AtomicU16>);
 
 impl Filter for Behind {
@@ -66,25 +66,25 @@ impl Filter for Behind {
     }
 }
 
-/// The pretended backend.
+/// A fake backend.
 struct Backend {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<Bytes>,
 }
 
-/// What came of one request.
+/// Result of one request.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
-    /// How long the body was after each chunk of the backend's.
+    /// Length of the body so far after each chunk of the backend.
     pub flushed: Vec<usize>,
-    /// The head that the backend saw; `None` if the filter answered.
+    /// Request that the backend got; `None` if the filter replied.
     pub upstream: Option<RequestHeader>,
     pub reason: Option<&'static str>,
-    /// It counts towards a ban.
+    /// True if the refusal counts towards a ban.
     pub is_strike: bool,
 }
 
@@ -94,7 +94,7 @@ pub fn check<K: FilterKind>(yaml: &str) -> Check {
     check_with::<K>(yaml, |_, _| {})
 }
 
-/// As [`check`], beside what `share` makes of the file's own sections.
+/// Compiles `yaml` as [`check`] does, with the shared values that `share` adds.
 #[track_caller]
 pub fn check_with<K: FilterKind>(
     yaml: &str,
@@ -107,7 +107,7 @@ pub fn check_with<K: FilterKind>(
     check
 }
 
-/// What there is to say of `yaml`, which `K` takes.
+/// Returns the warnings about a `yaml` that `K` accepts.
 #[track_caller]
 pub fn warnings<K: FilterKind>(yaml: &str) -> Vec<String> {
     let (check, diagnostics) = compile::<K>(yaml, |_, _| {});
@@ -116,13 +116,13 @@ pub fn warnings<K: FilterKind>(yaml: &str) -> Vec<String> {
     messages.collect()
 }
 
-/// The messages with which `K` refuses `yaml`.
+/// Returns the messages with which `K` refuses `yaml`.
 #[track_caller]
 pub fn refused<K: FilterKind>(yaml: &str) -> Vec<String> {
     refused_with::<K>(yaml, |_, _| {})
 }
 
-/// As [`refused`], beside what `share` makes of the file's own sections.
+/// Returns the messages as [`refused`] does, with the shared values that `share` adds.
 #[track_caller]
 pub fn refused_with<K: FilterKind>(
     yaml: &str,
@@ -203,36 +203,36 @@ fn compile<K: FilterKind>(
 }
 
 impl Check {
-    /// The client of the requests that follow.
+    /// Changes the client of the requests that follow.
     #[must_use]
     pub fn client(mut self, change: impl FnOnce(&mut Client)) -> Self {
         change(&mut self.client);
         self
     }
 
-    /// The class of the requests that follow.
+    /// Sets the class of the requests that follow.
     #[must_use]
     pub fn class(mut self, class: Class) -> Self {
         self.class = class;
         self
     }
 
-    /// What the clients of the requests that follow have proven before they meet the filter.
+    /// Sets the identity that clients of the requests that follow have proven before the filter
+    /// runs.
     #[must_use]
     pub fn identity(mut self, identity: Option<Identity>) -> Self {
         self.identity = identity;
         self
     }
 
-    /// From now on, a filter behind this one refuses requests with `status`; none does if
-    /// that is 0.
+    /// Makes a filter behind this one refuse requests with `status` from now on; 0 turns that off.
     #[must_use]
     pub fn refused_behind(self, status: u16) -> Self {
         self.behind.store(status, Ordering::Relaxed);
         self
     }
 
-    /// What the backend answers from now on, in one chunk for each item of `body`.
+    /// Sets the backend's response from now on, with one chunk for each item of `body`.
     #[must_use]
     pub fn backend(mut self, status: u16, headers: &[(&str, &str)], body: &[&[u8]]) -> Self {
         self.backend = Backend {
@@ -266,7 +266,7 @@ impl Check {
         self.send(method, path, &[], &[])
     }
 
-    /// One request, with headers and a body in chunks.
+    /// Sends one request, with headers and a body in chunks.
     #[must_use]
     pub fn send(
         mut self,
@@ -290,7 +290,7 @@ impl Check {
         self
     }
 
-    /// The statuses of all requests since the last `expect`.
+    /// Compares the statuses of all requests since the last `expect`.
     #[track_caller]
     #[expect(
         clippy::return_self_not_must_use,
@@ -302,13 +302,13 @@ impl Check {
         self
     }
 
-    /// The last answer.
+    /// Returns the last response.
     #[track_caller]
     pub fn last(&self) -> &Answer {
         self.answers.last().expect("a request was sent")
     }
 
-    /// What the filter adds to the cache key of a GET with these headers that it lets pass.
+    /// Returns the filter's part of the cache key for a GET with these headers, which must pass.
     #[track_caller]
     pub fn key(&self, headers: &[(&'static str, &str)]) -> KeyBuilder {
         let mut head = RequestHeader::build("GET", b"/", None).expect("a head");
@@ -402,7 +402,7 @@ impl Check {
         }
     }
 
-    /// Our own reply, through the response phase as `proxy/reply.rs` does it.
+    /// Sends a reply through the response phase as `proxy/reply.rs` does.
     async fn reply(&self, ex: &mut Exchange<'_>, mut reply: Reply) -> Answer {
         self.chain.on_error(ex, &mut reply).await;
         let mut head = ResponseHeader::build(

@@ -1,4 +1,4 @@
-//! The chain's own rules: who is called, through which twin, in which order.
+//! Rules of the chain itself: the hooks called, their twins and their order.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::base::clock::Clock;
 
-/// Writes down each call of its hooks.
+/// Records each call of its hooks.
 struct Spy {
     name: &'static str,
     phases: Phases,
@@ -101,7 +101,7 @@ impl Filter for Spy {
     }
 }
 
-/// What a chain of spies does with one request, hook by hook.
+/// Returns the hooks that a chain of spies calls for one request, in order.
 fn calls(spies: &[(&'static str, Phases, bool)]) -> (Vec<String>, Chain) {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let filters = spies
@@ -232,7 +232,7 @@ fn the_first_filter_that_names_an_upstream_wins_and_key_parts_add_up() {
     assert!(matches!(verdict, Verdict::Reply(_)));
 }
 
-/// Is for `/a` alone.
+/// A filter that handles `/a` alone.
 struct Choosing(Arc<Spy>);
 
 impl Filter for Choosing {

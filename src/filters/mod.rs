@@ -1,6 +1,6 @@
-//! The registry: every kind of filter, in the order in which requests meet them.
+//! Registry of every kind of filter, in the order in which requests meet them.
 //!
-//! Adding one is a folder here, a `mod` line and an [`Entry`]; see `docs/adding-a-filter.md`.
+//! A new filter is a folder here, a `mod` line and an [`Entry`]; see `docs/adding-a-filter.md`.
 
 pub mod access;
 pub mod access_log;
@@ -75,13 +75,13 @@ impl Entry {
         (self.compile)(node, cx)
     }
 
-    /// The query parameters whose values are secrets by this configuration; none if it
+    /// Returns the query parameters whose values this configuration declares secret; none if it
     /// cannot be read, which [`Self::compile`] reports.
     pub fn secret_queries(&self, node: &Node) -> Vec<String> {
         (self.secret_queries)(node)
     }
 
-    /// The configuration with every default filled in; `None` if it cannot be read, which
+    /// Returns the configuration with every default filled in; `None` if it cannot be read, which
     /// [`Self::compile`] reports.
     pub fn print(&self, node: &Node) -> Option<serde_json::Value> {
         (self.print)(node)
@@ -92,7 +92,7 @@ impl Entry {
     }
 }
 
-/// Every kind of filter that is built in. The list's order is the chain's order on requests.
+/// Every built-in kind of filter. The list's order is the chain's order on requests.
 pub const FILTERS: &[Entry] = &[
     Entry::of::<request_id::RequestId>(),
     Entry::of::<timing::Timing>(),
@@ -113,11 +113,11 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<headers::Headers>(),
     Entry::of::<cache::Cache>(),
     Entry::of::<compression::Compression>(),
-    // Meets answers first: the others then add to a map that has room.
+    // First on responses: the other filters then add to a map that has capacity.
     Entry::of::<security_headers::SecurityHeaders>(),
 ];
 
-/// Those, and what a program has of its own ([`own`]) at its places between them.
+/// Returns the built-in filters, with those that the program registered ([`own`]) at their places.
 pub fn all() -> &'static [Entry] {
     own::all()
 }

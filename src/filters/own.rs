@@ -1,21 +1,21 @@
-//! Filters that a program has of its own, made of this library: they take their places in the
-//! registry before anything is read, and are no different from there on.
+//! Filters that a program built on this library adds. They are registered before any configuration
+//! is read, and are treated like built-in filters from then on.
 
 use std::sync::OnceLock;
 
 use super::{Entry, FILTERS};
 use crate::{chain::FilterKind, config::model::ROUTE_KEYS};
 
-/// A kind of filter and where its requests meet it.
+/// A kind of filter and its place in the order of requests.
 #[derive(Clone, Copy)]
 pub struct Own {
     entry: Entry,
-    /// The name of the one behind it; without that it is the last on requests.
+    /// Name of the next filter; without it this filter is the last on requests.
     before: Option<&'static str>,
 }
 
 impl Own {
-    /// Requests meet it right before the kind `name`, and answers right behind it.
+    /// Places the filter right before the kind `name` on requests, and right after it on responses.
     pub const fn before<K: FilterKind>(name: &'static str) -> Self {
         Self {
             entry: Entry::of::<K>(),
@@ -23,7 +23,7 @@ impl Own {
         }
     }
 
-    /// Requests meet it behind all others, and answers before them.
+    /// Places the filter after all others on requests, and before them on responses.
     pub const fn last<K: FilterKind>() -> Self {
         Self {
             entry: Entry::of::<K>(),
@@ -32,7 +32,7 @@ impl Own {
     }
 }
 
-/// Why filters cannot be added.
+/// Reason why filters cannot be added.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OwnError {
     #[error("the filter `{0}` needs another name: that one is taken")]
@@ -45,7 +45,7 @@ pub enum OwnError {
 
 static ALL: OnceLock<Box<[Entry]>> = OnceLock::new();
 
-/// Adds these to the filters of this process.
+/// Adds these filters to the filters of this process.
 pub fn register(own: impl IntoIterator<Item = Own>) -> Result<(), OwnError> {
     let all = with(own)?;
     ALL.set(all).map_err(|_| OwnError::TooLate)
@@ -82,7 +82,7 @@ mod tests {
         config::tree::Spanned,
     };
 
-    /// Does nothing, under a name.
+    /// A filter that does nothing, under a name.
     struct Named<const NAME: usize>;
 
     const NAMES: [&str; 3] = ["mine", "cors", "upstream"];

@@ -1,4 +1,4 @@
-//! What every filter owes to its users, whatever it does.
+//! Properties that every filter must have.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::{
     config::diagnostic::Place,
 };
 
-/// Compiles a filter from its YAML: whether it did, and what was said.
+/// Compiles a filter from its YAML; returns true if it compiled, and the diagnostics.
 fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
     let mut diagnostics = Diagnostics::default();
     let node = tree::parse(yaml, 0, &mut diagnostics).expect("the test's YAML is well formed");
@@ -31,15 +31,15 @@ fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
     (entry.compile(&node, &mut cx).is_some(), diagnostics)
 }
 
-/// The keys of a filter's mapping with their schemas, and the schema of the mapping; `None`
-/// if it has no mapping.
+/// Returns the schema of a filter's mapping and its keys with their schemas; `None` if it has no
+/// mapping.
 fn mapping(entry: &Entry) -> Option<(Value, Vec<(String, Value)>)> {
     let mut generator = SchemaGenerator::default();
     let schema = entry.schema(&mut generator).to_value();
     keys_of(&schema, &Value::Object(generator.take_definitions(true)))
 }
 
-/// The same of what a filter has a list of.
+/// Returns the same for the items of a filter that is a list.
 fn item(entry: &Entry) -> Option<(Value, Vec<(String, Value)>)> {
     let mut generator = SchemaGenerator::default();
     let schema = entry.schema(&mut generator).to_value();
@@ -57,7 +57,7 @@ fn keys_of(schema: &Value, definitions: &Value) -> Option<(Value, Vec<(String, V
         .into_iter()
         .map(|(key, schema)| {
             let mut whole = resolved(&schema, definitions);
-            // What is said of the property counts more than what is said of its type.
+            // The description of the property replaces the description of its type.
             if let Some(description) = schema.get("description") {
                 whole["description"] = description.clone();
             }
@@ -67,7 +67,7 @@ fn keys_of(schema: &Value, definitions: &Value) -> Option<(Value, Vec<(String, V
     Some((full, properties))
 }
 
-/// The ways in which a value may be written, those of a list's item aside.
+/// Returns the forms in which a value may be written, without those of a list's items.
 fn forms(schema: &Value, definitions: &Value) -> Vec<Value> {
     let schema = resolved(schema, definitions);
     match &schema["anyOf"] {

@@ -1,4 +1,4 @@
-//! `access` as written, and how it compiles.
+//! Configuration of `access` as written, and its compilation.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,20 +6,21 @@ use serde::{Deserialize, Serialize};
 use super::Access;
 use crate::{base::net::Cidr, chain::CompileCx};
 
-/// Who may pass, by the client's address as `trusted_proxies` tell it; others get 403.
+/// Clients that may pass, by their address (behind `trusted_proxies`, the reported one); others get
+/// 403.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessConfig {
-    /// Only these may pass, such as `[10.0.0.0/8, "fd00::/8"]`; everybody if absent.
+    /// Only these networks may pass, such as `[10.0.0.0/8, "fd00::/8"]`; all clients may if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     allow: Option<Vec<Cidr>>,
-    /// These may not pass, whatever `allow` says.
+    /// Networks that may not pass, even if `allow` lists them.
     deny: Vec<Cidr>,
 }
 
 impl AccessConfig {
     pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Access> {
-        // An empty `allow` is a list that lost its entries, not a wish to open the gate.
+        // An empty `allow` is a list that lost its entries, not a wish to let all clients pass.
         if self.allow.as_ref().is_some_and(Vec::is_empty) {
             cx.report(
                 "edgeway::access::empty",

@@ -1,4 +1,4 @@
-//! Lets clients pass by their address.
+//! Allows or denies clients by their address.
 
 mod config;
 #[cfg(test)]
@@ -16,7 +16,7 @@ use crate::{
 pub struct Access {
     /// Only these pass, unless empty.
     allow: CidrSet,
-    /// These never pass.
+    /// Networks that never pass.
     deny: CidrSet,
 }
 

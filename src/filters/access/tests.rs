@@ -1,4 +1,4 @@
-//! Who passes.
+//! Clients that pass.
 
 use super::Access;
 use crate::chain::testkit::{Check, check, refused};

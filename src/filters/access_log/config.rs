@@ -1,4 +1,4 @@
-//! The access log as written in YAML, and its compilation.
+//! Configuration of the access log as written, and its compilation.
 
 use std::{path::Path, sync::OnceLock, time::Duration};
 
@@ -26,17 +26,17 @@ const KEEP: u32 = 7;
 const MOST_ARCHIVES: u32 = 1000;
 const SMALLEST_FILE: ByteSize = ByteSize(64 * 1024);
 
-/// One line for each request.
+/// Access log with one line for each request.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessLogConfig {
-    /// A path, from the folder of the configuration, or `stdout`, which is the default.
+    /// Path, relative to the folder of the configuration, or `stdout`, which is the default.
     file: Option<Spanned<String>>,
-    /// `json` (the default), or `compat`: nginx' `combined` line and a tail of our own.
+    /// `json` (the default), or `compat`: nginx' `combined` line with additional fields.
     format: LineFormat,
-    /// When a file makes room for a new one; `false` if something else rotates it.
+    /// Rotation of the file; `false` if another program rotates it.
     rotate: Option<Spanned<RotateConfig>>,
-    /// Query names whose values are not written: names that are, or end with, one of these
+    /// Query parameters whose values are not written: names that are, or end with, one of these
     /// words (`=code` for the whole name only). `[]` for none; the words for tokens, keys,
     /// passwords and signatures if absent.
     redact: Vec<String>,
@@ -53,21 +53,21 @@ impl Default for AccessLogConfig {
     }
 }
 
-/// When a file makes room for a new one and how many old ones are kept; with `every` and
-/// `size`, whichever comes first. `false` if something else rotates the file, and sends
-/// SIGUSR1 when it did.
+/// Time or size at which a file is rotated, and the number of old files to keep; with `every` and
+/// `size`, whichever comes first. `false` if another program rotates the file and sends SIGUSR1
+/// afterwards.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 pub(super) struct RotateConfig {
     #[serde(skip)]
     is_off: bool,
-    /// At each multiple of this span, in UTC: `1d` at midnight. `1d` if neither this nor
+    /// Rotates at each multiple of this span, in UTC: `1d` at midnight. `1d` if neither this nor
     /// `size` is given.
     every: Option<Spanned<Span>>,
-    /// Before the file would grow larger than this.
+    /// Rotates before the file would grow larger than this.
     size: Option<Spanned<ByteSize>>,
-    /// How many old files are kept, as `FILE.1` (the youngest), `FILE.2` …; 7 if absent.
+    /// Number of old files to keep, as `FILE.1` (the newest), `FILE.2` …; 7 if absent.
     keep: Option<Spanned<u32>>,
 }
 
@@ -118,7 +118,7 @@ impl Serialize for AccessLogConfig {
         )?;
         map.serialize_entry("format", &self.format)?;
         match &self.rotate {
-            // What nothing rotates takes no `rotate`.
+            // Stdout is never rotated, so it has no `rotate`.
             _ if self.is_stdout() => {}
             Some(rotate) => map.serialize_entry("rotate", rotate)?,
             None => map.serialize_entry("rotate", &RotateConfig::default())?,
@@ -133,7 +133,7 @@ impl AccessLogConfig {
         let target = self.target(cx);
         let rotation = self.rotation(cx);
         let (target, rotation) = (target?, rotation?);
-        // Whatever `redact` says: other filters of the route read secrets there.
+        // Secrets that other filters of the route read there are redacted whatever `redact` lists.
         let own = cx.secret_queries.iter().map(|name| format!("={name}"));
         Some(AccessLog {
             format: self.format,
@@ -146,7 +146,7 @@ impl AccessLogConfig {
         })
     }
 
-    /// `None` if a problem was reported.
+    /// Returns `None` if a problem was reported.
     fn target(&self, cx: &mut CompileCx<'_>) -> Option<Target> {
         let Some(file) = &self.file else {
             return Some(Target::Stdout);
@@ -200,7 +200,7 @@ impl AccessLogConfig {
         self.file.as_ref().is_none_or(|file| file.value == STDOUT)
     }
 
-    /// `None` if a problem was reported.
+    /// Returns `None` if a problem was reported.
     fn rotation(&self, cx: &mut CompileCx<'_>) -> Option<Rotation> {
         let is_stdout = self.is_stdout();
         match &self.rotate {

@@ -1,5 +1,5 @@
-//! Text, numbers and addresses as bytes of a line. No formatting machinery, no allocation
-//! of its own.
+//! Writes text, numbers and addresses as bytes of a line, without formatting machinery and without
+//! allocations of its own.
 
 use std::{
     io::Write as _,
@@ -13,7 +13,7 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Adds `text` as the inside of a JSON string.
 ///
-/// Bytes that are no UTF-8 become U+FFFD, so that a line is JSON whatever a client sent.
+/// Bytes that are not UTF-8 become U+FFFD, so that a line is JSON whatever a client sent.
 pub(super) fn put_json(out: &mut Vec<u8>, text: &[u8]) {
     if is_plain(text) {
         out.extend_from_slice(text);
@@ -22,8 +22,8 @@ pub(super) fn put_json(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// Visible ASCII and spaces only, without quotes and backslashes. Eight bytes at a time,
-/// since nearly all text of a log is plain; the last eight may overlap those before.
+/// Returns true for visible ASCII and spaces without quotes and backslashes. Checks eight bytes at
+/// a time, since nearly all text of a log is plain; the last eight may overlap those before.
 fn is_plain(text: &[u8]) -> bool {
     if let Some(last) = text.last_chunk::<8>() {
         let (words, _) = text.as_chunks::<8>();
@@ -40,10 +40,10 @@ fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|b| PLAIN[usize::from(*b)])
 }
 
-/// Not zero if one of the eight bytes of `word` is special.
+/// Returns a non-zero value if one of the eight bytes of `word` is special.
 ///
-/// Where all bytes are below 128, each subtraction sets the top bit of a byte that it
-/// looks for. Its borrow may mark the byte above as well, which changes nothing here.
+/// If all bytes are below 128, each subtraction sets the top bit of a byte that it looks for. Its
+/// borrow may mark the byte above as well, which changes nothing here.
 fn special(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const TOPS: u64 = 0x8080_8080_8080_8080;
@@ -54,7 +54,7 @@ fn special(word: u64) -> u64 {
     (word | below_space | quote | backslash | delete) & TOPS
 }
 
-/// Which bytes are plain: for the few that make no whole word.
+/// Table of plain bytes, for text shorter than a word.
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = 0x20;
@@ -88,7 +88,7 @@ fn put_json_slowly(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// Adds `text` as nginx does inside the quotes of a `combined` line: `\x22` for whatever
+/// Adds `text` as nginx does inside the quotes of a `combined` line: `\x22` for every byte that
 /// could end them or is not visible ASCII.
 pub(super) fn put_compat(out: &mut Vec<u8>, text: &[u8]) {
     if is_plain(text) {
@@ -106,7 +106,7 @@ pub(super) fn put_compat(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// Milliseconds with three decimals.
+/// Adds a duration in milliseconds with three decimals.
 pub(super) fn put_millis(out: &mut Vec<u8>, span: Duration) {
     let millis = span.as_secs().saturating_mul(1000) + u64::from(span.subsec_millis());
     put_number(out, millis);

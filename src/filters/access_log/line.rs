@@ -1,4 +1,4 @@
-//! One request as one line: JSON, or nginx' `combined` with a tail of our own.
+//! Log line of one request: JSON, or nginx' `combined` with additional fields.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,24 +15,25 @@ use crate::{
     chain::{Exchange, Facts, LogFields},
 };
 
-/// Longer ones are cut: a client could fill the disk with them.
+/// Maximum length of a logged header; longer ones are truncated, since a client could fill the disk
+/// with them.
 const LONGEST_HEADER: usize = 512;
 
-/// As for headers; a token's claim may be as long as its issuer likes.
+/// Maximum length of a logged user, as for headers; an issuer may write a claim of any length.
 const LONGEST_USER: usize = 256;
 
-/// What a line is made of.
+/// Inputs of a line.
 pub(super) struct Line<'a> {
     pub(super) ex: &'a Exchange<'a>,
     pub(super) wall: SystemTime,
     pub(super) redact: &'a Redact,
 }
 
-/// How a line is written.
+/// Format of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum LineFormat {
-    /// One JSON object.
+    /// A JSON object.
     #[default]
     Json,
     /// nginx' `combined` line, then `X-Cache-Status:`, the request id and times.
@@ -47,7 +48,7 @@ impl LineFormat {
         }
     }
 
-    /// A line that was put before, and the fields that came later.
+    /// Adds a line that was formatted before, with fields that became known later.
     pub(super) fn put_with(self, out: &mut Vec<u8>, line: &[u8], fields: &LogFields) {
         let end: &[u8] = match self {
             Self::Json => b"}\n",
@@ -87,7 +88,7 @@ fn put_compat_fields(out: &mut Vec<u8>, fields: &LogFields) {
     for (plugin, fields) in fields {
         for (name, value) in fields {
             out.extend_from_slice(b" plugin.");
-            // Spaces would make two columns of it.
+            // Spaces would split the name into two columns.
             put_compat(out, plugin.replace([' ', '='], "_").as_bytes());
             out.push(b'.');
             put_compat(out, name.as_bytes());
@@ -184,7 +185,7 @@ impl Line<'_> {
         out.push(b' ');
         out.extend_from_slice(facts.client.protocol.as_str().as_bytes());
         out.extend_from_slice(b"\" ");
-        // What nginx writes for a client that left before its answer.
+        // nginx writes 499 for a client that disconnected before the response.
         put_number(
             out,
             if facts.status == 0 { 499 } else { facts.status }.into(),
@@ -228,12 +229,12 @@ impl Line<'_> {
         out.push(b'\n');
     }
 
-    /// Path and query as the client sent them.
+    /// Returns path and query as the client sent them.
     fn target(&self) -> (&[u8], Option<&[u8]>) {
         let head = self.ex.head;
         let raw = head.raw_path();
         if raw.first() != Some(&b'/') {
-            // Absolute form, which may hold a password, or `*`.
+            // A target in absolute form may hold a password; the other form is `*`.
             let uri = &head.uri;
             return (uri.path().as_bytes(), uri.query().map(str::as_bytes));
         }
@@ -244,7 +245,7 @@ impl Line<'_> {
     }
 }
 
-/// What the client said in headers that the line repeats, found in one pass over them.
+/// Request headers that the line repeats, found in one pass over all headers.
 #[derive(Default)]
 struct Said<'a> {
     host: &'a [u8],
@@ -255,7 +256,7 @@ struct Said<'a> {
 impl<'a> Said<'a> {
     fn of(ex: &Exchange<'a>) -> Self {
         let mut said = Self::default();
-        // The first line of each counts.
+        // The first line of each header is used.
         for (name, value) in &ex.head.headers {
             let value = value.as_bytes();
             match name.as_str().as_bytes() {
@@ -268,7 +269,7 @@ impl<'a> Said<'a> {
             }
         }
         if let Some(authority) = ex.head.uri.authority() {
-            // Without a user and password before it.
+            // Drops a user and password before the host.
             let text = authority.as_str();
             said.host = text.rsplit('@').next().unwrap_or(text).as_bytes();
         }
@@ -276,13 +277,13 @@ impl<'a> Said<'a> {
     }
 }
 
-/// Who the client has proven to be.
+/// Returns the proven name of the client.
 fn user(facts: &Facts) -> Option<&[u8]> {
     let user = facts.identity.as_ref()?.user.as_deref()?.as_bytes();
     Some(&user[..user.len().min(LONGEST_USER)])
 }
 
-/// nginx' `$remote_user`. Spaces would make two columns of it.
+/// Adds nginx' `$remote_user`. Spaces would split it into two columns.
 fn put_compat_user(out: &mut Vec<u8>, user: Option<&[u8]>) {
     let Some(user) = user.filter(|user| !user.is_empty()) else {
         out.push(b'-');
@@ -296,7 +297,7 @@ fn put_compat_user(out: &mut Vec<u8>, user: Option<&[u8]>) {
     }
 }
 
-/// A page's query may hold its secrets.
+/// Removes the query of a `Referer`, which may hold secrets of the page.
 fn without_query(referer: &[u8]) -> &[u8] {
     let end = referer
         .iter()

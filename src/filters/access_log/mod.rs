@@ -1,8 +1,8 @@
-//! One line for each request, to stdout or to a file that rotates. Never blocks a request.
+//! Writes one line for each request, to stdout or to a file that rotates. Never blocks a request.
 //!
 //! The line is formatted on the request's own thread into a buffer of the log's file
-//! ([`log_file`](crate::base::log_file)); a full buffer drops lines and counts them. What
-//! cannot be written is tried again, and requests go on.
+//! ([`log_file`](crate::base::log_file)); a full buffer drops lines and counts them. Failed writes
+//! are retried while requests continue.
 
 mod config;
 mod escape;
@@ -26,7 +26,7 @@ use crate::{
     chain::{CompileCx, Exchange, Filter, FilterKind, LateFields, Phases},
 };
 
-/// What the log's writer counts.
+/// Counters of the log writer.
 const COUNTED: Kind = Kind {
     name: "access log",
     written: (
@@ -43,7 +43,7 @@ const COUNTED: Kind = Kind {
     ),
 };
 
-/// The kind of filter; see `docs/filters/access_log.md`.
+/// The filter kind; see `docs/filters/access_log.md`.
 pub struct AccessLogKind;
 
 impl FilterKind for AccessLogKind {
@@ -65,8 +65,8 @@ pub struct AccessLog {
     target: Target,
     rotation: Rotation,
     counts: Counts,
-    /// Made by the first line: `edgeway check`, and a configuration that is refused for
-    /// another reason, open no file and change no rotation.
+    /// Created by the first line: `edgeway check`, and a configuration that is refused for another
+    /// reason, open no file and change no rotation.
     writer: OnceLock<Arc<User>>,
 }
 

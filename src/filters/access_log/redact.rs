@@ -1,16 +1,16 @@
-//! Query values that are secrets by their names never reach the log.
+//! Keeps query values out of the log if their names mark them as secrets.
 
 use crate::base::secret;
 
-/// Longer names are judged by their ends.
+/// Longest name that is decoded; of longer names only the end is checked.
 const LONGEST_NAME: usize = 64;
 
-/// The words, by their last letters.
+/// The words, indexed by their last letters.
 pub(super) struct Redact {
-    /// In lower case, those with one last byte beside one another.
+    /// Words in lower case, grouped by their last byte.
     words: Box<[Word]>,
-    /// Where in `words` those with a last byte of this value, modulo 32, begin and end:
-    /// most names are known for harmless by one look. Upper and lower case share a place.
+    /// Start and end in `words` of those with a last byte of this value, modulo 32: most names are
+    /// recognized as harmless with one lookup. Upper and lower case share an entry.
     by_end: [(u16, u16); 32],
 }
 
@@ -70,7 +70,7 @@ impl Redact {
         }
     }
 
-    /// Whether a name is a secret's, by one of the words.
+    /// Returns true if one of the words marks a parameter name as a secret.
     fn hides(&self, name: &[u8]) -> bool {
         let mut decoded = [0; LONGEST_NAME];
         let name = if name.contains(&b'%') {
@@ -85,17 +85,17 @@ impl Redact {
     }
 }
 
-/// The last byte without its case, as an index.
+/// Returns the last byte of a name without its case, as an index.
 fn end_of(name: &[u8]) -> usize {
     usize::from(name.last().copied().unwrap_or_default() & 31)
 }
 
-/// Where the value of `name=value` begins.
+/// Returns the start of the value in `name=value`.
 fn value_start(pair: &[u8]) -> Option<usize> {
     pair.iter().position(|b| *b == b'=').map(|at| at + 1)
 }
 
-/// `%74oken` as `token`: the origin reads it so. The end of what does not fit.
+/// Decodes `%74oken` to `token`, as the origin does. Keeps the end of a name that does not fit.
 fn decode<'a>(name: &[u8], out: &'a mut [u8; LONGEST_NAME]) -> &'a [u8] {
     let mut at = LONGEST_NAME;
     let mut rest = name;

@@ -1,4 +1,4 @@
-//! What a reader of the access log finds of a request.
+//! Lines of the access log as a reader sees them.
 
 use std::{path::Path, time::Duration};
 
@@ -30,12 +30,13 @@ fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
-/// The line of a request with every fact filled in.
+/// Returns the line of a request with every fact filled in.
 fn line_of(yaml: &str) -> String {
     line_beside(yaml, &[])
 }
 
-/// As [`line_of`], where filters of the route read secrets in these parameters.
+/// Returns the line as [`line_of`] does, where filters of the route read secrets in these
+/// parameters.
 fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
@@ -190,7 +191,7 @@ fn words_to_redact_can_be_chosen() {
     assert!(line.contains("page=2&token=hunter2"), "{line}");
 }
 
-/// The line of a request of which nothing is known but its target.
+/// Returns the line of a request with no facts but its target.
 fn bare_line(format: &str, method: &str, target: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");

@@ -1,4 +1,4 @@
-//! `api_key` as written, and how it compiles.
+//! Configuration of `api_key` as written, and its compilation.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,30 +22,31 @@ use crate::{
     },
 };
 
-/// A file of keys beyond this is something else.
+/// Maximum size of a key file; a larger one is not a list of keys.
 const LONGEST_FILE: u64 = 8 << 20;
 
 const MAKE_ONE: &str = "make a key and its line with `edgeway hash api-key NAME`";
 
-/// Asks for a key that was given to a client.
+/// Requires an API key that was issued to a client.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiKeyConfig {
-    /// Where clients show it; in `Authorization` behind the word `Bearer`.
+    /// Header that carries the key; in `Authorization` after the scheme `Bearer`.
     header: Spanned<String>,
     /// The keys by name and hash.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     keys: Vec<Spanned<KeyConfig>>,
-    /// Lines `NAME HASH` or `NAME HASH RATE`, beside `keys`. Read when the configuration is.
+    /// File with lines `NAME HASH` or `NAME HASH RATE`, in addition to `keys`. Read when the
+    /// configuration is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<Spanned<PathBuf>>,
-    /// Lets requests without a key pass, as nobody's. A wrong key is refused all the same.
+    /// Lets requests without a key pass, without an identity. An invalid key is still refused.
     optional: bool,
-    /// The header that names the key to the backend; what clients send by this name never
-    /// gets there.
+    /// Header that carries the name of the key to the backend; a header of this name sent by a
+    /// client is removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     forward: Option<Spanned<String>>,
-    /// Whether the key is taken out of what the backend gets.
+    /// True to remove the key from the request to the backend.
     strip: bool,
 }
 
@@ -62,25 +63,25 @@ impl Default for ApiKeyConfig {
     }
 }
 
-/// One key.
+/// An API key.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct KeyConfig {
-    /// Whose it is: what logs, limits and the backend call it by.
+    /// Name of the key's owner in logs, limits and requests to the backend.
     name: String,
     /// `sha256:` and 64 hexadecimal digits, as `edgeway hash api-key` prints it.
     hash: String,
-    /// How often it may be used, on this gateway; whenever its owner likes if absent.
+    /// Number of uses per period on this gateway; unlimited if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rate: Option<Rate>,
-    /// How many of them may come at once; as many as `rate` has if absent.
+    /// Number of uses that may come at once; the count of `rate` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     burst: Option<u32>,
 }
 
 impl ApiKeyConfig {
     pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<ApiKey> {
-        // One for all routes: a key has one budget, wherever it is used.
+        // One table for all routes: a key has one budget, on whatever route it is used.
         let counts = cx
             .zones
             .get_or_create("api_key", || Table::new(MAX_KEYS, cx.clock));
@@ -150,7 +151,7 @@ impl ApiKeyConfig {
     }
 }
 
-/// The keys that were found so far.
+/// Keys found so far.
 struct Found {
     keys: HashMap<u64, Vec<Key>>,
     names: HashSet<String>,

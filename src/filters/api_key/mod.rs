@@ -1,8 +1,8 @@
-//! Lets clients pass that show a key which was given to them.
+//! Lets clients pass that present a valid API key.
 //!
-//! Keys are long and random, so they are kept as one round of SHA-256; what a client shows
-//! is hashed, looked up by a part of the hash and compared whole, in a time that does not
-//! depend on where they differ.
+//! Keys are long and random, so they are stored as one round of SHA-256. A presented key is hashed,
+//! looked up by a part of the hash and compared in full, in a time that does not depend on the
+//! position of the first difference.
 
 mod config;
 #[cfg(test)]
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Longer keys are nobody's.
+/// Longest key that can be valid.
 const LONGEST: usize = 512;
 
 const BEARER: &[u8] = b"Bearer ";
@@ -33,26 +33,26 @@ const BEARER: &[u8] = b"Bearer ";
 /// The compiled filter.
 pub struct ApiKey {
     header: HeaderName,
-    /// The key stands behind the word `Bearer`.
+    /// True if the key follows the scheme `Bearer`.
     is_bearer: bool,
-    /// By a part of their hashes.
+    /// Keys by a part of their hashes.
     keys: HashMap<u64, Vec<Key>>,
     optional: bool,
     forward: Option<HeaderName>,
-    /// What no client may send.
+    /// Headers that no client may send.
     own: OwnHeaders,
     strip: bool,
-    /// How often each key was used, if any key has a rate.
+    /// Uses of each key, if any key has a rate.
     counts: Option<Arc<Table>>,
     clock: Clock,
     challenge: HeaderValue,
     metrics: AuthMetrics,
 }
 
-/// A key as it is known.
+/// A key and its hash.
 struct Key {
     name: Arc<str>,
-    /// The name as the backend gets it.
+    /// The name as sent to the backend.
     header: HeaderValue,
     hash: ApiKeyHash,
     limit: Option<KeyLimit>,
@@ -60,20 +60,20 @@ struct Key {
 
 struct KeyLimit {
     quota: Quota,
-    /// Where its uses are counted.
+    /// Key of the counter in the table.
     place: Place,
 }
 
-/// What a request shows.
+/// Key presented by a request.
 #[derive(Clone, Copy)]
 enum Shown<'a> {
     Nothing,
-    /// Something that cannot be a key of ours.
+    /// A value that cannot be a valid key.
     Malformed,
     Key(&'a [u8]),
 }
 
-/// The name of the key that let the request pass, for the backend.
+/// Name of the key that let the request pass, for the backend.
 struct Known(HeaderValue);
 
 impl FilterKind for ApiKey {
@@ -179,7 +179,7 @@ impl ApiKey {
         if self.is_bearer {
             match key.split_at_checked(BEARER.len()) {
                 Some((scheme, rest)) if scheme.eq_ignore_ascii_case(BEARER) => key = rest,
-                // Another way to show who one is, and none of ours.
+                // Credentials of another scheme, which this filter does not accept.
                 _ => return Shown::Malformed,
             }
         }

@@ -1,4 +1,4 @@
-//! Whose key passes, how often, and what the backend learns of it.
+//! Keys that pass, their rates, and the headers sent to the backend.
 
 use super::ApiKey;
 use crate::{

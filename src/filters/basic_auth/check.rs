@@ -1,4 +1,5 @@
-//! Compares passwords with slow hashes: a few at once, and each only once in a while.
+//! Compares passwords with slow hashes: a few at a time, and the same credentials only once in a
+//! while.
 
 use std::{
     collections::HashMap,
@@ -18,17 +19,17 @@ use crate::{
     zones::Zone,
 };
 
-/// So long who was recognised need not be compared again.
+/// Time for which successful credentials need no new comparison.
 const REMEMBERED: Duration = Duration::from_mins(5);
-/// So many are remembered.
+/// Maximum number of remembered credentials.
 const MOST: usize = 16_384;
 
-/// What came of a comparison.
+/// Result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compared {
     Right,
     Wrong,
-    /// Too many are waiting.
+    /// Too many comparisons are waiting.
     Busy,
 }
 
@@ -37,25 +38,25 @@ pub(super) struct Asked<'a> {
     pub(super) shown: Fingerprint,
     pub(super) hash: &'a Arc<PasswordHash>,
     pub(super) password: Vec<u8>,
-    /// There is a user of that name.
+    /// True if a user of that name exists.
     pub(super) is_somebody: bool,
     pub(super) client: IpAddr,
     pub(super) now: Instant,
 }
 
-/// Everybody's comparisons. Lives on over reloads, and is nobody else's to know.
+/// Comparisons of all routes and clients. Outlives reloads and is private to this filter.
 pub(super) struct Checks {
-    /// When credentials were right last.
+    /// Time at which credentials were last found right.
     known: Recent<Instant>,
     turns: Arc<Turns>,
-    /// Credentials that are being compared: whoever shows the same waits for that.
+    /// Credentials being compared; requests with the same credentials wait for the result.
     in_flight: Mutex<HashMap<Fingerprint, Arc<Comparison>>>,
 }
 
-/// What came of one comparison, once it is over.
+/// Result of one comparison, once it is over.
 type Comparison = tokio::sync::Mutex<Option<Compared>>;
 
-/// Takes part in the comparison of some credentials, and is the last to leave or not.
+/// A participant in the comparison of some credentials; the last one to leave removes it.
 struct Joined<'a> {
     checks: &'a Checks,
     shown: Fingerprint,
@@ -65,7 +66,7 @@ struct Joined<'a> {
 impl Drop for Joined<'_> {
     fn drop(&mut self) {
         let mut in_flight = self.checks.in_flight.lock();
-        // The map's and ours.
+        // The map holds one reference and this participant another.
         if Arc::strong_count(&self.comparison) <= 2 {
             in_flight.remove(&self.shown);
         }
@@ -76,7 +77,7 @@ impl Zone for Checks {}
 
 impl Default for Checks {
     fn default() -> Self {
-        // Half of the cores: the others go on serving.
+        // Half of the cores: the others continue to serve.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             known: Recent::new(MOST),
@@ -87,16 +88,16 @@ impl Default for Checks {
 }
 
 impl Checks {
-    /// What stands for these credentials and this list of users, and tells nothing of them.
+    /// Returns a keyed hash of these credentials and this list of users, which reveals neither.
     pub(super) fn fingerprint(&self, list: &[u8], name: &str, password: &[u8]) -> Fingerprint {
         self.known.fingerprint([list, name.as_bytes(), password])
     }
 
-    /// Compares, unless these credentials were right a short time ago. Clients that wait for it
-    /// take turns, so that none of them keeps others out.
+    /// Compares the credentials, unless they were right a short time ago. Waiting clients take
+    /// turns, so that no client starves the others.
     ///
-    /// For nobody (`is_somebody` is false) it takes as long, and what was right is not
-    /// remembered: a second answer that came at once would tell somebody's password.
+    /// For an unknown user (`is_somebody` is false) the comparison takes as long, and success is
+    /// not remembered: a fast second response would reveal another user's password.
     pub(super) async fn verify(&self, asked: Asked<'_>) -> Compared {
         let Asked { shown, now, .. } = asked;
         if self.is_known(shown, now) {
@@ -113,7 +114,7 @@ impl Checks {
         };
         let hash = Arc::clone(asked.hash);
         let password = asked.password;
-        // A comparison goes on when its client has left, and so does its turn.
+        // A comparison continues when its client has disconnected, and keeps its turn.
         let compared = tokio::task::spawn_blocking(move || {
             let is_right = hash.verify(&password);
             drop(turn);
@@ -195,7 +196,7 @@ mod tests {
             (b"wonderland", Compared::Right),
         ] {
             let shown = checks.fingerprint(b"", "alice", password);
-            // Many more than an address has a share of.
+            // Far more requests than one address has a share for.
             let all = (0..100).map(|_| checks.verify(asked(shown, &hash, password)));
             let all = futures_util::future::join_all(all).await;
             assert!(all.iter().all(|compared| *compared == expected), "{all:?}");

@@ -1,4 +1,4 @@
-//! `basic_auth` as written, and how it compiles.
+//! Configuration of `basic_auth` as written, and its compilation.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,27 +18,27 @@ use crate::{
     config::{diagnostic::Place, tree::Spanned},
 };
 
-/// A file of users beyond this is something else.
+/// Maximum size of a user file; a larger one is not a list of users.
 const LONGEST_FILE: u64 = 8 << 20;
 
-/// Asks for a user's name and password (RFC 7617).
+/// Requires a user's name and password (RFC 7617).
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BasicAuthConfig {
-    /// What browsers show when they ask.
+    /// Realm that browsers show when they prompt for a password.
     realm: Spanned<String>,
-    /// Lines `NAME:HASH`, as `edgeway hash password` and `htpasswd -B` write them. Read when
-    /// the configuration is.
+    /// File with lines `NAME:HASH`, as `edgeway hash password` and `htpasswd -B` write them. Read
+    /// when the configuration is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<Spanned<PathBuf>>,
-    /// Name → hash, beside those of the file.
+    /// Users as name → hash, in addition to those of the file.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     users: BTreeMap<String, Spanned<Secret>>,
-    /// The header that names the user to the backend; what clients send by this name never
-    /// gets there.
+    /// Header that carries the user's name to the backend; a header of this name sent by a client
+    /// is removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     forward: Option<Spanned<String>>,
-    /// Whether the `Authorization` header is taken out of what the backend gets.
+    /// True to remove the `Authorization` header from the request to the backend.
     strip: bool,
 }
 
@@ -97,7 +97,7 @@ impl BasicAuthConfig {
     }
 }
 
-/// The users that were found so far.
+/// Users found so far.
 struct List {
     users: HashMap<Box<str>, User>,
     is_right: bool,
@@ -179,8 +179,8 @@ impl List {
         }
     }
 
-    /// Differs from every other list of users: who was recognised by one is a stranger to
-    /// another.
+    /// Returns a hash that differs for every other list of users: credentials remembered for one
+    /// list are unknown to another.
     fn fingerprint(&self) -> Vec<u8> {
         let mut lines: Vec<String> = self
             .users
@@ -203,7 +203,7 @@ fn text_of(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|e| e.to_string())
 }
 
-/// `Basic realm="…"`, with the encoding that names and passwords are read in.
+/// Builds `Basic realm="…"` with the charset in which names and passwords are read.
 fn challenge(realm: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderValue> {
     let quoted = realm.value.replace('\\', "\\\\").replace('"', "\\\"");
     let value = format!("Basic realm=\"{quoted}\", charset=\"UTF-8\"");

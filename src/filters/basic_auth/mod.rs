@@ -1,9 +1,8 @@
-//! Lets users pass who know their password (RFC 7617).
+//! Lets users pass with their name and password (RFC 7617).
 //!
-//! A password is compared with a slow hash, on threads that may wait and never more at once
-//! than the machine bears; clients take turns at it (`base::turns`). Who was recognised is
-//! remembered for a while, by a keyed hash of what was shown, so that a page with forty files
-//! costs one comparison.
+//! Passwords are compared with a slow hash, on threads that may block and never more at once than
+//! the machine can handle; clients take turns (`base::turns`). Successful credentials are
+//! remembered for a while, by a keyed hash, so that a page with forty files costs one comparison.
 
 mod check;
 mod config;
@@ -26,17 +25,17 @@ use crate::{
 
 const INVALID: &str = "basic_auth_invalid";
 
-/// Longer credentials are nobody's.
+/// Longest credentials that can be valid.
 const LONGEST: usize = 1024;
 
 /// The compiled filter.
 pub struct BasicAuth {
     users: HashMap<Box<str>, User>,
-    /// Tells this list of users from every other one.
+    /// Hash that differs for every other list of users.
     list: Arc<[u8]>,
     challenge: HeaderValue,
     forward: Option<HeaderName>,
-    /// What no client may send.
+    /// Headers that no client may send.
     own: OwnHeaders,
     strip: bool,
     checks: Arc<Checks>,
@@ -49,7 +48,7 @@ struct User {
     hash: Arc<PasswordHash>,
 }
 
-/// The user that this filter let pass, for the backend.
+/// User that this filter let pass, for the backend.
 struct Known(HeaderValue);
 
 impl FilterKind for BasicAuth {
@@ -121,8 +120,8 @@ impl BasicAuth {
             Err(Malformed) => return self.refuse(ex, Outcome::Invalid, INVALID, None),
         };
         let user = self.users.get(name.as_str());
-        // A name that nobody has costs as much time as a wrong password: whoever measures
-        // does not learn which names there are.
+        // An unknown name takes as much time as a wrong password, so response times do not reveal
+        // which names exist.
         let hash = user
             .or_else(|| self.users.values().next())
             .map(|user| &user.hash);
@@ -164,7 +163,7 @@ impl BasicAuth {
         Verdict::Next
     }
 
-    /// `subject` is a user that exists: a guessed name is nobody's.
+    /// Refuses the request. `subject` is an existing user; a guessed name is no subject.
     fn refuse(
         &self,
         ex: &mut Exchange<'_>,
@@ -179,10 +178,10 @@ impl BasicAuth {
     }
 }
 
-/// An `Authorization` header that is no user's name and password.
+/// Error for an `Authorization` header that holds no user name and password.
 struct Malformed;
 
-/// Name and password as the client shows them; `None` if it shows none.
+/// Returns name and password as the client sent them; `None` if it sent none.
 fn credentials(ex: &Exchange<'_>) -> Result<Option<(String, Vec<u8>)>, Malformed> {
     let mut values = ex.head.headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {

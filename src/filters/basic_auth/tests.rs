@@ -1,11 +1,11 @@
-//! Who passes by name and password, and what is kept from others.
+//! Users that pass by name and password, and data that backends must not get.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::BasicAuth;
 use crate::chain::testkit::{Check, check, refused};
 
-/// The quickest hash there is: the tests are about everything else.
+/// Returns the fastest hash possible: the tests are about everything else.
 fn hash(password: &str) -> String {
     bcrypt::hash(password, 4).unwrap()
 }

@@ -1,4 +1,4 @@
-//! `body_limit` as written, and how it compiles.
+//! Configuration of `body_limit` as written, and its compilation.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -10,7 +10,7 @@ use crate::{
     config::tree::short::{self, Short, read_short},
 };
 
-/// The longest request body that passes: a size, or a mapping.
+/// Maximum size of a request body: a size, or a mapping.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = or_size)]
@@ -27,7 +27,7 @@ impl Default for BodyLimitConfig {
     }
 }
 
-/// For the schema: the size alone is right as well.
+/// Extends the schema: a size alone is valid too.
 fn or_size(schema: &mut Schema) {
     let size = ByteSize::json_schema(&mut SchemaGenerator::default());
     short::or(schema, size.to_value());
@@ -66,7 +66,7 @@ impl Serialize for BodyLimitConfig {
 
 impl BodyLimitConfig {
     pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<BodyLimit> {
-        // To some products 0 means "no limit", to others "no body": we ask.
+        // In some products 0 means "no limit", in others "no body": report it.
         if self.max.0 == 0 {
             cx.report(
                 "edgeway::body_limit::zero",

@@ -17,7 +17,7 @@ pub struct BodyLimit {
     max: u64,
 }
 
-/// Bytes of a body without a `Content-Length` so far.
+/// Bytes received so far of a body without a `Content-Length`.
 struct Received(u64);
 
 impl FilterKind for BodyLimit {
@@ -78,8 +78,8 @@ impl Filter for BodyLimit {
     }
 }
 
-/// The limit for requests that another route takes. Nobody counts what they send, so they say
-/// how much it is.
+/// The limit for requests that another route takes. Their body is not counted, so they must declare
+/// its length.
 struct Announced(BodyLimit);
 
 impl Filter for Announced {
@@ -92,7 +92,7 @@ impl Filter for Announced {
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
-        // Of HTTP/2 nothing tells whether there is a body.
+        // HTTP/2 headers do not tell whether a body follows.
         let may_have_one = ex.head.version != http::Version::HTTP_2
             || !matches!(
                 ex.head.method.as_str(),
@@ -109,8 +109,8 @@ impl Filter for Announced {
 }
 
 impl BodyLimit {
-    /// A length that is no number is left to the parser, which refuses it; one that is
-    /// longer than any number counts as too large.
+    /// Returns true if the length is within the limit. An invalid length is left to the parser,
+    /// which refuses it; a length beyond any number is too large.
     fn allows(&self, length: &[u8]) -> bool {
         let mut total = 0u64;
         for digit in length {
@@ -125,11 +125,11 @@ impl BodyLimit {
     }
 }
 
-/// Whether what arrives is a body of a length that nobody announced.
+/// Returns true if the request has a body of undeclared length.
 ///
-/// An announced one was checked already, and HTTP's framing ends it there. An HTTP/1
-/// request that announces neither length nor chunks has no body: what arrives then are
-/// the messages of a WebSocket, which have no end.
+/// A declared length was checked already, and HTTP's framing ends the body there. An HTTP/1 request
+/// that declares neither a length nor chunks has no body: any bytes that arrive are messages of a
+/// WebSocket, which have no end.
 fn is_counted(ex: &Exchange<'_>) -> bool {
     match ex.head.version {
         http::Version::HTTP_2 | http::Version::HTTP_3 => {
@@ -139,7 +139,8 @@ fn is_counted(ex: &Exchange<'_>) -> bool {
     }
 }
 
-/// The connection closes: the rest of the body would otherwise have to be read.
+/// Refuses the request and closes the connection: the rest of the body would otherwise have to be
+/// read.
 fn too_large() -> Verdict {
     Reply::refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_limit")
         .detail("What you sent is larger than this address takes.")

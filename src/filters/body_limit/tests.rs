@@ -1,4 +1,4 @@
-//! Where bodies end.
+//! Limits of body sizes.
 
 use super::BodyLimit;
 use crate::chain::testkit::{Check, check, refused};

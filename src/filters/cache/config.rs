@@ -1,4 +1,4 @@
-//! `cache` of a route as written, and how it compiles.
+//! Configuration of a route's `cache` as written, and its compilation.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,85 +22,84 @@ use crate::{
     limits::{gcra::Quota, key::KeyItem, memory::Table},
 };
 
-/// Addresses whose demands are counted at once.
+/// Maximum number of addresses counted at once.
 const MAX_KEYS: usize = 100_000;
 
-/// What is kept of a route's answers: `{}` or `true` for what the origin allows, or a mapping.
+/// Caching of a route's responses: `{}` or `true` to store whatever the origin allows, or a
+/// mapping.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 pub struct RouteCacheConfig {
-    /// `app`: the rules of the upstream's `app` hold beside RFC 9111. `strict`: RFC 9111 and
-    /// no more.
+    /// `app`: the rules of the upstream's `app` apply in addition to RFC 9111. `strict`: RFC 9111
+    /// only.
     mode: ModeConfig,
-    /// Which pages of a Next.js app are shared: `off`, `anonymous` (those that requests
-    /// without cookies got) or `all`.
+    /// Pages of a Next.js app that are shared: `off`, `anonymous` (those requested without cookies)
+    /// or `all`.
     pages: PagesConfig,
-    /// For how long an answer is fresh if the origin does not say; `force` where it says
-    /// otherwise.
+    /// Freshness lifetime of a response if the origin sends none; with `force`, also if the origin
+    /// sends one.
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl: Option<Spanned<Span>>,
-    /// `ttl` holds whatever the origin says, `no-store` and `private` included.
+    /// Applies `ttl` whatever the origin sends, `no-store` and `private` included.
     force: bool,
-    /// As `ttl`, for single statuses: `{ 404: 10s }`.
+    /// Freshness lifetime as `ttl`, for single statuses: `{ 404: 10s }`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     by_status: BTreeMap<String, Span>,
-    /// The share of the time since `Last-Modified` for which an answer is fresh that says
-    /// nothing of it (RFC 9111, 4.2.2); `10%` is usual. Never if absent.
+    /// Share of the time since `Last-Modified` for which a response without explicit freshness is
+    /// fresh (RFC 9111, 4.2.2); `10%` is usual. Never if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     heuristic: Option<Percent>,
-    /// What answers are found by beside scheme, host, path and query.
+    /// Parts of the cache key in addition to scheme, host, path and query.
     key: KeyConfig,
-    /// Requests that have one of these go past the cache: `cookie:NAME`, `header:NAME`,
-    /// `query:NAME`.
+    /// Requests with one of these bypass the cache: `cookie:NAME`, `header:NAME`, `query:NAME`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     bypass: Vec<Spanned<KeyItem>>,
-    /// Cookies that say nothing of who asks, such as `theme`; `*` for all of them. A request
-    /// with any other one fills the store only if the origin says that the answer is for
-    /// everybody (`public`, `s-maxage`), and never with pages of a Next.js app. Those of
-    /// analytics (`_ga`, `_fbp` and their like) if absent.
+    /// Cookies that do not identify the client, such as `theme`; `*` for all of them. The response
+    /// to a request with any other cookie is stored only if the origin marks it as shared
+    /// (`public`, `s-maxage`), and never if it is a page of a Next.js app. The cookies of analytics
+    /// (`_ga`, `_fbp` and similar) if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     anonymous_cookies: Option<Vec<String>>,
-    /// For how long a stale answer is served while a new one is fetched, if the origin does
-    /// not say.
+    /// Time for which a stale response is served while it is revalidated, if the origin sends none.
     #[serde(skip_serializing_if = "Option::is_none")]
     stale_while_revalidate: Option<Span>,
-    /// For how long a stale answer is served when the origin fails, if the origin does not say.
+    /// Time for which a stale response is served when the origin fails, if the origin sends none.
     #[serde(skip_serializing_if = "Option::is_none")]
     stale_if_error: Option<Span>,
-    /// Larger answers are not kept; `cache.max_object` if absent.
+    /// Maximum size of a stored response; `cache.max_object` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     max_object: Option<Spanned<ByteSize>>,
-    /// Tags of every answer, to purge by: `products`, or with parameters of the path,
-    /// `product:{id}`. Those of `Cache-Tag` and `Surrogate-Key` join them.
+    /// Tags of every response, to purge by: `products`, or with parameters of the path,
+    /// `product:{id}`. Added to the tags of `Cache-Tag` and `Surrogate-Key`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tags: Vec<Spanned<String>>,
-    /// A successful `POST`, `PUT`, `PATCH` or `DELETE` purges its own path and the one above
-    /// it, on every gateway.
+    /// Purges a path and its parent path on every gateway after a successful `POST`, `PUT`, `PATCH`
+    /// or `DELETE` to it.
     purge_on_write: bool,
-    /// What browsers are told as `max-age` instead of what the origin says.
+    /// `max-age` sent to browsers in place of the origin's.
     #[serde(skip_serializing_if = "Option::is_none")]
     browser_ttl: Option<Span>,
-    /// What a client says in `Cache-Control` that sends its request to the origin although
-    /// something fresh is stored counts too: `no-cache`, `max-age`, `min-fresh`, `Pragma`.
-    /// Browsers reload with it. `true`, or how often one address may.
+    /// Honors `Cache-Control` request directives that send a request to the origin although a fresh
+    /// response is stored: `no-cache`, `max-age`, `min-fresh`, `Pragma`. Browsers reload with them.
+    /// `true`, or a rate per address.
     client_directives: ClientDirectivesConfig,
-    /// For how long a request waits for the answer to another one of the same key before it
-    /// asks the origin itself.
+    /// Time for which a collapsed request waits for the response to another request with the same
+    /// key before it goes to the origin itself.
     wait: Span,
-    /// Bytes that answers of this route may take up of `cache.memory`.
+    /// Bytes of `cache.memory` that responses of this route may use.
     #[serde(skip_serializing_if = "Option::is_none")]
     quota: Option<Spanned<ByteSize>>,
 }
 
-/// How far clients may have their requests sent to the origin.
+/// Limits on requests that clients force to the origin.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 struct ClientDirectivesConfig {
-    /// Off with `enabled: false`.
+    /// False to ignore the directives.
     enabled: bool,
-    /// How often one address may. Beyond, it gets what is stored.
+    /// Rate per address. Beyond it, the stored response is sent.
     per_address: Spanned<Rate>,
 }
 
@@ -121,20 +120,20 @@ enum PagesConfig {
     All,
 }
 
-/// What a route's answers are found by.
+/// Cache key of a route's responses.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct KeyConfig {
-    /// The only parameters of the query that count; all if absent.
+    /// Query parameters that are part of the key; all if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     query: Option<Spanned<Vec<String>>>,
-    /// Parameters that do not count, such as `utm_*`.
+    /// Query parameters that are not part of the key, such as `utm_*`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ignore_query: Vec<String>,
-    /// Parameters that do not count reach the origin all the same. Without it they are taken
-    /// out of the address: one client could else choose for all what they say.
+    /// Sends query parameters that are not part of the key to the origin. Otherwise they are
+    /// removed from the request: one client could choose their values for all clients.
     pass_unkeyed: bool,
-    /// Parts of the request that answers differ by: `header:NAME`, `cookie:NAME`, `jwt.sub`,
+    /// Parts of the request that are added to the key: `header:NAME`, `cookie:NAME`, `jwt.sub`,
     /// `api_key`, `user`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     by: Vec<Spanned<KeyItem>>,
@@ -152,7 +151,7 @@ impl ClientDirectivesConfig {
         }
     }
 
-    /// An error was reported if that is `None`.
+    /// Returns `None` if an error was reported.
     #[expect(clippy::option_option, reason = "an error, off, or on")]
     fn compile(&self, cx: &mut CompileCx<'_>) -> Option<Option<ClientDirectives>> {
         let Spanned { value: rate, place } = self.per_address;
@@ -184,7 +183,8 @@ impl Short for ClientDirectivesConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping such as `{ per_address: 10/min }`";
 
     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        /// Whoever writes a rate means it to count.
+        /// The mapping form; it is enabled if `enabled` is absent, since a written rate is meant to
+        /// apply.
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Written {
@@ -267,7 +267,7 @@ impl Serialize for RouteCacheConfig {
 
 impl RouteCacheConfig {
     pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Policy> {
-        // Without one the section was refused, and that was told.
+        // Without a cache, the `cache` section was refused, which is reported already.
         let cache = cx.shared.get::<Cache>();
         let memory = cache.as_ref().map_or(u64::MAX, |cache| cache.memory());
         let by_status = self.by_status(cx)?;

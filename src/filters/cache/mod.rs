@@ -1,6 +1,6 @@
-//! Says that answers of a route may be kept, and for how long beside what the origin says.
-//! How requests are answered from the store is the business of `proxy`; here their answers
-//! are marked.
+//! Sets the storing rules of a route's responses, and their TTL in addition to the origin's. The
+//! lookup of stored responses is part of `proxy`; this filter only adds the cache headers to
+//! responses.
 
 mod config;
 #[cfg(test)]
@@ -57,7 +57,7 @@ impl Filter for Cache {
             policy::browser(&mut head.headers, ttl, facts.age.unwrap_or_default());
         }
         head.headers.remove(SURROGATE_CONTROL);
-        // What is kept has lost them already.
+        // Stored responses have lost these headers already.
         if facts.origin_status != 0 && !facts.is_stored {
             for name in &TAGS {
                 head.headers.remove(name);
@@ -71,7 +71,7 @@ impl Filter for Cache {
     }
 }
 
-/// What RFC 9211 has words for, of what was done.
+/// Translates the result of the cache into the terms of RFC 9211.
 fn status(facts: &CacheFacts) -> CacheStatus<'static> {
     let forward = match facts.why {
         Some("method") => Forward::Method,

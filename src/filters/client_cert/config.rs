@@ -1,4 +1,4 @@
-//! `client_cert` as written, and how it compiles.
+//! Configuration of `client_cert` as written, and its compilation.
 
 use regex::bytes::{Regex, RegexBuilder};
 use schemars::JsonSchema;
@@ -10,20 +10,20 @@ use crate::{
     config::tree::{OneOrMany, Spanned},
 };
 
-/// Hexadecimal digits of a SHA-256.
+/// Number of hexadecimal digits of a SHA-256.
 const DIGITS: usize = 64;
 
-/// Asks for a certificate of the client, which the listener's `client_ca` has verified; others
-/// get 403. `true` takes any.
+/// Requires a client certificate, verified by the listener's `client_ca`; other clients get 403.
+/// `true` accepts any.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClientCertConfig {
-    /// The subject as RFC 4514 writes it, the last part first, such as `CN=ann,O=Example`; `~`
-    /// before a regular expression for the whole of it. One, or a list of which one must fit.
+    /// Subject in the form of RFC 4514, the last part first, such as `CN=ann,O=Example`; `~` before
+    /// a regular expression for the whole subject. One value, or a list of which one must match.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     subject: OneOrMany<Spanned<String>>,
-    /// The SHA-256 of the certificate in hexadecimal digits, with or without colons. One, or a
-    /// list of which one must fit.
+    /// SHA-256 of the certificate in hexadecimal digits, with or without colons. One value, or a
+    /// list of which one must match.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     fingerprint: OneOrMany<Spanned<String>>,
 }
@@ -45,7 +45,8 @@ fn subject(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<Subject>
     const CODE: &str = "edgeway::client_cert::subject";
     let text = written.value.as_str();
     if let Some(pattern) = text.strip_prefix('~') {
-        // The whole of it: a subject of another CA's may have anything within its parts.
+        // The pattern matches the whole subject: a subject issued by another CA may contain any
+        // text within its parts.
         return match whole(pattern) {
             Ok(regex) => Some(Subject::Like(regex)),
             Err(error) => {
@@ -70,7 +71,7 @@ fn subject(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<Subject>
 }
 
 fn whole(pattern: &str) -> Result<Regex, regex::Error> {
-    // By itself first: a stray bracket could close the group around it.
+    // Compiled alone first: a stray bracket could close the group around the pattern.
     Regex::new(pattern)?;
     RegexBuilder::new(&format!("^(?:{pattern})$"))
         .unicode(false)

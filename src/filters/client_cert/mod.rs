@@ -1,7 +1,7 @@
-//! Lets clients pass that have shown a certificate, all of them or certain ones.
+//! Lets clients pass that have presented a certificate: any certificate, or certain ones.
 //!
-//! Whether a certificate is genuine the listener's handshake has decided; nothing that a
-//! client writes into a header counts here.
+//! The listener's handshake verifies the certificate; headers that a client sends have no effect
+//! here.
 
 mod config;
 #[cfg(test)]
@@ -20,9 +20,9 @@ use crate::chain::{
 /// The compiled filter.
 #[derive(Debug)]
 pub struct ClientCert {
-    /// Any subject if empty.
+    /// Accepted subjects; any subject if empty.
     subjects: Box<[Subject]>,
-    /// Any certificate if empty; in lower-case hex.
+    /// Accepted certificates, in lower-case hex; any certificate if empty.
     fingerprints: Box<[Box<str>]>,
     metrics: AuthMetrics,
 }

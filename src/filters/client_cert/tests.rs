@@ -1,4 +1,4 @@
-//! Who passes by which certificate.
+//! Clients that pass, by certificate.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn with(check: Check, certificate: Option<(&str, &str)>) -> Check {
                 }))
             });
         })
-        // What a client writes itself is nothing.
+        // Headers that a client sends have no effect.
         .send(
             "GET",
             "/",

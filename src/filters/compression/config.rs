@@ -1,4 +1,4 @@
-//! `compression` as written, and how it compiles.
+//! Configuration of `compression` as written, and its compilation.
 
 use std::sync::Arc;
 
@@ -21,32 +21,32 @@ use crate::{
     },
 };
 
-/// Compression of answers: `true`, a list of codings such as `[br, gzip]`, or a mapping.
+/// Compression of responses: `true`, a list of content codings such as `[br, gzip]`, or a mapping.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_list, transform = short::or_flag)]
 pub struct CompressionConfig {
-    /// The codings on offer: `zstd`, `br`, `gzip`. The client's weights go first; among
-    /// equals, and for most browsers all are, the one that stands first here.
+    /// Content codings on offer: `zstd`, `br`, `gzip`. The client's weights decide; among equal
+    /// weights, which most browsers send, the first in this list wins.
     #[schemars(with = "Vec<Encoding>")]
     encodings: Vec<Spanned<String>>,
-    /// Shorter answers stay as they are.
+    /// Minimum size of a compressed response; shorter ones stay as they are.
     min_size: ByteSize,
     levels: LevelsConfig,
-    /// The media types to compress, with one `*` at most: `text/*`, `application/*+json`.
-    /// If absent: text, JSON, XML, JavaScript, WebAssembly, SVG and plain fonts. Events
-    /// (`text/event-stream`) never are.
+    /// Media types to compress, with one `*` at most: `text/*`, `application/*+json`. If absent:
+    /// text, JSON, XML, JavaScript, WebAssembly, SVG and uncompressed fonts. Event streams
+    /// (`text/event-stream`) are never compressed.
     types: Vec<Spanned<String>>,
 }
 
-/// How hard each coding tries: higher is smaller and slower.
+/// Compression level of each coding: higher is smaller and slower.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct LevelsConfig {
     /// 1 to 19.
     #[schemars(range(min = 1, max = 19))]
     zstd: Spanned<u8>,
-    /// 0 to 6: from 7 on each answer would take 9 MiB of memory and more.
+    /// 0 to 6: from 7 on each response would take 9 MiB of memory and more.
     #[schemars(range(min = 0, max = 6))]
     br: Spanned<u8>,
     /// 1 to 9.
@@ -54,7 +54,7 @@ struct LevelsConfig {
     gzip: Spanned<u8>,
 }
 
-/// The highest level of brotli at which a stream's memory stays small: see
+/// Highest level of brotli at which the memory of a stream stays small: see
 /// [`Encoder`](crate::base::encoding::Encoder).
 const BR_MAX: u8 = 6;
 
@@ -117,7 +117,7 @@ impl Serialize for CompressionConfig {
 
 impl CompressionConfig {
     pub(super) fn compile(self, cx: &mut CompileCx<'_>) -> Option<Compression> {
-        // All three report what they find before the first failure counts.
+        // All three report their problems before the first failure counts.
         let encodings = self.encodings(cx);
         let levels_are_good = self.levels.check(cx);
         let types = self.types(cx);
@@ -192,7 +192,7 @@ impl CompressionConfig {
     }
 }
 
-/// What somebody may have meant who wrote `name` for a coding.
+/// Suggests a coding for an unknown `name`.
 fn guess(name: &str) -> String {
     let lower = name.to_ascii_lowercase();
     let meant = match lower.as_str() {

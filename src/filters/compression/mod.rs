@@ -1,7 +1,7 @@
-//! Codes answers with zstd, br or gzip, as the client prefers, and flushes at each chunk.
+//! Compresses responses with zstd, br or gzip, as the client prefers, and flushes at each chunk.
 //!
-//! Which answers: [`types`] and [`Compression::may_code`]. How bytes are coded is not known
-//! here but in [`base::encoding`](crate::base::encoding).
+//! [`types`] and [`Compression::may_code`] select the responses. The encoders are in
+//! [`base::encoding`](crate::base::encoding).
 
 mod config;
 #[cfg(test)]
@@ -30,14 +30,14 @@ const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("Accept-Encoding");
 
-/// What speaks of the bytes as the origin sent them: their length, ranges and digests.
+/// Headers that describe the bytes as the origin sent them: their length, ranges and digests.
 const OF_THE_PLAIN_BYTES: [HeaderName; 6] = [
     header::CONTENT_LENGTH,
     header::ACCEPT_RANGES,
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
-    // RFC 3230, which those two replace.
+    // RFC 3230, replaced by the two above.
     HeaderName::from_static("digest"),
 ];
 
@@ -47,16 +47,16 @@ pub struct Compression {
     coder: Arc<Coder>,
 }
 
-/// What is coded, and how. The cache asks it as well: it keeps coded forms of what it has.
+/// Rules for compression. The cache uses them too: it stores encoded forms of its responses.
 #[derive(Debug)]
 pub struct Coder {
-    /// What is offered, the favourite first.
+    /// Codings on offer, in order of preference.
     offered: Box<[Offer]>,
     min_size: u64,
     types: Types,
 }
 
-/// One coding on offer.
+/// A content coding on offer.
 #[derive(Debug)]
 pub struct Offer {
     encoding: Encoding,
@@ -66,19 +66,19 @@ pub struct Offer {
     bytes_out: IntCounter,
 }
 
-/// The body on its way, in its slot of the exchange.
+/// Response body being encoded, in its slot of the exchange.
 struct Stream {
-    /// `None` after its end, or once it broke.
+    /// `None` after the end of the body, or after an error.
     encoder: Option<Encoder>,
-    /// Which offer it is.
+    /// Index of the offer.
     offer: usize,
 }
 
-/// What becomes of an answer.
+/// Decision about a response.
 enum Fate<'a> {
-    /// It is none of ours: nobody else gets it coded either.
+    /// The response is not compressed for any client.
     Untouched,
-    /// Coded for others, not for this client.
+    /// The response is compressed for other clients, not for this one.
     Plain,
     Coded(usize, &'a Offer),
 }
@@ -107,8 +107,9 @@ impl Filter for Compression {
         RequestChanges::names([header::ACCEPT_ENCODING])
     }
 
-    /// The origin is asked for plain bytes: coding happens once, here, and what a cache
-    /// keeps fits every client. "No `Accept-Encoding`" would mean that any coding is fine.
+    /// Requests the identity coding from the origin: the response is compressed once, here, and a
+    /// stored response suits every client. A request without `Accept-Encoding` would accept any
+    /// coding.
     fn on_upstream(&self, _ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         headers.insert(header::ACCEPT_ENCODING, IDENTITY);
     }
@@ -117,7 +118,7 @@ impl Filter for Compression {
         if ex.facts.is_coding_settled {
             return;
         }
-        // An answer that was begun and then replaced by one of ours leaves its stream behind.
+        // A response that was started and then replaced by a reply leaves its stream behind.
         ex.facts.take::<Stream>();
         if head.status == StatusCode::NOT_MODIFIED {
             self.coder.confirm(ex, head);
@@ -131,7 +132,7 @@ impl Filter for Compression {
             }
             Fate::Coded(index, offer) => (index, offer),
         };
-        // An answer to HEAD has the head of the one to GET, and nothing to code.
+        // A response to HEAD has the headers of the response to GET, and no body to compress.
         let has_body = ex.head.method != Method::HEAD;
         if has_body {
             let length = content_length(&head.headers);
@@ -146,9 +147,9 @@ impl Filter for Compression {
                 }
             }
         }
-        // Pingora has settled the framing before this phase, by the length that goes away
-        // now; without `Transfer-Encoding` it would end the body by closing the connection.
-        // Over HTTP/2 it takes the header out again.
+        // Pingora has chosen the framing before this phase, by the length that is removed now;
+        // without `Transfer-Encoding` it would end the body by closing the connection. Over HTTP/2
+        // it removes the header again.
         let is_chunked = has_body && ex.facts.client.protocol == Protocol::Http11;
         offer.announce(&mut head.headers, is_chunked);
     }
@@ -171,11 +172,11 @@ impl Filter for Compression {
             None => return,
         };
         if end || coded.is_err() {
-            // Its memory is not needed until the log line is written.
+            // Frees the memory now: it is not needed until the log line is written.
             stream.encoder = None;
         }
         if let Err(error) = coded {
-            // Without its end the coded stream is seen to be cut; nothing false is sent.
+            // Without its end the encoded stream is visibly truncated; no false data is sent.
             log::error!(error:%; "a coded answer broke off");
             return;
         }
@@ -186,13 +187,13 @@ impl Filter for Compression {
 }
 
 impl Coder {
-    /// The coding in which this client gets an answer that may be coded, if it gets one.
+    /// Returns the coding in which this client gets a compressible response, if any.
     pub fn choose(&self, ex: &Exchange<'_>) -> Option<&Offer> {
         self.chosen(ex).map(|(_, offer)| offer)
     }
 
-    /// Makes `head` that of an answer of which some clients get coded forms; `false` if
-    /// nobody gets one.
+    /// Prepares the headers of a response that some clients get compressed; returns `false` if no
+    /// client does.
     pub fn prepare(&self, status: StatusCode, headers: &mut HeaderMap) -> bool {
         let may_code = self.may_code(status, headers);
         if may_code {
@@ -218,8 +219,8 @@ impl Coder {
         }
         let offered = self.offered.iter().map(|offer| offer.encoding);
         let encoding = Accepted::of(request).choose(offered)?;
-        // HTTP/1.0 knows no chunks. A range is one of the plain bytes, also where the origin
-        // answered it with all of them.
+        // HTTP/1.0 has no chunked coding. A range refers to the plain bytes, even if the origin
+        // responded with all of them.
         if ex.facts.client.protocol == Protocol::Http10
             || request.contains_key(header::RANGE)
             || has_token(request, &header::CACHE_CONTROL, "no-transform")
@@ -230,7 +231,8 @@ impl Coder {
         offers.find(|(_, offer)| offer.encoding == encoding)
     }
 
-    /// Whether some client may get this answer coded: by what it is, not by who asks.
+    /// Returns true if some client may get this response compressed; depends on the response, not
+    /// on the client.
     fn may_code(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         if status.is_informational()
             || matches!(
@@ -246,11 +248,11 @@ impl Coder {
         let mut content_type = None;
         let mut length = Length::Unsaid;
         let mut has_cache_control = false;
-        // One pass costs less than looking each of them up.
+        // One pass costs less than looking up each header.
         for (name, value) in headers {
             match name.as_str().as_bytes() {
-                // gRPC codes each message by itself, and ends in trailers that a coded body
-                // would not leave room for.
+                // gRPC compresses each message itself, and ends with trailers, which a compressed
+                // body would not allow.
                 b"content-type" if begins_with(value.as_bytes(), b"application/grpc") => {
                     return false;
                 }
@@ -262,8 +264,8 @@ impl Coder {
                 _ => {}
             }
         }
-        // An answer of unknown length is streamed HTML, RSC or JSON far more often than a
-        // small one, so it is coded.
+        // A response of unknown length is streamed HTML, RSC or JSON far more often than a small
+        // one, so it is compressed.
         let length = match length {
             Length::Unsaid => None,
             Length::Once(length) => Some(length),
@@ -274,8 +276,8 @@ impl Coder {
             && !(has_cache_control && has_token(headers, &header::CACHE_CONTROL, "no-transform"))
     }
 
-    /// A 304 speaks of the answer that the client has: of the coded one, if that is the
-    /// tag it asked with. It keeps the `Vary` of that answer too, which Next.js leaves out.
+    /// Adjusts a 304 to the response that the client has: to the compressed one, if the client sent
+    /// its entity tag. The 304 keeps the `Vary` of that response too, which Next.js leaves out.
     fn confirm(&self, ex: &Exchange<'_>, head: &mut response::Parts) {
         let may_be_ours = head
             .headers
@@ -304,11 +306,11 @@ impl Coder {
     }
 }
 
-/// What `Content-Length` says.
+/// Value of `Content-Length`.
 enum Length {
     Unsaid,
     Once(u64),
-    /// More than once, or as a list.
+    /// Sent more than once, or as a list.
     Oddly,
 }
 
@@ -321,12 +323,12 @@ impl Length {
     }
 }
 
-/// `Content-Encoding: identity`, which nobody need say.
+/// Returns true for `Content-Encoding: identity`, which is the same as no header.
 fn is_plain(encoding: &HeaderValue) -> bool {
     list(encoding.as_bytes()).all(|coding| coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// Caches are to keep this answer for clients that accept alike.
+/// Adds `Vary`, so that caches select this response only for clients that accept the same codings.
 fn add_vary(headers: &mut HeaderMap) {
     if !varies_by(headers, &header::ACCEPT_ENCODING) {
         headers.append(header::VARY, ACCEPT_ENCODING);
@@ -355,8 +357,8 @@ impl Offer {
         self.encoding
     }
 
-    /// The level of what is coded once and sent many times: higher than what is coded on
-    /// its way.
+    /// Returns the level for responses that are compressed once and sent many times: higher than
+    /// the level for responses compressed while they are sent.
     pub fn level_at_rest(&self) -> u8 {
         let least = match self.encoding {
             Encoding::Zstd => 12,
@@ -365,7 +367,7 @@ impl Offer {
         self.level.max(least)
     }
 
-    /// The head of the coded answer.
+    /// Sets the headers of the compressed response.
     pub fn announce(&self, headers: &mut HeaderMap, is_chunked: bool) {
         headers.insert(header::CONTENT_ENCODING, self.content_encoding.clone());
         for name in &OF_THE_PLAIN_BYTES {

@@ -1,4 +1,4 @@
-//! What is coded, for whom, and what its head says.
+//! Responses that are compressed, the clients that get them, and their headers.
 
 use super::Compression;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// 4 KiB of something like a page.
+/// Returns 4 KiB that look like a page.
 fn page() -> Vec<u8> {
     b"<li><a href=\"/p/1\">A product</a> <b>12.90</b></li>\n"
         .iter()
@@ -22,7 +22,7 @@ fn page() -> Vec<u8> {
         .collect()
 }
 
-/// A filter before a backend that answers [`page`] as HTML, with more headers.
+/// Checks the filter before a backend that sends [`page`] as HTML, with more headers.
 #[track_caller]
 fn html(yaml: &str, headers: &[(&str, &str)]) -> Check {
     typed(yaml, "text/html; charset=utf-8", headers)
@@ -289,7 +289,7 @@ fn head_has_the_head_of_get_and_no_body() {
     assert_eq!(answer.headers["etag"], r#"W/"abc""#);
     assert!(!answer.headers.contains_key("content-length"));
     assert!(!answer.headers.contains_key("transfer-encoding"));
-    // What came as body stays what it was: there is no stream.
+    // The body passes unchanged: there is no stream.
     assert_eq!(answer.body, page());
 }
 

@@ -1,8 +1,8 @@
-//! Which media types are worth coding.
+//! Media types that are worth compressing.
 
 use crate::base::http::essence;
 
-/// Types that shrink. Pictures, films, archives and woff2 are compressed already.
+/// Types that compress well. Images, videos, archives and woff2 are compressed already.
 pub(super) const DEFAULT: [&str; 24] = [
     "text/html",
     "text/css",
@@ -14,7 +14,7 @@ pub(super) const DEFAULT: [&str; 24] = [
     "text/calendar",
     "text/vcard",
     "text/vtt",
-    // What Next.js answers to its router.
+    // Next.js sends this type to its router.
     "text/x-component",
     "application/javascript",
     "application/x-javascript",
@@ -31,8 +31,8 @@ pub(super) const DEFAULT: [&str; 24] = [
     "image/x-icon",
 ];
 
-/// Events must arrive one by one in clients that read them through a decoder of their own,
-/// so no list of types can include them.
+/// Type of server-sent events. They must arrive one by one in clients that read them through a
+/// decoder of their own, so no list of types can include them.
 const EVENTS: &[u8] = b"text/event-stream";
 
 /// A list of media types, each with at most one `*`.
@@ -42,12 +42,12 @@ pub(super) struct Types(Box<[Pattern]>);
 #[derive(Debug)]
 enum Pattern {
     Exact(Box<str>),
-    /// Before and after the `*`.
+    /// Text before and after the `*`.
     Wild(Box<str>, Box<str>),
 }
 
 impl Types {
-    /// Reads a list; the first error goes with the index of its entry.
+    /// Parses a list; each error has the index of its entry.
     pub(super) fn of<'a>(
         list: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, Vec<(usize, String)>> {
@@ -65,7 +65,7 @@ impl Types {
         }
     }
 
-    /// Whether a `Content-Type` is one of these.
+    /// Returns true if a `Content-Type` matches the list.
     pub(super) fn contain(&self, content_type: &[u8]) -> bool {
         let essence = essence(content_type);
         (self.0.iter().any(|p| p.is(essence)) || self.0.iter().any(|p| p.matches(essence)))
@@ -101,7 +101,7 @@ impl Pattern {
         }
     }
 
-    /// Whether it is this very text, which nearly every answer has.
+    /// Returns true if the type is exactly this text, as in nearly every response.
     fn is(&self, essence: &[u8]) -> bool {
         matches!(self, Self::Exact(text) if text.as_bytes() == essence)
     }

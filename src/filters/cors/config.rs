@@ -1,4 +1,4 @@
-//! `cors` as written, and how it compiles.
+//! Configuration of `cors` as written, and its compilation.
 
 use http::{HeaderValue, Method};
 use schemars::JsonSchema;
@@ -11,27 +11,28 @@ use crate::{
     config::tree::Spanned,
 };
 
-/// Which origins' pages may read answers of this route, and send what needs a preflight.
+/// Origins whose pages may read responses of this route, and send requests that need a preflight.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CorsConfig {
-    /// `https://shop.example.com`, `http://localhost:3000`, `https://*.example.com` for all
-    /// below a domain, `"null"`; or `["*"]` for everybody, which excludes `credentials`.
+    /// Allowed origins: `https://shop.example.com`, `http://localhost:3000`,
+    /// `https://*.example.com` for all subdomains of a domain, `"null"`; or `["*"]` for any origin,
+    /// which excludes `credentials`.
     origins: Vec<Spanned<String>>,
     /// Methods that a preflight allows; GET, HEAD, POST, PUT, PATCH and DELETE if absent.
     #[serde(default = "methods")]
     methods: Vec<Spanned<String>>,
-    /// Request headers that a preflight allows; those that it asks for if absent.
+    /// Request headers that a preflight allows; those that it requests if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     headers: Option<Vec<Spanned<String>>>,
-    /// Response headers that scripts may read, beyond the few that they always may; the
-    /// app's own word counts if absent.
+    /// Response headers that scripts may read, beyond the few that they always may; if absent, the
+    /// app's own list applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expose: Option<Vec<Spanned<String>>>,
-    /// Lets requests carry cookies, and scripts read the answers to those.
+    /// True to let requests carry cookies, and scripts read the responses to such requests.
     #[serde(default)]
     credentials: Spanned<bool>,
-    /// How long browsers may keep a preflight's answer.
+    /// Time for which browsers may cache the response to a preflight.
     #[serde(default = "max_age")]
     max_age: Span,
 }
@@ -149,7 +150,7 @@ fn list_of_methods(methods: &[Spanned<String>], cx: &mut CompileCx<'_>) -> Optio
     }
 }
 
-/// The outer `None` means that a problem was reported.
+/// Parses header names. The outer `None` means that a problem was reported.
 #[expect(clippy::option_option, reason = "absent and wrong are two things")]
 fn list_of_headers(
     names: Option<&[Spanned<String>]>,

@@ -1,5 +1,5 @@
-//! Lets pages of listed origins read answers: cross-origin resource sharing, with
-//! preflights answered here. What is not listed gets no permission, whatever the app says.
+//! Lets pages of listed origins read responses (cross-origin resource sharing) and responds to
+//! preflights. Unlisted origins get no permission, whatever the app sends.
 
 mod config;
 #[cfg(test)]
@@ -27,7 +27,7 @@ pub struct Cors {
     allowed: Allowed,
     /// `Access-Control-Allow-Methods`.
     methods: HeaderValue,
-    /// `Access-Control-Allow-Headers`; `None` allows what a preflight asks for.
+    /// `Access-Control-Allow-Headers`; `None` allows the headers that a preflight requests.
     headers: Option<HeaderValue>,
     /// `Access-Control-Expose-Headers`; `None` leaves it to the app.
     expose: Option<HeaderValue>,
@@ -36,7 +36,7 @@ pub struct Cors {
     max_age: HeaderValue,
 }
 
-/// Whose pages may read.
+/// Origins whose pages may read.
 #[derive(Debug)]
 enum Allowed {
     Anybody,
@@ -62,8 +62,8 @@ impl Filter for Cors {
         Phases::REQUEST | Phases::RESPONSE
     }
 
-    /// Answers preflights. `Allow-Origin` and its like come in the response phase, as for
-    /// any answer.
+    /// Responds to preflights. `Access-Control-Allow-Origin` and its companions are added in the
+    /// response phase, as for any response.
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
         if !is_preflight(ex) {
             return Verdict::Next;
@@ -85,8 +85,8 @@ impl Filter for Cors {
         reply.into()
     }
 
-    /// Ours is the only word on who may read: what the app says is replaced, so that there
-    /// never are two, nor one that this configuration does not show.
+    /// Replaces the app's own permission headers, so that a response never has two sets of them,
+    /// nor one that this configuration does not show.
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         if head.status.is_informational() {
             return;
@@ -94,7 +94,8 @@ impl Filter for Cors {
         let permission = self.permission(&ex.head.headers);
         let expose = self.expose.as_ref().filter(|_| !is_preflight(ex));
         let headers = &mut head.headers;
-        // Also without an `Origin`: a cache must not give that answer to one with it.
+        // Also without an `Origin`: a cache must not use that response for a request with an
+        // `Origin`.
         if matches!(self.allowed, Allowed::Listed { .. }) && !varies_by(headers, &header::ORIGIN) {
             headers.append(header::VARY, ORIGIN);
         }
@@ -114,7 +115,7 @@ impl Filter for Cors {
 }
 
 impl Cors {
-    /// `Access-Control-Allow-Origin` for this request; `None` for none.
+    /// Returns `Access-Control-Allow-Origin` for this request; `None` if the origin is not allowed.
     fn permission(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let Allowed::Listed { origins, null } = &self.allowed else {
             return Some(ANY);
@@ -131,20 +132,20 @@ impl Cors {
     }
 }
 
-/// By the Fetch standard; any other `OPTIONS` is the app's.
+/// Returns true for a preflight of the Fetch standard; any other `OPTIONS` goes to the app.
 fn is_preflight(ex: &Exchange<'_>) -> bool {
     ex.head.method == Method::OPTIONS
         && ex.header(&header::ACCESS_CONTROL_REQUEST_METHOD).is_some()
         && ex.header(&header::ORIGIN).is_some()
 }
 
-/// Names as a list field has them.
+/// Joins names into a list field.
 fn joined<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<HeaderValue> {
     let names: Vec<&str> = names.into_iter().collect();
     HeaderValue::try_from(names.join(", ")).ok()
 }
 
-/// Whether a text can be a header's name, which `*` could be too.
+/// Returns true for a valid header name other than `*`, which is valid too.
 fn is_header_name(text: &str) -> bool {
     text != "*" && HeaderName::from_bytes(text.as_bytes()).is_ok()
 }

@@ -1,4 +1,4 @@
-//! Who may read what, and who may send what needs a preflight.
+//! Permissions to read, and to send requests that need a preflight.
 
 use super::Cors;
 use crate::chain::testkit::{Answer, Check, check, refused};

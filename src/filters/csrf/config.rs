@@ -1,4 +1,4 @@
-//! `csrf` as written, and how it compiles.
+//! Configuration of `csrf` as written, and its compilation.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -13,16 +13,16 @@ use crate::{
     },
 };
 
-/// Refuses what pages of other sites make browsers send: `true`, or a mapping that names
+/// Refuses requests that pages of other sites make browsers send: `true`, or a mapping that lists
 /// exceptions.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 pub struct CsrfConfig {
     /// Other origins whose pages may send such requests: `https://shop.example.com`, or
-    /// `https://*.example.com` for all below a domain.
+    /// `https://*.example.com` for all subdomains of a domain.
     origins: Vec<Spanned<String>>,
-    /// Lets pages of the same site pass too: other subdomains, other ports.
+    /// True to let pages of the same site pass too: other subdomains, other ports.
     allow_same_site: bool,
 }
 

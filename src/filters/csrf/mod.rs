@@ -1,8 +1,8 @@
 //! Refuses requests that another site's page made a browser send.
 //!
-//! Browsers say in `Sec-Fetch-Site`, older ones in `Origin`, where a request was made, and
-//! pages cannot change either. Who sends neither is no browser, and carries no victim's
-//! cookies.
+//! Browsers report the origin of a request in `Sec-Fetch-Site`, older ones in `Origin`, and pages
+//! cannot change either header. A client that sends neither is not a browser, and carries no
+//! victim's cookies.
 
 mod config;
 #[cfg(test)]
@@ -22,7 +22,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// The compiled filter.
 #[derive(Debug)]
 pub struct Csrf {
-    /// Other origins whose pages may send requests that change something.
+    /// Other origins whose pages may send unsafe requests.
     origins: Box<[OriginPattern]>,
     allow_same_site: bool,
 }
@@ -56,8 +56,8 @@ impl Filter for Csrf {
     }
 }
 
-/// Unsafe methods (RFC 9110, 9.2.1), and WebSocket handshakes: they are GETs, carry
-/// cookies, and no same-origin policy keeps another site's page from opening one.
+/// Returns true for unsafe methods (RFC 9110, 9.2.1), and for WebSocket handshakes: they are GETs,
+/// carry cookies, and no same-origin policy keeps another site's page from opening one.
 fn may_change_something(ex: &Exchange<'_>) -> bool {
     match ex.head.method {
         Method::GET => ex.head.headers.contains_key(header::SEC_WEBSOCKET_KEY),
@@ -71,7 +71,7 @@ impl Csrf {
         let headers = &ex.head.headers;
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let (origin, is_single) = (origins.next(), origins.next().is_none());
-        // Two origins are one too many to believe in.
+        // A browser sends one origin; two cannot be trusted.
         if !is_single {
             return false;
         }
@@ -81,8 +81,8 @@ impl Csrf {
         }
         let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
         match (sites.next().map(HeaderValue::as_bytes), sites.next()) {
-            // Where the browser tells, its word counts: it has seen the address that the user
-            // sees, whatever proxies made of host and scheme since.
+            // The browser's own verdict comes first: it has seen the address that the user sees,
+            // however proxies have changed host and scheme since.
             (Some(b"same-origin" | b"none"), None) => true,
             (Some(b"same-site"), None) => self.allow_same_site,
             (Some(_), _) => false,
@@ -94,7 +94,7 @@ impl Csrf {
     }
 }
 
-/// The origin that the request was sent to, as the client named it.
+/// Returns the origin that the client sent the request to.
 fn own_origin<'e>(ex: &'e Exchange<'_>) -> Option<Origin<'e>> {
     let client = &ex.facts.client;
     Origin::of(client.scheme.as_str(), public_host(ex.head, client))

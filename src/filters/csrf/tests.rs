@@ -1,4 +1,4 @@
-//! Who may send requests that change something.
+//! Clients that may send unsafe requests.
 
 use super::Csrf;
 use crate::chain::{

@@ -1,4 +1,4 @@
-//! `forward_auth` as written, and how it compiles.
+//! Configuration of `forward_auth` as written, and its compilation.
 
 use std::path::PathBuf;
 
@@ -23,9 +23,9 @@ const LONGEST_DEADLINE: Span = Span::secs(30);
 const LONGEST_CACHE: Span = Span::secs(300);
 const IN_FLIGHT: u32 = 128;
 const MOST_IN_FLIGHT: u32 = 10_000;
-/// Verdicts that are remembered, for each filter.
+/// Maximum number of verdicts remembered by each filter.
 const REMEMBERED: usize = 4096;
-/// What the question says itself.
+/// Headers that the gateway itself sets in the request to the service.
 const ASKED: [&str; 8] = [
     "x-forwarded-method",
     "x-forwarded-proto",
@@ -37,46 +37,45 @@ const ASKED: [&str; 8] = [
     "x-request-id",
 ];
 
-/// Lets requests pass that a service of yours lets pass: a URL, or a mapping.
+/// Lets requests pass that an external authorization service allows: a URL, or a mapping.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
 pub struct ForwardAuthConfig {
-    /// Whom to ask, such as `http://127.0.0.1:9000/verify`. 2xx lets the request pass; 4xx and
-    /// redirects go to the client.
+    /// URL of the service, such as `http://127.0.0.1:9000/verify`. 2xx lets the request pass; 4xx
+    /// and redirects go to the client.
     url: Spanned<String>,
-    /// A PEM file with the authorities that count for this URL, instead of the system's.
+    /// PEM file with the CA certificates for this URL, in place of the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     ca: Option<Spanned<PathBuf>>,
-    /// The client's headers that the service gets, beside `X-Forwarded-Method`, `-Proto`,
+    /// Request headers that are sent to the service, in addition to `X-Forwarded-Method`, `-Proto`,
     /// `-Host`, `-Uri` and `-For`.
     headers: Vec<Spanned<String>>,
-    /// Headers of the service's answer that the backend gets. Clients cannot send them.
+    /// Response headers of the service that are sent to the backend. Clients cannot send them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     copy: Vec<Spanned<String>>,
-    /// The header of the answer that says who the client is, for limits and logs.
+    /// Response header of the service that identifies the user, for limits and logs.
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<Spanned<String>>,
-    /// How long the service may take.
+    /// Timeout for a response of the service.
     timeout: Spanned<Span>,
-    /// How long an answer holds for whoever asks the same; not at all if absent.
+    /// Time for which a response is reused for identical requests; never reused if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<Spanned<Span>>,
-    /// What becomes of requests while the service fails (no response, or 5xx): `deny` (503) or
-    /// `allow`.
+    /// Handling of requests while the service fails (no response, or 5xx): `deny` (503) or `allow`.
     on_error: OnError,
-    /// Questions in flight to this URL. Beyond that clients take turns, for no longer than
-    /// twice `timeout`; then it is 503, reason `forward_auth_busy`.
+    /// Maximum number of requests in flight to this URL. Beyond it clients take turns, for at most
+    /// twice `timeout`; then the request gets 503, reason `forward_auth_busy`.
     max_in_flight: Spanned<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum OnError {
-    /// 503, reason `forward_auth_unavailable`.
+    /// Refuses with 503, reason `forward_auth_unavailable`.
     #[default]
     Deny,
-    /// They pass, and nobody is known.
+    /// Lets requests pass without an identity.
     Allow,
 }
 
@@ -176,7 +175,7 @@ impl ForwardAuthConfig {
             }
             Some(uri) => return Some(uri),
             None if text.is_empty() => "nothing says whom to ask".to_owned(),
-            // Messages go to logs and the status.
+            // Messages go to logs and the status page.
             None if text.contains('@') => {
                 "a URL with a user or a password is none that can be asked".to_owned()
             }
@@ -257,7 +256,7 @@ impl ForwardAuthConfig {
     }
 }
 
-/// Headers that the backend gets on the service's word.
+/// Parses names of headers that the backend gets from the service.
 fn names(written: &[Spanned<String>], cx: &mut CompileCx<'_>) -> Option<Vec<HeaderName>> {
     let mut names = Vec::with_capacity(written.len());
     let mut is_good = true;
@@ -271,11 +270,11 @@ fn names(written: &[Spanned<String>], cx: &mut CompileCx<'_>) -> Option<Vec<Head
     is_good.then_some(names)
 }
 
-/// A header that is read, or sent to the service.
+/// Parses the name of a header that is read, or sent to the service.
 fn header_name(written: &Spanned<String>, cx: &mut CompileCx<'_>) -> Option<HeaderName> {
     let parsed = HeaderName::from_bytes(written.value.as_bytes()).ok();
     let name = parsed.filter(|name| {
-        // The question has no body and its own host.
+        // The request to the service has no body and its own host.
         let text = name.as_str();
         !matches!(
             text,

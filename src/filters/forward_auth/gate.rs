@@ -1,5 +1,5 @@
-//! Questions in flight to one service, and a pause for one that fails: a dead service holds up
-//! no more requests than it must, and no client closes it for the others.
+//! Requests in flight to one service, and a circuit breaker for a failing one: a dead service holds
+//! up no more requests than it must, and no single client opens the breaker for the others.
 
 use std::{
     net::IpAddr,
@@ -19,7 +19,7 @@ use crate::{
     zones::Zone,
 };
 
-/// A pause after five failures of three clients, if they are half of what was asked.
+/// Opens after five failures of three clients, if they are half of all requests to the service.
 const RULE: Rule = Rule {
     failures: const { NonZeroU32::new(5).expect("it is not zero") },
     clients: const { NonZeroU8::new(3).expect("it is not zero") },
@@ -27,14 +27,14 @@ const RULE: Rule = Rule {
     cooldown: Duration::from_secs(1),
 };
 
-/// The gates of all services that some configuration asks.
+/// Gates of all services that some configuration uses.
 #[derive(Default)]
 pub(super) struct Gates(Mutex<Vec<Weak<Gate>>>);
 
 impl Zone for Gates {}
 
 impl Gates {
-    /// One for whoever asks the same URL with the same bound.
+    /// Returns the gate that all users of the same URL and bound share.
     pub(super) fn get_or_create(&self, url: &Uri, most: u32) -> Arc<Gate> {
         let mut gates = self.0.lock();
         gates.retain(|gate| gate.strong_count() > 0);
@@ -56,21 +56,21 @@ pub(super) struct Gate {
     places: Arc<Turns>,
 }
 
-/// Why a question is not asked.
+/// Reason why a request to the service is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closed {
-    /// The service has failed for several clients, and rests.
+    /// The service has failed for several clients, and is paused.
     Rests,
-    /// All places are taken, and too many wait already, or this one has for too long.
+    /// All permits are taken, and too many requests wait already, or this one has waited too long.
     Full,
 }
 
-/// Leave to ask.
+/// Permit to send a request to the service.
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
     gate: &'a Gate,
     client: IpAddr,
-    /// For the first time after a pause.
+    /// True for the first request after a pause.
     pub(super) is_again: bool,
     _place: Turn,
 }
@@ -85,8 +85,7 @@ impl Gate {
         }
     }
 
-    /// Leave to ask for this client, which waits for its turn at a place no longer than
-    /// `patience`.
+    /// Returns a permit for this client, which waits for its turn no longer than `patience`.
     pub(super) async fn enter(
         &self,
         client: IpAddr,
@@ -99,7 +98,7 @@ impl Gate {
         }
         let place = tokio::time::timeout(patience, self.places.next(client)).await;
         let place = place.ok().flatten().ok_or(Closed::Full)?;
-        // The service may have failed for those who had the places.
+        // The service may have failed for the requests that held the permits.
         if self.breaker.is_open(now) {
             return Err(Closed::Rests);
         }
@@ -113,12 +112,12 @@ impl Gate {
 }
 
 impl Slot<'_> {
-    /// The service has said something.
+    /// Records a response of the service.
     pub(super) fn answered(&self) {
         self.gate.breaker.passed();
     }
 
-    /// It has failed; `true` if it rests from now on.
+    /// Records a failure of the service; returns `true` if the service is paused from now on.
     pub(super) fn failed(&self, now: Instant) -> bool {
         self.gate.breaker.failed(Some(self.client), now)
     }

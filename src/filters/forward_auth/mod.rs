@@ -1,5 +1,5 @@
-//! Asks a service of the operator's own whether a request may pass, and tells the backend what
-//! that service says of it.
+//! Asks an external service of the operator to authorize each request, and copies headers of its
+//! response to the backend.
 
 mod config;
 mod gate;
@@ -43,40 +43,40 @@ const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method
 const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The word for a request that cannot be asked about.
+/// Reason of a request that cannot be authorized.
 const UNAVAILABLE: &str = "forward_auth_unavailable";
-/// The word for one that finds no place to ask.
+/// Reason of a request that gets no permit to reach the service.
 const BUSY: &str = "forward_auth_busy";
-/// The word for one that the service refuses.
+/// Reason of a request that the service refuses.
 const DENIED: &str = "forward_auth_denied";
 
-/// A page that says no, or a form to log in.
+/// Maximum response of the service: a page with a refusal, or a login form.
 const LONGEST_RESPONSE: usize = 64 * 1024;
 
 /// The compiled filter.
 #[derive(Debug)]
 pub struct ForwardAuth {
     url: Uri,
-    /// The URL without its query, which may have a key in it.
+    /// URL without its query, which may contain a key.
     shown: Box<str>,
     fetch: Fetch,
-    /// Shared by all routes that ask this URL.
+    /// Gate shared by all routes with this URL.
     gate: Arc<Gate>,
     deadline: Duration,
-    /// The client's headers that the service sees.
+    /// Request headers that the service gets.
     sent: Box<[HeaderName]>,
-    /// The service's headers that the backend sees.
+    /// Response headers of the service that the backend gets.
     copied: Box<[HeaderName]>,
     own: OwnHeaders,
     user: Option<HeaderName>,
     cache: Option<Cache>,
-    /// Without the service, requests pass.
+    /// True if requests pass while the service fails.
     is_lenient: bool,
     metrics: AuthMetrics,
     clock: Clock,
 }
 
-/// What the service said lately.
+/// Recent verdicts of the service.
 #[derive(Debug)]
 struct Cache {
     lasts: Duration,
@@ -89,18 +89,18 @@ struct Kept {
     until: Instant,
 }
 
-/// Why the service says nothing of a request.
+/// Reason why a request has no verdict.
 #[derive(Clone, Copy)]
 enum Unjudged {
-    /// It fails, or rests: `on_error` decides.
+    /// The service fails, or is paused: `on_error` decides.
     Fails,
-    /// It has no place for this question.
+    /// No permit is free for this request.
     Busy,
-    /// Whatever it says of this request means nothing; others may be judged.
+    /// The response to this request cannot be interpreted; other requests may get a verdict.
     Unclear,
 }
 
-/// What the backend is to be told of this request.
+/// Headers and user that the service returned for this request, for the backend.
 struct Told(Arc<Allowed>);
 
 impl FilterKind for ForwardAuth {
@@ -197,7 +197,7 @@ impl Filter for ForwardAuth {
 }
 
 impl ForwardAuth {
-    /// What the service is asked. Nothing in it is the client's word on how it came.
+    /// Builds the request to the service. Forwarding headers of the client are not part of it.
     fn question(&self, ex: &Exchange<'_>) -> Option<Request<()>> {
         let client = &ex.facts.client;
         let method = HeaderValue::from_str(ex.head.method.as_str()).ok()?;
@@ -235,7 +235,7 @@ impl ForwardAuth {
         Some(request)
     }
 
-    /// Of all that the service goes by, which the request's id is not.
+    /// Returns a hash of everything that the verdict depends on, which the request id is not.
     fn fingerprint(&self, cache: &Cache, question: &Request<()>) -> Fingerprint {
         let asked = [
             &X_FORWARDED_METHOD,
@@ -247,7 +247,7 @@ impl ForwardAuth {
         let names = asked.into_iter().chain(&self.sent);
         let parts = names.flat_map(|name| {
             let values = question.headers().get_all(name);
-            // The name ends what came before, since no value stands without its mark.
+            // A name marks the end of the values before it, since each value follows its own mark.
             let values = values
                 .iter()
                 .flat_map(|value| [&b"="[..], value.as_bytes()]);
@@ -279,7 +279,7 @@ impl ForwardAuth {
                 Err(NoVerdict::Fails(status)) => (format!("it answered {status}"), true),
                 Err(NoVerdict::Unclear(status)) => (format!("it answered {status}"), false),
             },
-            // It may repeat what the client has sent.
+            // The response may repeat what the client has sent.
             Err(error @ FetchError::TooLong(_)) => (error::chain(&error), false),
             Err(error) => (error::chain(&error), true),
         };
@@ -299,8 +299,8 @@ impl ForwardAuth {
         match said {
             Said::Allowed(allowed) => {
                 self.metrics.count(Outcome::Passed);
-                // Somebody was let pass, whether or not it is known who: what the backend
-                // answers may be theirs alone.
+                // The client was authorized, whether or not its user is known: the backend's
+                // response may be for this client alone.
                 let identity = ex.facts.identity_mut();
                 if let Some(user) = &allowed.user {
                     identity.user = Some(Arc::clone(user));
@@ -319,8 +319,9 @@ impl ForwardAuth {
         }
     }
 
-    /// Only a service that fails may be gone without: what one client can bring about for its
-    /// own request lets nobody pass.
+    /// Refuses a request without a verdict. Only a failing service may be skipped
+    /// (`on_error: allow`): a problem that one client can cause for its own request never lets it
+    /// pass.
     fn unjudged(&self, ex: &mut Exchange<'_>, why: Unjudged) -> Verdict {
         let (reason, detail) = match why {
             Unjudged::Fails if self.is_lenient => {
@@ -340,7 +341,7 @@ impl ForwardAuth {
     }
 }
 
-/// In one line, as HTTP/1 has them (RFC 9113, 8.2.3).
+/// Joins all cookies into one line, as in HTTP/1 (RFC 9113, 8.2.3).
 fn cookies(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut lines = headers.get_all(header::COOKIE).iter();
     let first = lines.next()?;

@@ -1,4 +1,4 @@
-//! What a service's answers do to requests, over a real socket.
+//! Effects of the service's responses on requests, over a real socket.
 
 use std::sync::{
     Arc,
@@ -23,13 +23,13 @@ use crate::{
     },
 };
 
-/// What the service answers from now on.
+/// Response of the service from now on.
 #[derive(Clone, Default)]
 struct Script {
     status: u16,
     headers: Vec<(&'static str, &'static str)>,
     body: String,
-    /// It never answers.
+    /// True if the service never responds.
     hangs: bool,
 }
 
@@ -166,7 +166,7 @@ fn the_service_is_told_what_is_asked_and_by_whom_and_nothing_that_a_client_claim
     }
     assert!(!headers.contains_key("x-secret"));
     let check = check.expect([200]);
-    // A trusted proxy knows which host its client asked for.
+    // A trusted proxy knows which host its client sent.
     let check = check.client(|client| client.is_trusted = true);
     let hosts = [
         ("host", "inner"),
@@ -195,7 +195,7 @@ fn what_the_service_says_of_a_client_reaches_the_backend_and_what_the_client_say
     for absent in ["x-team", "x_user"] {
         assert_eq!(given(check.last(), absent), [""; 0], "{absent}");
     }
-    // Nor does it where nobody was asked in the end.
+    // The same holds for requests that pass without a verdict.
     service.set(|script| script.status = 500);
     let lenient = service.filter(", copy: [X-User], on_error: allow");
     let check = lenient.send("GET", "/", &forged, &[]);
@@ -254,7 +254,7 @@ fn what_is_neither_yes_nor_no_is_no() {
     for (status, headers) in [
         (500, vec![]),
         (503, vec![]),
-        // Nowhere to go.
+        // A redirect without `Location`.
         (302, vec![]),
         (304, vec![("location", "/")]),
     ] {
@@ -275,7 +275,7 @@ fn what_is_neither_yes_nor_no_is_no() {
     let _ = check.expect([503]);
 }
 
-/// A client of its own for each number.
+/// Gives each number a client of its own.
 fn by(check: Check, number: u8) -> Check {
     check.client(|client| client.ip = [192, 0, 2, number].into())
 }
@@ -285,7 +285,7 @@ fn what_one_client_brings_about_closes_nothing_for_others_and_opens_nothing_for_
     for (on_error, unjudged) in [("deny", 503), ("allow", 200)] {
         let service = Service::new(431);
         let mut check = service.filter(&format!(", cache: 10s, on_error: {on_error}"));
-        // About this request, and the client is told what.
+        // These statuses are about this request, and the client gets them.
         for status in [400, 404, 413, 414, 421, 429, 431] {
             service.set(|script| script.status = status);
             for _ in 0..10 {
@@ -297,14 +297,14 @@ fn what_one_client_brings_about_closes_nothing_for_others_and_opens_nothing_for_
         }
         assert_eq!(service.asked(), 70, "none is remembered");
         assert_eq!(counted(&check.metrics, "denied"), 70);
-        // What means nothing lets nobody pass either.
+        // A response that cannot be interpreted lets no request pass either.
         for (status, length) in [(302, 0), (200, 65 * 1024)] {
             service.set(|script| (script.status, script.body) = (status, "x".repeat(length)));
             for _ in 0..10 {
                 check = by(check, 1).get("/").expect([503]);
             }
         }
-        // Nor do failures of one client say anything of others.
+        // Failures of one client do not affect others either.
         service.set(|script| (script.status, script.body) = (500, String::new()));
         for _ in 0..20 {
             check = by(check, 1).get("/").expect([unjudged]);
@@ -332,7 +332,7 @@ fn a_service_that_fails_is_left_alone_and_found_again() {
     check = check.advance("1s").get("/").get("/").get("/");
     check = check.expect([200, 200, 200]);
     assert_eq!(service.asked(), 13);
-    // A no is an answer.
+    // A refusal counts as a response.
     service.set(|script| script.status = 403);
     for number in 0..20 {
         check = by(check, number % 3).get("/").expect([403]);
@@ -351,19 +351,19 @@ fn what_was_said_holds_for_the_same_question_and_its_time() {
     let check = get(get(check, "a=1", "/"), "a=1", "/");
     assert_eq!(given(check.last(), "x-user"), ["ann"]);
     assert_eq!(service.asked(), 1);
-    // Other credentials, paths, methods and clients are other questions.
+    // Other credentials, paths, methods and clients make a different request.
     let check = get(get(check, "a=2", "/"), "a=1", "/other").expect([200, 200, 200, 200]);
     let check = check.send("POST", "/", &[("cookie", "a=1")], &[]);
     let check = check.send("GET", "/", &[("authorization", "a=1")], &[]);
     let check = check.client(|client| client.ip = "192.0.2.1".parse().unwrap());
     let check = get(check, "a=1", "/").expect([200, 200, 200]);
     assert_eq!(service.asked(), 6);
-    // A no holds as long.
+    // A refusal is cached as long.
     service.set(|script| script.status = 403);
     let check = get(check, "a=1", "/").expect([200]).advance("10s");
     let _ = get(get(check, "a=1", "/"), "a=1", "/").expect([403, 403]);
     assert_eq!(service.asked(), 7);
-    // What is for one client, or one time, is not kept; nor is a failure.
+    // A response for one client, or for one time, is not cached; nor is a failure.
     for (status, headers) in [
         (200, vec![("set-cookie", "a=1")]),
         (200, vec![("cache-control", "private, no-store")]),

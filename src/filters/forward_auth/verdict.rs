@@ -1,4 +1,4 @@
-//! What the service's answer means.
+//! Verdicts derived from the service's responses.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     chain::{Outcome, Reply, ReplyBody},
 };
 
-/// The service has said something.
+/// Verdict of the service.
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
     Allowed(Arc<Allowed>),
@@ -20,13 +20,13 @@ pub(super) enum Verdict {
 /// The request passes.
 #[derive(Debug)]
 pub(super) struct Allowed {
-    /// For the backend, in the order of the names.
+    /// Values for the backend, in the order of the names.
     pub(super) copied: Box<[Vec<HeaderValue>]>,
     pub(super) user: Option<Arc<str>>,
     may_be_kept: bool,
 }
 
-/// The client gets this answer instead.
+/// The client gets this response instead.
 #[derive(Debug)]
 pub(super) struct Denied {
     status: StatusCode,
@@ -34,16 +34,16 @@ pub(super) struct Denied {
     body: Bytes,
 }
 
-/// What is neither a yes nor a no.
+/// Response that neither allows nor denies the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoVerdict {
     /// The service fails (5xx).
     Fails(StatusCode),
-    /// It says something that means nothing here, of this request.
+    /// The response to this request cannot be interpreted.
     Unclear(StatusCode),
 }
 
-/// What is between the service and us, or what the gateway writes itself.
+/// Hop-by-hop headers of the connection to the service, and headers that the gateway writes itself.
 const OURS: [HeaderName; 11] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -59,8 +59,8 @@ const OURS: [HeaderName; 11] = [
 ];
 
 impl Verdict {
-    /// What a status means. One of the class 4xx is about this request, whatever is wrong with
-    /// it: it is a no, which says nothing of other requests.
+    /// Derives the verdict from a status. A 4xx is about this request, whatever its problem: it
+    /// denies this request, and has no effect on others.
     pub(super) fn of(
         answer: Response<Bytes>,
         copied: &[HeaderName],
@@ -98,8 +98,8 @@ impl Verdict {
         }))
     }
 
-    /// Whether it is meant for whoever asks the same, too: a cookie is for one; a way to a form
-    /// to log in, or what was wrong with one question, for one time.
+    /// Returns true if the verdict also applies to other identical requests. A cookie is for one
+    /// client; a redirect to a login form, or a problem of one request, is for one time.
     pub(super) fn may_be_kept(&self) -> bool {
         match self {
             Self::Allowed(allowed) => allowed.may_be_kept,
@@ -124,13 +124,14 @@ impl Denied {
     pub(super) fn outcome(&self) -> Outcome {
         match self.status {
             StatusCode::UNAUTHORIZED => Outcome::Invalid,
-            // To where one logs in.
+            // A redirect to the login page.
             status if status.is_redirection() => Outcome::Missing,
             _ => Outcome::Denied,
         }
     }
 
-    /// The answer as it came; browsers keep some redirects for ever unless told not to.
+    /// Returns the response as it arrived, with `no-store` if it has no `Cache-Control`: browsers
+    /// would cache some redirects forever.
     pub(super) fn reply(&self) -> Reply {
         let mut reply = Reply::empty(self.status);
         for (name, value) in &self.headers {

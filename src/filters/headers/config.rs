@@ -1,4 +1,4 @@
-//! `headers` as written, and how it compiles.
+//! Configuration of `headers` as written, and its compilation.
 
 use std::collections::BTreeMap;
 
@@ -15,21 +15,21 @@ use crate::{base::secret, chain::CompileCx, config::tree::Spanned};
 pub struct HeadersConfig {
     /// Changes of the request, as the origin gets it.
     request: ChangesConfig,
-    /// Changes of the answer, as the client gets it; our own replies too.
+    /// Changes of the response, as the client gets it; also of the gateway's own replies.
     response: ChangesConfig,
 }
 
-/// Changes of one head: first `remove`, then `set`, then `add`. Values may hold
+/// Changes of one header section: first `remove`, then `set`, then `add`. Values may hold
 /// `{client.ip}`, `{request_id}`, `{host}`, `{route}` and `{scheme}`.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ChangesConfig {
-    /// Names to take away; `X-Internal-*` for all that begin so.
+    /// Names of headers to remove; `X-Internal-*` for all names with this prefix.
     remove: Vec<Spanned<String>>,
-    /// Name and value, in place of whatever was there.
+    /// Name and value of headers to set, replacing any existing values.
     #[serde(serialize_with = "secret::by_name")]
     set: BTreeMap<String, Spanned<String>>,
-    /// Name and value, beside whatever was there.
+    /// Name and value of headers to add to any existing values.
     #[serde(serialize_with = "secret::by_name")]
     add: BTreeMap<String, Spanned<String>>,
 }
@@ -61,7 +61,7 @@ enum Side {
 }
 
 impl ChangesConfig {
-    /// `None` if a problem was reported; all of them are.
+    /// Returns `None` if a problem was reported; reports all problems.
     fn compile(self, side: Side, cx: &mut CompileCx<'_>) -> Option<Changes> {
         let mut is_good = true;
         let (mut remove, mut remove_prefixes) = (Vec::new(), Vec::new());
@@ -100,7 +100,7 @@ impl ChangesConfig {
     }
 }
 
-/// A message and its help.
+/// Code, message and help of a problem.
 struct Problem(&'static str, String, String);
 
 impl Problem {
@@ -118,7 +118,7 @@ fn removal(pattern: &str, side: Side) -> Result<Removal, Problem> {
     let Some(prefix) = pattern.strip_suffix('*') else {
         return header_name(pattern, side).map(Removal::Name);
     };
-    // The same rules of spelling; what a prefix may hit is decided when it does.
+    // The same spelling rules apply; framing headers are excluded when the prefix matches.
     match HeaderName::try_from(prefix) {
         Ok(prefix) => Ok(Removal::Prefix(prefix.as_str().into())),
         Err(_) => Err(Problem(
@@ -157,8 +157,8 @@ fn template(text: &str) -> Result<Template, Problem> {
         .map_err(|(message, help)| Problem("edgeway::headers::value", message, help))
 }
 
-/// Headers by which the two ends of one connection understand one another (RFC 9110,
-/// 7.6.1): a wrong one would make one message look like two.
+/// Returns true for headers by which the two ends of one connection understand each other (RFC
+/// 9110, 7.6.1): a wrong one would make one message look like two.
 pub(super) fn is_framing(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),

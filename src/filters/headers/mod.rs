@@ -17,11 +17,11 @@ pub struct Headers {
     response: Changes,
 }
 
-/// What happens to one head, in the order of the fields.
+/// Changes of one header section, in the order of the fields.
 #[derive(Debug, Default)]
 struct Changes {
     remove: Box<[HeaderName]>,
-    /// Beginnings of names: `x-internal-` for `X-Internal-*`.
+    /// Prefixes of names: `x-internal-` for `X-Internal-*`.
     remove_prefixes: Box<[Box<str>]>,
     set: Box<[(HeaderName, Template)]>,
     add: Box<[(HeaderName, Template)]>,
@@ -81,7 +81,7 @@ impl Changes {
         self.remove.is_empty() && self.remove_prefixes.is_empty() && self.len() == 0
     }
 
-    /// How many names may join.
+    /// Returns the number of headers that may be added.
     fn len(&self) -> usize {
         self.set.len() + self.add.len()
     }
@@ -93,8 +93,8 @@ impl Changes {
         if !self.remove_prefixes.is_empty() {
             self.remove_by_prefix(map);
         }
-        // A template that comes to no header value (bytes of a `Host` that we do not
-        // repeat) leaves its header out.
+        // A template whose result is no valid header value (bytes of a `Host` that are not
+        // repeated) leaves its header out.
         for (name, template) in &self.set {
             match template.value(ex) {
                 Some(value) => map.insert(name, value),

@@ -1,4 +1,4 @@
-//! Header values with `{names}` in them, cut into pieces when they are compiled.
+//! Header values with `{names}` in them, split into pieces when they are compiled.
 
 use http::HeaderValue;
 
@@ -7,7 +7,7 @@ use crate::{base::net::IpText, chain::Exchange, config::diagnostic::closest};
 /// A value as it is sent.
 #[derive(Debug)]
 pub(super) enum Template {
-    /// Without a variable: made once.
+    /// Value without a variable: made once.
     Fixed(HeaderValue),
     Pieces(Box<[Piece]>),
 }
@@ -48,8 +48,8 @@ impl Variable {
 }
 
 impl Template {
-    /// What stands in braces and looks like a name must be one; other braces are text,
-    /// since values such as those of `NEL` are JSON.
+    /// Parses a value. Text in braces that looks like a name must be a variable; other braces are
+    /// text, since values such as those of `NEL` are JSON.
     ///
     /// # Errors
     /// The message and the help for the user.

@@ -1,4 +1,4 @@
-//! What becomes of headers on their way.
+//! Header changes on the way to origin and client.
 
 use super::Headers;
 use crate::chain::testkit::{Answer, check, refused};

@@ -1,4 +1,4 @@
-//! `in_flight` as written, and how it compiles.
+//! Configuration of `in_flight` as written, and its compilation.
 
 use std::sync::Arc;
 
@@ -16,26 +16,26 @@ use crate::{
     limits::key::KeyList,
 };
 
-/// How many requests may be under way at once: a number for the route, or a mapping. Beyond it
-/// 503.
+/// Maximum number of requests in flight: a number for the route, or a mapping. Requests beyond it
+/// get 503.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = or_number)]
 pub struct RouteInFlightConfig {
-    /// Requests of the whole route; any number if absent.
+    /// Maximum for the whole route; unlimited if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     max: Option<u32>,
-    /// Requests of one client; any number if absent.
+    /// Maximum per client; unlimited if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     per_key: Option<u32>,
-    /// What clients are told apart by: the first of the list that a request has, and at
-    /// last its address. With a claim, an API key or a user, requests are counted once they
-    /// have shown who they are. Its address alone if absent.
+    /// Parts of the request that identify a client: the first of the list that a request has, and
+    /// finally its address. With a claim, an API key or a user, requests are counted once they are
+    /// authenticated. The address alone if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<Spanned<KeyList>>,
 }
 
-/// For the schema: the number alone is right as well.
+/// Extends the schema: a number alone is valid too.
 fn or_number(schema: &mut Schema) {
     short::or(schema, json!({ "type": "integer", "minimum": 1 }));
 }
@@ -107,8 +107,8 @@ impl RouteInFlightConfig {
                 "write a `per_key` well below `max`, so that no client takes every place",
             );
         }
-        // One for each route, whatever its bounds: those that were counted in by the
-        // configuration before are counted out of the same.
+        // One set of counts per route, whatever its bounds: requests that started under the
+        // previous configuration leave the same counts.
         let counts = cx
             .zones
             .get_or_create(&format!("in_flight {}", cx.route), || {

@@ -1,5 +1,5 @@
-//! Requests under way, counted exactly: in for a place, and out when that is dropped, whatever
-//! has become of its request.
+//! Exact counts of requests in flight: a permit adds to a count, and dropping it subtracts, however
+//! its request ends.
 
 use std::{
     collections::HashMap,
@@ -18,29 +18,29 @@ use crate::{
     zones::Zone,
 };
 
-/// The requests of one route.
+/// Requests in flight of one route.
 pub(super) struct Counts {
     /// Invariant: the number of [`RoutePlace`]s alive.
     route: AtomicU32,
     gauge: IntGauge,
-    /// So that nobody can make the keys of two clients meet.
+    /// Random, so that no client can make two keys collide.
     seed: (u64, u64),
-    /// Invariant: the number of [`KeyPlace`]s alive by key; none of nought, so there are never
-    /// more keys than requests.
+    /// Invariant: the number of [`KeyPlace`]s alive by key; none is zero, so there are never more
+    /// keys than requests.
     keys: [Mutex<HashMap<Key, u32, RandomState>>; SHARDS],
 }
 
-/// So that clients rarely meet.
+/// Number of shards; enough that clients rarely contend for a lock.
 const SHARDS: usize = 16;
-/// A shard's table stays if it is no larger.
+/// Capacity up to which a shard's table is kept.
 const SMALL: usize = 64;
 
 impl Zone for Counts {}
 
-/// A request's place among those of its route.
+/// Permit of a request on its route.
 pub(super) struct RoutePlace(Arc<Counts>);
 
-/// A request's place among those of its client.
+/// Permit of a request for its client.
 pub(super) struct KeyPlace(Arc<Counts>, Key);
 
 impl Counts {
@@ -61,7 +61,7 @@ impl Counts {
         Hashing::Seeded(self.seed.0, self.seed.1)
     }
 
-    /// A place among `max`; `None` if all are taken.
+    /// Takes one of `max` permits of the route; `None` if all are taken.
     pub(super) fn enter(this: &Arc<Self>, max: Option<u32>) -> Option<RoutePlace> {
         let max = max.unwrap_or(u32::MAX);
         let order = Ordering::Relaxed;
@@ -71,12 +71,12 @@ impl Counts {
         Some(RoutePlace(Arc::clone(this)))
     }
 
-    /// A place among `max` of this key; `None` if all are taken.
+    /// Takes one of `max` permits of this key; `None` if all are taken.
     pub(super) fn enter_key(this: &Arc<Self>, key: Key, max: u32) -> Option<KeyPlace> {
         let mut shard = this.shard(key).lock();
         let count = shard.entry(key).or_insert(0);
         if *count >= max {
-            // Only a bound of nought could leave one behind, and that is refused.
+            // An entry of zero could remain only with a bound of zero, which is refused.
             return None;
         }
         *count += 1;
@@ -115,7 +115,7 @@ impl Drop for KeyPlace {
         *count -= 1;
         if *count == 0 {
             shard.remove(key);
-            // A rush is over: its room is given back.
+            // A burst of clients is over: free its memory.
             if shard.capacity() > SMALL && shard.len() < shard.capacity() / 8 {
                 let room = shard.len() * 2;
                 shard.shrink_to(room);

@@ -1,4 +1,4 @@
-//! Bounds how many requests a route, and each client of it, may have under way at once.
+//! Limits the number of requests in flight of a route, and of each of its clients.
 
 mod config;
 mod counts;
@@ -17,14 +17,14 @@ use crate::{
 
 /// The compiled filter.
 pub struct InFlight {
-    /// Those of all configurations of this route: a request counts until it is over,
-    /// whichever it began with.
+    /// Counts shared by all configurations of this route: a request counts until it is over,
+    /// whichever configuration it started under.
     counts: Arc<Counts>,
     max: Option<u32>,
     per_key: Option<Arc<PerKey>>,
 }
 
-/// A bound for each client.
+/// A limit per client.
 struct PerKey {
     max: u32,
     key: KeyList,
@@ -62,7 +62,7 @@ impl Filter for InFlight {
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
-        // Refused, it holds no place while its answer is read.
+        // A refused request holds no permit while its response is sent.
         let Some(place) = Counts::enter(&self.counts, self.max) else {
             return too_many();
         };
@@ -112,7 +112,8 @@ impl InFlight {
         key.is_some_and(KeyList::needs_identity)
     }
 
-    /// A place among those of the client, if they are bounded; why not, if it has too many.
+    /// Returns a permit for the client if clients are limited, or the refusal if the client has too
+    /// many requests in flight.
     fn enter_key(&self, ex: &Exchange<'_>) -> Result<Option<KeyPlace>, Verdict> {
         let Some(PerKey { max, key }) = self.per_key.as_deref() else {
             return Ok(None);
@@ -128,10 +129,10 @@ impl InFlight {
     }
 }
 
-/// The bounds of a route for requests that another route takes.
+/// Limits of a route for requests that another route takes.
 struct Beside(InFlight);
 
-/// The places of a request at routes that did not take it.
+/// Permits that a request holds on routes that did not take it.
 #[derive(Default)]
 struct Places(Vec<Place>);
 
@@ -168,7 +169,7 @@ fn too_many() -> Verdict {
     )
 }
 
-/// 503 and not 429: the request is not one too many, it only came too soon.
+/// Refuses with 503 and not 429: the request is not one too many, it only came too soon.
 fn refuse(reason: &'static str, detail: &'static str) -> Verdict {
     Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
         .retry_after(Duration::from_secs(1))

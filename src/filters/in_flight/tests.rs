@@ -1,4 +1,4 @@
-//! How many at once, and that each place comes back.
+//! Limits on requests in flight, and the return of every permit.
 
 use std::{sync::Arc, thread};
 
@@ -16,7 +16,7 @@ use crate::{
     limits::key::{Key, KeyList},
 };
 
-/// A route under test, and the requests that it has.
+/// A route under test, and its requests.
 struct Route {
     filter: InFlight,
     metrics: Metrics,
@@ -46,7 +46,7 @@ fn route(max: Option<u32>, per_key: Option<(u32, &str)>) -> Route {
 }
 
 impl Route {
-    /// Begins a request; its facts as long as it is under way, or the reason of a refusal.
+    /// Starts a request; returns its facts while it is in flight, or the reason of a refusal.
     fn begin(&self, ip: &str, user: Option<&str>) -> Result<Facts, &'static str> {
         let mut facts = Facts::new(Clock::test().now());
         facts.client.ip = ip.parse().unwrap();
@@ -71,7 +71,7 @@ impl Route {
             Verdict::Reply(reply) => {
                 assert_eq!(reply.status, 503);
                 assert!(reply.headers.iter().any(|(name, _)| name == "retry-after"));
-                // It holds no place, though its facts are still there.
+                // It holds no permit, though its facts are still alive.
                 Err(reply.reason.unwrap())
             }
         }
@@ -107,7 +107,7 @@ fn a_client_has_its_own_places() {
     let route = route(Some(4), Some((2, "client.ip")));
     let of_a = [route.begin(A, None).unwrap(), route.begin(A, None).unwrap()];
     assert_eq!(route.begin(A, None).err(), Some("in_flight_key"));
-    // Whoever is refused for itself takes none of the others' places.
+    // A client that is refused for its own limit takes no permit of others.
     let of_b = [route.begin(B, None).unwrap(), route.begin(B, None).unwrap()];
     assert_eq!(route.begin("192.0.2.3", None).err(), Some("in_flight"));
     assert_eq!(route.filter.counts.sizes().1, 2);
@@ -120,7 +120,7 @@ fn who_asks_is_counted_once_that_is_known() {
     let route = route(Some(3), Some((1, "[jwt.sub, client.ip]")));
     let of_u1 = route.begin(A, Some("u1")).unwrap();
     assert_eq!(route.begin(B, Some("u1")).err(), Some("in_flight_key"));
-    // That refusal gave its place on the route back.
+    // That refusal returned its permit of the route.
     let others = [
         route.begin(A, Some("u2")).unwrap(),
         route.begin(A, None).unwrap(),
@@ -135,7 +135,7 @@ fn who_asks_is_counted_once_that_is_known() {
 fn another_bound_counts_what_is_under_way() {
     let old = route(Some(3), None);
     let under_way = [old.begin(A, None).unwrap(), old.begin(A, None).unwrap()];
-    // As a reload makes it: another filter over the same counts.
+    // A reload does the same: it makes another filter over the same counts.
     let new = Route {
         filter: InFlight {
             counts: Arc::clone(&old.filter.counts),
@@ -183,7 +183,7 @@ fn threads_never_pass_a_bound_and_lose_no_place() {
 }
 
 proptest! {
-    /// Against a plain list of who is under way.
+    /// Compares the counts with a plain list of requests in flight.
     #[test]
     fn counts_are_those_of_a_list(steps in prop::collection::vec((0_u8..4, any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
         let route = route(Some(5), Some((2, "client.ip")));

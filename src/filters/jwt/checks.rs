@@ -1,4 +1,4 @@
-//! What holds for any text that is shown as a token; `fuzzing` runs it.
+//! Invariants of any text that is presented as a token; `fuzzing` runs them.
 
 use std::sync::LazyLock;
 
@@ -7,13 +7,13 @@ use super::{
     token::{LONGEST, Rules, Token},
 };
 
-/// Nobody outside of the seeds has signed anything with it.
+/// Secret that only the seeds are signed with.
 const SECRET: &str = "the secret of the seeds, 32 bytes and more";
 
 static KEYS: LazyLock<Vec<Key>> =
     LazyLock::new(|| keys::read(SECRET).expect("it is long enough for a secret"));
 
-/// Only what was signed passes, as it was signed: changed seeds are refused.
+/// Checks that only signed tokens pass, and only as they were signed: changed seeds are refused.
 pub(crate) fn token(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -27,7 +27,7 @@ pub(crate) fn token(data: &[u8]) {
         assert_eq!(verified.user.as_deref(), Some("seed"), "{text}");
         assert_eq!(verified.forward.len(), 2);
     }
-    // Its own set of keys, were it one, has no secrets.
+    // If the text is a set of keys, it holds no secrets.
     if let Ok(keys) = keys::set(data, keys::Secrets::Refused) {
         assert!(keys.iter().all(|key| key.kind != keys::Kind::Secret));
     }
@@ -46,7 +46,7 @@ fn rules() -> Rules {
 mod tests {
     use super::*;
 
-    /// The control: if none passed, the check would say nothing.
+    /// The control: if no seed passed, the check would prove nothing.
     #[test]
     fn the_seeds_that_are_signed_pass_and_no_others() {
         let rules = rules();

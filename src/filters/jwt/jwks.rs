@@ -1,5 +1,5 @@
-//! Keys from a URL: fetched beside requests, kept over reloads, asked for anew when a token
-//! names a key that is not known, and used for a while when nobody answers.
+//! Keys from a URL: fetched in the background, kept over reloads, fetched again when a token names
+//! an unknown key, and used for a while when the URL fails.
 
 use std::{
     sync::{
@@ -30,18 +30,18 @@ use crate::{
     zones::Zone,
 };
 
-/// A set of keys has a few KiB.
+/// Maximum size of a JWK set, which usually has a few KiB.
 const LONGEST: usize = 256 * 1024;
-/// Between two fetches, whatever tokens name.
+/// Minimum time between two fetches, whatever keys tokens name.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long a request waits for keys that are on their way.
+/// Maximum time that a request waits for keys being fetched.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How many requests may wait at once.
+/// Maximum number of waiting requests.
 const WAITING: usize = 256;
-/// After a failure, doubled with each further one.
+/// Delay after a failure, doubled with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// Answers that say they are good for less are good for this.
+/// Minimum TTL of a response, also if its `max-age` is shorter.
 const LEAST_AGE: Duration = Duration::from_secs(10);
 
 const ACCEPT: HeaderValue =
@@ -56,15 +56,15 @@ const FETCHES: (&str, &str) = (
     "Fetches of sets of keys, by what came of them: `ok` or `failed`.",
 );
 
-/// How the keys are fetched, by one configuration.
+/// Fetch settings of one configuration.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) url: Uri,
     pub(super) fetch: Fetch,
-    /// The longest time between two fetches.
+    /// Maximum time between two fetches.
     pub(super) refresh: Duration,
     pub(super) deadline: Duration,
-    /// How long keys stay good beyond that if the URL fails.
+    /// Time for which keys stay valid beyond that if the URL fails.
     pub(super) stale: Duration,
 }
 
@@ -72,18 +72,18 @@ pub(super) struct Source {
 #[derive(Debug)]
 pub(super) struct KeySet {
     pub(super) keys: Box<[Key]>,
-    /// Another number for other keys.
+    /// Number that changes with the keys.
     pub(super) generation: u64,
-    /// The document, for the process that takes over.
+    /// The document, for the successor process.
     document: Bytes,
 }
 
-/// What is known of the keys.
+/// State of the keys.
 #[derive(Clone, Debug, Default)]
 struct State {
-    /// Of the last fetch that brought some.
+    /// Keys of the last successful fetch.
     known: Option<Known>,
-    /// When to ask next; at once if none.
+    /// Time of the next fetch; at once if `None`.
     due: Option<Instant>,
     failures: u32,
 }
@@ -91,25 +91,25 @@ struct State {
 #[derive(Clone, Debug)]
 struct Known {
     keys: Arc<KeySet>,
-    /// When they should have been replaced.
+    /// Time at which the keys should be replaced.
     fresh_until: Instant,
-    /// The same for another process.
+    /// The same as wall-clock time, for another process.
     fresh_until_wall: SystemTime,
 }
 
-/// The keys behind one URL.
+/// Keys behind one URL.
 #[derive(Debug)]
 pub(super) struct Jwks {
-    /// For logs and metrics: the URL without its query.
+    /// Name in logs and metrics: the URL without its query.
     name: Box<str>,
     clock: Clock,
     state: ArcSwap<State>,
-    /// Somebody misses a key.
+    /// Notified when a request misses a key.
     wanted: Notify,
-    /// Counts fetches that are over.
+    /// Number of finished fetches.
     over: watch::Sender<u64>,
     is_asking: AtomicBool,
-    /// When the last fetch was over, in milliseconds since `born`, and one more.
+    /// Time of the last fetch's end, in milliseconds since `born`, plus one.
     last: AtomicU64,
     born: Instant,
     waiting: Semaphore,
@@ -119,14 +119,14 @@ pub(super) struct Jwks {
     failed: IntCounter,
 }
 
-/// What a request finds that asks for other keys.
+/// Result of a request for newer keys.
 #[derive(Debug)]
 pub(super) enum Newer {
-    /// There are others.
+    /// There are other keys.
     Changed,
-    /// It was asked just now, and there are no others.
+    /// The keys were fetched recently, and there are no others.
     Same,
-    /// Nobody can say.
+    /// The current keys cannot be fetched.
     Unknown,
 }
 
@@ -154,7 +154,7 @@ impl Jwks {
         }
     }
 
-    /// The keys, unless they have been out of date for longer than `stale`.
+    /// Returns the keys, unless they have been stale for longer than `stale`.
     pub(super) fn keys(&self, stale: Duration) -> Option<Arc<KeySet>> {
         let state = self.state.load();
         let known = state.known.as_ref()?;
@@ -163,18 +163,18 @@ impl Jwks {
         is_good.then(|| Arc::clone(&known.keys))
     }
 
-    /// Asks for other keys than those of `generation` and waits a moment for them. One fetch
-    /// for all who ask, and none shortly after another.
+    /// Requests other keys than those of `generation` and waits a moment for them. All waiting
+    /// requests share one fetch, and no fetch follows shortly after another.
     pub(super) async fn newer(&self, generation: Option<u64>) -> Newer {
         let mut over = self.over.subscribe();
         let may_wait = self.is_asking.load(Ordering::Acquire) || self.since_last() >= Some(PAUSE);
-        // A fetch may have ended since the caller looked.
+        // A fetch may have finished since the caller looked.
         if let Some(known) = &self.state.load().known
             && Some(known.keys.generation) != generation
         {
             return Newer::Changed;
         }
-        // Even when nobody waits: the next one that brings this key may find it.
+        // Even if this request does not wait: the next one with this key may find it.
         self.wanted.notify_one();
         let failures = self.state.load().failures;
         if !may_wait && self.since_last().is_some() {
@@ -198,14 +198,14 @@ impl Jwks {
         }
     }
 
-    /// Since the last fetch was over; none if there was none.
+    /// Returns the time since the end of the last fetch; `None` if there was none.
     fn since_last(&self) -> Option<Duration> {
         let last = self.last.load(Ordering::Acquire).checked_sub(1)?;
         let now = self.clock.now().duration_since(self.born);
         Some(now.saturating_sub(Duration::from_millis(last)))
     }
 
-    /// Fetches for ever.
+    /// Fetches the keys repeatedly, without end.
     pub(super) async fn supervise(self: Arc<Self>, source: Arc<Source>) {
         loop {
             let due = self.state.load().due;
@@ -225,7 +225,7 @@ impl Jwks {
         }
     }
 
-    /// One fetch.
+    /// Fetches the keys once.
     pub(super) async fn ask(&self, source: &Source) {
         let asking = Asking::begin(self);
         let found = self.fetch(source).await;
@@ -292,7 +292,7 @@ impl Jwks {
         Ok((self.read(answer.into_body())?, age))
     }
 
-    /// The same set for the same document.
+    /// Parses a document; returns the current set if the document is unchanged.
     fn read(&self, document: Bytes) -> Result<Arc<KeySet>, AskError> {
         let before = self.state.load();
         if let Some(known) = &before.known
@@ -327,7 +327,7 @@ impl Drop for Jwks {
 }
 
 impl Zone for Jwks {
-    /// The process that takes over verifies tokens from its first request.
+    /// Exports the keys, so that the successor verifies tokens from its first request.
     fn export(&self) -> Option<Value> {
         let state = self.state.load();
         let known = state.known.as_ref()?;
@@ -348,7 +348,7 @@ impl Zone for Jwks {
         let Some(until) = UNIX_EPOCH.checked_add(Duration::from_secs(until)) else {
             return;
         };
-        // What has run out already is stale from now on.
+        // Expired keys are stale from now on.
         let rest = until.duration_since(self.clock.wall()).unwrap_or_default();
         let now = self.clock.now();
         if let Ok(keys) = self.read(Bytes::copy_from_slice(document.as_bytes())) {
@@ -365,7 +365,7 @@ impl Zone for Jwks {
     }
 }
 
-/// A fetch under way, also if it is given up.
+/// A fetch in flight; ends also if the fetch is cancelled.
 struct Asking<'a>(&'a Jwks);
 
 impl<'a> Asking<'a> {
@@ -381,7 +381,7 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// Why a fetch brought no keys.
+/// Reason why a fetch returned no keys.
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error(transparent)]
@@ -394,7 +394,7 @@ enum AskError {
     NoKey,
 }
 
-/// For how long an answer says it is good (RFC 9111, 5.2.2.1).
+/// Returns the `max-age` of a response (RFC 9111, 5.2.2.1).
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
     list_of(headers, &header::CACHE_CONTROL).find_map(|member| {
         let digits = member.strip_prefix(b"max-age=")?;

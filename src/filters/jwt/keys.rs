@@ -1,5 +1,5 @@
-//! Keys that tokens are verified with, each for algorithms of its own kind and no other: a
-//! public key never serves as a secret, whatever a token's header says.
+//! Keys for verifying tokens, each only for algorithms of its own kind: a public key is never used
+//! as a secret, whatever a token's header names.
 
 use std::fmt;
 
@@ -19,9 +19,9 @@ use x509_parser::{
 
 /// RFC 7518, 3.2: a key for HS256 has at least as many bits as its hash.
 const SHORTEST_SECRET: usize = 32;
-/// RFC 7518, 3.3, and what the library can verify.
+/// RFC 7518, 3.3, and the range that the library can verify.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
-/// Keys of one document that are looked at.
+/// Maximum number of keys in one document.
 pub(super) const MOST_KEYS: usize = 64;
 
 const P256: &str = "1.2.840.10045.3.1.7";
@@ -30,7 +30,7 @@ const RSA: &str = "1.2.840.113549.1.1.1";
 const EC: &str = "1.2.840.10045.2.1";
 const ED25519: &str = "1.3.101.112";
 
-/// How a token is signed. There is no `none`.
+/// Signature algorithm of a token. There is no `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub(super) enum Algorithm {
     HS256,
@@ -48,7 +48,7 @@ pub(super) enum Algorithm {
     EdDSA,
 }
 
-/// What a key is.
+/// Kind of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Secret,
@@ -95,7 +95,7 @@ impl Algorithm {
         }
     }
 
-    /// The only kind of key that verifies it.
+    /// Returns the only kind of key that verifies this algorithm.
     pub(super) fn kind(self) -> Kind {
         match self {
             Self::HS256 | Self::HS384 | Self::HS512 => Kind::Secret,
@@ -127,7 +127,7 @@ impl Algorithm {
 }
 
 impl Kind {
-    /// What such a key verifies where nobody says more.
+    /// Returns the default algorithm of keys of this kind.
     pub(super) fn usual(self) -> Algorithm {
         match self {
             Self::Secret => Algorithm::HS256,
@@ -149,18 +149,18 @@ impl Kind {
     }
 }
 
-/// One key.
+/// A key for verifying tokens.
 #[derive(Clone)]
 pub(super) struct Key {
-    /// The name that tokens call it by.
+    /// Name of the key in tokens.
     pub(super) kid: Option<Box<str>>,
     pub(super) kind: Kind,
-    /// The one algorithm that it is for, if its owner says so.
+    /// The only algorithm of the key, if its owner specifies one.
     only: Option<Algorithm>,
     decoding: DecodingKey,
 }
 
-/// Why a text is no key, and what to write instead.
+/// Reason why a text is not a key, with a hint on the right form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(super) struct KeyError {
@@ -177,23 +177,24 @@ impl KeyError {
     }
 }
 
-/// For keys that fit no algorithm.
+/// Help for keys that fit no algorithm.
 const KINDS: &str = "write an RSA key of 2048 to 4096 bits, or one on P-256, P-384 or Ed25519";
 const WRITE_PUBLIC: &str =
     "write the public key: `openssl pkey -in private.pem -pubout -out public.pem`";
 
 impl Key {
-    /// Whether `signature` (coded, as in the token) is this key's on `message`.
+    /// Returns true if `signature` (encoded, as in the token) is a signature of `message` by this
+    /// key.
     pub(super) fn verifies(&self, alg: Algorithm, message: &[u8], signature: &str) -> bool {
         self.fits(alg) && verify(signature, message, &self.decoding, alg.library()).unwrap_or(false)
     }
 
-    /// Whether it is for this algorithm.
+    /// Returns true if the key is for this algorithm.
     pub(super) fn fits(&self, alg: Algorithm) -> bool {
         self.kind == alg.kind() && self.only.is_none_or(|only| only == alg)
     }
 
-    /// What it is for where nobody says more.
+    /// Returns the default algorithm of this key.
     pub(super) fn usual(&self) -> Algorithm {
         self.only.unwrap_or(self.kind.usual())
     }
@@ -233,7 +234,7 @@ impl Key {
             let message = format!("the RSA key has {bits} bits");
             return Err(KeyError::new(message, KINDS));
         }
-        // RFC 8017, 3.1; the library takes no longer ones.
+        // RFC 8017, 3.1; the library accepts no longer exponents.
         let is_odd = exponent.last().is_some_and(|last| last % 2 == 1);
         if !is_odd || exponent == [1] || exponent.len() > 4 {
             let message = "the RSA key has an exponent that no RSA key has";
@@ -243,12 +244,12 @@ impl Key {
         Ok(Self::of(Kind::Rsa, decoding))
     }
 
-    /// A point on a curve, or a point of Ed25519.
+    /// Makes a key from a point on a curve, or a point of Ed25519.
     fn point(kind: Kind, bytes: &[u8]) -> Result<Self, KeyError> {
         let wrong = || KeyError::new("the key is no point on its curve", KINDS);
         let decoding = match kind {
             Kind::P256 | Kind::P384 => DecodingKey::from_ec_der(bytes),
-            // The library reads the first 32 bytes unasked.
+            // The library would silently use the first 32 bytes.
             Kind::Ed25519 if bytes.len() == 32 => DecodingKey::from_ed_der(bytes),
             Kind::Ed25519 | Kind::Rsa | Kind::Secret => return Err(wrong()),
         };
@@ -268,12 +269,12 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The keys in what an operator wrote, or a file has: a public key or a certificate in PEM, a
+/// Reads the keys in a text of the configuration or a file: a public key or a certificate in PEM, a
 /// JWK or a set of them, or a secret.
 pub(super) fn read(text: &str) -> Result<Vec<Key>, KeyError> {
     let trimmed = text.trim();
     if trimmed.contains("-----BEGIN") {
-        // Environment files often keep lines so.
+        // Environment files often store line breaks as `\n`.
         return pem(&trimmed.replace("\\n", "\n"));
     }
     if trimmed.starts_with('{') {
@@ -292,7 +293,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Key>, KeyError> {
             "write it as PEM: `ssh-keygen -e -m PKCS8 -f key.pub`",
         ));
     }
-    // Whoever puts a public key where secrets are expected has published the secret.
+    // A public key used as a secret would be a published secret.
     if trimmed.starts_with("MII") || trimmed.starts_with("MFkw") || trimmed.starts_with("MCow") {
         return Err(KeyError::new(
             "this looks like a key in Base64 without its first and last line",
@@ -335,7 +336,7 @@ fn pem(text: &str) -> Result<Vec<Key>, KeyError> {
         };
         keys.push(key);
         if block.label == "CERTIFICATE" {
-            // Those that follow signed it, and sign no tokens.
+            // The certificates that follow signed this one, and sign no tokens.
             break;
         }
     }
@@ -376,15 +377,15 @@ fn public(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, KeyError> {
     }
 }
 
-/// Whether a set may hold secrets: never one that came over the network, where they would be
-/// everybody's.
+/// Permission for a set to hold secrets: never for a set fetched over the network, where its
+/// secrets would be public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Secrets {
     Allowed,
     Refused,
 }
 
-/// As RFC 7517 has it; whatever else is in there is left out.
+/// A JWK as in RFC 7517; other members are ignored.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -406,8 +407,8 @@ struct Set {
     keys: Vec<serde_json::Value>,
 }
 
-/// The keys of a JWK set, or a single JWK, that can verify tokens. Others (for encryption, of
-/// kinds that are not supported, broken ones) are left out, as RFC 7517, 5 asks for.
+/// Returns the keys of a JWK set, or a single JWK, that can verify tokens. Other keys (for
+/// encryption, of unsupported kinds, broken ones) are left out, as RFC 7517, 5 requires.
 pub(super) fn set(text: &[u8], secrets: Secrets) -> Result<Vec<Key>, KeyError> {
     const HELP: &str = "write a JWK set: `{\"keys\": […]}`";
     let value: serde_json::Value = serde_json::from_slice(text)

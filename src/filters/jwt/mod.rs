@@ -1,9 +1,9 @@
-//! Lets requests pass by their JSON Web Token, and says to limits, logs and backends who asks.
+//! Lets requests pass by their JSON Web Token, and reports its user to limits, logs and backends.
 //!
-//! A token is verified once and remembered for a while by a fingerprint; its times are
-//! compared for each request.
+//! A token is verified once and remembered for a while by a fingerprint; its times are compared for
+//! each request.
 
-/// What fuzz targets call.
+/// Entry points of fuzz targets.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod checks;
 mod config;
@@ -36,10 +36,10 @@ use crate::{
     },
 };
 
-/// Longer tokens are verified anew each time, so that what is remembered stays small.
+/// Maximum length of a remembered token; longer ones are verified again each time, to save memory.
 const LONGEST_REMEMBERED: usize = 4 * 1024;
 
-/// In seconds, where keys are not there yet.
+/// Value of `Retry-After`, in seconds, while there are no keys yet.
 const RETRY_AFTER: u32 = 2;
 
 /// The compiled filter.
@@ -51,9 +51,9 @@ pub struct Jwt {
     recent: Recent<Seen>,
     is_optional: bool,
     strip: Strip,
-    /// Query parameters that no backend gets to see.
+    /// Query parameters that are never sent to a backend.
     dropped: Box<[Box<str>]>,
-    /// The headers that claims become, in the order of [`Rules::forward`].
+    /// Headers for claims, in the order of [`Rules::forward`].
     names: Box<[HeaderName]>,
     own: OwnHeaders,
     challenges: Challenges,
@@ -67,7 +67,7 @@ enum Keys {
     Remote { jwks: Arc<Jwks>, stale: Duration },
 }
 
-/// Where the token is taken out of what the backend gets.
+/// Parts of the request to the backend from which the token is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Strip {
     Query,
@@ -75,7 +75,7 @@ enum Strip {
     Nowhere,
 }
 
-/// Each `WWW-Authenticate` there is.
+/// All possible `WWW-Authenticate` headers.
 #[derive(Debug)]
 struct Challenges {
     problems: [HeaderValue; Problem::ALL.len()],
@@ -90,10 +90,10 @@ struct Seen {
     generation: u64,
 }
 
-/// What the backend is to be told of this request.
+/// Claims of this request for the backend.
 struct Forwarded(Arc<Verified>);
 
-/// What became of a token.
+/// Result of verifying a token.
 #[derive(Debug)]
 enum Judged {
     Passed(Arc<Verified>),
@@ -128,7 +128,7 @@ impl Filter for Jwt {
     fn phases(&self) -> Phases {
         let request = match self.keys {
             Keys::Fixed(_) => Phases::REQUEST,
-            // Keys may be on their way.
+            // Keys may still be in flight.
             Keys::Remote { .. } => Phases::REQUEST.asynchronous(),
         };
         let changes = !self.names.is_empty() || self.strip == Strip::Everywhere;
@@ -228,7 +228,7 @@ impl Filter for Jwt {
 }
 
 impl Jwt {
-    /// The token of the first place that has one; none is no token at all.
+    /// Returns the token of the first location that has one; `Err(None)` if there is no token.
     fn find<'a>(&'a self, ex: &Exchange<'a>) -> Result<Cow<'a, str>, Option<Problem>> {
         for source in &self.sources {
             match source.find(ex) {
@@ -240,7 +240,7 @@ impl Jwt {
         Err(None)
     }
 
-    /// What the keys say of a token, from memory if that has it.
+    /// Verifies a token, or takes the result from the remembered tokens.
     fn judge(&self, text: &str, keys: &[Key], generation: u64) -> Result<Arc<Verified>, Problem> {
         let now = self.clock.wall().duration_since(UNIX_EPOCH);
         let now = now.map_or(0.0, |since| since.as_secs_f64());
@@ -273,7 +273,7 @@ impl Jwt {
         let generation = known.as_ref().map(|set| set.generation);
         let result = match known {
             Some(set) => with(&set),
-            // What no key could make right needs none.
+            // A token that no key could make valid needs no keys.
             None => match Token::parse(text, &self.rules) {
                 Err(problem) => Err(problem),
                 Ok(_) => Err(Problem::Key),
@@ -281,7 +281,7 @@ impl Jwt {
         };
         let is_unknown = match &result {
             Err(Problem::Key) => true,
-            // Without names, any other key may have come.
+            // A token without `kid` may be signed with any new key.
             Err(Problem::Signature) => {
                 Token::parse(text, &self.rules).is_ok_and(|token| token.kid.is_none())
             }
@@ -330,7 +330,8 @@ impl Jwt {
         Verdict::Next
     }
 
-    /// Without a token (`None`) or with a wrong one: as anybody, or not at all.
+    /// Handles a request without a token (`None`) or with an invalid one: it passes without an
+    /// identity if tokens are optional, and is refused otherwise.
     fn refuse(&self, ex: &mut Exchange<'_>, problem: Option<Problem>) -> Verdict {
         let outcome = match problem {
             Some(_) => Outcome::Invalid,

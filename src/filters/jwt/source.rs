@@ -1,4 +1,4 @@
-//! Where a token stands in a request, and how it is taken out of there.
+//! Locations of tokens in a request, and removal of tokens from them.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{base::query, chain::Exchange};
 
-/// One place for a token.
+/// A location of a token.
 #[derive(Debug)]
 pub(super) enum Source {
     Header(HeaderName),
@@ -14,17 +14,17 @@ pub(super) enum Source {
     Query(Box<str>),
 }
 
-/// What stands at a place.
+/// Content of a location.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found<'a> {
     Nothing,
     Token(Cow<'a, str>),
-    /// Several of them, or what can be no token: it is not clear which one counts.
+    /// Several values, or a value that cannot be a token: the right one is unclear.
     Unclear,
 }
 
 impl Source {
-    /// `None` if no `kind` has such a name.
+    /// Creates a location; `None` if `name` is invalid for its `kind`.
     pub(super) fn new(kind: &str, name: &str) -> Option<Self> {
         let is_plain = |separators: &str| {
             !name.is_empty()
@@ -63,7 +63,7 @@ impl Source {
         }
     }
 
-    /// The header that [`Self::strip`] changes, if it changes one.
+    /// Returns the header that [`Self::strip`] changes, if any.
     pub(super) fn header(&self) -> Option<HeaderName> {
         match self {
             Self::Header(name) => Some(name.clone()),
@@ -72,7 +72,7 @@ impl Source {
         }
     }
 
-    /// Takes the token out of the headers for the backend.
+    /// Removes the token from the headers for the backend.
     pub(super) fn strip(&self, headers: &mut HeaderMap) {
         match self {
             Self::Header(name) => {
@@ -86,12 +86,12 @@ impl Source {
                 }
             }
             Self::Cookie(name) => strip_cookie(headers, name.as_bytes()),
-            // Taken out of the target for every request.
+            // Removed from the target of every request.
             Self::Query(_) => {}
         }
     }
 
-    /// For `edgeway explain`.
+    /// Describes the location for `edgeway explain`.
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Header(name) => format!("the header `{name}`"),
@@ -101,8 +101,8 @@ impl Source {
     }
 }
 
-/// The token in a header: after `Bearer` (RFC 6750, 2.1), or bare where that may be. None for
-/// other schemes, which are somebody else's.
+/// Returns the token in a header: after `Bearer` (RFC 6750, 2.1), or bare where that is allowed.
+/// `None` for other schemes, which belong to other filters or the app.
 fn credentials(value: &HeaderValue, takes_bare: bool) -> Option<&[u8]> {
     const SCHEME: &[u8] = b"bearer";
     let value = value.as_bytes().trim_ascii();
@@ -116,7 +116,7 @@ fn credentials(value: &HeaderValue, takes_bare: bool) -> Option<&[u8]> {
     }
 }
 
-/// The one value of several that are not empty.
+/// Returns the only non-empty value.
 fn single<'a>(
     values: impl Iterator<Item = &'a [u8]>,
     decode: fn(&'a [u8]) -> Cow<'a, [u8]>,

@@ -1,4 +1,4 @@
-//! A token's form, signature, times and claims: pure rules, with the time as an argument.
+//! Form, signature, times and claims of a token: pure rules, with the time as an argument.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,24 +10,25 @@ use serde_json::{Map, Value};
 use super::keys::{Algorithm, Key};
 use crate::chain::Claims;
 
-/// Longer ones are not looked at. Heads are bound too, but cookies may be longer than this.
+/// Longest token that is parsed. Header sections are limited too, but cookies may be longer than
+/// this.
 pub(super) const LONGEST: usize = 8 * 1024;
 
-/// What is wrong with a token.
+/// Problem of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Problem {
-    /// It is no signed JWT in compact form.
+    /// The token is not a signed JWT in compact form.
     Malformed,
-    /// It is signed in a way that is not allowed here, or not at all.
+    /// The token is signed with an algorithm that is not allowed here, or not at all.
     Algorithm,
-    /// No key that is known can have signed it.
+    /// No known key can have signed the token.
     Key,
     Signature,
     Expired,
-    /// It is not valid yet.
+    /// The token is not valid yet.
     NotYet,
-    /// It has no end, or one too far away.
+    /// The token has no expiry, or one too far away.
     Lifetime,
     Issuer,
     Audience,
@@ -60,7 +61,7 @@ impl Problem {
         }
     }
 
-    /// For the client's programmers; nothing that helps to forge one.
+    /// Returns a description for the client's developers, which does not help to forge a token.
     pub(super) fn description(self) -> &'static str {
         match self {
             Self::Malformed => "the token is malformed",
@@ -76,46 +77,45 @@ impl Problem {
     }
 }
 
-/// What a token must say.
+/// Requirements for tokens.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     pub(super) algorithms: Box<[Algorithm]>,
-    /// None of them is asked for if empty.
+    /// Accepted issuers; any if empty.
     pub(super) issuers: Box<[Box<str>]>,
     pub(super) audiences: Box<[Box<str>]>,
     pub(super) leeway: Duration,
-    /// From `iat` to `exp`.
+    /// Maximum time from `iat` to `exp`.
     pub(super) max_ttl: Option<Duration>,
     pub(super) needs_exp: bool,
-    /// Without them the client is known and not allowed.
+    /// Required claims; a valid token without them is denied.
     pub(super) require: Box<[Required]>,
-    /// Claims that the backend gets as headers.
+    /// Claims that are sent to the backend as headers.
     pub(super) forward: Box<[Box<str>]>,
 }
 
-/// One claim that must be one of these, or have one of these in it.
+/// A claim that must be one of these values, or a list that contains one of them.
 #[derive(Debug)]
 pub(super) struct Required {
     pub(super) claim: Box<str>,
     pub(super) values: Box<[Value]>,
 }
 
-/// A token whose signature is right and which is for us. Whether its time has come, or is
-/// over, is asked each time.
+/// A token with a valid signature, issuer and audience. Its times are checked for each request.
 #[derive(Debug)]
 pub(super) struct Verified {
     pub(super) claims: Claims,
-    /// `sub`, if that is a text.
+    /// `sub`, if it is a string.
     pub(super) user: Option<Arc<str>>,
-    /// Whether it has all that is required.
+    /// True if the token has all required claims.
     pub(super) is_entitled: bool,
-    /// In the order of [`Rules::forward`]; none for what is absent or cannot be a header.
+    /// Values in the order of [`Rules::forward`]; `None` if absent or not a valid header value.
     pub(super) forward: Box<[Option<HeaderValue>]>,
     exp: Option<f64>,
     nbf: Option<f64>,
 }
 
-/// A token taken apart. Nothing in it is proven.
+/// A parsed token. Nothing in it is proven.
 #[derive(Debug)]
 pub(super) struct Token<'a> {
     /// Header and payload as they are signed.
@@ -144,7 +144,7 @@ impl<'a> Token<'a> {
             return Err(Problem::Malformed);
         }
         let header: Header = decode(header)?;
-        // RFC 7515, 4.1.11: what must be understood, and is not, is refused.
+        // RFC 7515, 4.1.11: a critical extension that is not understood is refused.
         if header.crit.is_some() {
             return Err(Problem::Malformed);
         }
@@ -163,13 +163,14 @@ impl<'a> Token<'a> {
         })
     }
 
-    /// Verifies the signature with one of `keys`, then all that the time does not change.
+    /// Verifies the signature with one of `keys`, then everything that does not depend on the time.
     pub(super) fn verify(&self, keys: &[Key], rules: &Rules) -> Result<Verified, Problem> {
         self.signature_by(keys)?;
         rules.judge(decode(self.payload)?)
     }
 
-    /// RFC 7515, 4.1.4: the key that the token names, or one without a name.
+    /// Verifies the signature with the key that the token names, or one without a name (RFC 7515,
+    /// 4.1.4).
     fn signature_by(&self, keys: &[Key]) -> Result<(), Problem> {
         let is_named = |key: &&Key| self.kid.is_none() || self.kid.as_deref() == key.kid.as_deref();
         let fitting = || keys.iter().filter(|key| key.fits(self.alg));
@@ -222,7 +223,7 @@ impl Rules {
         }
         let user = claims.get("sub").and_then(Value::as_str).map(Into::into);
         let claims = Claims(Arc::new(claims));
-        // Whoever is issued a token for later cannot use it, however long it lives.
+        // A token issued for later cannot be used before, however long it lives.
         let nbf = match (nbf, iat.filter(|_| self.max_ttl.is_some())) {
             (Some(nbf), Some(iat)) => Some(nbf.max(iat)),
             (nbf, iat) => nbf.or(iat),
@@ -242,7 +243,7 @@ impl Rules {
     }
 }
 
-/// RFC 7519, 2: seconds since 1970, perhaps with a fraction.
+/// Parses a date (RFC 7519, 2): seconds since 1970, possibly with a fraction.
 fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Problem> {
     match claims.get(name) {
         None => Ok(None),
@@ -267,10 +268,10 @@ fn names_one(claim: Option<&Value>, known: &[Box<str>]) -> bool {
 }
 
 impl Verified {
-    /// Whether now is its time.
+    /// Checks that the token is valid at this time.
     pub(super) fn is_timely(&self, now: f64, leeway: Duration) -> Result<(), Problem> {
         let leeway = leeway.as_secs_f64();
-        // RFC 7519, 4.1.4: on or after `exp` it is over.
+        // RFC 7519, 4.1.4: the token expires on `exp`.
         if self.exp.is_some_and(|exp| now >= exp + leeway) {
             return Err(Problem::Expired);
         }
@@ -286,7 +287,7 @@ impl Required {
         let is_wanted = |value: &Value| self.values.iter().any(|wanted| is_same(value, wanted));
         match claims.get(&self.claim) {
             Some(Value::Array(items)) => items.iter().any(is_wanted),
-            // RFC 8693, 4.2: a list, parted by spaces.
+            // RFC 8693, 4.2: a list, separated by spaces.
             Some(Value::String(list)) if *self.claim == *"scope" => list
                 .split(' ')
                 .any(|word| self.values.iter().any(|wanted| wanted == word)),
@@ -296,7 +297,7 @@ impl Required {
     }
 }
 
-/// Numbers are the same by their value: `1` and `1.0`.
+/// Compares values; numbers are the same if they are equal, such as `1` and `1.0`.
 fn is_same(value: &Value, wanted: &Value) -> bool {
     match (value.as_f64(), wanted.as_f64()) {
         (Some(value), Some(wanted)) => value.total_cmp(&wanted).is_eq(),
@@ -304,8 +305,8 @@ fn is_same(value: &Value, wanted: &Value) -> bool {
     }
 }
 
-/// A claim as a header: what [`Claims::text`] gives, or the single values of a list with
-/// commas between them. Nothing that a reader would part in other places.
+/// Returns a claim as a header value: the text of [`Claims::text`], or the items of a list
+/// separated by commas. `None` for values that a reader could split elsewhere.
 fn header_of(claims: &Claims, name: &str) -> Option<HeaderValue> {
     let text = match claims.get(name)? {
         Value::Array(items) => {

@@ -1,4 +1,4 @@
-//! `methods` as written, and how it compiles.
+//! Configuration of `methods` as written, and its compilation.
 
 use http::{HeaderValue, Method};
 use schemars::JsonSchema;
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::Methods;
 use crate::{chain::CompileCx, config::tree::Spanned};
 
-/// The methods that may pass, such as `[GET, POST]`; all others get 405 with `Allow`.
-/// `GET` includes `HEAD`.
+/// Methods that may pass, such as `[GET, POST]`; all others get 405 with `Allow`. `GET` includes
+/// `HEAD`.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct MethodsConfig(Vec<Spanned<String>>);
@@ -43,7 +43,7 @@ impl MethodsConfig {
                 }
             }
         }
-        // RFC 9110, 9.1: whoever offers GET offers HEAD.
+        // RFC 9110, 9.1: a resource that supports GET supports HEAD.
         if let Some(get) = allowed.iter().position(|method| *method == Method::GET)
             && !allowed.contains(&Method::HEAD)
         {
@@ -58,7 +58,7 @@ impl MethodsConfig {
     }
 }
 
-/// Methods are case-sensitive (RFC 9110, 9.1), so `get` would never match.
+/// Parses a method. Methods are case-sensitive (RFC 9110, 9.1), so `get` would never match.
 fn parse(name: &str) -> Result<Method, String> {
     let upper = name.to_ascii_uppercase();
     match Method::from_bytes(name.as_bytes()) {

@@ -49,8 +49,8 @@ impl Filter for Methods {
 }
 
 impl Methods {
-    /// A browser's CORS preflight asks on behalf of the method that it names, so it may
-    /// pass wherever that one may.
+    /// Returns true for a browser's CORS preflight for an allowed method: it is sent on behalf of
+    /// the method that it names.
     fn is_allowed_preflight(&self, ex: &Exchange<'_>) -> bool {
         ex.head.method == Method::OPTIONS
             && ex.header(&header::ORIGIN).is_some()

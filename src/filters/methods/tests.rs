@@ -1,4 +1,4 @@
-//! Which methods pass.
+//! Methods that pass.
 
 use super::Methods;
 use crate::chain::testkit::{check, refused};

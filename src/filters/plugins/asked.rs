@@ -1,4 +1,4 @@
-//! Whether a plugin is for a request, told without JavaScript.
+//! Decision, without JavaScript, whether a plugin handles a request.
 
 use super::{Use, path_of};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Use {
-    /// Told without JavaScript.
+    /// Returns true if the plugin handles the request; decided without JavaScript.
     pub(super) fn is_for(&self, ex: &Exchange<'_>) -> bool {
         let target = ex.head.raw_path();
         let path = &*path_of(target);
@@ -23,7 +23,7 @@ impl Use {
         if is_met || !self.is_guard {
             return is_met;
         }
-        // Nobody gets around a guard by a spelling that the app takes for one of its paths.
+        // No client gets around a guard with a spelling that the app accepts for one of its paths.
         let has_paths = !self.matcher.paths.is_empty() || self.plugin.has_matcher();
         let raw = path.as_bytes();
         let is_read_so = |reading: &[u8]| {

@@ -1,4 +1,4 @@
-//! Bodies of requests, for plugins that ask for them.
+//! Request bodies, for plugins that ask for them.
 
 use http::{Version, header};
 use pingora::http::RequestHeader;
@@ -17,7 +17,7 @@ const MOST: u64 = plugins::body::MOST as u64;
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct BodyConfig {
-    /// A longer one is not read; 64 KiB at most.
+    /// Maximum size of a body that is read; at most 64 KiB.
     max: Spanned<ByteSize>,
 }
 
@@ -48,12 +48,12 @@ impl BodyConfig {
     }
 }
 
-/// Whether a request has a body of a kind that is read for plugins.
+/// Returns true if a request has a body of a type that is read for plugins.
 pub(super) fn is_read(head: &RequestHeader) -> bool {
     has_body(head) && plugins::body::is_read(&head.headers)
 }
 
-/// What a plugin that gets bodies of `most` bytes has of this one.
+/// Returns the body as a plugin gets it that accepts bodies of up to `most` bytes.
 pub(super) fn given(head: &RequestHeader, read: &Body, most: Option<usize>) -> plugins::Body {
     const NOT_ASKED: &str = "write `body: {}` where the plugin is configured";
     let Some(most) = most else {
@@ -74,7 +74,8 @@ fn unread(head: &RequestHeader, why: &'static str) -> plugins::Body {
     }
 }
 
-/// HTTP/2 needs to say neither length nor coding; there a type tells.
+/// Returns true if a request has a body. HTTP/2 requires neither a length nor a transfer coding;
+/// there the content type decides.
 fn has_body(head: &RequestHeader) -> bool {
     match head.headers.get(header::CONTENT_LENGTH) {
         Some(length) => length != "0",

@@ -1,5 +1,5 @@
-//! When a plugin that fails is left out, as written. A plugin that guards something has no
-//! breaker: it is asked for each request.
+//! Circuit breaker of a failing plugin, as written. A plugin that guards something has no breaker:
+//! it is called for each request.
 
 use std::{
     num::{NonZeroU8, NonZeroU32},
@@ -12,19 +12,19 @@ use serde::{Deserialize, Serialize};
 use super::written::some_time;
 use crate::base::{breaker::Rule, units::Span};
 
-/// After how many failures a plugin is left out that requests go on without.
+/// Rule for skipping a failing plugin with `on_error: continue`.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct BreakerConfig {
-    /// Failures within the window. They must be half of what the plugin did in it, or more.
+    /// Failures within the window. They must be half of the plugin's calls in it, or more.
     failures: NonZeroU32,
-    /// Clients (addresses, or /64 of IPv6) whose requests must have failed: one of them alone
-    /// can make a plugin fail at will.
+    /// Clients (addresses, or /64 of IPv6) whose requests must have failed: a single client can
+    /// make a plugin fail at will.
     clients: NonZeroU8,
-    /// The time within which these must come.
+    /// Time within which the failures must occur.
     #[serde(deserialize_with = "some_time")]
     window: Span,
-    /// Time for which it is left out; then it is tried again.
+    /// Time for which the plugin is skipped; then it is called again.
     #[serde(deserialize_with = "some_time")]
     cooldown: Span,
 }

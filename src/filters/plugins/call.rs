@@ -1,4 +1,4 @@
-//! Hooks of a route's plugins as they are called: counted, and with what their failures mean.
+//! Calls of hooks on a route, with their metrics and the handling of their failures.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use crate::{
     plugins::{Failure, Hook, Input, Kind, Output},
 };
 
-/// The fixed word of requests that a plugin's failure ends.
+/// Reason of requests that a plugin's failure ends.
 const FAILED: &str = "plugin_failed";
 
 impl Use {
@@ -29,7 +29,7 @@ impl Use {
         outcome
     }
 
-    /// `Err` while it is left out.
+    /// Returns `Err` while the plugin is skipped.
     pub(super) fn is_asked(&self) -> Result<(), Failure> {
         let Some(breaker) = &self.breaker else {
             return Ok(());
@@ -50,7 +50,7 @@ impl Use {
         Ok(())
     }
 
-    /// A hook for this client has failed, or wants what cannot be.
+    /// Counts a hook that failed for this client, or returned something impossible.
     pub(super) fn count(&self, client: Option<IpAddr>, failure: &Failure) {
         self.metrics.failed(failure);
         if failure.kind == Kind::Stuck {
@@ -64,7 +64,7 @@ impl Use {
         }
     }
 
-    /// Runs a hook that can only go on if it fails.
+    /// Runs a hook whose failure lets the request continue.
     pub(super) async fn run(
         &self,
         ex: &mut Exchange<'_>,
@@ -80,7 +80,7 @@ impl Use {
         }
     }
 
-    /// What becomes of a request whose plugin failed: a reply if it is to end.
+    /// Handles a failure of the plugin; returns a reply if the request is to end.
     pub(super) fn failed(
         &self,
         ex: &mut Exchange<'_>,

@@ -1,4 +1,4 @@
-//! `plugins` as written, and how it compiles.
+//! Configuration of `plugins` as written, and its compilation.
 
 use std::{
     path::{Component, Path},
@@ -41,7 +41,7 @@ use crate::{
     zones::Zone,
 };
 
-/// The plugins of a route, in their order.
+/// Plugins of a route, in their order.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct PluginsConfig(Vec<PluginConfig>);
@@ -50,59 +50,60 @@ pub struct PluginsConfig(Vec<PluginConfig>);
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PluginConfig {
-    /// The file of its first module, relative to the folder of this configuration.
+    /// File of the plugin's main module, relative to the folder of this configuration.
     pub(super) file: Spanned<String>,
-    /// What logs and metrics call it; without this its folder's name.
+    /// Name in logs and metrics; the name of the plugin's folder if absent.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "some_name"
     )]
     name: Option<String>,
-    /// What it finds as `ctx.config`.
+    /// Value of `ctx.config`.
     #[serde(default, skip_serializing_if = "OwnConfig::is_empty")]
     config: OwnConfig,
-    /// Which of the route's requests it is for, told without JavaScript; its own
-    /// `config.matcher` counts as well.
+    /// Requests of the route that the plugin handles, decided without JavaScript; its own
+    /// `config.matcher` applies as well.
     #[serde(
         rename = "match",
         default,
         skip_serializing_if = "MatchConfig::is_empty"
     )]
     matches: MatchConfig,
-    /// When `onRequest` runs: before limits and authentication, or after both.
+    /// Time at which `onRequest` runs: before limits and authentication, or after both.
     #[serde(default)]
     run: RunConfig,
-    /// Says that it decides who may pass (`auth`). While it fails nobody does.
+    /// Role of the plugin: `auth` if it decides who may pass. While it fails, no request passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) role: Option<Spanned<RoleConfig>>,
-    /// Headers that it writes for the backend, such as `X-User-Id`. No client can send them, on
-    /// any route.
+    /// Headers that the plugin writes for the backend, such as `X-User-Id`. No client can send
+    /// them, on any route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     identity_headers: Vec<Spanned<String>>,
-    /// Fate of a request whose plugin fails: it goes on without (`continue`), or gets 503
-    /// (`refuse`). A plugin with `onRequest` says this or has a `role`.
+    /// Handling of a request whose plugin fails: continue without the plugin (`continue`), or 503
+    /// (`refuse`). A plugin with `onRequest` must set this or a `role`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) on_error: Option<Spanned<OnErrorConfig>>,
     #[serde(default)]
     limits: LimitsConfig,
-    /// Where its hooks run: on the worker that has the request, or on threads of its own,
-    /// for heavy ones.
+    /// Threads that run the plugin's hooks: the worker that has the request, or threads of the
+    /// plugin's own, for heavy plugins.
     #[serde(default)]
     isolation: IsolationConfig,
-    /// When a plugin with `on_error: continue` is left out; any other is always asked.
+    /// Circuit breaker that skips a plugin with `on_error: continue`; any other plugin is always
+    /// called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) breaker: Option<Spanned<BreakerConfig>>,
-    /// Variables of the environment that it finds in `ctx.env`.
+    /// Environment variables that the plugin gets in `ctx.env`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     env: Vec<Spanned<String>>,
-    /// JSON and forms are read before `onRequest`; without this no body is.
+    /// Request bodies: JSON and forms are read before `onRequest`; no body is read if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     body: Option<BodyConfig>,
-    /// Where `ctx.kv` keeps its values; without this there is none.
+    /// Storage of `ctx.kv`; there is no `ctx.kv` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kv: Option<Spanned<KvConfig>>,
-    /// Where `fetch` may ask; without this nowhere.
+    /// Origins that `fetch` may contact; none if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fetch: Option<Spanned<FetchConfig>>,
 }
@@ -112,7 +113,7 @@ pub(super) struct PluginConfig {
 pub(super) enum KvConfig {
     /// In this process, until it ends.
     Memory,
-    /// In the Redis of the section `redis`, for all gateways.
+    /// In the Redis of the section `redis`, shared by all gateways.
     Redis,
 }
 
@@ -121,10 +122,10 @@ pub(super) enum KvConfig {
 pub(super) struct FetchConfig {
     /// Origins such as `https://flags.example.com`.
     pub(super) origins: Vec<String>,
-    /// For one answer, all of it.
+    /// Timeout of one response, including its body.
     #[serde(default = "deadline", deserialize_with = "some_time")]
     pub(super) deadline: Span,
-    /// The longest answer.
+    /// Maximum size of a response body.
     #[serde(default = "max_body", deserialize_with = "some_bytes")]
     pub(super) max_body: ByteSize,
 }
@@ -153,20 +154,20 @@ enum IsolationConfig {
     Thread,
 }
 
-/// What one hook may use.
+/// Limits of one hook.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct LimitsConfig {
-    /// Time of the processor.
+    /// CPU time.
     #[serde(deserialize_with = "some_time")]
     cpu: Span,
-    /// Time that passes, with what the hook waits for.
+    /// Elapsed time, including the time that the hook waits.
     #[serde(deserialize_with = "some_time")]
     wall: Span,
-    /// Time that passes with what the hook leaves to be done (`ctx.waitUntil`).
+    /// Elapsed time of the work that the hook leaves behind (`ctx.waitUntil`).
     #[serde(deserialize_with = "some_time")]
     wait_until: Span,
-    /// The heap of each instance.
+    /// Heap of each instance.
     memory: ByteSize,
 }
 
@@ -189,7 +190,7 @@ impl PluginsConfig {
             .0
             .into_iter()
             .map(|plugin| plugin.compile(cx))
-            // All of them, so that all that is wrong is told at once.
+            // Compiles all of them, so that all problems are reported at once.
             .collect::<Vec<_>>()
             .into_iter()
             .collect();
@@ -200,7 +201,7 @@ impl PluginsConfig {
         })
     }
 
-    /// The headers that its plugins write for backends, and no client.
+    /// Returns the headers that the plugins write for backends, and that no client may send.
     fn identity_headers(&self, cx: &mut CompileCx<'_>) -> Option<Vec<HeaderName>> {
         const CODE: &str = "edgeway::plugins::identity_headers";
         let mut names = Vec::new();
@@ -327,13 +328,13 @@ impl PluginConfig {
 }
 
 impl PluginConfig {
-    /// What logs and metrics call it.
+    /// Returns the name of the plugin in logs and metrics.
     fn called(&self, cx: &CompileCx<'_>) -> String {
         if let Some(name) = &self.name {
             return name.clone();
         }
         let path = cx.folder.join(&self.file.value);
-        // Whole, and without dots: a folder may be written as none at all.
+        // Absolute and without dots: the path as written may name no folder.
         let path = std::path::absolute(&path).unwrap_or(path);
         let mut folders = Vec::new();
         for part in path.parent().into_iter().flat_map(Path::components) {
@@ -348,11 +349,12 @@ impl PluginConfig {
         name.into_owned()
     }
 
-    /// Whether `config` is what the plugin's own schema says, if it has one; what is wrong
-    /// with either is reported.
+    /// Returns true if `config` matches the plugin's own schema, if it has one; reports problems of
+    /// either.
     fn obeys_its_schema(&self, name: &str, path: &Path, cx: &mut CompileCx<'_>) -> bool {
         let folder = path.parent().unwrap_or(Path::new(""));
-        // Before it is read: a change meanwhile is seen. It may also come later.
+        // Registered before it is read, so that a change in between is noticed. The file may also
+        // be added later.
         cx.beside.missed(folder.join(schema::FILE));
         let schema = match ConfigSchema::beside(folder) {
             Ok(Some(schema)) => schema,
@@ -386,7 +388,7 @@ impl PluginConfig {
         all.is_empty()
     }
 
-    /// The Redis that its kv is in.
+    /// Returns the Redis that stores the plugin's kv.
     fn redis(&self, cx: &CompileCx<'_>) -> Option<Arc<Redis>> {
         let is_there = self
             .kv
@@ -395,7 +397,7 @@ impl PluginConfig {
         is_there.then(|| cx.shared.get::<Redis>()).flatten()
     }
 
-    /// What it is allowed; what cannot be given is reported.
+    /// Returns the capabilities of the plugin; reports those that cannot be provided.
     fn powers(&self, plugin: &str, cx: &mut CompileCx<'_>) -> Option<Powers> {
         let mut env = serde_json::Map::new();
         let mut is_right = true;
@@ -460,7 +462,7 @@ impl PluginConfig {
     }
 }
 
-/// What a plugin counts goes on over reloads.
+/// Returns the plugin's own metrics, which continue over reloads.
 fn metrics(plugin: &str, cx: &CompileCx<'_>) -> Arc<UserMetrics> {
     let name = format!("metrics of plugin {plugin}");
     let counted = cx.zones.get_or_create(&name, || {
@@ -471,7 +473,8 @@ fn metrics(plugin: &str, cx: &CompileCx<'_>) -> Arc<UserMetrics> {
     Arc::clone(&counted.0)
 }
 
-/// All routes that share a plugin's name share the room for what it leaves to be done.
+/// Returns the bounded background work of a plugin (`ctx.waitUntil`), shared by all routes with
+/// this plugin's name.
 fn late(plugin: &str, cx: &CompileCx<'_>) -> Late {
     let name = format!("work of plugin {plugin}");
     let late = cx
@@ -480,13 +483,13 @@ fn late(plugin: &str, cx: &CompileCx<'_>) -> Late {
     late.0.clone()
 }
 
-/// What a process that stops waits for.
+/// Returns the tasks that a stopping process waits for.
 fn tasks(cx: &CompileCx<'_>) -> Tasks {
     let tasks = cx.shared.get::<Tasks>();
     tasks.map_or_else(Tasks::default, |tasks| Tasks::clone(&tasks))
 }
 
-/// The series of a version ends with the last configuration that has it.
+/// Creates the series of a version, which ends with the last configuration that has it.
 fn version(plugin: &Plugin, cx: &CompileCx<'_>) {
     let (name, version) = (&**plugin.name(), &**plugin.version());
     let zone = format!("version {version} of plugin {name} on {}", cx.route);
@@ -502,7 +505,7 @@ struct Counted(Arc<UserMetrics>);
 
 impl Zone for Counted {}
 
-/// The memory of a plugin's kv, over reloads.
+/// Memory of a plugin's kv, kept over reloads.
 struct Kept(Arc<Memory>);
 
 impl Zone for Kept {}
@@ -512,13 +515,13 @@ fn reach(config: &FetchConfig) -> Result<Reach, String> {
     Reach::new(&config.origins, config.deadline.0, longest)
 }
 
-/// How often the heap is looked at, which takes a walk over all of it.
+/// Interval between two measurements of the heap, each of which walks the whole heap.
 const LOOK: Duration = Duration::from_secs(10);
 
 async fn look_at_heap(plugin: Weak<Plugin>, metrics: Arc<PluginMetrics>) {
     while let Some(plugin) = plugin.upgrade() {
         let metrics = Arc::clone(&metrics);
-        // On a thread that may wait: a hook may be running in an instance.
+        // Runs on a thread that may block: a hook may be running in an instance.
         let looked = tokio::task::spawn_blocking(move || metrics.heap(&plugin));
         if looked.await.is_err() {
             return;
@@ -530,10 +533,10 @@ async fn look_at_heap(plugin: Weak<Plugin>, metrics: Arc<PluginMetrics>) {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct MatchConfig {
-    /// `shop.example.com` or `*.example.com`.
+    /// Hosts such as `shop.example.com` or `*.example.com`.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     host: OneOrMany<Spanned<String>>,
-    /// `/exact`, `/prefix/*` or `/users/{id}`.
+    /// Paths such as `/exact`, `/prefix/*` or `/users/{id}`.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     path: OneOrMany<Spanned<String>>,
     /// `GET`, or a list of methods.
@@ -562,7 +565,7 @@ impl MatchConfig {
     }
 }
 
-/// What each comes to; what is wrong with one is reported where it stands.
+/// Parses each value; reports a problem at the place of the value.
 fn each<T>(
     written: &OneOrMany<Spanned<String>>,
     cx: &mut CompileCx<'_>,

@@ -1,5 +1,5 @@
-//! What the plugins of a request have done: to its head, to its answer, and what answers
-//! differ by.
+//! Changes that the plugins of a request have made to its headers and its response, and the cache
+//! key parts that depend on them.
 
 use std::{ops::Range, sync::Arc};
 
@@ -10,24 +10,24 @@ use crate::{
     plugins::{Change, heads::apply_to_request},
 };
 
-/// What the plugins of a request have done to the head that goes on. It is carried along to
-/// requests that fetch the same answer anew.
+/// Changes that the plugins have made to the request that is sent on. They also apply to background
+/// requests that fetch the same response again.
 struct Sent(Vec<Change>);
 
-/// What the plugins of a request have done besides.
+/// Other results of a request's plugins.
 #[derive(Default)]
 pub(super) struct Done {
-    /// To the head of the answer, whoever gives it.
+    /// Changes of the response headers, whatever the source of the response.
     pub(super) response: Vec<Change>,
     keys: Vec<Key>,
     pub(super) upstream: Option<Arc<str>>,
 }
 
-/// What answers differ by.
+/// Part of the cache key.
 enum Key {
-    /// What the plugin in this place of the list says.
+    /// Text that the plugin at this place of the list returned.
     Said(usize, String),
-    /// These of the changes.
+    /// Range of the changes to the request.
     Sent(Range<usize>),
 }
 
@@ -44,8 +44,8 @@ pub(super) fn sent<'e>(ex: &'e Exchange<'_>) -> &'e [Change] {
     sent.map_or(&[], |sent| &sent.0)
 }
 
-/// These changes go on as well. `is_key`: whatever the backend is told may be what its
-/// answer goes by.
+/// Adds changes to the request that is sent on. With `is_key` they join the cache key: the
+/// backend's response may depend on anything that it gets.
 pub(super) fn send(ex: &mut Exchange<'_>, changes: Vec<Change>, is_key: bool) {
     if changes.is_empty() {
         return;
@@ -64,8 +64,8 @@ pub(super) fn send(ex: &mut Exchange<'_>, changes: Vec<Change>, is_key: bool) {
     ex.facts.carried = Some(Arc::new(Sent(all)));
 }
 
-/// Answers differ by what the plugin at `place` says; if it could not say, by all that
-/// plugins have changed: nobody gets what was made for somebody else.
+/// Adds the text that the plugin at `place` returned to the cache key. If it failed, adds all
+/// changes that plugins have made: no client gets a response that was made for another.
 pub(super) fn differ(ex: &mut Exchange<'_>, place: usize, said: Result<Option<String>, ()>) {
     let part = match said {
         Ok(None) => return,
@@ -82,7 +82,7 @@ pub(super) fn put_keys(ex: &Exchange<'_>, key: &mut KeyBuilder) {
     for part in &done.keys {
         match part {
             Key::Said(place, text) => {
-                // Two plugins may say the same of different things.
+                // Two plugins may return the same text with different meanings.
                 key.part("plugin", &place.to_le_bytes());
                 key.part("says", text.as_bytes());
             }
@@ -94,7 +94,7 @@ pub(super) fn put_keys(ex: &Exchange<'_>, key: &mut KeyBuilder) {
     }
 }
 
-/// The head as the plugins before have left it.
+/// Returns the request headers as the previous plugins have left them.
 pub(super) fn changed(ex: &Exchange<'_>) -> HeaderMap {
     let mut headers = ex.head.headers.clone();
     apply_to_request(sent(ex), &mut headers);

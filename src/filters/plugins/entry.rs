@@ -1,4 +1,5 @@
-//! `onLog`: what became of a request, told to plugins behind it, and what they add to its line.
+//! `onLog`: passes the facts of a finished request to plugins, and adds their fields to its log
+//! line.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::{
 };
 
 impl Plugins {
-    /// Has the hooks run once the request is over; its line waits for what they give back.
+    /// Schedules the hooks for the end of the request; its log line waits for their results.
     pub(super) fn logged(&self, ex: &Exchange<'_>, late: &mut Option<LateFields>) {
         let mut calls = Vec::new();
         let mut entry: Option<String> = None;
@@ -50,7 +51,8 @@ impl Plugins {
 }
 
 impl Use {
-    /// A failure opens no breaker: no request is to be refused since a line was not told.
+    /// Calls `onLog`. A failure does not count for the breaker: no request is refused because a log
+    /// line failed.
     async fn log(&self, input: Input) -> Option<Map<String, Value>> {
         self.is_asked().ok()?;
         let id = input.request_id.clone();
@@ -74,12 +76,12 @@ impl Use {
     }
 }
 
-/// How many fields a plugin adds to a line, and how long their names may be.
+/// Maximum number of fields that a plugin adds to a line, and maximum length of their names.
 const MOST_FIELDS: usize = 16;
 const LONGEST_NAME: usize = 64;
 
-/// Whether they can stand in a line. JavaScript of ours has looked at them with better words,
-/// unless the plugin has changed what that goes by.
+/// Returns true if the fields are valid in a log line. Built-in JavaScript has checked them before,
+/// with better messages, unless the plugin has changed the objects that the check uses.
 fn are_fields(told: &Map<String, Value>) -> bool {
     let is_name = |name: &str| {
         let mut bytes = name.bytes();
@@ -92,8 +94,8 @@ fn are_fields(told: &Map<String, Value>) -> bool {
         && fields.all(|(name, value)| is_name(name) && is_single(value))
 }
 
-/// As the access log says it, but for the query, which may hold secrets: the plugin knows
-/// which of them it may pass on, and finds it in `ctx.request`.
+/// Returns the facts as in the access log, without the query, which may hold secrets: the plugin
+/// knows which parameters it may log, and finds them in `ctx.request`.
 fn told(ex: &Exchange<'_>) -> Value {
     let facts = &*ex.facts;
     let (client, upstream) = (&facts.client, &facts.upstream);

@@ -1,4 +1,4 @@
-//! What a plugin's failure means for requests, as its configuration has to say.
+//! Effect of a plugin's failure on requests, which the configuration must state.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -15,13 +15,13 @@ pub(super) enum RoleConfig {
     Auth,
 }
 
-/// Fate of a request whose plugin fails.
+/// Handling of a request whose plugin fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum OnErrorConfig {
-    /// It goes on as if there were no such plugin.
+    /// Continues as if there were no such plugin.
     Continue,
-    /// It gets 503.
+    /// Refuses with 503.
     Refuse,
 }
 
@@ -39,8 +39,8 @@ impl<'de> Deserialize<'de> for OnErrorConfig {
 }
 
 impl PluginConfig {
-    /// What becomes of requests when it fails. One that sees requests has to say so: it may
-    /// be what keeps some of them out.
+    /// Returns the handling of requests when the plugin fails. The configuration of a plugin that
+    /// sees requests must state it: the plugin may be what keeps some of them out.
     pub(super) fn on_error(
         &self,
         plugin: &Plugin,

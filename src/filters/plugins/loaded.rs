@@ -1,4 +1,4 @@
-//! Plugins that are loaded, so that routes and configurations share them.
+//! Loaded plugins, shared by routes and configurations.
 
 use std::{
     collections::HashMap,
@@ -14,32 +14,32 @@ use crate::{
     zones::Zone,
 };
 
-/// Each for as long as some configuration has it.
+/// Loaded plugins, each kept for as long as some configuration uses it.
 #[derive(Debug, Default)]
 pub(super) struct Loaded(Mutex<HashMap<What, Weak<Plugin>>>);
 
 impl Zone for Loaded {}
 
-/// What makes a plugin another one.
+/// Identity of a plugin: plugins that differ here are loaded separately.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct What {
     pub(super) name: String,
-    /// As the configuration writes it, and where it is.
+    /// Path as the configuration writes it, and the resolved path.
     pub(super) shown: String,
     pub(super) path: std::path::PathBuf,
     pub(super) config: String,
     pub(super) limits: Limits,
     pub(super) env: Vec<String>,
     pub(super) kv: Option<KvConfig>,
-    /// Where the Redis of `kv` is in memory. The plugin keeps that for as long as it lives
-    /// itself, so another one is elsewhere.
+    /// Address in memory of the Redis of `kv`. The plugin holds a reference to it for its whole
+    /// life, so another Redis has another address.
     pub(super) redis: Option<usize>,
     pub(super) fetch: Option<FetchConfig>,
 }
 
 impl Loaded {
-    /// The plugin that is loaded, if its files are still what they were; else a new one. Those
-    /// who have the old one keep it.
+    /// Returns the loaded plugin if its files are unchanged; otherwise loads it again. Holders of
+    /// the old plugin keep it.
     pub(super) fn get(
         &self,
         what: What,

@@ -1,4 +1,4 @@
-//! What is counted of a route's plugin.
+//! Metrics of a plugin on a route.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct PluginMetrics {
-    /// By hook.
+    /// Calls by hook.
     calls: Vec<IntCounter>,
-    /// By kind.
+    /// Failures by kind.
     failures: Vec<IntCounter>,
-    /// Hooks that were left out since the breaker was open.
+    /// Hooks that were skipped because the breaker was open.
     left_out: IntCounter,
-    /// `onLog` of requests that too many others were ahead of.
+    /// `onLog` hooks that were skipped because too many others were waiting.
     busy: IntCounter,
     seconds: Histogram,
     isolates: IntGauge,
@@ -75,10 +75,10 @@ impl PluginMetrics {
         }
     }
 
-    /// The configuration has taken over: until then the gauges are those of the one before it,
-    /// and it may be refused.
+    /// Sets the gauges when the configuration takes over: until then they belong to the previous
+    /// configuration, and the new one may be refused.
     pub(super) fn taken(&self, plugin: &Plugin) {
-        // With each configuration it is tried again.
+        // Each configuration calls the plugin again.
         self.is_open.set(0);
         self.isolates
             .set(i64::try_from(plugin.isolates()).unwrap_or(i64::MAX));
@@ -109,7 +109,7 @@ impl PluginMetrics {
         self.calls.iter().map(IntCounter::get).sum()
     }
 
-    /// By their words; only those that there were.
+    /// Returns the failures by kind; only kinds with a count above zero.
     pub(super) fn failures(&self) -> Vec<(&'static str, u64)> {
         let kinds = Kind::ALL.iter().map(|kind| kind.word());
         let kinds = kinds.zip(self.failures.iter().map(IntCounter::get));
@@ -137,7 +137,7 @@ impl PluginMetrics {
     }
 }
 
-/// Which version of a plugin is on a route, for as long as it is.
+/// Version of a plugin on a route, as a metric that exists while the version is loaded.
 pub(super) struct Version {
     metrics: Metrics,
     /// Route, plugin and version.

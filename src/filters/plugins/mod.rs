@@ -1,9 +1,8 @@
-//! Runs JavaScript on requests and answers: see `plugins` for what it may do and how it is
-//! kept in bounds.
+//! Runs JavaScript on requests and responses: see `plugins` for its capabilities and limits.
 //!
-//! What a plugin changes of a request reaches the plugins behind it and the backend; what it
-//! changes of an answer reaches the client. A hook that fails changes nothing; one that requests
-//! do not go on without (`on_error: refuse`) ends them.
+//! Changes that a plugin makes to a request reach the plugins behind it and the backend; changes to
+//! a response reach the client. A failing hook changes nothing; if the plugin is required
+//! (`on_error: refuse`), its failure ends the request.
 
 mod asked;
 mod body;
@@ -62,15 +61,15 @@ use crate::{
 pub struct Plugins {
     uses: Arc<[Use]>,
     whose: Whose,
-    /// Headers that plugins write for backends, and no client.
+    /// Headers that plugins write for backends, and that no client may send.
     own: Arc<[HeaderName]>,
 }
 
-/// Whose hooks run.
+/// Selection of plugins whose hooks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
     All,
-    /// Those of plugins that say who may pass.
+    /// Plugins that decide who may pass.
     Guards,
 }
 
@@ -78,27 +77,27 @@ enum Whose {
 #[derive(Debug)]
 struct Use {
     plugin: Arc<Plugin>,
-    /// As the configuration writes it.
+    /// File as the configuration writes it.
     file: Arc<str>,
-    /// Once it is known who asks, and not before limits.
+    /// True if the hooks run after limits and authentication, not before.
     after_auth: bool,
     matcher: Matcher,
-    /// A path that is written plainly may be another spelling of one that it is for.
+    /// True if a plain path may be another spelling of a path that the plugin handles.
     has_odd_paths: bool,
-    /// Of one that requests go on without if it fails. One that guards something has none: it
-    /// is never left out.
+    /// Breaker of a plugin with `on_error: continue`. A plugin that guards something has none: it
+    /// is never skipped.
     breaker: Option<Breaker>,
-    /// The names that `onRoute` may give back.
+    /// Names that `onRoute` may return.
     upstreams: Arc<[String]>,
     metrics: Arc<PluginMetrics>,
     clock: Clock,
     slashes: Slashes,
-    /// Says who may pass (`role: auth`).
+    /// True if the plugin decides who may pass (`role: auth`).
     is_guard: bool,
     geo: Option<Arc<Geo>>,
-    /// The longest body that it gets, if it gets any.
+    /// Maximum size of a body that the plugin gets, if it gets any.
     body: Option<usize>,
-    /// Where `onLog` runs, and for how many requests at a time.
+    /// Tasks that run `onLog`, and the number of requests at a time.
     late: Tasks,
     logs: Rooms,
 }
@@ -179,8 +178,8 @@ impl Filter for Plugins {
     }
 
     fn needs_every_header(&self) -> bool {
-        // What a proxy adds to the answer, such as a policy with a nonce, takes the place of
-        // what others would.
+        // Headers that a plugin adds to the response, such as a policy with a nonce, replace those
+        // that other filters would add.
         let adds = [Hook::Request, Hook::Response];
         let mut uses = self.uses.iter();
         uses.any(|each| adds.iter().any(|hook| each.plugin.has(*hook)))
@@ -201,7 +200,7 @@ impl Filter for Plugins {
         if !now.any(|each| is_meant(&each)) || !body::is_read(ex.head) {
             return None;
         }
-        // It is read once, for those as well whose turn is later.
+        // The body is read once, also for plugins that run later.
         let all = self.uses.iter().filter(is_meant);
         all.filter_map(|each| each.body).max()
     }
@@ -241,7 +240,8 @@ impl Filter for Plugins {
                 match each.call(Hook::UpstreamRequest, input).await {
                     Ok(output) => apply_to_request(&output.request, headers),
                     Err(failure) => {
-                        // What a guard takes away or writes itself is the client's own now.
+                        // Headers that a guard would have removed or written are still the client's
+                        // own.
                         let refusal = each.failed(ex, Hook::UpstreamRequest, &failure);
                         if let Some(reply) = refusal {
                             ex.facts.refused = Some(Box::new(reply));
@@ -321,7 +321,7 @@ impl Filter for Plugins {
 }
 
 impl Plugins {
-    /// Those that have a hook, and are for this request.
+    /// Returns the plugins that have a hook, and handle this request.
     fn with(&self, hook: Hook, ex: &Exchange<'_>) -> Vec<&Use> {
         let uses = self.uses.iter();
         uses.filter(|each| each.plugin.has(hook) && each.is_for(ex))
@@ -332,25 +332,25 @@ impl Plugins {
         self.whose == Whose::All || each.is_guard
     }
 
-    /// The first of them.
+    /// Returns the first of these plugins.
     fn first(&self, hook: Hook, ex: &Exchange<'_>) -> Option<&Use> {
         let mut uses = self.uses.iter();
         uses.find(|each| each.plugin.has(hook) && each.is_for(ex))
     }
 
-    /// The hooks of a request; a future that is hardly any if none is for it.
+    /// Runs the hooks of a request; returns a future without size if no plugin handles it.
     fn begin<'a>(&'a self, ex: &'a mut Exchange<'_>, after_auth: bool) -> BoxFuture<'a, Verdict> {
         let mut uses = self.uses.iter();
         let first = uses
             .position(|each| each.after_auth == after_auth && self.runs(each) && each.is_for(ex));
         match first {
             Some(first) => Box::pin(self.request(ex, after_auth, first)),
-            // Nothing, which takes no room.
+            // A type without size needs no allocation.
             None => Box::pin(Passes),
         }
     }
 
-    /// `first` is known to be for it.
+    /// Runs the hooks from `first` on, which is known to handle the request.
     async fn request(&self, ex: &mut Exchange<'_>, after_auth: bool, first: usize) -> Verdict {
         for (place, each) in self.uses.iter().enumerate().skip(first) {
             let is_meant = || place == first || (self.runs(each) && each.is_for(ex));
@@ -376,7 +376,7 @@ impl Plugins {
     }
 
     async fn answered(&self, ex: &mut Exchange<'_>, head: &mut response::Parts, hook: Hook) {
-        // Answers pass in the reverse order of requests.
+        // Responses pass the plugins in the reverse order of requests.
         for each in self.with(hook, ex).into_iter().rev() {
             let answer = Some((head.status, head.headers.clone()));
             let headers = ex.head.headers.clone();
@@ -394,7 +394,7 @@ impl Plugins {
     }
 }
 
-/// The verdict of nobody.
+/// A future that lets the request pass.
 struct Passes;
 
 impl Future for Passes {
@@ -438,7 +438,7 @@ impl Use {
         None
     }
 
-    /// Asks for the upstream, unless one before it has chosen.
+    /// Calls `onRoute`; the first upstream chosen by a plugin is kept.
     async fn route(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
         let headers = changed(ex);
         let input = self.input(ex, headers, None);
@@ -464,7 +464,7 @@ impl Use {
         }
     }
 
-    /// What a hook gives back that names something.
+    /// Calls a hook that returns a text.
     async fn text(&self, ex: &mut Exchange<'_>, hook: Hook) -> Result<Option<String>, ()> {
         let headers = changed(ex);
         let input = self.input(ex, headers, None);
@@ -490,7 +490,7 @@ impl Use {
         self.input_of(ex, headers, response)
     }
 
-    /// The same of a request that is not to be changed any more.
+    /// Returns the input for a request that can no longer be changed.
     fn input_of(
         &self,
         ex: &Exchange<'_>,
@@ -532,20 +532,21 @@ impl Use {
     }
 }
 
-/// What is no text is compared all the same: a route may have taken it.
+/// Returns the path of a target. A path that is not UTF-8 is compared too: a route may have matched
+/// it.
 fn path_of(raw: &[u8]) -> Cow<'_, str> {
     let path = memchr::memchr(b'?', raw).map_or(raw, |end| &raw[..end]);
     str::from_utf8(path).map_or_else(|_| String::from_utf8_lossy(path), Cow::Borrowed)
 }
 
-/// As the client sees it; a client of HTTP/1.0 may have named no host.
+/// Returns the origin as the client sees it; an HTTP/1.0 client may have sent no host.
 fn origin(ex: &Exchange<'_>) -> String {
     let host = match public_host(ex.head, &ex.facts.client) {
         "" => "localhost",
         host => host,
     };
     let scheme = ex.facts.client.scheme.as_str();
-    // Room for most targets as well.
+    // Capacity for most targets as well.
     let mut origin = String::with_capacity(128);
     origin.push_str(scheme);
     origin.push_str("://");

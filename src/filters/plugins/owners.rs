@@ -1,8 +1,8 @@
-//! Whose the kv of a name is.
+//! Owners of kv names.
 
 use crate::{chain::CompileCx, config::diagnostic::Place, plugins::kv::Owners};
 
-/// Whether no other file has a kv of this name; if one has, that is reported.
+/// Returns true if no other file has a kv of this name; reports one that does.
 pub(super) fn owns(plugin: &str, file: &str, at: Place, cx: &mut CompileCx<'_>) -> bool {
     let Some(owners) = cx.shared.get::<Owners>() else {
         return true;

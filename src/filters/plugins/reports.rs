@@ -1,4 +1,4 @@
-//! What the gateway's status tells of a route's plugins.
+//! Reports about a route's plugins, for the gateway's status.
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
-//! A plugin's `config` as written: what it says, and where its parts stand; and values that
-//! are not to be zero.
+//! A plugin's `config` as written, with the places of its parts; and values that must not be zero.
 
 use std::borrow::Cow;
 
@@ -19,11 +18,11 @@ use crate::{
     plugins::schema::Step,
 };
 
-/// A mapping with whatever the plugin takes.
+/// A mapping with any keys that the plugin accepts.
 #[derive(Debug, Default)]
 pub(super) struct OwnConfig {
     pub(super) json: Map<String, Json>,
-    /// None if it is not written.
+    /// `None` if it is not written.
     node: Option<Node>,
 }
 
@@ -32,15 +31,15 @@ impl OwnConfig {
         self.json.is_empty()
     }
 
-    /// Where a value stands, or the innermost that there is above it.
+    /// Returns the place of a value, or of its innermost existing parent.
     pub(super) fn place(&self, at: &[Step]) -> Option<Place> {
         let mut node = self.node.as_ref()?;
         let mut place = node.place;
         for step in at {
             let next = match (step, &node.value) {
                 (Step::Key(key), Value::Map(_)) => node.entry(key).map(|(key, node)| {
-                    // What is wrong with a key's value is shown at the value; a mapping is
-                    // long, and its key says more.
+                    // A problem is shown at the value; for a mapping or list, which is long, at its
+                    // key.
                     let is_long = matches!(node.value, Value::Map(_) | Value::List(_));
                     let place = if is_long { key.place } else { node.place };
                     (place, node)
@@ -80,7 +79,7 @@ fn json(node: &Node) -> Json {
         Value::Null => Json::Null,
         Value::Bool(flag) => (*flag).into(),
         Value::Integer(number) => (*number).into(),
-        // JSON has no word for what is no number.
+        // JSON cannot represent NaN; it becomes null.
         Value::Float(number) => (*number).into(),
         Value::Text(text) => text.as_str().into(),
         Value::List(items) => items.iter().map(json).collect(),
@@ -113,7 +112,7 @@ impl JsonSchema for OwnConfig {
     }
 }
 
-/// Within no time no hook would ever be done.
+/// Reads a time above zero: no hook would ever finish in no time.
 pub(super) fn some_time<'de, D: Deserializer<'de>>(d: D) -> Result<Span, D::Error> {
     let span = Span::deserialize(d)?;
     if span.0.is_zero() {
@@ -132,7 +131,7 @@ pub(super) fn some_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<ByteSize, D:
     Ok(size)
 }
 
-/// Logs, metrics and a kv are found by it.
+/// Reads a name that is not empty: logs, metrics and a kv use it.
 pub(super) fn some_name<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
     let name = Option::<String>::deserialize(d)?;
     if name.as_deref().is_some_and(|name| name.trim().is_empty()) {

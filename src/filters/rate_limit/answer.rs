@@ -1,9 +1,9 @@
-//! What clients are told of limits: `Retry-After` on refusals, and on every answer where
-//! they stand.
+//! Rate limit headers for clients: `Retry-After` on refusals, and the state of the limits on every
+//! response.
 //!
-//! `RateLimit` and `RateLimit-Policy` are structured fields as
-//! `draft-ietf-httpapi-ratelimit-headers-10` has them. They join those of the origin, which
-//! may have limits of its own.
+//! `RateLimit` and `RateLimit-Policy` are structured fields as in
+//! `draft-ietf-httpapi-ratelimit-headers-10`. They are added to those of the origin, which may have
+//! limits of its own.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -23,14 +23,14 @@ const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// The refusal of a request that would pass after `retry_after`.
+/// Returns the refusal of a request that would pass after `retry_after`.
 pub(super) fn refusal(retry_after: Duration) -> Reply {
     Reply::refuse(StatusCode::TOO_MANY_REQUESTS, REASON)
         .detail("Too many requests in a short time. Please wait a little.")
         .retry_after(retry_after)
 }
 
-/// The answer while Redis cannot be asked, where `on_store_error: deny` says so.
+/// Returns the reply while Redis is unavailable, with `on_store_error: deny`.
 pub(super) fn unavailable() -> Reply {
     Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "rate_limit_store")
         .detail("Requests cannot be counted at the moment. Please try again.")
@@ -46,7 +46,7 @@ fn is_legacy(headers: HeadersConfig) -> bool {
 }
 
 impl RateLimit {
-    /// Whether clients are told anything on answers.
+    /// Returns true if responses carry rate limit headers.
     pub(super) fn tells(&self) -> bool {
         let mut limits = self.charges.iter().map(|charge| &charge.limit);
         limits.any(|limit| limit.headers != HeadersConfig::Off)
@@ -73,7 +73,7 @@ impl RateLimit {
             put_number(&mut state, take.remaining.into());
             state.extend_from_slice(b";t=");
             put_number(&mut state, whole_seconds(take.reset));
-            // One alone, which is the usual, is ready.
+            // The policy of a single limit, the usual case, is ready-made.
             if let Some(first) = only.replace(policy) {
                 if policies.is_empty() {
                     policies.extend_from_slice(HeaderValue::as_bytes(first));
@@ -96,14 +96,15 @@ impl RateLimit {
         }
     }
 
-    /// These have room for one limit: the one that has the least left.
+    /// Adds the legacy headers. They have room for one limit: the one with the fewest requests
+    /// left.
     fn tell_legacy(&self, list: &[Take], headers: &mut HeaderMap) {
         let told = |take: &&Take| is_legacy(self.charges[take.charge].limit.headers);
         let Some(take) = list.iter().filter(told).min_by_key(|take| take.remaining) else {
             return;
         };
         let quota = &self.charges[take.charge].limit.tier(take.tier).quota;
-        // A point in time, as the middleware for Node has it.
+        // A point in time, as in the middleware for Node.
         let full = self.clock.wall() + take.reset;
         let full = full.duration_since(UNIX_EPOCH).unwrap_or_default();
         headers.append(X_RATELIMIT_LIMIT, HeaderValue::from(quota.burst()));

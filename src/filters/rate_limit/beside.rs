@@ -1,12 +1,12 @@
-//! The limits of a route for a request that another route takes: they count it, and leave what
-//! that route's own limits tell the client alone.
+//! Limits of a route for a request that another route takes: they count the request, and do not
+//! change the rate limit headers of that route.
 
 use std::{ops::Range, sync::Arc};
 
 use super::{Charge, RateLimit, Taken};
 use crate::chain::{BoxFuture, Exchange, Filter, Guard, Phases, Verdict};
 
-/// All limits of a route, asked at once when it is known who asks.
+/// All limits of a route, applied at once when the client's identity is known.
 pub(super) struct Beside(RateLimit);
 
 impl Beside {
@@ -53,7 +53,7 @@ impl Filter for Beside {
     }
 }
 
-/// What was taken here is nothing that the route's own limits know.
+/// Restores the takes of the request's own route, without those of these limits.
 fn put_back(ex: &mut Exchange<'_>, own: Option<Taken>) {
     drop(ex.facts.take::<Taken>());
     if let Some(own) = own {

@@ -1,4 +1,4 @@
-//! `rate_limit` as written, and how it compiles.
+//! Configuration of `rate_limit` as written, and its compilation.
 
 use std::sync::Arc;
 
@@ -18,19 +18,19 @@ use crate::{
     limits::limit::{Limit, Limits},
 };
 
-/// The limits of `rate_limits` that a request must pass, all of them.
+/// Limits of `rate_limits` that a request must pass, all of them.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct RateLimitConfig(OneOrMany<Spanned<UseConfig>>);
 
-/// A limit by its name, or with what a request costs there.
+/// A limit by its name, or with the cost of a request.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = or_name)]
 struct UseConfig {
-    /// The name of a limit in `rate_limits`.
+    /// Name of a limit in `rate_limits`.
     limit: String,
-    /// What a request takes from the bucket.
+    /// Number of units that a request takes from the bucket.
     #[serde(default = "one")]
     cost: u32,
 }
@@ -39,7 +39,7 @@ fn one() -> u32 {
     1
 }
 
-/// For the schema: the name alone is right as well.
+/// Extends the schema: a name alone is valid too.
 fn or_name(schema: &mut Schema) {
     short::or_text(schema);
 }
@@ -105,7 +105,7 @@ impl RateLimitConfig {
     }
 }
 
-/// One entry while it is checked.
+/// An entry while it is checked.
 struct Check<'a, 'c> {
     cx: &'a mut CompileCx<'c>,
     place: Place,
@@ -125,7 +125,7 @@ impl Check<'_, '_> {
         if let Some(limit) = limits.0.get(name) {
             return Some(Arc::clone(limit));
         }
-        // What is wrong in a limit is told where it stands.
+        // Problems of a limit are reported at its definition.
         if limits.1.iter().any(|refused| refused == name) {
             return None;
         }

@@ -1,9 +1,9 @@
-//! Lets as many requests pass as the route's limits allow, and tells clients where they
-//! stand. The rule and the buckets are those of `limits`.
+//! Lets as many requests pass as the route's limits allow, and reports the state of the limits to
+//! clients. The algorithm and the buckets are in `limits`.
 //!
-//! Limits that go by who asks are applied once identity filters have found that out. A
-//! request that one of those refuses for want of an identity is counted under what else is
-//! known of it, so that guessing tokens is no way round a limit.
+//! Limits keyed by identity are applied after the identity filters. A request that such a filter
+//! refuses for lack of an identity is counted under its other keys, so that guessing tokens does
+//! not bypass a limit.
 
 mod answer;
 mod beside;
@@ -32,20 +32,20 @@ use crate::{
     },
 };
 
-/// The fixed word of its refusals.
+/// Reason of this filter's refusals.
 const REASON: &str = "rate_limit";
 
 /// The compiled filter.
 #[derive(Debug)]
 pub struct RateLimit {
-    /// All of the route's.
+    /// All limits of the route, those without an identity first.
     charges: Arc<[Charge]>,
-    /// So many, from the first on, need not know who asks.
+    /// Number of limits at the start of the list that need no identity.
     early: usize,
     clock: Clock,
 }
 
-/// A limit, and what a request of this route takes there.
+/// A limit, and the cost of a request of this route.
 #[derive(Debug)]
 struct Charge {
     limit: Arc<Limit>,
@@ -53,21 +53,21 @@ struct Charge {
 }
 
 impl Charge {
-    /// It may hold a request back, or asks Redis.
+    /// Returns true if the limit may delay a request, or is in Redis.
     fn waits(&self) -> bool {
         !self.limit.max_delay.is_zero() || self.limit.remote.is_some()
     }
 }
 
-/// What one request has taken so far.
+/// Units that one request has taken so far.
 #[derive(Default)]
 struct Taken {
     list: Vec<Take>,
-    /// Limits that go by who asks have been applied.
+    /// True once the limits keyed by identity have been applied.
     is_authorized: bool,
 }
 
-/// What one limit said.
+/// Decision of one limit.
 struct Take {
     charge: usize,
     tier: usize,
@@ -76,11 +76,11 @@ struct Take {
     remaining: u32,
     reset: Duration,
     wait: Duration,
-    /// Metrics tell of it.
+    /// True once the metrics include it.
     is_counted: bool,
 }
 
-/// Where something was taken, and when.
+/// Store from which units were taken, and the time.
 #[derive(Clone, Copy)]
 enum Store {
     Memory(Instant),
@@ -89,11 +89,11 @@ enum Store {
     None,
 }
 
-/// All limits let the request pass, or one does not.
+/// Result of a round: all limits let the request pass, or one does not.
 enum Outcome {
-    /// After this time; zero if nobody is held back.
+    /// Pass after this delay; zero if there is none.
     Pass(Duration),
-    /// With what is still to be given back to Redis.
+    /// Refuse; the takes must still be returned to Redis.
     Refuse(Box<Reply>, Vec<Take>),
 }
 
@@ -117,7 +117,7 @@ impl Filter for RateLimit {
             _ => phase,
         };
         let early_waits = early.iter().any(waits);
-        // What the first round took may have to go back to Redis in the second.
+        // Units taken in the first round may have to be returned to Redis in the second.
         let late_waits = early_waits || late.iter().any(waits);
         let mut phases = round(Phases::REQUEST, early, early_waits)
             | round(Phases::AUTHORIZED, late, late_waits)
@@ -208,17 +208,17 @@ impl RateLimit {
         }
     }
 
-    /// The limits that need not know who asks.
+    /// Returns the limits that need no identity.
     fn round_one(&self) -> Range<usize> {
         0..self.early
     }
 
-    /// The limits that go by who asks.
+    /// Returns the limits keyed by identity.
     fn round_two(&self) -> Range<usize> {
         self.early..self.charges.len()
     }
 
-    /// Asks the limits of a round, none of which is in Redis.
+    /// Applies the limits of a round, none of which is in Redis.
     fn apply_at_once(&self, round: Range<usize>, ex: &mut Exchange<'_>) -> Outcome {
         let outcome = self.apply(round, ex);
         if let Outcome::Pass(_) = outcome {
@@ -227,8 +227,8 @@ impl RateLimit {
         outcome
     }
 
-    /// Counts what was taken, once all limits of a round have let the request pass: what was
-    /// given back has not passed.
+    /// Counts the takes once all limits of a round have let the request pass: returned takes have
+    /// not passed.
     fn count(&self, ex: &mut Exchange<'_>) {
         let Some(taken) = ex.facts.slot_mut::<Taken>() else {
             return;
@@ -244,7 +244,7 @@ impl RateLimit {
         }
     }
 
-    /// Asks those of the limits that are in memory, and takes from all of them or from none.
+    /// Applies the limits that are in memory; takes from all of them or from none.
     fn apply(&self, charges: Range<usize>, ex: &mut Exchange<'_>) -> Outcome {
         let now = self.clock.now();
         let mut longest = Duration::ZERO;
@@ -263,7 +263,7 @@ impl RateLimit {
         Outcome::Pass(longest)
     }
 
-    /// The tier of a request that a limit counts; `None` if it does not.
+    /// Returns the tier of a request that a limit counts; `None` if it does not count the request.
     fn tier_of(&self, index: usize, ex: &Exchange<'_>) -> Option<usize> {
         let limit = &self.charges[index].limit;
         match limit.applies(ex) {
@@ -288,7 +288,7 @@ impl RateLimit {
         self.settle(take, decision, ex)
     }
 
-    /// What a decision means for the request.
+    /// Records a decision, and returns its effect on the request.
     fn settle(&self, take: Take, decision: Decision, ex: &mut Exchange<'_>) -> Outcome {
         let limit = &self.charges[take.charge].limit;
         let wait = match decision {
@@ -305,7 +305,7 @@ impl RateLimit {
         Outcome::Pass(wait)
     }
 
-    /// A request that is refused by one is charged by none.
+    /// Refuses a request, and returns its takes: a request refused by one limit is charged by none.
     fn refuse(&self, ex: &mut Exchange<'_>, refusing: Take, reply: Reply) -> Outcome {
         ex.facts.limit = Some(Arc::clone(&self.charges[refusing.charge].limit.name));
         let taken = std::mem::replace(&mut Taken::of(ex).list, vec![refusing]);
@@ -359,13 +359,13 @@ impl Take {
     }
 }
 
-/// An identity filter refuses, before limits that go by who asks were applied.
+/// Returns true if an identity filter refuses, before the limits keyed by identity were applied.
 fn is_unknown(ex: &Exchange<'_>, reply: &Reply) -> bool {
     let taken = ex.facts.slot::<Taken>();
     reply.status == StatusCode::UNAUTHORIZED && taken.is_none_or(|taken| !taken.is_authorized)
 }
 
-/// Puts a refusal of ours in the place of another's, which was told before.
+/// Replaces the reply of another filter, which is logged already, with a refusal of this filter.
 fn replace(reply: &mut Reply, mut refusal: Reply, ex: &mut Exchange<'_>) {
     ex.facts.reason = refusal.reason;
     refusal.close |= reply.close;

@@ -1,5 +1,5 @@
-//! Limits in Redis: asked once those in memory have let a request pass, all of a round at
-//! once; and what holds while Redis cannot be asked.
+//! Limits in Redis, queried in one batch per round once the limits in memory have let a request
+//! pass; and the fallback while Redis is unavailable.
 
 use std::{ops::Range, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// What is asked of one limit.
+/// Query of one limit.
 struct Question {
     charge: usize,
     tier: usize,
@@ -23,8 +23,8 @@ struct Question {
 }
 
 impl RateLimit {
-    /// As [`RateLimit::apply`], with those in Redis; and holds the request back for as long
-    /// as it must.
+    /// Applies the limits as [`RateLimit::apply`] does, with those in Redis; delays the request for
+    /// as long as the limits require.
     pub(super) async fn apply_waiting(
         &self,
         round: Range<usize>,
@@ -69,7 +69,7 @@ impl RateLimit {
         let mut longest = wait;
         for (question, answer) in questions.iter().zip(answers) {
             let Question { charge, tier, key } = *question;
-            // What one refuses was taken nowhere.
+            // If one limit refuses, nothing was taken from the others.
             if !all_pass && answer.decision.passes() {
                 continue;
             }
@@ -88,7 +88,7 @@ impl RateLimit {
         Outcome::Pass(longest)
     }
 
-    /// What to ask of the limits in Redis that count this request.
+    /// Returns the queries for the limits in Redis that count this request.
     fn questions(&self, round: Range<usize>, ex: &Exchange<'_>) -> Vec<Question> {
         let charges = round.filter(|index| self.charges[*index].limit.remote.is_some());
         charges
@@ -101,7 +101,7 @@ impl RateLimit {
             .collect()
     }
 
-    /// Each limit as its `on_store_error` has it.
+    /// Applies each limit according to its `on_store_error`.
     fn without_redis(
         &self,
         questions: &[Question],

@@ -1,4 +1,4 @@
-//! Who passes, and what clients are told.
+//! Requests that pass, and the headers that clients get.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use crate::{
     limits::{config::LimitConfig, limit::Limits},
 };
 
-/// The section of DESIGN's example.
+/// `rate_limits` of DESIGN's example.
 const LIMITS: &str = "
 edge: { rate: 10/s, burst: 20, key: client.ip, classes: [api, action] }
 login: 5/min
 user: { key: [jwt.sub, client.ip], rate: 100/15min, tiers: { jwt.role: { admin: 1000/15min } } }
 ";
 
-/// Compiles `rate_limits`, as the gateway does it before any route.
+/// Compiles `rate_limits`, as the gateway does before any route.
 fn share(limits: &str, cx: &mut CompileCx<'_>, shared: &mut Shared) {
     let section = tree::parse(limits, 0, cx.diagnostics).expect("well formed");
     let mut all = Limits::default();
@@ -48,7 +48,7 @@ fn times(check: Check, count: usize) -> Check {
     (0..count).fold(check, |check, _| check.get("/"))
 }
 
-/// How many of `count` requests pass.
+/// Returns the number of requests out of `count` that pass.
 #[track_caller]
 fn passes(check: Check, count: usize) -> (Check, usize) {
     let mut passed = 0;
@@ -110,7 +110,7 @@ fn sixty_requests_in_a_tenth_of_a_second_pass_as_the_model_says() {
         passed += usize::from(check.last().status == 200);
     }
     assert_eq!(passed, 20);
-    // 99.96 ms are over: 0.04 ms later, one has flowed back.
+    // 99.96 ms have passed: 0.04 ms later, one unit has been refilled.
     assert_eq!(header(&check, "retry-after"), Some("1"));
     let check = check.advance("39us").get("/");
     assert_eq!(check.last().status, 429);
@@ -179,7 +179,7 @@ fn the_headers_are_those_that_were_asked_for() {
             header(&check, "x-ratelimit-remaining"),
             legacy.then_some("0")
         );
-        // A minute after the test clock's own beginning.
+        // A minute after the start of the test clock.
         assert_eq!(
             header(&check, "x-ratelimit-reset"),
             legacy.then_some("1800000060")
@@ -217,7 +217,7 @@ fn each_user_has_a_bucket_and_admins_a_larger_one() {
     );
     let (check, passed) = passes(as_user(check, "u2", "user"), 110);
     assert_eq!(passed, 100);
-    // Without a token, the address counts; another one is another client.
+    // Without a token, the address is the key; another address is another client.
     let (check, passed) = passes(check.identity(None), 110);
     assert_eq!(passed, 100);
     let (check, passed) = passes(from(check, "198.51.100.7"), 110);
@@ -306,12 +306,12 @@ fn guessing_tokens_is_counted_by_address() {
     assert_eq!(header(&check, "retry-after"), Some("1200"));
     assert_eq!(counted(&check, "user", "refused"), 1);
     let check = check.expect([401, 401, 401, 429]);
-    // It is the address that is out of requests: a known user is not.
+    // The address has used up its requests; a known user has not.
     let (check, passed) = passes(known(check.refused_behind(0), &json!({ "sub": "u" })), 5);
     assert_eq!(passed, 3);
     let (check, passed) = passes(check.identity(None), 5);
     assert_eq!(passed, 0);
-    // Other refusals are no guesses.
+    // Other refusals do not count as guesses.
     let check = times(from(check, "198.51.100.1").refused_behind(403), 5);
     assert_eq!(check.last().status, 403);
     let (_, passed) = passes(check.refused_behind(0), 5);
@@ -388,10 +388,10 @@ fn wrong_uses_say_what_to_write() {
     );
 }
 
-/// What is said of a limit that is written like this.
+/// Returns the messages about a limit that is written like this.
 fn said(limit: &str) -> Vec<String> {
     let mut all = refused(&format!("a: {limit}"), "[a]");
-    // The use of a limit that is none.
+    // Leaves out the message about the use of an undefined limit.
     all.retain(|said| !said.starts_with("there is no limit"));
     all
 }

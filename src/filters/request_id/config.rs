@@ -1,4 +1,4 @@
-//! `request_id` as written, and how it compiles.
+//! Configuration of `request_id` as written, and its compilation.
 
 use http::HeaderName;
 use schemars::JsonSchema;
@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use super::RequestId;
 use crate::{chain::CompileCx, config::tree::Spanned};
 
-/// An id for each request, on its answer, towards the origin and in the log.
+/// An id for each request, on its response, towards the origin and in the log.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RequestIdConfig {
-    /// The header that carries the id, on answers and towards the origin.
+    /// Header that carries the id, on responses and towards the origin.
     header: Spanned<String>,
-    /// Takes over the id that one of `trusted_proxies` sends. Ids of other clients are
-    /// always replaced.
+    /// True to keep the id that a proxy of `trusted_proxies` sends. Ids of other clients are always
+    /// replaced.
     trust: bool,
-    /// Begins a W3C trace for requests without a valid `traceparent`, with the request's
-    /// id as trace id. `false` leaves `traceparent` and `tracestate` alone.
+    /// True to start a W3C trace for requests without a valid `traceparent`, with the request's id
+    /// as trace id. `false` leaves `traceparent` and `tracestate` alone.
     traceparent: bool,
 }
 

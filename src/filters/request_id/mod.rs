@@ -19,7 +19,7 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 #[derive(Debug)]
 pub struct RequestId {
     header: HeaderName,
-    /// Takes over an id from a trusted proxy.
+    /// True to keep an id from a trusted proxy.
     trust: bool,
     traceparent: bool,
 }
@@ -68,7 +68,7 @@ impl Filter for RequestId {
         let id = &ex.facts.request_id;
         headers.insert(self.header.clone(), id.header_value());
         let (mut has_parent, mut has_state) = (false, false);
-        // Most clients send neither: one pass, and nothing is looked up.
+        // Most clients send neither header: one pass, and no lookups.
         for name in ex.head.headers.keys() {
             match name.as_str().as_bytes() {
                 b"traceparent" => has_parent = true,

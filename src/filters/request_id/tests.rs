@@ -1,4 +1,4 @@
-//! One id in answer, origin and log.
+//! The same id in response, origin and log.
 
 use super::RequestId;
 use crate::chain::testkit::{Answer, Check, check, refused};

@@ -7,7 +7,7 @@ use crate::chain::RequestId;
 /// `00-` + 32 digits + `-` + 16 digits + `-` + 2 digits.
 const LENGTH: usize = 55;
 
-/// Whether there is exactly one value, of a form that the recommendation lets us pass on.
+/// Returns true if there is exactly one value, in a form that the recommendation allows to pass on.
 pub(super) fn is_valid(values: &GetAll<'_, HeaderValue>) -> bool {
     let mut values = values.iter();
     match (values.next(), values.next()) {
@@ -17,7 +17,7 @@ pub(super) fn is_valid(values: &GetAll<'_, HeaderValue>) -> bool {
 }
 
 fn is_context(text: &[u8]) -> bool {
-    // A version that we do not know may say more after a further dash (3.2.4).
+    // A later, unknown version may have more fields after another dash (3.2.4).
     let length_fits = match text.get(..2) {
         Some(b"00") => text.len() == LENGTH,
         Some(b"ff") | None => false,
@@ -41,11 +41,11 @@ fn is_id(digits: &[u8]) -> bool {
     is_hex(digits) && digits.iter().any(|b| *b != b'0')
 }
 
-/// A trace that begins here, with the request's id as trace id, so that log and traces
-/// find one another. `span` is random.
+/// Starts a trace with the request's id as trace id, so that log and traces can be matched. `span`
+/// is random.
 ///
-/// Sampled, since apps that follow their parent's choice (the default of OpenTelemetry's
-/// kits) would otherwise record nothing at all.
+/// The trace is sampled, since apps that follow their parent's decision (the default of
+/// OpenTelemetry's SDKs) would otherwise record nothing at all.
 pub(super) fn begin(id: &RequestId, origin: IdOrigin, span: u64) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
     let id = id.as_bytes();
@@ -59,14 +59,14 @@ pub(super) fn begin(id: &RequestId, origin: IdOrigin, span: u64) -> HeaderValue 
     HeaderValue::from_bytes(&text).expect("made of digits and dashes")
 }
 
-/// Who made an id; ours need no check.
+/// Source of an id; generated ids need no check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdOrigin {
     Ours,
     Foreign,
 }
 
-/// Two digits for each byte.
+/// Writes two digits for each byte.
 fn write_hex(digits: &mut [u8], bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
@@ -75,8 +75,8 @@ fn write_hex(digits: &mut [u8], bytes: &[u8]) {
     }
 }
 
-/// FNV-1a over 128 bits: the same foreign id gives the same trace on every try and on
-/// every gateway. Nothing secret hangs on it.
+/// Hashes an id with FNV-1a over 128 bits: the same foreign id gives the same trace on every
+/// attempt and on every gateway. No secret depends on it.
 fn fingerprint(id: &[u8]) -> u128 {
     id.iter()
         .fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash, byte| {

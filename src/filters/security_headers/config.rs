@@ -1,4 +1,4 @@
-//! `security_headers` as written, and how it compiles.
+//! Configuration of `security_headers` as written, and its compilation.
 
 use std::{borrow::Cow, fmt};
 
@@ -17,22 +17,23 @@ use crate::{
     },
 };
 
-/// Room in the ready-made map for what origins send, so that it need not grow.
+/// Capacity in the ready-made map for the origin's headers, so that the map need not grow.
 const ROOM: usize = 24;
 
-/// What no page of a real app needs: another base for its links, plugins, and being framed
-/// by strangers. Helmet's own default also forbids inline scripts, without which no page
-/// of Next.js comes alive, and everything from other origins; only the app can know.
+/// Forbids things that no page of a real app needs: another base for its links, plugins, and being
+/// framed by other sites. Helmet's own default also forbids inline scripts, without which no page
+/// of Next.js works, and everything from other origins; only the app can know.
 const CSP: &str =
     "base-uri 'self'; frame-ancestors 'self'; object-src 'none'; upgrade-insecure-requests";
 
-/// The security headers of Helmet: `helmet`, or a mapping that says what differs. Each
-/// takes a text, or `false` for none.
+/// Security headers of Helmet: `helmet`, or a mapping with the differences. Each header takes a
+/// text, or `false` for none.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = or_helmet)]
 pub struct SecurityHeadersConfig {
-    /// Whose header counts if the origin sends one too.
+    /// Policy if the origin sends a header too: `set_if_absent` keeps the origin's, `override`
+    /// replaces it.
     policy: Policy,
     /// `Content-Security-Policy`. `upgrade-insecure-requests` is left out over plain HTTP.
     csp: Spanned<Choice>,
@@ -64,7 +65,7 @@ pub struct SecurityHeadersConfig {
     powered_by: PoweredBy,
 }
 
-/// A header's value: the default, a text, or none.
+/// Value of a header: the default, a text, or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Choice {
     #[default]
@@ -73,22 +74,22 @@ pub(super) enum Choice {
     Text(String),
 }
 
-/// How long and for whom browsers insist on TLS; `false` for no such header.
+/// Scope and duration for which browsers insist on TLS; `false` for no such header.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 pub(super) struct Hsts {
     #[serde(skip)]
     is_off: bool,
-    /// How long browsers remember.
+    /// Time for which browsers remember it.
     max_age: Span,
-    /// Subdomains as well.
+    /// True to include subdomains.
     include_subdomains: bool,
-    /// Asks to be built into browsers; hard to take back.
+    /// True to request preloading in browsers; hard to take back.
     preload: bool,
 }
 
-/// What becomes of `Server`.
+/// Handling of `Server`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Server {
     #[default]
@@ -97,7 +98,7 @@ pub(super) enum Server {
     Text(String),
 }
 
-/// What becomes of `X-Powered-By`.
+/// Handling of `X-Powered-By`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum PoweredBy {
@@ -118,7 +119,7 @@ impl Default for Hsts {
 }
 
 impl SecurityHeadersConfig {
-    /// The headers that are a text or nothing: key, name, as written, default.
+    /// Returns the headers that are a text or absent: key, name, as written, default.
     fn texts(&self) -> [(&'static str, HeaderName, &Spanned<Choice>, &'static str); 11] {
         [
             ("csp", header::CONTENT_SECURITY_POLICY, &self.csp, CSP),
@@ -191,7 +192,7 @@ impl SecurityHeadersConfig {
         let mut is_good = true;
         for (_, name, choice, default) in texts {
             match &choice.value {
-                // Copied for each answer without counting who shares it.
+                // Copied for each response without reference counting.
                 Choice::Default => drop(headers.insert(name, HeaderValue::from_static(default))),
                 Choice::Off => {}
                 Choice::Text(text) => is_good &= insert(&mut headers, name, text, choice, cx),
@@ -258,7 +259,7 @@ fn hsts(fields: &Hsts, cx: &mut CompileCx<'_>) -> Option<HeaderValue> {
     HeaderValue::try_from(text).ok()
 }
 
-/// Over plain HTTP the directive would send browsers to a port where nobody answers.
+/// Removes the directive, which over plain HTTP would send browsers to a port without a listener.
 fn without_upgrade(mut headers: HeaderMap<HeaderValue>) -> HeaderMap<HeaderValue> {
     let Some(csp) = headers.get(header::CONTENT_SECURITY_POLICY) else {
         return headers;

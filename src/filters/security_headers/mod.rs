@@ -1,4 +1,4 @@
-//! The security headers of Helmet on every answer, our own replies included.
+//! Adds the security headers of Helmet to every response, the gateway's own replies included.
 
 mod config;
 #[cfg(test)]
@@ -15,29 +15,29 @@ const X_POWERED_BY: HeaderName = HeaderName::from_static("x-powered-by");
 /// The compiled filter.
 #[derive(Debug)]
 pub struct SecurityHeaders {
-    /// What answers over plain HTTP begin with.
+    /// Initial headers of responses over plain HTTP.
     plain: Ours,
-    /// What answers over TLS begin with.
+    /// Initial headers of responses over TLS.
     tls: Ours,
     policy: Policy,
-    /// The origin's `Server` stays.
+    /// True to keep the origin's `Server`.
     keep_server: bool,
-    /// The origin's `X-Powered-By` stays.
+    /// True to keep the origin's `X-Powered-By`.
     keep_powered_by: bool,
 }
 
-/// The headers of ours, made once.
+/// Headers that this filter adds, made once.
 #[derive(Debug)]
 struct Ours {
     headers: HeaderMap<HeaderValue>,
-    /// The same as they stand in an HTTP/1 head.
+    /// The same headers as the lines of an HTTP/1 response.
     lines: Arc<[u8]>,
-    /// Bit n is set if one of the names has n bytes: most headers of origins are told
-    /// apart from ours by that alone.
+    /// Bit n is set if one of the names has n bytes: for most headers of origins this alone shows
+    /// that they are different.
     lengths: u64,
 }
 
-/// Whose header counts if the origin sends one too.
+/// Policy if the origin sends the same header.
 #[derive(
     Clone,
     Copy,
@@ -52,10 +52,10 @@ struct Ours {
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "SecurityHeadersPolicy")]
 enum Policy {
-    /// The origin's.
+    /// Keeps the origin's header.
     #[default]
     SetIfAbsent,
-    /// Ours.
+    /// Replaces the origin's header.
     Override,
 }
 
@@ -75,8 +75,8 @@ impl Filter for SecurityHeaders {
         Phases::RESPONSE
     }
 
-    /// The headers of ours are a map made once: copying it and moving the origin's
-    /// headers over costs a quarter of inserting one by one, since nothing of ours is
+    /// Merges the ready-made map of headers with the origin's: copying the map and moving the
+    /// origin's headers over costs a quarter of inserting one by one, since no name or value is
     /// parsed or hashed again and the index never grows.
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         let ours = match ex.facts.client.scheme {
@@ -90,7 +90,7 @@ impl Filter for SecurityHeaders {
         }
         let ours = &ours.headers;
         let theirs = mem::replace(&mut head.headers, ours.clone());
-        // A name comes with the first of its lines only.
+        // Only the first line of a header comes with its name.
         let mut stays = true;
         let theirs = theirs.into_iter().filter(|(name, _)| {
             if let Some(name) = name {
@@ -98,7 +98,7 @@ impl Filter for SecurityHeaders {
             }
             stays
         });
-        // A name of theirs takes the place of ours, with all its lines.
+        // A header of the origin replaces ours, with all its lines.
         head.headers.extend(theirs);
     }
 }
@@ -119,7 +119,7 @@ impl Ours {
         }
     }
 
-    /// Whether none of `theirs` has a name of ours.
+    /// Returns true if none of `theirs` has a name in this map.
     fn is_apart(&self, theirs: &HeaderMap<HeaderValue>) -> bool {
         !theirs
             .keys()
@@ -127,13 +127,13 @@ impl Ours {
     }
 }
 
-/// The bit that stands for a name's length; long ones share the last.
+/// Returns the bit for the length of a name; long names share the last bit.
 fn bit(name: &HeaderName) -> u64 {
     1 << name.as_str().len().min(63)
 }
 
 impl SecurityHeaders {
-    /// Takes away what tells attackers which versions to try.
+    /// Removes headers that reveal versions to attackers.
     fn strip(&self, theirs: &mut HeaderMap<HeaderValue>) {
         if !self.keep_server {
             theirs.remove(header::SERVER);
@@ -143,9 +143,9 @@ impl SecurityHeaders {
         }
     }
 
-    /// Whether a header of the origin's goes on to the client.
+    /// Returns true if a header of the origin is sent to the client.
     fn stays(&self, name: &HeaderName, ours: &HeaderMap) -> bool {
-        // What tells attackers which versions to try goes away.
+        // Headers that reveal versions to attackers are removed.
         if *name == header::SERVER {
             return self.keep_server;
         }

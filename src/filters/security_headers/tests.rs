@@ -1,4 +1,4 @@
-//! What browsers are told, and what attackers are not.
+//! Headers that browsers get, and headers that are hidden from attackers.
 
 use super::SecurityHeaders;
 use crate::chain::{

@@ -1,4 +1,4 @@
-//! `timing` as written, and how it compiles.
+//! Configuration of `timing` as written, and its compilation.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Timing;
 use crate::chain::CompileCx;
 
-/// Headers that tell clients how long gateway and origin took; both unless one is `false`.
+/// Headers that report the time taken by gateway and origin; both unless one is `false`.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimingConfig {

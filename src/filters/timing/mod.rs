@@ -1,4 +1,4 @@
-//! Tells clients how long gateway and origin took.
+//! Reports the time taken by gateway and origin to clients.
 
 mod config;
 #[cfg(test)]
@@ -19,9 +19,9 @@ const X_RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
 /// The compiled filter.
 #[derive(Debug)]
 pub struct Timing {
-    /// Adds `Server-Timing`.
+    /// True to add `Server-Timing`.
     breakdown: bool,
-    /// Adds `X-Response-Time`.
+    /// True to add `X-Response-Time`.
     total: bool,
     clock: Clock,
 }
@@ -50,7 +50,7 @@ impl Filter for Timing {
                 write!(text, ", upstream;dur={}", Millis(upstream))
                     .expect("a string takes any text");
             }
-            // Beside the origin's own: each names its metrics itself.
+            // Added to the origin's own header: each names its metrics itself.
             headers.append(SERVER_TIMING, value(&text));
         }
         if self.total {
@@ -63,7 +63,7 @@ fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("made of plain text")
 }
 
-/// Milliseconds with one decimal.
+/// A duration in milliseconds with one decimal.
 struct Millis(Duration);
 
 impl std::fmt::Display for Millis {

@@ -1,4 +1,4 @@
-//! How long it took, as clients read it.
+//! Durations as clients read them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A set of keys behind a URL, as written, and how it compiles.
+//! Configuration of a JWK set behind a URL as written, and its compilation.
 
 use std::{
     hash::{Hash as _, Hasher as _},
@@ -32,24 +32,24 @@ const DEADLINE: Span = Span::secs(5);
 const SHORTEST_REFRESH: Span = Span::secs(1);
 const LONGEST_DEADLINE: Span = Span::secs(30);
 
-/// A set of keys behind a URL.
+/// A JWK set behind a URL.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
 pub(super) struct JwksConfig {
-    /// Such as `https://login.example.com/.well-known/jwks.json`.
+    /// URL of the JWK set, such as `https://login.example.com/.well-known/jwks.json`.
     url: String,
-    /// A PEM file with the authorities that count for this URL, instead of the system's.
+    /// PEM file with the CA certificates for this URL, in place of the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     ca: Option<Spanned<PathBuf>>,
-    /// The longest time between two fetches; the answer's `max-age` may shorten it.
+    /// Maximum time between two fetches; `max-age` of the response may shorten it.
     refresh: Spanned<Span>,
-    /// How long the keys stay good beyond that if the URL fails.
+    /// Time for which the keys stay valid beyond that if the URL fails.
     stale: Span,
-    /// How long one fetch may take.
+    /// Timeout of one fetch.
     timeout: Spanned<Span>,
-    /// Takes a URL without TLS that is not of this machine: whoever is on the way can then
-    /// sign tokens.
+    /// True to accept a URL without TLS that is not on this machine: an attacker on the network
+    /// path can then sign tokens.
     allow_http: bool,
 }
 
@@ -131,9 +131,9 @@ impl JwksConfig {
         if !is_good {
             return None;
         }
-        // Other authorities may vouch for other keys.
+        // With other CA certificates, the URL may return other keys.
         let (shown, query) = match self.url.split_once(['?', '#']) {
-            // Zones and tasks are called so in logs, and a query may have a key in it.
+            // Logs show the names of zones and tasks, and a query may contain a key.
             Some((shown, query)) => {
                 let mut hasher = std::hash::DefaultHasher::new();
                 query.hash(&mut hasher);
@@ -155,7 +155,7 @@ impl JwksConfig {
             deadline: self.timeout.value.0,
             stale: self.stale.0,
         });
-        // Two that fetch one URL in two ways both do.
+        // Two filters that fetch one URL with different settings each run their own task.
         let task = format!(
             "{zone} each {} within {} stale {}",
             self.refresh.value, self.timeout.value, self.stale
@@ -198,7 +198,7 @@ impl JwksConfig {
                     )
                 }
             }
-            // Messages go to logs and the status.
+            // Messages go to logs and the status page.
             _ if self.url.contains('@') => (
                 "a URL with a user or a password is no URL of a set of keys".to_owned(),
                 EXAMPLE,

@@ -1,4 +1,4 @@
-//! A key as written, and the keys that it comes to.
+//! Configuration of a key as written, and the keys it yields.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -13,17 +13,17 @@ use crate::{
     filters::jwt::keys::{self, Key},
 };
 
-/// A file with keys has a few KiB.
+/// Maximum size of a key file, which usually has a few KiB.
 const LARGEST_FILE: u64 = 256 * 1024;
 
-/// A key: a text, or a mapping that names it.
+/// A key: a text, or a mapping with its name.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = short::or_text)]
 pub(super) struct KeyConfig {
     /// `file:PATH`, or the key itself from the environment.
     key: KeyText,
-    /// The name that tokens call it by (`kid`).
+    /// Name of the key in tokens (`kid`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kid: Option<String>,
 }
@@ -58,7 +58,7 @@ impl Serialize for KeyConfig {
     }
 }
 
-/// A path that may be shown, or a text that may not.
+/// A path, which may be shown, or a key, which may not.
 #[derive(Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub(super) struct KeyText(String);
@@ -82,7 +82,7 @@ impl Serialize for KeyText {
 }
 
 impl Spanned<KeyConfig> {
-    /// The keys in one text or file, which is read now: a reload reads it anew.
+    /// Reads the keys in one text or file; a reload reads them again.
     pub(super) fn read(&self, cx: &mut CompileCx<'_>) -> Option<Vec<Key>> {
         const CODE: &str = "edgeway::jwt::key";
         let text = match self.value.key.path() {

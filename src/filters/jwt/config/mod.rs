@@ -1,4 +1,4 @@
-//! `jwt` as written, and how it compiles.
+//! Configuration of `jwt` as written, and its compilation.
 
 mod jwks;
 mod key;
@@ -28,57 +28,57 @@ use crate::{
 };
 
 const LONGEST_LEEWAY: Span = Span::secs(5);
-/// Tokens that are remembered as verified, for each filter.
+/// Maximum number of verified tokens that each filter remembers.
 const REMEMBERED: usize = 4096;
 
-/// Lets requests pass whose JSON Web Token is signed with a known key, is in its time and
-/// says what is required.
+/// Lets requests pass whose JSON Web Token is signed with a known key, is valid at this time and
+/// has the required claims.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct JwtConfig {
-    /// The keys that tokens are signed with: `file:PATH` of a public key or certificate in
-    /// PEM, of a JWK set, or of a secret for HS256; or the same from the environment. One, or
-    /// a list, each of which may be `{ key: file:PATH, kid: NAME }`.
+    /// Keys that tokens are signed with: `file:PATH` of a public key or certificate in PEM, of a
+    /// JWK set, or of a secret for HS256; or the same from the environment. One key, or a list,
+    /// each of which may be `{ key: file:PATH, kid: NAME }`.
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<OneOrMany<Spanned<KeyConfig>>>,
-    /// The URL of a JWK set instead, fetched and refreshed by the gateway.
+    /// URL of a JWK set to use in place of `keys`, fetched and refreshed by the gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     jwks: Option<Spanned<JwksConfig>>,
-    /// How tokens may be signed. If absent: by the kinds of the keys, RS256 for RSA, ES256 and
+    /// Accepted signature algorithms. If absent: by the kinds of the keys, RS256 for RSA, ES256 and
     /// ES384 for P-256 and P-384, `EdDSA` for Ed25519, HS256 for a secret.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     algorithms: Vec<Spanned<Algorithm>>,
-    /// Who must have issued the token (`iss`): one, or one of a list.
+    /// Accepted issuers of the token (`iss`): one, or a list.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     issuer: OneOrMany<String>,
-    /// Whom the token must be for (`aud`): one, or one of a list.
+    /// Accepted audiences of the token (`aud`): one, or a list.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     audience: OneOrMany<String>,
-    /// How far the clocks of issuer and gateway may be apart; at most 5 s.
+    /// Accepted clock difference between issuer and gateway; at most 5 s.
     leeway: Spanned<Span>,
-    /// The longest life of a token, from `iat` to `exp`, which both must be there then.
+    /// Maximum lifetime of a token, from `iat` to `exp`; both are then required.
     #[serde(skip_serializing_if = "Option::is_none")]
     max_ttl: Option<Spanned<Span>>,
-    /// Whether a token must have an end (`exp`).
+    /// True if a token must have an expiry (`exp`).
     require_exp: bool,
-    /// Claims that must have a value, or one of a list: `{ role: admin }`. A claim that is a
-    /// list must have one of them in it. Who is known and lacks it gets 403.
+    /// Claims that must have a value, or one of a list: `{ role: admin }`. A claim that is a list
+    /// must contain one of them. A valid token without them gets 403.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     require: BTreeMap<String, OneOrMany<Scalar>>,
-    /// Where the token stands: `header: NAME`, `cookie: NAME` or `query: NAME`, or a list, of
-    /// which the first that is there counts. `header: Authorization` if absent.
+    /// Location of the token: `header: NAME`, `cookie: NAME` or `query: NAME`, or a list, of which
+    /// the first one present is used. `header: Authorization` if absent.
     token: OneOrMany<Spanned<SourceConfig>>,
-    /// Whether a request without a token, or with a wrong one, passes as anybody's.
+    /// True if a request without a token, or with an invalid one, passes without an identity.
     optional: bool,
-    /// Claims that the backend gets as headers: `{ sub: X-User-Id }`. Clients cannot send these
-    /// headers.
+    /// Claims that are sent to the backend as headers: `{ sub: X-User-Id }`. Clients cannot send
+    /// these headers.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     forward: BTreeMap<String, Spanned<String>>,
-    /// `true` takes the token out of what the backend gets, `false` leaves it there; if
-    /// absent, it is taken out of the query only.
+    /// `true` removes the token from the request to the backend, `false` keeps it; if absent, it is
+    /// removed from the query only.
     #[serde(skip_serializing_if = "Option::is_none")]
     strip: Option<bool>,
-    /// The realm in `WWW-Authenticate`.
+    /// Realm in `WWW-Authenticate`.
     realm: Spanned<String>,
 }
 
@@ -104,7 +104,7 @@ impl Default for JwtConfig {
 }
 
 impl JwtConfig {
-    /// The query parameters that tokens stand in.
+    /// Returns the query parameters that carry tokens.
     pub(super) fn queries(&self) -> Vec<String> {
         let sources = self.token.0.iter();
         sources
@@ -201,7 +201,8 @@ impl JwtConfig {
         }
     }
 
-    /// Those that are written, all of which must have a key; or those of the keys.
+    /// Returns the configured algorithms, each of which must have a key; or the algorithms of the
+    /// keys.
     fn algorithms(&self, keys: &Keys, cx: &mut CompileCx<'_>) -> Option<Box<[Algorithm]>> {
         const CODE: &str = "edgeway::jwt::algorithms";
         let written = || self.algorithms.iter().map(|alg| alg.value);
@@ -325,7 +326,7 @@ impl JwtConfig {
         is_good
     }
 
-    /// The `WWW-Authenticate` of each refusal.
+    /// Builds the `WWW-Authenticate` header of each refusal.
     fn challenges(&self, cx: &mut CompileCx<'_>) -> Option<Challenges> {
         let realm = &self.realm.value;
         let is_plain = |c: char| (c.is_ascii_graphic() || c == ' ') && c != '"' && c != '\\';
@@ -339,7 +340,7 @@ impl JwtConfig {
             return None;
         }
         let made = |text: String| HeaderValue::try_from(text).expect("it was found to be plain");
-        // RFC 6750, 3: who brought no token is told of no error.
+        // RFC 6750, 3: a request without a token gets no error code.
         let missing = format!("Bearer realm=\"{realm}\"");
         Some(Challenges {
             problems: Problem::ALL.map(|problem| {

@@ -1,4 +1,4 @@
-//! A place for a token as written, and a value that a claim may have.
+//! Configuration of a token's location as written, and of a required claim's value.
 
 use http::header;
 use schemars::JsonSchema;
@@ -14,19 +14,19 @@ use crate::{
     filters::jwt::source::Source,
 };
 
-/// A place in a request where a token may stand: exactly one of the three.
+/// Location of a token in a request: exactly one of the three.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
 #[derive(Default)]
 pub(super) struct SourceConfig {
-    /// A header; `Authorization` has `Bearer` before the token.
+    /// Name of a header; `Authorization` has `Bearer` before the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     header: Option<String>,
-    /// A cookie.
+    /// Name of a cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     cookie: Option<String>,
-    /// A parameter of the query.
+    /// Name of a query parameter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) query: Option<String>,
 }
@@ -89,7 +89,7 @@ impl SourceConfig {
         const CODE: &str = "edgeway::jwt::token";
         let names = self.names();
         let (kind, name) = match names[..] {
-            // Not written at all.
+            // No location was written.
             [] if place == Place::default() => ("header", header::AUTHORIZATION.as_str()),
             [one] => one,
             _ => {

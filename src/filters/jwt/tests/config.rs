@@ -1,4 +1,4 @@
-//! Which configurations are refused, and what is said of them.
+//! Configurations that are refused, and their messages.
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 
@@ -14,7 +14,7 @@ use crate::{
     zones::Zones,
 };
 
-/// The filter itself.
+/// Compiles the filter.
 pub(super) fn compiled(yaml: &str) -> Jwt {
     let mut diagnostics = Diagnostics::default();
     let node = tree::parse(yaml, 0, &mut diagnostics).unwrap();
@@ -145,7 +145,7 @@ fn keys_that_are_none_or_should_not_be_there_are_told() {
     check(&weak, &["the RSA key has 1024 bits", "2048"]);
 }
 
-/// A public key of this many bits, which nobody has the other half of.
+/// Returns a public key of this many bits, which has no private key.
 fn rsa_of(bits: usize) -> String {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let mut modulus = vec![0xff; bits / 8];

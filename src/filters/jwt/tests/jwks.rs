@@ -37,12 +37,12 @@ use crate::{
     zones::Zone as _,
 };
 
-/// What the server answers from now on.
+/// Response of the server from now on.
 struct Script {
     status: u16,
     body: String,
     cache: Option<&'static str>,
-    /// It answers once this is told.
+    /// Delays the response until it is notified.
     hold: Option<Arc<Notify>>,
 }
 
@@ -113,7 +113,7 @@ impl World {
         })
     }
 
-    /// A filter that asks here, and the keys that it uses.
+    /// Returns a filter that fetches here, and the keys that it uses.
     fn filter(&self, stale: &str) -> (Check, Arc<Jwks>) {
         let mut kept = None;
         let zone = format!("jwks {}", self.url);
@@ -181,7 +181,7 @@ fn before_the_first_fetch_tokens_cannot_be_judged_and_then_they_can() {
     let check = check.bearer(&token);
     assert_eq!(check.last().headers["retry-after"], "2");
     let check = check.expect_refused(503, "jwt_unavailable");
-    // What no key could make right needs none.
+    // A token that no key could make valid needs no keys.
     let check = check
         .bearer("x")
         .expect_refused(401, "jwt_malformed")
@@ -210,7 +210,7 @@ fn a_key_that_is_not_known_is_asked_for_once_and_forged_names_cost_nothing() {
     let (mut check, jwks) = world.filter("1h");
     world.fetch(&jwks);
     world.set(|script| script.body = set(&[(&b, "b")]).to_string());
-    // Asked just now: nobody waits, and nobody asks.
+    // The keys were fetched recently: no request waits, and no fetch starts.
     let fresh = long_lived(&b, "b");
     for _ in 0..20 {
         check = check
@@ -218,8 +218,8 @@ fn a_key_that_is_not_known_is_asked_for_once_and_forged_names_cost_nothing() {
             .expect_refused(401, "jwt_key");
     }
     assert_eq!(world.asked(), 1);
-    // Later one request brings the new keys for all, and the old ones are forgotten with what
-    // they have verified.
+    // Later one request brings the new keys for all, and the old keys are dropped together with the
+    // tokens they have verified.
     check = check.bearer(&long_lived(&a, "a")).expect([200]);
     check = check.advance("6s");
     world.supervise(&jwks);
@@ -346,7 +346,7 @@ fn a_process_that_takes_over_knows_the_keys_and_asks_at_once() {
     let (check, successor) = world.filter("1h");
     successor.import(&exported);
     let check = check.bearer(&long_lived(&a, "a")).expect([200]);
-    // What is no export is none.
+    // An invalid export is ignored.
     for odd in [
         json!(null),
         json!({ "document": 1 }),

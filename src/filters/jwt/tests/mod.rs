@@ -1,4 +1,4 @@
-//! What tokens come to, for each way of signing and each way of being wrong.
+//! Verification of tokens, for each algorithm and each kind of invalid token.
 
 mod config;
 mod jwks;
@@ -22,14 +22,14 @@ use crate::{
     chain::testkit::{Check, check},
 };
 
-/// The test clock's time, in seconds since 1970.
+/// Time of the test clock, in seconds since 1970.
 pub(super) const NOW: i64 = 500_000 * 3600;
 pub(super) const SECRET: &str = "a secret of thirty-two bytes, ok!";
 
 /// Made for these tests, and used nowhere else: `ring` makes no RSA keys.
 const RSA: &str = include_str!("rsa.pem");
 
-/// Who signs.
+/// A signer of tokens.
 pub(super) struct Signer {
     pub(super) pair: KeyPair,
     encoding: EncodingKey,
@@ -61,7 +61,7 @@ impl Signer {
         sign(&self.encoding, alg, kid, claims)
     }
 
-    /// The point of a key on P-256 as a JWK has it.
+    /// Returns the point of a key on P-256 as a JWK.
     pub(super) fn jwk(&self, kid: &str) -> Value {
         let point = self.pair.der_bytes();
         let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
@@ -78,13 +78,13 @@ fn sign(key: &EncodingKey, alg: Algorithm, kid: Option<&str>, claims: &Value) ->
     encode(&header, claims, key).unwrap()
 }
 
-/// A token by the secret of most tests.
+/// Signs a token with the secret of most tests.
 fn by_secret(claims: &Value) -> String {
     let key = EncodingKey::from_secret(SECRET.as_bytes());
     sign(&key, Algorithm::HS256, None, claims)
 }
 
-/// With these parts as they are.
+/// Joins these parts into a token without signing it.
 fn by_hand(header: &Value, payload: &str, signature: &[u8]) -> String {
     let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let header = part(header.to_string().as_bytes());
@@ -224,7 +224,7 @@ fn the_public_key_is_no_secret_and_none_is_no_algorithm() {
     let pem = rsa.pair.public_key_pem();
     let file = files.put("rsa.pub", &pem);
     let secret = files.put("secret", SECRET);
-    // The last one takes secrets too, with a key of its own.
+    // The last one accepts secrets too, with a key of its own.
     for yaml in [
         format!("{{ keys: '{file}' }}"),
         format!("{{ keys: '{file}', algorithms: [RS256, PS256] }}"),
@@ -286,7 +286,7 @@ fn what_is_no_token_expect_refused_without_a_word_on_why() {
     for text in odd {
         check = check.bearer(&text).expect_refused(401, "jwt_malformed");
     }
-    // Signed as it should be, and no set of claims.
+    // Correctly signed, but not a set of claims.
     for payload in [
         "[]",
         "1",
@@ -341,7 +341,7 @@ fn times_are_compared_each_time_with_the_leeway_and_no_more() {
         .bearer(&endless)
         .expect_refused(401, "jwt_lifetime");
     let _ = guard(", require_exp: false").bearer(&endless).expect([200]);
-    // A fraction counts, and what is no time is none.
+    // A fraction counts, and a date that cannot be reached is accepted.
     let fraction = by_secret(&with(&json!({ "exp": 1e300, "nbf": 1_800_000_005.5 })));
     let _ = guard("")
         .bearer(&fraction)
@@ -359,8 +359,7 @@ fn a_playback_token_of_90_seconds_passes_at_89_and_fails_at_96() {
     let check = get(guard(yaml).advance("89s"), &issued(90)).expect([200]);
     let check = get(check.advance("7s"), &issued(90)).expect_refused(401, "jwt_expired");
     let _ = get(check, &issued(91)).expect_refused(401, "jwt_lifetime");
-    // Without its beginning nobody knows how long it lives, and one from the future could be
-    // kept until then.
+    // Without `iat` the lifetime is unknown, and a token from the future could be kept until then.
     for odd in [
         json!({ "exp": NOW + 10 }),
         json!({ "iat": NOW - 100, "exp": NOW + 10 }),
@@ -445,7 +444,7 @@ fn keys_are_read_from_certificates_and_sets_too() {
             .bearer(&es256)
             .expect([200]);
     }
-    // The set's secret is used where it comes from a file, and never from the network.
+    // The set's secret is used if it comes from a file, and never from the network.
     let file = files.put("set", &set.to_string());
     let _ = check::<Jwt>(&format!("{{ keys: '{file}' }}"))
         .bearer(&by_secret(&claims()))

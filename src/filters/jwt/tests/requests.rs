@@ -1,4 +1,4 @@
-//! Where tokens stand, what is asked of them, and what backends and clients are told.
+//! Locations of tokens, required claims, and the headers that backends and clients get.
 
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ fn a_refusal_says_how_to_do_better() {
     );
     assert_eq!(counted(&check.metrics, "missing"), 1);
     assert_eq!(counted(&check.metrics, "invalid"), 1);
-    // Who uses another scheme brought no token.
+    // A request with another scheme has no token.
     let _ = check
         .expect([401])
         .send("GET", "/", &[("authorization", "Basic dTpw")], &[])
@@ -93,7 +93,7 @@ fn the_first_place_that_has_a_token_counts() {
             &[],
         )
         .expect_refused(401, "jwt_malformed");
-    // Two: it is not clear whose request it is.
+    // Two tokens: the right one is unclear.
     let _ = check
         .send("GET", "/", &[("x-token", &token), ("x-token", &token)], &[])
         .expect_refused(401, "jwt_malformed")
@@ -135,11 +135,11 @@ fn claims_become_headers_that_no_client_can_send() {
         assert_eq!(given(answer, absent), [""; 0], "{absent}");
     }
     assert_eq!(given(answer, "x-other"), ["kept"]);
-    // A list whose parts could be taken for others is left out.
+    // A list whose items are ambiguous in a header is left out.
     let sly = by_secret(&with(&json!({ "roles": ["user,admin"] })));
     let check = send(check, Some(&sly));
     assert_eq!(given(check.last(), "x-roles"), [""; 0]);
-    // Nor can who is nobody.
+    // A client without an identity cannot send them either.
     for token in [None, Some("x")] {
         let check = send(guard(&format!(", optional: true, {forward}")), token);
         for name in ["x-user-id", "x_user_id", "x-role", "x-roles", "x-n", "x-o"] {
@@ -161,7 +161,7 @@ fn optional_takes_everybody_and_tells_them_apart() {
     for outcome in ["passed", "missing", "invalid"] {
         assert_eq!(counted(&check.metrics, outcome), 1, "{outcome}");
     }
-    // Who is known is held to what is required.
+    // A valid token must have the required claims.
     let _ = guard(", optional: true, require: { role: owner }")
         .bearer(&good)
         .expect_refused(403, "jwt_claims");
@@ -185,7 +185,7 @@ fn the_token_goes_on_or_stays_as_the_file_says() {
     let check = send(", strip: true");
     assert_eq!(given(check.last(), "authorization"), [""; 0]);
     assert_eq!(given(check.last(), "cookie"), ["a=1; b=2"]);
-    // What is no token of ours is none of our business.
+    // Credentials that are not a token for this filter stay.
     let headers = [("authorization", "Basic dTpw"), ("cookie", cookie.as_str())];
     let check = guard(&format!(", {places}, strip: true")).send("GET", "/", &headers, &[]);
     assert_eq!(given(check.last(), "authorization"), ["Basic dTpw"]);

@@ -1,4 +1,4 @@
-//! Plugins that guard: what becomes of requests that they fail for, and of what they say.
+//! Plugins that guard: their verdicts, and the requests for which they fail.
 
 use super::{folder, route, with};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 
 #[test]
 fn a_guard_that_fails_on_the_way_to_a_backend_sends_nothing_there() {
-    // It takes away what clients must not say, and fails for what this client sends.
+    // Removes a header that clients must not send, and fails on input of this client.
     let text = "
     export function onRequest() {}
     export function onUpstreamRequest(req) {
@@ -25,7 +25,7 @@ fn a_guard_that_fails_on_the_way_to_a_backend_sends_nothing_there() {
         let head = check.last().upstream.as_ref().expect("it went on");
         assert!(!head.headers.contains_key("x-role"));
     }
-    // One that requests go on without leaves them as they were.
+    // A plugin with `on_error: continue` leaves the headers as they were.
     let check = with(text, "").send("GET", "/", &forged, &[]);
     let head = check.last().upstream.as_ref().expect("it went on");
     assert_eq!(head.headers["x-role"], "admin");

@@ -16,8 +16,8 @@ fn folder(text: &str) -> TempDir {
     folder
 }
 
-/// The route's plugins, each of them with `more`; requests go on if one fails and `more` does
-/// not say otherwise.
+/// Writes the route's plugins, each with `more`; a failure lets requests continue unless `more`
+/// sets another handling.
 fn route(folders: &[&TempDir], more: &str) -> String {
     let says = more.contains("on_error") || more.contains("role:");
     let more = if says {
@@ -153,8 +153,8 @@ fn a_plugin_that_sees_requests_says_what_its_failure_means() {
     assert_eq!(check.get("/").last().status, 200);
 }
 
-/// A guard that throws for some, lets some pass and refuses the others; each client sends what
-/// it likes.
+/// A guard that throws for some requests, lets some pass and refuses the others; each client
+/// chooses its input.
 const GUARD: &str = "export function onRequest(req) {
         const shown = req.headers.get('x-shown');
         if (shown === 'throw') null.it;
@@ -162,8 +162,8 @@ const GUARD: &str = "export function onRequest(req) {
         if (shown !== 'good') return new Response('no', { status: 401 });
     }";
 
-/// Random numbers and how many cases to draw from them: `EDGEWAY_<NAME>_SEED` and
-/// `EDGEWAY_<NAME>_CASES` say others.
+/// Returns random numbers and the number of cases to draw from them; `EDGEWAY_<NAME>_SEED` and
+/// `EDGEWAY_<NAME>_CASES` override both.
 fn drawn(name: &str, count: u64) -> (fastrand::Rng, u64) {
     let says = |what: &str| {
         std::env::var(format!("EDGEWAY_{name}_{what}"))
@@ -179,7 +179,7 @@ fn drawn(name: &str, count: u64) -> (fastrand::Rng, u64) {
     )
 }
 
-/// A guard answers each request by what that request says, whatever others send.
+/// A guard decides each request by its own input, whatever other clients send.
 #[test]
 fn no_client_opens_or_closes_a_guard_for_others() {
     let wanted = |shown: &str| match shown {
@@ -191,7 +191,7 @@ fn no_client_opens_or_closes_a_guard_for_others() {
         let mut check = with(GUARD, more);
         let (mut random, count) = drawn("GUARD", 400);
         for number in 0..count {
-            // Thirty in a row now and then; loops cost the processor's time each.
+            // Thirty in a row now and then; each loop costs CPU time.
             let shown = match random.u8(..100) {
                 0..40 => "throw",
                 40..41 => "loop",
@@ -213,7 +213,7 @@ fn no_client_opens_or_closes_a_guard_for_others() {
     }
 }
 
-/// The control: where the breaker may leave a plugin out, a mixture does so.
+/// The control: a plugin with a breaker is skipped after the same mixture.
 #[test]
 fn a_plugin_that_requests_go_on_without_is_left_out_for_the_failures_of_several() {
     let left_out = |clients: u8| {
@@ -369,7 +369,7 @@ fn a_proxy_rewrites_and_adds_to_the_answer() {
     let check = with(text, "").get("/");
     assert_eq!(check.last().headers["x-a"], "1");
     assert_eq!(check.last().headers["set-cookie"], "seen=1; Path=/");
-    // Another host is not this gateway's to fetch.
+    // A rewrite to another host is not allowed.
     let text = "export const proxy = () => NextResponse.rewrite('https://other.test/x');";
     assert_eq!(with(text, ", on_error: refuse").get("/").last().status, 503);
 }
@@ -393,7 +393,7 @@ fn a_key_that_cannot_be_told_is_made_of_what_was_changed() {
 
 #[test]
 fn a_status_with_a_body_does_not_become_one_without_or_the_other_way() {
-    // A 205 has no body and says so by its length, other than a 204 (RFC 9110, 15.3.6).
+    // A 205 has no body and states that by its length, other than a 204 (RFC 9110, 15.3.6).
     for (from, to, then) in [
         (200, 205, 200),
         (205, 200, 205),
