@@ -52,7 +52,7 @@ impl Key {
             text.extend_from_slice(query);
         }
         let target_end = at(&text);
-        // No target has a line feed in it.
+        // A target never contains a line feed.
         text.push(b'\n');
         text.extend_from_slice(extra);
         let mut hasher = SipHasher13::new();

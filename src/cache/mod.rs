@@ -40,7 +40,8 @@ use crate::{
     zones::{Zone, Zones},
 };
 
-/// Age from which a fill without response headers no longer keeps other requests from the origin.
+/// Time after which a fill without response headers no longer keeps other requests from the
+/// origin.
 const LOCK_AGE: Duration = Duration::from_mins(1);
 
 /// The cache of one configuration: the store, which outlives the configuration, and the settings.
@@ -69,7 +70,7 @@ pub struct Settings {
 }
 
 /// State that outlives a configuration. Pingora requires `'static` references, so the state is
-/// created once for as long as some configuration has a cache, and freed with the last of them.
+/// created once for as long as some configuration has a cache, and emptied with the last.
 struct Kept {
     store: &'static Store,
     lock: &'static CacheKeyLockImpl,
@@ -280,8 +281,8 @@ impl Cache {
         }
     }
 
-    /// Returns true if this gateway may have missed a purge of the response. The response is then
-    /// validated with the origin.
+    /// Returns true if a completed purge may have covered the response without reaching this
+    /// gateway. The response is then validated with the origin.
     pub fn must_validate(&self, lifetime: &Lifetime) -> bool {
         self.validates_what_may_be_purged && !self.kept.link.trust().covers(lifetime)
     }
@@ -353,7 +354,7 @@ async fn off_the_workers<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
     }
 }
 
-/// Name of this machine, for log and status page.
+/// Returns the host name of this machine, or `gateway` if it is unknown.
 fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
     name.map_or_else(|_| "gateway".to_owned(), |name| name.trim().to_owned())

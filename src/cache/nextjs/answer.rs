@@ -200,8 +200,8 @@ pub fn effective_vary(shape: &RequestShape, headers: &HeaderMap, vary: Vary) -> 
         (Kind::Page, "rsc" | "next-router-prefetch" | "next-router-segment-prefetch")
         | (Kind::Image { .. }, "accept") => false,
         (Kind::Page, "next-router-state-tree") => !is_prerendered,
-        // `next-url` stays: an intercepted route is another page under the same URL, made
-        // before or not.
+        // `next-url` stays: an intercepted route is another page under the same URL, prerendered
+        // or not.
         _ => true,
     };
     let kept: Vec<HeaderName> = fields.iter().filter(still).cloned().collect();

@@ -103,15 +103,15 @@ pub(super) fn is_pragma_no_cache(headers: &HeaderMap) -> bool {
 /// Ways in which a stored response may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// Use the fresh response.
+    /// The response is fresh and used as stored.
     Fresh,
-    /// Use the stale response while it is revalidated (RFC 5861, 3).
+    /// The stale response is used while it is revalidated (RFC 5861, 3).
     StaleWhileRevalidate,
-    /// Use the stale response: the client sent `max-stale`.
+    /// The stale response is used: the client sent `max-stale`.
     StaleAsAsked,
-    /// Use the response after successful validation.
+    /// The response is used after successful validation.
     Validate,
-    /// Do not use the response, and do not contact the origin: 504 (`only-if-cached`).
+    /// The response is not used, and the origin not contacted: 504 (`only-if-cached`).
     GatewayTimeout,
 }
 

@@ -75,7 +75,7 @@ impl KeyRules {
     }
 
     /// Builds the key of the request; `parts` holds what filters and the app add. Returns an error
-    /// if a part has several values: backends differ in which of them they use.
+    /// if the value of a part is ambiguous: backends differ in which of several values they use.
     pub fn key(&self, ex: &Exchange<'_>, mut parts: KeyBuilder) -> Result<Key, &'static str> {
         for item in &self.by {
             for source in item.sources() {

@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// Writes every complete entry that is stored now, unless it is gone when its turn comes. The
-/// caller ends it.
+/// Writes every complete entry that is stored now, unless it is gone when its turn comes. Has no
+/// deadline: the caller decides when to stop.
 pub async fn give(
     store: &'static Store,
     clock: &Clock,

@@ -35,8 +35,8 @@ pub struct Moved {
     pub entries: u64,
     /// Bytes as they are in the pipe.
     pub bytes: u64,
-    /// Entries read but not stored: purged meanwhile, older than the entry that was there, of a
-    /// route that no longer stores responses, or invalid.
+    /// Entries read but not stored: purged meanwhile, older than the stored one, of a route that
+    /// no longer stores responses, invalid, or beyond the memory.
     pub left_out: u64,
     pub took: Duration,
 }

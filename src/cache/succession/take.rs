@@ -27,8 +27,8 @@ pub struct Heir {
 }
 
 impl Heir {
-    /// Takes the store's mark: later purges win over entries from the pipe. Must be created before
-    /// this process can receive any purge.
+    /// Takes the store's mark: later purges win over entries from the pipe. The caller creates
+    /// the heir before this process can receive any purge.
     pub fn new(store: &'static Store) -> Self {
         Self {
             store,
