@@ -1,4 +1,4 @@
-//! Digests that gateways agree on: the same bytes on each of them, in Redis and on disk.
+//! Digests that are the same on each gateway, in Redis and on disk.
 
 use std::hash::Hasher;
 
@@ -6,7 +6,8 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 
 pub(in crate::cache) type Digest = [u8; 16];
 
-/// `kind` keeps digests of different things apart, and the lengths of parts are in it.
+/// Returns a digest of `parts`. `kind` and the lengths of the parts go into it, so that different
+/// kinds and different splits never share a digest.
 pub(in crate::cache) fn digest(kind: &[u8], parts: &[&[u8]]) -> Digest {
     let mut hasher = SipHasher13::new();
     hasher.write(kind);

@@ -1,20 +1,23 @@
-//! What an entry is found by: scheme, authority, target, and what the route adds.
+//! The cache key of a stored response: scheme, authority, target, and the parts that the route
+//! adds.
 
 use std::{fmt, sync::Arc};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-/// The primary key of a stored answer (RFC 9111, 2): everything but what `Vary` adds.
+/// The primary cache key of a stored response (RFC 9111, 2): everything but what `Vary` adds.
 ///
-/// Two keys are the same if their bytes are. The hash only finds them: who meets an entry
-/// by the hash compares the bytes, so that nobody gets another's answer by a made collision.
+/// Two keys are equal if their bytes are. The hash only finds entries: a lookup that meets an entry
+/// by its hash compares the bytes, so a forged collision does not give a client another client's
+/// response.
 #[derive(Clone)]
 pub struct Key(Arc<Inner>);
 
 struct Inner {
     /// `scheme://authority` and the target as sent, then framed parts.
     text: Box<[u8]>,
-    /// Where in it the authority begins and the path and the query end.
+    /// Offset of the authority in `text`; the next three fields are where authority, path and query
+    /// end.
     authority: u32,
     path: u32,
     query: u32,
@@ -23,8 +26,9 @@ struct Inner {
 }
 
 impl Key {
-    /// `path` and `query` (without its `?`) are the bytes as the client sent them. `extra`
-    /// are framed parts (`chain::KeyBuilder`): whatever else the route's answers differ by.
+    /// Builds a key. `path` and `query` (without its `?`) are the bytes as the client sent them.
+    /// `extra` holds framed parts (`chain::KeyBuilder`): everything else by which the responses of
+    /// the route differ.
     pub fn new(
         scheme: &str,
         authority: &str,
@@ -48,7 +52,7 @@ impl Key {
             text.extend_from_slice(query);
         }
         let target_end = at(&text);
-        // No target has a line feed in it.
+        // A target never contains a line feed.
         text.push(b'\n');
         text.extend_from_slice(extra);
         let mut hasher = SipHasher13::new();
@@ -64,7 +68,7 @@ impl Key {
         }))
     }
 
-    /// Reads what [`Key::as_bytes`] gave, as it is kept beside entries.
+    /// Parses the bytes that [`Key::as_bytes`] returned, as they are stored beside entries.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.iter().position(|byte| *byte == b'\n')?;
         let (url, extra) = (&bytes[..end], &bytes[end + 1..]);
@@ -94,7 +98,7 @@ impl Key {
         self.0.hash
     }
 
-    /// Host and port as the client named them, in lower case, without the scheme's own port.
+    /// Host and port as the client sent them, in lower case, without the scheme's default port.
     pub fn authority(&self) -> &[u8] {
         &self.0.text[self.0.authority as usize..self.0.path as usize]
     }
@@ -103,23 +107,23 @@ impl Key {
         &self.0.text[self.0.path as usize..self.0.query as usize]
     }
 
-    /// Without its `?`; `None` if there is none.
+    /// Query without its `?`; `None` if there is none.
     pub fn query(&self) -> Option<&[u8]> {
         let all = &self.0.text[self.0.query as usize..self.0.target_end as usize];
         all.split_first().map(|(_, query)| query)
     }
 
-    /// `https://shop.example.com/x?y`, for people.
+    /// URL for humans to read, such as `https://shop.example.com/x?y`.
     pub fn url(&self) -> String {
         String::from_utf8_lossy(&self.0.text[..self.0.target_end as usize]).into_owned()
     }
 
-    /// What the route added, framed.
+    /// Parts that the route added, framed.
     pub fn extra(&self) -> &[u8] {
         &self.0.text[self.0.target_end as usize + 1..]
     }
 
-    /// Its bytes in memory.
+    /// Size of the key in memory, in bytes.
     pub fn size(&self) -> usize {
         self.0.text.len() + std::mem::size_of::<Inner>()
     }

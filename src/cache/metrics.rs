@@ -1,24 +1,24 @@
-//! What is counted of one route's cache.
+//! Metrics of one route's cache.
 
 use crate::{
     base::metrics::{IntCounter, Metrics},
     chain::{CacheFacts, CacheOutcome},
 };
 
-/// Handles, made with the configuration.
+/// Metric handles, created with the configuration.
 pub struct RouteMetrics {
     outcomes: [IntCounter; CacheOutcome::ALL.len()],
     collapsed: IntCounter,
     revalidations: [IntCounter; Revalidation::ALL.len()],
 }
 
-/// What came of fetching a stale answer anew in the background.
+/// Outcome of revalidating a stale response in the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Revalidation {
-    /// It began.
+    /// The revalidation began.
     Begun,
-    /// The upstream's budget had no room for it: the stale answer goes on being served.
+    /// The upstream's budget had no room for the revalidation: the stale response stays in use.
     Postponed,
 }
 

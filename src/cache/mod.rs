@@ -1,6 +1,5 @@
-//! The cache: what may be kept of an answer and for how long ([`policy`]), where it is kept
-//! ([`store`]), and how it is taken out again ([`purge`]). How requests come here is the
-//! business of `proxy`.
+//! The cache: which responses may be stored and for how long ([`policy`]), where they are stored
+//! ([`store`]), and how they are purged ([`purge`]). `proxy` decides which requests use it.
 
 pub mod budget;
 mod digest;
@@ -41,27 +40,28 @@ use crate::{
     zones::{Zone, Zones},
 };
 
-/// A fill that has not shown a head for so long no longer keeps others from asking the origin.
+/// Time after which a fill without response headers no longer keeps other requests from the
+/// origin.
 const LOCK_AGE: Duration = Duration::from_mins(1);
 
-/// The cache of one configuration: the store, which outlives it, and what it says of it.
+/// The cache of one configuration: the store, which outlives the configuration, and the settings.
 pub struct Cache {
     kept: Arc<Kept>,
     memory: u64,
     max_object: u64,
-    /// The largest body of level 2, if that is used.
+    /// Largest body stored in level 2, if level 2 is used.
     shared: Option<u64>,
     disk: Option<DiskSettings>,
-    /// Whose `PURGE` is obeyed.
+    /// Clients whose `PURGE` requests are obeyed.
     pub purgers: CidrSet,
     validates_what_may_be_purged: bool,
 }
 
-/// What the section says.
+/// Settings of the `cache` section.
 pub struct Settings {
     pub memory: u64,
     pub max_object: u64,
-    /// `shared: redis`: the largest body that goes there.
+    /// Largest body stored in Redis (`shared: redis`).
     pub shared: Option<u64>,
     pub disk: Option<DiskSettings>,
     pub purgers: CidrSet,
@@ -69,21 +69,21 @@ pub struct Settings {
     pub validates_what_may_be_purged: bool,
 }
 
-/// What outlives a configuration. Pingora wants what it is given for ever, so it is made once
-/// for as long as there are configurations with a cache, and given up with the last of them.
+/// State that outlives a configuration. Pingora requires `'static` references, so the state is
+/// created once for as long as some configuration has a cache, and emptied with the last.
 struct Kept {
     store: &'static Store,
     lock: &'static CacheKeyLockImpl,
     passes: Passes,
     link: Arc<Link>,
     tiers: Arc<Tiers>,
-    /// What is being fetched anew.
+    /// Fetches and encodings in progress.
     claimed: Mutex<HashSet<Work>>,
-    /// Who codes stored answers.
+    /// Permits for encoding stored responses.
     coding: Arc<Semaphore>,
 }
 
-/// What is done once at a time for one entry.
+/// Work that runs once at a time for one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum What {
     Fetch,
@@ -92,7 +92,7 @@ enum What {
 
 type Work = (u128, u128, What);
 
-/// One entry is being fetched anew, or coded, by whoever holds this.
+/// Right to revalidate or encode one entry, held until dropped.
 pub struct Claim {
     kept: Arc<Kept>,
     work: Work,
@@ -104,13 +104,14 @@ impl Drop for Claim {
     }
 }
 
-/// What the next process is to know.
+/// State that the next process inherits.
 #[derive(Serialize, Deserialize)]
 struct Exported {
-    /// Up to where purges are applied: what it takes over of what is kept here is no older.
+    /// Position in the log up to which purges are applied here: entries that a successor takes over
+    /// from this process are no older.
     #[serde(flatten)]
     position: Option<Position>,
-    /// Purges were not noted in the folder of the disk.
+    /// True if some purges were not recorded on disk.
     #[serde(default)]
     owes_disk: bool,
 }
@@ -182,7 +183,7 @@ impl Cache {
         }
     }
 
-    /// What goes on beside requests as long as this configuration serves.
+    /// Runs the background work of this configuration until it stops serving.
     pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
         self.kept.store.set_budget(self.memory);
         let Kept { tiers, link, .. } = &*self.kept;
@@ -196,29 +197,29 @@ impl Cache {
         self.kept.store
     }
 
-    /// What is below the store, if this configuration has it look there.
+    /// Returns the tiers below the store, if this configuration uses any.
     pub fn tiers(&self) -> Option<&Tiers> {
         let are_used = self.shared.is_some() || self.disk.is_some();
         are_used.then_some(&*self.kept.tiers)
     }
 
-    /// How the disk stands, if there is one.
+    /// Returns the state of the disk tier, if there is one.
     pub fn disk(&self) -> Option<DiskStatus> {
         self.kept.tiers.disk()
     }
 
-    /// Lets another process have the disk: this one does not serve any more.
+    /// Releases the disk to another process: this one serves no more requests.
     pub async fn release_disk(&self) {
         self.kept.tiers.release_disk(&self.kept.link).await;
     }
 
-    /// Waits until the disk knows what was just taken out (RFC 9111, 4.4), so that no crash
-    /// brings it back.
+    /// Waits until the latest removals are recorded on disk (RFC 9111, 4.4), so that no crash
+    /// brings the removed responses back.
     pub async fn settle_disk(&self) {
         self.kept.tiers.settle_disk().await;
     }
 
-    /// What counts how long a route's requests wait for level 2.
+    /// Returns the metrics of how long a route's requests wait for level 2.
     pub fn waits(&self, metrics: &Metrics, route: &str) -> Option<Waits> {
         self.shared.map(|_| Waits::level2(metrics, route))
     }
@@ -231,12 +232,12 @@ impl Cache {
         &self.kept.passes
     }
 
-    /// The right to fetch `entry` anew; `None` while somebody does.
+    /// Claims the revalidation of `entry`; `None` while another request holds the claim.
     pub fn claim(&self, entry: &Entry) -> Option<Claim> {
         self.claim_work(entry, What::Fetch)
     }
 
-    /// The right to make a coded form of `entry`; `None` while somebody does.
+    /// Claims the encoding of `entry`; `None` while another request holds the claim.
     pub fn claim_form(&self, entry: &Entry, encoding: Encoding) -> Option<Claim> {
         self.claim_work(entry, What::Code(encoding))
     }
@@ -250,27 +251,27 @@ impl Cache {
         })
     }
 
-    /// Whoever codes stored answers takes its turn here.
+    /// Returns the semaphore that bounds how many stored responses are encoded at once.
     pub fn coding(&self) -> Arc<Semaphore> {
         Arc::clone(&self.kept.coding)
     }
 
-    /// How purges reach the other gateways.
+    /// Returns the link that carries purges to the other gateways.
     pub fn link(&self) -> &Arc<Link> {
         &self.kept.link
     }
 
-    /// Takes out what is stored for the URL of a key: an unsafe request may have changed it
-    /// (RFC 9111, 4.4).
+    /// Removes the stored responses for the URL of a key: an unsafe request may have changed the
+    /// resource (RFC 9111, 4.4).
     pub fn remove(&self, key: &Key) {
         self.store().remove(key);
         self.link().notes().removed(key);
     }
 
-    /// Takes out here what the process before this one still takes out.
+    /// Applies a purge that the predecessor still receives.
     pub async fn heed(&self, note: Note) {
         match note {
-            // It does not tell the other gateways any more.
+            // The predecessor no longer sends it to the other gateways, so `begin` does.
             Note::Purged(purges) => drop(self.link().begin(purges, Source::Gateway).await),
             Note::Removed(key) => {
                 if let Some(key) = Key::parse(&key) {
@@ -280,24 +281,24 @@ impl Cache {
         }
     }
 
-    /// Whether a purge that is over may have been about an answer without this gateway, and
-    /// the origin is to be asked then.
+    /// Returns true if a completed purge may have covered the response without reaching this
+    /// gateway. The response is then validated with the origin.
     pub fn must_validate(&self, lifetime: &Lifetime) -> bool {
         self.validates_what_may_be_purged && !self.kept.link.trust().covers(lifetime)
     }
 
-    /// The bytes that answers may take up.
+    /// Memory for stored responses, in bytes.
     pub fn memory(&self) -> u64 {
         self.memory
     }
 
-    /// The largest answer that is kept, where a route does not say.
+    /// Largest response that is stored, in bytes, unless a route sets its own limit.
     pub fn max_object(&self) -> u64 {
         self.max_object
     }
 }
 
-/// What purges are applied to.
+/// The caches that purges are applied to.
 struct Caches {
     store: &'static Store,
     tiers: Arc<Tiers>,
@@ -332,7 +333,7 @@ impl purge::Caches for Caches {
     }
 }
 
-/// Whether it is about few answers, and they are found by the index.
+/// Returns true if the purge covers few responses and the index finds them.
 fn is_quick(purge: &Purge) -> bool {
     match purge.what {
         purge::What::Url(_) | purge::What::Written(_) => true,
@@ -340,7 +341,8 @@ fn is_quick(purge: &Purge) -> bool {
     }
 }
 
-/// What takes a second of a million answers would hold up all connections of a worker.
+/// Runs work on a blocking thread: a purge over a million responses takes a second, and would hold
+/// up all connections of a worker.
 async fn off_the_workers<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
@@ -352,7 +354,7 @@ async fn off_the_workers<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
     }
 }
 
-/// What people call this machine.
+/// Returns the host name of this machine, or `gateway` if it is unknown.
 fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
     name.map_or_else(|_| "gateway".to_owned(), |name| name.trim().to_owned())

@@ -1,13 +1,13 @@
-//! Lists of names, of which some end in `*`.
+//! Lists of names, some of which end in `*`.
 
-/// Cookies that scripts of analytics and advertising set for themselves: no app renders by
-/// them, and hardly a visitor comes without.
+/// Cookies that analytics and advertising scripts set: no app renders by them, and most visitors
+/// send some.
 pub const ANALYTICS: &[&str] = &[
     "_ga", "_ga_*", "_gid", "_gat*", "_gcl_*", "__utm*", "_fbp", "_fbc", "_pk_*", "_hj*", "_clck",
     "_clsk", "_uet*", "_ttp",
 ];
 
-/// Names that are taken: whole ones, and beginnings.
+/// Set of names: whole names and prefixes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     whole: Box<[Box<[u8]>]>,
@@ -15,8 +15,8 @@ pub struct Names {
 }
 
 impl Names {
-    /// `utm_*` takes every name that begins so, `*` every name. A star elsewhere is part of
-    /// the name.
+    /// Builds the set. `utm_*` matches every name with that prefix, `*` matches every name. A star
+    /// elsewhere is part of the name.
     pub fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
         let (mut whole, mut beginnings) = (Vec::new(), Vec::new());
         for name in names {

@@ -1,5 +1,5 @@
-//! Requests whose responses are not kept, remembered for a while: their like do not wait for
-//! one another, since none of them will leave a response for the next.
+//! Recent requests whose responses were not stored. Requests like them do not wait for one another,
+//! since none of them will store a response for the next.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,18 @@ use http::HeaderMap;
 use super::{key::Key, policy::Variance, unusual::unusual_headers};
 use crate::base::recent::{Fingerprint, Recent};
 
-/// How many are remembered.
+/// Number of requests remembered.
 const MOST: usize = 65_536;
 
-/// For how long. Longer would only cost collapsing where a response becomes fit to be kept.
+/// Time for which a request is remembered. A longer time would delay collapsing once a response
+/// becomes storable.
 const LASTS: Duration = Duration::from_secs(30);
 
-/// The requests, each with when it is forgotten.
+/// The remembered requests, each with the time at which it is forgotten.
 ///
-/// A request is its key, what it has of the fields that the stored responses vary by, and its
-/// client's unusual headers: an origin may answer by one of these without a word, and whoever
-/// sends it does not end collapsing for the others.
+/// A request is identified by its key, its values of the fields that the stored responses vary by,
+/// and the client's unusual headers. An origin may choose a response by one of these without
+/// listing it in `Vary`. A client that sends such a header does not end collapsing for the others.
 pub struct Passes(Recent<Instant>);
 
 impl Default for Passes {
@@ -39,7 +40,7 @@ impl Passes {
         self.0.get(of).is_some_and(|until| now < until)
     }
 
-    /// A response to this request was not kept.
+    /// Records that the response to this request was not stored.
     pub fn insert(&self, key: &Key, variance: Option<Variance>, headers: &HeaderMap, now: Instant) {
         let of = self.fingerprint(key, variance, headers);
         self.0.insert(of, now + LASTS);
@@ -51,7 +52,7 @@ impl Passes {
         variance: Option<Variance>,
         headers: &HeaderMap,
     ) -> Fingerprint {
-        // Where nothing is stored, nothing is known to vary.
+        // Where nothing is stored, no `Vary` is known.
         let variance = variance.unwrap_or_default().0.to_be_bytes();
         let own = unusual_headers(headers);
         let own = own.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);

@@ -1,9 +1,9 @@
-//! Headers that a client sends for reasons of its own: no browser sends them with every page,
-//! and no proxy adds them. An origin may answer by one without a word in `Vary`.
+//! Unusual request headers: browsers do not send them with every page, and proxies do not add them.
+//! An origin may choose a response by one of them without listing it in `Vary`.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// Beginnings of what browsers and proxies send.
+/// Prefixes of headers that browsers and proxies send.
 const USUAL: [&str; 12] = [
     "accept",
     "cf-",
@@ -19,7 +19,7 @@ const USUAL: [&str; 12] = [
     "x-forwarded-",
 ];
 
-/// The unusual headers among these, with their values.
+/// Returns the unusual headers of a request, with their values.
 pub fn unusual_headers(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     headers.iter().filter(|(name, _)| !is_usual(name))
 }

@@ -1,4 +1,4 @@
-//! Whose requests are counted together.
+//! Addresses by which the requests of a client are counted together.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -6,12 +6,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::base::net::subscriber;
 
-/// What one client has: an address of IPv4, or the /64 of IPv6, any address of which it may
-/// use (RFC 6177).
+/// The addresses of one client: an IPv4 address, or the /64 of an IPv6 address, since a client may
+/// use any address of its /64 (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(IpAddr);
 
-/// Why a text is no address of a client; the text is the user's message.
+/// Error of a text that is not a client's address; its text is shown to the user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is no address of a client: write one such as `192.0.2.7`, `2001:db8::7` or `2001:db8::/64`"
@@ -25,7 +25,7 @@ impl From<IpAddr> for Address {
 }
 
 impl Address {
-    /// The address, or the first one of the network.
+    /// Returns the address, or the first one of the network.
     pub fn ip(self) -> IpAddr {
         self.0
     }

@@ -1,5 +1,5 @@
-//! Who is banned: clients by address, each with a reason and an end, set by a rule or by an
-//! operator. And who has been refused so often that a ban is near.
+//! Bans of clients by address, each with a reason and an end, set by a rule or by an operator; and
+//! the refusals that lead to a ban.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -30,20 +30,20 @@ use crate::{
     zones::Zone,
 };
 
-/// The zone's name. There is one for each process, whatever its configuration says.
+/// Name of the zone. There is one for each process, whatever its configuration.
 const NAME: &str = "bans";
 
-/// Beyond it whoever would be free again first is.
+/// Maximum number of bans. Beyond it the ban that ends first is dropped.
 const MOST: usize = 100_000;
 
-/// What a ban may last: nobody remembers a longer one.
+/// Minimum and maximum duration of a ban: a longer one would be forgotten by its operator.
 pub const SHORTEST: Duration = Duration::from_secs(1);
 pub const LONGEST: Duration = Duration::from_hours(366 * 24);
 
-/// So that requests rarely meet where some are banned.
+/// Number of shards, so that requests rarely contend for a lock while some clients are banned.
 const SHARDS: usize = 64;
 
-/// Who set a ban.
+/// Origin of a ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
@@ -52,34 +52,34 @@ pub enum By {
     Operator,
 }
 
-/// One client that is banned. Times are milliseconds since 1970.
+/// A banned client. Times are milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ban {
     pub address: Address,
-    /// The fixed word of the last refusal, or what the operator wrote.
+    /// Fixed reason of the last refusal, or the text of the operator.
     pub reason: String,
     pub by: By,
     pub since: u64,
     pub until: u64,
-    /// The refusals that it was set for; none if an operator set it.
+    /// Number of refusals that led to the ban; zero if an operator set it.
     pub strikes: u32,
 }
 
 type Shard = RwLock<HashMap<Address, Arc<Ban>, RandomState>>;
 
-/// All bans of the process, and the refusals that may become some.
+/// All bans of the process, and the refusals that may lead to more.
 pub struct Bans {
     clock: Clock,
-    /// Ends are compared in time that no change of the wall clock moves: milliseconds of
-    /// the wall clock when this was made, and what has passed since.
+    /// Start of the time in which ends are compared, unaffected by changes of the wall clock:
+    /// milliseconds of the wall clock when this was created, plus the time passed since.
     began: Instant,
     began_at: u64,
     hash: RandomState,
-    /// Invariant: the number of bans in all shards. All that a request looks at while
-    /// there is none.
+    /// Invariant: the number of bans in all shards. A request reads nothing else while there is
+    /// none.
     len: AtomicUsize,
     shards: [Shard; SHARDS],
-    /// The ends of all bans, the earliest first. Whoever changes a shard holds it.
+    /// Ends of all bans, the earliest first. Locked by every change of a shard.
     ends: Mutex<BTreeSet<(u64, Address)>>,
     strikes: Strikes,
     metrics: BanMetrics,
@@ -109,7 +109,7 @@ impl BanMetrics {
 }
 
 impl Bans {
-    /// Those of the process.
+    /// Returns the bans of the process.
     pub fn of(zones: &crate::zones::Zones, clock: &Clock, metrics: &Metrics) -> Arc<Self> {
         zones.get_or_create(NAME, || Self::new(clock, metrics))
     }
@@ -129,7 +129,7 @@ impl Bans {
         }
     }
 
-    /// How long `client` is still banned; `None` if it is not.
+    /// Returns the time left of a client's ban; `None` if the client is not banned.
     #[inline]
     pub fn left(&self, client: IpAddr) -> Option<Duration> {
         if self.len.load(Ordering::Relaxed) == 0 {
@@ -141,8 +141,8 @@ impl Bans {
         (left > 0).then(|| Duration::from_millis(left))
     }
 
-    /// Bans a client from now on. An operator's word replaces what there is; the rule's
-    /// does not shorten it.
+    /// Bans a client from now on. An operator's ban replaces an existing one; the rule does not
+    /// shorten one.
     pub fn ban(
         &self,
         address: Address,
@@ -178,8 +178,8 @@ impl Bans {
         ban
     }
 
-    /// Lets a client pass again; the ban that it had, if it had one. What it was refused for
-    /// so far is forgotten too.
+    /// Lifts the ban of a client and returns it, if there was one. Also forgets the client's
+    /// refusals so far.
     pub fn lift(&self, address: Address) -> Option<Arc<Ban>> {
         self.strikes.forget(address);
         let now = self.now();
@@ -190,9 +190,9 @@ impl Bans {
         ban.filter(|ban| ban.until > now)
     }
 
-    /// A client was refused. The ban, if that was once too often.
+    /// Counts a refusal of a client. Returns the ban, if the refusal led to one.
     pub fn strike(&self, client: IpAddr, reason: &str, rule: &Rule) -> Option<Arc<Ban>> {
-        // What is under way of one that is banned already proves nothing new.
+        // Requests in flight of a banned client are not counted.
         if self.left(client).is_some() {
             return None;
         }
@@ -201,7 +201,7 @@ impl Bans {
         Some(self.ban(address, reason.to_owned(), By::Rule, rule.lasts, strikes))
     }
 
-    /// All bans, the one that ends first foremost.
+    /// Returns all bans, the one that ends first at the front.
     pub fn list(&self) -> Vec<Arc<Ban>> {
         let now = self.now();
         let ends = self.ends.lock();
@@ -210,7 +210,8 @@ impl Bans {
             .collect()
     }
 
-    /// Forgets what is over. How many are banned, and how many are on the way there.
+    /// Forgets what has expired. Returns the number of banned clients, and of clients with
+    /// refusals.
     pub fn counts(&self) -> (usize, usize) {
         let now = self.now();
         self.forget_past(&mut self.ends.lock(), now);

@@ -1,5 +1,5 @@
-//! A cookie by which a client shows that it has passed a challenge: its end and a signature
-//! over that and the client's address, made by whoever holds the key.
+//! Cookie that proves that a client has passed a challenge: an end and a signature over that and
+//! the client's address, made by an issuer that holds the key.
 
 use std::{
     net::IpAddr,
@@ -11,17 +11,17 @@ use ring::hmac;
 
 use crate::base::secret::Secret;
 
-/// What a cookie begins with: the version of its form, which is signed too.
+/// Prefix of a cookie: the version of its format, which is signed too.
 const VERSION: &str = "v1";
 
-/// No cookie of this form is longer.
+/// Maximum length of a cookie in this format.
 const LONGEST: usize = 80;
 
-/// What knows the key.
+/// Verifier of cookies, with the key.
 #[derive(Debug)]
 pub struct Clearance {
     key: hmac::Key,
-    /// One that would last longer was not made by the same rules.
+    /// Maximum time left: a cookie that would last longer was not issued by the same rules.
     longest: Duration,
 }
 
@@ -31,7 +31,7 @@ impl Clearance {
         Self { key, longest }
     }
 
-    /// Whether `cookie` clears this client at `now`.
+    /// Returns true if `cookie` clears this client at `now`.
     pub fn clears(&self, cookie: &str, client: IpAddr, now: SystemTime) -> bool {
         self.end(cookie, client).is_some_and(|end| {
             let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -40,7 +40,7 @@ impl Clearance {
         })
     }
 
-    /// When a cookie ends, if it is a true one of this client.
+    /// Returns the end of a cookie, if it is valid for this client.
     fn end(&self, cookie: &str, client: IpAddr) -> Option<Duration> {
         if cookie.len() > LONGEST {
             return None;
@@ -59,7 +59,7 @@ impl Clearance {
     }
 }
 
-/// What is signed.
+/// Returns the signed text.
 fn text(end: &str, client: IpAddr) -> String {
     format!("{VERSION}.{end}.{}", client.to_canonical())
 }
@@ -130,7 +130,7 @@ mod tests {
         check(&good, "192.0.2.1", 9_999, true);
     }
 
-    /// The example of the docs: whoever makes cookies elsewhere can test with it.
+    /// Cookie of the documentation, for testing other issuers.
     #[test]
     fn the_example_of_the_docs_is_true() {
         let page = include_str!("../../docs/flood-guard.md");

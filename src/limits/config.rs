@@ -1,4 +1,4 @@
-//! One limit of `rate_limits` as written.
+//! Config of one limit in `rate_limits`.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -21,67 +21,68 @@ use crate::{
     },
 };
 
-/// A named limit: its rate alone, such as `5/min`, or a mapping. It takes effect on the
-/// routes whose `rate_limit` names it.
+/// A named limit: its rate alone, such as `5/min`, or a mapping. It applies to the routes whose
+/// `rate_limit` names it.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = or_rate)]
 pub struct LimitConfig {
-    /// How many pass in which time, such as `10/s` or `100/15min`. The bucket refills evenly.
+    /// Requests per unit of time, such as `10/s` or `100/15min`. The bucket refills evenly.
     pub(super) rate: Spanned<Rate>,
-    /// How many may come at once; the rate's own count if absent.
+    /// Number of requests that may come at once; the count of the rate if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) burst: Option<Spanned<u32>>,
-    /// What requests are told apart by: one part of a request, or a list of which the first
-    /// that a request has is taken. A request that has none goes by its client's address.
+    /// Key that requests are counted by: one part of a request, or a list of which the first part
+    /// present in a request is used. A request with none of them is counted by its client's
+    /// address.
     #[serde(default)]
     pub(super) key: KeyList,
-    /// Other rates for some: a part of a request such as `jwt.role`, its values, and the
-    /// rate for each. The first part of which the request has a value that is listed counts.
+    /// Other rates for some clients: a part of a request such as `jwt.role`, its values, and the
+    /// rate for each. The first part with a listed value decides.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, BTreeMap<String, TierConfig>>")]
     pub(super) tiers: Entries<Source, Entries<String, TierConfig>>,
-    /// The classes of requests that are counted: `page`, `action`, `api`, `image`, `static`,
+    /// Classes of requests that are counted: `page`, `action`, `api`, `image`, `static`,
     /// `prefetch`; all of them if absent.
     #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
     pub(super) classes: OneOrMany<ClassName>,
-    /// Holds requests back for up to this long before they are refused.
+    /// Maximum time for which requests are delayed before they are refused.
     #[serde(default)]
     pub(super) delay: Spanned<Span>,
     /// Clients that are not counted, by address.
     #[serde(default)]
     pub(super) exempt: Vec<Cidr>,
-    /// Where the buckets are: in this process, or in Redis for all gateways together.
+    /// Location of the buckets: in this process, or in Redis for all gateways together.
     #[serde(default)]
     pub(super) store: Spanned<StoreConfig>,
-    /// What happens while Redis cannot be asked.
+    /// Behaviour while Redis is unavailable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) on_store_error: Option<Spanned<OnStoreError>>,
-    /// The share of the rate that a gateway may take from Redis ahead, for keys that are
-    /// asked for often.
+    /// Share of a bucket that a gateway may take from Redis in advance, for keys with frequent
+    /// requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) lease: Option<Spanned<Percent>>,
-    /// How many keys are remembered.
+    /// Maximum number of keys that are stored.
     #[serde(default = "max_keys")]
     pub(super) max_keys: Spanned<usize>,
-    /// Which headers tell clients of the limit.
+    /// Response headers that report the limit to clients.
     #[serde(default)]
     pub(super) headers: HeadersConfig,
 }
 
-/// A rate for some: alone, or with a burst.
+/// A rate for some clients: alone, or with a burst.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = or_rate)]
 pub struct TierConfig {
-    /// How many pass in which time.
+    /// Requests per unit of time.
     pub(super) rate: Rate,
-    /// How many may come at once; the rate's own count if absent.
+    /// Number of requests that may come at once; the count of the rate if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) burst: Option<u32>,
 }
 
-/// Where buckets are.
+/// Location of buckets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreConfig {
@@ -92,7 +93,7 @@ pub enum StoreConfig {
     Redis,
 }
 
-/// What happens while Redis cannot be asked.
+/// Behaviour while Redis is unavailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStoreError {
@@ -105,7 +106,7 @@ pub enum OnStoreError {
     Deny,
 }
 
-/// Which headers tell clients of a limit.
+/// Response headers that report a limit to clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadersConfig {
@@ -136,7 +137,7 @@ fn max_keys() -> Spanned<usize> {
     Spanned::nowhere(MAX_KEYS)
 }
 
-/// For the schema: the rate alone is right as well.
+/// Extends the schema: a rate alone is valid as well.
 fn or_rate(schema: &mut Schema) {
     let rate = Rate::json_schema(&mut SchemaGenerator::default());
     short::or(schema, rate.to_value());
@@ -224,7 +225,7 @@ impl ClassName {
     }
 }
 
-/// A mapping in the order in which it is written.
+/// A mapping in its written order.
 #[derive(Clone, Debug)]
 pub(super) struct Entries<K, V>(pub(super) Vec<(K, V)>);
 

@@ -1,9 +1,9 @@
-//! How often each address asks, and how much it has under way: estimates that cost the same
-//! for one client as for a million, never too low and rarely too high.
+//! Request rate and requests in flight of each address: estimates whose cost does not depend on the
+//! number of clients, never too low and rarely too high.
 //!
-//! Both rest on the count-min sketch of `pingora-limits`. Its `Rate` turns its windows on
-//! the thread of a request, which then clears a table, and it loses counts when two threads
-//! meet there; so windows are turned here, by a task beside the requests.
+//! Both use the count-min sketch of `pingora-limits`. Its `Rate` rotates its windows on the thread
+//! of a request, which then clears a table, and it loses counts when two threads do so at once. So
+//! windows are rotated here, by a task beside the requests.
 
 use std::{
     net::IpAddr,
@@ -25,26 +25,26 @@ use crate::{
     zones::{Zone, Zones},
 };
 
-/// Rows of the sketch: a count is too high only where all of them are shared.
+/// Rows of the sketch: a count is too high only if another client shares each row.
 const ROWS: usize = 4;
 
-/// Requests by address in windows of one length.
+/// Request counts by address, in windows of one length.
 pub struct Windows {
     clock: Clock,
     began: Instant,
     length: Duration,
-    /// One counts, one holds the window before, one is clean for the window after.
+    /// Tables of the present window, the window before, and a clean one for the next window.
     tables: [Estimator; 3],
-    /// The number of the window that counts; its table is the remainder by three.
+    /// Number of the present window; its table is the remainder modulo three.
     window: AtomicUsize,
-    /// When the next window begins, in nanoseconds since `began`.
+    /// Start of the next window, in nanoseconds since `began`.
     ends: AtomicU64,
 }
 
 impl Zone for Windows {}
 
 impl Windows {
-    /// Those of this size, as they are or made anew.
+    /// Returns the windows of this size; creates them if there are none.
     pub fn of(zones: &Zones, clock: &Clock, length: Duration, clients: usize) -> Arc<Self> {
         let name = format!("flood_guard {clients} per {length:?}");
         zones.get_or_create(&name, || Self::new(clock, length, clients))
@@ -62,13 +62,13 @@ impl Windows {
         }
     }
 
-    /// Counts a request; how many the client has sent in this window.
+    /// Counts a request and returns the client's number of requests in this window.
     pub fn count(&self, client: IpAddr) -> u64 {
         let table = &self.tables[self.window.load(Ordering::Relaxed) % 3];
         unsigned(table.incr(Address::from(client), 1))
     }
 
-    /// How many the client sent in the window before.
+    /// Returns the client's number of requests in the window before.
     pub fn before(&self, client: IpAddr) -> u64 {
         let table = &self.tables[(self.window.load(Ordering::Relaxed) + 2) % 3];
         unsigned(table.get(Address::from(client)))
@@ -78,21 +78,21 @@ impl Windows {
         self.length
     }
 
-    /// Until the next window.
+    /// Returns the time until the next window.
     pub fn left(&self) -> Duration {
         let now = nanos(self.clock.now() - self.began);
         Duration::from_nanos(self.ends.load(Ordering::Relaxed).saturating_sub(now))
     }
 
-    /// Begins the next window. Only one at a time does.
+    /// Begins the next window. Must not run concurrently.
     fn turn(&self) {
         let window = self.window.load(Ordering::Relaxed) + 1;
         self.window.store(window, Ordering::Relaxed);
-        // Nobody has counted there for a whole window.
+        // This table has not been counted in for a whole window.
         self.tables[(window + 1) % 3].reset();
         let (now, length) = (nanos(self.clock.now() - self.began), nanos(self.length));
         let next = self.ends.load(Ordering::Relaxed).saturating_add(length);
-        // After a sleep of the machine, one window is as good as all that were missed.
+        // After a sleep of the machine, one window replaces all missed ones.
         let next = if next < now {
             now.saturating_add(length)
         } else {
@@ -101,8 +101,8 @@ impl Windows {
         self.ends.store(next, Ordering::Relaxed);
     }
 
-    /// Turns the windows for as long as it is polled. Whoever follows goes on in the middle of
-    /// a window.
+    /// Rotates the windows for as long as the future is polled. A later task continues in the
+    /// middle of a window.
     pub async fn turn_on(self: Arc<Self>) {
         loop {
             let left = self.left();
@@ -115,7 +115,7 @@ impl Windows {
     }
 }
 
-/// Requests that each address has under way, by every configuration that counts them.
+/// Requests in flight by address, over all configurations that count them.
 pub struct UnderWay(Inflight);
 
 impl Zone for UnderWay {}
@@ -126,7 +126,7 @@ impl Default for UnderWay {
     }
 }
 
-/// One of them; it is over when this is dropped.
+/// A request in flight; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Under(#[expect(dead_code, reason = "it counts down when it is dropped")] Guard);
 
@@ -135,7 +135,7 @@ impl UnderWay {
         zones.get_or_create("flood_guard under way", Self::default)
     }
 
-    /// Counts a request in; how many the client has under way with it.
+    /// Counts a request and returns the client's number of requests in flight, this one included.
     pub fn enter(&self, client: IpAddr) -> (Under, u64) {
         let (guard, count) = self.0.incr(Address::from(client), 1);
         (Under(guard), unsigned(count))
@@ -146,7 +146,7 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Counts are signed over there.
+/// Converts the signed counts of `pingora-limits`.
 fn unsigned(count: isize) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
@@ -187,8 +187,8 @@ mod tests {
         assert_eq!(windows.count("2001:db8:0:1::2".parse().unwrap()), 1);
     }
 
-    /// The promise of the docs: sized for its clients, it hits nobody who keeps to a tenth
-    /// of what is allowed, while others flood it.
+    /// The guarantee of the docs: sized for its clients, the sketch refuses no client that keeps to
+    /// a tenth of the limit while others flood it.
     #[test]
     fn a_flood_of_others_hits_no_innocent() {
         let windows = Windows::new(&Clock::test(), SECOND, 65_536);
@@ -199,7 +199,7 @@ mod tests {
         }
         let hit = (0x0a00_0000..0x0a00_ffff)
             .filter(|innocent| (0..10).map(|_| windows.count(ip(*innocent))).max() > Some(100));
-        // By the docs' figure there is one in three hundred runs; four are none of chance.
+        // By the docs' figure this happens once in three hundred runs; four are no accident.
         let hit = hit.count();
         assert!(hit <= 3, "{hit}");
     }
@@ -211,7 +211,7 @@ mod tests {
         let pass = async |millis| {
             clock.advance(Duration::from_millis(millis));
             let work = Arc::clone(&windows).turn_on();
-            // As a reload does: the old task ends, and another one begins.
+            // Like a reload: the old task ends, and another one begins.
             let turned = tokio::time::timeout(Duration::from_millis(1), work);
             assert!(turned.await.is_err(), "it never ends");
             windows.window.load(Ordering::Relaxed)
@@ -224,7 +224,7 @@ mod tests {
         }
         assert_eq!(pass(300).await, 2);
         assert_eq!(windows.left(), Duration::from_millis(800));
-        // Asleep for an hour.
+        // The machine slept for an hour.
         let woken = pass(3_600_000).await;
         assert!(woken <= 5, "{woken}");
         assert_eq!(windows.left(), SECOND);

@@ -1,64 +1,65 @@
-//! The rule of rate limits: a bucket that refills evenly, kept as one point in time.
+//! The algorithm of rate limits: a bucket that refills evenly, stored as one point in time.
 //!
-//! The generic cell rate algorithm (ITU-T I.371). A bucket's whole state is the time at
-//! which it will be full again, its theoretical arrival time. A request of cost c moves it on
-//! by c · T/N from itself or from now, whichever is later, and may pass as soon as it
-//! then lies no further ahead than a whole bucket. So in any span t at most
-//! burst + N·t/T pass, and never fewer than that if enough ask.
+//! This is the generic cell rate algorithm (ITU-T I.371). The whole state of a bucket is the time
+//! at which it will be full again, its theoretical arrival time. A request of cost c moves it on by
+//! c · T/N from itself or from now, whichever is later, and may pass once it then lies no further
+//! ahead than a whole bucket. So in any span t at most burst + N·t/T requests pass, and exactly
+//! that many if there are enough requests.
 //!
-//! Pure: time comes as an argument. Exact: T/N is no whole number of nanoseconds for
-//! most rates, so times are kept as nanoseconds and a fraction in Nths of one.
+//! Pure: time comes as an argument. Exact: T/N is not a whole number of nanoseconds for most rates,
+//! so times are stored as nanoseconds and a fraction in Nths of one.
 
 use std::time::Duration;
 
-/// How much may pass: `count` in each `per`, evenly, and `burst` at once.
+/// Rate and burst: `count` in each `per`, evenly, and `burst` at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     count: u32,
-    /// In nanoseconds.
+    /// Time in nanoseconds.
     per: u64,
     burst: u32,
 }
 
-/// The time at which a bucket is full again, since an epoch that its keeper chose. The
-/// default is long past: nothing was taken yet.
+/// Time at which a bucket is full again, since an epoch chosen by its owner. The default is long
+/// past: a full bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tat {
     pub nanos: u64,
-    /// In parts of a nanosecond: as many as the quota's count make a whole.
+    /// Fraction of a nanosecond, in units of one over the quota's count.
     pub fraction: u32,
 }
 
-/// What the rule says of one request.
+/// Decision on one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     Pass {
-        /// How much more may pass right away.
+        /// Number of further requests that may pass right now.
         remaining: u32,
-        /// Until the bucket is full, if nothing else comes.
+        /// Time until the bucket is full, without further requests.
         reset: Duration,
-        /// How long this one is to be held back first; zero unless a delay is allowed.
+        /// Time for which to delay this request; zero unless a delay is allowed.
         wait: Duration,
     },
     Refuse {
-        /// How much may still pass; less than what was asked for.
+        /// Number of requests that may still pass; less than the cost of this one.
         remaining: u32,
         reset: Duration,
-        /// The same request passes after exactly this time, if nothing else comes.
+        /// Time after which the same request passes, exactly, without further requests.
         retry_after: Duration,
     },
 }
 
-/// No bucket takes longer than this to fill: about 100 years.
+/// Maximum time for a bucket to fill: about 100 years.
 const LONGEST_FILL: u128 = 100 * 365 * 86_400 * 1_000_000_000;
 
-/// A bucket can be further from full than it can hold by this much, since threads that
-/// read the clock one after another may come in the other order. Whatever is further
-/// comes from another quota or another clock.
+/// Tolerance for a bucket that is further from full than its size allows: threads that read the
+/// clock one after another may arrive in the other order. Any larger excess comes from another
+/// quota or another clock.
 const SKEW: u64 = 1_000_000_000;
 
 impl Quota {
-    /// `None` if a part of it is zero, or the bucket would take a century to fill.
+    /// Builds a quota; `None` if a part of it is zero, or if the bucket would take a century to
+    /// fill.
     pub fn new(count: u32, per: Duration, burst: u32) -> Option<Self> {
         let per = u64::try_from(per.as_nanos()).ok()?;
         if count == 0 || per == 0 || burst == 0 {
@@ -77,22 +78,22 @@ impl Quota {
         Duration::from_nanos(self.per)
     }
 
-    /// How much may come at once; also the most that one request may cost.
+    /// Returns the number of requests that may come at once; also the maximum cost of one request.
     pub fn burst(&self) -> u32 {
         self.burst
     }
 
-    /// How long an empty bucket takes to fill, rounded up to a nanosecond.
+    /// Returns the time in which an empty bucket fills, rounded up to a nanosecond.
     pub fn fill(&self) -> Duration {
         self.span(self.full())
     }
 
-    /// The rate in whole seconds, as headers have it: how much passes in how many. Rounded
-    /// where it has no such form.
+    /// Returns the rate as a count per whole seconds, as headers need it; rounded if it has no such
+    /// form.
     pub fn window(&self) -> (u64, u64) {
         const SECOND: u128 = 1_000_000_000;
         let (count, per) = (self.scale(), u128::from(self.per));
-        // So many windows are whole seconds, unless that would be beyond anybody's interest.
+        // This many windows are whole seconds, unless the number is impractical.
         let times = SECOND / gcd(per, SECOND);
         let (count, seconds) = if times <= 1000 {
             (count * times, per * times / SECOND)
@@ -104,25 +105,25 @@ impl Quota {
         (small(count), small(seconds))
     }
 
-    /// More at once, or more in the long run.
+    /// Returns true if the quota allows a larger burst or a higher rate than `other`.
     pub fn allows_more_than(&self, other: &Self) -> bool {
         let flow = |a: &Self, b: &Self| u128::from(a.count) * u128::from(b.per);
         self.burst > other.burst || flow(self, other) > flow(other, self)
     }
 
-    // Below, times are whole numbers of Nths of a nanosecond, where N is the count. The
-    // largest is 2^64 ns · 2^32, so nothing overflows 128 bits.
+    // All times below are whole numbers of Nths of a nanosecond, where N is the count. The largest
+    // is 2^64 ns · 2^32, so nothing overflows 128 bits.
 
     pub(super) fn scale(&self) -> u128 {
         u128::from(self.count)
     }
 
-    /// A cost as time.
+    /// Returns a cost as time.
     pub(super) fn price(&self, cost: u32) -> u128 {
         u128::from(cost) * u128::from(self.per)
     }
 
-    /// A whole bucket as time.
+    /// Returns a whole bucket as time.
     pub(super) fn full(&self) -> u128 {
         self.price(self.burst)
     }
@@ -132,8 +133,7 @@ impl Quota {
     }
 
     fn read(&self, tat: Tat) -> u128 {
-        // The count was another one when the fraction was written, if the configuration
-        // has changed since.
+        // The fraction was written under another count if the configuration has changed since.
         self.at(tat.nanos) + u128::from(tat.fraction.min(self.count - 1))
     }
 
@@ -144,13 +144,13 @@ impl Quota {
         }
     }
 
-    /// Rounded up: who waits for less would come too early.
+    /// Rounds up: a client that waits for less would come too early.
     fn span(&self, time: u128) -> Duration {
         let nanos = time.div_ceil(self.scale());
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// What a bucket holds that will be full after `debt`.
+    /// Returns the number of requests left in a bucket that will be full after `debt`.
     fn left(&self, debt: u128) -> u32 {
         let left = self.full().saturating_sub(debt) / u128::from(self.per);
         u32::try_from(left).unwrap_or(u32::MAX)
@@ -161,11 +161,11 @@ fn gcd(a: u128, b: u128) -> u128 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Whether a request of `cost` may pass `now` (nanoseconds since the keeper's epoch), or
-/// after waiting for `max_delay` at most; and the bucket's state from now on, which a
-/// refusal leaves as it was.
+/// Decides if a request of `cost` may pass at `now` (nanoseconds since the owner's epoch), or after
+/// a delay of at most `max_delay`. Returns the decision and the bucket's new state, which a refusal
+/// does not change.
 ///
-/// A cost above the burst never passes; whoever configures one is told.
+/// A cost above the burst never passes; the configuration check reports it.
 pub fn decide(
     tat: Tat,
     now: u64,
@@ -183,7 +183,7 @@ pub fn decide(
     let ahead = before + quota.price(cost) - at;
     if cost <= quota.burst && ahead <= room + delay {
         let wait = ahead.saturating_sub(room).div_ceil(quota.scale());
-        // Who waits does so for whole nanoseconds: what is rounded up is not given to others.
+        // Delays are whole nanoseconds: the rounded-up part is not available to other requests.
         let ahead = ahead.max(if wait > 0 {
             room + wait * quota.scale()
         } else {
@@ -204,10 +204,10 @@ pub fn decide(
     (decision, quota.write(before))
 }
 
-/// The bucket's state once a request that passed at `taken` has given its `cost` back.
+/// Returns the bucket's state after a request that passed at `taken` returns its `cost`.
 ///
-/// What has flowed back by itself since then is not given twice, so the bound holds
-/// whatever else came in between.
+/// The part that has refilled since then is not returned twice, so the bound holds whatever else
+/// came in between.
 pub fn give_back(tat: Tat, taken: u64, now: u64, quota: &Quota, cost: u32) -> Tat {
     let since = quota.at(now.saturating_sub(taken));
     let back = quota.price(cost).saturating_sub(since);
@@ -232,8 +232,8 @@ mod tests {
         Quota::new(count, Duration::from_nanos(per_nanos), burst).unwrap()
     }
 
-    /// The promise itself, over the list of all that passed: in any span t at most
-    /// burst + N·t/T, and no less than that.
+    /// The bound itself, over the list of all passed requests: in any span t at most burst + N·t/T,
+    /// and no less than that.
     #[derive(Default)]
     struct Model(Vec<(u64, u32)>);
 
@@ -244,7 +244,7 @@ mod tests {
             for (passed, cost) in self.0.iter().rev() {
                 sum += u128::from(*cost);
                 let span = u128::from(at - passed);
-                // In Tths, so that nothing is divided.
+                // In Tths, to avoid division.
                 fits &= sum * u128::from(quota.per)
                     <= u128::from(quota.burst) * u128::from(quota.per)
                         + u128::from(quota.count) * span;
@@ -253,7 +253,7 @@ mod tests {
         }
     }
 
-    /// A bucket that is asked again and again.
+    /// A bucket with a clock that the test moves.
     struct Bucket {
         quota: Quota,
         tat: Tat,
@@ -295,8 +295,8 @@ mod tests {
         (count, per, 1u32..40).prop_map(|(count, per, burst)| quota(count, per, burst))
     }
 
-    /// Steps as parts of the time that one request takes to flow back, so that odd rates
-    /// are met in between.
+    /// Steps as fractions of the time in which one request refills, so that uneven rates are tested
+    /// in between.
     fn steps() -> impl Strategy<Value = Vec<(u32, u32)>> {
         proptest::collection::vec((prop_oneof![Just(0u32), 0u32..3000], 1u32..6), 1..120)
     }
@@ -394,7 +394,7 @@ mod tests {
             for (thousandths, cost) in steps {
                 with.now += u64::from(thousandths);
                 without.now = with.now;
-                // Only what passes in both worlds keeps them comparable.
+                // Only requests that pass in both buckets keep them comparable.
                 if with.peek(with.now, cost, Duration::ZERO).passes() {
                     with.ask(cost, Duration::ZERO);
                     without.ask(cost, Duration::ZERO);
@@ -435,7 +435,7 @@ mod tests {
             (999_983, SECOND),
         ] {
             let mut bucket = Bucket::new(quota(count, per, 2));
-            // Each as soon as it may: after 3 N of them, exactly 3 T are over.
+            // Each request comes as soon as it may: 3 N of them take exactly 3 T.
             let mut last = 0;
             for _ in 0..3 * count + 2 {
                 if let Decision::Refuse { retry_after, .. } = bucket.ask(1, Duration::ZERO) {
@@ -505,7 +505,7 @@ mod tests {
             matches!(decision, Decision::Pass { remaining: 49, .. }),
             "{decision:?}"
         );
-        // A bucket of a faster rate is never further from full than it is large.
+        // A bucket with a faster rate is never further from full than its size.
         bucket.quota = quota(10, SECOND, 20);
         let decision = bucket.ask(1, Duration::ZERO);
         let Decision::Refuse { retry_after, .. } = decision else {

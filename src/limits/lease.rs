@@ -1,12 +1,12 @@
-//! Leases: what a gateway takes from a bucket in Redis ahead, for clients that ask often, and
-//! spends by itself.
+//! Leases: capacity that a gateway takes in advance from a bucket in Redis, for clients with
+//! frequent requests, and spends by itself.
 //!
-//! A lease is charged in Redis when it is taken, so nothing is ever given twice. It may be
-//! spent a little later than it was taken: in any span t at most burst + N·t/T + G·L pass,
-//! where G gateways hold leases of L each; `tests` has the proof by schedules. What is not
+//! A lease is charged in Redis when it is taken, so no capacity is given twice. It may be spent a
+//! little later than it was taken: in any span t at most burst + N·t/T + G·L requests pass, where G
+//! gateways hold leases of L each; `tests` checks it over random schedules. Capacity that is not
 //! spent within [`HOLD`] is given back.
 //!
-//! Pure: time and what Redis answered come as arguments.
+//! Pure: time and the results of Redis come as arguments.
 
 use std::{
     collections::HashMap,
@@ -22,13 +22,13 @@ use super::{
 };
 use crate::{base::units::Percent, zones::Zone};
 
-/// How long a lease is held.
+/// Time for which a lease is held.
 pub const HOLD: Duration = Duration::from_secs(1);
-/// A client that asks more often than this within a second gets leases.
+/// Requests within a second above which a client gets leases.
 const OFTEN: u32 = 5;
 const SECOND: Duration = Duration::from_secs(1);
 const SHARDS: usize = 16;
-/// Clients that are watched in each shard; those beyond ask Redis each time.
+/// Maximum of watched clients in each shard; requests of further clients always go to Redis.
 const WATCHED: usize = 4096;
 
 /// The leases of one limit in one gateway.
@@ -37,13 +37,13 @@ pub struct Leases {
     shards: [Mutex<HashMap<Key, Watched>>; SHARDS],
 }
 
-/// A client that has asked lately.
+/// A client with recent requests.
 #[derive(Clone, Copy, Debug)]
 struct Watched {
-    /// Requests since then.
+    /// Number of requests since `since`.
     asked: u32,
     since: Instant,
-    /// The bucket had no more than was needed: nothing is taken ahead until then.
+    /// End of the time in which nothing is taken in advance, since the bucket had too little left.
     short_until: Option<Instant>,
     lease: Option<Lease>,
 }
@@ -51,36 +51,36 @@ struct Watched {
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     tokens: u32,
-    /// By the gateway's clock, and by that of Redis in microseconds.
+    /// Time by the gateway's clock; `taken` is the same by that of Redis, in microseconds.
     at: Instant,
     taken: u64,
     quota: Quota,
-    /// What the bucket said then.
+    /// Rest of the bucket at that time, in Redis; `reset` likewise.
     remaining: u32,
     reset: Duration,
 }
 
-/// What to do for a request.
+/// Decision on how to serve a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// It passes, by what was taken before.
+    /// The request passes with capacity from a lease.
     Spent(Decision),
-    /// Ask Redis, for so much more than the request costs.
+    /// Redis decides; request `ahead` more than the cost.
     Ask { ahead: u32 },
 }
 
-/// A lease that has ended with something in it.
+/// Rest of a lease that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unspent {
     pub key: Key,
     pub quota: Quota,
     pub tokens: u32,
-    /// When it was taken, in microseconds by the clock of Redis.
+    /// Time at which the lease was taken, in microseconds by the clock of Redis.
     pub taken: u64,
 }
 
 impl Leases {
-    /// Each lease is this share of a bucket, but at least for one request.
+    /// Creates leases of this share of a bucket each, but at least for one request.
     pub fn new(share: Percent) -> Self {
         Self {
             share,
@@ -88,7 +88,7 @@ impl Leases {
         }
     }
 
-    /// The most that one lease holds of a bucket: L in the bound.
+    /// Returns the maximum capacity of one lease: L in the bound.
     pub fn size(&self, quota: &Quota) -> u32 {
         let size = f64::from(quota.burst()) * self.share.0 / 100.0;
         #[expect(
@@ -100,7 +100,7 @@ impl Leases {
         size.clamp(1, quota.burst())
     }
 
-    /// Spends from a lease, or says what to ask of Redis.
+    /// Spends from a lease, or returns what to request from Redis.
     pub fn plan(&self, key: Key, quota: &Quota, cost: u32, now: Instant) -> Plan {
         let mut shard = self.shard(key).lock();
         if shard.len() >= WATCHED && !shard.contains_key(&key) {
@@ -126,7 +126,7 @@ impl Leases {
             });
         }
         let is_short = watched.short_until.is_some_and(|until| now < until);
-        // One lease at a time: what is left of this one is given back first.
+        // One lease at a time: the rest of this one is given back first.
         let ahead = if watched.asked > OFTEN && !is_short && watched.lease.is_none() {
             self.size(quota)
         } else {
@@ -135,8 +135,8 @@ impl Leases {
         Plan::Ask { ahead }
     }
 
-    /// Redis gave so much `ahead` at `taken`, with this decision. Gives back what cannot be
-    /// held: another request of this client was faster.
+    /// Stores `ahead` that Redis granted at `taken` with this decision. Returns it if it cannot be
+    /// held because another request of this client was faster.
     pub fn keep(
         &self,
         key: Key,
@@ -174,15 +174,15 @@ impl Leases {
         }
     }
 
-    /// Redis had not so much to give: for a while nothing is asked for ahead.
+    /// Records that Redis could not grant that much: for a while nothing is taken in advance.
     pub fn is_short(&self, key: Key, now: Instant) {
         if let Some(watched) = self.shard(key).lock().get_mut(&key) {
             watched.short_until = Some(now + HOLD);
         }
     }
 
-    /// A request that was let pass by a lease is refused elsewhere. What cannot be put back
-    /// is lost to the client, until it flows back.
+    /// Returns `cost` to the lease, since another limit refused the request. If the lease is gone,
+    /// the capacity is lost to the client until it refills.
     pub fn put_back(&self, key: Key, cost: u32) {
         if let Some(watched) = self.shard(key).lock().get_mut(&key)
             && let Some(lease) = &mut watched.lease
@@ -191,8 +191,8 @@ impl Leases {
         }
     }
 
-    /// Ends leases that were held long enough; gives what is left of them. Forgets clients
-    /// that ask no more.
+    /// Ends leases that were held long enough and returns the rest of them. Forgets clients without
+    /// recent requests.
     pub fn sweep(&self, now: Instant) -> Vec<Unspent> {
         let mut unspent = Vec::new();
         for shard in &self.shards {
@@ -224,7 +224,7 @@ impl Leases {
 impl Zone for Leases {}
 
 impl Watched {
-    /// Counts requests of the last second and, by half, of those before.
+    /// Counts requests of the last second and half of those before.
     fn count(&mut self, now: Instant) {
         if now.saturating_duration_since(self.since) > SECOND {
             self.asked /= 2;
@@ -263,7 +263,7 @@ mod tests {
 
     const KEY: Key = Key(7);
 
-    /// One bucket in Redis, as the scripts keep it.
+    /// A bucket in Redis, as the scripts store it.
     #[derive(Default)]
     struct Bucket(Tat);
 
@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    /// A request at a gateway: through a lease, or as `Shared::take` asks.
+    /// Sends a request to a gateway: through a lease, or as `Shared::take` does.
     fn ask(leases: &Leases, bucket: &mut Bucket, quota: &Quota, now: Instant, micros: u64) -> bool {
         let ahead = match leases.plan(KEY, quota, 1, now) {
             Plan::Spent(_) => return true,
@@ -306,7 +306,7 @@ mod tests {
         bucket.take(quota, 1, micros).passes()
     }
 
-    /// The most that passed beyond burst + N·t/T in any span that begins and ends with a pass.
+    /// Returns the largest excess over burst + N·t/T in any span that begins and ends with a pass.
     fn overshoot(passes: &[u64], quota: &Quota) -> f64 {
         let per_micro = f64::from(quota.count()) / quota.per().as_secs_f64() / 1e6;
         let mut most = f64::MIN;
@@ -324,7 +324,7 @@ mod tests {
     struct Step {
         gateway: usize,
         wait: u64,
-        /// Whether the gateways' supervisors run before it.
+        /// True if the gateways' supervisors run before the step.
         sweeps: bool,
     }
 
@@ -395,7 +395,7 @@ mod tests {
             ));
             asked += u32::from(bucket.0 != before);
         }
-        // Five alone, then one call for each hundred.
+        // Five single ones, then one call for each hundred.
         assert!((6..=10).contains(&asked), "{asked}");
         for number in 0..20 {
             clock.advance(Duration::from_millis(700));
@@ -415,7 +415,7 @@ mod tests {
         for _ in 0..8 {
             assert!(ask(&leases, &mut bucket, &quota, clock.now(), 1_000_000));
         }
-        // Six alone, the last with fifty ahead, of which two are spent.
+        // Six calls, the last with fifty in advance, of which two are spent.
         assert!(!bucket.take(&quota, 45, 1_000_000).passes());
         clock.advance(HOLD);
         let unspent = leases.sweep(clock.now());

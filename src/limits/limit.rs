@@ -1,4 +1,4 @@
-//! One limit as it is applied: whom it counts, in which bucket, and against which quota.
+//! A compiled limit: the requests that it counts, their buckets, and their quotas.
 
 use std::{
     collections::HashMap,
@@ -41,19 +41,19 @@ pub struct Limits(pub HashMap<String, Arc<Limit>>, pub Vec<String>);
 pub struct Limit {
     pub name: Arc<str>,
     pub keys: KeyList,
-    /// The first is for whoever is in no other.
+    /// All tiers; the first is for requests that match no other.
     tiers: Vec<Tier>,
-    /// Who is in which tier: the first part of which a request has a listed value decides.
+    /// Tier by value of a part of the request: the first part with a listed value decides.
     members: Vec<(Source, ByValue)>,
-    /// One bit for each class that is counted.
+    /// Bit set of the classes that are counted.
     classes: u8,
     exempt: CidrSet,
-    /// How long a request may be held back.
+    /// Maximum time for which a request may be delayed.
     pub max_delay: Duration,
     pub headers: HeadersConfig,
-    /// The buckets of this process; for a limit in Redis, while that cannot be asked.
+    /// Buckets of this process; for a limit in Redis, used while Redis is unavailable.
     pub table: Arc<Table>,
-    /// The buckets in Redis, if the limit is there.
+    /// Buckets in Redis, if the limit uses them.
     pub remote: Option<Remote>,
     pub counts: Counts,
     is_used: AtomicBool,
@@ -61,15 +61,15 @@ pub struct Limit {
 
 type ByValue = HashMap<Box<[u8]>, usize>;
 
-/// A quota, and what tells its buckets from those of other tiers.
+/// A quota, and the value that separates its buckets from those of other tiers.
 #[derive(Clone, Debug)]
 pub struct Tier {
     pub quota: Quota,
-    /// As configured, for people.
+    /// Rate as configured, for humans to read.
     pub rate: Rate,
-    /// Who is in it, such as `jwt.role=admin`; `None` if that is everybody else.
+    /// Condition for the tier, such as `jwt.role=admin`; `None` for the default tier.
     pub who: Option<Box<str>>,
-    /// The item of `RateLimit-Policy`.
+    /// Item of `RateLimit-Policy`.
     pub policy: HeaderValue,
 }
 
@@ -77,14 +77,14 @@ pub struct Tier {
 #[derive(Debug)]
 pub struct Remote {
     pub shared: Arc<Shared>,
-    /// What is taken ahead, if anything is.
+    /// Leases, if capacity is taken in advance.
     pub leases: Option<Arc<Leases>>,
     pub on_error: OnStoreError,
-    /// Requests for which Redis could not be asked.
+    /// Requests for which Redis was unavailable.
     pub lost: IntCounter,
 }
 
-/// Whether a limit counts a request.
+/// Result of the check if a limit counts a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applies {
     Yes,
@@ -94,7 +94,7 @@ pub enum Applies {
     OtherClass,
 }
 
-/// What became of requests.
+/// Counts of requests by outcome.
 #[derive(Debug)]
 pub struct Counts {
     pub passed: IntCounter,
@@ -103,11 +103,11 @@ pub struct Counts {
     pub exempt: IntCounter,
 }
 
-/// Nobody waits longer for an answer that may be had by asking again.
+/// Maximum delay: beyond it a client does better to retry.
 const LONGEST_DELAY: Duration = Duration::from_mins(1);
 
 impl Limit {
-    /// Whether this request is counted at all.
+    /// Checks if this request is counted.
     pub fn applies(&self, ex: &Exchange<'_>) -> Applies {
         if self.classes & bit(ex.facts.class) == 0 {
             return Applies::OtherClass;
@@ -118,7 +118,7 @@ impl Limit {
         Applies::Yes
     }
 
-    /// Which tier this request is in.
+    /// Returns the index of the request's tier.
     pub fn tier_of(&self, ex: &Exchange<'_>) -> usize {
         self.members
             .iter()
@@ -127,17 +127,17 @@ impl Limit {
             .unwrap_or_default()
     }
 
-    /// A tier as [`Self::tier_of`] has numbered it.
+    /// Returns a tier by the index from [`Self::tier_of`].
     pub fn tier(&self, index: usize) -> &Tier {
         &self.tiers[index]
     }
 
-    /// The bucket of this request in this process. Each tier has buckets of its own.
+    /// Returns the key of the request's bucket in this process. Each tier has its own buckets.
     pub fn key(&self, ex: &Exchange<'_>, tier: &Tier) -> Key {
         self.key_by(self.table.hashing(), ex, tier)
     }
 
-    /// The bucket of this request in Redis.
+    /// Returns the key of the request's bucket in Redis.
     pub fn shared_key(&self, ex: &Exchange<'_>, tier: &Tier) -> Key {
         self.key_by(Hashing::Shared, ex, tier)
     }
@@ -150,19 +150,19 @@ impl Limit {
         self.keys.resolve_after(hasher, ex)
     }
 
-    /// Whether the limit must know who asks.
+    /// Returns true if the limit depends on the client's identity.
     pub fn needs_identity(&self) -> bool {
         let mut sources = self.members.iter().map(|(source, _)| source);
         self.keys.needs_identity() || sources.any(Source::needs_identity)
     }
 
-    /// The least that may come at once in any tier: no request may cost more.
+    /// Returns the smallest burst of all tiers: no request may cost more.
     pub fn smallest_burst(&self) -> u32 {
         let bursts = self.tiers.iter().map(|tier| tier.quota.burst());
         bursts.fold(u32::MAX, u32::min)
     }
 
-    /// A route goes by it.
+    /// Records that a route uses the limit.
     pub fn mark_used(&self) {
         self.is_used.store(true, Ordering::Relaxed);
     }
@@ -195,8 +195,8 @@ impl Counts {
 }
 
 impl LimitConfig {
-    /// Checks and compiles; `None` means that a problem was reported. `has_redis` if there
-    /// is a section `redis`, whether it can be used or not.
+    /// Checks and compiles the limit; `None` means that a problem was reported. `has_redis` is true
+    /// if there is a section `redis`, even an invalid one.
     pub fn compile(self, name: &Name, has_redis: bool, cx: &mut CompileCx<'_>) -> Option<Limit> {
         let mut check = Check {
             name: &name.name,
@@ -257,7 +257,7 @@ impl LimitConfig {
         });
         let remote = match self.store.value {
             StoreConfig::Memory => None,
-            // Without a client its section has a problem, which is told there.
+            // Without a client the section `redis` has a problem, which is reported there.
             StoreConfig::Redis => {
                 let shared = cx.shared.get::<Shared>()?;
                 let lease = self.lease.as_ref();
@@ -291,7 +291,7 @@ impl LimitConfig {
     }
 }
 
-/// A limit while it is checked.
+/// A limit during its check.
 struct Check<'a, 'c> {
     name: &'a str,
     is_good: bool,
@@ -299,7 +299,7 @@ struct Check<'a, 'c> {
 }
 
 impl Check<'_, '_> {
-    /// A value in a short form has no place of its own.
+    /// Reports a problem. A value in a short form has no place of its own.
     fn refuse(&mut self, place: Place, code: &'static str, message: String, help: &str) {
         self.is_good = false;
         let place = if place == Place::default() {
@@ -310,7 +310,7 @@ impl Check<'_, '_> {
         self.cx.report_at(place, code, message, help);
     }
 
-    /// Names stand in headers, metrics and keys of Redis.
+    /// Checks the name, which appears in headers, metrics and keys of Redis.
     fn name(&mut self, place: Place) {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
         if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(plain) {
@@ -423,7 +423,7 @@ impl Check<'_, '_> {
             return None;
         };
         Some(Tier {
-            // A name that is refused may have any characters.
+            // An invalid name may have any characters.
             policy: HeaderValue::try_from(policy(self.name, &quota)).ok()?,
             quota,
             rate: config.rate,
@@ -431,7 +431,7 @@ impl Check<'_, '_> {
         })
     }
 
-    /// Addresses have no text that they are compared by.
+    /// Refuses addresses as tiers: they are not compared by text.
     fn has_texts(&mut self, source: &Source) {
         if let Source::ClientIp | Source::ClientNetwork = source {
             self.refuse(
@@ -444,7 +444,7 @@ impl Check<'_, '_> {
         }
     }
 
-    /// Whoever may write the value may also have the higher rate.
+    /// Warns if a client can choose the value that gives it a higher rate.
     fn raises(&mut self, source: &Source, value: &str, base: &Tier, tier: &Tier) {
         if source.is_claimed_by_client() && tier.quota.allows_more_than(&base.quota) {
             self.cx.warn(
@@ -460,7 +460,7 @@ impl Check<'_, '_> {
     }
 }
 
-/// How clients are told of a quota, as `draft-ietf-httpapi-ratelimit-headers-10` has it.
+/// Formats a quota for clients, as in `draft-ietf-httpapi-ratelimit-headers-10`.
 fn policy(name: &str, quota: &Quota) -> String {
     let (count, seconds) = quota.window();
     let policy = format!("\"{name}\";q={count};w={seconds}");

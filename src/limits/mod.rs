@@ -1,5 +1,5 @@
-//! How often and how many at once: the rules of limits, what requests are told apart by,
-//! and where the counts live. Knows requests, but no filter and no answer.
+//! Rate limits and limits on requests in flight: the algorithms, the keys of requests, and the
+//! stored counts. Knows requests, but no filters and no responses.
 
 pub mod address;
 pub mod bans;

@@ -1,5 +1,5 @@
-//! Refusals of clients, counted until they are a ban. What is counted belongs to addresses
-//! that clients choose, so the table is bounded.
+//! Refusals of clients, counted until they lead to a ban. Clients choose their addresses, so the
+//! table is bounded.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::Address;
 use crate::base::units::whole_millis;
 
-/// After how many refusals within which time a client is banned, and for how long.
+/// Number of refusals within a time after which a client is banned, and the duration of the ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub after: u16,
@@ -21,14 +21,14 @@ pub struct Rule {
     pub lasts: Duration,
 }
 
-/// How finely a rule's time is seen: its oldest part is forgotten an eighth at a time.
+/// Number of parts that a rule's time is divided into: refusals expire one part at a time.
 const PARTS: usize = 8;
 const SHARDS: usize = 16;
-/// Clients in one shard. Beyond it somebody is forgotten who was refused longest ago, of a
-/// few that are looked at.
+/// Maximum of clients in one shard. Beyond it the client with the oldest refusals of a few
+/// candidates is forgotten.
 const MOST: usize = 4096;
 const LOOKED_AT: usize = 8;
-/// In milliseconds: a full shard is not looked through more often, whoever comes.
+/// Minimum time between two scans of a full shard, in milliseconds.
 const PAUSE: u64 = 1000;
 
 /// The refusals of all clients.
@@ -43,27 +43,27 @@ pub(super) struct Strikes {
 #[derive(Debug, Default)]
 struct Shard {
     clients: HashMap<Address, Struck, RandomState>,
-    /// In milliseconds: when all of it is looked through again for want of room.
+    /// Time of the next scan for free room, in milliseconds.
     next: u64,
 }
 
 /// The refusals of one client.
 #[derive(Debug)]
 struct Struck {
-    /// The number of the newest part of time, and how many there were in each, the newest
+    /// Number of the newest part of time; `counts` holds the refusals of each part, the newest
     /// first.
     part: u64,
     counts: [u16; PARTS],
-    /// In milliseconds: when all of them are too old to count.
+    /// Time at which all of them have expired, in milliseconds.
     until: u64,
 }
 
 impl Struck {
-    /// Counts one more at `now`; how many that makes within the rule's time.
+    /// Counts a refusal at `now` and returns their number within the rule's time.
     fn add(&mut self, now: u64, rule: &Rule) -> u32 {
         let within = whole_millis(rule.within).max(PARTS as u64);
         let part = now / (within / PARTS as u64);
-        // Another rule counts other parts, and time may seem to have gone back.
+        // Another rule has other parts, and the clock may appear to go back.
         match part.checked_sub(self.part).map(usize::try_from) {
             Some(Ok(passed)) if passed < PARTS => {
                 self.counts.rotate_right(passed);
@@ -94,8 +94,8 @@ impl Strikes {
         &self.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
     }
 
-    /// Counts a refusal at `now`, in milliseconds. Gives their number if it is that of the
-    /// rule, and has forgotten them then.
+    /// Counts a refusal at `now`, in milliseconds. If that reaches the number of the rule, returns
+    /// the number and forgets the client.
     pub(super) fn add(&self, client: Address, now: u64, rule: &Rule) -> Option<u32> {
         let mut shard = self.shard(client).lock();
         let before = shard.clients.len();
@@ -123,7 +123,7 @@ impl Strikes {
         self.changed(before, shard.clients.len());
     }
 
-    /// Forgets what is too old.
+    /// Forgets refusals that have expired.
     pub(super) fn tidy(&self, now: u64) {
         for shard in &self.shards {
             let mut shard = shard.lock();
@@ -135,12 +135,12 @@ impl Strikes {
         }
     }
 
-    /// Clients who were refused of late.
+    /// Returns the number of clients with recent refusals.
     pub(super) fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
 
-    /// `before` and `after` are of one shard, whose lock is held.
+    /// Updates the total; `before` and `after` belong to one shard, whose lock is held.
     fn changed(&self, before: usize, after: usize) {
         if after >= before {
             self.len.fetch_add(after - before, Ordering::Relaxed);
@@ -155,7 +155,7 @@ impl Shard {
         self.clients.retain(|_, struck| struck.until > now);
     }
 
-    /// For one client more. Each refusal of a flood from everywhere comes here.
+    /// Makes room for one more client. In a distributed flood each refusal gets here.
     fn make_room(&mut self, now: u64) {
         if now >= self.next {
             self.next = now + PAUSE;
@@ -225,7 +225,7 @@ mod tests {
         assert!(strikes.len() <= SHARDS * MOST, "{}", strikes.len());
         let room: usize = strikes.shards.iter().map(|s| s.lock().clients.len()).sum();
         assert_eq!(room, strikes.len());
-        // What is over makes room for all who come.
+        // Expired entries make room for all others.
         strikes.add(client(0), 1_000_000, &RULE);
         assert!(
             strikes.len() <= (SHARDS - 1) * MOST + 1,
@@ -235,8 +235,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against the exact rule: nobody is banned for older refusals, and whoever has
-        /// enough within seven eighths of the time is.
+        /// Comparison with the exact rule: old refusals never lead to a ban, and enough refusals
+        /// within seven eighths of the time always do.
         #[test]
         fn a_ban_is_never_for_old_refusals_and_never_missed(
             gaps in prop::collection::vec(0_u64..5_000, 1..60), after in 1_u16..6,

@@ -1,10 +1,10 @@
-//! Named live state that outlives a reload: what is counted and learned, never what is configured.
+//! Named live state that outlives a reload: counts and learned state, never configuration.
 //!
-//! A slice asks for its zone by name while it compiles. The same name and type give the
-//! same state to the next configuration, so counters, health and queues go on. What a
-//! process that this one succeeds has handed over goes into the zones as they are made.
+//! A slice gets its zone by name while it compiles. The same name and type give the same state to
+//! the next configuration, so counters, health and queues continue. State handed over by a
+//! predecessor goes into the zones as they are created.
 //!
-//! Compiling is a round: [`Zones::begin`], then the zones that are asked for, then either
+//! Compiling is a round: [`Zones::begin`], then the zones that slices get, then either
 //! [`Zones::settle`], if the configuration serves from now on, or [`Zones::undo`].
 
 use std::{
@@ -19,13 +19,13 @@ use serde_json::{Map, Value};
 
 /// State that a zone may hold.
 pub trait Zone: Any + Send + Sync {
-    /// What a process that takes over is to know; `None` if it can begin anew.
+    /// Exports the state for a successor; `None` if a successor can start without it.
     fn export(&self) -> Option<Value> {
         None
     }
 
-    /// Takes over what another process exported, which may be of another version: what
-    /// cannot be read is left out.
+    /// Imports the state of another process, which may be of another version: unreadable parts are
+    /// ignored.
     fn import(&self, _exported: &Value) {}
 }
 
@@ -36,21 +36,21 @@ pub struct Zones(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     entries: HashMap<(TypeId, String), Entry>,
-    /// What a predecessor left, by name, as long as nobody has asked for it.
+    /// State of a predecessor, by name, until the first configuration has settled.
     inherited: Map<String, Value>,
     round: u64,
 }
 
 struct Entry {
     zone: Arc<dyn Zone>,
-    /// The same, for whoever asks for it by its type.
+    /// The same state, for access by its type.
     state: Arc<dyn Any + Send + Sync>,
-    /// The rounds in which it was made and was asked for last.
+    /// Round in which the zone was created; `used` is the round of its last use.
     made: u64,
     used: u64,
 }
 
-/// What a round came to, each list sorted.
+/// Result of a round, each list sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
     pub kept: Vec<String>,
@@ -59,10 +59,10 @@ pub struct Settled {
 }
 
 impl Zones {
-    /// The state of type `T` called `name`; made now if there is none.
+    /// Returns the state of type `T` called `name`; creates it if there is none.
     ///
-    /// `make` and the import run under the lock of all zones: they must be quick and ask
-    /// for no zone.
+    /// `make` and the import run under the lock of all zones: they must be quick and must not
+    /// access other zones.
     pub fn get_or_create<T: Zone>(&self, name: &str, make: impl FnOnce() -> T) -> Arc<T> {
         let mut inner = self.0.lock();
         let Inner {
@@ -92,14 +92,14 @@ impl Zones {
             .unwrap_or_else(|_| unreachable!("the key holds the type's own id"))
     }
 
-    /// A configuration begins to compile.
+    /// Starts the compilation of a configuration.
     pub fn begin(&self) {
         self.0.lock().round += 1;
     }
 
-    /// The configuration of this round serves: drops the state that it did not ask for.
-    /// Whoever still holds it keeps it to the end; the next configuration that asks for
-    /// the name starts anew.
+    /// Ends the round of a configuration that serves from now on: drops the state that it did not
+    /// get. Existing holders keep that state to their end; the next configuration that gets the
+    /// name starts again.
     pub fn settle(&self) -> Settled {
         let mut inner = self.0.lock();
         let round = inner.round;
@@ -115,7 +115,7 @@ impl Zones {
             list.push(name.clone());
             entry.used == round
         });
-        // Who has not asked for it by now will not: it would only grow old.
+        // Zones that do not exist by now would only import outdated state.
         inner.inherited = Map::new();
         drop(inner);
         settled.kept.sort();
@@ -124,14 +124,14 @@ impl Zones {
         settled
     }
 
-    /// The configuration of this round is refused: drops what was made for it alone.
+    /// Ends the round of a refused configuration: drops the state created for it alone.
     pub fn undo(&self) {
         let mut inner = self.0.lock();
         let round = inner.round;
         inner.entries.retain(|_, entry| entry.made != round);
     }
 
-    /// What a process that takes over is to know, by name.
+    /// Exports the state of all zones for a successor, by name.
     pub fn export(&self) -> Map<String, Value> {
         let zones: Vec<(String, Arc<dyn Zone>)> = {
             let inner = self.0.lock();
@@ -146,12 +146,12 @@ impl Zones {
             .collect()
     }
 
-    /// What a predecessor exported, for the zones that are made from now on.
+    /// Stores a predecessor's state, for the zones that are created from now on.
     pub fn inherit(&self, exported: Map<String, Value>) {
         self.0.lock().inherited = exported;
     }
 
-    /// The names in use, sorted.
+    /// Returns the names in use, sorted.
     pub fn names(&self) -> Vec<String> {
         let inner = self.0.lock();
         let mut names: Vec<String> = inner.entries.keys().map(|(_, name)| name.clone()).collect();
@@ -261,7 +261,7 @@ mod tests {
         new.begin();
         assert_eq!(count(&new, "web").get(), 3);
         new.settle();
-        // Only once: later configurations begin anew as they always do.
+        // Only once: later configurations start without it, as always.
         new.begin();
         new.settle();
         new.begin();

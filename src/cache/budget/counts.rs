@@ -1,18 +1,18 @@
-//! What a budget shows of itself.
+//! Counts and metrics of a render budget.
 
 use super::Kind;
 use crate::base::metrics::{IntCounter, IntGauge, Metrics};
 
-/// A budget at one moment.
+/// State of a budget at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// How many there may be beside people's misses.
+    /// Maximum of renders in flight, beside people's misses.
     pub renders: u32,
-    /// Misses of people under way.
+    /// Misses of people in flight.
     pub people: u32,
-    /// Revalidations under way for people.
+    /// Revalidations for people in flight.
     pub revalidating: u32,
-    /// Misses and revalidations under way that crawlers cause.
+    /// Misses and revalidations in flight that crawlers caused.
     pub crawling: u32,
     /// Misses of crawlers that wait.
     pub waiting: usize,

@@ -1,10 +1,10 @@
-//! Who fetches pages for a machine: by the names that crawlers give themselves.
+//! Detection of crawlers by their `User-Agent`.
 
 use aho_corasick::{AhoCorasick, BuildError};
 use http::HeaderValue;
 
-/// Search engines, archives, previews and collectors that say who they are. A name is
-/// found anywhere in the `User-Agent`, whatever its case.
+/// Search engines, archives, link previews and scrapers that identify themselves. A name matches
+/// anywhere in the `User-Agent`, ignoring case.
 pub const DEFAULT_CRAWLERS: &[&str] = &[
     "Googlebot",
     "Google-InspectionTool",
@@ -68,7 +68,7 @@ pub const DEFAULT_CRAWLERS: &[&str] = &[
     "HTTrack",
 ];
 
-/// Longer ones are looked at up to here.
+/// Bytes of a `User-Agent` that are searched.
 const LONGEST: usize = 1024;
 
 /// A compiled list of names.
@@ -76,8 +76,8 @@ const LONGEST: usize = 1024;
 pub struct Crawlers(AhoCorasick);
 
 impl Crawlers {
-    /// Empty names are left out, since they are in every `User-Agent`. An error means that
-    /// the list is too large.
+    /// Compiles the list. Empty names are left out, since every `User-Agent` contains them. An
+    /// error means that the list is too large.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, Box<BuildError>> {
         let names = names.into_iter().filter(|name| !name.is_empty());
         AhoCorasick::builder()
@@ -87,7 +87,7 @@ impl Crawlers {
             .map_err(Box::new)
     }
 
-    /// Whether this is a crawler's `User-Agent`.
+    /// Returns true if this is a crawler's `User-Agent`.
     pub fn is(&self, user_agent: &HeaderValue) -> bool {
         let text = user_agent.as_bytes();
         self.0.is_match(&text[..text.len().min(LONGEST)])
@@ -122,7 +122,7 @@ mod tests {
         for person in [
             "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36",
             "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.5 Mobile/15E148 Safari/604.1",
-            // A telephone's maker.
+            // Name of a phone maker.
             "Mozilla/5.0 (Linux; Android 13; CUBOT X70) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0 Mobile Safari/537.36",
             "curl/8.5.0",
             "",

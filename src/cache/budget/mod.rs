@@ -1,23 +1,22 @@
-//! How many pages one upstream renders at once for the cache and for crawlers, so that
+//! Limit on the pages that one upstream renders at once for the cache and for crawlers, so that
 //! people never wait for either.
 //!
-//! Work at the origin is of three kinds, and each holds a [`Permit`] while it lasts:
+//! There are three kinds of work at the origin. Each holds a [`Permit`] while it lasts:
 //!
-//! - a *revalidation* in the background, which nobody waits for. It starts at once or not
-//!   at all: the stale answer goes on being served, and a later request tries again.
-//! - a *miss of a crawler*. It waits in a queue that is bounded in length and time, first
-//!   come, first served, and is refused then.
-//! - a *miss of a person*. It always starts at once, and counts.
+//! - A *revalidation* in the background, which no client waits for. It starts at once or not at
+//!   all: the stale response stays in use, and a later request tries again.
+//! - A *miss of a crawler*. It waits in a queue that is bounded in length and time and served in
+//!   order of arrival. After that it is refused.
+//! - A *miss of a person*. It always starts at once, and counts.
 //!
-//! With a budget of `renders`, of which crawlers have half (at least one):
+//! With a budget of `renders`, half of which (at least one) is for crawlers:
 //!
-//! - revalidations and crawlers' misses together are never more than `renders`;
-//! - what crawlers cause of it, their misses and the revalidations of what they asked for,
-//!   is never more than half, so that people's revalidations find places;
-//! - nothing that crawlers cause starts while people's misses and all the rest fill the
-//!   budget.
+//! - Revalidations and crawlers' misses together never exceed `renders`.
+//! - The work that crawlers cause, their misses and the revalidations of what they request, never
+//!   exceeds half of it, so that revalidations for people find permits.
+//! - No work that crawlers cause starts while people's misses and all other work fill the budget.
 //!
-//! No lock is taken for what the store answers.
+//! Requests served from the store take no lock.
 
 mod counts;
 mod crawlers;
@@ -40,21 +39,21 @@ use crate::{
 };
 use counts::BudgetMetrics;
 
-/// On whose behalf something is rendered.
+/// The kind of client that something is rendered for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     Person,
     Crawler,
 }
 
-/// How much may be rendered, and how much may wait for it.
+/// Limits on renders in flight and on the queue for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// At least 1.
+    /// Renders in flight at once; at least 1.
     pub renders: u32,
-    /// How many crawlers' misses may wait.
+    /// Maximum of crawlers' misses in the queue.
     pub queue: u32,
-    /// For how long each.
+    /// Maximum wait of each of them.
     pub wait: Duration,
 }
 
@@ -69,16 +68,16 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The share of crawlers.
+    /// Returns the share of crawlers.
     fn crawling(self) -> u32 {
         (self.renders / 2).max(1)
     }
 }
 
-/// A crawler's miss that was not let through: 503, with this `Retry-After`.
+/// Refusal of a crawler's miss: status 503 with this `Retry-After`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy {
-    /// Whole seconds, at least one.
+    /// Time until a retry: whole seconds, at least one.
     pub retry_after: Duration,
     why: Why,
 }
@@ -90,7 +89,7 @@ enum Why {
 }
 
 impl Busy {
-    /// The word for log, metric and status page.
+    /// Returns the reason for log, metric and status page.
     pub fn reason(self) -> &'static str {
         match self.why {
             Why::Full => "render_queue_full",
@@ -99,7 +98,7 @@ impl Busy {
     }
 }
 
-/// The budget of one upstream. It outlives a reload: what is under way then still counts.
+/// The budget of one upstream. It outlives a reload: renders in flight then still count.
 #[derive(Debug)]
 pub struct Budget {
     clock: Clock,
@@ -112,13 +111,14 @@ impl Zone for Budget {}
 #[derive(Debug)]
 struct Inner {
     limits: Limits,
-    /// Under way: people's misses, revalidations for people, and whatever crawlers cause.
+    /// Counts of work in flight: people's misses, revalidations for people, and all work that
+    /// crawlers cause.
     people: u32,
     revalidating: u32,
     crawling: u32,
     waiting: VecDeque<Waiter>,
     next_waiter: u64,
-    /// How long a place of crawlers is held, as it has been of late.
+    /// Moving average of how long crawlers hold a permit.
     held: Duration,
 }
 
@@ -128,7 +128,7 @@ struct Waiter {
     place: oneshot::Sender<Permit>,
 }
 
-/// A place at the origin, given back when this is dropped: once the whole answer is there.
+/// Permit for one render at the origin, returned on drop: once the whole response has arrived.
 #[derive(Debug)]
 pub struct Permit {
     budget: Arc<Budget>,
@@ -144,7 +144,7 @@ enum Kind {
 }
 
 impl Permit {
-    /// Whether it is for a miss of a person.
+    /// Returns true if the permit is for a miss of a person.
     pub fn is_persons(&self) -> bool {
         self.kind == Kind::Person
     }
@@ -167,19 +167,19 @@ impl Budget {
         }
     }
 
-    /// What a configuration says from now on. What is under way beyond it ends in its time.
+    /// Sets the limits of a new configuration. Work in flight beyond them runs to its end.
     pub fn set(self: &Arc<Self>, limits: Limits) {
         self.inner.lock().limits = limits;
         self.admit();
     }
 
-    /// A place for a miss of a person.
+    /// Returns a permit for a miss of a person.
     pub fn person(self: &Arc<Self>) -> Permit {
         self.inner.lock().people += 1;
         self.permit(Kind::Person)
     }
 
-    /// A place for a revalidation in the background; `None` if there is none now.
+    /// Returns a permit for a revalidation in the background; `None` if none is free.
     pub fn revalidate(self: &Arc<Self>, by: By) -> Option<Permit> {
         let mut inner = self.inner.lock();
         let kind = match by {
@@ -187,7 +187,7 @@ impl Budget {
                 inner.revalidating += 1;
                 Some(Kind::Revalidation)
             }
-            // Those who wait were there before.
+            // Those in the queue came first.
             By::Crawler if inner.may_crawl() && inner.waiting.is_empty() => {
                 inner.crawling += 1;
                 Some(Kind::Crawl)
@@ -201,7 +201,7 @@ impl Budget {
         kind.map(|kind| self.permit(kind))
     }
 
-    /// A place for a miss of a crawler, or no place. Dropping the future leaves the queue.
+    /// Waits for a permit for a miss of a crawler. Dropping the future leaves the queue.
     pub async fn crawl(self: &Arc<Self>) -> Result<Permit, Busy> {
         let (number, place, wait) = {
             let mut inner = self.inner.lock();
@@ -239,7 +239,7 @@ impl Budget {
         Err(self.inner.lock().busy(Why::Late))
     }
 
-    /// What is under way and what waits now.
+    /// Returns the number of renders in flight and of waiting misses.
     pub fn counts(&self) -> Counts {
         let inner = self.inner.lock();
         Counts {
@@ -260,7 +260,7 @@ impl Budget {
         }
     }
 
-    /// Gives places to those who wait, in their order.
+    /// Gives permits to waiting misses, in their order.
     fn admit(self: &Arc<Self>) {
         loop {
             let mut inner = self.inner.lock();
@@ -271,7 +271,7 @@ impl Budget {
                 return;
             };
             inner.crawling += 1;
-            // Whoever has left meanwhile gives the place back, which takes the lock.
+            // A waiter that has left drops the permit, which takes the lock.
             drop(inner);
             drop(waiter.place.send(self.permit(Kind::Crawl)));
         }
@@ -279,7 +279,7 @@ impl Budget {
 }
 
 impl Inner {
-    /// Whether one more may be rendered that no person waits for.
+    /// Returns true if one more render that no person waits for may start.
     fn has_place(&self) -> bool {
         self.revalidating + self.crawling < self.limits.renders
     }
@@ -289,7 +289,7 @@ impl Inner {
             && self.people + self.revalidating + self.crawling < self.limits.renders
     }
 
-    /// When the queue as it is will be through.
+    /// Builds a refusal that estimates when the present queue will be empty.
     fn busy(&self, why: Why) -> Busy {
         const LONGEST: u64 = 120;
         let ahead = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
@@ -325,7 +325,7 @@ impl Drop for Permit {
     }
 }
 
-/// One who waits; leaves the queue however the waiting ends.
+/// A place in the queue, given up on drop.
 struct InQueue<'a> {
     budget: &'a Budget,
     number: u64,

@@ -1,4 +1,4 @@
-//! Who gets a place, who waits and who is refused; and a crawl in simulated time.
+//! Tests of who gets a permit, waits or is refused; and of a crawl in simulated time.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -26,7 +26,7 @@ fn revalidations_start_at_once_or_not_at_all() {
     assert_eq!(people.iter().flatten().count(), 4);
     assert!(budget.revalidate(By::Crawler).is_none());
     drop(people);
-    // Crawlers have half of it, and people find the rest.
+    // Crawlers have half of the budget, and people find the rest.
     let crawlers: Vec<_> = (0..6).map(|_| budget.revalidate(By::Crawler)).collect();
     assert_eq!(crawlers.iter().flatten().count(), 2);
     let people: Vec<_> = (0..6).map(|_| budget.revalidate(By::Person)).collect();
@@ -49,7 +49,7 @@ fn people_never_wait_and_crawlers_have_what_they_leave() {
     let budget = budget(4, 8);
     let people: Vec<_> = (0..100).map(|_| budget.person()).collect();
     assert!(budget.revalidate(By::Crawler).is_none());
-    // Stale pages of people are made again all the same.
+    // Stale pages are still revalidated for people.
     assert!(budget.revalidate(By::Person).is_some());
     drop(people);
     assert!(budget.revalidate(By::Crawler).is_some());
@@ -81,7 +81,7 @@ async fn crawlers_wait_in_their_order() {
     }
     tasks.run_until(yield_now()).await;
     assert_eq!(budget.counts().waiting, 3);
-    // Nobody gets ahead of them.
+    // No crawler gets ahead of the queue.
     assert!(budget.revalidate(By::Crawler).is_none());
     drop(first);
     assert!(budget.revalidate(By::Crawler).is_none());
@@ -109,7 +109,7 @@ async fn whoever_finds_the_queue_full_or_waits_too_long_is_told_when_to_come_bac
     assert_eq!(full.retry_after, Duration::from_secs(1));
     assert_eq!(budget.counts().waiting, 0);
 
-    // Renders of 80 s on average make a wait of a multiple of it, but not of an hour.
+    // Renders of 80 s lead to a multiple of their average, but never to an hour.
     budget.clock.advance(Duration::from_secs(80));
     drop(held);
     let held = budget.crawl().await.unwrap();
@@ -131,7 +131,7 @@ async fn a_crawler_that_leaves_takes_no_place() {
         let polled = timeout(Duration::from_millis(1), &mut gone).await;
         assert!(polled.is_err());
         assert_eq!(budget.counts().waiting, 1);
-        // Given the place, it leaves before it looks.
+        // The waiter gets a permit but leaves before it looks.
         drop(held);
         assert_eq!(budget.counts().crawling, 1);
     }
@@ -170,7 +170,7 @@ async fn a_reload_with_more_lets_in_who_waits_and_with_less_ends_nothing() {
     assert!(budget.revalidate(By::Person).is_some());
 }
 
-/// An origin with so many cores: what is more at once takes longer.
+/// Origin with N cores: more renders at once take longer.
 struct Origin {
     cores: u32,
     in_flight: AtomicU32,
@@ -188,7 +188,7 @@ impl Origin {
         })
     }
 
-    /// Renders in slices, each as long as the crowd of that moment makes it.
+    /// Renders in slices; each takes longer the more renders are in flight at that moment.
     async fn render(&self) {
         let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.most.fetch_max(now, Ordering::Relaxed);
@@ -200,7 +200,8 @@ impl Origin {
     }
 }
 
-/// The p90 of a person's misses, one every 100 ms, while a crawler asks for 1,500 pages.
+/// Returns the p90 of people's misses, one every 100 ms, while a crawler requests `pages` pages,
+/// and the number of refused misses.
 async fn people_beside(
     origin: Arc<Origin>,
     budget: Option<Arc<Budget>>,
@@ -213,7 +214,7 @@ async fn people_beside(
         let refused = Arc::clone(&refused);
         crowd.spawn(async move {
             match budget {
-                // Stale within the window: every second one; beyond it: the others.
+                // Every second page is stale within its window, the others are misses.
                 Some(budget) if page % 2 == 0 => {
                     if let Some(_permit) = budget.revalidate(By::Crawler) {
                         origin.render().await;
@@ -253,7 +254,7 @@ async fn a_crawler_of_1500_pages_leaves_people_as_they_were() {
     let budget = budget(4, 64);
     let (beside, refused) = people_beside(Arc::clone(&origin), Some(budget), 1500).await;
     assert!(beside <= quiet.mul_f64(1.2), "{beside:?} after {quiet:?}");
-    // Its own budget, and the one person.
+    // The budget is never exceeded, even with the one person.
     let most = origin.most.load(Ordering::Relaxed);
     assert!(most <= 4, "{most} at once");
     assert!(refused >= 1500 / 2 - 2 - 64, "{refused} were refused");

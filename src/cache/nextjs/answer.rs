@@ -1,4 +1,4 @@
-//! What of an answer of Next.js may be kept, and by what its variants differ.
+//! Rules for storing responses of Next.js, and the fields by which their variants differ.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::{
     cache::policy::{Rules, Vary},
 };
 
-/// For how long a 404 or a 307 may be kept at most, where that is asked for at all: a page
-/// that is not there now may be there in a minute.
+/// Maximum time for which a 404 or a 307 may be stored, where that is enabled at all: a page that
+/// is missing now may exist in a minute.
 pub const MOST_BRIEFLY: Duration = Duration::from_secs(10);
 
-/// No answer is served stale for longer than this while a new one is made. Next.js asks for
-/// a year: a quiet page would show last week's copy first.
+/// Maximum time for which a stale response is served during its revalidation. Next.js sets a year:
+/// a page with little traffic would then show last week's copy first.
 pub const MOST_STALE: Duration = Duration::from_mins(1);
 const STALE_IF_ERROR: Duration = Duration::from_mins(10);
 
-/// Why an answer is not kept that the app itself is making anew. It says nothing against
-/// what is stored already: the next one will do.
+/// Reason why a response that the app itself is regenerating is not stored. The stored response
+/// stays valid: the next response will replace it.
 pub const STALE_AT_ORIGIN: &str = "stale_at_origin";
 
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
@@ -30,18 +30,17 @@ const NEXT_PRERENDER: HeaderName = HeaderName::from_static("x-nextjs-prerender")
 const NEXT_POSTPONED: HeaderName = HeaderName::from_static("x-nextjs-postponed");
 const NEXT_REDIRECT: HeaderName = HeaderName::from_static("x-nextjs-redirect");
 
-/// For how long an answer may be kept.
+/// Time for which a response may be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreAs {
-    /// As its headers say.
+    /// The lifetime in its headers.
     Said,
-    /// Fresh for this long at most, and never served stale.
+    /// Fresh for at most this long, and never served stale.
     AtMost(Duration),
 }
 
-/// Whether an answer may be kept, or why not. What may be kept still has to pass
-/// [`crate::cache::policy`]. After a 304 this is asked of the stored status and the merged
-/// headers.
+/// Decides if a response may be stored, or returns the reason why not. The response must also pass
+/// [`crate::cache::policy`]. After a 304, takes the stored status and the merged headers.
 pub fn may_store(
     shape: &RequestShape,
     status: StatusCode,
@@ -57,8 +56,8 @@ pub fn may_store(
     if list_of(headers, &header::VARY).any(|member| member == b"*") {
         return Err("vary_any");
     }
-    // `private, no-store` counts even beside a CDN's own header: an app that sets that one
-    // for all paths does not mean its dynamic pages.
+    // `private, no-store` counts even beside a CDN's own header: an app that sets that header for
+    // all paths does not mean its dynamic pages.
     if has_token(headers, &header::CACHE_CONTROL, "private")
         || has_token(headers, &header::CACHE_CONTROL, "no-store")
     {
@@ -70,7 +69,8 @@ pub fn may_store(
     if is(headers, &NEXT_CACHE, b"STALE") {
         return Err(STALE_AT_ORIGIN);
     }
-    // The body has a hole that was filled for this visitor. `2` marks a prefetch without it.
+    // The body has dynamic parts that were rendered for this client. `2` marks a prefetch without
+    // them.
     if is(headers, &NEXT_POSTPONED, b"1") {
         return Err("postponed");
     }
@@ -85,17 +85,17 @@ fn by_status(
 ) -> Result<StoreAs, &'static str> {
     match status {
         StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => Ok(StoreAs::Said),
-        // A redirect of the router's data names its target elsewhere, which would leave
-        // browsers with a redirect to nowhere (GHSA-3g8h-86w9-wvmq).
+        // Redirects of the router's data requests name their target in another header. Browsers
+        // would get a redirect without a target (GHSA-3g8h-86w9-wvmq).
         _ if status.is_redirection()
             && (headers.contains_key(NEXT_REDIRECT) || !headers.contains_key(header::LOCATION)) =>
         {
             Err("no_location")
         }
-        // The router's own: the right `_rsc` for just these headers of a request.
+        // The router's own redirect: it holds the right `_rsc` for the headers of this one request.
         _ if status.is_redirection() && leads_to_rsc(headers) => Err("rsc_redirect"),
         StatusCode::MOVED_PERMANENTLY | StatusCode::PERMANENT_REDIRECT => Ok(StoreAs::Said),
-        // A chunk that is missing here may be on the instance beside.
+        // A chunk that is missing here may be present on another instance.
         StatusCode::NOT_FOUND | StatusCode::TEMPORARY_REDIRECT if shape.kind == Kind::Page => {
             let briefly = shape.briefly.ok_or("status")?;
             Ok(StoreAs::AtMost(briefly.min(MOST_BRIEFLY)))
@@ -104,7 +104,7 @@ fn by_status(
     }
 }
 
-/// Whether `Location` has the parameter `_rsc`.
+/// Returns true if `Location` has the parameter `_rsc`.
 fn leads_to_rsc(headers: &HeaderMap) -> bool {
     headers.get_all(header::LOCATION).iter().any(|location| {
         let query = crate::base::query::query_of(location.as_bytes());
@@ -112,8 +112,8 @@ fn leads_to_rsc(headers: &HeaderMap) -> bool {
     })
 }
 
-/// What `Content-Type` says must be what the key says: whatever made an app, or something
-/// between, answer with the other form, nobody gets it from the store.
+/// Checks that `Content-Type` matches the key: if the app, or a proxy in between, sends the other
+/// form for whatever reason, the response is not stored.
 fn by_type(shape: &RequestShape, headers: &HeaderMap) -> Result<(), &'static str> {
     let media_type = headers.get(header::CONTENT_TYPE);
     let essence = essence(media_type.map(HeaderValue::as_bytes).unwrap_or_default());
@@ -135,7 +135,7 @@ fn by_type(shape: &RequestShape, headers: &HeaderMap) -> Result<(), &'static str
     }
 }
 
-/// Whether the origin says for how long, and longer than not at all.
+/// Returns true if the origin sets a lifetime above zero.
 fn is_permitted(headers: &HeaderMap) -> bool {
     let places = [CDN_CACHE_CONTROL, SURROGATE_CONTROL, header::CACHE_CONTROL];
     let Some(place) = places.iter().find(|place| headers.contains_key(*place)) else {
@@ -158,7 +158,7 @@ fn directive<'h>(
     })
 }
 
-/// The least that a directive says; what is no number says nothing, so zero.
+/// Returns the smallest value of a directive; an invalid number counts as zero.
 fn seconds(headers: &HeaderMap, place: &HeaderName, name: &'static [u8]) -> Option<u64> {
     directive(headers, place, name)
         .map(|value| {
@@ -170,7 +170,7 @@ fn seconds(headers: &HeaderMap, place: &HeaderName, name: &'static [u8]) -> Opti
                 return 0;
             }
             let text = std::str::from_utf8(bare).unwrap_or_default();
-            // More digits than fit are longer than anything else.
+            // A number that overflows is the largest.
             text.parse().unwrap_or(u64::MAX)
         })
         .min()
@@ -180,17 +180,17 @@ fn is(headers: &HeaderMap, name: &HeaderName, word: &[u8]) -> bool {
     list_of(headers, name).any(|value| value.eq_ignore_ascii_case(word))
 }
 
-/// Whether an answer was made before anybody asked, so that it is the same whatever page
-/// the visitor comes from.
+/// Returns true if a response was prerendered, so that it does not depend on the page that the
+/// client comes from.
 fn is_prerendered(headers: &HeaderMap) -> bool {
     is(headers, &NEXT_PRERENDER, b"1")
         || headers.contains_key(NEXT_CACHE)
         || is(headers, &NEXT_POSTPONED, b"2")
 }
 
-/// By what answers to requests of this shape still differ, the key being what it is.
+/// Returns the fields by which responses to requests of this shape still differ, given the key.
 ///
-/// The store must find variants by this, and answer clients with the origin's own `Vary`.
+/// The store must select variants by these fields, while clients get the origin's own `Vary`.
 pub fn effective_vary(shape: &RequestShape, headers: &HeaderMap, vary: Vary) -> Vary {
     let Vary::Fields(fields) = &vary else {
         return vary;
@@ -200,8 +200,8 @@ pub fn effective_vary(shape: &RequestShape, headers: &HeaderMap, vary: Vary) -> 
         (Kind::Page, "rsc" | "next-router-prefetch" | "next-router-segment-prefetch")
         | (Kind::Image { .. }, "accept") => false,
         (Kind::Page, "next-router-state-tree") => !is_prerendered,
-        // `next-url` stays: an intercepted route is another page under the same URL, made
-        // before or not.
+        // `next-url` stays: an intercepted route is another page under the same URL, prerendered
+        // or not.
         _ => true,
     };
     let kept: Vec<HeaderName> = fields.iter().filter(still).cloned().collect();
@@ -214,7 +214,7 @@ pub fn effective_vary(shape: &RequestShape, headers: &HeaderMap, vary: Vary) -> 
     }
 }
 
-/// What the store takes for granted of an app of Next.js.
+/// Returns the default rules for a Next.js app.
 pub fn rules_for_next() -> Rules {
     Rules {
         explicit_only: true,

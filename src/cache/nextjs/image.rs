@@ -1,11 +1,11 @@
-//! Pictures that Next.js encodes on demand: which may be asked for, and in which forms.
+//! Images that Next.js encodes on demand: the allowed requests, and the accepted formats.
 
 use http::HeaderValue;
 use serde::Deserialize;
 
 use crate::base::query;
 
-/// Which picture formats a client takes that not all take.
+/// Image formats that a client accepts, among those that not all clients accept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ImageForms {
     pub avif: bool,
@@ -13,7 +13,8 @@ pub struct ImageForms {
 }
 
 impl ImageForms {
-    /// Next.js answers with AVIF or WebP only where `Accept` names it: `image/*` is not enough.
+    /// Adds the formats in `Accept`. Next.js sends AVIF or WebP only if `Accept` names it:
+    /// `image/*` is not enough.
     pub(super) fn add(&mut self, accept: &HeaderValue) {
         for range in accept.as_bytes().split(|byte| *byte == b',') {
             let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
@@ -29,7 +30,7 @@ impl ImageForms {
         }
     }
 
-    /// Whether a client of these forms takes a picture of this type.
+    /// Returns true if a client with these formats accepts an image of this type.
     pub(super) fn take(self, essence: &[u8]) -> bool {
         if essence.eq_ignore_ascii_case(b"image/avif") {
             self.avif
@@ -40,7 +41,7 @@ impl ImageForms {
         }
     }
 
-    /// One letter for the key.
+    /// Returns one letter for the key.
     pub(super) fn letter(self) -> u8 {
         match (self.avif, self.webp) {
             (true, true) => b'b',
@@ -51,7 +52,7 @@ impl ImageForms {
     }
 }
 
-/// `q=0`, `q=0.000`: RFC 9110, 12.4.2.
+/// Returns true for `q=0` and `q=0.000` (RFC 9110, 12.4.2).
 fn is_zero_quality(parameter: &[u8]) -> bool {
     let [b'q' | b'Q', b'=', value @ ..] = parameter else {
         return false;
@@ -59,7 +60,7 @@ fn is_zero_quality(parameter: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|byte| matches!(byte, b'0' | b'.'))
 }
 
-/// Why a picture is refused with 400: what Next.js itself would say, word for word.
+/// Reason why an image request is refused with 400, in the exact text of Next.js.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadImage {
     #[error("\"url\" parameter is required")]
@@ -84,14 +85,14 @@ pub enum BadImage {
     Quality(u32),
 }
 
-/// What `images-manifest.json` allows. Patterns of hosts and of local paths are left to
-/// the app: it answers those with 400 itself, and they cost it no encoding.
+/// Rules of `images-manifest.json`. Patterns of hosts and of local paths are left to the app: it
+/// refuses those with 400 itself, without the cost of encoding an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Images {
-    /// Of the optimizer, in full; `/_next/image` unless the app says otherwise.
+    /// Full path of the optimizer; `/_next/image` unless the app sets another one.
     pub(super) path: Box<str>,
     widths: Box<[u32]>,
-    /// `None`: any from 1 to 100.
+    /// Allowed qualities; `None` allows any from 1 to 100.
     qualities: Option<Box<[u32]>>,
 }
 
@@ -118,7 +119,7 @@ struct ManifestImages {
 }
 
 impl Images {
-    /// `None` if the app has no optimizer: its path answers 404.
+    /// Builds the rules; `None` if the app has no optimizer: its path responds with 404.
     pub(super) fn of(manifest: Manifest) -> Option<Self> {
         let images = manifest.images;
         if images.unoptimized || images.loader.is_some_and(|loader| &*loader != "default") {
@@ -132,7 +133,7 @@ impl Images {
         })
     }
 
-    /// In the order in which Next.js looks at it, so that both say the same.
+    /// Checks a request in the order that Next.js uses, so that both report the same error.
     pub(super) fn allow(&self, query: &[u8]) -> Result<(), BadImage> {
         let url = single(query, "url", "", BadImage::NoUrl)?;
         let url = query::decoded(url);
@@ -176,7 +177,7 @@ fn single<'q>(
     }
 }
 
-/// Numbers above any width that could be allowed count as the greatest.
+/// Parses a number; numbers above any allowed width become the maximum.
 fn digits(text: &[u8]) -> Option<u32> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;

@@ -1,11 +1,10 @@
-//! What `app: nextjs` adds to the rules of RFC 9111, as pure functions, and what is read
-//! from a build's folder.
+//! Rules that `app: nextjs` adds to RFC 9111, as pure functions, and the reader of a build's
+//! folder.
 //!
-//! Next.js has answers that no header tells apart: one URL is HTML or a router's payload, a
-//! guarded page that was let through says `s-maxage`, an expired page says that it is fresh.
-//! The [`RequestShape`] says what of that a request is about, before anything is looked up;
-//! [`may_store`] says what of an answer may be kept. Everything here may only narrow what
-//! [`super::policy`] allows.
+//! No header tells some responses of Next.js apart: one URL is HTML or a router's payload, a
+//! guarded page that was let through has `s-maxage`, an expired page claims to be fresh. The
+//! [`RequestShape`] classifies the request before any lookup; [`may_store`] decides if a response
+//! may be stored. Everything here may only narrow what [`super::policy`] allows.
 
 mod answer;
 mod build;
@@ -25,33 +24,33 @@ pub use shape::{CREDENTIALS, RequestShape, shape};
 
 use super::names::Names;
 
-/// Which requests may put pages into the store. Files of a build and pictures are no pages.
+/// Requests that may store pages. Files of a build and images are not pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PageCache {
-    /// Pages are neither kept nor served from the store.
+    /// Pages are neither stored nor served from the store.
     Off,
-    /// Only requests that say nothing of who sends them; the others may read what those left.
+    /// Only requests that do not identify their client; others may read what those stored.
     #[default]
     Anonymous,
-    /// Any request without `Authorization`: for apps whose middleware never looks at a cookie.
+    /// Any request without `Authorization`: for apps whose middleware never reads cookies.
     All,
 }
 
-/// The preset's rules for one route.
+/// Rules of the preset for one route.
 #[derive(Clone, Debug, Default)]
 pub struct NextRules {
     pub pages: PageCache,
-    /// Cookies that change no answer, by [`PageCache::Anonymous`].
+    /// Cookies that change no response, for [`PageCache::Anonymous`].
     pub cookies: Names,
-    /// What the app's middleware guards, as the operator says it; `None`: as the build says.
+    /// Paths that the app's middleware guards, as set by the operator; `None` uses the build's.
     pub guarded: Option<Paths>,
     /// The build in the upstream's `folder`.
     pub build: Option<Arc<BuildWatch>>,
-    /// For how long a 404 or 307 with `s-maxage` is kept, at most [`MOST_BRIEFLY`];
-    /// `None`: not at all.
+    /// Time for which a 404 or 307 with `s-maxage` is stored, at most [`MOST_BRIEFLY`]; `None`
+    /// disables it.
     pub briefly: Option<Duration>,
-    /// Cookies and credentials of the client go to the image optimizer, so its answers may be
-    /// personal, and follow the rules of pages.
+    /// True if the client's cookies and credentials reach the image optimizer, so that its
+    /// responses may be personal and follow the rules of pages.
     pub image_credentials: bool,
 }
 

@@ -1,16 +1,16 @@
-//! Lists of paths, as an operator writes them down.
+//! Lists of paths, as an operator writes them.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
-/// Paths: `/account` alone, or with all below it, `/account/*`. Every path is `/*`.
+/// Set of paths: `/account` alone, or `/account/*` for it and all below it. `/*` is every path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Paths(Box<[Pattern]>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pattern {
-    /// In lower case, without the slash at its end.
+    /// Path in lower case, without a trailing slash.
     path: Box<[u8]>,
     with_all_below: bool,
 }
@@ -32,9 +32,9 @@ impl Paths {
         self.0.is_empty()
     }
 
-    /// Whether the page of this raw path is on the list, in whichever form it is asked for:
-    /// its router payload (`.rsc`), its segments, its data (`/_next/data/<build>/…json`),
-    /// coded, or in capitals.
+    /// Returns true if the page of this raw path is on the list, in any of its forms: its router
+    /// payload (`.rsc`), its segments, its data (`/_next/data/<build>/…json`), percent-encoded, or
+    /// in capitals.
     pub fn have(&self, path: &[u8]) -> bool {
         if self.0.is_empty() {
             return false;
@@ -55,8 +55,8 @@ impl Pattern {
     }
 }
 
-/// `/account` of `/_next/data/<build>/account.json`, `/account.rsc`, `/account/` and
-/// `/account.segments/_tree.segment.rsc`.
+/// Returns the page of a path: `/account` of `/_next/data/<build>/account.json`, `/account.rsc`,
+/// `/account/` and `/account.segments/_tree.segment.rsc`.
 fn page_of(path: &[u8]) -> &[u8] {
     let path = match path.strip_prefix(b"/_next/data/") {
         Some(rest) => match rest.iter().position(|byte| *byte == b'/') {
@@ -71,18 +71,18 @@ fn page_of(path: &[u8]) -> &[u8] {
         .into_iter()
         .find_map(|ending| path.strip_suffix(ending))
         .unwrap_or(path);
-    // The page of `/` is called `index` there.
+    // In those forms the page `/` is called `index`.
     let path = if path == b"/index" { b"/" } else { path };
     path.strip_suffix(b"/").unwrap_or(path)
 }
 
-/// The path as the app decodes it.
+/// Decodes the path as the app does.
 pub(super) fn decoded(path: &[u8]) -> Cow<'_, [u8]> {
     percent_decode(path).into()
 }
 
-/// Whether a segment of the path is `.` or `..`, plain or coded, or a backslash could be
-/// read as the slash before one: whoever resolves it asks for another path.
+/// Returns true if a segment of the path is `.` or `..`, plain or percent-encoded, or a backslash
+/// could be read as a slash before one: resolving it leads to another path.
 pub(super) fn may_be_another(path: &[u8]) -> bool {
     if !path.contains(&b'%') && !path.contains(&b'.') && !path.contains(&b'\\') {
         return false;

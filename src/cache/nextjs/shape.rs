@@ -1,5 +1,5 @@
-//! What of a request decides, before anything is looked up: whether the store is for it at
-//! all, whether its answer may be kept, and what else of it belongs into the key.
+//! Classification of a request before any lookup: if it may use the store, if its response may be
+//! stored, and which parts of it belong to the key.
 
 use std::time::Duration;
 
@@ -8,29 +8,29 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use super::{BadImage, Build, ImageForms, NextRules, PageCache, paths};
 use crate::{base::query, chain::KeyBuilder};
 
-/// Where the picture optimizer is unless the build says otherwise.
+/// Default path of the image optimizer, unless the build sets another one.
 pub(super) const IMAGE: &str = "/_next/image";
 const FILES: &[u8] = b"/_next/static/";
 const DATA: &[u8] = b"/_next/data/";
 
-/// Cookies of a request for a draft.
+/// Cookies of requests in draft mode.
 const DRAFT: [&[u8]; 2] = [b"__prerender_bypass", b"__next_preview_data"];
 
-/// A name of a segment longer than this is not the router's.
+/// Maximum length of a segment's name; the router never sends longer ones.
 const LONGEST_SEGMENT: usize = 1024;
 
-/// What a path is to Next.js.
+/// Kinds of paths in Next.js.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A file of a build, named by what is in it.
+    /// A file of a build, named by its content.
     File,
-    /// A picture of the optimizer, made of what this build has or of what is elsewhere.
+    /// An image of the optimizer, made from a file of this build or from another source.
     Image { of_build_file: bool },
-    /// A page, its payload, a route handler, a file in `public/`.
+    /// A page, its payload, a route handler, or a file in `public/`.
     Page,
 }
 
-/// Computed once for each request; see [`shape`].
+/// Classification of a request, computed once; see [`shape`].
 #[derive(Clone, Debug)]
 pub struct RequestShape {
     pub(super) kind: Kind,
@@ -41,16 +41,16 @@ pub struct RequestShape {
     pub(super) briefly: Option<Duration>,
     wants_data: bool,
     bypass: Option<&'static str>,
-    /// Why its answer must not be kept.
+    /// Reason why the response must not be stored.
     personal: Option<&'static str>,
     keeps_credentials: bool,
-    /// Of the build, 0 if none is known.
+    /// Mark of the build; 0 if none is known.
     build: u128,
     bad_image: Option<Box<BadImage>>,
 }
 
-/// Reads a request: `path` and `query` (without its `?`) as the client sent them, or with
-/// their literal dot segments resolved, and the client's own headers.
+/// Classifies a request: `path` and `query` (without its `?`) are as the client sent them, or with
+/// literal dot segments resolved; `headers` are the client's own.
 pub fn shape(
     method: &Method,
     path: &[u8],
@@ -115,24 +115,25 @@ pub fn shape(
 }
 
 impl RequestShape {
-    /// Why the store is neither read nor filled; `None` if it is for this request.
+    /// Returns the reason why the store is neither read nor filled; `None` if this request may use
+    /// it.
     pub fn bypass(&self) -> Option<&'static str> {
         self.bypass
     }
 
-    /// Whether its answer may be kept, if the answer allows it too. One that may not be
-    /// kept may still be served from what is.
+    /// Returns true if the response may be stored, provided that the response allows it too. If
+    /// not, the request may still be served from the store.
     pub fn may_fill(&self) -> bool {
         self.bypass.or(self.personal).is_none()
     }
 
-    /// Why its answer must not be kept.
+    /// Returns the reason why the response must not be stored.
     pub fn no_fill(&self) -> Option<&'static str> {
         self.bypass.or(self.personal)
     }
 
-    /// The same for a request that goes out without `Cookie`, as one that fetches a stale
-    /// answer anew does: it is nobody's then, and fills.
+    /// Converts the shape for a request sent without `Cookie`, such as a background revalidation:
+    /// it is anonymous, and its response may be stored.
     #[must_use]
     pub fn without_cookies(self) -> Self {
         Self {
@@ -141,28 +142,28 @@ impl RequestShape {
         }
     }
 
-    /// Whether the origin may see `Cookie` and `Authorization`. The picture optimizer may
-    /// not: what it makes is everybody's (CVE-2025-57752).
+    /// Returns true if the origin may receive `Cookie` and `Authorization`. The image optimizer may
+    /// not: its responses are shared by all clients (CVE-2025-57752).
     pub fn keeps_credentials(&self) -> bool {
         self.keeps_credentials
     }
 
-    /// What is wrong with the picture that is asked for: the app would answer 400 and say so.
+    /// Returns the error of an invalid image request: the app would respond with 400 and this text.
     pub fn bad_image(&self) -> Option<&BadImage> {
         self.bad_image.as_deref()
     }
 
-    /// Whether this is a file of a build, whose key does not change with a deploy.
+    /// Returns true for a file of a build, whose key does not change with a deploy.
     pub fn is_build_file(&self) -> bool {
         self.kind == Kind::File
     }
 
-    /// Whether this is a picture of the optimizer.
+    /// Returns true for an image of the optimizer.
     pub fn is_image(&self) -> bool {
         matches!(self.kind, Kind::Image { .. })
     }
 
-    /// What answers to this URL differ by, beside what `Vary` says.
+    /// Adds the parts by which responses to this URL differ, beside `Vary`.
     pub fn key_parts(&self, key: &mut KeyBuilder) {
         let of_build = match self.kind {
             Kind::File => return,
@@ -171,7 +172,7 @@ impl RequestShape {
                 !of_build_file
             }
             Kind::Page => {
-                // HTML and payload are two answers, whatever `_rsc` says.
+                // HTML and payload are two responses, whatever `_rsc` contains.
                 if self.is_rsc {
                     key.part("rsc", b"1");
                 }
@@ -193,7 +194,7 @@ impl RequestShape {
     }
 }
 
-/// What the headers of a request say, read in one pass.
+/// Facts from a request's headers, collected in one pass.
 #[derive(Default)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -255,7 +256,7 @@ impl Seen {
             self.has_personal_cookie |= !rules.cookies.is_all();
         }
         for name in query::cookie_names_in(line) {
-            // Node's parsers differ about the space before `=`.
+            // Node's parsers differ on the space before `=`.
             let bare = name.trim_ascii_end();
             self.is_draft |= DRAFT.contains(&bare);
             self.has_personal_cookie |= !rules.cookies.contains(name);
@@ -263,8 +264,8 @@ impl Seen {
     }
 }
 
-/// Headers between parts of Next.js. They are taken away before the app sees them; a
-/// request that says them asks for the app's own answer all the same.
+/// Returns true for headers between parts of Next.js. They are removed before the app sees them,
+/// but a client that sends one still wants the app's own response.
 fn is_internal(name: &str) -> bool {
     if name == "next-resume" {
         return true;
@@ -311,11 +312,11 @@ fn kind(path: &[u8], query: Option<&[u8]>, build: Option<&Build>) -> Kind {
 fn is_guarded(path: &[u8], kind: Kind, build: Option<&Build>, rules: &NextRules) -> bool {
     match &rules.guarded {
         Some(guarded) => guarded.have(path) || (!guarded.is_empty() && paths::may_be_another(path)),
-        // A middleware without a matcher runs for these too, yet they are code that every
-        // page names, and the app itself says that they are `public`.
+        // A middleware without a matcher runs for these files too. But they are code that every
+        // page links to, and the app itself marks them `public`.
         None => kind != Kind::File && build.is_some_and(|build| build.is_guarded(path)),
     }
 }
 
-/// Headers that a request must lose before its answer may be anybody's.
+/// Headers to remove from a request before its response may be shared.
 pub const CREDENTIALS: [HeaderName; 2] = [header::COOKIE, header::AUTHORIZATION];

@@ -1,4 +1,4 @@
-//! Each rule of the preset on its own, by the requests that break caches without it.
+//! Tests of each rule of the preset, with requests that break caches without it.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
@@ -11,7 +11,7 @@ use crate::{
     chain::KeyBuilder,
 };
 
-/// Headers from lines `name: value`.
+/// Parses headers from lines `name: value`.
 fn headers(lines: &[&str]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in lines {
@@ -49,7 +49,7 @@ fn key(shape: &RequestShape) -> Vec<u8> {
     key.as_bytes().to_vec()
 }
 
-/// What Next.js 16 says of a page that is made again every minute.
+/// Headers of Next.js 16 for a page that is regenerated every minute.
 const ISR: &[&str] = &[
     "cache-control: s-maxage=60, stale-while-revalidate=31535940",
     "content-type: text/html; charset=utf-8",
@@ -73,7 +73,7 @@ fn stored(shape: &RequestShape, status: u16, lines: &[&str]) -> Result<StoreAs, 
     )
 }
 
-/// The lines without those of `name`, and with `line` in their place.
+/// Replaces the lines of the same name by `line`.
 fn with<'a>(lines: &[&'a str], line: &'a str) -> Vec<&'a str> {
     let (name, _) = line.split_once(": ").unwrap();
     let mut lines: Vec<_> = lines
@@ -88,7 +88,7 @@ fn with<'a>(lines: &[&'a str], line: &'a str) -> Vec<&'a str> {
 #[test]
 fn an_isr_page_is_kept_as_it_says() {
     assert_eq!(stored(&asked("/isr", &[]), 200, ISR), Ok(StoreAs::Said));
-    // 14.2 says for how long it may be stale without a number.
+    // Next.js 14.2 writes `stale-while-revalidate` without a number.
     let bare = with(ISR, "cache-control: s-maxage=60, stale-while-revalidate");
     assert_eq!(stored(&asked("/isr", &[]), 200, &bare), Ok(StoreAs::Said));
 }
@@ -134,10 +134,10 @@ fn only_explicit_permission_counts() {
             "{line}"
         );
     }
-    // A route handler that says nothing.
+    // A route handler without cache headers.
     let silent = ["content-type: application/json"];
     assert_eq!(stored(&page, 200, &silent), Err("no_permission"));
-    // Prerendered, with a hole for the visitor, and pages in draft mode: no permission.
+    // Prerendered with dynamic parts, and pages in draft mode: no permission.
     for line in ["x-nextjs-prerender: 1", "x-nextjs-cache: HIT"] {
         assert_eq!(stored(&page, 200, &with(DYNAMIC, line)), Err("not_public"));
     }
@@ -175,11 +175,11 @@ fn other_statuses_are_kept_only_where_they_are_said_to_be() {
             "{status}"
         );
     }
-    // The redirect that a router's data request gets.
+    // The redirect for a data request of the router.
     assert_eq!(stored(&page, 307, ISR), Err("no_location"));
     let data = [&to("location: /new")[..], &["x-nextjs-redirect: /new"]].concat();
     assert_eq!(stored(&page, 308, &data), Err("no_location"));
-    // A payload that redirects is a 200 with a location, and is kept as such.
+    // A payload that redirects is a 200 with a location, and may be stored.
     let payload = with(&to("location: /new"), "content-type: text/x-component");
     let router = asked("/page?_rsc=x", &["rsc: 1"]);
     assert_eq!(stored(&router, 200, &payload), Ok(StoreAs::Said));
@@ -196,7 +196,7 @@ fn a_404_or_a_307_is_kept_briefly_if_that_is_asked_for() {
     assert_eq!(stored(&page, 404, ISR), briefly);
     let to = |location: &'static str| [ISR, &[location]].concat();
     assert_eq!(stored(&page, 307, &to("location: /new")), briefly);
-    // Never the router's own redirect, never a chunk, and nothing that does not say so.
+    // Never for the router's own redirect, a chunk, or a response without permission.
     for location in [
         "location: /isr?_rsc",
         "location: /isr?a=1&_rsc=HEAvJdHAQJrUAe2K",
@@ -244,7 +244,7 @@ fn html_and_payload_have_their_own_keys() {
             assert_ne!(one, other);
         }
     }
-    // Only `1` is the payload.
+    // Only `1` requests the payload.
     for same in [
         "rsc: 0",
         "rsc: true",
@@ -265,7 +265,7 @@ fn html_and_payload_have_their_own_keys() {
     assert_eq!(asked("/isr", &[&long]).bypass(), Some("router_headers"));
 }
 
-/// R2; case 1: whatever went wrong before, the wrong form is nobody's.
+/// R2; case 1: the wrong form is never stored, whatever went wrong before.
 #[test]
 fn the_form_that_was_not_asked_for_is_not_kept() {
     let html = asked("/isr", &[]);
@@ -275,7 +275,7 @@ fn the_form_that_was_not_asked_for_is_not_kept() {
     assert_eq!(stored(&payload, 200, ISR), Err("rsc_mismatch"));
     assert_eq!(stored(&payload, 200, &component), Ok(StoreAs::Said));
     assert_eq!(stored(&html, 200, ISR), Ok(StoreAs::Said));
-    // A route handler does not know of forms.
+    // A route handler has no forms.
     let json = with(ISR, "content-type: application/json");
     assert_eq!(stored(&payload, 200, &json), Ok(StoreAs::Said));
 }
@@ -313,13 +313,13 @@ fn who_says_who_he_is_reads_but_does_not_fill() {
         let own = asked_with(rules, "/isr", lines);
         assert_eq!(stored(&own, 200, ISR).is_ok(), expected.1);
     }
-    // Who fetches anew on behalf of a member, without the cookie, is nobody.
+    // A revalidation caused by a signed-in user is sent without the cookie, so it is anonymous.
     let anew = asked_with(&anonymous, "/isr", member).without_cookies();
     assert!(anew.may_fill());
     assert_eq!(key(&anew), key(&asked("/isr", &[])));
     let draft = asked("/isr", &["cookie: __prerender_bypass=x"]);
     assert!(!draft.without_cookies().may_fill());
-    // Files and pictures are nobody's, whoever asks: their cookies do not go on.
+    // Files and images are never personal: the client's cookies are not sent on.
     let credentials = &["cookie: user=alice", "authorization: Bearer x"][..];
     for target in [
         "/_next/static/chunks/a.js",
@@ -376,7 +376,7 @@ fn some_requests_are_not_for_the_store() {
     }
 }
 
-/// R3, where the operator says what is guarded; case 6.
+/// R3, where the operator sets the guarded paths; case 6.
 #[test]
 fn a_guarded_page_is_not_for_the_store_in_any_form() {
     let rules = NextRules {
@@ -461,7 +461,7 @@ fn pictures_are_kept_by_what_a_client_takes() {
         ),
         Err("stale_at_origin")
     );
-    // Whoever asks for pages does not differ by what pictures he takes.
+    // Requests for pages do not differ by accepted image formats.
     assert_eq!(
         key(&asked("/isr", &["accept: image/avif"])),
         key(&asked("/isr", &[]))
@@ -509,7 +509,7 @@ fn variants_differ_by_what_the_key_does_not_have() {
     assert_eq!(by(&page, &with(ISR, "vary: rsc, next-url")), "next-url");
     assert_eq!(by(&page, &with(ISR, "vary: *")), "*");
     assert_eq!(by(&page, &["cache-control: s-maxage=5"]), "");
-    // Not made before: its payload depends on the page that the visitor comes from.
+    // Not prerendered: the payload depends on the page that the client comes from.
     let dynamic = ["vary: rsc, next-router-state-tree, next-router-prefetch, next-url, Cookie"];
     assert_eq!(
         by(&page, &dynamic),

@@ -1,4 +1,4 @@
-//! `Cache-Control` towards clients, on routes that give browsers a time of their own.
+//! `Cache-Control` of responses to clients, on routes that set a TTL for browsers.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use http::{HeaderMap, HeaderValue, header};
 use super::{directives::each, targeted::Policy};
 use crate::base::{digits::put_number, http::list_of};
 
-/// Lets browsers keep this answer for `ttl` from now, whatever the origin said for shared
+/// Lets browsers store this response for `ttl` from now, whatever the origin sent for shared
 /// caches.
 ///
-/// Browsers count `Age` against `max-age`, and they are right; so the answer's `age` is
-/// added to it. Directives for the caches between us and them (`s-maxage`,
-/// `stale-while-revalidate`, …) stay; where the origin gave all caches one `max-age`, that
-/// becomes the `s-maxage` of shared ones. `Expires` goes, since it says something else to
-/// those who read only that.
+/// Browsers correctly subtract `Age` from `max-age`, so the response's `age` is added to it.
+/// Directives for the caches between gateway and browser (`s-maxage`, `stale-while-revalidate`, …)
+/// stay. Where the origin gave all caches one `max-age`, that value becomes the `s-maxage` of
+/// shared ones. `Expires` is removed, since it would contradict the TTL for clients that read only
+/// that.
 ///
-/// An answer with `no-store`, `no-cache` or `private` is as the origin wants it: it is not
-/// for browsers to keep, or not without asking, or it is somebody's.
+/// A response with `no-store`, `no-cache` or `private` stays unchanged: browsers must not store it,
+/// must validate it first, or it is personal.
 pub fn browser(headers: &mut HeaderMap, ttl: Duration, age: Duration) {
     const CACHE_CONTROL: http::HeaderName = header::CACHE_CONTROL;
     let said = Policy::of(headers).directives;

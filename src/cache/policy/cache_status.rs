@@ -1,52 +1,52 @@
-//! `Cache-Status`: what the cache did for a request (RFC 9211).
+//! `Cache-Status` header: how the cache handled a request (RFC 9211).
 
 use http::HeaderValue;
 
 use crate::base::digits::put_number;
 
-/// One member of `Cache-Status`, ours.
+/// The gateway's member of `Cache-Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStatus<'a> {
     pub served: Served,
-    /// What the origin answered, where that is not what the client gets.
+    /// Status of the origin's response, where the client gets another one.
     pub forward_status: Option<u16>,
-    /// Seconds of freshness left, below zero for what is stale ([`super::Lifetime::ttl`]).
+    /// Seconds of freshness left, negative if stale ([`super::Lifetime::ttl`]).
     pub ttl: Option<i64>,
-    /// The origin's answer is kept.
+    /// True if the origin's response is stored.
     pub is_stored: bool,
-    /// The request waited for that of another client.
+    /// True if the request waited for that of another client.
     pub is_collapsed: bool,
-    /// The key, where the route shows it.
+    /// The cache key, if the route exposes it.
     pub key: Option<&'a str>,
-    /// A short fixed word, such as [`super::Refusal::reason`].
+    /// A fixed reason, such as [`super::Refusal::reason`].
     pub detail: Option<&'static str>,
 }
 
-/// Where the answer comes from.
+/// Source of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// From the cache without the origin, stale or not.
+    /// The cache, without a request to the origin; stale or not.
     Hit,
-    /// The origin was asked.
+    /// The origin.
     Forward(Forward),
 }
 
-/// Why the origin was asked (RFC 9211, 2.2).
+/// Reason why the request was forwarded to the origin (RFC 9211, 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
     /// The route does not use the cache for this request.
     Bypass,
-    /// The method cannot be answered from a cache.
+    /// The semantics of the method require a request to the origin.
     Method,
-    /// Nothing is kept for this target.
+    /// No response is stored for this target.
     UriMiss,
-    /// Something is, but for requests with other headers.
+    /// A response is stored, but `Vary` selects none for this request.
     VaryMiss,
-    /// There is an answer, but the client does not want it as it is.
+    /// A response is stored, but the request's directives do not allow its use.
     Request,
-    /// There is one, but it is stale.
+    /// A response is stored, but it is stale.
     Stale,
-    /// There is a part of one.
+    /// Part of a response is stored.
     Partial,
 }
 
@@ -65,7 +65,7 @@ impl Forward {
 }
 
 impl CacheStatus<'_> {
-    /// `Edgeway; hit; ttl=57`, with all that there is to say and nothing else.
+    /// Creates a member with `served` and no other parameters, such as `Edgeway; hit`.
     pub fn new(served: Served) -> Self {
         Self {
             served,
@@ -78,7 +78,7 @@ impl CacheStatus<'_> {
         }
     }
 
-    /// The field's value; one line to append, caches nearer to the client stand behind.
+    /// Returns the field value, to be appended as a line: caches nearer to the client follow.
     pub fn value(&self) -> HeaderValue {
         let mut text = Vec::with_capacity(64);
         text.extend_from_slice(b"Edgeway");
@@ -98,7 +98,7 @@ impl CacheStatus<'_> {
             if ttl < 0 {
                 text.push(b'-');
             }
-            // Structured fields have no longer integers.
+            // Integers of structured fields have at most 15 digits.
             put_number(&mut text, ttl.unsigned_abs().min(999_999_999_999_999));
         }
         if self.is_stored {
@@ -120,7 +120,7 @@ impl CacheStatus<'_> {
     }
 }
 
-/// A string of structured fields. What is not ASCII is not shown.
+/// Writes a string of structured fields. Characters outside visible ASCII become `?`.
 fn put_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     for byte in text.bytes() {

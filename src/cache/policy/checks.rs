@@ -1,5 +1,5 @@
-//! What the fuzzer checks: whatever an origin writes, its answer is bounded, and never kept
-//! where it forbids that in words that anybody can read.
+//! Checks for the fuzzer: whatever headers an origin sends, lifetimes are bounded, and a response
+//! that is plainly forbidden to store is never stored.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,8 +10,8 @@ use super::{
     store,
 };
 
-/// Lines of the input are the fields of an answer, in this order; what is more is
-/// `Cache-Control` again.
+/// Response headers that the lines of the input are values of, in this order; further lines are
+/// `Cache-Control`.
 const FIELDS: [&str; 9] = [
     "cache-control",
     "cdn-cache-control",
@@ -63,7 +63,7 @@ pub(crate) fn cache_control(data: &[u8]) {
     assert_eq!(merged, again);
     clean(&mut merged);
     assert!(!merged.contains_key(header::AGE));
-    // As a client's words the same bytes allow no more than a plain request is allowed.
+    // As a request, the same bytes allow no more than a plain request.
     let wants = Wants::of(&headers);
     if let Ok(lifetime) = &found
         && judge(lifetime, &Wants::default(), now) == Use::Validate
@@ -85,7 +85,8 @@ fn fields(data: &[u8]) -> HeaderMap {
     headers
 }
 
-/// `no-store` or `private` as a whole member, with nothing quoted and no other field about.
+/// Returns true if `no-store` or `private` is a whole member, nothing is quoted and no targeted
+/// field is present.
 fn is_plainly_forbidden(headers: &HeaderMap) -> bool {
     if FIELDS[1..3].iter().any(|name| headers.contains_key(*name)) {
         return false;

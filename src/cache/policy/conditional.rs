@@ -1,24 +1,24 @@
-//! Conditions of a client's request against a stored answer (RFC 9110, 13; RFC 9111, 4.3.2).
+//! Conditional requests of clients against a stored response (RFC 9110, 13; RFC 9111, 4.3.2).
 //!
-//! Conditions towards the origin are Pingora's: its `filters::upstream::request_filter`
-//! writes `If-None-Match` from the stored `ETag` and `If-Modified-Since` from the stored
-//! `Last-Modified`, both as they stand in the stored head, and takes away the client's own.
+//! Pingora writes the conditions of requests to the origin: its `filters::upstream::request_filter`
+//! sets `If-None-Match` from the stored `ETag` and `If-Modified-Since` from the stored
+//! `Last-Modified`, both unchanged, and removes the client's own.
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::base::http_date;
 
-/// Whether the client has this answer already, so that a 304 is all it needs.
+/// Returns true if the client already has this response, so that a 304 is enough.
 ///
-/// `stored` is the head of the answer; `If-Match`, `If-Unmodified-Since` and `If-Range` are
-/// not looked at: the first two are for the origin, the last one goes with ranges.
+/// `stored` holds the stored response headers. `If-Match`, `If-Unmodified-Since` and `If-Range` are
+/// ignored: the first two are for the origin, the last one belongs to range requests.
 pub fn not_modified(
     request: &HeaderMap,
     method: &Method,
     status: StatusCode,
     stored: &HeaderMap,
 ) -> bool {
-    // RFC 9110, 13.2.1: conditions count where the answer would be a success.
+    // RFC 9110, 13.2.1: conditions apply only if the response would be a success.
     if status != StatusCode::OK || (method != Method::GET && method != Method::HEAD) {
         return false;
     }
@@ -27,7 +27,7 @@ pub fn not_modified(
     if !names.any(|name| matches!(*name, header::IF_NONE_MATCH | header::IF_MODIFIED_SINCE)) {
         return false;
     }
-    // RFC 9110, 13.1.3: beside `If-None-Match` the date is not looked at.
+    // RFC 9110, 13.1.3: the date is ignored if `If-None-Match` is present.
     if request.contains_key(header::IF_NONE_MATCH) {
         return request
             .get_all(header::IF_NONE_MATCH)
@@ -38,7 +38,7 @@ pub fn not_modified(
     let (Some(since), None) = (dates.next(), dates.next()) else {
         return false;
     };
-    // RFC 9111, 4.3.2: without `Last-Modified` its `Date` is when it was new.
+    // RFC 9111, 4.3.2: `Date` stands in for a missing `Last-Modified`.
     let modified = stored
         .get(header::LAST_MODIFIED)
         .or_else(|| stored.get(header::DATE));
@@ -49,8 +49,8 @@ pub fn not_modified(
     }
 }
 
-/// Weak comparison (RFC 9110, 8.8.3.2), with tags that have no quotes, as Next.js writes
-/// those of images: `abc`, `"abc"` and `W/"abc"` are the same.
+/// Weak comparison (RFC 9110, 8.8.3.2). Also accepts tags without quotes, as Next.js writes those
+/// of images: `abc`, `"abc"` and `W/"abc"` are the same.
 fn matches(line: &[u8], stored: Option<&HeaderValue>) -> bool {
     let line = line.trim_ascii();
     if line == b"*" {
@@ -59,12 +59,12 @@ fn matches(line: &[u8], stored: Option<&HeaderValue>) -> bool {
     let Some(stored) = stored.map(|tag| tag.as_bytes().trim_ascii()) else {
         return false;
     };
-    // A tag without quotes may have commas in it.
+    // A tag without quotes may contain commas.
     line == stored || tags(line).any(|tag| opaque(tag) == opaque(stored))
 }
 
-/// The members of a list of tags. A `\` escapes nothing in a tag, so that this is not the
-/// list of other fields.
+/// Splits a list of entity tags. A `\` is not an escape in an entity tag, so the list parser of
+/// other fields does not fit.
 fn tags(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut is_quoted = false;
     line.split(move |byte| {
@@ -75,7 +75,7 @@ fn tags(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     .filter(|tag| !tag.is_empty())
 }
 
-/// What stands in the quotes.
+/// Returns the text between the quotes.
 fn opaque(tag: &[u8]) -> &[u8] {
     let tag = match tag {
         [b'W' | b'w', b'/', rest @ ..] => rest,
@@ -95,14 +95,14 @@ pub(super) fn is_same_tag(a: &HeaderValue, b: &HeaderValue) -> bool {
     opaque(a.as_bytes().trim_ascii()) == opaque(b.as_bytes().trim_ascii())
 }
 
-/// Whether the origin can be asked if this still holds: it has an `ETag` or a
+/// Returns true if the stored response can be validated with the origin: it has an `ETag` or a
 /// `Last-Modified`.
 pub fn has_validator(stored: &HeaderMap) -> bool {
     stored.contains_key(header::ETAG) || stored.contains_key(header::LAST_MODIFIED)
 }
 
-/// Makes the head of an answer that of a 304: what describes a body goes, what guides the
-/// client's cache stays (RFC 9110, 15.4.5).
+/// Turns the response headers into those of a 304: fields that describe the body go, fields that
+/// guide the client's cache stay (RFC 9110, 15.4.5).
 pub fn to_not_modified(headers: &mut HeaderMap) {
     for name in [
         header::CONTENT_LENGTH,

@@ -1,5 +1,5 @@
-//! `Cache-Control` of an answer, read leniently: what cannot be read never makes an answer
-//! live longer.
+//! `Cache-Control` of a response, parsed leniently: an invalid value never extends a response's
+//! life.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::base::http::list;
 
-/// Longer is not counted (RFC 9111, 1.2.2): 68 years.
+/// Maximum of any time, 68 years (RFC 9111, 1.2.2).
 pub(super) const LONGEST: Duration = Duration::from_secs(1 << 31);
 
-/// The directives that mean something to a shared cache.
+/// Directives that matter to a shared cache.
 ///
-/// Of a directive that stands there twice the first counts (RFC 9111, 4.2.1); of two that
-/// contradict each other the stricter (4.2).
+/// The first of repeated directives counts (RFC 9111, 4.2.1), and the stricter of contradicting
+/// ones (4.2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -27,14 +27,14 @@ pub(super) struct Directives {
     pub must_revalidate: bool,
     pub proxy_revalidate: bool,
     pub must_understand: bool,
-    /// `Some(0)` also for a value that is none: the answer is stale (RFC 9111, 4.2.1).
+    /// `Some(0)` also for an invalid value: the response is stale (RFC 9111, 4.2.1).
     pub max_age: Option<Duration>,
     pub s_maxage: Option<Duration>,
     pub stale_while_revalidate: Option<Window>,
     pub stale_if_error: Option<Window>,
 }
 
-/// A directive that may name fields, which it is limited to then.
+/// Directive that may be limited to a list of fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Listed {
     #[default]
@@ -43,26 +43,27 @@ pub(super) enum Listed {
     Fields(Vec<HeaderName>),
 }
 
-/// For how long stale answers may be used.
+/// Time for which a stale response may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Window {
-    /// Without a number, as Next.js 14 writes `stale-while-revalidate`.
+    /// No number given, as in the `stale-while-revalidate` of Next.js 14.
     Open,
     For(Duration),
 }
 
-/// What stands after a directive's `=`.
+/// Argument of a directive, after its `=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Argument<'a> {
     None,
     Token(&'a [u8]),
     Quoted(Vec<u8>),
-    /// White space round the `=`, something after the quotes.
+    /// White space around the `=`, or text after the closing quote.
     Malformed,
 }
 
 impl Argument<'_> {
-    /// Seconds, quoted or not. `None` for what is no number; too many are [`LONGEST`].
+    /// Returns the seconds, quoted or not. `None` for an invalid number; large ones are capped at
+    /// [`LONGEST`].
     pub(super) fn seconds(&self) -> Option<Duration> {
         match self {
             Self::Token(text) => seconds(text),
@@ -81,16 +82,16 @@ impl Argument<'_> {
     fn listed(&self) -> Listed {
         match self {
             Self::Quoted(names) => Listed::fields(names),
-            // `no-cache=1` names no field. RFC 9111 would have tokens accepted as names;
-            // the whole is the stricter reading.
+            // `no-cache=1` names no field. RFC 9111 would accept tokens as names; the whole
+            // response is the stricter reading.
             Self::None | Self::Token(_) | Self::Malformed => Listed::Whole,
         }
     }
 }
 
 impl Listed {
-    /// The names in a list; the whole answer if one of them is none, if there is none, or
-    /// if without it the rest could not be understood.
+    /// Parses a list of field names. Returns the whole response if a name is invalid, if the list
+    /// is empty, or if the response would be unusable without one of the fields.
     pub(super) fn fields(names: &[u8]) -> Self {
         let mut fields = Vec::new();
         for name in list(names) {
@@ -136,7 +137,7 @@ fn describes_the_body(name: &HeaderName) -> bool {
     .contains(name)
 }
 
-/// `None` for what is no number of seconds.
+/// Parses a number of seconds; `None` if it is invalid.
 pub(super) fn seconds(text: &[u8]) -> Option<Duration> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -150,7 +151,7 @@ pub(super) fn seconds(text: &[u8]) -> Option<Duration> {
 }
 
 impl Directives {
-    /// Those of `Cache-Control`; `None` if there is no such field.
+    /// Parses `Cache-Control`; `None` if there is no such field.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut is_there = false;
         let mut found = Self::default();
@@ -163,7 +164,7 @@ impl Directives {
         is_there.then_some(found)
     }
 
-    /// `name` in any case. Whether it means something here.
+    /// Adds a directive, in any case. Returns true if the directive is known here.
     pub(super) fn add(&mut self, name: &[u8], argument: &Argument<'_>) -> bool {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         let age = || argument.seconds().unwrap_or_default();
@@ -196,7 +197,7 @@ impl Directives {
         true
     }
 
-    /// Whether the origin says for how long the answer is fresh; `Expires` is beside this.
+    /// Returns the freshness lifetime that the directives set. `Expires` is not part of it.
     pub(super) fn lifetime(&self) -> Option<Duration> {
         self.s_maxage.or(self.max_age)
     }
@@ -208,7 +209,7 @@ pub(super) fn each(line: &[u8], mut visit: impl FnMut(&[u8], &Argument<'_>)) {
         if is_closed(member) {
             one(member, &mut visit);
         } else {
-            // A quote that never ends would hide `no-store` behind it.
+            // An unclosed quote would hide a `no-store` behind it.
             for part in member.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                 one(part, &mut visit);
             }
@@ -234,7 +235,7 @@ fn one(member: &[u8], visit: &mut impl FnMut(&[u8], &Argument<'_>)) {
     visit(name.trim_ascii_end(), &argument);
 }
 
-/// The text in a quoted string, if it is one and nothing else.
+/// Returns the text of a quoted string; `None` if the value is anything else.
 fn unquoted(value: &[u8]) -> Option<Vec<u8>> {
     let inner = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     let mut text = Vec::with_capacity(inner.len());
@@ -249,7 +250,7 @@ fn unquoted(value: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// Whether each quoted string in it ends.
+/// Returns true if every quoted string in it is closed.
 fn is_closed(member: &[u8]) -> bool {
     let mut is_quoted = false;
     let mut bytes = member.iter();

@@ -1,4 +1,4 @@
-//! For how long an answer is fresh, and how old it is when it comes (RFC 9111, 4.2).
+//! Freshness lifetime and age of a response (RFC 9111, 4.2).
 
 use std::time::{Duration, SystemTime};
 
@@ -11,16 +11,16 @@ use super::{
 };
 use crate::base::{http::list_of, http_date};
 
-/// What a guess may come to at most. RFC 9111, 4.2.2 leaves it to us; a day is where RFC
-/// 7234 began to warn.
+/// Maximum heuristic freshness. RFC 9111, 4.2.2 leaves it to the cache; a day is where RFC 7234
+/// began to warn.
 const LONGEST_GUESS: Duration = Duration::from_hours(24);
 
-/// Where the freshness of an answer comes from.
+/// Source of a response's freshness lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Freshness {
-    /// The origin says so: `s-maxage`, `max-age` or `Expires`.
+    /// The origin: `s-maxage`, `max-age` or `Expires`.
     Explicit(Duration),
-    /// The route says so (`ttl`, `by_status`).
+    /// The route (`ttl`, `by_status`).
     Route(Duration),
     Heuristic(Duration),
     Unknown,
@@ -35,7 +35,7 @@ impl Freshness {
     }
 }
 
-/// RFC 9111, 4.2.1, then the route, then 4.2.2.
+/// Determines the freshness: RFC 9111, 4.2.1, then the route, then 4.2.2.
 pub(super) fn freshness(
     policy: &Policy,
     status: StatusCode,
@@ -49,7 +49,7 @@ pub(super) fn freshness(
     if let Some(span) = by_status(rules, status) {
         return Freshness::Route(span);
     }
-    // RFC 9111, 3: what is not cacheable of itself needs `public` for this.
+    // RFC 9111, 3: a status that is not heuristically cacheable needs `public` for this.
     if !is_heuristically_cacheable(status) && !policy.directives.public {
         return Freshness::Unknown;
     }
@@ -59,7 +59,7 @@ pub(super) fn freshness(
     heuristic(headers, times, rules).map_or(Freshness::Unknown, Freshness::Heuristic)
 }
 
-/// What the route says of answers with this status.
+/// Returns the route's TTL for this status.
 pub(super) fn by_status(rules: &Rules, status: StatusCode) -> Option<Duration> {
     let found = rules
         .by_status
@@ -75,7 +75,7 @@ fn explicit(policy: &Policy, headers: &HeaderMap, times: Times) -> Option<Durati
     if !policy.reads_expires {
         return None;
     }
-    // Of several the first counts; what is no date has expired (RFC 9111, 5.3).
+    // The first of several counts; an invalid date has expired (RFC 9111, 5.3).
     let expires = headers.get(header::EXPIRES)?;
     let Some(expires) = http_date::parse(expires.as_bytes()) else {
         return Some(Duration::ZERO);
@@ -98,7 +98,7 @@ fn heuristic(headers: &HeaderMap, times: Times, rules: &Rules) -> Option<Duratio
     Some(guess.min(LONGEST_GUESS))
 }
 
-/// RFC 9110, 15.1, without 206, of which nothing is kept.
+/// RFC 9110, 15.1, without 206: parts are never stored.
 pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
@@ -106,23 +106,23 @@ pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
     )
 }
 
-/// `corrected_initial_age` of RFC 9111, 4.2.3.
+/// Calculates `corrected_initial_age` of RFC 9111, 4.2.3.
 pub(super) fn initial_age(headers: &HeaderMap, times: Times) -> Duration {
     let delay = times
         .answered
         .duration_since(times.asked)
         .unwrap_or_default();
     let corrected = age_value(headers).saturating_add(delay);
-    // `Date` names a second that may have lasted for a while: counting the fraction would
-    // halve the life of `s-maxage=1`.
+    // `Date` is a whole second, and the response may come late in it: counting the fraction would
+    // halve the lifetime of `s-maxage=1`.
     let apparent = date_of(headers)
         .and_then(|date| times.answered.duration_since(date).ok())
         .map_or(Duration::ZERO, |age| Duration::from_secs(age.as_secs()));
     corrected.max(apparent).min(LONGEST)
 }
 
-/// `Age` of the caches before us. RFC 9111, 5.1: of a list the first member counts, and
-/// what is no number does not count at all.
+/// Returns the `Age` set by caches before the gateway. RFC 9111, 5.1: the first member of a list
+/// counts, and an invalid number is ignored.
 fn age_value(headers: &HeaderMap) -> Duration {
     const AGE: HeaderName = header::AGE;
     list_of(headers, &AGE)
@@ -131,7 +131,7 @@ fn age_value(headers: &HeaderMap) -> Duration {
         .unwrap_or_default()
 }
 
-/// The two windows, as far as the origin does not forbid them.
+/// Builds the lifetime with its two stale windows, which are zero where the origin forbids them.
 pub(super) fn lifetime(
     policy: &Policy,
     fresh_for: Duration,
@@ -170,14 +170,14 @@ pub(super) fn lifetime(
     }
 }
 
-/// `Date`, if it can be read.
+/// Parses `Date`; `None` if it is missing or invalid.
 pub(super) fn date_of(headers: &HeaderMap) -> Option<SystemTime> {
     headers
         .get(header::DATE)
         .and_then(|date| http_date::parse(date.as_bytes()))
 }
 
-/// Without the fraction of a second, as `Date` would give it.
+/// Drops the fraction of a second, as `Date` does.
 fn whole_seconds(time: SystemTime) -> SystemTime {
     let since = time
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -1,22 +1,22 @@
-//! What a write has made old (RFC 9111, 4.4).
+//! Invalidation of stored responses by unsafe requests (RFC 9111, 4.4).
 
 use http::{HeaderMap, Method, StatusCode, header};
 
-/// A target, in the bytes that a [`crate::cache::key::Key`] is made of.
+/// A target URI, in the bytes that a [`crate::cache::key::Key`] is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// In lower case, without the scheme's own port.
+    /// Host and port in lower case, without the scheme's default port.
     pub authority: String,
     pub path: Vec<u8>,
-    /// Without its `?`.
+    /// Query without its `?`.
     pub query: Option<Vec<u8>>,
 }
 
-/// The targets whose stored answers are not to be used any more: that of the request, and
-/// those that `Location` and `Content-Location` name, if they are of the same origin.
+/// Returns the targets whose stored responses are invalid now: that of the request, and those in
+/// `Location` and `Content-Location` if they are of the same origin.
 ///
-/// Empty for safe methods, and for an answer that is neither 2xx nor 3xx: then nothing has
-/// changed. Methods that nobody knows count as unsafe.
+/// Empty for safe methods, and for a response that is neither 2xx nor 3xx: then nothing has
+/// changed. Unknown methods count as unsafe.
 pub fn invalidates(
     method: &Method,
     status: StatusCode,
@@ -38,14 +38,14 @@ pub fn invalidates(
     found
 }
 
-/// What a reference in an answer to `base` means, if it is of the same origin (RFC 3986,
+/// Resolves a URI reference in a response to `base`, if the result is of the same origin (RFC 3986,
 /// 5.2).
 fn resolve(scheme: &str, base: &Target, reference: &[u8]) -> Option<Target> {
     let reference = reference.trim_ascii();
     let reference = reference.split(|byte| *byte == b'#').next()?;
     let target = without_scheme(scheme, reference)?;
     let Some(rest) = target.strip_prefix(b"//") else {
-        // With the scheme but without an authority it is no URL of HTTP.
+        // A scheme without an authority does not make an HTTP URL.
         return (target.len() == reference.len()).then(|| relative(base, target));
     };
     let end = rest
@@ -65,7 +65,7 @@ fn resolve(scheme: &str, base: &Target, reference: &[u8]) -> Option<Target> {
     })
 }
 
-/// The rest after `scheme:`, if it has one; `None` if it is another scheme.
+/// Strips `scheme:`, if present; `None` if it is another scheme.
 fn without_scheme<'a>(scheme: &str, reference: &'a [u8]) -> Option<&'a [u8]> {
     let end = reference
         .iter()
@@ -79,7 +79,8 @@ fn without_scheme<'a>(scheme: &str, reference: &'a [u8]) -> Option<&'a [u8]> {
         .then(|| &reference[end + 1..])
 }
 
-/// In lower case, without the scheme's own port; `None` for what has a user in it.
+/// Normalizes an authority to lower case without the scheme's default port; `None` if it has user
+/// information.
 fn authority_of(scheme: &str, authority: &[u8]) -> Option<String> {
     let authority = std::str::from_utf8(authority).ok()?;
     if authority.contains('@') {
@@ -120,7 +121,7 @@ fn halves(target: &[u8]) -> (&[u8], Option<Vec<u8>>) {
     (path, halves.next().map(<[u8]>::to_vec))
 }
 
-/// RFC 3986, 5.2.4. Nothing else is changed: keys are made of bytes as they are sent.
+/// Removes dot segments (RFC 3986, 5.2.4). Nothing else is changed: keys are made of bytes as sent.
 fn without_dots(path: &[u8]) -> Vec<u8> {
     let mut kept: Vec<&[u8]> = Vec::new();
     let mut segments = path.split(|byte| *byte == b'/').peekable();
@@ -128,7 +129,7 @@ fn without_dots(path: &[u8]) -> Vec<u8> {
         let is_last = segments.peek().is_none();
         match segment {
             b"." | b".." => {
-                // The first is what stands before the leading slash.
+                // The first segment is the empty one before the leading slash.
                 if segment == b".." && kept.len() > 1 {
                     kept.pop();
                 }

@@ -1,4 +1,4 @@
-//! What is kept of a head (RFC 9111, 3.1), and how a 304 changes it (3.2).
+//! Response headers that are stored (RFC 9111, 3.1), and their update by a 304 (3.2).
 
 use std::time::SystemTime;
 
@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::{conditional, freshness::date_of, targeted::unkept_fields};
 use crate::base::http::list_of;
 
-/// Fields between two neighbours, and those that are for one client only. `Set-Cookie` is
-/// among them: that of an answer keeps it out of the cache, that of a 304 does not get in.
+/// Returns true for hop-by-hop fields and fields for one client only. `Set-Cookie` is among them: a
+/// response with it is not stored, and that of a 304 is not merged in.
 fn is_never_kept(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -28,9 +28,9 @@ fn is_never_kept(name: &HeaderName) -> bool {
     )
 }
 
-/// Takes out of a head what is not kept of it: fields of the connection and those that
-/// `Connection` names, the fields in `no-cache="x"` and `private="x"`, cookies, and `Age`,
-/// which is in the [`super::Lifetime`] and written anew for each client.
+/// Removes response headers that are not stored: hop-by-hop fields and those that `Connection`
+/// lists, the fields in `no-cache="x"` and `private="x"`, cookies, and `Age`, which is in the
+/// [`super::Lifetime`] and calculated for each client.
 pub fn clean(headers: &mut HeaderMap) {
     for name in nominated(headers) {
         headers.remove(name);
@@ -49,8 +49,8 @@ pub fn clean(headers: &mut HeaderMap) {
     headers.remove(header::AGE);
 }
 
-/// The fields that [`clean`] takes out of an answer for the sake of others: who asked for it
-/// gets them all the same (RFC 9111, 5.2.2.4).
+/// Returns the fields that [`clean`] removes for the sake of other clients. The client of the
+/// original request still gets them (RFC 9111, 5.2.2.4).
 pub fn for_the_first(headers: &HeaderMap) -> HeaderMap {
     let hop_by_hop = nominated(headers);
     let mut found = HeaderMap::new();
@@ -65,7 +65,7 @@ pub fn for_the_first(headers: &HeaderMap) -> HeaderMap {
     found
 }
 
-/// What `Connection` names.
+/// Returns the fields that `Connection` lists.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     const CONNECTION: HeaderName = header::CONNECTION;
     list_of(headers, &CONNECTION)
@@ -73,8 +73,7 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// Gives a head a `Date`, if it has none that can be read: an age is counted from it
-/// (RFC 9110, 6.6.1).
+/// Sets `Date` if it is missing or invalid: the age is calculated from it (RFC 9110, 6.6.1).
 pub fn date(headers: &mut HeaderMap, answered: SystemTime) {
     if date_of(headers).is_none()
         && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(answered))
@@ -83,30 +82,30 @@ pub fn date(headers: &mut HeaderMap, answered: SystemTime) {
     }
 }
 
-/// Whether a 304 is about this stored answer (RFC 9111, 4.3.4): it is not if it carries
-/// another `ETag`. Then the origin is asked again, without conditions.
+/// Returns true if a 304 selects this stored response (RFC 9111, 4.3.4). A 304 with another `ETag`
+/// does not: the request is then sent again without conditions.
 pub fn updates(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
     match (stored.get(header::ETAG), not_modified.get(header::ETAG)) {
         (Some(ours), Some(theirs)) => conditional::is_same_tag(ours, theirs),
-        // A strong tag that we have not names another representation.
+        // A strong tag that is not stored identifies another representation.
         (None, Some(theirs)) => conditional::is_weak(theirs),
         (_, None) => true,
     }
 }
 
-/// Takes the fields of a 304 into the stored head (RFC 9111, 3.2).
+/// Merges the fields of a 304 into the stored response headers (RFC 9111, 3.2).
 ///
-/// All of them replace what is stored, `Content-Type` included, but for what belongs to the
-/// connection, cookies, and the fields without which the stored body is not what it was:
-/// `Content-Length`, `Content-Encoding`, `Content-Range`. Browsers leave out more, since
-/// they keep what they made of a body; we keep its bytes.
+/// All of them replace stored fields, `Content-Type` included, except hop-by-hop fields, cookies,
+/// and fields that the stored body depends on: `Content-Length`, `Content-Encoding`,
+/// `Content-Range`. Browsers exclude more fields, since they store a processed body; the gateway
+/// stores its bytes.
 ///
-/// `Vary` only grows: the stored body is still one of several, whatever a 304 leaves out, as
-/// those of Next.js do with `Accept-Encoding`. Else one variant would become everybody's.
-/// `Age` and `Date` are those of the 304 or none, so that the merged head tells the age of
-/// its newest confirmation.
+/// `Vary` only grows: the stored body is still one of several variants, even if a 304 omits a
+/// field, as those of Next.js omit `Accept-Encoding`. Otherwise one variant would be served to all
+/// clients. `Age` and `Date` are those of the 304 or absent, so that the merged headers show the
+/// age of the latest validation.
 ///
-/// What comes of it goes through [`super::store`] again, and [`clean`] after that.
+/// The result passes through [`super::store`] again, and [`clean`] after that.
 pub fn merge(stored: &mut HeaderMap, not_modified: &HeaderMap) {
     let nominated = nominated(not_modified);
     let varied = fields_of_vary(stored);
@@ -128,8 +127,8 @@ pub fn merge(stored: &mut HeaderMap, not_modified: &HeaderMap) {
     vary_also_by(stored, &varied);
 }
 
-/// What says of which bytes the stored body is. A 304 that names another `ETag` is not about
-/// it ([`updates`]); one with the same has it in another spelling at most.
+/// Returns true for fields that describe the bytes of the stored body. A 304 with another `ETag`
+/// does not update it ([`updates`]); one with the same `ETag` differs in spelling at most.
 fn belongs_to_the_body(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -144,7 +143,7 @@ fn belongs_to_the_body(name: &HeaderName) -> bool {
     )
 }
 
-/// What `Vary` names, as it is written.
+/// Returns the members of `Vary`, as written.
 fn fields_of_vary(headers: &HeaderMap) -> Vec<Vec<u8>> {
     const VARY: HeaderName = header::VARY;
     if !headers.contains_key(VARY) {
@@ -153,7 +152,7 @@ fn fields_of_vary(headers: &HeaderMap) -> Vec<Vec<u8>> {
     list_of(headers, &VARY).map(<[u8]>::to_vec).collect()
 }
 
-/// Adds those of `fields` that `Vary` does not name, in a line of their own.
+/// Adds those of `fields` that `Vary` does not list, in a line of their own.
 fn vary_also_by(headers: &mut HeaderMap, fields: &[Vec<u8>]) {
     if fields.is_empty() {
         return;
@@ -168,7 +167,7 @@ fn vary_also_by(headers: &mut HeaderMap, fields: &[Vec<u8>]) {
     if missing.is_empty() {
         return;
     }
-    // What could not be written would have come from a header as well.
+    // The names come from a header, so they always fit into one.
     if let Ok(line) = HeaderValue::from_bytes(&missing.join(&b", "[..])) {
         headers.append(header::VARY, line);
     }

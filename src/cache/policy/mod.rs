@@ -1,10 +1,10 @@
-//! The rules of RFC 9111 as pure functions: heads, a route's rules and times in, decisions out.
+//! The rules of RFC 9111 as pure functions: headers, a route's rules and times in, decisions out.
 //!
-//! In the order of a request: [`Wants`] is what the client allows, [`judge`] says how a
-//! stored answer may be used, [`not_modified`] whether the client has it already. For an
-//! answer of the origin [`store`] says whether and for how long it is kept, [`clean`] takes
-//! out what is not kept of it, [`merge`] takes a 304 in, [`invalidates`] names what a write
-//! has made old. Nothing here reads a clock or keeps a state.
+//! In the order of a request: [`Wants`] holds the client's directives, [`judge`] decides how a
+//! stored response may be used, and [`not_modified`] checks if the client already has it. For a
+//! response of the origin, [`store`] decides if it is stored and for how long, [`clean`] removes
+//! headers that are not stored, [`merge`] applies a 304, and [`invalidates`] lists the targets that
+//! an unsafe request made invalid. Nothing here reads a clock or keeps state.
 
 mod browser;
 mod cache_status;
@@ -36,90 +36,89 @@ pub use storable::{
 pub use vary::{SentHeaders, Unchanged, Variance, Vary, is_left_alone};
 pub use wants::{Use, Wants, after_error, judge};
 
-/// What a route says beside the origin. The default is the RFC and no more.
+/// Rules of a route beside the origin's directives. The default is plain RFC 9111.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
-    /// For how long an answer is fresh whose origin says nothing of it.
+    /// Freshness lifetime of a response for which the origin sets none.
     pub ttl: Option<Duration>,
-    /// `ttl` counts whatever the origin says, `no-store` and `private` included. An answer
-    /// with `Set-Cookie` is not kept all the same.
+    /// Applies `ttl` whatever the origin sends, `no-store` and `private` included. A response with
+    /// `Set-Cookie` is still not stored.
     pub force: bool,
-    /// As `ttl`, for single statuses; it also allows statuses that are not cacheable of
-    /// themselves.
+    /// Freshness lifetime per status; also allows statuses that are not heuristically cacheable.
     pub by_status: Vec<(u16, Duration)>,
-    /// The share of the time since `Last-Modified` for which an answer counts as fresh that
-    /// says nothing of it (RFC 9111, 4.2.2); 0.1 is usual. `None`: never.
+    /// Fraction of the time since `Last-Modified` for which a response without a lifetime counts as
+    /// fresh (RFC 9111, 4.2.2); 0.1 is usual. `None` disables heuristic freshness.
     pub heuristic: Option<f64>,
-    /// For how long stale answers are served while a new one is fetched, where the origin
-    /// does not say.
+    /// Time for which a stale response is served during its revalidation, where the origin sets
+    /// none.
     pub stale_while_revalidate: Option<Duration>,
-    /// The same for a failing origin.
+    /// Time for which a stale response is served if the origin fails, where the origin sets none.
     pub stale_if_error: Option<Duration>,
-    /// No origin's word counts for more than this.
+    /// Upper bound of `stale-while-revalidate`, also of the origin's.
     pub max_stale_while_revalidate: Option<Duration>,
-    /// `stale-while-revalidate` counts beside `s-maxage` too, as Next.js, CDNs and RFC 5861
-    /// mean it, although RFC 9111, 5.2.2.10 makes `s-maxage` imply `proxy-revalidate`.
+    /// Applies `stale-while-revalidate` beside `s-maxage` too, as Next.js, CDNs and RFC 5861
+    /// intend, although RFC 9111, 5.2.2.10 makes `s-maxage` imply `proxy-revalidate`.
     pub stale_despite_s_maxage: bool,
-    /// Nothing is kept without `s-maxage` or `max-age` above zero: Next.js says what may be
-    /// kept, and what says nothing is an answer of somebody's code.
+    /// Stores nothing without `s-maxage` or `max-age` above zero: Next.js marks responses that may
+    /// be stored, and a response without either comes from application code.
     pub explicit_only: bool,
 }
 
-/// When an answer was asked for, and when its head came.
+/// Times at which a request was sent and its response headers arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
     pub asked: SystemTime,
     pub answered: SystemTime,
 }
 
-/// For how long a stored answer may be used.
+/// Times during which a stored response may be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lifetime {
-    /// When the head came that says so: the first one, or that of the last 304.
+    /// Arrival of the response headers that set this lifetime: the first ones, or those of the last
+    /// 304.
     pub answered: SystemTime,
-    /// Its age at that time (RFC 9111, 4.2.3).
+    /// Age at that time (RFC 9111, 4.2.3).
     pub initial_age: Duration,
-    /// For how long it is fresh, counted from its age of zero (RFC 9111, 4.2.1).
+    /// Freshness lifetime, counted from age zero (RFC 9111, 4.2.1).
     pub fresh_for: Duration,
-    /// Counted from the end of that; zero if the origin forbids it.
+    /// Time counted from the end of freshness; zero if the origin forbids it.
     pub stale_while_revalidate: Duration,
-    /// The same.
+    /// Time counted from the end of freshness; zero if the origin forbids it.
     pub stale_if_error: Duration,
-    /// `no-cache`: never used without asking the origin.
+    /// Set by `no-cache`: never used without validation.
     pub always_validate: bool,
-    /// `must-revalidate`, `proxy-revalidate` or what implies them: never used once it is
-    /// stale, whatever the client allows. What the origin itself allows is in the two
-    /// windows above, which are zero then but for [`Rules::stale_despite_s_maxage`].
+    /// Set by `must-revalidate`, `proxy-revalidate` or a directive that implies them: never used
+    /// once stale, whatever the client allows. The two windows above hold what the origin itself
+    /// allows; they are zero in this case, except for [`Rules::stale_despite_s_maxage`].
     pub must_revalidate: bool,
 }
 
 impl Lifetime {
-    /// `current_age` of RFC 9111, 4.2.3. A clock that goes back makes nothing younger than
-    /// it came.
+    /// Calculates `current_age` of RFC 9111, 4.2.3. If the clock goes back, the age does not fall
+    /// below the initial age.
     #[inline]
     pub fn age(&self, now: SystemTime) -> Duration {
         let resident = now.duration_since(self.answered).unwrap_or_default();
         self.initial_age.saturating_add(resident)
     }
 
-    /// Whether it is fresh by the clock; whether it may be used is for [`judge`] to say.
+    /// Returns true if the response is fresh by the clock; [`judge`] decides if it may be used.
     #[inline]
     pub fn is_fresh(&self, now: SystemTime) -> bool {
         self.age(now) < self.fresh_for
     }
 
-    /// For how long it stays fresh; zero for what is stale.
+    /// Time left until the response turns stale; zero if it is stale.
     pub fn fresh_left(&self, now: SystemTime) -> Duration {
         self.fresh_for.saturating_sub(self.age(now))
     }
 
-    /// For how long it has been stale; zero for what is fresh, and in the moment that it
-    /// becomes stale.
+    /// Time since the response turned stale; zero if it is fresh, and at the moment it turns stale.
     pub fn stale_for(&self, now: SystemTime) -> Duration {
         self.age(now).saturating_sub(self.fresh_for)
     }
 
-    /// When its freshness ends or ended.
+    /// Time at which freshness ends or ended.
     pub fn fresh_until(&self) -> SystemTime {
         let until = if self.fresh_for >= self.initial_age {
             self.answered
@@ -128,19 +127,19 @@ impl Lifetime {
             self.answered
                 .checked_sub(self.initial_age.saturating_sub(self.fresh_for))
         };
-        // Both are below some 70 years; only a clock at the end of time gets here.
+        // Both spans are below about 70 years, so only a clock near the end of its range gets here.
         until.unwrap_or(self.answered)
     }
 
-    /// When nothing allows to use it any more without asking the origin. What has a
-    /// validator is worth keeping beyond.
+    /// Time after which the response may not be used without validation. A response with a
+    /// validator is worth keeping beyond it.
     pub fn usable_until(&self) -> SystemTime {
         let window = self.stale_while_revalidate.max(self.stale_if_error);
         let until = self.fresh_until();
         until.checked_add(window).unwrap_or(until)
     }
 
-    /// The same, fresh for this long at most and never used stale.
+    /// Limits freshness to `fresh_for` and forbids stale use.
     #[must_use]
     pub fn at_most(self, fresh_for: Duration) -> Self {
         Self {
@@ -151,8 +150,7 @@ impl Lifetime {
         }
     }
 
-    /// The seconds that it stays fresh, below zero for what is stale: `ttl` of
-    /// `Cache-Status` (RFC 9211, 2.4).
+    /// Seconds of freshness left, negative if stale: `ttl` of `Cache-Status` (RFC 9211, 2.4).
     pub fn ttl(&self, now: SystemTime) -> i64 {
         let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
         if self.is_fresh(now) {

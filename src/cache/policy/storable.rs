@@ -1,4 +1,4 @@
-//! Whether an answer may be kept (RFC 9111, 3).
+//! Decision to store a response (RFC 9111, 3).
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use super::{
 };
 use crate::base::http::essence;
 
-/// The request that an answer is for, as it went to the origin.
+/// The request of a response, as sent to the origin.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// `GET` also where a `HEAD` of the client was sent on as one.
+    /// Method sent to the origin: `GET` also for a client's `HEAD` that was sent as one.
     pub method: &'a Method,
     pub headers: &'a HeaderMap,
-    /// The key names its client (by `jwt.sub`, say): what comes with `Authorization` reaches
-    /// nobody else, and may be kept like any other answer.
+    /// True if the key identifies the client (by `jwt.sub`, say): a response to a request with
+    /// `Authorization` reaches no other client, and may be stored like any other.
     pub is_named: bool,
 }
 
-/// Why an answer is not kept. [`Refusal::reason`] is the word for logs and `Cache-Status`.
+/// Reason why a response is not stored. [`Refusal::reason`] is its text in logs and `Cache-Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     Method,
@@ -36,14 +36,14 @@ pub enum Refusal {
     SetCookie,
     Vary,
     Stream,
-    /// `must-understand`, with a status whose rules we do not know.
+    /// The response has `must-understand` and a status with unknown caching rules.
     NotUnderstood,
-    /// Neither the origin nor the route says for how long it is fresh.
+    /// Neither the origin nor the route sets a freshness lifetime.
     NoLifetime,
-    /// It could never be used: stale as it comes, without validator, and nothing allows
-    /// stale answers.
+    /// The response could never be used: stale on arrival, without a validator, and no stale use is
+    /// allowed.
     NotReusable,
-    /// The route asks for `s-maxage` or `max-age` above zero ([`Rules::explicit_only`]).
+    /// The route requires `s-maxage` or `max-age` above zero ([`Rules::explicit_only`]).
     NotExplicit,
 }
 
@@ -67,14 +67,13 @@ impl Refusal {
     }
 }
 
-/// Whether this answer may be kept, and for how long it may be used then.
+/// Decides if a response may be stored, and returns its lifetime.
 ///
-/// After a 304: with the stored status and the merged headers ([`super::merge`]), before
-/// they are cleaned.
+/// After a 304: takes the stored status and the merged headers ([`super::merge`]), before they are
+/// cleaned.
 ///
-/// `private="x"` is read as `private`: the origin thought of somebody when it wrote the
-/// answer, and RFC 9111, 5.2.2.7 allows it. `no-cache="x"` only takes `x` out of what is
-/// kept ([`super::clean`]).
+/// `private="x"` is read as `private`: the response was generated for one user, and RFC 9111,
+/// 5.2.2.7 allows it. `no-cache="x"` only removes `x` from the stored headers ([`super::clean`]).
 pub fn store(
     request: Asked<'_>,
     status: StatusCode,
@@ -92,7 +91,7 @@ pub fn store(
             directives: Directives::default(),
             reads_expires: false,
         };
-        // The route's time begins when the answer comes, however old the origin says it is.
+        // The route's TTL starts on arrival, whatever age the origin reports.
         return Ok(freshness::lifetime(
             &silent,
             ttl,
@@ -110,7 +109,7 @@ pub fn store(
     }
     let freshness = freshness::freshness(&policy, status, headers, times, rules);
     let fresh_for = match freshness {
-        // RFC 9111, 3: what is cacheable of itself may be kept for its validator alone.
+        // RFC 9111, 3: a heuristically cacheable response may be stored for its validator alone.
         Freshness::Unknown
             if policy.directives.no_cache.is_whole()
                 && (policy.directives.public || freshness::is_heuristically_cacheable(status)) =>
@@ -132,8 +131,8 @@ pub fn store(
     Ok(lifetime)
 }
 
-/// What these rules make of a stored answer whose head came when `lifetime` says; `None` if
-/// it were not kept by them.
+/// Applies these rules to a stored response whose headers arrived at `lifetime.answered`; `None` if
+/// they would not store it.
 pub fn again(
     status: StatusCode,
     headers: &HeaderMap,
@@ -156,8 +155,8 @@ pub fn again(
     })
 }
 
-/// Whether a response that somebody else has decided to keep may be kept at all.
-/// `keeps_private`: the route keeps what its origin forbids ([`Rules::force`]).
+/// Returns true if a response that another process decided to store may be stored here.
+/// `keeps_private`: the route stores responses that its origin forbids to store ([`Rules::force`]).
 pub fn may_be_kept(status: StatusCode, headers: &HeaderMap, keeps_private: bool) -> bool {
     let asked = Asked {
         method: &Method::GET,
@@ -176,7 +175,7 @@ pub fn may_be_kept(status: StatusCode, headers: &HeaderMap, keeps_private: bool)
         && (keeps_private || forbidden(&Policy::of(headers).directives, status).is_ok())
 }
 
-/// What no word of the origin or the route can allow.
+/// Checks the conditions that neither the origin nor the route can override.
 fn whatever_is_said(
     request: Asked<'_>,
     status: StatusCode,
@@ -185,7 +184,7 @@ fn whatever_is_said(
     if request.method != Method::GET {
         return Err(Refusal::Method);
     }
-    // Parts are not put together, and a 304 has no content of its own.
+    // Parts are not combined, and a 304 has no content of its own.
     if status.is_informational() || matches!(status.as_u16(), 206 | 304) {
         return Err(Refusal::Status);
     }
@@ -215,7 +214,8 @@ fn forced(rules: &Rules, status: StatusCode) -> Option<Duration> {
 }
 
 fn forbidden(said: &Directives, status: StatusCode) -> Result<(), Refusal> {
-    // RFC 9111, 5.2.2.3: who understands the status need not heed the `no-store` beside it.
+    // RFC 9111, 5.2.2.3: a cache that understands the status ignores the `no-store` beside
+    // `must-understand`.
     if said.must_understand {
         if !is_understood(status) {
             return Err(Refusal::NotUnderstood);
@@ -244,21 +244,22 @@ fn is_allowed(said: &Directives) -> bool {
     said.public || said.must_revalidate || said.s_maxage.is_some()
 }
 
-/// Whether the origin says of this answer that it may go to whoever asks, with
-/// `Authorization` too (RFC 9111, 3.5).
+/// Returns true if the origin allows this response for requests with `Authorization` of any client
+/// (RFC 9111, 3.5).
 pub fn allows_authorization(headers: &HeaderMap) -> bool {
     is_allowed(&Policy::of(headers).directives)
 }
 
-/// Whether the origin says of this answer that it is for everybody: `public`, `s-maxage`, or
-/// a field that only shared caches read.
+/// Returns true if the origin marks this response as meant for every client: `public`, `s-maxage`,
+/// or a field that only shared caches read.
 pub fn is_for_everybody(headers: &HeaderMap) -> bool {
     let policy = Policy::of(headers);
     let said = &policy.directives;
     said.public || said.s_maxage.is_some() || !policy.reads_expires
 }
 
-/// The final statuses of RFC 9110 and RFC 6585, whose rules for caches are known here.
+/// Returns true for the final statuses of RFC 9110 and RFC 6585, whose caching rules are known
+/// here.
 fn is_understood(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),

@@ -1,5 +1,5 @@
-//! Which field's directives count: `CDN-Cache-Control` (RFC 9213), `Surrogate-Control`, then
-//! `Cache-Control`.
+//! Precedence of the fields with cache directives: `CDN-Cache-Control` (RFC 9213),
+//! `Surrogate-Control`, then `Cache-Control`.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use super::directives::{self, Argument, Directives, LONGEST, Listed, Window};
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
-/// What the origin says to us.
+/// Directives of the origin for this cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Policy {
     pub directives: Directives,
-    /// `Expires` counts too: not where a targeted field was found (RFC 9213, 2.2).
+    /// True if `Expires` counts too: it does not beside a targeted field (RFC 9213, 2.2).
     pub reads_expires: bool,
 }
 
@@ -29,8 +29,8 @@ impl Policy {
         }
         let directives = Directives::of(headers).unwrap_or_else(|| {
             let mut none = Directives::default();
-            // RFC 9111, 5.4 gives it a meaning in requests only; who writes it into an
-            // answer and nothing beside it does not want the answer kept.
+            // RFC 9111, 5.4 defines it for requests only. An origin that sends it alone does not
+            // want the response stored.
             if super::wants::is_pragma_no_cache(headers) {
                 none.no_cache = Listed::Whole;
             }
@@ -43,8 +43,8 @@ impl Policy {
     }
 }
 
-/// RFC 9213: a dictionary of structured fields. A field that is none, that is empty, or
-/// that gives a known directive a value of another type does not count at all.
+/// Parses `CDN-Cache-Control`, a dictionary of structured fields (RFC 9213). A field that is
+/// invalid, empty, or gives a known directive a value of the wrong type is ignored.
 fn cdn(headers: &HeaderMap) -> Option<Directives> {
     if !headers.contains_key(CDN_CACHE_CONTROL) {
         return None;
@@ -71,7 +71,7 @@ fn cdn(headers: &HeaderMap) -> Option<Directives> {
     Some(found)
 }
 
-/// `None` for a value of a type that this directive has not.
+/// Sets one directive; `None` if the value has the wrong type.
 fn typed(found: &mut Directives, key: &str, value: &BareItem) -> Option<()> {
     let is_set = || value.as_boolean();
     match key {
@@ -97,7 +97,7 @@ fn is_known(key: &str) -> bool {
 
 fn whole(value: &BareItem) -> Option<Duration> {
     let number = i64::from(value.as_integer()?);
-    // What is below zero is stale, as in `Cache-Control`.
+    // Negative numbers mean stale, as in `Cache-Control`.
     Some(Duration::from_secs(u64::try_from(number).unwrap_or(0)).min(LONGEST))
 }
 
@@ -120,9 +120,9 @@ fn listed(value: &BareItem) -> Option<Listed> {
     Some(Listed::fields(names.as_str().as_bytes()))
 }
 
-/// The field of Edge Architecture 1.0: as `Cache-Control`, but for `max-age=A+B` (stale
-/// answers may be used for `B`) and members for a surrogate by name (`;here`), none of
-/// which is ours. A field in which nothing can be read does not count.
+/// Parses `Surrogate-Control` of Edge Architecture 1.0: like `Cache-Control`, except for
+/// `max-age=A+B` (stale responses may be used for `B`) and members for a named surrogate (`;here`),
+/// which never means this gateway. A field without a known directive is ignored.
 fn surrogate(headers: &HeaderMap) -> Option<Directives> {
     let mut found = Directives::default();
     let mut is_understood = false;
@@ -149,14 +149,15 @@ fn surrogate(headers: &HeaderMap) -> Option<Directives> {
     is_understood.then_some(found)
 }
 
-/// The fields that the origin asks not to be kept (RFC 9111, 5.2.2.4 and 5.2.2.7).
+/// Returns the fields that the origin asks not to store (RFC 9111, 5.2.2.4 and 5.2.2.7).
 pub(super) fn unkept_fields(headers: &HeaderMap) -> Vec<HeaderName> {
     let named = |directives: &Directives| {
         let (no_cache, private) = (directives.no_cache.names(), directives.private.names());
         [no_cache, private].concat()
     };
     let mut fields = named(&Policy::of(headers).directives);
-    // Also where a targeted field overrules it: what it names is meant for one.
+    // Included even if a targeted field overrides it: the fields that it lists are meant for one
+    // client.
     fields.extend(Directives::of(headers).iter().flat_map(named));
     debug_assert!(!fields.contains(&header::CONTENT_TYPE));
     fields

@@ -1,5 +1,4 @@
-//! By which fields of the request answers differ, and what a request has in them (RFC 9111,
-//! 4.1).
+//! Request fields that select a stored response, and their values in a request (RFC 9111, 4.1).
 
 use std::sync::Arc;
 
@@ -8,21 +7,21 @@ use ring::digest::{Context, SHA256};
 
 use crate::{base::http::list_of, chain::RequestChanges};
 
-/// `Vary` of an answer.
+/// `Vary` of a response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Vary {
     #[default]
     Nothing,
-    /// Sorted, each once: `Vary: a, b` and `Vary: b, a` are the same.
+    /// Listed fields, sorted and without repeats: `Vary: a, b` and `Vary: b, a` are the same.
     Fields(Arc<[HeaderName]>),
-    /// `*`, or a field that cannot be read: by what, nobody knows.
+    /// `*`, or an invalid field name: the selecting fields are unknown.
     Everything,
 }
 
-/// What a request has in the fields that answers differ by; 0 where they differ by none.
+/// Hash of a request's values in the fields that the responses vary by; 0 if they vary by none.
 ///
-/// A cryptographic hash, since here no bytes are compared: with another kind a client could
-/// look for a header that is taken for that of other clients.
+/// The hash is cryptographic, since no bytes are compared here: with a weaker one a client could
+/// search for a header that collides with that of other clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Variance(pub u128);
 
@@ -34,7 +33,7 @@ impl Vary {
         }
         let mut fields = Vec::new();
         for member in list_of(headers, &VARY) {
-            // `*` is a letter of tokens, but no field has this name.
+            // `*` is a valid token character, but no field has this name.
             match HeaderName::from_bytes(member) {
                 Ok(name) if name.as_str() != "*" => fields.push(name),
                 _ => return Self::Everything,
@@ -48,8 +47,8 @@ impl Vary {
         Self::Fields(fields.into())
     }
 
-    /// The same without `name`, for a field that the origin was not shown: it cannot have
-    /// answered by it.
+    /// Removes `name`, for a field that was not sent to the origin: the response cannot depend on
+    /// it.
     #[must_use]
     pub fn without(self, name: &HeaderName) -> Self {
         let Self::Fields(fields) = &self else {
@@ -66,12 +65,11 @@ impl Vary {
         }
     }
 
-    /// What `request` has in these fields.
+    /// Hashes the values of these fields in `request`.
     ///
-    /// Values are the same if they differ only in what cannot matter: the lines that a list
-    /// is parted into, white space round its commas, and of the three fields of negotiation
-    /// their case and (`Accept-Encoding` only) order. A field that is absent is another
-    /// thing than an empty one.
+    /// Values are equal if they differ only in insignificant ways: how a list is split into lines,
+    /// white space around its commas, and for the three negotiation fields their case and
+    /// (`Accept-Encoding` only) order. An absent field differs from an empty one.
     pub fn variance(&self, request: &HeaderMap) -> Variance {
         let Self::Fields(fields) = self else {
             return Variance(0);
@@ -79,7 +77,7 @@ impl Vary {
         let mut text = Text(Context::new(&SHA256));
         for name in fields.iter() {
             text.part(name.as_str().as_bytes());
-            // No other mark is the length of anything.
+            // No other mark here is a length.
             if !request.contains_key(name) {
                 text.0.update(&[0]);
                 continue;
@@ -101,14 +99,14 @@ impl Vary {
     }
 }
 
-/// Headers of a request, as far as they are known to reach the origin.
+/// Request headers, as far as their values at the origin are known.
 ///
-/// What responses vary by is what the origin was sent (RFC 9110, 12.5.5), and that is not
-/// what the client sent where the gateway writes a header or takes one away.
+/// Responses vary by the headers sent to the origin (RFC 9110, 12.5.5). These differ from the
+/// client's where the gateway sets or removes a header.
 #[derive(Clone, Copy, Debug)]
 pub struct SentHeaders<'h> {
     headers: &'h HeaderMap,
-    /// Of which `headers` has the client's own value; `None` if they are what the origin gets.
+    /// Headers with the client's own value; `None` if `headers` are those sent to the origin.
     unchanged: Option<&'h Unchanged>,
 }
 
@@ -117,7 +115,7 @@ pub struct SentHeaders<'h> {
 pub struct Unchanged(RequestChanges);
 
 impl<'h> SentHeaders<'h> {
-    /// All of them, as the origin gets them.
+    /// Wraps all headers, as sent to the origin.
     pub fn whole(headers: &'h HeaderMap) -> Self {
         Self {
             headers,
@@ -125,7 +123,7 @@ impl<'h> SentHeaders<'h> {
         }
     }
 
-    /// Those of the client's that reach the origin as they are.
+    /// Wraps the client's headers, of which those in `unchanged` reach the origin as they are.
     pub fn of_client(headers: &'h HeaderMap, unchanged: &'h Unchanged) -> Self {
         Self {
             headers,
@@ -133,8 +131,8 @@ impl<'h> SentHeaders<'h> {
         }
     }
 
-    /// What the origin gets in the fields of `vary`; `None` if that cannot be told from these
-    /// headers.
+    /// Returns the variance of the request as sent to the origin; `None` if these headers do not
+    /// determine it.
     pub fn variance(&self, vary: &Vary) -> Option<Variance> {
         if let (Vary::Fields(fields), Some(unchanged)) = (vary, self.unchanged)
             && (names_headers_of_the_hop(self.headers)
@@ -147,7 +145,7 @@ impl<'h> SentHeaders<'h> {
 }
 
 impl Unchanged {
-    /// Of a route whose filters make these changes.
+    /// Builds the set for a route whose filters make these changes.
     pub fn new(changes: RequestChanges) -> Self {
         Self(changes)
     }
@@ -160,7 +158,7 @@ impl Unchanged {
         self.0 == RequestChanges::Any || self.names(name)
     }
 
-    /// Tells that a filter of the route is known to change this header.
+    /// Returns true if a filter of the route is known to change this header.
     pub fn names(&self, name: &HeaderName) -> bool {
         let RequestChanges::Only { names, prefixes } = &self.0 else {
             return false;
@@ -170,8 +168,8 @@ impl Unchanged {
     }
 }
 
-/// Names that the gateway itself never writes and never takes away, whoever the client is.
-/// A list of what is safe: a name that is missing here only costs time.
+/// Returns true for names that the gateway itself never sets or removes for any client. The list is
+/// an allowlist: a missing name only costs time.
 pub fn is_left_alone(name: &HeaderName) -> bool {
     match *name {
         header::ACCEPT
@@ -193,7 +191,7 @@ pub fn is_left_alone(name: &HeaderName) -> bool {
     }
 }
 
-/// `Connection` names headers that end here (RFC 9110, 7.6.1).
+/// Returns true if `Connection` lists hop-by-hop fields (RFC 9110, 7.6.1).
 fn names_headers_of_the_hop(headers: &HeaderMap) -> bool {
     headers.get_all(header::CONNECTION).iter().any(|value| {
         let is = |word: &str| value.as_bytes().eq_ignore_ascii_case(word.as_bytes());
@@ -201,23 +199,23 @@ fn names_headers_of_the_hop(headers: &HeaderMap) -> bool {
     })
 }
 
-/// What may be done to a field's value without changing what it means.
+/// Normalization of a field's value that keeps its meaning.
 enum Shape {
     List,
-    /// A list of names whose case does not matter.
+    /// List of case-insensitive names.
     FoldedList,
-    /// The same, and order does not matter either.
+    /// List of case-insensitive names in any order.
     Set,
-    /// No list: a comma is a comma.
+    /// Not a list: commas are part of the value.
     Whole,
 }
 
 impl Shape {
     fn of(name: &HeaderName) -> Self {
         match *name {
-            // RFC 9110, 12.5.3: only weights say what is liked better.
+            // RFC 9110, 12.5.3: only weights express a preference.
             header::ACCEPT_ENCODING => Self::Set,
-            // Libraries take the order of equal weights for a preference.
+            // Libraries treat the order of equal weights as a preference.
             header::ACCEPT_LANGUAGE | header::ACCEPT_CHARSET => Self::FoldedList,
             header::COOKIE
             | header::USER_AGENT
@@ -231,7 +229,7 @@ impl Shape {
     }
 }
 
-/// What is hashed: parts with their lengths, so that none runs into the next.
+/// Input of the hash: parts with their lengths, so that no part runs into the next.
 struct Text(Context);
 
 impl Text {
@@ -284,7 +282,7 @@ impl Text {
         self.end();
     }
 
-    /// No part has this length.
+    /// Marks the end; a part never has this length.
     fn end(&mut self) {
         self.0.update(&u64::MAX.to_be_bytes());
     }

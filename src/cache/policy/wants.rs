@@ -1,4 +1,4 @@
-//! What a client allows (RFC 9111, 5.2.1), and how a stored answer may be used for it (4).
+//! Request directives (RFC 9111, 5.2.1), and the use of a stored response under them (4).
 
 use std::time::{Duration, SystemTime};
 
@@ -10,23 +10,23 @@ use super::{
 };
 use crate::base::http::list_of;
 
-/// The directives of a request. The default is a client that asks for nothing special, for
-/// routes on which clients have no say.
+/// Cache directives of a request. The default is a client without directives, also used on routes
+/// that ignore them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wants {
-    /// Validated, however fresh. `Pragma: no-cache` where there is no `Cache-Control`.
+    /// Forces validation, however fresh. Also set by `Pragma: no-cache` without `Cache-Control`.
     pub no_cache: bool,
-    /// The answer to this request is not kept. One that is kept already may be used.
+    /// Forbids storing the response to this request. A stored response may be used.
     pub no_store: bool,
-    /// 504 rather than a request to the origin (RFC 9111, 5.2.1.7).
+    /// Requires 504 rather than a request to the origin (RFC 9111, 5.2.1.7).
     pub only_if_cached: bool,
-    /// No older than this; zero is `no_cache`.
+    /// Maximum age; zero means `no_cache`.
     pub max_age: Option<Duration>,
-    /// Fresh for so much longer.
+    /// Minimum freshness left.
     pub min_fresh: Option<Duration>,
-    /// Stale answers too, up to this.
+    /// Maximum staleness that the client accepts.
     pub max_stale: Option<Duration>,
-    /// Stale answers too where the origin fails (RFC 5861, 4).
+    /// Maximum staleness that the client accepts if the origin fails (RFC 5861, 4).
     pub stale_if_error: Option<Duration>,
 }
 
@@ -43,8 +43,8 @@ impl Wants {
         wants
     }
 
-    /// The first counts where one stands there twice, and what cannot be read counts as the
-    /// stricter thing: a `max-age` of nothing is 0, a `max-stale` of nothing allows nothing.
+    /// Adds a directive. The first of repeated ones counts, and an invalid value gets the stricter
+    /// meaning: an invalid `max-age` is 0, an invalid `max-stale` allows nothing.
     fn add(&mut self, name: &[u8], argument: &Argument<'_>) {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         let read = || argument.seconds();
@@ -70,14 +70,15 @@ impl Wants {
         }
     }
 
-    /// Tells that it may send a request to the origin although what is stored is fresh.
+    /// Returns true if the directives may send a request to the origin although a fresh response is
+    /// stored.
     pub fn demands(&self) -> bool {
         self.no_cache || self.max_age.is_some() || self.min_fresh.is_some()
     }
 
-    /// The same without that: what is left costs the origin nothing. `no-store` keeps what
-    /// this client gets out of the store, `only-if-cached` spares the origin, and the two
-    /// that take stale responses do too.
+    /// Removes the directives of [`Wants::demands`]: those left cost the origin nothing. `no-store`
+    /// keeps this client's response out of the store, and `only-if-cached` and the two that accept
+    /// stale responses save requests to the origin.
     #[must_use]
     pub fn without_demands(self) -> Self {
         Self {
@@ -99,25 +100,25 @@ pub(super) fn is_pragma_no_cache(headers: &HeaderMap) -> bool {
         && list_of(headers, &PRAGMA).any(|member| member.eq_ignore_ascii_case(b"no-cache"))
 }
 
-/// How a stored answer may be used.
+/// Ways in which a stored response may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// As it is.
+    /// The response is fresh and used as stored.
     Fresh,
-    /// As it is, while a new one is fetched (RFC 5861, 3).
+    /// The stale response is used while it is revalidated (RFC 5861, 3).
     StaleWhileRevalidate,
-    /// As it is: the client said `max-stale`.
+    /// The stale response is used: the client sent `max-stale`.
     StaleAsAsked,
-    /// Once the origin has said that it still holds.
+    /// The response is used after successful validation.
     Validate,
-    /// Not at all, and the origin is not to be asked: 504 (`only-if-cached`).
+    /// The response is not used, and the origin not contacted: 504 (`only-if-cached`).
     GatewayTimeout,
 }
 
-/// How a stored answer may be used for a request (RFC 9111, 4, and RFC 5861, 3).
+/// Decides how a stored response may be used for a request (RFC 9111, 4, and RFC 5861, 3).
 ///
-/// A client that says `max-age` or `min-fresh` but not `max-stale` wants nothing stale (RFC
-/// 9111, 5.2.1.1 and 5.2.1.3), inside the window of the origin too.
+/// A client that sends `max-age` or `min-fresh` without `max-stale` does not accept stale responses
+/// (RFC 9111, 5.2.1.1 and 5.2.1.3), even within the origin's window.
 pub fn judge(lifetime: &Lifetime, wants: &Wants, now: SystemTime) -> Use {
     let otherwise = if wants.only_if_cached {
         Use::GatewayTimeout
@@ -156,11 +157,11 @@ pub fn judge(lifetime: &Lifetime, wants: &Wants, now: SystemTime) -> Use {
     otherwise
 }
 
-/// Whether a stored answer may be used since the origin failed: it could not be reached, or
-/// answered 500, 502, 503 or 504 (RFC 5861, 4).
+/// Returns true if a stored response may be used after the origin failed: the origin was
+/// unreachable, or responded with 500, 502, 503 or 504 (RFC 5861, 4).
 ///
-/// That counts above what the client said of ages, but for `no-cache`: who reloads a page
-/// of a dead origin is better off with the old one.
+/// This overrides the client's limits on age, except `no-cache`: a user who reloads a page of a
+/// failed origin is better off with the stored one.
 pub fn after_error(lifetime: &Lifetime, wants: &Wants, now: SystemTime) -> bool {
     if lifetime.always_validate || wants.no_cache {
         return false;

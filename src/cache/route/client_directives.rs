@@ -1,4 +1,4 @@
-//! How often one address may have its requests sent to the origin past what is stored.
+//! Limit on how often one address may force its requests past stored responses to the origin.
 
 use std::{
     fmt,
@@ -12,11 +12,11 @@ use crate::{
     limits::{gcra::Quota, key::Hasher, memory::Table},
 };
 
-/// The bound of one route.
+/// The limit of one route.
 pub struct ClientDirectives {
     quota: Quota,
     counts: Arc<Table>,
-    /// Of the route: each has a bucket for each address.
+    /// Hasher with the route's name: each route has a bucket for each address.
     begun: Hasher,
 }
 
@@ -31,7 +31,7 @@ impl ClientDirectives {
         }
     }
 
-    /// Counts a demand of `client`; `false` if it has made too many.
+    /// Counts a `Cache-Control` directive of `client`; returns false once it has sent too many.
     pub fn hears(&self, client: IpAddr, now: Instant) -> bool {
         let mut hasher = self.begun.clone();
         match subscriber(client) {

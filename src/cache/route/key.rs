@@ -1,4 +1,4 @@
-//! From a request to the key of its answer.
+//! Cache keys of a route's requests.
 
 use std::borrow::Cow;
 
@@ -9,17 +9,17 @@ use crate::{
     limits::key::{KeyItem, Sent, Source},
 };
 
-/// What a route's answers are found by, beside scheme, host and path.
+/// Parts of the cache key beside scheme, host and path.
 #[derive(Debug, Default)]
 pub struct KeyRules {
     pub query: Query,
-    /// Parameters that do not count reach the origin all the same.
+    /// True if parameters outside the key still reach the origin.
     pub passes_unkeyed: bool,
-    /// Parts of the request that answers differ by.
+    /// Parts of the request by which responses differ.
     pub by: Box<[KeyItem]>,
 }
 
-/// Which parameters of the query count. Those that do stay as sent and in their order.
+/// Query parameters that are part of the key, as sent and in their order.
 #[derive(Debug, Default)]
 pub enum Query {
     #[default]
@@ -33,8 +33,8 @@ impl KeyRules {
         self.by.iter().flat_map(KeyItem::sources)
     }
 
-    /// Whether the key names this one client: by what it has proven to be, and not by what
-    /// many are, such as its role.
+    /// Returns true if the key identifies this one client: by a proven identity, not by something
+    /// that many clients share, such as a role.
     pub fn names(&self, ex: &Exchange<'_>) -> bool {
         let is_one = |source: &Source| match source {
             Source::Claim(claim) => claim == "sub",
@@ -45,9 +45,9 @@ impl KeyRules {
         naming.any(|source| source.value(ex).is_some())
     }
 
-    /// `target` as the origin gets it, where others may get the response: without what they
-    /// may not have sent, but for parameters of the name `kept`. `None` if it is to stay as
-    /// it is.
+    /// Returns `target` as sent to the origin when other clients may get the response: without
+    /// parameters that are not part of the key, except those named `kept`. `None` if the target
+    /// stays as it is.
     pub fn target_of(&self, target: &[u8], kept: Option<&[u8]>) -> Option<Vec<u8>> {
         if self.passes_unkeyed || self.query.is_all() {
             return None;
@@ -69,14 +69,13 @@ impl KeyRules {
         Some(sent)
     }
 
-    /// What counts of a query (without its `?`).
+    /// Returns the part of a query (without its `?`) that belongs to the key.
     pub fn query_of<'q>(&self, query: Option<&'q [u8]>) -> Option<Cow<'q, [u8]>> {
         query.and_then(|query| self.query.of(query))
     }
 
-    /// The key of the request's response; `parts` holds what filters and the app add. An
-    /// error if it is not clear what the request has of some part: backends differ in which of
-    /// several values counts.
+    /// Builds the key of the request; `parts` holds what filters and the app add. Returns an error
+    /// if the value of a part is ambiguous: backends differ in which of several values they use.
     pub fn key(&self, ex: &Exchange<'_>, mut parts: KeyBuilder) -> Result<Key, &'static str> {
         for item in &self.by {
             for source in item.sources() {
@@ -85,7 +84,7 @@ impl KeyRules {
                     Sent::One(value) => Some(value),
                     Sent::Unclear => return Err("unclear"),
                 };
-                // What is absent differs from what is empty.
+                // An absent value differs from an empty one.
                 parts.part(
                     if value.is_some() { "by" } else { "by none of" },
                     source.to_string().as_bytes(),
@@ -94,7 +93,7 @@ impl KeyRules {
                 if source.needs_identity()
                     && let Some(issuer) = issuer(ex)
                 {
-                    // Two issuers may give one name to two people.
+                    // Two issuers may give the same name to two people.
                     parts.part("issuer", issuer.as_bytes());
                 }
             }
@@ -127,12 +126,12 @@ fn issuer<'e>(ex: &'e Exchange<'_>) -> Option<Cow<'e, str>> {
 }
 
 impl Query {
-    /// Tells that all parameters do.
+    /// Returns true if all parameters are part of the key.
     pub fn is_all(&self) -> bool {
         matches!(self, Self::All)
     }
 
-    /// Tells that a parameter is part of the key, by its name as apps read it.
+    /// Returns true if a parameter is part of the key, by its decoded name.
     fn counts(&self, parameter: &[u8]) -> bool {
         let name = || query::name_of(parameter);
         match self {
@@ -142,7 +141,7 @@ impl Query {
         }
     }
 
-    /// What counts of a query; `None` if nothing is left of it.
+    /// Returns the part of a query that belongs to the key; `None` if nothing is left.
     fn of<'q>(&self, query: &'q [u8]) -> Option<Cow<'q, [u8]>> {
         let counts = |parameter: &&[u8]| self.counts(parameter);
         let mut parameters = query.split(|byte| *byte == b'&');

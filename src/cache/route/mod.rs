@@ -1,5 +1,5 @@
-//! What one route says of its cache, compiled: whose requests go past it, by which key
-//! answers are found, and how long they last beside what the origin says.
+//! Compiled cache settings of one route: which requests bypass the cache, how keys are built, and
+//! the lifetimes beside those of the origin.
 
 mod client_directives;
 mod key;
@@ -27,89 +27,93 @@ use crate::{
     limits::key::{KeyItem, Source},
 };
 
-/// Which rules hold beside RFC 9111.
+/// Rules that apply beside RFC 9111.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Those of the upstream's `app`.
+    /// The rules of the upstream's `app`.
     #[default]
     App,
-    /// None.
+    /// No further rules.
     Strict,
 }
 
-/// One route's cache.
+/// The cache settings of one route.
 #[derive(Debug)]
 pub struct Policy {
     pub mode: Mode,
     pub pages: PageCache,
-    /// For apps of no kind in particular.
+    /// Rules for upstreams without a specific `app`.
     pub plain: Rules,
-    /// For `app: nextjs`.
+    /// Rules for `app: nextjs`.
     pub nextjs: Rules,
     pub key: KeyRules,
-    /// A request that has any of these goes past the cache.
+    /// Parts of a request that bypass the cache when present.
     pub bypass: Box<[KeyItem]>,
-    /// Cookies that say nothing of who asks.
+    /// Cookies that do not identify a client.
     pub anonymous: Names,
     pub max_object: u64,
     pub tags: Box<[TagTemplate]>,
     pub purge_on_write: bool,
-    /// What browsers are told instead of the origin's `max-age`.
+    /// `max-age` for browsers, in place of the origin's.
     pub browser_ttl: Option<Duration>,
-    /// Clients may have their requests sent to the origin past what is fresh.
+    /// Limit for clients whose `Cache-Control` may send requests to the origin past a fresh
+    /// response.
     pub client_directives: Option<ClientDirectives>,
-    /// For how long a request waits for another one's answer before it asks the origin itself.
+    /// Time that a request waits for another request's response before it goes to the origin
+    /// itself.
     pub wait: Duration,
-    /// Bytes that answers of this route may take up of the store.
+    /// Bytes of the store that responses of this route may use.
     pub quota: Option<u64>,
 }
 
-/// Who asks, as far as a shared cache must know.
+/// Ways in which a request may be personal, as far as a shared cache must know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a way to be somebody"
 )]
 pub struct Personal {
-    /// It has cookies that are not known to say nothing.
+    /// The request has cookies that are not known to be anonymous.
     pub has_cookies: bool,
-    /// It has `Authorization`, or has proven who it is in another way.
+    /// The request has `Authorization`, or its client has proven its identity in another way.
     pub has_identity: bool,
-    /// It came with a certificate of its own.
+    /// The request came with a client certificate.
     pub has_certificate: bool,
-    /// The key names this client: its answer reaches nobody else.
+    /// The key identifies this client: its responses reach no other client.
     pub is_named: bool,
 }
 
 impl Personal {
-    /// Whether what is stored for others is for this request too, as far as `headers` of the
-    /// stored response say.
+    /// Returns true if this request may use a response stored for other clients, as far as
+    /// `headers` of the stored response allow it.
     pub fn may_read(self, headers: &HeaderMap) -> bool {
         (!self.has_identity || policy::allows_authorization(headers))
             && (!self.has_certificate || policy::is_for_everybody(headers))
     }
 
-    /// An answer to this request may be meant for its client alone, and others may find it.
+    /// Returns true if a response to this request may be personal and yet be found by other
+    /// clients.
     pub fn is_shared_by_mistake(self) -> bool {
         !self.is_named && (self.has_cookies || self.has_identity || self.has_certificate)
     }
 }
 
 impl Policy {
-    /// The part of the request that sends it past the cache, if one does.
+    /// Returns the part of the request that makes it bypass the cache, if there is one.
     pub fn bypass(&self, ex: &Exchange<'_>) -> Option<&KeyItem> {
         let has = |item: &&KeyItem| item.sources().iter().all(|s| s.sent(ex).is_there());
         self.bypass.iter().find(has)
     }
 
-    /// Tells that cookies of some names decide where a response is looked for, or whether.
+    /// Returns true if cookies of some names change the key of a request or make it bypass the
+    /// cache.
     pub fn goes_by_cookies(&self) -> bool {
         let bypass = self.bypass.iter().flat_map(KeyItem::sources);
         let mut all = self.key.sources().chain(bypass);
         all.any(|source| matches!(source, Source::Cookie(_)))
     }
 
-    /// Whom an answer to this request may be meant for.
+    /// Returns in which ways a response to this request may be personal.
     pub fn personal(&self, ex: &Exchange<'_>) -> Personal {
         let headers = &ex.head.headers;
         if self.key.names(ex) {
@@ -132,7 +136,7 @@ impl Policy {
             return false;
         }
         if !query::are_cookies_clear(headers) {
-            // The app behind may read others than these.
+            // The app may read other cookies than these.
             return true;
         }
         let is_known = |name: &[u8]| {

@@ -1,25 +1,26 @@
-//! Tags that answers of a route carry, with placeholders of its path: `product:{id}`.
+//! Tags of a route's responses, with placeholders for path parameters: `product:{id}`.
 
 use http::{HeaderMap, HeaderName};
 
-/// Where origins write tags: a list with commas, as CDNs read it.
+/// Response header with tags, a comma-separated list as CDNs read it.
 const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
-/// The same with spaces.
+/// Response header with tags, a space-separated list.
 const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 
-/// What the origin says to the caches in front of it and to nobody else, and what is not
-/// needed any more once an answer is stored.
+/// Response headers meant only for caches in front of the origin, not needed once a response is
+/// stored.
 pub const TAGS: [HeaderName; 2] = [SURROGATE_KEY, CACHE_TAG];
-/// The same, and looked at again when the answer is validated.
+/// Response header meant only for caches in front of the origin, needed again when the stored
+/// response is validated.
 pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
-/// The most tags of one response, and the bytes of the longest: twice what Next.js lets a page
-/// have. With more they would be the larger part of it.
+/// Maximum number of tags of one response, and maximum bytes of a tag: twice what Next.js allows a
+/// page. Beyond that the tags would be larger than the rest of the response.
 const MOST: usize = 256;
 const LONGEST: usize = 256;
 
-/// The tags that the origin gave a response; or that it is not to be kept, since a purge by a
-/// tag that was left out would not find it.
+/// Returns the tags that the origin gave a response. An error means that the response must not be
+/// stored: a purge by a tag that was left out would not find it.
 pub fn tags_of(headers: &HeaderMap) -> Result<Vec<Box<str>>, &'static str> {
     let mut tags = Vec::new();
     for (name, separator) in [(CACHE_TAG, b','), (SURROGATE_KEY, b' ')] {
@@ -28,7 +29,7 @@ pub fn tags_of(headers: &HeaderMap) -> Result<Vec<Box<str>>, &'static str> {
         }
         let lines = headers.get_all(&name).into_iter();
         let written = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == separator));
-        // No purge could name what is no text.
+        // A purge is always text, so it could not name a tag that is not.
         let texts = written.filter_map(|tag| std::str::from_utf8(tag.trim_ascii()).ok());
         tags.extend(texts.filter(|tag| !tag.is_empty()).map(Box::<str>::from));
     }
@@ -52,7 +53,7 @@ enum Piece<Slot> {
     Slot(Slot),
 }
 
-/// Why a tag was refused.
+/// Reason why a tag is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TagProblem {
     #[error("`{0}` is empty, or has a space or a comma, at which lists of tags are cut")]
@@ -86,7 +87,7 @@ impl TagTemplate {
         Ok(Self { pieces })
     }
 
-    /// With what `slot` finds for each name.
+    /// Replaces each placeholder by the slot that `slot` returns for its name.
     pub fn bind<Slot>(
         &self,
         slot: impl Fn(&str) -> Option<Slot>,
@@ -105,7 +106,7 @@ impl TagTemplate {
 }
 
 impl<Slot> TagTemplate<Slot> {
-    /// The tag of one answer.
+    /// Renders the tag for one response.
     pub fn render<'v>(&self, value: impl Fn(&Slot) -> &'v [u8]) -> String {
         let mut tag = String::new();
         for piece in &self.pieces {

@@ -1,4 +1,4 @@
-//! What a route's requests are found by, and who they are from.
+//! Tests of keys, personal requests and tags.
 
 use super::*;
 use crate::{
@@ -121,7 +121,7 @@ fn parts_of_the_request_tell_answers_apart() {
     );
 }
 
-/// Whom an answer may be meant for: cookies, identity, named by the key.
+/// Returns in which ways a response may be personal: cookies, identity, identified by the key.
 fn personal(policy: &Policy, lines: &[(&'static str, &str)], user: Option<&str>) -> [bool; 3] {
     let mut head = pingora::http::RequestHeader::build("GET", b"/", None).unwrap();
     for (name, value) in lines {
@@ -151,12 +151,12 @@ fn who_asks_is_known_by_cookies_and_by_what_it_has_proven() {
     assert_eq!(of(&[("cookie", "_ga_1=x; theme=dark")]), [false; 3]);
     assert_eq!(of(&[("cookie", "theme=dark; s=1")]), [true, false, false]);
     assert_eq!(of(&[("authorization", "x")]), [false, true, false]);
-    // One does not hide the other.
+    // Both are found.
     assert_eq!(
         of(&[("authorization", "x"), ("cookie", "s=1")]),
         [true, true, false]
     );
-    // By an API key in a header of its own, say.
+    // Such as an API key in a header of its own.
     assert_eq!(personal(&plain, &[], Some("ann")), [false, true, false]);
     let everybody = policy(KeyRules::default(), &["*"]);
     assert_eq!(personal(&everybody, &[("cookie", "s=1")], None), [false; 3]);
@@ -172,9 +172,9 @@ fn only_who_is_named_by_the_key_has_answers_of_its_own() {
     let lines: &[(&'static str, &str)] = &[("authorization", "x"), ("cookie", "s=1")];
     let by_user = policy(by(&["user"]), &[]);
     assert_eq!(personal(&by_user, lines, Some("ann")), [false, false, true]);
-    // Nobody in particular: two of them have one key.
+    // No user: two such clients share a key.
     assert_eq!(personal(&by_user, lines, None), [true, true, false]);
-    // Many have a role.
+    // Many clients share a role.
     let by_role = policy(by(&["jwt.role"]), &[]);
     assert_eq!(personal(&by_role, lines, Some("ann")), [true, true, false]);
 }

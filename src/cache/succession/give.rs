@@ -1,4 +1,4 @@
-//! The end of the pipe that is written to.
+//! Writing end of the pipe.
 
 use std::{io, vec::IntoIter};
 
@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// Writes every whole entry that is there now, unless it has gone by the time that it is its
-/// turn. To be ended by whoever waits for it.
+/// Writes every complete entry that is stored now, unless it is gone when its turn comes. Has no
+/// deadline: the caller decides when to stop.
 pub async fn give(
     store: &'static Store,
     clock: &Clock,
@@ -72,7 +72,7 @@ impl Batch {
     }
 }
 
-/// `None` for what is of no use elsewhere.
+/// Encodes one entry for the pipe; `None` for entries that are of no use in another process.
 fn frame(entry: &Entry, hits: u8) -> Option<Vec<u8>> {
     let coded = coded::encode(entry)?;
     let route = entry.about.route.as_bytes();

@@ -1,4 +1,4 @@
-//! The end of the pipe that is read.
+//! Reading end of the pipe.
 
 use std::{collections::HashMap, io, sync::Arc};
 
@@ -16,10 +16,10 @@ use crate::{
 
 const BUFFER: usize = 1 << 16;
 
-/// What a route of this name says of its answers; `None` if it keeps none.
+/// Returns the settings of the route with this name; `None` if it stores no responses.
 pub(super) type Abouts = Arc<dyn Fn(&str) -> Option<About> + Send + Sync>;
 
-/// A store that is to take what another process kept.
+/// Store that takes over the entries of a predecessor.
 #[derive(Clone, Copy, Debug)]
 pub struct Heir {
     store: &'static Store,
@@ -27,8 +27,8 @@ pub struct Heir {
 }
 
 impl Heir {
-    /// To be made before anybody can ask this process to purge something: purges from here on
-    /// win over what comes.
+    /// Takes the store's mark: later purges win over entries from the pipe. The caller creates
+    /// the heir before this process can receive any purge.
     pub fn new(store: &'static Store) -> Self {
         Self {
             store,
@@ -36,7 +36,8 @@ impl Heir {
         }
     }
 
-    /// Reads to the end, to where it breaks off, or until the memory is full. What was taken is told in both cases.
+    /// Reads until the end, until the pipe breaks, or until memory is full. Returns the totals in
+    /// every case.
     pub async fn take(
         self,
         clock: &Clock,
@@ -45,7 +46,7 @@ impl Heir {
     ) -> (Moved, io::Result<()>) {
         let begun = clock.now();
         let mut moved = Moved::default();
-        // Most entries may be small.
+        // Small entries are common, hence the buffer.
         let pipe = BufReader::with_capacity(BUFFER, pipe);
         let outcome = self.take_all(clock, pipe, &abouts, &mut moved).await;
         moved.took = clock.now() - begun;
@@ -80,7 +81,7 @@ impl Heir {
         }
     }
 
-    /// Entries as they come, and whether there are more.
+    /// Reads the next entries. The result tells if more follow.
     async fn batch(self, pipe: &mut (impl AsyncRead + Unpin)) -> (Vec<Bytes>, io::Result<Read>) {
         let mut batch = Vec::new();
         let mut bytes = 0;
@@ -102,7 +103,7 @@ impl Heir {
         if len == 0 {
             return Ok(None);
         }
-        // No entry is larger than the memory that it is to go into.
+        // An entry is never larger than the memory that it must fit into.
         if len < FIXED || len as u64 > self.store.budget() {
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -111,7 +112,7 @@ impl Heir {
         Ok(Some(entry.freeze()))
     }
 
-    /// Gives how many were taken, and whether there is room for more.
+    /// Stores a batch. Returns the number of stored entries, and true if there is room for more.
     fn put(self, batch: Vec<Bytes>, abouts: &Abouts) -> (u64, bool) {
         let mut routes = HashMap::new();
         let mut taken = 0;

@@ -1,4 +1,4 @@
-//! From one store into another, through a pipe in memory.
+//! Tests of a transfer from one store to another, through a pipe in memory.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -106,7 +106,7 @@ impl Process {
     }
 }
 
-/// Every route but `gone` keeps what it has.
+/// All routes but `gone` store their responses.
 fn routes(name: &str) -> Option<About> {
     (name != "gone").then(|| about(name))
 }
@@ -118,7 +118,7 @@ async fn hand_over(old: &Process, heir: Heir) -> (Moved, io::Result<()>) {
     let (given, taken) = tokio::join!(giving, taking);
     match given {
         Ok(given) => assert_eq!(given.entries, taken.0.entries + taken.0.left_out),
-        // Nobody reads on who has no room.
+        // A successor without room stops reading.
         Err(error) => assert_eq!(error.kind(), io::ErrorKind::BrokenPipe),
     }
     taken
@@ -147,7 +147,7 @@ async fn an_heir_goes_on_with_what_was_kept() {
         ..old.draft("/gone")
     };
     assert!(old.store.insert(&gone, &[]).is_some());
-    // What is still coming in is no answer yet.
+    // A fill in progress is not a stored response yet.
     let fill = old.store.begin(&old.draft("/growing"));
     clock.advance(Duration::from_secs(10));
 
@@ -194,7 +194,7 @@ async fn a_purge_wins_whenever_it_comes() {
         assert!(new.find(path).is_none(), "{path}");
     }
     assert_eq!(new.body("/stays").as_deref(), Some("old"));
-    // The mark is what does it.
+    // The control: with a later mark the entries come back.
     let (moved, _) = hand_over(&old, Heir::new(new.store)).await;
     assert_eq!(moved.entries, 3);
     assert!(new.find("/at-heir").is_some());
@@ -234,7 +234,7 @@ async fn a_smaller_heir_takes_what_is_asked_for_most() {
     for path in asked_for() {
         assert!(new.find(&path).is_some(), "{path}");
     }
-    // They are not the first to go, either.
+    // The hits come along: they are not the first to be evicted.
     for n in 0..200 {
         new.keep(&format!("/new/{n}"), &body);
     }
@@ -274,7 +274,7 @@ async fn what_is_no_entry_is_left_out_or_ends_it() {
         let heir = Heir::new(new.store);
         heir.take(&clock, bytes, Arc::new(routes)).await
     };
-    // A byte of a body is another one, the name of a route is too long.
+    // One byte of a body is changed, and the length of a route's name is too large.
     let mut damaged = all.clone();
     let end = damaged.len() - LENGTH - 1;
     damaged[end] ^= 1;

@@ -1,5 +1,5 @@
-//! What requests are told apart by: a list of parts of a request, of which the first that
-//! the request has is taken, and at last its client's address.
+//! Keys of requests: a list of parts of a request, of which the first one present is used, and as a
+//! fallback the client's address.
 
 #[cfg(test)]
 mod tests;
@@ -22,63 +22,62 @@ use crate::{
     config::{diagnostic::suggest, tree::OneOrMany},
 };
 
-/// What a bucket is found by: 128 bits of a hash, which two clients share only by chance.
+/// Key of a bucket: 128 bits of a hash, which two clients share only by chance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(pub u128);
 
-/// The parts of a request that may tell clients apart, the best first.
+/// The parts of a request that may identify a client, in order of preference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct KeyList(OneOrMany<KeyItem>);
 
-/// One entry of a list: parts that are all needed, such as `client.ip+route`.
+/// Entry of a list: parts that must all be present, such as `client.ip+route`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyItem(Vec<Source>);
 
-/// One part of a request.
+/// A part of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// IPv6 by its /64, which is what one subscriber is given.
+    /// Address of the client; IPv6 by its /64, which is what one subscriber gets.
     ClientIp,
-    /// The /24 of an IPv4 address, the /48 of an IPv6 one.
+    /// Network of the client: the /24 of an IPv4 address, the /48 of an IPv6 one.
     ClientNetwork,
     Header(HeaderName),
     Cookie(String),
-    /// The first value of that name, however it is coded.
+    /// First value of a query parameter, decoded.
     Query(String),
-    /// The name that the client asked for, without its port.
+    /// Host of the request, without its port.
     Host,
     Route,
     /// A claim of a verified token.
     Claim(String),
-    /// The name of the API key.
+    /// Name of the API key.
     ApiKey,
-    /// Whoever an identity filter has found.
+    /// User found by an identity filter.
     User,
-    /// The SHA-256 of the client's certificate.
+    /// SHA-256 of the client certificate.
     Certificate,
 }
 
-/// What a request has of one part, byte for byte.
+/// Value of one part of a request, byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sent<'e> {
     Nothing,
     One(Cow<'e, [u8]>),
-    /// Several values, or one that is too long: which of them a backend would take, nobody
-    /// knows.
+    /// Several values, or one that is too long: backends differ in which of them they use.
     Unclear,
 }
 
-/// How keys become 128 bits.
+/// Hash functions for keys.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Hashing {
-    /// A keyed hash, for tables in memory. Without the seed nobody can make two keys meet.
+    /// Keyed hash, for tables in memory. Without the seed a client cannot forge a collision.
     Seeded(u64, u64),
-    /// A cryptographic one, the same everywhere, for tables that gateways share.
+    /// Cryptographic hash, the same in each process, for tables that gateways share.
     Shared,
 }
 
-/// A hash in the making.
+/// A hash in progress.
 #[derive(Clone)]
 pub struct Hasher(Inner);
 
@@ -88,10 +87,11 @@ enum Inner {
     Sha(Box<Context>),
 }
 
-/// Longer values count as missing: an honest key is short, and hashing takes its time.
+/// Maximum length of a value. Longer ones count as missing: legitimate keys are short, and hashing
+/// takes time.
 const MAX_VALUE: usize = 4096;
 
-/// More parts tell nobody apart any better.
+/// Maximum number of joined parts. More would not identify clients any better.
 const MAX_PARTS: usize = 4;
 
 const NAMES: [&str; 11] = [
@@ -115,14 +115,14 @@ impl Default for KeyList {
 }
 
 impl KeyList {
-    /// The request's key. A request that has nothing of the list goes by its client's
-    /// address, exactly as with `client.ip`: never by nothing.
+    /// Returns the request's key. A request without any part of the list is counted by its client's
+    /// address, exactly as with `client.ip`.
     pub fn resolve(&self, ex: &Exchange<'_>, hashing: Hashing) -> Key {
         self.resolve_after(hashing.begin(), ex)
     }
 
-    /// As [`Self::resolve`], where `begun` has taken in what parts the bucket from others
-    /// of the same key.
+    /// Like [`Self::resolve`], where `begun` already contains what separates the bucket from others
+    /// with the same key.
     pub fn resolve_after(&self, begun: Hasher, ex: &Exchange<'_>) -> Key {
         for item in &self.0.0 {
             let mut hasher = begun.clone();
@@ -135,14 +135,14 @@ impl KeyList {
         hasher.finish()
     }
 
-    /// The entry that tells this request apart; `None` if the request has none of them
-    /// and goes by its client's address.
+    /// Returns the entry that identifies this request; `None` if the request has none of them and
+    /// its client's address is used.
     pub fn chosen(&self, ex: &Exchange<'_>) -> Option<&KeyItem> {
         let has_all = |item: &&KeyItem| item.0.iter().all(|source| source.value(ex).is_some());
         self.0.0.iter().find(has_all)
     }
 
-    /// Whether the key depends on who the client has proven to be.
+    /// Returns true if the key depends on the client's identity.
     pub fn needs_identity(&self) -> bool {
         let mut sources = self.0.0.iter().flat_map(|item| &item.0);
         sources.any(Source::needs_identity)
@@ -156,18 +156,18 @@ impl KeyItem {
 }
 
 impl Source {
-    /// Whether identity filters must have run.
+    /// Returns true if identity filters must have run.
     pub fn needs_identity(&self) -> bool {
         matches!(self, Self::Claim(_) | Self::ApiKey | Self::User)
     }
 
-    /// Whether the value is the client's mere word.
+    /// Returns true if the client can choose the value freely.
     pub fn is_claimed_by_client(&self) -> bool {
         matches!(self, Self::Header(_) | Self::Cookie(_) | Self::Query(_))
     }
 
-    /// What the request has of it; `None` if that is nothing, empty, or longer than any
-    /// honest value.
+    /// Returns the value of the part; `None` if it is absent, empty, or longer than any legitimate
+    /// value.
     pub fn value<'e>(&'e self, ex: &'e Exchange<'_>) -> Option<Cow<'e, [u8]>> {
         let value: Cow<'_, [u8]> = match self {
             Self::ClientIp => Octets::of(subscriber(ex.facts.client.ip)).to_vec().into(),
@@ -183,7 +183,8 @@ impl Source {
                 first.as_bytes().trim_ascii().into()
             }
             Self::Cookie(name) => {
-                // An app that takes the hidden one would have as many keys as a client likes.
+                // An app that reads a hidden cookie would let a client have as many keys as it
+                // likes.
                 if query::may_hide_cookies(&ex.head.headers) {
                     return None;
                 }
@@ -234,8 +235,8 @@ impl Source {
         (1..=MAX_VALUE).contains(&value.len()).then_some(value)
     }
 
-    /// What the request has of it, byte for byte as a backend gets it, for whoever must tell
-    /// apart all that a backend could.
+    /// Returns the value of the part, byte for byte as a backend gets it, for callers that must
+    /// separate all values that a backend could tell apart.
     pub fn sent<'e>(&'e self, ex: &'e Exchange<'_>) -> Sent<'e> {
         match self {
             Self::Header(name) => {
@@ -246,7 +247,7 @@ impl Source {
             Self::Query(name) => {
                 let query = query::query_of(ex.head.raw_path()).unwrap_or_default();
                 let pairs = query.split(|byte| *byte == b'&');
-                // Many parsers take `name[]` and `name[x]` for `name`.
+                // Many parsers read `name[]` and `name[x]` as `name`.
                 let named = pairs.filter(|pair| {
                     let own = query::name_of(pair);
                     let rest = own.strip_prefix(name.as_bytes());
@@ -259,7 +260,7 @@ impl Source {
                 match (claims.and_then(|claims| claims.get(path)), self.value(ex)) {
                     (_, Some(value)) => Sent::One(value),
                     (None | Some(Value::Null), None) => Sent::Nothing,
-                    // A list, say.
+                    // Such as a list.
                     (Some(_), None) => Sent::Unclear,
                 }
             }
@@ -273,8 +274,8 @@ impl Source {
         }
     }
 
-    /// Takes the part into the hash with its kind and name, so that no value of one part
-    /// is ever taken for another's; `false` if the request has none.
+    /// Adds the part to the hash with its kind and name, so that values of different parts never
+    /// collide; returns false if the request does not have it.
     fn feed(&self, hasher: &mut Hasher, ex: &Exchange<'_>) -> bool {
         // The usual key, without an allocation.
         if let Self::ClientIp = self {
@@ -317,7 +318,7 @@ impl<'e> Sent<'e> {
     }
 }
 
-/// An address as bytes. Lengths differ by family, so that no IPv4 address meets an IPv6 one.
+/// An address as bytes. Lengths differ by family, so that an IPv4 address never equals an IPv6 one.
 enum Octets {
     V4([u8; 4]),
     V6([u8; 16]),
@@ -343,7 +344,7 @@ impl Deref for Octets {
     }
 }
 
-/// Without the quotes that may stand round a cookie's value (RFC 6265, 4.1.1).
+/// Removes the quotes that may surround a cookie's value (RFC 6265, 4.1.1).
 fn unquoted(value: &[u8]) -> &[u8] {
     let inner = value
         .strip_prefix(b"\"")
@@ -351,8 +352,8 @@ fn unquoted(value: &[u8]) -> &[u8] {
     inner.unwrap_or(value)
 }
 
-/// A value of a query as forms write it, with `+` for a space. Decoded, or one value would be
-/// as many keys as it can be written in ways.
+/// Decodes a query value as forms write it, with `+` for a space. Otherwise each spelling of a
+/// value would be another key.
 fn of_form(value: &[u8]) -> Cow<'_, [u8]> {
     if !value.contains(&b'+') {
         return query::decoded(value);
@@ -364,7 +365,7 @@ fn of_form(value: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(query::decoded(&spaced).into_owned())
 }
 
-/// A host in one form: without its port and the root's dot, in lower case.
+/// Normalizes a host: no port, no trailing dot, lower case.
 fn host(host: &str) -> Cow<'_, [u8]> {
     let end = match host.rfind(':') {
         Some(colon) if !host[colon..].contains(']') => colon,
@@ -398,12 +399,12 @@ impl fmt::Debug for Hashing {
 }
 
 impl Hasher {
-    /// Takes in one part: its kind, its length and its bytes, so that parts cannot be cut
-    /// in two ways.
+    /// Adds one part: its kind, its length and its bytes, so that parts cannot be split in two
+    /// ways.
     pub fn part(&mut self, kind: u8, value: &[u8]) {
         let length = u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes();
         let head = [kind, length[0], length[1], length[2], length[3]];
-        // Short ones in one piece.
+        // Short parts are written in one piece.
         let mut piece = [0; 24];
         if let Some(room) = piece.get_mut(..head.len() + value.len()) {
             let (start, rest) = room.split_at_mut(head.len());

@@ -1,4 +1,4 @@
-//! Who is told apart from whom.
+//! Tests of which requests share a key.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     config::{diagnostic::Diagnostics, tree},
 };
 
-/// A request, as `Name: value` lines and what is known of its client.
+/// A request, as `Name: value` lines and facts about its client.
 struct Request {
     head: RequestHeader,
     facts: Facts,
@@ -149,7 +149,7 @@ fn parts_of_the_request_count_by_the_value_that_apps_read() {
         request("/?q=abc", &[]),
     );
     apart("query:q", request("/?q=a", &[]), request("/?q=b", &[]));
-    // A name that is written otherwise is the same to apps.
+    // Another spelling of a name is the same to apps.
     same("query:q", request("/?q=a", &[]), request("/?%71=a", &[]));
     same("host", with("host", "A.test:8080"), with("host", "a.test."));
     same("host", with("host", "[::1]:80"), with("host", "[::1]"));
@@ -167,8 +167,8 @@ fn parts_of_the_request_count_by_the_value_that_apps_read() {
 
 #[test]
 fn several_values_are_as_good_as_none() {
-    // Some frameworks take the first, others the last: with either, one client could have a
-    // bucket for each request.
+    // Some frameworks take the first, others the last: with either, one client could have a bucket
+    // for each request.
     let nothing = |source: &str| {
         same(
             source,
@@ -233,7 +233,7 @@ fn what_a_request_lacks_falls_through_the_list_and_at_last_to_its_address() {
         }
         apart(list, plain(), ip("192.0.2.2"));
     }
-    // Joined parts are there together or not at all.
+    // Joined parts are all present or count as absent.
     let joined = "[header:X-Id+cookie:a]";
     same(joined, with("x-id", "1"), request("/", &[]));
     let both = |id| request("/", &[("x-id", id), ("cookie", "a=1")]);
@@ -267,7 +267,7 @@ fn seeds_make_other_keys_and_gateways_the_same() {
     let mut request = ip("192.0.2.1");
     let one = request.key("client.ip", Hashing::Seeded(1, 2));
     assert_ne!(one, request.key("client.ip", Hashing::Seeded(1, 3)));
-    // What gateways of two versions must agree on.
+    // Gateways of two versions must agree on this value.
     let shared = request.key("client.ip", Hashing::Shared);
     assert_eq!(shared, Key(0x2f3a_89da_6721_17c4_f22d_0f29_6663_bf43));
     assert!(!format!("{:?}", Hashing::Seeded(1234, 5678)).contains("1234"));

@@ -1,10 +1,9 @@
 //! Buckets in memory: one table for each limit, in shards that are locked one at a time.
 //!
-//! A shard is a row of sets of [`WAYS`] slots. A key's hash says in which shard and set it
-//! is looked for, and a slot whose bucket is full again is free: absence and a full bucket
-//! mean the same, so nothing has to be swept. A set whose slots are all taken makes its
-//! shard grow, and once that may not grow, the bucket of the set that is nearest to full
-//! gives way: it loses the least.
+//! A shard is an array of sets of [`WAYS`] slots. A key's hash selects its shard and set, and a
+//! slot whose bucket is full again is free: absence and a full bucket mean the same, so no sweep is
+//! needed. A shard grows when a set has no free slot. If the shard may not grow, the bucket of the
+//! set that is nearest to full is replaced: it loses the least.
 
 #[cfg(test)]
 mod tests;
@@ -34,25 +33,25 @@ use crate::{
 const WAYS: usize = 16;
 const SHARDS: usize = 32;
 
-/// How many keys a limit remembers unless it says otherwise.
+/// Default of `max_keys`.
 pub const MAX_KEYS: usize = 1_000_000;
-/// Fewer would be less than a set for each shard.
+/// Minimum of `max_keys`: fewer would be less than a set for each shard.
 pub const MIN_KEYS: usize = WAYS * SHARDS;
-/// More would be more memory than anybody means.
+/// Maximum of `max_keys`: more would be more memory than anyone intends.
 pub const MOST_KEYS: usize = 100_000_000;
 
-/// How many buckets a successor is told of, the emptiest first: those that hold somebody
-/// back. What is left out begins anew.
+/// Maximum of buckets handed to a successor, the emptiest first: those that hold clients back. All
+/// others start full.
 const EXPORTED: usize = 100_000;
 
 /// The buckets of one limit.
 pub struct Table {
     clock: Clock,
-    /// What times are counted from.
+    /// Start of the time in which buckets are counted.
     epoch: Instant,
-    /// Of the keys' hash; it comes from the predecessor if there is one.
+    /// Seed of the keys' hash; inherited from the predecessor if there is one.
     seed: [AtomicU64; 2],
-    /// The most sets that a shard may have.
+    /// Maximum number of sets in a shard.
     max_sets: AtomicUsize,
     forgotten: Option<IntCounter>,
     shards: Box<[Mutex<Shard>]>,
@@ -63,7 +62,7 @@ struct Shard {
     sets: Vec<Set>,
 }
 
-/// Slots side by side, field by field: the keys in one piece, and no padding.
+/// Slots stored field by field: the keys are contiguous, and there is no padding.
 #[derive(Clone)]
 struct Set {
     keys: [u128; WAYS],
@@ -71,10 +70,10 @@ struct Set {
     fractions: [u32; WAYS],
 }
 
-/// What a process that takes over is told.
+/// State for a successor.
 #[derive(Serialize, Deserialize)]
 struct Exported {
-    /// Nanoseconds since 1970.
+    /// Time in nanoseconds since 1970.
     at: u64,
     seed: [u64; 2],
     /// Key and time to full of each bucket: 16 and 8 bytes, in base64.
@@ -82,11 +81,11 @@ struct Exported {
 }
 
 impl Table {
-    /// An empty table for `max_keys` keys at most.
+    /// Creates an empty table for at most `max_keys` keys.
     pub fn new(max_keys: usize, clock: &Clock) -> Self {
         let mut seed = [[0; 8]; 2];
         if SystemRandom::new().fill(seed.as_flattened_mut()).is_err() {
-            // The machine has no randomness to give: better a weak seed than no limit.
+            // Without randomness from the system, a weak seed is better than no limit.
             fastrand::fill(seed.as_flattened_mut());
         }
         Self {
@@ -99,21 +98,20 @@ impl Table {
         }
     }
 
-    /// The same, where `forgotten` counts the buckets that have to give way to others while
-    /// they still hold somebody back.
+    /// Sets the counter of buckets that are replaced while they still hold a client back.
     #[must_use]
     pub fn counting(mut self, forgotten: IntCounter) -> Self {
         self.forgotten = Some(forgotten);
         self
     }
 
-    /// How keys of this table are made.
+    /// Returns the hashing of this table's keys.
     pub fn hashing(&self) -> Hashing {
         let [a, b] = &self.seed;
         Hashing::Seeded(a.load(Ordering::Relaxed), b.load(Ordering::Relaxed))
     }
 
-    /// Asks for `cost` from the bucket of `key` at `now`, and takes it if that passes.
+    /// Takes `cost` from the bucket of `key` at `now`, if the request passes.
     pub fn take(
         &self,
         key: Key,
@@ -138,8 +136,7 @@ impl Table {
         decision
     }
 
-    /// Gives back what [`Self::take`] took at `taken`, for a request that was refused
-    /// elsewhere.
+    /// Gives back what [`Self::take`] took at `taken`, for a request that was refused elsewhere.
     pub fn give_back(&self, key: Key, quota: &Quota, cost: u32, taken: Instant, now: Instant) {
         let (taken, now) = (self.nanos(taken), self.nanos(now));
         let mut shard = self.shard(key).lock();
@@ -150,7 +147,7 @@ impl Table {
         }
     }
 
-    /// What the bucket of `key` would say; changes nothing.
+    /// Returns the decision that the bucket of `key` would make, without a change.
     pub fn look(&self, key: Key, quota: &Quota, cost: u32, now: Instant) -> Decision {
         let now = self.nanos(now);
         let shard = self.shard(key).lock();
@@ -160,8 +157,9 @@ impl Table {
         gcra::decide(tat, now, quota, cost, Duration::ZERO).0
     }
 
-    /// Changes how many keys there may be, and how long a bucket takes to fill at most. The
-    /// emptiest buckets stay if they are fewer; those of a slower rate fill as the new one has it.
+    /// Sets the maximum number of keys, and the maximum time for a bucket to fill. If there are
+    /// fewer keys, the emptiest buckets stay. Buckets with a slower rate are full within the new
+    /// time at the latest.
     pub fn resize(&self, max_keys: usize, longest: Duration) {
         let max_sets = max_sets(max_keys);
         self.max_sets.store(max_sets, Ordering::Relaxed);
@@ -178,7 +176,7 @@ impl Table {
         }
     }
 
-    /// How many buckets are not full.
+    /// Returns the number of buckets that are not full.
     pub fn len(&self) -> usize {
         let now = self.nanos(self.clock.now());
         let live = |shard: &Mutex<Shard>| shard.lock().live(now).count();
@@ -189,7 +187,7 @@ impl Table {
         self.len() == 0
     }
 
-    /// The bytes that buckets take up.
+    /// Returns the memory of the buckets, in bytes.
     pub fn memory(&self) -> usize {
         let sets = |shard: &Mutex<Shard>| shard.lock().sets.capacity();
         self.shards.iter().map(sets).sum::<usize>() * size_of::<Set>()
@@ -199,19 +197,19 @@ impl Table {
         &self.shards[spread((key.0 >> 96) as u32, SHARDS)]
     }
 
-    /// Time since the epoch. Never zero, so that a slot nobody has used is one that is
-    /// long full.
+    /// Returns the time since the epoch. Never zero, so that an unused slot is a full one.
     fn nanos(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.epoch).as_nanos();
         u64::try_from(since).map_or(u64::MAX, |nanos| nanos.saturating_add(1))
     }
 
-    /// The emptiest buckets and how long each takes to be full, about [`EXPORTED`] of them.
+    /// Returns the emptiest buckets with their time to full, about [`EXPORTED`] of them.
     fn emptiest(&self, now: u64) -> Vec<(u64, u128)> {
         const SHARE: usize = EXPORTED / SHARDS;
         let mut all = Vec::new();
         for shard in &self.shards {
-            // Keys are spread evenly, so each shard's share is about what all of them have.
+            // Keys are spread evenly, so the same share of each shard gives about the emptiest of
+            // all.
             let mut buckets: Vec<(u64, u128)> = shard
                 .lock()
                 .live(now)
@@ -227,12 +225,12 @@ impl Table {
     }
 }
 
-/// A full bucket is as good as none.
+/// Returns true if the bucket is full, which is the same as absent.
 fn is_full(tat: Tat, now: u64) -> bool {
     (tat.nanos, tat.fraction) <= (now, 0)
 }
 
-/// In whole nanoseconds, rounded up.
+/// Returns the time to full in whole nanoseconds, rounded up.
 fn time_to_full(tat: Tat, now: u64) -> u64 {
     (tat.nanos - now).saturating_add(u64::from(tat.fraction > 0))
 }
@@ -241,7 +239,7 @@ fn max_sets(max_keys: usize) -> usize {
     (max_keys / SHARDS / WAYS).max(1)
 }
 
-/// A hash as a place in a row of `length`.
+/// Maps a hash to an index below `length`.
 fn spread(hash: u32, length: usize) -> usize {
     // The product is below 2^32 times the length.
     ((u64::from(hash) * length as u64) >> 32) as usize
@@ -260,7 +258,7 @@ impl Shard {
         Some((index, way))
     }
 
-    /// Puts a bucket into a free slot; `true` if another one had to give way.
+    /// Puts a bucket into a free slot; returns true if it replaced another one.
     fn insert(&mut self, key: Key, tat: Tat, now: u64, max_sets: usize) -> bool {
         loop {
             let index = self.set_of(key.0);
@@ -277,8 +275,8 @@ impl Shard {
         }
     }
 
-    /// Moves all buckets into a row of another length. Where a set has too many, those
-    /// that are nearest to full are left out.
+    /// Moves all buckets into an array of another length. If a set has too many, those nearest to
+    /// full are dropped.
     fn rebuild(&mut self, length: usize, now: u64) {
         let before = std::mem::replace(&mut self.sets, vec![Set::EMPTY; length]);
         for (key, tat) in before.iter().flat_map(|set| set.live(now)) {
@@ -315,7 +313,7 @@ impl Set {
         self.fractions[way] = tat.fraction;
     }
 
-    /// The slot whose bucket is full first, if it is not already.
+    /// Returns the slot whose bucket is full first, or already is.
     fn fullest(&self) -> (usize, Tat) {
         (0..WAYS)
             .map(|way| (way, self.tat(way)))

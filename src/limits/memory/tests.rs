@@ -1,4 +1,4 @@
-//! What a table remembers, and what it may cost.
+//! Tests of the buckets that a table stores, and of its cost.
 
 use serde_json::json;
 
@@ -79,7 +79,7 @@ fn hot_keys_keep_exact_counts_under_a_scan_of_a_million() {
     assert!(passed.iter().all(|passed| *passed == 100), "{passed:?}");
     // As documented: 27 MiB for a million keys.
     assert!(table.memory() <= MAX_KEYS * 28, "{}", table.memory());
-    // Nearly all of them are still known, too.
+    // Nearly all of them are still stored.
     let known = table.len();
     assert!(known > 850_000, "{known}");
     assert!(known as u64 + forgotten(&table) >= 1_000_100);
@@ -154,7 +154,7 @@ fn a_successor_counts_on() {
     passes(&old, 2, &quota, 4);
     let exported = old.export().unwrap();
     let read: Value = serde_json::from_str(&exported.to_string()).unwrap();
-    // Time goes on while the successor starts.
+    // Time passes while the successor starts.
     clock.advance(Duration::from_secs(10));
     new.import(&read);
     assert!(new.hashing() == old.hashing());

@@ -1,4 +1,4 @@
-//! Requests that are served by leases, and leases that are taken and given back.
+//! Requests served from leases; leases that are taken and given back.
 
 use std::{
     sync::Arc,
@@ -17,14 +17,14 @@ use crate::{
     },
 };
 
-/// How often leases are looked through for what is to be given back.
+/// Interval in which leases are checked for unspent capacity.
 const SWEEP: Duration = Duration::from_millis(100);
-/// What is given back at once, so that requests find room between.
+/// Number of leases given back at once, so that requests get through in between.
 const TOGETHER: usize = 64;
 
 impl Shared {
-    /// The leases of a limit, which go on over reloads; what is left of them is given back
-    /// beside requests.
+    /// Returns the leases of a limit, which outlive reloads; unspent capacity is given back beside
+    /// requests.
     pub fn leases(
         self: &Arc<Self>,
         limit: &str,
@@ -48,7 +48,7 @@ impl Shared {
         leases
     }
 
-    /// Asks for what no lease has, and for new leases.
+    /// Takes from Redis the demands that no lease covers, and new leases.
     pub(super) async fn take_ahead(
         &self,
         demands: &[Demand<'_>],
@@ -95,7 +95,7 @@ impl Shared {
             }
         }
         if !has_passed && asked.iter().any(|(_, ahead)| *ahead > 0) {
-            // What was refused may have been the lease.
+            // The lease alone may be the reason for the refusal.
             let plain: Vec<Demand<'_>> = asked.iter().map(|(demand, _)| **demand).collect();
             answers = self.take_together(&plain).await?;
         }
@@ -110,7 +110,7 @@ impl Shared {
         Ok(all.collect())
     }
 
-    /// Holds what was taken ahead, and tells the client of it as if it had not been.
+    /// Stores a new lease, and reports the rest to the client as if it had not been taken.
     async fn keep(
         &self,
         demand: &Demand<'_>,
@@ -156,7 +156,7 @@ impl Demand<'_> {
         }
     }
 
-    /// So much more at once, for which nobody waits.
+    /// Adds `ahead` to the cost, without any delay.
     fn and(&self, ahead: u32) -> Self {
         if ahead == 0 {
             return *self;

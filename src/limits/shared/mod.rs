@@ -1,10 +1,10 @@
-//! Buckets in Redis, for all gateways together: the rule of [`super::gcra`] as a script, by
-//! the clock of Redis.
+//! Buckets in Redis, shared by all gateways: the algorithm of [`super::gcra`] as a script, by the
+//! clock of Redis.
 //!
-//! A bucket is one key, which goes when the bucket is full again. On one machine a script
-//! asks for all that a request needs and takes all of it or nothing. In a cluster keys lie
-//! apart: each is asked for at the same time, and what was taken is given back if another
-//! refuses.
+//! A bucket is one key, which expires when the bucket is full again. On a single Redis, one script
+//! checks all buckets of a request and takes from all of them or from none. In a cluster the keys
+//! are on different nodes: all are queried at the same time, and what was taken is given back if
+//! one bucket refuses.
 
 mod ahead;
 
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::base::redis::{FromRedisValue, ParsingError, Redis, Script, Unavailable, Value};
 
-/// Nobody is held back for longer; and sums stay exact in Redis.
+/// Maximum delay of a request; it also keeps sums exact in Redis.
 const LONGEST_DELAY: Duration = Duration::from_hours(1);
 
 /// The buckets in one Redis.
@@ -34,33 +34,33 @@ pub struct Shared {
     give_back: Script,
 }
 
-/// What a request needs of one bucket.
+/// Demand of a request on one bucket.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand<'a> {
-    /// The limit's name, in clear in the bucket's key.
+    /// Name of the limit, in clear in the bucket's key.
     pub limit: &'a str,
-    /// Made with [`super::key::Hashing::Shared`], and the tier's own if the limit has tiers:
-    /// all that tells buckets of a limit apart.
+    /// Key made with [`super::key::Hashing::Shared`], including the tier if the limit has tiers:
+    /// all that separates the buckets of a limit.
     pub key: Key,
     pub quota: &'a Quota,
     pub cost: u32,
     pub max_delay: Duration,
-    /// What this gateway may hold of the limit's buckets, if it may.
+    /// Leases of this gateway, if the limit allows them.
     pub leases: Option<&'a Leases>,
 }
 
-/// What one bucket said.
+/// Decision of one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub decision: Decision,
-    /// For giving back.
+    /// Source of the capacity, for giving it back.
     pub taken: Taken,
 }
 
-/// Where something was taken from.
+/// Source of taken capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// At this time, in microseconds since 1970 by the clock of Redis.
+    /// Redis, at this time in microseconds since 1970 by its clock.
     FromRedis(u64),
     FromLease,
 }
@@ -84,11 +84,11 @@ impl Shared {
         &self.redis
     }
 
-    /// Asks for all of `demands`, and takes all of it if every bucket lets it pass, else
-    /// nothing. Answers are in the order of the demands.
+    /// Takes all of `demands` if every bucket lets them pass, otherwise nothing. The results are in
+    /// the order of the demands.
     ///
-    /// An error means that Redis did not answer in time: what was asked for may have been
-    /// taken nevertheless, but never more than that.
+    /// An error means that Redis did not respond in time: the demands may still have been taken,
+    /// but never more.
     pub async fn take(
         &self,
         demands: &[Demand<'_>],
@@ -101,7 +101,7 @@ impl Shared {
         }
     }
 
-    /// All of it from Redis.
+    /// Takes all demands from Redis.
     async fn take_together(&self, demands: &[Demand<'_>]) -> Result<Vec<Answer>, Unavailable> {
         if demands.is_empty() {
             return Ok(Vec::new());
@@ -129,8 +129,8 @@ impl Shared {
         Ok(answers?.concat())
     }
 
-    /// Gives back what was taken from where it says beside it, for a request that was refused
-    /// elsewhere. What cannot be given back flows back in time.
+    /// Gives capacity back to the source beside it, for a request that was refused elsewhere.
+    /// Capacity that cannot be given back refills in time.
     pub async fn give_back(&self, taken: &[(Demand<'_>, Taken)]) {
         let given = taken.iter().filter_map(|(demand, taken)| match taken {
             Taken::FromRedis(at) => Some((demand, *at)),
@@ -155,7 +155,7 @@ impl Shared {
         }
     }
 
-    /// Buckets that lie on one machine.
+    /// Takes from buckets on one node.
     async fn take_at_once(&self, demands: &[Demand<'_>]) -> Result<Vec<Answer>, Unavailable> {
         let texts: Vec<String> = demands.iter().map(|demand| self.text(demand)).collect();
         let keys: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
@@ -167,7 +167,7 @@ impl Shared {
             ..
         } in demands
         {
-            // A cost above the burst never passes, however long it would wait.
+            // A cost above the burst never passes, whatever the delay.
             let delay = if *cost <= quota.burst() {
                 *max_delay
             } else {
@@ -210,7 +210,7 @@ impl Shared {
             }
         });
         let answers: Vec<Answer> = answers.collect();
-        // The script and the rule say the same, unless somebody else wrote what no script does.
+        // The script and the algorithm agree, unless another program has written to the keys.
         if has_passed != answers.iter().all(Answer::passes) {
             return Err(Unavailable::Response);
         }
@@ -229,12 +229,12 @@ impl Shared {
     }
 }
 
-/// What the script says.
+/// Result of the script.
 struct Reply {
     has_passed: bool,
-    /// Microseconds since 1970.
+    /// Time in microseconds since 1970.
     now: u64,
-    /// The buckets as they were.
+    /// States of the buckets before the demands.
     states: Vec<Tat>,
 }
 
@@ -260,10 +260,10 @@ impl FromRedisValue for Reply {
     }
 }
 
-/// A bucket as the scripts write it; one that is written otherwise is full.
+/// Parses a bucket as the scripts write it; any other format counts as full.
 fn read(state: &str) -> Tat {
     let mut numbers = state.split(':').map(|number| {
-        // However large: scripts take it for the largest that can be.
+        // Any larger number counts as the maximum, as in the scripts.
         let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
         is_number.then(|| number.parse::<u64>().unwrap_or(u64::MAX))
     });
@@ -278,7 +278,7 @@ fn read(state: &str) -> Tat {
     read().unwrap_or_default()
 }
 
-/// A time in Nths of a nanosecond as the scripts count: whole microseconds, and the rest.
+/// Splits a time in Nths of a nanosecond as the scripts do: whole microseconds, and the rest.
 fn pair(time: u128, quota: &Quota) -> (u64, u64) {
     let micro = quota.scale() * 1000;
     let whole = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! Which paths the app's middleware runs for.
+//! Paths that the app's middleware runs for.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::{super::paths, BuildError};
 
-/// Steps that a matcher may take back over one path; whatever needs more counts as a match.
+/// Maximum backtracking steps of a matcher for one path; a matcher that needs more counts as a
+/// match.
 const MOST_STEPS: usize = 100_000;
 
 #[derive(Debug, Default)]
@@ -16,14 +17,14 @@ pub(super) struct Guards {
     has_all: bool,
 }
 
-/// `server/functions-config-manifest.json`.
+/// Content of `server/functions-config-manifest.json`.
 #[derive(Deserialize)]
 pub(super) struct Functions {
     #[serde(default)]
     functions: BTreeMap<String, Function>,
 }
 
-/// `server/middleware-manifest.json`: the middleware of all pages is `/`.
+/// Content of `server/middleware-manifest.json`: the middleware of all pages is `/`.
 #[derive(Deserialize)]
 pub(super) struct Middleware {
     #[serde(default)]
@@ -32,7 +33,7 @@ pub(super) struct Middleware {
 
 #[derive(Deserialize)]
 struct Function {
-    /// `None`: it runs for everything.
+    /// Matchers of the function; `None` means that it runs for every path.
     matchers: Option<Vec<Matcher>>,
 }
 
@@ -41,7 +42,7 @@ pub(super) struct Matcher {
     regexp: String,
 }
 
-/// Of each middleware; `None` stands for all paths.
+/// Matchers of each middleware; `None` means all paths.
 pub(super) type Matchers = Vec<Option<Vec<Matcher>>>;
 
 impl Functions {
@@ -91,8 +92,9 @@ impl Guards {
         self.matchers.len() + usize::from(self.has_all)
     }
 
-    /// Next.js looks at the path as sent and as decoded; so does this, and at nothing else:
-    /// a matcher that says what it is *not* for would match less if we were more lenient.
+    /// Returns true if a middleware runs for the path. Matches the path as sent and as decoded,
+    /// like Next.js, and in no other form: a negated matcher would match less under more lenient
+    /// rules.
     pub(super) fn have(&self, path: &[u8]) -> bool {
         if self.has_all {
             return true;
@@ -100,7 +102,7 @@ impl Guards {
         if self.matchers.is_empty() {
             return false;
         }
-        // Whoever resolves it asks the middleware about another path.
+        // Resolving the path could lead the middleware to another one.
         if paths::may_be_another(path) {
             return true;
         }

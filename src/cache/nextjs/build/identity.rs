@@ -1,11 +1,10 @@
-//! Which build it is: a digest of everything that tells.
+//! Digest that identifies a build.
 //!
-//! `BUILD_ID` alone does not: of an app with `deploymentId` it is the same for every build
-//! (Next.js 16.2), and a team that leaves its `deploymentId` as it is deploys builds that
-//! differ in nothing but the code of the server and in what was rendered beforehand. So the
-//! manifests count, the code, and the build's own trace, which has the times of its steps.
-//! All of them are the same wherever the folder is copied to, and none changes while the app
-//! runs. Pages that were rendered beforehand do: the app writes new ones into their places.
+//! `BUILD_ID` alone is not enough: for an app with `deploymentId` it is the same for every build
+//! (Next.js 16.2), and a team that never changes its `deploymentId` deploys builds that differ only
+//! in server code and prerendered pages. So the digest covers the manifests, the code, and the
+//! build's own trace, which has the times of its steps. All of them survive a copy of the folder,
+//! and none changes while the app runs. Prerendered pages are left out: the app overwrites them.
 
 use std::{
     fs::{self, File},
@@ -21,7 +20,7 @@ use super::{BUILD_ID, FUNCTIONS, IMAGES, MIDDLEWARE, ROUTES};
 pub(super) const TRACE: &str = "trace";
 pub(super) const SERVER_FILES: &str = "required-server-files.json";
 
-/// What tells, as far as it is there.
+/// Files that identify a build, as far as they exist.
 const TELLING: [&str; 9] = [
     BUILD_ID,
     ROUTES,
@@ -34,14 +33,14 @@ const TELLING: [&str; 9] = [
     "app-build-manifest.json",
 ];
 
-/// Made for a key of the app: never opened.
+/// Files that contain a key of the app; never opened.
 const SECRET: [&str; 2] = ["server-reference-manifest.js", "prerender-manifest.js"];
 
-/// Files of code at most, and folders in folders; what is beyond does not count.
+/// Maximum number of code files, and maximum depth of folders; files beyond do not count.
 const MAX_FILES: usize = 100_000;
 const MAX_DEPTH: usize = 32;
 
-/// The digest of the build in `folder`.
+/// Returns the digest of the build in `folder`.
 pub(super) fn of(folder: &Path) -> io::Result<u128> {
     let mut hasher = SipHasher13::new();
     for name in TELLING {
@@ -56,7 +55,7 @@ pub(super) fn of(folder: &Path) -> io::Result<u128> {
     Ok(hasher.finish128().as_u128())
 }
 
-/// A file's name and what is in it, both framed; nothing if it is not there.
+/// Adds a file's name and content, both framed; nothing if the file is missing.
 fn add(hasher: &mut SipHasher13, folder: &Path, name: &Path) -> io::Result<()> {
     let mut file = match File::open(folder.join(name)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -82,7 +81,7 @@ fn add(hasher: &mut SipHasher13, folder: &Path, name: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The code in a folder, links left aside.
+/// Lists the code files in a folder, ignoring links.
 fn list(root: &Path, folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
     let entries = match fs::read_dir(root.join(folder)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

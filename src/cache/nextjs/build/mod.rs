@@ -1,11 +1,10 @@
-//! What a build's folder says of an app: which build it is, which paths its middleware
-//! guards, and which pictures may be asked for.
+//! Reader of a build's folder: the identity of the build, the paths that its middleware guards, and
+//! the images that may be requested.
 //!
-//! The folder also holds the keys of draft mode and of server actions. The files that are
-//! made for them (`prerender-manifest.json`, `server/preview-props.json`) are never opened.
-//! Next.js 15 also writes them into `server/middleware-manifest.json`, beside the matchers:
-//! of a file nothing is kept but what a field here names, or one digest of all ([`identity`]),
-//! and no error quotes one.
+//! The folder also holds the keys of draft mode and of server actions. The files made for them
+//! (`prerender-manifest.json`, `server/preview-props.json`) are never opened. Next.js 15 also
+//! writes them into `server/middleware-manifest.json`, beside the matchers: only fields named here
+//! are kept from a file, or one digest of all files ([`identity`]), and no error quotes a file.
 
 mod guards;
 mod identity;
@@ -27,12 +26,12 @@ pub use watch::BuildWatch;
 const BUILD_ID: &str = "BUILD_ID";
 const ROUTES: &str = "routes-manifest.json";
 const IMAGES: &str = "images-manifest.json";
-/// Where Next.js 16 says what its `proxy.js` guards.
+/// Manifest in which Next.js 16 lists what its `proxy.js` guards.
 const FUNCTIONS: &str = "server/functions-config-manifest.json";
-/// Where earlier ones say what `middleware.js` guards.
+/// Manifest in which earlier versions list what `middleware.js` guards.
 const MIDDLEWARE: &str = "server/middleware-manifest.json";
 
-/// What is written anew with each build, the last of it at its end.
+/// Files that each build rewrites; the last of them is written at its end.
 const FILES: [&str; 7] = [
     BUILD_ID,
     ROUTES,
@@ -43,10 +42,10 @@ const FILES: [&str; 7] = [
     identity::TRACE,
 ];
 
-/// The manifests of the largest apps have a few megabytes.
+/// Maximum size of a manifest; those of the largest apps have a few megabytes.
 const LARGEST: u64 = 32 * 1024 * 1024;
 
-/// One build of an app, as its folder (`.next`) describes it.
+/// A build of an app, as described by its folder (`.next`).
 #[derive(Debug)]
 pub struct Build {
     id: Option<Box<str>>,
@@ -57,7 +56,7 @@ pub struct Build {
     stamp: Stamp,
 }
 
-/// Why a folder cannot be read as a build. Says nothing of what is in a file.
+/// Reason why a folder cannot be read as a build. Never quotes the content of a file.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     #[error("cannot read `{}`", .file.display())]
@@ -85,7 +84,7 @@ pub enum BuildError {
     Large { file: PathBuf },
 }
 
-/// What tells one state of a folder from another, without reading its manifests.
+/// State of a folder, compared without reading its manifests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     id: Option<Box<[u8]>>,
@@ -93,7 +92,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Reads `BUILD_ID`, and when each manifest was written.
+    /// Reads `BUILD_ID`, and the modification time of each manifest.
     pub fn of(folder: &Path) -> Self {
         use std::os::unix::fs::MetadataExt;
 
@@ -102,7 +101,7 @@ impl Stamp {
             Some((about.modified().ok()?, about.len(), about.ino()))
         };
         Self {
-            // The same file may be written again within one tick of its time.
+            // A file may be written twice within one tick of its modification time.
             id: read(&folder.join(BUILD_ID)).ok().flatten().map(Into::into),
             files: FILES.map(seen),
         }
@@ -147,7 +146,8 @@ impl Build {
         })
     }
 
-    /// Of a folder that has no build yet: nobody knows what is guarded, so everything is.
+    /// Stands for a folder without a build: its guarded paths are unknown, so every path is
+    /// guarded.
     pub fn unknown() -> Self {
         Self {
             id: None,
@@ -163,7 +163,7 @@ impl Build {
         self.id.as_deref()
     }
 
-    /// What tells this build from every other; 0 if there is none.
+    /// Returns the digest that identifies this build; 0 if there is none.
     pub(super) fn mark(&self) -> u128 {
         self.mark
     }
@@ -176,24 +176,24 @@ impl Build {
         self.images.as_ref().map(|images| &*images.path)
     }
 
-    /// The state of the folder that this was read from.
+    /// Returns the state of the folder that this was read from.
     pub fn stamp(&self) -> &Stamp {
         &self.stamp
     }
 
-    /// Whether the app's middleware runs for this raw path. Conditions of a matcher on
-    /// headers or cookies are left aside: they say when it runs, and not for whom.
+    /// Returns true if the app's middleware runs for this raw path. Conditions of a matcher on
+    /// headers or cookies are ignored: they decide when it runs, and not for whom.
     pub fn is_guarded(&self, path: &[u8]) -> bool {
         self.guards.have(path)
     }
 
-    /// How many matchers the middleware has, for people.
+    /// Number of matchers of the middleware, for humans to read.
     pub fn matchers(&self) -> usize {
         self.guards.len()
     }
 
-    /// Whether a request to the picture optimizer asks for a width and a quality that the
-    /// app allows. What it refuses, the app would answer with 400 and these words.
+    /// Checks that a request to the image optimizer has an allowed width and quality. The app would
+    /// refuse it with 400 and the same text.
     pub fn allow_image(&self, query: Option<&[u8]>) -> Result<(), BadImage> {
         match &self.images {
             Some(images) => images.allow(query.unwrap_or_default()),
@@ -209,7 +209,7 @@ struct Routes {
     base_path: Box<str>,
 }
 
-/// `None` if there is no such file.
+/// Reads a file; `None` if it does not exist.
 fn read(file: &Path) -> Result<Option<Vec<u8>>, BuildError> {
     let is_large = fs::metadata(file).is_ok_and(|about| about.len() > LARGEST);
     let file = file.to_path_buf();

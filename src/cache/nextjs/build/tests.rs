@@ -1,4 +1,4 @@
-//! What is read of a build's folder, and when it is read again.
+//! Tests of reading a build's folder, and of reading it again.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -11,13 +11,13 @@ use super::{
 };
 use crate::chain::KeyBuilder;
 
-/// As Next.js 16.4 wrote it for `matcher: ['/secret', '/secret/:path*']`.
+/// Manifest of Next.js 16.4 for `matcher: ['/secret', '/secret/:path*']`.
 const SECRET: &str = r#"{ "version": 1, "functions": { "/_middleware": { "runtime": "nodejs", "matchers": [
     { "regexp": "^(?:\\/(_next\\/data\\/[^/]{1,}))?\\/secret(\\.json|\\.rsc|\\.segments\\/.+\\.segment\\.rsc)?[\\/#\\?]?$", "originalSource": "/secret" },
     { "regexp": "^(?:\\/(_next\\/data\\/[^/]{1,}))?\\/secret(?:\\/((?:[^\\/#\\?]+?)(?:\\/(?:[^\\/#\\?]+?))*))?(\\.json|\\.rsc|\\.segments\\/.+\\.segment\\.rsc)?[\\/#\\?]?$", "originalSource": "/secret/:path*" }
 ] } } }"#;
 
-/// As 15.2 wrote it for the matcher that its documentation shows.
+/// Manifest of Next.js 15.2 for the matcher in its documentation.
 const ALL_BUT: &str = r#"{ "version": 3, "middleware": { "/": { "files": [], "name": "middleware", "page": "/", "matchers": [
     { "regexp": "^(?:\\/(_next\\/data\\/[^/]{1,}))?(?:\\/((?!api|_next\\/static|_next\\/image|favicon.ico).*))(\\.json)?[\\/#\\?]?$", "originalSource": "/((?!api|_next/static|_next/image|favicon.ico).*)",
       "missing": [{ "type": "header", "key": "next-router-prefetch" }] }
@@ -139,7 +139,7 @@ fn every_file_but_the_build_id_may_be_missing() {
         error.to_string().contains("there is no file `BUILD_ID`"),
         "{error}"
     );
-    // Nobody knows what is guarded yet.
+    // The guarded paths are not known yet.
     assert_eq!(asked(&empty, None, "/isr").bypass(), Some("guarded"));
 }
 
@@ -179,7 +179,7 @@ fn no_key_of_draft_mode_is_kept_or_told() {
     ])
     .build();
     assert!(!format!("{build:?}").contains("hidden"));
-    // Where 15.2 writes them, whole and broken.
+    // The place where 15.2 writes them, valid and invalid.
     let with_env = ALL_BUT.replace("\"files\": []", "\"env\": { \"KEY\": \"hidden\" }");
     let folder = Folder::new(&[(BUILD_ID, "abc"), (MIDDLEWARE, &with_env)]);
     let build = folder.build();
@@ -195,7 +195,7 @@ fn no_key_of_draft_mode_is_kept_or_told() {
     }
 }
 
-/// R9: what is refused says what Next.js 16.4 says.
+/// R9: a refusal has the same text as in Next.js 16.4.
 #[test]
 fn pictures_that_the_app_would_refuse_are_refused_alike() {
     let build = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, PICTURES)]).build();
@@ -267,7 +267,7 @@ fn pictures_that_the_app_would_refuse_are_refused_alike() {
     assert_eq!(build.allow_image(Some(b"w=65")), Ok(()));
 }
 
-/// R6: what a deploy empties.
+/// R6: the effect of a deploy on keys.
 #[test]
 fn pages_are_kept_by_build_and_its_files_are_not() {
     let old = Folder::new(&[(BUILD_ID, "one")]);
@@ -287,8 +287,8 @@ fn pages_are_kept_by_build_and_its_files_are_not() {
     }
 }
 
-/// Invariant: what a build's own files say anew is another build; what the app writes while it
-/// runs, and a copy of the folder, is not.
+/// Invariant: rewritten files of a build make another build; files that the app writes while it
+/// runs, and a copy of the folder, do not.
 #[test]
 fn a_build_is_another_one_if_anything_that_tells_is() {
     let routes = |id: &str| format!("{{ \"version\": 3, \"deploymentId\": \"{id}\" }}");
@@ -320,7 +320,7 @@ fn a_build_is_another_one_if_anything_that_tells_is() {
     assert_ne!(mark(&first), mark(&files(&routes("d2"))), "deploymentId");
     for at in 0..first.len() {
         let mut other = first.clone();
-        // Of the same length.
+        // The replacement has the same length.
         other[at].1 = other[at].1.replace(['1', 'o', 's', '{'], " ");
         if other[at].0 == FUNCTIONS || other[at].0 == ROUTES {
             other[at].1.clone_from(&first[at].1);
@@ -347,7 +347,7 @@ fn a_build_is_another_one_if_anything_that_tells_is() {
         later.push((name.to_owned(), text.to_owned()));
         assert_eq!(mark(&first), mark(&later), "{name}");
     }
-    // What is moved from one file to another is told.
+    // Moving content from one file to another changes the mark.
     let mut moved = first.clone();
     moved.swap(6, 7);
     (moved[6].0, moved[7].0) = (first[6].0.clone(), first[7].0.clone());

@@ -1,4 +1,4 @@
-//! Follows a build's folder, so that a deploy needs no reload of the gateway.
+//! Watcher of a build's folder, so that a deploy needs no reload of the gateway.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use log::{info, warn};
 use super::{Build, BuildError, Stamp};
 use crate::base::error::chain;
 
-/// How often the folder is looked at: a handful of file names.
+/// Interval of checks; each looks at a few files.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
 
 /// The build that is in a folder now.
@@ -23,18 +23,18 @@ pub struct BuildWatch {
     build: ArcSwap<Build>,
 }
 
-/// What a look at the folder came to.
+/// Outcome of a check of the folder.
 #[derive(Debug)]
 pub(super) enum Look {
-    /// It is as it was, or is being written.
+    /// The folder is unchanged, or is being written.
     Same,
-    /// Another build has taken the place.
+    /// Another build has replaced the one before.
     Changed(Arc<Build>),
-    /// It changed into what cannot be read; the build that was there stays.
+    /// The folder has changed and cannot be read; the build from before stays.
     Broken(BuildError),
 }
 
-/// What was seen before.
+/// State from the checks before.
 #[derive(Debug, Default)]
 pub(super) struct Before {
     seen: Stamp,
@@ -42,8 +42,8 @@ pub(super) struct Before {
 }
 
 impl BuildWatch {
-    /// Reads the folder of `upstream`. Without a build in it all paths count as guarded
-    /// until there is one.
+    /// Reads the folder of `upstream`. Without a build in it, all paths count as guarded until
+    /// there is one.
     pub fn new(upstream: &str, folder: &Path) -> (Self, Option<BuildError>) {
         let (build, error) = match Build::read(folder) {
             Ok(build) => (build, None),
@@ -65,7 +65,7 @@ impl BuildWatch {
         &self.folder
     }
 
-    /// Looks at the folder from time to time, for as long as it is polled.
+    /// Checks the folder at intervals, for as long as the future is polled.
     pub async fn watch(self: Arc<Self>) {
         let mut before = Before::default();
         let mut ticks = tokio::time::interval(EVERY);
@@ -86,8 +86,8 @@ impl BuildWatch {
         }
     }
 
-    /// One look. A build takes the other's place once the folder has been the same for two
-    /// looks: `next build` writes its files one after the other, and takes `BUILD_ID` away
+    /// Checks the folder once. A new build replaces the old one only if two checks in a row see the
+    /// same folder: `next build` writes its files one after the other, and removes `BUILD_ID`
     /// first.
     pub(super) fn look(&self, before: &mut Before) -> Look {
         let stamp = Stamp::of(&self.folder);
@@ -105,7 +105,7 @@ impl BuildWatch {
                 let build = Arc::new(build);
                 let before = self.build.swap(Arc::clone(&build));
                 if before.mark() == build.mark() {
-                    // Copied or touched, and not built again.
+                    // The folder was copied or touched, but not built again.
                     return Look::Same;
                 }
                 Look::Changed(build)

@@ -44,7 +44,7 @@ fn what_cannot_be_read_makes_an_answer_stale() {
     ] {
         let answer = format!("ETag: \"a\"\nCache-Control: {age}");
         assert_eq!(fresh_for(&answer), Ok(0), "{age}");
-        // Nor does what stands below it count in its place.
+        // `Expires` does not count in place of the invalid value.
         let answer = format!("{answer}\nExpires: @100\nDate: @0");
         assert_eq!(fresh_for(&answer), Ok(0), "{age}");
     }
@@ -76,7 +76,7 @@ fn what_stands_in_quotes_is_no_directive() {
         (r#"max-age=1, x="max-age=3600""#, Ok(1)),
         (r#"x="a, no-store, b", max-age=1"#, Ok(1)),
         (r#"x="a\", no-store", max-age=1"#, Ok(1)),
-        // A quote that never ends hides nothing.
+        // An unclosed quote hides nothing.
         (r#"max-age=1, x="a, no-store"#, Err("no-store")),
         (r#"x="max-age=9, private"#, Err("private")),
     ] {
@@ -143,7 +143,7 @@ fn the_age_at_arrival_is_the_larger_of_what_age_and_date_say() {
         ("Date: @-20", 2, 20),
         ("Date: @-20\nAge: 30", 2, 32),
         ("Date: @-50\nAge: 30", 2, 50),
-        // A clock ahead of ours makes nothing younger.
+        // An origin clock ahead of ours makes no response younger.
         ("Date: @50\nAge: 30", 0, 30),
         ("Date: @50", 0, 0),
         // RFC 9111, 5.1.
@@ -242,7 +242,7 @@ fn guesses_are_made_only_where_the_route_asks_for_them() {
         Err("no-lifetime")
     );
     assert_eq!(guess(200, ""), Err("no-lifetime"));
-    // What is said is no guess.
+    // An explicit lifetime overrides the heuristic.
     assert_eq!(
         guess(200, &format!("{answer}\nCache-Control: max-age=5")),
         Ok(5)
@@ -313,7 +313,7 @@ fn stale_windows_are_the_origins_then_the_routes() {
     assert_eq!(windows(&rules, &format!("{swr}=0")), (0, 40, false));
     assert_eq!(windows(&rules, &format!("{swr}=soon")), (0, 40, false));
     assert_eq!(windows(&rules, swr), (100, 40, false), "Next.js 14");
-    // RFC 9111, 4.2.4 and 5.2.2.2: it forbids what would allow stale answers.
+    // RFC 9111, 4.2.4 and 5.2.2.2: the directive forbids stale responses.
     for word in ["must-revalidate", "proxy-revalidate"] {
         let cc = format!("{swr}=60, stale-if-error=60, {word}");
         assert_eq!(windows(&rules, &cc), (0, 0, true), "{word}");

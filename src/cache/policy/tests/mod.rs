@@ -1,4 +1,4 @@
-//! The policy, section by section; what holds for any input is in [`properties`].
+//! Tests of the policy, section by section; properties of any input are in [`properties`].
 
 mod conditional;
 mod freshness;
@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::*;
 
-/// Fields, one a line. `@-10` as a value is the date ten seconds ago.
+/// Parses headers, one a line. `@-10` as a value is the date ten seconds ago.
 fn head(lines: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -34,7 +34,7 @@ fn head(lines: &str) -> HeaderMap {
     headers
 }
 
-/// Seconds from the time of every test.
+/// Returns a time, in seconds from the fixed time of every test.
 fn at(offset: i64) -> SystemTime {
     let start = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
     let span = Duration::from_secs(offset.unsigned_abs());
@@ -56,7 +56,7 @@ fn now() -> Times {
     }
 }
 
-/// What becomes of a 200 to a plain GET, by the RFC and no more.
+/// Stores a 200 to a plain GET by the default rules.
 fn kept(answer: &str) -> Result<Lifetime, &'static str> {
     kept_with(&Rules::default(), "", 200, answer)
 }
@@ -76,7 +76,7 @@ fn kept_with(
     store(asked, status, &head(answer), now(), rules).map_err(Refusal::reason)
 }
 
-/// The seconds that it is fresh from its age of zero, or why it is not kept.
+/// Returns the freshness lifetime in seconds, or the reason why the response is not stored.
 #[track_caller]
 fn fresh_for(answer: &str) -> Result<u64, &'static str> {
     kept(answer).map(|lifetime| lifetime.fresh_for.as_secs())

@@ -1,15 +1,16 @@
-//! Against another implementation of RFC 9111, over made-up heads.
+//! Comparison with another implementation of RFC 9111, over generated headers.
 //!
-//! Where the two differ on purpose, the heads leave it out:
-//! - it follows RFC 7234 in counting neither `Date` nor the delay into the age, so that `Date`
-//!   is always now; `proxy-revalidate` is stale at once to it (we: only once it is stale);
-//! - it knows no `must-understand`, no targeted fields, and a shorter list of statuses;
-//! - cookies: it takes them with `public`; we never do;
-//! - of directives that stand there twice with different values it takes the first and
-//!   forbids stale answers; we take the first;
-//! - it splits at commas in quotes, takes `no-cache="x"` for `no-cache`, folds no case, and
-//!   takes `+5` for a number: quotes, lists of fields and case have tests of their own;
-//! - what nobody could ever use it stores (never fresh, no validator); we do not.
+//! Where the two differ on purpose, the generated headers avoid the difference:
+//! - It follows RFC 7234 in counting neither `Date` nor the delay into the age, so that `Date` is
+//!   always now. A response with `proxy-revalidate` is stale at once for it (for us only once it is
+//!   stale).
+//! - It does not know `must-understand` or targeted fields, and has a shorter list of statuses.
+//! - Cookies: it stores them with `public`; we never do.
+//! - For repeated directives with different values it takes the first and forbids stale responses;
+//!   we take the first.
+//! - It splits at commas in quotes, reads `no-cache="x"` as `no-cache`, does not fold case, and
+//!   accepts `+5` as a number: quotes, lists of fields and case have tests of their own.
+//! - It stores responses that can never be used (never fresh, no validator); we do not.
 
 use http::{Request, Response};
 use http_cache_semantics::{BeforeRequest, CacheOptions, CachePolicy};
@@ -33,7 +34,7 @@ fn directive() -> impl Strategy<Value = String> {
 
 fn answer() -> impl Strategy<Value = String> {
     let cache_control = proptest::collection::btree_set(directive(), 0..4);
-    // Each name once.
+    // Each name occurs once.
     let cache_control = cache_control.prop_map(|directives| {
         let mut names = std::collections::BTreeSet::new();
         let once = directives
@@ -99,7 +100,7 @@ proptest! {
         *response.headers_mut() = head(&answer);
         let options = CacheOptions { shared: true, ..CacheOptions::default() };
         let theirs = CachePolicy::new_options(&sent(&first), &response, at(0), options);
-        // It guesses by itself.
+        // The other implementation always applies the heuristic.
         let rules = Rules { heuristic: Some(0.1), ..Rules::default() };
         let ours = kept_with(&rules, &first, status, &answer);
         let is_used = match &ours {
@@ -109,23 +110,26 @@ proptest! {
                 let verdict = judge(lifetime, &wants, at(later));
                 matches!(verdict, Use::Fresh | Use::StaleAsAsked)
             }
-            // What cannot be used need not be stored.
+            // A response that cannot be used need not be stored.
             Err(_) => false,
         };
         let is_theirs = theirs.is_storable()
             && matches!(theirs.before_request(&sent(&second), at(later)), BeforeRequest::Fresh(_));
-        // They do not know what a 500 is.
+        // The other implementation does not know 500.
         let is_comparable = status != 500
-            // A second's fraction in a guess.
+            // Fraction of a second in heuristic freshness.
             && !(answer.contains("Last-Modified") && ours.as_ref().is_ok_and(|l| l.fresh_for.subsec_nanos() > 0))
-            // RFC 9111, 5.2.2.10: `s-maxage` forbids stale answers; they heed it for
-            // `must-revalidate` only.
+            // RFC 9111, 5.2.2.10: `s-maxage` forbids stale responses; the other implementation
+            // obeys it for `must-revalidate` only.
             && !(answer.contains("s-maxage") && second.contains("max-stale"))
-            // What has no lifetime we do not keep for those who take anything.
+            // A response without a lifetime is not stored here, even for clients that accept any
+            // staleness.
             && !(ours.is_err() && second.contains("max-stale"))
-            // RFC 9111, 5.2.1.2: "no more than" includes the number; they leave it out.
+            // RFC 9111, 5.2.1.2: "no more than" includes the number; the other implementation
+            // excludes it.
             && !ours.as_ref().is_ok_and(|l| second.ends_with(&format!("max-stale={}", l.stale_for(at(later)).as_secs())))
-            // RFC 9111, 5.2.2.4: not even then; they take it for an age of zero.
+            // RFC 9111, 5.2.2.4: not even with `max-stale`; the other implementation treats it as a
+            // lifetime of zero.
             && !(answer.contains("no-cache") && second.contains("max-stale"));
         if is_comparable {
             prop_assert_eq!(is_used, is_theirs, "{} | {:?}", answer, ours);

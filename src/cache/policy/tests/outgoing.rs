@@ -1,4 +1,4 @@
-//! What a write makes old (RFC 9111, 4.4), `Cache-Status` (RFC 9211), and what browsers read.
+//! Tests of invalidation (RFC 9111, 4.4), `Cache-Status` (RFC 9211), and headers for browsers.
 
 use super::*;
 

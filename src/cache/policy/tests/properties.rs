@@ -1,10 +1,10 @@
-//! What holds for any input.
+//! Properties that hold for any input.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Values near enough to real ones that they get somewhere.
+/// Generates values close enough to real ones to get past the first checks.
 fn value() -> impl Strategy<Value = Vec<u8>> {
     let words = proptest::collection::vec(
         prop_oneof![
@@ -99,7 +99,7 @@ fn rules() -> impl Strategy<Value = Rules> {
         })
 }
 
-/// How much an answer allows, as the client sees it.
+/// Ranks a decision by how freely the client may use the response.
 fn rank(verdict: Use) -> u8 {
     match verdict {
         Use::Fresh => 3,

@@ -101,7 +101,7 @@ fn final_statuses_are_kept_with_explicit_freshness_only() {
         let kept = |answer| kept_with(&Rules::default(), "", status, answer).map(drop);
         assert_eq!(kept("Cache-Control: max-age=60"), Ok(()), "{status}");
         assert_eq!(kept("ETag: \"a\""), Err("no-lifetime"), "{status}");
-        // A validator alone is enough for what is cacheable of itself.
+        // A validator alone is enough for a heuristically cacheable response.
         let no_cache = kept("ETag: \"a\"\nCache-Control: no-cache");
         let is_plain = [200, 203, 204, 300, 301, 308, 404, 410].contains(&status);
         assert_eq!(no_cache.is_ok(), is_plain, "{status}");

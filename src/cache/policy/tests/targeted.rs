@@ -37,7 +37,7 @@ fn a_targeted_field_counts_in_place_of_the_others() {
             "CDN-Cache-Control: foobar\nCDN-Cache-Control: max-age=60",
             Ok(60),
         ),
-        // A dictionary's last member of a name counts.
+        // The last member of a name in a dictionary counts.
         ("CDN-Cache-Control: max-age=5, max-age=60", Ok(60)),
         ("CDN-Cache-Control: max-age=0", Err("not-reusable")),
         ("CDN-Cache-Control: max-age=-5", Err("not-reusable")),
@@ -58,7 +58,7 @@ fn a_targeted_field_counts_in_place_of_the_others() {
             Err("not-reusable"),
         ),
         ("CDN-Cache-Control: no-store=?0, max-age=60", Ok(60)),
-        // It says nothing of freshness, and what does is not for us.
+        // The field sets no lifetime, and `Cache-Control`, which does, is not read beside it.
         (
             "CDN-Cache-Control: foo\nCache-Control: max-age=60",
             Err("no-lifetime"),
@@ -143,7 +143,7 @@ fn surrogate_control_comes_second() {
             Err("not-reusable"),
         ),
         ("Surrogate-Control: max-age=60+30", Ok(60)),
-        // For a surrogate of that name.
+        // Directive for a named surrogate.
         (
             "Surrogate-Control: no-store;other\nCache-Control: max-age=7",
             Ok(7),

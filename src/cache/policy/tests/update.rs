@@ -41,11 +41,11 @@ fn fields_of_a_304_replace_those_that_are_stored() {
             "Content-Security-Policy: b",
         ),
         ("Content-Foo: a", "Content-Foo: b", "Content-Foo: b"),
-        // The same answer in another spelling: what is stored stays.
+        // The same tag in another spelling: the stored one stays.
         ("ETag: W/\"a\"", "ETag: \"a\"", "ETag: W/\"a\""),
         ("Expires: @1", "Expires: @99", "Expires: @99"),
         ("Date: @-50", "Date: @0", "Date: @0"),
-        // The answer is as old as what confirms it.
+        // The age is that of the 304.
         ("Date: @-50\nAge: 9", "X: 1", "X: 1"),
         ("Age: 9", "Age: 3", "Age: 3"),
     ] {
@@ -130,7 +130,7 @@ fn a_refreshed_answer_lives_again() {
     };
     let lifetime = store(asked, StatusCode::OK, &stored, now(), &Rules::default()).unwrap();
     assert_eq!(lifetime.fresh_left(at(0)), secs(30));
-    // What the 304 says may also end it.
+    // A 304 can also make the response unstorable.
     merge(&mut stored, &head("Cache-Control: no-store"));
     let ended = store(asked, StatusCode::OK, &stored, now(), &Rules::default());
     assert_eq!(ended, Err(Refusal::NoStore));

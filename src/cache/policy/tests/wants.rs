@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// How an answer that was new at 0 may be used `later` by a client that says `request`.
+/// Decides how a response that was new at 0 may be used `later` for a client that sends `request`.
 fn verdict(answer: &str, request: &str, later: i64) -> Use {
     let lifetime = kept(&format!("ETag: \"a\"\nCache-Control: {answer}")).unwrap();
     let request = if request.contains(':') || request.is_empty() {
@@ -152,7 +152,7 @@ fn a_failing_origin_is_bridged_inside_the_window() {
         ),
         ("s-maxage=60, stale-if-error=30", "", 61, false),
         ("no-cache, max-age=60, stale-if-error=30", "", 0, false),
-        // A reload of a dead origin's page.
+        // Reload of a page whose origin failed.
         ("max-age=60, stale-if-error=30", "max-age=0", 61, true),
         ("max-age=60", "max-age=0", 10, true),
         ("max-age=60, stale-if-error=30", "no-cache", 10, false),
