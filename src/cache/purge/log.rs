@@ -1,14 +1,13 @@
-//! The log of purges in Redis: a stream that every gateway reads, and beside it how far each
-//! of them is.
+//! The log of purges in Redis: a stream that every gateway reads, with the positions of all
+//! gateways.
 //!
-//! Three scripts touch it, each in one step: `sync`, `publish`, `leave`. Both keys have one
-//! hash tag, so they lie on one machine of a cluster. Leases are fields of one hash with an
-//! end each, and no keys with a time to live: those are the first that a full Redis drops
-//! under `volatile-ttl`, and a lease that is gone too early would let a purge pass its
-//! gateway by.
+//! Three scripts access it, each in one step: `sync`, `publish`, `leave`. Both keys have the same
+//! hash tag, so that they lie on one machine of a cluster. Leases are fields of one hash, each with
+//! its end, instead of keys with a TTL: a full Redis drops those first under `volatile-ttl`, and a
+//! purge could miss a gateway whose lease vanished too early.
 //!
-//! Purges, and what a gateway says of how far it is, are signed with the secret of the fleet:
-//! the scripts only carry both.
+//! Purges, and the positions reported by gateways, are signed with the secret of the fleet: the
+//! scripts only transport both.
 
 use std::{collections::VecDeque, fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
 
@@ -20,41 +19,41 @@ use super::{
 };
 use crate::base::redis::{FromRedisValue, Redis, Script, Signer, TAG, Unavailable};
 
-/// How long a lease lasts, by the clock of Redis.
+/// Duration of a lease, by the clock of Redis.
 pub(super) const LEASE: Duration = Duration::from_secs(3);
-/// Entries that the log keeps, about.
+/// Approximate number of entries that the log keeps.
 const KEPT: u64 = 10_000;
-/// Entries that one answer brings.
+/// Maximum number of entries in one response.
 const AT_ONCE: u64 = 64;
 
-/// The id of an entry: milliseconds since 1970 by the clock of Redis, and a number among
-/// those of one millisecond.
+/// Id of an entry: milliseconds since 1970 by the clock of Redis, and a sequence number within the
+/// millisecond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub u64, pub u64);
 
-/// A place in the log: everything up to this entry is applied.
+/// A position in the log: everything up to this entry is applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     pub id: Id,
-    /// What was drawn for the entry. A log that was begun anew, or has lost its end, may use
-    /// an id again, but never this.
+    /// Nonce of the entry. A log that was recreated, or has lost its end, may use an id again, but
+    /// never a nonce.
     pub drawn: String,
 }
 
-/// One entry behind a gateway's place.
+/// An entry after the position of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) position: Position,
     pub(super) content: Content,
 }
 
-/// What an entry holds.
+/// Content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     Purges(Vec<Purge>),
-    /// Of a version that writes what this one cannot read.
+    /// Written by a version whose purges this one cannot read.
     Unknown,
-    /// Written by nobody who knows the secret of the fleet.
+    /// Not signed with the secret of the fleet.
     Unsigned,
 }
 
@@ -62,16 +61,17 @@ pub(super) enum Content {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
     pub(super) gateway: String,
-    /// Milliseconds until it runs out; negative since it has.
+    /// Milliseconds until the lease runs out; negative since it did.
     pub(super) left: i64,
     pub(super) applied: Id,
-    /// What it dropped for the last entries.
+    /// Number of responses dropped for the last entries.
     pub(super) done: Vec<(Id, u64)>,
-    /// Without a lease it asks the origin before it serves what may have been purged.
+    /// True if, without a lease, the gateway validates responses that may have been purged before
+    /// it serves them.
     pub(super) validates: bool,
 }
 
-/// What a gateway asks.
+/// Query of a gateway.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Question {
     pub(super) gateway: String,
@@ -80,39 +80,39 @@ pub(super) struct Question {
     /// `on_purge_link_lost: revalidate`.
     pub(super) validates: bool,
     pub(super) wants_leases: bool,
-    /// Entries that are to be there still.
+    /// Entries that should still be in the log.
     pub(super) expected: Vec<Position>,
 }
 
-/// What it is told.
+/// Response of the log to a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) generation: Generation,
-    /// How long its own lease lasts from when the question came.
+    /// Remaining time of the gateway's own lease when the query arrived.
     pub(super) leased: Option<Duration>,
     pub(super) follows: Follows,
-    /// Where it asked for them.
+    /// All leases, if the query asks for them.
     pub(super) leases: Option<Vec<Lease>>,
-    /// Whether each of the expected entries is there.
+    /// True for each expected entry that is in the log.
     pub(super) is_there: Vec<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Follows {
-    /// The entries behind its place, the first of them if there are many.
+    /// The entries after the position, only the first ones if there are many.
     Entries(Vec<Entry>),
-    /// Its place is not in the log; this is the last entry.
+    /// The position is not in the log; this is the last entry.
     Gap(Position),
 }
 
-/// The log's own name, and how long ago it was begun.
+/// Name of the log, and the time since it was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Generation {
     pub(super) name: String,
     pub(super) age: Duration,
 }
 
-/// A purge is in the log.
+/// Response to a published purge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Published {
     pub(super) position: Position,
@@ -120,7 +120,7 @@ pub(super) struct Published {
     pub(super) leases: Vec<Lease>,
 }
 
-/// Where the log is: in Redis, or in the memory of a test.
+/// Access to the log: in Redis, or in the memory of a test.
 pub(super) trait Remote: Sync {
     fn sync(&self, question: &Question)
     -> impl Future<Output = Result<Answer, Unavailable>> + Send;
@@ -168,7 +168,7 @@ impl Log {
         }
     }
 
-    /// Gives the lease of a gateway up that ends.
+    /// Gives up the lease of a gateway that ends.
     pub(super) async fn leave(&self, gateway: &str) -> Result<(), Unavailable> {
         let mut args = Self::common();
         args.push(gateway.to_owned());
@@ -234,9 +234,9 @@ impl Remote for Log {
     }
 }
 
-/// What is signed, and what is made of what others have signed.
+/// Signing of outgoing data, and verification of data from others.
 impl Log {
-    /// Purges as they stand in the log: a signature, and their JSON.
+    /// Returns the text of purges in the log: a signature, and their JSON.
     fn text(&self, drawn: &str, purges: &[Purge]) -> String {
         let json = serde_json::to_string(purges).expect("purges are plain JSON");
         let parts = self.parts(drawn, &json);
@@ -255,16 +255,16 @@ impl Log {
             self.signer.verifies_text(PURGE, &parts, tag)
         });
         let content = match signed {
-            // The first entry of a log is no purge and has no signature, but nobody's place is
-            // before it.
+            // The first entry of a log is no purge and has no signature, but no gateway has a
+            // position before it.
             None => Content::Unsigned,
             Some((_, json)) => serde_json::from_str(json).map_or(Content::Unknown, Content::Purges),
         };
         Entry { position, content }
     }
 
-    /// What a gateway says of itself: what it dropped for the last entries, signed together
-    /// with its place.
+    /// Returns the report of a gateway: the numbers of responses dropped for the last entries,
+    /// signed together with its position.
     fn claim(&self, question: &Question) -> String {
         let mode = if question.validates {
             VALIDATES
@@ -279,8 +279,8 @@ impl Log {
         format!("{done}~{}", self.signer.sign_text(LEASE_OF, &parts))
     }
 
-    /// What nobody who knows the secret has said is not believed: such a gateway counts as one
-    /// that has applied nothing.
+    /// Verifies a lease. A gateway without a valid signature counts as one that has applied
+    /// nothing.
     fn lease(&self, raw: RawLease) -> Lease {
         let (done, tag) = raw.done.split_once('~').unwrap_or((&raw.done, ""));
         let claim = format!("{} {done}", raw.applied);
@@ -300,14 +300,14 @@ impl Log {
     }
 }
 
-/// What a gateway does without a lease: `on_purge_link_lost`.
+/// Behaviour of a gateway without a lease: `on_purge_link_lost`.
 const VALIDATES: char = 'v';
 const SERVES: char = 's';
 
 const PURGE: &str = "purge";
 const LEASE_OF: &str = "lease of purges";
 
-/// 128 bits that nobody else draws.
+/// Returns 128 random bits, a nonce.
 pub(super) fn draw() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
@@ -317,7 +317,7 @@ fn written(done: &VecDeque<(Id, u64)>) -> String {
     parts.join(",")
 }
 
-/// What cannot be read is left out: it says how much was dropped, and no more.
+/// Parses numbers of dropped responses. Invalid ones are skipped: they are informational.
 fn read(done: &str) -> Vec<(Id, u64)> {
     let pairs = done.split(',').filter_map(|pair| pair.split_once('='));
     pairs

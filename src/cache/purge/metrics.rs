@@ -1,4 +1,4 @@
-//! What is counted of purges.
+//! Metrics of purges.
 
 use super::{How, Purge, What};
 use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
@@ -6,7 +6,7 @@ use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
 const KINDS: [&str; 5] = ["url", "prefix", "tag", "all", "written"];
 const HOWS: [&str; 2] = ["hard", "soft"];
 
-/// Whence a purge came to this gateway.
+/// Source of a purge at this gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The admin API.

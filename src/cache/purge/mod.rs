@@ -1,9 +1,9 @@
-//! What a purge takes out, and how it reaches every gateway.
+//! Purges of stored responses, and their delivery to every gateway.
 //!
-//! Purges are entries of one stream in Redis ([`log`]). Each gateway reads it from the last
-//! entry that it has applied ([`follower`]), and holds a lease there that says how far it
-//! is. A purge is over when every gateway with a live lease has applied it or its lease has
-//! run out ([`receipt`]). [`link`] runs all of that beside requests.
+//! Purges are entries of one stream in Redis ([`log`]). Each gateway reads the stream from the last
+//! entry that it has applied ([`follower`]), and holds a lease there that records its position. A
+//! purge is over when every gateway with a live lease has applied it or its lease has run out
+//! ([`receipt`]). [`link`] runs all of this beside requests.
 
 mod follower;
 pub mod link;
@@ -26,37 +26,36 @@ pub use self::{
     receipt::{Applied, Instance, Others, Receipt, Shortfall},
 };
 
-/// What a purge is about.
+/// Target of a purge.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum What {
-    /// One URL with all its forms: every scheme, encoding, variant and RSC form of it. With
-    /// a path alone (`/x?y`) it is of any host. Without a query only the path without one,
-    /// whatever its `_rsc`.
+    /// A URL in all forms: every scheme, encoding, variant and RSC form. A path alone (`/x?y`)
+    /// stands for any host. Without a query only the path without a query is purged, whatever its
+    /// `_rsc`.
     Url(String),
-    /// Every URL that begins with it; `/blog/` alone is of any host.
+    /// Every URL that begins with this text; `/blog/` alone stands for any host.
     Prefix(String),
-    /// Every answer that carries exactly this tag.
+    /// Every response that carries exactly this tag.
     Tag(String),
-    /// What a write to this URL of a path has changed (`purge_on_write`): the item and the list
-    /// that it is in, whatever their queries, with a slash at the end or without. Only gateways
-    /// say so.
+    /// The responses that a write to this URL has changed (`purge_on_write`): the item and the list
+    /// that contains it, with any query, with or without a trailing slash. Only gateways send it.
     Written(String),
     All,
 }
 
-/// What becomes of what is found.
+/// Effect on the purged responses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum How {
-    /// It is gone.
+    /// Removed.
     #[default]
     Hard,
-    /// It is stale: validated before it is used, or served while that happens where its
-    /// `stale_while_revalidate` allows.
+    /// Marked as stale: validated before use, or served during revalidation if their
+    /// `stale_while_revalidate` allows it.
     Soft,
 }
 
-/// One purge. As JSON `{"url": "/blog"}`, `{"prefix": …}`, `{"tag": …}` or `{"all": true}`,
-/// each with `"soft": true` where that is meant.
+/// A purge. In JSON: `{"url": "/blog"}`, `{"prefix": …}`, `{"tag": …}` or `{"all": true}`, each
+/// with `"soft": true` for a soft one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Purge {
     pub what: What,

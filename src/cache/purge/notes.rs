@@ -1,4 +1,4 @@
-//! What a process still takes out while another one takes its place: that one hears of it.
+//! Forwards purges from a draining process to its successor.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -11,24 +11,24 @@ use tokio::sync::Notify;
 use super::{Purge, What};
 use crate::cache::key::Key;
 
-/// Purges of operators that are told at most. With one more, the other process is to drop all.
+/// Maximum number of waiting operator purges. With one more, the successor drops everything.
 const MOST: usize = 4096;
-/// What writes have changed, which anybody can cause, and its bytes. With more, what comes first
-/// is told: the other process does not read.
+/// Maximum number of waiting writes, which any client can cause, and of their bytes. With more, the
+/// first ones are kept: the successor does not read.
 const MAX_WRITTEN: usize = 64 * 1024;
 const MAX_WRITTEN_BYTES: usize = 16 << 20;
 
-/// Something that was taken out here, as one line of JSON.
+/// A purge of this process, as one line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Note {
-    /// These purges began here.
+    /// Purges that began here.
     Purged(Vec<Purge>),
-    /// What is stored for the URL of this key, after an unsafe request.
+    /// The stored responses for the URL of this key, after an unsafe request.
     Removed(Vec<u8>),
 }
 
-/// Nothing is noted before [`Notes::begin`].
+/// Queue of purges for the successor. It is empty before [`Notes::begin`].
 #[derive(Debug, Default)]
 pub struct Notes {
     queue: Mutex<Option<Queue>>,
@@ -39,20 +39,20 @@ pub struct Notes {
 #[derive(Debug, Default)]
 struct Queue {
     notes: VecDeque<Note>,
-    /// What writes have changed, each once.
+    /// Purges caused by writes, without duplicates.
     written: HashSet<Note>,
     bytes: usize,
-    /// The one that was taken last is not on its way yet.
+    /// True while the note taken last may not be sent yet.
     is_telling: bool,
 }
 
 impl Notes {
-    /// Another process may serve from now on.
+    /// Starts the queue: another process may serve from now on.
     pub fn begin(&self) {
         self.queue.lock().get_or_insert_default();
     }
 
-    /// There is no other process after all.
+    /// Drops the queue: there is no other process after all.
     pub fn end(&self) {
         self.queue.lock().take();
     }
@@ -83,7 +83,7 @@ impl Notes {
         }
     }
 
-    /// Waits for the next one. Whoever asks again has told the one before.
+    /// Waits for the next note. A second call confirms that the note before was sent.
     pub async fn next(&self) -> Note {
         loop {
             let next = self.queue.lock().as_mut().and_then(|queue| {
@@ -99,7 +99,7 @@ impl Notes {
         }
     }
 
-    /// Waits until everything is told so far.
+    /// Waits until all notes so far are sent.
     pub async fn all_told(&self) {
         loop {
             let told = self.told.notified();
@@ -134,7 +134,7 @@ impl Queue {
 }
 
 impl Note {
-    /// Of its text.
+    /// Returns the bytes of the text.
     fn bytes(&self) -> usize {
         let of = |purge: &Purge| match &purge.what {
             What::Url(text) | What::Prefix(text) | What::Tag(text) | What::Written(text) => {
@@ -192,7 +192,7 @@ mod tests {
         assert!(notes.queue.lock().is_none());
     }
 
-    /// Invariant: what anybody writes is told as it is, and never as everything.
+    /// Invariant: writes of any client are sent as they are, and never as a purge of everything.
     #[tokio::test]
     async fn no_number_of_writes_is_everything() {
         let notes = Notes::default();

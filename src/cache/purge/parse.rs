@@ -1,4 +1,4 @@
-//! Purges as JSON: what operators, applications and other gateways write.
+//! JSON form of purges, as written by operators, applications and other gateways.
 
 use std::fmt;
 
@@ -8,25 +8,26 @@ use serde_json::{Map, Value, json};
 use super::{How, Purge, What};
 use crate::base::target::{Slashes, join, normalise};
 
-/// Purges in one order.
+/// Maximum number of purges in one order.
 pub const MOST: usize = 256;
-/// Bytes of a URL, a prefix or a tag.
+/// Maximum bytes of a URL, a prefix or a tag.
 const LONGEST: usize = 8192;
 
-/// Characters of purges in a line of a log, about.
+/// Approximate number of characters of purges in a log line.
 const LONGEST_LINE: usize = 200;
 
 const SHAPES: &str = "write `{\"url\": …}`, `{\"prefix\": …}`, `{\"tag\": …}` or `{\"all\": true}`";
 
-/// What is asked for at once: one purge, or `{"purges": […]}`.
+/// The purges of one request: a single purge, or `{"purges": […]}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     pub purges: Vec<Purge>,
-    /// The instances of the application are told first: `"fan_out": false` says no.
+    /// True if the instances of the application are notified first; `"fan_out": false` turns it
+    /// off.
     pub fan_out: bool,
 }
 
-/// Why something is no purge, in one sentence.
+/// Reason why a purge is invalid, in one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadPurge(String);
@@ -85,7 +86,7 @@ impl Purge {
         }
     }
 
-    /// Writes are told by gateways alone.
+    /// Refuses writes: only gateways send them.
     fn may_be_ordered(&self) -> Result<(), BadPurge> {
         match self.what {
             What::Written(_) => bad(format!("`written` is not known: {SHAPES}")),
@@ -137,12 +138,12 @@ impl Purge {
 }
 
 impl Purge {
-    /// The same purge of what is stored: keys have the normal form of a path, and whoever
-    /// purges may spell it otherwise.
+    /// Normalizes the path, because keys contain the normal form and a purge may be spelled
+    /// otherwise.
     pub fn in_normal_form(self, slashes: Slashes) -> Result<Self, BadPurge> {
         let what = match self.what {
             What::Url(url) => What::Url(normal(&url, "", slashes)?),
-            // Behind it more may follow, so that a dot at its end is none of a dot segment.
+            // More may follow a prefix, so that a dot at its end is not a dot segment.
             What::Prefix(prefix) => What::Prefix(normal(&prefix, "x", slashes)?),
             What::Tag(_) | What::Written(_) | What::All => self.what,
         };
@@ -150,7 +151,7 @@ impl Purge {
     }
 }
 
-/// A URL or a path with its path in normal form, as if `more` followed.
+/// Normalizes the path of a URL or a path, as if `more` followed.
 fn normal(url: &str, more: &str, slashes: Slashes) -> Result<String, BadPurge> {
     let from = match url.split_once("://") {
         Some((scheme, rest)) if !url.starts_with('/') => {
@@ -161,7 +162,7 @@ fn normal(url: &str, more: &str, slashes: Slashes) -> Result<String, BadPurge> {
     };
     let (origin, target) = url.split_at(from);
     if !target.starts_with('/') {
-        // Of a whole origin, or with a query alone.
+        // A whole origin, or a query alone.
         return Ok(url.to_owned());
     }
     let whole = format!("{target}{more}");
@@ -174,7 +175,7 @@ fn normal(url: &str, more: &str, slashes: Slashes) -> Result<String, BadPurge> {
 }
 
 impl Purge {
-    /// Purges in one line of a log: the first ones, and how many there are beside them.
+    /// Returns purges as one log line: the first ones, and the number of further ones.
     pub fn line(purges: &[Self]) -> String {
         let mut line = String::new();
         for (at, purge) in purges.iter().enumerate() {
@@ -199,7 +200,7 @@ fn take_flag(object: &mut Map<String, Value>, key: &str) -> Result<Option<bool>,
     }
 }
 
-/// A URL or what one begins with: a path, or with scheme and host.
+/// Parses a URL or a prefix of one: a path, or with scheme and host.
 fn place(key: &str, value: &Value) -> Result<String, BadPurge> {
     let text = text(key, value)?;
     let after_scheme = ["http://", "https://"].iter().find_map(|scheme| {
@@ -231,8 +232,8 @@ fn place(key: &str, value: &Value) -> Result<String, BadPurge> {
     Ok(text.to_owned())
 }
 
-/// A URL as some client wrote it, whatever is in it: what one gateway has taken, all others can
-/// read.
+/// Parses a URL as a client wrote it, whatever it contains: a URL accepted by one gateway must be
+/// readable by all others.
 fn written(value: &Value) -> Result<String, BadPurge> {
     match value {
         Value::String(text) => Ok(text.clone()),
@@ -282,7 +283,7 @@ impl<'de> Deserialize<'de> for Purge {
     }
 }
 
-/// For people: `url /blog`, `tag posts (soft)`.
+/// Formats a purge for readers: `url /blog`, `tag posts (soft)`.
 impl fmt::Display for Purge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.what {
@@ -344,7 +345,8 @@ mod tests {
         assert!(!order(r#"{"all":true,"fan_out":false}"#).unwrap().fan_out);
     }
 
-    /// Whatever a client writes to: an entry that cannot be read would make everybody drop all.
+    /// Invariant: the URL of any write can be read back. All gateways would drop everything for an
+    /// entry that they cannot read.
     #[test]
     fn what_was_written_to_is_read_whatever_it_is() {
         let long = format!("http://a/{}", "x".repeat(2 * LONGEST));

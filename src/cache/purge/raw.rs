@@ -1,11 +1,11 @@
-//! What the scripts of the log answer, before any signature is looked at.
+//! Responses of the log's scripts, before any signature is verified.
 
 use std::time::Duration;
 
 use super::log::{Generation, Id, Position};
 use crate::base::redis::{FromRedisValue, ParsingError, Value};
 
-/// Values of an answer one after the other.
+/// Iterator over the values of a response.
 struct Values(std::vec::IntoIter<Value>);
 
 impl Values {
@@ -46,13 +46,13 @@ impl Values {
     }
 }
 
-/// An entry before its signature is looked at.
+/// An entry before its signature is verified.
 pub(super) struct RawEntry {
     pub(super) position: Position,
     pub(super) text: String,
 }
 
-/// A lease before its signature is looked at.
+/// A lease before its signature is verified.
 #[derive(Debug)]
 pub(super) struct RawLease {
     pub(super) gateway: String,
@@ -66,7 +66,7 @@ pub(super) struct RawAnswer {
     pub(super) leased: Option<Duration>,
     pub(super) is_in_log: bool,
     pub(super) entries: Vec<RawEntry>,
-    /// The last entry there, if the place is not.
+    /// The last entry of the log, if the position is not in it.
     pub(super) end: Position,
     pub(super) leases: Vec<RawLease>,
     pub(super) is_there: Vec<bool>,

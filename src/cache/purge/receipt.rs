@@ -1,7 +1,7 @@
-//! Who has applied a purge: decisions alone, no I/O.
+//! Receipts of purges, with the gateways that have applied them: decisions only, no I/O.
 //!
-//! A receipt says of a gateway that it has applied a purge only if its lease says so, and
-//! says that the purge is over only if nobody else can hold a lease that is not known here.
+//! A receipt lists a gateway as one that has applied a purge only if its lease says so, and reports
+//! the purge as over only if no other gateway can hold a lease that is unknown here.
 
 use std::{
     collections::BTreeMap,
@@ -16,42 +16,43 @@ use super::{
     log::{Generation, Id, LEASE, Lease, Position, Published},
 };
 
-/// What became of a purge.
+/// Outcome of a purge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
     pub purges: Vec<Purge>,
-    /// The gateway that was asked.
+    /// The gateway that received the purge.
     pub gateway: String,
-    /// Of the purge in the log; the last one if there were several attempts.
+    /// Id of the purge in the log; the last one after several attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Id>,
     pub others: Others,
-    /// Who serves nothing older, this gateway first.
+    /// Gateways that serve no older response, this one first.
     pub applied: Vec<Applied>,
-    /// Whose lease ran out: they apply it before they have one again. Until then they ask the
-    /// origin first, or, with `on_purge_link_lost: serve`, serve what is older, and the purge is
-    /// not over.
+    /// Gateways whose lease ran out: they apply the purge before they have a lease again. Until
+    /// then they validate with the origin first, or, with `on_purge_link_lost: serve`, serve older
+    /// responses, and the purge is not over.
     pub lapsed: Vec<String>,
-    /// Who has a lease and has not said so within the time that was waited.
+    /// Gateways with a lease that did not confirm in time.
     pub pending: Vec<String>,
-    /// Of the application, that were told before.
+    /// Instances of the application that were notified first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<Instance>,
     pub took_ms: f64,
 }
 
-/// How it stands with the other gateways.
+/// State of the purge at the other gateways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Others {
-    /// There is no Redis: this gateway knows of no other.
+    /// Redis is not configured: this gateway knows no other.
     Alone,
-    /// Every other one has applied it, or asks the origin before it serves what is older.
+    /// All other gateways have applied the purge, or validate older responses before serving them.
     Reached,
-    /// They can read it, but some have not said that they have, some serve without a lease, or
-    /// it is not known yet who there is.
+    /// The other gateways can read the purge, but some have not confirmed, some serve without a
+    /// lease, or it is not known yet which gateways exist.
     Waiting,
-    /// Redis is lost: they do not know of it. It is sent as soon as Redis is back.
+    /// Redis is lost: the other gateways do not know the purge. It is sent as soon as Redis is
+    /// back.
     Unreached,
 }
 
@@ -59,18 +60,18 @@ pub enum Others {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
     pub gateway: String,
-    /// What it dropped or marked as stale, where that is known.
+    /// Number of responses that were dropped or marked as stale, if known.
     pub objects: Option<u64>,
 }
 
-/// An instance of the application that was told of a purge.
+/// An instance of the application that was notified of a purge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     pub address: String,
-    /// Of its answer.
+    /// Status of the response of the instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Why there was none.
+    /// Reason for a missing response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -82,19 +83,19 @@ impl Instance {
     }
 }
 
-/// What keeps a purge from being over, the weightiest first.
+/// Reasons why a purge is not over, the most serious first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortfall {
-    /// The other gateways do not know of it.
+    /// The other gateways do not know the purge.
     Unreached,
-    /// Some have not said that they have applied it.
+    /// Some gateways have not confirmed the purge.
     Waiting,
-    /// Every gateway is done with it, and some instance of the application is not.
+    /// Every gateway is done, and some instance of the application is not.
     Instances,
 }
 
 impl Shortfall {
-    /// The fixed word for it.
+    /// Returns the name of the reason.
     pub fn word(self) -> &'static str {
         match self {
             Self::Unreached => "unreached",
@@ -103,7 +104,7 @@ impl Shortfall {
         }
     }
 
-    /// Of an answer that tells of it.
+    /// Returns the status of a response that reports the shortfall.
     pub fn status(self) -> StatusCode {
         match self {
             Self::Unreached => StatusCode::SERVICE_UNAVAILABLE,
@@ -114,17 +115,17 @@ impl Shortfall {
 }
 
 impl Receipt {
-    /// Every gateway and every instance is done with it, or known to be out.
+    /// Returns true if every gateway and every instance is done with the purge, or known to be out.
     pub fn is_over(&self) -> bool {
         self.shortfall().is_none()
     }
 
-    /// Of an answer that tells of it.
+    /// Returns the status of a response with this receipt.
     pub fn status(&self) -> StatusCode {
         self.shortfall().map_or(StatusCode::OK, Shortfall::status)
     }
 
-    /// Why it is not over.
+    /// Returns the reason why the purge is not over.
     pub fn shortfall(&self) -> Option<Shortfall> {
         match self.others {
             Others::Unreached => Some(Shortfall::Unreached),
@@ -135,33 +136,33 @@ impl Receipt {
     }
 }
 
-/// How far the others are, as told at one time.
+/// State of the other gateways at one time.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     pub(super) generation: Generation,
     pub(super) leases: Vec<Lease>,
-    /// Whether the purge is in the log still.
+    /// True if the purge is still in the log.
     pub(super) is_there: bool,
 }
 
-/// One purge on its way to the others.
+/// A purge on its way to the other gateways.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    /// Who is not waited for.
+    /// Name of this gateway, which is not waited for.
     me: String,
     position: Position,
     generation: String,
     others: BTreeMap<String, Other>,
-    /// Until then there may be gateways that believe in leases which the log has lost.
+    /// Until then there may be gateways that rely on leases which the log has lost.
     not_before: Option<Instant>,
 }
 
-/// Another gateway, as far as this purge is concerned.
+/// Another gateway with respect to this purge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Other {
     standing: Standing,
-    /// The generation of the log that it was in last. One that is in none of those since may
-    /// still serve: it has not heard of them.
+    /// Name of the log that the gateway was last seen in. A gateway that is in no later log may
+    /// still serve: it does not know of a later one.
     generation: String,
 }
 
@@ -169,11 +170,11 @@ struct Other {
 enum Standing {
     Awaited,
     Applied(Option<u64>),
-    /// Without a lease; whether it serves what is older.
+    /// Without a lease; `serves` if it serves older responses.
     Lapsed {
         serves: bool,
     },
-    /// It has given its lease up, or was not heard of for long.
+    /// The gateway has given up its lease, or was not seen for long.
     Gone,
 }
 
@@ -186,7 +187,7 @@ impl Standing {
     }
 }
 
-/// A gateway that was in the log a moment ago.
+/// A gateway that was recently in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) generation: String,
@@ -194,15 +195,16 @@ pub(super) struct Peer {
     pub(super) validates: bool,
 }
 
-/// For so long a gateway is remembered that is in no log any more.
+/// Time for which a gateway is remembered that is in no log any more.
 pub(super) const REMEMBERED: Duration = Duration::from_mins(1);
 
-/// Who was there a moment ago, by name.
+/// Gateways seen recently, by name.
 #[derive(Debug, Default)]
 pub(super) struct Peers(pub(super) BTreeMap<String, Peer>);
 
 impl Peers {
-    /// As the log tells now. Who is not in the log that it was in has left it.
+    /// Updates the gateways from the leases in the log. A gateway missing from the log that it was
+    /// in has left.
     pub(super) fn see(&mut self, me: &str, generation: &str, leases: &[Lease], now: Instant) {
         let is_here = |name: &str| leases.iter().any(|lease| lease.gateway == name);
         self.0.retain(|name, peer| {
@@ -224,7 +226,7 @@ impl Peers {
 pub(super) enum Progress {
     Waiting,
     Over,
-    /// The log has lost it: it has to be published again.
+    /// The log has lost the purge, which has to be published again.
     Lost,
 }
 
@@ -245,13 +247,13 @@ impl Waiting {
         &self.position
     }
 
-    /// It is in the log once more, since that has lost it.
+    /// Records that the purge was published again after the log had lost it.
     pub(super) fn again(&mut self, published: &Published, peers: &Peers, now: Instant) {
         self.position = published.position.clone();
         self.generation.clone_from(&published.generation.name);
         self.not_before = Some(now + LEASE);
         for Other { standing, .. } in self.others.values_mut() {
-            // Who has applied it has applied it, wherever it read it.
+            // A gateway that has applied it stays done, whatever log it read it from.
             if !matches!(standing, Standing::Applied(_) | Standing::Gone) {
                 *standing = Standing::Awaited;
             }
@@ -280,7 +282,8 @@ impl Waiting {
         }
     }
 
-    /// `doubt_until`: when the link is sure of the log again, if it has seen it lose something.
+    /// Updates the state. `doubt_until`: end of the doubt about leases, if the link has seen the
+    /// log lose something.
     pub(super) fn observe(
         &mut self,
         view: &View,
@@ -307,8 +310,8 @@ impl Waiting {
                 }
                 Some(lease) => standing_of(lease),
                 None if other.generation == self.generation => Standing::Gone,
-                // It was in the log before this one, and may not know that there is another.
-                // By the time that this counts, any lease that it believes in has run out.
+                // The gateway was in the previous log, and may not know that there is another one.
+                // By the time that this counts, any lease that it relies on has run out.
                 None => match peers.0.get(gateway) {
                     Some(peer) if peer.validates => Standing::Lapsed { serves: false },
                     Some(_) => Standing::Awaited,
@@ -316,8 +319,8 @@ impl Waiting {
                 },
             };
         }
-        // A log that was begun a moment ago does not know yet who holds a lease of the one
-        // before.
+        // A log that was created recently does not know yet which gateways hold a lease of the
+        // previous one.
         let is_young = view.generation.age < LEASE;
         let is_sure = self
             .not_before
@@ -330,7 +333,7 @@ impl Waiting {
         Progress::Over
     }
 
-    /// Writes what is known into a receipt; `is_over` is what [`Waiting::observe`] said last.
+    /// Writes the state into a receipt; `is_over` is the last result of [`Waiting::observe`].
     pub(super) fn tell(&self, receipt: &mut Receipt, is_over: bool) {
         receipt.id = Some(self.position.id);
         receipt.others = if is_over {
@@ -359,7 +362,7 @@ fn standing_of(lease: &Lease) -> Standing {
     }
 }
 
-/// How long a purge waits for the others if nobody says so.
+/// Time that a purge waits for the other gateways by default.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -460,7 +463,7 @@ mod tests {
         assert_eq!(receipt.applied[0].objects, Some(3));
         assert_eq!(receipt.others, Others::Waiting);
         assert!(!receipt.is_over());
-        // `d` came later, with nothing in its cache, and `e` has left.
+        // `d` came later, with an empty cache, and `e` has left.
         let then = view(vec![
             lease("a", 2900, 12),
             lease("b", -1, 8),
@@ -492,7 +495,7 @@ mod tests {
             (receipt.status(), &*receipt.lapsed),
             (StatusCode::ACCEPTED, &["a".to_owned()][..])
         );
-        // It is back, and has applied it before it has a lease.
+        // It is back, and has applied the purge before it has a lease.
         let progress = observe(&mut waiting, &view(vec![serving(2000, 9)]), now);
         assert_eq!(progress, Progress::Over);
         assert_eq!(told(&waiting, true).status(), StatusCode::OK);
@@ -519,7 +522,7 @@ mod tests {
             ..published(4, vec![])
         };
         waiting.again(&again, &peers, clock.now());
-        // Nobody says anything of `a`: it may believe in its lease, or serve without one.
+        // The log does not list `a`: it may rely on its lease, or serve without one.
         let empty = View {
             generation,
             ..view(vec![])
@@ -535,7 +538,7 @@ mod tests {
             later(Duration::from_secs(50), &mut peers),
             Progress::Waiting
         );
-        // Nobody has heard of it for long.
+        // It was not seen for long.
         assert_eq!(later(Duration::from_secs(10), &mut peers), Progress::Over);
         assert!(peers.0.is_empty());
     }
@@ -546,7 +549,7 @@ mod tests {
         let mut peers = Peers::default();
         let both = [serving("a"), lease("b", 2000, 8), lease("me", 9, 8)];
         peers.see("me", "before", &both, clock.now());
-        // `b` is in the new one; nobody has said anything of `a`.
+        // `b` is in the new log; `a` is not listed.
         peers.see("me", "g", &[lease("b", 2000, 1)], clock.now());
         let mut waiting = Waiting::new("me", &published(9, vec![]), &peers);
         let now = clock.now();
@@ -558,7 +561,7 @@ mod tests {
         assert_eq!(receipt.status(), StatusCode::ACCEPTED);
         let all = view(vec![lease("b", 2000, 9), lease("a", 2000, 9)]);
         assert_eq!(waiting.observe(&all, &peers, None, now), Progress::Over);
-        // Who leaves the log that it is in is not waited for.
+        // A gateway that leaves the log that it is in is not waited for.
         peers.see("me", "g", &[lease("a", 2000, 9)], now);
         assert_eq!(peers.0.keys().collect::<Vec<_>>(), ["a"]);
     }

@@ -1,24 +1,24 @@
-//! What a write to a URL has changed: the item and the list that it is in.
+//! Effect of a write to a URL: the item and the list that contains it.
 //!
-//! Anybody can write, so what gateways tell one another of it has few bytes however long the URL
-//! is. A long path is told by two digests, behind a `#`, which no URL has that a client asked
-//! for: `http://shop#DIGESTS/list`, or `#DIGESTS#DIGESTS` if the list is long too. To a gateway
-//! of a version without them that is a URL without a path, which is about nothing; another form
-//! of JSON would be a purge that it cannot read, and have it drop everything.
+//! Any client can write, so the form that gateways send each other has few bytes, however long the
+//! URL is. A long path is sent as two digests after a `#`, which no requested URL contains:
+//! `http://shop#DIGESTS/list`, or `#DIGESTS#DIGESTS` if the list is long too. A gateway of a
+//! version without digests takes that for a URL without a path, which affects nothing; another form
+//! of JSON would be a purge that it cannot read, and make it drop everything.
 
 use std::borrow::Cow;
 
 use crate::cache::digest::{Digest, digest};
 
-/// Bytes of a path that is told as it is.
+/// Maximum bytes of a path that is sent as it is.
 pub(in crate::cache) const LONGEST: usize = 128;
 
-/// Paths are without their last slash.
+/// The responses that a write has changed. Paths are without their trailing slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cache) struct Written {
     pub(in crate::cache) authority: Box<[u8]>,
     pub(in crate::cache) item: Place,
-    /// `None` where there is none.
+    /// `None` if there is no list.
     pub(in crate::cache) list: Option<Place>,
 }
 
@@ -26,11 +26,11 @@ pub(in crate::cache) struct Written {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cache) enum Place {
     Path(Box<[u8]>),
-    /// A long one.
+    /// A long path.
     Digests {
-        /// Finds it in memory, where paths are of any host.
+        /// Digest for lookups in memory, where paths are of any host.
         path: Digest,
-        /// With its host.
+        /// Digest of host and path.
         place: Digest,
     },
 }
@@ -56,12 +56,12 @@ impl Place {
     }
 }
 
-/// Of a host and a path, which has no slash at its end.
+/// Returns the digest of a host and a path without a trailing slash.
 pub(in crate::cache) fn place(authority: &[u8], path: &[u8]) -> Digest {
     digest(b"place", &[authority, path])
 }
 
-/// Of a path that is not told as it is.
+/// Returns the digest of a path that is too long to be sent as it is; `None` for others.
 pub(in crate::cache) fn long(path: &[u8]) -> Option<Digest> {
     (path.len() > LONGEST).then(|| digest(b"long path", &[path]))
 }
@@ -89,7 +89,7 @@ impl Written {
         }
     }
 
-    /// A URL in few bytes that is about the same.
+    /// Returns a short URL with the same effect.
     pub(super) fn short(url: &str) -> Cow<'_, str> {
         let (_, rest) = split_authority(url);
         let origin = &url[..url.len() - rest.len()];
@@ -114,7 +114,7 @@ impl Written {
     }
 }
 
-/// The path of a URL's rest without slashes at its end.
+/// Returns the path of a URL's rest without trailing slashes.
 fn item_of(rest: &str) -> &str {
     let path = rest.split(['?', '#']).next().unwrap_or_default();
     path.trim_end_matches('/')
@@ -132,7 +132,7 @@ fn write(text: &mut String, place: &Place) {
     }
 }
 
-/// What is behind the first `#`.
+/// Parses the text after the first `#`.
 fn read(text: &str) -> Option<(Place, Option<Place>)> {
     let (item, rest) = digests(text)?;
     let list = match rest.strip_prefix('#') {
@@ -164,7 +164,8 @@ fn digests(text: &str) -> Option<(Place, &str)> {
     Some((place, rest))
 }
 
-/// `https://Shop:443/x` is `shop` and `/x`; of a path alone the authority is `None`.
+/// Splits a URL: `https://Shop:443/x` into `shop` and `/x`; the authority of a path alone is
+/// `None`.
 pub(in crate::cache) fn split_authority(url: &str) -> (Option<String>, &str) {
     if url.starts_with('/') {
         return (None, url);
@@ -191,8 +192,7 @@ pub(in crate::cache) fn split_authority(url: &str) -> (Option<String>, &str) {
 mod tests {
     use super::*;
 
-    /// Invariant: whatever is written to, it is told in few bytes, and what is told is about the
-    /// same.
+    /// Invariant: whatever is written to, the sent form has few bytes and the same effect.
     #[test]
     fn what_is_told_is_short_and_about_the_same() {
         let seed = fastrand::u64(..);

@@ -1,4 +1,4 @@
-//! A stored body: a few pieces of memory that nothing else lies in, or a fill under way.
+//! A stored body: a few pieces of memory that hold nothing else, or a fill in flight.
 
 use std::{
     mem::size_of,
@@ -14,12 +14,12 @@ use super::{
     read::Reader,
 };
 
-/// The body of an entry, whole or growing. Entries of a 304 share that of the answer that it
-/// validates.
+/// The body of an entry, complete or still growing. A 304 makes a new entry that shares the body of
+/// the response it validates.
 #[derive(Debug)]
 pub struct Body {
     whole: OnceLock<Whole>,
-    /// Who writes it, until it is whole.
+    /// The fill that writes the body, until it is complete.
     filling: Mutex<Option<Arc<Filling>>>,
 }
 
@@ -38,7 +38,7 @@ enum Segments {
 }
 
 impl Whole {
-    /// The body in order; no segment is empty, and there is none if the body is.
+    /// Returns the segments of the body in order. No segment is empty; an empty body has none.
     pub fn segments(&self) -> &[Bytes] {
         match &self.segments {
             Segments::One(one) if one.is_empty() => &[],
@@ -55,7 +55,7 @@ impl Whole {
         self.len
     }
 
-    /// Its bytes in memory.
+    /// Returns the bytes that the body takes in memory.
     pub(super) fn size(&self) -> u64 {
         self.charge.bytes()
     }
@@ -76,7 +76,7 @@ impl Whole {
         whole
     }
 
-    /// `Bytes` made of a `Vec` gets a head of its own when it is first cloned.
+    /// `Bytes` made of a `Vec` allocates a control block when first cloned.
     fn measured(&self) -> u64 {
         let segments = self.segments();
         let data = segments.iter().map(|segment| allocated(segment.len()) + 32);
@@ -89,7 +89,7 @@ impl Whole {
 }
 
 impl Body {
-    /// The bytes of its own head in memory.
+    /// Bytes that a `Body` takes in memory, without the data.
     pub(super) const SIZE: usize = allocated(size_of::<Self>() + 16);
 
     pub(super) fn growing() -> Self {
@@ -112,26 +112,26 @@ impl Body {
         debug_assert!(set.is_ok(), "a body is completed once");
     }
 
-    /// `None` while it grows, and for good if its fill died.
+    /// Returns the complete body; `None` while it grows, and for good if its fill failed.
     pub fn whole(&self) -> Option<&Whole> {
         self.whole.get()
     }
 
-    /// Reads it from its beginning, waiting for what is still to come.
+    /// Returns a reader that starts at the first byte and waits for bytes that have yet to arrive.
     pub fn reader(self: &Arc<Self>) -> Reader {
         Reader::new(self)
     }
 }
 
-/// Above this, a remainder gets pieces of its own rather than one piece that is too large.
+/// Remainders larger than this are split into several pieces, so that no piece wastes much.
 const EXACT: usize = 16 * 1024;
 
-/// The largest piece: what is freed fits again, and huge pieces are returned to the system
-/// each time.
+/// The largest piece. Freed pieces of this size can be reused; the allocator returns huge ones to
+/// the system each time.
 const LARGEST: usize = 256 * 1024;
 
-/// How large the next piece is, for a body of which `remaining` bytes are to come: as few
-/// pieces as possible that together waste nothing to speak of.
+/// Returns the size of the next piece of a body that has `remaining` bytes left. The pieces are as
+/// few as possible and waste next to nothing.
 pub(super) fn next_piece(remaining: usize) -> usize {
     if remaining >= LARGEST {
         return LARGEST;
@@ -143,7 +143,7 @@ pub(super) fn next_piece(remaining: usize) -> usize {
     size_below(remaining)
 }
 
-/// The same for a body of unknown length, of which `len` bytes have come.
+/// Same as [`next_piece`] for a body of unknown length of which `len` bytes have arrived.
 pub(super) fn next_piece_of_unknown(len: u64) -> usize {
     if len < 1024 * 1024 {
         64 * 1024
@@ -152,7 +152,7 @@ pub(super) fn next_piece_of_unknown(len: u64) -> usize {
     }
 }
 
-/// Copies what came from elsewhere into pieces of our own.
+/// Copies foreign segments into pieces of our own.
 pub(super) fn own_pieces(segments: &[Bytes]) -> Vec<Bytes> {
     let mut remaining: usize = segments.iter().map(Bytes::len).sum();
     let mut pieces = Vec::new();

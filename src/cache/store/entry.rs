@@ -1,4 +1,4 @@
-//! One stored answer: its head, what the route says of it, and its body.
+//! A stored response: its headers, the settings of its route, and its body.
 
 use std::{
     mem::size_of,
@@ -27,42 +27,42 @@ use crate::{
     },
 };
 
-/// What a route says of one answer beside the RFC.
+/// Settings of a route for a response, beyond what the RFC says.
 #[derive(Clone, Debug)]
 pub struct About {
     pub route: Arc<str>,
-    /// What purges by tag find it by, without doubles.
+    /// Tags of the response for purges by tag, without duplicates.
     pub tags: Box<[Box<str>]>,
-    /// A body with more bytes is passed on and not kept.
+    /// A longer body, in bytes, is passed on and not stored.
     pub max_object: u64,
-    /// Whether compressed forms may be made of it.
+    /// True if the response may be stored in compressed forms too.
     pub is_compressible: bool,
-    /// The bytes of its route, if they are limited.
+    /// Memory quota of the route, if the route has one.
     pub quota: Option<Arc<Quota>>,
-    /// The route keeps what its origin forbids.
+    /// True if the route stores responses that the origin forbids to store.
     pub keeps_private: bool,
 }
 
-/// An answer that is to be stored.
+/// A response that is about to be stored.
 #[derive(Clone, Debug)]
 pub struct Draft {
     pub key: Key,
     pub status: StatusCode,
-    /// As they are to be kept: without what is hop-by-hop or forbidden to store.
+    /// Headers to store: without hop-by-hop fields and fields that must not be stored.
     pub headers: HeaderMap,
     pub lifetime: Lifetime,
     pub vary: Vary,
     pub variance: Variance,
     pub about: About,
-    /// From before the origin was asked.
+    /// Taken before the request to the origin.
     pub mark: Mark,
 }
 
-/// A new head for a stored answer: what a 304 said of it.
+/// New headers for a stored response, from a 304.
 #[derive(Clone, Debug)]
 pub struct Refresh {
     pub old: Arc<Entry>,
-    /// Those of the old one with those of the 304 merged in.
+    /// Headers of the old entry with those of the 304 merged in.
     pub headers: HeaderMap,
     pub lifetime: Lifetime,
     pub vary: Vary,
@@ -70,8 +70,8 @@ pub struct Refresh {
     pub mark: Mark,
 }
 
-/// A stored answer, or one that is being stored. It never changes but for its counters, its
-/// compressed forms and the mark of a soft purge; a 304 makes a new one with the same body.
+/// A stored response, or one that is being stored. An entry never changes except for its counters,
+/// its compressed forms and the mark of a soft purge. A 304 makes a new entry with the same body.
 #[derive(Debug)]
 pub struct Entry {
     pub key: Key,
@@ -83,26 +83,26 @@ pub struct Entry {
     pub body: Arc<Body>,
     pub(in crate::cache) mark: Mark,
     lifetime: Lifetime,
-    /// When it was purged softly: nanoseconds since 1970, 0 for never.
+    /// Time of the soft purge in nanoseconds since 1970; 0 for none.
     stale_since: AtomicU64,
     pub(super) seat: Arc<Seat>,
     charge: Charge,
 }
 
-/// What eviction knows of an entry. It outlives a refresh.
+/// State of an entry for eviction. It outlives a refresh.
 #[derive(Debug)]
 pub(super) struct Seat {
     pub(super) id: u64,
     /// [`Key::hash`].
     pub(super) hash: u128,
-    /// Hits since eviction looked last, at most [`Seat::MOST`].
+    /// Hits since eviction last looked at the entry, at most [`Seat::MOST`].
     pub(super) frequency: AtomicU8,
-    /// Whether a compressed form was used since eviction looked last.
+    /// Nonzero if a compressed form was used since eviction last looked at the entry.
     form_used: AtomicU8,
     hits: AtomicU32,
-    /// Where it stands in the queues of eviction; guarded by their lock.
+    /// Position in the eviction queues; guarded by their lock.
     pub(super) node: AtomicU32,
-    /// Its bytes: head, body and forms.
+    /// Bytes of headers, body and compressed forms.
     pub(super) bytes: AtomicU64,
     forms: RwLock<Option<Box<Forms>>>,
     pub(super) quota: Option<Arc<Quota>>,
@@ -128,7 +128,7 @@ fn place(encoding: Encoding) -> usize {
 impl Seat {
     pub(super) const MOST: u8 = 3;
 
-    /// As `node`: in no queue.
+    /// Value of `node` for a seat that is in no queue.
     pub(super) const NOWHERE: u32 = u32::MAX;
 
     fn new(id: u64, key: &Key, quota: Option<Arc<Quota>>) -> Self {
@@ -145,7 +145,7 @@ impl Seat {
         }
     }
 
-    /// Counts a hit. Most often nothing is written but one counter of the entry's own.
+    /// Counts a hit. Mostly this writes no more than one counter of the entry.
     pub(super) fn touch(&self) {
         self.hits.fetch_add(1, Ordering::Relaxed);
         let frequency = self.frequency.load(Ordering::Relaxed);
@@ -163,7 +163,8 @@ impl Seat {
         Some(form.bytes.clone())
     }
 
-    /// `None` if it has that form; else whether it is its first.
+    /// Adds a compressed form. Returns `None` if the entry has it already, else true if it is the
+    /// first form.
     pub(super) fn set_form(
         &self,
         ledger: &'static Ledger,
@@ -176,7 +177,7 @@ impl Seat {
         if slot.is_some() {
             return None;
         }
-        // A slice of something larger would keep that.
+        // A slice would keep the larger buffer that it is part of.
         let bytes = Bytes::copy_from_slice(bytes);
         let size = allocated(bytes.len()) + 32 + if first { size_of::<Forms>() } else { 0 };
         let charge = Charge::new(ledger, size as u64);
@@ -189,14 +190,14 @@ impl Seat {
         drop(forms);
     }
 
-    /// The bytes of all forms.
+    /// Returns the bytes of all forms.
     pub(super) fn forms_size(&self) -> u64 {
         let forms = self.forms.read();
         let forms = forms.iter().flat_map(|forms| forms.0.iter().flatten());
         forms.map(|form| form.charge.bytes()).sum()
     }
 
-    /// Whether a form was used since this was asked last.
+    /// Returns true if a form was used since the last call.
     pub(super) fn take_form_used(&self) -> bool {
         self.form_used.swap(0, Ordering::Relaxed) != 0
     }
@@ -225,7 +226,7 @@ impl Entry {
         entry
     }
 
-    /// The same answer with another head.
+    /// Returns an entry for the same response with other headers.
     pub(super) fn refreshed(&self, refresh: &Refresh, ledger: &'static Ledger) -> Self {
         let mut entry = Self {
             key: self.key.clone(),
@@ -246,30 +247,31 @@ impl Entry {
         entry
     }
 
-    /// Its age and for how long it may be used, with a soft purge counted in.
+    /// Returns the age and the freshness of the response, with a soft purge applied.
     pub fn lifetime(&self) -> Lifetime {
         let mut lifetime = self.lifetime.clone();
         if let Some(since) = self.stale_since() {
-            // It is as old as it was then when it ends to be fresh, so that the windows of
-            // stale answers run from there.
+            // Freshness ends at the age that it had when it was purged, so the windows for serving
+            // it stale start there.
             let passed = since.duration_since(lifetime.answered).unwrap_or_default();
             lifetime.fresh_for = lifetime.fresh_for.min(lifetime.initial_age + passed);
         }
         lifetime
     }
 
-    /// When its head came.
+    /// Returns the time when the headers arrived.
     pub fn answered(&self) -> SystemTime {
         self.lifetime.answered
     }
 
-    /// When it was purged softly.
+    /// Returns the time of the soft purge.
     pub fn stale_since(&self) -> Option<SystemTime> {
         let nanos = self.stale_since.load(Ordering::Relaxed);
         (nanos != 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos))
     }
 
-    /// The first purge counts; `false` if there was one.
+    /// Marks the entry as stale. The first soft purge counts; returns `false` if there was one
+    /// before.
     pub(super) fn make_stale(&self, now: SystemTime) -> bool {
         let nanos = now
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -280,22 +282,22 @@ impl Entry {
             .is_ok()
     }
 
-    /// How often it was found, over all its heads.
+    /// Returns the number of hits, over all refreshes.
     pub fn hits(&self) -> u32 {
         self.seat.hits.load(Ordering::Relaxed)
     }
 
-    /// Its body in this coding, if that was made ([`super::Store::add_form`]).
+    /// Returns the body in this content coding, if it was made ([`super::Store::add_form`]).
     pub fn form(&self, encoding: Encoding) -> Option<Bytes> {
         self.seat.form(encoding)
     }
 
-    /// Whether all of it is here.
+    /// Returns true if the body is complete.
     pub fn is_whole(&self) -> bool {
         self.body.whole().is_some()
     }
 
-    /// The bytes of head and body in memory.
+    /// Returns the bytes of headers and body in memory.
     pub(super) fn size(&self) -> u64 {
         let body = self.body.whole().map_or(0, super::body::Whole::size);
         self.charge.bytes() + body
@@ -317,11 +319,11 @@ impl Entry {
     }
 }
 
-/// What [`Key::size`] counts beside the text.
+/// Bytes that [`Key::size`] counts in addition to the text.
 const KEY_INNER: usize = 48;
 
-/// Copies the values into one piece of memory: as they come from the network, each keeps the
-/// whole buffer that the head was read into.
+/// Copies the values into one allocation. As they come from the network, each would keep the whole
+/// buffer that the header section was read into.
 fn own_headers(headers: &HeaderMap) -> HeaderMap {
     let len = headers.values().map(HeaderValue::len).sum();
     let mut buffer = BytesMut::with_capacity(len);
@@ -339,8 +341,8 @@ fn own_headers(headers: &HeaderMap) -> HeaderMap {
     own
 }
 
-/// Of a map as [`own_headers`] makes it: a table of positions, a list of names and values,
-/// the values, and names that `http` does not know.
+/// Returns the bytes of a map made by [`own_headers`]: a table of positions, a list of names and
+/// values, the values, and the names that `http` does not know.
 fn headers_size(headers: &HeaderMap) -> usize {
     // A hash, the links to further values of the name, the name and the value.
     const ENTRY: usize = 24 + size_of::<HeaderName>() + size_of::<HeaderValue>();

@@ -1,9 +1,9 @@
-//! Which entry goes when there is no room: S3-FIFO (Yang et al., SOSP 2023), counted in bytes.
+//! Eviction when memory is full: S3-FIFO (Yang et al., SOSP 2023), counted in bytes.
 //!
-//! What comes first stands in a small queue. Who is asked for again while it is there moves on to
-//! the main queue; the others go, so that a scan passes through a tenth of the memory. Of
-//! those that went only a fingerprint is remembered for a while: who comes back in that time
-//! goes to the main queue at once. A hit moves nothing, it only counts.
+//! New entries join a small queue. An entry that is requested again while it is there moves on to
+//! the main queue; the others are evicted, so a scan passes through a tenth of the memory. A
+//! fingerprint of each evicted entry is remembered for a while: an entry that comes back in that
+//! time joins the main queue at once. A hit moves nothing, it only counts.
 //!
 //! Routes with a quota have queues of their own.
 
@@ -13,10 +13,11 @@ use super::{entry::Seat, warmth::Warmth};
 
 const NONE: u32 = u32::MAX;
 
-/// Hits that an entry needs in the small queue to be taken over.
+/// Hits that an entry in the small queue needs to move to the main queue.
 const TAKEN_OVER: u8 = 1;
 
-/// How many compressed forms in a row are spared because they are used, before an entry goes.
+/// Number of compressed forms in a row that are spared because they are in use, before an entry is
+/// evicted.
 const SPARED: usize = 4;
 
 #[derive(Debug, Default)]
@@ -39,14 +40,14 @@ struct Node {
     is_main: bool,
 }
 
-/// The queues of one quota, or of all without one.
+/// The queues of one quota, or of all entries without a quota.
 #[derive(Debug, Default)]
 struct Part {
     small: List,
     main: List,
 }
 
-/// From the newest to the oldest.
+/// A linked list from the newest entry to the oldest.
 #[derive(Debug)]
 struct List {
     newest: u32,
@@ -78,16 +79,16 @@ impl Part {
     }
 }
 
-/// What has to go.
+/// An item that eviction removes next.
 #[derive(Debug)]
 pub(super) enum Victim {
-    /// The compressed forms only.
+    /// Only the compressed forms of the entry.
     Forms(Arc<Seat>),
     Entry(Arc<Seat>),
 }
 
 impl Queues {
-    /// Its bytes in memory, without the seats.
+    /// Returns the bytes of the queues in memory, without the seats.
     pub(super) fn size(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>()
             + self.free.capacity() * size_of::<u32>()
@@ -120,7 +121,7 @@ impl Queues {
         self.link(at);
     }
 
-    /// Takes it out, and says whether it was in.
+    /// Removes an entry. Returns true if it was in a queue.
     pub(super) fn remove(&mut self, seat: &Seat) -> bool {
         let at = seat.node.swap(Seat::NOWHERE, Ordering::Relaxed);
         if at == Seat::NOWHERE {
@@ -136,7 +137,7 @@ impl Queues {
         true
     }
 
-    /// Notes that its bytes are others now.
+    /// Updates the recorded bytes of an entry.
     pub(super) fn resize(&mut self, seat: &Seat) {
         let at = seat.node.load(Ordering::Relaxed);
         if at == Seat::NOWHERE {
@@ -151,7 +152,7 @@ impl Queues {
     }
 
     pub(super) fn add_form(&mut self, seat: &Arc<Seat>) {
-        // Those of entries that are gone are passed over when it is their turn, or here.
+        // Forms of removed entries are skipped at their turn, or dropped here.
         if self.forms.len() > 64.max(self.nodes.len() - self.free.len()) {
             let is_here = |seat: &Arc<Seat>| seat.node.load(Ordering::Relaxed) != Seat::NOWHERE;
             self.forms.retain(is_here);
@@ -159,7 +160,7 @@ impl Queues {
         self.forms.push_back(Arc::clone(seat));
     }
 
-    /// What goes next, of all. Entries are out of the queues when they are named.
+    /// Returns the next victim among all entries. A returned entry is already out of the queues.
     pub(super) fn victim(&mut self) -> Option<Victim> {
         for _ in 0..SPARED {
             let Some(seat) = self.forms.pop_front() else {
@@ -173,7 +174,7 @@ impl Queues {
             }
             self.forms.push_back(seat);
         }
-        // As if it were one queue: each part loses what it has of the whole.
+        // As if it were one queue: each part loses in proportion to its share of the bytes.
         let total: u64 = self.parts.iter().map(Part::bytes).sum();
         let mut at = fastrand::u64(0..total.max(1));
         let mut part = 0;
@@ -187,7 +188,7 @@ impl Queues {
         self.victim_of(part).map(Victim::Entry)
     }
 
-    /// The entry that goes next, of one quota.
+    /// Returns the next entry to evict from one quota.
     pub(super) fn victim_of(&mut self, part: usize) -> Option<Arc<Seat>> {
         loop {
             let queues = self.parts.get(part)?;
@@ -222,7 +223,7 @@ impl Queues {
         }
     }
 
-    /// Makes queues of their own for one more quota.
+    /// Adds queues for one more quota. Returns its part number.
     pub(super) fn add_part(&mut self) -> usize {
         if self.parts.is_empty() {
             self.parts.push(Part::default());
@@ -231,8 +232,8 @@ impl Queues {
         self.parts.len() - 1
     }
 
-    /// All entries: of each quota those who were asked for again, then the others, each from
-    /// the newest on.
+    /// Returns all entries: of each quota the entries of the main queue, then those of the small
+    /// one, each from the newest on.
     pub(super) fn warmth(&self) -> Vec<Warmth> {
         let mut all = Vec::with_capacity(self.len());
         for part in &self.parts {
@@ -257,7 +258,7 @@ impl Queues {
         self.nodes.len() - self.free.len()
     }
 
-    /// Gives back the room of those that are gone.
+    /// Releases the memory of removed nodes.
     fn rebuild(&mut self) {
         let mut old = std::mem::take(&mut self.nodes);
         self.free = Vec::new();
@@ -339,24 +340,24 @@ impl Queues {
     }
 }
 
-/// Doubling would leave half of a large list empty.
+/// Grows by an eighth: doubling would leave half of a large list empty.
 pub(super) fn grow<T>(list: &mut Vec<T>) {
     if list.len() == list.capacity() {
         list.reserve_exact(list.len() / 8 + 16);
     }
 }
 
-/// Fingerprints of what went lately, four to a row: a fifth drives out the oldest. They are
-/// about as many as there are entries.
+/// Fingerprints of recently evicted entries, four to a row; a fifth replaces the oldest. There are
+/// about as many fingerprints as entries.
 #[derive(Debug, Default)]
 struct Ghosts {
-    /// Fingerprint and when; a `when` of 0 is free.
+    /// Fingerprint and time of eviction; the slot is free if the time is 0.
     rows: Vec<[(u32, u32); 4]>,
     now: u32,
 }
 
 impl Ghosts {
-    /// What is remembered is forgotten when that grows, which is seldom.
+    /// Grows the table with the number of entries. Growing is rare and forgets all fingerprints.
     fn make_room(&mut self, entries: usize) {
         if entries > self.rows.len() * 4 {
             let rows = (entries.next_power_of_two() / 4).max(64);
@@ -389,10 +390,10 @@ impl Ghosts {
         }
     }
 
-    /// Whether it was there; what comes back is none any more.
+    /// Removes a fingerprint. Returns true if it was there and recent enough.
     fn remove(&mut self, hash: u128) -> bool {
         let now = self.now;
-        // No older than as many others as there are entries.
+        // No older than as many other evictions as there are entries.
         let limit = u32::try_from(self.rows.len() * 4).unwrap_or(u32::MAX);
         let Some((row, print)) = self.row(hash) else {
             return false;

@@ -1,4 +1,4 @@
-//! Who writes an answer into the store while it comes from an origin.
+//! Writes a response into the store while it arrives from an origin.
 
 use std::{
     fmt,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::cache::policy::Vary;
 
-/// Why the transfer of an answer is of no use any more.
+/// Reasons why the transfer of a response has become useless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FillError {
     #[error("{came} bytes of a body came, and Content-Length said {expected}")]
@@ -27,30 +27,31 @@ pub enum FillError {
     NoReader,
 }
 
-/// For how long readers of a response of unknown length may take nothing of it before it is
-/// passed on only.
+/// Time in which the readers of a response of unknown length may read nothing before it is passed
+/// on and no longer stored.
 const STANDSTILL: Duration = Duration::from_secs(2);
 
-/// How often it is asked whether a client takes more: seldom where it does not for long.
+/// First interval at which a client is polled for readiness. It doubles up to `ASK_AT_MOST` while
+/// the client does not read.
 const ASK: Duration = Duration::from_millis(1);
 const ASK_AT_MOST: Duration = Duration::from_millis(250);
 
-/// Who asked for a response that is stored on its way.
+/// The client whose request causes the response to be stored.
 pub trait Client: fmt::Debug + Send + Sync {
-    /// Whether it takes more of its response, or has left: the task that writes the response
-    /// is to look after it.
+    /// Returns true if the client can take more of its response, or has left: the task that writes
+    /// the response has to handle either.
     fn is_ready(&self) -> bool;
 }
 
-/// An answer being stored. Dropped before [`Fill::finish`] it has died: its readers get an
-/// error after the bytes that came, and what was stored before it stays.
+/// A response being stored. If it is dropped before [`Fill::finish`], it has failed: its readers
+/// get an error after the bytes that arrived, and an older stored response stays.
 #[derive(Debug)]
 pub struct Fill {
     store: &'static Store,
     entry: Arc<Entry>,
     filling: Arc<Filling>,
     expected: Option<u64>,
-    /// What of [`Ledger::filling`] is ours.
+    /// Bytes of [`Ledger::filling`] that this fill holds.
     reserved: u64,
     passed: Option<Pass>,
     client: Option<Arc<dyn Client>>,
@@ -87,33 +88,33 @@ impl Fill {
         fill
     }
 
-    /// What readers find.
+    /// Returns the entry that readers find.
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }
 
-    /// Whose reader is read by the task that writes.
+    /// Sets the client whose reader is read by the task that writes.
     pub fn set_client(&mut self, client: &Arc<dyn Client>) {
         self.client = Some(Arc::clone(client));
     }
 
-    /// The reader of the request that writes. The others wait for one another; for this one
-    /// the writer only slows down, since one task does both in turn.
+    /// Returns the reader of the request that writes. Other readers hold up the writer. For this
+    /// one the writer only slows down, because one task does both in turn.
     pub fn own_reader(&self) -> Reader {
         let attached = self.filling.attach(true);
         Reader::of(&self.entry.body, Some(attached))
     }
 
-    /// Why it is not kept; `None` if it is so far.
+    /// Returns the reason why the response is not stored; `None` as long as it is.
     pub fn passed(&self) -> Option<Pass> {
         self.passed
     }
 
-    /// Adds to the body. Of an answer that is not kept, waits until the slowest reader is
-    /// less than [`WINDOW`] behind.
+    /// Adds to the body. If the response is not stored, waits until the slowest reader is less than
+    /// [`WINDOW`] behind.
     ///
     /// # Errors
-    /// There are more bytes than `Content-Length` says, or nobody wants them.
+    /// The data exceeds `Content-Length`, or no reader is left.
     pub async fn write(&mut self, data: Bytes) -> Result<(), FillError> {
         if data.is_empty() {
             return Ok(());
@@ -148,10 +149,10 @@ impl Fill {
         Ok(())
     }
 
-    /// Ends the body. Gives the entry if it is stored now.
+    /// Ends the body. Returns the entry if it is stored.
     ///
     /// # Errors
-    /// There are fewer bytes than `Content-Length` says: readers get an error.
+    /// The data falls short of `Content-Length`: readers get an error.
     pub fn finish(mut self) -> Result<Option<Arc<Entry>>, FillError> {
         let came = self.filling.len();
         if let Some(expected) = self.expected
@@ -189,7 +190,7 @@ impl Fill {
         Ok(Some(Arc::clone(&self.entry)))
     }
 
-    /// Lets readers find it, unless it is purged already.
+    /// Makes the entry visible to readers, unless it is purged already.
     fn show(&self) -> bool {
         let store = self.store;
         let entry = &self.entry;
@@ -229,7 +230,7 @@ impl Fill {
         self.filling.die();
     }
 
-    /// Copies into memory of our own, and gives what there is no room for.
+    /// Copies data into memory of our own. Returns the part that there is no room for.
     fn keep(&mut self, mut data: Bytes) -> Bytes {
         while !data.is_empty() {
             let (free, capacity) = self.filling.tail();
@@ -239,7 +240,7 @@ impl Fill {
                 continue;
             }
             let len = self.filling.len();
-            // Of unknown length: small ones grow, so that they do not take a large piece.
+            // Unknown length: small bodies grow, so that they do not take a large piece.
             let (size, grows) = if let Some(expected) = self.expected {
                 let remaining = usize::try_from(expected - len).unwrap_or(usize::MAX);
                 (next_piece(remaining), false)
@@ -266,14 +267,14 @@ impl Fill {
         data
     }
 
-    /// Whether there may be so many bytes more in fills.
+    /// Reserves bytes for this fill. Returns false if fills may not take that many more.
     fn reserve(&mut self, bytes: u64) -> bool {
         let ledger = self.store.ledger;
         let before = ledger.filling.fetch_add(bytes, Ordering::Relaxed);
         self.reserved += bytes;
         self.store.make_room_for(bytes);
         let budget = Ledger::get(&ledger.budget);
-        // Others may be about to drop what they evict.
+        // Others may be about to drop entries that they evict.
         let slack = budget / 16;
         before + bytes <= ledger.most_filling()
             && Ledger::get(&ledger.live) + bytes <= budget + slack
@@ -285,9 +286,9 @@ impl Fill {
         filling.fetch_sub(reserved, Ordering::Relaxed);
     }
 
-    /// Lets a response of unknown length come no faster than the fastest of its readers takes
-    /// it: it may turn out to be too large to be kept, and what they have not read then is
-    /// kept for them alone.
+    /// Slows a response of unknown length to the speed of its fastest reader. It may turn out to be
+    /// too large to be stored, and bytes that readers have not read by then are kept for them
+    /// alone.
     async fn keep_pace(&mut self) {
         let Some(client) = self.client.clone() else {
             return;
@@ -304,7 +305,7 @@ impl Fill {
         }
     }
 
-    /// Waits until readers have taken enough of an answer that is not kept.
+    /// Waits until readers have read enough of a response that is not stored.
     async fn room(&self) -> Result<(), FillError> {
         let mut ask = ASK;
         loop {
@@ -336,9 +337,8 @@ impl Fill {
     }
 }
 
-/// How long the writer stands still for its own reader, per piece: longer the farther that
-/// is behind, so that even of a client that takes nothing no more than a few MiB wait until it
-/// is dropped.
+/// Returns the pause of the writer per piece. It grows with the lag of its own reader, so that for
+/// a client that reads nothing no more than a few MiB are buffered until it is dropped.
 fn pause(behind: u64) -> Duration {
     let over = behind.saturating_sub(WINDOW);
     Duration::from_millis(over * 500 / WINDOW)
@@ -350,7 +350,7 @@ impl Drop for Fill {
         self.release();
         self.store.fills.lock().remove(&self.entry.seat.id);
         self.store.metrics.fills.dec();
-        // Finished fills have no filling any more.
+        // A finished fill has no filling any more.
         if self.entry.body.filling().is_some() {
             self.die();
             self.entry.body.set_filling(None);

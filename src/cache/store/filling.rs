@@ -1,8 +1,8 @@
-//! A body while it is written: what has come so far, and who reads it.
+//! A body while it is written: the bytes so far and its readers.
 //!
-//! While it is *kept*, everything stays and nobody waits for anybody. When it turns out that
-//! it cannot be kept it is *passed*: only what the slowest reader has not seen stays, and the
-//! writer waits for that one.
+//! While the body is *kept*, all bytes stay and no reader holds up another. A body that cannot be
+//! stored after all is *passed*: only bytes that the slowest reader has yet to read stay, and the
+//! writer waits for that reader.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,21 +16,22 @@ use tokio::sync::Notify;
 
 use super::{body::Body, memory::Charge, read::Piece};
 
-/// How far the slowest reader of a passed body may be behind.
+/// Bytes that the slowest reader of a passed body may be behind.
 pub(super) const WINDOW: u64 = 1024 * 1024;
 
-/// How far the writer's own reader may be behind: its task reads no further for it alone.
+/// Bytes that the writer's own reader may be behind: its task does not read ahead for it alone.
 pub(super) const OWN_WINDOW: u64 = 256 * 1024;
 
-/// A reader for whom the writer waits comes on by [`LEAST`] bytes in this time, or is
+/// A reader that the writer waits for must advance by [`LEAST`] bytes in this time, or it is
 /// dropped, so that one client cannot hold up all others.
 pub(super) const STALL: Duration = Duration::from_secs(10);
 const LEAST: u64 = 128 * 1024;
 
-/// How much of the piece being filled a reader gets at once: a copy, which a slow one keeps.
+/// Bytes of the unfinished piece that a reader gets at once. They are copied, and a slow reader
+/// keeps the copy.
 const COPIED: usize = 16 * 1024;
 
-/// Why a reader gets no more.
+/// Reasons why a reader gets no more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Died {
     #[error("the answer broke off before its end")]
@@ -42,15 +43,15 @@ pub enum Died {
 #[derive(Debug)]
 pub(super) struct Filling {
     state: Mutex<State>,
-    /// Bytes came, or the end.
+    /// Notified when bytes or the end arrive.
     grown: Notify,
-    /// A reader came on, or went.
+    /// Notified when a reader advances or leaves.
     read: Notify,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Full pieces; of a passed body without the first `dropped` ones.
+    /// Full pieces; a passed body has lost the first `dropped` ones.
     sealed: VecDeque<Bytes>,
     dropped: usize,
     /// The piece being filled.
@@ -58,7 +59,7 @@ struct State {
     len: u64,
     end: Option<End>,
     is_passed: bool,
-    /// Those that were dropped are not among them.
+    /// Readers that have not been dropped.
     readers: HashMap<u64, Place>,
     attached: u64,
     charge: Charge,
@@ -70,16 +71,16 @@ enum End {
     Died,
 }
 
-/// Where a reader is.
+/// Position of a reader.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    /// All bytes before it have been read.
+    /// All bytes before this offset have been read.
     at: u64,
-    /// Its segment, counted from the first of all.
+    /// Number of the current segment, counted from the first of the body.
     segment: usize,
-    /// It is read by the task that writes, which does not read while it writes.
+    /// True if the task that writes also reads here; it does not read while it writes.
     is_own: bool,
-    /// Where it was when the writer began to wait for it.
+    /// Offset when the writer began to wait for this reader.
     watched: u64,
     waited: Duration,
 }
@@ -91,14 +92,14 @@ impl Place {
     }
 }
 
-/// What the writer has to do before it may go on.
+/// Condition that the writer has to meet before it may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Room {
     Free,
-    /// Others are behind: one of them has to come on, or to go.
+    /// Other readers are behind: one of them has to advance or leave.
     Wait,
-    /// The writer's own reader is this far behind. It reads when the writer does not, so
-    /// that waiting for it would be for ever: the writer slows down instead.
+    /// The writer's own reader is this far behind. It reads only while the writer does not, so
+    /// waiting for it would never end: the writer slows down instead.
     Slow(u64),
     NoReader,
 }
@@ -133,7 +134,7 @@ impl Filling {
         };
         state.attached += 1;
         let id = state.attached;
-        // What a passed body has lost nobody can read any more.
+        // Bytes that a passed body has dropped can no longer be read.
         if state.dropped == 0 {
             state.readers.insert(id, place);
         }
@@ -149,15 +150,15 @@ impl Filling {
         self.state.lock().len
     }
 
-    /// What the tail has room for, and how large it is.
+    /// Returns the free bytes of the tail, and its capacity.
     pub(super) fn tail(&self) -> (usize, usize) {
         let state = self.state.lock();
         let capacity = state.tail.capacity();
         (capacity - state.tail.len(), capacity)
     }
 
-    /// Makes the tail larger, which is charged by now; a full one of its final size is sealed
-    /// first.
+    /// Enlarges the tail; `charged` bytes are added to the account. A full tail of its final size
+    /// has to be sealed first.
     pub(super) fn extend_tail(&self, capacity: usize, charged: u64) {
         let mut state = self.state.lock();
         let len = state.tail.len();
@@ -170,7 +171,7 @@ impl Filling {
         self.state.lock().seal();
     }
 
-    /// Adds what the tail has room for.
+    /// Appends data that fits into the tail.
     pub(super) fn copy(&self, data: &[u8]) {
         let mut state = self.state.lock();
         debug_assert!(data.len() <= state.tail.capacity() - state.tail.len());
@@ -180,7 +181,7 @@ impl Filling {
         self.grown.notify_waiters();
     }
 
-    /// Adds to a passed body, as it is.
+    /// Appends to a passed body without a copy.
     pub(super) fn push(&self, data: Bytes) {
         let mut state = self.state.lock();
         state.len += data.len() as u64;
@@ -190,7 +191,7 @@ impl Filling {
         self.grown.notify_waiters();
     }
 
-    /// From now on only what readers have not seen yet is kept.
+    /// From now on only bytes that a reader has yet to read are kept.
     pub(super) fn pass(&self) {
         let mut state = self.state.lock();
         state.seal();
@@ -201,7 +202,7 @@ impl Filling {
         state.trim();
     }
 
-    /// Ends it, and gives what a whole body is made of. Readers go on with that.
+    /// Ends the body, and passes the parts of a complete one to `complete`. Readers continue there.
     pub(super) fn finish(&self, complete: impl FnOnce(Vec<Bytes>, Charge)) {
         let mut state = self.state.lock();
         state.tail.shrink_to_fit();
@@ -241,8 +242,8 @@ impl Filling {
         room
     }
 
-    /// Waits until a reader comes on or goes, for at most [`STALL`]; drops those that did
-    /// not come on in that time.
+    /// Waits until a reader advances or leaves, for at most [`STALL`]. Drops the readers that did
+    /// not advance in that time.
     pub(super) async fn wait_for_readers(&self) {
         let deadline = tokio::time::Instant::now() + STALL;
         self.watch(false);
@@ -260,7 +261,7 @@ impl Filling {
         self.drop_slow(|place| !place.is_own);
     }
 
-    /// Whether somebody reads it, and nobody is close behind the writer.
+    /// Returns true if the body has readers and none of them is close behind the writer.
     pub(super) fn are_all_behind(&self) -> bool {
         let state = self.state.lock();
         let len = state.len;
@@ -268,15 +269,15 @@ impl Filling {
         !state.readers.is_empty() && places.all(|place| len - place.at > OWN_WINDOW)
     }
 
-    /// Waits until a reader comes, comes on or goes, and for no longer than `most`.
+    /// Waits until a reader attaches, advances or leaves, for at most `most`.
     pub(super) async fn wait_for_read(&self, most: Duration) {
         let read = self.read.notified();
-        // That the time is up is as good.
+        // A timeout is fine too.
         let _elapsed = tokio::time::timeout(most, read).await;
     }
 
-    /// Says that the writer slowed down for so long for its own reader, which is dropped when
-    /// it does not come on.
+    /// Records that the writer slowed down by this time for its own reader. Drops that reader if it
+    /// does not advance.
     pub(super) fn slowed(&self, by: Duration) {
         let mut state = self.state.lock();
         let mut is_over = false;
@@ -311,7 +312,7 @@ impl Filling {
         });
         state.trim();
         drop(state);
-        // Those that were dropped are told when they ask.
+        // Dropped readers find out at their next read.
         self.grown.notify_waiters();
     }
 }
@@ -324,7 +325,7 @@ impl State {
         }
     }
 
-    /// Of a passed body: drops what all readers have.
+    /// Drops the segments of a passed body that all readers have read.
     fn trim(&mut self) {
         if !self.is_passed {
             return;
@@ -340,7 +341,7 @@ impl State {
     }
 }
 
-/// A reader's hold on what is being written.
+/// The attachment of a reader to a body that is being written.
 #[derive(Debug)]
 pub(super) struct Attached {
     filling: Arc<Filling>,
@@ -348,7 +349,7 @@ pub(super) struct Attached {
 }
 
 impl Attached {
-    /// What is at this place, waiting for it; `None` at the end.
+    /// Returns the piece at this position, waiting for it if necessary; `None` at the end.
     pub(super) async fn next(
         &self,
         body: &Body,
@@ -390,7 +391,7 @@ impl Attached {
                 is_last: false,
             }
         } else if let Some(whole) = body.whole() {
-            // It became whole after the caller looked.
+            // The body became complete after the caller looked.
             let found = whole.segments().get(segment).map(|segment| Piece {
                 bytes: segment.slice(offset..),
                 is_last: true,

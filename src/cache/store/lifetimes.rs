@@ -1,4 +1,4 @@
-//! Other lifetimes for answers that are stored: the route says something else of them now.
+//! Changes the lifetime of stored responses after the settings of their route changed.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use super::{Entry, Mark, Refresh, Store};
 use crate::cache::policy::Lifetime;
 
 impl Store {
-    /// Gives an entry another lifetime; its head and its body stay. `false` if it is not here
-    /// any more, has another head by now, or was purged since `mark`.
+    /// Gives an entry another lifetime; its headers and its body stay. Returns `false` if it is no
+    /// longer stored, has other headers by now, or was purged since `mark`.
     pub fn set_lifetime(&self, entry: &Arc<Entry>, lifetime: Lifetime, mark: Mark) -> bool {
         let refresh = Refresh {
             old: Arc::clone(entry),
@@ -15,7 +15,7 @@ impl Store {
             lifetime,
             vary: entry.vary.clone(),
             variance: entry.variance,
-            // What it says is as old as it was: a purge that is being applied now is about it.
+            // Its content is as old as before: a purge that is being applied now affects it.
             mark: entry.mark,
         };
         let mut part = self.shard(entry.key.hash()).write();
@@ -23,7 +23,7 @@ impl Store {
             return false;
         };
         let is_same = part.shard.at(at).is_some_and(|it| Arc::ptr_eq(it, entry));
-        // A soft purge is a mark on the entry, which the next one would not have.
+        // A soft purge is a mark on the entry, which the new entry would not have.
         let is_purged =
             entry.stale_since().is_some() || self.log.raced(mark, &entry.key, &entry.about.tags);
         if !is_same || is_purged || !entry.is_whole() {
@@ -66,7 +66,7 @@ mod tests {
         let new = bench.get(&page).unwrap();
         assert_eq!(new.lifetime(), longer);
         assert_eq!(new.headers, entry.headers);
-        // The one that was there is another entry by now.
+        // The former entry has been replaced by now.
         assert!(!bench.store.set_lifetime(&entry, longer, mark));
         drop(entry);
         assert_eq!(bench.store.bytes(), bytes);

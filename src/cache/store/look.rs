@@ -1,4 +1,4 @@
-//! Looking at what is stored without using it: for people who ask why.
+//! Inspects stored responses without counting as a use, for diagnosis.
 
 use std::time::SystemTime;
 
@@ -6,14 +6,15 @@ use super::{Found, Store};
 use crate::cache::{key::Key, policy::SentHeaders};
 
 impl Store {
-    /// As [`Store::find`], but no hit; with the number of answers for the key.
+    /// Looks up like [`Store::find`] without counting a hit. Also returns the number of stored
+    /// responses for the key.
     pub fn peek(&self, key: &Key, headers: SentHeaders<'_>) -> (Found, usize) {
         let part = self.shard(key.hash()).read();
         let variants = part.shard.variants(&self.hashes, key).count();
         (part.shard.find(&self.hashes, key, headers), variants)
     }
 
-    /// The time that its lifetimes are counted by.
+    /// Returns the current time of the clock for lifetimes.
     pub fn now(&self) -> SystemTime {
         self.clock.wall()
     }

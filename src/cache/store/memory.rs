@@ -1,13 +1,13 @@
-//! What the store's memory is counted by: every live byte has a [`Charge`], which gives it
-//! back when it is dropped, wherever that happens.
+//! Memory accounting of the store: every live byte belongs to a [`Charge`], which returns it to the
+//! account when dropped, wherever that happens.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The store's account of bytes.
 ///
-/// `live` is what has not been dropped: entries in the store, fills under way, and what was
-/// evicted while somebody still reads it. `stored` is the part of it that eviction can give
-/// back, `filling` that of fills.
+/// `live` counts all bytes that have not been dropped: stored entries, fills in flight, and evicted
+/// entries that are still being read. `stored` is the part of it that eviction can release,
+/// `filling` the part of the fills.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) live: AtomicU64,
@@ -21,14 +21,14 @@ impl Ledger {
         counter.load(Ordering::Relaxed)
     }
 
-    /// Whether eviction has to go on, for so many bytes more. What readers keep of evicted entries counts, yet
-    /// slow readers do not drive out more than half of the cache.
+    /// Returns true if eviction has to go on to make room for `more` bytes. Evicted entries that
+    /// readers still hold count, yet slow readers cannot evict more than half of the cache.
     pub(super) fn is_over(&self, more: u64) -> bool {
         let budget = Self::get(&self.budget);
         Self::get(&self.live) + more > budget && Self::get(&self.stored) > budget / 2
     }
 
-    /// What part of the budget all fills together may take.
+    /// Returns the part of the budget that all fills together may take.
     pub(super) fn most_filling(&self) -> u64 {
         Self::get(&self.budget) / 2
     }
@@ -52,13 +52,13 @@ impl Charge {
     }
 
     pub(super) fn set(&mut self, bytes: u64) {
-        // Wrapping: less is added as its complement.
+        // Wrapping: a decrease is added as its complement.
         let change = bytes.wrapping_sub(self.bytes);
         self.ledger.live.fetch_add(change, Ordering::Relaxed);
         self.bytes = bytes;
     }
 
-    /// Takes everything out of it, into another one.
+    /// Moves all bytes of the charge into a new one.
     pub(super) fn take(&mut self) -> Self {
         Self {
             ledger: self.ledger,
@@ -73,8 +73,9 @@ impl Drop for Charge {
     }
 }
 
-/// What the allocator takes for a piece of `len` bytes: jemalloc has four sizes between two
-/// powers of two, and multiples of 16 below 128. Without it the count is as good as any.
+/// Returns the bytes that the allocator takes for an allocation of `len` bytes. jemalloc has four
+/// sizes between two powers of two, and multiples of 16 up to 128. For other allocators this is an
+/// estimate.
 pub(super) const fn allocated(len: usize) -> usize {
     if len == 0 {
         return 0;
@@ -85,7 +86,7 @@ pub(super) const fn allocated(len: usize) -> usize {
     len.next_multiple_of(1 << ((len - 1).ilog2() - 2))
 }
 
-/// The largest of the allocator's sizes that is no more than `len`, which is above 128.
+/// Returns the largest allocator size that is no more than `len`, which is above 128.
 pub(super) const fn size_below(len: usize) -> usize {
     let step = 1 << (len.ilog2() - 2);
     len / step * step

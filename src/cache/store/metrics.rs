@@ -1,4 +1,4 @@
-//! What the store says of itself.
+//! Metrics of the store.
 
 use crate::base::metrics::{IntCounter, IntGauge, Metrics};
 
@@ -12,18 +12,18 @@ pub(super) struct StoreMetrics {
     passes: [IntCounter; Pass::ALL.len()],
 }
 
-/// Why an answer that was to be stored is passed on only.
+/// Reasons why a response that was to be stored is passed on only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// It has more bytes than `max_object`.
+    /// More bytes than `max_object`.
     TooLarge,
-    /// Fills under way take all that the budget gives them.
+    /// Fills in flight take all of their part of the budget.
     NoRoom,
-    /// A purge came between its request and its end.
+    /// A purge arrived between the request and the end of the response.
     Purged,
     /// `Vary: *`.
     Vary,
-    /// Nobody who reads it takes anything, and how long it is nobody knows.
+    /// No reader takes anything, and the length is unknown.
     Slow,
 }
 
@@ -36,7 +36,7 @@ impl Pass {
         Self::Slow,
     ];
 
-    /// As in metrics and logs.
+    /// Returns the reason as in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::TooLarge => "too_large",

@@ -1,23 +1,22 @@
-//! Where answers are kept: a sharded memory with a budget of bytes.
+//! In-memory store of responses: sharded, with a budget of bytes.
 //!
-//! There is one store per process. It outlives configurations; a reload changes its budget.
-//! A hit takes the read lock of one shard, compares keys, chooses among variants and clones
-//! an `Arc`; nothing is moved and no body is copied. Everything else is done when an answer
-//! is stored.
+//! There is one store per process. It outlives configurations; a reload changes its budget. A hit
+//! takes the read lock of one shard, compares keys, selects among variants and clones an `Arc`;
+//! nothing is moved and no body is copied. All other work is done when a response is stored.
 //!
-//! What happens to an answer: [`Store::begin`] makes it visible to readers at once, who read
-//! on while it grows ([`Fill`]). When it is whole it takes the place of an older one; until
-//! then that stays, for the case that the origin breaks off. An answer that cannot be kept
-//! after all goes on to those who read it, and is kept no longer than they need it.
+//! Life of a response: [`Store::begin`] makes it visible to readers at once, which read along while
+//! it grows ([`Fill`]). A complete response replaces the older one; until then the older one stays,
+//! in case the origin aborts. A response that cannot be stored after all is passed on to its
+//! readers, and is kept no longer than they need it.
 //!
-//! A purge wins over whatever was asked for before it: see [`Store::mark`].
+//! A purge wins over every response that was requested before it: see [`Store::mark`].
 //!
-//! Measured with a million answers of 100 bytes with four headers and three tags each
-//! (`examples/million.rs`, on a busy machine): each takes 2.0 KB, 203 bytes of which are
-//! index; the resident memory is 0.96 × what is counted. A purge by a tag of one answer takes
-//! 6 µs, by one of 100 0.1 ms, by one of 1,000 1.6 ms, by one of 100,000 0.3 s. A prefix, which has
-//! every answer looked at, takes 0.13 s whatever it finds, and all 1.9 s; no shard is locked
-//! for longer than 256 of its answers take.
+//! Measured with a million responses of 100 bytes with four headers and three tags each
+//! (`examples/million.rs`, on a busy machine): each takes 2.0 KB, 203 bytes of which are index; the
+//! resident memory is 0.96 × the counted bytes. A purge by a tag of one response takes 6 µs, of 100
+//! responses 0.1 ms, of 1,000 1.6 ms, of 100,000 0.3 s. A prefix purge, which looks at every
+//! response, takes 0.13 s however many it finds, and a purge of all takes 1.9 s. No shard is locked
+//! for longer than it takes to process 256 of its responses.
 
 mod body;
 mod entry;
@@ -84,7 +83,7 @@ use crate::{
     },
 };
 
-/// Shards, by the hash of the key.
+/// Number of shards; the hash of the key selects one.
 const SHARDS: usize = 64;
 
 /// The memory of the cache.
@@ -97,44 +96,45 @@ pub struct Store {
     clock: Clock,
     metrics: StoreMetrics,
     ids: AtomicU64,
-    /// Those under way, found by their number.
+    /// Fills in flight by number.
     fills: Mutex<HashMap<u64, Weak<Entry>>>,
     quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
     watch: OnceLock<Box<dyn Watch>>,
 }
 
-/// A shard and its bytes.
+/// A shard and the bytes it takes.
 struct Part {
     shard: Shard,
     charge: Charge,
 }
 
-/// What a key's entries say to a request.
+/// Result of a lookup: the entries of a key that matter to a request.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The variant for it, fresh or not, whole or under way.
+    /// The selected variant, fresh or stale, complete or in flight.
     pub entry: Option<Arc<Entry>>,
-    /// What the key's newest answer varies by, if there is one.
+    /// `Vary` of the newest response for the key, if there is one.
     pub vary: Option<Vary>,
-    /// Some variants go by headers of which it is not known what the origin would get: they
-    /// were passed over.
+    /// True if variants were skipped because they depend on headers whose value at the origin is
+    /// unknown.
     pub is_unclear: bool,
 }
 
-/// Lower tiers, which are told what happens here. Called without locks, on the task that did
-/// it: implementations do no more than put it into a queue.
+/// Lower tiers, which are notified of changes to the store. Called without locks on the task that
+/// made the change: implementations do no more than put it into a queue.
 pub trait Watch: Send + Sync + fmt::Debug {
-    /// It is whole, or has another head.
+    /// Called when an entry is complete or has new headers.
     fn stored(&self, entry: &Arc<Entry>);
-    /// A purge is about to be applied: whoever asks for a mark from now on may have to be kept
-    /// from what is older.
+    /// Called when a purge is about to be applied: it may affect older responses for requests that
+    /// take a mark from now on.
     fn purged(&self, purge: &Purge);
-    /// All variants and route extras of this URL are about to be dropped.
+    /// Called when all variants and route extras of this URL are about to be dropped.
     fn removed(&self, key: &Key);
 }
 
 impl Store {
-    /// Makes one for the rest of the process' life, as Pingora wants it. `budget` is in bytes.
+    /// Creates a store for the rest of the process's life, as Pingora requires. `budget` is in
+    /// bytes.
     pub fn new(budget: u64, clock: Clock, metrics: &Metrics) -> &'static Self {
         let ledger: &'static Ledger = Box::leak(Box::default());
         ledger.budget.store(budget, Ordering::Relaxed);
@@ -159,7 +159,7 @@ impl Store {
         Box::leak(Box::new(store))
     }
 
-    /// Changes the budget; what does not fit any more goes at once.
+    /// Changes the budget, and evicts at once if necessary.
     pub fn set_budget(&self, budget: u64) {
         self.ledger.budget.store(budget, Ordering::Relaxed);
         self.metrics.budget.set(to_gauge(budget));
@@ -170,26 +170,27 @@ impl Store {
         Ledger::get(&self.ledger.budget)
     }
 
-    /// The bytes that it takes now, with fills and with what is read of what has gone.
+    /// Returns the bytes in use, with fills and with evicted entries that are still being read.
     pub fn bytes(&self) -> u64 {
         Ledger::get(&self.ledger.live)
     }
 
-    /// What of that finds answers, and says which of them goes next.
+    /// Returns the part of [`Store::bytes`] that the indexes and the eviction queues take.
     pub fn index_bytes(&self) -> u64 {
         let shards = self.shards.iter();
         let shards: u64 = shards.map(|part| part.read().charge.bytes()).sum();
         shards + self.queues.lock().1.bytes()
     }
 
-    /// How many answers there are, whole or under way.
+    /// Returns the number of responses, complete or in flight.
     pub fn objects(&self) -> usize {
         let shards = self.shards.iter();
         shards.map(|shard| shard.read().shard.len()).sum()
     }
 
-    /// The quota of a route: the same one for the same name, over reloads. At most `limit`
-    /// bytes of its answers are kept; beyond, its own go first.
+    /// Returns the quota of a route: the same one for the same name, across reloads. At most
+    /// `limit` bytes of the route's responses are stored; beyond that, its own entries are evicted
+    /// first.
     pub fn quota(&self, route: &str, limit: u64) -> Arc<Quota> {
         let mut quotas = self.quotas.lock();
         let quota = quotas.entry(route.into()).or_insert_with(|| {
@@ -203,29 +204,30 @@ impl Store {
         quota
     }
 
-    /// Tells a lower tier of everything from now on; the first one stays.
+    /// Sets the lower tier that is notified of all changes. The first one stays; returns false if
+    /// there is one.
     pub fn set_watch(&self, watch: Box<dyn Watch>) -> bool {
         self.watch.set(watch).is_ok()
     }
 
-    /// The position in the log of purges, to be taken before an origin (or a lower tier) is
-    /// asked: what it answers is stored only if no purge since then is about it.
+    /// Returns the current position in the log of purges. It has to be taken before the request to
+    /// an origin or a lower tier: a response is stored only if no purge since then affects it.
     pub fn mark(&self) -> Mark {
         self.log.mark()
     }
 
-    /// A position of the tier that gateways share was seen: what is asked for from now on is
-    /// newer than every purge up to it.
+    /// Records a position that was seen in the tier shared by gateways: responses requested from
+    /// now on are newer than every purge up to it.
     pub(in crate::cache) fn observe(&self, shared: u64) {
         self.log.observe(shared);
     }
 
-    /// The same of the purges that the disk remembers.
+    /// Same as [`Store::observe`] for the purges that the disk remembers.
     pub(in crate::cache) fn observe_disk(&self, position: u64) {
         self.log.observe_disk(position);
     }
 
-    /// What there is for a request. Counts as a hit of the entry.
+    /// Looks up the stored response for a request. Counts as a hit of the entry.
     pub fn find(&self, key: &Key, headers: SentHeaders<'_>) -> Found {
         let found = self.shard(key.hash()).read();
         let found = found.shard.find(&self.hashes, key, headers);
@@ -235,14 +237,14 @@ impl Store {
         found
     }
 
-    /// Begins to store an answer. From now on readers find it.
+    /// Begins to store a response. From now on readers find it.
     pub fn begin(&'static self, draft: &Draft) -> Fill {
         Fill::begin(self, draft)
     }
 
-    /// Gives an entry another head, as a 304 said, and lets it be found. The body stays.
+    /// Gives an entry the headers of a 304 and makes the result visible. The body stays.
     ///
-    /// `None` if it is not in the store any more or was purged since `mark`.
+    /// Returns `None` if the entry is no longer stored or was purged since `mark`.
     pub fn refresh(
         &self,
         old: &Arc<Entry>,
@@ -262,7 +264,7 @@ impl Store {
         })
     }
 
-    /// As [`Store::refresh`].
+    /// Same as [`Store::refresh`].
     pub fn refresh_with(&self, refresh: &Refresh) -> Option<Arc<Entry>> {
         let old = &refresh.old;
         let mut part = self.shard(old.key.hash()).write();
@@ -281,11 +283,11 @@ impl Store {
         Some(entry)
     }
 
-    /// Puts in a whole answer that a lower tier had. Whoever watches is not told. An answer
-    /// for the same requests that is here already stays if its head is later.
+    /// Inserts a complete response from a lower tier, without notifying lower tiers. A stored
+    /// response for the same requests stays if its headers are newer.
     ///
-    /// `None` if it stays out: it was purged since its mark, is too large, or older than
-    /// what is here.
+    /// Returns `None` if the response is not inserted: it was purged since its mark, is too large,
+    /// or is older than the stored one.
     pub fn insert(&self, draft: &Draft, body: &[Bytes]) -> Option<Arc<Entry>> {
         let len: u64 = body.iter().map(|bytes| bytes.len() as u64).sum();
         let is_too_large = len > draft.about.max_object || len > self.ledger.most_filling();
@@ -313,8 +315,8 @@ impl Store {
         Some(entry)
     }
 
-    /// Keeps a compressed form of a whole entry, until either has to go. `false` if the entry
-    /// is not here any more or has that form.
+    /// Stores a compressed form of a complete entry until either is evicted. Returns `false` if the
+    /// entry is no longer stored or already has that form.
     pub fn add_form(&self, entry: &Arc<Entry>, encoding: Encoding, bytes: &Bytes) -> bool {
         let part = self.shard(entry.key.hash()).read();
         if !entry.is_whole() || part.shard.slot_of(&self.hashes, entry).is_none() {
@@ -333,37 +335,37 @@ impl Store {
         true
     }
 
-    /// Takes out, or marks as stale, everything that a purge is about, here and whatever is
-    /// on its way here. Gives how many answers that were.
+    /// Removes, or marks as stale, every stored or arriving response that a purge affects. Returns
+    /// the number of responses.
     pub fn purge(&self, purge: &Purge) -> u64 {
         self.foretell(&Target::of(&purge.what));
         self.tell(|watch| watch.purged(purge));
         self.forget(purge)
     }
 
-    /// What is on its way to a lower tier is kept from there before that is asked whether it
-    /// has anything that a write may have changed.
+    /// Records a purge before lower tiers check whether they hold anything that a write may have
+    /// changed, so that responses on their way there are kept out.
     fn foretell(&self, target: &Target) {
         if matches!(target, Target::Written { .. } | Target::Url { .. }) {
             self.log.note(target.clone());
         }
     }
 
-    /// Whether there was a purge since an entry was asked for that is about it.
+    /// Returns true if a purge since the request for an entry affects it.
     pub(in crate::cache) fn is_outdated(&self, entry: &Entry) -> bool {
         self.log.raced(entry.mark, &entry.key, &entry.about.tags)
     }
 
-    /// The same in this memory alone.
+    /// Same as [`Store::purge`] for this memory alone.
     pub fn forget(&self, purge: &Purge) -> u64 {
         let target = Target::of(&purge.what);
         self.log.note(target.clone());
         self.sweep(&target, purge.how)
     }
 
-    /// Takes out what is stored for the URL of a key, in all variants and whatever routes add
-    /// to keys: an unsafe method may have changed it (RFC 9111, 4.4). Gives how many
-    /// answers that were.
+    /// Removes the stored responses for the URL of a key, in all variants and with all additions of
+    /// routes to keys: an unsafe method may have changed it (RFC 9111, 4.4). Returns the number of
+    /// responses.
     pub fn remove(&self, key: &Key) -> u64 {
         let target = Target::of_key(key);
         self.foretell(&target);
@@ -372,8 +374,8 @@ impl Store {
         self.sweep(&target, How::Hard)
     }
 
-    /// Shows every whole entry that is there all the time, in no order; no lock is held
-    /// meanwhile.
+    /// Calls `show` with every complete entry that stays stored during the call, in no order and
+    /// without holding a lock.
     pub fn for_each(&self, mut show: impl FnMut(&Arc<Entry>)) {
         let mut batch = Vec::new();
         for shard in &self.shards {
@@ -409,13 +411,13 @@ impl Store {
         }
     }
 
-    /// Makes an entry in the shard, which is whole now, count and stay. Gives what goes for
-    /// it.
+    /// Adds a complete entry of the shard to the counts and the eviction queues. Returns the
+    /// entries that it replaces.
     fn admit(&self, part: &mut Part, entry: &Arc<Entry>) -> Vec<Arc<Entry>> {
         let replaced = part.shard.replaced_by(&self.hashes, entry);
         let gone = replaced.into_iter().map(|at| self.take_out(part, at));
         let gone = gone.collect();
-        // Between its end and now somebody may have given it another head, which counted it.
+        // The entry may have been refreshed since its end, which has counted it already.
         let bytes = entry.size() + entry.seat.forms_size();
         let before = entry.seat.bytes.swap(bytes, Ordering::Relaxed);
         let change = bytes.wrapping_sub(before);
@@ -429,7 +431,7 @@ impl Store {
         gone
     }
 
-    /// What is left to do after [`Store::admit`], without the lock.
+    /// Does the rest of the work after [`Store::admit`], without the lock.
     fn settle(&self, part: RwLockWriteGuard<'_, Part>, gone: Vec<Arc<Entry>>, new: &Arc<Entry>) {
         let mut part = part;
         self.charge_shard(&mut part);
@@ -439,8 +441,8 @@ impl Store {
         self.keep_quota_of(new);
     }
 
-    /// Removes an entry from the shard and from every count. Whoever calls it drops what it
-    /// gives when the lock is gone.
+    /// Removes an entry from the shard and from every count. The caller drops the returned entry
+    /// after releasing the lock.
     fn take_out(&self, part: &mut Part, at: u32) -> Arc<Entry> {
         let entry = part.shard.remove(&self.hashes, at);
         let seat = &entry.seat;
@@ -451,14 +453,14 @@ impl Store {
             quota.sub(bytes);
         }
         let mut queues = self.queues.lock();
-        // Eviction takes it out of the queues first; a fill was never in them.
+        // Eviction removes it from the queues first; a fill was never in them.
         let _was_there = queues.0.remove(seat);
         charge_queues(&mut queues);
         drop(queues);
         entry
     }
 
-    /// Counts the bytes of an entry anew, with its shard locked.
+    /// Recounts the bytes of an entry, with its shard locked.
     fn resize(&self, entry: &Entry) {
         let seat = &entry.seat;
         let mut queues = self.queues.lock();
@@ -483,12 +485,12 @@ impl Store {
         }
     }
 
-    /// Evicts until everything is within the budget again, or nothing is left to evict.
+    /// Evicts until the store is within the budget, or until nothing is left to evict.
     fn make_room(&self) {
         self.make_room_for(0);
     }
 
-    /// The same with so many bytes more.
+    /// Same as [`Store::make_room`] with room for `bytes` more.
     fn make_room_for(&self, bytes: u64) {
         while self.ledger.is_over(bytes) {
             let victim = self.queues.lock().0.victim();

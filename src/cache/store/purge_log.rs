@@ -1,9 +1,10 @@
-//! The last purges, so that an answer that was asked for before one is not stored after it.
+//! Log of recent purges, which keeps a response out of the store if it was requested before a purge
+//! that affects it.
 //!
-//! Purges of one URL, and of what a write has changed, are most of all, and anybody can cause
-//! them: a table of fixed size has the number of the last one at the place of its host and URL.
-//! Two that share a place keep one response too many out of the store, and nothing that is
-//! there goes for it. All others are few, and are kept one by one.
+//! Most purges are of one URL or of what a write has changed, and any client can cause them: a
+//! table of fixed size holds the number of the last such purge in the slot of its host and URL. Two
+//! purges that share a slot keep one response too many out of the store, but no stored response is
+//! lost to that. All other purges are few and are remembered one by one.
 
 use std::{
     collections::VecDeque,
@@ -19,49 +20,49 @@ use crate::cache::{
     purge::{self, Place, Written},
 };
 
-/// A position in the log of purges. What was asked for at a mark is stored only if no purge
-/// since then is about it.
+/// A position in the log of purges. A response requested at a mark is stored only if no purge since
+/// then affects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     count: u64,
-    /// What was known then of the purges of a tier that gateways share.
+    /// Highest position then known of the purges of the shared tier.
     pub(in crate::cache) shared: u64,
-    /// The same of the purges that the disk remembers.
+    /// Highest position then known of the purges that the disk remembers.
     pub(in crate::cache) disk: u64,
 }
 
-/// How many purges are remembered one by one. An answer that takes longer than these is not
+/// Number of purges that are remembered one by one. A response that takes longer than these is not
 /// stored.
 const MOST: usize = 16 * 1024;
 
-/// How many bytes of text they may have.
+/// Bytes of text that the remembered purges may have.
 const MOST_TEXT: usize = 4 * 1024 * 1024;
 
-/// Hosts share this many regions of the table, so that a flood of writes at one host is of no
-/// concern to most others.
+/// Number of regions of the table. Each host belongs to one, so that a flood of writes to one host
+/// does not affect most others.
 const REGIONS: usize = 32;
-/// Places in a region.
+/// Slots in a region.
 const PLACES: usize = 16 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct PurgeLog {
-    /// How many there have been.
+    /// Number of purges so far.
     count: AtomicU64,
-    /// The highest position of a shared tier that was seen.
+    /// Highest position seen in a shared tier.
     shared: AtomicU64,
     disk: AtomicU64,
     last: RwLock<Last>,
-    /// The number of the last purge of each place; empty before the first.
+    /// Number of the last purge of each slot; empty before the first one.
     table: RwLock<Vec<u64>>,
     seeds: RandomState,
 }
 
 #[derive(Debug, Default)]
 struct Last {
-    /// With their numbers.
+    /// Remembered purges with their numbers.
     targets: VecDeque<(u64, Target)>,
     text: usize,
-    /// The number of the last one that is not remembered any more.
+    /// Number of the last purge that was forgotten.
     forgotten: u64,
 }
 
@@ -82,8 +83,9 @@ impl PurgeLog {
         self.disk.fetch_max(position, Ordering::AcqRel);
     }
 
-    /// Notes a purge. Whoever purges does so before looking for entries, and whoever stores
-    /// asks [`PurgeLog::raced`] with the shard locked: one of them sees the other.
+    /// Records a purge. A purge is recorded before entries are looked up for it, and
+    /// [`PurgeLog::raced`] is called before storing, with the shard locked: one of the two always
+    /// sees the other.
     pub(super) fn note(&self, target: Target) {
         let places = self.places(&target);
         if places[0].is_none() {
@@ -92,7 +94,7 @@ impl PurgeLog {
         }
         let mut table = self.table.write();
         if table.is_empty() {
-            // Memory that is touched place by place.
+            // The system allocates this memory page by page as it is touched.
             *table = vec![0; REGIONS * PLACES];
         }
         let number = self.count.fetch_add(1, Ordering::AcqRel) + 1;
@@ -115,7 +117,7 @@ impl PurgeLog {
         }
     }
 
-    /// Whether there was a purge since `mark` that is about this answer, or may have been.
+    /// Returns true if a purge since `mark` affects this response, or may affect it.
     pub(super) fn raced(&self, mark: Mark, key: &Key, tags: &[Box<str>]) -> bool {
         if self.count.load(Ordering::Acquire) == mark.count {
             return false;
@@ -143,7 +145,7 @@ impl PurgeLog {
                 .any(|(_, target)| target.is_about(key, tags))
     }
 
-    /// Where a purge stands in the table; nowhere if it is to be remembered by itself.
+    /// Returns the slots of a purge in the table; none if it is remembered one by one.
     fn places(&self, target: &Target) -> [Option<usize>; 2] {
         match target {
             Target::Url {
@@ -247,7 +249,8 @@ mod tests {
         assert!(log.raced(mark, &key("/other"), &[]));
     }
 
-    /// Whatever anybody writes to, what is on its way for other hosts is stored, most of all.
+    /// Invariant: whatever is written to one host, most responses in flight for other hosts are
+    /// still stored.
     #[test]
     fn a_flood_of_writes_keeps_next_to_nothing_out() {
         let log = PurgeLog::default();

@@ -1,11 +1,11 @@
-//! How much of the store one route may take.
+//! Memory quota of one route.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The bytes of one route, and their limit, which a reload may change.
+/// The bytes of one route and their limit, which a reload may change.
 #[derive(Debug)]
 pub struct Quota {
-    /// Its queues of eviction.
+    /// Number of the eviction queues of the route.
     pub(super) part: usize,
     limit: AtomicU64,
     used: AtomicU64,
@@ -28,7 +28,7 @@ impl Quota {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// The bytes of its entries in the store.
+    /// Returns the bytes of the route's entries in the store.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Reads a body: a whole one by its pieces, without a copy, or one that still grows.
+//! Reads a body: a complete one segment by segment without a copy, or one that is still growing.
 
 use std::sync::Arc;
 
@@ -9,26 +9,26 @@ use super::{
     filling::{Attached, Died},
 };
 
-/// What is found at a place in a body.
+/// Bytes at a position in a body.
 #[derive(Debug)]
 pub(super) struct Piece {
     pub(super) bytes: Bytes,
-    /// Its segment ends with it; otherwise that may still grow.
+    /// True if the segment ends with this piece; otherwise the segment may still grow.
     pub(super) is_last: bool,
 }
 
-/// One reader of one body.
+/// A reader of a body.
 ///
-/// Dropping it says that nobody reads here any more.
+/// Dropping it detaches it from the writer.
 #[derive(Debug)]
 pub struct Reader {
     body: Arc<Body>,
-    /// Of a body that was not whole when reading began.
+    /// Attachment to a body that was not complete when reading began.
     attached: Option<Attached>,
-    /// Where the next byte is: the segment, and the place in it.
+    /// Position of the next byte: the segment, and the offset in it.
     segment: usize,
     offset: usize,
-    /// How many bytes there are still to be read.
+    /// Number of bytes still to be read.
     left: u64,
 }
 
@@ -51,17 +51,17 @@ impl Reader {
         }
     }
 
-    /// The next bytes, in pieces as they are kept; `None` at the end. Dropping the future
+    /// Returns the next bytes, in pieces as they are stored; `None` at the end. Dropping the future
     /// loses nothing.
     ///
     /// # Errors
-    /// The body will never be whole: its writer died, or dropped this reader for its
-    /// slowness.
+    /// The body will never be complete: its writer failed, or dropped this reader because it was
+    /// too slow.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Died> {
         while self.left > 0 {
             let piece = match (self.body.whole(), &mut self.attached) {
                 (Some(whole), attached) => {
-                    // The writer need not wait for us any more.
+                    // The writer need not wait for this reader any more.
                     *attached = None;
                     let segment = whole.segments().get(self.segment);
                     segment.map(|segment| Piece {
@@ -86,18 +86,18 @@ impl Reader {
         Ok(None)
     }
 
-    /// Lets go of what is still being written, for good.
+    /// Detaches from a body that is still being written, for good.
     pub fn leave(&mut self) {
         self.attached = None;
     }
 
-    /// Whether [`Reader::seek`] works: the body is whole.
+    /// Returns true if [`Reader::seek`] works: the body is complete.
     pub fn can_seek(&self) -> bool {
         self.body.whole().is_some()
     }
 
-    /// Goes to `start`, to read up to and without `end`. `false` if the body is not whole or
-    /// does not reach to `start`.
+    /// Moves to `start`, to read up to `end` (exclusive). Returns `false` if the body is incomplete
+    /// or ends before `start`.
     pub fn seek(&mut self, start: u64, end: Option<u64>) -> bool {
         let Some(whole) = self.body.whole() else {
             return false;

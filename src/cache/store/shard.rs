@@ -1,8 +1,8 @@
-//! One part of the store: entries by key, with an index by path and one by tag.
+//! A part of the store: entries by key, with an index by path and an index by tag.
 //!
-//! The index holds no text: it finds by hashes, and whoever looks compares what the entries
-//! themselves say. All lists run through the entries' slots, so that an entry leaves them
-//! without a search.
+//! The indexes hold no text: they find candidates by hash, and the caller compares them with the
+//! data in the entries. All lists are linked through the slots of entries, so that an entry leaves
+//! them without a search.
 
 use std::sync::Arc;
 
@@ -23,11 +23,11 @@ use crate::cache::{
 
 const NONE: u32 = u32::MAX;
 
-/// Variants of one key. A `Vary: User-Agent` would fill the store with one page, and each
-/// hit looks at all of them.
+/// Maximum number of variants of one key. Without it, `Vary: User-Agent` would fill the store with
+/// one page. Each hit looks at all variants.
 const MOST_VARIANTS: usize = 64;
 
-/// Seeds of the hashes: nobody who sees only keys can fill one bucket.
+/// Seeds of the hashes: a client that knows only keys cannot fill one bucket.
 #[derive(Debug, Default)]
 pub(super) struct Hashes(RandomState);
 
@@ -40,8 +40,8 @@ impl Hashes {
         self.0.hash_one(bytes)
     }
 
-    /// A long path is found by its digest, without its last slash, since that is all that other
-    /// gateways tell of it.
+    /// Returns the hash of a path. A long path is hashed by the digest of it without its trailing
+    /// slash, since other gateways report no more than that.
     fn path(&self, path: &[u8]) -> u64 {
         match purge::long(without_slash(path)) {
             Some(digest) => self.bytes(&digest),
@@ -72,7 +72,7 @@ struct Slot {
     next: u32,
     path_before: u32,
     path_after: u32,
-    /// The first of its postings.
+    /// The first posting of the entry.
     posting: u32,
 }
 
@@ -82,14 +82,14 @@ struct Head {
     first: u32,
 }
 
-/// That an entry carries a tag.
+/// A tag of an entry.
 #[derive(Debug)]
 struct Posting {
     slot: u32,
     before: u32,
-    /// The next of the tag, or the next free one.
+    /// The next posting of the tag, or the next free one.
     after: u32,
-    /// The next of the entry.
+    /// The next posting of the entry.
     sibling: u32,
 }
 
@@ -106,7 +106,7 @@ impl Shard {
         self.len
     }
 
-    /// Its bytes in memory, without the entries.
+    /// Returns the bytes of the shard in memory, without the entries.
     pub(super) fn size(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>()
             + self.postings.capacity() * size_of::<Posting>()
@@ -115,12 +115,12 @@ impl Shard {
             + self.tags.allocation_size()
     }
 
-    /// Whether most of it is empty, so that [`Shard::rebuilt`] gives memory back.
+    /// Returns true if most of the shard is empty, so that [`Shard::rebuilt`] releases memory.
     pub(super) fn is_sparse(&self) -> bool {
         self.slots.len() > 4 * self.len.max(64) || (self.len == 0 && !self.slots.is_empty())
     }
 
-    /// The same entries without the room between them.
+    /// Returns a shard with the same entries and no free slots.
     pub(super) fn rebuilt(self, hashes: &Hashes) -> Self {
         let mut new = Self::new();
         for entry in self.slots.into_iter().filter_map(|slot| slot.entry) {
@@ -129,7 +129,7 @@ impl Shard {
         new
     }
 
-    /// How many slots there are, taken or not; [`Shard::at`] takes their numbers.
+    /// Returns the number of slots, taken or free; [`Shard::at`] takes their numbers.
     pub(super) fn slots(&self) -> u32 {
         u32::try_from(self.slots.len()).unwrap_or(NONE)
     }
@@ -138,8 +138,8 @@ impl Shard {
         self.slots.get(slot as usize)?.entry.as_ref()
     }
 
-    /// The variant for this request: of those that match, one under way before all others,
-    /// then that with the latest head (RFC 9111, 4.1). `vary` is that of the newest.
+    /// Selects the variant for this request: among those that match, one in flight first, then the
+    /// one with the latest headers (RFC 9111, 4.1). `vary` is that of the newest variant.
     pub(super) fn find(&self, hashes: &Hashes, key: &Key, request: SentHeaders<'_>) -> Found {
         let mut computed: Option<(&Vary, Variance)> = None;
         let mut is_unclear = false;
@@ -176,7 +176,7 @@ impl Shard {
         }
     }
 
-    /// All variants of a key, the last one stored first.
+    /// Returns all variants of a key, the last one stored first.
     pub(super) fn variants<'a>(
         &'a self,
         hashes: &Hashes,
@@ -187,7 +187,7 @@ impl Shard {
         self.chain(first.copied())
     }
 
-    /// The same for who knows the hash alone: Pingora's purges of one key.
+    /// Same as [`Shard::variants`] if only the hash is known: Pingora's purges of one key.
     pub(super) fn variants_by_hash<'a>(
         &'a self,
         hashes: &Hashes,
@@ -207,21 +207,21 @@ impl Shard {
         std::iter::successors(first, after).map(|at| (at, self.entry(at)))
     }
 
-    /// Where the entry with this seat is, whatever its head.
+    /// Returns the slot of the entry with the same seat, whether it was refreshed or not.
     pub(super) fn slot_of(&self, hashes: &Hashes, entry: &Entry) -> Option<u32> {
         let mut variants = self.variants(hashes, &entry.key);
         let found = variants.find(|(_, it)| Arc::ptr_eq(&it.seat, &entry.seat));
         found.map(|(at, _)| at)
     }
 
-    /// The slot of a seat that eviction names.
+    /// Returns the slot of a seat that eviction selected.
     pub(super) fn slot_of_seat(&self, hashes: &Hashes, hash: u128, id: u64) -> Option<u32> {
         let mut variants = self.variants_by_hash(hashes, hash);
         variants.find(|(_, it)| it.seat.id == id).map(|(at, _)| at)
     }
 
-    /// What an entry takes the place of, now that it is whole: older ones for the same
-    /// requests, and beyond [`MOST_VARIANTS`] the oldest.
+    /// Returns the entries that a newly completed entry replaces: older ones for the same requests,
+    /// and beyond [`MOST_VARIANTS`] the oldest.
     pub(super) fn replaced_by(&self, hashes: &Hashes, entry: &Entry) -> Vec<u32> {
         let mut others: Vec<_> = self
             .variants(hashes, &entry.key)
@@ -229,7 +229,7 @@ impl Shard {
             .collect();
         let mut replaced = Vec::new();
         others.retain(|(at, it)| {
-            // An answer that is for everybody is for those of older variants too.
+            // A response without `Vary` matches the requests of older variants too.
             let is_same = (it.vary == entry.vary && it.variance == entry.variance)
                 || entry.vary == Vary::Nothing;
             if is_same {
@@ -274,7 +274,7 @@ impl Shard {
         at
     }
 
-    /// Another head for what is there. Key and tags are the same.
+    /// Replaces an entry by a refreshed one. Key and tags are the same.
     pub(super) fn replace(&mut self, at: u32, entry: Arc<Entry>) -> Option<Arc<Entry>> {
         self.slots[at as usize].entry.replace(entry)
     }
@@ -291,7 +291,7 @@ impl Shard {
         entry
     }
 
-    /// The slots that may be about a target; `None` if all have to be looked at.
+    /// Returns the slots that a target may affect; `None` if all have to be checked.
     pub(super) fn candidates(&self, hashes: &Hashes, target: &Target) -> Option<Vec<u32>> {
         match target {
             Target::Url { path, .. } => Some(self.of_path(hashes, path).collect()),
@@ -325,7 +325,7 @@ impl Shard {
         }
     }
 
-    /// The slots of a path, and of those that have its hash.
+    /// Returns the slots of a path, and of other paths with the same hash.
     fn of_path(&self, hashes: &Hashes, path: &[u8]) -> impl Iterator<Item = u32> {
         self.of_hash(hashes.path(path))
     }
@@ -438,7 +438,7 @@ impl Shard {
 
     fn unlink_tags(&mut self, hashes: &Hashes, entry: &Entry, slot: u32) {
         let mut at = std::mem::replace(&mut self.slots[slot as usize].posting, NONE);
-        // Each was put before the one linked earlier.
+        // Each posting was put before the one linked earlier.
         for tag in entry.about.tags.iter().rev() {
             let posting = &self.postings[at as usize];
             let (before, after, sibling) = (posting.before, posting.after, posting.sibling);
@@ -456,13 +456,13 @@ impl Shard {
     }
 }
 
-/// Whether `a` gives way to `b`.
+/// Returns true if `b` takes precedence over `a`.
 fn is_before(a: &Entry, b: &Entry) -> bool {
     let rank = |entry: &Entry| (!entry.is_whole(), entry.answered());
     rank(a) < rank(b)
 }
 
-/// Puts `first` before a list, and gives what was the first.
+/// Puts `first` at the front of a list. Returns the former first element.
 fn link(table: &mut HashTable<Head>, hash: u64, first: u32) -> u32 {
     match table.entry(hash, |head| head.hash == hash, |head| head.hash) {
         TableEntry::Occupied(mut head) => std::mem::replace(&mut head.get_mut().first, first),
@@ -473,7 +473,7 @@ fn link(table: &mut HashTable<Head>, hash: u64, first: u32) -> u32 {
     }
 }
 
-/// Makes `first` the first of a list, whose last one goes with `NONE`.
+/// Makes `first` the first element of a list; `NONE` removes the list.
 fn unlink(table: &mut HashTable<Head>, hash: u64, first: u32) {
     let head = table.find_entry(hash, |head| head.hash == hash);
     let mut head = head.expect("a list that has members is found");

@@ -1,8 +1,8 @@
-//! The store as Pingora's cache phases see it.
+//! Adapter of the store to Pingora's cache phases.
 //!
-//! Pingora's own variance, metadata formats and eviction are not used: a lookup brings the
-//! request's head along ([`Wanted`]) and gets the variant for it, a miss brings the
-//! [`Draft`], a revalidation the [`Refresh`].
+//! Pingora's own variance, metadata formats and eviction are not used: a lookup carries the request
+//! headers ([`Wanted`]) and gets the selected variant, a miss carries the [`Draft`], a revalidation
+//! the [`Refresh`].
 
 use std::{
     any::Any,
@@ -28,13 +28,13 @@ use crate::cache::{
     purge::How,
 };
 
-/// What a request wants of the cache: in the extensions of its [`CacheKey`].
+/// The lookup of a request, in the extensions of its [`CacheKey`].
 #[derive(Clone, Debug)]
 pub struct Wanted {
     pub key: Key,
-    /// The head that variants are chosen by.
+    /// Headers that select the variant.
     pub headers: Arc<HeaderMap>,
-    /// Of which it has the client's own value; `None` if it is the head that the origin gets.
+    /// Headers that keep the client's value; `None` if `headers` are those sent to the origin.
     pub unchanged: Option<Arc<Unchanged>>,
 }
 
@@ -46,7 +46,7 @@ impl Wanted {
         }
     }
 
-    /// The key for Pingora: its locks and purges of one key go by [`Key::hash`].
+    /// Returns the key for Pingora: its locks and its purges of one key use [`Key::hash`].
     pub fn into_cache_key(self) -> CacheKey {
         let mut key = CacheKey::new(self.key.as_bytes(), String::new());
         key.set_primary_bin_override(self.key.hash().to_be_bytes());
@@ -56,14 +56,14 @@ impl Wanted {
 }
 
 impl Entry {
-    /// Its head and its times as Pingora wants them. Nothing is encoded.
+    /// Returns the headers and times in Pingora's form. Nothing is encoded.
     pub fn meta(self: &Arc<Self>) -> Result<CacheMeta> {
         let mut header = ResponseHeader::build(self.status, Some(self.headers.len()))?;
         for (name, value) in &self.headers {
             header.append_header(name.clone(), value)?;
         }
         let lifetime = self.lifetime();
-        // From when its age counts: that is its time to be fresh counted from.
+        // Time at which its age was zero: the freshness lifetime starts there.
         let born = lifetime.answered.checked_sub(lifetime.initial_age);
         let born = born.unwrap_or(SystemTime::UNIX_EPOCH);
         let fresh_for = if lifetime.always_validate {
@@ -107,7 +107,7 @@ impl Storage for Store {
         Ok(Some((entry.meta()?, Box::new(Hit::new(reader)))))
     }
 
-    /// The reader of the request that writes.
+    /// Returns the reader of the request that writes.
     async fn lookup_streaming_write(
         &'static self,
         _key: &CacheKey,
@@ -199,7 +199,7 @@ impl Storage for Store {
 }
 
 impl Store {
-    /// Pingora's purge of one key, with all its variants.
+    /// Purges one key with all its variants, for Pingora.
     fn purge_one(&self, key: &CompactCacheKey, how: How) -> bool {
         let hash = u128::from_be_bytes(key.primary_bin());
         let mut part = self.shard(hash).write();
@@ -215,9 +215,9 @@ impl Store {
 
 /// Reads an entry for Pingora.
 ///
-/// Where Pingora reads for a client while the origin still sends, or after a 304, it ends with
-/// a task for which no body filter is called. So the end comes twice here: first as an empty
-/// piece, which passes the filters and at which [`has_ended`] is true, then as `None`.
+/// If Pingora reads for a client while the origin still sends, or after a 304, it ends with a task
+/// for which no body filter is called. So the end is reported twice here: first as an empty piece,
+/// which passes the filters and at which [`has_ended`] is true, then as `None`.
 #[derive(Debug)]
 struct Hit {
     reader: Reader,
@@ -233,14 +233,14 @@ impl Hit {
     }
 }
 
-/// Tells whether all of what `handler` was to read has been read, and the empty piece that
-/// says so was given.
+/// Returns true once `handler` has been read to its end and has returned the empty piece that marks
+/// it.
 pub fn has_ended(handler: &HitHandler) -> bool {
     let hit = handler.as_any().downcast_ref::<Hit>();
     hit.is_some_and(|hit| hit.has_ended)
 }
 
-/// Ends what `handler` reads: nobody waits for it any more.
+/// Detaches `handler` from a body that is still being written: its client has gone.
 pub fn leave(handler: &mut HitHandler) {
     if let Some(hit) = handler.as_any_mut().downcast_mut::<Hit>() {
         hit.reader.leave();
@@ -272,7 +272,7 @@ impl HandleHit for Hit {
         self.reader.can_seek()
     }
 
-    /// Not from one range to the next: each would look like the end.
+    /// Reports no support for several ranges: the end of each would look like the end of the body.
     fn can_seek_multipart(&self) -> bool {
         false
     }

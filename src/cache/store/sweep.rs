@@ -1,4 +1,4 @@
-//! Purges, shard by shard and with each locked for a moment only.
+//! Applies purges, shard by shard, and locks each shard only briefly.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use parking_lot::RwLock;
 use super::{Entry, Part, Store, target::Target};
 use crate::cache::purge::How;
 
-/// How many slots of a shard are looked at while it is locked.
+/// Number of slots that are checked under one lock of a shard.
 pub(super) const BATCH: u32 = 256;
 
 impl Store {
-    /// Applies a purge that is noted already: what comes in later was asked for later.
+    /// Applies a purge that is already recorded: entries stored from now on were requested later.
     pub(super) fn sweep(&self, target: &Target, how: How) -> u64 {
         let mut count = 0;
         for shard in &self.shards {
@@ -26,7 +26,7 @@ impl Store {
         count
     }
 
-    /// Looks at every slot. Whoever takes a slot that was looked at already is newer.
+    /// Checks every slot. An entry that takes a slot already checked is newer than the purge.
     fn sweep_all(&self, shard: &RwLock<Part>, target: &Target, how: How) -> u64 {
         let mut count = 0;
         let mut from = 0;
@@ -53,7 +53,7 @@ impl Store {
         }
     }
 
-    /// Looks at what the index names.
+    /// Checks the entries that the index returns.
     fn sweep_found(&self, shard: &RwLock<Part>, target: &Target, how: How) -> u64 {
         let part = shard.read();
         let found = part.shard.candidates(&self.hashes, target);
@@ -67,7 +67,7 @@ impl Store {
             let mut part = shard.write();
             let slot = |entry: &Arc<Entry>| {
                 let at = part.shard.slot_of(&self.hashes, entry)?;
-                // Another head came after the purge.
+                // The entry was refreshed after the purge.
                 let is_same = Arc::ptr_eq(part.shard.at(at)?, entry);
                 is_same.then_some(at)
             };
@@ -81,7 +81,8 @@ impl Store {
         count
     }
 
-    /// Gives what is to be dropped without the lock, and how many were purged.
+    /// Returns the entries to be dropped after the lock is released, and the number of purged
+    /// entries.
     pub(super) fn apply(
         &self,
         part: &mut Part,
@@ -93,7 +94,7 @@ impl Store {
         let now = self.clock.wall();
         for at in slots {
             let entry = part.shard.at(at);
-            // What is under way was asked for before the purge: it is not to be joined.
+            // A fill in flight was requested before the purge: no request may join it.
             let stays = how == How::Soft && entry.is_some_and(|entry| entry.is_whole());
             if stays {
                 count += u64::from(entry.is_some_and(|entry| entry.make_stale(now)));

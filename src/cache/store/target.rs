@@ -1,4 +1,4 @@
-//! What a purge is about, read once and compared with many keys.
+//! Target of a purge, parsed once and compared with many keys.
 
 use std::mem::size_of;
 
@@ -16,10 +16,10 @@ pub(in crate::cache) enum Target {
         /// `None`: any.
         authority: Option<Box<[u8]>>,
         path: Box<[u8]>,
-        /// Without `_rsc`; empty for none.
+        /// Without `_rsc`; empty if there is none.
         query: Box<[u8]>,
     },
-    /// With the authority in front, or of any.
+    /// A prefix of URLs: with the authority in front, or without it for any authority.
     Prefix {
         is_of_any_authority: bool,
         prefix: Box<[u8]>,
@@ -59,7 +59,7 @@ impl Target {
         }
     }
 
-    /// The target URI of a key with everything that is stored under it (RFC 9111, 4.4),
+    /// Returns the target URI of a key with everything that is stored under it (RFC 9111, 4.4),
     /// `_rsc` forms included. Other schemes are other origins.
     pub(in crate::cache) fn of_key(key: &Key) -> Self {
         Self::Url {
@@ -110,7 +110,7 @@ impl Target {
         }
     }
 
-    /// Its bytes in memory, about.
+    /// Returns the approximate bytes of the target in memory.
     pub(super) fn text(&self) -> usize {
         let text = match self {
             Self::Url {
@@ -142,14 +142,14 @@ impl Target {
     }
 }
 
-/// Everything of the key's URL behind the scheme.
+/// Returns the URL of a key after the scheme.
 pub(in crate::cache) fn without_scheme(key: &Key) -> &[u8] {
     let target = target_of(key).len();
     let end = key.as_bytes().len() - key.extra().len() - 1;
     &key.as_bytes()[end - target - key.authority().len()..end]
 }
 
-/// Path and query.
+/// Returns path and query.
 fn target_of(key: &Key) -> &[u8] {
     let query = key.query().map_or(0, |query| query.len() + 1);
     let end = key.as_bytes().len() - key.extra().len() - 1;
@@ -161,12 +161,13 @@ pub(in crate::cache) fn scheme(key: &Key) -> &[u8] {
     &key.as_bytes()[..scheme]
 }
 
-/// `/a` of `/a/`: a write does not tell the two apart.
+/// Strips a trailing slash: `/a/` becomes `/a`. A write does not tell the two apart.
 pub(in crate::cache) fn without_slash(path: &[u8]) -> &[u8] {
     path.strip_suffix(b"/").unwrap_or(path)
 }
 
-/// Next.js adds `_rsc=HASH` to the address of a page when it asks for its data.
+/// Checks for the parameter `_rsc=HASH`, which Next.js adds to the URL of a page when it requests
+/// the page's data.
 fn is_rsc(pair: &[u8]) -> bool {
     pair.strip_prefix(b"_rsc")
         .is_some_and(|rest| rest.is_empty() || rest[0] == b'=')
@@ -182,7 +183,7 @@ pub(in crate::cache) fn without_rsc(query: &[u8]) -> Vec<u8> {
     pairs(query).collect::<Vec<_>>().join(&b'&')
 }
 
-/// `wanted` is without `_rsc`.
+/// Compares two queries; `wanted` is without `_rsc`.
 fn is_same_query(wanted: &[u8], query: &[u8]) -> bool {
     if wanted == query {
         return true;
@@ -327,7 +328,7 @@ mod tests {
         );
     }
 
-    /// Paths that are told by digests.
+    /// Covers paths that are reported by digests.
     #[test]
     fn a_write_to_a_long_url_is_about_the_same() {
         let long = "x".repeat(200);

@@ -1,5 +1,5 @@
-//! What another process needs to go on as this one was: which entries are worth most, and
-//! how an entry takes its old place.
+//! State that another process needs to continue from here: which entries are worth most, and how an
+//! entry takes its old place.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use super::{Draft, Entry, Store, entry::Seat};
 
-/// An entry, by how much it is asked for.
+/// An entry with the number of recent hits.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cache) struct Warmth {
     hash: u128,
     id: u64,
-    /// As eviction counts them; one more where it was asked for again before.
+    /// As eviction counts them; one more if it is in the main queue.
     pub(in crate::cache) hits: u8,
 }
 
@@ -28,15 +28,15 @@ impl Warmth {
 }
 
 impl Store {
-    /// Whole entries, those first that eviction would keep longest.
+    /// Returns complete entries, the ones that eviction would keep longest first.
     pub(in crate::cache) fn warmest_first(&self) -> Vec<Warmth> {
         let mut all = self.queues.lock().0.warmth();
-        // Stable: of the same kind, the newest first.
+        // Stable: among equals, the newest first.
         all.sort_by_key(|one| std::cmp::Reverse(one.hits));
         all
     }
 
-    /// `None` if it has gone.
+    /// Returns the entry; `None` if it is gone.
     pub(in crate::cache) fn of_warmth(&self, warmth: &Warmth) -> Option<Arc<Entry>> {
         let part = self.shard(warmth.hash).read();
         let at = part
@@ -45,7 +45,8 @@ impl Store {
         part.shard.at(at).map(Arc::clone)
     }
 
-    /// As [`Store::insert`], and it was asked for before: what is there for it goes by that.
+    /// Same as [`Store::insert`] for an entry that had hits in another process: it keeps their
+    /// count.
     pub(in crate::cache) fn take_over(
         &self,
         draft: &Draft,
@@ -58,7 +59,7 @@ impl Store {
         Some(())
     }
 
-    /// Whether nothing has to go for so many bytes more.
+    /// Returns true if `bytes` more fit without an eviction.
     pub(in crate::cache) fn has_room_for(&self, bytes: u64) -> bool {
         self.bytes() + bytes <= self.budget()
     }

@@ -1,11 +1,11 @@
-//! What the fuzzer checks: whatever stands where entries are kept, reading it does not panic, and
-//! what is read is within bounds and can be written again.
+//! Checks for the fuzzer: reading an entry never panics, whatever its bytes, and the result is
+//! within bounds and can be written again.
 
 use bytes::Bytes;
 
 use super::coded;
 
-/// An entry as it is, and with the checksum that it ought to have.
+/// Reads an entry as it is, and once more with a correct checksum.
 pub(crate) fn coded(data: &[u8]) {
     read(data);
     if data.len() > 5 {

@@ -1,10 +1,11 @@
-//! How an entry looks outside of memory.
+//! Encoding of an entry outside of memory.
 //!
-//! A version, a checksum of all that follows, the length of the head, the head, and the
-//! body as it is. Whoever reads one compares the key: what finds an entry is a hash.
+//! A version, a checksum of all that follows, the length of the metadata, the metadata (key,
+//! status, headers, lifetime, tags), and the body as it is. A reader has to compare the key:
+//! entries are found by a hash.
 //!
-//! What is read is held to bounds, wherever it comes from: a checksum says that bytes are as
-//! they were written, and not who wrote them.
+//! Decoded data is checked against bounds, wherever it comes from: a checksum proves that bytes are
+//! unchanged, but not who wrote them.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,21 +22,21 @@ use crate::{
     },
 };
 
-/// Of this layout. What has another one is dropped.
+/// Version of this layout. Entries with another version are dropped.
 pub(super) const VERSION: u8 = 2;
-/// Version, checksum, length of the head.
+/// Version, checksum, length of the metadata.
 const FIXED: usize = 9;
 
-/// Bytes of a head, key and tags included.
+/// Maximum bytes of the metadata, key, headers and tags included.
 pub(in crate::cache) const MAX_HEAD: usize = 1 << 20;
-/// Headers of a response, four times what an origin may send over HTTP/1.
+/// Maximum number of headers of a response, four times the limit for an origin over HTTP/1.
 const MAX_HEADERS: usize = 1024;
 const MAX_TAGS: usize = 1024;
 const MAX_VARY: usize = 64;
-/// No lifetime is longer: what `policy` makes of the largest number.
+/// Maximum lifetime: the value that `policy` makes of the largest number.
 const MAX_SPAN: Duration = Duration::from_secs(1 << 31);
 
-/// Why bytes are no entry that may be used.
+/// Reasons why an entry cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::cache) enum Damage {
     #[error("it was written by another version")]
@@ -50,7 +51,7 @@ pub(in crate::cache) enum Damage {
     Bounds,
 }
 
-/// An entry that was read.
+/// A decoded entry.
 #[derive(Clone, Debug)]
 pub(in crate::cache) struct Decoded {
     pub(in crate::cache) key: Key,
@@ -84,7 +85,7 @@ struct Head {
     is_compressible: bool,
 }
 
-/// `None` for what is not whole, or differs by what nobody knows.
+/// Encodes an entry. Returns `None` if the body is incomplete or the response has `Vary: *`.
 pub(in crate::cache) fn encode(entry: &Entry) -> Option<Vec<u8>> {
     let body = entry.body.whole()?;
     let lifetime = entry.lifetime();
@@ -130,7 +131,7 @@ pub(in crate::cache) fn encode(entry: &Entry) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// `wanted` is the key that it was looked for by, if that is known.
+/// Decodes an entry. `wanted` is the key of the lookup, if it is known.
 pub(in crate::cache) fn decode(mut bytes: Bytes, wanted: Option<&Key>) -> Result<Decoded, Damage> {
     if bytes.len() < FIXED {
         return Err(Damage::Content);
@@ -159,7 +160,7 @@ pub(in crate::cache) fn decode(mut bytes: Bytes, wanted: Option<&Key>) -> Result
     head.decoded(bytes).ok_or(Damage::Content)
 }
 
-/// Headers, names in `Vary`, tags.
+/// Checks the numbers of headers, of names in `Vary` and of tags.
 fn are_within_bounds([headers, vary, tags]: [usize; 3]) -> bool {
     headers <= MAX_HEADERS && vary <= MAX_VARY && tags <= MAX_TAGS
 }
@@ -217,8 +218,9 @@ impl Head {
 }
 
 impl Decoded {
-    /// What a cache that got this from its origin would keep: for an entry that somebody else
-    /// has decided to keep. `keeps_private`: the route keeps what its origin forbids.
+    /// Returns true if a cache that received this response from its origin would store it: a check
+    /// for entries that another gateway decided to store. `keeps_private`: the route stores what
+    /// its origin forbids to store.
     pub(in crate::cache) fn may_be_kept(&self, keeps_private: bool) -> bool {
         let mut lengths = self.headers.get_all(header::CONTENT_LENGTH).iter();
         let is_whole = match (lengths.next(), lengths.next()) {
@@ -229,7 +231,8 @@ impl Decoded {
         is_whole && policy::may_be_kept(self.status, &self.headers, keeps_private)
     }
 
-    /// As it goes into the store: what a route says of its answers now, not then.
+    /// Converts the entry for the store, with the current settings of the route rather than those
+    /// it was stored with.
     pub(in crate::cache) fn draft(self, here: &About, mark: Mark) -> (Draft, Bytes) {
         let draft = Draft {
             key: self.key,
@@ -240,7 +243,8 @@ impl Decoded {
             variance: self.variance,
             about: About {
                 tags: self.tags,
-                // Its head was made for that, if it was; and somebody has to do it here.
+                // Compressible only if the headers were prepared for that, and if the route
+                // compresses here.
                 is_compressible: self.is_compressible && here.is_compressible,
                 ..here.clone()
             },
@@ -250,7 +254,7 @@ impl Decoded {
     }
 }
 
-/// `None` for what is by nothing that could be named.
+/// Returns the fields of a `Vary`; `None` for `Vary: *`.
 pub(in crate::cache) fn fields(vary: &Vary) -> Option<&[HeaderName]> {
     match vary {
         Vary::Nothing => Some(&[]),

@@ -1,15 +1,16 @@
-//! One question at a time for one thing: whoever wants the same waits for its answer.
+//! Collapsed lookups: one lookup at a time for the same thing; concurrent callers wait for the end
+//! of that lookup.
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-/// What is being asked for.
+/// Lookups in flight.
 #[derive(Debug, Default)]
 pub(super) struct Flights(Mutex<HashMap<u128, Arc<Semaphore>>>);
 
-/// One question; those who wait go on when it is dropped, whatever became of it.
+/// A lookup in flight. Waiting callers continue when the lookup is dropped, whatever its outcome.
 #[derive(Debug)]
 pub(super) struct Flight<'a> {
     all: &'a Flights,
@@ -18,7 +19,7 @@ pub(super) struct Flight<'a> {
 }
 
 impl Flights {
-    /// The right to ask; or, after somebody else has asked, `None`.
+    /// Returns the right to do a lookup; or `None`, after the lookup of another caller has ended.
     pub(super) async fn lead(&self, what: u128) -> Option<Flight<'_>> {
         let over = {
             let mut all = self.0.lock();
@@ -30,7 +31,7 @@ impl Flights {
             };
             Arc::clone(over)
         };
-        // It never has a permit: it is closed.
+        // The semaphore never has a permit: it is closed at the end.
         let _closed = over.acquire().await;
         None
     }

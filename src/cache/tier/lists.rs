@@ -1,19 +1,19 @@
-//! Lists of fields, and numbers, as they stand in Redis.
+//! Redis representation of lists of fields, and of numbers.
 
 use super::coded;
 use crate::cache::policy::Vary;
 
-/// Lists of fields that are tried before it is known by which a key's answers differ.
+/// Number of lists of `Vary` fields that are tried before those of a key are known.
 pub(super) const VARIES: usize = 4;
 
-/// As lists of fields stand in Redis; `None` for [`Vary::Everything`].
+/// Returns the fields of a `Vary` as stored in Redis; `None` for [`Vary::Everything`].
 pub(super) fn names(vary: &Vary) -> Option<String> {
     let names = coded::fields(vary)?;
     let names: Vec<_> = names.iter().map(http::HeaderName::as_str).collect();
     Some(names.join(","))
 }
 
-/// The same read back, each ended by a line feed.
+/// Parses lists of fields, each ended by a line feed.
 pub(super) fn varies_of(text: &[u8]) -> Option<Vec<Vary>> {
     let text = std::str::from_utf8(text).ok()?;
     let vary = |line: &str| {
@@ -27,7 +27,7 @@ pub(super) fn varies_of(text: &[u8]) -> Option<Vec<Vary>> {
     text.lines().take(VARIES).map(vary).collect()
 }
 
-/// A number as scripts write them.
+/// Parses a number as scripts write it.
 pub(super) fn number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }

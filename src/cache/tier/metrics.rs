@@ -1,16 +1,16 @@
-//! What is counted of lower tiers.
+//! Metrics of the lower tiers.
 
 use std::time::Duration;
 
 use super::coded::Damage;
 use crate::base::metrics::{Histogram, IntCounter, Metrics};
 
-/// Around the usual deadline, so that it shows whether that was kept.
+/// Buckets around the usual deadline, to show whether it is met.
 const BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.5, 1.0,
 ];
 
-/// What came of asking a tier.
+/// Result of a lookup in a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(super) enum Asked {
@@ -19,7 +19,7 @@ pub(super) enum Asked {
     Error,
 }
 
-/// How long the requests of one route waited: handles, made with the configuration.
+/// Histograms of the time that the requests of one route waited, created with the configuration.
 #[derive(Debug)]
 pub struct Waits([Histogram; 3]);
 
@@ -40,16 +40,16 @@ impl Waits {
     }
 }
 
-/// What became of an entry on its way down.
+/// Outcome of writing an entry to a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(super) enum Written {
     Stored,
-    /// A purge since it was asked for is about it.
+    /// A purge since its request affects the entry.
     Purged,
-    /// There is a newer one.
+    /// A newer entry is stored.
     Older,
-    /// The queue had no room for it.
+    /// The queue was full.
     QueueFull,
     /// The tier does not work now.
     Error,
@@ -75,17 +75,17 @@ impl Written {
     }
 }
 
-/// Why an entry that was read is not used.
+/// Reasons why an entry that was read is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(super) enum Dropped {
     Version,
-    /// Written by nobody who knows the secret of the fleet.
+    /// Not signed with the secret of the fleet.
     Signature,
     Damaged,
     Key,
     Bounds,
-    /// No shared cache may keep it.
+    /// A shared cache must not store the response.
     Policy,
 }
 
@@ -122,7 +122,7 @@ impl From<Damage> for Dropped {
     }
 }
 
-/// Of one tier.
+/// Metrics of one tier.
 #[derive(Debug)]
 pub(super) struct TierMetrics {
     writes: [IntCounter; Written::ALL.len()],

@@ -1,10 +1,8 @@
-//! What is below the memory: the disk of this gateway, and level 2, in the Redis that
-//! gateways share.
+//! Tiers below the memory: the disk of this gateway, and level 2, in the Redis that gateways share.
 //!
-//! A request for which the memory has nothing asks here, for a bounded time; what is found
-//! goes into the store as if it had never left it. What comes into the store is written here
-//! later, beside requests, as far as there is room for it in a queue. A tier that fails is as
-//! good as empty.
+//! After a miss in memory a request looks here, for a bounded time; an entry that is found goes
+//! into the store as if it had never left. Entries of the store are written here later, beside
+//! requests, as far as a queue has room for them. A tier that fails behaves as if it were empty.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod checks;
@@ -46,17 +44,17 @@ use super::{
 };
 use crate::base::{clock::Clock, metrics::Metrics, redis::Redis};
 
-/// Beyond its use an answer is kept for so long where it can be validated.
+/// Additional time for which a response that can be validated is stored.
 const TO_VALIDATE: Duration = Duration::from_hours(1);
-/// For so long whoever purges waits for a tier.
+/// Time that a purge waits for a tier.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Makes the metrics known of a configuration that has level 2: from zero on.
+/// Registers the metrics of a configuration with level 2, all at zero.
 pub fn register(metrics: &Metrics) {
     let _handles = TierMetrics::level2(metrics);
 }
 
-/// The same for one that has a disk.
+/// Registers the metrics of a configuration with a disk, all at zero.
 pub fn register_disk(metrics: &Metrics) {
     disk::register(metrics);
 }
@@ -68,10 +66,10 @@ pub struct Tiers {
     metrics: Metrics,
     disk: Arc<Disk>,
     level2: ArcSwapOption<Level2>,
-    /// Redis after Redis.
+    /// Number of Redis instances attached so far.
     epochs: AtomicU8,
     flights: Flights,
-    /// Whoever runs them: one at a time.
+    /// Held by the supervisor: one at a time.
     running: tokio::sync::Mutex<()>,
 }
 
@@ -89,10 +87,10 @@ impl Tiers {
         }
     }
 
-    /// Looks for what the memory does not have: on disk, then in level 2. If it is found, it is
-    /// in the store then. For one question at a time per key and fields: the others wait for
-    /// it. `here` is what the route says of its answers; their tags come with them.
-    /// `waits` counts how long level 2 takes.
+    /// Looks up a response that the memory does not have: on disk, then in level 2. A response that
+    /// is found is inserted into the store. One lookup at a time per key and selecting headers:
+    /// other requests wait for it. `here` has the route's settings for its responses; tags come
+    /// with the entry. `waits` measures the time that level 2 takes.
     pub async fn load(&self, key: &Key, headers: &HeaderMap, here: &About, waits: Option<&Waits>) {
         let level2 = self.level2.load_full().filter(|level2| level2.is_used());
         let of_level2 = level2.as_ref().map_or(0, |it| it.flight(key, headers));
@@ -100,11 +98,11 @@ impl Tiers {
         let Some(_flight) = self.flights.lead(flight).await else {
             return;
         };
-        // A purge from here on wins over what is read.
+        // A purge from here on wins over entries that are read.
         let mark = self.store.mark();
         if let Some(decoded) = self.disk.load(key, headers).await {
             let (draft, body) = decoded.draft(here, mark);
-            // Purged meanwhile, too large, or not as new as what has come in: all the same.
+            // Purged in the meantime, too large, or older than the stored one: any of them is fine.
             let _entry = self.store.insert(&draft, &[body]);
             return;
         }
@@ -120,9 +118,9 @@ impl Tiers {
         }
     }
 
-    /// Waits until the tiers know of what is awaited, if they can be reached: a second at most.
-    /// `false` if level 2 does not know of it in time: what it may be about is not read here
-    /// until it does.
+    /// Waits until the reachable tiers know the awaited purges, for a second at most. Returns
+    /// `false` if level 2 does not know them in time: until it does, no entry that they may affect
+    /// is read here.
     pub async fn settle(&self, awaited: Awaited) -> bool {
         let level2 = async {
             let Some(level2) = self.level2.load_full() else {
@@ -144,35 +142,35 @@ impl Tiers {
         is_settled
     }
 
-    /// Waits until the disk of this gateway alone knows of them.
+    /// Waits until the disk of this gateway knows the purges so far.
     pub async fn settle_disk(&self) {
         self.disk.settle().await;
     }
 
-    /// Drops what this gateway keeps by itself.
+    /// Purges everything that this gateway stores on its disk.
     pub async fn forget(&self) {
         self.disk.forget();
         self.disk.settle().await;
     }
 
-    /// How the disk stands, if there is one.
+    /// Returns the state of the disk; `None` if no disk is configured.
     pub fn disk(&self) -> Option<DiskStatus> {
         self.disk.status()
     }
 
-    /// Lets another process have the disk: this one does not serve any more.
+    /// Gives the disk to another process, because this one does not serve any more.
     pub async fn release_disk(&self, link: &Link) {
         self.disk.release(link).await;
     }
 
-    /// No configuration has a cache any more.
+    /// Closes the tiers because no configuration has a cache any more.
     pub fn abandon(&self) {
         self.disk.abandon();
     }
 
-    /// Runs what a configuration says, for as long as it is polled. `max_object` is that of
-    /// level 2, if that is used; its purges are noted in Redis in any case, since gateways
-    /// with other configurations may use it.
+    /// Runs the tiers of a configuration for as long as the future is polled. `max_object` is that
+    /// of level 2, if it is used; purges are stamped in Redis in any case, since gateways with
+    /// other configurations may use it.
     pub async fn supervise(
         &self,
         redis: Option<Arc<Redis>>,
@@ -218,7 +216,7 @@ impl fmt::Debug for Tiers {
     }
 }
 
-/// What the store tells.
+/// Receiver of the store's notifications.
 #[derive(Debug)]
 pub struct Watcher(pub Arc<Tiers>);
 
@@ -231,10 +229,11 @@ impl Watch for Watcher {
     }
 
     fn purged(&self, purge: &Purge) {
-        // Soft or not: what is stale may be taken from memory, and nobody misses it here.
+        // Soft or hard: a stale response may be served from memory, and the tiers can do without
+        // it.
         for stamp in Stamp::of(&purge.what) {
-            // Before the disk has another position: what is read of level 2 from then on
-            // counts there as newer than this.
+            // Level 2 first, before the disk has another position: entries read from level 2 after
+            // that count there as newer than this purge.
             if let Some(level2) = &*self.0.level2.load() {
                 level2.purged(&stamp);
             }
@@ -251,7 +250,7 @@ impl Watch for Watcher {
     }
 }
 
-/// For how long an answer may be of use outside of memory.
+/// Returns the time for which a response may be of use outside of memory.
 fn time_to_live(lifetime: &Lifetime, headers: &HeaderMap, now: SystemTime) -> Duration {
     let left = lifetime.usable_until().duration_since(now);
     let more = if policy::has_validator(headers) {

@@ -1,4 +1,4 @@
-//! One part of level 2: where its keys lie, and the purges that are not stamped there yet.
+//! A part of level 2: the names of its keys, and the purges that are not stamped there yet.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -10,43 +10,43 @@ use parking_lot::Mutex;
 use super::stamps::{self, Digest, Stamp, Written};
 use crate::cache::{key::Key, purge::Awaited};
 
-/// Purges that wait for Redis. With more, all of the part will be purged.
+/// Number of purges that wait for Redis. With more, the whole part will be purged.
 const UNSTAMPED: usize = 4096;
-/// What writes have changed, which anybody can cause and which waits apart. With more, what
-/// comes first is told.
+/// Number of waiting writes, which any client can cause and which are queued separately. With more,
+/// the first ones count.
 const MAX_WRITTEN: usize = 1 << 16;
-/// How many of those go at once.
+/// Number of writes that are sent in one round.
 pub(super) const WRITTEN_AT_ONCE: usize = 256;
-/// With more than that, a read does not look for those that are about it.
+/// Number of waiting purges that a read compares with its key; with more, it does not read.
 const LOOKED_AT: usize = 64;
 
 #[derive(Debug, Default)]
 struct Unstamped {
     stamps: VecDeque<Stamp>,
     written: HashSet<Written>,
-    /// The same in their order.
+    /// The same in order.
     queue: VecDeque<Written>,
-    /// Those that writes have left and that are on their way.
+    /// Writes that are being stamped.
     sent: HashSet<Written>,
-    /// How many there have been.
+    /// Number of purges so far.
     came: Count,
-    /// How many of those are stamped.
+    /// Number of stamped purges.
     done: Count,
 }
 
-/// Numbers of stamps, of operators and of writes.
+/// Numbers of stamps: of operators, and of writes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Count {
     stamps: u64,
     written: u64,
 }
 
-/// What a round stamps.
+/// Purges that are stamped together.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     pub(super) stamps: Vec<Stamp>,
     pub(super) written: Vec<Written>,
-    /// How many there were once it is done.
+    /// Number of stamped purges at the end of the round.
     until: Count,
 }
 
@@ -77,8 +77,8 @@ impl Unstamped {
         if self.stamps.len() < UNSTAMPED {
             self.stamps.push_back(stamp);
         } else if self.stamps.back() != Some(&Stamp::All) {
-            // One more, so that what is being stamped now is still at the front, and this one
-            // gets a later position: where that is on its way, it is alone.
+            // One above the limit: purges being stamped now stay at the front, and this one gets a
+            // later position. While it is being stamped, it is the only one.
             self.stamps.push_back(Stamp::All);
         }
     }
@@ -86,15 +86,15 @@ impl Unstamped {
 
 #[derive(Debug)]
 pub(super) struct Part {
-    /// What its keys begin with.
+    /// Prefix of the part's keys.
     pub(super) prefix: String,
     pub(super) stamps: Vec<u8>,
-    /// When something was written to last, by slots.
+    /// Key of the table with the last writes, by slots.
     pub(super) writes: Vec<u8>,
     unstamped: Mutex<Unstamped>,
-    /// Some purge is not stamped yet. Set and reset with the list locked.
+    /// Set while some purge is not stamped yet. Changed with the list locked.
     is_behind: AtomicBool,
-    /// It has no stamps, so that nothing in it counts.
+    /// Set while the part has no stamps, so that no entry in it counts.
     pub(super) is_lost: AtomicBool,
 }
 
@@ -111,7 +111,7 @@ impl Part {
         }
     }
 
-    /// Where all entries of a key's URL lie.
+    /// Returns the Redis key of all entries of a key's URL.
     pub(super) fn key(&self, key: &Key) -> Vec<u8> {
         self.key_of(&stamps::origin(key))
     }
@@ -120,13 +120,13 @@ impl Part {
         format!("{}{:032x}", self.prefix, u128::from_be_bytes(*url)).into_bytes()
     }
 
-    /// What says that there is something of a host and path here. Without it, nothing of that
-    /// counts.
+    /// Returns the Redis key of the marker of a host and path. Without the marker their entries do
+    /// not count.
     pub(super) fn marker(&self, place: &Digest) -> Vec<u8> {
         format!("{}p{:032x}", self.prefix, u128::from_be_bytes(*place)).into_bytes()
     }
 
-    /// What goes for a write.
+    /// Returns the Redis key that is removed for a write.
     pub(super) fn doomed(&self, written: &Written) -> Vec<u8> {
         match &written.url {
             Some(url) => self.key_of(&url.digest),
@@ -144,7 +144,7 @@ impl Part {
         }
     }
 
-    /// What is to be stamped for whoever waits from now on, and nothing that comes later.
+    /// Returns the count that has to be stamped for a caller that waits from now on.
     pub(super) fn until(&self, awaited: Awaited) -> Count {
         let came = self.unstamped.lock().came;
         let (stamps, written) = match awaited {
@@ -164,8 +164,8 @@ impl Part {
         self.is_behind.load(Ordering::SeqCst)
     }
 
-    /// Whether a purge that is not stamped yet may be about what lies under this digest: it
-    /// is not to be read then. Which tags it has is not known before.
+    /// Returns true if a purge that is not stamped yet may affect entries under this digest: they
+    /// must not be read then. Their tags are unknown before.
     pub(super) fn awaits(&self, key: &Key, digest: &Digest) -> bool {
         if !self.is_behind() {
             return false;
@@ -184,8 +184,8 @@ impl Part {
         stamps.len() > LOOKED_AT || stamps.iter().any(is_about) || is_written()
     }
 
-    /// What is to be stamped next: all purges of operators, whatever there is of writes, and
-    /// some of those. One round at a time.
+    /// Returns the purges to be stamped next: all purges of operators, however many writes wait,
+    /// and some of the writes. One round at a time.
     pub(super) fn round(&self) -> Round {
         let mut guard = self.unstamped.lock();
         let unstamped = &mut *guard;
@@ -197,7 +197,7 @@ impl Part {
             }
         }
         if unstamped.stamps.len() > UNSTAMPED {
-            // Nothing of it is on its way, so this says as much.
+            // None of them is being stamped, so one purge of all has the same effect.
             unstamped.stamps.clear();
             unstamped.stamps.push_back(Stamp::All);
         }
@@ -211,7 +211,7 @@ impl Part {
         }
     }
 
-    /// The purges of operators of a round are stamped.
+    /// Records that the purges of operators of a round are stamped.
     pub(super) fn stamped(&self, round: &Round) {
         let mut unstamped = self.unstamped.lock();
         let count = round.stamps.len().min(unstamped.stamps.len());
@@ -220,7 +220,7 @@ impl Part {
         self.tell(&unstamped);
     }
 
-    /// And what writes have changed.
+    /// Records that the writes of a round are stamped.
     pub(super) fn stamped_written(&self, round: &Round) {
         let mut unstamped = self.unstamped.lock();
         unstamped.sent.clear();
@@ -304,8 +304,8 @@ mod tests {
         assert_eq!(part.round().stamps, [Stamp::All]);
     }
 
-    /// Invariant: whoever waits waits for all that came before, for nothing that comes after, and
-    /// for no write unless it is one.
+    /// Invariant: a caller waits for all purges that came before, for none that comes after, and
+    /// for writes only if it is one.
     #[test]
     fn whoever_waits_waits_for_what_came_before_and_for_no_more() {
         let seed = fastrand::u64(..);
@@ -314,7 +314,7 @@ mod tests {
         for _ in 0..20 {
             let part = Part::new("edgeway:", 0);
             let (mut number, mut waiting) = (0, Vec::new());
-            // Positions of rounds, the last one at which each was stamped.
+            // Positions of rounds, and the last one at which each purge was stamped.
             let (mut position, mut stamped) = (0_u64, Vec::new());
             let mut round: Option<(u64, Round)> = None;
             for _ in 0..random.usize(1..300) {
@@ -349,7 +349,7 @@ mod tests {
                             stamped.extend(stamps.map(|stamp| (stamp, at)));
                         }
                     }
-                    // It was given up, or Redis had no answer.
+                    // It was dropped, or Redis did not respond.
                     17 => drop(round.take()),
                     _ => {}
                 }
@@ -362,7 +362,7 @@ mod tests {
                 });
                 stamped.retain(|(_, at)| waiting.iter().any(|(_, after, _)| at > after));
             }
-            // One round is enough, whatever there is of writes.
+            // One round is enough, however many writes wait.
             let round = part.round();
             finish(&part, &round);
             assert!(waiting.iter().all(|(.., until)| part.is_done(until)));
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!((rounds, part.is_behind()), (10, false));
     }
 
-    /// Whatever anybody writes to: what is stored of others is read all the while.
+    /// Invariant: writes to other URLs, however many, do not keep back a stored entry.
     #[test]
     fn no_number_of_writes_comes_to_all() {
         let part = Part::new("edgeway:", 0);

@@ -1,4 +1,4 @@
-//! Entries on their way to a tier: no more than fit, and none that is worth waiting for.
+//! A bounded queue of entries to be written to a tier. No request waits for room in it.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -7,13 +7,13 @@ use tokio::sync::Notify;
 
 use crate::cache::store::{Entry, Whole};
 
-/// How many wait at most.
+/// Maximum number of waiting entries.
 const MOST: usize = 1024;
-/// How many bytes of bodies they may have.
+/// Maximum bytes of the bodies of waiting entries.
 const MOST_BYTES: u64 = 32 << 20;
 
-/// A queue with two bounds. What does not fit is left out: it is in memory, and the next who
-/// asks for it elsewhere asks the origin.
+/// A queue with two bounds. An entry that does not fit is skipped: it is in memory, and the next
+/// gateway that needs it sends a request to the origin.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
@@ -27,7 +27,7 @@ struct Waiting {
 }
 
 impl Queue {
-    /// `false` if it is full.
+    /// Adds an entry. Returns `false` if the queue is full.
     pub(super) fn push(&self, entry: &Arc<Entry>) -> bool {
         let len = entry.body.whole().map_or(0, Whole::len);
         let mut waiting = self.waiting.lock();
@@ -48,12 +48,12 @@ impl Queue {
         Some(entry)
     }
 
-    /// Waits until there may be something.
+    /// Waits until the queue may have an entry.
     pub(super) async fn filled(&self) {
         self.filled.notified().await;
     }
 
-    /// Gives up what waits: nobody takes it any more.
+    /// Drops all waiting entries.
     pub(super) fn clear(&self) {
         let gone = std::mem::take(&mut *self.waiting.lock());
         drop(gone);

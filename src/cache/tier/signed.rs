@@ -1,7 +1,7 @@
-//! How an entry looks in Redis: a version, the signature of the fleet, and the entry.
+//! Redis representation of an entry: a version, the signature of the fleet, and the entry.
 //!
-//! The entry names its key and its variant, so that one which was copied to another place is
-//! found out, and the prefix of all keys is signed with it.
+//! The entry contains its key and its variant, so that a copy in another place is detected, and the
+//! prefix of all keys is signed with it.
 
 use bytes::{Buf, Bytes};
 
@@ -14,14 +14,15 @@ use crate::{
     cache::{key::Key, store::Entry},
 };
 
-/// Of this layout; the first had no signature.
+/// Version of this layout; the first had no signature.
 const VERSION: u8 = 2;
-/// Bytes beside a body at most.
+/// Maximum bytes in addition to a body.
 pub(super) const MAX_OVERHEAD: u64 = (coded::MAX_HEAD + TAG + 64) as u64;
 
 const KIND: &str = "cache entry";
 
-/// `None` for what is not whole, or differs by what nobody knows.
+/// Encodes and signs an entry. Returns `None` if the body is incomplete or the response has `Vary:
+/// *`.
 pub(super) fn encode(signer: &Signer, prefix: &str, entry: &Entry) -> Option<Vec<u8>> {
     let coded = coded::encode(entry)?;
     let mut bytes = Vec::with_capacity(1 + TAG + coded.len());
@@ -31,7 +32,7 @@ pub(super) fn encode(signer: &Signer, prefix: &str, entry: &Entry) -> Option<Vec
     Some(bytes)
 }
 
-/// Nothing of it is looked at before its signature is.
+/// Decodes an entry. Its signature is verified before anything else is read.
 pub(super) fn decode(
     signer: &Signer,
     prefix: &str,

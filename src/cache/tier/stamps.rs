@@ -1,9 +1,9 @@
-//! What is remembered of purges outside of memory, and what an entry is compared with.
+//! Stamps that purges leave outside of memory, and the check of entries against them.
 //!
-//! A purge of a URL or a tag leaves a stamp under a digest of it. An entry has the digests of
-//! every such purge that would be about it: a few for its URL and one for each tag. So
-//! whether it was purged since it was asked for is a few look-ups, whatever the number of
-//! purges. Two purges with one digest would purge a little too much, never too little.
+//! A purge of a URL or a tag leaves a stamp under a digest of it. An entry has the digests of every
+//! such purge that would affect it: a few for its URL and one for each tag. So a few lookups tell
+//! if it was purged since its request, whatever the number of purges. Two purges with the same
+//! digest would purge a little too much, never too little.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,53 +15,52 @@ use crate::cache::{
     store::{Target, scheme, without_rsc, without_scheme, without_slash},
 };
 
-/// Of hosts.
+/// Number of regions of hosts.
 const REGIONS: u8 = 32;
 
-/// What a purge leaves behind.
+/// The stamp of a purge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stamp {
-    /// All that it is about lies in the part of this digest.
+    /// All affected entries lie in the part of this digest.
     Url {
         part: Digest,
         digest: Digest,
     },
     /// A tag, or a path with any query.
     Everywhere(Digest),
-    /// What URLs without their scheme, or paths, begin with.
+    /// Prefix of URLs without their scheme, or of paths.
     Prefix(Box<[u8]>),
     All,
-    /// What a write has changed, which anybody can cause: it counts only where it finds
-    /// something.
+    /// A change by a write, which any client can cause: it counts only if it affects something
+    /// stored.
     Written(Written),
 }
 
-/// What a write has changed: one URL of one origin, or all of a path of a host.
+/// A change by a write: one URL of one origin, or all of a path of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Written {
-    /// Of host and path, which all that it is about have in common.
+    /// Digest of host and path, which all affected entries share.
     pub(super) place: Digest,
-    /// Of the host: floods at one host are kept apart from most others.
+    /// Region of the host: floods at one host do not affect most others.
     pub(super) region: u8,
-    /// `None`: whatever the query.
+    /// `None`: any query.
     pub(super) url: Option<OneUrl>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct OneUrl {
-    /// All that it is about lies in the part of this digest.
+    /// All affected entries lie in the part of this digest.
     pub(super) part: Digest,
     pub(super) digest: Digest,
 }
 
 impl Written {
-    /// Where in a table of so many slots for each region it is remembered for those that are on
-    /// their way.
+    /// Returns the slot for entries about to be written, in a table with `slots` slots per region.
     pub(super) fn slot(&self, slots: u32) -> u32 {
         slot(self.region, &self.digest(), slots)
     }
 
-    /// What entries that it is about have among their digests.
+    /// Returns the digest that all affected entries have among theirs.
     pub(super) fn digest(&self) -> Digest {
         self.url.map_or(self.place, |url| url.digest)
     }
@@ -84,7 +83,7 @@ impl Stamp {
                 };
                 let places = [Some(item), list].into_iter().flatten();
                 let places = places.filter_map(|place| match place {
-                    // The root is no item of a list: the URL itself is another purge.
+                    // The root is not an item of a list: the URL itself is another purge.
                     Place::Path(path) if path.is_empty() => None,
                     Place::Path(path) => Some(purge::place(&authority, &path)),
                     Place::Digests { place, .. } => Some(place),
@@ -103,7 +102,7 @@ impl Stamp {
                     None => digest(b"path", &[&path, &query]),
                 },
             },
-            // A path with whatever query.
+            // A path with any query.
             Target::Prefix { prefix, .. } => match prefix.split_last() {
                 Some((b'?', path)) if !path.contains(&b'?') => {
                     Self::Everywhere(digest(b"queries", &[path]))
@@ -116,7 +115,7 @@ impl Stamp {
         vec![one]
     }
 
-    /// Everything under the URL of a key, for RFC 9111, 4.4.
+    /// Returns the stamp of all entries under the URL of a key, for RFC 9111, 4.4.
     pub(super) fn of_key(key: &Key) -> Self {
         let query = without_rsc(key.query().unwrap_or_default());
         let (path, authority) = (key.path(), key.authority());
@@ -131,17 +130,17 @@ impl Stamp {
     }
 }
 
-/// Of the host and the path of a key.
+/// Returns the digest of the host and the path of a key.
 pub(super) fn place(key: &Key) -> Digest {
     purge::place(key.authority(), without_slash(key.path()))
 }
 
-/// Of a host, below [`REGIONS`].
+/// Returns the region of a host, below [`REGIONS`].
 fn region(authority: &[u8]) -> u8 {
     digest(b"host", &[authority])[0] % REGIONS
 }
 
-/// Of the one URL that a key is of.
+/// Returns the digest of the URL of a key, with its scheme.
 pub(super) fn origin(key: &Key) -> Digest {
     let query = without_rsc(key.query().unwrap_or_default());
     digest(
@@ -150,7 +149,7 @@ pub(super) fn origin(key: &Key) -> Digest {
     )
 }
 
-/// What of an entry purges can be about.
+/// Data of an entry that purges can match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Subject {
     /// The same for all entries of one path and query.
@@ -177,7 +176,7 @@ impl Subject {
         Self { part, digests }
     }
 
-    /// Only where it lies.
+    /// Returns only the digest that selects the part.
     pub(super) fn part_of(key: &Key) -> Digest {
         let query = without_rsc(key.query().unwrap_or_default());
         digest(b"path", &[key.path(), &query])
@@ -189,18 +188,18 @@ fn slot(region: u8, digest: &Digest, slots: u32) -> u32 {
     u32::from(region) * slots + number % slots
 }
 
-/// The slots of everything that writes can say of a key.
+/// Returns the slots of all writes that can affect a key.
 pub(super) fn slots(key: &Key, slots: u32) -> [u32; 2] {
     let region = region(key.authority());
     [place(key), origin(key)].map(|digest| slot(region, &digest, slots))
 }
 
-/// Which of `parts` a digest is of.
+/// Returns which of `parts` a digest belongs to.
 pub(super) fn part(digest: &Digest, parts: usize) -> usize {
     usize::from(digest[0]) % parts
 }
 
-/// A key's URL without its scheme, and where in it the path begins.
+/// Returns a key's URL without its scheme, and the offset of the path in it.
 pub(super) fn url(key: &Key) -> (&[u8], usize) {
     (without_scheme(key), key.authority().len())
 }

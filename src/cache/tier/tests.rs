@@ -1,4 +1,4 @@
-//! Entries outside of memory, what is remembered of purges, and what waits.
+//! Tests of encoded entries, of stamps and of the queue.
 
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ proptest! {
         prop_assert!(coded::decode(Bytes::from(bytes), None).is_err());
     }
 
-    /// A purge leaves what finds the entries that it is about, and no others.
+    /// Invariant: the stamps of a purge match the entries that it affects, and no others.
     #[test]
     fn stamps_are_about_what_purges_are_about(
         authority in "(shop|a:81)",
@@ -165,7 +165,7 @@ proptest! {
     }
 }
 
-/// As the scripts compare.
+/// Compares as the scripts do.
 fn finds(stamp: &Stamp, key: &Key, tags: &[Box<str>]) -> bool {
     let subject = Subject::new(key, tags);
     assert_eq!(subject.part, Subject::part_of(key));
@@ -223,7 +223,7 @@ fn every_damaged_byte_is_found_out() {
     assert_eq!(long.unwrap_err(), Damage::Checksum);
     let other = coded::decode(Bytes::from(bytes.clone()), Some(&key("/b")));
     assert_eq!(other.unwrap_err(), Damage::Key);
-    // Keys of version 1 do not say what its routes asked the origin for.
+    // Keys of version 1 lack what their routes sent to the origin.
     for version in [0, 1, bytes[0] + 1] {
         let mut other = bytes.clone();
         other[0] = version;
@@ -232,7 +232,7 @@ fn every_damaged_byte_is_found_out() {
     }
 }
 
-/// How an entry looks, by its parts, so that tests can make what no gateway would.
+/// An entry in parts, so that tests can build ones that no gateway would.
 #[derive(Clone, Debug, serde::Serialize)]
 struct AnyHead {
     key: Vec<u8>,
@@ -261,7 +261,8 @@ impl AnyHead {
         }
     }
 
-    /// With a right checksum, and a head of this length if one is given.
+    /// Encodes the entry with a correct checksum, and with this length of the metadata if one is
+    /// given.
     fn entry(&self, body: &[u8], head_len: Option<u32>) -> Bytes {
         let head = postcard::to_allocvec(self).unwrap();
         let len = head_len.unwrap_or(u32::try_from(head.len()).unwrap());
@@ -271,7 +272,7 @@ impl AnyHead {
     }
 }
 
-/// Nothing that a decoder gives is larger than an entry can be.
+/// Checks that a decoded entry is no larger than an entry can be.
 #[track_caller]
 fn assert_bounded(decoded: &coded::Decoded) {
     assert!(decoded.headers.len() <= 1024 && decoded.tags.len() <= 1024);
@@ -290,7 +291,7 @@ fn mutations() -> u32 {
 }
 
 /// Invariant: whatever the bytes, and whoever wrote them, reading an entry neither panics nor
-/// gives one that is larger than a gateway would write.
+/// returns one that is larger than a gateway would write.
 #[test]
 fn whatever_is_changed_in_an_entry_is_refused_or_within_bounds() {
     let seed = fastrand::u64(..);
@@ -376,7 +377,7 @@ fn what_no_shared_cache_may_keep_is_not_taken_from_others() {
         ("content-length", "5"),
     ] {
         let is_kept = kept(name, value, true);
-        // The first type counts.
+        // The first `Content-Type` counts.
         assert_eq!(is_kept, name == "content-type", "{name}: {value}");
     }
     for said in ["private", "no-store", "private=\"x\", max-age=9"] {
@@ -402,7 +403,7 @@ fn a_queue_is_bounded_by_number_and_by_bytes() {
     let large = put(&draft, &vec![7; 7 << 20]);
     let taken = (0..10).filter(|_| queue.push(&large)).count();
     assert_eq!(taken, 4);
-    // Room is given back byte by byte.
+    // Room is freed by bytes.
     assert!(queue.pop().is_some());
     assert!(queue.push(&large));
     queue.clear();

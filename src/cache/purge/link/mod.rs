@@ -1,9 +1,9 @@
-//! The link of one gateway to the log of purges, run beside requests.
+//! Link of a gateway to the log of purges, run beside requests.
 //!
-//! The log is asked each tenth of a second over the connections that everything shares,
-//! rather than read with `BLOCK` over one of its own: one script then reads what follows,
-//! renews the lease and says who else holds one, all at the same time, every wait has the
-//! usual deadline, and a Redis that hangs is found out by the breaker that is there anyway.
+//! The log is polled every tenth of a second over the shared connections, rather than read with
+//! `BLOCK` over a dedicated one: one script reads the next entries, renews the lease and lists the
+//! other leases in one step, every wait has the usual deadline, and the existing circuit breaker
+//! detects a Redis that hangs.
 
 mod outgoing;
 mod resume;
@@ -50,32 +50,33 @@ use crate::base::{
     units::{millis, whole_millis},
 };
 
-/// Between two questions.
+/// Time between two queries.
 const POLL: Duration = Duration::from_millis(100);
-/// The same while somebody waits for a receipt.
+/// Time between two queries while a caller waits for a receipt.
 const POLL_WAITED_FOR: Duration = Duration::from_millis(20);
-/// Leases of others are asked for this often at least, for the status.
+/// Longest time between two queries for the leases of others, for the status.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two lines of the log about purges that nobody has signed.
+/// Minimum time between log lines about unsigned purges.
 const TELL: Duration = Duration::from_mins(1);
-/// Own purges that are known again in the log. More than wait for Redis.
+/// Number of own purges that are recognized in the log. More than can wait for Redis.
 const OWN: usize = 1024;
-/// `trusted_until` of a gateway that shares with nobody.
+/// `trusted_until` of a gateway that shares with no other.
 const ALWAYS: u64 = u64::MAX;
 
-/// What somebody who has purged waits for.
+/// Scope of the wait after a purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
-    /// What this gateway keeps by itself: who has told of a write sees to what gateways share.
+    /// Storage of this gateway only: the gateway that reported a write takes care of shared
+    /// storage.
     Own,
-    /// And purges of operators in what gateways share, whatever there is of writes.
+    /// Also purges of operators in shared storage, however many writes wait.
     Purges,
-    /// And what writes have changed.
+    /// Also purges caused by writes.
     Writes,
 }
 
 impl Awaited {
-    /// By the gateway that was asked.
+    /// Returns the scope for the gateway that received the purges.
     fn of(purges: &[Purge]) -> Self {
         if purges.iter().all(is_written) {
             Self::Writes
@@ -85,75 +86,74 @@ impl Awaited {
     }
 }
 
-/// What purges are applied to: everything that this gateway keeps.
+/// Storage that purges are applied to: everything that this gateway stores.
 pub trait Caches: Send + Sync {
-    /// Drops or marks what `purges` are about, and everything that is on its way into the
-    /// cache; how many objects for each. Once it is done nothing older is served from here, and
-    /// nothing older is written to what gateways share, where it would be read.
+    /// Drops the responses that `purges` affect, or marks them as stale, including those on their
+    /// way into the cache. Returns the number for each purge. After that no older response is
+    /// served from here, and none is written to shared storage, where it could be read.
     fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>>;
 
-    /// Waits, a second or so at most, until what outlives this process, or is read by gateways
-    /// that are not there yet, knows of what was applied. `false` if what gateways share does not
-    /// know of it in time.
+    /// Waits, about a second at most, until persistent and shared storage know the applied purges.
+    /// Returns `false` if shared storage does not know them in time.
     fn settle(&self, awaited: Awaited) -> BoxFuture<'_, bool>;
 
-    /// Drops everything that this gateway keeps by itself, in memory and on disk, and what is
-    /// on its way there; how many objects. What gateways share stays.
+    /// Drops everything that this gateway stores by itself, in memory and on disk, and responses on
+    /// their way there. Returns the number. Shared storage stays.
     fn forget(&self) -> BoxFuture<'_, u64>;
 }
 
-/// One gateway's link. It outlives configurations.
+/// The link of one gateway. It outlives configurations.
 pub struct Link {
     name: String,
     caches: Arc<dyn Caches>,
     clock: Clock,
     metrics: PurgeMetrics,
     began: Instant,
-    /// Milliseconds since `began` until which every purge that is over is applied here, as
-    /// the follower says; [`ALWAYS`] for a gateway that shares with nobody. For requests.
+    /// Milliseconds since `began` until which every purge that is over is applied here, according
+    /// to the follower; [`ALWAYS`] for a gateway that shares with no other. Read by requests.
     trusted_until: AtomicU64,
     state: Mutex<State>,
     wake: Notify,
-    /// For the process that takes this one's place.
+    /// Purges for the successor of this process.
     notes: Notes,
-    /// Without a lease the origin is asked before what may have been purged is served.
+    /// True if, without a lease, responses that may have been purged are validated before use.
     validates: AtomicBool,
-    /// The lease is given up for good.
+    /// Set once the lease is given up for good.
     has_left: AtomicBool,
-    /// Whoever runs the link: one at a time.
+    /// Held by the supervisor: one at a time.
     running: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Of the Redis that is followed; `None` for a gateway that shares with nobody.
+    /// Settings of the Redis that is followed; `None` for a gateway that shares with no other.
     settings: Option<Settings>,
     follower: Follower,
-    /// Where to go on from at the next question, as somebody has asked for.
+    /// Position to continue from at the next query, set by [`Link::resume`].
     resume: Option<Position>,
-    /// And from where once it is through with that: the place of something else that is kept
-    /// here, which is further on. It may be of another log.
+    /// Position to continue from after that: the later one of another store of this gateway. It may
+    /// belong to another log.
     then: Option<Position>,
-    /// What followed its place was applied.
+    /// True if all entries after the position were applied.
     has_caught_up: bool,
     tickets: Tickets,
     unsent: VecDeque<Unsent>,
-    /// What writes have changed and is not in `unsent` yet.
+    /// Purges caused by writes that are not in `unsent` yet.
     writes: Writes,
-    /// When some of them were published last.
+    /// Time when writes were last published.
     wrote: Option<Instant>,
     told_lost: Option<Instant>,
-    /// Purges that began here, by what was drawn for them, and what was dropped.
+    /// Purges that began here: their nonces and the number of dropped responses.
     own: VecDeque<(String, u64)>,
     others: Vec<Lease>,
-    /// Who was there a moment ago, whatever has become of the log since.
+    /// Gateways seen recently, whatever happened to the log since.
     peers: Peers,
     looked: Option<Instant>,
-    /// Until then there may be gateways that believe in leases which the log has lost.
+    /// Until then there may be gateways that rely on leases which the log has lost.
     doubt_until: Option<Instant>,
     lost_since: Option<SystemTime>,
     last_error: Option<Unavailable>,
-    /// When it was last told of purges that nobody has signed.
+    /// Time of the last log line about unsigned purges.
     told_unsigned: Option<Instant>,
     losses: u64,
     gaps: u64,
@@ -161,7 +161,7 @@ struct State {
 }
 
 impl State {
-    /// A purge that began here.
+    /// Remembers a purge that began here.
     fn remember(&mut self, drawn: &str, objects: u64) {
         self.own.push_back((drawn.to_owned(), objects));
         if self.own.len() > OWN {
@@ -169,7 +169,7 @@ impl State {
         }
     }
 
-    /// The log may be another one than it was.
+    /// Starts a period of doubt if the log is not the one that was followed.
     fn compare(&mut self, generation: &str, now: Instant) {
         let known = self.follower.generation();
         if known.is_some_and(|known| known != generation) {
@@ -184,25 +184,25 @@ struct Unsent {
     purges: Arc<[Purge]>,
 }
 
-/// Purges that are applied here, and on their way to the others.
+/// Purges that are applied here and sent to the other gateways.
 pub struct Begun {
-    /// As far as it is known.
+    /// Receipt with the results so far.
     pub receipt: Receipt,
-    /// `None` if there are no others.
+    /// `None` if there are no other gateways.
     ticket: Option<Arc<Ticket>>,
-    /// What gateways share knows of it.
+    /// True once shared storage knows the purges.
     is_settled: bool,
     at: Instant,
 }
 
 impl Link {
-    /// `host` is what people call this machine. Before the link runs nothing that is kept
-    /// counts as purged.
+    /// Creates the link. `host` is the name of this machine. Until the link runs, stored
+    /// responses that are older than the link are not trusted.
     pub fn new(host: &str, caches: Arc<dyn Caches>, clock: &Clock, metrics: &Metrics) -> Self {
-        // Spaces and control characters would be in everybody's way.
+        // Spaces and control characters would disturb logs and scripts.
         let host: String = host.chars().filter(char::is_ascii_graphic).collect();
         Self {
-            // Two processes of one machine are two gateways, such as during an upgrade.
+            // Two processes on one machine are two gateways, for example during an upgrade.
             name: format!("{host}/{:08x}", fastrand::u32(..)),
             caches,
             metrics: PurgeMetrics::new(metrics),
@@ -218,13 +218,13 @@ impl Link {
         }
     }
 
-    /// This gateway's name in receipts.
+    /// Returns this gateway's name in receipts.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether purges may have been passed over. For every use of a stored answer: one atomic
-    /// and the clock.
+    /// Returns the trust in stored responses. Called for each use of one: reads one atomic and the
+    /// clock.
     #[inline]
     pub fn trust(&self) -> Trust {
         let until = self.trusted_until.load(Ordering::Acquire);
@@ -242,23 +242,24 @@ impl Link {
         }
     }
 
-    /// What becomes here of what may have been purged, without a lease: the others are told.
+    /// Sets the behaviour without a lease for responses that may have been purged. The other
+    /// gateways are notified.
     pub fn set_validates(&self, validates: bool) {
         self.validates.store(validates, Ordering::Relaxed);
     }
 
-    /// What is still taken out here while another process takes this one's place.
+    /// Returns the purges for the successor of this process.
     pub fn notes(&self) -> &Notes {
         &self.notes
     }
 
-    /// Applies `purges` here at once, and waits for the other gateways: five seconds at most.
+    /// Applies `purges` here at once, and waits for the other gateways, for five seconds at most.
     pub async fn purge(&self, purges: Vec<Purge>, source: Source) -> Receipt {
         let begun = self.begin(purges, source).await;
         self.finish(begun).await
     }
 
-    /// Waits for the other gateways: five seconds at most.
+    /// Waits for the other gateways, for five seconds at most.
     pub async fn finish(&self, begun: Begun) -> Receipt {
         let Begun {
             mut receipt,
@@ -273,12 +274,12 @@ impl Link {
                     is_settled = self.caches.settle(Awaited::of(&receipt.purges)).await;
                 }
             };
-            // Whether it came in time or not, the ticket says how far it is.
+            // In time or not, the ticket has the state.
             let both = async { tokio::join!(ticket.over(), settled) };
             let _in_time = timeout(PATIENCE, both).await;
             ticket.tell(&mut receipt);
             if !is_settled && receipt.others == Others::Reached {
-                // Who begins now would read there what is older.
+                // A gateway that starts now would read older responses there.
                 receipt.others = Others::Waiting;
             }
         }
@@ -290,7 +291,8 @@ impl Link {
         receipt
     }
 
-    /// Applies `purges` here; the others hear of them from then on, waited for or not.
+    /// Applies `purges` here. The other gateways receive them from then on, even if no caller
+    /// waits.
     pub async fn begin(&self, purges: Vec<Purge>, source: Source) -> Begun {
         let at = self.clock.now();
         let objects = self.apply(&purges, source).await;
@@ -309,7 +311,7 @@ impl Link {
             instances: Vec::new(),
             took_ms: 0.0,
         };
-        // The others hear of it whatever becomes of the tiers here.
+        // The other gateways receive them whatever happens to the tiers here.
         let ticket = self.enqueue(&receipt.purges, objects);
         let is_settled = self.caches.settle(Awaited::of(&receipt.purges)).await;
         Begun {
@@ -320,7 +322,7 @@ impl Link {
         }
     }
 
-    /// How many objects they were about.
+    /// Applies purges and counts them. Returns the number of affected responses.
     async fn apply(&self, purges: &[Purge], source: Source) -> u64 {
         let dropped = self.caches.apply(purges).await;
         for (purge, dropped) in purges.iter().zip(&dropped) {
@@ -329,8 +331,8 @@ impl Link {
         dropped.iter().sum()
     }
 
-    /// Follows the log in `redis` for as long as it is polled. Without Redis the gateway
-    /// shares with nobody.
+    /// Follows the log in `redis` for as long as the future is polled. Without Redis the gateway
+    /// shares with no other.
     pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
         let alone = self.running.lock().await;
         self.attach(redis.as_ref().map(|redis| redis.settings()));
@@ -338,7 +340,7 @@ impl Link {
             return pending().await;
         };
         let log = Log::new(redis);
-        // Another question would take the lease anew.
+        // Another query would take the lease again.
         while !self.has_left.load(Ordering::Acquire) {
             let pause = self.round(&log).await;
             if let Some(pause) = pause {
@@ -349,11 +351,11 @@ impl Link {
         pending::<()>().await;
     }
 
-    /// Gives the lease up: this process serves nobody any more, and no purge is to wait for it.
+    /// Gives up the lease: this process no longer serves, and no purge has to wait for the gateway.
     pub async fn leave(&self, redis: Arc<Redis>) {
         self.has_left.store(true, Ordering::Release);
         self.wake.notify_one();
-        // A question that is under way would take it anew.
+        // A query in flight would take the lease again.
         let _alone = self.running.lock().await;
         if let Err(error) = Log::new(redis).leave(&self.name).await {
             ::log::debug!(error:%; "the lease of purges runs out by itself");
@@ -370,7 +372,7 @@ impl Link {
             self.trusted_until.store(ALWAYS, Ordering::Release);
             self.metrics.up.set(1);
         } else if state.settings.as_ref() != settings {
-            // Whoever shares this log knows nothing of this gateway.
+            // The gateways that share this log do not know this gateway.
             state.follower.release(self.clock.now());
             self.publish_trust(&state);
             state.lost_since = Some(self.clock.wall());
@@ -380,8 +382,8 @@ impl Link {
         self.count_unsent(&state);
     }
 
-    /// One question, and what follows from the answer. How long to wait before the next;
-    /// `None`: not at all.
+    /// Sends one query and acts on the response. Returns the pause before the next query; `None`
+    /// for no pause.
     async fn round(&self, log: &impl Remote) -> Option<Duration> {
         let answer = match self.send(log).await {
             Ok(()) => self.ask(log).await,
@@ -393,7 +395,7 @@ impl Link {
                 let since = self.clock.now();
                 for entry in entries {
                     self.take(entry).await;
-                    // The lease is renewed by the next question, which brings the others again.
+                    // The next query renews the lease, and returns the remaining entries again.
                     if self.clock.now().saturating_duration_since(since) >= LEASE / 3 {
                         break;
                     }
@@ -426,7 +428,7 @@ impl Link {
             if let Some(position) = state.resume.take() {
                 state.follower.resume(position);
                 state.has_caught_up = false;
-                // What comes from elsewhere may be older than purges that began here.
+                // A resumed store may be older than purges that began here.
                 state.own.clear();
             }
             let expected = state.tickets.expected(sent);
@@ -498,8 +500,8 @@ impl Link {
                 warn!(id:% = position.id; "a purge cannot be read: everything is dropped");
                 self.caches.forget().await
             }
-            // It may have been a purge of the fleet, whose receipt is to be true. Whoever can
-            // write it can take the log away, which comes to the same.
+            // It may have been a purge of the fleet, whose receipt must be true. An attacker who
+            // can write it can also delete the log, which has the same effect.
             (None, Content::Unsigned) => {
                 self.refused(&position);
                 self.caches.forget().await
@@ -511,7 +513,7 @@ impl Link {
         state.follower.applied(position, objects);
     }
 
-    /// Counts a purge that nobody of the fleet has signed, and tells of it once in a while.
+    /// Counts a purge without a valid signature, and logs one now and then.
     fn refused(&self, position: &Position) {
         self.metrics.unsigned.inc();
         let now = self.clock.now();
@@ -524,11 +526,11 @@ impl Link {
         }
     }
 
-    /// The log has lost this gateway's place, or never had one: what it keeps is older than
-    /// purges that nobody can tell it of.
+    /// Drops everything after the log has lost this gateway's position, or never had one: stored
+    /// responses are older than purges that are no longer known.
     async fn forget(&self, end: Position) {
         if self.state.lock().resume.is_some() {
-            // What is kept by now has a place of its own.
+            // Storage has a position of its own by now.
             return;
         }
         let objects = self.caches.forget().await;
@@ -553,7 +555,7 @@ impl Link {
         self.trusted_until.store(until, Ordering::Release);
     }
 
-    /// Tells of a lease that was lost, and of one that is back.
+    /// Logs the loss of a lease, and its return.
     fn judge(&self) {
         let trust = self.trust();
         let mut state = self.state.lock();

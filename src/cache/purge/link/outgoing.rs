@@ -1,4 +1,4 @@
-//! Purges on their way to the others.
+//! Purges on their way to the other gateways.
 
 use std::{sync::Arc, time::Duration, time::Instant};
 
@@ -15,17 +15,18 @@ use super::{
 };
 use crate::base::redis::Unavailable;
 
-/// Between two entries of what writes have changed, and about their bytes: a flood of writes
-/// leaves the log long enough for whoever is away for some minutes, and 80 MB at most. Some
-/// thousand writes in a second are told at once, however long their URLs.
+/// Minimum time between two entries for writes, and their approximate bytes: even under a flood of
+/// writes, the log covers an absence of some minutes and takes 80 MB at most. Some thousand writes
+/// per second are sent at once, however long their URLs.
 const PACE: Duration = Duration::from_millis(20);
 const BATCH: usize = 8192;
-/// Purges of operators that wait for Redis. With one more than that, the others are told to drop
-/// all.
+/// Number of operator purges that may wait for Redis. With one more, the other gateways drop
+/// everything.
 const UNSENT: usize = 256;
 
 impl Link {
-    /// Has `purges`, which are applied here, sent to the others. `None` if there are none.
+    /// Queues `purges`, which are applied here, for the other gateways. Returns `None` if no caller
+    /// has to wait for them.
     pub(super) fn enqueue(&self, purges: &[Purge], objects: u64) -> Option<Arc<Ticket>> {
         let mut state = self.state.lock();
         state.settings.as_ref()?;
@@ -33,7 +34,7 @@ impl Link {
             self.keep_writes(&mut state, purges);
             drop(state);
             self.wake.notify_one();
-            // Nobody waits for what the others make of a write.
+            // No caller waits until a write is applied elsewhere.
             return None;
         }
         let mut unsent = Unsent {
@@ -41,7 +42,8 @@ impl Link {
             purges: purges.into(),
         };
         if state.unsent.len() >= UNSENT {
-            // Too much to tell one by one. What is dropped here for it was dropped before.
+            // Too many to send one by one. The purge of all is not applied here, since each of them
+            // was.
             warn!(purges = UNSENT; "more purges wait for redis than are kept: all will be purged");
             unsent.purges = [Purge::ALL].into();
             let all = unsent.clone();
@@ -58,7 +60,7 @@ impl Link {
         Some(ticket)
     }
 
-    /// What writes have changed, for the others to hear of.
+    /// Queues purges caused by writes for the other gateways.
     fn keep_writes(&self, state: &mut State, purges: &[Purge]) {
         let mut worst = Pushed::Kept;
         for purge in purges {
@@ -84,7 +86,7 @@ impl Link {
         }
     }
 
-    /// The next of them, if it is time.
+    /// Moves the next batch of writes to `unsent`, once the batch is due.
     fn next_writes(&self, state: &mut State) {
         let now = self.clock.now();
         let is_early = |wrote: Instant| now.saturating_duration_since(wrote) < PACE;
@@ -95,12 +97,12 @@ impl Link {
         let purges: Arc<[Purge]> = state.writes.take(BATCH).into();
         let drawn = draw();
         state.remember(&drawn, 0);
-        // For the case that the log loses it.
+        // In case the log loses it.
         let _ticket = state.tickets.open(&drawn, &purges, now);
         state.unsent.push_back(Unsent { drawn, purges });
     }
 
-    /// Publishes what waits, in its order.
+    /// Publishes waiting purges in order.
     pub(super) async fn send(&self, log: &impl Remote) -> Result<(), Unavailable> {
         loop {
             let next = {

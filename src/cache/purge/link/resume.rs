@@ -1,19 +1,20 @@
-//! Where in the log a gateway goes on from, if it keeps what was kept before it began.
+//! Position in the log from which a gateway continues, if its storage is older than its process.
 
 use super::{super::log::Position, Link};
 
 impl Link {
-    /// How far the log is applied to what is kept here. Whatever is kept beyond this process
-    /// is to be kept with a position from before it was written, for [`Link::resume`].
+    /// Returns the position up to which the log is applied to storage here. Persistent storage has
+    /// to record a position taken before its content was written, for [`Link::resume`].
     pub fn position(&self) -> Option<Position> {
         self.state.lock().follower.position().cloned()
     }
 
-    /// What is kept here comes from another process, or from disk, as it was at `position`.
-    /// Without this, what is there when the link is first made is dropped.
+    /// Continues from `position`, because storage was taken over from another process or from disk
+    /// as it was then. Without this call, everything stored when the link is first established is
+    /// dropped.
     ///
-    /// It may be asked for at any time: what is applied again does no harm, and nothing that
-    /// is kept already is taken past what it has not seen.
+    /// May be called at any time: an entry applied twice does no harm, and no store skips an entry
+    /// that was not applied to it.
     pub fn resume(&self, position: Position) {
         let mut state = self.state.lock();
         let now_at = state.resume.as_ref().or(state.follower.position());
@@ -27,14 +28,14 @@ impl Link {
         self.wake.notify_one();
     }
 
-    /// Whether everything that the log held is applied to what is kept here, since the link was
-    /// made or was told to resume.
+    /// Returns true if all entries of the log are applied to storage here, since the link was
+    /// established or resumed.
     pub fn has_caught_up(&self) -> bool {
         let state = self.state.lock();
         state.has_caught_up && state.resume.is_none() && state.then.is_none()
     }
 
-    /// Whether the log cannot be reached.
+    /// Returns true if the log cannot be reached.
     pub fn is_cut_off(&self) -> bool {
         self.state.lock().last_error.is_some()
     }
@@ -90,7 +91,7 @@ mod tests {
     #[test]
     fn nothing_that_is_kept_is_taken_past_what_it_has_not_seen() {
         assert_goes_on(&[5], 5, None);
-        // Memory of another process, then a folder that is further on, and the other way.
+        // Memory of another process, then a folder with a later position, and the other way round.
         assert_goes_on(&[5, 9], 5, Some(9));
         assert_goes_on(&[9, 5], 5, Some(9));
         assert_goes_on(&[5, 5], 5, Some(5));

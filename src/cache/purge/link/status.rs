@@ -1,4 +1,4 @@
-//! How a link stands, for people.
+//! State of a link for the status page.
 
 use std::time::SystemTime;
 
@@ -8,31 +8,31 @@ use super::{
 };
 use crate::base::redis::Unavailable;
 
-/// One link.
+/// State of one link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// This gateway's name in receipts.
     pub gateway: String,
-    /// There is a Redis.
+    /// True if a Redis is configured.
     pub is_shared: bool,
     pub is_leased: bool,
-    /// Since when purges may be over without this gateway.
+    /// Time since which purges may be over without this gateway.
     pub lost_since: Option<SystemTime>,
-    /// Why the last question has no answer.
+    /// Error of the last query.
     pub last_error: Option<Unavailable>,
-    /// The last entry that is applied.
+    /// The last applied entry.
     pub applied: Option<Id>,
-    /// Purges that the others do not know of yet.
+    /// Number of purges that the other gateways do not know yet.
     pub unsent: usize,
-    /// How often the lease ran out; how often all was dropped since the log had lost this
-    /// gateway's place; how many entries were applied after a loss.
+    /// Number of times that the lease ran out; that everything was dropped because the log had lost
+    /// this gateway's position; and of entries applied after a loss.
     pub losses: u64,
     pub gaps: u64,
     pub replayed: u64,
     pub others: Vec<Other>,
 }
 
-/// Another gateway as the log knows it.
+/// Another gateway, according to the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Other {
     pub gateway: String,

@@ -1,4 +1,4 @@
-//! The purges that somebody waits for, or that are not over yet.
+//! Purges that a caller waits for, or that are not over yet.
 
 use std::{
     sync::Arc,
@@ -14,11 +14,11 @@ use super::super::{
     receipt::{Others, PATIENCE, Peers, Progress, Receipt, View, Waiting},
 };
 
-/// Whether a purge is still in the log is looked after for this long, whoever waits for it:
+/// Time for which a purge is checked to be still in the log, with or without a waiting caller:
 /// longer than a failover takes.
 const KEPT: Duration = Duration::from_mins(1);
 
-/// One purge on its way to the others.
+/// A purge on its way to the other gateways.
 pub(super) struct Ticket {
     inner: Mutex<Inner>,
     over: Notify,
@@ -28,18 +28,18 @@ pub(super) struct Ticket {
 struct Inner {
     drawn: String,
     purges: Arc<[Purge]>,
-    /// `None` until it is in the log.
+    /// `None` until the purge is in the log.
     waiting: Option<Waiting>,
     is_over: bool,
 }
 
 impl Ticket {
-    /// Until it is over.
+    /// Waits until the purge is over.
     pub(super) async fn over(&self) {
         self.over.notified().await;
     }
 
-    /// How it stands with the other gateways.
+    /// Writes the state at the other gateways into the receipt.
     pub(super) fn tell(&self, receipt: &mut Receipt) {
         let inner = self.inner.lock();
         match &inner.waiting {
@@ -68,7 +68,7 @@ impl Tickets {
         ticket
     }
 
-    /// Everything that is not in the log yet goes there as this.
+    /// Replaces every purge that is not in the log yet by this one.
     pub(super) fn replace(&mut self, drawn: &str, purges: &Arc<[Purge]>) {
         for ticket in &self.0 {
             let mut inner = ticket.inner.lock();
@@ -79,7 +79,7 @@ impl Tickets {
         }
     }
 
-    /// Somebody may wait for one of them now.
+    /// Returns true if a caller may be waiting for a purge now.
     pub(super) fn are_waited_for(&self, now: Instant) -> bool {
         self.0.iter().any(|ticket| now < ticket.began + PATIENCE)
     }
@@ -102,8 +102,8 @@ impl Tickets {
         }
     }
 
-    /// The places of those that are in the log and not over, without those that nobody looks
-    /// after any more.
+    /// Returns the positions of purges that are in the log and not over. Drops tickets that are too
+    /// old to be checked.
     pub(super) fn expected(&mut self, now: Instant) -> Vec<Position> {
         self.0.retain(|ticket| now < ticket.began + KEPT);
         let places = self.0.iter().filter_map(|ticket| {
@@ -114,7 +114,7 @@ impl Tickets {
         places.collect()
     }
 
-    /// What the log has lost and is to be published again.
+    /// Returns the purges that the log has lost and that have to be published again.
     pub(super) fn observe(
         &mut self,
         expected: &[Position],
@@ -132,7 +132,7 @@ impl Tickets {
                 return true;
             };
             let place = expected.iter().position(|p| p == waiting.position());
-            // Published since the question was sent.
+            // Published after the query was sent.
             let Some(is_there) = place.and_then(|at| answer.is_there.get(at)) else {
                 return true;
             };

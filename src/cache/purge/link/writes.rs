@@ -1,6 +1,6 @@
-//! What writes have changed and the others are to hear of. Anybody can write, so it is bounded
-//! by host, and never comes to a purge of everything. A long URL counts as much as a short one,
-//! since it is told in few bytes ([`Written::short`]).
+//! Purges caused by writes for the other gateways. Any client can cause them, so they are bounded
+//! by host, and never turn into a purge of everything. A long URL counts as much as a short one,
+//! since it is sent in few bytes ([`Written::short`]).
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -9,23 +9,23 @@ use std::{
 
 use super::super::{How, Purge, What, Written};
 
-/// Paths of one host. With more, all of that host goes at the others, and of no other.
+/// Maximum number of paths of one host. With more, the others purge that host and no other.
 const MAX_OF_HOST: usize = 16 * 1024;
-/// Of all hosts, each of a few hundred bytes at most. With more, the host that has most of them
-/// has all of it go at the others, if that is more than its share.
+/// Maximum number for all hosts, each of a few hundred bytes at most. With more, the host with the
+/// most paths is purged as a whole at the others, if it exceeds its share.
 const MAX: usize = 64 * 1024;
-/// What any host may have. If none has more, what comes first is told.
+/// Share of any host. If no host exceeds it, the first writes are sent and later ones are lost.
 const SHARE: usize = MAX / 16;
-/// Bytes of scheme and host.
+/// Maximum bytes of scheme and host.
 const LONGEST_HOST: usize = 300;
 
 #[derive(Debug, Default)]
 pub(super) struct Writes {
     hosts: BTreeMap<Box<str>, Host>,
     count: usize,
-    /// Whose turn was last.
+    /// The host whose turn was last.
     last: Box<str>,
-    /// No host has more than its share, and none of them has got more since.
+    /// True if no host exceeds its share, and none has gained paths since that was checked.
     are_all_small: bool,
 }
 
@@ -35,13 +35,13 @@ enum Host {
     All,
 }
 
-/// What became of one.
+/// Outcome of adding a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
     Kept,
-    /// All of a host is to go, of this one or of one that had more than its share.
+    /// A host will be purged as a whole, this one or one that exceeds its share.
     Folded,
-    /// It is not told: there are too many hosts.
+    /// The write is not sent: there are too many hosts.
     Lost,
 }
 
@@ -54,7 +54,7 @@ impl Writes {
         *self = Self::default();
     }
 
-    /// `url` has a scheme, a host and a path.
+    /// Adds a write. `url` has a scheme, a host and a path.
     pub(super) fn push(&mut self, url: &str) -> Pushed {
         let url = Written::short(url);
         let after_scheme = url.find("://").map_or(0, |at| at + 3);
@@ -94,7 +94,7 @@ impl Writes {
         pushed
     }
 
-    /// The host that has most, if that is more than its share.
+    /// Returns the host with the most paths, if it exceeds its share.
     fn largest(&mut self) -> Option<Box<str>> {
         if self.are_all_small {
             return None;
@@ -116,8 +116,8 @@ impl Writes {
         }
     }
 
-    /// Some of them, about so many bytes: of each host in turn, so that nobody waits for
-    /// another one's flood.
+    /// Removes purges of about `most` bytes, of each host in turn, so that a flood at one host does
+    /// not delay others.
     pub(super) fn take(&mut self, most: usize) -> Vec<Purge> {
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -138,7 +138,7 @@ impl Writes {
         taken
     }
 
-    /// And how long its URL is.
+    /// Removes a purge of a host. Returns it with the length of its URL.
     fn pop(&mut self, host: &str) -> Option<(What, usize)> {
         let paths = match self.hosts.get_mut(host)? {
             Host::All => {
@@ -162,15 +162,15 @@ impl Writes {
     }
 }
 
-/// Bytes of a purge in JSON beside its URL.
+/// Bytes of a purge in JSON in addition to its URL.
 const ROUND_IT: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Whatever is written to, and however often: nothing is told but that, or at most of its
-    /// host.
+    /// Invariant: whatever is written, and however often, only that is sent, or a purge of its host
+    /// at most.
     #[test]
     fn writes_are_told_once_or_by_host_and_never_as_everything() {
         let seed = fastrand::u64(..);
@@ -237,7 +237,7 @@ mod tests {
             assert_eq!(writes.push(&format!("http://h{n}/a")), Pushed::Kept);
         }
         assert_eq!(write(&mut writes, "http://more/a"), Pushed::Lost);
-        // Of a host that waits already, and has no more than its share.
+        // For a host that waits already and does not exceed its share.
         assert_eq!(write(&mut writes, "http://h1/b"), Pushed::Lost);
         assert_eq!(writes.take(1).len(), 1);
         assert_eq!(write(&mut writes, "http://more/a"), Pushed::Kept);
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(write(&mut writes, &long), Pushed::Lost);
     }
 
-    /// Whoever has more than its share pays for it.
+    /// The host that exceeds its share pays for it.
     #[test]
     fn a_full_log_costs_the_host_that_has_most_of_it() {
         let mut writes = Writes::default();
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(folded, ["http://flooded/"]);
     }
 
-    /// However long the URLs of one host, another one has its turn soon.
+    /// However long the URLs of one host are, another host has its turn soon.
     #[test]
     fn a_long_url_takes_little_room() {
         let mut writes = Writes::default();

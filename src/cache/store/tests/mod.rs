@@ -1,4 +1,4 @@
-//! The store as a whole: what is found, what goes, and what is counted.
+//! Tests of the whole store: lookups, eviction and accounting.
 
 mod model;
 mod pingora_storage;
@@ -103,7 +103,7 @@ impl Bench {
         self.store.purge(&Purge { what, how })
     }
 
-    /// No entry is left, and nothing is counted that is not there.
+    /// Checks that no entry is left and that nothing is counted that does not exist.
     #[track_caller]
     pub(super) fn expect_empty(&self) {
         let ledger = self.store.ledger;
@@ -268,7 +268,7 @@ async fn an_own_reader_that_takes_nothing_ends_the_transfer_with_bounded_memory(
     assert_eq!(error, FillError::NoReader);
 }
 
-/// A client that takes nothing.
+/// A client that reads nothing.
 #[derive(Debug)]
 struct Idle;
 
@@ -360,13 +360,13 @@ fn the_variant_is_the_latest_that_matches() {
     let none = find(&[("accept-language", "fr")]);
     assert!(none.entry.is_none() && matches!(none.vary, Some(Vary::Fields(_))));
     bench.clock.advance(Duration::from_secs(1));
-    // Another field: both may match, and the later head counts.
+    // Another field: both may match, and the later headers win.
     let draft = bench.varied(&page, "accept", "x");
     bench.put(&draft, b"x").unwrap();
     let both = [("accept-language", "de"), ("accept", "x")];
     assert_eq!(body(&find(&both)).unwrap(), "x");
     assert_eq!(body(&find(&[("accept-language", "de")])).unwrap(), "de");
-    // What varies by nothing takes the place of all.
+    // A response without `Vary` replaces all variants.
     bench.clock.advance(Duration::from_secs(1));
     bench.put(&bench.draft(&page), b"all").unwrap();
     assert_eq!(bench.store.objects(), 1);
@@ -399,7 +399,7 @@ async fn a_purge_wins_over_what_was_asked_for_before_it() {
     let page = key("/a");
     let body = Bytes::from_static(b"x");
     for how in [How::Hard, How::Soft] {
-        // Before the answer came.
+        // Before the response arrives.
         let late = bench.tagged(&page, &["t"]);
         bench.purge(What::Tag("t".into()), how);
         let mut fill = bench.store.begin(&late);
@@ -409,7 +409,7 @@ async fn a_purge_wins_over_what_was_asked_for_before_it() {
         assert!(fill.finish().unwrap().is_none());
         assert_eq!(read_all(reader).await.unwrap(), b"x");
         assert!(bench.put(&late, b"x").is_none());
-        // While it came.
+        // While it arrives.
         let mut fill = bench.store.begin(&bench.tagged(&page, &["t"]));
         let reader = fill.own_reader();
         fill.write(body.clone()).await.unwrap();
@@ -418,7 +418,7 @@ async fn a_purge_wins_over_what_was_asked_for_before_it() {
         fill.write(body.clone()).await.unwrap();
         assert!(fill.finish().unwrap().is_none());
         assert_eq!(read_all(reader).await.unwrap(), b"xx");
-        // Another one's purge.
+        // A purge of something else.
         let fill = bench.store.begin(&bench.tagged(&page, &["t"]));
         assert_eq!(bench.purge(What::Tag("tt".into()), how), 0);
         assert!(fill.finish().unwrap().is_some());
@@ -437,11 +437,11 @@ fn a_soft_purge_makes_stale_at_that_instant() {
     let entry = bench.get(&page).unwrap();
     assert_eq!(entry.stale_since(), Some(bench.clock.wall()));
     assert_eq!(entry.lifetime().fresh_for, Duration::from_secs(10));
-    // Once more changes nothing, or the windows would never end.
+    // Another soft purge changes nothing, or the windows would never end.
     bench.clock.advance(Duration::from_secs(10));
     assert_eq!(bench.purge(What::Url("/a".into()), How::Soft), 0);
     assert_eq!(entry.lifetime().fresh_for, Duration::from_secs(10));
-    // What is stale already does not get its windows back.
+    // A response that is stale already does not get its windows back.
     bench.put(&bench.draft(&page), b"x").unwrap();
     bench.clock.advance(Duration::from_mins(2));
     assert_eq!(bench.purge(What::All, How::Soft), 1);
@@ -469,7 +469,7 @@ fn a_304_gives_another_head_and_keeps_the_body() {
     assert_eq!(new.stale_since(), None);
     assert!(Arc::ptr_eq(&new, &bench.get(&page).unwrap()));
     assert!(Arc::ptr_eq(&new.body, &old.body));
-    // The old head names the same place.
+    // The old entry finds the same slot.
     assert!(refresh(bench.store.mark(), &old).is_some());
     let mark = bench.store.mark();
     bench.purge(What::Tag("t".into()), How::Soft);

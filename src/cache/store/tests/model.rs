@@ -1,4 +1,4 @@
-//! The store against a list that is gone through from its beginning.
+//! Compares the store with a list that is searched from its beginning.
 
 use futures_util::FutureExt;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ const LANGS: [&str; 3] = ["", "de", "en"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A fill of this many bytes, in pieces of that many; it may die.
+    /// A fill of this many bytes, in pieces of that many; it may fail.
     Fill(Page, u32, u16, bool),
     Insert(Page, u32),
     Refresh(Page),
@@ -22,7 +22,7 @@ enum Step {
     Find(Page),
 }
 
-/// Its path, its language (an answer without one varies by nothing) and its tags.
+/// Path, language (a response without one does not vary) and tags of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Page {
     path: u8,
@@ -61,7 +61,7 @@ impl Page {
     }
 }
 
-/// What should be there.
+/// An entry that should be stored.
 #[derive(Debug)]
 struct Known {
     page: Page,
@@ -69,7 +69,7 @@ struct Known {
     is_stale: bool,
 }
 
-/// The last stored first.
+/// The last stored entry first.
 #[derive(Debug, Default)]
 struct Model(Vec<Known>);
 
@@ -131,7 +131,7 @@ fn steps(most: u32) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..60)
 }
 
-/// What its number says.
+/// Returns a body that is derived from the number.
 fn body(number: usize, len: u32) -> Bytes {
     Bytes::from(vec![u8::try_from(number % 251).unwrap(); len as usize])
 }
@@ -139,7 +139,7 @@ fn body(number: usize, len: u32) -> Bytes {
 struct Run {
     bench: Bench,
     model: Model,
-    /// Nothing is evicted: what the model has is there.
+    /// True if nothing is evicted: every entry of the model is stored.
     is_exact: bool,
 }
 
@@ -345,7 +345,7 @@ proptest! {
     }
 }
 
-/// 1,000 keys of which two thirds have room; the n-th is asked for 1/n as often as the first.
+/// Draws from 1,000 keys, two thirds of which fit; the n-th is requested 1/n as often as the first.
 #[test]
 fn popular_answers_stay() {
     let bench = bench(100 * MIB);
@@ -374,7 +374,7 @@ fn popular_answers_stay() {
         if !is_hit {
             bench.put(&bench.draft(&page), &body).unwrap();
         }
-        // A scan comes by, which nobody asks for twice.
+        // A scan: URLs that are requested only once.
         if round % 10 == 0 {
             bench
                 .put(&bench.draft(&key(&format!("/scan/{round}"))), &body)

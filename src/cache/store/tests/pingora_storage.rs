@@ -1,4 +1,4 @@
-//! The store through Pingora's trait.
+//! Tests the store through Pingora's trait.
 
 use pingora_cache::{CacheMeta, HitHandler, Storage, storage::PurgeTarget, trace::Span};
 
@@ -79,7 +79,7 @@ async fn a_miss_is_written_read_along_and_hit() {
     assert!(!meta.is_fresh(now + Duration::from_secs(55)));
     assert_eq!(meta.stale_if_error_sec(), 300);
     assert_eq!(meta.headers()[header::ETAG], "\"1\"");
-    // Several ranges are answered with the whole: each part would end the body.
+    // A request for several ranges gets the whole body: each part would end it.
     assert!(!hit.can_seek_multipart());
     for (start, end, expected) in [
         (2, Some(5), &b"234"[..]),

@@ -1,4 +1,4 @@
-//! Purges against fills, refreshes and inserts in other threads.
+//! Purges race with fills, refreshes and inserts in other threads.
 
 use std::{sync::atomic::AtomicBool, thread};
 
@@ -6,9 +6,9 @@ use futures_util::FutureExt;
 
 use super::*;
 
-/// What the origin has now.
+/// Returns the current response of the origin.
 fn answer(bench: &Bench, page: &Key, versions: &AtomicU64) -> Draft {
-    // The mark comes before the question.
+    // The mark is taken before the request.
     let mut draft = bench.tagged(page, &["t"]);
     let version = versions.load(Ordering::SeqCst);
     draft.headers.insert(header::ETAG, version.into());
@@ -37,7 +37,7 @@ fn write_all(bench: &Bench, page: &Key, versions: &AtomicU64, is_done: &AtomicBo
         thread::yield_now();
         fill.write(body.clone()).now_or_never().unwrap().unwrap();
         fill.finish().unwrap();
-        // Whatever became of it, who reads it gets all of it.
+        // Whatever happened to it, its reader gets the whole body.
         let read = read_all(reader).now_or_never().unwrap().unwrap();
         assert_eq!(read.len(), 20);
         let draft = answer(bench, page, versions);

@@ -1,9 +1,9 @@
-//! What writes have changed: anybody can cause that, so it is noted only where there is something
-//! that it is about, and what it is about goes for good soon after.
+//! Purges caused by writes. Any client can cause them, so a write is recorded only if something
+//! stored may be affected by it, and the affected entries are removed soon after.
 //!
-//! While the folder is walked nobody knows what there is. Then some are noted all the same, and
-//! the others are staged: they are looked up at the end of the walk, and until then nothing that
-//! they may be about is read.
+//! While the folder is walked, its content is unknown. Up to a limit, writes are then recorded
+//! without a check. The others are staged: they are looked up at the end of the walk, and until
+//! then no entry that they may affect is read.
 
 use std::{
     collections::HashSet,
@@ -22,12 +22,12 @@ use super::{
 };
 use crate::cache::{key::Key, store::Entry};
 
-/// Noted while it is not known whether they are about anything.
+/// Number of writes that are recorded while it is unknown whether they affect anything.
 const MAX_UNSEEN: usize = 10_000;
 
 #[derive(Debug)]
 pub(super) struct Changed {
-    /// Noted and not tidied. Changed with the ledger locked.
+    /// Recorded writes whose entries are not removed yet. Changed with the ledger locked.
     noted: Mutex<HashSet<Written>>,
     staged: Mutex<Staged>,
 }
@@ -40,7 +40,7 @@ struct Staged {
 }
 
 impl Changed {
-    /// With those that an earlier process has noted.
+    /// Starts with the writes that an earlier process recorded.
     pub(super) fn new(noted: impl Iterator<Item = Written>) -> Self {
         Self {
             noted: Mutex::new(noted.collect()),
@@ -48,12 +48,12 @@ impl Changed {
         }
     }
 
-    /// With the ledger locked.
+    /// Adds a write. Called with the ledger locked.
     pub(super) fn noted(&self, written: &Written) {
         self.noted.lock().insert(*written);
     }
 
-    /// Whether an entry of this key may be one of those that are staged.
+    /// Returns true if a staged write may affect an entry of this key.
     pub(super) fn has_staged(&self, key: &Key) -> bool {
         let staged = self.staged.lock();
         let has = |digest: &Digest| staged.digests.contains(digest);
@@ -61,7 +61,7 @@ impl Changed {
     }
 }
 
-/// Says that an entry is about to be written.
+/// Announcement that an entry is about to be written.
 pub(super) struct Announced<'a> {
     open: &'a Open,
     name: Name,
@@ -74,8 +74,8 @@ impl Drop for Announced<'_> {
 }
 
 impl Open {
-    /// Whether a purge is to be noted. Only what anybody can cause is looked up: all others are
-    /// in any case.
+    /// Returns true if a purge has to be recorded. Only purges that any client can cause are looked
+    /// up: all others are always recorded.
     pub(super) fn heeds(&self, stamp: &Stamp) -> bool {
         let Stamp::Written(written) = stamp else {
             return true;
@@ -99,7 +99,7 @@ impl Open {
         false
     }
 
-    /// The index is complete: `tell` says so to everybody else.
+    /// Calls `tell`, which marks the index as complete, and looks up the staged writes.
     pub(super) fn unstage(&self, tell: impl FnOnce()) {
         let mut staged = self.changed.staged.lock();
         tell();
@@ -111,8 +111,8 @@ impl Open {
         }
     }
 
-    /// An entry is about to be written: writes that are about it count until this is dropped,
-    /// and from then on if it is there.
+    /// Announces that an entry is about to be written. Writes that affect the entry count until the
+    /// announcement is dropped, and after that if the entry exists.
     pub(super) fn announce(&self, entry: &Entry) -> Announced<'_> {
         let name = Name::new(&entry.key, entry.variance);
         self.index.lock().announce(&name);
@@ -123,8 +123,8 @@ impl Open {
         self.is_walked() && !self.changed.noted.lock().is_empty()
     }
 
-    /// Removes what writes have changed. What nothing is left of need not be remembered any
-    /// more, however many have written.
+    /// Removes the entries that writes have changed. A write without entries left need not be
+    /// remembered, however many clients write.
     pub(super) fn tidy(&self) -> io::Result<()> {
         let (position, noted) = {
             let ledger = self.ledger.lock();

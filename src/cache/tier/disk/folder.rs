@@ -1,11 +1,11 @@
-//! The folder: what is where in it, that it is ours alone, and that one process has it.
+//! The folder: its layout, the check that no other user can write to it, and its lock.
 //!
 //! ```text
 //! FOLDER/v1/lock                       held by the process that has the folder
-//! FOLDER/v1/journal                    what is remembered of purges
-//! FOLDER/v1/objects/ab/HASH-VARIANCE   one entry; with `.tmp` while it is written
-//! FOLDER/v1/late/                      purges of a process that has let go already
-//! FOLDER/v1/trash/                     what was dropped as a whole, on its way out
+//! FOLDER/v1/journal                    record of purges
+//! FOLDER/v1/objects/ab/HASH-…          one entry; with `.tmp` while it is written
+//! FOLDER/v1/late/                      purges from a process that has let go of the folder
+//! FOLDER/v1/trash/                     entries that were dropped all at once, to be removed
 //! ```
 
 use std::{
@@ -22,17 +22,17 @@ use rustix::{
 
 use crate::base::private_file;
 
-/// Of everything in it. Another layout has a folder of its own.
+/// Version of the whole layout. Another layout has a folder of its own.
 const VERSION: &str = "v1";
 
-/// A folder that this process has.
+/// A folder that this process has locked.
 #[derive(Debug)]
 pub(super) struct Folder {
     base: PathBuf,
     lock: File,
 }
 
-/// Why a folder cannot be had.
+/// Reasons why a folder cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
     #[error("another process has the folder")]
@@ -55,10 +55,10 @@ impl OpenError {
 }
 
 impl Folder {
-    /// Makes the folder where there is none, and takes it.
+    /// Locks the folder, after creating it if necessary.
     pub(super) fn open(root: &Path) -> Result<Self, OpenError> {
         private_file::make_folder(root).map_err(OpenError::io("make", root))?;
-        // A link to it is fine: who makes the link could as well write its target.
+        // A symbolic link to the folder is fine: its owner could as well write to the target.
         let found = fs::metadata(root).map_err(OpenError::io("look at", root))?;
         is_ours(root, &found, 0o022)?;
         let base = root.join(VERSION);
@@ -84,7 +84,7 @@ impl Folder {
         for below in [folder.objects(), folder.late(), folder.trash()] {
             make(&below).map_err(OpenError::io("make", &below))?;
         }
-        // Somebody may have removed the folder since: then the lock is of nothing.
+        // The folder may have been removed since: then the lock protects nothing.
         if folder.is_there() {
             Ok(folder)
         } else {
@@ -96,12 +96,12 @@ impl Folder {
         }
     }
 
-    /// Where purges are left for whoever has the folder.
+    /// Returns the folder where purges are left for the process that has the lock.
     pub(super) fn late_in(root: &Path) -> PathBuf {
         root.join(VERSION).join("late")
     }
 
-    /// Whether it is still the one that was taken.
+    /// Returns true if the folder is still the one that was locked.
     pub(super) fn is_there(&self) -> bool {
         let own = self.lock.metadata();
         let found = fs::symlink_metadata(self.base.join("lock"));
@@ -111,9 +111,9 @@ impl Folder {
         }
     }
 
-    /// Lets another process have it, whoever else has a copy of the lock's descriptor.
+    /// Unlocks the folder for another process, even if the lock's descriptor was duplicated.
     pub(super) fn unlock(&self) {
-        // With an error there is nothing that could be done: it ends with the process.
+        // Nothing can be done about an error: the lock ends with the process.
         let _unlocked = flock(&self.lock, FlockOperation::Unlock);
     }
 
@@ -133,8 +133,7 @@ impl Folder {
         self.base.join("trash")
     }
 
-    /// Puts all entries where nobody looks for them. They are there until
-    /// somebody sweeps.
+    /// Moves all entries to the trash, where no lookup finds them. They stay there until a sweep.
     pub(super) fn discard_objects(&self) -> io::Result<()> {
         make(&self.trash())?;
         let to = self.trash().join(format!("{:032x}", fastrand::u128(..)));
@@ -143,7 +142,7 @@ impl Folder {
     }
 }
 
-/// Makes one folder for our own eyes, if it is not there.
+/// Creates a private folder if it does not exist.
 pub(super) fn make(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -151,8 +150,8 @@ pub(super) fn make(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What others may write they may fill with answers of theirs. `forbidden` are the bits of
-/// others.
+/// Checks that a folder is ours alone: another user who may write to it could plant responses.
+/// `forbidden` are the permission bits that others must not have.
 fn is_ours(path: &Path, found: &fs::Metadata, forbidden: u32) -> Result<(), OpenError> {
     let not = |why| {
         let path = path.to_owned();
@@ -190,7 +189,7 @@ mod tests {
         let second = Folder::open(&root).unwrap();
         fs::remove_dir_all(&root).unwrap();
         assert!(!second.is_there());
-        // Another one of the same name is not the one that was taken.
+        // A new folder of the same name is not the one that was locked.
         let third = Folder::open(&root).unwrap();
         assert!(third.is_there() && !second.is_there());
     }

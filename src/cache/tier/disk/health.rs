@@ -1,4 +1,4 @@
-//! How the disk stands: what is told of it, and until when it is left alone.
+//! Health of the disk: its state for logs and status, and the pause before the next attempt.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,27 +11,27 @@ use parking_lot::Mutex;
 use super::metrics::Fault;
 use crate::base::clock::Clock;
 
-/// Between two attempts.
+/// Time between two attempts.
 pub(super) const PAUSE: Duration = Duration::from_secs(3);
-/// Another process may be about to let go of the folder, as at an upgrade: that is not worth
-/// a word.
+/// Time before a busy folder is logged: another process may be about to let go of it, as in an
+/// upgrade.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// It is not in the configuration, or this process has let go of it.
+    /// The disk is not configured, or this process has let go of the folder.
     Off,
     Opening,
     /// Another process has the folder.
     Busy,
-    /// It is not known yet what was purged while nobody was here.
+    /// Purges made while no process had the folder are not known yet.
     CatchingUp,
     Up,
     Down(Fault),
 }
 
 impl State {
-    /// As metrics, log and status call it.
+    /// Returns the state as in metrics, log and status.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -44,16 +44,16 @@ impl State {
     }
 }
 
-/// How the disk stands, for people.
+/// State of the disk for the status page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     pub folder: PathBuf,
-    /// `up`; `opening`, `busy` (another process has the folder) or `catching_up` (with the
-    /// purges of others); or what is wrong: `full`, `read_only`, `missing`, `permission`,
-    /// `slow`, `io`.
+    /// `up`; `opening`, `busy` (another process has the folder) or `catching_up` (with the purges
+    /// of other gateways); or the fault: `full`, `read_only`, `missing`, `permission`, `slow`,
+    /// `io`.
     pub state: &'static str,
     pub since: SystemTime,
-    /// What was wrong last, kept once it is right again.
+    /// The last error, kept after recovery.
     pub last_error: Option<String>,
     pub objects: usize,
     pub bytes: u64,
@@ -73,7 +73,7 @@ struct Inner {
     last_error: Option<String>,
     retry_at: Option<Instant>,
     busy_since: Option<Instant>,
-    /// Whether it was told that it does not work.
+    /// True if the current outage was logged.
     has_told: bool,
 }
 
@@ -101,14 +101,14 @@ impl Health {
         (inner.since, inner.last_error.clone())
     }
 
-    /// Whether it is time to try again.
+    /// Returns true if the next attempt is due.
     pub(super) fn is_due(&self) -> bool {
         let now = self.clock.now();
         let inner = self.inner.lock();
         matches!(inner.state, State::Down(_)) && inner.retry_at.is_none_or(|at| now >= at)
     }
 
-    /// One line for each change. `error` says why, where something is wrong.
+    /// Sets the state, and logs one line per change. `error` is the cause of a fault.
     pub(super) fn set(&self, folder: &Path, state: State, error: Option<String>) {
         let now = self.clock.now();
         let mut inner = self.inner.lock();

@@ -1,10 +1,9 @@
-//! Which entries there are, so that nobody looks for one in vain, and which go first.
+//! Index of the entries on disk, so that no file is looked up in vain, with the order of eviction.
 //!
-//! About 250 bytes for each entry. An entry takes 4 KiB of the disk at least, so that this is
-//! bounded by the size of the tier: 512 MiB of small answers have 131,072 entries, and 33 MB
-//! of index.
+//! The index takes about 250 bytes per entry. An entry takes at least 4 KiB of disk, so the size of
+//! the tier bounds the index: 512 MiB of small responses have 131,072 entries and 33 MB of index.
 //!
-//! Names say of which host and path an entry is, and of which URL: what a write has changed is
+//! Names contain digests of host and path and of the URL: the entries that a write has changed are
 //! found without reading a file.
 
 use std::collections::{BTreeSet, HashMap};
@@ -17,14 +16,14 @@ use crate::cache::{key::Key, policy::Variance};
 /// Files take up whole blocks.
 const BLOCK: u64 = 4096;
 
-/// What a file is found by.
+/// The name of an entry's file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Name {
     pub(super) hash: u128,
     pub(super) variance: u128,
-    /// Of host and path.
+    /// Digest of host and path.
     pub(super) place: u64,
-    /// Of scheme, host, path and query.
+    /// Digest of scheme, host, path and query.
     pub(super) url: u64,
 }
 
@@ -38,7 +37,7 @@ impl Name {
         }
     }
 
-    /// The same key for another request.
+    /// Returns the name for the same key with another variance.
     pub(super) fn with(self, variance: Variance) -> Self {
         Self {
             variance: variance.0,
@@ -46,7 +45,7 @@ impl Name {
         }
     }
 
-    /// As the file is called, and the folder that it is in.
+    /// Returns the names of the folder and of the file.
     pub(super) fn file(self) -> (String, String) {
         let Self {
             hash,
@@ -76,7 +75,7 @@ impl Name {
         parts.next().is_none().then_some(name)
     }
 
-    /// A name of a version whose names told less.
+    /// Returns true for a name from a version whose names had fewer digests.
     pub(super) fn is_old(text: &str) -> bool {
         let is_hex = |part: &str| part.len() == 32 && part.bytes().all(|b| b.is_ascii_hexdigit());
         text.split_once('-')
@@ -91,20 +90,20 @@ fn short(digest: &Digest) -> u64 {
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     blocks: u32,
-    /// Later ones were written later.
+    /// Sequence number: a later write has a higher one.
     number: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Index {
     files: LruCache<Name, Kept>,
-    /// By place and by URL.
+    /// Names by the digests of place and URL.
     found: BTreeSet<(u64, Name)>,
-    /// What is about to be written, by place and by URL.
+    /// Number of announced writes, by the digests of place and URL.
     announced: HashMap<u64, u32>,
     blocks: u64,
     numbers: u64,
-    /// How often everything went.
+    /// Number of times the index was cleared.
     cleared: u64,
 }
 
@@ -115,7 +114,7 @@ impl Default for Index {
             found: BTreeSet::new(),
             announced: HashMap::new(),
             blocks: 0,
-            // Below are those that were there at the start.
+            // Lower numbers are for entries that were there at the start.
             numbers: 1 << 32,
             cleared: 0,
         }
@@ -131,7 +130,7 @@ impl Index {
         self.files.len()
     }
 
-    /// Those of `names` that are there, the one that was written last first.
+    /// Returns the existing ones among `names`, the last written first.
     pub(super) fn newest(&mut self, names: &[Name]) -> Vec<Name> {
         let found = names.iter().filter_map(|name| {
             let kept = self.files.get(name)?;
@@ -155,8 +154,8 @@ impl Index {
         }
     }
 
-    /// One that was there at the start: it goes before all that is here. `number` says how
-    /// it stands among its like.
+    /// Inserts an entry that was there at the start: it is evicted before all present ones.
+    /// `number` gives the order among such entries.
     pub(super) fn insert_oldest(&mut self, name: Name, len: u64, number: u64) {
         if self.files.contains(&name) {
             return;
@@ -176,7 +175,7 @@ impl Index {
         }
     }
 
-    /// What a write may have changed.
+    /// Returns the entries that a write may have changed.
     pub(super) fn of(&self, written: &Written) -> Vec<Name> {
         let digest = short(&written.digest());
         let least = Name::default();
@@ -186,7 +185,7 @@ impl Index {
             .collect()
     }
 
-    /// Whether there is something that a write may have changed, or soon will be.
+    /// Returns true if an existing or announced entry may be changed by a write.
     pub(super) fn has(&self, written: &Written) -> bool {
         let digest = short(&written.digest());
         let mut from = self.found.range((digest, Name::default())..);
@@ -194,14 +193,15 @@ impl Index {
         is_there || self.announced.contains_key(&digest)
     }
 
-    /// It is about to be written: from now on writes count that are about it.
+    /// Announces an entry that is about to be written: from now on writes that affect the entry
+    /// count.
     pub(super) fn announce(&mut self, name: &Name) {
         for digest in [name.place, name.url] {
             *self.announced.entry(digest).or_default() += 1;
         }
     }
 
-    /// It is written, or will not be.
+    /// Retracts an announcement, after the entry was written or given up.
     pub(super) fn retract(&mut self, name: &Name) {
         for digest in [name.place, name.url] {
             if let Some(count) = self.announced.get_mut(&digest) {
@@ -213,7 +213,7 @@ impl Index {
         }
     }
 
-    /// The one that goes first, if so many bytes more would be over the budget.
+    /// Returns the next entry to evict if `more` bytes would exceed the budget.
     pub(super) fn victim(&self, more: u64, budget: u64) -> Option<Name> {
         let more = u64::from(blocks(more)) * BLOCK;
         if self.bytes() + more <= budget {
@@ -222,7 +222,7 @@ impl Index {
         self.files.peek_lru().map(|(name, _)| *name)
     }
 
-    /// It cannot go now: others go before it.
+    /// Moves an entry that cannot be removed now to the end of the eviction order.
     pub(super) fn spare(&mut self, name: &Name) {
         self.files.promote(name);
     }

@@ -1,11 +1,10 @@
-//! The journal: what is remembered of purges over restarts, in one file.
+//! The journal: a file that keeps the record of purges across restarts.
 //!
-//! The file has its whole size from the beginning, filled with zeros. So a full disk takes
-//! purges all the same, an append changes no length that would have to be written as well,
-//! and a file of another length has lost its end. Records follow one another, each with
-//! its length and checksum; the first length of zero is the end. A file with anything
-//! wrong in it counts as lost, and with it all entries: what it does not tell may have been a
-//! purge of any of them.
+//! The file has its full size from the beginning, filled with zeros. So a full disk still takes
+//! purges, an append changes no file length that would have to be synced too, and a file of another
+//! length is truncated. Records follow one another, each with its length and checksum; the first
+//! length of zero is the end. A file with any error counts as lost, and all entries with it: the
+//! missing part may have been a purge of any of them.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -25,14 +24,14 @@ const MAGIC: &[u8; 8] = b"EDGEWAY1";
 const HEAD: usize = 16;
 /// Length and checksum of a record.
 const FRAME: usize = 8;
-/// For one last record, where the file is full and no other can be made.
+/// Room for one last record if the file is full and no other can be created.
 const RESERVE: u64 = 64;
 
-/// One thing to remember.
+/// A record of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Record {
-    /// The first one. Entries that were stored under another id are of another journal;
-    /// those below `floor` count as purged.
+    /// The first record. Entries stored under another id belong to another journal; those with a
+    /// position below `floor` count as purged.
     Begin {
         id: u128,
         position: u64,
@@ -41,36 +40,36 @@ pub(super) enum Record {
     Digest(u64, Digest),
     Prefix(u64, Box<[u8]>),
     All(u64),
-    /// Fields that answers differ by.
+    /// Fields in the `Vary` of responses.
     Vary(Vec<String>),
-    /// The place in the log of purges up to which all is in here.
+    /// Position in the log of purges up to which all purges are recorded here.
     Followed(Position),
-    /// As a digest, left by a write.
+    /// Same as `Digest`, recorded for a write.
     Written(u64, Digest),
 }
 
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
-    /// Where the next record goes.
+    /// Offset of the next record.
     at: u64,
     size: u64,
-    /// The folder of a new one, until its name there is for good.
+    /// Folder of a new file, until its name there is durable.
     unnamed_in: Option<File>,
 }
 
-/// What a file held.
+/// Result of opening a journal.
 #[derive(Debug)]
 pub(super) enum Found {
     Whole(Journal, Vec<Record>),
-    /// Not there, cut, or changed.
+    /// Missing, truncated or changed.
     Lost,
 }
 
-/// Why nothing was appended.
+/// Reasons why nothing was appended.
 #[derive(Debug)]
 pub(super) enum AppendError {
-    /// There is no room: it has to be written anew, without what is over.
+    /// No room left: the journal has to be rewritten without obsolete records.
     Full,
     Io(io::Error),
 }
@@ -99,8 +98,8 @@ impl Journal {
         Ok(Found::Whole(journal, records))
     }
 
-    /// Puts a new one in the place of any other: it is all there, or, after an error, the other
-    /// one is. Which of them a power failure leaves is open until [`Journal::sync`].
+    /// Replaces the journal by a new one: either the new one is complete, or, after an error, the
+    /// old one stays. Which of them survives a power failure is undefined until [`Journal::sync`].
     pub(super) fn create(path: &Path, size: u64, records: &[Record]) -> io::Result<Self> {
         let partial = path.with_extension("new");
         match fs::remove_file(&partial) {
@@ -116,8 +115,8 @@ impl Journal {
         if at + RESERVE > size {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        // Once the name is another's, nothing may fail: whoever went on with the old file would
-        // write into one that nobody finds.
+        // Nothing may fail after the rename: the caller would continue to write to the old file,
+        // which has no name any more.
         let outcome = path
             .parent()
             .map(File::open)
@@ -128,7 +127,7 @@ impl Journal {
                 Ok((file, folder))
             });
         if outcome.is_err() {
-            // The error that matters is the one given.
+            // The error that matters is the returned one.
             let _removed = fs::remove_file(&partial);
         }
         let (file, unnamed_in) = outcome?;
@@ -140,13 +139,12 @@ impl Journal {
         })
     }
 
-    /// Writes records behind the others. After an error it is as if they had not been
-    /// there.
+    /// Appends records. After an error the journal is as if they had not been written.
     pub(super) fn append(&mut self, records: &[Record]) -> Result<(), AppendError> {
         self.append_within(records, self.size - RESERVE)
     }
 
-    /// Everything counts as purged, in the room that is left for this.
+    /// Records that everything is purged, in the reserved room.
     pub(super) fn append_last(&mut self, position: u64) -> Result<(), AppendError> {
         self.append_within(&[Record::All(position)], self.size)
     }
@@ -159,7 +157,7 @@ impl Journal {
         if self.at + bytes.len() as u64 > most {
             return Err(AppendError::Full);
         }
-        // What an attempt that failed has left there is written over by the next.
+        // The next append overwrites the remains of a failed one.
         self.file
             .write_all_at(&bytes, self.at)
             .map_err(AppendError::Io)?;
@@ -167,7 +165,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Waits until all of it survives a power failure.
+    /// Waits until all records survive a power failure.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         rustix::fs::fdatasync(&self.file)?;
         if let Some(folder) = &self.unnamed_in {
@@ -186,7 +184,7 @@ fn write_new(path: &Path, size: u64, bytes: &[u8]) -> io::Result<File> {
         .mode(0o600)
         .open(path)?;
     match fallocate(&file, FallocateFlags::empty(), 0, size) {
-        // What cannot set room aside may still have it.
+        // A file system that cannot reserve room may still have it.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(size)?,
         outcome => outcome?,
     }
@@ -203,7 +201,7 @@ fn frame(bytes: &mut Vec<u8>, record: &Record) {
     bytes.extend_from_slice(&payload);
 }
 
-/// The records, and where they end; `None` if anything is wrong.
+/// Returns the records and the offset where they end; `None` if anything is wrong.
 pub(super) fn read(bytes: &[u8]) -> Option<(Vec<Record>, u64)> {
     if bytes.len() < HEAD || &bytes[..8] != MAGIC {
         return None;
@@ -229,8 +227,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<(Vec<Record>, u64)> {
         records.push(postcard::from_bytes(payload).ok()?);
         at += FRAME + len;
     }
-    // Behind the end nothing was ever written, but for an append that was cut off: then
-    // nobody knows how much of it there was.
+    // Behind the end there are only zeros, unless an append was cut off: then it is unknown how
+    // many records it had.
     let is_clean = bytes[at..].iter().all(|byte| *byte == 0);
     is_clean.then_some((records, at as u64))
 }
@@ -251,7 +249,7 @@ mod tests {
         let mut old = Journal::create(&path, 1024, std::slice::from_ref(&begin)).unwrap();
         old.sync().unwrap();
         let mut new = Journal::create(&path, 1024, std::slice::from_ref(&begin)).unwrap();
-        // A folder that cannot be waited for.
+        // A folder that cannot be synced.
         let folder = new.unnamed_in.replace(File::open("/proc").unwrap());
         assert!(new.sync().is_err() && new.sync().is_err());
         new.append_last(7).unwrap();
@@ -262,7 +260,7 @@ mod tests {
         assert_eq!(found, [begin.clone(), Record::All(7)]);
         new.unnamed_in = folder;
         new.sync().unwrap();
-        // What cannot be made leaves the one that is there.
+        // A journal that cannot be created leaves the existing one.
         fs::create_dir(path.with_extension("new")).unwrap();
         assert!(Journal::create(&path, 1024, &[begin]).is_err());
         new.append_last(8).unwrap();

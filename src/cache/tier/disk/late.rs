@@ -1,5 +1,5 @@
-//! Purges of a process that has let go of its folder and finishes what it has under way: it
-//! leaves them beside, and whoever has the folder takes them up.
+//! Purges of a process that has let go of its folder and still finishes requests in flight. It
+//! leaves them in files for the process that has the folder now.
 
 use std::{
     fs, io,
@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use super::{super::stamps::Stamp, missed::Missed};
 use crate::base::private_file;
 
-/// What is to be left, and what was.
+/// Purges to be left for another process, and files that were left.
 #[derive(Debug, Default)]
 pub(super) struct Late {
-    /// Where to leave it, once this process has let go.
+    /// Folder for the files, once this process has let go.
     folder: Mutex<Option<PathBuf>>,
     stamps: Mutex<Missed>,
-    /// As far as is known nobody has taken these up.
+    /// Files that were not taken over yet, as far as known.
     left: Mutex<Vec<PathBuf>>,
 }
 
@@ -34,7 +34,8 @@ impl Late {
         self.stamps.lock().push(stamp);
     }
 
-    /// Leaves what waits. What cannot be left waits for the next attempt. Blocks; one at a time.
+    /// Writes the waiting purges to a file. Purges that cannot be written wait for the next
+    /// attempt. Blocks; one call at a time.
     pub(super) fn write(&self) -> io::Result<()> {
         let Some(folder) = self.folder.lock().clone() else {
             return Ok(());
@@ -56,7 +57,7 @@ impl Late {
         Ok(())
     }
 
-    /// Whether all that was left is taken up. Blocks.
+    /// Returns true if all files were taken over. Blocks.
     pub(super) fn is_taken_up(&self) -> bool {
         let mut left = self.left.lock().clone();
         left.retain(|path| !path.exists());
@@ -67,7 +68,7 @@ impl Late {
     }
 }
 
-/// Gives the file that is there until somebody has taken it up.
+/// Writes purges to a file. Returns the path; the file exists until another process takes it over.
 pub(super) fn leave(folder: &Path, stamps: &[Stamp]) -> io::Result<PathBuf> {
     let path = folder.join(format!("{:032x}", fastrand::u128(..)));
     let payload = postcard::to_allocvec(stamps).expect("stamps are plain data");
@@ -77,12 +78,13 @@ pub(super) fn leave(folder: &Path, stamps: &[Stamp]) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Everything that was left. What cannot be read may have been a purge of anything.
+/// Reads all files that were left. An unreadable file may have been a purge of anything.
 pub(super) fn read(folder: &Path) -> io::Result<Vec<(PathBuf, Vec<Stamp>)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        // It is being written; or its writer has died, and with it whoever waited for it.
+        // The file is still being written; or its writer has died, and with it all that waited for
+        // it.
         if path.extension().is_some() {
             continue;
         }

@@ -1,8 +1,8 @@
-//! What is known of purges now: positions, and what an entry is compared with.
+//! Current knowledge of purges: their positions, and the check of entries against them.
 //!
-//! Each purge has the next position. An entry keeps the position that was known when it was
-//! asked for; what was purged at a later one is not used. How many purges are remembered is
-//! bounded: beyond, what is older than the oldest that was forgotten counts as purged.
+//! Each purge has the next position. An entry keeps the position that was known at its request; it
+//! is not used if a later purge affects it. The number of remembered purges is bounded: entries
+//! older than the last forgotten purge count as purged.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -20,15 +20,15 @@ use super::{
 };
 use crate::cache::{key::Key, policy::Vary, purge::Position};
 
-/// Stamps of URLs and tags.
+/// Number of stamps of URLs and tags.
 const DIGESTS: usize = 50_000;
-/// Prefixes, each of which is compared with each entry that is read, and their bytes.
+/// Number of prefixes, each of which is compared with each entry read, and their bytes.
 const PREFIXES: usize = 256;
 const PREFIX_TEXT: usize = 256 << 10;
-/// Lists of fields that answers differ by, and the bytes of one.
+/// Number of lists of `Vary` fields, and the bytes of one list.
 pub(super) const VARIES: usize = 16;
 const VARY_TEXT: usize = 4 << 10;
-/// Records that wait for the journal. With more it is written anew.
+/// Records that wait for the journal. With more, the journal is rewritten.
 const PENDING: usize = 20_000;
 
 #[derive(Debug)]
@@ -37,35 +37,35 @@ pub(super) struct Ledger {
     position: u64,
     floor: u64,
     digests: HashMap<Digest, u64>,
-    /// Oldest first; with those that have another position by now.
+    /// Oldest first; includes digests that have another position by now.
     order: VecDeque<(Digest, u64)>,
-    /// Everything that writes up to here have changed is removed, so that what is remembered
-    /// of them is of no use any more but to what is on its way.
+    /// Position up to which all entries changed by writes are removed, so that records of such
+    /// writes matter only to entries that are about to be written.
     tidied: u64,
-    /// What was asked for before is not written.
+    /// Entries requested before this position are not written.
     unwritable: u64,
-    /// Those that writes have left.
+    /// Digests recorded for writes.
     written: HashSet<Digest>,
     prefixes: VecDeque<(u64, Box<[u8]>)>,
     prefix_text: usize,
     varies: Vec<Vary>,
     followed: Option<Position>,
-    /// Not in the journal yet.
+    /// Records that are not in the journal yet.
     pending: Vec<Record>,
-    /// Too much waits: the journal is to be written anew.
+    /// Set when too many records wait: the journal has to be rewritten.
     is_overrun: bool,
-    /// How many records there have been.
+    /// Number of records so far.
     noted: u64,
 }
 
-/// What the journal is to be told.
+/// Records that the journal has to take.
 pub(super) enum Pending {
     Append(Vec<Record>),
     WriteAnew(Vec<Record>),
 }
 
 impl Ledger {
-    /// Of a journal that begins.
+    /// Creates the ledger of a new journal.
     pub(super) fn new(id: u128) -> Self {
         Self {
             id,
@@ -86,7 +86,7 @@ impl Ledger {
         }
     }
 
-    /// As a journal tells; `None` if that cannot be.
+    /// Restores the ledger from a journal; `None` if its records are inconsistent.
     pub(super) fn read(records: Vec<Record>) -> Option<Self> {
         let mut records = records.into_iter();
         let Some(Record::Begin {
@@ -130,7 +130,7 @@ impl Ledger {
         self.id
     }
 
-    /// Of the last purge.
+    /// Returns the position of the last purge.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
@@ -139,7 +139,7 @@ impl Ledger {
         self.noted
     }
 
-    /// A purge begins. Gives its position.
+    /// Records a purge. Returns its position.
     pub(super) fn note(&mut self, stamp: &Stamp) -> u64 {
         let position = self.position + 1;
         let record = match stamp {
@@ -154,7 +154,7 @@ impl Ledger {
                 self.written.insert(digest);
                 Record::Written(position, digest)
             }
-            // One that is longer than any URL is about nothing, or a mistake.
+            // A prefix longer than any URL affects nothing, or is a mistake.
             Stamp::Prefix(prefix) if prefix.len() <= PREFIX_TEXT / 16 => {
                 self.stamp_prefix(position, prefix.clone());
                 Record::Prefix(position, prefix.clone())
@@ -206,8 +206,8 @@ impl Ledger {
         }
     }
 
-    /// What writes have changed that were noted by an earlier process: looked up as if each was
-    /// of a place, which is as good.
+    /// Returns the writes recorded by an earlier process. Each is looked up by its digest as if
+    /// that were of a place, which works as well.
     pub(super) fn written(&self) -> impl Iterator<Item = Written> {
         let digests = self.written.iter();
         digests.map(|digest| Written {
@@ -217,12 +217,12 @@ impl Ledger {
         })
     }
 
-    /// All that writes up to this position have changed is removed.
+    /// Records that all entries changed by writes up to this position are removed.
     pub(super) fn tidied(&mut self, position: u64) {
         self.tidied = self.tidied.max(position);
     }
 
-    /// Whether an entry that was asked for at `position` is not to be written.
+    /// Returns true if an entry requested at `position` must not be written.
     pub(super) fn is_unwritable(&self, position: u64, key: &Key, tags: &[Box<str>]) -> bool {
         position < self.unwritable || self.is_purged(position, key, tags)
     }
@@ -255,9 +255,9 @@ impl Ledger {
         self.prefix_text = 0;
     }
 
-    /// Whether an entry that was asked for at `position` is not to be used.
+    /// Returns true if an entry requested at `position` must not be used.
     pub(super) fn is_purged(&self, position: u64, key: &Key, tags: &[Box<str>]) -> bool {
-        // A position that nobody has given is of a journal that was put back.
+        // A position that was never assigned belongs to a journal that was restored from a copy.
         if position < self.floor || position > self.position {
             return true;
         }
@@ -276,12 +276,12 @@ impl Ledger {
         })
     }
 
-    /// Fields that answers differ by, the last one learnt last.
+    /// Returns the lists of `Vary` fields, the last learned last.
     pub(super) fn varies(&self) -> &[Vary] {
         &self.varies
     }
 
-    /// `true` if it is new, `false` if it is known, or too much to be known.
+    /// Learns a list of fields. Returns `false` if it is known, or too long to be remembered.
     pub(super) fn learn(&mut self, vary: &Vary) -> bool {
         let Some(names) = coded::fields(vary).filter(|names| !names.is_empty()) else {
             return false;
@@ -308,7 +308,7 @@ impl Ledger {
         self.followed.as_ref()
     }
 
-    /// Everything up to this place in the log of purges is noted.
+    /// Records that all purges up to this position in the log of purges are known.
     pub(super) fn follow(&mut self, position: Position) {
         if self.followed.as_ref() != Some(&position) {
             self.followed = Some(position.clone());
@@ -325,7 +325,7 @@ impl Ledger {
         }
     }
 
-    /// The journal has not taken what it was given.
+    /// Takes back records that the journal could not take.
     pub(super) fn give_back(&mut self, pending: Pending) {
         match pending {
             Pending::Append(mut records) => {
@@ -344,7 +344,7 @@ impl Ledger {
         }
     }
 
-    /// All of it, as a journal begins.
+    /// Returns the whole ledger as the records of a new journal.
     pub(super) fn records(&self) -> Vec<Record> {
         let mut records = vec![Record::Begin {
             id: self.id,

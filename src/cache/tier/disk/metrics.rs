@@ -1,15 +1,15 @@
-//! What is counted of the disk, and the words for what goes wrong there.
+//! Metrics of the disk, and the names of its faults.
 
 use std::{io, time::Duration};
 
 use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
 
-/// Around the deadline, so that it shows whether that was kept.
+/// Buckets around the deadline, to show whether it is met.
 const BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 ];
 
-/// What came of looking.
+/// Result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(super) enum Looked {
@@ -18,15 +18,14 @@ pub(super) enum Looked {
     Error,
 }
 
-/// What became of an entry on its way to the disk.
+/// Outcome of writing an entry to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(super) enum Written {
     Stored,
-    /// A purge since it was asked for is about it.
+    /// A purge since its request affects the entry.
     Purged,
-    /// It was asked for before this folder was opened, so that nobody knows what purges it is
-    /// older than.
+    /// The entry was requested before this folder was opened: purges since then may be unknown.
     Early,
     QueueFull,
     Error,
@@ -52,16 +51,16 @@ impl Written {
     }
 }
 
-/// Why a file went.
+/// Reasons why a file was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(super) enum Dropped {
-    /// To make room.
+    /// Removed to make room.
     Evicted,
     Purged,
-    /// It could not be of use any more.
+    /// Past any use.
     Expired,
-    /// It was cut, changed, of another version or of another key.
+    /// Truncated, changed, of another version or of another key.
     Damaged,
 }
 
@@ -78,13 +77,13 @@ impl Dropped {
     }
 }
 
-/// What is wrong with a folder.
+/// Faults of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(super) enum Fault {
     Full,
     ReadOnly,
-    /// The folder, or something that must be in it, is not there.
+    /// The folder, or something that must be in it, does not exist.
     Missing,
     Permission,
     /// A deadline passed.
@@ -125,7 +124,7 @@ impl Fault {
         }
     }
 
-    /// What is there can be read all the same.
+    /// Returns true if existing entries can still be read.
     pub(super) fn allows_reading(self) -> bool {
         matches!(self, Self::Full | Self::ReadOnly)
     }

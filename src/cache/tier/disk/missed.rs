@@ -1,14 +1,14 @@
-//! Purges that a folder is to be told of later. Those that anybody can cause are bounded apart
-//! from the others, and never come to a purge of everything.
+//! Purges that a folder learns of later. Purges that any client can cause have a separate bound,
+//! and never turn into a purge of everything.
 
 use std::collections::HashSet;
 
 use super::super::stamps::{Stamp, Written};
 
-/// Purges of operators and other gateways. With more they are of everything.
+/// Bound for purges of operators and other gateways. With more, everything is purged.
 const MAX: usize = 4096;
-/// What writes have changed. With more, what comes first is told: nobody who writes at random
-/// meets much of what is there.
+/// Bound for purges caused by writes. With more, the first ones count: random writes rarely hit a
+/// stored entry.
 pub(super) const MAX_WRITTEN: usize = 1 << 17;
 
 #[derive(Debug, Default)]

@@ -1,15 +1,15 @@
-//! The disk below the memory: what is stored survives the process.
+//! The disk below the memory: stored responses survive the process.
 //!
-//! Entries are written behind, one file each ([`object`], [`open`]); which there are is in
-//! [`index`], as [`walk`] has found out. What was purged is remembered in a [`journal`], and
-//! what was asked for before a purge of it is neither read nor written ([`ledger`]): a purge
-//! counts as settled once the journal has it for good. One process has the folder ([`folder`]);
-//! the one that takes its place at an upgrade waits for it, and purges that the old one hears
-//! of after that are left for it ([`late`]). While the disk does not work ([`health`]),
-//! everything goes on as if it were empty.
+//! Entries are written behind requests, one file each ([`object`], [`open`]); [`index`] lists the
+//! files that [`walk`] has found. Purges are recorded in a [`journal`], and an entry that was
+//! requested before a purge that affects it is neither read nor written ([`ledger`]): a purge
+//! counts as settled once the journal holds it durably. One process has the folder ([`folder`]).
+//! Its successor in an upgrade waits for it, and purges that reach the old process after that are
+//! left for the successor ([`late`]). While the disk does not work ([`health`]), the tier behaves
+//! as if it were empty.
 //!
-//! Nothing here touches a file on a thread that serves requests: reading and writing is done
-//! on threads for blocking work, by a bounded number of them.
+//! No thread that serves requests touches a file: reads and writes run on a bounded number of
+//! threads for blocking work.
 
 mod changed;
 mod folder;
@@ -66,31 +66,31 @@ use crate::{
     },
 };
 
-/// For so long a request waits for the disk; then the origin is asked.
+/// Time that a request waits for the disk; then the origin is requested.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// So many are read at once.
+/// Maximum number of concurrent reads.
 const READS: usize = 16;
-/// Reads in a row that were too slow, after which the disk is left alone for a while.
+/// Number of slow reads in a row after which the disk is left alone for a while.
 const STRIKES: u32 = 3;
-/// For so long a purge waits for the disk.
+/// Time that a purge waits for the disk.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Where in a position its own number ends, and that of the opening that it is of begins. A
-/// process that takes a folder every 3 s has openings for a year.
+/// First bit of the epoch in a position, above its own number: it tells openings of the folder
+/// apart. A process that opens a folder every 3 s has epochs for a year.
 const EPOCH_AT: u32 = 40;
-/// The last opening.
+/// The last epoch.
 const EPOCHS: u64 = (1 << (64 - EPOCH_AT)) - 1;
 
-/// What the configuration says of it.
+/// Settings of the disk from the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub folder: PathBuf,
     /// Bytes of files, each rounded up to whole blocks.
     pub size: u64,
-    /// Larger bodies are not written.
+    /// Largest body, in bytes, that is written.
     pub max_object: u64,
 }
 
-/// Makes the metrics known of a configuration that has a disk: from zero on.
+/// Registers the metrics of a configuration with a disk, all at zero.
 pub(super) fn register(metrics: &Metrics) {
     let _handles = DiskMetrics::new(metrics);
 }
@@ -101,40 +101,40 @@ pub(super) struct Disk {
     store: &'static Store,
     clock: Clock,
     all_metrics: Metrics,
-    /// Once it is configured.
+    /// Metrics, once the disk is configured.
     metrics: OnceLock<DiskMetrics>,
     settings: ArcSwapOption<Settings>,
     open: ArcSwapOption<Opened>,
-    /// Opening after opening.
+    /// Number of openings so far.
     epochs: AtomicU64,
-    /// Purges while it was not open.
+    /// Purges while no folder was open.
     missed: Mutex<Missed>,
     last: Mutex<Option<Last>>,
     queue: Queue,
     wake: Notify,
     health: Health,
-    /// Purges that were made while nobody was here are known, or nobody can tell of them.
+    /// True once purges made while no process had the folder are known, or cannot be found out.
     is_caught_up: AtomicBool,
     strikes: AtomicU32,
     reads: Arc<Semaphore>,
     flushing: Arc<tokio::sync::Mutex<()>>,
-    /// What the last write that failed would have taken.
+    /// Bytes that the last failed write needed.
     wanted: AtomicU64,
-    /// This process has let go of it for good.
+    /// True once this process has let go of the folder for good.
     is_released: AtomicBool,
     late: Arc<Late>,
 }
 
-/// The folder that is open, or was last.
+/// The folder that is open, or was open last.
 #[derive(Debug)]
 struct Last {
     folder: PathBuf,
     journal: u128,
-    /// It was given up with all purges in its journal.
+    /// True if the folder was closed with all purges in its journal.
     is_whole: bool,
 }
 
-/// An open folder, and what tells its positions from those of another.
+/// An open folder, with the epoch that tells its positions from those of other openings.
 #[derive(Debug)]
 struct Opened {
     open: Arc<Open>,
@@ -171,7 +171,7 @@ impl Disk {
         self.metrics.get_or_init(make)
     }
 
-    /// `None` where there is no disk.
+    /// Returns the state of the disk; `None` if no disk is configured.
     pub(super) fn status(&self) -> Option<Status> {
         let settings = self.settings.load_full()?;
         let (since, last_error) = self.health.since();
@@ -199,7 +199,8 @@ impl Disk {
         Some(Arc::clone(&opened.open))
     }
 
-    /// What requests with the same key and the same fields share.
+    /// Returns a number that is equal for requests with the same key and the same selecting
+    /// headers.
     pub(super) fn flight(&self, key: &Key, headers: &HeaderMap) -> u128 {
         let Some(open) = self.readable() else {
             return 0;
@@ -209,7 +210,7 @@ impl Disk {
         names.iter().fold(key.hash(), mix)
     }
 
-    /// The entry for a request, if there is one. The store's mark is from before.
+    /// Loads the entry for a request, if there is one. The store's mark has to be taken before.
     pub(super) async fn load(&self, key: &Key, headers: &HeaderMap) -> Option<Decoded> {
         let open = self.readable()?;
         let max_object = self.settings.load_full()?.max_object;
@@ -246,7 +247,7 @@ impl Disk {
         decoded
     }
 
-    /// `None` if it went wrong.
+    /// Reads the first usable entry; `None` after an error.
     async fn read(
         &self,
         open: Arc<Open>,
@@ -258,7 +259,7 @@ impl Disk {
         let now = self.clock.wall();
         let read = spawn_blocking(move || {
             let reading = open.read(&names, &key, max_object, now);
-            // Whoever waited may be gone: it counts as long as it goes on.
+            // The caller may be gone: the read holds its permit for as long as it runs.
             drop(permit);
             reading
         });
@@ -271,7 +272,7 @@ impl Disk {
         }
     }
 
-    /// An entry is to be written, some time soon.
+    /// Queues an entry to be written soon.
     pub(super) fn stored(&self, entry: &Arc<Entry>) {
         let Some(settings) = self.settings.load_full() else {
             return;
@@ -297,12 +298,12 @@ impl Disk {
         }
     }
 
-    /// A purge begins: nothing older that it is about is read from now on.
+    /// Records a purge: from now on no older entry that it affects is read.
     pub(super) fn purged(&self, stamp: &Stamp) {
         let mut missed = self.missed.lock();
         if let Some(opened) = &*self.open.load() {
             if !opened.open.heeds(stamp) {
-                // Whoever writes what nobody has leaves nothing behind.
+                // A write that affects nothing stored leaves no record.
                 return;
             }
             opened.note(self.store, stamp);
@@ -316,8 +317,8 @@ impl Disk {
         self.wake.notify_one();
     }
 
-    /// As [`Disk::purged`], for what the log of purges cannot tell. A folder that is not open
-    /// has its own place in the log.
+    /// Same as [`Disk::purged`] for purges that the log of purges lacks: purges everything. A
+    /// folder that is not open has its own position in the log.
     pub(super) fn forget(&self) {
         let missed = self.missed.lock();
         if let Some(opened) = &*self.open.load() {
@@ -327,7 +328,7 @@ impl Disk {
         self.wake.notify_one();
     }
 
-    /// Waits until the purges so far are in the journal for good, if the disk takes them.
+    /// Waits until all purges so far are durable in the journal, if the disk takes them.
     pub(super) async fn settle(&self) {
         if timeout(SETTLE, self.settled()).await.is_err() {
             debug!("a purge waits for the disk of the cache");
@@ -342,18 +343,19 @@ impl Disk {
             } else if !open.is_synced(open.noted())
                 && let Ok(turn) = Arc::clone(&self.flushing).try_lock_owned()
             {
-                // Nobody waits: it is tried again, and until then nothing is read.
+                // No purge waits for this flush: it is an attempt, and until one succeeds nothing
+                // is read.
                 drop(begin_to_flush(open, turn));
             }
         } else if self.late.has_begun() {
-            // Until whoever has the folder has taken them up.
+            // Until the process that has the folder has taken them over.
             while self.leave_late().await == Some(false) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
     }
 
-    /// Whether the disk has an answer for whoever waits, if only that it takes nothing.
+    /// Returns true if a flush ends soon, if only with an error.
     fn answers(&self) -> bool {
         match self.health.state() {
             State::Down(fault) => fault.allows_reading(),
@@ -361,7 +363,7 @@ impl Disk {
         }
     }
 
-    /// `false` if the disk does not take it.
+    /// Writes the recorded purges to the journal. Returns `false` if the disk does not take them.
     async fn flush(&self, open: &Arc<Open>) -> bool {
         let noted = open.noted();
         if open.is_synced(noted) {
@@ -381,8 +383,8 @@ impl Disk {
         }
     }
 
-    /// No configuration has a cache any more. What is under way ends by itself, and with it the
-    /// lock.
+    /// Closes the disk because no configuration has a cache any more. Work in flight ends by
+    /// itself, and the lock with it.
     pub(super) fn abandon(&self) {
         let missed = self.missed.lock();
         self.settings.store(None);
@@ -391,14 +393,14 @@ impl Disk {
         self.queue.clear();
     }
 
-    /// Leaves purges for whoever has the folder by now. Whether all have been taken up; `None`
-    /// if they cannot be left.
+    /// Leaves purges for the process that has the folder by now. Returns true if all were taken
+    /// over; `None` if they cannot be written.
     async fn leave_late(&self) -> Option<bool> {
         let turn = Arc::clone(&self.flushing).lock_owned().await;
         let late = Arc::clone(&self.late);
         let left = spawn_blocking(move || {
             let left = late.write().map(|()| late.is_taken_up());
-            // Whoever waited may be gone.
+            // The caller may be gone.
             drop(turn);
             left
         });
@@ -411,7 +413,7 @@ impl Disk {
         }
     }
 
-    /// Whether purges are known here that the next process will not find in the folder.
+    /// Returns true if this process knows of purges that the next one will not find in the folder.
     fn owes(&self) -> bool {
         let missed = self.missed.lock();
         if let Some(opened) = &*self.open.load() {
@@ -424,7 +426,7 @@ impl Disk {
     }
 
     fn failed(&self, error: &io::Error) {
-        // It was given away meanwhile.
+        // The folder was given away in the meantime.
         if error.kind() == io::ErrorKind::NotConnected {
             return;
         }
@@ -442,14 +444,15 @@ impl Disk {
     }
 }
 
-/// What one process tells the one that takes its place.
+/// State of the disk that a process hands to its successor.
 impl Tiers {
-    /// Whether this gateway knows of purges that may not be in the folder.
+    /// Returns true if this gateway knows of purges that may not be in the folder.
     pub fn owes_disk(&self) -> bool {
         self.disk.owes()
     }
 
-    /// The process before this one did: which they were nobody knows any more.
+    /// Purges everything: the predecessor had purges that are not in the folder, and they are
+    /// unknown.
     pub fn inherit_debt(&self) {
         self.disk.purged(&Stamp::All);
     }
@@ -461,8 +464,8 @@ impl Opened {
         store.observe_disk(self.epoch | position);
     }
 
-    /// How far purges were, as was known when an entry was asked for; `None` if of another
-    /// opening.
+    /// Returns the position of purges known at the request of an entry; `None` if it is from
+    /// another opening.
     fn position(&self, mark: u64) -> Option<u64> {
         let own = (1 << EPOCH_AT) - 1;
         (mark & !own == self.epoch && mark & own != 0).then_some(mark & own)
@@ -473,14 +476,13 @@ fn begin_to_flush(open: &Arc<Open>, turn: OwnedMutexGuard<()>) -> JoinHandle<io:
     let open = Arc::clone(open);
     spawn_blocking(move || {
         let outcome = open.flush();
-        // Whoever waited may be gone.
+        // The caller may be gone.
         drop(turn);
         outcome
     })
 }
 
-/// What the entry for a request may be called: one name for each list of fields that answers
-/// are known to differ by.
+/// Returns the possible names of the entry for a request: one for each known list of `Vary` fields.
 fn names(open: &Open, key: &Key, headers: &HeaderMap) -> Vec<Name> {
     let first = Name::new(key, Variance::default());
     let mut names = vec![first];

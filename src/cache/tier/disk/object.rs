@@ -1,5 +1,4 @@
-//! One entry in one file: the journal that it is of, its position among purges, and the entry
-//! as it looks outside of memory.
+//! The file of an entry: the id of its journal, its position among purges, and the encoded entry.
 
 use bytes::{Buf, Bytes};
 
@@ -10,7 +9,7 @@ const MAGIC: &[u8; 8] = b"EDGEWAY1";
 /// The magic, the journal's id, the position, and a checksum of them.
 const HEAD: usize = 8 + 16 + 8 + 4;
 
-/// `None` for what is not whole, or differs by what nobody knows.
+/// Encodes an entry. Returns `None` if the body is incomplete or the response has `Vary: *`.
 pub(super) fn encode(journal: u128, position: u64, entry: &Entry) -> Option<Vec<u8>> {
     let coded = coded::encode(entry)?;
     let mut bytes = Vec::with_capacity(HEAD + coded.len());
@@ -23,8 +22,8 @@ pub(super) fn encode(journal: u128, position: u64, entry: &Entry) -> Option<Vec<
     Some(bytes)
 }
 
-/// The entry, of any key if that is not known, and its position; `None` for what may not be used: cut, changed, of another
-/// version, journal or key.
+/// Decodes an entry, of any key if `key` is `None`, and its position. Returns `None` for an entry
+/// that must not be used: truncated, changed, or of another version, journal or key.
 pub(super) fn decode(journal: u128, mut bytes: Bytes, key: Option<&Key>) -> Option<(u64, Decoded)> {
     let head = bytes.get(..HEAD)?;
     let checksum = crc32fast::hash(&head[..HEAD - 4]);

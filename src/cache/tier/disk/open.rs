@@ -1,5 +1,5 @@
-//! A folder that this process has, with all that is in it. Everything here that touches files
-//! blocks.
+//! A folder that this process has locked, with its content. All functions here that touch files
+//! block.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -32,13 +32,14 @@ use super::{
 };
 use crate::cache::{key::Key, policy::Vary, purge::Position, store::Entry};
 
-/// The length of a journal.
+/// Length of the journal file.
 const JOURNAL: u64 = 4 << 20;
-/// What a head may have beside the body.
+/// Bytes that the file of an entry may have in addition to the body.
 const MOST_HEAD: u64 = 1 << 20;
-/// Files that go in one go for a smaller budget.
+/// Number of files that are removed in one go after the budget was reduced.
 const BATCH: usize = 1024;
-/// The clock may have been set back since an answer came. Beyond this nobody knows how old it is.
+/// Tolerance for a clock that was set back since a response arrived. Beyond this its age is
+/// unknown.
 const AHEAD: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
@@ -47,24 +48,24 @@ pub(super) struct Open {
     journal: Mutex<Journal>,
     pub(super) ledger: Mutex<Ledger>,
     pub(super) index: Mutex<Index>,
-    /// What writes have changed.
+    /// Purges caused by writes.
     pub(super) changed: Changed,
-    /// Names in the folder are changed by one at a time.
+    /// Held while names in the folder change: one change at a time.
     pub(super) changing: Mutex<()>,
-    /// How many records are in the journal for good, and the last position among them.
+    /// Number of durable records in the journal, and the last position among them.
     synced: AtomicU64,
     synced_position: AtomicU64,
-    /// Everything is purged, and the files are still there.
+    /// Set while everything is purged and the files still exist.
     pub(super) is_to_be_emptied: AtomicBool,
     pub(super) has_trash: AtomicBool,
     pub(super) walk: Walk,
-    /// Those of the ledger, for requests.
+    /// Copy of the ledger's lists, for requests.
     varies: ArcSwap<Vec<Vary>>,
-    /// Another process may have the folder by now.
+    /// Set once another process may have the folder.
     is_closed: AtomicBool,
 }
 
-/// What came of reading.
+/// Result of reading.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     pub(super) decoded: Option<Decoded>,
@@ -73,8 +74,8 @@ pub(super) struct Reading {
 }
 
 impl Open {
-    /// Takes the folder, and reads what is remembered of purges. Without that, nothing that
-    /// is there counts.
+    /// Locks the folder, and reads the record of purges. Without that record no entry in the folder
+    /// counts.
     pub(super) fn take(root: &Path) -> Result<Self, OpenError> {
         let folder = Folder::open(root)?;
         let path = folder.base().join("journal");
@@ -89,7 +90,7 @@ impl Open {
         let (journal, ledger) = if let Some(known) = known {
             known
         } else {
-            // In this order: what is there is of no journal, even if this ends half way.
+            // In this order: the entries belong to no journal, even if this is interrupted.
             folder
                 .discard_objects()
                 .map_err(failed("empty the folder of"))?;
@@ -103,7 +104,8 @@ impl Open {
             varies: ArcSwap::from_pointee(ledger.varies().to_vec()),
             synced: AtomicU64::new(0),
             synced_position: AtomicU64::new(ledger.position()),
-            // What an end between a purge of all and this leaves is purged all the same.
+            // Files that a crash between a purge of all and their removal left are purged all the
+            // same.
             is_to_be_emptied: AtomicBool::new(false),
             has_trash: AtomicBool::new(false),
             folder,
@@ -123,17 +125,17 @@ impl Open {
         &self.folder
     }
 
-    /// Lets others have the folder. What is read from now on is not removed.
+    /// Unlocks the folder for other processes. From now on files that are read are not removed.
     pub(super) fn close(&self) {
         if !self.is_closed.swap(true, Ordering::SeqCst) {
-            // Who changes something now is waited for.
+            // Waits for changes in progress.
             let _changing = self.changing.lock();
             let _journal = self.journal.lock();
             self.folder.unlock();
         }
     }
 
-    /// How many entries there are, and the bytes of their files.
+    /// Returns the number of entries, and the bytes of their files.
     pub(super) fn count(&self) -> (usize, u64) {
         let index = self.index.lock();
         (index.len(), index.bytes())
@@ -143,12 +145,12 @@ impl Open {
         self.varies.load_full()
     }
 
-    /// Of the journal: no other folder has the same.
+    /// Returns the id of the journal: no other folder has the same.
     pub(super) fn id(&self) -> u128 {
         self.ledger.lock().id()
     }
 
-    /// Of the last purge.
+    /// Returns the position of the last purge.
     pub(super) fn position(&self) -> u64 {
         self.ledger.lock().position()
     }
@@ -157,12 +159,12 @@ impl Open {
         self.ledger.lock().followed().cloned()
     }
 
-    /// Everything up to this place in the log of purges is noted here.
+    /// Records that all purges up to this position in the log of purges are known.
     pub(super) fn follow(&self, position: Position) {
         self.ledger.lock().follow(position);
     }
 
-    /// A purge begins: from now on nothing older that it is about is read. Gives its position.
+    /// Records a purge: from now on no older entry that it affects is read. Returns its position.
     /// Does not block.
     pub(super) fn note(&self, stamp: &Stamp) -> u64 {
         let mut ledger = self.ledger.lock();
@@ -176,7 +178,8 @@ impl Open {
         position
     }
 
-    /// How many records have to be in the journal for what was noted so far to survive.
+    /// Returns the number of records that have to be in the journal for all purges so far to
+    /// survive.
     pub(super) fn noted(&self) -> u64 {
         self.ledger.lock().noted()
     }
@@ -185,7 +188,7 @@ impl Open {
         self.synced.load(Ordering::SeqCst) >= noted
     }
 
-    /// Has everything that was noted survive the end of this process, and of the machine.
+    /// Makes all recorded purges survive the end of this process, and a power failure.
     pub(super) fn flush(&self) -> io::Result<()> {
         let mut journal = self.journal.lock();
         if self.is_closed.load(Ordering::SeqCst) {
@@ -203,7 +206,7 @@ impl Open {
             return Err(error);
         }
         if let Err(error) = journal.sync() {
-            // What the disk has of it nobody knows, nor which of two journals.
+            // It is unknown which records the disk has, and which of two journals.
             self.ledger.lock().give_back(Pending::WriteAnew(Vec::new()));
             return Err(error);
         }
@@ -232,8 +235,8 @@ impl Open {
                 Ok(())
             }
             Err(error) => {
-                // The old one is still in its place, with room for this: better nothing than
-                // what was purged.
+                // The old journal is still in place, with room for this record: it is better to
+                // have no entries than purged ones.
                 let position = self.note(&Stamp::All);
                 journal.append_last(position).map_err(|_| error)
             }
@@ -252,7 +255,7 @@ impl Open {
         self.folder.objects().join(folder).join(file)
     }
 
-    /// Those of `names` that may be there, the newest first where that is known.
+    /// Returns the ones among `names` that may exist, the newest first if that is known.
     pub(super) fn candidates(&self, names: Vec<Name>) -> Vec<Name> {
         if self.is_walked() {
             self.index.lock().newest(&names)
@@ -261,7 +264,7 @@ impl Open {
         }
     }
 
-    /// The first of `names` that may be used. What may not is removed.
+    /// Returns the first of `names` that may be used. Unusable ones before it are removed.
     pub(super) fn read(
         &self,
         names: &[Name],
@@ -290,8 +293,8 @@ impl Open {
             reading.bytes += bytes.len() as u64;
             match self.judge(bytes.into(), key, now) {
                 Ok(decoded) => {
-                    // The order of use survives a restart in this way. Where it cannot, it is
-                    // that of writing.
+                    // This makes the order of use survive a restart. If it fails, the order of
+                    // writing counts.
                     let _touched = file.set_modified(now);
                     reading.decoded = Some(decoded);
                     return Ok(reading);
@@ -321,7 +324,7 @@ impl Open {
         Ok(decoded)
     }
 
-    /// Removes what was read, if nothing else has its place by now.
+    /// Removes a file that was read, unless it has been replaced since.
     pub(super) fn remove(&self, name: Name, read: &File) -> io::Result<()> {
         let path = self.path(name);
         let changing = self.changing.lock();
@@ -343,8 +346,8 @@ impl Open {
         removed
     }
 
-    /// Writes an entry that was asked for at `position`. `false` if a purge since then is
-    /// about it; `None` if it cannot be written down.
+    /// Writes an entry that was requested at `position`. Returns [`Stored::Purged`] if a purge
+    /// since then affects it; `None` if it cannot be encoded or is larger than the budget.
     pub(super) fn write(
         &self,
         entry: &Entry,
@@ -352,7 +355,7 @@ impl Open {
         budget: u64,
         dropped: &mut Vec<Dropped>,
     ) -> io::Result<Option<Stored>> {
-        // A position that a crash could take back might be given to another purge.
+        // A position that a crash could revert might be assigned to another purge.
         if position > self.synced_position.load(Ordering::SeqCst) {
             self.flush()?;
         }
@@ -378,7 +381,7 @@ impl Open {
         let partial = path.with_extension("tmp");
         let written = write_new(&partial, &bytes).and_then(|()| fs::rename(&partial, &path));
         if let Err(error) = written {
-            // The error that matters is the one given.
+            // The error that matters is the returned one.
             let _removed = fs::remove_file(&partial);
             return Err(error);
         }
@@ -398,8 +401,8 @@ impl Open {
         }
     }
 
-    /// Removes what goes first until so many bytes more are within the budget, which is `true`,
-    /// or so many files went.
+    /// Removes entries in the order of eviction until `more` bytes fit into the budget, or until
+    /// this number of files is removed. Returns `true` in the first case.
     fn make_room(
         &self,
         more: u64,
@@ -426,15 +429,16 @@ impl Open {
         Ok(self.index.lock().victim(more, budget).is_none())
     }
 
-    /// The same for a budget that has become smaller, some files at a time. `true` once it is
-    /// done.
+    /// Same as [`Open::make_room`] after the budget was reduced, some files at a time. Returns
+    /// `true` once it is done.
     pub(super) fn shrink(&self, budget: u64, dropped: &mut Vec<Dropped>) -> io::Result<bool> {
         let _changing = self.changing.lock();
         self.may_change()?;
         self.make_room(0, budget, BATCH, dropped)
     }
 
-    /// Takes up the purges of a process that had let go of the folder.
+    /// Takes over the purges of a process that had let go of the folder. Returns true if there were
+    /// any.
     pub(super) fn take_late(&self) -> io::Result<bool> {
         let found = late::read(&self.folder.late())?;
         for stamp in found.iter().flat_map(|(_, stamps)| stamps) {
@@ -452,7 +456,7 @@ impl Open {
         Ok(true)
     }
 
-    /// Whether all works again, so many bytes written included.
+    /// Checks that the disk works again, and takes a file of `len` bytes.
     pub(super) fn probe(&self, len: u64) -> io::Result<()> {
         self.flush()?;
         let path = self.folder.objects().join("probe.tmp");
@@ -462,7 +466,7 @@ impl Open {
     }
 }
 
-/// What became of an entry.
+/// Outcome of writing an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stored {
     Bytes(u64),

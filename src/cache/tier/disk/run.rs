@@ -1,5 +1,5 @@
-//! What is done beside requests: the folder is taken, walked, written to, tried again when it
-//! failed, and let go.
+//! Supervises a folder beside requests: opens it, walks it, writes to it, retries after a fault,
+//! and lets go of it.
 
 use std::{
     future::pending,
@@ -28,29 +28,30 @@ use crate::cache::{
     store::{Entry, Whole},
 };
 
-/// Between two looks at whether there is anything to do.
+/// Longest wait before the next round of work.
 const TICK: Duration = Duration::from_millis(100);
-/// For so long a process that has let go of the folder is likely to finish something; later it
-/// is looked after in one of so many turns.
+/// Time in which a process that has let go of the folder is likely to finish its requests. After
+/// that, the purges it leaves are looked up in one of [`SELDOM`] rounds.
 const DRAINING: Duration = Duration::from_mins(10);
 const SELDOM: u32 = 50;
-/// A disk that takes longer for one thing does not work.
+/// A disk that takes longer for one operation counts as faulty.
 const SLOW: Duration = Duration::from_secs(5);
-/// Without Redis, purges of others are waited for as long as they wait for this gateway.
+/// Time to wait for purges of other gateways while Redis is down: as long as they wait for this
+/// one.
 const LEASE: Duration = Duration::from_secs(3);
-/// What waits to be written has so long when the folder is given away.
+/// Time to write waiting entries before the folder is given away.
 const LAST: Duration = Duration::from_millis(500);
-/// Entries that are written in one go.
+/// Number of entries that are written in one go.
 const BATCH: usize = 32;
-/// The least that has to fit for a disk that was full to be used again.
+/// Bytes that have to fit at least before a disk that was full is used again.
 const PROBE: u64 = 256 << 10;
 
-/// Why the folder is to be taken anew.
+/// The folder was lost and has to be opened again.
 struct Lost;
 
 impl Disk {
-    /// Runs what a configuration says, for as long as it is polled. `link` tells of purges
-    /// while this process was not there, if they are shared.
+    /// Runs the disk of a configuration for as long as the future is polled. `link` reports purges
+    /// made while this process was not there, if purges are shared.
     pub(in super::super) async fn supervise(
         self: &Arc<Self>,
         settings: Option<Settings>,
@@ -100,7 +101,7 @@ impl Disk {
         }
     }
 
-    /// Takes the folder; or how long to wait before the next attempt.
+    /// Opens the folder. After a failure, returns the time to wait before the next attempt.
     async fn take(&self, settings: &Settings) -> Result<Arc<Opened>, Duration> {
         if self.epochs.load(Ordering::SeqCst) >= EPOCHS {
             let error = "the folder was taken too often: the gateway has to be restarted";
@@ -129,14 +130,14 @@ impl Disk {
         };
         let opened = self.begin(open, settings);
         if self.is_released.load(Ordering::SeqCst) {
-            // It was given away while it was taken. What was purged before is in there by now.
+            // It was given away while it was opened. Earlier purges are recorded in it by now.
             self.leave(&opened).await;
             return Err(PAUSE);
         }
         Ok(opened)
     }
 
-    /// The folder is there for requests from now on, and for purges.
+    /// Makes the folder available to requests and purges.
     pub(super) fn begin(&self, open: Open, settings: &Settings) -> Arc<Opened> {
         let epoch = self.epochs.fetch_add(1, Ordering::SeqCst) + 1;
         let opened = Arc::new(Opened {
@@ -161,7 +162,7 @@ impl Disk {
             is_same && last.is_whole
         };
         if !last.as_ref().is_none_or(is_as_left) {
-            // Purges were noted in another one meanwhile, or nowhere.
+            // In the meantime purges were recorded in another folder, or in none.
             opened.note(self.store, &Stamp::All);
         }
         let position = opened.open.position();
@@ -170,7 +171,7 @@ impl Disk {
         opened
     }
 
-    /// Everything that is done in a folder, until it is lost.
+    /// Does all work in a folder until it is lost.
     async fn run(
         self: &Arc<Self>,
         opened: &Arc<Opened>,
@@ -182,14 +183,14 @@ impl Disk {
         let began = self.clock.now();
         if is_shared {
             match open.followed() {
-                // It goes on from there: what it hears again does no harm.
+                // The link continues from there: a purge that it receives twice does no harm.
                 Some(place) if link.position().as_ref() != Some(&place) => link.resume(place),
                 Some(_) => {}
-                // What was purged since then nobody can tell.
+                // The purges since then are unknown.
                 None => self.forget(),
             }
         }
-        // What a process before this one has left to do.
+        // Work that an earlier process has left.
         if self.patiently(self.flush(open)).await && self.health.state() != State::Up {
             self.set(State::CatchingUp, None);
         }
@@ -216,7 +217,7 @@ impl Disk {
                 if let Some(done) = tidying.take() {
                     self.done(done.await.ok());
                 }
-                // However long it takes: nobody waits for it.
+                // This may take any time: nothing waits for it.
                 let tidied = Arc::clone(open);
                 if open.begin_to_walk() {
                     tidying = Some(spawn_blocking(move || tidied.walk()));
@@ -249,9 +250,10 @@ impl Disk {
         }
     }
 
-    /// Purges: those here, those of the process before, and how far those of others are.
+    /// Flushes purges of this process, takes over those of the process before, and notes the
+    /// position in the log of purges.
     async fn follow(&self, open: &Arc<Open>, link: &Link, is_shared: bool, looks_for_late: bool) {
-        // Everything up to here is noted, and settled below.
+        // Everything up to here is recorded, and flushed below.
         let place = link
             .position()
             .filter(|_| is_shared && link.has_caught_up());
@@ -269,11 +271,12 @@ impl Disk {
             self.done(self.job(move || late.take_late()).await);
         }
         if open.has_changed() {
-            // What writes have changed goes for good, so that nobody has to remember it.
+            // Entries changed by writes are removed for good, so that the writes need not be
+            // remembered.
             let tidied = Arc::clone(open);
             self.done(self.job(move || tidied.tidy()).await);
         }
-        // Those that no request has noted, too.
+        // Includes positions that no request has observed.
         self.store.observe_disk(self.epoch() | open.position());
         if open.is_to_be_emptied() {
             let emptied = Arc::clone(open);
@@ -285,7 +288,8 @@ impl Disk {
         self.open.load().as_ref().map_or(0, |opened| opened.epoch)
     }
 
-    /// `true` once it is small enough; `None` if it went wrong.
+    /// Reduces the folder to the budget. Returns `true` once it is small enough; `None` after an
+    /// error.
     async fn shrink(&self, open: &Arc<Open>, budget: u64) -> Option<bool> {
         let shrunk = Arc::clone(open);
         let (outcome, dropped) = self
@@ -298,7 +302,7 @@ impl Disk {
         self.done(Some(outcome))
     }
 
-    /// Writes what waits, a few at a time. `true` if there may be more.
+    /// Writes a few of the waiting entries. Returns `true` if there may be more.
     async fn write(self: &Arc<Self>, opened: &Arc<Opened>, budget: u64) -> bool {
         let entries: Vec<_> = std::iter::from_fn(|| self.queue.pop())
             .take(BATCH)
@@ -322,8 +326,8 @@ impl Disk {
                 None => Ok(Written::Early),
                 Some(_) if outcome.is_err() => Ok(Written::Error),
                 Some(position) => {
-                    // From here on writes that are about it count in this tier; those before
-                    // are known to the store.
+                    // From here on this tier counts the writes that affect the entry; the store
+                    // knows those before.
                     let announced = opened.open.announce(entry);
                     let written = if self.store.is_outdated(entry) {
                         Ok(Some(Stored::Purged))
@@ -358,7 +362,7 @@ impl Disk {
         }
     }
 
-    /// The disk did not work a while ago.
+    /// Checks a disk that failed a while ago.
     async fn retry(&self, open: &Arc<Open>) -> Result<(), Lost> {
         let wanted = self.wanted.load(Ordering::Relaxed).max(PROBE);
         let probed = Arc::clone(open);
@@ -391,8 +395,8 @@ impl Disk {
         }
     }
 
-    /// Blocking work. If it takes too long, the disk does not work, which is told while it is
-    /// waited for: no more than this hangs.
+    /// Runs blocking work. If it takes too long, the disk is reported as faulty while this waits:
+    /// only this task hangs.
     async fn job<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         self.patiently(spawn_blocking(work)).await.ok()
     }
@@ -418,15 +422,15 @@ impl Disk {
         }
     }
 
-    /// The folder is not the one that was taken any more.
+    /// Closes a folder that is no longer the one that was locked.
     async fn give_up(&self, opened: &Arc<Opened>) {
         self.end(opened);
         let open = Arc::clone(&opened.open);
         let _closed = self.job(move || open.close()).await;
     }
 
-    /// Lets go of the folder for good: another process serves, or this one ends. What waits is
-    /// written first, for a short while.
+    /// Lets go of the folder for good: another process serves, or this one ends. Waiting entries
+    /// are written first, for a short while.
     pub(in super::super) async fn release(self: &Arc<Self>, link: &Link) {
         self.is_released.store(true, Ordering::SeqCst);
         self.let_go(Some(link)).await;
@@ -453,7 +457,7 @@ impl Disk {
         self.leave(&opened).await;
     }
 
-    /// Another process has had the folder all the time: what was purged here is for it.
+    /// Leaves purges for the process that has had the folder all the time.
     pub(super) async fn pass_on(&self) {
         if self.missed_is_late() {
             let _in_time = timeout(SLOW, self.leave_late()).await;
@@ -462,7 +466,7 @@ impl Disk {
 
     fn missed_is_late(&self) -> bool {
         let settings = self.settings.load_full();
-        // Elsewhere nobody may be who takes it up, or it is none of our folders.
+        // In another state no process may be there to take them over, or the folder is not ours.
         let Some(settings) = settings.filter(|_| self.health.state() == State::Busy) else {
             return false;
         };
@@ -482,7 +486,7 @@ impl Disk {
         self.end(opened);
         let open = Arc::clone(&opened.open);
         let closing = spawn_blocking(move || {
-            // What was purged up to here is to be known to whoever is next.
+            // The next process has to know all purges up to here.
             let flushed = open.flush();
             open.close();
             flushed
@@ -505,7 +509,7 @@ impl Disk {
         self.metrics().up.set(0);
     }
 
-    /// Purges go elsewhere from now on.
+    /// Ends the use of a folder: purges go elsewhere from now on.
     pub(super) fn end(&self, opened: &Opened) {
         let _missed = self.missed.lock();
         self.open.store(None);
@@ -514,7 +518,7 @@ impl Disk {
         }
         self.is_caught_up.store(false, Ordering::SeqCst);
         if self.is_released.load(Ordering::SeqCst) {
-            // From here on purges are left where the next process finds them.
+            // From here on purges are left in files for the next process.
             self.late.begin(opened.open.folder().late());
         }
     }

@@ -1,8 +1,8 @@
-//! What is done with all files of a folder at once: which there are is found out, all are taken
-//! away, and what was taken away is removed. Everything here blocks.
+//! Work on all files of a folder at once: finding them, moving them all to the trash, and removing
+//! the trash. All functions here block.
 //!
-//! A walk takes a while, and everything may be purged meanwhile: what is not there any more is
-//! no error, and none of it comes into the index afterwards.
+//! A walk takes a while, and everything may be purged in the meantime: a vanished file is no error,
+//! and none of the purged files enters the index afterwards.
 
 use std::{
     fs::{self, DirEntry, ReadDir},
@@ -16,10 +16,10 @@ use super::{
     open::{Open, remove_file},
 };
 
-/// Files that come into the index at once.
+/// Number of files that are added to the index in one go.
 const BATCH: usize = 1024;
 
-/// Whether the index is complete.
+/// State of the walk; the index is complete once it is done.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     has_begun: AtomicBool,
@@ -31,7 +31,7 @@ impl Open {
         self.is_to_be_emptied.load(Ordering::SeqCst)
     }
 
-    /// Takes all files away at once. What comes in from now on stays.
+    /// Moves all files to the trash at once. Files written from now on stay.
     pub(super) fn empty(&self) -> io::Result<()> {
         let changing = self.changing.lock();
         self.may_change()?;
@@ -43,12 +43,12 @@ impl Open {
         Ok(())
     }
 
-    /// `true` for whoever is to sweep.
+    /// Claims the sweep; `true` for the one caller that has to do it.
     pub(super) fn begin_to_sweep(&self) -> bool {
         self.has_trash.swap(false, Ordering::SeqCst)
     }
 
-    /// Removes the files that were taken away.
+    /// Removes the files in the trash.
     pub(super) fn sweep(&self) -> io::Result<()> {
         let Some(trash) = there(fs::read_dir(self.folder().trash()))? else {
             return Ok(());
@@ -59,7 +59,7 @@ impl Open {
         })
     }
 
-    /// `true` for whoever is to walk.
+    /// Claims the walk; `true` for the one caller that has to do it.
     pub(super) fn begin_to_walk(&self) -> bool {
         !self.walk.has_begun.swap(true, Ordering::SeqCst)
     }
@@ -68,8 +68,8 @@ impl Open {
         self.walk.is_done.load(Ordering::SeqCst)
     }
 
-    /// Finds out which files there are, and removes what an earlier process left behind.
-    /// Nothing may be written meanwhile.
+    /// Finds all files, and removes leftovers of an earlier process. No entry may be written during
+    /// the walk.
     pub(super) fn walk(&self) -> io::Result<()> {
         let outcome = self.walk_all();
         if outcome.is_err() {
@@ -88,7 +88,7 @@ impl Open {
             let batch = found.split_off(found.len().saturating_sub(BATCH));
             let mut index = self.index.lock();
             if index.cleared() != cleared {
-                // All of it went, and nothing has come since.
+                // All of them are gone, and no other entry was added since.
                 break;
             }
             for (_, name, len) in batch.into_iter().rev() {
@@ -100,10 +100,10 @@ impl Open {
         Ok(())
     }
 
-    /// The files of entries, with the time of their last use and their length.
+    /// Returns the files of entries, with the time of their last use and their length.
     fn find(&self) -> io::Result<Vec<(SystemTime, Name, u64)>> {
         let mut found = Vec::new();
-        // Only while nothing changes it is sure to be there.
+        // The folder certainly exists only while nothing changes.
         let changing = self.changing.lock();
         let folders = fs::read_dir(self.folder().objects())?;
         drop(changing);
@@ -137,7 +137,7 @@ impl Open {
 
 fn each(entries: ReadDir, mut see: impl FnMut(DirEntry) -> io::Result<()>) -> io::Result<()> {
     for entry in entries {
-        // A folder that was removed since it was opened has no more.
+        // A folder that was removed after it was opened has no more entries.
         let Some(entry) = there(entry)? else {
             break;
         };
@@ -146,7 +146,7 @@ fn each(entries: ReadDir, mut see: impl FnMut(DirEntry) -> io::Result<()>) -> io
     Ok(())
 }
 
-/// `None` for what is not there any more.
+/// Returns `None` for a file that no longer exists.
 fn there<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

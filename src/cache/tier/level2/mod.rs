@@ -1,18 +1,18 @@
 //! Level 2: entries in the Redis that gateways share.
 //!
-//! Each URL is one hash in Redis with its keys' variants, and lies in one of a few parts,
-//! by its path and query. Each part has its stamps of purges ([`super::stamps`]), which
-//! scripts consult in the step that reads or writes an entry: what was asked for before a
-//! purge of it is neither read nor written afterwards, by any gateway. What orders the two
-//! are positions: numbers that one counter in Redis gives to purges. A gateway notes the
-//! highest that it has seen before it asks an origin, so no clock is compared with another.
+//! Each URL is one hash in Redis with the variants of its keys. It lies in one of a few parts,
+//! selected by path and query. Each part has stamps of purges ([`super::stamps`]). Scripts check
+//! them in the same step that reads or writes an entry: an entry requested before a purge that
+//! affects it is neither read nor written afterwards, by any gateway. Positions define that order:
+//! numbers that one counter in Redis assigns to purges. A gateway notes the highest position that
+//! it has seen before it sends a request to an origin, so no two clocks are compared.
 //!
-//! Writes, which anybody can send, leave no stamps: what they have changed is taken out where it
-//! is, and a table of fixed size keeps out what was asked for before. What is of one host and
-//! path has one marker, without which it does not count.
+//! Writes, which any client can send, leave no stamps: the changed entries are removed, and a table
+//! of fixed size keeps out entries that were requested before. All entries of a host and path share
+//! a marker; without the marker they do not count.
 //!
-//! A purge that cannot be stamped now waits here, and until it is, this gateway reads
-//! nothing that it may be about ([`Part`]).
+//! A purge that cannot be stamped now waits here, and until it is stamped, this gateway reads no
+//! entry that it may affect ([`Part`]).
 
 mod stamping;
 
@@ -54,21 +54,21 @@ use crate::{
     },
 };
 
-/// Into how many parts entries go where keys lie on several machines.
+/// Number of parts if keys are spread over several machines.
 const PARTS: usize = 64;
-/// Variants of all keys of one URL.
+/// Maximum number of variants of all keys of one URL.
 const VARIANTS: usize = 128;
-/// For how long entries are kept at most.
+/// Longest time that an entry is stored.
 const LONGEST: Duration = Duration::from_hours(7 * 24);
-/// By so much the clocks of two gateways may differ.
+/// Largest difference between the clocks of two gateways.
 const SKEW: Duration = Duration::from_mins(1);
-/// Between two lines about entries that are not used.
+/// Minimum time between log lines about unusable entries.
 const TELL: Duration = Duration::from_mins(1);
-/// Entries that are written between two rounds of stamps.
+/// Number of entries that are written between two rounds of stamps.
 const WRITTEN_AT_ONCE: usize = 64;
-/// Between two attempts to stamp what waits.
+/// Time between two attempts to stamp waiting purges.
 const RETRY: Duration = Duration::from_millis(100);
-/// Where in a position its own number ends, and that of the Redis that gave it begins.
+/// First bit of the epoch in a position, above its own number: it identifies the Redis.
 const EPOCH_AT: u32 = 56;
 
 /// Entries in one Redis.
@@ -84,14 +84,14 @@ pub(super) struct Level2 {
     scripts: Scripts,
     parts: Box<[Part]>,
     queue: Queue,
-    /// The largest body that is written; 0 if entries are neither written nor read, and only
+    /// Largest body, in bytes, that is written; 0 if entries are neither written nor read, and only
     /// purges are stamped: other gateways may do both.
     max_object: AtomicU64,
     /// Newest first.
     varies: ArcSwap<Vec<Vary>>,
     stamping: tokio::sync::Mutex<()>,
     wake: Notify,
-    /// When it was last told of entries that were not used.
+    /// Time of the last log line about unusable entries.
     told: Mutex<Option<Instant>>,
 }
 
@@ -104,7 +104,7 @@ struct Scripts {
     store: Script,
 }
 
-/// Why nothing was read.
+/// Reasons why nothing was read.
 enum Nothing {
     Miss,
     Error,
@@ -117,7 +117,7 @@ impl From<Unavailable> for Nothing {
 }
 
 impl Level2 {
-    /// `epoch` is another one for each Redis.
+    /// Creates the tier. `epoch` differs for each Redis.
     pub(super) fn new(
         redis: Arc<Redis>,
         store: &'static Store,
@@ -169,7 +169,7 @@ impl Level2 {
         self.redis.settings() == redis.settings()
     }
 
-    /// `None`: entries are neither written nor read from now on.
+    /// Sets the largest body. With `None`, entries are neither written nor read from now on.
     pub(super) fn set_max_object(&self, max_object: Option<u64>) {
         self.max_object
             .store(max_object.unwrap_or(0), Ordering::Relaxed);
@@ -179,22 +179,23 @@ impl Level2 {
         self.max_object.load(Ordering::Relaxed) != 0
     }
 
-    /// What the request's fields come to under each list that is tried.
+    /// Returns the variance of the request headers under each list that is tried.
     fn guesses(&self, headers: &HeaderMap) -> Vec<(String, Variance)> {
         let varies = self.varies.load();
         let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
         varies.iter().filter_map(guess).collect()
     }
 
-    /// What requests with the same key and the same fields share.
+    /// Returns a number that is equal for requests with the same key and the same selecting
+    /// headers.
     pub(super) fn flight(&self, key: &Key, headers: &HeaderMap) -> u128 {
         let guesses = self.guesses(headers);
         let mix = |mix: u128, (_, variance): &(String, Variance)| mix.rotate_left(1) ^ variance.0;
         guesses.iter().fold(key.hash(), mix)
     }
 
-    /// The entry for a request, if there is one, and how long that took is added to `waits`.
-    /// The store's mark is from before.
+    /// Loads the entry for a request, if there is one, and adds the time taken to `waits`. The
+    /// store's mark has to be taken before.
     pub(super) async fn load(
         &self,
         key: &Key,
@@ -242,7 +243,7 @@ impl Level2 {
             let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
             let guesses: Vec<_> = known.iter().filter_map(guess).collect();
             known.iter().rev().for_each(|vary| self.learn(vary));
-            // Both questions together have the time of one.
+            // Both lookups together have the deadline of one.
             let passed = self.clock.now().saturating_duration_since(start);
             let left = self.patience().saturating_sub(passed);
             answer = timeout(left, self.ask(part, key, &guesses))
@@ -263,7 +264,7 @@ impl Level2 {
             .map_err(|why| self.dropped(why, key))?;
         let passed = number(&passed).map(Duration::from_millis);
         let passed = passed.ok_or_else(|| self.dropped(Dropped::Damaged, key))?;
-        // As old as Redis says, since clocks differ; but not much younger than is signed.
+        // Redis measures the age, since clocks differ; but it is not much below the signed one.
         let now = self.clock.wall();
         let signed = now.duration_since(decoded.lifetime.answered);
         let passed = passed.max(signed.unwrap_or_default().saturating_sub(SKEW));
@@ -271,7 +272,7 @@ impl Level2 {
         Ok(decoded)
     }
 
-    /// Counts what is not used, and tells of it once in a while.
+    /// Counts an unusable entry, and logs one now and then.
     fn dropped(&self, why: Dropped, key: &Key) -> Nothing {
         self.metrics.dropped(why);
         let now = self.clock.now();
@@ -284,7 +285,8 @@ impl Level2 {
         Nothing::Miss
     }
 
-    /// Timers are late on a busy machine, as the client of Redis reckons with too.
+    /// Returns the time for a lookup. Timers fire late on a busy machine; the Redis client allows
+    /// for that too.
     fn patience(&self) -> Duration {
         self.redis.settings().timeout / 2
     }
@@ -312,7 +314,7 @@ impl Level2 {
         Ok(answer)
     }
 
-    /// Takes from a script's answer how far purges are.
+    /// Takes the position of the last purge from the response of a script.
     fn saw(&self, part: &Part, answer: &[Vec<u8>]) {
         if let Some(last) = answer.get(1).and_then(|last| number(last)) {
             self.observe(last);
@@ -326,7 +328,7 @@ impl Level2 {
         self.store.observe(self.epoch | position);
     }
 
-    /// This list is tried first from now on.
+    /// Moves a list to the front: it is tried first from now on.
     fn learn(&self, vary: &Vary) {
         if self.varies.load().first() == Some(vary) {
             return;
@@ -339,7 +341,7 @@ impl Level2 {
         });
     }
 
-    /// An entry is to be written, some time soon.
+    /// Queues an entry to be written soon.
     pub(super) fn stored(&self, entry: &Arc<Entry>) {
         let most = self.max_object.load(Ordering::Relaxed);
         let len = entry.body.whole().map(Whole::len);
@@ -356,16 +358,16 @@ impl Level2 {
         is_known && self.time_to_live(entry) > Duration::ZERO
     }
 
-    /// For how long it may be of use.
+    /// Returns the time for which an entry may be of use.
     fn time_to_live(&self, entry: &Entry) -> Duration {
         let now = self.clock.wall();
         time_to_live(&entry.lifetime(), &entry.headers, now).min(LONGEST)
     }
 
-    /// A purge begins: nothing that it may be about is read until it is stamped.
+    /// Queues a purge: until it is stamped, no entry that it may affect is read.
     pub(super) fn purged(&self, stamp: &Stamp) {
         let one = match stamp {
-            // What this gateway alone has found old (RFC 9111, 4.4).
+            // Only this gateway knows that its entries may be outdated (RFC 9111, 4.4).
             Stamp::Written(Write { url: Some(_), .. }) if !self.is_used() => return,
             Stamp::Written(Write { url: Some(url), .. }) => Some(url.part),
             Stamp::Url { part, .. } => Some(*part),
@@ -382,8 +384,8 @@ impl Level2 {
         self.parts.iter().any(Part::is_behind)
     }
 
-    /// Writes and stamps what waits, for as long as it is polled. However many write, there is
-    /// room for both.
+    /// Writes waiting entries and stamps waiting purges for as long as the future is polled.
+    /// However many clients write, both make progress.
     pub(super) async fn supervise(&self) {
         loop {
             let done = match self.stamp_some().await {
@@ -406,8 +408,8 @@ impl Level2 {
         }
     }
 
-    /// Writes some of what waits, whatever is to be stamped still: that takes it out. Whether
-    /// there may be more.
+    /// Writes some of the waiting entries, before waiting purges are stamped: the stamping removes
+    /// them if necessary. Returns true if there may be more.
     async fn write_some(&self) -> bool {
         for _ in 0..WRITTEN_AT_ONCE {
             let Some(entry) = self.queue.pop() else {
@@ -482,14 +484,14 @@ impl Level2 {
         }
     }
 
-    /// How far purges were, as was known when an entry was asked for; `None` if of another
-    /// Redis.
+    /// Returns the position of purges known at the request of an entry; `None` if it is from
+    /// another Redis.
     fn position(&self, mark: Mark) -> Option<u64> {
         let own = (1 << EPOCH_AT) - 1;
         (mark.shared & !own == self.epoch && mark.shared & own != 0).then_some(mark.shared & own)
     }
 
-    /// Nobody takes anything from the queue any more.
+    /// Retires the tier: entries are no longer taken from the queue.
     pub(super) fn retire(&self) {
         self.set_max_object(None);
         self.queue.clear();

@@ -1,4 +1,4 @@
-//! The stamps of purges on their way to level 2, round by round.
+//! Sends the stamps of purges to level 2, round by round.
 
 use std::sync::atomic::Ordering;
 
@@ -14,17 +14,17 @@ use super::{
 };
 use crate::{base::redis::Unavailable, cache::purge::Awaited};
 
-/// Stamps of URLs and tags that a part keeps. Beyond, the oldest go, and what was stored
-/// before them counts as purged.
+/// Number of stamps of URLs and tags in a part. Beyond that, the oldest are dropped, and entries
+/// stored before them count as purged.
 const STAMPS: usize = 100_000;
-/// The same of prefixes, each of which is compared with each entry that is read.
+/// Number of prefix stamps in a part; each is compared with each entry read.
 const PREFIXES: usize = 256;
-/// Slots of one region in the table of what was written to, all parts together.
+/// Slots of one region in the table of writes, all parts together.
 const SLOTS: u32 = 4096;
 
 impl Level2 {
-    /// Stamps what waits now: what comes later is not waited for, and neither is what writes have
-    /// changed unless that is awaited. It may be given up at any time.
+    /// Stamps all purges that wait now. Later ones are not waited for, and neither are writes
+    /// unless `awaited` includes them. The future may be dropped at any time.
     pub(in crate::cache::tier) async fn stamp(&self, awaited: Awaited) -> Result<(), Unavailable> {
         if awaited == Awaited::Own || !self.is_behind() {
             return Ok(());
@@ -36,7 +36,7 @@ impl Level2 {
         };
         while !is_done() {
             let alone = self.stamping.lock().await;
-            // Whoever was before may have taken it along.
+            // The caller before may have stamped them too.
             if !is_done() {
                 self.round().await?;
             }
@@ -45,7 +45,7 @@ impl Level2 {
         Ok(())
     }
 
-    /// Stamps some of what waits.
+    /// Stamps some of the waiting purges.
     pub(super) async fn stamp_some(&self) -> Result<(), Unavailable> {
         if !self.is_behind() {
             return Ok(());
@@ -54,9 +54,9 @@ impl Level2 {
         self.round().await
     }
 
-    /// One round, by whoever is alone.
+    /// Runs one round. Called with `stamping` locked.
     async fn round(&self) -> Result<(), Unavailable> {
-        // What comes in from here on needs a later position.
+        // Purges that are queued from here on need a later position.
         let rounds: Vec<_> = self.parts.iter().map(Part::round).collect();
         if rounds.iter().all(Round::is_empty) {
             return Ok(());
@@ -82,7 +82,7 @@ impl Level2 {
     }
 
     async fn tick(&self) -> Result<u64, Unavailable> {
-        // With the stamps of the first part: in one that is alone they are lost together.
+        // Stored with the stamps of the first part: a single Redis loses them together.
         let key = format!("{}position", self.parts[0].prefix).into_bytes();
         let none: [Vec<u8>; 0] = [];
         self.redis.eval(&self.scripts.tick, &[&key], &none).await
@@ -98,7 +98,7 @@ impl Level2 {
             let (kind, value): (&[u8], &[u8]) = match stamp {
                 Stamp::Url { digest, .. } | Stamp::Everywhere(digest) => (b"digest", digest),
                 Stamp::Prefix(prefix) => (b"prefix", prefix),
-                // They go another way.
+                // Writes are sent separately.
                 Stamp::Written(_) => continue,
                 Stamp::All => (b"all", b""),
             };
@@ -113,8 +113,8 @@ impl Level2 {
         Ok(())
     }
 
-    /// Takes out what writes have changed, if it is there, and has what is on its way be kept
-    /// out. However many there are, nothing else goes for it.
+    /// Removes the entries that writes have changed, and keeps out those about to be written.
+    /// However many writes there are, no other entry is removed.
     async fn send_written(
         &self,
         part: &Part,
@@ -140,13 +140,13 @@ impl Level2 {
         Ok(())
     }
 
-    /// Of each region of the table that says when something was written to.
+    /// Returns the number of slots of each region in the table of writes.
     pub(super) fn slots(&self) -> u32 {
         let parts = u32::try_from(self.parts.len()).unwrap_or(1);
         SLOTS / parts
     }
 
-    /// Sees to it that each part has stamps, and sees how far they are.
+    /// Makes sure that each part has stamps, and reads their last position.
     pub(super) async fn prepare(&self) -> Result<(), Unavailable> {
         let is_lost = |part: &&Part| part.is_lost.load(Ordering::Relaxed);
         let lost: Vec<_> = self.parts.iter().filter(is_lost).collect();

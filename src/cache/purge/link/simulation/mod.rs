@@ -1,9 +1,10 @@
-//! Gateways, their caches and a Redis in one thread, driven through thousands of schedules:
-//! whatever is lost, late, restarted or forgotten, a receipt claims nothing that is not so.
+//! Simulation of gateways, their caches and a Redis in one thread, with thousands of schedules.
+//! Invariant: whatever is lost, late, restarted or forgotten, a receipt claims nothing that is not
+//! true.
 //!
-//! Commands are executed before, between or after anything else happens, or never, and their
-//! answers get lost. Redis is flushed, trims its log, drops one of its keys, and fails over to
-//! a replica that lacks the last writes. Gateways restart with what they had on disk.
+//! Commands run before, between or after all other steps, or never, and responses get lost. Redis
+//! is flushed, trims its log, drops one of its keys, and fails over to a replica without the last
+//! writes. Gateways restart with their state on disk.
 
 mod model;
 
@@ -27,7 +28,7 @@ const KEYS: usize = 3;
 const GATEWAYS: usize = 3;
 const STEPS: usize = 400;
 
-/// Gives everything else a chance to happen.
+/// Yields, so that other steps can run.
 async fn meanwhile() {
     let mut is_first = true;
     std::future::poll_fn(|_| {
@@ -40,21 +41,21 @@ async fn meanwhile() {
     .await;
 }
 
-/// A version of a key, and when the origin made it.
+/// A version of a key, and the time when the origin generated it.
 #[derive(Clone, Copy, Debug)]
 struct Stored {
     version: u64,
     made: SystemTime,
 }
 
-/// A cache as the store is: fills have marks, and a purge wins over one that began before.
+/// A model of the store: fills have marks, and a purge wins over a fill that began before.
 #[derive(Default)]
 struct Toy(Mutex<ToyInner>);
 
 #[derive(Clone, Default)]
 struct ToyInner {
     stored: HashMap<usize, Stored>,
-    /// Fills under way: key, what they bring.
+    /// Fills in flight: key and content.
     fills: Vec<(usize, Stored)>,
 }
 
@@ -126,10 +127,10 @@ struct World {
     origin: [u64; KEYS],
     gateways: Vec<Gateway>,
     asked: Vec<Asked>,
-    /// What receipts have claimed: nothing older at this gateway (by name), or anywhere.
+    /// Claims of receipts: the lowest version that this gateway (by name), or any, may have.
     applied: HashMap<(String, usize), u64>,
     over: [u64; KEYS],
-    /// A failover may lose leases that were just taken.
+    /// A failover may lose leases that were taken shortly before.
     has_failed_over: bool,
     overs: usize,
     gaps: u64,
@@ -250,7 +251,7 @@ impl World {
         });
     }
 
-    /// Somebody reads the receipt of a purge, over or not.
+    /// Reads the receipt of a purge, over or not.
     fn read(&mut self, at: usize) {
         let asked = &mut self.asked[at];
         if let Some(running) = &mut asked.running {
@@ -278,8 +279,8 @@ impl World {
         }
     }
 
-    /// Invariant: of those that the gateway which was asked knew a moment ago, nobody serves
-    /// what is older than a purge that is over, lease or not.
+    /// Invariant: once a purge is over, no gateway that the purging one knew recently serves an
+    /// older response, with or without a lease.
     #[track_caller]
     fn assert_nobody_serves_older(&self, by: usize, key: usize, version: u64) {
         if self.has_failed_over {
@@ -392,7 +393,7 @@ impl World {
                 );
                 let is_trusted = match trust {
                     Trust::All => true,
-                    // What was made since then counts; purges since are known to be missing.
+                    // Responses generated since then count; purges since are known to be missing.
                     Trust::OnlyAfter(_) => false,
                 };
                 assert!(
@@ -419,7 +420,7 @@ fn run(seed: u64, has_failed_over: bool) -> World {
     world
 }
 
-/// So many schedules; the outcome must not be that nothing ever happens.
+/// Runs all these schedules, and checks that something happened in them.
 fn run_all(seeds: std::ops::Range<u64>, has_failed_over: bool) {
     let (mut overs, mut gaps, mut replayed) = (0, 0, 0);
     for seed in seeds.clone() {
@@ -434,7 +435,7 @@ fn run_all(seeds: std::ops::Range<u64>, has_failed_over: bool) {
         }
     }
     let least = seeds.end - seeds.start;
-    // Who is without a lease and serves keeps some from being over.
+    // A gateway that serves without a lease keeps some purges from being over.
     assert!(overs as u64 > least / 2, "only {overs} purges were over");
     assert!(gaps > least / 4, "only {gaps} gaps");
     assert!(

@@ -1,5 +1,5 @@
-//! A Redis as the scripts use it, in memory, and the ways there: commands that are late, lost,
-//! or run while nobody waits for them any more.
+//! In-memory model of Redis and its scripts, with connections that delay and lose commands, or run
+//! them after their callers have gone.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::base::{clock::Clock, redis::Unavailable, units::whole_millis};
 
-/// Entries that the log keeps here.
+/// Number of entries that the log keeps here.
 const LOG_KEPT: usize = 6;
 
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub(super) enum Command {
     Publish(String, Vec<Purge>),
 }
 
-/// What the scripts do, in memory.
+/// Data of the scripts, in memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Data {
     pub(super) generation: Option<(String, u64)>,
@@ -39,8 +39,8 @@ pub(super) struct Data {
     gateways: BTreeMap<String, Held>,
 }
 
-/// When a lease ends, the entry that was applied, what was dropped, and whether the gateway
-/// validates without one.
+/// The end of a lease, the last applied entry, the numbers of dropped responses, and the behaviour
+/// without a lease.
 type Held = (u64, Id, Vec<(Id, u64)>, bool);
 
 impl Data {
@@ -143,7 +143,7 @@ impl Data {
     }
 }
 
-/// One Redis, and what is on its way there.
+/// A Redis, with delayed commands.
 pub(super) struct Model {
     clock: Clock,
     rng: Mutex<Rng>,
@@ -168,7 +168,7 @@ impl Model {
         }
     }
 
-    /// By the clock of Redis, which may be put back.
+    /// Returns the time by the clock of Redis, which may be set back.
     fn now(&self) -> u64 {
         let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH);
         whole_millis(since.unwrap()) - *self.put_back.lock()
@@ -178,7 +178,7 @@ impl Model {
         self.rng.lock().u32(..100) < percent
     }
 
-    /// A command that nobody waits for any more.
+    /// Runs a command whose caller has gone.
     pub(super) fn run_late(&self, command: &Command) {
         let mut data = self.data.lock();
         match command {
@@ -213,7 +213,7 @@ impl Model {
     }
 }
 
-/// The way of one gateway to the Redis.
+/// The connection of one gateway to the Redis.
 pub(super) struct Way(pub(super) Arc<Model>, pub(super) usize);
 
 impl Remote for Way {

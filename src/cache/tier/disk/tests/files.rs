@@ -1,8 +1,8 @@
-//! The files of entries, and what is known of them.
+//! Tests of the files of entries and of their index.
 
 use super::*;
 
-/// So many files as are there, and as the index has.
+/// Returns the number of files on disk, and in the index.
 fn counted(bench: &Bench) -> (usize, usize) {
     let folders = std::fs::read_dir(bench.open.folder().objects()).unwrap();
     let files = folders.map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap().count());
@@ -29,14 +29,14 @@ fn what_cannot_be_removed_is_still_counted() {
     for path in ["/a", "/b", "/c"] {
         assert!(bench.write(path, 1));
     }
-    // A file cannot be removed as one where it is none.
+    // `remove_file` fails on a folder.
     let file = bench.file("/a");
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();
     let mut dropped = Vec::new();
     bench.open.shrink(2 * 4096, &mut dropped).unwrap_err();
     assert_eq!((bench.open.count(), dropped.len()), ((3, 3 * 4096), 0));
-    // Others go before it then.
+    // Others are evicted before it then.
     assert!(bench.open.shrink(2 * 4096, &mut dropped).unwrap());
     assert_eq!((bench.open.count(), dropped.len()), ((2, 2 * 4096), 1));
     assert!(!bench.file("/b").exists() && bench.file("/c").exists());

@@ -1,4 +1,4 @@
-//! What is read back after an end at any moment, compared with what may be.
+//! Tests of the content that is read back after a crash at any moment.
 
 mod files;
 mod process;
@@ -80,13 +80,13 @@ impl Bench {
             },
             mark: self.store.mark(),
         };
-        // Later than any that is there.
+        // Later than all existing ones.
         self.clock.advance(Duration::from_millis(1));
         let body = Bytes::from_static(b"body");
         self.store.insert(&draft, &[body]).expect("there is room")
     }
 
-    /// Whether it was written.
+    /// Writes an entry. Returns true if it was written.
     fn write(&self, path: &str, position: u64) -> bool {
         let entry = self.entry(&key(path), &["t"], Vary::Nothing, Variance::default());
         let written = self.open.write(&entry, position, 64 * MIB, &mut Vec::new());
@@ -114,9 +114,9 @@ impl Bench {
         }
     }
 
-    /// The process ends, and another one takes the folder.
+    /// Ends the process; another one takes the folder.
     fn restart(&mut self) {
-        // As with a process that was killed: what was not flushed is gone.
+        // As if the process was killed: unflushed records are lost.
         self.open.close();
         self.open = opened(self.temp.path());
     }
@@ -147,7 +147,7 @@ fn what_was_purged_and_flushed_is_gone_after_a_restart_and_nothing_else() {
         assert!(bench.write("/b", bench.open.position()));
         bench.open.flush().unwrap();
         if number % 2 == 0 {
-            // Whether it was looked for in the meantime or not.
+            // With or without a lookup in the meantime.
             assert!(!bench.is_there("/a"), "{what:?}");
         }
         bench.restart();
@@ -156,7 +156,7 @@ fn what_was_purged_and_flushed_is_gone_after_a_restart_and_nothing_else() {
         }
         assert!(!bench.is_there("/a"), "{what:?}");
         assert!(bench.is_there("/b"), "{what:?}");
-        // On its way while it was purged.
+        // About to be written while it was purged.
         assert!(!bench.write("/a", position), "{what:?}");
     }
 }
@@ -185,7 +185,7 @@ fn an_entry_is_written_no_sooner_than_its_position_is_for_good() {
     bench.note(&What::Url("/x".into()));
     let position = bench.open.position();
     assert!(bench.write("/a", position));
-    // It is the write that has flushed it.
+    // The write has flushed it.
     bench.restart();
     assert_eq!(bench.open.position(), position);
     assert!(bench.is_there("/a"));
@@ -201,7 +201,7 @@ fn damage_of_any_kind_is_dropped_and_never_served() {
         |bytes| *bytes.last_mut().unwrap() ^= 1,
         // The position among purges.
         |bytes| bytes[31] ^= 1,
-        // The version of what is coded.
+        // The version of the encoding.
         |bytes| bytes[36] ^= 3,
     ];
     for (number, change) in changes.iter().enumerate() {
@@ -250,7 +250,7 @@ fn entries_of_a_lost_journal_are_nobodys() {
     std::fs::remove_file(bench.open.folder().base().join("journal")).unwrap();
     bench.restart();
     assert!(!bench.is_there("/a"));
-    // Not even where somebody puts one back.
+    // Not even if a file is put back.
     let path = bench.file("/a");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, kept).unwrap();
@@ -301,7 +301,7 @@ fn the_budget_holds_over_restarts_and_the_newest_stay() {
         file.set_modified(bench.clock.wall()).unwrap();
     }
     assert_eq!(bench.open.count(), (5, 5 * 4096));
-    // What was left behind half written goes; what is none of ours stays and counts nothing.
+    // Partial files are removed; foreign files stay and are not counted.
     let objects = bench.open.folder().objects();
     let (partial, other) = (objects.join("00/x.tmp"), objects.join("00/README"));
     std::fs::create_dir_all(objects.join("00")).unwrap();
@@ -311,7 +311,7 @@ fn the_budget_holds_over_restarts_and_the_newest_stay() {
     bench.open.walk().unwrap();
     assert_eq!(bench.open.count(), (5, 5 * 4096));
     assert!(!partial.exists() && other.exists());
-    // Used last, and so the last to go.
+    // Used last, and so evicted last.
     bench.clock.advance(Duration::from_secs(5));
     assert!(bench.is_there("/3"));
     let mut dropped = Vec::new();
@@ -348,7 +348,7 @@ fn purges_of_who_has_let_go_are_taken_up() {
     assert!(!path.exists());
     bench.restart();
     assert!(!bench.is_there("/a") && bench.is_there("/b"));
-    // With nobody there, whoever opens it does.
+    // Without a running process, the next one that opens the folder takes them over.
     late::leave(&folder, &[Stamp::All]).unwrap();
     bench.restart();
     assert!(!bench.is_there("/b"));
@@ -404,8 +404,8 @@ fn record() -> impl Strategy<Value = Record> {
 }
 
 proptest! {
-    /// A journal that was cut or changed anywhere is a lost one: it never tells of fewer purges
-    /// than there were. Only what was never there can be zeros.
+    /// Invariant: a journal that was truncated or changed anywhere counts as lost; it never has
+    /// fewer purges than there were. Only an append that was never written can be zeros.
     #[test]
     fn a_journal_with_anything_wrong_is_lost(
         records in vec(record(), 1..12),
@@ -433,7 +433,7 @@ proptest! {
         let mut flipped = bytes.clone();
         flipped[flip] ^= 1 << bit;
         prop_assert!(journal::read(&flipped).is_none());
-        // What an end of the machine leaves of an append that was not waited for.
+        // State after a power failure during an append that was not synced.
         let mut blank = bytes;
         blank[cut..].fill(0);
         if let Some((found, _)) = journal::read(&blank) {
@@ -441,12 +441,12 @@ proptest! {
         }
     }
 
-    /// What was purged, and known to be, is not read again: whatever is written and purged
-    /// in whatever order, and wherever the process ends.
+    /// Invariant: after a purge is durable, no entry that it affects is read again, in whatever
+    /// order entries are written and purged, and wherever the process ends.
     #[test]
     fn nothing_that_was_purged_comes_back(steps in vec((0_u8..12, 0_usize..4), 1..60)) {
         let mut bench = bench();
-        // Asked for at which position; purged since; and whether that is known for good.
+        // Positions of requests; positions of purges since; and purges that may not be durable.
         let mut asked: HashMap<usize, u64> = HashMap::new();
         let mut purged: HashMap<usize, u64> = HashMap::new();
         let mut unflushed: Vec<(usize, u64)> = Vec::new();
@@ -454,7 +454,7 @@ proptest! {
         for (what, number) in steps {
             match what {
                 0..3 => {
-                    // It may be on its way for a long time.
+                    // The response may take a long time.
                     asked.entry(number).or_insert_with(|| bench.open.position());
                 }
                 3..6 => {
@@ -473,7 +473,7 @@ proptest! {
                     let is_flushed = bench.open.is_synced(lost);
                     bench.restart();
                     asked.clear();
-                    // Those that nobody was told of may not have been.
+                    // Purges that were never reported as done may be lost.
                     if !is_flushed {
                         let kept = bench.open.position();
                         purged.retain(|_, at| *at <= kept);
@@ -501,7 +501,7 @@ proptest! {
         }
     }
 
-    /// What a ledger says survives being written down.
+    /// Invariant: a ledger survives being written and read.
     #[test]
     fn a_ledger_is_read_as_it_was(
         purges in vec((0_u8..5, 0_u8..6), 0..40),

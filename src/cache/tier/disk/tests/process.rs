@@ -1,4 +1,4 @@
-//! One process and the folders that it has, one after the other.
+//! Tests of one process and the folders that it opens one after the other.
 
 use super::*;
 
@@ -29,7 +29,7 @@ impl Process {
         self.disk.begin(open, &settings)
     }
 
-    /// As if it were not there any more.
+    /// Simulates that the folder vanishes.
     fn lose(&self, opened: &Opened) {
         self.disk.end(opened);
         opened.open.close();
@@ -40,7 +40,7 @@ impl Process {
     }
 }
 
-/// Whether everything in it counts as purged.
+/// Returns true if all entries of the folder count as purged.
 fn is_all_purged(opened: &Opened) -> bool {
     opened.open.is_to_be_emptied()
 }
@@ -79,7 +79,7 @@ fn a_folder_that_comes_back_in_the_place_of_another_is_emptied() {
     let path = |name: &str| process.bench.temp.path().join(name);
     let first = process.open("a");
     process.lose(&first);
-    // As where a volume goes, and later comes back.
+    // As if a volume vanishes and comes back later.
     std::fs::rename(path("a"), path("away")).unwrap();
     let second = process.open("a");
     process.purge();
@@ -106,7 +106,7 @@ async fn what_a_process_that_never_had_the_folder_knows_goes_to_whoever_has_it()
     assert!(!process.disk.owes());
     assert!(bench.open.take_late().unwrap());
     assert!(!bench.is_there("/x") && bench.is_there("/y"));
-    // What comes later, too.
+    // Later purges too.
     process.disk.purged(&Stamp::All);
     let settling = process.disk.settle();
     let taking = async {
@@ -152,7 +152,7 @@ async fn a_disk_that_hangs_is_not_waited_for_once_that_is_known() {
     assert_eq!(began.elapsed(), Duration::ZERO);
     assert!(!opened.open.is_synced(opened.open.noted()));
     drop(hanging);
-    // It is tried all the same.
+    // The flush is tried all the same.
     process.disk.settle().await;
     let _turn = process.disk.flushing.lock().await;
     assert!(opened.open.is_synced(opened.open.noted()));
