@@ -1,6 +1,6 @@
-//! What to write in the place of what is not there, for those who know it from elsewhere.
+//! Alternatives to missing APIs, for authors who know them from elsewhere.
 
-/// What an author may do about such an error of the engine.
+/// Returns a hint about such an error of the engine.
 pub(super) fn of(message: &str) -> Option<&'static str> {
     if let Some(name) = message.strip_suffix(" is not defined") {
         return of_name(name);
