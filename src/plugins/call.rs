@@ -1,4 +1,4 @@
-//! One hook on one request: its input, what it waits for, and its output.
+//! Call of one hook on one request: its input, what it waits for, and its output.
 
 use std::{
     borrow::Cow,
@@ -174,7 +174,7 @@ pub struct Output {
     pub status: Option<StatusCode>,
 }
 
-/// One operation that a hook waits for, with the number of its promise.
+/// Operation that a hook waits for, with the number of its promise.
 pub(super) struct Waiting {
     pub(super) id: u32,
     pub(super) work: Pin<Box<dyn Future<Output = Settled> + Send>>,

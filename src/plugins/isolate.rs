@@ -1,4 +1,4 @@
-//! One instance of a plugin in an engine of its own.
+//! Instance of a plugin in an engine of its own.
 
 use std::{
     borrow::Cow,

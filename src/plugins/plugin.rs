@@ -43,7 +43,7 @@ pub struct Plugin {
     hooks: u8,
     /// Its own `config.matcher`.
     matcher: Vec<OwnPattern>,
-    /// One slot for each worker; a worker whose slot is in use takes the next.
+    /// Slots, one for each worker; a worker whose slot is in use takes the next.
     pub(super) slots: Box<[Slot]>,
     /// Threads of the plugin, in place of the slots.
     pub(super) threads: Option<Threads>,

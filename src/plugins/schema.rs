@@ -34,7 +34,7 @@ pub struct ConfigSchema {
 /// Deepest nesting of schemas that is followed.
 const MAX_DEPTH: usize = 32;
 
-/// One problem of a `config`.
+/// Problem of a `config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
     /// Keys and positions from `config` down to the value. An unknown key is the last of them.
