@@ -1,4 +1,4 @@
-//! Limits of a hook, and how its CPU time is counted.
+//! Limits of a hook, and the count of its CPU time.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use super::steps::{self, Steps};
 pub struct Limits {
     /// CPU time of one hook.
     pub cpu: Duration,
-    /// Elapsed time of one hook, including what it waits for.
+    /// Elapsed time of one hook, including waits.
     pub wall: Duration,
     /// Elapsed time of the work that a hook passed to `ctx.waitUntil`.
     pub wait_until: Duration,
@@ -27,7 +27,7 @@ pub struct Limits {
     pub stack: usize,
     /// CPU time for loading the plugin.
     pub load: Duration,
-    /// Threads that its hooks run on.
+    /// Threads that hooks run on.
     pub isolation: Isolation,
 }
 
@@ -102,7 +102,7 @@ const SECOND: u32 = 512;
 pub(super) struct Wary(AtomicU32);
 
 impl Wary {
-    /// Hooks that are watched after such an event.
+    /// Hooks that are watched after a slow one.
     const HOOKS: u32 = 10_000;
 
     /// Starts watching, after a hook held the CPU or a thread.

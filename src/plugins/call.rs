@@ -1,4 +1,4 @@
-//! Call of one hook on one request: its input, what it waits for, and its output.
+//! Call of one hook on one request: input, pending operations, and output.
 
 use std::{
     borrow::Cow,
@@ -128,7 +128,7 @@ pub enum Answer {
     #[default]
     Nothing,
     Response(Box<Response>),
-    /// Continue with this target instead (`NextResponse.rewrite`).
+    /// New target to continue with (`NextResponse.rewrite`).
     Rewrite(String),
     /// A name, or a part of a cache key.
     Text(String),
@@ -219,7 +219,7 @@ pub(super) struct Call {
     pub(super) used: Duration,
     /// CPU time of the thread while a hook that waits was in the engine.
     pub(super) held: Duration,
-    /// Number of times it entered the engine.
+    /// Number of times that the hook entered the engine.
     pub(super) entries: u32,
     /// Number of pending `ctx.waitUntil` promises, and why one was rejected.
     pub(super) promises: u32,

@@ -29,7 +29,7 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// Returns a condition that the client controls: its list, and what it reads.
+    /// Returns a condition that the client controls, with its list and the value that it reads.
     pub(super) fn clients_choice(&self) -> Option<String> {
         let of = |list, conditions: &[Condition]| {
             let mut places = conditions.iter().map(|condition| &condition.place);

@@ -11,9 +11,9 @@ pub(super) const ALIASES: [&str; 3] = ["proxy", "middleware", "default"];
 /// here there is only one.
 const WITHOUT_MEANING: [&str; 3] = ["runtime", "regions", "unstable_allowDynamic"];
 
-/// Edit distance at which a name is taken for a hook's, if it begins as they do. The distance used
-/// for keys of a configuration, which are all known, would take `sendResponse` for a hook, and
-/// `log`, `error` or `route`.
+/// Edit distance at which a name that begins like a hook's is taken for it. The distance used for
+/// keys of a configuration, which are all known, would take `sendResponse` for a hook, and `log`,
+/// `error` or `route`.
 const NEAR: usize = 2;
 
 /// Refuses exports that the author cannot have meant.
@@ -91,7 +91,7 @@ pub(super) fn matcher<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<Op
     }
 }
 
-/// Returns the hook that such a name must have meant.
+/// Returns the hook that a misspelled name must have meant.
 fn meant(name: &str) -> Option<&'static str> {
     if ALIASES.contains(&name) {
         return None;

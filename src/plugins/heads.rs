@@ -49,7 +49,7 @@ pub fn may_become(from: StatusCode, to: StatusCode) -> Result<(), Failure> {
     )))
 }
 
-/// Returns how clients find the end of such a response: one kind cannot become another.
+/// Returns a number for how clients find the end of a response: one kind cannot become another.
 fn framing(status: StatusCode) -> u8 {
     match status {
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => 0,

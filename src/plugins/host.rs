@@ -1,4 +1,4 @@
-//! Native functions that the Web API is built on, as JavaScript calls them.
+//! Native functions that JavaScript calls and that the Web API is built on.
 //!
 //! Data of a request is addressed by the number of its call: if a plugin keeps an object of a
 //! request that is over, using it is an error.
@@ -132,7 +132,7 @@ impl State {
         Ok(id)
     }
 
-    /// Runs `what` on the call of that number, if it is the one that is running.
+    /// Runs `what` on the call of that number, if that call is running.
     pub(super) fn with<T>(
         &self,
         ctx: &Ctx<'_>,
@@ -149,7 +149,8 @@ impl State {
 }
 
 impl Call {
-    /// Refuses changes once the hook is over: they would have no effect, though its work goes on.
+    /// Refuses changes once the hook is over: changes would have no effect, though the hook's work
+    /// goes on.
     fn still(&self, ctx: &Ctx<'_>) -> Result<()> {
         if self.is_late {
             return Err(Exception::throw_type(ctx, "this request is over"));

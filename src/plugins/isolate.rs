@@ -43,11 +43,11 @@ const COUNTED_FROM: u32 = 8;
 
 /// Bytes that the heap may exceed its limit by while a plugin is loaded.
 const LOADING: usize = 32 << 20;
-/// A heap with no more room than this is full.
+/// Free bytes up to which a heap counts as full.
 const FULL: u64 = 16 << 10;
 
-/// Call numbers start again after this many: twice a number plus 1 is still a small integer to the
-/// engine.
+/// Number of calls after which call numbers start again: twice a number plus 1 is still a small
+/// integer to the engine.
 const CALLS: u32 = 1 << 29;
 
 /// Loaded plugin.
@@ -60,7 +60,7 @@ pub(super) struct Isolate {
     wary: Arc<Wary>,
     exports: Exports,
     calls: AtomicU32,
-    /// Set once it was interrupted midway.
+    /// Set once the isolate was interrupted midway.
     is_broken: AtomicBool,
 }
 
@@ -155,7 +155,7 @@ impl Isolate {
         Box::new(Call::new(id, input, Arc::clone(&self.state.forgotten)))
     }
 
-    /// Stops further hooks from beginning in it.
+    /// Stops further hooks from beginning in this isolate.
     pub(super) fn condemn(&self) {
         self.is_broken.store(true, Ordering::Relaxed);
     }

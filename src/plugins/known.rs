@@ -16,7 +16,7 @@ pub struct Known {
     pub place: Option<Whereabouts>,
 }
 
-/// Adds the functions that read them to `host`.
+/// Adds the functions that read these facts to `host`.
 pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
     let claims = move |ctx: Ctx<'js>, call: u32| {

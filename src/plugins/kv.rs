@@ -184,7 +184,7 @@ fn prefix(all: &str, plugin: &str) -> String {
 pub struct Owners(Mutex<HashMap<String, PathBuf>>);
 
 impl Owners {
-    /// Returns the file that already has the kv of this name, if it is another one.
+    /// Returns the file that already has the kv of this name, if that is another file.
     pub fn claim(&self, name: &str, file: &Path) -> Option<PathBuf> {
         let file = file.canonicalize().unwrap_or_else(|_| file.to_path_buf());
         let mut owners = self.0.lock();

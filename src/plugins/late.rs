@@ -1,4 +1,4 @@
-//! Work that hooks leave behind once they are over: `ctx.waitUntil`.
+//! Work that goes on after the end of its hook: `ctx.waitUntil`.
 //!
 //! It goes on in the instance that the hook ran in, with the limits of a hook but a longer wall
 //! limit. Only a process that stops waits for it.
@@ -28,7 +28,7 @@ use crate::base::{
 /// Most work in flight at a time, of one plugin: each keeps a request in memory.
 const MOST: usize = 256;
 
-/// Tasks that run such work, and its counters.
+/// Tasks that run the work of `ctx.waitUntil`, and the counters of that work.
 #[derive(Clone, Debug, Default)]
 pub struct Late {
     tasks: Tasks,
@@ -44,7 +44,7 @@ struct Counts {
 }
 
 impl Late {
-    /// Creates that of a plugin; a process that stops waits for `tasks`.
+    /// Creates the tasks and counters of a plugin; a process that stops waits for `tasks`.
     pub fn of(plugin: &str, tasks: Tasks, metrics: &Metrics) -> Self {
         let counter = |outcome| {
             metrics.counter(
@@ -115,7 +115,7 @@ impl Rest {
 }
 
 impl Plugin {
-    /// Runs the remaining work of a call, which its hook does not wait for.
+    /// Runs the remaining work of a call; the hook does not wait for that work.
     pub(super) fn go_on(self: &Arc<Self>, mut rest: Rest) {
         let late = &self.given.late;
         let call = rest.call();

@@ -58,12 +58,13 @@ impl Matcher {
             })
     }
 
-    /// Returns true if a plainly written path may be another spelling of one of its paths.
+    /// Returns true if a plainly written path may be another spelling of one of the matcher's
+    /// paths.
     pub fn has_odd_paths(&self) -> bool {
         self.paths.iter().any(PathPattern::is_odd)
     }
 
-    /// Returns true if it matches every request.
+    /// Returns true if the matcher matches every request.
     pub fn is_for_all(&self) -> bool {
         self.methods.is_empty() && self.paths.is_empty() && self.hosts.is_empty()
     }
@@ -349,7 +350,7 @@ impl OwnPattern {
             && conditions.is_none_or(|conditions| conditions.hold(&asked()))
     }
 
-    /// Returns true if a plainly written path may be another spelling of its path.
+    /// Returns true if a plainly written path may be another spelling of the entry's path.
     pub(super) fn has_odd_path(&self) -> bool {
         self.path.is_odd()
     }

@@ -41,7 +41,7 @@ pub struct Plugin {
     pub(super) given: Given,
     pub(super) log: Arc<dyn Log>,
     hooks: u8,
-    /// Its own `config.matcher`.
+    /// Entries of the plugin's own `config.matcher`.
     matcher: Vec<OwnPattern>,
     /// Slots, one for each worker; a worker whose slot is in use takes the next.
     pub(super) slots: Box<[Slot]>,
@@ -184,7 +184,7 @@ impl Plugin {
         &self.name
     }
 
-    /// Short hash of its files.
+    /// Short hash of the plugin's files.
     pub fn version(&self) -> &Arc<str> {
         &self.version
     }
@@ -198,7 +198,7 @@ impl Plugin {
         &self.source
     }
 
-    /// Returns true if its own `config.matcher` matches this path and the request.
+    /// Returns true if the plugin's own `config.matcher` matches this path and the request.
     pub fn is_for<'r>(&self, path: &str, asked: impl Fn() -> Asked<'r>) -> bool {
         let mut own = self.matcher.iter();
         self.matcher.is_empty() || own.any(|pattern| pattern.is_for(path, &asked))
@@ -210,18 +210,19 @@ impl Plugin {
         self.matcher.is_empty() || own.any(|pattern| pattern.is_for_reading(reading, &asked))
     }
 
-    /// Returns the entries of its matcher that a client can match or avoid at will, each with the
+    /// Returns the matcher entries that a client can match or avoid at will, each with the
     /// condition that the client controls.
     pub fn clients_choice(&self) -> Vec<(&str, String)> {
         matcher::clients_choice(&self.matcher)
     }
 
-    /// Returns true if it has a `config.matcher`.
+    /// Returns true if the plugin has a `config.matcher`.
     pub fn has_matcher(&self) -> bool {
         !self.matcher.is_empty()
     }
 
-    /// Returns true if a plainly written path may be another spelling of one in its matcher.
+    /// Returns true if a plainly written path may be another spelling of one in the plugin's
+    /// matcher.
     pub fn has_odd_paths(&self) -> bool {
         self.matcher.iter().any(OwnPattern::has_odd_path)
     }
@@ -303,7 +304,7 @@ impl Plugin {
         Failure::new(Kind::Wall, format!("it did not end within {most:?}"))
     }
 
-    /// Begins a hook in the isolate that the slot holds once the lock is free: the one before it
+    /// Begins a hook in the isolate that the slot holds once the lock is free: the previous isolate
     /// may have been interrupted meanwhile.
     fn begin(
         &self,

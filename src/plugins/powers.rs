@@ -25,13 +25,13 @@ pub const LONGEST_FETCHED: usize = 256 << 10;
 /// Powers that a plugin was granted.
 #[derive(Default)]
 pub struct Powers {
-    /// Environment variables that it may read, as a JSON object.
+    /// Environment variables that the plugin may read, as a JSON object.
     pub env: String,
     pub kv: Option<Kv>,
     pub fetch: Option<Reach>,
     /// Metrics that the plugin defines.
     pub metrics: Arc<UserMetrics>,
-    /// Work that its hooks leave behind.
+    /// Runner of the plugin's `ctx.waitUntil` work.
     pub late: Late,
 }
 

@@ -8,17 +8,17 @@ pub struct Report {
     pub name: Arc<str>,
     /// File as the configuration writes it.
     pub file: Arc<str>,
-    /// Hash of its files, see [`Plugin::version`](super::Plugin::version).
+    /// Hash of the plugin's files, see [`Plugin::version`](super::Plugin::version).
     pub version: Arc<str>,
     pub loaded: SystemTime,
     pub isolates: usize,
-    /// Heap of its isolates in bytes, as of the last measurement.
+    /// Heap of all isolates in bytes, as of the last measurement.
     pub heap: u64,
     /// Calls on this route, since the process started.
     pub calls: u64,
     /// Failures by kind; only kinds that occurred.
     pub failures: Vec<(&'static str, u64)>,
-    /// Set while it is not called, after too many failures.
+    /// Set while the plugin is not called, after too many failures.
     pub is_left_out: bool,
 }
 

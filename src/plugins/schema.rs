@@ -220,7 +220,7 @@ fn find(value: &Value, key: &str) -> Option<Vec<Step>> {
     }
 }
 
-/// Collects the errors that carry information: the others only group these.
+/// Collects the errors that carry information; the others only report that one of these occurred.
 fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
     let here: Vec<Step> = steps(error);
     let mut say = |key: Option<&str>, why: String| {

@@ -51,7 +51,7 @@ pub struct Source {
     files: Mutex<BTreeMap<String, Arc<str>>>,
     /// Files that were requested and could not be read.
     missed: Mutex<BTreeSet<String>>,
-    /// Set once no further file is read: by now it may be of another version.
+    /// Set once no further file is read: files may be of another version by now.
     is_whole: AtomicBool,
 }
 
@@ -109,7 +109,7 @@ impl Source {
                 .all(|file| read(&self.folder.join(file)).is_err())
     }
 
-    /// Notes the files that it depends on in `beside`.
+    /// Notes the plugin's files in `beside`.
     pub fn note(&self, beside: &mut Beside) {
         for (file, text) in &*self.files.lock() {
             beside.read(self.folder.join(file), text.as_bytes());
@@ -119,7 +119,7 @@ impl Source {
         }
     }
 
-    /// Short hash of its files, which identifies the version.
+    /// Short hash of the plugin's files, which identifies the version.
     pub(super) fn version(&self) -> String {
         let mut digest = Context::new(&SHA256);
         for (file, text) in &*self.files.lock() {
@@ -198,7 +198,7 @@ impl Source {
     }
 }
 
-/// Returns the reason why such a file cannot be a module.
+/// Returns the reason why a file with this ending cannot be a module.
 fn not_javascript(file: &str) -> Option<&'static str> {
     let ending = Path::new(file).extension()?.to_str()?;
     match ending {

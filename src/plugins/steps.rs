@@ -94,7 +94,7 @@ impl Steps {
         engine.allow(most.saturating_add(more));
     }
 
-    /// Returns true if the steps that caused the interrupt are the gateway's.
+    /// Returns true if the gateway ran the steps that caused the interrupt.
     pub(super) fn are_ours(&self) -> bool {
         let is_passing = self.is_passing.load(Ordering::Relaxed);
         if is_passing {

@@ -27,7 +27,7 @@ use crate::base::net::subscriber;
 /// Threads of a plugin that may be stuck before no more hooks begin. There are never more threads
 /// than these and one for each worker.
 pub(super) const MOST_STUCK: usize = 4;
-/// Stuck threads that one client may hold before no more hooks begin for it.
+/// Stuck threads that one client may hold before no more of its hooks begin.
 const MOST_STUCK_OF_ONE: usize = MOST_STUCK / 2;
 /// Most hooks that may wait for a lane.
 const MOST_QUEUED: usize = 1024;
@@ -427,7 +427,7 @@ impl Shared {
         self.leave(id);
     }
 
-    /// Returns the lane's isolate, or a new one if it was interrupted midway.
+    /// Returns the lane's isolate, or a new one if the old one was interrupted midway.
     fn whole(&self, id: u64, isolate: &mut Option<Arc<Isolate>>) -> Result<Arc<Isolate>, Failure> {
         if let Some(isolate) = isolate.as_ref().filter(|isolate| !isolate.is_broken()) {
             return Ok(Arc::clone(isolate));
@@ -440,7 +440,7 @@ impl Shared {
         Ok(new)
     }
 
-    /// Marks the lane as idle; `false` if it was given up meanwhile.
+    /// Marks the lane as idle; `false` if the lane was given up meanwhile.
     fn is_idle(&self, id: u64) -> bool {
         let mut state = self.state.lock();
         let lane = state.of(id);

@@ -100,7 +100,7 @@ impl Trial {
         })
     }
 
-    /// Returns true if its own `config.matcher` matches this request.
+    /// Returns true if the plugin's own `config.matcher` matches this request.
     pub fn is_for(&self, input: &Input) -> bool {
         // The URL as received, not in the normal form of the URL standard.
         let (_, rest) = input.url.split_once("://").unwrap_or_default();

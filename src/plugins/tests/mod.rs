@@ -81,7 +81,7 @@ fn input() -> Input {
     }
 }
 
-/// Returns a plugin that does this to a request with a `host`, and nothing to others.
+/// Returns a plugin that runs `attack` for requests with a `host`, and nothing for others.
 fn attacking(attack: &str) -> String {
     format!(
         "export async function onRequest(req, ctx) {{ if (req.headers.has('host')) {{ {attack} }} }}"
