@@ -104,8 +104,8 @@ pub(super) struct BackendState {
     /// Copy of `ejection`'s streak, so that a success of a backend that never failed takes no lock.
     /// Written under that lock.
     streak: AtomicU32,
-    /// Turns of `least_conn` in which it was passed over, minus those it got in place of others.
-    /// Any value is valid; it only shifts picks.
+    /// Turns of `least_conn` in which the backend was passed over, minus those it got in place of
+    /// others. Any value is valid; it only shifts picks.
     pub(super) owed: AtomicI32,
     pub(super) latency: Latency,
     /// Idle timeout that the app declared: see [`KeepAlive`].
@@ -151,7 +151,7 @@ pub(super) enum KeepAlive {
     Unknown,
     /// Response without `Keep-Alive: timeout`.
     Unsaid,
-    /// Value of its `Keep-Alive: timeout`.
+    /// Value of `Keep-Alive: timeout` in a response.
     Said(Duration),
 }
 

@@ -281,8 +281,8 @@ pub(super) fn report_zero(place: Place, name: &str, help: &str, cx: &mut Compile
     cx.report_at(place, "edgeway::upstream::zero", message, help);
 }
 
-/// Warns of a method that sees too little: behind one port there may be many workers, each with its
-/// own load, and these balancers see only the sum.
+/// Warns of a balancing method without effect: behind one port there may be many workers, each with
+/// its own load, and these balancers see only the sum.
 fn warn_of_blind_balance(
     config: &UpstreamConfig,
     balance: &Balance,

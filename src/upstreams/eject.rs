@@ -89,7 +89,7 @@ struct LastExport {
 }
 
 impl EjectionExport {
-    /// Converts it to an [`Ejection`], with times relative to `now`.
+    /// Converts the export to an [`Ejection`], with times relative to `now`.
     pub(super) fn import(&self, now: u64) -> Ejection {
         Ejection {
             streak: self.streak,

@@ -29,7 +29,7 @@ const LATEST: Duration = Duration::from_mins(5);
 /// far.
 #[derive(Debug, Default)]
 pub(super) struct Inherited {
-    /// Time at which it was received.
+    /// Time at which the state was received.
     at: u64,
     backends: HashMap<String, BackendExport>,
 }
@@ -52,7 +52,7 @@ struct BackendExport {
     probes: ProbesExport,
 }
 
-/// Average of its times to first byte.
+/// Average of a backend's times to first byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct FirstByte {
     nanos: u64,
@@ -133,7 +133,7 @@ fn entries<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = (&'a String,
 }
 
 impl Live {
-    /// Gives new state what the previous process knew of it.
+    /// Restores new state from the previous process.
     pub(super) fn hand_on(&self, state: &BackendState) {
         let mut inherited = self.inherited.lock();
         if inherited.backends.is_empty() {
@@ -180,7 +180,7 @@ impl BackendExport {
         }
     }
 
-    /// Applies it to `state`; `at` is when it was received.
+    /// Applies the export to `state`; `at` is the time at which it was received.
     fn give(self, state: &BackendState, at: u64) {
         let before = |ms| at.saturating_sub(span(ms));
         let health = self.health.import(at);
@@ -228,7 +228,7 @@ pub(super) fn millis(nanos: u64) -> u64 {
     nanos / 1_000_000
 }
 
-/// Received milliseconds in nanoseconds, within bounds.
+/// Converts received milliseconds to nanoseconds, at most [`FURTHEST`].
 pub(super) fn span(millis: u64) -> u64 {
     nanos(Duration::from_millis(millis).min(FURTHEST))
 }

@@ -19,7 +19,7 @@ pub struct Lease {
     /// Nanoseconds of the upstream's epoch.
     since: u64,
     by_cookie: bool,
-    /// True if it counts as a stream, and not as a place of `max_in_flight`.
+    /// True if the lease counts as a stream, and not as a place of `max_in_flight`.
     is_stream: bool,
 }
 

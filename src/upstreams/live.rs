@@ -31,7 +31,7 @@ use crate::base::{clock::Clock, metrics::Metrics};
 #[derive(Debug)]
 pub(super) struct Live {
     clock: Clock,
-    /// Origin of all times, so that they fit an atomic word.
+    /// Origin of all times, so that times fit an atomic word.
     epoch: Instant,
     pub(super) queue: Queue,
     /// Retry budget.
@@ -165,7 +165,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Returns the live state of `address`; a new one if it is not in use.
+    /// Returns the live state of `address`; a new state if the address is not in use.
     pub(super) fn state(&self, address: &str, starts_up: bool) -> Arc<BackendState> {
         let mut states = self.live.states.lock();
         let is_drained = self.live.decisions().drained.contains(address);

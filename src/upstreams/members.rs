@@ -28,7 +28,7 @@ pub(super) enum Source {
     Dns {
         name: String,
         port: u16,
-        /// Weight of each of its addresses.
+        /// Weight of each address of the name.
         weight: u16,
     },
 }

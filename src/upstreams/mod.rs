@@ -100,8 +100,8 @@ pub struct Upstream {
     /// Swapped whole when DNS results change, and when a backend is added or removed.
     members: ArcSwap<Members>,
     rebuilding: Mutex<()>,
-    /// True while some name has never been resolved: a request that finds no backend may wait for
-    /// it. Turns false once, when the supervisor has tried all names.
+    /// True while no lookup of some name has ended: a request that finds no backend may wait for
+    /// one. Turns false once, when the supervisor has tried all names.
     awaiting_dns: AtomicBool,
     shared: Arc<Shared>,
 }
@@ -298,7 +298,7 @@ impl Upstream {
         Some(cookie.set_cookie.clone())
     }
 
-    /// Takes one retry from the budget; returns false if it has no room.
+    /// Takes one retry from the budget; returns false if the budget is used up.
     pub fn retry_allowed(&self) -> bool {
         let budget = &self.shared.live.budget;
         let allowed = budget.take(self.retry.budget, self.shared.now());

@@ -28,7 +28,7 @@ pub struct NewMember {
     /// Weight, at least 1.
     #[serde(default = "one")]
     pub weight: u16,
-    /// True if it gets no requests before [`Upstream::undrain`].
+    /// True if the backend gets no requests before [`Upstream::undrain`].
     #[serde(default)]
     pub drained: bool,
 }

@@ -80,7 +80,7 @@ impl PeerTemplate {
         self.0.options.alpn.get_min_http_version() == 2
     }
 
-    /// Returns the peer for checks, which set their own timeouts.
+    /// Returns the peer for checks, which set timeouts of their own.
     pub(super) fn bare(&self) -> HttpPeer {
         self.0.clone()
     }

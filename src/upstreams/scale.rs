@@ -16,7 +16,7 @@ use crate::{
 
 const CODE: &str = "edgeway::upstream::bad_scale";
 
-/// Placeholder of the port in the name of a unit.
+/// Placeholder `{port}` in the name of a unit.
 const PORT: &str = "{port}";
 
 /// Settings for starting the apps of an upstream: one unit for each port.

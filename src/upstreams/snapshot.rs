@@ -44,7 +44,7 @@ pub struct BackendSnapshot {
     /// Cause of the ejection: `refused` or `errors`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_because: Option<&'static str>,
-    /// Part of its full share during slow start, 0.1 to 1.
+    /// Part of the full share during slow start, 0.1 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<f64>,
     /// Average time to first byte, in milliseconds.
@@ -64,7 +64,7 @@ pub struct ProbeSnapshot {
     /// Result as text, such as `200`, `degraded`, `connection refused`.
     pub text: String,
     pub took_ms: f64,
-    /// Time since it ended, in seconds.
+    /// Time since the check ended, in seconds.
     pub ago: f64,
     /// Number of checks that have ended so far.
     pub count: u64,

@@ -45,10 +45,10 @@ pub(super) struct Work {
     generation: u64,
     names: HashMap<String, Schedule>,
     lookups: JoinSet<Result<Resolved, DnsError>>,
-    /// Names by the task that resolves them.
+    /// Names that are being resolved, by task.
     looking_up: HashMap<Id, String>,
     probes: JoinSet<Option<Probed>>,
-    /// Backends by the task that checks them.
+    /// Backends that are being checked, by task.
     probing: HashMap<Id, Checked>,
 }
 

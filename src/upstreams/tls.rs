@@ -88,7 +88,7 @@ impl Said {
 }
 
 impl Backend {
-    /// Logs why TLS with this backend failed, though not for each request.
+    /// Logs a TLS failure with this backend, though not for each request.
     pub fn report_tls(&self, error: &Error) {
         let now = self.shared.now();
         let Some(unsaid) = self.state.tls_said.may_speak(now) else {

@@ -26,7 +26,7 @@ const FILE: &str = "edgeway::upstream::tls_file";
 const PAIR: &str = "edgeway::upstream::tls_pair";
 
 impl Wire {
-    /// Compiles both; `None` if a problem was reported.
+    /// Compiles `tls` and `protocol`; `None` if a problem was reported.
     pub(super) fn compile(
         config: &UpstreamConfig,
         sources: &[Source],

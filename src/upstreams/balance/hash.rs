@@ -139,8 +139,8 @@ impl Ring {
                 return Some(index);
             }
         }
-        // Most backends are out: the rest with the highest hash of key and backend is just as
-        // stable, and needs no walk around the whole circle.
+        // Most backends are out. Taking the highest hash of key and backend among the rest is
+        // equally stable, and needs no walk around the whole circle.
         (0..list.len())
             .filter(|index| admits(&list[*index]))
             .max_by_key(|index| scramble(key ^ list[*index].id().0))

@@ -20,7 +20,7 @@ const JITTER_PARTS: u64 = 10;
 pub(in crate::upstreams) struct Rules {
     /// Passes in a row until a backend is up again.
     pub(in crate::upstreams) rise: u32,
-    /// Failures in a row until it is down.
+    /// Failures in a row until a backend is down.
     pub(in crate::upstreams) fall: u32,
     pub(in crate::upstreams) interval: Duration,
     pub(in crate::upstreams) interval_down: Duration,
@@ -66,7 +66,7 @@ impl Default for HealthExport {
 }
 
 impl HealthExport {
-    /// Converts it to a [`Health`], with times relative to `now`.
+    /// Converts the export to a [`Health`], with times relative to `now`.
     pub(in crate::upstreams) fn import(&self, now: u64) -> Health {
         Health {
             up: self.up,
@@ -132,7 +132,7 @@ impl Health {
         };
     }
 
-    /// Moves the next check to `at` if it would come later.
+    /// Moves the next check to `at` if the check would come later.
     pub(in crate::upstreams) fn hurry(&mut self, at: u64) {
         self.next = self.next.min(at);
     }
