@@ -1,4 +1,4 @@
-//! The body of a request, as hooks read it.
+//! Request bodies as hooks read them.
 
 use std::sync::Arc;
 
@@ -8,24 +8,24 @@ use rquickjs::{ArrayBuffer, Ctx, Exception, Function, Object, Result};
 
 use super::host::State;
 
-/// What a hook has of a request's body.
+/// Request body that a hook can read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Body {
     #[default]
     None,
     Whole(Bytes),
-    /// There is one, and why it is not here.
+    /// A body is present but unavailable; holds the reason.
     Unread(&'static str),
 }
 
-/// As much as can be read and still be sent on.
+/// Largest body that can be read and still be forwarded.
 pub const MOST: usize = 64 << 10;
 
-/// Why a body is not there.
+/// Reasons why a body is unavailable.
 pub const TOO_LONG: &str = "it is longer than `body.max`";
 pub const OTHER: &str = "it is neither JSON nor a form of names and values, or it is coded";
 
-/// Whether these headers are those of a body that is read for plugins.
+/// Returns true if the body that these headers describe is read for plugins.
 pub fn is_read(headers: &HeaderMap) -> bool {
     let coding = headers.get(header::CONTENT_ENCODING);
     let is_plain = coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
@@ -41,7 +41,7 @@ pub fn is_read(headers: &HeaderMap) -> bool {
 }
 
 impl Body {
-    /// One that was read, for a plugin that gets no more than `most` bytes.
+    /// Wraps a body that was read, for a plugin that gets at most `most` bytes.
     pub fn read(bytes: &Bytes, most: usize) -> Self {
         match bytes.len() {
             0 => Self::None,
@@ -62,7 +62,7 @@ impl Body {
     }
 }
 
-/// Puts what reads it into `host`.
+/// Adds the functions that read the body to `host`.
 pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
     let is_there = move |ctx: Ctx<'js>, call: u32| {

@@ -1,4 +1,4 @@
-//! What a hook may use, and how its use of the processor is counted.
+//! Limits of a hook, and the count of its CPU time.
 
 use std::{
     sync::{
@@ -12,32 +12,32 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::steps::{self, Steps};
 
-/// What a hook may use.
+/// Resources that a hook may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// Time of the processor, for one hook.
+    /// CPU time of one hook.
     pub cpu: Duration,
-    /// Time that passes, with what it waits for.
+    /// Elapsed time of one hook, including waits.
     pub wall: Duration,
-    /// Time that passes with what a hook left to be done.
+    /// Elapsed time of the work that a hook passed to `ctx.waitUntil`.
     pub wait_until: Duration,
-    /// Bytes of one isolate's heap.
+    /// Heap of one isolate, in bytes.
     pub memory: usize,
-    /// Bytes of one isolate's stack.
+    /// Stack of one isolate, in bytes.
     pub stack: usize,
-    /// Time of the processor for loading the plugin.
+    /// CPU time for loading the plugin.
     pub load: Duration,
-    /// Where its hooks run.
+    /// Threads that hooks run on.
     pub isolation: Isolation,
 }
 
-/// Where hooks run.
+/// Threads that hooks run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Isolation {
-    /// On the thread that the request is on.
+    /// The worker thread of the request.
     #[default]
     Worker,
-    /// On threads of the plugin's own.
+    /// Threads that belong to the plugin.
     Thread,
 }
 
@@ -55,67 +55,66 @@ impl Default for Limits {
     }
 }
 
-/// The processor's time of the hook that is running in an isolate. The engine asks after
-/// every 10,000 steps, so most hooks read no clock at all. One that is entered over and over
-/// takes so few at a time that the engine may never ask twice: it is counted from the start.
+/// CPU time of the hook that runs in an isolate. The engine calls its interrupt handler after every
+/// 10,000 steps, so most hooks read no clock at all. A hook that is entered many times may take so
+/// few steps each time that the handler is not called twice: its time is counted from the start.
 ///
-/// A pause of a virtual machine is the time of whatever thread it falls on, by several
-/// milliseconds: what passes between two looks at the clock counts for half the limit at most.
+/// A pause of a virtual machine adds several milliseconds to whatever thread it falls on. So the
+/// time between two readings of the clock counts for half the limit at most.
 #[derive(Default)]
 pub(super) struct Budget {
     limit: AtomicU64,
-    /// Times of the clock and of this thread's processor when it was entered.
+    /// Monotonic time and CPU time of this thread when the hook was entered.
     entered: AtomicU64,
     began: AtomicU64,
-    /// What counts of this hook.
+    /// CPU time counted against this hook.
     used: AtomicU64,
-    /// The time at the last look: at the start, or when the engine first asked; zero if it has
-    /// not.
+    /// CPU time at the last reading: at the start, or at the first interrupt; zero before that.
     looked_at: AtomicU64,
-    /// What passed since it was entered.
+    /// CPU time read since the hook was entered.
     held: AtomicU64,
     is_over: AtomicBool,
-    /// Bytes that functions of ours went over.
+    /// Bytes processed by host functions.
     passed: AtomicU64,
     pub(super) steps: Steps,
-    /// What had passed when the engine last asked, and how many steps it had from there.
+    /// Value of `held` at the last interrupt, and the steps from there to the next.
     asked_at: AtomicU64,
     left: AtomicU32,
 }
 
-/// After so many bytes a function of ours asks as well. Going over them takes less than a
+/// Bytes after which a host function checks the budget too. It processes them in less than a
 /// millisecond.
 const PIECE: u64 = 64 << 10;
-/// What each call of one counts for beside its bytes.
+/// Bytes that each call of a host function counts for in addition to its data.
 const CALL: u64 = 64;
-/// How many nanoseconds a step takes at most if the engine is to ask at its own pace. It takes
-/// some 100 of them but where it is a call of a native function that goes over much.
+/// Nanoseconds that a step may take before the engine must interrupt more often than by default. A
+/// step takes about 100, unless it calls a native function that processes much data.
 const SLOW: u64 = 2_000;
-/// Where steps are slow it asks after so many nanoseconds.
+/// Nanoseconds between interrupts while steps are slow.
 const OFTEN: u64 = 500_000;
-/// Steps of a hook before the first question, and the second, where that is worth its price.
+/// Steps of a hook before the first and the second interrupt, where early interrupts pay off.
 const FIRST: u32 = 64;
 const SECOND: u32 = 512;
 
-/// Whether the hooks of a plugin are to be asked early whether they are to stop, for all its
-/// instances. What held the processor for long comes again, and would hold it each time.
+/// Marks a plugin, in all its instances, whose hooks are interrupted early. Code that held the CPU
+/// for long is likely to run again, and would hold it each time.
 #[derive(Debug, Default)]
 pub(super) struct Wary(AtomicU32);
 
 impl Wary {
-    /// For so many hooks.
+    /// Hooks that are watched after a slow one.
     const HOOKS: u32 = 10_000;
 
-    /// One has held the processor, or a thread.
+    /// Starts watching, after a hook held the CPU or a thread.
     pub(super) fn begin(&self) {
         self.0.store(Self::HOOKS, Ordering::Relaxed);
     }
 
-    /// A hook begins.
+    /// Counts a hook that begins; returns true if it is watched.
     pub(super) fn counts(&self) -> bool {
         let left = self.0.load(Ordering::Relaxed);
         if left > 0 {
-            // Two at a time may count as one.
+            // Two concurrent calls may count as one.
             self.0.store(left - 1, Ordering::Relaxed);
         }
         left > 0
@@ -123,8 +122,8 @@ impl Wary {
 }
 
 impl Budget {
-    /// A hook that has used `used` goes on. `is_counted`: from here on, not only once the
-    /// engine asks.
+    /// Starts or resumes a hook that has used `used`. With `is_counted` its time counts from here
+    /// on, and not only from the first interrupt.
     pub(super) fn enter(&self, limit: Duration, used: Duration, is_counted: bool) {
         self.limit.store(nanos(limit), Ordering::Relaxed);
         self.used.store(nanos(used), Ordering::Relaxed);
@@ -139,8 +138,8 @@ impl Budget {
         self.asked_at.store(0, Ordering::Relaxed);
     }
 
-    /// The hook that begins is asked early, so that one whose steps are slow is found out early.
-    /// It takes some 50 µs, and as long once more within the hook.
+    /// Has the engine interrupt the hook early, so that slow steps are found early. That takes
+    /// about 50 µs, and as long again within the hook.
     pub(super) fn ask_early(&self) {
         if self.left.load(Ordering::Relaxed) == FIRST {
             return;
@@ -148,7 +147,7 @@ impl Budget {
         self.ask_after(FIRST);
     }
 
-    /// What counts of the hook by now.
+    /// Ends the run and returns the CPU time counted against the hook so far.
     pub(super) fn leave(&self) -> Duration {
         if self.is_counted() {
             self.look();
@@ -160,22 +159,22 @@ impl Budget {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Whether it has held the processor for more than twice the limit since it was entered,
-    /// whether or not the engine asked meanwhile: it makes calls that take long. A pause of the
-    /// machine is not told from these, so as much as the limit is passed over.
+    /// Returns true if the hook held the CPU for more than twice the limit since it was entered,
+    /// even if the engine never interrupted it: its calls take long. A pause of the machine cannot
+    /// be told apart from that, so time up to the limit is ignored.
     pub(super) fn is_late(&self) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
-        // The processor's time is no longer than that, and takes a call of the kernel to tell.
+        // CPU time is never longer than elapsed time, and reading it takes a system call.
         nanos(self.passed_by()) / 2 > limit && nanos(self.thread_time()) / 2 > limit
     }
 
-    /// Time of this thread's processor since it was entered.
+    /// CPU time of this thread since the hook was entered.
     pub(super) fn thread_time(&self) -> Duration {
         let began = self.began.load(Ordering::Relaxed);
         Duration::from_nanos(thread_time().saturating_sub(began))
     }
 
-    /// Time since it was entered.
+    /// Elapsed time since the hook was entered.
     pub(super) fn passed_by(&self) -> Duration {
         let entered = self.entered.load(Ordering::Relaxed);
         Duration::from_nanos(time_of(ClockId::Monotonic).saturating_sub(entered))
@@ -197,18 +196,19 @@ impl Budget {
         self.used.fetch_add(counts, Ordering::Relaxed);
     }
 
-    /// For the engine: whether it is to stop.
+    /// Returns the engine's interrupt handler, which returns true if the hook must stop.
     pub(super) fn asks(self: &Arc<Self>) -> impl FnMut() -> bool + Send + 'static {
         let own = Arc::clone(self);
         move || {
-            // Steps of ours have it called within itself: what it holds is not used after them.
+            // Steps run by the gateway call this within itself: its captures are not used after
+            // them.
             let budget = Arc::clone(&own);
             !budget.steps.are_ours() && budget.is_asked()
         }
     }
 
-    /// A function of ours goes over so many bytes: to the engine each is one step, however long
-    /// it takes. `false` if the hook is to stop.
+    /// Counts bytes that a host function processes: to the engine each call is one step, however
+    /// long it takes. Returns `false` if the hook must stop.
     pub(super) fn passes(&self, bytes: usize) -> bool {
         let more = (bytes as u64).saturating_add(CALL);
         let before = self.passed.fetch_add(more, Ordering::Relaxed);
@@ -223,11 +223,11 @@ impl Budget {
         is_over
     }
 
-    /// Has the engine ask often where each step takes long.
+    /// Has the engine interrupt often while each step takes long.
     fn keep_pace(&self) {
         let held = self.held.load(Ordering::Relaxed);
         let since = held.saturating_sub(self.asked_at.swap(held, Ordering::Relaxed));
-        // Before the first question, as many as there are.
+        // Before the first interrupt, the default number of steps.
         let steps = match self.left.swap(steps::ALL, Ordering::Relaxed) {
             0 => steps::ALL,
             steps => steps,
@@ -237,7 +237,7 @@ impl Budget {
             let left = u32::try_from(OFTEN / pace).unwrap_or(1).max(1);
             self.ask_after(left);
         } else if steps == FIRST {
-            // Those were as much ours as the hook's.
+            // Those steps were as much the gateway's as the hook's.
             self.ask_after(SECOND);
         }
     }
@@ -259,8 +259,7 @@ impl Budget {
     }
 }
 
-/// The processor's time of this thread: what others take of the machine is not the hook's
-/// fault.
+/// Returns the CPU time of this thread, so that a hook is not charged for what others use.
 pub(super) fn thread_time() -> u64 {
     time_of(ClockId::ThreadCPUTime)
 }
@@ -296,7 +295,7 @@ mod tests {
         work(limit);
         assert!(budget.is_spent() && budget.is_over());
         assert!(budget.is_late());
-        // One that goes on has used what it had.
+        // A hook that resumes starts with what it has used.
         budget.enter(limit, limit, true);
         work(Duration::from_micros(1));
         assert!(budget.is_spent());

@@ -1,4 +1,4 @@
-//! One hook on one request: what goes in, what it waits for, and what comes out.
+//! Call of one hook on one request: input, pending operations, and output.
 
 use std::{
     borrow::Cow,
@@ -18,7 +18,7 @@ use url::{Position, Url};
 use super::{body::Body, error::Failure, known::Known};
 use crate::base::target::{Slashes, join, normalise};
 
-/// The hooks that a plugin may export.
+/// Hooks that a plugin may export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Hook {
@@ -44,7 +44,7 @@ impl Hook {
         Self::Log,
     ];
 
-    /// The name that a plugin exports it by.
+    /// Returns the name under which a plugin exports this hook.
     pub fn name(self) -> &'static str {
         match self {
             Self::Request => "onRequest",
@@ -63,28 +63,28 @@ impl Hook {
     }
 }
 
-/// What a hook may read.
+/// Data that a hook may read.
 #[derive(Clone, Debug)]
 pub struct Input {
     pub method: Method,
-    /// The URL as the client sees it.
+    /// URL as the client sees it.
     pub url: String,
     pub headers: HeaderMap,
     pub body: Body,
-    /// None in a trial that names none.
+    /// `None` in a trial that sets none.
     pub ip: Option<IpAddr>,
     pub request_id: String,
     pub route: String,
     pub known: Known,
-    /// Of the answer, for the hooks that have one.
+    /// Status and headers of the response, for hooks that run after one exists.
     pub response: Option<(StatusCode, HeaderMap)>,
-    /// Why the request failed, for `onError`: a fixed word.
+    /// Reason why the request failed, for `onError`: a fixed word.
     pub reason: Option<Cow<'static, str>>,
-    /// What became of the request, for `onLog`: an object in JSON.
+    /// Log entry of the request, for `onLog`: a JSON object.
     pub entry: Option<String>,
 }
 
-/// What a hook did to headers, in its order.
+/// Header changes that a hook made, in its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Set(HeaderName, HeaderValue),
@@ -114,7 +114,7 @@ impl Change {
     }
 }
 
-/// An answer that a plugin made.
+/// Response that a plugin made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     pub status: StatusCode,
@@ -122,26 +122,26 @@ pub struct Response {
     pub body: Bytes,
 }
 
-/// What a hook gave back.
+/// Return value of a hook.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Answer {
     #[default]
     Nothing,
     Response(Box<Response>),
-    /// Go on with this target instead (`NextResponse.rewrite`).
+    /// New target to continue with (`NextResponse.rewrite`).
     Rewrite(String),
-    /// A name or a part of a key.
+    /// A name, or a part of a cache key.
     Text(String),
     /// JSON, for `onLog`.
     Json(String),
 }
 
-/// Path and query of a URL that a request is rewritten to: on its own host. `own` is the
-/// request's URL, or its origin. In normal form, as the backend gets every target.
+/// Returns path and query of a URL that a request is rewritten to, on the same origin. `own` is the
+/// request's URL, or its origin. The result is in normal form, like every target sent to a backend.
 pub fn rewritten(own: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, Failure> {
     let parsed = Url::parse(own).ok().zip(Url::parse(url).ok());
     match parsed {
-        // Compared as the Web does it: the client may write its host in many ways.
+        // Compared by origin as browsers do: a client may write its host in many ways.
         Some((own, to)) if own.origin() == to.origin() => {
             let target = &to[Position::BeforePath..Position::AfterQuery];
             match normalise(target.as_bytes(), slashes) {
@@ -163,33 +163,33 @@ pub fn rewritten(own: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, Fa
     }
 }
 
-/// What a hook wants.
+/// Result of a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
     pub answer: Answer,
-    /// To the headers of the request, and of the answer.
+    /// Changes to the request headers and to the response headers.
     pub request: Vec<Change>,
     pub response: Vec<Change>,
-    /// Another status, if the hook set one.
+    /// New status, if the hook set one.
     pub status: Option<StatusCode>,
 }
 
-/// What a hook waits for, by the number that its promise has.
+/// Operation that a hook waits for, with the number of its promise.
 pub(super) struct Waiting {
     pub(super) id: u32,
     pub(super) work: Pin<Box<dyn Future<Output = Settled> + Send>>,
 }
 
-/// All that a hook waits for. What is left of it when the hook is over, or is given up, has
-/// a promise in the engine that nothing will ever settle: it is to be forgotten there.
+/// All operations that a hook waits for. When the hook ends or is given up, nothing will ever
+/// settle the promises of the rest: the engine must drop them.
 pub(super) struct Waits {
     pub(super) all: Vec<Waiting>,
-    /// What is there, and is not in the engine yet.
+    /// Promise whose result is ready but not yet in the engine.
     pub(super) settling: Option<u32>,
     forgotten: Forgotten,
 }
 
-/// The numbers of promises that an instance is to forget.
+/// Numbers of promises that an instance must drop.
 pub(super) type Forgotten = Arc<Mutex<Vec<u32>>>;
 
 impl Drop for Waits {
@@ -201,30 +201,30 @@ impl Drop for Waits {
     }
 }
 
-/// What came of it: JSON for the promise, or why it is rejected.
+/// Result of an operation: JSON for the promise, or the reason of its rejection.
 pub(super) type Settled = Result<String, String>;
 
-/// The state of a hook outside of the engine.
+/// State of a hook outside the engine.
 pub(super) struct Call {
     pub(super) id: u32,
     pub(super) input: Input,
-    /// As the hook sees and changes them: the request's, and the answer's.
+    /// Request headers and response headers as the hook sees and changes them.
     pub(super) heads: [HeaderMap; 2],
     pub(super) changes: [Vec<Change>; 2],
     pub(super) status: Option<StatusCode>,
     pub(super) waiting: Waits,
     /// Set once the hook is over.
     pub(super) outcome: Option<Result<Answer, Failure>>,
-    /// The processor's time so far.
+    /// CPU time used so far.
     pub(super) used: Duration,
-    /// Time of the thread's processor while it was in the engine, of one that waits.
+    /// CPU time of the thread while a hook that waits was in the engine.
     pub(super) held: Duration,
-    /// How often it was in the engine.
+    /// Number of times that the hook entered the engine.
     pub(super) entries: u32,
-    /// How many promises of `ctx.waitUntil` are not settled, and why one was rejected.
+    /// Number of pending `ctx.waitUntil` promises, and why one was rejected.
     pub(super) promises: u32,
     pub(super) broken: Option<Failure>,
-    /// The hook is over, and its promises go on.
+    /// True once the hook is over while its promises go on.
     pub(super) is_late: bool,
 }
 
@@ -256,7 +256,7 @@ impl Call {
         }
     }
 
-    /// Whether nothing is left to wait for.
+    /// Returns true if nothing is left to wait for.
     pub(super) fn is_over(&self) -> bool {
         self.outcome.is_some() || (self.is_late && self.promises == 0)
     }
@@ -272,7 +272,7 @@ impl Call {
     }
 }
 
-/// Waits until one of these is there.
+/// Waits until one of these operations completes.
 pub(super) async fn first(waiting: &mut Vec<Waiting>) -> (u32, Settled) {
     poll_fn(|cx| poll_first(waiting, cx)).await
 }

@@ -1,5 +1,5 @@
-//! What a `config.matcher` asks of a request beside its path: `has` and `missing`, as in
-//! Next.js, which looks at the head as node gives it (its `matchHas`).
+//! `has` and `missing` conditions of a `config.matcher`, checked beside the path, as in Next.js,
+//! which reads the headers as Node.js gives them (its `matchHas`).
 
 use std::borrow::Cow;
 
@@ -11,17 +11,17 @@ use serde_json::{Map, Value};
 use super::expression::anchored;
 use crate::base::query::query_of;
 
-/// What conditions look at: the request as the client sent it.
+/// Request as the client sent it, for conditions to read.
 #[derive(Clone, Debug)]
 pub struct Asked<'r> {
     pub headers: &'r HeaderMap,
-    /// With its query.
+    /// Path and query.
     pub target: &'r [u8],
-    /// In lower case and without a port.
+    /// Host in lower case, without a port.
     pub host: Cow<'r, str>,
 }
 
-/// All of `has` are met, and none of `missing`.
+/// Conditions that hold if all of `has` and none of `missing` are met.
 #[derive(Debug)]
 pub(super) struct Conditions {
     has: Vec<Condition>,
@@ -29,7 +29,7 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// A condition that a client meets or not as it likes: its list, and what it looks at.
+    /// Returns a condition that the client controls, with its list and the value that it reads.
     pub(super) fn clients_choice(&self) -> Option<String> {
         let of = |list, conditions: &[Condition]| {
             let mut places = conditions.iter().map(|condition| &condition.place);
@@ -38,7 +38,7 @@ impl Conditions {
                     Place::Header(name, _) => ("header", name.as_str()),
                     Place::Cookie(name) => ("cookie", &**name),
                     Place::Query(name) => ("query", &**name),
-                    // Routes go by it as well.
+                    // Routes match on the host too.
                     Place::Host => return None,
                 };
                 Some(format!("`{list}` of the {what} `{name}`"))
@@ -48,7 +48,7 @@ impl Conditions {
     }
 
     pub(super) fn hold(&self, asked: &Asked<'_>) -> bool {
-        // What is too hard to tell is for the plugin: it can look itself.
+        // The plugin decides where matching gave up: it can look itself.
         let mut missing = self.missing.iter();
         self.has
             .iter()
@@ -60,13 +60,13 @@ impl Conditions {
 #[derive(Debug)]
 struct Condition {
     place: Place,
-    /// Without one whatever is there will do.
+    /// Pattern of the value; without one, any value matches.
     value: Option<Box<Regex>>,
 }
 
 #[derive(Debug)]
 enum Place {
-    /// What stands between its lines; without, the first alone counts.
+    /// Header with the separator that joins its lines; without one, only the first line counts.
     Header(HeaderName, Option<&'static str>),
     Cookie(Box<str>),
     Query(Box<str>),
@@ -74,7 +74,7 @@ enum Place {
 }
 
 impl Condition {
-    /// `None` if it is too hard to tell.
+    /// Returns `None` if matching gave up.
     fn is_met(&self, asked: &Asked<'_>) -> Option<bool> {
         match (self.place.value(asked), &self.value) {
             (None, _) => Some(false),
@@ -85,7 +85,7 @@ impl Condition {
 }
 
 impl Place {
-    /// What is there; nothing is as good as what is not there.
+    /// Returns the value at this place; an empty value counts as absent.
     fn value<'r>(&self, asked: &'r Asked<'_>) -> Option<Cow<'r, str>> {
         let value = match self {
             Self::Header(name, mark) => header(asked.headers, name, *mark)?,
@@ -97,7 +97,7 @@ impl Place {
     }
 }
 
-/// Of which node keeps the first.
+/// Headers of which Node.js keeps only the first line.
 const SINGLE: [HeaderName; 18] = [
     header::AGE,
     header::AUTHORIZATION,
@@ -142,7 +142,7 @@ fn header<'r>(
     Some(whole)
 }
 
-/// A head as node reads it: each byte is a letter.
+/// Decodes a header value as Node.js does: each byte is one character.
 fn text(bytes: &[u8]) -> Cow<'_, str> {
     match str::from_utf8(bytes) {
         Ok(text) if text.is_ascii() => Cow::Borrowed(text),
@@ -150,7 +150,7 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// The first of that name, as the package `cookie` reads it.
+/// Returns the first cookie of that name, as the package `cookie` reads it.
 fn cookie<'r>(headers: &'r HeaderMap, name: &str) -> Option<Cow<'r, str>> {
     let lines = headers.get_all(header::COOKIE).iter();
     let mut pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
@@ -171,7 +171,7 @@ fn cookie<'r>(headers: &'r HeaderMap, name: &str) -> Option<Cow<'r, str>> {
     })
 }
 
-/// As `decodeURIComponent` has it; `None` if there is nothing to decode, or it cannot be.
+/// Decodes as `decodeURIComponent` does; `None` if nothing is encoded, or decoding fails.
 fn decoded(text: &str) -> Option<String> {
     let mut coded = text.split('%').skip(1).peekable();
     coded.peek()?;
@@ -185,7 +185,7 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes?).ok()
 }
 
-/// The last of that name. One alone that is empty is as good as none, several are not.
+/// Returns the last parameter of that name. A single empty one counts as absent, several do not.
 fn parameter<'r>(query: &'r [u8], name: &str) -> Option<Cow<'r, str>> {
     let pairs = form_urlencoded::parse(query);
     let mut values = pairs.filter_map(|(own, value)| (own == name).then_some(value));
@@ -196,7 +196,7 @@ fn parameter<'r>(query: &'r [u8], name: &str) -> Option<Cow<'r, str>> {
     }
 }
 
-/// Takes `has` and `missing` out of an entry; `None` if there is nothing to be asked.
+/// Takes `has` and `missing` out of an entry; `None` if neither has a condition.
 pub(super) fn take(entry: &mut Map<String, Value>) -> Result<Option<Box<Conditions>>, String> {
     let mut list = |key: &str| match entry.remove(key) {
         None => Ok(Vec::new()),
@@ -288,7 +288,7 @@ mod tests {
         take(&mut entry)
     }
 
-    /// `asked` is the query and then lines of the head.
+    /// `asked` is the query, then header lines.
     #[track_caller]
     fn assert_hold(written: &Value, asked: &[&str], expected: bool) {
         let conditions = conditions(written.clone()).unwrap().unwrap();
@@ -296,7 +296,7 @@ mod tests {
         for line in &asked[1..] {
             let (name, value) = line.split_once(": ").unwrap();
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            // Each letter is a byte.
+            // Each character is one byte.
             let value: Vec<u8> = value.chars().map(|c| u8::try_from(c).unwrap()).collect();
             headers.append(name, HeaderValue::from_bytes(&value).unwrap());
         }

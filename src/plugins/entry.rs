@@ -1,19 +1,19 @@
-//! Our own functions in an isolate.
+//! Functions that the gateway runs in an isolate.
 #![allow(elided_lifetimes_in_paths, reason = "what is derived here elides them")]
 
 use rquickjs::{Function, JsLifetime};
 
 #[derive(JsLifetime)]
 pub(super) struct Entry<'js> {
-    /// What begins each hook, in the order of [`super::Hook::ALL`].
+    /// Functions that begin each hook, in the order of [`super::Hook::ALL`].
     pub(super) begin: Vec<Option<Function<'js>>>,
-    /// Keeps or rejects a promise.
+    /// Resolves or rejects a promise.
     pub(super) settle: Function<'js>,
     /// Drops promises that nothing will settle.
     pub(super) forget: Function<'js>,
 }
 
-/// Does nothing; kept for as long as there is an engine, see [`super::steps`].
+/// Function that does nothing; kept as long as the engine lives, see [`super::steps`].
 #[derive(JsLifetime)]
 pub(super) struct Nothing<'js>(
     #[expect(dead_code, reason = "kept, and called by its address")] pub(super) Function<'js>,

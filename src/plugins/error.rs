@@ -1,4 +1,4 @@
-//! Why a plugin did not do what it was to do.
+//! Failures of plugins, and their reasons.
 
 use std::fmt;
 
@@ -6,31 +6,31 @@ use rquickjs::{CaughtError, Exception, FromJs, Value};
 
 use super::{hints, host::LONGEST_LINE, text::Text, words::one_line};
 
-/// Why a hook failed, or a plugin could not be loaded.
+/// Failure of a hook, or of loading a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub kind: Kind,
-    /// What is wrong, in the engine's words or ours; no longer than a line of `console`, but it
-    /// may be several lines.
+    /// Message of the engine or the gateway; no longer than a line of `console`, but possibly
+    /// several lines.
     pub message: String,
     /// Lines of `at NAME (FILE:LINE:COLUMN)`, innermost first; may be empty.
     pub stack: String,
 }
 
-/// The fixed word of a failure, for logs and metrics.
+/// Kind of a failure as a fixed word, for logs and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// It threw, or gave what nobody can use.
+    /// Thrown exception or unusable return value.
     Script,
-    /// It used the processor for too long.
+    /// CPU time limit exceeded.
     Cpu,
-    /// It did not end in time.
+    /// Not finished in time.
     Wall,
-    /// It did not even come out of the engine in time, and a thread is held by it.
+    /// Still inside the engine after the time limit, holding a thread.
     Stuck,
-    /// Its heap is full.
+    /// Heap full.
     Memory,
-    /// It could not be loaded.
+    /// Plugin could not be loaded.
     Load,
 }
 
@@ -55,7 +55,7 @@ impl Kind {
         }
     }
 
-    /// Whether the isolate cannot be trusted any more: it was stopped in the middle.
+    /// Returns true if the isolate cannot be trusted any more: it was interrupted midway.
     pub(super) fn is_fatal(self) -> bool {
         matches!(self, Self::Cpu | Self::Memory)
     }
@@ -70,7 +70,7 @@ impl Failure {
         }
     }
 
-    /// Of a script that asks for what cannot be.
+    /// Failure of a script that tried something impossible.
     pub fn script(message: impl Into<String>) -> Self {
         Self::new(Kind::Script, message)
     }
@@ -79,12 +79,12 @@ impl Failure {
         Self::new(Kind::Load, message)
     }
 
-    /// Where the heap has no room for an `Error`, the engine throws `null`.
+    /// The engine throws `null` if the heap has no room for an `Error`.
     pub(super) fn is_null(&self) -> bool {
         self.message == "it threw null"
     }
 
-    /// What a plugin has thrown.
+    /// Failure for a value that a plugin threw.
     pub(super) fn thrown(thrown: Value<'_>) -> Self {
         let exception = thrown.as_object().cloned().and_then(Exception::from_object);
         Self::of(match exception {
@@ -93,7 +93,7 @@ impl Failure {
         })
     }
 
-    /// What the engine says.
+    /// Failure for an error of the engine.
     pub(super) fn of(error: CaughtError<'_>) -> Self {
         match error {
             CaughtError::Exception(exception) => {
@@ -124,7 +124,7 @@ impl Failure {
             }
             CaughtError::Value(value) => {
                 let ctx = value.ctx().clone();
-                // What is no `Error` may still know where it was made, such as a DOMException.
+                // A value that is not an `Error` may still have a stack, such as a DOMException.
                 let object = value.as_object();
                 let stack = object.and_then(|object| object.get::<_, Option<Text>>("stack").ok());
                 let stack = stack.flatten().map(|text| text.0);
@@ -143,17 +143,17 @@ impl Failure {
     }
 }
 
-/// A plugin may throw whatever its heap has room for.
+/// Shortens a text: a plugin may throw whatever its heap has room for.
 fn cut(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(LONGEST_LINE));
     text
 }
 
-/// One line, for logs: a client's words may be in it.
+/// Writes one line, for logs: it may contain client input.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&one_line(&self.message))?;
-        // The first line that its author has written: those before are ours or the engine's.
+        // The first line written by the author: those before are the gateway's or the engine's.
         let mut lines = self.stack.lines().map(str::trim);
         let others = ["(edgeway/", "(native)", "<input>"];
         let own = lines.find(|line| !others.iter().any(|other| line.contains(other)));

@@ -1,22 +1,22 @@
-//! What a plugin exports: whatever nothing would call, or read, is an error when it is loaded.
+//! Exports of a plugin: an export that nothing would call or read is an error at load time.
 
 use rquickjs::{Ctx, Exception, Object, Result, Value};
 
 use super::call::Hook;
 
-/// What else is taken for `onRequest`.
+/// Other names accepted for `onRequest`.
 pub(super) const ALIASES: [&str; 3] = ["proxy", "middleware", "default"];
 
-/// What Next.js has in `config` beside the matcher. It chooses engines and places there, of
-/// which there is one here.
+/// Keys that Next.js has in `config` beside the matcher. They choose runtimes and regions there;
+/// here there is only one.
 const WITHOUT_MEANING: [&str; 3] = ["runtime", "regions", "unstable_allowDynamic"];
 
-/// How many letters a name may be away from a hook's to be taken for it, if it begins as they
-/// do. What is enough for keys of a configuration, which are all known, would take
-/// `sendResponse` for a hook, and `log`, `error` or `route`.
+/// Edit distance at which a name that begins like a hook's is taken for it. The distance used for
+/// keys of a configuration, which are all known, would take `sendResponse` for a hook, and `log`,
+/// `error` or `route`.
 const NEAR: usize = 2;
 
-/// Refuses what its author cannot have meant.
+/// Refuses exports that the author cannot have meant.
 pub(super) fn demand<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<()> {
     let refuse = |why: &str| Err(Exception::throw_message(ctx, why));
     for name in namespace.keys::<String>() {
@@ -66,7 +66,7 @@ pub(super) fn demand<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<()>
     Ok(())
 }
 
-/// The `config.matcher` that it exports, as JSON.
+/// Returns the exported `config.matcher` as JSON.
 pub(super) fn matcher<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<Option<String>> {
     let refuse = |why: &str| Err(Exception::throw_message(ctx, why));
     let config: Value<'js> = namespace.get("config")?;
@@ -91,7 +91,7 @@ pub(super) fn matcher<'js>(ctx: &Ctx<'js>, namespace: &Object<'js>) -> Result<Op
     }
 }
 
-/// The hook that such a name must have meant.
+/// Returns the hook that a misspelled name must have meant.
 fn meant(name: &str) -> Option<&'static str> {
     if ALIASES.contains(&name) {
         return None;

@@ -1,7 +1,8 @@
-//! Regular expressions of JavaScript (without flags), written as the ones that are matched here.
+//! Translates JavaScript regular expressions (without flags) to the syntax of the regex engine used
+//! here.
 //!
-//! What is written the same and means something else is written anew. `\b` is left as it is: it
-//! knows the letters of all languages, and not those of ASCII alone.
+//! Syntax that reads the same and means something else is rewritten. `\b` stays as it is: it knows
+//! the letters of all languages, and not only those of ASCII.
 
 use std::fmt::Write;
 
@@ -9,8 +10,8 @@ use fancy_regex::Regex;
 
 use super::matcher::bounded;
 
-/// One for what it matches as a whole, as `new RegExp('^' + text + '$')` does: in `a|b` either
-/// end is left open.
+/// Returns the regex of a whole value, as `new RegExp('^' + text + '$')` does: in `a|b` either end
+/// is left open.
 pub(super) fn anchored(text: &str) -> Result<Regex, String> {
     let why = |why: String| format!("`{text}` cannot be matched: {why}");
     let regex = translated(&format!("^{text}$")).map_err(why)?;
@@ -46,7 +47,7 @@ fn translated(text: &str) -> Result<String, String> {
                 regex.push(']');
                 after
             }
-            // Sets in sets and their operators, which are plain letters there.
+            // Nested sets and set operators, which are plain characters in JavaScript.
             ('[' | '&' | '~', true) | (']' | '}', false) => {
                 regex.push('\\');
                 regex.push(letter);
@@ -66,7 +67,7 @@ fn translated(text: &str) -> Result<String, String> {
     Ok(regex)
 }
 
-/// How often something is repeated, behind its `{`; otherwise that is a plain letter.
+/// Copies a quantifier after its `{`; any other `{` is a plain character.
 fn count<'t>(after: &'t str, regex: &mut String) -> &'t str {
     let end = after.find('}').map(|end| end + 1);
     let is_count = |count: &str| {
@@ -84,7 +85,7 @@ fn count<'t>(after: &'t str, regex: &mut String) -> &'t str {
     }
 }
 
-/// What follows a `\`; gives back what is left.
+/// Translates what follows a `\`; returns the rest.
 fn escape<'t>(after: &'t str, is_class: bool, regex: &mut String) -> Result<&'t str, String> {
     let letter = after.chars().next().ok_or("it ends with `\\`")?;
     let (escaped, rest) = after.split_at(letter.len_utf8());
@@ -116,7 +117,7 @@ fn escape<'t>(after: &'t str, is_class: bool, regex: &mut String) -> Result<&'t 
             }
             regex.push(letter);
         }
-        // Any other stands for itself.
+        // Any other character stands for itself.
         _ => regex.push_str(&regex::escape(escaped)),
     }
     Ok(rest)
@@ -143,7 +144,7 @@ mod tests {
         }
     }
 
-    /// Each line was compared with what node says.
+    /// Each line was compared with the output of Node.js.
     #[test]
     fn values_are_matched_as_in_javascript() {
         assert_matches(

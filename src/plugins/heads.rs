@@ -1,4 +1,4 @@
-//! Heads as hooks may change them: what of them is the gateway's own.
+//! Header changes by hooks, and the headers that only the gateway may set.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -7,8 +7,8 @@ use super::{
     error::Failure,
 };
 
-/// Whether a header belongs to the connection or to the framing, which are the gateway's own: a
-/// plugin's word about it is passed over, as browsers do it with forbidden names.
+/// Returns true if a header belongs to the connection or to the framing, which the gateway
+/// controls: changes by plugins are ignored, as browsers ignore forbidden header names.
 pub fn is_ours(name: &HeaderName) -> bool {
     const OURS: [&str; 9] = [
         "connection",
@@ -24,14 +24,14 @@ pub fn is_ours(name: &HeaderName) -> bool {
     OURS.contains(&name.as_str())
 }
 
-/// Does to the headers of an answer what a hook wants.
+/// Applies the changes of a hook to response headers.
 pub fn apply(changes: &[Change], headers: &mut HeaderMap) {
     for change in changes.iter().filter(|change| !is_ours(change.name())) {
         change.clone().apply(headers);
     }
 }
 
-/// Does to the headers of a request what a hook wants.
+/// Applies the changes of a hook to request headers.
 pub fn apply_to_request(changes: &[Change], headers: &mut HeaderMap) {
     let others = |change: &&Change| !is_ours(change.name()) && *change.name() != header::HOST;
     for change in changes.iter().filter(others) {
@@ -39,7 +39,7 @@ pub fn apply_to_request(changes: &[Change], headers: &mut HeaderMap) {
     }
 }
 
-/// Refuses another status for an answer that would have no body then, or one.
+/// Refuses a new status that would add or remove the body of the response.
 pub fn may_become(from: StatusCode, to: StatusCode) -> Result<(), Failure> {
     if framing(from) == framing(to) {
         return Ok(());
@@ -49,7 +49,7 @@ pub fn may_become(from: StatusCode, to: StatusCode) -> Result<(), Failure> {
     )))
 }
 
-/// How a client tells where such an answer ends: one kind cannot become another.
+/// Returns a number for how clients find the end of a response: one kind cannot become another.
 fn framing(status: StatusCode) -> u8 {
     match status {
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => 0,
@@ -59,7 +59,8 @@ fn framing(status: StatusCode) -> u8 {
 }
 
 impl Response {
-    /// Its type, if it has a body, and what else of its headers is sent.
+    /// Returns the content type, if there is a body, and the response without the headers that are
+    /// not sent.
     pub fn sent(mut self) -> (Option<HeaderValue>, Self) {
         let content_type = self.headers.remove(header::CONTENT_TYPE);
         self.headers.remove(header::DATE);

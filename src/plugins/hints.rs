@@ -1,6 +1,6 @@
-//! What to write in the place of what is not there, for those who know it from elsewhere.
+//! Hints on alternatives to APIs that authors know from elsewhere and that are missing here.
 
-/// What an author may do about such an error of the engine.
+/// Returns a hint about an error of the engine, if there is one.
 pub(super) fn of(message: &str) -> Option<&'static str> {
     if let Some(name) = message.strip_suffix(" is not defined") {
         return of_name(name);

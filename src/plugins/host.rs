@@ -1,7 +1,7 @@
-//! The functions that the objects of the Web are made of, as JavaScript calls them.
+//! Native functions that JavaScript calls and that the Web API is built on.
 //!
-//! Whatever belongs to a request is named by the number of its call: what a plugin keeps of
-//! a request that is over is of no use to it, and an error says so.
+//! Data of a request is addressed by the number of its call: if a plugin keeps an object of a
+//! request that is over, using it is an error.
 
 use std::{
     sync::{
@@ -33,40 +33,40 @@ use super::{
     words::{self, Said},
 };
 
-/// How many headers a plugin may add to a head, and how long one may be.
+/// Most headers that a plugin may add to a header section, and the longest header.
 const MOST_HEADERS: usize = 128;
 pub(super) const LONGEST_HEADER: usize = 8 << 10;
-/// How much of a line of `console` is logged.
+/// Longest logged part of a line of `console`.
 pub(super) const LONGEST_LINE: usize = 4 << 10;
-/// How long the body of an own answer may be. It is held until its client has read it, outside
-/// of the plugin's memory.
+/// Longest body of a plugin's own response. It is held until its client has read it, outside the
+/// plugin's memory.
 const LONGEST_ANSWER: usize = 1 << 20;
-/// How long what a hook gives back as text may be: a URL, a part of a key, a name.
+/// Longest text that a hook may return: a URL, a part of a key, a name.
 const LONGEST_SAID: usize = 8 << 10;
-/// How much a hook may wait for at a time.
+/// Most operations that a hook may wait for at a time.
 const MOST_WAITING: usize = 64;
 
-/// What an isolate has beside the engine.
+/// State of an isolate beside the engine.
 pub(super) struct State {
-    /// What is running in it.
+    /// Running call.
     pub(super) call: Mutex<Option<Box<Call>>>,
     waits: AtomicU32,
-    /// What nothing will settle any more.
+    /// Promises that nothing will settle any more.
     pub(super) forgotten: Forgotten,
     pub(super) log: Arc<dyn Log>,
     budget: Arc<Budget>,
 }
 
-/// What an isolate is in: where lines of `console` go, and what else it finds.
+/// Environment of an isolate: receives lines of `console`, and may add functions.
 pub(super) trait Log: Send + Sync {
     fn line(&self, level: Level, text: &str);
 
-    /// A line of `ctx.log`.
+    /// Writes a line of `ctx.log`.
     fn said(&self, said: &Said<'_>) {
         self.line(said.level, &said.line());
     }
 
-    /// What a hook left to be done has failed.
+    /// Reports failed `ctx.waitUntil` work.
     fn left_undone(&self, plugin: &str, request_id: &str, failure: &Failure) {
         log::warn!(
             plugin = plugin, hook = "waitUntil", kind = failure.kind.word(),
@@ -75,7 +75,7 @@ pub(super) trait Log: Send + Sync {
         );
     }
 
-    /// Adds to what every plugin finds.
+    /// Adds to the functions that every plugin has.
     fn extend<'js>(
         &self,
         _ctx: &Ctx<'js>,
@@ -98,17 +98,17 @@ impl State {
         }
     }
 
-    /// A function of ours goes over so many bytes, see [`Budget::passes`].
+    /// Counts bytes that a host function processes, see [`Budget::passes`].
     pub(super) fn pass(&self, ctx: &Ctx<'_>, bytes: usize) -> Result<()> {
         values::pass(ctx, &self.budget, bytes)
     }
 
-    /// The strings of an array, within bounds.
+    /// Returns the strings of an array, within bounds.
     pub(super) fn texts(&self, ctx: &Ctx<'_>, array: &Array<'_>) -> Result<Vec<String>> {
         values::texts_of(ctx, &self.budget, array)
     }
 
-    /// Has the hook that is running wait for `work`; the number is that of its promise.
+    /// Makes the running hook wait for `work`; returns the number of its promise.
     pub(super) fn wait(
         &self,
         ctx: &Ctx<'_>,
@@ -132,7 +132,7 @@ impl State {
         Ok(id)
     }
 
-    /// Does something with the call of that number, if it is the one that is running.
+    /// Runs `what` on the call of that number, if that call is running.
     pub(super) fn with<T>(
         &self,
         ctx: &Ctx<'_>,
@@ -149,7 +149,8 @@ impl State {
 }
 
 impl Call {
-    /// Nobody sees what is changed once the hook is over, though its work goes on.
+    /// Refuses changes once the hook is over: changes would have no effect, though the hook's work
+    /// goes on.
     fn still(&self, ctx: &Ctx<'_>) -> Result<()> {
         if self.is_late {
             return Err(Exception::throw_type(ctx, "this request is over"));
@@ -158,7 +159,7 @@ impl Call {
     }
 }
 
-/// An object with all of them.
+/// Returns an object with all host functions.
 pub(super) fn functions<'js>(
     ctx: &Ctx<'js>,
     state: &Arc<State>,
@@ -234,7 +235,8 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     host.set("headerChange", Function::new(ctx.clone(), change)?)
 }
 
-/// The call and which of its heads: 0 of the request, 1 of the answer.
+/// Splits a number into the call and one of its header sections: 0 for the request, 1 for the
+/// response.
 fn head_of(head: u32) -> (u32, usize) {
     (head / 2, usize::from(head % 2 == 1))
 }
@@ -258,7 +260,7 @@ pub(super) fn flat(headers: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-/// Each byte is a character, as the Fetch standard has it for header values.
+/// Maps each byte to one character, as the Fetch standard defines for header values.
 fn latin(value: &HeaderValue) -> String {
     match value.to_str() {
         Ok(text) => text.to_owned(),
@@ -272,7 +274,7 @@ fn header_name(ctx: &Ctx<'_>, name: &str) -> Result<HeaderName> {
 }
 
 fn header_value(ctx: &Ctx<'_>, value: &str) -> Result<HeaderValue> {
-    // A letter has two bytes at most, of those that may be there.
+    // A valid character has two bytes at most.
     let value = &value[..value.floor_char_boundary(2 * LONGEST_HEADER + 2)];
     let bytes: Option<Vec<u8>> = value
         .trim()
@@ -368,7 +370,7 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
     let respond =
         move |ctx: Ctx<'js>, call: u32, status: u16, headers: Array<'js>, body: Value<'js>| {
             let body = few_bytes(&body, LONGEST_ANSWER);
-            // It was gone over even if it is too long.
+            // The body was processed even if it is too long.
             s.pass(&ctx, body.as_ref().map_or(LONGEST_ANSWER, Bytes::len))?;
             let response = Response {
                 status: status_of(&ctx, status)?,
@@ -416,8 +418,8 @@ pub(super) fn map(ctx: &Ctx<'_>, flat: &[String]) -> Result<HeaderMap> {
     Ok(headers)
 }
 
-/// The bytes of a string, a buffer or a view of one; `Err` if there are more than `most`, which
-/// are not copied.
+/// Returns the bytes of a string, a buffer or a view of one; `Err` if there are more than `most`,
+/// which are not copied.
 pub(super) fn few_bytes(value: &Value<'_>, most: usize) -> std::result::Result<Bytes, ()> {
     if let Some(text) = value.as_string() {
         if text::length(text) > most {
@@ -437,8 +439,8 @@ pub(super) fn few_bytes(value: &Value<'_>, most: usize) -> std::result::Result<B
     Ok(copied(array, buffer.as_ref()).unwrap_or_default())
 }
 
-/// How many bytes an array has, whatever a plugin has made of its `length`. To ask the engine
-/// for that may run something, which may be stopped.
+/// Returns the length of an array in bytes, even if a plugin has overridden its `length`. Reading
+/// that property may run JavaScript, which may be interrupted.
 pub(super) fn size(array: &TypedArray<'_, u8>) -> usize {
     read(Some(array), None, <[u8]>::len).unwrap_or(0)
 }
@@ -459,7 +461,7 @@ fn read<T>(
     buffer: Option<&ArrayBuffer<'_>>,
     what: fn(&[u8]) -> T,
 ) -> Option<T> {
-    // SAFETY: it is read at once, and the engine runs nothing until we give back.
+    // SAFETY: it is read at once, and the engine runs nothing until this returns.
     let bytes = unsafe {
         match (array, buffer) {
             (Some(array), _) => array.as_bytes(),

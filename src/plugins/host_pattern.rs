@@ -1,12 +1,12 @@
-//! The hosts that a plugin is for.
+//! Hosts that a plugin applies to.
 
 use std::borrow::Cow;
 
-/// `shop.example.com`, or `*.example.com` for whatever is below that.
+/// Pattern such as `shop.example.com`, or `*.example.com` for all its subdomains.
 #[derive(Debug)]
 pub enum HostPattern {
     Exact(Box<str>),
-    /// With the dot in front.
+    /// Suffix with the leading dot.
     Below(Box<str>),
 }
 
@@ -29,7 +29,7 @@ impl HostPattern {
         }
     }
 
-    /// `host` is in lower case and without a port.
+    /// Returns true if the pattern matches `host`, which is in lower case and without a port.
     pub(super) fn is_for(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => host == &**name,
@@ -38,7 +38,8 @@ impl HostPattern {
     }
 }
 
-/// An authority as [`HostPattern`]s have it: in lower case, without port and final dot.
+/// Returns the host of an authority as [`HostPattern`]s have it: in lower case, without port and
+/// final dot.
 pub fn host_name(authority: &str) -> Cow<'_, str> {
     let name = authority
         .rsplit_once(':')

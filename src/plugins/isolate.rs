@@ -1,4 +1,4 @@
-//! One instance of a plugin in an engine of its own.
+//! Instance of a plugin in an engine of its own.
 
 use std::{
     borrow::Cow,
@@ -22,7 +22,7 @@ use super::{
     source::{Modules, Source},
 };
 
-/// What plugins find there, in the order in which it is built up.
+/// Modules of the Web API, in the order in which they are loaded.
 const WEB: [(&str, &str); 11] = [
     ("edgeway/code.js", include_str!("web/code.js")),
     ("edgeway/console.js", include_str!("web/console.js")),
@@ -37,20 +37,20 @@ const WEB: [(&str, &str); 11] = [
     ("edgeway/words.js", include_str!("web/words.js")),
 ];
 
-/// From which entry of a hook its time is counted from the start: most are entered less
+/// Entry of a hook from which its time is counted from the start: most hooks are entered less
 /// often, and need no clock.
 const COUNTED_FROM: u32 = 8;
 
-/// Bytes that the heap may have beyond its limit while a plugin is loaded.
+/// Bytes that the heap may exceed its limit by while a plugin is loaded.
 const LOADING: usize = 32 << 20;
-/// A heap that has no more room than this is full.
+/// Free bytes up to which a heap counts as full.
 const FULL: u64 = 16 << 10;
 
-/// Numbers of calls begin anew after so many: twice a number, and 1, is still a small integer
-/// to the engine.
+/// Number of calls after which call numbers start again: twice a number plus 1 is still a small
+/// integer to the engine.
 const CALLS: u32 = 1 << 29;
 
-/// A plugin that is loaded.
+/// Loaded plugin.
 pub(super) struct Isolate {
     context: Context,
     runtime: Runtime,
@@ -60,11 +60,11 @@ pub(super) struct Isolate {
     wary: Arc<Wary>,
     exports: Exports,
     calls: AtomicU32,
-    /// It was stopped in the middle of something.
+    /// Set once the isolate was interrupted midway.
     is_broken: AtomicBool,
 }
 
-/// What a plugin's module exports.
+/// Exports of a plugin's module.
 pub(super) struct Exports {
     hooks: u8,
     /// `config.matcher`, as JSON.
@@ -95,7 +95,7 @@ impl Isolate {
             runtime.set_memory_limit(bytes);
             budget.steps.set_memory(bytes);
         };
-        // The engine reads a module as if there were always memory.
+        // The engine reads a module as if memory never ran out.
         allow(limits.memory.saturating_add(LOADING));
         runtime.set_interrupt_handler(Some(Box::new(budget.asks())));
         let context = Context::full(&runtime).map_err(out_of_memory)?;
@@ -109,7 +109,7 @@ impl Isolate {
                 .map_err(Failure::of)
         });
         budget.leave();
-        // Whatever came of it: it was stopped in the middle.
+        // Whatever it returned: it was interrupted midway.
         if budget.is_over() {
             let most = limits.load;
             return Err(Failure::load(format!(
@@ -149,13 +149,13 @@ impl Isolate {
         self.exports.hooks & hook.bit() != 0
     }
 
-    /// The next call.
+    /// Creates the next call.
     pub(super) fn call(&self, input: Input) -> Box<Call> {
         let id = self.calls.fetch_add(1, Ordering::Relaxed) % CALLS;
         Box::new(Call::new(id, input, Arc::clone(&self.state.forgotten)))
     }
 
-    /// No further hook is to begin in it.
+    /// Stops further hooks from beginning in this isolate.
     pub(super) fn condemn(&self) {
         self.is_broken.store(true, Ordering::Relaxed);
     }
@@ -164,13 +164,14 @@ impl Isolate {
         self.is_broken.load(Ordering::Relaxed)
     }
 
-    /// As [`Isolate::condemn`]: a hook that does not come out holds a thread.
+    /// Condemns the isolate like [`Isolate::condemn`]: a hook that does not come out holds a
+    /// thread.
     pub(super) fn give_up(&self) {
         self.condemn();
         self.wary.begin();
     }
 
-    /// Bytes of its heap.
+    /// Heap in use, in bytes.
     pub(super) fn heap(&self) -> u64 {
         u64::try_from(self.runtime.memory_usage().malloc_size).unwrap_or(0)
     }
@@ -195,7 +196,7 @@ impl Isolate {
         })
     }
 
-    /// Goes on with a hook that has waited.
+    /// Resumes a hook that has waited.
     pub(super) fn settle(&self, mut call: Box<Call>, promise: u32, settled: Settled) -> Box<Call> {
         call.waiting.settling = None;
         self.enter(call, |entry, _| {
@@ -208,16 +209,16 @@ impl Isolate {
         })
     }
 
-    /// Runs something of a call in the engine, and all that follows from it at once. `what`
-    /// says whether the hook is over and wants nothing.
+    /// Runs a part of a call in the engine, and all jobs that follow from it. `what` returns true
+    /// if the hook is over and wants nothing.
     fn enter(
         &self,
         mut call: Box<Call>,
         what: impl FnOnce(&Entry<'_>, u32) -> rquickjs::Result<bool>,
     ) -> Box<Call> {
         call.entries = call.entries.saturating_add(1);
-        // On a thread of its own a clock costs little beside the way there, and what calls
-        // expensive functions is stopped when the engine asks first.
+        // On a thread of its own a clock costs little beside getting there, and a hook that calls
+        // expensive functions stops at the first interrupt.
         let is_counted = call.entries >= COUNTED_FROM || self.limits.isolation == Isolation::Thread;
         let (id, used) = (call.id, call.used);
         let (call, failed) = self.context.with(|ctx| {
@@ -225,7 +226,7 @@ impl Isolate {
             let entry = ctx.userdata::<Entry<'_>>();
             let forgotten = std::mem::take(&mut *state.forgotten.lock());
             if let (Some(entry), false) = (&entry, forgotten.is_empty()) {
-                // Not on the account of this hook.
+                // Not counted against this hook.
                 self.budget.enter(self.limits.load, Duration::ZERO, false);
                 if entry.forget.call::<_, ()>((forgotten,)).is_err() {
                     self.condemn();
@@ -243,7 +244,7 @@ impl Isolate {
                 None => Err(Failure::load("it has no entry")),
             };
             drop(entry);
-            // What is left to do belongs to this hook, and to no later one.
+            // Pending jobs belong to this hook, and to no later one.
             while !self.budget.is_over() && ctx.execute_pending_job() {}
             let mut call = state.call.lock().take();
             if let (Ok(true), Some(call)) = (&outcome, &mut call) {
@@ -255,11 +256,11 @@ impl Isolate {
         let mut call = call.expect("nothing takes it out but this");
         call.used = used;
         let is_over = call.outcome.is_none() && used > self.limits.cpu;
-        // One that came back all the same has used as much: what it wants is not done.
+        // A hook that returned anyway has used as much: its result is discarded.
         if call.entries > 1 || call.outcome.is_none() {
             call.held += self.budget.thread_time();
         }
-        // What it waits for between does not make it less.
+        // Waiting in between does not reduce it.
         let is_late = self.budget.is_late() || call.held / 2 > self.limits.cpu;
         if self.budget.is_over() || is_over || is_late {
             if is_late {
@@ -366,8 +367,8 @@ fn load<'js>(
     })
 }
 
-/// What the engine has beyond the language to shape traces is no part of the Web, and it never
-/// lets go of what `stackTraceLimit` was: it could not be freed then.
+/// Removes engine extensions that shape stack traces: they are not part of the Web API, and the
+/// engine never releases the value of `stackTraceLimit`, so it could not be freed.
 fn forget_traces(ctx: &Ctx<'_>) -> rquickjs::Result<()> {
     let errors: Object<'_> = ctx.globals().get("Error")?;
     errors.remove("stackTraceLimit")?;

@@ -1,4 +1,4 @@
-//! What is known of who asks: the claims of a token, and the place of an address.
+//! Facts about the client: the claims of its token, and the location of its address.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use serde_json::{Map, Value};
 use super::host::State;
 use crate::base::geo::Whereabouts;
 
-/// What a hook finds in its context if it asks: either costs nothing before.
+/// Facts that a hook can read from its context; neither costs anything before it is read.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    /// The claims of a token that was verified.
+    /// Claims of a verified token.
     pub claims: Option<Arc<Map<String, Value>>>,
     pub place: Option<Whereabouts>,
 }
 
-/// Puts them into `host`.
+/// Adds the functions that read these facts to `host`.
 pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
     let claims = move |ctx: Ctx<'js>, call: u32| {

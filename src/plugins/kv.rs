@@ -1,7 +1,7 @@
-//! What plugins remember: values under keys, for a time, each plugin its own.
+//! Key-value storage of plugins, with expiry; each plugin has its own.
 //!
-//! In the memory of this process, or in the Redis that gateways share. A Redis that is gone
-//! is an error that the plugin sees; what it does then is its own business.
+//! Values are in the memory of this process, or in the Redis that gateways share. An unavailable
+//! Redis is an error that the plugin sees and handles itself.
 
 use std::{
     collections::HashMap,
@@ -19,16 +19,16 @@ use crate::base::{
     units::whole_millis,
 };
 
-/// How many keys a plugin may have in memory.
+/// Most keys that a plugin may have in memory.
 const MOST: usize = 10_000;
-/// How long a key and a value may be, together.
+/// Longest key and value together, in bytes.
 const LONGEST: usize = 64 << 10;
-/// How many bytes they may have in memory, all of a plugin's.
+/// Most bytes of all keys and values of a plugin in memory.
 const MOST_BYTES: usize = 8 << 20;
-/// What is to last longer is kept for good: neither clocks nor Redis count that far.
+/// Longest time to live. Beyond it a value never expires: neither clocks nor Redis count that far.
 const LONGEST_TIME: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// Adds to a number and gives what it is then; a new one gets a time to live.
+/// Adds to a number and returns the result; a new number gets a time to live.
 const INCREMENT: &str = "
 local now = redis.call('INCRBY', KEYS[1], ARGV[1])
 if now == tonumber(ARGV[1]) and ARGV[2] ~= '0' then
@@ -36,7 +36,7 @@ if now == tonumber(ARGV[1]) and ARGV[2] ~= '0' then
 end
 return now";
 
-/// Whether a key and its value are short enough to be kept, by their bytes.
+/// Checks that a key and its value are short enough to be stored, in bytes.
 pub(super) fn fits(key: usize, text: usize) -> Result<(), String> {
     if key.saturating_add(text) > LONGEST {
         return Err(format!("a key and its value have {LONGEST} bytes at most"));
@@ -44,7 +44,7 @@ pub(super) fn fits(key: usize, text: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// The values of one plugin.
+/// Values of one plugin.
 #[derive(Debug)]
 pub struct Kv {
     store: Store,
@@ -89,7 +89,7 @@ impl Kv {
         }
     }
 
-    /// In Redis, under the name of the plugin.
+    /// Stores values in Redis, under the name of the plugin.
     pub fn redis(redis: Arc<Redis>, plugin: &str) -> Self {
         let prefix = prefix(redis.prefix(), plugin);
         Self {
@@ -112,7 +112,7 @@ impl Kv {
         }
     }
 
-    /// `time`: after which it is gone.
+    /// Stores a value; it expires after `time`.
     pub(super) async fn put(
         &self,
         key: &str,
@@ -150,8 +150,8 @@ impl Kv {
         }
     }
 
-    /// Adds to a number, which is none until then, and gives what it is now. `time` is that
-    /// of a number that was none.
+    /// Adds to a number, zero if absent, and returns the result. `time` is the time to live of a
+    /// new number.
     pub(super) async fn increment(
         &self,
         key: &str,
@@ -173,18 +173,18 @@ impl Kv {
     }
 }
 
-/// What the keys of a plugin begin with. The length of its name is part of it: no name and key
-/// together are another name and key.
+/// Returns the prefix of a plugin's keys. It includes the length of the name, so that no name and
+/// key together equal another name and key.
 fn prefix(all: &str, plugin: &str) -> String {
     format!("{all}kv:{}:{plugin}:", plugin.len())
 }
 
-/// The plugins of one configuration that have a kv, by their names: each name has one.
+/// Plugins of one configuration that have a kv, by name: each name has one.
 #[derive(Debug, Default)]
 pub struct Owners(Mutex<HashMap<String, PathBuf>>);
 
 impl Owners {
-    /// The file that has the kv of this name already, if it is another one.
+    /// Returns the file that already has the kv of this name, if that is another file.
     pub fn claim(&self, name: &str, file: &Path) -> Option<PathBuf> {
         let file = file.canonicalize().unwrap_or_else(|_| file.to_path_buf());
         let mut owners = self.0.lock();
@@ -231,7 +231,7 @@ impl Memory {
         let mut values = self.values.lock();
         values.expire(key, &self.clock);
         let Some(value) = values.all.get_mut(key) else {
-            // Under the same lock: others may count the same for the first time.
+            // Under the same lock: another call may create the same number.
             let put = values.put(key, by.to_string(), time, &self.clock);
             return put.map(|()| by);
         };
@@ -246,7 +246,7 @@ impl Memory {
 }
 
 impl Values {
-    /// What is refused leaves the old value as it was.
+    /// Stores a value; a refused one leaves the old value as it was.
     fn put(
         &mut self,
         key: &str,
@@ -270,7 +270,7 @@ impl Values {
         Ok(())
     }
 
-    /// Whether there is room for so many bytes in the place of what the key has.
+    /// Returns true if there is room for this many bytes in place of the key's current value.
     fn has_room(&self, key: &str, bytes: usize) -> bool {
         let old = self.all.get(key).map(|value| key.len() + value.text.len());
         let others = self.all.len() - usize::from(old.is_some());
@@ -364,7 +364,7 @@ mod tests {
             .unwrap();
         assert!(kv.put("00000000", large.clone(), None).await.is_err());
         assert_eq!(kv.get("00000000").await, Ok(Some("old".into())));
-        // What a key has counts as free for itself.
+        // The size of a key's own value counts as free.
         kv.put("00000001", large, None).await.unwrap();
     }
 
@@ -383,8 +383,7 @@ mod tests {
         }
     }
 
-    /// Invariant: two plugins have no key in common, whatever they are called and whatever they
-    /// ask for.
+    /// Invariant: two plugins have no key in common, whatever their names and keys.
     #[test]
     fn no_key_of_a_plugin_is_one_of_another() {
         let seed = fastrand::u64(..);
@@ -408,7 +407,7 @@ mod tests {
                 .or_insert_with(|| (plugin.clone(), key.clone()));
             assert_eq!(*owner, (plugin.clone(), key.clone()));
             seen += 1;
-            // The control: without the length they do meet.
+            // The control: without the length they do collide.
             let plain = format!("{plugin}:{key}");
             let owner = without_length
                 .entry(plain)

@@ -1,7 +1,7 @@
-//! What hooks leave to be done once they are over: `ctx.waitUntil`.
+//! Work that goes on after the end of its hook: `ctx.waitUntil`.
 //!
-//! It goes on in the instance that the hook ran in, with the limits of a hook but a longer
-//! wall, and nobody waits for it but a process that stops.
+//! It goes on in the instance that the hook ran in, with the limits of a hook but a longer wall
+//! limit. Only a process that stops waits for it.
 
 use std::{
     sync::{
@@ -25,10 +25,10 @@ use crate::base::{
     tasks::Tasks,
 };
 
-/// How much may be under way at a time, of one plugin: each holds on to a request.
+/// Most work in flight at a time, of one plugin: each keeps a request in memory.
 const MOST: usize = 256;
 
-/// Where such work runs, and what is counted of it.
+/// Tasks that run the work of `ctx.waitUntil`, and the counters of that work.
 #[derive(Clone, Debug, Default)]
 pub struct Late {
     tasks: Tasks,
@@ -44,7 +44,7 @@ struct Counts {
 }
 
 impl Late {
-    /// That of a plugin; `tasks` are what a process that stops waits for.
+    /// Creates the tasks and counters of a plugin; a process that stops waits for `tasks`.
     pub fn of(plugin: &str, tasks: Tasks, metrics: &Metrics) -> Self {
         let counter = |outcome| {
             metrics.counter(
@@ -64,7 +64,7 @@ impl Late {
         }
     }
 
-    /// Waits for what is under way.
+    /// Waits for the work in flight.
     pub async fn join(&self) {
         self.tasks.join().await;
     }
@@ -76,16 +76,16 @@ impl Late {
     }
 }
 
-/// Room for so much at a time.
+/// Bounded number of places for work in flight.
 #[derive(Clone, Debug, Default)]
 pub struct Rooms(Arc<AtomicUsize>);
 
-/// A place among those under way, until it is dropped.
+/// Place among the work in flight, until it is dropped.
 #[derive(Debug)]
 pub struct Room(Arc<AtomicUsize>);
 
 impl Rooms {
-    /// Room for one more, if there is any.
+    /// Takes a place, if one is free.
     pub fn one(&self) -> Option<Room> {
         let room = Room(Arc::clone(&self.0));
         (self.0.fetch_add(1, Ordering::Relaxed) < MOST).then_some(room)
@@ -98,9 +98,9 @@ impl Drop for Room {
     }
 }
 
-/// A call that is over but for what it left.
+/// Call that is over but for its remaining work.
 pub(super) enum Rest {
-    /// In the slot of this number.
+    /// Call in the slot of this number.
     Worker(usize, Arc<Isolate>, Box<Call>),
     Thread(Step),
 }
@@ -115,7 +115,7 @@ impl Rest {
 }
 
 impl Plugin {
-    /// Has the rest of a call done, which its hook does not wait for.
+    /// Runs the remaining work of a call; the hook does not wait for that work.
     pub(super) fn go_on(self: &Arc<Self>, mut rest: Rest) {
         let late = &self.given.late;
         let call = rest.call();
@@ -128,7 +128,7 @@ impl Plugin {
             return;
         };
         call.is_late = true;
-        // It has the processor for as long as a hook, and its own changed nothing.
+        // It has as much CPU time as a hook, whose use does not count here.
         call.used = Duration::ZERO;
         let plugin = Arc::clone(self);
         let name = format!("work of plugin {}", self.name());
@@ -165,7 +165,7 @@ impl Plugin {
         if let Some(call) = waited.ok().flatten() {
             return failure_of(call);
         }
-        // What it waits for in the engine would stay there for ever.
+        // The promises that it waits for would stay in the engine for ever.
         isolate.condemn();
         Some(self.unfinished())
     }

@@ -1,10 +1,10 @@
-//! Which requests a plugin is for, told without JavaScript.
+//! Matching of requests that a plugin is for, without JavaScript.
 //!
-//! Two kinds of patterns: paths as routes have them (`/exact`, `/prefix/*`, `/users/{id}`),
-//! and the sources of a `config.matcher` as Next.js takes them (path-to-regexp 6:
-//! `/about/:path*`, `/((?!api|_next/static).*)`). Both are compared with the raw path, and
-//! those of guards with every reading of it (`base::spelling`) too; what a
-//! `config.matcher` says of the head beside it is in [`conditions`].
+//! There are two kinds of patterns: paths as routes have them (`/exact`, `/prefix/*`,
+//! `/users/{id}`), and the sources of a `config.matcher` as Next.js takes them (path-to-regexp 6:
+//! `/about/:path*`, `/((?!api|_next/static).*)`). Both are matched against the raw path, and those
+//! of guards also against every reading of it (`base::spelling`). The conditions of a
+//! `config.matcher` on headers, cookies, query and host are in [`conditions`].
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -16,7 +16,7 @@ pub use super::host_pattern::{HostPattern, host_name};
 
 use super::conditions::{self, Asked, Conditions};
 
-/// What a request must be like. An empty list asks for nothing.
+/// Conditions on a request. An empty list matches all.
 #[derive(Debug, Default)]
 pub struct Matcher {
     pub hosts: Vec<HostPattern>,
@@ -25,7 +25,8 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// `host`, in lower case and without a port, is asked for only if all else fits.
+    /// Returns true if the request matches. `host`, in lower case and without a port, is called
+    /// only if all else matches.
     pub fn is_for<'h>(
         &self,
         method: &Method,
@@ -41,7 +42,7 @@ impl Matcher {
         self.hosts.iter().any(|pattern| pattern.is_for(&host))
     }
 
-    /// As [`Matcher::is_for`], of a path that some app reads so.
+    /// Matches like [`Matcher::is_for`], on a path as some app may read it.
     pub fn is_for_reading<'h>(
         &self,
         method: &Method,
@@ -57,12 +58,13 @@ impl Matcher {
             })
     }
 
-    /// Whether a path that is written plainly may be another spelling of one of its own.
+    /// Returns true if a plainly written path may be another spelling of one of the matcher's
+    /// paths.
     pub fn has_odd_paths(&self) -> bool {
         self.paths.iter().any(PathPattern::is_odd)
     }
 
-    /// Whether it asks for nothing.
+    /// Returns true if the matcher matches every request.
     pub fn is_for_all(&self) -> bool {
         self.methods.is_empty() && self.paths.is_empty() && self.hosts.is_empty()
     }
@@ -71,17 +73,17 @@ impl Matcher {
 #[derive(Debug)]
 pub enum PathPattern {
     Exact(Box<str>),
-    /// `/a` of `/a/*`: itself and what is below.
+    /// `/a` of `/a/*`: the path itself and all below it.
     Below(Box<str>),
     Pattern {
         regex: Box<Regex>,
-        /// Without case, for guards.
+        /// Case-insensitive, for guards.
         folded: Box<Regex>,
         is_odd: bool,
     },
 }
 
-/// Whether apps fold something of a path that is written so: a plain path may be another
+/// Returns true if apps normalize a part of a path written like this: a plain path may be another
 /// spelling of it.
 fn is_odd(path: &str) -> bool {
     let is_folded = |byte: u8| byte.is_ascii_uppercase() || matches!(byte, b'%' | b';' | 0x80..);
@@ -89,7 +91,7 @@ fn is_odd(path: &str) -> bool {
 }
 
 impl PathPattern {
-    /// A path as routes have them.
+    /// Parses a path as routes have them.
     pub fn of_route(text: &str) -> Result<Self, String> {
         if !text.starts_with('/') {
             return Err(format!("`{text}` is no path: it begins with `/`"));
@@ -124,10 +126,10 @@ impl PathPattern {
         compiled(&regex, text)
     }
 
-    /// A source of `config.matcher`.
+    /// Parses a source of `config.matcher`.
     pub fn of_next(source: &str) -> Result<Self, String> {
-        // A page is also what Next.js makes of it for its own scripts, and a guard of the one
-        // guards the other: so a build adds these to each source (16, the widest).
+        // Next.js also serves a page under other paths for its own scripts, and a guard of the page
+        // guards those too: so a build adds these to each source (16, the widest).
         let (body, suffix) = match source {
             "/" => (String::new(), ROOT_SUFFIX),
             _ => (to_regex(source)?, SUFFIX),
@@ -141,12 +143,12 @@ impl PathPattern {
             Self::Below(prefix) => path
                 .strip_prefix(&**prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-            // What is too hard to tell is for it: it can look itself.
+            // The plugin decides where matching gave up: it can look itself.
             Self::Pattern { regex, .. } => regex.is_match(path).unwrap_or(true),
         }
     }
 
-    /// Whether a path that is written plainly may be another spelling of one of its own.
+    /// Returns true if a plainly written path may be another spelling of this one.
     fn is_odd(&self) -> bool {
         match self {
             Self::Exact(path) | Self::Below(path) => is_odd(path),
@@ -154,7 +156,7 @@ impl PathPattern {
         }
     }
 
-    /// Whether it is for a path that some app reads so (`base::spelling`).
+    /// Matches a path as some app may read it (`base::spelling`).
     fn is_for_reading(&self, reading: &str) -> bool {
         let starts = |prefix: &str| {
             let (start, rest) = reading.as_bytes().split_at_checked(prefix.len())?;
@@ -173,13 +175,13 @@ impl PathPattern {
     }
 }
 
-/// How often an expression goes back in a path or a value before it is too hard to tell. It is
-/// asked several times for each request, and clients choose what it looks at.
+/// Backtracking steps in a path or a value before matching gives up. Several matches run for each
+/// request, and clients choose the input.
 const MOST_STEPS_BACK: usize = 20_000;
 
 /// Data of the pages router.
 const PREFIX: &str = "(?:/_next/data/[^/]+)?";
-/// Such data, and what the app router sends to its own scripts.
+/// Data of the pages router, and responses of the app router to its own scripts.
 const SUFFIX: &str = r"(?:\.json|\.rsc|\.segments/.+\.segment\.rsc)?";
 const ROOT_SUFFIX: &str =
     r"(?:/(?:/?index|/?index\.json|/?index(?:\.rsc|\.segments/.+\.segment\.rsc)))?";
@@ -197,14 +199,14 @@ fn compiled(regex: &str, text: &str) -> Result<PathPattern, String> {
     })
 }
 
-/// An expression that gives up where it is too hard to tell.
+/// Compiles a regex that gives up after too much backtracking.
 pub(super) fn bounded(regex: &str) -> Result<Regex, fancy_regex::Error> {
     RegexBuilder::new(regex)
         .backtrack_limit(MOST_STEPS_BACK)
         .build()
 }
 
-/// As path-to-regexp 6 makes it of such a source, with its default options, but for the ends.
+/// Translates a source as path-to-regexp 6 does with its default options, without the anchors.
 fn to_regex(source: &str) -> Result<String, String> {
     if !source.starts_with('/') {
         return Err(format!("`{source}` is no matcher: it begins with `/`"));
@@ -272,7 +274,7 @@ fn to_regex(source: &str) -> Result<String, String> {
     Ok(regex)
 }
 
-/// Where the parenthesis closes that `text` begins with.
+/// Returns the position of the parenthesis that closes the one at the start of `text`.
 fn group_end(text: &str) -> Option<usize> {
     let mut depth = 0;
     let mut is_escaped = false;
@@ -311,7 +313,7 @@ struct Full {
     more: serde_json::Map<String, serde_json::Value>,
 }
 
-/// An entry of a plugin's own `config.matcher`.
+/// Entry of a plugin's own `config.matcher`.
 #[derive(Debug)]
 pub(super) struct OwnPattern {
     source: Box<str>,
@@ -337,7 +339,7 @@ impl OwnPattern {
         })
     }
 
-    /// As [`OwnPattern::is_for`], of a path that some app reads so.
+    /// Matches like [`OwnPattern::is_for`], on a path as some app may read it.
     pub(super) fn is_for_reading<'r>(
         &self,
         reading: &str,
@@ -348,20 +350,21 @@ impl OwnPattern {
             && conditions.is_none_or(|conditions| conditions.hold(&asked()))
     }
 
-    /// Whether a path that is written plainly may be another spelling of one of its own.
+    /// Returns true if a plainly written path may be another spelling of the entry's path.
     pub(super) fn has_odd_path(&self) -> bool {
         self.path.is_odd()
     }
 
-    /// `asked` is wanted only if the path fits and there is something to be asked of it.
+    /// Returns true if the request matches. `asked` is called only if the path matches and there
+    /// are conditions.
     pub(super) fn is_for<'r>(&self, path: &str, asked: impl FnOnce() -> Asked<'r>) -> bool {
         let conditions = self.conditions.as_ref();
         self.path.is_for(path) && conditions.is_none_or(|conditions| conditions.hold(&asked()))
     }
 }
 
-/// The entries that a request is for or not as its client likes, each with the condition that
-/// leaves it to the client; not those whose source has an entry without conditions too.
+/// Returns the entries that a client can match or avoid at will, each with the condition that the
+/// client controls; except those whose source also has an entry without conditions.
 pub(super) fn clients_choice(entries: &[OwnPattern]) -> Vec<(&str, String)> {
     let is_always = |source: &str| {
         let mut entries = entries.iter();
@@ -491,9 +494,9 @@ mod tests {
         let hard = PathPattern::of_next("/((?:(?!x)(?:a|aa))*c)").unwrap();
         let long = |count| format!("/{}b", "a".repeat(count));
         assert!(all_but.is_for(&long(4000)) && guarded.is_for(&long(4000)));
-        // 4,789 steps back: it is told that this is no match.
+        // 4,789 backtracking steps: the regex finds no match.
         assert!(!hard.is_for(&long(14)));
-        // 139,102 steps would tell it too.
+        // 139,102 steps would find none either.
         assert!(hard.is_for(&long(21)), "the plugin can look itself");
     }
 

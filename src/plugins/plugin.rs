@@ -1,4 +1,4 @@
-//! A plugin as the gateway calls it: isolates enough for all that run at a time.
+//! A plugin as the gateway calls it: enough isolates for all hooks that run at a time.
 
 use std::{
     fmt,
@@ -28,24 +28,24 @@ use super::{
     words::{Said, one_line},
 };
 
-/// A plugin that was loaded, for as long as a configuration has it.
+/// Loaded plugin, for as long as a configuration has it.
 pub struct Plugin {
     name: Arc<str>,
     source: Arc<Source>,
     version: Arc<str>,
     loaded: OnceLock<SystemTime>,
-    /// As JSON.
+    /// `config` of the plugin, as JSON.
     config: String,
     pub(super) limits: Limits,
     wary: Arc<Wary>,
     pub(super) given: Given,
     pub(super) log: Arc<dyn Log>,
     hooks: u8,
-    /// Its own `config.matcher`.
+    /// Entries of the plugin's own `config.matcher`.
     matcher: Vec<OwnPattern>,
-    /// One for each worker; whoever finds its own in use takes the next.
+    /// Slots, one for each worker; a worker whose slot is in use takes the next.
     pub(super) slots: Box<[Slot]>,
-    /// In their place, if it has threads of its own.
+    /// Threads of the plugin, in place of the slots.
     pub(super) threads: Option<Threads>,
 }
 
@@ -66,11 +66,11 @@ impl Slot {
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 thread_local! {
-    /// The number of this thread among those that call plugins.
+    /// Number of this thread among those that call plugins.
     static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Lines of `console` and of `ctx.log`, by the name of the plugin.
+/// Logs lines of `console` and of `ctx.log` under the name of the plugin.
 struct ToLog(Arc<str>);
 
 impl ToLog {
@@ -79,7 +79,7 @@ impl ToLog {
         record
             .level(level)
             .target("edgeway::plugin")
-            // The bound on lines goes by their place: each plugin has its own.
+            // Lines are limited by file: each plugin has its own.
             .file(Some(&self.0))
             .key_values(&fields);
         if level <= log::max_level() {
@@ -116,7 +116,7 @@ impl Plugin {
         Self::load_logging(name, source, config, limits, powers, workers, log)
     }
 
-    /// As [`Plugin::load`]; lines of `console` go to `log`.
+    /// Loads like [`Plugin::load`]; lines of `console` go to `log`.
     pub(super) fn load_logging(
         name: &str,
         source: Arc<Source>,
@@ -184,12 +184,12 @@ impl Plugin {
         &self.name
     }
 
-    /// A short hash of its files.
+    /// Short hash of the plugin's files.
     pub fn version(&self) -> &Arc<str> {
         &self.version
     }
 
-    /// When it was loaded; whoever loads it says so first.
+    /// Time of loading; the first call sets it.
     pub fn loaded(&self, now: SystemTime) -> SystemTime {
         *self.loaded.get_or_init(|| now)
     }
@@ -198,30 +198,31 @@ impl Plugin {
         &self.source
     }
 
-    /// Whether its own `config.matcher` is for this path, and what is asked for besides.
+    /// Returns true if the plugin's own `config.matcher` matches this path and the request.
     pub fn is_for<'r>(&self, path: &str, asked: impl Fn() -> Asked<'r>) -> bool {
         let mut own = self.matcher.iter();
         self.matcher.is_empty() || own.any(|pattern| pattern.is_for(path, &asked))
     }
 
-    /// As [`Plugin::is_for`], of a path that some app reads so.
+    /// Matches like [`Plugin::is_for`], on a path as some app may read it.
     pub fn is_for_reading<'r>(&self, reading: &str, asked: impl Fn() -> Asked<'r>) -> bool {
         let mut own = self.matcher.iter();
         self.matcher.is_empty() || own.any(|pattern| pattern.is_for_reading(reading, &asked))
     }
 
-    /// Entries of its matcher that a request is for or not as its client likes, each with the
-    /// condition that leaves it to the client.
+    /// Returns the matcher entries that a client can match or avoid at will, each with the
+    /// condition that the client controls.
     pub fn clients_choice(&self) -> Vec<(&str, String)> {
         matcher::clients_choice(&self.matcher)
     }
 
-    /// Whether it has such a matcher.
+    /// Returns true if the plugin has a `config.matcher`.
     pub fn has_matcher(&self) -> bool {
         !self.matcher.is_empty()
     }
 
-    /// Whether a path that is written plainly may be another spelling of one of its matcher.
+    /// Returns true if a plainly written path may be another spelling of one in the plugin's
+    /// matcher.
     pub fn has_odd_paths(&self) -> bool {
         self.matcher.iter().any(OwnPattern::has_odd_path)
     }
@@ -235,17 +236,17 @@ impl Plugin {
         threads.map_or(self.slots.len(), Threads::count)
     }
 
-    /// How many threads it holds in the engine beyond the time of a hook.
+    /// Number of threads held inside the engine beyond the time limit of a hook.
     pub fn stuck(&self) -> usize {
         self.threads.as_ref().map_or(0, Threads::stuck)
     }
 
-    /// Whether as many are stuck as may be: no hook begins until one comes back.
+    /// Returns true if as many threads are stuck as allowed: no hook begins until one comes back.
     pub fn is_out_of_threads(&self) -> bool {
         self.stuck() >= MOST_STUCK
     }
 
-    /// Bytes of all its heaps.
+    /// Heap of all isolates, in bytes.
     pub fn heap(&self) -> u64 {
         if let Some(threads) = &self.threads {
             return threads.heap();
@@ -256,10 +257,10 @@ impl Plugin {
             .sum()
     }
 
-    /// Runs a hook that it has.
+    /// Runs a hook that the plugin exports.
     pub async fn call(self: &Arc<Self>, hook: Hook, input: Input) -> Result<Output, Failure> {
         if let Some(threads) = &self.threads {
-            // Boxed: most plugins have none, and each call would carry the room for it.
+            // Boxed: most plugins have no threads, and each call would carry the room for it.
             let (outcome, step) = Box::pin(threads.call(hook, input)).await?;
             if is_left(&outcome, &step.call) {
                 self.go_on(Rest::Thread(step));
@@ -270,10 +271,10 @@ impl Plugin {
         let (isolate, mut call) = self.begin(slot, hook, input)?;
         if call.outcome.is_none() {
             let waited = Self::wait(slot, &isolate, call, self.limits.wall);
-            // Boxed: hardly any hook waits, and each would carry the room for it.
+            // Boxed: hardly any hook waits, and each call would carry the room for it.
             let waited = tokio::time::timeout(self.limits.wall, Box::pin(waited)).await;
             let Some(waited) = waited.ok().flatten() else {
-                // What it waits for in the engine would stay there for ever.
+                // The promises that it waits for would stay in the engine for ever.
                 isolate.condemn();
                 self.renew(slot, &isolate);
                 return Err(self.too_long());
@@ -303,8 +304,8 @@ impl Plugin {
         Failure::new(Kind::Wall, format!("it did not end within {most:?}"))
     }
 
-    /// Begins a hook in the isolate that is there once it is its turn: the one before it may
-    /// have been stopped meanwhile.
+    /// Begins a hook in the isolate that the slot holds once the lock is free: the previous isolate
+    /// may have been interrupted meanwhile.
     fn begin(
         &self,
         slot: &Slot,
@@ -321,7 +322,7 @@ impl Plugin {
         Ok((isolate, call))
     }
 
-    /// Goes on with a hook until it is over; `None` if it does not end in time.
+    /// Resumes a hook until it is over; `None` if it does not end in time.
     pub(super) async fn wait(
         slot: &Slot,
         isolate: &Isolate,
@@ -330,13 +331,14 @@ impl Plugin {
     ) -> Option<Box<Call>> {
         let begun = tokio::time::Instant::now();
         while !call.is_over() {
-            // What is there at once never lets others run, nor the timer outside tell.
+            // Operations that are ready at once never yield to other tasks, nor to the timer
+            // outside.
             tokio::task::consume_budget().await;
             if begun.elapsed() >= wall {
                 return None;
             }
             if call.waiting.all.is_empty() {
-                // Nothing will ever settle it; others would take the wall limit to tell.
+                // Nothing will ever settle it; the caller ends the wait at the wall limit.
                 std::future::pending::<()>().await;
             }
             let (promise, settled) = first(&mut call.waiting.all).await;
@@ -346,8 +348,8 @@ impl Plugin {
         Some(call)
     }
 
-    /// A slot that is free, if there is one; best the one whose heap is in the caches of this
-    /// thread's processor.
+    /// Returns a free slot, if there is one; preferably the one whose heap is in the caches of this
+    /// thread's CPU.
     fn slot(&self) -> &Slot {
         let from = THREAD.with(|number| *number);
         let count = self.slots.len();
@@ -361,7 +363,7 @@ impl Plugin {
         Isolate::new(source, limits, config, &self.given, &self.log, &self.wary)
     }
 
-    /// Puts a new isolate in the place of one that was stopped in the middle.
+    /// Replaces an isolate that was interrupted midway with a new one.
     pub(super) fn renew(&self, slot: &Slot, broken: &Arc<Isolate>) {
         let _turn = slot.turn.lock();
         if !Arc::ptr_eq(&slot.isolate.load(), broken) {
@@ -376,7 +378,7 @@ impl Plugin {
     }
 }
 
-/// Whether a hook has left something to be done, or to be told, and can still do it.
+/// Returns true if a hook left work behind, or a failure to report, and can still go on.
 fn is_left(outcome: &Result<Output, Failure>, call: &Call) -> bool {
     let is_stopped = matches!(outcome, Err(failure) if failure.kind.is_fatal());
     !is_stopped && (call.promises > 0 || call.broken.is_some())

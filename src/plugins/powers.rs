@@ -1,4 +1,4 @@
-//! What a plugin may do beyond its own request, as its configuration allows it.
+//! Powers of a plugin beyond its own request, as its configuration grants them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,30 +18,29 @@ use crate::base::{
     user_metrics::UserMetrics,
 };
 
-/// For how long an answer to `fetch` is waited for, and how long it may be, unless the
-/// configuration says otherwise.
+/// Default deadline of a `fetch` and default size limit of its response.
 pub const FETCH_DEADLINE: Duration = Duration::from_millis(200);
 pub const LONGEST_FETCHED: usize = 256 << 10;
 
-/// What a plugin was given.
+/// Powers that a plugin was granted.
 #[derive(Default)]
 pub struct Powers {
-    /// The variables of the environment that it may read, as a JSON object.
+    /// Environment variables that the plugin may read, as a JSON object.
     pub env: String,
     pub kv: Option<Kv>,
     pub fetch: Option<Reach>,
-    /// What it counts itself.
+    /// Metrics that the plugin defines.
     pub metrics: Arc<UserMetrics>,
-    /// What it leaves to be done.
+    /// Runner of the plugin's `ctx.waitUntil` work.
     pub late: Late,
 }
 
-/// Where a plugin may fetch from.
+/// Origins that a plugin may fetch from.
 #[derive(Debug)]
 pub struct Reach {
-    /// Each with the client that asks there.
+    /// Each origin with its HTTP client.
     origins: Vec<(Origin, Fetch)>,
-    /// What a test says that there is, and nothing else.
+    /// Responses that a test defines; nothing else can be fetched then.
     answers: Option<Answers>,
     deadline: Duration,
     longest: usize,
@@ -54,7 +53,7 @@ struct Origin {
     port: u16,
 }
 
-/// An answer to a `fetch`.
+/// Response to a `fetch`.
 #[derive(Clone, Debug)]
 pub(super) struct Fetched {
     pub(super) status: StatusCode,
@@ -62,7 +61,7 @@ pub(super) struct Fetched {
     pub(super) body: Bytes,
 }
 
-/// What URLs answer, or why they do not, one time after the other; the last one stays.
+/// Responses of URLs, or errors, one after the other; the last one repeats.
 #[derive(Debug, Default)]
 pub(super) struct Answers(pub(super) Mutex<HashMap<String, VecDeque<Result<Fetched, String>>>>);
 
@@ -82,9 +81,9 @@ impl Answers {
 }
 
 impl Reach {
-    /// `origins`: such as `https://flags.example.com`.
+    /// Creates the reach of `origins`, such as `https://flags.example.com`.
     ///
-    /// Reads the system's authorities if one of them is of https.
+    /// Reads the system's CA certificates if one of them uses https.
     pub fn new(origins: &[String], deadline: Duration, longest: usize) -> Result<Self, String> {
         if origins.is_empty() {
             return Err("`origins` is empty, so `fetch` could ask nobody".to_owned());
@@ -105,7 +104,7 @@ impl Reach {
         })
     }
 
-    /// Nobody is asked: `answers` has what each URL says.
+    /// Creates a reach without a network: `answers` has the responses of each URL.
     pub(super) fn answering(answers: Answers) -> Self {
         Self {
             origins: Vec::new(),
@@ -177,7 +176,7 @@ fn not_an_origin(text: &str) -> String {
 }
 
 impl fmt::Debug for Powers {
-    /// Without values: some are secrets.
+    /// Omits values: some are secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Powers")
             .field("fetch", &self.fetch)
@@ -185,7 +184,7 @@ impl fmt::Debug for Powers {
     }
 }
 
-/// Shared by the instances of a plugin.
+/// Powers shared by the instances of a plugin.
 pub(super) type Given = Arc<Powers>;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The functions of `ctx.kv` and `fetch`.
+//! Host functions of `ctx.kv` and `fetch`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,15 +14,14 @@ use super::{
     text::{self, Text, length},
 };
 
-/// How long the body of a request may be. It is held until the request is sent, and a hook may
-/// wait for many.
+/// Longest request body. It is held until the request is sent, and a hook may wait for many.
 const LONGEST_BODY: usize = 256 << 10;
 
 /// Methods that the Fetch standard refuses.
 const REFUSED: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
-/// Headers that say how a request is sent, which is ours to say: a plugin that sets them
-/// does so in vain, as the Fetch standard has it. Those that this keeps from scripts for the
-/// sake of a browser's user (`cookie`, `origin`, `referer`) may be passed on here.
+/// Headers that control how a request is sent, which the gateway decides: setting them has no
+/// effect, as the Fetch standard has it. Headers that it keeps from scripts to protect a browser's
+/// user (`cookie`, `origin`, `referer`) may be passed on here.
 const OURS: [&str; 12] = [
     "accept-encoding",
     "connection",
@@ -38,7 +37,7 @@ const OURS: [&str; 12] = [
     "upgrade",
 ];
 
-/// Puts them into `host`.
+/// Adds these functions to `host`.
 pub(super) fn functions<'js>(
     ctx: &Ctx<'js>,
     host: &Object<'js>,
@@ -59,7 +58,7 @@ pub(super) fn functions<'js>(
         }
         let powers = Arc::clone(&given_kv);
         let value = value.0.flatten();
-        // Before they are anywhere but in its own heap.
+        // Before they are copied out of its own heap.
         let (long, more) = (length(&key), value.as_ref().map_or(0, length));
         s.pass(&ctx, long.saturating_add(more))?;
         kv::fits(long, more).map_err(|why| Exception::throw_message(&ctx, &why))?;
@@ -99,7 +98,7 @@ pub(super) fn functions<'js>(
         for name in OURS {
             headers.remove(name);
         }
-        // It is gone over even if it is too long.
+        // The body is processed even if it is too long.
         s.pass(&ctx, LONGEST_BODY)?;
         let body = few_bytes(&body, LONGEST_BODY).map_err(|()| {
             let why = format!("a body to fetch with has {LONGEST_BODY} bytes at most");
@@ -150,7 +149,7 @@ async fn ask(
         return Err("there is nothing to fetch from".to_owned());
     };
     let fetched = reach.fetch(method, url, headers, body).await?;
-    // As text: JSON cannot carry bytes, and base64 of large answers costs more than it helps.
+    // As text: JSON cannot carry bytes, and base64 of large responses costs more than it helps.
     let text = String::from_utf8(fetched.body.to_vec())
         .map_err(|_| format!("the answer of `{url}` is no text in UTF-8"))?;
     let answer = json!({

@@ -1,28 +1,28 @@
-//! What is told of a plugin on a route, for the status of the gateway.
+//! Report on a plugin of a route, for the status of the gateway.
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-/// A plugin on a route, at one moment.
+/// State of a plugin on a route, at one moment.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub name: Arc<str>,
-    /// As the configuration writes it.
+    /// File as the configuration writes it.
     pub file: Arc<str>,
-    /// Of its files, see [`Plugin::version`](super::Plugin::version).
+    /// Hash of the plugin's files, see [`Plugin::version`](super::Plugin::version).
     pub version: Arc<str>,
     pub loaded: SystemTime,
     pub isolates: usize,
-    /// Bytes of its heaps, as they were last looked at.
+    /// Heap of all isolates in bytes, as of the last measurement.
     pub heap: u64,
-    /// On this route, since the process began.
+    /// Calls on this route, since the process started.
     pub calls: u64,
-    /// By their fixed words; only those that there were.
+    /// Failures by kind; only kinds that occurred.
     pub failures: Vec<(&'static str, u64)>,
-    /// It has failed too often and is not called for a while.
+    /// Set while the plugin is not called, after too many failures.
     pub is_left_out: bool,
 }
 
-/// Asks the plugins of a route.
+/// Source of reports on the plugins of a route.
 pub struct Reports(Box<dyn Fn() -> Vec<Report> + Send + Sync>);
 
 impl Reports {

@@ -1,4 +1,4 @@
-//! What a plugin says of its own `config`: a JSON Schema in a file beside its module.
+//! Validation of a plugin's `config` against a JSON Schema in a file beside its module.
 
 use std::{error::Error, fmt, path::Path};
 
@@ -10,35 +10,34 @@ use serde_json::Value;
 
 use super::{error::Failure, source};
 
-/// The file's name.
+/// Name of the schema file.
 pub const FILE: &str = "config.schema.json";
 
-/// The address that the schema has for itself; nothing is read from there.
+/// URL of the schema itself; nothing is read from there.
 const ADDRESS: &str = "plugin:///config.schema.json";
 
-/// How many things that are wrong are told at once.
+/// Most problems reported at once.
 const MOST: usize = 20;
 
-/// How it is told of a key whose name is wrong.
+/// Start of the message about an invalid key name.
 const WRONG_NAME: &str = "has a name that";
 
-/// The schema of a plugin's `config` (draft 2020-12, or the one that its `$schema` names).
-/// Formats are checked; a `default` is for editors, and is not filled in.
+/// Schema of a plugin's `config` (draft 2020-12, or the one that its `$schema` names). Formats are
+/// checked; a `default` is for editors, and is not filled in.
 pub struct ConfigSchema {
     schemas: Schemas,
     index: SchemaIndex,
-    /// As it is written.
+    /// Schema as written.
     json: Value,
 }
 
-/// Schemas within schemas are followed so far.
+/// Deepest nesting of schemas that is followed.
 const MAX_DEPTH: usize = 32;
 
-/// What is wrong with a `config`.
+/// Problem of a `config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
-    /// Keys and positions from `config` down to the value. An unknown key is the last of
-    /// them.
+    /// Keys and positions from `config` down to the value. An unknown key is the last of them.
     pub at: Vec<Step>,
     pub why: String,
 }
@@ -50,7 +49,7 @@ pub enum Step {
 }
 
 impl ConfigSchema {
-    /// The one in this folder, if there is one.
+    /// Reads the schema in this folder, if there is one.
     pub fn beside(folder: &Path) -> Result<Option<Self>, Failure> {
         let path = folder.join(FILE);
         if !path.exists() {
@@ -65,7 +64,7 @@ impl ConfigSchema {
         let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
         compiler.use_loader(Box::new(Nowhere));
         compiler.enable_format_assertions();
-        // The alternate form has the cause.
+        // The alternate form includes the cause.
         let refused = |error: CompileError| no_schema(&format_args!("{error:#}"));
         compiler
             .add_resource(ADDRESS, json.clone())
@@ -78,7 +77,8 @@ impl ConfigSchema {
         })
     }
 
-    /// Where a `config` has secrets: what the schema calls `writeOnly`, or a `password`.
+    /// Returns the paths of secrets in a `config`: those that the schema marks as `writeOnly`, or
+    /// as a `password`.
     pub fn secrets(&self, config: &Value) -> Vec<Vec<Step>> {
         let mut all = Vec::new();
         self.secrets_in(&self.json, config, &mut Vec::new(), 0, &mut all);
@@ -133,7 +133,7 @@ impl ConfigSchema {
         }
     }
 
-    /// All that is wrong with this `config`.
+    /// Returns all problems of this `config`.
     pub fn check(&self, config: &Value) -> Vec<Wrong> {
         let mut all = Vec::new();
         if let Err(error) = self.schemas.validate(config, self.index) {
@@ -141,7 +141,7 @@ impl ConfigSchema {
         }
         all.truncate(MOST);
         for wrong in &mut all {
-            // The validator does not tell where a name stands that does not fit.
+            // The validator does not report the path of an invalid key name.
             if let [Step::Key(key)] = &*wrong.at
                 && wrong.why.starts_with(WRONG_NAME)
                 && let Some(at) = find(config, key)
@@ -152,7 +152,7 @@ impl ConfigSchema {
         all
     }
 
-    /// As one failure, where nothing but that can be told.
+    /// Checks a `config`, with all problems in one failure, for callers that cannot report each.
     pub(super) fn demand(&self, config: &str) -> Result<(), Failure> {
         let config = serde_json::from_str(config)
             .map_err(|error| Failure::load(format!("its `config` is no JSON: {error}")))?;
@@ -191,7 +191,7 @@ fn no_schema(why: &dyn fmt::Display) -> Failure {
     Failure::load(format!("{FILE} is no JSON Schema: {why}"))
 }
 
-/// A schema is whole by itself: what it refers to is in it.
+/// Loader that refuses all URLs: a schema must contain all that it refers to.
 struct Nowhere;
 
 impl UrlLoader for Nowhere {
@@ -200,7 +200,7 @@ impl UrlLoader for Nowhere {
     }
 }
 
-/// The first place of a key.
+/// Returns the first path of a key.
 fn find(value: &Value, key: &str) -> Option<Vec<Step>> {
     let below = |step: Step, value: &Value| {
         let mut at = find(value, key)?;
@@ -220,7 +220,7 @@ fn find(value: &Value, key: &str) -> Option<Vec<Step>> {
     }
 }
 
-/// Those that say something: the others only say that one of these does.
+/// Collects the errors that carry information; the others only report that one of these occurred.
 fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
     let here: Vec<Step> = steps(error);
     let mut say = |key: Option<&str>, why: String| {
@@ -233,7 +233,7 @@ fn collect(error: &ValidationError<'_, '_>, all: &mut Vec<Wrong>) {
     };
     match &error.kind {
         ErrorKind::AnyOf | ErrorKind::OneOf(None) if !error.causes.is_empty() => {
-            // Each of them would be right by itself, so none of them alone is what is wrong.
+            // Each alternative would be valid alone, so no single one is the problem.
             let mut choices = Vec::new();
             for cause in &error.causes {
                 collect(cause, &mut choices);

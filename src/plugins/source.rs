@@ -1,4 +1,4 @@
-//! A plugin's files.
+//! Files of a plugin.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,46 +22,47 @@ use rquickjs::{
 use super::error::Failure;
 use crate::config::source::Beside;
 
-/// The largest file of a plugin.
+/// Largest file of a plugin.
 const LARGEST: u64 = 4 << 20;
 
-/// The longest path of an import, as files have them.
+/// Longest path of an import, as in file systems.
 const LONGEST_PATH: usize = 4096;
 
-/// What a `proxy.js` of Next.js imports; all of it is there without.
+/// Import of a `proxy.js` of Next.js; its exports are available without it too.
 const NEXT_SERVER: &str = "next/server";
 const NEXT_SERVER_MODULE: &str = "export const { NextRequest, NextResponse } = globalThis;";
 
-/// What tests of plugins import, and nothing else can.
+/// Import that only tests of plugins may use.
 const TESTS: &str = "edgeway:test";
 const TESTS_MODULE: &str = "const kit = globalThis[Symbol.for('edgeway:test')];
 export const { assert, plugin, test } = kit;
 export default test;";
 
-/// The module that a plugin begins with, and those that it imports: all as they were read
-/// first, so that every isolate of it runs the same.
+/// Entry module of a plugin and the modules that it imports. Each file is kept as first read, so
+/// that every isolate runs the same code.
 #[derive(Debug)]
 pub struct Source {
-    /// What traces call the folder.
+    /// Name of the folder in stack traces.
     name: String,
     folder: PathBuf,
     entry: String,
-    /// It is not a plugin, but tests of one.
+    /// True if the file holds tests, and is not a plugin.
     is_test: bool,
     files: Mutex<BTreeMap<String, Arc<str>>>,
-    /// What was asked for and could not be read.
+    /// Files that were requested and could not be read.
     missed: Mutex<BTreeSet<String>>,
-    /// No further file is read: by now it may be of another version.
+    /// Set once no further file is read: files may be of another version by now.
     is_whole: AtomicBool,
 }
 
 impl Source {
-    /// `file` is the path of the first module; `name` is what logs call its folder.
+    /// Reads a plugin. `file` is the path of the entry module; `name` is the name of its folder in
+    /// logs.
     pub fn read(name: &str, file: &Path) -> std::result::Result<Arc<Self>, Failure> {
         Self::read_as(name, file, false)
     }
 
-    /// The same of a file with tests.
+    /// Reads a file with tests.
     pub(super) fn read_tests(name: &str, file: &Path) -> std::result::Result<Arc<Self>, Failure> {
         Self::read_as(name, file, true)
     }
@@ -71,7 +72,7 @@ impl Source {
         let Some(entry) = entry else {
             return Err(Failure::load(format!("{} is no file", file.display())));
         };
-        // Of a file that is written without a folder.
+        // For a file that is written without a folder.
         let name = if name.is_empty() { "." } else { name };
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
         let source = Self {
@@ -87,17 +88,17 @@ impl Source {
         Ok(Arc::new(source))
     }
 
-    /// The name of the first module, as traces show it.
+    /// Name of the entry module, as stack traces show it.
     pub(super) fn entry(&self) -> String {
         self.shown(&self.entry)
     }
 
-    /// The files that were read, relative to the folder.
+    /// Files that were read, relative to the folder.
     pub fn files(&self) -> Vec<String> {
         self.files.lock().keys().cloned().collect()
     }
 
-    /// Whether the files that were read are still the same.
+    /// Returns true if the files that were read have not changed.
     pub fn is_current(&self) -> bool {
         let files = self.files.lock().clone();
         let mut files = files.iter();
@@ -108,7 +109,7 @@ impl Source {
                 .all(|file| read(&self.folder.join(file)).is_err())
     }
 
-    /// Which files it goes by.
+    /// Notes the plugin's files in `beside`.
     pub fn note(&self, beside: &mut Beside) {
         for (file, text) in &*self.files.lock() {
             beside.read(self.folder.join(file), text.as_bytes());
@@ -118,7 +119,7 @@ impl Source {
         }
     }
 
-    /// A short hash of its files, by which versions are told apart.
+    /// Short hash of the plugin's files, which identifies the version.
     pub(super) fn version(&self) -> String {
         let mut digest = Context::new(&SHA256);
         for (file, text) in &*self.files.lock() {
@@ -129,14 +130,14 @@ impl Source {
         }
         let digest = digest.finish();
         let start = digest.as_ref().first_chunk::<8>().copied();
-        // Six bytes of it.
+        // Its first six bytes.
         format!(
             "{:012x}",
             u64::from_be_bytes(start.unwrap_or_default()) >> 16
         )
     }
 
-    /// What was read by now is all that it has.
+    /// Ends reading: what was read so far is the whole plugin.
     pub(super) fn close(&self) {
         self.is_whole.store(true, Ordering::Relaxed);
     }
@@ -145,8 +146,8 @@ impl Source {
         &self.folder
     }
 
-    /// The line of a trace that stands for an import, if it is found. Not of one in a hook,
-    /// whose time a search would take: that has a trace of its own.
+    /// Returns the stack trace line of an import, if it is found. An import in a hook is not
+    /// searched for: that would take time of the hook, and it has a stack trace of its own.
     fn place_of(&self, importer: &str, name: &str) -> Option<String> {
         if self.is_whole.load(Ordering::Relaxed) {
             return None;
@@ -160,7 +161,7 @@ impl Source {
         Some(format!("    at {}:{line}:{column}", self.shown(importer)))
     }
 
-    /// What a file that is not there may have been meant to be.
+    /// Returns the ending that the path of a missing file may lack.
     fn meant(&self, file: &str) -> Option<&'static str> {
         if self.is_whole.load(Ordering::Relaxed) {
             return None;
@@ -197,7 +198,7 @@ impl Source {
     }
 }
 
-/// Why such a file cannot be a module.
+/// Returns the reason why a file with this ending cannot be a module.
 fn not_javascript(file: &str) -> Option<&'static str> {
     let ending = Path::new(file).extension()?.to_str()?;
     match ending {
@@ -211,12 +212,12 @@ fn not_javascript(file: &str) -> Option<&'static str> {
 
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let known = fs::metadata(path)?;
-    // A pipe or a device may never end, nor even begin.
+    // A pipe or a device may block for ever.
     if !known.is_file() {
         return Err(io::Error::other("it is no file"));
     }
     let mut text = String::new();
-    // It may grow meanwhile.
+    // The file may grow meanwhile.
     let read = fs::File::open(path)?
         .take(LARGEST + 1)
         .read_to_string(&mut text);
@@ -228,11 +229,11 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
     read.map(|_| text)
 }
 
-/// Finds and reads what a plugin imports: files of its own folder, named relatively.
+/// Resolves and loads a plugin's imports: files of its own folder, named relatively.
 #[derive(Clone, Debug)]
 pub(super) struct Modules(pub(super) Arc<Source>);
 
-/// What is imported of Node without saying so, most of all.
+/// Most common imports of Node.js without the prefix `node:`.
 const OF_NODE: [&str; 12] = [
     "buffer",
     "child_process",
@@ -249,7 +250,7 @@ const OF_NODE: [&str; 12] = [
 ];
 
 impl Modules {
-    /// The error of an import, at its place.
+    /// Returns the error of an import, at its place.
     fn refused(&self, ctx: &Ctx<'_>, importer: &str, name: &str, why: &str) -> Error {
         let message = format!("`{name}` cannot be imported: {why}");
         let place = self.0.place_of(importer, name);
@@ -281,7 +282,7 @@ impl Resolver for Modules {
         if name == TESTS && self.0.is_test {
             return Ok(TESTS.to_owned());
         }
-        // The name of each file that is not there is remembered.
+        // The name of each missing file is kept.
         if name.len() > LONGEST_PATH {
             let start = &name[..name.floor_char_boundary(64)];
             let why = "its path is too long";
@@ -305,7 +306,7 @@ impl Resolver for Modules {
         }
         let from = Path::new(base).parent().unwrap_or(Path::new(""));
         let file = normal(&from.join(name)).ok_or_else(|| refuse("it is outside of the plugin"))?;
-        // Here and not when it is loaded: only now it is known who imports it.
+        // Here and not at loading: only here the importer is known.
         if let Err(failure) = self.0.file(&file) {
             let meant = self.0.meant(&file);
             let meant = meant.map(|ending| format!("; did you mean `{name}{ending}`?"));
@@ -340,7 +341,7 @@ impl Loader for Modules {
     }
 }
 
-/// The path without `.` and `..`; none if it leaves the folder.
+/// Returns the path without `.` and `..`; `None` if it leaves the folder.
 fn normal(path: &Path) -> Option<String> {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.components() {

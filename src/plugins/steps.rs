@@ -1,8 +1,8 @@
-//! When the engine asks next whether a hook is to stop.
+//! Control over when the engine next calls its interrupt handler.
 //!
-//! It counts its steps (calls, and turns of loops) down from 10,000 and asks at zero; nothing
-//! outside of it can set that number. Each call counts, so calls of a function that does
-//! nothing bring the question nearer.
+//! The engine counts its steps (calls, and iterations of loops) down from 10,000 and calls the
+//! handler at zero. Nothing outside can set that number. Each call counts, so calls of a function
+//! that does nothing bring the interrupt nearer.
 
 use std::{
     ptr::NonNull,
@@ -16,28 +16,28 @@ use rquickjs::{Ctx, qjs};
 
 use super::entry::Nothing;
 
-/// Steps between two questions, as the engine has it.
+/// Steps between two interrupts, as the engine defines them.
 pub(super) const ALL: u32 = 10_000;
-/// What the heap may have beyond its limit once a hook is stopped: a stop that there is no
-/// memory for could be caught, and ends the process where a promise is told of it.
+/// Bytes that the heap may exceed its limit by once a hook is stopped: a stop without memory could
+/// be caught, and ends the process if it rejects a promise.
 const SPARE: usize = 1 << 20;
-/// And while the engine reads code.
+/// The same while the engine parses code.
 const READING: usize = 8 << 20;
 
 #[derive(Default)]
 pub(super) struct Steps {
     engine: OnceLock<Engine>,
-    /// The steps are ours, not the hook's.
+    /// True while the gateway runs the steps, and not the hook.
     is_passing: AtomicBool,
     was_asked: AtomicBool,
     has_spare: AtomicBool,
-    /// Bytes that the heap may have.
+    /// Heap limit, in bytes.
     memory: AtomicUsize,
 }
 
 struct Engine {
     context: NonNull<qjs::JSContext>,
-    /// A function that the engine has nothing to do for.
+    /// Function for which the engine has nothing to do.
     nothing: qjs::JSValue,
 }
 
@@ -45,7 +45,7 @@ struct Engine {
     unsafe_code,
     reason = "pointers of the engine are passed with its lock"
 )]
-// SAFETY: only what runs in the engine uses them, and that has the engine's lock.
+// SAFETY: only code that runs in the engine uses them, and it holds the engine's lock.
 unsafe impl Send for Engine {}
 #[allow(
     unsafe_code,
@@ -55,9 +55,9 @@ unsafe impl Send for Engine {}
 unsafe impl Sync for Engine {}
 
 impl Steps {
-    /// For the engine of `ctx`.
+    /// Starts counting steps of the engine of `ctx`.
     pub(super) fn count(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
-        // What resolves a promise that is resolved already does nothing, and needs no frame.
+        // Resolving a promise that is resolved already does nothing, and needs no frame.
         let (_promise, resolve, _reject) = ctx.promise()?;
         resolve.call::<_, ()>(())?;
         let engine = Engine {
@@ -73,12 +73,12 @@ impl Steps {
         Ok(())
     }
 
-    /// What the heap of the engine may have from now on.
+    /// Sets the heap limit of the engine from now on.
     pub(super) fn set_memory(&self, bytes: usize) {
         self.memory.store(bytes, Ordering::Relaxed);
     }
 
-    /// The engine begins to read code, or has read it.
+    /// Adjusts the heap limit as the engine starts or stops parsing code.
     pub(super) fn read(&self, is_reading: bool) {
         let Some(engine) = self.engine.get() else {
             return;
@@ -94,7 +94,7 @@ impl Steps {
         engine.allow(most.saturating_add(more));
     }
 
-    /// Whether the engine asks because of steps that are ours.
+    /// Returns true if the gateway ran the steps that caused the interrupt.
     pub(super) fn are_ours(&self) -> bool {
         let is_passing = self.is_passing.load(Ordering::Relaxed);
         if is_passing {
@@ -103,16 +103,16 @@ impl Steps {
         is_passing
     }
 
-    /// The engine asks after `left` steps more at most, and some 5 ns for each that is passed.
-    /// Only where the engine's lock is held.
+    /// Brings the next interrupt to at most `left` steps from now, at some 5 ns for each skipped
+    /// step. The caller must hold the engine's lock.
     pub(super) fn leave(&self, left: u32) {
         let Some(engine) = self.engine.get() else {
             return;
         };
         self.is_passing.store(true, Ordering::Relaxed);
         self.was_asked.store(false, Ordering::Relaxed);
-        // As many are ahead if the engine is just asking; else it may ask on the way, and
-        // as many are ahead then.
+        // Inside the interrupt handler the count has started again, so this many steps are skipped.
+        // Elsewhere an interrupt may come on the way, and as many are skipped from there.
         let mut ahead = ALL.saturating_sub(left);
         while ahead > 0 {
             engine.step();
@@ -124,9 +124,9 @@ impl Steps {
         self.is_passing.store(false, Ordering::Relaxed);
     }
 
-    /// A hook is over, and must stop. What catches errors natively takes the engine's stop as
-    /// well, as a promise does with what its function throws; so the next step is stopped too,
-    /// and each after it.
+    /// Stops a hook that is over its limit. Native code that catches errors also catches the
+    /// engine's stop, as a promise does with errors of its function; so the next step is stopped
+    /// too, and each after it.
     pub(super) fn stop(&self) {
         if let Some(engine) = self.engine.get()
             && !self.has_spare.swap(true, Ordering::Relaxed)
@@ -143,8 +143,8 @@ impl Steps {
 )]
 impl Engine {
     fn step(&self) {
-        // SAFETY: the context lives for as long as the engine that runs, which keeps the
-        // function too; it gives back `undefined`, which is nobody's to free.
+        // SAFETY: the context lives for as long as the engine that runs, which keeps the function
+        // too; it returns `undefined`, which needs no freeing.
         unsafe {
             qjs::JS_Call(
                 self.context.as_ptr(),

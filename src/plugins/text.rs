@@ -1,9 +1,9 @@
-//! Strings of JavaScript, as they leave the engine.
+//! Strings of JavaScript as they leave the engine.
 
 use rquickjs::{Coerced, Ctx, Error, FromJs, Result, String as JsString, Value};
 
-/// A string as the Web's standards pass it on (`USVString`): half a surrogate pair, which no
-/// text in UTF-8 can have, becomes U+FFFD. What is no string is made one.
+/// String as Web standards pass it on (`USVString`): half a surrogate pair, which no text in UTF-8
+/// can have, becomes U+FFFD. Other values are converted to strings.
 pub(super) struct Text(pub(super) String);
 
 impl<'js> FromJs<'js> for Text {
@@ -13,8 +13,8 @@ impl<'js> FromJs<'js> for Text {
     }
 }
 
-/// How many bytes a string has. The engine's own copy is on the account of its heap; one that
-/// has no room there is too long for whoever asks.
+/// Returns the length of a string in bytes. The engine's own copy counts against its heap; a string
+/// without room there is too long for any caller.
 pub(super) fn length(text: &JsString<'_>) -> usize {
     let text = text.clone().to_cstring();
     text.map_or(usize::MAX, |text| text.len())
@@ -25,9 +25,9 @@ pub(super) fn length(text: &JsString<'_>) -> usize {
     reason = "the engine's bytes may be no UTF-8, which its own `&str` takes them for"
 )]
 pub(super) fn read(text: &JsString<'_>) -> Result<String> {
-    // None means that its heap is full, which the engine has thrown.
+    // An error means that its heap is full, which the engine has thrown.
     let text = text.clone().to_cstring().map_err(|_| Error::Exception)?;
-    // SAFETY: it has so many bytes for as long as `text` is there.
+    // SAFETY: the pointer is valid for this many bytes while `text` lives.
     let bytes = unsafe { std::slice::from_raw_parts(text.as_ptr().cast::<u8>(), text.len()) };
     Ok(match str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
@@ -35,8 +35,8 @@ pub(super) fn read(text: &JsString<'_>) -> Result<String> {
     })
 }
 
-/// The engine writes half a pair as if it were a character: in three bytes, as many as those of
-/// U+FFFD.
+/// Replaces half pairs. The engine writes one as if it were a character: in three bytes, as many as
+/// U+FFFD has.
 fn mended(mut bytes: Vec<u8>) -> String {
     let mut at = 0;
     while let Some(three) = bytes.get_mut(at..at + 3) {

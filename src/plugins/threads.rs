@@ -1,10 +1,11 @@
-//! Threads of a plugin's own (`isolation: thread`): whoever waits for a hook is held no
-//! longer than its wall limit, whatever the engine does meanwhile.
+//! Threads that belong to a plugin (`isolation: thread`): a caller waits for a hook no longer than
+//! its wall limit, whatever the engine does meanwhile.
 //!
-//! A lane is a thread with an isolate; all lanes take hooks from one queue. One that is in
-//! the engine when a hook's time is over is stuck: it is given up and another takes its
-//! place. One client may hold few of them, so that it leaves some to others. It ends when the engine comes back, which it does: each call of a native function
-//! ends at some time, and the engine asks for the processor's time after so many of them.
+//! A lane is a thread with an isolate; all lanes take hooks from one queue. A lane that is still in
+//! the engine when a hook's time is over is stuck: it is given up and another replaces it. One
+//! client may hold few lanes, so that some are left for others. A stuck lane ends when the engine
+//! returns, which it does: each call of a native function ends at some time, and the engine checks
+//! the CPU time after a number of them.
 
 use std::{collections::VecDeque, fmt, net::IpAddr, sync::Arc, thread};
 
@@ -23,28 +24,28 @@ use super::{
 };
 use crate::base::net::subscriber;
 
-/// How many threads of a plugin may be stuck before no more hooks begin. There are never more
-/// threads than these and one for each worker.
+/// Threads of a plugin that may be stuck before no more hooks begin. There are never more threads
+/// than these and one for each worker.
 pub(super) const MOST_STUCK: usize = 4;
-/// How many of these may be in hooks for one client, before none begins for it.
+/// Stuck threads that one client may hold before no more of its hooks begin.
 const MOST_STUCK_OF_ONE: usize = MOST_STUCK / 2;
-/// How many hooks may wait for a lane.
+/// Most hooks that may wait for a lane.
 const MOST_QUEUED: usize = 1024;
-/// What is stuck gives way to requests: it takes the processor for nothing. Not as far as can
-/// be: on a busy machine it would not come back for minutes.
+/// Nice value of a stuck thread, which uses the CPU for nothing: requests go first. It is not the
+/// lowest priority: on a busy machine the thread would not return for minutes.
 const LESS_URGENT: i32 = 10;
 
-/// Makes another isolate of the plugin.
+/// Creates another isolate of the plugin.
 pub(super) type Make = Box<dyn Fn() -> Result<Isolate, Failure> + Send + Sync>;
 
-/// The lanes of a plugin. They end with it.
+/// Lanes of a plugin. They end with it.
 pub(super) struct Threads(Arc<Shared>);
 
 struct Shared {
     name: Arc<str>,
     limits: Limits,
     make: Make,
-    /// How many lanes there are if all is well.
+    /// Number of lanes while none is missing.
     wanted: usize,
     state: Mutex<State>,
     work: Condvar,
@@ -54,9 +55,9 @@ struct Shared {
 struct State {
     jobs: VecDeque<Job>,
     lanes: Vec<Lane>,
-    /// Lanes that were given up and have not come back, each with its client.
+    /// Lanes that were given up and have not returned, each with its client.
     stuck: Vec<(u64, Option<IpAddr>)>,
-    /// The number of the next lane or job.
+    /// Number of the next lane or job.
     next: u64,
     is_closed: bool,
 }
@@ -66,7 +67,7 @@ struct Lane {
     id: u64,
     isolate: Option<Arc<Isolate>>,
     thread: Option<Pid>,
-    /// The job that it is at, and since when.
+    /// Running job and its start.
     running: Option<(u64, Instant)>,
     client: Option<IpAddr>,
 }
@@ -80,12 +81,12 @@ struct Job {
 
 enum What {
     Begin(Hook, Box<Input>),
-    /// Goes on in the isolate that it began in, on that lane.
+    /// Resumes a call in the isolate that it began in, on that lane.
     Settle(Step, u32, Settled),
 }
 
 impl What {
-    /// Whoever it is done for: an address of IPv4, or a /64 of IPv6.
+    /// Client of the call: an IPv4 address, or an IPv6 /64.
     fn client(&self) -> Option<IpAddr> {
         let input = match self {
             Self::Begin(_, input) => input,
@@ -95,7 +96,7 @@ impl What {
     }
 }
 
-/// A hook that has come out of the engine.
+/// Hook that has come out of the engine.
 pub(super) struct Step {
     lane: u64,
     isolate: Arc<Isolate>,
@@ -103,7 +104,7 @@ pub(super) struct Step {
 }
 
 impl Threads {
-    /// One lane for each of these isolates.
+    /// Starts one lane for each of these isolates.
     pub(super) fn start(
         name: Arc<str>,
         limits: Limits,
@@ -118,7 +119,7 @@ impl Threads {
             state: Mutex::default(),
             work: Condvar::new(),
         });
-        // Ends those that were started if one cannot be.
+        // Dropping it ends the lanes already started if one fails to start.
         let threads = Self(shared);
         for isolate in isolates {
             let id = threads.0.state.lock().lane();
@@ -136,8 +137,7 @@ impl Threads {
         self.0.state.lock().stuck.len()
     }
 
-    /// Bytes of the heaps of those lanes that are doing nothing: the others cannot be looked
-    /// at. Nothing begins meanwhile.
+    /// Heap of the idle lanes in bytes: the others cannot be read. No hook begins meanwhile.
     pub(super) fn heap(&self) -> u64 {
         let state = self.0.state.lock();
         let idle = state.lanes.iter().filter(|lane| lane.running.is_none());
@@ -146,8 +146,8 @@ impl Threads {
             .sum()
     }
 
-    /// Runs a hook, and gives up when its time is over. What it left to be done is in the
-    /// step beside its outcome.
+    /// Runs a hook, and gives up when its time is over. The work that it left behind is in the step
+    /// beside its outcome.
     pub(super) async fn call(
         &self,
         hook: Hook,
@@ -163,21 +163,21 @@ impl Threads {
         Ok((outcome, step))
     }
 
-    /// Goes on with a call until it is over.
+    /// Resumes a call until it is over.
     pub(super) async fn rest(&self, mut step: Step, until: Instant) -> Result<Step, Failure> {
         while !step.call.is_over() {
             let waiting = &mut step.call.waiting.all;
             let settled = if waiting.is_empty() {
-                // Nothing will ever settle it; others would take the wall limit to tell.
+                // Nothing will ever settle it; the hook fails at the wall limit.
                 sleep_until(until).await;
                 None
             } else {
                 timeout_at(until, first(waiting)).await.ok()
             };
-            // What is there at once never lets the timer tell.
+            // Operations that are ready at once never let the timer fire.
             let settled = settled.filter(|_| Instant::now() < until);
             let Some((promise, settled)) = settled else {
-                // What it waits for in the engine would stay there for ever.
+                // The promises that it waits for would stay in the engine for ever.
                 step.isolate.condemn();
                 return Err(self.0.too_long());
             };
@@ -189,7 +189,8 @@ impl Threads {
         Ok(step)
     }
 
-    /// However long `until` is away, the engine is held no longer than by a hook.
+    /// Runs one step. However far away `until` is, the step holds the engine no longer than a hook
+    /// may.
     async fn step(&self, until: Instant, what: What) -> Result<Step, Failure> {
         let (done, mut answer) = oneshot::channel();
         let id = self.0.post(what, done)?;
@@ -246,7 +247,7 @@ impl State {
         id
     }
 
-    /// Whether this client holds as many threads as it may.
+    /// Returns true if this client holds as many threads as allowed.
     fn is_held_by(&self, client: Option<IpAddr>) -> bool {
         let held = self.stuck.iter().filter(|(_, holder)| *holder == client);
         client.is_some() && held.count() >= MOST_STUCK_OF_ONE
@@ -256,7 +257,7 @@ impl State {
         self.lanes.iter_mut().find(|each| each.id == lane)
     }
 
-    /// What this lane may do next.
+    /// Takes the next job that this lane may run.
     fn take(&mut self, lane: u64) -> Option<Job> {
         let is_for = |job: &Job| match &job.what {
             What::Begin(..) => true,
@@ -273,7 +274,7 @@ impl Shared {
         Failure::new(Kind::Wall, format!("it did not end within {most:?}"))
     }
 
-    /// Queues a job, and gives its number.
+    /// Queues a job, and returns its number.
     fn post(
         &self,
         what: What,
@@ -312,13 +313,13 @@ impl Shared {
         if begins {
             self.work.notify_one();
         } else {
-            // One of them alone can do it.
+            // Only that lane can do it.
             self.work.notify_all();
         }
         Ok(id)
     }
 
-    /// Until when a job may have an answer: its time in the engine begins when a lane takes it.
+    /// Returns the deadline of a job's result: its time in the engine begins when a lane takes it.
     /// `None` if no lane will.
     fn most(&self, job: u64) -> Option<Instant> {
         let state = self.state.lock();
@@ -331,8 +332,8 @@ impl Shared {
         Some(since? + self.limits.wall)
     }
 
-    /// Nobody waits for this job any more. `true` if a lane is stuck in it. So are those
-    /// that others have gone away from.
+    /// Gives up a job whose caller has gone. Returns `true` if a lane is stuck in it. All other
+    /// lanes over the time limit are given up too.
     fn give_up(self: &Arc<Self>, job: u64) -> bool {
         let mut state = self.state.lock();
         state.jobs.retain(|queued| queued.id != job);
@@ -347,7 +348,7 @@ impl Shared {
         for lane in stuck {
             state.stuck.push((lane.id, lane.client));
             if state.is_held_by(lane.client) {
-                // Those that wait are told at once: what they wait on is gone.
+                // Queued hooks of this client fail at once: it may hold no more lanes.
                 let is_next =
                     |job: &Job| job.client == lane.client && matches!(job.what, What::Begin(..));
                 state.jobs.retain(|job| !is_next(job));
@@ -364,7 +365,7 @@ impl Shared {
         is_in_it
     }
 
-    /// Starts the lanes that are missing, if there may be as many.
+    /// Starts the missing lanes, as far as the limit allows.
     fn fill(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let mut missing = Vec::new();
         let is_short = |state: &State| {
@@ -390,7 +391,7 @@ impl Shared {
         thread.spawn(move || shared.serve(id, isolate)).map(drop)
     }
 
-    /// What the thread of a lane does.
+    /// Runs jobs on the thread of a lane.
     fn serve(self: &Arc<Self>, id: u64, mut isolate: Option<Arc<Isolate>>) {
         if let Some(lane) = self.state.lock().of(id) {
             lane.thread = Some(rustix::thread::gettid());
@@ -398,7 +399,7 @@ impl Shared {
         }
         while let Some(Job { what, done, .. }) = self.next(id) {
             let outcome = match what {
-                // Nobody waits for it: its client is gone.
+                // No caller waits for it: its client is gone.
                 What::Begin(..) if done.is_closed() => continue,
                 What::Begin(hook, input) => self.whole(id, &mut isolate).map(|isolate| {
                     let call = isolate.begin(isolate.call(*input), hook);
@@ -413,11 +414,11 @@ impl Shared {
                     Ok(Step { call, ..step })
                 }
             };
-            // Not the hook's time: what follows is for the next one.
+            // Not counted in the hook's time: the rest prepares for the next hook.
             if !self.is_idle(id) {
                 break;
             }
-            // Whoever has gone away has left the call to be dropped.
+            // A caller that has gone leaves the call to be dropped.
             let _gone = done.send(outcome);
             if let Err(failure) = self.whole(id, &mut isolate) {
                 log::error!(plugin = &*self.name, error:% = failure; "a plugin could not be loaded again");
@@ -426,7 +427,7 @@ impl Shared {
         self.leave(id);
     }
 
-    /// The lane's isolate, or another one if that was stopped in the middle.
+    /// Returns the lane's isolate, or a new one if the old one was interrupted midway.
     fn whole(&self, id: u64, isolate: &mut Option<Arc<Isolate>>) -> Result<Arc<Isolate>, Failure> {
         if let Some(isolate) = isolate.as_ref().filter(|isolate| !isolate.is_broken()) {
             return Ok(Arc::clone(isolate));
@@ -439,7 +440,7 @@ impl Shared {
         Ok(new)
     }
 
-    /// The job is done; `false` if the lane was given up meanwhile.
+    /// Marks the lane as idle; `false` if the lane was given up meanwhile.
     fn is_idle(&self, id: u64) -> bool {
         let mut state = self.state.lock();
         let lane = state.of(id);
@@ -464,8 +465,8 @@ impl Shared {
         }
     }
 
-    /// A thread ends. One that was stuck makes room for another; its own place among the
-    /// others is lost, since only root may raise what was lowered.
+    /// Ends a thread. A stuck one makes room for a new one; it does not serve again, since only
+    /// root may raise a priority that was lowered.
     fn leave(self: &Arc<Self>, id: u64) {
         let mut state = self.state.lock();
         state.stuck.retain(|(lane, _)| *lane != id);
@@ -473,12 +474,12 @@ impl Shared {
     }
 }
 
-/// The kernel knows the urgency of each thread; elsewhere that of a whole process is all
-/// that can be set.
+/// Lowers the priority of a thread. Only Linux has one for each thread; other systems have one for
+/// the whole process.
 #[cfg(target_os = "linux")]
 fn give_way(thread: Option<Pid>) {
     if let Some(thread) = thread {
-        // Without it the thread takes its share as before.
+        // On failure the thread keeps its share of the CPU.
         let _kept = rustix::process::setpriority_process(Some(thread), LESS_URGENT);
     }
 }

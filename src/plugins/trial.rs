@@ -1,4 +1,4 @@
-//! A plugin by itself, outside of a gateway: for its author on the command line.
+//! A plugin by itself, outside a gateway: for its author on the command line.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::base::{clock::Clock, target::Slashes};
 
-/// A plugin that is called by hand, one hook at a time.
+/// Plugin that is called by hand, one hook at a time.
 #[derive(Debug)]
 pub struct Trial {
     plugin: Arc<Plugin>,
@@ -31,19 +31,19 @@ pub struct Trial {
     clock: Clock,
 }
 
-/// A line of `console`.
+/// Line of `console`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     pub level: Level,
     pub text: String,
 }
 
-/// What came of a hook.
+/// Result of a hook.
 #[derive(Debug)]
 pub struct Ran {
     pub outcome: Result<Output, Failure>,
     pub lines: Vec<Line>,
-    /// The processor's time of the thread that ran it.
+    /// CPU time of the thread that ran it.
     pub cpu: Duration,
     pub wall: Duration,
 }
@@ -63,13 +63,13 @@ impl Log for Lines {
 }
 
 impl Trial {
-    /// Loads a plugin once, with a kv of its own. Lines that it writes meanwhile belong to
-    /// its first hook. `config` and `env` are objects in JSON.
+    /// Loads a plugin once, with a kv of its own. Lines that it writes meanwhile belong to its
+    /// first hook. `config` and `env` are JSON objects.
     pub fn load(source: Arc<Source>, config: String, env: String) -> Result<Self, Failure> {
         Self::load_within(source, config, env, None, Limits::default())
     }
 
-    /// As [`Trial::load`], with something to fetch from, and with limits of its own.
+    /// Loads like [`Trial::load`], with origins to fetch from, and with limits of its own.
     pub fn load_within(
         source: Arc<Source>,
         config: String,
@@ -100,9 +100,9 @@ impl Trial {
         })
     }
 
-    /// Whether its own `config.matcher` is for this request.
+    /// Returns true if the plugin's own `config.matcher` matches this request.
     pub fn is_for(&self, input: &Input) -> bool {
-        // As it came, and not as the Web would write it.
+        // The URL as received, not in the normal form of the URL standard.
         let (_, rest) = input.url.split_once("://").unwrap_or_default();
         let target = rest.find('/').map_or("/", |begin| &rest[begin..]);
         let path = target.split('?').next().unwrap_or_default();
@@ -119,16 +119,16 @@ impl Trial {
         self.plugin.has(hook)
     }
 
-    /// Runs a hook. What else this thread does meanwhile counts as the hook's time.
+    /// Runs a hook. Other work of this thread meanwhile counts as the hook's time.
     pub async fn run(&self, hook: Hook, input: Input) -> Ran {
         let url = input.url.clone();
         let (begun, cpu) = (self.clock.now(), thread_time());
         let outcome = self.plugin.call(hook, input).await;
         let cpu = Duration::from_nanos(thread_time().saturating_sub(cpu));
         let wall = self.clock.now().duration_since(begun);
-        // What it left to be done is part of what its author wants to see.
+        // The author wants to see the work that it left behind too.
         self.late.join().await;
-        // As the gateway has it.
+        // As the gateway does.
         let outcome = outcome.and_then(|output| {
             if let Answer::Rewrite(to) = &output.answer {
                 rewritten(&url, to, Slashes::default())?;

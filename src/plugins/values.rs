@@ -1,4 +1,4 @@
-//! Functions that need no request: URLs, texts, hashes.
+//! Host functions that need no request: URLs, texts, hashes.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use url::{Url, quirks};
 
 use super::{budget::Budget, host::size, text::Text};
 
-/// As `atob` reads it once the padding is off (Infra standard, "forgiving-base64 decode").
+/// Decoder of `atob` after the padding is removed (Infra standard, "forgiving-base64 decode").
 const FORGIVING: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -26,12 +26,12 @@ const FORGIVING: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// How many strings a function takes at a time, and how many bytes they may have together.
+/// Most strings that a function takes at a time, and their most bytes together.
 const MOST_TEXTS: u32 = 64 << 10;
 const LONGEST_TEXTS: usize = 8 << 20;
 
-/// Puts them into `host`. Each is a step to the engine, whatever it goes over, so they have
-/// `budget` asked themselves.
+/// Adds these functions to `host`. To the engine each call is one step, however much data it
+/// processes, so they check `budget` themselves.
 pub(super) fn functions<'js>(
     ctx: &Ctx<'js>,
     host: &Object<'js>,
@@ -123,12 +123,12 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<Budget>) -> Resul
     host.set("atob", Function::new(ctx.clone(), decode)?)
 }
 
-/// The strings of an array. A plugin may have the same one in it a million times, which costs
-/// it nothing, and us all of them.
+/// Returns the strings of an array. A plugin may put the same one in it a million times, which
+/// costs the plugin nothing, and the gateway a copy of each.
 pub(super) fn texts_of(ctx: &Ctx<'_>, budget: &Budget, array: &Array<'_>) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     let mut room = LONGEST_TEXTS;
-    // The engine's own count of them knows no more than 2³¹, and panics.
+    // The engine's own function for the length is limited to 2³¹, and panics beyond.
     let length: f64 = array.as_object().get("length")?;
     for at in 0..=MOST_TEXTS {
         if f64::from(at) >= length {
@@ -158,13 +158,14 @@ pub(super) fn pass(ctx: &Ctx<'_>, budget: &Budget, bytes: usize) -> Result<()> {
     Err(ctx.throw(stop))
 }
 
-/// Whoever caught it would go on, and copy its texts once more before it is asked again.
+/// Makes a stop uncatchable. A plugin that caught it would go on, and copy its texts once more
+/// before the next check.
 #[allow(
     unsafe_code,
     reason = "the engine's own stop is made so, and there is no other way"
 )]
 fn stop_for_good(ctx: &Ctx<'_>, stop: &Value<'_>) {
-    // SAFETY: both are of the engine that runs.
+    // SAFETY: both belong to the engine that runs.
     unsafe { qjs::JS_SetUncatchableError(ctx.as_raw().as_ptr(), stop.as_raw()) }
 }
 
@@ -178,7 +179,7 @@ fn url_parse(text: String, base: Opt<Option<Text>>) -> Option<Vec<String>> {
     Some(parts(&url))
 }
 
-/// In the order of the list in `web/url.js`.
+/// Returns the parts in the order of the list in `web/url.js`.
 fn parts(url: &Url) -> Vec<String> {
     let parts = [
         quirks::href(url),
@@ -196,11 +197,11 @@ fn parts(url: &Url) -> Vec<String> {
     parts.map(str::to_owned).to_vec()
 }
 
-/// Sets a part as the standard's setters do: what cannot be set stays as it was.
+/// Sets a part as the standard's setters do: an invalid value leaves the part as it was.
 #[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
 fn url_set(url: String, part: String, value: String) -> Option<Vec<String>> {
     let mut url = Url::parse(&url).ok()?;
-    // The setters say whether they did something, which nobody asks.
+    // The setters return whether they changed something, which is not needed.
     match part.as_str() {
         "href" => quirks::set_href(&mut url, &value).ok()?,
         "protocol" => drop(quirks::set_protocol(&mut url, &value)),
@@ -302,7 +303,7 @@ fn hmac_of<'js>(
     ArrayBuffer::new_copy(ctx, tag.as_ref())
 }
 
-/// In a time that does not tell how much of the signature is right.
+/// Verifies in constant time: the time does not depend on how much of the signature is right.
 #[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
 fn hmac_verify<'js>(
     hash: String,

@@ -1,4 +1,4 @@
-//! The functions of `ctx.log`, `ctx.metrics` and `ctx.waitUntil`.
+//! Host functions of `ctx.log`, `ctx.metrics` and `ctx.waitUntil`.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -13,24 +13,24 @@ use super::{
 };
 use crate::base::user_metrics::UserKind;
 
-/// How many fields a line of `ctx.log` may have.
+/// Most fields of a line of `ctx.log`.
 const MOST_FIELDS: usize = 16;
 const LONGEST_NAME: usize = 64;
-/// How many promises a hook may leave behind.
+/// Most promises that a hook may leave behind.
 const MOST_PROMISES: u32 = 16;
 
-/// What a plugin says of a request.
+/// Line that a plugin logs about a request.
 #[derive(Debug)]
 pub(super) struct Said<'a> {
     pub(super) level: Level,
     pub(super) request_id: &'a str,
     pub(super) text: &'a str,
-    /// Fit to be written as `name=value`.
+    /// Fields in a form that can be written as `name=value`.
     pub(super) fields: &'a [(String, String)],
 }
 
 impl Said<'_> {
-    /// As one line without the request.
+    /// Formats one line without the request ID.
     pub(super) fn line(&self) -> String {
         let mut line = self.text.to_owned();
         for (name, value) in self.fields {
@@ -41,7 +41,7 @@ impl Said<'_> {
     }
 }
 
-/// Puts them into `host`.
+/// Adds these functions to `host`.
 pub(super) fn functions<'js>(
     ctx: &Ctx<'js>,
     host: &Object<'js>,
@@ -100,7 +100,7 @@ fn promises<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resu
     host.set("kept", Function::new(ctx.clone(), kept)?)?;
     let s = Arc::clone(state);
     let broken = move |ctx: Ctx<'js>, call: u32, thrown: Opt<Value<'js>>| {
-        // One of them is told, and each may be as long as its heap.
+        // Only one failure is reported, and each may be as long as its heap.
         if s.with(&ctx, call, |call| Ok(call.broken.is_some()))? {
             return s.with(&ctx, call, |call| {
                 call.promises = call.promises.saturating_sub(1);
@@ -138,7 +138,7 @@ fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
             && name
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-        // What the gateway says itself.
+        // Fields that the gateway sets itself.
         if !is_name || ["plugin", "request_id"].contains(&&**name) {
             let why = format!("`{name}` is no name of a field");
             return Err(Exception::throw_type(ctx, &why));
@@ -153,7 +153,7 @@ fn fields(ctx: &Ctx<'_>, flat: Vec<String>) -> Result<Vec<(String, String)>> {
     Ok(fields)
 }
 
-/// A client's words may be in it, and are not to look like lines of their own.
+/// Escapes control characters: client input in the text must not look like lines of its own.
 pub(super) fn one_line(text: &str) -> String {
     let text = &text[..text.floor_char_boundary(LONGEST_LINE)];
     if !text.contains(char::is_control) {

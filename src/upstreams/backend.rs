@@ -1,7 +1,7 @@
-//! One address that requests go to: its live state, and what a configuration makes of it.
+//! Address that requests go to: its live state, and its settings in one configuration.
 //!
-//! [`BackendState`] lives as long as any configuration or lease holds it, so counts,
-//! health and what was learned of the app survive reloads and DNS changes.
+//! [`BackendState`] lives as long as any configuration or lease holds it, so counts, health and
+//! what was learned of the app survive reloads and DNS changes.
 
 use std::{
     fmt,
@@ -28,39 +28,39 @@ use super::{
 };
 use crate::base::metrics::Metrics;
 
-/// A backend's name in one word: a hash of its address, the same in every process.
+/// ID of a backend: a hash of its address, the same in every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendId(pub u64);
 
-/// A backend of one upstream, as one configuration has it.
+/// Backend of one upstream, as one configuration has it.
 pub struct Backend {
     pub(super) state: Arc<BackendState>,
     pub(super) target: Target,
     /// `Host` of checks: the address, or the name and port that DNS resolved.
     pub(super) authority: String,
-    /// At least 1.
+    /// Weight, at least 1.
     pub(super) weight: u16,
     pub(super) origin: Origin,
     pub(super) peer: PeerTemplate,
-    /// What a browser gets to stay here, if the upstream is sticky.
+    /// Cookie that keeps a browser on this backend, if the upstream is sticky.
     pub(super) cookie: Option<StickyValue>,
     pub(super) metrics: BackendMetrics,
     pub(super) shared: Arc<Shared>,
 }
 
-/// How a backend came to belong to its upstream.
+/// Source through which a backend became part of its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// It is written in the configuration.
+    /// Written in the configuration.
     File,
-    /// DNS gave its address.
+    /// Resolved by DNS.
     Dns,
-    /// An operator added it at run time.
+    /// Added at run time by an operator.
     Added,
 }
 
 impl Origin {
-    /// The word in status.
+    /// Name in the status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::File => "file",
@@ -70,45 +70,45 @@ impl Origin {
     }
 }
 
-/// A sticky cookie's value, and the whole `Set-Cookie` that hands it out.
+/// Value of a sticky cookie, and the whole `Set-Cookie` that sets it.
 #[derive(Clone, Debug)]
 pub(super) struct StickyValue {
     pub(super) value: u64,
     pub(super) set_cookie: HeaderValue,
 }
 
-/// What is counted and learned of one address.
+/// Counts and learned properties of one address.
 #[derive(Debug)]
 pub(super) struct BackendState {
     pub(super) address: Arc<str>,
     pub(super) id: BackendId,
-    /// Invariant: the leases on this backend, each once: below [`STREAM`] those with a place
-    /// of `max_in_flight`, from there up to [`DRAINED`] those of streams that have begun. Only
-    /// [`BackendState::reserve`] adds a place, only [`BackendState::begin_stream`] makes a
-    /// stream of one, only a lease's drop takes either away; neither is ever above the bound
-    /// of the configuration that added. `SeqCst`, for the queue's sake (`queue.rs`).
+    /// Invariant: the leases on this backend, each once: below [`STREAM`] those with a place of
+    /// `max_in_flight`, from there up to [`DRAINED`] those of streams that have begun. Only
+    /// [`BackendState::reserve`] adds a place, only [`BackendState::begin_stream`] makes a stream
+    /// of one, only a lease's drop takes either away; neither is ever above the limit of the
+    /// configuration that added it. `SeqCst`, for the queue's sake (`queue.rs`).
     ///
-    /// The bit [`DRAINED`] is in the same word, so that nobody gets a place once it is
-    /// set: who then sees no lease sees the last of them.
+    /// The bit [`DRAINED`] is in the same word, so that no request gets a place once it is set: a
+    /// thread that then sees no lease knows that none will follow.
     leases: AtomicU64,
-    /// The verdict of active checks; true where there are none. Written by the
-    /// supervisor only, always together with `health`.
+    /// Result of active checks; true without checks. Written by the supervisor only, always
+    /// together with `health`.
     healthy: AtomicBool,
-    /// Out of rotation until then, in nanoseconds of the upstream's epoch; 0 when in.
-    /// Written under the `ejection` lock, but for the end of its time: whoever sees that
-    /// first swaps it to 0 and so wins the right to start the slow start.
+    /// End of the ejection, in nanoseconds of the upstream's epoch; 0 while not ejected. Written
+    /// under the `ejection` lock, except at the end of the ejection: the thread that sees it first
+    /// swaps it to 0 and so wins the right to start the slow start.
     ejected_until: AtomicU64,
-    /// Since when it is back, in nanoseconds of the epoch, while its slow start goes on;
-    /// 0 otherwise. A stale value only shifts one pick.
+    /// Start of a slow start in progress, in nanoseconds of the epoch; 0 otherwise. A stale value
+    /// only shifts one pick.
     returned_at: AtomicU64,
-    /// Copy of `ejection`'s streak, so that a success of a backend that never failed
-    /// takes no lock. Written under that lock.
+    /// Copy of `ejection`'s streak, so that a success of a backend that never failed takes no lock.
+    /// Written under that lock.
     streak: AtomicU32,
-    /// Turns of `least_conn` that it was passed over for, less those it got for others.
-    /// Any value is valid; it only shifts picks.
+    /// Turns of `least_conn` in which the backend was passed over, minus those it got in place of
+    /// others. Any value is valid; it only shifts picks.
     pub(super) owed: AtomicI32,
     pub(super) latency: Latency,
-    /// What the app said of its idle time: see [`KeepAlive`].
+    /// Idle timeout that the app declared: see [`KeepAlive`].
     keep_alive: AtomicU64,
     pub(super) health: Mutex<Health>,
     pub(super) ejection: Mutex<Ejection>,
@@ -117,26 +117,26 @@ pub(super) struct BackendState {
     series: Option<(Metrics, Arc<str>)>,
 }
 
-/// No new requests: an operator said so.
+/// Set while an operator has drained the backend: no new requests.
 const DRAINED: u64 = 1 << 63;
-/// One lease of a stream.
+/// Count of one lease of a stream.
 const STREAM: u64 = 1 << 32;
-/// So many streams leave the bit alone.
+/// Most streams that fit below the bit.
 const MAX_STREAMS: u32 = (1 << 31) - 1;
 
-/// The places that are taken.
+/// Returns the places in use.
 fn places(leases: u64) -> u32 {
     u32::try_from(leases % STREAM).expect("what is left is less than that")
 }
 
-/// The streams that have begun.
+/// Returns the streams that have begun.
 fn streams(leases: u64) -> u32 {
     u32::try_from((leases & !DRAINED) / STREAM).expect("31 bits are left of it")
 }
 
 impl Drop for BackendState {
-    /// Nobody knows the address any more: its series end with it, or `/metrics` would
-    /// grow with each address that DNS ever gave.
+    /// Removes the metrics of an address that is no longer in use: otherwise `/metrics` would grow
+    /// with each address that DNS ever returned.
     fn drop(&mut self) {
         if let Some((metrics, upstream)) = &self.series {
             BackendMetrics::forget(metrics, upstream, &self.address);
@@ -144,18 +144,18 @@ impl Drop for BackendState {
     }
 }
 
-/// What is known of how long an app keeps an idle connection.
+/// Time for which an app keeps an idle connection, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeepAlive {
-    /// No answer seen yet.
+    /// No response seen yet.
     Unknown,
-    /// It answered without `Keep-Alive: timeout`.
+    /// Response without `Keep-Alive: timeout`.
     Unsaid,
-    /// Its `Keep-Alive: timeout`.
+    /// Value of `Keep-Alive: timeout` in a response.
     Said(Duration),
 }
 
-/// The longest `Keep-Alive: timeout` that is believed.
+/// Longest `Keep-Alive: timeout` that is accepted.
 const LONGEST_KEEP_ALIVE: u64 = 600;
 
 impl KeepAlive {
@@ -181,7 +181,8 @@ impl KeepAlive {
 }
 
 impl BackendState {
-    /// `series` are the metrics and the upstream's name under which this backend counts.
+    /// Creates the state of an address. `series` are the metrics and the upstream's name under
+    /// which this backend counts.
     pub(super) fn new(
         address: Arc<str>,
         health: Health,
@@ -206,13 +207,13 @@ impl BackendState {
         }
     }
 
-    /// Requests and streams.
+    /// Number of requests and streams in flight.
     pub(super) fn in_flight(&self) -> u32 {
         let leases = self.leases.load(Ordering::SeqCst);
         places(leases).saturating_add(streams(leases))
     }
 
-    /// Streams that have begun.
+    /// Number of streams that have begun.
     pub(super) fn streams(&self) -> u32 {
         streams(self.leases.load(Ordering::SeqCst))
     }
@@ -221,7 +222,7 @@ impl BackendState {
         self.leases.load(Ordering::SeqCst) & DRAINED != 0
     }
 
-    /// Begins or ends the drain. True if that changed.
+    /// Begins or ends the drain. Returns true if that changed.
     pub(super) fn set_drained(&self, drained: bool) -> bool {
         let before = if drained {
             self.leases.fetch_or(DRAINED, Ordering::SeqCst)
@@ -231,7 +232,7 @@ impl BackendState {
         (before & DRAINED != 0) != drained
     }
 
-    /// It is not drained, and fewer than `max` places are in use.
+    /// Returns true if the backend is not drained and fewer than `max` places are in use.
     pub(super) fn has_place(&self, max: u32) -> bool {
         let leases = self.leases.load(Ordering::SeqCst);
         leases & DRAINED == 0 && places(leases) < max
@@ -246,20 +247,20 @@ impl BackendState {
             .is_ok()
     }
 
-    /// Gives a place back.
+    /// Returns a place.
     pub(super) fn release(&self) {
         let before = self.leases.fetch_sub(1, Ordering::SeqCst);
         debug_assert!(places(before) > 0, "a place was given back twice");
     }
 
-    /// There are fewer streams than `max`.
+    /// Returns true if there are fewer streams than `max`.
     #[inline]
     pub(super) fn has_room_for_stream(&self, max: u32) -> bool {
         self.streams() < max
     }
 
-    /// Gives a place back for one among the streams, if there are fewer than `max`. A backend
-    /// that is drained takes it as well: the request was there before.
+    /// Turns a place into a stream, if there are fewer than `max`. A drained backend accepts it
+    /// too: the request was there before.
     pub(super) fn begin_stream(&self, max: u32) -> bool {
         let max = max.min(MAX_STREAMS);
         self.leases
@@ -270,7 +271,7 @@ impl BackendState {
             .is_ok()
     }
 
-    /// A stream is over.
+    /// Ends a stream.
     pub(super) fn end_stream(&self) {
         let before = self.leases.fetch_sub(STREAM, Ordering::SeqCst);
         debug_assert!(streams(before) > 0, "a stream has ended twice");
@@ -280,13 +281,14 @@ impl BackendState {
         self.healthy.load(Ordering::Relaxed)
     }
 
-    /// The end of the ejection that is under way at `now`.
+    /// Returns the end of the ejection in effect at `now`.
     pub(super) fn ejected_until(&self, now: u64) -> Option<u64> {
         let until = self.ejected_until.load(Ordering::Relaxed);
         (until > now).then_some(until)
     }
 
-    /// Neither down nor ejected. An ejection whose time is over ends here.
+    /// Returns true if the backend is neither down nor ejected. An ejection whose time is over ends
+    /// here.
     pub(super) fn is_up(&self, now: u64) -> bool {
         if !self.is_healthy() {
             return false;
@@ -309,12 +311,12 @@ impl BackendState {
         true
     }
 
-    /// In rotation: neither down nor ejected nor drained.
+    /// Returns true if the backend is in rotation: neither down nor ejected nor drained.
     pub(super) fn is_in_rotation(&self, now: u64) -> bool {
         !self.is_drained() && self.is_up(now)
     }
 
-    /// How much of its share a backend gets at `now`, from a tenth to all.
+    /// Returns the part of its full share that a backend gets at `now`, from a tenth to all.
     pub(super) fn share(&self, slow_start: Duration, now: u64) -> f64 {
         let returned = self.returned_at.load(Ordering::Relaxed);
         if returned == 0 || slow_start.is_zero() {
@@ -329,12 +331,12 @@ impl BackendState {
         share.max(0.1)
     }
 
-    /// It begins anew: a slow start from `now`.
+    /// Begins a slow start at `now`.
     pub(super) fn start_slowly(&self, now: u64) {
         self.set_returned_at(Some(now));
     }
 
-    /// Since when it is back, while its slow start goes on.
+    /// Returns the start of a slow start in progress.
     pub(super) fn returned_at(&self) -> Option<u64> {
         let at = self.returned_at.load(Ordering::Relaxed);
         (at != 0).then_some(at)
@@ -345,7 +347,7 @@ impl BackendState {
         self.returned_at.store(at, Ordering::Relaxed);
     }
 
-    /// Takes over what active checks found. True if that changed.
+    /// Sets the result of active checks. Returns true if that changed.
     pub(super) fn set_healthy(&self, healthy: bool, now: u64) -> bool {
         let changed = self.healthy.swap(healthy, Ordering::Relaxed) != healthy;
         if changed && healthy {
@@ -354,12 +356,12 @@ impl BackendState {
         changed
     }
 
-    /// Ejects until `until`, or prolongs to there.
+    /// Ejects the backend until `until`, or extends an ejection to there.
     pub(super) fn eject(&self, until: u64) {
         self.ejected_until.fetch_max(until, Ordering::Relaxed);
     }
 
-    /// Ends an ejection before its time. True if there was one.
+    /// Ends an ejection before its time. Returns true if there was one.
     pub(super) fn readmit(&self, now: u64) -> bool {
         let ended = self.ejected_until.swap(0, Ordering::Relaxed) > now;
         if ended {
@@ -385,7 +387,7 @@ impl BackendState {
 }
 
 impl Backend {
-    /// `IP:PORT` or `unix:PATH`: its name in metrics, logs and status.
+    /// Address as `IP:PORT` or `unix:PATH`: its name in metrics, logs and status.
     pub fn address(&self) -> &Arc<str> {
         &self.state.address
     }
@@ -406,18 +408,18 @@ impl Backend {
         self.origin
     }
 
-    /// Requests under way.
+    /// Number of requests in flight.
     pub fn in_flight(&self) -> u32 {
         self.state.in_flight()
     }
 
-    /// It gets no new requests; those under way go on.
+    /// Returns true while the backend gets no new requests; those in flight go on.
     pub fn is_drained(&self) -> bool {
         self.state.is_drained()
     }
 
-    /// Takes note of an answer's `Keep-Alive` header, or of its absence. To be called
-    /// with each answer's head: the pool's idle time follows from it.
+    /// Records a response's `Keep-Alive` header, or its absence. To be called with the headers of
+    /// each response: the pool's idle timeout follows from it.
     pub fn learn_keep_alive(&self, header: Option<&HeaderValue>) {
         self.state
             .learn_keep_alive(match header.and_then(keep_alive_timeout) {
@@ -436,8 +438,8 @@ impl fmt::Debug for Backend {
     }
 }
 
-/// `timeout` of `Keep-Alive: timeout=5, max=100`. No RFC defines it; this is what
-/// Node, nginx and Apache send.
+/// Parses `timeout` of `Keep-Alive: timeout=5, max=100`. No RFC defines it; Node.js, nginx and
+/// Apache send it like this.
 fn keep_alive_timeout(header: &HeaderValue) -> Option<u64> {
     header
         .to_str()

@@ -1,4 +1,4 @@
-//! From the YAML's section to a live upstream: every problem is told, each at its place.
+//! Compilation of a YAML section to a live upstream: every problem is reported, each at its place.
 
 use std::{
     collections::HashMap,
@@ -34,20 +34,20 @@ use crate::{
     zones::Zones,
 };
 
-/// Node closes idle connections after 5 s.
+/// Idle timeout below that of Node.js, which closes idle connections after 5 s.
 const NODE_IDLE: Duration = Duration::from_secs(4);
 const OTHER_IDLE: Duration = Duration::from_mins(1);
 
 const BAD_ADDRESS: &str = "edgeway::upstream::bad_address";
 
-/// The name of an upstream's zone.
+/// Returns the name of an upstream's zone.
 pub fn zone(upstream: &str) -> String {
     format!("upstream {upstream}")
 }
 
 impl Upstream {
-    /// Checks and compiles. Problems go to `cx`, all that there are; `None` means that
-    /// one of them is an error.
+    /// Checks and compiles an upstream. All problems are reported to `cx`; `None` means that one of
+    /// them is an error.
     pub fn compile(
         key: &Key,
         config: &Spanned<UpstreamConfig>,
@@ -281,8 +281,8 @@ pub(super) fn report_zero(place: Place, name: &str, help: &str, cx: &mut Compile
     cx.report_at(place, "edgeway::upstream::zero", message, help);
 }
 
-/// Behind one port there may be many workers, each with its own load, of which these
-/// balancers see only the sum.
+/// Warns of a balancing method without effect: behind one port there may be many workers, each with
+/// its own load, and these balancers see only the sum.
 fn warn_of_blind_balance(
     config: &UpstreamConfig,
     balance: &Balance,
@@ -313,7 +313,7 @@ fn warn_of_blind_balance(
 mod tests {
     use super::super::tests::Bench;
 
-    /// What is said of `yaml`, each problem as `message; help`, errors and warnings.
+    /// Returns the diagnostics of `yaml`, each as `message; help`, errors and warnings.
     #[track_caller]
     fn said(yaml: &str) -> Vec<String> {
         let (upstream, diagnostics) = Bench::new().try_compile(yaml);

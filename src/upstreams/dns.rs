@@ -1,4 +1,4 @@
-//! Names of backends: looked up again when their time is over, without a reload.
+//! DNS names of backends: resolved again when their TTL is over, without a reload.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -17,21 +17,21 @@ use crate::chain::BoxFuture;
 
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_mins(5);
-/// The hosts file says nothing of how long it holds; reading it costs next to nothing.
+/// TTL of the hosts file, which has none; reading it costs next to nothing.
 const HOSTS_FILE: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// Of one whole look-up, with all its tries.
+/// Deadline of one whole lookup, with all its attempts.
 const LOOKUP: Duration = Duration::from_secs(10);
 
-/// Finds the addresses of a name.
+/// Resolver that finds the addresses of a name.
 pub trait Resolve: Send + Sync + 'static {
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Resolved, DnsError>>;
 }
 
-/// Addresses, and for how long they hold.
+/// Addresses and their TTL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// Sorted, each once: servers rotate their answers, and that is no change.
+    /// Sorted, each once: servers rotate their responses, and that is no change.
     pub addresses: Vec<IpAddr>,
     pub ttl: Duration,
 }
@@ -55,8 +55,8 @@ impl Resolved {
     }
 }
 
-/// The machine's own: the hosts file, then the servers of `resolv.conf`. Both are read
-/// for each look-up, so an edit counts without a reload. IPv4 where there is any, else
+/// Resolver of the machine: the hosts file, then the servers of `resolv.conf`. Both are read for
+/// each lookup, so an edit counts without a reload. Returns IPv4 addresses if there are any, else
 /// IPv6: an app that listens on one of both would fail every other request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemResolver;
@@ -93,7 +93,7 @@ async fn ask_servers(name: &str) -> Result<Resolved, DnsError> {
     let resolver = builder.build().map_err(|e| explain(&e))?;
     let found = resolver.lookup_ip(name).await.map_err(|e| explain(&e))?;
     let answers = found.as_lookup().answers();
-    // Aliases count as well: the shortest-lived link ends the chain.
+    // Aliases count as well: the shortest TTL limits the whole chain.
     let ttl = answers.iter().map(|record| record.ttl).min().unwrap_or(0);
     Ok(Resolved::new(
         addresses(answers),
@@ -113,22 +113,22 @@ fn explain(error: &NetError) -> DnsError {
     }
 }
 
-/// When to look a name up next. Pure: times are nanoseconds of the upstream's epoch.
+/// Schedule of lookups of a name. Pure: times are nanoseconds of the upstream's epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Schedule {
     next: u64,
     failures: u32,
-    /// Some look-up has ended.
+    /// Set once a lookup has ended.
     pub(super) is_tried: bool,
 }
 
-/// What an answer is worth saying of.
+/// Change in the result of lookups that is worth a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
     None,
-    /// It fails, and did not before.
+    /// Lookups fail, and did not before.
     Fails,
-    /// It works again.
+    /// Lookups work again.
     Works,
 }
 
@@ -137,7 +137,7 @@ impl Schedule {
         self.next
     }
 
-    /// Takes in the end of a look-up: how long its answer holds, or that there was none.
+    /// Records the end of a lookup: the TTL of its result, or `None` for a failure.
     pub(super) fn observe(&mut self, ttl: Option<Duration>, now: u64) -> News {
         self.is_tried = true;
         let had_failed = self.failures > 0;
@@ -196,7 +196,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_hosts_file_is_read() {
-        // Every machine's hosts file knows this name.
+        // The hosts file of every machine has this name.
         let found = SystemResolver.resolve("localhost").await.unwrap();
         assert!(found.addresses.iter().all(IpAddr::is_loopback), "{found:?}");
         assert!(!found.addresses.is_empty());

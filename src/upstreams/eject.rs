@@ -1,12 +1,12 @@
-//! Passive health: who keeps failing leaves rotation for a while. A pure state machine.
+//! Passive health: a backend that keeps failing leaves rotation for a while. A pure state machine.
 //!
 //! Two causes, since they call for different care:
-//! - *refused*: no connection could be made. Such a backend serves nobody, so it leaves
-//!   after three tries in a row at the latest, whatever share of the others is out, and
-//!   comes back as soon as a probe can connect.
-//! - *errors*: it resets, times out or answers 502, 503, 504. It may be overloaded, and
-//!   ejecting it moves its load to the others: never more than half of an upstream's
-//!   backends are out for this cause, so never the last one.
+//! - *refused*: no connection could be made. Such a backend serves no request, so it leaves after
+//! three attempts in a row at the latest, whatever share of the others is out, and comes back as
+//! soon as a probe can connect.
+//! - *errors*: the backend resets, times out or responds with 502, 503, 504. It may be overloaded,
+//! and ejecting it moves its load to the others: never more than half of an upstream's backends are
+//! out for this cause, so never the last one.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::handover::{millis, span};
 use crate::config::model::EjectConfig;
 
-/// Refused connections in a row that are proof enough.
+/// Refused connections in a row that eject a backend.
 const REFUSED: u32 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl From<&EjectConfig> for EjectPolicy {
     }
 }
 
-/// Why a backend is out.
+/// Cause of an ejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Cause {
@@ -53,7 +53,7 @@ impl Cause {
     }
 }
 
-/// The failures of one backend so far. Times are nanoseconds of the upstream's epoch.
+/// Failures of one backend so far. Times are nanoseconds of the upstream's epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ejection {
     streak: u32,
@@ -61,7 +61,7 @@ pub(super) struct Ejection {
     last: Option<Last>,
 }
 
-/// The last ejection.
+/// Last ejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Last {
     cause: Cause,
@@ -69,7 +69,7 @@ struct Last {
     until: u64,
 }
 
-/// The same as one process tells it to the next.
+/// Form of [`Ejection`] in which one process sends it to its successor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct EjectionExport {
@@ -83,13 +83,13 @@ pub(super) struct EjectionExport {
 struct LastExport {
     cause: Cause,
     span_ms: u64,
-    /// One of both is 0.
+    /// Time left; 0 once the ejection has ended. While it lasts, `ended_ago_ms` is 0.
     ends_in_ms: u64,
     ended_ago_ms: u64,
 }
 
 impl EjectionExport {
-    /// As it was told at `now`.
+    /// Converts the export to an [`Ejection`], with times relative to `now`.
     pub(super) fn import(&self, now: u64) -> Ejection {
         Ejection {
             streak: self.streak,
@@ -119,12 +119,12 @@ impl Ejection {
         }
     }
 
-    /// Failures in a row, up to now.
+    /// Number of failures in a row, up to now.
     pub(super) fn streak(&self) -> u32 {
         self.streak
     }
 
-    /// The cause of the last ejection.
+    /// Returns the cause of the last ejection.
     pub(super) fn cause(&self) -> Option<Cause> {
         self.last.map(|last| last.cause)
     }
@@ -134,8 +134,8 @@ impl Ejection {
         self.refused = 0;
     }
 
-    /// One more failure of a backend in rotation. Gives the end of its ejection if that
-    /// was one too many. `others_allow` says whether one more may be out for errors.
+    /// Records a failure of a backend in rotation. Returns the end of its ejection if that was one
+    /// too many. `others_allow` returns true if one more backend may be out for errors.
     pub(super) fn failure(
         &mut self,
         policy: EjectPolicy,
@@ -165,7 +165,7 @@ impl Ejection {
         Some(until)
     }
 
-    /// It came back before its time: what a probe or an operator found counts as the end.
+    /// Ends an ejection before its time, after a probe or an operator brought the backend back.
     pub(super) fn ended_early(&mut self, now: u64) {
         if let Some(last) = &mut self.last {
             last.until = last.until.min(now);
@@ -173,8 +173,8 @@ impl Ejection {
         self.success();
     }
 
-    /// Twice the last span if the backend failed again before it had served for as long
-    /// as it was out; the first span otherwise.
+    /// Returns twice the last span if the backend failed again before it had served for as long as
+    /// it was out; the first span otherwise.
     fn next_span(&self, policy: EjectPolicy, now: u64) -> Duration {
         match self.last {
             Some(last) if now < last.until.saturating_add(nanos(last.span)) => {

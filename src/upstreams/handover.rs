@@ -1,9 +1,9 @@
-//! What a process that takes over is told of an upstream: health, ejections, what was learned
-//! of each backend, what operators decided, and what DNS said.
+//! State of an upstream for a successor process: health, ejections, what was learned of each
+//! backend, operators' decisions, and DNS results.
 //!
-//! The two processes count time from different moments, so times are told as spans from
-//! now. They may be of different versions, so each piece is read for itself, and what
-//! cannot be read is left out.
+//! The clocks of the two processes have different origins, so times are sent as spans from now. The
+//! processes may be of different versions, so each piece is read on its own, and unreadable pieces
+//! are left out.
 
 use std::{collections::HashMap, net::IpAddr, sync::atomic::Ordering, time::Duration};
 
@@ -19,22 +19,22 @@ use super::{
 };
 use crate::zones::Zone;
 
-/// No time that is told lies further off: a longer one is a mistake, and would keep a
-/// backend out, or unchecked, for ever.
+/// Longest span that is accepted: a longer one is a mistake, and would keep a backend out, or
+/// unchecked, for ever.
 const FURTHEST: Duration = Duration::from_hours(1);
-/// What was told of a backend that nobody has asked for until then is forgotten.
+/// Time after which the inherited state of an unused backend is dropped.
 const LATEST: Duration = Duration::from_mins(5);
 
-/// What was told of backends that have no state here yet: DNS has not given their
-/// addresses so far.
+/// Inherited state of backends that have no state here yet: DNS has not returned their addresses so
+/// far.
 #[derive(Debug, Default)]
 pub(super) struct Inherited {
-    /// When it was told.
+    /// Time at which the state was received.
     at: u64,
     backends: HashMap<String, BackendExport>,
 }
 
-/// One backend as a process tells it to the one that takes over.
+/// Backend as a process sends it to its successor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct BackendExport {
@@ -42,7 +42,7 @@ struct BackendExport {
     #[serde(skip_serializing_if = "Option::is_none")]
     ejected_for_ms: Option<u64>,
     ejection: EjectionExport,
-    /// Since when its slow start goes on.
+    /// Time since the start of a slow start in progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     back_for_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +52,7 @@ struct BackendExport {
     probes: ProbesExport,
 }
 
-/// The average of its first-byte times.
+/// Average of a backend's times to first byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct FirstByte {
     nanos: u64,
@@ -92,7 +92,7 @@ impl Zone for Live {
             .into_iter()
             .filter_map(|state| {
                 let exported = BackendExport::of(&state, now);
-                // Plain data with keys of text; it always has a form in JSON.
+                // Plain data with string keys; it can always be written as JSON.
                 let value = serde_json::to_value(exported).ok()?;
                 Some((state.address.to_string(), value))
             })
@@ -133,7 +133,7 @@ fn entries<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = (&'a String,
 }
 
 impl Live {
-    /// Gives a state that was just made what a process before this one told of it.
+    /// Restores new state from the previous process.
     pub(super) fn hand_on(&self, state: &BackendState) {
         let mut inherited = self.inherited.lock();
         if inherited.backends.is_empty() {
@@ -180,7 +180,7 @@ impl BackendExport {
         }
     }
 
-    /// `at` is when it was told.
+    /// Applies the export to `state`; `at` is the time at which it was received.
     fn give(self, state: &BackendState, at: u64) {
         let before = |ms| at.saturating_sub(span(ms));
         let health = self.health.import(at);
@@ -192,7 +192,7 @@ impl BackendExport {
         if let Some(ms) = self.ejected_for_ms {
             state.eject(at.saturating_add(span(ms)));
         }
-        // What `set_healthy` noted was no return.
+        // The return that `set_healthy` recorded was none.
         state.set_returned_at(self.back_for_ms.map(before));
         if let Some(FirstByte { nanos, age_ms }) = self.first_byte {
             state.latency.set_raw(nanos, before(age_ms));
@@ -228,7 +228,7 @@ pub(super) fn millis(nanos: u64) -> u64 {
     nanos / 1_000_000
 }
 
-/// Milliseconds that were told, in nanoseconds and within bounds.
+/// Converts received milliseconds to nanoseconds, at most [`FURTHEST`].
 pub(super) fn span(millis: u64) -> u64 {
     nanos(Duration::from_millis(millis).min(FURTHEST))
 }

@@ -1,5 +1,5 @@
-//! What operators decided of an upstream's backends: who was added at run time, and who is
-//! drained. It outlives reloads in the zone, and the process in a small file.
+//! Operators' decisions on an upstream's backends: backends added at run time, and drained ones.
+//! They outlive reloads in the zone, and the process in a small file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,21 +13,21 @@ use serde_json::{Map, Value, json};
 use super::target::{Target, parse_target};
 use crate::base::private_file;
 
-/// The decisions on one upstream.
+/// Decisions on one upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Decisions {
-    /// In the order in which they were added.
+    /// Added backends, in the order in which they were added.
     pub(super) added: Vec<Added>,
-    /// Addresses that get no new requests, whether they are known right now or not: DNS
-    /// may take one away for a moment.
+    /// Addresses that get no new requests, even while they are unknown: DNS may remove one for a
+    /// moment.
     pub(super) drained: BTreeSet<String>,
 }
 
-/// A backend that was added at run time.
+/// Backend that was added at run time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Added {
     pub(super) target: Target,
-    /// At least 1.
+    /// Weight, at least 1.
     pub(super) weight: u16,
 }
 
@@ -45,7 +45,7 @@ impl Decisions {
         json!({ "added": added, "drained": self.drained })
     }
 
-    /// What can be read of it; another version may have written more, or otherwise.
+    /// Reads as much as possible; another version may have written more, or in another form.
     pub(super) fn from_json(value: &Value) -> Self {
         let list = |key: &str| {
             value
@@ -80,17 +80,17 @@ fn read_added(value: &Value) -> Option<Added> {
     Some(Added { target, weight })
 }
 
-/// Keeps the decisions on all upstreams of a process, so that they survive a crash.
+/// Store for the decisions on all upstreams of a process, so that they survive a crash.
 #[derive(Debug, Default)]
 pub struct Keeper {
-    /// `None`: they end with the process.
+    /// Path of the file; `None` if the decisions end with the process.
     path: Option<PathBuf>,
     kept: Mutex<BTreeMap<String, Decisions>>,
 }
 
 impl Keeper {
-    /// Reads what an earlier process left at `path`, and keeps it there from now on. The
-    /// file is made with the first decision.
+    /// Reads the decisions that an earlier process left at `path`, and stores them there from now
+    /// on. The file is created with the first decision.
     pub fn open(path: PathBuf) -> Self {
         let kept = match read(&path) {
             Ok(kept) => kept,
@@ -121,8 +121,8 @@ impl Keeper {
         self.kept.lock().get(upstream).cloned().unwrap_or_default()
     }
 
-    /// Takes note. Trouble with the file is told and stops nobody: what was decided holds
-    /// in this process all the same.
+    /// Stores the decisions. A file error is only logged: the decisions hold in this process all
+    /// the same.
     pub(super) fn keep(&self, upstream: &str, decisions: &Decisions) {
         let mut kept = self.kept.lock();
         if decisions.is_empty() {

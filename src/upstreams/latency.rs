@@ -1,24 +1,24 @@
-//! How long a backend takes to its first byte: an average that forgets.
+//! Time to first byte of a backend: an average with decay.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// After this long a sample weighs half.
+/// Time after which a sample weighs half.
 const MEMORY: Duration = Duration::from_secs(10);
 
-/// An exponentially weighted average of first-byte times.
+/// Exponentially weighted average of times to first byte.
 ///
-/// It decays towards zero while no sample comes, so that a backend that was slow once
-/// gets another try.
+/// It decays towards zero while no sample comes, so that a backend that was slow once gets another
+/// attempt.
 #[derive(Debug, Default)]
 pub(super) struct Latency {
-    /// Nanoseconds; 0 while nothing is known. Not updated in one step with `at`:
-    /// two samples at once may count as one, or with the other's time. Each value by
-    /// itself is always one that was computed.
+    /// Nanoseconds; 0 while nothing is known. Not updated atomically with `at`: two concurrent
+    /// samples may count as one, or with the other's time. Each value by itself is always one that
+    /// was computed.
     average: AtomicU64,
-    /// When `average` was last written, in nanoseconds of the epoch.
+    /// Time of the last write of `average`, in nanoseconds of the epoch.
     at: AtomicU64,
 }
 
@@ -30,14 +30,14 @@ impl Latency {
         let average = if before == 0 {
             sample
         } else {
-            // A hundred samples a second would otherwise weigh as nothing each.
+            // Otherwise each of a hundred samples a second would weigh next to nothing.
             let keep = keep(now.saturating_sub(at)).min(0.95);
             mix(before, keep, sample)
         };
         self.average.store(average.max(1), Ordering::Relaxed);
     }
 
-    /// The average as it stands at `now`, in nanoseconds; `None` while nothing is known.
+    /// Returns the average as of `now`, in nanoseconds; `None` while nothing is known.
     pub(super) fn nanos(&self, now: u64) -> Option<u64> {
         let average = self.average.load(Ordering::Relaxed);
         if average == 0 {
@@ -47,26 +47,26 @@ impl Latency {
         Some(mix(average, keep(age), 0))
     }
 
-    /// The average without its decay in nanoseconds, and when it was taken.
+    /// Returns the average without its decay in nanoseconds, and its time.
     pub(super) fn raw(&self) -> Option<(u64, u64)> {
         let average = self.average.load(Ordering::Relaxed);
         (average != 0).then(|| (average, self.at.load(Ordering::Relaxed)))
     }
 
-    /// Begins with what [`Latency::raw`] gave elsewhere.
+    /// Starts with the values of [`Latency::raw`] from another instance.
     pub(super) fn set_raw(&self, average: u64, at: u64) {
         self.at.store(at, Ordering::Relaxed);
         self.average.store(average, Ordering::Relaxed);
     }
 
-    /// The average without its decay, for people to read.
+    /// Returns the average without its decay, for display.
     pub(super) fn average(&self) -> Option<Duration> {
         let average = self.average.load(Ordering::Relaxed);
         (average != 0).then(|| Duration::from_nanos(average))
     }
 }
 
-/// What remains of an old value after `age` nanoseconds: 1 at once, 1/2 after [`MEMORY`].
+/// Returns the weight of an old value after `age` nanoseconds: 1 at once, 1/2 after [`MEMORY`].
 #[expect(
     clippy::cast_precision_loss,
     reason = "a share needs no more than 52 bits"

@@ -1,4 +1,4 @@
-//! A request's place at a backend, and what comes of it.
+//! Lease of a place on a backend for one request, and the outcome.
 
 use std::{
     fmt,
@@ -12,40 +12,40 @@ use super::{
     live::Shared,
 };
 
-/// A place at a backend. Dropping it gives the place back, whatever happened.
+/// Place on a backend. Dropping it returns the place, whatever happened.
 #[must_use = "dropping a lease gives its place back"]
 pub struct Lease {
     backend: Arc<Backend>,
     /// Nanoseconds of the upstream's epoch.
     since: u64,
     by_cookie: bool,
-    /// Among the streams, and no place of `max_in_flight`.
+    /// True if the lease counts as a stream, and not as a place of `max_in_flight`.
     is_stream: bool,
 }
 
-/// What came of one try.
+/// Outcome of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// An answer, `first_byte` after the try began.
+    /// A response, `first_byte` after the attempt began.
     Ok { first_byte: Duration },
-    /// No connection: refused, unreachable, or not made in time.
+    /// No connection: refused, unreachable, or not established in time.
     ConnectFailed,
-    /// The connection broke before the answer was whole.
+    /// Connection closed before the response was complete.
     Reset,
-    /// A bound of time was passed.
+    /// Timeout exceeded.
     Timeout,
-    /// An answer with this status whose first-byte time is not known, or which the
-    /// gateway did not pass on: 502, 503 and 504 count as failures.
+    /// A response with this status whose time to first byte is unknown, or which the gateway did
+    /// not forward: 502, 503 and 504 count as failures.
     Status(u16),
-    /// The client left first. Says nothing of the backend but how long it took so far.
+    /// Client closed first. Reveals nothing about the backend but the time so far.
     ClientGone,
 }
 
-/// Statuses by which a backend says that it cannot serve.
+/// Status codes by which a backend reports that it cannot serve.
 const BAD: [u16; 3] = [502, 503, 504];
 
 impl Lease {
-    /// Of a place that was reserved at `backend`.
+    /// Creates the lease of a place that was reserved on `backend`.
     pub(super) fn new(backend: Arc<Backend>, since: u64, by_cookie: bool) -> Self {
         Self {
             backend,
@@ -55,7 +55,7 @@ impl Lease {
         }
     }
 
-    /// When the place was got: at once, or after waiting for it.
+    /// Returns the time at which the place was taken: at once, or after waiting for it.
     pub fn since(&self) -> Instant {
         self.backend.shared.live.instant(self.since)
     }
@@ -68,9 +68,9 @@ impl Lease {
         self.by_cookie
     }
 
-    /// The response has begun and goes on for as long as both sides like: the lease gives its
-    /// place back and counts among the backend's streams. `false` if there are as many as may
-    /// be.
+    /// Turns the lease into a stream: the response has begun and lasts as long as both sides like.
+    /// The lease returns its place and counts among the backend's streams. `false` if the backend
+    /// has as many as allowed.
     pub fn begin_stream(&mut self) -> bool {
         let Backend { state, shared, .. } = &*self.backend;
         if !self.is_stream && state.begin_stream(shared.max_streams) {
@@ -80,8 +80,8 @@ impl Lease {
         self.is_stream
     }
 
-    /// Tells what came of the try: feeds latency, passive health and metrics, and gives
-    /// the place back.
+    /// Records the outcome of the attempt: updates latency, passive health and metrics, and returns
+    /// the place.
     pub fn finish(self, outcome: Outcome) {
         let Backend {
             state,
@@ -133,7 +133,7 @@ impl Lease {
         }
     }
 
-    /// It took at least so long: worth knowing only if that is more than usual.
+    /// Records the time so far as a lower limit: only useful if it exceeds the average.
     fn sample_elapsed(&self, now: u64) {
         let elapsed = Duration::from_nanos(now.saturating_sub(self.since));
         let latency = &self.backend.state.latency;

@@ -1,4 +1,4 @@
-//! What one upstream keeps across reloads, and what its backends share.
+//! State of one upstream that outlives reloads, and data that its backends share.
 
 use std::{
     collections::HashMap,
@@ -27,40 +27,40 @@ use super::{
 };
 use crate::base::{clock::Clock, metrics::Metrics};
 
-/// The zone of one upstream name.
+/// Zone of one upstream name.
 #[derive(Debug)]
 pub(super) struct Live {
     clock: Clock,
-    /// Times are counted from here, so that they fit an atomic word.
+    /// Origin of all times, so that times fit an atomic word.
     epoch: Instant,
     pub(super) queue: Queue,
-    /// Of retries.
+    /// Retry budget.
     pub(super) budget: Budget,
     pub(super) cursor: Cursor,
-    /// All backends are out, so all are used. Written by whoever finds that out.
+    /// True while all backends are out, so that all are used. Written by any thread that detects
+    /// it.
     panic: AtomicBool,
-    /// States by address. Held weakly: a state ends with the last configuration, DNS
-    /// answer or lease that knows it.
+    /// States by address. Held weakly: a state ends with the last configuration, DNS result or
+    /// lease that uses it.
     states: Mutex<HashMap<Arc<str>, Weak<BackendState>>>,
-    /// What DNS said last, by name, so that a reload does not start without addresses.
+    /// Last DNS results, by name, so that a reload does not start without addresses.
     resolved: Mutex<HashMap<String, Vec<IpAddr>>>,
-    /// Who was added and who is drained.
+    /// Added and drained backends.
     decisions: Mutex<Decisions>,
-    /// From the process before this one.
+    /// State from the previous process.
     pub(super) inherited: Mutex<Inherited>,
-    /// Checks and look-ups under way, and when the next are due. Whoever holds it
-    /// supervises; the next supervisor waits for the end of the one before it.
+    /// Checks and lookups in flight, and the times of the next ones. The supervisor holds the lock;
+    /// the next supervisor waits until it is released.
     pub(super) work: Arc<tokio::sync::Mutex<Work>>,
     /// Wakes the supervisor: a backend was ejected, drained or added.
     pub(super) changed: Notify,
 }
 
-/// The epoch lies so far back that what a process before this one saw can be given as a
-/// time, too.
+/// Age of the epoch at start, so that events in the previous process can have a time too.
 const PAST: Duration = Duration::from_hours(1);
 
-/// Where the rotation stands. Alone on its cache line, since each request moves it.
-/// Any value is valid; two requests never draw the same one.
+/// Position of the rotation. Alone on its cache line, since each request moves it. Any value is
+/// valid; two requests never draw the same one.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct Cursor(AtomicUsize);
@@ -90,40 +90,40 @@ impl Live {
         }
     }
 
-    /// A moment given in nanoseconds of the epoch.
+    /// Converts nanoseconds of the epoch to an instant.
     pub(super) fn instant(&self, nanos: u64) -> Instant {
         self.epoch + Duration::from_nanos(nanos)
     }
 
-    /// Now, in nanoseconds of the epoch. Never 0, which stands for "not set".
+    /// Current time, in nanoseconds of the epoch. Never 0, which stands for "not set".
     #[inline]
     pub(super) fn now(&self) -> u64 {
         self.nanos(self.clock.now())
     }
 
-    /// [`Live::now`] of a moment that was read already.
+    /// Converts an instant that was read already, like [`Live::now`].
     #[inline]
     pub(super) fn nanos(&self, at: Instant) -> u64 {
         nanos(at.saturating_duration_since(self.epoch)).max(1)
     }
 
-    /// What operators decided; nobody else decides while this is held.
+    /// Locks the operators' decisions; no other decision is made meanwhile.
     pub(super) fn decisions(&self) -> MutexGuard<'_, Decisions> {
         self.decisions.lock()
     }
 
-    /// Of all backends that somebody knows.
+    /// Returns the states of all backends in use.
     pub(super) fn states(&self) -> Vec<Arc<BackendState>> {
         let states = self.states.lock();
         states.values().filter_map(Weak::upgrade).collect()
     }
 
-    /// What DNS said last of each name.
+    /// Returns the last DNS result of each name.
     pub(super) fn resolved(&self) -> HashMap<String, Vec<IpAddr>> {
         self.resolved.lock().clone()
     }
 
-    /// Keeps what DNS says of a name. True if that is not what it said before.
+    /// Stores the DNS result of a name. Returns true if it differs from the last one.
     pub(super) fn set_resolved(&self, name: &str, addresses: &[IpAddr]) -> bool {
         let mut resolved = self.resolved.lock();
         if resolved.get(name).is_some_and(|known| known == addresses) {
@@ -137,14 +137,14 @@ impl Live {
         self.panic.load(Ordering::Relaxed)
     }
 
-    /// True if that changed.
+    /// Sets the panic mode. Returns true if that changed.
     pub(super) fn set_panic(&self, panic: bool) -> bool {
         self.panic.load(Ordering::Relaxed) != panic
             && self.panic.swap(panic, Ordering::Relaxed) != panic
     }
 }
 
-/// What the backends of one compiled upstream share.
+/// Data that the backends of one compiled upstream share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) name: Arc<str>,
@@ -152,25 +152,25 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) eject: EjectPolicy,
     pub(super) slow_start: Duration,
-    /// Requests at once to one backend.
+    /// Most requests in flight to one backend.
     pub(super) max_in_flight: u32,
-    /// Streams at once to one backend.
+    /// Most streams to one backend.
     pub(super) max_streams: u32,
     pub(super) metrics: UpstreamMetrics,
     pub(super) registry: Metrics,
     pub(super) keeper: Arc<Keeper>,
-    /// The states of the present members, for what depends on the others. States only:
+    /// States of the present members, for decisions that depend on the others. States only:
     /// backends hold this struct.
     pub(super) roster: ArcSwap<Vec<Arc<BackendState>>>,
 }
 
 impl Shared {
-    /// The live state of `address`; a new one if nobody knows it.
+    /// Returns the live state of `address`; a new state if the address is not in use.
     pub(super) fn state(&self, address: &str, starts_up: bool) -> Arc<BackendState> {
         let mut states = self.live.states.lock();
         let is_drained = self.live.decisions().drained.contains(address);
         if let Some(known) = states.get(address).and_then(Weak::upgrade) {
-            // It may be one that was removed and whose last requests still go on.
+            // It may have been removed while its last requests still go on.
             known.set_drained(is_drained);
             return known;
         }
@@ -185,19 +185,19 @@ impl Shared {
         state
     }
 
-    /// [`Live::now`].
+    /// Returns [`Live::now`].
     #[inline]
     pub(super) fn now(&self) -> u64 {
         self.live.now()
     }
 
-    /// [`Shared::now`] of a moment that was read already.
+    /// Converts an instant that was read already, like [`Shared::now`].
     #[inline]
     pub(super) fn nanos(&self, at: Instant) -> u64 {
         self.live.nanos(at)
     }
 
-    /// A request went well.
+    /// Records a successful request.
     pub(super) fn success(state: &BackendState) {
         if state.streak().load(Ordering::Relaxed) == 0 {
             return;
@@ -206,10 +206,10 @@ impl Shared {
         state.streak().store(0, Ordering::Relaxed);
     }
 
-    /// A request failed. True if that ejected the backend.
+    /// Records a failed request. Returns true if that ejected the backend.
     pub(super) fn failure(&self, state: &BackendState, cause: Cause, now: u64) -> bool {
-        // What a backend does while it is out, in panic mode or with requests from
-        // before, says nothing new.
+        // Failures of a backend that is out, in panic mode or from requests that were sent before,
+        // add nothing new.
         if !state.is_in_rotation(now) {
             return false;
         }
@@ -229,7 +229,7 @@ impl Shared {
         true
     }
 
-    /// One more may be out for errors: half of the backends at most are out then.
+    /// Returns true if one more backend may be out for errors: at most half of them are out then.
     fn others_allow(&self, now: u64) -> bool {
         let roster = self.roster.load();
         let out = roster.iter().filter(|state| !state.is_in_rotation(now));

@@ -1,5 +1,5 @@
-//! Who belongs to an upstream: addresses as written, and those that DNS gives. Members
-//! are swapped whole; a backend whose address stays keeps its state and its object.
+//! Members of an upstream: addresses as written, and those from DNS. Members are swapped whole; a
+//! backend whose address stays keeps its state and its object.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +18,7 @@ use super::{
     target::Target,
 };
 
-/// One backend as written: an address, or a name that stands for some.
+/// Backend as written: an address, or a name that stands for several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Fixed {
@@ -28,7 +28,7 @@ pub(super) enum Source {
     Dns {
         name: String,
         port: u16,
-        /// Of each of its addresses.
+        /// Weight of each address of the name.
         weight: u16,
     },
 }
@@ -50,7 +50,7 @@ impl Sources {
         Self(list.into_boxed_slice())
     }
 
-    /// The names to look up, each once.
+    /// Returns the names to resolve, each once.
     pub(super) fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for source in &self.0 {
@@ -63,20 +63,20 @@ impl Sources {
         names
     }
 
-    /// It is written as an address.
+    /// Returns true if `target` is written as an address.
     pub(super) fn has(&self, target: &Target) -> bool {
         let is_it =
             |source: &Source| matches!(source, Source::Fixed { target: own, .. } if own == target);
         self.0.iter().any(is_it)
     }
 
-    /// A name of which `known` has no address.
+    /// Returns true if `known` lacks the addresses of a name.
     pub(super) fn unresolved(&self, known: &HashMap<String, Vec<IpAddr>>) -> bool {
         self.names().iter().any(|name| !known.contains_key(*name))
     }
 
-    /// All members, each address once, in the order written, then those `added`;
-    /// `resolved` gives the addresses of a name.
+    /// Returns all members, each address once, in the order written, then those `added`; `resolved`
+    /// returns the addresses of a name.
     fn members(&self, resolved: impl Fn(&str) -> Vec<IpAddr>, added: &[Added]) -> Vec<Member> {
         let mut seen = HashSet::new();
         let written = self.0.iter().flat_map(|source| match source {
@@ -103,7 +103,7 @@ impl Sources {
     }
 }
 
-/// One address of an upstream, as it is to be.
+/// Address and settings of one future member.
 struct Member {
     target: Target,
     authority: String,
@@ -126,9 +126,9 @@ impl Member {
 }
 
 impl Upstream {
-    /// Makes the members anew from what is written, what DNS said last, and who was added.
+    /// Rebuilds the members from the written sources, the last DNS results, and the added backends.
     pub(super) fn rebuild(&self) {
-        // One at a time: DNS and an operator may both bring news.
+        // One at a time: DNS and an operator may change members concurrently.
         let _alone = self.rebuilding.lock();
         let known = self.shared.live.resolved();
         let added = self.shared.live.decisions().added.clone();
@@ -163,7 +163,7 @@ impl Upstream {
             origin,
         } = member;
         let address = target.to_string();
-        // Checked when the configuration was; addresses from DNS always fit.
+        // Checked at compile time of the configuration; addresses from DNS always fit.
         let peer = PeerTemplate::new(&target, &self.wire, &self.timeouts, &self.name)?;
         let state = self.shared.state(&address, self.probing.starts_up());
         let metrics = BackendMetrics::new(&self.shared.registry, &self.name, &address);

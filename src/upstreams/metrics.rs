@@ -1,5 +1,5 @@
-//! What is counted of upstreams and backends. Handles are made with the members, so
-//! that a request only adds to them.
+//! Metrics of upstreams and backends. Handles are created with the members, so that a request only
+//! adds to them.
 
 use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
 
@@ -117,7 +117,7 @@ impl BackendMetrics {
         }
     }
 
-    /// Drops the series of a backend that is no more.
+    /// Drops the time series of a backend that no longer exists.
     pub(super) fn forget(metrics: &Metrics, upstream: &str, backend: &str) {
         for outcome in OUTCOMES {
             metrics.forget(
@@ -134,7 +134,7 @@ impl BackendMetrics {
         }
     }
 
-    /// Tries that ended, however they did.
+    /// Number of attempts that ended, with any outcome.
     pub(super) fn requests(&self) -> u64 {
         self.ok.get() + self.failures() + self.client_gone.get()
     }

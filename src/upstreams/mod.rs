@@ -1,9 +1,9 @@
-//! Live upstreams: named groups of backends, and which of them gets the next request.
+//! Live upstreams: named groups of backends, and the choice of a backend for each request.
 //!
-//! A configuration compiles to [`Upstream`]s. The proxy asks one for a place
-//! ([`Upstream::acquire`]), connects to the lease's peer ([`Upstream::peer`]), and says
-//! what came of it ([`Lease::finish`]). Balancers, health, ejection, retries and DNS are
-//! inside; what they count outlives reloads in a zone.
+//! A configuration compiles to [`Upstream`]s. The proxy takes a place on one
+//! ([`Upstream::acquire`]), connects to the lease's peer ([`Upstream::peer`]), and reports the
+//! outcome ([`Lease::finish`]). Balancers, health, ejection, retries and DNS are inside; their
+//! counts outlive reloads in a zone.
 
 mod backend;
 mod balance;
@@ -81,14 +81,14 @@ use crate::{
     config::model::{App, TimeoutsConfig},
 };
 
-/// A named group of backends, compiled.
+/// Compiled upstream: a named group of backends.
 pub struct Upstream {
     pub name: Arc<str>,
     pub app: App,
     pub timeouts: Timeouts,
     wire: Wire,
     pub retry: RetryPolicy,
-    /// How many may wait for a place, and for how long.
+    /// Most requests that may wait for a place, and their longest wait.
     queue_limit: u32,
     queue_wait: Duration,
     balance: Balance,
@@ -97,26 +97,26 @@ pub struct Upstream {
     probing: Probing,
     sources: Sources,
     scale: Option<Scale>,
-    /// Swapped whole when DNS answers change, and when a backend is added or removed.
+    /// Swapped whole when DNS results change, and when a backend is added or removed.
     members: ArcSwap<Members>,
     rebuilding: Mutex<()>,
-    /// Some name was never looked up to the end: who finds no backend may wait for it.
-    /// Turns false once, when the supervisor has tried all names.
+    /// True while no lookup of some name has ended: a request that finds no backend may wait for
+    /// one. Turns false once, when the supervisor has tried all names.
     awaiting_dns: AtomicBool,
     shared: Arc<Shared>,
 }
 
-/// Bounds of each step towards a backend.
+/// Timeouts of each step towards a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     pub connect: Duration,
-    /// From the last byte sent to the head of the answer.
+    /// From the last byte sent to the response headers.
     pub first_byte: Duration,
-    /// Between two pieces of an answer.
+    /// Between two chunks of a response body.
     pub idle: Duration,
     /// Between two messages of a WebSocket or two events of an SSE feed.
     pub stream_idle: Duration,
-    /// Of the whole request, tries included.
+    /// Whole request, including retries.
     pub total: Option<Duration>,
 }
 
@@ -132,23 +132,23 @@ impl From<&TimeoutsConfig> for Timeouts {
     }
 }
 
-/// What a request asks of its upstream.
+/// Requirements of a request for a lease.
 #[derive(Clone, Copy)]
 pub struct Ask<'a> {
     pub head: &'a RequestHeader,
-    /// The client's address.
+    /// Address of the client.
     pub client: IpAddr,
-    /// When the try begins.
+    /// Start of the attempt.
     pub at: Instant,
-    /// The backends of earlier tries: chosen again only if no other is in rotation.
+    /// Backends of earlier attempts: chosen again only if no other is in rotation.
     pub tried: &'a [BackendId],
-    /// It asks for a WebSocket, and may have one.
+    /// True if the request asks for a WebSocket and may have one.
     pub is_upgrade: bool,
 }
 
 impl Ask<'_> {
-    /// Whether the response, as far as the request tells, is a stream. Looked at only where
-    /// a backend has as many as it may have.
+    /// Returns true if the response is likely a stream, judging by the request. Called only if a
+    /// backend has as many streams as allowed.
     #[cold]
     fn is_for_stream(&self) -> bool {
         let begins = |name: HeaderName, text: &[u8]| {
@@ -161,25 +161,25 @@ impl Ask<'_> {
     }
 }
 
-/// Why a request got no place.
+/// Reason why a request got no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// All places are taken and as many as may wait already do.
+    /// All places are taken and the queue is full.
     #[error("all backends are busy and the queue is full")]
     QueueFull,
-    /// It waited for as long as one may.
+    /// Longest wait exceeded.
     #[error("all backends are busy and none came free in time")]
     QueueTimeout,
-    /// It asks for a stream, and every backend has as many as it may have.
+    /// Request for a stream while every backend has as many as allowed.
     #[error("all backends have as many streams as they may have")]
     StreamsFull,
-    /// There is no address to connect to: DNS has given none so far, or all are drained.
+    /// No address to connect to: DNS has returned none so far, or all are drained.
     #[error("no backend is known that may get requests")]
     NoBackend,
 }
 
 impl Unavailable {
-    /// The word for log, metric and status page.
+    /// Returns the reason for log, metric and status page.
     pub fn reason(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
@@ -190,7 +190,7 @@ impl Unavailable {
     }
 }
 
-/// Why there is no place right now.
+/// Reason why no place is free right now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blocked {
     Full,
@@ -199,8 +199,8 @@ enum Blocked {
 }
 
 impl Upstream {
-    /// A place at a backend, at once if one is free: then without lock or allocation.
-    /// Otherwise behind those who came before, for as long as `max_in_flight.wait`.
+    /// Takes a place on a backend, at once if one is free: then without lock or allocation.
+    /// Otherwise the request waits behind earlier ones, for up to `max_in_flight.wait`.
     ///
     /// # Errors
     /// When there is none: the request gets 503.
@@ -210,7 +210,7 @@ impl Upstream {
         if ask.tried.is_empty() {
             self.shared.live.budget.request(now);
         }
-        // Nobody overtakes those who wait.
+        // No request overtakes those that wait.
         if queue.len() == 0
             && let Some(found) = self.find(ask, now)
         {
@@ -231,7 +231,7 @@ impl Upstream {
         }
     }
 
-    /// How long backends take to answer as a rule; `None` while none has answered.
+    /// Returns the average response time of the backends; `None` before the first response.
     fn usual_answer(&self) -> Option<Duration> {
         let members = self.members.load();
         let known = || {
@@ -244,50 +244,51 @@ impl Upstream {
         known().sum::<Duration>().checked_div(count)
     }
 
-    /// A place, or that there can be none; `None` if it is worth waiting.
+    /// Returns a place, or the reason why there can be none; `None` if it is worth waiting.
     fn find(&self, ask: &Ask<'_>, now: u64) -> Option<Result<Lease, Unavailable>> {
         match self.try_acquire(ask, now) {
             Ok(lease) => Some(Ok(lease)),
             Err(Blocked::Full) => None,
-            // It would hold up those behind it for as long as streams last.
+            // It would hold up the requests behind it for as long as streams last.
             Err(Blocked::Streams) => Some(Err(Unavailable::StreamsFull)),
             Err(Blocked::Empty) if self.awaiting_dns.load(Ordering::Relaxed) => None,
             Err(Blocked::Empty) => Some(Err(Unavailable::NoBackend)),
         }
     }
 
-    /// Where the lease's request goes. Reads and writes have no bound of Pingora's.
+    /// Returns the peer of the lease's request. Pingora's timeouts for reads and writes are off.
     pub fn peer(&self, lease: &Lease) -> Box<HttpPeer> {
         lease.backend().peer(self.pool)
     }
 
-    /// [`Upstream::peer`] for a request that asks for another protocol: a connection of its
-    /// own, whose response is held back by `gate`.
+    /// Returns a peer like [`Upstream::peer`] for a request that asks for another protocol: a
+    /// connection of its own, whose response is held back by `gate`.
     pub fn upgrade_peer(&self, lease: &Lease, gate: Arc<UpgradeGate>) -> Box<HttpPeer> {
         let mut peer = self.peer(lease);
-        // A pool group of its own: what was refused goes to nobody else.
+        // A pool group of its own: after a refused upgrade no other request may reuse the
+        // connection.
         peer.group_key = fastrand::u64(..);
         peer.options.idle_timeout = Some(Duration::from_millis(1));
         peer.options.custom_l4 = Some(Arc::new(UpgradeConnector { gate }));
         peer
     }
 
-    /// What is spoken to the backends.
+    /// Returns the protocol of the backends.
     pub fn protocol(&self) -> Protocol {
         self.wire.protocol
     }
 
-    /// HTTP/2 is spoken to the backends.
+    /// Returns true if the backends use HTTP/2.
     pub fn is_h2(&self) -> bool {
         self.protocol() == Protocol::H2
     }
 
-    /// The name that the backends' certificates are for, if TLS is spoken to them.
+    /// Returns the name that the backends' certificates are for, if the upstream uses TLS.
     pub fn tls_name(&self) -> Option<&str> {
         self.wire.tls.as_ref().map(|trust| trust.name.as_str())
     }
 
-    /// The `Set-Cookie` that keeps the client at the lease's backend; `None` if the
+    /// Returns the `Set-Cookie` that keeps the client on the lease's backend; `None` if the
     /// upstream is not sticky or the client has it already.
     pub fn sticky_cookie(&self, lease: &Lease) -> Option<HeaderValue> {
         if lease.came_by_cookie() {
@@ -297,7 +298,7 @@ impl Upstream {
         Some(cookie.set_cookie.clone())
     }
 
-    /// Whether the budget has room for one more retry, and takes it if so.
+    /// Takes one retry from the budget; returns false if the budget is used up.
     pub fn retry_allowed(&self) -> bool {
         let budget = &self.shared.live.budget;
         let allowed = budget.take(self.retry.budget, self.shared.now());
@@ -307,12 +308,12 @@ impl Upstream {
         allowed
     }
 
-    /// Whether a request may be tried again: by its policy and by the budget, of which
-    /// it then takes its part. `tries` is how many were made. `replayable` says that all
-    /// of the body that was read is still there.
+    /// Returns true if a request may be retried: by its policy and by the budget, from which it
+    /// then takes one. `tries` is the number of attempts so far. `replayable` is true if all of the
+    /// body that was read is still available.
     ///
-    /// A refused connection takes nothing of the budget: the backend was sent nothing,
-    /// the try cost no more than the attempt, and it is out after three of them.
+    /// A refused connection takes nothing from the budget: the backend was sent nothing, the
+    /// attempt cost no more than connecting, and the backend is out after three of them.
     pub fn retry(
         &self,
         tries: u32,
@@ -330,35 +331,35 @@ impl Upstream {
         self.retry_allowed()
     }
 
-    /// The backends as they are now; DNS may change them.
+    /// Returns the present backends; DNS may change them.
     pub fn backends(&self) -> Vec<Arc<Backend>> {
         self.members.load().list.to_vec()
     }
 
-    /// Whether all backends are out of rotation, so that all are used.
+    /// Returns true if all backends are out of rotation, so that all are used.
     pub fn is_all_down(&self) -> bool {
         self.shared.live.in_panic()
     }
 
-    /// How the upstream spreads its requests, as written in the configuration.
+    /// Returns the balancing method, as written in the configuration.
     pub fn balance_name(&self) -> String {
         self.balance.name()
     }
 
-    /// How long idle connections are kept where nothing is configured and a backend says
-    /// nothing of its own.
+    /// Returns the time for which idle connections are kept if neither the configuration nor the
+    /// backend sets one.
     pub fn pool_default(&self) -> Duration {
         self.pool.default
     }
 
-    /// All names were looked up once: who still waits for an address waits in vain.
+    /// Ends waits for DNS after all names were tried once: no address will come soon.
     fn stop_awaiting_dns(&self) {
         if self.awaiting_dns.swap(false, Ordering::Relaxed) {
             self.shared.live.queue.wake();
         }
     }
 
-    /// Backends may have come back: takes note, and lets those who wait look.
+    /// Updates the panic mode and wakes the queue: backends may be back.
     fn look_round(&self) {
         let members = self.members.load();
         self.judge_panic(&members, self.shared.now());
@@ -383,7 +384,7 @@ impl Upstream {
         self.look_again(&members, ask, now)
     }
 
-    /// The strict terms found nobody: looks why, and gives up what may be given up.
+    /// Finds out why the strict terms admit no backend, and relaxes them where allowed.
     #[cold]
     fn look_again(&self, members: &Members, ask: &Ask<'_>, now: u64) -> Result<Lease, Blocked> {
         let in_panic = self.judge_panic(members, now);
@@ -417,8 +418,8 @@ impl Upstream {
         })
     }
 
-    /// Whether all backends are out, so that all are to be used: all but those that are
-    /// drained, which is no failure but somebody's will.
+    /// Determines whether all backends are out, so that all are used: except drained ones, which
+    /// are out on purpose.
     fn judge_panic(&self, members: &Members, now: u64) -> bool {
         let mut offered = members.list.iter().filter(|b| !b.is_drained()).peekable();
         let in_panic = offered.peek().is_some() && !offered.any(|backend| backend.state.is_up(now));
@@ -455,8 +456,8 @@ impl Upstream {
             client: ask.client,
             now,
         };
-        // Others may take the last place between the choice and the reservation. As many
-        // rounds as that can go wrong for, without keeping anyone here for long.
+        // Other requests may take the last place between the choice and the reservation. As many
+        // rounds as that can fail in, without spending long here.
         for _ in 0..=members.list.len().min(8) {
             let backend =
                 members.choose(&self.balance, &self.shared.live.cursor, &choice, admits)?;
@@ -467,7 +468,7 @@ impl Upstream {
         None
     }
 
-    /// The backend that the client's cookie names, if it may be chosen.
+    /// Returns the backend of the client's cookie, if it may be chosen.
     fn by_cookie<'m>(
         &self,
         members: &'m Members,
@@ -481,18 +482,18 @@ impl Upstream {
     }
 }
 
-/// Who may be chosen.
+/// Terms for choosing a backend.
 #[derive(Clone, Copy)]
 struct Terms<'a> {
-    /// These not.
+    /// Backends to exclude.
     tried: &'a [BackendId],
-    /// Also those that are out of rotation.
+    /// Include backends that are out of rotation.
     in_panic: bool,
-    /// Those that just came back only for their share.
+    /// Admit backends in slow start only for their share.
     by_share: bool,
 }
 
-/// A backend in its slow start lets pass a part of what it is offered.
+/// Returns true for a part of the requests offered to a backend in slow start.
 fn takes_its_share(backend: &Backend, slow_start: Duration, now: u64) -> bool {
     let share = backend.state.share(slow_start, now);
     share >= 1.0 || fastrand::f64() < share

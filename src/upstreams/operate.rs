@@ -1,5 +1,5 @@
-//! What an operator may do to the backends of a running upstream: drain one, let it serve
-//! again, add one, remove one. It holds until undone, over reloads and restarts.
+//! Operations on the backends of a running upstream: drain one, undrain it, add one, remove one.
+//! They hold until undone, over reloads and restarts.
 
 use std::sync::Arc;
 
@@ -12,23 +12,23 @@ use super::{
     target::{Target, parse_target},
 };
 
-/// Whether to do what leaves users without an answer.
+/// Permission for operations that leave users without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Force {
     No,
     Yes,
 }
 
-/// A backend to add.
+/// Backend to add.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewMember {
-    /// `IP:PORT` or `unix:PATH`.
+    /// Address as `IP:PORT` or `unix:PATH`.
     pub address: String,
-    /// At least 1.
+    /// Weight, at least 1.
     #[serde(default = "one")]
     pub weight: u16,
-    /// It waits for [`Upstream::undrain`] before it gets requests.
+    /// True if the backend gets no requests before [`Upstream::undrain`].
     #[serde(default)]
     pub drained: bool,
 }
@@ -37,14 +37,14 @@ const fn one() -> u16 {
     1
 }
 
-/// Why nothing was done.
+/// Reason why an operation was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemberError {
     #[error("upstream `{upstream}` has no backend `{address}`; it has {known}")]
     Unknown {
         upstream: String,
         address: String,
-        /// The addresses there are, for people.
+        /// Addresses of the present backends, as text.
         known: String,
     },
     #[error(
@@ -72,7 +72,7 @@ pub enum MemberError {
 }
 
 impl MemberError {
-    /// The word for answers, the audit log and metrics.
+    /// Returns the reason for responses, the audit log and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unknown { .. } => "no_such_backend",
@@ -87,7 +87,7 @@ impl MemberError {
         }
     }
 
-    /// Of an HTTP answer.
+    /// Returns the HTTP status code of the response.
     pub fn status(&self) -> u16 {
         match self {
             Self::Unknown { .. } => 404,
@@ -103,7 +103,7 @@ impl MemberError {
 }
 
 impl Upstream {
-    /// Sends the backend at `address` no new requests; those under way go on.
+    /// Drains the backend at `address`: it gets no new requests; those in flight go on.
     ///
     /// # Errors
     /// When there is none, or when no other would be left and that is not forced.
@@ -129,8 +129,8 @@ impl Upstream {
         Ok(self.look_at(&backend, self.shared.now()))
     }
 
-    /// Sends a drained backend requests again, slowly at first where `slow_start` says so.
-    /// An ejection from before ends: who undrains says that the backend is well.
+    /// Undrains a backend, with a slow start if `slow_start` is set. An earlier ejection ends: an
+    /// operator who undrains a backend declares it healthy.
     ///
     /// # Errors
     /// When there is none.
@@ -154,10 +154,10 @@ impl Upstream {
         Ok(self.look_at(&backend, now))
     }
 
-    /// Adds a backend beside those that are written, until it is removed again.
+    /// Adds a backend beside those in the configuration, until it is removed again.
     ///
     /// # Errors
-    /// When its address cannot be one, or there is one of that address.
+    /// When its address is invalid, or when there is one of that address.
     pub fn add_member(&self, new: &NewMember) -> Result<BackendSnapshot, MemberError> {
         let target = parse_target(&new.address).map_err(|why| MemberError::BadAddress {
             message: why.message,
@@ -180,7 +180,7 @@ impl Upstream {
                 address,
             });
         }
-        // Perhaps it was one before and DNS took it away: what was said of it is over.
+        // DNS may have removed it before: earlier decisions no longer apply.
         decisions.drained.remove(&address);
         if new.drained {
             decisions.drained.insert(address.clone());
@@ -198,11 +198,10 @@ impl Upstream {
         Ok(self.look_at(&added, self.shared.now()))
     }
 
-    /// Removes a backend that was added at run time. Requests that it still works on are
-    /// finished.
+    /// Removes a backend that was added at run time. Its requests in flight are finished.
     ///
     /// # Errors
-    /// When it was not added so, or when it still serves and that is not forced.
+    /// When it was not added at run time, or when it still serves and that is not forced.
     pub fn remove_member(
         &self,
         address: &str,
@@ -237,12 +236,11 @@ impl Upstream {
         Ok(last)
     }
 
-    /// Lets go of decisions that have no more meaning with this configuration, which
-    /// serves from now on.
+    /// Drops decisions that have no meaning with this configuration, which serves from now on.
     pub(super) fn tidy_decisions(&self) {
         let mut decisions = self.shared.live.decisions();
         let before = decisions.clone();
-        // Who is written now is no longer one that was added.
+        // A backend that is written now no longer counts as added.
         decisions
             .added
             .retain(|added| !self.sources.has(&added.target));
@@ -256,9 +254,9 @@ impl Upstream {
         }
     }
 
-    /// Takes in a change of who belongs to the upstream.
+    /// Applies a change of the members.
     fn apply(&self, decisions: parking_lot::MutexGuard<'_, Decisions>) {
-        // The members are made from the decisions.
+        // The members are built from the decisions.
         drop(decisions);
         self.rebuild();
         self.members_changed();
@@ -268,13 +266,13 @@ impl Upstream {
         self.shared.keeper.keep(&self.name, decisions);
     }
 
-    /// Whoever waits looks again, and the supervisor checks who is to be checked now.
+    /// Wakes waiting requests and the supervisor, which updates its checks.
     fn members_changed(&self) {
         self.look_round();
         self.shared.live.changed.notify_one();
     }
 
-    /// Nobody else in rotation would be left without `backend`.
+    /// Returns true if no other backend would be left in rotation without `backend`.
     fn is_last(&self, backend: &Backend) -> bool {
         let now = self.shared.now();
         let members = self.members.load();
@@ -283,7 +281,7 @@ impl Upstream {
             .iter()
             .filter(|other| other.id() != backend.id() && !other.is_drained())
             .peekable();
-        // Where the others are out as well, panic mode uses them.
+        // If the others are out as well, panic mode uses them.
         others.peek().is_none()
             || (backend.state.is_up(now) && !others.any(|other| other.state.is_up(now)))
     }

@@ -1,4 +1,4 @@
-//! A backend as Pingora connects to it, and how long its connections are kept.
+//! Pingora peers of backends, and the idle timeout of their connections.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use super::{
     wire::Wire,
 };
 
-/// How long idle connections to an upstream's backends are kept.
+/// Idle timeout of connections to an upstream's backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pool {
-    /// As configured: always this.
+    /// Configured timeout, which always wins.
     pub(super) fixed: Option<Duration>,
-    /// Where nothing is configured and the backend says nothing.
+    /// Timeout if none is configured and the backend declares none.
     pub(super) default: Duration,
 }
 
-/// Until a backend's first answer: Pingora fixes the idle time of a connection when its
-/// request starts, before the answer that says `Keep-Alive: timeout`. Short, so that the
-/// first connections are not kept for longer than the app keeps them.
+/// Idle timeout until a backend's first response: Pingora sets the idle timeout of a connection
+/// when its request starts, before the response with `Keep-Alive: timeout` arrives. Short, so that
+/// the first connections are not kept for longer than the app keeps them.
 const UNTIL_LEARNED: Duration = Duration::from_secs(1);
-/// How much earlier than the app we close: it must not close under a request of ours.
+/// Time by which the gateway closes before the app, which must not close during a request.
 const MARGIN: Duration = Duration::from_secs(1);
 
 impl Pool {
@@ -41,13 +41,14 @@ impl Pool {
     }
 }
 
-/// A peer ready to be copied: no parsing and no name resolution per request.
+/// Peer that is copied for each request: no parsing and no name resolution.
 #[derive(Clone, Debug)]
 pub(super) struct PeerTemplate(HttpPeer);
 
 impl PeerTemplate {
-    /// `None` if a unix socket's path is longer than the system takes.
-    /// `upstream` keeps pools of upstreams apart that share an address: their idle times differ.
+    /// Creates a template; `None` if a unix socket's path is longer than the system allows.
+    /// `upstream` separates the pools of upstreams that share an address: their idle timeouts
+    /// differ.
     pub(super) fn new(
         target: &Target,
         wire: &Wire,
@@ -58,8 +59,8 @@ impl PeerTemplate {
         let options = &mut peer.options;
         options.connection_timeout = Some(timeouts.connect);
         options.total_connection_timeout = Some(timeouts.connect);
-        // Reads and writes have none here: Pingora's one bound for both head and body is
-        // not ours. `runtime::deadline` watches over connections, `proxy` over streams.
+        // No timeouts for reads and writes here: Pingora has only one for both headers and body.
+        // `runtime::deadline` watches over connections, `proxy` over streams.
         options.tcp_keepalive = Some(TcpKeepalive {
             idle: Duration::from_mins(1),
             interval: Duration::from_secs(10),
@@ -70,7 +71,7 @@ impl PeerTemplate {
         Some(Self(peer))
     }
 
-    /// The name that the backend's certificate is for; empty without TLS.
+    /// Returns the name that the backend's certificate is for; empty without TLS.
     pub(super) fn tls_name(&self) -> &str {
         &self.0.sni
     }
@@ -79,7 +80,7 @@ impl PeerTemplate {
         self.0.options.alpn.get_min_http_version() == 2
     }
 
-    /// For checks, which set their own times.
+    /// Returns the peer for checks, which set timeouts of their own.
     pub(super) fn bare(&self) -> HttpPeer {
         self.0.clone()
     }

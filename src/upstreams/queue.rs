@@ -1,12 +1,11 @@
-//! The one bounded queue of an upstream: who comes when all places are taken waits here.
+//! Bounded queue of an upstream: requests wait here while all places are taken.
 //!
-//! First come, first served: whoever holds the turn looks for a place each time one
-//! was given back; the others wait for the turn, which tokio hands on in order.
+//! First come, first served: the holder of the turn looks for a place each time one is returned;
+//! the others wait for the turn, which tokio passes on in order.
 //!
-//! A queue is for rushes. One that has not been empty for many times the time of an answer
-//! only makes every answer late by its length: from then on nobody waits for longer than a
-//! part of that time, and the rest is told at once (as controlled delay, RFC 8289, does with
-//! packets).
+//! A queue is for bursts. A queue that has not been empty for many response times only delays every
+//! response by its length: from then on no request waits for longer than a part of a response time,
+//! and the rest is refused at once (as controlled delay, RFC 8289, does with packets).
 
 use std::{
     future::pending,
@@ -20,43 +19,42 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// A queue that was never empty for so many answers' time is no rush but an overload.
+/// Response times after which a queue that was never empty is an overload, and not a burst.
 const RUSH: u32 = 10;
-/// No rush is shorter than this.
+/// Shortest duration of a burst before it counts as overload.
 const SHORTEST_RUSH: Duration = Duration::from_millis(100);
-/// Nobody is to wait for less than this.
+/// Shortest wait of a request in an overload.
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Invariant: the number of [`Waiting`] guards alive. Raised before its owner looks
-    /// for a place; read by a lease's drop after it gave its place back. Both `SeqCst`,
-    /// as is the count of places: either the waiter sees the free place, or the lease
-    /// sees the waiter and wakes it.
+    /// Invariant: the number of [`Waiting`] guards alive. Incremented before its owner looks for a
+    /// place; read by a lease's drop after it returned its place. Both `SeqCst`, as is the count of
+    /// places: either the waiter sees the free place, or the lease sees the waiter and wakes it.
     waiting: AtomicU32,
-    /// One permit: its holder is the first in the queue. Tokio's semaphore is fair.
+    /// Single permit: its holder is the first in the queue. Tokio's semaphore is fair.
     turn: Semaphore,
-    /// Keeps one wake-up if the holder of the turn is not waiting for it yet.
+    /// Stores one wake-up if the holder of the turn is not waiting for it yet.
     freed: Notify,
-    /// What times below are counted from.
+    /// Origin of the times below.
     epoch: Instant,
-    /// Since when somebody has been waiting, in nanoseconds.
+    /// Start of the present period of waiting, in nanoseconds.
     since: AtomicU64,
-    /// When somebody was waiting last, in nanoseconds.
+    /// Last time at which a request was waiting, in nanoseconds.
     last: AtomicU64,
-    /// Nobody waits for longer than a part of an answer's time.
+    /// True while no request waits for longer than a part of a response time.
     is_shedding: AtomicBool,
-    /// Tells those who wait when that begins.
+    /// Notifies waiting requests when that begins.
     overloaded: Notify,
 }
 
-/// How long somebody may wait.
+/// Longest wait of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// In a rush.
+    /// Longest wait in a burst.
     pub(super) wait: Duration,
-    /// How long an answer takes as a rule; under an overload that lasts, nobody waits for
-    /// more than half of it. `None` if that is not known: then `wait` holds.
+    /// Average response time; in a lasting overload no request waits for more than half of it.
+    /// `None` if unknown: then `wait` holds.
     pub(super) answer: Option<Duration>,
 }
 
@@ -75,30 +73,30 @@ impl Default for Queue {
     }
 }
 
-/// Why somebody left the queue without a place.
+/// Reason why a request left the queue without a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    /// As many as may wait already do.
+    /// Queue full.
     Full,
-    /// Its time was up.
+    /// Longest wait exceeded.
     Timeout,
 }
 
 impl Queue {
-    /// How many wait.
+    /// Number of waiting requests.
     pub(super) fn len(&self) -> u32 {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// A place may have become free.
+    /// Wakes the holder of the turn: a place may be free.
     pub(super) fn wake(&self) {
         if self.len() > 0 {
             self.freed.notify_one();
         }
     }
 
-    /// Waits until `find` finds something, as long as `patience` lasts, behind those who
-    /// came before; refuses at once if `limit` already wait.
+    /// Waits until `find` returns a value, at most for `patience`, behind earlier requests; refuses
+    /// at once if `limit` requests already wait.
     pub(super) async fn wait<T>(
         &self,
         limit: u32,
@@ -111,8 +109,8 @@ impl Queue {
             let turn = self.turn.acquire().await;
             debug_assert!(turn.is_ok(), "the semaphore is never closed");
             loop {
-                // Looks before it waits: there may be more free places than wake-ups
-                // were kept, or some from before its turn.
+                // Looks before it waits: there may be more free places than stored wake-ups, or
+                // places freed before its turn.
                 if let Some(found) = find() {
                     return found;
                 }
@@ -123,7 +121,7 @@ impl Queue {
             .answer
             .map(|answer| (answer / 2).max(SHORTEST_WAIT));
         let short = short.filter(|short| *short < patience.wait);
-        // Heard from here on: it may begin before this one waits.
+        // Registered from here on: the overload may begin before this request waits.
         let mut begins = pin!(self.overloaded.notified());
         begins.as_mut().enable();
         let is_short = short.is_some() && self.is_overloaded(came, patience);
@@ -144,8 +142,8 @@ impl Queue {
         }
     }
 
-    /// Whether this is no rush any more: the queue has not been empty for as long as a rush
-    /// may last. It is over once nobody has waited for the time of an answer.
+    /// Returns true in an overload: the queue has not been empty for longer than a burst may last.
+    /// It ends once no request has waited for one response time.
     fn is_overloaded(&self, now: Instant, patience: Patience) -> bool {
         let Some(answer) = patience.answer else {
             return false;
@@ -183,7 +181,7 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Somebody in the queue.
+/// Guard of a waiting request.
 struct Waiting<'a>(&'a Queue);
 
 impl Drop for Waiting<'_> {
@@ -202,19 +200,19 @@ mod tests {
 
     const LONG: Duration = Duration::from_mins(1);
 
-    /// Patience of somebody who does not know how long answers take.
+    /// Returns the patience of a request while response times are unknown.
     fn rush(wait: Duration) -> Patience {
         Patience { wait, answer: None }
     }
 
-    /// Runs what has been spawned as far as it goes.
+    /// Runs spawned tasks as far as they go.
     async fn settle() {
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }
     }
 
-    /// A queue over a number of free places, and the order in which they were taken.
+    /// Queue over a number of free places, and the order in which they were taken.
     #[derive(Clone, Default)]
     struct Bench {
         queue: Rc<Queue>,
@@ -325,7 +323,7 @@ mod tests {
         Patience { wait, answer }
     }
 
-    /// How long one more waits in vain.
+    /// Returns the time for which one more request waits in vain.
     async fn waits(queue: &Queue) -> Duration {
         let came = Instant::now();
         let left = queue.wait(100, known(LONG), || None::<()>).await;
@@ -336,14 +334,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn in_a_rush_everybody_may_wait_and_in_an_overload_that_lasts_nobody_for_long() {
         let queue = Queue::default();
-        // A rush: the whole wait, for the first one and for one who comes soon after.
+        // A burst: the full wait, for the first request and for one that comes soon after.
         let (first, second) = tokio::join!(waits(&queue), async {
             tokio::time::sleep(ANSWER * 9).await;
             queue.wait(100, known(ANSWER * 2), || None::<()>).await
         });
         assert_eq!((first, second), (LONG, Err(Left::Timeout)));
-        // It was empty: the next ones are a rush again. Once that has lasted, those who come
-        // and those who are there wait for half an answer.
+        // The queue was empty: the next requests are a burst again. Once that has lasted, new
+        // requests and waiting ones wait for half a response time.
         let (first, late) = tokio::join!(waits(&queue), async {
             tokio::time::sleep(ANSWER * 11).await;
             waits(&queue).await
@@ -353,10 +351,10 @@ mod tests {
         };
         assert!(is_about(first, ANSWER * 11), "{first:?}");
         assert!(is_about(late, ANSWER / 2), "{late:?}");
-        // It goes on while somebody comes within an answer's time, empty or not.
+        // The overload goes on while a request comes within a response time, empty or not.
         tokio::time::sleep(ANSWER / 2).await;
         assert!(is_about(waits(&queue).await, ANSWER / 2));
-        // And is over after a pause.
+        // And ends after a pause.
         tokio::time::sleep(ANSWER * 2).await;
         assert_eq!(waits(&queue).await, LONG);
     }

@@ -1,4 +1,4 @@
-//! When a request is tried again: a pure rule, and a budget for all requests together.
+//! Retries: a pure rule, and a budget for all requests together.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,10 +7,10 @@ use std::{
 
 use crate::config::model::{RetryConfig, RetryOn};
 
-/// What is tried again, and how often.
+/// Failures that are retried, and the number of attempts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetryPolicy {
-    /// Tries in all.
+    /// Attempts in total.
     pub attempts: u32,
     pub on: Vec<RetryOn>,
     /// Retries per request over the window, 0.0 to 1.0.
@@ -27,24 +27,24 @@ impl From<&RetryConfig> for RetryPolicy {
     }
 }
 
-/// How a try failed, as far as trying again goes.
+/// Failure of an attempt, as far as it matters for a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// No connection: nothing was sent.
     Connect,
-    /// Reset or end before the first byte of an answer.
+    /// Reset or end before the first byte of a response.
     Reset,
-    /// An answer of this status, none of which was sent on.
+    /// Response with this status, none of which was forwarded.
     Status(u16),
-    /// A bound of time was passed. Never tried again: the backend may be at work on it.
+    /// Timeout exceeded. Never retried: the backend may still work on the request.
     Timeout,
 }
 
-/// Whether a request that failed may be tried again, budget apart. `tries` is how many
-/// were made; `replayable` says that all of the body that was read is still there.
+/// Returns true if a failed request may be retried, apart from the budget. `tries` is the number of
+/// attempts so far; `replayable` is true if all of the body that was read is still available.
 ///
-/// Default-deny: what the policy does not list is not tried again, and what may change
-/// something at the backend only if it never reached it.
+/// Default-deny: failures that the policy does not list are not retried. A request that may change
+/// something at the backend is retried only if it never reached it.
 pub fn may_retry(
     policy: &RetryPolicy,
     tries: u32,
@@ -71,18 +71,16 @@ const SLOT: Duration = Duration::from_secs(1);
 /// Retries that are always allowed within one window.
 const FLOOR: u64 = 3;
 
-/// Retries as a share of requests over the last ten seconds.
+/// Budget of retries as a share of requests over the last ten seconds.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     slots: [Slot; SLOTS],
 }
 
-/// One second of the window in one word: which second it is (20 bits), requests (26
-/// bits), retries (18 bits).
+/// Second of the window in one word: its number (20 bits), requests (26 bits), retries (18 bits).
 ///
-/// Invariant: the counts belong to the second that stands beside them, since both are
-/// replaced in one step. A second comes round again after twelve days, which is longer
-/// than any count is looked at.
+/// Invariant: the counts belong to the second stored beside them, since both are replaced
+/// atomically. Numbers repeat after twelve days, which is longer than any count is used.
 #[derive(Debug, Default)]
 struct Slot(AtomicU64);
 
@@ -112,7 +110,7 @@ impl Counts {
         self.second << (REQUEST_BITS + RETRY_BITS) | self.requests << RETRY_BITS | self.retries
     }
 
-    /// These if they are of `second`, none otherwise.
+    /// Returns these counts if they belong to `second`, zero counts otherwise.
     fn of(self, second: u64) -> Self {
         if self.second == second {
             return self;
@@ -127,7 +125,7 @@ impl Counts {
 
 impl Slot {
     fn update(&self, second: u64, change: impl Fn(Counts) -> Counts) {
-        // Never fails: the closure always gives a new word.
+        // Never fails: the closure always returns a new word.
         let _before = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
@@ -137,7 +135,7 @@ impl Slot {
 }
 
 impl Budget {
-    /// One more request; `now` in nanoseconds of the epoch.
+    /// Counts one request; `now` in nanoseconds of the epoch.
     pub(super) fn request(&self, now: u64) {
         let (second, slot) = self.slot(now);
         slot.update(second, |counts| Counts {
@@ -146,8 +144,8 @@ impl Budget {
         });
     }
 
-    /// Takes one retry if `share` of the requests leaves one. Two that ask at the same
-    /// instant may both get the last one.
+    /// Takes one retry if `share` of the requests leaves one. Two concurrent calls may both get the
+    /// last one.
     pub(super) fn take(&self, share: f64, now: u64) -> bool {
         let (requests, retries) = self.window(now);
         if retries >= FLOOR.max(allowed(requests, share)) {
@@ -161,7 +159,7 @@ impl Budget {
         true
     }
 
-    /// Requests and retries of the last ten seconds.
+    /// Returns requests and retries of the last ten seconds.
     fn window(&self, now: u64) -> (u64, u64) {
         let second = second(now);
         let first = second.saturating_sub(SLOTS as u64 - 1);
@@ -183,7 +181,7 @@ impl Budget {
 
 fn second(now: u64) -> u64 {
     let slot = u64::try_from(SLOT.as_nanos()).unwrap_or(u64::MAX);
-    // From 1, so that an untouched slot is of no second in use.
+    // From 1, so that an untouched slot belongs to no second in use.
     (now / slot) % SECONDS + 1
 }
 
@@ -217,7 +215,7 @@ mod tests {
     fn only_what_is_listed_is_tried_again() {
         let default = RetryPolicy::from(&RetryConfig::default());
         let cases = [
-            // failure, idempotent, replayable, tried again
+            // failure, idempotent, replayable, retried
             (Failure::Connect, true, true, true),
             (Failure::Connect, false, true, true),
             (Failure::Connect, true, false, false),

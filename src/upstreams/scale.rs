@@ -1,5 +1,5 @@
-//! What `edgeway scale` goes by, checked. The gateway itself starts nothing: it tells the
-//! command, which does.
+//! Validated settings of `edgeway scale`. The gateway itself starts nothing: the command reads
+//! these settings and does.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -16,13 +16,13 @@ use crate::{
 
 const CODE: &str = "edgeway::upstream::bad_scale";
 
-/// Where `{port}` stands in the name of a unit.
+/// Placeholder `{port}` in the name of a unit.
 const PORT: &str = "{port}";
 
-/// How the apps of an upstream are started: one unit for each port.
+/// Settings for starting the apps of an upstream: one unit for each port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Scale {
-    /// With `{port}` in it.
+    /// Name of the unit, with `{port}` in it.
     pub unit: String,
     pub first_port: u16,
     pub last_port: u16,
@@ -32,7 +32,7 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// `None` if a problem was reported or nothing is written.
+    /// Compiles the settings; `None` if a problem was reported or nothing is configured.
     pub(super) fn compile(
         config: &UpstreamConfig,
         sources: &[Source],
@@ -56,7 +56,7 @@ impl Scale {
         scale.check_backends(config, sources, cx).then_some(scale)
     }
 
-    /// It counts the backends: all of them must be of those that it could start.
+    /// Checks the backends, which the command counts: it must be able to start each of them.
     fn check_backends(
         &self,
         config: &UpstreamConfig,

@@ -1,4 +1,4 @@
-//! What status pages and `/metrics` show of an upstream: plain data, taken at one moment.
+//! Snapshot of an upstream for status pages and `/metrics`: plain data of one moment.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::base::units::millis;
 pub struct UpstreamSnapshot {
     pub name: String,
     pub balance: String,
-    /// `http1` or `h2`.
+    /// Protocol: `http1` or `h2`.
     pub protocol: &'static str,
-    /// The name in the backends' certificates, if TLS is spoken to them.
+    /// Name in the backends' certificates, if the upstream uses TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
     pub backends: Vec<BackendSnapshot>,
-    /// How `edgeway scale` starts and stops the apps.
+    /// Settings by which `edgeway scale` starts and stops the apps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<Scale>,
     /// Requests that wait for a place.
     pub queue: u32,
-    /// All backends are out of rotation, so all are used.
+    /// True if all backends are out of rotation, so that all are used.
     pub panic: bool,
 }
 
@@ -30,52 +30,52 @@ pub struct UpstreamSnapshot {
 pub struct BackendSnapshot {
     pub address: String,
     pub weight: u16,
-    /// `healthy`, `slow_start`, `ejected` or `down`; `draining` or `drained` while it is to
-    /// get no requests.
+    /// State: `healthy`, `slow_start`, `ejected` or `down`; `draining` or `drained` while it gets
+    /// no new requests.
     pub state: &'static str,
     pub in_flight: u32,
-    /// `file`, `dns` or `added`: whether it is written, or who gave it.
+    /// Source: `file`, `dns` or `added`.
     pub origin: &'static str,
-    /// What active checks say; true where there are none.
+    /// Result of active checks; true without checks.
     pub healthy: bool,
-    /// Until when it is ejected, in seconds from now.
+    /// Time until the ejection ends, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_for: Option<f64>,
-    /// `refused` or `errors`, while it is ejected.
+    /// Cause of the ejection: `refused` or `errors`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_because: Option<&'static str>,
-    /// How much of its share it gets while it comes back, 0.1 to 1.
+    /// Part of the full share during slow start, 0.1 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<f64>,
-    /// Average time to the first byte, in milliseconds.
+    /// Average time to first byte, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ewma_ms: Option<f64>,
-    /// Tries that ended.
+    /// Attempts that ended.
     pub requests: u64,
     pub failures: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeSnapshot>,
 }
 
-/// The last check of a backend.
+/// Last check of a backend.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProbeSnapshot {
     pub passed: bool,
-    /// Such as `200`, `degraded`, `connection refused`.
+    /// Result as text, such as `200`, `degraded`, `connection refused`.
     pub text: String,
     pub took_ms: f64,
-    /// How long ago it ended, in seconds.
+    /// Time since the check ended, in seconds.
     pub ago: f64,
-    /// How many checks have ended so far.
+    /// Number of checks that have ended so far.
     pub count: u64,
-    /// How many of the last passed, without one between that did not.
+    /// Number of checks that passed since the last failure.
     pub passed_in_a_row: u64,
-    /// Another one is under way.
+    /// True while another check is running.
     pub running: bool,
 }
 
 impl Upstream {
-    /// How it stands right now.
+    /// Returns the present state.
     pub fn snapshot(&self) -> UpstreamSnapshot {
         let now = self.shared.now();
         let members = self.members.load();
@@ -91,7 +91,7 @@ impl Upstream {
         }
     }
 
-    /// Brings the gauges up to date; called when `/metrics` is read.
+    /// Updates the gauges; called when `/metrics` is read.
     pub fn publish(&self) {
         let now = self.shared.now();
         let members = self.members.load();

@@ -1,8 +1,8 @@
-//! The background work of one upstream: checks, DNS, and the ends of ejections.
+//! Background work of one upstream: checks, DNS, and the ends of ejections.
 //!
-//! One task per upstream and configuration, which the runtime owns. Its checks and look-ups
-//! run at the same time, and are handed on: a reload neither makes a check nor ends one, so
-//! that however often it comes, checks and look-ups keep their pace.
+//! One task per upstream and configuration, owned by the runtime. Its checks and lookups run
+//! concurrently, and are handed on: a reload neither starts a check nor ends one, so that even with
+//! frequent reloads checks and lookups keep their intervals.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ use super::{
     health::{Change, Plan, ProbeReport, Prober, Probing, jittered},
 };
 
-/// Never sleeps for less, so that no mistake in a due time can spin.
+/// Shortest sleep, so that a wrong due time cannot make the loop spin.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 
 /// Keeps `upstream` up to date until dropped.
@@ -32,43 +32,43 @@ pub async fn supervise(upstream: Arc<Upstream>) {
     supervise_with(upstream, Arc::new(SystemResolver)).await;
 }
 
-/// As [`supervise`], with another source of addresses.
+/// Supervises like [`supervise`], with another resolver.
 pub async fn supervise_with(upstream: Arc<Upstream>, resolver: Arc<dyn Resolve>) {
     let work = upstream.shared.live.work.clone().lock_owned().await;
     Supervisor::new(upstream, resolver, work).run().await;
 }
 
-/// What one supervisor of an upstream hands to the next.
+/// State that one supervisor of an upstream hands to the next.
 #[derive(Debug, Default)]
 pub(super) struct Work {
-    /// Counts the supervisors.
+    /// Number of supervisors so far.
     generation: u64,
     names: HashMap<String, Schedule>,
     lookups: JoinSet<Result<Resolved, DnsError>>,
-    /// Which task looks up which name.
+    /// Names that are being resolved, by task.
     looking_up: HashMap<Id, String>,
     probes: JoinSet<Option<Probed>>,
-    /// Which task checks which backend.
+    /// Backends that are being checked, by task.
     probing: HashMap<Id, Checked>,
 }
 
-/// A backend under a check. Its state only: backends hold the zone that this is in.
+/// Backend under a check. Its state only: backends hold the zone that contains this.
 #[derive(Debug)]
 struct Checked {
     state: Arc<BackendState>,
-    /// The supervisor that began the check.
+    /// Supervisor that began the check.
     generation: u64,
 }
 
 struct Supervisor {
     upstream: Arc<Upstream>,
     resolver: Arc<dyn Resolve>,
-    /// As this configuration checks.
+    /// Probers of this configuration.
     probers: HashMap<BackendId, Arc<Prober>>,
     work: OwnedMutexGuard<Work>,
 }
 
-/// A check that ended, and what may do the next one.
+/// Check that ended, with the prober for the next one.
 struct Probed {
     prober: Arc<Prober>,
     passed: bool,
@@ -98,7 +98,7 @@ impl Supervisor {
 
     async fn run(mut self) {
         self.upstream.tidy_decisions();
-        // There may be news of DNS or of an operator since it was compiled.
+        // DNS results or an operator's decisions may have changed since it was compiled.
         self.upstream.rebuild();
         self.stop_awaiting_dns();
         self.take_over_verdicts();
@@ -123,9 +123,9 @@ impl Supervisor {
         }
     }
 
-    /// What the configuration before this one left. Where this one checks, its verdicts
-    /// hold and the next check comes as it was due, but no later than the interval says
-    /// now. Where it does not, nobody would find a backend up again that was left down.
+    /// Takes over the results of the previous configuration. If this one has checks, the results
+    /// hold and the next check comes as it was due, but no later than after the new interval.
+    /// Otherwise nothing would bring back a backend that was left down.
     fn take_over_verdicts(&self) {
         let now = self.upstream.shared.now();
         for backend in self.upstream.backends() {
@@ -204,7 +204,7 @@ impl Supervisor {
         self.stop_awaiting_dns();
     }
 
-    /// Nobody is to wait for an address once all names were tried.
+    /// Ends waits for an address once all names were tried.
     fn stop_awaiting_dns(&self) {
         if self.work.names.values().all(|schedule| schedule.is_tried) {
             self.upstream.stop_awaiting_dns();
@@ -243,7 +243,7 @@ impl Supervisor {
         }
     }
 
-    /// When to check `backend` next, if at all and if no check is under way.
+    /// Returns the time of the next check of `backend`, if there is one and no check is running.
     fn due(&self, backend: &Backend, now: u64) -> Option<u64> {
         if self
             .work
@@ -316,8 +316,8 @@ impl Supervisor {
         });
     }
 
-    /// A backend that refused connections is back once a check can connect, and stays
-    /// out past the next check while none can. (Where checks end, so does this.)
+    /// Ends the ejection of a backend that refused connections once a check can connect, and
+    /// extends it past the next check while none can. (Where checks end, so does this.)
     fn judge_ejection(&self, state: &BackendState, passed: bool, now: u64) {
         if state.ejected_until(now).is_none() {
             return;
@@ -340,7 +340,7 @@ impl Supervisor {
         }
     }
 
-    /// Until the next thing is due.
+    /// Sleeps until the next event is due.
     fn sleep(&self, now: u64) -> impl Future<Output = ()> + use<> {
         let backends = self.upstream.backends();
         let probes = backends.iter().filter_map(|backend| self.due(backend, now));
@@ -364,17 +364,17 @@ impl Supervisor {
     }
 }
 
-/// On a thread for blocking work: the first connector reads the system's certificates.
+/// Runs on a thread for blocking work: the first connector reads the system's CA certificates.
 async fn make_prober(plan: Plan, backend: Arc<Backend>) -> Option<Arc<Prober>> {
     let made = tokio::task::spawn_blocking(move || Prober::new(&plan, &backend).map(Arc::new));
     made.await.ok().flatten()
 }
 
-/// How a task of a set ended.
+/// Result of a task in a set.
 type Ended<T> = Result<(Id, T), JoinError>;
 
-/// Which task it was, and what it gave. A panic is a mistake of ours: it is logged, and
-/// counts as a failure of what the task was to find out.
+/// Returns the task and its result. A panic is a bug: it is logged, and counts as a failure of the
+/// check or lookup.
 fn unless_panicked<T>(done: Ended<T>) -> (Id, Option<T>) {
     match done {
         Ok((id, given)) => (id, Some(given)),

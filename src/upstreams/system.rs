@@ -1,17 +1,18 @@
-//! The machine's certificates of authorities, and connectors that live without them.
+//! CA certificates of the system, and connectors that work without them.
 //!
-//! Pingora reads them when a connector is made and panics if one cannot be used: a machine
-//! without them, or with a broken one, is to serve all that needs none.
+//! Pingora reads them when a connector is created and panics if one is invalid: a machine without
+//! them, or with an invalid one, must still serve what needs none.
 
 use std::sync::OnceLock;
 
 use pingora::{connectors::ConnectorOptions, server::configuration::ServerConf};
 use rustls::RootCertStore;
 
-/// Holds no certificate and can always be read.
+/// File that holds no certificate and can always be read.
 const NONE: &str = "/dev/null";
 
-/// How many there are, or why they cannot be used. Read once, as Pingora reads them.
+/// Returns the number of CA certificates, or why they cannot be used. Read once, as Pingora reads
+/// them.
 pub(super) fn authorities() -> &'static Result<usize, String> {
     static FOUND: OnceLock<Result<usize, String>> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -24,7 +25,7 @@ pub(super) fn authorities() -> &'static Result<usize, String> {
     })
 }
 
-/// The file that connectors are to read instead of the system's, if those cannot be used.
+/// Returns the file that connectors read instead of the system's, if that one cannot be used.
 pub fn authorities_file() -> Option<String> {
     match authorities() {
         Ok(_) => None,
@@ -38,7 +39,7 @@ pub fn authorities_file() -> Option<String> {
     }
 }
 
-/// For connectors of our own.
+/// Returns the options of the gateway's own connectors.
 pub(super) fn connector_options() -> ConnectorOptions {
     ConnectorOptions::from_server_conf(&ServerConf {
         ca_file: authorities().is_err().then(|| NONE.to_owned()),

@@ -1,4 +1,4 @@
-//! Where a backend listens, read from what a person wrote.
+//! Addresses of backends, parsed from the configuration.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use std::{
 
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddress;
 
-/// Where a backend listens.
+/// Address on which a backend listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Target {
     Inet(SocketAddr),
@@ -26,7 +26,7 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// As Pingora's probes know it.
+    /// Returns the address in the form of Pingora's checks.
     pub(super) fn socket_address(&self) -> Option<PingoraAddress> {
         match self {
             Self::Inet(address) => Some(PingoraAddress::Inet(*address)),
@@ -35,7 +35,7 @@ impl Target {
     }
 }
 
-/// Why a text is no address, and what to write instead.
+/// Reason why a text is not an address, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) message: String,
@@ -49,7 +49,7 @@ fn refused(message: impl Into<String>, help: impl Into<String>) -> Refused {
     }
 }
 
-/// `IP:PORT` or `unix:PATH`; else message and help.
+/// Parses `IP:PORT` or `unix:PATH`; fails with message and help.
 pub(super) fn parse_target(text: &str) -> Result<Target, Refused> {
     if let Some(path) = text.strip_prefix("unix:") {
         return if path.starts_with('/') && !path.contains('\0') {
@@ -105,7 +105,7 @@ pub(super) fn parse_target(text: &str) -> Result<Target, Refused> {
     }
 }
 
-/// `http://127.0.0.1:3000/x` without what is not part of an address.
+/// Returns the address part of a URL such as `http://127.0.0.1:3000/x`.
 fn without_scheme(text: &str) -> &str {
     let rest = ["http://", "https://"]
         .iter()
@@ -116,7 +116,7 @@ fn without_scheme(text: &str) -> &str {
     }
 }
 
-/// `NAME:PORT`; else message and help.
+/// Parses `NAME:PORT`; fails with message and help.
 pub(super) fn parse_name(text: &str) -> Result<(String, u16), Refused> {
     let is_address = text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok();
     if is_address {

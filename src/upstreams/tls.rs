@@ -1,4 +1,4 @@
-//! What went wrong with TLS to a backend, in words that say what to look at.
+//! Causes of TLS failures with a backend, as messages that tell where to look.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
@@ -9,10 +9,10 @@ use pingora::{Error, ErrorType};
 
 use super::{backend::Backend, eject::nanos};
 
-/// A backend whose certificate is bad fails with each request; one line in this time.
+/// Interval between log lines: a backend with an invalid certificate fails with each request.
 const SAY_EACH: Duration = Duration::from_secs(10);
 
-/// What rustls says → what to say. The first that is found counts.
+/// Messages of rustls and the texts reported for them. The first match counts.
 const WORDS: [(&str, &str); 13] = [
     ("UnknownIssuer", "unknown issuer"),
     ("not valid for name", "name mismatch"),
@@ -38,7 +38,7 @@ const WORDS: [(&str, &str); 13] = [
     ("peer is incompatible", "no version or cipher in common"),
 ];
 
-/// Why a handshake with a backend failed, if that is what `error` tells.
+/// Returns why a handshake with a backend failed, if `error` is such a failure.
 pub(super) fn why(error: &Error) -> Option<&'static str> {
     use ErrorType as E;
     let is_handshake = matches!(
@@ -53,13 +53,13 @@ pub(super) fn why(error: &Error) -> Option<&'static str> {
     Some(known.map_or("no TLS handshake", |(_, word)| word))
 }
 
-/// Whether the backend ended TLS by an alert: with TLS 1.3 it looks at our certificate after
-/// the handshake, and says what it thinks of it where an answer is expected.
+/// Returns true if the backend ended TLS by an alert: with TLS 1.3 it verifies the client
+/// certificate after the handshake, and sends the alert where a response is expected.
 pub fn is_alert(error: &Error) -> bool {
     error.to_string().contains("received fatal alert")
 }
 
-/// What was said of a backend's TLS, and when.
+/// Last log line on a backend's TLS.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     /// Nanoseconds of the upstream's epoch; 0 for never.
@@ -69,11 +69,11 @@ pub(super) struct Said {
 }
 
 impl Said {
-    /// Whether to speak now, and of how many failures besides this one.
+    /// Returns the number of unlogged failures if a line may be logged now.
     fn may_speak(&self, now: u64) -> Option<u32> {
         let at = self.at.load(Ordering::Relaxed);
         let is_due = at == 0 || now.saturating_sub(at) >= nanos(SAY_EACH);
-        // Of several at once one speaks.
+        // Of concurrent callers only one logs.
         let speaks = is_due
             && self
                 .at
@@ -88,7 +88,7 @@ impl Said {
 }
 
 impl Backend {
-    /// TLS with this backend failed: tells operators why, though not for each request.
+    /// Logs a TLS failure with this backend, though not for each request.
     pub fn report_tls(&self, error: &Error) {
         let now = self.shared.now();
         let Some(unsaid) = self.state.tls_said.may_speak(now) else {

@@ -1,4 +1,4 @@
-//! An upstream's `tls` and `protocol`, read and checked: files are opened here, once.
+//! Compilation of an upstream's `tls` and `protocol`: files are opened here, once.
 
 use std::{fs, io, path::PathBuf, sync::Arc};
 
@@ -26,7 +26,7 @@ const FILE: &str = "edgeway::upstream::tls_file";
 const PAIR: &str = "edgeway::upstream::tls_pair";
 
 impl Wire {
-    /// `None` if a problem was reported.
+    /// Compiles `tls` and `protocol`; `None` if a problem was reported.
     pub(super) fn compile(
         config: &UpstreamConfig,
         sources: &[Source],
@@ -50,7 +50,7 @@ fn trust(
     cx: &mut CompileCx<'_>,
 ) -> Option<Trust> {
     let (config, place) = (&tls.value, tls.place);
-    // All of them, so that all problems are told.
+    // All parts are compiled, so that all problems are reported.
     let name = name(config, place, sources, cx);
     let authorities = if let Some(file) = &config.ca {
         authorities(file, cx).map(Some)
@@ -91,7 +91,7 @@ fn trust(
     })
 }
 
-/// The name as written, or the one that DNS is asked for, if all backends share it.
+/// Returns the name as written, or the DNS name, if all backends share it.
 fn name(
     config: &UpstreamTlsConfig,
     place: Place,
@@ -153,7 +153,7 @@ fn name(
     parsed
 }
 
-/// Where nothing is trusted, no backend is reached.
+/// Warns if the system has no CA certificates: without trust no backend can be reached.
 fn warn_of_no_system(place: Place, cx: &mut CompileCx<'_>) {
     let why = match system::authorities() {
         Ok(0) => "this machine has no certificates of authorities".to_owned(),
@@ -193,10 +193,10 @@ fn authorities(
     Some(list)
 }
 
-/// A certificate to show, and its key.
+/// Client certificate and its key.
 struct Client {
     chain: Vec<CertificateDer<'static>>,
-    /// In DER.
+    /// Private key in DER.
     key: Vec<u8>,
 }
 
@@ -206,7 +206,7 @@ fn pair(cert: &Spanned<PathBuf>, key: &Spanned<PathBuf>, cx: &mut CompileCx<'_>)
     let (chain, der) = (chain?, der?);
     let is_whole = |der: &CertificateDer<'_>| x509_parser::parse_x509_certificate(der).is_ok();
     let provider = rustls::crypto::ring::default_provider();
-    // As Pingora will read it, which has the bytes only.
+    // As Pingora will read it, from the bytes alone.
     let key_again = PrivateKeyDer::try_from(der.secret_der().to_vec());
     let matched = CertifiedKey::from_der(chain.clone(), der.clone_key(), &provider);
     let (message, help) = match (matched, key_again) {
@@ -319,7 +319,7 @@ mod tests {
 
     use super::super::tests::{Bench, folder_of_certificates as folder, take};
 
-    /// What is said of `tls` and `backends`; `DIR` stands for the folder.
+    /// Returns the diagnostics of `tls` and `backends`; `DIR` stands for the folder.
     fn said(folder: &TempDir, backends: &str, tls: &str) -> Vec<String> {
         let dir = folder.path().display().to_string();
         let tls = tls.replace("DIR", &dir);

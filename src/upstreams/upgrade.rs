@@ -1,11 +1,10 @@
-//! A connection to a backend for one upgrade (RFC 9110, 7.8), whose response is read only once
-//! Pingora has ended the request before it.
+//! Connection to a backend for one upgrade (RFC 9110, 7.8), whose response is read only after
+//! Pingora has ended the request.
 //!
-//! Pingora 0.9.1 passes the end of a request without a body to the loop that talks to the
-//! backend, as a message. If that loop reads the 101 first, it takes the message for the end
-//! of the tunnel (`proxy_h1.rs`: `send_body_to1`, and `was_upgraded` behind it), and a backend
-//! on the same machine is often that fast. With the message comes a flush: until then nothing
-//! is read here.
+//! Pingora 0.9.1 passes the end of a request without a body as a message to the loop that talks to
+//! the backend. If that loop reads the 101 first, it takes the message for the end of the tunnel
+//! (`proxy_h1.rs`: `send_body_to1`, and `was_upgraded` after it), and a backend on the same machine
+//! is often that fast. With the message comes a flush: until then nothing is read here.
 
 use std::{
     io,
@@ -40,22 +39,22 @@ use tokio::{
 const OPEN: u8 = 0;
 /// The request is being sent.
 const CLOSED: u8 = 1;
-/// The request's end is on its way to the loop that talks to the backend.
+/// The end of the request is on its way to the loop that talks to the backend.
 const ENDING: u8 = 2;
 
-/// Says when a response to an upgrade may be read.
+/// Gate that holds back the response to an upgrade until it may be read.
 ///
 /// Goes from open to closed, to ending and to open again, each by one party: `close` and
-/// `request_ended` are the request's own, the flush is its connection's.
+/// `request_ended` are called for the request, the flush comes from its connection.
 #[derive(Debug, Default)]
 pub struct UpgradeGate {
     state: AtomicU8,
-    /// Waits for the gate to open.
+    /// Reader that waits for the gate to open.
     reader: Mutex<Option<Waker>>,
     socket: OnceLock<UpgradeSocket>,
 }
 
-/// A backend's socket by number, and our own address on it.
+/// Socket to a backend by descriptor, and its local address.
 #[derive(Clone, Copy, Debug)]
 pub struct UpgradeSocket {
     pub fd: RawFd,
@@ -63,17 +62,17 @@ pub struct UpgradeSocket {
 }
 
 impl UpgradeGate {
-    /// Nothing is read until the request has ended: the connection is there.
+    /// Holds back the response until the request has ended; called once the connection exists.
     pub fn close(&self) {
         self.state.store(CLOSED, Ordering::SeqCst);
     }
 
-    /// Pingora is told next that the request has ended.
+    /// Marks the end of the request; Pingora receives it next.
     pub fn request_ended(&self) {
         self.pass(CLOSED, ENDING);
     }
 
-    /// The socket, once it is connected. Pingora knows none: it sees a virtual one.
+    /// Returns the socket, once it is connected. Pingora has none: it sees a virtual one.
     pub fn socket(&self) -> Option<UpgradeSocket> {
         self.socket.get().copied()
     }
@@ -97,7 +96,7 @@ impl UpgradeGate {
             return Poll::Ready(());
         }
         *self.reader.lock() = Some(cx.waker().clone());
-        // It may have opened in between.
+        // The gate may have opened in between.
         if self.state.load(Ordering::SeqCst) == OPEN {
             return Poll::Ready(());
         }
@@ -105,7 +104,7 @@ impl UpgradeGate {
     }
 }
 
-/// Connects as Pingora would, and puts the gate before what is read.
+/// Connector that connects as Pingora would, and puts the gate before reads.
 #[derive(Debug)]
 pub(super) struct UpgradeConnector {
     pub(super) gate: Arc<UpgradeGate>,
@@ -231,7 +230,7 @@ mod tests {
         (gate, io, theirs)
     }
 
-    /// Whether a byte that is there is read.
+    /// Returns true if an available byte is read.
     async fn reads(io: &mut GatedSocket) -> bool {
         let read = tokio::time::timeout(std::time::Duration::from_millis(50), io.read_u8());
         read.await.is_ok()
@@ -249,7 +248,7 @@ mod tests {
         assert!(!reads(&mut io).await);
         io.flush().await.unwrap();
         assert!(reads(&mut io).await);
-        // Ends of what passes in the tunnel close nothing.
+        // An end of request within the tunnel closes nothing.
         gate.request_ended();
         assert!(reads(&mut io).await);
     }

@@ -1,7 +1,7 @@
-//! How an upstream's backends are spoken to: in the clear or by TLS, and in which HTTP.
+//! Protocols to an upstream's backends: TLS or plain text, and the HTTP version.
 //!
-//! Pingora skips every check of a certificate when a peer's name is empty. Here TLS cannot
-//! be had without a [`ServerName`], and none of those is empty.
+//! Pingora skips all certificate verification if a peer's name is empty. Here TLS requires a
+//! [`ServerName`], which is never empty.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -13,17 +13,17 @@ use pingora::{
 
 use super::{balance::hash64, target::Target};
 
-/// What is spoken to backends.
+/// HTTP version used with backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2 and nothing else.
+    /// HTTP/2 only.
     H2,
 }
 
 impl Protocol {
-    /// As the configuration writes it.
+    /// Returns the name in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http1 => "http1",
@@ -39,36 +39,36 @@ pub(super) struct Wire {
     pub(super) tls: Option<Trust>,
 }
 
-/// Whom backends must prove to be, and who we say that we are.
+/// Verification of backends, and the client certificate.
 #[derive(Clone, Debug)]
 pub(super) struct Trust {
     pub(super) name: ServerName,
-    /// The system's authorities if absent.
+    /// CA certificates to trust; the system's if absent.
     pub(super) authorities: Option<Arc<CaType>>,
     pub(super) client: Option<Arc<CertKey>>,
-    /// Of all that the two above hold, byte for byte.
+    /// Hash of all that the two above hold, byte for byte.
     pub(super) contents: u64,
 }
 
-/// A DNS name that a certificate can be for: never empty, no address, no wildcard.
+/// DNS name that a certificate can be for: never empty, no address, no wildcard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerName(Arc<str>);
 
-/// Streams at once on one connection. Many backends take no more (nginx 128, Go 250).
+/// Streams at once on one connection. Many backends allow no more (nginx 128, Go 250).
 const STREAMS: u32 = 100;
-/// What one stream may have on the way to us.
+/// Flow-control window of one stream.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// Room for every stream's: clients that do not read hold up their own streams only.
+/// Flow-control window for all streams: clients that do not read hold up their own streams only.
 const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
-/// Servers of gRPC hang up on those who ask more often than every five minutes; that a
-/// machine is gone is found out by TCP, much earlier.
+/// Interval of pings. gRPC servers close connections with pings more often than every five minutes;
+/// TCP detects an unreachable machine much earlier.
 const PING: Duration = Duration::from_secs(330);
 
 impl ServerName {
-    /// `None` if `text` is no such name.
+    /// Parses a name; `None` if `text` is invalid.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-        // RFC 1123, 2.1. An underscore may stand in DNS, but in no certificate.
+        // RFC 1123, 2.1. DNS allows an underscore, a certificate does not.
         let is_label = |label: &str| {
             (1..=63).contains(&label.len())
                 && !label.starts_with('-')
@@ -97,11 +97,11 @@ impl fmt::Display for ServerName {
 }
 
 impl Wire {
-    /// A peer for `target`, without timeouts; `None` if a unix socket's path is longer than
-    /// the system takes.
+    /// Returns a peer for `target`, without timeouts; `None` if a unix socket's path is longer than
+    /// the system allows.
     ///
-    /// `group` and what else tells two upstreams apart keep their connections apart: none
-    /// is ever used under another trust than that under which it was made.
+    /// `group` and all else that distinguishes two upstreams separate their connections: no
+    /// connection is ever used under another trust than that under which it was made.
     pub(super) fn peer(&self, target: &Target, group: &str) -> Option<HttpPeer> {
         let name = self.tls.as_ref().map(|trust| trust.name.as_str());
         let (is_tls, name) = (name.is_some(), name.unwrap_or_default().to_owned());
@@ -111,7 +111,7 @@ impl Wire {
         };
         peer.group_key = self.group(group);
         let options = &mut peer.options;
-        // What ends here is taken away by `proxy::forwarded`, in the same pass as the rest.
+        // Hop-by-hop headers are removed by `proxy::forwarded`, in the same pass as the rest.
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
         match self.protocol {
             Protocol::Http1 => options.alpn = ALPN::H1,
@@ -130,10 +130,10 @@ impl Wire {
         Some(peer)
     }
 
-    /// A number that no other upstream has, and no other trust or protocol of this one.
+    /// Returns a number that no other upstream has, and no other trust or protocol of this one.
     fn group(&self, upstream: &str) -> u64 {
         let mut text = upstream.as_bytes().to_vec();
-        // A byte that is in no name ends it.
+        // A byte that no name contains ends it.
         text.push(0);
         text.push(match self.protocol {
             Protocol::Http1 => 1,

@@ -1,4 +1,4 @@
-//! What a test says that `fetch` of a plugin gets.
+//! Responses that a test defines for `fetch` of a plugin.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::kit::headers;
 use crate::plugins::powers::{Answers, Fetched, Reach};
 
-/// By URL: an answer, or a list of them for one time after the other.
+/// Responses of one URL: one for all requests, or a list for one request after the other.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Written {
@@ -24,9 +24,9 @@ struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     body: String,
-    /// The body as JSON, in place of `body`.
+    /// Body as JSON, in place of `body`.
     json: Option<Value>,
-    /// It does not answer, and why.
+    /// Error in place of a response.
     error: Option<String>,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn read(json: &str) -> Result<Reach, String> {
 }
 
 impl Answer {
-    /// What `fetch` gets; fails only if nobody could answer like that.
+    /// Returns the result of `fetch`; fails only if no server could send such a response.
     fn made(self) -> Result<Result<Fetched, String>, String> {
         if let Some(error) = self.error {
             return Ok(Err(error));

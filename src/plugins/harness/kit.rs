@@ -1,4 +1,4 @@
-//! What tests find beside the objects of the Web: `test`, `assert`, and the plugins they call.
+//! Test API beside the Web API: `test`, `assert`, and the plugins under test.
 
 use std::{
     collections::VecDeque,
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// The state of one file's tests outside of the engine.
+/// State of one file's tests outside the engine.
 pub(super) struct Kit {
     shown: String,
     folder: PathBuf,
@@ -42,9 +42,9 @@ pub(super) struct Kit {
 
 #[derive(Default)]
 struct Progress {
-    /// Those that have not begun.
+    /// Tests that have not begun.
     ahead: VecDeque<String>,
-    /// What is running, and since when.
+    /// Running test, and its start.
     running: Option<(String, Instant)>,
 }
 
@@ -60,7 +60,7 @@ impl Kit {
         }
     }
 
-    /// The engine was stopped in the middle: of the test that ran, and of all behind it.
+    /// Reports the running test and all later ones as failed: the engine was stopped midway.
     pub(super) fn stopped(&self, failure: &Failure) {
         let mut progress = self.progress.lock();
         if let Some((name, begun)) = progress.running.take() {
@@ -133,7 +133,7 @@ impl Kit {
                 Trial::load_within(source, config, env, reach, Limits::default())
             });
             let trial = loaded.map_err(|failure| {
-                // Its own trace says more than that of the test.
+                // Its own stack trace is more precise than the test's.
                 let text = format!("{}\n{}", failure.message, failure.stack);
                 Exception::throw_message(&ctx, text.trim_end())
             })?;
@@ -141,7 +141,7 @@ impl Kit {
             let hooks: Vec<String> = hooks.map(|hook| hook.name().to_owned()).collect();
             let mut plugins = plugins.lock();
             plugins.push(Arc::new(trial));
-            // Its number, and what it exports.
+            // Its number, and the hooks that it exports.
             let number = (plugins.len() - 1).to_string();
             Ok([vec![number], hooks].concat())
         };
@@ -183,14 +183,14 @@ impl Log for Kit {
     }
 }
 
-/// Lines of a trace without those of what we put under tests.
+/// Removes stack trace lines of code that the gateway puts under tests.
 fn own_lines(stack: &str) -> String {
     let lines = stack.lines();
     let lines = lines.filter(|line| !line.contains("(edgeway/") && !line.contains("(native)"));
     lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
 }
 
-/// A call as a test asks for it.
+/// Hook call that a test makes.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Asked {
@@ -204,7 +204,7 @@ struct Asked {
     route: String,
     jwt: Option<Map<String, Value>>,
     geo: Option<Map<String, Value>>,
-    /// Of the answer, for hooks that have one.
+    /// Status of the response, for hooks that have one.
     status: Option<u16>,
     answer: Vec<(String, String)>,
     reason: Option<String>,
@@ -248,7 +248,7 @@ fn read(asked: &str) -> std::result::Result<(Hook, Input), String> {
     Ok((hook, input))
 }
 
-/// Each character is a byte, as the Fetch standard has it for header values.
+/// Maps each character to one byte, as the Fetch standard defines for header values.
 pub(super) fn headers(pairs: Vec<(String, String)>) -> std::result::Result<HeaderMap, String> {
     let mut headers = HeaderMap::with_capacity(pairs.len());
     for (name, value) in pairs {
@@ -266,7 +266,7 @@ pub(super) fn headers(pairs: Vec<(String, String)>) -> std::result::Result<Heade
     Ok(headers)
 }
 
-/// What came of a hook, as the test reads it.
+/// Result of a hook as the test reads it.
 fn told(input: &Input, ran: Ran) -> Value {
     let Ran {
         outcome,

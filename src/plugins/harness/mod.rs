@@ -1,7 +1,7 @@
-//! Runs tests of plugins (`*.test.js`) in the engine that plugins run in.
+//! Runs tests of plugins (`*.test.js`) in the engine that runs plugins.
 //!
-//! The tests have an isolate of their own. A plugin under test has another, with the limits
-//! that it has on a route: [`kit`] has what carries requests into it and outcomes back.
+//! The tests have an isolate of their own. A plugin under test has another, with the limits that it
+//! has on a route: [`kit`] carries requests into it and results back.
 
 mod answers;
 mod kit;
@@ -26,10 +26,10 @@ use super::{
     source::Source,
 };
 
-/// For how long a test may wait for one thing.
+/// Longest wait of a test for one operation.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Tests compare much, and nobody waits for them.
+/// Limits of tests, which compare much and are not on the path of a request.
 const OF_TESTS: Limits = Limits {
     cpu: Duration::from_secs(30),
     wall: PATIENCE,
@@ -40,7 +40,7 @@ const OF_TESTS: Limits = Limits {
     isolation: Isolation::Worker,
 };
 
-/// What happens while the tests of a file run.
+/// Events of a test run of one file.
 #[derive(Debug)]
 pub enum Event {
     /// A line of the test's own `console`.
@@ -48,7 +48,7 @@ pub enum Event {
     Tested(Tested),
 }
 
-/// What became of a test.
+/// Result of one test.
 #[derive(Debug)]
 pub struct Tested {
     pub name: String,
@@ -56,8 +56,8 @@ pub struct Tested {
     pub took: Duration,
 }
 
-/// Runs the tests of a file, one after the other, and tells what happens. It fails only if
-/// the file cannot be loaded; `shown` is what traces call its folder.
+/// Runs the tests of a file, one after the other, and reports events. Fails only if the file cannot
+/// be loaded; `shown` is the name of its folder in stack traces.
 pub async fn run(
     shown: &str,
     file: &Path,
@@ -74,7 +74,7 @@ pub async fn run(
         &log,
         &Arc::default(),
     )?;
-    // Tests need no request; what runs them is called as a hook is.
+    // Tests need no request; their runner is called like a hook.
     let call = isolate.call(nothing());
     let mut call = isolate.begin(call, Hook::Request);
     while call.outcome.is_none() {

@@ -1,4 +1,4 @@
-//! What tests of plugins are told, and what they cannot break.
+//! Reports that plugin tests get, and limits that they cannot break.
 
 use std::{fs, sync::Arc};
 

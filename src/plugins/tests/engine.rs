@@ -1,4 +1,4 @@
-//! What hooks leave behind in an instance, and those that never let go of it.
+//! State that hooks leave behind in an instance, and hooks that never release it.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -7,7 +7,7 @@ use tokio::{
 
 use super::*;
 
-/// With a kv, and with `fetch` of this origin.
+/// Returns powers with a kv, and with `fetch` from this origin.
 fn powers(origin: &str) -> powers::Powers {
     let (second, longest) = (Duration::from_secs(1), 1 << 10);
     let reach = powers::Reach::new(&[origin.to_owned()], second, longest);
@@ -122,7 +122,7 @@ async fn what_a_hook_did_not_wait_for_leaves_nothing_behind() {
     let round = async |times: usize| {
         for _ in 0..times {
             loaded.request().await.unwrap();
-            // As when the client is gone.
+            // As if the client had disconnected.
             let call = loaded.plugin.call(Hook::Request, given_up());
             tokio::select! {
                 biased;
@@ -269,7 +269,7 @@ async fn what_is_too_long_is_refused_before_anybody_copies_it() {
         said.push(await why(() => ctx.kv.put('k', 'x'.repeat((64 << 10) - 3))));
         return new Response(said.join('\\n'));
     }";
-    // Nobody listens there.
+    // No listener there.
     let origin = "http://127.0.0.1:1";
     let limits = Limits {
         cpu: Duration::from_secs(5),

@@ -1,10 +1,10 @@
-//! Ways round the limits: what grows outside of the engine's heap, and what spoils our own
+//! Ways around the limits: memory outside the engine's heap, and overrides that break host
 //! functions.
 
 use super::*;
 use crate::base::clock::Clock;
 
-/// Each of them turns what stops it into a promise that is rejected, and goes on.
+/// Each of these turns the stop into a rejected promise, and goes on.
 const SWALLOWS: [&str; 10] = [
     "const f = async () => { for (;;); }; for (;;) f();",
     "const f = async () => { for (;;); }; for (;;) { try { f(); } catch {} finally { try { f(); } catch {} } }",
@@ -18,7 +18,7 @@ const SWALLOWS: [&str; 10] = [
     "for (;;) new Promise(() => { while (true) /(a+)+$/.test('a'.repeat(40) + 'b'); });",
 ];
 
-/// The heap is full to its last bytes when these are to be stopped.
+/// The heap is full to its last bytes when these are stopped.
 const FULL: [&str; 5] = [
     "for (;;) { try { for (;;); } catch {} }",
     "const f = async () => { for (;;); }; for (;;) { try { f(); } catch {} }",
@@ -77,7 +77,7 @@ async fn what_has_no_room_left_is_stopped_too() {
     }
 }
 
-/// Whatever meets a heap without room, the engine goes on, and can be freed.
+/// Wherever the heap runs out, the engine goes on, and can be freed.
 #[tokio::test]
 async fn a_heap_may_be_full_at_any_place() {
     let text = r#"const kept = new Map();
@@ -118,7 +118,7 @@ async fn a_heap_may_be_full_at_any_place() {
     whole.request().await.unwrap();
     let heap = usize::try_from(whole.plugin.heap()).unwrap();
     let (mut failed, mut done) = (0, 0);
-    // The engine's memory comes in units of 16 bytes.
+    // The engine allocates memory in units of 16 bytes.
     for unit in (0..4000).step_by(33) {
         let Ok(loaded) = with(heap - (8 << 10) + 16 * unit) else {
             continue;
@@ -170,8 +170,8 @@ async fn what_goes_on_in_an_instance_that_was_stopped_can_still_call() {
     assert_eq!(waited.unwrap().request.len(), 1);
 }
 
-/// The engine forgets to let go of a value that `stackTraceLimit` had, and a runtime with such
-/// a value cannot be freed.
+/// The engine does not release a value that `stackTraceLimit` had, and a runtime with such a value
+/// cannot be freed.
 #[tokio::test]
 async fn an_engine_that_is_thrown_away_is_freed_whatever_was_set_of_errors() {
     let loaded = load(
@@ -189,7 +189,7 @@ async fn an_engine_that_is_thrown_away_is_freed_whatever_was_set_of_errors() {
     drop(loaded);
 }
 
-/// The same long string over and over: nothing in the engine's heap, and all of it outside.
+/// The same long string many times: little in the engine's heap, and all of it outside.
 #[tokio::test]
 async fn lists_of_texts_are_bounded_before_they_are_copied() {
     let long = "'x'.repeat(1 << 20)";
@@ -267,7 +267,7 @@ async fn our_functions_are_counted_by_what_they_are_given() {
     }
 }
 
-/// What belongs to hooks that are over is forgotten by functions of ours.
+/// Host functions drop what belongs to hooks that are over.
 #[tokio::test]
 async fn what_a_plugin_makes_of_maps_and_lists_is_not_what_we_forget_by() {
     let loaded = load(
@@ -280,7 +280,7 @@ async fn what_a_plugin_makes_of_maps_and_lists_is_not_what_we_forget_by() {
     for _ in 0..20 {
         loaded.request().await.unwrap();
     }
-    // An instance that had been stopped in such a loop would have begun to count anew.
+    // An instance that had been stopped in such a loop would have started to count again.
     let mut headers = HeaderMap::new();
     for change in loaded.request().await.unwrap().request {
         change.apply(&mut headers);

@@ -1,4 +1,4 @@
-//! Plugins as the gateway calls them, and what they may not do.
+//! Plugins as the gateway calls them, and their limits.
 
 mod engine;
 mod escapes;
@@ -26,7 +26,7 @@ fn load_with(files: &[(&str, &str)], config: &str) -> Result<Loaded, Failure> {
     load_within(files, config, Limits::default(), powers::Powers::default())
 }
 
-/// With time for what a debug build takes its time for.
+/// Loads with limits that are wide enough for a debug build.
 fn load_slow(files: &[(&str, &str)]) -> Loaded {
     let limits = Limits {
         cpu: Duration::from_secs(5),
@@ -81,7 +81,7 @@ fn input() -> Input {
     }
 }
 
-/// A plugin that does this to a request with a `host`, and nothing to another.
+/// Returns a plugin that runs `attack` for requests with a `host`, and nothing for others.
 fn attacking(attack: &str) -> String {
     format!(
         "export async function onRequest(req, ctx) {{ if (req.headers.has('host')) {{ {attack} }} }}"
@@ -93,7 +93,7 @@ impl Loaded {
         self.plugin.call(Hook::Request, input()).await
     }
 
-    /// Why a request was ended, which took no longer than `within`.
+    /// Returns the failure of a request, which took no longer than `within`.
     async fn is_stopped(&self, attack: &str, within: Duration) -> Failure {
         let clock = Clock::machine();
         let begun = clock.now();
@@ -227,7 +227,7 @@ async fn modules_are_of_the_plugins_own_folder() {
     }
 }
 
-/// Why a plugin of these files is not loaded, in one line.
+/// Returns in one line why a plugin of these files is not loaded.
 #[track_caller]
 fn refused(files: &[(&str, &str)]) -> String {
     let refused = load_with(files, "{}").map(|_| ());
@@ -508,7 +508,7 @@ async fn a_proxy_of_next_goes_on_rewrites_and_redirects() {
     let cookies: Vec<_> = cookies.map(|value| value.to_str().unwrap()).collect();
     let gone = "gone=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT";
     assert_eq!(cookies[1..], [gone]);
-    // Both words for its end, as Next.js writes them.
+    // Both attributes of its expiry, as Next.js writes them.
     let (before, end) = cookies[0].split_once(" GMT; ").unwrap();
     assert!(
         before.starts_with("seen=a%20b; Path=/; Expires="),

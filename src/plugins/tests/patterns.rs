@@ -1,10 +1,10 @@
-//! Patterns given to regular expressions, and hooks that come back after their limits.
+//! Patterns given to regular expressions, and hooks that return after their limits.
 
 use super::*;
 
 const MAX_PATTERN: usize = 8192;
 
-/// Each of these reads a pattern that the request brings (`X-Pattern`), some as a flag or twice.
+/// Each of these reads a pattern from the request (`X-Pattern`), some as a flag or twice.
 const WAYS: [&str; 9] = [
     "new RegExp(text)",
     "RegExp(text, 'i')",
@@ -17,7 +17,7 @@ const WAYS: [&str; 9] = [
     "'abc'.search({ toString: () => text })",
 ];
 
-/// A pattern of this kind, about as long as that.
+/// Returns a pattern of this kind and about this length.
 fn pattern(kind: u8, length: usize) -> String {
     let part = match kind {
         0 => "a",
@@ -35,12 +35,12 @@ fn pattern(kind: u8, length: usize) -> String {
 
 fn asking(text: &str) -> Input {
     let mut input = input();
-    // Not in a header: those have a bound of their own.
+    // Not in a header: headers have a limit of their own.
     input.body = Body::Whole(text.to_owned().into());
     input
 }
 
-/// Whatever length and kind a pattern has, it holds the worker no longer than a bound.
+/// Whatever its length and kind, a pattern holds the worker no longer than the limit.
 #[tokio::test]
 async fn no_pattern_holds_a_worker() {
     let says = |what: &str| {
@@ -96,7 +96,7 @@ async fn no_pattern_holds_a_worker() {
     }
 }
 
-/// Those that are no patterns from elsewhere are what they are in any engine.
+/// Ordinary regular expressions behave as in any engine.
 #[tokio::test]
 async fn regular_expressions_are_as_they_were() {
     let text = r"export function onRequest() {
@@ -127,7 +127,7 @@ async fn regular_expressions_are_as_they_were() {
     assert_eq!(answer.body, "", "these are not");
 }
 
-/// One call of a native function that the engine cannot stop, and that comes back.
+/// A call of a native function that the engine cannot interrupt, and that returns.
 #[tokio::test]
 async fn a_hook_that_came_back_after_its_limit_has_failed_and_changed_nothing() {
     let text = "const [text, part] = ['y'.repeat(20000), 'y'.repeat(10000) + 'x'];

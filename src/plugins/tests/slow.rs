@@ -2,7 +2,7 @@
 
 use super::{words::bench_in, *};
 
-/// Each turn is counted, since its time is the machine's matter.
+/// Counts iterations, since their time depends on the machine.
 const LOOP: &str = "const text = 'y'.repeat(800000);
     export function onRequest(req, ctx) {
         if (!req.headers.has('x-loop')) return new Response('quiet');
@@ -31,7 +31,7 @@ async fn on_threads_one_is_stuck_and_the_next_are_stopped() {
     let bench = bench_in(LOOP, Duration::from_secs(5), Isolation::Thread);
     let failure = bench.with("x-loop").await.expect_err("it does not end");
     assert_eq!(failure.kind, Kind::Stuck, "{failure:?}");
-    // Those that wait for the thread that takes its place may be told that it is too late.
+    // Hooks that wait for the replacement thread may time out.
     let quiet = async { while bench.with("x-quiet").await.is_err() {} };
     let quiet = tokio::time::timeout(Duration::from_mins(1), quiet).await;
     quiet.expect("a thread takes its place");
@@ -63,8 +63,8 @@ async fn what_is_used_adds_up_over_waits() {
         ..powers::Powers::default()
     };
     let loaded = load_within(&[("plugin.js", text)], "{}", limits, powers).unwrap();
-    // Each turn is less than twice the limit, and five are more, unless the machine has others
-    // to serve all the while.
+    // Each iteration is less than twice the limit, and five are more, unless the machine is busy
+    // all the while.
     for _ in 0..20 {
         let mut input = input();
         input.headers.insert("accept", "5".parse().unwrap());

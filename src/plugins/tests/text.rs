@@ -1,4 +1,5 @@
-//! What leaves the engine as text: half a surrogate pair is lost nowhere, and nothing is too long.
+//! Text that leaves the engine: half a surrogate pair is replaced everywhere, and lengths are
+//! limited.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// One call of a native function, which the engine cannot stop: more than 10⁹ letters are compared.
+/// A call of a native function, which the engine cannot interrupt: more than 10⁹ letters are
+/// compared.
 const STUCK: &str = "
     const text = 'y'.repeat(80000);
     const part = 'y'.repeat(40000) + 'x';
@@ -40,7 +41,7 @@ fn attack() -> Input {
     attack_of(9)
 }
 
-/// That of one client of several.
+/// Attack by one of several clients.
 fn attack_of(number: u8) -> Input {
     Input {
         method: Method::POST,
@@ -49,7 +50,7 @@ fn attack_of(number: u8) -> Input {
     }
 }
 
-/// A thread that takes another's place may have to begin anew.
+/// Retries: a replacement thread may have to load the plugin again.
 async fn until_quiet(loaded: &Loaded) {
     let next = async { while !is_quiet(&loaded.request().await) {} };
     let next = tokio::time::timeout(SOON, next).await;
@@ -128,7 +129,7 @@ async fn whoever_waits_for_a_thread_that_is_stuck_is_told_in_time_and_others_are
     assert_eq!(loaded.plugin.stuck(), 1);
     until(|| loaded.plugin.stuck() == 0).await;
     assert!(is_quiet(&loaded.request().await));
-    // On a worker the same holds whoever runs it for as long as it takes.
+    // On a worker the same holds the thread that runs it for as long as it takes.
     let limits = Limits {
         wall,
         ..Limits::default()
@@ -161,7 +162,7 @@ async fn one_client_leaves_threads_to_others() {
         let failure = attacked.expect_err("it does not end");
         assert_eq!(failure.kind, Kind::Stuck, "{failure:?}");
         assert!(!loaded.plugin.is_out_of_threads());
-        // Somebody else is served, but for the moment in which a thread is started.
+        // Other clients are served, except while a thread is being started.
         until_quiet(&loaded).await;
         if failure.message.contains("this client holds") {
             return;
@@ -201,6 +202,6 @@ async fn a_hook_that_nobody_waits_for_any_more_leaves_nothing_behind() {
     let Answer::Response(answer) = output.answer else {
         panic!("no answer");
     };
-    // The same instance as before: it was not taken for stuck.
+    // The same instance as before: it did not count as stuck.
     assert_eq!(answer.body, "3");
 }

@@ -1,4 +1,4 @@
-//! The objects of the Web: what a script sees of them in node it sees in a plugin.
+//! Web API: a script sees the same in Node.js and in a plugin.
 
 use std::{fs, process::Command};
 
@@ -8,7 +8,7 @@ use super::*;
 
 const SCRIPT: &str = include_str!("web.js");
 
-/// Each by its name.
+/// Results of the script, by name.
 fn pairs(json: &[u8]) -> Vec<(String, Value)> {
     serde_json::from_slice(json).expect("the script gives pairs")
 }

@@ -1,4 +1,4 @@
-//! What a plugin says by `ctx`: log, metrics, and work that goes on.
+//! Output of a plugin through `ctx`: log, metrics, and work after the hook.
 
 use super::*;
 use crate::base::{metrics::Metrics, tasks::Tasks, user_metrics::UserMetrics};
@@ -9,7 +9,7 @@ pub(super) struct Bench {
     late: late::Late,
 }
 
-/// A plugin whose work may take so long.
+/// Loads a plugin whose `ctx.waitUntil` work may take this long.
 fn bench(text: &str, wait_until: Duration) -> Bench {
     bench_in(text, wait_until, Isolation::Worker)
 }

@@ -1,5 +1,5 @@
-//! Consistent hashing: a ring as ketama has it, so that a backend that comes or goes
-//! moves only its own share of the keys.
+//! Consistent hashing with a ring as in ketama: a backend that is added or removed moves only its
+//! own share of the keys.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -9,22 +9,22 @@ use pingora::http::RequestHeader;
 use super::sticky::cookie;
 use crate::upstreams::backend::Backend;
 
-/// What requests are told apart by. A request that lacks it goes by its client's address.
+/// Property of a request that is hashed. A request that lacks it is hashed by client address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::upstreams) enum HashKey {
     ClientIp,
-    /// The path as sent.
+    /// Path as sent.
     Path,
     /// Path and query as sent.
     Uri,
     Header(HeaderName),
     Cookie(String),
-    /// The first value of a query name, as sent.
+    /// First value of a query parameter, as sent.
     Query(String),
 }
 
 impl HashKey {
-    /// The names for configuration and messages.
+    /// Names in configuration and messages.
     pub(in crate::upstreams) const NAMES: [&'static str; 6] = [
         "client.ip",
         "path",
@@ -95,9 +95,9 @@ fn query<'a>(query: &'a str, name: &str) -> Option<&'a [u8]> {
 
 /// Points of a backend of weight 1: enough that shares differ by a few percent only.
 const POINTS: u64 = 160;
-/// All points together; heavier weights are scaled down to fit.
+/// Limit of points in total; heavier weights are scaled down to fit.
 const MOST_POINTS: u64 = 1 << 16;
-/// How far a key walks before it is settled by a scan.
+/// Points that a key tries before a scan of all backends.
 const WALK: usize = 32;
 
 /// Points on a circle, each owned by a backend; a key belongs to the next point.
@@ -105,7 +105,7 @@ const WALK: usize = 32;
 pub(in crate::upstreams) struct Ring(Box<[(u64, u16)]>);
 
 impl Ring {
-    /// From addresses and weights, in the members' order.
+    /// Creates a ring from addresses and weights, in the order of the members.
     pub(in crate::upstreams) fn new<'a>(
         backends: impl Iterator<Item = (&'a str, u16)> + Clone,
     ) -> Self {
@@ -124,7 +124,7 @@ impl Ring {
         Self(points.into_boxed_slice())
     }
 
-    /// The owner of `key`, or who comes after it on the circle if it is not admitted.
+    /// Returns the owner of `key`, or the next admitted backend on the circle.
     pub(in crate::upstreams) fn choose(
         &self,
         list: &[Arc<Backend>],
@@ -139,16 +139,16 @@ impl Ring {
                 return Some(index);
             }
         }
-        // Most are out: the highest of the key's hashes with each of the rest is just as
-        // stable, and needs no walk round the whole circle.
+        // Most backends are out. Taking the highest hash of key and backend among the rest is
+        // equally stable, and needs no walk around the whole circle.
         (0..list.len())
             .filter(|index| admits(&list[*index]))
             .max_by_key(|index| scramble(key ^ list[*index].id().0))
     }
 }
 
-/// FNV-1a with a finisher: the same in every process and on every machine, which keys
-/// and cookies need. Not for keys that an attacker gains by colliding.
+/// FNV-1a with a finalizer: the same in every process and on every machine, which keys and cookies
+/// need. Not for keys where collisions help an attacker.
 pub(in crate::upstreams) fn hash64(bytes: &[u8]) -> u64 {
     let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -156,7 +156,7 @@ pub(in crate::upstreams) fn hash64(bytes: &[u8]) -> u64 {
     scramble(sum)
 }
 
-/// Spreads every bit over all (the finisher of splitmix64).
+/// Spreads every bit over all (the finalizer of splitmix64).
 fn scramble(word: u64) -> u64 {
     let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

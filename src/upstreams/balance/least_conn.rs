@@ -1,4 +1,4 @@
-//! The fewest requests under way, per weight. A slow backend keeps its requests longer
+//! Balancing by the fewest requests in flight per weight. A slow backend keeps its requests longer
 //! and so gets fewer.
 
 use std::sync::atomic::Ordering;
@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 use super::Members;
 use crate::upstreams::{backend::Backend, live::Cursor};
 
-/// The rotation proposes one. Another is taken if it is idle and the proposed is not, or
-/// if it has at least two requests less to do: a difference of one says which of two
-/// equals happened to answer first, and following it would give most requests to
-/// whoever got the processor.
+/// Chooses a backend. The rotation proposes one. Another is taken if it is idle and the proposed
+/// one is not, or if it has at least two requests fewer in flight: a difference of one only shows
+/// which of two equal backends happened to respond first, and following it would give most requests
+/// to the backend that got the CPU.
 ///
-/// Who was passed over is owed a turn, and gets it once it has as little to do as the
-/// others. So a backend that stalls for a moment is spared, and catches up after; one
-/// that stays slow is never as free as the others and is left behind.
+/// A backend that was passed over is owed a turn, and gets it once it has as few requests as the
+/// others. So a backend that stalls for a moment is spared, and catches up after; a backend that
+/// stays slow is never as free as the others and is left behind.
 pub(super) fn choose(
     members: &Members,
     cursor: &Cursor,
@@ -24,8 +24,8 @@ pub(super) fn choose(
     if own.in_flight == 0 {
         return Some(proposed);
     }
-    // Where the look round the others starts moves with each rotation, so that of several
-    // that are equally idle not always the same one is found first.
+    // The start of the search moves with each rotation, so that of several equally idle backends a
+    // different one is found first each time.
     let count = members.list.len();
     let start = turn / members.sequence.len().max(1);
     let others = || (0..count).map(|step| (start + step) % count);
@@ -55,9 +55,9 @@ pub(super) fn choose(
     Some(best)
 }
 
-/// The most turns that anyone is owed: enough to even out a stall. One that stays slow gets
-/// here too, and still only what it is as free for as the others; one that is out of
-/// rotation is proposed no turns, so it is owed none.
+/// Most turns that a backend can be owed: enough to even out a stall. A backend that stays slow
+/// reaches this too, and still gets only the turns in which it is as free as the others. A backend
+/// out of rotation is proposed no turns, so it is owed none.
 const MOST_OWED: i32 = 64;
 
 fn owed(backend: &Backend) -> i32 {
@@ -66,7 +66,7 @@ fn owed(backend: &Backend) -> i32 {
 
 fn shift(backend: &Backend, turns: i32) {
     let now = (owed(backend) + turns).clamp(-MOST_OWED, MOST_OWED);
-    // Two at once may lose a turn: it is a hint, not an account.
+    // Two concurrent updates may lose a turn: the value is a hint, not an exact count.
     backend.state.owed.store(now, Ordering::Relaxed);
 }
 
@@ -84,7 +84,7 @@ impl Load {
         }
     }
 
-    /// As little to do as the one with the least, give or take one request.
+    /// Returns true if the load equals the least one, give or take one request.
     fn ties_with(self, least: Self) -> bool {
         if least.in_flight == 0 {
             return self.in_flight == 0;

@@ -1,7 +1,7 @@
-//! Which backend gets a request: five ways over one list of members.
+//! Choice of a backend for a request: balancing methods over one list of members.
 //!
-//! A balancer only orders; who may be chosen at all (in rotation, not full, not tried
-//! yet) is the caller's `admits`. Nothing here locks or allocates per request.
+//! A balancer only orders; the caller's `admits` decides which backends are eligible (in rotation,
+//! not full, not tried yet). Nothing here locks or allocates per request.
 
 mod hash;
 mod least_conn;
@@ -22,29 +22,29 @@ pub(super) use self::{
 };
 use super::{backend::Backend, live::Cursor};
 
-/// How an upstream spreads its requests.
+/// Balancing method of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Balance {
     /// Smooth weighted rotation.
     RoundRobin,
-    /// The fewest requests under way per weight; ties rotate.
+    /// The fewest requests in flight per weight; ties rotate.
     LeastConn,
-    /// The better of two drawn at random, by requests under way × latency.
+    /// The better of two drawn at random, by requests in flight × latency.
     P2c,
     /// The same key goes to the same backend.
     Hash(HashKey),
 }
 
-/// The members of an upstream at one moment, with what the balancers precompute.
+/// Members of an upstream at one moment, with the data that the balancers precompute.
 #[derive(Debug)]
 pub(super) struct Members {
     pub(super) list: Box<[Arc<Backend>]>,
     sequence: Sequence,
-    /// Without points where the balance does not hash.
+    /// Hash ring; empty unless the method hashes.
     ring: Ring,
 }
 
-/// What a choice goes by.
+/// Input of a choice.
 pub(super) struct Choice<'a> {
     pub(super) head: &'a RequestHeader,
     pub(super) client: IpAddr,
@@ -53,7 +53,7 @@ pub(super) struct Choice<'a> {
 }
 
 impl Balance {
-    /// The names for configuration and messages.
+    /// Names in configuration and messages.
     pub(super) const NAMES: [&'static str; 4] = ["round_robin", "least_conn", "p2c", "hash:<key>"];
 
     pub(super) fn name(&self) -> String {
@@ -81,7 +81,7 @@ impl Members {
         }
     }
 
-    /// One that `admits` lets pass, or `None` if there is none.
+    /// Returns a backend that `admits` accepts, or `None` if there is none.
     pub(super) fn choose(
         &self,
         balance: &Balance,
@@ -101,9 +101,9 @@ impl Members {
         self.list.get(index)
     }
 
-    /// The next in rotation that passes, and its place. Who is passed over gives its turn
-    /// to the one after it in the rotation, and the rotation goes on from there: so the
-    /// rest share evenly, and no neighbour gets double. Also gives the turn.
+    /// Returns the position of the next accepted backend in rotation, and the turn. A backend that
+    /// is passed over gives its turn to the next one, and the rotation goes on from there: so the
+    /// rest share evenly, and no neighbour gets double.
     fn rotate(&self, cursor: &Cursor, admits: impl Fn(&Backend) -> bool) -> Option<(usize, usize)> {
         let draws = self.sequence.len().min(4 * self.list.len());
         for _ in 0..draws {
@@ -113,7 +113,7 @@ impl Members {
                 return Some((index, turn));
             }
         }
-        // Only when weights differ much, or others draw at the same time.
+        // Only when weights differ much, or other threads draw at the same time.
         let index = self.list.iter().position(|backend| admits(backend))?;
         Some((index, 0))
     }

@@ -6,8 +6,8 @@ use crate::upstreams::{backend::Backend, live::Cursor};
 /// Longest precomputed rotation. Weights that need more are rounded to fit.
 const LONGEST: u64 = 4096;
 
-/// One whole rotation, computed when members change, so that a pick is one atomic
-/// addition and one look-up.
+/// Whole rotation, computed when members change, so that a pick is one atomic addition and one
+/// lookup.
 #[derive(Debug)]
 pub(in crate::upstreams) struct Sequence(Box<[u16]>);
 
@@ -15,7 +15,7 @@ impl Sequence {
     pub(in crate::upstreams) fn new(weights: &[u16]) -> Self {
         let weights = reduced(weights);
         let total: i64 = weights.iter().sum();
-        // nginx's rule: each gains its weight, the highest goes next and pays the total.
+        // As in nginx: each gains its weight, the highest goes next and pays the total.
         let mut current = vec![0i64; weights.len()];
         let mut order = Vec::new();
         for _ in 0..total {
@@ -38,7 +38,7 @@ impl Sequence {
         self.0.len()
     }
 
-    /// Who comes at `turn`; out of every list if there is nobody.
+    /// Returns the index at `turn`; beyond every list if there are no members.
     pub(in crate::upstreams) fn at(&self, turn: usize) -> usize {
         match self.0.len() {
             0 => usize::MAX,
@@ -47,7 +47,7 @@ impl Sequence {
     }
 }
 
-/// The same proportions in smaller numbers, none of them 0.
+/// Returns the same proportions in smaller numbers, none of them 0.
 fn reduced(weights: &[u16]) -> Vec<i64> {
     let divisor = weights.iter().fold(0, |a, b| gcd(a, u64::from(*b))).max(1);
     let total: u64 = weights.iter().map(|w| u64::from(*w) / divisor).sum();

@@ -1,8 +1,8 @@
-//! A cookie that keeps a browser on its backend.
+//! Cookie that keeps a browser on its backend.
 //!
-//! The value is a hash of upstream and address: it says nothing that a reader could use,
-//! and is the same after a restart and at every gateway. It is no secret: whoever forges
-//! one merely picks a backend.
+//! The value is a hash of upstream and address: it reveals nothing useful to a reader, and is the
+//! same after a restart and at every gateway. It is no secret: a client that forges one merely
+//! picks a backend.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -19,7 +19,7 @@ pub(in crate::upstreams) struct Sticky {
 }
 
 impl Sticky {
-    /// `None` if `cookie` is no name of a cookie (RFC 6265, 4.1.1: a token).
+    /// Creates a sticky cookie; `None` if `cookie` is not a cookie name (RFC 6265, 4.1.1: a token).
     pub(in crate::upstreams) fn new(cookie: &str, max_age: Option<Duration>) -> Option<Self> {
         let is_token = !cookie.is_empty()
             && cookie
@@ -31,7 +31,7 @@ impl Sticky {
         })
     }
 
-    /// What a browser gets to stay at `address` of `upstream`.
+    /// Returns the cookie that keeps a browser on `address` of `upstream`.
     pub(in crate::upstreams) fn value(&self, upstream: &str, address: &str) -> StickyValue {
         let value = hash64(format!("{upstream}\n{address}").as_bytes());
         let mut text = format!(
@@ -47,7 +47,7 @@ impl Sticky {
         }
     }
 
-    /// The value that the browser sent, if it is one at all.
+    /// Returns the value that the browser sent, if it is valid.
     pub(in crate::upstreams) fn sent(&self, head: &RequestHeader) -> Option<u64> {
         let text = cookie(head, &self.cookie)?;
         (text.len() == 16)
@@ -57,7 +57,7 @@ impl Sticky {
     }
 }
 
-/// The first value of the cookie `name` that is not empty.
+/// Returns the first value of the cookie `name` that is not empty.
 pub(super) fn cookie<'a>(head: &'a RequestHeader, name: &'a str) -> Option<&'a [u8]> {
     cookies(&head.headers, name.as_bytes()).find(|value| !value.is_empty())
 }

@@ -1,4 +1,4 @@
-//! How requests spread: counts that a user can check with a counter at each backend.
+//! Distribution of requests: counts that a user can verify with a counter at each backend.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -22,8 +22,8 @@ fn name(lease: &Lease) -> char {
     ip.chars().last().unwrap()
 }
 
-/// `count` requests, `lanes` at a time, each under way for as long as its backend takes.
-/// All in simulated time, without sockets.
+/// Sends `count` requests, `lanes` at a time, each in flight for as long as its backend takes. All
+/// in simulated time, without sockets.
 fn run(
     bench: &Bench,
     upstream: &Upstream,

@@ -1,4 +1,4 @@
-//! Active health: when to check a backend, how, and what follows from it.
+//! Active health checks: their schedule, their method, and their effect.
 
 mod probe;
 mod state;
@@ -23,14 +23,13 @@ use crate::{
     },
 };
 
-/// Which backends are checked, and how.
+/// Selection of the backends that are checked, and the method.
 #[derive(Clone, Debug)]
 pub(super) enum Probing {
-    /// `health: false`: only those that are drained, by a TCP connect each second, since
-    /// whoever drained them waits for them to come back. An ejection ends with its time.
+    /// `health: false`: only drained backends, by a TCP connect each second, since the operator who
+    /// drained them waits for them to come back. An ejection ends with its time.
     Drained { plan: Plan },
-    /// No `health`: those that are ejected too, so that an app that was restarted is back
-    /// within seconds.
+    /// No `health`: ejected backends too, so that an app that was restarted is back within seconds.
     Out { plan: Plan },
     /// `health: { … }`: all of them.
     Active {
@@ -40,12 +39,12 @@ pub(super) enum Probing {
     },
 }
 
-/// How often a backend that is out is looked at where nothing is configured.
+/// Interval of checks of a backend that is out, if none is configured.
 const LOOK_EACH: Duration = Duration::from_secs(1);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Probing {
-    /// `None` if a problem was reported.
+    /// Compiles the checks; `None` if a problem was reported.
     pub(super) fn compile(config: &UpstreamConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
         let look = Plan {
             how: How::Tcp,
@@ -85,14 +84,14 @@ impl Probing {
         }
     }
 
-    /// How backends are checked.
+    /// Returns the method of checks.
     pub(super) fn plan(&self) -> &Plan {
         match self {
             Self::Drained { plan } | Self::Out { plan } | Self::Active { plan, .. } => plan,
         }
     }
 
-    /// Between two checks of a backend that is out.
+    /// Interval between two checks of a backend that is out.
     pub(super) fn interval_down(&self) -> Duration {
         match self {
             Self::Drained { .. } | Self::Out { .. } => LOOK_EACH,
@@ -173,7 +172,7 @@ impl How {
     }
 }
 
-/// The question, but for its `Host`.
+/// Builds the request of a check, without its `Host`.
 fn request(path: &str) -> Option<RequestHeader> {
     let is_target = path
         .bytes()

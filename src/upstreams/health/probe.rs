@@ -1,8 +1,8 @@
-//! One check of one backend: a connection, or an HTTP answer whose status and perhaps whose
-//! JSON body count, each under a deadline for the whole of it.
+//! Check of one backend: a connection, or an HTTP response whose status and possibly JSON body are
+//! checked, under one deadline for the whole check.
 //!
-//! Pingora's trait of checks, and checks of our own: each of Pingora's makes a connector for
-//! itself, which reads the system's certificates and knows no other trust.
+//! Uses Pingora's trait for checks with implementations of its own: each of Pingora's creates a
+//! connector, which reads the system's CA certificates and allows no other trust.
 
 use std::{
     sync::{
@@ -27,28 +27,28 @@ use crate::{
     upstreams::{backend::Backend, system::connector_options, tls},
 };
 
-/// Longest body of a JSON health answer.
+/// Longest body of a JSON health response.
 const LONGEST_BODY: usize = 64 * 1024;
 
-/// What a check found, and when.
+/// Result of a check, and its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::upstreams) struct ProbeReport {
     pub(in crate::upstreams) passed: bool,
-    /// For people: `ok`, `degraded`, `connection refused`.
+    /// Result as text: `ok`, `degraded`, `connection refused`.
     pub(in crate::upstreams) text: String,
     pub(in crate::upstreams) took: Duration,
-    /// When it ended, in nanoseconds of the upstream's epoch.
+    /// End of the check, in nanoseconds of the upstream's epoch.
     pub(in crate::upstreams) at: u64,
 }
 
-/// The checks of one backend so far.
+/// Checks of one backend so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::upstreams) struct ProbeLog {
-    /// How many have ended.
+    /// Number of checks that have ended.
     pub(in crate::upstreams) count: u64,
-    /// How many of the last passed, without one between that did not.
+    /// Number of checks that passed since the last failure.
     pub(in crate::upstreams) passed_in_a_row: u64,
-    /// One has begun and not ended.
+    /// Set while a check is running.
     pub(in crate::upstreams) is_running: bool,
     pub(in crate::upstreams) last: Option<ProbeReport>,
 }
@@ -70,45 +70,45 @@ impl ProbeLog {
     }
 }
 
-/// How the backends of one upstream are checked.
+/// Method of checking the backends of one upstream.
 #[derive(Clone, Debug)]
 pub(in crate::upstreams) struct Plan {
     pub(super) how: How,
-    /// Of one whole check.
+    /// Deadline of one whole check.
     pub(in crate::upstreams) timeout: Duration,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum How {
-    /// It accepts a connection.
+    /// Passes if the backend accepts a connection.
     Tcp,
     Http(Box<HttpPlan>),
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct HttpPlan {
-    /// All but `Host`.
+    /// Request headers without `Host`.
     pub(super) head: RequestHeader,
-    /// The backend's address if absent.
+    /// Value of `Host`; the backend's address if absent.
     pub(super) host: Option<String>,
     pub(super) expect: StatusSet,
-    /// The body's `status` counts too.
+    /// True if the body's `status` is checked too.
     pub(super) json: bool,
 }
 
-/// Checks one backend.
+/// Checker of one backend.
 pub(in crate::upstreams) struct Prober {
     check: Box<dyn HealthCheck + Send + Sync>,
     probed: Probed,
     timeout: Duration,
-    /// Set by the check where a pass is less than whole.
+    /// Set by a check that passes as degraded.
     degraded: Arc<AtomicBool>,
 }
 
-/// A connection, with TLS if the upstream speaks it.
+/// Check that connects, with TLS if the upstream uses it.
 struct ConnectCheck {
     connector: &'static TransportConnector,
-    /// With the trust of the upstream's requests, on connections of its own.
+    /// Peer with the trust of the upstream's requests, on connections of its own.
     peer: HttpPeer,
 }
 
@@ -141,8 +141,8 @@ impl Prober {
             }),
             How::Http(http) => {
                 let mut head = http.head.clone();
-                // With TLS a backend may serve several names; it is asked by the one that
-                // its certificate is for.
+                // With TLS a backend may serve several names; the check uses the one that its
+                // certificate is for.
                 let host = http
                     .host
                     .as_deref()
@@ -152,7 +152,7 @@ impl Prober {
                     });
                 head.insert_header(HOST, host).ok()?;
                 if backend.peer.is_h2() {
-                    // RFC 9113, 8.2.2: connections are no header's matter any more.
+                    // RFC 9113, 8.2.2: HTTP/2 has no connection-specific headers.
                     head.remove_header(&CONNECTION);
                 }
                 Box::new(HttpCheck {
@@ -173,9 +173,9 @@ impl Prober {
         })
     }
 
-    /// Whether the backend passes, and a word on it.
+    /// Runs the check; returns true if the backend passes, and a text on the result.
     pub(in crate::upstreams) async fn probe(&self) -> (bool, String) {
-        // Pingora bounds single reads only: an answer that drips would last for ever.
+        // Pingora limits single reads only: a slowly sent response would last for ever.
         match tokio::time::timeout(self.timeout, self.check.check(&self.probed)).await {
             Ok(Ok(())) if self.degraded.load(Ordering::Relaxed) => (true, "degraded".to_owned()),
             Ok(Ok(())) => (true, "ok".to_owned()),
@@ -185,7 +185,7 @@ impl Prober {
     }
 }
 
-/// The upstream's peer at the backend that is checked.
+/// Returns the upstream's peer with the address of the checked backend.
 fn peer_at(template: &HttpPeer, target: &Probed) -> HttpPeer {
     let mut peer = template.clone();
     peer._address = target.addr.clone();
@@ -195,13 +195,13 @@ fn peer_at(template: &HttpPeer, target: &Probed) -> HttpPeer {
 #[async_trait]
 impl HealthCheck for ConnectCheck {
     async fn check(&self, target: &Probed) -> Result<()> {
-        // With TLS the handshake is part of it. What has passed is closed at once.
+        // With TLS this includes the handshake. The connection is closed at once.
         let peer = peer_at(&self.peer, target);
         drop(self.connector.new_stream(&peer).await?);
         Ok(())
     }
 
-    /// Ours are counted in [`super::state`].
+    /// Results are counted in [`super::state`].
     fn health_threshold(&self, _success: bool) -> usize {
         1
     }
@@ -224,7 +224,7 @@ impl HealthCheck for HttpCheck {
 
 impl HttpCheck {
     async fn ask(&self, peer: &HttpPeer) -> Result<Word> {
-        // Never given back, so each check makes a connection of its own.
+        // Never returned to the pool, so each check makes a connection of its own.
         let (mut session, _) = self.connector.get_http_session(peer).await?;
         if peer.options.alpn.get_min_http_version() == 2 && session.as_http2().is_none() {
             return Error::e_explain(ErrorType::H2Error, "TLS did not settle on it");
@@ -263,7 +263,7 @@ fn expected(expect: &StatusSet, answer: &ResponseHeader) -> Result<()> {
     Err(Error::new(ErrorType::HTTPStatus(status)))
 }
 
-/// Why a check failed, in few words.
+/// Describes why a check failed.
 fn words(error: &Error) -> String {
     if let Some(why) = tls::why(error) {
         return format!("TLS: {why}");
@@ -285,7 +285,7 @@ fn words(error: &Error) -> String {
     text.to_owned()
 }
 
-/// One for all: a connector reads the system's certificates when it is made.
+/// Returns the shared connector: creating one reads the system's CA certificates.
 fn connector() -> &'static Connector {
     static CONNECTOR: OnceLock<Connector> = OnceLock::new();
     CONNECTOR.get_or_init(|| Connector::new(Some(connector_options())))

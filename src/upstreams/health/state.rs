@@ -1,4 +1,4 @@
-//! The rules of active health as a pure state machine: time and chance are arguments.
+//! Rules of active health as a pure state machine: time and randomness are arguments.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use crate::{
     },
 };
 
-/// How far a check may lie from its interval, so that many gateways and backends do not
-/// check in step: 10 % either way.
+/// Jitter of check intervals, so that many gateways and backends do not check in step: 10 % either
+/// way.
 const JITTER_PARTS: u64 = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstreams) struct Rules {
     /// Passes in a row until a backend is up again.
     pub(in crate::upstreams) rise: u32,
-    /// Failures in a row until it is down.
+    /// Failures in a row until a backend is down.
     pub(in crate::upstreams) fall: u32,
     pub(in crate::upstreams) interval: Duration,
     pub(in crate::upstreams) interval_down: Duration,
@@ -37,18 +37,18 @@ impl From<&HealthConfig> for Rules {
     }
 }
 
-/// What checks have said of one backend. Times are nanoseconds of the upstream's epoch.
+/// Results of the checks of one backend. Times are nanoseconds of the upstream's epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::upstreams) struct Health {
     up: bool,
-    /// No check has ended yet: the first one that passes is enough.
+    /// True until a check has ended: the first one that passes is enough.
     fresh: bool,
     /// Results in a row that contradict `up`.
     against: u32,
     next: u64,
 }
 
-/// The same as one process tells it to the next.
+/// Form of [`Health`] in which one process sends it to its successor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(in crate::upstreams) struct HealthExport {
@@ -59,14 +59,14 @@ pub(in crate::upstreams) struct HealthExport {
 }
 
 impl Default for HealthExport {
-    /// As of a backend that nothing is known of.
+    /// State of a backend without any results.
     fn default() -> Self {
         Health::default().export(0)
     }
 }
 
 impl HealthExport {
-    /// As it was told at `now`.
+    /// Converts the export to a [`Health`], with times relative to `now`.
     pub(in crate::upstreams) fn import(&self, now: u64) -> Health {
         Health {
             up: self.up,
@@ -77,7 +77,7 @@ impl HealthExport {
     }
 }
 
-/// A verdict that turned.
+/// Change of a backend's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstreams) enum Change {
     Up,
@@ -85,7 +85,7 @@ pub(in crate::upstreams) enum Change {
 }
 
 impl Default for Health {
-    /// Up until checks say otherwise, and due at once.
+    /// Up until checks find otherwise, and due at once.
     fn default() -> Self {
         Self::new(true)
     }
@@ -105,12 +105,12 @@ impl Health {
         self.up
     }
 
-    /// When to check next.
+    /// Time of the next check.
     pub(in crate::upstreams) fn next(&self) -> u64 {
         self.next
     }
 
-    /// Checks at `at`.
+    /// Sets the time of the next check.
     pub(in crate::upstreams) fn schedule(&mut self, at: u64) {
         self.next = at;
     }
@@ -124,8 +124,7 @@ impl Health {
         }
     }
 
-    /// Nothing that was found before counts any more. When it is checked next stays, or
-    /// each reload would make a check.
+    /// Discards all results. The time of the next check stays, or each reload would cause a check.
     pub(in crate::upstreams) fn forget(&mut self) {
         *self = Self {
             next: self.next,
@@ -133,13 +132,13 @@ impl Health {
         };
     }
 
-    /// Checks at `at` if the next check would come later.
+    /// Moves the next check to `at` if the check would come later.
     pub(in crate::upstreams) fn hurry(&mut self, at: u64) {
         self.next = self.next.min(at);
     }
 
-    /// Takes in the result of a check that ended at `now`. `is_out` says that the
-    /// backend is out of rotation for another reason, so that it is checked as if down.
+    /// Records the result of a check that ended at `now`. `is_out` is true if the backend is out of
+    /// rotation for another reason, so that it is checked as if down.
     pub(in crate::upstreams) fn observe(
         &mut self,
         rules: Rules,
@@ -174,7 +173,7 @@ impl Health {
     }
 }
 
-/// `interval`, up to a tenth shorter or longer.
+/// Returns `interval`, up to a tenth shorter or longer.
 pub(in crate::upstreams) fn jittered(interval: Duration, seed: u64) -> u64 {
     let whole = nanos(interval);
     let tenth = whole / JITTER_PARTS;

@@ -1,5 +1,5 @@
-//! Checks against real sockets on loopback: what passes, what does not, and how soon a
-//! backend that was restarted is back.
+//! Checks against real sockets on loopback: passes, failures, and the time until a restarted
+//! backend is back.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Answers each connection with `parts`, with a pause between two of them.
+/// Responds on each connection with `parts`, with a pause between two of them.
 async fn origin(tasks: &Tasks, parts: &'static [&'static str], pause: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -175,7 +175,7 @@ async fn until(upstream: &Upstream, state: &str) -> Duration {
     }
 }
 
-/// A machine's clock: these wait for real sockets.
+/// Uses the clock of the machine: these tests wait for real sockets.
 fn bench() -> Bench {
     Bench {
         clock: Clock::machine(),

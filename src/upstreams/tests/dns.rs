@@ -1,4 +1,4 @@
-//! Backends by name: looked up, kept, and waited for.
+//! Backends by DNS name: resolved, kept, and waited for.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     upstreams::{DnsError, Resolve, Resolved, Unavailable, Upstream, supervise_with},
 };
 
-/// DNS that says what a test wants.
+/// DNS with results that a test sets.
 #[derive(Default)]
 struct FakeDns(Mutex<HashMap<String, Result<Resolved, DnsError>>>);
 
@@ -34,7 +34,7 @@ impl Resolve for FakeDns {
     }
 }
 
-/// Lets both clocks go on, and what is due happen.
+/// Advances both clocks, and runs what becomes due.
 async fn pass(bench: &Bench, span: Duration) {
     let step = Duration::from_millis(100);
     let mut left = span;
@@ -84,7 +84,7 @@ async fn names_are_looked_up_again_when_their_time_is_over() {
     pass(&bench, Duration::from_mins(5)).await;
     assert_eq!(addresses(&upstream).len(), 3, "old addresses are kept");
 
-    // A reload starts with what is known.
+    // A reload starts with the known addresses.
     let new = bench.upstream("{ backends: [{ dns: 'api.internal:5000' }] }");
     assert_eq!(addresses(&new), ["10.0.0.2:5000", "10.0.0.3:5000"]);
     work.stop();

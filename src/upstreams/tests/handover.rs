@@ -1,4 +1,4 @@
-//! A process that takes over goes on where the one before it was.
+//! A successor process continues from the state of the previous one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ const YAML: &str = "{ balance: round_robin, slow_start: 60s, \
     eject: { errors: 3, for: 10s }, health: { interval: 5s }, \
     backends: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80, 10.0.0.4:80] }";
 
-/// The next process, `later` than the first, over what that left.
+/// Creates the successor process, `later` than the first, from the state that the first left.
 fn successor(old: &Bench) -> Bench {
     let new = Bench::new();
     // As over a pipe: nothing but text.
@@ -26,7 +26,7 @@ fn snapshot(upstream: &Upstream, address: &str) -> BackendSnapshot {
     all.find(|b| b.address == address).expect("it is there")
 }
 
-/// Backend 1 is ejected, 2 is drained, 3 is down, 4 is fine and known well.
+/// Backend 1 is ejected, 2 is drained, 3 is down, 4 is healthy with known latency.
 fn eventful(bench: &Bench) -> Arc<Upstream> {
     let upstream = bench.upstream(YAML);
     bench.clock.advance(Duration::from_secs(30));
@@ -103,10 +103,10 @@ fn health_ejections_drains_and_members_are_handed_over() {
     assert_eq!(due(&new), due(&old));
     assert!(due(&new) > 0);
 
-    // Times go on: the ejection ends when it would have, and slowly.
+    // Times go on: the ejection ends when it would have, with a slow start.
     new_bench.clock.advance(Duration::from_secs(11));
     assert_eq!(snapshot(&new, "10.0.0.1:80").state, "slow_start");
-    // One pass was there already: one more, and it is up.
+    // One pass was recorded already: one more, and it is up.
     let state = &new.backends()[2].state;
     let rules = super::super::health::Rules {
         rise: 2,

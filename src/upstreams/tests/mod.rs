@@ -1,4 +1,4 @@
-//! Whole upstreams from their YAML: who is chosen, who is ejected, who waits.
+//! Whole upstreams from their YAML: choice of backends, ejection, waiting.
 
 mod dns;
 mod handover;
@@ -33,19 +33,19 @@ use crate::{
 
 const FOUR: &str = "[10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80, 10.0.0.4:80]";
 
-/// What upstreams are compiled with; shared by several for a reload.
+/// State that upstreams are compiled with; several share it for a reload.
 #[derive(Default)]
 pub(super) struct Bench {
     pub(super) zones: Zones,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) keeper: Arc<Keeper>,
-    /// Where the paths in configurations start.
+    /// Base folder of the paths in configurations.
     pub(super) folder: PathBuf,
 }
 
-/// A folder with `ca.pem`, `client.pem` and its `client.key`, `other.key`, and `text`, which
-/// is none of these.
+/// Creates a folder with `ca.pem`, `client.pem` and its `client.key`, `other.key`, and `text`,
+/// which is none of these.
 pub(super) fn folder_of_certificates() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let key = KeyPair::generate().unwrap();
@@ -125,7 +125,7 @@ pub(super) fn head(path: &str) -> RequestHeader {
 
 pub(super) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-/// A lease without waiting; `None` if that would take waiting.
+/// Takes a lease without waiting; `None` if it would have to wait.
 pub(super) fn take(upstream: &Upstream, tried: &[BackendId]) -> Option<Lease> {
     let head = head("/");
     let ask = Ask {
@@ -158,7 +158,7 @@ const FINE: Outcome = Outcome::Ok {
     first_byte: Duration::from_millis(5),
 };
 
-/// Sends `count` requests one after the other; gives how many each backend got.
+/// Sends `count` requests one after the other; returns the requests of each backend.
 fn serve(
     upstream: &Upstream,
     count: u32,
@@ -174,7 +174,7 @@ fn serve(
     served
 }
 
-/// Everything is fine but at one backend, which refuses.
+/// Succeeds at all backends but one, which refuses.
 fn refusing(dead: &str) -> impl Fn(&str) -> Outcome {
     move |address| {
         if address == dead {
@@ -185,7 +185,7 @@ fn refusing(dead: &str) -> impl Fn(&str) -> Outcome {
     }
 }
 
-/// A request that may have to wait, beside the test.
+/// Sends a request that may have to wait, concurrently with the test.
 fn acquire_beside(upstream: &Arc<Upstream>) -> JoinSet<Result<String, Unavailable>> {
     let mut set = JoinSet::new();
     let upstream = upstream.clone();
@@ -193,7 +193,7 @@ fn acquire_beside(upstream: &Arc<Upstream>) -> JoinSet<Result<String, Unavailabl
     set
 }
 
-/// Runs what has been spawned as far as it goes without time.
+/// Runs spawned tasks as far as they go while time stands still.
 async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
@@ -217,11 +217,11 @@ fn leases_count_what_is_under_way() {
 #[test]
 fn a_dead_backend_of_four_leaves_after_three_refusals_and_no_get_fails() {
     let bench = Bench::new();
-    // The worst balancer for it: who fails at once always has the least to do.
+    // The worst balancer for it: a backend that fails at once always has the fewest requests.
     let upstream = bench.upstream(&format!("{{ balance: least_conn, backends: {FOUR} }}"));
     let dead = "10.0.0.3:80";
     let mut refused = 0;
-    // 200 requests a second for 30 s, eight under way at any time.
+    // 200 requests a second for 30 s, eight in flight at any time.
     let mut under_way: Vec<Lease> = Vec::new();
     for tick in 0..6000 {
         bench.clock.advance(Duration::from_millis(5));
@@ -243,7 +243,7 @@ fn a_dead_backend_of_four_leaves_after_three_refusals_and_no_get_fails() {
         }
         under_way.push(lease);
     }
-    // Out for 10 s, then for 20: nobody supervises here.
+    // Out for 10 s, then for 20: no supervisor runs here.
     assert!(
         (3..=9).contains(&refused),
         "{refused} tries met the dead one"
@@ -469,7 +469,8 @@ fn unix_sockets_are_peers_too() {
 async fn places_stay_bounded_under_threads_and_nobody_is_forgotten() {
     const LANES: u32 = 32;
     const EACH: u32 = 500;
-    // A machine that is busy elsewhere makes no overload of it, in which nobody would wait.
+    // With a slow first byte, other load on the machine does not count as an overload, which would
+    // cut waits short.
     const SLOW: Outcome = Outcome::Ok {
         first_byte: Duration::from_mins(1),
     };
@@ -484,7 +485,7 @@ async fn places_stay_bounded_under_threads_and_nobody_is_forgotten() {
             for turn in 0..EACH {
                 let lease = acquire(&upstream).await.expect("a minute is enough");
                 assert!(lease.backend().in_flight() <= 2, "never above per_backend");
-                // Places go back from other threads than they were taken on.
+                // Places are returned from other threads than they were taken on.
                 if turn % 3 == 0 {
                     tokio::task::yield_now().await;
                 }
@@ -533,7 +534,7 @@ fn the_examples_of_the_documentation_hold() {
             };
             let (upstream, said) = bench.compile(&config);
             assert!(upstream.is_some(), "{}: {said:#?}", name.name);
-            // Whether this machine has any is its own matter.
+            // This warning depends on the machine.
             let is_of_machine = |code| code == "edgeway::upstream::tls_no_authorities";
             let others: Vec<_> = said
                 .list()

@@ -1,4 +1,4 @@
-//! What operators do at run time: drained backends, and members that come and go.
+//! Operations at run time: drained backends, and members that are added and removed.
 
 use std::sync::Arc;
 
@@ -292,7 +292,7 @@ fn members_come_and_go() {
     assert_eq!(addresses(&upstream), ["10.0.0.1:80"]);
     assert_eq!(reason(Force::Yes), "no_such_backend");
 
-    // It is added again while its last request still goes on: the same backend, not drained.
+    // Added again while its last request still goes on: the same backend, not drained.
     let told = upstream.add_member(&new("10.0.0.2:80")).unwrap();
     assert_eq!((told.state, told.in_flight), ("healthy", 1));
     lease.finish(FINE);

@@ -1,4 +1,4 @@
-//! Reloads that come without an end: checks and look-ups keep their pace.
+//! Continuous reloads: checks and lookups keep their intervals.
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ use crate::{
     upstreams::{DnsError, Force, Resolve, Resolved, Upstream, supervise, supervise_with},
 };
 
-/// An app that takes `pause` for each answer, and counts the questions.
+/// App that takes `pause` for each response, and counts the requests.
 async fn app(tasks: &Tasks, pause: Duration) -> (String, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -54,8 +54,8 @@ fn count(upstream: &Upstream) -> u64 {
         .map_or(0, |probe| probe.count)
 }
 
-/// Compiles `yaml` anew every 50 ms for two seconds; each configuration is supervised for
-/// as long as it serves. Gives the last.
+/// Compiles `yaml` again every 50 ms for two seconds; each configuration is supervised for as long
+/// as it serves. Returns the last.
 async fn reload_for_two_seconds(bench: &Bench, yaml: &str) -> Arc<Upstream> {
     let mut last = bench.upstream(yaml);
     let mut work = Tasks::default();
@@ -63,7 +63,7 @@ async fn reload_for_two_seconds(bench: &Bench, yaml: &str) -> Arc<Upstream> {
     for _ in 0..40 {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let new = bench.upstream(yaml);
-        // As a reload does: the old one ends, in its own time, and the new one begins.
+        // Like a reload: the old one ends, in its own time, and the new one begins.
         let old = std::mem::take(&mut work);
         work.spawn("supervise", supervise(new.clone()));
         old.stop();
@@ -73,7 +73,7 @@ async fn reload_for_two_seconds(bench: &Bench, yaml: &str) -> Arc<Upstream> {
     last
 }
 
-/// The machine's time: connections are real.
+/// Uses the clock of the machine: connections are real.
 fn bench() -> Bench {
     Bench::default()
 }
@@ -152,7 +152,7 @@ async fn what_was_supervised_ends_with_its_last_holder() {
     let work = Tasks::default();
     work.spawn("supervise", supervise(upstream.clone()));
     until(|| asked.load(Ordering::Relaxed) == 1).await;
-    // A check is under way, and the upstream is removed from the configuration.
+    // A check is running when the upstream is removed from the configuration.
     work.stop();
     drop(upstream);
     bench.zones.begin();
@@ -160,7 +160,7 @@ async fn what_was_supervised_ends_with_its_last_holder() {
     until(|| live.strong_count() == 0).await;
 }
 
-/// Waits for what must come, for ten seconds.
+/// Waits up to ten seconds until a condition holds.
 async fn until(condition: impl Fn() -> bool) {
     let wait = async {
         while !condition() {
@@ -172,7 +172,7 @@ async fn until(condition: impl Fn() -> bool) {
         .expect("it comes to pass");
 }
 
-/// DNS that takes a while, and counts the questions.
+/// DNS that takes a while, and counts the lookups.
 struct SlowDns(AtomicU32);
 
 impl Resolve for SlowDns {

@@ -1,4 +1,4 @@
-//! Leases of requests and of streams: each is counted once, and has a bound of its own.
+//! Leases of requests and of streams: each is counted once, and has a limit of its own.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ fn a_stream_holds_no_place_and_is_counted_all_the_same() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
-    /// However leases begin, become streams and end, on a backend that is drained or not.
+    /// Leases begin, become streams and end in any order, on a backend that is drained or not.
     #[test]
     fn every_lease_is_counted_once(
         steps in prop::collection::vec((0..5u8, 0..8usize), 0..200),
@@ -42,7 +42,7 @@ proptest! {
         most_streams in 1..5u32,
     ) {
         let state = state();
-        // Whether each is a stream.
+        // True for each lease that is a stream.
         let mut leases: Vec<bool> = Vec::new();
         let mut is_drained = false;
         for (step, which) in steps {
@@ -149,7 +149,7 @@ async fn places_and_streams_stay_bounded_under_threads_and_nobody_is_forgotten()
         let upstream = upstream.clone();
         lanes.spawn(async move {
             for turn in 0..300 {
-                // Some who wait lose their patience.
+                // Some waiting requests are dropped.
                 if (lane + turn) % 7 == 0 {
                     let waited = std::time::Duration::from_micros(50);
                     drop(tokio::time::timeout(waited, acquire(&upstream)).await);
