@@ -1,8 +1,8 @@
-//! A proxy that is Pingora and nothing else, to compare Edgeway's cost with.
+//! A proxy on plain Pingora, the baseline for measuring Edgeway's cost.
 //!
-//! `bare LISTEN ORIGIN [TLS-LISTEN CERT KEY]` forwards each request to ORIGIN through Pingora's own `Server` with one
-//! worker thread. The allocator and the release profile are Edgeway's, so that the difference is
-//! Edgeway's own work.
+//! `bare LISTEN ORIGIN [TLS-LISTEN CERT KEY]` forwards each request to ORIGIN through Pingora's own
+//! `Server` with one worker thread. The allocator and the release profile are Edgeway's, so that
+//! the difference is Edgeway's own work.
 
 use async_trait::async_trait;
 use pingora::Result;

@@ -1,5 +1,5 @@
-//! A million answers with three tags each: what the cache's index takes of the memory, and how
-//! long purges take.
+//! A million stored responses with three tags each: measures the memory of the cache's index, and
+//! the duration of purges.
 //!
 //! `million [COUNT]` fills the store alone, without a gateway around it, and prints a table.
 #![allow(

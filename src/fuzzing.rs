@@ -1,5 +1,5 @@
-//! What fuzz targets check, by name. `fuzz/` runs these under libFuzzer; here they run over the
-//! seeds and over a number of changed seeds, as ordinary tests.
+//! Checks of the fuzz targets, by name. `fuzz/` runs them under libFuzzer; here they run over the
+//! seeds and over a number of mutated seeds, as ordinary tests.
 
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
@@ -16,10 +16,10 @@ use crate::{
     routes,
 };
 
-/// What a target does with an input.
+/// The check that a target runs on an input.
 pub type Check = fn(&[u8]);
 
-/// Each target: the folder of its seeds, and its check.
+/// All targets: the folder of the seeds, and the check.
 pub const TARGETS: [(&str, Check); 10] = [
     ("head", edge::checks::head),
     ("chunks", edge::checks::chunks),
@@ -33,16 +33,16 @@ pub const TARGETS: [(&str, Check); 10] = [
     ("coded", tier::checks::coded),
 ];
 
-/// The target of this name.
+/// Returns the target of this name.
 ///
 /// # Panics
-/// If there is none.
+/// Panics if there is none.
 pub fn target(name: &str) -> Check {
     let found = TARGETS.iter().find(|(known, _)| *known == name);
     found.expect("the target is in the list").1
 }
 
-/// A host in its one form stays as it is, and has nothing in it that ends a host elsewhere.
+/// Checks that a normalized host stays unchanged, and contains nothing that ends a host elsewhere.
 fn host(data: &[u8]) {
     let Ok(host) = routes::host_of(data) else {
         return;
@@ -53,7 +53,7 @@ fn host(data: &[u8]) {
     assert!(host.len() <= 255 && host.bytes().all(is_host), "{host:?}");
 }
 
-/// A target in normal form stays as it is, and has no dot segments left.
+/// Checks that a target in normal form stays unchanged, and has no dot segments left.
 fn path(data: &[u8]) {
     let Ok(normal) = routes::normalise(data, routes::Slashes::Merge) else {
         return;
@@ -68,8 +68,8 @@ fn path(data: &[u8]) {
     assert!(!target.iter().any(|b| *b <= b' ' || *b == b'#'));
 }
 
-/// Whoever is not trusted is taken for nobody else, whatever it claims; and no claim makes a
-/// host that is none. Lines of the input are lines of the headers.
+/// Checks that an untrusted client cannot pose as another one, and that no header value makes an
+/// invalid host. Lines of the input are lines of the headers.
 fn forwarded(data: &[u8]) {
     let Ok(mut head) = RequestHeader::build("GET", b"/", None) else {
         return;
@@ -117,7 +117,8 @@ fn forwarded(data: &[u8]) {
     }
 }
 
-/// Every problem of a configuration can be shown at its place. What touches the disk stays out.
+/// Checks that every problem of a configuration can be rendered at its place. Keys that access the
+/// disk are excluded.
 fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -153,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// How often each seed is changed. `FUZZ_ROUNDS` makes a longer run of it.
+    /// Mutations of each seed. `FUZZ_ROUNDS` sets more for a longer run.
     const ROUNDS: u32 = 300;
     const SEED: u64 = 0x00ed_9e3a;
 
@@ -169,7 +170,7 @@ mod tests {
         seeds
     }
 
-    /// A small change, as a fuzzer makes them.
+    /// Makes a small mutation, as fuzzers do.
     fn change(data: &mut Vec<u8>, other: &[u8], random: &mut fastrand::Rng) {
         const ODD: &[u8] = b"\r\n\0\t :;,.%#/\\_-[]0f\x7f\x80\xff";
         let at = random.usize(..=data.len());
@@ -268,7 +269,7 @@ mod tests {
         run("coded", ROUNDS, &[]);
     }
 
-    /// The control: of what the changes come to, a check that has a hole is told.
+    /// The control: a check with a hole fails on the mutations.
     #[test]
     #[should_panic(expected = "changed")]
     fn a_promise_that_some_change_breaks_is_seen_to_be_broken() {

@@ -26,8 +26,7 @@ pub mod tls;
 pub mod upstreams;
 pub mod zones;
 
-/// What this build calls itself: the package's version, or what `EDGEWAY_VERSION` said when
-/// it was built.
+/// Version of this build: the package's version, or the value of `EDGEWAY_VERSION` at build time.
 pub const VERSION: &str = match option_env!("EDGEWAY_VERSION") {
     Some(version) => version,
     None => env!("CARGO_PKG_VERSION"),

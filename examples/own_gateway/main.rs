@@ -1,4 +1,4 @@
-//! Edgeway with one more filter compiled in: the whole program, with `sunset` at routes.
+//! Edgeway with an additional filter compiled in: the whole program, with `sunset` at routes.
 //!
 //! `docs/adding-a-filter.md` walks through it. `cargo run --example own_gateway -- run -c
 //! examples/own_gateway/edgeway.yaml`
@@ -12,6 +12,6 @@ use edgeway::{cli, filters::own::Own};
 use sunset::Sunset;
 
 fn main() -> ExitCode {
-    // Whoever is late is told so before anything is counted or asked of a backend.
+    // Requests after the sunset are refused before they are counted or reach a backend.
     cli::main_with([Own::before::<Sunset>("in_flight")])
 }

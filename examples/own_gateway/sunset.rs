@@ -1,4 +1,4 @@
-//! Says when an API will be gone (RFC 8594), and answers 410 from then on.
+//! Announces when an API will be gone (RFC 8594), and responds with 410 from then on.
 
 use std::time::SystemTime;
 
@@ -20,7 +20,7 @@ const SUNSET: HeaderName = HeaderName::from_static("sunset");
 pub(crate) struct SunsetConfig {
     /// The moment, such as `2030-01-31T00:00:00Z`; from then on requests get 410.
     at: Spanned<String>,
-    /// What takes its place: a URL for the header `Link`.
+    /// The replacement: a URL for the header `Link`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     successor: Option<Spanned<String>>,
 }
@@ -29,7 +29,7 @@ pub(crate) struct SunsetConfig {
 #[derive(Debug)]
 pub(crate) struct Sunset {
     at: SystemTime,
-    /// The same, as the header has it.
+    /// The same time, formatted for the header.
     date: HeaderValue,
     link: Option<HeaderValue>,
     clock: Clock,
@@ -89,7 +89,7 @@ impl Filter for Sunset {
             .into()
     }
 
-    /// Replies of our own pass here too, so that a 410 says where to go.
+    /// The gateway's own replies pass here too, so that a 410 names the replacement.
     fn on_response(&self, _ex: &mut Exchange<'_>, head: &mut response::Parts) {
         head.headers.insert(SUNSET, self.date.clone());
         if let Some(link) = &self.link {

@@ -1,6 +1,7 @@
-//! Which of the media types that we can make a client's `Accept` prefers.
+//! Media type negotiation: picks the type we can produce that a client's `Accept` prefers.
 
-/// How a range of `Accept` reaches an offer; a narrower one overrules a wider one.
+/// Specificity of a match between a media range of `Accept` and an offer; a narrower range
+/// overrides a wider one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reach {
     Any,
@@ -8,16 +9,16 @@ enum Reach {
     Exact,
 }
 
-/// More ranges than this are not read: no real client sends them.
+/// Limit on the ranges read; real clients never send more.
 const MAX_RANGES: usize = 64;
 
-/// The index of the offer that `accept` likes best.
+/// Returns the index of the offer that `accept` prefers.
 ///
-/// Equal likings go to the offer that is named rather than reached by a wildcard, then
-/// to the earlier one. `None` if nothing is acceptable, or if the best is reached by
-/// `*/*` only: the client has no preference, and the caller's default is as good.
+/// Among equal weights, an offer that is named wins over one matched by a wildcard, then the
+/// earlier one wins. `None` if nothing is acceptable, or if the best offer is matched by `*/*`
+/// only: the client has no preference, and the caller's default is as good.
 ///
-/// RFC 9110, 12.5.1; beyond it, `application/problem+json` and its like count as
+/// RFC 9110, 12.5.1; beyond it, `application/problem+json` and similar types count as
 /// `application/json`.
 pub fn preferred(accept: &[u8], offers: &[&str]) -> Option<usize> {
     let mut best: Option<(u16, Reach, usize)> = None;
@@ -33,7 +34,7 @@ pub fn preferred(accept: &[u8], offers: &[&str]) -> Option<usize> {
         .map(|(_, _, index)| index)
 }
 
-/// The narrowest range that reaches `offer`, and its q-value in thousandths.
+/// Returns the narrowest range that matches `offer`, and its q-value in thousandths.
 fn liking(accept: &[u8], offer: &str) -> Option<(Reach, u16)> {
     let mut found: Option<(Reach, u16)> = None;
     for range in accept.split(|b| *b == b',').take(MAX_RANGES) {
@@ -70,7 +71,7 @@ fn reach(range: &[u8], offer: &[u8]) -> Option<Reach> {
     (offer.ends_with(b"/json") && subtype.ends_with(b"+json")).then_some(Reach::Exact)
 }
 
-/// `0.85` as 850. Nonsense counts as 0: what cannot be read is not asked for.
+/// Parses `0.85` as 850. An invalid value counts as 0: what cannot be parsed is not acceptable.
 pub fn thousandths(text: &[u8]) -> u16 {
     let (whole, fraction) = match text.iter().position(|b| *b == b'.') {
         Some(dot) => (&text[..dot], &text[dot + 1..]),

@@ -1,8 +1,8 @@
-//! The allocator of the program: jemalloc, with a quick way to grow what is small.
+//! The allocator of the program: jemalloc, with a fast path for growing small allocations.
 //!
-//! jemalloc has a short path for taking and giving small pieces and none for growing them:
-//! that is five times as long as taking a larger piece, copying and giving the old one
-//! back. A header map that gains a header, and a line that gains a word, grow all the time.
+//! jemalloc allocates and frees small blocks fast, but reallocates them slowly: that takes five
+//! times as long as allocating a larger block, copying, and freeing the old one. A header map that
+//! gains a header and a string that gains a word grow all the time.
 
 #![allow(
     unsafe_code,
@@ -16,19 +16,19 @@ use std::{
 
 use tikv_jemallocator::Jemalloc;
 
-/// Pieces up to this size come out of a thread's own cache.
+/// Allocations up to this size come from the thread's own cache.
 const SMALL: usize = 8 * 1024;
 
-/// See the module.
+/// jemalloc, with reallocation of small blocks as the module describes.
 #[derive(Debug)]
 pub struct Allocator;
 
-// SAFETY: every piece comes from and goes back to jemalloc with the layout it was asked
-// for with, and `realloc` copies what both pieces have room for.
+// SAFETY: each block is allocated and freed by jemalloc with the same layout, and `realloc` copies
+// no more than both blocks hold.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promises are those of this call.
+        // SAFETY: the caller upholds the contract of this call.
         unsafe { Jemalloc.alloc(layout) }
     }
 
@@ -50,8 +50,8 @@ unsafe impl GlobalAlloc for Allocator {
             // SAFETY: as above.
             return unsafe { Jemalloc.realloc(old, layout, size) };
         }
-        // SAFETY: the caller promises that `size`, rounded up to the alignment, is a size,
-        // and that it is not zero; both pieces are apart and as long as what is copied.
+        // SAFETY: the caller ensures that `size`, rounded up to the alignment, is a valid nonzero
+        // size; the blocks do not overlap and are both at least as long as the bytes copied.
         unsafe {
             let new = Jemalloc.alloc(Layout::from_size_align_unchecked(size, layout.align()));
             if !new.is_null() {
@@ -72,7 +72,7 @@ mod tests {
         let sizes = [1, 7, 64, 4000, 8192, 8193, 100_000, 8192, 12, 8];
         for align in [1, 8, 64] {
             let mut layout = Layout::from_size_align(1, align).unwrap();
-            // SAFETY: each call gets the layout of the piece that the one before gave.
+            // SAFETY: each call gets the layout of the block that the previous call returned.
             unsafe {
                 let mut piece = Allocator.alloc_zeroed(layout);
                 assert_eq!(*piece, 0);

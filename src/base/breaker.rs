@@ -1,7 +1,8 @@
-//! Circuit breakers of what requests ask: plugins, and services such as that of `forward_auth`.
+//! Circuit breakers for calls that requests make: to plugins, and to services such as that of
+//! `forward_auth`.
 //!
-//! A client can make its own requests fail, so its failures say nothing of other clients: a
-//! breaker opens only if most calls failed, and those of several clients did.
+//! A client can make its own requests fail, so its failures tell nothing about other clients: a
+//! breaker opens only if most calls failed, for several clients.
 
 use std::{
     net::IpAddr,
@@ -12,22 +13,22 @@ use std::{
 
 use super::net::subscriber;
 
-/// A circuit breaker: opens once calls failed too often, and closes after its cooldown.
+/// A circuit breaker: opens once too many calls failed, and closes after its cooldown.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     rule: Rule,
     state: parking_lot::Mutex<State>,
-    /// Spares calls the lock while the breaker is closed.
+    /// Set while the breaker is closed, so that calls need not take the lock.
     is_closed: AtomicBool,
-    /// Calls that came back well since the window began.
+    /// Calls that succeeded since the window began.
     passed: AtomicU64,
 }
 
-/// When it opens, and for how long.
+/// Thresholds at which a breaker opens, and its cooldown.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rule {
     pub(crate) failures: NonZeroU32,
-    /// Clients whose requests must have failed.
+    /// Distinct clients whose requests must have failed.
     pub(crate) clients: NonZeroU8,
     pub(crate) window: Duration,
     pub(crate) cooldown: Duration,
@@ -36,7 +37,7 @@ pub(crate) struct Rule {
 #[derive(Debug, Default)]
 struct State {
     failures: u64,
-    /// The clients of these failures, no more than the rule asks for.
+    /// Distinct clients of these failures, at most as many as the rule requires.
     clients: Vec<IpAddr>,
     since: Option<Instant>,
     open_until: Option<Instant>,
@@ -46,7 +47,7 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asks {
     Yes,
-    /// For the first time since it was left out.
+    /// First call after the cooldown.
     Again,
     No,
 }
@@ -83,7 +84,7 @@ impl Breaker {
         }
     }
 
-    /// A call for this client failed; `true` if the breaker opens.
+    /// Records a failed call for this client; returns true if the breaker opens.
     pub(crate) fn failed(&self, client: Option<IpAddr>, now: Instant) -> bool {
         let mut state = self.state.lock();
         if state.open_until.is_some() {
@@ -116,7 +117,7 @@ impl Breaker {
         true
     }
 
-    /// A call came back well.
+    /// Records a successful call.
     pub(crate) fn passed(&self) {
         self.passed.fetch_add(1, Ordering::Relaxed);
     }

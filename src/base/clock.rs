@@ -1,4 +1,4 @@
-//! Time as the gateway reads it, so that tests can move it by hand.
+//! The gateway's source of time, which tests can move by hand.
 
 use std::{
     sync::{
@@ -26,12 +26,12 @@ enum Source {
 }
 
 impl Clock {
-    /// The machine's own time.
+    /// Creates a clock that shows the machine's time.
     pub fn machine() -> Self {
         Self(Source::Machine)
     }
 
-    /// A clock that stands still until [`Clock::advance`].
+    /// Creates a clock that stands still until [`Clock::advance`].
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place that reads the clock"

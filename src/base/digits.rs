@@ -1,8 +1,8 @@
-//! Numbers as text, at a fraction of the formatter's cost: for lines that each request writes.
+//! Fast number formatting, for log lines and headers that every request writes.
 
-/// A number in decimal.
+/// Appends a number in decimal.
 pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
-    // Most are ports' and statuses' size or less.
+    // Most numbers are ports and status codes, or smaller.
     match number {
         0..10 => return out.push(b'0' + low_digit(number)),
         10..100 => {
@@ -26,7 +26,7 @@ pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// Three digits of a number below 1,000.
+/// Appends three digits of a number below 1,000.
 pub(crate) fn put_three(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&[
         b'0' + low_digit(number / 100),

@@ -1,6 +1,6 @@
-//! Errors as people read them.
+//! Error formatting for people.
 
-/// An error and its causes in one line.
+/// Formats an error and its causes in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,7 +1,7 @@
-//! A small HTTP client for what the gateway itself asks for: keys, verdicts.
+//! A small HTTP client for the gateway's own requests: key sets, authorization checks.
 //!
-//! One deadline for all of an exchange, a bound on the answer, no redirects. Connections are
-//! kept between exchanges. HTTPS is always verified.
+//! One deadline covers the whole exchange, the response has a size limit, and redirects are not
+//! followed. Connections are kept alive between exchanges. HTTPS certificates are always verified.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -24,12 +24,12 @@ use tokio::{
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("edgeway/", env!("CARGO_PKG_VERSION")));
 
-/// Connections that wait for their next exchange, to one host.
+/// Idle connections kept for one host.
 const IDLE_CONNECTIONS: usize = 32;
-/// Shorter than the minute after which many servers end what is idle.
+/// Idle timeout, shorter than the minute after which many servers close idle connections.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Why there is no answer.
+/// Reason why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     #[error("no answer within {0:?}")]
@@ -46,33 +46,33 @@ pub enum FetchError {
     Http(#[from] hyper::Error),
 }
 
-/// Whose word counts for the names of servers.
+/// CA certificates that server certificates are verified against.
 #[derive(Clone, Debug)]
 pub enum Trust {
-    /// The system's authorities.
+    /// The system's CA certificates.
     System,
-    /// These alone.
+    /// These CA certificates alone.
     Roots(Arc<RootCertStore>),
-    /// No TLS is spoken.
+    /// No TLS.
     Plain,
 }
 
-/// Why there can be no client for a URL, and what to do.
+/// Reason why no client can be made for a URL, with help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct TrustError {
     message: String,
     pub help: &'static str,
-    /// It is the file of authorities.
+    /// True if the file of CA certificates is at fault.
     pub is_file: bool,
 }
 
-/// A client. Cloning shares its connections.
+/// An HTTP client. Clones share its connections.
 #[derive(Clone, Debug)]
 pub struct Fetch(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Fetch {
-    /// Reads the system's authorities, where they count.
+    /// Creates a client; reads the system's CA certificates if `trust` names them.
     pub fn new(trust: &Trust) -> Result<Self, rustls::Error> {
         let builder = HttpsConnectorBuilder::new().with_tls_config(tls(trust)?);
         let builder = match trust {
@@ -89,7 +89,8 @@ impl Fetch {
         ))
     }
 
-    /// A client for `url`, where the authorities in the file `ca` count, or the system's.
+    /// Creates a client for `url` that trusts the CA certificates in the file `ca`, or else the
+    /// system's.
     pub fn to(url: &Uri, folder: &Path, ca: Option<&Path>) -> Result<Self, TrustError> {
         let trust = match ca {
             Some(ca) => {
@@ -110,8 +111,8 @@ impl Fetch {
         })
     }
 
-    /// Sends a request without a body and gives the whole answer, which comes within
-    /// `deadline` and has at most `longest` bytes.
+    /// Sends a request without a body and returns the whole response, which must arrive within
+    /// `deadline` and have at most `longest` bytes.
     pub async fn send(
         &self,
         request: Request<()>,
@@ -122,7 +123,7 @@ impl Fetch {
         self.send_with_body(request, deadline, longest).await
     }
 
-    /// As [`Self::send`], with a body.
+    /// Sends a request with a body, otherwise like [`Self::send`].
     pub async fn send_with_body(
         &self,
         mut request: Request<Bytes>,
@@ -141,7 +142,7 @@ impl Fetch {
     }
 }
 
-/// TLS as a client. Reads the system's authorities, where they count.
+/// Client-side TLS configuration. Reads the system's CA certificates if `trust` names them.
 pub fn tls(trust: &Trust) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(ring::default_provider());
     let config =
@@ -154,8 +155,8 @@ pub fn tls(trust: &Trust) -> Result<ClientConfig, rustls::Error> {
     Ok(config.with_no_client_auth())
 }
 
-/// Sends one request over a connection of its own, in HTTP/1.1, and gives the whole answer.
-/// Whoever asks sets the deadline.
+/// Sends one HTTP/1.1 request over its own connection and returns the whole response. The caller
+/// sets the deadline.
 pub async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     mut request: Request<Bytes>,
@@ -172,7 +173,7 @@ pub async fn exchange(
             .into_parts();
         Ok(Response::from_parts(parts, whole(body, longest).await?))
     };
-    // The connection moves the bytes of the answer, and ends no later.
+    // The connection future transfers the bytes of the response, and ends no later.
     tokio::pin!(connection);
     tokio::pin!(answer);
     tokio::select! {
@@ -182,7 +183,7 @@ pub async fn exchange(
     }
 }
 
-/// All of a body, which has at most `longest` bytes.
+/// Reads a whole body, which may have at most `longest` bytes.
 async fn whole(body: Incoming, longest: usize) -> Result<Bytes, FetchError> {
     let body = Limited::new(body, longest).collect().await;
     let body = body.map_err(|error| {
@@ -195,7 +196,7 @@ async fn whole(body: Incoming, longest: usize) -> Result<Bytes, FetchError> {
     Ok(body.to_bytes())
 }
 
-/// The authorities in a PEM file.
+/// Reads the CA certificates of a PEM file.
 pub fn roots(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let read = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
@@ -223,7 +224,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// Answers each connection's first request with this, and says no more.
+    /// Replies to each connection's first request with these bytes, then stays silent.
     async fn server(tasks: &Tasks, answer: &'static [u8]) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -272,7 +273,7 @@ mod tests {
         let error = fetch(long, PATIENCE).await.unwrap_err();
         assert!(matches!(error, FetchError::TooLong(16)), "{error}");
         let short = Duration::from_millis(20);
-        // The head alone is no answer either.
+        // The headers alone are no response either.
         for slow in [
             &b""[..],
             b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n1234",

@@ -1,4 +1,4 @@
-//! Where an address is, by files in `MaxMind`'s format (`.mmdb`).
+//! Geolocation of addresses, from files in `MaxMind`'s format (`.mmdb`).
 
 use std::{
     fmt,
@@ -10,43 +10,43 @@ use std::{
 use maxminddb::{MaxMindDbError, Reader};
 use serde::{Deserialize, Serialize};
 
-/// Files that are asked one after the other: `MaxMind` has cities and networks in two.
+/// Databases searched in order: `MaxMind` has cities and networks in two files.
 #[derive(Clone)]
 pub struct Geo(Box<[Arc<Database>]>);
 
-/// A file, read whole: one that is replaced on disk is no danger to who reads it.
+/// A database file, held in memory whole, so that replacing it on disk is safe.
 pub struct Database(Reader<Vec<u8>>);
 
-/// What is known of a place. What the files do not say is absent.
+/// Known data about a place. Data that the files lack is absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Place {
-    /// Two letters, ISO 3166-1.
+    /// Country code of two letters, ISO 3166-1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub country: Option<String>,
-    /// Two letters: `EU`, `NA`.
+    /// Continent code of two letters: `EU`, `NA`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub continent: Option<String>,
-    /// In English.
+    /// City name in English.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub city: Option<String>,
-    /// The part of ISO 3166-2 behind the country: `BY` of `DE-BY`.
+    /// Region: the part of ISO 3166-2 after the country, `BY` of `DE-BY`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latitude: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub longitude: Option<f64>,
-    /// Such as `Europe/Berlin`.
+    /// Time zone such as `Europe/Berlin`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timezone: Option<String>,
-    /// The number of the network, and who runs it.
+    /// Number of the autonomous system; its operator is `organization`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asn: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub organization: Option<String>,
 }
 
-/// What is read of a record: the fields of the files of countries, cities and networks.
+/// Fields read from a record of a country, city or network database.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Record<'a> {
@@ -108,7 +108,7 @@ impl Geo {
         Self(databases.into())
     }
 
-    /// Where an address is; `None` if no file knows it.
+    /// Returns the place of an address; `None` if no file knows it.
     pub fn place(&self, address: IpAddr) -> Option<Place> {
         let mut place = None;
         for database in &self.0 {
@@ -124,7 +124,7 @@ impl Geo {
 }
 
 impl Place {
-    /// Adds what is not known yet.
+    /// Adds data that is still missing.
     fn add(&mut self, record: &Record<'_>) {
         let add = |known: &mut Option<String>, said: Option<&str>| {
             if known.is_none() {
@@ -153,14 +153,14 @@ impl fmt::Debug for Geo {
     }
 }
 
-/// The place of one address, looked up when somebody asks, and once for all who do.
+/// The place of one address, looked up on first use and shared by all clones.
 #[derive(Clone, Debug)]
 pub struct Whereabouts(Arc<Asked>);
 
 #[derive(Debug)]
 struct Asked {
     of: Option<(Arc<Geo>, IpAddr)>,
-    /// As JSON.
+    /// The place as JSON.
     place: OnceLock<Option<Box<str>>>,
 }
 
@@ -172,7 +172,7 @@ impl Whereabouts {
         }))
     }
 
-    /// What somebody says, as JSON, and no file.
+    /// A place given as JSON, without a lookup.
     pub fn said(json: String) -> Self {
         Self(Arc::new(Asked {
             of: None,
@@ -180,7 +180,7 @@ impl Whereabouts {
         }))
     }
 
-    /// As JSON; `None` if no file knows the address.
+    /// Returns the place as JSON; `None` if no file knows the address.
     pub fn json(&self) -> Option<&str> {
         let look = || {
             let (geo, address) = self.0.of.as_ref()?;

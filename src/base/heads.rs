@@ -1,38 +1,38 @@
-//! Heads taken apart, changed on their bare header map, and put together again.
+//! Request and response headers taken apart, changed on their bare header map, and put together
+//! again.
 //!
-//! `insert_header` of a `RequestHeader` or `ResponseHeader` parses and copies the name and
-//! keeps a second map with the spelling of each name. For the dozen headers that every
-//! answer gets, this costs several times the insertion itself, so a head is opened once
-//! for all that a phase does to it. The price: names leave in lower case, which RFC 9110,
-//! 5.1 allows and HTTP/2 demands.
+//! `insert_header` of a `RequestHeader` or `ResponseHeader` parses and copies the name and keeps a
+//! second map with the spelling of each name. For the dozen headers that every response gets, this
+//! costs several times the insertion itself, so the headers are opened once for all changes of a
+//! phase. The price: names are sent in lower case, which RFC 9110, 5.1 allows and HTTP/2 requires.
 
 use std::mem;
 
 use http::{HeaderMap, HeaderValue, StatusCode, request, response};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-/// A request's head taken apart. What it was taken from is empty until [`OpenRequest::close`].
+/// A `RequestHeader` taken apart. The original stays empty until [`OpenRequest::close`].
 #[must_use]
 #[derive(Debug)]
 pub struct OpenRequest {
     parts: request::Parts,
-    /// What `Parts` do not carry: a target that the URI does not render.
+    /// Request target that `Parts` cannot carry, because the URI does not render it.
     target: Option<Box<[u8]>>,
-    /// HTTP/2's flag, which they do not carry either.
+    /// HTTP/2's end-of-stream flag, which `Parts` cannot carry either.
     end_stream: Option<bool>,
 }
 
-/// An answer's head taken apart. What it was taken from is empty until [`OpenResponse::close`].
+/// A `ResponseHeader` taken apart. The original stays empty until [`OpenResponse::close`].
 #[must_use]
 #[derive(Debug)]
 pub struct OpenResponse {
     pub parts: response::Parts,
-    /// A phrase that is not the status' own.
+    /// Reason phrase, if it is not the status code's own.
     phrase: Option<Box<str>>,
 }
 
 impl OpenRequest {
-    /// There will be room for `more` names beyond those there.
+    /// Takes `head` apart and reserves capacity for `more` additional names.
     pub fn of(head: &mut RequestHeader, more: usize) -> Self {
         let shown = head
             .uri
@@ -55,7 +55,7 @@ impl OpenRequest {
         &mut self.parts.headers
     }
 
-    /// Puts the head back.
+    /// Puts the parts back into `head`.
     pub fn close(self, head: &mut RequestHeader) {
         put_back(head, RequestHeader::from(self.parts));
         if let Some(target) = self.target {
@@ -69,7 +69,7 @@ impl OpenRequest {
 }
 
 impl OpenResponse {
-    /// There will be room for `more` names beyond those there.
+    /// Takes `head` apart and reserves capacity for `more` additional names.
     pub fn of(head: &mut ResponseHeader, more: usize) -> Self {
         let phrase = head
             .get_reason_phrase()
@@ -81,7 +81,7 @@ impl OpenResponse {
         Self { parts, phrase }
     }
 
-    /// Puts the head back.
+    /// Puts the parts back into `head`.
     pub fn close(self, head: &mut ResponseHeader) {
         put_back(head, ResponseHeader::from(self.parts));
         if let Some(phrase) = self.phrase {
@@ -91,22 +91,23 @@ impl OpenResponse {
     }
 }
 
-/// Where a head has no phrase of its own, Pingora gives the very text of the status.
+/// Returns true if `phrase` is the standard one of `status`. Pingora returns that very string if
+/// the response has no phrase of its own.
 fn is_usual(phrase: &str, status: StatusCode) -> bool {
     status
         .canonical_reason()
         .is_some_and(|usual| std::ptr::eq(usual, phrase) || usual == phrase)
 }
 
-/// What stood in for the head owns no memory. That takes a hundred instructions to find
-/// out by dropping it, piece by piece, for each head.
+/// Puts `head` back without dropping the placeholder, which owns no memory. Dropping it piece by
+/// piece would take a hundred instructions each time.
 fn put_back<H>(place: &mut H, head: H) {
     mem::forget(mem::replace(place, head));
 }
 
-/// Growing step by step would hash every name again at each step.
+/// Reserves capacity at once, because growing step by step would rehash every name at each step.
 fn reserve(headers: &mut HeaderMap<HeaderValue>, more: usize) {
-    // Past its bound (32,768 names) the map stays as it is; insertions then fail softly.
+    // Past its limit (32,768 names) the map stays as it is; later insertions then return an error.
     let _unbounded = headers.try_reserve(more);
 }
 
@@ -160,7 +161,7 @@ mod tests {
         let cookies: Vec<_> = head.headers.get_all("set-cookie").iter().collect();
         assert_eq!(cookies, ["a=1", "b=2"]);
         assert_eq!(head.headers["server"], "edgeway");
-        // Pingora panics if its map of spellings and the headers drift apart.
+        // Pingora panics if its map of spellings and the header map disagree.
         let mut wire = bytes::BytesMut::new();
         head.header_to_h1_wire(&mut wire);
         assert!(

@@ -1,4 +1,4 @@
-//! The one form of a host, before a route is chosen.
+//! Normalization of hosts, before routing.
 
 use std::{borrow::Cow, net::Ipv6Addr};
 
@@ -9,7 +9,7 @@ const UPPER: u8 = 1;
 const COLON: u8 = 2;
 const BAD: u8 = 3;
 
-/// What each byte of a host and its port calls for.
+/// Class of each byte in a host and its port.
 const HOST: [u8; 256] = {
     let mut kind = [BAD; 256];
     let mut byte = 0u8;
@@ -25,11 +25,11 @@ const HOST: [u8; 256] = {
     kind
 };
 
-/// The host that an authority (a `Host` header) names: lower case, without port and
-/// without the trailing dot; an IPv6 address in brackets, in its short form.
+/// Returns the host of an authority (a `Host` header): lower case, without port and without the
+/// trailing dot; an IPv6 address in brackets, in its short form.
 ///
 /// # Errors
-/// If it is neither empty nor a name nor an address.
+/// Fails if the host is neither empty nor a name nor an address.
 pub fn host_of(authority: &[u8]) -> Result<Cow<'_, str>, BadTarget> {
     if let Some(rest) = authority.strip_prefix(b"[") {
         let rest = std::str::from_utf8(rest).map_err(|_| BadTarget::Host)?;
@@ -56,7 +56,7 @@ pub fn host_of(authority: &[u8]) -> Result<Cow<'_, str>, BadTarget> {
     }
     let host = &authority[..end];
     let name = host.strip_suffix(b".").unwrap_or(host);
-    // One dot at the end is the root's; of two, others might leave one, or both.
+    // One dot at the end is the DNS root; of two, other software might keep one, or both.
     if name.is_empty() != host.is_empty() || name.ends_with(b".") || name.len() > 253 {
         return Err(BadTarget::Host);
     }

@@ -1,17 +1,17 @@
 //! HTTP grammar that several slices need: lists, q-values, media types, entity tags.
 //!
-//! Everything here reads header bytes in place: no allocation, no panic on any input.
+//! Everything here parses header bytes in place: no allocation, no panic on any input.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The members of one comma-separated field value, trimmed, empty ones left out.
+/// Splits one comma-separated field value into its members, trimmed, without empty ones.
 ///
-/// A comma inside a quoted string does not part members.
+/// A comma inside a quoted string does not separate members.
 pub fn list(value: &[u8]) -> List<'_> {
     List { rest: value }
 }
 
-/// The members of a list field over all of its lines.
+/// Returns the members of a list field over all of its lines.
 pub fn list_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
@@ -19,9 +19,9 @@ pub fn list_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<I
         .flat_map(|line| list(line.as_bytes()))
 }
 
-/// Whether a list field has this member, case ignored: `no-transform` in `Cache-Control`.
+/// Returns true if a list field has this member, ignoring case: `no-transform` in `Cache-Control`.
 ///
-/// A member's argument (`max-age=5`) and parameters are no part of its name.
+/// A member's argument (`max-age=5`) and parameters are not part of its name.
 pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     list_of(headers, name).any(|member| {
         let end = member
@@ -34,7 +34,7 @@ pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     })
 }
 
-/// Tells the bytes of tokens (RFC 9110, 5.6.2) from others.
+/// Returns true for bytes of a token (RFC 9110, 5.6.2).
 pub fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -61,7 +61,7 @@ impl<'a> Iterator for List<'a> {
     }
 }
 
-/// Where `wanted` first stands outside of quoted strings.
+/// Position of the first `wanted` outside of quoted strings.
 fn unquoted(bytes: &[u8], wanted: u8) -> Option<usize> {
     let mut is_quoted = false;
     let mut index = 0;
@@ -77,7 +77,7 @@ fn unquoted(bytes: &[u8], wanted: u8) -> Option<usize> {
     None
 }
 
-/// A q-value in thousandths: 0 (not wanted) to 1000.
+/// A q-value in thousandths: 0 (not acceptable) to 1000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Weight(u16);
 
@@ -85,8 +85,8 @@ impl Weight {
     pub const NONE: Self = Self(0);
     pub const FULL: Self = Self(1000);
 
-    /// Reads `0`, `0.5`, `1.000`. Digits beyond the third are dropped; `None` for what is
-    /// no q-value.
+    /// Parses `0`, `0.5`, `1.000`. Digits beyond the third are dropped; `None` if the text is not a
+    /// q-value.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (whole, digits) = match text {
             [whole @ (b'0' | b'1')] => (*whole, &[][..]),
@@ -107,10 +107,10 @@ impl Weight {
     }
 }
 
-/// Splits a member of `Accept` or `Accept-Encoding` into what it names and its weight,
-/// which is [`Weight::FULL`] if it has none. `None` for a member with a broken weight.
+/// Splits a member of `Accept` or `Accept-Encoding` into its name and its weight, which defaults to
+/// [`Weight::FULL`]. `None` for a member with an invalid weight.
 ///
-/// Parameters of the media type stay behind: `text/html;level=1;q=0.5` names `text/html`.
+/// Parameters of the media type are dropped: `text/html;level=1;q=0.5` names `text/html`.
 pub fn weighted(member: &[u8]) -> Option<(&[u8], Weight)> {
     let end = unquoted(member, b';').unwrap_or(member.len());
     let name = member[..end].trim_ascii();
@@ -121,7 +121,7 @@ pub fn weighted(member: &[u8]) -> Option<(&[u8], Weight)> {
         let parameter = rest[..end].trim_ascii();
         rest = rest.get(end + 1..).unwrap_or_default();
         if let [b'q' | b'Q', value @ ..] = parameter {
-            // RFC 9110, 12.4.2: no space round the `=`. Some clients write one all the same.
+            // RFC 9110, 12.4.2: no space around the `=`. Some clients send one nevertheless.
             if let [b'=', value @ ..] = value.trim_ascii_start() {
                 weight = Weight::parse(value.trim_ascii())?;
             }
@@ -130,7 +130,7 @@ pub fn weighted(member: &[u8]) -> Option<(&[u8], Weight)> {
     (!name.is_empty()).then_some((name, weight))
 }
 
-/// Compares the beginning of `value` with `text`, which is in lower case, ignoring case.
+/// Returns true if `value` begins with `text`, which is in lower case, ignoring case.
 #[inline]
 pub fn begins_with(value: &[u8], text: &[u8]) -> bool {
     value
@@ -138,7 +138,7 @@ pub fn begins_with(value: &[u8], text: &[u8]) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(text))
 }
 
-/// `text/html` of `text/html; charset=utf-8`, its case as sent.
+/// Returns `text/html` of `text/html; charset=utf-8`, its case as sent.
 pub fn essence(content_type: &[u8]) -> &[u8] {
     let end = content_type
         .iter()
@@ -147,18 +147,18 @@ pub fn essence(content_type: &[u8]) -> &[u8] {
     content_type[..end].trim_ascii()
 }
 
-/// What becomes of an entity tag when the bytes that it stands for change their coding.
+/// Result of weakening an entity tag when its representation gets another content coding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Weakened {
-    /// It was weak already.
+    /// Already a weak tag.
     Already,
     /// The weak form of a strong one.
     Weak(HeaderValue),
-    /// No entity tag by the grammar, such as one without quotes: it cannot be weakened.
+    /// Invalid entity tag, such as one without quotes: it cannot be weakened.
     Malformed,
 }
 
-/// `W/"x"` for `"x"`.
+/// Turns `"x"` into `W/"x"`.
 pub fn weakened(etag: &HeaderValue) -> Weakened {
     match etag.as_bytes() {
         [b'W', b'/', b'"', .., b'"'] => Weakened::Already,
@@ -173,22 +173,22 @@ pub fn weakened(etag: &HeaderValue) -> Weakened {
     }
 }
 
-/// Whether `Vary` already names this field, or everything (`*`).
+/// Returns true if `Vary` already names this field, or everything (`*`).
 ///
-/// Who adds a field asks first, so that it stands there once.
+/// Callers check before they add a field, so that it is listed once.
 pub fn varies_by(headers: &HeaderMap, field: &HeaderName) -> bool {
     list_of(headers, &http::header::VARY)
         .any(|member| member == b"*" || member.eq_ignore_ascii_case(field.as_str().as_bytes()))
 }
 
-/// `Content-Length`, if there is one and all of its values agree.
+/// Returns `Content-Length`, if it is present and all of its values agree.
 pub fn content_length(headers: &HeaderMap) -> Option<u64> {
     let mut values = list_of(headers, &http::header::CONTENT_LENGTH).map(decimal);
     let first = values.next()??;
     values.all(|other| other == Some(first)).then_some(first)
 }
 
-/// Digits and nothing else, as a number.
+/// Parses a number that consists of digits alone.
 pub fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;

@@ -1,4 +1,4 @@
-//! Dates of HTTP (RFC 9110, 5.6.7), read in their three forms.
+//! HTTP dates (RFC 9110, 5.6.7), parsed in their three forms.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,12 +16,11 @@ const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 ];
 
-/// Longer than any date.
+/// Length limit, longer than any date.
 const MAX_LENGTH: usize = 40;
 
-/// Reads a date. Case does not matter (RFC 9111, 4.2), and neither does a weekday that is not
-/// the date's own: the date is what it says without it. `None` for what is no date, or one
-/// before 1970.
+/// Parses a date. Case does not matter (RFC 9111, 4.2), and neither does a wrong weekday: the date
+/// counts without it. `None` for an invalid date, or one before 1970.
 pub fn parse(value: &[u8]) -> Option<SystemTime> {
     let text = std::str::from_utf8(value.trim_ascii()).ok()?;
     if text.len() > MAX_LENGTH || !text.is_ascii() {
@@ -67,7 +66,7 @@ fn rfc_850<'t>(weekday: &str, rest: &'t str) -> Option<Parts<'t>> {
     Some(Parts {
         day: two_digits(day)?,
         month,
-        // Nobody has sent this form for what is far ahead.
+        // No origin sends this form for dates in the far future.
         year: if year < 70 { 2000 + year } else { 1900 + year },
         time,
     })
@@ -125,11 +124,11 @@ fn days_of(year: u64, month: u64) -> u64 {
     }
 }
 
-/// The days from 1970 to the first of this month.
+/// Returns the days from 1970 to the first of this month.
 fn days_before(year: u64, month: u64) -> u64 {
     let before = year - 1;
     let leap_days = before / 4 - before / 100 + before / 400;
-    // Those before 1970 are 477.
+    // 477 leap days precede 1970.
     let days = (year - 1970) * 365 + leap_days - 477;
     days + (1..month).map(|month| days_of(year, month)).sum::<u64>()
 }

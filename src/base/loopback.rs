@@ -1,9 +1,9 @@
-//! Host names that only this machine can reach.
+//! Host names that are reachable from this machine only.
 
 use std::net::IpAddr;
 
-/// Whether a `Host` header names this machine's loopback: `localhost`, a name below it,
-/// or a loopback address, with or without a port.
+/// Returns true if a `Host` header names this machine's loopback: `localhost`, a name below it, or
+/// a loopback address, with or without a port.
 pub fn is_loopback_host(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').map_or("", |(inner, _)| inner),

@@ -1,11 +1,10 @@
 //! Prometheus families, registered once and handed out as ready handles.
 //!
-//! Handles are made when a configuration is compiled, so counting on the request
-//! path is one atomic addition. Label values come from the configuration or from a
-//! closed set, never from a client.
+//! Handles are made when a configuration is compiled, so counting on the request path is one atomic
+//! addition. Label values come from the configuration or from a closed set, never from a client.
 //!
-//! What a configuration names ends with it: [`Metrics::retain`] drops the series of names
-//! that are no more. Handles to them go on counting where nobody looks.
+//! Series of names from a configuration end with it: [`Metrics::retain`] drops the series of names
+//! that no longer exist. Handles to them still count, but are not exported.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,7 +26,7 @@ pub const SECONDS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
-/// One process's metrics. Cloning shares them.
+/// The metrics of one process. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(Arc<Inner>);
 
@@ -35,14 +34,14 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     state: Mutex<State>,
-    /// Whose names are their own.
+    /// Metrics whose names plugins choose.
     users: Mutex<Vec<Weak<UserMetrics>>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     families: HashMap<&'static str, Family>,
-    /// Labels that take certain values only, since the first [`Metrics::retain`].
+    /// Allowed values of restricted labels, since the first [`Metrics::retain`].
     known: HashMap<&'static str, HashSet<String>>,
 }
 
@@ -53,7 +52,7 @@ enum Family {
     Histogram(HistogramVec),
 }
 
-/// What is known of a family without looking at its series.
+/// Description of a family, without its series.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FamilyInfo {
     pub name: String,
@@ -63,7 +62,7 @@ pub struct FamilyInfo {
     pub help: String,
 }
 
-/// A series, to decide whether it stays.
+/// A series, passed to [`Metrics::retain`] to decide whether it stays.
 #[derive(Clone, Copy, Debug)]
 pub struct Series<'a> {
     pub family: &'a str,
@@ -71,7 +70,7 @@ pub struct Series<'a> {
 }
 
 impl<'a> Series<'a> {
-    /// The value of a label, if it has that.
+    /// Returns the value of a label, if the series has that label.
     pub fn get(&self, label: &str) -> Option<&'a str> {
         let pair = self.labels.iter().find(|pair| pair.name() == label)?;
         Some(pair.value())
@@ -81,7 +80,7 @@ impl<'a> Series<'a> {
 type Labels<'a> = &'a [(&'static str, &'a str)];
 
 impl Metrics {
-    /// From now on there may be series with this value of a label.
+    /// Allows series with this value of a label from now on.
     pub fn admit(&self, label: &'static str, value: &str) {
         let mut state = self.0.state.lock();
         if let Some(values) = state.known.get_mut(label) {
@@ -89,9 +88,9 @@ impl Metrics {
         }
     }
 
-    /// Drops every series with another value of these labels, and those that `keep` refuses.
-    /// From now on, what is asked for with another value counts where nobody looks, until
-    /// that is admitted: whoever ends late brings no series back.
+    /// Drops every series with another value of these labels, and those that `keep` rejects. From
+    /// now on, series requested with another value are not exported until [`Self::admit`] allows
+    /// that value: a request that ends late brings no series back.
     pub fn retain(
         &self,
         known: HashMap<&'static str, HashSet<String>>,
@@ -122,10 +121,10 @@ impl Metrics {
         }
     }
 
-    /// A counter of the family `name`; the first call registers the family.
+    /// Returns a counter of the family `name`; the first call registers the family.
     ///
     /// # Panics
-    /// When one name is used for two types or two sets of labels: a programming error.
+    /// Panics when one name is used for two types or two sets of labels: a programming error.
     pub fn counter(
         &self,
         name: &'static str,
@@ -144,10 +143,10 @@ impl Metrics {
         })
     }
 
-    /// A gauge of the family `name`; as [`Metrics::counter`].
+    /// Returns a gauge of the family `name`, like [`Metrics::counter`].
     ///
     /// # Panics
-    /// As [`Metrics::counter`].
+    /// Panics like [`Metrics::counter`].
     pub fn gauge(&self, name: &'static str, help: &'static str, labels: Labels<'_>) -> IntGauge {
         let (names, values) = split(labels);
         let make = || {
@@ -161,10 +160,10 @@ impl Metrics {
         })
     }
 
-    /// A histogram in seconds of the family `name`, with the buckets of [`SECONDS`].
+    /// Returns a histogram in seconds of the family `name`, with the buckets of [`SECONDS`].
     ///
     /// # Panics
-    /// As [`Metrics::counter`].
+    /// Panics like [`Metrics::counter`].
     pub fn histogram(
         &self,
         name: &'static str,
@@ -174,10 +173,10 @@ impl Metrics {
         self.histogram_with(name, help, labels, SECONDS)
     }
 
-    /// As [`Metrics::histogram`], with buckets of its own.
+    /// Returns a histogram with the caller's buckets, like [`Metrics::histogram`].
     ///
     /// # Panics
-    /// As [`Metrics::counter`].
+    /// Panics like [`Metrics::counter`].
     pub fn histogram_with(
         &self,
         name: &'static str,
@@ -196,14 +195,14 @@ impl Metrics {
         })
     }
 
-    /// Drops one series, for a backend or route that is no more.
+    /// Drops one series, of a backend or route that no longer exists.
     pub fn forget(&self, name: &str, labels: Labels<'_>) {
         if let Some(family) = self.0.state.lock().families.get(name) {
             family.remove(&labels.iter().copied().collect());
         }
     }
 
-    /// Every family that was asked for so far, by name.
+    /// Returns every family registered so far, sorted by name.
     pub fn families(&self) -> Vec<FamilyInfo> {
         let mut found: Vec<FamilyInfo> = self
             .0
@@ -232,14 +231,14 @@ impl Metrics {
         found
     }
 
-    /// Serves these as well, for as long as somebody has them.
+    /// Exports these metrics as well, for as long as they are held elsewhere.
     pub fn serve_too(&self, users: &Arc<UserMetrics>) {
         let mut all = self.0.users.lock();
         all.retain(|users| users.strong_count() > 0);
         all.push(Arc::downgrade(users));
     }
 
-    /// Everything in Prometheus' text format 0.0.4.
+    /// Returns all metrics in Prometheus' text format 0.0.4.
     pub fn text(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(16 * 1024);
         let mut families = self.0.registry.gather();
@@ -258,8 +257,8 @@ impl Metrics {
         out
     }
 
-    /// One series of a family, which is registered if it is new. That of a value that is not
-    /// known is of a family that nobody sees.
+    /// Returns one series of a family, which is registered if it is new. A label value that is not
+    /// allowed gets a series of an unregistered family, which is never exported.
     fn series<T>(
         &self,
         name: &'static str,
@@ -305,7 +304,7 @@ impl Family {
     }
 
     fn remove(&self, labels: &HashMap<&str, &str>) {
-        // A series that was never made is already gone: the error says no more than that.
+        // The only error is a series that does not exist, and so is already gone.
         let _missing = match self {
             Self::Counter(vec) => vec.remove(labels),
             Self::Gauge(vec) => vec.remove(labels),
@@ -378,7 +377,7 @@ mod tests {
         metrics.gauge("edgeway_z", "z", &[("kind", "k")]).set(1);
         metrics.retain(known(&["a"]), |series| series.get("kind").is_none());
         a.inc();
-        // Whoever still has it may count, and whoever asks late too.
+        // Handles that are still held, or requested late, may count.
         b.inc();
         requests("b").inc();
         assert!(

@@ -1,5 +1,5 @@
-//! What everything else stands on: units, addresses, HTTP grammar, time, tasks, metrics.
-//! Knows nothing of gateways, routes or filters.
+//! Foundations of all other modules: units, addresses, HTTP grammar, time, tasks, metrics. Knows
+//! nothing of gateways, routes or filters.
 
 pub mod accept;
 #[cfg(feature = "jemalloc")]

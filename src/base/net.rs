@@ -1,4 +1,4 @@
-//! Addresses: CIDR sets, trusted proxies, the client's address.
+//! IP addresses: CIDR sets, trusted proxies, the client's address.
 
 use std::{
     borrow::Cow,
@@ -11,18 +11,18 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// What one client has: an address of IPv4, or the /64 of IPv6, any address of which it may
-/// use (RFC 6177), as its first one.
+/// Returns the range of one subscriber as its first address: an IPv4 address itself, or the /64 of
+/// an IPv6 address, any address of which the client may use (RFC 6177).
 pub fn subscriber(client: IpAddr) -> IpAddr {
     truncated(client, 32, 64)
 }
 
-/// What a neighbourhood of clients has: the /24 of IPv4, the /48 of IPv6, as its first address.
+/// Returns the neighbourhood of a client as its first address: the /24 of IPv4, the /48 of IPv6.
 pub fn neighbourhood(client: IpAddr) -> IpAddr {
     truncated(client, 24, 48)
 }
 
-/// The first bits of an address: all others are zero.
+/// Keeps the first bits of an address and zeroes all others.
 fn truncated(client: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & (u32::MAX << (32 - v4_bits))).into(),
@@ -36,13 +36,13 @@ fn truncated(client: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr(IpNet);
 
-/// Why a network was refused; the text is the user's message.
+/// Reason why a network was refused; the text is the user's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a network: {why}")]
 pub struct CidrError {
     text: String,
     why: String,
-    /// What to write instead.
+    /// Correct form to write instead.
     pub help: String,
 }
 
@@ -90,7 +90,7 @@ impl FromStr for Cidr {
     }
 }
 
-/// `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
+/// Turns `::ffff:10.0.0.0/104` into `10.0.0.0/8`.
 fn canonical(net: IpNet) -> IpNet {
     if let IpNet::V6(v6) = net
         && let Some(v4) = v6.network().to_ipv4_mapped()
@@ -135,9 +135,9 @@ impl JsonSchema for Cidr {
     }
 }
 
-/// A set of networks that answers fast whether an address is in it.
+/// A set of networks with fast membership tests.
 ///
-/// Kept as sorted ranges that do not overlap, so a look-up is one binary search.
+/// Kept as sorted ranges that do not overlap, so a lookup is one binary search.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CidrSet {
     v4: Box<[(u32, u32)]>,
@@ -178,7 +178,7 @@ impl CidrSet {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
-    /// IPv4-mapped IPv6 addresses count as IPv4.
+    /// Returns true if a network contains `address`. IPv4-mapped IPv6 addresses count as IPv4.
     #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address.to_canonical() {
@@ -194,11 +194,11 @@ fn in_ranges<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
     after > 0 && address <= ranges[after - 1].1
 }
 
-/// The proxies in front of us whose word on the client counts.
+/// Proxies in front of the gateway whose forwarding headers are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(CidrSet);
 
-/// More hops than any real chain has; entries left of them are not read.
+/// Limit on the hops read, more than any real chain has.
 pub const MAX_HOPS: usize = 16;
 
 impl TrustedProxies {
@@ -211,13 +211,13 @@ impl TrustedProxies {
         self.0.contains(address)
     }
 
-    /// The chain that ends in `peer`, nearest hop first: what `X-Forwarded-For` says as
-    /// far as trusted hops vouch for it. The last one is the client.
+    /// Returns the chain that ends in `peer`, nearest hop first: the addresses of `X-Forwarded-For`
+    /// as far as trusted hops vouch for them. The last one is the client.
     ///
-    /// `lines` are the values of all `X-Forwarded-For` lines in the order of the head.
-    /// Read from right to left: trusted hops are skipped, the first untrusted one is the
-    /// client. An entry that is no address ends the walk at the last good one, since
-    /// whoever stands left of it is hearsay.
+    /// `lines` are the values of all `X-Forwarded-For` lines in the order of the header section.
+    /// They are read from right to left: trusted hops are skipped, the first untrusted one is the
+    /// client. An entry that is not an address ends the walk at the last valid one, since the
+    /// entries left of it cannot be trusted.
     pub fn walk<'a>(&self, peer: IpAddr, lines: impl DoubleEndedIterator<Item = &'a [u8]>) -> Hops {
         let mut hops = Hops::new(peer.to_canonical());
         if !self.trusts(peer) {
@@ -254,7 +254,7 @@ impl Hops {
         }
     }
 
-    /// `false` once the list is full.
+    /// Adds a hop; returns false once the list is full.
     fn push(&mut self, address: IpAddr) -> bool {
         let Some(slot) = self.list.get_mut(self.length) else {
             return false;
@@ -268,13 +268,13 @@ impl Hops {
         self.list[self.length - 1]
     }
 
-    /// The peer first, the client last.
+    /// Returns the chain, the peer first, the client last.
     pub fn as_slice(&self) -> &[IpAddr] {
         &self.list[..self.length]
     }
 }
 
-/// An entry of `X-Forwarded-For`: an address, perhaps with a port, brackets or quotes.
+/// Parses an entry of `X-Forwarded-For`: an address, optionally with a port, brackets or quotes.
 pub fn parse_hop(entry: &[u8]) -> Option<IpAddr> {
     // The longest is `"[` + 45 characters of IPv6 + `]:65535"`.
     if entry.len() > 55 {
@@ -302,7 +302,7 @@ pub fn parse_hop(entry: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// The text of an address without an allocation.
+/// The text of an address, formatted without an allocation.
 #[derive(Clone, Copy)]
 pub struct IpText {
     bytes: [u8; Self::MAX],
@@ -310,7 +310,7 @@ pub struct IpText {
 }
 
 impl IpText {
-    /// `::ffff:255.255.255.255` is shorter than eight full groups.
+    /// Longest text: `::ffff:255.255.255.255` is shorter than eight full groups.
     pub const MAX: usize = 39;
 
     pub fn of(address: IpAddr) -> Self {

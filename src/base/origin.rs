@@ -1,9 +1,9 @@
-//! Web origins (`https://shop.example.com`): reading them strictly, and patterns of them.
+//! Web origins (`https://shop.example.com`): strict parsing, and patterns that match them.
 
 use std::str;
 
-/// An origin as a request states it. Equality is that of the web: schemes and hosts
-/// without case, and a scheme's own port is the same as none.
+/// An origin as a request states it. Two origins are equal as on the web: schemes and hosts
+/// regardless of case, and a scheme's default port equals no port.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
     scheme: &'a str,
@@ -12,7 +12,7 @@ pub struct Origin<'a> {
 }
 
 impl<'a> Origin<'a> {
-    /// Reads `SCHEME://HOST[:PORT]` and nothing that is longer. `null` is no origin.
+    /// Parses `SCHEME://HOST[:PORT]` and nothing longer. `null` is not accepted.
     pub fn parse(text: &'a [u8]) -> Option<Self> {
         let (scheme, authority) = str::from_utf8(text).ok()?.split_once("://")?;
         if !is_scheme(scheme) {
@@ -21,7 +21,7 @@ impl<'a> Origin<'a> {
         Self::of(scheme, authority)
     }
 
-    /// The origin of `HOST[:PORT]` under a scheme.
+    /// Returns the origin of `HOST[:PORT]` under a scheme.
     pub fn of(scheme: &'a str, authority: &'a str) -> Option<Self> {
         let (host, port) = split_port(authority)?;
         let port = match port {
@@ -40,8 +40,8 @@ impl PartialEq for Origin<'_> {
     }
 }
 
-/// The origins that one entry of a list means: a single one, or those of every host below
-/// a domain (`https://*.example.com`, which is not `https://example.com` itself).
+/// The origins that one entry of a list matches: a single one, or those of every host below a
+/// domain (`https://*.example.com`, which does not match `https://example.com` itself).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginPattern {
     scheme: Box<str>,
@@ -52,11 +52,11 @@ pub struct OriginPattern {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum HostPattern {
     Exact(Box<str>),
-    /// With its dot in front.
+    /// Domain suffix with its leading dot.
     Below(Box<str>),
 }
 
-/// Why a text is no pattern of origins, and what to write instead.
+/// Reason why an origin pattern is invalid, and its correct form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the origin `{origin}` {why}")]
 pub struct OriginError {
@@ -153,7 +153,7 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// `HOST` and the digits of `:PORT`; `None` if what follows the host is no port.
+/// Splits `HOST` and the digits of `:PORT`; `None` if the host is followed by anything else.
 fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     let after_host = match authority.strip_prefix('[') {
         Some(rest) => rest.find(']')? + 2,
@@ -168,7 +168,8 @@ fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     is_number.then_some((host, Some(digits)))
 }
 
-/// A scheme by RFC 3986, 3.1. Apps in a web view have their own: `capacitor://localhost`.
+/// Returns true for a scheme by RFC 3986, 3.1. Apps in a web view have their own:
+/// `capacitor://localhost`.
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text
@@ -176,7 +177,7 @@ fn is_scheme(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
 }
 
-/// A name, an IPv4 address, or an IPv6 address in brackets.
+/// Returns true for a name, an IPv4 address, or an IPv6 address in brackets.
 fn is_host(text: &str) -> bool {
     if let Some(inner) = text.strip_prefix('[') {
         return inner

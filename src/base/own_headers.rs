@@ -1,15 +1,14 @@
-//! Request headers that are the gateway's own word to a backend, so that no client may send
-//! them.
+//! Request headers that the gateway itself sets for a backend, so that no client may send them.
 
 use http::{HeaderMap, HeaderName, header};
 
 use super::reserved_headers::is_known;
 
-/// Names that clients cannot send.
+/// Header names that clients cannot send.
 #[derive(Clone, Debug, Default)]
 pub struct OwnHeaders(Box<[HeaderName]>);
 
-/// Why a header cannot be the gateway's own word, and what to write instead.
+/// Reason why the gateway cannot own a header, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct OwnHeaderError {
@@ -17,7 +16,7 @@ pub struct OwnHeaderError {
     pub help: &'static str,
 }
 
-/// Headers that say how the message itself is to be read, or who asks for which site.
+/// Headers about message framing, the connection, or the requested site.
 const TAKEN: [HeaderName; 10] = [
     header::HOST,
     header::CONTENT_LENGTH,
@@ -44,7 +43,7 @@ impl OwnHeaders {
         &self.0
     }
 
-    /// A name that may be the gateway's own word.
+    /// Parses a header name that the gateway may own.
     pub fn parse(text: &str) -> Result<HeaderName, OwnHeaderError> {
         let refuse = |message: String, help| OwnHeaderError { message, help };
         let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
@@ -63,8 +62,8 @@ impl OwnHeaders {
         Ok(name)
     }
 
-    /// Takes away what a client has sent under these names. `X_User_Id` counts as
-    /// `X-User-Id`: CGI, WSGI and PHP cannot tell them apart.
+    /// Removes what a client has sent under these names. `X_User_Id` counts as `X-User-Id`: CGI,
+    /// WSGI and PHP cannot tell them apart.
     pub fn strip(&self, headers: &mut HeaderMap) {
         for name in &self.0 {
             headers.remove(name);

@@ -1,5 +1,5 @@
-//! Files for our own eyes: folders are 0700 and files 0600. A file is written under another
-//! name and renamed, so that a reader sees all of it or none. Everything here blocks.
+//! Private files of the gateway: folders are 0700 and files 0600. A file is written under a
+//! temporary name and renamed, so that a reader sees all of it or none. Everything here blocks.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -8,29 +8,29 @@ use std::{
     path::Path,
 };
 
-/// Makes a folder, and those above it that are not there.
+/// Creates a folder, and its missing parents.
 pub fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Writes a file so that it survives a crash: it has all of `bytes`, or is as it was.
+/// Writes a file so that it survives a crash: it has all of `bytes`, or is unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // Of this process alone: during an upgrade there are two.
+    // The name includes the process id: during an upgrade two processes run.
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}.new", std::process::id()));
     let partial = Path::new(&partial);
-    // One that a crash left behind may have other permissions.
+    // A file left behind by a crash may have other permissions.
     match fs::remove_file(partial) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let outcome = write_new(partial, bytes).and_then(|()| fs::rename(partial, path));
     if let Err(error) = outcome {
-        // It may not even have been made; the error that matters is the one given.
+        // The file may not even exist; the error that matters is the one returned.
         let _removed = fs::remove_file(partial);
         return Err(error);
     }
-    // The name is to survive a power failure as well.
+    // The name must survive a power failure as well.
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
@@ -67,7 +67,7 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&below)), (0o600, 0o700));
         assert_eq!(fs::read_dir(&below).unwrap().count(), 1);
-        // What cannot take its place is not left beside it.
+        // The temporary file is removed if it cannot replace its target.
         fs::create_dir(below.join("d")).unwrap();
         assert!(write(&below.join("d"), b"one").is_err());
         assert_eq!(fs::read_dir(&below).unwrap().count(), 2);

@@ -1,6 +1,6 @@
-//! Single parameters of a query, and single cookies, as the app behind would read them.
+//! Query parameters and cookies, read one at a time the way the app behind the gateway would.
 //!
-//! Reads bytes in place: no allocation, no panic on any input.
+//! Parses bytes in place: no allocation, no panic on any input.
 
 use std::borrow::Cow;
 
@@ -9,14 +9,14 @@ use percent_encoding::percent_decode;
 
 use super::http::is_token_byte;
 
-/// The query of a request target, without its `?`; `None` if there is no `?`.
+/// Returns the query of a request target, without its `?`; `None` if there is no `?`.
 pub fn query_of(target: &[u8]) -> Option<&[u8]> {
     let mark = target.iter().position(|byte| *byte == b'?')?;
     Some(&target[mark + 1..])
 }
 
-/// The values of the parameter `name`, still coded. Its name may be coded too: an app
-/// decodes `%74oken` before it looks.
+/// Returns the values of the parameter `name`, still encoded. Its name may be encoded too: an app
+/// decodes `%74oken` before it compares.
 pub fn values<'a>(query: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     query.split(|byte| *byte == b'&').filter_map(move |pair| {
         let (own, value) = parted(pair);
@@ -24,7 +24,7 @@ pub fn values<'a>(query: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [
     })
 }
 
-/// The name of a parameter, as apps read it.
+/// Returns the name of a parameter, as apps decode it.
 pub fn name_of(parameter: &[u8]) -> Cow<'_, [u8]> {
     let (name, _) = parted(parameter);
     if name.contains(&b'+') {
@@ -37,13 +37,13 @@ pub fn name_of(parameter: &[u8]) -> Cow<'_, [u8]> {
     decoded(name)
 }
 
-/// A value of [`values`] without its coding.
+/// Decodes a value of [`values`].
 pub fn decoded(value: &[u8]) -> Cow<'_, [u8]> {
     percent_decode(value).into()
 }
 
-/// The target without the parameters of these names, the rest of it byte for byte; `None`
-/// if it has none of them.
+/// Removes the parameters of these names from a target and keeps the rest byte for byte; `None` if
+/// it has none of them.
 pub fn without(target: &[u8], names: &[Box<str>]) -> Option<Vec<u8>> {
     let is_doomed = |pair: &[u8]| {
         let (own, _) = parted(pair);
@@ -65,7 +65,7 @@ pub fn without(target: &[u8], names: &[Box<str>]) -> Option<Vec<u8>> {
     Some(kept)
 }
 
-/// The values of the cookie `name`, over all lines: HTTP/2 may part them.
+/// Returns the values of the cookie `name`, over all lines: HTTP/2 may split them.
 pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(header::COOKIE)
@@ -73,13 +73,13 @@ pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
         .filter_map(move |pair| {
             let (own, value) = parted(pair.trim_ascii());
-            // Frameworks take the space round `=` away.
+            // Frameworks trim the space around `=`.
             (own.trim_ascii_end() == name).then_some(value.trim_ascii_start())
         })
 }
 
-/// The values of the parameter `name` as forms are read: names and values decoded, `+` for a
-/// space. `name[]` and `name[x]` count as well, since many parsers make a list of them.
+/// Returns the values of the parameter `name` as form parsers see them: names and values decoded,
+/// `+` for a space. `name[]` and `name[x]` count as well, since many parsers make a list of them.
 pub fn form_values<'a>(
     query: &'a [u8],
     name: &'a [u8],
@@ -103,8 +103,8 @@ fn form_decoded(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(percent_decode(&spaced).collect())
 }
 
-/// The values of the cookie `name` as apps read them (the package `cookie` of npm): without
-/// space and quotes around, and decoded if that can be.
+/// Returns the values of the cookie `name` as apps see them (npm's package `cookie`): without
+/// surrounding space and quotes, and decoded if possible.
 pub fn cookie_values<'a>(
     headers: &'a HeaderMap,
     name: &'a [u8],
@@ -126,7 +126,7 @@ fn cookie_decoded(value: &[u8]) -> Cow<'_, [u8]> {
     if !value.contains(&b'%') {
         return Cow::Borrowed(value);
     }
-    // As `decodeURIComponent`: all of it, or nothing.
+    // Like `decodeURIComponent`: decodes all of it, or nothing.
     let is_code = |code: &[u8]| code.len() > 1 && code[..2].iter().all(u8::is_ascii_hexdigit);
     let decoded: Vec<u8> = percent_decode(value).collect();
     let can_be = value.split(|byte| *byte == b'%').skip(1).all(is_code);
@@ -137,13 +137,13 @@ fn cookie_decoded(value: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The names of all cookies, over all lines.
+/// Returns the names of all cookies, over all lines.
 pub fn cookie_names(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(header::COOKIE).iter();
     lines.flat_map(cookie_names_in)
 }
 
-/// The names in one line of cookies. A pair without `=` is a cookie too, whose name is all of
+/// Returns the cookie names in one line. A pair without `=` is a cookie too, whose name is all of
 /// it.
 pub fn cookie_names_in(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes()
@@ -152,24 +152,23 @@ pub fn cookie_names_in(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
         .filter(|name| !name.is_empty())
 }
 
-/// Whether all frameworks find the same cookies in a request: those that the functions here
-/// find.
+/// Returns true if all frameworks find the same cookies in a request as the functions here.
 ///
-/// That is so of one line in the grammar of RFC 6265, 4.2.1, in which a value may also have
-/// commas, and blanks between quotes. Outside of it they part ways: npm's `cookie` 0.6 takes
-/// U+00A0 away like a blank, koa keeps the blanks round `=`, Python's `SimpleCookie` cuts at
-/// blanks, takes `;` between quotes for a part of the value, and ends at what it does not know.
+/// That holds for one line in the grammar of RFC 6265, 4.2.1, in which a value may also have
+/// commas, and blanks between quotes. Other lines are parsed differently: npm's `cookie` 0.6 trims
+/// U+00A0 like a blank, koa keeps the blanks around `=`, Python's `SimpleCookie` splits at blanks,
+/// treats `;` between quotes as part of the value, and stops at syntax it does not know.
 pub fn are_cookies_clear(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::COOKIE).iter();
     match (lines.next(), lines.next()) {
         (None, _) => true,
         (Some(line), None) => is_clear_line(line),
-        // What stands before an origin may join them with a comma.
+        // A proxy in front of an origin may join them with a comma.
         (Some(_), Some(_)) => false,
     }
 }
 
-/// Whether all frameworks find the same cookies in a line; see [`are_cookies_clear`].
+/// Returns true if all frameworks find the same cookies in a line; see [`are_cookies_clear`].
 pub fn is_clear_line(line: &HeaderValue) -> bool {
     let line = line.as_bytes();
     let spaces = line.iter().rev().take_while(|byte| **byte == b' ').count();
@@ -180,13 +179,13 @@ pub fn is_clear_line(line: &HeaderValue) -> bool {
     let line = line.strip_suffix(b";").unwrap_or(line);
     let mut pairs = line.split(|byte| *byte == b';').map(without_spaces);
     pairs.next().is_some_and(|first| {
-        // Where no cookie stands before them, `SimpleCookie` refuses the line for these.
+        // At the start of a line, `SimpleCookie` refuses the line for these.
         is_clear_pair(first) && !is_attribute(parted(first).0)
     }) && pairs.all(is_clear_pair)
 }
 
-/// Whether some framework may read a cookie that the functions here do not find, behind a blank
-/// of some kind.
+/// Returns true if some framework may find a cookie that the functions here miss, after some kind
+/// of blank.
 pub fn may_hide_cookies(headers: &HeaderMap) -> bool {
     let is_odd = |line: &HeaderValue| {
         let line = line.as_bytes();
@@ -213,7 +212,8 @@ fn is_clear_pair(pair: &[u8]) -> bool {
         return false;
     };
     let (name, value) = (&pair[..at], &pair[at + 1..]);
-    // `$Version` and its like are about the cookies beside them, to some (RFC 2965).
+    // Some parsers treat `$Version` and the like as attributes of the neighbouring cookies (RFC
+    // 2965).
     let is_name =
         !name.is_empty() && name[0] != b'$' && name.iter().all(|byte| is_token_byte(*byte));
     let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
@@ -224,7 +224,7 @@ fn is_clear_pair(pair: &[u8]) -> bool {
     is_name && is_value
 }
 
-/// Whether a name is that of an attribute of `Set-Cookie`.
+/// Returns true if a name is that of an attribute of `Set-Cookie`.
 fn is_attribute(name: &[u8]) -> bool {
     const ATTRIBUTES: [&str; 10] = [
         "comment",
@@ -250,7 +250,7 @@ fn parted(pair: &[u8]) -> (&[u8], &[u8]) {
 }
 
 fn is_called(coded: &[u8], name: &[u8]) -> bool {
-    // A coded name is longer than what it stands for.
+    // An encoded name is longer than its decoded form.
     coded.len() >= name.len() && percent_decode(coded).eq(name.iter().copied())
 }
 
@@ -405,7 +405,7 @@ mod tests {
         }
     }
 
-    /// npm's `cookie` 0.6, as Node gives it a line: a character for each byte.
+    /// Model of npm's `cookie` 0.6, which Node gives a line as one character per byte.
     fn npm(line: &[u8]) -> Cookies {
         let trim = |text: &[u8]| {
             let text: String = text.iter().map(|byte| char::from(*byte)).collect();
@@ -425,7 +425,7 @@ mod tests {
         found
     }
 
-    /// koa's `cookies`: the value of one.
+    /// Model of koa's `cookies`: the value of one cookie.
     fn koa(line: &[u8], name: &[u8]) -> Option<Vec<u8>> {
         let name = regex::escape(std::str::from_utf8(name).unwrap());
         let pattern = format!("(?-u)(?:^|;) *{name}=([^;]*)");
@@ -434,7 +434,7 @@ mod tests {
         Some(without_quotes(value).to_vec())
     }
 
-    /// Python's `SimpleCookie`; the last of a name.
+    /// Model of Python's `SimpleCookie`; the last cookie of a name wins.
     fn simple_cookie(line: &[u8]) -> Cookies {
         const NAME: &str = r"\w!#%&'~_`><@,:/$*+\-.^|)(?}{=";
         let pattern = format!(

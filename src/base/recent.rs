@@ -1,5 +1,4 @@
-//! A bounded memory of what was worked out lately, found by a keyed hash of what it was
-//! worked out from.
+//! A bounded memory of recently computed values, found by a keyed hash of their inputs.
 
 use std::{collections::HashMap, fmt, hash::Hasher as _};
 
@@ -10,18 +9,18 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 
 const SHARDS: usize = 16;
 
-/// What stands for the parts that a value was worked out from.
+/// A hash of the inputs that a value was computed from.
 ///
-/// 128 bits of a hash whose key nobody outside knows: two different inputs share one only by
-/// chance, and nobody can look for two that do.
+/// It has 128 bits, and its key is secret: two different inputs collide only by chance, and no
+/// attacker can search for two that do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(u128);
 
-/// The most recent values. Reading one costs a lock that a sixteenth of them share; what was
-/// not asked for since two generations is forgotten.
+/// The most recent values. Reading one takes the lock of its shard, one of 16; values not read for
+/// two generations are forgotten.
 pub struct Recent<V> {
     seed: [u8; 16],
-    /// Values in one generation of one shard.
+    /// Limit on the values in one generation of one shard.
     most: usize,
     shards: [Mutex<Shard<V>>; SHARDS],
 }
@@ -41,7 +40,7 @@ impl<V> Default for Shard<V> {
 }
 
 impl<V: Clone> Recent<V> {
-    /// Remembers at least half as many and never more than `most`.
+    /// Creates a memory that keeps at least half of `most` values and never more than `most`.
     pub fn new(most: usize) -> Self {
         let mut seed = [0; 16];
         let filled = SystemRandom::new().fill(&mut seed);
@@ -53,11 +52,11 @@ impl<V: Clone> Recent<V> {
         }
     }
 
-    /// The fingerprint of these parts, in this memory.
+    /// Returns the fingerprint of these parts, in this memory.
     pub fn fingerprint<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
         let mut hasher = SipHasher24::new_with_key(&self.seed);
         for part in parts {
-            // Framed, or two parts could run into one another.
+            // Length-prefixed, so that adjacent parts cannot run together.
             hasher.write_u64(part.len() as u64);
             hasher.write(part);
         }
@@ -78,7 +77,7 @@ impl<V: Clone> Recent<V> {
         self.put(&mut self.shard(of).lock(), of, value);
     }
 
-    /// Forgets one.
+    /// Forgets one value.
     pub fn remove(&self, of: Fingerprint) {
         let mut shard = self.shard(of).lock();
         shard.young.remove(&of);

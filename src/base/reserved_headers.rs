@@ -1,39 +1,39 @@
-//! Request headers that a client cannot send: what the gateway itself says of a client, what
-//! only other proxies could know, and what turns a request into another one behind every rule.
+//! Request headers that a client cannot send: those that the gateway sets about a client, those
+//! that only another proxy could know, and those that override the request behind every rule.
 //!
-//! Compiled once for a whole configuration, so that a request costs one look at each name.
+//! Compiled once for a whole configuration, so that a request costs one lookup per name.
 
 use std::collections::BTreeSet;
 
 use http::HeaderName;
 
-/// The names that are taken out of requests before a route is chosen.
+/// Names that are removed from requests before a route is chosen.
 #[derive(Clone, Debug)]
 pub struct ReservedHeaders {
-    /// For the last five bits of a name's first byte, the lengths that a reserved name with
-    /// such a beginning has, modulo 64. Most names of most requests end here.
+    /// Bit sets of the lengths, modulo 64, of reserved names, indexed by the last five bits of a
+    /// name's first byte. Most names of most requests are ruled out here.
     lengths: [u64; 32],
-    /// Names that routes write for their backends.
+    /// Names that routes set for their backends.
     own: BTreeSet<Box<[u8]>>,
-    /// Those of [`OVERRIDES`] that some route lets pass.
+    /// Names of [`OVERRIDES`] that some route lets pass.
     passing: BTreeSet<&'static str>,
-    /// Something besides backends looks at the gateway's own headers before a route is chosen,
+    /// True if anything besides backends reads the gateway's own headers before a route is chosen,
     /// or on every route.
     is_read: bool,
 }
 
-/// Why a name is looked at.
+/// Reason why a name needs attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reserved {
-    /// Taken away, whoever sends it.
+    /// Removed, no matter who sends it.
     Always,
-    /// Taken away unless one of the trusted proxies sends it.
+    /// Removed unless a trusted proxy sends it.
     Untrusted,
-    /// `Connection`, which names headers that end here.
+    /// `Connection`, which names hop-by-hop headers.
     Connection,
 }
 
-/// What a proxy in front may say of its client.
+/// Headers that a proxy in front may set about its client.
 pub const FROM_PROXIES: [&str; 4] = [
     "x-forwarded-for",
     "x-forwarded-host",
@@ -41,10 +41,10 @@ pub const FROM_PROXIES: [&str; 4] = [
     "x-forwarded-proto",
 ];
 
-/// Headers by which one request stands for another one: no rule has seen that one. A route
+/// Headers that override the request's method or target: no rule has checked the result. A route
 /// can let them pass.
 pub const OVERRIDES: [&str; 7] = [
-    // CGI makes `HTTP_PROXY` of it (httpoxy, CVE-2016-5385).
+    // CGI turns it into `HTTP_PROXY` (httpoxy, CVE-2016-5385).
     "proxy",
     "x-http-method",
     "x-http-method-override",
@@ -54,7 +54,7 @@ pub const OVERRIDES: [&str; 7] = [
     "x-rewrite-url",
 ];
 
-/// Words on a client that only some proxy could know, and those that the gateway writes.
+/// Headers about a client that only some proxy could know, and those that the gateway sets.
 const CLAIMS: [&str; 28] = [
     "cf-connecting-ip",
     "cf-connecting-ipv6",
@@ -86,7 +86,7 @@ const CLAIMS: [&str; 28] = [
     "x-url-scheme",
 ];
 
-/// Beginnings of such words. All begin with `x`: see [`ReservedHeaders::new`].
+/// Prefixes of such names. All begin with `x`: see [`ReservedHeaders::new`].
 const CLAIM_PREFIXES: [&str; 6] = [
     "x-amzn-mtls-",
     "x-client-cert",
@@ -96,21 +96,21 @@ const CLAIM_PREFIXES: [&str; 6] = [
     "x-ssl-client-",
 ];
 
-/// What the gateway writes into every request that goes to a backend.
+/// Headers that the gateway sets on every request to a backend.
 const WRITTEN: [&str; 3] = ["x-real-ip", "x-client-cert", "x-client-verify"];
 
-/// No reserved name is longer.
+/// Upper bound on the length of a reserved name.
 const LONGEST: usize = 256;
 
-/// A name as the laxest backend reads it: lighttpd makes one character of everything that is
-/// no letter or digit, PHP of dots, CGI and WSGI of hyphens.
+/// A name as the laxest backend sees it: lighttpd maps everything that is not a letter or digit to
+/// one character, PHP maps dots, CGI and WSGI map hyphens.
 struct Folded {
     bytes: [u8; LONGEST],
     length: usize,
 }
 
 impl Folded {
-    /// Of the beginning of `name`, if that is longer.
+    /// Folds `name`, or its beginning if it is longer.
     fn of(name: &[u8]) -> Self {
         let mut bytes = [0; LONGEST];
         let length = name.len().min(LONGEST);
@@ -129,21 +129,21 @@ impl Folded {
     }
 }
 
-/// Why a name can be none that a route writes, or asks for.
+/// Reason why a route can neither set nor match a header name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NeverSeen {
-    /// A route writes it for its backend.
+    /// Set by a route for its backend.
     Own,
-    /// No request has it when its route is chosen.
+    /// Removed from every request before its route is chosen.
     Claim,
-    /// No route lets it pass.
+    /// Passed through by no route.
     Override,
 }
 
 impl ReservedHeaders {
-    /// `own`: what any route writes for its backend; `passing`: those of [`OVERRIDES`] that
-    /// any route lets pass; `is_read`: something besides backends looks at the gateway's own
-    /// headers before a route is chosen, or on every route.
+    /// Compiles the table. `own`: names that any route sets for its backend; `passing`: names of
+    /// [`OVERRIDES`] that any route lets pass; `is_read`: anything besides backends reads the
+    /// gateway's own headers before a route is chosen, or on every route.
     pub fn new<'n>(
         own: impl IntoIterator<Item = &'n HeaderName>,
         passing: impl IntoIterator<Item = &'n str>,
@@ -159,7 +159,7 @@ impl ReservedHeaders {
             .filter(|name| passing.iter().any(|other| other.eq_ignore_ascii_case(name)))
             .collect();
         let mut lengths = [0; 32];
-        // Beginnings go on at any length.
+        // Names with a reserved prefix may have any length.
         lengths[usize::from(b'x' & 31)] = u64::MAX;
         let exact = CLAIMS.iter().chain(&OVERRIDES).chain(&["connection"]);
         let exact = exact.map(|name| name.as_bytes());
@@ -174,18 +174,18 @@ impl ReservedHeaders {
         }
     }
 
-    /// Whether the gateway's own headers are to be there before a route is chosen.
+    /// Returns true if the gateway's own headers must be set before a route is chosen.
     pub fn is_read(&self) -> bool {
         self.is_read
     }
 
-    /// Whether some route lets one of [`OVERRIDES`] pass, so that the others are to take it
-    /// away themselves.
+    /// Returns true if some route lets one of [`OVERRIDES`] pass, so that the other routes must
+    /// remove it themselves.
     pub fn passes_overrides(&self) -> bool {
         !self.passing.is_empty()
     }
 
-    /// Why a request's header of this name, in lower case, is not simply a client's.
+    /// Returns the reason why a request header of this name, in lower case, is reserved.
     #[inline]
     pub fn find(&self, name: &[u8]) -> Option<Reserved> {
         let first = *name.first()?;
@@ -213,7 +213,7 @@ impl ReservedHeaders {
         is_reserved.then_some(Reserved::Always)
     }
 
-    /// Why a demand on this header never holds; none if it may.
+    /// Returns the reason why a condition on this header never holds; `None` if it may hold.
     pub fn never_seen(&self, name: &HeaderName) -> Option<NeverSeen> {
         if is_claim(name) {
             return Some(NeverSeen::Claim);
@@ -227,13 +227,13 @@ impl ReservedHeaders {
     }
 }
 
-/// Whether the name has a meaning of its own already, whatever a configuration says.
+/// Returns true if the name has a predefined meaning, whatever the configuration.
 pub fn is_known(name: &HeaderName) -> bool {
     let folded = Folded::of(name.as_str().as_bytes());
     begins_as_claim(folded.bytes()) || OVERRIDES.contains(&name.as_str())
 }
 
-/// Whether the gateway takes it away, and writes nothing in its place.
+/// Returns true if the gateway removes the header and sets nothing in its place.
 pub fn is_claim(name: &HeaderName) -> bool {
     let text = name.as_str();
     let is_written = WRITTEN.iter().any(|known| text.starts_with(known));
@@ -249,7 +249,7 @@ fn begins_as_claim(folded: &[u8]) -> bool {
             .any(|prefix| folded.starts_with(prefix.as_bytes()))
 }
 
-/// Whether a text of the configuration may be about a header that the gateway writes.
+/// Returns true if a text of the configuration may refer to a header that the gateway sets.
 pub fn names_a_written_header(text: &str) -> bool {
     let folded: Vec<u8> = text
         .bytes()
@@ -279,7 +279,7 @@ mod tests {
         ReservedHeaders::new(&own, ["X-HTTP-Method-Override"], false)
     }
 
-    /// What the tables are to say, without tables.
+    /// Reference model: the rules of the tables, without tables.
     fn is_taken(name: &str) -> bool {
         let folded: String = name
             .chars()
@@ -295,7 +295,7 @@ mod tests {
         (is_exact || begins) && !FROM_PROXIES.contains(&name) && name != "x-http-method-override"
     }
 
-    /// A reserved name in a spelling that some backend folds, or a name that is near one.
+    /// Generates a reserved name in a spelling that some backend folds, or a similar name.
     fn name() -> impl Strategy<Value = String> {
         let known: Vec<&str> = CLAIMS
             .into_iter()

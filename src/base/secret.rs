@@ -1,5 +1,5 @@
-//! A text that must not be seen: redacted in `Debug`, in dumps and in `edgeway check --print`.
-//! Some are known by their type, others by the name beside them.
+//! Secret texts: redacted in `Debug`, in dumps and in `edgeway check --print`. Some are recognized
+//! by their type, others by the name next to them.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range, sync::LazyLock};
 
@@ -8,11 +8,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
-/// What stands in place of a secret wherever one is printed.
+/// Text printed in place of a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// Words that make a name a secret's: of a query, a header, a cookie. With `=` before it,
-/// the whole name only.
+/// Words that mark a name of a query parameter, header or cookie as secret. With `=` in front, only
+/// the whole name counts.
 pub const NAMES: [&str; 25] = [
     "token",
     "accesstoken",
@@ -41,11 +41,11 @@ pub const NAMES: [&str; 25] = [
     "=code",
 ];
 
-/// Words that end names without a mark between (`dbpassword`).
+/// Words that end names even without a separator (`dbpassword`).
 const SUFFIXES: [&[u8]; 3] = [b"password", b"passwd", b"secret"];
 
-/// Secrets that look like ones: the password of a URL, credentials of HTTP, hashes of
-/// passwords, private keys.
+/// Patterns of secrets: the password of a URL, credentials of HTTP, hashes of passwords, private
+/// keys.
 static SHAPES: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
         r#"(?s)://[^\s/"'@]*:([^\s"']+)@|(?i:\b(?:bearer|basic)[ \t]+)([\w.~+/=-]{8,})|(\$(?:argon2\w*|2[abxy])\$[^\s"'}]+)|-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)(?:-----END|\z)"#,
@@ -53,11 +53,11 @@ static SHAPES: LazyLock<Regex> = LazyLock::new(|| {
     .expect("it is tested")
 });
 
-/// A URL with a query, to its end.
+/// Pattern of a URL with a query, to its end.
 static QUERY: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r#"://[^\s"'?]*\?[^\s"'#`]*"#).expect("it is tested"));
 
-/// The parts of a text that are secrets by their shape.
+/// Returns the parts of a text that look like secrets.
 pub fn shapes(text: &str) -> Vec<Range<usize>> {
     let mut found: Vec<_> = SHAPES
         .captures_iter(text)
@@ -71,7 +71,7 @@ pub fn shapes(text: &str) -> Vec<Range<usize>> {
         for pair in text[at..url.end()].split('&') {
             if let Some((name, value)) = pair.split_once('=')
                 && !value.is_empty()
-                // A place for something else, or hidden already.
+                // A placeholder, or redacted already.
                 && !value.starts_with(['{', '$', '*', '['])
                 && shown(name, "x") == REDACTED
             {
@@ -85,7 +85,7 @@ pub fn shapes(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// The text without the secrets that look like ones.
+/// Redacts the parts of a text that look like secrets.
 pub fn without_shapes(text: &str) -> Cow<'_, str> {
     let found = shapes(text);
     if found.is_empty() {
@@ -105,9 +105,8 @@ pub fn without_shapes(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
-/// Whether a name is `word` (in lower case), or ends with it where a word begins: after
-/// something that is no letter, or at a capital (`reset_token`, `resetToken`). Some words need
-/// no beginning.
+/// Returns true if a name is `word` (in lower case), or ends with it at the start of a word: after
+/// a non-letter, or at a capital (`reset_token`, `resetToken`). Some words may follow anything.
 pub fn is_named(name: &[u8], word: &[u8], is_whole: bool) -> bool {
     let Some(start) = name.len().checked_sub(word.len()) else {
         return false;
@@ -125,13 +124,13 @@ pub fn is_named(name: &[u8], word: &[u8], is_whole: bool) -> bool {
             || SUFFIXES.contains(&word))
 }
 
-/// What may be shown of the value that goes by this name.
+/// Returns the displayable form of a value with this name.
 pub fn shown<'a>(name: &str, value: &'a str) -> &'a str {
     let hides = |word: &str| match word.strip_prefix('=') {
         Some(whole) => is_named(name.as_bytes(), whole.as_bytes(), true),
         None => is_named(name.as_bytes(), word.as_bytes(), false),
     };
-    // `*` stands for any value.
+    // `*` means any value.
     if value != "*" && (NAMES.into_iter().any(hides) || hides("=cookie")) {
         REDACTED
     } else {
@@ -139,7 +138,7 @@ pub fn shown<'a>(name: &str, value: &'a str) -> &'a str {
     }
 }
 
-/// A URL as logs and pages show it: its query, which may have a key in it, is left out.
+/// Formats a URL for logs and pages without its query, which may contain a key.
 pub fn without_query(url: &http::Uri) -> String {
     let scheme = url.scheme_str().unwrap_or_default();
     let authority = url.authority().map_or("", |authority| authority.as_str());
@@ -147,7 +146,7 @@ pub fn without_query(url: &http::Uri) -> String {
     format!("{scheme}://{authority}{}{query}", url.path())
 }
 
-/// Serializes names and values, without those that are secrets by their names.
+/// Serializes names and values, with values redacted whose names mark them as secret.
 pub fn by_name<S: Serializer, V: AsRef<str>>(
     values: &BTreeMap<String, V>,
     s: S,
@@ -159,7 +158,7 @@ pub fn by_name<S: Serializer, V: AsRef<str>>(
     )
 }
 
-/// Takes out of plain data the texts and numbers that are secrets by their names, in lists too.
+/// Redacts texts and numbers in plain data whose names mark them as secret, in lists too.
 pub fn redact_by_name(data: &mut Value) {
     match data {
         Value::Object(map) => {
@@ -177,7 +176,7 @@ pub fn redact_by_name(data: &mut Value) {
     }
 }
 
-/// Takes this value out, and what stands in it: keys of mappings stay.
+/// Redacts this value and the values in it; keys of mappings stay.
 pub fn redact(value: &mut Value) {
     match value {
         Value::Null | Value::Bool(_) => {}
@@ -191,11 +190,11 @@ pub fn redact(value: &mut Value) {
 #[derive(Clone)]
 pub struct Secret {
     text: String,
-    /// The path of a `file:PATH`, which is no secret.
+    /// Path of a `file:PATH`, which is not secret.
     file: Option<Box<str>>,
 }
 
-/// Two are the same that say the same, wherever they stand.
+/// Secrets are equal if their texts are, whatever their sources.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text
@@ -212,12 +211,12 @@ impl Secret {
         }
     }
 
-    /// The secret itself. Whoever calls this answers for where it goes.
+    /// Returns the secret itself. The caller is responsible for where it goes.
     pub fn reveal(&self) -> &str {
         &self.text
     }
 
-    /// The file that it was read from.
+    /// Returns the file that it was read from.
     pub fn file(&self) -> Option<&str> {
         self.file.as_deref()
     }
@@ -249,7 +248,7 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 impl Serialize for Secret {
-    /// As it was written where that is no secret itself.
+    /// Serializes the secret as written if that is not secret itself.
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self.file() {
             Some(path) => s.collect_str(&format_args!("file:{path}")),

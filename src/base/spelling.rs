@@ -1,47 +1,47 @@
-//! The spellings of a path: in which other ways apps read one that is in normal form.
+//! The spellings of a path: the ways in which apps may interpret a path in normal form.
 //!
-//! Frameworks and servers fold case, slashes, parameters (`;…`) and encodings, each in its own
-//! way. A [`Reading`] is what one of them makes of a path. Whoever guards a path guards each
-//! path that has a reading in common with it.
+//! Frameworks and servers fold case, slashes, parameters (`;…`) and encodings, each in its own way.
+//! A [`Reading`] is the result of one of them for a path. A rule that guards a path guards every
+//! path that shares a reading with it.
 
 use std::ops::Range;
 
 use super::target::coded;
 
-/// Bytes of a path, each with its place in the path as it came.
+/// Bytes of a path, each with its offset in the original path.
 type Text = Vec<(u8, usize)>;
 
-/// One way to read a path.
+/// An interpretation of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// Begins with `/`; in small letters, without empty segments and without a slash at its
-    /// end. It may have bytes that no path has, since some are decoded.
+    /// Begins with `/`; in lower case, without empty segments and without a trailing slash.
+    /// Decoding may produce bytes that no path has.
     path: Vec<u8>,
-    /// Where each of its bytes was.
+    /// Original offset of each byte of `path`.
     from: Vec<usize>,
-    /// Where its last byte ended.
+    /// Original end of the last byte.
     end: usize,
 }
 
-/// How much of an encoding is taken off.
+/// Number of times that percent-encoding is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decoding {
     None,
-    /// Once, but for what has a meaning in a path, such as an encoded slash.
+    /// Once, except for bytes with a meaning in a path, such as an encoded slash.
     Kept,
     Once,
     Twice,
-    /// Until nothing is encoded any more.
+    /// Until nothing is encoded.
     Whole,
 }
 
-/// What becomes of `;` (and of what ends a path once it is decoded) and the rest behind it.
+/// Treatment of `;` (and of bytes that end a path once decoded) and the rest after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parameters {
     Keep,
-    /// Taken out of each segment.
+    /// Removed from each segment.
     Strip,
-    /// Nothing behind it is the path's.
+    /// Ends the path.
     Cut,
 }
 
@@ -59,7 +59,7 @@ const DECODINGS: [Decoding; 5] = [
     Decoding::Whole,
 ];
 
-/// The readings of a path in normal form, each once; the one that changes least is the first.
+/// Returns the distinct readings of a path in normal form; the one that changes least comes first.
 pub fn readings(path: &[u8]) -> Vec<Reading> {
     let mut found: Vec<Reading> = Vec::new();
     let decodings = if path.contains(&b'%') {
@@ -79,7 +79,7 @@ pub fn readings(path: &[u8]) -> Vec<Reading> {
         } else {
             &[Parameters::Keep]
         };
-        // A path in normal form has dot segments only once it is decoded, or cut.
+        // A path in normal form has dot segments only after decoding or cutting.
         let dots: &[Dots] = if has(b".") {
             &[Dots::Keep, Dots::Resolve]
         } else {
@@ -104,28 +104,28 @@ pub fn readings(path: &[u8]) -> Vec<Reading> {
     found
 }
 
-/// Whether it may be the address of what Next.js makes of another path.
+/// Returns true if the path may be an address that Next.js derives from another path.
 #[inline]
 pub(super) fn is_of_page(path: &[u8]) -> bool {
     path.ends_with(RSC) || path.ends_with(JSON) && data_at(path).is_some()
 }
 
-/// Where the address of data begins, behind the app's `basePath`.
+/// Returns the start of a data address, after the app's `basePath`.
 fn data_at(path: &[u8]) -> Option<usize> {
     path.windows(DATA.len()).position(|part| part == DATA)
 }
 
-/// Data of the pages router of Next.js: `/_next/data/BUILD/page.json`.
+/// Data address of the pages router of Next.js: `/_next/data/BUILD/page.json`.
 const DATA: &[u8] = b"/_next/data/";
 const JSON: &[u8] = b".json";
-/// What the app router sends to its own scripts: `/page.rsc`, `/page.prefetch.rsc`, and
+/// Addresses that the app router serves to its own scripts: `/page.rsc`, `/page.prefetch.rsc`, and
 /// `/page.segments/x.segment.rsc`.
 const RSC: &[u8] = b".rsc";
 const PREFETCH: &[u8] = b".prefetch";
 const SEGMENTS: &[u8] = b".segments/";
 
-/// The segments of a piece of a pattern in each of the readings, in one order for all pieces.
-/// Nothing is cut: behind a cut there may be more of the pattern.
+/// Returns the segments of a piece of a pattern in each of the readings, in the same order for all
+/// pieces. No reading cuts: more of the pattern may follow the cut.
 pub fn pieces(piece: &[u8]) -> impl Iterator<Item = Vec<Vec<u8>>> {
     let all = DECODINGS.iter().flat_map(|decoding| {
         [
@@ -149,7 +149,7 @@ impl Reading {
         &self.path
     }
 
-    /// The page of Next.js that this is made of.
+    /// Returns the Next.js page that this address is derived from.
     fn page(&self) -> Option<Self> {
         let path = &*self.path;
         let (base, page) = if let Some(base) = data_at(path) {
@@ -164,7 +164,7 @@ impl Reading {
             let end = parts.position(|part| part == SEGMENTS);
             (0..0, 0..end.unwrap_or(whole.len()))
         };
-        // The page at the root is called so.
+        // Next.js calls the page at the root `index`.
         let page = match &path[page.clone()] {
             b"/index" if base.is_empty() => page.start..page.start + 1,
             b"/index" => page.start..page.start,
@@ -180,7 +180,7 @@ impl Reading {
         })
     }
 
-    /// The same with a slash at its end, which some patterns ask for.
+    /// Appends a trailing slash, which some patterns require.
     #[must_use]
     pub fn with_slash(mut self) -> Self {
         if self.path.len() > 1 {
@@ -190,7 +190,7 @@ impl Reading {
         self
     }
 
-    /// Where a part of it stands in the path as it came.
+    /// Maps a part of the reading to its place in the original path.
     pub fn origin(&self, part: Range<usize>) -> Range<usize> {
         let at = |place: usize| self.from.get(place).copied().unwrap_or(self.end);
         if part.is_empty() {
@@ -200,7 +200,7 @@ impl Reading {
     }
 }
 
-/// In small letters.
+/// Decodes a path and folds it to lower case.
 fn decoded(path: &[u8], decoding: Decoding) -> Text {
     let raw: Text = path.iter().copied().zip(0..).collect();
     let text = match decoding {
@@ -228,7 +228,7 @@ fn once(text: &Text, kept: &[u8]) -> Text {
     out
 }
 
-/// One pass: what a decoded byte completes is decoded at once.
+/// Decodes completely in one pass: sequences completed by a decoded byte are decoded at once.
 fn whole(text: &Text) -> Text {
     let mut out = Text::with_capacity(text.len());
     for byte in text {
@@ -244,13 +244,13 @@ fn whole(text: &Text) -> Text {
     out
 }
 
-/// The byte that `%xx` at `at` stands for.
+/// Returns the byte that `%xx` at `at` encodes.
 fn code_at(text: &Text, at: usize) -> Option<u8> {
     let three = [text.get(at)?.0, text.get(at + 1)?.0, text.get(at + 2)?.0];
     coded(&three, 0).filter(|_| three[0] == b'%')
 }
 
-/// Old decoders take the long forms of an ASCII byte in UTF-8 (RFC 3629, 10) for that byte.
+/// Replaces overlong UTF-8 forms of ASCII bytes (RFC 3629, 10), which old decoders accept.
 fn without_overlong(text: Text) -> Text {
     if text.iter().all(|(byte, _)| byte.is_ascii()) {
         return text;
@@ -273,7 +273,7 @@ fn without_overlong(text: Text) -> Text {
         };
         let code = match length {
             1 => first,
-            // Six bits are in the last byte, and the seventh in the one before it.
+            // The last byte holds six bits, and the byte before it the seventh.
             _ => (byte(at + length - 2) & 1) << 6 | byte(at + length - 1) & 0x3f,
         };
         out.push((code, from));
@@ -297,7 +297,7 @@ fn folded(text: &Text) -> Text {
         for letter in chunk.valid().chars() {
             let from = text[at].1;
             at += letter.len_utf8();
-            // Letters of one capital (σ and ς, s and ſ) are one letter.
+            // Letters with the same capital (σ and ς, s and ſ) count as one letter.
             let capitals = letter.to_uppercase();
             for small in capitals.flat_map(char::to_lowercase) {
                 let mut room = [0; 4];
@@ -319,7 +319,7 @@ fn read(text: &Text, end: usize, parameters: Parameters, dots: Dots) -> Reading 
         from: Vec::with_capacity(text.len()),
         end,
     };
-    // Where the segment begins whose bytes come, if one has begun.
+    // Start of the segment whose bytes follow, if one has begun.
     let mut slash = Some(0);
     let mut begun = 0;
     let mut is_skipped = false;
@@ -339,7 +339,7 @@ fn read(text: &Text, end: usize, parameters: Parameters, dots: Dots) -> Reading 
                 }
                 is_skipped = true;
             }
-            // Parsers of URLs leave them out.
+            // URL parsers drop these bytes.
             b'\t' | b'\r' | b'\n' => continue,
             _ => {}
         }
@@ -366,7 +366,7 @@ fn read(text: &Text, end: usize, parameters: Parameters, dots: Dots) -> Reading 
 }
 
 impl Reading {
-    /// A segment that began at `begun` is over.
+    /// Ends the segment that began at `begun`.
     fn finish(&mut self, begun: usize, dots: Dots) {
         if dots == Dots::Keep {
             return;

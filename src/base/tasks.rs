@@ -1,4 +1,4 @@
-//! Background work with a name, an owner and an end.
+//! Background tasks with a name, an owner and an end.
 
 use std::{future::Future, sync::Arc};
 
@@ -11,7 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 pub struct Tasks(Arc<Mutex<JoinSet<()>>>);
 
 impl Tasks {
-    /// Starts `work` under `name`; the name is what logs call it by.
+    /// Starts `work` under `name`, which appears in logs.
     pub fn spawn<F>(&self, name: impl Into<String>, work: F) -> AbortHandle
     where
         F: Future<Output = ()> + Send + 'static,
@@ -32,8 +32,8 @@ impl Tasks {
         })
     }
 
-    /// Waits until every task has ended, those included that these start meanwhile. Ends those
-    /// that it waits for if it is dropped.
+    /// Waits until every task has ended, including tasks that these start meanwhile. Aborts the
+    /// tasks it waits for if it is dropped.
     pub async fn join(&self) {
         loop {
             let mut tasks = std::mem::take(&mut *self.0.lock());
@@ -44,7 +44,7 @@ impl Tasks {
         }
     }
 
-    /// Ends every task of this owner at its next await.
+    /// Aborts every task of this owner at its next await.
     pub fn stop(&self) {
         self.0.lock().abort_all();
     }
@@ -61,7 +61,7 @@ mod tests {
         let (tasks, is_done) = (Tasks::default(), Arc::new(AtomicBool::new(false)));
         let (inner, done) = (tasks.clone(), Arc::clone(&is_done));
         tasks.spawn("outer", async move {
-            // Once `join` has taken what there was.
+            // Yields, so that `join` has taken the existing tasks first.
             tokio::task::yield_now().await;
             inner.spawn("inner", async move {
                 tokio::task::yield_now().await;

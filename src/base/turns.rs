@@ -1,5 +1,5 @@
-//! Turns at something of which there is too little for a flood: neighbourhoods of clients take
-//! turns, and within each its subscribers, however many requests each has.
+//! Fair turns at a scarce resource during a flood: neighbourhoods of clients take turns, and within
+//! each its subscribers, however many requests each has.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,39 +12,39 @@ use tokio::sync::oneshot;
 
 use super::net::{neighbourhood, subscriber};
 
-/// Requests of one subscriber that may wait; the next one is told to come back.
+/// Requests of one subscriber that may wait; further ones are refused.
 pub(crate) const SHARE: usize = 8;
-/// Subscribers of one neighbourhood that may wait: whoever has a /48 has 65,536 of them.
+/// Subscribers of one neighbourhood that may wait: a /48 contains 65,536 of them.
 const MAX_SUBSCRIBERS: usize = 8;
 /// Neighbourhoods that may wait.
 const MAX_NEIGHBOURHOODS: usize = 1024;
 
-/// The turns that may be held, and who waits for one.
+/// The free turns, and the queue of clients that wait for one.
 #[derive(Debug)]
 pub(crate) struct Turns(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Not in use. None is free while anybody waits.
+    /// Turns not in use; always zero while a client waits.
     free: usize,
     waiting: HashMap<IpAddr, Neighbourhood>,
-    /// The neighbourhoods that wait, each once, the next one first.
+    /// Queue of waiting neighbourhoods, each once, the next one first.
     order: VecDeque<IpAddr>,
 }
 
-/// The lines of its subscribers that wait, the next one first. None is empty but of those who
-/// left.
+/// Queue of its waiting subscribers, the next one first. Each line has an entry, whose client may
+/// have left.
 #[derive(Debug, Default)]
 struct Neighbourhood(VecDeque<Line>);
 
-/// The requests of one subscriber, in the order in which they came.
+/// Waiting requests of one subscriber, in order of arrival.
 #[derive(Debug)]
 struct Line {
     subscriber: IpAddr,
     waiting: VecDeque<oneshot::Sender<Turn>>,
 }
 
-/// The right to do it once; dropping it passes it on.
+/// Permission to use the resource once; dropping it passes it on.
 #[derive(Debug)]
 pub(crate) struct Turn(Option<Arc<Turns>>);
 
@@ -57,8 +57,8 @@ impl Turns {
         })))
     }
 
-    /// A turn for this client, once it is its; `None` at once if too many of its subscriber, or
-    /// of those around it, wait already.
+    /// Waits for a turn of this client; returns `None` at once if too many requests of its
+    /// subscriber, or of its neighbourhood, already wait.
     pub(crate) async fn next(self: &Arc<Self>, client: IpAddr) -> Option<Turn> {
         let waits = {
             let mut state = self.0.lock();
@@ -90,10 +90,10 @@ impl State {
             .enter(subscriber(client))
     }
 
-    /// For one neighbourhood more.
+    /// Makes room for one more neighbourhood.
     fn make_room(&mut self) -> Option<()> {
         if self.waiting.len() >= MAX_NEIGHBOURHOODS {
-            // Some may have left.
+            // Drop neighbourhoods whose clients have all left.
             self.waiting.retain(|_, around| {
                 around.forget_who_left();
                 !around.0.is_empty()
@@ -104,7 +104,7 @@ impl State {
         (self.waiting.len() < MAX_NEIGHBOURHOODS).then_some(())
     }
 
-    /// Whoever is next and still there, to be given a turn.
+    /// Removes the next client that still waits, to be given a turn.
     fn pop(&mut self) -> Option<oneshot::Sender<Turn>> {
         while let Some(around) = self.order.pop_front() {
             let Some(lines) = self.waiting.get_mut(&around) else {
@@ -183,7 +183,7 @@ impl Drop for Turn {
         while let Some(next) = state.pop() {
             match next.send(Self(Some(Arc::clone(&turns)))) {
                 Ok(()) => return,
-                // It has left in this moment, and this turn is still ours to give.
+                // The client left at this moment; the turn passes to the next.
                 Err(mut turn) => turn.0 = None,
             }
         }
@@ -203,12 +203,12 @@ mod tests {
         [192, 0, 2, last].into()
     }
 
-    /// A subscriber of the /48 with this number.
+    /// Returns a subscriber of the /48 with this number.
     fn v6(site: u16, network: u16) -> IpAddr {
         Ipv6Addr::new(0x2001, 0xdb8, site, network, 0, 0, 0, 7).into()
     }
 
-    /// What a client has come to.
+    /// Waits for a turn of a client.
     fn wait(
         turns: &Arc<Turns>,
         client: IpAddr,
@@ -217,14 +217,14 @@ mod tests {
         async move { turns.next(client).await }
     }
 
-    /// Until every task has come to where it waits.
+    /// Yields until every task waits.
     async fn settle() {
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }
     }
 
-    /// The turns and refusals that these have got by now.
+    /// Takes the turns and refusals that have arrived so far.
     fn over(clients: &mut JoinSet<Option<Turn>>) -> (Vec<Turn>, usize) {
         let (mut held, mut refused) = (Vec::new(), 0);
         while let Some(over) = clients.try_join_next() {
@@ -245,8 +245,8 @@ mod tests {
         let mut other = JoinSet::new();
         other.spawn(wait(&turns, address(2)));
         settle().await;
-        // One of the flood is next, and then the other: nobody waits for more than one of
-        // each address.
+        // A client of the flood is next, and then the other: no client waits for more than one
+        // request of each address.
         drop(first);
         settle().await;
         let (held, refused) = over(&mut flood);
@@ -265,7 +265,7 @@ mod tests {
         settle().await;
         let (held, refused) = over(&mut flood);
         assert_eq!((held.len(), refused), (0, 1100 - MAX_SUBSCRIBERS));
-        // Others come in, and are next but one.
+        // Other clients enter the queue, and are next but one.
         let mut others: JoinSet<_> = [v6(2, 0), address(1)]
             .map(|client| wait(&turns, client))
             .into_iter()
@@ -296,7 +296,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// However clients come and leave, each turn is one client's or free, and in the end
+        /// However clients come and leave, each turn is held by one client or free, and in the end
         /// all are free.
         #[test]
         fn no_turn_is_lost_and_none_is_held_twice(

@@ -1,14 +1,14 @@
-//! Quantities as people write them: `10s`, `8MiB`, `10/s`, `50%`. Parsing, printing, schema.
+//! Quantities in human-readable form: `10s`, `8MiB`, `10/s`, `50%`. Parsing, printing, schema.
 //!
-//! A number without its unit is refused: `timeout: 5` would mean seconds to one
-//! reader and milliseconds to the next.
+//! A number without its unit is refused: one reader would take `timeout: 5` for seconds, the next
+//! for milliseconds.
 
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A length of time: `250ms`, `10s`, `15min`, `1h`, `7d`, or several parts such as `1m30s`.
+/// A duration: `250ms`, `10s`, `15min`, `1h`, `7d`, or several parts such as `1m30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Span(pub Duration);
 
@@ -16,7 +16,7 @@ pub struct Span(pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ByteSize(pub u64);
 
-/// How many per span: `10/s`, `100/min`, `1000/15min`.
+/// A count per time span: `10/s`, `100/min`, `1000/15min`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     pub count: u32,
@@ -27,7 +27,7 @@ pub struct Rate {
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Percent(pub f64);
 
-/// Why a quantity was refused; the text is the user's message.
+/// Reason why a quantity was refused; the text is the user's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UnitError(String);
@@ -42,18 +42,18 @@ impl Span {
     }
 }
 
-/// Milliseconds to a thousandth: more would be noise to the reader.
+/// Converts to milliseconds, rounded to a thousandth: more digits would be noise to the reader.
 pub fn millis(span: Duration) -> f64 {
     (span.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Whole seconds, rounded up.
+/// Converts to whole seconds, rounded up.
 pub fn whole_seconds(span: Duration) -> u64 {
     span.as_secs()
         .saturating_add(u64::from(span.subsec_nanos() > 0))
 }
 
-/// Whole milliseconds.
+/// Converts to whole milliseconds, rounded down.
 pub fn whole_millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
@@ -309,7 +309,7 @@ macro_rules! as_text {
                 $name.into()
             }
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                // A number alone has no unit: right for few of these, and for some values.
+                // A bare number has no unit: allowed for few of these types, and for some values.
                 let text = serde_json::json!({ "type": "string", "pattern": $pattern });
                 let numbers: Option<serde_json::Value> = as_text!(@numbers $numbers);
                 let forms: Vec<_> = [Some(text), numbers].into_iter().flatten().collect();

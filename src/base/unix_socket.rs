@@ -1,4 +1,4 @@
-//! Listening on a unix socket in the place of one that a process left behind.
+//! Unix sockets that replace one left behind by another process.
 
 use std::{
     fs::{self, Permissions},
@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Why nobody can listen there.
+/// Reason why the socket cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     #[error("another process answers there")]
@@ -35,11 +35,11 @@ impl From<SocketError> for io::Error {
     }
 }
 
-/// Listens at `path`, for whom `mode` lets in and at no moment for anybody else. As many as
-/// `backlog` may wait.
+/// Listens at `path`. Only users admitted by `mode` can connect, from the first moment on. Up to
+/// `backlog` connections may wait.
 ///
 /// # Errors
-/// When something else is there, or the folder cannot be written.
+/// Fails when something else is there, or the folder is not writable.
 pub fn bind(path: &Path, mode: u32, backlog: i32) -> Result<UnixListener, SocketError> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NoSocket),
@@ -49,7 +49,7 @@ pub fn bind(path: &Path, mode: u32, backlog: i32) -> Result<UnixListener, Socket
         Err(error) => return Err(error.into()),
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Linux makes the file with the mode that the socket has, less the umask.
+    // Linux creates the file with the mode of the socket, less the umask.
     fchmod(&socket, Mode::from_raw_mode(mode)).map_err(io::Error::from)?;
     socket.bind(&SockAddr::unix(path)?)?;
     fs::set_permissions(path, Permissions::from_mode(mode))?;
@@ -76,7 +76,7 @@ mod tests {
                 bind(&path, mode, BACKLOG),
                 Err(SocketError::InUse)
             ));
-            // The file stays.
+            // Dropping the listener leaves the file behind.
             drop(listener);
         }
     }

@@ -1,5 +1,5 @@
-//! Metrics whose names are known only while the gateway runs: those of plugins, bounded in
-//! number, beside the gateway's own.
+//! Metrics whose names are known only at run time: those of plugins, bounded in number, next to the
+//! gateway's own.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,13 +8,14 @@ use prometheus::{Counter, Histogram, HistogramOpts, Opts, core::Collector, proto
 
 use super::metrics::{IntCounter, Metrics, SECONDS};
 
-/// So that nobody takes them for the gateway's own. In two, since it is no metric itself.
+/// Prefix that sets them apart from the gateway's own. It is in two pieces because it is not a
+/// metric itself.
 const PREFIX: &str = concat!("edgeway", "_plugin_user_");
 const HELP: &str = "Counted by plugins.";
-/// The label that says whose it is.
+/// Label that names the owner.
 const OWNER: &str = "plugin";
 
-/// Series of one owner; each has some kilobytes with what reads it.
+/// Limit on series of one owner; each takes some kilobytes, including its readers.
 const MOST_SERIES: usize = 100;
 const MOST_LABELS: usize = 8;
 const LONGEST_NAME: usize = 64;
@@ -25,7 +26,7 @@ const LONGEST_VALUE: usize = 128;
 pub struct UserMetrics {
     owner: String,
     state: Mutex<State>,
-    /// What there was no room for.
+    /// Counter of values beyond the limit.
     refused: IntCounter,
 }
 
@@ -39,7 +40,7 @@ struct State {
 #[derive(Debug)]
 struct Family {
     kind: UserKind,
-    /// Sorted; all series have the same.
+    /// Sorted label names, the same for all series.
     labels: Vec<String>,
     series: HashMap<Vec<String>, Series>,
 }
@@ -57,14 +58,14 @@ enum Series {
 }
 
 impl Default for UserMetrics {
-    /// Those of nobody, which are not served.
+    /// Metrics without an owner, which are not exported.
     fn default() -> Self {
         Self::new("", &Metrics::default())
     }
 }
 
 impl UserMetrics {
-    /// Those of `owner`, served with `metrics` for as long as they are held.
+    /// Creates the metrics of `owner`, exported with `metrics` for as long as they are held.
     pub fn new(owner: &str, metrics: &Metrics) -> Self {
         Self {
             owner: owner.to_owned(),
@@ -77,10 +78,10 @@ impl UserMetrics {
         }
     }
 
-    /// Counts a value; beyond the bound it is refused in silence, but for a line in the log.
+    /// Counts a value; beyond the limit it is dropped, with one line in the log.
     ///
     /// # Errors
-    /// Why there can be no such metric.
+    /// Fails with the reason if the metric is invalid.
     pub fn count(
         &self,
         kind: UserKind,
@@ -139,7 +140,7 @@ impl UserMetrics {
         Ok(())
     }
 
-    /// As the text format wants them, a family for each name.
+    /// Returns the families as the text format expects them, one for each name.
     pub(super) fn collect(&self) -> Vec<MetricFamily> {
         let state = self.state.lock();
         let series = state.families.values().flat_map(|f| f.series.values());
@@ -197,7 +198,7 @@ fn check(
     if !is_name(name) {
         return Err(format!("`{name}` is no name of a metric, such as `logins`"));
     }
-    // What the gateway and the text format put behind names would be taken for this.
+    // Suffixes that the gateway and the text format append would be ambiguous.
     let taken = ["_total", "_bucket", "_sum", "_count"];
     if let Some(end) = taken.iter().find(|end| name.ends_with(**end)) {
         return Err(format!(
@@ -230,7 +231,7 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// Puts series of one name together.
+/// Merges series of the same name into one family.
 pub(super) fn merge(all: impl IntoIterator<Item = MetricFamily>) -> Vec<MetricFamily> {
     let mut by_name: BTreeMap<String, MetricFamily> = BTreeMap::new();
     for mut family in all {

@@ -1,5 +1,5 @@
-//! What one configuration says otherwise than another, by name. Only what is said counts:
-//! not where it stands, and not in which order listeners and routes are written.
+//! Differences between two configurations, by name. Only the content counts, not its position in
+//! the file and not the order of listeners and routes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,23 +13,23 @@ use super::{
     tree::{Node, Value},
 };
 
-/// What is different in a new configuration.
+/// Differences of a new configuration from an old one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Changes {
     pub listeners: Delta,
     pub routes: Delta,
     pub upstreams: Delta,
-    /// By the versions of their files, which the configuration only names.
+    /// Plugins by the versions of their files, which the configuration only names.
     pub plugins: Delta,
-    /// Other top-level keys that say something else, or that are in one of the two only.
+    /// Other top-level keys whose values differ, or that are in one of the two only.
     pub sections: Vec<String>,
 }
 
-/// The versions that there are of each name.
+/// Versions that exist of each name.
 pub type Versions = BTreeMap<String, BTreeSet<String>>;
 
-/// The names of one kind of thing.
+/// Changed names of one kind of section.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Delta {
@@ -38,7 +38,7 @@ pub struct Delta {
     pub changed: Vec<String>,
 }
 
-/// The sections whose entries are told by name.
+/// Sections whose entries are compared by name.
 const NAMED: [&str; 3] = ["listeners", "routes", "upstreams"];
 
 impl Changes {
@@ -60,7 +60,7 @@ impl Changes {
             && self.sections.is_empty()
     }
 
-    /// One line for each change: `+ route checkout`.
+    /// Formats one line for each change: `+ route checkout`.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (kind, delta) in [
@@ -96,8 +96,8 @@ impl Delta {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
 
-    /// Several may have one name: what is in both is no change, and of the rest as many have
-    /// changed as have a counterpart.
+    /// Compares entries, several of which may share a name: identical entries cancel out, and of
+    /// the rest as many have changed as have a counterpart.
     fn between<'a>(old: Vec<(String, &'a Node)>, new: Vec<(String, &'a Node)>) -> Self {
         let mut before: HashMap<String, Vec<&Node>> = HashMap::new();
         for (name, node) in &old {
@@ -154,7 +154,8 @@ impl Delta {
     }
 }
 
-/// The items of a list at the top level: as many as were read, since a file is whole or none.
+/// Returns the items of a list at the top level. There is one for each that was read, since a file
+/// is read completely or not at all.
 fn items<'a>(tree: &'a Node, key: &str) -> &'a [Node] {
     match tree.get(key).map(|node| &node.value) {
         Some(Value::List(items)) => items,
@@ -185,7 +186,7 @@ fn upstreams(file: &File) -> Vec<(String, &Node)> {
         .collect()
 }
 
-/// The other keys that say something else. One without a value says as little as none.
+/// Returns the other keys whose values differ. A key without a value equals an absent key.
 fn sections(old: &Node, new: &Node) -> Vec<String> {
     let said = |tree: &Node| -> Vec<String> {
         let entries = tree.entries().iter();
@@ -240,7 +241,7 @@ routes:
         lines
     }
 
-    /// What is told after `from` in the base was replaced with `to`.
+    /// Checks the reported changes after replacing `from` in the base with `to`.
     #[track_caller]
     fn check(from: &str, to: &str, expected: &[&str]) {
         assert_eq!(BASE.matches(from).count(), 1, "{from}");
@@ -314,7 +315,7 @@ routes:
         lines.reverse();
         let moved = format!("routes:\n{}{first}", lines.join("\n"));
         assert_eq!(between(BASE, &moved), [""; 0]);
-        // But the order of what is in a list counts.
+        // But the order within a list counts.
         check(
             "[127.0.0.1:3000, 127.0.0.1:3001]",
             "[127.0.0.1:3001, 127.0.0.1:3000]",
@@ -376,7 +377,7 @@ routes:
         let json = serde_json::to_value(&changes).unwrap();
         assert_eq!(json["upstreams"]["changed"], serde_json::json!(["web"]));
         assert_eq!(serde_json::from_value::<Changes>(json).unwrap(), changes);
-        // A later version may have less to say.
+        // A later version may omit fields.
         assert!(serde_json::from_str::<Changes>("{}").unwrap().is_empty());
         assert_eq!(changes.to_string(), "~ upstream web");
         assert_eq!(Changes::default().to_string(), "nothing changed");

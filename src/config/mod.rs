@@ -1,5 +1,5 @@
-//! The configuration as written: YAML with the place of every word, and problems told
-//! several at once. No Pingora, no async, no defaults that need the machine.
+//! The configuration as written: YAML with the place of every value, and several problems reported
+//! at once. No Pingora, no async, no defaults that depend on the machine.
 
 pub mod changes;
 pub mod diagnostic;

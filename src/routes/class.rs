@@ -1,4 +1,4 @@
-//! The class of a request, told from its path and a few headers.
+//! The class of a request, determined from its path and a few headers.
 
 use http::{HeaderName, Method, header};
 use pingora::http::RequestHeader;
@@ -9,7 +9,7 @@ static NEXT_ACTION: HeaderName = HeaderName::from_static("next-action");
 
 const API: &[u8] = b"/api";
 
-/// Endings of files that only a build makes. Not `json`, `xml` or `txt`: apps make those
+/// Extensions of files that only a build produces. Not `json`, `xml` or `txt`: apps generate those
 /// on demand.
 const STATIC_ENDINGS: [&str; 10] = [
     "js", "mjs", "css", "map", "woff", "woff2", "ttf", "otf", "eot", "wasm",
@@ -18,10 +18,10 @@ const IMAGE_ENDINGS: [&str; 9] = [
     "png", "jpg", "jpeg", "gif", "webp", "avif", "svg", "ico", "bmp",
 ];
 
-/// The class of a request with this path (in normal form).
+/// Returns the class of a request with this path (in normal form).
 ///
-/// The path's say comes before a header's wherever a client could pick a wider limit by
-/// a header of its own: `/api/` stays [`Class::Api`] with a prefetch header too.
+/// The path takes precedence over headers wherever a client could otherwise choose a class with a
+/// wider limit by sending a header: `/api/` stays [`Class::Api`] with a prefetch header too.
 pub fn classify(path: &[u8], head: &RequestHeader) -> Class {
     if is_api(path) {
         return Class::Api;
@@ -53,9 +53,9 @@ pub fn classify(path: &[u8], head: &RequestHeader) -> Class {
     by_headers(head)
 }
 
-/// One pass over the headers, which costs less than looking five names up.
+/// Classifies by headers in one pass, which costs less than five lookups.
 fn by_headers(head: &RequestHeader) -> Class {
-    // A client that names what it accepts, and no page is among it, wants data.
+    // A client whose `Accept` contains no page wants data.
     let (mut says_accept, mut accepts_page) = (false, false);
     for (name, value) in &head.headers {
         if *name == header::ACCEPT {
@@ -79,27 +79,27 @@ fn by_headers(head: &RequestHeader) -> Class {
     }
 }
 
-/// `prefix` itself or below it.
+/// Returns true for `prefix` itself and paths below it.
 fn is_at(path: &[u8], prefix: &[u8]) -> bool {
     matches!(path.strip_prefix(prefix), Some([] | [b'/', ..]))
 }
 
-/// `/api` and what is below it, in any spelling that an app may take for it: another class
-/// may have a wider limit.
+/// Returns true for `/api` and paths below it, in any spelling that an app may treat as such:
+/// another class may have a wider limit.
 fn is_api(path: &[u8]) -> bool {
     let (start, rest) = path.split_at(path.len().min(API.len()));
     start.eq_ignore_ascii_case(API) && matches!(rest, [] | [b'/' | b';' | b'%', ..])
 }
 
 fn ending(path: &[u8]) -> Option<&[u8]> {
-    // No ending that counts is longer than five bytes, so the rest need not be looked at.
+    // Known extensions have at most five bytes, so the rest of the path is irrelevant.
     let tail = &path[path.len().saturating_sub(6)..];
     let dot = tail.iter().rposition(|&b| b == b'.')?;
     let ending = &tail[dot + 1..];
     (!ending.contains(&b'/')).then_some(ending)
 }
 
-/// `prefetch`, `prefetch;prerender`.
+/// Returns true for `prefetch` and `prefetch;prerender`.
 fn names_prefetch(purpose: &[u8]) -> bool {
     purpose
         .get(..8)

@@ -1,8 +1,8 @@
-//! Which route takes a request, what that route does with it, and the request's class.
+//! Routing: the route of a request, its action, and the request's class.
 //!
-//! [`normalise`] brings a request target into its one form, [`RouteTable`] finds the most
-//! specific route for it, [`Action`] is what the route then does, and [`classify`] says
-//! what kind of request it is. `docs/routing.md` has the rules as users read them.
+//! [`normalise`] converts a request target to normal form, [`RouteTable`] finds the most specific
+//! route for it, [`Action`] is what that route does, and [`classify`] determines the class of the
+//! request. `docs/routing.md` has the rules for users.
 
 mod action;
 mod class;
@@ -26,7 +26,7 @@ pub use crate::base::{
     target::{BadTarget, Normalised, Slashes, Target, normalise},
 };
 
-/// What is wrong with a piece of the configuration, before its place is known.
+/// A problem in a piece of the configuration, before its place is known.
 #[derive(Debug, PartialEq, Eq)]
 struct Problem {
     message: String,
@@ -42,7 +42,7 @@ impl Problem {
     }
 }
 
-/// A regular expression over bytes as they are on the wire: `.` and classes know ASCII only.
+/// Compiles a regular expression over raw bytes: `.` and classes know ASCII only.
 fn regex(text: &str) -> Result<regex::bytes::Regex, Problem> {
     regex::bytes::RegexBuilder::new(text)
         .unicode(false)

@@ -1,4 +1,4 @@
-//! What the placeholders of a path took: ranges of the path, in a fixed array.
+//! Values of path parameters: ranges of the path, in a fixed array.
 
 use std::ops::Range;
 
@@ -6,13 +6,13 @@ use crate::config::model::MatchConfig;
 
 use super::{Slashes, pattern::PathPattern};
 
-/// The most names one route may use in its paths.
+/// Limit on the parameter names in the paths of one route.
 pub(super) const MAX_PARAMS: usize = 8;
 
-/// Names that mean something else in a template.
+/// Names with another meaning in a template.
 pub(super) const RESERVED: [&str; 4] = ["host", "path", "query", "rest"];
 
-/// Which of a route's parameters. Only [`ParamNames`] makes one.
+/// Index of a parameter of a route. Only [`ParamNames`] creates one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub(super) u8);
 
@@ -28,18 +28,18 @@ pub struct Params {
 pub struct ParamNames {
     names: Vec<Name>,
     has_rest: bool,
-    /// All paths could be read; if not, a missing name is no news.
+    /// True if all paths are valid; otherwise a missing name needs no report.
     is_whole: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Name {
     text: String,
-    /// Each path of the route has it, so it always has a value.
+    /// True if each path of the route has the parameter, so that it always has a value.
     is_everywhere: bool,
 }
 
-/// Why a name has no slot.
+/// Reason why a name has no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoSlot {
     Unknown,
@@ -48,13 +48,13 @@ pub(super) enum NoSlot {
 }
 
 impl Params {
-    /// What the parameter took, given the path that was matched.
+    /// Returns the value of a parameter, given the path that was matched.
     pub fn get<'p>(&self, slot: Slot, path: &'p [u8]) -> &'p [u8] {
         let (start, end) = self.values[usize::from(slot.0)];
         path.get(start..end).unwrap_or_default()
     }
 
-    /// What `/*` took, without its leading slash.
+    /// Returns the value of `/*`, without its leading slash.
     pub fn rest<'p>(&self, path: &'p [u8]) -> &'p [u8] {
         path.get(self.rest.0..self.rest.1).unwrap_or_default()
     }
@@ -67,7 +67,7 @@ impl Params {
         self.values[usize::from(slot.0)] = (range.start, range.end);
     }
 
-    /// Moves each value to where `place` says that it is.
+    /// Maps the range of each value with `place`.
     pub(super) fn move_to(&mut self, place: impl Fn(Range<usize>) -> Range<usize>) {
         for (start, end) in self.values.iter_mut().chain([&mut self.rest]) {
             Range {
@@ -83,8 +83,8 @@ impl Params {
 }
 
 impl ParamNames {
-    /// The names of a route's paths. What cannot be read is passed over: the route table
-    /// reports it.
+    /// Collects the names of a route's paths. Invalid paths are skipped: the route table reports
+    /// them.
     pub fn of(config: &MatchConfig) -> Self {
         if let Some(text) = &config.path_regex {
             let regex = super::regex(&text.value).ok();
@@ -125,12 +125,12 @@ impl ParamNames {
         }
     }
 
-    /// The slot of a parameter that has a value whenever the route matches.
+    /// Returns the slot of a parameter that has a value whenever the route matches.
     pub fn slot(&self, name: &str) -> Option<Slot> {
         self.lookup(name).ok()
     }
 
-    /// Each name and its slot.
+    /// Returns each name and its slot.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Slot)> {
         (0u8..)
             .zip(&self.names)
@@ -149,7 +149,7 @@ impl ParamNames {
         u8::try_from(index).map(Slot).map_err(|_| NoSlot::Unknown)
     }
 
-    /// The slot of a name, wherever it comes from.
+    /// Returns the slot of a name, even if only some paths have it.
     pub(super) fn any_slot(&self, name: &str) -> Option<Slot> {
         self.iter()
             .find_map(|(known, slot)| (known == name).then_some(slot))

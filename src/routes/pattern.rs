@@ -1,4 +1,4 @@
-//! Host and path patterns as a route writes them.
+//! Host and path patterns of routes.
 
 use crate::base::spelling;
 
@@ -7,19 +7,19 @@ use super::{
     params::{MAX_PARAMS, RESERVED},
 };
 
-/// Which hosts. The order is by specificity only together with [`HostPattern::rank`].
+/// A host pattern. The order is by specificity only together with [`HostPattern::rank`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum HostPattern {
     Exact(String),
-    /// Every host below this one, at any depth, but not itself.
+    /// Every host below this domain, at any depth, but not the domain itself.
     Below(String),
 }
 
-/// Which paths.
+/// A path pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PathPattern {
     pub segments: Vec<Segment>,
-    /// Ends in `/*`.
+    /// True if the pattern ends in `/*`.
     pub is_prefix: bool,
 }
 
@@ -75,7 +75,7 @@ impl HostPattern {
         if host.is_empty() {
             return refuse("it is empty", "leave `host` out to take any host".into());
         }
-        // A port is all that can follow the last colon outside of brackets.
+        // Only a port can follow the last colon outside of brackets.
         if name.contains(':') && !name.ends_with(']') {
             return refuse(
                 "it has a port, and ports are not looked at",
@@ -99,7 +99,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether each host of `other` is one of ours too.
+    /// Returns true if this pattern matches each host that `other` matches.
     pub(super) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Exact(name), Self::Exact(other)) => name == other,
@@ -120,7 +120,7 @@ impl std::fmt::Display for HostPattern {
 }
 
 impl PathPattern {
-    /// `/*`, which a route without a path has too.
+    /// Returns `/*`, the pattern of a route without a path.
     pub(super) fn any() -> Self {
         Self {
             segments: Vec::new(),
@@ -160,7 +160,7 @@ impl PathPattern {
         Ok(pattern)
     }
 
-    /// The same path in every reading of an app ([`spelling`]).
+    /// Returns the pattern in every reading of an app ([`spelling`]).
     pub(super) fn folded(&self) -> Vec<Self> {
         let mut segments: Vec<Vec<Segment>> = Vec::new();
         for segment in &self.segments {
@@ -203,14 +203,14 @@ impl PathPattern {
         matches!(&*self.segments, [_, .., Segment::Literal(last)] if last.is_empty())
     }
 
-    /// A folded pattern with the slash that it ended in.
+    /// Appends a slash to a folded pattern that ended in one.
     pub(super) fn with_slash(&self) -> Self {
         let mut with_slash = self.clone();
         with_slash.segments.push(Segment::Literal(Vec::new()));
         with_slash
     }
 
-    /// The pattern with nothing in its last parameter: Fastify takes `/items/` for
+    /// Returns the pattern with an empty last parameter: Fastify matches `/items/` with
     /// `/items/:id`.
     pub(super) fn with_empty_end(&self) -> Option<Self> {
         let (Segment::Param(_), before) = self.segments.split_last()? else {
@@ -257,7 +257,8 @@ impl PathPattern {
     }
 }
 
-/// A path that no request can have after [`normalise`] would be a route that never matches.
+/// Checks that requests can have this path after [`normalise`]; otherwise the route would never
+/// match.
 fn check_normal(text: &str, slashes: Slashes) -> Result<(), Problem> {
     let refuse =
         |why: &str, help: String| Err(Problem::new(format!("`{text}` is not a path: {why}"), help));

@@ -1,5 +1,5 @@
-//! What a route asks of a request beyond host and path, and which of two such demands
-//! is the more specific.
+//! Predicates of a route on method, listener, headers, query and cookies, and their order by
+//! specificity.
 
 use std::{cmp::Reverse, fmt};
 
@@ -18,29 +18,29 @@ use crate::{
 
 use super::{Problem, Target};
 
-/// All of it must hold.
+/// Conditions of a route that all must hold.
 #[derive(Clone, Debug)]
 pub(super) struct Predicates {
-    /// Any method if empty.
+    /// Accepted methods; any if empty.
     methods: Vec<Method>,
-    /// Any listener if empty.
+    /// Accepted listeners; any if empty.
     listeners: Vec<Box<str>>,
     headers: Vec<(HeaderName, Want)>,
     queries: Vec<(Vec<u8>, Want)>,
     cookies: Vec<(Vec<u8>, Want)>,
     rank: Rank,
-    /// The route says who may pass. Of several values of one name an app may take any: such a
-    /// route takes the request if one fits, so that another value leads nobody around it, and
-    /// an open one only if all do, so that another value leads nobody into it.
+    /// True if the route has access control. If a name has several values, an app may use any of
+    /// them: such a route takes the request if one value fits, so that no other value bypasses it,
+    /// and an open route only if all fit, so that no other value enters it.
     is_guarded: bool,
 }
 
-/// What a request is to the predicates of a route.
+/// Result of comparing a request with the predicates of a route.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fit<'a> {
     Yes,
-    /// Of several values of one name some fit and others do not: the app decides which one
-    /// counts. `is_taken`: the route takes the request all the same.
+    /// Several values of one name, of which some fit: the app decides which one it uses.
+    /// `is_taken`: the route takes the request nevertheless.
     Unclear {
         is_taken: bool,
     },
@@ -54,7 +54,7 @@ enum Want {
     Any,
 }
 
-/// The order in which routes of one host and path are tried: least first.
+/// Order in which routes of one host and path are compared: least first.
 ///
 /// Equal ranks mean equal predicates.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +70,7 @@ pub(super) struct Rank {
     text: Vec<String>,
 }
 
-/// The first demand that did not hold.
+/// The first condition that did not hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Miss<'a> {
     Method(&'a [Method]),
@@ -85,7 +85,7 @@ const METHODS: [&str; 9] = [
 ];
 
 impl Predicates {
-    /// Reports what cannot be read, and gives what can.
+    /// Compiles the valid predicates, and reports invalid ones.
     pub(super) fn compile(config: &MatchConfig, diagnostics: &mut Diagnostics) -> Self {
         let mut read = Reader {
             diagnostics,
@@ -139,7 +139,7 @@ impl Predicates {
         self.rank.count.0 == 0
     }
 
-    /// Compares a request with every demand.
+    /// Compares a request with every condition.
     pub(super) fn fit(&self, target: &Target<'_>, head: &RequestHeader) -> Fit<'_> {
         if !self.methods.is_empty() && !self.methods.contains(&head.method) {
             return Fit::No(Miss::Method(&self.methods));
@@ -190,7 +190,7 @@ impl Fit<'_> {
     }
 }
 
-/// Whether all of several values fit, or only some; `None` if none does.
+/// Returns true if all of several values fit, false if only some do, `None` if none does.
 fn of_several(fits: impl Iterator<Item = bool>) -> Option<bool> {
     let (mut any, mut all) = (false, true);
     for fits in fits {
@@ -212,7 +212,7 @@ impl Want {
 
 struct Reader<'a> {
     diagnostics: &'a mut Diagnostics,
-    /// Each predicate in one fixed form and order.
+    /// Each predicate in canonical form and order.
     text: Vec<String>,
 }
 
@@ -231,8 +231,8 @@ impl Reader<'_> {
                 Err(problem) => self.report("edgeway::route::bad_method", method.place, problem),
             }
         }
-        // RFC 9110, 9.3.2: HEAD is GET without the body, so who takes the one takes both.
-        // A route that names HEAD alone has fewer methods and so comes first.
+        // RFC 9110, 9.3.2: HEAD is GET without the body, so a route for GET takes HEAD too. A route
+        // that names HEAD alone has fewer methods and so comes first.
         if names.contains(&"GET") {
             names.push("HEAD");
         }
@@ -244,7 +244,7 @@ impl Reader<'_> {
         names.iter().filter_map(|name| name.parse().ok()).collect()
     }
 
-    /// Whether there are such listeners is checked where they are known.
+    /// Reads listener names; their existence is checked where the listeners are known.
     fn listeners(&mut self, written: &[Spanned<String>]) -> Vec<Box<str>> {
         let mut names: Vec<&str> = written.iter().map(|name| name.value.as_str()).collect();
         names.sort_unstable();
@@ -282,7 +282,7 @@ impl Reader<'_> {
 fn check_method(text: &str) -> Result<(), Problem> {
     let upper = text.to_ascii_uppercase();
     let known = METHODS.contains(&text);
-    // Methods of an app's own, such as PURGE, are as good, if they are no slip.
+    // An app's own methods, such as PURGE, are valid unless they look like a typo.
     let is_token = !text.is_empty()
         && text == upper
         && text

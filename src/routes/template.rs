@@ -1,5 +1,5 @@
-//! Templates of redirects and rewrites: text with `{param}`, `{rest}`, `{path}`,
-//! `{query}` and `{host}` in it.
+//! Templates of redirects and rewrites: text with `{param}`, `{rest}`, `{path}`, `{query}` and
+//! `{host}` in it.
 
 use crate::config::diagnostic::closest;
 
@@ -20,15 +20,15 @@ pub(super) enum Piece {
     Slot(Slot),
     Rest,
     Path,
-    /// The request's query behind this byte (`?` or `&`); nothing if there is none.
+    /// The request's query after this byte (`?` or `&`); nothing without a query.
     Query(u8),
     Host,
 }
 
 impl Template {
-    /// Reads a template; placeholders beyond `names` are those of `reserved`.
+    /// Parses a template; placeholders besides `names` are those of `reserved`.
     ///
-    /// `Ok(None)` if it has a name of a path that could not be read, which was reported.
+    /// `Ok(None)` if it uses a name of an invalid path, which was reported.
     pub(super) fn parse(
         text: &str,
         names: &ParamNames,
@@ -60,8 +60,8 @@ impl Template {
         Ok(Some(Self { pieces }))
     }
 
-    /// Appends what the template gives for a request; `encode` writes each byte that did
-    /// not stand in the template itself.
+    /// Appends the expanded template for a request; `encode` writes each byte that is not from the
+    /// template itself.
     pub(super) fn write(
         &self,
         out: &mut Vec<u8>,
@@ -94,7 +94,7 @@ impl Template {
     }
 }
 
-/// Where a value is written to.
+/// Part of a URL that a value is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Path,
@@ -152,7 +152,7 @@ fn placeholder(
     }
 }
 
-/// `{query}` takes the `?` or `&` before it along, so that none is left alone.
+/// Parses `{query}`, which includes the `?` or `&` before it, so that neither is left alone.
 fn query_piece(text: &str, pieces: &mut Vec<Piece>, after: &str) -> Result<Piece, Problem> {
     let refuse = |help: &str| {
         Err(Problem::new(
@@ -167,7 +167,7 @@ fn query_piece(text: &str, pieces: &mut Vec<Piece>, after: &str) -> Result<Piece
         return refuse("write a `?` before it: `{path}?{query}`");
     };
     match before.pop() {
-        // A `&` that no `?` came before would still be part of the path, or of a host.
+        // A `&` without a `?` before it would still be part of the path, or of a host.
         Some(lead @ (b'?' | b'&')) if lead == b'?' || text.contains('?') => {
             if before.is_empty() {
                 pieces.pop();

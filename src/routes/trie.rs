@@ -1,4 +1,4 @@
-//! A tree of path segments that gives all patterns of a path, the most specific first.
+//! A tree of path segments that finds all patterns of a path, the most specific first.
 
 use std::{collections::HashMap, ops::ControlFlow};
 
@@ -7,30 +7,30 @@ use super::{
     pattern::{PathPattern, Segment},
 };
 
-/// One route at the end of one pattern.
+/// A route at the end of a pattern.
 #[derive(Clone, Debug)]
 pub(super) struct Leaf {
     pub route: usize,
-    /// Where the route keeps the value of the pattern's first parameter, of its second, …
+    /// Slots of the route for the values of the pattern's parameters, in order.
     pub slots: Box<[Slot]>,
 }
 
-/// What the parameters on the way took.
+/// Ranges captured by the parameters so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Captures {
     ranges: [(usize, usize); MAX_PARAMS],
     count: usize,
-    /// Where the part that `/*` takes begins; the path's end for a pattern without.
+    /// Start of the part that `/*` matches; the path's end for a pattern without.
     pub rest: usize,
 }
 
-/// The nodes, the root first.
+/// The tree as a list of nodes, the root first.
 #[derive(Debug)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
 }
 
-/// A place in the tree: a pattern's beginning, with its parameters' names left out.
+/// A node: the beginning of a pattern, without the names of its parameters.
 #[derive(Debug, Default)]
 struct Node {
     literals: HashMap<Box<[u8]>, usize, ahash::RandomState>,
@@ -42,7 +42,7 @@ struct Node {
 }
 
 impl Captures {
-    /// Of `/*` alone.
+    /// Creates captures of `/*` alone.
     pub(super) fn of_rest(rest: usize) -> Self {
         Self {
             rest,
@@ -62,7 +62,7 @@ impl Trie {
         }
     }
 
-    /// Adds the routes of one pattern, in the order in which they are to be tried.
+    /// Adds the routes of one pattern, in the order of comparison.
     pub(super) fn insert(&mut self, pattern: &PathPattern, leaves: Vec<Leaf>) {
         let mut at = 0;
         for segment in &pattern.segments {
@@ -86,8 +86,8 @@ impl Trie {
         }
     }
 
-    /// Visits the routes whose pattern takes `path` (which begins with `/`), the most
-    /// specific first, until `visit` breaks.
+    /// Visits the routes whose pattern matches `path` (which begins with `/`), the most specific
+    /// first, until `visit` breaks.
     pub(super) fn walk<B>(
         &self,
         path: &[u8],
@@ -111,8 +111,8 @@ struct Walk<'a, F> {
 }
 
 impl<F> Walk<'_, F> {
-    /// Goes on at a node with the segment that begins at `at`, or with none if the path
-    /// has ended. A node is reached in one way only, so each is visited once at most.
+    /// Continues at a node with the segment that begins at `at`, or with none if the path has
+    /// ended. Each node has only one parent, so it is visited at most once.
     fn from<B>(&mut self, node: usize, at: Option<usize>) -> ControlFlow<B>
     where
         F: FnMut(&Leaf, &Captures) -> ControlFlow<B>,

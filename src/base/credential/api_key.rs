@@ -1,5 +1,5 @@
-//! Hashes of API keys. A key is 256 random bits, so one round of SHA-256 is as good as a
-//! slow hash: there is nothing to guess.
+//! Hashes of API keys. A key is 256 random bits and cannot be guessed, so one round of SHA-256 is
+//! as good as a slow hash.
 
 use std::{fmt, str::FromStr};
 
@@ -20,20 +20,20 @@ const HELP: &str = "write `sha256:` and 64 hexadecimal digits, as `edgeway hash 
 pub struct ApiKeyHash([u8; 32]);
 
 impl ApiKeyHash {
-    /// The hash of a key as a client shows it.
+    /// Hashes a key as the client presents it.
     pub fn of(key: &[u8]) -> Self {
         let digest = digest(&SHA256, key);
         Self(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 
-    /// A part to look it up by. It says nothing of the rest of the hash, and the hash says
-    /// nothing of the key.
+    /// Part of the hash that serves as a lookup key. It reveals nothing about the rest of the hash,
+    /// and the hash reveals nothing about the key.
     pub fn bucket(&self) -> u64 {
         let (head, _) = self.0.split_first_chunk().expect("it has 32 bytes");
         u64::from_le_bytes(*head)
     }
 
-    /// Compares in a time that does not depend on where they differ.
+    /// Compares in constant time.
     pub fn is(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
@@ -47,7 +47,7 @@ impl FromStr for ApiKeyHash {
             why: why.to_owned(),
             help: HELP,
         };
-        // The text is not repeated: whoever wrote the key itself shall not find it in a log.
+        // The text is not repeated: if a user wrote the key itself, it must not end up in a log.
         let Some(digits) = text.trim().strip_prefix(SCHEME) else {
             return Err(bad("this is no hash of an API key"));
         };
@@ -71,10 +71,10 @@ impl fmt::Debug for ApiKeyHash {
     }
 }
 
-/// A new key of 256 random bits, in letters that need no quoting anywhere.
+/// Generates a key of 256 random bits, in characters that never need quoting.
 ///
 /// # Errors
-/// When the system has no random bits.
+/// Fails when the system has no random bits.
 pub fn new_api_key() -> Result<String, ring::error::Unspecified> {
     let mut bits = [0; 32];
     SystemRandom::new().fill(&mut bits)?;

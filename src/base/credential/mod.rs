@@ -1,4 +1,4 @@
-//! Credentials at rest: hashes of passwords and of API keys. What was hashed is never kept.
+//! Credentials at rest: hashes of passwords and of API keys. The plain text is never stored.
 
 mod api_key;
 mod password;
@@ -8,11 +8,11 @@ pub use self::{
     password::{PasswordHash, hash_password},
 };
 
-/// Why a hash cannot be used; the text is the user's message.
+/// Reason why a hash cannot be used; the text is the user's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct BadHash {
     why: String,
-    /// What to write instead.
+    /// Correct form to write instead.
     pub help: &'static str,
 }

@@ -12,12 +12,12 @@ use super::BadHash;
 
 const HELP: &str = "make one with `edgeway hash password`, or with `htpasswd -nB USER`";
 
-/// Beyond these one login would hold a core for seconds, or take the machine's memory.
+/// Bounds beyond which one login would occupy a core for seconds, or exhaust the machine's memory.
 const MOST_MEMORY_KIB: u32 = 256 * 1024;
 const MOST_PASSES: u32 = 20;
 const HIGHEST_COST: u32 = 14;
 
-/// How a password is to be recognised.
+/// A password hash to verify against.
 #[derive(Clone)]
 pub enum PasswordHash {
     /// `$argon2id$…`, `$argon2i$…` or `$argon2d$…`.
@@ -27,7 +27,7 @@ pub enum PasswordHash {
 }
 
 impl PasswordHash {
-    /// The hash as it is written.
+    /// The hash in its text form.
     pub fn text(&self) -> String {
         match self {
             Self::Argon2(hash) => hash.to_string(),
@@ -35,8 +35,8 @@ impl PasswordHash {
         }
     }
 
-    /// Whether this is the password. Takes as long as the hash was made to take, some
-    /// 10 to 500 ms of one core: never called where others wait.
+    /// Returns true if this is the password. Takes as long as the hash was designed to take, some
+    /// 10 to 500 ms of one core: never call it where other work waits.
     pub fn verify(&self, password: &[u8]) -> bool {
         match self {
             Self::Argon2(hash) => Argon2::default().verify_password(password, &**hash).is_ok(),
@@ -106,11 +106,11 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// A new argon2id hash of a password, with the crate's parameters: 19 MiB, two passes
-/// (what OWASP asks for).
+/// Hashes a password with argon2id and the crate's parameters: 19 MiB, two passes (the OWASP
+/// recommendation).
 ///
 /// # Errors
-/// When the system has no random bits, or the password is longer than argon2 takes.
+/// Fails when the system has no random bits, or when the password is longer than argon2 accepts.
 pub fn hash_password(password: &[u8]) -> Result<String, String> {
     let mut salt = [0; 16];
     SystemRandom::new()

@@ -1,4 +1,4 @@
-//! The encoders: one body each, flushed at each chunk, in bounded memory.
+//! Encoders: each encodes one body, flushes at each chunk, and uses bounded memory.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use zstd::zstd_safe::{
 
 use super::Encoding;
 
-/// An encoder broke; what it put out so far cannot be completed.
+/// Encoder failure; the output so far cannot be completed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot code with {}: {why}", encoding.name())]
 pub struct EncodeError {
@@ -24,12 +24,12 @@ pub struct EncodeError {
     why: String,
 }
 
-/// One body on its way through a coding.
+/// An encoder for one body.
 ///
-/// A stream's memory is bounded, whatever the body's length. Measured for bodies of unknown
-/// length: gzip 0.35 MiB at every level; br 1.1 MiB at level 4, 1.9 at 5, 2.9 at 6, but 9,
-/// 17 and 33 at 7, 8 and 9; zstd 1.1 MiB at level 1, 1.8 at 3, 3.5 at 9, 4.8 at 19. A known
-/// length of 2 KiB leaves zstd with 0.06 MiB.
+/// Its memory is bounded, whatever the body's length. Measured for bodies of unknown length: gzip
+/// 0.35 MiB at every level; br 1.1 MiB at level 4, 1.9 at 5, 2.9 at 6, but 9, 17 and 33 at 7, 8 and
+/// 9; zstd 1.1 MiB at level 1, 1.8 at 3, 3.5 at 9, 4.8 at 19. With a known length of 2 KiB, zstd
+/// needs 0.06 MiB.
 pub struct Encoder(Coder);
 
 enum Coder {
@@ -38,7 +38,7 @@ enum Coder {
     Zstd(CCtx<'static>),
 }
 
-/// The state of one brotli stream; its own allocator wants it taken down by hand.
+/// The state of one brotli stream; its custom allocator requires an explicit destroy call.
 struct Brotli(BrotliEncoderStateStruct<StandardAlloc>);
 
 impl Drop for Brotli {
@@ -47,32 +47,33 @@ impl Drop for Brotli {
     }
 }
 
-/// How far a step goes.
+/// Goal of one encoding step.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Until {
-    /// Everything that went in can be decoded from what came out.
+    /// All input so far can be decoded from the output.
     Flushed,
     /// The stream is complete.
     Ended,
 }
 
-/// Windows reach back 256 KiB at most: pages gain little beyond, and a window is what a
-/// stream's memory, and its client's, mostly consists of.
+/// Largest window: 256 KiB. Pages gain little from more, and the window makes up most of the memory
+/// that a stream costs us and its client.
 const MAX_WINDOW_BITS: u32 = 18;
 
-/// The smallest window that all codings here know.
+/// Smallest window that all codings here support.
 const MIN_WINDOW_BITS: u32 = 10;
 
-/// Smaller windows make this brotli encoder choose a hasher of 32 MiB from level 5 on.
+/// Smallest window for brotli. With a smaller one this encoder picks a hasher of 32 MiB from level
+/// 5 on.
 const BROTLI_MIN_WINDOW_BITS: u32 = 17;
 
-/// 32 KiB, all that deflate knows.
+/// Window of 32 KiB, the largest that deflate supports.
 const GZIP_WINDOW_BITS: u8 = 15;
 
-/// Room made in the output at a time, if a step finds too little.
+/// Space added to the output at a time when a step runs out of it.
 const ROOM: usize = 4 * 1024;
 
-/// The window for a body of this length: no larger than what it can fill.
+/// Returns the window for a body of this length: no larger than the body can fill.
 fn window_bits(length: Option<u64>) -> u32 {
     length
         .and_then(u64::checked_next_power_of_two)
@@ -80,9 +81,9 @@ fn window_bits(length: Option<u64>) -> u32 {
         .clamp(MIN_WINDOW_BITS, MAX_WINDOW_BITS)
 }
 
-/// The sizes (base-2 logarithm of the entries) of zstd's chain and hash tables: what the
-/// level has by itself, and no larger than the window can use. Left alone, zstd sizes
-/// them for bodies of any length: 11 MiB at level 9, 84 MiB at level 19.
+/// Returns the sizes (base-2 logarithm of the entries) of zstd's chain and hash tables: the level's
+/// own, but no larger than the window can use. By default, zstd sizes them for bodies of any
+/// length: 11 MiB at level 9, 84 MiB at level 19.
 fn zstd_tables(level: u8, window: u32) -> (u32, u32) {
     let (chain, hash) = match level {
         0 | 1 => (13, 14),
@@ -95,8 +96,8 @@ fn zstd_tables(level: u8, window: u32) -> (u32, u32) {
 }
 
 impl Encoder {
-    /// An encoder for a body of `length`, if that is known: short bodies need less memory.
-    /// A level outside of [`Encoding::levels`] is taken for the nearest.
+    /// Creates an encoder for a body of `length`, if that is known: short bodies need less memory.
+    /// A level outside of [`Encoding::levels`] is clamped to the nearest.
     pub fn new(encoding: Encoding, level: u8, length: Option<u64>) -> Result<Self, EncodeError> {
         let level = level.clamp(*encoding.levels().start(), *encoding.levels().end());
         let window = window_bits(length);
@@ -140,18 +141,18 @@ impl Encoder {
         }))
     }
 
-    /// Codes `input` and flushes: all of it can be decoded from what was put out so far.
+    /// Encodes `input` and flushes: all of it can be decoded from the output so far.
     pub fn push(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
         self.step(input, Until::Flushed, out)
     }
 
-    /// Codes the last `input`, which may be empty, and ends the stream.
+    /// Encodes the last `input`, which may be empty, and ends the stream.
     pub fn finish(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
         self.step(input, Until::Ended, out)
     }
 
     fn step(&mut self, input: &[u8], until: Until, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        // Text shrinks to a third or less; the rest is for headers and tiny chunks.
+        // Text shrinks to a third or less; the rest is for the format's header and tiny chunks.
         out.reserve(input.len() / 3 + 128);
         match &mut self.0 {
             Coder::Gzip(deflate) => gzip_step(deflate, input, until, out),
@@ -172,7 +173,7 @@ impl fmt::Debug for Encoder {
     }
 }
 
-/// A whole body in a coding.
+/// Encodes a whole body.
 pub fn encode(encoding: Encoding, level: u8, bytes: &[u8]) -> Result<Vec<u8>, EncodeError> {
     let mut out = Vec::new();
     Encoder::new(encoding, level, Some(bytes.len() as u64))?.finish(bytes, &mut out)?;
@@ -202,7 +203,7 @@ fn gzip_step(
         input = input.get(taken..).unwrap_or_default();
         match status {
             Status::StreamEnd => return Ok(()),
-            // zlib: a flush is complete when room is left in the output.
+            // zlib: a flush is complete when the output has space left.
             Status::Ok | Status::BufError if out.len() < out.capacity() => {
                 if until == Until::Flushed && input.is_empty() {
                     return Ok(());
@@ -229,7 +230,7 @@ fn brotli_step(
     };
     let (mut left, mut offset) = (input.len(), 0);
     loop {
-        // No output buffer is lent: the encoder's own is read through `take_output`.
+        // The encoder gets no output buffer: its own is read through `take_output`.
         let is_sound = state.compress_stream(
             operation,
             &mut left,
@@ -250,7 +251,7 @@ fn brotli_step(
         if !state.has_more_output() && left == 0 {
             return Ok(());
         }
-        // Output that waits holds the operation back, so it is called again after this.
+        // The operation stays incomplete while output is pending, so it is called again after this.
         while state.has_more_output() {
             let mut size = 0;
             let output = state.take_output(&mut size);

@@ -1,5 +1,5 @@
-//! Content codings: which one a client wants, and the encoders, which know nothing of
-//! requests. A filter streams through an [`Encoder`]; who has a whole body calls [`encode`].
+//! Content codings: negotiation by `Accept-Encoding`, and the encoders, which know nothing of
+//! requests. A filter streams through an [`Encoder`]; a caller with a whole body calls [`encode`].
 
 mod encoder;
 #[cfg(test)]
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::encoder::{EncodeError, Encoder, encode};
 use super::http::{Weight, list_of, weighted};
 
-/// A content coding that we can produce.
+/// A content coding that the gateway can produce.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema,
 )]
@@ -28,7 +28,7 @@ pub enum Encoding {
 impl Encoding {
     pub const ALL: [Self; 3] = [Self::Zstd, Self::Br, Self::Gzip];
 
-    /// The coding's name in `Accept-Encoding` and `Content-Encoding`.
+    /// Returns the coding's name in `Accept-Encoding` and `Content-Encoding`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Zstd => "zstd",
@@ -41,7 +41,7 @@ impl Encoding {
         HeaderValue::from_static(self.name())
     }
 
-    /// The levels, from the fastest to the one with the smallest output.
+    /// Returns the levels, from the fastest to the one with the smallest output.
     pub const fn levels(self) -> std::ops::RangeInclusive<u8> {
         match self {
             Self::Zstd => 1..=19,
@@ -51,7 +51,7 @@ impl Encoding {
     }
 }
 
-/// What a client's `Accept-Encoding` says, read once.
+/// A parsed `Accept-Encoding`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accepted {
     zstd: Option<Weight>,
@@ -62,14 +62,14 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// Reads all lines of the field. Members with a broken weight are passed over; of a
-    /// coding named twice the higher weight counts.
+    /// Parses all lines of the field. Members with an invalid weight are skipped; if a coding is
+    /// listed twice, the higher weight counts.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut accepted = Self::default();
         for (name, weight) in list_of(headers, &ACCEPT_ENCODING).filter_map(weighted) {
             let is = |coding: &str| name.eq_ignore_ascii_case(coding.as_bytes());
             let slot = if is("gzip") || is("x-gzip") {
-                // RFC 9110, 8.4.1.3: `x-gzip` is to be taken for `gzip`.
+                // RFC 9110, 8.4.1.3: `x-gzip` is equivalent to `gzip`.
                 &mut accepted.gzip
             } else if is("br") {
                 &mut accepted.br
@@ -87,7 +87,7 @@ impl Accepted {
         accepted
     }
 
-    /// The weight of one coding: its own, or that of `*`.
+    /// Returns the weight of one coding: its own, or that of `*`.
     pub fn weight(&self, encoding: Encoding) -> Weight {
         let named = match encoding {
             Encoding::Zstd => self.zstd,
@@ -97,9 +97,9 @@ impl Accepted {
         named.or(self.any).unwrap_or(Weight::NONE)
     }
 
-    /// The best of `offered`: by the client's weight, and among equals the first offered.
-    /// `None` for no coding at all, which is also what a client gets that refuses every
-    /// coding and `identity` too.
+    /// Returns the best of `offered`: the highest client weight, and among equals the first
+    /// offered. `None` means no coding at all, also for a client that refuses every coding and
+    /// `identity` too.
     pub fn choose(&self, offered: impl IntoIterator<Item = Encoding>) -> Option<Encoding> {
         let mut best: Option<(Weight, Encoding)> = None;
         for encoding in offered {

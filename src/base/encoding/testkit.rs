@@ -1,10 +1,10 @@
-//! The other direction, and bytes to code, for tests.
+//! Decoders and sample data for tests.
 
 use std::io::Read;
 
 use super::Encoding;
 
-/// All that can be decoded from the beginning of a stream, complete or not.
+/// Decodes as much as possible from the beginning of a stream, complete or not.
 pub(crate) fn decoded(encoding: Encoding, mut coded: &[u8]) -> Vec<u8> {
     let mut reader: Box<dyn Read + '_> = match encoding {
         Encoding::Gzip => Box::new(flate2::bufread::GzDecoder::new(&mut coded)),
@@ -18,7 +18,7 @@ pub(crate) fn decoded(encoding: Encoding, mut coded: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Whether a stream is complete to its last byte.
+/// Returns true if a stream is complete to its last byte.
 pub(crate) fn is_complete(encoding: Encoding, mut coded: &[u8]) -> bool {
     let mut sink = Vec::new();
     match encoding {
@@ -31,7 +31,7 @@ pub(crate) fn is_complete(encoding: Encoding, mut coded: &[u8]) -> bool {
     .is_ok()
 }
 
-/// Text that does not shrink well, so that output has to wait for room.
+/// Text that compresses badly, so that the output buffer fills up.
 pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(7);
     std::iter::repeat_with(|| random.alphanumeric() as u8)

@@ -1,4 +1,4 @@
-//! What clients get, what comes back, and when it can be decoded.
+//! Tests of negotiation, of decoding the output, and of flushing.
 
 use proptest::prelude::*;
 

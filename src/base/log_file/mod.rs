@@ -1,5 +1,5 @@
-//! Log files that never hold up whoever writes a line: lines go to memory, and a thread takes
-//! them to stdout or to a file that may rotate, be moved, or be full for a while.
+//! Log files that never block the caller: lines go to memory, and a thread writes them to stdout or
+//! to a file that may rotate, be moved, or be full for a while.
 
 mod output;
 mod rotation;

@@ -1,8 +1,8 @@
-//! Where lines go: the file descriptor, its rotation, and what to do when it is gone.
+//! Output of a log: the file descriptor, its rotation, and recovery when the file is gone.
 //!
-//! Used by one thread only. Bytes are written in order and each exactly once; the one
-//! exception is a line whose beginning went to a file that then vanished: the whole line
-//! is written again to the new one.
+//! Used by one thread only. Bytes are written in order and each exactly once; the one exception is
+//! a line whose beginning went to a file that then vanished: the whole line is written again to the
+//! new one.
 
 use std::{
     fmt,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::base::clock::Clock;
 
-/// A place that lines go to. Equal targets share one writer.
+/// A destination of log lines. Equal targets share one writer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
     Stdout,
@@ -45,45 +45,45 @@ impl fmt::Display for Target {
 
 /// An open target.
 pub(crate) struct Output {
-    /// What messages call the log.
+    /// Name of the log in messages.
     kind: &'static str,
     target: Target,
     rotation: Rotation,
     clock: Clock,
     open: Option<Open>,
-    /// The file that the last byte went to, open or not.
+    /// File that received the last byte, open or not.
     last: Option<Identity>,
-    /// The second in which the path was last compared with the open file.
+    /// Second in which the path was last compared with the open file.
     checked: u64,
-    /// Rotation failed in this second; it is tried again a minute later.
+    /// Second in which rotation failed; it is retried a minute later.
     refused: Option<u64>,
 }
 
 struct Open {
     file: File,
-    /// `None` for what is no regular file: it is neither compared nor rotated.
+    /// `None` if this is not a regular file: it is neither compared nor rotated.
     regular: Option<Regular>,
 }
 
 struct Regular {
     identity: Identity,
     size: u64,
-    /// The rotation's period that its content belongs to.
+    /// Rotation period that the content belongs to.
     period: u64,
 }
 
-/// Device and inode.
+/// Device and inode numbers.
 type Identity = (u64, u64);
 
 fn identity(metadata: &Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
-/// Whole lines to write, and how far it got.
+/// Whole lines to write, and how far writing got.
 #[derive(Default)]
 pub(crate) struct Batch {
     bytes: Vec<u8>,
-    /// How many lines end in the bytes that are left.
+    /// Number of line ends in the bytes that are left.
     lines: u64,
     offset: usize,
 }
@@ -93,12 +93,12 @@ impl Batch {
         self.offset == self.bytes.len()
     }
 
-    /// Lines that are not wholly written.
+    /// Number of lines that are not completely written.
     pub(crate) fn lines_left(&self) -> u64 {
         self.lines
     }
 
-    /// Takes the next lines from `bytes` and gives its own room for more in return.
+    /// Takes the next lines from `bytes` and leaves its own buffer there in exchange.
     pub(crate) fn refill(&mut self, bytes: &mut Vec<u8>, lines: &mut u64) {
         debug_assert!(self.is_done(), "these lines would be lost");
         self.bytes.clear();
@@ -107,15 +107,15 @@ impl Batch {
         self.lines = mem::take(lines);
     }
 
-    /// Room beyond what is in use.
+    /// Capacity of the buffer, used or not.
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// So many bytes are written; gives how many lines ended among them.
+    /// Records that `written` bytes were written; returns how many lines ended among them.
     fn advance(&mut self, written: usize) -> u64 {
         let piece = &self.rest()[..written];
-        // The usual case is all of it, and then nothing need be read again.
+        // Usually all of it was written, and nothing needs to be scanned again.
         let ended = if piece.len() == self.rest().len() {
             self.lines
         } else {
@@ -157,25 +157,25 @@ impl Output {
         if self.rotation != rotation {
             self.rotation = rotation;
             self.refused = None;
-            // Opening it again tells which of the new periods its content belongs to.
+            // Reopening the file determines which of the new periods its content belongs to.
             self.open = None;
         }
     }
 
-    /// Opens the path anew.
+    /// Opens the path again.
     ///
     /// # Errors
-    /// When it cannot be opened; the next write tries again.
+    /// Fails when it cannot be opened; the next write retries.
     pub(crate) fn reopen(&mut self, batch: &mut Batch) -> io::Result<()> {
         self.open = None;
         self.open_if_needed(batch)
     }
 
-    /// Writes what is left of `batch`; gives the number of lines written.
+    /// Writes the rest of `batch`; adds the number of lines written to `lines`.
     ///
     /// # Errors
-    /// When the target cannot be opened or written. `batch` knows how far it got, and the
-    /// same call may be tried again.
+    /// Fails when the target cannot be opened or written. `batch` records how far it got, and the
+    /// same call may be repeated.
     pub(crate) fn write(&mut self, batch: &mut Batch, lines: &mut u64) -> io::Result<()> {
         while !batch.is_done() {
             let room = self.prepare(batch)?;
@@ -198,7 +198,7 @@ impl Output {
         Ok(())
     }
 
-    /// Opens, follows and rotates as needed; gives how many bytes may be written now.
+    /// Opens, follows and rotates as needed; returns how many bytes may be written now.
     fn prepare(&mut self, batch: &mut Batch) -> io::Result<usize> {
         let since = since_epoch(self.clock.wall());
         if self.checked != since.as_secs() {
@@ -207,12 +207,12 @@ impl Output {
         }
         self.open_if_needed(batch)?;
         if batch.is_mid_line() {
-            // The rest of a line goes where its beginning is.
+            // The rest of a line goes to the same file as its beginning.
             return Ok(first_line_length(batch.rest()));
         }
         let first_line = first_line_length(batch.rest());
         if self.is_due(first_line) && self.refused.is_none_or(|at| since.as_secs() >= at + 60) {
-            // Another process may have rotated it since: then there is a new file here.
+            // Another process may have rotated the file since; then the path leads to a new file.
             self.follow_path();
             self.open_if_needed(batch)?;
             if self.is_due(first_line) {
@@ -222,7 +222,7 @@ impl Output {
         Ok(self.room(batch.rest(), first_line))
     }
 
-    /// Whether the file should make room before a line of `length` bytes.
+    /// Returns true if the file must rotate before a line of `length` bytes.
     fn is_due(&self, length: usize) -> bool {
         let Some(regular) = self.regular() else {
             return false;
@@ -234,7 +234,7 @@ impl Output {
         is_too_large || regular.period < self.rotation.period(since_epoch(self.clock.wall()))
     }
 
-    /// The whole lines that still fit, at least one.
+    /// Length of the whole lines that still fit, at least one line.
     fn room(&self, rest: &[u8], first_line: usize) -> usize {
         match (self.rotation.size, self.regular()) {
             (Some(limit), Some(regular)) if self.refused.is_none() => {
@@ -261,7 +261,7 @@ impl Output {
                 self.open_if_needed(batch)
             }
             Err(error) => {
-                // The file goes on growing: better than losing lines.
+                // The file keeps growing: better than losing lines.
                 if self.refused.is_none() {
                     warn!(file:% = self.target, error:%; "the {} cannot be rotated", self.kind);
                 }
@@ -271,7 +271,7 @@ impl Output {
         }
     }
 
-    /// Closes the file if its path leads elsewhere by now: it was moved, or deleted.
+    /// Closes the file if its path now leads elsewhere: it was moved or deleted.
     fn follow_path(&mut self) {
         if let (Target::File(path), Some(regular)) = (&self.target, self.regular()) {
             let found = std::fs::metadata(path).ok().map(|m| identity(&m));
@@ -303,7 +303,7 @@ impl Output {
         Ok(())
     }
 
-    /// The period that a found file's content belongs to: that of its last change.
+    /// Returns the period that an existing file's content belongs to: that of its last change.
     fn period_of(&self, metadata: &Metadata) -> u64 {
         let now = self.clock.wall();
         let changed = metadata.modified().unwrap_or(now);
@@ -313,7 +313,7 @@ impl Output {
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
-    // Without NONBLOCK, opening a named pipe that nobody reads would wait for ever.
+    // Without NONBLOCK, opening a named pipe without a reader would block forever.
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("flags of open(2) are ints");
     OpenOptions::new()
         .append(true)
@@ -323,7 +323,7 @@ fn open_log(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// The length of the first line, with its end.
+/// Length of the first line, with its line end.
 fn first_line_length(bytes: &[u8]) -> usize {
     bytes
         .iter()
@@ -331,7 +331,7 @@ fn first_line_length(bytes: &[u8]) -> usize {
         .map_or(bytes.len(), |at| at + 1)
 }
 
-/// The length of the whole lines at the beginning.
+/// Length of the whole lines at the beginning.
 fn whole_lines_length(bytes: &[u8]) -> usize {
     bytes
         .iter()

@@ -1,4 +1,4 @@
-//! When a log file makes room for a new one, and the renaming of old ones.
+//! Rotation of log files: when it is due, and the renaming of archives.
 
 use std::{
     ffi::OsString,
@@ -7,37 +7,36 @@ use std::{
     time::Duration,
 };
 
-/// When to rotate, and how many archives to keep.
+/// Rotation rules, and how many archives to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rotation {
-    /// At each multiple of this span since 1970, UTC.
+    /// Rotate at each multiple of this span since 1970, UTC.
     pub(crate) every: Option<Duration>,
-    /// Before the file would grow larger.
+    /// Rotate before the file would grow larger.
     pub(crate) size: Option<u64>,
-    /// At least 1.
+    /// Archives to keep, at least 1.
     pub(crate) keep: u32,
 }
 
 impl Rotation {
-    /// Never: something else does it, or there is nothing to rotate.
+    /// No rotation: another program does it, or there is nothing to rotate.
     pub(crate) const NEVER: Self = Self {
         every: None,
         size: None,
         keep: 1,
     };
 
-    /// The number of the period that a moment lies in.
+    /// Returns the number of the period that contains a moment.
     pub(crate) fn period(&self, since_epoch: Duration) -> u64 {
         self.every
             .map_or(0, |every| since_epoch.as_secs() / every.as_secs().max(1))
     }
 }
 
-/// Moves `path` to `path.1`, what was there to `path.2`, and so on; what would become
-/// number `keep + 1` is deleted.
+/// Moves `path` to `path.1`, the old `path.1` to `path.2`, and so on; number `keep + 1` is deleted.
 ///
-/// From the oldest to the youngest, so that a crash midway leaves a gap in the numbers
-/// and loses nothing.
+/// Goes from the oldest to the youngest, so that a crash midway leaves a gap in the numbers and
+/// loses nothing.
 pub(crate) fn shift(path: &Path, keep: u32) -> io::Result<()> {
     let mut surplus = keep + 1;
     while forgive_missing(std::fs::remove_file(archive(path, surplus)))? {
@@ -53,7 +52,7 @@ pub(crate) fn shift(path: &Path, keep: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether there was something to act on.
+/// Returns true if there was a file to act on.
 fn forgive_missing(result: io::Result<()>) -> io::Result<bool> {
     match result {
         Ok(()) => Ok(true),

@@ -1,4 +1,4 @@
-//! The time of a line as text, made once a second.
+//! Timestamps of log lines, formatted once a second.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use chrono::DateTime;
 
 use crate::base::digits::put_three;
 
-/// The texts of the last second asked for.
+/// The formatted texts of the last second used.
 pub(crate) struct Stamp {
     second: u64,
     /// `2027-01-15T08:00:00`
@@ -18,7 +18,7 @@ pub(crate) struct Stamp {
 impl Default for Stamp {
     fn default() -> Self {
         Self {
-            // No clock shows it, so the first line makes the texts.
+            // No clock ever shows this second, so the first line formats the texts.
             second: u64::MAX,
             rfc3339: String::new(),
             combined: String::new(),
@@ -27,7 +27,7 @@ impl Default for Stamp {
 }
 
 impl Stamp {
-    /// RFC 3339 in UTC with milliseconds.
+    /// Appends the time in RFC 3339, UTC, with milliseconds.
     pub(crate) fn put_rfc3339(&mut self, out: &mut Vec<u8>, wall: SystemTime) {
         let since = self.turn_to(wall);
         out.extend_from_slice(self.rfc3339.as_bytes());
@@ -36,7 +36,7 @@ impl Stamp {
         out.push(b'Z');
     }
 
-    /// As nginx' `$time_local`, in UTC.
+    /// Appends the time like nginx' `$time_local`, in UTC.
     pub(crate) fn put_combined(&mut self, out: &mut Vec<u8>, wall: SystemTime) {
         self.turn_to(wall);
         out.extend_from_slice(self.combined.as_bytes());
@@ -62,7 +62,7 @@ impl Stamp {
     }
 }
 
-/// Zero for a clock set before 1970.
+/// Time since 1970; zero for a clock set before it.
 pub(crate) fn since_epoch(wall: SystemTime) -> Duration {
     wall.duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What a reader of a log finds, whatever happens to disk, file names and load.
+//! Tests of the log's contents under disk failures, renames and load.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,13 +21,13 @@ const COUNTED: Kind = Kind {
     failing: ("edgeway_test_failing", "Files that cannot be written."),
 };
 
-/// Longer than any wait of a test that passes.
+/// Longer than any wait of a passing test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Held by tests that reopen every log, or that expect nobody else to.
+/// Held by tests that reopen every log, or that fail if another test does.
 static REOPENING: Mutex<()> = Mutex::new(());
 
-/// A log in a folder of its own.
+/// A log in its own folder.
 struct Log {
     folder: tempfile::TempDir,
     clock: Clock,
@@ -84,7 +84,7 @@ impl Log {
         self.count("edgeway_test_failing") == 1
     }
 
-    /// Every line in the folder, the current file's and the archives'.
+    /// Every line in the folder, in the current file and the archives.
     fn all_lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for entry in std::fs::read_dir(self.folder.path()).unwrap() {
@@ -179,7 +179,7 @@ fn a_line_after_a_long_silence_wakes_the_writer() {
 fn a_full_buffer_drops_lines_and_counts_them() {
     let mut log = Log::new();
     log.capacity = 4096;
-    // Cannot be opened: its folder is a file.
+    // Cannot be opened: the path's folder is a file.
     std::fs::write(log.folder.path().join("file"), "").unwrap();
     let user = log.user_of(&Target::File(log.folder.path().join("file/access.log")));
     for _ in 0..1000 {
@@ -188,7 +188,7 @@ fn a_full_buffer_drops_lines_and_counts_them() {
     let dropped = log.dropped();
     assert!((900..1000).contains(&dropped), "{dropped}");
     assert_eq!(log.written(), 0);
-    // The rest is given up when the last filter that logs here is gone.
+    // Pending lines are discarded when the last filter that logs here is gone.
     drop(user);
     wait_for("the writer ends", || log.dropped() == 1000);
 }
@@ -205,7 +205,7 @@ fn a_full_disk_keeps_requests_going_and_is_followed_by_every_held_line() {
     }
     wait_for("the writer fails", || log.is_failing());
     assert_eq!(log.written(), 0);
-    // There is room again: the same path leads to a good file.
+    // Space is available again: the same path leads to a good file.
     std::fs::remove_file(&full).unwrap();
     reopen();
     wait_written(&log, 100);
@@ -224,7 +224,7 @@ fn a_folder_that_goes_and_comes_back_loses_nothing_since() {
     wait_written(&log, 1);
 
     std::fs::remove_dir_all(&folder).unwrap();
-    // The path is looked at once a second.
+    // The path is checked once a second.
     log.clock.advance(Duration::from_secs(1));
     push(&user, "meanwhile");
     wait_for("the writer fails", || log.is_failing());
@@ -260,7 +260,7 @@ fn ten_rotations_by_size_keep_the_newest_and_lose_nothing() {
     assert_eq!(lines, expected);
     assert_eq!(lines_of(&log.path()).len(), 50);
 
-    // With fewer to keep, what is too many goes at the next rotation.
+    // With a smaller `keep`, surplus archives are deleted at the next rotation.
     log.rotation = Rotation {
         every: None,
         size: Some(1000),
@@ -290,7 +290,7 @@ fn days_turn_while_running_and_across_a_restart() {
         size: None,
         keep: 7,
     };
-    // Left behind by a process of long ago.
+    // Left behind by an old process.
     std::fs::write(log.path(), "old\n").unwrap();
     let old = std::time::UNIX_EPOCH + Duration::from_hours(24);
     let file = std::fs::File::options()
@@ -334,7 +334,7 @@ fn a_file_moved_away_is_followed_by_a_new_one() {
     assert_eq!(lines_of(&moved), ["one", "two"]);
     assert_eq!(lines_of(&log.path()), ["three"]);
 
-    // Without a signal the move is seen within a second.
+    // Without a signal, the move is noticed within a second.
     std::fs::rename(log.path(), &moved).unwrap();
     log.clock.advance(Duration::from_secs(1));
     push(&user, "four");

@@ -1,9 +1,8 @@
-//! The buffers that threads write lines into, and the thread that empties them.
+//! The buffers that threads write log lines into, and the thread that drains them.
 //!
-//! Each worker thread has a buffer of its own, so its lock is free but for the moment in
-//! which the log's thread takes the content away. While lines come, that thread looks
-//! every 50 ms, or when a buffer is half full of what one write should hold; after a
-//! second without lines it sleeps until the next one wakes it.
+//! Each worker thread has its own buffer, so its lock is free except while the log's thread takes
+//! the content. While lines arrive, that thread checks every 50 ms, or when a buffer is half full
+//! of one write's worth; after a second without lines it sleeps until the next line wakes it.
 
 use std::{
     cell::Cell,
@@ -30,34 +29,34 @@ use crate::base::{
     metrics::{IntCounter, IntGauge, Metrics},
 };
 
-/// Bytes that may wait for one target, over all buffers.
+/// Bytes that may be pending for one target, over all buffers.
 const CAPACITY: usize = 8 * 1024 * 1024;
 
-/// A buffer that has grown this far wakes the thread.
+/// Buffer size that wakes the thread.
 const WAKE_AT: usize = 64 * 1024;
 
-/// Larger buffers give their memory back once they are written.
+/// Larger buffers release their memory once they are written.
 const KEEP_AT_MOST: usize = 4 * WAKE_AT;
 
-/// How long lines gather before they are written.
+/// Time during which lines accumulate before they are written.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// Looks without a line until the thread sleeps.
+/// Number of checks without a line until the thread sleeps.
 const IDLE_LOOKS: u32 = 20;
 
-/// Time between two tries of a target that fails.
+/// Time between two attempts to write to a failing target.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A kind of log: what messages call it, and the names of its metrics with what they say.
+/// A kind of log: its name in messages, and the names and help texts of its metrics.
 pub(crate) struct Kind {
-    /// Such as `access log`.
+    /// Name such as `access log`.
     pub(crate) name: &'static str,
     pub(crate) written: (&'static str, &'static str),
     pub(crate) dropped: (&'static str, &'static str),
     pub(crate) failing: (&'static str, &'static str),
 }
 
-/// The own metrics of a kind of log.
+/// Metrics of one kind of log.
 #[derive(Clone)]
 pub(crate) struct Counts {
     kind: &'static str,
@@ -77,14 +76,14 @@ impl Counts {
     }
 }
 
-/// A writer's kind of log and its target.
+/// Kind of log and target, which identify a writer.
 type Key = (&'static str, Target);
 
-/// The writers of this process. What logs is compiled anew by each reload, and a filter for
-/// each route; what is open has to outlive that, and to be shared.
+/// The writers of this process. Each reload compiles the logging filters again, one for each route;
+/// open files must outlive that and be shared.
 static WRITERS: LazyLock<Mutex<HashMap<Key, Arc<Shared>>>> = LazyLock::new(Mutex::default);
 
-/// Opens every log file anew, after something else has moved it. Does not wait.
+/// Opens every log file again, after another program has moved it. Does not block.
 pub(crate) fn reopen() {
     for shared in WRITERS.lock().values() {
         shared.reopen.store(true, Ordering::Release);
@@ -92,8 +91,8 @@ pub(crate) fn reopen() {
     }
 }
 
-/// Waits until every line logged before this call is written, at most `deadline`;
-/// whether it came so far. Blocks the calling thread.
+/// Waits until every line logged before this call is written, at most `deadline`; returns true if
+/// they all were. Blocks the calling thread.
 pub(crate) fn flush(deadline: Duration) -> bool {
     let end = Clock::machine().now() + deadline;
     let all: Vec<Arc<Shared>> = WRITERS.lock().values().cloned().collect();
@@ -103,20 +102,20 @@ pub(crate) fn flush(deadline: Duration) -> bool {
         .all(|(shared, wanted)| shared.wait_flushed(wanted, end))
 }
 
-/// What those who log and the thread share.
+/// State shared by logging threads and the log's thread.
 struct Shared {
     lanes: Box<[Lane]>,
-    /// Bytes that one lane may hold.
+    /// Capacity of one lane in bytes.
     lane_capacity: usize,
     counts: Counts,
     thread: OnceLock<Thread>,
-    /// The thread waits until it is woken. Set before it looks a last time, so a line
-    /// that it does not see then sees this.
+    /// Set while the thread waits to be woken. It is set before the thread checks one last time, so
+    /// a line that this check misses finds the flag set.
     is_asleep: AtomicBool,
     reopen: AtomicBool,
-    /// Changed under the lock of [`WRITERS`] only.
+    /// Number of users, changed only under the lock of [`WRITERS`].
     users: AtomicUsize,
-    /// What the last one to join wants, until the thread takes it.
+    /// Rotation requested by the last user to join, until the thread takes it.
     rotation: Mutex<Option<Rotation>>,
     flush_wanted: AtomicU64,
     flushed: Mutex<u64>,
@@ -124,7 +123,7 @@ struct Shared {
     retry: Duration,
 }
 
-/// One buffer, on cache lines of its own.
+/// A buffer on its own cache lines.
 #[repr(align(128))]
 #[derive(Default)]
 struct Lane(Mutex<Buffer>);
@@ -132,20 +131,20 @@ struct Lane(Mutex<Buffer>);
 #[derive(Default)]
 struct Buffer {
     bytes: Vec<u8>,
-    /// How many of them.
+    /// Number of lines in `bytes`.
     lines: u64,
     stamp: Stamp,
 }
 
-/// A hold on the writer of its target; the thread ends when the last is gone and
-/// all is written.
+/// A handle on the writer of a target; the thread ends when the last handle is dropped and all
+/// lines are written.
 pub(crate) struct User {
     shared: Arc<Shared>,
 }
 
 impl User {
-    /// Joins the writer of `target`, starting it if there is none. Its rotation becomes
-    /// the caller's.
+    /// Joins the writer of `target`, starting it if necessary. The writer adopts the caller's
+    /// rotation.
     pub(crate) fn join(
         target: &Target,
         rotation: Rotation,
@@ -257,8 +256,8 @@ impl Shared {
         }
     }
 
-    /// This thread's own lane, or the next free one. With twice as many lanes as cores one
-    /// is free but in theory; then it waits for a line's formatting, about a microsecond.
+    /// Locks this thread's own lane, or the next free one. With twice as many lanes as cores one is
+    /// practically always free; otherwise it waits while a line is formatted, about a microsecond.
     fn free_lane(&self) -> MutexGuard<'_, Buffer> {
         let own = lane_of_this_thread();
         // The number of lanes is a power of two.
@@ -296,7 +295,7 @@ impl Shared {
     }
 }
 
-/// Threads take lanes in turn, in the order in which they first log.
+/// Returns this thread's lane. Threads take lanes in turn, in the order in which they first log.
 fn lane_of_this_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
@@ -310,17 +309,17 @@ fn lane_of_this_thread() -> usize {
     })
 }
 
-/// The thread's own state.
+/// State of the log's thread.
 struct Worker {
     shared: Arc<Shared>,
     target: Target,
     output: Output,
     batch: Batch,
-    /// What the target's last error said, while it fails.
+    /// Last error of the target, while it fails.
     failing: Option<Failure>,
 }
 
-/// What tells one error from another.
+/// Kind and code that distinguish one error from another.
 #[derive(PartialEq, Eq)]
 struct Failure {
     kind: io::ErrorKind,
@@ -341,7 +340,7 @@ impl Worker {
             .spawn(move || worker.run());
         match started {
             Ok(handle) => {
-                // Set here only, once, right after the queue was made.
+                // Set only here, once, right after the queue was made.
                 let _first = shared.thread.set(handle.thread().clone());
             }
             Err(error) => {
@@ -389,7 +388,7 @@ impl Worker {
         }
     }
 
-    /// Writes what the lanes hold; whether there was anything.
+    /// Writes the contents of the lanes; returns true if there were any.
     fn empty_lanes(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut had_lines = !self.batch.is_done();
@@ -410,7 +409,7 @@ impl Worker {
         had_lines
     }
 
-    /// Whether the whole batch is written.
+    /// Writes the batch; returns true if it is complete.
     fn write_batch(&mut self) -> bool {
         if self.batch.is_done() {
             return true;
@@ -427,7 +426,7 @@ impl Worker {
                 }
                 true
             }
-            // A full pipe: its reader is slow, which is no failure.
+            // A full pipe: its reader is slow, which is not a failure.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 thread::park_timeout(GATHER);
                 false
@@ -439,7 +438,7 @@ impl Worker {
         }
     }
 
-    /// Tells a change for the worse once.
+    /// Records a failure, and logs it if it is new.
     fn fail(&mut self, error: &io::Error) {
         let failure = Failure {
             kind: error.kind(),
@@ -465,14 +464,14 @@ impl Worker {
         }
     }
 
-    /// Leaves the writers if nothing logs here any more; whether it did. What cannot be
-    /// written then is lost, and counted.
+    /// Removes this writer if it has no users left; returns true if it did. Lines that cannot be
+    /// written then are lost, and counted.
     fn retire(&mut self) -> bool {
         let mut writers = WRITERS.lock();
         if self.shared.users.load(Ordering::Relaxed) > 0 {
             return false;
         }
-        // Nobody can join any more, nor add a line, while the writers are locked.
+        // No user can join, nor add a line, while the writers are locked.
         let mut is_empty = self.batch.is_done();
         for lane in &self.shared.lanes {
             is_empty &= lane.0.lock().bytes.is_empty();
@@ -494,17 +493,17 @@ impl Worker {
         true
     }
 
-    /// Nobody waits for a writer that is gone.
+    /// Releases all flushes, so that none waits for a writer that is gone.
     fn report_flushed_for_ever(&self) {
         *self.shared.flushed.lock() = u64::MAX;
         self.shared.flushed_changed.notify_all();
     }
 
-    /// Waits until somebody wakes it.
+    /// Sleeps until another thread wakes it.
     fn sleep(&mut self) {
         self.shared.is_asleep.store(true, Ordering::Relaxed);
-        // A line that came before the store was seen by nobody: look once more. The lane's
-        // lock orders this: a line that is added after the look sees the store.
+        // No thread noticed a line added before the store, so check once more. The lane's lock
+        // orders this: a line added after the check sees the store.
         if !self.empty_lanes() && self.shared.is_asleep.load(Ordering::Relaxed) {
             thread::park();
         }

@@ -1,4 +1,4 @@
-//! Connections that stand, and which parts of Redis they reach.
+//! Established connections, and the parts of Redis that they reach.
 
 use std::sync::{
     Arc,
@@ -13,51 +13,51 @@ use tokio::sync::Notify;
 use super::settings::{Maker, Settings, connection_config};
 use super::slots::{SLOTS, slot};
 
-/// Failures in a row after which nobody but the supervisor asks.
+/// Failures in a row after which only the supervisor sends commands.
 pub(super) const STRIKES: u32 = 3;
-/// Into how many ranges of slots a cluster is parted: its machines fail one by one, and the
-/// client does not tell which one a command went to.
+/// Number of slot ranges that a cluster is divided into: its nodes fail one by one, and the client
+/// does not report which node a command went to.
 pub(super) const PARTS: u16 = 16;
 
-/// One set of connections, made together and given up together.
+/// A set of connections, opened together and given up together.
 pub(super) struct Links {
     links: Box<[Link]>,
-    /// One, or [`PARTS`] in a cluster.
+    /// A single part, or [`PARTS`] parts in a cluster.
     pub(super) parts: Box<[Part]>,
 }
 
-/// Cloned for each command, which locks nothing.
+/// A connection. It is cloned for each command, which needs no lock.
 #[derive(Clone)]
 pub(super) enum Link {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-/// What fails and comes back as one.
+/// A part of Redis that fails and recovers as a unit.
 #[derive(Default)]
 pub(super) struct Part {
-    /// Failures since the last success.
+    /// Number of failures since the last success.
     strikes: AtomicU32,
-    /// Only the supervisor asks, and closes it.
+    /// Set while only the supervisor sends commands; only the supervisor clears it.
     pub(super) is_open: AtomicBool,
 }
 
 impl Part {
     pub(super) fn passed(&self) {
-        // Read first: as long as all is well nobody writes to what all share.
+        // Read first: as long as nothing fails, no thread writes to the shared value.
         if self.strikes.load(Ordering::Relaxed) != 0 {
             self.strikes.store(0, Ordering::Relaxed);
         }
     }
 
-    /// How many have failed in a row now.
+    /// Counts a failure; returns the number of failures in a row.
     pub(super) fn struck(&self) -> u32 {
         self.strikes.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
 impl Links {
-    /// Connects. `lost` is woken when one of them is closed.
+    /// Connects. `lost` is woken when a connection closes.
     pub(super) async fn make(settings: &Settings, lost: &Arc<Notify>) -> Result<Self, RedisError> {
         let mut maker = settings.maker()?;
         let mut links = Vec::with_capacity(settings.connections);
@@ -78,12 +78,12 @@ impl Links {
         self.links.iter().cloned()
     }
 
-    /// One for a command: each by chance, so that nobody has to count.
+    /// Picks a connection for a command at random, which needs no shared counter.
     pub(super) fn pick(&self) -> Link {
         self.links[fastrand::usize(..self.links.len())].clone()
     }
 
-    /// Where `key` lies.
+    /// Returns the part that holds `key`.
     pub(super) fn part_of(&self, key: &[u8]) -> usize {
         if self.parts.len() == 1 {
             return 0;

@@ -1,10 +1,10 @@
-//! What is counted of Redis.
+//! Metrics of Redis.
 
 use std::time::Duration;
 
 use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
 
-/// Around the usual deadline, so that it shows whether that was kept.
+/// Buckets around the usual deadline, to show whether it was met.
 const BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.5, 1.0,
 ];
@@ -13,10 +13,10 @@ const UP: &str = "edgeway_redis_up";
 const ERRORS: &str = "edgeway_redis_errors_total";
 const WAITS: &str = "edgeway_redis_seconds";
 
-/// All of them: there are none where there is no Redis.
+/// All families; none of them exists without Redis.
 pub(super) const FAMILIES: [&str; 3] = [UP, ERRORS, WAITS];
 
-/// How a command that was sent ended.
+/// Outcome of a command that was sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome {
     Ok,
@@ -26,9 +26,9 @@ pub(super) enum Outcome {
 
 pub(super) struct RedisMetrics {
     pub(super) up: IntGauge,
-    /// By [`Outcome`].
+    /// Durations by [`Outcome`].
     seconds: [Histogram; 3],
-    /// Not sent, since Redis was known to be lost.
+    /// Commands not sent because Redis was known to be unreachable.
     pub(super) open: IntCounter,
     pub(super) timeouts: IntCounter,
     pub(super) connection: IntCounter,

@@ -1,8 +1,8 @@
-//! The one client of Redis, for every feature that shares something between gateways.
+//! The only Redis client, for every feature that shares state between gateways.
 //!
-//! A command never waits for a connection: if none stands, or the last commands failed, it
-//! is told so at once, and the caller goes on with what it knows by itself. Whether Redis is
-//! back finds out [`Redis::supervise`], beside requests.
+//! A command never waits for a connection: if there is none, or the last commands failed, it
+//! returns an error at once, and the caller goes on with local state. [`Redis::supervise`] checks
+//! in the background whether Redis is back.
 
 mod links;
 mod metrics;
@@ -36,63 +36,63 @@ pub use self::{
 };
 use super::{clock::Clock, metrics::Metrics, units::Span};
 
-/// A Redis, or several that are one: a cluster, or what sentinels watch over.
+/// A Redis: a single instance, a cluster, or a primary that sentinels watch.
 pub struct Redis {
     settings: Settings,
     clock: Clock,
     metrics: RedisMetrics,
-    /// Where connections are served: beside the requests that use them. `None`: where the
-    /// supervisor runs.
+    /// Runtime that serves the connections, the same as that of the requests that use them. `None`:
+    /// the runtime of the supervisor.
     workers: Option<Handle>,
     /// `None` while there is no connection that commands may use.
     links: ArcSwapOption<Links>,
     state: Mutex<State>,
-    /// Wakes the supervisor: something was lost.
+    /// Wakes the supervisor after a failure.
     changed: Arc<Notify>,
 }
 
-/// Why a command has no answer. Each is the caller's cue to go on without.
+/// Reason why a command has no response. In each case the caller goes on without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// It was not sent: Redis is known to be lost.
+    /// Not sent: Redis is known to be unreachable.
     #[error("redis is lost")]
     Open,
     #[error("redis did not answer in time")]
     Timeout,
-    /// The connection was closed, or what stands there takes no commands now.
+    /// The connection was closed, or the instance accepts no commands now.
     #[error("the connection to redis was lost")]
     Connection,
-    /// It was refused: no permission, no memory, the wrong type.
+    /// Refused by Redis: no permission, no memory, the wrong type.
     #[error("redis refused the command")]
     Response,
 }
 
-/// Whether Redis can be reached, for people.
+/// State of the connection to Redis, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// `single`, `cluster` or `sentinel`.
     pub mode: &'static str,
-    /// Without user and password.
+    /// Address without user and password.
     pub address: String,
     pub is_up: bool,
     pub since: SystemTime,
-    /// What was wrong last, kept once it is right again.
+    /// Last error, kept after recovery.
     pub last_error: Option<String>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// `None` until the first attempt has come to something.
+    /// `None` until the first attempt has an outcome.
     is_up: Option<bool>,
     since: SystemTime,
     last_error: Option<String>,
-    /// A refused command was told of, since it was last up.
+    /// True if a refused command has been logged since Redis was last up.
     is_refusal_told: bool,
 }
 
 impl Redis {
-    /// Does no I/O: connections are made by [`Redis::supervise`]. They are served by
-    /// `workers`, which is to be the runtime that commands are sent from.
+    /// Creates a client without any I/O: [`Redis::supervise`] makes the connections. They are
+    /// served by `workers`, which should be the runtime that commands are sent from.
     pub fn new(
         settings: Settings,
         clock: Clock,
@@ -119,23 +119,23 @@ impl Redis {
         &self.settings
     }
 
-    /// What every key begins with.
+    /// Returns the prefix of every key.
     pub fn prefix(&self) -> &str {
         &self.settings.prefix
     }
 
-    /// Whether keys lie on several machines, so that a script has one key only.
+    /// Returns true if keys are spread over several nodes, so that a script may use only one key.
     pub fn is_cluster(&self) -> bool {
         matches!(self.settings.mode, Mode::Cluster)
     }
 
-    /// Whether all of it can be reached.
+    /// Returns true if all parts of Redis are reachable.
     pub fn is_up(&self) -> bool {
         let links = self.links.load();
         links.as_ref().is_some_and(|links| links.is_whole())
     }
 
-    /// Whether a family of metrics is this client's.
+    /// Returns true if a family of metrics belongs to this client.
     pub fn has_family(name: &str) -> bool {
         metrics::FAMILIES.contains(&name)
     }
@@ -151,7 +151,7 @@ impl Redis {
         }
     }
 
-    /// Runs `script`. In a cluster its keys must lie in one slot.
+    /// Runs `script`. In a cluster its keys must map to one slot.
     pub async fn eval<T: FromRedisValue>(
         &self,
         script: &Script,
@@ -161,7 +161,8 @@ impl Redis {
         let by_hash = script.by_hash(keys, args);
         self.send(keys.first().copied().unwrap_or_default(), async |link| {
             match link.send(&by_hash).await {
-                // Flushed, restarted, or another machine: it is kept by this call.
+                // Redis was flushed or restarted, or this is another node: this call stores the
+                // script.
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                     link.send(&script.by_text(keys, args)).await
                 }
@@ -171,7 +172,7 @@ impl Redis {
         .await
     }
 
-    /// Runs one command; `key` is the one that it is about, by which a cluster finds its place.
+    /// Runs one command. A cluster routes it by `key`, the key that it uses.
     pub async fn run<T: FromRedisValue>(&self, key: &[u8], cmd: &Cmd) -> Result<T, Unavailable> {
         self.send(key, async |link| link.send(cmd).await).await
     }
@@ -212,7 +213,7 @@ impl Redis {
         Err(self.failed(&links, part, problem))
     }
 
-    /// Counts a failure, and what it means for those that follow.
+    /// Counts a failure, and stops using the part after too many of them.
     fn failed(&self, links: &Arc<Links>, part: usize, problem: Problem) -> Unavailable {
         match problem {
             Problem::Timeout => {
@@ -224,7 +225,7 @@ impl Redis {
             }
             Problem::Connection(why) => {
                 self.metrics.connection.inc();
-                // A cluster's client mends single connections by itself.
+                // A cluster's client repairs single connections itself.
                 if !self.is_cluster() || links.parts[part].struck() >= STRIKES {
                     self.open(links, part, &why);
                 }
@@ -251,7 +252,7 @@ impl Redis {
         format!("no answer within {}", Span(self.settings.timeout))
     }
 
-    /// From now on this part is asked by nobody but the supervisor.
+    /// Stops sending commands to this part, except those of the supervisor.
     fn open(&self, links: &Arc<Links>, part: usize, why: &str) {
         if self.is_cluster() {
             if links.parts[part].is_open.swap(true, Ordering::Relaxed) {
@@ -264,7 +265,7 @@ impl Redis {
         }
     }
 
-    /// Gives these connections up.
+    /// Gives up these connections.
     fn lose(&self, links: &Arc<Links>, why: &str) {
         let current = self.links.compare_and_swap(links, None);
         if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, links)) {
@@ -308,16 +309,16 @@ impl Redis {
     }
 }
 
-/// Time for a busy machine to run what is due.
+/// Delay allowed for a busy machine to run expired timers.
 const LATENESS: Duration = Duration::from_millis(10);
 
-/// How long a command is waited for, so that the request goes on within `timeout`: timers are
-/// late, and so is a thread that finds every core taken.
+/// Returns the deadline of a command, shortened so that the request goes on within `timeout`:
+/// timers fire late, and threads wait when every core is busy.
 fn patience(timeout: Duration) -> Duration {
     timeout.saturating_sub(LATENESS.min(timeout / 2))
 }
 
-/// What came of a command that has no answer.
+/// Reason why a command has no response.
 enum Problem {
     Timeout,
     Connection(String),

@@ -1,8 +1,8 @@
-//! A Lua script, sent by its hash.
+//! Lua scripts, sent by their hash.
 
 use redis::{Cmd, ToRedisArgs};
 
-/// A script of ours and its SHA-1, by which Redis knows it once it has run.
+/// A Lua script and its SHA-1, by which Redis identifies it once it has run.
 #[derive(Debug)]
 pub struct Script {
     text: &'static str,
@@ -11,7 +11,7 @@ pub struct Script {
 
 impl Script {
     pub fn new(text: &'static str) -> Self {
-        // Redis names scripts so; nothing rests on its strength.
+        // Redis identifies scripts by SHA-1; no security depends on its strength.
         let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
         Self {
             text,
@@ -23,7 +23,7 @@ impl Script {
         call("EVALSHA", &self.hash, keys, args)
     }
 
-    /// Redis knows the script from then on.
+    /// Builds a call with the script's text; Redis stores the script from then on.
     pub(super) fn by_text(&self, keys: &[&[u8]], args: &[impl ToRedisArgs]) -> Cmd {
         call("EVAL", self.text, keys, args)
     }
@@ -48,7 +48,7 @@ mod tests {
         let script = Script::new("return 1");
         let sent = script.by_hash(&[b"a", b"b"], &[1, 22]).get_packed_command();
         let sent = String::from_utf8(sent).unwrap();
-        // As `SCRIPT LOAD` answers.
+        // As returned by `SCRIPT LOAD`.
         assert!(
             sent.contains("e0e1f9fabfc9d4800c877a703b823ac0578ff8db"),
             "{sent}"

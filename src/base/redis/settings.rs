@@ -1,4 +1,4 @@
-//! Where Redis is and how it is spoken to, checked, and as the `redis` crate wants it.
+//! Validated connection settings of Redis, and their conversion for the `redis` crate.
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
@@ -12,29 +12,29 @@ use redis::{
 use super::Signer;
 use crate::base::secret::Secret;
 
-/// How long the client of a cluster waits for one machine before it looks for another.
+/// Time after which the client of a cluster gives up on one node and looks for another.
 const NODE_TIMEOUT: Duration = Duration::from_millis(300);
-/// Commands that may wait to be written, per connection; others wait for a place among them.
+/// Commands that may be queued per connection; further ones wait for space in the queue.
 const WAITING: usize = 1024;
 const PORT: u16 = 6379;
 
-/// Everything that the client is told. Two that are equal mean the same Redis, and the same
-/// keys in it.
+/// All settings of the client. Equal settings mean the same Redis, and the same keys in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Mode,
-    /// One in [`Mode::Single`]; those to ask first in a cluster; else the sentinels.
+    /// The instance in [`Mode::Single`]; the nodes to contact first in a cluster; else the
+    /// sentinels.
     pub nodes: Vec<Node>,
     pub identity: Identity,
     pub database: u16,
-    /// Spoken to Redis and to sentinels if it is there.
+    /// TLS to Redis and to sentinels, if present.
     pub tls: Option<Tls>,
-    /// The most that any command is waited for.
+    /// Longest wait for any command.
     pub timeout: Duration,
     pub connections: usize,
-    /// What every key begins with.
+    /// Prefix of every key.
     pub prefix: String,
-    /// Signs what gateways believe of one another. `None`: nothing of the kind is there.
+    /// Signs data that gateways trust from one another. `None`: they share no such data.
     pub signer: Option<Signer>,
 }
 
@@ -43,9 +43,9 @@ pub enum Mode {
     Single,
     Cluster,
     Sentinel {
-        /// As the sentinels call it.
+        /// Name of the primary at the sentinels.
         master: String,
-        /// For the sentinels themselves.
+        /// Credentials for the sentinels themselves.
         identity: Identity,
     },
 }
@@ -60,32 +60,32 @@ impl Mode {
     }
 }
 
-/// Who we say we are.
+/// Credentials sent to Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     pub user: Option<String>,
     pub password: Option<Secret>,
 }
 
-/// One address.
+/// Address of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),
 }
 
-/// How the other side is known, and we to it.
+/// Verification of the peer, and our client certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Authorities in PEM; those of the system if absent.
+    /// CA certificates in PEM; those of the system if absent.
     pub ca: Option<Vec<u8>>,
-    /// Our certificate and its key in PEM.
+    /// Client certificate and its key in PEM.
     pub certificate: Option<(Vec<u8>, Secret)>,
-    /// Any certificate is believed.
+    /// True if certificates are not verified.
     pub insecure: bool,
 }
 
-/// What a URL says of all this.
+/// Settings contained in a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
     pub node: Node,
@@ -94,7 +94,7 @@ pub struct Url {
     pub database: u16,
 }
 
-/// Why something written is no such thing. Never repeats a URL, which may hold a password.
+/// Reason why a setting is invalid. Never repeats a URL, which may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SettingsError(String);
@@ -140,7 +140,7 @@ fn tcp(host: &str, port: u16) -> Node {
 }
 
 impl Node {
-    /// `HOST:PORT`, `[::1]:PORT`, or without a port if it is the usual one.
+    /// Parses `HOST:PORT`, `[::1]:PORT`, or either without a port, which is then `usual_port`.
     pub fn parse(text: &str, usual_port: u16) -> Result<Self, SettingsError> {
         let wrong = || SettingsError(format!("`{text}` is no address of a Redis"));
         let (host, port) = match text.rsplit_once(':') {
@@ -185,7 +185,7 @@ impl fmt::Display for Node {
     }
 }
 
-/// What connections are made with.
+/// A client that opens connections.
 pub(super) enum Maker {
     Single(Box<Client>),
     Cluster(Box<ClusterClient>),
@@ -193,10 +193,10 @@ pub(super) enum Maker {
 }
 
 impl Settings {
-    /// The port of a Redis that is written without one.
+    /// Default port of Redis.
     pub const PORT: u16 = PORT;
 
-    /// Where it is, without who we are.
+    /// Returns the address, without credentials.
     pub fn address(&self) -> String {
         let nodes: Vec<String> = self.nodes.iter().map(ToString::to_string).collect();
         let nodes = nodes.join(",");
@@ -206,8 +206,7 @@ impl Settings {
         }
     }
 
-    /// Whether these can be what connections are made with: certificates that are none are
-    /// found here.
+    /// Checks that a client can be built from these settings: this finds invalid certificates.
     pub fn check(&self) -> Result<(), SettingsError> {
         match self.maker() {
             Ok(_) => Ok(()),
@@ -290,7 +289,7 @@ impl Settings {
     }
 }
 
-/// Deadlines are ours: none of the crate's own.
+/// Turns off the crate's own deadlines, because this module sets them.
 pub(super) fn connection_config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(None)

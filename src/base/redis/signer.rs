@@ -1,5 +1,5 @@
-//! What gateways write to Redis and believe of one another is signed with the secret of the
-//! fleet: whoever can write to Redis without knowing it is believed nothing.
+//! Signatures on data that gateways exchange through Redis and trust. They use the secret of the
+//! fleet: data written to Redis without it is not trusted.
 
 use std::{fmt, sync::Arc};
 
@@ -8,19 +8,19 @@ use subtle::ConstantTimeEq;
 
 use crate::base::secret::Secret;
 
-/// Bytes of a signature: HMAC-SHA256.
+/// Size of a signature in bytes: HMAC-SHA256.
 pub const TAG: usize = 32;
 
-/// Fewer characters of a secret could be guessed.
+/// Minimum length of a secret in characters; a shorter one could be guessed.
 pub const SHORTEST: usize = 32;
 
-/// Signs with the first secret, and believes all of them, so that one can take the place of
-/// another.
+/// Signs with the first secret and accepts signatures of all of them, so that secrets can be
+/// rotated.
 #[derive(Clone)]
 pub struct Signer(Arc<[(hmac::Key, [u8; TAG])]>);
 
 impl Signer {
-    /// `None` without a secret.
+    /// Creates a signer; `None` without a secret.
     pub fn new(secrets: &[Secret]) -> Option<Self> {
         let key = |secret: &Secret| {
             let bytes = secret.reveal().as_bytes();
@@ -33,17 +33,18 @@ impl Signer {
         (!keys.is_empty()).then_some(Self(keys))
     }
 
-    /// One that nobody else has: what it has signed is believed here alone, and nothing else is.
+    /// Creates a signer with a random key: its signatures are valid here alone, and it accepts no
+    /// others.
     ///
     /// # Panics
-    /// If the system has no randomness.
+    /// Panics if the system has no randomness.
     pub fn alone() -> Self {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         Self([(key.expect("the system has randomness"), [0; TAG])].into())
     }
 
-    /// `kind` tells what is signed, so that nothing passes for what it is not; the parts are
-    /// framed.
+    /// Signs `parts`, which are framed. `kind` names the type of the data, so that one type cannot
+    /// pass for another.
     pub fn sign(&self, kind: &str, parts: &[&[u8]]) -> [u8; TAG] {
         signed(&self.0[0].0, kind, parts)
     }
@@ -53,7 +54,7 @@ impl Signer {
         keys.any(|(key, _)| signed(key, kind, parts).ct_eq(tag).into())
     }
 
-    /// A signature in letters.
+    /// Signs in hexadecimal digits.
     pub fn sign_text(&self, kind: &str, parts: &[&[u8]]) -> String {
         hex::encode(self.sign(kind, parts))
     }
@@ -135,7 +136,7 @@ mod tests {
     #[test]
     fn a_secret_takes_the_place_of_another_step_by_step() {
         let (old, new) = ("the old one", "the new one");
-        // Each gateway in turn, so that two steps meet one another.
+        // Each gateway switches in turn, so that two adjacent steps run side by side.
         let steps = [&[old][..], &[old, new], &[new, old], &[new]];
         for two in steps.windows(2) {
             let [before, after] = [signer(two[0]), signer(two[1])];

@@ -1,9 +1,9 @@
-//! Where a cluster keeps a key.
+//! The slot of a key in a cluster.
 
-/// Of a cluster, whatever its size.
+/// Number of slots in a cluster, whatever its size.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// The slot of `key`: CRC-16 (XMODEM) of the key, or of what stands in its first braces.
+/// Returns the slot of `key`: CRC-16 (XMODEM) of the key, or of the text in its first braces.
 pub(super) fn slot(key: &[u8]) -> u16 {
     crc16(hashed(key)) % SLOTS
 }
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_redis() {
-        // As `CLUSTER KEYSLOT` answers.
+        // As returned by `CLUSTER KEYSLOT`.
         assert_eq!(slot(b"123456789"), 12_739);
         assert_eq!(slot(b"foo"), 12_182);
         assert_eq!(slot(b"a{foo}b{x}"), slot(b"foo"));

@@ -1,4 +1,4 @@
-//! Beside requests: connects, asks whether what stands still answers, and connects anew.
+//! Background supervision: connects, checks that connections respond, and reconnects.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -19,27 +19,27 @@ use super::{
     slots::slot,
 };
 
-/// Between two questions whether all is well.
+/// Time between two health checks.
 const PING: Duration = Duration::from_secs(1);
-/// The first wait before another attempt, and the longest.
+/// Shortest and longest wait before another attempt.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(2);
-/// What making connections may take; and where several are asked for the way, one of which
-/// may hang.
+/// Limits on the time to connect: for a single instance, and for a cluster or sentinels, where
+/// several nodes are queried and one may hang.
 const CONNECT: Duration = Duration::from_secs(1);
 const CONNECT_BY_OTHERS: Duration = Duration::from_secs(5);
-/// Connections that stood for this long are taken to have been right.
+/// Connections that lasted this long are considered stable.
 const SETTLED: Duration = Duration::from_secs(5);
-/// After this long a cluster whose parts do not come back is looked at from the beginning.
+/// Time after which a cluster whose parts do not recover is reconnected from scratch.
 const ANEW: Duration = Duration::from_secs(2);
-/// Keys of each part of a cluster that are asked for: one machine may have only some of it.
+/// Keys probed in each part of a cluster: one node may own only some of it.
 const PROBES: usize = 4;
 
 impl Redis {
-    /// Connects and keeps the connections for as long as it is polled.
+    /// Connects and maintains the connections for as long as it is polled.
     pub async fn supervise(self: Arc<Self>) {
         let workers = self.workers.clone().unwrap_or_else(Handle::current);
-        // Dropping the set ends the work: whoever is supervised by another takes over.
+        // Dropping the set ends the work: the next supervisor takes over.
         let mut work = JoinSet::new();
         work.spawn_on(self.keep(), &workers);
         while let Some(ended) = work.join_next().await {
@@ -77,7 +77,7 @@ impl Redis {
         }
     }
 
-    /// Connections that answer.
+    /// Connects, and returns only connections that respond.
     async fn connect(&self, probes: &[Vec<String>]) -> Result<Links, String> {
         let limit = match self.settings.mode {
             Mode::Single => CONNECT,
@@ -93,7 +93,7 @@ impl Redis {
         Ok(links)
     }
 
-    /// Until the connections are lost, or are to be replaced.
+    /// Watches the connections until they are lost, or must be replaced.
     async fn watch(&self, links: &Arc<Links>, probes: &[Vec<String>]) {
         let mut broken_since = None;
         loop {
@@ -112,7 +112,7 @@ impl Redis {
                 Ok(()) => {
                     let since = *broken_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= ANEW {
-                        // What works meanwhile goes on working.
+                        // Working parts stay in use meanwhile.
                         return;
                     }
                 }
@@ -124,8 +124,8 @@ impl Redis {
         }
     }
 
-    /// Whether these connections are of use. Closes the parts of a cluster that answer, and
-    /// opens those that do not.
+    /// Checks that these connections are usable. Clears `is_open` on the parts of a cluster that
+    /// respond, and sets it on those that do not.
     async fn ask(&self, links: &Links, probes: &[Vec<String>]) -> Result<(), String> {
         if !self.is_cluster() {
             for mut link in links.all() {
@@ -171,7 +171,7 @@ impl Redis {
         probe(link, cmd, self.settings.timeout).await
     }
 
-    /// Keys by which each part of a cluster is asked for.
+    /// Returns the keys that probe each part of a cluster.
     fn probes(&self) -> Vec<Vec<String>> {
         if !self.is_cluster() {
             return Vec::new();
@@ -191,7 +191,7 @@ impl Redis {
     }
 }
 
-/// Asks up to three times, as a command would be.
+/// Sends a command up to three times, with the deadline of a request's command.
 async fn probe(link: &mut Link, cmd: &redis::Cmd, limit: Duration) -> Result<(), String> {
     let mut why = String::new();
     for _ in 0..STRIKES {
@@ -204,7 +204,7 @@ async fn probe(link: &mut Link, cmd: &redis::Cmd, limit: Duration) -> Result<(),
     Err(why)
 }
 
-/// Whoever may not send this command may well send others.
+/// Treats a refused command as success: other commands may be permitted.
 fn refused(error: &RedisError) -> Result<(), String> {
     match Problem::of(error) {
         Problem::Response(why) => {
@@ -216,13 +216,13 @@ fn refused(error: &RedisError) -> Result<(), String> {
     }
 }
 
-/// How long to wait before each attempt: none, then from [`SHORTEST`] doubling to [`LONGEST`],
-/// each by chance down to its half, so that gateways do not come back in step.
+/// Waits before each attempt: none, then from [`SHORTEST`] doubling to [`LONGEST`], each randomly
+/// shortened by up to half, so that gateways do not reconnect in step.
 #[derive(Default)]
 struct Waits(u32);
 
 impl Waits {
-    /// `chance` is from 0 to 1.
+    /// Returns the next wait; `chance` is from 0 to 1.
     fn next(&mut self, chance: f64) -> Duration {
         let attempt = self.0;
         self.0 = self.0.saturating_add(1);

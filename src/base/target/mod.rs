@@ -1,30 +1,30 @@
-//! The one form of a request target, which is matched, kept, logged and sent on.
+//! The normal form of a request target, which is matched, stored, logged and forwarded.
 //!
-//! RFC 3986, 6.2.2: unreserved bytes are decoded, hexadecimal digits are capitals, dot
-//! segments are resolved; repeated slashes become one. What has no honest meaning is refused.
-//! An encoded slash stays: names such as `@scope%2Fpackage` live on it.
+//! RFC 3986, 6.2.2: unreserved bytes are decoded, hexadecimal digits are capitals, dot segments are
+//! resolved; repeated slashes become one. Ambiguous targets are refused. An encoded slash stays:
+//! names such as `@scope%2Fpackage` depend on it.
 
 use std::borrow::Cow;
 
 use super::spelling::is_of_page;
 
-/// What routes are matched against. Path and query are in normal form.
+/// The request properties that routes are matched against. Path and query are in normal form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
-    /// As [`super::host::host_of`] gives it; empty if the client named none.
+    /// Host as returned by [`super::host::host_of`]; empty if the client named none.
     pub host: &'a str,
-    /// Begins with `/`, or is `*`.
+    /// Path that begins with `/`, or `*`.
     pub path: &'a [u8],
-    /// Without the `?`; `None` if there was no `?`.
+    /// Query without the `?`; `None` if there was no `?`.
     pub query: Option<&'a [u8]>,
-    /// The name of the listener that the request came by; empty where no route asks for it.
+    /// Name of the listener that accepted the request; empty if no route matches on it.
     pub listener: &'a str,
 }
 
 /// Treatment of repeated slashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Slashes {
-    /// They become one.
+    /// Merge them into one.
     #[default]
     Merge,
     Keep,
@@ -35,14 +35,14 @@ pub enum Slashes {
 pub struct Normalised<'a> {
     pub path: Cow<'a, [u8]>,
     pub query: Option<&'a [u8]>,
-    /// Of an absolute-form target. RFC 9112, 3.2.2: it counts, and not `Host`.
+    /// Authority of an absolute-form target. RFC 9112, 3.2.2: it replaces `Host`.
     pub authority: Option<&'a [u8]>,
-    /// The path may have another spelling that some app takes for the same
+    /// True if the path may have another spelling that some app treats as the same
     /// ([`super::spelling`]); false is certain.
     pub has_spellings: bool,
 }
 
-/// Why a request is answered with 400 before a route is chosen.
+/// Reason why a request gets a 400 response before a route is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadTarget {
     #[error("the request target is neither a path, nor an http URL, nor `*`")]
@@ -64,7 +64,7 @@ pub enum BadTarget {
 }
 
 impl BadTarget {
-    /// The word for log, metric and status page.
+    /// Reason word for log, metric and status page.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Host => "bad_host",
@@ -80,7 +80,7 @@ impl BadTarget {
 }
 
 impl<'a> Target<'a> {
-    /// Splits a target that is in normal form already.
+    /// Splits a target that is already in normal form.
     pub fn new(host: &'a str, normal: &'a [u8]) -> Self {
         match normal.iter().position(|&b| b == b'?') {
             Some(at) => Self {
@@ -100,8 +100,8 @@ impl<'a> Target<'a> {
 }
 
 impl Normalised<'_> {
-    /// The target to send on and to match, or `None` if the one that came is in normal
-    /// form already.
+    /// Returns the target to forward and to match, or `None` if the original is already in normal
+    /// form.
     pub fn rewritten(&self) -> Option<Vec<u8>> {
         if self.authority.is_none() && matches!(self.path, Cow::Borrowed(_)) {
             return None;
@@ -110,7 +110,7 @@ impl Normalised<'_> {
     }
 }
 
-/// Path and query as one target.
+/// Joins path and query into one target.
 pub fn join(path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
     let mut target = Vec::with_capacity(path.len() + 1 + query.map_or(0, <[u8]>::len));
     target.extend_from_slice(path);
@@ -121,12 +121,12 @@ pub fn join(path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
     target
 }
 
-/// Brings a request target into normal form.
+/// Converts a request target to normal form.
 ///
-/// One pass over the bytes; allocates only if something is to be changed.
+/// One pass over the bytes; allocates only if something must change.
 ///
 /// # Errors
-/// If the target could be read in two ways: see [`BadTarget`].
+/// Fails if the target is ambiguous: see [`BadTarget`].
 pub fn normalise(raw: &[u8], slashes: Slashes) -> Result<Normalised<'_>, BadTarget> {
     let (authority, rest) = match raw {
         [b'/', ..] => (None, raw),
@@ -167,7 +167,7 @@ pub fn normalise(raw: &[u8], slashes: Slashes) -> Result<Normalised<'_>, BadTarg
     })
 }
 
-/// `http://host/path?query` into `host` and `/path?query`; the path may be missing.
+/// Splits `http://host/path?query` into `host` and `/path?query`; the path may be missing.
 fn split_absolute(raw: &[u8]) -> Result<(&[u8], &[u8]), BadTarget> {
     let starts = |scheme: &str| {
         raw.get(..scheme.len())
@@ -191,19 +191,19 @@ fn split_absolute(raw: &[u8]) -> Result<(&[u8], &[u8]), BadTarget> {
 }
 
 struct Scanned {
-    /// Where the path ends: at the `?`, or at the end.
+    /// End of the path: the `?`, or the end of the target.
     end: usize,
-    /// What is in it: a sum of the flags below.
+    /// Properties of the path: a sum of the flags below.
     found: u8,
 }
 
-/// Dot segments.
+/// Has dot segments.
 const DOTS: u8 = 1;
-/// Bytes that are written otherwise in normal form.
+/// Has bytes that are written differently in normal form.
 const BYTES: u8 = 2;
-/// Repeated slashes.
+/// Has repeated slashes.
 const SLASHES: u8 = 4;
-/// Bytes that apps fold: capitals, parameters, what is encoded.
+/// Has bytes that apps fold: capitals, parameters, encoded bytes.
 const SPELLINGS: u8 = 8;
 
 const PLAIN: u8 = 0;
@@ -216,7 +216,7 @@ const SLASH: u8 = 6;
 const FOLDED: u8 = 7;
 const HIGH: u8 = 8;
 
-/// What each byte of a path calls for.
+/// Class of each byte in a path.
 const KIND: [u8; 256] = {
     let mut kind = [PLAIN; 256];
     let mut byte = 0;
@@ -284,7 +284,7 @@ fn scan(path: &[u8]) -> Result<Scanned, BadTarget> {
     Ok(Scanned { end: at, found })
 }
 
-/// What `%xx` at `at` calls for.
+/// Returns the flags for `%xx` at `at`.
 fn scan_coded(path: &[u8], at: usize) -> Result<u8, BadTarget> {
     let byte = coded(path, at).ok_or(BadTarget::Percent)?;
     match byte {
@@ -301,12 +301,12 @@ fn scan_coded(path: &[u8], at: usize) -> Result<u8, BadTarget> {
     }
 }
 
-/// RFC 3986, 2.3.
+/// Returns true for unreserved bytes (RFC 3986, 2.3).
 pub(super) const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Whether its case is all that an app may fold of a path in normal form.
+/// Returns true if apps can fold only the case of a path in normal form.
 pub fn is_plain(path: &[u8]) -> bool {
     let is_odd = |byte: &u8| match KIND[usize::from(*byte)] {
         FOLDED => *byte == b';',
@@ -318,7 +318,7 @@ pub fn is_plain(path: &[u8]) -> bool {
         && !is_of_page(path)
 }
 
-/// [`Normalised::has_spellings`] of a path that is in normal form.
+/// Computes [`Normalised::has_spellings`] for a path in normal form.
 pub fn has_spellings(path: &[u8]) -> bool {
     let is_folded = |byte: &u8| matches!(KIND[usize::from(*byte)], FOLDED | PERCENT | HIGH);
     path.iter().any(is_folded)
@@ -327,7 +327,7 @@ pub fn has_spellings(path: &[u8]) -> bool {
         || is_of_page(path)
 }
 
-/// The path in normal form.
+/// Rebuilds the path in normal form.
 fn rebuilt(path: &[u8], found: u8, slashes: Slashes) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     let mut at = 0;
@@ -362,10 +362,10 @@ fn put(out: &mut Vec<u8>, byte: u8, is_plain: bool) {
     }
 }
 
-/// Whether a dot segment begins with the (plain or coded) dot at `at`.
+/// Returns true if a dot segment begins with the (plain or encoded) dot at `at`.
 ///
-/// A backend may decode before it splits, so `%2f` ends a segment here too: `..%2f` is
-/// as bad as `%2e%2e/`.
+/// A backend may decode before it splits, so `%2f` ends a segment here too: `..%2f` is as bad as
+/// `%2e%2e/`.
 fn is_dot_segment(path: &[u8], at: usize) -> Result<bool, BadTarget> {
     let before = &path[..at];
     let after_coded_slash = at >= 3 && coded(path, at - 3) == Some(b'/') && before[at - 3] == b'%';
@@ -386,7 +386,7 @@ fn is_dot_segment(path: &[u8], at: usize) -> Result<bool, BadTarget> {
     }
     match path.get(next) {
         None | Some(b'/' | b'?') => {}
-        // Some take parameters off a segment before they resolve it.
+        // Some backends remove parameters from a segment before they resolve it.
         Some(b';') => return Err(BadTarget::DotParameters),
         Some(b'%') => match coded(path, next) {
             Some(b'/') => is_coded = true,
@@ -402,7 +402,7 @@ fn is_dot_segment(path: &[u8], at: usize) -> Result<bool, BadTarget> {
     }
 }
 
-/// The byte that `%xx` at `at` stands for.
+/// Returns the byte that `%xx` at `at` encodes.
 pub(super) fn coded(path: &[u8], at: usize) -> Option<u8> {
     let hex = |byte: u8| char::from(byte).to_digit(16);
     let (high, low) = (hex(*path.get(at + 1)?)?, hex(*path.get(at + 2)?)?);
@@ -413,7 +413,7 @@ fn has_bad_byte(query: &[u8]) -> bool {
     query.iter().any(|&b| KIND[usize::from(b)] == BAD)
 }
 
-/// RFC 3986, 5.2.4.
+/// Removes dot segments (RFC 3986, 5.2.4).
 fn resolve_dots(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     let mut segments = path[1..].split(|&b| b == b'/').peekable();

@@ -1,4 +1,4 @@
-//! The normal form, by cases and by bytes that make trouble.
+//! Tests of the normal form, by cases and by hostile bytes.
 
 use proptest::prelude::*;
 
@@ -144,7 +144,7 @@ fn absolute_targets_give_path_and_authority() {
     }
 }
 
-/// Bytes that make trouble more often than any bytes would.
+/// Generates byte sequences that cause trouble more often than random bytes would.
 fn troublesome() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just(b"/".to_vec()),
@@ -196,7 +196,7 @@ proptest! {
     }
 }
 
-/// What a backend sees that decodes before it splits.
+/// Decodes a path like a backend that decodes before it splits.
 fn decode(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut at = 0;

@@ -1,12 +1,12 @@
-//! Ends of values in a text of YAML, which may be broken.
+//! Extents of values in a YAML text, which may be broken.
 
 use std::ops::Range;
 
-/// The lines behind the one of `at` that are indented more than the one in which `key` stands,
-/// without their line ends.
+/// Returns the lines after the line of `at` that are indented more than the line of `key`, without
+/// their line ends.
 pub(super) fn deeper(text: &str, at: usize, key: usize) -> Vec<Range<usize>> {
     let first = text[..key].rfind('\n').map_or(0, |end| end + 1);
-    // A list's dash is part of the indentation of what stands behind it.
+    // A list's dash is part of the indentation of its item.
     let indentation = |line: &str| line.len() - line.trim_start_matches([' ', '-']).len();
     let least = indentation(&text[first..]);
     let mut lines = Vec::new();
@@ -26,7 +26,7 @@ pub(super) fn deeper(text: &str, at: usize, key: usize) -> Vec<Range<usize>> {
     lines
 }
 
-/// Where a plain value ends, and whether it stands within braces or brackets of its line.
+/// Returns the end of a plain value, and true if it is within braces or brackets on its line.
 pub(super) fn plain_end(text: &str, start: usize) -> (usize, bool) {
     let line = text[..start].rfind('\n').map_or(0, |end| end + 1);
     let depth = text[line..start]
@@ -47,7 +47,7 @@ pub(super) fn plain_end(text: &str, start: usize) -> (usize, bool) {
     (start + value.len(), is_flow)
 }
 
-/// Behind the quote that closes the one at `start`; the text's end if none does.
+/// Returns the offset after the quote that closes the one at `start`, or the end of the text.
 pub(super) fn unquote(text: &str, start: usize, quote: u8) -> usize {
     let bytes = text.as_bytes();
     let mut at = start + 1;
@@ -68,7 +68,7 @@ pub(super) fn unquote(text: &str, start: usize, quote: u8) -> usize {
     text.len()
 }
 
-/// The bracket or brace that closes the one at `start`; the text's end if none does.
+/// Returns the bracket or brace that closes the one at `start`, or the end of the text.
 pub(super) fn close(text: &str, start: usize) -> usize {
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (start, 0);
@@ -91,7 +91,7 @@ pub(super) fn close(text: &str, start: usize) -> usize {
     text.len()
 }
 
-/// What stands between the commas of a list or mapping, mappings and lists within it left out.
+/// Returns the items between the commas of a list or mapping, without nested mappings and lists.
 pub(super) fn items(text: &str, within: Range<usize>) -> Vec<Range<usize>> {
     let bytes = text.as_bytes();
     let mut items = Vec::new();
@@ -121,8 +121,8 @@ pub(super) fn items(text: &str, within: Range<usize>) -> Vec<Range<usize>> {
     items
 }
 
-/// The end of the lines behind the one of `key` that are indented as much, or are of a list
-/// there; `None` at the text's end.
+/// Returns the end of the lines after the line of `key` that are indented at least as much, or are
+/// items of a list there; `None` at the end of the text.
 pub(super) fn same_or_deeper(text: &str, key: usize) -> Option<usize> {
     let first = text[..key].rfind('\n').map_or(0, |end| end + 1);
     let indentation = |line: &str| line.len() - line.trim_start_matches(' ').len();

@@ -1,5 +1,5 @@
-//! Secrets in the text of a configuration, found by what stands around them, so that no excerpt
-//! and no message shows one. The text may be broken: that is what excerpts are for.
+//! Secrets in the text of a configuration, found by their context, so that no excerpt and no
+//! message shows one. The text may be broken, as it is in most excerpts.
 
 use std::{ops::Range, sync::LazyLock};
 
@@ -14,7 +14,7 @@ use crate::{
     config::source::Sources,
 };
 
-/// A key with its colon, wherever one may stand.
+/// A key with its colon, anywhere in a text.
 static KEY: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
         r#"(?m)(?:^|[\s{\[,#])(?:"([^"\n]+)"|'([^'\n]+)'|([\w.-]+))[ \t]*:(?:[ \t]|\r?$|["'\[{])"#,
@@ -22,14 +22,14 @@ static KEY: LazyLock<Regex> = LazyLock::new(|| {
     .expect("it is tested")
 });
 
-/// Words that are no secrets by the names of their keys: those of limits and of places where
-/// tokens are looked for.
+/// Values of secret-sounding keys that are not secret: keys of limits, and places where tokens are
+/// read from.
 static PLACES: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"^(?:(?:client\.(?:ip|network)|host|route|api_key|user|(?:header|cookie|query):[\w.-]+|jwt\.[\w.:/-]+)(?:\+|$))+$")
         .expect("it is tested")
 });
 
-/// Keys that are long enough to be known by a slip of the finger.
+/// Key names long enough to be recognized despite a typo.
 const LONG: [&str; 6] = [
     "password",
     "passphrase",
@@ -39,7 +39,7 @@ const LONG: [&str; 6] = [
     "authorization",
 ];
 
-/// Filters whose names end with a word for secrets, and what is none for all that.
+/// Names that end with a word for secrets but hold none: filters and other keys.
 const NO_SECRETS: [&str; 6] = [
     "api_key",
     "basic_auth",
@@ -49,25 +49,25 @@ const NO_SECRETS: [&str; 6] = [
     "on_error",
 ];
 
-/// Shorter pieces of a message are words.
+/// Minimum length of a piece to hide in messages; shorter ones are ordinary words.
 const SHORTEST: usize = 4;
-/// Shorter ones may well stand elsewhere for something else.
+/// Minimum length of a secret to hide elsewhere; a shorter text may occur for other reasons.
 const LONG_ENOUGH: usize = 6;
-/// The same of values that need not be secrets.
+/// The same for values that need not be secrets.
 const LONG_ENOUGH_OF_ANYTHING: usize = 12;
-/// What messages show of a text.
+/// Length of the excerpts that messages show.
 const SHOWN: usize = 60;
 
-/// What is not to be shown of the texts of a configuration.
+/// The secrets to hide in the texts of a configuration.
 pub(super) struct Mask {
-    /// The texts with stars for secrets, byte for byte as long.
+    /// Texts with secrets replaced by stars, with the same length in bytes.
     pub(super) shown: Sources,
-    /// What may not stand in messages.
+    /// Pieces that must not appear in messages.
     pieces: Vec<String>,
 }
 
 impl Mask {
-    /// `hidden`: places that are secrets by what compiling has found out.
+    /// Builds the mask. `hidden`: places that compiling found to be secrets.
     pub(super) fn of(sources: &Sources, hidden: &[Place]) -> Self {
         let mut shown = sources.clone();
         let mut pieces = Vec::new();
@@ -84,14 +84,14 @@ impl Mask {
             for span in &found.spans {
                 let secret = text.get(span.clone()).unwrap_or_default();
                 note(secret, &mut pieces);
-                // It may stand elsewhere too: in a comment, under a key that is misspelt.
+                // The secret may occur elsewhere too: in a comment, or under a misspelt key.
                 let secret = secret.trim().trim_matches(['"', '\'']);
                 if secret.len() >= LONG_ENOUGH {
                     let others = text.match_indices(secret);
                     again.extend(others.map(|(at, same)| at..at + same.len()));
                 }
             }
-            // Most of these are none, and short ones are words of messages.
+            // Most of these are not secrets, and short ones are ordinary words.
             for span in &found.opaque {
                 let value = text.get(span.clone()).unwrap_or_default();
                 if value.len() >= LONG_ENOUGH_OF_ANYTHING {
@@ -110,7 +110,7 @@ impl Mask {
             }
             *text = stars(text, &found.spans);
         }
-        // The longest first: one may be part of another.
+        // Longest first: one piece may be part of another.
         pieces.sort_by_key(|piece: &String| std::cmp::Reverse(piece.len()));
         pieces.dedup();
         Self { shown, pieces }
@@ -140,7 +140,7 @@ impl Mask {
     }
 }
 
-/// What of a secret's text may stand in a message.
+/// Adds the forms of a secret that messages could contain.
 fn note(secret: &str, pieces: &mut Vec<String>) {
     let mut add = |text: &str| {
         let text = text.trim();
@@ -155,11 +155,11 @@ fn note(secret: &str, pieces: &mut Vec<String>) {
         }
     };
     add(secret.trim().trim_matches(['"', '\'']));
-    // Line by line, and without the comment behind it.
+    // Line by line, and without the trailing comment.
     for part in secret.lines().flat_map(|line| line.split(" #")) {
         let inner = part.trim().trim_matches(['"', '\'']);
         add(inner);
-        // As they read, where that is another text.
+        // As parsed, if that is another text.
         if let Ok(text) = serde_json::from_str::<String>(&format!("\"{inner}\"")) {
             add(&text);
         }
@@ -179,7 +179,7 @@ fn note(secret: &str, pieces: &mut Vec<String>) {
     }
 }
 
-/// The text with these spans hidden, line ends left where they are.
+/// Replaces these spans with stars, except for line ends.
 fn stars(text: &str, spans: &[Range<usize>]) -> String {
     let mut bytes = text.as_bytes().to_vec();
     for span in spans {
@@ -190,17 +190,17 @@ fn stars(text: &str, spans: &[Range<usize>]) -> String {
             }
         }
     }
-    // Spans end where characters do; should one not, all of it is hidden.
+    // Spans end at character boundaries; if one does not, the whole text is hidden.
     String::from_utf8(bytes).unwrap_or_default()
 }
 
 #[derive(Default)]
 struct Found {
-    /// What is to be hidden.
+    /// Spans to hide.
     spans: Vec<Range<usize>>,
-    /// The same, where whatever stands there may be one.
+    /// Spans to hide because their values may be secrets.
     opaque: Vec<Range<usize>>,
-    /// Where secrets stand, those that only name a variable too.
+    /// Places of secrets, including those that only name a variable.
     values: Vec<Range<usize>>,
 }
 
@@ -237,7 +237,7 @@ impl Found {
         found
     }
 
-    /// The value that begins behind `colon`; its key begins at `key`.
+    /// Hides the value that begins after `colon`; its key begins at `key`.
     fn value(&mut self, text: &str, colon: usize, key: usize, name: &str) {
         let start =
             colon + text[colon..].len() - text[colon..].trim_start_matches([' ', '\t']).len();
@@ -274,7 +274,8 @@ impl Found {
         }
     }
 
-    /// What stands below a key: each value of a mapping if `all`, else what has no key.
+    /// Hides the content below a key: each value of a mapping if `all`, otherwise only entries
+    /// without a key.
     fn nested(&mut self, text: &str, from: usize, key: usize, all: bool) {
         let start = from + text[from..].len() - text[from..].trim_start_matches([' ', '\t']).len();
         if all && text[start..].starts_with('{') {
@@ -303,15 +304,15 @@ impl Found {
         }
     }
 
-    /// All that stands below a key but the names of keys: which of a plugin's values are
-    /// secrets only its schema says, and whoever reads may not have come to it.
+    /// Hides everything below a key except the names of keys: only a plugin's schema marks which of
+    /// its values are secret, and the schema may not have been read yet.
     fn all(&mut self, text: &str, colon: usize, key: usize) {
         let line = text[colon..]
             .find('\n')
             .map_or(text.len(), |end| colon + end);
         let open = text[colon..line].find(['{', '[']).map(|at| colon + at);
         match open {
-            // A mapping of several lines, or to the end of a text that never closes it.
+            // A mapping of several lines, or one that is never closed.
             Some(open) => self.flow(text, open + 1..close(text, open)),
             None => self.opaque(text, colon..line),
         }
@@ -320,7 +321,7 @@ impl Found {
         }
     }
 
-    /// A line of a block, whose value is hidden, or the whole of it if there is no key.
+    /// Hides the value of a line in a block, or the whole line if it has no key.
     fn line(&mut self, text: &str, line: Range<usize>) {
         let inner = &text[line.clone()];
         let start = match KEY.captures(inner) {
@@ -334,7 +335,7 @@ impl Found {
         self.opaque(text, line.start + start..line.end);
     }
 
-    /// What stands between braces or brackets, without the names of keys on the first level.
+    /// Hides the content of braces or brackets, except the names of keys on the first level.
     fn flow(&mut self, text: &str, within: Range<usize>) {
         let mut from = within.start;
         let inside = &text[within.clone()];
@@ -354,7 +355,7 @@ impl Found {
         }
     }
 
-    /// Hides what is between blanks and the marks of YAML.
+    /// Hides a span without surrounding blanks and YAML punctuation.
     fn opaque(&mut self, text: &str, span: Range<usize>) {
         const MARKS: [char; 13] = [
             ' ', '\t', '\r', '\n', ',', '{', '}', '[', ']', '|', '>', '\'', '"',
@@ -365,7 +366,7 @@ impl Found {
         if start >= end {
             return;
         }
-        // The brace of a variable is no mark.
+        // The brace of a variable is not YAML punctuation.
         if text[start..end].starts_with("${") && text[end..].starts_with('}') {
             end += 1;
         }
@@ -389,7 +390,7 @@ impl Found {
     }
 }
 
-/// Where the lists of plugins stand.
+/// Returns the extents of the lists of plugins.
 fn plugins(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     for key in KEY.captures_iter(text) {
@@ -403,7 +404,7 @@ fn plugins(text: &str) -> Vec<Range<usize>> {
         let line = line.map_or(text.len(), |end| name.end() + end);
         let open = text[name.end()..line].find(['{', '[']);
         let flow = open.map_or(line, |at| close(text, name.end() + at));
-        // A list may stand as deep as its key; what is behind it is hidden for nothing.
+        // A list may be indented as much as its key; hiding more than the list does no harm.
         let block = same_or_deeper(text, name.start()).unwrap_or(text.len());
         found.push(name.start()..flow.max(block));
     }
@@ -420,7 +421,7 @@ fn is_secret(name: &str) -> bool {
     }
     let is_known = name == "keys" || secret::shown(name, "x") == REDACTED;
     let lower = name.to_ascii_lowercase();
-    // A slip of the finger makes it an unknown key, and its value no other one.
+    // A typo makes it an unknown key, but its value is still a secret.
     let is_near = |long: &str| {
         let most = if long.len() >= 8 { 2 } else { 1 };
         strsim::damerau_levenshtein(&lower, long) <= most
@@ -428,7 +429,7 @@ fn is_secret(name: &str) -> bool {
     is_known || LONG.into_iter().any(is_near)
 }
 
-/// Whether a value may be shown though its key is a secret's.
+/// Returns true if a value may be shown although its key names a secret.
 fn is_public(value: &str, name: &str) -> bool {
     if matches!(
         value,

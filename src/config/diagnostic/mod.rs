@@ -1,4 +1,4 @@
-//! Problems of a configuration: what, where, why, and what to write instead.
+//! Problems of a configuration: message, place, reason, and help.
 
 mod extent;
 mod mask;
@@ -8,7 +8,7 @@ mod tests;
 
 pub use self::render::{Problem, Related, Style};
 
-/// A piece of a source file, by byte offsets. Cheap to copy and to keep.
+/// A span of a source file, by byte offsets. Cheap to copy and to keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// Index into [`Sources`](super::source::Sources).
@@ -23,17 +23,17 @@ pub enum Severity {
     Warning,
 }
 
-/// One problem.
+/// A problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
-    /// Stable, such as `edgeway::route::unknown_upstream`.
+    /// Stable code such as `edgeway::route::unknown_upstream`.
     pub code: &'static str,
     pub place: Place,
     pub message: String,
-    /// What to write instead.
+    /// Correct form to write instead.
     pub help: Option<String>,
-    /// Other places that have to do with it, each with its own short text.
+    /// Related places, each with its own short text.
     pub related: Vec<(Place, String)>,
 }
 
@@ -41,7 +41,7 @@ pub struct Diagnostic {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics {
     list: Vec<Diagnostic>,
-    /// Places of secrets that nothing in the text gives away.
+    /// Places of secrets that nothing in the text reveals as such.
     hidden: Vec<Place>,
 }
 
@@ -64,21 +64,21 @@ impl Diagnostic {
         }
     }
 
-    /// What to write instead.
+    /// Sets the help text.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// As [`Self::help`], where there may be nothing to say.
+    /// Sets the help text, if there is any.
     #[must_use]
     pub fn maybe_help(mut self, help: Option<String>) -> Self {
         self.help = help;
         self
     }
 
-    /// Another place that has to do with it.
+    /// Adds a related place.
     #[must_use]
     pub fn related(mut self, place: Place, text: impl Into<String>) -> Self {
         self.related.push((place, text.into()));
@@ -93,12 +93,12 @@ impl Diagnostics {
         }
     }
 
-    /// What stands there is a secret, and is not to be shown.
+    /// Marks a place as secret, so that it is not shown.
     pub fn hide(&mut self, place: Place) {
         self.hidden.push(place);
     }
 
-    /// The places of [`Self::hide`].
+    /// Returns the places marked with [`Self::hide`].
     pub fn hidden(&self) -> impl Iterator<Item = Place> {
         self.hidden.iter().copied()
     }
@@ -119,8 +119,7 @@ impl Diagnostics {
     }
 }
 
-/// The closest of `candidates` to a word that is none of them, if it is close enough to
-/// be a slip of the finger.
+/// Returns the candidate closest to an unknown word, if it is close enough to be a typo.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
@@ -132,7 +131,7 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// "did you mean `x`?", or all there is.
+/// Suggests "did you mean `x`?", or lists all known words.
 pub fn suggest<'a>(
     word: &str,
     known: impl Iterator<Item = &'a str> + Clone,

@@ -1,4 +1,4 @@
-//! Problems as a report for people, as lines for tools, and as JSON.
+//! Rendering of problems as a report for people, as lines for tools, and as JSON.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::{Diagnostic, Diagnostics, Place, Severity, mask::Mask};
 use crate::config::source::{Location, Sources};
 
-/// How problems are shown.
+/// Output format of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// A report with the lines of the file and a caret below the place.
+    /// A report with excerpts of the file and a caret below the place.
     Graphical { colour: bool },
-    /// One line for each: `conf/x.yaml:12:5: error: …`.
+    /// A line for each problem: `conf/x.yaml:12:5: error: …`.
     Lines,
-    /// An array with one object for each.
+    /// An array with an object for each problem.
     Json,
 }
 
@@ -32,14 +32,14 @@ impl Severity {
 }
 
 impl Diagnostics {
-    /// All problems in the order of their places, main file first.
+    /// Returns all problems in the order of their places, main file first.
     pub fn sorted(&self) -> Vec<&Diagnostic> {
         let mut sorted: Vec<_> = self.list().iter().collect();
         sorted.sort_by_key(|d| (d.place.file, d.place.start, d.severity));
         sorted
     }
 
-    /// `3 errors, 1 warning`; `None` if there is nothing to tell.
+    /// Counts problems: `3 errors, 1 warning`; `None` if there are none.
     pub fn summary(&self) -> Option<String> {
         let count = |severity: Severity| {
             let count = self
@@ -56,7 +56,7 @@ impl Diagnostics {
         }
     }
 
-    /// All problems, and a summary line where people read it; empty if there are none.
+    /// Renders all problems, with a summary line for people; empty if there are none.
     pub fn render(&self, sources: &Sources, style: Style) -> String {
         let mask = Mask::of(sources, &self.hidden);
         let sorted = self.sorted().into_iter().map(|one| mask.diagnostic(one));
@@ -88,7 +88,7 @@ impl Diagnostics {
 }
 
 impl Diagnostics {
-    /// All problems as plain data, in the order of their places.
+    /// Returns all problems as plain data, in the order of their places.
     pub fn problems(&self, sources: &Sources) -> Vec<Problem> {
         let mask = Mask::of(sources, &self.hidden);
         self.sorted()
@@ -114,7 +114,7 @@ pub struct Problem {
     pub related: Vec<Related>,
 }
 
-/// Another place that has to do with a problem.
+/// A place related to a problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Related {
     pub file: String,
@@ -151,7 +151,7 @@ impl Problem {
 }
 
 impl Diagnostic {
-    /// `conf/x.yaml:12:5: error: …; help: …`, on one line.
+    /// Formats `conf/x.yaml:12:5: error: …; help: …`, on one line.
     pub fn line(&self, sources: &Sources) -> String {
         let mask = Mask::of(sources, &[]);
         mask.diagnostic(self).plain_line(sources)
@@ -174,7 +174,7 @@ impl Diagnostic {
     }
 }
 
-/// `shown` has the texts that may be shown.
+/// Renders a report; excerpts come from `shown`, whose texts are masked.
 fn graphical(problem: &Diagnostic, sources: &Sources, shown: &Sources, colour: bool) -> String {
     let at = sources.locate(problem.place);
     let severity = match (colour, problem.severity) {
@@ -182,7 +182,7 @@ fn graphical(problem: &Diagnostic, sources: &Sources, shown: &Sources, colour: b
         (true, Severity::Error) => "\u{1b}[1;31merror\u{1b}[0m".to_owned(),
         (true, Severity::Warning) => "\u{1b}[1;33mwarning\u{1b}[0m".to_owned(),
     };
-    // The line that editors and terminals make a link of.
+    // Editors and terminals turn this line into a link.
     let mut out = format!(
         "{}:{}:{}: {severity}: {} [{}]\n",
         at.file, at.line, at.column, problem.message, problem.code
@@ -210,14 +210,14 @@ fn snippet(out: &mut String, handler: &GraphicalReportHandler, report: &Report<'
     if handler.render_report(&mut text, report).is_err() {
         return;
     }
-    // The first line is the message, which stands above already.
+    // The first line is the message, which is printed above already.
     for line in text.lines().skip(1) {
         out.push_str(line.trim_end());
         out.push('\n');
     }
 }
 
-/// A problem as miette wants it.
+/// A problem in miette's form.
 struct Report<'a> {
     problem: Option<&'a Diagnostic>,
     text: Text<'a>,
@@ -266,7 +266,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// The part of a place on its first line: a mapping of fifty lines needs no fifty carets.
+/// Returns the part of a place on its first line: a mapping of fifty lines needs no fifty carets.
 fn first_line(text: &str, place: Place) -> SourceSpan {
     let start = (place.start as usize).min(text.len());
     let end = (place.end as usize).clamp(start, text.len());
@@ -283,7 +283,7 @@ impl fmt::Debug for Report<'_> {
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // One line: it is cut off again.
+        // A single line, because it is removed again.
         f.write_str(&self.message.replace('\n', " "))
     }
 }
@@ -305,7 +305,7 @@ impl miette::Diagnostic for Report<'_> {
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        // Nothing to show of a file that could not be read.
+        // A file that could not be read has no excerpt.
         (!self.text.text.is_empty()).then_some(&self.text as &dyn SourceCode)
     }
 

@@ -1,4 +1,4 @@
-//! What problems look like, for people and for tools.
+//! Tests of the rendered problems, for people and for tools.
 
 use std::path::PathBuf;
 

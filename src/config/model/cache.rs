@@ -18,43 +18,43 @@ use crate::{
     },
 };
 
-/// The store of answers. Routes switch it on with `cache: {}`.
+/// The store of cached responses. Routes switch it on with `cache: {}`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
-    /// Bytes of memory that stored answers may take up, all that belongs to them counted.
+    /// Bytes of memory for stored responses, including all their metadata.
     pub memory: Spanned<ByteSize>,
-    /// Larger answers are not kept.
+    /// Largest response to store.
     pub max_object: Spanned<ByteSize>,
-    /// Where else answers are kept, for all gateways: `redis`, or a mapping.
+    /// Second level of the cache, shared by all gateways: `redis`, or a mapping.
     pub shared: Option<Spanned<SharedConfig>>,
-    /// A folder of this gateway's own, for what is to survive its process.
+    /// A folder of this gateway alone, for responses that survive a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<Spanned<DiskConfig>>,
-    /// What becomes of answers that may have been purged elsewhere while this gateway could
-    /// not hear of it: `serve` them, or `revalidate` them with the origin first. Purges are
+    /// Treatment of responses that may have been purged elsewhere while the purge link of this
+    /// gateway was lost: `serve` them, or `revalidate` them with the origin first. Purges are
     /// shared once there is `redis`.
     pub on_purge_link_lost: PurgeLinkLost,
-    /// Who may purge with the method `PURGE` on the site's own listeners.
+    /// Access to purging with the method `PURGE` on the site's own listeners.
     pub purge: PurgeConfig,
-    /// The instances of an app that are told of purges before the gateways are.
+    /// The instances of an app that are notified of purges before the gateways are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fan_out: Option<FanOutConfig>,
 }
 
-/// Where instances of an app take out what they have cached themselves.
+/// The endpoint at which instances of an app purge their own caches.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FanOutConfig {
-    /// The upstream whose backends are told, all of them.
+    /// The upstream whose backends are notified, all of them.
     pub upstream: Spanned<String>,
-    /// The path that takes it, such as `/api/edgeway/revalidate`.
+    /// The path of the endpoint, such as `/api/edgeway/revalidate`.
     pub path: Spanned<String>,
-    /// What the gateway shows there, as `Authorization: Bearer TOKEN`.
+    /// The token that the gateway sends, as `Authorization: Bearer TOKEN`.
     pub token: Spanned<Secret>,
 }
 
-/// What becomes of answers older than the loss of the purge link.
+/// Treatment of responses older than the loss of the purge link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PurgeLinkLost {
@@ -63,28 +63,28 @@ pub enum PurgeLinkLost {
     Revalidate,
 }
 
-/// Purging by `PURGE /path`. Everywhere else purges come by the admin API.
+/// Purging by `PURGE /path`. All other purges use the admin API.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PurgeConfig {
-    /// Networks whose `PURGE` is obeyed; nobody's if absent.
+    /// Networks that may send `PURGE`; none if absent.
     pub allow: Vec<Cidr>,
 }
 
-/// What is said otherwise as long as the profile is switched on (`edgeway profile NAME`).
+/// Settings that apply while the profile is switched on (`edgeway profile NAME`).
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProfileConfig {
-    /// For every route with a cache. `ttl` and `browser_ttl` count on routes that have them
-    /// themselves, so that nothing is kept that was not kept before.
+    /// Settings for every route with a cache. `ttl` and `browser_ttl` apply only to routes that set
+    /// them themselves, so that a profile stores nothing that was not stored before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<ProfileCacheConfig>,
-    /// For single routes, by their names.
+    /// Settings for single routes, by their names.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub routes: BTreeMap<String, ProfileRouteConfig>,
 }
 
-/// What is said otherwise of one route.
+/// Settings of one route in a profile.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProfileRouteConfig {
@@ -92,21 +92,21 @@ pub struct ProfileRouteConfig {
     pub cache: Option<ProfileCacheConfig>,
 }
 
-/// The keys of a route's `cache` that a profile may say otherwise.
+/// The keys of a route's `cache` that a profile may override.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProfileCacheConfig {
-    /// For how long an answer is fresh if the origin does not say.
+    /// Time for which a response is fresh if the origin sets none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Span>,
-    /// For how long a stale answer is served while a new one is fetched, if the origin does
-    /// not say.
+    /// Time for which a stale response is served while a new one is fetched, if the origin sets
+    /// none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_while_revalidate: Option<Span>,
-    /// For how long a stale answer is served when the origin fails, if the origin does not say.
+    /// Time for which a stale response is served when the origin fails, if the origin sets none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_if_error: Option<Span>,
-    /// What browsers are told as `max-age` instead of what the origin says.
+    /// The `max-age` sent to browsers in place of the origin's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub browser_ttl: Option<Span>,
 }
@@ -125,16 +125,17 @@ impl Default for CacheConfig {
     }
 }
 
-/// Where answers are kept over restarts.
+/// The part of the cache that survives restarts.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiskConfig {
-    /// For this gateway alone; beside the file of the configuration if it is relative. It is
-    /// made if it is not there.
+    /// Folder for this gateway alone; next to the configuration file if it is relative. It is
+    /// created if it does not exist.
     pub folder: Spanned<String>,
-    /// Bytes that the files of answers may take up, each rounded up to 4 KiB.
+    /// Bytes that the files of stored responses may take up, each rounded up to 4 KiB.
     pub size: Spanned<ByteSize>,
-    /// Larger answers are kept in memory only; by default all that memory takes go to disk.
+    /// Larger responses are kept in memory only; by default every response that memory accepts goes
+    /// to disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_object: Option<Spanned<ByteSize>>,
 }
@@ -144,14 +145,14 @@ pub struct DiskConfig {
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
 pub struct SharedConfig {
-    /// Where it is: `redis`, or `none` for no level 2.
+    /// Place of level 2: `redis`, or `none` for no level 2.
     #[serde(rename = "in")]
     pub place: SharedPlace,
-    /// Larger answers are kept in memory only.
+    /// Larger responses are kept in memory only.
     pub max_object: Spanned<ByteSize>,
 }
 
-/// Where gateways share answers.
+/// The store that gateways share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SharedPlace {

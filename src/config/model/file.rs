@@ -1,4 +1,5 @@
-//! A tree as a `File`: section by section, so that a mistake in one hides none in another.
+//! Conversion of a tree to a `File`, section by section, so that a mistake in one hides none in
+//! another.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::config::{
     tree::{Value, read},
 };
 
-/// The keys of the file.
+/// Top-level keys of the file.
 const KEYS: &[&str] = &[
     "listeners",
     "admin",
@@ -33,7 +34,7 @@ const KEYS: &[&str] = &[
     "include",
 ];
 
-/// The keys of a route, beside the names of filters.
+/// Keys of a route, besides the names of filters.
 pub const ROUTE_KEYS: &[&str] = &[
     "match",
     "name",
@@ -49,7 +50,7 @@ pub const ROUTE_KEYS: &[&str] = &[
 type Entry = (Key, Node);
 
 impl File {
-    /// Reads a whole configuration; `filters` are the names of the filters that exist.
+    /// Reads a whole configuration; `filters` are the names of all filters.
     ///
     /// `None` if there was any error, all of which are in `diagnostics`.
     pub fn read(node: &Node, filters: &[&str], diagnostics: &mut Diagnostics) -> Option<Self> {
@@ -110,7 +111,7 @@ impl Sections<'_> {
         })
     }
 
-    /// A section that may be absent, or empty since all in it is commented out.
+    /// Reads a section that may be absent, or empty because all of it is commented out.
     fn section<T: serde::de::DeserializeOwned>(&mut self, key: &str) -> Option<T> {
         let node = self.node.get(key)?;
         match node.value {
@@ -153,10 +154,10 @@ impl Sections<'_> {
             .collect()
     }
 
-    /// Parts the keys of a route from its filters and reads the former.
+    /// Separates the keys of a route from its filters and reads the keys.
     fn route(&mut self, node: &Node) -> Option<RouteNode> {
         let Value::Map(entries) = &node.value else {
-            // The reader has the words for it.
+            // The reader reports the wrong type.
             let _none = read::<RouteConfig>(node, &mut self.found);
             return None;
         };
@@ -169,7 +170,7 @@ impl Sections<'_> {
             } else if let Some(meant) = self.known(key, ROUTE_KEYS, self.filters, node)
                 && ROUTE_KEYS.contains(&meant.as_str())
             {
-                // Told. Read on as if it were right, for what is wrong in its value.
+                // Reported. Its value is read under the right name, to find problems in it as well.
                 let (name, place) = (meant, key.place);
                 keys.push((Key { name, place }, value.clone()));
             }
@@ -185,7 +186,7 @@ impl Sections<'_> {
         })
     }
 
-    /// Reports a key that is not known at this level; what it was meant to be, if that is clear.
+    /// Reports an unknown key; returns the key that was probably meant.
     fn known(
         &mut self,
         key: &Key,
@@ -214,7 +215,7 @@ impl Sections<'_> {
         crate::config::diagnostic::closest(name, absent()).map(str::to_owned)
     }
 
-    /// The items of a list that must have some.
+    /// Returns the items of a list that must not be empty.
     fn required(&mut self, key: &str, what: &str, example: &str) -> Vec<Node> {
         let (place, found) = match self.node.entry(key) {
             Some((
@@ -254,7 +255,7 @@ impl Sections<'_> {
         Vec::new()
     }
 
-    /// The entries of a section of names.
+    /// Returns the entries of a section of names.
     fn mapping(&mut self, key: &str) -> Vec<Entry> {
         let Some(node) = self.node.get(key) else {
             return Vec::new();
@@ -277,7 +278,7 @@ impl Sections<'_> {
     }
 }
 
-/// A file's first character, for what the whole of it lacks.
+/// Returns a file's first character, as the place of a missing section.
 fn beginning(node: &Node) -> Place {
     Place {
         end: node.place.end.min(node.place.start + 1),

@@ -15,25 +15,25 @@ use crate::{
     config::tree::Spanned,
 };
 
-/// A wide bound on what each client address may ask for, in front of every route.
+/// A generous limit on the requests of each client address, in front of every route.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FloodGuardConfig {
-    /// Requests of one address (IPv6: one /64), whatever they are for; beyond it 429. Far
-    /// above what people behind one address need: one page is up to 40 requests.
+    /// Requests of one address (IPv6: one /64), for any route; more get 429. Far above the needs of
+    /// people behind one address: one page is up to 40 requests.
     pub requests: Spanned<Rate>,
-    /// Requests that one address may have under way at once; beyond it 503. A WebSocket
-    /// counts until it is open.
+    /// Requests of one address in flight at once; more get 503. A WebSocket counts until it is
+    /// open.
     pub in_flight: Spanned<u32>,
-    /// How many different addresses at a time the estimates are made for, at 96 bytes each.
-    /// With many more, innocent ones may be taken for others.
+    /// Number of addresses at a time for which the estimates are accurate, at 96 bytes each. With
+    /// many more, legitimate clients may be mistaken for others.
     pub clients: Spanned<u32>,
     /// Addresses and networks that are neither counted nor banned nor challenged.
     pub exempt: Vec<Cidr>,
-    /// Bans clients that are refused over and over; nobody if absent.
+    /// Bans clients that are refused repeatedly; no bans if absent.
     pub ban: Option<Spanned<BanConfig>>,
-    /// Sends browsers that ask too often to a page that finds out whether they are people;
-    /// nobody if absent.
+    /// Redirects browsers with too many requests to a page that checks whether they are people; no
+    /// challenges if absent.
     pub challenge: Option<Spanned<FloodChallengeConfig>>,
 }
 
@@ -53,15 +53,15 @@ impl Default for FloodGuardConfig {
     }
 }
 
-/// When a client is banned, and for how long.
+/// Threshold and duration of a ban.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BanConfig {
-    /// So many refusals by rate limits, by this guard and by identity filters …
+    /// Refusals by rate limits, by this guard and by identity filters that cause a ban.
     pub after: u16,
-    /// … within this time …
+    /// Time within which the refusals are counted.
     pub within: Span,
-    /// … are a ban for so long.
+    /// Duration of a ban.
     #[serde(rename = "for")]
     pub lasts: Span,
 }
@@ -76,22 +76,21 @@ impl Default for BanConfig {
     }
 }
 
-/// Where suspicious browsers are sent, and how they show that they passed.
+/// The challenge for suspicious browsers, and the cookie that proves they passed.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FloodChallengeConfig {
-    /// A URL such as `https://check.example.com/`, or a path such as `/challenge` that a
-    /// route of this gateway serves. It gets the URL that was asked for as `return`.
+    /// A URL such as `https://check.example.com/`, or a path such as `/challenge` that a route of
+    /// this gateway serves. It gets the requested URL as `return`.
     pub redirect: Spanned<String>,
-    /// An address that asks more often than this must pass; less than `requests`.
+    /// Request rate of an address above which it must pass the challenge; less than `requests`.
     pub above: Spanned<Rate>,
-    /// The cookie that whoever has passed brings back.
+    /// Name of the cookie that a client has after the challenge.
     #[serde(default = "cookie")]
     pub cookie: Spanned<String>,
-    /// What the cookie is signed with: `file:PATH` or `${NAME}`, at least 32 visible
-    /// characters.
+    /// Key that signs the cookie: `file:PATH` or `${NAME}`, at least 32 visible characters.
     pub key: Spanned<Secret>,
-    /// The longest that a cookie may last.
+    /// Longest lifetime of a cookie.
     #[serde(rename = "for", default = "hour")]
     pub lasts: Spanned<Span>,
 }

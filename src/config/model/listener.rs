@@ -12,7 +12,7 @@ use crate::{
     config::tree::short::{self, Short, read_short},
 };
 
-/// Where clients connect.
+/// An address at which clients connect.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
@@ -24,24 +24,24 @@ pub struct ListenerConfig {
     /// Permissions of a unix socket, in octal: `"0660"`.
     #[serde(default)]
     pub mode: Option<Spanned<String>>,
-    /// Speaks TLS: certificates, versions, client certificates.
+    /// Enables TLS: certificates, versions, client certificates.
     #[serde(default)]
     pub tls: Option<Spanned<TlsConfig>>,
-    /// Sends clients to HTTPS: `https`, or a mapping.
+    /// Redirects clients to HTTPS: `https`, or a mapping.
     #[serde(default)]
     pub redirect: Option<Spanned<ToHttpsConfig>>,
-    /// Takes the client's address from the PROXY protocol (v1 and v2), which then must begin
-    /// each connection: a list of the networks that may send it, or a mapping.
+    /// Takes the client's address from the PROXY protocol (v1 and v2), which then must begin each
+    /// connection: a list of the networks that may send it, or a mapping.
     #[serde(default)]
     pub proxy_protocol: Option<Spanned<ProxyProtocolConfig>>,
     /// HTTP/2: over TLS by ALPN, without TLS only where `cleartext` is set.
     #[serde(default)]
     pub http2: Http2Config,
-    /// What clients may cost.
+    /// Limits on the clients' use of resources.
     #[serde(default)]
     pub limits: Spanned<LimitsConfig>,
-    /// Header names with an underscore, which some apps take for a hyphen: `drop` takes the
-    /// header away (as nginx does), `refuse` answers 400, `allow` passes it on.
+    /// Header names with an underscore, which some apps treat as a hyphen: `drop` removes the
+    /// header (as nginx does), `refuse` responds with 400, `allow` passes it on.
     #[serde(default)]
     pub underscores: UnderscoresConfig,
 }
@@ -50,28 +50,27 @@ pub struct ListenerConfig {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
-    /// `{ cert: site.pem, key: site.key }` or `{ dir: tls/ }`, or a list of them. The names
-    /// that a certificate is for are read from it. Files are watched, and swapped in when
-    /// they change.
+    /// `{ cert: site.pem, key: site.key }` or `{ dir: tls/ }`, or a list of them. The names that a
+    /// certificate is for are read from it. Files are watched, and reloaded when they change.
     #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
     pub certificates: OneOrMany<Spanned<CertificateConfig>>,
-    /// Names to get certificates for by ACME; the account stands under `acme:`.
+    /// Names to get certificates for by ACME; the account is configured under `acme:`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acme: Vec<Spanned<String>>,
-    /// What a client gets that asks for a name without a certificate: the `default`
-    /// certificate (the first one), or `refuse` ends the handshake.
+    /// Response to a client that requests a name without a certificate: the `default` certificate
+    /// (the first one), or `refuse` ends the handshake.
     #[serde(default)]
     pub unknown_names: UnknownNamesConfig,
-    /// `"1.2"` or `"1.3"`.
+    /// Lowest TLS version: `"1.2"` or `"1.3"`.
     #[serde(default)]
     pub min_version: MinVersionConfig,
-    /// Asks clients for a certificate that this PEM file of authorities has signed.
+    /// Requests a client certificate issued by the CA in this PEM file.
     #[serde(default)]
     pub client_ca: Option<Spanned<PathBuf>>,
-    /// Whether a client must have one: `required` or `optional`.
+    /// Requirement of a client certificate: `required` or `optional`.
     #[serde(default)]
     pub client_certificate: Option<Spanned<ClientCertificateConfig>>,
-    /// How long a handshake may take.
+    /// Time limit of a handshake.
     #[serde(default = "five_seconds")]
     pub handshake_timeout: Span,
 }
@@ -88,11 +87,10 @@ pub struct CertificateConfig {
     pub cert: Option<Spanned<PathBuf>>,
     /// Its private key, in PEM.
     pub key: Option<Spanned<PathBuf>>,
-    /// A stapled OCSP answer in DER, kept fresh by other means.
+    /// A stapled OCSP response in DER, kept fresh by other means.
     pub ocsp: Option<Spanned<PathBuf>>,
-    /// A folder with pairs `NAME.pem` (or `.crt`) and `NAME.key`, and `NAME.ocsp` where
-    /// there is one; or with folders as certbot keeps them (`NAME/fullchain.pem` and
-    /// `NAME/privkey.pem`).
+    /// A folder with pairs `NAME.pem` (or `.crt`) and `NAME.key`, and optionally `NAME.ocsp`; or
+    /// with folders in certbot's layout (`NAME/fullchain.pem` and `NAME/privkey.pem`).
     pub dir: Option<Spanned<PathBuf>>,
 }
 
@@ -129,14 +127,14 @@ pub enum UnderscoresConfig {
     Allow,
 }
 
-/// Sends clients from HTTP to HTTPS with 308: `https`, or a mapping. What ACME asks for, the
-/// health paths of upstreams, `/healthz` and `/readyz` are served all the same.
+/// Redirects clients from HTTP to HTTPS with 308: `https`, or a mapping. ACME challenges, the
+/// health paths of upstreams, `/healthz` and `/readyz` are served nevertheless.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = or_https)]
 pub struct ToHttpsConfig {
-    /// The port in the browser's address bar. If absent: that of a listener with `tls`, 443
-    /// if one has it or none has TLS.
+    /// The port in the browser's address bar. If absent: that of a listener with `tls`, 443 if one
+    /// has it or none has TLS.
     pub port: Option<u16>,
     /// Paths that are served without TLS: `/exact` or `/prefix/*`.
     pub except: Vec<Spanned<String>>,
@@ -147,10 +145,10 @@ pub struct ToHttpsConfig {
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = or_a_list_of_networks)]
 pub struct ProxyProtocolConfig {
-    /// The networks of those who may send it; connections from others are closed. On a unix
-    /// socket its mode says who may, and this may be empty.
+    /// The networks that may send it; connections from others are closed. On a unix socket the mode
+    /// decides about access, and this may be empty.
     pub from: Vec<Spanned<String>>,
-    /// How long its header may take.
+    /// Time limit for receiving its header.
     #[serde(default = "three_seconds")]
     pub timeout: Span,
 }
@@ -165,23 +163,23 @@ fn three_seconds() -> Span {
 pub struct Http2Config {
     /// Off with `enabled: false`.
     pub enabled: bool,
-    /// Takes HTTP/2 without TLS from clients that begin with it (prior knowledge).
+    /// Accepts HTTP/2 without TLS from clients with prior knowledge.
     pub cleartext: bool,
-    /// Streams at once on one connection.
+    /// Concurrent streams on one connection.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub concurrent_streams: u32,
     /// Streams that a client may reset within 10 s.
     pub resets: u32,
-    /// PING frames within 10 s.
+    /// PING frames that a client may send within 10 s.
     pub pings: u32,
-    /// SETTINGS frames within 10 s.
+    /// SETTINGS frames that a client may send within 10 s.
     pub settings: u32,
-    /// Streams on one connection in all, then its client is told to open another one.
+    /// Total streams on one connection, after which the client must open another one.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub streams: u32,
-    /// How long a connection may live; streams under way may finish.
+    /// Maximum age of a connection; streams in flight may finish.
     pub max_age: Span,
 }
 
@@ -194,44 +192,45 @@ impl Default for Http2Config {
             resets: 200,
             pings: 100,
             settings: 50,
-            // As many as a browser never needs, and few enough that memory is freed some day.
+            // More than a browser ever needs, and few enough that memory is freed eventually.
             streams: 10_000,
             max_age: Span::secs(3600),
         }
     }
 }
 
-/// What the clients of a listener may cost, one by one and all in all.
+/// Resource limits for the clients of a listener, individually and in total.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Connections at once. If absent: three eighths of the files that the process may open,
-    /// which all listeners without this key share.
+    /// Concurrent connections. If absent: three eighths of the files that the process may open,
+    /// shared by all listeners without this key.
     pub connections: Option<u32>,
-    /// Connections at once from one address (IPv6: from one /64); no limit if absent.
+    /// Concurrent connections from one address (IPv6: from one /64); no limit if absent.
     pub connections_per_ip: Option<u32>,
-    /// Connections at once from one network (IPv4 /24, IPv6 /48); no limit if absent.
+    /// Concurrent connections from one network (IPv4 /24, IPv6 /48); no limit if absent.
     pub connections_per_network: Option<u32>,
-    /// Requests on one connection of HTTP/1, then it is closed (nginx: `keepalive_requests`).
+    /// Requests on one HTTP/1 connection before it is closed (nginx: `keepalive_requests`).
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub requests_per_connection: u32,
-    /// From a request's first byte (or the connection's beginning) to the end of its head.
+    /// Time from a request's first byte (or the start of the connection) to the end of its header
+    /// section.
     pub header_timeout: Span,
-    /// Between two requests.
+    /// Time between two requests.
     pub idle_timeout: Span,
-    /// A request's body comes at this many bytes a second at least; 0 for no such limit. Only
-    /// time counts in which the client is waited for.
+    /// Minimum rate of a request body in bytes per second; 0 for no limit. Only time spent waiting
+    /// for the client counts.
     pub body_rate: ByteSize,
-    /// How long a body may be slower than `body_rate`, then it is ended with 408.
+    /// Time for which a body may be slower than `body_rate` before it ends with 408.
     pub body_grace: Span,
-    /// How long a client may take nothing of an answer that waits for it.
+    /// Time for which a client may read nothing of a pending response.
     pub send_timeout: Span,
-    /// The longest request line; longer ones get 414.
+    /// Maximum length of the request line; longer ones get 414.
     pub request_line: ByteSize,
-    /// The longest head, request line included; longer ones get 431.
+    /// Maximum length of the header section, request line included; longer ones get 431.
     pub headers: ByteSize,
-    /// The most headers; with more a request gets 431.
+    /// Maximum number of headers; a request with more gets 431.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1, max = 200))]
     pub header_count: u32,
@@ -256,29 +255,28 @@ impl Default for LimitsConfig {
     }
 }
 
-/// The ACME account that certificates are asked for with.
+/// The ACME account used to obtain certificates.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcmeConfig {
-    /// Whom the authority may write to.
+    /// Contact address for the CA.
     #[serde(default)]
     pub email: Option<Spanned<String>>,
     /// `letsencrypt`, `letsencrypt-staging`, or the URL of an ACME directory.
     #[serde(default)]
     pub directory: Option<Spanned<String>>,
-    /// A PEM file with the authority that signs the directory's own certificate, for private
-    /// ones.
+    /// A PEM file with the CA that issued the directory's own certificate, for private directories.
     #[serde(default)]
     pub ca: Option<Spanned<PathBuf>>,
-    /// Where account and certificates are kept, readable by this process only.
+    /// Folder for account and certificates, readable by this process only.
     pub folder: Spanned<PathBuf>,
-    /// Where several gateways share the names: the address (`10.0.0.5:80`) of the one that
-    /// asks for certificates. The others forward challenges to it and read the folder, which
-    /// they share or are sent, and leave the authority alone. If absent, this gateway asks.
+    /// If several gateways share the names: the address (`10.0.0.5:80`) of the gateway that
+    /// requests certificates. The others forward challenges to it, read the folder, which is shared
+    /// or copied to them, and do not contact the CA. If absent, this gateway requests them.
     #[serde(default)]
     pub issuer: Option<Spanned<String>>,
-    /// `http-01` or `tls-alpn-01`; if absent whichever a listener can answer, `tls-alpn-01`
-    /// first.
+    /// `http-01` or `tls-alpn-01`; if absent the first that a listener can serve, `tls-alpn-01`
+    /// before `http-01`.
     #[serde(default)]
     pub challenge: Option<Spanned<ChallengeConfig>>,
 }
@@ -291,7 +289,7 @@ pub enum ChallengeConfig {
     TlsAlpn01,
 }
 
-/// Reading goes through [`Short`], writing through what is derived.
+/// Implements reading with [`Short`], and writing with the derived implementation.
 macro_rules! short {
     ($($type:ty),*) => {$(
         impl<'de> Deserialize<'de> for $type {
@@ -302,7 +300,7 @@ macro_rules! short {
 
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                // The inherent one, which `#[serde(remote = "Self")]` made.
+                // Calls the inherent method that `#[serde(remote = "Self")]` generated.
                 Self::serialize(self, s)
             }
         }

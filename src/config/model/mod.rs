@@ -1,4 +1,4 @@
-//! The sections of the YAML as written. Filters stay raw nodes: their own slices read them.
+//! The sections of the YAML as written. Filters stay raw nodes, which their own slices read.
 
 mod admin;
 mod cache;
@@ -54,30 +54,30 @@ pub struct File {
     pub admin: AdminConfig,
     pub trusted_proxies: Vec<Spanned<String>>,
     pub upstreams: Vec<(Key, Spanned<UpstreamConfig>)>,
-    /// The filters of every route that does not say otherwise.
+    /// Filters of every route that does not override them.
     pub defaults: Vec<(Key, Node)>,
     pub routes: Vec<RouteNode>,
-    /// Raw: the `access_log` slice reads it.
+    /// Raw node, read by the `access_log` slice.
     pub access_log: Option<(Key, Node)>,
     pub acme: Option<Spanned<AcmeConfig>>,
-    /// Raw: the limits read them.
+    /// Raw nodes, read by the limits.
     pub rate_limits: Vec<(Key, Node)>,
     pub audit_log: Option<AuditLogConfig>,
     pub redis: Option<Spanned<RedisConfig>>,
     pub flood_guard: Option<Spanned<FloodGuardConfig>>,
     pub geo: Option<Spanned<GeoConfig>>,
     pub cache: Option<Spanned<CacheConfig>>,
-    /// Raw: the overlays are made of what is written.
+    /// Raw nodes, from which the overlays are built.
     pub profiles: Vec<(Key, Node)>,
-    /// All of it, as it was read: what another file is compared with.
+    /// The whole tree as read, for comparison with another file.
     pub tree: Arc<Node>,
     pub drain: Spanned<DrainConfig>,
     pub watch: Option<Spanned<WatchConfig>>,
-    /// Repeated slashes of a path become one, unless this is `false`.
+    /// Repeated slashes of a path are merged into one, unless this is `false`.
     pub merge_slashes: Option<Spanned<bool>>,
 }
 
-/// One route as written, its filters left raw.
+/// A route as written, its filters left raw.
 #[derive(Clone, Debug)]
 pub struct RouteNode {
     pub place: crate::config::diagnostic::Place,
@@ -86,7 +86,7 @@ pub struct RouteNode {
 }
 
 impl RouteNode {
-    /// What people call it: its name, or else its methods, host and path as written.
+    /// Returns the display name: the route's name, or else its methods, host and path as written.
     pub fn name(&self) -> String {
         if let Some(name) = &self.config.name {
             return name.value.clone();
@@ -109,14 +109,14 @@ impl RouteNode {
     }
 }
 
-/// Takes the configuration in when its files change: `true`, or a mapping.
+/// Reloads the configuration when its files change: `true`, or a mapping.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 pub struct WatchConfig {
     /// Off with `enabled: false`.
     pub enabled: bool,
-    /// How long the files must be at rest before they are read.
+    /// Time for which the files must stay unchanged before they are read.
     pub debounce: Span,
 }
 
@@ -129,17 +129,17 @@ impl Default for WatchConfig {
     }
 }
 
-/// How connections end when the gateway stops, or a listener is removed.
+/// Draining of connections when the gateway stops, or a listener is removed.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DrainConfig {
-    /// How long `/readyz` says no before the gateway stops accepting, so that balancers in
-    /// front look elsewhere first.
+    /// Time for which `/readyz` fails before the gateway stops accepting, so that load balancers in
+    /// front can switch first.
     pub announce: Span,
-    /// How long idle connections stay open, for the request that their client may have
-    /// sent already.
+    /// Time for which idle connections stay open, for a request that the client may have sent
+    /// already.
     pub idle: Span,
-    /// How long requests and tunnels under way may take; then they are cut.
+    /// Deadline for requests and tunnels in flight, which are then closed.
     pub deadline: Span,
 }
 
@@ -153,7 +153,7 @@ impl Default for DrainConfig {
     }
 }
 
-/// A default stands nowhere.
+/// Wraps a default, which has no place in a file.
 fn unplaced<T>(value: T) -> Spanned<T> {
     Spanned {
         value,

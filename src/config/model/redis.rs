@@ -16,35 +16,36 @@ use crate::{
     },
 };
 
-/// The Redis (or Valkey) that gateways share limits by: `redis://HOST:PORT`, or a mapping.
+/// The Redis (or Valkey) through which gateways share limits: `redis://HOST:PORT`, or a mapping.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
 pub struct RedisConfig {
-    /// One machine: `redis://USER:PASSWORD@HOST:PORT/DATABASE`, `rediss://…` with TLS, or
+    /// A single instance: `redis://USER:PASSWORD@HOST:PORT/DATABASE`, `rediss://…` with TLS, or
     /// `unix:///PATH`.
     pub url: Option<Spanned<RedisUrl>>,
-    /// What `url` or `nodes` lead to: one machine, or a cluster.
+    /// Topology behind `url` or `nodes`: a single instance, or a cluster.
     pub mode: Option<Spanned<RedisMode>>,
-    /// `HOST:PORT` of some machines of a cluster; the others are found through them.
+    /// `HOST:PORT` of some nodes of a cluster; the others are discovered through them.
     pub nodes: Vec<Spanned<String>>,
-    /// Sentinels, which say where the machine is that takes writes.
+    /// Sentinels, which know the address of the primary.
     pub sentinel: Option<Spanned<SentinelConfig>>,
     /// The user of an access list (ACL); Redis' own default user if absent.
     pub username: Option<Spanned<String>>,
     /// `file:PATH` or `${NAME}`.
     pub password: Option<Spanned<Secret>>,
-    /// Signs what gateways read of one another in Redis: stored responses and purges. `file:PATH`
-    /// or `${NAME}`, the same for all gateways; of a list the first signs, and all are believed.
+    /// Signs data that gateways read from one another in Redis: stored responses and purges.
+    /// `file:PATH` or `${NAME}`, the same for all gateways; in a list the first one signs, and all
+    /// are accepted.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub secret: OneOrMany<Spanned<Secret>>,
-    /// `true` for TLS with the system's authorities, or a mapping.
+    /// `true` for TLS with the system's CA certificates, or a mapping.
     pub tls: Option<Spanned<RedisTlsConfig>>,
-    /// The most that a request waits for Redis; then it goes on without.
+    /// Longest time that a request waits for Redis; then it goes on without.
     pub timeout: Spanned<Span>,
-    /// Connections to each machine. Commands share them, so two are plenty.
+    /// Connections to each instance. Commands share them, so two are plenty.
     pub connections: Spanned<u32>,
-    /// What every key begins with. Gateways that share have one prefix.
+    /// Prefix of every key. Gateways that share data use the same prefix.
     pub prefix: Spanned<String>,
 }
 
@@ -73,11 +74,11 @@ pub enum RedisMode {
     Cluster,
 }
 
-/// Sentinels and what they watch over.
+/// Sentinels and the primary that they watch.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SentinelConfig {
-    /// The name that the sentinels know it by.
+    /// Name of the primary at the sentinels.
     pub master: Spanned<String>,
     /// `HOST:PORT` of the sentinels; `:26379` if there is no port.
     pub nodes: Vec<Spanned<String>>,
@@ -96,13 +97,13 @@ pub struct SentinelConfig {
 pub struct RedisTlsConfig {
     /// Off with `enabled: false`.
     pub enabled: bool,
-    /// A file of authorities in PEM, instead of the system's.
+    /// A PEM file of CA certificates, instead of the system's.
     pub ca: Option<Spanned<PathBuf>>,
-    /// Our certificate, if Redis asks for one: a file in PEM.
+    /// Client certificate, if Redis requests one: a file in PEM.
     pub cert: Option<Spanned<PathBuf>>,
     /// The key of `cert`: a file in PEM.
     pub key: Option<Spanned<PathBuf>>,
-    /// Believes any certificate: whoever is in between can read and change everything.
+    /// Accepts any certificate, so that an attacker in between can read and change everything.
     pub insecure: bool,
 }
 
@@ -132,7 +133,7 @@ impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = || {
             let (scheme, rest) = self.reveal().split_once("://")?;
-            // The last one, since passwords may be written with anything in them.
+            // The last `@` separates them, since passwords may contain any character.
             let (who, place) = rest.rsplit_once('@')?;
             let (user, _) = who.split_once(':')?;
             Some(format!("{scheme}://{user}:{REDACTED}@{place}"))

@@ -14,7 +14,7 @@ use crate::{
     config::tree::{Spanned, short},
 };
 
-/// What a route says of itself; its filters are beside it.
+/// The keys of a route itself; its filters are kept separately.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
@@ -26,26 +26,25 @@ pub struct RouteConfig {
     /// Sends the request to this upstream.
     #[serde(default)]
     pub upstream: Option<Spanned<String>>,
-    /// Answers with a redirect.
+    /// Responds with a redirect.
     #[serde(default)]
     pub redirect: Option<Spanned<RedirectConfig>>,
-    /// Answers itself.
+    /// Responds without a backend.
     #[serde(default)]
     pub respond: Option<Spanned<RespondConfig>>,
     /// Changes the path before it goes upstream.
     #[serde(default)]
     pub rewrite: Option<Spanned<RewriteConfig>>,
-    /// Lets WebSocket upgrades pass.
+    /// Allows WebSocket upgrades.
     #[serde(default)]
     pub websocket: Option<Spanned<WebsocketConfig>>,
-    /// Headers that make a request another one for some apps, and reach the backend on this
-    /// route only: `X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override`,
-    /// `X-Original-URL`, `X-Original-URI`, `X-Rewrite-URL`, `Proxy`. No rule of the gateway
-    /// goes by what they say.
+    /// Headers that override a request for some apps, and reach the backend on this route only:
+    /// `X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override`, `X-Original-URL`,
+    /// `X-Original-URI`, `X-Rewrite-URL`, `Proxy`. No rule of the gateway considers their values.
     #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
     pub pass_headers: OneOrMany<Spanned<String>>,
-    /// Which spellings of its paths a guarded route takes: every one that some app may take
-    /// for them (`folded`, the default), or no other (`exact`).
+    /// Spellings of its paths that a guarded route takes: every spelling that some app may treat as
+    /// the same (`folded`, the default), or no other (`exact`).
     #[serde(default)]
     pub spelling: Option<Spanned<SpellingConfig>>,
 }
@@ -79,7 +78,7 @@ impl Default for WebsocketConfig {
     }
 }
 
-/// Which requests a route takes. All that is written must hold.
+/// Conditions on the requests that a route takes. All of them must hold.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MatchConfig {
@@ -89,12 +88,12 @@ pub struct MatchConfig {
     /// `/exact`, `/prefix/*`, `/users/{id}`, or a list of them.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub path: OneOrMany<Spanned<String>>,
-    /// The last resort: a regular expression over the whole path.
+    /// A regular expression over the whole path, as a last resort.
     pub path_regex: Option<Spanned<String>>,
     /// `GET`, or a list of methods.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub method: OneOrMany<Spanned<String>>,
-    /// The name of a listener, or a list of them: requests that came by it.
+    /// The name of a listener, or a list of them: requests that it accepted.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub listener: OneOrMany<Spanned<String>>,
     /// Header → value; `"*"` for any value, `~` before a regular expression.
@@ -121,10 +120,11 @@ pub struct MatchConfig {
 /// `{ to: …, status: 308 }`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RedirectConfig {
-    /// May use `{param}` of the path, `{path}`, `{query}`, `{host}`, `{rest}` (what `/*` matched).
+    /// Target, which may use `{param}` of the path, `{path}`, `{query}`, `{host}`, `{rest}` (what
+    /// `/*` matched).
     pub to: String,
-    /// 301, 302, 303, 307 or 308. If absent: 308 to `https`, which is for good; else 307,
-    /// which browsers do not keep and which leaves method and body as they are.
+    /// 301, 302, 303, 307 or 308. If absent: 308 to `https`, which is permanent; else 307, which
+    /// browsers do not cache and which preserves method and body.
     pub status: u16,
 }
 
@@ -135,14 +135,14 @@ pub(super) struct RedirectMapping {
     /// `https`, or a target, which may use `{param}` of the path, `{path}`, `{query}`,
     /// `{host}` and `{rest}` (what `/*` matched).
     pub(super) to: Spanned<String>,
-    /// If absent: 308 to `https`, which is for good; else 307, which browsers do not keep
-    /// and which leaves method and body as they are.
+    /// If absent: 308 to `https`, which is permanent; else 307, which browsers do not cache and
+    /// which preserves method and body.
     #[serde(default, deserialize_with = "shorthand::redirect_status")]
     #[schemars(transform = shorthand::redirect_statuses)]
     pub(super) status: Option<u16>,
 }
 
-/// A fixed answer: a mapping, the status alone, or the body alone.
+/// A fixed response: a mapping, the status alone, or the body alone.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = short::or_number, transform = short::or_text)]
@@ -154,7 +154,7 @@ pub struct RespondConfig {
     /// The body as written.
     #[serde(default)]
     pub body: Option<String>,
-    /// The body from a file, read when the configuration is.
+    /// A file that contains the body, read together with the configuration.
     #[serde(default)]
     pub file: Option<Spanned<PathBuf>>,
     /// The built-in maintenance page with `Retry-After`.
@@ -173,9 +173,9 @@ pub struct RespondConfig {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaintenanceConfig {
-    /// When to come back, as `Retry-After`.
+    /// Time after which clients should retry, as `Retry-After`.
     pub retry_after: Span,
-    /// One sentence for the reader.
+    /// Message for the reader, one sentence.
     pub message: String,
 }
 

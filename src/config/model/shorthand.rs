@@ -1,4 +1,4 @@
-//! The types that may be written shorter than their mapping, and numbers with bounds.
+//! Types with a shorter form than their mapping, and numbers with bounds.
 
 use std::{borrow::Cow, fmt};
 
@@ -18,7 +18,7 @@ use crate::config::tree::short::{self, Short, read_short};
 
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
-/// Reading goes through [`Short`], writing through what is derived.
+/// Implements reading with [`Short`]; writing uses the derived implementation.
 macro_rules! reads_short {
     ($($type:ty),*) => {$(
         impl<'de> Deserialize<'de> for $type {
@@ -33,7 +33,7 @@ macro_rules! writes_derived {
     ($($type:ty),*) => {$(
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                // The inherent one, which `#[serde(remote = "Self")]` made.
+                // Calls the inherent method that `#[serde(remote = "Self")]` generated.
                 Self::serialize(self, s)
             }
         }
@@ -294,7 +294,7 @@ impl JsonSchema for RedirectConfig {
     }
 }
 
-/// One status or one range of them.
+/// A single status or a single range.
 struct Statuses(u16, u16);
 
 impl<'de> Deserialize<'de> for Statuses {
@@ -412,12 +412,12 @@ pub(super) fn redirect_statuses(schema: &mut Schema) {
     schema.insert("enum".to_owned(), json!(REDIRECT_STATUSES));
 }
 
-/// The path of a check is right as well.
+/// Allows the path of a check in the schema as well.
 pub(super) fn or_a_path(schema: &mut Schema) {
     short::or(schema, json!({ "type": "string", "pattern": "^/" }));
 }
 
-/// Bare numbers are right where the words of an enum are statuses.
+/// Allows bare numbers in the schema where the words of an enum are statuses.
 pub(super) fn or_a_status_number(schema: &mut Schema) {
     short::or(
         schema,

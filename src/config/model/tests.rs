@@ -1,4 +1,4 @@
-//! Whole files, right and wrong, and each shorthand.
+//! Tests of whole files, valid and invalid, and of each shorthand.
 
 use std::fmt::Debug;
 
@@ -325,7 +325,7 @@ fn the_other_shorthands() {
     assert_eq!((host.0.len(), host.0[0].place.start), (1, 1));
 }
 
-/// What is read, then written, reads the same: `edgeway check --print` can be used.
+/// Checks that values survive writing and reading: `edgeway check --print` relies on it.
 #[track_caller]
 fn survives<T: DeserializeOwned + Serialize>(text: &str) {
     let first = serde_json::to_value(value::<T>(text).unwrap()).unwrap();
@@ -388,7 +388,7 @@ fn the_schema_knows_the_shorthands_and_every_key_of_a_route() {
     }
 }
 
-/// Reads a damaged file and tells its problems in every style.
+/// Reads a damaged file and renders its problems in every style.
 fn survive(text: &str) {
     let (sources, tree, mut diagnostics) = load_text("damaged", text);
     let file = tree.and_then(|tree| File::read(&tree, FILTERS, &mut diagnostics));

@@ -15,10 +15,12 @@ use crate::{
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
-    /// Preset for the kind of app: sets the pool's idle time and what is stripped from requests.
+    /// Preset for the kind of app: sets the pool's idle time and the request headers that are
+    /// removed.
     #[serde(default)]
     pub app: App,
-    /// `127.0.0.1:3000`, `unix:/run/app.sock`, `{ address: …, weight: 2 }` or `{ dns: "api.internal:5000" }`.
+    /// `127.0.0.1:3000`, `unix:/run/app.sock`, `{ address: …, weight: 2 }` or `{ dns:
+    /// "api.internal:5000" }`.
     pub backends: Vec<Spanned<BackendConfig>>,
     /// `round_robin`, `least_conn`, `p2c` or `hash:<key>` with a key of `client.ip`, `path`,
     /// `uri`, `header:NAME`, `cookie:NAME` or `query:NAME`. `least_conn` if absent.
@@ -27,9 +29,8 @@ pub struct UpstreamConfig {
     /// Keeps a browser on its backend.
     #[serde(default)]
     pub sticky: Option<StickyConfig>,
-    /// Active health checks. If absent, only backends that were ejected are looked at, by a
-    /// TCP connect each second; `false` for no checks at all. Those that are drained are
-    /// checked in any case.
+    /// Active health checks. If absent, only ejected backends are checked, by a TCP connect each
+    /// second; `false` for no checks at all. Drained backends are checked in any case.
     #[serde(default)]
     pub health: Option<Spanned<HealthConfig>>,
     #[serde(default)]
@@ -41,41 +42,41 @@ pub struct UpstreamConfig {
     pub eject: EjectConfig,
     #[serde(default)]
     pub max_in_flight: InFlightConfig,
-    /// Streams at once to one backend: each WebSocket, event feed (`text/event-stream`) and gRPC
-    /// call whose response has begun. They hold no place of `max_in_flight`; whoever asks for
-    /// one beyond the bound gets 503.
+    /// Concurrent streams to one backend: each WebSocket, event feed (`text/event-stream`) and gRPC
+    /// call whose response has begun. They do not count towards `max_in_flight`; requests beyond
+    /// the limit get 503.
     #[serde(default = "max_streams", deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub max_streams: u32,
-    /// A backend that comes back gets its share over this long; `0` at once.
+    /// A recovered backend ramps up to its share over this time; `0` for at once.
     #[serde(default)]
     pub slow_start: Option<Span>,
     #[serde(default)]
     pub pool: PoolConfig,
-    /// Speaks TLS to the backends: `true`, or a mapping.
+    /// Uses TLS to the backends: `true`, or a mapping.
     #[serde(default)]
     pub tls: Option<Spanned<UpstreamTlsConfig>>,
-    /// What is spoken to the backends: `http1` or `h2` (gRPC).
+    /// Protocol to the backends: `http1` or `h2` (gRPC).
     #[serde(default)]
     pub protocol: ProtocolConfig,
-    /// How `edgeway scale` starts and stops the apps.
+    /// Units with which `edgeway scale` starts and stops the apps.
     #[serde(default)]
     pub scale: Option<Spanned<ScaleConfig>>,
-    /// Where a Next.js app was built (`.next`): its build id, the paths that its middleware
-    /// guards and the sizes of pictures are read there.
+    /// Build folder of a Next.js app (`.next`): its build id, the paths that its middleware guards
+    /// and the sizes of images are read there.
     #[serde(default)]
     pub folder: Option<Spanned<PathBuf>>,
-    /// Paths of a Next.js app whose answers are never shared, in the place of those that its
-    /// build says its middleware guards: `/account/*` with everything below it, or a whole
+    /// Paths of a Next.js app whose responses are never shared, instead of those that its
+    /// middleware guards according to the build: `/account/*` with everything below it, or a whole
     /// path; `[]` for none.
     #[serde(default)]
     pub guarded: Option<Vec<Spanned<String>>>,
-    /// Parts of a `User-Agent`, in any case, by which crawlers are known; a list of some sixty
-    /// if absent. With `app: nextjs` their misses wait for places of `revalidations`.
+    /// Substrings of `User-Agent`, in any case, that identify crawlers; a list of some sixty if
+    /// absent. With `app: nextjs` their misses wait for permits of `revalidations`.
     #[serde(default)]
     pub crawlers: Option<Spanned<Vec<String>>>,
-    /// How many answers of the cache may be fetched anew at once, and how many pages may be
-    /// rendered for crawlers.
+    /// Cached responses that may be revalidated at once, and pages that may be rendered for
+    /// crawlers.
     #[serde(default = "revalidations")]
     pub revalidations: Spanned<u32>,
 }
@@ -88,24 +89,24 @@ fn revalidations() -> Spanned<u32> {
     super::unplaced(4)
 }
 
-/// How `edgeway scale` starts and stops the apps: one unit of systemd for each port. All
-/// backends of the upstream are then at one address with ports of one range.
+/// Starting and stopping of the apps by `edgeway scale`: one unit of systemd for each port. All
+/// backends of the upstream must then be at one address with ports of one range.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleConfig {
     /// The unit of the app on a port, such as `node-app@{port}.service`.
     pub unit: Spanned<String>,
-    /// The ports that the apps may have, both ends included, such as `3000-3031`.
+    /// Port range of the apps, both ends included, such as `3000-3031`.
     pub ports: Spanned<String>,
-    /// Whose units they are: of the `system`, or of the `user` who runs `edgeway scale`.
+    /// Manager of the units: the `system`, or the `user` who runs `edgeway scale`.
     #[serde(default)]
     pub manager: ScaleManager,
-    /// Where the apps listen; `127.0.0.1` if absent.
+    /// Address at which the apps listen; `127.0.0.1` if absent.
     #[serde(default)]
     pub address: Option<Spanned<String>>,
 }
 
-/// Whose units are started.
+/// The systemd manager of the units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScaleManager {
@@ -123,12 +124,12 @@ pub enum ScaleManager {
 pub struct UpstreamTlsConfig {
     /// Off with `enabled: false`.
     pub enabled: bool,
-    /// The name that is asked for (SNI) and that the certificate must be for. If absent: the
-    /// `dns` name of the backends, which they must share.
+    /// The name for SNI, which the certificate must be valid for. If absent: the `dns` name of the
+    /// backends, which they must share.
     pub name: Option<Spanned<String>>,
-    /// A PEM file of authorities, instead of the system's.
+    /// A PEM file of CA certificates, instead of the system's.
     pub ca: Option<Spanned<PathBuf>>,
-    /// A certificate to show, in PEM, with its `key`.
+    /// A client certificate, in PEM, with its `key`.
     pub cert: Option<Spanned<PathBuf>>,
     /// The private key of `cert`, in PEM.
     pub key: Option<Spanned<PathBuf>>,
@@ -146,7 +147,7 @@ impl Default for UpstreamTlsConfig {
     }
 }
 
-/// What is spoken to backends.
+/// Protocol to backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum ProtocolConfig {
     /// HTTP/1.1.
@@ -167,12 +168,12 @@ pub enum App {
     Nextjs,
 }
 
-/// One backend: `127.0.0.1:3000`, `unix:/run/app.sock`, or a mapping.
+/// A backend: `127.0.0.1:3000`, `unix:/run/app.sock`, or a mapping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(into = "BackendMapping")]
 pub struct BackendConfig {
     pub target: BackendTarget,
-    /// At least 1.
+    /// Share of the requests, at least 1.
     pub weight: u16,
 }
 
@@ -184,7 +185,7 @@ pub enum BackendTarget {
     Dns(String),
 }
 
-/// One backend as a mapping: `address` or `dns`, one of the two.
+/// A backend as a mapping: `address` or `dns`, not both.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BackendMapping {
@@ -194,7 +195,7 @@ pub(super) struct BackendMapping {
     /// A name and a port, `api.internal:5000`, resolved again when its TTL ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) dns: Option<String>,
-    /// Its share of the requests, beside the weights of the others.
+    /// Share of the requests, relative to the weights of the others.
     #[serde(default = "one")]
     #[schemars(range(min = 1))]
     pub(super) weight: u16,
@@ -210,7 +211,7 @@ fn one() -> u16 {
 pub struct StickyConfig {
     /// The cookie's name.
     pub cookie: Spanned<String>,
-    /// How long the browser keeps it; for the session if absent.
+    /// Time for which the browser keeps it; for the session if absent.
     #[serde(default)]
     pub max_age: Option<Span>,
 }
@@ -224,7 +225,7 @@ pub struct HealthConfig {
     pub enabled: bool,
     /// HTTP check of this path; a TCP connect if absent.
     pub path: Option<Spanned<String>>,
-    /// The `Host` of the check; if absent the backend's address, with `tls` the name in its
+    /// The `Host` of the check; if absent the backend's address, or with `tls` the name in its
     /// certificate.
     pub host: Option<String>,
     /// Statuses that count as healthy: `200`, `200-399`, a list of both; `200-399` if absent.
@@ -235,9 +236,9 @@ pub struct HealthConfig {
     pub interval: Span,
     /// Time between two checks of a backend that is down.
     pub interval_down: Span,
-    /// Bound of one whole check.
+    /// Time limit of one whole check.
     pub timeout: Span,
-    /// Passes in a row until a backend is healthy again.
+    /// Successes in a row until a backend is healthy again.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub rise: u32,
@@ -245,7 +246,7 @@ pub struct HealthConfig {
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub fall: u32,
-    /// Backends count as down until their first check passed.
+    /// True if backends count as down until their first check passes.
     pub start_down: bool,
 }
 
@@ -285,20 +286,20 @@ impl StatusSet {
     }
 }
 
-/// Bounds of each step towards a backend.
+/// Time limits of each step towards a backend.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimeoutsConfig {
     /// TCP connect (and TLS handshake).
     pub connect: Span,
-    /// From the last byte sent to the head of the answer.
+    /// Time from the last byte sent to the end of the response headers.
     pub first_byte: Span,
-    /// Between two pieces of an answer. With `protocol: h2` the longer of this and `first_byte`
-    /// bounds both.
+    /// Time between two chunks of a response. With `protocol: h2` the longer of this and
+    /// `first_byte` limits both.
     pub idle: Span,
-    /// Between two messages of a WebSocket or of a gRPC call, or two events of an SSE feed.
+    /// Time between two messages of a WebSocket or of a gRPC call, or two events of an SSE feed.
     pub stream_idle: Span,
-    /// Bound of the whole request, tries included; none if absent. Streams are not bounded.
+    /// Time limit of the whole request, retries included; none if absent. Streams are not limited.
     pub total: Option<Span>,
 }
 
@@ -314,12 +315,12 @@ impl Default for TimeoutsConfig {
     }
 }
 
-/// When a request is tried again, on another backend. Default-deny: what is not listed is
-/// not retried, and a request that is not idempotent never once it was sent.
+/// Conditions for a retry on another backend. Conditions that are not listed are not retried, and a
+/// request that is not idempotent never is once it was sent.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
-    /// Tries in all; 1 for none beyond the first.
+    /// Total attempts; 1 for no retries.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub attempts: u32,
@@ -341,10 +342,10 @@ impl Default for RetryConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[schemars(transform = or_a_status_number)]
 pub enum RetryOn {
-    /// The connection could not be made.
+    /// The connection could not be established.
     #[serde(rename = "connect")]
     Connect,
-    /// Reset or end before the first byte of an answer.
+    /// Reset or close before the first byte of a response.
     #[serde(rename = "reset")]
     Reset,
     #[serde(rename = "502")]
@@ -359,7 +360,8 @@ pub enum RetryOn {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EjectConfig {
-    /// Failures in a row (no connection, reset, timeout, 502, 503 or 504) until ejection; 0 for never.
+    /// Failures in a row (no connection, reset, timeout, 502, 503 or 504) until ejection; 0 for
+    /// never.
     pub errors: u32,
     /// Length of the first ejection; each further one is twice as long.
     #[serde(rename = "for")]
@@ -378,18 +380,18 @@ impl Default for EjectConfig {
     }
 }
 
-/// How many requests at once: a mapping, or `per_backend` alone.
+/// Limits on requests in flight: a mapping, or `per_backend` alone.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_number)]
 pub struct InFlightConfig {
-    /// Requests at once to one backend.
+    /// Requests in flight to one backend.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub per_backend: u32,
-    /// Requests that may wait for a place.
+    /// Requests that may wait for a permit.
     pub queue: u32,
-    /// How long one waits before it gets 503.
+    /// Longest wait of a request before it gets 503.
     pub wait: Span,
 }
 
@@ -407,7 +409,7 @@ impl Default for InFlightConfig {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PoolConfig {
-    /// How long a connection may idle. If absent: 4 s for `node` and `nextjs` (Node closes
-    /// at 5 s), 60 s otherwise; and a second less than the backend's own `Keep-Alive: timeout`.
+    /// Longest idle time of a connection. If absent: 4 s for `node` and `nextjs` (Node closes at 5
+    /// s), 60 s otherwise; and a second less than the backend's own `Keep-Alive: timeout`.
     pub idle: Option<Span>,
 }

@@ -1,5 +1,5 @@
-//! Files that a configuration goes by besides its own, such as plugins: which they are, and
-//! whether they still say what they said.
+//! Files besides the configuration's own that it depends on, such as plugins: their paths, and a
+//! check for changes.
 
 use std::{
     collections::BTreeMap,
@@ -9,20 +9,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What is behind this many bytes of a file is not compared.
+/// Length up to which the bytes of a file are compared.
 const MOST: u64 = 16 << 20;
 
-/// Files by their paths, with what was found there. What was not there counts as well: it
-/// may come.
+/// Files by path, with the stamp of their content. A missing file is recorded as well: it may
+/// appear later.
 #[derive(Clone, Debug, Default)]
 pub struct Beside(BTreeMap<PathBuf, Option<Stamp>>);
 
-/// The length of a file, and what stands for its bytes.
+/// The length of a file, and a hash of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp(u64, u64);
 
 impl Beside {
-    /// A file that said `text` when it was read.
+    /// Records a file that contained `text` when it was read.
     pub fn read(&mut self, path: PathBuf, text: &[u8]) {
         let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
         let most = usize::try_from(MOST).unwrap_or(usize::MAX).min(text.len());
@@ -30,7 +30,7 @@ impl Beside {
         self.0.insert(path, Some(stamp));
     }
 
-    /// A file as it is now, whatever was read of it: one that could not be used may be replaced.
+    /// Records a file in its current state: a file that could not be used may be replaced.
     pub fn missed(&mut self, path: PathBuf) {
         let stamp = look(&path);
         self.0.insert(path, stamp);
@@ -40,13 +40,13 @@ impl Beside {
         self.0.keys().map(PathBuf::as_path)
     }
 
-    /// Whether one of them says something else by now. Reads them.
+    /// Returns true if a file has changed since. Reads the files.
     pub fn is_changed(&self) -> bool {
         self.0.iter().any(|(path, stamp)| look(path) != *stamp)
     }
 }
 
-/// What is there, if it can be read.
+/// Reads the stamp of a file, if it is readable.
 fn look(path: &Path) -> Option<Stamp> {
     let file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
@@ -55,7 +55,7 @@ fn look(path: &Path) -> Option<Stamp> {
     Some(Stamp(length, digest(&bytes)))
 }
 
-/// Nobody gains by two files that look the same: they are the operator's own.
+/// Hashes bytes. Collisions are harmless: the files are the operator's own.
 fn digest(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(bytes);
@@ -84,7 +84,7 @@ mod tests {
         assert!(!beside.is_changed());
         fs::write(&later, "").unwrap();
         assert!(beside.is_changed());
-        // As it is now, it is no news.
+        // Recorded again, it is unchanged.
         beside.missed(later);
         assert!(!beside.is_changed());
         fs::remove_file(&there).unwrap();

@@ -5,21 +5,21 @@ use std::path::Path;
 use super::Environment;
 use crate::config::diagnostic::{Diagnostic, Diagnostics, Place};
 
-/// What a scalar's text becomes before its type is decided.
+/// Expansion of a scalar's text before its type is decided.
 ///
-/// As in a shell, `:-` also stands in for a variable that is empty. `$${` is a literal
-/// `${`; any other `$` is left alone, so `^/old/(.*)$` and `/new/$1` need no care, and
-/// neither does `${1}`, the group of a regular expression.
+/// As in a shell, `:-` also replaces a variable that is empty. `$${` is a literal `${`; any other
+/// `$` is left alone, so `^/old/(.*)$` and `/new/$1` need no escaping, and neither does `${1}`, the
+/// group of a regular expression.
 pub(super) struct Expander<'a> {
     /// The file's whole text.
     pub(super) source: &'a str,
     pub(super) environment: Environment<'a>,
-    /// Where the path of a relative `file:` starts.
+    /// Base folder of a relative `file:` path.
     pub(super) folder: &'a Path,
 }
 
 impl Expander<'_> {
-    /// The new text; `None` if nothing changes.
+    /// Returns the expanded text; `None` if nothing changes.
     pub(super) fn expand(
         &mut self,
         text: &str,
@@ -114,8 +114,8 @@ impl Expander<'_> {
         }
     }
 
-    /// The place of the `index`th `${` of a scalar; of the scalar if it is written in
-    /// another way than it reads.
+    /// Returns the place of the `index`th `${` in a scalar, or of the scalar if its source form
+    /// differs from its value.
     fn spot(&self, place: Place, index: usize, len: usize) -> Place {
         let covered = self
             .source

@@ -1,4 +1,4 @@
-//! The texts of a configuration as they were once read, to read it again without its files.
+//! The texts of a configuration as they were read, so that it can be read again without its files.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Sources, Unreadable, folder_of};
 
-/// What was read: the main file first, then what it includes in the order of reading.
+/// The texts of all files: the main file first, then its includes in the order of reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     files: Vec<KeptFile>,
@@ -14,8 +14,8 @@ pub struct Kept {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct KeptFile {
-    /// From the folder of the main file, so that it does not matter how that is named and
-    /// from where.
+    /// Path relative to the folder of the main file, so that it does not depend on the path by
+    /// which that was opened.
     path: PathBuf,
     text: String,
 }
@@ -31,7 +31,7 @@ impl Kept {
         }
     }
 
-    /// What `path` said. `read` is what was read so far: the main file is the first.
+    /// Returns the stored text of `path`. `read` are the files read so far, the main file first.
     pub(super) fn text(&self, path: &Path, read: &Sources) -> Result<String, Unreadable> {
         let found = if read.files.is_empty() {
             self.files.first()
@@ -48,7 +48,7 @@ impl Kept {
         }
     }
 
-    /// The files that a pattern names, in the order in which they were read.
+    /// Returns the files that match a pattern, in the order in which they were read.
     pub(super) fn matching(
         &self,
         pattern: &glob::Pattern,
@@ -62,12 +62,12 @@ impl Kept {
     }
 }
 
-/// A path as it is seen from the main file's folder.
+/// Returns a path relative to the main file's folder.
 fn within<'a>(sources: &Sources, path: &'a Path) -> &'a Path {
     path.strip_prefix(sources.folder()).unwrap_or(path)
 }
 
-/// The path that [`within`] was given, spelt as includes spell it.
+/// Reverses [`within`], in the spelling that includes use.
 fn full(sources: &Sources, path: &Path) -> PathBuf {
     match sources.files.first().map(|(main, _)| folder_of(main)) {
         Some(folder) if folder != Path::new(".") => folder.join(path),

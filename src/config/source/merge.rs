@@ -1,11 +1,11 @@
-//! One file's tree into another's: lists grow, mappings join, nothing is overridden.
+//! Merging of one file's tree into another: lists grow, mappings join, nothing is overridden.
 
 use crate::config::{
     diagnostic::{Diagnostic, Diagnostics},
     tree::{Key, Node, Value},
 };
 
-/// Adds what a file says to the entries of the one that includes it.
+/// Adds the content of a file to the entries of the file that includes it.
 pub(super) fn into(entries: &mut Vec<(Key, Node)>, included: Node, diagnostics: &mut Diagnostics) {
     let added = match included.value {
         Value::Map(added) => added,

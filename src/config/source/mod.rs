@@ -1,4 +1,4 @@
-//! The files of a configuration: the main one, what it includes, and the environment.
+//! Sources of a configuration: the main file, its includes, and the environment.
 
 mod beside;
 mod expand;
@@ -20,7 +20,7 @@ use super::{
     tree::{Key, Node, Value, parse_with},
 };
 
-/// A configuration of hundreds of thousands of lines is a mistake.
+/// Size limit. A configuration of hundreds of thousands of lines is a mistake.
 const MAX_BYTES: u64 = 16 << 20;
 const MAX_FILES: usize = 1000;
 
@@ -29,15 +29,15 @@ const MAX_FILES: usize = 1000;
 pub struct Sources {
     /// Paths as the user sees them; the main file comes first.
     pub files: Vec<(PathBuf, String)>,
-    /// What `include` looked for by patterns, which may find others later.
+    /// Patterns of `include`, which may match other files later.
     pub patterns: Vec<PathBuf>,
-    /// What compiling it has read besides; nothing before.
+    /// Other files that compiling has read; empty before.
     pub beside: Beside,
-    /// Values that name variables of the environment, and what they read as.
+    /// Values that name variables of the environment, and their expanded texts.
     pub expanded: Vec<(Place, String)>,
 }
 
-/// A place as people count: from 1, columns in characters.
+/// A place for people: counted from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     pub file: String,
@@ -50,21 +50,20 @@ pub struct Location {
 
 /// Reads `path`, its includes and the environment's values into one tree.
 ///
-/// Problems are in the diagnostics; the tree is `None` if there is nothing to go on
-/// with. A tree may come with errors: whoever uses it asks
-/// [`Diagnostics::has_errors`] at the end.
+/// Problems are in the diagnostics; the tree is `None` if nothing could be parsed. A tree may come
+/// with errors: callers must check [`Diagnostics::has_errors`] at the end.
 pub fn load(path: &Path) -> (Sources, Option<Node>, Diagnostics) {
     Loader::new(path, &environment).main(|loader| loader.file(path, None))
 }
 
-/// As [`load`], of a text that is in no file; `name` stands for it in messages.
+/// Reads a text that is in no file, like [`load`]; `name` stands for it in messages.
 pub fn load_text(name: &str, text: &str) -> (Sources, Option<Node>, Diagnostics) {
     let path = Path::new(name);
     Loader::new(path, &environment).main(|loader| loader.text(path, text.to_owned()))
 }
 
-/// As [`load`], with the texts that were kept when `path` was read: of its files none is
-/// read, and no pattern looks into a folder. Values still come from the environment.
+/// Reads the texts that were kept when `path` was read, like [`load`] but without reading files or
+/// listing folders. Values still come from the environment.
 pub fn load_kept(path: &Path, kept: &Kept) -> (Sources, Option<Node>, Diagnostics) {
     let mut loader = Loader::new(path, &environment);
     loader.kept = Some(kept);
@@ -72,7 +71,7 @@ pub fn load_kept(path: &Path, kept: &Kept) -> (Sources, Option<Node>, Diagnostic
 }
 
 impl Sources {
-    /// The folder of the main file: relative paths start here.
+    /// Returns the folder of the main file, to which paths are relative.
     pub fn folder(&self) -> PathBuf {
         self.files
             .first()
@@ -102,13 +101,13 @@ impl Sources {
     }
 }
 
-/// Line and column of a byte, from 1. Lines end as YAML's do.
+/// Returns line and column of a byte, from 1. Lines end as in YAML.
 pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
     let (mut line, mut column) = (1, 1);
     let mut chars = text.char_indices().peekable();
     while let Some((_, c)) = chars.next_if(|(index, _)| *index < at) {
         match c {
-            // One break with the line feed that follows.
+            // Forms a single line break with the line feed that follows.
             '\r' if chars.peek().is_some_and(|(_, next)| *next == '\n') => {}
             '\r' | '\n' => (line, column) = (line + 1, 1),
             '\u{feff}' => {}
@@ -125,7 +124,7 @@ fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-/// A variable of the environment: absent, or not a text.
+/// Returns a variable of the environment; `None` if it is absent, or not valid text.
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
@@ -136,11 +135,11 @@ struct Loader<'a> {
     sources: Sources,
     diagnostics: Diagnostics,
     environment: Environment<'a>,
-    /// What stands for the files on disk.
+    /// Texts to read instead of the files on disk.
     kept: Option<&'a Kept>,
-    /// The main file's folder, absolute.
+    /// Absolute folder of the main file.
     folder: PathBuf,
-    /// The files that are being read, outermost first, and all that were: canonical.
+    /// Canonical paths of the files being read, outermost first, and of all files read so far.
     open: Vec<PathBuf>,
     read: Vec<(PathBuf, Option<Place>)>,
 }
@@ -167,7 +166,7 @@ impl<'a> Loader<'a> {
         (self.sources, node, self.diagnostics)
     }
 
-    /// Reads a file; `at` is the place that names it, none for the main one.
+    /// Reads a file; `at` is the place that names it, `None` for the main file.
     fn file(&mut self, path: &Path, at: Option<Place>) -> Option<Node> {
         let canonical = match self.kept {
             Some(_) => path.to_owned(),
@@ -232,7 +231,7 @@ impl<'a> Loader<'a> {
         false
     }
 
-    /// Keeps a text for messages; its first place.
+    /// Stores a text for messages; returns its first place.
     fn add(&mut self, path: &Path, text: String) -> Place {
         let file = u16::try_from(self.sources.files.len()).unwrap_or(u16::MAX);
         self.sources.files.push((path.to_owned(), text));
@@ -282,7 +281,7 @@ impl<'a> Loader<'a> {
         Some(node)
     }
 
-    /// A pattern or a list of them.
+    /// Reads a pattern or a list of patterns.
     fn patterns(&mut self, node: &Node) -> Vec<(Place, String)> {
         let nodes = match &node.value {
             Value::List(items) => &items[..],
@@ -307,7 +306,7 @@ impl<'a> Loader<'a> {
         patterns
     }
 
-    /// The files that a pattern names, in the order of their names.
+    /// Returns the files that match a pattern, sorted by name.
     fn matching(&mut self, folder: &Path, pattern: &str, place: Place) -> Vec<PathBuf> {
         let full = if folder == Path::new(".") {
             PathBuf::from(pattern)
@@ -415,10 +414,10 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// Why a file could not be read.
+/// Reason why a file could not be read.
 struct Unreadable {
     why: String,
-    /// What could be read of it, and where the first wrong byte is.
+    /// Readable part of the text, and the offset of the first invalid byte.
     invalid: Option<(String, u32)>,
 }
 

@@ -1,4 +1,4 @@
-//! Files, includes and the environment.
+//! Tests of files, includes and the environment.
 
 use std::fs;
 
@@ -26,14 +26,14 @@ impl Folder {
         Loader::new(&path, &pretended).main(|loader| loader.file(&path, None))
     }
 
-    /// The tree as JSON-like text, and no problem at all.
+    /// Loads the tree as JSON-like text, and expects no problems.
     fn tree(&self) -> String {
         let (sources, node, diagnostics) = self.load();
         assert_eq!(diagnostics.render(&sources, Style::Lines), "");
         shown(&node.unwrap())
     }
 
-    /// Each problem on a line, the folder's own path left out.
+    /// Returns each problem as a line, without the folder's own path.
     fn problems(&self) -> Vec<String> {
         let (sources, _, diagnostics) = self.load();
         let folder = format!("{}/", self.0.path().display());
@@ -367,7 +367,7 @@ fn what_was_kept_reads_as_the_files_did() {
     );
     let kept: Kept = serde_json::from_str(&json).unwrap();
     let path = folder.0.path().join("main.yaml");
-    // Not a file of it is right any more, and there are others.
+    // None of the files is valid any more, and there are others.
     for (name, _) in files {
         fs::write(folder.0.path().join(name), "{ broken").unwrap();
     }
@@ -384,7 +384,7 @@ fn what_was_kept_reads_as_the_files_did() {
     assert_eq!(text, shown(&tree.unwrap()));
     assert!(text.contains("[\"one\", \"x1\", \"two\", \"b\"]"), "{text}");
     assert_eq!(again.files, sources.files);
-    // From another place the paths in messages are others, and all is found.
+    // From another folder the paths in messages differ, and all files are found.
     let (moved, text) = read(Path::new("main.yaml"));
     assert!(text.contains("\"x1\""), "{text}");
     assert_eq!(moved.files[1].0, Path::new("sub/1.yaml"));

@@ -1,4 +1,4 @@
-//! YAML nodes with their places: from a text by [`parse()`], to a type of ours by [`read()`].
+//! YAML nodes with their places: parsed from text by [`parse()`], converted to types by [`read()`].
 
 mod parse;
 mod read;
@@ -14,7 +14,7 @@ use crate::config::diagnostic::Place;
 pub(in crate::config) use self::parse::parse_with;
 pub use self::{parse::parse, read::read, spanned::OneOrMany};
 
-/// A YAML value and where it stands.
+/// A YAML value and its place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     pub place: Place,
@@ -29,18 +29,18 @@ pub enum Value {
     Float(f64),
     Text(String),
     List(Vec<Node>),
-    /// Keys in the order in which they are written.
+    /// Entries in the order of the file.
     Map(Vec<(Key, Node)>),
 }
 
-/// A key of a mapping and where it stands.
+/// A key of a mapping and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     pub name: String,
     pub place: Place,
 }
 
-/// A value and where it was written. Deserializes from any node.
+/// A value and its place. Deserializes from any node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spanned<T> {
     pub value: T,
@@ -52,12 +52,12 @@ impl Node {
         self.entry(key).map(|(_, node)| node)
     }
 
-    /// The key as written, and its value.
+    /// Returns a key as written, and its value.
     pub fn entry(&self, key: &str) -> Option<&(Key, Self)> {
         self.entries().iter().find(|(k, _)| k.name == key)
     }
 
-    /// The entries of a mapping; none of anything else.
+    /// Returns the entries of a mapping; empty for any other value.
     pub fn entries(&self) -> &[(Key, Self)] {
         match &self.value {
             Value::Map(entries) => entries,
@@ -65,7 +65,7 @@ impl Node {
         }
     }
 
-    /// What it is, in the words of a message: "a list", "the number 80".
+    /// Describes the value for messages: "a list", "the number 80".
     pub fn kind(&self) -> String {
         match &self.value {
             Value::Null => "nothing".into(),
@@ -78,7 +78,7 @@ impl Node {
         }
     }
 
-    /// Whether both say the same, wherever they stand and in whatever order their keys are.
+    /// Returns true if both values are equal, regardless of their places and the order of keys.
     pub fn says_the_same(&self, other: &Self) -> bool {
         match (&self.value, &other.value) {
             (Value::Null, Value::Null) => true,
@@ -92,7 +92,7 @@ impl Node {
             (Value::Map(one), Value::Map(two)) => {
                 one.len() == two.len()
                     && one.iter().enumerate().all(|(at, (key, node))| {
-                        // Mostly they stand in the same order.
+                        // Usually the order is the same.
                         let same = two.get(at).filter(|(k, _)| k.name == key.name);
                         let same = same.or_else(|| other.entry(&key.name));
                         same.is_some_and(|(_, there)| node.says_the_same(there))
@@ -102,7 +102,7 @@ impl Node {
         }
     }
 
-    /// How many levels of lists and mappings it has.
+    /// Returns the number of nested levels of lists and mappings.
     fn height(&self) -> usize {
         match &self.value {
             Value::List(items) => 1 + items.iter().map(Self::height).max().unwrap_or(0),
@@ -120,7 +120,7 @@ impl Node {
     }
 }
 
-/// The beginning of a text, for messages.
+/// Returns the beginning of a text, for messages.
 pub(super) fn excerpt(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     if line.chars().count() > 60 || line.len() < text.trim_end().len() {

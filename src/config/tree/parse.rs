@@ -1,4 +1,4 @@
-//! From YAML events to nodes, within bounds.
+//! Parsing of YAML events into nodes, within bounds.
 
 use std::collections::HashMap;
 
@@ -10,25 +10,25 @@ use crate::{
     config::diagnostic::{Diagnostic, Diagnostics, Place},
 };
 
-/// Deeper nesting is refused: no configuration needs it, and the stack has an end.
+/// Nesting limit: no configuration needs more, and the stack is finite.
 const MAX_DEPTH: usize = 64;
 
-/// More values than this come from aliases of aliases, not from a person.
+/// Limit on values: more come from aliases of aliases, not from a person.
 const MAX_NODES: usize = 200_000;
 
-/// Changes the text of a scalar before its type is decided; `None` leaves it.
+/// Changes the text of a scalar before its type is decided; `None` keeps it.
 pub(in crate::config) type Expand<'a> =
     &'a mut dyn FnMut(&str, Place, &mut Diagnostics) -> Option<String>;
 
 /// Parses one YAML document.
 ///
-/// `None` only where the text is no YAML; smaller problems (a key written twice) are
-/// reported and the tree is what remains.
+/// `None` only if the text is not YAML; smaller problems (a duplicate key) are reported and the
+/// tree contains the rest.
 pub fn parse(text: &str, file: u16, diagnostics: &mut Diagnostics) -> Option<Node> {
     parse_with(text, file, diagnostics, &mut |_, _, _| None)
 }
 
-/// As [`parse`], with `expand` called for each scalar that is a value.
+/// Parses like [`parse`], and calls `expand` for each scalar that is a value.
 pub(in crate::config) fn parse_with(
     text: &str,
     file: u16,
@@ -54,7 +54,7 @@ pub(in crate::config) fn parse_with(
     }
 }
 
-/// The parser counts characters; places count bytes.
+/// Conversion of the parser's character offsets into byte offsets.
 struct Places {
     file: u16,
     len: u32,
@@ -93,7 +93,7 @@ impl Places {
     }
 }
 
-/// What ends the parsing of a file; boxed, since it travels up through every level.
+/// An error that ends the parsing of a file; boxed, since it propagates through every level.
 type Fatal = Box<Diagnostic>;
 
 struct Builder<'t, 'd, 'e> {
@@ -101,7 +101,7 @@ struct Builder<'t, 'd, 'e> {
     places: Places,
     text: &'t str,
     anchors: HashMap<usize, Node>,
-    /// Where the brackets stand that are not closed yet.
+    /// Positions of the brackets that are still open.
     open: Vec<u32>,
     nodes: usize,
     diagnostics: &'d mut Diagnostics,
@@ -214,8 +214,8 @@ impl<'t> Builder<'t, '_, '_> {
         Node { place, value }
     }
 
-    /// An alias stands for a copy of what has the anchor, places included: that is where
-    /// a wrong value is put right.
+    /// Resolves an alias to a copy of its anchor's node, places included: a wrong value must be
+    /// corrected there.
     fn alias(&mut self, anchor: usize, place: Place, depth: usize) -> Result<Node, Fatal> {
         let Some(node) = self.anchors.get(&anchor) else {
             return Err(Box::new(
@@ -288,7 +288,7 @@ impl<'t> Builder<'t, '_, '_> {
         }
     }
 
-    /// The key of an entry; `None` for one that was reported, whose value is to be skipped.
+    /// Reads the key of an entry; `None` after reporting a bad one, whose value must be skipped.
     fn key(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Option<Key>, Fatal> {
         let mut place = self.places.place(span);
         let (message, help) = match event {
@@ -336,8 +336,8 @@ impl<'t> Builder<'t, '_, '_> {
         Ok(None)
     }
 
-    /// Notes the bracket of a flow collection; false for a block. A tag or an anchor may
-    /// stand before the bracket.
+    /// Records the bracket of a flow collection; returns false for a block. A tag or an anchor may
+    /// precede the bracket.
     fn open(&mut self, bracket: char, place: Place) -> bool {
         let covered = self.cut(place);
         let Some(at) = covered.find(bracket) else {
@@ -347,8 +347,8 @@ impl<'t> Builder<'t, '_, '_> {
         true
     }
 
-    /// A flow collection ends with its bracket, a block with its last value: the parser
-    /// only says where the next token is.
+    /// Sets the end of a collection: a flow collection ends with its bracket, a block with its last
+    /// value. The parser only reports the start of the next token.
     fn close(&mut self, place: &mut Place, end: Span, is_open: bool, last: Option<&Node>) {
         if is_open {
             self.open.pop();
@@ -358,8 +358,8 @@ impl<'t> Builder<'t, '_, '_> {
         }
     }
 
-    /// Ends the place of a scalar with its last character: the parser goes on past a
-    /// closing quote, over spaces and a comment.
+    /// Ends the place of a scalar at its last character: the parser's span extends past a closing
+    /// quote, over spaces and a comment.
     fn trim(&self, place: Place, style: ScalarStyle) -> Place {
         let covered = self.cut(place);
         let quote = match style {
@@ -411,7 +411,7 @@ impl<'t> Builder<'t, '_, '_> {
     }
 }
 
-/// Where the quote closes: not at an escaped one, nor at one written twice.
+/// Returns the position of the closing quote, skipping escaped and doubled ones.
 fn closing(text: &str, quote: char) -> Option<usize> {
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {

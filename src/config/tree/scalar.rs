@@ -1,11 +1,11 @@
-//! What a plain scalar means: the core schema of YAML 1.2.
+//! Types of plain scalars by the core schema of YAML 1.2.
 
 use super::Value;
 
-/// The value of a plain (unquoted) scalar.
+/// Returns the value of a plain (unquoted) scalar.
 ///
-/// `yes`, `on` and `off` are text, as YAML 1.2 has it. So is a number with needless
-/// zeros before it: `0660` is 432 to some readers and 660 to others.
+/// `yes`, `on` and `off` are text, as in YAML 1.2. So is a number with leading zeros: `0660` is 432
+/// to some readers and 660 to others.
 pub(super) fn plain(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
@@ -30,7 +30,7 @@ pub(super) fn plain(text: &str) -> Value {
     if digits == unsigned.len() && digits > 0 && !padded {
         return match text.parse() {
             Ok(number) => Value::Integer(number),
-            // Beyond 64 bits: as a float it is refused wherever a whole number is wanted.
+            // Beyond 64 bits: as a float it is refused wherever an integer is expected.
             Err(_) => text
                 .parse()
                 .map_or_else(|_| Value::Text(text.to_owned()), Value::Float),

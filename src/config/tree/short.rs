@@ -1,7 +1,7 @@
-//! Values that may be written short: a word, a number or a list instead of a mapping.
+//! Values with a short form: a word, a number or a list instead of a mapping.
 //!
-//! A type derives the reading of its mapping with `#[serde(remote = "Self")]`, which
-//! leaves `Deserialize` itself to be written: with [`read_short`].
+//! A type derives the reading of its mapping with `#[serde(remote = "Self")]`, which leaves
+//! `Deserialize` itself to be implemented with [`read_short`].
 //!
 //! ```text
 //! #[derive(Deserialize, JsonSchema)]
@@ -31,12 +31,12 @@ use serde_json::{Value, json};
 
 use super::Spanned;
 
-/// A type that is written as a mapping, or shorter.
+/// A type that is written as a mapping, or in a short form.
 ///
-/// A shorthand that is not overridden is refused as the wrong type. An `Err` is the
-/// message for the user; what follows `\nhelp: ` in it is the help.
+/// A short form that is not overridden is refused as the wrong type. An `Err` is the message for
+/// the user; the text after `\nhelp: ` in it is the help.
 pub trait Short: Sized {
-    /// What may be written, for the message: ``expected {WHAT}, found a list``.
+    /// Allowed forms, for the message: ``expected {WHAT}, found a list``.
     const WHAT: &'static str;
 
     /// Reads the mapping.
@@ -54,36 +54,36 @@ pub trait Short: Sized {
         None
     }
 
-    /// Whether [`Self::list`] is overridden: else a list is the wrong type whatever it holds.
+    /// True if [`Self::list`] is overridden: otherwise any list is the wrong type.
     const TAKES_LIST: bool = false;
 
-    /// A list of texts, each with its place.
+    /// Reads a list of texts, each with its place.
     fn list(_items: Vec<Spanned<String>>) -> Option<Result<Self, String>> {
         None
     }
 }
 
-/// Reads the mapping or one of the shorthands.
+/// Reads the mapping or one of the short forms.
 pub fn read_short<'de, S: Short, D: Deserializer<'de>>(d: D) -> Result<S, D::Error> {
     d.deserialize_any(Shorthand(PhantomData))
 }
 
-/// For the schema: `true` and `false` are right as well.
+/// Allows `true` and `false` in the schema as well.
 pub fn or_flag(schema: &mut Schema) {
     or(schema, json!({ "type": "boolean" }));
 }
 
-/// For the schema: a text is right as well.
+/// Allows a text in the schema as well.
 pub fn or_text(schema: &mut Schema) {
     or(schema, json!({ "type": "string" }));
 }
 
-/// For the schema: a whole number is right as well.
+/// Allows an integer in the schema as well.
 pub fn or_number(schema: &mut Schema) {
     or(schema, json!({ "type": "integer", "minimum": 0 }));
 }
 
-/// For the schema: a list of texts is right as well.
+/// Allows a list of texts in the schema as well.
 pub fn or_list(schema: &mut Schema) {
     or(
         schema,
@@ -91,7 +91,7 @@ pub fn or_list(schema: &mut Schema) {
     );
 }
 
-/// For the schema: what `shorthand` describes is right as well.
+/// Allows the form that `shorthand` describes in the schema as well.
 pub fn or(schema: &mut Schema, shorthand: Value) {
     if schema.get("properties").is_none()
         && let Some(Value::Array(forms)) = schema.get_mut("anyOf")

@@ -1,7 +1,7 @@
-//! How a value learns where it was written, and how a node stays raw.
+//! Values that know their place, and nodes that stay raw.
 //!
-//! A reader of ours answers to the names below with the place in front of the value; any
-//! other deserializer (JSON, a buffered value) passes the value alone.
+//! Our readers recognize the names below and pass the place in front of the value; any other
+//! deserializer (JSON, a buffered value) passes the value alone.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -11,14 +11,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{Key, Node, Spanned, Value};
 use crate::config::diagnostic::Place;
 
-/// The newtype name that asks a reader for `file, start, end, value`.
+/// Newtype name that requests `file, start, end, value` from a reader.
 pub(super) const PLACED: &str = "$edgeway::placed";
 
-/// The newtype name that asks a reader for a list's items, or for the value itself if it
-/// is no list.
+/// Newtype name that requests a list's items from a reader, or the value itself if it is not a
+/// list.
 pub(super) const ONE_OR_MANY: &str = "$edgeway::one_or_many";
 
-/// One value, or a list of them.
+/// A single value, or a list of values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct OneOrMany<T>(pub Vec<T>);
@@ -61,7 +61,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
                     many.push(item);
                 }
                 if many.is_empty() {
-                    // "None of these" and "any" would both be a fair reading.
+                    // "None of these" and "any" would both be plausible meanings.
                     return Err(de::Error::custom(
                         "this list is empty\nhelp: write at least one value, or remove the key",
                     ));
@@ -162,14 +162,14 @@ impl<T: AsRef<U>, U: ?Sized> AsRef<U> for Spanned<T> {
 }
 
 impl<T: Default> Default for Spanned<T> {
-    /// For what was not written: no place.
+    /// Returns the default of a value that was not written, without a place.
     fn default() -> Self {
         Self::nowhere(T::default())
     }
 }
 
 impl<T> Spanned<T> {
-    /// A value that stands in no file.
+    /// Wraps a value that is in no file.
     pub fn nowhere(value: T) -> Self {
         Self {
             value,

@@ -1,14 +1,15 @@
-//! What the parser found wrong, in the words of someone who writes a configuration.
+//! Syntax errors of YAML, explained for people who write configurations.
 
 use crate::config::diagnostic::{Diagnostic, Place};
 
-/// A text that is no YAML.
+/// A text that is not valid YAML.
 pub(super) struct Wrong<'a> {
     pub(super) text: &'a str,
     pub(super) file: u16,
-    /// Where the parser stopped.
+    /// Offset at which the parser stopped.
     pub(super) at: usize,
-    /// Its own words; the wording is matched below, and `syntax_errors_are_explained` notices a change.
+    /// Message of the parser; it is matched below, and `syntax_errors_are_explained` notices a
+    /// change.
     pub(super) info: &'a str,
     /// The innermost bracket that is still open.
     pub(super) open: Option<u32>,
@@ -35,12 +36,12 @@ impl Wrong<'_> {
         self.text[..at].rfind('\n').map_or(0, |n| n + 1)
     }
 
-    /// What is left of the line from `at` on.
+    /// Returns the rest of the line from `at` on.
     fn rest(&self, at: usize) -> &str {
         self.text[at..].lines().next().unwrap_or_default()
     }
 
-    /// A tab in the indentation of this line, or of the next one if that is what is meant.
+    /// Finds a tab in the indentation of this line, or of the next one if the parser means that.
     fn tab(&self) -> Option<Diagnostic> {
         let mut start = self.line_start(self.at);
         if self.info.contains("found a tab") {
@@ -54,7 +55,7 @@ impl Wrong<'_> {
         Some(self.tell(tab, 1, "a tab cannot indent YAML", "use spaces"))
     }
 
-    /// A bracket that was opened on an earlier line and is surely forgotten.
+    /// Finds a bracket from an earlier line that was probably forgotten.
     fn unclosed(&self) -> Option<Diagnostic> {
         let open = self.open? as usize;
         let bracket = self.text[open..].chars().next()?;
@@ -193,7 +194,7 @@ impl Wrong<'_> {
         )
     }
 
-    /// The last line with something on it before the parser noticed.
+    /// Reports the last nonempty line before the parser's position.
     fn no_colon(&self) -> Diagnostic {
         let line = self.text[..self.at]
             .lines()

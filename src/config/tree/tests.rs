@@ -1,4 +1,4 @@
-//! From texts to nodes.
+//! Tests of parsing texts into nodes.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ fn tree(text: &str) -> Node {
     node
 }
 
-/// Each problem as `<what the place covers>: message; help`.
+/// Returns each problem as `<covered>: message; help`.
 fn problems(text: &str) -> Vec<String> {
     let mut diagnostics = Diagnostics::default();
     let _unused = parse(text, 0, &mut diagnostics);
@@ -281,7 +281,7 @@ fn syntax_errors_are_explained() {
         let told = problems(text);
         assert_eq!(told.len(), 1, "{text:?}: {told:?}");
         assert!(told[0].starts_with(expected), "{text:?}: {told:?}");
-        // Each brings its help.
+        // Each problem has a help text.
         assert!(!told[0].ends_with("; "), "{told:?}");
     }
 }

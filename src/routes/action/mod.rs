@@ -1,4 +1,4 @@
-//! What a route does with the requests that it takes.
+//! Actions of routes: forward, redirect, respond, with rewrites.
 
 mod redirect;
 mod respond;
@@ -18,7 +18,7 @@ pub use self::{redirect::Redirect, respond::Respond, rewrite::Rewrite};
 
 use super::{ParamNames, Problem, Slashes};
 
-/// What a route does. Just one of them.
+/// The action of a route, exactly one of these.
 #[derive(Debug)]
 pub enum Action {
     /// Sends the request to an upstream.
@@ -27,7 +27,7 @@ pub enum Action {
     Respond(Respond),
 }
 
-/// To which upstream, and how.
+/// The upstream of a route, with its rewrite and WebSocket settings.
 #[derive(Debug)]
 pub struct Forward {
     pub upstream: Arc<str>,
@@ -36,16 +36,16 @@ pub struct Forward {
     pub websocket: Option<Websocket>,
 }
 
-/// WebSocket upgrades pass.
+/// Settings of allowed WebSocket upgrades.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Websocket {
-    /// Longest silence of both sides, if the route has one of its own.
+    /// Longest silence of both sides, if the route sets one.
     pub idle: Option<Duration>,
 }
 
 impl Action {
-    /// Compiles what a route does. Problems go to `cx`, and `None` means that one was
-    /// reported, there or by the route table.
+    /// Compiles the action of a route. Problems go to `cx`, and `None` means that one was reported,
+    /// there or by the route table.
     pub fn compile(config: &RouteConfig, cx: &mut CompileCx<'_>) -> Option<Self> {
         check_shape(config, cx)?;
         let names = ParamNames::of(&config.matches.value);
@@ -81,12 +81,13 @@ impl Action {
     }
 }
 
-/// As the configuration has them.
+/// Returns the slash treatment of the configuration.
 fn slashes(cx: &CompileCx<'_>) -> Slashes {
     cx.shared.get().map(|slashes| *slashes).unwrap_or_default()
 }
 
-/// A route does one thing, and `rewrite` and `websocket` belong to `upstream`.
+/// Checks that a route has exactly one action, and that `rewrite` and `websocket` are used only
+/// with `upstream`.
 fn check_shape(config: &RouteConfig, cx: &mut CompileCx<'_>) -> Option<()> {
     const CODE: &str = "edgeway::route::action";
     let actions: Vec<(&str, Place)> = [

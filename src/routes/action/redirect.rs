@@ -24,7 +24,7 @@ pub struct Redirect {
 const HTTPS: &str = "https://{host}{path}?{query}";
 
 impl Redirect {
-    /// `Ok(None)` if it leans on a path that could not be read, which was reported.
+    /// Compiles a redirect. `Ok(None)` if it depends on an invalid path, which was reported.
     pub(super) fn compile(
         config: &RedirectConfig,
         names: &ParamNames,
@@ -58,14 +58,15 @@ impl Redirect {
         self.status
     }
 
-    /// Where this request is sent; `None` if that needs a host and the client named none.
+    /// Returns the `Location` for this request; `None` if that needs a host and the client sent
+    /// none.
     pub fn location(&self, target: &Target<'_>, params: &Params) -> Option<HeaderValue> {
         if self.needs_host && target.host.is_empty() {
             return None;
         }
         let mut to = Vec::with_capacity(64 + target.path.len());
         self.to.write(&mut to, target, params, encode);
-        // `//evil.test/` would be another host's address.
+        // `//evil.test/` would be the address of another host.
         let slashes = to.iter().take_while(|&&b| b == b'/').count();
         if slashes > 1 {
             to.drain(1..slashes);
@@ -73,7 +74,7 @@ impl Redirect {
         HeaderValue::from_maybe_shared(Bytes::from(to)).ok()
     }
 
-    /// The whole answer.
+    /// Returns the complete response.
     pub fn reply(&self, target: &Target<'_>, params: &Params) -> Reply {
         match self.location(target, params) {
             Some(location) => Reply::empty(self.status).header(LOCATION, location),
@@ -109,8 +110,8 @@ fn check_text(text: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Of what the client sent only the host, which has been checked, may stand where the
-/// new address names its host: anything else would let a link choose where it leads.
+/// Checks that a client cannot choose the host of the new address. Of the client's input only the
+/// host may be used there, since it was validated: otherwise a link could redirect anywhere.
 fn check_authority(text: &str, to: &Template) -> Result<(), Problem> {
     let refuse = |help: &str| {
         Err(Problem::new(
@@ -148,7 +149,7 @@ fn check_authority(text: &str, to: &Template) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whatever could end or bend an address is written percent-coded.
+/// Percent-encodes bytes that could end or alter an address.
 fn encode(out: &mut Vec<u8>, value: &[u8], part: Part) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in value {

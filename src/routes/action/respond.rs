@@ -1,4 +1,4 @@
-//! Fixed answers: a body, a file read with the configuration, or the maintenance page.
+//! Fixed responses: a body, a file read with the configuration, or the maintenance page.
 
 use std::{io::Read, path::Path};
 
@@ -23,7 +23,7 @@ use crate::{
     routes::Problem,
 };
 
-/// A compiled answer.
+/// A compiled fixed response.
 #[derive(Debug)]
 pub struct Respond {
     status: StatusCode,
@@ -33,7 +33,7 @@ pub struct Respond {
 
 #[derive(Debug)]
 enum Body {
-    /// The built-in page for a refusal, nothing for any other status.
+    /// The built-in page for an error status, an empty body for any other.
     ByStatus,
     Fixed(ReplyBody),
     Maintenance {
@@ -72,7 +72,7 @@ impl Respond {
         self.status
     }
 
-    /// The answer to this request.
+    /// Returns the response to this request.
     pub fn reply(&self, head: &RequestHeader) -> Reply {
         let mut reason = None;
         let body = match &self.body {
@@ -238,7 +238,7 @@ fn read(
     let path = cx.folder.join(&file.value);
     let shown = path.display();
     let mut body = Vec::new();
-    // One byte more than allowed tells a file that is too large from one that just fits.
+    // A byte more than allowed distinguishes a file that is too large from one that just fits.
     let read = std::fs::File::open(&path)
         .and_then(|opened| opened.take(MAX_FILE + 1).read_to_end(&mut body));
     if let Err(error) = read {
@@ -282,7 +282,7 @@ fn by_ending(path: &Path) -> Option<HeaderValue> {
     Some(HeaderValue::from_static(media))
 }
 
-/// By the look of it: HTML, a JSON object or list, text, or bytes.
+/// Guesses the content type: HTML, a JSON object or list, text, or bytes.
 fn guess(body: &[u8]) -> HeaderValue {
     let Ok(text) = std::str::from_utf8(body) else {
         return HeaderValue::from_static("application/octet-stream");

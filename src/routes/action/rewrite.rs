@@ -1,4 +1,4 @@
-//! Rewrites: another path for the upstream, with the same query.
+//! Rewrites: a new path for the upstream, with the same query.
 
 use regex::bytes::Regex;
 
@@ -20,7 +20,7 @@ pub struct Rewrite {
 
 #[derive(Debug)]
 enum Kind {
-    /// `with` takes the place of `prefix`, which has no slash at its end.
+    /// `with` replaces `prefix`, which has no trailing slash.
     Prefix {
         prefix: Vec<u8>,
         with: Template,
@@ -34,7 +34,7 @@ enum Kind {
 }
 
 impl Rewrite {
-    /// `Ok(None)` if it leans on a path that could not be read, which was reported.
+    /// Compiles a rewrite. `Ok(None)` if it depends on an invalid path, which was reported.
     pub(super) fn compile(
         config: &RewriteConfig,
         names: &ParamNames,
@@ -84,10 +84,10 @@ impl Rewrite {
         Ok(Some(Self { kind, slashes }))
     }
 
-    /// The request target for the upstream; `None` if it stays as it is.
+    /// Returns the request target for the upstream; `None` if it is unchanged.
     ///
     /// # Errors
-    /// If the pieces came together as a path that is refused from clients too.
+    /// Fails if the pieces combine to a path that clients may not send either.
     pub fn apply(
         &self,
         target: &Target<'_>,
@@ -97,7 +97,7 @@ impl Rewrite {
             return Ok(None);
         };
         let slashes = path.iter().take_while(|&&b| b == b'/').count();
-        // What is left of `/api//evil.test` must not read as the address of a host.
+        // The rest of `/api//evil.test` must not be mistaken for the address of a host.
         let (lead, tail): (&[u8], _) = (b"/", &path[slashes..]);
         let mut joined = Vec::with_capacity(path.len() + 1);
         joined.extend_from_slice(lead);
@@ -186,7 +186,7 @@ fn check_prefix(prefix: &str, slashes: Slashes) -> Result<(), Problem> {
     ))
 }
 
-/// Each `$1` and `${name}` must be a group: an unknown one would silently give nothing.
+/// Checks that each `$1` and `${name}` is a group: an unknown one would silently expand to nothing.
 fn check_groups(with: &str, regex: &Regex) -> Result<(), Problem> {
     let mut left = with;
     while let Some(at) = left.find('$') {
@@ -226,7 +226,7 @@ fn check_groups(with: &str, regex: &Regex) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What is left of a path behind its prefix brings its own slash.
+/// Removes trailing slashes, because the rest of a path after its prefix begins with a slash.
 fn trim_slash(with: &mut Template) {
     if let Some(Piece::Text(text)) = with.pieces.last_mut() {
         while text.last() == Some(&b'/') {

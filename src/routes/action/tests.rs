@@ -1,4 +1,4 @@
-//! Actions as users see them: a route as YAML in, what happens to requests out.
+//! Tests of actions from the user's view: a route as YAML in, the effect on requests out.
 
 use std::path::Path;
 
@@ -59,7 +59,7 @@ fn compile(yaml: &str) -> Compiled {
     compile_in(Path::new("."), &config, diagnostics)
 }
 
-/// The problems of a route, each as `message; help`.
+/// Expects these problems of a route, each as `message; help`.
 #[track_caller]
 fn refuses(yaml: &str, problems: &[&str]) {
     let compiled = compile(yaml);
@@ -134,7 +134,7 @@ fn header<'a>(reply: &'a Reply, name: &http::HeaderName) -> Option<&'a str> {
     found.map(|(_, value)| value.to_str().unwrap())
 }
 
-/// Content type and body.
+/// Returns content type and body.
 fn content(reply: &Reply) -> (&str, &str) {
     match &reply.body {
         ReplyBody::Bytes { content_type, body } => (
@@ -316,7 +316,7 @@ fn a_regex_rewrite_takes_groups() {
     route.rewrites("h/xy", Some("/y"));
     route.rewrites("h/x//y", Some("/y"));
     route.rewrites("h/x", Some("/"));
-    // Pieces that come together as a dot segment are resolved like a client's.
+    // Pieces that combine to a dot segment are resolved like a client's.
     route.rewrites("h/x/a/x..", Some("/a/x.."));
     let route = compile(
         r#"{ match: {}, upstream: web, rewrite: { regex: "^(.*)/x(.*)$", with: "$1/.$2" } }"#,

@@ -1,5 +1,5 @@
-//! From routes as written to the table: reads patterns, sorts them into their groups,
-//! and refuses routes that nothing could tell apart.
+//! Construction of the table from routes as written: parses patterns, sorts them into groups, and
+//! refuses routes that are indistinguishable.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -22,7 +22,7 @@ use crate::{
 
 use super::{Group, Guarding, RegexEntry, Regexes, Route, RouteTable, guards::Guards};
 
-/// A route with its patterns read.
+/// A route with its patterns parsed.
 struct Parsed {
     hosts: Vec<(HostPattern, Place)>,
     paths: Vec<(Path, Place)>,
@@ -32,15 +32,15 @@ struct Parsed {
 
 enum Path {
     Pattern(PathPattern),
-    /// A folded pattern whose last parameter is empty, as some apps allow it.
+    /// A folded pattern whose last parameter is empty, which some apps allow.
     EmptyEnd(PathPattern),
     Regex(String),
 }
 
-/// A path without the names of its parameters: what tells two paths apart.
+/// A path without the names of its parameters, used to compare paths.
 ///
-/// Longer regular expressions come first, then the order of their texts: an order of no
-/// meaning, but one that does not depend on where they stand in the file.
+/// Longer regular expressions come first, then the order of their texts: an arbitrary order, but
+/// independent of their positions in the file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum PathKey {
     Pattern(Vec<Option<Vec<u8>>>, bool),
@@ -48,7 +48,7 @@ enum PathKey {
     CatchAll,
 }
 
-/// One route at one host and path.
+/// A route at a host and path.
 struct Entry {
     route: usize,
     path: usize,
@@ -58,8 +58,8 @@ struct Entry {
 type Draft = BTreeMap<PathKey, Vec<Entry>>;
 
 impl RouteTable {
-    /// Compiles the routes; the place is that of the whole route. Reports everything
-    /// that is wrong, and gives `None` if anything was.
+    /// Compiles the routes; each place is that of the whole route. Reports every problem, and
+    /// returns `None` if there was any.
     pub fn compile(
         routes: &[(&MatchConfig, Place)],
         slashes: Slashes,
@@ -78,8 +78,8 @@ impl RouteTable {
         table
     }
 
-    /// Has the routes guard every spelling of their paths. `routes` are those that the table
-    /// was compiled of, and `guarding` says how each is protected.
+    /// Makes the routes guard every spelling of their paths. `routes` are those that the table was
+    /// compiled from, and `guarding` is the protection of each.
     pub fn guard(
         &mut self,
         routes: &[(&MatchConfig, Place)],
@@ -87,7 +87,7 @@ impl RouteTable {
         slashes: Slashes,
         diagnostics: &mut Diagnostics,
     ) {
-        // What is wrong with them was told when the table was compiled.
+        // Problems in them were reported when the table was compiled.
         let mut told = Diagnostics::default();
         for (route, guarding) in self.routes.iter_mut().zip(guarding) {
             route.predicates.guard(guarding.has_access);
@@ -106,8 +106,8 @@ impl RouteTable {
             }
             let mut drafts = draft(&parsed, &mut Diagnostics::default());
             for entries in drafts.values_mut().flat_map(BTreeMap::values_mut) {
-                // Who writes the path itself comes first. Of two that nothing else tells apart,
-                // the one that says who may pass, then the one with more guards.
+                // A route that has the path itself comes first. Of two otherwise indistinguishable
+                // routes, the one with access control comes first, then the one with more guards.
                 entries.sort_by_key(|entry| {
                     let guarding = &guarding[entry.route];
                     let (path, _) = &parsed[entry.route].paths[entry.path];
@@ -124,7 +124,7 @@ impl RouteTable {
     }
 }
 
-/// Of each route with its paths folded: what it is in every reading, but for those that take
+/// Replaces the paths of each route with their forms in every reading, except for routes that take
 /// no other spelling.
 fn folded(parsed: &mut [Parsed], guarding: &[Guarding]) {
     for (facts, guarding) in parsed.iter_mut().zip(guarding) {
@@ -212,7 +212,7 @@ fn parse(
 }
 
 impl Path {
-    /// Another path that looks plain is a spelling of one of its own.
+    /// Returns true if another plain-looking path is a spelling of this one.
     fn is_odd(&self) -> bool {
         match self {
             Self::Pattern(pattern) | Self::EmptyEnd(pattern) => {
@@ -246,8 +246,8 @@ impl std::fmt::Display for Path {
     }
 }
 
-/// Sorts every route to each of its hosts and paths (`None` is any host), and the routes
-/// of one host and path by their predicates.
+/// Sorts every route to each of its hosts and paths (`None` is any host), and the routes of one
+/// host and path by their predicates.
 fn draft(parsed: &[Parsed], diagnostics: &mut Diagnostics) -> BTreeMap<Option<HostPattern>, Draft> {
     let mut drafts = BTreeMap::<Option<HostPattern>, Draft>::new();
     for (route, facts) in parsed.iter().enumerate() {
@@ -302,8 +302,8 @@ fn conflict(parsed: &[Parsed], first: &Entry, second: &Entry) -> Diagnostic {
     .help("remove one, or tell them apart by host, path, method, header, query or cookie")
 }
 
-/// A host's own `/*` comes before every route without that host, however exact its path
-/// is. Whoever wrote both may not have meant it.
+/// Warns of shadowed routes. A host's own `/*` comes before every route without that host, however
+/// exact the path of that route is, which the author may not have intended.
 fn warn_of_shadows(
     parsed: &[Parsed],
     drafts: &BTreeMap<Option<HostPattern>, Draft>,
@@ -453,7 +453,7 @@ fn regex_set(
     let set = match set {
         Ok(set) => set,
         Err(error) => {
-            // Each of them has been compiled before, so only their sum can be too much.
+            // Each of them compiled alone before, so only their total can be too large.
             diagnostics.push(
                 Diagnostic::error(
                     "edgeway::route::bad_regex",

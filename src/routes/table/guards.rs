@@ -1,10 +1,9 @@
-//! Guarded routes: those with filters that protect. No spelling of their paths leads around
-//! them.
+//! Guarded routes: routes with protecting filters. No spelling of their paths bypasses them.
 //!
-//! Beside the table there is a second one, of the same routes with folded paths
-//! ([`crate::base::spelling`]). A request whose own route lacks a guard that another route has
-//! is looked up there, in every reading of its path: what the routes of readings ask of a
-//! request is asked, and a route of a reading takes the request if it leads to the same app.
+//! Next to the table there is a second one, of the same routes with folded paths
+//! ([`crate::base::spelling`]). If a request's own route lacks a guard that another route has, the
+//! request is looked up there, in every reading of its path: the guards of the routes found apply
+//! to the request, and a route of a reading takes the request if it leads to the same app.
 
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
@@ -19,79 +18,78 @@ use crate::{
     routes::{Params, Target, predicate::Fit},
 };
 
-/// A path that is longer is looked at by its readings.
+/// Length limit of the fast path; a longer path is checked by its readings.
 const LONGEST_PLAIN: usize = 256;
 
-/// How a route is protected.
+/// Protection of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guarding {
-    /// Numbers of what protects it, the same for what is written the same.
+    /// Numbers of its guards; equal filters have equal numbers.
     pub guards: BTreeSet<u32>,
-    /// Some of them say who may pass.
+    /// True if some guards control access.
     pub has_access: bool,
-    /// The upstream that its requests go to.
+    /// Upstream that its requests go to.
     pub upstream: Option<Arc<str>>,
-    /// The app sees other paths than those of the route.
+    /// True if the app sees other paths than those of the route.
     pub rewrites: bool,
-    /// It takes no other spelling of its paths (`spelling: exact`).
+    /// True if the route takes no other spelling of its paths (`spelling: exact`).
     pub is_exact: bool,
 }
 
 impl Guarding {
-    /// It is guarded, in every spelling of its paths.
+    /// Returns true if the route is guarded in every spelling of its paths.
     pub(super) fn takes_spellings(&self) -> bool {
         !self.is_exact && !self.guards.is_empty()
     }
 
-    /// Some requests reach an app by it past a guard of the other one.
+    /// Returns true if the route lets requests reach an app without a guard of the other route.
     pub fn leads_past(&self, other: &Self) -> bool {
         self.upstream.is_some() && !other.guards.is_subset(&self.guards)
     }
 
-    /// Its paths are those of the app that the other route's requests reach.
+    /// Returns true if the route's paths are those of the app behind the other route.
     fn is_of_app(&self, other: &Self) -> bool {
         self.upstream.is_some() && self.upstream == other.upstream && !self.rewrites
     }
 }
 
-/// What guards a request by the readings of its path.
+/// Guards of a request that result from the readings of its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guarded {
-    /// The route that takes the request: the one of the path as it came, or one of a reading
-    /// whose app sees the same path.
+    /// The route that takes the request: the route of the original path, or of a reading if its app
+    /// sees the same path.
     pub route: usize,
-    /// The first route that guards a reading, and that reading.
+    /// The first route that guards a reading, which is in `reading`.
     pub by: usize,
     pub reading: Box<[u8]>,
-    /// Routes whose guards are asked as well.
+    /// Routes whose guards apply as well.
     pub also: Vec<usize>,
 }
 
-/// What the search for guards goes by.
+/// Data for the search of guards.
 #[derive(Debug)]
 pub(super) struct Guards {
     /// The same routes with folded paths.
     pub(super) folded: Box<RouteTable>,
-    /// How each route is protected.
+    /// Protection of each route.
     of: Arc<[Guarding]>,
-    /// Of each route: it reaches an app without some guard that another route has.
+    /// For each route, true if it reaches an app without some guard that another route has.
     lacking: Vec<bool>,
-    /// A path that is written plainly may be another spelling of a guarded one too, which is
-    /// not.
+    /// True if a plain path may be a spelling of a guarded path that is not plain itself.
     has_odd_paths: bool,
 }
 
-/// A reading, and the routes that it is compared with.
+/// A reading, and the kinds of routes to compare it with.
 struct Look {
     reading: Reading,
-    /// The path as it came has no slash at its end, and this has one: only regular expressions
-    /// could ask for it.
+    /// True if the reading has a trailing slash that the original path lacks: only regular
+    /// expressions could match it.
     only_regexes: bool,
 }
 
 impl Guards {
-    /// `None` if nothing is guarded that could be asked for in another spelling. `odd`: the
-    /// routes with paths that are spelled oddly themselves.
+    /// Builds the search data; `None` if no guarded path could be requested in another spelling.
+    /// `odd`: true for routes whose own paths are not plain.
     pub(super) fn new(
         guarding: &Arc<[Guarding]>,
         odd: &[bool],
@@ -119,8 +117,8 @@ impl Guards {
         })
     }
 
-    /// The same of a path with capitals and nothing else that apps fold, as most are that
-    /// come here (names of files by their hashes): it has one reading, and needs no memory.
+    /// Checks the common case fast: a path with capitals and nothing else that apps fold, such as
+    /// file names with hashes. It has one reading, and needs no allocation.
     fn is_plainly_unguarded(
         &self,
         target: &Target<'_>,
@@ -147,8 +145,8 @@ impl Guards {
         !is_guarded
     }
 
-    /// Visits the routes that a reading of a path falls to and that have guards which
-    /// `literal` lacks. It ends at the first route that is the app's for certain.
+    /// Visits the routes that match a reading of a path and that have guards which `literal` lacks.
+    /// Ends at the first route that certainly belongs to the app.
     fn search(
         &self,
         reading: &Target<'_>,
@@ -171,8 +169,7 @@ impl Guards {
             if !self.has_all(literal, route) {
                 visit(&hit);
             }
-            // Redirects, and what other apps serve, say nothing of what this one takes the
-            // path for.
+            // Redirects and routes of other apps do not tell how this app treats the path.
             if is_certain && (route == literal || self.of[route].is_of_app(own)) {
                 return ControlFlow::Break(());
             }
@@ -186,8 +183,8 @@ impl Guards {
 }
 
 impl RouteTable {
-    /// Whether another route may have to guard a request of this one, whose path has other
-    /// spellings or not.
+    /// Returns true if another route may have to guard a request of this one. `has_spellings` is
+    /// that of the request's path.
     #[inline]
     pub fn lacks_guards(&self, route: usize, has_spellings: bool) -> bool {
         let guards = self.guards.as_ref();
@@ -195,15 +192,15 @@ impl RouteTable {
             .is_some_and(|guards| (has_spellings || guards.has_odd_paths) && guards.lacking[route])
     }
 
-    /// Those of `others`, each once, that have guards which neither `route` has nor one
-    /// before them.
+    /// Returns the routes of `others`, each once, that have guards which neither `route` nor an
+    /// earlier one of them has.
     #[cold]
     pub(super) fn lacked(
         &self,
         route: usize,
         others: impl IntoIterator<Item = usize>,
     ) -> Vec<usize> {
-        // Empty until the routes are told how they are protected.
+        // Empty until the protection of the routes is set.
         let Some(own) = self.guarding.get(route) else {
             return Vec::new();
         };
@@ -219,9 +216,9 @@ impl RouteTable {
         lacked
     }
 
-    /// The guards of a request by the readings of its path, if some app takes the path for one
-    /// that is guarded. `params` are those of the route that takes the request then, and are
-    /// left alone if that is the route of the path as it came.
+    /// Returns the guards of a request by the readings of its path, if some app treats the path as
+    /// a guarded one. `params` are set to those of the route that takes the request, and stay
+    /// unchanged if that is the route of the original path.
     #[cold]
     pub fn guarded(
         &self,
@@ -257,7 +254,7 @@ impl RouteTable {
                 }
                 asked.push(route);
                 first.get_or_insert_with(|| (route, Box::from(reading.path())));
-                // With a rewrite the app gets what was made of the path as it was read.
+                // With a rewrite, the app gets a path derived from the original one.
                 if moved.is_none() && guards.of[route].is_of_app(own) && !own.rewrites {
                     moved = Some(route);
                     *params = Params::default();
@@ -283,7 +280,7 @@ impl RouteTable {
 }
 
 impl Guards {
-    /// The readings of a path, with a slash at their end too where that may count.
+    /// Returns the readings of a path, and their forms with a trailing slash where that may matter.
     fn looks(&self, path: &[u8]) -> Vec<Look> {
         let has_slash = matches!(path, [_, .., b'/']);
         let has_regexes = || {

@@ -1,9 +1,8 @@
 //! Host, then path, then predicates: the table that finds a request's route.
 //!
-//! A search visits host groups from the most to the least specific and, within each, the
-//! paths in the order of [`Trie::walk`], then regular expressions, then `/*`. It goes on
-//! until a route's predicates hold too. [`RouteTable::explain`] is the same search, which
-//! does not stop.
+//! A search visits host groups from the most to the least specific and, within each, the paths in
+//! the order of [`Trie::walk`], then regular expressions, then `/*`. It continues until a route's
+//! predicates hold too. [`RouteTable::explain`] is the same search, but does not stop.
 
 mod build;
 mod guards;
@@ -23,28 +22,28 @@ use super::{
     trie::{Captures, Leaf, Trie},
 };
 
-/// All routes of a gateway, compiled. Routes are indices into the list it was made of.
+/// All routes of a gateway, compiled. Routes are indices into the list that was compiled.
 #[derive(Debug)]
 pub struct RouteTable {
     groups: Vec<Group>,
     exact: HashMap<Box<str>, usize, ahash::RandomState>,
-    /// By what follows the `*.`.
+    /// Groups by the domain after the `*.`.
     below: HashMap<Box<str>, usize, ahash::RandomState>,
     any: Option<usize>,
     routes: Vec<Route>,
-    /// How each route is protected, which counts for other values of a request too, whatever
-    /// its path.
+    /// Protection of each route, which also matters for ambiguous values of a request, whatever its
+    /// path.
     guarding: Arc<[Guarding]>,
-    /// None if no path is guarded, or every one is likewise.
+    /// `None` if no path is guarded, or all are guarded alike.
     guards: Option<Guards>,
 }
 
-/// What the search needs of a route besides where it stands.
+/// Data of a route that the search needs.
 #[derive(Debug)]
 struct Route {
     predicates: Predicates,
     names: ParamNames,
-    /// Any if empty.
+    /// Host patterns; any host if empty.
     hosts: Vec<HostPattern>,
 }
 
@@ -57,7 +56,7 @@ struct Group {
     catch_all: Vec<Leaf>,
 }
 
-/// The regular expressions of a group, in the order in which they are to be tried.
+/// The regular expressions of a group, in the order of comparison.
 #[derive(Debug)]
 struct Regexes {
     set: RegexSet,
@@ -66,12 +65,12 @@ struct Regexes {
 
 #[derive(Debug)]
 struct RegexEntry {
-    /// Only if it has named groups: their values are the route's parameters.
+    /// Present only if the expression has named groups: their values are the route's parameters.
     captures: Option<Regex>,
     leaves: Vec<Leaf>,
 }
 
-/// A route whose host and path take the request; its predicates have not been asked.
+/// A route whose host and path match the request; its predicates are not checked yet.
 struct Hit<'a> {
     leaf: &'a Leaf,
     found: Found<'a>,
@@ -82,36 +81,36 @@ enum Found<'a> {
     Regex(Option<&'a Regex>),
 }
 
-/// A route, and what became of it in a search.
+/// A route, and its result in a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Considered {
     pub route: usize,
     pub why: Why,
 }
 
-/// Why a route was chosen, or not.
+/// Reason why a route was chosen, or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     Matched,
-    /// It takes the request too, but this route comes first.
+    /// The route matches too, but this one comes first.
     LessSpecific(usize),
-    /// Host and path fit; this demand does not hold.
+    /// Host and path match; this predicate does not hold.
     Predicate(String),
     Path,
     Host,
 }
 
-/// The route of a request by its path as it came.
+/// The route of a request by its original path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Literal {
     pub route: usize,
-    /// Other routes that take the request if another one of several values of a name counts,
-    /// and have guards that this one lacks.
+    /// Other routes that take the request if the app uses another value of a repeated name, and
+    /// that have guards which this route lacks.
     pub also: Vec<usize>,
 }
 
 impl RouteTable {
-    /// The most specific route that takes the request, and what its parameters took.
+    /// Finds the most specific route that takes the request, and sets its parameter values.
     pub fn find(
         &self,
         target: &Target<'_>,
@@ -142,8 +141,8 @@ impl RouteTable {
         Some(Literal { route, also })
     }
 
-    /// What becomes of each route when this request is looked up: first those whose host
-    /// and path fit, in the order in which they are tried, then the others.
+    /// Returns the result for each route when this request is looked up: first those whose host and
+    /// path match, in the order of comparison, then the others.
     pub fn explain(&self, target: &Target<'_>, head: &RequestHeader) -> Vec<Considered> {
         let mut list = Vec::<Considered>::new();
         let mut matched = None;
@@ -181,8 +180,8 @@ impl RouteTable {
         list
     }
 
-    /// Whether one of the routes that take this host and path, whatever else they demand, is
-    /// one that `is` tells.
+    /// Returns true if `is` holds for one of the routes that match this host and path, whatever
+    /// their predicates.
     pub fn some_route(&self, target: &Target<'_>, is: impl Fn(usize) -> bool) -> bool {
         let found = self.walk(target, &mut |hit| {
             if is(hit.leaf.route) {
@@ -194,8 +193,8 @@ impl RouteTable {
         found.is_break()
     }
 
-    /// Whether some route takes requests for this host, whatever their path. True of every
-    /// host if no route names one.
+    /// Returns true if some route takes requests for this host, whatever their path. If no route
+    /// names a host, that is every host.
     pub fn serves_host(&self, host: &str) -> bool {
         let is_below =
             |(dot, _): (usize, &str)| dot > 0 && self.below.contains_key(&host[dot + 1..]);
@@ -205,7 +204,7 @@ impl RouteTable {
             || host.match_indices('.').any(is_below)
     }
 
-    /// The parameter names of a route.
+    /// Returns the parameter names of a route.
     pub fn params_of(&self, route: usize) -> &ParamNames {
         &self.routes[route].names
     }
@@ -219,7 +218,7 @@ impl RouteTable {
             self.groups[group].walk(target.path, visit)?;
         }
         if !self.below.is_empty() {
-            // The first byte is left out: `.example.com` is no host below `example.com`.
+            // The first byte is skipped: `.example.com` is not a host below `example.com`.
             for (dot, _) in target.host.match_indices('.').filter(|(dot, _)| *dot > 0) {
                 if let Some(&group) = self.below.get(&target.host[dot + 1..]) {
                     self.groups[group].walk(target.path, visit)?;
@@ -239,7 +238,7 @@ impl Group {
         path: &[u8],
         visit: &mut impl FnMut(Hit<'_>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        // `OPTIONS *` asks about the whole gateway, which no path but `/*` is.
+        // `OPTIONS *` addresses the whole gateway, which only `/*` matches.
         if path.first() == Some(&b'/') {
             self.trie.walk(path, &mut |leaf, captures| {
                 visit(Hit {
@@ -268,7 +267,7 @@ impl Regexes {
         path: &[u8],
         visit: &mut impl FnMut(Hit<'_>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        // Which of them match needs an allocation; whether any does, needs none.
+        // Listing the matches needs an allocation; checking for any match needs none.
         if !self.set.is_match(path) {
             return ControlFlow::Continue(());
         }

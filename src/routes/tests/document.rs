@@ -1,4 +1,4 @@
-//! The example of `docs/routing.md`, run.
+//! Test of the example in `docs/routing.md`.
 
 use super::Compiled;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 
 const PAGE: &str = include_str!("../../../docs/routing.md");
 
-/// The rows of the table whose first column has this title, cells without backticks.
+/// Returns the rows of the table whose first column has this title, cells without backticks.
 fn rows(title: &str) -> Vec<Vec<String>> {
     let from = PAGE.find(&format!("| {title} |")).expect("the table");
     PAGE[from..]

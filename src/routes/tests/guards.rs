@@ -1,12 +1,12 @@
-//! No spelling leads around a guarded route.
+//! Tests that no spelling bypasses a guarded route.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What guards a route, by one letter for each guard, capital for a limit; `=` before them for
-/// `spelling: exact`. Behind a `>` what its requests come to: another app, nothing for a
-/// redirect; with `!` it rewrites.
+/// Parses the guards of a route: one letter for each guard, a capital for a limit; `=` in front for
+/// `spelling: exact`. After a `>` comes the destination: another app, or nothing for a redirect;
+/// with `!` the route rewrites.
 fn guarding(letters: &str) -> Guarding {
     let (letters, upstream) = letters.split_once('>').unwrap_or((letters, "app"));
     let guards = letters.trim_start_matches('=');
@@ -22,7 +22,7 @@ fn guarding(letters: &str) -> Guarding {
     }
 }
 
-/// Routes and what guards each.
+/// Compiles routes with the guards of each.
 fn guarded(yaml: &str, guards: &[&str]) -> Compiled {
     let mut compiled = compile(yaml);
     let mut diagnostics = Diagnostics::default();
@@ -36,7 +36,7 @@ fn guarded(yaml: &str, guards: &[&str]) -> Compiled {
     compiled
 }
 
-/// The route, and those whose guards are asked as well.
+/// Returns the route, and the routes whose guards apply as well.
 fn taken(compiled: &Compiled, line: &str, params: &mut Params) -> Option<(usize, Vec<usize>)> {
     let (method, url) = line.split_once(' ').unwrap();
     let (host, path) = url.split_at(url.find('/').unwrap());
@@ -142,7 +142,7 @@ fn every_guard_that_may_be_meant_is_asked() {
     check(
         &all,
         &[
-            // What the route of the path as it came asks is not lost.
+            // The guards of the original path's route still apply.
             ("GET h/API/x", 1, &[0]),
             ("GET h/BOTH/x", 3, &[]),
             ("GET h/SAME/x", 0, &[]),
@@ -203,7 +203,7 @@ fn what_another_app_or_a_redirect_takes_hides_no_guard() {
             ],
         );
     }
-    // Whatever comes first in the file.
+    // The order in the file does not matter.
     for order in [[0, 1], [1, 0]] {
         let paths = ["{ path: [/account/] }", "{ path: [/account] }"];
         let guards = ["", "a"];
@@ -395,8 +395,8 @@ fn a_route_that_wants_exact_spelling_gets_no_other() {
 }
 
 proptest! {
-    /// An app that folds in one of the ways that there are: what it takes for a guarded path,
-    /// the gateway guards.
+    /// For an app that folds in any known way: every path that it treats as guarded is guarded by
+    /// the gateway.
     #[test]
     fn no_app_that_folds_is_reached_past_a_guard(
         path in "(/|/{1,2}([aA]|%61|%2561|%41)([pP]|%70)[iI](/|;x=y/|%2[fF]|%252f|//|/;/|/\\./|/x/%252e%252e/)?([a-cA-C]|%2e|;|%3b|%3F){0,4}/?)",
@@ -409,7 +409,7 @@ proptest! {
         );
         let found = taken(&all, &format!("GET h{path}"), &mut Params::default());
         let Some((route, _)) = found else {
-            // Refused.
+            // The gateway refuses the path.
             return Ok(());
         };
         let normal = normalise(path.as_bytes(), Slashes::Merge).unwrap();

@@ -1,4 +1,4 @@
-//! The table as users see it: routes as YAML in, the chosen route out.
+//! Tests of the table from the user's view: routes as YAML in, the chosen route out.
 
 mod document;
 mod guards;
@@ -72,7 +72,7 @@ impl Compiled {
         found.map(|route| (route, params))
     }
 
-    /// The routes that these requests reach; `-` for none.
+    /// Checks which routes these requests reach; `-` for none.
     #[track_caller]
     fn reach(&self, requests: &[(&str, &str)]) {
         for (request, route) in requests {
@@ -81,7 +81,7 @@ impl Compiled {
         }
     }
 
-    /// Each problem as `severity code [text at its place] message`.
+    /// Returns each problem as `severity code [text at its place] message`.
     fn problems(&self) -> Vec<String> {
         let list = self.diagnostics.list().iter();
         list.map(|d| {
@@ -179,7 +179,7 @@ fn a_host_of_its_own_shadows_and_is_told() {
     assert_eq!(only.severity, Severity::Warning);
     assert_eq!(only.related.len(), 1);
 
-    // The same path under the host too, a fallback, or a host that is another: no surprise.
+    // The same path under the host too, a fallback, or another host: no warning.
     for yaml in [
         "[{ path: [/api/*] }, { host: [a.test], path: [/api/*, /*] }]",
         "[{ path: [/*] }, { host: [a.test], path: [/*] }]",
@@ -307,7 +307,7 @@ fn routes_that_nothing_tells_apart_are_an_error_at_both() {
             "{yaml}"
         );
     }
-    // The same path with another method, or another ending, is another route.
+    // The same path with another method, or with another ending, is another route.
     assert_eq!(
         compile(
             "[{ path: [/a], method: [GET] }, { path: [/a] }, { path: [/a/] }, { path: [/a/*] }]"

@@ -1,11 +1,11 @@
-//! The table against a plain list that is searched by the documented order.
+//! Test of the table against a plain list that is searched in the documented order.
 
 use proptest::prelude::*;
 
 use super::{Compiled, compile, request};
 use crate::routes::{Params, Target, Why};
 
-/// A route as the plain list has it.
+/// A route in the plain list.
 #[derive(Clone, Debug)]
 struct Plain {
     host: Option<&'static str>,
@@ -16,7 +16,7 @@ struct Plain {
 
 #[derive(Clone, Debug)]
 enum PlainPath {
-    /// Segments, and whether `/*` follows.
+    /// Segments, and true if `/*` follows.
     Pattern(Vec<&'static str>, bool),
     Regex(&'static str),
 }
@@ -73,7 +73,7 @@ impl Plain {
         takes_host && takes_path && takes_method && takes_header
     }
 
-    /// What the parameters take of a path that matches, and `/*` after them.
+    /// Returns the values of the parameters for a matching path, and that of `/*` last.
     fn values(&self, path: &str) -> Vec<(String, String)> {
         let PlainPath::Pattern(pattern, is_prefix) = &self.path else {
             return vec![("*".to_owned(), String::new())];
@@ -103,7 +103,7 @@ impl Plain {
         methods
     }
 
-    /// The documented order: host, path, predicates. Two equal keys are a conflict.
+    /// Returns the documented order: host, path, predicates. Two equal keys are a conflict.
     fn key(&self) -> (i32, String, String) {
         let host = match self.host {
             None => 0,
@@ -139,7 +139,7 @@ impl Plain {
         (host, path, predicates)
     }
 
-    /// Never told apart from the other one.
+    /// Returns true if no request distinguishes this route from the other one.
     fn is_same(&self, other: &Self) -> bool {
         let path = |route: &Self| match &route.path {
             PlainPath::Pattern(segments, is_prefix) => {
@@ -166,7 +166,7 @@ fn plain() -> impl Strategy<Value = Plain> {
     let segments = prop::collection::vec(segment, 0..4);
     let path = prop_oneof![
         8 => (segments, any::<bool>()).prop_map(|(mut segments, is_prefix)| {
-            // Each parameter has a name of its own.
+            // Each parameter has its own name.
             for (segment, name) in segments.iter_mut().zip(["{p}", "{q}", "{r}", "{s}"]) {
                 if *segment == "{}" {
                     *segment = name;
@@ -231,7 +231,7 @@ fn yaml(routes: &[Plain]) -> String {
     format!("[{}]", routes.join(",\n"))
 }
 
-/// The route, and what its parameters took (by name) with `/*` last.
+/// Returns the route, and its parameter values (by name) with `/*` last.
 fn ask(
     compiled: &Compiled,
     (host, path, method, header): &Asked,

@@ -1,4 +1,4 @@
-//! Why reading a value failed, in a user's words.
+//! Errors of reading a value, in a user's words.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use serde::de;
 
 use crate::config::tree::{Node, Value};
 
-/// Why reading a value failed, before its place is known.
+/// Reason why reading a value failed, before its place is known.
 #[derive(Debug)]
 pub(super) enum ReadError {
-    /// Told already, at the place of a part.
+    /// Reported already, at the place of a part.
     Reported,
     Missing(&'static str),
     WrongType {
@@ -88,7 +88,7 @@ impl de::Error for ReadError {
     }
 }
 
-/// serde's name of a type in a user's words. Visitors of ours have such words already.
+/// Translates serde's name of a type into a user's words. Our own visitors use such words already.
 fn plain_words(expected: &str) -> String {
     match expected {
         "a string" | "a borrowed string" | "string" => "text".into(),
@@ -117,7 +117,7 @@ fn plain_words(expected: &str) -> String {
     }
 }
 
-/// What to write instead of a value of the wrong type.
+/// Suggests a replacement for a value of the wrong type.
 pub(super) fn wrong_type_help(node: &Node, expected: &str) -> Option<String> {
     let wants_text = expected.starts_with("text");
     let wants_number = expected.contains("number");

@@ -1,8 +1,8 @@
 //! A serde Deserializer over nodes that finds every problem, not only the first.
 //!
-//! serde ends at the first error. So a value that fails is reported, *poisoned*, and the
-//! whole is read again without it, until a round finds nothing new. What is missing only
-//! since it was poisoned is not reported.
+//! serde stops at the first error. So a value that fails is reported, *poisoned*, and the whole is
+//! read again without it, until a round finds nothing new. A field that is missing only because it
+//! was poisoned is not reported.
 
 mod error;
 mod reader;
@@ -23,14 +23,14 @@ use self::{
 use super::{Key, Node, Value, excerpt};
 use crate::config::diagnostic::{Diagnostic, Diagnostics, closest, suggest};
 
-/// Each round finds a problem; a reader gives up long before this many.
+/// Limit on rounds. Each round finds a problem; no user reads that many.
 const MAX_ROUNDS: usize = 100;
 
 /// Reads a node as a `T`, reporting every problem in it, not only the first.
 ///
-/// `None` if there was any. Unknown keys of a struct are always refused. An error made
-/// with `de::Error::custom` becomes the message at its value's place; what follows
-/// `\nhelp: ` in it becomes the help, and so does an advice at its end: `…; write …`.
+/// `None` if there was any. Unknown keys of a struct are always refused. An error made with
+/// `de::Error::custom` becomes the message at its value's place; the text after `\nhelp: ` becomes
+/// the help, and so does advice at its end: `…; write …`.
 pub fn read<T: DeserializeOwned>(node: &Node, diagnostics: &mut Diagnostics) -> Option<T> {
     let round = Rounds::default();
     for _ in 0..MAX_ROUNDS {
@@ -58,16 +58,16 @@ pub fn read<T: DeserializeOwned>(node: &Node, diagnostics: &mut Diagnostics) -> 
     None
 }
 
-/// What earlier rounds found.
+/// Findings of all rounds so far.
 #[derive(Default)]
 struct Rounds {
     found: RefCell<Diagnostics>,
-    /// Addresses of the nodes that are skipped from now on; the tree stays borrowed, so
-    /// they hold.
+    /// Addresses of the nodes that are skipped from now on. They stay valid because the tree stays
+    /// borrowed.
     poison: RefCell<HashSet<usize>>,
-    /// Keys that are surely meant by a misspelt one: missing, and told already.
+    /// Missing keys for which a misspelt one was reported.
     meant: RefCell<HashSet<(usize, &'static str)>>,
-    /// This round found something.
+    /// True if this round found a problem.
     is_new: Cell<bool>,
 }
 
@@ -86,7 +86,7 @@ impl Rounds {
         self.found.borrow_mut().push(diagnostic);
     }
 
-    /// Turns the error of a node into a report, if it is one, and poisons the node.
+    /// Reports the error of a node unless it was reported, and poisons the node.
     fn settle(&self, node: &Node, error: ReadError) -> ReadError {
         let has_poisoned_child = match &node.value {
             Value::List(items) => items.iter().any(|item| self.poisoned(item)),
@@ -111,7 +111,7 @@ impl Rounds {
                     );
                 }
             }
-            // It may fail only since a part of it was left out.
+            // The value may fail only because a part of it was left out.
             _ if has_poisoned_child => {}
             ReadError::WrongType { expected } => self.report(
                 Diagnostic::error(
@@ -149,7 +149,7 @@ impl Rounds {
         ReadError::Reported
     }
 
-    /// Reports a key that a mapping does not have, and skips its entry from now on.
+    /// Reports an unknown key of a mapping, and skips its entry from now on.
     fn unknown_key(&self, map: &Node, key: &Key, value: &Node, known: &'static [&'static str]) {
         let absent = || known.iter().copied().filter(|k| map.get(k).is_none());
         if let Some(meant) = closest(&key.name, absent()) {
@@ -171,7 +171,7 @@ impl Rounds {
     }
 }
 
-/// All the words that are right, the likely one first.
+/// Lists all allowed words, the most likely one first.
 fn allowed(word: &str, known: &[&str]) -> String {
     let words: Vec<_> = known.iter().map(|word| format!("`{word}`")).collect();
     let words = words.join(", ");
@@ -181,7 +181,7 @@ fn allowed(word: &str, known: &[&str]) -> String {
     }
 }
 
-/// Parts what is wrong from what to write instead.
+/// Separates the problem from the advice.
 fn told_and_help(text: String) -> (String, Option<String>) {
     if let Some((message, help)) = text.split_once("\nhelp: ") {
         return (message.to_owned(), Some(help.to_owned()));

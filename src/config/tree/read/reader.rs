@@ -1,4 +1,4 @@
-//! The Deserializer over one node, and what it hands out of lists and mappings.
+//! The Deserializer over one node, and its access to lists and mappings.
 
 use serde::{
     Deserializer,
@@ -15,7 +15,7 @@ use crate::config::{
     },
 };
 
-/// Reads one node.
+/// Deserializer of one node.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
     pub(super) node: &'a Node,
@@ -96,12 +96,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     ) -> Result<V::Value, ReadError> {
         match &self.node.value {
             Value::Map(entries) => visitor.visit_map(self.entries(entries, Some(fields))),
-            // Positions instead of names are no way to write a configuration.
+            // Structs cannot be written as lists of positional values.
             _ => Self::wrong_type("a mapping"),
         }
     }
 
-    /// A word, or a mapping with one key for a variant that holds something.
+    /// Reads a word, or a mapping with one key for a variant that has a value.
     fn deserialize_enum<V: de::Visitor<'de>>(
         self,
         _: &'static str,
@@ -110,7 +110,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     ) -> Result<V::Value, ReadError> {
         let word = match &self.node.value {
             Value::Text(text) => text.clone(),
-            // `on: [502]` and `health: false` need no quotes where that is one of the words.
+            // `on: [502]` and `health: false` need no quotes if these are allowed words.
             Value::Integer(number) => number.to_string(),
             Value::Bool(flag) => flag.to_string(),
             Value::Map(entries) => {
@@ -178,7 +178,7 @@ struct Entries<'a> {
     map: &'a Node,
     rest: std::slice::Iter<'a, (Key, Node)>,
     value: Option<&'a Node>,
-    /// The fields of the struct that is read; anything goes if `None`.
+    /// Fields of the struct that is read; `None` allows any key.
     known: Option<&'static [&'static str]>,
     rounds: &'a Rounds,
 }
@@ -234,7 +234,7 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
     }
 }
 
-/// Reads a key.
+/// Deserializer of a key.
 #[derive(Clone, Copy)]
 struct Name<'a> {
     key: &'a Key,
@@ -285,7 +285,7 @@ impl<'de> Deserializer<'de> for Name<'_> {
     }
 }
 
-/// A place and what stands there, as `Spanned` wants it.
+/// A place and its value, in the form that `Spanned` expects.
 struct Placed<D> {
     value: D,
     place: Place,
@@ -310,7 +310,7 @@ impl<'de, D: Deserializer<'de, Error = ReadError> + Copy> de::SeqAccess<'de> for
     }
 }
 
-/// A variant's name and what it holds.
+/// A variant's name and its value.
 struct Variant<'n, D> {
     name: &'n str,
     value: Option<D>,
@@ -329,7 +329,7 @@ impl<'de, 'a> de::EnumAccess<'de> for Variant<'_, Reader<'a>> {
     }
 }
 
-/// What a variant holds.
+/// The value of a variant.
 struct Held<'a> {
     value: Option<Reader<'a>>,
 }

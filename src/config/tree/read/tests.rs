@@ -1,4 +1,4 @@
-//! Right texts, wrong ones, and what is said of them.
+//! Tests of valid texts, invalid ones, and the problems reported for them.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::{
     config::tree::{Spanned, parse},
 };
 
-/// What `T` makes of a text: itself, or each problem as `<covered>: message; help`.
+/// Reads `T` from a text, or returns each problem as `<covered>: message; help`.
 fn read_text<T: DeserializeOwned>(text: &str) -> Result<T, Vec<String>> {
     let mut diagnostics = Diagnostics::default();
     let node = parse(text, 0, &mut diagnostics).expect("it is YAML");
