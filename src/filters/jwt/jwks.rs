@@ -394,10 +394,18 @@ enum AskError {
     NoKey,
 }
 
-/// Returns the `max-age` of a response (RFC 9111, 5.2.2.1).
+/// Returns the `max-age` of a response (RFC 9111, 5.2.2.1). Names of directives ignore case, and
+/// an argument may be quoted (RFC 9111, 5.2).
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
     list_of(headers, &header::CACHE_CONTROL).find_map(|member| {
-        let digits = member.strip_prefix(b"max-age=")?;
+        let (name, value) = member.split_at_checked("max-age=".len())?;
+        if !name.eq_ignore_ascii_case(b"max-age=") {
+            return None;
+        }
+        let digits = match value {
+            [b'"', inner @ .., b'"'] => inner,
+            value => value,
+        };
         decimal(digits).map(Duration::from_secs)
     })
 }

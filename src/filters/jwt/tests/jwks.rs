@@ -317,6 +317,8 @@ fn an_answer_says_how_long_it_is_good_within_bounds() {
     let token = long_lived(&a, "a");
     for (cache, good, over) in [
         (Some("public, max-age=60"), "59s", "2s"),
+        (Some("Max-Age=60"), "59s", "2s"),
+        (Some("max-age=\"60\""), "59s", "2s"),
         (Some("max-age=0"), "9s", "2s"),
         (Some("max-age=999999"), "299s", "2s"),
         (None, "299s", "2s"),
